@@ -1,0 +1,71 @@
+# What can be done with Weft: `make help`. The tools that scripts/setup installs come first on PATH.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+RELEASED := proto/released.binpb
+step := @scripts/step
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what building and testing needs (idempotent)
+	$(step) "set-up" scripts/setup
+
+.PHONY: build
+build: ## Build the services and the command line
+	$(step) "build" cargo build --workspace --bins
+
+.PHONY: demo
+demo: setup build ## Import five eClaimLink files into a running system and show what becomes of them
+	@target/debug/weft demo
+
+.PHONY: test
+test: setup fmt-check lint contracts deny k8s-validate sqlx-check build unit ## Everything that CI checks
+
+.PHONY: unit
+unit: ## Run the tests alone (they need `make setup` and `make build`)
+	$(step) "tests" cargo test --workspace
+
+.PHONY: fmt
+fmt: ## Format the Rust sources and the contracts
+	$(step) "format" cargo fmt --all
+	$(step) "format the contracts" buf format -w
+
+.PHONY: fmt-check
+fmt-check:
+	$(step) "format check" cargo fmt --all --check
+
+.PHONY: lint
+lint: ## Run clippy on everything, warnings are errors
+	$(step) "clippy" cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: contracts
+contracts: ## Lint the contracts and compare them with the last release
+	$(step) "contracts: format" buf format --diff --exit-code
+	$(step) "contracts: lint" buf lint
+	$(step) "contracts: breaking changes" buf breaking --against $(RELEASED)
+
+.PHONY: release-contract
+release-contract: ## Make the contracts as they are now the released ones (commit the file it writes)
+	$(step) "release the contracts" buf build --exclude-source-info -o $(RELEASED)
+
+.PHONY: deny
+deny: ## Check licences, banned crates and who imports whom
+	$(step) "licences and bans" cargo deny --log-level error check --hide-inclusion-graph -A unused-wrapper bans licenses sources
+
+.PHONY: k8s-validate
+k8s-validate: ## Check the Kubernetes manifests against its schemas
+	$(step) "Kubernetes manifests" .tools/python/bin/python scripts/k8s-validate
+
+.PHONY: sqlx-prepare
+sqlx-prepare: ## Renew the checked-in descriptions of the SQL queries from the migrations
+	$(step) "describe queries" scripts/sqlx-prepare
+
+.PHONY: sqlx-check
+sqlx-check: ## Compare the checked-in descriptions of the SQL queries with the migrations
+	$(step) "query descriptions" scripts/sqlx-prepare --check
