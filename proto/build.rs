@@ -8,7 +8,7 @@ use protox::Compiler;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = contract_files()?;
-    println!("cargo:rerun-if-changed=third_party");
+    println!("cargo:rerun-if-changed=.");
 
     let mut compiler = Compiler::new([".", "third_party"])?;
     compiler.include_imports(true).include_source_info(true);
@@ -20,7 +20,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), &encoded)?;
 
     let set = prost_types::FileDescriptorSet::decode(encoded.as_slice())?;
-    tonic_prost_build::configure().include_file("mod.rs").enable_type_names().compile_fds(set)?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
+    tonic_prost_build::configure().include_file("mod.rs").compile_fds_with_config(set, config)?;
     Ok(())
 }
 
@@ -32,7 +34,6 @@ fn contract_files() -> Result<Vec<PathBuf>, Box<dyn Error>> {
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
             if path.is_dir() && !path.ends_with("third_party") && !path.ends_with("src") {
-                println!("cargo:rerun-if-changed={}", path.display());
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "proto") {
                 files.push(path.strip_prefix(".")?.to_owned());
