@@ -6,6 +6,7 @@ SHELL := /usr/bin/env bash
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 RELEASED := proto/released.binpb
+WITH_SQL := chassis events order payment claims
 step := @scripts/step
 
 .PHONY: help
@@ -64,8 +65,8 @@ k8s-validate: ## Check the Kubernetes manifests against its schemas
 
 .PHONY: sqlx-prepare
 sqlx-prepare: ## Renew the checked-in descriptions of the SQL queries from the migrations
-	$(step) "describe queries" scripts/sqlx-prepare
+	@for crate in $(WITH_SQL); do scripts/step "describe queries: $$crate" scripts/sqlx-prepare $$crate; done
 
 .PHONY: sqlx-check
 sqlx-check: ## Compare the checked-in descriptions of the SQL queries with the migrations
-	$(step) "query descriptions" scripts/sqlx-prepare --check
+	@for crate in $(WITH_SQL); do scripts/step "query descriptions: $$crate" scripts/sqlx-prepare --check $$crate; done
