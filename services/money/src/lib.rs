@@ -1,1 +1,285 @@
+//! Money that cannot lose a cent: whole minor units and their currency, never a float.
+//!
+//! On the wire money is `google.type.Money` (units and nanos of one sign). Inside it is an `i64` of minor
+//! units, so amounts reach about 92 quadrillion dollars; whatever would pass that is an [`Error::Overflow`].
 
+mod currency;
+mod decimal;
+mod split;
+
+pub use currency::Currency;
+pub use decimal::Decimal;
+
+use std::fmt;
+
+/// An amount in one currency. Signed; what may not be negative is checked where it enters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Money {
+    minor: i64,
+    currency: Currency,
+}
+
+/// Why a value is not money.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not an ISO 4217 code in use.
+    #[error("{0:?} is not an ISO 4217 currency code")]
+    UnknownCurrency(String),
+    /// More digits than the currency has, so that a part of the smallest coin would be lost.
+    #[error("{currency} has {digits} decimal digits, the amount has more")]
+    SubMinor {
+        /// The currency's code.
+        currency: Currency,
+        /// How many digits it has.
+        digits: u32,
+    },
+    /// `units` and `nanos` contradict each other, or `nanos` is a whole unit or more.
+    #[error("units and nanos must have one sign, and nanos must be below 1,000,000,000")]
+    MixedSigns,
+    /// Beyond 64 bits of minor units.
+    #[error("the amount is too large")]
+    Overflow,
+    /// Two currencies in one sum.
+    #[error("{0} cannot be combined with {1}")]
+    CurrencyMismatch(Currency, Currency),
+    /// Not a decimal number.
+    #[error("{0:?} is not a decimal number")]
+    NotANumber(String),
+}
+
+impl Money {
+    /// An amount of `minor` units (cents, fils) of `currency`.
+    pub const fn new(minor: i64, currency: Currency) -> Self {
+        Self { minor, currency }
+    }
+
+    /// Nothing.
+    pub const fn zero(currency: Currency) -> Self {
+        Self::new(0, currency)
+    }
+
+    /// Reads a plain decimal such as `-12.50`; trailing zeros beyond the currency's digits are harmless.
+    ///
+    /// # Errors
+    /// [`Error::NotANumber`], [`Error::SubMinor`] or [`Error::Overflow`].
+    pub fn parse(text: &str, currency: Currency) -> Result<Self, Error> {
+        let decimal: Decimal = text.parse()?;
+        let minor =
+            decimal
+                .scaled(currency.exponent())
+                .ok_or(match decimal.is_exact_at(currency.exponent()) {
+                    true => Error::Overflow,
+                    false => Error::SubMinor {
+                        currency,
+                        digits: currency.exponent(),
+                    },
+                })?;
+        Ok(Self::new(minor, currency))
+    }
+
+    /// The amount in minor units.
+    pub const fn minor(self) -> i64 {
+        self.minor
+    }
+
+    /// The currency.
+    pub const fn currency(self) -> Currency {
+        self.currency
+    }
+
+    /// Whether it is nothing.
+    pub const fn is_zero(self) -> bool {
+        self.minor == 0
+    }
+
+    /// Whether it is below zero.
+    pub const fn is_negative(self) -> bool {
+        self.minor < 0
+    }
+
+    /// Whether it is above zero.
+    pub const fn is_positive(self) -> bool {
+        self.minor > 0
+    }
+
+    /// The sum.
+    ///
+    /// # Errors
+    /// [`Error::CurrencyMismatch`] or [`Error::Overflow`].
+    pub fn checked_add(self, other: Self) -> Result<Self, Error> {
+        self.combine(other, i64::checked_add)
+    }
+
+    /// The difference.
+    ///
+    /// # Errors
+    /// [`Error::CurrencyMismatch`] or [`Error::Overflow`].
+    pub fn checked_sub(self, other: Self) -> Result<Self, Error> {
+        self.combine(other, i64::checked_sub)
+    }
+
+    /// The same amount with the other sign.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] for the one value without a positive twin.
+    pub fn checked_neg(self) -> Result<Self, Error> {
+        self.minor
+            .checked_neg()
+            .map(|minor| Self::new(minor, self.currency))
+            .ok_or(Error::Overflow)
+    }
+
+    /// The sum of any number of amounts; nothing in `currency` for none.
+    ///
+    /// # Errors
+    /// [`Error::CurrencyMismatch`] or [`Error::Overflow`].
+    pub fn sum(currency: Currency, amounts: impl IntoIterator<Item = Self>) -> Result<Self, Error> {
+        amounts
+            .into_iter()
+            .try_fold(Self::zero(currency), Self::checked_add)
+    }
+
+    fn combine(self, other: Self, operation: fn(i64, i64) -> Option<i64>) -> Result<Self, Error> {
+        if self.currency != other.currency {
+            return Err(Error::CurrencyMismatch(self.currency, other.currency));
+        }
+        operation(self.minor, other.minor)
+            .map(|minor| Self::new(minor, self.currency))
+            .ok_or(Error::Overflow)
+    }
+}
+
+/// The plain decimal with all of the currency's digits: `-12.50`, `7`, `0.125`.
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.currency.exponent() as usize;
+        let sign = if self.minor < 0 { "-" } else { "" };
+        let magnitude = self.minor.unsigned_abs();
+        let scale = 10_u64.pow(self.currency.exponent());
+        let text = match digits {
+            0 => format!("{sign}{magnitude}"),
+            _ => format!("{sign}{}.{:0digits$}", magnitude / scale, magnitude % scale),
+        };
+        f.pad(&text)
+    }
+}
+
+const NANOS_PER_UNIT: i64 = 1_000_000_000;
+
+impl TryFrom<&proto::google::r#type::Money> for Money {
+    type Error = Error;
+
+    fn try_from(wire: &proto::google::r#type::Money) -> Result<Self, Error> {
+        let currency: Currency = wire.currency_code.parse()?;
+        let nanos = i64::from(wire.nanos);
+        if nanos.abs() >= NANOS_PER_UNIT || (wire.units > 0 && nanos < 0) || (wire.units < 0 && nanos > 0) {
+            return Err(Error::MixedSigns);
+        }
+        let scale = 10_i64.pow(currency.exponent());
+        let nanos_per_minor = NANOS_PER_UNIT / scale;
+        if nanos % nanos_per_minor != 0 {
+            return Err(Error::SubMinor {
+                currency,
+                digits: currency.exponent(),
+            });
+        }
+        let whole = wire.units.checked_mul(scale).ok_or(Error::Overflow)?;
+        let minor = whole
+            .checked_add(nanos / nanos_per_minor)
+            .ok_or(Error::Overflow)?;
+        Ok(Self::new(minor, currency))
+    }
+}
+
+impl From<Money> for proto::google::r#type::Money {
+    fn from(money: Money) -> Self {
+        let scale = 10_i64.pow(money.currency.exponent());
+        let nanos = money.minor % scale * (NANOS_PER_UNIT / scale);
+        Self {
+            currency_code: money.currency.code().to_owned(),
+            units: money.minor / scale,
+            nanos: i32::try_from(nanos).expect("a remainder below one unit is below 10^9 nanos"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::google::r#type::Money as Wire;
+
+    fn currency(code: &str) -> Currency {
+        code.parse().unwrap()
+    }
+
+    fn wire(code: &str, units: i64, nanos: i32) -> Wire {
+        Wire {
+            currency_code: code.to_owned(),
+            units,
+            nanos,
+        }
+    }
+
+    #[test]
+    fn wire_form_round_trips_for_every_exponent_and_sign() {
+        for (code, units, nanos, minor, text) in [
+            ("AED", 12, 500_000_000, 1250, "12.50"),
+            ("AED", -12, -500_000_000, -1250, "-12.50"),
+            ("USD", 0, -10_000_000, -1, "-0.01"),
+            ("JPY", 7, 0, 7, "7"),
+            ("KWD", 0, 125_000_000, 125, "0.125"),
+            ("BHD", 1, 1_000_000, 1001, "1.001"),
+        ] {
+            let money = Money::try_from(&wire(code, units, nanos)).unwrap();
+            assert_eq!(money.minor(), minor);
+            assert_eq!(money.to_string(), text);
+            assert_eq!(Wire::from(money), wire(code, units, nanos));
+            assert_eq!(Money::parse(text, currency(code)), Ok(money));
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_smallest_coin_is_refused() {
+        let aed = currency("AED");
+        let refused = Error::SubMinor {
+            currency: aed,
+            digits: 2,
+        };
+        assert_eq!(Money::try_from(&wire("AED", 1, 5_000_000)), Err(refused.clone()));
+        assert_eq!(Money::parse("1.005", aed), Err(refused));
+        assert_eq!(Money::parse("1.500", aed), Ok(Money::new(150, aed)));
+        assert!(Money::try_from(&wire("JPY", 1, 500_000_000)).is_err());
+    }
+
+    #[test]
+    fn contradicting_signs_and_unknown_currencies_are_refused() {
+        assert_eq!(Money::try_from(&wire("AED", 1, -1)), Err(Error::MixedSigns));
+        assert_eq!(
+            Money::try_from(&wire("AED", 0, 1_000_000_000)),
+            Err(Error::MixedSigns)
+        );
+        assert_eq!(
+            Money::try_from(&wire("XXQ", 1, 0)),
+            Err(Error::UnknownCurrency("XXQ".to_owned()))
+        );
+        assert_eq!(
+            Money::try_from(&wire("aed", 1, 0)),
+            Err(Error::UnknownCurrency("aed".to_owned()))
+        );
+    }
+
+    #[test]
+    fn sums_overflow_and_mix_with_an_error_instead_of_a_wrong_number() {
+        let (aed, usd) = (currency("AED"), currency("USD"));
+        assert_eq!(
+            Money::new(i64::MAX, aed).checked_add(Money::new(1, aed)),
+            Err(Error::Overflow)
+        );
+        assert_eq!(
+            Money::new(1, aed).checked_sub(Money::new(1, usd)),
+            Err(Error::CurrencyMismatch(aed, usd))
+        );
+        assert_eq!(Money::try_from(&wire("AED", i64::MAX, 0)), Err(Error::Overflow));
+        assert_eq!(Money::parse("92233720368547758.08", aed), Err(Error::Overflow));
+    }
+}
