@@ -1,1 +1,23 @@
+//! The event backbone: a use case's transaction writes its events to a log and an outbox, a relay publishes them to
+//! JetStream, and consumers give each of them effect once, in order within its aggregate. What a consumer cannot
+//! handle becomes a dead letter that operators can see, replay and discard.
+//!
+//! PostgreSQL is the source of truth; the stream is a copy of the log and can be rebuilt from it.
 
+mod settings;
+
+mod contract;
+mod envelope;
+mod error;
+mod event;
+mod outbox;
+
+mod delivery;
+mod handler;
+
+pub use delivery::Delivery;
+pub use error::Error;
+pub use event::{Event, Meta};
+pub use handler::{Handler, HandlerError};
+pub use outbox::{Outbox, append};
+pub use settings::{Consuming, Relaying, Settings, Violation};

@@ -1,0 +1,82 @@
+//! Which messages are events, as the contract declares it.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use prost_reflect::{DescriptorPool, DynamicMessage, Value};
+
+/// What `(events.v1.event)` says about a message.
+pub(crate) struct Declaration {
+    pub(crate) subject: String,
+    pub(crate) aggregate: String,
+}
+
+struct Contract {
+    pool: DescriptorPool,
+    declarations: HashMap<String, Declaration>,
+}
+
+static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("the build wrote a valid descriptor set");
+    let declarations = declarations(&pool);
+    Contract { pool, declarations }
+});
+
+/// The declaration of a message by its full name. `None`: it is not an event.
+pub(crate) fn declaration(type_name: &str) -> Option<&'static Declaration> {
+    CONTRACT.declarations.get(type_name)
+}
+
+/// A body as Protobuf's JSON, or why it is not a `type_name`.
+pub(crate) fn to_json(type_name: &str, body: &[u8]) -> Result<String, String> {
+    let message = decode(type_name, body)?;
+    serde_json::to_string(&message).map_err(|error| error.to_string())
+}
+
+fn decode(type_name: &str, body: &[u8]) -> Result<DynamicMessage, String> {
+    let Some(descriptor) = CONTRACT.pool.get_message_by_name(type_name) else {
+        return Err(format!("this build does not know {type_name}"));
+    };
+    DynamicMessage::decode(descriptor, body).map_err(|error| error.to_string())
+}
+
+fn declarations(pool: &DescriptorPool) -> HashMap<String, Declaration> {
+    let Some(extension) = pool.get_extension_by_name("events.v1.event") else {
+        return HashMap::new();
+    };
+    let declared = |message: prost_reflect::MessageDescriptor| {
+        let options = message.options();
+        if !options.has_extension(&extension) {
+            return None;
+        }
+        let value = options.get_extension(&extension);
+        let option = value.as_message()?;
+        let text = |name| match option.get_field_by_name(name).as_deref() {
+            Some(Value::String(text)) => text.clone(),
+            _ => String::new(),
+        };
+        let declaration = Declaration {
+            subject: text("subject"),
+            aggregate: text("aggregate"),
+        };
+        Some((message.full_name().to_owned(), declaration))
+    };
+    pool.all_messages().filter_map(declared).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_declared_event_has_a_subject_below_evt_and_an_aggregate() {
+        assert!(!CONTRACT.declarations.is_empty());
+        for (name, declaration) in &CONTRACT.declarations {
+            assert!(
+                declaration.subject.starts_with("evt."),
+                "{name}: {}",
+                declaration.subject
+            );
+            assert!(!declaration.aggregate.is_empty(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+/// What can go wrong on this crate's own paths. A handler's failure is a [`crate::HandlerError`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the event store cannot be used: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the broker cannot be used: {0}")]
+    Broker(String),
+    /// The broker acknowledges what it has not synced to disk yet.
+    #[error(
+        "the broker at {url} runs with a relaxed sync_interval and may lose acknowledged events; set `sync_interval: \
+         always` on the server, or `allow_relaxed_sync = true` here"
+    )]
+    RelaxedSync { url: String },
+    /// The message's contract lacks the option `(events.v1.event)`.
+    #[error("{0} is not declared as an event in the contract")]
+    NotAnEvent(String),
+    #[error("the body of {type_name} has {size} bytes; at most {limit} can be published")]
+    TooLarge {
+        type_name: String,
+        size: usize,
+        limit: usize,
+    },
+    #[error("{0}")]
+    Envelope(String),
+}
+
+impl Error {
+    pub(crate) fn broker(error: impl std::fmt::Display) -> Self {
+        Self::Broker(error.to_string())
+    }
+}

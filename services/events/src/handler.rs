@@ -1,0 +1,100 @@
+use std::{future::Future, pin::Pin};
+
+use sqlx::PgConnection;
+
+use crate::delivery::Delivery;
+
+/// What a consumer does with an event.
+///
+/// It runs inside the transaction that holds the inbox mark, with `weft.facility` set to the event's facility: what
+/// it writes through `tx` takes effect exactly once. It must not commit, must not call the network, and must not
+/// depend on anything it does besides `tx`, since a failed attempt is rolled back and repeated.
+pub trait Handler: Send + Sync + 'static {
+    /// # Errors
+    /// The attempt is rolled back. The error's class decides what follows: see [`HandlerError`].
+    fn handle(
+        &self,
+        tx: &mut PgConnection,
+        delivery: &Delivery,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// Why an attempt failed. The code is UPPER_SNAKE and names the kind of failure; the message says it in words.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HandlerError {
+    /// May go away: tried again with backoff, and dead when the attempts are used up.
+    #[error("{0}: {1}")]
+    Transient(String, String),
+    /// Cannot go away by itself: dead at once.
+    #[error("{0}: {1}")]
+    Permanent(String, String),
+    /// The event is not what its type promises: dead at once.
+    #[error("{0}: {1}")]
+    Schema(String, String),
+}
+
+impl HandlerError {
+    pub fn transient(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Transient(code.into(), message.into())
+    }
+
+    pub fn permanent(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Permanent(code.into(), message.into())
+    }
+
+    pub fn schema(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Schema(code.into(), message.into())
+    }
+
+    pub fn code(&self) -> &str {
+        let (Self::Transient(code, _) | Self::Permanent(code, _) | Self::Schema(code, _)) = self;
+        code
+    }
+
+    pub fn message(&self) -> &str {
+        let (Self::Transient(_, message) | Self::Permanent(_, message) | Self::Schema(_, message)) = self;
+        message
+    }
+}
+
+/// Broken constraints and bad values stay broken; everything else may go away.
+impl From<sqlx::Error> for HandlerError {
+    fn from(error: sqlx::Error) -> Self {
+        let lasting = error
+            .as_database_error()
+            .and_then(|error| error.code())
+            .is_some_and(|code| code.starts_with("22") || code.starts_with("23"));
+        if lasting {
+            Self::permanent("CONSTRAINT_VIOLATED", error.to_string())
+        } else {
+            Self::transient("DATABASE_FAILED", error.to_string())
+        }
+    }
+}
+
+impl From<crate::Error> for HandlerError {
+    fn from(error: crate::Error) -> Self {
+        match error {
+            crate::Error::Database(error) => error.into(),
+            crate::Error::NotAnEvent(_) | crate::Error::TooLarge { .. } | crate::Error::Envelope(_) => {
+                Self::permanent("EVENT_REFUSED", error.to_string())
+            }
+            crate::Error::Broker(_) | crate::Error::RelaxedSync { .. } => {
+                Self::transient("BROKER_FAILED", error.to_string())
+            }
+        }
+    }
+}
+
+/// [`Handler`] behind a pointer.
+pub(crate) trait Erased: Send + Sync {
+    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a>;
+}
+
+pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send + 'a>>;
+
+impl<H: Handler> Erased for H {
+    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a> {
+        Box::pin(Handler::handle(self, tx, delivery))
+    }
+}

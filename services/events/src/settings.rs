@@ -1,0 +1,297 @@
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// How a service takes part in the event backbone. Nested in the service's own settings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The NATS servers, `nats://host:port` or `tls://host:port`. The first reachable one is used.
+    pub servers: Vec<String>,
+    /// A NATS credentials file. Empty: no authentication.
+    pub credentials_file: Option<PathBuf>,
+    /// Certificate authorities for TLS, PEM. Empty: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The server's monitoring address, `http://host:port`, where the start-up gate reads `sync_interval`.
+    pub monitor_url: Option<String>,
+    /// Start although the broker may acknowledge events before they are on disk, or cannot be asked.
+    pub allow_relaxed_sync: bool,
+    /// Copies of every stream: 1, 3 or 5. Three in production.
+    pub replicas: usize,
+    /// Most bytes in the stream EVENTS; beyond them the broker refuses and the outbox backs up. 1 MiB or more.
+    pub events_max_bytes: i64,
+    /// Days that an event stays in the stream EVENTS. 1 to 365.
+    pub events_max_age_days: u32,
+    /// Days that a dead letter stays in the stream DEAD_LETTERS. 1 to 365.
+    pub dead_letters_max_age_days: u32,
+    /// Days that the event log keeps. 1 to 3,650, and no less than `events_max_age_days`.
+    pub log_kept_days: u32,
+    /// Days that a consumer remembers what took effect. No less than `events_max_age_days`, at most 365.
+    pub inbox_kept_days: u32,
+    pub relay: Relaying,
+    pub consumer: Consuming,
+}
+
+/// How the outbox is published.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Relaying {
+    /// Milliseconds between looks at the outbox when nobody wakes the relay. 10 to 10,000.
+    pub poll_ms: u64,
+    /// Events published in one atomic batch. 1 to 1,000.
+    pub batch: u32,
+    /// Milliseconds that a lane stays with a relay that has gone silent. 500 to 60,000.
+    pub lease_ms: u64,
+    /// Milliseconds to wait for the broker's acknowledgement. 100 to 60,000.
+    pub ack_timeout_ms: u64,
+}
+
+/// How events are consumed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Consuming {
+    /// Handlers running at once in one consumer. 1 to 256; each uses a database connection.
+    pub concurrency: usize,
+    /// Messages a consumer holds unacknowledged. 1 to 10,000.
+    pub max_in_flight: usize,
+    /// Milliseconds after which the broker delivers an unacknowledged message again. 1,000 to 600,000.
+    pub ack_wait_ms: u64,
+    /// Deliveries of one message, whatever their cause. More than `attempts`, at most 100.
+    pub max_deliver: i64,
+    /// Attempts of the handler before an event is dead. 1 to 50.
+    pub attempts: u32,
+    /// Milliseconds before the second attempt; doubled thereafter, with jitter. 10 to 60,000.
+    pub backoff_ms: u64,
+    /// The longest wait between two attempts in milliseconds. At least `backoff_ms`, at most 3,600,000.
+    pub max_backoff_ms: u64,
+    /// Milliseconds that one attempt may take. 100 to 600,000.
+    pub handler_timeout_ms: u64,
+    /// Recorded starts without an end after which an event counts as what kills the process. 1 to 10.
+    pub crash_tries: u32,
+    /// Milliseconds that a consumer stays with a process that has gone silent. 500 to 60,000.
+    pub lease_ms: u64,
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The setting, below the events section: `relay.batch`.
+    pub setting: &'static str,
+    /// What it must be.
+    pub problem: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            servers: vec!["nats://127.0.0.1:4222".into()],
+            credentials_file: None,
+            ca_file: None,
+            monitor_url: Some("http://127.0.0.1:8222".into()),
+            allow_relaxed_sync: false,
+            replicas: 1,
+            events_max_bytes: 4 << 30,
+            events_max_age_days: 7,
+            dead_letters_max_age_days: 60,
+            log_kept_days: 90,
+            inbox_kept_days: 30,
+            relay: Relaying::default(),
+            consumer: Consuming::default(),
+        }
+    }
+}
+
+impl Default for Relaying {
+    fn default() -> Self {
+        Self {
+            poll_ms: 100,
+            batch: 500,
+            lease_ms: 5_000,
+            ack_timeout_ms: 5_000,
+        }
+    }
+}
+
+impl Default for Consuming {
+    fn default() -> Self {
+        Self {
+            concurrency: 8,
+            max_in_flight: 256,
+            ack_wait_ms: 30_000,
+            max_deliver: 8,
+            attempts: 5,
+            backoff_ms: 500,
+            max_backoff_ms: 30_000,
+            handler_timeout_ms: 30_000,
+            crash_tries: 2,
+            lease_ms: 5_000,
+        }
+    }
+}
+
+impl Settings {
+    /// Every setting out of its bounds, not only the first.
+    pub fn check(&self) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let mut must = |holds: bool, setting, problem: &str| {
+            if !holds {
+                found.push(Violation {
+                    setting,
+                    problem: problem.to_owned(),
+                });
+            }
+        };
+        let (relay, consumer) = (&self.relay, &self.consumer);
+        must(
+            !self.servers.is_empty(),
+            "servers",
+            "must name at least one server",
+        );
+        must(
+            self.servers
+                .iter()
+                .all(|server| server.parse::<async_nats::ServerAddr>().is_ok()),
+            "servers",
+            "must be addresses like nats://host:port",
+        );
+        must(
+            self.monitor_url
+                .as_ref()
+                .is_none_or(|url| url.starts_with("http://")),
+            "monitor_url",
+            "must start with http://",
+        );
+        must(
+            [1, 3, 5].contains(&self.replicas),
+            "replicas",
+            "must be 1, 3 or 5",
+        );
+        must(
+            self.events_max_bytes >= 1 << 20,
+            "events_max_bytes",
+            "must be 1048576 or more",
+        );
+        let stream_days = self.events_max_age_days;
+        must(
+            (1..=365).contains(&stream_days),
+            "events_max_age_days",
+            "must be 1 to 365",
+        );
+        must(
+            (1..=365).contains(&self.dead_letters_max_age_days),
+            "dead_letters_max_age_days",
+            "must be 1 to 365",
+        );
+        let log_days = stream_days..=3_650;
+        must(
+            log_days.contains(&self.log_kept_days),
+            "log_kept_days",
+            "must be events_max_age_days to 3650",
+        );
+        let inbox_days = stream_days..=365;
+        must(
+            inbox_days.contains(&self.inbox_kept_days),
+            "inbox_kept_days",
+            "must be events_max_age_days to 365",
+        );
+        must(
+            (10..=10_000).contains(&relay.poll_ms),
+            "relay.poll_ms",
+            "must be 10 to 10000",
+        );
+        must(
+            (1..=1_000).contains(&relay.batch),
+            "relay.batch",
+            "must be 1 to 1000",
+        );
+        must(
+            (500..=60_000).contains(&relay.lease_ms),
+            "relay.lease_ms",
+            "must be 500 to 60000",
+        );
+        must(
+            (100..=60_000).contains(&relay.ack_timeout_ms),
+            "relay.ack_timeout_ms",
+            "must be 100 to 60000",
+        );
+        found.extend(consumer.check());
+        found
+    }
+}
+
+impl Consuming {
+    fn check(&self) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let mut must = |holds: bool, setting, problem: &str| {
+            if !holds {
+                found.push(Violation {
+                    setting,
+                    problem: problem.to_owned(),
+                });
+            }
+        };
+        must(
+            (1..=256).contains(&self.concurrency),
+            "consumer.concurrency",
+            "must be 1 to 256",
+        );
+        must(
+            (1..=10_000).contains(&self.max_in_flight),
+            "consumer.max_in_flight",
+            "must be 1 to 10000",
+        );
+        must(
+            (1_000..=600_000).contains(&self.ack_wait_ms),
+            "consumer.ack_wait_ms",
+            "must be 1000 to 600000",
+        );
+        let deliveries = i64::from(self.attempts) + 1..=100;
+        must(
+            deliveries.contains(&self.max_deliver),
+            "consumer.max_deliver",
+            "must be more than attempts, at most 100",
+        );
+        must(
+            (1..=50).contains(&self.attempts),
+            "consumer.attempts",
+            "must be 1 to 50",
+        );
+        must(
+            (10..=60_000).contains(&self.backoff_ms),
+            "consumer.backoff_ms",
+            "must be 10 to 60000",
+        );
+        let longest = self.backoff_ms..=3_600_000;
+        must(
+            longest.contains(&self.max_backoff_ms),
+            "consumer.max_backoff_ms",
+            "must be backoff_ms to 3600000",
+        );
+        let handler = 100..=600_000;
+        must(
+            handler.contains(&self.handler_timeout_ms),
+            "consumer.handler_timeout_ms",
+            "must be 100 to 600000",
+        );
+        must(
+            (1..=10).contains(&self.crash_tries),
+            "consumer.crash_tries",
+            "must be 1 to 10",
+        );
+        must(
+            (500..=60_000).contains(&self.lease_ms),
+            "consumer.lease_ms",
+            "must be 500 to 60000",
+        );
+        found
+    }
+
+    /// The wait after the `failures`th failure: doubled each time, bounded, with a fifth of jitter either way.
+    pub(crate) fn backoff(&self, failures: u32) -> Duration {
+        let doubled = self
+            .backoff_ms
+            .saturating_mul(1 << failures.saturating_sub(1).min(20));
+        let bounded = doubled.min(self.max_backoff_ms);
+        Duration::from_millis(bounded).mul_f64(0.8 + 0.4 * rand::random::<f64>())
+    }
+}
