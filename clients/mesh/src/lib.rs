@@ -1,1 +1,40 @@
+//! The sidecar-free data plane: what every call between services goes through, on the client's side.
+//!
+//! A [`Channel`] is a tower service that generated clients are built on. It reads how a method may be
+//! called from the contract ([`Policies`]), who calls and until when from the [`Context`], and looks after
+//! deadlines, retries, balancing and connections. It knows no service.
+//!
+//! The modules below are in reading order: what a caller sees, then the stack from outside in.
 
+#![warn(missing_docs)]
+
+pub mod context;
+pub mod grpc_timeout;
+pub mod policy;
+
+mod channel;
+mod options;
+
+mod call;
+mod deadline;
+mod telemetry;
+
+mod replay;
+mod retry;
+
+mod attempt;
+mod balance;
+mod endpoint;
+mod failure;
+
+mod connection;
+mod discovery;
+mod supervisor;
+
+mod error;
+
+pub use channel::Channel;
+pub use context::Context;
+pub use error::Error;
+pub use options::{ChannelOptions, Tuning};
+pub use policy::{MethodPolicy, Policies};

@@ -1,0 +1,91 @@
+//! What is rewritten for every attempt: the time that is left, the attempt's number, the token, the trace.
+
+use std::task::{Context as Task, Poll};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Response, header};
+use tokio::time::Instant;
+use tonic::{Status, body::Body};
+use tower::Service;
+use tracing::Instrument;
+
+use crate::{
+    call::{Attempt, AttemptOutcome},
+    context::PREVIOUS_ATTEMPTS,
+    failure::{Failure, Reached},
+    grpc_timeout,
+    telemetry::span,
+};
+
+/// Prepares each attempt's headers and wraps it in a span.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepare<S> {
+    inner: S,
+}
+
+impl<S> Prepare<S> {
+    pub(crate) fn new(inner: S) -> Prepare<S> {
+        Prepare { inner }
+    }
+}
+
+impl<S> Service<Attempt> for Prepare<S>
+where
+    S: Service<Attempt, Response = Response<Body>, Error = Failure> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = BoxFuture<'static, AttemptOutcome>;
+
+    fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut attempt: Attempt) -> Self::Future {
+        let span = span::attempt(&attempt);
+        if let Err(status) = rewrite(&mut attempt) {
+            return Box::pin(async move {
+                Err(Failure {
+                    status,
+                    reached: Reached::Perhaps,
+                    request: None,
+                })
+            });
+        }
+        span::inject(&span, attempt.request.headers_mut());
+        let answer = self.inner.call(attempt);
+        Box::pin(
+            async move {
+                let outcome = answer.await;
+                span::record(&outcome);
+                outcome
+            }
+            .instrument(span),
+        )
+    }
+}
+
+fn rewrite(attempt: &mut Attempt) -> Result<(), Status> {
+    let headers = attempt.request.headers_mut();
+    if let Some(deadline) = attempt.deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Status::deadline_exceeded("no time was left to send the call"));
+        }
+        headers.insert(grpc_timeout::HEADER, grpc_timeout::encode(left));
+    }
+    if attempt.previous > 0 {
+        headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt.previous));
+    }
+    // A token that the application put there itself is its own choice.
+    if let Some(token) = attempt.context.bearer()
+        && !headers.contains_key(header::AUTHORIZATION)
+    {
+        let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| Status::unauthenticated("the caller's token holds characters that no header may"))?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What travels down the stack: a [`Call`] above the retries, an [`Attempt`] below them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{Request, Response};
+use tokio::time::Instant;
+use tonic::{Code, Status, body::Body};
+
+use crate::{Context, failure::Failure, policy::MethodPolicy};
+
+/// What a call ends with above the retries.
+pub(crate) type Outcome = Result<Response<Body>, Status>;
+/// What one attempt ends with.
+pub(crate) type AttemptOutcome = Result<Response<Body>, Failure>;
+
+/// A method as the channel knows it.
+#[derive(Debug)]
+pub(crate) struct Method {
+    /// `package.Service/Method`; `_OTHER` for a method that no policy names.
+    pub(crate) name: String,
+    /// `None`: a foreign method, which is balanced and bounded by its caller's deadline, and no more.
+    pub(crate) policy: Option<Arc<MethodPolicy>>,
+}
+
+/// One call of the application.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Arc<Method>,
+    pub(crate) context: Context,
+    /// The latest moment at which the answer is of use.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) request: Request<Body>,
+}
+
+/// One try at a call.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) method: Arc<Method>,
+    pub(crate) context: Context,
+    pub(crate) deadline: Option<Instant>,
+    /// Attempts that were made before this one and may have reached a server.
+    pub(crate) previous: u32,
+    /// Shared by all attempts of a call.
+    pub(crate) tried: Arc<Tried>,
+    pub(crate) request: Request<Body>,
+}
+
+/// The endpoints that a call was sent to, so that the next attempt goes elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Tried(Mutex<Vec<u64>>);
+
+impl Tried {
+    pub(crate) fn add(&self, endpoint: u64) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(endpoint);
+    }
+
+    pub(crate) fn contains(&self, endpoint: u64) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&endpoint)
+    }
+}
+
+/// The code a response was committed with: `grpc-status` in its headers, or what its HTTP status means to gRPC.
+/// `None` while the code is still to come in the trailers, which is how a success looks.
+pub(crate) fn early_code(response: &Response<Body>) -> Option<Code> {
+    if let Some(code) = response.headers().get("grpc-status") {
+        return Some(Code::from_bytes(code.as_bytes()));
+    }
+    match response.status().as_u16() {
+        200 => None,
+        400 => Some(Code::Internal),
+        401 => Some(Code::Unauthenticated),
+        403 => Some(Code::PermissionDenied),
+        404 => Some(Code::Unimplemented),
+        429 | 502 | 503 | 504 => Some(Code::Unavailable),
+        _ => Some(Code::Unknown),
+    }
+}

@@ -1,0 +1,117 @@
+//! Where the endpoints are: a fixed list, or a name that is resolved again and again.
+
+mod dns;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
+
+use crate::Error;
+pub(crate) use dns::Dns;
+
+/// Where one endpoint listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Address {
+    pub(crate) scheme: Scheme,
+    /// What requests name as their authority.
+    pub(crate) authority: Authority,
+    /// What is connected to: a host name or an IP address.
+    pub(crate) host: Arc<str>,
+    pub(crate) port: u16,
+}
+
+/// The parsed form of `static:<uri>,<uri>…` or `dns:<uri>`.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Static(Vec<Address>),
+    Dns(Dns),
+}
+
+impl Target {
+    pub(crate) fn parse(target: &str, refresh: Duration) -> Result<Target, Error> {
+        let fault = |reason: String| Error::Target {
+            target: target.to_owned(),
+            reason,
+        };
+        match target.split_once(':') {
+            Some(("static", list)) => {
+                let addresses: Result<Vec<_>, _> =
+                    list.split(',').map(|uri| Address::parse(uri.trim())).collect();
+                let mut addresses = addresses.map_err(fault)?;
+                let mut seen = std::collections::HashSet::new();
+                addresses.retain(|address| seen.insert(address.clone()));
+                Ok(Target::Static(addresses))
+            }
+            Some(("dns", uri)) => Ok(Target::Dns(Dns::new(
+                Address::parse(uri).map_err(fault)?,
+                refresh,
+            ))),
+            _ => Err(fault("must begin with `static:` or `dns:`".to_owned())),
+        }
+    }
+}
+
+impl Address {
+    fn parse(text: &str) -> Result<Address, String> {
+        let uri: Uri = text
+            .parse()
+            .map_err(|error| format!("`{text}` is no URI: {error}"))?;
+        let parts = uri.into_parts();
+        let scheme = parts
+            .scheme
+            .ok_or_else(|| format!("`{text}` must begin with http:// or https://"))?;
+        let authority = parts.authority.ok_or_else(|| format!("`{text}` names no host"))?;
+        if parts.path_and_query.is_some_and(|path| path != "/") {
+            return Err(format!("`{text}` must have no path"));
+        }
+        if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
+            return Err(format!("`{text}` must begin with http:// or https://"));
+        }
+        let port = authority
+            .port_u16()
+            .ok_or_else(|| format!("`{text}` must name a port"))?;
+        let host = Arc::from(authority.host().trim_matches(['[', ']']));
+        Ok(Address {
+            scheme,
+            authority,
+            host,
+            port,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_and_repetitions_count_once() {
+        let target = "static:http://127.0.0.1:7102, http://[::1]:7103,http://127.0.0.1:7102/";
+        let Ok(Target::Static(addresses)) = Target::parse(target, Duration::ZERO) else {
+            panic!("a static target")
+        };
+        let hosts: Vec<_> = addresses
+            .iter()
+            .map(|address| (&*address.host, address.port))
+            .collect();
+        assert_eq!(hosts, [("127.0.0.1", 7102), ("::1", 7103)]);
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_used_says_what_is_wrong() {
+        for (target, reason) in [
+            ("http://a:1", "static:"),
+            ("static:", "URI"),
+            ("static:a:1", "http://"),
+            ("static:http://a", "port"),
+            ("static:ftp://a:1", "http://"),
+            ("dns:http://a:1/path", "path"),
+        ] {
+            let error = Target::parse(target, Duration::ZERO).unwrap_err().to_string();
+            assert!(error.contains(target) && error.contains(reason), "{error}");
+        }
+    }
+}

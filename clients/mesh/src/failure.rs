@@ -1,0 +1,106 @@
+//! What a transport error means: whether the server can have seen the request, and which status the
+//! application gets.
+//!
+//! Transports report a lost connection in many words (CANCELLED, UNKNOWN, "operation was canceled"). The code
+//! is decided here, by what is found in the error's chain of sources, and is UNAVAILABLE for all of them.
+
+use std::error::Error as StdError;
+
+use http::Request;
+use tonic::{Status, body::Body};
+
+/// An attempt that ended without a response.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: Status,
+    pub(crate) reached: Reached,
+    /// The request, when the transport gave it back unsent.
+    pub(crate) request: Option<Box<Request<Body>>>,
+}
+
+/// Whether the server can have acted on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// There was no connection to try.
+    NoEndpoint,
+    /// It was refused, or never left this process: repeating it is safe for every method.
+    Never,
+    /// It may have been acted on.
+    Perhaps,
+}
+
+impl Failure {
+    pub(crate) fn no_endpoint(status: Status) -> Failure {
+        Failure {
+            status,
+            reached: Reached::NoEndpoint,
+            request: None,
+        }
+    }
+
+    pub(crate) fn transport(error: hyper::Error, endpoint: &str) -> Failure {
+        let reached = if refused(&error) {
+            Reached::Never
+        } else {
+            Reached::Perhaps
+        };
+        Failure {
+            status: unavailable(error, endpoint),
+            reached,
+            request: None,
+        }
+    }
+
+    pub(crate) fn unsent(error: hyper::Error, endpoint: &str, request: Request<Body>) -> Failure {
+        let request = Some(Box::new(request));
+        Failure {
+            status: unavailable(error, endpoint),
+            reached: Reached::Never,
+            request,
+        }
+    }
+}
+
+/// UNAVAILABLE, or the status that a layer put into the chain itself.
+pub(crate) fn unavailable(error: hyper::Error, endpoint: &str) -> Status {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(current) = source {
+        if let Some(status) = current.downcast_ref::<Status>() {
+            return status.clone();
+        }
+        source = current.source();
+    }
+    let mut status = Status::unavailable(format!("connection to {endpoint}: {}", chain(&error)));
+    status.set_source(std::sync::Arc::new(error));
+    status
+}
+
+/// Whether the peer said that it did not process the request (RFC 9113, section 8.7). A GOAWAY reaches a
+/// stream as an error only when the stream's number is above the last one that the peer processed.
+fn refused(error: &(dyn StdError + 'static)) -> bool {
+    let mut source = Some(error);
+    while let Some(current) = source {
+        if let Some(h2) = current.downcast_ref::<h2::Error>() {
+            let untouched = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return h2.is_remote()
+                && (untouched || h2.is_go_away() && h2.reason() == Some(h2::Reason::NO_ERROR));
+        }
+        source = current.source();
+    }
+    false
+}
+
+/// All messages of the chain; the outermost alone says only "http2 error".
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(current) = source {
+        let message = current.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        source = current.source();
+    }
+    text
+}

@@ -1,0 +1,133 @@
+//! What a channel is made from: its name on both ends, its target, and the tuning operators may change.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Everything a [`Channel`](crate::Channel) is made from.
+#[derive(Clone, Debug)]
+pub struct ChannelOptions {
+    /// `static:http://127.0.0.1:7102,http://…` or `dns:http://payment:7102`.
+    pub target: String,
+    /// The service at the other end, for metrics and messages: `payment`.
+    pub service: String,
+    /// The service at this end: `order`.
+    pub caller: String,
+    /// Limits and times; the defaults suit calls inside one data centre.
+    pub tuning: Tuning,
+}
+
+impl ChannelOptions {
+    /// Options with default tuning.
+    pub fn new(
+        target: impl Into<String>,
+        service: impl Into<String>,
+        caller: impl Into<String>,
+    ) -> ChannelOptions {
+        let (target, service, caller) = (target.into(), service.into(), caller.into());
+        ChannelOptions {
+            target,
+            service,
+            caller,
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+/// A channel's limits and times, as configuration writes them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tuning {
+    /// How long one connection attempt may take, name resolution and handshakes included. Milliseconds, default 2000.
+    pub connect_timeout_ms: u64,
+    /// What is kept back from the caller's remaining time for the answer's way back, at most a tenth of it.
+    /// Milliseconds, default 5.
+    pub deadline_margin_ms: u64,
+    /// Whether a call waits for a connection while every endpoint is known to be down, instead of failing
+    /// with UNAVAILABLE. Default no.
+    pub wait_for_ready: bool,
+    /// Requests larger than this are not kept and so not retried. Bytes, default 65536.
+    pub replay_limit_bytes: usize,
+    /// How often a `dns:` name is resolved again. Milliseconds, 100 to 30000, default 30000.
+    pub dns_refresh_ms: u64,
+    /// An idle or silent connection is pinged this often. Milliseconds, default 20000.
+    pub keepalive_interval_ms: u64,
+    /// A ping that is unanswered for this long ends the connection. Milliseconds, default 10000.
+    pub keepalive_timeout_ms: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            connect_timeout_ms: 2_000,
+            deadline_margin_ms: 5,
+            wait_for_ready: false,
+            replay_limit_bytes: 64 * 1024,
+            dns_refresh_ms: 30_000,
+            keepalive_interval_ms: 20_000,
+            keepalive_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Tuning {
+    /// Every setting that is out of its bounds, as (setting, what is wrong).
+    pub fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let mut within = |setting, value: u64, low: u64, high: u64| {
+            if !(low..=high).contains(&value) {
+                faults.push((setting, format!("must be {low} to {high}, is {value}")));
+            }
+        };
+        within("connect_timeout_ms", self.connect_timeout_ms, 1, 60_000);
+        within("deadline_margin_ms", self.deadline_margin_ms, 0, 1_000);
+        within(
+            "replay_limit_bytes",
+            self.replay_limit_bytes as u64,
+            0,
+            4 * 1024 * 1024,
+        );
+        within("dns_refresh_ms", self.dns_refresh_ms, 100, 30_000);
+        within(
+            "keepalive_interval_ms",
+            self.keepalive_interval_ms,
+            100,
+            3_600_000,
+        );
+        within("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000);
+        faults
+    }
+
+    /// Fails with the first setting that is out of its bounds.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.faults().into_iter().next() {
+            None => Ok(()),
+            Some((setting, reason)) => Err(Error::Setting {
+                setting: setting.to_owned(),
+                reason,
+            }),
+        }
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(crate) fn deadline_margin(&self) -> Duration {
+        Duration::from_millis(self.deadline_margin_ms)
+    }
+
+    pub(crate) fn dns_refresh(&self) -> Duration {
+        Duration::from_millis(self.dns_refresh_ms)
+    }
+
+    pub(crate) fn keepalive_interval(&self) -> Duration {
+        Duration::from_millis(self.keepalive_interval_ms)
+    }
+
+    pub(crate) fn keepalive_timeout(&self) -> Duration {
+        Duration::from_millis(self.keepalive_timeout_ms)
+    }
+}

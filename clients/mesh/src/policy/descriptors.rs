@@ -1,0 +1,187 @@
+//! From the descriptor set's extension options to [`MethodPolicy`], with every fault of the contract named.
+
+use std::time::Duration;
+
+use prost_reflect::{DescriptorPool, ExtensionDescriptor, MethodDescriptor, Value};
+use proto::mesh::v1 as wire;
+use tonic::Code;
+
+use super::{Criticality, Hedging, Idempotency, MethodPolicy, Policies, RateLimitClass, Retry, Role};
+use crate::Error;
+
+const EXTENSION: &str = "mesh.v1.policy";
+
+pub(super) fn read(encoded: &[u8]) -> Result<Policies, Error> {
+    let pool = DescriptorPool::decode(encoded).map_err(Error::Descriptors)?;
+    let extension = pool
+        .get_extension_by_name(EXTENSION)
+        .ok_or_else(|| Error::Contract(vec![format!("the descriptor set has no extension {EXTENSION}")]))?;
+    let mut methods = Vec::new();
+    let mut faults = Vec::new();
+    let ours = pool.services().filter(|service| !foreign(service.package_name()));
+    for method in ours.flat_map(|service| service.methods().collect::<Vec<_>>()) {
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        match method_policy(&method, &extension) {
+            Ok(policy) => methods.push((path, policy)),
+            Err(found) => faults.extend(
+                found
+                    .into_iter()
+                    .map(|fault| format!("{}: {fault}", method.full_name())),
+            ),
+        }
+    }
+    if faults.is_empty() {
+        Ok(Policies::from_methods(methods))
+    } else {
+        Err(Error::Contract(faults))
+    }
+}
+
+fn foreign(package: &str) -> bool {
+    matches!(package.split('.').next(), Some("grpc" | "google"))
+}
+
+fn method_policy(
+    method: &MethodDescriptor,
+    extension: &ExtensionDescriptor,
+) -> Result<MethodPolicy, Vec<String>> {
+    let options = method.options();
+    let mut faults = Vec::new();
+    let idempotency = match options
+        .get_field_by_name("idempotency_level")
+        .as_deref()
+        .and_then(Value::as_enum_number)
+    {
+        _ if !options.has_field_by_name("idempotency_level") => {
+            faults.push("no idempotency_level".to_owned());
+            Idempotency::Unknown
+        }
+        Some(1) => Idempotency::NoSideEffects,
+        Some(2) => Idempotency::Idempotent,
+        _ => Idempotency::Unknown,
+    };
+    if !options.has_extension(extension) {
+        faults.push(format!("no ({EXTENSION})"));
+        return Err(faults);
+    }
+    let declared = options.get_extension(extension);
+    let declared = declared
+        .as_message()
+        .map(|message| message.transcode_to::<wire::MethodPolicy>());
+    let Some(Ok(declared)) = declared else {
+        faults.push(format!("({EXTENSION}) cannot be read"));
+        return Err(faults);
+    };
+    let mut policy = MethodPolicy::new(duration(declared.timeout.as_ref()));
+    policy.idempotency = idempotency;
+    policy.has_request_id = method.input().get_field_by_name("request_id").is_some();
+    policy.client_streaming = method.is_client_streaming();
+    policy.server_streaming = method.is_server_streaming();
+    policy.input = method.input().full_name().to_owned();
+    fill(&mut policy, &declared, &mut faults);
+    check(&policy, &mut faults);
+    if faults.is_empty() {
+        Ok(policy)
+    } else {
+        Err(faults)
+    }
+}
+
+fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut Vec<String>) {
+    policy.criticality = match declared.criticality() {
+        Criticality::Unspecified => Criticality::Normal,
+        declared => declared,
+    };
+    policy.rate_limit_class = match declared.rate_limit_class() {
+        RateLimitClass::Unspecified => RateLimitClass::Read,
+        declared => declared,
+    };
+    policy.roles = declared.roles().collect();
+    if policy.roles.len() != declared.roles.len() || policy.roles.contains(&Role::Unspecified) {
+        faults.push("roles: holds a value that is no role".to_owned());
+    }
+    policy.callers = declared.callers.clone();
+    policy.audited = declared.audited;
+    policy.anonymous = declared.anonymous;
+    policy.retry = declared.retry.as_ref().map(|retry| Retry {
+        max_attempts: retry.max_attempts,
+        initial_backoff: duration(retry.initial_backoff.as_ref()),
+        max_backoff: duration(retry.max_backoff.as_ref()),
+        backoff_multiplier: f64::from(retry.backoff_multiplier),
+        retryable_codes: retry
+            .retryable_codes
+            .iter()
+            .map(|code| Code::from_i32(*code))
+            .collect(),
+    });
+    policy.hedging = declared.hedging.as_ref().map(|hedging| Hedging {
+        max_attempts: hedging.max_attempts,
+        delay: duration(hedging.delay.as_ref()),
+    });
+}
+
+/// The rules a policy must keep whatever it was read from.
+pub(crate) fn check(policy: &MethodPolicy, faults: &mut Vec<String>) {
+    let mut rule = |kept: bool, fault: &str| {
+        if !kept {
+            faults.push(fault.to_owned());
+        }
+    };
+    rule(!policy.timeout.is_zero(), "timeout: must be more than zero");
+    if let Some(retry) = &policy.retry {
+        rule(
+            (2..=5).contains(&retry.max_attempts),
+            "retry.max_attempts: must be 2 to 5",
+        );
+        rule(
+            !retry.initial_backoff.is_zero(),
+            "retry.initial_backoff: must be more than zero",
+        );
+        rule(
+            retry.max_backoff >= retry.initial_backoff,
+            "retry.max_backoff: must not be less than initial_backoff",
+        );
+        rule(
+            retry.backoff_multiplier > 0.0,
+            "retry.backoff_multiplier: must be more than zero",
+        );
+        rule(
+            !retry.retryable_codes.is_empty(),
+            "retry.retryable_codes: must not be empty",
+        );
+        rule(
+            !retry.retryable_codes.contains(&Code::Ok),
+            "retry.retryable_codes: must not hold OK",
+        );
+        rule(
+            policy.repeatable(),
+            "retry: needs an idempotency_level or a request_id in the request",
+        );
+        rule(
+            !policy.client_streaming,
+            "retry: a client's stream is not kept, so that it cannot be sent again",
+        );
+    }
+    if let Some(hedging) = &policy.hedging {
+        rule(
+            (2..=5).contains(&hedging.max_attempts),
+            "hedging.max_attempts: must be 2 to 5",
+        );
+        rule(!hedging.delay.is_zero(), "hedging.delay: must be more than zero");
+        rule(
+            policy.idempotency == Idempotency::NoSideEffects,
+            "hedging: needs NO_SIDE_EFFECTS",
+        );
+        rule(
+            !policy.client_streaming && !policy.server_streaming,
+            "hedging: for unary methods only",
+        );
+    }
+}
+
+/// A negative duration counts as none, which the check of the field then reports.
+fn duration(declared: Option<&prost_types::Duration>) -> Duration {
+    declared
+        .and_then(|declared| Duration::try_from(*declared).ok())
+        .unwrap_or_default()
+}

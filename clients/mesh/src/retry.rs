@@ -1,0 +1,233 @@
+//! Retries after gRFC A6.
+//!
+//! A call is tried again when its method may be repeated, its code is declared retryable, the budget has
+//! room, and the wait before the next attempt ends before the deadline does. Response headers commit a call:
+//! what follows them belongs to the application. A request that no server can have seen is sent again once
+//! for free, whatever its method.
+
+pub(crate) mod backoff;
+pub(crate) mod budget;
+mod pushback;
+
+use std::{
+    sync::Arc,
+    task::{Context as Task, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use http::Response;
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Status, body::Body};
+use tower::Service;
+
+use crate::{
+    call::{Attempt, AttemptOutcome, Call, Outcome, early_code},
+    failure::{Failure, Reached},
+    policy,
+    replay::Replay,
+};
+use budget::Budget;
+use pushback::Pushback;
+
+/// Makes a [`Call`] of one or several [`Attempt`]s.
+#[derive(Clone, Debug)]
+pub(crate) struct Retry<S> {
+    inner: S,
+    budget: Arc<Budget>,
+    replay_limit: usize,
+}
+
+impl<S> Retry<S> {
+    pub(crate) fn new(inner: S, budget: Arc<Budget>, replay_limit: usize) -> Retry<S> {
+        Retry {
+            inner,
+            budget,
+            replay_limit,
+        }
+    }
+}
+
+impl<S> Service<Call> for Retry<S>
+where
+    S: Service<Attempt, Response = Response<Body>, Error = Failure> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Outcome>;
+
+    fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Status>> {
+        // The layers below wait inside `call`, where the deadline covers the wait.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let Retry {
+            inner,
+            budget,
+            replay_limit,
+        } = self.clone();
+        Box::pin(async move {
+            let unary = call
+                .method
+                .policy
+                .as_ref()
+                .is_some_and(|policy| !policy.client_streaming);
+            let Call {
+                method,
+                context,
+                deadline,
+                request,
+            } = call;
+            let replay = if unary {
+                Replay::keep(request, replay_limit).await?
+            } else {
+                Replay::once(request)
+            };
+            budget.record_call();
+            let attempt = Attempt {
+                method,
+                context,
+                deadline,
+                previous: 0,
+                tried: Arc::default(),
+                request: http::Request::new(Body::empty()),
+            };
+            Attempts {
+                attempt,
+                replay,
+                budget,
+                free: true,
+                made: 1,
+            }
+            .run(inner)
+            .await
+        })
+    }
+}
+
+/// The attempts of one call so far.
+struct Attempts {
+    /// What all attempts have in common; its request is a placeholder.
+    attempt: Attempt,
+    replay: Replay,
+    budget: Arc<Budget>,
+    /// Whether the one free repetition is still to be had.
+    free: bool,
+    /// The policy's attempts, the running one included.
+    made: u32,
+}
+
+/// What to do after an attempt.
+enum Next {
+    Answer,
+    Again { after: Duration, counted: bool },
+}
+
+impl Attempts {
+    async fn run<S>(mut self, mut inner: S) -> Outcome
+    where
+        S: Service<Attempt, Response = Response<Body>, Error = Failure>,
+    {
+        loop {
+            let Some(request) = self.replay.request() else {
+                return Err(Status::internal(
+                    "a request that has passed through was asked for again",
+                ));
+            };
+            let mut outcome = inner.call(self.next_attempt(request)).await;
+            if let Err(Failure {
+                request: Some(unsent),
+                ..
+            }) = &mut outcome
+            {
+                self.replay
+                    .put_back(std::mem::replace(unsent, http::Request::new(Body::empty())));
+            }
+            match self.judge(&outcome) {
+                Next::Answer => return outcome.map_err(|failure| failure.status),
+                Next::Again { after, counted } => {
+                    if counted {
+                        self.made += 1;
+                        self.attempt.previous += 1;
+                    }
+                    sleep(after).await;
+                }
+            }
+        }
+    }
+
+    fn next_attempt(&self, request: http::Request<Body>) -> Attempt {
+        Attempt {
+            method: Arc::clone(&self.attempt.method),
+            context: self.attempt.context.clone(),
+            deadline: self.attempt.deadline,
+            previous: self.attempt.previous,
+            tried: Arc::clone(&self.attempt.tried),
+            request,
+        }
+    }
+
+    fn judge(&mut self, outcome: &AttemptOutcome) -> Next {
+        if let Err(Failure {
+            reached: Reached::Never,
+            ..
+        }) = outcome
+            && self.free
+            && self.replay.available()
+        {
+            self.free = false;
+            return Next::Again {
+                after: Duration::ZERO,
+                counted: false,
+            };
+        }
+        let (code, pushback) = match outcome {
+            Err(failure) => (failure.status.code(), Pushback::Absent),
+            Ok(response) => match early_code(response) {
+                None | Some(Code::Ok) => {
+                    self.budget.record_success();
+                    return Next::Answer;
+                }
+                Some(code) => (code, Pushback::of(response)),
+            },
+        };
+        let Some(retry) = self.policy() else {
+            return Next::Answer;
+        };
+        let retryable = retry.retryable_codes.contains(&code);
+        if retryable || pushback == Pushback::Stop {
+            self.budget.record_failure();
+        }
+        if !retryable || !self.replay.available() || self.made >= retry.max_attempts {
+            return Next::Answer;
+        }
+        let backoff = backoff::before(self.made, &retry);
+        let after = match pushback {
+            Pushback::Stop => return Next::Answer,
+            Pushback::Exactly(wait) => wait,
+            Pushback::AtLeast(wait) => backoff.max(wait),
+            Pushback::Absent => backoff,
+        };
+        let in_time = self
+            .attempt
+            .deadline
+            .is_none_or(|deadline| Instant::now() + after < deadline);
+        if in_time && self.budget.withdraw() {
+            Next::Again { after, counted: true }
+        } else {
+            Next::Answer
+        }
+    }
+
+    /// The policy, when this call may use it. Work that is itself a retry is not retried from here: the layer
+    /// that retries already will do it again, and layers that all do multiply the load.
+    fn policy(&self) -> Option<policy::Retry> {
+        let policy = self.attempt.method.policy.as_ref()?;
+        if self.attempt.context.serving_retry() || !policy.repeatable() {
+            return None;
+        }
+        policy.retry.clone()
+    }
+}

@@ -1,0 +1,180 @@
+//! How many retries a channel may send: both bounds must have room.
+//!
+//! gRFC A6's token bucket stops retries while more than half of the recent attempts fail. It knows no rate,
+//! so a window beside it caps retries at a fifth of the calls of the last ten seconds, plus ten a second so
+//! that a quiet client can retry at all. Together they keep a client from multiplying an outage.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+/// The window is kept in slots of one second.
+const SLOTS: usize = 10;
+const RATIO: f64 = 0.2;
+const RESERVE_PER_SECOND: f64 = 10.0;
+
+/// The bounds of gRFC A6's `retryThrottling`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Throttling {
+    /// The bucket's size, more than 0 and at most 1000. Retries stop at half of it.
+    pub(crate) max_tokens: f64,
+    /// What a success puts back; a failure takes one.
+    pub(crate) token_ratio: f64,
+}
+
+impl Default for Throttling {
+    fn default() -> Throttling {
+        Throttling {
+            max_tokens: 100.0,
+            token_ratio: 0.1,
+        }
+    }
+}
+
+/// Shared by all calls of a channel.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    throttling: Throttling,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    tokens: f64,
+    started: Instant,
+    /// The second that the newest slot stands for, counted from `started`.
+    newest: u64,
+    slots: [Slot; SLOTS],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    calls: u32,
+    retries: u32,
+}
+
+impl Budget {
+    pub(crate) fn new(throttling: Throttling) -> Budget {
+        let state = State {
+            tokens: throttling.max_tokens,
+            started: Instant::now(),
+            newest: 0,
+            slots: [Slot::default(); SLOTS],
+        };
+        Budget {
+            throttling,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// A call begins.
+    pub(crate) fn record_call(&self) {
+        self.with(|state| state.slot().calls += 1);
+    }
+
+    /// An attempt succeeded.
+    pub(crate) fn record_success(&self) {
+        let Throttling {
+            max_tokens,
+            token_ratio,
+        } = self.throttling;
+        self.with(|state| state.tokens = (state.tokens + token_ratio).min(max_tokens));
+    }
+
+    /// An attempt failed with a retryable code, or the server asked not to be tried again.
+    pub(crate) fn record_failure(&self) {
+        self.with(|state| state.tokens = (state.tokens - 1.0).max(0.0));
+    }
+
+    /// Takes one retry, `false` when there is none to take.
+    pub(crate) fn withdraw(&self) -> bool {
+        let threshold = self.throttling.max_tokens / 2.0;
+        self.with(|state| {
+            let room = state.tokens > threshold && state.window_left() >= 1.0;
+            if room {
+                state.slot().retries += 1;
+            }
+            room
+        })
+    }
+
+    /// The retries that could be taken now.
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> u32 {
+        let threshold = self.throttling.max_tokens / 2.0;
+        self.with(|state| {
+            if state.tokens > threshold {
+                state.window_left() as u32
+            } else {
+                0
+            }
+        })
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn window_left(&mut self) -> f64 {
+        self.slot();
+        let (calls, retries) = self.slots.iter().fold((0, 0), |(calls, retries), slot| {
+            (calls + slot.calls, retries + slot.retries)
+        });
+        (f64::from(calls) * RATIO + RESERVE_PER_SECOND * SLOTS as f64 - f64::from(retries)).max(0.0)
+    }
+
+    /// The slot of this second; those that have left the window are emptied on the way.
+    fn slot(&mut self) -> &mut Slot {
+        let now = self.started.elapsed().as_secs();
+        let passed = (now - self.newest.min(now)).min(SLOTS as u64);
+        for second in 0..passed {
+            self.slots[((now - second) % SLOTS as u64) as usize] = Slot::default();
+        }
+        self.newest = now;
+        &mut self.slots[(now % SLOTS as u64) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn drain(budget: &Budget) -> u32 {
+        (0..).take_while(|_| budget.withdraw()).count() as u32
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_window_gives_a_fifth_of_the_calls_and_a_reserve_and_fills_up_again() {
+        let budget = Budget::new(Throttling::default());
+        assert_eq!(drain(&budget), 100);
+        (0..500).for_each(|_| budget.record_call());
+        assert_eq!(drain(&budget), 100);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(budget.left(), 0);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(
+            drain(&budget),
+            100,
+            "the calls have left the window with the retries"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_bucket_stops_retries_at_half_and_successes_refill_it() {
+        let budget = Budget::new(Throttling {
+            max_tokens: 10.0,
+            token_ratio: 0.5,
+        });
+        (0..4).for_each(|_| budget.record_failure());
+        assert!(budget.withdraw());
+        budget.record_failure();
+        assert!(!budget.withdraw());
+        assert_eq!(budget.left(), 0);
+        budget.record_success();
+        assert!(budget.withdraw());
+    }
+}

@@ -1,0 +1,179 @@
+//! Keeps a connection to every endpoint, and publishes those that are connected.
+//!
+//! Connections are made before they are needed. One task supervises a channel; it owns one keeper for each
+//! address, and all of them end when the channel is dropped. A call that finds nothing connected asks for an
+//! attempt at once, so that a long backoff does not outlast an outage by minutes.
+
+mod keeper;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use http::HeaderValue;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    discovery::{Address, Target},
+    endpoint::{Endpoint, Vitals},
+    options::Tuning,
+};
+use keeper::{Keeper, Report};
+
+/// Reports that wait to be worked through; keepers wait when there are more.
+const REPORTS: usize = 64;
+/// A name is resolved no more often than this, however many connections are lost.
+const LEAST_REFRESH: Duration = Duration::from_secs(1);
+
+/// What calls see of the connections.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// Why nothing is connected, once every address has been tried in vain; `None` while there is hope.
+    pub(crate) failing: Option<Arc<str>>,
+}
+
+/// Looks after the endpoints of one channel.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) target: Target,
+    pub(crate) tuning: Arc<Tuning>,
+    pub(crate) user_agent: HeaderValue,
+    pub(crate) publish: watch::Sender<Arc<Published>>,
+    /// Calls that found nothing connected.
+    pub(crate) demand: Arc<Notify>,
+}
+
+/// What is known of one address.
+#[derive(Debug)]
+struct Kept {
+    task: AbortHandle,
+    connected: Option<Arc<Endpoint>>,
+    failure: Option<Arc<str>>,
+}
+
+impl Supervisor {
+    /// Runs until it is dropped.
+    pub(crate) async fn run(self) {
+        let (reports, mut incoming) = mpsc::channel(REPORTS);
+        let mut keepers = JoinSet::new();
+        let mut kept: HashMap<Address, Kept> = HashMap::new();
+        let mut next_id = 0;
+        let mut resolved = Instant::now();
+        let mut due = Some(resolved);
+        loop {
+            tokio::select! {
+                () = sleep_until(due.unwrap_or(resolved)), if due.is_some() => {
+                    let outcome = self.resolve().await;
+                    resolved = Instant::now();
+                    due = match &self.target { Target::Static(_) => None, Target::Dns(dns) => Some(resolved + dns.refresh) };
+                    match outcome {
+                        Ok(addresses) => self.reconcile(&addresses, &mut kept, &mut keepers, &reports, &mut next_id),
+                        Err(failure) => {
+                            due = Some(resolved + LEAST_REFRESH);
+                            self.publish(&kept, Some(failure));
+                        }
+                    }
+                }
+                Some(report) = incoming.recv() => {
+                    if !matches!(report, Report::Up(_)) && due.is_some() {
+                        due = due.map(|due| due.min((resolved + LEAST_REFRESH).max(Instant::now())));
+                    }
+                    apply(report, &mut kept);
+                    self.publish(&kept, None);
+                }
+                Some(_) = keepers.join_next() => {}
+            }
+        }
+    }
+
+    async fn resolve(&self) -> Result<Vec<Address>, Arc<str>> {
+        match &self.target {
+            Target::Static(addresses) => Ok(addresses.clone()),
+            Target::Dns(dns) => dns
+                .resolve()
+                .await
+                .map_err(|error| Arc::from(format!("name resolution: {error}"))),
+        }
+    }
+
+    /// Starts keepers of new addresses and ends those of addresses that are gone. Calls in flight on a
+    /// connection that is given up run to their end.
+    fn reconcile(
+        &self,
+        addresses: &[Address],
+        kept: &mut HashMap<Address, Kept>,
+        keepers: &mut JoinSet<()>,
+        reports: &mpsc::Sender<Report>,
+        next_id: &mut u64,
+    ) {
+        kept.retain(|address, kept| {
+            let stays = addresses.contains(address);
+            if !stays {
+                kept.task.abort();
+            }
+            stays
+        });
+        for address in addresses {
+            *next_id += 1;
+            kept.entry(address.clone()).or_insert_with(|| {
+                let keeper = Keeper {
+                    address: address.clone(),
+                    tuning: Arc::clone(&self.tuning),
+                    user_agent: self.user_agent.clone(),
+                    vitals: Arc::new(Vitals::new(*next_id)),
+                    reports: reports.clone(),
+                    demand: Arc::clone(&self.demand),
+                };
+                Kept {
+                    task: keepers.spawn(keeper.run()),
+                    connected: None,
+                    failure: None,
+                }
+            });
+        }
+        self.publish(kept, None);
+    }
+
+    fn publish(&self, kept: &HashMap<Address, Kept>, unresolved: Option<Arc<str>>) {
+        let endpoints: Vec<_> = kept.values().filter_map(|kept| kept.connected.clone()).collect();
+        let hopeless = endpoints.is_empty() && kept.values().all(|kept| kept.failure.is_some());
+        let reason = || kept.values().find_map(|kept| kept.failure.clone());
+        let failing = if hopeless {
+            unresolved.or_else(reason)
+        } else {
+            None
+        };
+        self.publish
+            .send_replace(Arc::new(Published { endpoints, failing }));
+    }
+}
+
+fn apply(report: Report, kept: &mut HashMap<Address, Kept>) {
+    match report {
+        Report::Up(endpoint) => {
+            if let Some(kept) = kept.get_mut(&endpoint.address) {
+                tracing::debug!(endpoint.address = %endpoint.address.authority, "connected");
+                kept.connected = Some(endpoint);
+                kept.failure = None;
+            }
+        }
+        Report::Down(address) => {
+            if let Some(kept) = kept.get_mut(&address) {
+                tracing::debug!(endpoint.address = %address.authority, "connection ended");
+                kept.connected = None;
+            }
+        }
+        Report::Failed(address, reason) => {
+            if let Some(kept) = kept.get_mut(&address) {
+                // The first failure of a row is news, the others are not.
+                if kept.failure.is_none() {
+                    tracing::warn!(endpoint.address = %address.authority, error = %reason, "endpoint is unreachable");
+                }
+                kept.failure = Some(reason);
+            }
+        }
+    }
+}

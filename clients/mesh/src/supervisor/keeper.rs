@@ -1,0 +1,95 @@
+//! Keeps one address connected.
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderValue;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    connection,
+    discovery::Address,
+    endpoint::{Endpoint, Vitals},
+    failure::chain,
+    options::Tuning,
+    retry::backoff::jitter,
+};
+
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(120);
+const FACTOR: f64 = 1.6;
+/// Waiting calls bring the next attempt forward to this long after the last one.
+const LEAST: Duration = Duration::from_millis(500);
+
+/// What a keeper tells its supervisor.
+#[derive(Debug)]
+pub(super) enum Report {
+    Up(Arc<Endpoint>),
+    Down(Address),
+    Failed(Address, Arc<str>),
+}
+
+/// Connects, waits for the connection's end, and connects again.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) address: Address,
+    pub(super) tuning: Arc<Tuning>,
+    pub(super) user_agent: HeaderValue,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) demand: Arc<Notify>,
+}
+
+impl Keeper {
+    /// Runs until it is aborted or its supervisor is gone.
+    pub(super) async fn run(self) {
+        let mut backoff = FIRST;
+        loop {
+            let started = Instant::now();
+            let report = match connection::open(&self.address, &self.tuning).await {
+                Ok((sender, connection)) => {
+                    let endpoint = Endpoint::new(
+                        self.address.clone(),
+                        Arc::clone(&self.vitals),
+                        sender,
+                        self.user_agent.clone(),
+                    );
+                    if self.reports.send(Report::Up(Arc::new(endpoint))).await.is_err() {
+                        return;
+                    }
+                    // How it ended is told to the calls that were on it.
+                    let _ = connection.await;
+                    Report::Down(self.address.clone())
+                }
+                Err(error) => Report::Failed(self.address.clone(), Arc::from(chain(&error))),
+            };
+            let lost = matches!(report, Report::Down(_));
+            if self.reports.send(report).await.is_err() {
+                return;
+            }
+            // A connection that lasted is replaced at once; one that is closed as soon as it is made is not.
+            if lost && started.elapsed() >= FIRST {
+                backoff = FIRST;
+                continue;
+            }
+            self.wait(jitter(backoff)).await;
+            backoff = backoff.mul_f64(FACTOR).min(LONGEST);
+        }
+    }
+
+    async fn wait(&self, backoff: Duration) {
+        let called_for = async {
+            let mut demand = std::pin::pin!(self.demand.notified());
+            // Calls that ask during the least wait count as well.
+            demand.as_mut().enable();
+            sleep(LEAST.min(backoff)).await;
+            demand.await;
+        };
+        tokio::select! {
+            () = sleep(backoff) => {}
+            () = called_for => {}
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Spans and metrics of calls and attempts.
+
+pub(crate) mod span;

@@ -1,0 +1,72 @@
+//! One span for each attempt, and its identity in the request's headers (W3C trace context).
+//!
+//! The header is written here rather than by the global propagator: a channel must hand on the trace even in
+//! a process that installs none.
+
+use http::{HeaderMap, HeaderValue};
+use opentelemetry::trace::{SpanContext, TraceContextExt};
+use tracing::{Span, field::Empty};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::call::{Attempt, AttemptOutcome, early_code};
+
+/// The span of one attempt, a child of the caller's.
+pub(crate) fn attempt(attempt: &Attempt) -> Span {
+    tracing::info_span!(
+        "attempt",
+        otel.name = %format_args!("Attempt.{}", attempt.method.name),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        rpc.system.name = "grpc",
+        rpc.method = %attempt.method.name,
+        rpc.grpc.previous_attempts = attempt.previous,
+        rpc.response.status_code = Empty,
+        server.address = Empty,
+    )
+}
+
+/// Notes on the running attempt's span which endpoint was picked.
+pub(crate) fn record_endpoint(address: &str) {
+    Span::current().record("server.address", address);
+}
+
+/// Notes on the running attempt's span how it ended.
+pub(crate) fn record(outcome: &AttemptOutcome) {
+    let span = Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    let code = match outcome {
+        Err(failure) => Some(failure.status.code()),
+        Ok(response) => early_code(response).filter(|code| *code != tonic::Code::Ok),
+    };
+    if let Some(code) = code {
+        span.record("rpc.response.status_code", tracing::field::debug(code));
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// Writes `traceparent` and `tracestate` for the span, or for the caller's trace when the span is not recorded.
+pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
+    let own = span.context();
+    let ambient = opentelemetry::Context::current();
+    let identity = [&own, &ambient]
+        .into_iter()
+        .map(|context| context.span().span_context().clone())
+        .find(SpanContext::is_valid);
+    let Some(identity) = identity else { return };
+    let (trace, span, flags) = (
+        identity.trace_id(),
+        identity.span_id(),
+        identity.trace_flags().to_u8(),
+    );
+    if let Ok(value) = HeaderValue::try_from(format!("00-{trace}-{span}-{flags:02x}")) {
+        headers.insert("traceparent", value);
+    }
+    let state = identity.trace_state().header();
+    if !state.is_empty()
+        && let Ok(value) = HeaderValue::try_from(state)
+    {
+        headers.insert("tracestate", value);
+    }
+}
