@@ -1,1 +1,39 @@
+//! The harness: real PostgreSQL, real NATS and the real service binaries as child processes, for scenarios in
+//! `tests/it/` that read like stories.
+//!
+//! ```no_run
+//! # async fn story() {
+//! let stack = tests::Stack::start().await;
+//! let clerk = stack.token("al-noor", &["clerk", "cashier"]);
+//! let channel = stack.connect(tests::Service::Order, &clerk).await;
+//! // … OrderServiceClient::new(channel).place_order(…) …
+//! stack.kill9(tests::Service::Payment).await;
+//! stack.restart(tests::Service::Payment).await;
+//! # }
+//! ```
+//!
+//! Every child process and temporary folder is gone when the test process is, however it ends (`watchdog`).
+//! The modules are in reading order.
 
+pub mod stack;
+
+pub mod service;
+pub mod token;
+
+pub mod nats;
+pub mod postgres;
+
+pub mod eventually;
+
+mod binaries;
+mod port;
+mod process;
+mod watchdog;
+
+pub use binaries::{program, workspace_root};
+pub use eventually::eventually;
+pub use nats::Nats;
+pub use postgres::{Database, Durability, Postgres};
+pub use service::Service;
+pub use stack::{Options, Stack};
+pub use token::{Bearer, Issuer};

@@ -1,0 +1,98 @@
+//! Who may import whom, as `ARCHITECTURE.md` draws it. `deny.toml` bans the same from the other side.
+
+use std::collections::BTreeSet;
+
+use cargo_metadata::{MetadataCommand, Package};
+
+/// Every crate of the workspace, and which crates of the workspace it may use.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("proto", &[]),
+    ("money", &["proto"]),
+    ("mesh", &["proto"]),
+    ("events", &["proto"]),
+    ("chassis", &["mesh", "proto"]),
+    ("order", &["chassis", "events", "mesh", "money", "proto"]),
+    ("payment", &["chassis", "events", "mesh", "money", "proto"]),
+    ("claims", &["chassis", "events", "mesh", "money", "proto"]),
+    ("weft", &["mesh", "money", "proto"]),
+    (
+        "tests",
+        &[
+            "chassis", "claims", "events", "mesh", "money", "order", "payment", "proto", "weft",
+        ],
+    ),
+];
+
+/// Libraries that only these crates may use.
+const RESERVED: &[(&str, &[&str])] = &[
+    (
+        "sqlx",
+        &["chassis", "claims", "events", "order", "payment", "tests"],
+    ),
+    ("async-nats", &["events", "tests"]),
+];
+
+fn members() -> Vec<Package> {
+    let manifest = tests::workspace_root().join("Cargo.toml");
+    let metadata = MetadataCommand::new()
+        .manifest_path(manifest)
+        .no_deps()
+        .exec()
+        .unwrap();
+    metadata.packages
+}
+
+fn dependencies(package: &Package) -> BTreeSet<&str> {
+    package
+        .dependencies
+        .iter()
+        .map(|dependency| dependency.name.as_str())
+        .collect()
+}
+
+#[test]
+fn crates_import_only_what_the_architecture_allows() {
+    let members = members();
+    let names: BTreeSet<&str> = members.iter().map(|package| package.name.as_str()).collect();
+    assert_eq!(
+        names,
+        MAY_USE.iter().map(|(name, _)| *name).collect(),
+        "a crate is missing from this test"
+    );
+
+    for (name, allowed) in MAY_USE {
+        let package = members
+            .iter()
+            .find(|package| package.name.as_str() == *name)
+            .unwrap();
+        let used: Vec<_> = dependencies(package).intersection(&names).copied().collect();
+        let wrong: Vec<_> = used.iter().filter(|used| !allowed.contains(*used)).collect();
+        assert!(wrong.is_empty(), "{name} may not use {wrong:?}");
+    }
+}
+
+#[test]
+fn only_data_crates_speak_sql_and_only_events_speaks_nats() {
+    for package in members() {
+        for (library, allowed) in RESERVED {
+            let uses = dependencies(&package).contains(library);
+            assert!(
+                !uses || allowed.contains(&package.name.as_str()),
+                "{} may not use {library}",
+                package.name
+            );
+        }
+    }
+}
+
+#[test]
+fn folder_and_crate_have_the_same_name() {
+    for package in members() {
+        let folder = package
+            .manifest_path
+            .parent()
+            .and_then(|folder| folder.file_name())
+            .unwrap();
+        assert_eq!(folder, package.name.as_str());
+    }
+}

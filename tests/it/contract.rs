@@ -1,0 +1,115 @@
+//! What every contract must say, read from the descriptors that the services start with.
+
+use std::collections::HashMap;
+
+use mesh::Policies;
+use prost_reflect::{DescriptorPool, EnumDescriptor, FileDescriptor, MessageDescriptor, MethodDescriptor};
+
+/// The files of our own packages; what they import from others is not ours to change.
+fn contracts() -> Vec<FileDescriptor> {
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
+    let others = ["google.", "buf.", "grpc."];
+    let ours: Vec<_> = pool
+        .files()
+        .filter(|file| !others.iter().any(|other| file.package_name().starts_with(other)))
+        .collect();
+    assert!(ours.len() >= 10, "the contracts are there: {}", ours.len());
+    ours
+}
+
+fn methods() -> Vec<MethodDescriptor> {
+    let services = contracts()
+        .into_iter()
+        .flat_map(|file| file.services().collect::<Vec<_>>());
+    services
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn every_rpc_has_a_mesh_policy_and_an_idempotency_level() {
+    let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
+    for method in methods() {
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let policy = policies
+            .method(&path)
+            .unwrap_or_else(|| panic!("{path} has no policy"));
+        assert!(!policy.timeout.is_zero(), "{path} has no timeout");
+        let options = method.method_descriptor_proto().options.as_ref();
+        assert!(
+            options.is_some_and(|options| options.idempotency_level.is_some()),
+            "{path} has no idempotency_level"
+        );
+    }
+}
+
+#[test]
+fn only_methods_that_may_be_repeated_are_retried_or_hedged() {
+    let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
+    for (path, policy) in policies.iter() {
+        assert!(
+            policy.retry.is_none() || policy.repeatable(),
+            "{path} is retried and may not be repeated"
+        );
+        let reads = policy.idempotency == mesh::policy::Idempotency::NoSideEffects;
+        assert!(
+            policy.hedging.is_none() || reads,
+            "{path} is hedged and has side effects"
+        );
+    }
+}
+
+#[test]
+fn every_message_field_enum_value_and_rpc_is_explained() {
+    let mut silent = Vec::new();
+    for file in contracts() {
+        let comments = comments(&file);
+        let mut check = |name: &str, path: &[i32]| {
+            if comments.get(path).is_none_or(|comment| comment.trim().is_empty()) {
+                silent.push(name.to_owned());
+            }
+        };
+        file.messages()
+            .for_each(|message| visit_message(&message, &mut check));
+        file.enums().for_each(|one| visit_enum(&one, &mut check));
+        for service in file.services() {
+            check(service.full_name(), service.path());
+            service
+                .methods()
+                .for_each(|method| check(method.full_name(), method.path()));
+        }
+    }
+    assert!(silent.is_empty(), "no comment on {silent:#?}");
+}
+
+fn comments(file: &FileDescriptor) -> HashMap<Vec<i32>, String> {
+    let info = file
+        .file_descriptor_proto()
+        .source_code_info
+        .clone()
+        .unwrap_or_default();
+    info.location
+        .into_iter()
+        .filter_map(|location| Some((location.path, location.leading_comments?)))
+        .collect()
+}
+
+fn visit_message(message: &MessageDescriptor, check: &mut impl FnMut(&str, &[i32])) {
+    if message.is_map_entry() {
+        return;
+    }
+    check(message.full_name(), message.path());
+    message
+        .fields()
+        .for_each(|field| check(field.full_name(), field.path()));
+    message
+        .child_messages()
+        .for_each(|child| visit_message(&child, check));
+    message.child_enums().for_each(|child| visit_enum(&child, check));
+}
+
+fn visit_enum(one: &EnumDescriptor, check: &mut impl FnMut(&str, &[i32])) {
+    check(one.full_name(), one.path());
+    one.values()
+        .for_each(|value| check(value.full_name(), value.path()));
+}

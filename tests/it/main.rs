@@ -1,0 +1,8 @@
+//! Scenarios on real servers. One binary, so that one PostgreSQL server serves them all.
+
+// In a scenario an unwrap is an assertion; clippy allows it by itself only inside the test functions.
+#![allow(clippy::unwrap_used)]
+
+mod architecture;
+mod contract;
+mod harness;

@@ -1,0 +1,174 @@
+//! A PostgreSQL server of the test process's own, and a fresh database for each test and service.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::{eventually, port, process::Process, watchdog};
+
+mod cluster;
+mod database;
+
+pub use database::Database;
+
+const START: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(20);
+
+/// The services that have a database, each with the roles `<service>_owner` and `<service>_app`.
+const SERVICES: [&str; 3] = ["order", "payment", "claims"];
+
+/// Whether a commit survives a crash of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing is synced: fast, and enough where the server is never killed.
+    Fast,
+    /// As in production: a commit is on disk before it is acknowledged.
+    Durable,
+}
+
+/// A PostgreSQL server as a child process, on TCP at 127.0.0.1, everyone trusted. It keeps its port and its data
+/// over a restart.
+#[derive(Debug)]
+pub struct Postgres {
+    folder: TempDir,
+    port: u16,
+    durability: Durability,
+    /// None while it is stopped.
+    process: Mutex<Option<Process>>,
+    /// Databases whose tests are over, dropped when the next one is made.
+    discarded: Mutex<Vec<String>>,
+}
+
+impl Postgres {
+    /// The fast server that all tests of a process share, started by the first who asks. Never stop this one.
+    pub async fn shared() -> Arc<Postgres> {
+        static SHARED: OnceCell<Arc<Postgres>> = OnceCell::const_new();
+        Arc::clone(SHARED.get_or_init(|| Postgres::start(Durability::Fast)).await)
+    }
+
+    /// A server of one's own, for tests that stop or kill it.
+    ///
+    /// # Panics
+    /// When it is not up within 30 s; the message ends with its log.
+    pub async fn start(durability: Durability) -> Arc<Postgres> {
+        let folder = tempfile::Builder::new()
+            .prefix("weft-pg-")
+            .tempdir()
+            .expect("the temp dir is writable");
+        watchdog::remove(folder.path());
+        let path = folder.path().to_owned();
+        tokio::task::spawn_blocking(move || cluster::init(&path))
+            .await
+            .expect("initdb is there and works");
+        let server = Postgres {
+            folder,
+            port: port::free(),
+            durability,
+            process: Mutex::new(None),
+            discarded: Mutex::new(Vec::new()),
+        };
+        server.restart().await;
+        server.create_roles().await;
+        Arc::new(server)
+    }
+
+    /// A fresh, empty database for one service, with a random name.
+    pub async fn database(self: &Arc<Self>, service: &str) -> Database {
+        Database::create(Arc::clone(self), service).await
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it, killing it first if it runs, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it is not up within 30 s.
+    pub async fn restart(&self) {
+        drop(self.process().take());
+        eventually(START, || async {
+            self.spawn_unless_running();
+            self.connect("postgres").await?.close().await
+        })
+        .await;
+    }
+
+    /// Stops it in order: sessions are ended, everything is written.
+    pub async fn stop(&self) {
+        // SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
+        if let Some(process) = self.process().as_mut() {
+            process.signal(Signal::INT);
+        }
+        eventually(STOP, || async {
+            self.process()
+                .as_mut()
+                .is_none_or(|process| process.ended().is_some())
+        })
+        .await;
+        drop(self.process().take());
+    }
+
+    /// Kills it as a crash would: SIGKILL to the postmaster. Its sessions notice within a moment.
+    pub fn kill9(&self) {
+        drop(self.process().take());
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self) -> String {
+        self.process().as_ref().map(Process::tail).unwrap_or_default()
+    }
+
+    fn options(&self, database: &str, role: &str) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.port)
+            .database(database)
+            .username(role)
+    }
+
+    /// A superuser's connection to one of its databases.
+    async fn connect(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
+        self.options(database, "postgres").connect().await
+    }
+
+    /// After a kill, sessions that have not noticed yet make the new postmaster give up: it is started again.
+    fn spawn_unless_running(&self) {
+        let mut process = self.process();
+        if process.as_mut().is_none_or(|process| process.ended().is_some()) {
+            *process = Some(cluster::spawn(self.folder.path(), self.port, self.durability));
+        }
+    }
+
+    async fn create_roles(&self) {
+        let mut connection = self
+            .connect("postgres")
+            .await
+            .expect("the server has just answered");
+        for service in SERVICES {
+            for role in ["owner", "app"] {
+                let create = format!("create role {service}_{role} login nosuperuser nobypassrls");
+                sqlx::query(AssertSqlSafe(create))
+                    .execute(&mut connection)
+                    .await
+                    .expect("the role is new");
+            }
+        }
+        connection.close().await.expect("the server is up");
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn discarded(&self) -> MutexGuard<'_, Vec<String>> {
+        self.discarded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

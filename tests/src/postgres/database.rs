@@ -1,0 +1,132 @@
+//! One service's database for one test.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
+    postgres::PgPoolOptions,
+};
+
+use super::Postgres;
+
+/// A stopped server shows quickly: a pool goes on trying to connect for as long as this.
+const ACQUIRE: Duration = Duration::from_secs(3);
+
+/// A database `<service>_<random>`, owned by `<service>_owner`; `<service>_app` may connect and owns nothing.
+/// Migrations are the service's own affair (`order migrate`). It is discarded when dropped.
+#[derive(Debug)]
+pub struct Database {
+    server: Arc<Postgres>,
+    service: String,
+    name: String,
+}
+
+impl Database {
+    pub(super) async fn create(server: Arc<Postgres>, service: &str) -> Database {
+        let name = format!("{service}_{}", uuid::Uuid::new_v4().simple());
+        let mut connection = server.connect("postgres").await.expect("the server is up");
+        let discarded = std::mem::take(&mut *server.discarded());
+        for old in discarded {
+            run(
+                &mut connection,
+                format!("drop database if exists {old} with (force)"),
+            )
+            .await;
+        }
+        run(
+            &mut connection,
+            format!("create database {name} owner {service}_owner"),
+        )
+        .await;
+        run(
+            &mut connection,
+            format!("revoke all on database {name} from public"),
+        )
+        .await;
+        run(
+            &mut connection,
+            format!("grant connect on database {name} to {service}_app"),
+        )
+        .await;
+        connection.close().await.expect("the server is up");
+        Database {
+            server,
+            service: service.to_owned(),
+            name,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where `migrate` connects: as the owner of the schema.
+    pub fn owner_url(&self) -> String {
+        self.url(&format!("{}_owner", self.service))
+    }
+
+    /// Where `serve` connects: as the role that row-level security binds.
+    pub fn app_url(&self) -> String {
+        self.url(&format!("{}_app", self.service))
+    }
+
+    /// Where a test looks behind the scenes: as the superuser, whom row-level security does not bind.
+    pub fn superuser_url(&self) -> String {
+        self.url("postgres")
+    }
+
+    /// A small pool as the service's own role, for tests of what it may see.
+    pub async fn app(&self) -> PgPool {
+        self.pool(&format!("{}_app", self.service)).await
+    }
+
+    /// A small pool as the owner of the schema.
+    pub async fn owner(&self) -> PgPool {
+        self.pool(&format!("{}_owner", self.service)).await
+    }
+
+    /// A small pool as the superuser.
+    pub async fn superuser(&self) -> PgPool {
+        self.pool("postgres").await
+    }
+
+    /// One number that a query without parameters answers, asked as the superuser:
+    /// `database.count("select count(*) from orders.orders").await`.
+    ///
+    /// # Panics
+    /// When the query fails or answers no bigint.
+    pub async fn count(&self, query: &str) -> i64 {
+        let mut connection = self.server.connect(&self.name).await.expect("the server is up");
+        let count = sqlx::query_scalar(AssertSqlSafe(query))
+            .fetch_one(&mut connection)
+            .await;
+        count.unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    fn url(&self, role: &str) -> String {
+        format!("postgres://{role}@127.0.0.1:{}/{}", self.server.port, self.name)
+    }
+
+    async fn pool(&self, role: &str) -> PgPool {
+        let options = self.server.options(&self.name, role).disable_statement_logging();
+        PgPoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(ACQUIRE)
+            .connect_with(options)
+            .await
+            .expect("the server is up")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // Dropping a database takes a connection, which a destructor cannot wait for.
+        self.server.discarded().push(std::mem::take(&mut self.name));
+    }
+}
+
+async fn run(connection: &mut PgConnection, statement: String) {
+    let done = connection.execute(AssertSqlSafe(statement.clone())).await;
+    done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+}

@@ -1,0 +1,88 @@
+//! A child process that writes a log, can be signalled, and never outlives the test.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::watchdog;
+
+/// How many lines of a log are shown when a test fails.
+const TAIL: usize = 40;
+
+/// A running child. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its output appended to `log`. `parting` is the signal that the watchdog ends it with.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path, parting: &str) -> Process {
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("the log's folder is the test's own");
+        let errors = output.try_clone().expect("a file can be shared");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
+        watchdog::watch(parting, child.id());
+        Process {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+        }
+    }
+
+    /// Its process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours can be waited for")
+    }
+
+    /// Sends a signal. A process that has ended already is left in peace.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        if self.ended().is_none() {
+            let pid = Pid::from_child(&self.child);
+            kill_process(pid, signal).expect("a child that was not waited for can be signalled");
+        }
+    }
+
+    /// Kills it as a crash would, and waits the moment until it is gone.
+    pub(crate) fn kill9(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("a child of ours can be waited for");
+    }
+
+    /// The last lines of its log, under its name.
+    pub(crate) fn tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(TAIL)..];
+        format!("--- {} (end of its log)\n{}\n", self.name, last.join("\n"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+        watchdog::forget(self.child.id());
+    }
+}
