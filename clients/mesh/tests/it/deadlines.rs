@@ -1,0 +1,106 @@
+//! No call outlives its caller's deadline.
+
+use std::time::{Duration, Instant};
+
+use mesh::{Context, grpc_timeout};
+use tonic::{Code, Request};
+
+use crate::echo::{self, READ, Server, Text};
+
+#[tokio::test]
+async fn each_hop_sees_less_time_than_the_one_before() {
+    let server = Server::start(|headers| async move {
+        let left = grpc_timeout::decode(&headers).unwrap().unwrap();
+        Ok(left.as_micros().to_string())
+    });
+    let channel = echo::channel(&[server.address]);
+    let caller = Context::new().with_timeout(Duration::from_millis(300));
+    let answer = echo::call(&channel, READ, caller.request(Text::default()))
+        .await
+        .unwrap();
+    let left: u64 = answer.into_inner().text.parse().unwrap();
+    assert!(
+        (1..=295_000).contains(&left),
+        "the callee was given {left} us of 300 ms"
+    );
+}
+
+#[tokio::test]
+async fn a_slow_callee_ends_as_deadline_exceeded_and_in_time() {
+    let server = Server::start(|_| async { std::future::pending().await });
+    let channel = echo::channel(&[server.address]);
+    for _ in 0..20 {
+        let started = Instant::now();
+        let caller = Context::new().with_timeout(Duration::from_millis(50));
+        let status = echo::call(&channel, READ, caller.request(Text::default()))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        assert!(started.elapsed() < Duration::from_millis(60));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_too_late_is_never_sent() {
+    let server = Server::start(|_| async { Ok(String::new()) });
+    let channel = echo::channel(&[server.address]);
+    echo::ask(&channel, READ).await.unwrap();
+    let late = Context::new().with_timeout(Duration::ZERO);
+    let status = late.scope(echo::ask(&channel, READ)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test]
+async fn the_deadline_covers_a_stream_to_its_last_message() {
+    let server = Server::start(|_| async { Ok("tick".to_owned()) });
+    let channel = echo::channel(&[server.address]);
+    let caller = Context::new().with_timeout(Duration::from_millis(150));
+    let mut stream = echo::watch(&channel, caller.request(Text::default()))
+        .await
+        .unwrap();
+    let mut ticks = 0;
+    let status = loop {
+        match stream.message().await {
+            Ok(message) => assert_eq!(message.unwrap().text, "tick"),
+            Err(status) => break status,
+        }
+        ticks += 1;
+    };
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!((2..=8).contains(&ticks), "{ticks} ticks of 20 ms in 150 ms");
+}
+
+#[tokio::test]
+async fn a_requests_own_timeout_counts_as_well() {
+    let server = Server::start(|_| async { std::future::pending().await });
+    let channel = echo::channel(&[server.address]);
+    let mut request = Request::new(Text::default());
+    request.set_timeout(Duration::from_millis(40));
+    let status = echo::call(&channel, READ, request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn the_callers_token_is_passed_on_and_an_own_one_kept() {
+    let server =
+        Server::start(|headers| async move { Ok(headers["authorization"].to_str().unwrap().to_owned()) });
+    let channel = echo::channel(&[server.address]);
+    let caller = Context::new().with_bearer("callers");
+    assert_eq!(
+        caller.clone().scope(echo::ask(&channel, READ)).await.unwrap(),
+        "Bearer callers"
+    );
+    let mut request = caller.request(Text::default());
+    request
+        .metadata_mut()
+        .insert("authorization", "Bearer own".parse().unwrap());
+    assert_eq!(
+        echo::call(&channel, READ, request)
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
+        "Bearer own"
+    );
+}

@@ -1,0 +1,10 @@
+//! The channel against real tonic servers in this process, on free ports.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
+
+mod echo;
+
+mod connections;
+mod deadlines;
+mod policies;
+mod retries;

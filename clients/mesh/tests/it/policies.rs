@@ -1,0 +1,88 @@
+//! Policies as they are read from contracts.
+
+use std::{path::Path, time::Duration};
+
+use mesh::{
+    Error, Policies,
+    policy::{Criticality, Idempotency, RateLimitClass, Role},
+};
+use tonic::Code;
+
+fn compile(file: &str) -> Vec<u8> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let contracts = here.join("../../proto");
+    let mut compiler = protox::Compiler::new([
+        here.join("tests/contracts"),
+        contracts.clone(),
+        contracts.join("third_party"),
+    ])
+    .unwrap();
+    compiler.include_imports(true).open_file(file).unwrap();
+    compiler.encode_file_descriptor_set()
+}
+
+#[test]
+fn every_declaration_arrives() {
+    let policies = Policies::from_descriptors(&compile("good.proto")).unwrap();
+    let get = policies.method("/good.v1.LibraryService/GetBook").unwrap();
+    assert_eq!(get.timeout, Duration::from_millis(500));
+    let retry = get.retry.as_ref().unwrap();
+    assert_eq!(
+        (retry.max_attempts, retry.initial_backoff),
+        (3, Duration::from_millis(50))
+    );
+    assert_eq!(
+        (retry.max_backoff, retry.backoff_multiplier),
+        (Duration::from_secs(1), 2.0)
+    );
+    assert_eq!(retry.retryable_codes, [Code::Unavailable, Code::Aborted]);
+    let hedging = get.hedging.as_ref().unwrap();
+    assert_eq!(
+        (hedging.max_attempts, hedging.delay),
+        (2, Duration::from_millis(100))
+    );
+    assert_eq!(
+        (get.criticality, get.rate_limit_class),
+        (Criticality::Critical, RateLimitClass::Read)
+    );
+    assert_eq!(get.roles, [Role::Viewer, Role::Clerk]);
+    assert_eq!(get.callers, ["order"]);
+    assert!(get.audited && !get.anonymous && !get.has_request_id);
+    assert_eq!(get.idempotency, Idempotency::NoSideEffects);
+    assert_eq!(get.input, "good.v1.GetBookRequest");
+
+    let add = policies.method("/good.v1.LibraryService/AddBooks").unwrap();
+    assert!(add.client_streaming && add.has_request_id && add.retry.is_none());
+    assert_eq!(add.criticality, Criticality::Normal);
+    assert!(policies.method("/good.v1.LibraryService/Unknown").is_none());
+}
+
+#[test]
+fn every_fault_is_told_with_its_method() {
+    let Err(Error::Contract(faults)) = Policies::from_descriptors(&compile("bad.proto")) else {
+        panic!("a contract with faults")
+    };
+    let told = |method: &str, fault: &str| {
+        faults
+            .iter()
+            .any(|line| line.starts_with(&format!("bad.v1.FaultyService.{method}: {fault}")))
+    };
+    assert!(told("NoPolicy", "no (mesh.v1.policy)"), "{faults:#?}");
+    assert!(told("NoLevel", "no idempotency_level"), "{faults:#?}");
+    assert!(told("NoTimeout", "timeout"), "{faults:#?}");
+    assert!(
+        told("UnsafeRetry", "retry: needs an idempotency_level"),
+        "{faults:#?}"
+    );
+    assert!(told("UnsafeRetry", "retry.max_attempts"), "{faults:#?}");
+    assert!(
+        told("UnsafeHedge", "hedging: needs NO_SIDE_EFFECTS"),
+        "{faults:#?}"
+    );
+    assert_eq!(faults.len(), 6);
+}
+
+#[test]
+fn the_contract_of_this_repository_is_complete() {
+    Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
+}
