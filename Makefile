@@ -6,6 +6,8 @@ SHELL := /usr/bin/env bash
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 RELEASED := proto/released.binpb
+# All modules as one image: buf compares images one to one.
+image := buf build --exclude-source-info -o
 WITH_SQL := chassis events order payment claims
 step := @scripts/step
 
@@ -49,11 +51,11 @@ lint: ## Run clippy on everything, warnings are errors
 contracts: ## Lint the contracts and compare them with the last release
 	$(step) "contracts: format" buf format --diff --exit-code
 	$(step) "contracts: lint" buf lint
-	$(step) "contracts: breaking changes" buf breaking --against $(RELEASED)
+	$(step) "contracts: breaking changes" bash -c '$(image) - | buf breaking - --against $(RELEASED)'
 
 .PHONY: release-contract
 release-contract: ## Make the contracts as they are now the released ones (commit the file it writes)
-	$(step) "release the contracts" buf build --exclude-source-info -o $(RELEASED)
+	$(step) "release the contracts" $(image) $(RELEASED)
 
 .PHONY: deny
 deny: ## Check licences, banned crates and who imports whom

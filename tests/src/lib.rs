@@ -5,9 +5,9 @@
 //! # async fn story() {
 //! let stack = tests::Stack::start().await;
 //! let clerk = stack.token("al-noor", &["clerk", "cashier"]);
-//! let channel = stack.connect(tests::Service::Order, &clerk).await;
+//! let channel = stack.connect(tests::Service::Order, &clerk);
 //! // … OrderServiceClient::new(channel).place_order(…) …
-//! stack.kill9(tests::Service::Payment).await;
+//! stack.kill9(tests::Service::Payment);
 //! stack.restart(tests::Service::Payment).await;
 //! # }
 //! ```
