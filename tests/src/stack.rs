@@ -277,7 +277,9 @@ async fn wire(
             "auth.signing_key_file",
             issuer.signing_key_file().to_string_lossy(),
         );
-        instance.set("events.url", nats.url());
+        instance.set("auth.signing_key_id", token::KEY_ID);
+        instance.set("events.servers", nats.url());
+        instance.set("events.monitor_url", nats.monitoring_url());
         for (peer, target) in peers(*service)
             .iter()
             .filter_map(|peer| targets.iter().find(|(name, _)| name == peer))

@@ -17,7 +17,7 @@ pub const ISSUER: &str = "https://identity.weft.test";
 /// Whom they are for.
 pub const AUDIENCE: &str = "weft";
 /// The name of the key in the JWKS file.
-const KEY_ID: &str = "tests";
+pub const KEY_ID: &str = "tests";
 
 /// An Ed25519 key, the JWKS file that services check tokens by, and the private key file that they sign their own
 /// service tokens with.
