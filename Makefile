@@ -28,7 +28,7 @@ demo: setup build ## Import five eClaimLink files into a running system and show
 	@target/debug/weft demo
 
 .PHONY: test
-test: setup fmt-check lint contracts deny k8s-validate sqlx-check build unit ## Everything that CI checks
+test: setup fmt-check lint contracts deny k8s-validate sqlx-check build k8s-settings unit ## Everything that CI checks
 
 .PHONY: unit
 unit: ## Run the tests alone (they need `make setup` and `make build`)
@@ -63,7 +63,11 @@ deny: ## Check licences, banned crates and who imports whom
 
 .PHONY: k8s-validate
 k8s-validate: ## Check the Kubernetes manifests against its schemas
-	$(step) "Kubernetes manifests" .tools/python/bin/python scripts/k8s-validate
+	$(step) "Kubernetes manifests" scripts/k8s-validate
+
+.PHONY: k8s-settings
+k8s-settings:
+	$(step) "Kubernetes settings" scripts/k8s-validate --settings target/debug
 
 .PHONY: sqlx-prepare
 sqlx-prepare: ## Renew the checked-in descriptions of the SQL queries from the migrations
