@@ -1,11 +1,7 @@
 use prost::{Message, Name};
 use uuid::Uuid;
 
-use crate::{
-    envelope::{Envelope, Headers},
-    event::Meta,
-    handler::HandlerError,
-};
+use crate::{envelope::Envelope, event::Meta, handler::HandlerError};
 
 /// An event as a handler sees it.
 #[derive(Clone, Debug)]
@@ -41,12 +37,6 @@ impl Delivery {
             body,
             traceparent: envelope.traceparent,
         }
-    }
-
-    pub(crate) fn parse(headers: &Headers, body: Vec<u8>) -> Result<Self, HandlerError> {
-        let envelope = Envelope::parse(headers)
-            .map_err(|error| HandlerError::schema("ENVELOPE_MALFORMED", error.to_string()))?;
-        Ok(Self::new(&envelope, body))
     }
 
     /// Whether the body is an `M`.

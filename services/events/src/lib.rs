@@ -12,12 +12,23 @@ mod error;
 mod event;
 mod outbox;
 
+mod bus;
+mod gate;
+mod lease;
+mod relay;
+mod streams;
+
+mod consumer;
+mod dead_letter;
 mod delivery;
 mod handler;
 
+pub use bus::Bus;
+pub use consumer::Consumer;
 pub use delivery::Delivery;
 pub use error::Error;
 pub use event::{Event, Meta};
 pub use handler::{Handler, HandlerError};
 pub use outbox::{Outbox, append};
+pub use relay::Relay;
 pub use settings::{Consuming, Relaying, Settings, Violation};

@@ -1,0 +1,157 @@
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Client, ConnectOptions, connection::State, jetstream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, Outbox, Settings, gate, streams};
+
+/// The longest wait between two attempts to reach the broker.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+
+/// A service's connection to the broker. Cheap to clone. It reconnects for ever.
+#[derive(Clone)]
+pub struct Bus(Arc<Inner>);
+
+struct Inner {
+    service: String,
+    settings: Settings,
+    client: Client,
+    outbox: Outbox,
+    connected: watch::Receiver<bool>,
+    ready: watch::Sender<bool>,
+}
+
+impl Bus {
+    /// Starts to connect and returns without waiting: a service starts while the broker is down, and its readiness
+    /// says so. [`Bus::run`] must run for anything to be published or consumed.
+    ///
+    /// # Errors
+    /// Only for credentials or addresses that cannot be read.
+    pub async fn connect(settings: &Settings, service: &str) -> Result<Self, Error> {
+        let (connection, connected) = watch::channel(false);
+        let connection = Arc::new(connection);
+        let mut options = ConnectOptions::new()
+            .name(service)
+            .retry_on_initial_connect()
+            .reconnect_delay_callback(reconnect_delay)
+            .request_timeout(Some(Duration::from_millis(settings.relay.ack_timeout_ms)))
+            .event_callback(move |event| {
+                follow(&connection, &event);
+                std::future::ready(())
+            });
+        if let Some(file) = &settings.credentials_file {
+            options = options.credentials_file(file).await.map_err(Error::broker)?;
+        }
+        if let Some(file) = &settings.ca_file {
+            options = options.add_root_certificates(file.clone());
+        }
+        let client = options
+            .connect(settings.servers.as_slice())
+            .await
+            .map_err(Error::broker)?;
+        Ok(Self(Arc::new(Inner {
+            service: service.to_owned(),
+            settings: settings.clone(),
+            client,
+            outbox: Outbox::default(),
+            connected,
+            ready: watch::Sender::new(false),
+        })))
+    }
+
+    /// Sets up the streams whenever the broker is reached (it may have come back empty) and keeps
+    /// [`Bus::status`] true while it stays. Runs until `shutdown`.
+    ///
+    /// # Errors
+    /// [`Error::RelaxedSync`] when the server may lose what it acknowledges and the settings do not allow it.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
+        let followed = async {
+            let mut connected = self.0.connected.clone();
+            loop {
+                until(&mut connected, true).await?;
+                if let Err(error) = self.prepare().await {
+                    if matches!(error, Error::RelaxedSync { .. }) {
+                        return Err(error);
+                    }
+                    tracing::warn!(error = %error, "the broker is not usable yet");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+                self.0.ready.send_replace(true);
+                tracing::info!("the broker is ready");
+                until(&mut connected, false).await?;
+                self.0.ready.send_replace(false);
+                tracing::warn!("the broker is gone; events wait in the outbox");
+            }
+        };
+        tokio::select! {
+            ended = followed => ended,
+            () = shutdown.cancelled() => Ok(()),
+        }
+    }
+
+    /// Whether events can be published and consumed now; for readiness.
+    pub fn status(&self) -> watch::Receiver<bool> {
+        self.0.ready.subscribe()
+    }
+
+    /// Wakes the relay of this process after a commit.
+    pub fn outbox(&self) -> Outbox {
+        self.0.outbox.clone()
+    }
+
+    pub(crate) fn service(&self) -> &str {
+        &self.0.service
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    pub(crate) fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.0.client.clone())
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.0.ready.borrow() && self.0.client.connection_state() == State::Connected
+    }
+
+    /// Returns once the broker is ready.
+    pub(crate) async fn ready(&self) {
+        let mut status = self.status();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = status.wait_for(|ready| *ready).await;
+    }
+
+    async fn prepare(&self) -> Result<(), Error> {
+        gate::check(&self.0.settings).await?;
+        streams::apply(&self.jetstream(), &self.0.settings).await
+    }
+}
+
+async fn until(connected: &mut watch::Receiver<bool>, wanted: bool) -> Result<(), Error> {
+    let waited = connected.wait_for(|is| *is == wanted).await;
+    waited
+        .map(drop)
+        .map_err(|_| Error::Broker("the connection was closed".into()))
+}
+
+fn follow(connection: &watch::Sender<bool>, event: &async_nats::Event) {
+    match event {
+        async_nats::Event::Connected => drop(connection.send_replace(true)),
+        async_nats::Event::Disconnected | async_nats::Event::Closed => drop(connection.send_replace(false)),
+        other => tracing::info!(broker.event = %other, "the broker connection says"),
+    }
+}
+
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doubled = Duration::from_millis(50) * (1 << attempts.min(6));
+    doubled
+        .min(MAX_RECONNECT_DELAY)
+        .mul_f64(0.5 + 0.5 * rand::random::<f64>())
+}

@@ -1,0 +1,154 @@
+use std::{sync::Arc, time::Duration};
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{Bus, Error, Handler, handler::Erased, lease::Lease, settings::Consuming};
+
+mod attempt;
+mod ending;
+mod inbound;
+mod queue;
+mod replay;
+mod session;
+mod store;
+
+use session::End;
+
+/// A named subscription of a service. Its position, its failures and its dead letters belong to the name.
+pub struct Consumer {
+    name: String,
+    subjects: Vec<String>,
+    handler: Box<dyn Erased>,
+    handler_version: String,
+}
+
+/// What every attempt of one consumer needs.
+struct Worker {
+    bus: Bus,
+    pool: PgPool,
+    name: String,
+    handler: Box<dyn Erased>,
+    handler_version: String,
+    lease: String,
+}
+
+impl Consumer {
+    /// `name` is unique in the installation and made of letters, digits and dashes: `payment-ledger`. `subjects` are
+    /// `evt.<service>.<aggregate>.<event>`, wildcards allowed.
+    pub fn new(name: &str, subjects: &[&str], handler: impl Handler) -> Self {
+        Self {
+            name: name.to_owned(),
+            subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
+            handler: Box::new(handler),
+            handler_version: String::new(),
+        }
+    }
+
+    /// The build that handles, for dead letters: a version or a commit.
+    #[must_use]
+    pub fn handler_version(mut self, version: &str) -> Self {
+        version.clone_into(&mut self.handler_version);
+        self
+    }
+
+    /// Consumes until `shutdown`, whatever fails; then finishes the attempts that run, and returns.
+    ///
+    /// One process at a time consumes under a name, by lease, so that order within an aggregate holds across
+    /// processes; others stand by.
+    ///
+    /// # Errors
+    /// None at present; the signature is that of every supervised task.
+    pub async fn run(self, bus: &Bus, pool: &PgPool, shutdown: CancellationToken) -> Result<(), Error> {
+        let worker = Arc::new(Worker {
+            bus: bus.clone(),
+            pool: pool.clone(),
+            lease: format!("consumer:{}", self.name),
+            name: self.name,
+            handler: self.handler,
+            handler_version: self.handler_version,
+        });
+        let owner = Uuid::new_v4();
+        while !shutdown.is_cancelled() {
+            let pause = match worker.turn(&self.subjects, owner, &shutdown).await {
+                Ok(End::Stopped) => Duration::ZERO,
+                Ok(End::Standby) => worker.lease_time() / 3,
+                Ok(End::Interrupted(reason)) => {
+                    tracing::info!(consumer = worker.name, reason, "consuming starts over");
+                    Duration::from_millis(100)
+                }
+                Err(error) => {
+                    tracing::warn!(consumer = worker.name, error = %error, "consuming was interrupted");
+                    Duration::from_secs(1)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// Consumes for as long as the lease, the broker and the operator allow.
+    async fn turn(
+        self: &Arc<Self>,
+        subjects: &[String],
+        owner: Uuid,
+        shutdown: &CancellationToken,
+    ) -> Result<End, Error> {
+        tokio::select! {
+            () = self.bus.ready() => {}
+            () = shutdown.cancelled() => return Ok(End::Stopped),
+        }
+        if store::register(&self.pool, &self.name).await? {
+            return Ok(End::Standby);
+        }
+        let Some(lease) = Lease::acquire(&self.pool, &self.lease, owner, self.lease_time()).await? else {
+            return Ok(End::Standby);
+        };
+        let stop = shutdown.child_token();
+        let kept = lease.clone();
+        let consume = async {
+            let end = session::run(self, subjects, lease, &stop).await;
+            stop.cancel();
+            end
+        };
+        let (end, kept_because) = tokio::join!(consume, self.keep(&kept, &stop));
+        if let Err(error) = kept.release(&self.pool).await {
+            tracing::debug!(consumer = self.name, error = %error, "the lease runs out by itself");
+        }
+        Ok(kept_because.unwrap_or(end?))
+    }
+
+    /// Renews the lease until `stop`; cancels `stop` when the lease is lost or an operator pauses the consumer.
+    async fn keep(&self, lease: &Lease, stop: &CancellationToken) -> Option<End> {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.lease_time() / 3) => {}
+                () = stop.cancelled() => return None,
+            }
+            let renewed = lease.renew(&self.pool, self.lease_time()).await;
+            let paused = store::register(&self.pool, &self.name).await;
+            let end = match (renewed, paused) {
+                (Ok(false), _) => End::Interrupted("another process took the lease"),
+                (_, Ok(true)) => End::Interrupted("an operator paused the consumer"),
+                // The database is away: attempts fail by themselves, and the lease may still be ours when it is back.
+                _ => continue,
+            };
+            stop.cancel();
+            return Some(end);
+        }
+    }
+
+    fn settings(&self) -> &Consuming {
+        &self.bus.settings().consumer
+    }
+
+    fn lease_time(&self) -> Duration {
+        Duration::from_millis(self.settings().lease_ms)
+    }
+}

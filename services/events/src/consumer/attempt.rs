@@ -1,0 +1,233 @@
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt as _;
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use super::{Worker, inbound::Inbound, store};
+use crate::{Delivery, HandlerError, dead_letter::Class};
+
+/// What the broker is to be told.
+pub(super) enum Outcome {
+    /// Took effect, now or before, or waits safely in the database.
+    Done,
+    /// Became a dead letter.
+    Dead(String),
+    /// Failed; deliver again after this time.
+    Again(Duration),
+    /// Another process may own the consumer: say nothing.
+    Fenced,
+}
+
+/// Why a handler runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Delivery,
+    /// It is the event's turn although it, or one before it, is dead.
+    Replay,
+}
+
+/// What became of a handler's run.
+pub(super) enum Effect {
+    Committed,
+    /// It had taken effect before, or is a dead letter already.
+    Duplicate,
+    /// An earlier event of the aggregate is dead.
+    Behind,
+    Fenced,
+    Failed(HandlerError),
+}
+
+/// Whether a suspect may be handled.
+pub(super) enum Start {
+    Go,
+    NotBefore(Duration),
+    /// Its starts without an end have reached the limit.
+    Poison(u32),
+}
+
+impl Worker {
+    /// Handles a message to an outcome. While the database is away it keeps trying, without counting, until `stop`.
+    pub(super) async fn attempt(&self, message: &Inbound, epoch: i64, stop: &CancellationToken) -> Outcome {
+        let span = tracing::info_span!(
+            "process",
+            otel.name = format!("process {}", self.name),
+            otel.kind = "consumer",
+            messaging.system = "nats",
+            messaging.operation.type = "process",
+            messaging.destination.name = message.subject,
+            messaging.consumer.group.name = self.name,
+            messaging.message.id = message.message_id,
+            event.type = message.envelope.type_name,
+        );
+        if let Some(parent) = remote_parent(&message.envelope.traceparent) {
+            let context = opentelemetry::Context::new().with_remote_span_context(parent);
+            // Fails only where no OpenTelemetry layer listens.
+            let _ = span.set_parent(context);
+        }
+        self.insist(message, epoch, stop).instrument(span).await
+    }
+
+    async fn insist(&self, message: &Inbound, epoch: i64, stop: &CancellationToken) -> Outcome {
+        let mut outages = 0;
+        // A repetition after an outage is the same start, not another one.
+        let mut suspect = message.suspect;
+        loop {
+            let tried = match message.dead_letter() {
+                Some(dead_letter) => self.replay(dead_letter, message, epoch, suspect).await,
+                None => self.event(message, epoch, suspect).await,
+            };
+            let error = match tried {
+                Ok(outcome) => return outcome,
+                Err(error) => error,
+            };
+            outages += 1;
+            suspect = false;
+            tracing::warn!(consumer = self.name, error = %error, outages, "the database is away; the event waits");
+            tokio::select! {
+                () = tokio::time::sleep(self.settings().backoff(outages).min(Duration::from_secs(5))) => {}
+                () = stop.cancelled() => return Outcome::Fenced,
+            }
+        }
+    }
+
+    async fn event(&self, message: &Inbound, epoch: i64, suspect: bool) -> Result<Outcome, sqlx::Error> {
+        if suspect {
+            match self.start(message).await? {
+                Start::Go => {}
+                Start::NotBefore(delay) => return Ok(Outcome::Again(delay)),
+                Start::Poison(starts) => {
+                    let error = poison(starts);
+                    return self.bury(message, epoch, Class::Crash, &error, None).await;
+                }
+            }
+        }
+        let effect = self
+            .effect(message, epoch, Purpose::Delivery, async |_| Ok(()))
+            .await?;
+        match effect {
+            Effect::Committed | Effect::Duplicate => Ok(Outcome::Done),
+            Effect::Fenced => Ok(Outcome::Fenced),
+            Effect::Behind => self.park(message, epoch).await,
+            Effect::Failed(error) => match self.failed(message, &error).await? {
+                Some(delay) => Ok(Outcome::Again(delay)),
+                None => self.bury(message, epoch, Class::of(&error), &error, None).await,
+            },
+        }
+    }
+
+    /// Records the start of an attempt that the process may not survive.
+    pub(super) async fn start(&self, message: &Inbound) -> Result<Start, sqlx::Error> {
+        let start = store::start(&self.pool, &self.name, message.envelope.event_id).await?;
+        if start.wait > Duration::ZERO {
+            return Ok(Start::NotBefore(start.wait));
+        }
+        if start.unfinished > self.settings().crash_tries {
+            return Ok(Start::Poison(start.unfinished - 1));
+        }
+        Ok(Start::Go)
+    }
+
+    /// Inbox mark, handler and `also` in one transaction.
+    pub(super) async fn effect(
+        &self,
+        message: &Inbound,
+        epoch: i64,
+        purpose: Purpose,
+        also: impl AsyncFnOnce(&mut PgConnection) -> Result<(), sqlx::Error>,
+    ) -> Result<Effect, sqlx::Error> {
+        let envelope = &message.envelope;
+        let mut tx = store::begin(&self.pool, &envelope.facility).await?;
+        let mark = store::mark(&mut tx, self, message, epoch).await?;
+        let replayed = purpose == Purpose::Replay;
+        let refused = match mark {
+            mark if !mark.held => Some(Effect::Fenced),
+            mark if !mark.marked => Some(Effect::Duplicate),
+            mark if mark.dead && !replayed => Some(Effect::Duplicate),
+            mark if mark.parked && !replayed => Some(Effect::Behind),
+            _ => None,
+        };
+        let effect = match refused {
+            Some(refused) => refused,
+            None => match self.handle(&mut tx, message).await {
+                Ok(()) => {
+                    store::forget_failures(&mut tx, &self.name, envelope.event_id).await?;
+                    also(&mut tx).await?;
+                    tx.commit().await?;
+                    return Ok(Effect::Committed);
+                }
+                Err(error) => Effect::Failed(error),
+            },
+        };
+        tx.rollback().await?;
+        Ok(effect)
+    }
+
+    /// The handler, bounded in time; its panic is a failure like others.
+    async fn handle(&self, tx: &mut PgConnection, message: &Inbound) -> Result<(), HandlerError> {
+        if let Some(malformed) = &message.malformed {
+            return Err(HandlerError::schema("ENVELOPE_MALFORMED", malformed.as_str()));
+        }
+        let delivery = Delivery::new(&message.envelope, message.body.clone());
+        let limit = Duration::from_millis(self.settings().handler_timeout_ms);
+        let handled = AssertUnwindSafe(self.handler.handle(tx, &delivery)).catch_unwind();
+        match tokio::time::timeout(limit, handled).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => {
+                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let text = text
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_default();
+                Err(HandlerError::transient("HANDLER_PANICKED", text))
+            }
+            Err(_) => Err(HandlerError::transient(
+                "HANDLER_TIMED_OUT",
+                format!("no end after {limit:?}"),
+            )),
+        }
+    }
+
+    /// Counts a failure. `None`: the event is dead.
+    pub(super) async fn failed(
+        &self,
+        message: &Inbound,
+        error: &HandlerError,
+    ) -> Result<Option<Duration>, sqlx::Error> {
+        let event = message.envelope.event_id;
+        let before = store::failures(&self.pool, &self.name, event).await?;
+        let delay = self.settings().backoff(before + 1);
+        let failures = store::record_failure(&self.pool, &self.name, event, error, delay).await?;
+        tracing::warn!(
+            consumer = self.name,
+            event.id = %event,
+            error.code = error.code(),
+            error = error.message(),
+            failures,
+            "an attempt failed"
+        );
+        let again = matches!(error, HandlerError::Transient(..)) && failures < self.settings().attempts;
+        Ok(again.then_some(delay))
+    }
+}
+
+pub(super) fn poison(starts: u32) -> HandlerError {
+    let text = format!("the process died in {starts} recorded attempts at this event");
+    HandlerError::permanent("PROCESS_DIED", text)
+}
+
+fn remote_parent(traceparent: &str) -> Option<SpanContext> {
+    let mut parts = traceparent.split('-').skip(1);
+    let trace = TraceId::from_hex(parts.next()?).ok()?;
+    let span = SpanId::from_hex(parts.next()?).ok()?;
+    let flags = u8::from_str_radix(parts.next()?, 16).ok()?;
+    Some(SpanContext::new(
+        trace,
+        span,
+        TraceFlags::new(flags),
+        true,
+        TraceState::default(),
+    ))
+}

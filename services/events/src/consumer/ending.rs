@@ -1,0 +1,255 @@
+//! How an event ends that cannot take effect now: dead, or parked behind a dead one.
+
+use serde_json::json;
+use sqlx::PgConnection;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use super::{Worker, attempt::Outcome, inbound::Inbound, store};
+use crate::{
+    HandlerError,
+    dead_letter::{Class, fingerprint},
+    envelope::{DEAD_LETTER, Headers},
+    lease::fence,
+    outbox::{Notice, notify},
+};
+
+/// An event that was parked and is now dead itself.
+pub(super) struct Behind {
+    pub(super) dead_letter: Uuid,
+    pub(super) parked: i64,
+}
+
+/// A dead letter as it is told to the stream.
+struct Obituary {
+    id: Uuid,
+    attempts: i32,
+    first_failure: OffsetDateTime,
+    last_failure: OffsetDateTime,
+    replay_count: i32,
+    parked_behind: Option<Uuid>,
+}
+
+impl Worker {
+    pub(super) async fn park(&self, message: &Inbound, epoch: i64) -> Result<Outcome, sqlx::Error> {
+        let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
+        if !fence(&mut tx, &self.lease, epoch).await? {
+            return Ok(Outcome::Fenced);
+        }
+        store::park(&mut tx, &self.name, message).await?;
+        tx.commit().await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Writes the dead letter, the held key and the message for DEAD_LETTERS in one transaction.
+    pub(super) async fn bury(
+        &self,
+        message: &Inbound,
+        epoch: i64,
+        class: Class,
+        error: &HandlerError,
+        behind: Option<Behind>,
+    ) -> Result<Outcome, sqlx::Error> {
+        let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
+        if !fence(&mut tx, &self.lease, epoch).await? {
+            return Ok(Outcome::Fenced);
+        }
+        if let Some(behind) = &behind {
+            store::remove_parked(&mut tx, behind.parked).await?;
+        }
+        let parked_behind = behind.map(|behind| behind.dead_letter);
+        let obituary = self.write(&mut tx, message, class, error, parked_behind).await?;
+        sqlx::query!(
+            "insert into events.parked_key (consumer, aggregate_id, facility, dead_letter_id)
+             values ($1, $2, $3, $4)
+             on conflict (consumer, aggregate_id) do update set dead_letter_id = excluded.dead_letter_id",
+            self.name,
+            message.key(),
+            message.envelope.facility,
+            obituary.id,
+        )
+        .execute(&mut *tx)
+        .await?;
+        self.announce(&mut tx, message, class, error, &obituary).await?;
+        store::forget_failures(&mut tx, &self.name, message.envelope.event_id).await?;
+        tx.commit().await?;
+        tracing::error!(
+            consumer = self.name,
+            dead_letter.id = %obituary.id,
+            event.id = %message.envelope.event_id,
+            error.class = class.as_str(),
+            error.code = error.code(),
+            error = error.message(),
+            "an event is dead"
+        );
+        Ok(Outcome::Dead(reason(class, error)))
+    }
+
+    /// Opens a dead letter again whose replay failed for good.
+    pub(super) async fn reopen(
+        &self,
+        dead_letter: Uuid,
+        message: &Inbound,
+        epoch: i64,
+        class: Class,
+        error: &HandlerError,
+    ) -> Result<Outcome, sqlx::Error> {
+        let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
+        if !fence(&mut tx, &self.lease, epoch).await? {
+            return Ok(Outcome::Fenced);
+        }
+        let row = sqlx::query!(
+            r#"update events.dead_letter
+               set state = 'open', error_class = $2, error_code = $3, error_message = $4, fingerprint = $5,
+                   handler_version = $6, last_failure_at = now(), attempts = attempts + greatest(1, coalesce((
+                       select failures from events.failure f
+                       where f.consumer = dead_letter.consumer and f.event_id = dead_letter.event_id), 1))
+               where id = $1 and state = 'replaying'
+               returning attempts, first_failure_at, last_failure_at, replay_count, parked_behind, stream,
+                   stream_sequence, subject, message_id"#,
+            dead_letter,
+            class.as_str(),
+            error.code(),
+            error.message(),
+            fingerprint(&self.name, &message.envelope.type_name, class, error),
+            self.handler_version,
+        );
+        let Some(row) = row.fetch_optional(&mut *tx).await? else {
+            return Ok(Outcome::Done);
+        };
+        let obituary = Obituary {
+            id: dead_letter,
+            attempts: row.attempts,
+            first_failure: row.first_failure_at,
+            last_failure: row.last_failure_at,
+            replay_count: row.replay_count,
+            parked_behind: row.parked_behind,
+        };
+        let original = Inbound {
+            stream: row.stream,
+            sequence: row.stream_sequence.unsigned_abs(),
+            subject: row.subject,
+            message_id: row.message_id,
+            ..message.clone()
+        };
+        self.announce(&mut tx, &original, class, error, &obituary).await?;
+        store::forget_failures(&mut tx, &self.name, message.envelope.event_id).await?;
+        tx.commit().await?;
+        tracing::error!(
+            consumer = self.name,
+            dead_letter.id = %dead_letter,
+            error.code = error.code(),
+            error = error.message(),
+            "the replay of a dead letter failed"
+        );
+        Ok(Outcome::Dead(reason(class, error)))
+    }
+
+    async fn write(
+        &self,
+        tx: &mut PgConnection,
+        message: &Inbound,
+        class: Class,
+        error: &HandlerError,
+        parked_behind: Option<Uuid>,
+    ) -> Result<Obituary, sqlx::Error> {
+        let envelope = &message.envelope;
+        let row = sqlx::query!(
+            r#"insert into events.dead_letter (id, facility, state, consumer, event_id, message_id, type, subject,
+                   stream, stream_sequence, aggregate, aggregate_id, version, saga_id, causation_id, trace_id,
+                   headers, body, error_class, error_code, error_message, fingerprint, handler_version,
+                   parked_behind, attempts, first_failure_at, last_failure_at)
+               select $1, $2, 'open', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                   $20, $21, $22, $23, coalesce(f.failures + greatest(f.unfinished - 1, 0), 0), coalesce(f.first_at, now()), coalesce(f.last_at, now())
+               from (select) one left join events.failure f on f.consumer = $3 and f.event_id = $4
+               returning id, attempts, first_failure_at, last_failure_at"#,
+            Uuid::now_v7(),
+            envelope.facility,
+            self.name,
+            envelope.event_id,
+            message.message_id,
+            envelope.type_name,
+            message.subject,
+            message.stream,
+            i64::try_from(message.sequence).unwrap_or(i64::MAX),
+            envelope.aggregate,
+            envelope.aggregate_id,
+            envelope.version,
+            envelope.saga_id,
+            envelope.causation_id,
+            envelope.trace_id(),
+            json!(message.headers),
+            message.body,
+            class.as_str(),
+            error.code(),
+            error.message(),
+            fingerprint(&self.name, &envelope.type_name, class, error),
+            self.handler_version,
+            parked_behind,
+        )
+        .fetch_one(tx)
+        .await?;
+        Ok(Obituary {
+            id: row.id,
+            attempts: row.attempts,
+            first_failure: row.first_failure_at,
+            last_failure: row.last_failure_at,
+            replay_count: 0,
+            parked_behind,
+        })
+    }
+
+    /// The copy for the stream DEAD_LETTERS: the body untouched, the story in the headers.
+    async fn announce(
+        &self,
+        tx: &mut PgConnection,
+        message: &Inbound,
+        class: Class,
+        error: &HandlerError,
+        obituary: &Obituary,
+    ) -> Result<(), sqlx::Error> {
+        let time = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
+        let fingerprint = fingerprint(&self.name, &message.envelope.type_name, class, error);
+        let mut headers: Headers = message.headers.clone();
+        headers.extend([
+            (DEAD_LETTER.into(), obituary.id.to_string()),
+            ("weft-stream".into(), message.stream.clone()),
+            ("weft-subject".into(), message.subject.clone()),
+            ("weft-sequence".into(), message.sequence.to_string()),
+            ("weft-message-id".into(), message.message_id.clone()),
+            ("weft-consumer".into(), self.name.clone()),
+            ("weft-attempts".into(), obituary.attempts.to_string()),
+            ("weft-first-failure".into(), time(obituary.first_failure)),
+            ("weft-last-failure".into(), time(obituary.last_failure)),
+            ("weft-error-class".into(), class.as_str().into()),
+            ("weft-error-code".into(), error.code().into()),
+            (
+                "weft-error-message".into(),
+                error.message().chars().take(1_000).collect(),
+            ),
+            ("weft-fingerprint".into(), fingerprint),
+            ("weft-handler-version".into(), self.handler_version.clone()),
+            ("weft-replay-count".into(), obituary.replay_count.to_string()),
+        ]);
+        if let Some(behind) = obituary.parked_behind {
+            headers.insert("weft-parked-behind".into(), behind.to_string());
+        }
+        let notice = Notice {
+            message_id: format!("dead:{}:{}", obituary.id, obituary.replay_count),
+            subject: format!("dlq.{}.{}.{}", self.bus.service(), self.name, class.as_str()),
+            aggregate_id: message.key(),
+            headers: &headers,
+            body: &message.body,
+        };
+        notify(tx, &notice).await
+    }
+}
+
+/// The reason in the protocol line `+TERM reason`: one line, and short.
+fn reason(class: Class, error: &HandlerError) -> String {
+    let text = format!("{}: {}", class.as_str(), error.code());
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(200)
+        .collect()
+}

@@ -1,0 +1,75 @@
+use async_nats::{Subject, jetstream};
+use uuid::Uuid;
+
+use super::queue::Sequenced;
+use crate::envelope::{DEAD_LETTER, Envelope, Headers, stored};
+
+/// A message as it came from the broker, or as it was parked.
+#[derive(Clone, Debug)]
+pub(super) struct Inbound {
+    pub(super) stream: String,
+    pub(super) sequence: u64,
+    pub(super) consumer_sequence: u64,
+    pub(super) delivered: i64,
+    pub(super) subject: String,
+    pub(super) message_id: String,
+    pub(super) headers: Headers,
+    pub(super) body: Vec<u8>,
+    pub(super) envelope: Envelope,
+    /// Why the envelope cannot be read. Such a message becomes a dead letter without being handled.
+    pub(super) malformed: Option<String>,
+    /// Where acknowledgements go.
+    pub(super) reply: Subject,
+    /// The process may have died while it handled this.
+    pub(super) suspect: bool,
+}
+
+impl Inbound {
+    /// `None` when the message is not a JetStream delivery.
+    pub(super) fn read(message: &jetstream::Message) -> Option<Self> {
+        let info = message.info().ok()?;
+        let (stream, sequence) = (info.stream.to_owned(), info.stream_sequence);
+        let headers = stored(message.headers.as_ref());
+        let message_id = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Msg-Id"));
+        let message_id = message_id.map(|id| id.as_str().to_owned()).unwrap_or_default();
+        let (envelope, malformed) = match Envelope::parse(&headers) {
+            Ok(envelope) => (envelope, None),
+            Err(error) => (
+                Envelope::unreadable(&headers, &stream, sequence),
+                Some(error.to_string()),
+            ),
+        };
+        Some(Self {
+            stream,
+            sequence,
+            consumer_sequence: info.consumer_sequence,
+            delivered: info.delivered,
+            subject: message.subject.to_string(),
+            message_id,
+            body: message.payload.to_vec(),
+            envelope,
+            malformed,
+            reply: message.reply.clone()?,
+            suspect: info.delivered > 1,
+            headers,
+        })
+    }
+
+    pub(super) fn key(&self) -> Uuid {
+        self.envelope.aggregate_id
+    }
+
+    /// The dead letter that this message replays or continues after. `None` for a plain event.
+    pub(super) fn dead_letter(&self) -> Option<Uuid> {
+        self.headers.get(DEAD_LETTER)?.parse().ok()
+    }
+}
+
+impl Sequenced for Inbound {
+    fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}

@@ -1,0 +1,238 @@
+//! A consumer's SQL.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use uuid::Uuid;
+
+use super::{Worker, inbound::Inbound};
+use crate::{
+    HandlerError,
+    envelope::{Envelope, Headers},
+};
+
+/// What the transaction of an effect finds when it begins.
+pub(super) struct Mark {
+    /// The consumer is still this process's, and stays so until the end of the transaction.
+    pub(super) held: bool,
+    /// The inbox did not know the event, and now does.
+    pub(super) marked: bool,
+    pub(super) dead: bool,
+    pub(super) parked: bool,
+}
+
+pub(super) struct Started {
+    pub(super) unfinished: u32,
+    pub(super) wait: Duration,
+}
+
+/// Makes the consumer known and tells whether an operator paused it.
+pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx::Error> {
+    let known = sqlx::query_scalar!("select paused from events.consumer where name = $1", consumer);
+    if let Some(paused) = known.fetch_optional(pool).await? {
+        return Ok(paused);
+    }
+    sqlx::query!(
+        "insert into events.consumer (name) values ($1) on conflict do nothing",
+        consumer
+    )
+    .execute(pool)
+    .await?;
+    Ok(false)
+}
+
+/// A transaction that sees the facility's rows, begun in one round trip.
+pub(crate) async fn begin(
+    pool: &PgPool,
+    facility: &str,
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let quoted = facility.replace('\'', "''").replace('\0', "");
+    let statement = format!("begin; select set_config('weft.facility', '{quoted}', true)");
+    pool.begin_with(AssertSqlSafe(statement)).await
+}
+
+pub(super) async fn mark(
+    tx: &mut PgConnection,
+    worker: &Worker,
+    message: &Inbound,
+    epoch: i64,
+) -> Result<Mark, sqlx::Error> {
+    sqlx::query_as!(
+        Mark,
+        r#"with fence as (
+               select 1 from events.lease where name = $1 and epoch = $2 for key share
+           ), mark as (
+               insert into events.inbox (consumer, event_id) select $3, $4 from fence
+               on conflict do nothing returning 1
+           )
+           select exists (select from fence) as "held!",
+                  exists (select from mark) as "marked!",
+                  exists (select from events.dead_letter where consumer = $3 and event_id = $4) as "dead!",
+                  exists (select from events.parked_key where consumer = $3 and aggregate_id = $5) as "parked!""#,
+        worker.lease,
+        epoch,
+        worker.name,
+        message.envelope.event_id,
+        message.key(),
+    )
+    .fetch_one(tx)
+    .await
+}
+
+/// Counts a start, unless the event is not due yet.
+pub(super) async fn start(pool: &PgPool, consumer: &str, event: Uuid) -> Result<Started, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"insert into events.failure (consumer, event_id, unfinished) values ($1, $2, 1)
+           on conflict (consumer, event_id) do update
+           set unfinished = failure.unfinished + (failure.next_at <= now())::int
+           returning unfinished, greatest(extract(epoch from next_at - now()), 0)::float8 as "wait!""#,
+        consumer,
+        event,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Started {
+        unfinished: row.unfinished.unsigned_abs(),
+        wait: Duration::from_secs_f64(row.wait),
+    })
+}
+
+pub(super) async fn failures(pool: &PgPool, consumer: &str, event: Uuid) -> Result<u32, sqlx::Error> {
+    let known = sqlx::query_scalar!(
+        "select failures from events.failure where consumer = $1 and event_id = $2",
+        consumer,
+        event,
+    );
+    Ok(known
+        .fetch_optional(pool)
+        .await?
+        .unwrap_or_default()
+        .unsigned_abs())
+}
+
+pub(super) async fn record_failure(
+    pool: &PgPool,
+    consumer: &str,
+    event: Uuid,
+    error: &HandlerError,
+    delay: Duration,
+) -> Result<u32, sqlx::Error> {
+    let failures = sqlx::query_scalar!(
+        "insert into events.failure (consumer, event_id, failures, code, message, next_at)
+         values ($1, $2, 1, $3, $4, now() + make_interval(secs => $5))
+         on conflict (consumer, event_id) do update
+         set failures = failure.failures + 1, unfinished = 0, last_at = now(), code = excluded.code,
+             message = excluded.message, next_at = excluded.next_at
+         returning failures",
+        consumer,
+        event,
+        error.code(),
+        error.message(),
+        delay.as_secs_f64(),
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(failures.unsigned_abs())
+}
+
+pub(super) async fn forget_failures(
+    tx: &mut PgConnection,
+    consumer: &str,
+    event: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from events.failure where consumer = $1 and event_id = $2",
+        consumer,
+        event
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn park(
+    tx: &mut PgConnection,
+    consumer: &str,
+    message: &Inbound,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into events.parked (consumer, aggregate_id, facility, event_id, message_id, subject, stream,
+             stream_sequence, headers, body)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         on conflict (consumer, event_id) do nothing",
+        consumer,
+        message.key(),
+        message.envelope.facility,
+        message.envelope.event_id,
+        message.message_id,
+        message.subject,
+        message.stream,
+        i64::try_from(message.sequence).unwrap_or(i64::MAX),
+        serde_json::json!(message.headers),
+        message.body,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The event at the head of those that wait for an aggregate, as if it had just been delivered on `carrier`.
+pub(super) async fn first_parked(
+    tx: &mut PgConnection,
+    consumer: &str,
+    carrier: &Inbound,
+) -> Result<Option<(i64, Inbound)>, sqlx::Error> {
+    let row = sqlx::query!(
+        "select id, event_id, message_id, subject, stream, stream_sequence, headers, body
+         from events.parked where consumer = $1 and aggregate_id = $2 order by id limit 1",
+        consumer,
+        carrier.key(),
+    );
+    let Some(row) = row.fetch_optional(tx).await? else {
+        return Ok(None);
+    };
+    let headers: Headers =
+        serde_json::from_value(row.headers).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let sequence = row.stream_sequence.unsigned_abs();
+    let (envelope, malformed) = match Envelope::parse(&headers) {
+        Ok(envelope) => (envelope, None),
+        Err(error) => (
+            Envelope::unreadable(&headers, &row.stream, sequence),
+            Some(error.to_string()),
+        ),
+    };
+    let inbound = Inbound {
+        stream: row.stream,
+        sequence,
+        subject: row.subject,
+        message_id: row.message_id,
+        headers,
+        body: row.body,
+        envelope,
+        malformed,
+        ..carrier.clone()
+    };
+    Ok(Some((row.id, inbound)))
+}
+
+pub(super) async fn remove_parked(tx: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query!("delete from events.parked where id = $1", id)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn unpark(
+    tx: &mut PgConnection,
+    consumer: &str,
+    aggregate: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from events.parked_key where consumer = $1 and aggregate_id = $2",
+        consumer,
+        aggregate
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}

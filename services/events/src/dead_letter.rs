@@ -1,0 +1,113 @@
+//! What is kept of an event that a consumer gave up on.
+
+use sha2::{Digest as _, Sha256};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::HandlerError;
+
+/// Why a consumer gave up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Permanent,
+    Schema,
+    Crash,
+    Exhausted,
+}
+
+impl Class {
+    /// The class of an error that is not tried again.
+    pub(crate) fn of(error: &HandlerError) -> Self {
+        match error {
+            HandlerError::Transient(..) => Self::Exhausted,
+            HandlerError::Permanent(..) => Self::Permanent,
+            HandlerError::Schema(..) => Self::Schema,
+        }
+    }
+
+    /// As it stands in the database and in the subject `dlq.<service>.<consumer>.<class>`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Permanent => "permanent",
+            Self::Schema => "schema",
+            Self::Crash => "crash",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
+/// Equal for failures of one kind: whatever varies from event to event is taken out of the message first.
+pub(crate) fn fingerprint(consumer: &str, type_name: &str, class: Class, error: &HandlerError) -> String {
+    let message = without_variables(error.message());
+    let parts = [consumer, type_name, class.as_str(), error.code(), &message].join("\u{1f}");
+    hex::encode(&Sha256::digest(parts)[..8])
+}
+
+/// Every word with a digit in it becomes `#`: ids, amounts, times and positions all have one.
+fn without_variables(message: &str) -> String {
+    let words = message.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '.');
+    words
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            if word.contains(|c: char| c.is_ascii_digit()) {
+                "#"
+            } else {
+                word
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Sends a consumer to a dead letter again, or on to what waits behind it. Only it receives the subject.
+pub(crate) async fn call(
+    tx: &mut PgConnection,
+    service: &str,
+    dead_letter: Uuid,
+    message_id: String,
+) -> Result<(), sqlx::Error> {
+    let (lane, retry) = sqlx::query!(
+        "select aggregate_id, consumer from events.dead_letter where id = $1",
+        dead_letter,
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .map(|row| {
+        (
+            crate::outbox::lane(row.aggregate_id),
+            format!("retry.{service}.{}", row.consumer),
+        )
+    })?;
+    sqlx::query!(
+        "insert into events.outbox (lane, message_id, subject, aggregate_id, headers, body)
+         select $2, $3, $4, aggregate_id, headers || jsonb_build_object('weft-dead-letter', id::text), body
+         from events.dead_letter where id = $1",
+        dead_letter,
+        lane,
+        message_id,
+        retry,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_differ_by_ids_and_amounts_share_a_fingerprint() {
+        let of = |text: &str| fingerprint("c", "t", Class::Permanent, &HandlerError::permanent("CODE", text));
+        let id = Uuid::now_v7();
+        assert_eq!(
+            of("claim 17 paid 12.50 too much"),
+            of("claim 9 paid 340.00 too much")
+        );
+        assert_eq!(
+            of(&format!("no order {id}")),
+            of("no order 00000000-0000-0000-0000-000000000000")
+        );
+        assert_ne!(of("no order"), of("no payment"));
+    }
+}

@@ -1,0 +1,64 @@
+//! The start-up gate: a broker that acknowledges before it syncs loses acknowledged events when its machine fails.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{Error, Settings};
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+const MAX_ANSWER: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+struct JetStream {
+    config: Option<Config>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    sync_always: bool,
+}
+
+/// Asks the server's monitoring page how it syncs.
+///
+/// # Errors
+/// [`Error::RelaxedSync`] when it is relaxed, [`Error::Broker`] when it cannot be asked; neither where the settings
+/// allow a relaxed server by name.
+pub(crate) async fn check(settings: &Settings) -> Result<(), Error> {
+    if settings.allow_relaxed_sync {
+        return Ok(());
+    }
+    let Some(url) = &settings.monitor_url else {
+        return Err(Error::Broker(
+            "monitor_url is not set, so sync_interval cannot be checked".into(),
+        ));
+    };
+    let body = tokio::time::timeout(TIMEOUT, get(url)).await;
+    let body = body.map_err(|_| Error::Broker(format!("{url}/jsz does not answer")))?;
+    let body = body.map_err(|error| Error::Broker(format!("{url}/jsz cannot be read: {error}")))?;
+    let state: JetStream = serde_json::from_slice(&body).map_err(Error::broker)?;
+    match state.config {
+        Some(config) if config.sync_always => Ok(()),
+        Some(_) => Err(Error::RelaxedSync { url: url.clone() }),
+        None => Err(Error::Broker(format!("{url}/jsz says that JetStream is off"))),
+    }
+}
+
+/// HTTP 1.0, so that the answer is not chunked and ends with the connection.
+async fn get(url: &str) -> std::io::Result<Vec<u8>> {
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(host).await?;
+    stream
+        .write_all(format!("GET /jsz?config=true HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())
+        .await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let start = end.ok_or_else(|| std::io::Error::other("no HTTP answer"))? + 4;
+    Ok(answer.split_off(start))
+}

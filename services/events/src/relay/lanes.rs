@@ -1,0 +1,164 @@
+//! Which lanes of the outbox this relay owns.
+
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::Pending;
+use crate::outbox::LANES;
+
+/// The lanes of one relay. Its owner id is new with every start, so it serves as the fence: rows are read only
+/// together with a lease in that name, and nothing is published after the lease's time by the monotonic clock.
+pub(super) struct Lanes {
+    owner: String,
+    ttl: Duration,
+    held: Vec<i16>,
+    until: Option<Instant>,
+}
+
+impl Lanes {
+    pub(super) fn new(owner: Uuid, ttl: Duration) -> Self {
+        Self {
+            owner: owner.to_string(),
+            ttl,
+            held: Vec::new(),
+            until: None,
+        }
+    }
+
+    /// Renews and balances the lanes when a third of the lease has passed; otherwise does nothing.
+    pub(super) async fn keep(&mut self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let due = self
+            .until
+            .is_none_or(|until| Instant::now() + self.ttl.mul_f64(2.0 / 3.0) > until);
+        if !due {
+            return Ok(());
+        }
+        if self.until.is_none() {
+            self.lay_out(pool).await?;
+        }
+        let asked = Instant::now();
+        let share = self.share(pool).await?;
+        self.held = self.renew(pool).await?;
+        if self.held.len() > share {
+            let surplus = self.held.split_off(share);
+            self.give_back(pool, &surplus).await?;
+        } else if self.held.len() < share {
+            let missing = share - self.held.len();
+            self.held.extend(self.take(pool, missing).await?);
+        }
+        self.until = Some(asked + self.ttl);
+        Ok(())
+    }
+
+    pub(super) fn are_current(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The oldest rows of the lanes that are still this relay's.
+    pub(super) async fn read(&self, pool: &PgPool, at_most: i64) -> Result<Vec<Pending>, sqlx::Error> {
+        if self.held.is_empty() {
+            return Ok(Vec::new());
+        }
+        sqlx::query_as!(
+            Pending,
+            "select id, lane, message_id, subject, headers, body
+             from events.outbox
+             where lane = any($1)
+               and lane in (select substr(name, 6)::smallint from events.lease
+                            where name like 'lane:%' and owner = $2 and until > now())
+             order by id
+             limit $3",
+            &self.held,
+            self.owner,
+            at_most,
+        )
+        .fetch_all(pool)
+        .await
+    }
+
+    /// Lets other relays have the lanes at once.
+    pub(super) async fn release(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        sqlx::query!(
+            "update events.lease set until = '-infinity' where owner = $1",
+            self.owner
+        )
+        .execute(pool)
+        .await?;
+        Ok(())
+    }
+
+    async fn lay_out(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        sqlx::query!(
+            "insert into events.lease (name, owner, epoch, until)
+             select 'lane:' || lane, '', 0, '-infinity' from generate_series(0, $1::int - 1) lane
+             on conflict (name) do nothing",
+            i32::from(LANES),
+        )
+        .execute(pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Says that this relay lives, and returns how many lanes are its part.
+    async fn share(&self, pool: &PgPool) -> Result<usize, sqlx::Error> {
+        let others = sqlx::query_scalar!(
+            r#"with gone as (
+                   delete from events.lease where name like 'relay:%' and until < now() - interval '1 hour'
+               ), me as (
+                   insert into events.lease (name, owner, epoch, until)
+                   values ('relay:' || $1::text, $1, 0, now() + make_interval(secs => $2))
+                   on conflict (name) do update set until = excluded.until
+               )
+               select count(*) as "others!" from events.lease
+               where name like 'relay:%' and owner <> $1 and until > now()"#,
+            self.owner,
+            self.ttl.as_secs_f64(),
+        )
+        .fetch_one(pool)
+        .await?;
+        let relays = usize::try_from(others).unwrap_or_default() + 1;
+        Ok(usize::from(LANES.unsigned_abs()).div_ceil(relays))
+    }
+
+    async fn renew(&self, pool: &PgPool) -> Result<Vec<i16>, sqlx::Error> {
+        sqlx::query_scalar!(
+            r#"update events.lease set until = now() + make_interval(secs => $2)
+               where name like 'lane:%' and owner = $1 and until > '-infinity'
+               returning substr(name, 6)::smallint as "lane!""#,
+            self.owner,
+            self.ttl.as_secs_f64(),
+        )
+        .fetch_all(pool)
+        .await
+    }
+
+    async fn take(&self, pool: &PgPool, at_most: usize) -> Result<Vec<i16>, sqlx::Error> {
+        sqlx::query_scalar!(
+            r#"update events.lease
+               set owner = $1, epoch = epoch + 1, until = now() + make_interval(secs => $2)
+               where name in (
+                   select name from events.lease where name like 'lane:%' and until < now()
+                   limit $3 for update skip locked)
+               returning substr(name, 6)::smallint as "lane!""#,
+            self.owner,
+            self.ttl.as_secs_f64(),
+            i64::try_from(at_most).unwrap_or(i64::MAX),
+        )
+        .fetch_all(pool)
+        .await
+    }
+
+    async fn give_back(&self, pool: &PgPool, lanes: &[i16]) -> Result<(), sqlx::Error> {
+        sqlx::query!(
+            "update events.lease set until = '-infinity'
+             where owner = $1 and name = any(select 'lane:' || lane from unnest($2::smallint[]) lane)",
+            self.owner,
+            lanes,
+        )
+        .execute(pool)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! From rows to acknowledged messages: atomic batches (ADR-50), and one by one where a batch is refused.
+
+use std::collections::HashSet;
+
+use async_nats::{HeaderMap, HeaderValue};
+use serde::Deserialize;
+
+use super::Pending;
+use crate::{Bus, Error};
+
+/// A batch holds a message id that the broker already has: it was published before, and its deletion here was lost.
+const DUPLICATE_IN_BATCH: u64 = 10201;
+
+/// What the broker answers to a publish.
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// Publishes in order. Returns the ids of the rows that the broker has acknowledged, and the first failure.
+pub(super) async fn all(bus: &Bus, pending: &[Pending]) -> (Vec<i64>, Option<Error>) {
+    // A batch belongs to one stream. Nothing orders a dead letter's copy against events.
+    let (copies, events): (Vec<_>, Vec<_>) = pending.iter().partition(|row| row.subject.starts_with("dlq."));
+    let mut published = Vec::with_capacity(pending.len());
+    let mut failure = None;
+    for rows in [events, copies] {
+        match batch(bus, &rows).await {
+            Ok(None) => published.extend(rows.iter().map(|row| row.id)),
+            Ok(Some(refusal)) => {
+                if refusal.err_code != DUPLICATE_IN_BATCH {
+                    tracing::warn!(
+                        error = refusal.description,
+                        "the broker refused a batch; publishing singly"
+                    );
+                }
+                failure = singly(bus, &rows, &mut published).await.or(failure);
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    (published, failure)
+}
+
+/// All or nothing. An error leaves open whether the broker has stored the batch.
+async fn batch(bus: &Bus, rows: &[&Pending]) -> Result<Option<Refusal>, Error> {
+    let Some((last, before)) = rows.split_last() else {
+        return Ok(None);
+    };
+    if before.is_empty() {
+        return single(bus, last).await;
+    }
+    let batch_id = uuid::Uuid::new_v4().to_string();
+    for (index, row) in before.iter().enumerate() {
+        let mut headers = headers(bus, row);
+        headers.insert("Nats-Batch-Id", batch_id.as_str());
+        headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
+        let body = row.body.clone().into();
+        bus.client()
+            .publish_with_headers(row.subject.clone(), headers, body)
+            .await
+            .map_err(Error::broker)?;
+    }
+    let mut headers = headers(bus, last);
+    headers.insert("Nats-Batch-Id", batch_id.as_str());
+    headers.insert("Nats-Batch-Sequence", rows.len().to_string());
+    headers.insert("Nats-Batch-Commit", "1");
+    request(bus, last, headers).await
+}
+
+/// One after the other. A failed row holds back the rest of its lane, and no other lane.
+async fn singly(bus: &Bus, rows: &[&Pending], published: &mut Vec<i64>) -> Option<Error> {
+    let mut held = HashSet::new();
+    let mut failure = None;
+    for row in rows {
+        if held.contains(&row.lane) {
+            continue;
+        }
+        let error = match single(bus, row).await {
+            Ok(None) => {
+                published.push(row.id);
+                continue;
+            }
+            Ok(Some(refusal)) => {
+                Error::Broker(format!("{} was refused: {}", row.message_id, refusal.description))
+            }
+            // The broker is away: the other rows would only wait for the same time-out.
+            Err(error) => return Some(error),
+        };
+        held.insert(row.lane);
+        failure.get_or_insert(error);
+    }
+    failure
+}
+
+async fn single(bus: &Bus, row: &Pending) -> Result<Option<Refusal>, Error> {
+    request(bus, row, headers(bus, row)).await
+}
+
+async fn request(bus: &Bus, row: &Pending, headers: HeaderMap) -> Result<Option<Refusal>, Error> {
+    let body = row.body.clone().into();
+    let answer = bus
+        .client()
+        .request_with_headers(row.subject.clone(), headers, body)
+        .await;
+    let answer = answer.map_err(Error::broker)?;
+    let answer: Answer = serde_json::from_slice(&answer.payload).map_err(Error::broker)?;
+    Ok(answer.error)
+}
+
+fn headers(bus: &Bus, row: &Pending) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", row.message_id.as_str());
+    // What is published again keeps the source it came with.
+    headers.insert("ce-source", format!("/weft/{}", bus.service()));
+    let stored = row.headers.as_object().into_iter().flatten();
+    for (name, value) in stored {
+        headers.insert(name.as_str(), header_value(value.as_str().unwrap_or_default()));
+    }
+    headers
+}
+
+/// A header is one line; an error message may not be.
+fn header_value(text: &str) -> HeaderValue {
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    line.parse().unwrap_or_else(|_| HeaderValue::new())
+}
