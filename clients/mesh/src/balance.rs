@@ -1,68 +1,79 @@
-//! Picks an endpoint for each attempt: the cheaper of two picked at random, among those not tried yet.
-//!
-//! Two random choices spread load nearly as well as knowing all of it, and clients that act on the same stale
-//! picture do not all run to the same endpoint (Mitzenmacher, "The power of two choices").
+//! Sends each attempt to an endpoint, and waits while none has room.
+
+mod choice;
 
 use std::{
+    pin::pin,
     sync::Arc,
     task::{Context as Task, Poll},
 };
 
 use futures_util::future::BoxFuture;
 use http::Response;
-use rand::Rng;
 use tokio::sync::{Notify, watch};
 use tonic::{Status, body::Body};
 use tower::Service;
 
 use crate::{
-    call::{Attempt, AttemptOutcome, Tried},
-    endpoint::Endpoint,
+    call::{Attempt, AttemptOutcome},
+    endpoint::{Endpoint, room::Room, vitals::Flight},
     failure::Failure,
     supervisor::Published,
     telemetry::span,
 };
+use choice::{Choice, Criteria, choose};
 
 /// Sends each attempt to one of the published endpoints.
 #[derive(Clone, Debug)]
 pub(crate) struct Balance {
-    published: watch::Receiver<Arc<Published>>,
-    demand: Arc<Notify>,
-    service: Arc<str>,
-    wait_for_ready: bool,
+    pub(crate) published: watch::Receiver<Arc<Published>>,
+    /// Tells the supervisor that calls find nothing connected.
+    pub(crate) demand: Arc<Notify>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) service: Arc<str>,
+    pub(crate) zone: Option<Arc<str>>,
+    pub(crate) wait_for_ready: bool,
 }
 
 impl Balance {
-    pub(crate) fn new(
-        published: watch::Receiver<Arc<Published>>,
-        demand: Arc<Notify>,
-        service: Arc<str>,
-        wait_for_ready: bool,
-    ) -> Balance {
-        Balance {
-            published,
-            demand,
-            service,
-            wait_for_ready,
+    /// Waits while there is hope of a connection, or for room in a queue of bounded length. The deadline
+    /// above bounds both.
+    async fn pick(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, Flight), Failure> {
+        let choice = choose(&self.published.borrow().endpoints, criteria);
+        match choice {
+            Choice::Taken(endpoint, flight) => Ok((endpoint, flight)),
+            Choice::Full | Choice::Nothing => self.wait(criteria).await,
         }
     }
 
-    /// Waits while there is hope of a connection; the deadline above bounds the wait.
-    async fn pick(mut self, tried: &Tried) -> Result<Arc<Endpoint>, Failure> {
+    async fn wait(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, Flight), Failure> {
+        let mut changes = self.published.clone();
+        let Some(place) = self.room.queue() else {
+            let text = format!("too many calls wait for an endpoint of {}", self.service);
+            return Err(Failure::no_endpoint(Status::resource_exhausted(text)));
+        };
         loop {
-            let published = Arc::clone(&self.published.borrow_and_update());
-            if let Some(endpoint) = choose(&published.endpoints, tried) {
-                return Ok(Arc::clone(endpoint));
+            let mut freed = pin!(place.freed());
+            freed.as_mut().enable();
+            let published = Arc::clone(&changes.borrow_and_update());
+            match choose(&published.endpoints, criteria) {
+                Choice::Taken(endpoint, flight) => return Ok((endpoint, flight)),
+                Choice::Full => {}
+                Choice::Nothing => {
+                    self.demand.notify_waiters();
+                    if let Some(reason) = &published.failing
+                        && !self.wait_for_ready
+                    {
+                        let text = format!("no endpoint of {} is reachable: {reason}", self.service);
+                        return Err(Failure::no_endpoint(Status::unavailable(text)));
+                    }
+                }
             }
-            self.demand.notify_waiters();
-            if let Some(reason) = &published.failing
-                && !self.wait_for_ready
-            {
-                let text = format!("no endpoint of {} is reachable: {reason}", self.service);
-                return Err(Failure::no_endpoint(Status::unavailable(text)));
-            }
-            if self.published.changed().await.is_err() {
-                return Err(Failure::no_endpoint(Status::unavailable("the channel is closed")));
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() {
+                    return Err(Failure::no_endpoint(Status::unavailable("the channel is closed")));
+                },
+                () = freed => {}
             }
         }
     }
@@ -80,34 +91,16 @@ impl Service<Attempt> for Balance {
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let balance = self.clone();
         Box::pin(async move {
-            let endpoint = balance.pick(&attempt.tried).await?;
+            let criteria = Criteria {
+                tried: &attempt.tried,
+                deadline: attempt.deadline,
+                first: attempt.previous == 0,
+                zone: balance.zone.as_deref(),
+            };
+            let (endpoint, flight) = balance.pick(criteria).await?;
             attempt.tried.add(endpoint.vitals.id());
             span::record_endpoint(endpoint.address.authority.as_str());
-            endpoint.send(attempt.request).await
+            endpoint.send(flight, attempt.request).await
         })
-    }
-}
-
-fn choose<'a>(endpoints: &'a [Arc<Endpoint>], tried: &Tried) -> Option<&'a Arc<Endpoint>> {
-    let open: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.open()).collect();
-    let fresh: Vec<_> = open
-        .iter()
-        .copied()
-        .filter(|endpoint| !tried.contains(endpoint.vitals.id()))
-        .collect();
-    let candidates = if fresh.is_empty() { open } else { fresh };
-    match candidates.len() {
-        0 => None,
-        1 => Some(candidates[0]),
-        count => {
-            let first = rand::rng().random_range(0..count);
-            let second = (first + rand::rng().random_range(1..count)) % count;
-            let (first, second) = (candidates[first], candidates[second]);
-            Some(if second.cost() < first.cost() {
-                second
-            } else {
-                first
-            })
-        }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     call::{Call, Method},
     deadline::{self, Deadline},
     discovery::Target,
+    endpoint::room::Room,
     options::Tuning,
     retry::{
         Retry,
@@ -68,18 +69,23 @@ impl Channel {
         let (service, tuning): (Arc<str>, _) = (Arc::from(options.service), Arc::new(options.tuning));
         let (publish, published) = watch::channel(Arc::new(Published::default()));
         let demand = Arc::new(Notify::new());
-        let balance = Balance::new(
+        let room = Arc::new(Room::new(tuning.max_in_flight, tuning.max_waiting));
+        let balance = Balance {
             published,
-            Arc::clone(&demand),
-            Arc::clone(&service),
-            tuning.wait_for_ready,
-        );
+            demand: Arc::clone(&demand),
+            room: Arc::clone(&room),
+            service: Arc::clone(&service),
+            zone: tuning.zone.as_deref().map(Arc::from),
+            wait_for_ready: tuning.wait_for_ready,
+        };
         let supervisor = Supervisor {
             target,
             tuning: Arc::clone(&tuning),
             user_agent,
             publish,
             demand,
+            room,
+            ejections: Arc::default(),
         };
         let shared = Shared {
             service,

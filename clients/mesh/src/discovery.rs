@@ -21,6 +21,8 @@ pub(crate) struct Address {
     /// What is connected to: a host name or an IP address.
     pub(crate) host: Arc<str>,
     pub(crate) port: u16,
+    /// Where the endpoint runs, when the target says so.
+    pub(crate) zone: Option<Arc<str>>,
 }
 
 /// The parsed form of `static:<uri>,<uri>…` or `dns:<uri>`.
@@ -56,7 +58,12 @@ impl Target {
 
 impl Address {
     fn parse(text: &str) -> Result<Address, String> {
-        let uri: Uri = text
+        let (uri, zone) = match text.split_once(";zone=") {
+            Some((uri, zone)) if !zone.is_empty() => (uri, Some(Arc::from(zone))),
+            Some(_) => return Err(format!("`{text}` names an empty zone")),
+            None => (text, None),
+        };
+        let uri: Uri = uri
             .parse()
             .map_err(|error| format!("`{text}` is no URI: {error}"))?;
         let parts = uri.into_parts();
@@ -79,6 +86,7 @@ impl Address {
             authority,
             host,
             port,
+            zone,
         })
     }
 }
@@ -109,6 +117,7 @@ mod tests {
             ("static:http://a", "port"),
             ("static:ftp://a:1", "http://"),
             ("dns:http://a:1/path", "path"),
+            ("static:http://a:1;zone=", "zone"),
         ] {
             let error = Target::parse(target, Duration::ZERO).unwrap_err().to_string();
             assert!(error.contains(target) && error.contains(reason), "{error}");

@@ -1,24 +1,28 @@
 //! One connected server: its connection and what is known about it.
 
+pub(crate) mod breaker;
+mod load;
+pub(crate) mod room;
+pub(crate) mod vitals;
+
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context as Task, Poll},
+    sync::Arc,
+    task::{Context as Task, Poll, ready},
 };
 
-use http::{HeaderValue, Request, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, Uri, header, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use crate::{
-    call::AttemptOutcome,
+    call::{AttemptOutcome, early_code},
     discovery::Address,
-    failure::{self, Failure},
+    failure::{self, Failure, Reached},
+    telemetry::span,
 };
+use vitals::{Flight, Verdict, Vitals};
 
 /// A connected endpoint. A new connection to the same address is a new endpoint with the same [`Vitals`].
 #[derive(Debug)]
@@ -27,27 +31,6 @@ pub(crate) struct Endpoint {
     pub(crate) vitals: Arc<Vitals>,
     sender: SendRequest<Body>,
     user_agent: HeaderValue,
-}
-
-/// What is known about an address beyond the life of one connection.
-#[derive(Debug)]
-pub(crate) struct Vitals {
-    id: u64,
-    in_flight: AtomicUsize,
-}
-
-impl Vitals {
-    pub(crate) fn new(id: u64) -> Vitals {
-        Vitals {
-            id,
-            in_flight: AtomicUsize::new(0),
-        }
-    }
-
-    /// Names the address within its channel.
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
 }
 
 impl Endpoint {
@@ -70,40 +53,67 @@ impl Endpoint {
         !self.sender.is_closed()
     }
 
-    /// What a call costs here, compared with elsewhere.
-    pub(crate) fn cost(&self) -> f64 {
-        self.vitals.in_flight.load(Ordering::Relaxed) as f64
-    }
-
     /// Sends one request and follows it to the end of its response.
-    pub(crate) async fn send(self: Arc<Self>, mut request: Request<Body>) -> AttemptOutcome {
-        let flight = Flight::start(Arc::clone(&self.vitals));
-        address(&mut request, &self.address);
+    pub(crate) async fn send(
+        self: Arc<Self>,
+        mut flight: Flight,
+        mut request: Request<Body>,
+    ) -> AttemptOutcome {
+        let address = self.address.authority.as_str();
+        aim(&mut request, &self.address);
         request
             .headers_mut()
             .insert(header::USER_AGENT, self.user_agent.clone());
-        let answer = self.sender.clone().try_send_request(request).await;
-        match answer {
-            Ok(response) => Ok(response.map(|body| {
-                Body::new(Followed {
+        match self.sender.clone().try_send_request(request).await {
+            Ok(response) => {
+                flight.answered();
+                let response = response.map(|body| Followed {
                     body,
-                    endpoint: self,
-                    _flight: flight,
-                })
-            })),
+                    endpoint: Arc::clone(&self),
+                    flight,
+                });
+                Ok(self.judge(response))
+            }
             Err(mut refused) => {
                 let unsent = refused.take_message();
-                let (error, name) = (refused.into_error(), self.address.authority.as_str());
-                Err(match unsent {
-                    Some(request) => Failure::unsent(error, name, request),
-                    None => Failure::transport(error, name),
-                })
+                let failure = match unsent {
+                    Some(request) => Failure::unsent(refused.into_error(), address, request),
+                    None => Failure::transport(refused.into_error(), address),
+                };
+                // A connection that is being closed says nothing about the server behind it.
+                if failure.reached == Reached::Never {
+                    flight.forget();
+                } else {
+                    self.settle(&mut flight, Verdict::Bad);
+                }
+                Err(failure)
             }
+        }
+    }
+
+    /// Books what the headers tell already.
+    fn judge(&self, response: http::Response<Followed>) -> http::Response<Body> {
+        let (parts, mut body) = response.into_parts();
+        let mut response = http::Response::from_parts(parts, Body::empty());
+        match early_code(&response) {
+            Some(code) => self.settle(&mut body.flight, Verdict::of(code)),
+            // A probe has told what it was sent for; its stream may go on for hours.
+            None if body.flight.probe() => self.settle(&mut body.flight, Verdict::Good),
+            None => {}
+        }
+        *response.body_mut() = Body::new(body);
+        response
+    }
+
+    fn settle(&self, flight: &mut Flight, verdict: Verdict) {
+        if flight.settle(verdict) {
+            let state = self.vitals.record().breaker.state().clone();
+            span::ejected(self.address.authority.as_str(), &state);
         }
     }
 }
 
-fn address(request: &mut Request<Body>, address: &Address) {
+fn aim(request: &mut Request<Body>, address: &Address) {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(address.scheme.clone());
     parts.authority = Some(address.authority.clone());
@@ -117,28 +127,20 @@ fn address(request: &mut Request<Body>, address: &Address) {
     *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are all there");
 }
 
-/// A call between its sending and the end of its response.
-#[derive(Debug)]
-struct Flight(Arc<Vitals>);
-
-impl Flight {
-    fn start(vitals: Arc<Vitals>) -> Flight {
-        vitals.in_flight.fetch_add(1, Ordering::Relaxed);
-        Flight(vitals)
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A response's body, whose errors get the code that [`failure`] decides.
+/// A response's body: books how the call ended, and gives errors the code that [`failure`] decides.
 struct Followed {
     body: Incoming,
     endpoint: Arc<Endpoint>,
-    _flight: Flight,
+    flight: Flight,
+}
+
+impl Followed {
+    fn finish(&mut self, trailers: &HeaderMap) {
+        let code = trailers
+            .get("grpc-status")
+            .map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
+        self.endpoint.settle(&mut self.flight, Verdict::of(code));
+    }
 }
 
 impl HttpBody for Followed {
@@ -149,10 +151,24 @@ impl HttpBody for Followed {
         mut self: Pin<&mut Self>,
         cx: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| {
-            frame.map_err(|error| failure::unavailable(error, self.endpoint.address.authority.as_str()))
-        }))
+        let this = &mut *self;
+        Poll::Ready(match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    this.finish(trailers);
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                let endpoint = Arc::clone(&this.endpoint);
+                endpoint.settle(&mut this.flight, Verdict::Bad);
+                Some(Err(failure::unavailable(
+                    error,
+                    endpoint.address.authority.as_str(),
+                )))
+            }
+            None => None,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,7 +9,8 @@ use crate::Error;
 /// Everything a [`Channel`](crate::Channel) is made from.
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
-    /// `static:http://127.0.0.1:7102,http://…` or `dns:http://payment:7102`.
+    /// `static:http://127.0.0.1:7102,http://…` or `dns:http://payment:7102`. An endpoint's zone is written
+    /// behind it: `http://10.0.0.7:7102;zone=b`.
     pub target: String,
     /// The service at the other end, for metrics and messages: `payment`.
     pub service: String,
@@ -56,6 +57,12 @@ pub struct Tuning {
     pub keepalive_interval_ms: u64,
     /// A ping that is unanswered for this long ends the connection. Milliseconds, default 10000.
     pub keepalive_timeout_ms: u64,
+    /// Calls in flight on one endpoint. Default 512.
+    pub max_in_flight: usize,
+    /// Calls that wait for an endpoint, in the whole channel; more fail with RESOURCE_EXHAUSTED. Default 1024.
+    pub max_waiting: usize,
+    /// The zone this process runs in: endpoints of the same zone are preferred while they have room. Default none.
+    pub zone: Option<String>,
 }
 
 impl Default for Tuning {
@@ -68,6 +75,9 @@ impl Default for Tuning {
             dns_refresh_ms: 30_000,
             keepalive_interval_ms: 20_000,
             keepalive_timeout_ms: 10_000,
+            max_in_flight: 512,
+            max_waiting: 1024,
+            zone: None,
         }
     }
 }
@@ -97,6 +107,8 @@ impl Tuning {
             3_600_000,
         );
         within("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000);
+        within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
+        within("max_waiting", self.max_waiting as u64, 0, 100_000);
         faults
     }
 

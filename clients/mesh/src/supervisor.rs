@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     discovery::{Address, Target},
-    endpoint::{Endpoint, Vitals},
+    endpoint::{Endpoint, breaker::Ejections, room::Room, vitals::Vitals},
     options::Tuning,
 };
 use keeper::{Keeper, Report};
@@ -44,6 +44,8 @@ pub(crate) struct Supervisor {
     pub(crate) publish: watch::Sender<Arc<Published>>,
     /// Calls that found nothing connected.
     pub(crate) demand: Arc<Notify>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) ejections: Arc<Ejections>,
 }
 
 /// What is known of one address.
@@ -123,7 +125,11 @@ impl Supervisor {
                     address: address.clone(),
                     tuning: Arc::clone(&self.tuning),
                     user_agent: self.user_agent.clone(),
-                    vitals: Arc::new(Vitals::new(*next_id)),
+                    vitals: Arc::new(Vitals::new(
+                        *next_id,
+                        Arc::clone(&self.room),
+                        Arc::clone(&self.ejections),
+                    )),
                     reports: reports.clone(),
                     demand: Arc::clone(&self.demand),
                 };
@@ -139,6 +145,7 @@ impl Supervisor {
 
     fn publish(&self, kept: &HashMap<Address, Kept>, unresolved: Option<Arc<str>>) {
         let endpoints: Vec<_> = kept.values().filter_map(|kept| kept.connected.clone()).collect();
+        self.ejections.set_connected(endpoints.len());
         let hopeless = endpoints.is_empty() && kept.values().all(|kept| kept.failure.is_some());
         let reason = || kept.values().find_map(|kept| kept.failure.clone());
         let failing = if hopeless {

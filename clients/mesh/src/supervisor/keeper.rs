@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     connection,
     discovery::Address,
-    endpoint::{Endpoint, Vitals},
+    endpoint::{Endpoint, vitals::Vitals},
     failure::chain,
     options::Tuning,
     retry::backoff::jitter,
@@ -50,6 +50,7 @@ impl Keeper {
             let started = Instant::now();
             let report = match connection::open(&self.address, &self.tuning).await {
                 Ok((sender, connection)) => {
+                    self.vitals.reconnected();
                     let endpoint = Endpoint::new(
                         self.address.clone(),
                         Arc::clone(&self.vitals),

@@ -5,10 +5,14 @@
 
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::trace::{SpanContext, TraceContextExt};
+use tokio::time::Instant;
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::call::{Attempt, AttemptOutcome, early_code};
+use crate::{
+    call::{Attempt, AttemptOutcome, early_code},
+    endpoint::breaker::State,
+};
 
 /// The span of one attempt, a child of the caller's.
 pub(crate) fn attempt(attempt: &Attempt) -> Span {
@@ -68,5 +72,18 @@ pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
         && let Ok(value) = HeaderValue::try_from(state)
     {
         headers.insert("tracestate", value);
+    }
+}
+
+/// Says that an endpoint was taken out of rotation, on the attempt's span and in the log.
+pub(crate) fn ejected(address: &str, state: &State) {
+    if let State::Ejected { reason, until } = state {
+        let duration_ms = until.saturating_duration_since(Instant::now()).as_millis() as u64;
+        tracing::warn!(
+            endpoint.address = address,
+            reason,
+            duration_ms,
+            "endpoint ejected"
+        );
     }
 }

@@ -4,6 +4,7 @@
 
 mod echo;
 
+mod balancing;
 mod connections;
 mod deadlines;
 mod policies;

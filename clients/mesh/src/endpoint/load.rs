@@ -1,0 +1,146 @@
+//! What a call costs at an endpoint: peak-EWMA latency times the calls in flight.
+//!
+//! A slow answer counts in full at once, fast answers win it back over ten seconds (Finagle's "peak EWMA").
+//! Two corrections keep it honest: a failure counts as slow, because an endpoint that fails fast would
+//! otherwise attract all traffic; and a new endpoint costs more at first, because its caches are cold.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The time after which an old observation weighs 1/e.
+const DECAY: Duration = Duration::from_secs(10);
+/// What is assumed before the first answer.
+const UNKNOWN: Duration = Duration::from_millis(30);
+/// A failure counts as this many times the present estimate...
+const PENALTY_FACTOR: f64 = 10.0;
+/// ...but no less than this...
+const LEAST_PENALTY: f64 = 0.1;
+/// ...and no more than this.
+const MOST_PENALTY: f64 = 5.0;
+/// How long a new endpoint warms up, and the share of traffic it begins with.
+const WARM_UP: Duration = Duration::from_secs(10);
+const COLD_SHARE: f64 = 0.1;
+
+/// The latency of one endpoint as it is estimated now.
+#[derive(Debug)]
+pub(crate) struct Load {
+    since: Instant,
+    seconds: Option<f64>,
+    updated: Instant,
+}
+
+impl Load {
+    /// A cold endpoint.
+    pub(crate) fn new() -> Load {
+        let now = Instant::now();
+        Load {
+            since: now,
+            seconds: None,
+            updated: now,
+        }
+    }
+
+    /// A good answer after `latency`.
+    pub(crate) fn succeeded(&mut self, latency: Duration) {
+        self.observe(latency.as_secs_f64());
+    }
+
+    /// A failure after `latency`.
+    pub(crate) fn failed(&mut self, latency: Duration) {
+        let estimate = self.estimate(Instant::now());
+        let penalty = (estimate * PENALTY_FACTOR).clamp(LEAST_PENALTY, MOST_PENALTY);
+        self.observe(latency.as_secs_f64().max(penalty));
+    }
+
+    /// The estimate in seconds, faded by the time without observations.
+    pub(crate) fn estimate(&self, now: Instant) -> f64 {
+        match self.seconds {
+            None => UNKNOWN.as_secs_f64(),
+            Some(seconds) => seconds * fade(now.saturating_duration_since(self.updated)),
+        }
+    }
+
+    /// The share of an even load that the endpoint should get by its age, 0.1 to 1.
+    pub(crate) fn warmth(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.since).as_secs_f64() / WARM_UP.as_secs_f64();
+        age.clamp(COLD_SHARE, 1.0)
+    }
+
+    /// What one more call would cost beside `in_flight` others; comparable between endpoints.
+    pub(crate) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
+        // The floor keeps the calls in flight in play when the estimate has faded to nothing.
+        self.estimate(now).max(1e-6) * (in_flight as f64 + 1.0) / self.warmth(now)
+    }
+
+    fn observe(&mut self, seconds: f64) {
+        let now = Instant::now();
+        self.seconds = Some(match self.seconds {
+            Some(old) if seconds < old => {
+                let weight = fade(now.saturating_duration_since(self.updated));
+                old * weight + seconds * (1.0 - weight)
+            }
+            _ => seconds,
+        });
+        self.updated = now;
+    }
+}
+
+fn fade(age: Duration) -> f64 {
+    (-age.as_secs_f64() / DECAY.as_secs_f64()).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peak_counts_at_once_and_fades_over_the_decay() {
+        let mut load = Load::new();
+        load.succeeded(MS);
+        load.succeeded(100 * MS);
+        assert_eq!(load.estimate(Instant::now()), 0.1);
+        for _ in 0..10 {
+            advance(Duration::from_secs(1)).await;
+            load.succeeded(MS);
+        }
+        let left = load.estimate(Instant::now());
+        assert!(
+            (0.03..0.05).contains(&left),
+            "a tenth of a second has faded to {left} s"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failing_fast_costs_more_than_answering_slowly() {
+        let (mut slow, mut broken) = (Load::new(), Load::new());
+        slow.succeeded(50 * MS);
+        broken.failed(Duration::ZERO);
+        let now = Instant::now();
+        assert!(broken.cost(0, now) > slow.cost(0, now));
+        (0..10).for_each(|_| broken.failed(Duration::ZERO));
+        assert_eq!(broken.estimate(Instant::now()), MOST_PENALTY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_endpoint_is_eased_in() {
+        let load = Load::new();
+        assert_eq!(load.warmth(Instant::now()), 0.1);
+        advance(Duration::from_secs(5)).await;
+        assert_eq!(load.warmth(Instant::now()), 0.5);
+        advance(Duration::from_secs(60)).await;
+        assert_eq!(load.warmth(Instant::now()), 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_in_flight_raise_the_cost() {
+        let mut load = Load::new();
+        load.succeeded(MS);
+        let now = Instant::now();
+        assert!((load.cost(3, now) / load.cost(0, now) - 4.0).abs() < 1e-9);
+    }
+}

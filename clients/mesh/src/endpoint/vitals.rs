@@ -1,0 +1,252 @@
+//! What is known about an address beyond the life of one connection: its load, its breaker, its calls.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tonic::Code;
+
+use super::{
+    breaker::{Admission, Breaker, Ejections},
+    load::Load,
+    room::Room,
+};
+
+/// One address's record.
+#[derive(Debug)]
+pub(crate) struct Vitals {
+    id: u64,
+    room: Arc<Room>,
+    in_flight: AtomicUsize,
+    record: Mutex<Record>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) load: Load,
+    pub(crate) breaker: Breaker,
+}
+
+/// What a call says about the endpoint that it went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It works.
+    Good,
+    /// It has too much to do: it costs more, but is not broken.
+    Busy,
+    /// It failed.
+    Bad,
+}
+
+impl Verdict {
+    /// Codes that an application chooses say nothing bad about the process that sends them.
+    pub(crate) fn of(code: Code) -> Verdict {
+        match code {
+            Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss | Code::DeadlineExceeded => {
+                Verdict::Bad
+            }
+            Code::ResourceExhausted => Verdict::Busy,
+            _ => Verdict::Good,
+        }
+    }
+}
+
+impl Vitals {
+    pub(crate) fn new(id: u64, room: Arc<Room>, ejections: Arc<Ejections>) -> Vitals {
+        let record = Mutex::new(Record {
+            load: Load::new(),
+            breaker: Breaker::new(ejections),
+        });
+        Vitals {
+            id,
+            room,
+            in_flight: AtomicUsize::new(0),
+            record,
+        }
+    }
+
+    /// Names the address within its channel.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Calls sent and not yet answered to the end.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The share of the in-flight cap that is used, 0 to 1.
+    pub(crate) fn fullness(&self) -> f64 {
+        self.in_flight() as f64 / self.room.cap() as f64
+    }
+
+    /// A new connection after a lost one starts cold again.
+    pub(crate) fn reconnected(&self) {
+        self.record().load = Load::new();
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn admission(&self, now: Instant) -> Admission {
+        self.record().breaker.admission(now)
+    }
+
+    pub(crate) fn cost(&self, now: Instant) -> f64 {
+        self.record().load.cost(self.in_flight(), now)
+    }
+
+    /// Begins a call, unless as many as the cap allows are in flight.
+    pub(crate) fn take_off(self: &Arc<Self>, deadline: Option<Instant>, probe: bool) -> Option<Flight> {
+        let cap = self.room.cap();
+        let more = |in_flight: usize| (in_flight < cap).then_some(in_flight + 1);
+        self.in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()?;
+        let vitals = Arc::clone(self);
+        Some(Flight {
+            vitals,
+            started: Instant::now(),
+            deadline,
+            answered: None,
+            probe,
+            settled: false,
+        })
+    }
+}
+
+/// A call between its sending and the end of its response. Dropped unsettled, it was given up by its caller.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    vitals: Arc<Vitals>,
+    started: Instant,
+    deadline: Option<Instant>,
+    /// How long the response's headers took.
+    answered: Option<Duration>,
+    probe: bool,
+    settled: bool,
+}
+
+impl Flight {
+    /// The response has begun; how it ends is still open.
+    pub(crate) fn answered(&mut self) {
+        self.answered = Some(self.started.elapsed());
+    }
+
+    /// Whether the call was picked to find out if an ejected endpoint works again.
+    pub(crate) fn probe(&self) -> bool {
+        self.probe
+    }
+
+    /// Books the call's end; the first word counts. Returns whether the endpoint was ejected for it.
+    pub(crate) fn settle(&mut self, verdict: Verdict) -> bool {
+        if std::mem::replace(&mut self.settled, true) {
+            return false;
+        }
+        let latency = self.answered.unwrap_or_else(|| self.started.elapsed());
+        let mut record = self.vitals.record();
+        match verdict {
+            Verdict::Good => {
+                record.load.succeeded(latency);
+                record.breaker.succeeded();
+                false
+            }
+            Verdict::Busy => {
+                record.load.failed(latency);
+                record.breaker.succeeded();
+                false
+            }
+            Verdict::Bad => {
+                record.load.failed(latency);
+                record.breaker.failed()
+            }
+        }
+    }
+
+    /// Books a call of which the endpoint never knew.
+    pub(crate) fn forget(&mut self) {
+        self.settled = true;
+        if self.probe {
+            self.vitals.record().breaker.abandon_probe();
+        }
+    }
+
+    /// A caller that ran out of time blames the endpoint; one that changed its mind does not, but has seen
+    /// how slow the endpoint is at least.
+    fn given_up(&mut self) {
+        let now = Instant::now();
+        if self.answered.is_some() {
+            self.settle(Verdict::Good);
+        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.settle(Verdict::Bad);
+        } else {
+            let waited = now.saturating_duration_since(self.started);
+            let mut record = self.vitals.record();
+            if waited.as_secs_f64() > record.load.estimate(now) {
+                record.load.succeeded(waited);
+            }
+            drop(record);
+            self.forget();
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.given_up();
+        }
+        self.vitals.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.vitals.room.freed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::breaker::State;
+
+    fn vitals() -> Arc<Vitals> {
+        let ejections = Arc::new(Ejections::default());
+        ejections.set_connected(2);
+        Arc::new(Vitals::new(1, Arc::new(Room::new(2, 1)), ejections))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_calls_than_the_cap_are_in_flight() {
+        let vitals = vitals();
+        let first = vitals.take_off(None, false).unwrap();
+        let _second = vitals.take_off(None, false).unwrap();
+        assert!(vitals.take_off(None, false).is_none());
+        drop(first);
+        assert!(vitals.take_off(None, false).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_run_out_of_time_eject_and_calls_that_are_dropped_do_not() {
+        let vitals = vitals();
+        for _ in 0..20 {
+            drop(vitals.take_off(Some(Instant::now() + Duration::from_secs(1)), false));
+        }
+        assert_eq!(vitals.record().breaker.state(), &State::Closed);
+        for _ in 0..7 {
+            drop(vitals.take_off(Some(Instant::now()), false));
+        }
+        assert!(matches!(vitals.record().breaker.state(), State::Ejected { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_given_up_early_still_tells_that_the_endpoint_is_slow() {
+        let vitals = vitals();
+        let flight = vitals.take_off(None, false);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        drop(flight);
+        assert_eq!(vitals.record().load.estimate(Instant::now()), 2.0);
+    }
+}
