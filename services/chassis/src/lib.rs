@@ -1,1 +1,69 @@
+//! What every service process is made of: configuration, telemetry, health, the server and its layers, PostgreSQL,
+//! and a clean end.
+//!
+//! A service declares itself by [`Service`] and runs by [`run()`]:
+//!
+//! ```ignore
+//! #[derive(Debug, Clone, Serialize, Deserialize)]
+//! #[serde(default)]
+//! pub struct Settings {
+//!     pub address_file: Option<PathBuf>,
+//!     pub grpc: chassis::server::Settings,
+//!     pub probe: chassis::health::Settings,
+//!     pub database: chassis::postgres::Settings, // chassis::postgres::Settings::of("order") by default
+//!     pub auth: chassis::auth::Settings,
+//!     pub idempotency: chassis::idempotency::Settings,
+//!     pub telemetry: chassis::telemetry::Settings,
+//!     pub drain: chassis::drain::Settings,
+//!     // … and the service's own
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     chassis::run::<order::Order>()
+//! }
+//! ```
 
+#![warn(missing_docs)]
+
+mod run;
+mod service;
+
+pub mod config;
+mod secret;
+mod sections;
+mod violations;
+
+pub mod drain;
+pub mod health;
+mod process;
+mod tasks;
+pub mod telemetry;
+
+mod contract;
+pub mod server;
+mod upstream;
+
+pub mod auth;
+mod facility;
+pub mod status;
+
+mod audit;
+pub mod idempotency;
+pub mod page;
+pub mod postgres;
+
+pub use auth::Identity;
+pub use config::Settings;
+pub use contract::validate;
+pub use facility::{Facility, InvalidFacility};
+pub use health::Health;
+pub use page::PageTokens;
+pub use process::Process;
+pub use run::run;
+pub use secret::Secret;
+pub use sections::Sections;
+pub use server::Server;
+pub use service::Service;
+pub use tasks::Tasks;
+pub use upstream::Upstream;
+pub use violations::{Violation, Violations};

@@ -1,0 +1,94 @@
+//! What a verified token says about the caller.
+
+use mesh::policy::{Role, role_name};
+use tonic::{Request, Status};
+
+use crate::{Facility, status};
+
+/// The caller of a request. The facility and the roles come from the token, never from the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The `sub` claim: who it is.
+    pub subject: String,
+    /// The `facility` claim: whose rows it sees.
+    pub facility: Facility,
+    /// The `roles` claim: what it may do.
+    pub roles: RoleSet,
+    /// The `service` claim: which service calls on its own behalf; `None` for people.
+    pub service: Option<String>,
+}
+
+impl Identity {
+    /// The caller of `request`, as the server's authentication has found it.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when the request did not come through the server's layers, or the method is anonymous.
+    pub fn of<M>(request: &Request<M>) -> Result<Identity, Status> {
+        request
+            .extensions()
+            .get::<Identity>()
+            .cloned()
+            .ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))
+    }
+}
+
+/// Some of the contract's roles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoleSet(u16);
+
+const ROLES: [Role; 6] = [
+    Role::Viewer,
+    Role::Clerk,
+    Role::Cashier,
+    Role::Biller,
+    Role::Operator,
+    Role::Admin,
+];
+
+impl RoleSet {
+    /// The roles of these names (`clerk`). Other names are left out: a token may be meant for others, too.
+    pub fn from_names<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> RoleSet {
+        let known = |name: N| ROLES.into_iter().find(|role| role_name(*role) == name.as_ref());
+        names.into_iter().filter_map(known).collect()
+    }
+
+    /// Whether `role` is one of them, or all are, by `admin`.
+    pub fn has(self, role: Role) -> bool {
+        let bits = bit(role) | bit(Role::Admin);
+        self.0 & bits != 0
+    }
+
+    /// The names of the roles.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        ROLES
+            .into_iter()
+            .filter(move |role| self.0 & bit(*role) != 0)
+            .map(role_name)
+    }
+}
+
+impl FromIterator<Role> for RoleSet {
+    fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> RoleSet {
+        RoleSet(roles.into_iter().fold(0, |bits, role| bits | bit(role)))
+    }
+}
+
+fn bit(role: Role) -> u16 {
+    match role {
+        Role::Unspecified => 0,
+        role => 1 << (role as i32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admin_has_every_role_and_nobody_the_unspecified_one() {
+        let admin = RoleSet::from_names(["admin"]);
+        assert!(ROLES.into_iter().all(|role| admin.has(role)));
+        assert!(!RoleSet::from_names(["clerk", "unknown"]).has(Role::Cashier));
+        assert!(!RoleSet::default().has(Role::Unspecified));
+    }
+}

@@ -1,0 +1,169 @@
+//! Tokens for work that no caller asked for: resumed sagas, timers.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
+use serde::Serialize;
+
+use super::{Settings, key_id};
+use crate::Facility;
+
+/// Seconds that a token lives.
+const LIFETIME_S: u64 = 300;
+/// A token with less left than this is not handed out any more: it must outlive the call it is for.
+const MIN_LEFT_S: u64 = 60;
+/// Facilities whose tokens are kept at once.
+const KEPT_AT_MOST: usize = 10_000;
+
+/// Signs a service's own tokens, one per facility at a time. Cheap to clone.
+#[derive(Clone)]
+pub struct ServiceTokens {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    service: &'static str,
+    issuer: String,
+    audience: String,
+    header: Header,
+    key: EncodingKey,
+    kept: Mutex<HashMap<Facility, Kept>>,
+}
+
+struct Kept {
+    token: Arc<str>,
+    expires: u64,
+}
+
+/// Why tokens cannot be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is nothing to sign with.
+    #[error("auth.signing_key_file is not set: work without a caller needs it")]
+    NoKey,
+    /// The file cannot be read.
+    #[error("the signing key cannot be read from {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It holds something else.
+    #[error("the signing key is no Ed25519 key in PKCS #8 PEM")]
+    Format,
+    /// The signature failed.
+    #[error("the token cannot be signed")]
+    Sign(#[from] jsonwebtoken::errors::Error),
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    aud: &'a str,
+    sub: String,
+    iat: u64,
+    nbf: u64,
+    exp: u64,
+    facility: &'a str,
+    roles: [&'a str; 0],
+    service: &'a str,
+}
+
+impl ServiceTokens {
+    /// Tokens of the service called `service`.
+    ///
+    /// # Errors
+    /// When there is no key, or none that can be used.
+    pub fn new(service: &'static str, settings: &Settings) -> Result<ServiceTokens, Error> {
+        let path = settings.signing_key_file.clone().ok_or(Error::NoKey)?;
+        let pem = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
+        let key = EncodingKey::from_ed_pem(&pem).map_err(|_| Error::Format)?;
+        let kid = match &settings.signing_key_id {
+            Some(kid) => kid.clone(),
+            None => key_id(public_half(&pem).ok_or(Error::Format)?.as_ref()),
+        };
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(kid);
+        let inner = Inner {
+            service,
+            issuer: settings.issuer.clone(),
+            audience: settings.audience.clone(),
+            header,
+            key,
+            kept: Mutex::default(),
+        };
+        Ok(ServiceTokens {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// A token to work for `facility` with, good for another minute at least.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn bearer(&self, facility: &Facility) -> Result<Arc<str>, Error> {
+        let now = get_current_timestamp();
+        let mut kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = kept.get(facility).filter(|kept| kept.expires >= now + MIN_LEFT_S) {
+            return Ok(token.token.clone());
+        }
+        if kept.len() >= KEPT_AT_MOST {
+            kept.retain(|_, kept| kept.expires >= now + MIN_LEFT_S);
+        }
+        let token: Arc<str> = self.inner.sign(facility, now)?.into();
+        if kept.len() < KEPT_AT_MOST {
+            kept.insert(
+                facility.clone(),
+                Kept {
+                    token: token.clone(),
+                    expires: now + LIFETIME_S,
+                },
+            );
+        }
+        Ok(token)
+    }
+}
+
+impl Inner {
+    fn sign(&self, facility: &Facility, now: u64) -> Result<String, Error> {
+        let claims = Claims {
+            iss: &self.issuer,
+            aud: &self.audience,
+            sub: format!("service:{}", self.service),
+            iat: now,
+            nbf: now,
+            exp: now + LIFETIME_S,
+            facility: facility.as_str(),
+            roles: [],
+            service: self.service,
+        };
+        Ok(encode(&self.header, &claims, &self.key)?)
+    }
+}
+
+impl std::fmt::Debug for ServiceTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceTokens")
+            .field("service", &self.inner.service)
+            .finish_non_exhaustive()
+    }
+}
+
+fn public_half(pem: &[u8]) -> Option<impl AsRef<[u8]>> {
+    let text = std::str::from_utf8(pem).ok()?;
+    let base64: String = text
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .map(str::trim)
+        .collect();
+    let der = STANDARD.decode(base64).ok()?;
+    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).ok()?;
+    Some(pair.public_key().clone())
+}

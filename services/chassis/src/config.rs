@@ -1,0 +1,108 @@
+//! Settings: defaults < TOML file < environment < flags, with everything that is wrong told at once.
+//!
+//! The defaults' own shape says which settings exist. A setting that is unknown is an error wherever it
+//! comes from, except below a table that is empty by default, whose keys are data.
+
+mod effective;
+mod tree;
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+pub use effective::Effective;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{Sections, Violations};
+
+/// A service's settings: plain data with defaults.
+pub trait Settings: Serialize + DeserializeOwned + Default + Send + Sync + 'static {
+    /// The parts that the chassis acts on and checks by itself.
+    fn sections(&self) -> Sections<'_>;
+
+    /// Names every setting of the service's own that breaks a rule, by its dotted path.
+    fn check(&self, violations: &mut Violations);
+}
+
+/// Where settings come from, beside the defaults.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// A TOML file.
+    pub file: Option<PathBuf>,
+    /// The process's environment; only `SERVICE__…` is read.
+    pub environment: Vec<(String, String)>,
+    /// `key=value` pairs, the key a dotted path.
+    pub flags: Vec<String>,
+}
+
+/// Which source had the last word on a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The file.
+    File,
+    /// The environment variable of this name.
+    Environment(String),
+    /// A flag.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File => f.write_str("file"),
+            Origin::Environment(name) => write!(f, "environment {name}"),
+            Origin::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// Merges the sources of the service called `name` and checks the result. Nothing stops at the first fault.
+pub fn load<S: Settings>(name: &str, sources: &Sources) -> Effective<S> {
+    let mut violations = Violations::new();
+    let defaults = serde_json::to_value(S::default()).unwrap_or(Value::Null);
+    let mut merged = tree::Merged::new(defaults);
+    if let Some(path) = &sources.file {
+        match read_file(path) {
+            Ok(values) => merged.file(values, &mut violations),
+            Err(reason) => violations.add(path.display().to_string(), reason),
+        }
+    }
+    let prefix = format!("{}__", name.to_uppercase().replace('-', "_"));
+    let ours: BTreeMap<_, _> = sources
+        .environment
+        .iter()
+        .filter(|(key, _)| key.starts_with(&prefix))
+        .cloned()
+        .collect();
+    for (variable, text) in ours {
+        let path: Vec<String> = variable[prefix.len()..]
+            .split("__")
+            .map(str::to_lowercase)
+            .collect();
+        merged.text(&path, &text, Origin::Environment(variable), &mut violations);
+    }
+    for flag in &sources.flags {
+        match flag.split_once('=') {
+            Some((key, text)) => {
+                let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+                merged.text(&path, text, Origin::Flag, &mut violations);
+            }
+            None => violations.add(flag, "must be `key=value`"),
+        }
+    }
+    effective::build(merged, violations)
+}
+
+fn read_file(path: &PathBuf) -> Result<Value, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| format!("is not TOML: {error}"))?;
+    serde_json::to_value(table).map_err(|error| format!("cannot be represented: {error}"))
+}
+
+#[cfg(test)]
+#[path = "config/tests.rs"]
+mod tests;

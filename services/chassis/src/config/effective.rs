@@ -1,0 +1,130 @@
+//! The settings as they came out, and where each value came from.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde_json::Value;
+
+use super::{
+    Origin, Settings,
+    tree::{self, Merged},
+};
+use crate::Violations;
+
+/// Settings after all sources were merged, with everything that is wrong with them. Prints as TOML, secrets
+/// redacted, each line with its origin.
+#[derive(Debug)]
+pub struct Effective<S> {
+    settings: S,
+    origins: BTreeMap<String, Origin>,
+    violations: Violations,
+}
+
+impl<S> Effective<S> {
+    /// The settings.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn into_settings(self) -> Result<S, Violations> {
+        self.violations.into_result().map(|()| self.settings)
+    }
+
+    /// Everything that is wrong.
+    pub fn violations(&self) -> &Violations {
+        &self.violations
+    }
+}
+
+/// Reads the merged tree. A value that cannot be read is reported and read as its default, so that the rest
+/// is still checked.
+pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations) -> Effective<S> {
+    let settings = loop {
+        let error = match serde_path_to_error::deserialize::<_, S>(merged.values.clone()) {
+            Ok(settings) => break settings,
+            Err(error) => error,
+        };
+        let path = segments(error.path());
+        // Text under a setting without a default may have meant a number or a switch.
+        if let Some(Value::String(text)) = merged.at(&path) {
+            let value = tree::scalar(text);
+            if !value.is_string() {
+                let origin = merged
+                    .origins
+                    .get(&path.join("."))
+                    .cloned()
+                    .unwrap_or(Origin::Default);
+                merged.set(&path, value, origin);
+                continue;
+            }
+        }
+        let origin = origin(&merged.origins, &path.join("."));
+        violations.add(path.join("."), format!("{} ({origin})", error.inner()));
+        if !merged.reset(&path) {
+            break S::default();
+        }
+    };
+    settings.sections().check(&mut violations);
+    settings.check(&mut violations);
+    Effective {
+        settings,
+        origins: merged.origins,
+        violations,
+    }
+}
+
+fn segments(path: &serde_path_to_error::Path) -> Vec<String> {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .filter_map(|segment| match segment {
+            Segment::Map { key } => Some(key.clone()),
+            Segment::Enum { variant } => Some(variant.clone()),
+            Segment::Seq { index } => Some(index.to_string()),
+            Segment::Unknown => None,
+        })
+        .collect()
+}
+
+/// Who set the value at `path`, or the table above it.
+fn origin(origins: &BTreeMap<String, Origin>, path: &str) -> Origin {
+    let mut at = path;
+    loop {
+        if let Some(origin) = origins.get(at) {
+            return origin.clone();
+        }
+        match at.rsplit_once('.') {
+            Some((parent, _)) => at = parent,
+            None => return Origin::Default,
+        }
+    }
+}
+
+impl<S: Settings> fmt::Display for Effective<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = serde_json::to_value(&self.settings).map_err(|_| fmt::Error)?;
+        write_lines(f, &self.origins, &mut Vec::new(), &value)
+    }
+}
+
+fn write_lines(
+    f: &mut fmt::Formatter<'_>,
+    origins: &BTreeMap<String, Origin>,
+    path: &mut Vec<String>,
+    value: &Value,
+) -> fmt::Result {
+    let key = path.join(".");
+    match value {
+        Value::Object(table) if !table.is_empty() || path.is_empty() => {
+            for (name, value) in table {
+                path.push(name.clone());
+                write_lines(f, origins, path, value)?;
+                path.pop();
+            }
+            Ok(())
+        }
+        Value::Null => writeln!(f, "# {key} is not set"),
+        value => {
+            let shown =
+                toml::Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string());
+            writeln!(f, "{key} = {shown}  # {}", origin(origins, &key))
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The tree of settings while the sources are laid over one another.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::Origin;
+use crate::Violations;
+
+/// The values so far, and who set each one.
+pub(super) struct Merged {
+    pub(super) defaults: Value,
+    pub(super) values: Value,
+    pub(super) origins: BTreeMap<String, Origin>,
+}
+
+impl Merged {
+    pub(super) fn new(defaults: Value) -> Merged {
+        Merged {
+            values: defaults.clone(),
+            defaults,
+            origins: BTreeMap::new(),
+        }
+    }
+
+    /// Lays the tables of a file over the tree.
+    pub(super) fn file(&mut self, values: Value, violations: &mut Violations) {
+        let defaults = self.defaults.clone();
+        self.lay(&defaults, values, &mut Vec::new(), violations);
+    }
+
+    fn lay(&mut self, default: &Value, value: Value, path: &mut Vec<String>, violations: &mut Violations) {
+        let (Value::Object(known), Value::Object(given)) = (default, value.clone()) else {
+            return self.set(path, value, Origin::File);
+        };
+        if known.is_empty() {
+            return self.set(path, value, Origin::File);
+        }
+        for (key, value) in given {
+            path.push(key.clone());
+            match known.get(&key) {
+                Some(default) => self.lay(default, value, path, violations),
+                None => violations.add(path.join("."), "is not a setting (file)"),
+            }
+            path.pop();
+        }
+    }
+
+    /// Sets one value that came as text, read as the default's type says.
+    pub(super) fn text(&mut self, path: &[String], text: &str, origin: Origin, violations: &mut Violations) {
+        match self.kind(path) {
+            Some(kind) => self.set(path, read(text, kind), origin),
+            None => violations.add(path.join("."), format!("is not a setting ({origin})")),
+        }
+    }
+
+    /// The default at `path`; null for a key of a table whose keys are data.
+    fn kind(&self, path: &[String]) -> Option<&Value> {
+        let mut at = &self.defaults;
+        for key in path {
+            match at {
+                Value::Object(table) if table.is_empty() => return Some(&Value::Null),
+                Value::Object(table) => at = table.get(key)?,
+                _ => return None,
+            }
+        }
+        // A whole section cannot be written as one text.
+        if at.as_object().is_some_and(|table| !table.is_empty()) {
+            None
+        } else {
+            Some(at)
+        }
+    }
+
+    pub(super) fn set(&mut self, path: &[String], value: Value, origin: Origin) {
+        let mut at = &mut self.values;
+        for key in path {
+            if !at.is_object() {
+                *at = Value::Object(Map::new());
+            }
+            let Value::Object(table) = at else { return };
+            at = table.entry(key.clone()).or_insert(Value::Null);
+        }
+        *at = value;
+        self.origins.insert(path.join("."), origin);
+    }
+
+    /// The value that stands at a dotted path.
+    pub(super) fn at(&self, path: &[String]) -> Option<&Value> {
+        path.iter().try_fold(&self.values, |at, key| at.get(key))
+    }
+
+    /// Puts the default back at the deepest part of `path` that has one; false when it stood there already.
+    pub(super) fn reset(&mut self, path: &[String]) -> bool {
+        for depth in (1..=path.len()).rev() {
+            let part = &path[..depth];
+            let default = part
+                .iter()
+                .try_fold(&self.defaults, |at, key| at.get(key))
+                .cloned();
+            if let Some(default) = default {
+                let changed = self.at(part) != Some(&default);
+                self.set(part, default, Origin::Default);
+                return changed;
+            }
+        }
+        false
+    }
+}
+
+/// A value of no known type stays text until its reader refuses it.
+fn read(text: &str, kind: &Value) -> Value {
+    match kind {
+        Value::Bool(_) | Value::Number(_) => scalar(text),
+        Value::Array(_) if text.trim_start().starts_with('[') => scalar(text),
+        Value::Array(_) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
+        }
+        Value::Object(_) => scalar(text),
+        Value::Null | Value::String(_) => Value::String(text.to_owned()),
+    }
+}
+
+/// Text as a TOML value; text that is none stays text.
+pub(super) fn scalar(text: &str) -> Value {
+    format!("value = {text}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut table| serde_json::to_value(table.remove("value")?).ok())
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}

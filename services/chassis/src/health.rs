@@ -1,0 +1,239 @@
+//! What the process says about itself: started, alive, ready.
+//!
+//! Liveness never depends on a dependency: restarting a process does not bring its database back. Readiness
+//! follows every registered dependency, and ends with the drain.
+
+mod probe;
+mod service;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+pub(crate) use probe::serve as serve_probes;
+use serde::{Deserialize, Serialize};
+pub(crate) use service::HealthService;
+use tokio::sync::watch;
+
+use crate::Violations;
+
+/// The probe port: plaintext, health only.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The address to listen on; port 0 takes a free one. Default 127.0.0.1:7201.
+    pub listen: SocketAddr,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7201)),
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn check(&self, _violations: &mut Violations) {}
+}
+
+/// The process's state of health. Cheap to clone; starts as alive, not started, not ready.
+#[derive(Clone, Debug)]
+pub struct Health {
+    state: Arc<watch::Sender<State>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    started: bool,
+    draining: bool,
+    /// No more answers will follow: open watches end.
+    closed: bool,
+    dependencies: BTreeMap<String, bool>,
+    services: BTreeSet<String>,
+}
+
+/// What a health check answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Calls are served.
+    Serving,
+    /// Calls are not served now.
+    NotServing,
+    /// The process knows no such service.
+    Unknown,
+}
+
+/// One thing that readiness depends on. It counts as down until it is said to be up.
+#[derive(Clone, Debug)]
+pub struct Dependency {
+    name: Arc<str>,
+    state: Arc<watch::Sender<State>>,
+}
+
+impl Health {
+    /// A process that has just begun.
+    pub fn new() -> Health {
+        Health {
+            state: Arc::new(watch::Sender::new(State::default())),
+        }
+    }
+
+    /// Makes readiness depend on `name` from now on.
+    pub fn dependency(&self, name: impl Into<Arc<str>>) -> Dependency {
+        let dependency = Dependency {
+            name: name.into(),
+            state: self.state.clone(),
+        };
+        dependency.set(false);
+        dependency
+    }
+
+    /// What a check of `service` answers: `startup`, `liveness`, `readiness`, the empty name, or a mounted
+    /// `package.Service`.
+    pub fn status(&self, service: &str) -> Status {
+        self.state.borrow().status(service)
+    }
+
+    /// The dependencies that are down, by name.
+    pub fn down(&self) -> Vec<String> {
+        let state = self.state.borrow();
+        state
+            .dependencies
+            .iter()
+            .filter(|(_, up)| !**up)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Waits until calls are served.
+    pub async fn ready(&self) {
+        // The sender lives in `self`, so that waiting ends only by becoming ready.
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| state.status("readiness") == Status::Serving)
+            .await;
+    }
+
+    pub(crate) fn mounted(&self, services: impl IntoIterator<Item = String>) {
+        self.state.send_modify(|state| state.services.extend(services));
+    }
+
+    pub(crate) fn started(&self) {
+        self.state.send_modify(|state| state.started = true);
+    }
+
+    pub(crate) fn draining(&self) {
+        self.state.send_modify(|state| state.draining = true);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.state.send_modify(|state| state.closed = true);
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        Health::new()
+    }
+}
+
+impl Dependency {
+    /// It answers.
+    pub fn up(&self) {
+        if self.set(true) {
+            tracing::info!(dependency.name = %self.name, "a dependency is up");
+        }
+    }
+
+    /// It does not answer, and why.
+    pub fn down(&self, reason: &dyn std::fmt::Display) {
+        if self.set(false) {
+            tracing::warn!(dependency.name = %self.name, error.message = %reason, "a dependency is down");
+        }
+    }
+
+    /// Whether it was last said to be up.
+    pub fn is_up(&self) -> bool {
+        self.state
+            .borrow()
+            .dependencies
+            .get(&*self.name)
+            .copied()
+            .unwrap_or(false)
+    }
+
+    fn set(&self, up: bool) -> bool {
+        self.state
+            .send_if_modified(|state| state.dependencies.insert(self.name.to_string(), up) != Some(up))
+    }
+}
+
+impl State {
+    pub(crate) fn status(&self, service: &str) -> Status {
+        let holds = match service {
+            "liveness" => true,
+            "startup" => self.started,
+            "" | "readiness" => self.ready(),
+            mounted if self.services.contains(mounted) => self.ready(),
+            _ => return Status::Unknown,
+        };
+        if holds {
+            Status::Serving
+        } else {
+            Status::NotServing
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn ready(&self) -> bool {
+        self.started && !self.draining && self.dependencies.values().all(|up| *up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_follows_every_dependency_and_liveness_none() {
+        let health = Health::new();
+        let postgres = health.dependency("postgresql");
+        let nats = health.dependency("nats");
+        health.mounted(["order.v1.OrderService".to_owned()]);
+        assert_eq!(health.status("startup"), Status::NotServing);
+        health.started();
+        postgres.up();
+        assert_eq!(health.status("readiness"), Status::NotServing);
+        assert_eq!(health.down(), ["nats"]);
+        nats.up();
+        for service in ["startup", "liveness", "readiness", "", "order.v1.OrderService"] {
+            assert_eq!(health.status(service), Status::Serving, "{service}");
+        }
+        postgres.down(&"connection refused");
+        assert_eq!(health.status("readiness"), Status::NotServing);
+        assert_eq!(health.status("order.v1.OrderService"), Status::NotServing);
+        assert_eq!(health.status("liveness"), Status::Serving);
+        assert_eq!(health.status("startup"), Status::Serving);
+        assert_eq!(health.status("claims.v1.ClaimService"), Status::Unknown);
+    }
+
+    #[test]
+    fn a_draining_process_is_alive_and_not_ready() {
+        let health = Health::new();
+        health.started();
+        health.draining();
+        assert_eq!(health.status(""), Status::NotServing);
+        assert_eq!(health.status("liveness"), Status::Serving);
+    }
+}

@@ -1,0 +1,104 @@
+//! One effect and one answer for a request that is sent more than once (as Stripe and AIP-155 do it).
+//!
+//! A use case claims its key in the transaction that does the work, and stores its answer in the transaction that
+//! completes it. A repetition gets the first answer; while there is none yet, it can wait for it.
+
+mod answers;
+mod key;
+
+use std::time::Duration;
+
+pub use answers::{Claim, announce, answer, claim, replay, replayed, wait};
+pub use key::Key;
+use serde::{Deserialize, Serialize};
+use tonic::Status;
+
+use crate::{Violations, postgres::Database, status};
+
+/// The response metadata that marks a repeated answer.
+pub const REPLAYED: &str = "idempotency-replayed";
+
+/// How long answers are kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Hours that an answer is kept, 24 at least. Default 24.
+    pub keep_hours: u32,
+    /// Seconds between two prunings. Default 300.
+    pub prune_interval_s: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            keep_hours: 24,
+            prune_interval_s: 300,
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn check(&self, violations: &mut Violations) {
+        violations.require(self.keep_hours >= 24, "keep_hours", "must be at least 24");
+        violations.require(
+            self.prune_interval_s >= 1,
+            "prune_interval_s",
+            "must be at least 1",
+        );
+    }
+}
+
+/// Why a key cannot be claimed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The same `request_id` came with another request before.
+    #[error("the request_id was used for another request")]
+    KeyReused,
+    /// The database could not say.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        match error {
+            Error::KeyReused => status::failed_precondition(
+                "IDEMPOTENCY_KEY_REUSED",
+                "this request_id was used for another request; a new request needs a new one",
+            ),
+            Error::Database(error) => status::database(&error),
+        }
+    }
+}
+
+/// ABORTED `REQUEST_IN_PROGRESS`: the first request with this id still runs. Ask again in a moment.
+pub fn in_progress() -> Status {
+    let text = "the same request is still being carried out";
+    status::aborted("REQUEST_IN_PROGRESS", text, Duration::from_millis(200))
+}
+
+/// Rows deleted in one statement: short enough to hold no lock for long.
+const PRUNE_BATCH: i32 = 1000;
+
+/// Deletes what is older than the setting says, until the process stops.
+pub(crate) async fn prune(
+    database: Database,
+    settings: Settings,
+    shutdown: tokio_util::sync::CancellationToken,
+) {
+    let kept = time::Duration::hours(settings.keep_hours.into());
+    let mut interval = tokio::time::interval(Duration::from_secs(settings.prune_interval_s.into()));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        // A database that is down is readiness's business; the rows can wait.
+        while let Ok(deleted) = answers::prune(database.pool(), kept, PRUNE_BATCH).await {
+            if deleted < i64::from(PRUNE_BATCH) || shutdown.is_cancelled() {
+                break;
+            }
+        }
+    }
+}

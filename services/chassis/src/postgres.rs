@@ -1,0 +1,121 @@
+//! PostgreSQL: the pool, transactions that belong to a facility, migrations, and whether it answers.
+
+mod migrations;
+mod settings;
+mod url;
+mod watch;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
+pub use settings::Settings;
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use tokio::{sync::Notify, time::Instant};
+pub use url::DatabaseUrl;
+use uuid::Uuid;
+
+use crate::{Facility, Process, idempotency};
+
+/// The service's database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pool: PgPool,
+    answered: Arc<[Notify; WAITERS]>,
+}
+
+/// Waiters share a bell by their request's id, so that a ring wakes few that it is not for.
+const WAITERS: usize = 64;
+
+impl Database {
+    /// A pool that opens its connections as they are needed: a service starts while its database is down, and is not
+    /// ready until it answers. Starts watching it, and pruning old answers.
+    ///
+    /// # Errors
+    /// When the URL is unreadable.
+    pub fn connect(settings: &Settings, process: &Process) -> Result<Database, sqlx::Error> {
+        let options = settings.connect_options(process.name)?;
+        let outages = watch::Outages::default();
+        let pool = watch::distrusting(settings.pool_options(), &outages).connect_lazy_with(options.clone());
+        let database = Database {
+            pool,
+            answered: Arc::new(std::array::from_fn(|_| Notify::new())),
+        };
+        // One process has one database; a second one, in tests, is only not pruned and not audited to.
+        let _ = process.database.set(database.clone());
+        let dependency = process.health.dependency("postgresql");
+        let shutdown = process.shutdown.clone();
+        let watching = watch::watch(options, dependency, outages, shutdown.clone());
+        process.tasks.spawn("postgresql watch", async move {
+            watching.await;
+            Ok(())
+        });
+        let pruning = idempotency::prune(database.clone(), process.settings.idempotency.clone(), shutdown);
+        process.tasks.spawn("idempotency pruning", async move {
+            pruning.await;
+            Ok(())
+        });
+        Ok(database)
+    }
+
+    /// Opens a transaction that sees and writes the rows of one facility, in one round trip.
+    ///
+    /// # Errors
+    /// When no connection is to be had within the setting's time.
+    pub async fn begin(&self, facility: &Facility) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        // A facility's grammar has no quote in it.
+        let statement = format!("begin; select set_config('weft.facility', '{facility}', true)");
+        self.pool.begin_with(AssertSqlSafe(statement)).await
+    }
+
+    /// Opens a transaction of no facility: for infrastructure tables and security-definer functions. Row-level
+    /// security hides every business row from it.
+    ///
+    /// # Errors
+    /// When no connection is to be had within the setting's time.
+    pub async fn begin_system(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.pool
+            .begin_with("begin; select set_config('weft.facility', '', true)")
+            .await
+    }
+
+    /// The pool itself.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub(crate) fn answered(&self, request_id: Uuid) -> &Notify {
+        &self.answered[request_id.as_bytes()[15] as usize % WAITERS]
+    }
+}
+
+/// A point in time that other threads may read.
+#[derive(Debug)]
+pub(crate) struct SharedInstant {
+    epoch: Instant,
+    micros: AtomicU64,
+}
+
+impl SharedInstant {
+    fn set_now(&self) {
+        let micros = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.micros.store(micros, Ordering::Release);
+    }
+
+    /// Time passed since it was last set; `None` when it never was.
+    fn elapsed(&self) -> Option<std::time::Duration> {
+        let at = std::time::Duration::from_micros(self.micros.load(Ordering::Acquire));
+        (!at.is_zero()).then(|| self.epoch.elapsed().saturating_sub(at))
+    }
+}
+
+impl Default for SharedInstant {
+    fn default() -> SharedInstant {
+        SharedInstant {
+            epoch: Instant::now(),
+            micros: AtomicU64::new(0),
+        }
+    }
+}

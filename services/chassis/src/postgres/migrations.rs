@@ -1,0 +1,115 @@
+//! Bringing the schema up to date: several sets of migrations in one database, each with a version table of its own.
+
+use std::{collections::HashSet, fmt};
+
+use sqlx::{
+    Connection, PgConnection,
+    migrate::{MigrateError, Migrator},
+};
+
+use super::Settings;
+
+/// One set of migrations.
+#[derive(Debug)]
+pub struct Migrations {
+    /// Its name, by which its versions are kept in `weft_migrations.<name>`: lower case letters and `_`.
+    pub name: &'static str,
+    /// `sqlx::migrate!("../../migrations/<name>")`.
+    pub migrator: Migrator,
+}
+
+/// What was done for one set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The set.
+    pub name: &'static str,
+    /// The versions that were new to this database.
+    pub versions: Vec<i64>,
+}
+
+/// Why the schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database could not be reached or refused.
+    #[error("the database cannot be used")]
+    Database(#[from] sqlx::Error),
+    /// A set could not be applied.
+    #[error("migrations {set} failed")]
+    Set {
+        /// The set's name.
+        set: &'static str,
+        /// What PostgreSQL or the check of the applied versions said.
+        source: MigrateError,
+    },
+}
+
+fn chassis() -> Migrations {
+    Migrations {
+        name: "chassis",
+        migrator: sqlx::migrate!("../../migrations/chassis"),
+    }
+}
+
+/// Applies the chassis's migrations and then `sets`, in order, as the role of `migrate_url`. Grants go to the role of
+/// `url`, which migrations find as `chassis.app_role()`. Applied ones are left alone; two runs at once wait for each
+/// other.
+///
+/// # Errors
+/// When the database cannot be reached, a migration fails (and is rolled back), or an applied one has changed.
+pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<Applied>, Error> {
+    let app_role = settings.url.user()?;
+    let mut conn = PgConnection::connect_with(&settings.migrate_url.connect_options()?).await?;
+    sqlx::query("select set_config('weft.app_role', $1, false)")
+        .bind(app_role)
+        .execute(&mut conn)
+        .await?;
+    let mut done = Vec::new();
+    for set in std::iter::once(chassis()).chain(sets) {
+        let name = set.name;
+        let versions = apply(&mut conn, set)
+            .await
+            .map_err(|source| Error::Set { set: name, source })?;
+        done.push(Applied { name, versions });
+    }
+    conn.close().await?;
+    Ok(done)
+}
+
+async fn apply(conn: &mut PgConnection, set: Migrations) -> Result<Vec<i64>, MigrateError> {
+    let table = format!("weft_migrations.{}", set.name);
+    let mut migrator = set.migrator;
+    migrator.create_schema("weft_migrations");
+    migrator.dangerous_set_table_name(table.clone());
+    let before = applied(conn, &table).await?;
+    migrator.run_direct(None, conn, false).await?;
+    let after = applied(conn, &table).await?;
+    let mut new: Vec<i64> = after.difference(&before).copied().collect();
+    new.sort_unstable();
+    Ok(new)
+}
+
+async fn applied(conn: &mut PgConnection, table: &str) -> Result<HashSet<i64>, sqlx::Error> {
+    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(table)
+        .fetch_one(&mut *conn)
+        .await?;
+    if !exists {
+        return Ok(HashSet::new());
+    }
+    let query = format!("select version from {table}");
+    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+        .fetch_all(conn)
+        .await?
+        .into_iter()
+        .collect())
+}
+
+impl fmt::Display for Applied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.versions.is_empty() {
+            return write!(f, "{}: up to date", self.name);
+        }
+        let versions: Vec<String> = self.versions.iter().map(i64::to_string).collect();
+        write!(f, "{}: applied {}", self.name, versions.join(", "))
+    }
+}

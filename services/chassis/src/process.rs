@@ -1,0 +1,64 @@
+//! What a service's code gets to run with.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{Health, Sections, Tasks, drain, health, idempotency, postgres::Database};
+
+/// The running process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// The service's name.
+    pub name: &'static str,
+    /// Cancelled when the process is to stop.
+    pub shutdown: CancellationToken,
+    /// Its background work.
+    pub tasks: Tasks,
+    /// What it says about itself.
+    pub health: Health,
+    /// How methods may be called.
+    pub policies: mesh::Policies,
+    pub(crate) settings: Arc<ProcessSettings>,
+    pub(crate) database: Arc<OnceLock<Database>>,
+}
+
+/// The sections that the process acts on by itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ProcessSettings {
+    pub(crate) address_file: Option<PathBuf>,
+    pub(crate) probe: health::Settings,
+    pub(crate) idempotency: idempotency::Settings,
+    pub(crate) drain: drain::Settings,
+}
+
+impl Process {
+    /// A process made of these sections. Services get theirs from [`run`](crate::run()); tests make one.
+    ///
+    /// # Errors
+    /// When the contract's policies cannot be read.
+    pub fn new(name: &'static str, sections: &Sections<'_>) -> Result<Process, mesh::Error> {
+        let shutdown = CancellationToken::new();
+        Ok(Process {
+            name,
+            tasks: Tasks::new(shutdown.clone()),
+            shutdown,
+            health: Health::new(),
+            policies: mesh::Policies::from_descriptors(proto::DESCRIPTORS)?,
+            settings: Arc::new(ProcessSettings {
+                address_file: sections.address_file.map(PathBuf::from),
+                probe: sections.probe.clone(),
+                idempotency: sections.idempotency.clone(),
+                drain: sections.drain.clone(),
+            }),
+            database: Arc::default(),
+        })
+    }
+
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.database.get()
+    }
+}

@@ -1,0 +1,182 @@
+//! The command line and the life of the process.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    Process, Service, Settings, Violations,
+    config::{self, Effective, Sources},
+    postgres, telemetry,
+};
+
+/// Wrong usage or configuration (`EX_USAGE` would be 64; clap exits with 2 as well).
+const MISUSE: u8 = 2;
+
+/// Runs the service as a program: `serve`, `migrate` or `check-config`. Exits with 0 after a clean stop, 1 after a
+/// failure, 2 when the command line or the configuration is wrong.
+pub fn run<S: Service>() -> ExitCode {
+    // Two providers may be compiled in, and rustls then refuses to choose. A second installation changes nothing.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let matches = command::<S>().get_matches();
+    let effective = config::load::<S::Settings>(S::NAME, &sources(&matches));
+    match matches.subcommand_name() {
+        Some("check-config") => check_config(&effective),
+        Some("migrate") => with_settings(effective, migrate::<S>),
+        _ => with_settings(effective, serve::<S>),
+    }
+}
+
+fn command<S: Service>() -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .global(true)
+        .help("Read settings from a TOML file");
+    let set = Arg::new("set")
+        .long("set")
+        .value_name("KEY=VALUE")
+        .action(ArgAction::Append)
+        .global(true)
+        .help("Set one setting, by its dotted name; overrides file and environment");
+    let environment = S::NAME.to_uppercase();
+    Command::new(S::NAME)
+        .about(S::ABOUT)
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(format!(
+            "Settings: defaults < file < environment ({environment}__DATABASE__URL sets database.url) < --set.\n\
+             `check-config` lists them all."
+        ))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(config)
+        .arg(set)
+        .subcommand(Command::new("serve").about("Serve until SIGTERM or SIGINT, then drain"))
+        .subcommand(Command::new("migrate").about("Bring the database to this version's schema"))
+        .subcommand(Command::new("check-config").about("Print the settings in effect and what is wrong with them"))
+}
+
+fn sources(matches: &ArgMatches) -> Sources {
+    // Global arguments are found at the innermost level.
+    let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
+    Sources {
+        file: matches.get_one::<String>("config").map(PathBuf::from),
+        environment: std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        flags: matches
+            .get_many::<String>("set")
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect(),
+    }
+}
+
+fn check_config<S: Settings>(effective: &Effective<S>) -> ExitCode {
+    print!("{effective}");
+    if effective.violations().is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    report(effective.violations());
+    ExitCode::from(MISUSE)
+}
+
+fn report(violations: &Violations) {
+    eprintln!("the configuration is wrong:");
+    for violation in violations.iter() {
+        eprintln!("  {}: {}", violation.field, violation.description);
+    }
+}
+
+fn with_settings<S: Settings>(effective: Effective<S>, act: fn(S) -> anyhow::Result<ExitCode>) -> ExitCode {
+    let settings = match effective.into_settings() {
+        Ok(settings) => settings,
+        Err(violations) => {
+            report(&violations);
+            return ExitCode::from(MISUSE);
+        }
+    };
+    match act(settings) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn migrate<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        for set in postgres::migrate(settings.sections().database, S::migrations()).await? {
+            println!("{set}");
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn serve<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(live::<S>(settings));
+    // Blocking work that hangs, a name lookup for one, must not hold the exit.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+/// From the first log line to the last flush. What goes wrong in between is logged here.
+async fn live<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
+    let telemetry = telemetry::start(S::NAME, settings.sections().telemetry)?;
+    let process = Process::new(S::NAME, &settings.sections())?;
+    let grace = process.settings.drain.grace();
+    tracing::info!(service.version = env!("CARGO_PKG_VERSION"), "starting");
+    stop_on_signals(&process)?;
+
+    let served = S::serve(settings, process.clone()).await;
+
+    // Serving may have ended by itself; the rest of the process must end either way.
+    process.shutdown.cancel();
+    if !process.tasks.finished_within(grace).await {
+        tracing::warn!(
+            tasks.running = process.tasks.running(),
+            "stopping with work unfinished"
+        );
+    }
+    let outcome = match (served, process.tasks.failure()) {
+        (Err(error), _) => Err(error),
+        (Ok(()), Some(failure)) => Err(anyhow::anyhow!("{failure}")),
+        (Ok(()), None) => Ok(()),
+    };
+    let code = match outcome {
+        Ok(()) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!(error.message = format!("{error:#}"), "stopped by a failure");
+            ExitCode::FAILURE
+        }
+    };
+    telemetry.flush().await;
+    Ok(code)
+}
+
+fn stop_on_signals(process: &Process) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = process.shutdown.clone();
+    process.tasks.spawn("signals", async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        tracing::info!(signal = name, "stopping");
+        shutdown.cancel();
+        Ok(())
+    });
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! The settings that every service nests.
+
+use std::path::Path;
+
+use crate::{Violations, auth, drain, health, idempotency, postgres, server, telemetry};
+
+/// The chassis's part of a service's settings. Each field is named as its section is.
+#[derive(Clone, Copy, Debug)]
+pub struct Sections<'a> {
+    /// A file that gets the bound addresses as `{"grpc": "…", "probe": "…"}` once the process listens.
+    pub address_file: Option<&'a Path>,
+    /// The gRPC port and its limits.
+    pub grpc: &'a server::Settings,
+    /// The probe port.
+    pub probe: &'a health::Settings,
+    /// The service's database.
+    pub database: &'a postgres::Settings,
+    /// Whose tokens are believed, and the key for tokens of its own.
+    pub auth: &'a auth::Settings,
+    /// How long answers are kept.
+    pub idempotency: &'a idempotency::Settings,
+    /// Logs; traces and metrics are set by `OTEL_*`.
+    pub telemetry: &'a telemetry::Settings,
+    /// How long stopping may take.
+    pub drain: &'a drain::Settings,
+}
+
+impl Sections<'_> {
+    pub(crate) fn check(&self, violations: &mut Violations) {
+        violations.within("grpc", |violations| self.grpc.check(violations));
+        violations.within("probe", |violations| self.probe.check(violations));
+        violations.within("database", |violations| self.database.check(violations));
+        violations.within("auth", |violations| self.auth.check(violations));
+        violations.within("idempotency", |violations| self.idempotency.check(violations));
+        violations.within("telemetry", |violations| self.telemetry.check(violations));
+        violations.within("drain", |violations| self.drain.check(violations));
+    }
+}

@@ -1,0 +1,161 @@
+//! The gRPC port: what a request passes through before its handler, and how connections begin and end.
+
+mod admission;
+mod audit;
+mod authentication;
+mod authorization;
+mod call;
+mod connections;
+mod deadline;
+mod listening;
+mod reflection;
+mod settings;
+mod supervision;
+mod telemetry;
+mod validation;
+
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
+
+use anyhow::Context as _;
+use call::{Layer, Method, Stack};
+use http::Request;
+pub use settings::Settings;
+use tonic::{
+    body::Body,
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+};
+use tonic_health::pb::health_server::HealthServer;
+use tower::Service;
+
+use crate::{
+    Process, auth,
+    auth::Verifier,
+    contract,
+    health::{HealthService, serve_probes},
+};
+
+/// A server under construction: mount services on it, then [`serve`](Server::serve).
+pub struct Server {
+    process: Process,
+    settings: Settings,
+    auth: auth::Settings,
+    routes: RoutesBuilder,
+    mounted: Vec<&'static str>,
+}
+
+impl Server {
+    /// A server without services.
+    pub fn new(process: &Process, settings: &Settings, auth: &auth::Settings) -> Server {
+        Server {
+            process: process.clone(),
+            settings: settings.clone(),
+            auth: auth.clone(),
+            routes: RoutesBuilder::default(),
+            mounted: Vec::new(),
+        }
+    }
+
+    /// Mounts a generated service.
+    #[must_use]
+    pub fn service<S>(mut self, service: S) -> Server
+    where
+        S: Service<Request<Body>, Response = Response, Error = Infallible>,
+        S: NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes.add_service(service);
+        self.mounted.push(S::NAME);
+        self
+    }
+
+    /// Serves until the process is to stop, then drains: says NOT_SERVING, goes on accepting for the announced time,
+    /// and finishes what it took within the grace. Binds both ports before it says that it has started.
+    ///
+    /// # Errors
+    /// When a port or the keys cannot be had, or a mounted method is not in the contract.
+    pub async fn serve(mut self) -> anyhow::Result<()> {
+        let methods = self.methods()?;
+        let verifier = Verifier::start(&self.auth, &self.process).await?;
+        let ports = listening::bind(&self.settings, &self.process.settings).await?;
+
+        let health = HealthService(self.process.health.clone());
+        self.routes.add_service(HealthServer::new(health.clone()));
+        reflection::mount(&mut self.routes, &self.mounted)?;
+        let routes = std::mem::take(&mut self.routes).routes().prepare();
+        let stack = Arc::new(Stack::new(self.layers(verifier), routes, methods));
+
+        self.process
+            .health
+            .mounted(self.mounted.iter().map(ToString::to_string));
+        let probes = self.process.tasks.run(serve_probes(ports.probe, health));
+        self.process.health.started();
+        connections::serve(ports.grpc, stack, &self.settings, &self.process).await;
+        probes.abort();
+        Ok(())
+    }
+
+    /// Every request passes through these layers, from the top down.
+    fn layers(&self, verifier: Verifier) -> Vec<Arc<dyn Layer>> {
+        let Server {
+            settings, process, ..
+        } = self;
+        vec![
+            // Outermost, so that every answer is seen, refusals too; it continues the caller's trace.
+            Arc::new(telemetry::Layer::new()),
+            // Time counts from here, waiting included.
+            Arc::new(deadline::Layer::new(
+                process.shutdown.clone(),
+                settings.stream_grace(),
+            )),
+            // Nothing is done for strangers.
+            Arc::new(authentication::Layer::new(verifier)),
+            // From here on the work goes on when its caller is gone; only the deadline's answer does not wait.
+            Arc::new(supervision::Layer::new(process.tasks.clone())),
+            // Knows the caller, and sees what became of the call: refusals below are recorded, too.
+            Arc::new(audit::Layer::new(process)),
+            Arc::new(authorization::Layer),
+            // Whoever may not call takes no place; a place is kept until the handler ends.
+            Arc::new(admission::Layer::new(settings.max_in_flight)),
+            // The costliest check comes last. Handlers get valid requests only.
+            Arc::new(validation::Layer::new(settings.max_message_bytes)),
+        ]
+    }
+
+    /// The methods of the mounted services, by path.
+    fn methods(&self) -> anyhow::Result<HashMap<String, Arc<Method>>> {
+        let mut methods = HashMap::new();
+        for name in &self.mounted {
+            let service = contract::pool().get_service_by_name(name);
+            let service = service.with_context(|| format!("{name} is not in the contract"))?;
+            for method in service.methods() {
+                let path = format!("/{name}/{}", method.name());
+                let policy = self
+                    .process
+                    .policies
+                    .method(&path)
+                    .with_context(|| format!("{path} has no policy"))?;
+                methods.insert(path, Arc::new(Method::new(&method, policy.clone())));
+            }
+        }
+        Ok(methods)
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("mounted", &self.mounted)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to a call.
+type Response = http::Response<Body>;
+
+/// What the layers stand in front of.
+type Handlers = Routes;
+
+#[cfg(test)]
+#[path = "server/tests.rs"]
+mod tests;

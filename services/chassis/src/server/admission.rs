@@ -1,0 +1,113 @@
+//! A bound on the calls being worked on. Past it, a call is refused at once, and told that nothing was started and when
+//! to try again; what matters least is refused first.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use mesh::policy::Criticality;
+use tonic::metadata::MetadataValue;
+
+use super::{
+    Response,
+    call::{Call, Layer as CallLayer, Next, refuse},
+};
+use crate::status;
+
+const PUSHBACK: Duration = Duration::from_millis(100);
+
+pub(super) struct Layer {
+    max_in_flight: usize,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Layer {
+    pub(super) fn new(max_in_flight: usize) -> Layer {
+        Layer {
+            max_in_flight,
+            in_flight: Arc::default(),
+        }
+    }
+
+    /// A place for a call, unless those that its kind may take are taken.
+    fn enter(&self, criticality: Criticality) -> Option<Place> {
+        let percent = match criticality {
+            Criticality::Sheddable => 70,
+            Criticality::Unspecified | Criticality::Normal => 90,
+            Criticality::Critical => 100,
+        };
+        let bound = (self.max_in_flight * percent).div_ceil(100);
+        let place = Place(self.in_flight.clone());
+        (self.in_flight.fetch_add(1, Ordering::AcqRel) < bound).then_some(place)
+    }
+}
+
+impl CallLayer for Layer {
+    fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
+        // Probes must be answered most of all when it is full.
+        let Some(policy) = call.policy() else {
+            return next.run(call);
+        };
+        let Some(place) = self.enter(policy.criticality) else {
+            return Box::pin(async { refuse(full()) });
+        };
+        Box::pin(async move {
+            let response = next.run(call).await;
+            drop(place);
+            response
+        })
+    }
+}
+
+fn full() -> tonic::Status {
+    let mut refusal = status::exhausted("OVERLOADED", "the server is full; nothing was started", PUSHBACK);
+    refusal.metadata_mut().insert(
+        "grpc-retry-pushback-ms",
+        MetadataValue::from(PUSHBACK.as_millis() as u64),
+    );
+    refusal
+}
+
+/// Given back when dropped, a refused one as well.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_least_is_refused_first_and_places_are_given_back() {
+        let layer = Layer::new(10);
+        let taken: Vec<_> = (0..7)
+            .map(|_| layer.enter(Criticality::Sheddable).unwrap())
+            .collect();
+        assert!(layer.enter(Criticality::Sheddable).is_none());
+        let normal: Vec<_> = (0..2)
+            .map(|_| layer.enter(Criticality::Normal).unwrap())
+            .collect();
+        assert!(layer.enter(Criticality::Normal).is_none());
+        let critical = layer.enter(Criticality::Critical).unwrap();
+        assert!(layer.enter(Criticality::Critical).is_none());
+        drop((taken, normal, critical));
+        assert_eq!(layer.in_flight.load(Ordering::Acquire), 0);
+        assert!(layer.enter(Criticality::Sheddable).is_some());
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_come_back() {
+        let refusal = full();
+        assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(refusal.metadata().get("grpc-retry-pushback-ms").unwrap(), "100");
+    }
+}

@@ -1,0 +1,44 @@
+//! Who calls, by its bearer token.
+
+use futures_util::future::BoxFuture;
+use tracing::Span;
+
+use super::{
+    Response,
+    call::{Call, Layer as CallLayer, Next, refuse},
+};
+use crate::{auth::Verifier, status};
+
+pub(super) struct Layer {
+    verifier: Verifier,
+}
+
+impl Layer {
+    pub(super) fn new(verifier: Verifier) -> Layer {
+        Layer { verifier }
+    }
+}
+
+impl CallLayer for Layer {
+    fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
+        if call.is_anonymous() {
+            return next.run(call);
+        }
+        Box::pin(async move {
+            let Some(token) = call.context.bearer().cloned() else {
+                let text = "the call needs a token: send `authorization: Bearer …`";
+                return refuse(status::unauthenticated("NO_TOKEN", text));
+            };
+            match self.verifier.verify(&token).await {
+                Ok(identity) => {
+                    Span::current()
+                        .record("weft.facility", identity.facility.as_str())
+                        .record("weft.subject", identity.subject.as_str());
+                    call.request.extensions_mut().insert(identity);
+                    next.run(call).await
+                }
+                Err(refused) => refuse(status::unauthenticated("INVALID_TOKEN", refused.to_string())),
+            }
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! One call on its way through the layers.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use futures_util::future::BoxFuture;
+use http::Request;
+use mesh::{Context, MethodPolicy};
+use prost_reflect::{MessageDescriptor, MethodDescriptor};
+use tokio::time::Instant;
+use tonic::{Status, body::Body};
+use tower::ServiceExt;
+
+use super::{Handlers, Response};
+
+/// A method that the process serves.
+#[derive(Debug)]
+pub(super) struct Method {
+    /// `package.Service/Method`, as the semantic conventions write `rpc.method`.
+    pub(super) name: String,
+    pub(super) policy: MethodPolicy,
+    pub(super) input: MessageDescriptor,
+}
+
+impl Method {
+    pub(super) fn new(method: &MethodDescriptor, policy: MethodPolicy) -> Method {
+        let name = format!("{}/{}", method.parent_service().full_name(), method.name());
+        Method {
+            name,
+            policy,
+            input: method.input(),
+        }
+    }
+}
+
+/// A request, and what the layers have found out about it.
+pub(super) struct Call {
+    /// When it came in.
+    pub(super) arrival: Instant,
+    /// What it calls; `None` for health, reflection, and what nobody serves.
+    pub(super) method: Option<Arc<Method>>,
+    /// Who it is for and until when.
+    pub(super) context: Context,
+    /// Its `request_id`, once the message has been read.
+    pub(super) request_id: Arc<OnceLock<String>>,
+    pub(super) request: Request<Body>,
+}
+
+impl Call {
+    pub(super) fn policy(&self) -> Option<&MethodPolicy> {
+        self.method.as_ref().map(|method| &method.policy)
+    }
+
+    /// Whether anyone may make it.
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.policy().is_none_or(|policy| policy.anonymous)
+    }
+}
+
+/// One thing that is done for every call.
+pub(super) trait Layer: Send + Sync {
+    /// Answers the call, by `next` or without it.
+    fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response>;
+}
+
+/// The layers and, behind them, the handlers.
+pub(super) struct Stack {
+    layers: Vec<Arc<dyn Layer>>,
+    handlers: Handlers,
+    methods: HashMap<String, Arc<Method>>,
+}
+
+impl Stack {
+    pub(super) fn new(
+        layers: Vec<Arc<dyn Layer>>,
+        handlers: Handlers,
+        methods: HashMap<String, Arc<Method>>,
+    ) -> Stack {
+        Stack {
+            layers,
+            handlers,
+            methods,
+        }
+    }
+
+    /// Answers one request.
+    pub(super) fn answer(self: Arc<Stack>, request: Request<Body>) -> BoxFuture<'static, Response> {
+        let call = Call {
+            arrival: Instant::now(),
+            method: self.methods.get(request.uri().path()).cloned(),
+            context: Context::new(),
+            request_id: Arc::default(),
+            request,
+        };
+        Next { stack: self, at: 0 }.run(call)
+    }
+}
+
+/// What comes below a layer.
+pub(super) struct Next {
+    stack: Arc<Stack>,
+    at: usize,
+}
+
+impl Next {
+    pub(super) fn run(self, call: Call) -> BoxFuture<'static, Response> {
+        Box::pin(async move {
+            match self.stack.layers.get(self.at).cloned() {
+                Some(layer) => {
+                    layer
+                        .handle(
+                            call,
+                            Next {
+                                at: self.at + 1,
+                                ..self
+                            },
+                        )
+                        .await
+                }
+                None => self.handle(call.request).await,
+            }
+        })
+    }
+
+    async fn handle(self, request: Request<Body>) -> Response {
+        match self.stack.handlers.clone().oneshot(request).await {
+            Ok(response) => response.map(Body::new),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// A refusal as an answer.
+pub(super) fn refuse(status: Status) -> Response {
+    status.into_http()
+}

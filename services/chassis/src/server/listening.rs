@@ -1,0 +1,55 @@
+//! The two ports, bound before anything is promised.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use super::Settings;
+use crate::process::ProcessSettings;
+
+pub(super) struct Ports {
+    pub(super) grpc: TcpListener,
+    pub(super) probe: TcpListener,
+}
+
+#[derive(Serialize)]
+struct Addresses {
+    grpc: SocketAddr,
+    probe: SocketAddr,
+}
+
+/// Binds both, logs the addresses, and writes them where they are looked for.
+pub(super) async fn bind(settings: &Settings, process: &ProcessSettings) -> anyhow::Result<Ports> {
+    let grpc = listen("grpc.listen", settings.listen).await?;
+    let probe = listen("probe.listen", process.probe.listen).await?;
+    let addresses = Addresses {
+        grpc: grpc.local_addr()?,
+        probe: probe.local_addr()?,
+    };
+    if let Some(path) = &process.address_file {
+        write(path, &addresses)
+            .with_context(|| format!("address_file {} cannot be written", path.display()))?;
+    }
+    tracing::info!(grpc.address = %addresses.grpc, probe.address = %addresses.probe, "listening");
+    Ok(Ports { grpc, probe })
+}
+
+async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{setting}: cannot listen on {address}"))
+}
+
+/// Readers see the whole file or none.
+fn write(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+    let mut beside: PathBuf = path.to_owned();
+    beside.as_mut_os_string().push(format!(".{}", std::process::id()));
+    std::fs::write(&beside, serde_json::to_vec(addresses)?)?;
+    std::fs::rename(&beside, path)?;
+    Ok(())
+}

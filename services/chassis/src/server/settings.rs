@@ -1,0 +1,107 @@
+//! The gRPC port's settings. HTTP/2's own are set here, not inherited.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Violations;
+
+/// The gRPC port and its limits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The address to listen on; port 0 takes a free one. Default 127.0.0.1:7101.
+    pub listen: SocketAddr,
+    /// Connections at once; further ones wait to be accepted. Default 1024.
+    pub max_connections: usize,
+    /// Calls being worked on at once, in the whole process; further ones are refused. Default 512.
+    pub max_in_flight: usize,
+    /// Bytes of one request message. Default 4194304.
+    pub max_message_bytes: usize,
+    /// Streams at once on one connection. Default 256.
+    pub max_concurrent_streams: u32,
+    /// Bytes of all headers of one request. Default 16384.
+    pub max_header_list_bytes: u32,
+    /// Milliseconds for a new connection to begin HTTP/2. Default 5000.
+    pub handshake_timeout_ms: u64,
+    /// Milliseconds between pings on a connection. Default 20000.
+    pub keepalive_interval_ms: u64,
+    /// Milliseconds for the answer to a ping, before the connection counts as dead. Default 10000.
+    pub keepalive_timeout_ms: u64,
+    /// Seconds until a connection is asked to go, give or take a tenth, so that load spreads. Default 1800.
+    pub max_connection_age_s: u64,
+    /// Milliseconds that open streams get to end by themselves when the process stops. Default 2000.
+    pub stream_grace_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7101)),
+            max_connections: 1024,
+            max_in_flight: 512,
+            max_message_bytes: 4 * 1024 * 1024,
+            max_concurrent_streams: 256,
+            max_header_list_bytes: 16 * 1024,
+            handshake_timeout_ms: 5_000,
+            keepalive_interval_ms: 20_000,
+            keepalive_timeout_ms: 10_000,
+            max_connection_age_s: 1_800,
+            stream_grace_ms: 2_000,
+        }
+    }
+}
+
+impl Settings {
+    /// The defaults on another port of 127.0.0.1.
+    pub fn on_port(port: u16) -> Settings {
+        Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], port)),
+            ..Settings::default()
+        }
+    }
+
+    pub(super) fn stream_grace(&self) -> Duration {
+        Duration::from_millis(self.stream_grace_ms)
+    }
+
+    pub(crate) fn check(&self, violations: &mut Violations) {
+        let mut within = |field, value: u64, least: u64, most: u64| {
+            violations.require(
+                (least..=most).contains(&value),
+                field,
+                format!("must be {least} to {most}"),
+            );
+        };
+        within("max_connections", self.max_connections as u64, 1, 100_000);
+        within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
+        within(
+            "max_message_bytes",
+            self.max_message_bytes as u64,
+            1024,
+            64 * 1024 * 1024,
+        );
+        within(
+            "max_concurrent_streams",
+            self.max_concurrent_streams.into(),
+            1,
+            100_000,
+        );
+        within(
+            "max_header_list_bytes",
+            self.max_header_list_bytes.into(),
+            1024,
+            1024 * 1024,
+        );
+        within("handshake_timeout_ms", self.handshake_timeout_ms, 1, 60_000);
+        within(
+            "keepalive_interval_ms",
+            self.keepalive_interval_ms,
+            100,
+            3_600_000,
+        );
+        within("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000);
+        within("max_connection_age_s", self.max_connection_age_s, 1, 86_400);
+        within("stream_grace_ms", self.stream_grace_ms, 0, 300_000);
+    }
+}

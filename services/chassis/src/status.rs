@@ -1,0 +1,215 @@
+//! gRPC statuses that always say why: ErrorInfo with a reason, and the details that its code calls for.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::Violations;
+
+/// The domain of every reason.
+pub const DOMAIN: &str = "weft";
+
+/// INVALID_ARGUMENT `INVALID_REQUEST`, naming every field that breaks a rule.
+pub fn invalid(violations: &Violations) -> Status {
+    let mut details = because("INVALID_REQUEST");
+    details.set_bad_request(
+        violations
+            .iter()
+            .map(|found| FieldViolation::new(&found.field, &found.description))
+            .collect::<Vec<_>>(),
+    );
+    Status::with_error_details(
+        Code::InvalidArgument,
+        format!("the request is invalid: {violations}"),
+        details,
+    )
+}
+
+/// INVALID_ARGUMENT for one field.
+pub fn invalid_field(field: &str, description: impl Into<String>) -> Status {
+    let mut violations = Violations::new();
+    violations.add(field, description);
+    invalid(&violations)
+}
+
+/// NOT_FOUND `<KIND>_NOT_FOUND`; also for what another facility owns.
+pub fn not_found(kind: &str, id: impl std::fmt::Display) -> Status {
+    let reason = format!("{}_NOT_FOUND", kind.to_uppercase().replace([' ', '-'], "_"));
+    let mut details = because(&reason);
+    details.set_resource_info(kind, id.to_string(), "", "");
+    Status::with_error_details(Code::NotFound, format!("no such {kind}: {id}"), details)
+}
+
+/// FAILED_PRECONDITION: what the request names is in a state that does not allow it.
+pub fn failed_precondition(reason: &str, text: impl Into<String>) -> Status {
+    Status::with_error_details(Code::FailedPrecondition, text, because(reason))
+}
+
+/// ABORTED: another request was quicker, or still runs. The same request may be sent again after `retry_after`.
+pub fn aborted(reason: &str, text: impl Into<String>, retry_after: Duration) -> Status {
+    Status::with_error_details(Code::Aborted, text, retrying(reason, retry_after))
+}
+
+/// ALREADY_EXISTS.
+pub fn already_exists(reason: &str, text: impl Into<String>) -> Status {
+    Status::with_error_details(Code::AlreadyExists, text, because(reason))
+}
+
+/// UNAVAILABLE: something that the request needs is down. Worth another try after a second.
+pub fn unavailable(reason: &str, text: impl Into<String>) -> Status {
+    Status::with_error_details(Code::Unavailable, text, retrying(reason, Duration::from_secs(1)))
+}
+
+/// RESOURCE_EXHAUSTED: a limit is reached, and nothing was started.
+pub fn exhausted(reason: &str, text: impl Into<String>, retry_after: Duration) -> Status {
+    Status::with_error_details(Code::ResourceExhausted, text, retrying(reason, retry_after))
+}
+
+/// DEADLINE_EXCEEDED `OUT_OF_TIME`.
+pub fn out_of_time() -> Status {
+    let text = "the deadline passed before the call was done; it may still be carried out";
+    Status::with_error_details(Code::DeadlineExceeded, text, because("OUT_OF_TIME"))
+}
+
+/// UNAUTHENTICATED: there is no token, or none that can be believed.
+pub fn unauthenticated(reason: &str, text: impl Into<String>) -> Status {
+    Status::with_error_details(Code::Unauthenticated, text, because(reason))
+}
+
+/// PERMISSION_DENIED.
+pub fn denied(reason: &str, text: impl Into<String>) -> Status {
+    Status::with_error_details(Code::PermissionDenied, text, because(reason))
+}
+
+/// UNIMPLEMENTED.
+pub fn unimplemented(reason: &str, text: impl Into<String>) -> Status {
+    Status::with_error_details(Code::Unimplemented, text, because(reason))
+}
+
+/// INTERNAL, with nothing of `error` in it; it is logged here, once, with its whole chain.
+pub fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
+    tracing::error!(error.message = chain(error), "a request failed inside");
+    Status::with_error_details(
+        Code::Internal,
+        "something failed inside; see the service's log",
+        because("INTERNAL"),
+    )
+}
+
+/// The status for a database error that no domain rule has turned into its own: UNAVAILABLE when the database cannot
+/// be reached or is going away, ABORTED when a transaction lost a race, INTERNAL otherwise.
+pub fn database(error: &sqlx::Error) -> Status {
+    if let sqlx::Error::Database(inner) = error {
+        let code = inner.code().unwrap_or_default();
+        match &*code {
+            // serialization_failure, deadlock_detected, lock_not_available
+            "40001" | "40P01" | "55P03" => {
+                return aborted(
+                    "LOST_RACE",
+                    "another request was quicker",
+                    Duration::from_millis(50),
+                );
+            }
+            // query_canceled: it ran into statement_timeout.
+            "57014" => {
+                tracing::warn!(error.message = chain(error), "a query took too long");
+                return unavailable("DATABASE_SLOW", "the database took too long");
+            }
+            // Connection, resource and operator trouble: admin_shutdown, too_many_connections and the like.
+            code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => {}
+            _ => return internal(error),
+        }
+    } else if !is_connection(error) {
+        return internal(error);
+    }
+    tracing::warn!(error.message = chain(error), "the database cannot be used");
+    unavailable("DATABASE_UNAVAILABLE", "the database cannot be used now")
+}
+
+fn is_connection(error: &sqlx::Error) -> bool {
+    use sqlx::Error;
+    matches!(
+        error,
+        Error::Io(_)
+            | Error::Tls(_)
+            | Error::PoolTimedOut
+            | Error::PoolClosed
+            | Error::WorkerCrashed
+            | Error::BeginFailed
+    )
+}
+
+fn because(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new())
+}
+
+fn retrying(reason: &str, retry_after: Duration) -> ErrorDetails {
+    let mut details = because(reason);
+    details.set_retry_info(Some(retry_after));
+    details
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_carries_its_reason_and_domain() {
+        let statuses = [
+            (invalid_field("a", "must be set"), "INVALID_REQUEST"),
+            (not_found("payment method", 1), "PAYMENT_METHOD_NOT_FOUND"),
+            (failed_precondition("WRONG_STATE", "no"), "WRONG_STATE"),
+            (aborted("LOST_RACE", "no", Duration::ZERO), "LOST_RACE"),
+            (unavailable("DATABASE_UNAVAILABLE", "no"), "DATABASE_UNAVAILABLE"),
+            (out_of_time(), "OUT_OF_TIME"),
+            (internal(&std::fmt::Error), "INTERNAL"),
+        ];
+        for (status, reason) in statuses {
+            let info = status.get_error_details().error_info().cloned().unwrap();
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, DOMAIN));
+        }
+    }
+
+    #[test]
+    fn an_invalid_request_names_every_field() {
+        let mut violations = Violations::new();
+        violations.add("lines[0].price", "must be set");
+        violations.add("patient_id", "must not be empty");
+        let status = invalid(&violations);
+        let details = status.get_error_details();
+        let fields: Vec<_> = details
+            .bad_request()
+            .unwrap()
+            .field_violations
+            .iter()
+            .map(|v| v.field.clone())
+            .collect();
+        assert_eq!(fields, ["lines[0].price", "patient_id"]);
+    }
+
+    #[test]
+    fn an_internal_error_leaks_nothing() {
+        let status = internal(&std::io::Error::other("password=hunter2"));
+        assert!(!format!("{status:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_pool_without_connections_is_unavailable_and_says_when_to_retry() {
+        let status = database(&sqlx::Error::PoolTimedOut);
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.get_error_details().retry_info().is_some());
+    }
+}

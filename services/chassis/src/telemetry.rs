@@ -1,0 +1,119 @@
+//! What can be seen of a process: JSON logs on stderr, and traces, metrics and logs by OTLP when the standard
+//! `OTEL_*` variables name a collector.
+
+mod json;
+mod otlp;
+mod propagation;
+
+use opentelemetry_sdk::{logs::SdkLoggerProvider, metrics::SdkMeterProvider, trace::SdkTracerProvider};
+pub(crate) use propagation::parent;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::Violations;
+
+/// What is logged.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Levels by target, as in `info,order=debug`. Default `info`, `warn` from libraries that talk a lot.
+    pub log: String,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            log: "info,h2=warn,hyper=warn,tonic=warn,tower=warn,sqlx=warn,opentelemetry=warn".to_owned(),
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn check(&self, violations: &mut Violations) {
+        if let Err(error) = EnvFilter::try_new(&self.log) {
+            violations.add("log", format!("cannot be read: {error}"));
+        }
+    }
+}
+
+/// The running telemetry; flush it last.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    tracers: SdkTracerProvider,
+    meters: SdkMeterProvider,
+    loggers: Option<SdkLoggerProvider>,
+}
+
+/// Starts to log, and to export when a collector is named. Needs a running runtime.
+pub(crate) fn start(name: &'static str, settings: &Settings) -> anyhow::Result<Telemetry> {
+    let otlp::Exporters {
+        tracers,
+        meters,
+        loggers,
+        endpoint,
+    } = otlp::start(name)?;
+    let logs = tracing_subscriber::fmt::layer()
+        .event_format(json::Json { service: name })
+        .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
+        .with_writer(std::io::stderr)
+        .with_filter(EnvFilter::try_new(&settings.log)?);
+    // Spans are made without a collector too: the logs carry their ids, and callees continue the trace.
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(otlp::tracer(&tracers))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_filter(ours());
+    let exported = loggers.as_ref().map(|loggers| {
+        opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(loggers).with_filter(ours())
+    });
+    tracing_subscriber::registry()
+        .with(spans)
+        .with(exported)
+        .with(logs)
+        .try_init()?;
+    match endpoint {
+        Some(endpoint) => tracing::info!(otlp.endpoint = endpoint, "exporting telemetry"),
+        None => tracing::info!("no OTEL_EXPORTER_OTLP_ENDPOINT is set: traces and metrics stay here"),
+    }
+    Ok(Telemetry {
+        tracers,
+        meters,
+        loggers,
+    })
+}
+
+/// Exporting makes calls of its own: were the transport's spans and events exported, each export would make more.
+fn ours() -> Targets {
+    let silent = tracing_subscriber::filter::LevelFilter::OFF;
+    [
+        "h2",
+        "hyper",
+        "hyper_util",
+        "tonic",
+        "tower",
+        "opentelemetry",
+        "opentelemetry_sdk",
+        "opentelemetry_otlp",
+    ]
+    .into_iter()
+    .fold(
+        Targets::new().with_default(tracing::Level::INFO),
+        |targets, target| targets.with_target(target, silent),
+    )
+}
+
+impl Telemetry {
+    /// Sends what is left. Blocks for a few seconds per signal when the collector is gone, so it runs aside.
+    pub(crate) async fn flush(self) {
+        let flushed = tokio::task::spawn_blocking(move || {
+            // Nobody is left to tell about a collector that does not answer.
+            let _ = self.tracers.shutdown();
+            let _ = self.meters.shutdown();
+            if let Some(loggers) = self.loggers {
+                let _ = loggers.shutdown();
+            }
+        });
+        let _ = flushed.await;
+    }
+}
