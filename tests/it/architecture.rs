@@ -1,6 +1,6 @@
 //! Who may import whom, as `ARCHITECTURE.md` draws it. `deny.toml` bans the same from the other side.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use cargo_metadata::{MetadataCommand, Package};
 
@@ -95,4 +95,50 @@ fn folder_and_crate_have_the_same_name() {
             .unwrap();
         assert_eq!(folder, package.name.as_str());
     }
+}
+
+/// `ARCHITECTURE.md` promises nothing that no test proves.
+#[test]
+fn every_test_that_the_architecture_names_exists() {
+    let document = std::fs::read_to_string(tests::workspace_root().join("ARCHITECTURE.md")).unwrap();
+    let promises = document
+        .split("## What always holds")
+        .nth(1)
+        .unwrap()
+        .split("\n## ")
+        .next()
+        .unwrap();
+    let named: Vec<&str> = promises
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.matches('_').count() > 2)
+        .collect();
+    assert!(named.len() >= 10, "the invariants name their tests: {named:?}");
+
+    let sources = sources(tests::workspace_root());
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|name| !sources.contains(&format!("fn {name}(")))
+        .collect();
+    assert!(missing.is_empty(), "no test is called {missing:#?}");
+}
+
+/// All Rust sources of the workspace, one after the other.
+fn sources(folder: &Path) -> String {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if path.is_dir() && !name.starts_with('.') && name != "target" {
+            all += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all += &std::fs::read_to_string(path).unwrap();
+        }
+    }
+    all
 }

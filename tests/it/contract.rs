@@ -1,6 +1,6 @@
 //! What every contract must say, read from the descriptors that the services start with.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path, process::Command};
 
 use mesh::Policies;
 use prost_reflect::{DescriptorPool, EnumDescriptor, FileDescriptor, MessageDescriptor, MethodDescriptor};
@@ -80,6 +80,41 @@ fn every_message_field_enum_value_and_rpc_is_explained() {
         }
     }
     assert!(silent.is_empty(), "no comment on {silent:#?}");
+}
+
+/// What `make contracts` does, on a copy whose wire form was changed.
+#[test]
+fn a_change_that_breaks_the_wire_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = tests::workspace_root();
+    let run = |program: &Path, arguments: &[&str]| {
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let from = |name: &str| root.join(name).to_string_lossy().into_owned();
+    assert!(run(Path::new("cp"), &["-r", &from("proto"), &from("buf.yaml"), "."]).0);
+    let buf = root.join(".tools/bin/buf");
+    let breaks = || {
+        assert!(run(&buf, &["build", "--exclude-source-info", "-o", "now.binpb"]).0);
+        run(
+            &buf,
+            &["breaking", "now.binpb", "--against", "proto/released.binpb"],
+        )
+    };
+    assert_eq!(breaks(), (true, String::new()));
+
+    let file = folder.path().join("proto/order/v1/order.proto");
+    let contract = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, contract.replacen("string id = 1", "string id = 99", 1)).unwrap();
+    let (fine, report) = breaks();
+    assert!(!fine && report.contains("deleted"), "{report}");
 }
 
 fn comments(file: &FileDescriptor) -> HashMap<Vec<i32>, String> {

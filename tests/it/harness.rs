@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use sqlx::Executor as _;
-use tests::{Durability, Nats, Postgres, eventually};
+use tests::{Durability, Nats, Postgres, Service, Stack, eventually};
 
 #[tokio::test]
 async fn each_database_is_fresh_and_the_service_role_owns_nothing_in_it() {
@@ -70,4 +70,16 @@ async fn nats_keeps_what_it_acknowledged_over_a_kill_and_its_address_over_a_rest
     })
     .await;
     assert_eq!(messages, 1);
+}
+
+#[tokio::test]
+async fn a_killed_service_comes_back_on_the_same_addresses() {
+    let stack = Stack::start().await;
+    for service in Service::ALL {
+        let address = stack.address(service);
+        stack.kill9(service);
+        assert!(stack.health(service, "liveness").await.is_err());
+        stack.restart(service).await;
+        assert_eq!(stack.address(service), address);
+    }
 }
