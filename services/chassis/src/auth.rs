@@ -2,6 +2,8 @@
 
 mod fetch;
 mod identity;
+#[cfg(test)]
+pub(crate) mod issuer;
 mod jwks;
 mod service_tokens;
 mod verifier;

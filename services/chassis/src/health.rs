@@ -17,8 +17,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) use service::HealthService;
 use tokio::sync::watch;
 
-use crate::Violations;
-
 /// The probe port: plaintext, health only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -36,7 +34,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    pub(crate) fn check(&self, _violations: &mut Violations) {}
+    /// Another port of 127.0.0.1.
+    pub fn on_port(port: u16) -> Settings {
+        Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], port)),
+        }
+    }
 }
 
 /// The process's state of health. Cheap to clone; starts as alive, not started, not ready.

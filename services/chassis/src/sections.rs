@@ -28,7 +28,12 @@ pub struct Sections<'a> {
 impl Sections<'_> {
     pub(crate) fn check(&self, violations: &mut Violations) {
         violations.within("grpc", |violations| self.grpc.check(violations));
-        violations.within("probe", |violations| self.probe.check(violations));
+        let ports = (self.grpc.listen, self.probe.listen);
+        violations.require(
+            ports.0 != ports.1 || ports.0.port() == 0,
+            "probe.listen",
+            "must not be grpc.listen",
+        );
         violations.within("database", |violations| self.database.check(violations));
         violations.within("auth", |violations| self.auth.check(violations));
         violations.within("idempotency", |violations| self.idempotency.check(violations));

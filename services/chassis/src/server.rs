@@ -95,6 +95,24 @@ impl Server {
         Ok(())
     }
 
+    async fn stack(&mut self) -> anyhow::Result<Arc<Stack>> {
+        let methods = self.methods()?;
+        let verifier = Verifier::start(&self.auth, &self.process).await?;
+        let mut routes = std::mem::take(&mut self.routes);
+        // Clients that balance by themselves watch health here (gRFC A17); probes ask on a port of their own.
+        routes.add_service(HealthServer::new(self.health()));
+        reflection::mount(&mut routes, &self.mounted)?;
+        Ok(Arc::new(Stack::new(
+            self.layers(verifier),
+            routes.routes().prepare(),
+            methods,
+        )))
+    }
+
+    fn health(&self) -> HealthService {
+        HealthService(self.process.health.clone())
+    }
+
     /// Every request passes through these layers, from the top down.
     fn layers(&self, verifier: Verifier) -> Vec<Arc<dyn Layer>> {
         let Server {

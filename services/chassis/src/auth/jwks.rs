@@ -132,7 +132,8 @@ impl Source {
     }
 }
 
-/// Keys of other kinds are others' business; a key without `kid` goes by its thumbprint.
+/// A key goes by its `kid` and by its thumbprint: signers who were told no name use the latter. Keys of other kinds are
+/// others' business.
 fn parse(from: &str, bytes: &[u8]) -> Result<HashMap<String, DecodingKey>, Error> {
     let set: JwkSet = serde_json::from_slice(bytes).map_err(|source| Error::Format {
         from: from.to_owned(),
@@ -153,8 +154,9 @@ fn parse(from: &str, bytes: &[u8]) -> Result<HashMap<String, DecodingKey>, Error
         let Ok(public) = URL_SAFE_NO_PAD.decode(&pair.x) else {
             continue;
         };
-        let kid = jwk.common.key_id.clone().unwrap_or_else(|| key_id(&public));
-        keys.insert(kid, DecodingKey::from_ed_der(&public));
+        let key = DecodingKey::from_ed_der(&public);
+        keys.extend(jwk.common.key_id.clone().map(|kid| (kid, key.clone())));
+        keys.insert(key_id(&public), key);
     }
     if keys.is_empty() {
         Err(Error::Empty {
