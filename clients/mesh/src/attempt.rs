@@ -1,31 +1,35 @@
 //! What is rewritten for every attempt: the time that is left, the attempt's number, the token, the trace.
 
-use std::task::{Context as Task, Poll};
+use std::{
+    sync::Arc,
+    task::{Context as Task, Poll},
+};
 
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Response, header};
 use tokio::time::Instant;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::Service;
 use tracing::Instrument;
 
 use crate::{
-    call::{Attempt, AttemptOutcome},
+    call::{Attempt, AttemptOutcome, early_code},
     context::PREVIOUS_ATTEMPTS,
     failure::{Failure, Reached},
     grpc_timeout,
-    telemetry::span,
+    telemetry::{Metrics, span},
 };
 
 /// Prepares each attempt's headers and wraps it in a span.
 #[derive(Clone, Debug)]
 pub(crate) struct Prepare<S> {
     inner: S,
+    metrics: Arc<Metrics>,
 }
 
 impl<S> Prepare<S> {
-    pub(crate) fn new(inner: S) -> Prepare<S> {
-        Prepare { inner }
+    pub(crate) fn new(inner: S, metrics: Arc<Metrics>) -> Prepare<S> {
+        Prepare { inner, metrics }
     }
 }
 
@@ -54,11 +58,22 @@ where
             });
         }
         span::inject(&span, attempt.request.headers_mut());
+        let (metrics, method, started) = (
+            Arc::clone(&self.metrics),
+            Arc::clone(&attempt.method),
+            Instant::now(),
+        );
+        metrics.attempt_started(&method.label);
         let answer = self.inner.call(attempt);
         Box::pin(
             async move {
                 let outcome = answer.await;
-                span::record(&outcome);
+                let code = match &outcome {
+                    Err(failure) => failure.status.code(),
+                    Ok(response) => early_code(response).unwrap_or(Code::Ok),
+                };
+                metrics.attempt_ended(&method.label, code, started.elapsed());
+                span::record_code(code);
                 outcome
             }
             .instrument(span),

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response};
+use opentelemetry::StringValue;
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
-use crate::{Context, failure::Failure, policy::MethodPolicy};
+use crate::{Context, failure::Failure, hedge::Observed, policy::MethodPolicy};
 
 /// What a call ends with above the retries.
 pub(crate) type Outcome = Result<Response<Body>, Status>;
@@ -17,9 +18,26 @@ pub(crate) type AttemptOutcome = Result<Response<Body>, Failure>;
 #[derive(Debug)]
 pub(crate) struct Method {
     /// `package.Service/Method`; `_OTHER` for a method that no policy names.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
+    /// The name as metrics carry it.
+    pub(crate) label: StringValue,
     /// `None`: a foreign method, which is balanced and bounded by its caller's deadline, and no more.
     pub(crate) policy: Option<Arc<MethodPolicy>>,
+    /// How long its calls take, which hedging goes by.
+    pub(crate) observed: Observed,
+}
+
+impl Method {
+    pub(crate) fn new(name: &str, policy: Option<MethodPolicy>) -> Method {
+        let name: Arc<str> = Arc::from(name);
+        let label = StringValue::from(Arc::clone(&name));
+        Method {
+            name,
+            label,
+            policy: policy.map(Arc::new),
+            observed: Observed::default(),
+        }
+    }
 }
 
 /// One call of the application.
@@ -43,6 +61,20 @@ pub(crate) struct Attempt {
     /// Shared by all attempts of a call.
     pub(crate) tried: Arc<Tried>,
     pub(crate) request: Request<Body>,
+}
+
+impl Attempt {
+    /// Another try at the same call.
+    pub(crate) fn again(&self, previous: u32, request: Request<Body>) -> Attempt {
+        Attempt {
+            method: Arc::clone(&self.method),
+            context: self.context.clone(),
+            deadline: self.deadline,
+            previous,
+            tried: Arc::clone(&self.tried),
+            request,
+        }
+    }
 }
 
 /// The endpoints that a call was sent to, so that the next attempt goes elsewhere.

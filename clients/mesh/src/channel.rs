@@ -24,13 +24,16 @@ use crate::{
     call::{Call, Method},
     deadline::{self, Deadline},
     discovery::Target,
-    endpoint::room::Room,
+    endpoint::{Caller, room::Room},
+    hedge::Hedge,
     options::Tuning,
     retry::{
         Retry,
         budget::{Budget, Throttling},
     },
     supervisor::{Published, Supervisor},
+    telemetry::{Calls, Metrics},
+    throttle::{self, Throttle},
 };
 
 type Stack = BoxCloneSyncService<Call, Response<Body>, Status>;
@@ -69,6 +72,7 @@ impl Channel {
         let (service, tuning): (Arc<str>, _) = (Arc::from(options.service), Arc::new(options.tuning));
         let (publish, published) = watch::channel(Arc::new(Published::default()));
         let demand = Arc::new(Notify::new());
+        let metrics = Arc::new(Metrics::new(&service));
         let room = Arc::new(Room::new(tuning.max_in_flight, tuning.max_waiting));
         let balance = Balance {
             published,
@@ -81,7 +85,10 @@ impl Channel {
         let supervisor = Supervisor {
             target,
             tuning: Arc::clone(&tuning),
-            user_agent,
+            caller: Arc::new(Caller {
+                user_agent,
+                metrics: Arc::clone(&metrics),
+            }),
             publish,
             demand,
             room,
@@ -90,16 +97,13 @@ impl Channel {
         let shared = Shared {
             service,
             methods: methods(policies),
-            unlisted: Arc::new(Method {
-                name: "_OTHER".to_owned(),
-                policy: None,
-            }),
+            unlisted: Arc::new(Method::new("_OTHER", None)),
             supervisor: runtime.spawn(supervisor.run()).abort_handle(),
             tuning: Arc::clone(&tuning),
         };
         Ok(Channel {
             shared: Arc::new(shared),
-            stack: stack(balance, &tuning),
+            stack: stack(balance, &tuning, &metrics),
         })
     }
 
@@ -126,28 +130,38 @@ impl Channel {
     }
 }
 
-/// Every call passes through these layers, from the top down.
-fn stack(balance: Balance, tuning: &Tuning) -> Stack {
+/// Every call passes through these layers. Read from below, as a call does.
+fn stack(balance: Balance, tuning: &Tuning, metrics: &Arc<Metrics>) -> Stack {
     let budget = Arc::new(Budget::new(Throttling::default()));
-    // Each attempt picks an endpoint, one not tried yet before others.
-    let stack = balance;
-    // Below the retries: every attempt says how much time is left and which one it is.
-    let stack = Prepare::new(stack);
-    let stack = Retry::new(stack, budget, tuning.replay_limit_bytes);
+    let limit = tuning.replay_limit_bytes;
+    // Innermost: an endpoint for each attempt, one not tried yet before others.
+    let attempts = balance;
+    // Every attempt says how much time is left and which one it is.
+    let attempts = Prepare::new(attempts, Arc::clone(metrics));
+    // A call is repeated one attempt after the other...
+    let retry = Retry::new(attempts.clone(), Arc::clone(&budget), Arc::clone(metrics), limit);
+    // ...or, where its method declares it, one beside the other.
+    let calls = Hedge {
+        attempts,
+        otherwise: retry,
+        budget,
+        metrics: Arc::clone(metrics),
+        replay_limit: limit,
+    };
+    // A refused call is not to be retried, so that the throttle stands above the retries.
+    let calls = Throttle::new(calls, Arc::new(throttle::Record::new()), Arc::clone(metrics));
+    // What the application sees is what is measured, local refusals included.
+    let calls = Calls::new(calls, Arc::clone(metrics));
     // Outermost, because everything below takes time.
-    let stack = Deadline::new(stack);
-    BoxCloneSyncService::new(stack)
+    let calls = Deadline::new(calls);
+    BoxCloneSyncService::new(calls)
 }
 
 fn methods(policies: &Policies) -> HashMap<String, Arc<Method>> {
     let method = |(path, policy): (&str, &crate::MethodPolicy)| {
-        let name = path.trim_start_matches('/').to_owned();
         (
             path.to_owned(),
-            Arc::new(Method {
-                name,
-                policy: Some(Arc::new(policy.clone())),
-            }),
+            Arc::new(Method::new(path.trim_start_matches('/'), Some(policy.clone()))),
         )
     };
     policies.iter().map(method).collect()

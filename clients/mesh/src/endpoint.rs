@@ -20,7 +20,7 @@ use crate::{
     call::{AttemptOutcome, early_code},
     discovery::Address,
     failure::{self, Failure, Reached},
-    telemetry::span,
+    telemetry::{Metrics, span},
 };
 use vitals::{Flight, Verdict, Vitals};
 
@@ -30,7 +30,14 @@ pub(crate) struct Endpoint {
     pub(crate) address: Address,
     pub(crate) vitals: Arc<Vitals>,
     sender: SendRequest<Body>,
-    user_agent: HeaderValue,
+    caller: Arc<Caller>,
+}
+
+/// Who calls: the same for all endpoints of a channel.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) user_agent: HeaderValue,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Endpoint {
@@ -38,13 +45,13 @@ impl Endpoint {
         address: Address,
         vitals: Arc<Vitals>,
         sender: SendRequest<Body>,
-        user_agent: HeaderValue,
+        caller: Arc<Caller>,
     ) -> Endpoint {
         Endpoint {
             address,
             vitals,
             sender,
-            user_agent,
+            caller,
         }
     }
 
@@ -63,7 +70,7 @@ impl Endpoint {
         aim(&mut request, &self.address);
         request
             .headers_mut()
-            .insert(header::USER_AGENT, self.user_agent.clone());
+            .insert(header::USER_AGENT, self.caller.user_agent.clone());
         match self.sender.clone().try_send_request(request).await {
             Ok(response) => {
                 flight.answered();
@@ -108,6 +115,7 @@ impl Endpoint {
     fn settle(&self, flight: &mut Flight, verdict: Verdict) {
         if flight.settle(verdict) {
             let state = self.vitals.record().breaker.state().clone();
+            self.caller.metrics.ejected();
             span::ejected(self.address.authority.as_str(), &state);
         }
     }

@@ -4,7 +4,7 @@
 //! Transports report a lost connection in many words (CANCELLED, UNKNOWN, "operation was canceled"). The code
 //! is decided here, by what is found in the error's chain of sources, and is UNAVAILABLE for all of them.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, sync::Arc};
 
 use http::Request;
 use tonic::{Status, body::Body};
@@ -30,7 +30,8 @@ pub(crate) enum Reached {
 }
 
 impl Failure {
-    pub(crate) fn no_endpoint(status: Status) -> Failure {
+    pub(crate) fn no_endpoint(mut status: Status) -> Failure {
+        status.set_source(Arc::new(NeverSent));
         Failure {
             status,
             reached: Reached::NoEndpoint,
@@ -61,6 +62,16 @@ impl Failure {
     }
 }
 
+/// Marks the status of a call that met no server.
+#[derive(Debug, thiserror::Error)]
+#[error("the call was not sent")]
+struct NeverSent;
+
+/// Whether a call failed before there was a server to send it to.
+pub(crate) fn never_sent(status: &Status) -> bool {
+    status.source().is_some_and(|source| source.is::<NeverSent>())
+}
+
 /// UNAVAILABLE, or the status that a layer put into the chain itself.
 pub(crate) fn unavailable(error: hyper::Error, endpoint: &str) -> Status {
     let mut source: Option<&(dyn StdError + 'static)> = Some(&error);
@@ -71,7 +82,7 @@ pub(crate) fn unavailable(error: hyper::Error, endpoint: &str) -> Status {
         source = current.source();
     }
     let mut status = Status::unavailable(format!("connection to {endpoint}: {}", chain(&error)));
-    status.set_source(std::sync::Arc::new(error));
+    status.set_source(Arc::new(error));
     status
 }
 

@@ -18,7 +18,9 @@ mod options;
 mod call;
 mod deadline;
 mod telemetry;
+mod throttle;
 
+mod hedge;
 mod replay;
 mod retry;
 

@@ -7,7 +7,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod budget;
-mod pushback;
+pub(crate) mod pushback;
 
 use std::{
     sync::Arc,
@@ -26,6 +26,7 @@ use crate::{
     failure::{Failure, Reached},
     policy,
     replay::Replay,
+    telemetry::{Metrics, metrics::Repetitions, span},
 };
 use budget::Budget;
 use pushback::Pushback;
@@ -35,14 +36,16 @@ use pushback::Pushback;
 pub(crate) struct Retry<S> {
     inner: S,
     budget: Arc<Budget>,
+    metrics: Arc<Metrics>,
     replay_limit: usize,
 }
 
 impl<S> Retry<S> {
-    pub(crate) fn new(inner: S, budget: Arc<Budget>, replay_limit: usize) -> Retry<S> {
+    pub(crate) fn new(inner: S, budget: Arc<Budget>, metrics: Arc<Metrics>, replay_limit: usize) -> Retry<S> {
         Retry {
             inner,
             budget,
+            metrics,
             replay_limit,
         }
     }
@@ -66,6 +69,7 @@ where
         let Retry {
             inner,
             budget,
+            metrics,
             replay_limit,
         } = self.clone();
         Box::pin(async move {
@@ -94,15 +98,17 @@ where
                 tried: Arc::default(),
                 request: http::Request::new(Body::empty()),
             };
-            Attempts {
+            let mut attempts = Attempts {
                 attempt,
                 replay,
                 budget,
                 free: true,
                 made: 1,
-            }
-            .run(inner)
-            .await
+                log: Repetitions::default(),
+            };
+            let outcome = attempts.run(inner).await;
+            metrics.repeated(&attempts.attempt.method.label, attempts.log);
+            outcome
         })
     }
 }
@@ -117,6 +123,7 @@ struct Attempts {
     free: bool,
     /// The policy's attempts, the running one included.
     made: u32,
+    log: Repetitions,
 }
 
 /// What to do after an attempt.
@@ -126,7 +133,7 @@ enum Next {
 }
 
 impl Attempts {
-    async fn run<S>(mut self, mut inner: S) -> Outcome
+    async fn run<S>(&mut self, mut inner: S) -> Outcome
     where
         S: Service<Attempt, Response = Response<Body>, Error = Failure>,
     {
@@ -136,7 +143,9 @@ impl Attempts {
                     "a request that has passed through was asked for again",
                 ));
             };
-            let mut outcome = inner.call(self.next_attempt(request)).await;
+            let mut outcome = inner
+                .call(self.attempt.again(self.attempt.previous, request))
+                .await;
             if let Err(Failure {
                 request: Some(unsent),
                 ..
@@ -151,21 +160,15 @@ impl Attempts {
                     if counted {
                         self.made += 1;
                         self.attempt.previous += 1;
+                        self.log.retries += 1;
+                        self.log.waited += after;
+                    } else {
+                        self.log.transparent += 1;
                     }
+                    span::record_retry(&outcome, self.made);
                     sleep(after).await;
                 }
             }
-        }
-    }
-
-    fn next_attempt(&self, request: http::Request<Body>) -> Attempt {
-        Attempt {
-            method: Arc::clone(&self.attempt.method),
-            context: self.attempt.context.clone(),
-            deadline: self.attempt.deadline,
-            previous: self.attempt.previous,
-            tried: Arc::clone(&self.attempt.tried),
-            request,
         }
     }
 
@@ -231,3 +234,6 @@ impl Attempts {
         policy.retry.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@ mod keeper;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use http::HeaderValue;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
@@ -17,7 +16,7 @@ use tokio::{
 
 use crate::{
     discovery::{Address, Target},
-    endpoint::{Endpoint, breaker::Ejections, room::Room, vitals::Vitals},
+    endpoint::{Caller, Endpoint, breaker::Ejections, room::Room, vitals::Vitals},
     options::Tuning,
 };
 use keeper::{Keeper, Report};
@@ -40,7 +39,7 @@ pub(crate) struct Published {
 pub(crate) struct Supervisor {
     pub(crate) target: Target,
     pub(crate) tuning: Arc<Tuning>,
-    pub(crate) user_agent: HeaderValue,
+    pub(crate) caller: Arc<Caller>,
     pub(crate) publish: watch::Sender<Arc<Published>>,
     /// Calls that found nothing connected.
     pub(crate) demand: Arc<Notify>,
@@ -124,7 +123,7 @@ impl Supervisor {
                 let keeper = Keeper {
                     address: address.clone(),
                     tuning: Arc::clone(&self.tuning),
-                    user_agent: self.user_agent.clone(),
+                    caller: Arc::clone(&self.caller),
                     vitals: Arc::new(Vitals::new(
                         *next_id,
                         Arc::clone(&self.room),

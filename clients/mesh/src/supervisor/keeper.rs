@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderValue;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep},
@@ -11,7 +10,7 @@ use tokio::{
 use crate::{
     connection,
     discovery::Address,
-    endpoint::{Endpoint, vitals::Vitals},
+    endpoint::{Caller, Endpoint, vitals::Vitals},
     failure::chain,
     options::Tuning,
     retry::backoff::jitter,
@@ -36,7 +35,7 @@ pub(super) enum Report {
 pub(super) struct Keeper {
     pub(super) address: Address,
     pub(super) tuning: Arc<Tuning>,
-    pub(super) user_agent: HeaderValue,
+    pub(super) caller: Arc<Caller>,
     pub(super) vitals: Arc<Vitals>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) demand: Arc<Notify>,
@@ -55,7 +54,7 @@ impl Keeper {
                         self.address.clone(),
                         Arc::clone(&self.vitals),
                         sender,
-                        self.user_agent.clone(),
+                        Arc::clone(&self.caller),
                     );
                     if self.reports.send(Report::Up(Arc::new(endpoint))).await.is_err() {
                         return;

@@ -6,15 +6,32 @@
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::trace::{SpanContext, TraceContextExt};
 use tokio::time::Instant;
+use tonic::Code;
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use super::code_name;
 use crate::{
     call::{Attempt, AttemptOutcome, early_code},
     endpoint::breaker::State,
 };
 
-/// The span of one attempt, a child of the caller's.
+/// The span of one call, a child of the caller's.
+pub(crate) fn call(method: &str) -> Span {
+    tracing::info_span!(
+        "call",
+        otel.name = %format_args!("Sent.{method}"),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        rpc.system.name = "grpc",
+        rpc.method = method,
+        rpc.response.status_code = Empty,
+        mesh.attempts = Empty,
+        mesh.retry.reason = Empty,
+    )
+}
+
+/// The span of one attempt, a child of the call's.
 pub(crate) fn attempt(attempt: &Attempt) -> Span {
     tracing::info_span!(
         "attempt",
@@ -34,20 +51,27 @@ pub(crate) fn record_endpoint(address: &str) {
     Span::current().record("server.address", address);
 }
 
-/// Notes on the running attempt's span how it ended.
-pub(crate) fn record(outcome: &AttemptOutcome) {
+/// Notes on the running span how it ended.
+pub(crate) fn record_code(code: Code) {
+    if code != Code::Ok {
+        let span = Span::current();
+        span.record("rpc.response.status_code", code_name(code));
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// Notes on the running call's span why it is sent again.
+pub(crate) fn record_retry(outcome: &AttemptOutcome, attempts: u32) {
     let span = Span::current();
     if span.is_disabled() {
         return;
     }
-    let code = match outcome {
-        Err(failure) => Some(failure.status.code()),
-        Ok(response) => early_code(response).filter(|code| *code != tonic::Code::Ok),
+    let reason = match outcome {
+        Err(failure) => failure.status.to_string(),
+        Ok(response) => code_name(early_code(response).unwrap_or(Code::Ok)).to_owned(),
     };
-    if let Some(code) = code {
-        span.record("rpc.response.status_code", tracing::field::debug(code));
-        span.record("otel.status_code", "ERROR");
-    }
+    span.record("mesh.attempts", attempts);
+    span.record("mesh.retry.reason", reason);
 }
 
 /// Writes `traceparent` and `tracestate` for the span, or for the caller's trace when the span is not recorded.

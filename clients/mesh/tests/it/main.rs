@@ -7,5 +7,6 @@ mod echo;
 mod balancing;
 mod connections;
 mod deadlines;
+mod hedging;
 mod policies;
 mod retries;

@@ -1,0 +1,158 @@
+//! The client's metrics: OpenTelemetry's RPC conventions for calls, gRFC A66 for attempts, gRFC A96 for what
+//! the retries did.
+
+use std::{sync::Arc, time::Duration};
+
+use opentelemetry::{
+    KeyValue, StringValue, global,
+    metrics::{Counter, Histogram},
+};
+use tonic::Code;
+
+use super::code_name;
+
+/// The conventions are still a release candidate, so that each name stands in one place.
+const STATUS: &str = "rpc.response.status_code";
+
+/// Seconds.
+const LATENCY: [f64; 16] = [
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
+];
+const COUNT: [f64; 5] = [0.0, 1.0, 2.0, 3.0, 4.0];
+
+/// One channel's instruments. They belong to the provider that is installed when the channel is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    target: StringValue,
+    call_duration: Histogram<f64>,
+    attempts_started: Counter<u64>,
+    attempt_duration: Histogram<f64>,
+    retries: Histogram<u64>,
+    transparent_retries: Histogram<u64>,
+    hedges: Histogram<u64>,
+    retry_delay: Histogram<f64>,
+    ejections: Counter<u64>,
+    throttled: Counter<u64>,
+}
+
+/// What the retries of one call did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Repetitions {
+    pub(crate) retries: u64,
+    pub(crate) transparent: u64,
+    pub(crate) hedges: u64,
+    pub(crate) waited: Duration,
+}
+
+impl Metrics {
+    pub(crate) fn new(service: &str) -> Metrics {
+        let meter = global::meter("mesh");
+        let seconds = |name, description| {
+            let builder = meter
+                .f64_histogram(name)
+                .with_unit("s")
+                .with_description(description);
+            builder.with_boundaries(LATENCY.to_vec()).build()
+        };
+        let counts = |name, unit, description| {
+            let builder = meter
+                .u64_histogram(name)
+                .with_unit(unit)
+                .with_description(description);
+            builder.with_boundaries(COUNT.to_vec()).build()
+        };
+        let counter = |name, unit, description| {
+            meter
+                .u64_counter(name)
+                .with_unit(unit)
+                .with_description(description)
+                .build()
+        };
+        Metrics {
+            target: StringValue::from(Arc::<str>::from(service)),
+            call_duration: seconds("rpc.client.call.duration", "Calls, to the end of the response"),
+            attempts_started: counter("grpc.client.attempt.started", "{attempt}", "Attempts sent"),
+            attempt_duration: seconds(
+                "grpc.client.attempt.duration",
+                "Attempts, to the response's headers",
+            ),
+            retries: counts("grpc.client.call.retries", "{retry}", "Retries of a call"),
+            transparent_retries: counts(
+                "grpc.client.call.transparent_retries",
+                "{transparent_retry}",
+                "Repetitions of requests that no server saw",
+            ),
+            hedges: counts("grpc.client.call.hedges", "{hedge}", "Hedges of a call"),
+            retry_delay: seconds("grpc.client.call.retry_delay", "Time waited between attempts"),
+            ejections: counter(
+                "mesh.client.ejections",
+                "{ejection}",
+                "Endpoints taken out of rotation",
+            ),
+            throttled: counter(
+                "mesh.client.throttled",
+                "{call}",
+                "Calls refused before they were sent",
+            ),
+        }
+    }
+
+    pub(crate) fn call_ended(&self, method: &StringValue, code: Code, duration: Duration) {
+        let attributes = [
+            KeyValue::new("rpc.system.name", "grpc"),
+            KeyValue::new("rpc.method", method.clone()),
+            KeyValue::new("server.address", self.target.clone()),
+            KeyValue::new(STATUS, code_name(code)),
+        ];
+        self.call_duration.record(duration.as_secs_f64(), &attributes);
+    }
+
+    pub(crate) fn attempt_started(&self, method: &StringValue) {
+        self.attempts_started.add(1, &self.labels(method));
+    }
+
+    pub(crate) fn attempt_ended(&self, method: &StringValue, code: Code, duration: Duration) {
+        let [method, target] = self.labels(method);
+        let attributes = [method, target, KeyValue::new("grpc.status", code_name(code))];
+        self.attempt_duration.record(duration.as_secs_f64(), &attributes);
+    }
+
+    /// Books nothing for the usual call, which is sent once.
+    pub(crate) fn repeated(&self, method: &StringValue, repetitions: Repetitions) {
+        let Repetitions {
+            retries,
+            transparent,
+            hedges,
+            waited,
+        } = repetitions;
+        if retries + transparent + hedges == 0 {
+            return;
+        }
+        let labels = self.labels(method);
+        let counts = [
+            (&self.retries, retries),
+            (&self.transparent_retries, transparent),
+            (&self.hedges, hedges),
+        ];
+        for (histogram, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            histogram.record(count, &labels);
+        }
+        self.retry_delay.record(waited.as_secs_f64(), &labels);
+    }
+
+    pub(crate) fn ejected(&self) {
+        self.ejections
+            .add(1, &[KeyValue::new("grpc.target", self.target.clone())]);
+    }
+
+    pub(crate) fn throttled(&self, method: &StringValue) {
+        self.throttled.add(1, &self.labels(method));
+    }
+
+    fn labels(&self, method: &StringValue) -> [KeyValue; 2] {
+        [
+            KeyValue::new("grpc.method", method.clone()),
+            KeyValue::new("grpc.target", self.target.clone()),
+        ]
+    }
+}

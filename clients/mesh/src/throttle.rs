@@ -1,0 +1,170 @@
+//! Refuses calls before they are sent while the callee refuses most of what it gets.
+//!
+//! A server that is overloaded spends its strength on saying no. A client that sees its calls refused sends
+//! only a little more than what is accepted: it refuses by itself with probability
+//! `max(0, (requests - 2 * accepts) / (requests + 1))` (Site Reliability Engineering, "Handling overload").
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context as Task, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use http::Response;
+use rand::Rng;
+use tokio::time::Instant;
+use tonic::{Code, Status, body::Body};
+use tower::Service;
+
+use crate::{
+    call::{Call, Outcome, early_code},
+    failure,
+    telemetry::Metrics,
+};
+
+/// What is remembered: two minutes, in slots.
+const SLOT: Duration = Duration::from_secs(5);
+const SLOTS: usize = 24;
+/// Requests are let through beyond this many times what is accepted.
+const MULTIPLIER: f64 = 2.0;
+/// Some calls must go on, or nobody would notice that the callee is well again.
+const MOST_REFUSED: f64 = 0.9;
+
+/// Refuses calls by the channel's own recent record.
+#[derive(Clone, Debug)]
+pub(crate) struct Throttle<S> {
+    inner: S,
+    record: Arc<Record>,
+    metrics: Arc<Metrics>,
+}
+
+impl<S> Throttle<S> {
+    pub(crate) fn new(inner: S, record: Arc<Record>, metrics: Arc<Metrics>) -> Throttle<S> {
+        Throttle {
+            inner,
+            record,
+            metrics,
+        }
+    }
+}
+
+impl<S> Service<Call> for Throttle<S>
+where
+    S: Service<Call, Response = Response<Body>, Error = Status>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Outcome>;
+
+    fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), Status>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let record = Arc::clone(&self.record);
+        if rand::rng().random::<f64>() < record.refusal() {
+            record.add(false);
+            self.metrics.throttled(&call.method.label);
+            let text = "refused here: the callee has refused most calls of the last two minutes";
+            return Box::pin(async move { Err(Status::unavailable(text)) });
+        }
+        let answer = self.inner.call(call);
+        Box::pin(async move {
+            let outcome = answer.await;
+            match &outcome {
+                // A call that found nothing connected burdened nobody.
+                Err(status) if failure::never_sent(status) => {}
+                Err(status) => record.add(!refuses(status.code())),
+                Ok(response) => record.add(!early_code(response).is_some_and(refuses)),
+            }
+            outcome
+        })
+    }
+}
+
+fn refuses(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::ResourceExhausted)
+}
+
+/// Requests and accepts of the last two minutes.
+#[derive(Debug)]
+pub(crate) struct Record {
+    started: Instant,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    newest: u64,
+    counts: [(u32, u32); SLOTS],
+}
+
+impl Record {
+    pub(crate) fn new() -> Record {
+        Record {
+            started: Instant::now(),
+            slots: Mutex::default(),
+        }
+    }
+
+    /// The probability, 0 to 0.9, with which the next call is refused.
+    pub(crate) fn refusal(&self) -> f64 {
+        let (requests, accepts) = self.with(|slots| {
+            let sum = |(requests, accepts), slot: &(u32, u32)| (requests + slot.0, accepts + slot.1);
+            slots.counts.iter().fold((0, 0), sum)
+        });
+        let (requests, accepts) = (f64::from(requests), f64::from(accepts));
+        ((requests - MULTIPLIER * accepts) / (requests + 1.0)).clamp(0.0, MOST_REFUSED)
+    }
+
+    fn add(&self, accepted: bool) {
+        self.with(|slots| {
+            let slot = &mut slots.counts[(slots.newest % SLOTS as u64) as usize];
+            slot.0 += 1;
+            slot.1 += u32::from(accepted);
+        });
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Slots) -> T) -> T {
+        let now = self.started.elapsed().as_secs() / SLOT.as_secs();
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.saturating_sub(slots.newest).min(SLOTS as u64);
+        for slot in 0..passed {
+            slots.counts[((now - slot) % SLOTS as u64) as usize] = (0, 0);
+        }
+        slots.newest = slots.newest.max(now);
+        work(&mut slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callee_that_accepts_half_is_not_throttled() {
+        let record = Record::new();
+        (0..100).for_each(|call| record.add(call % 2 == 0));
+        assert_eq!(record.refusal(), 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callee_that_refuses_all_still_gets_a_tenth() {
+        let record = Record::new();
+        (0..1_000).for_each(|_| record.add(false));
+        assert_eq!(record.refusal(), MOST_REFUSED);
+        tokio::time::advance(Duration::from_secs(125)).await;
+        assert_eq!(record.refusal(), 0.0, "it is forgotten after two minutes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn accepts_lower_the_refusal_step_by_step() {
+        let record = Record::new();
+        (0..100).for_each(|_| record.add(false));
+        (0..25).for_each(|_| record.add(true));
+        let refusal = record.refusal();
+        assert!((refusal - 75.0 / 126.0).abs() < 1e-9, "{refusal}");
+    }
+}

@@ -1,0 +1,72 @@
+//! The slow tail of safe methods is cut, at a bounded price.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use mesh::{
+    Channel, MethodPolicy, Policies,
+    policy::{Hedging, Idempotency},
+};
+use tonic::Status;
+
+use crate::echo::{self, READ, Server};
+
+fn hedged() -> Policies {
+    let hedging = Hedging {
+        max_attempts: 2,
+        delay: Duration::from_millis(20),
+    };
+    let policy = MethodPolicy {
+        idempotency: Idempotency::NoSideEffects,
+        hedging: Some(hedging),
+        ..MethodPolicy::new(Duration::from_secs(5))
+    };
+    Policies::from_methods([(READ.to_owned(), policy)])
+}
+
+/// Every tenth call takes half a second.
+fn stuttering() -> Server {
+    let calls = AtomicUsize::new(0);
+    Server::start(move |_| {
+        let slow = calls.fetch_add(1, Ordering::SeqCst) % 10 == 9;
+        async move {
+            if slow {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Ok(String::new())
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_slow_answer_is_overtaken_by_a_second_attempt() {
+    let server = stuttering();
+    let channel = Channel::connect(echo::options(&[server.address]), &hedged()).unwrap();
+    let calls: usize = 100;
+    for _ in 0..calls {
+        let started = Instant::now();
+        echo::ask(&channel, READ).await.unwrap();
+        assert!(
+            started.elapsed() < Duration::from_millis(300),
+            "took {:?}",
+            started.elapsed()
+        );
+    }
+    assert!(
+        (calls + 1..calls * 13 / 10).contains(&server.calls()),
+        "{} attempts",
+        server.calls()
+    );
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_followed_at_once() {
+    let broken = Server::start(|_| async { Err(Status::unavailable("broken")) });
+    let good = Server::start(|_| async { Ok("good".to_owned()) });
+    let channel = Channel::connect(echo::options(&[broken.address, good.address]), &hedged()).unwrap();
+    for _ in 0..20 {
+        assert_eq!(echo::ask(&channel, READ).await.unwrap(), "good");
+    }
+}
