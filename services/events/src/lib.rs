@@ -22,6 +22,8 @@ mod consumer;
 mod dead_letter;
 mod delivery;
 mod handler;
+mod operators;
+mod store;
 
 pub use bus::Bus;
 pub use consumer::Consumer;
@@ -29,6 +31,7 @@ pub use delivery::Delivery;
 pub use error::Error;
 pub use event::{Event, Meta};
 pub use handler::{Handler, HandlerError};
+pub use operators::{Caller, DeadLetters};
 pub use outbox::{Outbox, append};
 pub use relay::Relay;
 pub use settings::{Consuming, Relaying, Settings, Violation};

@@ -90,7 +90,7 @@ impl Default for Settings {
             monitor_url: Some("http://127.0.0.1:8222".into()),
             allow_relaxed_sync: false,
             replicas: 1,
-            events_max_bytes: 4 << 30,
+            events_max_bytes: 2 << 30,
             events_max_age_days: 7,
             dead_letters_max_age_days: 60,
             log_kept_days: 90,

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
+
+pub(super) use crate::store::begin;
 
 use super::{Worker, inbound::Inbound};
 use crate::{
@@ -39,16 +41,6 @@ pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx
     .execute(pool)
     .await?;
     Ok(false)
-}
-
-/// A transaction that sees the facility's rows, begun in one round trip.
-pub(crate) async fn begin(
-    pool: &PgPool,
-    facility: &str,
-) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let quoted = facility.replace('\'', "''").replace('\0', "");
-    let statement = format!("begin; select set_config('weft.facility', '{quoted}', true)");
-    pool.begin_with(AssertSqlSafe(statement)).await
 }
 
 pub(super) async fn mark(

@@ -1,0 +1,64 @@
+use std::sync::Arc;
+
+use proto::ops::v1::dead_letter_service_server::DeadLetterServiceServer;
+use sqlx::PgPool;
+use tonic::{Extensions, Status};
+
+use crate::{Bus, Outbox};
+
+mod actions;
+mod failure;
+mod grpc;
+mod letters;
+mod page;
+pub(crate) mod runs;
+mod show;
+
+use page::Tokens;
+
+/// Who calls, as the service's authentication found it.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The facility whose rows the caller may see.
+    pub facility: String,
+    /// The subject of the token, for the audit trail.
+    pub subject: String,
+}
+
+/// `ops.v1.DeadLetterService` over the service's own database. An operator sees the dead letters of one facility.
+#[derive(Clone)]
+pub struct DeadLetters(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    service: String,
+    outbox: Outbox,
+    tokens: Tokens,
+    caller: Box<CallerOf>,
+}
+
+type CallerOf = dyn Fn(&Extensions) -> Result<Caller, Status> + Send + Sync;
+
+impl DeadLetters {
+    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `caller` reads what the
+    /// server's authentication put into the request's extensions.
+    pub fn new(
+        bus: &Bus,
+        pool: &PgPool,
+        page_key: &[u8],
+        caller: impl Fn(&Extensions) -> Result<Caller, Status> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            pool: pool.clone(),
+            service: bus.service().to_owned(),
+            outbox: bus.outbox(),
+            tokens: Tokens::new(page_key),
+            caller: Box::new(caller),
+        }))
+    }
+
+    /// The service to mount.
+    pub fn into_service(self) -> DeadLetterServiceServer<Self> {
+        DeadLetterServiceServer::new(self)
+    }
+}

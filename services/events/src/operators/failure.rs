@@ -1,0 +1,67 @@
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+const DOMAIN: &str = "weft";
+
+/// Why an operator's call was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("there is no {kind} {id}")]
+    NotFound { kind: &'static str, id: String },
+    #[error("{field}: {problem}")]
+    Invalid {
+        field: &'static str,
+        problem: &'static str,
+    },
+    #[error("the dead letter is {state}; only an open one can be {wanted}")]
+    Closed { state: String, wanted: &'static str },
+    #[error("the group has no open dead letter")]
+    EmptyGroup,
+    #[error("the request_id was used before with another request")]
+    RequestIdReused,
+    #[error("the same request is running")]
+    Concurrent,
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let text = failure.to_string();
+        match failure {
+            Failure::NotFound { .. } => status(Code::NotFound, "NOT_FOUND", text),
+            Failure::Invalid { field, problem } => {
+                let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", DOMAIN, []);
+                details.set_bad_request(vec![FieldViolation::new(field, problem)]);
+                Self::with_error_details(Code::InvalidArgument, text, details)
+            }
+            Failure::Closed { .. } => status(Code::FailedPrecondition, "DEAD_LETTER_NOT_OPEN", text),
+            Failure::EmptyGroup => status(Code::FailedPrecondition, "GROUP_EMPTY", text),
+            Failure::RequestIdReused => status(Code::InvalidArgument, "REQUEST_ID_REUSED", text),
+            Failure::Concurrent => status(Code::Aborted, "REQUEST_RUNNING", text),
+            Failure::Database(error) => database(&error),
+        }
+    }
+}
+
+fn status(code: Code, reason: &str, text: String) -> Status {
+    Status::with_error_details(code, text, ErrorDetails::with_error_info(reason, DOMAIN, []))
+}
+
+/// Says nothing of the database to the caller.
+fn database(error: &sqlx::Error) -> Status {
+    let away = matches!(
+        error,
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed
+    );
+    tracing::error!(error = %error, "an operator's call failed in the database");
+    if away {
+        status(
+            Code::Unavailable,
+            "DATABASE_UNAVAILABLE",
+            "the database cannot be reached".to_owned(),
+        )
+    } else {
+        status(Code::Internal, "INTERNAL", "internal error".to_owned())
+    }
+}

@@ -1,0 +1,113 @@
+//! One dead letter with everything around it.
+
+use proto::ops::v1 as ops;
+use sqlx::PgConnection;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use super::{failure::Failure, letters};
+use crate::{contract, envelope::Headers};
+
+pub(super) async fn whole(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDeadLetterResponse, Failure> {
+    let letter = letters::find(tx, id).await?;
+    let letter = letter.ok_or_else(|| Failure::NotFound {
+        kind: "dead letter",
+        id: id.to_string(),
+    })?;
+    let content = sqlx::query!(
+        "select type, causation_id, headers, body from events.dead_letter where id = $1",
+        id,
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let headers: Headers = serde_json::from_value(content.headers).unwrap_or_default();
+    let (body_json, decode_error) = match contract::to_json(&content.r#type, &content.body) {
+        Ok(json) => (json, String::new()),
+        Err(error) => (String::new(), error),
+    };
+    Ok(ops::GetDeadLetterResponse {
+        dead_letter: Some(letter.into()),
+        body: content.body,
+        body_json,
+        decode_error,
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| ops::Header { name, value })
+            .collect(),
+        causes: causes(tx, content.causation_id).await?,
+        parked: parked(tx, id).await?,
+        actions: actions(tx, id).await?,
+    })
+}
+
+/// The chain of causes, as far as this service's own log goes; the first one beyond it has only an id.
+async fn causes(tx: &mut PgConnection, cause: Option<Uuid>) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"with recursive chain (id, depth) as (
+               select $1::uuid, 1 where $1 is not null
+               union all
+               select e.causation_id, depth + 1 from chain join events.event_log e using (id)
+               where e.causation_id is not null and depth < 20
+           )
+           select chain.id as "id!", e.type as "type?", e.aggregate_id as "aggregate_id?", e.version as "version?",
+                  e.occurred_at as "occurred_at?"
+           from chain left join events.event_log e using (id)
+           order by depth"#,
+        cause,
+    )
+    .fetch_all(tx)
+    .await?;
+    let causes = rows.into_iter().map(|row| ops::RelatedEvent {
+        event_id: row.id.to_string(),
+        event_type: row.r#type.unwrap_or_default(),
+        aggregate_id: row.aggregate_id.map(|id| id.to_string()).unwrap_or_default(),
+        aggregate_version: row.version.unwrap_or_default(),
+        occur_time: row.occurred_at.map(letters::timestamp),
+    });
+    Ok(causes.collect())
+}
+
+async fn parked(tx: &mut PgConnection, head: Uuid) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "select p.event_id, p.aggregate_id, p.headers
+         from events.parked p join events.parked_key k using (consumer, aggregate_id)
+         where k.dead_letter_id = $1 order by p.id limit 100",
+        head,
+    )
+    .fetch_all(tx)
+    .await?;
+    let parked = rows.into_iter().map(|row| {
+        let header = |name: &str| {
+            row.headers
+                .get(name)
+                .and_then(|value| value.as_str())
+                .unwrap_or_default()
+        };
+        let occurred = OffsetDateTime::parse(header("ce-time"), &Rfc3339).ok();
+        ops::RelatedEvent {
+            event_id: row.event_id.to_string(),
+            event_type: header("ce-type").to_owned(),
+            aggregate_id: row.aggregate_id.to_string(),
+            aggregate_version: header("ce-sequence").parse().unwrap_or_default(),
+            occur_time: occurred.map(letters::timestamp),
+        }
+    });
+    Ok(parked.collect())
+}
+
+async fn actions(tx: &mut PgConnection, id: Uuid) -> Result<Vec<ops::OperatorAction>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "select action, actor, created_at, detail from events.operator_action
+         where dead_letter_id = $1 order by id limit 100",
+        id,
+    )
+    .fetch_all(tx)
+    .await?;
+    let actions = rows.into_iter().map(|row| ops::OperatorAction {
+        action: row.action,
+        actor: row.actor,
+        action_time: Some(letters::timestamp(row.created_at)),
+        detail: row.detail,
+    });
+    Ok(actions.collect())
+}
