@@ -104,5 +104,4 @@ fn read_file(path: &PathBuf) -> Result<Value, String> {
 }
 
 #[cfg(test)]
-#[path = "config/tests.rs"]
 mod tests;

@@ -23,7 +23,7 @@ pub fn run<S: Service>() -> ExitCode {
     let effective = config::load::<S::Settings>(S::NAME, &sources(&matches));
     match matches.subcommand_name() {
         Some("check-config") => check_config(&effective),
-        Some("migrate") => with_settings(effective, migrate::<S>),
+        Some("migrate") => with_settings(effective, |settings| migrate::<S>(&settings)),
         _ => with_settings(effective, serve::<S>),
     }
 }
@@ -90,7 +90,10 @@ fn report(violations: &Violations) {
     }
 }
 
-fn with_settings<S: Settings>(effective: Effective<S>, act: fn(S) -> anyhow::Result<ExitCode>) -> ExitCode {
+fn with_settings<S: Settings>(
+    effective: Effective<S>,
+    act: impl FnOnce(S) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
     let settings = match effective.into_settings() {
         Ok(settings) => settings,
         Err(violations) => {
@@ -107,7 +110,7 @@ fn with_settings<S: Settings>(effective: Effective<S>, act: fn(S) -> anyhow::Res
     }
 }
 
-fn migrate<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
+fn migrate<S: Service>(settings: &S::Settings) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -75,26 +75,19 @@ impl Server {
     /// # Errors
     /// When a port or the keys cannot be had, or a mounted method is not in the contract.
     pub async fn serve(mut self) -> anyhow::Result<()> {
-        let methods = self.methods()?;
-        let verifier = Verifier::start(&self.auth, &self.process).await?;
+        let stack = self.stack().await?;
         let ports = listening::bind(&self.settings, &self.process.settings).await?;
-
-        let health = HealthService(self.process.health.clone());
-        self.routes.add_service(HealthServer::new(health.clone()));
-        reflection::mount(&mut self.routes, &self.mounted)?;
-        let routes = std::mem::take(&mut self.routes).routes().prepare();
-        let stack = Arc::new(Stack::new(self.layers(verifier), routes, methods));
-
         self.process
             .health
             .mounted(self.mounted.iter().map(ToString::to_string));
-        let probes = self.process.tasks.run(serve_probes(ports.probe, health));
+        let probes = self.process.tasks.run(serve_probes(ports.probe, self.health()));
         self.process.health.started();
         connections::serve(ports.grpc, stack, &self.settings, &self.process).await;
         probes.abort();
         Ok(())
     }
 
+    /// The layers and the handlers behind them.
     async fn stack(&mut self) -> anyhow::Result<Arc<Stack>> {
         let methods = self.methods()?;
         let verifier = Verifier::start(&self.auth, &self.process).await?;
@@ -175,5 +168,4 @@ type Response = http::Response<Body>;
 type Handlers = Routes;
 
 #[cfg(test)]
-#[path = "server/tests.rs"]
 mod tests;

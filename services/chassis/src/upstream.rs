@@ -5,22 +5,13 @@ use serde::{Deserialize, Serialize};
 use crate::{Process, Violations};
 
 /// Where another service is, and how calls to it behave.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
     /// `static:http://127.0.0.1:7102,http://…` or `dns:http://payment:7102`.
     pub target: String,
     /// Limits and times of the channel.
     pub tuning: mesh::Tuning,
-}
-
-impl Default for Upstream {
-    fn default() -> Upstream {
-        Upstream {
-            target: String::new(),
-            tuning: mesh::Tuning::default(),
-        }
-    }
 }
 
 impl Upstream {

@@ -138,7 +138,7 @@ impl Verifier {
                     Ok(()) => dependency.iter().for_each(Dependency::up),
                     // The last good keys stay in use, so that this is no reason to stop serving.
                     Err(error) => {
-                        tracing::warn!(error.message = crate::status::chain(&error), "keys not refreshed")
+                        tracing::warn!(error.message = crate::status::chain(&error), "keys not refreshed");
                     }
                 }
             }

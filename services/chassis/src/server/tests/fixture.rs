@@ -1,0 +1,271 @@
+//! The layers in front of a handler that does what the request's `x-do` header says.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context as Task, Poll},
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{future::BoxFuture, stream};
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use prost::Message;
+use proto::order::v1::{CaptureMode, GetOrderRequest, PlaceOrderLine, PlaceOrderRequest};
+use tokio::sync::Notify;
+use tonic::{Status, body::Body, server::NamedService};
+use tonic_types::StatusExt;
+use tower::Service;
+
+use crate::{
+    Identity, Process, Sections, Server, auth,
+    auth::issuer::Issuer,
+    drain, health, idempotency, postgres,
+    server::{Response, Settings, call::Stack},
+};
+
+/// Stands for the order service's handlers; only what the layers do is tested here.
+#[derive(Clone, Default)]
+pub(super) struct Orders {
+    calls: Arc<AtomicUsize>,
+    pub(super) go_on: Arc<Notify>,
+    pub(super) done: Arc<Notify>,
+}
+
+impl Orders {
+    /// Waits until a handler has been called.
+    pub(super) async fn begun(&self) {
+        while self.calls.load(Ordering::Acquire) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl NamedService for Orders {
+    const NAME: &'static str = "order.v1.OrderService";
+}
+
+impl Service<Request<Body>> for Orders {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let orders = self.clone();
+        Box::pin(async move { Ok(orders.act(request).await) })
+    }
+}
+
+impl Orders {
+    async fn act(self, request: Request<Body>) -> Response {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        match request
+            .headers()
+            .get("x-do")
+            .map_or("", |value| value.to_str().unwrap())
+        {
+            "panic" => panic!("the handler is broken"),
+            "hang" => std::future::pending().await,
+            "wait" => {
+                self.go_on.notified().await;
+                self.done.notify_one();
+                answer([message()])
+            }
+            "who" => {
+                let identity = request.extensions().get::<Identity>().unwrap();
+                assert_eq!(identity.facility.as_str(), "F1");
+                let context = mesh::Context::current().unwrap();
+                assert!(context.bearer().is_some());
+                assert!(context.remaining().unwrap() <= Duration::from_secs(5));
+                answer([message()])
+            }
+            "trickle" => {
+                let ticks = stream::unfold((), |()| async {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Some((Ok::<_, Status>(Frame::data(message())), ()))
+                });
+                let mut response = http::Response::new(Body::new(StreamBody::new(ticks)));
+                response
+                    .headers_mut()
+                    .insert("content-type", HeaderValue::from_static("application/grpc"));
+                response
+            }
+            _ => answer([message()]),
+        }
+    }
+}
+
+pub(super) fn message() -> Bytes {
+    Bytes::from_static(&[0; 5])
+}
+
+pub(super) fn answer<const N: usize>(messages: [Bytes; N]) -> Response {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let frames = messages
+        .into_iter()
+        .map(Frame::data)
+        .chain([Frame::trailers(trailers)])
+        .map(Ok::<_, Status>);
+    http::Response::new(Body::new(StreamBody::new(stream::iter(
+        frames.collect::<Vec<_>>(),
+    ))))
+}
+
+pub(super) struct Fixture {
+    pub(super) orders: Orders,
+    pub(super) issuer: Issuer,
+    pub(super) process: Process,
+    pub(super) stack: Arc<Stack>,
+}
+
+impl Fixture {
+    pub(super) async fn new() -> Fixture {
+        Fixture::with(Settings::default()).await
+    }
+
+    pub(super) async fn with(settings: Settings) -> Fixture {
+        let issuer = Issuer::new();
+        let process = process();
+        let orders = Orders::default();
+        let mut server = Server::new(&process, &settings, &issuer.settings()).service(orders.clone());
+        let stack = server.stack().await.unwrap();
+        Fixture {
+            orders,
+            issuer,
+            process,
+            stack,
+        }
+    }
+
+    pub(super) fn clerk(&self) -> String {
+        self.issuer.token(|_| {})
+    }
+
+    /// Sends `message` and gives the status back, with the number of messages before it.
+    pub(super) async fn call(
+        &self,
+        method: &str,
+        message: &impl Message,
+        headers: &[(&str, &str)],
+    ) -> (Status, usize) {
+        let mut all = vec![("authorization", format!("Bearer {}", self.clerk()))];
+        all.extend(headers.iter().map(|(name, value)| (*name, value.to_string())));
+        ended(self.stack.clone().answer(request(method, message, &all)).await).await
+    }
+
+    pub(super) fn calls(&self) -> usize {
+        self.orders.calls.load(Ordering::Acquire)
+    }
+}
+
+pub(super) fn process() -> Process {
+    let sections = Sections {
+        address_file: None,
+        grpc: &Settings::default(),
+        probe: &health::Settings::default(),
+        database: &postgres::Settings::default(),
+        auth: &auth::Settings::default(),
+        idempotency: &idempotency::Settings::default(),
+        telemetry: &crate::telemetry::Settings::default(),
+        drain: &drain::Settings::default(),
+    };
+    Process::new("order", &sections).unwrap()
+}
+
+pub(super) fn request(method: &str, message: &impl Message, headers: &[(&str, String)]) -> Request<Body> {
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(message.encoded_len() as u32);
+    message.encode(&mut frame).unwrap();
+    let path = format!("/order.v1.OrderService/{method}");
+    let mut request = Request::post(path).header("content-type", "application/grpc");
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    request
+        .body(Body::new(http_body_util::Full::new(frame.freeze())))
+        .unwrap()
+}
+
+pub(super) async fn ended(response: Response) -> (Status, usize) {
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return (status, 0);
+    }
+    let collected = response.into_body();
+    let (mut messages, mut body) = (0, std::pin::pin!(collected));
+    while let Some(frame) = body.frame().await {
+        match frame.unwrap().into_trailers() {
+            Ok(trailers) => return (Status::from_header_map(&trailers).unwrap(), messages),
+            Err(_) => messages += 1,
+        }
+    }
+    panic!("the answer ended without a status");
+}
+
+pub(super) fn get() -> GetOrderRequest {
+    GetOrderRequest {
+        id: "6f1c9a4e-2d1b-4c55-9a65-0b1f6d1f8a11".to_owned(),
+        ..GetOrderRequest::default()
+    }
+}
+
+pub(super) fn place() -> PlaceOrderRequest {
+    let line = PlaceOrderLine {
+        code: "A1".to_owned(),
+        quantity: Some(proto::google::r#type::Decimal {
+            value: "1".to_owned(),
+        }),
+        amount: Some(proto::google::r#type::Money {
+            currency_code: "AED".to_owned(),
+            units: 12,
+            nanos: 0,
+        }),
+        ..PlaceOrderLine::default()
+    };
+    PlaceOrderRequest {
+        request_id: "6f1c9a4e-2d1b-4c55-9a65-0b1f6d1f8a11".to_owned(),
+        lines: vec![line],
+        capture_mode: CaptureMode::Immediate.into(),
+        ..PlaceOrderRequest::default()
+    }
+}
+
+pub(super) fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().unwrap().reason.clone()
+}
+
+/// A message of any bytes.
+#[derive(Debug)]
+pub(super) struct Raw<'a>(pub(super) &'a [u8]);
+
+impl Message for Raw<'_> {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        buffer.put_slice(self.0);
+    }
+
+    fn merge_field(
+        &mut self,
+        _: u32,
+        _: prost::encoding::WireType,
+        _: &mut impl bytes::Buf,
+        _: prost::encoding::DecodeContext,
+    ) -> Result<(), prost::DecodeError> {
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn clear(&mut self) {}
+}

@@ -1,0 +1,181 @@
+//! The server on real ports.
+
+use std::net::SocketAddr;
+
+use proto::order::v1::order_service_client::OrderServiceClient;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use super::fixture::{Orders, get, process};
+use crate::{Process, Server, auth::issuer::Issuer, drain, process::ProcessSettings, server::Settings};
+
+struct Served {
+    orders: Orders,
+    issuer: Issuer,
+    process: Process,
+    grpc: Channel,
+    probe: Channel,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Served {
+    async fn start() -> Served {
+        let folder = TempDir::new().unwrap();
+        let addresses = folder.path().join("addresses.json");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut process = process();
+        process.settings = ProcessSettings {
+            address_file: Some(addresses.clone()),
+            probe: crate::health::Settings { listen: any },
+            drain: drain::Settings {
+                announce_ms: 20,
+                grace_ms: 5_000,
+            },
+            ..ProcessSettings::default()
+        }
+        .into();
+        let (orders, issuer) = (Orders::default(), Issuer::new());
+        let settings = Settings {
+            listen: any,
+            ..Settings::default()
+        };
+        let server = Server::new(&process, &settings, &issuer.settings()).service(orders.clone());
+        let serving = tokio::spawn(server.serve());
+        process.health.ready().await;
+        let addresses: Value = serde_json::from_slice(&std::fs::read(addresses).unwrap()).unwrap();
+        let channel = |port: &str| {
+            let uri = format!("http://{}", addresses[port].as_str().unwrap());
+            Channel::from_shared(uri).unwrap().connect_lazy()
+        };
+        let (grpc, probe) = (channel("grpc"), channel("probe"));
+        Served {
+            orders,
+            issuer,
+            process,
+            grpc,
+            probe,
+            serving,
+        }
+    }
+
+    async fn health(&self, service: &str) -> Result<ServingStatus, Code> {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = HealthClient::new(self.probe.clone()).check(request).await;
+        answer
+            .map(|answer| answer.into_inner().status())
+            .map_err(|status| status.code())
+    }
+
+    fn request<M>(&self, message: M, act: &str) -> Request<M> {
+        let mut request = Request::new(message);
+        let bearer = format!("Bearer {}", self.issuer.token(|_| {}));
+        request
+            .metadata_mut()
+            .insert("authorization", bearer.parse().unwrap());
+        request.metadata_mut().insert("x-do", act.parse().unwrap());
+        request
+    }
+}
+
+#[tokio::test]
+async fn it_finishes_what_it_took_and_says_not_serving_before_it_refuses() {
+    let served = Served::start().await;
+    for service in ["", "startup", "liveness", "readiness", "order.v1.OrderService"] {
+        assert_eq!(
+            served.health(service).await,
+            Ok(ServingStatus::Serving),
+            "{service}"
+        );
+    }
+    assert_eq!(served.health("claims.v1.ClaimService").await, Err(Code::NotFound));
+
+    let mut client = OrderServiceClient::new(served.grpc.clone());
+    let request = served.request(get(), "wait");
+    let call = tokio::spawn(async move { client.get_order(request).await });
+    served.orders.begun().await;
+    let watch = HealthCheckRequest {
+        service: "readiness".to_owned(),
+    };
+    let mut watch = HealthClient::new(served.grpc.clone())
+        .watch(watch)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        watch.next().await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
+
+    served.process.shutdown.cancel();
+    assert_eq!(
+        watch.next().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
+    assert!(watch.next().await.is_none(), "a watch does not hold the drain");
+    assert_eq!(served.health("readiness").await, Ok(ServingStatus::NotServing));
+    assert_eq!(served.health("liveness").await, Ok(ServingStatus::Serving));
+
+    served.orders.go_on.notify_one();
+    assert!(call.await.unwrap().is_ok());
+    served.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn reflection_shows_what_is_served_and_nothing_else() {
+    let served = Served::start().await;
+    let ask = |message: MessageRequest| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message),
+    };
+    let questions = tokio_stream::iter([
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol(
+            "order.v1.OrderService".to_owned(),
+        )),
+        ask(MessageRequest::FileContainingSymbol(
+            "payment.v1.PaymentService".to_owned(),
+        )),
+    ]);
+    let mut client = ServerReflectionClient::new(served.grpc.clone());
+    let answers = client
+        .server_reflection_info(questions)
+        .await
+        .unwrap()
+        .into_inner();
+    let answers: Vec<_> = answers
+        .map(|answer| answer.map(|answer| answer.message_response))
+        .collect()
+        .await;
+    let Ok(Some(MessageResponse::ListServicesResponse(list))) = &answers[0] else {
+        panic!("{answers:?}")
+    };
+    let mut names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    names.sort_unstable();
+    let expected = [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "order.v1.OrderService",
+    ];
+    assert_eq!(names, expected);
+    assert!(matches!(
+        answers[1],
+        Ok(Some(MessageResponse::FileDescriptorResponse(_)))
+    ));
+    assert!(!matches!(
+        answers.get(2),
+        Some(Ok(Some(MessageResponse::FileDescriptorResponse(_))))
+    ));
+}
