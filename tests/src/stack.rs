@@ -1,72 +1,26 @@
 //! The whole system on real servers: NATS, PostgreSQL and the services, wired to each other.
 
-use std::{collections::BTreeMap, path::Path, process::ExitStatus, sync::Arc};
+mod options;
+mod wiring;
 
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, ExitStatus},
+    sync::Arc,
+};
+
+pub use options::Options;
 use tempfile::TempDir;
 use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{
-    Bearer, Database, Durability, Issuer, Nats, Postgres, Service, binaries, service::Instance, token,
-    watchdog,
+    Bearer, Database, Durability, Issuer, Nats, Postgres, Service, binaries, service::Instance, watchdog,
 };
 
 /// A connection that carries a token. It reconnects by itself after a restart; it never retries.
 pub type Client = InterceptedService<Channel, Bearer>;
-
-/// How a stack differs from the usual one.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// `None`: the fast server that all tests share, which must not be stopped. Otherwise one of its own.
-    pub postgres: Option<Durability>,
-    /// Which services run. All have their database and their address, running or not.
-    pub services: Vec<Service>,
-    /// Settings beside those that the wiring needs: service, dotted name, value.
-    pub settings: Vec<(Service, String, String)>,
-    /// Environment variables of all services (`OTEL_…`).
-    pub environment: BTreeMap<String, String>,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            postgres: None,
-            services: Service::ALL.to_vec(),
-            settings: Vec::new(),
-            environment: BTreeMap::new(),
-        }
-    }
-}
-
-impl Options {
-    /// A PostgreSQL of the stack's own, which may be stopped and killed.
-    #[must_use]
-    pub fn own_postgres(mut self, durability: Durability) -> Options {
-        self.postgres = Some(durability);
-        self
-    }
-
-    /// One more setting of one service, by its dotted name.
-    #[must_use]
-    pub fn set(mut self, service: Service, name: &str, value: &str) -> Options {
-        self.settings.push((service, name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// One more environment variable of all services.
-    #[must_use]
-    pub fn environment(mut self, name: &str, value: &str) -> Options {
-        self.environment.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Only these services run.
-    #[must_use]
-    pub fn only(mut self, services: &[Service]) -> Options {
-        self.services = services.to_vec();
-        self
-    }
-}
 
 /// A running system. Dropping it ends it; when the test has failed, the ends of the services' logs are shown.
 #[derive(Debug)]
@@ -101,7 +55,7 @@ impl Stack {
         for service in Service::ALL {
             databases.insert(service, postgres.database(service.name()).await);
         }
-        let instances = wire(&options, folder.path(), &issuer, &nats, &databases).await;
+        let instances = wiring::wire(&options, folder.path(), &issuer, &nats, &databases).await;
         let stack = Stack {
             instances,
             databases,
@@ -142,6 +96,21 @@ impl Stack {
     /// Where it answers probes: `127.0.0.1:PORT`.
     pub fn probe_address(&self, service: Service) -> String {
         format!("127.0.0.1:{}", self.instance(service).probe)
+    }
+
+    /// The command line, pointed at this stack and carrying a token: `stack.weft(&token).await.args(["order", "list"])`.
+    /// Run it off the runtime's threads, or it may wait for what it blocks.
+    pub async fn weft(&self, token: &Bearer) -> Command {
+        let mut command = Command::new(binaries::program("weft").await);
+        for service in Service::ALL {
+            let variable = format!("WEFT_{}_URL", service.name().to_uppercase());
+            command.env(variable, format!("http://{}", self.address(service)));
+        }
+        command
+            .env("WEFT_TOKEN", token.as_str())
+            .env("WEFT_DIR", self.folder.path())
+            .current_dir(self.folder.path());
+        command
     }
 
     /// What the probe port answers about `name` (`readiness`, `order.v1.OrderService`), as a kubelet asks it.
@@ -237,67 +206,5 @@ async fn server(own: Option<Durability>) -> Arc<Postgres> {
     match own {
         None => Postgres::shared().await,
         Some(durability) => Postgres::start(durability).await,
-    }
-}
-
-/// Tells every service where its servers and its peers are and whom to believe.
-async fn wire(
-    options: &Options,
-    folder: &Path,
-    issuer: &Issuer,
-    nats: &Nats,
-    databases: &BTreeMap<Service, Database>,
-) -> BTreeMap<Service, Instance> {
-    let mut instances = BTreeMap::new();
-    for service in Service::ALL {
-        let program = binaries::program(service.name()).await;
-        instances.insert(
-            service,
-            Instance::new(service, program, folder.join(format!("{service}.log"))),
-        );
-    }
-    let targets: Vec<(Service, String)> = instances
-        .values()
-        .map(|instance| {
-            (
-                instance.service,
-                format!("static:http://127.0.0.1:{}", instance.grpc),
-            )
-        })
-        .collect();
-
-    for (service, instance) in &mut instances {
-        let database = &databases[service];
-        instance.set("database.url", database.app_url());
-        instance.set("database.migrate_url", database.owner_url());
-        instance.set("auth.issuer", token::ISSUER);
-        instance.set("auth.audience", token::AUDIENCE);
-        instance.set("auth.jwks_file", issuer.jwks_file().to_string_lossy());
-        instance.set(
-            "auth.signing_key_file",
-            issuer.signing_key_file().to_string_lossy(),
-        );
-        instance.set("auth.signing_key_id", token::KEY_ID);
-        instance.set("events.servers", nats.url());
-        instance.set("events.monitor_url", nats.monitoring_url());
-        for (peer, target) in peers(*service)
-            .iter()
-            .filter_map(|peer| targets.iter().find(|(name, _)| name == peer))
-        {
-            instance.set(&format!("{peer}.target"), target);
-        }
-        for (_, name, value) in options.settings.iter().filter(|(of, _, _)| of == service) {
-            instance.set(name, value);
-        }
-        instance.environment(&options.environment);
-    }
-    instances
-}
-
-/// Whom a service calls; it has a setting `<peer>.target` for each.
-fn peers(service: Service) -> &'static [Service] {
-    match service {
-        Service::Order => &[Service::Payment, Service::Claims],
-        Service::Payment | Service::Claims => &[],
     }
 }

@@ -1,0 +1,59 @@
+//! How a stack differs from the usual one.
+
+use std::collections::BTreeMap;
+
+use crate::{Durability, Service};
+
+/// How a stack differs from the usual one.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `None`: the fast server that all tests share, which must not be stopped. Otherwise one of its own.
+    pub postgres: Option<Durability>,
+    /// Which services run. All have their database and their address, running or not.
+    pub services: Vec<Service>,
+    /// Settings beside those that the wiring needs: service, dotted name, value.
+    pub settings: Vec<(Service, String, String)>,
+    /// Environment variables of all services (`OTEL_…`).
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            postgres: None,
+            services: Service::ALL.to_vec(),
+            settings: Vec::new(),
+            environment: BTreeMap::new(),
+        }
+    }
+}
+
+impl Options {
+    /// A PostgreSQL of the stack's own, which may be stopped and killed.
+    #[must_use]
+    pub fn own_postgres(mut self, durability: Durability) -> Options {
+        self.postgres = Some(durability);
+        self
+    }
+
+    /// One more setting of one service, by its dotted name.
+    #[must_use]
+    pub fn set(mut self, service: Service, name: &str, value: &str) -> Options {
+        self.settings.push((service, name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// One more environment variable of all services.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Options {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Only these services run.
+    #[must_use]
+    pub fn only(mut self, services: &[Service]) -> Options {
+        self.services = services.to_vec();
+        self
+    }
+}

@@ -1,0 +1,68 @@
+//! Which service is told what.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::Options;
+use crate::{Database, Issuer, Nats, Service, binaries, service::Instance, token};
+
+/// Tells every service where its servers and its peers are and whom to believe.
+pub(super) async fn wire(
+    options: &Options,
+    folder: &Path,
+    issuer: &Issuer,
+    nats: &Nats,
+    databases: &BTreeMap<Service, Database>,
+) -> BTreeMap<Service, Instance> {
+    let mut instances = BTreeMap::new();
+    for service in Service::ALL {
+        let program = binaries::program(service.name()).await;
+        instances.insert(
+            service,
+            Instance::new(service, program, folder.join(format!("{service}.log"))),
+        );
+    }
+    let targets: Vec<(Service, String)> = instances
+        .values()
+        .map(|instance| {
+            (
+                instance.service,
+                format!("static:http://127.0.0.1:{}", instance.grpc),
+            )
+        })
+        .collect();
+
+    for (service, instance) in &mut instances {
+        let database = &databases[service];
+        instance.set("database.url", database.app_url());
+        instance.set("database.migrate_url", database.owner_url());
+        instance.set("auth.issuer", token::ISSUER);
+        instance.set("auth.audience", token::AUDIENCE);
+        instance.set("auth.jwks_file", issuer.jwks_file().to_string_lossy());
+        instance.set(
+            "auth.signing_key_file",
+            issuer.signing_key_file().to_string_lossy(),
+        );
+        instance.set("auth.signing_key_id", token::KEY_ID);
+        instance.set("events.servers", nats.url());
+        instance.set("events.monitor_url", nats.monitoring_url());
+        for (peer, target) in peers(*service)
+            .iter()
+            .filter_map(|peer| targets.iter().find(|(name, _)| name == peer))
+        {
+            instance.set(&format!("{peer}.target"), target);
+        }
+        for (_, name, value) in options.settings.iter().filter(|(of, _, _)| of == service) {
+            instance.set(name, value);
+        }
+        instance.environment(&options.environment);
+    }
+    instances
+}
+
+/// Whom a service calls; it has a setting `<peer>.target` for each.
+fn peers(service: Service) -> &'static [Service] {
+    match service {
+        Service::Order => &[Service::Payment, Service::Claims],
+        Service::Payment | Service::Claims => &[],
+    }
+}
