@@ -1,6 +1,6 @@
 //! The command line and the life of the process.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -75,7 +75,8 @@ fn sources(matches: &ArgMatches) -> Sources {
 }
 
 fn check_config<S: Settings>(effective: &Effective<S>) -> ExitCode {
-    print!("{effective}");
+    // Whoever reads may stop reading.
+    let _ = write!(std::io::stdout(), "{effective}");
     if effective.violations().is_empty() {
         return ExitCode::SUCCESS;
     }

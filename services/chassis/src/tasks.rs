@@ -38,9 +38,8 @@ impl Tasks {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let tasks = self.clone();
-        let running = self
-            .tracker
-            .spawn(work.instrument(tracing::info_span!(parent: None, "task", task.name = name)));
+        // No span: one that lasts as long as the process would swallow every trace that begins in it.
+        let running = self.tracker.spawn(work);
         self.tracker.spawn(async move {
             let ended = match running.await {
                 Ok(Ok(())) if tasks.shutdown.is_cancelled() => return,
