@@ -24,6 +24,7 @@ mod delivery;
 mod handler;
 mod operators;
 mod store;
+mod upkeep;
 
 pub use bus::Bus;
 pub use consumer::Consumer;
@@ -35,3 +36,4 @@ pub use operators::{Caller, DeadLetters};
 pub use outbox::{Outbox, append};
 pub use relay::Relay;
 pub use settings::{Consuming, Relaying, Settings, Violation};
+pub use upkeep::Upkeep;

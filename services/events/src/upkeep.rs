@@ -1,0 +1,116 @@
+use std::{future::Future, time::Duration};
+
+use sqlx::PgPool;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Bus, Error, operators::runs};
+
+mod advisories;
+mod gauges;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Inbox rows removed in one statement, so that pruning never holds locks for long.
+const PRUNED_AT_ONCE: i64 = 5_000;
+
+/// Days for which the log's partitions exist ahead of time.
+const DAYS_AHEAD: i32 = 7;
+
+/// What has to be done again and again: partitions and retention, replays of groups, messages that the broker gave
+/// up on, and the gauges. Every replica may run it.
+pub struct Upkeep {
+    bus: Bus,
+    pool: PgPool,
+}
+
+impl Upkeep {
+    /// `pool` is the service's own database, as the role that serves.
+    pub fn new(bus: &Bus, pool: &PgPool) -> Self {
+        Self {
+            bus: bus.clone(),
+            pool: pool.clone(),
+        }
+    }
+
+    /// Runs until `shutdown`; what fails is tried again at its next turn.
+    ///
+    /// # Errors
+    /// None at present; the signature is that of every supervised task.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let gauges = gauges::Gauges::new();
+        let work = async {
+            tokio::join!(
+                every(10 * MINUTE, "partitions", || self.partitions()),
+                every(MINUTE, "retention", || self.retention()),
+                every(runs::TICK, "replays", || self.replays()),
+                every(Duration::from_secs(5), "gauges", || gauges
+                    .observe(&self.bus, &self.pool)),
+                every(Duration::from_secs(5), "advisories", || advisories::follow(
+                    &self.bus, &self.pool
+                )),
+            );
+        };
+        tokio::select! {
+            () = work => {}
+            () = shutdown.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    async fn partitions(&self) -> Result<(), Error> {
+        let kept = i32::try_from(self.bus.settings().log_kept_days).unwrap_or(i32::MAX);
+        let changed = sqlx::query!(
+            r#"select events.create_partitions($1) as "made!", events.drop_partitions($2) as "dropped!""#,
+            DAYS_AHEAD,
+            kept,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if changed.dropped > 0 {
+            tracing::info!(
+                dropped = changed.dropped,
+                "old days of the event log were dropped"
+            );
+        }
+        Ok(())
+    }
+
+    async fn retention(&self) -> Result<(), Error> {
+        let kept = i32::try_from(self.bus.settings().inbox_kept_days).unwrap_or(i32::MAX);
+        loop {
+            let pruned = sqlx::query!(
+                "delete from events.inbox where ctid = any(array(
+                     select ctid from events.inbox where received_at < now() - make_interval(days => $1) limit $2))",
+                kept,
+                PRUNED_AT_ONCE,
+            )
+            .execute(&self.pool)
+            .await?;
+            if pruned.rows_affected() < PRUNED_AT_ONCE.unsigned_abs() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn replays(&self) -> Result<(), Error> {
+        Ok(runs::advance_all(&self.bus, &self.pool).await?)
+    }
+}
+
+async fn every<F, R>(period: Duration, what: &'static str, mut turn: F)
+where
+    F: FnMut() -> R,
+    R: Future<Output = Result<(), Error>>,
+{
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = turn().await {
+            tracing::warn!(error = %error, what, "upkeep failed; it is tried again");
+            // Not before the others have had their turn, and not in a tight loop while the database is away.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}

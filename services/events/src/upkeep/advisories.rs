@@ -1,0 +1,94 @@
+//! The backstop behind `max_deliver`: a message that the broker stopped delivering goes to its consumer once more, and
+//! its recorded failures go on counting until it takes effect or is dead.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    consumer::{AckPolicy, PullConsumer, pull},
+    stream::LastRawMessageErrorKind,
+};
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+use sqlx::PgPool;
+
+use crate::{
+    Bus, Error,
+    envelope::{Envelope, stored},
+    outbox::{Notice, notify},
+    streams,
+};
+
+const SUBJECT: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.EVENTS";
+
+#[derive(Deserialize)]
+struct MaxDeliveries {
+    consumer: String,
+    stream_seq: u64,
+}
+
+/// Handles the advisories that are there, for this service's consumers.
+pub(super) async fn follow(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
+    let consumers = sqlx::query_scalar!("select name from events.consumer order by name")
+        .fetch_all(pool)
+        .await?;
+    if consumers.is_empty() || !bus.is_ready() {
+        return Ok(());
+    }
+    let config = pull::Config {
+        durable_name: Some(format!("advisories-{}", bus.service())),
+        ack_policy: AckPolicy::Explicit,
+        filter_subjects: consumers
+            .iter()
+            .map(|consumer| format!("{SUBJECT}.{consumer}"))
+            .collect(),
+        ..pull::Config::default()
+    };
+    let jetstream = bus.jetstream();
+    let consumer: PullConsumer = jetstream
+        .create_consumer_on_stream(config, streams::ADVISORIES)
+        .await
+        .map_err(Error::broker)?;
+    let wait = Duration::from_millis(500);
+    let fetched = consumer.fetch().max_messages(100).expires(wait).messages().await;
+    let mut messages = fetched.map_err(Error::broker)?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(Error::broker)?;
+        // One that cannot be read says nothing; it stays in the stream for people.
+        if let Ok(advisory) = serde_json::from_slice::<MaxDeliveries>(&message.payload) {
+            again(bus, pool, &advisory).await?;
+        }
+        message.ack().await.map_err(Error::broker)?;
+    }
+    Ok(())
+}
+
+async fn again(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(), Error> {
+    let stream = bus
+        .jetstream()
+        .get_stream(streams::EVENTS)
+        .await
+        .map_err(Error::broker)?;
+    let message = match stream.get_raw_message(advisory.stream_seq).await {
+        Ok(message) => message,
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
+        Err(error) => return Err(Error::broker(error)),
+    };
+    let headers = stored(Some(&message.headers));
+    let envelope = Envelope::parse(&headers)
+        .unwrap_or_else(|_| Envelope::unreadable(&headers, streams::EVENTS, advisory.stream_seq));
+    let notice = Notice {
+        message_id: format!("again:{}:{}", advisory.consumer, advisory.stream_seq),
+        subject: format!("retry.{}.{}", bus.service(), advisory.consumer),
+        aggregate_id: envelope.aggregate_id,
+        headers: &headers,
+        body: &message.payload,
+    };
+    notify(&mut *pool.acquire().await?, &notice).await?;
+    bus.outbox().wake();
+    tracing::warn!(
+        consumer = advisory.consumer,
+        stream.sequence = advisory.stream_seq,
+        "the broker stopped delivering an event; it is sent to its consumer once more"
+    );
+    Ok(())
+}
