@@ -1,0 +1,124 @@
+//! Everything that can go wrong in a use case, and the status that it becomes.
+
+use std::time::Duration;
+
+use chassis::{idempotency, status};
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::{
+    ledger::Unbookable,
+    operation::Kind,
+    payment::{Refusal, State},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Also when it is another facility's.
+    #[error("no such payment: {0}")]
+    NotFound(String),
+    #[error("{field} {problem}")]
+    Invalid { field: &'static str, problem: String },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the order has nothing that waits for a payment method; its payment is {0}")]
+    NothingDue(State),
+    /// Something else is being asked of the processor for this payment.
+    #[error("another operation on this payment is under way")]
+    Busy,
+    /// Another request has created the payment in this moment.
+    #[error("another request was quicker")]
+    LostRace,
+    #[error("the processor has refused: {reason}")]
+    ProcessorRefused { kind: Kind, reason: String },
+    /// The outcome is not known yet; it is found out in the background.
+    #[error("the processor has not answered; the outcome is being found out")]
+    NoAnswer,
+    #[error("the caller's time is over")]
+    OutOfTime,
+    /// The same request is still being carried out.
+    #[error("the same request is still being carried out")]
+    InProgress,
+    #[error(transparent)]
+    Idempotency(#[from] idempotency::Error),
+    #[error("the ledger cannot take it")]
+    Ledger(#[from] Unbookable),
+    #[error("the event cannot be appended")]
+    Event(#[from] events::Error),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    #[error("a stored answer cannot be read")]
+    Answer(#[from] prost::DecodeError),
+    /// Rows contradict each other.
+    #[error("operation {0} has lost its payment")]
+    Orphan(Uuid),
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::NotFound(id) => status::not_found("payment", id),
+            Error::Invalid { field, problem } => status::invalid_field(field, problem),
+            Error::Refused(refusal) => refused(&refusal),
+            Error::NothingDue(state) => status::failed_precondition(nothing_due(state), text),
+            Error::Busy => status::aborted("PAYMENT_BUSY", text, Duration::from_millis(200)),
+            Error::LostRace => status::aborted("LOST_RACE", text, Duration::from_millis(50)),
+            Error::ProcessorRefused { kind, .. } => {
+                status::failed_precondition(processor_refused(kind), text)
+            }
+            Error::NoAnswer => status::unavailable("PROCESSOR_TIMEOUT", text),
+            Error::OutOfTime => status::out_of_time(),
+            Error::InProgress => idempotency::in_progress(),
+            Error::Idempotency(error) => error.into(),
+            Error::Database(error) => status::database(&error),
+            Error::Event(events::Error::Database(error)) => status::database(&error),
+            error @ (Error::Ledger(_) | Error::Event(_) | Error::Answer(_) | Error::Orphan(_)) => {
+                status::internal(&error)
+            }
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::State(state) => status::failed_precondition(wrong_state(*state), text),
+        Refusal::Exists(_) => status::already_exists("PAYMENT_EXISTS", text),
+        Refusal::Amount { .. } => status::failed_precondition("AMOUNT_MISMATCH", text),
+        Refusal::Currency { .. } => status::failed_precondition("CURRENCY_MISMATCH", text),
+        Refusal::BeyondAuthorized { .. } => status::failed_precondition("CAPTURE_EXCEEDS_AUTHORIZED", text),
+        Refusal::BeyondCaptured { .. } => status::failed_precondition("REFUND_EXCEEDS_CAPTURED", text),
+        Refusal::SpansCharges { .. } => status::failed_precondition("REFUND_SPANS_CHARGES", text),
+        Refusal::Overflow => status::invalid_field("amount", text),
+    }
+}
+
+fn wrong_state(state: State) -> &'static str {
+    match state {
+        State::Created => "PAYMENT_NOT_AUTHORIZED",
+        State::Authorizing => "PAYMENT_IN_PROGRESS",
+        State::Authorized => "PAYMENT_NOT_CAPTURED",
+        State::Captured => "PAYMENT_CAPTURED",
+        State::Declined => "PAYMENT_DECLINED",
+        State::Voided => "PAYMENT_VOIDED",
+        State::Expired => "PAYMENT_EXPIRED",
+        State::Unknown => "PAYMENT_OUTCOME_UNKNOWN",
+    }
+}
+
+fn nothing_due(state: State) -> &'static str {
+    match state {
+        State::Authorized | State::Captured | State::Created | State::Declined => "NOTHING_DUE",
+        state => wrong_state(state),
+    }
+}
+
+fn processor_refused(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Authorize => "AUTHORIZATION_REFUSED",
+        Kind::Capture => "CAPTURE_REFUSED",
+        Kind::Void | Kind::Expire | Kind::Release => "VOID_REFUSED",
+        Kind::Refund => "REFUND_REFUSED",
+    }
+}

@@ -1,0 +1,83 @@
+//! The events of a payment.
+
+use chassis::Facility;
+use events::{Event, Meta};
+use money::Money;
+use prost::{Message, Name};
+use proto::payment::v1 as wire;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{error::Error, payment::Payment, wire::purpose};
+
+/// Appends an event of the payment in its transaction. The payment's version has been counted up under its lock.
+pub(crate) async fn append<M: Message + Name>(
+    conn: &mut PgConnection,
+    facility: &Facility,
+    payment: &Payment,
+    causation_id: Uuid,
+    message: &M,
+) -> Result<(), Error> {
+    let meta = Meta {
+        facility: facility.as_str().to_owned(),
+        aggregate_id: payment.id,
+        version: payment.version,
+        saga_id: None,
+        causation_id: Some(causation_id),
+    };
+    Ok(events::append(conn, &[Event::of(message, meta)]).await?)
+}
+
+pub(crate) fn authorized(payment: &Payment, amount: Money) -> wire::PaymentAuthorized {
+    wire::PaymentAuthorized {
+        payment_id: payment.id.to_string(),
+        order_id: payment.order_id.to_string(),
+        purpose: purpose(payment.purpose).into(),
+        amount: Some(amount.into()),
+    }
+}
+
+pub(crate) fn declined(payment: &Payment, reason: &str) -> wire::PaymentDeclined {
+    wire::PaymentDeclined {
+        payment_id: payment.id.to_string(),
+        order_id: payment.order_id.to_string(),
+        purpose: purpose(payment.purpose).into(),
+        reason: reason.to_owned(),
+    }
+}
+
+pub(crate) fn captured(payment: &Payment, amount: Money) -> wire::PaymentCaptured {
+    wire::PaymentCaptured {
+        payment_id: payment.id.to_string(),
+        order_id: payment.order_id.to_string(),
+        purpose: purpose(payment.purpose).into(),
+        amount: Some(amount.into()),
+    }
+}
+
+pub(crate) fn voided(payment: &Payment, reason: &str) -> wire::PaymentVoided {
+    wire::PaymentVoided {
+        payment_id: payment.id.to_string(),
+        order_id: payment.order_id.to_string(),
+        purpose: purpose(payment.purpose).into(),
+        reason: reason.to_owned(),
+    }
+}
+
+pub(crate) fn refunded(payment: &Payment, amount: Money, refund_id: Uuid) -> wire::PaymentRefunded {
+    wire::PaymentRefunded {
+        payment_id: payment.id.to_string(),
+        order_id: payment.order_id.to_string(),
+        purpose: purpose(payment.purpose).into(),
+        amount: Some(amount.into()),
+        refund_id: refund_id.to_string(),
+    }
+}
+
+pub(crate) fn outcome_unknown(payment: &Payment) -> wire::PaymentOutcomeUnknown {
+    wire::PaymentOutcomeUnknown {
+        payment_id: payment.id.to_string(),
+        order_id: payment.order_id.to_string(),
+        purpose: purpose(payment.purpose).into(),
+    }
+}

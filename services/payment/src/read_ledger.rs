@@ -1,0 +1,80 @@
+//! Reads of the ledger.
+
+use std::collections::BTreeMap;
+
+use chassis::Facility;
+use money::{Currency, Money};
+use proto::payment::v1 as wire;
+use uuid::Uuid;
+
+use crate::{
+    desk::Desk,
+    error::Error,
+    payment::Refusal,
+    store::ledger::{self, Filter, Sums},
+    wire::{account, entry},
+};
+
+/// Sums every account, of one order or of all, in one currency or in each.
+pub async fn trial_balance(
+    desk: &Desk,
+    facility: &Facility,
+    order_id: Option<Uuid>,
+    currency: Option<&str>,
+) -> Result<wire::GetTrialBalanceResponse, Error> {
+    let mut tx = desk.database.begin(facility).await?;
+    let sums = ledger::sums(&mut tx, order_id, currency).await?;
+    tx.commit().await?;
+    balance(&sums)
+}
+
+/// One page of entries, newest first, and the number that the next one begins after.
+pub async fn list_entries(
+    desk: &Desk,
+    facility: &Facility,
+    filter: Filter,
+    after: Option<i64>,
+    size: u32,
+) -> Result<(Vec<wire::LedgerEntry>, Option<i64>), Error> {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let mut tx = desk.database.begin(facility).await?;
+    // One more than asked for tells whether there is another page.
+    let at_most = i64::try_from(size).unwrap_or(i64::MAX).saturating_add(1);
+    let mut found = ledger::list(&mut tx, filter, after, at_most).await?;
+    tx.commit().await?;
+    let more = found.len() > size;
+    found.truncate(size);
+    let next = found.last().map(|last| last.id).filter(|_| more);
+    Ok((found.iter().map(entry).collect(), next))
+}
+
+fn balance(sums: &[Sums]) -> Result<wire::GetTrialBalanceResponse, Error> {
+    let mut totals: BTreeMap<Currency, i64> = BTreeMap::new();
+    let mut accounts = Vec::with_capacity(sums.len());
+    for Sums {
+        account: of,
+        currency,
+        debit,
+        credit,
+    } in sums
+    {
+        let balance = debit.checked_sub(*credit).ok_or(Refusal::Overflow)?;
+        let total = totals.entry(*currency).or_default();
+        *total = total.checked_add(balance).ok_or(Refusal::Overflow)?;
+        let amount = |minor| Some(Money::new(minor, *currency).into());
+        accounts.push(wire::AccountBalance {
+            account: account(*of).into(),
+            debit: amount(*debit),
+            credit: amount(*credit),
+            balance: amount(balance),
+        });
+    }
+    Ok(wire::GetTrialBalanceResponse {
+        accounts,
+        balanced: totals.values().all(|total| *total == 0),
+        totals: totals
+            .into_iter()
+            .map(|(currency, total)| Money::new(total, currency).into())
+            .collect(),
+    })
+}

@@ -1,0 +1,110 @@
+//! The built-in processor. It imitates a card network's test mode: the payment method's token says what happens
+//! (docs/sandbox-cards.md lists them).
+//!
+//! It stands in for an outside party. What it has done is kept in its own schema, written in transactions of its own
+//! on connections of its own, so that it survives a kill of the payment service and knows nothing of that service's
+//! transactions. Everything is kept by the caller's key, and a repetition changes nothing.
+
+mod book;
+mod cards;
+
+use std::{future::Future, time::Duration};
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+pub use cards::Card;
+
+use crate::{
+    config,
+    processor::{Answering, Authorize, Capture, NoAnswer, Outcome, Processor, Refund, Standing, Void},
+};
+use book::{Book, Kind, Wanted};
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    book: Book,
+    slow: Duration,
+    hang: Duration,
+}
+
+impl Sandbox {
+    /// A sandbox that keeps its records through `pool`.
+    pub fn new(pool: PgPool, settings: &config::Sandbox) -> Self {
+        Self {
+            book: Book::new(pool),
+            slow: Duration::from_millis(settings.slow_ms),
+            hang: Duration::from_millis(settings.hang_ms),
+        }
+    }
+
+    async fn authorizing(&self, call: &Authorize) -> Result<Outcome, NoAnswer> {
+        let card = Card::of(&call.token);
+        let delay = if card == Card::Slow {
+            self.slow
+        } else {
+            Duration::ZERO
+        };
+        let authorization = self.book.authorize(call, card, delay).await?;
+        tokio::time::sleep(authorization.ready_in).await;
+        if card.hangs_on_authorization() && !authorization.closed() {
+            return self.hang().await;
+        }
+        authorization
+            .outcome()
+            .ok_or_else(|| NoAnswer::Timeout(self.hang))
+    }
+
+    async fn following(&self, wanted: Wanted) -> Result<Outcome, NoAnswer> {
+        let kind = wanted.kind;
+        let (outcome, card) = self.book.follow(&wanted).await?;
+        if card.is_some_and(|card| card.hangs_on(kind)) && matches!(outcome, Outcome::Approved { .. }) {
+            return self.hang().await;
+        }
+        Ok(outcome)
+    }
+
+    /// The line stays open and nothing comes.
+    async fn hang(&self) -> Result<Outcome, NoAnswer> {
+        tokio::time::sleep(self.hang).await;
+        Err(NoAnswer::Timeout(self.hang))
+    }
+
+    fn boxed<'a, T>(
+        &'a self,
+        answer: impl Future<Output = Result<T, NoAnswer>> + Send + 'a,
+    ) -> Answering<'a, T> {
+        Box::pin(answer)
+    }
+}
+
+impl Processor for Sandbox {
+    fn authorize<'a>(&'a self, call: &'a Authorize) -> Answering<'a, Outcome> {
+        self.boxed(self.authorizing(call))
+    }
+
+    fn capture<'a>(&'a self, call: &'a Capture) -> Answering<'a, Outcome> {
+        let amount = call.amount.minor();
+        self.boxed(self.following(Wanted::new(Kind::Capture, call.key, call.authorization, amount)))
+    }
+
+    fn void<'a>(&'a self, call: &'a Void) -> Answering<'a, Outcome> {
+        self.boxed(self.following(Wanted::new(Kind::Void, call.key, call.authorization, 0)))
+    }
+
+    fn refund<'a>(&'a self, call: &'a Refund) -> Answering<'a, Outcome> {
+        let amount = call.amount.minor();
+        self.boxed(self.following(Wanted::new(Kind::Refund, call.key, call.authorization, amount)))
+    }
+
+    fn query(&self, key: Uuid) -> Answering<'_, Standing> {
+        self.boxed(self.book.standing(key))
+    }
+}
+
+impl From<sqlx::Error> for NoAnswer {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unreachable(Box::new(error))
+    }
+}

@@ -1,0 +1,72 @@
+//! What each test card does.
+
+use super::book::Kind;
+
+/// A payment method of the sandbox, by its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Card {
+    Approves,
+    /// Refused, for this reason.
+    Declines(&'static str),
+    Slow,
+    /// The authorization is made, and the answer never comes.
+    TimesOutCharged,
+    /// The authorization is lost on the way.
+    TimesOutNotCharged,
+    CaptureFails,
+    /// The capture is made, and the answer never comes.
+    CaptureTimesOut,
+    VoidFails,
+    RefundFails,
+    /// The refund is made, and the answer never comes.
+    RefundTimesOut,
+}
+
+impl Card {
+    /// Every token with what it does. Any other token is refused as INVALID_PAYMENT_METHOD.
+    pub const TOKENS: [(&'static str, Self); 16] = [
+        ("tok_visa", Self::Approves),
+        ("tok_mastercard", Self::Approves),
+        ("tok_amex", Self::Approves),
+        ("tok_decline", Self::Declines("CARD_DECLINED")),
+        ("tok_insufficient_funds", Self::Declines("INSUFFICIENT_FUNDS")),
+        ("tok_expired_card", Self::Declines("EXPIRED_CARD")),
+        ("tok_stolen_card", Self::Declines("STOLEN_CARD")),
+        ("tok_incorrect_cvc", Self::Declines("INCORRECT_CVC")),
+        ("tok_slow", Self::Slow),
+        ("tok_timeout_charged", Self::TimesOutCharged),
+        ("tok_timeout_not_charged", Self::TimesOutNotCharged),
+        ("tok_capture_fails", Self::CaptureFails),
+        ("tok_capture_timeout", Self::CaptureTimesOut),
+        ("tok_void_fails", Self::VoidFails),
+        ("tok_refund_fails", Self::RefundFails),
+        ("tok_refund_timeout", Self::RefundTimesOut),
+    ];
+
+    /// The card behind a token.
+    pub fn of(token: &str) -> Self {
+        let known = Self::TOKENS.into_iter().find(|(name, _)| *name == token);
+        known.map_or(Self::Declines("INVALID_PAYMENT_METHOD"), |(_, card)| card)
+    }
+
+    pub(super) fn hangs_on_authorization(self) -> bool {
+        matches!(self, Self::TimesOutCharged | Self::TimesOutNotCharged)
+    }
+
+    pub(super) fn hangs_on(self, kind: Kind) -> bool {
+        matches!(
+            (self, kind),
+            (Self::CaptureTimesOut, Kind::Capture) | (Self::RefundTimesOut, Kind::Refund)
+        )
+    }
+
+    /// Why the network refuses this on this card.
+    pub(super) fn refuses(self, kind: Kind) -> Option<&'static str> {
+        match (self, kind) {
+            (Self::CaptureFails, Kind::Capture) => Some("CAPTURE_REFUSED"),
+            (Self::VoidFails, Kind::Void) => Some("VOID_REFUSED"),
+            (Self::RefundFails, Kind::Refund) => Some("REFUND_REFUSED"),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The process: what it is made of, top to bottom.
+
+use std::sync::Arc;
+
+use chassis::{
+    Identity, PageTokens, Process, Service,
+    health::Dependency,
+    postgres::{Database, Migrations},
+    server::Server,
+    status,
+};
+use events::{Bus, Caller, Consumer, DeadLetters, Relay, Upkeep};
+use proto::payment::v1::{
+    ledger_service_server::LedgerServiceServer, payment_service_server::PaymentServiceServer,
+};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Extensions, Status};
+
+use crate::{
+    config::Settings,
+    desk::Desk,
+    expire_authorizations::expire_authorizations,
+    grpc::Grpc,
+    resolve_unknown::resolve_unknown,
+    sandbox::Sandbox,
+    subscriptions::{Orders, Remittances},
+};
+
+/// The payment service.
+#[derive(Clone, Copy, Debug)]
+pub struct Payment;
+
+impl Service for Payment {
+    const NAME: &'static str = "payment";
+    const ABOUT: &'static str = "Takes, releases and gives back the patient's money, and keeps the ledger";
+    type Settings = Settings;
+
+    fn migrations() -> Vec<Migrations> {
+        vec![
+            Migrations {
+                name: "events",
+                migrator: sqlx::migrate!("../../migrations/events"),
+            },
+            Migrations {
+                name: "payment",
+                migrator: sqlx::migrate!("../../migrations/payment"),
+            },
+        ]
+    }
+
+    async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
+        let database = Database::connect(&settings.database, &process)?;
+        let bus = Bus::connect(&settings.events, Self::NAME).await?;
+        let desk = Desk {
+            processor: Arc::new(Sandbox::new(card_network(&settings)?, &settings.sandbox)),
+            outbox: bus.outbox(),
+            database,
+            processing: settings.processor.clone(),
+            authorization: settings.authorization.clone(),
+        };
+        take_part(&bus, desk.database.pool(), &process);
+        work(&desk, &process);
+
+        let page_key = page_key(&settings);
+        let dead_letters = DeadLetters::new(&bus, desk.database.pool(), &page_key, operator);
+        let grpc = Grpc {
+            desk,
+            pages: PageTokens::new(&page_key),
+        };
+        Server::new(&process, &settings.grpc, &settings.auth)
+            .service(PaymentServiceServer::new(grpc.clone()))
+            .service(LedgerServiceServer::new(grpc))
+            .service(dead_letters.into_service())
+            .serve()
+            .await
+    }
+}
+
+/// The sandbox's own connections: an outside party shares none with the service.
+fn card_network(settings: &Settings) -> anyhow::Result<PgPool> {
+    let options = settings
+        .database
+        .url
+        .connect_options()?
+        .application_name("sandbox card network");
+    Ok(PgPoolOptions::new()
+        .max_connections(settings.sandbox.max_connections)
+        .connect_lazy_with(options))
+}
+
+/// The event backbone.
+fn take_part(bus: &Bus, pool: &PgPool, process: &Process) {
+    let stop = || process.shutdown.clone();
+    let (running, shutdown) = (bus.clone(), stop());
+    process
+        .tasks
+        .spawn("bus", async move { Ok(running.run(shutdown).await?) });
+    let relay = Relay::new(bus, pool).run(stop());
+    process.tasks.spawn("relay", async move { Ok(relay.await?) });
+    let upkeep = Upkeep::new(bus, pool).run(stop());
+    process
+        .tasks
+        .spawn("event upkeep", async move { Ok(upkeep.await?) });
+    let following = follow(bus.status(), process.health.dependency("nats"), stop());
+    process.tasks.spawn("nats watch", async move {
+        following.await;
+        Ok(())
+    });
+    let consumers = [
+        (
+            Orders::NAME,
+            Consumer::new(Orders::NAME, &Orders::SUBJECTS, Orders),
+        ),
+        (
+            Remittances::NAME,
+            Consumer::new(Remittances::NAME, &Remittances::SUBJECTS, Remittances),
+        ),
+    ];
+    for (name, consumer) in consumers {
+        let (bus, pool, shutdown) = (bus.clone(), pool.clone(), stop());
+        let consumer = consumer.handler_version(env!("CARGO_PKG_VERSION"));
+        process.tasks.spawn(
+            name,
+            async move { Ok(consumer.run(&bus, &pool, shutdown).await?) },
+        );
+    }
+}
+
+/// Keeps readiness true to what the broker says.
+async fn follow(mut status: watch::Receiver<bool>, dependency: Dependency, shutdown: CancellationToken) {
+    loop {
+        if *status.borrow_and_update() {
+            dependency.up();
+        } else {
+            dependency.down(&"the broker cannot be used");
+        }
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// What is done without being asked.
+fn work(desk: &Desk, process: &Process) {
+    let resolving = resolve_unknown(desk.clone(), process.shutdown.clone());
+    process.tasks.spawn("resolve unknown", async move {
+        resolving.await;
+        Ok(())
+    });
+    let expiring = expire_authorizations(desk.clone(), process.shutdown.clone());
+    process.tasks.spawn("expire authorizations", async move {
+        expiring.await;
+        Ok(())
+    });
+}
+
+fn operator(extensions: &Extensions) -> Result<Caller, Status> {
+    let identity = extensions.get::<Identity>();
+    let identity = identity.ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))?;
+    Ok(Caller {
+        facility: identity.facility.to_string(),
+        subject: identity.subject.clone(),
+    })
+}
+
+fn page_key(settings: &Settings) -> Vec<u8> {
+    if settings.pages.secret.is_set() {
+        return settings.pages.secret.expose().as_bytes().to_vec();
+    }
+    rand::random::<[u8; 32]>().to_vec()
+}

@@ -1,0 +1,61 @@
+//! Consumed events: what orders and remittances do to the ledger and to the patient's balance.
+
+pub mod orders;
+pub mod remittances;
+
+use chassis::Facility;
+use events::{Delivery, HandlerError};
+use money::Money;
+use proto::google::r#type::Money as WireMoney;
+use uuid::Uuid;
+
+pub use orders::Orders;
+pub use remittances::Remittances;
+
+use crate::{error::Error, ledger::Origin};
+
+fn facility(delivery: &Delivery) -> Result<Facility, HandlerError> {
+    Facility::new(&delivery.facility)
+        .map_err(|error| HandlerError::schema("FACILITY_MALFORMED", error.to_string()))
+}
+
+/// What a transaction that books this event for this order belongs to.
+fn origin(delivery: &Delivery, order_id: &str) -> Result<Origin, HandlerError> {
+    let order_id =
+        Uuid::parse_str(order_id).map_err(|_| HandlerError::schema("ORDER_ID_MALFORMED", order_id))?;
+    Ok(Origin {
+        order_id,
+        payment_id: None,
+        causation_id: delivery.id,
+        source_id: delivery.id,
+    })
+}
+
+/// Amounts of one event. One that is absent is nothing, in the currency of the others.
+fn amounts<const N: usize>(wire: [&Option<WireMoney>; N]) -> Result<[Money; N], HandlerError> {
+    let given = wire.into_iter().flatten().next();
+    let given = given.ok_or_else(|| HandlerError::schema("AMOUNT_MISSING", "the event names no amount"))?;
+    let nothing = Money::zero(amount(given)?.currency());
+    let mut amounts = [nothing; N];
+    for (slot, wire) in amounts.iter_mut().zip(wire) {
+        *slot = wire.as_ref().map_or(Ok(nothing), amount)?;
+    }
+    Ok(amounts)
+}
+
+fn amount(wire: &WireMoney) -> Result<Money, HandlerError> {
+    Money::try_from(wire).map_err(|error| HandlerError::schema("AMOUNT_MALFORMED", error.to_string()))
+}
+
+impl From<Error> for HandlerError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Database(error) => error.into(),
+            Error::Event(error) => error.into(),
+            Error::LostRace => Self::transient("LOST_RACE", error.to_string()),
+            Error::Ledger(unbookable) => Self::permanent("UNBOOKABLE", unbookable.to_string()),
+            Error::Refused(refusal) => Self::permanent("PAYMENT_REFUSES", refusal.to_string()),
+            error => Self::permanent("EVENT_REFUSED", error.to_string()),
+        }
+    }
+}
