@@ -5,4 +5,7 @@
 
 mod architecture;
 mod contract;
+mod events_dead_letters;
+mod events_path;
+mod events_rig;
 mod harness;

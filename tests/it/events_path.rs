@@ -1,0 +1,271 @@
+//! From a committed transaction to one effect, in order, through what may fail on the way.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::jetstream;
+use events::{Bus, Error, HandlerError};
+use futures_util::StreamExt as _;
+use tests::eventually;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+use uuid::Uuid;
+
+use crate::events_rig::{FACILITY, Rig, SOON, event, settings};
+
+#[tokio::test]
+async fn a_committed_event_is_published_as_a_cloud_event_and_leaves_the_outbox() {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    let aggregate = Uuid::new_v4();
+    let [sent] = &rig.append(aggregate, [7]).await[..] else {
+        panic!("one event")
+    };
+    rig.eventually_count(0, "select count(*) from events.outbox")
+        .await;
+    assert_eq!(
+        rig.database.count("select count(*) from events.event_log").await,
+        1
+    );
+
+    let stream = jetstream::new(rig.nats.client().await)
+        .get_stream("EVENTS")
+        .await
+        .unwrap();
+    let message = stream.direct_get(1).await.unwrap();
+    assert_eq!(message.subject.as_str(), "evt.order.order.confirmed");
+    assert_eq!(message.payload, sent.body);
+    let id = sent.id.to_string();
+    for (name, value) in [
+        ("Nats-Msg-Id", id.as_str()),
+        ("ce-id", id.as_str()),
+        ("ce-specversion", "1.0"),
+        ("ce-source", "/weft/order"),
+        ("ce-type", "order.v1.OrderConfirmed"),
+        ("ce-datacontenttype", "application/protobuf"),
+        ("ce-partitionkey", aggregate.to_string().as_str()),
+        ("ce-sequence", "7"),
+        ("ce-facility", FACILITY),
+    ] {
+        let header = message
+            .headers
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(header.as_str(), value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn events_of_an_aggregate_take_effect_in_order_and_once() {
+    let rig = Rig::flowing().await;
+    let aggregates: Vec<_> = (0..20).map(|_| Uuid::new_v4()).collect();
+    for version in 1..=25 {
+        let round: Vec<_> = aggregates
+            .iter()
+            .map(|aggregate| event(*aggregate, version))
+            .collect();
+        rig.append_all(&round).await;
+    }
+    for aggregate in aggregates {
+        assert_eq!(rig.effects(aggregate, 25).await, (1..=25).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn an_event_delivered_twice_has_one_effect() {
+    let rig = Rig::flowing().await;
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, [1]).await;
+    rig.effects(aggregate, 1).await;
+    // The same message under another message id: what a relay does that comes back after the duplicate window.
+    let jetstream = jetstream::new(rig.nats.client().await);
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let mut copy = stream.direct_get(1).await.unwrap();
+    copy.headers.insert("Nats-Msg-Id", "again");
+    let ack = jetstream
+        .publish_with_headers(copy.subject, copy.headers, copy.payload)
+        .await
+        .unwrap();
+    assert!(!ack.await.unwrap().duplicate);
+    rig.append(aggregate, [2]).await;
+    assert_eq!(rig.effects(aggregate, 2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_row_that_was_published_but_not_deleted_is_not_stored_twice() {
+    let mut rig = Rig::start().await;
+    let aggregate = Uuid::new_v4();
+    let events = rig.append(aggregate, 1..=3).await;
+    eventually(SOON, || async { rig.bus.status().borrow().then_some(()) }).await;
+    let jetstream = jetstream::new(rig.nats.client().await);
+    let published = jetstream::message::PublishMessage::build()
+        .message_id(events[1].id.to_string())
+        .payload(events[1].body.clone().into());
+    jetstream
+        .send_publish("evt.order.order.confirmed", published)
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    rig.publish();
+    rig.eventually_count(0, "select count(*) from events.outbox")
+        .await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, 3);
+}
+
+#[tokio::test]
+async fn while_the_broker_is_down_the_outbox_backs_up_and_then_drains_by_itself() {
+    let rig = Rig::flowing().await;
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, [1]).await;
+    rig.effects(aggregate, 1).await;
+    let status = rig.bus.status();
+    rig.nats.kill9();
+    eventually(SOON, || async { !*status.borrow() }).await;
+    rig.append(aggregate, 2..=50).await;
+    assert_eq!(rig.database.count("select count(*) from events.outbox").await, 49);
+    rig.nats.restart().await;
+    assert_eq!(rig.effects(aggregate, 50).await, (1..=50).collect::<Vec<_>>());
+    assert!(*status.borrow());
+}
+
+#[tokio::test]
+async fn a_transient_failure_is_tried_again_and_later_events_of_the_aggregate_wait() {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counted = attempts.clone();
+    rig.consume(move |delivery| {
+        if delivery.version == 1 && counted.fetch_add(1, Ordering::SeqCst) < 3 {
+            return Err(HandlerError::transient("NOT_YET", "try again"));
+        }
+        Ok(())
+    });
+    let (slow, quick) = (Uuid::new_v4(), Uuid::new_v4());
+    rig.append(slow, 1..=5).await;
+    rig.append(quick, 2..=5).await;
+    assert_eq!(rig.effects(quick, 4).await, [2, 3, 4, 5]);
+    assert_eq!(rig.effects(slow, 5).await, [1, 2, 3, 4, 5]);
+    assert_eq!(attempts.load(Ordering::SeqCst), 4);
+    assert_eq!(rig.database.count("select count(*) from events.failure").await, 0);
+}
+
+#[tokio::test]
+async fn a_consumer_that_lost_its_acknowledgements_starts_over_without_a_second_effect() {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    let first = rig.consume(|_| Ok(()));
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, 1..=10).await;
+    rig.effects(aggregate, 10).await;
+    first.cancel();
+    // Back to the beginning: as if the process had died between every commit and its acknowledgement.
+    let jetstream = jetstream::new(rig.nats.client().await);
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    eventually(SOON, || async {
+        stream.reset_consumer(crate::events_rig::CONSUMER, Some(1)).await
+    })
+    .await;
+    rig.consume(|_| Ok(()));
+    rig.append(aggregate, [11]).await;
+    assert_eq!(rig.effects(aggregate, 11).await, (1..=11).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn two_processes_share_a_consumer_without_breaking_the_order() {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    rig.publish();
+    let first = rig.consume(|_| Ok(()));
+    rig.consume(|_| Ok(()));
+    let aggregates: Vec<_> = (0..8).map(|_| Uuid::new_v4()).collect();
+    for version in 1..=40 {
+        let round: Vec<_> = aggregates
+            .iter()
+            .map(|aggregate| event(*aggregate, version))
+            .collect();
+        rig.append_all(&round).await;
+        if version == 20 {
+            first.cancel();
+        }
+    }
+    for aggregate in aggregates {
+        assert_eq!(rig.effects(aggregate, 40).await, (1..=40).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_acknowledges_before_it_syncs_is_refused_unless_allowed_by_name() {
+    let nats = tests::Nats::start().await;
+    let mut settings = settings(&nats);
+    settings.monitor_url = Some(relaxed_monitoring().await);
+    let bus = Bus::connect(&settings, "order").await.unwrap();
+    let refused = tokio::time::timeout(SOON, bus.run(Default::default()))
+        .await
+        .unwrap();
+    assert!(matches!(refused, Err(Error::RelaxedSync { .. })), "{refused:?}");
+
+    settings.allow_relaxed_sync = true;
+    let bus = Bus::connect(&settings, "order").await.unwrap();
+    let running = bus.clone();
+    let task = tokio::spawn(async move { running.run(Default::default()).await });
+    eventually(Duration::from_secs(5), || async {
+        bus.status().borrow().then_some(())
+    })
+    .await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_service_starts_while_the_broker_is_down_and_says_so() {
+    let rig = Rig::flowing().await;
+    rig.nats.kill9();
+    let late = Bus::connect(&settings(&rig.nats), "payment").await.unwrap();
+    assert!(!*late.status().borrow());
+    let running = late.clone();
+    let task = tokio::spawn(async move { running.run(Default::default()).await });
+    rig.nats.restart().await;
+    eventually(SOON, || async { late.status().borrow().then_some(()) }).await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn an_empty_broker_gets_its_streams_again() {
+    let rig = Rig::flowing().await;
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, 1..=2).await;
+    rig.effects(aggregate, 2).await;
+    let client = rig.nats.client().await;
+    let jetstream = jetstream::new(client);
+    let names: Vec<_> = jetstream.stream_names().collect().await;
+    for name in names {
+        jetstream.delete_stream(name.unwrap()).await.unwrap();
+    }
+    rig.nats.kill9();
+    rig.nats.restart().await;
+    rig.append(aggregate, 3..=4).await;
+    assert_eq!(rig.effects(aggregate, 4).await, [1, 2, 3, 4]);
+}
+
+/// Imitates the monitoring page of a server whose `sync_interval` is not `always`.
+async fn relaxed_monitoring() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let body = r#"{"config": {"sync_interval": 120000000000, "store_dir": "/data"}}"#;
+            let answer = format!("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{body}");
+            let _ = connection.read(&mut [0; 1024]).await;
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    url
+}

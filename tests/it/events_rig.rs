@@ -1,0 +1,222 @@
+//! What the event scenarios stand on: one service's database with the backbone's tables, a broker, and a consumer
+//! that writes down what took effect.
+
+use std::{fs, future::Future, time::Duration};
+
+use events::{Bus, Consumer, Delivery, Event, Handler, HandlerError, Meta, Relay, Settings};
+use proto::order::v1::OrderConfirmed;
+use sqlx::{Executor as _, PgConnection, PgPool};
+use tests::{Database, Nats, Postgres, eventually, workspace_root};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub(crate) const FACILITY: &str = "al-noor";
+pub(crate) const CONSUMER: &str = "order-recorder";
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+pub(crate) struct Rig {
+    pub(crate) nats: Nats,
+    pub(crate) database: Database,
+    pub(crate) pool: PgPool,
+    pub(crate) bus: Bus,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<(), events::Error>>,
+}
+
+/// Decides by the event and then writes it down.
+struct Recorder<F>(F);
+
+impl<F> Handler for Recorder<F>
+where
+    F: Fn(&Delivery) -> Result<(), HandlerError> + Send + Sync + 'static,
+{
+    async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
+        delivery.decode::<OrderConfirmed>()?;
+        sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, $3)")
+            .bind(delivery.id)
+            .bind(delivery.aggregate_id)
+            .bind(delivery.version)
+            .execute(tx)
+            .await?;
+        (self.0)(delivery)
+    }
+}
+
+impl Rig {
+    /// A database, a broker and a connection; nothing is published or consumed yet.
+    pub(crate) async fn start() -> Rig {
+        let server = Postgres::shared().await;
+        let database = server.database("order").await;
+        migrate(&database).await;
+        let nats = Nats::start().await;
+        let bus = Bus::connect(&settings(&nats), "order").await.unwrap();
+        let pool = database.app().await;
+        let stop = CancellationToken::new();
+        let mut rig = Rig {
+            nats,
+            database,
+            pool,
+            bus: bus.clone(),
+            stop: stop.clone(),
+            tasks: JoinSet::new(),
+        };
+        rig.tasks.spawn(async move { bus.run(stop).await });
+        rig
+    }
+
+    pub(crate) fn publish(&mut self) {
+        let relay = Relay::new(&self.bus, &self.pool);
+        self.spawn(|stop| relay.run(stop));
+    }
+
+    /// Runs something of the backbone until the rig is dropped.
+    pub(crate) fn spawn<F>(&mut self, run: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = Result<(), events::Error>> + Send + 'static,
+    {
+        let running = run(self.stop.clone());
+        self.tasks.spawn(running);
+    }
+
+    /// Consumes until the token is cancelled or the rig is dropped. `decide` runs after the effect was written and
+    /// before it is committed.
+    pub(crate) fn consume(
+        &mut self,
+        decide: impl Fn(&Delivery) -> Result<(), HandlerError> + Send + Sync + 'static,
+    ) -> CancellationToken {
+        let consumer = Consumer::new(CONSUMER, &["evt.order.order.confirmed"], Recorder(decide));
+        let (bus, pool, stop) = (self.bus.clone(), self.pool.clone(), self.stop.child_token());
+        let until = stop.clone();
+        self.tasks
+            .spawn(async move { consumer.run(&bus, &pool, until).await });
+        stop
+    }
+
+    /// Everything running, and every event takes effect.
+    pub(crate) async fn flowing() -> Rig {
+        let mut rig = Rig::start().await;
+        rig.publish();
+        rig.consume(|_| Ok(()));
+        rig
+    }
+
+    /// Appends events of one aggregate with these versions, in one transaction.
+    pub(crate) async fn append(
+        &self,
+        aggregate: Uuid,
+        versions: impl IntoIterator<Item = i64>,
+    ) -> Vec<Event> {
+        let events: Vec<_> = versions
+            .into_iter()
+            .map(|version| event(aggregate, version))
+            .collect();
+        self.append_all(&events).await;
+        events
+    }
+
+    pub(crate) async fn append_all(&self, events: &[Event]) {
+        let mut tx = self.pool.begin().await.unwrap();
+        let facility = sqlx::query("select set_config('weft.facility', $1, true)").bind(FACILITY);
+        facility.execute(&mut *tx).await.unwrap();
+        events::append(&mut tx, events).await.unwrap();
+        tx.commit().await.unwrap();
+        self.bus.outbox().wake();
+    }
+
+    /// Waits until this many effects are there, then returns their versions in the order in which they came.
+    pub(crate) async fn effects(&self, aggregate: Uuid, count: usize) -> Vec<i64> {
+        eventually(SOON, || async {
+            let versions = self.versions(aggregate).await;
+            if versions.len() >= count {
+                Ok(versions)
+            } else {
+                Err(format!("only {versions:?}"))
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn versions(&self, aggregate: Uuid) -> Vec<i64> {
+        let query = sqlx::query_scalar("select version from effect where aggregate_id = $1 order by id");
+        query.bind(aggregate).fetch_all(&self.pool).await.unwrap()
+    }
+
+    pub(crate) async fn eventually_count(&self, expected: i64, query: &'static str) {
+        eventually(SOON, || async {
+            let count = self.database.count(query).await;
+            if count == expected {
+                Ok(())
+            } else {
+                Err(format!("{query} gives {count}, not {expected}"))
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+pub(crate) fn event(aggregate: Uuid, version: i64) -> Event {
+    let meta = Meta {
+        facility: FACILITY.into(),
+        aggregate_id: aggregate,
+        version,
+        saga_id: None,
+        causation_id: None,
+    };
+    Event::of(
+        &OrderConfirmed {
+            order_id: aggregate.to_string(),
+        },
+        meta,
+    )
+}
+
+/// Short times, so that a scenario with five attempts and a lease takes a moment.
+pub(crate) fn settings(nats: &Nats) -> Settings {
+    let mut settings = Settings {
+        servers: vec![nats.url().into()],
+        monitor_url: Some(nats.monitoring_url().into()),
+        events_max_bytes: 64 << 20,
+        ..Settings::default()
+    };
+    settings.relay.poll_ms = 20;
+    settings.relay.lease_ms = 1_000;
+    settings.consumer.backoff_ms = 20;
+    settings.consumer.max_backoff_ms = 100;
+    settings.consumer.lease_ms = 1_000;
+    assert_eq!(settings.check(), []);
+    settings
+}
+
+async fn migrate(database: &Database) {
+    let owner = database.owner().await;
+    for set in ["chassis", "events"] {
+        let folder = workspace_root().join("migrations").join(set);
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        for file in files {
+            let sql = format!(
+                "set weft.app_role = 'order_app';\n{}",
+                fs::read_to_string(file).unwrap()
+            );
+            owner.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
+        }
+    }
+    owner
+        .execute(
+            "create table effect (id bigint generated always as identity, event_id uuid primary key,
+                 aggregate_id uuid not null, version bigint not null);
+             grant select, insert on effect to order_app",
+        )
+        .await
+        .unwrap();
+}
