@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod chassis_answers;
+mod chassis_database;
 mod contract;
 mod events_dead_letters;
 mod events_path;

@@ -8,6 +8,7 @@ mod propagation;
 use opentelemetry_sdk::{logs::SdkLoggerProvider, metrics::SdkMeterProvider, trace::SdkTracerProvider};
 pub(crate) use propagation::parent;
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::Violations;
@@ -104,16 +105,22 @@ fn ours() -> Targets {
 }
 
 impl Telemetry {
-    /// Sends what is left. Blocks for a few seconds per signal when the collector is gone, so it runs aside.
+    /// Sends what is left. Each signal blocks for a few seconds when the collector is gone, so they run aside and at
+    /// once.
     pub(crate) async fn flush(self) {
-        let flushed = tokio::task::spawn_blocking(move || {
+        let Telemetry {
+            tracers,
+            meters,
+            loggers,
+        } = self;
+        let flushing = [
+            spawn_blocking(move || tracers.shutdown()),
+            spawn_blocking(move || meters.shutdown()),
+            spawn_blocking(move || loggers.map_or(Ok(()), |loggers| loggers.shutdown())),
+        ];
+        for flushed in flushing {
             // Nobody is left to tell about a collector that does not answer.
-            let _ = self.tracers.shutdown();
-            let _ = self.meters.shutdown();
-            if let Some(loggers) = self.loggers {
-                let _ = loggers.shutdown();
-            }
-        });
-        let _ = flushed.await;
+            let _ = flushed.await;
+        }
     }
 }

@@ -63,13 +63,14 @@ impl CallLayer for Layer {
         call.request.extensions_mut().insert(context.clone());
         call.context = context;
         Box::pin(async move {
-            let Some(deadline) = deadline else {
-                return next.run(call).await;
-            };
-            if deadline <= Instant::now() {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return refuse(status::out_of_time());
             }
-            match timeout_at(deadline, next.run(call)).await {
+            let answered = match deadline {
+                Some(deadline) => timeout_at(deadline, next.run(call)).await,
+                None => Ok(next.run(call).await),
+            };
+            match answered {
                 Ok(response) if streams => self.guard(response, deadline),
                 Ok(response) => response,
                 Err(_) => refuse(status::out_of_time()),
@@ -80,11 +81,11 @@ impl CallLayer for Layer {
 
 impl Layer {
     /// Headers were in time; the messages that follow must be too.
-    fn guard(&self, response: Response, deadline: Instant) -> Response {
+    fn guard(&self, response: Response, deadline: Option<Instant>) -> Response {
         response.map(|body| {
             Body::new(Guarded {
                 body,
-                deadline: Box::pin(sleep_until(deadline)),
+                deadline: deadline.map(|deadline| Box::pin(sleep_until(deadline))),
                 draining: Box::pin(self.shutdown.clone().cancelled_owned()),
                 grace: None,
                 stream_grace: self.stream_grace,
@@ -97,7 +98,7 @@ impl Layer {
 /// A stream of answers that ends at its deadline, or a while after the process was told to stop.
 struct Guarded {
     body: Body,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Option<Pin<Box<Sleep>>>,
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Runs once the process is to stop.
     grace: Option<Pin<Box<Sleep>>>,
@@ -107,17 +108,13 @@ struct Guarded {
 
 impl Guarded {
     fn poll_over(&mut self, task: &mut Task<'_>) -> Poll<Status> {
-        if self.deadline.as_mut().poll(task).is_ready() {
+        if elapsed(&mut self.deadline, task) {
             return Poll::Ready(status::out_of_time());
         }
         if self.grace.is_none() && self.draining.as_mut().poll(task).is_ready() {
             self.grace = Some(Box::pin(tokio::time::sleep(self.stream_grace)));
         }
-        let over = self
-            .grace
-            .as_mut()
-            .is_some_and(|grace| grace.as_mut().poll(task).is_ready());
-        if over {
+        if elapsed(&mut self.grace, task) {
             return Poll::Ready(status::unavailable(
                 "DRAINING",
                 "the server is stopping: ask another one",
@@ -125,6 +122,12 @@ impl Guarded {
         }
         Poll::Pending
     }
+}
+
+fn elapsed(timer: &mut Option<Pin<Box<Sleep>>>, task: &mut Task<'_>) -> bool {
+    timer
+        .as_mut()
+        .is_some_and(|timer| timer.as_mut().poll(task).is_ready())
 }
 
 impl HttpBody for Guarded {

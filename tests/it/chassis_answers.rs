@@ -1,0 +1,149 @@
+//! One effect and one answer for a request that comes more than once.
+
+use std::time::Duration;
+
+use chassis::{
+    Facility,
+    idempotency::{self, Claim, Error, Key},
+};
+use proto::order::v1::{GetOrderRequest, PlaceOrderRequest, PlaceOrderResponse};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::chassis_database::Fixture;
+
+const METHOD: &str = "order.v1.OrderService/PlaceOrder";
+
+fn request(reference: &str) -> PlaceOrderRequest {
+    let request_id = "6f1c9a4e-2d1b-4c55-9a65-0b1f6d1f8a11".to_owned();
+    PlaceOrderRequest { request_id, reference: reference.to_owned(), ..PlaceOrderRequest::default() }
+}
+
+fn key(reference: &str) -> Key {
+    let request = request(reference);
+    Key::of(METHOD, &request.request_id, &request).unwrap()
+}
+
+fn facility(name: &str) -> Facility {
+    Facility::new(name).unwrap()
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+/// Claims and, where it is new, answers; gives back the answer and whether the work was done here.
+async fn once(fixture: &Fixture, reference: &str) -> Result<(Vec<u8>, bool), Error> {
+    let (facility, key, id) = (facility("F1"), key(reference), Uuid::new_v4());
+    let mut tx = fixture.database.begin(&facility).await?;
+    match idempotency::claim(&mut tx, &facility, &key, id).await? {
+        Claim::Answered(answer) => Ok((answer, false)),
+        Claim::Running { .. } => {
+            tx.rollback().await?;
+            let answer = idempotency::wait(&fixture.database, &facility, &key, soon()).await?;
+            Ok((answer.expect("the first one answers in time"), false))
+        }
+        Claim::New => {
+            tx.commit().await?;
+            tokio::task::yield_now().await;
+            let mut tx = fixture.database.begin(&facility).await?;
+            let order = proto::order::v1::Order { id: id.to_string(), ..proto::order::v1::Order::default() };
+            let response = PlaceOrderResponse { order: Some(order) };
+            let answer = idempotency::answer(&mut tx, &facility, &key, &response).await?;
+            tx.commit().await?;
+            idempotency::announce(&fixture.database, &key);
+            Ok((answer, true))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_two_equal_requests_at_once_have_one_effect_and_one_answer() {
+    let fixture = Fixture::new().await;
+    let answers = futures_util::future::join_all((0..32).map(|_| once(&fixture, "A"))).await;
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers.iter().filter(|(_, worked)| *worked).count(), 1);
+    assert!(answers.iter().all(|(answer, _)| answer == &answers[0].0));
+
+    let replay = idempotency::replay::<PlaceOrderResponse>(&answers[0].0).unwrap();
+    assert_eq!(replay.metadata().get(idempotency::REPLAYED).unwrap(), "true");
+    assert!(replay.into_inner().order.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_id_with_another_request_is_refused() {
+    let fixture = Fixture::new().await;
+    once(&fixture, "A").await.unwrap();
+    let refused = once(&fixture, "B").await.unwrap_err();
+    assert!(matches!(refused, Error::KeyReused));
+    assert_eq!(tonic::Status::from(refused).code(), tonic::Code::FailedPrecondition);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_belongs_to_one_facility_and_one_method() {
+    let fixture = Fixture::new().await;
+    once(&fixture, "A").await.unwrap();
+    let other = facility("F2");
+    let mut tx = fixture.database.begin(&other).await.unwrap();
+    let claim = idempotency::claim(&mut tx, &other, &key("B"), Uuid::new_v4()).await.unwrap();
+    assert_eq!(claim, Claim::New);
+    tx.commit().await.unwrap();
+
+    let ours = facility("F1");
+    let mut tx = fixture.database.begin(&ours).await.unwrap();
+    let get = GetOrderRequest::default();
+    let elsewhere = Key::of("order.v1.OrderService/CancelOrder", &request("").request_id, &get).unwrap();
+    let claim = idempotency::claim(&mut tx, &ours, &elsewhere, Uuid::new_v4()).await.unwrap();
+    assert_eq!(claim, Claim::New);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_it() {
+    let fixture = Fixture::new().await;
+    let (facility, key) = (facility("F1"), key("A"));
+    let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+
+    let mut tx = fixture.database.begin(&facility).await.unwrap();
+    assert_eq!(idempotency::claim(&mut tx, &facility, &key, first).await.unwrap(), Claim::New);
+    tx.rollback().await.unwrap();
+
+    let mut tx = fixture.database.begin(&facility).await.unwrap();
+    assert_eq!(idempotency::claim(&mut tx, &facility, &key, second).await.unwrap(), Claim::New);
+    // Whoever comes now waits for this transaction before it is told.
+    let late = async {
+        let mut tx = fixture.database.begin(&facility).await.unwrap();
+        idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4()).await.unwrap()
+    };
+    let commit = async {
+        tokio::task::yield_now().await;
+        tx.commit().await.unwrap();
+    };
+    let (claim, ()) = tokio::join!(late, commit);
+    assert_eq!(claim, Claim::Running { resource_id: second });
+
+    let none = idempotency::wait(&fixture.database, &facility, &key, Instant::now()).await.unwrap();
+    assert_eq!(none, None, "waiting ends with the deadline");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_answers_are_pruned_for_every_facility_and_unanswered_ones_kept_longer() {
+    let fixture = Fixture::new().await;
+    once(&fixture, "A").await.unwrap();
+    let other = facility("F2");
+    let mut tx = fixture.database.begin(&other).await.unwrap();
+    idempotency::claim(&mut tx, &other, &key("A"), Uuid::new_v4()).await.unwrap();
+    tx.commit().await.unwrap();
+    let age = "update chassis.idempotency set created_at = now() - interval '25 hours'";
+    sqlx::query(age).execute(&fixture.owner).await.unwrap();
+
+    let mut tx = fixture.database.begin_system().await.unwrap();
+    let pruned: i64 = sqlx::query_scalar("select chassis.prune_idempotency('24 hours', 100)")
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(pruned, 1);
+    let left: Vec<String> =
+        sqlx::query_scalar("select facility from chassis.idempotency").fetch_all(&fixture.owner).await.unwrap();
+    assert_eq!(left, ["F2"]);
+}

@@ -1,0 +1,126 @@
+//! A service's database: its schema, its rows' facilities, and its comings and goings.
+
+use std::{sync::Arc, time::Duration};
+
+use chassis::{Facility, Process, Sections, health::Status, postgres};
+use sqlx::PgPool;
+use tests::{Durability, Postgres, eventually};
+
+/// A migrated database, and a process that uses it as a service does.
+pub(crate) struct Fixture {
+    pub(crate) database: postgres::Database,
+    pub(crate) owner: PgPool,
+    process: Process,
+    settings: postgres::Settings,
+    server: Arc<Postgres>,
+    _database: tests::Database,
+}
+
+impl Fixture {
+    pub(crate) async fn new() -> Fixture {
+        Fixture::on(Postgres::shared().await).await
+    }
+
+    async fn on(server: Arc<Postgres>) -> Fixture {
+        let fresh = server.database("order").await;
+        let settings = postgres::Settings {
+            url: postgres::DatabaseUrl::new(fresh.app_url()),
+            migrate_url: postgres::DatabaseUrl::new(fresh.owner_url()),
+            ..postgres::Settings::default()
+        };
+        postgres::migrate(&settings, Vec::new()).await.unwrap();
+        let sections = Sections {
+            address_file: None,
+            grpc: &chassis::server::Settings::default(),
+            probe: &chassis::health::Settings::default(),
+            database: &settings,
+            auth: &chassis::auth::Settings::default(),
+            idempotency: &chassis::idempotency::Settings::default(),
+            telemetry: &chassis::telemetry::Settings::default(),
+            drain: &chassis::drain::Settings::default(),
+        };
+        let process = Process::new("order", &sections).unwrap();
+        let database = postgres::Database::connect(&settings, &process).unwrap();
+        Fixture { database, owner: fresh.owner().await, process, settings, server, _database: fresh }
+    }
+
+    async fn count(&self, facility: &Facility) -> Result<i64, sqlx::Error> {
+        let mut tx = self.database.begin(facility).await?;
+        let rows = sqlx::query_scalar("select count(*) from chassis.idempotency").fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.process.shutdown.cancel();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_again_or_twice_at_once_changes_nothing() {
+    let server = Postgres::shared().await;
+    let fresh = server.database("order").await;
+    let settings = postgres::Settings {
+        url: postgres::DatabaseUrl::new(fresh.app_url()),
+        migrate_url: postgres::DatabaseUrl::new(fresh.owner_url()),
+        ..postgres::Settings::default()
+    };
+    let (one, other) =
+        tokio::join!(postgres::migrate(&settings, Vec::new()), postgres::migrate(&settings, Vec::new()));
+    let applied = [one.unwrap(), other.unwrap()].concat();
+    assert!(applied.iter().any(|set| set.name == "chassis" && !set.versions.is_empty()), "{applied:?}");
+    let again = postgres::migrate(&settings, Vec::new()).await.unwrap();
+    assert!(again.iter().all(|set| set.versions.is_empty()), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_sees_one_facility_and_without_one_none() {
+    let fixture = Fixture::new().await;
+    let insert = "insert into chassis.idempotency (facility, method, request_id, request_hash, resource_id)
+                  select 'F1', 'm', gen_random_uuid(), sha256(''), gen_random_uuid() from generate_series(1, 3)";
+    sqlx::query(insert).execute(&fixture.owner).await.unwrap();
+    assert_eq!(fixture.count(&Facility::new("F1").unwrap()).await.unwrap(), 3);
+    assert_eq!(fixture.count(&Facility::new("F2").unwrap()).await.unwrap(), 0);
+    let mut system = fixture.database.begin_system().await.unwrap();
+    let none: i64 =
+        sqlx::query_scalar("select count(*) from chassis.idempotency").fetch_one(&mut *system).await.unwrap();
+    let bare: i64 =
+        sqlx::query_scalar("select count(*) from chassis.idempotency").fetch_one(fixture.database.pool()).await.unwrap();
+    assert_eq!((none, bare), (0, 0));
+
+    // Nor can it write another's rows.
+    let mut tx = fixture.database.begin(&Facility::new("F2").unwrap()).await.unwrap();
+    let refused = sqlx::query(insert).execute(&mut *tx).await.unwrap_err();
+    assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "42501");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_are_bounded_in_time() {
+    let fixture = Fixture::new().await;
+    let settings = postgres::Settings { statement_timeout_ms: 100, ..fixture.settings.clone() };
+    let database = postgres::Database::connect(&settings, &fixture.process).unwrap();
+    let slow = sqlx::query("select pg_sleep(30)").execute(database.pool()).await.unwrap_err();
+    assert_eq!(chassis::status::database(&slow).code(), tonic::Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_postgresql_is_noticed_both_ways_and_no_stale_connection_is_used() {
+    let fixture = Fixture::on(Postgres::start(Durability::Fast).await).await;
+    let facility = Facility::new("F1").unwrap();
+    let ready = |fixture: &Fixture| fixture.process.health.down().is_empty();
+    eventually(Duration::from_secs(5), || async { ready(&fixture) }).await;
+    // Some connections to go stale.
+    futures_util::future::join_all((0..8).map(|_| fixture.count(&facility))).await;
+
+    fixture.server.stop().await;
+    eventually(Duration::from_secs(2), || async { !ready(&fixture) }).await;
+    assert_eq!(fixture.process.health.status("liveness"), Status::Serving);
+
+    fixture.server.restart().await;
+    eventually(Duration::from_secs(5), || async { ready(&fixture) }).await;
+    for counted in futures_util::future::join_all((0..16).map(|_| fixture.count(&facility))).await {
+        counted.unwrap();
+    }
+}
