@@ -32,7 +32,6 @@ pub(crate) struct Balance {
     pub(crate) room: Arc<Room>,
     pub(crate) service: Arc<str>,
     pub(crate) zone: Option<Arc<str>>,
-    pub(crate) wait_for_ready: bool,
 }
 
 impl Balance {
@@ -62,7 +61,7 @@ impl Balance {
                 Choice::Nothing => {
                     self.demand.notify_waiters();
                     if let Some(reason) = &published.failing
-                        && !self.wait_for_ready
+                        && !criteria.wait_for_ready
                     {
                         let text = format!("no endpoint of {} is reachable: {reason}", self.service);
                         return Err(Failure::no_endpoint(Status::unavailable(text)));
@@ -96,6 +95,7 @@ impl Service<Attempt> for Balance {
                 deadline: attempt.deadline,
                 first: attempt.previous == 0,
                 zone: balance.zone.as_deref(),
+                wait_for_ready: attempt.method.wait_for_ready,
             };
             let (endpoint, flight) = balance.pick(criteria).await?;
             attempt.tried.add(endpoint.vitals.id());

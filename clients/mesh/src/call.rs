@@ -7,7 +7,7 @@ use opentelemetry::StringValue;
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
-use crate::{Context, failure::Failure, hedge::Observed, policy::MethodPolicy};
+use crate::{Context, failure::Failure, hedge::Observed, methods::Sources, policy::MethodPolicy};
 
 /// What a call ends with above the retries.
 pub(crate) type Outcome = Result<Response<Body>, Status>;
@@ -25,17 +25,24 @@ pub(crate) struct Method {
     pub(crate) policy: Option<Arc<MethodPolicy>>,
     /// How long its calls take, which hedging goes by.
     pub(crate) observed: Observed,
+    /// Whether calls wait for a connection while every endpoint is known to be down.
+    pub(crate) wait_for_ready: bool,
+    pub(crate) sources: Sources,
 }
 
 impl Method {
     pub(crate) fn new(name: &str, policy: Option<MethodPolicy>) -> Method {
         let name: Arc<str> = Arc::from(name);
         let label = StringValue::from(Arc::clone(&name));
+        let policy = policy.map(Arc::new);
+        let (observed, sources) = (Observed::default(), Sources::default());
         Method {
             name,
             label,
-            policy: policy.map(Arc::new),
-            observed: Observed::default(),
+            policy,
+            observed,
+            wait_for_ready: false,
+            sources,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The channel: what generated clients are built on.
 
+mod observe;
+
 use std::{
-    collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     task::{Context as Task, Poll},
 };
 
@@ -21,16 +22,19 @@ use crate::{
     ChannelOptions, Context, Error, Policies,
     attempt::Prepare,
     balance::Balance,
-    call::{Call, Method},
+    call::Call,
     deadline::{self, Deadline},
     discovery::Target,
     endpoint::{Caller, room::Room},
+    faults::Faults,
     hedge::Hedge,
+    methods::Methods,
     options::Tuning,
     retry::{
         Retry,
         budget::{Budget, Throttling},
     },
+    service_config::{self, ServiceConfig},
     supervisor::{Published, Supervisor},
     telemetry::{Calls, Metrics},
     throttle::{self, Throttle},
@@ -46,11 +50,13 @@ pub struct Channel {
 }
 
 struct Shared {
-    service: Arc<str>,
-    tuning: Arc<Tuning>,
-    methods: HashMap<String, Arc<Method>>,
-    /// Stands for every method that no policy names.
-    unlisted: Arc<Method>,
+    options: ChannelOptions,
+    policies: Policies,
+    methods: RwLock<Arc<Methods>>,
+    budget: Arc<Budget>,
+    record: Arc<throttle::Record>,
+    published: watch::Receiver<Arc<Published>>,
+    health_service: Option<Arc<str>>,
     supervisor: AbortHandle,
 }
 
@@ -58,53 +64,96 @@ impl Channel {
     /// Makes a channel and starts to connect in the background. Never waits.
     ///
     /// # Errors
-    /// When the target or a setting cannot be used, or outside a tokio runtime.
+    /// When the target, a setting or the service config cannot be used, or outside a tokio runtime.
     pub fn connect(options: ChannelOptions, policies: &Policies) -> Result<Channel, Error> {
-        options.tuning.check()?;
+        options.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let target = Target::parse(&options.target, options.tuning.dns_refresh())?;
-        let user_agent =
-            HeaderValue::try_from(format!("weft-{}/{}", options.caller, env!("CARGO_PKG_VERSION")));
-        let user_agent = user_agent.map_err(|_| Error::Setting {
-            setting: "caller".to_owned(),
-            reason: "holds characters that no header may".to_owned(),
-        })?;
-        let (service, tuning): (Arc<str>, _) = (Arc::from(options.service), Arc::new(options.tuning));
-        let (publish, published) = watch::channel(Arc::new(Published::default()));
-        let demand = Arc::new(Notify::new());
-        let metrics = Arc::new(Metrics::new(&service));
+        let config = options
+            .tuning
+            .service_config
+            .as_deref()
+            .map(ServiceConfig::parse)
+            .transpose()?;
+        let config = config.unwrap_or_default();
+        let methods = Methods::new(policies, &config, options.tuning.wait_for_ready)?;
+
+        let tuning = Arc::new(options.tuning.clone());
+        let metrics = Arc::new(Metrics::new(&options.service));
         let room = Arc::new(Room::new(tuning.max_in_flight, tuning.max_waiting));
+        let demand = Arc::new(Notify::new());
+        let (publish, published) = watch::channel(Arc::new(Published::default()));
         let balance = Balance {
-            published,
+            published: published.clone(),
             demand: Arc::clone(&demand),
             room: Arc::clone(&room),
-            service: Arc::clone(&service),
+            service: Arc::from(options.service.as_str()),
             zone: tuning.zone.as_deref().map(Arc::from),
-            wait_for_ready: tuning.wait_for_ready,
         };
+        let caller = Arc::new(Caller {
+            user_agent: user_agent(&options.caller)?,
+            metrics: Arc::clone(&metrics),
+        });
+        let health_service = config
+            .health_check_config
+            .as_ref()
+            .map(|health| Arc::from(health.service_name.as_str()));
         let supervisor = Supervisor {
             target,
             tuning: Arc::clone(&tuning),
-            caller: Arc::new(Caller {
-                user_agent,
-                metrics: Arc::clone(&metrics),
-            }),
+            caller,
             publish,
             demand,
             room,
             ejections: Arc::default(),
+            health_service: health_service.clone(),
         };
         let shared = Shared {
-            service,
-            methods: methods(policies),
-            unlisted: Arc::new(Method::new("_OTHER", None)),
+            options,
+            policies: policies.clone(),
+            methods: RwLock::new(Arc::new(methods)),
+            budget: Arc::new(Budget::new(throttling(&config))),
+            record: Arc::new(throttle::Record::new()),
+            published,
+            health_service,
             supervisor: runtime.spawn(supervisor.run()).abort_handle(),
-            tuning: Arc::clone(&tuning),
         };
+        let stack = stack(balance, &shared, &tuning, &metrics);
         Ok(Channel {
             shared: Arc::new(shared),
-            stack: stack(balance, &tuning, &metrics),
+            stack,
         })
+    }
+
+    /// Puts another service config in force for the calls that begin from now on. What `healthCheckConfig`
+    /// watches is fixed when the channel is made.
+    ///
+    /// # Errors
+    /// When the config has a fault, which is named by its path; the config in force stays.
+    pub fn reconfigure(&self, service_config: &str) -> Result<(), Error> {
+        let config = ServiceConfig::parse(service_config)?;
+        let watched = config
+            .health_check_config
+            .as_ref()
+            .map(|health| health.service_name.as_str());
+        if watched != self.shared.health_service.as_deref() {
+            return Err(service_config::fault(
+                "healthCheckConfig",
+                "cannot change while the channel is open",
+            ));
+        }
+        let methods = Methods::new(
+            &self.shared.policies,
+            &config,
+            self.shared.options.tuning.wait_for_ready,
+        )?;
+        self.shared.budget.set_throttling(throttling(&config));
+        *self
+            .shared
+            .methods
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(methods);
+        Ok(())
     }
 
     fn begin(&self, mut request: Request<Body>) -> Result<Call, Status> {
@@ -113,16 +162,13 @@ impl Channel {
             .remove::<Context>()
             .or_else(Context::current)
             .unwrap_or_default();
-        let method = self
-            .shared
-            .methods
-            .get(request.uri().path())
-            .unwrap_or(&self.shared.unlisted);
+        let method = Arc::clone(self.shared.methods().get(request.uri().path()));
         let own = deadline::own_timeout(request.headers())?;
         let declared = method.policy.as_ref().map(|policy| policy.timeout);
-        let deadline = deadline::effective(&context, own, declared, self.shared.tuning.deadline_margin());
+        let margin = self.shared.options.tuning.deadline_margin();
+        let deadline = deadline::effective(&context, own, declared, margin);
         Ok(Call {
-            method: Arc::clone(method),
+            method,
             context,
             deadline,
             request,
@@ -131,25 +177,28 @@ impl Channel {
 }
 
 /// Every call passes through these layers. Read from below, as a call does.
-fn stack(balance: Balance, tuning: &Tuning, metrics: &Arc<Metrics>) -> Stack {
-    let budget = Arc::new(Budget::new(Throttling::default()));
+fn stack(balance: Balance, shared: &Shared, tuning: &Tuning, metrics: &Arc<Metrics>) -> Stack {
+    let budget = &shared.budget;
     let limit = tuning.replay_limit_bytes;
     // Innermost: an endpoint for each attempt, one not tried yet before others.
     let attempts = balance;
+    // Rehearsed faults look like the endpoint's own.
+    let attempts = Faults::new(attempts, &tuning.inject);
     // Every attempt says how much time is left and which one it is.
     let attempts = Prepare::new(attempts, Arc::clone(metrics));
     // A call is repeated one attempt after the other...
-    let retry = Retry::new(attempts.clone(), Arc::clone(&budget), Arc::clone(metrics), limit);
+    let retry = Retry::new(attempts.clone(), Arc::clone(budget), Arc::clone(metrics), limit);
     // ...or, where its method declares it, one beside the other.
+    let hedge_metrics = Arc::clone(metrics);
     let calls = Hedge {
         attempts,
         otherwise: retry,
-        budget,
-        metrics: Arc::clone(metrics),
+        budget: Arc::clone(budget),
+        metrics: hedge_metrics,
         replay_limit: limit,
     };
     // A refused call is not to be retried, so that the throttle stands above the retries.
-    let calls = Throttle::new(calls, Arc::new(throttle::Record::new()), Arc::clone(metrics));
+    let calls = Throttle::new(calls, Arc::clone(&shared.record), Arc::clone(metrics));
     // What the application sees is what is measured, local refusals included.
     let calls = Calls::new(calls, Arc::clone(metrics));
     // Outermost, because everything below takes time.
@@ -157,14 +206,26 @@ fn stack(balance: Balance, tuning: &Tuning, metrics: &Arc<Metrics>) -> Stack {
     BoxCloneSyncService::new(calls)
 }
 
-fn methods(policies: &Policies) -> HashMap<String, Arc<Method>> {
-    let method = |(path, policy): (&str, &crate::MethodPolicy)| {
-        (
-            path.to_owned(),
-            Arc::new(Method::new(path.trim_start_matches('/'), Some(policy.clone()))),
-        )
-    };
-    policies.iter().map(method).collect()
+fn throttling(config: &ServiceConfig) -> Throttling {
+    let configured = config.retry_throttling.map(|config| Throttling {
+        max_tokens: config.max_tokens,
+        token_ratio: config.token_ratio,
+    });
+    configured.unwrap_or_default()
+}
+
+fn user_agent(caller: &str) -> Result<HeaderValue, Error> {
+    let value = format!("weft-{caller}/{}", env!("CARGO_PKG_VERSION"));
+    HeaderValue::try_from(value).map_err(|_| Error::Setting {
+        setting: "caller".to_owned(),
+        reason: "holds characters that no header may".to_owned(),
+    })
+}
+
+impl Shared {
+    fn methods(&self) -> Arc<Methods> {
+        Arc::clone(&self.methods.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Service<Request<Body>> for Channel {
@@ -187,7 +248,7 @@ impl Service<Request<Body>> for Channel {
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel")
-            .field("service", &self.shared.service)
+            .field("service", &self.shared.options.service)
             .finish_non_exhaustive()
     }
 }

@@ -98,6 +98,18 @@ impl Endpoint {
         }
     }
 
+    /// Sends a request of the mesh's own, which says nothing about load.
+    pub(crate) async fn send_uncounted(
+        self: Arc<Self>,
+        mut request: Request<Body>,
+    ) -> hyper::Result<http::Response<Incoming>> {
+        aim(&mut request, &self.address);
+        request
+            .headers_mut()
+            .insert(header::USER_AGENT, self.caller.user_agent.clone());
+        self.sender.clone().send_request(request).await
+    }
+
     /// Books what the headers tell already.
     fn judge(&self, response: http::Response<Followed>) -> http::Response<Body> {
         let (parts, mut body) = response.into_parts();

@@ -26,6 +26,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The service config has a fault.
+    #[error("service config, at `{path}`: {reason}")]
+    ServiceConfig {
+        /// Where: `methodConfig[0].timeout`.
+        path: String,
+        /// What is wrong there.
+        reason: String,
+    },
     /// A channel runs background work, so that it can only be made inside a tokio runtime.
     #[error("a channel can only be made inside a tokio runtime")]
     NoRuntime,

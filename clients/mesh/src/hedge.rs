@@ -190,15 +190,13 @@ where
                 Some(code) => (code, Pushback::of(response)),
             },
         };
-        let retry = self
-            .method()
-            .policy
-            .as_ref()
-            .and_then(|policy| policy.retry.as_ref());
-        let fatal = retry.map_or(code != Code::Unavailable, |retry| {
-            !retry.retryable_codes.contains(&code)
-        });
-        if fatal {
+        let codes = &self.hedging.non_fatal_codes;
+        let non_fatal = if codes.is_empty() {
+            code == Code::Unavailable
+        } else {
+            codes.contains(&code)
+        };
+        if !non_fatal {
             return Judged::Final;
         }
         self.budget.record_failure();

@@ -11,9 +11,12 @@
 pub mod context;
 pub mod grpc_timeout;
 pub mod policy;
+pub mod snapshot;
 
 mod channel;
+mod methods;
 mod options;
+mod service_config;
 
 mod call;
 mod deadline;
@@ -28,6 +31,7 @@ mod attempt;
 mod balance;
 mod endpoint;
 mod failure;
+mod faults;
 
 mod connection;
 mod discovery;
@@ -38,5 +42,7 @@ mod error;
 pub use channel::Channel;
 pub use context::Context;
 pub use error::Error;
+pub use faults::Fault;
 pub use options::{ChannelOptions, Tuning};
 pub use policy::{MethodPolicy, Policies};
+pub use snapshot::Snapshot;

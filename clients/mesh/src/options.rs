@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, Fault};
 
 /// Everything a [`Channel`](crate::Channel) is made from.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct ChannelOptions {
     pub caller: String,
     /// Limits and times; the defaults suit calls inside one data centre.
     pub tuning: Tuning,
+    /// Whether this environment allows [`Tuning::inject`]; where it does not, configuring any is an error.
+    pub allow_faults: bool,
 }
 
 impl ChannelOptions {
@@ -33,7 +35,26 @@ impl ChannelOptions {
             service,
             caller,
             tuning: Tuning::default(),
+            allow_faults: false,
         }
+    }
+
+    /// Fails with the first setting that is out of its bounds.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if let Some((setting, reason)) = self.tuning.faults().into_iter().next() {
+            return Err(Error::Setting {
+                setting: setting.to_owned(),
+                reason,
+            });
+        }
+        if !self.allow_faults && !self.tuning.inject.is_empty() {
+            let reason = "this environment allows no injected faults".to_owned();
+            return Err(Error::Setting {
+                setting: "inject".to_owned(),
+                reason,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -63,6 +84,10 @@ pub struct Tuning {
     pub max_waiting: usize,
     /// The zone this process runs in: endpoints of the same zone are preferred while they have room. Default none.
     pub zone: Option<String>,
+    /// Overrides as gRPC's service-config JSON (`methodConfig`, `retryThrottling`, …). Default none.
+    pub service_config: Option<String>,
+    /// Failures on purpose, for rehearsals; the first that concerns a method applies. Default none.
+    pub inject: Vec<Fault>,
 }
 
 impl Default for Tuning {
@@ -78,6 +103,8 @@ impl Default for Tuning {
             max_in_flight: 512,
             max_waiting: 1024,
             zone: None,
+            service_config: None,
+            inject: Vec::new(),
         }
     }
 }
@@ -109,18 +136,10 @@ impl Tuning {
         within("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000);
         within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
         within("max_waiting", self.max_waiting as u64, 0, 100_000);
-        faults
-    }
-
-    /// Fails with the first setting that is out of its bounds.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        match self.faults().into_iter().next() {
-            None => Ok(()),
-            Some((setting, reason)) => Err(Error::Setting {
-                setting: setting.to_owned(),
-                reason,
-            }),
+        if let Some(problem) = self.inject.iter().find_map(Fault::problem) {
+            faults.push(("inject", problem));
         }
+        faults
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {

@@ -8,6 +8,7 @@ pub use proto::mesh::v1::{Criticality, RateLimitClass, Role};
 use tonic::Code;
 
 use crate::Error;
+pub(crate) use descriptors::check;
 
 /// The policies of every method of a contract, by path. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +71,8 @@ pub struct Hedging {
     pub max_attempts: u32,
     /// The wait before the next attempt while too little has been observed.
     pub delay: Duration,
+    /// The codes after which other attempts may still do better; empty: UNAVAILABLE alone.
+    pub non_fatal_codes: Vec<Code>,
 }
 
 /// `google.protobuf.MethodOptions.idempotency_level`.

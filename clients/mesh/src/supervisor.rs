@@ -4,6 +4,7 @@
 //! address, and all of them end when the channel is dropped. A call that finds nothing connected asks for an
 //! attempt at once, so that a long backoff does not outlast an outage by minutes.
 
+mod health;
 mod keeper;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -30,8 +31,19 @@ const LEAST_REFRESH: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// Every address, connected or not.
+    pub(crate) known: Vec<Known>,
     /// Why nothing is connected, once every address has been tried in vain; `None` while there is hope.
     pub(crate) failing: Option<Arc<str>>,
+}
+
+/// One address as it was when it was published.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) address: Address,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) connected: bool,
+    pub(crate) failure: Option<Arc<str>>,
 }
 
 /// Looks after the endpoints of one channel.
@@ -45,12 +57,15 @@ pub(crate) struct Supervisor {
     pub(crate) demand: Arc<Notify>,
     pub(crate) room: Arc<Room>,
     pub(crate) ejections: Arc<Ejections>,
+    /// The service whose health is watched on every connection; `None`: connected is healthy.
+    pub(crate) health_service: Option<Arc<str>>,
 }
 
 /// What is known of one address.
 #[derive(Debug)]
 struct Kept {
     task: AbortHandle,
+    vitals: Arc<Vitals>,
     connected: Option<Arc<Endpoint>>,
     failure: Option<Arc<str>>,
 }
@@ -120,20 +135,23 @@ impl Supervisor {
         for address in addresses {
             *next_id += 1;
             kept.entry(address.clone()).or_insert_with(|| {
+                let vitals = Arc::new(Vitals::new(
+                    *next_id,
+                    Arc::clone(&self.room),
+                    Arc::clone(&self.ejections),
+                ));
                 let keeper = Keeper {
                     address: address.clone(),
                     tuning: Arc::clone(&self.tuning),
                     caller: Arc::clone(&self.caller),
-                    vitals: Arc::new(Vitals::new(
-                        *next_id,
-                        Arc::clone(&self.room),
-                        Arc::clone(&self.ejections),
-                    )),
+                    vitals: Arc::clone(&vitals),
+                    health_service: self.health_service.clone(),
                     reports: reports.clone(),
                     demand: Arc::clone(&self.demand),
                 };
                 Kept {
                     task: keepers.spawn(keeper.run()),
+                    vitals,
                     connected: None,
                     failure: None,
                 }
@@ -144,6 +162,13 @@ impl Supervisor {
 
     fn publish(&self, kept: &HashMap<Address, Kept>, unresolved: Option<Arc<str>>) {
         let endpoints: Vec<_> = kept.values().filter_map(|kept| kept.connected.clone()).collect();
+        let known = kept.iter().map(|(address, kept)| Known {
+            address: address.clone(),
+            vitals: Arc::clone(&kept.vitals),
+            connected: kept.connected.is_some(),
+            failure: kept.failure.clone(),
+        });
+        let known = known.collect();
         self.ejections.set_connected(endpoints.len());
         let hopeless = endpoints.is_empty() && kept.values().all(|kept| kept.failure.is_some());
         let reason = || kept.values().find_map(|kept| kept.failure.clone());
@@ -152,8 +177,11 @@ impl Supervisor {
         } else {
             None
         };
-        self.publish
-            .send_replace(Arc::new(Published { endpoints, failing }));
+        self.publish.send_replace(Arc::new(Published {
+            endpoints,
+            known,
+            failing,
+        }));
     }
 }
 
@@ -174,9 +202,10 @@ fn apply(report: Report, kept: &mut HashMap<Address, Kept>) {
         }
         Report::Failed(address, reason) => {
             if let Some(kept) = kept.get_mut(&address) {
+                kept.connected = None;
                 // The first failure of a row is news, the others are not.
                 if kept.failure.is_none() {
-                    tracing::warn!(endpoint.address = %address.authority, error = %reason, "endpoint is unreachable");
+                    tracing::warn!(endpoint.address = %address.authority, error = %reason, "endpoint takes no calls");
                 }
                 kept.failure = Some(reason);
             }

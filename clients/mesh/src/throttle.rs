@@ -28,6 +28,8 @@ const SLOT: Duration = Duration::from_secs(5);
 const SLOTS: usize = 24;
 /// Requests are let through beyond this many times what is accepted.
 const MULTIPLIER: f64 = 2.0;
+/// Fewer requests beyond that are no sign of overload: a quiet client must not be stopped by one failure.
+const LEAST_EXCESS: u32 = 10;
 /// Some calls must go on, or nobody would notice that the callee is well again.
 const MOST_REFUSED: f64 = 0.9;
 
@@ -112,9 +114,13 @@ impl Record {
     /// The probability, 0 to 0.9, with which the next call is refused.
     pub(crate) fn refusal(&self) -> f64 {
         let (requests, accepts) = self.with(|slots| {
-            let sum = |(requests, accepts), slot: &(u32, u32)| (requests + slot.0, accepts + slot.1);
+            let sum =
+                |(requests, accepts): (u32, u32), slot: &(u32, u32)| (requests + slot.0, accepts + slot.1);
             slots.counts.iter().fold((0, 0), sum)
         });
+        if requests < accepts.saturating_mul(2).saturating_add(LEAST_EXCESS) {
+            return 0.0;
+        }
         let (requests, accepts) = (f64::from(requests), f64::from(accepts));
         ((requests - MULTIPLIER * accepts) / (requests + 1.0)).clamp(0.0, MOST_REFUSED)
     }
@@ -148,6 +154,15 @@ mod tests {
         let record = Record::new();
         (0..100).for_each(|call| record.add(call % 2 == 0));
         assert_eq!(record.refusal(), 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_failures_of_a_quiet_client_stop_nothing() {
+        let record = Record::new();
+        (0..9).for_each(|_| record.add(false));
+        assert_eq!(record.refusal(), 0.0);
+        record.add(false);
+        assert!(record.refusal() > 0.8);
     }
 
     #[tokio::test(start_paused = true)]

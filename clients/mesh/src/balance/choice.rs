@@ -36,6 +36,8 @@ pub(crate) struct Criteria<'a> {
     pub(crate) first: bool,
     /// The caller's own zone.
     pub(crate) zone: Option<&'a str>,
+    /// Whether to wait for a connection while every endpoint is known to be down.
+    pub(crate) wait_for_ready: bool,
 }
 
 /// Endpoints of the caller's zone are preferred while less than this share of their cap is in flight: the

@@ -153,8 +153,10 @@ impl Breaker {
         }
     }
 
-    pub(crate) fn succeeded(&mut self) {
-        if let State::Probing { .. } = self.state {
+    /// Returns whether the endpoint was readmitted for this.
+    pub(crate) fn succeeded(&mut self) -> bool {
+        let readmitted = matches!(self.state, State::Probing { .. });
+        if readmitted {
             self.ejections.give_back();
             self.state = State::Closed;
             self.readmitted = Some(Instant::now());
@@ -162,6 +164,7 @@ impl Breaker {
         }
         self.consecutive = 0;
         self.window.add(false);
+        readmitted
     }
 
     /// Returns whether the endpoint was ejected for this.

@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 /// The time after which an old observation weighs 1/e.
 const DECAY: Duration = Duration::from_secs(10);
-/// What is assumed before the first answer.
+/// What is assumed while the first answer is awaited.
 const UNKNOWN: Duration = Duration::from_millis(30);
 /// A failure counts as this many times the present estimate...
 const PENALTY_FACTOR: f64 = 10.0;
 /// ...but no less than this...
 const LEAST_PENALTY: f64 = 0.1;
 /// ...and no more than this.
-const MOST_PENALTY: f64 = 5.0;
+const MOST_PENALTY: f64 = 1.0;
 /// How long a new endpoint warms up, and the share of traffic it begins with.
 const WARM_UP: Duration = Duration::from_secs(10);
 const COLD_SHARE: f64 = 0.1;
@@ -67,8 +67,12 @@ impl Load {
         age.clamp(COLD_SHARE, 1.0)
     }
 
-    /// What one more call would cost beside `in_flight` others; comparable between endpoints.
+    /// What one more call would cost beside `in_flight` others; comparable between endpoints. An endpoint
+    /// that nothing is known of gets the next call, and no other until that is answered.
     pub(crate) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
+        if self.seconds.is_none() && in_flight == 0 {
+            return 0.0;
+        }
         // The floor keeps the calls in flight in play when the estimate has faded to nothing.
         self.estimate(now).max(1e-6) * (in_flight as f64 + 1.0) / self.warmth(now)
     }
@@ -134,6 +138,15 @@ mod tests {
         assert_eq!(load.warmth(Instant::now()), 0.5);
         advance(Duration::from_secs(60)).await;
         assert_eq!(load.warmth(Instant::now()), 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_endpoint_gets_one_call_to_become_known() {
+        let (unknown, mut known) = (Load::new(), Load::new());
+        known.succeeded(MS);
+        let now = Instant::now();
+        assert!(unknown.cost(0, now) < known.cost(0, now));
+        assert!(unknown.cost(1, now) > known.cost(0, now));
     }
 
     #[tokio::test(start_paused = true)]

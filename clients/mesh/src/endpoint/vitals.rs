@@ -153,13 +153,16 @@ impl Flight {
         let mut record = self.vitals.record();
         match verdict {
             Verdict::Good => {
+                // What was counted before the ejection says nothing about a server that is well again.
+                if record.breaker.succeeded() {
+                    record.load = Load::new();
+                }
                 record.load.succeeded(latency);
-                record.breaker.succeeded();
                 false
             }
             Verdict::Busy => {
                 record.load.failed(latency);
-                record.breaker.succeeded();
+                let _readmitted = record.breaker.succeeded();
                 false
             }
             Verdict::Bad => {

@@ -117,6 +117,11 @@ fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut V
     policy.hedging = declared.hedging.as_ref().map(|hedging| Hedging {
         max_attempts: hedging.max_attempts,
         delay: duration(hedging.delay.as_ref()),
+        non_fatal_codes: policy
+            .retry
+            .as_ref()
+            .map(|retry| retry.retryable_codes.clone())
+            .unwrap_or_default(),
     });
 }
 

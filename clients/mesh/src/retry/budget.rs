@@ -34,12 +34,12 @@ impl Default for Throttling {
 /// Shared by all calls of a channel.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    throttling: Throttling,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    throttling: Throttling,
     tokens: f64,
     started: Instant,
     /// The second that the newest slot stands for, counted from `started`.
@@ -56,15 +56,23 @@ struct Slot {
 impl Budget {
     pub(crate) fn new(throttling: Throttling) -> Budget {
         let state = State {
+            throttling,
             tokens: throttling.max_tokens,
             started: Instant::now(),
             newest: 0,
             slots: [Slot::default(); SLOTS],
         };
         Budget {
-            throttling,
             state: Mutex::new(state),
         }
+    }
+
+    /// Changes the bucket's bounds; it keeps the share that it was filled to.
+    pub(crate) fn set_throttling(&self, throttling: Throttling) {
+        self.with(|state| {
+            state.tokens *= throttling.max_tokens / state.throttling.max_tokens;
+            state.throttling = throttling;
+        });
     }
 
     /// A call begins.
@@ -74,11 +82,13 @@ impl Budget {
 
     /// An attempt succeeded.
     pub(crate) fn record_success(&self) {
-        let Throttling {
-            max_tokens,
-            token_ratio,
-        } = self.throttling;
-        self.with(|state| state.tokens = (state.tokens + token_ratio).min(max_tokens));
+        self.with(|state| {
+            let Throttling {
+                max_tokens,
+                token_ratio,
+            } = state.throttling;
+            state.tokens = (state.tokens + token_ratio).min(max_tokens);
+        });
     }
 
     /// An attempt failed with a retryable code, or the server asked not to be tried again.
@@ -88,9 +98,8 @@ impl Budget {
 
     /// Takes one retry, `false` when there is none to take.
     pub(crate) fn withdraw(&self) -> bool {
-        let threshold = self.throttling.max_tokens / 2.0;
         self.with(|state| {
-            let room = state.tokens > threshold && state.window_left() >= 1.0;
+            let room = state.above_threshold() && state.window_left() >= 1.0;
             if room {
                 state.slot().retries += 1;
             }
@@ -99,11 +108,9 @@ impl Budget {
     }
 
     /// The retries that could be taken now.
-    #[cfg(test)]
     pub(crate) fn left(&self) -> u32 {
-        let threshold = self.throttling.max_tokens / 2.0;
         self.with(|state| {
-            if state.tokens > threshold {
+            if state.above_threshold() {
                 state.window_left() as u32
             } else {
                 0
@@ -117,6 +124,10 @@ impl Budget {
 }
 
 impl State {
+    fn above_threshold(&self) -> bool {
+        self.tokens > self.throttling.max_tokens / 2.0
+    }
+
     fn window_left(&mut self) -> f64 {
         self.slot();
         let (calls, retries) = self.slots.iter().fold((0, 0), |(calls, retries), slot| {

@@ -7,6 +7,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::health::{self, Health};
 use crate::{
     connection,
     discovery::Address,
@@ -37,6 +38,7 @@ pub(super) struct Keeper {
     pub(super) tuning: Arc<Tuning>,
     pub(super) caller: Arc<Caller>,
     pub(super) vitals: Arc<Vitals>,
+    pub(super) health_service: Option<Arc<str>>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) demand: Arc<Notify>,
 }
@@ -50,17 +52,13 @@ impl Keeper {
             let report = match connection::open(&self.address, &self.tuning).await {
                 Ok((sender, connection)) => {
                     self.vitals.reconnected();
-                    let endpoint = Endpoint::new(
-                        self.address.clone(),
-                        Arc::clone(&self.vitals),
-                        sender,
-                        Arc::clone(&self.caller),
-                    );
-                    if self.reports.send(Report::Up(Arc::new(endpoint))).await.is_err() {
-                        return;
+                    let (address, vitals) = (self.address.clone(), Arc::clone(&self.vitals));
+                    let endpoint = Endpoint::new(address, vitals, sender, Arc::clone(&self.caller));
+                    tokio::select! {
+                        // How it ended is told to the calls that were on it.
+                        _ = connection => {}
+                        () = self.publish(Arc::new(endpoint)) => return,
                     }
-                    // How it ended is told to the calls that were on it.
-                    let _ = connection.await;
                     Report::Down(self.address.clone())
                 }
                 Err(error) => Report::Failed(self.address.clone(), Arc::from(chain(&error))),
@@ -76,6 +74,27 @@ impl Keeper {
             }
             self.wait(jitter(backoff)).await;
             backoff = backoff.mul_f64(FACTOR).min(LONGEST);
+        }
+    }
+
+    /// Publishes a connected endpoint while it is healthy. Returns only when nobody listens any more.
+    async fn publish(&self, endpoint: Arc<Endpoint>) {
+        let Some(service) = &self.health_service else {
+            if self.reports.send(Report::Up(endpoint)).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+            return;
+        };
+        health::follow(Arc::clone(&endpoint), service, |health| {
+            let report = match health {
+                Health::Serving => Report::Up(Arc::clone(&endpoint)),
+                Health::NotServing(reason) => Report::Failed(self.address.clone(), Arc::from(reason)),
+            };
+            async move { self.reports.send(report).await.is_ok() }
+        })
+        .await;
+        if !self.reports.is_closed() {
+            std::future::pending::<()>().await;
         }
     }
 

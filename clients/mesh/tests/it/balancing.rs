@@ -30,17 +30,18 @@ async fn an_endpoint_that_fails_at_once_gets_next_to_no_traffic_and_costs_no_cal
 #[tokio::test]
 async fn a_slow_endpoint_gets_a_small_share() {
     let slow = Server::start(|_| async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         Ok(String::new())
     });
     let (second, third) = (answering("second"), answering("third"));
     let channel = echo::channel(&[slow.address, second.address, third.address]);
-    for _ in 0..500 {
+    for _ in 0..300 {
         echo::ask(&channel, WRITE).await.unwrap();
     }
+    // Where load is even it gets a hundred.
     assert!(
-        slow.calls() < 25,
-        "{} of 500 calls went to the slow endpoint",
+        slow.calls() < 40,
+        "{} of 300 calls went to the slow endpoint",
         slow.calls()
     );
 }

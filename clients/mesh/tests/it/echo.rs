@@ -19,7 +19,9 @@ use mesh::{
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
+use tonic::transport::server::Router;
 use tonic::{Code, Request, Response, Status, body::Body, server::NamedService};
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_prost::ProstCodec;
 
 pub(crate) const READ: &str = "/mesh.test.v1.EchoService/Read";
@@ -130,6 +132,34 @@ impl Server {
         F: Fn(HeaderMap) -> R + Send + Sync + 'static,
         R: Future<Output = Answer> + Send + 'static,
     {
+        Server::run(address, handler, |echo| {
+            tonic::transport::Server::builder().add_service(echo)
+        })
+    }
+
+    /// A server that serves its health as well.
+    pub(crate) fn with_health<H, F, R>(health: HealthServer<H>, handler: F) -> Server
+    where
+        H: Health,
+        F: Fn(HeaderMap) -> R + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        Server::run("127.0.0.1:0".parse().unwrap(), handler, |echo| {
+            tonic::transport::Server::builder()
+                .add_service(echo)
+                .add_service(health)
+        })
+    }
+
+    fn run<F, R>(
+        address: SocketAddr,
+        handler: F,
+        mount: impl FnOnce(Echo) -> Router + Send + 'static,
+    ) -> Server
+    where
+        F: Fn(HeaderMap) -> R + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -145,8 +175,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         runtime.spawn(async move {
             let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
-            let server = tonic::transport::Server::builder().add_service(echo);
-            server
+            mount(echo)
                 .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) })
                 .await
                 .unwrap();

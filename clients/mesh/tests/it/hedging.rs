@@ -17,6 +17,7 @@ fn hedged() -> Policies {
     let hedging = Hedging {
         max_attempts: 2,
         delay: Duration::from_millis(20),
+        non_fatal_codes: Vec::new(),
     };
     let policy = MethodPolicy {
         idempotency: Idempotency::NoSideEffects,

@@ -8,5 +8,6 @@ mod balancing;
 mod connections;
 mod deadlines;
 mod hedging;
+mod operations;
 mod policies;
 mod retries;

@@ -1,0 +1,94 @@
+//! What a channel tells about itself.
+
+use tokio::time::Instant;
+
+use super::Channel;
+use crate::{
+    call,
+    discovery::Address,
+    endpoint::{breaker::State, vitals::Vitals},
+    snapshot::{self, Snapshot},
+    supervisor::Known,
+    telemetry::code_name,
+};
+
+impl Channel {
+    /// The channel as it is now. Costs a lock of each endpoint; meant for people, not for every call.
+    pub fn snapshot(&self) -> Snapshot {
+        let shared = &self.shared;
+        let published = shared.published.borrow().clone();
+        let mut endpoints: Vec<_> = published.known.iter().map(endpoint).collect();
+        endpoints.sort_by(|a, b| (&a.authority, &a.address).cmp(&(&b.authority, &b.address)));
+        let mut methods: Vec<_> = shared
+            .methods()
+            .iter()
+            .filter_map(|known| method(known))
+            .collect();
+        methods.sort_by(|a, b| a.name.cmp(&b.name));
+        Snapshot {
+            service: shared.options.service.clone(),
+            target: shared.options.target.clone(),
+            endpoints,
+            failing: published.failing.as_deref().map(str::to_owned),
+            retries_left: shared.budget.left(),
+            refusal: shared.record.refusal(),
+            methods,
+        }
+    }
+}
+
+fn endpoint(known: &Known) -> snapshot::Endpoint {
+    let now = Instant::now();
+    let Address {
+        authority,
+        host,
+        port,
+        zone,
+        ..
+    } = &known.address;
+    let vitals: &Vitals = &known.vitals;
+    let record = vitals.record();
+    let (breaker, reason, until) = match record.breaker.state() {
+        State::Closed => ("closed", None, None),
+        State::Ejected { until, reason } => ("ejected", Some(reason.clone()), Some(*until)),
+        State::Probing { reason } => ("probing", Some(reason.clone()), None),
+    };
+    snapshot::Endpoint {
+        authority: authority.to_string(),
+        address: format!("{host}:{port}"),
+        zone: zone.as_deref().map(str::to_owned),
+        connected: known.connected,
+        failure: known.failure.as_deref().map(str::to_owned),
+        weight: record.load.warmth(now),
+        latency_ms: record.load.estimate(now) * 1000.0,
+        in_flight: vitals.in_flight(),
+        breaker,
+        reason,
+        ejected_for_ms: until.map(|until| until.saturating_duration_since(now).as_millis() as u64),
+    }
+}
+
+fn method(method: &call::Method) -> Option<snapshot::Method> {
+    let policy = method.policy.as_ref()?;
+    let retry = policy.retry.as_ref();
+    let codes = retry.map(|retry| {
+        retry
+            .retryable_codes
+            .iter()
+            .map(|code| code_name(*code))
+            .collect()
+    });
+    Some(snapshot::Method {
+        name: method.name.to_string(),
+        timeout_ms: policy.timeout.as_millis() as u64,
+        timeout_source: method.sources.timeout.clone(),
+        max_attempts: retry.map_or(1, |retry| retry.max_attempts),
+        retryable_codes: codes.unwrap_or_default(),
+        retry_source: method.sources.retry.clone(),
+        max_hedged_attempts: policy.hedging.as_ref().map_or(1, |hedging| hedging.max_attempts),
+        hedging_source: method.sources.hedging.clone(),
+        wait_for_ready: method.wait_for_ready,
+        wait_for_ready_source: method.sources.wait_for_ready.clone(),
+        p95_ms: method.observed.p95().map(|p95| p95.as_secs_f64() * 1000.0),
+    })
+}

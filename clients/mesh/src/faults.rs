@@ -1,0 +1,185 @@
+//! Failures on purpose, for rehearsals: attempts are delayed or answered with an error as configured.
+//!
+//! They are injected below the retries, so that a rehearsal exercises what a real fault would.
+
+use std::{
+    sync::Arc,
+    task::{Context as Task, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use http::Response;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tonic::{Code, Status, body::Body};
+use tower::Service;
+
+use crate::{
+    call::{Attempt, AttemptOutcome},
+    failure::Failure,
+    telemetry::code_name,
+};
+
+/// What goes wrong with the attempts of some methods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fault {
+    /// `package.Service/Method`, `package.Service/*` or `*`.
+    pub method: String,
+    /// The share of attempts that are delayed. Percent, 0 to 100.
+    pub delay_percent: f64,
+    /// How long. Milliseconds, at most 60000.
+    pub delay_ms: u64,
+    /// The share of attempts that are not sent but answered with an error. Percent, 0 to 100.
+    pub abort_percent: f64,
+    /// The error's code: `UNAVAILABLE`.
+    pub abort_code: String,
+}
+
+impl Default for Fault {
+    fn default() -> Fault {
+        let abort_code = code_name(Code::Unavailable).to_owned();
+        Fault {
+            method: "*".to_owned(),
+            delay_percent: 0.0,
+            delay_ms: 0,
+            abort_percent: 0.0,
+            abort_code,
+        }
+    }
+}
+
+impl Fault {
+    /// What is wrong with the setting, if anything.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let percent = 0.0..=100.0;
+        if !percent.contains(&self.delay_percent) || !percent.contains(&self.abort_percent) {
+            return Some("percentages must be 0 to 100".to_owned());
+        }
+        if self.delay_ms > 60_000 {
+            return Some(format!("delay_ms must be at most 60000, is {}", self.delay_ms));
+        }
+        self.code()
+            .is_none()
+            .then(|| format!("`{}` is no error code", self.abort_code))
+    }
+
+    fn code(&self) -> Option<Code> {
+        (1..=16)
+            .map(Code::from_i32)
+            .find(|code| code_name(*code) == self.abort_code)
+    }
+
+    fn concerns(&self, method: &str) -> bool {
+        match self.method.strip_suffix('*') {
+            Some(prefix) => method.starts_with(prefix),
+            None => self.method == method,
+        }
+    }
+}
+
+/// Injects the configured faults.
+#[derive(Clone, Debug)]
+pub(crate) struct Faults<S> {
+    inner: S,
+    faults: Arc<[Fault]>,
+}
+
+impl<S> Faults<S> {
+    pub(crate) fn new(inner: S, faults: &[Fault]) -> Faults<S> {
+        Faults {
+            inner,
+            faults: Arc::from(faults),
+        }
+    }
+}
+
+impl<S> Service<Attempt> for Faults<S>
+where
+    S: Service<Attempt, Response = Response<Body>, Error = Failure> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = BoxFuture<'static, AttemptOutcome>;
+
+    fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
+        let Some(fault) = self
+            .faults
+            .iter()
+            .find(|fault| fault.concerns(&attempt.method.name))
+        else {
+            return Box::pin(self.inner.call(attempt));
+        };
+        let delay = hits(fault.delay_percent).then(|| Duration::from_millis(fault.delay_ms));
+        let abort = if hits(fault.abort_percent) {
+            fault.code()
+        } else {
+            None
+        };
+        let mut inner = self.inner.clone();
+        Box::pin(async move {
+            if let Some(delay) = delay {
+                sleep(delay).await;
+            }
+            match abort {
+                // It looks like an answer of the server, so that nothing above treats it in another way.
+                Some(code) => Ok(Status::new(code, "injected fault").into_http()),
+                None => inner.call(attempt).await,
+            }
+        })
+    }
+}
+
+fn hits(percent: f64) -> bool {
+    percent > 0.0 && rand::rng().random_range(0.0..100.0) < percent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_concerns_one_method_a_service_or_all() {
+        let concerns = |pattern: &str, method| {
+            Fault {
+                method: pattern.to_owned(),
+                ..Fault::default()
+            }
+            .concerns(method)
+        };
+        assert!(concerns("*", "a.B/C") && concerns("a.B/*", "a.B/C") && concerns("a.B/C", "a.B/C"));
+        assert!(!concerns("a.B/C", "a.B/D") && !concerns("a.C/*", "a.B/C"));
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_meant_is_refused() {
+        assert_eq!(Fault::default().problem(), None);
+        for fault in [
+            Fault {
+                delay_percent: 101.0,
+                ..Fault::default()
+            },
+            Fault {
+                abort_percent: f64::NAN,
+                ..Fault::default()
+            },
+            Fault {
+                delay_ms: 60_001,
+                ..Fault::default()
+            },
+            Fault {
+                abort_code: "OK".to_owned(),
+                ..Fault::default()
+            },
+        ] {
+            assert!(fault.problem().is_some(), "{fault:?}");
+        }
+    }
+}

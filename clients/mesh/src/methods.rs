@@ -1,0 +1,213 @@
+//! What applies to each method: the contract, and the operator's overrides on top of it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    Error, MethodPolicy, Policies,
+    call::Method,
+    policy::{self, Hedging, Retry},
+    service_config::{MethodConfig, ServiceConfig, fault},
+};
+
+/// Every method that a channel knows, by path.
+#[derive(Debug)]
+pub(crate) struct Methods {
+    by_path: HashMap<String, Arc<Method>>,
+    /// Stands for every method that no policy names.
+    unlisted: Arc<Method>,
+}
+
+/// Where the parts of a method's policy came from: `contract`, or a place in the service config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sources {
+    pub(crate) timeout: String,
+    pub(crate) retry: String,
+    pub(crate) hedging: String,
+    pub(crate) wait_for_ready: String,
+}
+
+impl Methods {
+    /// Puts the service config on top of the contract.
+    ///
+    /// # Errors
+    /// When the result breaks a rule that the contract must keep, such as a retry of an unsafe method, or
+    /// when the config names a method that the contract does not have.
+    pub(crate) fn new(
+        policies: &Policies,
+        config: &ServiceConfig,
+        wait_for_ready: bool,
+    ) -> Result<Methods, Error> {
+        every_name_is_known(policies, config)?;
+        let mut by_path = HashMap::new();
+        for (path, declared) in policies.iter() {
+            let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+            let mut method = Method::new(path.trim_start_matches('/'), None);
+            method.wait_for_ready = wait_for_ready;
+            let mut policy = declared.clone();
+            if let Some((place, overrides)) = config.of(service, name) {
+                apply(overrides, place, &mut policy, &mut method)?;
+            }
+            method.policy = Some(Arc::new(policy));
+            by_path.insert(path.to_owned(), Arc::new(method));
+        }
+        let mut unlisted = Method::new("_OTHER", None);
+        unlisted.wait_for_ready = wait_for_ready;
+        Ok(Methods {
+            by_path,
+            unlisted: Arc::new(unlisted),
+        })
+    }
+
+    pub(crate) fn get(&self, path: &str) -> &Arc<Method> {
+        self.by_path.get(path).unwrap_or(&self.unlisted)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Method>> {
+        self.by_path.values()
+    }
+}
+
+impl Default for Sources {
+    fn default() -> Sources {
+        let contract = || "contract".to_owned();
+        let wait_for_ready = "tuning".to_owned();
+        Sources {
+            timeout: contract(),
+            retry: contract(),
+            hedging: contract(),
+            wait_for_ready,
+        }
+    }
+}
+
+fn every_name_is_known(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
+    for (place, overrides) in config.method_config.iter().enumerate() {
+        for (index, name) in overrides.name.iter().enumerate() {
+            let prefix = if name.service.is_empty() {
+                "/".to_owned()
+            } else {
+                format!("/{}/", name.service)
+            };
+            let known = |path: &str| match path.strip_prefix(&prefix) {
+                Some(rest) => name.method.is_empty() || rest == name.method,
+                None => false,
+            };
+            if !policies.iter().any(|(path, _)| known(path)) {
+                return Err(fault(
+                    &format!("methodConfig[{place}].name[{index}]"),
+                    "is not in the contract",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn apply(
+    overrides: &MethodConfig,
+    place: usize,
+    policy: &mut MethodPolicy,
+    method: &mut Method,
+) -> Result<(), Error> {
+    let source = |field: &str| format!("methodConfig[{place}].{field}");
+    if let Some(wait) = overrides.wait_for_ready {
+        method.wait_for_ready = wait;
+        method.sources.wait_for_ready = source("waitForReady");
+    }
+    if let Some(timeout) = overrides.timeout {
+        policy.timeout = timeout;
+        method.sources.timeout = source("timeout");
+    }
+    if let Some(retry) = &overrides.retry_policy {
+        policy.retry = Some(Retry {
+            max_attempts: retry.max_attempts,
+            initial_backoff: retry.initial_backoff,
+            max_backoff: retry.max_backoff,
+            backoff_multiplier: retry.backoff_multiplier,
+            retryable_codes: retry.retryable_status_codes.clone(),
+        });
+        policy.hedging = None;
+        method.sources.retry = source("retryPolicy");
+        method.sources.hedging = source("retryPolicy");
+    }
+    if let Some(hedging) = &overrides.hedging_policy {
+        policy.hedging = Some(Hedging {
+            max_attempts: hedging.max_attempts,
+            delay: hedging.hedging_delay,
+            non_fatal_codes: hedging.non_fatal_status_codes.clone(),
+        });
+        method.sources.hedging = source("hedgingPolicy");
+    }
+    let mut faults = Vec::new();
+    policy::check(policy, &mut faults);
+    match faults.first() {
+        None => Ok(()),
+        Some(reason) => Err(fault(
+            &format!("methodConfig[{place}]"),
+            &format!("for {}: {reason}", method.name),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::policy::Idempotency;
+
+    fn policies() -> Policies {
+        let read = MethodPolicy {
+            idempotency: Idempotency::NoSideEffects,
+            ..MethodPolicy::new(Duration::from_secs(1))
+        };
+        let write = MethodPolicy::new(Duration::from_secs(2));
+        Policies::from_methods([("/a.B/Read".to_owned(), read), ("/a.B/Write".to_owned(), write)])
+    }
+
+    fn build(json: &str) -> Result<Methods, Error> {
+        Methods::new(&policies(), &ServiceConfig::parse(json)?, false)
+    }
+
+    const RETRY: &str = r#"{"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s",
+        "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}"#;
+
+    #[test]
+    fn overrides_apply_and_say_where_they_come_from() {
+        let methods = build(&format!(
+            r#"{{"methodConfig": [{{"name": [{{}}], "timeout": "7s"}},
+                {{"name": [{{"service": "a.B", "method": "Read"}}], "waitForReady": true, "retryPolicy": {RETRY}}}]}}"#
+        ))
+        .unwrap();
+        let (read, write) = (methods.get("/a.B/Read"), methods.get("/a.B/Write"));
+        assert_eq!(
+            read.policy.as_ref().unwrap().timeout,
+            Duration::from_secs(1),
+            "one config applies, not two"
+        );
+        assert!(read.wait_for_ready && !write.wait_for_ready);
+        assert_eq!(read.sources.retry, "methodConfig[1].retryPolicy");
+        assert_eq!(read.sources.timeout, "contract");
+        assert_eq!(write.policy.as_ref().unwrap().timeout, Duration::from_secs(7));
+        assert_eq!(write.sources.timeout, "methodConfig[0].timeout");
+    }
+
+    #[test]
+    fn no_override_makes_an_unsafe_method_retried() {
+        let error = build(&format!(
+            r#"{{"methodConfig": [{{"name": [{{"service": "a.B"}}], "retryPolicy": {RETRY}}}]}}"#
+        ));
+        let text = error.unwrap_err().to_string();
+        assert!(
+            text.contains("methodConfig[0]") && text.contains("a.B/Write"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_name_that_the_contract_does_not_have_is_refused() {
+        let error =
+            build(r#"{"methodConfig": [{"name": [{"service": "a.B", "method": "Reed"}]}]}"#).unwrap_err();
+        assert!(error.to_string().contains("methodConfig[0].name[0]"));
+    }
+}

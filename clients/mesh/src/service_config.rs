@@ -1,0 +1,172 @@
+//! Overrides by operators: gRPC's standard service config (grpc/proto/service_config.proto, as JSON).
+//!
+//! It is read strictly: what is unknown, unsupported or contradictory is an error that names its path, because
+//! a setting that is silently ignored is found out in an outage.
+
+mod generate;
+mod scalars;
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tonic::Code;
+
+use crate::Error;
+use scalars::{codes, duration};
+
+/// The balancing policy of this mesh, under the name it has in `loadBalancingConfig`.
+const BALANCER: &str = "peak_ewma";
+
+/// A service config that was read without fault.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct ServiceConfig {
+    load_balancing_config: Vec<serde_json::Map<String, serde_json::Value>>,
+    pub(crate) method_config: Vec<MethodConfig>,
+    pub(crate) retry_throttling: Option<RetryThrottling>,
+    pub(crate) health_check_config: Option<HealthCheckConfig>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct MethodConfig {
+    #[serde(default)]
+    pub(crate) name: Vec<Name>,
+    pub(crate) wait_for_ready: Option<bool>,
+    #[serde(default, deserialize_with = "duration::optional")]
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry_policy: Option<RetryPolicy>,
+    pub(crate) hedging_policy: Option<HedgingPolicy>,
+}
+
+/// An empty service is every method; an empty method is every method of the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Name {
+    pub(crate) service: String,
+    pub(crate) method: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct RetryPolicy {
+    pub(crate) max_attempts: u32,
+    #[serde(deserialize_with = "duration::required")]
+    pub(crate) initial_backoff: Duration,
+    #[serde(deserialize_with = "duration::required")]
+    pub(crate) max_backoff: Duration,
+    pub(crate) backoff_multiplier: f64,
+    #[serde(deserialize_with = "codes::list")]
+    pub(crate) retryable_status_codes: Vec<Code>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct HedgingPolicy {
+    pub(crate) max_attempts: u32,
+    #[serde(deserialize_with = "duration::required")]
+    pub(crate) hedging_delay: Duration,
+    #[serde(default, deserialize_with = "codes::list")]
+    pub(crate) non_fatal_status_codes: Vec<Code>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct RetryThrottling {
+    pub(crate) max_tokens: f64,
+    pub(crate) token_ratio: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct HealthCheckConfig {
+    pub(crate) service_name: String,
+}
+
+impl ServiceConfig {
+    /// Reads and checks a service config.
+    pub(crate) fn parse(json: &str) -> Result<ServiceConfig, Error> {
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        let config: ServiceConfig = serde_path_to_error::deserialize(&mut deserializer)
+            .map_err(|error| fault(&error.path().to_string(), &error.inner().to_string()))?;
+        deserializer
+            .end()
+            .map_err(|error| fault(".", &error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if !self.load_balancing_config.is_empty()
+            && !self
+                .load_balancing_config
+                .iter()
+                .any(|policy| policy.keys().eq([BALANCER]))
+        {
+            return Err(fault(
+                "loadBalancingConfig",
+                &format!("none of these is supported; `{BALANCER}` is"),
+            ));
+        }
+        if let Some(RetryThrottling {
+            max_tokens,
+            token_ratio,
+        }) = self.retry_throttling
+        {
+            if !(max_tokens > 0.0 && max_tokens <= 1000.0) {
+                return Err(fault(
+                    "retryThrottling.maxTokens",
+                    "must be more than 0 and at most 1000",
+                ));
+            }
+            if token_ratio.is_nan() || token_ratio <= 0.0 {
+                return Err(fault("retryThrottling.tokenRatio", "must be more than 0"));
+            }
+        }
+        let mut seen: Vec<&Name> = Vec::new();
+        for (place, config) in self.method_config.iter().enumerate() {
+            if config.retry_policy.is_some() && config.hedging_policy.is_some() {
+                let path = format!("methodConfig[{place}].hedgingPolicy");
+                return Err(fault(&path, "contradicts the retryPolicy beside it"));
+            }
+            if config.name.is_empty() {
+                return Err(fault(&format!("methodConfig[{place}].name"), "must not be empty"));
+            }
+            for (index, name) in config.name.iter().enumerate() {
+                let path = format!("methodConfig[{place}].name[{index}]");
+                if name.service.is_empty() && !name.method.is_empty() {
+                    return Err(fault(&path, "names a method without its service"));
+                }
+                if seen.contains(&name) {
+                    return Err(fault(&path, "was named before"));
+                }
+                seen.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// What applies to a method, with its place: the exact name goes before the service, the service before
+    /// the default.
+    pub(crate) fn of(&self, service: &str, method: &str) -> Option<(usize, &MethodConfig)> {
+        [(service, method), (service, ""), ("", "")]
+            .into_iter()
+            .find_map(|(service, method)| {
+                let named = |name: &Name| name.service == service && name.method == method;
+                self.method_config
+                    .iter()
+                    .enumerate()
+                    .find(|(_, config)| config.name.iter().any(named))
+            })
+    }
+}
+
+pub(crate) fn fault(path: &str, reason: &str) -> Error {
+    Error::ServiceConfig {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

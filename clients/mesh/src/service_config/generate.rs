@@ -1,0 +1,97 @@
+//! The contract as gRPC's standard service config, for clients that are not this crate: Python, Node, Go, Java, C++.
+//!
+//! Only fields of grpc/proto/service_config.proto are written, and only what a foreign client can do: it knows
+//! no power of two choices, and its `hedgingPolicy` excludes a `retryPolicy`. Where the contract has both, the retry is kept,
+//! because the C core and Go know no hedging and would then do neither.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    MethodPolicy, Policies,
+    policy::{Hedging, Retry},
+    retry::budget::Throttling,
+    telemetry::code_name,
+};
+
+impl Policies {
+    /// The service config of a package (`order.v1`), its methods in alphabetical order; `None` if it has none.
+    ///
+    /// Timeouts are the contract's. A method is retried or hedged only if the contract says that it may be repeated.
+    /// The health that is watched is the whole server's (the empty name), because one connection serves every
+    /// service of the package.
+    pub fn service_config(&self, package: &str) -> Option<Value> {
+        let mut methods: Vec<_> = self
+            .iter()
+            .filter_map(|(path, policy)| {
+                let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+                let (of, _) = service.rsplit_once('.')?;
+                (of == package).then_some((service, method, policy))
+            })
+            .collect();
+        methods.sort_unstable_by_key(|(service, method, _)| (*service, *method));
+        let throttling = Throttling::default();
+        (!methods.is_empty()).then(|| {
+            json!({
+                "loadBalancingConfig": [{ "round_robin": {} }],
+                "methodConfig": methods.into_iter().map(method_config).collect::<Vec<_>>(),
+                "retryThrottling": {
+                    // An integer in the standard: the C core refuses `100.0`.
+                    "maxTokens": throttling.max_tokens as u32,
+                    "tokenRatio": throttling.token_ratio,
+                },
+                "healthCheckConfig": { "serviceName": "" },
+            })
+        })
+    }
+}
+
+fn method_config((service, method, policy): (&str, &str, &MethodPolicy)) -> Value {
+    let mut config = json!({
+        "name": [{ "service": service, "method": method }],
+        "timeout": duration(policy.timeout),
+    });
+    match (&policy.retry, &policy.hedging) {
+        _ if !policy.repeatable() => {}
+        (Some(retry), _) => config["retryPolicy"] = retry_policy(retry),
+        (None, Some(hedging)) => config["hedgingPolicy"] = hedging_policy(hedging),
+        (None, None) => {}
+    }
+    config
+}
+
+fn retry_policy(retry: &Retry) -> Value {
+    json!({
+        "maxAttempts": retry.max_attempts,
+        "initialBackoff": duration(retry.initial_backoff),
+        "maxBackoff": duration(retry.max_backoff),
+        "backoffMultiplier": retry.backoff_multiplier,
+        "retryableStatusCodes": retry.retryable_codes.iter().copied().map(code_name).collect::<Vec<_>>(),
+    })
+}
+
+fn hedging_policy(hedging: &Hedging) -> Value {
+    json!({
+        "maxAttempts": hedging.max_attempts,
+        "hedgingDelay": duration(hedging.delay),
+        "nonFatalStatusCodes": hedging.non_fatal_codes.iter().copied().map(code_name).collect::<Vec<_>>(),
+    })
+}
+
+/// As Protobuf's JSON writes durations: seconds with no, three, six or nine digits behind the point.
+fn duration(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    if nanos == 0 {
+        format!("{seconds}s")
+    } else if nanos.is_multiple_of(1_000_000) {
+        format!("{seconds}.{:03}s", nanos / 1_000_000)
+    } else if nanos.is_multiple_of(1_000) {
+        format!("{seconds}.{:06}s", nanos / 1_000)
+    } else {
+        format!("{seconds}.{nanos:09}s")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! Durations (`"1.5s"`) and codes (`"UNAVAILABLE"` or `14`), as Protobuf's JSON writes them.
+
+pub(super) mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    pub(in super::super) fn required<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is no duration such as \"1.5s\"")))
+    }
+
+    pub(in super::super) fn optional<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        required(deserializer).map(Some)
+    }
+
+    fn parse(text: &str) -> Option<Duration> {
+        let (seconds, fraction) = {
+            let number = text.strip_suffix('s')?;
+            number.split_once('.').unwrap_or((number, "0"))
+        };
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(seconds) || !digits(fraction) || fraction.len() > 9 {
+            return None;
+        }
+        let nanos = format!("{fraction:0<9}").parse().ok()?;
+        Some(Duration::new(seconds.parse().ok()?, nanos))
+    }
+}
+
+pub(super) mod codes {
+    use serde::{Deserialize, Deserializer, de::Error};
+    use tonic::Code;
+
+    use crate::telemetry::code_name;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(i32),
+        Name(String),
+    }
+
+    pub(in super::super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Code>, D::Error> {
+        let written: Vec<Written> = Vec::deserialize(deserializer)?;
+        written
+            .into_iter()
+            .map(|written| parse(&written).map_err(D::Error::custom))
+            .collect()
+    }
+
+    fn parse(written: &Written) -> Result<Code, String> {
+        let found = (0..=16).map(Code::from_i32).find(|code| match written {
+            Written::Number(number) => *number == *code as i32,
+            Written::Name(name) => name.eq_ignore_ascii_case(code_name(*code)),
+        });
+        found.ok_or_else(|| match written {
+            Written::Number(number) => format!("{number} is no status code"),
+            Written::Name(name) => format!("`{name}` is no status code"),
+        })
+    }
+}
