@@ -14,8 +14,11 @@ use crate::{Health, Sections, Tasks, drain, health, idempotency, postgres::Datab
 pub struct Process {
     /// The service's name.
     pub name: &'static str,
-    /// Cancelled when the process is to stop.
+    /// Cancelled when the process is to stop: nothing new is begun.
     pub shutdown: CancellationToken,
+    /// Cancelled when the server has answered all that it took: work that answers wait for, a saga's steps for one,
+    /// goes on until then.
+    pub drained: CancellationToken,
     /// Its background work.
     pub tasks: Tasks,
     /// What it says about itself.
@@ -46,6 +49,7 @@ impl Process {
             name,
             tasks: Tasks::new(shutdown.clone()),
             shutdown,
+            drained: CancellationToken::new(),
             health: Health::new(),
             policies: mesh::Policies::from_descriptors(proto::DESCRIPTORS)?,
             settings: Arc::new(ProcessSettings {

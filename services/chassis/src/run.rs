@@ -143,6 +143,7 @@ async fn live<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
 
     // Serving may have ended by itself; the rest of the process must end either way.
     process.shutdown.cancel();
+    process.drained.cancel();
     if !process.tasks.finished_within(grace).await {
         tracing::warn!(
             tasks.running = process.tasks.running(),

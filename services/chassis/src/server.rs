@@ -8,6 +8,7 @@ mod call;
 mod connections;
 mod deadline;
 mod listening;
+mod rate_limit;
 mod reflection;
 mod settings;
 mod supervision;
@@ -19,6 +20,7 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc};
 use anyhow::Context as _;
 use call::{Layer, Method, Stack};
 use http::Request;
+pub use rate_limit::{Rate, RateLimits};
 pub use settings::Settings;
 use tonic::{
     body::Body,
@@ -126,6 +128,8 @@ impl Server {
             // Knows the caller, and sees what became of the call: refusals below are recorded, too.
             Arc::new(audit::Layer::new(process)),
             Arc::new(authorization::Layer),
+            // One facility's haste is refused before it takes a place.
+            Arc::new(rate_limit::Layer::new(settings.rate_limits.clone())),
             // Whoever may not call takes no place; a place is kept until the handler ends.
             Arc::new(admission::Layer::new(settings.max_in_flight)),
             // The costliest check comes last. Handlers get valid requests only.

@@ -55,6 +55,7 @@ pub(super) async fn serve(listener: TcpListener, stack: Arc<Stack>, settings: &S
         server.ended.cancel();
         server.tracker.wait().await;
     }
+    process.drained.cancel();
 }
 
 fn http2(settings: &Settings) -> http2::Builder<TokioExecutor> {

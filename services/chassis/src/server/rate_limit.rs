@@ -1,0 +1,174 @@
+//! How often one facility may call, by the method's class: one facility's batch does not starve the others.
+//!
+//! The generic cell rate algorithm (ITU-T I.371): each facility and class has one point in time, until which its calls
+//! are accounted for. A call moves it on by the time that one call is worth, and is refused when it lies further ahead
+//! than a burst is worth.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use mesh::policy::RateLimitClass;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tonic::{Status, metadata::MetadataValue};
+
+use super::{
+    Response,
+    call::{Call, Layer as CallLayer, Next, refuse},
+};
+use crate::{Facility, Identity, Violations, status};
+
+/// Beyond this many, facilities that have been quiet are forgotten; they start anew with a full burst.
+const REMEMBERED_AT_MOST: usize = 10_000;
+
+/// The limits by class, for each facility, in one process.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateLimits {
+    /// Reads.
+    pub read: Rate,
+    /// Writes.
+    pub write: Rate,
+    /// Long streams and bulk imports.
+    pub bulk: Rate,
+    /// Operators' tools.
+    pub admin: Rate,
+}
+
+/// Calls in a length of time.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rate {
+    /// Calls per second, on average. 0, the default, is without limit.
+    pub per_second: u32,
+    /// Calls at once after a pause; at least 1. Default 100.
+    pub burst: u32,
+}
+
+impl Default for Rate {
+    fn default() -> Rate {
+        Rate {
+            per_second: 0,
+            burst: 100,
+        }
+    }
+}
+
+impl RateLimits {
+    fn of(&self, class: RateLimitClass) -> Rate {
+        match class {
+            RateLimitClass::Unspecified | RateLimitClass::Read => self.read,
+            RateLimitClass::Write => self.write,
+            RateLimitClass::Bulk => self.bulk,
+            RateLimitClass::Admin => self.admin,
+        }
+    }
+
+    pub(super) fn check(&self, violations: &mut Violations) {
+        for (class, rate) in [
+            ("read", self.read),
+            ("write", self.write),
+            ("bulk", self.bulk),
+            ("admin", self.admin),
+        ] {
+            violations.require(rate.burst >= 1, format!("{class}.burst"), "must be at least 1");
+        }
+    }
+}
+
+pub(super) struct Layer {
+    limits: RateLimits,
+    accounted: Mutex<HashMap<(Facility, i32), Instant>>,
+}
+
+impl Layer {
+    pub(super) fn new(limits: RateLimits) -> Layer {
+        Layer {
+            limits,
+            accounted: Mutex::default(),
+        }
+    }
+
+    /// Accounts for a call.
+    ///
+    /// # Errors
+    /// How long to wait, when it is one too many.
+    fn account(&self, facility: &Facility, class: RateLimitClass) -> Result<(), Duration> {
+        let rate = self.limits.of(class);
+        if rate.per_second == 0 {
+            return Ok(());
+        }
+        let worth = Duration::from_secs(1) / rate.per_second;
+        let ahead_at_most = worth * (rate.burst - 1);
+        let now = Instant::now();
+        let mut accounted = self.accounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if accounted.len() >= REMEMBERED_AT_MOST {
+            accounted.retain(|_, until| *until > now);
+        }
+        let until = accounted.entry((facility.clone(), class as i32)).or_insert(now);
+        let ahead = until.saturating_duration_since(now);
+        if ahead > ahead_at_most {
+            return Err(ahead - ahead_at_most);
+        }
+        *until = now + ahead + worth;
+        Ok(())
+    }
+}
+
+impl CallLayer for Layer {
+    fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
+        let (Some(policy), Some(identity)) = (call.policy(), call.request.extensions().get::<Identity>())
+        else {
+            return next.run(call);
+        };
+        match self.account(&identity.facility, policy.rate_limit_class) {
+            Ok(()) => next.run(call),
+            Err(wait) => Box::pin(async move { refuse(too_often(wait)) }),
+        }
+    }
+}
+
+fn too_often(wait: Duration) -> Status {
+    let text = "the facility calls too often; nothing was started";
+    let mut refusal = status::exhausted("RATE_LIMITED", text, wait);
+    let pushback = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    refusal
+        .metadata_mut()
+        .insert("grpc-retry-pushback-ms", MetadataValue::from(pushback));
+    refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facility(name: &str) -> Facility {
+        Facility::new(name).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_passes_then_the_rate_holds_for_each_facility_and_class_alone() {
+        let rate = Rate {
+            per_second: 10,
+            burst: 3,
+        };
+        let layer = Layer::new(RateLimits {
+            write: rate,
+            ..RateLimits::default()
+        });
+        let write = |name: &str| layer.account(&facility(name), RateLimitClass::Write);
+        for _ in 0..3 {
+            assert_eq!(write("F1"), Ok(()));
+        }
+        assert_eq!(write("F1"), Err(Duration::from_millis(100)));
+        assert_eq!(write("F2"), Ok(()));
+        assert_eq!(layer.account(&facility("F1"), RateLimitClass::Read), Ok(()));
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert_eq!(write("F1"), Ok(()));
+        assert!(write("F1").is_err());
+    }
+}
