@@ -11,3 +11,8 @@ mod events_dead_letters;
 mod events_path;
 mod events_rig;
 mod harness;
+mod payment_cards;
+mod payment_ledger;
+mod payment_repeats;
+mod payment_rig;
+mod payment_unknown;

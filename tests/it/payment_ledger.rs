@@ -1,0 +1,305 @@
+//! The ledger: what is booked for whom, that it balances, and that nobody can change it.
+
+use proto::{
+    claims::v1::{BookedLine, ClaimRemittance, ClaimRemitted, ClaimTakenBack},
+    order::v1::{OrderBalanceDue, OrderFulfilled, OrderReturned, OrderSettled},
+    payment::v1::{
+        LedgerAccount::{BadDebt, Cash, PatientReceivable, PayerCash, PayerReceivable, Revenue},
+        ListLedgerEntriesRequest, PayOrderRequest, PaymentPurpose, PaymentState,
+    },
+};
+use sqlx::Executor as _;
+use tests::Service;
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use crate::payment_rig::{Rig, aed, fresh, minor, reason};
+
+const LEDGER: &str = "payment-ledger";
+const REMITTANCES: &str = "payment-remittances";
+const BALANCE: PaymentPurpose = PaymentPurpose::Balance;
+
+fn remittance(order: Uuid, amounts: &[i64]) -> ClaimRemittance {
+    let line = |amount: &i64| BookedLine {
+        amount: Some(aed(*amount)),
+        ..BookedLine::default()
+    };
+    ClaimRemittance {
+        order_id: order.to_string(),
+        lines: amounts.iter().map(line).collect(),
+        ..ClaimRemittance::default()
+    }
+}
+
+async fn fulfilled(rig: &Rig, order: Uuid, share: i64, net: i64) {
+    let event = OrderFulfilled {
+        order_id: order.to_string(),
+        patient_share: Some(aed(share)),
+        payer_net: Some(aed(net)),
+    };
+    rig.publish(LEDGER, order, &event).await;
+}
+
+async fn balance_due(rig: &Rig, order: Uuid, transferred: i64, balance: i64) {
+    let event = OrderBalanceDue {
+        order_id: order.to_string(),
+        transferred: Some(aed(transferred)),
+        written_off: None,
+        balance: Some(aed(balance)),
+    };
+    rig.publish(LEDGER, order, &event).await;
+}
+
+async fn pay(rig: &Rig, order: Uuid, method: &str) -> Result<proto::payment::v1::Payment, Status> {
+    let request = PayOrderRequest {
+        request_id: fresh(),
+        order_id: order.to_string(),
+        payment_method: method.to_owned(),
+    };
+    Ok(rig
+        .payments
+        .clone()
+        .pay_order(request)
+        .await?
+        .into_inner()
+        .payment
+        .unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orders_books_follow_it_from_fulfilment_over_remittances_to_its_end() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let payment = rig.authorize(order, 5_000, "tok_visa").await.unwrap();
+    assert_eq!(rig.balances(order).await, []);
+    rig.capture(&payment, None).await.unwrap();
+    fulfilled(&rig, order, 5_000, 34_000).await;
+    let books = [
+        (PatientReceivable, 0),
+        (PayerReceivable, 34_000),
+        (Cash, 5_000),
+        (Revenue, -39_000),
+    ];
+    assert_eq!(rig.balances(order).await, books);
+
+    let remitted = ClaimRemitted {
+        remittance: Some(remittance(order, &[15_000, 9_000, 0])),
+    };
+    rig.publish(REMITTANCES, Uuid::new_v4(), &remitted).await;
+    let taken_back = ClaimTakenBack {
+        remittance: Some(remittance(order, &[-15_000, 10_000])),
+    };
+    rig.publish(REMITTANCES, Uuid::new_v4(), &taken_back).await;
+    assert_eq!(
+        rig.balances(order).await,
+        [
+            (PatientReceivable, 0),
+            (PayerReceivable, 15_000),
+            (Cash, 5_000),
+            (PayerCash, 19_000),
+            (Revenue, -39_000),
+        ]
+    );
+
+    let settled = OrderSettled {
+        order_id: order.to_string(),
+        written_off: Some(aed(15_000)),
+        patient_written_off: None,
+    };
+    rig.publish(LEDGER, order, &settled).await;
+    let returned = OrderReturned {
+        order_id: order.to_string(),
+        patient_share: Some(aed(5_000)),
+        payer_net: None,
+        full: false,
+    };
+    rig.publish(LEDGER, order, &returned).await;
+    rig.refund(&payment, None).await.unwrap();
+    assert_eq!(
+        rig.balances(order).await,
+        [
+            (PatientReceivable, 0),
+            (PayerReceivable, 0),
+            (Cash, 0),
+            (PayerCash, 19_000),
+            (Revenue, -34_000),
+            (BadDebt, 15_000),
+        ]
+    );
+
+    let request = ListLedgerEntriesRequest {
+        order_id: order.to_string(),
+        ..ListLedgerEntriesRequest::default()
+    };
+    let entries = rig
+        .ledger
+        .clone()
+        .list_ledger_entries(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .entries;
+    assert_eq!(
+        entries
+            .iter()
+            .map(|entry| minor(entry.amount.as_ref()))
+            .sum::<i64>(),
+        0
+    );
+    assert!(
+        entries
+            .windows(2)
+            .all(|pair| pair[0].create_time.unwrap().seconds >= pair[1].create_time.unwrap().seconds)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_payer_refuses_is_paid_by_the_patient_also_when_it_grows() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    fulfilled(&rig, order, 0, 10_000).await;
+    assert_eq!(
+        pay(&rig, order, "tok_visa").await.unwrap_err().code(),
+        Code::NotFound
+    );
+
+    balance_due(&rig, order, 3_000, 3_000).await;
+    let created = rig.get(order, BALANCE).await.unwrap();
+    assert_eq!(
+        (created.state(), minor(created.amount.as_ref())),
+        (PaymentState::Created, 3_000)
+    );
+    assert_eq!(
+        pay(&rig, order, "tok_stolen_card").await.unwrap().state(),
+        PaymentState::Declined
+    );
+    let refused = pay(&rig, order, "tok_capture_fails").await.unwrap();
+    assert_eq!(
+        (refused.state(), refused.decline_reason.as_str()),
+        (PaymentState::Declined, "CAPTURE_REFUSED")
+    );
+    assert_eq!(rig.statement(order).await.holds, 0);
+
+    let paid = pay(&rig, order, "tok_visa").await.unwrap();
+    assert_eq!(
+        (paid.state(), minor(paid.captured.as_ref())),
+        (PaymentState::Captured, 3_000)
+    );
+    let nothing = pay(&rig, order, "tok_visa").await.unwrap_err();
+    assert_eq!(
+        (nothing.code(), reason(&nothing).as_str()),
+        (Code::FailedPrecondition, "NOTHING_DUE")
+    );
+
+    balance_due(&rig, order, 2_000, 2_000).await;
+    let raised = rig.get(order, BALANCE).await.unwrap();
+    assert_eq!(
+        (raised.state(), minor(raised.amount.as_ref())),
+        (PaymentState::Created, 5_000)
+    );
+    let paid = pay(&rig, order, "tok_mastercard").await.unwrap();
+    assert_eq!(
+        (paid.state(), minor(paid.captured.as_ref())),
+        (PaymentState::Captured, 5_000)
+    );
+    let books = [
+        (PatientReceivable, 0),
+        (PayerReceivable, 5_000),
+        (Cash, 5_000),
+        (Revenue, -10_000),
+    ];
+    assert_eq!(rig.balances(order).await, books);
+    let spans = rig.refund(&paid, None).await.unwrap_err();
+    assert_eq!(reason(&spans), "REFUND_SPANS_CHARGES");
+    assert_eq!(
+        minor(rig.refund(&paid, Some(3_000)).await.unwrap().refunded.as_ref()),
+        3_000
+    );
+    assert_eq!(
+        minor(rig.refund(&paid, Some(2_000)).await.unwrap().refunded.as_ref()),
+        5_000
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_written_off_balance_cannot_be_paid_any_more() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    fulfilled(&rig, order, 0, 10_000).await;
+    balance_due(&rig, order, 10_000, 10_000).await;
+    let settled = OrderSettled {
+        order_id: order.to_string(),
+        written_off: Some(aed(0)),
+        patient_written_off: Some(aed(10_000)),
+    };
+    rig.publish(LEDGER, order, &settled).await;
+    assert_eq!(
+        rig.get(order, BALANCE).await.unwrap().state(),
+        PaymentState::Voided
+    );
+    assert_eq!(
+        reason(&pay(&rig, order, "tok_visa").await.unwrap_err()),
+        "PAYMENT_VOIDED"
+    );
+    let books = [
+        (PatientReceivable, 0),
+        (PayerReceivable, 0),
+        (Revenue, -10_000),
+        (BadDebt, 10_000),
+    ];
+    assert_eq!(rig.balances(order).await, books);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paying_the_share_of_a_waiting_order_authorizes_it_and_captures_nothing() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    rig.authorize(order, 2_500, "").await.unwrap();
+    let paid = pay(&rig, order, "tok_visa").await.unwrap();
+    assert_eq!(
+        (paid.state(), minor(paid.captured.as_ref())),
+        (PaymentState::Authorized, 0)
+    );
+    assert_eq!(rig.events(&paid).await, ["Authorized"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_refuses_what_does_not_balance_and_any_change_of_what_is_booked() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    fulfilled(&rig, order, 100, 200).await;
+    let superuser = rig.stack.database(Service::Payment).superuser().await;
+    let booking = |amounts: &str| {
+        format!(
+            "with t as (
+                 insert into payment.ledger_transaction (id, facility, cause, order_id, causation_id, source_id)
+                 select gen_random_uuid(), 'al-noor', 'WRITE_OFF', '{order}', gen_random_uuid(), gen_random_uuid()
+                 returning id
+             ), e as (
+                 insert into payment.ledger_entry (facility, transaction_id, order_id, account, currency, amount)
+                 select 'al-noor', t.id, '{order}', account, currency, amount
+                 from t, (values {amounts}) as v (account, currency, amount)
+             )
+             select 1"
+        )
+    };
+    for (amounts, taken) in [
+        ("('BAD_DEBT', 'AED', 5), ('PAYER_RECEIVABLE', 'AED', -5)", true),
+        ("('BAD_DEBT', 'AED', 5), ('PAYER_RECEIVABLE', 'AED', -4)", false),
+        ("('BAD_DEBT', 'AED', 5), ('PAYER_RECEIVABLE', 'USD', -5)", false),
+        ("('BAD_DEBT', 'AED', 5)", false),
+    ] {
+        let booked = superuser.execute(sqlx::AssertSqlSafe(booking(amounts))).await;
+        assert_eq!(booked.is_ok(), taken, "{amounts}: {booked:?}");
+    }
+    for change in [
+        "update payment.ledger_entry set amount = 1",
+        "delete from payment.ledger_entry",
+        "truncate payment.ledger_entry",
+        "update payment.ledger_transaction set cause = 'REFUND'",
+        "delete from payment.ledger_transaction",
+    ] {
+        let refused = superuser.execute(change).await.unwrap_err();
+        assert!(refused.to_string().contains("immutable"), "{change}: {refused}");
+    }
+}

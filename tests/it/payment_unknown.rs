@@ -1,0 +1,224 @@
+//! The processor does not answer, or the process dies: the outcome is found out, and nobody is charged twice.
+
+use std::time::Duration;
+
+use proto::payment::v1::{PaymentPurpose, PaymentState, RefundState};
+use tests::{Options, Service, eventually};
+use tonic::{Code, Request};
+use uuid::Uuid;
+
+use crate::payment_rig::{Rig, SOON, Statement, authorize, minor, reason};
+
+const SHARE: PaymentPurpose = PaymentPurpose::Share;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_out_that_did_charge_ends_authorized_with_one_hold() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let request = authorize(order, 4_200, "tok_timeout_charged");
+    assert_eq!(
+        rig.send(request.clone()).await.unwrap().state(),
+        PaymentState::Unknown
+    );
+    let payment = rig.becomes(order, SHARE, PaymentState::Authorized).await;
+    // The same request now has its answer, and asks for nothing any more.
+    assert_eq!(rig.send(request).await.unwrap(), payment);
+    assert_eq!(rig.statement(order).await.holds, 1);
+    assert_eq!(sent(&rig, order).await, 1);
+    assert_eq!(rig.events(&payment).await, ["OutcomeUnknown", "Authorized"]);
+    assert_eq!(
+        rig.capture(&payment, None).await.unwrap().state(),
+        PaymentState::Captured
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_out_that_did_not_charge_ends_declined_and_is_never_sent_again() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let unknown = rig
+        .authorize(order, 4_200, "tok_timeout_not_charged")
+        .await
+        .unwrap();
+    assert_eq!(unknown.state(), PaymentState::Unknown);
+    let payment = rig.becomes(order, SHARE, PaymentState::Declined).await;
+    assert_eq!(payment.decline_reason, "PROCESSOR_TIMEOUT");
+    assert_eq!(rig.statement(order).await.holds, 0);
+    assert_eq!(sent(&rig, order).await, 1);
+    assert_eq!(rig.events(&payment).await, ["OutcomeUnknown", "Declined"]);
+    assert_eq!(
+        rig.authorize(order, 4_200, "tok_visa").await.unwrap().state(),
+        PaymentState::Authorized
+    );
+    assert_eq!(rig.statement(order).await.holds, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_with_little_time_gets_its_answer_in_time_and_the_payment_goes_on() {
+    let rig = Rig::with(Options::default().set(Service::Payment, "sandbox.slow_ms", "1000")).await;
+    let order = Uuid::new_v4();
+    let mut request = Request::new(authorize(order, 4_200, "tok_slow"));
+    request.set_timeout(Duration::from_millis(300));
+    let begun = std::time::Instant::now();
+    let answer = rig.payments.clone().authorize_payment(request).await;
+    assert!(
+        begun.elapsed() < Duration::from_millis(600),
+        "{:?}",
+        begun.elapsed()
+    );
+    match answer {
+        Ok(answer) => assert_eq!(
+            answer.into_inner().payment.unwrap().state(),
+            PaymentState::Unknown
+        ),
+        Err(status) => assert!(
+            matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
+            "{status}"
+        ),
+    }
+    rig.becomes(order, SHARE, PaymentState::Authorized).await;
+    assert_eq!(rig.statement(order).await.holds, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn captures_and_refunds_without_an_answer_are_found_out() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let payment = rig.authorize(order, 800, "tok_capture_timeout").await.unwrap();
+    let silent = rig.capture(&payment, None).await.unwrap_err();
+    assert_eq!(
+        (silent.code(), reason(&silent).as_str()),
+        (Code::Unavailable, "PROCESSOR_TIMEOUT")
+    );
+    let payment = rig.becomes(order, SHARE, PaymentState::Captured).await;
+    let statement = Statement {
+        holds: 1,
+        charges: 1,
+        charged: 800,
+        given_back: 0,
+    };
+    assert_eq!(rig.statement(order).await, statement);
+    assert_eq!(rig.events(&payment).await, ["Authorized", "Captured"]);
+
+    let order = Uuid::new_v4();
+    let payment = rig.authorize(order, 800, "tok_refund_timeout").await.unwrap();
+    let payment = rig.capture(&payment, None).await.unwrap();
+    assert_eq!(
+        rig.refund(&payment, Some(300)).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+    let refunded = eventually(SOON, || async {
+        let payment = rig.get(order, SHARE).await.unwrap();
+        (minor(payment.refunded.as_ref()) == 300).then_some(payment)
+    })
+    .await;
+    assert_eq!(refunded.refunds[0].state(), RefundState::Succeeded);
+    assert_eq!(rig.statement(order).await.given_back, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_void_overtakes_an_authorization_of_unknown_outcome() {
+    let options = Options::default().set(Service::Payment, "processor.ask_again_ms", "5000");
+    let rig = Rig::with(options).await;
+    for card in ["tok_timeout_charged", "tok_timeout_not_charged"] {
+        let order = Uuid::new_v4();
+        assert_eq!(
+            rig.authorize(order, 800, card).await.unwrap().state(),
+            PaymentState::Unknown
+        );
+        assert_eq!(
+            rig.void(order).await.unwrap().state(),
+            PaymentState::Voided,
+            "{card}"
+        );
+        assert_eq!(rig.statement(order).await.holds, 0, "{card}");
+        assert_eq!(
+            reason(&rig.authorize(order, 800, "tok_visa").await.unwrap_err()),
+            "PAYMENT_VOIDED"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_the_processor_was_reached_it_goes_on_after_the_restart() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let request = authorize(order, 1_500, "tok_visa");
+    // The card network is held up, so that the kill falls between the first transaction and the charge.
+    let pool = rig.stack.database(Service::Payment).superuser().await;
+    let mut network = pool.begin().await.unwrap();
+    sqlx::query("lock table sandbox.card_authorization in access exclusive mode")
+        .execute(&mut *network)
+        .await
+        .unwrap();
+    let calling = tokio::spawn({
+        let (mut payments, request) = (rig.payments.clone(), request.clone());
+        async move { payments.authorize_payment(request).await }
+    });
+    let begun =
+        format!("select count(*) from payment.payment where order_id = '{order}' and state = 'AUTHORIZING'");
+    eventually(SOON, || async {
+        rig.stack.database(Service::Payment).count(&begun).await == 1
+    })
+    .await;
+    rig.stack.kill9(Service::Payment);
+    assert!(calling.await.unwrap().is_err());
+    network.rollback().await.unwrap();
+
+    rig.stack.restart(Service::Payment).await;
+    let again = eventually(SOON, || rig.send(request.clone())).await;
+    assert_eq!(again.state(), PaymentState::Authorized);
+    assert_eq!(rig.statement(order).await.holds, 1);
+    assert_eq!(rig.events(&again).await, ["Authorized"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_charge_and_before_its_booking_it_is_booked_after_the_restart() {
+    let options = Options::default().set(Service::Payment, "processor.timeout_ms", "2000");
+    let rig = Rig::with(options).await;
+    let order = Uuid::new_v4();
+    let payment = rig.authorize(order, 1_500, "tok_capture_timeout").await.unwrap();
+    let calling = tokio::spawn({
+        let (mut payments, id) = (rig.payments.clone(), payment.id.clone());
+        let request = proto::payment::v1::CapturePaymentRequest {
+            request_id: crate::payment_rig::fresh(),
+            id,
+            amount: None,
+        };
+        async move { payments.capture_payment(request).await }
+    });
+    let database = rig.stack.database(Service::Payment);
+    let charged = "select count(*) from sandbox.card_operation where kind = 'CAPTURE'";
+    eventually(SOON, || async { database.count(charged).await == 1 }).await;
+    rig.stack.kill9(Service::Payment);
+    assert!(calling.await.unwrap().is_err());
+    assert_eq!(
+        database.count("select count(*) from payment.ledger_entry").await,
+        0
+    );
+
+    rig.stack.restart(Service::Payment).await;
+    let payment = rig.becomes(order, SHARE, PaymentState::Captured).await;
+    let statement = Statement {
+        holds: 1,
+        charges: 1,
+        charged: 1_500,
+        given_back: 0,
+    };
+    assert_eq!(rig.statement(order).await, statement);
+    assert_eq!(rig.events(&payment).await, ["Authorized", "Captured"]);
+    assert_eq!(
+        database
+            .count("select count(*) from payment.ledger_transaction")
+            .await,
+        1
+    );
+}
+
+/// How often an authorization for this order was sent to the card network.
+async fn sent(rig: &Rig, order: Uuid) -> i64 {
+    let query = format!(
+        "select sum(requests)::bigint from sandbox.card_authorization where merchant_reference = '{order}:SHARE'"
+    );
+    rig.stack.database(Service::Payment).count(&query).await
+}
