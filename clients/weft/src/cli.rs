@@ -1,0 +1,109 @@
+//! The command line's shape: commands and the options that every one of them has.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{claim, demo, dlq, duration, ledger, mesh_policy, order, payment, remittance, saga, token, up};
+
+/// Orders, payments and claims from the command line; `weft up` runs all of it on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+Every option can also come from the environment: WEFT_OUTPUT, WEFT_FACILITY, WEFT_ORDER_URL, …
+Start with: weft up";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run PostgreSQL, NATS and all services on this machine until Ctrl-C
+    Up(up::Arguments),
+    /// Stop what `weft up` runs
+    Down,
+    /// Show what `weft up` runs
+    Status,
+    /// Import five eClaimLink files into a fresh system and show what becomes of them
+    Demo(demo::Arguments),
+    /// Mint a token from the local key
+    Token(token::Arguments),
+    /// Place orders, and see them through
+    #[command(subcommand)]
+    Order(order::Command),
+    /// Look at payments, and pay what waits for a payment method
+    #[command(subcommand)]
+    Payment(payment::Command),
+    /// Look at claims, file them again, withdraw them
+    #[command(subcommand)]
+    Claim(claim::Command),
+    /// Import what payers answer
+    #[command(subcommand)]
+    Remittance(remittance::Command),
+    /// Read the double-entry ledger
+    #[command(subcommand)]
+    Ledger(ledger::Command),
+    /// Look at sagas, and help those that are stuck
+    #[command(subcommand)]
+    Saga(saga::Command),
+    /// Look after events that a consumer gave up on
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Show what the contract says about how methods are called
+    #[command(subcommand)]
+    Mesh(mesh_policy::Command),
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Globals {
+    /// How to print
+    #[arg(long, short, global = true, env = "WEFT_OUTPUT", value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// The facility that a locally minted token is for
+    #[arg(long, global = true, env = "WEFT_FACILITY", default_value = "local")]
+    pub(crate) facility: String,
+    /// A token to call with, instead of one minted from the local key
+    #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// The order service, such as http://127.0.0.1:7101; by default what `weft up` wrote down
+    #[arg(long, global = true, env = "WEFT_ORDER_URL", value_name = "URL")]
+    pub(crate) order_url: Option<String>,
+    /// The payment service
+    #[arg(long, global = true, env = "WEFT_PAYMENT_URL", value_name = "URL")]
+    pub(crate) payment_url: Option<String>,
+    /// The claims service
+    #[arg(long, global = true, env = "WEFT_CLAIMS_URL", value_name = "URL")]
+    pub(crate) claims_url: Option<String>,
+    /// How long one call may take, such as 500ms or 10s; by default what the contract says
+    #[arg(long, global = true, env = "WEFT_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) timeout: Option<Duration>,
+    /// Where the local system lives; by default `.weft` in this folder or the nearest one above that has it
+    #[arg(long, global = true, env = "WEFT_DIR", value_name = "FOLDER")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// Protobuf's JSON, for programs
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

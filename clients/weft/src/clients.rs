@@ -1,0 +1,140 @@
+//! The services as the commands call them: through the mesh, with a token.
+
+use std::{sync::Arc, time::Duration};
+
+use mesh::{Channel, ChannelOptions, Context, Policies};
+use proto::{
+    claims::v1::claim_service_client::ClaimServiceClient,
+    ops::v1::{dead_letter_service_client::DeadLetterServiceClient, saga_service_client::SagaServiceClient},
+    order::v1::order_service_client::OrderServiceClient,
+    payment::v1::{ledger_service_client::LedgerServiceClient, payment_service_client::PaymentServiceClient},
+};
+
+use crate::{cli::Globals, failure::Failure, home::Home, token::Bearer};
+
+/// A service process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Service {
+    /// Orders and sagas
+    Order,
+    /// Payments and the ledger
+    Payment,
+    /// Claims and remittances
+    Claims,
+}
+
+/// One channel per service. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Clients(Arc<Inner>);
+
+struct Inner {
+    order: Channel,
+    payment: Channel,
+    claims: Channel,
+    bearer: Bearer,
+    facility: String,
+    timeout: Option<Duration>,
+}
+
+/// The larger answers, a page of a thousand orders for one, do not fit tonic's default of 4 MiB.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+impl Service {
+    pub(crate) const ALL: [Service; 3] = [Service::Order, Service::Payment, Service::Claims];
+
+    /// The service's name, which is also its binary's.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Service::Order => "order",
+            Service::Payment => "payment",
+            Service::Claims => "claims",
+        }
+    }
+
+    /// Where it listens when nothing else is said: gRPC and probes.
+    pub(crate) fn default_ports(self) -> (u16, u16) {
+        match self {
+            Service::Order => (7101, 7201),
+            Service::Payment => (7102, 7202),
+            Service::Claims => (7103, 7203),
+        }
+    }
+}
+
+impl Clients {
+    /// Finds the services (options, environment, what `weft up` wrote down, default ports) and a token.
+    pub(crate) fn open(globals: &Globals) -> Result<Clients, Failure> {
+        let policies = policies()?;
+        let bearer = Bearer::of(globals)?;
+        let description = Home::find(globals).description();
+        let channel = |service: Service, given: &Option<String>| {
+            let written = description
+                .as_ref()
+                .and_then(|all| all.services.get(service.name()));
+            let url = given
+                .clone()
+                .or_else(|| written.map(|addresses| addresses.url.clone()));
+            let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{}", service.default_ports().0));
+            let options = ChannelOptions::new(format!("static:{url}"), service.name(), "weft-cli");
+            Channel::connect(options, &policies)
+                .map_err(|error| Failure::Usage(format!("{}: {error}", service.name())))
+        };
+        Ok(Clients(Arc::new(Inner {
+            order: channel(Service::Order, &globals.order_url)?,
+            payment: channel(Service::Payment, &globals.payment_url)?,
+            claims: channel(Service::Claims, &globals.claims_url)?,
+            facility: bearer.facility().unwrap_or_else(|| globals.facility.clone()),
+            bearer,
+            timeout: globals.timeout,
+        })))
+    }
+
+    /// A request that carries the token and the time it may take.
+    pub(crate) fn request<M>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
+        let mut context = Context::new().with_bearer(self.0.bearer.token()?);
+        if let Some(timeout) = self.0.timeout {
+            context = context.with_timeout(timeout);
+        }
+        Ok(context.request(message))
+    }
+
+    /// What request ids that are derived from a file's content are unique within.
+    pub(crate) fn facility(&self) -> &str {
+        &self.0.facility
+    }
+
+    pub(crate) fn order(&self) -> OrderServiceClient<Channel> {
+        OrderServiceClient::new(self.0.order.clone()).max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    pub(crate) fn saga(&self) -> SagaServiceClient<Channel> {
+        SagaServiceClient::new(self.0.order.clone())
+    }
+
+    pub(crate) fn payment(&self) -> PaymentServiceClient<Channel> {
+        PaymentServiceClient::new(self.0.payment.clone()).max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    pub(crate) fn ledger(&self) -> LedgerServiceClient<Channel> {
+        LedgerServiceClient::new(self.0.payment.clone()).max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    pub(crate) fn claims(&self) -> ClaimServiceClient<Channel> {
+        ClaimServiceClient::new(self.0.claims.clone()).max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    /// Every service serves the dead letters of its own consumers.
+    pub(crate) fn dead_letters(&self, service: Service) -> DeadLetterServiceClient<Channel> {
+        let channel = match service {
+            Service::Order => &self.0.order,
+            Service::Payment => &self.0.payment,
+            Service::Claims => &self.0.claims,
+        };
+        DeadLetterServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
+    }
+}
+
+/// How the contract says methods are called.
+pub(crate) fn policies() -> Result<Policies, Failure> {
+    Policies::from_descriptors(proto::DESCRIPTORS).map_err(|error| Failure::Other(error.into()))
+}

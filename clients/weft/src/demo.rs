@@ -1,0 +1,118 @@
+//! `weft demo`: one claim's story, from the order to the payer's last word, on a system of its own.
+
+mod show;
+mod step;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use proto::payment::v1::GetTrialBalanceRequest;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    cli::{Format, Globals},
+    clients::Clients,
+    duration,
+    failure::Failure,
+    home::Home,
+    ledger,
+    up::{self, Options, System},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Where the five files are; by default docs/examples/eclaimlink of the checkout
+    #[arg(long, value_name = "FOLDER")]
+    files: Option<PathBuf>,
+    /// Leave the system running at the end, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), Failure> {
+    let files = arguments.files.map_or_else(find_files, Ok)?;
+    let home = Home::new(Home::find(globals).path().join("demo"));
+    up::clear(&home).await?;
+    println!("A system of its own for this demonstration:");
+    let began = Instant::now();
+    let quiet = globals.output == Format::Json;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let system = tokio::select! {
+        system = System::start(Options { home, free_ports: true, quiet }) => system?,
+        _ = interrupt.recv() => return Err(Failure::Other(anyhow!("interrupted"))),
+    };
+    let own = Globals {
+        dir: Some(system.home().path().to_owned()),
+        facility: "TEST-FAC-1".to_owned(),
+        token: None,
+        order_url: None,
+        payment_url: None,
+        claims_url: None,
+        ..globals.clone()
+    };
+    let told = tokio::select! {
+        told = tell(&own, &files) => told,
+        _ = interrupt.recv() => Err(Failure::Other(anyhow!("interrupted"))),
+    };
+    let folder = system.home().path().to_owned();
+    if told.is_ok() {
+        println!(
+            "\nAll figures are as expected, after {}.",
+            duration::show(began.elapsed())
+        );
+        go_on(&folder, arguments.keep);
+    }
+    if told.is_ok() && arguments.keep {
+        interrupt.recv().await;
+    }
+    system.stop().await;
+    told
+}
+
+/// The five files, one after the other, and the trial balance.
+async fn tell(globals: &Globals, files: &Path) -> Result<(), Failure> {
+    let clients = Clients::open(globals)?;
+    for step in &step::STORY {
+        step.run(&clients, files).await?;
+    }
+    let balance = ledger::trial_balance(&clients, GetTrialBalanceRequest::default()).await?;
+    println!(
+        "\nThe trial balance of everything:\n\n{}",
+        ledger::show_balance(&balance)
+    );
+    if balance.balanced {
+        Ok(())
+    } else {
+        Err(Failure::Other(anyhow!("the ledger does not balance")))
+    }
+}
+
+fn go_on(folder: &Path, keep: bool) {
+    let folder = folder.display();
+    if keep {
+        println!("\nIt keeps running; in another terminal:\n");
+    } else {
+        println!("\nTo go on with this data:\n\n  weft --dir {folder} up");
+    }
+    println!("  weft --dir {folder} --facility TEST-FAC-1 order list");
+    println!("  weft --dir {folder} --facility TEST-FAC-1 claim get TEST-FAC-1/CLM-0001");
+    println!("  weft --dir {folder} --facility TEST-FAC-1 ledger entries");
+    println!("\nTo start afresh with your own: weft up");
+}
+
+/// Looks from here upwards, then from this program upwards.
+fn find_files() -> Result<PathBuf, Failure> {
+    let here = env::current_dir()?;
+    let own = env::current_exe().and_then(fs::canonicalize)?;
+    let folders = here
+        .ancestors()
+        .chain(own.ancestors())
+        .map(|folder| folder.join("docs/examples/eclaimlink"));
+    let found = folders.into_iter().find(|folder| folder.is_dir());
+    Ok(found.context("the example files are not here: name their folder with --files")?)
+}

@@ -1,0 +1,304 @@
+//! One file of the story: what it does, what is then expected, and waiting until all services agree on it.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use money::{Currency, Money};
+use proto::{
+    claims::v1::{Claim, ClaimState, GetClaimRequest},
+    order::v1::{GetOrderRequest, Order, OrderState, SettlementHold},
+    payment::v1::{
+        GetPaymentRequest, GetTrialBalanceRequest, GetTrialBalanceResponse, LedgerAccount, Payment,
+        PaymentPurpose, PaymentState,
+    },
+};
+
+use super::show;
+use crate::{
+    clients::Clients,
+    failure::{During as _, Failure},
+    import, ledger, remittance,
+};
+
+/// A step of the story, with what must be true after it. Amounts are in fils.
+pub(super) struct Step {
+    file: &'static str,
+    kind: Kind,
+    /// What the file says, for people.
+    tale: &'static str,
+    /// What the payer has paid in all, takebacks deducted.
+    pub(super) paid: i64,
+    order: OrderState,
+    hold: SettlementHold,
+    cycle: i32,
+}
+
+enum Kind {
+    Submission,
+    Remittance,
+}
+
+pub(super) const STORY: [Step; 5] = [
+    Step {
+        file: "01_submission.xml",
+        kind: Kind::Submission,
+        tale: "A patient is treated for 500.00: the card pays the share of 100.00, the claim asks the payer for 400.00.",
+        paid: 0,
+        order: OrderState::Fulfilled,
+        hold: SettlementHold::Unspecified,
+        cycle: 1,
+    },
+    Step {
+        file: "02_remittance_partial.xml",
+        kind: Kind::Remittance,
+        tale: "The payer pays 240.00; A2 lacks an approval (AUTH-001), A3 is cut (PRCE-001). The order waits for a resubmission.",
+        paid: 24_000,
+        order: OrderState::Fulfilled,
+        hold: SettlementHold::Resubmission,
+        cycle: 1,
+    },
+    Step {
+        file: "03_resubmission.xml",
+        kind: Kind::Submission,
+        tale: "The claim is filed again with the approval attached: its second cycle.",
+        paid: 24_000,
+        order: OrderState::Fulfilled,
+        hold: SettlementHold::Unspecified,
+        cycle: 2,
+    },
+    Step {
+        file: "04_remittance_after_resub.xml",
+        kind: Kind::Remittance,
+        tale: "The payer pays A2, another 100.00, and stays by its price for A3: those 60.00 are written off, all is settled.",
+        paid: 34_000,
+        order: OrderState::Settled,
+        hold: SettlementHold::Unspecified,
+        cycle: 2,
+    },
+    Step {
+        file: "05_remittance_takeback.xml",
+        kind: Kind::Remittance,
+        tale: "The payer takes the 150.00 for A1 back (PRCE-003): they are written off too.",
+        paid: 19_000,
+        order: OrderState::Settled,
+        hold: SettlementHold::Unspecified,
+        cycle: 2,
+    },
+];
+
+/// What the services say at one moment.
+pub(super) struct Picture {
+    pub(super) order: Order,
+    pub(super) payment: Payment,
+    pub(super) claim: Claim,
+    pub(super) ledger: GetTrialBalanceResponse,
+}
+
+/// Events settle in milliseconds; a machine that is busy with something else may take longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+const CURRENCY: Currency = Currency::AED;
+
+impl Step {
+    /// Imports the file and waits until order, payment, claim and ledger say what is expected.
+    pub(super) async fn run(&self, clients: &Clients, files: &Path) -> Result<(), Failure> {
+        println!("\n{}\n  {}", self.file, self.tale);
+        let path = files.join(self.file);
+        match self.kind {
+            Kind::Submission => {
+                let arguments = import::Arguments::of(path);
+                let report = import::import(clients, &arguments).await?;
+                if !report.is_clean() || report.new_entries() != 1 {
+                    return Err(Failure::Other(anyhow!("the claim was not taken:\n{report}")));
+                }
+            }
+            Kind::Remittance => {
+                let report = remittance::import(clients, &path).await?;
+                if let Some(violation) = report.violations.first() {
+                    return Err(Failure::Other(anyhow!(
+                        "{}: {}",
+                        violation.rule,
+                        violation.message
+                    )));
+                }
+            }
+        }
+        let began = Instant::now();
+        let (picture, faults) = loop {
+            let picture = Picture::take(clients).await?;
+            let faults = self.faults(&picture);
+            if faults.is_empty() || began.elapsed() > PATIENCE {
+                break (picture, faults);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        print!("{}", show::picture(&picture));
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Other(anyhow!(
+            "after {} it is not as expected:\n  {}",
+            self.file,
+            faults.join("\n  ")
+        )))
+    }
+
+    /// What is not as expected, or not yet.
+    fn faults(&self, picture: &Picture) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut expect = |what: &str, is: String, expected: String| {
+            if is != expected {
+                faults.push(format!("{what} is {is}, expected {expected}"));
+            }
+        };
+        let Picture {
+            order,
+            payment,
+            claim,
+            ledger,
+        } = picture;
+        let paid = fils(self.paid);
+        expect(
+            "the claim's net paid",
+            amount(claim.net_paid.as_ref()),
+            paid.clone(),
+        );
+        expect(
+            "the order's payer paid",
+            amount(order.payer_paid.as_ref()),
+            paid.clone(),
+        );
+        expect(
+            "the ledger's payer cash",
+            balance(ledger, LedgerAccount::PayerCash),
+            paid,
+        );
+        expect(
+            "the payment captured",
+            amount(payment.captured.as_ref()),
+            fils(10_000),
+        );
+        expect(
+            "the ledger's cash",
+            balance(ledger, LedgerAccount::Cash),
+            fils(10_000),
+        );
+        expect(
+            "the ledger's revenue",
+            balance(ledger, LedgerAccount::Revenue),
+            fils(-50_000),
+        );
+        expect(
+            "the ledger's payer receivable",
+            balance(ledger, LedgerAccount::PayerReceivable),
+            fils(owed(order)),
+        );
+        expect(
+            "the order",
+            order.state().as_str_name().into(),
+            self.order.as_str_name().into(),
+        );
+        expect(
+            "the hold",
+            order.settlement_hold().as_str_name().into(),
+            self.hold.as_str_name().into(),
+        );
+        expect(
+            "the payment",
+            payment.state().as_str_name().into(),
+            PaymentState::Captured.as_str_name().into(),
+        );
+        expect(
+            "the claim",
+            claim.state().as_str_name().into(),
+            ClaimState::Accepted.as_str_name().into(),
+        );
+        expect(
+            "the claim's cycle",
+            claim.cycle.to_string(),
+            self.cycle.to_string(),
+        );
+        expect("balanced", ledger.balanced.to_string(), true.to_string());
+        faults
+    }
+}
+
+impl Picture {
+    async fn take(clients: &Clients) -> Result<Picture, Failure> {
+        let request = GetClaimRequest {
+            id: String::new(),
+            provider_id: "TEST-FAC-1".to_owned(),
+            claim_id: "CLM-0001".to_owned(),
+        };
+        let claim = clients.claims().get_claim(clients.request(request)?).await;
+        let claim = claim
+            .during("claims.v1.ClaimService/GetClaim")?
+            .into_inner()
+            .claim
+            .unwrap_or_default();
+        let request = GetOrderRequest {
+            id: claim.order_id.clone(),
+            reference: String::new(),
+        };
+        let order = clients.order().get_order(clients.request(request)?).await;
+        let order = order
+            .during("order.v1.OrderService/GetOrder")?
+            .into_inner()
+            .order
+            .unwrap_or_default();
+        let request = GetPaymentRequest {
+            id: String::new(),
+            order_id: order.id.clone(),
+            purpose: PaymentPurpose::Share.into(),
+        };
+        let payment = clients.payment().get_payment(clients.request(request)?).await;
+        let payment = payment
+            .during("payment.v1.PaymentService/GetPayment")?
+            .into_inner()
+            .payment
+            .unwrap_or_default();
+        let request = GetTrialBalanceRequest {
+            order_id: order.id.clone(),
+            currency_code: String::new(),
+        };
+        let ledger = ledger::trial_balance(clients, request).await?;
+        Ok(Picture {
+            order,
+            payment,
+            claim,
+            ledger,
+        })
+    }
+}
+
+/// What the payer still owes by the order's own account: net less paid, transferred and written off.
+fn owed(order: &Order) -> i64 {
+    minor(order.payer_net.as_ref())
+        - minor(order.payer_paid.as_ref())
+        - minor(order.transferred.as_ref())
+        - minor(order.written_off.as_ref())
+}
+
+pub(super) fn balance(ledger: &GetTrialBalanceResponse, account: LedgerAccount) -> String {
+    let found = ledger
+        .accounts
+        .iter()
+        .find(|balance| balance.account() == account);
+    amount(found.and_then(|balance| balance.balance.as_ref()))
+}
+
+/// `12.50`; zero for an amount that is absent.
+pub(super) fn amount(wire: Option<&proto::google::r#type::Money>) -> String {
+    fils(minor(wire))
+}
+
+fn minor(wire: Option<&proto::google::r#type::Money>) -> i64 {
+    wire.and_then(|wire| Money::try_from(wire).ok())
+        .map_or(0, Money::minor)
+}
+
+fn fils(minor: i64) -> String {
+    Money::new(minor, CURRENCY).to_string()
+}

@@ -1,0 +1,235 @@
+//! `weft dlq …`: dead letters of all services, since every service keeps those of its own consumers.
+
+mod show;
+
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use proto::ops::v1::{
+    DeadLetter, DeadLetterState, DiscardDeadLetterRequest, GetDeadLetterRequest, GetDeadLetterResponse,
+    ListDeadLettersRequest, ReplayDeadLetterRequest,
+};
+use serde_json::{Value, json};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::{
+    cli::{Format, Globals},
+    clients::{Clients, Service},
+    duration,
+    failure::{CallFailure, During as _, Failure},
+    output,
+    paging::{self, Limit},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List dead letters, newest first
+    List(ListArguments),
+    /// Show a dead letter whole, with its decoded body
+    Show {
+        /// The dead letter's id
+        dead_letter: Uuid,
+    },
+    /// Send a dead letter to the consumer that failed on it, and wait for what becomes of it
+    Replay {
+        /// The dead letter's id
+        dead_letter: Uuid,
+        /// How long to wait for the outcome
+        #[arg(long, default_value = "10s", value_parser = duration::parse)]
+        wait: Duration,
+    },
+    /// Give a dead letter up for good; what waits behind it goes on without it
+    Discard {
+        /// The dead letter's id
+        dead_letter: Uuid,
+        /// Why it may be given up, 3 to 500 characters; kept in the audit trail
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// Only those of this service; by default of all
+    #[arg(long, value_enum)]
+    service: Option<Service>,
+    /// Only those in this state, such as RESOLVED; by default open and replaying ones
+    #[arg(long, value_parser = parse_state)]
+    state: Option<DeadLetterState>,
+    /// Only those of this consumer
+    #[arg(long, default_value = "")]
+    consumer: String,
+    #[command(flatten)]
+    limit: Limit,
+}
+
+const GET: &str = "ops.v1.DeadLetterService/GetDeadLetter";
+
+pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    let clients = Clients::open(globals)?;
+    match command {
+        Command::List(arguments) => list(&clients, globals.output, arguments).await,
+        Command::Show { dead_letter } => {
+            let (service, answer) = find(&clients, dead_letter).await?;
+            show::whole(globals.output, service, &answer)
+        }
+        Command::Replay { dead_letter, wait } => replay(&clients, globals.output, dead_letter, wait).await,
+        Command::Discard { dead_letter, reason } => {
+            let (service, _) = find(&clients, dead_letter).await?;
+            let request = DiscardDeadLetterRequest {
+                dead_letter_id: dead_letter.to_string(),
+                request_id: Uuid::new_v4().to_string(),
+                reason,
+            };
+            let answer = clients
+                .dead_letters(service)
+                .discard_dead_letter(clients.request(request)?)
+                .await;
+            answer.during("ops.v1.DeadLetterService/DiscardDeadLetter")?;
+            let (service, answer) = find(&clients, dead_letter).await?;
+            show::whole(globals.output, service, &answer)
+        }
+    }
+}
+
+async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Result<(), Failure> {
+    let services = arguments
+        .service
+        .map_or(Service::ALL.to_vec(), |service| vec![service]);
+    let mut found: Vec<(Service, DeadLetter)> = Vec::new();
+    let mut unanswered = Vec::new();
+    for service in services {
+        match list_one(clients, service, &arguments).await {
+            Ok(listed) => {
+                listed.mention_rest();
+                found.extend(listed.rows.into_iter().map(|letter| (service, letter)));
+            }
+            Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => {}
+            // What the other services hold is worth showing while one is down.
+            Err(Failure::Call(call)) if call.status.code() == Code::Unavailable => {
+                unanswered.push((service, call));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    match format {
+        Format::Json => {
+            let rows: Result<Vec<Value>, Failure> = found
+                .iter()
+                .map(|(service, letter)| {
+                    Ok(json!({"service": service.name(), "deadLetter": output::json(letter)?}))
+                })
+                .collect();
+            output::print_json(&json!({"deadLetters": rows?}))?;
+        }
+        Format::Table => print!("{}", show::table(&found)),
+    }
+    match unanswered.pop() {
+        None => Ok(()),
+        Some((service, call)) => {
+            eprintln!("the dead letters of {} are missing here:", service.name());
+            Err(Failure::Call(call))
+        }
+    }
+}
+
+async fn list_one(
+    clients: &Clients,
+    service: Service,
+    arguments: &ListArguments,
+) -> Result<paging::Listed<DeadLetter>, Failure> {
+    paging::collect(arguments.limit, async |page_size, page_token| {
+        let request = ListDeadLettersRequest {
+            page_size,
+            page_token,
+            state: arguments.state.unwrap_or_default().into(),
+            consumer: arguments.consumer.clone(),
+            fingerprint: String::new(),
+        };
+        let answer = clients
+            .dead_letters(service)
+            .list_dead_letters(clients.request(request)?)
+            .await;
+        let page = answer
+            .during("ops.v1.DeadLetterService/ListDeadLetters")?
+            .into_inner();
+        Ok((page.dead_letters, page.next_page_token))
+    })
+    .await
+}
+
+/// Asks one service after the other, since an id does not tell whose it is.
+async fn find(clients: &Clients, id: Uuid) -> Result<(Service, GetDeadLetterResponse), Failure> {
+    let mut last: Option<Box<CallFailure>> = None;
+    for service in Service::ALL {
+        let request = GetDeadLetterRequest {
+            dead_letter_id: id.to_string(),
+        };
+        let answer = clients
+            .dead_letters(service)
+            .get_dead_letter(clients.request(request)?)
+            .await;
+        match answer.during(GET) {
+            Ok(answer) => return Ok((service, answer.into_inner())),
+            Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => {}
+            // Not here; a service that cannot be asked outweighs one that does not have it.
+            Err(Failure::Call(call)) if call.status.code() == Code::NotFound => last = last.or(Some(call)),
+            Err(Failure::Call(call)) if call.status.code() == Code::Unavailable => last = Some(call),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(last.map_or_else(
+        || Failure::Usage("no service offers dead letters".to_owned()),
+        Failure::Call,
+    ))
+}
+
+async fn replay(clients: &Clients, format: Format, id: Uuid, wait: Duration) -> Result<(), Failure> {
+    let (service, _) = find(clients, id).await?;
+    let request = ReplayDeadLetterRequest {
+        dead_letter_id: id.to_string(),
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let answer = clients
+        .dead_letters(service)
+        .replay_dead_letter(clients.request(request)?)
+        .await;
+    answer.during("ops.v1.DeadLetterService/ReplayDeadLetter")?;
+    let asked = Instant::now();
+    loop {
+        let request = GetDeadLetterRequest {
+            dead_letter_id: id.to_string(),
+        };
+        let answer = clients
+            .dead_letters(service)
+            .get_dead_letter(clients.request(request)?)
+            .await;
+        let answer = answer.during(GET)?.into_inner();
+        let state = answer
+            .dead_letter
+            .as_ref()
+            .map(DeadLetter::state)
+            .unwrap_or_default();
+        if state == DeadLetterState::Replaying && asked.elapsed() < wait {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        show::whole(format, service, &answer)?;
+        return match state {
+            DeadLetterState::Resolved => Ok(()),
+            DeadLetterState::Replaying => Err(Failure::Other(anyhow::anyhow!(
+                "the outcome is not known yet: weft dlq show {id}"
+            ))),
+            _ => Err(Failure::Other(anyhow::anyhow!("it failed again"))),
+        };
+    }
+}
+
+fn parse_state(text: &str) -> Result<DeadLetterState, String> {
+    DeadLetterState::from_str_name(&format!(
+        "DEAD_LETTER_STATE_{}",
+        text.to_uppercase().replace('-', "_")
+    ))
+    .ok_or_else(|| format!("`{text}` is no state of a dead letter"))
+}

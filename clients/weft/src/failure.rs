@@ -1,0 +1,243 @@
+//! What can go wrong, how it is told, and the exit code it ends with.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{cli::Format, duration};
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line asks for something that makes no sense. Exit code 2.
+    Usage(String),
+    /// A service refused, or could not be reached. Exit code 1.
+    Call(Box<CallFailure>),
+    /// Anything else. Exit code 1.
+    Other(anyhow::Error),
+    /// The output has told it already. Exit code 1.
+    Told,
+}
+
+/// A call that a service answered with an error.
+#[derive(Debug)]
+pub(crate) struct CallFailure {
+    /// `order.v1.OrderService/PlaceOrder`
+    pub(crate) method: &'static str,
+    pub(crate) status: Status,
+}
+
+/// Says which call a status belongs to.
+pub(crate) trait During<T> {
+    fn during(self, method: &'static str) -> Result<T, Failure>;
+}
+
+impl<T> During<T> for Result<T, Status> {
+    fn during(self, method: &'static str) -> Result<T, Failure> {
+        self.map_err(|status| Failure::Call(Box::new(CallFailure { method, status })))
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::Other(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::Other(error.into())
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Failure {
+        Failure::Other(error.into())
+    }
+}
+
+impl Failure {
+    /// Tells it on standard error, and says how the process ends.
+    pub(crate) fn report(&self, format: Format) -> ExitCode {
+        match (self, format) {
+            (Failure::Told, _) => {}
+            (failure, Format::Json) => eprintln!("{}", json!({"error": failure.to_json()})),
+            (Failure::Usage(message), Format::Table) => eprintln!("error: {message}"),
+            (Failure::Other(error), Format::Table) => eprintln!("error: {error:#}"),
+            (Failure::Call(call), Format::Table) => eprintln!("{}", call.to_text()),
+        }
+        ExitCode::from(if matches!(self, Failure::Usage(_)) { 2 } else { 1 })
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Failure::Usage(message) => json!({"kind": "usage", "message": message}),
+            Failure::Other(error) => json!({"kind": "failed", "message": format!("{error:#}")}),
+            Failure::Told => json!({"kind": "failed"}),
+            Failure::Call(call) => call.to_json(),
+        }
+    }
+}
+
+impl CallFailure {
+    fn to_text(&self) -> String {
+        let mut text = format!(
+            "error: {} answered {}",
+            self.method,
+            code_name(self.status.code())
+        );
+        if let Some(reason) = reason(&self.status) {
+            text.push_str(&format!(" ({reason})"));
+        }
+        text.push_str(&format!("\n  {}", self.status.message()));
+        for (field, description) in violations(&self.status) {
+            text.push_str(&format!("\n  - {field}: {description}"));
+        }
+        if let Some(wait) = self.retry_delay() {
+            text.push_str(&format!("\n  worth another try in {}", duration::show(wait)));
+        }
+        if let Some(next) = self.next() {
+            text.push_str(&format!("\nnext: {next}"));
+        }
+        text
+    }
+
+    fn to_json(&self) -> Value {
+        let violations: Vec<Value> = violations(&self.status)
+            .into_iter()
+            .map(|(field, description)| json!({"field": field, "description": description}))
+            .collect();
+        json!({
+            "kind": "call",
+            "method": self.method,
+            "code": code_name(self.status.code()),
+            "reason": reason(&self.status),
+            "message": self.status.message(),
+            "violations": violations,
+            "retryDelayMs": self.retry_delay().map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            "next": self.next(),
+        })
+    }
+
+    fn retry_delay(&self) -> Option<std::time::Duration> {
+        self.status
+            .get_details_retry_info()
+            .and_then(|info| info.retry_delay)
+    }
+
+    /// What one would type next.
+    fn next(&self) -> Option<String> {
+        let noun = noun(self.method);
+        Some(match self.status.code() {
+            Code::Unavailable => "weft status   (or `weft up`, if nothing runs)".to_owned(),
+            Code::Unauthenticated => "weft token   (mints one; --token or WEFT_TOKEN passes one)".to_owned(),
+            Code::PermissionDenied => {
+                format!("weft mesh policy {}   (tells the roles that may)", self.method)
+            }
+            Code::NotFound => format!("weft {noun} list"),
+            Code::AlreadyExists | Code::FailedPrecondition => {
+                format!("weft {noun} get ID   (tells how it stands)")
+            }
+            Code::DeadlineExceeded => "the same command with a longer --timeout".to_owned(),
+            Code::Aborted | Code::ResourceExhausted => "the same command again".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+/// UPPER_SNAKE, as the service named it.
+pub(crate) fn reason(status: &Status) -> Option<String> {
+    status
+        .get_details_error_info()
+        .map(|info| info.reason)
+        .filter(|reason| !reason.is_empty())
+}
+
+/// Every violated field and what is wrong with it.
+pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
+    let bad_request = status.get_details_bad_request();
+    let fields = bad_request
+        .into_iter()
+        .flat_map(|bad_request| bad_request.field_violations);
+    fields
+        .map(|violation| (violation.field, violation.description))
+        .collect()
+}
+
+/// A status in one line: reason or code, message, violations.
+pub(crate) fn in_a_line(status: &Status) -> String {
+    let mut text = reason(status).unwrap_or_else(|| code_name(status.code()).to_owned());
+    text.push_str(&format!(": {}", status.message()));
+    for (field, description) in violations(status) {
+        text.push_str(&format!("; {field}: {description}"));
+    }
+    text
+}
+
+/// The code as gRPC writes it.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// The command that a method belongs to.
+fn noun(method: &str) -> &'static str {
+    match method.split('/').next().unwrap_or_default() {
+        "payment.v1.PaymentService" => "payment",
+        "payment.v1.LedgerService" => "ledger",
+        "claims.v1.ClaimService" => "claim",
+        "ops.v1.SagaService" => "saga",
+        "ops.v1.DeadLetterService" => "dlq",
+        _ => "order",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn reason_violations_and_the_next_command_are_told() {
+        let mut details = ErrorDetails::with_bad_request_violation("lines[0].quantity", "must be above zero");
+        details.set_error_info("INVALID_REQUEST", "weft", std::collections::HashMap::new());
+        let status = Status::with_error_details(Code::InvalidArgument, "the request is invalid", details);
+        let text = CallFailure {
+            method: "order.v1.OrderService/PlaceOrder",
+            status,
+        }
+        .to_text();
+        assert!(
+            text.contains("PlaceOrder answered INVALID_ARGUMENT (INVALID_REQUEST)"),
+            "{text}"
+        );
+        assert!(text.contains("lines[0].quantity: must be above zero"), "{text}");
+
+        let status = Status::not_found("no such saga");
+        let call = CallFailure {
+            method: "ops.v1.SagaService/GetSaga",
+            status,
+        };
+        assert_eq!(call.next().as_deref(), Some("weft saga list"));
+    }
+}

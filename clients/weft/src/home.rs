@@ -1,0 +1,121 @@
+//! The folder that the local system lives in (`.weft`), and what it says about itself there.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Globals;
+
+/// The folder. It may not exist yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Home(PathBuf);
+
+/// What `weft up` writes down for the other commands (`weft.json`).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Description {
+    /// The process that looks after the others.
+    pub(crate) pid: u32,
+    /// Addresses of each service, by name.
+    pub(crate) services: BTreeMap<String, Addresses>,
+    /// `postgres://…` without a password, and `nats://…`.
+    pub(crate) servers: BTreeMap<String, String>,
+    /// What tokens are signed with.
+    pub(crate) signing_key: PathBuf,
+    /// What services check tokens against.
+    pub(crate) jwks: PathBuf,
+}
+
+/// Where a service listens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Addresses {
+    /// `http://127.0.0.1:7101`
+    pub(crate) url: String,
+    /// `http://127.0.0.1:7201`
+    pub(crate) probe_url: String,
+}
+
+impl Home {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Home {
+        Home(path.into())
+    }
+
+    /// The folder that is named, or `.weft` here or in the nearest folder above; `.weft` here if there is none.
+    pub(crate) fn find(globals: &Globals) -> Home {
+        if let Some(dir) = &globals.dir {
+            return Home(dir.clone());
+        }
+        let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+        let existing = here
+            .ancestors()
+            .map(|folder| folder.join(".weft"))
+            .find(|folder| folder.is_dir());
+        Home(existing.unwrap_or_else(|| here.join(".weft")))
+    }
+
+    /// Creates the folder, for its owner and for traversal only, and makes the path absolute.
+    pub(crate) fn create(&self) -> io::Result<Home> {
+        fs::create_dir_all(&self.0)?;
+        // PostgreSQL may run as another user: it must be able to pass through, and to see nothing.
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o711))?;
+        for folder in ["keys", "config", "log", "run"] {
+            fs::create_dir_all(self.0.join(folder))?;
+            fs::set_permissions(self.0.join(folder), fs::Permissions::from_mode(0o700))?;
+        }
+        fs::canonicalize(&self.0).map(Home)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn signing_key(&self) -> PathBuf {
+        self.0.join("keys/user.pem")
+    }
+
+    pub(crate) fn jwks(&self) -> PathBuf {
+        self.0.join("keys/jwks.json")
+    }
+
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.0.join("log").join(format!("{name}.log"))
+    }
+
+    pub(crate) fn pid_file(&self, name: &str) -> PathBuf {
+        self.0.join("run").join(format!("{name}.pid"))
+    }
+
+    pub(crate) fn config(&self, file: &str) -> PathBuf {
+        self.0.join("config").join(file)
+    }
+
+    /// What runs here, or ran here last.
+    pub(crate) fn description(&self) -> Option<Description> {
+        let text = fs::read_to_string(self.0.join("weft.json")).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    pub(crate) fn describe(&self, description: &Description) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(description)?;
+        write_private(&self.0.join("weft.json"), text.as_bytes())
+    }
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}

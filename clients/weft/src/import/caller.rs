@@ -1,0 +1,89 @@
+//! Calls that outlive a service's restart: every request of an import can be repeated, because its id is stable.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Response, Status};
+
+use crate::{clients::Clients, failure::Failure};
+
+/// The services, and how long a call to them is repeated. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) clients: Clients,
+    pub(crate) retry_for: Duration,
+    /// Cancelled when nothing new should be begun: Ctrl-C, or a service that does not come back.
+    pub(crate) halt: CancellationToken,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    /// The service said no.
+    Refused(Status),
+    /// Nobody knows what became of it: to be imported again.
+    Undecided(Status),
+}
+
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+impl Caller {
+    /// Makes a call, and again while its service cannot be reached or is busy with the same request. A failure that
+    /// every other call would share halts the import.
+    pub(crate) async fn call<M, T, F>(
+        &self,
+        message: M,
+        send: impl Fn(tonic::Request<M>) -> F,
+    ) -> Result<Response<T>, NoAnswer>
+    where
+        M: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let began = Instant::now();
+        let mut wait = FIRST_WAIT;
+        loop {
+            let request = self
+                .clients
+                .request(message.clone())
+                .map_err(|failure| self.give_up(unsent(&failure)))?;
+            let status = match send(request).await {
+                Ok(response) => return Ok(response),
+                Err(status) => status,
+            };
+            match status.code() {
+                Code::Unavailable
+                | Code::DeadlineExceeded
+                | Code::Aborted
+                | Code::ResourceExhausted
+                | Code::Cancelled => {
+                    if began.elapsed() >= self.retry_for {
+                        return Err(self.give_up(status));
+                    }
+                    tokio::time::sleep(wait.min(self.retry_for.saturating_sub(began.elapsed()))).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                Code::Unauthenticated | Code::PermissionDenied => return Err(self.give_up(status)),
+                Code::Internal | Code::Unknown | Code::DataLoss | Code::Unimplemented => {
+                    return Err(NoAnswer::Undecided(status));
+                }
+                _ => return Err(NoAnswer::Refused(status)),
+            }
+        }
+    }
+
+    fn give_up(&self, status: Status) -> NoAnswer {
+        self.halt.cancel();
+        NoAnswer::Undecided(status)
+    }
+}
+
+fn unsent(failure: &Failure) -> Status {
+    let text = match failure {
+        Failure::Usage(message) => message.clone(),
+        Failure::Other(error) => format!("{error:#}"),
+        Failure::Call(call) => call.status.message().to_owned(),
+        Failure::Told => String::new(),
+    };
+    Status::unauthenticated(text)
+}

@@ -1,0 +1,275 @@
+//! One cancelling invoice: each of its lines is matched to an earlier order of the same customer and given back.
+//!
+//! "Earlier" is decided by the invoices' numbers, which the shop counted up, and not by when an order was
+//! imported: so a file matches the same orders whenever it is imported again.
+
+use std::time::{Duration, Instant};
+
+use money::{Decimal, Money};
+use proto::order::v1::{
+    GetOrderRequest, ListOrdersRequest, Order, OrderLine, OrderRefund, OrderRefundState, OrderState,
+    RefundLine, RefundOrderRequest,
+};
+
+use super::{
+    caller::{Caller, NoAnswer},
+    invoice::{Invoice, Item},
+    report::{Entry, Outcome},
+    request_id,
+    settle::Settled,
+};
+
+/// Gives back what the invoice's lines cancel, one line after the other; answers an entry for each.
+pub(crate) async fn give_back(caller: &Caller, invoice: &Invoice) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for item in &invoice.items {
+        let (outcome, amount, reason) = match line(caller, invoice, item).await {
+            Ok((outcome, given_back)) => (
+                outcome,
+                given_back.checked_neg().unwrap_or(item.total),
+                String::new(),
+            ),
+            Err((outcome, reason)) => (outcome, item.total, reason),
+        };
+        entries.push(Entry {
+            document: invoice.number.clone(),
+            line: item.line,
+            lines: 1,
+            amount,
+            outcome,
+            reason,
+        });
+    }
+    entries
+}
+
+type Decided = Result<(Outcome, Money), (Outcome, String)>;
+
+async fn line(caller: &Caller, invoice: &Invoice, item: &Item) -> Decided {
+    if item.quantity >= 0 {
+        return Err((
+            Outcome::Refused,
+            "QUANTITY: must be below zero in a cancellation".to_owned(),
+        ));
+    }
+    if item.total.is_zero() {
+        return Err((
+            Outcome::Refused,
+            "NO_PRICE: there is nothing to give back".to_owned(),
+        ));
+    }
+    if invoice.customer.is_empty() {
+        return Err((
+            Outcome::Unmatched,
+            "NO_CUSTOMER: a walk-in's orders cannot be told apart".to_owned(),
+        ));
+    }
+    let reference = format!("{}/{}", invoice.number, item.ordinal);
+    let orders = orders(caller, &invoice.customer, &item.code).await?;
+    if let Some((order, refund)) = refund_of(&orders, &reference) {
+        let refund = confirmed(caller, order, refund.clone()).await?;
+        return Ok((Outcome::RefundUnchanged, amount_of(&refund)));
+    }
+    let Some((order, sold)) = best_match(&orders, invoice, item) else {
+        let reason = format!(
+            "NO_ORDER: no earlier order of customer {} has so many {} left",
+            invoice.customer, item.code
+        );
+        return Err((Outcome::Unmatched, reason));
+    };
+    let refund = RefundOrderRequest {
+        request_id: request_id(caller.clients.facility(), "refund", &[&reference]).to_string(),
+        id: order.id.clone(),
+        lines: vec![RefundLine {
+            number: sold.number,
+            quantity: Some(Decimal::new(-item.quantity, 0).into()),
+            amount: item.total.checked_neg().ok().map(Into::into),
+        }],
+        amount: None,
+        reason: format!("cancelled by invoice {}", invoice.number),
+        reference: reference.clone(),
+    };
+    let answer = caller
+        .call(refund, |message| {
+            let mut client = caller.clients.order();
+            async move { client.refund_order(message).await }
+        })
+        .await;
+    let order = answer
+        .map_err(|no_answer| decided(&no_answer))?
+        .into_inner()
+        .order
+        .unwrap_or_default();
+    match refund_of(std::slice::from_ref(&order), &reference) {
+        Some((order, refund)) => {
+            let refund = confirmed(caller, order, refund.clone()).await?;
+            Ok((Outcome::Refunded, amount_of(&refund)))
+        }
+        None => Err((
+            Outcome::Undecided,
+            "NO_REFUND: the answer does not hold the refund".to_owned(),
+        )),
+    }
+}
+
+/// The customer's orders that hold the item, newest first.
+async fn orders(caller: &Caller, customer: &str, code: &str) -> Result<Vec<Order>, (Outcome, String)> {
+    let mut orders = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListOrdersRequest {
+            page_size: 200,
+            page_token,
+            patient_id: customer.to_owned(),
+            line_code: code.to_owned(),
+            ..ListOrdersRequest::default()
+        };
+        let answer = caller
+            .call(request, |message| {
+                let mut client = caller.clients.order();
+                async move { client.list_orders(message).await }
+            })
+            .await;
+        let page = answer.map_err(|no_answer| decided(&no_answer))?.into_inner();
+        orders.extend(page.orders);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(orders);
+        }
+    }
+}
+
+fn refund_of<'a>(orders: &'a [Order], reference: &str) -> Option<(&'a Order, &'a OrderRefund)> {
+    let refunds = |order: &'a Order| order.refunds.iter().map(move |refund| (order, refund));
+    orders
+        .iter()
+        .flat_map(refunds)
+        .find(|(_, refund)| refund.reference == reference)
+}
+
+/// The line to give back to: of an earlier order with enough left, sold at the same price if there is one, and of
+/// those the latest.
+fn best_match<'a>(orders: &'a [Order], invoice: &Invoice, item: &Item) -> Option<(&'a Order, &'a OrderLine)> {
+    let before: u64 = invoice.number.trim_start_matches('C').parse().ok()?;
+    let mut best: Option<((bool, u64), &Order, &OrderLine)> = None;
+    for order in orders {
+        let number = order
+            .reference
+            .parse()
+            .ok()
+            .filter(|number: &u64| *number < before);
+        let open = matches!(
+            order.state(),
+            OrderState::Fulfilled | OrderState::Settled | OrderState::BalanceDue
+        );
+        let Some(number) = number.filter(|_| open) else {
+            continue;
+        };
+        for line in order.lines.iter().filter(|line| line.code == item.code) {
+            let Some(left) = Left::of(line) else { continue };
+            let rank = (left.sold_at(item.price), number);
+            if left.covers(item) && best.as_ref().is_none_or(|(best, ..)| rank > *best) {
+                best = Some((rank, order, line));
+            }
+        }
+    }
+    best.map(|(_, order, line)| (order, line))
+}
+
+/// What can still be given back of a line.
+struct Left {
+    quantity: Decimal,
+    minor: i64,
+    sold: Decimal,
+    sold_minor: i64,
+}
+
+impl Left {
+    fn of(line: &OrderLine) -> Option<Left> {
+        let quantity = |quantity: &Option<_>| quantity.as_ref().and_then(|wire| Decimal::try_from(wire).ok());
+        let minor = |amount: &Option<_>| {
+            amount
+                .as_ref()
+                .and_then(|wire| Money::try_from(wire).ok())
+                .map(Money::minor)
+        };
+        let (sold, sold_minor) = (quantity(&line.quantity)?, minor(&line.amount)?);
+        let returned = quantity(&line.refunded_quantity).unwrap_or(Decimal::ZERO);
+        Some(Left {
+            quantity: sold.checked_sub(returned)?,
+            minor: sold_minor - minor(&line.refunded_amount).unwrap_or(0),
+            sold,
+            sold_minor,
+        })
+    }
+
+    fn covers(&self, item: &Item) -> bool {
+        self.quantity >= Decimal::new(-item.quantity, 0) && self.minor >= -item.total.minor()
+    }
+
+    fn sold_at(&self, price: Money) -> bool {
+        self.sold
+            .scaled(0)
+            .and_then(|sold| sold.checked_mul(price.minor()))
+            == Some(self.sold_minor)
+    }
+}
+
+/// Waits until the refund is through.
+async fn confirmed(
+    caller: &Caller,
+    order: &Order,
+    mut refund: OrderRefund,
+) -> Result<OrderRefund, (Outcome, String)> {
+    let (began, mut wait) = (Instant::now(), Duration::from_millis(20));
+    loop {
+        match refund.state() {
+            OrderRefundState::Done => return Ok(refund),
+            OrderRefundState::Failed => {
+                let reason = format!("REFUND_FAILED: weft saga list --order {}", order.id);
+                return Err((Outcome::Refused, reason));
+            }
+            _ if began.elapsed() > caller.retry_for => {
+                let reason = format!("STILL_GOING_ON: weft saga list --order {}", order.id);
+                return Err((Outcome::Undecided, reason));
+            }
+            _ => tokio::time::sleep(wait).await,
+        }
+        wait = (wait * 2).min(Duration::from_secs(1));
+        let request = GetOrderRequest {
+            id: order.id.clone(),
+            reference: String::new(),
+        };
+        let answer = caller
+            .call(request, |message| {
+                let mut client = caller.clients.order();
+                async move { client.get_order(message).await }
+            })
+            .await;
+        let now = answer
+            .map_err(|no_answer| decided(&no_answer))?
+            .into_inner()
+            .order
+            .unwrap_or_default();
+        if let Some((_, current)) = refund_of(std::slice::from_ref(&now), &refund.reference) {
+            refund = current.clone();
+        }
+    }
+}
+
+fn amount_of(refund: &OrderRefund) -> Money {
+    let amount = refund
+        .amount
+        .as_ref()
+        .and_then(|amount| Money::try_from(amount).ok());
+    amount.unwrap_or(Money::zero(super::invoice::CURRENCY))
+}
+
+fn decided(no_answer: &NoAnswer) -> (Outcome, String) {
+    let settled = Settled::not(no_answer);
+    (settled.outcome, settled.reason)
+}
+
+#[cfg(test)]
+#[path = "cancellation/tests.rs"]
+mod tests;

@@ -1,0 +1,162 @@
+//! A whole Claim.Submission: each claim becomes an insured order that is captured at once, or, with a Resubmission
+//! block, files the claim again that is already there.
+
+mod order;
+mod resubmission;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use anyhow::anyhow;
+use money::Money;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Arguments, Report,
+    caller::Caller,
+    pool,
+    progress::Progress,
+    report::{Entry, Outcome},
+    settle::Settled,
+    submission::{self, CURRENCY, Claim, Violation},
+};
+use crate::{clients::Clients, failure::Failure};
+
+/// Claims that wait between the reader and the workers.
+const READ_AHEAD: usize = 8;
+
+pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
+    let began = Instant::now();
+    let halt = CancellationToken::new();
+    let path = arguments.file.clone();
+    let scanned = tokio::task::spawn_blocking(move || submission::scan(&path)).await;
+    let header = scanned
+        .map_err(|_| anyhow!("the reader failed"))??
+        .map_err(|violations| refused(arguments, &violations))?;
+    let mut report = Report::new(
+        arguments.file.display().to_string(),
+        "eClaimLink submission",
+        CURRENCY,
+    );
+    report.test = header.test;
+    let desk = Arc::new(Desk {
+        caller: Caller {
+            clients: clients.clone(),
+            retry_for: arguments.retry_for,
+            halt: halt.clone(),
+        },
+        payment_method: arguments.payment_method.clone(),
+        test: header.test,
+        progress: Progress::of(&arguments.file),
+        report: Mutex::new(report),
+    });
+    let (sender, claims) = mpsc::channel(READ_AHEAD);
+    let (path, stop_reading) = (arguments.file.clone(), halt.clone());
+    let reading = tokio::task::spawn_blocking(move || read(&path, &sender, &stop_reading));
+    let stop = pool::run(&desk, arguments.concurrency, claims, &halt).await?;
+    reading.await.map_err(|_| anyhow!("the reader failed"))??;
+    let desk = Arc::into_inner(desk).ok_or_else(|| anyhow!("a worker failed"))?;
+    let mut report = desk.report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.stopped = stop.reason();
+    report.finish(began.elapsed());
+    Ok(report)
+}
+
+/// What the workers share.
+struct Desk {
+    caller: Caller,
+    payment_method: String,
+    test: bool,
+    progress: Progress,
+    report: Mutex<Report>,
+}
+
+impl pool::Worker for Desk {
+    type Job = (u64, Claim);
+
+    fn key<'a>(&self, (_, claim): &'a (u64, Claim)) -> Option<&'a str> {
+        Some(&claim.id)
+    }
+
+    fn accept(&self, (position, claim): &(u64, Claim)) {
+        self.report().count(1, claim.gross);
+        self.progress.advance(*position, "claims");
+    }
+
+    async fn work(&self, (_, claim): (u64, Claim)) {
+        let settled = self.decide(&claim).await;
+        self.report().record(Entry {
+            document: claim.id,
+            line: claim.ordinal,
+            lines: 1,
+            amount: settled.gross.unwrap_or(claim.gross),
+            outcome: settled.outcome,
+            reason: settled.reason,
+        });
+    }
+}
+
+impl Desk {
+    async fn decide(&self, claim: &Claim) -> Settled {
+        if self.caller.halt.is_cancelled() {
+            return settled(
+                Outcome::Undecided,
+                None,
+                "NOT_BEGUN: the import stopped before".to_owned(),
+            );
+        }
+        let reading = match &claim.reading {
+            Ok(reading) => reading,
+            Err(violations) => return settled(Outcome::Refused, None, listed(violations)),
+        };
+        match &reading.resubmission {
+            Some(reason) => resubmission::file(&self.caller, &reading.details, reason, self.test).await,
+            None => order::place(&self.caller, &reading.details, &self.payment_method, self.test).await,
+        }
+    }
+
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read(path: &Path, sender: &mpsc::Sender<(u64, Claim)>, halt: &CancellationToken) -> anyhow::Result<()> {
+    for next in submission::claims(path)? {
+        if halt.is_cancelled() || sender.blocking_send(next).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn settled(outcome: Outcome, gross: Option<Money>, reason: String) -> Settled {
+    Settled {
+        outcome,
+        gross,
+        reason,
+    }
+}
+
+fn listed(violations: &[Violation]) -> String {
+    violations
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// A file that breaks a rule of files is refused whole, before anything of it is sent.
+fn refused(arguments: &Arguments, violations: &[Violation]) -> Failure {
+    let list: String = violations
+        .iter()
+        .map(|violation| format!("\n  - {violation}"))
+        .collect();
+    Failure::Other(anyhow!(
+        "{} is refused, nothing of it was taken:{list}",
+        arguments.file.display()
+    ))
+}

@@ -1,0 +1,147 @@
+//! A claim that is new: an insured order, whose lines are the claim's activities.
+
+use money::Money;
+use proto::{
+    claims::v1::ClaimDetails,
+    order::v1::{CaptureMode, PlaceOrderLine, PlaceOrderRequest},
+};
+
+use crate::import::{
+    caller::Caller,
+    request_id,
+    settle::{self, Settled},
+    submission::CURRENCY,
+};
+
+/// The longest reference that the contract takes.
+const LONGEST_REFERENCE: usize = 100;
+
+pub(crate) async fn place(
+    caller: &Caller,
+    details: &ClaimDetails,
+    payment_method: &str,
+    test: bool,
+) -> Settled {
+    settle::place(
+        caller,
+        request(caller.clients.facility(), details, payment_method, test),
+    )
+    .await
+}
+
+fn request(facility: &str, details: &ClaimDetails, payment_method: &str, test: bool) -> PlaceOrderRequest {
+    // A check must not use up the request id of the real thing.
+    let kind = if test { "claim check" } else { "claim" };
+    let reference = format!("{}/{}", details.provider_id, details.claim_id);
+    PlaceOrderRequest {
+        request_id: request_id(facility, kind, &[&details.provider_id, &details.claim_id]).to_string(),
+        reference: if reference.len() > LONGEST_REFERENCE {
+            String::new()
+        } else {
+            reference
+        },
+        patient_id: details
+            .encounter
+            .as_ref()
+            .map(|encounter| encounter.patient_id.clone())
+            .unwrap_or_default(),
+        lines: lines(details),
+        patient_share: details.patient_share.clone(),
+        claim: Some(details.clone()),
+        payment_method: payment_method.to_owned(),
+        capture_mode: CaptureMode::Immediate.into(),
+        validate_only: test,
+    }
+}
+
+/// One line for each activity. eClaimLink prices activities net only: the gross is spread over them in proportion,
+/// and no fils is lost.
+fn lines(details: &ClaimDetails) -> Vec<PlaceOrderLine> {
+    let read = |wire: &Option<_>| wire.as_ref().and_then(|wire| Money::try_from(wire).ok());
+    let weight = |net: Money| u64::try_from(net.minor()).unwrap_or(0);
+    let weights: Vec<u64> = details
+        .activities
+        .iter()
+        .map(|activity| read(&activity.net).map_or(0, weight))
+        .collect();
+    let gross = read(&details.gross).unwrap_or(Money::zero(CURRENCY));
+    let line = |(activity, amount): (&proto::claims::v1::Activity, Money)| PlaceOrderLine {
+        code: activity.code.clone(),
+        description: format!("{} {}", code_system(activity.r#type), activity.id)
+            .trim()
+            .to_owned(),
+        quantity: activity.quantity.clone(),
+        amount: Some(amount.into()),
+    };
+    details
+        .activities
+        .iter()
+        .zip(gross.allocate(&weights))
+        .map(line)
+        .collect()
+}
+
+/// eClaimLink's Activity.Type.
+fn code_system(kind: i32) -> &'static str {
+    match kind {
+        3 => "CPT",
+        4 => "HCPCS",
+        5 => "drug",
+        6 => "dental",
+        8 => "service",
+        9 => "DRG",
+        10 => "scientific",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::claims::v1::Activity;
+
+    use super::*;
+
+    fn claim(gross: i64, nets: &[i64]) -> ClaimDetails {
+        let activity = |net: &i64| Activity {
+            net: Some(Money::new(*net, CURRENCY).into()),
+            ..Activity::default()
+        };
+        ClaimDetails {
+            claim_id: "CLM-1".into(),
+            provider_id: "FAC-1".into(),
+            gross: Some(Money::new(gross, CURRENCY).into()),
+            activities: nets.iter().map(activity).collect(),
+            ..ClaimDetails::default()
+        }
+    }
+
+    fn amounts(gross: i64, nets: &[i64]) -> Vec<String> {
+        let lines = lines(&claim(gross, nets));
+        lines
+            .iter()
+            .map(|line| {
+                Money::try_from(line.amount.as_ref().unwrap())
+                    .unwrap()
+                    .to_string()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_gross_is_spread_in_proportion_to_net_and_sums_to_itself() {
+        assert_eq!(
+            amounts(50_000, &[15_000, 10_000, 15_000]),
+            ["187.50", "125.00", "187.50"]
+        );
+        assert_eq!(amounts(1_000, &[1, 1, 1]), ["3.34", "3.33", "3.33"]);
+        assert_eq!(amounts(1_000, &[0, 0]), ["5.00", "5.00"]);
+    }
+
+    #[test]
+    fn a_check_and_the_real_thing_have_different_request_ids() {
+        let real = request("f", &claim(100, &[100]), "tok_visa", false);
+        let check = request("f", &claim(100, &[100]), "tok_visa", true);
+        assert_eq!(real.reference, "FAC-1/CLM-1");
+        assert!(check.validate_only && real.request_id != check.request_id);
+    }
+}

@@ -1,0 +1,161 @@
+//! A claim with a Resubmission block: the claim that is already there is filed again.
+
+use std::collections::BTreeSet;
+
+use money::Money;
+use prost::Message as _;
+use proto::claims::v1::{Claim, ClaimDetails, GetClaimRequest, Resubmission, ResubmitClaimRequest};
+use sha2::{Digest as _, Sha256};
+
+use crate::import::{caller::Caller, report::Outcome, request_id, settle::Settled};
+
+pub(crate) async fn file(
+    caller: &Caller,
+    details: &ClaimDetails,
+    reason: &Resubmission,
+    test: bool,
+) -> Settled {
+    let request = GetClaimRequest {
+        id: String::new(),
+        provider_id: details.provider_id.clone(),
+        claim_id: details.claim_id.clone(),
+    };
+    let answer = caller
+        .call(request, |message| {
+            let mut client = caller.clients.claims();
+            async move { client.get_claim(message).await }
+        })
+        .await;
+    let claim = match answer {
+        Ok(response) => response.into_inner().claim.unwrap_or_default(),
+        Err(no_answer) => return Settled::not(&no_answer),
+    };
+    let gross = details
+        .gross
+        .as_ref()
+        .and_then(|gross| Money::try_from(gross).ok());
+    let settled = |outcome, reason| Settled {
+        outcome,
+        gross,
+        reason,
+    };
+    if filed_already(&claim, details, reason) {
+        return settled(Outcome::Unchanged, String::new());
+    }
+    if test {
+        return match missing_activities(&claim, details) {
+            None => settled(Outcome::New, String::new()),
+            Some(missing) => settled(
+                Outcome::Refused,
+                format!("RESUBMISSION_ACTIVITIES: {missing} must be kept"),
+            ),
+        };
+    }
+    let request = ResubmitClaimRequest {
+        request_id: request_of(caller.clients.facility(), details, reason),
+        id: String::new(),
+        resubmission: Some(reason.clone()),
+        details: Some(details.clone()),
+    };
+    match caller
+        .call(request, |message| {
+            let mut client = caller.clients.claims();
+            async move { client.resubmit_claim(message).await }
+        })
+        .await
+    {
+        Ok(_) => settled(Outcome::New, String::new()),
+        Err(no_answer) => Settled::not(&no_answer),
+    }
+}
+
+/// Whether this very resubmission is on the claim: also the answer once the service has forgotten the request id.
+fn filed_already(claim: &Claim, details: &ClaimDetails, reason: &Resubmission) -> bool {
+    let Some((last, earlier)) = claim.resubmissions.split_last() else {
+        return false;
+    };
+    // Of earlier cycles the details are gone; of the last one they must be the same.
+    earlier.contains(reason) || last == reason && claim.details.as_ref() == Some(details)
+}
+
+fn missing_activities(claim: &Claim, details: &ClaimDetails) -> Option<String> {
+    let ids = |details: &ClaimDetails| -> BTreeSet<String> {
+        details
+            .activities
+            .iter()
+            .map(|activity| activity.id.clone())
+            .collect()
+    };
+    let known = claim.details.as_ref().map(ids).unwrap_or_default();
+    let missing: Vec<String> = known.difference(&ids(details)).cloned().collect();
+    (!missing.is_empty()).then(|| missing.join(", "))
+}
+
+/// A claim may be filed again several times: what is said each time tells the cycles apart.
+fn request_of(facility: &str, details: &ClaimDetails, reason: &Resubmission) -> String {
+    let content = Sha256::new()
+        .chain_update(details.encode_to_vec())
+        .chain_update(reason.encode_to_vec());
+    let content = hex::encode(content.finalize());
+    request_id(
+        facility,
+        "resubmission",
+        &[&details.provider_id, &details.claim_id, &content],
+    )
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::claims::v1::ResubmissionType;
+
+    use super::*;
+
+    fn reason(comment: &str) -> Resubmission {
+        Resubmission {
+            r#type: ResubmissionType::Correction.into(),
+            comment: comment.into(),
+            ..Resubmission::default()
+        }
+    }
+
+    fn details(member: &str) -> ClaimDetails {
+        ClaimDetails {
+            member_id: member.into(),
+            ..ClaimDetails::default()
+        }
+    }
+
+    #[test]
+    fn a_resubmission_is_recognised_on_the_claim_itself() {
+        let claim = Claim {
+            details: Some(details("m")),
+            resubmissions: vec![reason("first"), reason("second")],
+            ..Claim::default()
+        };
+        assert!(filed_already(
+            &claim,
+            &details("as it was then"),
+            &reason("first")
+        ));
+        assert!(filed_already(&claim, &details("m"), &reason("second")));
+        assert!(!filed_already(&claim, &details("corrected"), &reason("second")));
+        assert!(!filed_already(&claim, &details("m"), &reason("third")));
+    }
+
+    #[test]
+    fn each_cycle_has_a_request_id_of_its_own() {
+        assert_eq!(
+            request_of("f", &details("m"), &reason("a")),
+            request_of("f", &details("m"), &reason("a"))
+        );
+        assert_ne!(
+            request_of("f", &details("m"), &reason("a")),
+            request_of("f", &details("m"), &reason("b"))
+        );
+        assert_ne!(
+            request_of("f", &details("m"), &reason("a")),
+            request_of("f", &details("n"), &reason("a"))
+        );
+    }
+}

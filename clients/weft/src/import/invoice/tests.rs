@@ -1,0 +1,77 @@
+use super::*;
+
+const HEADING: &str = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n";
+
+fn read(lines: &str) -> Vec<Invoice> {
+    let text = format!("{HEADING}{lines}");
+    Invoices::new(text.as_bytes()).unwrap().collect()
+}
+
+#[test]
+fn consecutive_lines_of_one_number_are_one_invoice() {
+    let invoices = read(
+        "536365,85123A,WHITE HEART,6,2010-12-01 08:26:00,2.55,17850.0,United Kingdom\n\
+         536365,71053,\"LANTERN, METAL\",6,2010-12-01 08:26:00,3.39,17850.0,United Kingdom\n\
+         C536379,D,Discount,-1,2010-12-01 09:41:00,27.5,14527.0,United Kingdom\n\
+         536366,22633,WARMER,6,2010-12-01 08:28:00,1.85,,United Kingdom\n",
+    );
+    let numbers: Vec<&str> = invoices.iter().map(|invoice| invoice.number.as_str()).collect();
+    assert_eq!(numbers, ["536365", "C536379", "536366"]);
+    assert_eq!(invoices[0].customer, "17850");
+    assert_eq!(invoices[2].customer, "");
+    let lantern = &invoices[0].items[1];
+    assert_eq!(
+        (lantern.line, lantern.ordinal, lantern.description.as_str()),
+        (3, 2, "LANTERN, METAL")
+    );
+    assert_eq!(lantern.total.to_string(), "20.34");
+    assert!(invoices[1].cancels() && !invoices[0].cancels());
+    assert_eq!(invoices[1].total().unwrap().to_string(), "-27.50");
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_a_fault_with_its_worth_and_stops_nothing() {
+    let invoices = read(
+        "536365,85123A,HEART,six,2010-12-01 08:26:00,2.55,17850.0,United Kingdom\n\
+         536365,71053,LANTERN,6,2010-12-01 08:26:00,3.395,17850.0,United Kingdom\n\
+         536365,71053,LANTERN,6\n\
+         536365,71053,LANTERN,2,2010-12-01 08:26:00,-1.50,17850.0,United Kingdom\n\
+         536365,71053,LANTERN,2,2010-12-01 08:26:00,1.50,99999.0,United Kingdom\n\
+         A1,71053,LANTERN,2,2010-12-01 08:26:00,1.50,17850.0,United Kingdom\n",
+    );
+    let reasons: Vec<&str> = invoices
+        .iter()
+        .flat_map(|invoice| &invoice.faults)
+        .map(first_word)
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            "QUANTITY",
+            "PRICE",
+            "UNREADABLE",
+            "NEGATIVE_PRICE",
+            "CUSTOMER",
+            "INVOICE_NUMBER"
+        ]
+    );
+    assert_eq!(invoices[0].faults[3].total.to_string(), "-3.00");
+    assert_eq!(invoices.iter().map(Invoice::lines).sum::<usize>(), 6);
+    assert_eq!(invoices[0].total().unwrap().to_string(), "0.00");
+}
+
+#[test]
+fn an_invoice_longer_than_an_order_may_be_is_bounded() {
+    let line = "1,A,B,1,2010-12-01 08:26:00,0.01,,United Kingdom\n";
+    let invoices = read(&line.repeat(1001));
+    assert_eq!((invoices[0].items.len(), invoices[0].faults.len()), (1000, 1));
+}
+
+#[test]
+fn another_heading_is_refused() {
+    assert!(Invoices::new("a,b\n1,2\n".as_bytes()).is_err());
+}
+
+fn first_word(fault: &Fault) -> &str {
+    fault.reason.split(':').next().unwrap_or_default()
+}

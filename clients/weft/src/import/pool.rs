@@ -1,0 +1,175 @@
+//! Work in parallel, and yet in the file's order where it matters: jobs with the same key go to the same worker.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Jobs that wait for one worker.
+const QUEUE: usize = 8;
+
+/// Why nothing more was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    AtTheEnd,
+    Interrupted,
+    Halted,
+}
+
+impl Stop {
+    /// In words; `None` at the end of the file.
+    pub(crate) fn reason(self) -> Option<String> {
+        match self {
+            Stop::AtTheEnd => None,
+            Stop::Interrupted => Some("interrupted".to_owned()),
+            Stop::Halted => Some("a service cannot be reached, or does not take the token".to_owned()),
+        }
+    }
+}
+
+/// What is done to each job. `accept` is called in the jobs' order, `work` in parallel.
+pub(crate) trait Worker: Send + Sync + 'static {
+    type Job: Send + 'static;
+
+    /// Jobs with one key are worked on in their order; those without one in any.
+    fn key<'a>(&self, job: &'a Self::Job) -> Option<&'a str>;
+    /// The job is taken and will be worked on.
+    fn accept(&self, job: &Self::Job);
+    fn work(&self, job: Self::Job) -> impl Future<Output = ()> + Send;
+}
+
+/// Works on all jobs with at most `concurrency` at once, until there are no more, `halt` is cancelled, or Ctrl-C. What
+/// was accepted is finished; a second Ctrl-C drops it.
+pub(crate) async fn run<W: Worker>(
+    worker: &Arc<W>,
+    concurrency: u16,
+    mut jobs: mpsc::Receiver<W::Job>,
+    halt: &CancellationToken,
+) -> std::io::Result<Stop> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tasks = JoinSet::new();
+    let queues: Vec<_> = (0..concurrency.max(1))
+        .map(|_| start(worker, &mut tasks))
+        .collect();
+    let mut keyless = 0;
+    let mut dispatched = async || {
+        while let Some(job) = jobs.recv().await {
+            let shard = worker.key(&job).map_or_else(
+                || {
+                    keyless += 1;
+                    keyless
+                },
+                shard,
+            );
+            // A queue closes only when its worker panics, and then its jobs are missing from the balance.
+            if let Ok(place) = queues[shard % queues.len()].reserve().await {
+                worker.accept(&job);
+                place.send(job);
+            }
+        }
+    };
+    let stop = tokio::select! {
+        biased;
+        () = halt.cancelled() => Stop::Halted,
+        _ = interrupt.recv() => {
+            halt.cancel();
+            eprintln!("finishing what is under way; Ctrl-C again to stop at once");
+            Stop::Interrupted
+        }
+        () = dispatched() => Stop::AtTheEnd,
+    };
+    // The reader's next send fails, which ends it.
+    drop(jobs);
+    drop(queues);
+    let finished = async { while tasks.join_next().await.is_some() {} };
+    let stop = tokio::select! {
+        // The last jobs may have found that a service does not come back.
+        () = finished => if halt.is_cancelled() && stop == Stop::AtTheEnd { Stop::Halted } else { stop },
+        _ = interrupt.recv() => Stop::Interrupted,
+    };
+    tasks.shutdown().await;
+    Ok(stop)
+}
+
+fn start<W: Worker>(worker: &Arc<W>, tasks: &mut JoinSet<()>) -> mpsc::Sender<W::Job> {
+    let (sender, mut queue) = mpsc::channel(QUEUE);
+    let worker = worker.clone();
+    tasks.spawn(async move {
+        while let Some(job) = queue.recv().await {
+            worker.work(job).await;
+        }
+    });
+    sender
+}
+
+fn shard(key: &str) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<(String, u32)>>);
+
+    impl Worker for Log {
+        type Job = (String, u32);
+
+        fn key<'a>(&self, job: &'a Self::Job) -> Option<&'a str> {
+            Some(&job.0)
+        }
+
+        fn accept(&self, _: &Self::Job) {}
+
+        async fn work(&self, job: Self::Job) {
+            tokio::task::yield_now().await;
+            self.0.lock().unwrap().push(job);
+        }
+    }
+
+    #[tokio::test]
+    async fn jobs_of_one_key_keep_their_order() {
+        let log = Arc::new(Log::default());
+        let (sender, jobs) = mpsc::channel(4);
+        let feeding = tokio::spawn(async move {
+            for number in 0..100 {
+                sender
+                    .send((format!("customer {}", number % 7), number))
+                    .await
+                    .unwrap();
+            }
+        });
+        let stop = run(&log, 4, jobs, &CancellationToken::new()).await.unwrap();
+        feeding.await.unwrap();
+        assert_eq!(stop, Stop::AtTheEnd);
+        let log = log.0.lock().unwrap();
+        assert_eq!(log.len(), 100);
+        for customer in 0..7 {
+            let of_one = log
+                .iter()
+                .filter(|(key, _)| *key == format!("customer {customer}"));
+            assert!(of_one.map(|(_, number)| number).is_sorted());
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_after_a_halt() {
+        let (_sender, jobs) = mpsc::channel(1);
+        let halt = CancellationToken::new();
+        halt.cancel();
+        let stop = run(&Arc::new(Log::default()), 2, jobs, &halt).await.unwrap();
+        assert_eq!(stop, Stop::Halted);
+    }
+}

@@ -1,0 +1,298 @@
+//! What became of a file: every line of it, and every penny.
+
+use std::{fmt, time::Duration};
+
+use money::{Currency, Money};
+use serde_json::{Value, json};
+
+use crate::{duration, output::Table};
+
+/// Accounts for a file. What was read is summed while it is read; what became of it is summed from the services'
+/// answers. The two meet in the balance equation.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) file: String,
+    pub(crate) kind: &'static str,
+    currency: Currency,
+    read: Tally,
+    tallies: [Tally; Outcome::COUNT],
+    remarks: Vec<Remark>,
+    /// Nothing of the file was stored because it says so itself.
+    pub(crate) test: bool,
+    /// Why the import stopped before the end of the file.
+    pub(crate) stopped: Option<String>,
+    pub(crate) took: Duration,
+}
+
+/// What became of a part of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Taken down now.
+    New,
+    /// Was there already, and equal.
+    Unchanged,
+    /// Given back now.
+    Refunded,
+    /// Was given back already.
+    RefundUnchanged,
+    /// Not taken.
+    Refused,
+    /// A cancellation that no order matches.
+    Unmatched,
+    /// No service said what became of it: to be imported again.
+    Undecided,
+}
+
+impl Outcome {
+    const COUNT: usize = 7;
+    const ALL: [(Outcome, &'static str); Outcome::COUNT] = [
+        (Outcome::New, "new"),
+        (Outcome::Unchanged, "unchanged"),
+        (Outcome::Refunded, "refunded"),
+        (Outcome::RefundUnchanged, "refunded before"),
+        (Outcome::Refused, "refused"),
+        (Outcome::Unmatched, "unmatched"),
+        (Outcome::Undecided, "undecided"),
+    ];
+}
+
+/// A part of the file with one outcome: an order, or one line of a cancellation.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// The invoice or claim.
+    pub(crate) document: String,
+    /// The first line in the file.
+    pub(crate) line: u64,
+    /// How many lines.
+    pub(crate) lines: u64,
+    /// Signed as in the file: a cancellation is negative.
+    pub(crate) amount: Money,
+    pub(crate) outcome: Outcome,
+    /// UPPER_SNAKE and in words; empty when all is well.
+    pub(crate) reason: String,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// Orders, and single lines of cancellations and refusals; in what was read, invoices or claims.
+    entries: u64,
+    lines: u64,
+    minor: i128,
+}
+
+/// An entry that somebody should know about.
+#[derive(Debug)]
+struct Remark {
+    entry: Entry,
+}
+
+impl Report {
+    pub(crate) fn new(file: String, kind: &'static str, currency: Currency) -> Report {
+        Report {
+            file,
+            kind,
+            currency,
+            read: Tally::default(),
+            tallies: Default::default(),
+            remarks: Vec::new(),
+            test: false,
+            stopped: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// A document that the reader handed on: its lines and the sum that the file gives them.
+    pub(crate) fn count(&mut self, lines: u64, total: Money) {
+        self.read.add(lines, total);
+    }
+
+    pub(crate) fn record(&mut self, entry: Entry) {
+        self.tallies[entry.outcome as usize].add(entry.lines, entry.amount);
+        if !entry.reason.is_empty() {
+            self.remarks.push(Remark { entry });
+        }
+    }
+
+    /// Puts what was said about single lines into the file's order.
+    pub(crate) fn finish(&mut self, took: Duration) {
+        self.took = took;
+        self.remarks.sort_by_key(|remark| remark.entry.line);
+    }
+
+    /// Whether file total = accepted - refunded + refused, to the penny, and every line has an outcome.
+    pub(crate) fn balances(&self) -> bool {
+        let minor: i128 = self.tallies.iter().map(|tally| tally.minor).sum();
+        let lines: u64 = self.tallies.iter().map(|tally| tally.lines).sum();
+        minor == self.read.minor && lines == self.read.lines
+    }
+
+    /// Whether the import came to its end, knows what became of everything, and balances.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.stopped.is_none() && self.of(Outcome::Undecided).lines == 0 && self.balances()
+    }
+
+    /// How many orders and resubmissions were taken down now.
+    pub(crate) fn new_entries(&self) -> u64 {
+        self.of(Outcome::New).entries
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let tally = |tally: &Tally| json!({"entries": tally.entries, "lines": tally.lines, "money": self.show(tally.minor)});
+        let read = json!({"documents": self.read.entries, "lines": self.read.lines, "money": self.show(self.read.minor)});
+        let remarks: Vec<Value> = self.remarks.iter().map(|remark| remark.to_json()).collect();
+        json!({
+            "file": self.file,
+            "kind": self.kind,
+            "currency": self.currency.code(),
+            "read": read,
+            "new": tally(&self.of(Outcome::New)),
+            "unchanged": tally(&self.of(Outcome::Unchanged)),
+            "refunded": tally(&self.of(Outcome::Refunded)),
+            "refundedBefore": tally(&self.of(Outcome::RefundUnchanged)),
+            "refused": tally(&self.of(Outcome::Refused)),
+            "unmatched": tally(&self.of(Outcome::Unmatched)),
+            "undecided": tally(&self.of(Outcome::Undecided)),
+            "equation": self.equation().to_json(self),
+            "balanced": self.balances(),
+            "test": self.test,
+            "stopped": self.stopped,
+            "durationMs": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+            "remarks": remarks,
+        })
+    }
+
+    fn of(&self, outcome: Outcome) -> Tally {
+        self.tallies[outcome as usize]
+    }
+
+    fn equation(&self) -> Equation {
+        let sum = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| self.of(*outcome).minor).sum();
+        Equation {
+            total: self.read.minor,
+            accepted: sum(&[Outcome::New, Outcome::Unchanged]),
+            refunded: -sum(&[Outcome::Refunded, Outcome::RefundUnchanged]),
+            refused: sum(&[Outcome::Refused, Outcome::Unmatched, Outcome::Undecided]),
+        }
+    }
+
+    fn show(&self, minor: i128) -> String {
+        match i64::try_from(minor) {
+            Ok(minor) => Money::new(minor, self.currency).to_string(),
+            Err(_) => format!("{minor} minor units"),
+        }
+    }
+}
+
+struct Equation {
+    total: i128,
+    accepted: i128,
+    refunded: i128,
+    refused: i128,
+}
+
+impl Equation {
+    fn to_json(&self, report: &Report) -> Value {
+        json!({
+            "fileTotal": report.show(self.total),
+            "accepted": report.show(self.accepted),
+            "refunded": report.show(self.refunded),
+            "refused": report.show(self.refused),
+        })
+    }
+}
+
+impl Tally {
+    fn add(&mut self, lines: u64, amount: Money) {
+        self.entries += 1;
+        self.lines += lines;
+        self.minor += i128::from(amount.minor());
+    }
+}
+
+impl Remark {
+    fn to_json(&self) -> Value {
+        let entry = &self.entry;
+        let (_, name) = Outcome::ALL[entry.outcome as usize];
+        json!({
+            "line": entry.line,
+            "lines": entry.lines,
+            "document": entry.document,
+            "amount": entry.amount.to_string(),
+            "outcome": name,
+            "reason": entry.reason,
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for remark in &self.remarks {
+            let Entry {
+                document,
+                line,
+                amount,
+                outcome,
+                reason,
+                ..
+            } = &remark.entry;
+            let (_, name) = Outcome::ALL[*outcome as usize];
+            writeln!(
+                f,
+                "  line {line:<6} {document:<10} {amount:>10}  {name}: {reason}"
+            )?;
+        }
+        writeln!(
+            f,
+            "{} ({}), in {}",
+            self.file,
+            self.kind,
+            duration::show(self.took)
+        )?;
+        let mut table = Table::new(["", ">ENTRIES", ">LINES", ">MONEY"], "");
+        for (outcome, name) in Outcome::ALL {
+            let tally = self.of(outcome);
+            if tally.entries > 0 {
+                let money = self.show(tally.minor);
+                table.row([
+                    name.to_owned(),
+                    tally.entries.to_string(),
+                    tally.lines.to_string(),
+                    money,
+                ]);
+            }
+        }
+        let read = [
+            self.read.entries.to_string(),
+            self.read.lines.to_string(),
+            self.show(self.read.minor),
+        ];
+        let [documents, lines, money] = read;
+        table.row(["in the file".to_owned(), documents, lines, money]);
+        write!(f, "{table}")?;
+        let equation = self.equation();
+        let sign = if self.balances() { "=" } else { "IS NOT" };
+        writeln!(
+            f,
+            "file total {} {sign} accepted {} - refunded {} + refused {}  {}",
+            self.show(equation.total),
+            self.show(equation.accepted),
+            self.show(equation.refunded),
+            self.show(equation.refused),
+            self.currency,
+        )?;
+        if self.test {
+            writeln!(f, "the file says TEST: it was checked and nothing was kept")?;
+        }
+        match &self.stopped {
+            Some(why) => writeln!(
+                f,
+                "stopped before the end: {why}\nnext: the same command goes on from there"
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "report/tests.rs"]
+mod tests;

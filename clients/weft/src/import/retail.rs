@@ -1,0 +1,143 @@
+//! A whole online-retail file: read as a stream, placed in parallel, one customer's invoices in the file's order.
+
+use std::{
+    fs,
+    io::BufReader,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use anyhow::{Context as _, anyhow};
+use money::Money;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Arguments, Report,
+    caller::Caller,
+    cancellation,
+    invoice::{CURRENCY, Invoice, Invoices},
+    pool,
+    progress::Progress,
+    report::{Entry, Outcome},
+    sale,
+};
+use crate::{clients::Clients, failure::Failure};
+
+/// Invoices that wait between the reader and the workers.
+const READ_AHEAD: usize = 8;
+
+pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
+    let began = Instant::now();
+    let halt = CancellationToken::new();
+    let retail = Arc::new(Retail {
+        caller: Caller {
+            clients: clients.clone(),
+            retry_for: arguments.retry_for,
+            halt: halt.clone(),
+        },
+        payment_method: arguments.payment_method.clone(),
+        progress: Progress::of(&arguments.file),
+        report: Mutex::new(Report::new(
+            arguments.file.display().to_string(),
+            "online-retail",
+            CURRENCY,
+        )),
+    });
+    let (sender, invoices) = mpsc::channel(READ_AHEAD);
+    let (path, stop_reading) = (arguments.file.clone(), halt.clone());
+    let reading = tokio::task::spawn_blocking(move || read(&path, &sender, &stop_reading));
+    let stop = pool::run(&retail, arguments.concurrency, invoices, &halt).await?;
+    // A heading that is wrong, or a file that cannot be opened, leaves nothing to report.
+    reading.await.map_err(|_| anyhow!("the reader failed"))??;
+    let retail = Arc::into_inner(retail).ok_or_else(|| anyhow!("a worker failed"))?;
+    let mut report = retail.report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.stopped = stop.reason();
+    report.finish(began.elapsed());
+    Ok(report)
+}
+
+struct Retail {
+    caller: Caller,
+    payment_method: String,
+    progress: Progress,
+    report: Mutex<Report>,
+}
+
+/// An invoice, and how many bytes of the file end with it.
+type Read = (u64, Invoice);
+
+impl pool::Worker for Retail {
+    type Job = Read;
+
+    fn key<'a>(&self, (_, invoice): &'a Read) -> Option<&'a str> {
+        (!invoice.customer.is_empty()).then_some(invoice.customer.as_str())
+    }
+
+    fn accept(&self, (position, invoice): &Read) {
+        let total = invoice.total().unwrap_or(Money::zero(CURRENCY));
+        self.report().count(invoice.lines() as u64, total);
+        self.progress.advance(*position, "invoices");
+    }
+
+    async fn work(&self, (_, invoice): Read) {
+        let entries = self.decide(&invoice).await;
+        let mut report = self.report();
+        entries.into_iter().for_each(|entry| report.record(entry));
+    }
+}
+
+impl Retail {
+    async fn decide(&self, invoice: &Invoice) -> Vec<Entry> {
+        let mut entries = if self.caller.halt.is_cancelled() {
+            not_begun(invoice)
+        } else if invoice.cancels() {
+            cancellation::give_back(&self.caller, invoice).await
+        } else {
+            sale::place(&self.caller, invoice, &self.payment_method).await
+        };
+        entries.extend(invoice.faults.iter().map(|fault| Entry {
+            document: invoice.number.clone(),
+            line: fault.line,
+            lines: 1,
+            amount: fault.total,
+            outcome: Outcome::Refused,
+            reason: fault.reason.clone(),
+        }));
+        entries
+    }
+
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads in a thread of its own: the file system has no asynchronous reads.
+fn read(path: &Path, sender: &mpsc::Sender<Read>, halt: &CancellationToken) -> anyhow::Result<()> {
+    let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut invoices =
+        Invoices::new(BufReader::new(file)).map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
+    while let Some(invoice) = invoices.next() {
+        if halt.is_cancelled() || sender.blocking_send((invoices.position(), invoice)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What was read and queued when the import stopped.
+fn not_begun(invoice: &Invoice) -> Vec<Entry> {
+    let Some(first) = invoice.items.first() else {
+        return Vec::new();
+    };
+    vec![Entry {
+        document: invoice.number.clone(),
+        line: first.line,
+        lines: invoice.items.len() as u64,
+        amount: Money::sum(CURRENCY, invoice.items.iter().map(|item| item.total))
+            .unwrap_or(Money::zero(CURRENCY)),
+        outcome: Outcome::Undecided,
+        reason: "NOT_BEGUN: the import stopped before".to_owned(),
+    }]
+}

@@ -1,0 +1,68 @@
+//! One invoice of a sale: a self-pay order, captured at once.
+
+use money::{Decimal, Money};
+use proto::order::v1::{CaptureMode, PlaceOrderLine, PlaceOrderRequest};
+
+use super::{
+    caller::Caller,
+    invoice::{CURRENCY, Invoice, Item},
+    report::{Entry, Outcome},
+    request_id, settle,
+};
+
+/// Places the invoice's order; answers an entry for the order and one for each line that is refused.
+pub(crate) async fn place(caller: &Caller, invoice: &Invoice, payment_method: &str) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut refuse = |item: &Item, reason: &str| {
+        entries.push(Entry {
+            document: invoice.number.clone(),
+            line: item.line,
+            lines: 1,
+            amount: item.total,
+            outcome: Outcome::Refused,
+            reason: reason.to_owned(),
+        });
+    };
+    let (taken, negative): (Vec<&Item>, Vec<&Item>) =
+        invoice.items.iter().partition(|item| item.quantity > 0);
+    for item in negative {
+        refuse(item, "QUANTITY: must be above zero outside a cancellation");
+    }
+    if taken.iter().all(|item| item.total.is_zero()) {
+        for item in taken {
+            refuse(item, "NO_PRICE: nothing on the invoice has a price");
+        }
+        return entries;
+    }
+    let settled = settle::place(caller, request(caller, invoice, &taken, payment_method)).await;
+    let asked = Money::sum(CURRENCY, taken.iter().map(|item| item.total)).unwrap_or(Money::zero(CURRENCY));
+    entries.push(Entry {
+        document: invoice.number.clone(),
+        line: taken[0].line,
+        lines: taken.len() as u64,
+        amount: settled.gross.unwrap_or(asked),
+        outcome: settled.outcome,
+        reason: settled.reason,
+    });
+    entries
+}
+
+fn request(caller: &Caller, invoice: &Invoice, items: &[&Item], payment_method: &str) -> PlaceOrderRequest {
+    let line = |item: &&Item| PlaceOrderLine {
+        code: item.code.clone(),
+        description: item.description.clone(),
+        quantity: Some(Decimal::new(item.quantity, 0).into()),
+        amount: Some(item.total.into()),
+    };
+    PlaceOrderRequest {
+        request_id: request_id(caller.clients.facility(), "order", &[&invoice.number]).to_string(),
+        reference: invoice.number.clone(),
+        patient_id: invoice.customer.clone(),
+        lines: items.iter().map(line).collect(),
+        patient_share: None,
+        claim: None,
+        payment_method: payment_method.to_owned(),
+        capture_mode: CaptureMode::Immediate.into(),
+        validate_only: false,
+    }
+}

@@ -1,0 +1,197 @@
+//! From the first answer about an order to its outcome.
+
+use std::time::{Duration, Instant};
+
+use money::Money;
+use proto::order::v1::{GetOrderRequest, Order, OrderState, PlaceOrderRequest};
+use tonic::Code;
+
+use super::{
+    caller::{Caller, NoAnswer},
+    report::Outcome,
+};
+use crate::failure::{in_a_line, reason};
+
+/// What became of an order.
+pub(crate) struct Settled {
+    pub(crate) outcome: Outcome,
+    /// The price as the service has it; `None` when it has none.
+    pub(crate) gross: Option<Money>,
+    /// Empty when it was taken.
+    pub(crate) reason: String,
+}
+
+/// Marks an answer that was given before.
+const REPLAYED: &str = "idempotency-replayed";
+
+/// Places an order and waits until it is fulfilled or given up. One that exists already is compared.
+pub(crate) async fn place(caller: &Caller, request: PlaceOrderRequest) -> Settled {
+    let answer = caller
+        .call(request.clone(), |message| {
+            let mut client = caller.clients.order();
+            async move { client.place_order(message).await }
+        })
+        .await;
+    let (order, outcome) = match answer {
+        Ok(response) => {
+            let replayed = response
+                .metadata()
+                .get(REPLAYED)
+                .is_some_and(|value| value == "true");
+            let outcome = if replayed {
+                Outcome::Unchanged
+            } else {
+                Outcome::New
+            };
+            (response.into_inner().order.unwrap_or_default(), outcome)
+        }
+        Err(NoAnswer::Refused(status)) if exists(&status) => match existing(caller, &request).await {
+            Ok(order) => (order, Outcome::Unchanged),
+            Err(settled) => return settled,
+        },
+        Err(no_answer) => return Settled::not(&no_answer),
+    };
+    if request.validate_only {
+        return Settled::accepted(&order, outcome);
+    }
+    match finished(caller, order).await {
+        Ok(order) => Settled::of(&order, outcome),
+        Err(settled) => settled,
+    }
+}
+
+/// Reads the order again until nothing more happens to it by itself.
+async fn finished(caller: &Caller, mut order: Order) -> Result<Order, Settled> {
+    let mut wait = Duration::from_millis(20);
+    let mut changed = Instant::now();
+    while matches!(
+        order.state(),
+        OrderState::Pending | OrderState::Confirmed | OrderState::Cancelling
+    ) {
+        if changed.elapsed() > caller.retry_for {
+            let state = order.state().as_str_name();
+            return Err(Settled {
+                outcome: Outcome::Undecided,
+                gross: None,
+                reason: format!("STILL_GOING_ON: {state}; weft saga show {}", order.saga_id),
+            });
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
+        let again = read(
+            caller,
+            GetOrderRequest {
+                id: order.id.clone(),
+                reference: String::new(),
+            },
+        )
+        .await?;
+        if again.version != order.version {
+            (changed, wait) = (Instant::now(), Duration::from_millis(20));
+        }
+        order = again;
+    }
+    Ok(order)
+}
+
+/// The order that stands in the way of this one, if it is the same.
+async fn existing(caller: &Caller, request: &PlaceOrderRequest) -> Result<Order, Settled> {
+    let order = read(
+        caller,
+        GetOrderRequest {
+            id: String::new(),
+            reference: request.reference.clone(),
+        },
+    )
+    .await?;
+    match difference(request, &order) {
+        None => Ok(order),
+        Some(difference) => Err(Settled {
+            outcome: Outcome::Refused,
+            gross: None,
+            reason: format!("DIFFERS: order {} exists already with {difference}", order.id),
+        }),
+    }
+}
+
+async fn read(caller: &Caller, request: GetOrderRequest) -> Result<Order, Settled> {
+    let answer = caller
+        .call(request, |message| {
+            let mut client = caller.clients.order();
+            async move { client.get_order(message).await }
+        })
+        .await;
+    match answer {
+        Ok(response) => Ok(response.into_inner().order.unwrap_or_default()),
+        Err(no_answer) => Err(Settled::not(&no_answer)),
+    }
+}
+
+/// What the file says otherwise than the order that exists.
+fn difference(request: &PlaceOrderRequest, order: &Order) -> Option<String> {
+    if request.patient_id != order.patient_id {
+        return Some(format!("patient `{}`", order.patient_id));
+    }
+    if request.lines.len() != order.lines.len() {
+        return Some(format!("{} lines", order.lines.len()));
+    }
+    let mut pairs = request.lines.iter().zip(&order.lines);
+    let differs = pairs.find(|(asked, has)| {
+        (asked.code.as_str(), &asked.quantity, &asked.amount)
+            != (has.code.as_str(), &has.quantity, &has.amount)
+    });
+    if let Some((_, has)) = differs {
+        return Some(format!("another line {} ({})", has.number, has.code));
+    }
+    let share = request.patient_share.is_some() && request.patient_share != order.patient_share;
+    share.then(|| "another patient share".to_owned())
+}
+
+fn exists(status: &tonic::Status) -> bool {
+    status.code() == Code::AlreadyExists || reason(status).as_deref() == Some("IDEMPOTENCY_KEY_REUSED")
+}
+
+impl Settled {
+    fn of(order: &Order, outcome: Outcome) -> Settled {
+        match order.state() {
+            OrderState::Rejected | OrderState::Expired | OrderState::Cancelled => Settled {
+                outcome: Outcome::Refused,
+                gross: None,
+                reason: failure(order),
+            },
+            _ => Settled::accepted(order, outcome),
+        }
+    }
+
+    fn accepted(order: &Order, outcome: Outcome) -> Settled {
+        let gross = order.gross.as_ref().and_then(|gross| Money::try_from(gross).ok());
+        Settled {
+            outcome,
+            gross,
+            reason: String::new(),
+        }
+    }
+
+    pub(crate) fn not(no_answer: &NoAnswer) -> Settled {
+        let (outcome, status) = match no_answer {
+            NoAnswer::Refused(status) => (Outcome::Refused, status),
+            NoAnswer::Undecided(status) => (Outcome::Undecided, status),
+        };
+        Settled {
+            outcome,
+            gross: None,
+            reason: in_a_line(status),
+        }
+    }
+}
+
+fn failure(order: &Order) -> String {
+    let Some(failure) = &order.failure else {
+        return order.state().as_str_name().to_owned();
+    };
+    let mut text = format!("{}: {}", failure.reason, failure.message);
+    for violation in &failure.violations {
+        text.push_str(&format!("; {}: {}", violation.field, violation.description));
+    }
+    text
+}

@@ -1,0 +1,173 @@
+//! `weft ledger …`
+
+use clap::Subcommand;
+use proto::payment::v1::{
+    GetTrialBalanceRequest, GetTrialBalanceResponse, LedgerAccount, LedgerCause, ListLedgerEntriesRequest,
+    ListLedgerEntriesResponse,
+};
+use uuid::Uuid;
+
+use crate::{
+    cli::{Format, Globals},
+    clients::Clients,
+    failure::{During as _, Failure},
+    output::{self, Table, moment, money, state},
+    paging::{self, Limit},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Sum every account; exit code 1 when they do not sum to zero
+    Balance {
+        /// Only this order's entries
+        #[arg(long)]
+        order: Option<Uuid>,
+        /// Only this currency, ISO 4217
+        #[arg(long, default_value = "")]
+        currency: String,
+    },
+    /// List entries, newest first
+    Entries {
+        /// Only this order's entries
+        #[arg(long)]
+        order: Option<Uuid>,
+        /// Only this account, such as PAYER_RECEIVABLE
+        #[arg(long, value_parser = parse_account)]
+        account: Option<LedgerAccount>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+}
+
+pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    let clients = Clients::open(globals)?;
+    match command {
+        Command::Balance { order, currency } => {
+            let order_id = order.map(|id| id.to_string()).unwrap_or_default();
+            let balance = trial_balance(
+                &clients,
+                GetTrialBalanceRequest {
+                    order_id,
+                    currency_code: currency,
+                },
+            )
+            .await?;
+            match globals.output {
+                Format::Json => output::print_json(&output::json(&balance)?)?,
+                Format::Table => print!("{}", show_balance(&balance)),
+            }
+            if balance.balanced {
+                Ok(())
+            } else {
+                Err(Failure::Other(anyhow::anyhow!("the ledger does not balance")))
+            }
+        }
+        Command::Entries {
+            order,
+            account,
+            limit,
+        } => entries(&clients, globals.output, order, account, limit).await,
+    }
+}
+
+pub(crate) async fn trial_balance(
+    clients: &Clients,
+    request: GetTrialBalanceRequest,
+) -> Result<GetTrialBalanceResponse, Failure> {
+    let answer = clients
+        .ledger()
+        .get_trial_balance(clients.request(request)?)
+        .await;
+    Ok(answer
+        .during("payment.v1.LedgerService/GetTrialBalance")?
+        .into_inner())
+}
+
+pub(crate) fn show_balance(balance: &GetTrialBalanceResponse) -> String {
+    let mut table = Table::new(
+        ["ACCOUNT", ">DEBIT", ">CREDIT", ">BALANCE"],
+        "the ledger is empty",
+    );
+    for account in &balance.accounts {
+        table.row([
+            state(
+                LedgerAccount::try_from(account.account)
+                    .unwrap_or_default()
+                    .as_str_name(),
+            ),
+            money(account.debit.as_ref()),
+            money(account.credit.as_ref()),
+            money(account.balance.as_ref()),
+        ]);
+    }
+    for total in &balance.totals {
+        table.row(["sum".to_owned(), String::new(), String::new(), money(Some(total))]);
+    }
+    table.to_string()
+}
+
+async fn entries(
+    clients: &Clients,
+    format: Format,
+    order: Option<Uuid>,
+    account: Option<LedgerAccount>,
+    limit: Limit,
+) -> Result<(), Failure> {
+    let listed = paging::collect(limit, async |page_size, page_token| {
+        let request = ListLedgerEntriesRequest {
+            page_size,
+            page_token,
+            order_id: order.map(|id| id.to_string()).unwrap_or_default(),
+            account: account.unwrap_or_default().into(),
+        };
+        let answer = clients
+            .ledger()
+            .list_ledger_entries(clients.request(request)?)
+            .await;
+        let page = answer
+            .during("payment.v1.LedgerService/ListLedgerEntries")?
+            .into_inner();
+        Ok((page.entries, page.next_page_token))
+    })
+    .await?;
+    if format == Format::Json {
+        let response = ListLedgerEntriesResponse {
+            entries: listed.rows,
+            next_page_token: listed.next_page_token,
+        };
+        return output::print_json(&output::json(&response)?);
+    }
+    let mut table = Table::new(
+        ["BOOKED", "CAUSE", "ACCOUNT", ">AMOUNT", "ORDER", "TRANSACTION"],
+        "no entries",
+    );
+    for entry in &listed.rows {
+        table.row([
+            moment(entry.create_time.as_ref()),
+            state(
+                LedgerCause::try_from(entry.cause)
+                    .unwrap_or_default()
+                    .as_str_name(),
+            ),
+            state(
+                LedgerAccount::try_from(entry.account)
+                    .unwrap_or_default()
+                    .as_str_name(),
+            ),
+            money(entry.amount.as_ref()),
+            entry.order_id.clone(),
+            entry.transaction_id.clone(),
+        ]);
+    }
+    print!("{table}");
+    listed.mention_rest();
+    Ok(())
+}
+
+fn parse_account(text: &str) -> Result<LedgerAccount, String> {
+    LedgerAccount::from_str_name(&format!(
+        "LEDGER_ACCOUNT_{}",
+        text.to_uppercase().replace('-', "_")
+    ))
+    .ok_or_else(|| format!("`{text}` is no account"))
+}

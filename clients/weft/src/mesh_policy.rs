@@ -1,0 +1,116 @@
+//! `weft mesh policy`: how the contract says that methods are called.
+
+use clap::Subcommand;
+use mesh::{
+    MethodPolicy,
+    policy::{Idempotency, role_name},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Format, Globals},
+    clients, duration,
+    failure::{Failure, code_name},
+    output::{self, Table},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print the policy of a method, or of all of them
+    Policy {
+        /// The method, such as order.v1.OrderService/PlaceOrder, or a part of its name
+        method: Option<String>,
+    },
+}
+
+pub(crate) fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    let Command::Policy { method } = command;
+    let policies = clients::policies()?;
+    let wanted = method.unwrap_or_default().to_lowercase();
+    let mut methods: Vec<(&str, &MethodPolicy)> = policies
+        .iter()
+        .map(|(path, policy)| (path.trim_start_matches('/'), policy))
+        .filter(|(path, _)| path.to_lowercase().contains(wanted.trim_start_matches('/')))
+        .collect();
+    methods.sort_by_key(|(path, _)| *path);
+    if methods.is_empty() {
+        return Err(Failure::Usage(format!("no method's name has `{wanted}` in it")));
+    }
+    if globals.output == Format::Json {
+        return output::print_json(
+            &methods
+                .iter()
+                .map(|(path, policy)| to_json(path, policy))
+                .collect(),
+        );
+    }
+    let mut table = Table::new(
+        [
+            "METHOD", ">TIMEOUT", "ATTEMPTS", "REPEATED", "ROLES", "CALLERS", "AUDITED",
+        ],
+        "none",
+    );
+    for (path, policy) in methods {
+        table.row([
+            path.to_owned(),
+            duration::show(policy.timeout),
+            attempts(policy),
+            repeated(policy.idempotency).to_owned(),
+            policy
+                .roles
+                .iter()
+                .map(|role| role_name(*role))
+                .collect::<Vec<_>>()
+                .join(","),
+            policy.callers.join(","),
+            if policy.audited { "yes" } else { "" }.to_owned(),
+        ]);
+    }
+    print!("{table}");
+    Ok(())
+}
+
+fn attempts(policy: &MethodPolicy) -> String {
+    match (&policy.retry, &policy.hedging) {
+        (None, None) => "1".to_owned(),
+        (Some(retry), None) => retry.max_attempts.to_string(),
+        (retry, Some(hedging)) => {
+            let attempts = retry.as_ref().map_or(1, |retry| retry.max_attempts);
+            format!("{attempts}, hedged {}", hedging.max_attempts)
+        }
+    }
+}
+
+fn repeated(idempotency: Idempotency) -> &'static str {
+    match idempotency {
+        Idempotency::Unknown => "not safely",
+        Idempotency::NoSideEffects => "reads only",
+        Idempotency::Idempotent => "one effect",
+    }
+}
+
+fn to_json(path: &str, policy: &MethodPolicy) -> Value {
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    json!({
+        "method": path,
+        "timeoutMs": millis(policy.timeout),
+        "retry": policy.retry.as_ref().map(|retry| json!({
+            "maxAttempts": retry.max_attempts,
+            "initialBackoffMs": millis(retry.initial_backoff),
+            "maxBackoffMs": millis(retry.max_backoff),
+            "backoffMultiplier": retry.backoff_multiplier,
+            "retryableCodes": retry.retryable_codes.iter().map(|code| code_name(*code)).collect::<Vec<_>>(),
+        })),
+        "hedging": policy.hedging.as_ref().map(|hedging| json!({
+            "maxAttempts": hedging.max_attempts,
+            "delayMs": millis(hedging.delay),
+        })),
+        "criticality": policy.criticality.as_str_name(),
+        "roles": policy.roles.iter().map(|role| role_name(*role)).collect::<Vec<_>>(),
+        "callers": policy.callers,
+        "rateLimitClass": policy.rate_limit_class.as_str_name(),
+        "audited": policy.audited,
+        "anonymous": policy.anonymous,
+        "idempotency": repeated(policy.idempotency),
+    })
+}

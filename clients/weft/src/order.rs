@@ -1,0 +1,318 @@
+//! `weft order …`
+
+mod line;
+mod place;
+mod show;
+
+use clap::{Args, Subcommand, ValueEnum};
+use proto::order::v1::{
+    BalanceResolution, CancelOrderRequest, FulfilOrderRequest, GetOrderRequest, GetOrderResponse,
+    ListOrdersRequest, ListOrdersResponse, Order, OrderState, RefundOrderRequest, ResolveOrderBalanceRequest,
+    WatchOrderRequest,
+};
+use uuid::Uuid;
+
+use crate::{
+    cli::{Format, Globals},
+    clients::Clients,
+    failure::{During as _, Failure},
+    import,
+    output::{self, Table},
+    paging::{self, Limit},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Place an order
+    Place(Box<place::Arguments>),
+    /// Show an order
+    Get {
+        /// The order's id, or the caller's own number of it
+        order: String,
+    },
+    /// List orders, newest first
+    List(ListArguments),
+    /// Follow an order until nothing more changes by itself
+    Watch {
+        /// The order's id or reference
+        order: String,
+    },
+    /// Capture the share and file the claim of a confirmed order
+    Fulfil {
+        /// The order's id or reference
+        order: String,
+    },
+    /// Give an order up before it is fulfilled
+    Cancel {
+        /// The order's id or reference
+        order: String,
+        /// Why
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Give back a fulfilled order, or a part of it
+    Refund(RefundArguments),
+    /// Decide what becomes of what is still open
+    Resolve(ResolveArguments),
+    /// Import an eClaimLink Claim.Submission (XML) or online-retail invoices (CSV)
+    Import(import::Arguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// Only orders in this state, such as FULFILLED
+    #[arg(long, value_parser = parse_state)]
+    state: Option<OrderState>,
+    /// Only orders of this patient
+    #[arg(long, default_value = "")]
+    patient: String,
+    /// Only orders that hold an item with this code
+    #[arg(long, default_value = "")]
+    code: String,
+    #[command(flatten)]
+    limit: Limit,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RefundArguments {
+    /// The order's id or reference
+    order: String,
+    /// A line that is returned: its number, how many and, unless in proportion, how much; may be given several times
+    #[arg(
+        long = "line",
+        value_name = "NUMBER:QUANTITY[:AMOUNT]",
+        conflicts_with = "amount"
+    )]
+    lines: Vec<String>,
+    /// An amount that is given back, such as "12.50 GBP"; without it and without lines, all that is left
+    #[arg(long)]
+    amount: Option<String>,
+    /// Why
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// The caller's own number of the refund
+    #[arg(long, default_value = "")]
+    reference: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResolveArguments {
+    /// The order's id or reference
+    order: String,
+    /// What becomes of what is open
+    #[arg(value_enum)]
+    resolution: Resolution,
+    /// Why
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Resolution {
+    /// What the payer refused is billed to the patient
+    BillPatient,
+    /// All that is open is written off
+    WriteOff,
+}
+
+pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    if let Command::Import(arguments) = command {
+        return import::run(globals, arguments).await;
+    }
+    let clients = Clients::open(globals)?;
+    let format = globals.output;
+    let order = match command {
+        Command::List(arguments) => return list(&clients, format, arguments).await,
+        Command::Watch { order } => return watch(&clients, format, order).await,
+        Command::Place(arguments) => place::run(&clients, *arguments).await?,
+        Command::Get { order } => get(&clients, &order).await?,
+        Command::Fulfil { order } => {
+            let request = FulfilOrderRequest {
+                request_id: fresh_id(),
+                id: id_of(&clients, order).await?,
+            };
+            let answer = clients.order().fulfil_order(clients.request(request)?).await;
+            answer
+                .during("order.v1.OrderService/FulfilOrder")?
+                .into_inner()
+                .order
+        }
+        Command::Cancel { order, reason } => {
+            let request = CancelOrderRequest {
+                request_id: fresh_id(),
+                id: id_of(&clients, order).await?,
+                reason,
+            };
+            let answer = clients.order().cancel_order(clients.request(request)?).await;
+            answer
+                .during("order.v1.OrderService/CancelOrder")?
+                .into_inner()
+                .order
+        }
+        Command::Refund(arguments) => refund(&clients, arguments).await?,
+        Command::Resolve(arguments) => resolve(&clients, arguments).await?,
+        Command::Import(_) => None,
+    };
+    print(format, order)
+}
+
+fn print(format: Format, order: Option<Order>) -> Result<(), Failure> {
+    match format {
+        Format::Json => output::print_json(&output::json(&GetOrderResponse { order })?),
+        Format::Table => {
+            print!("{}", order.map(|order| show::order(&order)).unwrap_or_default());
+            Ok(())
+        }
+    }
+}
+
+async fn get(clients: &Clients, order: &str) -> Result<Option<Order>, Failure> {
+    let request = match Uuid::parse_str(order) {
+        Ok(id) => GetOrderRequest {
+            id: id.to_string(),
+            reference: String::new(),
+        },
+        Err(_) => GetOrderRequest {
+            id: String::new(),
+            reference: order.to_owned(),
+        },
+    };
+    let answer = clients.order().get_order(clients.request(request)?).await;
+    Ok(answer
+        .during("order.v1.OrderService/GetOrder")?
+        .into_inner()
+        .order)
+}
+
+/// The id of an order that is named by its id or its reference.
+async fn id_of(clients: &Clients, order: String) -> Result<String, Failure> {
+    if Uuid::parse_str(&order).is_ok() {
+        return Ok(order);
+    }
+    Ok(get(clients, &order).await?.unwrap_or_default().id)
+}
+
+async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Result<(), Failure> {
+    let listed = paging::collect(arguments.limit, async |page_size, page_token| {
+        let request = ListOrdersRequest {
+            page_size,
+            page_token,
+            state: arguments.state.unwrap_or_default().into(),
+            patient_id: arguments.patient.clone(),
+            line_code: arguments.code.clone(),
+        };
+        let answer = clients.order().list_orders(clients.request(request)?).await;
+        let page = answer.during("order.v1.OrderService/ListOrders")?.into_inner();
+        Ok((page.orders, page.next_page_token))
+    })
+    .await?;
+    if format == Format::Json {
+        let response = ListOrdersResponse {
+            orders: listed.rows,
+            next_page_token: listed.next_page_token,
+        };
+        return output::print_json(&output::json(&response)?);
+    }
+    let mut table = Table::new(
+        [
+            "ID",
+            "REFERENCE",
+            "PATIENT",
+            "STATE",
+            ">GROSS",
+            ">SHARE",
+            ">PAYER",
+            ">REFUNDED",
+            "CREATED",
+        ],
+        "no orders",
+    );
+    for order in &listed.rows {
+        table.row(show::row(order));
+    }
+    print!("{table}");
+    listed.mention_rest();
+    Ok(())
+}
+
+async fn watch(clients: &Clients, format: Format, order: String) -> Result<(), Failure> {
+    const METHOD: &str = "order.v1.OrderService/WatchOrder";
+    let request = WatchOrderRequest {
+        id: id_of(clients, order).await?,
+    };
+    let mut stream = clients
+        .order()
+        .watch_order(clients.request(request)?)
+        .await
+        .during(METHOD)?
+        .into_inner();
+    while let Some(answer) = stream.message().await.during(METHOD)? {
+        match format {
+            // One document a line, so that a reader sees each change at once.
+            Format::Json => println!("{}", output::json(&answer)?),
+            Format::Table => println!("{}", show::change(&answer.order.unwrap_or_default())),
+        }
+    }
+    Ok(())
+}
+
+async fn refund(clients: &Clients, arguments: RefundArguments) -> Result<Option<Order>, Failure> {
+    let order = get(clients, &arguments.order).await?.unwrap_or_default();
+    let currency = order
+        .gross
+        .as_ref()
+        .map(|gross| gross.currency_code.clone())
+        .unwrap_or_default();
+    let lines = arguments
+        .lines
+        .iter()
+        .map(|text| line::parse_refund(text, &currency));
+    let request = RefundOrderRequest {
+        request_id: fresh_id(),
+        id: order.id,
+        lines: lines.collect::<Result<_, _>>().map_err(Failure::Usage)?,
+        amount: arguments
+            .amount
+            .map(|text| line::parse_money(&text, &currency))
+            .transpose()
+            .map_err(Failure::Usage)?,
+        reason: arguments.reason,
+        reference: arguments.reference,
+    };
+    let answer = clients.order().refund_order(clients.request(request)?).await;
+    Ok(answer
+        .during("order.v1.OrderService/RefundOrder")?
+        .into_inner()
+        .order)
+}
+
+async fn resolve(clients: &Clients, arguments: ResolveArguments) -> Result<Option<Order>, Failure> {
+    let resolution = match arguments.resolution {
+        Resolution::BillPatient => BalanceResolution::BillPatient,
+        Resolution::WriteOff => BalanceResolution::WriteOff,
+    };
+    let request = ResolveOrderBalanceRequest {
+        request_id: fresh_id(),
+        id: id_of(clients, arguments.order).await?,
+        resolution: resolution.into(),
+        reason: arguments.reason,
+    };
+    let answer = clients
+        .order()
+        .resolve_order_balance(clients.request(request)?)
+        .await;
+    Ok(answer
+        .during("order.v1.OrderService/ResolveOrderBalance")?
+        .into_inner()
+        .order)
+}
+
+/// Names a request that nobody will repeat but the mesh.
+fn fresh_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+fn parse_state(text: &str) -> Result<OrderState, String> {
+    OrderState::from_str_name(&format!("ORDER_STATE_{}", text.to_uppercase().replace('-', "_")))
+        .ok_or_else(|| format!("`{text}` is no state of an order"))
+}

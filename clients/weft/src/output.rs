@@ -1,0 +1,153 @@
+//! What is printed: tables for people, Protobuf's JSON for programs.
+
+mod table;
+
+use std::sync::OnceLock;
+
+use anyhow::Context as _;
+use prost::{Message, Name};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use serde_json::Value;
+pub(crate) use table::Table;
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+use crate::failure::Failure;
+
+/// A message in Protobuf's JSON, with every field, so that its shape does not depend on its values.
+pub(crate) fn json<M: Message + Name>(message: &M) -> Result<Value, Failure> {
+    let name = M::full_name();
+    let descriptor = pool()?
+        .get_message_by_name(&name)
+        .with_context(|| format!("{name} is not in the contract"))?;
+    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
+        .with_context(|| format!("{name} cannot be decoded"))?;
+    let options = SerializeOptions::new().skip_default_fields(false);
+    Ok(dynamic.serialize_with_options(serde_json::value::Serializer, &options)?)
+}
+
+/// Reads a message from Protobuf's JSON. Unknown fields are refused, so that no typing error is lost.
+pub(crate) fn from_json<M: Message + Name + Default>(text: &str) -> Result<M, String> {
+    let name = M::full_name();
+    let pool = pool().map_err(|_| "the contract cannot be read".to_owned())?;
+    let descriptor = pool
+        .get_message_by_name(&name)
+        .ok_or_else(|| format!("{name} is not in the contract"))?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let dynamic = DynamicMessage::deserialize(descriptor, &mut deserializer)
+        .and_then(|dynamic| deserializer.end().map(|()| dynamic))
+        .map_err(|error| format!("this is no {name} in JSON: {error}"))?;
+    dynamic
+        .transcode_to()
+        .map_err(|error| format!("{name} cannot be encoded: {error}"))
+}
+
+/// Prints a JSON document.
+pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints names and values, one pair a line; empty values are left out.
+pub(crate) fn print_fields(fields: &[(&str, String)]) {
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        println!("{name:<16} {value}");
+    }
+}
+
+/// `12.50 AED`; empty for an amount that is absent.
+pub(crate) fn money(amount: Option<&proto::google::r#type::Money>) -> String {
+    let Some(wire) = amount else { return String::new() };
+    match money::Money::try_from(wire) {
+        Ok(amount) => format!("{amount} {}", wire.currency_code),
+        // An amount without a currency is how the wire writes "nothing yet".
+        Err(_) if wire.units == 0 && wire.nanos == 0 => String::new(),
+        Err(_) => format!("{}+{}e-9 {}", wire.units, wire.nanos, wire.currency_code),
+    }
+}
+
+/// An enum value without its prefix: `FULFILLED`.
+pub(crate) fn state(name: &str) -> String {
+    const PREFIXES: [&str; 17] = [
+        "ORDER_REFUND_STATE_",
+        "ORDER_STATE_",
+        "PAYMENT_STATE_",
+        "PAYMENT_PURPOSE_",
+        "REFUND_STATE_",
+        "CLAIM_STATE_",
+        "FINANCIAL_STATUS_",
+        "SAGA_STEP_STATE_",
+        "SAGA_STATE_",
+        "LEDGER_ACCOUNT_",
+        "LEDGER_CAUSE_",
+        "DEAD_LETTER_STATE_",
+        "ERROR_CLASS_",
+        "REPLAY_RUN_STATE_",
+        "SETTLEMENT_HOLD_",
+        "CAPTURE_MODE_",
+        "RESUBMISSION_TYPE_",
+    ];
+    let short = PREFIXES
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .unwrap_or(name);
+    if short == "UNSPECIFIED" {
+        String::new()
+    } else {
+        short.to_owned()
+    }
+}
+
+/// A moment, in UTC to the second; empty for one that is absent.
+pub(crate) fn moment(timestamp: Option<&prost_types::Timestamp>) -> String {
+    const FORMAT: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
+    timestamp
+        .and_then(|timestamp| OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok())
+        .and_then(|moment| moment.format(FORMAT).ok())
+        .unwrap_or_default()
+}
+
+fn pool() -> Result<&'static DescriptorPool, Failure> {
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    if let Some(pool) = POOL.get() {
+        return Ok(pool);
+    }
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS).context("the contract cannot be read")?;
+    Ok(POOL.get_or_init(|| pool))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::order::v1::{Order, OrderState};
+
+    use super::*;
+
+    #[test]
+    fn json_has_every_field_under_its_protobuf_json_name() {
+        let order = Order {
+            id: "o".into(),
+            state: OrderState::Fulfilled.into(),
+            version: 3,
+            ..Order::default()
+        };
+        let value = json(&order).unwrap();
+        assert_eq!(value["state"], "ORDER_STATE_FULFILLED");
+        assert_eq!(value["version"], "3");
+        assert_eq!(value["patientId"], "");
+        assert!(value["lines"].as_array().unwrap().is_empty());
+    }
+
+    #[test]
+    fn states_lose_their_prefix_and_absent_moments_are_empty() {
+        assert_eq!(
+            state(OrderState::AwaitingPayment.as_str_name()),
+            "AWAITING_PAYMENT"
+        );
+        assert_eq!(state(OrderState::Unspecified.as_str_name()), "");
+        assert_eq!(moment(None), "");
+        assert_eq!(
+            moment(Some(&prost_types::Timestamp { seconds: 0, nanos: 0 })),
+            "1970-01-01 00:00:00Z"
+        );
+    }
+}

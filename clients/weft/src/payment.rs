@@ -1,0 +1,225 @@
+//! `weft payment …`
+
+use clap::Subcommand;
+use proto::payment::v1::{
+    GetPaymentRequest, GetPaymentResponse, ListPaymentsRequest, ListPaymentsResponse, PayOrderRequest,
+    Payment, PaymentPurpose, PaymentState, RefundState,
+};
+use uuid::Uuid;
+
+use crate::{
+    cli::{Format, Globals},
+    clients::Clients,
+    failure::{During as _, Failure},
+    output::{self, Table, moment, money, state},
+    paging::{self, Limit},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a payment
+    Get {
+        /// The payment's id
+        #[arg(required_unless_present = "order")]
+        payment: Option<Uuid>,
+        /// The order whose payment to show, instead of the payment's id
+        #[arg(long, conflicts_with = "payment")]
+        order: Option<Uuid>,
+        /// Which of the order's payments
+        #[arg(long, value_enum, default_value_t = Purpose::Share)]
+        purpose: Purpose,
+    },
+    /// List payments, newest first
+    List {
+        /// Only the payments of this order
+        #[arg(long)]
+        order: Option<Uuid>,
+        /// Only payments in this state, such as CAPTURED
+        #[arg(long, value_parser = parse_state)]
+        state: Option<PaymentState>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Pay the share of an order that waits for it, or the balance of one that is due
+    Pay {
+        /// The order's id
+        order: Uuid,
+        /// The payment method's token, such as tok_visa
+        #[arg(long)]
+        payment_method: String,
+        /// Names the request, a UUID: repeated with the same one, it has one effect and one answer
+        #[arg(long)]
+        request_id: Option<Uuid>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Purpose {
+    /// The patient's share
+    Share,
+    /// What the payer refused and the patient owes
+    Balance,
+}
+
+pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    let clients = Clients::open(globals)?;
+    match command {
+        Command::Get {
+            payment: Some(id), ..
+        } => {
+            let request = GetPaymentRequest {
+                id: id.to_string(),
+                ..GetPaymentRequest::default()
+            };
+            get(&clients, globals.output, request).await
+        }
+        Command::Get {
+            payment: None,
+            order,
+            purpose,
+        } => {
+            let purpose = match purpose {
+                Purpose::Share => PaymentPurpose::Share,
+                Purpose::Balance => PaymentPurpose::Balance,
+            };
+            let order_id = order.map(|id| id.to_string()).unwrap_or_default();
+            let request = GetPaymentRequest {
+                order_id,
+                purpose: purpose.into(),
+                ..GetPaymentRequest::default()
+            };
+            get(&clients, globals.output, request).await
+        }
+        Command::List { order, state, limit } => list(&clients, globals.output, order, state, limit).await,
+        Command::Pay {
+            order,
+            payment_method,
+            request_id,
+        } => {
+            let request_id = request_id.unwrap_or_else(Uuid::new_v4).to_string();
+            let request = PayOrderRequest {
+                request_id,
+                order_id: order.to_string(),
+                payment_method,
+            };
+            let answer = clients.payment().pay_order(clients.request(request)?).await;
+            let payment = answer
+                .during("payment.v1.PaymentService/PayOrder")?
+                .into_inner()
+                .payment;
+            print(globals.output, payment)
+        }
+    }
+}
+
+async fn get(clients: &Clients, format: Format, request: GetPaymentRequest) -> Result<(), Failure> {
+    let answer = clients.payment().get_payment(clients.request(request)?).await;
+    print(
+        format,
+        answer
+            .during("payment.v1.PaymentService/GetPayment")?
+            .into_inner()
+            .payment,
+    )
+}
+
+async fn list(
+    clients: &Clients,
+    format: Format,
+    order: Option<Uuid>,
+    wanted: Option<PaymentState>,
+    limit: Limit,
+) -> Result<(), Failure> {
+    let listed = paging::collect(limit, async |page_size, page_token| {
+        let request = ListPaymentsRequest {
+            page_size,
+            page_token,
+            order_id: order.map(|id| id.to_string()).unwrap_or_default(),
+            state: wanted.unwrap_or_default().into(),
+        };
+        let answer = clients.payment().list_payments(clients.request(request)?).await;
+        let page = answer
+            .during("payment.v1.PaymentService/ListPayments")?
+            .into_inner();
+        Ok((page.payments, page.next_page_token))
+    })
+    .await?;
+    if format == Format::Json {
+        let response = ListPaymentsResponse {
+            payments: listed.rows,
+            next_page_token: listed.next_page_token,
+        };
+        return output::print_json(&output::json(&response)?);
+    }
+    let heading = [
+        "ID",
+        "ORDER",
+        "FOR",
+        "STATE",
+        ">AMOUNT",
+        ">CAPTURED",
+        ">REFUNDED",
+        "CREATED",
+    ];
+    let mut table = Table::new(heading, "no payments");
+    for payment in &listed.rows {
+        table.row([
+            payment.id.clone(),
+            payment.order_id.clone(),
+            state(payment.purpose().as_str_name()),
+            state(payment.state().as_str_name()),
+            money(payment.amount.as_ref()),
+            money(payment.captured.as_ref()),
+            money(payment.refunded.as_ref()),
+            moment(payment.create_time.as_ref()),
+        ]);
+    }
+    print!("{table}");
+    listed.mention_rest();
+    Ok(())
+}
+
+fn print(format: Format, payment: Option<Payment>) -> Result<(), Failure> {
+    if format == Format::Json {
+        return output::print_json(&output::json(&GetPaymentResponse { payment })?);
+    }
+    let payment = payment.unwrap_or_default();
+    let fields = [
+        ("payment", payment.id.clone()),
+        ("order", payment.order_id.clone()),
+        ("for", state(payment.purpose().as_str_name())),
+        ("state", state(payment.state().as_str_name())),
+        ("amount", money(payment.amount.as_ref())),
+        ("authorized", money(payment.authorized.as_ref())),
+        ("captured", money(payment.captured.as_ref())),
+        ("refunded", money(payment.refunded.as_ref())),
+        ("method", payment.payment_method.clone()),
+        ("declined", payment.decline_reason.clone()),
+        ("processor's", payment.processor_reference.clone()),
+        ("lapses", moment(payment.expire_time.as_ref())),
+        ("created", moment(payment.create_time.as_ref())),
+    ];
+    output::print_fields(&fields);
+    for refund in &payment.refunds {
+        let stands = state(
+            RefundState::try_from(refund.state)
+                .unwrap_or_default()
+                .as_str_name(),
+        );
+        println!(
+            "refund {} {} {stands} {}",
+            refund.id,
+            money(refund.amount.as_ref()),
+            refund.reason
+        );
+    }
+    Ok(())
+}
+
+fn parse_state(text: &str) -> Result<PaymentState, String> {
+    PaymentState::from_str_name(&format!(
+        "PAYMENT_STATE_{}",
+        text.to_uppercase().replace('-', "_")
+    ))
+    .ok_or_else(|| format!("`{text}` is no state of a payment"))
+}

@@ -1,0 +1,171 @@
+//! `weft saga …`
+
+use clap::Subcommand;
+use proto::ops::v1::{
+    GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, RetrySagaRequest, Saga, SagaState,
+    SagaStepState,
+};
+use uuid::Uuid;
+
+use crate::{
+    cli::{Format, Globals},
+    clients::Clients,
+    failure::{During as _, Failure},
+    output::{self, Table, moment, state},
+    paging::{self, Limit},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List sagas, newest first
+    List {
+        /// Only sagas in this state, such as STUCK
+        #[arg(long, value_parser = parse_state)]
+        state: Option<SagaState>,
+        /// Only sagas of this order
+        #[arg(long)]
+        order: Option<Uuid>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Show a saga with all of its steps
+    Show {
+        /// The saga's id
+        saga: Uuid,
+    },
+    /// Wake a saga that is stuck or waiting, with its attempts counted from zero
+    Retry {
+        /// The saga's id
+        saga: Uuid,
+    },
+}
+
+pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    let clients = Clients::open(globals)?;
+    match command {
+        Command::List { state, order, limit } => list(&clients, globals.output, state, order, limit).await,
+        Command::Show { saga } => {
+            let request = GetSagaRequest { id: saga.to_string() };
+            let answer = clients.saga().get_saga(clients.request(request)?).await;
+            print(
+                globals.output,
+                answer.during("ops.v1.SagaService/GetSaga")?.into_inner().saga,
+            )
+        }
+        Command::Retry { saga } => {
+            let request = RetrySagaRequest {
+                request_id: Uuid::new_v4().to_string(),
+                id: saga.to_string(),
+            };
+            let answer = clients.saga().retry_saga(clients.request(request)?).await;
+            print(
+                globals.output,
+                answer.during("ops.v1.SagaService/RetrySaga")?.into_inner().saga,
+            )
+        }
+    }
+}
+
+async fn list(
+    clients: &Clients,
+    format: Format,
+    wanted: Option<SagaState>,
+    order: Option<Uuid>,
+    limit: Limit,
+) -> Result<(), Failure> {
+    let listed = paging::collect(limit, async |page_size, page_token| {
+        let request = ListSagasRequest {
+            page_size,
+            page_token,
+            state: wanted.unwrap_or_default().into(),
+            order_id: order.map(|id| id.to_string()).unwrap_or_default(),
+        };
+        let answer = clients.saga().list_sagas(clients.request(request)?).await;
+        let page = answer.during("ops.v1.SagaService/ListSagas")?.into_inner();
+        Ok((page.sagas, page.next_page_token))
+    })
+    .await?;
+    if format == Format::Json {
+        let response = ListSagasResponse {
+            sagas: listed.rows,
+            next_page_token: listed.next_page_token,
+        };
+        return output::print_json(&output::json(&response)?);
+    }
+    let heading = [
+        "ID",
+        "KIND",
+        "STATE",
+        "STEP",
+        ">ATTEMPTS",
+        "ORDER",
+        "CREATED",
+        "REASON",
+    ];
+    let mut table = Table::new(heading, "no sagas");
+    for saga in &listed.rows {
+        table.row([
+            saga.id.clone(),
+            saga.kind.clone(),
+            state(saga.state().as_str_name()),
+            saga.current_step.clone(),
+            saga.attempts.to_string(),
+            saga.order_id.clone(),
+            moment(saga.create_time.as_ref()),
+            saga.reason.clone(),
+        ]);
+    }
+    print!("{table}");
+    listed.mention_rest();
+    Ok(())
+}
+
+fn print(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
+    if format == Format::Json {
+        return output::print_json(&output::json(&GetSagaResponse { saga })?);
+    }
+    let saga = saga.unwrap_or_default();
+    output::print_fields(&[
+        ("saga", saga.id.clone()),
+        ("kind", saga.kind.clone()),
+        ("order", saga.order_id.clone()),
+        ("state", state(saga.state().as_str_name())),
+        ("at", saga.current_step.clone()),
+        ("attempts", saga.attempts.to_string()),
+        ("reason", saga.reason.clone()),
+        ("tried next", moment(saga.wake_time.as_ref())),
+        ("stuck after", moment(saga.deadline_time.as_ref())),
+        ("began", moment(saga.create_time.as_ref())),
+        ("changed", moment(saga.update_time.as_ref())),
+    ]);
+    let mut steps = Table::new(
+        ["STEP", "", "STATE", ">ATTEMPTS", "BEGUN", "RESULT"],
+        "no steps yet",
+    );
+    for step in &saga.steps {
+        let mark = match (step.compensation, step.pivot) {
+            (true, _) => "undone",
+            (false, true) => "pivot",
+            (false, false) => "",
+        };
+        steps.row([
+            step.name.clone(),
+            mark.to_owned(),
+            state(
+                SagaStepState::try_from(step.state)
+                    .unwrap_or_default()
+                    .as_str_name(),
+            ),
+            step.attempts.to_string(),
+            moment(step.create_time.as_ref()),
+            step.result.clone(),
+        ]);
+    }
+    print!("\n{steps}");
+    Ok(())
+}
+
+fn parse_state(text: &str) -> Result<SagaState, String> {
+    SagaState::from_str_name(&format!("SAGA_STATE_{}", text.to_uppercase().replace('-', "_")))
+        .ok_or_else(|| format!("`{text}` is no state of a saga"))
+}

@@ -1,0 +1,124 @@
+//! One `weft up` per folder, and what a killed one has left behind.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::home::Home;
+
+/// Held as long as this process looks after the folder; the system lets go of it when the process ends, however.
+pub(crate) struct Lock(#[expect(dead_code, reason = "holding the file holds the lock")] File);
+
+/// How long a killed predecessor's children may take to go.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Lock {
+    /// # Errors
+    /// When another `weft up` runs there: names it.
+    pub(crate) fn take(home: &Home) -> anyhow::Result<Lock> {
+        match try_lock(home)? {
+            Some(file) => Ok(Lock(file)),
+            None => {
+                let pid = home.description().map_or_else(String::new, |description| {
+                    format!(" (process {})", description.pid)
+                });
+                bail!(
+                    "weft already runs in {}{pid}: `weft status` shows it, `weft down` stops it",
+                    home.path().display()
+                )
+            }
+        }
+    }
+
+    /// Whether some `weft up` looks after the folder.
+    pub(crate) fn is_taken(home: &Home) -> bool {
+        matches!(try_lock(home), Ok(None))
+    }
+}
+
+/// Removes the folder with all that is in it.
+///
+/// # Errors
+/// When a `weft up` looks after it.
+pub(crate) async fn clear(home: &Home) -> anyhow::Result<()> {
+    if !home.path().exists() {
+        return Ok(());
+    }
+    let home = home.create()?;
+    let lock = Lock::take(&home)?;
+    clear_leftovers(&home).await?;
+    fs::remove_dir_all(home.path())
+        .with_context(|| format!("{} cannot be removed", home.path().display()))?;
+    drop(lock);
+    Ok(())
+}
+
+fn try_lock(home: &Home) -> anyhow::Result<Option<File>> {
+    let path = home.path().join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Waits until the children of a killed predecessor have gone, and kills those that do not go: their watchdogs may
+/// have been killed too. Call with the lock held.
+pub(crate) async fn clear_leftovers(home: &Home) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let files = fs::read_dir(home.path().join("run")).context("cannot read the folder of pids")?;
+    for path in files.flatten().map(|entry| entry.path()) {
+        let pid = fs::read_to_string(&path)
+            .ok()
+            .and_then(|text| text.trim().parse::<u32>().ok());
+        if let Some(pid) = pid.filter(|pid| is_ours(home, *pid)) {
+            eprintln!("process {pid} of an earlier run is still there, waiting for it to stop");
+            while is_ours(home, pid) && began.elapsed() < PATIENCE {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if is_ours(home, pid) {
+                eprintln!("process {pid} does not stop, killing it");
+                signal(pid, "KILL");
+            }
+        }
+        let _ = fs::remove_file(&path);
+    }
+    Ok(())
+}
+
+/// Sends a signal by name, through the shell: the standard library has no safe way to.
+pub(crate) fn signal(pid: u32, name: &str) -> bool {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .output();
+    sent.is_ok_and(|output| output.status.success())
+}
+
+/// Whether the process exists and names this folder on its command line: a pid may belong to somebody else by now.
+fn is_ours(home: &Home, pid: u32) -> bool {
+    // Linux tells without `ps`, which slim systems do not have.
+    if let Ok(arguments) = fs::read(format!("/proc/{pid}/cmdline")) {
+        return contains(&arguments, home.path());
+    }
+    let output = Command::new("ps")
+        .args(["-o", "args=", "-p", &pid.to_string()])
+        .output();
+    output.is_ok_and(|output| contains(&output.stdout, home.path()))
+}
+
+fn contains(arguments: &[u8], folder: &Path) -> bool {
+    String::from_utf8_lossy(arguments).contains(&*folder.to_string_lossy())
+}

@@ -1,0 +1,58 @@
+//! NATS with JetStream, every write on disk before it is acknowledged.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+use super::{ports, process::Program, programs::Programs, readiness, supervisor::Supervised};
+use crate::home::{Home, write_private};
+
+/// A running server.
+pub(crate) struct Nats {
+    pub(crate) port: u16,
+    /// Where services ask it how durable it is.
+    pub(crate) monitor_port: u16,
+    pub(crate) process: Supervised,
+}
+
+impl Nats {
+    pub(crate) async fn start(home: &Home, programs: &Programs) -> anyhow::Result<Nats> {
+        let (port, monitor_port) = (ports::choose(None)?, ports::choose(None)?);
+        let config = home.config("nats.conf");
+        let store = home.path().join("nats");
+        // Without `always` an acknowledged event would be lost with the machine's power.
+        let text = format!(
+            "server_name: weft-local\n\
+             listen: \"127.0.0.1:{port}\"\n\
+             http: \"127.0.0.1:{monitor_port}\"\n\
+             jetstream {{\n  store_dir: \"{}\"\n  sync_interval: always\n}}\n",
+            store.display()
+        );
+        write_private(&config, text.as_bytes())?;
+        let program = Program {
+            name: "nats",
+            path: programs.nats.clone(),
+            arguments: vec!["-c".to_owned(), config.display().to_string()],
+            log: home.log("nats"),
+            stop_signal: "TERM",
+            grace: Duration::from_secs(10),
+            user: None,
+        };
+        let process = Supervised::start(program, home.pid_file("nats")).await?;
+        readiness::wait("NATS", &process, &home.log("nats"), async || greets(port).await).await?;
+        Ok(Nats {
+            port,
+            monitor_port,
+            process,
+        })
+    }
+}
+
+/// A server that takes clients says INFO first.
+async fn greets(port: u16) -> bool {
+    let Ok(mut connection) = TcpStream::connect(("127.0.0.1", port)).await else {
+        return false;
+    };
+    let mut greeting = [0; 4];
+    connection.read_exact(&mut greeting).await.is_ok() && &greeting == b"INFO"
+}

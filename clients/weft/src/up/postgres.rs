@@ -1,0 +1,266 @@
+//! PostgreSQL with one database and two roles for each service.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt as _;
+use uuid::Uuid;
+
+use super::{
+    ports,
+    process::{Program, User},
+    programs::Programs,
+    readiness,
+    supervisor::Supervised,
+};
+use crate::{
+    clients::Service,
+    home::{Home, write_private},
+};
+
+/// A running server.
+pub(crate) struct Postgres {
+    pub(crate) port: u16,
+    passwords: Passwords,
+    psql: PathBuf,
+    pub(crate) process: Supervised,
+}
+
+/// By role. Made once, kept in a file that only the owner can read.
+#[derive(Debug, Serialize, Deserialize)]
+struct Passwords(BTreeMap<String, String>);
+
+/// The role that owns the server; the services never get it.
+const SUPERUSER: &str = "weft";
+
+impl Postgres {
+    /// Makes the data folder if there is none, starts the server, and waits until it answers.
+    pub(crate) async fn start(home: &Home, programs: &Programs) -> anyhow::Result<Postgres> {
+        let user = unprivileged(home)?;
+        let data = home.path().join("postgres");
+        let passwords = Passwords::open_or_create(&home.config("postgres.json"))?;
+        if !data.exists() {
+            let (home, programs, password) = (
+                home.clone(),
+                programs.clone(),
+                passwords.of(SUPERUSER)?.to_owned(),
+            );
+            tokio::task::spawn_blocking(move || initialize(&home, &programs, user, &password)).await??;
+        }
+        let port = ports::choose(None)?;
+        let settings = [
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={port}"),
+            // The path of a socket has little room, and its folder would have to be writable.
+            "unix_socket_directories=".to_owned(),
+            "max_connections=200".to_owned(),
+            "password_encryption=scram-sha-256".to_owned(),
+        ];
+        let mut arguments = vec!["-D".to_owned(), data.display().to_string()];
+        arguments.extend(
+            settings
+                .into_iter()
+                .flat_map(|setting| ["-c".to_owned(), setting]),
+        );
+        let program = Program {
+            name: "postgresql",
+            path: programs.postgres.clone(),
+            arguments,
+            log: home.log("postgresql"),
+            stop_signal: "INT",
+            grace: Duration::from_secs(15),
+            user,
+        };
+        let process = Supervised::start(program, home.pid_file("postgresql")).await?;
+        let postgres = Postgres {
+            port,
+            passwords,
+            psql: programs.psql.clone(),
+            process,
+        };
+        readiness::wait(
+            "PostgreSQL",
+            &postgres.process,
+            &home.log("postgresql"),
+            async || postgres.sql("select 1").await.is_ok(),
+        )
+        .await?;
+        postgres
+            .sql(&postgres.passwords.setup())
+            .await
+            .context("roles and databases cannot be created")?;
+        Ok(postgres)
+    }
+
+    /// Where a service connects as one of its two roles, `owner` or `app`.
+    pub(crate) fn url(&self, service: Service, role: &str) -> anyhow::Result<String> {
+        let name = service.name();
+        let user = format!("{name}_{role}");
+        Ok(format!(
+            "postgres://{user}:{}@127.0.0.1:{}/{name}",
+            self.passwords.of(&user)?,
+            self.port
+        ))
+    }
+
+    async fn sql(&self, text: &str) -> anyhow::Result<()> {
+        let mut command = tokio::process::Command::new(&self.psql);
+        command
+            .args([
+                "--no-psqlrc",
+                "--quiet",
+                "--set=ON_ERROR_STOP=1",
+                "--host=127.0.0.1",
+                "--dbname=postgres",
+            ])
+            .args([format!("--port={}", self.port), format!("--username={SUPERUSER}")])
+            .env("PGPASSWORD", self.passwords.of(SUPERUSER)?)
+            .env("PGCONNECT_TIMEOUT", "5")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().context("psql cannot be started")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin
+                .write_all(text.as_bytes())
+                .await
+                .context("psql does not read")?;
+        }
+        let output = child.wait_with_output().await?;
+        if !output.status.success() {
+            bail!("psql: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+}
+
+impl Passwords {
+    fn open_or_create(path: &Path) -> anyhow::Result<Passwords> {
+        if let Ok(text) = fs::read_to_string(path) {
+            return serde_json::from_str(&text).with_context(|| format!("{} cannot be read", path.display()));
+        }
+        let roles = Service::ALL.iter().flat_map(|service| {
+            [
+                format!("{}_owner", service.name()),
+                format!("{}_app", service.name()),
+            ]
+        });
+        let password = |role: String| (role, Uuid::new_v4().simple().to_string());
+        let passwords = Passwords(
+            [SUPERUSER.to_owned()]
+                .into_iter()
+                .chain(roles)
+                .map(password)
+                .collect(),
+        );
+        write_private(path, serde_json::to_string_pretty(&passwords)?.as_bytes())?;
+        Ok(passwords)
+    }
+
+    fn of(&self, role: &str) -> anyhow::Result<&str> {
+        self.0
+            .get(role)
+            .map(String::as_str)
+            .with_context(|| format!("there is no password for {role}"))
+    }
+
+    /// Creates what is missing and leaves the rest as it is. Names and passwords come from here and need no quoting.
+    fn setup(&self) -> String {
+        let mut sql = "set client_min_messages to warning;\n".to_owned();
+        for (role, password) in self.0.iter().filter(|(role, _)| *role != SUPERUSER) {
+            sql.push_str(&format!(
+                "select 'create role {role}' where not exists (select from pg_roles where rolname = '{role}') \\gexec\n\
+                 alter role {role} login nosuperuser nocreatedb nocreaterole nobypassrls password '{password}';\n"
+            ));
+        }
+        for name in Service::ALL.map(Service::name) {
+            sql.push_str(&format!(
+                "select 'create database \"{name}\" owner {name}_owner' \
+                 where not exists (select from pg_database where datname = '{name}') \\gexec\n\
+                 revoke all on database \"{name}\" from public;\n\
+                 grant connect on database \"{name}\" to {name}_app;\n"
+            ));
+        }
+        sql
+    }
+}
+
+/// Makes the data folder beside its place and moves it there whole, so that a killed `initdb` leaves nothing that
+/// looks like one.
+fn initialize(home: &Home, programs: &Programs, user: Option<User>, password: &str) -> anyhow::Result<()> {
+    let draft = home.path().join("postgres.new");
+    let _ = fs::remove_dir_all(&draft);
+    fs::create_dir(&draft)?;
+    let password_file = draft.join("password");
+    write_private(&password_file, password.as_bytes())?;
+    let mut command = Command::new(&programs.initdb);
+    command
+        .args([
+            "--encoding=UTF8",
+            "--locale=C",
+            "--auth=scram-sha-256",
+            "--no-instructions",
+        ])
+        .arg(format!("--username={SUPERUSER}"))
+        .arg(format!("--pwfile={}", password_file.display()))
+        .arg(format!("--pgdata={}", draft.join("data").display()));
+    if let Some(User { uid, gid }) = user {
+        chown(&draft, Some(uid), Some(gid))?;
+        chown(&password_file, Some(uid), Some(gid))?;
+        command.uid(uid).gid(gid).current_dir("/");
+    }
+    let output = command.output().context("initdb cannot be started")?;
+    if !output.status.success() {
+        bail!(
+            "initdb failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    fs::rename(draft.join("data"), home.path().join("postgres"))?;
+    fs::remove_dir_all(&draft)?;
+    Ok(())
+}
+
+/// Whom PostgreSQL runs as: it refuses root. `None` is this process's own user.
+fn unprivileged(home: &Home) -> anyhow::Result<Option<User>> {
+    let id = |arguments: &[&str]| {
+        let output = Command::new("id")
+            .args(arguments)
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
+        String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().ok()
+    };
+    if id(&["-u"]) != Some(0) {
+        return Ok(None);
+    }
+    let candidates = ["postgres", "nobody"];
+    let found = candidates
+        .iter()
+        .find_map(|name| Some((name, id(&["-u", name])?, id(&["-g", name])?)));
+    let (name, uid, gid) =
+        found.context("PostgreSQL refuses root, and there is neither a user postgres nor nobody")?;
+    let enters = Command::new("test")
+        .arg("-x")
+        .arg(home.path())
+        .uid(uid)
+        .gid(gid)
+        .current_dir("/")
+        .status();
+    if !enters.is_ok_and(|status| status.success()) {
+        bail!(
+            "PostgreSQL refuses root and runs as {name}, who cannot enter {}: choose another folder, such as --dir /var/tmp/weft",
+            home.path().display()
+        );
+    }
+    Ok(Some(User { uid, gid }))
+}

@@ -1,0 +1,183 @@
+//! One child process that does not outlive this one.
+//!
+//! Between this process and the child stands a shell that reads a pipe from here. It ends the child when the
+//! pipe closes, which also happens when this process is killed and can do nothing any more.
+
+use std::{fs::OpenOptions, path::PathBuf, process::Stdio, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, ChildStdin, Command},
+};
+
+/// What is started, and how it is stopped.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    pub(crate) path: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) log: PathBuf,
+    /// What asks it to stop; PostgreSQL waits for its clients on TERM, and not on INT.
+    pub(crate) stop_signal: &'static str,
+    /// How long it may take to stop before it is killed.
+    pub(crate) grace: Duration,
+    pub(crate) user: Option<User>,
+}
+
+/// Whom a program runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// A running child. Dropping it asks it to stop.
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    watchdog: Child,
+    /// Closing it stops the child.
+    leash: Option<ChildStdin>,
+}
+
+/// `$1` is the signal that stops, `$2` the grace in tenths of a second, the rest the program. Says the child's pid.
+const WATCHDOG: &str = r#"
+signal=$1; patience=$2; shift 2
+exec 3<&0
+"$@" </dev/null >&2 3<&- &
+child=$!
+echo "$child"
+exec >&2
+(
+  read -r _ <&3
+  kill "-$signal" "$child" 2>/dev/null
+  while kill -0 "$child" 2>/dev/null; do
+    patience=$((patience - 1))
+    [ "$patience" -gt 0 ] || kill -KILL "$child" 2>/dev/null
+    sleep 0.1
+  done
+) &
+watcher=$!
+exec 3<&-
+wait "$child"
+code=$?
+kill "$watcher" 2>/dev/null
+exit "$code"
+"#;
+
+impl Process {
+    pub(crate) async fn start(program: &Program) -> anyhow::Result<Process> {
+        let log = OpenOptions::new().create(true).append(true).open(&program.log);
+        let log = log.with_context(|| format!("cannot write the log {}", program.log.display()))?;
+        let patience = program.grace.as_millis() / 100;
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                WATCHDOG,
+                "weft-watchdog",
+                program.stop_signal,
+                &patience.to_string(),
+            ])
+            .arg(&program.path)
+            .args(&program.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // Ctrl-C goes to the foreground's process group: the children are stopped by us, in order.
+            .process_group(0);
+        if let Some(user) = program.user {
+            // Where that user may not go, it could not start.
+            command.uid(user.uid).gid(user.gid).current_dir("/");
+        }
+        let mut watchdog = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.name))?;
+        let leash = watchdog.stdin.take();
+        let mut said = BufReader::new(watchdog.stdout.take().context("the watchdog has no output")?);
+        let mut pid = String::new();
+        said.read_line(&mut pid)
+            .await
+            .context("the watchdog cannot be read")?;
+        let pid = pid
+            .trim()
+            .parse()
+            .with_context(|| format!("{} did not start", program.name))?;
+        Ok(Process { pid, watchdog, leash })
+    }
+
+    /// Asks it to stop. The watchdog kills it when the grace is over.
+    pub(crate) fn ask_to_stop(&mut self) {
+        self.leash = None;
+    }
+
+    /// Waits for its end; answers what it ended with, in words.
+    pub(crate) async fn ended(&mut self) -> String {
+        match self.watchdog.wait().await {
+            // A shell reports a signal as 128 and its number.
+            Ok(status) => match status.code() {
+                Some(code) if code > 128 => format!("signal {}", code - 128),
+                Some(code) => format!("exit code {code}"),
+                None => "its watchdog was killed".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(script: &str, grace: Duration) -> Program {
+        Program {
+            name: "sleeper",
+            path: "sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            log: std::env::temp_dir().join(format!("weft-process-{}.log", uuid::Uuid::new_v4())),
+            stop_signal: "TERM",
+            grace,
+            user: None,
+        }
+    }
+
+    fn alive(pid: u32) -> bool {
+        std::process::Command::new("kill")
+            .args(["-0", &pid.to_string()])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    }
+
+    #[tokio::test]
+    async fn a_child_stops_when_its_leash_is_let_go() {
+        let mut process = Process::start(&program("exec sleep 60", Duration::from_secs(5)))
+            .await
+            .unwrap();
+        assert!(alive(process.pid));
+        process.ask_to_stop();
+        assert_eq!(process.ended().await, "signal 15");
+        assert!(!alive(process.pid));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_does_not_listen_is_killed_after_its_grace() {
+        let script = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
+        let deaf = program(script, Duration::from_millis(300));
+        let mut process = Process::start(&deaf).await.unwrap();
+        while !std::fs::read_to_string(&deaf.log).unwrap().contains("deaf") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        process.ask_to_stop();
+        assert_eq!(process.ended().await, "signal 9");
+    }
+
+    #[tokio::test]
+    async fn an_end_by_itself_is_told_with_its_code() {
+        let mut process = Process::start(&program("exit 3", Duration::from_secs(5)))
+            .await
+            .unwrap();
+        assert_eq!(process.ended().await, "exit code 3");
+    }
+}

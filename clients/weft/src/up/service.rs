@@ -1,0 +1,142 @@
+//! One of our own services: its settings, its migrations, its process.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail};
+
+use super::{
+    nats::Nats, ports, postgres::Postgres, process::Program, programs::Programs, readiness,
+    supervisor::Supervised,
+};
+use crate::{
+    clients::Service,
+    home::{Addresses, Home, write_private},
+    keys::Key,
+    token::{AUDIENCE, ISSUER},
+};
+
+/// Where a service will listen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listening {
+    pub(crate) service: Service,
+    pub(crate) grpc: u16,
+    pub(crate) probe: u16,
+}
+
+impl Listening {
+    pub(crate) fn choose(service: Service, free_ports: bool) -> std::io::Result<Listening> {
+        let (grpc, probe) = service.default_ports();
+        let wanted = |port| (!free_ports).then_some(port);
+        Ok(Listening {
+            service,
+            grpc: ports::choose(wanted(grpc))?,
+            probe: ports::choose(wanted(probe))?,
+        })
+    }
+
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses {
+            url: format!("http://127.0.0.1:{}", self.grpc),
+            probe_url: format!("http://127.0.0.1:{}", self.probe),
+        }
+    }
+}
+
+/// The key that a service signs its own tokens with.
+pub(crate) fn key_file(home: &Home, service: Service) -> PathBuf {
+    home.path().join("keys").join(format!("{}.pem", service.name()))
+}
+
+/// Makes the key of every service.
+pub(crate) fn keys(home: &Home) -> anyhow::Result<Vec<Key>> {
+    Service::ALL
+        .iter()
+        .map(|service| Key::open_or_create(&key_file(home, *service)))
+        .collect()
+}
+
+/// Writes the service's settings, as a file that also `order serve --config FILE` understands.
+pub(crate) fn configure(
+    home: &Home,
+    at: Listening,
+    all: &[Listening],
+    postgres: &Postgres,
+    nats: &Nats,
+) -> anyhow::Result<PathBuf> {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let service = at.service;
+    let mut text = format!(
+        "[grpc]\nlisten = \"127.0.0.1:{}\"\n\n[probe]\nlisten = \"127.0.0.1:{}\"\n\n\
+         [database]\nurl = {}\nmigrate_url = {}\n\n\
+         [auth]\nissuer = {}\naudience = {}\njwks_file = {}\nsigning_key_file = {}\n\n\
+         [events]\nservers = [\"nats://127.0.0.1:{}\"]\nmonitor_url = \"http://127.0.0.1:{}\"\n",
+        at.grpc,
+        at.probe,
+        quoted(&postgres.url(service, "app")?),
+        quoted(&postgres.url(service, "owner")?),
+        quoted(ISSUER),
+        quoted(AUDIENCE),
+        quoted(&home.jwks().to_string_lossy()),
+        quoted(&key_file(home, service).to_string_lossy()),
+        nats.port,
+        nats.monitor_port,
+    );
+    if service == Service::Order {
+        for other in all.iter().filter(|other| other.service != Service::Order) {
+            let (name, url) = (other.service.name(), other.addresses().url);
+            text.push_str(&format!("\n[{name}]\ntarget = \"static:{url}\"\n"));
+        }
+    }
+    let path = home.config(&format!("{}.toml", service.name()));
+    write_private(&path, text.as_bytes())?;
+    Ok(path)
+}
+
+/// Brings the service's database to the schema of its program.
+pub(crate) async fn migrate(programs: &Programs, service: Service, config: &PathBuf) -> anyhow::Result<()> {
+    let mut command = tokio::process::Command::new(programs.service(service));
+    command
+        .arg("migrate")
+        .arg("--config")
+        .arg(config)
+        .kill_on_drop(true);
+    let output = command
+        .output()
+        .await
+        .with_context(|| format!("{} migrate cannot be started", service.name()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{} migrate failed: {}", service.name(), said.trim());
+    }
+    Ok(())
+}
+
+/// Starts the service and waits until it is ready.
+pub(crate) async fn start(
+    home: &Home,
+    programs: &Programs,
+    at: Listening,
+    config: &std::path::Path,
+) -> anyhow::Result<Supervised> {
+    let name = at.service.name();
+    let program = Program {
+        name,
+        path: programs.service(at.service),
+        arguments: vec![
+            "serve".to_owned(),
+            "--config".to_owned(),
+            config.display().to_string(),
+        ],
+        log: home.log(name),
+        stop_signal: "TERM",
+        grace: Duration::from_secs(30),
+        user: None,
+    };
+    let process = Supervised::start(program, home.pid_file(name)).await?;
+    let mut probe = readiness::Probe::new(at.probe);
+    readiness::wait(name, &process, &home.log(name), async || {
+        probe.check().await.is_ok()
+    })
+    .await?;
+    Ok(process)
+}
