@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::{Violations, status};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(proto::DESCRIPTORS).expect("the contract's build has encoded its own descriptors")
+    DescriptorPool::decode(proto::SCHEMA).expect("the contract's build has encoded its own descriptors")
 });
 
 static VALIDATOR: LazyLock<Validator> = LazyLock::new(Validator::new);

@@ -51,7 +51,7 @@ impl Process {
             shutdown,
             drained: CancellationToken::new(),
             health: Health::new(),
-            policies: mesh::Policies::from_descriptors(proto::DESCRIPTORS)?,
+            policies: mesh::Policies::from_descriptors(proto::SCHEMA)?,
             settings: Arc::new(ProcessSettings {
                 address_file: sections.address_file.map(PathBuf::from),
                 probe: sections.probe.clone(),

@@ -16,7 +16,7 @@ struct Contract {
 }
 
 static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
-    let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("the build wrote a valid descriptor set");
+    let pool = DescriptorPool::decode(proto::SCHEMA).expect("the build wrote a valid descriptor set");
     let declarations = declarations(&pool);
     Contract { pool, declarations }
 });
