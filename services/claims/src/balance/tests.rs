@@ -1,0 +1,151 @@
+use super::*;
+
+fn asked() -> Vec<Asked> {
+    [("A1", 15_000), ("A2", 10_000), ("A3", 15_000)]
+        .map(|(id, net)| Asked {
+            activity_id: id.to_owned(),
+            net,
+        })
+        .to_vec()
+}
+
+/// A line settled on the `day`th day.
+fn line(day: i64, activity_id: &str, payment: i64, denial_code: &str) -> Line {
+    Line {
+        activity_id: activity_id.to_owned(),
+        payment,
+        denial_code: denial_code.to_owned(),
+        settled_at: OffsetDateTime::UNIX_EPOCH + time::Duration::days(day),
+    }
+}
+
+fn statuses(balance: &Balance) -> Vec<Status> {
+    balance
+        .activities
+        .iter()
+        .map(|activity| activity.status)
+        .collect()
+}
+
+#[test]
+fn the_story_pays_240_then_340_then_190() {
+    let mut lines = vec![
+        line(1, "A1", 15_000, ""),
+        line(1, "A2", 0, "AUTH-001"),
+        line(1, "A3", 9_000, "PRCE-001"),
+    ];
+    let first = Balance::of(&asked(), &lines);
+    assert_eq!((first.net_paid(), first.status), (24_000, Status::PartiallyPaid));
+    assert_eq!(
+        statuses(&first),
+        [Status::Paid, Status::Denied, Status::PartiallyPaid]
+    );
+
+    lines.extend([line(2, "A2", 10_000, ""), line(2, "A3", 0, "PRCE-001")]);
+    let second = Balance::of(&asked(), &lines);
+    assert_eq!(
+        (second.net_paid(), second.status),
+        (34_000, Status::PartiallyPaid)
+    );
+    assert_eq!(
+        statuses(&second),
+        [Status::Paid, Status::Paid, Status::PartiallyPaid]
+    );
+
+    lines.push(line(3, "A1", -15_000, "PRCE-003"));
+    let third = Balance::of(&asked(), &lines);
+    assert_eq!(
+        (third.paid, third.taken_back, third.net_paid()),
+        (34_000, 15_000, 19_000)
+    );
+    assert_eq!(third.status, Status::PartiallyTakenBack);
+    assert_eq!(
+        statuses(&third),
+        [Status::TakenBack, Status::Paid, Status::PartiallyPaid]
+    );
+}
+
+#[test]
+fn without_a_line_everything_is_pending() {
+    let balance = Balance::of(&asked(), &[]);
+    assert_eq!((balance.net_paid(), balance.status), (0, Status::Pending));
+}
+
+#[test]
+fn payments_beyond_the_net_are_cut_to_it() {
+    let lines = [line(1, "A2", 8_000, "PRCE-001"), line(2, "A2", 8_000, "")];
+    assert_eq!(Balance::of(&asked(), &lines).activities[1].paid, 10_000);
+}
+
+#[test]
+fn a_takeback_beyond_what_was_paid_counts_up_to_it_in_either_order_of_arrival() {
+    let mut lines = vec![
+        line(1, "A1", 10_000, "PRCE-001"),
+        line(2, "A1", -12_000, "PRCE-003"),
+    ];
+    let balance = Balance::of(&asked(), &lines);
+    assert_eq!(
+        (balance.paid, balance.taken_back, balance.status),
+        (10_000, 10_000, Status::TakenBack)
+    );
+    lines.reverse();
+    assert_eq!(Balance::of(&asked(), &lines), balance);
+}
+
+#[test]
+fn denied_is_what_the_latest_settlement_says_not_the_latest_arrival() {
+    let lines = [line(5, "A1", 0, "MNEC-003"), line(2, "A1", 0, "AUTH-001")];
+    let balance = Balance::of(&asked(), &lines);
+    assert_eq!(balance.activities[0].denial_code, "MNEC-003");
+    assert_eq!(balance.status, Status::Denied);
+}
+
+#[test]
+fn all_paid_and_all_taken_back() {
+    let mut lines: Vec<Line> = asked()
+        .iter()
+        .map(|asked| line(1, &asked.activity_id, asked.net, ""))
+        .collect();
+    assert_eq!(Balance::of(&asked(), &lines).status, Status::Paid);
+    lines.extend(
+        asked()
+            .iter()
+            .map(|asked| line(2, &asked.activity_id, -asked.net, "PRCE-003")),
+    );
+    assert_eq!(Balance::of(&asked(), &lines).status, Status::TakenBack);
+}
+
+#[test]
+fn sums_beyond_64_bits_are_cut_too() {
+    let lines = [
+        line(1, "A1", i64::MAX, ""),
+        line(1, "A1", i64::MAX, ""),
+        line(2, "A1", i64::MIN, ""),
+    ];
+    let balance = Balance::of(&asked(), &lines);
+    assert_eq!((balance.paid, balance.taken_back), (15_000, 15_000));
+}
+
+#[test]
+fn the_changes_of_single_lines_add_up_to_the_balance() {
+    let booked = [line(1, "A1", 10_000, "PRCE-001")];
+    let new = [
+        line(2, "A1", 9_000, ""),
+        line(2, "A1", -16_000, "PRCE-003"),
+        line(2, "A2", 0, "AUTH-001"),
+        line(2, "A9", 5_000, ""),
+    ];
+    let changes = changes(&asked(), &booked, &new);
+    let amounts: Vec<_> = changes
+        .iter()
+        .map(|change| (change.amount, change.excess))
+        .collect();
+    assert_eq!(amounts, [(5_000, 0), (-15_000, 1_000), (0, 0), (0, 0)]);
+    let all: Vec<Line> = booked.into_iter().chain(new).collect();
+    let before = 10_000;
+    let after = Balance::of(&asked(), &all).net_paid();
+    assert_eq!(
+        before + amounts.iter().map(|(amount, _)| amount).sum::<i64>(),
+        after
+    );
+}

@@ -1,0 +1,117 @@
+//! What a resubmission must keep to: NO_EARLIER_REMITTANCE, ACTIVITY_IDS_CHANGED, NET_CHANGED, CLAIM_NUMBER_CHANGED.
+
+use std::collections::HashMap;
+
+use proto::{
+    claims::v1::{ClaimDetails, Resubmission, ResubmissionType},
+    google::r#type::Money,
+};
+
+use super::Violation;
+
+/// What is known of the claim that is filed again.
+#[derive(Clone, Copy, Debug)]
+pub struct Filed<'a> {
+    /// As it was last submitted.
+    pub details: &'a ClaimDetails,
+    /// Whether a remittance has spoken of it.
+    pub remitted: bool,
+}
+
+/// Every rule that filing a claim again breaks, beside those of the details themselves. Field paths are relative to
+/// the request.
+pub fn resubmission(
+    filed: Filed<'_>,
+    why: &Resubmission,
+    corrected: Option<&ClaimDetails>,
+) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let answers_a_remittance = matches!(
+        why.r#type(),
+        ResubmissionType::Correction | ResubmissionType::InternalComplaint
+    );
+    if answers_a_remittance && !filed.remitted {
+        let message = "a correction or a complaint needs an earlier remittance";
+        found.push(Violation::new(
+            "NO_EARLIER_REMITTANCE",
+            "resubmission.type",
+            message,
+        ));
+    }
+    if let Some(corrected) = corrected {
+        number(filed.details, corrected, &mut found);
+        activity_ids(filed.details, corrected, &mut found);
+        nets(filed.details, corrected, &mut found);
+    }
+    found
+}
+
+fn number(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+    for (field, was, is) in [
+        ("details.claim_id", &filed.claim_id, &corrected.claim_id),
+        ("details.provider_id", &filed.provider_id, &corrected.provider_id),
+    ] {
+        if was != is {
+            let message = format!("must stay {was:?}: another number is another claim");
+            found.push(Violation::new("CLAIM_NUMBER_CHANGED", field, message));
+        }
+    }
+}
+
+fn activity_ids(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+    let missing = |from: &ClaimDetails, in_: &ClaimDetails| -> Vec<String> {
+        let ids = from.activities.iter().map(|activity| &activity.id);
+        ids.filter(|id| !in_.activities.iter().any(|activity| activity.id == **id))
+            .cloned()
+            .collect()
+    };
+    let (gone, new) = (missing(filed, corrected), missing(corrected, filed));
+    if !gone.is_empty() || !new.is_empty() {
+        let message = format!(
+            "the activities must stay; gone: {}; new: {}",
+            list(&gone),
+            list(&new)
+        );
+        found.push(Violation::new(
+            "ACTIVITY_IDS_CHANGED",
+            "details.activities",
+            message,
+        ));
+    }
+}
+
+fn list(ids: &[String]) -> String {
+    if ids.is_empty() {
+        "none".to_owned()
+    } else {
+        ids.join(", ")
+    }
+}
+
+/// The order's split and its ledger entries stand on these amounts.
+fn nets(filed: &ClaimDetails, corrected: &ClaimDetails, found: &mut Vec<Violation>) {
+    const MESSAGE: &str = "must stay what it was: the order was charged by it";
+    let changed = |was: Option<&Money>, is: Option<&Money>| {
+        was.map(|was| (was.units, was.nanos)) != is.map(|is| (is.units, is.nanos))
+    };
+    if changed(filed.net.as_ref(), corrected.net.as_ref()) {
+        found.push(Violation::new("NET_CHANGED", "details.net", MESSAGE));
+    }
+    let was: HashMap<&str, Option<&Money>> = filed
+        .activities
+        .iter()
+        .map(|activity| (activity.id.as_str(), activity.net.as_ref()))
+        .collect();
+    for (index, activity) in corrected.activities.iter().enumerate() {
+        if was
+            .get(activity.id.as_str())
+            .is_some_and(|was| changed(*was, activity.net.as_ref()))
+        {
+            found.push(Violation::new(
+                "NET_CHANGED",
+                format!("details.activities[{index}].net"),
+                MESSAGE,
+            ));
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! All SQL on the claims schema. Everything takes a connection: the use case owns the transaction.
+
+pub mod filings;
+pub mod remittances;
+
+use prost::Message;
+use proto::claims::v1::ClaimDetails;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{claim::State, error::Error};
+
+/// A claim as it is stored.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Weft's identifier.
+    pub id: Uuid,
+    /// The order that it bills.
+    pub order_id: Uuid,
+    /// As last submitted.
+    pub details: ClaimDetails,
+    /// Where it stands.
+    pub state: State,
+    /// Which submission this is, from 1.
+    pub cycle: i32,
+    /// The payer's number; empty until a remittance names it.
+    pub id_payer: String,
+    /// Why it was rejected.
+    pub rejection: String,
+    /// Counts the changes, from 1.
+    pub version: i64,
+    /// When the post office first took it.
+    pub submitted_at: Option<OffsetDateTime>,
+    /// Counts the leases; a late holder of an older one is refused.
+    pub filing_epoch: i64,
+    /// Whether somebody hands it to the post office at this moment.
+    pub filing: bool,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// When it last changed.
+    pub updated_at: OffsetDateTime,
+}
+
+/// What a list of claims is narrowed to.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this order's.
+    pub order_id: Option<Uuid>,
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Only against this payer.
+    pub payer_id: Option<String>,
+}
+
+/// A resubmission as it is stored.
+#[derive(Clone, Debug)]
+pub struct Resubmission {
+    /// The claim.
+    pub claim: Uuid,
+    /// The number of claims.v1.ResubmissionType.
+    pub kind: i32,
+    /// What was changed or is complained of.
+    pub comment: String,
+    /// A document; empty when it was not asked for.
+    pub attachment: Vec<u8>,
+}
+
+/// Waits for everybody else who prepares or withdraws this order's claim, until the transaction ends.
+pub async fn lock_order(conn: &mut PgConnection, order_id: Uuid) -> Result<(), sqlx::Error> {
+    let (high, low) = order_id.as_u64_pair();
+    sqlx::query!(
+        "select pg_advisory_xact_lock($1) as locked",
+        (high ^ low).cast_signed()
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whether the order's claim was withdrawn before it arrived.
+pub async fn is_withdrawn(
+    conn: &mut PgConnection,
+    facility: &str,
+    order_id: Uuid,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select exists (select from claims.tombstone where facility = $1 and order_id = $2) as "found!""#,
+        facility,
+        order_id,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Remembers that the order's claim was withdrawn before it arrived.
+pub async fn bury(
+    conn: &mut PgConnection,
+    facility: &str,
+    order_id: Uuid,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into claims.tombstone (facility, order_id, reason) values ($1, $2, $3) on conflict do nothing",
+        facility,
+        order_id,
+        reason,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Writes a validated draft.
+///
+/// # Errors
+/// [`Error::ClaimKnown`] or [`Error::OrderBilled`] when there is one already.
+pub async fn insert(conn: &mut PgConnection, facility: &str, claim: &Record) -> Result<(), Error> {
+    let details = &claim.details;
+    sqlx::query!(
+        "insert into claims.claim (id, facility, order_id, provider_id, claim_id, payer_id, state, details, id_payer,
+             version, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)",
+        claim.id,
+        facility,
+        claim.order_id,
+        details.provider_id,
+        details.claim_id,
+        details.payer_id,
+        claim.state.as_str(),
+        details.encode_to_vec(),
+        claim.id_payer,
+        claim.version,
+        claim.created_at,
+    )
+    .execute(conn)
+    .await
+    .map_err(|error| match error.as_database_error().and_then(|error| error.constraint()) {
+        Some("claim_number_once") => Error::ClaimKnown,
+        Some("claim_order_once") => Error::OrderBilled,
+        _ => Error::Database(error),
+    })?;
+    Ok(())
+}
+
+/// The claim of this number.
+pub async fn id_of_number(
+    conn: &mut PgConnection,
+    facility: &str,
+    provider_id: &str,
+    claim_id: &str,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from claims.claim where facility = $1 and provider_id = $2 and claim_id = $3",
+        facility,
+        provider_id,
+        claim_id,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// The claim of this order.
+pub async fn id_of_order(
+    conn: &mut PgConnection,
+    facility: &str,
+    order_id: Uuid,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from claims.claim where facility = $1 and order_id = $2",
+        facility,
+        order_id
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// Locks a claim until the transaction ends.
+pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Record>, sqlx::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"select id, order_id, details, state, cycle, id_payer, rejection, version, submitted_at, filing_epoch,
+               coalesce(filing_until > now(), false) as "filing!", created_at, updated_at
+           from claims.claim where id = $1 for update"#,
+        id,
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(Record::try_from).transpose()
+}
+
+/// Reads claims, newest first.
+pub async fn read(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select id, order_id, details, state, cycle, id_payer, rejection, version, submitted_at, filing_epoch,
+               coalesce(filing_until > now(), false) as "filing!", created_at, updated_at
+           from claims.claim where id = any($1) order by id desc"#,
+        ids,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Record::try_from).collect()
+}
+
+/// The newest claims after `after` that match, at most `limit`.
+pub async fn list(
+    conn: &mut PgConnection,
+    facility: &str,
+    filter: &Filter,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from claims.claim
+         where facility = $1 and ($2::uuid is null or order_id = $2) and ($3::text is null or state = $3)
+             and ($4::text is null or payer_id = $4) and ($5::uuid is null or id < $5)
+         order by id desc limit $6",
+        facility,
+        filter.order_id,
+        filter.state.map(State::as_str),
+        filter.payer_id,
+        after,
+        limit,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Takes a claim out of the process.
+pub async fn withdraw(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update claims.claim set state = $3, version = $2, next_filing_at = null, updated_at = now() where id = $1",
+        id,
+        version,
+        State::Withdrawn.as_str(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The resubmissions of these claims, oldest first.
+pub async fn resubmissions(
+    conn: &mut PgConnection,
+    claims: &[Uuid],
+    with_attachments: bool,
+) -> Result<Vec<Resubmission>, sqlx::Error> {
+    sqlx::query_as!(
+        Resubmission,
+        r#"select claim, type as kind, comment, case when $2 then attachment else '' end as "attachment!"
+           from claims.resubmission where claim = any($1) order by claim, cycle"#,
+        claims,
+        with_attachments,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+struct Row {
+    id: Uuid,
+    order_id: Uuid,
+    details: Vec<u8>,
+    state: String,
+    cycle: i32,
+    id_payer: String,
+    rejection: String,
+    version: i64,
+    submitted_at: Option<OffsetDateTime>,
+    filing_epoch: i64,
+    filing: bool,
+    created_at: OffsetDateTime,
+    updated_at: OffsetDateTime,
+}
+
+impl TryFrom<Row> for Record {
+    type Error = sqlx::Error;
+
+    fn try_from(row: Row) -> Result<Record, sqlx::Error> {
+        Ok(Record {
+            id: row.id,
+            order_id: row.order_id,
+            details: ClaimDetails::decode(&*row.details).map_err(unreadable)?,
+            state: row.state.parse().map_err(unreadable)?,
+            cycle: row.cycle,
+            id_payer: row.id_payer,
+            rejection: row.rejection,
+            version: row.version,
+            submitted_at: row.submitted_at,
+            filing_epoch: row.filing_epoch,
+            filing: row.filing,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+/// What came out of the database is not what was put into it.
+pub(crate) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(Box::new(error))
+}

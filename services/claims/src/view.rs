@@ -1,0 +1,199 @@
+//! Stored claims as the contract shows them.
+
+use std::collections::HashMap;
+
+use money::{Currency, Money};
+use proto::claims::v1 as wire;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    balance::{Asked, Balance, Line, Status},
+    claim::State,
+    store::{self, Record, remittances::BookedLine},
+};
+
+/// Whether resubmissions are shown with their documents, which may be large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachments {
+    /// As they were sent.
+    Shown,
+    /// Empty.
+    LeftOut,
+}
+
+/// Shows claims with all that belongs to them, in the same order.
+pub async fn claims(
+    conn: &mut PgConnection,
+    records: Vec<Record>,
+    attachments: Attachments,
+) -> Result<Vec<wire::Claim>, sqlx::Error> {
+    let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
+    let mut lines: HashMap<Uuid, Vec<BookedLine>> = HashMap::new();
+    for line in store::remittances::lines(conn, &ids).await? {
+        lines.entry(line.claim).or_default().push(line);
+    }
+    let resubmitted: Vec<Uuid> = records
+        .iter()
+        .filter(|record| record.cycle > 1)
+        .map(|record| record.id)
+        .collect();
+    let mut resubmissions: HashMap<Uuid, Vec<wire::Resubmission>> = HashMap::new();
+    if !resubmitted.is_empty() {
+        let shown = attachments == Attachments::Shown;
+        for again in store::resubmissions(conn, &resubmitted, shown).await? {
+            let shown = wire::Resubmission {
+                r#type: again.kind,
+                comment: again.comment,
+                attachment: again.attachment,
+            };
+            resubmissions.entry(again.claim).or_default().push(shown);
+        }
+    }
+    let show = |record: Record| {
+        let id = record.id;
+        let lines = lines.remove(&id).unwrap_or_default();
+        wire::Claim {
+            resubmissions: resubmissions.remove(&id).unwrap_or_default(),
+            ..claim(record, lines)
+        }
+    };
+    Ok(records.into_iter().map(show).collect())
+}
+
+/// Shows one claim with all that belongs to it.
+pub async fn whole(conn: &mut PgConnection, record: Record) -> Result<wire::Claim, sqlx::Error> {
+    let mut shown = claims(conn, vec![record], Attachments::Shown).await?;
+    shown.pop().ok_or(sqlx::Error::RowNotFound)
+}
+
+/// Shows a claim that was never resubmitted, with these lines.
+pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
+    let asked = asked(&record.details);
+    let balance = Balance::of(&asked, &lines.iter().map(Line::from).collect::<Vec<_>>());
+    let net = minor(record.details.net.as_ref());
+    wire::Claim {
+        id: record.id.to_string(),
+        order_id: record.order_id.to_string(),
+        state: state(record.state).into(),
+        financial_status: status(balance.status).into(),
+        paid: Some(aed(balance.paid)),
+        taken_back: Some(aed(balance.taken_back)),
+        net_paid: Some(aed(balance.net_paid())),
+        outstanding: Some(aed(net - balance.net_paid())),
+        activities: activities(&balance),
+        remittance_lines: lines.into_iter().map(line).collect(),
+        cycle: record.cycle,
+        id_payer: record.id_payer,
+        rejection: record.rejection,
+        resubmissions: Vec::new(),
+        version: record.version,
+        create_time: Some(timestamp(record.created_at)),
+        update_time: Some(timestamp(record.updated_at)),
+        details: Some(record.details),
+    }
+}
+
+/// What the claim asks for, activity by activity.
+pub fn asked(details: &wire::ClaimDetails) -> Vec<Asked> {
+    let asked = |activity: &wire::Activity| Asked {
+        activity_id: activity.id.clone(),
+        net: minor(activity.net.as_ref()),
+    };
+    details.activities.iter().map(asked).collect()
+}
+
+/// The balances of the activities.
+pub fn activities(balance: &Balance) -> Vec<wire::ActivityBalance> {
+    let show = |activity: &crate::balance::Activity| wire::ActivityBalance {
+        activity_id: activity.activity_id.clone(),
+        net: Some(aed(activity.net)),
+        paid: Some(aed(activity.paid)),
+        taken_back: Some(aed(activity.taken_back)),
+        denial_code: activity.denial_code.clone(),
+        financial_status: status(activity.status).into(),
+    };
+    balance.activities.iter().map(show).collect()
+}
+
+/// Fils on the wire.
+pub fn aed(minor: i64) -> proto::google::r#type::Money {
+    Money::new(minor, Currency::AED).into()
+}
+
+/// The contract's name of a state.
+pub fn state(state: State) -> wire::ClaimState {
+    match state {
+        State::Draft => wire::ClaimState::Draft,
+        State::Validated => wire::ClaimState::Validated,
+        State::Submitted => wire::ClaimState::Submitted,
+        State::Accepted => wire::ClaimState::Accepted,
+        State::Rejected => wire::ClaimState::Rejected,
+        State::Resubmitted => wire::ClaimState::Resubmitted,
+        State::Withdrawn => wire::ClaimState::Withdrawn,
+    }
+}
+
+/// The state that the contract's name stands for; none for the unspecified one.
+pub fn state_of(state: wire::ClaimState) -> Option<State> {
+    match state {
+        wire::ClaimState::Unspecified => None,
+        wire::ClaimState::Draft => Some(State::Draft),
+        wire::ClaimState::Validated => Some(State::Validated),
+        wire::ClaimState::Submitted => Some(State::Submitted),
+        wire::ClaimState::Accepted => Some(State::Accepted),
+        wire::ClaimState::Rejected => Some(State::Rejected),
+        wire::ClaimState::Resubmitted => Some(State::Resubmitted),
+        wire::ClaimState::Withdrawn => Some(State::Withdrawn),
+    }
+}
+
+/// The contract's name of a financial status.
+pub fn status(status: Status) -> wire::FinancialStatus {
+    match status {
+        Status::Pending => wire::FinancialStatus::Pending,
+        Status::PartiallyPaid => wire::FinancialStatus::PartiallyPaid,
+        Status::Paid => wire::FinancialStatus::Paid,
+        Status::Denied => wire::FinancialStatus::Denied,
+        Status::PartiallyTakenBack => wire::FinancialStatus::PartiallyTakenBack,
+        Status::TakenBack => wire::FinancialStatus::TakenBack,
+    }
+}
+
+fn line(line: BookedLine) -> wire::RemittanceLine {
+    wire::RemittanceLine {
+        activity_id: line.activity_id,
+        payment: Some(aed(line.payment)),
+        denial_code: line.denial_code,
+        payment_reference: line.payment_reference,
+        settlement_time: Some(timestamp(line.settled_at)),
+        file_name: line.file_name,
+    }
+}
+
+impl From<&BookedLine> for Line {
+    fn from(line: &BookedLine) -> Line {
+        Line {
+            activity_id: line.activity_id.clone(),
+            payment: line.payment,
+            denial_code: line.denial_code.clone(),
+            settled_at: line.settled_at,
+        }
+    }
+}
+
+/// The rules let no claim in whose amounts are not whole fils.
+fn minor(money: Option<&proto::google::r#type::Money>) -> i64 {
+    money
+        .and_then(|money| Money::try_from(money).ok())
+        .map_or(0, Money::minor)
+}
+
+fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
+    // Nanoseconds of a second are below 10^9, which an i32 holds.
+    prost_types::Timestamp {
+        seconds: at.unix_timestamp(),
+        nanos: at.nanosecond().cast_signed(),
+    }
+}
