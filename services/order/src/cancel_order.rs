@@ -1,0 +1,128 @@
+//! Gives an order up before it is fulfilled.
+
+use chassis::idempotency::{self, Claim};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{
+    answer::{Answered, Reply, To, Until},
+    desk::{Desk, Request},
+    error::Error,
+    order::{Failure, Order, State},
+    saga::{Caller, Kind, Run, Saga, Step},
+    store::{self, sagas::Lease},
+    told,
+};
+
+/// Cancels the order: voids the payment and withdraws the claim draft.
+///
+/// # Errors
+/// FAILED_PRECONDITION once it is fulfilled or has ended; ABORTED while a saga is past the point where it may be
+/// stopped.
+pub async fn cancel(desk: &Desk, request: &Request, id: Uuid, reason: &str) -> Result<Answered, Error> {
+    let mut tx = desk.database.begin(&request.facility).await?;
+    let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;
+    if let Claim::Answered(bytes) = claimed {
+        return Ok(Answered::again(bytes));
+    }
+    let order = store::orders::lock(&mut tx, id).await?;
+    let mut order = order.ok_or_else(|| Error::NoOrder(id.to_string()))?;
+    let lines = store::lines::of(&mut tx, id).await?.into();
+    let reply = Reply {
+        key: request.key.clone(),
+        to: To::CancelOrder,
+        lines,
+    };
+    if let Claim::Running { .. } = claimed {
+        tx.rollback().await?;
+        return desk
+            .conclude_again(request, &reply, Until::Rest { order_id: id })
+            .await;
+    }
+
+    match order.state {
+        State::Pending | State::AwaitingPayment | State::Confirmed => {}
+        State::Cancelling => return Err(Error::Busy),
+        state => {
+            let text = format!("an order that is {state} cannot be cancelled");
+            return Err(Error::Precondition(state.refusal(), text));
+        }
+    }
+    if order.busy {
+        stop_placing(&mut tx, &order).await?;
+    }
+    let failure = Failure::new(
+        "CANCELLED",
+        if reason.is_empty() {
+            "the order was cancelled"
+        } else {
+            reason
+        },
+    );
+    let saga = begin(
+        &mut tx,
+        &mut order,
+        failure,
+        desk.patience,
+        desk.engine.lease(),
+        None,
+    )
+    .await?;
+    tx.commit().await?;
+    desk.outbox.wake();
+    desk.changes.tell(id);
+
+    let caller = Caller::Waiting(request.calls());
+    let driven = desk
+        .engine
+        .drive(Run::new(saga, order), &caller, Some(&reply))
+        .await;
+    desk.conclude(request, &reply, Until::Rest { order_id: id }, driven)
+        .await
+}
+
+/// Begins the saga that gives up an order, which is locked, and for which no other saga runs.
+pub async fn begin(
+    conn: &mut PgConnection,
+    order: &mut Order,
+    failure: Failure,
+    patience: time::Duration,
+    lease: Lease,
+    causation_id: Option<Uuid>,
+) -> Result<Saga, Error> {
+    let from = order.version;
+    let plan = Kind::cancel(order);
+    let mut saga = Saga::begin(
+        Kind::CancelOrder,
+        plan,
+        order.facility.clone(),
+        order.id,
+        patience,
+    );
+    order.begin_cancelling(failure)?;
+    order.saga_id = saga.id;
+    order.busy = true;
+    store::orders::save(conn, order, from).await?;
+    store::sagas::insert(conn, &saga, lease).await?;
+    let mut events = told::of_order(order, Some(saga.id), causation_id);
+    events.extend(told::of_saga(&mut saga));
+    events::append(conn, &events).await?;
+    Ok(saga)
+}
+
+/// A PlaceOrder that has not begun to capture is stopped where it is: voiding and withdrawing undo all that it may
+/// have done, the call under way included.
+async fn stop_placing(conn: &mut PgConnection, order: &Order) -> Result<(), Error> {
+    let saga = store::sagas::lock(conn, order.saga_id).await?;
+    let mut saga = saga.ok_or(Error::NoSaga(order.saga_id))?;
+    let at = saga.action().map(|action| action.step);
+    let fulfils = matches!(at, Some(Step::CapturePayment | Step::SubmitClaim));
+    if saga.kind != Kind::PlaceOrder || saga.backward || fulfils {
+        return Err(Error::Busy);
+    }
+    let epoch = saga.epoch;
+    saga.superseded("CANCELLED");
+    store::sagas::save(conn, &saga, epoch, Lease::Released).await?;
+    events::append(conn, &told::of_saga(&mut saga)).await?;
+    Ok(())
+}

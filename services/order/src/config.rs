@@ -1,0 +1,239 @@
+//! Every setting of the order service: its unit, its default, its bounds.
+
+use std::{path::PathBuf, time::Duration};
+
+use chassis::{Sections, Upstream, Violations};
+use serde::{Deserialize, Serialize};
+
+use crate::settlement::DenialPolicy;
+
+/// The settings of the order service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub address_file: Option<PathBuf>,
+    pub grpc: chassis::server::Settings,
+    pub probe: chassis::health::Settings,
+    pub database: chassis::postgres::Settings,
+    pub auth: chassis::auth::Settings,
+    pub idempotency: chassis::idempotency::Settings,
+    pub telemetry: chassis::telemetry::Settings,
+    pub drain: chassis::drain::Settings,
+    pub events: events::Settings,
+    /// Where the payment service is.
+    pub payment: Upstream,
+    /// Where the claims service is.
+    pub claims: Upstream,
+    pub orders: Orders,
+    pub saga: Saga,
+    /// What becomes of what payers refuse.
+    pub denials: DenialPolicy,
+}
+
+/// How orders are kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Orders {
+    /// Seconds that an order waits for a payment method. Default 60, at most a day.
+    pub payment_window_s: u32,
+    /// Milliseconds between two looks at an order that is watched, in case another replica has changed it. Default 250.
+    pub watch_poll_ms: u64,
+    /// Seconds that a watch lasts at most. Default 600.
+    pub watch_max_s: u64,
+}
+
+/// How sagas run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Saga {
+    /// Milliseconds that a saga stays with a process that has gone silent. Default 10000.
+    pub lease_ms: u64,
+    /// Milliseconds between two looks for sagas that are due. Default 200.
+    pub poll_ms: u64,
+    /// Sagas that one process resumes at once. Default 16; each uses a database connection now and then.
+    pub concurrency: u32,
+    /// Tries of a step before it is given up and undone; past the pivot, before the saga counts as stuck. Default 20.
+    pub step_tries: u32,
+    /// Milliseconds before the second try; doubled each time. Default 100.
+    pub backoff_ms: u64,
+    /// The longest wait between two tries in milliseconds. Default 5000.
+    pub max_backoff_ms: u64,
+    /// Milliseconds that one try may take when nobody waits for it. Default 10000.
+    pub step_timeout_ms: u64,
+    /// Seconds after which a saga that has not ended counts as stuck. Default 900.
+    pub patience_s: u32,
+    /// Seconds between two tries of a saga that is stuck. Default 60.
+    pub stuck_retry_s: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            address_file: None,
+            grpc: chassis::server::Settings::on_port(7101),
+            probe: chassis::health::Settings::on_port(7201),
+            database: chassis::postgres::Settings::of("order"),
+            auth: chassis::auth::Settings::default(),
+            idempotency: chassis::idempotency::Settings::default(),
+            telemetry: chassis::telemetry::Settings::default(),
+            drain: chassis::drain::Settings::default(),
+            events: events::Settings::default(),
+            payment: Upstream::local(7102),
+            claims: Upstream::local(7103),
+            orders: Orders::default(),
+            saga: Saga::default(),
+            denials: DenialPolicy::default(),
+        }
+    }
+}
+
+impl Default for Orders {
+    fn default() -> Orders {
+        Orders {
+            payment_window_s: 60,
+            watch_poll_ms: 250,
+            watch_max_s: 600,
+        }
+    }
+}
+
+impl Default for Saga {
+    fn default() -> Saga {
+        Saga {
+            lease_ms: 10_000,
+            poll_ms: 200,
+            concurrency: 16,
+            step_tries: 20,
+            backoff_ms: 100,
+            max_backoff_ms: 5_000,
+            step_timeout_ms: 10_000,
+            patience_s: 900,
+            stuck_retry_s: 60,
+        }
+    }
+}
+
+impl chassis::Settings for Settings {
+    fn sections(&self) -> Sections<'_> {
+        Sections {
+            address_file: self.address_file.as_deref(),
+            grpc: &self.grpc,
+            probe: &self.probe,
+            database: &self.database,
+            auth: &self.auth,
+            idempotency: &self.idempotency,
+            telemetry: &self.telemetry,
+            drain: &self.drain,
+        }
+    }
+
+    fn check(&self, violations: &mut Violations) {
+        violations.within("events", |violations| {
+            for found in self.events.check() {
+                violations.add(found.setting, found.problem);
+            }
+        });
+        violations.within("payment", |violations| self.payment.check(violations));
+        violations.within("claims", |violations| self.claims.check(violations));
+        violations.within("orders", |violations| self.orders.check(violations));
+        violations.within("saga", |violations| self.saga.check(violations));
+        let signs = self.auth.signing_key_file.is_some();
+        violations.require(
+            signs,
+            "auth.signing_key_file",
+            "must be set: sagas are resumed with tokens of this service",
+        );
+    }
+}
+
+impl Orders {
+    /// How long an order waits for a payment method.
+    pub fn payment_window(&self) -> time::Duration {
+        time::Duration::seconds(self.payment_window_s.into())
+    }
+
+    /// Between two looks at an order that is watched.
+    pub fn watch_poll(&self) -> Duration {
+        Duration::from_millis(self.watch_poll_ms)
+    }
+
+    /// The longest watch.
+    pub fn watch_max(&self) -> Duration {
+        Duration::from_secs(self.watch_max_s)
+    }
+
+    fn check(&self, violations: &mut Violations) {
+        bound(
+            violations,
+            "payment_window_s",
+            self.payment_window_s.into(),
+            1,
+            86_400,
+        );
+        bound(violations, "watch_poll_ms", self.watch_poll_ms, 10, 60_000);
+        bound(violations, "watch_max_s", self.watch_max_s, 1, 3_600);
+    }
+}
+
+impl Saga {
+    /// The time a silent process keeps a saga.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    /// Between two looks for due sagas.
+    pub fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_ms)
+    }
+
+    /// The bound of a try that nobody waits for.
+    pub fn step_timeout(&self) -> Duration {
+        Duration::from_millis(self.step_timeout_ms)
+    }
+
+    /// When a saga counts as stuck.
+    pub fn patience(&self) -> time::Duration {
+        time::Duration::seconds(self.patience_s.into())
+    }
+
+    /// Between two tries of a stuck saga.
+    pub fn stuck_retry(&self) -> time::Duration {
+        time::Duration::seconds(self.stuck_retry_s.into())
+    }
+
+    /// The wait after the `tries`th failed try: doubled each time, bounded, with a fifth of jitter either way.
+    pub fn backoff(&self, tries: u32) -> time::Duration {
+        let doubled = self
+            .backoff_ms
+            .saturating_mul(1 << tries.saturating_sub(1).min(20));
+        let bounded = Duration::from_millis(doubled.min(self.max_backoff_ms));
+        let jittered = bounded.mul_f64(0.8 + 0.4 * rand::random::<f64>());
+        time::Duration::try_from(jittered).unwrap_or(time::Duration::SECOND)
+    }
+
+    fn check(&self, violations: &mut Violations) {
+        bound(violations, "lease_ms", self.lease_ms, 300, 600_000);
+        bound(violations, "poll_ms", self.poll_ms, 10, 60_000);
+        bound(violations, "concurrency", self.concurrency.into(), 1, 1_000);
+        bound(violations, "step_tries", self.step_tries.into(), 1, 1_000);
+        bound(violations, "backoff_ms", self.backoff_ms, 1, 60_000);
+        bound(
+            violations,
+            "max_backoff_ms",
+            self.max_backoff_ms,
+            self.backoff_ms,
+            3_600_000,
+        );
+        bound(violations, "step_timeout_ms", self.step_timeout_ms, 100, 600_000);
+        bound(violations, "patience_s", self.patience_s.into(), 1, 604_800);
+        bound(violations, "stuck_retry_s", self.stuck_retry_s.into(), 1, 86_400);
+    }
+}
+
+fn bound(violations: &mut Violations, field: &str, value: u64, low: u64, high: u64) {
+    violations.require(
+        (low..=high).contains(&value),
+        field,
+        format!("must be {low} to {high}"),
+    );
+}

@@ -1,0 +1,107 @@
+//! Why a use case fails, and the status that its caller gets.
+
+use std::time::Duration;
+
+use chassis::{Violations, auth, idempotency, status};
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::{order::WrongState, refund::Refused};
+
+/// Why a use case fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the request is invalid: {0}")]
+    Invalid(Violations),
+    #[error("no such order: {0}")]
+    NoOrder(String),
+    #[error("no such saga: {0}")]
+    NoSaga(Uuid),
+    /// The order does not allow it: the reason and the words.
+    #[error("{1}")]
+    Precondition(&'static str, String),
+    #[error(transparent)]
+    WrongState(#[from] WrongState),
+    /// A saga is deciding about the order right now.
+    #[error("the order is being worked on")]
+    Busy,
+    /// The facility has an order with this number.
+    #[error("the facility has an order with this reference already")]
+    ReferenceTaken,
+    /// The order has a refund with this number.
+    #[error("the order has a refund with this reference already")]
+    RefundReferenceTaken,
+    /// The same request still runs.
+    #[error("the same request is still being carried out")]
+    InProgress,
+    /// Another process has taken the saga over.
+    #[error("another process has taken the saga over")]
+    LostLease,
+    #[error("a call that the request needs has failed")]
+    Upstream(#[source] Box<Status>),
+    #[error("the request cannot be identified")]
+    Key(#[from] idempotency::Error),
+    #[error("no token can be signed")]
+    Token(#[from] auth::SigningError),
+    #[error("the events cannot be written")]
+    Events(#[from] events::Error),
+    #[error("the database failed")]
+    Database(#[source] sqlx::Error),
+}
+
+/// What callers who lost a race are told to wait.
+const RACE: Duration = Duration::from_millis(100);
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        match error {
+            Error::Invalid(violations) => status::invalid(&violations),
+            Error::NoOrder(name) => status::not_found("order", name),
+            Error::NoSaga(id) => status::not_found("saga", id),
+            Error::Precondition(reason, text) => status::failed_precondition(reason, text),
+            Error::WrongState(wrong) => status::failed_precondition("ORDER_WRONG_STATE", wrong.to_string()),
+            Error::Busy => status::aborted(
+                "ORDER_BUSY",
+                "the order is being worked on; try again in a moment",
+                RACE,
+            ),
+            Error::ReferenceTaken => status::already_exists(
+                "REFERENCE_TAKEN",
+                "the facility has an order with this reference already",
+            ),
+            Error::RefundReferenceTaken => status::already_exists(
+                "REFUND_REFERENCE_TAKEN",
+                "the order has a refund with this reference already",
+            ),
+            Error::InProgress => idempotency::in_progress(),
+            Error::LostLease => status::aborted("LOST_RACE", "another process was quicker", RACE),
+            Error::Upstream(status) => *status,
+            Error::Key(error) => error.into(),
+            Error::Events(events::Error::Database(error)) | Error::Database(error) => {
+                status::database(&error)
+            }
+            error @ (Error::Token(_) | Error::Events(_)) => status::internal(&error),
+        }
+    }
+}
+
+/// Constraints that callers can break become their own errors.
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Error {
+        let constraint = error.as_database_error().and_then(|error| error.constraint());
+        match constraint {
+            Some("placed_order_reference") => Error::ReferenceTaken,
+            Some("order_refund_reference") => Error::RefundReferenceTaken,
+            _ => Error::Database(error),
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Error {
+        match refused {
+            Refused::Invalid(violations) => Error::Invalid(violations),
+            Refused::Precondition(reason, text) => Error::Precondition(reason, text),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The gRPC surface: decode, use case, encode. No SQL.
+
+mod decode;
+pub mod encode;
+mod sagas;
+
+use std::pin::Pin;
+
+use chassis::{
+    Identity, Process,
+    idempotency::{self, Key},
+    page, status,
+};
+use futures_util::Stream;
+use mesh::Context;
+use prost::Message;
+use proto::order::v1::{
+    CancelOrderRequest, CancelOrderResponse, FulfilOrderRequest, FulfilOrderResponse, GetOrderRequest,
+    GetOrderResponse, ListOrdersRequest, ListOrdersResponse, PlaceOrderRequest, PlaceOrderResponse,
+    RefundOrderRequest, RefundOrderResponse, ResolveOrderBalanceRequest, ResolveOrderBalanceResponse,
+    WatchOrderRequest, WatchOrderResponse, order_service_server::OrderService,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::{
+    answer::Answered, cancel_order, desk, desk::Desk, error::Error, fulfil_order, place_order, read_orders,
+    refund_order, resolve_balance, watch_order::Watch,
+};
+
+/// Serves OrderService and SagaService.
+#[derive(Clone)]
+pub struct Grpc {
+    pub desk: Desk,
+    pub process: Process,
+}
+
+#[tonic::async_trait]
+impl OrderService for Grpc {
+    async fn place_order(
+        &self,
+        request: Request<PlaceOrderRequest>,
+    ) -> Result<Response<PlaceOrderResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        if request.get_ref().validate_only {
+            let context = context(&request);
+            let intake = decode::intake(&identity.facility, request.into_inner()).map_err(Error::Invalid)?;
+            let order = place_order::check(&self.desk, &context, intake).await?;
+            return Ok(Response::new(PlaceOrderResponse { order: Some(order) }));
+        }
+        let made = made("PlaceOrder", &identity, &request, &request.get_ref().request_id)?;
+        let intake = decode::intake(&identity.facility, request.into_inner()).map_err(Error::Invalid)?;
+        respond(place_order::place(&self.desk, &made, intake).await?)
+    }
+
+    async fn get_order(
+        &self,
+        request: Request<GetOrderRequest>,
+    ) -> Result<Response<GetOrderResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let GetOrderRequest { id, reference } = request.into_inner();
+        let name = match reference.as_str() {
+            "" => read_orders::Name::Id(uuid("id", &id)?),
+            _ => read_orders::Name::Reference(reference),
+        };
+        let (_, order) = read_orders::get(&self.desk, &identity.facility, &name).await?;
+        Ok(Response::new(GetOrderResponse { order: Some(order) }))
+    }
+
+    async fn list_orders(
+        &self,
+        request: Request<ListOrdersRequest>,
+    ) -> Result<Response<ListOrdersResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let request = request.into_inner();
+        let filter = decode::order_filter(&request);
+        let described = format!("{:?}/{}/{}", filter.state, filter.patient_id, filter.line_code);
+        let (method, facility) = ("order.v1.OrderService/ListOrders", &identity.facility);
+        let list = page::List {
+            method,
+            facility,
+            filter: &described,
+        };
+        let after: Option<Uuid> = self.desk.pages.decode(&list, &request.page_token)?;
+        let size = page::size(request.page_size)?;
+        let (orders, next) = read_orders::list(&self.desk, facility, &filter, after, size).await?;
+        let next_page_token = next
+            .map(|next| self.desk.pages.encode(&list, &next))
+            .transpose()?;
+        Ok(Response::new(ListOrdersResponse {
+            orders,
+            next_page_token: next_page_token.unwrap_or_default(),
+        }))
+    }
+
+    type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
+
+    async fn watch_order(
+        &self,
+        request: Request<WatchOrderRequest>,
+    ) -> Result<Response<Self::WatchOrderStream>, Status> {
+        let identity = Identity::of(&request)?;
+        // The stream ends by itself a little before the deadline would cut it off.
+        let deadline = context(&request)
+            .remaining()
+            .map(|left| tokio::time::Instant::now() + left.mul_f64(0.99));
+        let id = uuid("id", &request.get_ref().id)?;
+        let watch = Watch::new(&self.desk, identity.facility, id, deadline);
+        let updates = watch
+            .start(&self.process.tasks, self.process.shutdown.clone())
+            .await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(updates))))
+    }
+
+    async fn fulfil_order(
+        &self,
+        request: Request<FulfilOrderRequest>,
+    ) -> Result<Response<FulfilOrderResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let made = made("FulfilOrder", &identity, &request, &request.get_ref().request_id)?;
+        let id = uuid("id", &request.get_ref().id)?;
+        respond(fulfil_order::fulfil(&self.desk, &made, id).await?)
+    }
+
+    async fn cancel_order(
+        &self,
+        request: Request<CancelOrderRequest>,
+    ) -> Result<Response<CancelOrderResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let made = made("CancelOrder", &identity, &request, &request.get_ref().request_id)?;
+        let id = uuid("id", &request.get_ref().id)?;
+        respond(cancel_order::cancel(&self.desk, &made, id, &request.get_ref().reason).await?)
+    }
+
+    async fn refund_order(
+        &self,
+        request: Request<RefundOrderRequest>,
+    ) -> Result<Response<RefundOrderResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let made = made("RefundOrder", &identity, &request, &request.get_ref().request_id)?;
+        let id = uuid("id", &request.get_ref().id)?;
+        let name = read_orders::Name::Id(id);
+        let (order, _) = read_orders::get(&self.desk, &identity.facility, &name).await?;
+        let asked = decode::refund(&order, request.into_inner()).map_err(Error::Invalid)?;
+        respond(refund_order::refund(&self.desk, &made, asked).await?)
+    }
+
+    async fn resolve_order_balance(
+        &self,
+        request: Request<ResolveOrderBalanceRequest>,
+    ) -> Result<Response<ResolveOrderBalanceResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let made = made(
+            "ResolveOrderBalance",
+            &identity,
+            &request,
+            &request.get_ref().request_id,
+        )?;
+        let id = uuid("id", &request.get_ref().id)?;
+        let resolution = decode::resolution(request.get_ref())?;
+        respond(resolve_balance::resolve(&self.desk, &made, id, resolution).await?)
+    }
+}
+
+fn made<M: Message>(
+    method: &str,
+    identity: &Identity,
+    request: &Request<M>,
+    request_id: &str,
+) -> Result<desk::Request, Status> {
+    let key = Key::of(
+        &format!("order.v1.OrderService/{method}"),
+        request_id,
+        request.get_ref(),
+    )?;
+    Ok(desk::Request {
+        facility: identity.facility.clone(),
+        context: context(request),
+        key,
+    })
+}
+
+fn context<M>(request: &Request<M>) -> Context {
+    request
+        .extensions()
+        .get::<Context>()
+        .cloned()
+        .or_else(Context::current)
+        .unwrap_or_default()
+}
+
+fn uuid(field: &str, text: &str) -> Result<Uuid, Status> {
+    Uuid::parse_str(text).map_err(|_| status::invalid_field(field, "must be a UUID"))
+}
+
+/// Every answer goes out as it is stored, so that a repetition's is the same.
+fn respond<M: Message + Default>(answered: Answered) -> Result<Response<M>, Status> {
+    match answered.replayed {
+        true => idempotency::replay(&answered.bytes),
+        false => M::decode(answered.bytes.as_slice())
+            .map(Response::new)
+            .map_err(|error| status::internal(&error)),
+    }
+}

@@ -1,0 +1,269 @@
+//! Requests as use cases take them. Rules that hold between fields are checked here, all of them at once; rules of
+//! single fields stand in the contract and were checked before.
+
+use chassis::{Facility, Violations, status};
+use money::{Currency, Decimal, Money};
+use proto::{
+    claims::v1::ClaimDetails,
+    google::r#type::{Decimal as WireDecimal, Money as WireMoney},
+    order::v1::{
+        BalanceResolution, CaptureMode, ListOrdersRequest, PlaceOrderLine, PlaceOrderRequest,
+        RefundOrderRequest, ResolveOrderBalanceRequest,
+    },
+};
+use tonic::Status;
+use uuid::Uuid;
+
+use super::encode;
+use crate::{
+    order::{Line, Order, Placing, Price},
+    place_order::Intake,
+    refund::{Wanted, WantedLine},
+    refund_order::Return,
+    resolve_balance::Resolution,
+    store::orders::Filter,
+};
+
+/// A request to place an order: its lines have one currency, and its price adds up, with the claim's too.
+pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<Intake, Violations> {
+    let mut violations = Violations::new();
+    let currency = request
+        .lines
+        .first()
+        .and_then(|line| line.amount.as_ref())
+        .map(|amount| &amount.currency_code);
+    let currency: Option<Currency> = currency.and_then(|code| code.parse().ok());
+    let mut read = Reader {
+        violations: &mut violations,
+        currency,
+    };
+    let lines: Vec<Line> = request
+        .lines
+        .iter()
+        .enumerate()
+        .map(|(index, line)| read.line(index, line))
+        .collect();
+    let gross = lines
+        .iter()
+        .try_fold(0_i64, |sum, line| sum.checked_add(line.amount));
+    let price = read.price(gross, request.patient_share.as_ref(), request.claim.as_ref());
+    violations.require(
+        gross.is_some_and(|gross| gross > 0),
+        "lines",
+        "must sum to an amount above zero",
+    );
+    let capture_mode = request.capture_mode();
+    let Some(currency) = currency.filter(|_| violations.is_empty()) else {
+        return Err(violations);
+    };
+    let placing = Placing {
+        facility: facility.clone(),
+        reference: request.reference,
+        patient_id: request.patient_id,
+        currency,
+        price,
+        payer_id: request
+            .claim
+            .as_ref()
+            .map(|claim| claim.payer_id.clone())
+            .unwrap_or_default(),
+        immediate: capture_mode == CaptureMode::Immediate,
+        payment_method: request.payment_method,
+    };
+    Ok(Intake {
+        placing,
+        lines,
+        claim: request.claim,
+    })
+}
+
+/// A request to give something of `order` back.
+pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<Return, Violations> {
+    let mut violations = Violations::new();
+    let mut read = Reader {
+        violations: &mut violations,
+        currency: Some(order.currency),
+    };
+    let wanted = match (&request.amount, request.lines.is_empty()) {
+        (Some(amount), _) => {
+            let amount = read.money("amount", amount);
+            read.violations
+                .require(amount > 0, "amount", "must be above zero");
+            Wanted::Amount(amount)
+        }
+        (None, true) => Wanted::Whole,
+        (None, false) => Wanted::Lines(
+            request
+                .lines
+                .iter()
+                .enumerate()
+                .map(|(index, line)| WantedLine {
+                    number: line.number,
+                    quantity: read.quantity(&format!("lines[{index}].quantity"), line.quantity.as_ref()),
+                    amount: line
+                        .amount
+                        .as_ref()
+                        .map(|amount| read.money(&format!("lines[{index}].amount"), amount)),
+                })
+                .collect(),
+        ),
+    };
+    violations.into_result()?;
+    Ok(Return {
+        order_id: order.id,
+        wanted,
+        reason: request.reason,
+        reference: request.reference,
+    })
+}
+
+/// What is to become of a balance.
+pub(super) fn resolution(request: &ResolveOrderBalanceRequest) -> Result<Resolution, Status> {
+    match request.resolution() {
+        BalanceResolution::BillPatient => Ok(Resolution::BillPatient),
+        BalanceResolution::WriteOff => Ok(Resolution::WriteOff),
+        BalanceResolution::Unspecified => Err(status::invalid_field("resolution", "must be given")),
+    }
+}
+
+/// Which orders are listed.
+pub(super) fn order_filter(request: &ListOrdersRequest) -> Filter {
+    Filter {
+        state: encode::order_state_of(request.state()),
+        patient_id: request.patient_id.clone(),
+        line_code: request.line_code.clone(),
+    }
+}
+
+/// An optional identifier: empty is none.
+pub(super) fn optional_uuid(field: &str, text: &str) -> Result<Option<Uuid>, Status> {
+    match text {
+        "" => Ok(None),
+        text => super::uuid(field, text).map(Some),
+    }
+}
+
+/// Reads values and collects what is wrong with them; what cannot be read counts as nothing.
+struct Reader<'a> {
+    violations: &'a mut Violations,
+    /// What all amounts must be in; `None` when the first one is in no currency.
+    currency: Option<Currency>,
+}
+
+impl Reader<'_> {
+    fn line(&mut self, index: usize, line: &PlaceOrderLine) -> Line {
+        let amount = match &line.amount {
+            Some(amount) => self.money(&format!("lines[{index}].amount"), amount),
+            None => {
+                self.violations
+                    .add(format!("lines[{index}].amount"), "must be set");
+                0
+            }
+        };
+        Line {
+            number: i32::try_from(index + 1).unwrap_or(i32::MAX),
+            code: line.code.clone(),
+            description: line.description.clone(),
+            quantity: self.quantity(&format!("lines[{index}].quantity"), line.quantity.as_ref()),
+            amount,
+        }
+    }
+
+    fn money(&mut self, field: &str, wire: &WireMoney) -> i64 {
+        match Money::try_from(wire) {
+            Ok(money) if self.currency.is_some_and(|currency| currency != money.currency()) => {
+                self.violations.add(field, "must be in the currency of the order");
+                0
+            }
+            Ok(money) if money.is_negative() => {
+                self.violations.add(field, "must not be negative");
+                0
+            }
+            Ok(money) => money.minor(),
+            Err(error) => {
+                self.violations.add(field, error.to_string());
+                0
+            }
+        }
+    }
+
+    fn quantity(&mut self, field: &str, wire: Option<&WireDecimal>) -> Decimal {
+        let quantity = wire.map(Decimal::try_from).and_then(Result::ok);
+        let quantity = quantity.filter(|quantity| quantity.is_positive());
+        if quantity.is_none() {
+            self.violations.add(field, "must be a decimal number above zero");
+        }
+        quantity.unwrap_or(Decimal::ZERO)
+    }
+
+    /// Splits the price. Without a claim nobody but the patient pays; with one, its figures must be the order's.
+    fn price(
+        &mut self,
+        gross: Option<i64>,
+        share: Option<&WireMoney>,
+        claim: Option<&ClaimDetails>,
+    ) -> Price {
+        let gross = gross.unwrap_or_default();
+        let before = self.violations.iter().count();
+        let asked = share.map(|share| self.money("patient_share", share));
+        let net = claim.map_or(0, |claim| self.part("claim.net", claim.net.as_ref()));
+        let patient_share = asked.unwrap_or(gross.saturating_sub(net));
+        let claimed = claim.map(|claim| {
+            (
+                self.part("claim.gross", claim.gross.as_ref()),
+                self.part("claim.patient_share", claim.patient_share.as_ref()),
+            )
+        });
+        // What could not be read has been told; comparing it would tell it again.
+        if self.violations.iter().count() == before {
+            self.consistent(gross, patient_share, net, claimed);
+        }
+        let other_payer = gross.saturating_sub(patient_share).saturating_sub(net);
+        Price {
+            gross,
+            patient_share,
+            payer_net: net,
+            other_payer,
+        }
+    }
+
+    fn part(&mut self, field: &str, wire: Option<&WireMoney>) -> i64 {
+        match wire {
+            Some(wire) => self.money(field, wire),
+            None => {
+                self.violations.add(field, "must be set");
+                0
+            }
+        }
+    }
+
+    fn consistent(&mut self, gross: i64, patient_share: i64, net: i64, claimed: Option<(i64, i64)>) {
+        let violations = &mut *self.violations;
+        match claimed {
+            None => {
+                let text = "must be the sum of the lines: without a claim the patient pays it all";
+                violations.require(patient_share == gross, "patient_share", text);
+            }
+            Some((claim_gross, claim_share)) => {
+                let in_all = patient_share.checked_add(net);
+                let fits = in_all.is_some_and(|sum| sum <= gross) && patient_share >= 0;
+                violations.require(
+                    fits,
+                    "claim.net",
+                    "must not be more than the gross less the patient share",
+                );
+                violations.require(
+                    claim_gross == gross,
+                    "claim.gross",
+                    "must be the sum of the lines",
+                );
+                let text = "must be the patient share of the order";
+                violations.require(claim_share == patient_share, "claim.patient_share", text);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

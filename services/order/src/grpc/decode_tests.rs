@@ -1,0 +1,139 @@
+use super::*;
+
+fn money(units: i64) -> Option<WireMoney> {
+    Some(WireMoney {
+        currency_code: "AED".into(),
+        units,
+        nanos: 0,
+    })
+}
+
+fn line(units: i64) -> PlaceOrderLine {
+    let quantity = Some(WireDecimal { value: "1".into() });
+    PlaceOrderLine {
+        code: "C".into(),
+        description: String::new(),
+        quantity,
+        amount: money(units),
+    }
+}
+
+fn claim(gross: i64, patient_share: i64, net: i64) -> Option<ClaimDetails> {
+    let (gross, patient_share, net) = (money(gross), money(patient_share), money(net));
+    Some(ClaimDetails {
+        payer_id: "INS-1".into(),
+        gross,
+        patient_share,
+        net,
+        ..ClaimDetails::default()
+    })
+}
+
+fn place(request: PlaceOrderRequest) -> Result<Price, Vec<String>> {
+    let taken = intake(&Facility::new("F1").unwrap(), request);
+    taken
+        .map(|taken| taken.placing.price)
+        .map_err(|violations| violations.iter().map(|v| v.field.clone()).collect())
+}
+
+#[test]
+fn without_a_claim_the_patient_pays_it_all() {
+    let request = PlaceOrderRequest {
+        lines: vec![line(30), line(70)],
+        ..Default::default()
+    };
+    let price = place(request.clone()).unwrap();
+    assert_eq!(
+        price,
+        Price {
+            gross: 10_000,
+            patient_share: 10_000,
+            payer_net: 0,
+            other_payer: 0
+        }
+    );
+    let short = PlaceOrderRequest {
+        patient_share: money(99),
+        ..request
+    };
+    assert_eq!(place(short).unwrap_err(), ["patient_share"]);
+}
+
+#[test]
+fn with_a_claim_the_patient_pays_what_the_payer_does_not_unless_the_share_is_given() {
+    let request = PlaceOrderRequest {
+        lines: vec![line(500)],
+        claim: claim(500, 100, 400),
+        ..Default::default()
+    };
+    let price = place(request).unwrap();
+    assert_eq!(
+        price,
+        Price {
+            gross: 50_000,
+            patient_share: 10_000,
+            payer_net: 40_000,
+            other_payer: 0
+        }
+    );
+    let request = PlaceOrderRequest {
+        lines: vec![line(500)],
+        claim: claim(500, 100, 300),
+        patient_share: money(100),
+        ..Default::default()
+    };
+    assert_eq!(place(request).unwrap().other_payer, 10_000);
+}
+
+#[test]
+fn every_figure_that_does_not_add_up_is_named_at_once() {
+    let request = PlaceOrderRequest {
+        lines: vec![line(500)],
+        claim: claim(501, 101, 450),
+        patient_share: money(100),
+        ..Default::default()
+    };
+    assert_eq!(
+        place(request).unwrap_err(),
+        ["claim.net", "claim.gross", "claim.patient_share"]
+    );
+}
+
+#[test]
+fn mixed_currencies_parts_of_the_smallest_coin_and_odd_quantities_are_named_by_line() {
+    let mut lines = vec![line(1), line(2), line(3)];
+    lines[1].amount = Some(WireMoney {
+        currency_code: "USD".into(),
+        units: 2,
+        nanos: 0,
+    });
+    lines[2].amount = Some(WireMoney {
+        currency_code: "AED".into(),
+        units: 3,
+        nanos: 1,
+    });
+    lines[2].quantity = Some(WireDecimal { value: "0".into() });
+    let request = PlaceOrderRequest {
+        lines,
+        ..Default::default()
+    };
+    assert_eq!(
+        place(request).unwrap_err(),
+        ["lines[1].amount", "lines[2].amount", "lines[2].quantity"]
+    );
+}
+
+#[test]
+fn an_order_for_nothing_or_beyond_counting_is_refused() {
+    let free = PlaceOrderRequest {
+        lines: vec![line(0)],
+        ..Default::default()
+    };
+    assert_eq!(place(free).unwrap_err(), ["lines"]);
+    let huge = i64::MAX / 100 - 1;
+    let request = PlaceOrderRequest {
+        lines: vec![line(huge), line(huge)],
+        ..Default::default()
+    };
+    assert!(place(request).unwrap_err().contains(&"lines".to_owned()));
+}

@@ -1,0 +1,166 @@
+//! SagaService.
+
+use chassis::{Identity, idempotency::Key, page};
+use proto::ops::v1::{
+    self as wire, GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, RetrySagaRequest,
+    RetrySagaResponse, saga_service_server::SagaService,
+};
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{Grpc, context, decode, encode::timestamp, respond, uuid};
+use crate::{
+    desk,
+    operate_sagas::{self, Shown},
+    saga::{Saga, State},
+    store::sagas::{Filter, StepRow},
+};
+
+#[tonic::async_trait]
+impl SagaService for Grpc {
+    async fn get_saga(&self, request: Request<GetSagaRequest>) -> Result<Response<GetSagaResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let id = uuid("id", &request.get_ref().id)?;
+        let shown = operate_sagas::get(&self.desk, &identity.facility, id).await?;
+        Ok(Response::new(GetSagaResponse {
+            saga: Some(saga(&shown)),
+        }))
+    }
+
+    async fn list_sagas(
+        &self,
+        request: Request<ListSagasRequest>,
+    ) -> Result<Response<ListSagasResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let request = request.into_inner();
+        let filter = Filter {
+            state: State::named(
+                request
+                    .state()
+                    .as_str_name()
+                    .trim_start_matches("SAGA_STATE_")
+                    .to_lowercase()
+                    .as_str(),
+            ),
+            order_id: decode::optional_uuid("order_id", &request.order_id)?,
+        };
+        let described = format!("{filter:?}");
+        let (method, facility) = ("ops.v1.SagaService/ListSagas", &identity.facility);
+        let list = page::List {
+            method,
+            facility,
+            filter: &described,
+        };
+        let after: Option<Uuid> = self.desk.pages.decode(&list, &request.page_token)?;
+        let size = page::size(request.page_size)?;
+        let (sagas, next) = operate_sagas::list(&self.desk, facility, &filter, after, size).await?;
+        let next_page_token = next
+            .map(|next| self.desk.pages.encode(&list, &next))
+            .transpose()?
+            .unwrap_or_default();
+        let sagas = sagas
+            .into_iter()
+            .map(|found| {
+                saga(&Shown {
+                    saga: found,
+                    steps: None,
+                })
+            })
+            .collect();
+        Ok(Response::new(ListSagasResponse {
+            sagas,
+            next_page_token,
+        }))
+    }
+
+    async fn retry_saga(
+        &self,
+        request: Request<RetrySagaRequest>,
+    ) -> Result<Response<RetrySagaResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let asked = request.get_ref();
+        let id = uuid("id", &asked.id)?;
+        let key = Key::of("ops.v1.SagaService/RetrySaga", &asked.request_id, asked)?;
+        let made = desk::Request {
+            facility: identity.facility,
+            context: context(&request),
+            key,
+        };
+        let answer = |shown: &Shown| RetrySagaResponse {
+            saga: Some(saga(shown)),
+        };
+        respond(operate_sagas::retry(&self.desk, &made, id, answer).await?)
+    }
+}
+
+fn saga(shown: &Shown) -> wire::Saga {
+    let Shown { saga, steps } = shown;
+    wire::Saga {
+        id: saga.id.to_string(),
+        kind: saga.kind.name().to_owned(),
+        order_id: saga.order_id.to_string(),
+        state: state(saga.state).into(),
+        current_step: saga
+            .action()
+            .map(|action| action.step.name().to_owned())
+            .unwrap_or_default(),
+        steps: steps
+            .as_ref()
+            .map(|ended| self::steps(saga, ended))
+            .unwrap_or_default(),
+        attempts: i32::try_from(saga.attempts).unwrap_or(i32::MAX),
+        reason: saga.reason.clone(),
+        wake_time: saga.wake_at.map(timestamp),
+        deadline_time: Some(timestamp(saga.deadline_at)),
+        create_time: Some(timestamp(saga.created_at)),
+        update_time: Some(timestamp(saga.updated_at)),
+    }
+}
+
+/// The steps that have ended, and the one that is under way, which has no row of its own.
+fn steps(saga: &Saga, ended: &[StepRow]) -> Vec<wire::SagaStep> {
+    let pivot = saga
+        .kind
+        .pivot(&saga.plan)
+        .map(|position| saga.plan[position].name());
+    let mut steps: Vec<wire::SagaStep> = ended
+        .iter()
+        .map(|row| wire::SagaStep {
+            name: row.step.clone(),
+            compensation: row.compensation,
+            state: if row.succeeded {
+                wire::SagaStepState::Succeeded
+            } else {
+                wire::SagaStepState::Failed
+            }
+            .into(),
+            pivot: !row.compensation && pivot == Some(row.step.as_str()),
+            result: row.result.clone(),
+            attempts: row.attempts,
+            create_time: Some(timestamp(row.begun_at)),
+            update_time: Some(timestamp(row.ended_at)),
+        })
+        .collect();
+    steps.extend(saga.action().map(|action| wire::SagaStep {
+        name: action.step.name().to_owned(),
+        compensation: action.compensation,
+        state: wire::SagaStepState::Started.into(),
+        pivot: !action.compensation && pivot == Some(action.step.name()),
+        result: String::new(),
+        attempts: i32::try_from(saga.attempts).unwrap_or(i32::MAX),
+        create_time: Some(timestamp(saga.begun_at)),
+        update_time: Some(timestamp(saga.updated_at)),
+    }));
+    steps
+}
+
+fn state(state: State) -> wire::SagaState {
+    match state {
+        State::Running => wire::SagaState::Running,
+        State::Waiting => wire::SagaState::Waiting,
+        State::Compensating => wire::SagaState::Compensating,
+        State::Completed => wire::SagaState::Completed,
+        State::Compensated => wire::SagaState::Compensated,
+        State::Stuck => wire::SagaState::Stuck,
+    }
+}

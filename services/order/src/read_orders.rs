@@ -1,0 +1,80 @@
+//! Reading orders: one, or a page of them, with a fixed number of queries.
+
+use chassis::Facility;
+use proto::order::v1 as wire;
+use uuid::Uuid;
+
+use crate::{
+    desk::Desk,
+    error::Error,
+    grpc::encode,
+    order::Order,
+    store::{self, orders::Filter},
+};
+
+/// How an order is named.
+#[derive(Clone, Debug)]
+pub enum Name {
+    Id(Uuid),
+    Reference(String),
+}
+
+/// Reads one order.
+///
+/// # Errors
+/// NOT_FOUND, also for another facility's.
+pub async fn get(desk: &Desk, facility: &Facility, name: &Name) -> Result<(Order, wire::Order), Error> {
+    let mut tx = desk.database.begin(facility).await?;
+    let found = match name {
+        Name::Id(id) => store::orders::get(&mut tx, *id).await?,
+        Name::Reference(reference) => store::orders::by_reference(&mut tx, reference).await?,
+    };
+    let order = found.ok_or_else(|| match name {
+        Name::Id(id) => Error::NoOrder(id.to_string()),
+        Name::Reference(reference) => Error::NoOrder(reference.clone()),
+    })?;
+    let lines = store::lines::of(&mut tx, order.id).await?;
+    let refunds = match order.refund_count {
+        0 => Vec::new(),
+        _ => store::refunds::of(&mut tx, order.id).await?,
+    };
+    tx.commit().await?;
+    let told = encode::order(&order, &lines, &refunds);
+    Ok((order, told))
+}
+
+/// A page of the orders that match, newest first, and whether more follow.
+///
+/// # Errors
+/// Only the database's.
+pub async fn list(
+    desk: &Desk,
+    facility: &Facility,
+    filter: &Filter,
+    after: Option<Uuid>,
+    size: u32,
+) -> Result<(Vec<wire::Order>, Option<Uuid>), Error> {
+    let mut tx = desk.database.begin(facility).await?;
+    let mut orders = store::orders::list(&mut tx, filter, after, i64::from(size) + 1).await?;
+    let more = orders.len() > size as usize;
+    orders.truncate(size as usize);
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
+    let lines = store::lines::of_all(&mut tx, &ids).await?;
+    let refunded: Vec<Uuid> = orders
+        .iter()
+        .filter(|order| order.refund_count > 0)
+        .map(|order| order.id)
+        .collect();
+    let refunds = match refunded.is_empty() {
+        true => std::collections::HashMap::new(),
+        false => store::refunds::of_all(&mut tx, &refunded).await?,
+    };
+    tx.commit().await?;
+    let of = |order: &Order| {
+        let lines = lines.get(&order.id).map(Vec::as_slice).unwrap_or_default();
+        let refunds = refunds.get(&order.id).map(Vec::as_slice).unwrap_or_default();
+        encode::order(order, lines, refunds)
+    };
+    let next = if more { ids.last().copied() } else { None };
+    Ok((orders.iter().map(of).collect(), next))
+}

@@ -1,0 +1,171 @@
+//! How much a refund gives back, and of what.
+
+use chassis::Violations;
+use money::Decimal;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Refund, RefundState, Refused, Returned, Wanted, WantedLine};
+use crate::order::{Line, Order};
+
+/// Works out the refund that gives back what is `wanted` of an order with these lines and these earlier refunds, or
+/// says why there is none. Under the order's lock: what is planned is reserved once it is stored.
+pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Wanted) -> Result<Refund, Refused> {
+    if !order.state.is_fulfilled() {
+        let text = format!("an order that is {} cannot be refunded", order.state);
+        return Err(Refused::Precondition(order.state.refusal(), text));
+    }
+    let counted = || {
+        earlier
+            .iter()
+            .filter(|refund| refund.state != RefundState::Failed)
+    };
+    if counted().any(|refund| refund.whole) {
+        return Err(nothing_left());
+    }
+    let share = order.price.patient_share - counted().map(|refund| refund.share).sum::<i64>();
+    let balance = order.account.balance_paid - counted().map(|refund| refund.balance).sum::<i64>();
+    let left = Left {
+        share,
+        balance: balance.max(0),
+    };
+    match wanted {
+        Wanted::Whole => whole(order, left),
+        Wanted::Amount(amount) => part(left, *amount, Vec::new()),
+        Wanted::Lines(_) if order.is_insured() => Err(Refused::Precondition(
+            "ORDER_INSURED",
+            "lines of an insured order cannot be returned: give an amount, or return all of it".to_owned(),
+        )),
+        Wanted::Lines(wanted) => {
+            let returned = returned(lines, &counted().collect::<Vec<_>>(), wanted)?;
+            part(left, returned.iter().map(|line| line.amount).sum(), returned)
+        }
+    }
+}
+
+/// The patient's money that can still be given back.
+#[derive(Clone, Copy)]
+struct Left {
+    share: i64,
+    balance: i64,
+}
+
+fn whole(order: &Order, left: Left) -> Result<Refund, Refused> {
+    if order.account.payer_paid != 0 {
+        let text = "the payer has paid on the claim, so it cannot be withdrawn; refund an amount instead";
+        return Err(Refused::Precondition("CLAIM_PAID", text.to_owned()));
+    }
+    if !order.is_insured() && left.share + left.balance == 0 {
+        return Err(nothing_left());
+    }
+    Ok(Refund {
+        whole: true,
+        ..refund(left.share, left.balance, Vec::new())
+    })
+}
+
+fn part(left: Left, amount: i64, lines: Vec<Returned>) -> Result<Refund, Refused> {
+    if amount == 0 {
+        return Err(nothing_left());
+    }
+    if amount > left.share + left.balance {
+        return Err(Refused::Precondition(
+            "REFUND_EXCEEDS_ORDER",
+            "it is more than what is left of the patient's money".to_owned(),
+        ));
+    }
+    let share = amount.min(left.share);
+    Ok(refund(share, amount - share, lines))
+}
+
+fn returned(lines: &[Line], earlier: &[&Refund], wanted: &[WantedLine]) -> Result<Vec<Returned>, Refused> {
+    let mut violations = Violations::new();
+    let mut returned = Vec::with_capacity(wanted.len());
+    for (index, wanted_line) in wanted.iter().enumerate() {
+        let line = lines.iter().find(|line| line.number == wanted_line.number);
+        let twice = wanted[..index]
+            .iter()
+            .any(|other| other.number == wanted_line.number);
+        violations.require(
+            line.is_some(),
+            format!("lines[{index}].number"),
+            "must be a line of the order",
+        );
+        violations.require(
+            !twice,
+            format!("lines[{index}].number"),
+            "must not be named twice",
+        );
+        violations.require(
+            wanted_line.quantity.is_positive(),
+            format!("lines[{index}].quantity"),
+            "must be above zero",
+        );
+        if let Some(line) = line {
+            returned.push((line, wanted_line));
+        }
+    }
+    if !violations.is_empty() {
+        return Err(Refused::Invalid(violations));
+    }
+    returned
+        .into_iter()
+        .map(|(line, wanted)| price(line, earlier, wanted))
+        .collect()
+}
+
+/// A line's amount by its quantity is what all that was returned of it so far is worth, less what was given back for
+/// it already: so the parts of a line always sum to its price.
+fn price(line: &Line, earlier: &[&Refund], wanted: &WantedLine) -> Result<Returned, Refused> {
+    let exceeds = |what: &str| {
+        let text = format!("line {}: the {what} is more than what is left of it", line.number);
+        Refused::Precondition("REFUND_EXCEEDS_LINE", text)
+    };
+    let before = || {
+        earlier
+            .iter()
+            .flat_map(|refund| &refund.lines)
+            .filter(|other| other.number == line.number)
+    };
+    let amount_before: i64 = before().map(|other| other.amount).sum();
+    let quantity = before().try_fold(wanted.quantity, |sum, other| sum.checked_add(other.quantity));
+    let quantity = quantity
+        .filter(|sum| *sum <= line.quantity)
+        .ok_or_else(|| exceeds("quantity"))?;
+    let left = line.amount - amount_before;
+    let amount = match wanted.amount {
+        Some(amount) if amount > left => return Err(exceeds("amount")),
+        Some(amount) => amount,
+        None => {
+            let worth =
+                Decimal::share_of(quantity, line.quantity, line.amount).ok_or_else(|| exceeds("quantity"))?;
+            (worth - amount_before).clamp(0, left)
+        }
+    };
+    Ok(Returned {
+        number: line.number,
+        quantity: wanted.quantity,
+        amount,
+    })
+}
+
+fn refund(share: i64, balance: i64, lines: Vec<Returned>) -> Refund {
+    Refund {
+        id: Uuid::now_v7(),
+        reference: String::new(),
+        reason: String::new(),
+        share,
+        balance,
+        whole: false,
+        lines,
+        state: RefundState::Pending,
+        created_at: OffsetDateTime::now_utc(),
+    }
+}
+
+fn nothing_left() -> Refused {
+    Refused::Precondition(
+        "NOTHING_TO_REFUND",
+        "nothing is left that could be given back".to_owned(),
+    )
+}

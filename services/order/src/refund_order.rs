@@ -1,0 +1,100 @@
+//! Gives back a fulfilled order: some lines, an amount, or all that is left.
+
+use chassis::idempotency::{self, Claim};
+use uuid::Uuid;
+
+use crate::{
+    answer::{Answered, Reply, To, Until},
+    desk::{Desk, Request},
+    error::Error,
+    refund::{self, Refund, Wanted},
+    saga::{Caller, Kind, Run, Saga},
+    store, told,
+};
+
+/// A checked request to give something back.
+#[derive(Clone, Debug)]
+pub struct Return {
+    pub order_id: Uuid,
+    pub wanted: Wanted,
+    pub reason: String,
+    /// The caller's own number; may be empty.
+    pub reference: String,
+}
+
+/// Gives it back. What is asked for is reserved under the order's lock, so that refunds at the same time never exceed
+/// what was paid.
+///
+/// # Errors
+/// FAILED_PRECONDITION when the order is not fulfilled or less is left; ALREADY_EXISTS when the reference is taken.
+pub async fn refund(desk: &Desk, request: &Request, asked: Return) -> Result<Answered, Error> {
+    let (order_id, refund_id) = (asked.order_id, Uuid::now_v7());
+    let mut tx = desk.database.begin(&request.facility).await?;
+    let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, refund_id).await?;
+    if let Claim::Answered(bytes) = claimed {
+        return Ok(Answered::again(bytes));
+    }
+    let order = store::orders::lock(&mut tx, order_id).await?;
+    let mut order = order.ok_or_else(|| Error::NoOrder(order_id.to_string()))?;
+    let lines = store::lines::of(&mut tx, order_id).await?.into();
+    let reply = Reply {
+        key: request.key.clone(),
+        to: To::RefundOrder,
+        lines,
+    };
+    if let Claim::Running { resource_id } = claimed {
+        tx.rollback().await?;
+        let until = Until::Refunded {
+            order_id,
+            refund_id: resource_id,
+        };
+        return desk.conclude_again(request, &reply, until).await;
+    }
+
+    let earlier = match order.refund_count {
+        0 => Vec::new(),
+        _ => store::refunds::of(&mut tx, order_id).await?,
+    };
+    let Return {
+        wanted,
+        reason,
+        reference,
+        ..
+    } = asked;
+    let planned = refund::plan(&order, &reply.lines, &earlier, &wanted)?;
+    let refund = Refund {
+        id: refund_id,
+        reason,
+        reference,
+        ..planned
+    };
+
+    let from = order.version;
+    let plan = Kind::refund(&order, &refund);
+    let mut saga = Saga::begin(
+        Kind::RefundOrder,
+        plan,
+        order.facility.clone(),
+        order_id,
+        desk.patience,
+    );
+    saga.refund_id = Some(refund_id);
+    order.saga_id = saga.id;
+    order.refund_count += 1;
+    order.touch();
+    store::orders::save(&mut tx, &order, from).await?;
+    store::refunds::insert(&mut tx, &order.facility, order_id, saga.id, &refund).await?;
+    store::sagas::insert(&mut tx, &saga, desk.engine.lease()).await?;
+    events::append(&mut tx, &told::of_saga(&mut saga)).await?;
+    tx.commit().await?;
+    desk.outbox.wake();
+
+    let mut run = Run::new(saga, order);
+    run.refund = Some(refund);
+    let driven = desk
+        .engine
+        .drive(run, &Caller::Waiting(request.calls()), Some(&reply))
+        .await;
+    desk.conclude(request, &reply, Until::Refunded { order_id, refund_id }, driven)
+        .await
+}

@@ -1,0 +1,201 @@
+//! What follows from one try at a step.
+
+use mesh::Context;
+use time::{Duration, OffsetDateTime};
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{Effect, Outcome, Saga, Wait, outcome};
+use crate::{config, order::Failure};
+
+/// How a saga moves after a try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Movement {
+    Succeeded(Effect),
+    Refused {
+        failure: Failure,
+        undo: bool,
+    },
+    AwaitMethod {
+        payment_id: Uuid,
+    },
+    AwaitOutcome {
+        payment_id: Uuid,
+        pause: Duration,
+    },
+    /// `counted`: the try had all the time it needed.
+    Retry {
+        pause: Duration,
+        counted: bool,
+    },
+    Stuck {
+        reason: String,
+        pause: Duration,
+    },
+}
+
+/// Decides by what a try came to. Before the pivot a step that keeps failing is given up, with what it may have left
+/// undone; from the pivot on it is tried until it succeeds, and counts as stuck when that takes too long.
+pub(super) fn decide(
+    saga: &Saga,
+    settings: &config::Saga,
+    context: &Context,
+    tried: Result<Outcome, Status>,
+) -> Movement {
+    let tries = saga.attempts + 1;
+    let overdue = saga.deadline_at <= OffsetDateTime::now_utc();
+    let pause = settings.backoff(tries);
+    let status = match tried {
+        Ok(Outcome::Done(effect)) => return Movement::Succeeded(effect),
+        Ok(Outcome::Refused { failure, undo }) => return Movement::Refused { failure, undo },
+        Ok(Outcome::Wait(Wait::PaymentMethod(payment_id))) => return Movement::AwaitMethod { payment_id },
+        Ok(Outcome::Wait(Wait::PaymentOutcome(_))) if overdue => {
+            let reason = "the processor has not told the outcome of the payment".to_owned();
+            return Movement::Stuck {
+                reason,
+                pause: settings.stuck_retry(),
+            };
+        }
+        Ok(Outcome::Wait(Wait::PaymentOutcome(payment_id))) => {
+            return Movement::AwaitOutcome { payment_id, pause };
+        }
+        Err(status) => status,
+    };
+    let stuck = || Movement::Stuck {
+        reason: outcome::text(&status),
+        pause: settings.stuck_retry(),
+    };
+    if !outcome::is_transient(&status) {
+        return match saga.may_turn_back() {
+            true => Movement::Refused {
+                failure: outcome::failure(&status),
+                undo: false,
+            },
+            false => stuck(),
+        };
+    }
+    // Whoever waited has no more time; that says nothing about the step.
+    if context.remaining().is_some_and(|left| left.is_zero()) && !overdue {
+        return Movement::Retry {
+            pause: Duration::ZERO,
+            counted: false,
+        };
+    }
+    let exhausted = tries >= settings.step_tries;
+    if exhausted && saga.may_turn_back() && !saga.is_at_pivot() {
+        return Movement::Refused {
+            failure: outcome::failure(&status),
+            undo: true,
+        };
+    }
+    if overdue || (exhausted && saga.backward) {
+        return stuck();
+    }
+    Movement::Retry { pause, counted: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use chassis::Facility;
+
+    use super::*;
+    use crate::saga::{Kind, Step};
+
+    const PLAN: [Step; 4] = [
+        Step::PrepareClaim,
+        Step::AuthorizePayment,
+        Step::CapturePayment,
+        Step::SubmitClaim,
+    ];
+
+    fn at(position: usize, attempts: u32) -> Saga {
+        let facility = Facility::new("F1").unwrap();
+        let mut saga = Saga::begin(
+            Kind::PlaceOrder,
+            PLAN.into(),
+            facility,
+            Uuid::nil(),
+            Duration::minutes(1),
+        );
+        (saga.position, saga.attempts) = (position, attempts);
+        saga
+    }
+
+    fn after(saga: &Saga, status: Status) -> Movement {
+        decide(saga, &config::Saga::default(), &Context::new(), Err(status))
+    }
+
+    #[test]
+    fn before_the_pivot_a_step_that_keeps_failing_is_given_up_and_undone() {
+        assert!(matches!(
+            after(&at(1, 3), Status::unavailable("")),
+            Movement::Retry { counted: true, .. }
+        ));
+        assert!(matches!(
+            after(&at(1, 19), Status::unavailable("")),
+            Movement::Refused { undo: true, .. }
+        ));
+        assert!(matches!(
+            after(&at(1, 0), Status::failed_precondition("")),
+            Movement::Refused { undo: false, .. }
+        ));
+    }
+
+    #[test]
+    fn the_pivot_is_refused_only_by_an_answer() {
+        assert!(matches!(
+            after(&at(2, 500), Status::unavailable("")),
+            Movement::Retry { .. }
+        ));
+        assert!(matches!(
+            after(&at(2, 0), Status::failed_precondition("")),
+            Movement::Refused { .. }
+        ));
+    }
+
+    #[test]
+    fn after_the_pivot_nothing_turns_back() {
+        assert!(matches!(
+            after(&at(3, 500), Status::unavailable("")),
+            Movement::Retry { .. }
+        ));
+        assert!(matches!(
+            after(&at(3, 0), Status::failed_precondition("")),
+            Movement::Stuck { .. }
+        ));
+        let mut late = at(3, 0);
+        late.deadline_at = OffsetDateTime::now_utc() - Duration::seconds(1);
+        assert!(matches!(
+            after(&late, Status::unavailable("")),
+            Movement::Stuck { .. }
+        ));
+    }
+
+    #[test]
+    fn a_compensation_that_keeps_failing_is_stuck() {
+        let mut saga = at(1, 19);
+        saga.backward = true;
+        assert!(matches!(
+            after(&saga, Status::unavailable("")),
+            Movement::Stuck { .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_callers_deadline_is_no_failed_try() {
+        let late = Context::new().with_timeout(std::time::Duration::ZERO);
+        let moved = decide(
+            &at(1, 19),
+            &config::Saga::default(),
+            &late,
+            Err(Status::deadline_exceeded("out of time")),
+        );
+        assert_eq!(
+            moved,
+            Movement::Retry {
+                pause: Duration::ZERO,
+                counted: false
+            }
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! Drives sagas: one try at a step, one transaction for what follows from it, and again.
+
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+
+use chassis::{Facility, auth::ServiceTokens, idempotency, postgres::Database};
+use mesh::Context;
+use tokio::{sync::Notify, time::Instant};
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{
+    Action, Outcome, Participants, Run, Saga, Step,
+    decide::{Movement, decide},
+    follow::Rules,
+    participants::Task,
+};
+use crate::{
+    answer::Reply,
+    changes::Changes,
+    config,
+    error::Error,
+    settlement::DenialPolicy,
+    store::{self, sagas::Lease},
+    told,
+};
+
+/// Drives sagas. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    /// This process, as the holder of leases.
+    owner: Uuid,
+    wakeup: Notify,
+}
+
+/// What an engine is made of.
+pub struct Parts {
+    pub database: Database,
+    pub participants: Participants,
+    pub tokens: ServiceTokens,
+    pub outbox: events::Outbox,
+    pub changes: Changes,
+    pub denials: Arc<DenialPolicy>,
+    pub settings: config::Saga,
+    pub payment_window: time::Duration,
+}
+
+/// On whose behalf, and until when.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Somebody waits: calls carry the token and end with the deadline.
+    Waiting(Context),
+    /// Nobody does: calls carry the service's own token.
+    Nobody,
+}
+
+impl Engine {
+    /// An engine with a lease name of its own.
+    pub fn new(parts: Parts) -> Engine {
+        Engine(Arc::new(Inner {
+            parts,
+            owner: Uuid::new_v4(),
+            wakeup: Notify::new(),
+        }))
+    }
+
+    /// The lease under which this process begins a saga and drives it.
+    pub fn lease(&self) -> Lease {
+        Lease::Kept(self.0.owner, self.0.parts.settings.lease())
+    }
+
+    /// Looks for due sagas at once, instead of at the next look.
+    pub fn wake(&self) {
+        self.0.wakeup.notify_one();
+    }
+
+    pub(super) fn parts(&self) -> &Parts {
+        &self.0.parts
+    }
+
+    pub(super) fn owner(&self) -> Uuid {
+        self.0.owner
+    }
+
+    pub(super) async fn woken(&self) {
+        self.0.wakeup.notified().await;
+    }
+
+    /// Drives a saga whose lease this process holds, until it has ended or waits. When the order comes to rest, the
+    /// reply is stored with it.
+    ///
+    /// # Errors
+    /// [`Error::LostLease`] when another process has taken over; database errors, after which the saga is resumed when
+    /// its lease runs out.
+    pub async fn drive(&self, mut run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
+        while let (Some(action), None) = (run.saga.action(), run.saga.wake_at) {
+            let context = self.context(caller, &run.saga.facility)?;
+            let tried = self.attempt(&mut run, action, &context).await?;
+            if let Err(status) = &tried {
+                tracing::warn!(
+                    saga.id = %run.saga.id, order.id = %run.order.id, saga.step = action.step.name(),
+                    saga.compensation = action.compensation, saga.attempts = run.saga.attempts + 1,
+                    error.message = super::outcome::text(status), "a step has failed"
+                );
+            }
+            let movement = decide(&run.saga, &self.0.parts.settings, &context, tried);
+            run = self.commit(run, &movement, reply).await?;
+        }
+        Ok(run)
+    }
+
+    /// Makes one try, and keeps the lease for as long as that takes.
+    async fn attempt(
+        &self,
+        run: &mut Run,
+        action: Action,
+        context: &Context,
+    ) -> Result<Result<Outcome, Status>, Error> {
+        let parts = &self.0.parts;
+        if run.claim.is_none()
+            && action
+                == (Action {
+                    step: Step::PrepareClaim,
+                    compensation: false,
+                })
+        {
+            let mut tx = parts.database.begin(&run.saga.facility).await?;
+            run.claim = store::orders::claim(&mut tx, run.order.id).await?.map(Arc::new);
+            tx.commit().await?;
+        }
+        let task = Task {
+            saga: &run.saga,
+            action,
+            order: &run.order,
+            refund: run.refund.as_ref(),
+            claim: run.claim.as_deref(),
+        };
+        self.keeping(&run.saga, parts.participants.perform(context, &task))
+            .await
+    }
+
+    /// Renews the lease every third of its time while `work` runs.
+    async fn keeping<T>(&self, saga: &Saga, work: impl Future<Output = T>) -> Result<T, Error> {
+        let lease = self.0.parts.settings.lease();
+        let mut work = pin!(work);
+        let mut beat = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                _ = beat.tick() => {}
+            }
+            match self.renew(saga, lease).await {
+                Ok(true) => {}
+                Ok(false) => return Err(Error::LostLease),
+                // The epoch still guards every write: the step may go on.
+                Err(error) => {
+                    tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed")
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, saga: &Saga, lease: Duration) -> Result<bool, sqlx::Error> {
+        let mut tx = self.0.parts.database.begin(&saga.facility).await?;
+        let renewed = store::sagas::renew(&mut tx, saga, lease).await?;
+        tx.commit().await?;
+        Ok(renewed)
+    }
+
+    /// Order, saga, step, events and answer change in one transaction. The order's row is taken before the saga's,
+    /// here and everywhere.
+    async fn commit(&self, mut run: Run, movement: &Movement, reply: Option<&Reply>) -> Result<Run, Error> {
+        let parts = &self.0.parts;
+        let mut tx = parts.database.begin(&run.saga.facility).await?;
+        let mut next = run.moved(movement, &self.rules())?;
+        if next.order.version != run.order.version
+            && !store::orders::save(&mut tx, &next.order, run.order.version).await?
+        {
+            // An event has changed the order since it was read.
+            let locked = store::orders::lock(&mut tx, run.order.id).await?;
+            run.order = locked.ok_or_else(|| Error::NoOrder(run.order.id.to_string()))?;
+            next = run.moved(movement, &self.rules())?;
+            store::orders::save(&mut tx, &next.order, run.order.version).await?;
+        }
+        let parked = next.saga.has_ended() || next.saga.wake_at.is_some();
+        let lease = if parked { Lease::Released } else { self.lease() };
+        if !store::sagas::save(&mut tx, &next.saga, run.saga.epoch, lease).await? {
+            return Err(Error::LostLease);
+        }
+        if let Some(refund) = next.refund.as_ref().filter(|_| next.saga.has_ended()) {
+            store::refunds::save_state(&mut tx, refund).await?;
+        }
+        let mut events = told::of_order(&mut next.order, Some(next.saga.id), None);
+        events.extend(told::of_saga(&mut next.saga));
+        if let Some(successor) = &mut next.successor {
+            store::sagas::insert(&mut tx, successor, Lease::Released).await?;
+            events.extend(told::of_saga(successor));
+        }
+        events::append(&mut tx, &events).await?;
+        let replies = reply.filter(|_| next.is_at_rest());
+        if let Some(reply) = replies {
+            next.answer = Some(reply.store(&mut tx, &next.order).await?);
+        }
+        tx.commit().await?;
+
+        next.saga.ended = None;
+        if next.successor.take().is_some() {
+            self.wake();
+        }
+        if let Some(reply) = replies {
+            idempotency::announce(&parts.database, &reply.key);
+        }
+        parts.outbox.wake();
+        parts.changes.tell(next.order.id);
+        Ok(next)
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        let parts = &self.0.parts;
+        Rules {
+            denials: &parts.denials,
+            payment_window: parts.payment_window,
+            patience: parts.settings.patience(),
+        }
+    }
+
+    /// What a call of the service's own is made with.
+    ///
+    /// # Errors
+    /// When no token can be signed.
+    pub fn own_context(&self, facility: &Facility) -> Result<Context, Error> {
+        let bearer = self.0.parts.tokens.bearer(facility)?;
+        Ok(Context::new()
+            .with_bearer(bearer)
+            .with_timeout(self.0.parts.settings.step_timeout()))
+    }
+
+    fn context(&self, caller: &Caller, facility: &Facility) -> Result<Context, Error> {
+        match caller {
+            Caller::Waiting(context) => Ok(context.clone()),
+            Caller::Nobody => self.own_context(facility),
+        }
+    }
+}

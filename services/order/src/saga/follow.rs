@@ -1,0 +1,200 @@
+//! What a saga's movement means for the order, its refund, and the saga that may come next. Pure.
+
+use std::sync::Arc;
+
+use proto::claims::v1::ClaimDetails;
+use time::{Duration, OffsetDateTime};
+
+use super::{Effect, Kind, Saga, State, Step, decide::Movement};
+use crate::{
+    order::{Failure, Order, State as OrderState, WrongState},
+    refund::{Refund, RefundState},
+    settlement::{DenialPolicy, Hold},
+};
+
+/// A saga on its way, with what it works on.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub saga: Saga,
+    pub order: Order,
+    pub refund: Option<Refund>,
+    /// The order's claim, if it is at hand.
+    pub claim: Option<Arc<ClaimDetails>>,
+    /// The answer that was stored when the order came to rest.
+    pub answer: Option<Vec<u8>>,
+    /// The saga that goes on where this one has ended.
+    pub(super) successor: Option<Saga>,
+}
+
+/// What the movements go by.
+pub(super) struct Rules<'a> {
+    pub(super) denials: &'a DenialPolicy,
+    pub(super) payment_window: Duration,
+    pub(super) patience: Duration,
+}
+
+impl Run {
+    /// A saga that has just begun or was read.
+    pub fn new(saga: Saga, order: Order) -> Run {
+        Run {
+            saga,
+            order,
+            refund: None,
+            claim: None,
+            answer: None,
+            successor: None,
+        }
+    }
+
+    /// Whether whoever asked for it has an answer.
+    pub fn is_at_rest(&self) -> bool {
+        match self.saga.kind {
+            Kind::RefundOrder => self.saga.has_ended(),
+            Kind::PlaceOrder | Kind::FulfilOrder | Kind::CancelOrder => self.order.is_at_rest(),
+        }
+    }
+
+    /// Where everything is after `movement`.
+    pub(super) fn moved(&self, movement: &Movement, rules: &Rules<'_>) -> Result<Run, WrongState> {
+        let mut next = self.clone();
+        match movement {
+            Movement::Succeeded(effect) => {
+                next.take_effect(effect);
+                next.saga.succeeded(effect.text());
+            }
+            Movement::Refused { failure, undo } => {
+                next.saga.refused(&failure.reason, *undo);
+                next.fail(failure)?;
+            }
+            Movement::AwaitMethod { payment_id } => {
+                next.order.await_payment(*payment_id, rules.payment_window)?;
+                let until = next.order.expires_at.unwrap_or_else(OffsetDateTime::now_utc);
+                next.saga.wait(until, false);
+            }
+            Movement::AwaitOutcome { payment_id, pause } => {
+                next.order.payment_begun(*payment_id);
+                next.saga.wait(OffsetDateTime::now_utc() + *pause, true);
+            }
+            Movement::Retry { pause, counted } => next.saga.retry(*pause, *counted),
+            Movement::Stuck { reason, pause } => next.saga.stuck(reason, *pause),
+        }
+        next.follow(rules)?;
+        if next.order.busy != self.order.busy && next.order.version == self.order.version {
+            next.order.touch();
+        }
+        Ok(next)
+    }
+
+    fn take_effect(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Nothing | Effect::ClaimSubmitted { rejection: None } => {}
+            Effect::ClaimPrepared(id) => self.order.claim_prepared(*id),
+            Effect::PaymentAuthorized(id) => self.order.payment_begun(*id),
+            Effect::ClaimSubmitted { rejection: Some(_) } => {
+                self.order.hold = Hold::Review;
+                self.order.touch();
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure) -> Result<(), WrongState> {
+        match self.saga.kind {
+            Kind::PlaceOrder | Kind::FulfilOrder => self.order.fail(failure.clone()),
+            Kind::CancelOrder | Kind::RefundOrder => Ok(()),
+        }
+    }
+
+    /// Brings the order to where its saga has come.
+    fn follow(&mut self, rules: &Rules<'_>) -> Result<(), WrongState> {
+        let unconfirmed = matches!(
+            self.order.state,
+            OrderState::Pending | OrderState::AwaitingPayment
+        );
+        let fulfils = self
+            .saga
+            .plan
+            .iter()
+            .any(|step| matches!(step, Step::CapturePayment | Step::SubmitClaim));
+        match (self.saga.state, self.saga.kind) {
+            (State::Running, Kind::PlaceOrder) if unconfirmed && self.has_reached_fulfilment() => {
+                self.order.confirm()
+            }
+            (State::Completed, Kind::PlaceOrder) => {
+                if unconfirmed {
+                    self.order.confirm()?;
+                }
+                if fulfils {
+                    self.fulfil(rules)?;
+                }
+                self.release();
+                Ok(())
+            }
+            (State::Completed, Kind::FulfilOrder) => {
+                self.fulfil(rules)?;
+                self.release();
+                Ok(())
+            }
+            (State::Completed, Kind::CancelOrder)
+            | (State::Compensated, Kind::PlaceOrder | Kind::CancelOrder) => {
+                self.order.undone()?;
+                self.release();
+                Ok(())
+            }
+            (State::Compensated, Kind::FulfilOrder) => {
+                self.give_up(rules);
+                Ok(())
+            }
+            (State::Completed, Kind::RefundOrder) => self.refunded(),
+            (State::Compensated, Kind::RefundOrder) => {
+                self.end_refund(RefundState::Failed);
+                self.order.touch();
+                Ok(())
+            }
+            (State::Running | State::Waiting | State::Compensating | State::Stuck, _) => Ok(()),
+        }
+    }
+
+    fn has_reached_fulfilment(&self) -> bool {
+        let next = self.saga.action().map(|action| action.step);
+        matches!(next, Some(Step::CapturePayment | Step::SubmitClaim))
+    }
+
+    fn fulfil(&mut self, rules: &Rules<'_>) -> Result<(), WrongState> {
+        self.order.fulfil()?;
+        self.order.settle(rules.denials)
+    }
+
+    fn refunded(&mut self) -> Result<(), WrongState> {
+        self.end_refund(RefundState::Done);
+        match &self.refund {
+            Some(refund) => self.order.refunded(refund),
+            None => Ok(()),
+        }
+    }
+
+    fn end_refund(&mut self, state: RefundState) {
+        if let Some(refund) = &mut self.refund {
+            refund.state = state;
+        }
+    }
+
+    /// The order may be decided about by others again.
+    fn release(&mut self) {
+        self.order.busy = false;
+    }
+
+    /// An order whose money cannot be taken any more is cancelled, by the saga for that.
+    fn give_up(&mut self, rules: &Rules<'_>) {
+        let order = &mut self.order;
+        let plan = Kind::cancel(order);
+        let saga = Saga::begin(
+            Kind::CancelOrder,
+            plan,
+            order.facility.clone(),
+            order.id,
+            rules.patience,
+        );
+        order.saga_id = saga.id;
+        self.successor = Some(saga);
+    }
+}

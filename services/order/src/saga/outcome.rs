@@ -1,0 +1,158 @@
+//! What a step came to.
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use crate::order::Failure;
+
+/// What a step came to. A call that failed is a [`Status`] instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done(Effect),
+    Wait(Wait),
+    /// It will never succeed. `undo` when something may be left over of it.
+    Refused {
+        failure: Failure,
+        undo: bool,
+    },
+}
+
+/// What a step that succeeded means for the order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Nothing,
+    ClaimPrepared(Uuid),
+    PaymentAuthorized(Uuid),
+    /// With the reason when the post office refused the submission.
+    ClaimSubmitted {
+        rejection: Option<String>,
+    },
+}
+
+/// What a step waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The patient is to give a payment method.
+    PaymentMethod(Uuid),
+    /// The processor has not answered; it is asked again, never charged again.
+    PaymentOutcome(Uuid),
+}
+
+impl Effect {
+    /// What the record of the step says.
+    pub fn text(&self) -> String {
+        match self {
+            Effect::Nothing => String::new(),
+            Effect::ClaimPrepared(id) => format!("claim {id}"),
+            Effect::PaymentAuthorized(id) => format!("payment {id}"),
+            Effect::ClaimSubmitted { rejection: None } => String::new(),
+            Effect::ClaimSubmitted {
+                rejection: Some(reason),
+            } => format!("rejected: {reason}"),
+        }
+    }
+}
+
+/// Whether a call that failed so may succeed if it is made again. A token may have run out: the next try has another.
+pub(crate) fn is_transient(status: &Status) -> bool {
+    match status.code() {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss => false,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable
+        | Code::Unauthenticated => true,
+    }
+}
+
+/// A failed call as the reason why an order does not go on.
+pub(crate) fn failure(status: &Status) -> Failure {
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.clone());
+    let violations = details.bad_request().map(|bad| {
+        bad.field_violations
+            .iter()
+            .map(|found| (found.field.clone(), found.description.clone()))
+            .collect()
+    });
+    Failure {
+        reason: reason
+            .filter(|reason| !reason.is_empty())
+            .unwrap_or_else(|| code_name(status.code())),
+        message: status.message().to_owned(),
+        violations: violations.unwrap_or_default(),
+    }
+}
+
+/// The violations that a refused claim names, as fields of the order that it came with.
+pub(crate) fn claim_violations(status: &Status) -> Vec<(String, String)> {
+    let field = |field: String| match field.strip_prefix("details") {
+        Some(rest) => format!("claim{rest}"),
+        None if field.is_empty() => "claim".to_owned(),
+        None => format!("claim.{field}"),
+    };
+    failure(status)
+        .violations
+        .into_iter()
+        .map(|(found, description)| (field(found), description))
+        .collect()
+}
+
+/// A failed call in one line, for the record.
+pub(crate) fn text(status: &Status) -> String {
+    let line = format!("{}: {}", code_name(status.code()), status.message());
+    line.chars().take(500).collect()
+}
+
+fn code_name(code: Code) -> String {
+    let name = format!("{code:?}");
+    let mut upper = String::with_capacity(name.len() + 4);
+    for (index, letter) in name.char_indices() {
+        if index > 0 && letter.is_uppercase() {
+            upper.push('_');
+        }
+        upper.extend(letter.to_uppercase());
+    }
+    upper
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_reason_and_its_violations() {
+        let refused = chassis::status::invalid_field("details.net", "must be the sum");
+        assert_eq!(failure(&refused).reason, "INVALID_REQUEST");
+        assert_eq!(
+            claim_violations(&refused),
+            [("claim.net".to_owned(), "must be the sum".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_failure_without_a_reason_is_named_by_its_code() {
+        assert_eq!(
+            failure(&Status::deadline_exceeded("late")).reason,
+            "DEADLINE_EXCEEDED"
+        );
+    }
+
+    #[test]
+    fn what_a_retry_cannot_change_is_not_transient() {
+        assert!(!is_transient(&Status::failed_precondition("")));
+        assert!(is_transient(&Status::unavailable("")) && is_transient(&Status::unauthenticated("")));
+    }
+}

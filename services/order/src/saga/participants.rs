@@ -1,0 +1,125 @@
+//! Whom the steps call: the payment service and the claims service. One call per try; everything that is called
+//! accepts the same `request_id` again.
+
+mod claims;
+mod payments;
+
+use claims::Claims;
+use mesh::{Channel, Context};
+use payments::Payments;
+use proto::claims::v1::ClaimDetails;
+use tonic::Status;
+
+use super::{Action, Outcome, Saga, Step};
+use crate::{order::Order, refund::Refund};
+
+/// The services that sagas call. Cheap to clone.
+#[derive(Clone)]
+pub struct Participants {
+    payments: Payments,
+    claims: Claims,
+}
+
+/// What a step may need to know.
+pub(super) struct Task<'a> {
+    pub(super) saga: &'a Saga,
+    pub(super) action: Action,
+    pub(super) order: &'a Order,
+    pub(super) refund: Option<&'a Refund>,
+    pub(super) claim: Option<&'a ClaimDetails>,
+}
+
+impl Participants {
+    /// The services behind these channels.
+    pub fn new(payment: Channel, claims: Channel) -> Participants {
+        Participants {
+            payments: Payments::new(payment),
+            claims: Claims::new(claims),
+        }
+    }
+
+    /// Checks a claim for an order that is not kept.
+    ///
+    /// # Errors
+    /// The claims service's refusal, with every violation.
+    pub async fn check_claim(&self, context: &Context, details: ClaimDetails) -> Result<(), Status> {
+        self.claims.check(context, details).await
+    }
+
+    /// Lets the payment of an order's balance go.
+    ///
+    /// # Errors
+    /// The payment service's refusal: it is paid, or being paid.
+    pub async fn void_balance(
+        &self,
+        context: &Context,
+        order: &Order,
+        key: uuid::Uuid,
+    ) -> Result<(), Status> {
+        self.payments
+            .void_balance(context, order, key, "written off")
+            .await
+    }
+
+    /// Makes one try at an action.
+    pub(super) async fn perform(&self, context: &Context, task: &Task<'_>) -> Result<Outcome, Status> {
+        let Task {
+            saga, action, order, ..
+        } = *task;
+        let key = saga.key(action);
+        let step = match action.compensation {
+            true => action
+                .step
+                .undoing()
+                .ok_or_else(|| internal("the step has nothing to undo"))?,
+            false => action.step,
+        };
+        let why = order
+            .failure
+            .as_ref()
+            .map(|failure| failure.reason.as_str())
+            .unwrap_or_default();
+        match step {
+            Step::PrepareClaim => {
+                let details = task
+                    .claim
+                    .cloned()
+                    .ok_or_else(|| internal("the order's claim is missing"))?;
+                self.claims.prepare(context, order, key, details).await
+            }
+            Step::SubmitClaim => self.claims.submit(context, order, key).await,
+            Step::WithdrawClaim => self.claims.withdraw(context, order, key, why).await,
+            Step::AuthorizePayment => self.payments.authorize(context, order, key).await,
+            Step::CapturePayment => self.payments.capture(context, order, key).await,
+            Step::VoidPayment => self.payments.void_share(context, order, key, why).await,
+            Step::VoidBalance => self
+                .payments
+                .void_balance(context, order, key, why)
+                .await
+                .map(|()| done()),
+            Step::RefundPayment | Step::RefundBalance => {
+                let refund = task
+                    .refund
+                    .ok_or_else(|| internal("the order's refund is missing"))?;
+                match step {
+                    Step::RefundPayment => self.payments.refund_share(context, order, key, refund).await,
+                    _ => self.payments.refund_balance(context, order, key, refund).await,
+                }
+            }
+        }
+    }
+}
+
+fn done() -> Outcome {
+    Outcome::Done(super::Effect::Nothing)
+}
+
+/// What should be in the database and is not; a retry may find it after a repair.
+fn internal(text: &'static str) -> Status {
+    Status::internal(text)
+}
+
+/// An answer that lacks what the contract promises, or names what is not a UUID.
+fn malformed(what: &str) -> Status {
+    Status::internal(format!("the answer has no valid {what}"))
+}

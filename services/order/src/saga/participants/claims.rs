@@ -1,0 +1,115 @@
+//! The claims service.
+
+use mesh::{Channel, Context};
+use proto::claims::v1::{
+    ClaimDetails, ClaimState, PrepareClaimRequest, SubmitClaimRequest, WithdrawClaimRequest,
+    claim_service_client::ClaimServiceClient,
+};
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use super::{super::outcome, done, internal, malformed};
+use crate::{
+    order::{Failure, Order},
+    saga::{Effect, Outcome},
+};
+
+#[derive(Clone)]
+pub(super) struct Claims(ClaimServiceClient<Channel>);
+
+impl Claims {
+    pub(super) fn new(channel: Channel) -> Claims {
+        Claims(ClaimServiceClient::new(channel))
+    }
+
+    pub(super) async fn check(&self, context: &Context, details: ClaimDetails) -> Result<(), Status> {
+        let request = PrepareClaimRequest {
+            request_id: Uuid::now_v7().to_string(),
+            order_id: Uuid::now_v7().to_string(),
+            details: Some(details),
+            validate_only: true,
+        };
+        self.0
+            .clone()
+            .prepare_claim(context.request(request))
+            .await
+            .map(drop)
+    }
+
+    /// An invalid claim is refused with all that is wrong with it.
+    pub(super) async fn prepare(
+        &self,
+        context: &Context,
+        order: &Order,
+        key: Uuid,
+        details: ClaimDetails,
+    ) -> Result<Outcome, Status> {
+        let request = PrepareClaimRequest {
+            request_id: key.to_string(),
+            order_id: order.id.to_string(),
+            details: Some(details),
+            validate_only: false,
+        };
+        match self.0.clone().prepare_claim(context.request(request)).await {
+            Ok(answer) => {
+                let id = answer
+                    .into_inner()
+                    .claim
+                    .and_then(|claim| Uuid::parse_str(&claim.id).ok());
+                Ok(Outcome::Done(Effect::ClaimPrepared(
+                    id.ok_or_else(|| malformed("claim"))?,
+                )))
+            }
+            Err(status) if status.code() == Code::InvalidArgument => {
+                let failure = Failure {
+                    reason: "CLAIM_INVALID".to_owned(),
+                    violations: outcome::claim_violations(&status),
+                    message: status.message().to_owned(),
+                };
+                Ok(Outcome::Refused { failure, undo: false })
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    /// A submission that the post office rejects has landed: a person looks after it.
+    pub(super) async fn submit(
+        &self,
+        context: &Context,
+        order: &Order,
+        key: Uuid,
+    ) -> Result<Outcome, Status> {
+        let id = order
+            .claim_id
+            .ok_or_else(|| internal("the order's claim is not known"))?;
+        let request = SubmitClaimRequest {
+            request_id: key.to_string(),
+            id: id.to_string(),
+        };
+        let answer = self
+            .0
+            .clone()
+            .submit_claim(context.request(request))
+            .await?
+            .into_inner();
+        let claim = answer.claim.ok_or_else(|| malformed("claim"))?;
+        let rejection = (claim.state() == ClaimState::Rejected).then_some(claim.rejection);
+        Ok(Outcome::Done(Effect::ClaimSubmitted { rejection }))
+    }
+
+    pub(super) async fn withdraw(
+        &self,
+        context: &Context,
+        order: &Order,
+        key: Uuid,
+        reason: &str,
+    ) -> Result<Outcome, Status> {
+        let request = WithdrawClaimRequest {
+            request_id: key.to_string(),
+            order_id: order.id.to_string(),
+            reason: reason.to_owned(),
+        };
+        self.0.clone().withdraw_claim(context.request(request)).await?;
+        Ok(done())
+    }
+}

@@ -1,0 +1,146 @@
+//! How a saga moves: the transitions of its state machine.
+
+use time::{Duration, OffsetDateTime};
+
+use super::{Ended, Progress, Saga, State};
+
+impl Saga {
+    /// The current action took effect.
+    pub fn succeeded(&mut self, result: String) {
+        let Some(action) = self.action() else { return };
+        self.end_step(true, result);
+        self.record(Progress::StepCompleted(action));
+        if self.backward {
+            self.seek_undo(self.position);
+        } else if self.position + 1 == self.plan.len() {
+            self.finish(State::Completed, Progress::Completed);
+        } else {
+            self.state = State::Running;
+            self.begin_step(self.position + 1);
+        }
+    }
+
+    /// The current step will never succeed: what was done before is undone, in reverse. `undo`: also this step, because
+    /// something may be left over of it.
+    pub fn refused(&mut self, reason: &str, undo: bool) {
+        self.end_step(false, reason.to_owned());
+        self.backward = true;
+        self.state = State::Compensating;
+        reason.clone_into(&mut self.reason);
+        self.record(Progress::Compensating {
+            reason: reason.to_owned(),
+        });
+        self.seek_undo(self.position + usize::from(undo));
+    }
+
+    /// The current action waits for something outside, at most until `wake_at`.
+    pub fn wait(&mut self, wake_at: OffsetDateTime, counted: bool) {
+        if self.state == State::Running {
+            self.state = State::Waiting;
+        }
+        self.wake_at = Some(wake_at);
+        self.attempts += u32::from(counted);
+        self.touch();
+    }
+
+    /// The current action failed and is tried again after `pause`. `counted`: it had all the time it needed.
+    pub fn retry(&mut self, pause: Duration, counted: bool) {
+        if self.state == State::Waiting {
+            self.state = State::Running;
+        }
+        self.wake_at = Some(OffsetDateTime::now_utc() + pause);
+        self.attempts += u32::from(counted);
+        self.touch();
+    }
+
+    /// A person should look. It is tried again after `pause` all the same: what was down may come back.
+    pub fn stuck(&mut self, reason: &str, pause: Duration) {
+        self.wake_at = Some(OffsetDateTime::now_utc() + pause);
+        self.attempts += 1;
+        if self.state == State::Stuck {
+            self.touch();
+            return;
+        }
+        self.state = State::Stuck;
+        reason.clone_into(&mut self.reason);
+        if let Some(action) = self.action() {
+            self.record(Progress::Stuck {
+                step: action.step,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
+    /// An operator wakes it: at once, with its attempts counted from zero and another `patience`.
+    pub fn wake(&mut self, patience: Duration) {
+        let now = OffsetDateTime::now_utc();
+        if self.state == State::Stuck {
+            self.state = if self.backward {
+                State::Compensating
+            } else {
+                State::Running
+            };
+            self.reason.clear();
+        }
+        self.attempts = 0;
+        self.deadline_at = now + patience;
+        self.wake_at = Some(now);
+        self.touch();
+    }
+
+    /// Another saga takes its work over; whoever still drives it is fenced off.
+    pub fn superseded(&mut self, reason: &str) {
+        self.epoch += 1;
+        reason.clone_into(&mut self.reason);
+        self.finish(State::Compensated, Progress::Compensated);
+    }
+
+    /// Goes to the last step before `end` that has something to undo, or ends.
+    fn seek_undo(&mut self, end: usize) {
+        let undone_next = self.plan[..end.min(self.plan.len())]
+            .iter()
+            .rposition(|step| step.undoing().is_some());
+        match undone_next {
+            Some(position) => {
+                self.state = State::Compensating;
+                self.begin_step(position);
+            }
+            None => self.finish(State::Compensated, Progress::Compensated),
+        }
+    }
+
+    fn begin_step(&mut self, position: usize) {
+        self.position = position;
+        self.attempts = 0;
+        self.wake_at = None;
+        self.begun_at = OffsetDateTime::now_utc();
+    }
+
+    fn end_step(&mut self, succeeded: bool, result: String) {
+        let Some(action) = self.action() else { return };
+        let (attempts, begun_at) = (self.attempts + 1, self.begun_at);
+        self.ended = Some(Ended {
+            action,
+            succeeded,
+            result,
+            attempts,
+            begun_at,
+        });
+    }
+
+    fn finish(&mut self, state: State, progress: Progress) {
+        self.state = state;
+        self.wake_at = None;
+        self.record(progress);
+    }
+
+    fn touch(&mut self) {
+        self.version += 1;
+        self.updated_at = OffsetDateTime::now_utc();
+    }
+
+    pub(super) fn record(&mut self, progress: Progress) {
+        self.touch();
+        self.progress.push((self.version, progress));
+    }
+}

@@ -1,0 +1,141 @@
+use super::*;
+use crate::order::tests::insured;
+
+fn saga(kind: Kind, plan: Vec<Step>) -> Saga {
+    let mut saga = Saga::begin(
+        kind,
+        plan,
+        Facility::new("F1").unwrap(),
+        Uuid::now_v7(),
+        Duration::minutes(15),
+    );
+    saga.progress.clear();
+    saga
+}
+
+fn placing() -> Saga {
+    let mut order = insured(50_000, 10_000, 40_000);
+    order.immediate = true;
+    saga(Kind::PlaceOrder, Kind::place(&order))
+}
+
+fn forward(step: Step) -> Option<Action> {
+    Some(Action {
+        step,
+        compensation: false,
+    })
+}
+
+fn undo(step: Step) -> Option<Action> {
+    Some(Action {
+        step,
+        compensation: true,
+    })
+}
+
+fn told(saga: &mut Saga) -> Vec<Progress> {
+    saga.progress.drain(..).map(|(_, progress)| progress).collect()
+}
+
+#[test]
+fn plans_leave_out_what_an_order_has_no_need_of() {
+    use Step::{AuthorizePayment, CapturePayment, PrepareClaim, SubmitClaim};
+    let mut order = insured(50_000, 10_000, 40_000);
+    assert_eq!(Kind::place(&order), [PrepareClaim, AuthorizePayment]);
+    order.immediate = true;
+    assert_eq!(
+        Kind::place(&order),
+        [PrepareClaim, AuthorizePayment, CapturePayment, SubmitClaim]
+    );
+    let mut free = insured(40_000, 0, 40_000);
+    free.immediate = true;
+    assert_eq!(Kind::place(&free), [PrepareClaim, SubmitClaim]);
+    assert_eq!(Kind::fulfil(&insured(1_000, 1_000, 0)), [CapturePayment]);
+    assert_eq!(Kind::cancel(&insured(1_000, 1_000, 0)), [Step::VoidPayment]);
+}
+
+#[test]
+fn the_pivot_is_the_first_step_that_cannot_be_undone() {
+    let mut saga = placing();
+    assert!(saga.may_turn_back() && !saga.is_at_pivot());
+    saga.succeeded(String::new());
+    saga.succeeded(String::new());
+    assert_eq!(saga.action(), forward(Step::CapturePayment));
+    assert!(saga.may_turn_back() && saga.is_at_pivot());
+    saga.succeeded(String::new());
+    assert!(!saga.may_turn_back());
+    saga.succeeded(String::new());
+    assert_eq!((saga.state, saga.action()), (State::Completed, None));
+}
+
+#[test]
+fn a_refused_step_undoes_what_was_done_before_in_reverse() {
+    let mut saga = placing();
+    saga.succeeded(String::new());
+    saga.succeeded(String::new());
+    told(&mut saga);
+    saga.refused("PAYMENT_EXPIRED", false);
+    assert_eq!(saga.action(), undo(Step::AuthorizePayment));
+    saga.succeeded(String::new());
+    assert_eq!(saga.action(), undo(Step::PrepareClaim));
+    saga.succeeded(String::new());
+    assert_eq!(saga.state, State::Compensated);
+    assert_eq!(
+        told(&mut saga),
+        [
+            Progress::Compensating {
+                reason: "PAYMENT_EXPIRED".into()
+            },
+            Progress::StepCompleted(undo(Step::AuthorizePayment).unwrap()),
+            Progress::StepCompleted(undo(Step::PrepareClaim).unwrap()),
+            Progress::Compensated,
+        ]
+    );
+}
+
+#[test]
+fn a_step_of_unknown_outcome_is_undone_too() {
+    let mut saga = placing();
+    saga.succeeded(String::new());
+    saga.refused("UNAVAILABLE", true);
+    assert_eq!(saga.action(), undo(Step::AuthorizePayment));
+}
+
+#[test]
+fn a_refused_first_step_leaves_nothing_to_undo() {
+    let mut saga = placing();
+    saga.refused("CLAIM_INVALID", false);
+    assert_eq!(saga.state, State::Compensated);
+}
+
+#[test]
+fn a_step_has_the_same_key_in_every_try_and_another_one_backward() {
+    let mut saga = placing();
+    let key = saga.key(saga.action().unwrap());
+    saga.retry(Duration::seconds(1), true);
+    assert_eq!(saga.key(saga.action().unwrap()), key);
+    saga.refused("UNAVAILABLE", true);
+    assert_ne!(saga.key(saga.action().unwrap()), key);
+}
+
+#[test]
+fn a_stuck_saga_says_so_once_and_goes_on_where_it_was() {
+    let mut saga = placing();
+    saga.refused("UNAVAILABLE", true);
+    told(&mut saga);
+    saga.stuck("the withdrawal keeps failing", Duration::seconds(60));
+    saga.stuck("the withdrawal keeps failing", Duration::seconds(60));
+    assert_eq!(told(&mut saga).len(), 1);
+    saga.wake(Duration::minutes(15));
+    assert_eq!((saga.state, saga.attempts), (State::Compensating, 0));
+    saga.succeeded(String::new());
+    assert_eq!(saga.state, State::Compensated);
+}
+
+#[test]
+fn what_supersedes_a_saga_fences_its_driver_off() {
+    let mut saga = placing();
+    let epoch = saga.epoch;
+    saga.superseded("cancelled");
+    assert!(saga.has_ended() && saga.epoch > epoch);
+}

@@ -1,0 +1,194 @@
+//! The process: what it is made of, top to bottom.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use chassis::{
+    Identity, Process, Service,
+    auth::ServiceTokens,
+    health::Dependency,
+    postgres::{Database, Migrations},
+    server::Server,
+};
+use events::{Bus, Caller, Consumer, DeadLetters, Relay, Upkeep};
+use proto::{
+    ops::v1::saga_service_server::SagaServiceServer, order::v1::order_service_server::OrderServiceServer,
+};
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Extensions, Status};
+
+use crate::{
+    changes::Changes,
+    config::Settings,
+    desk::Desk,
+    grpc::Grpc,
+    saga::{Engine, Participants, Parts, Worker},
+    subscriptions::{Claims, Payments},
+};
+
+/// The order service, as a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Orders;
+
+impl Service for Orders {
+    const NAME: &'static str = "order";
+    const ABOUT: &'static str = "Takes orders and sees them through payment, claim and settlement";
+    type Settings = Settings;
+
+    fn migrations() -> Vec<Migrations> {
+        vec![
+            Migrations {
+                name: "events",
+                migrator: sqlx::migrate!("../../migrations/events"),
+            },
+            Migrations {
+                name: "order",
+                migrator: sqlx::migrate!("../../migrations/order"),
+            },
+        ]
+    }
+
+    async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
+        let database = Database::connect(&settings.database, &process)?;
+        let pool = database.pool().clone();
+        let bus = Bus::connect(&settings.events, Self::NAME).await?;
+        let desk = desk(&settings, &process, database, &bus)?;
+
+        take_part(&bus, &pool, &process, consumers(&desk));
+        let worker = Worker::new(desk.engine.clone()).run(process.shutdown.clone());
+        process.tasks.spawn("saga worker", worker);
+
+        let dead_letters = DeadLetters::new(&bus, &pool, &page_key(&settings)?, operator);
+        let grpc = Grpc {
+            desk,
+            process: process.clone(),
+        };
+        Server::new(&process, &settings.grpc, &settings.auth)
+            .service(OrderServiceServer::new(grpc.clone()))
+            .service(SagaServiceServer::new(grpc))
+            .service(dead_letters.into_service())
+            .serve()
+            .await
+    }
+}
+
+fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -> anyhow::Result<Desk> {
+    let payment = process.channel("payment", &settings.payment)?;
+    let claims = process.channel("claims", &settings.claims)?;
+    let participants = Participants::new(payment, claims);
+    let changes = Changes::default();
+    let denials = Arc::new(settings.denials.clone());
+    let engine = Engine::new(Parts {
+        database: database.clone(),
+        participants: participants.clone(),
+        tokens: ServiceTokens::new(Orders::NAME, &settings.auth)?,
+        outbox: bus.outbox(),
+        changes: changes.clone(),
+        denials: denials.clone(),
+        settings: settings.saga.clone(),
+        payment_window: settings.orders.payment_window(),
+    });
+    Ok(Desk {
+        database,
+        engine,
+        participants,
+        changes,
+        outbox: bus.outbox(),
+        pages: settings.auth.page_tokens()?,
+        denials,
+        orders: settings.orders.clone(),
+        patience: settings.saga.patience(),
+    })
+}
+
+fn consumers(desk: &Desk) -> [(&'static str, Consumer); 2] {
+    let claims = Claims(desk.denials.clone());
+    let payments = Payments {
+        patience: desk.patience,
+    };
+    [
+        (
+            Claims::NAME,
+            Consumer::new(Claims::NAME, &Claims::SUBJECTS, claims),
+        ),
+        (
+            Payments::NAME,
+            Consumer::new(Payments::NAME, &Payments::SUBJECTS, payments),
+        ),
+    ]
+}
+
+/// The event backbone.
+fn take_part(bus: &Bus, pool: &PgPool, process: &Process, consumers: [(&'static str, Consumer); 2]) {
+    let stop = || process.shutdown.clone();
+    let (running, shutdown) = (bus.clone(), stop());
+    process
+        .tasks
+        .spawn("bus", async move { Ok(running.run(shutdown).await?) });
+    let relay = Relay::new(bus, pool).run(stop());
+    process.tasks.spawn("relay", async move { Ok(relay.await?) });
+    let upkeep = Upkeep::new(bus, pool).run(stop());
+    process
+        .tasks
+        .spawn("event upkeep", async move { Ok(upkeep.await?) });
+    let following = follow(bus.status(), process.health.dependency("nats"), stop());
+    process.tasks.spawn("nats watch", async move {
+        following.await;
+        Ok(())
+    });
+    for (name, consumer) in consumers {
+        let (bus, pool, shutdown) = (bus.clone(), pool.clone(), stop());
+        let consumer = consumer.handler_version(env!("CARGO_PKG_VERSION"));
+        process.tasks.spawn(
+            name,
+            async move { Ok(consumer.run(&bus, &pool, shutdown).await?) },
+        );
+    }
+}
+
+/// Keeps readiness true to what the broker says.
+async fn follow(mut status: watch::Receiver<bool>, dependency: Dependency, shutdown: CancellationToken) {
+    loop {
+        if *status.borrow_and_update() {
+            dependency.up();
+        } else {
+            dependency.down(&"the broker cannot be used");
+        }
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// What the dead letters' page tokens are signed with, the same in every replica.
+fn page_key(settings: &Settings) -> anyhow::Result<Vec<u8>> {
+    let given = &settings.auth.page_token_key;
+    if given.is_set() {
+        return Ok(given.expose().as_bytes().to_vec());
+    }
+    let path = settings
+        .auth
+        .signing_key_file
+        .as_ref()
+        .context("auth.signing_key_file is not set")?;
+    let key = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(Sha256::new()
+        .chain_update(b"dead letter pages")
+        .chain_update(key)
+        .finalize()
+        .to_vec())
+}
+
+fn operator(extensions: &Extensions) -> Result<Caller, Status> {
+    let identity = extensions.get::<Identity>();
+    let identity =
+        identity.ok_or_else(|| chassis::status::unauthenticated("NO_TOKEN", "the call needs a token"))?;
+    Ok(Caller {
+        facility: identity.facility.to_string(),
+        subject: identity.subject.clone(),
+    })
+}

@@ -1,0 +1,72 @@
+//! What to do about what the payer left open.
+
+use super::{Activity, Disposition, Hold};
+
+/// A claim's net and the sum of its activities may differ by so many minor units.
+const ROUNDING: i64 = 1;
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// No remittance has come yet.
+    Unheard,
+    /// The payer has not answered for everything yet.
+    Wait,
+    /// Somebody has to act first.
+    Hold(Hold),
+    /// Everything open can be closed: amounts by the activity's index, and a remainder of rounding to write off.
+    Close {
+        transfers: Vec<(usize, i64)>,
+        write_offs: Vec<(usize, i64)>,
+        rounding: i64,
+    },
+}
+
+/// Decides about the activities still open. One that wants a resubmission keeps all of them waiting, because a
+/// resubmission is filed for the whole claim.
+pub(super) fn decide(
+    outstanding: i64,
+    activities: &[Activity],
+    disposition: impl Fn(&str) -> Disposition,
+) -> Decision {
+    let open: Vec<(usize, &Activity)> = activities
+        .iter()
+        .enumerate()
+        .filter(|(_, activity)| activity.open() > 0)
+        .collect();
+    let nothing_left = open.is_empty() && !activities.is_empty() && outstanding.abs() <= ROUNDING;
+    if outstanding == 0 || nothing_left {
+        return Decision::Close {
+            transfers: Vec::new(),
+            write_offs: Vec::new(),
+            rounding: outstanding.max(0),
+        };
+    }
+    if activities.is_empty() {
+        return Decision::Unheard;
+    }
+    let refused = || open.iter().filter(|(_, activity)| activity.is_refused());
+    let wanted =
+        |wanted: Disposition| refused().any(|(_, activity)| disposition(&activity.denial_code) == wanted);
+    let rounding = outstanding - open.iter().map(|(_, activity)| activity.open()).sum::<i64>();
+    if wanted(Disposition::Resubmit) {
+        return Decision::Hold(Hold::Resubmission);
+    }
+    if wanted(Disposition::Review) || rounding.abs() > ROUNDING {
+        return Decision::Hold(Hold::Review);
+    }
+    if open.iter().any(|(_, activity)| activity.is_pending()) {
+        return Decision::Wait;
+    }
+    let of = |wanted: Disposition| {
+        let matching = refused().filter(|(_, activity)| disposition(&activity.denial_code) == wanted);
+        matching
+            .map(|(index, activity)| (*index, activity.open()))
+            .collect()
+    };
+    Decision::Close {
+        transfers: of(Disposition::Patient),
+        write_offs: of(Disposition::WriteOff),
+        rounding: rounding.max(0),
+    }
+}

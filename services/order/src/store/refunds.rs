@@ -1,0 +1,128 @@
+//! What was given back of orders.
+
+use std::collections::HashMap;
+
+use chassis::Facility;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::corrupt;
+use crate::refund::{Refund, RefundState, Returned};
+
+/// Writes a new refund with its lines.
+pub async fn insert(
+    conn: &mut PgConnection,
+    facility: &Facility,
+    order_id: Uuid,
+    saga_id: Uuid,
+    refund: &Refund,
+) -> Result<(), sqlx::Error> {
+    let numbers: Vec<i32> = refund.lines.iter().map(|line| line.number).collect();
+    let quantities: Vec<String> = refund
+        .lines
+        .iter()
+        .map(|line| line.quantity.to_string())
+        .collect();
+    let amounts: Vec<i64> = refund.lines.iter().map(|line| line.amount).collect();
+    sqlx::query!(
+        "with refund as (
+             insert into orders.order_refund (id, order_id, facility, reference, reason, share, balance, whole, state,
+                 saga_id, created_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         )
+         insert into orders.refund_line (refund_id, facility, number, quantity, amount)
+         select $1, $3, * from unnest($12::integer[], $13::text[], $14::bigint[])",
+        refund.id,
+        order_id,
+        facility.as_str(),
+        refund.reference,
+        refund.reason,
+        refund.share,
+        refund.balance,
+        refund.whole,
+        refund.state.name(),
+        saga_id,
+        refund.created_at,
+        &numbers,
+        &quantities,
+        &amounts
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Writes where a refund stands.
+pub async fn save_state(conn: &mut PgConnection, refund: &Refund) -> Result<(), sqlx::Error> {
+    let state = refund.state.name();
+    sqlx::query!(
+        "update orders.order_refund set state = $2 where id = $1",
+        refund.id,
+        state
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The refunds of one order, oldest first.
+pub async fn of(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Refund>, sqlx::Error> {
+    Ok(of_all(conn, &[order_id])
+        .await?
+        .remove(&order_id)
+        .unwrap_or_default())
+}
+
+/// The refunds of many orders, by order, each oldest first.
+pub async fn of_all(
+    conn: &mut PgConnection,
+    orders: &[Uuid],
+) -> Result<HashMap<Uuid, Vec<Refund>>, sqlx::Error> {
+    let mut lines = lines(conn, orders).await?;
+    let rows = sqlx::query!(
+        "select id, order_id, reference, reason, share, balance, whole, state, created_at from orders.order_refund
+         where order_id = any($1) order by created_at, id",
+        orders
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut refunds: HashMap<Uuid, Vec<Refund>> = HashMap::new();
+    for row in rows {
+        refunds.entry(row.order_id).or_default().push(Refund {
+            id: row.id,
+            reference: row.reference,
+            reason: row.reason,
+            share: row.share,
+            balance: row.balance,
+            whole: row.whole,
+            lines: lines.remove(&row.id).unwrap_or_default(),
+            state: RefundState::named(&row.state).ok_or_else(|| corrupt("refund state"))?,
+            created_at: row.created_at,
+        });
+    }
+    Ok(refunds)
+}
+
+async fn lines(
+    conn: &mut PgConnection,
+    orders: &[Uuid],
+) -> Result<HashMap<Uuid, Vec<Returned>>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "select l.refund_id, l.number, l.quantity, l.amount
+         from orders.refund_line l join orders.order_refund r on r.id = l.refund_id
+         where r.order_id = any($1) order by l.refund_id, l.number",
+        orders
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut lines: HashMap<Uuid, Vec<Returned>> = HashMap::new();
+    for row in rows {
+        let quantity = row.quantity.parse().map_err(|_| corrupt("quantity"))?;
+        lines.entry(row.refund_id).or_default().push(Returned {
+            number: row.number,
+            quantity,
+            amount: row.amount,
+        });
+    }
+    Ok(lines)
+}

@@ -1,0 +1,67 @@
+//! Consumed events: what payers and payments do to orders.
+
+mod claims;
+mod payments;
+
+pub use claims::Claims;
+use events::{Delivery, HandlerError};
+use money::Money;
+pub use payments::Payments;
+use proto::google::r#type::Money as WireMoney;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{error::Error, order::Order, store, told};
+
+/// Locks the order that an event is about. `None`: it is not an order of this service, and none of its business.
+async fn lock(conn: &mut PgConnection, order_id: &str) -> Result<Option<Order>, HandlerError> {
+    let id = parse(order_id)?;
+    Ok(store::orders::lock(conn, id).await?)
+}
+
+/// Writes what the event has changed, and tells what follows.
+async fn save(
+    conn: &mut PgConnection,
+    mut order: Order,
+    from: i64,
+    delivery: &Delivery,
+) -> Result<(), HandlerError> {
+    if order.version == from {
+        return Ok(());
+    }
+    store::orders::save(conn, &order, from).await?;
+    let events = told::of_order(&mut order, delivery.saga_id, Some(delivery.id));
+    events::append(conn, &events).await?;
+    Ok(())
+}
+
+fn parse(order_id: &str) -> Result<Uuid, HandlerError> {
+    Uuid::parse_str(order_id).map_err(|_| HandlerError::schema("ORDER_ID_MALFORMED", order_id))
+}
+
+/// An amount in minor units of the order's currency; absent is nothing.
+fn amount(order: &Order, wire: Option<&WireMoney>) -> Result<i64, HandlerError> {
+    let Some(wire) = wire else { return Ok(0) };
+    let money = Money::try_from(wire);
+    let money = money.map_err(|error| HandlerError::schema("AMOUNT_MALFORMED", error.to_string()))?;
+    if money.currency() != order.currency {
+        let text = format!(
+            "the order is in {}, the event in {}",
+            order.currency,
+            money.currency()
+        );
+        return Err(HandlerError::permanent("CURRENCY_MISMATCH", text));
+    }
+    Ok(money.minor())
+}
+
+impl From<Error> for HandlerError {
+    fn from(error: Error) -> HandlerError {
+        match error {
+            Error::Database(error) => error.into(),
+            Error::Events(error) => error.into(),
+            Error::LostLease | Error::Busy => HandlerError::transient("LOST_RACE", error.to_string()),
+            error => HandlerError::permanent("EVENT_REFUSED", error.to_string()),
+        }
+    }
+}

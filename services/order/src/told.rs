@@ -1,0 +1,215 @@
+//! What happened, as the events that others hear of.
+
+use events::{Event, Meta};
+use proto::order::v1::{
+    OrderBalanceDue, OrderCancelled, OrderConfirmed, OrderExpired, OrderFulfilled, OrderPlaced,
+    OrderRejected, OrderReopened, OrderReturned, OrderSettled, SagaCompensated, SagaCompensating,
+    SagaCompleted, SagaStarted, SagaStepCompleted, SagaStuck,
+};
+use uuid::Uuid;
+
+use crate::{
+    order::{Change, Order},
+    saga::{Progress, Saga},
+};
+
+/// Takes the changes that an order has recorded. `saga_id` and `causation_id` are the saga and the event that brought
+/// them about.
+pub fn of_order(order: &mut Order, saga_id: Option<Uuid>, causation_id: Option<Uuid>) -> Vec<Event> {
+    let changes = std::mem::take(&mut order.changes);
+    let meta = |version| Meta {
+        facility: order.facility.to_string(),
+        aggregate_id: order.id,
+        version,
+        saga_id,
+        causation_id,
+    };
+    changes
+        .iter()
+        .map(|(version, change)| order_event(order, change, meta(*version)))
+        .collect()
+}
+
+/// Takes the progress that a saga has recorded.
+pub fn of_saga(saga: &mut Saga) -> Vec<Event> {
+    let progress = std::mem::take(&mut saga.progress);
+    let meta = |version| Meta {
+        facility: saga.facility.to_string(),
+        aggregate_id: saga.id,
+        version,
+        saga_id: Some(saga.id),
+        causation_id: None,
+    };
+    progress
+        .iter()
+        .map(|(version, progress)| saga_event(saga, progress, meta(*version)))
+        .collect()
+}
+
+fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
+    let order_id = order.id.to_string();
+    let money = |minor| Some(order.money(minor).into());
+    match change {
+        Change::Placed => {
+            let (gross, patient_share) = (money(order.price.gross), money(order.price.patient_share));
+            let (payer_net, reference) = (money(order.price.payer_net), order.reference.clone());
+            Event::of(
+                &OrderPlaced {
+                    order_id,
+                    reference,
+                    gross,
+                    patient_share,
+                    payer_net,
+                },
+                meta,
+            )
+        }
+        Change::Confirmed => Event::of(&OrderConfirmed { order_id }, meta),
+        Change::Rejected { reason } => Event::of(
+            &OrderRejected {
+                order_id,
+                reason: reason.clone(),
+            },
+            meta,
+        ),
+        Change::Expired => Event::of(&OrderExpired { order_id }, meta),
+        Change::Fulfilled => {
+            let (patient_share, payer_net) = (money(order.price.patient_share), money(order.price.payer_net));
+            Event::of(
+                &OrderFulfilled {
+                    order_id,
+                    patient_share,
+                    payer_net,
+                },
+                meta,
+            )
+        }
+        Change::Cancelled { reason } => Event::of(
+            &OrderCancelled {
+                order_id,
+                reason: reason.clone(),
+            },
+            meta,
+        ),
+        Change::Returned {
+            patient_share,
+            payer_net,
+            full,
+        } => {
+            let (patient_share, payer_net) = (money(*patient_share), money(*payer_net));
+            Event::of(
+                &OrderReturned {
+                    order_id,
+                    patient_share,
+                    payer_net,
+                    full: *full,
+                },
+                meta,
+            )
+        }
+        Change::BalanceDue {
+            transferred,
+            written_off,
+            balance,
+        } => {
+            let (transferred, written_off, balance) =
+                (money(*transferred), money(*written_off), money(*balance));
+            Event::of(
+                &OrderBalanceDue {
+                    order_id,
+                    transferred,
+                    written_off,
+                    balance,
+                },
+                meta,
+            )
+        }
+        Change::Settled {
+            written_off,
+            patient_written_off,
+        } => {
+            let (written_off, patient_written_off) = (money(*written_off), money(*patient_written_off));
+            Event::of(
+                &OrderSettled {
+                    order_id,
+                    written_off,
+                    patient_written_off,
+                },
+                meta,
+            )
+        }
+        Change::Reopened { outstanding } => Event::of(
+            &OrderReopened {
+                order_id,
+                outstanding: money(*outstanding),
+            },
+            meta,
+        ),
+    }
+}
+
+fn saga_event(saga: &Saga, progress: &Progress, meta: Meta) -> Event {
+    let (saga_id, order_id) = (saga.id.to_string(), saga.order_id.to_string());
+    let kind = saga.kind.name().to_owned();
+    match progress {
+        Progress::Started => Event::of(
+            &SagaStarted {
+                saga_id,
+                kind,
+                order_id,
+            },
+            meta,
+        ),
+        Progress::StepCompleted(action) => {
+            let (step, compensation) = (action.step.name().to_owned(), action.compensation);
+            Event::of(
+                &SagaStepCompleted {
+                    saga_id,
+                    kind,
+                    order_id,
+                    step,
+                    compensation,
+                },
+                meta,
+            )
+        }
+        Progress::Compensating { reason } => Event::of(
+            &SagaCompensating {
+                saga_id,
+                kind,
+                order_id,
+                reason: reason.clone(),
+            },
+            meta,
+        ),
+        Progress::Compensated => Event::of(
+            &SagaCompensated {
+                saga_id,
+                kind,
+                order_id,
+            },
+            meta,
+        ),
+        Progress::Stuck { step, reason } => {
+            let (step, reason) = (step.name().to_owned(), reason.clone());
+            Event::of(
+                &SagaStuck {
+                    saga_id,
+                    kind,
+                    order_id,
+                    step,
+                    reason,
+                },
+                meta,
+            )
+        }
+        Progress::Completed => Event::of(
+            &SagaCompleted {
+                saga_id,
+                kind,
+                order_id,
+            },
+            meta,
+        ),
+    }
+}
