@@ -23,6 +23,7 @@ use crate::{
     attempt::Prepare,
     balance::Balance,
     call::Call,
+    connection::Connector,
     deadline::{self, Deadline},
     discovery::Target,
     endpoint::{Caller, room::Room},
@@ -38,6 +39,7 @@ use crate::{
     supervisor::{Published, Supervisor},
     telemetry::{Calls, Metrics},
     throttle::{self, Throttle},
+    tls::Credentials,
 };
 
 type Stack = BoxCloneSyncService<Call, Response<Body>, Status>;
@@ -69,6 +71,7 @@ impl Channel {
         options.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let target = Target::parse(&options.target, options.tuning.dns_refresh())?;
+        target.check_scheme(&options.target, options.tuning.tls.is_some())?;
         let config = options
             .tuning
             .service_config
@@ -79,6 +82,11 @@ impl Channel {
         let methods = Methods::new(policies, &config, options.tuning.wait_for_ready)?;
 
         let tuning = Arc::new(options.tuning.clone());
+        let credentials = tuning.tls.as_ref().map(Credentials::load).transpose()?;
+        let connector = Arc::new(Connector {
+            tuning: Arc::clone(&tuning),
+            credentials,
+        });
         let metrics = Arc::new(Metrics::new(&options.service));
         let room = Arc::new(Room::new(tuning.max_in_flight, tuning.max_waiting));
         let demand = Arc::new(Notify::new());
@@ -100,7 +108,7 @@ impl Channel {
             .map(|health| Arc::from(health.service_name.as_str()));
         let supervisor = Supervisor {
             target,
-            tuning: Arc::clone(&tuning),
+            connector,
             caller,
             publish,
             demand,

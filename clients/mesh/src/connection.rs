@@ -3,14 +3,21 @@
 //! The connection is hyper's, without tonic's channel around it: the supervisor has to learn at once that a
 //! connection is lost, and a request that was never sent has to come back to be sent elsewhere.
 
-use std::{future::Future, io};
+use std::{io, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
-use crate::{discovery::Address, options::Tuning};
+use crate::{discovery::Address, options::Tuning, tls::Credentials};
 
 /// Received data the peer may send ahead on one stream, and on the connection. Bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -18,54 +25,79 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Response headers may be this long. Bytes.
 const HEADER_LIST: u32 = 32 * 1024;
 
+/// Makes connections.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    pub(crate) tuning: Arc<Tuning>,
+    /// `None`: in the clear.
+    pub(crate) credentials: Option<Credentials>,
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("no connection within {0} ms")]
     Late(u64),
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect")]
     Tcp(#[source] io::Error),
-    #[error("no HTTP/2 handshake: {0}")]
+    #[error("`{0}` is no host name")]
+    Name(Arc<str>),
+    #[error("no TLS handshake")]
+    Tls(#[source] io::Error),
+    #[error("the server speaks no HTTP/2")]
+    Protocol,
+    #[error("no HTTP/2 handshake")]
     Handshake(#[source] hyper::Error),
 }
 
-/// Connects. The future that comes with the sender drives the connection and ends when it takes no more
-/// requests.
-pub(crate) async fn open(
-    address: &Address,
-    tuning: &Tuning,
-) -> Result<
-    (
-        SendRequest<Body>,
-        impl Future<Output = hyper::Result<()>> + Send + use<>,
-    ),
-    ConnectError,
-> {
-    let connecting = async {
+/// What requests are sent on, and the future that drives the connection: it ends when no more requests are taken.
+pub(crate) type Connected = (SendRequest<Body>, BoxFuture<'static, hyper::Result<()>>);
+
+impl Connector {
+    /// Connects, within the time that the tuning gives.
+    pub(crate) async fn open(&self, address: &Address) -> Result<Connected, ConnectError> {
+        let limit = self.tuning.connect_timeout();
+        timeout(limit, self.connect(address))
+            .await
+            .unwrap_or(Err(ConnectError::Late(self.tuning.connect_timeout_ms)))
+    }
+
+    async fn connect(&self, address: &Address) -> Result<Connected, ConnectError> {
         let stream = TcpStream::connect((&*address.host, address.port))
             .await
             .map_err(ConnectError::Tcp)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
-        builder(tuning)
+        let Some(credentials) = &self.credentials else {
+            return self.handshake(stream).await;
+        };
+        let name = ServerName::try_from(address.host.to_string())
+            .map_err(|_| ConnectError::Name(Arc::clone(&address.host)))?;
+        let tls = TlsConnector::from(credentials.current().await);
+        let stream = tls.connect(name, stream).await.map_err(ConnectError::Tls)?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(ConnectError::Protocol);
+        }
+        self.handshake(stream).await
+    }
+
+    async fn handshake<T>(&self, stream: T) -> Result<Connected, ConnectError>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST)
+            .keep_alive_interval(self.tuning.keepalive_interval())
+            .keep_alive_timeout(self.tuning.keepalive_timeout())
+            // An idle connection must not turn out dead only when it is needed.
+            .keep_alive_while_idle(true);
+        let (sender, connection) = builder
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(ConnectError::Handshake)
-    };
-    timeout(tuning.connect_timeout(), connecting)
-        .await
-        .unwrap_or(Err(ConnectError::Late(tuning.connect_timeout_ms)))
-}
-
-fn builder(tuning: &Tuning) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(HEADER_LIST)
-        .keep_alive_interval(tuning.keepalive_interval())
-        .keep_alive_timeout(tuning.keepalive_timeout())
-        // An idle connection must not turn out dead only when it is needed.
-        .keep_alive_while_idle(true);
-    builder
+            .map_err(ConnectError::Handshake)?;
+        Ok((sender, Box::pin(connection)))
+    }
 }

@@ -56,6 +56,26 @@ impl Target {
     }
 }
 
+impl Target {
+    /// What is secured must say so in its address, and what says so must be secured.
+    pub(crate) fn check_scheme(&self, target: &str, tls: bool) -> Result<(), Error> {
+        let expected = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let addresses = match self {
+            Target::Static(addresses) => addresses.as_slice(),
+            Target::Dns(dns) => std::slice::from_ref(dns.name()),
+        };
+        if addresses.iter().all(|address| address.scheme == expected) {
+            return Ok(());
+        }
+        let with = if tls { "with" } else { "without" };
+        let reason = format!("must be {expected}:// {with} the `tls` settings");
+        Err(Error::Target {
+            target: target.to_owned(),
+            reason,
+        })
+    }
+}
+
 impl Address {
     fn parse(text: &str) -> Result<Address, String> {
         let (uri, zone) = match text.split_once(";zone=") {

@@ -36,6 +36,7 @@ mod faults;
 mod connection;
 mod discovery;
 mod supervisor;
+mod tls;
 
 mod error;
 
@@ -46,3 +47,4 @@ pub use faults::Fault;
 pub use options::{ChannelOptions, Tuning};
 pub use policy::{MethodPolicy, Policies};
 pub use snapshot::Snapshot;
+pub use tls::Tls;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Fault};
+use crate::{Error, Fault, Tls};
 
 /// Everything a [`Channel`](crate::Channel) is made from.
 #[derive(Clone, Debug)]
@@ -88,6 +88,8 @@ pub struct Tuning {
     pub service_config: Option<String>,
     /// Failures on purpose, for rehearsals; the first that concerns a method applies. Default none.
     pub inject: Vec<Fault>,
+    /// Mutual TLS; needed for `https://` targets and only for these. Default none.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Tuning {
@@ -105,6 +107,7 @@ impl Default for Tuning {
             zone: None,
             service_config: None,
             inject: Vec::new(),
+            tls: None,
         }
     }
 }

@@ -16,9 +16,9 @@ use tokio::{
 };
 
 use crate::{
+    connection::Connector,
     discovery::{Address, Target},
     endpoint::{Caller, Endpoint, breaker::Ejections, room::Room, vitals::Vitals},
-    options::Tuning,
 };
 use keeper::{Keeper, Report};
 
@@ -50,7 +50,7 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) target: Target,
-    pub(crate) tuning: Arc<Tuning>,
+    pub(crate) connector: Arc<Connector>,
     pub(crate) caller: Arc<Caller>,
     pub(crate) publish: watch::Sender<Arc<Published>>,
     /// Calls that found nothing connected.
@@ -142,7 +142,7 @@ impl Supervisor {
                 ));
                 let keeper = Keeper {
                     address: address.clone(),
-                    tuning: Arc::clone(&self.tuning),
+                    connector: Arc::clone(&self.connector),
                     caller: Arc::clone(&self.caller),
                     vitals: Arc::clone(&vitals),
                     health_service: self.health_service.clone(),

@@ -16,6 +16,10 @@ impl Dns {
         Dns { name, refresh }
     }
 
+    pub(crate) fn name(&self) -> &Address {
+        &self.name
+    }
+
     /// The addresses behind the name now, in a stable order. An empty answer is an error, because a name
     /// server that forgets for a moment must not take all endpoints away.
     pub(crate) async fn resolve(&self) -> io::Result<Vec<Address>> {

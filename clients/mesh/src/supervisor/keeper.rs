@@ -9,11 +9,10 @@ use tokio::{
 
 use super::health::{self, Health};
 use crate::{
-    connection,
+    connection::Connector,
     discovery::Address,
     endpoint::{Caller, Endpoint, vitals::Vitals},
     failure::chain,
-    options::Tuning,
     retry::backoff::jitter,
 };
 
@@ -35,7 +34,7 @@ pub(super) enum Report {
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) address: Address,
-    pub(super) tuning: Arc<Tuning>,
+    pub(super) connector: Arc<Connector>,
     pub(super) caller: Arc<Caller>,
     pub(super) vitals: Arc<Vitals>,
     pub(super) health_service: Option<Arc<str>>,
@@ -49,17 +48,16 @@ impl Keeper {
         let mut backoff = FIRST;
         loop {
             let started = Instant::now();
-            let report = match connection::open(&self.address, &self.tuning).await {
+            let report = match self.connector.open(&self.address).await {
                 Ok((sender, connection)) => {
                     self.vitals.reconnected();
                     let (address, vitals) = (self.address.clone(), Arc::clone(&self.vitals));
                     let endpoint = Endpoint::new(address, vitals, sender, Arc::clone(&self.caller));
-                    tokio::select! {
-                        // How it ended is told to the calls that were on it.
-                        _ = connection => {}
+                    let ended = tokio::select! {
+                        ended = connection => ended,
                         () = self.publish(Arc::new(endpoint)) => return,
-                    }
-                    Report::Down(self.address.clone())
+                    };
+                    self.lost(started.elapsed(), ended)
                 }
                 Err(error) => Report::Failed(self.address.clone(), Arc::from(chain(&error))),
             };
@@ -68,13 +66,26 @@ impl Keeper {
                 return;
             }
             // A connection that lasted is replaced at once; one that is closed as soon as it is made is not.
-            if lost && started.elapsed() >= FIRST {
+            if lost {
                 backoff = FIRST;
                 continue;
             }
             self.wait(jitter(backoff)).await;
             backoff = backoff.mul_f64(FACTOR).min(LONGEST);
         }
+    }
+
+    /// What the end of a connection means. One that ends as soon as it is made was refused, such as by a
+    /// server that does not like our certificate.
+    fn lost(&self, age: Duration, ended: hyper::Result<()>) -> Report {
+        if age >= FIRST {
+            return Report::Down(self.address.clone());
+        }
+        let reason = match ended {
+            Ok(()) => "the server closed the connection at once".to_owned(),
+            Err(error) => chain(&error),
+        };
+        Report::Failed(self.address.clone(), Arc::from(reason))
     }
 
     /// Publishes a connected endpoint while it is healthy. Returns only when nobody listens any more.

@@ -134,7 +134,8 @@ impl HttpBody for Measured {
                     this.running.end(Code::from_bytes(code.as_bytes()));
                 }
             }
-            None => {}
+            // An answer without a status is none.
+            None => this.running.end(Code::Unknown),
         }
         Poll::Ready(frame)
     }

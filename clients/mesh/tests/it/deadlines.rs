@@ -1,6 +1,13 @@
 //! No call outlives its caller's deadline.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use mesh::{Context, grpc_timeout};
 use tonic::{Code, Request};
@@ -23,6 +30,66 @@ async fn each_hop_sees_less_time_than_the_one_before() {
         (1..=295_000).contains(&left),
         "the callee was given {left} us of 300 ms"
     );
+}
+
+#[tokio::test]
+async fn a_chain_of_hops_spends_one_deadline_and_the_slow_end_is_told_to_stop() {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let guard = Arc::clone(&stopped);
+    let last = Server::start(move |_| {
+        let guard = Stopped(Arc::clone(&guard));
+        async move {
+            let _guard = guard;
+            std::future::pending().await
+        }
+    });
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let hop = |next: SocketAddr| {
+        let (seen, channel) = (Arc::clone(&seen), echo::channel(&[next]));
+        Server::start(move |headers| {
+            let (seen, channel) = (Arc::clone(&seen), channel.clone());
+            async move {
+                seen.lock()
+                    .unwrap()
+                    .push(grpc_timeout::decode(&headers).unwrap().unwrap());
+                Context::arriving(&headers)
+                    .unwrap()
+                    .scope(echo::ask(&channel, READ))
+                    .await
+            }
+        })
+    };
+    let second = hop(last.address);
+    let first = hop(second.address);
+    let channel = echo::channel(&[first.address]);
+    // Connections first, so that the deadline is spent on the calls.
+    let warm = Context::new().with_timeout(Duration::from_secs(1));
+    assert!(warm.scope(echo::ask(&channel, READ)).await.is_err());
+    seen.lock().unwrap().clear();
+    stopped.store(false, Ordering::SeqCst);
+
+    let caller = Context::new().with_timeout(Duration::from_millis(200));
+    let status = echo::call(&channel, READ, caller.request(Text::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let seen = seen.lock().unwrap().clone();
+    assert!(
+        seen.len() == 2 && seen[0] < Duration::from_millis(200) && seen[1] < seen[0],
+        "{seen:?}"
+    );
+    while !stopped.load(Ordering::SeqCst) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Says that the work was dropped.
+struct Stopped(Arc<AtomicBool>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use mesh::{
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
-use tonic::transport::server::Router;
+use tonic::transport::{ServerTlsConfig, server::Router};
 use tonic::{Code, Request, Response, Status, body::Body, server::NamedService};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_prost::ProstCodec;
@@ -148,6 +148,27 @@ impl Server {
             tonic::transport::Server::builder()
                 .add_service(echo)
                 .add_service(health)
+        })
+    }
+
+    pub(crate) fn with_tls<F, R>(tls: ServerTlsConfig, handler: F) -> Server
+    where
+        F: Fn(HeaderMap) -> R + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        Server::with_tls_at("127.0.0.1:0".parse().unwrap(), tls, handler)
+    }
+
+    pub(crate) fn with_tls_at<F, R>(address: SocketAddr, tls: ServerTlsConfig, handler: F) -> Server
+    where
+        F: Fn(HeaderMap) -> R + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        Server::run(address, handler, |echo| {
+            tonic::transport::Server::builder()
+                .tls_config(tls)
+                .unwrap()
+                .add_service(echo)
         })
     }
 

@@ -11,3 +11,5 @@ mod hedging;
 mod operations;
 mod policies;
 mod retries;
+mod telemetry;
+mod tls;

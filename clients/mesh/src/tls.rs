@@ -1,0 +1,147 @@
+//! Mutual TLS between services, with the names of SPIFFE and keys that change while the process runs.
+//!
+//! The files are read again for every new connection. When they cannot be used, as in the middle of a
+//! rotation, the last good ones stay in use and the log says so.
+
+mod verifier;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::{Error, failure::chain};
+use verifier::NamedServer;
+
+/// Where this process's identity is, and whom it talks to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the authorities that servers' certificates are checked against; several while one is
+    /// replaced by another.
+    pub ca_file: PathBuf,
+    /// PEM file with this process's certificate and the intermediate ones.
+    pub cert_file: PathBuf,
+    /// PEM file with the certificate's private key.
+    pub key_file: PathBuf,
+    /// The URI names that the server's certificate may carry, one is enough: `spiffe://weft/payment`.
+    pub server_ids: Vec<String>,
+}
+
+/// What the files held at one time.
+#[derive(Debug, PartialEq, Eq)]
+struct Files {
+    authorities: Vec<u8>,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// The identity in use.
+#[derive(Debug)]
+pub(crate) struct Credentials {
+    settings: Tls,
+    current: Mutex<(Files, Arc<ClientConfig>)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] io::Error),
+    #[error("{0} is no PEM file of the kind that is needed")]
+    Pem(PathBuf, #[source] rustls::pki_types::pem::Error),
+    #[error("the certificates cannot be used")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Credentials {
+    /// Reads the files for the first time.
+    pub(crate) fn load(settings: &Tls) -> Result<Credentials, Error> {
+        let setting = |setting: &str, reason| Error::Setting {
+            setting: setting.to_owned(),
+            reason,
+        };
+        if settings.server_ids.is_empty() {
+            return Err(setting(
+                "tls.server_ids",
+                "must name at least one server".to_owned(),
+            ));
+        }
+        let files = settings.read().map_err(|fault| setting("tls", chain(&fault)))?;
+        let config = settings
+            .config(&files)
+            .map_err(|fault| setting("tls", chain(&fault)))?;
+        Ok(Credentials {
+            settings: settings.clone(),
+            current: Mutex::new((files, config)),
+        })
+    }
+
+    /// What the next connection is to use.
+    pub(crate) async fn current(&self) -> Arc<ClientConfig> {
+        let mut current = self.current.lock().await;
+        let settings = self.settings.clone();
+        // Three small files, but a disk may hang.
+        let read = tokio::task::spawn_blocking(move || settings.read()).await;
+        let fresh = match read {
+            Ok(Ok(files)) if files == current.0 => return Arc::clone(&current.1),
+            Ok(Ok(files)) => self.settings.config(&files).map(|config| (files, config)),
+            Ok(Err(fault)) => Err(fault),
+            Err(_) => return Arc::clone(&current.1),
+        };
+        match fresh {
+            Ok(fresh) => {
+                tracing::info!(file = %self.settings.cert_file.display(), "certificates rotated");
+                *current = fresh;
+            }
+            Err(fault) => {
+                tracing::warn!(error = %chain(&fault), "certificates cannot be used, the last good ones stay");
+            }
+        }
+        Arc::clone(&current.1)
+    }
+}
+
+impl Tls {
+    fn read(&self) -> Result<Files, Fault> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Fault::Read(path.clone(), error));
+        Ok(Files {
+            authorities: read(&self.ca_file)?,
+            certificate: read(&self.cert_file)?,
+            key: read(&self.key_file)?,
+        })
+    }
+
+    fn config(&self, files: &Files) -> Result<Arc<ClientConfig>, Fault> {
+        let certificates = |path: &PathBuf, pem: &[u8]| {
+            let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+            match parsed {
+                Ok(parsed) if parsed.is_empty() => Err(Fault::Pem(
+                    path.clone(),
+                    rustls::pki_types::pem::Error::NoItemsFound,
+                )),
+                parsed => parsed.map_err(|error| Fault::Pem(path.clone(), error)),
+            }
+        };
+        let mut authorities = RootCertStore::empty();
+        for authority in certificates(&self.ca_file, &files.authorities)? {
+            authorities.add(authority)?;
+        }
+        let own = certificates(&self.cert_file, &files.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&files.key)
+            .map_err(|error| Fault::Pem(self.key_file.clone(), error))?;
+        let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
+        let verifier = NamedServer::new(authorities, self.server_ids.clone(), &provider);
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(own, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+}

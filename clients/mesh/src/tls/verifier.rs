@@ -1,0 +1,85 @@
+//! Checks a server's certificate by its URI name: the chain as usual, the name as SPIFFE has it.
+//!
+//! Pods have no lasting DNS names, so that the host that was connected to says nothing about who answers.
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+use webpki::EndEntityCert;
+
+/// Accepts servers that one of the authorities vouches for under one of the names.
+#[derive(Debug)]
+pub(super) struct NamedServer {
+    authorities: RootCertStore,
+    names: Vec<String>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl NamedServer {
+    pub(super) fn new(
+        authorities: RootCertStore,
+        names: Vec<String>,
+        provider: &CryptoProvider,
+    ) -> NamedServer {
+        NamedServer {
+            authorities,
+            names,
+            algorithms: provider.signature_verification_algorithms,
+        }
+    }
+}
+
+impl ServerCertVerifier for NamedServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain = ParsedCertificate::try_from(end_entity)?;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &chain,
+            &self.authorities,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        let certificate = EndEntityCert::try_from(end_entity)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let mut names = certificate.valid_uri_names();
+        if names.any(|name| self.names.iter().any(|allowed| allowed == name)) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let presented: Vec<_> = certificate.valid_uri_names().collect();
+        let text = format!("the server is {presented:?}, and not one of {:?}", self.names);
+        Err(Error::General(text))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

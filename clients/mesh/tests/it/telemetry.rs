@@ -1,0 +1,105 @@
+//! Traces go on in the callee, and metrics have the conventions' names.
+
+use std::sync::Arc;
+
+use mesh::Channel;
+use opentelemetry::{global, trace::TracerProvider};
+use opentelemetry_sdk::{
+    metrics::{InMemoryMetricExporter, SdkMeterProvider},
+    trace::{InMemorySpanExporter, SdkTracerProvider},
+};
+use tonic::Status;
+use tracing::Instrument;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::echo::{self, READ, Server};
+
+#[tokio::test]
+async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+
+    let failed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let server = Server::start(move |headers| {
+        let first = !failed.swap(true, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            if first {
+                return Err(Status::unavailable("not now"));
+            }
+            Ok(headers["traceparent"].to_str().unwrap().to_owned())
+        }
+    });
+    let channel = echo::channel(&[server.address]);
+    let parent = async { echo::ask(&channel, READ).await.unwrap() }
+        .instrument(tracing::info_span!("handler"))
+        .await;
+
+    let spans = exporter.get_finished_spans().unwrap();
+    let named = |name: &str| spans.iter().filter(|span| span.name == name).collect::<Vec<_>>();
+    let attempts = named("Attempt.mesh.test.v1.EchoService/Read");
+    let calls = named("Sent.mesh.test.v1.EchoService/Read");
+    assert_eq!((attempts.len(), calls.len(), named("handler").len()), (2, 1, 1));
+    let (trace, call) = (calls[0].span_context.trace_id(), calls[0].span_context.span_id());
+    assert!(attempts.iter().all(|attempt| attempt.parent_span_id == call));
+    assert_eq!(
+        parent,
+        format!("00-{trace}-{}-01", attempts[1].span_context.span_id())
+    );
+    let attribute = |key: &str| {
+        calls[0]
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key.as_str() == key)
+    };
+    assert_eq!(
+        attribute("mesh.retry.reason").unwrap().value.as_str(),
+        "UNAVAILABLE"
+    );
+}
+
+#[tokio::test]
+async fn calls_attempts_and_retries_are_counted_under_the_conventions_names() {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder()
+        .with_periodic_exporter(exporter.clone())
+        .build();
+    global::set_meter_provider(provider.clone());
+    let failed = std::sync::atomic::AtomicBool::new(false);
+    let server = Server::start(move |_| {
+        let first = !failed.swap(true, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            if first {
+                Err(Status::unavailable("not now"))
+            } else {
+                Ok(String::new())
+            }
+        }
+    });
+    let channel = Channel::connect(echo::options(&[server.address]), &echo::policies()).unwrap();
+    echo::ask(&channel, READ).await.unwrap();
+    provider.force_flush().unwrap();
+
+    let exported = exporter.get_finished_metrics().unwrap();
+    let names: Vec<_> = exported
+        .iter()
+        .flat_map(|resource| resource.scope_metrics())
+        .flat_map(|scope| scope.metrics())
+        .map(|metric| metric.name().to_owned())
+        .collect();
+    for name in [
+        "rpc.client.call.duration",
+        "grpc.client.attempt.started",
+        "grpc.client.attempt.duration",
+        "grpc.client.call.retries",
+        "grpc.client.call.retry_delay",
+    ] {
+        assert!(
+            names.iter().any(|exported| exported == name),
+            "{name} is missing in {names:?}"
+        );
+    }
+}
