@@ -1,4 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, connection::State, jetstream};
 use tokio::sync::watch;
@@ -8,6 +14,9 @@ use crate::{Error, Outbox, Settings, gate, streams};
 
 /// The longest wait between two attempts to reach the broker.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+
+/// How soon a stream that somebody deleted is noticed.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// A service's connection to the broker. Cheap to clone. It reconnects for ever.
 #[derive(Clone)]
@@ -20,6 +29,8 @@ struct Inner {
     outbox: Outbox,
     connected: watch::Receiver<bool>,
     ready: watch::Sender<bool>,
+    /// Counts how often the streams were looked after.
+    generation: AtomicU64,
 }
 
 impl Bus {
@@ -57,6 +68,7 @@ impl Bus {
             outbox: Outbox::default(),
             connected,
             ready: watch::Sender::new(false),
+            generation: AtomicU64::new(0),
         })))
     }
 
@@ -78,9 +90,14 @@ impl Bus {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     continue;
                 }
-                self.0.ready.send_replace(true);
-                tracing::info!("the broker is ready");
-                until(&mut connected, false).await?;
+                self.0.generation.fetch_add(1, Ordering::Release);
+                if !self.0.ready.send_replace(true) {
+                    tracing::info!("the broker is ready");
+                }
+                tokio::select! {
+                    lost = until(&mut connected, false) => lost?,
+                    () = tokio::time::sleep(LOOK_AGAIN) => continue,
+                }
                 self.0.ready.send_replace(false);
                 tracing::warn!("the broker is gone; events wait in the outbox");
             }
@@ -115,6 +132,11 @@ impl Bus {
 
     pub(crate) fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.0.client.clone())
+    }
+
+    /// Changes whenever the streams were looked after: one of them may be new.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_ready(&self) -> bool {

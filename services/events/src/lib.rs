@@ -15,6 +15,7 @@ mod outbox;
 mod bus;
 mod gate;
 mod lease;
+mod rebuild;
 mod relay;
 mod streams;
 
@@ -34,6 +35,7 @@ pub use event::{Event, Meta};
 pub use handler::{Handler, HandlerError};
 pub use operators::{Caller, DeadLetters};
 pub use outbox::{Outbox, append};
+pub use rebuild::{Audit, Report};
 pub use relay::Relay;
 pub use settings::{Consuming, Relaying, Settings, Violation};
 pub use upkeep::Upkeep;

@@ -4,7 +4,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Bus, Error};
+use crate::{Bus, Error, rebuild};
 
 mod lanes;
 mod publish;
@@ -50,13 +50,14 @@ impl Relay {
         let mut lanes = Lanes::new(Uuid::new_v4(), ttl);
         let outbox = self.bus.outbox();
         let mut failures = 0_u32;
+        let mut generation = 0;
         while !shutdown.is_cancelled() {
             tokio::select! {
                 () = self.bus.ready() => {}
                 () = shutdown.cancelled() => break,
             }
             // Not raced against the shutdown: a publish that is cut short would be published again.
-            let pause = match self.step(&mut lanes).await {
+            let pause = match self.step(&mut lanes, &mut generation).await {
                 Ok(true) => {
                     failures = 0;
                     continue;
@@ -84,7 +85,12 @@ impl Relay {
     }
 
     /// One batch. True: there may be more.
-    async fn step(&self, lanes: &mut Lanes) -> Result<bool, Error> {
+    async fn step(&self, lanes: &mut Lanes, generation: &mut u64) -> Result<bool, Error> {
+        let current = self.bus.generation();
+        if *generation != current {
+            rebuild::after_loss(&self.bus, &self.pool).await?;
+            *generation = current;
+        }
         lanes.keep(&self.pool).await?;
         let batch = i64::from(self.bus.settings().relay.batch);
         let pending = lanes.read(&self.pool, batch).await?;

@@ -130,6 +130,11 @@ impl Default for Consuming {
 }
 
 impl Settings {
+    /// How long an event stays in the stream.
+    pub(crate) fn stream_age(&self) -> Duration {
+        Duration::from_secs(86_400) * self.events_max_age_days
+    }
+
     /// Every setting out of its bounds, not only the first.
     pub fn check(&self) -> Vec<Violation> {
         let mut found = Vec::new();
