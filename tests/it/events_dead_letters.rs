@@ -1,159 +1,21 @@
-//! Events that a consumer gives up on: kept, shown, replayed, discarded; and the others never wait for them.
+//! Events that a consumer gives up on: kept, shown and replayed; and the others never wait for them.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use async_nats::jetstream;
-use events::{Caller, DeadLetters, HandlerError, Upkeep};
-use proto::ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _};
+use events::{Delivery, Handler, HandlerError};
+use proto::ops::v1 as ops;
+use sqlx::PgConnection;
 use tests::eventually;
-use tonic::{Code, Request};
 use uuid::Uuid;
 
-use crate::events_rig::{CONSUMER, FACILITY, Rig, SOON, event};
-
-/// Events with these versions fail for good, until they are taken out.
-type Poison = Arc<Mutex<BTreeSet<i64>>>;
-
-struct Story {
-    rig: Rig,
-    poison: Poison,
-    operator: DeadLetters,
-}
-
-impl Story {
-    async fn start(poisoned: impl IntoIterator<Item = i64>) -> Story {
-        let mut rig = Rig::start().await;
-        rig.publish();
-        let poison: Poison = Arc::new(Mutex::new(poisoned.into_iter().collect()));
-        let poisoned = poison.clone();
-        rig.consume(move |delivery| {
-            if poisoned.lock().unwrap().contains(&delivery.version) {
-                let text = format!(
-                    "order {} cannot be version {}",
-                    delivery.aggregate_id, delivery.version
-                );
-                return Err(HandlerError::permanent("ORDER_ODD", text));
-            }
-            Ok(())
-        });
-        let upkeep = Upkeep::new(&rig.bus, &rig.pool);
-        rig.spawn(|stop| upkeep.run(stop));
-        let operator = DeadLetters::new(&rig.bus, &rig.pool, b"sixteen bytes or more", |extensions| {
-            Ok(extensions
-                .get::<Caller>()
-                .expect("the test says who calls")
-                .clone())
-        });
-        Story {
-            rig,
-            poison,
-            operator,
-        }
-    }
-
-    fn cure(&self) {
-        self.poison.lock().unwrap().clear();
-    }
-
-    /// Waits for this many open dead letters.
-    async fn open(&self, count: usize) -> Vec<ops::DeadLetter> {
-        eventually(SOON, || async {
-            let request = ops::ListDeadLettersRequest {
-                state: ops::DeadLetterState::Open.into(),
-                ..Default::default()
-            };
-            let answer = self
-                .operator
-                .list_dead_letters(by(FACILITY, request))
-                .await
-                .unwrap();
-            let letters = answer.into_inner().dead_letters;
-            if letters.len() == count {
-                Ok(letters)
-            } else {
-                Err(format!("{} are open", letters.len()))
-            }
-        })
-        .await
-    }
-
-    async fn get(&self, id: &str) -> ops::GetDeadLetterResponse {
-        let request = ops::GetDeadLetterRequest {
-            dead_letter_id: id.to_owned(),
-        };
-        self.operator
-            .get_dead_letter(by(FACILITY, request))
-            .await
-            .unwrap()
-            .into_inner()
-    }
-
-    async fn replay(&self, id: &str) {
-        let request = ops::ReplayDeadLetterRequest {
-            dead_letter_id: id.to_owned(),
-            request_id: Uuid::new_v4().to_string(),
-        };
-        self.operator
-            .replay_dead_letter(by(FACILITY, request))
-            .await
-            .unwrap();
-    }
-
-    async fn until_state(&self, id: &str, state: ops::DeadLetterState) {
-        eventually(SOON, || async {
-            let is = self.get(id).await.dead_letter.unwrap().state();
-            if is == state {
-                Ok(())
-            } else {
-                Err(format!("{is:?}"))
-            }
-        })
-        .await;
-    }
-
-    async fn run(&self, letter: &ops::DeadLetter, mode: ops::ReplayMode, rate: u32) -> ops::ReplayRun {
-        let request = ops::ReplayDeadLetterGroupRequest {
-            fingerprint: letter.fingerprint.clone(),
-            request_id: Uuid::new_v4().to_string(),
-            rate,
-            mode: mode.into(),
-        };
-        let answer = self
-            .operator
-            .replay_dead_letter_group(by(FACILITY, request))
-            .await
-            .unwrap();
-        let id = answer.into_inner().run.unwrap().id;
-        eventually(SOON, || async {
-            let request = ops::GetReplayRunRequest {
-                replay_run_id: id.clone(),
-            };
-            let answer = self.operator.get_replay_run(by(FACILITY, request)).await.unwrap();
-            let run = answer.into_inner().run.unwrap();
-            if run.state() == ops::ReplayRunState::Running {
-                Err(format!("{run:?}"))
-            } else {
-                Ok(run)
-            }
-        })
-        .await
-    }
-}
-
-fn by<M>(facility: &str, message: M) -> Request<M> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(Caller {
-        facility: facility.into(),
-        subject: "olivia".into(),
-    });
-    request
-}
+use crate::{
+    events_rig::{CONSUMER, Rig, SOON, event},
+    events_story::Story,
+};
 
 #[tokio::test]
 async fn a_poisoned_event_is_kept_shown_and_replayed_once_and_those_behind_it_follow_in_order() {
@@ -342,181 +204,47 @@ async fn a_parked_event_that_fails_becomes_the_new_head() {
     assert_eq!(story.rig.effects(aggregate, 5).await, [1, 2, 3, 4, 5]);
 }
 
-#[tokio::test]
-async fn a_discarded_dead_letter_lets_the_rest_go_on_without_it() {
-    let story = Story::start([2]).await;
-    let aggregate = Uuid::new_v4();
-    story.rig.append(aggregate, 1..=4).await;
-    let [letter] = &story.open(1).await[..] else {
-        panic!("one dead letter")
-    };
-    let request = ops::DiscardDeadLetterRequest {
-        dead_letter_id: letter.id.clone(),
-        request_id: Uuid::new_v4().to_string(),
-        reason: "the payer withdrew it".into(),
-    };
-    let discard = |request: &ops::DiscardDeadLetterRequest| {
-        let request = by(FACILITY, request.clone());
-        story.operator.discard_dead_letter(request)
-    };
-    let answer = discard(&request).await.unwrap();
-    let repeated = discard(&request).await.unwrap();
-    assert_eq!(repeated.get_ref(), answer.get_ref());
-    assert_eq!(repeated.metadata().get("idempotency-replayed").unwrap(), "true");
-    let reused = ops::DiscardDeadLetterRequest {
-        reason: "something else".into(),
-        ..request
-    };
-    assert_eq!(discard(&reused).await.unwrap_err().code(), Code::InvalidArgument);
+/// A handler that the process does not survive: its attempts never end.
+struct Deadly(Arc<AtomicU32>);
 
-    assert_eq!(story.rig.effects(aggregate, 3).await, [1, 3, 4]);
-    let shown = story.get(&letter.id).await;
-    assert_eq!(
-        shown.dead_letter.unwrap().state(),
-        ops::DeadLetterState::Discarded
-    );
-    assert_eq!(shown.actions.len(), 1);
-    assert_eq!(shown.actions[0].detail, "the payer withdrew it");
-    let again = ops::ReplayDeadLetterRequest {
-        dead_letter_id: letter.id.clone(),
-        request_id: Uuid::new_v4().to_string(),
-    };
-    let refused = story
-        .operator
-        .replay_dead_letter(by(FACILITY, again))
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition);
-}
-
-#[tokio::test]
-async fn an_operator_sees_the_own_facility_only() {
-    let story = Story::start([1]).await;
-    story.rig.append(Uuid::new_v4(), [1]).await;
-    let [letter] = &story.open(1).await[..] else {
-        panic!("one dead letter")
-    };
-    let listed = story
-        .operator
-        .list_dead_letters(by("other", Default::default()))
-        .await
-        .unwrap();
-    assert_eq!(listed.get_ref().dead_letters, []);
-    let groups = story
-        .operator
-        .list_dead_letter_groups(by("other", Default::default()))
-        .await
-        .unwrap();
-    assert_eq!(groups.get_ref().groups, []);
-    let request = ops::GetDeadLetterRequest {
-        dead_letter_id: letter.id.clone(),
-    };
-    let refused = story
-        .operator
-        .get_dead_letter(by("other", request))
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), Code::NotFound);
-    let request = ops::ReplayDeadLetterRequest {
-        dead_letter_id: letter.id.clone(),
-        request_id: Uuid::new_v4().to_string(),
-    };
-    let refused = story
-        .operator
-        .replay_dead_letter(by("other", request))
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), Code::NotFound);
-    let hidden = sqlx::query_scalar::<_, i64>("select count(*) from events.dead_letter");
-    assert_eq!(hidden.fetch_one(&story.rig.pool).await.unwrap(), 0);
-}
-
-#[tokio::test]
-async fn failures_of_one_kind_are_one_group_and_pages_hold_all_of_them() {
-    let story = Story::start([1, 2]).await;
-    for _ in 0..5 {
-        story.rig.append(Uuid::new_v4(), [1]).await;
-    }
-    story.rig.append(Uuid::new_v4(), [2, 3]).await;
-    story.open(6).await;
-    let answer = story
-        .operator
-        .list_dead_letter_groups(by(FACILITY, Default::default()))
-        .await
-        .unwrap();
-    let [group] = &answer.get_ref().groups[..] else {
-        panic!("one group")
-    };
-    assert_eq!(group.count, 6);
-
-    let mut seen = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = ops::ListDeadLettersRequest {
-            page_size: 4,
-            page_token,
-            fingerprint: group.fingerprint.clone(),
-            ..Default::default()
-        };
-        let page = story
-            .operator
-            .list_dead_letters(by(FACILITY, request))
-            .await
-            .unwrap()
-            .into_inner();
-        seen.extend(page.dead_letters.into_iter().map(|letter| letter.id));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
+impl Handler for Deadly {
+    async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
+        if delivery.version == 13 {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
         }
+        sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, $3)")
+            .bind(delivery.id)
+            .bind(delivery.aggregate_id)
+            .bind(delivery.version)
+            .execute(tx)
+            .await?;
+        Ok(())
     }
-    assert_eq!(seen.len(), 6);
-    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 6);
-    let request = ops::ListDeadLettersRequest {
-        page_token: "00ff".into(),
-        ..Default::default()
-    };
-    let refused = story
-        .operator
-        .list_dead_letters(by(FACILITY, request))
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
-async fn a_group_is_replayed_at_a_rate_and_reports_its_outcome() {
-    let story = Story::start([1]).await;
-    for _ in 0..15 {
-        story.rig.append(Uuid::new_v4(), 1..=2).await;
+async fn an_event_that_kills_the_process_is_quarantined_and_the_others_flow() {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    let (deadly, other) = (Uuid::new_v4(), Uuid::new_v4());
+    rig.append(deadly, 13..=14).await;
+    rig.append(other, 1..=3).await;
+    let starts = Arc::new(AtomicU32::new(0));
+    // The first death leaves no trace but a delivery; the next two are on record.
+    for death in 1..=3 {
+        let process = rig.consume_with(Deadly(starts.clone()));
+        eventually(SOON, || async { starts.load(Ordering::SeqCst) == death }).await;
+        process.abort();
     }
-    let letters = story.open(15).await;
-    story.cure();
-    let run = story.run(&letters[0], ops::ReplayMode::Straight, 100).await;
-    assert_eq!(run.state(), ops::ReplayRunState::Finished);
-    assert_eq!(
-        (run.total_count, run.resolved_count, run.failed_count),
-        (15, 15, 0)
-    );
-    story
-        .rig
-        .eventually_count(30, "select count(*) from effect")
+    rig.consume_with(Deadly(starts.clone()));
+    rig.eventually_count(
+        1,
+        "select count(*) from events.dead_letter where error_class = 'crash'",
+    )
+    .await;
+    assert_eq!(rig.effects(other, 3).await, [1, 2, 3]);
+    rig.eventually_count(1, "select count(*) from events.parked")
         .await;
-}
-
-#[tokio::test]
-async fn a_canary_stops_at_the_first_failure_of_the_same_kind() {
-    let story = Story::start([1]).await;
-    for _ in 0..15 {
-        story.rig.append(Uuid::new_v4(), [1]).await;
-    }
-    let letters = story.open(15).await;
-    let run = story.run(&letters[0], ops::ReplayMode::Canary, 100).await;
-    assert_eq!(run.state(), ops::ReplayRunState::Stopped);
-    assert_eq!((run.sent_count, run.resolved_count, run.failed_count), (1, 0, 1));
-    story.open(15).await;
-    story.cure();
-    let run = story.run(&letters[0], ops::ReplayMode::Canary, 100).await;
-    assert_eq!(run.state(), ops::ReplayRunState::Finished);
-    assert_eq!(run.resolved_count, 15);
+    assert_eq!(starts.load(Ordering::SeqCst), 3);
 }

@@ -7,7 +7,7 @@ use events::{Bus, Consumer, Delivery, Event, Handler, HandlerError, Meta, Relay,
 use proto::order::v1::OrderConfirmed;
 use sqlx::{Executor as _, PgConnection, PgPool};
 use tests::{Database, Nats, Postgres, eventually, workspace_root};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -85,12 +85,23 @@ impl Rig {
         &mut self,
         decide: impl Fn(&Delivery) -> Result<(), HandlerError> + Send + Sync + 'static,
     ) -> CancellationToken {
-        let consumer = Consumer::new(CONSUMER, &["evt.order.order.confirmed"], Recorder(decide));
-        let (bus, pool, stop) = (self.bus.clone(), self.pool.clone(), self.stop.child_token());
-        let until = stop.clone();
-        self.tasks
-            .spawn(async move { consumer.run(&bus, &pool, until).await });
+        let stop = self.stop.child_token();
+        self.run_consumer(Recorder(decide), stop.clone());
         stop
+    }
+
+    /// Consumes with any handler. Aborting is what the death of the process is to the database and the broker: nothing
+    /// is committed, acknowledged or released.
+    pub(crate) fn consume_with(&mut self, handler: impl Handler) -> AbortHandle {
+        let stop = self.stop.child_token();
+        self.run_consumer(handler, stop)
+    }
+
+    fn run_consumer(&mut self, handler: impl Handler, stop: CancellationToken) -> AbortHandle {
+        let consumer = Consumer::new(CONSUMER, &["evt.order.order.confirmed"], handler);
+        let (bus, pool) = (self.bus.clone(), self.pool.clone());
+        self.tasks
+            .spawn(async move { consumer.run(&bus, &pool, stop).await })
     }
 
     /// Everything running, and every event takes effect.

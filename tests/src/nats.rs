@@ -82,6 +82,11 @@ impl Nats {
         *self.lock() = process;
     }
 
+    /// Throws away everything that a killed server had stored.
+    pub fn wipe(&self) {
+        fs::remove_dir_all(self.folder.path().join("jetstream")).expect("the folder is the test's own");
+    }
+
     /// The last lines of its log.
     pub fn log(&self) -> String {
         self.lock().tail()

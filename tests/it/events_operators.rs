@@ -1,0 +1,191 @@
+//! What operators do about dead letters: see their own, discard, and replay whole groups.
+
+use std::collections::BTreeSet;
+
+use proto::ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::{
+    events_rig::FACILITY,
+    events_story::{Story, by},
+};
+
+#[tokio::test]
+async fn a_discarded_dead_letter_lets_the_rest_go_on_without_it() {
+    let story = Story::start([2]).await;
+    let aggregate = Uuid::new_v4();
+    story.rig.append(aggregate, 1..=4).await;
+    let [letter] = &story.open(1).await[..] else {
+        panic!("one dead letter")
+    };
+    let request = ops::DiscardDeadLetterRequest {
+        dead_letter_id: letter.id.clone(),
+        request_id: Uuid::new_v4().to_string(),
+        reason: "the payer withdrew it".into(),
+    };
+    let discard = |request: &ops::DiscardDeadLetterRequest| {
+        let request = by(FACILITY, request.clone());
+        story.operator.discard_dead_letter(request)
+    };
+    let answer = discard(&request).await.unwrap();
+    let repeated = discard(&request).await.unwrap();
+    assert_eq!(repeated.get_ref(), answer.get_ref());
+    assert_eq!(repeated.metadata().get("idempotency-replayed").unwrap(), "true");
+    let reused = ops::DiscardDeadLetterRequest {
+        reason: "something else".into(),
+        ..request
+    };
+    assert_eq!(discard(&reused).await.unwrap_err().code(), Code::InvalidArgument);
+
+    assert_eq!(story.rig.effects(aggregate, 3).await, [1, 3, 4]);
+    let shown = story.get(&letter.id).await;
+    assert_eq!(
+        shown.dead_letter.unwrap().state(),
+        ops::DeadLetterState::Discarded
+    );
+    assert_eq!(shown.actions.len(), 1);
+    assert_eq!(shown.actions[0].detail, "the payer withdrew it");
+    let again = ops::ReplayDeadLetterRequest {
+        dead_letter_id: letter.id.clone(),
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let refused = story
+        .operator
+        .replay_dead_letter(by(FACILITY, again))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn an_operator_sees_the_own_facility_only() {
+    let story = Story::start([1]).await;
+    story.rig.append(Uuid::new_v4(), [1]).await;
+    let [letter] = &story.open(1).await[..] else {
+        panic!("one dead letter")
+    };
+    let listed = story
+        .operator
+        .list_dead_letters(by("other", Default::default()))
+        .await
+        .unwrap();
+    assert_eq!(listed.get_ref().dead_letters, []);
+    let groups = story
+        .operator
+        .list_dead_letter_groups(by("other", Default::default()))
+        .await
+        .unwrap();
+    assert_eq!(groups.get_ref().groups, []);
+    let request = ops::GetDeadLetterRequest {
+        dead_letter_id: letter.id.clone(),
+    };
+    let refused = story
+        .operator
+        .get_dead_letter(by("other", request))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let request = ops::ReplayDeadLetterRequest {
+        dead_letter_id: letter.id.clone(),
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let refused = story
+        .operator
+        .replay_dead_letter(by("other", request))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let hidden = sqlx::query_scalar::<_, i64>("select count(*) from events.dead_letter");
+    assert_eq!(hidden.fetch_one(&story.rig.pool).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn failures_of_one_kind_are_one_group_and_pages_hold_all_of_them() {
+    let story = Story::start([1, 2]).await;
+    for _ in 0..5 {
+        story.rig.append(Uuid::new_v4(), [1]).await;
+    }
+    story.rig.append(Uuid::new_v4(), [2, 3]).await;
+    story.open(6).await;
+    let answer = story
+        .operator
+        .list_dead_letter_groups(by(FACILITY, Default::default()))
+        .await
+        .unwrap();
+    let [group] = &answer.get_ref().groups[..] else {
+        panic!("one group")
+    };
+    assert_eq!(group.count, 6);
+
+    let mut seen = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ops::ListDeadLettersRequest {
+            page_size: 4,
+            page_token,
+            fingerprint: group.fingerprint.clone(),
+            ..Default::default()
+        };
+        let page = story
+            .operator
+            .list_dead_letters(by(FACILITY, request))
+            .await
+            .unwrap()
+            .into_inner();
+        seen.extend(page.dead_letters.into_iter().map(|letter| letter.id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 6);
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 6);
+    let request = ops::ListDeadLettersRequest {
+        page_token: "00ff".into(),
+        ..Default::default()
+    };
+    let refused = story
+        .operator
+        .list_dead_letters(by(FACILITY, request))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_group_is_replayed_at_a_rate_and_reports_its_outcome() {
+    let story = Story::start([1]).await;
+    for _ in 0..15 {
+        story.rig.append(Uuid::new_v4(), 1..=2).await;
+    }
+    let letters = story.open(15).await;
+    story.cure();
+    let run = story.run(&letters[0], ops::ReplayMode::Straight, 100).await;
+    assert_eq!(run.state(), ops::ReplayRunState::Finished);
+    assert_eq!(
+        (run.total_count, run.resolved_count, run.failed_count),
+        (15, 15, 0)
+    );
+    story
+        .rig
+        .eventually_count(30, "select count(*) from effect")
+        .await;
+}
+
+#[tokio::test]
+async fn a_canary_stops_at_the_first_failure_of_the_same_kind() {
+    let story = Story::start([1]).await;
+    for _ in 0..15 {
+        story.rig.append(Uuid::new_v4(), [1]).await;
+    }
+    let letters = story.open(15).await;
+    let run = story.run(&letters[0], ops::ReplayMode::Canary, 100).await;
+    assert_eq!(run.state(), ops::ReplayRunState::Stopped);
+    assert_eq!((run.sent_count, run.resolved_count, run.failed_count), (1, 0, 1));
+    story.open(15).await;
+    story.cure();
+    let run = story.run(&letters[0], ops::ReplayMode::Canary, 100).await;
+    assert_eq!(run.state(), ops::ReplayRunState::Finished);
+    assert_eq!(run.resolved_count, 15);
+}
