@@ -18,4 +18,5 @@ mod payment_cards;
 mod payment_ledger;
 mod payment_repeats;
 mod payment_rig;
+mod payment_sandbox;
 mod payment_unknown;

@@ -95,7 +95,7 @@ pub(crate) async fn drive(
             request.time_left(timeout + RESERVE).saturating_sub(RESERVE)
         });
         let heard = if budget < LEAST_BUDGET {
-            Heard::NotSent
+            Heard::OutOfTime
         } else {
             exchange::with(&*desk.processor, &operation, approach, budget).await
         };
@@ -240,16 +240,12 @@ async fn postpone(
     operation: &Operation,
     heard: &Heard,
 ) -> Result<wire::Payment, Error> {
-    if matches!(heard, Heard::NotSent) && operation.attempts == 0 {
-        operations::postpone(conn, operation.id, operation.state, Duration::ZERO).await?;
-        return Err(Error::OutOfTime);
-    }
-    let state = if matches!(heard, Heard::Silence) {
-        State::Unknown
-    } else {
-        operation.state
+    let again = desk.processing.ask_again_in(operation.attempts + 1);
+    let (state, pause, error) = match heard {
+        Heard::OutOfTime => (operation.state, Duration::ZERO, Some(Error::OutOfTime)),
+        Heard::Unreachable => (operation.state, again, Some(Error::NoAnswer)),
+        Heard::Silence | Heard::Processing | Heard::Settled(_) => (State::Unknown, again, None),
     };
-    let pause = desk.processing.ask_again_in(operation.attempts + 1);
     operations::postpone(conn, operation.id, state, pause).await?;
     if state == State::Unknown
         && payment.state == payment::State::Authorizing
@@ -260,7 +256,10 @@ async fn postpone(
         let event = publish::outcome_unknown(payment);
         publish::append(conn, facility, payment, operation.request_id, &event).await?;
     }
-    interim(conn, operation, payment).await
+    match error {
+        Some(error) => Err(error),
+        None => interim(conn, operation, payment).await,
+    }
 }
 
 /// What is said while the outcome is open. Of an authorization that is an answer; it is not kept, so that the same

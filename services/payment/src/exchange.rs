@@ -28,8 +28,10 @@ pub(crate) enum Heard {
     Processing,
     /// It was sent and not answered.
     Silence,
-    /// It was not sent: the processor could not be asked about it.
-    NotSent,
+    /// There was no connection to the processor.
+    Unreachable,
+    /// The caller's time was over before it could be sent.
+    OutOfTime,
 }
 
 /// The decline reason of a payment that the processor has never heard of.
@@ -56,9 +58,15 @@ pub(crate) async fn with(
     match heard.unwrap_or(Err(NoAnswer::Timeout(budget))) {
         Ok(heard) => heard,
         Err(error) => {
+            let silent = sent && matches!(error, NoAnswer::Timeout(_));
             let error: &dyn std::error::Error = &error;
             tracing::warn!(operation.id = %operation.id, error.message = error, "the processor has not answered");
-            if sent { Heard::Silence } else { Heard::NotSent }
+            // Without a connection there is no reason to believe that it arrived: it stays to be sent, under its key.
+            if silent {
+                Heard::Silence
+            } else {
+                Heard::Unreachable
+            }
         }
     }
 }

@@ -1,0 +1,138 @@
+//! The sandbox keeps its promises by itself, whoever calls it: each key takes effect once.
+
+use money::{Currency, Money};
+use payment::{
+    config,
+    processor::{Authorize, Capture, Outcome, Processor as _, Refund, Standing, Void},
+    sandbox::Sandbox,
+};
+use tests::Service;
+use uuid::Uuid;
+
+use crate::payment_rig::{Rig, Statement};
+
+fn aed(minor: i64) -> Money {
+    Money::new(minor, Currency::AED)
+}
+
+fn authorization(order: Uuid, token: &str) -> Authorize {
+    Authorize {
+        key: Uuid::new_v4(),
+        token: token.to_owned(),
+        amount: aed(1_000),
+        merchant_reference: format!("{order}:SHARE"),
+    }
+}
+
+async fn sandbox(rig: &Rig) -> Sandbox {
+    let pool = rig.stack.database(Service::Payment).app().await;
+    Sandbox::new(
+        pool,
+        &config::Sandbox {
+            hang_ms: 50,
+            ..config::Sandbox::default()
+        },
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_repeated_at_once_takes_effect_once_and_answers_alike() {
+    let rig = Rig::start().await;
+    let sandbox = sandbox(&rig).await;
+    let order = Uuid::new_v4();
+    let authorize = authorization(order, "tok_visa");
+    let capture = Capture {
+        key: Uuid::new_v4(),
+        authorization: authorize.key,
+        amount: aed(800),
+    };
+    let refund = Refund {
+        key: Uuid::new_v4(),
+        authorization: authorize.key,
+        amount: aed(300),
+    };
+
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.authorize(&authorize))).await;
+    same(answers);
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.capture(&capture))).await;
+    same(answers);
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.refund(&refund))).await;
+    same(answers);
+    let statement = Statement {
+        holds: 1,
+        charges: 1,
+        charged: 800,
+        given_back: 300,
+    };
+    assert_eq!(rig.statement(order).await, statement);
+
+    let second = Capture {
+        key: Uuid::new_v4(),
+        ..capture
+    };
+    let refused = Outcome::Refused {
+        reason: "ALREADY_CAPTURED".to_owned(),
+    };
+    assert_eq!(sandbox.capture(&second).await.unwrap(), refused);
+    let beyond = Refund {
+        key: Uuid::new_v4(),
+        amount: aed(501),
+        ..refund
+    };
+    assert!(matches!(
+        sandbox.refund(&beyond).await.unwrap(),
+        Outcome::Refused { .. }
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
+    let rig = Rig::start().await;
+    let sandbox = sandbox(&rig).await;
+    for token in ["tok_visa", "tok_timeout_charged", "tok_timeout_not_charged"] {
+        let order = Uuid::new_v4();
+        let late = authorization(order, token);
+        assert_eq!(sandbox.query(late.key).await.unwrap(), Standing::Absent);
+        let void = Void {
+            key: Uuid::new_v4(),
+            authorization: late.key,
+        };
+        assert!(matches!(
+            sandbox.void(&void).await.unwrap(),
+            Outcome::Approved { .. }
+        ));
+        let refused = Outcome::Refused {
+            reason: "AUTHORIZATION_VOIDED".to_owned(),
+        };
+        assert_eq!(sandbox.authorize(&late).await.unwrap(), refused, "{token}");
+        assert_eq!(
+            sandbox.query(late.key).await.unwrap(),
+            Standing::Settled(refused),
+            "{token}"
+        );
+        assert_eq!(rig.statement(order).await.holds, 0, "{token}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_call_is_there_or_not_when_it_is_asked_about() {
+    let rig = Rig::start().await;
+    let sandbox = sandbox(&rig).await;
+    for (token, there) in [("tok_timeout_charged", true), ("tok_timeout_not_charged", false)] {
+        let call = authorization(Uuid::new_v4(), token);
+        assert!(sandbox.authorize(&call).await.is_err());
+        let standing = sandbox.query(call.key).await.unwrap();
+        assert_eq!(
+            matches!(standing, Standing::Settled(Outcome::Approved { .. })),
+            there,
+            "{token}: {standing:?}"
+        );
+        assert_eq!(standing == Standing::Absent, !there, "{token}");
+    }
+}
+
+fn same<E: std::fmt::Debug>(answers: Vec<Result<Outcome, E>>) {
+    let answers: Vec<Outcome> = answers.into_iter().map(Result::unwrap).collect();
+    assert!(matches!(answers[0], Outcome::Approved { .. }));
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+}
