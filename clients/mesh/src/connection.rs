@@ -3,6 +3,8 @@
 //! The connection is hyper's, without tonic's channel around it: the supervisor has to learn at once that a
 //! connection is lost, and a request that was never sent has to come back to be sent elsewhere.
 
+mod heard;
+
 use std::{io, sync::Arc};
 
 use futures_util::future::BoxFuture;
@@ -18,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
 use crate::{discovery::Address, options::Tuning, tls::Credentials};
+use heard::Heard;
 
 /// Received data the peer may send ahead on one stream, and on the connection. Bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -46,6 +49,8 @@ pub(crate) enum ConnectError {
     Tls(#[source] io::Error),
     #[error("the server speaks no HTTP/2")]
     Protocol,
+    #[error("the server closed the connection without a word")]
+    Closed,
     #[error("no HTTP/2 handshake")]
     Handshake(#[source] hyper::Error),
 }
@@ -94,10 +99,19 @@ impl Connector {
             .keep_alive_timeout(self.tuning.keepalive_timeout())
             // An idle connection must not turn out dead only when it is needed.
             .keep_alive_while_idle(true);
+        let (stream, heard) = Heard::new(stream);
         let (sender, connection) = builder
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Handshake)?;
-        Ok((sender, Box::pin(connection)))
+        let mut connection = Box::pin(connection);
+        tokio::select! {
+            biased;
+            Ok(()) = heard => Ok((sender, connection)),
+            ended = &mut connection => match ended {
+                Ok(()) => Err(ConnectError::Closed),
+                Err(error) => Err(ConnectError::Handshake(error)),
+            }
+        }
     }
 }

@@ -1,7 +1,22 @@
 //! Endpoints come and go, and calls do not notice.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use mesh::{Channel, Context};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
 use tonic::Code;
 
 use crate::echo::{self, READ, Server, WRITE};
@@ -46,8 +61,8 @@ async fn waiting_for_an_endpoint_is_a_choice_and_ends_with_the_deadline() {
     let dead = echo::dead_end();
     let mut options = echo::options(&[dead]);
     options.tuning.wait_for_ready = true;
-    let channel = mesh::Channel::connect(options, &echo::policies()).unwrap();
-    let caller = mesh::Context::new().with_timeout(Duration::from_millis(100));
+    let channel = Channel::connect(options, &echo::policies()).unwrap();
+    let caller = Context::new().with_timeout(Duration::from_millis(100));
     let status = caller.scope(echo::ask(&channel, WRITE)).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
 
@@ -98,5 +113,89 @@ async fn an_endpoint_that_returns_is_found_within_two_seconds() {
     while echo::ask(&channel, READ).await.is_err() {
         assert!(returned.elapsed() < Duration::from_secs(2));
         tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_never_speaks_is_no_endpoint() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::start(|_| named("speaks"));
+    let mut options = echo::options(&[silent.local_addr().unwrap(), server.address]);
+    options.tuning.connect_timeout_ms = 100;
+    let channel = Channel::connect(options, &echo::policies()).unwrap();
+    let caller = Context::new().with_timeout(Duration::from_secs(2));
+    for _ in 0..20 {
+        assert_eq!(
+            caller.clone().scope(echo::ask(&channel, WRITE)).await.unwrap(),
+            "speaks"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_swallows_everything_is_found_by_its_pings() {
+    let far = Server::start(|_| named("far"));
+    let near = Server::start(|_| named("near"));
+    let hole = Hole::before(far.address).await;
+    let mut options = echo::options(&[hole.address, near.address]);
+    options.tuning.keepalive_interval_ms = 100;
+    options.tuning.keepalive_timeout_ms = 100;
+    let channel = Channel::connect(options, &echo::policies()).unwrap();
+    while echo::ask(&channel, READ).await.unwrap() != "far" {}
+    hole.swallow.store(true, Ordering::SeqCst);
+    let swallowed = Instant::now();
+    let connected = || {
+        let endpoints = channel.snapshot().endpoints;
+        endpoints
+            .iter()
+            .any(|endpoint| endpoint.address == hole.address.to_string() && endpoint.connected)
+    };
+    while connected() {
+        assert!(swallowed.elapsed() < Duration::from_secs(2));
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        assert_eq!(echo::ask(&channel, READ).await.unwrap(), "near");
+    }
+}
+
+/// A relay that can be told to drop what it gets, as a broken network does: without a reset.
+struct Hole {
+    address: SocketAddr,
+    swallow: Arc<AtomicBool>,
+    _tasks: tokio::task::JoinSet<()>,
+}
+
+impl Hole {
+    async fn before(server: SocketAddr) -> Hole {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, swallow) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        let mut tasks = tokio::task::JoinSet::new();
+        let flag = Arc::clone(&swallow);
+        tasks.spawn(async move {
+            let mut relays = tokio::task::JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let (client_read, client_write) = client.into_split();
+                let (server_read, server_write) = TcpStream::connect(server).await.unwrap().into_split();
+                relays.spawn(relay(client_read, server_write, Arc::clone(&flag)));
+                relays.spawn(relay(server_read, client_write, Arc::clone(&flag)));
+            }
+        });
+        Hole {
+            address,
+            swallow,
+            _tasks: tasks,
+        }
+    }
+}
+
+async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Arc<AtomicBool>) {
+    let mut bytes = [0; 4096];
+    while let Ok(count) = from.read(&mut bytes).await
+        && count > 0
+    {
+        if !swallow.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
     }
 }

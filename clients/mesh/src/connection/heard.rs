@@ -1,0 +1,79 @@
+//! Tells when the peer has said its first word.
+//!
+//! An HTTP/2 client may send requests before it has heard anything, so that a listener that accepts and then
+//! hangs looks like a working server. A connection counts as made when the server's preface begins to arrive.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context as Task, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+};
+
+/// A stream that reports its first received byte.
+#[derive(Debug)]
+pub(super) struct Heard<T> {
+    stream: T,
+    first: Option<oneshot::Sender<()>>,
+}
+
+impl<T> Heard<T> {
+    pub(super) fn new(stream: T) -> (Heard<T>, oneshot::Receiver<()>) {
+        let (first, heard) = oneshot::channel();
+        (
+            Heard {
+                stream,
+                first: Some(first),
+            },
+            heard,
+        )
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Task<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before
+            && let Some(first) = self.first.take()
+        {
+            // Nobody waits any more when connecting took too long.
+            let _ = first.send(());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Task<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
