@@ -57,6 +57,10 @@ contracts: ## Lint the contracts and compare them with the last release
 release-contract: ## Make the contracts as they are now the released ones (commit the file it writes)
 	$(step) "release the contracts" $(image) $(RELEASED)
 
+.PHONY: service-config
+service-config: ## Renew the service configs of clients in other languages from the contract
+	$(step) "service configs" cargo run --quiet -p mesh --example service_config -- clients/service-config
+
 .PHONY: deny
 deny: ## Check licences, banned crates and who imports whom
 	$(step) "licences and bans" cargo deny --log-level error check --hide-inclusion-graph -A unused-wrapper bans licenses sources
