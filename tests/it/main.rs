@@ -5,6 +5,7 @@
 
 mod architecture;
 mod chassis_answers;
+mod chassis_audit;
 mod chassis_database;
 mod contract;
 mod events_dead_letters;
