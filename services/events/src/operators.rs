@@ -7,6 +7,8 @@ use tonic::{Extensions, Status};
 use crate::{Bus, Outbox};
 
 mod actions;
+mod consumers;
+mod events;
 mod failure;
 mod grpc;
 mod letters;
@@ -15,6 +17,8 @@ pub(crate) mod runs;
 mod show;
 
 use page::Tokens;
+
+pub use events::EventOperations;
 
 /// Who calls, as the service's authentication found it.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use futures_util::StreamExt as _;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -76,17 +76,9 @@ impl Audit {
     /// # Errors
     /// When the database is away.
     pub async fn republish(&self, report: &Report) -> Result<u64, Error> {
-        let Some(since) = report.since.filter(|_| !report.missing.is_empty()) else {
-            return Ok(0);
-        };
-        let queued = sqlx::query_scalar!(
-            r#"select events.requeue($1, $2) as "queued!""#,
-            since,
-            &report.missing
-        );
-        let queued = queued.fetch_one(&self.pool).await?;
+        let queued = report.requeue(&mut *self.pool.acquire().await?).await?;
         self.bus.outbox().wake();
-        Ok(queued.unsigned_abs())
+        Ok(queued)
     }
 
     async fn logged(&self, since: OffsetDateTime) -> Result<Vec<Uuid>, Error> {
@@ -149,6 +141,21 @@ impl Audit {
             ids.extend(id.and_then(|id| id.as_str().parse::<Uuid>().ok()));
         }
         Ok(ids)
+    }
+}
+
+impl Report {
+    /// Puts what is missing into the outbox.
+    pub(crate) async fn requeue(&self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+        let Some(since) = self.since.filter(|_| !self.missing.is_empty()) else {
+            return Ok(0);
+        };
+        let queued = sqlx::query_scalar!(
+            r#"select events.requeue($1, $2) as "queued!""#,
+            since,
+            &self.missing
+        );
+        Ok(queued.fetch_one(connection).await?.unsigned_abs())
     }
 }
 

@@ -3,11 +3,12 @@
 use prost::{Message, Name};
 use proto::ops::v1 as ops;
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
+use tonic::{Response, Status, metadata::MetadataValue};
 use uuid::Uuid;
 
 use super::{Caller, failure::Failure, letters, runs};
-use crate::dead_letter;
+use crate::{dead_letter, store};
 
 /// A mutating request, as the audit trail and a repetition of it need to know it.
 pub(super) struct Action<'a> {
@@ -17,12 +18,49 @@ pub(super) struct Action<'a> {
     pub(super) caller: &'a Caller,
 }
 
+/// Does an action that was not done before, and answers a repeated request as the first time.
+pub(super) async fn once<A: Message + Default>(
+    pool: &PgPool,
+    action: &Action<'_>,
+    act: impl AsyncFnOnce(&mut PgConnection) -> Result<(A, About), Failure>,
+) -> Result<Response<A>, Status> {
+    let mut tx = store::begin(pool, &action.caller.facility)
+        .await
+        .map_err(Failure::from)?;
+    if let Some(answer) = action.answered(&mut tx).await? {
+        let mut response = Response::new(answer);
+        response
+            .metadata_mut()
+            .insert("idempotency-replayed", MetadataValue::from_static("true"));
+        return Ok(response);
+    }
+    let (answer, about) = act(&mut tx).await?;
+    action.record(&mut tx, &answer, about).await?;
+    tx.commit().await.map_err(Failure::from)?;
+    tracing::info!(
+        action = action.name,
+        actor = action.caller.subject,
+        request_id = %action.request_id,
+        "an operator acted"
+    );
+    Ok(Response::new(answer))
+}
+
 /// What an action is about.
 #[derive(Default)]
 pub(super) struct About {
     dead_letter: Option<Uuid>,
     run: Option<Uuid>,
     detail: String,
+}
+
+impl About {
+    pub(super) fn said(detail: String) -> Self {
+        Self {
+            detail,
+            ..Self::default()
+        }
+    }
 }
 
 impl<'a> Action<'a> {

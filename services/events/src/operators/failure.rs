@@ -21,6 +21,8 @@ pub(super) enum Failure {
     RequestIdReused,
     #[error("the same request is running")]
     Concurrent,
+    #[error("{0}")]
+    Broker(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -39,6 +41,14 @@ impl From<Failure> for Status {
             Failure::EmptyGroup => status(Code::FailedPrecondition, "GROUP_EMPTY", text),
             Failure::RequestIdReused => status(Code::InvalidArgument, "REQUEST_ID_REUSED", text),
             Failure::Concurrent => status(Code::Aborted, "REQUEST_RUNNING", text),
+            Failure::Broker(error) => {
+                tracing::warn!(error, "an operator's call failed at the broker");
+                status(
+                    Code::Unavailable,
+                    "BROKER_UNAVAILABLE",
+                    "the broker cannot be reached".to_owned(),
+                )
+            }
             Failure::Database(error) => database(&error),
         }
     }

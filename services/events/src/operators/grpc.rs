@@ -1,6 +1,6 @@
 use proto::ops::v1::{self as ops, dead_letter_service_server::DeadLetterService};
 use sqlx::{Postgres, Transaction};
-use tonic::{Request, Response, Status, metadata::MetadataValue};
+use tonic::{Request, Response, Status};
 
 use super::{
     Caller, DeadLetters,
@@ -159,30 +159,13 @@ impl DeadLetters {
         Ok(store::begin(&self.0.pool, &caller.facility).await?)
     }
 
-    /// Does an action that was not done before, and answers a repeated request as the first time.
     async fn once<A: prost::Message + Default>(
         &self,
         action: &Action<'_>,
         act: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<(A, About), Failure>,
     ) -> Result<Response<A>, Status> {
-        let mut tx = self.begin(action.caller).await?;
-        if let Some(answer) = action.answered(&mut tx).await? {
-            let mut response = Response::new(answer);
-            response
-                .metadata_mut()
-                .insert("idempotency-replayed", MetadataValue::from_static("true"));
-            return Ok(response);
-        }
-        let (answer, about) = act(&mut tx).await?;
-        action.record(&mut tx, &answer, about).await?;
-        tx.commit().await.map_err(Failure::from)?;
+        let answer = actions::once(&self.0.pool, action, act).await?;
         self.0.outbox.wake();
-        tracing::info!(
-            action = action.name,
-            actor = action.caller.subject,
-            request_id = %action.request_id,
-            "an operator acted"
-        );
-        Ok(Response::new(answer))
+        Ok(answer)
     }
 }

@@ -1,12 +1,9 @@
 //! What alarms are made of: how much waits, and for how long.
 
-use std::time::SystemTime;
-
-use async_nats::jetstream::{self, consumer::PullConsumer};
 use opentelemetry::{KeyValue, global, metrics::Gauge};
 use sqlx::PgPool;
 
-use crate::{Bus, Error, streams};
+use crate::{Bus, Error, lag};
 
 pub(super) struct Gauges {
     outbox_depth: Gauge<u64>,
@@ -70,10 +67,8 @@ impl Gauges {
         let consumers = sqlx::query_scalar!("select name from events.consumer")
             .fetch_all(pool)
             .await?;
-        if bus.is_ready() {
-            for consumer in consumers {
-                self.observe_consumer(bus, &consumer).await?;
-            }
+        for consumer in consumers {
+            self.observe_consumer(bus, &consumer).await;
         }
         Ok(())
     }
@@ -112,48 +107,18 @@ impl Gauges {
         Ok(())
     }
 
-    async fn observe_consumer(&self, bus: &Bus, name: &str) -> Result<(), Error> {
-        let consumer: Result<PullConsumer, _> = bus
-            .jetstream()
-            .get_consumer_from_stream(name, streams::EVENTS)
-            .await;
-        // Known to the database before the broker has it.
-        let Ok(consumer) = consumer else { return Ok(()) };
-        let info = consumer.cached_info();
+    async fn observe_consumer(&self, bus: &Bus, name: &str) {
+        // The broker may not have it yet.
+        let Some(found) = lag::of(bus, name).await else {
+            return;
+        };
         let labels = [
             KeyValue::new("messaging.system", "nats"),
             KeyValue::new("messaging.consumer.group.name", name.to_owned()),
         ];
-        self.pending.record(info.num_pending, &labels);
-        self.unacknowledged.record(info.num_ack_pending as u64, &labels);
-        let lag = if info.num_pending == 0 && info.num_ack_pending == 0 {
-            0.0
-        } else {
-            oldest(&bus.jetstream(), info).await.map_or(0.0, age)
-        };
-        self.lag.record(lag, &labels);
-        Ok(())
+        self.pending.record(found.pending, &labels);
+        self.unacknowledged.record(found.unacknowledged, &labels);
+        self.lag
+            .record(found.age.unwrap_or_default().as_secs_f64(), &labels);
     }
-}
-
-/// When the first message after the acknowledgement floor was stored.
-async fn oldest(context: &jetstream::Context, info: &jetstream::consumer::Info) -> Option<SystemTime> {
-    let stream = context.get_stream_no_info(streams::EVENTS).await.ok()?;
-    let mut first = None;
-    for subject in &info.config.filter_subjects {
-        let after = info.ack_floor.stream_sequence + 1;
-        let Ok(message) = stream.direct_get_next_for_subject(subject, Some(after)).await else {
-            continue;
-        };
-        let stored = SystemTime::from(message.time);
-        first = Some(first.map_or(stored, |first: SystemTime| first.min(stored)));
-    }
-    first
-}
-
-fn age(since: SystemTime) -> f64 {
-    SystemTime::now()
-        .duration_since(since)
-        .unwrap_or_default()
-        .as_secs_f64()
 }

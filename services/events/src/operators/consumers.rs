@@ -1,0 +1,70 @@
+//! The service's consumers, as administrators see and hold them.
+
+use std::time::Duration;
+
+use proto::ops::v1 as ops;
+use sqlx::{PgConnection, PgPool};
+
+use super::{Caller, failure::Failure, letters};
+use crate::{Bus, lag};
+
+pub(super) async fn list(bus: &Bus, pool: &PgPool) -> Result<Vec<ops::ConsumerStatus>, Failure> {
+    let rows = sqlx::query!(
+        r#"select name, paused, changed_by, reason, changed_at,
+               coalesce((select sum(open) from events.dead_letter_depth() d where d.consumer = name), 0)::bigint
+                   as "dead!"
+           from events.consumer order by name"#,
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut consumers = Vec::with_capacity(rows.len());
+    for row in rows {
+        let lag = lag::of(bus, &row.name).await;
+        let changed = !row.changed_by.is_empty();
+        consumers.push(ops::ConsumerStatus {
+            name: row.name,
+            paused: row.paused,
+            changed_by: row.changed_by,
+            reason: row.reason,
+            change_time: changed.then(|| letters::timestamp(row.changed_at)),
+            pending_count: lag.as_ref().map_or(0, |lag| lag.pending),
+            unacknowledged_count: lag.as_ref().map_or(0, |lag| lag.unacknowledged),
+            lag: lag.and_then(|lag| lag.age).map(duration),
+            dead_letter_count: row.dead.unsigned_abs(),
+        });
+    }
+    Ok(consumers)
+}
+
+/// Takes effect when the process that consumes next renews its lease.
+pub(super) async fn set_paused(
+    tx: &mut PgConnection,
+    consumer: &str,
+    paused: bool,
+    caller: &Caller,
+    reason: &str,
+) -> Result<(), Failure> {
+    let set = sqlx::query!(
+        "update events.consumer set paused = $2, changed_by = $3, reason = $4, changed_at = now() where name = $1",
+        consumer,
+        paused,
+        caller.subject,
+        reason,
+    )
+    .execute(tx)
+    .await?;
+    if set.rows_affected() == 0 {
+        return Err(Failure::NotFound {
+            kind: "consumer",
+            id: consumer.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn duration(age: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
+        nanos: age.subsec_nanos().cast_signed(),
+    }
+}
