@@ -215,3 +215,6 @@ enum Judged {
     /// Another attempt may do better, from the given moment on.
     Failed { again: Option<Instant> },
 }
+
+#[cfg(test)]
+mod tests;

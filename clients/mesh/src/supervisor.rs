@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -26,6 +26,10 @@ use keeper::{Keeper, Report};
 const REPORTS: usize = 64;
 /// A name is resolved no more often than this, however many connections are lost.
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
+/// How long a name server may take.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
+/// A fixed list stays as it is. A year, because a timer must end some time.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What calls see of the connections.
 #[derive(Clone, Debug, Default)]
@@ -77,25 +81,32 @@ impl Supervisor {
         let mut keepers = JoinSet::new();
         let mut kept: HashMap<Address, Kept> = HashMap::new();
         let mut next_id = 0;
-        let mut resolved = Instant::now();
-        let mut due = Some(resolved);
+        let mut due = Instant::now();
+        let mut earliest = due;
+        // Connections are looked after while a slow name server is asked.
+        let mut resolution = Box::pin(self.resolve(due));
         loop {
             tokio::select! {
-                () = sleep_until(due.unwrap_or(resolved)), if due.is_some() => {
-                    let outcome = self.resolve().await;
-                    resolved = Instant::now();
-                    due = match &self.target { Target::Static(_) => None, Target::Dns(dns) => Some(resolved + dns.refresh) };
+                outcome = resolution.as_mut() => {
+                    let now = Instant::now();
+                    earliest = now + LEAST_REFRESH;
+                    due = match (&self.target, &outcome) {
+                        (Target::Static(_), _) => now + NEVER,
+                        (Target::Dns(dns), Ok(_)) => now + dns.refresh,
+                        (Target::Dns(_), Err(_)) => earliest,
+                    };
+                    resolution = Box::pin(self.resolve(due));
                     match outcome {
                         Ok(addresses) => self.reconcile(&addresses, &mut kept, &mut keepers, &reports, &mut next_id),
-                        Err(failure) => {
-                            due = Some(resolved + LEAST_REFRESH);
-                            self.publish(&kept, Some(failure));
-                        }
+                        Err(failure) => self.publish(&kept, Some(failure)),
                     }
                 }
                 Some(report) = incoming.recv() => {
-                    if !matches!(report, Report::Up(_)) && due.is_some() {
-                        due = due.map(|due| due.min((resolved + LEAST_REFRESH).max(Instant::now())));
+                    // A lost connection may mean that the name has moved.
+                    let sooner = earliest.max(Instant::now());
+                    if matches!(self.target, Target::Dns(_)) && !matches!(report, Report::Up(_)) && sooner < due {
+                        due = sooner;
+                        resolution = Box::pin(self.resolve(due));
                     }
                     apply(report, &mut kept);
                     self.publish(&kept, None);
@@ -105,13 +116,19 @@ impl Supervisor {
         }
     }
 
-    async fn resolve(&self) -> Result<Vec<Address>, Arc<str>> {
-        match &self.target {
-            Target::Static(addresses) => Ok(addresses.clone()),
-            Target::Dns(dns) => dns
-                .resolve()
-                .await
-                .map_err(|error| Arc::from(format!("name resolution: {error}"))),
+    async fn resolve(&self, due: Instant) -> Result<Vec<Address>, Arc<str>> {
+        sleep_until(due).await;
+        let dns = match &self.target {
+            Target::Static(addresses) => return Ok(addresses.clone()),
+            Target::Dns(dns) => dns,
+        };
+        match timeout(RESOLVE_LIMIT, dns.resolve()).await {
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(error)) => Err(Arc::from(format!("name resolution: {error}"))),
+            Err(_) => Err(Arc::from(format!(
+                "name resolution: no answer within {} s",
+                RESOLVE_LIMIT.as_secs()
+            ))),
         }
     }
 

@@ -199,3 +199,17 @@ async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Arc<Ato
         }
     }
 }
+
+#[tokio::test]
+async fn a_name_is_resolved_and_one_without_an_address_says_so() {
+    let server = Server::start(|_| named("found"));
+    let mut options = echo::options(&[]);
+    options.target = format!("dns:http://localhost:{}", server.address.port());
+    let channel = Channel::connect(options.clone(), &echo::policies()).unwrap();
+    assert_eq!(echo::ask(&channel, READ).await.unwrap(), "found");
+
+    options.target = "dns:http://no-such-name.invalid:1".to_owned();
+    let channel = Channel::connect(options, &echo::policies()).unwrap();
+    let status = echo::ask(&channel, WRITE).await.unwrap_err();
+    assert!(status.message().contains("name resolution"), "{status}");
+}

@@ -1,0 +1,126 @@
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Status, body::Body};
+use tower::{Service, service_fn};
+
+use super::Hedge;
+use crate::{
+    Context, MethodPolicy,
+    call::{Attempt, AttemptOutcome, Call, Method, Outcome},
+    policy::{Hedging, Idempotency},
+    retry::budget::{Budget, Throttling},
+    telemetry::Metrics,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Sends one hedged call; attempt `n` ends as `script[n]` tells, after its time. Returns when each was sent.
+async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Budget) -> (Outcome, Vec<Duration>) {
+    let (sent, started) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
+    let script = Arc::new(Mutex::new(script.into_iter()));
+    let attempts = {
+        let sent = Arc::clone(&sent);
+        service_fn(move |_: Attempt| {
+            sent.lock().unwrap().push(started.elapsed());
+            let (time, outcome) = script.lock().unwrap().next().expect("an attempt too many");
+            async move {
+                sleep(time).await;
+                outcome
+            }
+        })
+    };
+    let mut hedge = Hedge {
+        attempts,
+        otherwise: service_fn(|_: Call| async { unreachable!("the method is hedged") }),
+        budget: Arc::new(budget),
+        metrics: Arc::new(Metrics::new("test")),
+        replay_limit: 1024,
+    };
+    let policy = MethodPolicy {
+        idempotency: Idempotency::NoSideEffects,
+        hedging: Some(Hedging {
+            max_attempts: 3,
+            delay: 20 * MS,
+            non_fatal_codes: Vec::new(),
+        }),
+        ..MethodPolicy::new(Duration::from_secs(1))
+    };
+    let call = Call {
+        method: Arc::new(Method::new("test.Service/Method", Some(policy))),
+        context: Context::new(),
+        deadline: Some(started + 500 * MS),
+        request: Request::new(Body::empty()),
+    };
+    let outcome = hedge.call(call).await;
+    let sent = sent.lock().unwrap().clone();
+    (outcome, sent)
+}
+
+fn good(name: &'static str) -> AttemptOutcome {
+    Ok(Response::builder()
+        .header("name", name)
+        .body(Body::empty())
+        .unwrap())
+}
+
+fn failed(code: Code) -> AttemptOutcome {
+    Ok(Status::new(code, "no").into_http())
+}
+
+fn plenty() -> Budget {
+    Budget::new(Throttling::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_answer_is_not_hedged() {
+    let (outcome, sent) = run(vec![(10 * MS, good("first"))], plenty()).await;
+    assert_eq!(outcome.unwrap().headers()["name"], "first");
+    assert_eq!(sent, [Duration::ZERO]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_good_answer_wins_and_the_call_ends_with_it() {
+    let script = vec![(300 * MS, good("first")), (15 * MS, good("second"))];
+    let started = Instant::now();
+    let (outcome, sent) = run(script, plenty()).await;
+    assert_eq!(outcome.unwrap().headers()["name"], "second");
+    assert_eq!(sent, [Duration::ZERO, 20 * MS]);
+    assert_eq!(started.elapsed(), 35 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_followed_at_once_and_a_fatal_one_ends_the_call() {
+    let script = vec![(5 * MS, failed(Code::Unavailable)), (5 * MS, good("second"))];
+    let (outcome, sent) = run(script, plenty()).await;
+    assert_eq!(outcome.unwrap().headers()["name"], "second");
+    assert_eq!(sent, [Duration::ZERO, 5 * MS]);
+
+    let (outcome, sent) = run(vec![(5 * MS, failed(Code::NotFound))], plenty()).await;
+    assert_eq!(outcome.unwrap().headers()["grpc-status"], "5");
+    assert_eq!(sent.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_budget_there_is_one_attempt_and_its_answer_is_given() {
+    for outcome in [good("first"), failed(Code::Unavailable)] {
+        let expected = outcome.as_ref().unwrap().headers().clone();
+        let spent = plenty();
+        while spent.withdraw() {}
+        let (outcome, sent) = run(vec![(100 * MS, outcome)], spent).await;
+        assert_eq!(outcome.unwrap().headers(), &expected);
+        assert_eq!(sent.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_bounded_and_the_last_failure_is_given() {
+    let script = (0..3).map(|_| (MS, failed(Code::Unavailable))).collect();
+    let (outcome, sent) = run(script, plenty()).await;
+    assert_eq!(outcome.unwrap().headers()["grpc-status"], "14");
+    assert_eq!(sent.len(), 3);
+}
