@@ -191,30 +191,29 @@ async fn hear(
 ) -> Result<Step, Error> {
     let mut tx = desk.database.begin(facility).await?;
     let mut payment = locked(&mut tx, operation).await?;
-    let operation = operations::lock(&mut tx, operation.id)
+    let mut last = operations::lock(&mut tx, operation.id)
         .await?
         .ok_or(Error::Orphan(operation.id))?;
-    if operation.is_open() {
+    if last.is_open() {
         let outcome = match heard {
             Heard::Settled(outcome) => outcome,
             unsettled => {
-                let concluded = postpone(desk, &mut tx, facility, &mut payment, &operation, &unsettled).await;
+                let concluded = postpone(desk, &mut tx, facility, &mut payment, &last, &unsettled).await;
                 tx.commit().await?;
                 desk.outbox.wake();
                 return concluded.map(Step::Done);
             }
         };
-        let next = settle(desk, &mut tx, facility, &mut payment, &operation, &outcome).await?;
+        let next = settle(desk, &mut tx, facility, &mut payment, &mut last, &outcome).await?;
         if let Some(next) = next {
             tx.commit().await?;
             desk.outbox.wake();
             return Ok(Step::Next(next));
         }
+    } else if let Some(latest) = operations::last_of(&mut tx, last.root_id).await? {
+        last = latest.operation;
     }
-    let last = operations::last_of(&mut tx, operation.root_id)
-        .await?
-        .ok_or(Error::Orphan(operation.id))?;
-    let concluded = match conclusion(&last.operation) {
+    let concluded = match conclusion(&last) {
         Err(error) => Err(error),
         Ok(()) => match request {
             Some(request) => answer(&mut tx, request, &payment)

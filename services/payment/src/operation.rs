@@ -3,7 +3,7 @@
 use money::Money;
 use uuid::Uuid;
 
-use crate::payment::Payment;
+use crate::{payment::Payment, processor::Outcome};
 
 /// An effect wanted of the processor. Its id is the key of every call made for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Operation {
     pub reason: String,
     /// Of an authorization: the capture follows by itself.
     pub then_capture: bool,
+    /// The processor's own number of it.
+    pub reference: String,
     /// Why the processor refused.
     pub refusal: String,
     pub request_id: Uuid,
@@ -85,6 +87,7 @@ impl Operation {
             merchant_reference: String::new(),
             reason: String::new(),
             then_capture: false,
+            reference: String::new(),
             refusal: String::new(),
             request_id: id,
             attempts: 0,
@@ -105,6 +108,25 @@ impl Operation {
             request_id: self.request_id,
             ..next
         }
+    }
+
+    /// The processor has answered finally.
+    pub fn end(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Approved { reference } => {
+                self.state = State::Succeeded;
+                self.reference.clone_from(reference);
+            }
+            Outcome::Refused { reason } => {
+                self.state = State::Refused;
+                self.refusal.clone_from(reason);
+            }
+        }
+    }
+
+    /// A void has overtaken it.
+    pub fn abandon(&mut self) {
+        self.state = State::Abandoned;
     }
 
     /// Whether the processor's final answer is still to come.

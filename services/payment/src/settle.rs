@@ -24,18 +24,16 @@ pub(crate) async fn settle(
     conn: &mut PgConnection,
     facility: &Facility,
     payment: &mut Payment,
-    operation: &Operation,
+    operation: &mut Operation,
     outcome: &Outcome,
 ) -> Result<Option<Operation>, Error> {
+    operation.end(outcome);
+    operations::close(conn, operation).await?;
     let next = match outcome {
         Outcome::Approved { reference } => {
-            operations::close(conn, operation.id, State::Succeeded, reference, "").await?;
             approved(desk, conn, facility, payment, operation, reference).await?
         }
-        Outcome::Refused { reason } => {
-            operations::close(conn, operation.id, State::Refused, "", reason).await?;
-            refused(conn, facility, payment, operation, reason).await?
-        }
+        Outcome::Refused { reason } => refused(conn, facility, payment, operation, reason).await?,
     };
     store::save(conn, payment).await?;
     if let Some(next) = &next {

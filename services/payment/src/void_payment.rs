@@ -7,7 +7,7 @@ use crate::{
     conduct::{Begun, Command, conduct},
     desk::{Answer, Desk, Request},
     error::Error,
-    operation::{self, Kind, Operation},
+    operation::{Kind, Operation},
     payment::{Payment, Purpose, Refusal, State},
     publish,
     store::{self, operations},
@@ -58,8 +58,9 @@ impl Command for VoidPayment {
                 return Ok(Begun::Done(payment));
             }
             // Whether the authorization has arrived or not, the processor is told to let go of it.
-            (State::Authorizing | State::Unknown, Some(open)) if open.kind == Kind::Authorize => {
-                operations::close(conn, open.id, operation::State::Abandoned, "", "").await?;
+            (State::Authorizing | State::Unknown, Some(mut open)) if open.kind == Kind::Authorize => {
+                open.abandon();
+                operations::close(conn, &open).await?;
                 Some(open.id)
             }
             (State::Authorizing | State::Unknown | State::Authorized, Some(_)) => return Err(Error::Busy),

@@ -250,31 +250,23 @@ fn refusal(held: Option<&Held>, wanted: &Wanted) -> Option<&'static str> {
 }
 
 async fn carry_out(tx: &mut PgConnection, wanted: &Wanted, refusal: Option<&str>) -> Result<(), sqlx::Error> {
-    let authorization = wanted.authorization.to_string();
-    if refusal.is_none() {
-        sqlx::query!(
-            "update sandbox.card_authorization
-             set captured = captured + case when $2 = 'CAPTURE' then $3::bigint else 0 end,
-                 refunded = refunded + case when $2 = 'REFUND' then $3::bigint else 0 end,
-                 voided = voided or ($2 = 'VOID' and outcome = 'APPROVED'),
-                 outcome = case when $2 = 'VOID' and outcome = 'LOST' then 'CLOSED' else outcome end
-             where key = $1",
-            authorization,
-            wanted.kind.name(),
-            wanted.amount,
-        )
-        .execute(&mut *tx)
-        .await?;
-    }
-    let known = refusal != Some("NO_SUCH_AUTHORIZATION");
-    if !known {
+    // There is nothing to write it down against.
+    if refusal == Some("NO_SUCH_AUTHORIZATION") {
         return Ok(());
     }
     sqlx::query!(
-        "insert into sandbox.card_operation (key, authorization_key, kind, amount, outcome, reason)
+        "with moved as (
+             update sandbox.card_authorization
+             set captured = captured + case when $3 = 'CAPTURE' then $4::bigint else 0 end,
+                 refunded = refunded + case when $3 = 'REFUND' then $4::bigint else 0 end,
+                 voided = voided or ($3 = 'VOID' and outcome = 'APPROVED'),
+                 outcome = case when $3 = 'VOID' and outcome = 'LOST' then 'CLOSED' else outcome end
+             where key = $2 and $5 = 'APPROVED'
+         )
+         insert into sandbox.card_operation (key, authorization_key, kind, amount, outcome, reason)
          values ($1, $2, $3, $4, $5, $6)",
         wanted.key.to_string(),
-        authorization,
+        wanted.authorization.to_string(),
         wanted.kind.name(),
         wanted.amount,
         if refusal.is_none() { "APPROVED" } else { "REFUSED" },

@@ -62,7 +62,7 @@ pub async fn last_of(conn: &mut PgConnection, root_id: Uuid) -> Result<Option<Le
     let row = sqlx::query_as!(
         Row,
         r#"select id, payment_id, kind, state, root_id, target_id, currency, amount, method,
-               merchant_reference, reason, then_capture, refusal, request_id, attempts,
+               merchant_reference, reason, then_capture, reference, refusal, request_id, attempts,
                greatest(extract(epoch from lease_until - clock_timestamp()), 0)::float8 as "leased_seconds!"
            from payment.operation where root_id = $1 order by id desc limit 1"#,
         root_id,
@@ -77,7 +77,7 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Operation>
     let row = sqlx::query_as!(
         Row,
         r#"select id, payment_id, kind, state, root_id, target_id, currency, amount, method,
-               merchant_reference, reason, then_capture, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
+               merchant_reference, reason, then_capture, reference, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
            from payment.operation where id = $1 for update"#,
         id,
     )
@@ -94,7 +94,7 @@ pub async fn open_of(conn: &mut PgConnection, payment_id: Uuid) -> Result<Option
     let row = sqlx::query_as!(
         Row,
         r#"select id, payment_id, kind, state, root_id, target_id, currency, amount, method,
-               merchant_reference, reason, then_capture, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
+               merchant_reference, reason, then_capture, reference, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
            from payment.operation where payment_id = $1 and state in ('RUNNING', 'UNKNOWN')"#,
         payment_id,
     )
@@ -183,19 +183,13 @@ pub async fn postpone(
 }
 
 /// Writes down how an operation ended.
-pub async fn close(
-    conn: &mut PgConnection,
-    id: Uuid,
-    state: State,
-    reference: &str,
-    refusal: &str,
-) -> Result<(), sqlx::Error> {
+pub async fn close(conn: &mut PgConnection, operation: &Operation) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update payment.operation set state = $2, reference = $3, refusal = $4, updated_at = now() where id = $1",
-        id,
-        state.name(),
-        reference,
-        refusal,
+        operation.id,
+        operation.state.name(),
+        operation.reference,
+        operation.refusal,
     )
     .execute(conn)
     .await?;
@@ -267,6 +261,7 @@ struct Row {
     merchant_reference: String,
     reason: String,
     then_capture: bool,
+    reference: String,
     refusal: String,
     request_id: Uuid,
     attempts: i32,
@@ -289,6 +284,7 @@ impl TryFrom<Row> for Leased {
             merchant_reference: row.merchant_reference,
             reason: row.reason,
             then_capture: row.then_capture,
+            reference: row.reference,
             refusal: row.refusal,
             request_id: row.request_id,
             attempts: u32::try_from(row.attempts).unwrap_or(0),
