@@ -8,6 +8,7 @@ mod chassis_answers;
 mod chassis_audit;
 mod chassis_database;
 mod contract;
+mod events_consumers;
 mod events_dead_letters;
 mod events_operators;
 mod events_path;
