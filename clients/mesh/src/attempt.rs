@@ -104,3 +104,6 @@ fn rewrite(attempt: &mut Attempt) -> Result<(), Status> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

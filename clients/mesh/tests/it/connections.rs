@@ -213,3 +213,31 @@ async fn a_name_is_resolved_and_one_without_an_address_says_so() {
     let status = echo::ask(&channel, WRITE).await.unwrap_err();
     assert!(status.message().contains("name resolution"), "{status}");
 }
+
+#[tokio::test]
+async fn restarting_all_endpoints_one_by_one_fails_no_safe_call() {
+    let mut servers: Vec<_> = (0..3).map(|_| Server::start(|_| named("up"))).collect();
+    let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
+    let channel = echo::channel(&addresses);
+    let connected = || {
+        channel
+            .snapshot()
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.connected)
+            .count()
+    };
+    while connected() < 3 {
+        echo::ask(&channel, READ).await.unwrap();
+    }
+    for address in addresses {
+        servers.remove(0);
+        while connected() == 3 {
+            echo::ask(&channel, READ).await.unwrap();
+        }
+        servers.push(Server::start_at(address, |_| named("up")));
+        while connected() < 3 {
+            echo::ask(&channel, READ).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,82 @@
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, Request, Response, header};
+use tokio::time::{Instant, advance};
+use tonic::{Code, body::Body};
+use tower::{Service, service_fn};
+
+use super::Prepare;
+use crate::{
+    Context,
+    call::{Attempt, Method},
+    context::PREVIOUS_ATTEMPTS,
+    failure::Failure,
+    grpc_timeout,
+    telemetry::Metrics,
+};
+
+fn attempt(context: Context, deadline: Option<Instant>, previous: u32) -> Attempt {
+    Attempt {
+        method: Arc::new(Method::new("test.Service/Method", None)),
+        context,
+        deadline,
+        previous,
+        tried: Arc::default(),
+        request: Request::new(Body::empty()),
+    }
+}
+
+/// Sends an attempt and gives back the headers that it was sent with.
+async fn sent(attempt: Attempt) -> Result<HeaderMap, Failure> {
+    let echo = service_fn(|attempt: Attempt| async move {
+        let mut response = Response::new(Body::empty());
+        *response.headers_mut() = attempt.request.headers().clone();
+        Ok(response)
+    });
+    let mut layer = Prepare::new(echo, Arc::new(Metrics::new("test")));
+    layer
+        .call(attempt)
+        .await
+        .map(|response| response.headers().clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_attempt_says_how_much_time_is_left_now() {
+    let deadline = Instant::now() + Duration::from_millis(300);
+    for left in [300, 200] {
+        let headers = sent(attempt(Context::new(), Some(deadline), 0)).await.unwrap();
+        assert_eq!(
+            grpc_timeout::decode(&headers),
+            Ok(Some(Duration::from_millis(left)))
+        );
+        advance(Duration::from_millis(100)).await;
+    }
+    advance(Duration::from_millis(100)).await;
+    let failure = sent(attempt(Context::new(), Some(deadline), 0))
+        .await
+        .unwrap_err();
+    assert_eq!(failure.status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_repetition_says_that_it_is_one() {
+    assert!(
+        !sent(attempt(Context::new(), None, 0))
+            .await
+            .unwrap()
+            .contains_key(PREVIOUS_ATTEMPTS)
+    );
+    assert_eq!(
+        sent(attempt(Context::new(), None, 2)).await.unwrap()[PREVIOUS_ATTEMPTS],
+        "2"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_token_is_sent_as_a_value_that_is_never_logged() {
+    let headers = sent(attempt(Context::new().with_bearer("secret"), None, 0))
+        .await
+        .unwrap();
+    let value = &headers[header::AUTHORIZATION];
+    assert!(value == "Bearer secret" && value.is_sensitive());
+}
