@@ -82,7 +82,7 @@ impl Server {
         self.process
             .health
             .mounted(self.mounted.iter().map(ToString::to_string));
-        let probes = self.process.tasks.run(serve_probes(ports.probe, self.health()));
+        let probes = self.process.tasks.run(serve_probes(ports.probe, self.probes()?));
         self.process.health.started();
         connections::serve(ports.grpc, stack, &self.settings, &self.process).await;
         probes.abort();
@@ -95,7 +95,7 @@ impl Server {
         let verifier = Verifier::start(&self.auth, &self.process).await?;
         let mut routes = std::mem::take(&mut self.routes);
         // Clients that balance by themselves watch health here (gRFC A17); probes ask on a port of their own.
-        routes.add_service(HealthServer::new(self.health()));
+        routes.add_service(self.health());
         reflection::mount(&mut routes, &self.mounted)?;
         Ok(Arc::new(Stack::new(
             self.layers(verifier),
@@ -104,8 +104,16 @@ impl Server {
         )))
     }
 
-    fn health(&self) -> HealthService {
-        HealthService(self.process.health.clone())
+    /// What answers on the probe port: health, and so much reflection that it can be asked without its contract.
+    fn probes(&self) -> anyhow::Result<Routes> {
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(self.health());
+        reflection::mount(&mut routes, &[])?;
+        Ok(routes.routes().prepare())
+    }
+
+    fn health(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService(self.process.health.clone()))
     }
 
     /// Every request passes through these layers, from the top down.

@@ -1,4 +1,4 @@
-//! The probe port: plaintext, `grpc.health.v1` only, for kubelets that speak no TLS and carry no token.
+//! The probe port: plaintext, health and its reflection only, for kubelets that speak no TLS and carry no token.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -8,18 +8,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tonic::{body::Body, service::Routes};
-use tonic_health::pb::health_server::HealthServer;
 use tower::ServiceExt;
-
-use super::HealthService;
 
 /// A probe that takes longer is over.
 const LONGEST: Duration = Duration::from_secs(3600);
 const MAX_CONNECTIONS: usize = 64;
 
-/// Answers probes, through the drain too, until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, health: HealthService) {
-    let routes = Routes::new(HealthServer::new(health)).prepare();
+/// Answers probes by `routes`, through the drain too, until it is dropped.
+pub(crate) async fn serve(listener: TcpListener, routes: Routes) {
     let connections = TaskTracker::new();
     loop {
         let Ok((tcp, _)) = listener.accept().await else {

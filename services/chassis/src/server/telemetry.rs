@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -81,6 +82,7 @@ impl CallLayer for Layer {
             began: call.arrival,
             duration: self.duration.clone(),
             code: None,
+            told: call.policy().is_some_and(|policy| policy.audited),
         };
         Box::pin(async move { observe(next.run(call).instrument(span).await, ending) })
     }
@@ -104,6 +106,8 @@ struct Ending {
     began: Instant,
     duration: Histogram<f64>,
     code: Option<Code>,
+    /// Whether it is told in the log even when it went well: the calls that change something.
+    told: bool,
 }
 
 impl Drop for Ending {
@@ -120,8 +124,37 @@ impl Drop for Ending {
             attributes.push(KeyValue::new("error.type", name));
             self.span.record("otel.status_code", "ERROR");
         }
-        self.duration
-            .record(self.began.elapsed().as_secs_f64(), &attributes);
+        let took = self.began.elapsed();
+        self.duration.record(took.as_secs_f64(), &attributes);
+        self.span.in_scope(|| self.tell(code, took));
+    }
+}
+
+impl Ending {
+    fn tell(&self, code: Code, took: Duration) {
+        let (method, status, duration_ms) = (&*self.method, code_name(code), took.as_secs_f64() * 1e3);
+        if is_failure(code) {
+            tracing::warn!(
+                rpc.method = method,
+                rpc.status = status,
+                duration_ms,
+                "a call failed"
+            );
+        } else if self.told {
+            tracing::info!(
+                rpc.method = method,
+                rpc.status = status,
+                duration_ms,
+                "a call ended"
+            );
+        } else {
+            tracing::debug!(
+                rpc.method = method,
+                rpc.status = status,
+                duration_ms,
+                "a call ended"
+            );
+        }
     }
 }
 

@@ -127,7 +127,10 @@ async fn it_finishes_what_it_took_and_says_not_serving_before_it_refuses() {
     assert_eq!(served.health("readiness").await, Ok(ServingStatus::NotServing));
     assert_eq!(served.health("liveness").await, Ok(ServingStatus::Serving));
 
-    assert!(!served.process.drained.is_cancelled(), "what open calls wait for goes on");
+    assert!(
+        !served.process.drained.is_cancelled(),
+        "what open calls wait for goes on"
+    );
     served.orders.go_on.notify_one();
     assert!(call.await.unwrap().is_ok());
     served.serving.await.unwrap().unwrap();
