@@ -9,7 +9,7 @@ use chassis::{
     server::Server,
     status,
 };
-use events::{Bus, Caller, Consumer, DeadLetters, Relay, Upkeep};
+use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Relay, Upkeep};
 use proto::payment::v1::{
     ledger_service_server::LedgerServiceServer, payment_service_server::PaymentServiceServer,
 };
@@ -65,6 +65,7 @@ impl Service for Payment {
 
         let page_key = page_key(&settings);
         let dead_letters = DeadLetters::new(&bus, desk.database.pool(), &page_key, operator);
+        let event_operations = EventOperations::new(&bus, desk.database.pool(), operator);
         let grpc = Grpc {
             desk,
             pages: PageTokens::new(&page_key),
@@ -73,6 +74,7 @@ impl Service for Payment {
             .service(PaymentServiceServer::new(grpc.clone()))
             .service(LedgerServiceServer::new(grpc))
             .service(dead_letters.into_service())
+            .service(event_operations.into_service())
             .serve()
             .await
     }
