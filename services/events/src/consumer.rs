@@ -4,7 +4,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Bus, Error, Handler, handler::Erased, lease::Lease, settings::Consuming};
+use crate::{Bus, Error, Handler, handler::Erased, lease::Lease, meters::Processing, settings::Consuming};
 
 mod attempt;
 mod ending;
@@ -32,6 +32,7 @@ struct Worker {
     handler: Box<dyn Erased>,
     handler_version: String,
     lease: String,
+    meters: Processing,
 }
 
 impl Consumer {
@@ -65,6 +66,7 @@ impl Consumer {
             bus: bus.clone(),
             pool: pool.clone(),
             lease: format!("consumer:{}", self.name),
+            meters: Processing::new(&self.name),
             name: self.name,
             handler: self.handler,
             handler_version: self.handler_version,

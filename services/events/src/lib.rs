@@ -24,6 +24,7 @@ mod dead_letter;
 mod delivery;
 mod handler;
 mod lag;
+mod meters;
 mod operators;
 mod store;
 mod upkeep;

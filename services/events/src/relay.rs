@@ -4,7 +4,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Bus, Error, rebuild};
+use crate::{Bus, Error, meters::Publishing, rebuild};
 
 mod lanes;
 mod publish;
@@ -19,6 +19,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 pub struct Relay {
     bus: Bus,
     pool: PgPool,
+    meters: Publishing,
 }
 
 /// A row of the outbox.
@@ -37,6 +38,7 @@ impl Relay {
         Self {
             bus: bus.clone(),
             pool: pool.clone(),
+            meters: Publishing::new(),
         }
     }
 
@@ -106,6 +108,7 @@ impl Relay {
         sqlx::query!("delete from events.outbox where id = any($1)", &published)
             .execute(&self.pool)
             .await?;
+        self.meters.sent(published.len());
         failure.map_or(Ok(full), Err)
     }
 }

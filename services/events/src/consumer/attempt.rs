@@ -1,4 +1,7 @@
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt as _;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
@@ -68,7 +71,17 @@ impl Worker {
             // Fails only where no OpenTelemetry layer listens.
             let _ = span.set_parent(context);
         }
-        self.insist(message, epoch, stop).instrument(span).await
+        let started = Instant::now();
+        let outcome = self.insist(message, epoch, stop).instrument(span).await;
+        let error = match outcome {
+            Outcome::Done => "",
+            Outcome::Again(_) => "transient",
+            Outcome::Dead(_) => "dead",
+            Outcome::Fenced => "fenced",
+        };
+        self.meters
+            .processed(message.delivered > 1, started.elapsed(), error);
+        outcome
     }
 
     async fn insist(&self, message: &Inbound, epoch: i64, stop: &CancellationToken) -> Outcome {

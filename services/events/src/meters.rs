@@ -1,0 +1,87 @@
+//! Counters and times under OpenTelemetry's messaging conventions.
+
+use std::time::Duration;
+
+use opentelemetry::{
+    KeyValue, global,
+    metrics::{Counter, Histogram},
+};
+
+/// What a relay publishes.
+pub(crate) struct Publishing {
+    sent: Counter<u64>,
+}
+
+/// What a consumer handles.
+pub(crate) struct Processing {
+    consumed: Counter<u64>,
+    duration: Histogram<f64>,
+    dead: Counter<u64>,
+    consumer: String,
+}
+
+impl Publishing {
+    pub(crate) fn new() -> Self {
+        let sent = global::meter("events")
+            .u64_counter("messaging.client.sent.messages")
+            .with_description("Messages that the broker acknowledged")
+            .with_unit("{message}")
+            .build();
+        Self { sent }
+    }
+
+    pub(crate) fn sent(&self, messages: usize) {
+        let labels = [
+            KeyValue::new("messaging.system", "nats"),
+            KeyValue::new("messaging.operation.name", "publish"),
+        ];
+        self.sent.add(messages as u64, &labels);
+    }
+}
+
+impl Processing {
+    pub(crate) fn new(consumer: &str) -> Self {
+        let meter = global::meter("events");
+        Self {
+            consumed: meter
+                .u64_counter("messaging.client.consumed.messages")
+                .with_description("Deliveries, redeliveries and replays included")
+                .with_unit("{message}")
+                .build(),
+            duration: meter
+                .f64_histogram("messaging.process.duration")
+                .with_description("From a delivery's turn to its outcome")
+                .with_unit("s")
+                .build(),
+            dead: meter
+                .u64_counter("weft.dead_letter.created")
+                .with_description("Events that became dead letters, and replays that failed for good")
+                .with_unit("{event}")
+                .build(),
+            consumer: consumer.to_owned(),
+        }
+    }
+
+    /// `error` is empty for an attempt that took effect.
+    pub(crate) fn processed(&self, redelivered: bool, took: Duration, error: &'static str) {
+        let mut labels = self.labels();
+        labels.push(KeyValue::new("weft.redelivered", redelivered));
+        self.consumed.add(1, &labels);
+        labels.pop();
+        if !error.is_empty() {
+            labels.push(KeyValue::new("error.type", error));
+        }
+        self.duration.record(took.as_secs_f64(), &labels);
+        if error == "dead" {
+            self.dead.add(1, &self.labels());
+        }
+    }
+
+    fn labels(&self) -> Vec<KeyValue> {
+        vec![
+            KeyValue::new("messaging.system", "nats"),
+            KeyValue::new("messaging.operation.name", "process"),
+            KeyValue::new("messaging.consumer.group.name", self.consumer.clone()),
+        ]
+    }
+}
