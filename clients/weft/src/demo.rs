@@ -94,15 +94,16 @@ async fn tell(globals: &Globals, files: &Path) -> Result<(), Failure> {
 
 fn go_on(folder: &Path, keep: bool) {
     let folder = folder.display();
+    let weft = env::args().next().unwrap_or_else(|| "weft".to_owned());
     if keep {
         println!("\nIt keeps running; in another terminal:\n");
     } else {
-        println!("\nTo go on with this data:\n\n  weft --dir {folder} up");
+        println!("\nTo go on with this data:\n\n  {weft} --dir {folder} up");
     }
-    println!("  weft --dir {folder} --facility TEST-FAC-1 order list");
-    println!("  weft --dir {folder} --facility TEST-FAC-1 claim get TEST-FAC-1/CLM-0001");
-    println!("  weft --dir {folder} --facility TEST-FAC-1 ledger entries");
-    println!("\nTo start afresh with your own: weft up");
+    println!("  {weft} --dir {folder} --facility TEST-FAC-1 order list");
+    println!("  {weft} --dir {folder} --facility TEST-FAC-1 claim get TEST-FAC-1/CLM-0001");
+    println!("  {weft} --dir {folder} --facility TEST-FAC-1 ledger entries");
+    println!("\nTo start afresh with your own: {weft} up");
 }
 
 /// Looks from here upwards, then from this program upwards.

@@ -91,7 +91,7 @@ impl CallFailure {
         if let Some(reason) = reason(&self.status) {
             text.push_str(&format!(" ({reason})"));
         }
-        text.push_str(&format!("\n  {}", self.status.message()));
+        text.push_str(&format!("\n  {}", summary(&self.status)));
         for (field, description) in violations(&self.status) {
             text.push_str(&format!("\n  - {field}: {description}"));
         }
@@ -166,10 +166,19 @@ pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
         .collect()
 }
 
+/// The message, without the violations that some services repeat in it.
+fn summary(status: &Status) -> &str {
+    let message = status.message();
+    let repeated = violations(status)
+        .first()
+        .and_then(|(field, _)| message.find(&format!(": {field}: ")));
+    &message[..repeated.unwrap_or(message.len())]
+}
+
 /// A status in one line: reason or code, message, violations.
 pub(crate) fn in_a_line(status: &Status) -> String {
     let mut text = reason(status).unwrap_or_else(|| code_name(status.code()).to_owned());
-    text.push_str(&format!(": {}", status.message()));
+    text.push_str(&format!(": {}", summary(status)));
     for (field, description) in violations(status) {
         text.push_str(&format!("; {field}: {description}"));
     }
@@ -221,7 +230,8 @@ mod tests {
     fn reason_violations_and_the_next_command_are_told() {
         let mut details = ErrorDetails::with_bad_request_violation("lines[0].quantity", "must be above zero");
         details.set_error_info("INVALID_REQUEST", "weft", std::collections::HashMap::new());
-        let status = Status::with_error_details(Code::InvalidArgument, "the request is invalid", details);
+        let message = "the request is invalid: lines[0].quantity: must be above zero";
+        let status = Status::with_error_details(Code::InvalidArgument, message, details);
         let text = CallFailure {
             method: "order.v1.OrderService/PlaceOrder",
             status,
@@ -231,7 +241,10 @@ mod tests {
             text.contains("PlaceOrder answered INVALID_ARGUMENT (INVALID_REQUEST)"),
             "{text}"
         );
-        assert!(text.contains("lines[0].quantity: must be above zero"), "{text}");
+        assert!(
+            text.ends_with("invalid\n  - lines[0].quantity: must be above zero"),
+            "{text}"
+        );
 
         let status = Status::not_found("no such saga");
         let call = CallFailure {

@@ -17,7 +17,7 @@ pub(super) fn picture(picture: &Picture) -> String {
     } = picture;
     let mut text = String::new();
     let mut line = |name: &str, stands: String, rest: String| {
-        let _ = writeln!(text, "  {name:<8} {stands:<26} {rest}");
+        let _ = writeln!(text, "  {name:<8} {stands:<34} {rest}");
     };
     let hold = state(order.settlement_hold().as_str_name());
     let waiting = if hold.is_empty() {

@@ -19,6 +19,8 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// Looks after one child process. Dropping it stops the child; [`stop`](Supervised::stop) also waits.
 pub(crate) struct Supervised {
     stop: CancellationToken,
+    /// Set once the program has been ready: what ends before is not started again, because it would only end again.
+    trusted: CancellationToken,
     ends: watch::Receiver<Option<String>>,
     task: JoinHandle<()>,
 }
@@ -29,12 +31,30 @@ impl Supervised {
         let process = Process::start(&program).await?;
         note(&pid_file, process.pid);
         let stop = CancellationToken::new();
+        let trusted = CancellationToken::new();
         let (ended, ends) = watch::channel(None);
-        let task = tokio::spawn(look_after(program, pid_file, process, stop.clone(), ended));
-        Ok(Supervised { stop, ends, task })
+        let keeper = Keeper {
+            program,
+            pid_file,
+            stop: stop.clone(),
+            trusted: trusted.clone(),
+            ended,
+        };
+        let task = tokio::spawn(keeper.look_after(process));
+        Ok(Supervised {
+            stop,
+            trusted,
+            ends,
+            task,
+        })
     }
 
-    /// Waits until the program ends by itself, for whatever waits for it to be ready; it is started again meanwhile.
+    /// The program has been ready: it is started again from now on when it ends.
+    pub(crate) fn trust(&self) {
+        self.trusted.cancel();
+    }
+
+    /// Waits until the program ends by itself, for whatever waits for it to be ready.
     pub(crate) async fn ended(&self) -> String {
         let mut ends = self.ends.clone();
         match ends.wait_for(Option::is_some).await {
@@ -56,48 +76,64 @@ impl Drop for Supervised {
     }
 }
 
-async fn look_after(
+/// The task that waits for the program's end.
+struct Keeper {
     program: Program,
     pid_file: PathBuf,
-    mut process: Process,
     stop: CancellationToken,
+    trusted: CancellationToken,
     ended: watch::Sender<Option<String>>,
-) {
-    let mut wait = FIRST_WAIT;
-    loop {
-        let started = Instant::now();
-        let end = tokio::select! {
-            end = process.ended() => end,
-            () = stop.cancelled() => {
-                process.ask_to_stop();
-                process.ended().await;
-                let _ = fs::remove_file(&pid_file);
+}
+
+impl Keeper {
+    async fn look_after(self, mut process: Process) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let started = Instant::now();
+            let end = tokio::select! {
+                end = process.ended() => end,
+                () = self.stop.cancelled() => {
+                    process.ask_to_stop();
+                    process.ended().await;
+                    let _ = fs::remove_file(&self.pid_file);
+                    return;
+                }
+            };
+            let name = self.program.name;
+            self.ended.send_replace(Some(end.clone()));
+            if !self.trusted.is_cancelled() {
                 return;
             }
-        };
-        if started.elapsed() > HEALTHY {
-            wait = FIRST_WAIT;
-        }
-        eprintln!(
-            "{} ended ({end}); starting it again in {} ms, its log is {}",
-            program.name,
-            wait.as_millis(),
-            program.log.display()
-        );
-        ended.send_replace(Some(end));
-        process = loop {
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = stop.cancelled() => return,
+            if started.elapsed() > HEALTHY {
+                wait = FIRST_WAIT;
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
-            match Process::start(&program).await {
-                Ok(process) => break process,
+            let log = self.program.log.display();
+            eprintln!(
+                "{name} ended ({end}); starting it again in {} ms, its log is {log}",
+                wait.as_millis()
+            );
+            let Some(again) = self.start_again(&mut wait).await else {
+                return;
+            };
+            process = again;
+            note(&self.pid_file, process.pid);
+            eprintln!("{name} runs again, as process {}", process.pid);
+        }
+    }
+
+    /// `None` when it is to stop instead.
+    async fn start_again(&self, wait: &mut Duration) -> Option<Process> {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(*wait) => {}
+                () = self.stop.cancelled() => return None,
+            }
+            *wait = (*wait * 2).min(LONGEST_WAIT);
+            match Process::start(&self.program).await {
+                Ok(process) => return Some(process),
                 Err(error) => eprintln!("{error:#}"),
             }
-        };
-        note(&pid_file, process.pid);
-        eprintln!("{} runs again", program.name);
+        }
     }
 }
 

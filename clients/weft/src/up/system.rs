@@ -100,8 +100,17 @@ impl System {
             services,
             _lock: lock,
         };
+        system.trust();
         system.home.describe(&system.description())?;
         Ok(system)
+    }
+
+    /// From now on whatever ends is started again.
+    fn trust(&self) {
+        let services = self.services.iter().map(|(_, process)| process);
+        services
+            .chain([&self.nats.process, &self.postgres.process])
+            .for_each(Supervised::trust);
     }
 
     pub(crate) fn home(&self) -> &Home {

@@ -1,0 +1,143 @@
+//! The five eClaimLink files, imported one after the other by the command line: what was paid is the same for the
+//! order, the claim and the ledger at each step.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::{Stack, eventually};
+
+use crate::cli_rig::{Weft, balance, errors, example, minor};
+
+/// Paid by the payer after each file, in fils, and the order's state then.
+const STORY: [(&str, &str, i64, &str); 5] = [
+    ("order", "01_submission.xml", 0, "ORDER_STATE_FULFILLED"),
+    (
+        "remittance",
+        "02_remittance_partial.xml",
+        24_000,
+        "ORDER_STATE_FULFILLED",
+    ),
+    ("order", "03_resubmission.xml", 24_000, "ORDER_STATE_FULFILLED"),
+    (
+        "remittance",
+        "04_remittance_after_resub.xml",
+        34_000,
+        "ORDER_STATE_SETTLED",
+    ),
+    (
+        "remittance",
+        "05_remittance_takeback.xml",
+        19_000,
+        "ORDER_STATE_SETTLED",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_claim_and_ledger_agree_after_each_of_the_five_files() {
+    let stack = Stack::start().await;
+    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    for (noun, file, paid, state) in STORY {
+        weft.json(&[noun, "import", &example(file)]).await;
+        eventually(Duration::from_secs(30), || agreed(&weft, paid, state)).await;
+    }
+    let before = whole(&weft).await;
+    for (noun, file, ..) in STORY {
+        let report = weft.json(&[noun, "import", &example(file)]).await;
+        match noun {
+            "order" => assert_eq!(
+                (&report["unchanged"]["lines"], &report["new"]["lines"]),
+                (&1.into(), &0.into())
+            ),
+            _ => assert_eq!(report["report"]["duplicate"], true),
+        }
+    }
+    assert_eq!(whole(&weft).await, before, "a second import changed something");
+}
+
+async fn agreed(weft: &Weft<'_>, paid: i64, state: &str) -> Result<(), String> {
+    let claim = &weft.json(&["claim", "get", "TEST-FAC-1/CLM-0001"]).await["claim"];
+    let order = &weft.json(&["order", "get", "TEST-FAC-1/CLM-0001"]).await["order"];
+    let ledger = weft.json(&["ledger", "balance"]).await;
+    let paid_by = [
+        minor(&claim["netPaid"]),
+        minor(&order["payerPaid"]),
+        balance(&ledger, "PAYER_CASH"),
+    ];
+    let open = minor(&order["payerNet"]) - paid - minor(&order["writtenOff"]) - minor(&order["transferred"]);
+    let agreed =
+        paid_by == [paid; 3] && order["state"] == state && balance(&ledger, "PAYER_RECEIVABLE") == open;
+    let cash = [balance(&ledger, "CASH"), -balance(&ledger, "REVENUE")];
+    match agreed && cash == [10_000, 50_000] && ledger["balanced"] == true {
+        true => Ok(()),
+        false => Err(format!(
+            "claim, order, ledger: {paid_by:?}, order {}, {ledger:#}",
+            order["state"]
+        )),
+    }
+}
+
+async fn whole(weft: &Weft<'_>) -> [Value; 3] {
+    [
+        weft.json(&["claim", "get", "TEST-FAC-1/CLM-0001"]).await,
+        weft.json(&["order", "list"]).await,
+        weft.json(&["ledger", "entries", "--limit", "1000"]).await,
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_file_is_checked_and_leaves_nothing_behind() {
+    let stack = Stack::start().await;
+    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let text = std::fs::read_to_string(example("01_submission.xml"))
+        .unwrap()
+        .replace("PRODUCTION", "TEST");
+    let file = stack.folder().join("test.xml");
+    std::fs::write(&file, text).unwrap();
+    let report = weft.json(&["order", "import", &file.display().to_string()]).await;
+    assert_eq!(
+        (&report["test"], &report["new"]["lines"]),
+        (&true.into(), &1.into())
+    );
+    assert!(
+        weft.json(&["order", "list"]).await["orders"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_breaks_its_own_rules_is_refused_whole_and_a_bad_claim_alone() {
+    let stack = Stack::start().await;
+    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let good = std::fs::read_to_string(example("01_submission.xml")).unwrap();
+    let file = stack.folder().join("changed.xml");
+    let path = file.display().to_string();
+
+    std::fs::write(&file, good.replace("<RecordCount>1<", "<RecordCount>2<")).unwrap();
+    let refused = weft.run(&["order", "import", &path]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(errors(&refused).contains("RECORD_COUNT"), "{}", errors(&refused));
+    assert!(
+        weft.json(&["order", "list"]).await["orders"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+
+    let claim = &good[good.find("  <Claim>").unwrap()..].replace("</Claim.Submission>", "");
+    let bad = claim
+        .replace("CLM-0001", "CLM-0002")
+        .replace("<Type>Principal<", "<Type>Secondary<");
+    let both = good
+        .replace("<RecordCount>1<", "<RecordCount>2<")
+        .replace("</Claim.Submission>", &format!("{bad}</Claim.Submission>"));
+    std::fs::write(&file, both).unwrap();
+    let report = weft.json(&["order", "import", &path]).await;
+    assert_eq!(
+        (&report["new"]["lines"], &report["refused"]["lines"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(report["remarks"][0]["document"], "CLM-0002");
+    assert_eq!(report["balanced"], true);
+}
