@@ -71,14 +71,14 @@ async fn reopen(desk: &Desk, asked: Asked<'_>, request: &ResubmitClaimRequest) -
     loop {
         let mut tx = desk.database.begin(asked.facility).await?;
         let id = named(&mut tx, asked.facility, request).await?;
+        // The row comes first: whoever held it has stored the answer by the time it is ours.
+        let found = store::lock(&mut tx, id).await?;
         let first = match idempotency::claim(&mut tx, asked.facility, asked.key, id).await? {
             idempotency::Claim::Answered(answer) => return Ok(Turn::Answered(answer)),
             idempotency::Claim::New => true,
             idempotency::Claim::Running { .. } => false,
         };
-        let mut record = store::lock(&mut tx, id)
-            .await?
-            .ok_or_else(|| Error::NoSuchClaim(id.to_string()))?;
+        let mut record = found.ok_or_else(|| Error::NoSuchClaim(id.to_string()))?;
         if record.filing {
             tx.rollback().await?;
             if let Some(answer) = filing::wait(desk, asked, until).await? {

@@ -47,14 +47,13 @@ async fn take(desk: &Desk, asked: Asked<'_>, id: Uuid) -> Result<Turn, Error> {
     let until = filing::patience(desk);
     loop {
         let mut tx = desk.database.begin(asked.facility).await?;
-        if let idempotency::Claim::Answered(answer) =
-            idempotency::claim(&mut tx, asked.facility, asked.key, id).await?
-        {
+        // The row comes first: whoever held it has stored the answer by the time it is ours.
+        let found = store::lock(&mut tx, id).await?;
+        let claimed = idempotency::claim(&mut tx, asked.facility, asked.key, id).await?;
+        if let idempotency::Claim::Answered(answer) = claimed {
             return Ok(Turn::Answered(answer));
         }
-        let record = store::lock(&mut tx, id)
-            .await?
-            .ok_or_else(|| Error::NoSuchClaim(id.to_string()))?;
+        let record = found.ok_or_else(|| Error::NoSuchClaim(id.to_string()))?;
         if record.filing {
             tx.rollback().await?;
             if let Some(answer) = filing::wait(desk, asked, until).await? {
