@@ -45,7 +45,7 @@ impl Rig {
     pub(crate) async fn with(options: Options) -> Rig {
         let mut options = options.only(&[Service::Payment]);
         for (name, value) in [
-            ("processor.timeout_ms", "400"),
+            ("processor.timeout_ms", "1000"),
             ("processor.ask_again_ms", "50"),
             ("processor.poll_ms", "20"),
             ("sandbox.slow_ms", "150"),
