@@ -1,0 +1,108 @@
+//! A remittance import that is killed in the middle goes on where it was: nothing is booked twice, nothing is left out.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use tests::{Options, Service, eventually};
+use uuid::Uuid;
+
+use crate::{
+    claims_rig::{Rig, advice, file, filed, fils, import},
+    samples,
+};
+
+const FILED: usize = 60;
+const UNKNOWN: usize = 540;
+const SOON: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_import_goes_on_where_it_was_and_books_nothing_twice() {
+    let rig = Rig::with(Options::default().set(Service::Claims, "import.concurrency", "1")).await;
+    stream::iter(0..FILED)
+        .for_each_concurrent(8, |number| {
+            let claims = rig.claims.clone();
+            async move { drop(filed(&claims, samples::claim(&format!("CLM-{number}"))).await) }
+        })
+        .await;
+    let document = mixed_file();
+    let request_id = Uuid::new_v4().to_string();
+    let cut_short = {
+        let (claims, request_id, document) = (rig.claims.clone(), request_id.clone(), document.clone());
+        tokio::spawn(async move { import(&claims, &request_id, &document).await })
+    };
+    let done = "select count(*) from claims.remittance_claim";
+    eventually(SOON, || async { rig.count(done).await >= 30 }).await;
+    rig.stack.kill9(Service::Claims);
+    assert!(cut_short.await.unwrap().is_err());
+    let before = rig.count(done).await;
+    assert!(
+        before < (FILED + UNKNOWN) as i64,
+        "it was killed in the middle, not after {before} claims"
+    );
+    rig.stack.restart(Service::Claims).await;
+
+    let report = import(&rig.claims, &request_id, &document)
+        .await
+        .unwrap()
+        .report
+        .unwrap();
+    assert!(!report.duplicate);
+    assert_eq!(
+        (report.booked_lines, report.parked_lines),
+        (FILED as i32, UNKNOWN as i32)
+    );
+    let sums = [&report.total, &report.booked, &report.parked, &report.refused].map(|sum| fils(sum.as_ref()));
+    assert_eq!(sums, [60_000, 6_000, 54_000, 0]);
+    assert_eq!(
+        rig.count("select sum(payment)::bigint from claims.remittance_line")
+            .await,
+        6_000
+    );
+    assert_eq!(
+        rig.count("select count(*) from claims.parked_line").await,
+        UNKNOWN as i64
+    );
+    let told = "select count(*) from events.event_log where type = 'claims.v1.ClaimRemitted'";
+    assert_eq!(rig.count(told).await, FILED as i64);
+
+    let again = import(&rig.claims, &request_id, &document)
+        .await
+        .unwrap()
+        .report
+        .unwrap();
+    assert_eq!(again, report, "the same request has the same answer");
+}
+
+/// One dirham for each claim; every tenth is one that was filed.
+fn mixed_file() -> String {
+    let claims: Vec<String> = (0..FILED + UNKNOWN)
+        .map(|place| match place % 10 {
+            0 => format!("CLM-{}", place / 10),
+            _ => format!("EARLY-{place}"),
+        })
+        .map(|claim_id| advice(&claim_id, &[("A1", "100", "1", "PRCE-001")]))
+        .collect();
+    file(&claims)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imports_of_one_file_at_once_book_it_once() {
+    let rig = Rig::start().await;
+    rig.filed(samples::claim("CLM-0")).await;
+    let document = mixed_file();
+    let request_id = Uuid::new_v4().to_string();
+    let same = (0..4).map(|_| import(&rig.claims, &request_id, &document));
+    let answers = futures_util::future::join_all(same).await;
+    let first = answers[0].as_ref().unwrap();
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap() == first));
+    assert_eq!(
+        rig.count("select sum(payment)::bigint from claims.remittance_line")
+            .await,
+        100
+    );
+    assert_eq!(
+        rig.count("select count(*) from events.event_log where type like '%.File%'")
+            .await,
+        1
+    );
+}

@@ -1,0 +1,226 @@
+//! What a payer's file does: booked, parked, refused, found again, and never more than once.
+
+use proto::claims::v1::{ClaimState, FinancialStatus};
+
+use crate::{
+    claims_rig::{Rig, advice, file, filed, fils, import, violations},
+    samples,
+};
+
+/// Known fault 1 of an earlier system: a bad claim took the good ones of its file along.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_claim_never_stops_the_others_of_the_file() {
+    let rig = Rig::start().await;
+    let good = rig.filed(samples::claim("GOOD")).await;
+    let bad = rig.filed(samples::claim("BAD")).await;
+    let last = rig.filed(samples::claim("LAST")).await;
+    let document = file(&[
+        advice("GOOD", &[("A1", "100", "60", "PRCE-001")]),
+        advice("BAD", &[("A1", "100", "100.01", "")]),
+        advice("WORSE", &[("A1", "100", "ten", "")]).replace("PYR-WORSE", "PYR-GOOD"),
+        advice("LAST", &[("A1", "100", "100", ""), ("A1", "100", "0", "")]),
+    ]);
+    let report = rig.import(&document).await.unwrap();
+
+    assert_eq!(
+        (report.claim_count, report.booked_lines, report.refused_lines),
+        (4, 2, 3)
+    );
+    let sums = [&report.total, &report.booked, &report.parked, &report.refused].map(|sum| fils(sum.as_ref()));
+    assert_eq!(sums, [26_001, 16_000, 0, 10_001]);
+    let named: Vec<_> = report
+        .violations
+        .iter()
+        .map(|v| (v.claim_id.as_str(), v.rule.as_str()))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            ("BAD", "PAYMENT_ABOVE_NET"),
+            ("WORSE", "DUPLICATE_ID_PAYER"),
+            ("WORSE", "FIELD_INVALID"),
+            ("LAST", "DENIAL_CODE_MISSING"),
+        ]
+    );
+    assert_eq!(fils(rig.get(&good.id).await.net_paid.as_ref()), 6_000);
+    assert_eq!(
+        rig.get(&bad.id).await.financial_status(),
+        FinancialStatus::Pending
+    );
+    assert_eq!(rig.get(&last.id).await.financial_status(), FinancialStatus::Paid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_comes_again_changes_nothing_and_answers_its_first_report() {
+    let rig = Rig::start().await;
+    let claim = rig.filed(samples::claim("CLM-1")).await;
+    let document = file(&[advice("CLM-1", &[("A1", "100", "40", "PRCE-001")])]);
+    let first = rig.import(&document).await.unwrap();
+    let second = rig.import(&document).await.unwrap();
+    assert!(!first.duplicate && second.duplicate);
+    assert_eq!(
+        proto::claims::v1::RemittanceReport {
+            duplicate: false,
+            ..second
+        },
+        first
+    );
+    let stands = rig.get(&claim.id).await;
+    assert_eq!(
+        (fils(stands.net_paid.as_ref()), stands.remittance_lines.len()),
+        (4_000, 1)
+    );
+    let told = "select count(*) from events.event_log where type = 'claims.v1.FileDuplicate'";
+    assert_eq!(rig.count(told).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_are_early_wait_for_their_claim_and_are_booked_when_it_is_filed() {
+    let rig = Rig::start().await;
+    let lines = [("A1", "100", "70", "PRCE-001"), ("A9", "5", "5", "")];
+    let report = rig.import(&file(&[advice("CLM-1", &lines)])).await.unwrap();
+    assert_eq!((report.booked_lines, report.parked_lines), (0, 2));
+    assert_eq!(fils(report.parked.as_ref()), 7_500);
+
+    // A draft is not filed yet: the payer cannot mean it.
+    let mut claims = rig.claims.clone();
+    let draft = crate::claims_rig::prepare(samples::claim("CLM-1"));
+    let draft = claims
+        .prepare_claim(draft)
+        .await
+        .unwrap()
+        .into_inner()
+        .claim
+        .unwrap();
+    assert_eq!(
+        rig.get(&draft.id).await.financial_status(),
+        FinancialStatus::Pending
+    );
+
+    let filed = claims
+        .submit_claim(crate::claims_rig::submit(&draft))
+        .await
+        .unwrap()
+        .into_inner()
+        .claim
+        .unwrap();
+    assert_eq!(
+        (filed.state(), fils(filed.net_paid.as_ref())),
+        (ClaimState::Accepted, 7_000)
+    );
+    assert_eq!(
+        (filed.id_payer.as_str(), filed.remittance_lines.len()),
+        ("PYR-CLM-1", 1)
+    );
+    let told = "select count(*) from events.event_log where type = 'claims.v1.ClaimRemitted'";
+    assert_eq!(rig.count(told).await, 1);
+    // The activity that the claim does not have goes on waiting, in sight.
+    assert_eq!(rig.count("select count(*) from claims.parked_line").await, 1);
+}
+
+/// Known fault 7: such a takeback broke a constraint and lost the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeback_beyond_what_was_paid_is_booked_named_and_counts_up_to_it() {
+    let rig = Rig::start().await;
+    let claim = rig.filed(samples::claim("CLM-1")).await;
+    let other = rig.filed(samples::claim("CLM-2")).await;
+    rig.import(&file(&[advice("CLM-1", &[("A1", "100", "60", "PRCE-001")])]))
+        .await
+        .unwrap();
+    let report = rig
+        .import(&file(&[
+            advice("CLM-1", &[("A1", "100", "-80", "PRCE-003")]),
+            advice("CLM-2", &[("A1", "100", "100", "")]),
+        ]))
+        .await
+        .unwrap();
+    assert_eq!((report.booked_lines, report.refused_lines), (2, 0));
+    assert_eq!(report.violations[0].rule, "TAKEBACK_ABOVE_PAID");
+    let stands = rig.get(&claim.id).await;
+    assert_eq!(stands.financial_status(), FinancialStatus::TakenBack);
+    assert_eq!(
+        (fils(stands.taken_back.as_ref()), fils(stands.net_paid.as_ref())),
+        (6_000, 0)
+    );
+    assert_eq!(rig.get(&other.id).await.financial_status(), FinancialStatus::Paid);
+}
+
+/// Known fault 6: RecordCount was not checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_wrong_as_a_whole_is_refused_with_every_field_named() {
+    let rig = Rig::start().await;
+    rig.filed(samples::claim("CLM-1")).await;
+    let document = file(&[advice("CLM-1", &[("A1", "100", "100", "")])]);
+    for (from, to, field, rule) in [
+        (
+            "<RecordCount>1<",
+            "<RecordCount>2<",
+            "file.Header.RecordCount",
+            "RECORD_COUNT_MISMATCH",
+        ),
+        ("Remittance.Advice", "Claim.Submission", "file", "WRONG_ROOT"),
+        ("</Remittance.Advice>", "", "file", "MALFORMED"),
+        ("20/03/2025 12:00", "2025-03-20", "file.Header", "FIELD_INVALID"),
+    ] {
+        let refused = rig.import(&document.replace(from, to)).await.unwrap_err();
+        assert_eq!(violations(&refused), [(field.to_owned(), rule.to_owned())]);
+    }
+    assert_eq!(rig.count("select count(*) from claims.remittance_line").await, 0);
+    let told = "select count(*) from events.event_log where type = 'claims.v1.FileFailed'";
+    assert_eq!(rig.count(told).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_file_is_checked_and_not_kept() {
+    let rig = Rig::start().await;
+    let claim = rig.filed(samples::claim("CLM-1")).await;
+    let document = file(&[
+        advice("CLM-1", &[("A1", "100", "100", ""), ("A1", "100", "1", "")]),
+        advice("UNKNOWN", &[("A1", "5", "5", "")]),
+    ]);
+    let report = rig.import(&document.replace("PRODUCTION", "TEST")).await.unwrap();
+    assert!(report.test && !report.duplicate);
+    assert_eq!(
+        (report.booked_lines, report.parked_lines, report.refused_lines),
+        (1, 1, 1)
+    );
+    assert_eq!(rig.get(&claim.id).await.version, claim.version);
+    let kept =
+        "select (select count(*) from claims.remittance_file) + (select count(*) from claims.parked_line)";
+    assert_eq!(rig.count(kept).await, 0);
+}
+
+/// Known fault 4: claim numbers were unique across all facilities. Known fault 5 is in `claims_story`.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_facilities_have_a_claim_of_the_same_number_and_a_file_pays_its_own() {
+    let rig = Rig::start().await;
+    let ours = rig.filed(samples::claim("CLM-1")).await;
+    let elsewhere = rig.elsewhere();
+    let theirs = filed(&elsewhere, samples::claim("CLM-1")).await;
+    let document = file(&[advice("CLM-1", &[("A1", "100", "100", "")])]);
+    let first = rig.import(&document).await.unwrap();
+    assert_eq!(rig.get(&ours.id).await.financial_status(), FinancialStatus::Paid);
+
+    // The same bytes are another facility's own file.
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let second = import(&elsewhere, &request_id, &document)
+        .await
+        .unwrap()
+        .report
+        .unwrap();
+    assert_eq!(second, first);
+    let paid = proto::claims::v1::GetClaimRequest {
+        id: theirs.id,
+        ..Default::default()
+    };
+    let theirs = elsewhere
+        .clone()
+        .get_claim(paid)
+        .await
+        .unwrap()
+        .into_inner()
+        .claim
+        .unwrap();
+    assert_eq!(theirs.financial_status(), FinancialStatus::Paid);
+    assert_eq!(rig.count("select count(*) from claims.remittance_line").await, 2);
+}
