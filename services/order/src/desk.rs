@@ -37,8 +37,9 @@ pub struct Request {
     pub key: Key,
 }
 
-/// What is kept back of a caller's time for the answer's way back, at most a tenth of it.
-const MARGIN: Duration = Duration::from_millis(100);
+/// What is kept back of a caller's time for writing down what is unfinished and for the answer's way back, at most a
+/// fifth of it.
+const MARGIN: Duration = Duration::from_millis(250);
 
 impl Request {
     /// The context for the calls that this request makes: it ends a little before the caller's patience does, so that
@@ -53,7 +54,7 @@ impl Request {
         match self.context.deadline() {
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(now);
-                now + left - MARGIN.min(left / 10)
+                now + left - MARGIN.min(left / 5)
             }
             // The server gives every call a deadline; this is for a caller without a server.
             None => now + Duration::from_secs(10),

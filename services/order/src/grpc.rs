@@ -51,7 +51,7 @@ impl OrderService for Grpc {
         }
         let made = made("PlaceOrder", &identity, &request, &request.get_ref().request_id)?;
         let intake = decode::intake(&identity.facility, request.into_inner()).map_err(Error::Invalid)?;
-        respond(place_order::place(&self.desk, &made, intake).await?)
+        respond(&place_order::place(&self.desk, &made, intake).await?)
     }
 
     async fn get_order(
@@ -120,7 +120,7 @@ impl OrderService for Grpc {
         let identity = Identity::of(&request)?;
         let made = made("FulfilOrder", &identity, &request, &request.get_ref().request_id)?;
         let id = uuid("id", &request.get_ref().id)?;
-        respond(fulfil_order::fulfil(&self.desk, &made, id).await?)
+        respond(&fulfil_order::fulfil(&self.desk, &made, id).await?)
     }
 
     async fn cancel_order(
@@ -130,7 +130,7 @@ impl OrderService for Grpc {
         let identity = Identity::of(&request)?;
         let made = made("CancelOrder", &identity, &request, &request.get_ref().request_id)?;
         let id = uuid("id", &request.get_ref().id)?;
-        respond(cancel_order::cancel(&self.desk, &made, id, &request.get_ref().reason).await?)
+        respond(&cancel_order::cancel(&self.desk, &made, id, &request.get_ref().reason).await?)
     }
 
     async fn refund_order(
@@ -143,7 +143,7 @@ impl OrderService for Grpc {
         let name = read_orders::Name::Id(id);
         let (order, _) = read_orders::get(&self.desk, &identity.facility, &name).await?;
         let asked = decode::refund(&order, request.into_inner()).map_err(Error::Invalid)?;
-        respond(refund_order::refund(&self.desk, &made, asked).await?)
+        respond(&refund_order::refund(&self.desk, &made, asked).await?)
     }
 
     async fn resolve_order_balance(
@@ -159,7 +159,7 @@ impl OrderService for Grpc {
         )?;
         let id = uuid("id", &request.get_ref().id)?;
         let resolution = decode::resolution(request.get_ref())?;
-        respond(resolve_balance::resolve(&self.desk, &made, id, resolution).await?)
+        respond(&resolve_balance::resolve(&self.desk, &made, id, resolution).await?)
     }
 }
 
@@ -195,7 +195,7 @@ fn uuid(field: &str, text: &str) -> Result<Uuid, Status> {
 }
 
 /// Every answer goes out as it is stored, so that a repetition's is the same.
-fn respond<M: Message + Default>(answered: Answered) -> Result<Response<M>, Status> {
+fn respond<M: Message + Default>(answered: &Answered) -> Result<Response<M>, Status> {
     match answered.replayed {
         true => idempotency::replay(&answered.bytes),
         false => M::decode(answered.bytes.as_slice())

@@ -89,7 +89,7 @@ impl SagaService for Grpc {
         let answer = |shown: &Shown| RetrySagaResponse {
             saga: Some(saga(shown)),
         };
-        respond(operate_sagas::retry(&self.desk, &made, id, answer).await?)
+        respond(&operate_sagas::retry(&self.desk, &made, id, answer).await?)
     }
 }
 

@@ -156,7 +156,7 @@ impl Engine {
                 Ok(false) => return Err(Error::LostLease),
                 // The epoch still guards every write: the step may go on.
                 Err(error) => {
-                    tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed")
+                    tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed");
                 }
             }
         }
