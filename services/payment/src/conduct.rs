@@ -163,7 +163,12 @@ async fn resume(
     }
     let payment = locked(conn, &operation).await?;
     conclusion(&operation)?;
-    answer(conn, request, &payment).await.map(Claimed::Answered)
+    // The first request may have been answered since this one was claimed; to the caller it is a repetition either way.
+    let answer = answer(conn, request, &payment).await?;
+    Ok(Claimed::Answered(Answer {
+        replayed: true,
+        ..answer
+    }))
 }
 
 async fn wait(desk: &Desk, request: &Request, leased: Duration) -> Result<(), Error> {
