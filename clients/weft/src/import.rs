@@ -108,6 +108,14 @@ pub(crate) fn request_id(facility: &str, kind: &str, subject: &[&str]) -> Uuid {
     Uuid::new_v5(&NAMESPACE, name.as_bytes())
 }
 
+/// Whether the service recognised the request id, and this is the answer of that time.
+pub(crate) fn was_given_before<T>(response: &tonic::Response<T>) -> bool {
+    response
+        .metadata()
+        .get("idempotency-replayed")
+        .is_some_and(|value| value == "true")
+}
+
 fn kind(path: &Path) -> Result<Kind, Failure> {
     let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut reader = BufReader::new(file);

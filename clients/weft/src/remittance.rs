@@ -16,7 +16,7 @@ use crate::{
     cli::{Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
-    import::request_id,
+    import::{request_id, was_given_before},
     output::{self, Table, money},
 };
 
@@ -89,10 +89,12 @@ pub(crate) async fn import(clients: &Clients, path: &Path) -> Result<RemittanceR
     let mut claims = clients.claims();
     let (read, answer) = tokio::join!(reading, claims.import_remittance(request));
     read.with_context(|| format!("cannot read {}", path.display()))?;
-    let response = answer
-        .during("claims.v1.ClaimService/ImportRemittance")?
-        .into_inner();
-    Ok(response.report.unwrap_or_default())
+    let answer = answer.during("claims.v1.ClaimService/ImportRemittance")?;
+    let replayed = was_given_before(&answer);
+    let mut report = answer.into_inner().report.unwrap_or_default();
+    // The first answer, given again, says nothing of being one.
+    report.duplicate |= replayed;
+    Ok(report)
 }
 
 async fn digest(path: &Path) -> std::io::Result<String> {

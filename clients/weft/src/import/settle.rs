@@ -9,6 +9,7 @@ use tonic::Code;
 use super::{
     caller::{Caller, NoAnswer},
     report::Outcome,
+    was_given_before,
 };
 use crate::failure::{in_a_line, reason};
 
@@ -21,9 +22,6 @@ pub(crate) struct Settled {
     pub(crate) reason: String,
 }
 
-/// Marks an answer that was given before.
-const REPLAYED: &str = "idempotency-replayed";
-
 /// Places an order and waits until it is fulfilled or given up. One that exists already is compared.
 pub(crate) async fn place(caller: &Caller, request: PlaceOrderRequest) -> Settled {
     let answer = caller
@@ -34,10 +32,7 @@ pub(crate) async fn place(caller: &Caller, request: PlaceOrderRequest) -> Settle
         .await;
     let (order, outcome) = match answer {
         Ok(response) => {
-            let replayed = response
-                .metadata()
-                .get(REPLAYED)
-                .is_some_and(|value| value == "true");
+            let replayed = was_given_before(&response);
             let outcome = if replayed {
                 Outcome::Unchanged
             } else {
