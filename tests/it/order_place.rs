@@ -232,12 +232,12 @@ async fn figures_that_do_not_add_up_are_all_named_and_nothing_is_written() {
 async fn a_short_deadline_is_answered_with_the_saga_going_on() {
     let rig = Rig::with(
         Options::default()
-            .set(Service::Payment, "sandbox.slow_ms", "4500")
+            .set(Service::Payment, "sandbox.slow_ms", "2500")
             .set(Service::Payment, "processor.timeout_ms", "8000"),
     )
     .await;
     let mut request = tonic::Request::new(self_pay_order("tok_slow"));
-    request.set_timeout(Duration::from_secs(3));
+    request.set_timeout(Duration::from_millis(1_500));
     let order = rig
         .orders
         .clone()

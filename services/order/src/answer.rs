@@ -158,7 +158,7 @@ impl Desk {
 
     /// Waits for the end and stores the answer; `None` when the request's time is over first.
     async fn wait(&self, request: &Request, reply: &Reply, until: Until) -> Result<Option<Vec<u8>>, Error> {
-        let give_up = request.answer_by();
+        let give_up = request.answer_by;
         let mut changes = self.changes.subscribe(until.order_id());
         loop {
             let mut tx = self.database.begin(&request.facility).await?;

@@ -72,7 +72,7 @@ pub async fn cancel(desk: &Desk, request: &Request, id: Uuid, reason: &str) -> R
     desk.outbox.wake();
     desk.changes.tell(id);
 
-    let caller = Caller::Waiting(request.calls());
+    let caller = Caller::Waiting(request.context.clone());
     let driven = desk
         .engine
         .drive(Run::new(saga, order), &caller, Some(&reply))

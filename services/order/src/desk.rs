@@ -33,31 +33,52 @@ pub struct Desk {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub facility: Facility,
+    /// For the calls that it makes. Ends a little before the caller's patience does, so that an unfinished request is
+    /// still answered.
     pub context: Context,
     pub key: Key,
+    /// When it must be answered, finished or not.
+    pub answer_by: Instant,
 }
 
 /// What is kept back of a caller's time for writing down what is unfinished and for the answer's way back, at most a
 /// fifth of it.
 const MARGIN: Duration = Duration::from_millis(250);
+/// The patience of a caller without a deadline; the server gives every call one.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Request {
-    /// The context for the calls that this request makes: it ends a little before the caller's patience does, so that
-    /// an unfinished request is still answered.
-    pub fn calls(&self) -> Context {
-        self.context.clone().with_deadline(self.answer_by())
+    /// A request that has come just now in `context`.
+    pub fn new(facility: Facility, context: Context, key: Key) -> Request {
+        let left = context.remaining().unwrap_or(PATIENCE);
+        let answer_by = Instant::now() + left - MARGIN.min(left / 5);
+        Request {
+            facility,
+            context: context.with_deadline(answer_by),
+            key,
+            answer_by,
+        }
     }
+}
 
-    /// When it must be answered, finished or not.
-    pub fn answer_by(&self) -> Instant {
-        let now = Instant::now();
-        match self.context.deadline() {
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(now);
-                now + left - MARGIN.min(left / 5)
-            }
-            // The server gives every call a deadline; this is for a caller without a server.
-            None => now + Duration::from_secs(10),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_answered_before_its_callers_patience_ends() {
+        for (patience_ms, answered_after_ms) in [(15_000, 14_750), (1_000, 800), (0, 0)] {
+            let context = Context::new().with_timeout(Duration::from_millis(patience_ms));
+            let key = Key::of(
+                "order.v1.OrderService/GetOrder",
+                &uuid::Uuid::nil().to_string(),
+                &(),
+            )
+            .unwrap();
+            let request = Request::new(Facility::new("F1").unwrap(), context, key);
+            let answered_after = request.answer_by - Instant::now();
+            assert_eq!(answered_after, Duration::from_millis(answered_after_ms));
+            assert_eq!(request.context.remaining(), Some(answered_after));
         }
     }
 }

@@ -50,7 +50,7 @@ pub async fn fulfil(desk: &Desk, request: &Request, id: Uuid) -> Result<Answered
     tx.commit().await?;
     desk.outbox.wake();
 
-    let caller = Caller::Waiting(request.calls());
+    let caller = Caller::Waiting(request.context.clone());
     let driven = desk
         .engine
         .drive(Run::new(saga, order), &caller, Some(&reply))

@@ -174,11 +174,11 @@ fn made<M: Message>(
         request_id,
         request.get_ref(),
     )?;
-    Ok(desk::Request {
-        facility: identity.facility.clone(),
-        context: context(request),
+    Ok(desk::Request::new(
+        identity.facility.clone(),
+        context(request),
         key,
-    })
+    ))
 }
 
 fn context<M>(request: &Request<M>) -> Context {

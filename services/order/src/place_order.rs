@@ -85,7 +85,7 @@ pub async fn place(desk: &Desk, request: &Request, intake: Intake) -> Result<Ans
     run.claim = claim.map(Arc::new);
     let driven = desk
         .engine
-        .drive(run, &Caller::Waiting(request.calls()), Some(&reply))
+        .drive(run, &Caller::Waiting(request.context.clone()), Some(&reply))
         .await;
     desk.conclude(request, &reply, until, driven).await
 }

@@ -93,7 +93,7 @@ pub async fn refund(desk: &Desk, request: &Request, asked: Return) -> Result<Ans
     run.refund = Some(refund);
     let driven = desk
         .engine
-        .drive(run, &Caller::Waiting(request.calls()), Some(&reply))
+        .drive(run, &Caller::Waiting(request.context.clone()), Some(&reply))
         .await;
     desk.conclude(request, &reply, Until::Refunded { order_id, refund_id }, driven)
         .await

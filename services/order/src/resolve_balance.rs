@@ -90,7 +90,7 @@ async fn release_balance(desk: &Desk, request: &Request, order: &Order) -> Resul
     let context = desk
         .engine
         .own_context(&request.facility)?
-        .with_deadline(request.answer_by());
+        .with_deadline(request.answer_by);
     let key = Uuid::new_v5(&order.id, request.key.request_id().as_bytes());
     let voided = desk.participants.void_balance(&context, order, key).await;
     voided.map_err(|status| Error::Upstream(Box::new(status)))

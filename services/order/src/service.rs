@@ -6,18 +6,14 @@ use anyhow::Context as _;
 use chassis::{
     Identity, Process, Service,
     auth::ServiceTokens,
-    health::Dependency,
     postgres::{Database, Migrations},
     server::Server,
 };
-use events::{Bus, Caller, Consumer, DeadLetters, Relay, Upkeep};
+use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
 use proto::{
     ops::v1::saga_service_server::SagaServiceServer, order::v1::order_service_server::OrderServiceServer,
 };
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Status};
 
 use crate::{
@@ -57,11 +53,12 @@ impl Service for Orders {
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let desk = desk(&settings, &process, database, &bus)?;
 
-        take_part(&bus, &pool, &process, consumers(&desk));
+        bus.take_part(&pool, consumers(&desk), host(&process));
         let worker = Worker::new(desk.engine.clone()).run(process.shutdown.clone());
         process.tasks.spawn("saga worker", worker);
 
         let dead_letters = DeadLetters::new(&bus, &pool, &page_key(&settings)?, operator);
+        let event_operations = EventOperations::new(&bus, &pool, operator);
         let grpc = Grpc {
             desk,
             process: process.clone(),
@@ -70,6 +67,7 @@ impl Service for Orders {
             .service(OrderServiceServer::new(grpc.clone()))
             .service(SagaServiceServer::new(grpc))
             .service(dead_letters.into_service())
+            .service(event_operations.into_service())
             .serve()
             .await
     }
@@ -104,63 +102,31 @@ fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -
     })
 }
 
-fn consumers(desk: &Desk) -> [(&'static str, Consumer); 2] {
+fn consumers(desk: &Desk) -> [Consumer; 2] {
     let claims = Claims(desk.denials.clone());
     let payments = Payments {
         patience: desk.patience,
     };
     [
-        (
-            Claims::NAME,
-            Consumer::new(Claims::NAME, &Claims::SUBJECTS, claims),
-        ),
-        (
-            Payments::NAME,
-            Consumer::new(Payments::NAME, &Payments::SUBJECTS, payments),
-        ),
+        Consumer::new(Claims::NAME, &Claims::SUBJECTS, claims),
+        Consumer::new(Payments::NAME, &Payments::SUBJECTS, payments),
     ]
 }
 
-/// The event backbone.
-fn take_part(bus: &Bus, pool: &PgPool, process: &Process, consumers: [(&'static str, Consumer); 2]) {
-    let stop = || process.shutdown.clone();
-    let (running, shutdown) = (bus.clone(), stop());
-    process
-        .tasks
-        .spawn("bus", async move { Ok(running.run(shutdown).await?) });
-    let relay = Relay::new(bus, pool).run(stop());
-    process.tasks.spawn("relay", async move { Ok(relay.await?) });
-    let upkeep = Upkeep::new(bus, pool).run(stop());
-    process
-        .tasks
-        .spawn("event upkeep", async move { Ok(upkeep.await?) });
-    let following = follow(bus.status(), process.health.dependency("nats"), stop());
-    process.tasks.spawn("nats watch", async move {
-        following.await;
-        Ok(())
-    });
-    for (name, consumer) in consumers {
-        let (bus, pool, shutdown) = (bus.clone(), pool.clone(), stop());
-        let consumer = consumer.handler_version(env!("CARGO_PKG_VERSION"));
-        process.tasks.spawn(
-            name,
-            async move { Ok(consumer.run(&bus, &pool, shutdown).await?) },
-        );
-    }
-}
-
-/// Keeps readiness true to what the broker says.
-async fn follow(mut status: watch::Receiver<bool>, dependency: Dependency, shutdown: CancellationToken) {
-    loop {
-        if *status.borrow_and_update() {
-            dependency.up();
-        } else {
-            dependency.down(&"the broker cannot be used");
-        }
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            () = shutdown.cancelled() => return,
-        }
+/// What the process lends to the event backbone.
+fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
+    let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
+    Host {
+        spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
+        broker: move |usable| {
+            if usable {
+                nats.up();
+            } else {
+                nats.down(&"the broker cannot be used");
+            }
+        },
+        shutdown: process.shutdown.clone(),
+        build: env!("CARGO_PKG_VERSION"),
     }
 }
 

@@ -81,11 +81,7 @@ impl SagaService for Grpc {
         let asked = request.get_ref();
         let id = uuid("id", &asked.id)?;
         let key = Key::of("ops.v1.SagaService/RetrySaga", &asked.request_id, asked)?;
-        let made = desk::Request {
-            facility: identity.facility,
-            context: context(&request),
-            key,
-        };
+        let made = desk::Request::new(identity.facility, context(&request), key);
         let answer = |shown: &Shown| RetrySagaResponse {
             saga: Some(saga(shown)),
         };
