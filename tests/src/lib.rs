@@ -23,6 +23,9 @@ pub mod token;
 pub mod nats;
 pub mod postgres;
 
+pub mod collector;
+pub mod door;
+
 pub mod eventually;
 
 mod binaries;
@@ -30,6 +33,8 @@ mod port;
 mod process;
 mod watchdog;
 
+pub use collector::{Collector, Seen};
+pub use door::{Attempt, Door, Manner};
 pub use binaries::{program, workspace_root};
 pub use eventually::eventually;
 pub use nats::Nats;

@@ -4,6 +4,7 @@ pub mod config;
 pub mod service;
 
 pub mod grpc;
+pub mod subscriptions;
 
 pub mod get_claim;
 pub mod import_remittance;

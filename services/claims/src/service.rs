@@ -8,14 +8,17 @@ use chassis::{
     postgres::{Database, Migrations},
     status,
 };
-use events::{Bus, Caller, DeadLetters, Relay, Upkeep};
+use events::{Bus, Caller, Consumer, DeadLetters, Relay, Upkeep};
 use proto::claims::v1::claim_service_server::ClaimServiceServer;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Status};
 
-use crate::{config::Settings, desk::Desk, follow_up, grpc::Grpc, post_office::sandbox::Sandbox};
+use crate::{
+    config::Settings, desk::Desk, follow_up, grpc::Grpc, post_office::sandbox::Sandbox,
+    subscriptions::EndedOrders,
+};
 
 /// The claims service.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +72,7 @@ impl Service for Claims {
     }
 }
 
-/// The event backbone. Nothing is consumed here: claims follow no other service's events.
+/// The event backbone, and what is consumed.
 fn take_part(bus: &Bus, pool: &PgPool, process: &Process) {
     let stop = || process.shutdown.clone();
     let (running, shutdown) = (bus.clone(), stop());
@@ -82,6 +85,12 @@ fn take_part(bus: &Bus, pool: &PgPool, process: &Process) {
     process
         .tasks
         .spawn("event upkeep", async move { Ok(upkeep.await?) });
+    let (bus_of_consumer, database, shutdown) = (bus.clone(), pool.clone(), stop());
+    let consumer = Consumer::new(EndedOrders::NAME, &EndedOrders::SUBJECTS, EndedOrders)
+        .handler_version(env!("CARGO_PKG_VERSION"));
+    process.tasks.spawn(EndedOrders::NAME, async move {
+        Ok(consumer.run(&bus_of_consumer, &database, shutdown).await?)
+    });
     let following = follow(bus.status(), process.health.dependency("nats"), stop());
     process.tasks.spawn("nats watch", async move {
         following.await;

@@ -56,6 +56,24 @@ pub async fn withdraw(
     .await
 }
 
+/// Withdraws the claim of an order that ended, if there is one. Leaves no tombstone: nothing is on its way any more.
+///
+/// # Errors
+/// As [`withdraw`].
+pub async fn of_ended_order(
+    tx: &mut PgConnection,
+    facility: &Facility,
+    order_id: Uuid,
+    reason: String,
+) -> Result<(), Error> {
+    store::lock_order(tx, order_id).await?;
+    if let Some(id) = store::id_of_order(tx, facility.as_str(), order_id).await? {
+        let withdrawn = take_out(tx, facility, id, reason).await?;
+        events::append(tx, &withdrawn).await?;
+    }
+    Ok(())
+}
+
 async fn take_out(
     conn: &mut PgConnection,
     facility: &Facility,

@@ -1,0 +1,186 @@
+//! Everything is killed once in the middle of an import, and nothing is lost, doubled or charged twice.
+
+use std::{fmt::Write as _, fs, path::PathBuf, process::Stdio, time::Duration};
+
+use serde_json::Value;
+use tests::{Database, Durability, Options, Service, Stack, eventually, program};
+use tokio::process::{Child, Command};
+
+/// Each is one line at 1.23, 2.46 or 3.69 pounds.
+const ORDERS: i64 = 2_000;
+const PLACED: &str = "select count(*) from orders.placed_order";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_survives_a_kill_of_every_server() {
+    let stack = Stack::with(Options::default().own_postgres(Durability::Durable)).await;
+    let file = orders_file(&stack);
+    let import = import(&stack, &file).await;
+
+    for (after, victim) in [
+        (150, Victim::Service(Service::Order)),
+        (450, Victim::Service(Service::Payment)),
+        (750, Victim::Service(Service::Claims)),
+        (1_000, Victim::Nats),
+        (1_300, Victim::Postgres),
+        (1_600, Victim::Service(Service::Order)),
+    ] {
+        placed(&stack, after).await;
+        victim.kill_and_bring_back(&stack).await;
+    }
+
+    let report = finished(import).await;
+    assert_eq!(report["balanced"], true, "{report:#}");
+    let order = stack.database(Service::Order);
+    assert_eq!(order.count(PLACED).await, ORDERS);
+    all_settled(order).await;
+    assert_no_double_charge(&stack).await;
+    assert_ledger_agrees(&stack).await;
+}
+
+#[derive(Clone, Copy)]
+enum Victim {
+    Service(Service),
+    Nats,
+    Postgres,
+}
+
+impl Victim {
+    async fn kill_and_bring_back(self, stack: &Stack) {
+        match self {
+            Victim::Service(service) => {
+                stack.kill9(service);
+                stack.restart(service).await;
+            }
+            Victim::Nats => {
+                stack.nats().kill9();
+                stack.nats().restart().await;
+            }
+            Victim::Postgres => {
+                stack.postgres().kill9();
+                stack.postgres().restart().await;
+            }
+        }
+    }
+}
+
+fn orders_file(stack: &Stack) -> PathBuf {
+    let mut csv =
+        String::from("InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n");
+    for number in 0..ORDERS {
+        let quantity = 1 + number % 3;
+        writeln!(
+            csv,
+            "{},85123A,LANTERN,{quantity},2011-01-04 10:00:00,1.23,{}.0,United Kingdom",
+            600_000 + number,
+            17_000 + number % 50
+        )
+        .expect("a string takes any text");
+    }
+    let file = stack.folder().join("orders.csv");
+    fs::write(&file, csv).expect("the folder is the test's own");
+    file
+}
+
+async fn import(stack: &Stack, file: &std::path::Path) -> Child {
+    Command::new(program("weft").await)
+        .args(["order", "import", "--output", "json"])
+        .arg(file)
+        .env(
+            "WEFT_ORDER_URL",
+            format!("http://{}", stack.address(Service::Order)),
+        )
+        .env(
+            "WEFT_PAYMENT_URL",
+            format!("http://{}", stack.address(Service::Payment)),
+        )
+        .env(
+            "WEFT_CLAIMS_URL",
+            format!("http://{}", stack.address(Service::Claims)),
+        )
+        .env("WEFT_TOKEN", stack.token("shop", &["admin"]).as_str())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("weft is built")
+}
+
+async fn finished(import: Child) -> Value {
+    let output = tokio::time::timeout(Duration::from_secs(240), import.wait_with_output()).await;
+    let output = output.expect("the import ends").expect("it was started");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+async fn placed(stack: &Stack, at_least: i64) {
+    let order = stack.database(Service::Order);
+    eventually(Duration::from_secs(120), || async {
+        order.count(PLACED).await >= at_least
+    })
+    .await;
+}
+
+/// What the last kill interrupted is resumed by its saga, a little after the import has ended.
+async fn all_settled(order: &Database) {
+    let pool = order.superuser().await;
+    let open = "select row_to_json(s)::text || o.state from orders.placed_order o join orders.saga s on s.id = o.saga_id \
+                where o.state <> 'settled'";
+    eventually(Duration::from_secs(60), || async {
+        let rows: Vec<String> = sqlx::query_scalar(open)
+            .fetch_all(&pool)
+            .await
+            .map_err(|error| error.to_string())?;
+        match rows.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{} orders are open: {:?}", rows.len(), rows.first())),
+        }
+    })
+    .await;
+}
+
+/// Asks the card network's own books, which the payment service only reaches by calls.
+async fn assert_no_double_charge(stack: &Stack) {
+    let payment = stack.database(Service::Payment);
+    let charged_once = "select count(*) from sandbox.card_statement where charges = 1 and holds = 1";
+    assert_eq!(payment.count(charged_once).await, ORDERS);
+    assert_eq!(
+        payment.count("select count(*) from sandbox.card_statement").await,
+        ORDERS
+    );
+    let captured = payment
+        .count("select sum(captured)::bigint from payment.payment")
+        .await;
+    assert_eq!(
+        payment
+            .count("select sum(charged)::bigint from sandbox.card_statement")
+            .await,
+        captured
+    );
+    assert_eq!(
+        captured,
+        (0..ORDERS).map(|number| 123 * (1 + number % 3)).sum::<i64>()
+    );
+}
+
+/// Revenue is booked by events, so it is there a little later.
+async fn assert_ledger_agrees(stack: &Stack) {
+    let payment = stack.database(Service::Payment);
+    let total: i64 = (0..ORDERS).map(|number| 123 * (1 + number % 3)).sum();
+    let revenue =
+        "select coalesce(-sum(amount), 0)::bigint from payment.ledger_entry where account = 'REVENUE'";
+    eventually(Duration::from_secs(60), || async {
+        payment.count(revenue).await == total
+    })
+    .await;
+    assert_eq!(
+        payment
+            .count("select sum(amount)::bigint from payment.ledger_entry")
+            .await,
+        0
+    );
+    let receivable =
+        "select sum(amount)::bigint from payment.ledger_entry where account = 'PATIENT_RECEIVABLE'";
+    assert_eq!(payment.count(receivable).await, 0);
+}

@@ -1,0 +1,184 @@
+//! An OTLP collector that keeps what it gets.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::{
+            ExportLogsServiceRequest, ExportLogsServiceResponse,
+            logs_service_server::{LogsService, LogsServiceServer},
+        },
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
+    },
+    logs::v1::LogRecord,
+    resource::v1::Resource,
+    trace::v1::Span,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, async_trait, transport::Server};
+
+/// A span and the service that it came from.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// `service.name` of its resource.
+    pub service: String,
+    /// The span.
+    pub span: Span,
+}
+
+/// The collector; it takes traces, metrics and logs until it is dropped.
+#[derive(Debug)]
+pub struct Collector {
+    address: SocketAddr,
+    kept: Kept,
+    _running: DropGuard,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Kept(Arc<Mutex<Signals>>);
+
+#[derive(Debug, Default)]
+struct Signals {
+    spans: Vec<Seen>,
+    metrics: BTreeSet<(String, String)>,
+    logs: Vec<(String, LogRecord)>,
+}
+
+impl Collector {
+    /// Starts one on a free port.
+    pub async fn start() -> Collector {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let kept = Kept::default();
+        let running = CancellationToken::new();
+        let server = Server::builder()
+            .add_service(TraceServiceServer::new(kept.clone()))
+            .add_service(MetricsServiceServer::new(kept.clone()))
+            .add_service(LogsServiceServer::new(kept.clone()))
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                running.clone().cancelled_owned(),
+            );
+        tokio::spawn(server);
+        Collector {
+            address,
+            kept,
+            _running: running.drop_guard(),
+        }
+    }
+
+    /// What belongs into `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// All spans so far.
+    pub fn spans(&self) -> Vec<Seen> {
+        self.kept.signals().spans.clone()
+    }
+
+    /// Whether a service has sent a metric of this name.
+    pub fn has_metric(&self, service: &str, name: &str) -> bool {
+        self.metrics().contains(&(service.to_owned(), name.to_owned()))
+    }
+
+    /// The services and the names of the metrics that they have sent.
+    pub fn metrics(&self) -> BTreeSet<(String, String)> {
+        self.kept.signals().metrics.clone()
+    }
+
+    /// All log records so far, with the service that they came from.
+    pub fn logs(&self) -> Vec<(String, LogRecord)> {
+        self.kept.signals().logs.clone()
+    }
+}
+
+impl Kept {
+    fn signals(&self) -> MutexGuard<'_, Signals> {
+        self.0.lock().expect("nothing panics while it is held")
+    }
+}
+
+fn service_of(resource: Option<&Resource>) -> String {
+    let attributes = resource
+        .map(|resource| resource.attributes.as_slice())
+        .unwrap_or_default();
+    let name = attributes
+        .iter()
+        .find(|attribute| attribute.key == "service.name");
+    let value = name.and_then(|attribute| attribute.value.as_ref()?.value.as_ref());
+    match value {
+        Some(opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue(name)) => name.clone(),
+        _ => String::new(),
+    }
+}
+
+#[async_trait]
+impl TraceService for Kept {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        for resource in request.into_inner().resource_spans {
+            let service = service_of(resource.resource.as_ref());
+            let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            self.signals().spans.extend(spans.map(|span| Seen {
+                service: service.clone(),
+                span,
+            }));
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[async_trait]
+impl MetricsService for Kept {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        for resource in request.into_inner().resource_metrics {
+            let service = service_of(resource.resource.as_ref());
+            let metrics = resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+            self.signals()
+                .metrics
+                .extend(metrics.map(|metric| (service.clone(), metric.name)));
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[async_trait]
+impl LogsService for Kept {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        for resource in request.into_inner().resource_logs {
+            let service = service_of(resource.resource.as_ref());
+            let records = resource
+                .scope_logs
+                .into_iter()
+                .flat_map(|scope| scope.log_records);
+            self.signals()
+                .logs
+                .extend(records.map(|record| (service.clone(), record)));
+        }
+        Ok(Response::new(ExportLogsServiceResponse::default()))
+    }
+}

@@ -1,0 +1,167 @@
+//! A door before the order service that turns calls away: what gRPC clients of any language do about it can be seen.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+    transport::{Channel, Endpoint, Server},
+};
+
+/// Takes calls of `order.v1.OrderService` until it is dropped.
+#[derive(Debug)]
+pub struct Door {
+    address: SocketAddr,
+    attempts: Arc<Mutex<Vec<Attempt>>>,
+    _server: AbortOnDropHandle<()>,
+}
+
+/// What can be seen of one attempt of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// `PlaceOrder`.
+    pub method: String,
+    /// How many attempts the client says it made before this one (`grpc-previous-rpc-attempts`); none is 0.
+    pub previous: u32,
+    /// The time that the client leaves for it (`grpc-timeout`).
+    pub timeout: Option<Duration>,
+}
+
+/// What becomes of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It goes through to the service.
+    Pass,
+    /// It ends at once with UNAVAILABLE.
+    Refuse,
+    /// It is never answered.
+    Ignore,
+}
+
+impl Door {
+    /// Opens a door at `listen` (`127.0.0.1:0`) that passes calls on to `service` (`127.0.0.1:7101`).
+    ///
+    /// # Errors
+    /// When one of the addresses is none, or `listen` is taken.
+    pub async fn open(
+        listen: &str,
+        service: &str,
+        manner: impl Fn(&Attempt) -> Manner + Send + Sync + 'static,
+    ) -> anyhow::Result<Door> {
+        let behind = Endpoint::from_shared(format!("http://{service}"))?.connect_lazy();
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let attempts = Arc::default();
+        let keeper = Keeper {
+            behind,
+            attempts: Arc::clone(&attempts),
+            manner: Arc::new(manner),
+        };
+        let server = Server::builder()
+            .add_service(keeper)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let server = tokio::spawn(async {
+            if let Err(error) = server.await {
+                eprintln!("the door does not open: {error}");
+            }
+        });
+        Ok(Door {
+            address,
+            attempts,
+            _server: AbortOnDropHandle::new(server),
+        })
+    }
+
+    /// Where it takes calls: `127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// What came so far, oldest first.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.attempts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+#[derive(Clone)]
+struct Keeper {
+    behind: Channel,
+    attempts: Arc<Mutex<Vec<Attempt>>>,
+    manner: Arc<dyn Fn(&Attempt) -> Manner + Send + Sync>,
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
+
+impl NamedService for Keeper {
+    const NAME: &'static str = "order.v1.OrderService";
+}
+
+impl Service<http::Request<Body>> for Keeper {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let attempt = Attempt::of(&request);
+        let manner = (self.manner)(&attempt);
+        self.attempts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(attempt);
+        let behind = self.behind.clone();
+        Box::pin(async move {
+            Ok(match manner {
+                Manner::Pass => pass(behind, request).await,
+                Manner::Refuse => Status::unavailable("the door is shut").into_http(),
+                Manner::Ignore => std::future::pending().await,
+            })
+        })
+    }
+}
+
+impl Attempt {
+    fn of(request: &http::Request<Body>) -> Attempt {
+        let path = request.uri().path();
+        let previous = request.headers().get("grpc-previous-rpc-attempts");
+        Attempt {
+            method: path.rsplit('/').next().unwrap_or(path).to_owned(),
+            previous: previous
+                .and_then(|value| value.to_str().ok()?.parse().ok())
+                .unwrap_or(0),
+            timeout: mesh::grpc_timeout::decode(request.headers()).ok().flatten(),
+        }
+    }
+}
+
+async fn pass(mut behind: Channel, request: http::Request<Body>) -> http::Response<Body> {
+    let ready = std::future::poll_fn(|task| behind.poll_ready(task)).await;
+    let answer = match ready {
+        Ok(()) => behind.call(request).await,
+        Err(error) => Err(error),
+    };
+    answer.unwrap_or_else(|error| Status::from_error(error.into()).into_http())
+}
