@@ -23,7 +23,6 @@ pub mod token;
 pub mod nats;
 pub mod postgres;
 
-pub mod collector;
 pub mod door;
 
 pub mod eventually;
@@ -33,9 +32,8 @@ mod port;
 mod process;
 mod watchdog;
 
-pub use collector::{Collector, Seen};
-pub use door::{Attempt, Door, Manner};
 pub use binaries::{program, workspace_root};
+pub use door::{Attempt, Door, Manner};
 pub use eventually::eventually;
 pub use nats::Nats;
 pub use postgres::{Database, Durability, Postgres};
