@@ -18,7 +18,7 @@ use session::End;
 
 /// A named subscription of a service. Its position, its failures and its dead letters belong to the name.
 pub struct Consumer {
-    name: String,
+    name: &'static str,
     subjects: Vec<String>,
     handler: Box<dyn Erased>,
     handler_version: String,
@@ -38,13 +38,17 @@ struct Worker {
 impl Consumer {
     /// `name` is unique in the installation and made of letters, digits and dashes: `payment-ledger`. `subjects` are
     /// `evt.<service>.<aggregate>.<event>`, wildcards allowed.
-    pub fn new(name: &str, subjects: &[&str], handler: impl Handler) -> Self {
+    pub fn new(name: &'static str, subjects: &[&str], handler: impl Handler) -> Self {
         Self {
-            name: name.to_owned(),
+            name,
             subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
             handler: Box::new(handler),
             handler_version: String::new(),
         }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
 
     /// The build that handles, for dead letters: a version or a commit.
@@ -66,8 +70,8 @@ impl Consumer {
             bus: bus.clone(),
             pool: pool.clone(),
             lease: format!("consumer:{}", self.name),
-            meters: Processing::new(&self.name),
-            name: self.name,
+            meters: Processing::new(self.name),
+            name: self.name.to_owned(),
             handler: self.handler,
             handler_version: self.handler_version,
         });

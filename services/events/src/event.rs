@@ -1,8 +1,8 @@
-use opentelemetry::trace::TraceContextExt as _;
 use prost::{Message, Name};
 use time::OffsetDateTime;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use uuid::Uuid;
+
+use crate::trace;
 
 /// Something that happened, ready to be appended in the transaction that made it happen.
 #[derive(Clone, Debug)]
@@ -40,24 +40,8 @@ impl Event {
             type_name: M::full_name(),
             meta,
             occurred_at: OffsetDateTime::now_utc(),
-            traceparent: current_traceparent(),
+            traceparent: trace::traceparent(&tracing::Span::current()),
             body: message.encode_to_vec(),
         }
     }
-}
-
-/// The current span as a W3C `traceparent`; empty outside of any trace.
-pub(crate) fn current_traceparent() -> String {
-    let context = tracing::Span::current().context();
-    let span = context.span();
-    let span = span.span_context();
-    if !span.is_valid() {
-        return String::new();
-    }
-    format!(
-        "00-{}-{}-{:02x}",
-        span.trace_id(),
-        span.span_id(),
-        span.trace_flags().to_u8()
-    )
 }

@@ -11,6 +11,7 @@ mod envelope;
 mod error;
 mod event;
 mod outbox;
+mod trace;
 
 mod bus;
 mod gate;
@@ -29,6 +30,9 @@ mod operators;
 mod store;
 mod upkeep;
 
+mod backbone;
+
+pub use backbone::{Host, Task};
 pub use bus::Bus;
 pub use consumer::Consumer;
 pub use delivery::Delivery;

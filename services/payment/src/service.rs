@@ -4,18 +4,15 @@ use std::sync::Arc;
 
 use chassis::{
     Identity, PageTokens, Process, Service,
-    health::Dependency,
     postgres::{Database, Migrations},
     server::Server,
     status,
 };
-use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Relay, Upkeep};
+use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
 use proto::payment::v1::{
     ledger_service_server::LedgerServiceServer, payment_service_server::PaymentServiceServer,
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Status};
 
 use crate::{
@@ -60,7 +57,11 @@ impl Service for Payment {
             processing: settings.processor.clone(),
             authorization: settings.authorization.clone(),
         };
-        take_part(&bus, desk.database.pool(), &process);
+        let consumers = [
+            Consumer::new(Orders::NAME, &Orders::SUBJECTS, Orders),
+            Consumer::new(Remittances::NAME, &Remittances::SUBJECTS, Remittances),
+        ];
+        bus.take_part(desk.database.pool(), consumers, host(&process));
         work(&desk, &process);
 
         let page_key = page_key(&settings);
@@ -92,56 +93,20 @@ fn card_network(settings: &Settings) -> anyhow::Result<PgPool> {
         .connect_lazy_with(options))
 }
 
-/// The event backbone.
-fn take_part(bus: &Bus, pool: &PgPool, process: &Process) {
-    let stop = || process.shutdown.clone();
-    let (running, shutdown) = (bus.clone(), stop());
-    process
-        .tasks
-        .spawn("bus", async move { Ok(running.run(shutdown).await?) });
-    let relay = Relay::new(bus, pool).run(stop());
-    process.tasks.spawn("relay", async move { Ok(relay.await?) });
-    let upkeep = Upkeep::new(bus, pool).run(stop());
-    process
-        .tasks
-        .spawn("event upkeep", async move { Ok(upkeep.await?) });
-    let following = follow(bus.status(), process.health.dependency("nats"), stop());
-    process.tasks.spawn("nats watch", async move {
-        following.await;
-        Ok(())
-    });
-    let consumers = [
-        (
-            Orders::NAME,
-            Consumer::new(Orders::NAME, &Orders::SUBJECTS, Orders),
-        ),
-        (
-            Remittances::NAME,
-            Consumer::new(Remittances::NAME, &Remittances::SUBJECTS, Remittances),
-        ),
-    ];
-    for (name, consumer) in consumers {
-        let (bus, pool, shutdown) = (bus.clone(), pool.clone(), stop());
-        let consumer = consumer.handler_version(env!("CARGO_PKG_VERSION"));
-        process.tasks.spawn(
-            name,
-            async move { Ok(consumer.run(&bus, &pool, shutdown).await?) },
-        );
-    }
-}
-
-/// Keeps readiness true to what the broker says.
-async fn follow(mut status: watch::Receiver<bool>, dependency: Dependency, shutdown: CancellationToken) {
-    loop {
-        if *status.borrow_and_update() {
-            dependency.up();
-        } else {
-            dependency.down(&"the broker cannot be used");
-        }
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            () = shutdown.cancelled() => return,
-        }
+/// What the process lends to the event backbone.
+fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
+    let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
+    Host {
+        spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
+        broker: move |usable| {
+            if usable {
+                nats.up();
+            } else {
+                nats.down(&"the broker cannot be used");
+            }
+        },
+        shutdown: process.shutdown.clone(),
+        build: env!("CARGO_PKG_VERSION"),
     }
 }
 

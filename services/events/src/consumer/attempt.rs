@@ -4,14 +4,12 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::{Worker, inbound::Inbound, store};
-use crate::{Delivery, HandlerError, dead_letter::Class};
+use crate::{Delivery, HandlerError, dead_letter::Class, trace};
 
 /// What the broker is to be told.
 pub(super) enum Outcome {
@@ -66,11 +64,7 @@ impl Worker {
             messaging.message.id = message.message_id,
             event.type = message.envelope.type_name,
         );
-        if let Some(parent) = remote_parent(&message.envelope.traceparent) {
-            let context = opentelemetry::Context::new().with_remote_span_context(parent);
-            // Fails only where no OpenTelemetry layer listens.
-            let _ = span.set_parent(context);
-        }
+        trace::hang_below(&span, &message.envelope.traceparent);
         let started = Instant::now();
         let outcome = self.insist(message, epoch, stop).instrument(span).await;
         let error = match outcome {
@@ -229,18 +223,4 @@ impl Worker {
 pub(super) fn poison(starts: u32) -> HandlerError {
     let text = format!("the process died in {starts} recorded attempts at this event");
     HandlerError::permanent("PROCESS_DIED", text)
-}
-
-fn remote_parent(traceparent: &str) -> Option<SpanContext> {
-    let mut parts = traceparent.split('-').skip(1);
-    let trace = TraceId::from_hex(parts.next()?).ok()?;
-    let span = SpanId::from_hex(parts.next()?).ok()?;
-    let flags = u8::from_str_radix(parts.next()?, 16).ok()?;
-    Some(SpanContext::new(
-        trace,
-        span,
-        TraceFlags::new(flags),
-        true,
-        TraceState::default(),
-    ))
 }

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use async_nats::{HeaderMap, HeaderValue};
 use serde::Deserialize;
+use tracing::Span;
 
 use super::Pending;
-use crate::{Bus, Error};
+use crate::{Bus, Error, trace};
 
 /// A batch holds a message id that the broker already has: it was published before, and its deletion here was lost.
 const DUPLICATE_IN_BATCH: u64 = 10201;
@@ -25,15 +26,24 @@ struct Refusal {
     description: String,
 }
 
+/// A row on its way, and the span of its publication.
+struct Outgoing<'a> {
+    row: &'a Pending,
+    span: Span,
+}
+
 /// Publishes in order. Returns the ids of the rows that the broker has acknowledged, and the first failure.
 pub(super) async fn all(bus: &Bus, pending: &[Pending]) -> (Vec<i64>, Option<Error>) {
     // A batch belongs to one stream. Nothing orders a dead letter's copy against events.
-    let (copies, events): (Vec<_>, Vec<_>) = pending.iter().partition(|row| row.subject.starts_with("dlq."));
+    let (copies, events): (Vec<_>, Vec<_>) = pending
+        .iter()
+        .map(Outgoing::new)
+        .partition(|outgoing| outgoing.row.subject.starts_with("dlq."));
     let mut published = Vec::with_capacity(pending.len());
     let mut failure = None;
     for rows in [events, copies] {
         match batch(bus, &rows).await {
-            Ok(None) => published.extend(rows.iter().map(|row| row.id)),
+            Ok(None) => published.extend(rows.iter().map(|outgoing| outgoing.row.id)),
             Ok(Some(refusal)) => {
                 if refusal.err_code != DUPLICATE_IN_BATCH {
                     tracing::warn!(
@@ -49,8 +59,40 @@ pub(super) async fn all(bus: &Bus, pending: &[Pending]) -> (Vec<i64>, Option<Err
     (published, failure)
 }
 
+impl<'a> Outgoing<'a> {
+    /// What did not happen in a trace is published without a span.
+    fn new(row: &'a Pending) -> Self {
+        let parent = row.header("traceparent");
+        let span = if parent.is_empty() {
+            Span::none()
+        } else {
+            tracing::info_span!(
+                "publish",
+                otel.name = format!("publish {}", row.subject),
+                otel.kind = "producer",
+                messaging.system = "nats",
+                messaging.operation.name = "publish",
+                messaging.operation.type = "send",
+                messaging.destination.name = row.subject,
+                messaging.message.id = row.message_id,
+            )
+        };
+        trace::hang_below(&span, parent);
+        Self { row, span }
+    }
+}
+
+impl Pending {
+    fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.as_str())
+            .unwrap_or_default()
+    }
+}
+
 /// All or nothing. An error leaves open whether the broker has stored the batch.
-async fn batch(bus: &Bus, rows: &[&Pending]) -> Result<Option<Refusal>, Error> {
+async fn batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Refusal>, Error> {
     let Some((last, before)) = rows.split_last() else {
         return Ok(None);
     };
@@ -58,8 +100,9 @@ async fn batch(bus: &Bus, rows: &[&Pending]) -> Result<Option<Refusal>, Error> {
         return single(bus, last).await;
     }
     let batch_id = uuid::Uuid::new_v4().to_string();
-    for (index, row) in before.iter().enumerate() {
-        let mut headers = headers(bus, row);
+    for (index, outgoing) in before.iter().enumerate() {
+        let row = outgoing.row;
+        let mut headers = headers(bus, outgoing);
         headers.insert("Nats-Batch-Id", batch_id.as_str());
         headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
         let body = row.body.clone().into();
@@ -72,18 +115,19 @@ async fn batch(bus: &Bus, rows: &[&Pending]) -> Result<Option<Refusal>, Error> {
     headers.insert("Nats-Batch-Id", batch_id.as_str());
     headers.insert("Nats-Batch-Sequence", rows.len().to_string());
     headers.insert("Nats-Batch-Commit", "1");
-    request(bus, last, headers).await
+    request(bus, last.row, headers).await
 }
 
 /// One after the other. A failed row holds back the rest of its lane, and no other lane.
-async fn singly(bus: &Bus, rows: &[&Pending], published: &mut Vec<i64>) -> Option<Error> {
+async fn singly(bus: &Bus, rows: &[Outgoing<'_>], published: &mut Vec<i64>) -> Option<Error> {
     let mut held = HashSet::new();
     let mut failure = None;
-    for row in rows {
+    for outgoing in rows {
+        let row = outgoing.row;
         if held.contains(&row.lane) {
             continue;
         }
-        let error = match single(bus, row).await {
+        let error = match single(bus, outgoing).await {
             Ok(None) => {
                 published.push(row.id);
                 continue;
@@ -100,8 +144,8 @@ async fn singly(bus: &Bus, rows: &[&Pending], published: &mut Vec<i64>) -> Optio
     failure
 }
 
-async fn single(bus: &Bus, row: &Pending) -> Result<Option<Refusal>, Error> {
-    request(bus, row, headers(bus, row)).await
+async fn single(bus: &Bus, outgoing: &Outgoing<'_>) -> Result<Option<Refusal>, Error> {
+    request(bus, outgoing.row, headers(bus, outgoing)).await
 }
 
 async fn request(bus: &Bus, row: &Pending, headers: HeaderMap) -> Result<Option<Refusal>, Error> {
@@ -115,7 +159,8 @@ async fn request(bus: &Bus, row: &Pending, headers: HeaderMap) -> Result<Option<
     Ok(answer.error)
 }
 
-fn headers(bus: &Bus, row: &Pending) -> HeaderMap {
+fn headers(bus: &Bus, outgoing: &Outgoing<'_>) -> HeaderMap {
+    let row = outgoing.row;
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", row.message_id.as_str());
     // What is published again keeps the source it came with.
@@ -123,6 +168,11 @@ fn headers(bus: &Bus, row: &Pending) -> HeaderMap {
     let stored = row.headers.as_object().into_iter().flatten();
     for (name, value) in stored {
         headers.insert(name.as_str(), header_value(value.as_str().unwrap_or_default()));
+    }
+    // What is consumed hangs below its publication.
+    let traceparent = trace::traceparent(&outgoing.span);
+    if !traceparent.is_empty() {
+        headers.insert("traceparent", traceparent);
     }
     headers
 }

@@ -1,0 +1,65 @@
+use std::{future::Future, pin::Pin};
+
+use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Bus, Consumer, Error, Relay, Upkeep};
+
+/// Background work of the backbone: it ends when `shutdown` is cancelled, and never before by itself.
+pub type Task = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// What a service's process lends to the backbone, which knows no process of its own.
+pub struct Host<S, B> {
+    /// Runs work under a name for as long as the process lives. An error must stop the process.
+    pub spawn: S,
+    /// Told whether the broker can be used, at once and at every change; for readiness.
+    pub broker: B,
+    /// Cancelled when the process is to stop.
+    pub shutdown: CancellationToken,
+    /// The build that handles events, for dead letters: a version or a commit.
+    pub build: &'static str,
+}
+
+impl Bus {
+    /// Everything that a service of the backbone runs: the connection, a relay, the upkeep and its consumers. `pool`
+    /// is the service's own database, as the role that serves.
+    pub fn take_part<S, B>(
+        &self,
+        pool: &PgPool,
+        consumers: impl IntoIterator<Item = Consumer>,
+        host: Host<S, B>,
+    ) where
+        S: Fn(&'static str, Task),
+        B: Fn(bool) + Send + 'static,
+    {
+        let stop = || host.shutdown.clone();
+        let (bus, shutdown) = (self.clone(), stop());
+        (host.spawn)("bus", Box::pin(async move { bus.run(shutdown).await }));
+        (host.spawn)("relay", Box::pin(Relay::new(self, pool).run(stop())));
+        (host.spawn)("event upkeep", Box::pin(Upkeep::new(self, pool).run(stop())));
+        (host.spawn)("nats watch", Box::pin(watch(self.status(), host.broker, stop())));
+        for consumer in consumers {
+            let (bus, pool, shutdown) = (self.clone(), pool.clone(), stop());
+            let name = consumer.name();
+            let consumer = consumer.handler_version(host.build);
+            let running = async move { consumer.run(&bus, &pool, shutdown).await };
+            (host.spawn)(name, Box::pin(running));
+        }
+    }
+}
+
+async fn watch<B: Fn(bool)>(
+    mut status: watch::Receiver<bool>,
+    broker: B,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    loop {
+        let usable = *status.borrow_and_update();
+        broker(usable);
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return Ok(()) },
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
