@@ -32,6 +32,10 @@ async fn a_system_of_ones_own_starts_survives_deaths_and_stops() {
 
     let placed = home.weft(&PLACE).await;
     assert!(placed.status.success(), "{}", errors(&placed));
+    let variables = json(&home.weft(&["--output", "json", "env"]).await);
+    for (name, length) in [("ORDER", 10), ("PAYMENT_PROBE", 10), ("TOKEN", 100)] {
+        assert!(variables[name].as_str().unwrap().len() > length, "{variables:#}");
+    }
 
     for name in ["order", "postgresql", "nats"] {
         let before = home.pid(name).await;

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Status,
     /// Import five eClaimLink files into a fresh system and show what becomes of them
     Demo(demo::Arguments),
+    /// Print addresses and a token as shell variables, for `eval "$(weft env)"`
+    Env,
     /// Mint a token from the local key
     Token(token::Arguments),
     /// Place orders, and see them through

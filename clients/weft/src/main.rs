@@ -7,6 +7,7 @@ mod cli;
 mod duration;
 mod home;
 
+mod env;
 mod keys;
 mod token;
 
@@ -64,6 +65,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Down => up::down(globals).await,
         Command::Status => up::status(globals).await,
         Command::Demo(arguments) => demo::run(globals, arguments).await,
+        Command::Env => env::run(globals),
         Command::Token(arguments) => token::run(globals, &arguments),
         Command::Order(command) => order::run(globals, command).await,
         Command::Payment(command) => payment::run(globals, command).await,

@@ -1,0 +1,32 @@
+//! What a shell needs to call the local system with other tools: addresses and a token.
+
+use crate::{
+    cli::{Format, Globals},
+    failure::Failure,
+    home::Home,
+    token::Bearer,
+};
+
+/// Prints shell variables for `eval "$(weft env)"`: `ORDER`, `ORDER_PROBE` and so on, as `host:port`, and `TOKEN`.
+pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
+    let home = Home::find(globals);
+    let description = home.description().ok_or_else(|| {
+        Failure::Usage(format!("nothing was started in {} yet: run `weft up` first", home.path().display()))
+    })?;
+    let mut variables = Vec::new();
+    for (service, addresses) in &description.services {
+        let name = service.to_uppercase();
+        variables.push((format!("{name}_PROBE"), authority(&addresses.probe_url)));
+        variables.push((name, authority(&addresses.url)));
+    }
+    variables.push(("TOKEN".to_owned(), Bearer::of(globals)?.token()?.to_string()));
+    match globals.output {
+        Format::Table => variables.iter().for_each(|(name, value)| println!("export {name}='{value}'")),
+        Format::Json => println!("{}", variables.into_iter().collect::<serde_json::Value>()),
+    }
+    Ok(())
+}
+
+fn authority(url: &str) -> String {
+    url.trim_start_matches("http://").to_owned()
+}
