@@ -1,6 +1,7 @@
 //! A long-running piece of work in steps, each of which can be undone until the pivot. This module is the state
 //! machine, without I/O; `engine` drives it, `worker` resumes it, `participants` are whom its steps call.
 
+mod backlog;
 mod decide;
 mod engine;
 mod follow;
@@ -11,6 +12,7 @@ mod progress;
 mod step;
 mod worker;
 
+pub use backlog::measure;
 use chassis::Facility;
 pub use engine::{Caller, Engine, Parts};
 pub use follow::Run;

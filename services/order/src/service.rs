@@ -21,7 +21,7 @@ use crate::{
     config::Settings,
     desk::Desk,
     grpc::Grpc,
-    saga::{Engine, Participants, Parts, Worker},
+    saga::{self, Engine, Participants, Parts, Worker},
     subscriptions::{Claims, Payments},
 };
 
@@ -56,6 +56,11 @@ impl Service for Orders {
         bus.take_part(&pool, consumers(&desk), host(&process));
         let worker = Worker::new(desk.engine.clone()).run(process.shutdown.clone());
         process.tasks.spawn("saga worker", worker);
+        let measuring = saga::measure(desk.database.clone(), process.shutdown.clone());
+        process.tasks.spawn("saga backlog", async move {
+            measuring.await;
+            Ok(())
+        });
 
         let dead_letters = DeadLetters::new(&bus, &pool, &page_key(&settings)?, operator);
         let event_operations = EventOperations::new(&bus, &pool, operator);

@@ -38,6 +38,13 @@ pub struct Claimed {
     pub facility: String,
 }
 
+/// How many sagas of all facilities need a person, and how many should have ended by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    pub stuck: i64,
+    pub overdue: i64,
+}
+
 /// How a list of sagas is narrowed down.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -264,6 +271,16 @@ pub async fn claim_due(
         at_most
     )
     .fetch_all(conn)
+    .await
+}
+
+/// Counts what alarms are made of. In a transaction of no facility.
+pub async fn backlog(conn: &mut PgConnection) -> Result<Backlog, sqlx::Error> {
+    sqlx::query_as!(
+        Backlog,
+        r#"select stuck as "stuck!", overdue as "overdue!" from orders.saga_backlog()"#
+    )
+    .fetch_one(conn)
     .await
 }
 
