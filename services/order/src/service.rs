@@ -54,7 +54,7 @@ impl Service for Orders {
         let desk = desk(&settings, &process, database, &bus)?;
 
         bus.take_part(&pool, consumers(&desk), host(&process));
-        let worker = Worker::new(desk.engine.clone()).run(process.shutdown.clone());
+        let worker = Worker::new(desk.engine.clone()).run(process.drained.clone());
         process.tasks.spawn("saga worker", worker);
         let measuring = saga::measure(desk.database.clone(), process.shutdown.clone());
         process.tasks.spawn("saga backlog", async move {
