@@ -16,7 +16,11 @@ use tower::Service;
 
 use crate::{
     call::{Attempt, AttemptOutcome},
-    endpoint::{Endpoint, room::Room, vitals::Flight},
+    endpoint::{
+        Endpoint,
+        room::Room,
+        vitals::{Allowance, Flight},
+    },
     failure::Failure,
     supervisor::Published,
     telemetry::span,
@@ -90,9 +94,10 @@ impl Service<Attempt> for Balance {
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let balance = self.clone();
         Box::pin(async move {
+            let declared = attempt.method.policy.as_ref().map(|policy| policy.timeout);
             let criteria = Criteria {
                 tried: &attempt.tried,
-                deadline: attempt.deadline,
+                allowance: Allowance::new(attempt.deadline, declared),
                 first: attempt.previous == 0,
                 zone: balance.zone.as_deref(),
                 wait_for_ready: attempt.method.wait_for_ready,

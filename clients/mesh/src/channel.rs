@@ -59,6 +59,7 @@ struct Shared {
     record: Arc<throttle::Record>,
     published: watch::Receiver<Arc<Published>>,
     health_service: Option<Arc<str>>,
+    metrics: Arc<Metrics>,
     supervisor: AbortHandle,
 }
 
@@ -124,6 +125,7 @@ impl Channel {
             record: Arc::new(throttle::Record::new()),
             published,
             health_service,
+            metrics: Arc::clone(&metrics),
             supervisor: runtime.spawn(supervisor.run()).abort_handle(),
         };
         let stack = stack(balance, &shared, &tuning, &metrics);

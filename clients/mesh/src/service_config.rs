@@ -14,8 +14,9 @@ use tonic::Code;
 use crate::Error;
 use scalars::{codes, duration};
 
-/// The balancing policy of this mesh, under the name it has in `loadBalancingConfig`.
-const BALANCER: &str = "peak_ewma";
+/// The balancing policies of `loadBalancingConfig` that this mesh's own stands in for. The standard ones are among
+/// them, so that one file serves clients in every language; what they promise, it keeps: calls go to what is connected.
+const BALANCERS: [&str; 3] = ["peak_ewma", "round_robin", "pick_first"];
 
 /// A service config that was read without fault.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -97,17 +98,7 @@ impl ServiceConfig {
     }
 
     fn check(&self) -> Result<(), Error> {
-        if !self.load_balancing_config.is_empty()
-            && !self
-                .load_balancing_config
-                .iter()
-                .any(|policy| policy.keys().eq([BALANCER]))
-        {
-            return Err(fault(
-                "loadBalancingConfig",
-                &format!("none of these is supported; `{BALANCER}` is"),
-            ));
-        }
+        self.check_balancing()?;
         if let Some(RetryThrottling {
             max_tokens,
             token_ratio,
@@ -144,6 +135,23 @@ impl ServiceConfig {
             }
         }
         Ok(())
+    }
+
+    /// The first policy that is known is taken, and those that are not are passed over, as the specification says.
+    fn check_balancing(&self) -> Result<(), Error> {
+        let listed = &self.load_balancing_config;
+        if let Some(place) = listed.iter().position(|policy| policy.len() != 1) {
+            let path = format!("loadBalancingConfig[{place}]");
+            return Err(fault(&path, "must name exactly one policy"));
+        }
+        let known = |policy: &serde_json::Map<String, serde_json::Value>| {
+            policy.keys().any(|name| BALANCERS.contains(&name.as_str()))
+        };
+        if listed.is_empty() || listed.iter().any(known) {
+            return Ok(());
+        }
+        let reason = format!("none of these is supported; known are {}", BALANCERS.join(", "));
+        Err(fault("loadBalancingConfig", &reason))
     }
 
     /// What applies to a method, with its place: the exact name goes before the service, the service before

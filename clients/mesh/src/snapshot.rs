@@ -13,12 +13,33 @@ pub struct Snapshot {
     pub endpoints: Vec<Endpoint>,
     /// Why no call can be sent; `None` while one can, or while connections are still being made.
     pub failing: Option<String>,
+    /// What went through it in the last ten seconds.
+    pub traffic: Traffic,
     /// Retries and hedges that the budget allows now.
     pub retries_left: u32,
     /// The probability, 0 to 0.9, with which the next call is refused before it is sent.
     pub refusal: f64,
     /// The effective policy of every method of the contract, by name.
     pub methods: Vec<Method>,
+}
+
+/// Calls and attempts of the last ten seconds. A failure is the other end's: what a caller did wrong counts as success.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Traffic {
+    /// Calls that ended, a second.
+    pub calls_per_s: f64,
+    /// The share of calls that ended well, after all retries, 0 to 1; `None` without calls. The effective success.
+    pub success: Option<f64>,
+    /// Attempts that got a response or failed, a second.
+    pub attempts_per_s: f64,
+    /// The share of attempts that went well, 0 to 1. The actual success.
+    pub attempt_success: Option<f64>,
+    /// Median of the calls' durations, within a tenth. Milliseconds.
+    pub p50_ms: Option<f64>,
+    /// 95th percentile. Milliseconds.
+    pub p95_ms: Option<f64>,
+    /// 99th percentile. Milliseconds.
+    pub p99_ms: Option<f64>,
 }
 
 /// One address.

@@ -6,6 +6,7 @@
 mod calls;
 pub(crate) mod metrics;
 pub(crate) mod span;
+mod traffic;
 
 pub(crate) use calls::Calls;
 pub(crate) use metrics::Metrics;

@@ -13,7 +13,11 @@ use tokio::time::Instant;
 
 use crate::{
     call::Tried,
-    endpoint::{Endpoint, breaker::Admission, vitals::Flight},
+    endpoint::{
+        Endpoint,
+        breaker::Admission,
+        vitals::{Allowance, Flight},
+    },
 };
 
 /// What there is for an criteria.
@@ -31,7 +35,7 @@ pub(crate) enum Choice {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Criteria<'a> {
     pub(crate) tried: &'a Tried,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) allowance: Allowance,
     /// Whether the call has not been sent before.
     pub(crate) first: bool,
     /// The caller's own zone.
@@ -55,7 +59,7 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
             Admission::Shut => {}
             // Only a first attempt probes: a retry has had its share of bad luck.
             Admission::ProbeDue if criteria.first && endpoint.vitals.record().breaker.begin_probe() => {
-                match endpoint.vitals.take_off(criteria.deadline, true) {
+                match endpoint.vitals.take_off(criteria.allowance, true) {
                     Some(flight) => return Choice::Taken(Arc::clone(endpoint), flight),
                     None => endpoint.vitals.record().breaker.abandon_probe(),
                 }
@@ -82,7 +86,7 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
     }
     while let Some(place) = cheaper_of_two(candidates, now) {
         let endpoint = candidates.swap_remove(place);
-        if let Some(flight) = endpoint.vitals.take_off(criteria.deadline, false) {
+        if let Some(flight) = endpoint.vitals.take_off(criteria.allowance, false) {
             return Choice::Taken(Arc::clone(endpoint), flight);
         }
     }

@@ -30,6 +30,7 @@ impl Channel {
             target: shared.options.target.clone(),
             endpoints,
             failing: published.failing.as_deref().map(str::to_owned),
+            traffic: shared.metrics.traffic.snapshot(),
             retries_left: shared.budget.left(),
             refusal: shared.record.refusal(),
             methods,

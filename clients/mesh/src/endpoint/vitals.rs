@@ -41,15 +41,34 @@ pub(crate) enum Verdict {
     Busy,
     /// It failed.
     Bad,
+    /// It did not answer in time, which is its fault only if it had time.
+    Late,
+}
+
+/// How long a call may take, and how long it must have taken to be the endpoint's fault.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Allowance {
+    pub(crate) deadline: Option<Instant>,
+    /// A caller in more of a hurry than this blames nobody: its haste must not eject a healthy endpoint.
+    pub(crate) patience: Duration,
+}
+
+impl Allowance {
+    /// Half of what the method's policy gives a call is enough to tell a slow endpoint from a hasty caller.
+    pub(crate) fn new(deadline: Option<Instant>, timeout: Option<Duration>) -> Allowance {
+        Allowance {
+            deadline,
+            patience: timeout.unwrap_or_default() / 2,
+        }
+    }
 }
 
 impl Verdict {
     /// Codes that an application chooses say nothing bad about the process that sends them.
     pub(crate) fn of(code: Code) -> Verdict {
         match code {
-            Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss | Code::DeadlineExceeded => {
-                Verdict::Bad
-            }
+            Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss => Verdict::Bad,
+            Code::DeadlineExceeded => Verdict::Late,
             Code::ResourceExhausted => Verdict::Busy,
             _ => Verdict::Good,
         }
@@ -103,7 +122,7 @@ impl Vitals {
     }
 
     /// Begins a call, unless as many as the cap allows are in flight.
-    pub(crate) fn take_off(self: &Arc<Self>, deadline: Option<Instant>, probe: bool) -> Option<Flight> {
+    pub(crate) fn take_off(self: &Arc<Self>, allowance: Allowance, probe: bool) -> Option<Flight> {
         let cap = self.room.cap();
         let more = |in_flight: usize| (in_flight < cap).then_some(in_flight + 1);
         self.in_flight
@@ -113,7 +132,7 @@ impl Vitals {
         Some(Flight {
             vitals,
             started: Instant::now(),
-            deadline,
+            allowance,
             answered: None,
             probe,
             settled: false,
@@ -126,7 +145,7 @@ impl Vitals {
 pub(crate) struct Flight {
     vitals: Arc<Vitals>,
     started: Instant,
-    deadline: Option<Instant>,
+    allowance: Allowance,
     /// How long the response's headers took.
     answered: Option<Duration>,
     probe: bool,
@@ -150,6 +169,7 @@ impl Flight {
             return false;
         }
         let latency = self.answered.unwrap_or_else(|| self.started.elapsed());
+        let hasty = self.started.elapsed() < self.allowance.patience;
         let mut record = self.vitals.record();
         match verdict {
             Verdict::Good => {
@@ -165,7 +185,13 @@ impl Flight {
                 let _readmitted = record.breaker.succeeded();
                 false
             }
-            Verdict::Bad => {
+            Verdict::Late if hasty => {
+                drop(record);
+                self.learn(latency);
+                self.forget();
+                false
+            }
+            Verdict::Bad | Verdict::Late => {
                 record.load.failed(latency);
                 record.breaker.failed()
             }
@@ -180,21 +206,24 @@ impl Flight {
         }
     }
 
-    /// A caller that ran out of time blames the endpoint; one that changed its mind does not, but has seen
-    /// how slow the endpoint is at least.
+    /// The endpoint is at least so slow.
+    fn learn(&self, waited: Duration) {
+        let mut record = self.vitals.record();
+        if waited.as_secs_f64() > record.load.estimate(Instant::now()) {
+            record.load.succeeded(waited);
+        }
+    }
+
+    /// A caller that ran out of time blames the endpoint if it had given it time; one that changed its mind does
+    /// not, but has seen how slow the endpoint is at least.
     fn given_up(&mut self) {
         let now = Instant::now();
         if self.answered.is_some() {
             self.settle(Verdict::Good);
-        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.settle(Verdict::Bad);
+        } else if self.allowance.deadline.is_some_and(|deadline| deadline <= now) {
+            self.settle(Verdict::Late);
         } else {
-            let waited = now.saturating_duration_since(self.started);
-            let mut record = self.vitals.record();
-            if waited.as_secs_f64() > record.load.estimate(now) {
-                record.load.succeeded(waited);
-            }
-            drop(record);
+            self.learn(now.saturating_duration_since(self.started));
             self.forget();
         }
     }
@@ -221,25 +250,55 @@ mod tests {
         Arc::new(Vitals::new(1, Arc::new(Room::new(2, 1)), ejections))
     }
 
+    fn within(time: Duration) -> Allowance {
+        Allowance::new(Some(Instant::now() + time), None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_in_a_hurry_eject_nobody_and_patient_ones_do() {
+        let vitals = vitals();
+        let declared = Some(Duration::from_secs(2));
+        for (given, code, ejects) in [
+            (Duration::from_millis(100), None, false),
+            (Duration::from_millis(100), Some(Code::DeadlineExceeded), false),
+            (Duration::from_secs(1), None, true),
+        ] {
+            for _ in 0..7 {
+                let allowance = Allowance::new(Some(Instant::now() + given), declared);
+                let mut flight = vitals.take_off(allowance, false).unwrap();
+                tokio::time::advance(given).await;
+                if let Some(code) = code {
+                    flight.settle(Verdict::of(code));
+                }
+            }
+            let ejected = matches!(vitals.record().breaker.state(), State::Ejected { .. });
+            assert_eq!(ejected, ejects, "{given:?} {code:?}");
+        }
+        assert!(
+            vitals.record().load.estimate(Instant::now()) > 0.09,
+            "the wait is known"
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn no_more_calls_than_the_cap_are_in_flight() {
         let vitals = vitals();
-        let first = vitals.take_off(None, false).unwrap();
-        let _second = vitals.take_off(None, false).unwrap();
-        assert!(vitals.take_off(None, false).is_none());
+        let first = vitals.take_off(Allowance::default(), false).unwrap();
+        let _second = vitals.take_off(Allowance::default(), false).unwrap();
+        assert!(vitals.take_off(Allowance::default(), false).is_none());
         drop(first);
-        assert!(vitals.take_off(None, false).is_some());
+        assert!(vitals.take_off(Allowance::default(), false).is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_that_run_out_of_time_eject_and_calls_that_are_dropped_do_not() {
         let vitals = vitals();
         for _ in 0..20 {
-            drop(vitals.take_off(Some(Instant::now() + Duration::from_secs(1)), false));
+            drop(vitals.take_off(within(Duration::from_secs(1)), false));
         }
         assert_eq!(vitals.record().breaker.state(), &State::Closed);
         for _ in 0..7 {
-            drop(vitals.take_off(Some(Instant::now()), false));
+            drop(vitals.take_off(within(Duration::ZERO), false));
         }
         assert!(matches!(vitals.record().breaker.state(), State::Ejected { .. }));
     }
@@ -247,7 +306,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_given_up_early_still_tells_that_the_endpoint_is_slow() {
         let vitals = vitals();
-        let flight = vitals.take_off(None, false);
+        let flight = vitals.take_off(Allowance::default(), false);
         tokio::time::advance(Duration::from_secs(2)).await;
         drop(flight);
         assert_eq!(vitals.record().load.estimate(Instant::now()), 2.0);

@@ -37,6 +37,19 @@ fn a_standard_config_is_read() {
 }
 
 #[test]
+fn the_standard_balancing_policies_are_taken_and_unknown_ones_before_them_passed_over() {
+    for policies in [
+        r#"[{"round_robin": {}}]"#,
+        r#"[{"pick_first": {"shuffleAddressList": true}}]"#,
+        r#"[{"xds_cluster_resolver": {}}, {"round_robin": {}}]"#,
+        "[]",
+    ] {
+        let config = format!(r#"{{"loadBalancingConfig": {policies}}}"#);
+        assert!(ServiceConfig::parse(&config).is_ok(), "{policies}");
+    }
+}
+
+#[test]
 fn every_fault_is_told_with_its_path() {
     let method = |rest: &str| format!(r#"{{"methodConfig": [{{"name": [{{"service": "a.B"}}], {rest}}}]}}"#);
     let retry = |field: &str, value: &str| {
@@ -77,8 +90,12 @@ fn every_fault_is_told_with_its_path() {
             "methodConfig[1].name[0]",
         ),
         (
-            r#"{"loadBalancingConfig": [{"round_robin": {}}]}"#.to_owned(),
+            r#"{"loadBalancingConfig": [{"ring_hash_experimental": {}}]}"#.to_owned(),
             "loadBalancingConfig",
+        ),
+        (
+            r#"{"loadBalancingConfig": [{"round_robin": {}, "pick_first": {}}]}"#.to_owned(),
+            "loadBalancingConfig[0]",
         ),
         (
             r#"{"retryThrottling": {"maxTokens": 0, "tokenRatio": 1}}"#.to_owned(),

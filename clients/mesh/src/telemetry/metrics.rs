@@ -9,7 +9,7 @@ use opentelemetry::{
 };
 use tonic::Code;
 
-use super::code_name;
+use super::{code_name, traffic::Traffic};
 
 /// The conventions are still a release candidate, so that each name stands in one place.
 const STATUS: &str = "rpc.response.status_code";
@@ -21,8 +21,10 @@ const LATENCY: [f64; 16] = [
 const COUNT: [f64; 5] = [0.0, 1.0, 2.0, 3.0, 4.0];
 
 /// One channel's instruments. They belong to the provider that is installed when the channel is made.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Metrics {
+    /// The same, kept for a while for people.
+    pub(crate) traffic: Traffic,
     target: StringValue,
     call_duration: Histogram<f64>,
     attempts_started: Counter<u64>,
@@ -69,6 +71,7 @@ impl Metrics {
                 .build()
         };
         Metrics {
+            traffic: Traffic::new(),
             target: StringValue::from(Arc::<str>::from(service)),
             call_duration: seconds("rpc.client.call.duration", "Calls, to the end of the response"),
             attempts_started: counter("grpc.client.attempt.started", "{attempt}", "Attempts sent"),
@@ -98,6 +101,7 @@ impl Metrics {
     }
 
     pub(crate) fn call_ended(&self, method: &StringValue, code: Code, duration: Duration) {
+        self.traffic.call_ended(code, duration);
         let attributes = [
             KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", method.clone()),
@@ -112,6 +116,7 @@ impl Metrics {
     }
 
     pub(crate) fn attempt_ended(&self, method: &StringValue, code: Code, duration: Duration) {
+        self.traffic.attempt_ended(code);
         let [method, target] = self.labels(method);
         let attributes = [method, target, KeyValue::new("grpc.status", code_name(code))];
         self.attempt_duration.record(duration.as_secs_f64(), &attributes);
