@@ -41,7 +41,7 @@ pub mod telemetry;
 
 mod contract;
 pub mod server;
-mod upstream;
+pub mod upstream;
 
 pub mod auth;
 mod facility;

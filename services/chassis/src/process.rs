@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ pub struct Process {
     /// How methods may be called.
     pub policies: mesh::Policies,
     pub(crate) settings: Arc<ProcessSettings>,
+    pub(crate) channels: Channels,
     pub(crate) database: Arc<OnceLock<Database>>,
 }
 
@@ -36,6 +37,24 @@ pub(crate) struct ProcessSettings {
     pub(crate) probe: health::Settings,
     pub(crate) idempotency: idempotency::Settings,
     pub(crate) drain: drain::Settings,
+}
+
+/// The channels that the process calls by, for those who watch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Channels(Arc<Mutex<Vec<mesh::Channel>>>);
+
+impl Channels {
+    pub(crate) fn add(&self, channel: mesh::Channel) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(channel);
+    }
+
+    pub(crate) fn snapshots(&self) -> Vec<mesh::Snapshot> {
+        let channels = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        channels.iter().map(mesh::Channel::snapshot).collect()
+    }
 }
 
 impl Process {
@@ -58,6 +77,7 @@ impl Process {
                 idempotency: sections.idempotency.clone(),
                 drain: sections.drain.clone(),
             }),
+            channels: Channels::default(),
             database: Arc::default(),
         })
     }

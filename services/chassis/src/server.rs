@@ -13,6 +13,7 @@ mod reflection;
 mod settings;
 mod supervision;
 mod telemetry;
+pub mod tls;
 mod validation;
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
@@ -78,13 +79,15 @@ impl Server {
     /// When a port or the keys cannot be had, or a mounted method is not in the contract.
     pub async fn serve(mut self) -> anyhow::Result<()> {
         let stack = self.stack().await?;
+        // A wrong certificate is told before anything is promised.
+        let acceptor = self.settings.tls.as_ref().map(tls::Acceptor::load).transpose()?;
         let ports = listening::bind(&self.settings, &self.process.settings).await?;
         self.process
             .health
             .mounted(self.mounted.iter().map(ToString::to_string));
         let probes = self.process.tasks.run(serve_probes(ports.probe, self.probes()?));
         self.process.health.started();
-        connections::serve(ports.grpc, stack, &self.settings, &self.process).await;
+        connections::serve(ports.grpc, acceptor, stack, &self.settings, &self.process).await;
         probes.abort();
         Ok(())
     }
@@ -180,4 +183,4 @@ type Response = http::Response<Body>;
 type Handlers = Routes;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,9 @@
 //! Another service that this one calls.
 
+mod overrides;
+
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Process, Violations};
@@ -10,6 +14,11 @@ use crate::{Process, Violations};
 pub struct Upstream {
     /// `static:http://127.0.0.1:7102,http://…` or `dns:http://payment:7102`.
     pub target: String,
+    /// Overrides of the contract's policies: a file with gRPC's service-config JSON. Read again when it changes; a
+    /// file that cannot be used changes nothing. Default none.
+    pub service_config_file: Option<PathBuf>,
+    /// Mutual TLS, for `https://` targets and only for these. Default none.
+    pub tls: Option<mesh::Tls>,
     /// Limits and times of the channel.
     pub tuning: mesh::Tuning,
 }
@@ -29,6 +38,16 @@ impl Upstream {
             .iter()
             .any(|scheme| self.target.starts_with(scheme));
         violations.require(known, "target", "must begin with static: or dns:");
+        violations.require(
+            self.service_config_file.is_none() || self.tuning.service_config.is_none(),
+            "service_config_file",
+            "contradicts tuning.service_config",
+        );
+        violations.require(
+            self.tls.is_none() || self.tuning.tls.is_none(),
+            "tls",
+            "contradicts tuning.tls",
+        );
         violations.within("tuning", |violations| {
             for (setting, fault) in self.tuning.faults() {
                 violations.add(setting, fault);
@@ -37,14 +56,55 @@ impl Upstream {
     }
 }
 
+/// Why there is no channel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The target, a setting or the service config cannot be used.
+    #[error("no channel to {service}")]
+    Channel {
+        /// The service at the other end.
+        service: String,
+        /// What is wrong.
+        source: mesh::Error,
+    },
+    /// The file with the overrides cannot be read.
+    #[error("{file} cannot be read")]
+    Read {
+        /// Which file.
+        file: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
 impl Process {
     /// A channel to another service. Connects in the background; never waits.
     ///
     /// # Errors
-    /// When the target cannot be used.
-    pub fn channel(&self, service: &str, upstream: &Upstream) -> Result<mesh::Channel, mesh::Error> {
+    /// When the target or the service config cannot be used.
+    pub fn channel(&self, service: &str, upstream: &Upstream) -> Result<mesh::Channel, Error> {
         let mut options = mesh::ChannelOptions::new(&upstream.target, service, self.name);
         options.tuning = upstream.tuning.clone();
-        mesh::Channel::connect(options, &self.policies)
+        if let Some(tls) = &upstream.tls {
+            options.tuning.tls = Some(tls.clone());
+        }
+        let file = upstream
+            .service_config_file
+            .as_deref()
+            .map(overrides::File::read)
+            .transpose()?;
+        if let Some(file) = &file {
+            options.tuning.service_config = Some(file.content().to_owned());
+        }
+        let channel = mesh::Channel::connect(options, &self.policies).map_err(|source| Error::Channel {
+            service: service.to_owned(),
+            source,
+        })?;
+        if let Some(file) = file {
+            let following = file.follow(channel.clone(), self.shutdown.clone());
+            self.tasks.spawn("service config", following);
+        }
+        self.channels.add(channel.clone());
+        Ok(channel)
     }
 }

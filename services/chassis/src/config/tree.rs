@@ -61,6 +61,8 @@ impl Merged {
             match at {
                 Value::Object(table) if table.is_empty() => return Some(&Value::Null),
                 Value::Object(table) => at = table.get(key)?,
+                // A section that is left out by default; its reader knows its keys.
+                Value::Null => return Some(&Value::Null),
                 _ => return None,
             }
         }

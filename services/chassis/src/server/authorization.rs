@@ -7,6 +7,7 @@ use tonic::Status;
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
+    tls::Peer,
 };
 use crate::{Identity, status};
 
@@ -18,7 +19,9 @@ impl CallLayer for Layer {
             return next.run(call);
         }
         let allowed = match (call.policy(), call.request.extensions().get::<Identity>()) {
-            (Some(policy), Some(identity)) => allow(policy, identity),
+            (Some(policy), Some(identity)) => {
+                allow(policy, identity).and_then(|()| own(identity, call.request.extensions().get()))
+            }
             _ => Err(status::unauthenticated("NO_TOKEN", "the call needs a token")),
         };
         match allowed {
@@ -47,6 +50,25 @@ fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
         "ROLE_MISSING",
         format!("the call needs one of these roles: {}", wanted.join(", ")),
     ))
+}
+
+/// A service's token is good only from the service itself: stolen, it is worth nothing without the certificate. On a
+/// plaintext port there is nothing to compare it with.
+fn own(identity: &Identity, peer: Option<&Peer>) -> Result<(), Status> {
+    match (&identity.service, peer) {
+        (Some(service), Some(peer)) if peer.service() != service => {
+            tracing::warn!(
+                client.name = peer.name(),
+                token.service = service,
+                "a service's token was used by another process"
+            );
+            Err(status::denied(
+                "PEER_NOT_CALLER",
+                format!("{} may not use the token of service {service}", peer.name()),
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -90,5 +112,17 @@ mod tests {
         assert!(allow(&policy, &caller(&[], Some("order"))).is_ok());
         assert!(allow(&policy, &caller(&["admin"], Some("claims"))).is_err());
         assert!(allow(&policy, &caller(&[], None)).is_ok());
+    }
+
+    #[test]
+    fn a_services_token_is_good_from_that_services_process_only() {
+        let peer = |name| crate::server::tls::peer(name);
+        let order = caller(&[], Some("order"));
+        assert!(own(&order, Some(&peer("spiffe://weft/order"))).is_ok());
+        assert!(own(&order, Some(&peer("spiffe://weft/ns/weft/sa/order"))).is_ok());
+        assert!(own(&order, None).is_ok());
+        assert!(own(&order, Some(&peer("spiffe://weft/claims"))).is_err());
+        let person = caller(&["clerk"], None);
+        assert!(own(&person, Some(&peer("spiffe://weft/claims"))).is_ok());
     }
 }

@@ -7,6 +7,7 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rand::Rng;
 use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
@@ -14,7 +15,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 
-use super::{Settings, call::Stack};
+use super::{
+    Settings,
+    call::Stack,
+    tls::{Acceptor, Peer},
+};
 use crate::Process;
 
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
@@ -23,8 +28,15 @@ const PREFACE: usize = 24;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until the process is to stop and what was taken is finished, or the grace is over.
-pub(super) async fn serve(listener: TcpListener, stack: Arc<Stack>, settings: &Settings, process: &Process) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    acceptor: Option<Acceptor>,
+    stack: Arc<Stack>,
+    settings: &Settings,
+    process: &Process,
+) {
     let server = Connections {
+        acceptor: acceptor.map(Arc::new),
         stack,
         http2: http2(settings),
         settings: settings.clone(),
@@ -75,6 +87,8 @@ fn http2(settings: &Settings) -> http2::Builder<TokioExecutor> {
 }
 
 struct Connections {
+    /// `None` when the port is plaintext.
+    acceptor: Option<Arc<Acceptor>>,
     stack: Arc<Stack>,
     http2: http2::Builder<TokioExecutor>,
     settings: Settings,
@@ -109,32 +123,88 @@ impl Connections {
     }
 
     fn connection(&self, tcp: TcpStream) -> impl Future<Output = ()> + Send + use<> {
-        let (stack, http2) = (self.stack.clone(), self.http2.clone());
-        let (draining, ended) = (self.draining.clone(), self.ended.clone());
         let handshake = Duration::from_millis(self.settings.handshake_timeout_ms);
-        let age = jittered(Duration::from_secs(self.settings.max_connection_age_s));
+        let acceptor = self.acceptor.clone();
+        let conversation = Conversation {
+            stack: self.stack.clone(),
+            http2: self.http2.clone(),
+            draining: self.draining.clone(),
+            ended: self.ended.clone(),
+            age: jittered(Duration::from_secs(self.settings.max_connection_age_s)),
+        };
         async move {
             // Nagle's algorithm would hold small answers back. A socket that refuses is closed already.
             let _ = tcp.set_nodelay(true);
-            if !matches!(timeout(handshake, begun(&tcp)).await, Ok(Ok(true))) {
+            let Some(acceptor) = acceptor else {
+                if matches!(timeout(handshake, begun(&tcp)).await, Ok(Ok(true))) {
+                    conversation.hold(tcp, None).await;
+                }
                 return;
+            };
+            let address = tcp
+                .peer_addr()
+                .map(|address| address.to_string())
+                .unwrap_or_default();
+            let secured = async {
+                let mut tls = acceptor.accept(tcp).await?;
+                // Whoever shakes hands and then says nothing keeps no place.
+                let spoken = !tls.fill_buf().await?.is_empty();
+                Ok::<_, std::io::Error>((tls, spoken))
+            };
+            match timeout(handshake, secured).await {
+                Ok(Ok((tls, true))) => {
+                    let peer = Peer::of(&tls);
+                    conversation.hold(tls, peer).await;
+                }
+                Ok(Ok((_, false))) => {}
+                Ok(Err(error)) => tracing::warn!(
+                    client.address = address,
+                    error.message = %error,
+                    "a connection was refused"
+                ),
+                Err(_) => tracing::warn!(
+                    client.address = address,
+                    "a connection was refused: it did not shake hands in time"
+                ),
             }
-            let service = service_fn(move |request: Request<Incoming>| {
-                let answer = stack.clone().answer(request.map(Body::new));
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let mut connection = std::pin::pin!(http2.serve_connection(TokioIo::new(tcp), service));
-            // Errors are the peer's way to go: reset, broken, timed out. Calls that were lost are seen as such.
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                () = ended.cancelled() => return,
-                () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
-                () = sleep(age) => connection.as_mut().graceful_shutdown(),
+        }
+    }
+}
+
+/// One connection from its first request to its end.
+struct Conversation {
+    stack: Arc<Stack>,
+    http2: http2::Builder<TokioExecutor>,
+    draining: CancellationToken,
+    ended: CancellationToken,
+    age: Duration,
+}
+
+impl Conversation {
+    async fn hold<IO>(self, io: IO, peer: Option<Peer>)
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let stack = self.stack;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(peer.clone());
             }
-            tokio::select! {
-                _ = connection => {}
-                () = ended.cancelled() => {}
-            }
+            let answer = stack.clone().answer(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let mut connection = std::pin::pin!(self.http2.serve_connection(TokioIo::new(io), service));
+        // Errors are the peer's way to go: reset, broken, timed out. Calls that were lost are seen as such.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = self.ended.cancelled() => return,
+            () = self.draining.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = sleep(self.age) => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = self.ended.cancelled() => {}
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::RateLimits;
+use super::{RateLimits, tls};
 use crate::Violations;
 
 /// The gRPC port and its limits.
@@ -33,6 +33,8 @@ pub struct Settings {
     pub max_connection_age_s: u64,
     /// Milliseconds that open streams get to end by themselves when the process stops. Default 2000.
     pub stream_grace_ms: u64,
+    /// Mutual TLS; without it the port is plaintext, as the probe port always is. Default none.
+    pub tls: Option<tls::Settings>,
     /// How often one facility may call. Default: as it likes.
     pub rate_limits: RateLimits,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             keepalive_timeout_ms: 10_000,
             max_connection_age_s: 1_800,
             stream_grace_ms: 2_000,
+            tls: None,
             rate_limits: RateLimits::default(),
         }
     }
@@ -107,6 +110,9 @@ impl Settings {
         within("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000);
         within("max_connection_age_s", self.max_connection_age_s, 1, 86_400);
         within("stream_grace_ms", self.stream_grace_ms, 0, 300_000);
+        if let Some(tls) = &self.tls {
+            violations.within("tls", |violations| tls.check(violations));
+        }
         violations.within("rate_limits", |violations| self.rate_limits.check(violations));
     }
 }

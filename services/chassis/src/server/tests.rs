@@ -1,4 +1,5 @@
-mod fixture;
+pub(crate) mod fixture;
+mod secured;
 mod served;
 
 use fixture::{Fixture, Raw, ended, get, place, reason, request};

@@ -168,7 +168,7 @@ impl Fixture {
     }
 }
 
-pub(super) fn process() -> Process {
+pub(crate) fn process() -> Process {
     let sections = Sections {
         address_file: None,
         grpc: &Settings::default(),

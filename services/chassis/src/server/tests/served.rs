@@ -19,10 +19,11 @@ use tonic_reflection::pb::v1::{
 use super::fixture::{Orders, get, process};
 use crate::{Process, Server, auth::issuer::Issuer, drain, process::ProcessSettings, server::Settings};
 
-struct Served {
+pub(super) struct Served {
     orders: Orders,
-    issuer: Issuer,
-    process: Process,
+    pub(super) issuer: Issuer,
+    pub(super) process: Process,
+    pub(super) address: SocketAddr,
     grpc: Channel,
     probe: Channel,
     serving: JoinHandle<anyhow::Result<()>>,
@@ -30,6 +31,11 @@ struct Served {
 
 impl Served {
     async fn start() -> Served {
+        Served::with(Settings::default()).await
+    }
+
+    /// A server with these settings, on ports of its own.
+    pub(super) async fn with(settings: Settings) -> Served {
         let folder = TempDir::new().unwrap();
         let addresses = folder.path().join("addresses.json");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -47,7 +53,7 @@ impl Served {
         let (orders, issuer) = (Orders::default(), Issuer::new());
         let settings = Settings {
             listen: any,
-            ..Settings::default()
+            ..settings
         };
         let server = Server::new(&process, &settings, &issuer.settings()).service(orders.clone());
         let serving = tokio::spawn(server.serve());
@@ -62,13 +68,14 @@ impl Served {
             orders,
             issuer,
             process,
+            address: addresses["grpc"].as_str().unwrap().parse().unwrap(),
             grpc,
             probe,
             serving,
         }
     }
 
-    async fn health(&self, service: &str) -> Result<ServingStatus, Code> {
+    pub(super) async fn health(&self, service: &str) -> Result<ServingStatus, Code> {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };
@@ -78,7 +85,7 @@ impl Served {
             .map_err(|status| status.code())
     }
 
-    fn request<M>(&self, message: M, act: &str) -> Request<M> {
+    pub(super) fn request<M>(&self, message: M, act: &str) -> Request<M> {
         let mut request = Request::new(message);
         let bearer = format!("Bearer {}", self.issuer.token(|_| {}));
         request

@@ -1,0 +1,233 @@
+//! Mutual TLS on the gRPC port: who the other process is, by its SPIFFE name.
+
+mod verifier;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::NoServerSessionStorage,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpStream, sync::Mutex};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use verifier::NamedClients;
+
+use crate::Violations;
+
+/// How long files that were looked at count as unchanged.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// Where this process's identity is, and whom it lets in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// PEM file with this process's certificate and the intermediate ones. Read again when it changes.
+    pub cert_file: PathBuf,
+    /// PEM file with the certificate's private key. Read again when it changes.
+    pub key_file: PathBuf,
+    /// PEM file with the authorities that clients' certificates are checked against; several while one is
+    /// replaced by another. Read again when it changes.
+    pub client_ca_file: PathBuf,
+    /// Clients carry a name of this SPIFFE trust domain: `weft` for `spiffe://weft/order`.
+    pub trust_domain: String,
+    /// The only SPIFFE names that are let in. Default: all of the trust domain.
+    #[serde(default)]
+    pub client_ids: Vec<String>,
+}
+
+impl Settings {
+    pub(super) fn check(&self, violations: &mut Violations) {
+        let domain = &self.trust_domain;
+        let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+        violations.require(
+            !domain.is_empty() && domain.chars().all(spelt),
+            "trust_domain",
+            "must be a SPIFFE trust domain, without spiffe://",
+        );
+        let prefix = format!("spiffe://{domain}/");
+        violations.require(
+            self.client_ids.iter().all(|id| id.starts_with(&prefix)),
+            "client_ids",
+            format!("must all begin with {prefix}"),
+        );
+        if let Err(fault) = self.read().and_then(|files| self.config(&files)) {
+            violations.add("cert_file", describe(&fault));
+        }
+    }
+
+    fn read(&self) -> Result<Files, Fault> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Fault::Read(path.clone(), error));
+        Ok(Files {
+            authorities: read(&self.client_ca_file)?,
+            certificate: read(&self.cert_file)?,
+            key: read(&self.key_file)?,
+        })
+    }
+
+    fn config(&self, files: &Files) -> Result<Arc<ServerConfig>, Fault> {
+        let mut authorities = RootCertStore::empty();
+        for authority in certificates(&self.client_ca_file, &files.authorities)? {
+            authorities.add(authority)?;
+        }
+        let own = certificates(&self.cert_file, &files.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&files.key)
+            .map_err(|error| Fault::Pem(self.key_file.clone(), error))?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = NamedClients::new(authorities, self, provider.clone())?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_single_cert(own, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        // A resumed session would not show its certificate again, and could outlive it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+}
+
+/// What the files held at one time.
+#[derive(PartialEq, Eq)]
+struct Files {
+    authorities: Vec<u8>,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// Makes connections secure, with what the files hold now.
+pub(super) struct Acceptor {
+    settings: Settings,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    looked: Instant,
+    files: Files,
+    config: Arc<ServerConfig>,
+    /// The last thing that was wrong, so that it is logged once.
+    fault: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] io::Error),
+    #[error("{0} is no PEM file of the kind that is needed")]
+    Pem(PathBuf, #[source] rustls::pki_types::pem::Error),
+    #[error("the certificates cannot be used")]
+    Tls(#[from] rustls::Error),
+    #[error("the authorities cannot be used")]
+    Authorities(#[from] rustls::server::VerifierBuilderError),
+}
+
+impl Acceptor {
+    /// Reads the files for the first time.
+    pub(super) fn load(settings: &Settings) -> anyhow::Result<Acceptor> {
+        let files = settings.read()?;
+        let config = settings.config(&files)?;
+        Ok(Acceptor {
+            settings: settings.clone(),
+            current: Mutex::new(Current {
+                looked: Instant::now(),
+                files,
+                config,
+                fault: None,
+            }),
+        })
+    }
+
+    /// Shakes hands. The error says what is wrong with the client's certificate.
+    pub(super) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let config = self.config().await;
+        TlsAcceptor::from(config).accept(tcp).await
+    }
+
+    async fn config(&self) -> Arc<ServerConfig> {
+        let mut current = self.current.lock().await;
+        if current.looked.elapsed() < RECHECK {
+            return current.config.clone();
+        }
+        let settings = self.settings.clone();
+        // Three small files, but a disk may hang.
+        let read = tokio::task::spawn_blocking(move || settings.read()).await;
+        current.looked = Instant::now();
+        let fresh = match read {
+            Ok(Ok(files)) if files == current.files => {
+                current.fault = None;
+                return current.config.clone();
+            }
+            Ok(Ok(files)) => self.settings.config(&files).map(|config| (files, config)),
+            Ok(Err(fault)) => Err(fault),
+            Err(_) => return current.config.clone(),
+        };
+        match fresh {
+            Ok((files, config)) => {
+                tracing::info!(tls.cert_file = %self.settings.cert_file.display(), "certificates rotated");
+                (current.files, current.config, current.fault) = (files, config, None);
+            }
+            // Half of a rotation looks like this for a moment, too.
+            Err(fault) => {
+                let fault = Some(describe(&fault));
+                if current.fault != fault {
+                    tracing::warn!(
+                        error.message = fault,
+                        "certificates cannot be used: the last good ones stay"
+                    );
+                    current.fault = fault;
+                }
+            }
+        }
+        current.config.clone()
+    }
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match parsed {
+        Ok(parsed) if parsed.is_empty() => Err(Fault::Pem(
+            path.to_owned(),
+            rustls::pki_types::pem::Error::NoItemsFound,
+        )),
+        parsed => parsed.map_err(|error| Fault::Pem(path.to_owned(), error)),
+    }
+}
+
+fn describe(fault: &Fault) -> String {
+    let source = std::error::Error::source(fault);
+    source.map_or_else(|| fault.to_string(), |source| format!("{fault}: {source}"))
+}
+
+/// The process at the other end of a secured connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer(Arc<str>);
+
+impl Peer {
+    pub(super) fn of(stream: &TlsStream<TcpStream>) -> Option<Peer> {
+        let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+        let name = verifier::name(certificate).ok()?;
+        Some(Peer(name.into()))
+    }
+
+    /// Its SPIFFE name: `spiffe://weft/order`.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The service that it is: what the name ends with.
+    pub fn service(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+pub(super) fn peer(name: &str) -> Peer {
+    Peer(name.into())
+}

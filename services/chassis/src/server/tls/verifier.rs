@@ -1,0 +1,110 @@
+//! Checks a client's certificate by its URI name: the chain as usual, the name as SPIFFE has it.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, UnixTime},
+    server::{
+        VerifierBuilderError, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use webpki::EndEntityCert;
+
+use super::Settings;
+
+/// Lets clients in that one of the authorities vouches for under a name of the trust domain.
+#[derive(Debug)]
+pub(super) struct NamedClients {
+    chain: Arc<dyn ClientCertVerifier>,
+    prefix: String,
+    names: Vec<String>,
+}
+
+impl NamedClients {
+    pub(super) fn new(
+        authorities: RootCertStore,
+        settings: &Settings,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<NamedClients, VerifierBuilderError> {
+        Ok(NamedClients {
+            chain: WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build()?,
+            prefix: format!("spiffe://{}/", settings.trust_domain),
+            names: settings.client_ids.clone(),
+        })
+    }
+
+    fn admit(&self, name: &str) -> Result<(), Error> {
+        if !name.starts_with(&self.prefix) {
+            return Err(Error::General(format!(
+                "the client is {name}, and not of {}",
+                self.prefix
+            )));
+        }
+        if self.names.is_empty() || self.names.iter().any(|allowed| allowed == name) {
+            return Ok(());
+        }
+        Err(Error::General(format!(
+            "the client is {name}, and not one of {:?}",
+            self.names
+        )))
+    }
+}
+
+/// The one URI name that a SPIFFE certificate carries (X509-SVID, section 2).
+pub(super) fn name(certificate: &CertificateDer<'_>) -> Result<String, Error> {
+    let certificate = EndEntityCert::try_from(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    let mut names = certificate.valid_uri_names();
+    match (names.next(), names.next()) {
+        (Some(name), None) => Ok(name.to_owned()),
+        (None, _) => Err(Error::General(
+            "the client's certificate has no URI name".to_owned(),
+        )),
+        (Some(_), Some(_)) => Err(Error::General(
+            "the client's certificate has more than one URI name".to_owned(),
+        )),
+    }
+}
+
+impl ClientCertVerifier for NamedClients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        self.admit(&name(end_entity)?)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
