@@ -46,11 +46,18 @@ where
 impl Rig {
     /// A database, a broker and a connection; nothing is published or consumed yet.
     pub(crate) async fn start() -> Rig {
+        Self::with(|_| {}).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Rig {
         let server = Postgres::shared().await;
         let database = server.database("order").await;
         migrate(&database).await;
         let nats = Nats::start().await;
-        let bus = Bus::connect(&settings(&nats), "order").await.unwrap();
+        let mut settings = settings(&nats);
+        change(&mut settings);
+        let bus = Bus::connect(&settings, "order").await.unwrap();
         let pool = database.app().await;
         let stop = CancellationToken::new();
         let mut rig = Rig {
@@ -98,7 +105,8 @@ impl Rig {
     }
 
     fn run_consumer(&mut self, handler: impl Handler, stop: CancellationToken) -> AbortHandle {
-        let consumer = Consumer::new(CONSUMER, &["evt.order.order.confirmed"], handler);
+        let consumer =
+            Consumer::new(CONSUMER, &["evt.order.order.confirmed"], handler).handler_version("build-1");
         let (bus, pool) = (self.bus.clone(), self.pool.clone());
         self.tasks
             .spawn(async move { consumer.run(&bus, &pool, stop).await })

@@ -24,11 +24,10 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) async fn start(poisoned: impl IntoIterator<Item = i64>) -> Story {
-        let mut rig = Rig::start().await;
-        rig.publish();
-        let poison: Poison = Arc::new(Mutex::new(poisoned.into_iter().collect()));
-        let poisoned = poison.clone();
-        rig.consume(move |delivery| {
+        let mut story = Self::with(false).await;
+        story.poison.lock().unwrap().extend(poisoned);
+        let poisoned = story.poison.clone();
+        story.rig.consume(move |delivery| {
             if poisoned.lock().unwrap().contains(&delivery.version) {
                 let text = format!(
                     "order {} cannot be version {}",
@@ -38,6 +37,14 @@ impl Story {
             }
             Ok(())
         });
+        story
+    }
+
+    /// Nobody consumes yet. `approval`: edits of dead letters need a second person.
+    pub(crate) async fn with(approval: bool) -> Story {
+        let mut rig = Rig::with(|settings| settings.edits_need_approval = approval).await;
+        rig.publish();
+        let poison = Poison::default();
         let upkeep = Upkeep::new(&rig.bus, &rig.pool);
         rig.spawn(|stop| upkeep.run(stop));
         let operator = DeadLetters::new(&rig.bus, &rig.pool, b"sixteen bytes or more", |extensions| {

@@ -26,6 +26,7 @@ mod events_operators;
 mod events_path;
 mod events_rebuild;
 mod events_rig;
+mod events_second_looks;
 mod events_story;
 mod foreign_clients;
 mod grpcurl;

@@ -1,6 +1,7 @@
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -10,7 +11,7 @@ use async_nats::{Client, ConnectOptions, connection::State, jetstream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Outbox, Settings, gate, streams};
+use crate::{Error, Outbox, Settings, consumer::Known, gate, streams};
 
 /// The longest wait between two attempts to reach the broker.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
@@ -31,6 +32,8 @@ struct Inner {
     ready: watch::Sender<bool>,
     /// Counts how often the streams were looked after.
     generation: AtomicU64,
+    /// The consumers that this process runs or stands by for, by name.
+    consumers: Mutex<BTreeMap<String, Known>>,
 }
 
 impl Bus {
@@ -69,6 +72,7 @@ impl Bus {
             connected,
             ready: watch::Sender::new(false),
             generation: AtomicU64::new(0),
+            consumers: Mutex::default(),
         })))
     }
 
@@ -137,6 +141,23 @@ impl Bus {
     /// Changes whenever the streams were looked after: one of them may be new.
     pub(crate) fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn know(&self, name: &str, consumer: Known) {
+        self.registry().insert(name.to_owned(), consumer);
+    }
+
+    pub(crate) fn consumer(&self, name: &str) -> Option<Known> {
+        self.registry().get(name).cloned()
+    }
+
+    pub(crate) fn consumers(&self) -> BTreeMap<String, Known> {
+        self.registry().clone()
+    }
+
+    fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        // Nothing that holds it leaves it half done.
+        self.0.consumers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_ready(&self) -> bool {

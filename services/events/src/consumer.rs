@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::{Bus, Error, Handler, handler::Erased, lease::Lease, meters::Processing, settings::Consuming};
 
 mod attempt;
+mod definition;
 mod ending;
 mod inbound;
 mod queue;
@@ -14,13 +15,14 @@ mod replay;
 mod session;
 mod store;
 
+pub(crate) use definition::{Known, definition};
 use session::End;
 
 /// A named subscription of a service. Its position, its failures and its dead letters belong to the name.
 pub struct Consumer {
     name: &'static str,
     subjects: Vec<String>,
-    handler: Box<dyn Erased>,
+    handler: Arc<dyn Erased>,
     handler_version: String,
 }
 
@@ -29,7 +31,7 @@ struct Worker {
     bus: Bus,
     pool: PgPool,
     name: String,
-    handler: Box<dyn Erased>,
+    handler: Arc<dyn Erased>,
     handler_version: String,
     lease: String,
     meters: Processing,
@@ -42,7 +44,7 @@ impl Consumer {
         Self {
             name,
             subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
-            handler: Box::new(handler),
+            handler: Arc::new(handler),
             handler_version: String::new(),
         }
     }
@@ -66,6 +68,11 @@ impl Consumer {
     /// # Errors
     /// None at present; the signature is that of every supervised task.
     pub async fn run(self, bus: &Bus, pool: &PgPool, shutdown: CancellationToken) -> Result<(), Error> {
+        let known = Known {
+            subjects: self.subjects.clone(),
+            handler: self.handler.clone(),
+        };
+        bus.know(self.name, known);
         let worker = Arc::new(Worker {
             bus: bus.clone(),
             pool: pool.clone(),

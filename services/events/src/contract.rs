@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
+use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 
 /// What `(events.v1.event)` says about a message.
@@ -30,6 +31,19 @@ pub(crate) fn declaration(type_name: &str) -> Option<&'static Declaration> {
 pub(crate) fn to_json(type_name: &str, body: &[u8]) -> Result<String, String> {
     let message = decode(type_name, body)?;
     serde_json::to_string(&message).map_err(|error| error.to_string())
+}
+
+/// Protobuf's JSON as a body, or why it is not a whole `type_name`. Unknown fields are refused: a slip of the pen would
+/// otherwise vanish.
+pub(crate) fn from_json(type_name: &str, json: &str) -> Result<Vec<u8>, String> {
+    let Some(descriptor) = CONTRACT.pool.get_message_by_name(type_name) else {
+        return Err(format!("this build does not know {type_name}"));
+    };
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let message = DynamicMessage::deserialize(descriptor, &mut deserializer);
+    let message = message.and_then(|message| deserializer.end().map(|()| message));
+    let message = message.map_err(|error| format!("not a {type_name}: {error}"))?;
+    Ok(message.encode_to_vec())
 }
 
 fn decode(type_name: &str, body: &[u8]) -> Result<DynamicMessage, String> {

@@ -1,5 +1,6 @@
-use std::{future::Future, pin::Pin};
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
+use futures_util::FutureExt as _;
 use sqlx::PgConnection;
 
 use crate::delivery::Delivery;
@@ -83,6 +84,30 @@ impl From<crate::Error> for HandlerError {
                 Self::transient("BROKER_FAILED", error.to_string())
             }
         }
+    }
+}
+
+/// Runs a handler, bounded in time; its panic is a failure like others.
+pub(crate) async fn run(
+    handler: &dyn Erased,
+    tx: &mut PgConnection,
+    delivery: &Delivery,
+    limit: Duration,
+) -> Result<(), HandlerError> {
+    let handled = AssertUnwindSafe(handler.handle(tx, delivery)).catch_unwind();
+    match tokio::time::timeout(limit, handled).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            Err(HandlerError::transient("HANDLER_PANICKED", text))
+        }
+        Err(_) => Err(HandlerError::transient(
+            "HANDLER_TIMED_OUT",
+            format!("no end after {limit:?}"),
+        )),
     }
 }
 

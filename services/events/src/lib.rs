@@ -19,6 +19,7 @@ mod lease;
 mod rebuild;
 mod relay;
 mod streams;
+mod topology;
 
 mod consumer;
 mod dead_letter;

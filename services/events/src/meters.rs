@@ -17,6 +17,7 @@ pub(crate) struct Processing {
     consumed: Counter<u64>,
     duration: Histogram<f64>,
     dead: Counter<u64>,
+    new_fingerprint: Counter<u64>,
     consumer: String,
 }
 
@@ -58,6 +59,11 @@ impl Processing {
                 .with_description("Events that became dead letters, and replays that failed for good")
                 .with_unit("{event}")
                 .build(),
+            new_fingerprint: meter
+                .u64_counter("weft.dead_letter.new_fingerprint")
+                .with_description("Dead letters of a kind that was not seen before")
+                .with_unit("{event}")
+                .build(),
             consumer: consumer.to_owned(),
         }
     }
@@ -72,8 +78,13 @@ impl Processing {
             labels.push(KeyValue::new("error.type", error));
         }
         self.duration.record(took.as_secs_f64(), &labels);
-        if error == "dead" {
-            self.dead.add(1, &self.labels());
+    }
+
+    /// `new_kind`: nothing has failed like this before.
+    pub(crate) fn died(&self, new_kind: bool) {
+        self.dead.add(1, &self.labels());
+        if new_kind {
+            self.new_fingerprint.add(1, &self.labels());
         }
     }
 

@@ -4,17 +4,20 @@ use proto::ops::v1::dead_letter_service_server::DeadLetterServiceServer;
 use sqlx::PgPool;
 use tonic::{Extensions, Status};
 
-use crate::{Bus, Outbox};
+use crate::Bus;
 
 mod actions;
 mod consumers;
+mod edits;
 mod events;
 mod failure;
 mod grpc;
 mod letters;
 mod page;
+mod rehearse;
 pub(crate) mod runs;
 mod show;
+mod tail;
 
 use page::Tokens;
 
@@ -34,9 +37,8 @@ pub struct Caller {
 pub struct DeadLetters(Arc<Inner>);
 
 struct Inner {
+    bus: Bus,
     pool: PgPool,
-    service: String,
-    outbox: Outbox,
     tokens: Tokens,
     caller: Box<CallerOf>,
 }
@@ -53,9 +55,8 @@ impl DeadLetters {
         caller: impl Fn(&Extensions) -> Result<Caller, Status> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
+            bus: bus.clone(),
             pool: pool.clone(),
-            service: bus.service().to_owned(),
-            outbox: bus.outbox(),
             tokens: Tokens::new(page_key),
             caller: Box::new(caller),
         }))

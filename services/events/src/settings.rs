@@ -28,6 +28,8 @@ pub struct Settings {
     pub log_kept_days: u32,
     /// Days that a consumer remembers what took effect. No less than `events_max_age_days`, at most 365.
     pub inbox_kept_days: u32,
+    /// Edits of dead letters take effect only once a second operator approves them.
+    pub edits_need_approval: bool,
     pub relay: Relaying,
     pub consumer: Consuming,
 }
@@ -95,6 +97,7 @@ impl Default for Settings {
             dead_letters_max_age_days: 60,
             log_kept_days: 90,
             inbox_kept_days: 30,
+            edits_need_approval: false,
             relay: Relaying::default(),
             consumer: Consuming::default(),
         }

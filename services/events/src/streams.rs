@@ -23,25 +23,24 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Creates what is missing and updates what differs. Idempotent.
 pub(crate) async fn apply(jetstream: &Context, settings: &Settings) -> Result<(), Error> {
     for wanted in definitions(settings) {
-        match jetstream.get_stream(&wanted.name).await {
-            Ok(stream) if same(&stream.cached_info().config, &wanted) => {}
-            Ok(stream) => {
-                let merged = merge(&stream.cached_info().config, &wanted);
+        match running(jetstream, &wanted.name).await? {
+            Some(is) if same(&is, &wanted) => {}
+            Some(is) => {
+                let merged = merge(&is, &wanted);
                 jetstream.update_stream(merged).await.map_err(Error::broker)?;
                 tracing::info!(stream = wanted.name, "stream updated");
             }
-            Err(error) if is_missing(&error) => {
+            None => {
                 let name = wanted.name.clone();
                 jetstream.create_stream(wanted).await.map_err(Error::broker)?;
                 tracing::info!(stream = name, "stream created");
             }
-            Err(error) => return Err(Error::broker(error)),
         }
     }
     Ok(())
 }
 
-fn definitions(settings: &Settings) -> [Config; 3] {
+pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
     let base = Config {
         storage: StorageType::File,
         retention: RetentionPolicy::Limits,
@@ -89,7 +88,7 @@ fn same(is: &Config, wanted: &Config) -> bool {
 }
 
 /// The running configuration with what these definitions decide; the rest is the operator's.
-fn merge(is: &Config, wanted: &Config) -> Config {
+pub(crate) fn merge(is: &Config, wanted: &Config) -> Config {
     let unlimited = |bytes: i64| if bytes <= 0 { -1 } else { bytes };
     Config {
         description: wanted.description.clone(),
@@ -102,6 +101,15 @@ fn merge(is: &Config, wanted: &Config) -> Config {
         allow_direct: wanted.allow_direct,
         allow_atomic_publish: wanted.allow_atomic_publish,
         ..is.clone()
+    }
+}
+
+/// The configuration of a stream as the broker has it. `None`: there is no such stream.
+pub(crate) async fn running(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
+    match jetstream.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(Error::broker(error)),
     }
 }
 

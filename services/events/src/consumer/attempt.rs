@@ -1,15 +1,11 @@
-use std::{
-    panic::AssertUnwindSafe,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{Worker, inbound::Inbound, store};
-use crate::{Delivery, HandlerError, dead_letter::Class, trace};
+use crate::{Delivery, HandlerError, dead_letter::Class, handler, trace};
 
 /// What the broker is to be told.
 pub(super) enum Outcome {
@@ -173,28 +169,13 @@ impl Worker {
         Ok(effect)
     }
 
-    /// The handler, bounded in time; its panic is a failure like others.
     async fn handle(&self, tx: &mut PgConnection, message: &Inbound) -> Result<(), HandlerError> {
         if let Some(malformed) = &message.malformed {
             return Err(HandlerError::schema("ENVELOPE_MALFORMED", malformed.as_str()));
         }
         let delivery = Delivery::new(&message.envelope, message.body.clone());
         let limit = Duration::from_millis(self.settings().handler_timeout_ms);
-        let handled = AssertUnwindSafe(self.handler.handle(tx, &delivery)).catch_unwind();
-        match tokio::time::timeout(limit, handled).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(panic)) => {
-                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                let text = text
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_default();
-                Err(HandlerError::transient("HANDLER_PANICKED", text))
-            }
-            Err(_) => Err(HandlerError::transient(
-                "HANDLER_TIMED_OUT",
-                format!("no end after {limit:?}"),
-            )),
-        }
+        handler::run(self.handler.as_ref(), tx, &delivery, limit).await
     }
 
     /// Counts a failure. `None`: the event is dead.

@@ -28,6 +28,10 @@ struct Obituary {
     last_failure: OffsetDateTime,
     replay_count: i32,
     parked_behind: Option<Uuid>,
+    /// No dead letter has had this fingerprint before.
+    new_kind: bool,
+    /// The build that had resolved this kind of failure.
+    resolved_before: String,
 }
 
 impl Worker {
@@ -80,8 +84,10 @@ impl Worker {
             error.class = class.as_str(),
             error.code = error.code(),
             error = error.message(),
+            error.resolved_before_version = obituary.resolved_before,
             "an event is dead"
         );
+        self.meters.died(obituary.new_kind);
         Ok(Outcome::Dead(reason(class, error)))
     }
 
@@ -106,7 +112,10 @@ impl Worker {
                        where f.consumer = dead_letter.consumer and f.event_id = dead_letter.event_id), 1))
                where id = $1 and state = 'replaying'
                returning attempts, first_failure_at, last_failure_at, replay_count, parked_behind, stream,
-                   stream_sequence, subject, message_id"#,
+                   stream_sequence, subject, message_id,
+                   -- The rows as they were: its own fingerprint of before counts.
+                   not exists (select from events.dead_letter k
+                               where k.facility = dead_letter.facility and k.fingerprint = $5) as "new_kind!""#,
             dead_letter,
             class.as_str(),
             error.code(),
@@ -124,6 +133,8 @@ impl Worker {
             last_failure: row.last_failure_at,
             replay_count: row.replay_count,
             parked_behind: row.parked_behind,
+            new_kind: row.new_kind,
+            resolved_before: String::new(),
         };
         let original = Inbound {
             stream: row.stream,
@@ -142,6 +153,7 @@ impl Worker {
             error = error.message(),
             "the replay of a dead letter failed"
         );
+        self.meters.died(obituary.new_kind);
         Ok(Outcome::Dead(reason(class, error)))
     }
 
@@ -158,11 +170,16 @@ impl Worker {
             r#"insert into events.dead_letter (id, facility, state, consumer, event_id, message_id, type, subject,
                    stream, stream_sequence, aggregate, aggregate_id, version, saga_id, causation_id, trace_id,
                    headers, body, error_class, error_code, error_message, fingerprint, handler_version,
-                   parked_behind, attempts, first_failure_at, last_failure_at)
+                   parked_behind, attempts, first_failure_at, last_failure_at, resolved_before_version)
                select $1, $2, 'open', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-                   $20, $21, $22, $23, coalesce(f.failures + greatest(f.unfinished - 1, 0), 0), coalesce(f.first_at, now()), coalesce(f.last_at, now())
+                   $20, $21, $22, $23, coalesce(f.failures + greatest(f.unfinished - 1, 0), 0), coalesce(f.first_at, now()), coalesce(f.last_at, now()),
+                   coalesce((select k.resolved_version from events.dead_letter k
+                             where k.facility = $2 and k.fingerprint = $21 and k.state = 'resolved'
+                             order by k.resolved_at desc limit 1), '')
                from (select) one left join events.failure f on f.consumer = $3 and f.event_id = $4
-               returning id, attempts, first_failure_at, last_failure_at"#,
+               returning id, attempts, first_failure_at, last_failure_at, resolved_before_version,
+                   not exists (select from events.dead_letter k where k.facility = $2 and k.fingerprint = $21)
+                       as "new_kind!""#,
             Uuid::now_v7(),
             envelope.facility,
             self.name,
@@ -196,6 +213,8 @@ impl Worker {
             last_failure: row.last_failure_at,
             replay_count: 0,
             parked_behind,
+            new_kind: row.new_kind,
+            resolved_before: row.resolved_before_version,
         })
     }
 

@@ -65,7 +65,7 @@ impl Worker {
                 }
             }
         }
-        let resolve = async |tx: &mut PgConnection| resolve(tx, dead_letter).await;
+        let resolve = async |tx: &mut PgConnection| resolve(tx, dead_letter, &self.handler_version).await;
         match self.effect(message, epoch, Purpose::Replay, resolve).await? {
             Effect::Committed => Ok(None),
             Effect::Fenced => Ok(Some(Outcome::Fenced)),
@@ -185,10 +185,12 @@ impl Worker {
     }
 }
 
-async fn resolve(tx: &mut PgConnection, dead_letter: Uuid) -> Result<(), sqlx::Error> {
+async fn resolve(tx: &mut PgConnection, dead_letter: Uuid, version: &str) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update events.dead_letter set state = 'resolved', resolved_at = now() where id = $1 and state = 'replaying'",
+        "update events.dead_letter set state = 'resolved', resolved_at = now(), resolved_version = $2
+         where id = $1 and state = 'replaying'",
         dead_letter,
+        version,
     )
     .execute(tx)
     .await?;

@@ -4,14 +4,14 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::{
     Subject,
-    jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
+    jetstream::consumer::{PullConsumer, pull},
 };
 use futures_util::StreamExt as _;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Worker, attempt::Outcome, inbound::Inbound, queue::Queue};
+use super::{Worker, attempt::Outcome, definition, inbound::Inbound, queue::Queue};
 use crate::{Error, lease::Lease, streams};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -182,18 +182,7 @@ impl Session {
 async fn open(worker: &Worker, subjects: &[String], stop: &CancellationToken) -> Result<Opened, Error> {
     let settings = worker.settings();
     let ack_wait = Duration::from_millis(settings.ack_wait_ms);
-    let retries = format!("retry.{}.{}", worker.bus.service(), worker.name);
-    let config = pull::Config {
-        durable_name: Some(worker.name.clone()),
-        description: Some(format!("Consumer of the service {}", worker.bus.service())),
-        deliver_policy: DeliverPolicy::All,
-        ack_policy: AckPolicy::Explicit,
-        ack_wait,
-        max_deliver: settings.max_deliver,
-        max_ack_pending: i64::try_from(settings.max_in_flight).unwrap_or(i64::MAX),
-        filter_subjects: subjects.iter().cloned().chain([retries]).collect(),
-        ..pull::Config::default()
-    };
+    let config = definition(&worker.bus, &worker.name, subjects);
     let jetstream = worker.bus.jetstream();
     let mut consumer: PullConsumer = jetstream
         .create_consumer_on_stream(config, streams::EVENTS)

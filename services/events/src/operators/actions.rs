@@ -61,6 +61,14 @@ impl About {
             ..Self::default()
         }
     }
+
+    pub(super) fn letter(id: Uuid, detail: String) -> Self {
+        Self {
+            dead_letter: Some(id),
+            detail,
+            ..Self::default()
+        }
+    }
 }
 
 impl<'a> Action<'a> {
@@ -151,13 +159,7 @@ pub(super) async fn replay(
     let answer = ops::ReplayDeadLetterResponse {
         dead_letter: letter.map(Into::into),
     };
-    Ok((
-        answer,
-        About {
-            dead_letter: Some(id),
-            ..About::default()
-        },
-    ))
+    Ok((answer, About::letter(id, String::new())))
 }
 
 pub(super) async fn discard(
@@ -166,13 +168,7 @@ pub(super) async fn discard(
     request: &ops::DiscardDeadLetterRequest,
 ) -> Result<(ops::DiscardDeadLetterResponse, About), Failure> {
     let id = uuid(&request.dead_letter_id, "dead_letter_id")?;
-    let state = lock(tx, id).await?;
-    if state != "open" {
-        return Err(Failure::Closed {
-            state,
-            wanted: "discarded",
-        });
-    }
+    lock_open(tx, id, "discarded").await?;
     sqlx::query!(
         "update events.dead_letter set state = 'discarded', resolved_at = now(), discard_reason = $2 where id = $1",
         id,
@@ -186,14 +182,7 @@ pub(super) async fn discard(
     let answer = ops::DiscardDeadLetterResponse {
         dead_letter: letter.map(Into::into),
     };
-    Ok((
-        answer,
-        About {
-            dead_letter: Some(id),
-            detail: request.reason.clone(),
-            ..About::default()
-        },
-    ))
+    Ok((answer, About::letter(id, request.reason.clone())))
 }
 
 pub(super) async fn replay_group(
@@ -231,6 +220,16 @@ pub(super) fn uuid(text: &str, field: &'static str) -> Result<Uuid, Failure> {
         field,
         problem: "must be a UUID",
     })
+}
+
+/// Locks a dead letter until the end of the transaction. `wanted`: what is to be done to it.
+pub(super) async fn lock_open(tx: &mut PgConnection, id: Uuid, wanted: &'static str) -> Result<(), Failure> {
+    let state = lock(tx, id).await?;
+    if state == "open" {
+        Ok(())
+    } else {
+        Err(Failure::Closed { state, wanted })
+    }
 }
 
 async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<String, Failure> {

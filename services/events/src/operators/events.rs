@@ -12,8 +12,12 @@ use super::{
     actions::{About, Action, once},
     consumers,
     failure::Failure,
+    tail,
 };
-use crate::{Audit, Bus, Error, Report, store};
+use crate::{
+    Audit, Bus, Error, Report, store,
+    topology::{self, Difference},
+};
 
 const DEFAULT_WINDOW: Duration = Duration::from_secs(86_400);
 
@@ -152,11 +156,54 @@ impl EventService for EventOperations {
         self.0.bus.outbox().wake();
         Ok(answer)
     }
+
+    type TailEventsStream = tail::Tail;
+
+    async fn tail_events(
+        &self,
+        request: Request<ops::TailEventsRequest>,
+    ) -> Result<Response<Self::TailEventsStream>, Status> {
+        let (_, request) = self.open(request)?;
+        Ok(Response::new(tail::follow(&self.0.bus, &request).await?))
+    }
+
+    async fn apply_streams(
+        &self,
+        request: Request<ops::ApplyStreamsRequest>,
+    ) -> Result<Response<ops::ApplyStreamsResponse>, Status> {
+        let (caller, request) = self.open(request)?;
+        let bus = &self.0.bus;
+        if request.validate_only {
+            let differences = topology::compare(bus).await.map_err(failure)?;
+            return Ok(Response::new(answer(differences)));
+        }
+        let action = Action::of("ApplyStreams", &request, &request.request_id, &caller)?;
+        let apply = async |_: &mut sqlx::PgConnection| {
+            let broker = |error: Error| Failure::Broker(error.to_string());
+            let differences = topology::compare(bus).await.map_err(broker)?;
+            topology::apply(bus).await.map_err(broker)?;
+            let said = About::said(format!("{} differences", differences.len()));
+            Ok((answer(differences), said))
+        };
+        once(&self.0.pool, &action, apply).await
+    }
 }
 
 fn failure(error: Error) -> Status {
     match error {
         Error::Database(error) => Failure::Database(error).into(),
         error => Failure::Broker(error.to_string()).into(),
+    }
+}
+
+fn answer(differences: Vec<Difference>) -> ops::ApplyStreamsResponse {
+    let differences = differences.into_iter().map(|difference| ops::StreamDifference {
+        object: difference.object,
+        setting: difference.setting,
+        is: difference.is,
+        wanted: difference.wanted,
+    });
+    ops::ApplyStreamsResponse {
+        differences: differences.collect(),
     }
 }

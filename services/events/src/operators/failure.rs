@@ -15,6 +15,14 @@ pub(super) enum Failure {
     },
     #[error("the dead letter is {state}; only an open one can be {wanted}")]
     Closed { state: String, wanted: &'static str },
+    #[error("the edit is {0}; only a proposed one can be approved")]
+    EditClosed(String),
+    #[error("who proposed an edit cannot approve it: a second person must")]
+    OwnEdit,
+    #[error("body_json: {0}")]
+    Body(String),
+    #[error("this build runs no consumer {0}")]
+    NoConsumer(String),
     #[error("the group has no open dead letter")]
     EmptyGroup,
     #[error("the request_id was used before with another request")]
@@ -38,6 +46,14 @@ impl From<Failure> for Status {
                 Self::with_error_details(Code::InvalidArgument, text, details)
             }
             Failure::Closed { .. } => status(Code::FailedPrecondition, "DEAD_LETTER_NOT_OPEN", text),
+            Failure::EditClosed(_) => status(Code::FailedPrecondition, "EDIT_NOT_PROPOSED", text),
+            Failure::OwnEdit => status(Code::PermissionDenied, "SECOND_PERSON_NEEDED", text),
+            Failure::Body(problem) => {
+                let mut details = ErrorDetails::with_error_info("BODY_MALFORMED", DOMAIN, []);
+                details.set_bad_request(vec![FieldViolation::new("body_json", problem)]);
+                Self::with_error_details(Code::InvalidArgument, text, details)
+            }
+            Failure::NoConsumer(_) => status(Code::FailedPrecondition, "CONSUMER_UNKNOWN", text),
             Failure::EmptyGroup => status(Code::FailedPrecondition, "GROUP_EMPTY", text),
             Failure::RequestIdReused => status(Code::InvalidArgument, "REQUEST_ID_REUSED", text),
             Failure::Concurrent => status(Code::Aborted, "REQUEST_RUNNING", text),

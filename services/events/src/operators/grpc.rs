@@ -5,9 +5,10 @@ use tonic::{Request, Response, Status};
 use super::{
     Caller, DeadLetters,
     actions::{self, About, Action},
+    edits::{self, Approval},
     failure::Failure,
     letters::{self, Filter},
-    page, runs, show,
+    page, rehearse, runs, show,
 };
 use crate::store;
 
@@ -112,7 +113,7 @@ impl DeadLetterService for DeadLetters {
         let (caller, request) = self.open(request)?;
         let action = Action::of("ReplayDeadLetter", &request, &request.request_id, &caller)?;
         self.once(&action, async |tx| {
-            actions::replay(tx, &self.0.service, &request).await
+            actions::replay(tx, self.0.bus.service(), &request).await
         })
         .await
     }
@@ -143,7 +144,45 @@ impl DeadLetterService for DeadLetters {
         }
         let action = Action::of("DiscardDeadLetter", &request, &request.request_id, &caller)?;
         self.once(&action, async |tx| {
-            actions::discard(tx, &self.0.service, &request).await
+            actions::discard(tx, self.0.bus.service(), &request).await
+        })
+        .await
+    }
+
+    async fn rehearse_replay(
+        &self,
+        request: Request<ops::RehearseReplayRequest>,
+    ) -> Result<Response<ops::RehearseReplayResponse>, Status> {
+        let (caller, request) = self.open(request)?;
+        let answer = rehearse::rehearse(&self.0.bus, &self.0.pool, &caller, &request).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn edit_dead_letter(
+        &self,
+        request: Request<ops::EditDeadLetterRequest>,
+    ) -> Result<Response<ops::EditDeadLetterResponse>, Status> {
+        let (caller, request) = self.open(request)?;
+        let approval = if self.0.bus.settings().edits_need_approval {
+            Approval::SecondPerson
+        } else {
+            Approval::Needless
+        };
+        let action = Action::of("EditDeadLetter", &request, &request.request_id, &caller)?;
+        self.once(&action, async |tx| {
+            edits::edit(tx, self.0.bus.service(), &caller, approval, &request).await
+        })
+        .await
+    }
+
+    async fn approve_dead_letter_edit(
+        &self,
+        request: Request<ops::ApproveDeadLetterEditRequest>,
+    ) -> Result<Response<ops::ApproveDeadLetterEditResponse>, Status> {
+        let (caller, request) = self.open(request)?;
+        let action = Action::of("ApproveDeadLetterEdit", &request, &request.request_id, &caller)?;
+        self.once(&action, async |tx| {
+            edits::approve(tx, self.0.bus.service(), &caller, &request).await
         })
         .await
     }
@@ -165,7 +204,7 @@ impl DeadLetters {
         act: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<(A, About), Failure>,
     ) -> Result<Response<A>, Status> {
         let answer = actions::once(&self.0.pool, action, act).await?;
-        self.0.outbox.wake();
+        self.0.bus.outbox().wake();
         Ok(answer)
     }
 }

@@ -43,6 +43,7 @@ pub(super) struct Letter {
     parked_count: i64,
     handler_version: String,
     discard_reason: String,
+    resolved_before_version: String,
 }
 
 pub(super) struct Group {
@@ -57,6 +58,8 @@ pub(super) struct Group {
     oldest: OffsetDateTime,
     newest: OffsetDateTime,
     parked_count: i64,
+    resolved_before_version: String,
+    handler_version: String,
 }
 
 /// Newest first.
@@ -66,7 +69,7 @@ pub(super) async fn select(tx: &mut PgConnection, filter: &Filter<'_>) -> Result
         r#"select id, state, consumer, event_id, type, subject, stream, stream_sequence, aggregate, aggregate_id,
                version, saga_id, trace_id, error_class, error_code, error_message, fingerprint, attempts,
                first_failure_at, last_failure_at, created_at, resolved_at, replay_count, handler_version,
-               discard_reason,
+               discard_reason, resolved_before_version,
                (select count(*) from events.parked p join events.parked_key k using (consumer, aggregate_id)
                 where k.dead_letter_id = d.id) as "parked_count!"
            from events.dead_letter d
@@ -115,6 +118,8 @@ pub(super) async fn groups(
                max(created_at) as "newest!",
                (array_agg(error_message order by id desc))[1] as "sample_message!",
                (array_agg(id order by id desc))[1] as "sample_id!",
+               (array_agg(resolved_before_version order by id desc))[1] as "resolved_before_version!",
+               (array_agg(handler_version order by id desc))[1] as "handler_version!",
                coalesce(sum((select count(*) from events.parked p join events.parked_key k
                              using (consumer, aggregate_id) where k.dead_letter_id = d.id)), 0)::bigint
                    as "parked_count!"
@@ -161,6 +166,7 @@ impl From<Letter> for ops::DeadLetter {
             discard_reason: letter.discard_reason,
             trace_id: letter.trace_id,
             saga_id: letter.saga_id.map(|id| id.to_string()).unwrap_or_default(),
+            resolved_before_version: letter.resolved_before_version,
         }
     }
 }
@@ -179,6 +185,8 @@ impl From<Group> for ops::DeadLetterGroup {
             newest_time: Some(timestamp(group.newest)),
             parked_count: u32::try_from(group.parked_count).unwrap_or(u32::MAX),
             sample_dead_letter_id: group.sample_id.to_string(),
+            resolved_before_version: group.resolved_before_version,
+            handler_version: group.handler_version,
         }
     }
 }
@@ -213,7 +221,7 @@ fn state(name: &str) -> ops::DeadLetterState {
     }
 }
 
-fn class(name: &str) -> ops::ErrorClass {
+pub(super) fn class(name: &str) -> ops::ErrorClass {
     match name {
         "permanent" => ops::ErrorClass::Permanent,
         "schema" => ops::ErrorClass::Schema,

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use super::{failure::Failure, letters};
+use super::{edits, failure::Failure, letters};
 use crate::{contract, envelope::Headers};
 
 pub(super) async fn whole(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDeadLetterResponse, Failure> {
@@ -37,6 +37,7 @@ pub(super) async fn whole(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDea
         causes: causes(tx, content.causation_id).await?,
         parked: parked(tx, id).await?,
         actions: actions(tx, id).await?,
+        edit: edits::latest(tx, id).await?,
     })
 }
 

@@ -1,0 +1,114 @@
+//! The broker as it is against the broker as this build wants it.
+
+use async_nats::jetstream::{
+    Context,
+    consumer::{Config as ConsumerConfig, IntoConsumerConfig as _, PullConsumer},
+    stream::Config as StreamConfig,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{Bus, Error, consumer, streams};
+
+/// A setting that is not as wanted.
+pub(crate) struct Difference {
+    /// `stream EVENTS`, `consumer payment-ledger`.
+    pub(crate) object: String,
+    /// Empty: the object is missing.
+    pub(crate) setting: String,
+    pub(crate) is: String,
+    pub(crate) wanted: String,
+}
+
+/// What of a consumer its definition decides.
+const CONSUMER_SETTINGS: [&str; 6] = [
+    "description",
+    "ack_wait",
+    "max_deliver",
+    "max_ack_pending",
+    "filter_subject",
+    "filter_subjects",
+];
+
+/// Everything that [`apply`] would change.
+pub(crate) async fn compare(bus: &Bus) -> Result<Vec<Difference>, Error> {
+    let jetstream = bus.jetstream();
+    let mut found = Vec::new();
+    for wanted in streams::definitions(bus.settings()) {
+        let object = format!("stream {}", wanted.name);
+        match streams::running(&jetstream, &wanted.name).await? {
+            None => found.push(missing(object)),
+            Some(is) => {
+                let merged: StreamConfig = streams::merge(&is, &wanted);
+                differences(&object, &json(&is)?, &json(&merged)?, None, &mut found);
+            }
+        }
+    }
+    for (name, known) in bus.consumers() {
+        let object = format!("consumer {name}");
+        let wanted = consumer::definition(bus, &name, &known.subjects).into_consumer_config();
+        match running(&jetstream, &name).await {
+            None => found.push(missing(object)),
+            Some(is) => {
+                let settings = Some(CONSUMER_SETTINGS.as_slice());
+                differences(&object, &json(&is)?, &json(&wanted)?, settings, &mut found);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Creates what is missing and updates what differs. Idempotent.
+pub(crate) async fn apply(bus: &Bus) -> Result<(), Error> {
+    let jetstream = bus.jetstream();
+    streams::apply(&jetstream, bus.settings()).await?;
+    for (name, known) in bus.consumers() {
+        let wanted = consumer::definition(bus, &name, &known.subjects);
+        let _: PullConsumer = jetstream
+            .create_consumer_on_stream(wanted, streams::EVENTS)
+            .await
+            .map_err(Error::broker)?;
+    }
+    Ok(())
+}
+
+async fn running(jetstream: &Context, name: &str) -> Option<ConsumerConfig> {
+    let consumer: PullConsumer = jetstream
+        .get_consumer_from_stream(name, streams::EVENTS)
+        .await
+        .ok()?;
+    Some(consumer.cached_info().config.clone())
+}
+
+fn missing(object: String) -> Difference {
+    Difference {
+        object,
+        setting: String::new(),
+        is: "missing".into(),
+        wanted: "there".into(),
+    }
+}
+
+fn json(config: &impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(config).map_err(Error::broker)
+}
+
+/// Settings are compared as the broker's own protocol writes them. What is absent there is at its default.
+fn differences(object: &str, is: &Value, wanted: &Value, only: Option<&[&str]>, found: &mut Vec<Difference>) {
+    let (Some(is), Some(wanted)) = (is.as_object(), wanted.as_object()) else {
+        return;
+    };
+    let names: std::collections::BTreeSet<&String> = is.keys().chain(wanted.keys()).collect();
+    for name in names {
+        let text = |value: Option<&Value>| value.map(ToString::to_string).unwrap_or_default();
+        let (is, wanted) = (text(is.get(name)), text(wanted.get(name)));
+        if is != wanted && only.is_none_or(|only| only.contains(&name.as_str())) {
+            found.push(Difference {
+                object: object.to_owned(),
+                setting: name.clone(),
+                is,
+                wanted,
+            });
+        }
+    }
+}
