@@ -4,15 +4,11 @@ use std::sync::Arc;
 
 use chassis::{
     Identity, PageTokens, Process, Server, Service,
-    health::Dependency,
     postgres::{Database, Migrations},
     status,
 };
-use events::{Bus, Caller, Consumer, DeadLetters, Relay, Upkeep};
+use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
 use proto::claims::v1::claim_service_server::ClaimServiceServer;
-use sqlx::PgPool;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Status};
 
 use crate::{
@@ -52,7 +48,12 @@ impl Service for Claims {
             filing: settings.post_office.clone(),
             import: settings.import.clone(),
         };
-        take_part(&bus, desk.database.pool(), &process);
+        let consumers = [Consumer::new(
+            EndedOrders::NAME,
+            &EndedOrders::SUBJECTS,
+            EndedOrders,
+        )];
+        bus.take_part(desk.database.pool(), consumers, host(&process));
         process.tasks.spawn(
             "follow up",
             follow_up::run(desk.clone(), process.shutdown.clone()),
@@ -60,6 +61,7 @@ impl Service for Claims {
 
         let page_key = page_key(&settings);
         let dead_letters = DeadLetters::new(&bus, desk.database.pool(), &page_key, operator);
+        let event_operations = EventOperations::new(&bus, desk.database.pool(), operator);
         let grpc = Grpc {
             desk,
             pages: PageTokens::new(&page_key),
@@ -67,49 +69,26 @@ impl Service for Claims {
         Server::new(&process, &settings.grpc, &settings.auth)
             .service(ClaimServiceServer::new(grpc))
             .service(dead_letters.into_service())
+            .service(event_operations.into_service())
             .serve()
             .await
     }
 }
 
-/// The event backbone, and what is consumed.
-fn take_part(bus: &Bus, pool: &PgPool, process: &Process) {
-    let stop = || process.shutdown.clone();
-    let (running, shutdown) = (bus.clone(), stop());
-    process
-        .tasks
-        .spawn("bus", async move { Ok(running.run(shutdown).await?) });
-    let relay = Relay::new(bus, pool).run(stop());
-    process.tasks.spawn("relay", async move { Ok(relay.await?) });
-    let upkeep = Upkeep::new(bus, pool).run(stop());
-    process
-        .tasks
-        .spawn("event upkeep", async move { Ok(upkeep.await?) });
-    let (bus_of_consumer, database, shutdown) = (bus.clone(), pool.clone(), stop());
-    let consumer = Consumer::new(EndedOrders::NAME, &EndedOrders::SUBJECTS, EndedOrders)
-        .handler_version(env!("CARGO_PKG_VERSION"));
-    process.tasks.spawn(EndedOrders::NAME, async move {
-        Ok(consumer.run(&bus_of_consumer, &database, shutdown).await?)
-    });
-    let following = follow(bus.status(), process.health.dependency("nats"), stop());
-    process.tasks.spawn("nats watch", async move {
-        following.await;
-        Ok(())
-    });
-}
-
-/// Keeps readiness true to what the broker says.
-async fn follow(mut status: watch::Receiver<bool>, dependency: Dependency, shutdown: CancellationToken) {
-    loop {
-        if *status.borrow_and_update() {
-            dependency.up();
-        } else {
-            dependency.down(&"the broker cannot be used");
-        }
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            () = shutdown.cancelled() => return,
-        }
+/// What the process lends to the event backbone.
+fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
+    let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
+    Host {
+        spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
+        broker: move |usable| {
+            if usable {
+                nats.up();
+            } else {
+                nats.down(&"the broker cannot be used");
+            }
+        },
+        shutdown: process.shutdown.clone(),
+        build: env!("CARGO_PKG_VERSION"),
     }
 }
 
