@@ -60,9 +60,21 @@ async fn a_declined_card_rejects_the_order_and_withdraws_its_claim() {
     let saga = rig.saga(&order.saga_id).await;
     assert_eq!(
         story(&saga),
-        ["prepare_claim", "authorize_payment", "undo prepare_claim"]
+        [
+            "prepare_claim",
+            "authorize_payment",
+            "undo authorize_payment",
+            "undo prepare_claim"
+        ]
     );
     assert_eq!(saga.state(), SagaState::Compensated);
+    let late = PayOrderRequest {
+        request_id: fresh(),
+        order_id: order.id,
+        payment_method: "tok_visa".into(),
+    };
+    let refused = rig.payments.clone().pay_order(late).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
 }
 
 #[tokio::test(flavor = "multi_thread")]

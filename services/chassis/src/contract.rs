@@ -1,6 +1,6 @@
 //! The contract's descriptors at run time, and the rules that its messages must keep.
 
-use std::sync::LazyLock;
+use std::{collections::HashMap, sync::LazyLock};
 
 use prost::{Message, Name};
 use prost_protovalidate::{Error, Validator};
@@ -14,6 +14,26 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 static VALIDATOR: LazyLock<Validator> = LazyLock::new(Validator::new);
+
+/// What the contract says about each rule between the fields of a message, by the rule's id: the validator keeps only
+/// the id of these.
+static BETWEEN_FIELDS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
+    let Some(rules) = POOL.get_extension_by_name("buf.validate.message") else {
+        return HashMap::new();
+    };
+    let text = |rule: &DynamicMessage, name: &str| Some(rule.get_field_by_name(name)?.as_str()?.to_owned());
+    POOL.all_messages()
+        .filter_map(|message| message.options().get_extension(&rules).as_message().cloned())
+        .filter_map(|rules| Some(rules.get_field_by_name("cel")?.as_list()?.to_vec()))
+        .flatten()
+        .filter_map(|rule| {
+            Some((
+                text(rule.as_message()?, "id")?,
+                text(rule.as_message()?, "message")?,
+            ))
+        })
+        .collect()
+});
 
 /// The descriptors of every contract.
 pub(crate) fn pool() -> &'static DescriptorPool {
@@ -46,10 +66,10 @@ pub(crate) fn validate_dynamic(message: &DynamicMessage) -> Result<(), Status> {
     let mut violations = Violations::new();
     for violation in broken.violations() {
         let said = violation.message();
-        let description = if said.is_empty() {
-            words(violation.rule_id())
-        } else {
-            said.to_owned()
+        let description = match (said, BETWEEN_FIELDS.get(violation.rule_id())) {
+            ("", Some(said)) => said.clone(),
+            ("", None) => words(violation.rule_id()),
+            (said, _) => said.to_owned(),
         };
         violations.add(violation.field_path(), description);
     }

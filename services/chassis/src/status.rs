@@ -5,25 +5,67 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::Violations;
+use crate::{Violation, Violations};
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "weft";
 
-/// INVALID_ARGUMENT `INVALID_REQUEST`, naming every field that breaks a rule.
+/// What of the violations is told in a status. It travels in HTTP/2 trailers, which gRPC libraries refuse beyond 8 KiB,
+/// and base64 makes a third more of it.
+const MAX_VIOLATION_BYTES: usize = 4 * 1024;
+/// Tags and lengths of one violation.
+const FIELD_OVERHEAD: usize = 8;
+/// The same violations in the status' text, for people.
+const MAX_TEXT_BYTES: usize = 1024;
+
+/// INVALID_ARGUMENT `INVALID_REQUEST`, naming every field that breaks a rule: as many as fit into 4 KiB, whole fields
+/// before their parts, and how many more there are.
 pub fn invalid(violations: &Violations) -> Status {
     let mut details = because("INVALID_REQUEST");
+    let told = told(violations, MAX_VIOLATION_BYTES);
     details.set_bad_request(
-        violations
-            .iter()
+        told.iter()
             .map(|found| FieldViolation::new(&found.field, &found.description))
             .collect::<Vec<_>>(),
     );
+    let text = told_in_words(violations);
     Status::with_error_details(
         Code::InvalidArgument,
-        format!("the request is invalid: {violations}"),
+        format!("the request is invalid: {text}"),
         details,
     )
+}
+
+fn told(violations: &Violations, max_bytes: usize) -> Vec<Violation> {
+    let mut ordered: Vec<&Violation> = violations.iter().collect();
+    ordered.sort_by_key(|violation| violation.field.matches(['.', '[']).count());
+    let mut bytes = 0;
+    let mut told: Vec<Violation> = ordered
+        .iter()
+        .take_while(|violation| {
+            bytes += violation.field.len() + violation.description.len() + FIELD_OVERHEAD;
+            bytes <= max_bytes
+        })
+        .map(|violation| (*violation).clone())
+        .collect();
+    let untold = ordered.len() - told.len();
+    if untold > 0 {
+        let description = format!("{untold} more violations");
+        told.push(Violation {
+            field: String::new(),
+            description,
+        });
+    }
+    told
+}
+
+fn told_in_words(violations: &Violations) -> String {
+    let told = told(violations, MAX_TEXT_BYTES);
+    let words = told.iter().map(|violation| match violation.field.as_str() {
+        "" => violation.description.clone(),
+        field => format!("{field}: {}", violation.description),
+    });
+    words.collect::<Vec<_>>().join("; ")
 }
 
 /// INVALID_ARGUMENT for one field.
@@ -184,6 +226,22 @@ mod tests {
     }
 
     #[test]
+    fn a_thousand_violations_fit_into_a_trailer_and_say_how_many_are_untold() {
+        let mut violations = Violations::new();
+        for line in 0..1_000 {
+            violations.add(format!("lines[{line}].amount"), "must be set");
+        }
+        violations.add("lines", "must have at most 1,000 items");
+        let status = invalid(&violations);
+        assert!(status.details().len() + status.message().len() < 8 * 1024 * 3 / 4);
+        let details = status.get_error_details();
+        let told = &details.bad_request().unwrap().field_violations;
+        assert_eq!(told[0].field, "lines");
+        let untold = format!("{} more violations", 1_001 - (told.len() - 1));
+        assert_eq!(told.last().unwrap().description, untold);
+    }
+
+    #[test]
     fn an_invalid_request_names_every_field() {
         let mut violations = Violations::new();
         violations.add("lines[0].price", "must be set");
@@ -197,7 +255,7 @@ mod tests {
             .iter()
             .map(|v| v.field.clone())
             .collect();
-        assert_eq!(fields, ["lines[0].price", "patient_id"]);
+        assert_eq!(fields, ["patient_id", "lines[0].price"]);
     }
 
     #[test]

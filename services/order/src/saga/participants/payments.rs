@@ -214,7 +214,8 @@ fn authorization(order: &Order, payment: &Payment) -> Result<Outcome, Status> {
                 false => Ok(Outcome::Wait(Wait::PaymentMethod(id))),
             }
         }
-        PaymentState::Declined => Ok(refused(decline(payment), "the card was declined", false)),
+        // It is voided, too: PayOrder could still pay it with another card, for an order that is no more.
+        PaymentState::Declined => Ok(refused(decline(payment), "the card was declined", true)),
         PaymentState::Voided => Ok(refused("PAYMENT_VOIDED", "the payment was let go", true)),
         PaymentState::Expired => Ok(refused("PAYMENT_EXPIRED", "the authorization has lapsed", true)),
         PaymentState::Created | PaymentState::Authorizing | PaymentState::Unknown => {

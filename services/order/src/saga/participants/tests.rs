@@ -33,7 +33,7 @@ fn a_decline_ends_an_order_that_named_its_method_and_not_one_that_waits_for_one(
     let declined = payment(PaymentState::Declined, "INSUFFICIENT_FUNDS");
     assert_eq!(
         reason(authorization(&order, &declined)),
-        ("INSUFFICIENT_FUNDS".into(), false)
+        ("INSUFFICIENT_FUNDS".into(), true)
     );
 
     order.payment_method.clear();
