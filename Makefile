@@ -28,7 +28,7 @@ demo: setup build ## Import five eClaimLink files into a running system and show
 	@target/debug/weft demo
 
 .PHONY: test
-test: setup fmt-check lint contracts deny k8s-validate sqlx-check build k8s-settings unit ## Everything that CI checks
+test: setup fmt-check lint contracts deny k8s-validate alerts sqlx-check build k8s-settings unit ## Everything that CI checks
 
 .PHONY: unit
 unit: ## Run the tests alone (they need `make setup` and `make build`)
@@ -61,6 +61,10 @@ release-contract: ## Make the contracts as they are now the released ones (commi
 service-config: ## Renew the service configs of clients in other languages from the contract
 	$(step) "service configs" cargo run --quiet -p mesh --example service_config -- clients/service-config
 
+.PHONY: asyncapi
+asyncapi: ## Renew docs/asyncapi.json, the description of the events, from the contract
+	$(step) "AsyncAPI document" cargo run --quiet -p events --example asyncapi -- docs/asyncapi.json
+
 .PHONY: deny
 deny: ## Check licences, banned crates and who imports whom
 	$(step) "licences and bans" cargo deny --log-level error check --hide-inclusion-graph -A unused-wrapper bans licenses sources
@@ -68,6 +72,11 @@ deny: ## Check licences, banned crates and who imports whom
 .PHONY: k8s-validate
 k8s-validate: ## Check the Kubernetes manifests against its schemas
 	$(step) "Kubernetes manifests" scripts/k8s-validate
+
+.PHONY: alerts
+alerts: ## Check and test the Prometheus alerts
+	$(step) "alerts: rules" promtool check rules k8s/alerts/weft.rules.yaml
+	$(step) "alerts: tests" promtool test rules k8s/alerts/weft.test.yaml
 
 .PHONY: k8s-settings
 k8s-settings:

@@ -43,7 +43,7 @@ impl Publishing {
 impl Processing {
     pub(crate) fn new(consumer: &str) -> Self {
         let meter = global::meter("events");
-        Self {
+        let meters = Self {
             consumed: meter
                 .u64_counter("messaging.client.consumed.messages")
                 .with_description("Deliveries, redeliveries and replays included")
@@ -65,7 +65,11 @@ impl Processing {
                 .with_unit("{event}")
                 .build(),
             consumer: consumer.to_owned(),
-        }
+        };
+        // Without a zero to begin with, the first dead letter would be no increase to an alert.
+        meters.dead.add(0, &meters.labels());
+        meters.new_fingerprint.add(0, &meters.labels());
+        meters
     }
 
     /// `error` is empty for an attempt that took effect.
