@@ -85,7 +85,7 @@ async fn what_no_policy_knows_waits_for_a_person_who_writes_it_off_or_bills_it()
     let lost = [("cash", 20), ("payer_cash", 60), ("revenue", -120), ("bad_debt", 40)];
     ledger_becomes(&rig, &written_off, &lost).await;
     let again = resolve(&rig, &written_off, BalanceResolution::WriteOff).await.unwrap_err();
-    assert_eq!((again.code(), reason(&again).as_str()), (Code::FailedPrecondition, "ORDER_SETTLED"));
+    assert_eq!((again.code(), reason(&again).as_str()), (Code::FailedPrecondition, "NOTHING_OPEN"));
 
     let due = resolve(&rig, &billed, BalanceResolution::BillPatient).await.unwrap();
     assert_eq!(due.state(), OrderState::BalanceDue);

@@ -113,7 +113,7 @@ fn bad_values(field: &FieldDescriptor, rules: &DynamicMessage) -> Vec<Option<Val
         bad.push(None);
     }
     if !list(rules, "cel").is_empty() {
-        bad.push(Some(negative_amount(field)));
+        bad.push(Some(negative(field, "units")));
     }
     for kind in ["string", "bytes", "int32", "uint32", "enum", "repeated", "duration"] {
         if let Some(of_kind) = inner(rules, kind) {
@@ -155,15 +155,16 @@ fn bad_of_kind(field: &FieldDescriptor, kind: &str, rules: &DynamicMessage) -> V
             let many = usize::try_from(number("max_items") + 1).unwrap();
             bad.extend(has("max_items").then(|| Value::List(vec![Value::default_value(&field.kind()); many])));
         }
-        _ => bad.push(Value::default_value(&field.kind())),
+        _ => bad.push(negative(field, "seconds")),
     }
     bad
 }
 
-fn negative_amount(field: &FieldDescriptor) -> Value {
+/// An amount below nothing, a time that runs backwards.
+fn negative(field: &FieldDescriptor, part: &str) -> Value {
     let mut value = Value::default_value(&field.kind());
-    if let Some(amount) = value.as_message_mut() {
-        amount.set_field_by_name("units", Value::I64(-1));
+    if let Some(message) = value.as_message_mut() {
+        message.set_field_by_name(part, Value::I64(-1));
     }
     value
 }
