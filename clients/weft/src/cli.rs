@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Look after events that a consumer gave up on
     #[command(subcommand)]
     Dlq(dlq::Command),
-    /// Show what the contract says about how methods are called
+    /// Show how methods are called, and how the calls between the services fare
     #[command(subcommand)]
     Mesh(mesh_policy::Command),
 }

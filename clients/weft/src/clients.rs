@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use mesh::{Channel, ChannelOptions, Context, Policies};
 use proto::{
     claims::v1::claim_service_client::ClaimServiceClient,
-    ops::v1::{dead_letter_service_client::DeadLetterServiceClient, saga_service_client::SagaServiceClient},
+    ops::v1::{
+        dead_letter_service_client::DeadLetterServiceClient, mesh_service_client::MeshServiceClient,
+        saga_service_client::SagaServiceClient,
+    },
     order::v1::order_service_client::OrderServiceClient,
     payment::v1::{ledger_service_client::LedgerServiceClient, payment_service_client::PaymentServiceClient},
 };
@@ -125,12 +128,21 @@ impl Clients {
 
     /// Every service serves the dead letters of its own consumers.
     pub(crate) fn dead_letters(&self, service: Service) -> DeadLetterServiceClient<Channel> {
+        DeadLetterServiceClient::new(self.channel(service)).max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    /// Every service tells how the calls that it makes fare.
+    pub(crate) fn mesh(&self, service: Service) -> MeshServiceClient<Channel> {
+        MeshServiceClient::new(self.channel(service))
+    }
+
+    fn channel(&self, service: Service) -> Channel {
         let channel = match service {
             Service::Order => &self.0.order,
             Service::Payment => &self.0.payment,
             Service::Claims => &self.0.claims,
         };
-        DeadLetterServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
+        channel.clone()
     }
 }
 

@@ -20,6 +20,7 @@ mod claim;
 mod dlq;
 mod ledger;
 mod mesh_policy;
+mod mesh_top;
 mod order;
 mod payment;
 mod remittance;
@@ -74,6 +75,6 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ledger(command) => ledger::run(globals, command).await,
         Command::Saga(command) => saga::run(globals, command).await,
         Command::Dlq(command) => dlq::run(globals, command).await,
-        Command::Mesh(command) => mesh_policy::run(globals, command),
+        Command::Mesh(command) => mesh_policy::run(globals, command).await,
     }
 }

@@ -1,4 +1,4 @@
-//! `weft mesh policy`: how the contract says that methods are called.
+//! `weft mesh policy`: how methods are called, by the contract or as a running service does it.
 
 use clap::Subcommand;
 use mesh::{
@@ -9,24 +9,82 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Format, Globals},
-    clients, duration,
+    clients::{self, Clients, Service},
+    duration,
     failure::{Failure, code_name},
+    mesh_top,
     output::{self, Table},
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show the calls between the services, drawn anew until Ctrl-C
+    Top(mesh_top::Arguments),
     /// Print the policy of a method, or of all of them
     Policy {
         /// The method, such as order.v1.OrderService/PlaceOrder, or a part of its name
         method: Option<String>,
+        /// Ask this service how it calls others, with its overrides and where each value came from
+        #[arg(long, value_name = "SERVICE")]
+        of: Option<Service>,
     },
 }
 
-pub(crate) fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
-    let Command::Policy { method } = command;
+pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Top(arguments) => mesh_top::run(globals, &arguments).await,
+        Command::Policy { method, of: None } => declared(globals, &method.unwrap_or_default().to_lowercase()),
+        Command::Policy {
+            method,
+            of: Some(service),
+        } => in_force(globals, service, &method.unwrap_or_default().to_lowercase()).await,
+    }
+}
+
+/// What a running service goes by when it calls another.
+async fn in_force(globals: &Globals, service: Service, wanted: &str) -> Result<(), Failure> {
+    let clients = Clients::open(globals)?;
+    let mut answer = mesh_top::snapshot(&clients, service, true).await?;
+    for edge in &mut answer.edges {
+        // A channel knows the whole contract; only the other end's part of it is called.
+        let package = format!("{}.", edge.service);
+        edge.methods.retain(|method| {
+            method.name.starts_with(&package)
+                && method
+                    .name
+                    .to_lowercase()
+                    .contains(wanted.trim_start_matches('/'))
+        });
+    }
+    if globals.output == Format::Json {
+        return output::print_json(&output::json(&answer)?);
+    }
+    let mut table = Table::new(
+        [
+            "METHOD", ">TIMEOUT", "FROM", "ATTEMPTS", "FROM", "HEDGED", "FROM", "WAITS", "FROM",
+        ],
+        "it calls no such method",
+    );
+    for method in answer.edges.into_iter().flat_map(|edge| edge.methods) {
+        table.row([
+            method.name,
+            duration::show(std::time::Duration::from_millis(method.timeout_ms)),
+            method.timeout_source,
+            method.max_attempts.to_string(),
+            method.retry_source,
+            method.max_hedged_attempts.to_string(),
+            method.hedging_source,
+            if method.wait_for_ready { "yes" } else { "no" }.to_owned(),
+            method.wait_for_ready_source,
+        ]);
+    }
+    print!("{table}");
+    Ok(())
+}
+
+/// What the contract says.
+fn declared(globals: &Globals, wanted: &str) -> Result<(), Failure> {
     let policies = clients::policies()?;
-    let wanted = method.unwrap_or_default().to_lowercase();
     let mut methods: Vec<(&str, &MethodPolicy)> = policies
         .iter()
         .map(|(path, policy)| (path.trim_start_matches('/'), policy))

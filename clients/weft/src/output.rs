@@ -67,7 +67,8 @@ pub(crate) fn money(amount: Option<&proto::google::r#type::Money>) -> String {
 
 /// An enum value without its prefix: `FULFILLED`.
 pub(crate) fn state(name: &str) -> String {
-    const PREFIXES: [&str; 17] = [
+    const PREFIXES: &[&str] = &[
+        "MESH_BREAKER_STATE_",
         "ORDER_REFUND_STATE_",
         "ORDER_STATE_",
         "PAYMENT_STATE_",

@@ -7,6 +7,7 @@ mod authorization;
 mod call;
 mod connections;
 mod deadline;
+mod edges;
 mod listening;
 mod rate_limit;
 mod reflection;
@@ -21,6 +22,7 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc};
 use anyhow::Context as _;
 use call::{Layer, Method, Stack};
 use http::Request;
+use proto::ops::v1::mesh_service_server::MeshServiceServer;
 pub use rate_limit::{Rate, RateLimits};
 pub use settings::Settings;
 use tonic::{
@@ -48,7 +50,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without services.
+    /// A server without services but `ops.v1.MeshService`.
     pub fn new(process: &Process, settings: &Settings, auth: &auth::Settings) -> Server {
         Server {
             process: process.clone(),
@@ -57,6 +59,8 @@ impl Server {
             routes: RoutesBuilder::default(),
             mounted: Vec::new(),
         }
+        // Every process tells how its calls fare.
+        .service(MeshServiceServer::new(edges::Edges(process.clone())))
     }
 
     /// Mounts a generated service.
@@ -142,7 +146,10 @@ impl Server {
             // One facility's haste is refused before it takes a place.
             Arc::new(rate_limit::Layer::new(settings.rate_limits.clone())),
             // Whoever may not call takes no place; a place is kept until the handler ends.
-            Arc::new(admission::Layer::new(settings.max_in_flight)),
+            Arc::new(admission::Layer::new(
+                settings.min_in_flight,
+                settings.max_in_flight,
+            )),
             // The costliest check comes last. Handlers get valid requests only.
             Arc::new(validation::Layer::new(settings.max_message_bytes)),
         ]

@@ -1,5 +1,7 @@
-//! A bound on the calls being worked on. Past it, a call is refused at once, and told that nothing was started and when
+//! A bound on the calls being worked on, which follows how long they take. Past it, a call is refused at once, and told that nothing was started and when
 //! to try again; what matters least is refused first.
+
+mod limit;
 
 use std::{
     sync::{
@@ -10,7 +12,9 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use limit::Limit;
 use mesh::policy::Criticality;
+use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 
 use super::{
@@ -22,14 +26,14 @@ use crate::status;
 const PUSHBACK: Duration = Duration::from_millis(100);
 
 pub(super) struct Layer {
-    max_in_flight: usize,
+    limit: Arc<Limit>,
     in_flight: Arc<AtomicUsize>,
 }
 
 impl Layer {
-    pub(super) fn new(max_in_flight: usize) -> Layer {
+    pub(super) fn new(min_in_flight: usize, max_in_flight: usize) -> Layer {
         Layer {
-            max_in_flight,
+            limit: Arc::new(Limit::new(min_in_flight, max_in_flight)),
             in_flight: Arc::default(),
         }
     }
@@ -41,7 +45,7 @@ impl Layer {
             Criticality::Unspecified | Criticality::Normal => 90,
             Criticality::Critical => 100,
         };
-        let bound = (self.max_in_flight * percent).div_ceil(100);
+        let bound = (self.limit.current() * percent).div_ceil(100);
         let place = Place(self.in_flight.clone());
         (self.in_flight.fetch_add(1, Ordering::AcqRel) < bound).then_some(place)
     }
@@ -56,8 +60,16 @@ impl CallLayer for Layer {
         let Some(place) = self.enter(policy.criticality) else {
             return Box::pin(async { refuse(full()) });
         };
+        let streams = policy.client_streaming || policy.server_streaming;
+        let unary = call.method.clone().filter(|_| !streams);
         Box::pin(async move {
+            let begun = Instant::now();
             let response = next.run(call).await;
+            // A stream takes as long as its readers like.
+            if let Some(method) = unary {
+                let in_flight = self.in_flight.load(Ordering::Relaxed);
+                self.limit.learn(&method.name, begun.elapsed(), in_flight);
+            }
             drop(place);
             response
         })
@@ -88,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_matters_least_is_refused_first_and_places_are_given_back() {
-        let layer = Layer::new(10);
+        let layer = Layer::new(10, 10);
         let taken: Vec<_> = (0..7)
             .map(|_| layer.enter(Criticality::Sheddable).unwrap())
             .collect();

@@ -15,8 +15,11 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Connections at once; further ones wait to be accepted. Default 1024.
     pub max_connections: usize,
-    /// Calls being worked on at once, in the whole process; further ones are refused. Default 512.
+    /// Calls being worked on at once, in the whole process, at most; further ones are refused. Default 512.
     pub max_in_flight: usize,
+    /// How far that bound falls by itself while calls take longer than in quiet times; the same as `max_in_flight`
+    /// or more: not at all. Default 64.
+    pub min_in_flight: usize,
     /// Bytes of one request message. Default 4194304.
     pub max_message_bytes: usize,
     /// Streams at once on one connection. Default 256.
@@ -45,6 +48,7 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 7101)),
             max_connections: 1024,
             max_in_flight: 512,
+            min_in_flight: 64,
             max_message_bytes: 4 * 1024 * 1024,
             max_concurrent_streams: 256,
             max_header_list_bytes: 16 * 1024,
@@ -82,6 +86,7 @@ impl Settings {
         };
         within("max_connections", self.max_connections as u64, 1, 100_000);
         within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
+        within("min_in_flight", self.min_in_flight as u64, 1, 100_000);
         within(
             "max_message_bytes",
             self.max_message_bytes as u64,

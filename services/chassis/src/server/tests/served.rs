@@ -179,6 +179,7 @@ async fn reflection_shows_what_is_served_and_nothing_else() {
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
+        "ops.v1.MeshService",
         "order.v1.OrderService",
     ];
     assert_eq!(names, expected);
