@@ -18,12 +18,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let encoded = compiler.encode_file_descriptor_set();
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), &encoded)?;
-    fs::write(out.join("schema.bin"), compiler.include_source_info(false).encode_file_descriptor_set())?;
+    fs::write(
+        out.join("schema.bin"),
+        compiler.include_source_info(false).encode_file_descriptor_set(),
+    )?;
 
     let set = prost_types::FileDescriptorSet::decode(encoded.as_slice())?;
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
-    tonic_prost_build::configure().include_file("mod.rs").compile_fds_with_config(set, config)?;
+    tonic_prost_build::configure()
+        .include_file("mod.rs")
+        .compile_fds_with_config(set, config)?;
     Ok(())
 }
 

@@ -16,7 +16,11 @@ const METHOD: &str = "order.v1.OrderService/PlaceOrder";
 
 fn request(reference: &str) -> PlaceOrderRequest {
     let request_id = "6f1c9a4e-2d1b-4c55-9a65-0b1f6d1f8a11".to_owned();
-    PlaceOrderRequest { request_id, reference: reference.to_owned(), ..PlaceOrderRequest::default() }
+    PlaceOrderRequest {
+        request_id,
+        reference: reference.to_owned(),
+        ..PlaceOrderRequest::default()
+    }
 }
 
 fn key(reference: &str) -> Key {
@@ -47,7 +51,10 @@ async fn once(fixture: &Fixture, reference: &str) -> Result<(Vec<u8>, bool), Err
             tx.commit().await?;
             tokio::task::yield_now().await;
             let mut tx = fixture.database.begin(&facility).await?;
-            let order = proto::order::v1::Order { id: id.to_string(), ..proto::order::v1::Order::default() };
+            let order = proto::order::v1::Order {
+                id: id.to_string(),
+                ..proto::order::v1::Order::default()
+            };
             let response = PlaceOrderResponse { order: Some(order) };
             let answer = idempotency::answer(&mut tx, &facility, &key, &response).await?;
             tx.commit().await?;
@@ -76,7 +83,10 @@ async fn the_same_id_with_another_request_is_refused() {
     once(&fixture, "A").await.unwrap();
     let refused = once(&fixture, "B").await.unwrap_err();
     assert!(matches!(refused, Error::KeyReused));
-    assert_eq!(tonic::Status::from(refused).code(), tonic::Code::FailedPrecondition);
+    assert_eq!(
+        tonic::Status::from(refused).code(),
+        tonic::Code::FailedPrecondition
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +95,9 @@ async fn a_key_belongs_to_one_facility_and_one_method() {
     once(&fixture, "A").await.unwrap();
     let other = facility("F2");
     let mut tx = fixture.database.begin(&other).await.unwrap();
-    let claim = idempotency::claim(&mut tx, &other, &key("B"), Uuid::new_v4()).await.unwrap();
+    let claim = idempotency::claim(&mut tx, &other, &key("B"), Uuid::new_v4())
+        .await
+        .unwrap();
     assert_eq!(claim, Claim::New);
     tx.commit().await.unwrap();
 
@@ -93,7 +105,9 @@ async fn a_key_belongs_to_one_facility_and_one_method() {
     let mut tx = fixture.database.begin(&ours).await.unwrap();
     let get = GetOrderRequest::default();
     let elsewhere = Key::of("order.v1.OrderService/CancelOrder", &request("").request_id, &get).unwrap();
-    let claim = idempotency::claim(&mut tx, &ours, &elsewhere, Uuid::new_v4()).await.unwrap();
+    let claim = idempotency::claim(&mut tx, &ours, &elsewhere, Uuid::new_v4())
+        .await
+        .unwrap();
     assert_eq!(claim, Claim::New);
 }
 
@@ -104,15 +118,25 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
     let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
 
     let mut tx = fixture.database.begin(&facility).await.unwrap();
-    assert_eq!(idempotency::claim(&mut tx, &facility, &key, first).await.unwrap(), Claim::New);
+    assert_eq!(
+        idempotency::claim(&mut tx, &facility, &key, first).await.unwrap(),
+        Claim::New
+    );
     tx.rollback().await.unwrap();
 
     let mut tx = fixture.database.begin(&facility).await.unwrap();
-    assert_eq!(idempotency::claim(&mut tx, &facility, &key, second).await.unwrap(), Claim::New);
+    assert_eq!(
+        idempotency::claim(&mut tx, &facility, &key, second)
+            .await
+            .unwrap(),
+        Claim::New
+    );
     // Whoever comes now waits for this transaction before it is told.
     let late = async {
         let mut tx = fixture.database.begin(&facility).await.unwrap();
-        idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4()).await.unwrap()
+        idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4())
+            .await
+            .unwrap()
     };
     let commit = async {
         tokio::task::yield_now().await;
@@ -121,7 +145,9 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
     let (claim, ()) = tokio::join!(late, commit);
     assert_eq!(claim, Claim::Running { resource_id: second });
 
-    let none = idempotency::wait(&fixture.database, &facility, &key, Instant::now()).await.unwrap();
+    let none = idempotency::wait(&fixture.database, &facility, &key, Instant::now())
+        .await
+        .unwrap();
     assert_eq!(none, None, "waiting ends with the deadline");
 }
 
@@ -131,7 +157,9 @@ async fn old_answers_are_pruned_for_every_facility_and_unanswered_ones_kept_long
     once(&fixture, "A").await.unwrap();
     let other = facility("F2");
     let mut tx = fixture.database.begin(&other).await.unwrap();
-    idempotency::claim(&mut tx, &other, &key("A"), Uuid::new_v4()).await.unwrap();
+    idempotency::claim(&mut tx, &other, &key("A"), Uuid::new_v4())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     let age = "update chassis.idempotency set created_at = now() - interval '25 hours'";
     sqlx::query(age).execute(&fixture.owner).await.unwrap();
@@ -143,7 +171,9 @@ async fn old_answers_are_pruned_for_every_facility_and_unanswered_ones_kept_long
         .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(pruned, 1);
-    let left: Vec<String> =
-        sqlx::query_scalar("select facility from chassis.idempotency").fetch_all(&fixture.owner).await.unwrap();
+    let left: Vec<String> = sqlx::query_scalar("select facility from chassis.idempotency")
+        .fetch_all(&fixture.owner)
+        .await
+        .unwrap();
     assert_eq!(left, ["F2"]);
 }

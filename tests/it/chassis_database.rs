@@ -41,12 +41,21 @@ impl Fixture {
         };
         let process = Process::new("order", &sections).unwrap();
         let database = postgres::Database::connect(&settings, &process).unwrap();
-        Fixture { database, owner: fresh.owner().await, process, settings, server, _database: fresh }
+        Fixture {
+            database,
+            owner: fresh.owner().await,
+            process,
+            settings,
+            server,
+            _database: fresh,
+        }
     }
 
     async fn count(&self, facility: &Facility) -> Result<i64, sqlx::Error> {
         let mut tx = self.database.begin(facility).await?;
-        let rows = sqlx::query_scalar("select count(*) from chassis.idempotency").fetch_one(&mut *tx).await?;
+        let rows = sqlx::query_scalar("select count(*) from chassis.idempotency")
+            .fetch_one(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(rows)
     }
@@ -67,10 +76,17 @@ async fn migrating_again_or_twice_at_once_changes_nothing() {
         migrate_url: postgres::DatabaseUrl::new(fresh.owner_url()),
         ..postgres::Settings::default()
     };
-    let (one, other) =
-        tokio::join!(postgres::migrate(&settings, Vec::new()), postgres::migrate(&settings, Vec::new()));
+    let (one, other) = tokio::join!(
+        postgres::migrate(&settings, Vec::new()),
+        postgres::migrate(&settings, Vec::new())
+    );
     let applied = [one.unwrap(), other.unwrap()].concat();
-    assert!(applied.iter().any(|set| set.name == "chassis" && !set.versions.is_empty()), "{applied:?}");
+    assert!(
+        applied
+            .iter()
+            .any(|set| set.name == "chassis" && !set.versions.is_empty()),
+        "{applied:?}"
+    );
     let again = postgres::migrate(&settings, Vec::new()).await.unwrap();
     assert!(again.iter().all(|set| set.versions.is_empty()), "{again:?}");
 }
@@ -84,14 +100,22 @@ async fn a_transaction_sees_one_facility_and_without_one_none() {
     assert_eq!(fixture.count(&Facility::new("F1").unwrap()).await.unwrap(), 3);
     assert_eq!(fixture.count(&Facility::new("F2").unwrap()).await.unwrap(), 0);
     let mut system = fixture.database.begin_system().await.unwrap();
-    let none: i64 =
-        sqlx::query_scalar("select count(*) from chassis.idempotency").fetch_one(&mut *system).await.unwrap();
-    let bare: i64 =
-        sqlx::query_scalar("select count(*) from chassis.idempotency").fetch_one(fixture.database.pool()).await.unwrap();
+    let none: i64 = sqlx::query_scalar("select count(*) from chassis.idempotency")
+        .fetch_one(&mut *system)
+        .await
+        .unwrap();
+    let bare: i64 = sqlx::query_scalar("select count(*) from chassis.idempotency")
+        .fetch_one(fixture.database.pool())
+        .await
+        .unwrap();
     assert_eq!((none, bare), (0, 0));
 
     // Nor can it write another's rows.
-    let mut tx = fixture.database.begin(&Facility::new("F2").unwrap()).await.unwrap();
+    let mut tx = fixture
+        .database
+        .begin(&Facility::new("F2").unwrap())
+        .await
+        .unwrap();
     let refused = sqlx::query(insert).execute(&mut *tx).await.unwrap_err();
     assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "42501");
 }
@@ -99,9 +123,15 @@ async fn a_transaction_sees_one_facility_and_without_one_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_are_bounded_in_time() {
     let fixture = Fixture::new().await;
-    let settings = postgres::Settings { statement_timeout_ms: 100, ..fixture.settings.clone() };
+    let settings = postgres::Settings {
+        statement_timeout_ms: 100,
+        ..fixture.settings.clone()
+    };
     let database = postgres::Database::connect(&settings, &fixture.process).unwrap();
-    let slow = sqlx::query("select pg_sleep(30)").execute(database.pool()).await.unwrap_err();
+    let slow = sqlx::query("select pg_sleep(30)")
+        .execute(database.pool())
+        .await
+        .unwrap_err();
     assert_eq!(chassis::status::database(&slow).code(), tonic::Code::Unavailable);
 }
 

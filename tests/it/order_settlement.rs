@@ -31,21 +31,37 @@ async fn resolve(rig: &Rig, order: &Order, resolution: BalanceResolution) -> Res
         resolution: resolution.into(),
         reason: "looked at".to_owned(),
     };
-    Ok(rig.orders.clone().resolve_order_balance(request).await?.into_inner().order.unwrap())
+    Ok(rig
+        .orders
+        .clone()
+        .resolve_order_balance(request)
+        .await?
+        .into_inner()
+        .order
+        .unwrap())
 }
 
 async fn ledger_becomes(rig: &Rig, order: &Order, expected: &[(&str, i64)]) {
-    let expected: Vec<_> = expected.iter().map(|(account, units)| ((*account).to_owned(), *units)).collect();
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(account, units)| ((*account).to_owned(), *units))
+        .collect();
     eventually(SOON, || async {
         let balance = rig.balance_of(&order.id).await;
-        if balance == expected { Ok(()) } else { Err(format!("{balance:?}")) }
+        if balance == expected {
+            Ok(())
+        } else {
+            Err(format!("{balance:?}"))
+        }
     })
     .await;
 }
 
 async fn held_for_review(rig: &Rig, order: &Order) {
     eventually(SOON, || async {
-        rig.get(&order.id).await.is_ok_and(|order| order.settlement_hold() == SettlementHold::Review)
+        rig.get(&order.id)
+            .await
+            .is_ok_and(|order| order.settlement_hold() == SettlementHold::Review)
     })
     .await;
 }
@@ -56,7 +72,12 @@ async fn what_the_payer_does_not_cover_is_owed_and_paid_by_the_patient() {
     let order = cut_by_the_payer(&rig, "COPY-002").await;
     let due = rig.becomes(&order.id, OrderState::BalanceDue).await;
     assert_eq!(due.patient_balance.unwrap().units, 40);
-    let owed = [("patient_receivable", 40), ("cash", 20), ("payer_cash", 60), ("revenue", -120)];
+    let owed = [
+        ("patient_receivable", 40),
+        ("cash", 20),
+        ("payer_cash", 60),
+        ("revenue", -120),
+    ];
     ledger_becomes(&rig, &order, &owed).await;
 
     let pay = |payment_method: &str| PayOrderRequest {
@@ -64,12 +85,29 @@ async fn what_the_payer_does_not_cover_is_owed_and_paid_by_the_patient() {
         order_id: order.id.clone(),
         payment_method: payment_method.to_owned(),
     };
-    let declined = rig.payments.clone().pay_order(pay("tok_decline")).await.unwrap().into_inner();
+    let declined = rig
+        .payments
+        .clone()
+        .pay_order(pay("tok_decline"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(declined.payment.unwrap().state(), PaymentState::Declined);
-    let paid = rig.payments.clone().pay_order(pay("tok_visa")).await.unwrap().into_inner();
+    let paid = rig
+        .payments
+        .clone()
+        .pay_order(pay("tok_visa"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(paid.payment.unwrap().state(), PaymentState::Captured);
     rig.becomes(&order.id, OrderState::Settled).await;
-    ledger_becomes(&rig, &order, &[("cash", 60), ("payer_cash", 60), ("revenue", -120)]).await;
+    ledger_becomes(
+        &rig,
+        &order,
+        &[("cash", 60), ("payer_cash", 60), ("revenue", -120)],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,14 +118,28 @@ async fn what_no_policy_knows_waits_for_a_person_who_writes_it_off_or_bills_it()
     held_for_review(&rig, &written_off).await;
     held_for_review(&rig, &billed).await;
 
-    let settled = resolve(&rig, &written_off, BalanceResolution::WriteOff).await.unwrap();
+    let settled = resolve(&rig, &written_off, BalanceResolution::WriteOff)
+        .await
+        .unwrap();
     assert_eq!(settled.state(), OrderState::Settled);
-    let lost = [("cash", 20), ("payer_cash", 60), ("revenue", -120), ("bad_debt", 40)];
+    let lost = [
+        ("cash", 20),
+        ("payer_cash", 60),
+        ("revenue", -120),
+        ("bad_debt", 40),
+    ];
     ledger_becomes(&rig, &written_off, &lost).await;
-    let again = resolve(&rig, &written_off, BalanceResolution::WriteOff).await.unwrap_err();
-    assert_eq!((again.code(), reason(&again).as_str()), (Code::FailedPrecondition, "NOTHING_OPEN"));
+    let again = resolve(&rig, &written_off, BalanceResolution::WriteOff)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (again.code(), reason(&again).as_str()),
+        (Code::FailedPrecondition, "NOTHING_OPEN")
+    );
 
-    let due = resolve(&rig, &billed, BalanceResolution::BillPatient).await.unwrap();
+    let due = resolve(&rig, &billed, BalanceResolution::BillPatient)
+        .await
+        .unwrap();
     assert_eq!(due.state(), OrderState::BalanceDue);
     let forgiven = resolve(&rig, &billed, BalanceResolution::WriteOff).await.unwrap();
     assert_eq!(forgiven.state(), OrderState::Settled);

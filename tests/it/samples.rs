@@ -9,7 +9,11 @@ use uuid::Uuid;
 
 /// So many dirhams.
 pub(crate) fn aed(units: i64) -> Money {
-    Money { currency_code: "AED".to_owned(), units, nanos: 0 }
+    Money {
+        currency_code: "AED".to_owned(),
+        units,
+        nanos: 0,
+    }
 }
 
 /// A walk-in's order over 30 dirhams, captured when it is fulfilled.
@@ -40,14 +44,21 @@ pub(crate) fn line(code: &str, amount: i64) -> PlaceOrderLine {
     PlaceOrderLine {
         code: code.to_owned(),
         description: String::new(),
-        quantity: Some(Decimal { value: "1".to_owned() }),
+        quantity: Some(Decimal {
+            value: "1".to_owned(),
+        }),
         amount: Some(aed(amount)),
     }
 }
 
 /// A claim of one consultation for 100 dirhams.
 pub(crate) fn claim(claim_id: &str) -> ClaimDetails {
-    let at = |minute: i64| Some(prost_types::Timestamp { seconds: 1_741_152_600 + 60 * minute, nanos: 0 });
+    let at = |minute: i64| {
+        Some(prost_types::Timestamp {
+            seconds: 1_741_152_600 + 60 * minute,
+            nanos: 0,
+        })
+    };
     ClaimDetails {
         claim_id: claim_id.to_owned(),
         member_id: "MBR-0001".to_owned(),
@@ -67,13 +78,18 @@ pub(crate) fn claim(claim_id: &str) -> ClaimDetails {
             end_type: 1,
             ..Encounter::default()
         }),
-        diagnoses: vec![Diagnosis { r#type: DiagnosisType::Principal as i32, code: "M54.5".to_owned() }],
+        diagnoses: vec![Diagnosis {
+            r#type: DiagnosisType::Principal as i32,
+            code: "M54.5".to_owned(),
+        }],
         activities: vec![Activity {
             id: "A1".to_owned(),
             start_time: at(10),
             r#type: 8,
             code: "SVC-CONS".to_owned(),
-            quantity: Some(Decimal { value: "1".to_owned() }),
+            quantity: Some(Decimal {
+                value: "1".to_owned(),
+            }),
             net: Some(aed(100)),
             clinician: "TEST-CLN-1".to_owned(),
             ..Activity::default()

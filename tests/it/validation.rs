@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message as _;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, ReflectMessage as _, Value,
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor,
+    ReflectMessage as _, Value,
 };
 use tests::{Service, Stack};
 use tonic::{
@@ -33,13 +34,21 @@ async fn every_rule_of_the_contract_is_enforced_and_names_its_field() {
     let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
     let mut rules = 0;
     let mut unnamed = Vec::new();
-    for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+    for method in pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+    {
         for bad in bad_requests(&method.input(), DEPTH) {
             rules += 1;
             let status = send(&stack, &method, bad.request).await;
             let named: Vec<String> = fields(&status);
             if status.code() != Code::InvalidArgument || !named.contains(&bad.path) {
-                unnamed.push(format!("{} {}: {} {named:?}", method.full_name(), bad.path, status.code()));
+                unnamed.push(format!(
+                    "{} {}: {} {named:?}",
+                    method.full_name(),
+                    bad.path,
+                    status.code()
+                ));
             }
         }
     }
@@ -53,15 +62,25 @@ async fn rules_between_fields_are_enforced_in_words() {
     let stack = Stack::start().await;
     let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
     let mut rules = 0;
-    for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+    for method in pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+    {
         let empty = DynamicMessage::new(method.input());
-        for message in message_rules(&method.input()).into_iter().filter(|rule| rule.contains("required")) {
+        for message in message_rules(&method.input())
+            .into_iter()
+            .filter(|rule| rule.contains("required"))
+        {
             rules += 1;
             let status = send(&stack, &method, empty.clone()).await;
             let details = status.get_error_details();
-            let said = details.bad_request().into_iter().flat_map(|bad| &bad.field_violations);
+            let said = details
+                .bad_request()
+                .into_iter()
+                .flat_map(|bad| &bad.field_violations);
             assert!(
-                said.clone().any(|violation| violation.description.contains(&message)),
+                said.clone()
+                    .any(|violation| violation.description.contains(&message)),
                 "{}: {message:?} is not in {:?}",
                 method.full_name(),
                 said.collect::<Vec<_>>()
@@ -86,9 +105,14 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
             if let Some(value) = value {
                 request.set_field(&field, value);
             }
-            found.push(Bad { path: field.name().to_owned(), request });
+            found.push(Bad {
+                path: field.name().to_owned(),
+                request,
+            });
         }
-        let Kind::Message(inner) = field.kind() else { continue };
+        let Kind::Message(inner) = field.kind() else {
+            continue;
+        };
         if depth == 0 || inner.full_name().starts_with("google.") {
             continue;
         }
@@ -100,7 +124,10 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
                 false => (nested, field.name().to_owned()),
             };
             request.set_field(&field, value);
-            found.push(Bad { path: format!("{place}.{}", bad.path), request });
+            found.push(Bad {
+                path: format!("{place}.{}", bad.path),
+                request,
+            });
         }
     }
     found
@@ -115,7 +142,9 @@ fn bad_values(field: &FieldDescriptor, rules: &DynamicMessage) -> Vec<Option<Val
     if !list(rules, "cel").is_empty() {
         bad.push(Some(negative(field, "units")));
     }
-    for kind in ["string", "bytes", "int32", "uint32", "enum", "repeated", "duration"] {
+    for kind in [
+        "string", "bytes", "int32", "uint32", "enum", "repeated", "duration",
+    ] {
         if let Some(of_kind) = inner(rules, kind) {
             bad.extend(bad_of_kind(field, kind, &of_kind).into_iter().map(Some));
         }
@@ -124,7 +153,12 @@ fn bad_values(field: &FieldDescriptor, rules: &DynamicMessage) -> Vec<Option<Val
 }
 
 fn bad_of_kind(field: &FieldDescriptor, kind: &str, rules: &DynamicMessage) -> Vec<Value> {
-    let has = |name: &str| rules.descriptor().get_field_by_name(name).is_some_and(|field| rules.has_field(&field));
+    let has = |name: &str| {
+        rules
+            .descriptor()
+            .get_field_by_name(name)
+            .is_some_and(|field| rules.has_field(&field))
+    };
     let number = |name: &str| integer(rules, name);
     let text = |length: i64| "x".repeat(usize::try_from(length).unwrap());
     let mut bad = Vec::new();
@@ -153,7 +187,9 @@ fn bad_of_kind(field: &FieldDescriptor, kind: &str, rules: &DynamicMessage) -> V
         "repeated" => {
             bad.extend(has("min_items").then(|| Value::List(Vec::new())));
             let many = usize::try_from(number("max_items") + 1).unwrap();
-            bad.extend(has("max_items").then(|| Value::List(vec![Value::default_value(&field.kind()); many])));
+            bad.extend(
+                has("max_items").then(|| Value::List(vec![Value::default_value(&field.kind()); many])),
+            );
         }
         _ => bad.push(negative(field, "seconds")),
     }
@@ -177,25 +213,45 @@ fn field_rules(field: &FieldDescriptor) -> Option<DynamicMessage> {
 fn message_rules(message: &MessageDescriptor) -> Vec<String> {
     let rules = extension(&message.options(), "buf.validate.message");
     let rules = rules.map(|rules| list(&rules, "cel")).unwrap_or_default();
-    rules.iter().filter_map(|rule| Some(rule.as_message()?.get_field_by_name("message")?.as_str()?.to_owned())).collect()
+    rules
+        .iter()
+        .filter_map(|rule| {
+            Some(
+                rule.as_message()?
+                    .get_field_by_name("message")?
+                    .as_str()?
+                    .to_owned(),
+            )
+        })
+        .collect()
 }
 
 fn extension(options: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
     let extension = options.descriptor().parent_pool().get_extension_by_name(name)?;
-    options.has_extension(&extension).then(|| options.get_extension(&extension).as_message().cloned())?
+    options
+        .has_extension(&extension)
+        .then(|| options.get_extension(&extension).as_message().cloned())?
 }
 
 fn inner(message: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
     let field = message.descriptor().get_field_by_name(name)?;
-    message.has_field(&field).then(|| message.get_field(&field).as_message().cloned())?
+    message
+        .has_field(&field)
+        .then(|| message.get_field(&field).as_message().cloned())?
 }
 
 fn flag(message: &DynamicMessage, name: &str) -> bool {
-    message.get_field_by_name(name).and_then(|value| value.as_bool()).unwrap_or_default()
+    message
+        .get_field_by_name(name)
+        .and_then(|value| value.as_bool())
+        .unwrap_or_default()
 }
 
 fn list(message: &DynamicMessage, name: &str) -> Vec<Value> {
-    message.get_field_by_name(name).and_then(|value| Some(value.as_list()?.to_vec())).unwrap_or_default()
+    message
+        .get_field_by_name(name)
+        .and_then(|value| Some(value.as_list()?.to_vec()))
+        .unwrap_or_default()
 }
 
 fn integer(message: &DynamicMessage, name: &str) -> i64 {
@@ -209,7 +265,10 @@ fn integer(message: &DynamicMessage, name: &str) -> i64 {
 
 fn fields(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
-    let violations = details.bad_request().into_iter().flat_map(|bad| bad.field_violations.clone());
+    let violations = details
+        .bad_request()
+        .into_iter()
+        .flat_map(|bad| bad.field_violations.clone());
     violations.map(|violation| violation.field).collect()
 }
 
@@ -237,8 +296,14 @@ async fn send(stack: &Stack, method: &MethodDescriptor, request: DynamicMessage)
     let path = path.parse().unwrap();
     let body = Bytes::from(request.encode_to_vec());
     let answer = match method.is_client_streaming() {
-        true => client.client_streaming(Request::new(tokio_stream::once(body)), path, Raw).await.map(drop),
-        false => client.server_streaming(Request::new(body), path, Raw).await.map(drop),
+        true => client
+            .client_streaming(Request::new(tokio_stream::once(body)), path, Raw)
+            .await
+            .map(drop),
+        false => client
+            .server_streaming(Request::new(body), path, Raw)
+            .await
+            .map(drop),
     };
     answer.err().unwrap_or_else(|| Status::ok("it was not refused"))
 }

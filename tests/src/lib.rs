@@ -33,9 +33,9 @@ mod port;
 mod process;
 mod watchdog;
 
+pub use binaries::{program, workspace_root};
 pub use collector::{Collector, Seen};
 pub use door::{Attempt, Door, Manner};
-pub use binaries::{program, workspace_root};
 pub use eventually::eventually;
 pub use nats::Nats;
 pub use postgres::{Database, Durability, Postgres};
