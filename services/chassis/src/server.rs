@@ -84,7 +84,13 @@ impl Server {
     pub async fn serve(mut self) -> anyhow::Result<()> {
         let stack = self.stack().await?;
         // A wrong certificate is told before anything is promised.
-        let acceptor = self.settings.tls.as_ref().map(tls::Acceptor::load).transpose()?;
+        let acceptor = self
+            .settings
+            .tls
+            .as_ref()
+            .map(tls::Acceptor::load)
+            .transpose()
+            .context("grpc.tls")?;
         let ports = listening::bind(&self.settings, &self.process.settings).await?;
         self.process
             .health

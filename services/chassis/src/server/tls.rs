@@ -58,9 +58,6 @@ impl Settings {
             "client_ids",
             format!("must all begin with {prefix}"),
         );
-        if let Err(fault) = self.read().and_then(|files| self.config(&files)) {
-            violations.add("cert_file", describe(&fault));
-        }
     }
 
     fn read(&self) -> Result<Files, Fault> {
