@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod asyncapi;
 mod chassis_answers;
 mod chassis_audit;
 mod chassis_database;
@@ -15,6 +16,7 @@ mod claims_rig;
 mod claims_rules;
 mod claims_story;
 mod cli_eclaimlink;
+mod cli_events;
 mod cli_retail;
 mod cli_rig;
 mod cli_up;

@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{claim, demo, dlq, duration, ledger, mesh_policy, order, payment, remittance, saga, token, up};
+use crate::{
+    claim, demo, dlq, duration, events, ledger, mesh_policy, order, payment, remittance, saga, token, up,
+};
 
 /// Orders, payments and claims from the command line; `weft up` runs all of it on this machine.
 #[derive(Debug, Parser)]
@@ -56,6 +58,9 @@ pub(crate) enum Command {
     /// Look after events that a consumer gave up on
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Look after what the services publish, and who consumes it
+    #[command(subcommand)]
+    Events(events::Command),
     /// Show how methods are called, and how the calls between the services fare
     #[command(subcommand)]
     Mesh(mesh_policy::Command),

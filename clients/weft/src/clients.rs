@@ -6,8 +6,8 @@ use mesh::{Channel, ChannelOptions, Context, Policies};
 use proto::{
     claims::v1::claim_service_client::ClaimServiceClient,
     ops::v1::{
-        dead_letter_service_client::DeadLetterServiceClient, mesh_service_client::MeshServiceClient,
-        saga_service_client::SagaServiceClient,
+        dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
+        mesh_service_client::MeshServiceClient, saga_service_client::SagaServiceClient,
     },
     order::v1::order_service_client::OrderServiceClient,
     payment::v1::{ledger_service_client::LedgerServiceClient, payment_service_client::PaymentServiceClient},
@@ -129,6 +129,11 @@ impl Clients {
     /// Every service serves the dead letters of its own consumers.
     pub(crate) fn dead_letters(&self, service: Service) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel(service)).max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    /// Every service looks after its own events.
+    pub(crate) fn events(&self, service: Service) -> EventServiceClient<Channel> {
+        EventServiceClient::new(self.channel(service))
     }
 
     /// Every service tells how the calls that it makes fare.

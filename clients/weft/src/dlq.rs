@@ -1,13 +1,14 @@
 //! `weft dlq …`: dead letters of all services, since every service keeps those of its own consumers.
 
+mod edit;
+mod groups;
+mod replay;
 mod show;
-
-use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use proto::ops::v1::{
     DeadLetter, DeadLetterState, DiscardDeadLetterRequest, GetDeadLetterRequest, GetDeadLetterResponse,
-    ListDeadLettersRequest, ReplayDeadLetterRequest,
+    ListDeadLettersRequest,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     cli::{Format, Globals},
     clients::{Clients, Service},
-    duration,
+    confirm::Confirmation,
     failure::{CallFailure, During as _, Failure},
     output,
     paging::{self, Limit},
@@ -31,13 +32,21 @@ pub(crate) enum Command {
         /// The dead letter's id
         dead_letter: Uuid,
     },
-    /// Send a dead letter to the consumer that failed on it, and wait for what becomes of it
-    Replay {
+    /// Count the open dead letters by kind of failure, largest first
+    Groups {
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Send a dead letter, or a group of them, to the consumer that failed, and wait for what becomes of it
+    Replay(replay::Arguments),
+    /// Give a dead letter another body and replay it
+    Edit(edit::Arguments),
+    /// Approve the edit of a dead letter that somebody else proposed
+    Approve {
         /// The dead letter's id
         dead_letter: Uuid,
-        /// How long to wait for the outcome
-        #[arg(long, default_value = "10s", value_parser = duration::parse)]
-        wait: Duration,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// Give a dead letter up for good; what waits behind it goes on without it
     Discard {
@@ -46,6 +55,8 @@ pub(crate) enum Command {
         /// Why it may be given up, 3 to 500 characters; kept in the audit trail
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -60,6 +71,9 @@ pub(crate) struct ListArguments {
     /// Only those of this consumer
     #[arg(long, default_value = "")]
     consumer: String,
+    /// Only those with this fingerprint
+    #[arg(long, default_value = "")]
+    fingerprint: String,
     #[command(flatten)]
     limit: Limit,
 }
@@ -74,9 +88,20 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             let (service, answer) = find(&clients, dead_letter).await?;
             show::whole(globals.output, service, &answer)
         }
-        Command::Replay { dead_letter, wait } => replay(&clients, globals.output, dead_letter, wait).await,
-        Command::Discard { dead_letter, reason } => {
+        Command::Groups { limit } => groups::list(&clients, globals.output, limit).await,
+        Command::Replay(arguments) => replay::run(&clients, globals.output, arguments).await,
+        Command::Edit(arguments) => edit::run(&clients, globals.output, arguments).await,
+        Command::Approve {
+            dead_letter,
+            confirmation,
+        } => edit::approve(&clients, globals.output, dead_letter, confirmation).await,
+        Command::Discard {
+            dead_letter,
+            reason,
+            confirmation,
+        } => {
             let (service, _) = find(&clients, dead_letter).await?;
+            confirmation.ask("A discarded dead letter never takes effect, and cannot come back.")?;
             let request = DiscardDeadLetterRequest {
                 dead_letter_id: dead_letter.to_string(),
                 request_id: Uuid::new_v4().to_string(),
@@ -123,7 +148,12 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
                 .collect();
             output::print_json(&json!({"deadLetters": rows?}))?;
         }
-        Format::Table => print!("{}", show::table(&found)),
+        Format::Table => {
+            print!("{}", show::table(&found));
+            if let Some((_, letter)) = found.first() {
+                eprintln!("next: weft dlq show {}", letter.id);
+            }
+        }
     }
     match unanswered.pop() {
         None => Ok(()),
@@ -145,7 +175,7 @@ async fn list_one(
             page_token,
             state: arguments.state.unwrap_or_default().into(),
             consumer: arguments.consumer.clone(),
-            fingerprint: String::new(),
+            fingerprint: arguments.fingerprint.clone(),
         };
         let answer = clients
             .dead_letters(service)
@@ -183,47 +213,6 @@ async fn find(clients: &Clients, id: Uuid) -> Result<(Service, GetDeadLetterResp
         || Failure::Usage("no service offers dead letters".to_owned()),
         Failure::Call,
     ))
-}
-
-async fn replay(clients: &Clients, format: Format, id: Uuid, wait: Duration) -> Result<(), Failure> {
-    let (service, _) = find(clients, id).await?;
-    let request = ReplayDeadLetterRequest {
-        dead_letter_id: id.to_string(),
-        request_id: Uuid::new_v4().to_string(),
-    };
-    let answer = clients
-        .dead_letters(service)
-        .replay_dead_letter(clients.request(request)?)
-        .await;
-    answer.during("ops.v1.DeadLetterService/ReplayDeadLetter")?;
-    let asked = Instant::now();
-    loop {
-        let request = GetDeadLetterRequest {
-            dead_letter_id: id.to_string(),
-        };
-        let answer = clients
-            .dead_letters(service)
-            .get_dead_letter(clients.request(request)?)
-            .await;
-        let answer = answer.during(GET)?.into_inner();
-        let state = answer
-            .dead_letter
-            .as_ref()
-            .map(DeadLetter::state)
-            .unwrap_or_default();
-        if state == DeadLetterState::Replaying && asked.elapsed() < wait {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        }
-        show::whole(format, service, &answer)?;
-        return match state {
-            DeadLetterState::Resolved => Ok(()),
-            DeadLetterState::Replaying => Err(Failure::Other(anyhow::anyhow!(
-                "the outcome is not known yet: weft dlq show {id}"
-            ))),
-            _ => Err(Failure::Other(anyhow::anyhow!("it failed again"))),
-        };
-    }
 }
 
 fn parse_state(text: &str) -> Result<DeadLetterState, String> {

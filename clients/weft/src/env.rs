@@ -11,7 +11,10 @@ use crate::{
 pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
     let home = Home::find(globals);
     let description = home.description().ok_or_else(|| {
-        Failure::Usage(format!("nothing was started in {} yet: run `weft up` first", home.path().display()))
+        Failure::Usage(format!(
+            "nothing was started in {} yet: run `weft up` first",
+            home.path().display()
+        ))
     })?;
     let mut variables = Vec::new();
     for (service, addresses) in &description.services {
@@ -21,7 +24,9 @@ pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
     }
     variables.push(("TOKEN".to_owned(), Bearer::of(globals)?.token()?.to_string()));
     match globals.output {
-        Format::Table => variables.iter().for_each(|(name, value)| println!("export {name}='{value}'")),
+        Format::Table => variables
+            .iter()
+            .for_each(|(name, value)| println!("export {name}='{value}'")),
         Format::Json => println!("{}", variables.into_iter().collect::<serde_json::Value>()),
     }
     Ok(())

@@ -12,12 +12,14 @@ mod keys;
 mod token;
 
 mod clients;
+mod confirm;
 mod failure;
 mod output;
 mod paging;
 
 mod claim;
 mod dlq;
+mod events;
 mod ledger;
 mod mesh_policy;
 mod mesh_top;
@@ -75,6 +77,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ledger(command) => ledger::run(globals, command).await,
         Command::Saga(command) => saga::run(globals, command).await,
         Command::Dlq(command) => dlq::run(globals, command).await,
+        Command::Events(command) => events::run(globals, command).await,
         Command::Mesh(command) => mesh_policy::run(globals, command).await,
     }
 }

@@ -81,6 +81,7 @@ pub(crate) fn state(name: &str) -> String {
         "LEDGER_ACCOUNT_",
         "LEDGER_CAUSE_",
         "DEAD_LETTER_STATE_",
+        "DEAD_LETTER_EDIT_STATE_",
         "ERROR_CLASS_",
         "REPLAY_RUN_STATE_",
         "SETTLEMENT_HOLD_",

@@ -33,6 +33,9 @@ mod upkeep;
 
 mod backbone;
 
+mod asyncapi;
+
+pub use asyncapi::asyncapi;
 pub use backbone::{Host, Task};
 pub use bus::Bus;
 pub use consumer::Consumer;

@@ -1,6 +1,6 @@
 //! Dead letters in words.
 
-use proto::ops::v1::{DeadLetter, GetDeadLetterResponse};
+use proto::ops::v1::{DeadLetter, DeadLetterState, GetDeadLetterResponse};
 use serde_json::json;
 
 use crate::{
@@ -54,6 +54,7 @@ pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResp
         return output::print_json(&value);
     }
     let letter = answer.dead_letter.clone().unwrap_or_default();
+    let letter_state = letter.state();
     output::print_fields(&[
         ("dead letter", letter.id.clone()),
         ("service", service.name().to_owned()),
@@ -90,8 +91,12 @@ pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResp
         ("waiting behind", letter.parked_count.to_string()),
         ("settled", moment(letter.resolve_time.as_ref())),
         ("discarded", letter.discard_reason.clone()),
+        (
+            "back since",
+            super::groups::regression(&letter.resolved_before_version, &letter.handler_version),
+        ),
         ("saga", letter.saga_id.clone()),
-        ("trace", letter.trace_id),
+        ("trace", letter.trace_id.clone()),
         ("undecodable", answer.decode_error.clone()),
     ]);
     for header in &answer.headers {
@@ -118,9 +123,21 @@ pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResp
             action.action, action.actor, action.detail
         );
     }
+    if let Some(edit) = &answer.edit {
+        println!(
+            "edit             {} by {}: {}",
+            state(edit.state().as_str_name()),
+            edit.proposed_by,
+            edit.reason
+        );
+        println!("  it came as     {}", edit.original_body_json);
+    }
     let body: serde_json::Value = serde_json::from_str(&answer.body_json).unwrap_or_default();
     if !body.is_null() {
         println!("\n{}", serde_json::to_string_pretty(&body)?);
+    }
+    if letter_state == DeadLetterState::Open {
+        eprintln!("next: weft dlq replay {} --dry-run", letter.id);
     }
     Ok(())
 }

@@ -1,0 +1,38 @@
+//! The question before what cannot be undone.
+
+use std::io::{IsTerminal as _, Write as _, stdin};
+
+use clap::Args;
+
+use crate::failure::Failure;
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Confirmation {
+    /// Do it without asking, as scripts must
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Confirmation {
+    /// Returns once a person at a terminal, or `--yes`, has agreed.
+    pub(crate) fn ask(self, question: &str) -> Result<(), Failure> {
+        if self.yes {
+            return Ok(());
+        }
+        if !stdin().is_terminal() {
+            return Err(Failure::Usage(format!(
+                "{question} Nobody is there to answer: --yes says so beforehand"
+            )));
+        }
+        eprint!("{question} [y/N] ");
+        std::io::stderr().flush()?;
+        let mut answer = String::new();
+        stdin().read_line(&mut answer)?;
+        if matches!(answer.trim(), "y" | "Y" | "yes") {
+            Ok(())
+        } else {
+            eprintln!("nothing was done");
+            Err(Failure::Told)
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Kinds of failures: one row for all dead letters that share a fingerprint.
+
+use proto::ops::v1::{DeadLetterGroup, ListDeadLetterGroupsRequest};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::{
+    cli::Format,
+    clients::{Clients, Service},
+    failure::{During as _, Failure},
+    output::{self, Table, moment, state},
+    paging::{self, Limit},
+};
+
+/// The groups of one service, largest first. None where it has no dead letters to offer.
+pub(crate) async fn of(
+    clients: &Clients,
+    service: Service,
+    limit: Limit,
+) -> Result<Vec<DeadLetterGroup>, Failure> {
+    let listed = paging::collect(limit, async |page_size, page_token| {
+        let request = ListDeadLetterGroupsRequest {
+            page_size,
+            page_token,
+        };
+        let answer = clients
+            .dead_letters(service)
+            .list_dead_letter_groups(clients.request(request)?)
+            .await;
+        let page = answer
+            .during("ops.v1.DeadLetterService/ListDeadLetterGroups")?
+            .into_inner();
+        Ok((page.groups, page.next_page_token))
+    });
+    match listed.await {
+        Ok(listed) => Ok(listed.rows),
+        Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => Ok(Vec::new()),
+        Err(failure) => Err(failure),
+    }
+}
+
+pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    for service in Service::ALL {
+        let groups = of(clients, service, limit).await?;
+        found.extend(groups.into_iter().map(|group| (service, group)));
+    }
+    if format == Format::Json {
+        let rows: Result<Vec<Value>, Failure> = found
+            .iter()
+            .map(|(service, group)| Ok(json!({"service": service.name(), "group": output::json(group)?})))
+            .collect();
+        return output::print_json(&json!({"groups": rows?}));
+    }
+    let heading = [
+        "FINGERPRINT",
+        "SERVICE",
+        "CONSUMER",
+        "EVENT",
+        "WHY",
+        ">COUNT",
+        ">BEHIND THEM",
+        "OLDEST",
+        "BACK SINCE",
+        "MESSAGE",
+    ];
+    let mut table = Table::new(heading, "no dead letters");
+    for (service, group) in &found {
+        table.row([
+            group.fingerprint.clone(),
+            service.name().to_owned(),
+            group.consumer.clone(),
+            group.event_type.clone(),
+            format!(
+                "{} {}",
+                state(group.error_class().as_str_name()),
+                group.error_code
+            ),
+            group.count.to_string(),
+            group.parked_count.to_string(),
+            moment(group.oldest_time.as_ref()),
+            regression(&group.resolved_before_version, &group.handler_version),
+            group.sample_message.clone(),
+        ]);
+    }
+    print!("{table}");
+    if let Some((_, group)) = found.first() {
+        eprintln!("next: weft dlq show {}", group.sample_dead_letter_id);
+        eprintln!("  or: weft dlq replay --group {} --canary", group.fingerprint);
+    }
+    Ok(())
+}
+
+/// `0.2.0 (resolved in 0.1.0)`; empty for a kind that was never resolved.
+pub(crate) fn regression(resolved_in: &str, back_in: &str) -> String {
+    if resolved_in.is_empty() {
+        String::new()
+    } else {
+        format!("{back_in} (resolved in {resolved_in})")
+    }
+}

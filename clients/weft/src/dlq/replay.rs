@@ -1,0 +1,244 @@
+//! Second chances: one dead letter, a whole group, or only a rehearsal.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use proto::ops::v1::{
+    DeadLetter, DeadLetterState, GetDeadLetterRequest, GetReplayRunRequest, RehearseReplayRequest,
+    RehearseReplayResponse, ReplayDeadLetterGroupRequest, ReplayDeadLetterRequest, ReplayMode, ReplayRun,
+    ReplayRunState,
+};
+use uuid::Uuid;
+
+use super::{GET, find, groups, show};
+use crate::{
+    cli::Format,
+    clients::{Clients, Service},
+    duration,
+    failure::{During as _, Failure},
+    output::{self, Table, state},
+    paging::Limit,
+};
+
+/// How often a replay's outcome is asked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The dead letter's id
+    #[arg(required_unless_present = "group", conflicts_with = "group")]
+    dead_letter: Option<Uuid>,
+    /// All open dead letters with this fingerprint, as `weft dlq groups` lists it
+    #[arg(long, value_name = "FINGERPRINT")]
+    group: Option<String>,
+    /// One of the group, then ten, then the rest; the first failure of the same kind stops it
+    #[arg(long, requires = "group")]
+    canary: bool,
+    /// Replays a second
+    #[arg(long, requires = "group", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rate: u32,
+    /// Only tell what the replay would change
+    #[arg(long, conflicts_with = "group")]
+    dry_run: bool,
+    /// How long to wait for the outcome
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
+    wait: Duration,
+}
+
+pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
+    match (arguments.dead_letter, &arguments.group) {
+        (Some(id), _) if arguments.dry_run => rehearse(clients, format, id, String::new()).await,
+        (Some(id), _) => {
+            let (service, _) = find(clients, id).await?;
+            let request = ReplayDeadLetterRequest {
+                dead_letter_id: id.to_string(),
+                request_id: Uuid::new_v4().to_string(),
+            };
+            let answer = clients
+                .dead_letters(service)
+                .replay_dead_letter(clients.request(request)?)
+                .await;
+            answer.during("ops.v1.DeadLetterService/ReplayDeadLetter")?;
+            outcome(clients, format, service, id, arguments.wait).await
+        }
+        (None, Some(fingerprint)) => group(clients, format, fingerprint, &arguments).await,
+        (None, None) => Err(Failure::Usage("a dead letter or --group is needed".into())),
+    }
+}
+
+/// Waits for what becomes of a replay that is on its way.
+pub(crate) async fn outcome(
+    clients: &Clients,
+    format: Format,
+    service: Service,
+    id: Uuid,
+    wait: Duration,
+) -> Result<(), Failure> {
+    let asked = Instant::now();
+    loop {
+        let request = GetDeadLetterRequest {
+            dead_letter_id: id.to_string(),
+        };
+        let answer = clients
+            .dead_letters(service)
+            .get_dead_letter(clients.request(request)?)
+            .await;
+        let answer = answer.during(GET)?.into_inner();
+        let state = answer
+            .dead_letter
+            .as_ref()
+            .map(DeadLetter::state)
+            .unwrap_or_default();
+        if state == DeadLetterState::Replaying && asked.elapsed() < wait {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            continue;
+        }
+        show::whole(format, service, &answer)?;
+        return match state {
+            DeadLetterState::Resolved => Ok(()),
+            DeadLetterState::Replaying => Err(Failure::Other(anyhow::anyhow!(
+                "the outcome is not known yet: weft dlq show {id}"
+            ))),
+            _ => Err(Failure::Other(anyhow::anyhow!("it failed again"))),
+        };
+    }
+}
+
+/// Tells what a replay would change; a body other than the dead letter's own can be tried.
+pub(crate) async fn rehearse(
+    clients: &Clients,
+    format: Format,
+    id: Uuid,
+    body_json: String,
+) -> Result<(), Failure> {
+    let (service, _) = find(clients, id).await?;
+    let request = RehearseReplayRequest {
+        dead_letter_id: id.to_string(),
+        body_json,
+    };
+    let answer = clients
+        .dead_letters(service)
+        .rehearse_replay(clients.request(request)?)
+        .await;
+    let answer = answer
+        .during("ops.v1.DeadLetterService/RehearseReplay")?
+        .into_inner();
+    match format {
+        Format::Json => output::print_json(&output::json(&answer)?)?,
+        Format::Table => rehearsed(id, &answer),
+    }
+    if answer.would_resolve {
+        Ok(())
+    } else {
+        Err(Failure::Told)
+    }
+}
+
+fn rehearsed(id: Uuid, answer: &RehearseReplayResponse) {
+    if !answer.would_resolve {
+        println!(
+            "it would fail again: {} {}: {}",
+            state(answer.error_class().as_str_name()),
+            answer.error_code,
+            answer.error_message
+        );
+        eprintln!("next: weft dlq edit {id} --body FILE --reason REASON --dry-run");
+        return;
+    }
+    println!("it would take effect; nothing has been changed\n");
+    let mut tables = Table::new(
+        ["TABLE", ">ADDED", ">CHANGED", ">REMOVED"],
+        "no rows would change",
+    );
+    for change in &answer.tables {
+        tables.row([
+            change.table.clone(),
+            change.inserted_count.to_string(),
+            change.updated_count.to_string(),
+            change.deleted_count.to_string(),
+        ]);
+    }
+    print!("{tables}");
+    for event in &answer.events {
+        println!(
+            "publishes  {} of {} version {}",
+            event.event_type, event.aggregate_id, event.aggregate_version
+        );
+    }
+    eprintln!("next: weft dlq replay {id}");
+}
+
+async fn group(
+    clients: &Clients,
+    format: Format,
+    fingerprint: &str,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
+    let service = service_of(clients, fingerprint).await?;
+    let mode = if arguments.canary {
+        ReplayMode::Canary
+    } else {
+        ReplayMode::Straight
+    };
+    let request = ReplayDeadLetterGroupRequest {
+        fingerprint: fingerprint.to_owned(),
+        request_id: Uuid::new_v4().to_string(),
+        rate: arguments.rate,
+        mode: mode.into(),
+    };
+    let answer = clients
+        .dead_letters(service)
+        .replay_dead_letter_group(clients.request(request)?)
+        .await;
+    let answer = answer.during("ops.v1.DeadLetterService/ReplayDeadLetterGroup")?;
+    let mut run = answer.into_inner().run.unwrap_or_default();
+    let asked = Instant::now();
+    while run.state() == ReplayRunState::Running && asked.elapsed() < arguments.wait {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let request = GetReplayRunRequest {
+            replay_run_id: run.id.clone(),
+        };
+        let answer = clients
+            .dead_letters(service)
+            .get_replay_run(clients.request(request)?)
+            .await;
+        let answer = answer.during("ops.v1.DeadLetterService/GetReplayRun")?;
+        run = answer.into_inner().run.unwrap_or_default();
+    }
+    print(format, fingerprint, &run)
+}
+
+fn print(format: Format, fingerprint: &str, run: &ReplayRun) -> Result<(), Failure> {
+    match format {
+        Format::Json => output::print_json(&output::json(run)?)?,
+        Format::Table => output::print_fields(&[
+            ("run", run.id.clone()),
+            ("state", state(run.state().as_str_name())),
+            ("dead letters", run.total_count.to_string()),
+            ("sent", run.sent_count.to_string()),
+            ("resolved", run.resolved_count.to_string()),
+            ("failed again", run.failed_count.to_string()),
+        ]),
+    }
+    if run.state() == ReplayRunState::Finished && run.failed_count == 0 {
+        return Ok(());
+    }
+    if run.state() == ReplayRunState::Running {
+        eprintln!("it goes on in the background; next: weft dlq groups");
+        return Ok(());
+    }
+    eprintln!("next: weft dlq list --fingerprint {fingerprint}");
+    Err(Failure::Told)
+}
+
+async fn service_of(clients: &Clients, fingerprint: &str) -> Result<Service, Failure> {
+    for service in Service::ALL {
+        let groups = groups::of(clients, service, Limit { limit: 1_000 }).await?;
+        if groups.iter().any(|group| group.fingerprint == fingerprint) {
+            return Ok(service);
+        }
+    }
+    Err(Failure::Other(anyhow::anyhow!(
+        "no open dead letter has the fingerprint {fingerprint}: weft dlq groups"
+    )))
+}

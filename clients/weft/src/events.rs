@@ -1,0 +1,345 @@
+//! `weft events …`: what the services publish, and who consumes it.
+
+mod tail;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use proto::ops::v1::{
+    ApplyStreamsRequest, AuditEventsRequest, AuditEventsResponse, ConsumerStatus, ListConsumersRequest,
+    PauseConsumerRequest, RepublishEventsRequest, ResumeConsumerRequest, StreamDifference,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    cli::{Format, Globals},
+    clients::{Clients, Service},
+    confirm::Confirmation,
+    duration,
+    failure::{During as _, Failure},
+    output::{self, Table},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show how far each consumer is behind
+    Lag(Whose),
+    /// Compare the event logs with the stream; exit code 1 when the stream lacks something
+    Audit {
+        #[command(flatten)]
+        whose: Whose,
+        #[command(flatten)]
+        window: Window,
+    },
+    /// Publish again what the stream lacks
+    Rebuild {
+        #[command(flatten)]
+        whose: Whose,
+        #[command(flatten)]
+        window: Window,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+    /// Print events as they are published, until Ctrl-C
+    Tail(tail::Arguments),
+    /// Bring the broker's streams and consumers to what the services want of them, as every start does
+    Apply {
+        #[command(flatten)]
+        whose: Whose,
+        /// Only tell what would change; exit code 1 when something would
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Hold a consumer; its events wait
+    Pause {
+        /// The consumer, as `weft events lag` lists it
+        consumer: String,
+        /// Why, 3 to 500 characters; kept in the audit trail
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a consumer go on
+    Resume {
+        /// The consumer
+        consumer: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Whose {
+    /// Only this service; by default all
+    #[arg(long, value_enum)]
+    service: Option<Service>,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Window {
+    /// How far back; no further than the stream keeps events
+    #[arg(long, default_value = "1d", value_parser = duration::parse)]
+    since: Duration,
+}
+
+impl Whose {
+    fn services(self) -> Vec<Service> {
+        self.service
+            .map_or(Service::ALL.to_vec(), |service| vec![service])
+    }
+}
+
+pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    let clients = Clients::open(globals)?;
+    let format = globals.output;
+    match command {
+        Command::Lag(whose) => lag(&clients, format, whose).await,
+        Command::Audit { whose, window } => audit(&clients, format, whose, window).await,
+        Command::Rebuild {
+            whose,
+            window,
+            confirmation,
+        } => rebuild(&clients, format, whose, window, confirmation).await,
+        Command::Tail(arguments) => tail::run(&clients, format, arguments).await,
+        Command::Apply { whose, dry_run } => apply(&clients, format, whose, dry_run).await,
+        Command::Pause { consumer, reason } => {
+            let service = service_of(&clients, &consumer).await?;
+            let request = PauseConsumerRequest {
+                consumer: consumer.clone(),
+                request_id: Uuid::new_v4().to_string(),
+                reason,
+            };
+            let answer = clients
+                .events(service)
+                .pause_consumer(clients.request(request)?)
+                .await;
+            answer.during("ops.v1.EventService/PauseConsumer")?;
+            eprintln!("{consumer} is held within seconds; next: weft events resume {consumer}");
+            Ok(())
+        }
+        Command::Resume { consumer } => {
+            let service = service_of(&clients, &consumer).await?;
+            let request = ResumeConsumerRequest {
+                consumer,
+                request_id: Uuid::new_v4().to_string(),
+            };
+            let answer = clients
+                .events(service)
+                .resume_consumer(clients.request(request)?)
+                .await;
+            answer.during("ops.v1.EventService/ResumeConsumer")?;
+            Ok(())
+        }
+    }
+}
+
+async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    for service in whose.services() {
+        let consumers = consumers(clients, service).await?;
+        found.extend(consumers.into_iter().map(|consumer| (service, consumer)));
+    }
+    if format == Format::Json {
+        let rows: Result<Vec<Value>, Failure> = found
+            .iter()
+            .map(|(service, consumer)| {
+                Ok(json!({"service": service.name(), "consumer": output::json(consumer)?}))
+            })
+            .collect();
+        return output::print_json(&json!({"consumers": rows?}));
+    }
+    let heading = [
+        "CONSUMER",
+        "SERVICE",
+        "",
+        ">WAITING",
+        ">IN HAND",
+        ">OLDEST",
+        ">DEAD LETTERS",
+        "WHY HELD",
+    ];
+    let mut table = Table::new(heading, "no consumers");
+    for (service, consumer) in &found {
+        table.row([
+            consumer.name.clone(),
+            service.name().to_owned(),
+            if consumer.paused { "HELD" } else { "" }.to_owned(),
+            consumer.pending_count.to_string(),
+            consumer.unacknowledged_count.to_string(),
+            consumer
+                .lag
+                .map(|lag| format!("{} s", lag.seconds))
+                .unwrap_or_default(),
+            consumer.dead_letter_count.to_string(),
+            consumer.reason.clone(),
+        ]);
+    }
+    print!("{table}");
+    if let Some((_, held)) = found.iter().find(|(_, consumer)| consumer.paused) {
+        eprintln!("next: weft events resume {}", held.name);
+    } else if found.iter().any(|(_, consumer)| consumer.dead_letter_count > 0) {
+        eprintln!("next: weft dlq groups");
+    }
+    Ok(())
+}
+
+async fn audit(clients: &Clients, format: Format, whose: Whose, window: Window) -> Result<(), Failure> {
+    let found = compare(clients, whose, window).await?;
+    if format == Format::Json {
+        let rows: Result<Vec<Value>, Failure> = found
+            .iter()
+            .map(|(service, audit)| Ok(json!({"service": service.name(), "audit": output::json(audit)?})))
+            .collect();
+        output::print_json(&json!({"audits": rows?}))?;
+    } else {
+        let mut table = Table::new(["SERVICE", ">LOGGED", ">WAITING", ">MISSING"], "no services");
+        for (service, audit) in &found {
+            table.row([
+                service.name().to_owned(),
+                audit.logged_count.to_string(),
+                audit.pending_count.to_string(),
+                audit.missing_count.to_string(),
+            ]);
+        }
+        print!("{table}");
+    }
+    if found.iter().all(|(_, audit)| audit.missing_count == 0) {
+        return Ok(());
+    }
+    eprintln!("the stream lacks events; next: weft events rebuild");
+    Err(Failure::Told)
+}
+
+async fn rebuild(
+    clients: &Clients,
+    format: Format,
+    whose: Whose,
+    window: Window,
+    confirmation: Confirmation,
+) -> Result<(), Failure> {
+    let missing: u64 = compare(clients, whose, window)
+        .await?
+        .iter()
+        .map(|(_, audit)| audit.missing_count)
+        .sum();
+    if missing > 0 {
+        confirmation.ask(&format!("{missing} events will be published again."))?;
+    }
+    let mut rows = Vec::new();
+    for service in whose.services() {
+        let request = RepublishEventsRequest {
+            window: Some(wire(window.since)),
+            request_id: Uuid::new_v4().to_string(),
+        };
+        let answer = clients
+            .events(service)
+            .republish_events(clients.request(request)?)
+            .await;
+        let answer = answer.during("ops.v1.EventService/RepublishEvents")?.into_inner();
+        rows.push((service, answer.republished_count));
+    }
+    if format == Format::Json {
+        let rows: Vec<Value> = rows
+            .iter()
+            .map(|(service, count)| json!({"service": service.name(), "republishedCount": count.to_string()}))
+            .collect();
+        return output::print_json(&json!({"rebuilt": rows}));
+    }
+    for (service, count) in rows {
+        println!("{:<16} {count} events published again", service.name());
+    }
+    eprintln!("next: weft events audit");
+    Ok(())
+}
+
+async fn apply(clients: &Clients, format: Format, whose: Whose, dry_run: bool) -> Result<(), Failure> {
+    let mut found: Vec<StreamDifference> = Vec::new();
+    for service in whose.services() {
+        let request = ApplyStreamsRequest {
+            request_id: Uuid::new_v4().to_string(),
+            validate_only: dry_run,
+        };
+        let answer = clients
+            .events(service)
+            .apply_streams(clients.request(request)?)
+            .await;
+        let answer = answer.during("ops.v1.EventService/ApplyStreams")?.into_inner();
+        // All services want the same of the streams.
+        for difference in answer.differences {
+            if !found.contains(&difference) {
+                found.push(difference);
+            }
+        }
+    }
+    if format == Format::Json {
+        let rows: Result<Vec<Value>, Failure> = found.iter().map(output::json).collect();
+        output::print_json(&json!({"differences": rows?}))?;
+    } else {
+        let mut table = Table::new(["OBJECT", "SETTING", "IS", "WANTED"], "all is as wanted");
+        for difference in &found {
+            table.row([
+                difference.object.clone(),
+                difference.setting.clone(),
+                difference.is.clone(),
+                difference.wanted.clone(),
+            ]);
+        }
+        print!("{table}");
+    }
+    if !dry_run || found.is_empty() {
+        return Ok(());
+    }
+    eprintln!("next: weft events apply");
+    Err(Failure::Told)
+}
+
+async fn compare(
+    clients: &Clients,
+    whose: Whose,
+    window: Window,
+) -> Result<Vec<(Service, AuditEventsResponse)>, Failure> {
+    let mut found = Vec::new();
+    for service in whose.services() {
+        let request = AuditEventsRequest {
+            window: Some(wire(window.since)),
+        };
+        let answer = clients
+            .events(service)
+            .audit_events(clients.request(request)?)
+            .await;
+        found.push((
+            service,
+            answer.during("ops.v1.EventService/AuditEvents")?.into_inner(),
+        ));
+    }
+    Ok(found)
+}
+
+async fn consumers(clients: &Clients, service: Service) -> Result<Vec<ConsumerStatus>, Failure> {
+    let request = clients.request(ListConsumersRequest {})?;
+    let answer = clients.events(service).list_consumers(request).await;
+    Ok(answer
+        .during("ops.v1.EventService/ListConsumers")?
+        .into_inner()
+        .consumers)
+}
+
+async fn service_of(clients: &Clients, consumer: &str) -> Result<Service, Failure> {
+    for service in Service::ALL {
+        if consumers(clients, service)
+            .await?
+            .iter()
+            .any(|found| found.name == consumer)
+        {
+            return Ok(service);
+        }
+    }
+    Err(Failure::Other(anyhow::anyhow!(
+        "there is no consumer {consumer}: weft events lag"
+    )))
+}
+
+fn wire(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: duration.subsec_nanos().cast_signed(),
+    }
+}

@@ -1,0 +1,93 @@
+//! Events as they are published, of one service or all.
+
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::{StreamExt as _, stream::select_all};
+use proto::ops::v1::{TailEventsRequest, TailEventsResponse};
+use tonic::Code;
+
+use super::{Whose, wire};
+use crate::{
+    cli::Format,
+    clients::Clients,
+    duration,
+    failure::{During as _, Failure},
+    output::{self, moment},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    whose: Whose,
+    /// Begin this far back; by default with the next event
+    #[arg(long, value_parser = duration::parse)]
+    since: Option<Duration>,
+    /// Only events of this type, such as `order.v1.OrderConfirmed`
+    #[arg(long = "type", value_name = "TYPE")]
+    type_name: Option<String>,
+    /// End after so many events
+    #[arg(long, value_name = "COUNT")]
+    count: Option<usize>,
+}
+
+pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
+    const TAIL: &str = "ops.v1.EventService/TailEvents";
+    let mut left = arguments.count.unwrap_or(usize::MAX);
+    let mut since = arguments.since;
+    while left > 0 {
+        let mut tails = Vec::new();
+        for service in arguments.whose.services() {
+            let request = TailEventsRequest {
+                since: since.map(wire),
+                subject: String::new(),
+            };
+            let answer = clients
+                .events(service)
+                .tail_events(clients.request(request)?)
+                .await;
+            tails.push(answer.during(TAIL)?.into_inner());
+        }
+        let mut events = select_all(tails);
+        while left > 0 {
+            let Some(event) = events.next().await else {
+                return Ok(());
+            };
+            match event {
+                Ok(event) => {
+                    if arguments
+                        .type_name
+                        .as_ref()
+                        .is_none_or(|wanted| *wanted == event.event_type)
+                    {
+                        print(format, &event)?;
+                        left -= 1;
+                    }
+                }
+                // One call follows for as long as the contract lets it; then another does.
+                Err(status) if status.code() == Code::DeadlineExceeded => break,
+                Err(status) => return Err(status).during(TAIL),
+            }
+        }
+        since = None;
+    }
+    Ok(())
+}
+
+fn print(format: Format, event: &TailEventsResponse) -> Result<(), Failure> {
+    if format == Format::Json {
+        // One document a line, as what follows a stream expects it.
+        println!("{}", output::json(event)?);
+        return Ok(());
+    }
+    println!(
+        "{} {} {} {} version {} {}",
+        moment(event.publish_time.as_ref()),
+        event.facility,
+        event.event_type,
+        event.aggregate_id,
+        event.aggregate_version,
+        event.body_json
+    );
+    Ok(())
+}
