@@ -1,0 +1,90 @@
+//! The reader of events in Python that `docs/events.md` shows.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use tests::workspace_root;
+use uuid::Uuid;
+
+use crate::events_rig::Rig;
+
+const PROTOS: [&str; 3] = [
+    "order/v1/events.proto",
+    "events/v1/options.proto",
+    "google/type/money.proto",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_reader_sees_each_event_once_and_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start().await;
+    rig.publish();
+    let first = [Uuid::new_v4(), Uuid::new_v4()];
+    for aggregate in first {
+        rig.append(aggregate, [1]).await;
+    }
+    generate(folder.path());
+    let seen: BTreeSet<_> = read(folder.path(), rig.nats.url(), 2).await.into_iter().collect();
+    assert_eq!(seen, first.map(|order| order.to_string()).into());
+
+    let later = Uuid::new_v4();
+    rig.append(later, [1]).await;
+    let seen = read(folder.path(), rig.nats.url(), 1).await;
+    assert_eq!(seen, [later.to_string()]);
+}
+
+fn python() -> Command {
+    let mut python = Command::new(workspace_root().join(".tools/python/bin/python"));
+    python.current_dir(workspace_root());
+    python
+}
+
+/// As the page says, but into a folder of the test's.
+fn generate(folder: &Path) {
+    let mut protoc = python();
+    protoc.args([
+        "-m",
+        "grpc_tools.protoc",
+        "-I",
+        "proto",
+        "-I",
+        "proto/third_party",
+    ]);
+    protoc
+        .arg(format!("--python_out={}", folder.display()))
+        .args(PROTOS);
+    assert!(protoc.status().expect("`make setup` installs Python").success());
+}
+
+/// The orders that the reader prints until there are this many.
+async fn read(folder: &Path, server: &str, count: usize) -> Vec<String> {
+    let mut reader = python();
+    reader
+        .current_dir(folder)
+        .env("PYTHONPATH", folder)
+        .arg(workspace_root().join("docs/examples/read_events.py"))
+        .arg(server)
+        .stdout(Stdio::piped());
+    let mut reader = Reader(reader.spawn().unwrap());
+    let lines = BufReader::new(reader.0.stdout.take().unwrap()).lines();
+    let reading = tokio::task::spawn_blocking(move || {
+        let orders = lines.map(|line| line.unwrap().split(' ').next_back().unwrap().to_owned());
+        orders.take(count).collect()
+    });
+    reading.await.unwrap()
+}
+
+/// Killed with the test that started it.
+struct Reader(Child);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
