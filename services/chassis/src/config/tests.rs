@@ -222,3 +222,24 @@ fn a_file_that_is_missing_or_no_toml_is_a_violation() {
         1
     );
 }
+
+#[test]
+fn a_section_that_is_left_out_by_default_can_be_set_key_by_key() {
+    let environment = [
+        ("SHOP__GRPC__TLS__CERT_FILE", "/mesh/tls.crt"),
+        ("SHOP__GRPC__TLS__KEY_FILE", "/mesh/tls.key"),
+        ("SHOP__GRPC__TLS__CLIENT_CA_FILE", "/mesh/ca.crt"),
+        ("SHOP__GRPC__TLS__TRUST_DOMAIN", "weft"),
+        ("SHOP__GRPC__TLS__CLIENT_IDS", r#"["spiffe://weft/order"]"#),
+    ];
+    let effective = load::<Shop>("shop", &sources(None, &environment, &[]));
+    let tls = effective.into_settings().unwrap().grpc.tls.unwrap();
+    assert_eq!(tls.cert_file, PathBuf::from("/mesh/tls.crt"));
+    assert_eq!(tls.client_ids, ["spiffe://weft/order"]);
+
+    let slip = load::<Shop>("shop", &sources(None, &environment, &["grpc.tls.certfile=/c"]));
+    assert_eq!(fields(&slip), ["grpc.tls.certfile"]);
+    let foreign = ["grpc.tls.client_ids=[\"spiffe://other/order\"]"];
+    let foreign = load::<Shop>("shop", &sources(None, &environment, &foreign));
+    assert_eq!(fields(&foreign), ["grpc.tls.client_ids"]);
+}
