@@ -17,6 +17,7 @@ mod claims_rules;
 mod claims_story;
 mod cli_eclaimlink;
 mod cli_events;
+mod cli_mesh;
 mod cli_retail;
 mod cli_rig;
 mod cli_up;
