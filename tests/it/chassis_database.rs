@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use chassis::{Facility, Process, Sections, health::Status, postgres};
 use sqlx::PgPool;
-use tests::{Durability, Postgres, eventually};
+use tests::{Durability, Options, Postgres, Service, Stack, eventually};
+use tonic_health::pb::health_check_response::ServingStatus;
 
 /// A migrated database, and a process that uses it as a service does.
 pub(crate) struct Fixture {
@@ -153,4 +154,46 @@ async fn a_restarted_postgresql_is_noticed_both_ways_and_no_stale_connection_is_
     for counted in futures_util::future::join_all((0..16).map(|_| fixture.count(&facility))).await {
         counted.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_behind_is_told_by_set_and_version() {
+    let server = Postgres::shared().await;
+    let fresh = server.database("order").await;
+    let settings = postgres::Settings {
+        url: postgres::DatabaseUrl::new(fresh.app_url()),
+        migrate_url: postgres::DatabaseUrl::new(fresh.owner_url()),
+        ..postgres::Settings::default()
+    };
+    let lacking = postgres::missing(&settings, &[]).await.unwrap();
+    assert_eq!(
+        (lacking[0].name, lacking[0].versions.first()),
+        ("chassis", Some(&1))
+    );
+    postgres::migrate(&settings, Vec::new()).await.unwrap();
+    assert_eq!(postgres::missing(&settings, &[]).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_not_ready_until_its_database_is_migrated() {
+    let stack = Stack::with(Options::default().only(&[])).await;
+    let schema = "drop schema weft_migrations cascade";
+    sqlx::query(schema)
+        .execute(&stack.database(Service::Claims).superuser().await)
+        .await
+        .unwrap();
+    stack.spawn(Service::Claims);
+    eventually(Duration::from_secs(15), || async {
+        stack
+            .health(Service::Claims, "startup")
+            .await
+            .is_ok_and(|status| status == ServingStatus::Serving)
+    })
+    .await;
+    let readiness = stack.health(Service::Claims, "readiness").await.unwrap();
+    assert_eq!(readiness, ServingStatus::NotServing);
+    eventually(Duration::from_secs(15), || async {
+        stack.log(Service::Claims).contains("run `claims migrate`")
+    })
+    .await;
 }

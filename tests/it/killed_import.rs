@@ -12,7 +12,9 @@ const PLACED: &str = "select count(*) from orders.placed_order";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_survives_a_kill_of_every_server() {
-    let stack = Stack::with(Options::default().own_postgres(Durability::Durable)).await;
+    // A busy machine is no reason for a card to be declined: only the kills are.
+    let options = Options::default().own_postgres(Durability::Durable);
+    let stack = Stack::with(options.set(Service::Payment, "processor.timeout_ms", "20000")).await;
     let file = orders_file(&stack);
     let import = import(&stack, &file).await;
 
@@ -32,8 +34,8 @@ async fn an_import_survives_a_kill_of_every_server() {
     assert_eq!(report["balanced"], true, "{report:#}");
     let order = stack.database(Service::Order);
     assert_eq!(order.count(PLACED).await, ORDERS);
-    all_settled(order).await;
-    assert_no_double_charge(&stack).await;
+    let settled = all_ended(order).await;
+    assert_no_double_charge(&stack, settled).await;
     assert_ledger_agrees(&stack).await;
 }
 
@@ -122,65 +124,75 @@ async fn placed(stack: &Stack, at_least: i64) {
     .await;
 }
 
-/// What the last kill interrupted is resumed by its saga, a little after the import has ended.
-async fn all_settled(order: &Database) {
-    let pool = order.superuser().await;
-    let open = "select row_to_json(s)::text || o.state from orders.placed_order o join orders.saga s on s.id = o.saga_id \
-                where o.state <> 'settled'";
+/// What the last kill interrupted is resumed by its saga, a little after the import has ended. An authorization that
+/// was on its way when the card network went down with PostgreSQL may come to be a time-out that did not charge: that
+/// order is rejected for this reason alone, and there are few.
+async fn all_ended(order: &Database) -> i64 {
+    let open = "select count(*) from orders.placed_order where state not in ('settled', 'rejected')";
     eventually(Duration::from_secs(60), || async {
-        let rows: Vec<String> = sqlx::query_scalar(open)
-            .fetch_all(&pool)
-            .await
-            .map_err(|error| error.to_string())?;
-        match rows.is_empty() {
-            true => Ok(()),
-            false => Err(format!("{} orders are open: {:?}", rows.len(), rows.first())),
+        match order.count(open).await {
+            0 => Ok(()),
+            open => Err(format!("{open} orders are open")),
         }
     })
     .await;
+    let timed_out = "select count(*) from orders.placed_order where failure->>'reason' = 'PROCESSOR_TIMEOUT'";
+    let timed_out = order.count(timed_out).await;
+    assert_eq!(
+        order
+            .count("select count(*) from orders.placed_order where state = 'rejected'")
+            .await,
+        timed_out
+    );
+    assert!(timed_out <= ORDERS / 100, "{timed_out} orders were rejected");
+    ORDERS - timed_out
 }
 
 /// Asks the card network's own books, which the payment service only reaches by calls.
-async fn assert_no_double_charge(stack: &Stack) {
+async fn assert_no_double_charge(stack: &Stack, settled: i64) {
     let payment = stack.database(Service::Payment);
-    let charged_once = "select count(*) from sandbox.card_statement where charges = 1 and holds = 1";
-    assert_eq!(payment.count(charged_once).await, ORDERS);
-    assert_eq!(
-        payment.count("select count(*) from sandbox.card_statement").await,
-        ORDERS
-    );
-    let captured = payment
-        .count("select sum(captured)::bigint from payment.payment")
+    for (charged, orders) in [
+        ("charges = 1 and holds = 1", settled),
+        ("charges > 0 or holds > 0", settled),
+    ] {
+        let query = format!("select count(*) from sandbox.card_statement where {charged}");
+        assert_eq!(payment.count(&query).await, orders, "{charged}");
+    }
+    let charged = payment
+        .count("select sum(charged)::bigint from sandbox.card_statement")
         .await;
     assert_eq!(
         payment
-            .count("select sum(charged)::bigint from sandbox.card_statement")
+            .count("select sum(captured)::bigint from payment.payment")
             .await,
-        captured
+        charged
     );
-    assert_eq!(
-        captured,
-        (0..ORDERS).map(|number| 123 * (1 + number % 3)).sum::<i64>()
-    );
+    assert_eq!(charged, price(stack).await);
+}
+
+/// What the settled orders cost.
+async fn price(stack: &Stack) -> i64 {
+    let price = "select sum(gross)::bigint from orders.placed_order where state = 'settled'";
+    stack.database(Service::Order).count(price).await
 }
 
 /// Revenue is booked by events, so it is there a little later.
 async fn assert_ledger_agrees(stack: &Stack) {
     let payment = stack.database(Service::Payment);
-    let total: i64 = (0..ORDERS).map(|number| 123 * (1 + number % 3)).sum();
+    let price = price(stack).await;
     let revenue =
         "select coalesce(-sum(amount), 0)::bigint from payment.ledger_entry where account = 'REVENUE'";
     eventually(Duration::from_secs(60), || async {
-        payment.count(revenue).await == total
+        payment.count(revenue).await == price
     })
     .await;
-    assert_eq!(
-        payment
-            .count("select sum(amount)::bigint from payment.ledger_entry")
-            .await,
-        0
-    );
-    let receivable =
-        "select sum(amount)::bigint from payment.ledger_entry where account = 'PATIENT_RECEIVABLE'";
-    assert_eq!(payment.count(receivable).await, 0);
+    for account in [
+        "'PATIENT_RECEIVABLE'",
+        "any(array(select distinct account from payment.ledger_entry))",
+    ] {
+        let sum = format!(
+            "select coalesce(sum(amount), 0)::bigint from payment.ledger_entry where account = {account}"
+        );
+        assert_eq!(payment.count(&sum).await, 0, "{account}");
+    }
 }

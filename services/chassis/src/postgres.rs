@@ -1,6 +1,7 @@
 //! PostgreSQL: the pool, transactions that belong to a facility, migrations, and whether it answers.
 
 mod migrations;
+mod schema;
 mod settings;
 mod url;
 mod watch;
@@ -11,6 +12,8 @@ use std::sync::{
 };
 
 pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
+pub(crate) use schema::await_current;
+pub use schema::missing;
 pub use settings::Settings;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tokio::{sync::Notify, time::Instant};

@@ -43,7 +43,7 @@ pub enum Error {
     },
 }
 
-fn chassis() -> Migrations {
+pub(super) fn chassis() -> Migrations {
     Migrations {
         name: "chassis",
         migrator: sqlx::migrate!("../../migrations/chassis"),
@@ -71,12 +71,26 @@ pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<A
             .map_err(|source| Error::Set { set: name, source })?;
         done.push(Applied { name, versions });
     }
+    // The serving role looks whether the schema is the one that it needs.
+    sqlx::raw_sql(
+        "do $$ begin
+             execute format('grant usage on schema weft_migrations to %I', chassis.app_role());
+             execute format('grant select on all tables in schema weft_migrations to %I', chassis.app_role());
+         end $$",
+    )
+    .execute(&mut conn)
+    .await?;
     conn.close().await?;
     Ok(done)
 }
 
+/// Where the applied versions of a set are kept.
+pub(super) fn version_table(set: &str) -> String {
+    format!("weft_migrations.{set}")
+}
+
 async fn apply(conn: &mut PgConnection, set: Migrations) -> Result<Vec<i64>, MigrateError> {
-    let table = format!("weft_migrations.{}", set.name);
+    let table = version_table(set.name);
     let mut migrator = set.migrator;
     migrator.create_schema("weft_migrations");
     migrator.dangerous_set_table_name(table.clone());
