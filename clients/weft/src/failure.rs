@@ -138,7 +138,12 @@ impl CallFailure {
             }
             Code::NotFound => format!("weft {noun} list"),
             Code::AlreadyExists | Code::FailedPrecondition => {
-                format!("weft {noun} get ID   (tells how it stands)")
+                let look = if matches!(noun, "saga" | "dlq") {
+                    "show"
+                } else {
+                    "get"
+                };
+                format!("weft {noun} {look} ID   (tells how it stands)")
             }
             Code::DeadlineExceeded => "the same command with a longer --timeout".to_owned(),
             Code::Aborted | Code::ResourceExhausted => "the same command again".to_owned(),

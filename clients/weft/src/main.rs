@@ -46,6 +46,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Two providers may be compiled in, and rustls then refuses to choose. A second installation changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    end_quietly_when_nobody_reads();
     let cli = Cli::parse();
     let output = cli.globals.output;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -59,6 +60,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(output),
     }
+}
+
+/// `weft order list | head`: `println!` panics when the reader has gone, which is no fault to report.
+fn end_quietly_when_nobody_reads() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>();
+        if message.is_some_and(|message| message.starts_with("failed printing to stdout")) {
+            std::process::exit(0);
+        }
+        report(panic);
+    }));
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {

@@ -7,8 +7,8 @@ mod show;
 use clap::{Args, Subcommand, ValueEnum};
 use proto::order::v1::{
     BalanceResolution, CancelOrderRequest, FulfilOrderRequest, GetOrderRequest, GetOrderResponse,
-    ListOrdersRequest, ListOrdersResponse, Order, OrderState, RefundOrderRequest, ResolveOrderBalanceRequest,
-    WatchOrderRequest,
+    ListOrdersRequest, ListOrdersResponse, Order, OrderRefundState, OrderState, RefundOrderRequest,
+    ResolveOrderBalanceRequest, WatchOrderRequest,
 };
 use uuid::Uuid;
 
@@ -121,6 +121,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
     let clients = Clients::open(globals)?;
     let format = globals.output;
+    let hoped_for = Hope::of(&command);
     let order = match command {
         Command::List(arguments) => return list(&clients, format, arguments).await,
         Command::Watch { order } => return watch(&clients, format, order).await,
@@ -153,7 +154,44 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Resolve(arguments) => resolve(&clients, arguments).await?,
         Command::Import(_) => None,
     };
-    print(format, order)
+    let come_true = order.as_ref().is_none_or(|order| hoped_for.came_true(order));
+    print(format, order)?;
+    if come_true { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// What a command is meant to reach. The service answers OK to a declined card; for a script that is a failure.
+#[derive(Clone, Copy)]
+enum Hope {
+    Nothing,
+    GoesOn,
+    GivesBack,
+}
+
+impl Hope {
+    fn of(command: &Command) -> Hope {
+        match command {
+            Command::Place(_) | Command::Fulfil { .. } => Hope::GoesOn,
+            Command::Refund(_) => Hope::GivesBack,
+            _ => Hope::Nothing,
+        }
+    }
+
+    fn came_true(self, order: &Order) -> bool {
+        let ended = [
+            OrderState::Rejected,
+            OrderState::Expired,
+            OrderState::Cancelling,
+            OrderState::Cancelled,
+        ];
+        match self {
+            Hope::Nothing => true,
+            Hope::GoesOn => !ended.contains(&order.state()),
+            Hope::GivesBack => order
+                .refunds
+                .last()
+                .is_none_or(|last| last.state() != OrderRefundState::Failed),
+        }
+    }
 }
 
 fn print(format: Format, order: Option<Order>) -> Result<(), Failure> {

@@ -2,8 +2,9 @@
 
 use std::io::Read;
 
-use csv::{Reader, ReaderBuilder, StringRecord};
+use csv::{Reader, ReaderBuilder, StringRecord, Terminator};
 use money::{Currency, Money};
+use time::{PrimitiveDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 /// Consecutive lines of the file with one invoice number.
 #[derive(Debug, PartialEq)]
@@ -60,6 +61,12 @@ const COLUMNS: [&str; 8] = [
     "Country",
 ];
 
+/// As this data set writes dates, and as the original does.
+const DATES: [&[BorrowedFormatItem<'_>]; 2] = [
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"),
+    format_description!("[month padding:none]/[day padding:none]/[year] [hour padding:none]:[minute]"),
+];
+
 /// The contract's limit for one order; the rest of a longer invoice is refused, so that memory stays bounded.
 const MOST_ITEMS: usize = 1000;
 
@@ -70,7 +77,12 @@ impl<R: Read> Invoices<R> {
     /// # Errors
     /// When the heading is not that of an online-retail file.
     pub(crate) fn new(reader: R) -> Result<Invoices<R>, String> {
-        let mut records = ReaderBuilder::new().flexible(true).from_reader(reader);
+        // With any line ending a line after `\r\n` would be counted too late; what is left of it is white space at the
+        // end of the last column.
+        let mut records = ReaderBuilder::new()
+            .flexible(true)
+            .terminator(Terminator::Any(b'\n'))
+            .from_reader(reader);
         let heading = records
             .headers()
             .map_err(|error| format!("the heading cannot be read: {error}"))?;
@@ -195,6 +207,13 @@ impl Invoice {
         }
         if customer(record) != self.customer {
             return Err(format!("CUSTOMER: the invoice is customer `{}`'s", self.customer));
+        }
+        let date = record[4].trim();
+        if DATES
+            .iter()
+            .all(|format| PrimitiveDateTime::parse(date, format).is_err())
+        {
+            return Err(format!("INVOICE_DATE: `{date}` is not a date and a time"));
         }
         if self.items.len() >= MOST_ITEMS {
             return Err(format!("TOO_MANY_LINES: an order has at most {MOST_ITEMS}"));

@@ -75,3 +75,30 @@ fn another_heading_is_refused() {
 fn first_word(fault: &Fault) -> &str {
     fault.reason.split(':').next().unwrap_or_default()
 }
+
+#[test]
+fn lines_are_counted_alike_with_either_line_ending() {
+    let unix = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n\
+                1,A,a,1,2011-01-04 10:00:00,1.00,7.0,UK\n\
+                2,B,b,1,1/4/2011 9:05,1.00,7.0,UK\n";
+    let lines = |text: &str| -> Vec<u64> {
+        let invoices: Vec<_> = Invoices::new(text.as_bytes()).unwrap().collect();
+        invoices
+            .iter()
+            .flat_map(|invoice| invoice.items.iter().map(|item| item.line))
+            .collect()
+    };
+    assert_eq!(lines(unix), [2, 3]);
+    assert_eq!(lines(&unix.replace('\n', "\r\n")), [2, 3]);
+}
+
+#[test]
+fn a_date_that_is_none_is_named() {
+    let text = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n\
+                1,A,a,1,99/99/2010 08:26,1.00,7.0,UK\n";
+    let invoice = Invoices::new(text.as_bytes()).unwrap().next().unwrap();
+    assert!(
+        invoice.faults[0].reason.starts_with("INVOICE_DATE"),
+        "{invoice:?}"
+    );
+}
