@@ -133,3 +133,40 @@ fn pence(value: &Value) -> i64 {
         .parse()
         .expect("a decimal")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_declined_card_refused_is_taken_with_another_one() {
+    let stack = Stack::start().await;
+    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let file = stack.folder().join("invoices.csv");
+    let heading = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country";
+    let text = format!(
+        "{heading}\n1,A,a,1,2011-01-04 10:00:00,1.00,7.0,UK\n2,B,b,2,2011-01-04 10:00:00,2.00,7.0,UK\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    let import = async |card: &str| {
+        weft.json(&["order", "import", &file, "--payment-method", card])
+            .await
+    };
+
+    for _ in 0..2 {
+        assert_eq!(count(&import("tok_decline").await["refused"]["lines"]), 2);
+    }
+    assert_eq!(
+        stack
+            .database(Service::Order)
+            .count("select count(*) from orders.placed_order")
+            .await,
+        2
+    );
+    assert_eq!(count(&import("tok_visa").await["new"]["lines"]), 2);
+    assert_eq!(count(&import("tok_visa").await["unchanged"]["lines"]), 2);
+    assert_eq!(
+        stack
+            .database(Service::Order)
+            .count("select count(*) from orders.placed_order")
+            .await,
+        4
+    );
+}

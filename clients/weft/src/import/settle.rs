@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use money::Money;
 use proto::order::v1::{GetOrderRequest, Order, OrderState, PlaceOrderRequest};
 use tonic::Code;
+use uuid::Uuid;
 
 use super::{
     caller::{Caller, NoAnswer},
@@ -22,36 +23,84 @@ pub(crate) struct Settled {
     pub(crate) reason: String,
 }
 
-/// Places an order and waits until it is fulfilled or given up. One that exists already is compared.
-pub(crate) async fn place(caller: &Caller, request: PlaceOrderRequest) -> Settled {
+/// How often an order that came to nothing is placed anew.
+const MOST_ATTEMPTS: usize = 5;
+
+/// Places an order and waits until it is fulfilled or given up. One that exists already is compared. A self-pay order
+/// that came to nothing is placed anew where that may end better: the processor had not answered, or the request is
+/// another one now, with another card. Its name follows from the order before it, so that a repeated import goes the
+/// same way.
+pub(crate) async fn place(caller: &Caller, mut request: PlaceOrderRequest) -> Settled {
+    for _ in 1..MOST_ATTEMPTS {
+        let attempt = attempt(caller, &request).await;
+        let Some(order_id) = attempt.worth_another.filter(|_| request.claim.is_none()) else {
+            return attempt.settled;
+        };
+        let name = Uuid::parse_str(&request.request_id).unwrap_or_default();
+        request.request_id = Uuid::new_v5(&name, order_id.as_bytes()).to_string();
+    }
+    attempt(caller, &request).await.settled
+}
+
+struct Attempt {
+    settled: Settled,
+    /// The order that came to nothing, if another one may end better.
+    worth_another: Option<String>,
+}
+
+async fn attempt(caller: &Caller, request: &PlaceOrderRequest) -> Attempt {
     let answer = caller
         .call(request.clone(), |message| {
             let mut client = caller.clients.order();
             async move { client.place_order(message).await }
         })
         .await;
-    let (order, outcome) = match answer {
+    let mut changed = false;
+    let found = match answer {
         Ok(response) => {
-            let replayed = was_given_before(&response);
-            let outcome = if replayed {
-                Outcome::Unchanged
-            } else {
-                Outcome::New
+            let outcome = match was_given_before(&response) {
+                true => Outcome::Unchanged,
+                false => Outcome::New,
             };
-            (response.into_inner().order.unwrap_or_default(), outcome)
+            Ok((response.into_inner().order.unwrap_or_default(), outcome))
         }
-        Err(NoAnswer::Refused(status)) if exists(&status) => match existing(caller, &request).await {
-            Ok(order) => (order, Outcome::Unchanged),
-            Err(settled) => return settled,
-        },
-        Err(no_answer) => return Settled::not(&no_answer),
+        Err(NoAnswer::Refused(status)) if exists(&status) => {
+            changed = reason(&status).as_deref() == Some("IDEMPOTENCY_KEY_REUSED");
+            existing(caller, request)
+                .await
+                .map(|order| (order, Outcome::Unchanged))
+        }
+        Err(no_answer) => Err(Settled::not(&no_answer)),
     };
-    if request.validate_only {
-        return Settled::accepted(&order, outcome);
+    let ended = match found {
+        Ok((order, outcome)) if request.validate_only => {
+            return Attempt::last(Settled::accepted(&order, outcome));
+        }
+        Ok((order, outcome)) => finished(caller, order).await.map(|order| (order, outcome)),
+        Err(settled) => Err(settled),
+    };
+    match ended {
+        Ok((order, outcome)) => {
+            let timed_out = order
+                .failure
+                .as_ref()
+                .is_some_and(|failure| failure.reason == "PROCESSOR_TIMEOUT");
+            let rejected = order.state() == OrderState::Rejected;
+            Attempt {
+                settled: Settled::of(&order, outcome),
+                worth_another: (rejected && (timed_out || changed)).then_some(order.id),
+            }
+        }
+        Err(settled) => Attempt::last(settled),
     }
-    match finished(caller, order).await {
-        Ok(order) => Settled::of(&order, outcome),
-        Err(settled) => settled,
+}
+
+impl Attempt {
+    fn last(settled: Settled) -> Attempt {
+        Attempt {
+            settled,
+            worth_another: None,
+        }
     }
 }
 

@@ -72,7 +72,8 @@ pub async fn by_reference(conn: &mut PgConnection, reference: &str) -> Result<Op
     let row = sqlx::query_as!(
         Row,
         "select * from orders.placed_order
-         where facility = current_setting('weft.facility', true) and reference = $1 and reference <> ''",
+         where facility = current_setting('weft.facility', true) and reference = $1 and reference <> ''
+         order by state in ('rejected', 'expired', 'cancelled'), id desc limit 1",
         reference
     );
     row.fetch_optional(conn).await?.map(Order::try_from).transpose()
