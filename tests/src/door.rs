@@ -5,20 +5,18 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{
     Status,
     body::Body,
-    codegen::{Service, http},
-    server::NamedService,
-    transport::{Channel, Endpoint, Server},
+    codegen::{Service as _, http},
+    transport::{Channel, Endpoint},
 };
 
 /// Takes calls of `order.v1.OrderService` until it is dropped.
@@ -70,14 +68,7 @@ impl Door {
             attempts: Arc::clone(&attempts),
             manner: Arc::new(manner),
         };
-        let server = Server::builder()
-            .add_service(keeper)
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        let server = tokio::spawn(async {
-            if let Err(error) = server.await {
-                eprintln!("the door does not open: {error}");
-            }
-        });
+        let server = tokio::spawn(serve(listener, keeper));
         Ok(Door {
             address,
             attempts,
@@ -99,6 +90,18 @@ impl Door {
     }
 }
 
+/// Not by tonic's server: it answers for a caller who is out of time, and what is ignored here must stay unanswered.
+async fn serve(listener: TcpListener, keeper: Keeper) {
+    let mut connections = JoinSet::new();
+    while let Ok((connection, _)) = listener.accept().await {
+        let keeper = keeper.clone();
+        let service =
+            service_fn(move |request: http::Request<Incoming>| keeper.answer(request.map(Body::new)));
+        let http2 = http2::Builder::new(TokioExecutor::new());
+        connections.spawn(http2.serve_connection(TokioIo::new(connection), service));
+    }
+}
+
 #[derive(Clone)]
 struct Keeper {
     behind: Channel,
@@ -112,20 +115,11 @@ impl fmt::Debug for Keeper {
     }
 }
 
-impl NamedService for Keeper {
-    const NAME: &'static str = "order.v1.OrderService";
-}
-
-impl Service<http::Request<Body>> for Keeper {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+impl Keeper {
+    fn answer(
+        &self,
+        request: http::Request<Body>,
+    ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
         let attempt = Attempt::of(&request);
         let manner = (self.manner)(&attempt);
         self.attempts
@@ -133,13 +127,13 @@ impl Service<http::Request<Body>> for Keeper {
             .unwrap_or_else(PoisonError::into_inner)
             .push(attempt);
         let behind = self.behind.clone();
-        Box::pin(async move {
+        async move {
             Ok(match manner {
                 Manner::Pass => pass(behind, request).await,
                 Manner::Refuse => Status::unavailable("the door is shut").into_http(),
                 Manner::Ignore => std::future::pending().await,
             })
-        })
+        }
     }
 }
 
