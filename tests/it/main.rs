@@ -32,6 +32,7 @@ mod events_rebuild;
 mod events_rig;
 mod events_second_looks;
 mod events_story;
+mod faulty_links;
 mod foreign_clients;
 mod grpcurl;
 mod harness;

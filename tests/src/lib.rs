@@ -25,6 +25,7 @@ pub mod postgres;
 
 pub mod collector;
 pub mod door;
+pub mod faulty_link;
 
 pub mod eventually;
 
@@ -37,6 +38,7 @@ pub use binaries::{program, workspace_root};
 pub use collector::{Collector, Seen};
 pub use door::{Attempt, Door, Manner};
 pub use eventually::eventually;
+pub use faulty_link::FaultyLink;
 pub use nats::Nats;
 pub use postgres::{Database, Durability, Postgres};
 pub use service::Service;
