@@ -1,18 +1,20 @@
 //! What the event scenarios stand on: one service's database with the backbone's tables, a broker, and a consumer
 //! that writes down what took effect.
 
-use std::{fs, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
-use events::{Bus, Consumer, Delivery, Event, Handler, HandlerError, Meta, Relay, Settings};
-use proto::order::v1::OrderConfirmed;
-use sqlx::{Executor as _, PgConnection, PgPool};
-use tests::{Database, Nats, Postgres, eventually, workspace_root};
+use events::{Bus, Consumer, Delivery, Event, Handler, HandlerError, Relay, Settings};
+use sqlx::PgPool;
+pub(crate) use tests::backbone::{CONSUMER, FACILITY, event};
+use tests::{
+    Database, Nats, Postgres,
+    backbone::{self, Recorder, SUBJECT},
+    eventually,
+};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub(crate) const FACILITY: &str = "al-noor";
-pub(crate) const CONSUMER: &str = "order-recorder";
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 pub(crate) struct Rig {
@@ -24,25 +26,6 @@ pub(crate) struct Rig {
     tasks: JoinSet<Result<(), events::Error>>,
 }
 
-/// Decides by the event and then writes it down.
-struct Recorder<F>(F);
-
-impl<F> Handler for Recorder<F>
-where
-    F: Fn(&Delivery) -> Result<(), HandlerError> + Send + Sync + 'static,
-{
-    async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
-        delivery.decode::<OrderConfirmed>()?;
-        sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, $3)")
-            .bind(delivery.id)
-            .bind(delivery.aggregate_id)
-            .bind(delivery.version)
-            .execute(tx)
-            .await?;
-        (self.0)(delivery)
-    }
-}
-
 impl Rig {
     /// A database, a broker and a connection; nothing is published or consumed yet.
     pub(crate) async fn start() -> Rig {
@@ -51,10 +34,14 @@ impl Rig {
 
     /// The same with other settings.
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Rig {
+        Self::on(Nats::start().await, change).await
+    }
+
+    /// The same on a broker that is there already.
+    pub(crate) async fn on(nats: Nats, change: impl FnOnce(&mut Settings)) -> Rig {
         let server = Postgres::shared().await;
         let database = server.database("order").await;
-        migrate(&database).await;
-        let nats = Nats::start().await;
+        backbone::lay_out(&database).await;
         let mut settings = settings(&nats);
         change(&mut settings);
         let bus = Bus::connect(&settings, "order").await.unwrap();
@@ -105,8 +92,7 @@ impl Rig {
     }
 
     fn run_consumer(&mut self, handler: impl Handler, stop: CancellationToken) -> AbortHandle {
-        let consumer =
-            Consumer::new(CONSUMER, &["evt.order.order.confirmed"], handler).handler_version("build-1");
+        let consumer = Consumer::new(CONSUMER, &[SUBJECT], handler).handler_version("build-1");
         let (bus, pool) = (self.bus.clone(), self.pool.clone());
         self.tasks
             .spawn(async move { consumer.run(&bus, &pool, stop).await })
@@ -135,11 +121,7 @@ impl Rig {
     }
 
     pub(crate) async fn append_all(&self, events: &[Event]) {
-        let mut tx = self.pool.begin().await.unwrap();
-        let facility = sqlx::query("select set_config('weft.facility', $1, true)").bind(FACILITY);
-        facility.execute(&mut *tx).await.unwrap();
-        events::append(&mut tx, events).await.unwrap();
-        tx.commit().await.unwrap();
+        backbone::append(&self.pool, events).await.unwrap();
         self.bus.outbox().wake();
     }
 
@@ -180,62 +162,7 @@ impl Drop for Rig {
     }
 }
 
-pub(crate) fn event(aggregate: Uuid, version: i64) -> Event {
-    let meta = Meta {
-        facility: FACILITY.into(),
-        aggregate_id: aggregate,
-        version,
-        saga_id: None,
-        causation_id: None,
-    };
-    Event::of(
-        &OrderConfirmed {
-            order_id: aggregate.to_string(),
-        },
-        meta,
-    )
-}
-
-/// Short times, so that a scenario with five attempts and a lease takes a moment.
+/// Short times, on this broker.
 pub(crate) fn settings(nats: &Nats) -> Settings {
-    let mut settings = Settings {
-        servers: vec![nats.url().into()],
-        monitor_url: Some(nats.monitoring_url().into()),
-        events_max_bytes: 64 << 20,
-        ..Settings::default()
-    };
-    settings.relay.poll_ms = 20;
-    settings.relay.lease_ms = 1_000;
-    settings.consumer.backoff_ms = 20;
-    settings.consumer.max_backoff_ms = 100;
-    settings.consumer.lease_ms = 1_000;
-    assert_eq!(settings.check(), []);
-    settings
-}
-
-async fn migrate(database: &Database) {
-    let owner = database.owner().await;
-    for set in ["chassis", "events"] {
-        let folder = workspace_root().join("migrations").join(set);
-        let mut files: Vec<_> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        files.sort();
-        for file in files {
-            let sql = format!(
-                "set weft.app_role = 'order_app';\n{}",
-                fs::read_to_string(file).unwrap()
-            );
-            owner.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
-        }
-    }
-    owner
-        .execute(
-            "create table effect (id bigint generated always as identity, event_id uuid primary key,
-                 aggregate_id uuid not null, version bigint not null);
-             grant select, insert on effect to order_app",
-        )
-        .await
-        .unwrap();
+    backbone::settings(nats.url(), nats.monitoring_url())
 }

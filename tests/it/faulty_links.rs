@@ -64,6 +64,11 @@ async fn a_link_refuses_is_cut_and_leads_elsewhere() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     let mut client = TcpStream::connect(link.address()).await.unwrap();
     assert_eq!(ask(&mut client).await.unwrap(), b'b');
+
+    link.strand();
+    assert!(timeout(A_WHILE, ask(&mut client)).await.is_err());
+    let mut client = TcpStream::connect(link.address()).await.unwrap();
+    assert_eq!(ask(&mut client).await.unwrap(), b'b');
 }
 
 async fn ask(client: &mut TcpStream) -> io::Result<u8> {

@@ -36,6 +36,8 @@ struct State {
     fault: Fault,
     /// How often everything open was reset.
     cuts: u64,
+    /// How often everything open was left for dead.
+    strandings: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,7 @@ impl FaultyLink {
             server: server.to_owned(),
             fault: Fault::None,
             cuts: 0,
+            strandings: 0,
         });
         let listening = tokio::spawn(listen(listener, state.subscribe()));
         FaultyLink {
@@ -99,6 +102,12 @@ impl FaultyLink {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
+    /// Every open connection goes silent for good, as when the server's machine dies without a word, until
+    /// [`FaultyLink::cut`]. New ones are carried.
+    pub fn strand(&self) {
+        self.state.send_modify(|state| state.strandings += 1);
+    }
+
     /// New connections lead to `server`; open ones stay where they lead until [`FaultyLink::cut`].
     pub fn point_to(&self, server: &str) {
         self.state
@@ -124,68 +133,83 @@ async fn listen(listener: TcpListener, state: watch::Receiver<State>) {
     }
 }
 
-/// Ends with a reset, unless both sides closed in order.
-async fn connection(mut client: TcpStream, mut state: watch::Receiver<State>) {
-    let born = state.borrow_and_update().clone();
-    let carried = match born.fault {
-        Fault::Refuse => Ok(false),
-        Fault::BlackHole => swallow(&mut [&mut client], &mut state, born.cuts).await,
-        Fault::None | Fault::Delay(_) => match TcpStream::connect(&born.server).await {
-            Ok(mut server) => {
-                let carried = carry(&mut client, &mut server, &mut state, born.cuts).await;
-                if !matches!(carried, Ok(true)) {
-                    let _ = server.set_zero_linger();
-                }
-                carried
-            }
-            Err(error) => Err(error),
-        },
-    };
-    if !matches!(carried, Ok(true)) {
-        let _ = client.set_zero_linger();
+/// What a connection does when the state changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Carry,
+    Swallow,
+    Reset,
+}
+
+impl State {
+    /// The course of a connection that began in the state `born`.
+    fn course(&self, born: &State) -> Course {
+        if self.cuts != born.cuts {
+            Course::Reset
+        } else if self.fault == Fault::BlackHole || self.strandings != born.strandings {
+            Course::Swallow
+        } else {
+            Course::Carry
+        }
     }
 }
 
-/// True: both sides closed in order.
+/// Ends with a reset, unless both sides closed in order.
+async fn connection(mut client: TcpStream, mut state: watch::Receiver<State>) {
+    let born = state.borrow_and_update().clone();
+    let mut server = match born.fault {
+        Fault::None | Fault::Delay(_) => TcpStream::connect(&born.server).await.ok(),
+        Fault::BlackHole | Fault::Refuse => None,
+    };
+    if let Some(server) = &mut server
+        && carry(&mut client, server, &mut state, &born).await.is_ok()
+    {
+        return;
+    }
+    let ends = [Some(&mut client), server.as_mut()].into_iter().flatten();
+    swallow(ends, &mut state, &born).await;
+    for end in [Some(client), server].into_iter().flatten() {
+        let _ = end.set_zero_linger();
+    }
+}
+
+/// Fails when the connection is to be carried no longer, or one side resets it.
 async fn carry(
     client: &mut TcpStream,
     server: &mut TcpStream,
     state: &mut watch::Receiver<State>,
-    cuts: u64,
-) -> io::Result<bool> {
+    born: &State,
+) -> io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    {
-        let (from_client, to_client) = client.split();
-        let (from_server, to_server) = server.split();
-        let (there, back) = (state.clone(), state.clone());
-        tokio::select! {
-            closed = async { tokio::try_join!(pipe(from_client, to_server, there), pipe(from_server, to_client, back)) } =>
-                return closed.map(|_| true),
-            now = state.wait_for(|now| now.cuts != cuts || now.fault == Fault::BlackHole) =>
-                if now.map_or(true, |now| now.cuts != cuts) { return Ok(false) },
-        }
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let there = pipe(from_client, to_server, state.clone());
+    let back = pipe(from_server, to_client, state.clone());
+    tokio::select! {
+        closed = async { tokio::try_join!(there, back) } => closed.map(drop),
+        _ = state.wait_for(|now| now.course(born) != Course::Carry) => Err(io::ErrorKind::ConnectionReset.into()),
     }
-    swallow(&mut [client, server], state, cuts).await
 }
 
-/// Loses what comes until the fault is over. The connection is of no use thereafter.
-async fn swallow(
-    ends: &mut [&mut TcpStream],
+/// Loses what comes for as long as the connection is silent. It is of no use thereafter.
+async fn swallow<'a>(
+    ends: impl IntoIterator<Item = &'a mut TcpStream>,
     state: &mut watch::Receiver<State>,
-    cuts: u64,
-) -> io::Result<bool> {
-    let over = state.wait_for(|now| now.cuts != cuts || now.fault != Fault::BlackHole);
-    let drained = ends.iter_mut().map(|end| async {
+    born: &State,
+) {
+    let lost = ends.into_iter().map(|end| async move {
         let _ = tokio::io::copy(end, &mut tokio::io::sink()).await;
-        // Even the end of the other side's stream does not come through.
-        std::future::pending::<()>().await;
     });
+    let lost = async {
+        futures_util::future::join_all(lost).await;
+        // Even the end of one side does not come through to the other.
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
-        _ = over => {}
-        _ = futures_util::future::join_all(drained) => {}
+        _ = state.wait_for(|now| now.course(born) != Course::Swallow) => {}
+        () = lost => {}
     }
-    Ok(false)
 }
 
 async fn pipe(

@@ -20,7 +20,9 @@ pub mod stack;
 pub mod service;
 pub mod token;
 
+pub mod backbone;
 pub mod nats;
+pub mod node;
 pub mod postgres;
 
 pub mod collector;
@@ -40,6 +42,7 @@ pub use door::{Attempt, Door, Manner};
 pub use eventually::eventually;
 pub use faulty_link::FaultyLink;
 pub use nats::Nats;
+pub use node::{Node, Role};
 pub use postgres::{Database, Durability, Postgres};
 pub use service::Service;
 pub use stack::{Options, Stack};

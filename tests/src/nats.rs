@@ -50,6 +50,16 @@ impl Nats {
         &self.ports.nats[0]
     }
 
+    /// Where it listens, without the scheme: `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        address(self.url())
+    }
+
+    /// Where its monitoring pages are, without the scheme.
+    pub fn monitoring_address(&self) -> &str {
+        address(self.monitoring_url())
+    }
+
     /// The base of its monitoring pages (`/jsz`, `/varz`): `http://127.0.0.1:PORT`.
     pub fn monitoring_url(&self) -> &str {
         &self.ports.monitoring[0]
@@ -75,10 +85,18 @@ impl Nats {
 
     /// Starts it again, on the same ports and data, and waits until it answers.
     pub async fn restart(&self) {
-        let (listen, monitoring) = (address(self.url()), address(self.monitoring_url()));
+        let (listen, monitoring) = (self.address(), self.monitoring_address());
         self.lock().kill9();
         let mut process = spawn(self.folder.path(), listen, monitoring);
         ports(self.folder.path(), &mut process).await;
+        *self.lock() = process;
+    }
+
+    /// Starts it again with the same data, on ports that nobody knows yet.
+    pub async fn restart_elsewhere(&mut self) {
+        self.lock().kill9();
+        let mut process = spawn(self.folder.path(), "127.0.0.1:-1", "127.0.0.1:-1");
+        self.ports = ports(self.folder.path(), &mut process).await;
         *self.lock() = process;
     }
 

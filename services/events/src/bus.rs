@@ -16,6 +16,9 @@ use crate::{Error, Outbox, Settings, consumer::Known, gate, streams};
 /// The longest wait between two attempts to reach the broker.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
+/// A connection that went silent is given up after four of these: the client pings three times before it concludes.
+const PING: Duration = Duration::from_secs(5);
+
 /// How soon a stream that somebody deleted is noticed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -49,6 +52,7 @@ impl Bus {
             .name(service)
             .retry_on_initial_connect()
             .reconnect_delay_callback(reconnect_delay)
+            .ping_interval(PING)
             .request_timeout(Some(Duration::from_millis(settings.relay.ack_timeout_ms)))
             .event_callback(move |event| {
                 follow(&connection, &event);

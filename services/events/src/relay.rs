@@ -1,17 +1,18 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{Bus, Error, meters::Publishing, rebuild};
 
+mod flights;
 mod lanes;
 mod publish;
 
+use flights::{Backoff, Flights};
 use lanes::Lanes;
-
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// Publishes the outbox: reads the lanes it owns in order, publishes, and deletes what the broker has acknowledged.
 ///
@@ -29,7 +30,21 @@ pub(crate) struct Pending {
     pub(crate) message_id: String,
     pub(crate) subject: String,
     pub(crate) headers: serde_json::Value,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: bytes::Bytes,
+}
+
+/// Where a relay stands.
+struct Course {
+    lanes: Lanes,
+    flights: Flights,
+    /// The streams as they were when the relay last made sure that they hold the log.
+    generation: u64,
+    /// There may be rows to read.
+    look: bool,
+    /// There are more rows than one batch takes. Only then is it worth to have several on their way: else rows that
+    /// wait for a batch to land share the next one.
+    backlog: bool,
+    backoff: Backoff,
 }
 
 impl Relay {
@@ -45,70 +60,90 @@ impl Relay {
     /// Runs until `shutdown`, whatever fails: while the database or the broker is away, the outbox backs up.
     ///
     /// # Errors
-    /// None at present; the signature is that of every supervised task.
+    /// None as long as its own tasks can run.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let settings = &self.bus.settings().relay;
-        let ttl = Duration::from_millis(settings.lease_ms);
-        let mut lanes = Lanes::new(Uuid::new_v4(), ttl);
+        let mut course = Course {
+            lanes: Lanes::new(Uuid::new_v4(), Duration::from_millis(settings.lease_ms)),
+            flights: Flights::new(),
+            generation: 0,
+            look: true,
+            backlog: false,
+            backoff: Backoff::default(),
+        };
         let outbox = self.bus.outbox();
-        let mut failures = 0_u32;
-        let mut generation = 0;
+        let mut poll = tokio::time::interval(Duration::from_millis(settings.poll_ms));
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() {
-            tokio::select! {
-                () = self.bus.ready() => {}
-                () = shutdown.cancelled() => break,
+            if course.may_read(&self.bus) && self.read(&mut course).await {
+                continue;
             }
-            // Not raced against the shutdown: a publish that is cut short would be published again.
-            let pause = match self.step(&mut lanes, &mut generation).await {
-                Ok(true) => {
-                    failures = 0;
-                    continue;
-                }
-                Ok(false) => {
-                    failures = 0;
-                    Duration::from_millis(settings.poll_ms)
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(error = %error, failures, "the outbox cannot be published; it will be tried again");
-                    (Duration::from_millis(50) * (1 << failures.min(7))).min(MAX_BACKOFF)
-                }
-            };
             tokio::select! {
-                () = outbox.woken(), if failures == 0 => {}
-                () = tokio::time::sleep(pause) => {}
-                () = shutdown.cancelled() => break,
+                published = course.flights.landed() => self.meters.sent(published?),
+                () = outbox.woken() => course.look = true,
+                _ = poll.tick() => course.look = true,
+                () = shutdown.cancelled() => {}
             }
         }
-        if let Err(error) = lanes.release(&self.pool).await {
+        // A publish that is cut short would be published again.
+        while !course.flights.is_empty() {
+            self.meters.sent(course.flights.landed().await?);
+        }
+        if let Err(error) = course.lanes.release(&self.pool).await {
             tracing::warn!(error = %error, "the relay's lanes could not be released; they run out by themselves");
         }
         Ok(())
     }
 
-    /// One batch. True: there may be more.
-    async fn step(&self, lanes: &mut Lanes, generation: &mut u64) -> Result<bool, Error> {
-        let current = self.bus.generation();
-        if *generation != current {
-            rebuild::after_loss(&self.bus, &self.pool).await?;
-            *generation = current;
+    /// Reads and sends. True: there is more to be done at once.
+    async fn read(&self, course: &mut Course) -> bool {
+        match self.advance(course).await {
+            Ok(more) => {
+                course.backoff = Backoff::default();
+                more
+            }
+            Err(error) => {
+                course.backoff.fail();
+                let failures = course.backoff.failures();
+                tracing::warn!(error = %error, failures, "the outbox cannot be read; it will be tried again");
+                false
+            }
         }
-        lanes.keep(&self.pool).await?;
-        let batch = i64::from(self.bus.settings().relay.batch);
-        let pending = lanes.read(&self.pool, batch).await?;
-        if pending.is_empty() {
+    }
+
+    async fn advance(&self, course: &mut Course) -> Result<bool, Error> {
+        let current = self.bus.generation();
+        if course.generation != current || course.lanes.are_due() {
+            // What is on its way belongs to the old stream and the old lanes.
+            if !course.flights.is_empty() {
+                return Ok(false);
+            }
+            if course.generation != current {
+                rebuild::after_loss(&self.bus, &self.pool).await?;
+                course.generation = current;
+            }
+            course.lanes.keep(&self.pool).await?;
+        }
+        let (lanes, batches) = course.flights.free(course.lanes.held());
+        if lanes.is_empty() {
             return Ok(false);
         }
-        let full = pending.len() as i64 == batch;
-        if !lanes.are_current() {
+        let batch = self.bus.settings().relay.batch as usize;
+        let pending = course.lanes.read(&self.pool, &lanes, batch * batches).await?;
+        if !course.lanes.are_current() {
             return Ok(true);
         }
-        let (published, failure) = publish::all(&self.bus, &pending).await;
-        // Deleting needs no fence: these are acknowledged, whoever owns the lane by now.
-        sqlx::query!("delete from events.outbox where id = any($1)", &published)
-            .execute(&self.pool)
-            .await?;
-        self.meters.sent(published.len());
-        failure.map_or(Ok(full), Err)
+        let full = pending.len() == batch * batches;
+        let cut = course.flights.launch(&self.bus, &self.pool, pending, batch);
+        course.look = full || cut;
+        course.backlog = course.look;
+        Ok(course.look)
+    }
+}
+
+impl Course {
+    fn may_read(&self, bus: &Bus) -> bool {
+        let worth = self.flights.is_empty() || self.backlog;
+        self.look && worth && self.backoff.is_over() && bus.is_ready()
     }
 }

@@ -1,6 +1,6 @@
 //! One service's database for one test.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
@@ -8,6 +8,7 @@ use sqlx::{
 };
 
 use super::Postgres;
+use crate::workspace_root;
 
 /// A stopped server shows quickly: a pool goes on trying to connect for as long as this.
 const ACQUIRE: Duration = Duration::from_secs(3);
@@ -74,6 +75,26 @@ impl Database {
     /// Where a test looks behind the scenes: as the superuser, whom row-level security does not bind.
     pub fn superuser_url(&self) -> String {
         self.url("postgres")
+    }
+
+    /// Applies the sets of migrations in `migrations/<set>/`, as the service's `migrate` does.
+    ///
+    /// # Panics
+    /// When one cannot be applied.
+    pub async fn migrate(&self, sets: &[&str]) {
+        let owner = self.owner().await;
+        for set in sets {
+            let folder = workspace_root().join("migrations").join(set);
+            let entries = fs::read_dir(&folder).expect("every set has a folder");
+            let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+            files.sort();
+            for file in files {
+                let sql = fs::read_to_string(&file).expect("a migration is text");
+                let sql = format!("set weft.app_role = '{}_app';\n{sql}", self.service);
+                let applied = owner.execute(AssertSqlSafe(sql)).await;
+                applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            }
+        }
     }
 
     /// A small pool as the service's own role, for tests of what it may see.

@@ -27,12 +27,19 @@ impl Lanes {
         }
     }
 
-    /// Renews and balances the lanes when a third of the lease has passed; otherwise does nothing.
+    pub(super) fn held(&self) -> &[i16] {
+        &self.held
+    }
+
+    /// A third of the lease has passed.
+    pub(super) fn are_due(&self) -> bool {
+        self.until
+            .is_none_or(|until| Instant::now() + self.ttl.mul_f64(2.0 / 3.0) > until)
+    }
+
+    /// Renews and balances the lanes when that is due.
     pub(super) async fn keep(&mut self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        let due = self
-            .until
-            .is_none_or(|until| Instant::now() + self.ttl.mul_f64(2.0 / 3.0) > until);
-        if !due {
+        if !self.are_due() {
             return Ok(());
         }
         if self.until.is_none() {
@@ -56,11 +63,13 @@ impl Lanes {
         self.until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The oldest rows of the lanes that are still this relay's.
-    pub(super) async fn read(&self, pool: &PgPool, at_most: i64) -> Result<Vec<Pending>, sqlx::Error> {
-        if self.held.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// The oldest rows of those of the lanes that are still this relay's.
+    pub(super) async fn read(
+        &self,
+        pool: &PgPool,
+        lanes: &[i16],
+        at_most: usize,
+    ) -> Result<Vec<Pending>, sqlx::Error> {
         sqlx::query_as!(
             Pending,
             "select id, lane, message_id, subject, headers, body
@@ -70,9 +79,9 @@ impl Lanes {
                             where name like 'lane:%' and owner = $2 and until > now())
              order by id
              limit $3",
-            &self.held,
+            lanes,
             self.owner,
-            at_most,
+            i64::try_from(at_most).unwrap_or(i64::MAX),
         )
         .fetch_all(pool)
         .await

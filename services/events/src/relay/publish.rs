@@ -105,7 +105,7 @@ async fn batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Refusal>, Erro
         let mut headers = headers(bus, outgoing);
         headers.insert("Nats-Batch-Id", batch_id.as_str());
         headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
-        let body = row.body.clone().into();
+        let body = row.body.clone();
         bus.client()
             .publish_with_headers(row.subject.clone(), headers, body)
             .await
@@ -149,7 +149,7 @@ async fn single(bus: &Bus, outgoing: &Outgoing<'_>) -> Result<Option<Refusal>, E
 }
 
 async fn request(bus: &Bus, row: &Pending, headers: HeaderMap) -> Result<Option<Refusal>, Error> {
-    let body = row.body.clone().into();
+    let body = row.body.clone();
     let answer = bus
         .client()
         .request_with_headers(row.subject.clone(), headers, body)

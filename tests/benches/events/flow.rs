@@ -1,0 +1,87 @@
+//! From the commit of an event to the commit of its effect.
+
+use std::time::Duration;
+
+use sqlx::AssertSqlSafe;
+use tests::{
+    backbone::{append, event},
+    eventually,
+};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::site::Site;
+
+const RATE: u32 = 1_000;
+const SECONDS: u32 = 20;
+
+/// A transaction of one event every millisecond, whether or not the earlier ones are through. Both times are
+/// PostgreSQL's own commit timestamps, taken just before a commit is synced: what is measured has the one sync in it
+/// that lies between them.
+pub(crate) async fn commit_to_effect() {
+    let site = Site::start().await;
+    let superuser = site.database.superuser().await;
+    sqlx::query("alter system set track_commit_timestamp = on")
+        .execute(&superuser)
+        .await
+        .unwrap();
+    site.server.restart().await;
+    let _running = (site.relay(), site.consume());
+    // Connections and statements are warm before anything counts.
+    produce(&site, 2).await;
+    let warm = i64::from(2 * RATE);
+    settled(&site, warm).await;
+    produce(&site, SECONDS).await;
+    settled(&site, warm + i64::from(SECONDS * RATE)).await;
+
+    let latency = |quantile: f64| {
+        let query = format!(
+            "with commits as (
+                 select pg_xact_commit_timestamp(e.xmin) - pg_xact_commit_timestamp(l.xmin) as took
+                 from effect e join events.event_log l on l.id = e.event_id where e.id > {warm})
+             select (1000 * extract(epoch from percentile_disc({quantile}) within group (order by took)))::bigint
+             from commits"
+        );
+        let superuser = superuser.clone();
+        async move {
+            let milliseconds = sqlx::query_scalar::<_, i64>(AssertSqlSafe(query)).fetch_one(&superuser);
+            milliseconds.await.unwrap()
+        }
+    };
+    println!(
+        "flow      {RATE} events/s for {SECONDS} s, commit to effect: p50 {} ms, p99 {} ms, longest {} ms",
+        latency(0.5).await,
+        latency(0.99).await,
+        latency(1.0).await,
+    );
+}
+
+async fn produce(site: &Site, seconds: u32) {
+    let aggregates: Vec<_> = (0..500).map(|_| Uuid::new_v4()).collect();
+    let mut due = tokio::time::interval(Duration::from_secs(1) / RATE);
+    let mut running = JoinSet::new();
+    for number in 0..seconds * RATE {
+        due.tick().await;
+        let (pool, outbox) = (site.pool.clone(), site.bus.outbox());
+        let aggregate = aggregates[number as usize % aggregates.len()];
+        running.spawn(async move {
+            append(&pool, &[event(aggregate, i64::from(number))])
+                .await
+                .unwrap();
+            outbox.wake();
+        });
+    }
+    running.join_all().await;
+}
+
+async fn settled(site: &Site, effects: i64) {
+    eventually(Duration::from_secs(120), || async {
+        let count = site.database.count("select count(*) from effect").await;
+        if count == effects {
+            Ok(())
+        } else {
+            Err(format!("{count} effects, not {effects}"))
+        }
+    })
+    .await;
+}

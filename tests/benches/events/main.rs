@@ -1,0 +1,50 @@
+//! What the event backbone carries and what it costs: `cargo bench -p tests --bench events [-- NAME…]`.
+//!
+//! PostgreSQL and NATS are real and sync every write, as in production. They share the machine with the bench, so
+//! compare figures of one run with each other, not with another machine's.
+
+#![allow(clippy::unwrap_used)]
+
+use tokio_util::sync::CancellationToken;
+
+mod business;
+mod flow;
+mod publishing;
+mod site;
+
+#[tokio::main]
+async fn main() {
+    // Cargo passes `--bench`.
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    if runs("batches") {
+        publishing::batches_against_singles().await;
+    }
+    if runs("relay") {
+        publishing::relay().await;
+    }
+    if runs("flow") {
+        flow::commit_to_effect().await;
+    }
+    if runs("business") {
+        business::with_and_without_the_outbox().await;
+    }
+}
+
+/// Stops what it is given to when it is dropped.
+struct Stop(CancellationToken);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// The middle value.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,152 @@
+//! Whatever the broker suffers, callers are not refused: the outbox backs up, and drains by itself.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use tests::{FaultyLink, eventually};
+use uuid::Uuid;
+
+use crate::events_rig::{Rig, SOON, event};
+
+/// A silent connection is given up after some 20 s.
+const LATER: Duration = Duration::from_secs(60);
+
+const BACKLOG: &str = "select count(*) from events.outbox";
+
+/// A rig whose broker and monitoring page are behind links.
+async fn linked() -> (Rig, FaultyLink, FaultyLink) {
+    let nats = tests::Nats::start().await;
+    let link = FaultyLink::to(nats.address()).await;
+    let monitoring = FaultyLink::to(nats.monitoring_address()).await;
+    let rig = Rig::on(nats, |settings| {
+        // The first server is one that nobody answers for.
+        settings.servers = vec!["nats://127.0.0.1:9".into(), format!("nats://{}", link.address())];
+        settings.monitor_url = Some(format!("http://{}", monitoring.address()));
+        settings.relay.ack_timeout_ms = 1_000;
+    })
+    .await;
+    (rig, link, monitoring)
+}
+
+async fn everything_running(rig: &mut Rig) {
+    rig.publish();
+    rig.consume(|_| Ok(()));
+}
+
+#[tokio::test]
+async fn a_full_stream_backs_the_outbox_up_until_there_is_room() {
+    const ROUNDS: i64 = 60;
+    let mut rig = Rig::with(|settings| settings.events_max_bytes = 1 << 20).await;
+    everything_running(&mut rig).await;
+    let aggregates: Vec<_> = (0..50).map(|_| Uuid::new_v4()).collect();
+    for version in 1..=ROUNDS {
+        let round: Vec<_> = aggregates.iter().map(|id| event(*id, version)).collect();
+        rig.append_all(&round).await;
+    }
+    let total = ROUNDS * 50;
+    let jetstream = jetstream::new(rig.nats.client().await);
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    // The stream takes what fits, to the last message, and no more.
+    eventually(SOON, || async {
+        let stored = stream.get_info().await.unwrap().state.messages as i64;
+        let waiting = rig.database.count(BACKLOG).await;
+        if stored > 0 && stored + waiting == total && waiting > 0 {
+            Ok(())
+        } else {
+            Err(format!("{stored} + {waiting}"))
+        }
+    })
+    .await;
+    assert!(
+        *rig.bus.status().borrow(),
+        "a full broker serves consumers and is no reason to be unready"
+    );
+
+    // What retention does in days, a little at a time.
+    eventually(LATER, || async {
+        let taken = rig.database.count("select count(*) from effect").await;
+        let info = stream.get_info().await.unwrap();
+        let done = info.state.first_sequence.max(taken.unsigned_abs() + 1);
+        stream.purge().sequence(done).await.unwrap();
+        match taken == total {
+            true => Ok(()),
+            false => Err(format!("{taken} of {total} took effect")),
+        }
+    })
+    .await;
+    assert_eq!(rig.database.count(BACKLOG).await, 0);
+    for aggregate in aggregates {
+        assert_eq!(rig.versions(aggregate).await, (1..=ROUNDS).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_slow_broker_slows_publishing_alone() {
+    let (mut rig, link, _monitoring) = linked().await;
+    everything_running(&mut rig).await;
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, [1]).await;
+    rig.effects(aggregate, 1).await;
+
+    const DELAY: Duration = Duration::from_millis(300);
+    link.delay(DELAY);
+    // A caller who waited for the broker even once per commit would need 12 s.
+    tokio::time::timeout(DELAY * 20, async {
+        for version in 2..=41 {
+            rig.append(aggregate, [version]).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(rig.effects(aggregate, 41).await, (1..=41).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_partition_backs_the_outbox_up_and_its_end_drains_it() {
+    let (mut rig, link, _monitoring) = linked().await;
+    everything_running(&mut rig).await;
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, [1]).await;
+    rig.effects(aggregate, 1).await;
+
+    link.black_hole();
+    for version in 2..=40 {
+        rig.append(aggregate, [version]).await;
+    }
+    // Longer than the relay waits for an acknowledgement, so that what it has sent is in doubt.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(rig.database.count(BACKLOG).await, 39);
+    assert_eq!(rig.versions(aggregate).await, [1]);
+
+    link.heal();
+    rig.append(aggregate, [41]).await;
+    assert_eq!(rig.effects(aggregate, 41).await, (1..=41).collect::<Vec<_>>());
+    rig.eventually_count(0, BACKLOG).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_comes_back_elsewhere_is_found_by_a_client_that_was_not_told() {
+    let (mut rig, link, monitoring) = linked().await;
+    everything_running(&mut rig).await;
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, [1]).await;
+    rig.effects(aggregate, 1).await;
+
+    // The machine is gone without a word: the client's connection is open and dead.
+    link.strand();
+    rig.nats.restart_elsewhere().await;
+    link.point_to(rig.nats.address());
+    monitoring.point_to(rig.nats.monitoring_address());
+    rig.append(aggregate, 2..=20).await;
+    let versions = eventually(LATER, || async {
+        let versions = rig.versions(aggregate).await;
+        if versions.len() == 20 {
+            Ok(versions)
+        } else {
+            Err(format!("{versions:?}"))
+        }
+    })
+    .await;
+    assert_eq!(versions, (1..=20).collect::<Vec<_>>());
+    rig.eventually_count(0, BACKLOG).await;
+}

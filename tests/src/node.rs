@@ -1,0 +1,108 @@
+//! A relay or a consumer as a process of its own, to be killed or stopped.
+
+use std::{
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use events::Settings;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{Database, binaries, process::Process, watchdog};
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Publishes the outbox.
+    Relay,
+    /// Consumes as [`crate::backbone::CONSUMER`], and writes effects down.
+    Consumer,
+    /// The same; it aborts its process at every event of this version, before the commit.
+    AbortsAt(i64),
+}
+
+/// The program `backbone-node`, running.
+#[derive(Debug)]
+pub struct Node {
+    role: Role,
+    database: String,
+    settings: String,
+    folder: TempDir,
+    process: Mutex<Option<Process>>,
+}
+
+impl Node {
+    /// Starts one on a database that [`crate::backbone::lay_out`] has laid out.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    pub async fn start(role: Role, database: &Database, settings: &Settings) -> Node {
+        let folder = tempfile::Builder::new()
+            .prefix("weft-node-")
+            .tempdir()
+            .expect("the temp dir is writable");
+        watchdog::remove(folder.path());
+        let node = Node {
+            role,
+            database: database.app_url(),
+            settings: serde_json::to_string(settings).expect("settings are plain data"),
+            folder,
+            process: Mutex::new(None),
+        };
+        node.restart().await;
+        node
+    }
+
+    /// Starts it again, killing it first if it runs.
+    pub async fn restart(&self) {
+        self.kill9();
+        let mut command = Command::new(binaries::program("backbone-node").await);
+        match self.role {
+            Role::Relay => command.arg("relay"),
+            Role::Consumer => command.arg("consumer"),
+            Role::AbortsAt(version) => command.arg(format!("aborts-at-{version}")),
+        };
+        command.args([&self.database, &self.settings]);
+        let log = self.folder.path().join("node.log");
+        let process = Process::spawn("backbone-node", &mut command, &log, "KILL");
+        *self.process() = Some(process);
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill9(&self) {
+        drop(self.process().take());
+    }
+
+    /// Holds it as if its machine stood still (SIGSTOP).
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`Node::stop`].
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Whether it has ended by itself.
+    pub fn ended(&self) -> bool {
+        self.process()
+            .as_mut()
+            .is_none_or(|process| process.ended().is_some())
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self) -> String {
+        self.process().as_ref().map(Process::tail).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = self.process().as_mut() {
+            process.signal(signal);
+        }
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
