@@ -1,8 +1,11 @@
 //! The description of the events that readers elsewhere work from is that of the contract as it is now.
 
-use std::fs;
+use std::{
+    fs,
+    process::{Command, Output},
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn the_checked_in_asyncapi_document_is_fresh() {
@@ -13,6 +16,33 @@ fn the_checked_in_asyncapi_document_is_fresh() {
         kept == format!("{now:#}\n"),
         "docs/asyncapi.json is stale: run `make asyncapi`"
     );
+}
+
+#[test]
+fn it_is_valid_by_the_schema_of_asyncapi_and_a_broken_one_is_not() {
+    let mut document = events::asyncapi(proto::DESCRIPTORS).unwrap();
+    let valid = validate(&document);
+    let said = String::from_utf8_lossy(&valid.stderr);
+    assert!(valid.status.success(), "{said}");
+    document["info"].as_object_mut().unwrap().remove("title");
+    document["operations"]["publish.order.v1.OrderPlaced"]["action"] = json!("sends");
+    let broken = validate(&document);
+    let said = String::from_utf8_lossy(&broken.stderr);
+    assert_eq!(broken.status.code(), Some(1), "{said}");
+    for place in [
+        "/info: 'title' is a required property",
+        "/operations/publish.order.v1.OrderPlaced",
+    ] {
+        assert!(said.contains(place), "{place}: {said}");
+    }
+}
+
+fn validate(document: &Value) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("asyncapi.json");
+    fs::write(&file, document.to_string()).unwrap();
+    let mut validator = Command::new(tests::workspace_root().join("scripts/asyncapi-validate"));
+    validator.arg(file).output().unwrap()
 }
 
 #[test]
