@@ -55,7 +55,7 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
             description: Some("What happened; a copy of the services' event logs".into()),
             subjects: vec!["evt.>".into(), "retry.>".into()],
             // Full means that the outbox backs up, not that older events vanish. This rules out the broker's
-            // message schedules, which it refuses on such a stream.
+            // message schedules, which it refuses on such a stream: long waits are delayed refusals.
             discard: DiscardPolicy::New,
             max_bytes: settings.events_max_bytes,
             max_age: DAY * settings.events_max_age_days,
