@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use prost::Message as _;
 use proto::claims::v1::ClaimRejected;
 use serde_json::Value;
-use tests::{Stack, eventually};
+use tests::{Options, Service, Stack, eventually};
 use uuid::Uuid;
 
 use crate::cli_rig::{Weft, errors};
@@ -15,12 +15,16 @@ const FACILITY: &str = "TEST-FAC-1";
 
 /// Publishes an event as the claims service would, but for an order that cannot be one.
 async fn publish_misspelt(stack: &Stack) {
+    publish_misspelt_of(stack, FACILITY).await;
+}
+
+async fn publish_misspelt_of(stack: &Stack, facility: &str) {
     let (claim, event) = (Uuid::new_v4().to_string(), Uuid::now_v7().to_string());
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("ce-id", event.as_str()),
         ("ce-type", "claims.v1.ClaimRejected"),
-        ("ce-facility", FACILITY),
+        ("ce-facility", facility),
         ("ce-aggregate", "claim"),
         ("ce-partitionkey", &claim),
         ("ce-sequence", "2"),
@@ -122,6 +126,121 @@ async fn an_operator_looks_after_dead_letters_from_the_command_line() {
     let edited = weft.json(&[&edit[..], &["--yes"]].concat()).await;
     assert_eq!(edited["deadLetter"]["state"], "DEAD_LETTER_STATE_RESOLVED");
     open(&weft, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_looks_after_what_is_nobodys_from_the_command_line() {
+    let stack = Stack::start().await;
+    let administrator = Weft::of(&stack, "head-office", &["admin"]);
+    publish_misspelt_of(&stack, "no facility at all").await;
+    let letters = open(&administrator, 1).await;
+    let id = letters[0]["deadLetter"]["id"].as_str().unwrap();
+    for roles in [&["operator"][..], &["clerk", "viewer", "operator"]] {
+        let operator = Weft::of(&stack, FACILITY, roles);
+        open(&operator, 0).await;
+        let none = operator.json(&["dlq", "groups"]).await;
+        assert_eq!(none["groups"], Value::Array(vec![]));
+        for command in [
+            &["show", id][..],
+            &["replay", id],
+            &["discard", id, "--reason", "mine", "--yes"],
+        ] {
+            let refused = operator.run(&[&["dlq"], command].concat()).await;
+            assert_eq!(refused.status.code(), Some(1), "{command:?}");
+            assert!(errors(&refused).contains("NOT_FOUND"), "{}", errors(&refused));
+        }
+    }
+
+    let groups = administrator.json(&["dlq", "groups"]).await;
+    assert_eq!(groups["groups"][0]["group"]["errorCode"], "ENVELOPE_MALFORMED");
+    let shown = administrator.run(&["dlq", "show", id]).await;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for part in [
+        "(nobody's)",
+        "ce-facility: no facility at all",
+        "\"orderId\": \"misspelt\"",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let replayed = administrator.run(&["dlq", "replay", id, "--wait", "20s"]).await;
+    assert_eq!(replayed.status.code(), Some(1));
+    assert!(
+        errors(&replayed).contains("it failed again"),
+        "{}",
+        errors(&replayed)
+    );
+    let discarded = administrator
+        .json(&[
+            "dlq",
+            "discard",
+            id,
+            "--reason",
+            "sent again by the claims desk",
+            "--yes",
+        ])
+        .await;
+    assert_eq!(discarded["deadLetter"]["state"], "DEAD_LETTER_STATE_DISCARDED");
+    let actions: Vec<_> = discarded["actions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|action| &action["action"])
+        .collect();
+    assert_eq!(actions, ["ReplayDeadLetter", "DiscardDeadLetter"]);
+    open(&administrator, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_is_approved_by_a_second_person_from_the_command_line() {
+    let stack =
+        Stack::with(Options::default().set(Service::Order, "events.edits_need_approval", "true")).await;
+    let olivia = Weft::of_person(&stack, "olivia", FACILITY, &["operator"]);
+    let peter = Weft::of_person(&stack, "peter", FACILITY, &["operator"]);
+    publish_misspelt(&stack).await;
+    let letters = open(&olivia, 1).await;
+    let id = letters[0]["deadLetter"]["id"].as_str().unwrap();
+    let nothing = peter.run(&["dlq", "approve", id, "--yes"]).await;
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(
+        errors(&nothing).contains("waits for approval"),
+        "{}",
+        errors(&nothing)
+    );
+
+    let body = stack.folder().join("body.json");
+    fs::write(&body, format!(r#"{{"orderId": "{}"}}"#, Uuid::new_v4())).unwrap();
+    let edit = [
+        "dlq",
+        "edit",
+        id,
+        "--body",
+        body.to_str().unwrap(),
+        "--reason",
+        "misspelt",
+        "--yes",
+    ];
+    let proposed = olivia.run(&edit).await;
+    assert_eq!(proposed.status.code(), Some(0), "{}", errors(&proposed));
+    assert!(errors(&proposed).contains(&format!("by somebody else: weft dlq approve {id}")));
+    let own = olivia.run(&["dlq", "approve", id, "--yes"]).await;
+    assert_eq!(own.status.code(), Some(1));
+    assert!(errors(&own).contains("a second person must"), "{}", errors(&own));
+    open(&olivia, 1).await;
+
+    let asked = peter.run(&["dlq", "approve", id]).await;
+    assert_eq!(
+        asked.status.code(),
+        Some(2),
+        "nobody can answer: {}",
+        errors(&asked)
+    );
+    let approved = peter.json(&["dlq", "approve", id, "--yes"]).await;
+    assert_eq!(approved["deadLetter"]["state"], "DEAD_LETTER_STATE_RESOLVED");
+    let edit = &approved["edit"];
+    assert_eq!(
+        (&edit["proposedBy"], &edit["approvedBy"]),
+        (&"olivia".into(), &"peter".into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

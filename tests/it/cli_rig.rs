@@ -22,6 +22,16 @@ impl Weft<'_> {
         }
     }
 
+    /// That of another person than the usual one.
+    pub(crate) fn of_person<'a>(stack: &'a Stack, name: &str, facility: &str, roles: &[&str]) -> Weft<'a> {
+        let mut claims = stack.issuer().claims(facility, roles);
+        claims["sub"] = name.into();
+        Weft {
+            stack,
+            token: stack.issuer().sign(&claims),
+        }
+    }
+
     /// Runs it to its end.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = self.stack.weft(&self.token).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use events::Upkeep;
 use proto::ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _};
 use tonic::Code;
 use uuid::Uuid;
@@ -188,4 +189,84 @@ async fn a_canary_stops_at_the_first_failure_of_the_same_kind() {
     let run = story.run(&letters[0], ops::ReplayMode::Canary, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Finished);
     assert_eq!(run.resolved_count, 15);
+}
+
+#[tokio::test]
+async fn dead_letters_are_forgotten_once_they_are_long_settled_and_never_while_open() {
+    let mut story = Story::start([1, 2, 3]).await;
+    let aggregates: Vec<_> = (0..3).map(|_| Uuid::new_v4()).collect();
+    for (aggregate, version) in aggregates.iter().zip(1..) {
+        story.rig.append(*aggregate, [version]).await;
+    }
+    let letters = story.open(3).await;
+    let of = |version: i64| {
+        letters
+            .iter()
+            .find(|letter| letter.aggregate_version == version)
+            .unwrap()
+    };
+    story.poison.lock().unwrap().remove(&1);
+    let run = story.run(of(1), ops::ReplayMode::Straight, 100).await;
+    assert_eq!(run.total_count, 3, "they are of one kind");
+    let discard = ops::DiscardDeadLetterRequest {
+        dead_letter_id: of(2).id.clone(),
+        request_id: Uuid::new_v4().to_string(),
+        reason: "entered twice".into(),
+    };
+    story
+        .operator
+        .discard_dead_letter(by(FACILITY, discard))
+        .await
+        .unwrap();
+    story
+        .rig
+        .eventually_count(1, "select count(*) from events.parked_key")
+        .await;
+
+    let owner = story.rig.database.owner().await;
+    let age = |days: i32| {
+        sqlx::query("update events.dead_letter set created_at = now() - make_interval(days => $1),
+                         resolved_at = case when resolved_at is not null then now() - make_interval(days => $1) end")
+            .bind(days)
+            .execute(&owner)
+    };
+    let prune = async |story: &mut Story| {
+        let upkeep = Upkeep::new(&story.rig.bus, &story.rig.pool);
+        story.rig.spawn(|stop| upkeep.run(stop));
+    };
+    // Another settled one is the witness that pruning has come by.
+    age(89).await.unwrap();
+    sqlx::query("update events.dead_letter set resolved_at = now() - interval '91 days' where id = $1::uuid")
+        .bind(&of(1).id)
+        .execute(&owner)
+        .await
+        .unwrap();
+    prune(&mut story).await;
+    story
+        .rig
+        .eventually_count(2, "select count(*) from events.dead_letter")
+        .await;
+    assert_eq!(
+        story
+            .rig
+            .database
+            .count("select count(*) from events.replay_item")
+            .await,
+        2
+    );
+
+    age(1_000).await.unwrap();
+    prune(&mut story).await;
+    story
+        .rig
+        .eventually_count(1, "select count(*) from events.dead_letter")
+        .await;
+    let open = story.open(1).await;
+    assert_eq!(open[0].id, of(3).id);
+    let audited = "select count(*) from events.operator_action";
+    assert_eq!(
+        story.rig.database.count(audited).await,
+        2,
+        "what operators did stays on record"
+    );
 }

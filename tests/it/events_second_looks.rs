@@ -169,6 +169,7 @@ async fn an_edit_waits_for_a_second_person_where_the_settings_want_it() {
         let caller = Caller {
             facility: FACILITY.into(),
             subject: who.into(),
+            administrator: false,
         };
         request.extensions_mut().insert(caller);
         story.operator.approve_dead_letter_edit(request)

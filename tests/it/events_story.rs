@@ -154,11 +154,18 @@ impl Story {
     }
 }
 
+/// What the operator olivia of a facility asks.
 pub(crate) fn by<M>(facility: &str, message: M) -> Request<M> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(Caller {
+    let caller = Caller {
         facility: facility.into(),
         subject: "olivia".into(),
-    });
+        administrator: false,
+    };
+    from(caller, message)
+}
+
+pub(crate) fn from<M>(caller: Caller, message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(caller);
     request
 }

@@ -25,7 +25,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List dead letters, newest first
+    /// List dead letters, newest first; an administrator's list also holds those that name no facility
     List(ListArguments),
     /// Show a dead letter whole, with its decoded body
     Show {

@@ -8,6 +8,7 @@ use chassis::{
     status,
 };
 use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
+use mesh::policy::Role;
 use proto::claims::v1::claim_service_server::ClaimServiceServer;
 use tonic::{Extensions, Status};
 
@@ -98,6 +99,7 @@ fn operator(extensions: &Extensions) -> Result<Caller, Status> {
     Ok(Caller {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),
+        administrator: identity.roles.has(Role::Admin),
     })
 }
 

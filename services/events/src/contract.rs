@@ -27,6 +27,16 @@ pub(crate) fn declaration(type_name: &str) -> Option<&'static Declaration> {
     CONTRACT.declarations.get(type_name)
 }
 
+/// The type of a message as it names it, or, when that is none, as its subject does.
+pub(crate) fn type_name<'a>(named: &'a str, subject: &str) -> &'a str {
+    if CONTRACT.pool.get_message_by_name(named).is_some() {
+        return named;
+    }
+    let mut declared = CONTRACT.declarations.iter();
+    let found = declared.find(|(_, declaration)| declaration.subject == subject);
+    found.map_or(named, |(name, _)| name)
+}
+
 /// A body as Protobuf's JSON, or why it is not a `type_name`.
 pub(crate) fn to_json(type_name: &str, body: &[u8]) -> Result<String, String> {
     let message = decode(type_name, body)?;

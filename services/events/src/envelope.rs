@@ -1,6 +1,6 @@
 //! CloudEvents 1.0 in NATS binary mode: the attributes travel as lowercase `ce-*` headers beside the Protobuf body.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use async_nats::HeaderMap;
 use time::format_description::well_known::Rfc3339;
@@ -13,6 +13,10 @@ pub(crate) type Headers = BTreeMap<String, String>;
 
 /// Names the dead letter that a message replays or continues after.
 pub(crate) const DEAD_LETTER: &str = "weft-dead-letter";
+
+/// Where a message was first, when it is sent again: stream and sequence.
+pub(crate) const STREAM: &str = "weft-stream";
+pub(crate) const SEQUENCE: &str = "weft-sequence";
 
 /// The attributes of one event message.
 #[derive(Clone, Debug)]
@@ -58,7 +62,7 @@ pub(crate) fn headers(event: &Event, declaration: &Declaration) -> Headers {
     headers
 }
 
-/// The headers of a message without the broker's own `Nats-*` control headers.
+/// The headers of a message without the broker's own `Nats-*` control headers, as text that the database takes.
 pub(crate) fn stored(headers: Option<&HeaderMap>) -> Headers {
     let Some(headers) = headers else {
         return Headers::new();
@@ -69,20 +73,36 @@ pub(crate) fn stored(headers: Option<&HeaderMap>) -> Headers {
             .map(|value| value.as_str())
             .collect::<Vec<_>>()
             .join(",");
-        (name.to_string(), value)
+        (storable(name.as_ref()), storable(&value))
     });
     entries
         .filter(|(name, _)| !name.to_ascii_lowercase().starts_with("nats-"))
         .collect()
 }
 
+/// PostgreSQL's text holds every character but this one.
+pub(crate) fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 impl Envelope {
+    /// The attributes, or what can be known without them and why they cannot be read.
+    pub(crate) fn read(headers: &Headers, stream: &str, sequence: u64) -> (Self, Option<String>) {
+        match Self::parse(headers) {
+            Ok(envelope) => (envelope, None),
+            Err(error) => (
+                Self::unreadable(headers, stream, sequence),
+                Some(error.to_string()),
+            ),
+        }
+    }
+
     /// Reads the attributes. An error names the first one that is missing or malformed.
     pub(crate) fn parse(headers: &Headers) -> Result<Self, Error> {
         Ok(Self {
             event_id: required(headers, "ce-id")?,
             type_name: required(headers, "ce-type")?,
-            facility: required(headers, "ce-facility")?,
+            facility: required::<Facility>(headers, "ce-facility")?.0,
             aggregate: headers.get("ce-aggregate").cloned().unwrap_or_default(),
             aggregate_id: required(headers, "ce-partitionkey")?,
             version: required(headers, "ce-sequence")?,
@@ -92,29 +112,33 @@ impl Envelope {
         })
     }
 
-    /// What can be known of a message whose attributes cannot be read: enough to keep it as a dead letter. Its id
-    /// follows from its place in the stream, so that a second delivery is the same event.
-    pub(crate) fn unreadable(headers: &Headers, stream: &str, sequence: u64) -> Self {
-        let place = format!("{stream}/{sequence}");
+    /// What can be known of a message whose attributes cannot be read: enough to keep it as a dead letter. Where it
+    /// names no id or aggregate, its place in the stream does, so that a second delivery is the same event. One that
+    /// is nobody's is known by its place alone: it cannot hold up anybody's aggregate.
+    fn unreadable(headers: &Headers, stream: &str, sequence: u64) -> Self {
+        let text = |name: &str| headers.get(name).cloned().unwrap_or_default();
+        let place = match (headers.get(STREAM), headers.get(SEQUENCE)) {
+            (Some(stream), Some(sequence)) => format!("{stream}/{sequence}"),
+            _ => format!("{stream}/{sequence}"),
+        };
+        let place = Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes());
+        let facility = known(headers, "ce-facility").map(|Facility(name)| name);
+        let named = |name| {
+            facility
+                .as_ref()
+                .and_then(|_| known(headers, name))
+                .unwrap_or(place)
+        };
         Self {
-            event_id: optional(headers, "ce-id")
-                .ok()
-                .flatten()
-                .unwrap_or_else(|| named(&place)),
-            type_name: headers.get("ce-type").cloned().unwrap_or_default(),
-            facility: headers.get("ce-facility").cloned().unwrap_or_default(),
-            aggregate: headers.get("ce-aggregate").cloned().unwrap_or_default(),
-            aggregate_id: optional(headers, "ce-partitionkey")
-                .ok()
-                .flatten()
-                .unwrap_or_else(|| named(&place)),
-            version: optional(headers, "ce-sequence")
-                .ok()
-                .flatten()
-                .unwrap_or_default(),
+            event_id: named("ce-id"),
+            type_name: text("ce-type"),
+            aggregate: text("ce-aggregate"),
+            aggregate_id: named("ce-partitionkey"),
+            version: known(headers, "ce-sequence").unwrap_or_default(),
             saga_id: None,
             causation_id: None,
-            traceparent: headers.get("traceparent").cloned().unwrap_or_default(),
+            traceparent: text("traceparent"),
+            facility: facility.unwrap_or_default(),
         }
     }
 
@@ -124,19 +148,74 @@ impl Envelope {
     }
 }
 
-fn named(place: &str) -> Uuid {
-    Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes())
+/// A facility's identifier: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+struct Facility(String);
+
+impl FromStr for Facility {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(())
+        }
+    }
 }
 
-fn required<T: std::str::FromStr>(headers: &Headers, name: &str) -> Result<T, Error> {
+fn required<T: FromStr>(headers: &Headers, name: &str) -> Result<T, Error> {
     optional(headers, name)?.ok_or_else(|| Error::Envelope(format!("the header {name} is missing")))
 }
 
-fn optional<T: std::str::FromStr>(headers: &Headers, name: &str) -> Result<Option<T>, Error> {
+fn optional<T: FromStr>(headers: &Headers, name: &str) -> Result<Option<T>, Error> {
     let Some(text) = headers.get(name).filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
     text.parse()
         .map(Some)
         .map_err(|_| Error::Envelope(format!("the header {name} cannot be {text:?}")))
+}
+
+fn known<T: FromStr>(headers: &Headers, name: &str) -> Option<T> {
+    optional(headers, name).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(facility: &str) -> Headers {
+        let key = Uuid::nil().to_string();
+        [
+            ("ce-facility", facility),
+            ("ce-partitionkey", &key),
+            ("ce-id", &key),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    #[test]
+    fn what_is_nobodys_is_known_by_its_place_alone() {
+        for garbage in ["", "two words", "'; drop table", &"x".repeat(65)] {
+            let (envelope, malformed) = Envelope::read(&headers(garbage), "EVENTS", 7);
+            assert!(malformed.is_some() && envelope.facility.is_empty(), "{garbage}");
+            assert_ne!(envelope.aggregate_id, Uuid::nil());
+            let mut again = headers(garbage);
+            again.insert(STREAM.into(), "EVENTS".into());
+            again.insert(SEQUENCE.into(), "7".into());
+            let (again, _) = Envelope::read(&again, "EVENTS", 99);
+            assert_eq!(
+                (again.event_id, again.aggregate_id),
+                (envelope.event_id, envelope.aggregate_id)
+            );
+        }
+        let (envelope, malformed) = Envelope::read(&headers("al-noor"), "EVENTS", 7);
+        assert!(malformed.is_some(), "it names no type");
+        assert_eq!(
+            (envelope.facility.as_str(), envelope.aggregate_id),
+            ("al-noor", Uuid::nil())
+        );
+    }
 }

@@ -3,7 +3,7 @@ use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 use futures_util::FutureExt as _;
 use sqlx::PgConnection;
 
-use crate::delivery::Delivery;
+use crate::{delivery::Delivery, envelope::storable};
 
 /// What a consumer does with an event.
 ///
@@ -35,16 +35,16 @@ pub enum HandlerError {
 }
 
 impl HandlerError {
-    pub fn transient(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Transient(code.into(), message.into())
+    pub fn transient(code: impl Into<String>, message: impl AsRef<str>) -> Self {
+        Self::Transient(code.into(), storable(message.as_ref()))
     }
 
-    pub fn permanent(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Permanent(code.into(), message.into())
+    pub fn permanent(code: impl Into<String>, message: impl AsRef<str>) -> Self {
+        Self::Permanent(code.into(), storable(message.as_ref()))
     }
 
-    pub fn schema(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Schema(code.into(), message.into())
+    pub fn schema(code: impl Into<String>, message: impl AsRef<str>) -> Self {
+        Self::Schema(code.into(), storable(message.as_ref()))
     }
 
     pub fn code(&self) -> &str {

@@ -1,10 +1,13 @@
 use std::sync::Arc;
 
 use proto::ops::v1::dead_letter_service_server::DeadLetterServiceServer;
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, Transaction};
 use tonic::{Extensions, Status};
 
-use crate::Bus;
+use crate::{
+    Bus,
+    store::{self, Unassigned},
+};
 
 mod actions;
 mod consumers;
@@ -30,6 +33,20 @@ pub struct Caller {
     pub facility: String,
     /// The subject of the token, for the audit trail.
     pub subject: String,
+    /// Whether the caller is an administrator, who also sees dead letters whose message names no readable facility.
+    pub administrator: bool,
+}
+
+impl Caller {
+    /// A transaction that sees what the caller may see.
+    async fn begin(&self, pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let unassigned = if self.administrator {
+            Unassigned::Visible
+        } else {
+            Unassigned::Hidden
+        };
+        store::begin_seeing(pool, &self.facility, unassigned).await
+    }
 }
 
 /// `ops.v1.DeadLetterService` over the service's own database. An operator sees the dead letters of one facility.

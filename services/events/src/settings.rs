@@ -26,6 +26,9 @@ pub struct Settings {
     pub dead_letters_max_age_days: u32,
     /// Days that the event log keeps. 1 to 3,650, and no less than `events_max_age_days`.
     pub log_kept_days: u32,
+    /// Days that a resolved or discarded dead letter is kept; open ones stay. No less than `events_max_age_days`, at
+    /// most 3,650.
+    pub dead_letters_kept_days: u32,
     /// Days that a consumer remembers what took effect. No less than `events_max_age_days`, at most 365.
     pub inbox_kept_days: u32,
     /// Edits of dead letters take effect only once a second operator approves them.
@@ -96,6 +99,7 @@ impl Default for Settings {
             events_max_age_days: 7,
             dead_letters_max_age_days: 60,
             log_kept_days: 90,
+            dead_letters_kept_days: 90,
             inbox_kept_days: 30,
             edits_need_approval: false,
             relay: Relaying::default(),
@@ -194,6 +198,12 @@ impl Settings {
         must(
             log_days.contains(&self.log_kept_days),
             "log_kept_days",
+            "must be events_max_age_days to 3650",
+        );
+        // The row of a discarded event is all that keeps it from taking effect should the stream deliver it again.
+        must(
+            log_days.contains(&self.dead_letters_kept_days),
+            "dead_letters_kept_days",
             "must be events_max_age_days to 3650",
         );
         let inbox_days = stream_days..=365;

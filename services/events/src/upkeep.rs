@@ -14,6 +14,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Inbox rows removed in one statement, so that pruning never holds locks for long.
 const PRUNED_AT_ONCE: i64 = 5_000;
 
+/// Dead letters removed in one statement; they are larger, and have rows elsewhere.
+const LETTERS_AT_ONCE: i32 = 500;
+
 /// Days for which the log's partitions exist ahead of time.
 const DAYS_AHEAD: i32 = 7;
 
@@ -42,7 +45,8 @@ impl Upkeep {
         let work = async {
             tokio::join!(
                 every(10 * MINUTE, "partitions", || self.partitions()),
-                every(MINUTE, "retention", || self.retention()),
+                every(MINUTE, "inbox retention", || self.forget_effects()),
+                every(MINUTE, "dead letter retention", || self.forget_letters()),
                 every(runs::TICK, "replays", || self.replays()),
                 every(Duration::from_secs(5), "gauges", || gauges
                     .observe(&self.bus, &self.pool)),
@@ -76,7 +80,7 @@ impl Upkeep {
         Ok(())
     }
 
-    async fn retention(&self) -> Result<(), Error> {
+    async fn forget_effects(&self) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().inbox_kept_days).unwrap_or(i32::MAX);
         loop {
             let pruned = sqlx::query!(
@@ -88,6 +92,21 @@ impl Upkeep {
             .execute(&self.pool)
             .await?;
             if pruned.rows_affected() < PRUNED_AT_ONCE.unsigned_abs() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The settled ones; the open ones wait for an operator however old they are.
+    async fn forget_letters(&self) -> Result<(), Error> {
+        let kept = i32::try_from(self.bus.settings().dead_letters_kept_days).unwrap_or(i32::MAX);
+        loop {
+            let pruned = sqlx::query_scalar!(
+                r#"select events.prune_dead_letters($1, $2) as "pruned!""#,
+                kept,
+                LETTERS_AT_ONCE,
+            );
+            if pruned.fetch_one(&self.pool).await? < LETTERS_AT_ONCE {
                 return Ok(());
             }
         }

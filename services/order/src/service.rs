@@ -10,6 +10,7 @@ use chassis::{
     server::Server,
 };
 use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
+use mesh::policy::Role;
 use proto::{
     ops::v1::saga_service_server::SagaServiceServer, order::v1::order_service_server::OrderServiceServer,
 };
@@ -161,5 +162,6 @@ fn operator(extensions: &Extensions) -> Result<Caller, Status> {
     Ok(Caller {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),
+        administrator: identity.roles.has(Role::Admin),
     })
 }

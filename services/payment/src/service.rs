@@ -9,6 +9,7 @@ use chassis::{
     status,
 };
 use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
+use mesh::policy::Role;
 use proto::payment::v1::{
     ledger_service_server::LedgerServiceServer, payment_service_server::PaymentServiceServer,
 };
@@ -130,6 +131,7 @@ fn operator(extensions: &Extensions) -> Result<Caller, Status> {
     Ok(Caller {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),
+        administrator: identity.roles.has(Role::Admin),
     })
 }
 

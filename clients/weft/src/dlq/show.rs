@@ -15,6 +15,7 @@ pub(crate) fn table(letters: &[(Service, DeadLetter)]) -> Table {
     let heading = [
         "ID",
         "SERVICE",
+        "FACILITY",
         "CONSUMER",
         "EVENT",
         "STATE",
@@ -29,6 +30,7 @@ pub(crate) fn table(letters: &[(Service, DeadLetter)]) -> Table {
         table.row([
             letter.id.clone(),
             service.name().to_owned(),
+            facility(letter),
             letter.consumer.clone(),
             letter.event_type.clone(),
             state(letter.state().as_str_name()),
@@ -46,6 +48,14 @@ pub(crate) fn table(letters: &[(Service, DeadLetter)]) -> Table {
     table
 }
 
+fn facility(letter: &DeadLetter) -> String {
+    if letter.facility.is_empty() {
+        "(nobody's)".to_owned()
+    } else {
+        letter.facility.clone()
+    }
+}
+
 /// One, with its body, causes and history.
 pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResponse) -> Result<(), Failure> {
     if format == Format::Json {
@@ -58,6 +68,7 @@ pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResp
     output::print_fields(&[
         ("dead letter", letter.id.clone()),
         ("service", service.name().to_owned()),
+        ("facility", facility(&letter)),
         ("consumer", letter.consumer.clone()),
         ("state", state(letter.state().as_str_name())),
         ("event", format!("{} {}", letter.event_type, letter.event_id)),

@@ -9,7 +9,7 @@ use super::{Worker, attempt::Outcome, inbound::Inbound, store};
 use crate::{
     HandlerError,
     dead_letter::{Class, fingerprint},
-    envelope::{DEAD_LETTER, Headers},
+    envelope::{DEAD_LETTER, Headers, SEQUENCE, STREAM},
     lease::fence,
     outbox::{Notice, notify},
 };
@@ -62,11 +62,21 @@ impl Worker {
             store::remove_parked(&mut tx, behind.parked).await?;
         }
         let parked_behind = behind.map(|behind| behind.dead_letter);
-        let obituary = self.write(&mut tx, message, class, error, parked_behind).await?;
+        let written = self.write(&mut tx, message, class, error, parked_behind).await?;
+        let Some(obituary) = written else {
+            tracing::error!(
+                consumer = self.name,
+                stream.sequence = message.sequence,
+                "another facility's dead letter has the event's id; the event stays in the stream alone"
+            );
+            return Ok(Outcome::Dead("its id is taken".into()));
+        };
         sqlx::query!(
             "insert into events.parked_key (consumer, aggregate_id, facility, dead_letter_id)
              values ($1, $2, $3, $4)
-             on conflict (consumer, aggregate_id) do update set dead_letter_id = excluded.dead_letter_id",
+             on conflict (consumer, aggregate_id) do update set dead_letter_id = excluded.dead_letter_id
+                 -- A message that names another facility's aggregate does not take it over.
+                 where parked_key.facility = excluded.facility",
             self.name,
             message.key(),
             message.envelope.facility,
@@ -157,6 +167,7 @@ impl Worker {
         Ok(Outcome::Dead(reason(class, error)))
     }
 
+    /// `None`: a dead letter of another facility has the event's id.
     async fn write(
         &self,
         tx: &mut PgConnection,
@@ -164,7 +175,7 @@ impl Worker {
         class: Class,
         error: &HandlerError,
         parked_behind: Option<Uuid>,
-    ) -> Result<Obituary, sqlx::Error> {
+    ) -> Result<Option<Obituary>, sqlx::Error> {
         let envelope = &message.envelope;
         let row = sqlx::query!(
             r#"insert into events.dead_letter (id, facility, state, consumer, event_id, message_id, type, subject,
@@ -177,6 +188,7 @@ impl Worker {
                              where k.facility = $2 and k.fingerprint = $21 and k.state = 'resolved'
                              order by k.resolved_at desc limit 1), '')
                from (select) one left join events.failure f on f.consumer = $3 and f.event_id = $4
+               on conflict (consumer, event_id) do nothing
                returning id, attempts, first_failure_at, last_failure_at, resolved_before_version,
                    not exists (select from events.dead_letter k where k.facility = $2 and k.fingerprint = $21)
                        as "new_kind!""#,
@@ -204,9 +216,9 @@ impl Worker {
             self.handler_version,
             parked_behind,
         )
-        .fetch_one(tx)
+        .fetch_optional(tx)
         .await?;
-        Ok(Obituary {
+        Ok(row.map(|row| Obituary {
             id: row.id,
             attempts: row.attempts,
             first_failure: row.first_failure_at,
@@ -215,7 +227,7 @@ impl Worker {
             parked_behind,
             new_kind: row.new_kind,
             resolved_before: row.resolved_before_version,
-        })
+        }))
     }
 
     /// The copy for the stream DEAD_LETTERS: the body untouched, the story in the headers.
@@ -232,9 +244,9 @@ impl Worker {
         let mut headers: Headers = message.headers.clone();
         headers.extend([
             (DEAD_LETTER.into(), obituary.id.to_string()),
-            ("weft-stream".into(), message.stream.clone()),
+            (STREAM.into(), message.stream.clone()),
             ("weft-subject".into(), message.subject.clone()),
-            ("weft-sequence".into(), message.sequence.to_string()),
+            (SEQUENCE.into(), message.sequence.to_string()),
             ("weft-message-id".into(), message.message_id.clone()),
             ("weft-consumer".into(), self.name.clone()),
             ("weft-attempts".into(), obituary.attempts.to_string()),

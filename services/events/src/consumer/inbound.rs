@@ -2,7 +2,7 @@ use async_nats::{Subject, jetstream};
 use uuid::Uuid;
 
 use super::queue::Sequenced;
-use crate::envelope::{DEAD_LETTER, Envelope, Headers, stored};
+use crate::envelope::{DEAD_LETTER, Envelope, Headers, storable, stored};
 
 /// A message as it came from the broker, or as it was parked.
 #[derive(Clone, Debug)]
@@ -34,14 +34,8 @@ impl Inbound {
             .headers
             .as_ref()
             .and_then(|headers| headers.get("Nats-Msg-Id"));
-        let message_id = message_id.map(|id| id.as_str().to_owned()).unwrap_or_default();
-        let (envelope, malformed) = match Envelope::parse(&headers) {
-            Ok(envelope) => (envelope, None),
-            Err(error) => (
-                Envelope::unreadable(&headers, &stream, sequence),
-                Some(error.to_string()),
-            ),
-        };
+        let message_id = message_id.map(|id| storable(id.as_str())).unwrap_or_default();
+        let (envelope, malformed) = Envelope::read(&headers, &stream, sequence);
         Some(Self {
             stream,
             sequence,

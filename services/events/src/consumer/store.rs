@@ -186,13 +186,7 @@ pub(super) async fn first_parked(
     let headers: Headers =
         serde_json::from_value(row.headers).map_err(|error| sqlx::Error::Decode(error.into()))?;
     let sequence = row.stream_sequence.unsigned_abs();
-    let (envelope, malformed) = match Envelope::parse(&headers) {
-        Ok(envelope) => (envelope, None),
-        Err(error) => (
-            Envelope::unreadable(&headers, &row.stream, sequence),
-            Some(error.to_string()),
-        ),
-    };
+    let (envelope, malformed) = Envelope::read(&headers, &row.stream, sequence);
     let inbound = Inbound {
         stream: row.stream,
         sequence,

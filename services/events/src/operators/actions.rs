@@ -8,7 +8,7 @@ use tonic::{Response, Status, metadata::MetadataValue};
 use uuid::Uuid;
 
 use super::{Caller, failure::Failure, letters, runs};
-use crate::{dead_letter, store};
+use crate::dead_letter;
 
 /// A mutating request, as the audit trail and a repetition of it need to know it.
 pub(super) struct Action<'a> {
@@ -24,9 +24,7 @@ pub(super) async fn once<A: Message + Default>(
     action: &Action<'_>,
     act: impl AsyncFnOnce(&mut PgConnection) -> Result<(A, About), Failure>,
 ) -> Result<Response<A>, Status> {
-    let mut tx = store::begin(pool, &action.caller.facility)
-        .await
-        .map_err(Failure::from)?;
+    let mut tx = action.caller.begin(pool).await.map_err(Failure::from)?;
     if let Some(answer) = action.answered(&mut tx).await? {
         let mut response = Response::new(answer);
         response

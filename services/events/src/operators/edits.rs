@@ -29,10 +29,14 @@ pub(super) async fn edit(
 ) -> Result<(ops::EditDeadLetterResponse, About), Failure> {
     let letter = actions::uuid(&request.dead_letter_id, "dead_letter_id")?;
     actions::lock_open(tx, letter, "edited").await?;
-    let type_name = sqlx::query_scalar!("select type from events.dead_letter where id = $1", letter)
-        .fetch_one(&mut *tx)
-        .await?;
-    let body = contract::from_json(&type_name, &request.body_json).map_err(Failure::Body)?;
+    let event = sqlx::query!(
+        "select type, subject from events.dead_letter where id = $1",
+        letter
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let type_name = contract::type_name(&event.r#type, &event.subject);
+    let body = contract::from_json(type_name, &request.body_json).map_err(Failure::Body)?;
     sqlx::query!(
         "update events.edit set state = 'replaced' where dead_letter_id = $1 and state = 'proposed'",
         letter
@@ -101,7 +105,8 @@ pub(super) async fn latest(
     letter: Uuid,
 ) -> Result<Option<ops::DeadLetterEdit>, sqlx::Error> {
     let row = sqlx::query!(
-        "select e.id, e.state, e.body, e.original_body, e.reason, e.proposed_by, e.proposed_at, e.approved_by, d.type
+        "select e.id, e.state, e.body, e.original_body, e.reason, e.proposed_by, e.proposed_at, e.approved_by, d.type,
+             d.subject
          from events.edit e join events.dead_letter d on d.id = e.dead_letter_id
          where e.dead_letter_id = $1 order by e.id desc limit 1",
         letter,
@@ -115,11 +120,12 @@ pub(super) async fn latest(
         "replaced" => ops::DeadLetterEditState::Replaced,
         _ => ops::DeadLetterEditState::Unspecified,
     };
+    let type_name = contract::type_name(&row.r#type, &row.subject);
     Ok(Some(ops::DeadLetterEdit {
         id: row.id.to_string(),
         state: state.into(),
-        body_json: contract::to_json(&row.r#type, &row.body).unwrap_or_default(),
-        original_body_json: contract::to_json(&row.r#type, &row.original_body).unwrap_or_default(),
+        body_json: contract::to_json(type_name, &row.body).unwrap_or_default(),
+        original_body_json: contract::to_json(type_name, &row.original_body).unwrap_or_default(),
         reason: row.reason,
         proposed_by: row.proposed_by,
         propose_time: Some(letters::timestamp(row.proposed_at)),

@@ -15,7 +15,7 @@ use super::{
     tail,
 };
 use crate::{
-    Audit, Bus, Error, Report, store,
+    Audit, Bus, Error, Report,
     topology::{self, Difference},
 };
 
@@ -137,9 +137,7 @@ impl EventService for EventOperations {
     ) -> Result<Response<ops::RepublishEventsResponse>, Status> {
         let (caller, request) = self.open(request)?;
         let action = Action::of("RepublishEvents", &request, &request.request_id, &caller)?;
-        let mut tx = store::begin(&self.0.pool, &caller.facility)
-            .await
-            .map_err(Failure::from)?;
+        let mut tx = caller.begin(&self.0.pool).await.map_err(Failure::from)?;
         let answered: Option<ops::RepublishEventsResponse> = action.answered(&mut tx).await?;
         tx.rollback().await.map_err(Failure::from)?;
         if let Some(answer) = answered {

@@ -10,7 +10,6 @@ use super::{
     letters::{self, Filter},
     page, rehearse, runs, show,
 };
-use crate::store;
 
 #[tonic::async_trait]
 impl DeadLetterService for DeadLetters {
@@ -195,7 +194,7 @@ impl DeadLetters {
     }
 
     async fn begin(&self, caller: &Caller) -> Result<Transaction<'static, Postgres>, Failure> {
-        Ok(store::begin(&self.0.pool, &caller.facility).await?)
+        Ok(caller.begin(&self.0.pool).await?)
     }
 
     async fn once<A: prost::Message + Default>(

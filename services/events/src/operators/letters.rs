@@ -19,6 +19,7 @@ pub(super) struct Filter<'a> {
 pub(super) struct Letter {
     pub(super) id: Uuid,
     pub(super) state: String,
+    facility: String,
     consumer: String,
     event_id: Uuid,
     r#type: String,
@@ -66,7 +67,7 @@ pub(super) struct Group {
 pub(super) async fn select(tx: &mut PgConnection, filter: &Filter<'_>) -> Result<Vec<Letter>, sqlx::Error> {
     sqlx::query_as!(
         Letter,
-        r#"select id, state, consumer, event_id, type, subject, stream, stream_sequence, aggregate, aggregate_id,
+        r#"select id, state, facility, consumer, event_id, type, subject, stream, stream_sequence, aggregate, aggregate_id,
                version, saga_id, trace_id, error_class, error_code, error_message, fingerprint, attempts,
                first_failure_at, last_failure_at, created_at, resolved_at, replay_count, handler_version,
                discard_reason, resolved_before_version,
@@ -142,6 +143,7 @@ impl From<Letter> for ops::DeadLetter {
         Self {
             id: letter.id.to_string(),
             state: state(&letter.state).into(),
+            facility: letter.facility,
             consumer: letter.consumer,
             event_id: letter.event_id.to_string(),
             event_type: letter.r#type,

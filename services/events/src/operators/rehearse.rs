@@ -11,7 +11,7 @@ use crate::{
     Bus, Delivery, HandlerError, contract,
     dead_letter::Class,
     envelope::{Envelope, Headers},
-    handler, store,
+    handler,
 };
 
 /// Rows added, changed and removed, by table.
@@ -24,9 +24,9 @@ pub(super) async fn rehearse(
     request: &ops::RehearseReplayRequest,
 ) -> Result<ops::RehearseReplayResponse, Failure> {
     let id = actions::uuid(&request.dead_letter_id, "dead_letter_id")?;
-    let mut tx = store::begin(pool, &caller.facility).await?;
+    let mut tx = caller.begin(pool).await?;
     let letter = sqlx::query!(
-        "select state, consumer, type, headers, body from events.dead_letter where id = $1",
+        "select state, consumer, type, subject, headers, body from events.dead_letter where id = $1",
         id
     );
     let letter = letter.fetch_optional(&mut *tx).await?;
@@ -42,7 +42,8 @@ pub(super) async fn rehearse(
     }
     let body = match request.body_json.as_str() {
         "" => letter.body,
-        json => contract::from_json(&letter.r#type, json).map_err(Failure::Body)?,
+        json => contract::from_json(contract::type_name(&letter.r#type, &letter.subject), json)
+            .map_err(Failure::Body)?,
     };
     let known = bus.consumer(&letter.consumer);
     let known = known.ok_or_else(|| Failure::NoConsumer(letter.consumer.clone()))?;

@@ -7,7 +7,10 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{Caller, actions, failure::Failure, letters};
-use crate::{Bus, store};
+use crate::{
+    Bus,
+    store::{self, Unassigned},
+};
 
 /// Replays a second when the operator says nothing.
 const DEFAULT_RATE: u32 = 10;
@@ -120,7 +123,8 @@ pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool) -> Result<(), sqlx::Er
             .fetch_all(pool)
             .await?;
     for run in running {
-        let mut tx = store::begin(pool, &run.facility).await?;
+        // What an administrator sends again may be nobody's.
+        let mut tx = store::begin_seeing(pool, &run.facility, Unassigned::Visible).await?;
         let locked = sqlx::query_scalar!(
             "select true from events.replay_run where id = $1 and state = 'running' for update skip locked",
             run.id,
@@ -197,7 +201,7 @@ async fn send(tx: &mut PgConnection, service: &str, run: Uuid, at_most: i64) -> 
 async fn progress(tx: &mut PgConnection, run: Uuid) -> Result<Option<Progress>, sqlx::Error> {
     sqlx::query_as!(
         Progress,
-        r#"select r.fingerprint, r.mode, r.rate, r.state, r.actor, r.total, r.created_at,
+        r#"select r.fingerprint, r.mode, r.rate, r.state, r.actor, r.created_at, count(*)::int as "total!",
                extract(epoch from now() - r.created_at)::float8 as "age_seconds!",
                count(*) filter (where i.sent_at is not null) as "sent!",
                count(*) filter (where i.sent_at is not null and d.state in ('resolved', 'discarded')) as "resolved!",

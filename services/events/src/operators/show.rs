@@ -15,13 +15,14 @@ pub(super) async fn whole(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDea
         id: id.to_string(),
     })?;
     let content = sqlx::query!(
-        "select type, causation_id, headers, body from events.dead_letter where id = $1",
+        "select type, subject, causation_id, headers, body from events.dead_letter where id = $1",
         id,
     )
     .fetch_one(&mut *tx)
     .await?;
     let headers: Headers = serde_json::from_value(content.headers).unwrap_or_default();
-    let (body_json, decode_error) = match contract::to_json(&content.r#type, &content.body) {
+    let type_name = contract::type_name(&content.r#type, &content.subject);
+    let (body_json, decode_error) = match contract::to_json(type_name, &content.body) {
         Ok(json) => (json, String::new()),
         Err(error) => (String::new(), error),
     };

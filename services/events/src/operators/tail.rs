@@ -68,8 +68,7 @@ fn event(message: &jetstream::Message) -> ops::TailEventsResponse {
     let headers = stored(message.headers.as_ref());
     let info = message.info().ok();
     let sequence = info.as_ref().map_or(0, |info| info.stream_sequence);
-    let envelope = Envelope::parse(&headers)
-        .unwrap_or_else(|_| Envelope::unreadable(&headers, streams::EVENTS, sequence));
+    let (envelope, _) = Envelope::read(&headers, streams::EVENTS, sequence);
     ops::TailEventsResponse {
         event_id: envelope.event_id.to_string(),
         subject: message.subject.to_string(),

@@ -13,7 +13,7 @@ use sqlx::PgPool;
 
 use crate::{
     Bus, Error,
-    envelope::{Envelope, stored},
+    envelope::{Envelope, SEQUENCE, STREAM, stored},
     outbox::{Notice, notify},
     streams,
 };
@@ -73,9 +73,14 @@ async fn again(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
         Err(error) => return Err(Error::broker(error)),
     };
-    let headers = stored(Some(&message.headers));
-    let envelope = Envelope::parse(&headers)
-        .unwrap_or_else(|_| Envelope::unreadable(&headers, streams::EVENTS, advisory.stream_seq));
+    let mut headers = stored(Some(&message.headers));
+    let (envelope, _) = Envelope::read(&headers, streams::EVENTS, advisory.stream_seq);
+    headers
+        .entry(STREAM.into())
+        .or_insert_with(|| streams::EVENTS.into());
+    headers
+        .entry(SEQUENCE.into())
+        .or_insert_with(|| advisory.stream_seq.to_string());
     let notice = Notice {
         message_id: format!("again:{}:{}", advisory.consumer, advisory.stream_seq),
         subject: format!("retry.{}.{}", bus.service(), advisory.consumer),

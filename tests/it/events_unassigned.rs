@@ -1,0 +1,289 @@
+//! Messages that name no readable facility: administrators look after them, nobody else sees them, and they stall
+//! nothing.
+
+use async_nats::HeaderMap;
+use events::Caller;
+use prost::Message as _;
+use proto::{
+    ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _},
+    order::v1::OrderConfirmed,
+};
+use sqlx::Executor as _;
+use tests::eventually;
+use tonic::{Code, Request};
+use uuid::Uuid;
+
+use crate::{
+    events_rig::{FACILITY, Rig, SOON},
+    events_story::{Story, by, from},
+};
+
+/// What an administrator of some other facility asks.
+fn by_administrator<M>(message: M) -> Request<M> {
+    let caller = Caller {
+        facility: "head-office".into(),
+        subject: "adele".into(),
+        administrator: true,
+    };
+    from(caller, message)
+}
+
+/// Publishes a confirmed order with only these headers beside its aggregate's.
+async fn publish(rig: &Rig, aggregate: Uuid, headers: &[(&str, &str)]) {
+    let key = aggregate.to_string();
+    let mut all = HeaderMap::new();
+    for (name, value) in headers
+        .iter()
+        .chain(&[("ce-partitionkey", key.as_str()), ("ce-sequence", "1")])
+    {
+        all.insert(*name, *value);
+    }
+    let body = OrderConfirmed {
+        order_id: aggregate.to_string(),
+    };
+    let jetstream = async_nats::jetstream::new(rig.nats.client().await);
+    eventually(SOON, || jetstream.get_stream("EVENTS")).await;
+    let publish =
+        jetstream.publish_with_headers("evt.order.order.confirmed", all, body.encode_to_vec().into());
+    publish.await.unwrap().await.unwrap();
+}
+
+/// What an administrator sees, once it is this much.
+async fn unassigned(story: &Story, count: usize) -> Vec<ops::DeadLetter> {
+    eventually(SOON, || async {
+        let request = by_administrator(ops::ListDeadLettersRequest::default());
+        let answer = story.operator.list_dead_letters(request).await.unwrap();
+        let letters = answer.into_inner().dead_letters;
+        if letters.len() == count {
+            Ok(letters)
+        } else {
+            Err(format!("{} dead letters", letters.len()))
+        }
+    })
+    .await
+}
+
+fn request_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+fn replay(letter: &ops::DeadLetter) -> ops::ReplayDeadLetterRequest {
+    ops::ReplayDeadLetterRequest {
+        dead_letter_id: letter.id.clone(),
+        request_id: request_id(),
+    }
+}
+
+fn get(letter: &ops::DeadLetter) -> ops::GetDeadLetterRequest {
+    ops::GetDeadLetterRequest {
+        dead_letter_id: letter.id.clone(),
+    }
+}
+
+fn discard(letter: &ops::DeadLetter) -> ops::DiscardDeadLetterRequest {
+    ops::DiscardDeadLetterRequest {
+        dead_letter_id: letter.id.clone(),
+        request_id: request_id(),
+        reason: "the sender sends it again".into(),
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_no_facility_is_looked_after_by_administrators() {
+    let story = Story::start([]).await;
+    let aggregate = Uuid::new_v4();
+    publish(&story.rig, aggregate, &[]).await;
+    let [letter] = &unassigned(&story, 1).await[..] else {
+        panic!("one dead letter")
+    };
+    assert_eq!(letter.error_class(), ops::ErrorClass::Schema);
+    assert_eq!(
+        (letter.facility.as_str(), letter.error_code.as_str()),
+        ("", "ENVELOPE_MALFORMED")
+    );
+    let shown = story
+        .operator
+        .get_dead_letter(by_administrator(get(letter)))
+        .await
+        .unwrap();
+    assert_eq!(
+        shown.get_ref().body_json,
+        format!(r#"{{"orderId":"{aggregate}"}}"#),
+        "its subject tells its type"
+    );
+    let groups = story
+        .operator
+        .list_dead_letter_groups(by_administrator(Default::default()))
+        .await
+        .unwrap();
+    assert_eq!(groups.get_ref().groups[0].count, 1);
+
+    // This build cannot read it either time.
+    story
+        .operator
+        .replay_dead_letter(by_administrator(replay(letter)))
+        .await
+        .unwrap();
+    let failed_again = "select count(*) from events.dead_letter where state = 'open' and replay_count = 1";
+    story.rig.eventually_count(1, failed_again).await;
+    let group = ops::ReplayDeadLetterGroupRequest {
+        fingerprint: letter.fingerprint.clone(),
+        request_id: request_id(),
+        rate: 100,
+        mode: ops::ReplayMode::Canary.into(),
+    };
+    let run = story
+        .operator
+        .replay_dead_letter_group(by_administrator(group))
+        .await
+        .unwrap();
+    let replay_run_id = run.into_inner().run.unwrap().id;
+    eventually(SOON, || async {
+        let request = ops::GetReplayRunRequest {
+            replay_run_id: replay_run_id.clone(),
+        };
+        let answer = story
+            .operator
+            .get_replay_run(by_administrator(request))
+            .await
+            .unwrap();
+        let run = answer.into_inner().run.unwrap();
+        if (run.state(), run.failed_count) == (ops::ReplayRunState::Stopped, 1) {
+            Ok(())
+        } else {
+            Err(format!("{run:?}"))
+        }
+    })
+    .await;
+
+    story
+        .operator
+        .discard_dead_letter(by_administrator(discard(letter)))
+        .await
+        .unwrap();
+    let another = Caller {
+        facility: "elsewhere".into(),
+        subject: "arthur".into(),
+        administrator: true,
+    };
+    let shown = story
+        .operator
+        .get_dead_letter(from(another, get(letter)))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        shown.dead_letter.unwrap().state(),
+        ops::DeadLetterState::Discarded
+    );
+    let done: Vec<_> = shown
+        .actions
+        .iter()
+        .map(|action| (action.action.as_str(), action.actor.as_str()))
+        .collect();
+    assert_eq!(
+        done,
+        [("ReplayDeadLetter", "adele"), ("DiscardDeadLetter", "adele")]
+    );
+    story
+        .rig
+        .eventually_count(0, "select count(*) from events.parked_key")
+        .await;
+}
+
+#[tokio::test]
+async fn nobody_but_an_administrator_sees_a_message_of_no_facility() {
+    let story = Story::start([]).await;
+    for garbage in [
+        "two words",
+        "nul\0",
+        "'; drop table events.dead_letter; --",
+        &"x".repeat(5_000),
+    ] {
+        publish(&story.rig, Uuid::new_v4(), &[("ce-facility", garbage)]).await;
+    }
+    let letters = unassigned(&story, 4).await;
+    for facility in [FACILITY, "head-office", ""] {
+        // An administrator alone, whatever the facility, is told of them.
+        let listed = story
+            .operator
+            .list_dead_letters(by(facility, Default::default()))
+            .await
+            .unwrap();
+        let groups = story
+            .operator
+            .list_dead_letter_groups(by(facility, Default::default()))
+            .await
+            .unwrap();
+        assert!(listed.get_ref().dead_letters.is_empty() && groups.get_ref().groups.is_empty());
+        let refusals = [
+            story
+                .operator
+                .get_dead_letter(by(facility, get(&letters[0])))
+                .await
+                .err(),
+            story
+                .operator
+                .replay_dead_letter(by(facility, replay(&letters[0])))
+                .await
+                .err(),
+            story
+                .operator
+                .discard_dead_letter(by(facility, discard(&letters[0])))
+                .await
+                .err(),
+        ];
+        for refused in refusals {
+            assert_eq!(refused.unwrap().code(), Code::NotFound);
+        }
+    }
+    let mut connection = story.rig.pool.acquire().await.unwrap();
+    connection
+        .execute("select set_config('weft.facility', '', false)")
+        .await
+        .unwrap();
+    let seen = sqlx::query_scalar::<_, i64>("select count(*) from events.dead_letter");
+    assert_eq!(seen.fetch_one(&mut *connection).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_message_of_nobody_or_of_another_does_not_hold_up_an_aggregate_it_names() {
+    let story = Story::start([2]).await;
+    let aggregate = Uuid::new_v4();
+    publish(&story.rig, aggregate, &[]).await;
+    unassigned(&story, 1).await;
+    story.rig.append(aggregate, 1..=3).await;
+    assert_eq!(story.rig.effects(aggregate, 1).await, [1]);
+    let [letter] = &story.open(1).await[..] else {
+        panic!("one dead letter")
+    };
+    // The aggregate is held now: neither of these takes that over, or stalls over it.
+    publish(&story.rig, aggregate, &[]).await;
+    publish(
+        &story.rig,
+        aggregate,
+        &[("ce-facility", "other"), ("ce-id", "no id")],
+    )
+    .await;
+    publish(
+        &story.rig,
+        Uuid::new_v4(),
+        &[("ce-facility", "other"), ("ce-id", &letter.event_id)],
+    )
+    .await;
+    unassigned(&story, 2).await;
+    let of_another = "select count(*) from events.dead_letter where facility = 'other'";
+    story.rig.eventually_count(1, of_another).await;
+    story.cure();
+    story.replay(&letter.id).await;
+    assert_eq!(story.rig.effects(aggregate, 3).await, [1, 2, 3]);
+    let jetstream = async_nats::jetstream::new(story.rig.nats.client().await);
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    eventually(SOON, || async {
+        let mut consumer: async_nats::jetstream::consumer::PullConsumer =
+            stream.get_consumer(crate::events_rig::CONSUMER).await.unwrap();
+        let info = consumer.info().await.unwrap();
+        (info.num_pending, info.num_ack_pending) == (0, 0)
+    })
+    .await;
+}
