@@ -192,13 +192,16 @@ async fn an_administrator_looks_after_what_is_nobodys_from_the_command_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_is_approved_by_a_second_person_from_the_command_line() {
-    let stack =
-        Stack::with(Options::default().set(Service::Order, "events.edits_need_approval", "true")).await;
+    let options = Options::default()
+        .set(Service::Order, "events.edits_need_approval", "true")
+        .environment("WEFT_BUILD", "0.1.0+4e1f0c2a9b71");
+    let stack = Stack::with(options).await;
     let olivia = Weft::of_person(&stack, "olivia", FACILITY, &["operator"]);
     let peter = Weft::of_person(&stack, "peter", FACILITY, &["operator"]);
     publish_misspelt(&stack).await;
     let letters = open(&olivia, 1).await;
     let id = letters[0]["deadLetter"]["id"].as_str().unwrap();
+    assert_eq!(letters[0]["deadLetter"]["handlerVersion"], "0.1.0+4e1f0c2a9b71");
     let nothing = peter.run(&["dlq", "approve", id, "--yes"]).await;
     assert_eq!(nothing.status.code(), Some(1));
     assert!(

@@ -5,6 +5,7 @@
 
 mod architecture;
 mod asyncapi;
+mod build_identity;
 mod chassis_answers;
 mod chassis_audit;
 mod chassis_database;

@@ -10,7 +10,7 @@ use crate::{
 
 /// Orders, payments and claims from the command line; `weft up` runs all of it on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "weft", version, propagate_version = true, after_help = AFTER_HELP)]
+#[command(name = "weft", version = env!("WEFT_BUILD"), propagate_version = true, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) globals: Globals,

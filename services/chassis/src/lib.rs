@@ -25,6 +25,7 @@
 
 #![warn(missing_docs)]
 
+mod build;
 mod run;
 mod service;
 
@@ -53,6 +54,7 @@ pub mod page;
 pub mod postgres;
 
 pub use auth::Identity;
+pub use build::build;
 pub use config::Settings;
 pub use contract::validate;
 pub use facility::{Facility, InvalidFacility};

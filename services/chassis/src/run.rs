@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    Process, Service, Settings, Violations,
+    Process, Service, Settings, Violations, build,
     config::{self, Effective, Sources},
     postgres, telemetry,
 };
@@ -43,7 +43,7 @@ fn command<S: Service>() -> Command {
     let environment = S::NAME.to_uppercase();
     Command::new(S::NAME)
         .about(S::ABOUT)
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(build())
         .after_help(format!(
             "Settings: defaults < file < environment ({environment}__DATABASE__URL sets database.url) < --set.\n\
              `check-config` lists them all."
@@ -136,7 +136,7 @@ async fn live<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(S::NAME, settings.sections().telemetry)?;
     let process = Process::new(S::NAME, &settings.sections())?;
     let grace = process.settings.drain.grace();
-    tracing::info!(service.version = env!("CARGO_PKG_VERSION"), "starting");
+    tracing::info!(service.version = build(), "starting");
     stop_on_signals(&process)?;
     process.tasks.run(postgres::await_current(
         S::NAME,

@@ -17,7 +17,7 @@ pub struct Host<S, B> {
     pub broker: B,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
-    /// The build that handles events, for dead letters: a version or a commit.
+    /// The build that handles events, for dead letters.
     pub build: &'static str,
 }
 

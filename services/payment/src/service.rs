@@ -107,7 +107,7 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
             }
         },
         shutdown: process.shutdown.clone(),
-        build: env!("CARGO_PKG_VERSION"),
+        build: chassis::build(),
     }
 }
 

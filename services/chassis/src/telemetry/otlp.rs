@@ -23,10 +23,7 @@ pub(super) struct Exporters {
 pub(super) fn start(name: &'static str) -> anyhow::Result<Exporters> {
     let resource = Resource::builder()
         .with_service_name(name)
-        .with_attribute(opentelemetry::KeyValue::new(
-            "service.version",
-            env!("CARGO_PKG_VERSION"),
-        ))
+        .with_attribute(opentelemetry::KeyValue::new("service.version", crate::build()))
         .build();
     let (traces, metrics, logs) = (endpoint("TRACES"), endpoint("METRICS"), endpoint("LOGS"));
 
