@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    claim, demo, dlq, duration, events, ledger, mesh_policy, order, payment, remittance, saga, token, up,
+    claim, clients::Identity, demo, dlq, duration, events, ledger, mesh_policy, order, payment, remittance,
+    saga, token, up,
 };
 
 /// Orders, payments and claims from the command line; `weft up` runs all of it on this machine.
@@ -33,7 +34,7 @@ pub(crate) enum Command {
     Status,
     /// Import five eClaimLink files into a fresh system and show what becomes of them
     Demo(demo::Arguments),
-    /// Print addresses and a token as shell variables, for `eval "$(weft env)"`
+    /// Print addresses, a token and certificate files as shell variables, for `eval "$(weft env)"`
     Env,
     /// Mint a token from the local key
     Token(token::Arguments),
@@ -88,6 +89,8 @@ pub(crate) struct Globals {
     /// The claims service
     #[arg(long, global = true, env = "WEFT_CLAIMS_URL", value_name = "URL")]
     pub(crate) claims_url: Option<String>,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
     /// How long one call may take, such as 500ms or 10s; by default what the contract says
     #[arg(long, global = true, env = "WEFT_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,

@@ -1,4 +1,6 @@
-//! The services as the commands call them: through the mesh, with a token.
+//! The services as the commands call them: through the mesh, with a token, and with a certificate where they ask for one.
+
+mod identity;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,6 +16,7 @@ use proto::{
 };
 
 use crate::{cli::Globals, failure::Failure, home::Home, token::Bearer};
+pub(crate) use identity::{Identity, TRUST_DOMAIN};
 
 /// A service process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -54,6 +57,11 @@ impl Service {
         }
     }
 
+    /// What its certificate names it.
+    pub(crate) fn spiffe_id(self, trust_domain: &str) -> String {
+        format!("spiffe://{trust_domain}/{}", self.name())
+    }
+
     /// Where it listens when nothing else is said: gRPC and probes.
     pub(crate) fn default_ports(self) -> (u16, u16) {
         match self {
@@ -78,7 +86,9 @@ impl Clients {
                 .clone()
                 .or_else(|| written.map(|addresses| addresses.url.clone()));
             let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{}", service.default_ports().0));
-            let options = ChannelOptions::new(format!("static:{url}"), service.name(), "weft-cli");
+            let mut options = ChannelOptions::new(format!("static:{url}"), service.name(), "weft-cli");
+            let local = description.as_ref().and_then(|all| all.tls.as_ref());
+            options.tuning.tls = globals.identity.towards(service, &url, local)?;
             Channel::connect(options, &policies)
                 .map_err(|error| Failure::Usage(format!("{}: {error}", service.name())))
         };

@@ -1,10 +1,11 @@
 //! `weft demo`: one claim's story, from the order to the payer's last word, on a system of its own.
 
+mod files;
 mod show;
 mod step;
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -16,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::{Format, Globals},
-    clients::Clients,
+    clients::{Clients, Identity},
     duration,
     failure::Failure,
     home::Home,
@@ -26,25 +27,40 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Where the five files are; by default docs/examples/eclaimlink of the checkout
+    /// Where the five files are, if you have changed them; by default they come with this program
     #[arg(long, value_name = "FOLDER")]
     files: Option<PathBuf>,
+    /// Secure all calls by mutual TLS, as `weft up --tls` does
+    #[arg(long)]
+    tls: bool,
     /// Leave the system running at the end, until Ctrl-C
     #[arg(long)]
     keep: bool,
 }
 
 pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), Failure> {
-    let files = arguments.files.map_or_else(find_files, Ok)?;
     let home = Home::new(Home::find(globals).path().join("demo"));
     up::clear(&home).await?;
     println!("A system of its own for this demonstration:");
     let began = Instant::now();
-    let quiet = globals.output == Format::Json;
+    let options = Options {
+        home,
+        free_ports: true,
+        certificate_ttl: arguments.tls.then_some(up::CERTIFICATE_TTL),
+        quiet: globals.output == Format::Json,
+    };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let system = tokio::select! {
-        system = System::start(Options { home, free_ports: true, quiet }) => system?,
+        system = System::start(options) => system?,
         _ = interrupt.recv() => return Err(Failure::Other(anyhow!("interrupted"))),
+    };
+    let files = match arguments.files {
+        Some(files) => files,
+        None => {
+            let files = system.home().path().join("examples");
+            files::unpack(&files).with_context(|| format!("cannot write {}", files.display()))?;
+            files
+        }
     };
     let own = Globals {
         dir: Some(system.home().path().to_owned()),
@@ -53,6 +69,7 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
         order_url: None,
         payment_url: None,
         claims_url: None,
+        identity: Identity::default(),
         ..globals.clone()
     };
     let told = tokio::select! {
@@ -104,16 +121,4 @@ fn go_on(folder: &Path, keep: bool) {
     println!("  {weft} --dir {folder} --facility TEST-FAC-1 claim get TEST-FAC-1/CLM-0001");
     println!("  {weft} --dir {folder} --facility TEST-FAC-1 ledger entries");
     println!("\nTo start afresh with your own: {weft} up");
-}
-
-/// Looks from here upwards, then from this program upwards.
-fn find_files() -> Result<PathBuf, Failure> {
-    let here = env::current_dir()?;
-    let own = env::current_exe().and_then(fs::canonicalize)?;
-    let folders = here
-        .ancestors()
-        .chain(own.ancestors())
-        .map(|folder| folder.join("docs/examples/eclaimlink"));
-    let found = folders.into_iter().find(|folder| folder.is_dir());
-    Ok(found.context("the example files are not here: name their folder with --files")?)
 }

@@ -1,4 +1,4 @@
-//! What a shell needs to call the local system with other tools: addresses and a token.
+//! What a shell needs to call the local system with other tools: addresses, a token, and the files of mutual TLS.
 
 use crate::{
     cli::{Format, Globals},
@@ -7,7 +7,8 @@ use crate::{
     token::Bearer,
 };
 
-/// Prints shell variables for `eval "$(weft env)"`: `ORDER`, `ORDER_PROBE` and so on, as `host:port`, and `TOKEN`.
+/// Prints shell variables for `eval "$(weft env)"`: `ORDER`, `ORDER_PROBE` and so on, as `host:port`, and `TOKEN`; under mutual TLS also
+/// `CA`, `CERT` and `KEY`, the paths of PEM files.
 pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
     let home = Home::find(globals);
     let description = home.description().ok_or_else(|| {
@@ -23,6 +24,11 @@ pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
         variables.push((name, authority(&addresses.url)));
     }
     variables.push(("TOKEN".to_owned(), Bearer::of(globals)?.token()?.to_string()));
+    if let Some(tls) = &description.tls {
+        for (name, path) in [("CA", &tls.ca), ("CERT", &tls.cert), ("KEY", &tls.key)] {
+            variables.push((name.to_owned(), path.display().to_string()));
+        }
+    }
     match globals.output {
         Format::Table => variables
             .iter()
@@ -32,6 +38,7 @@ pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
     Ok(())
 }
 
-fn authority(url: &str) -> String {
-    url.trim_start_matches("http://").to_owned()
+/// `127.0.0.1:7101` of `http://127.0.0.1:7101`.
+pub(crate) fn authority(url: &str) -> String {
+    url.rsplit('/').next().unwrap_or_default().to_owned()
 }

@@ -21,6 +21,9 @@ pub(crate) struct Home(PathBuf);
 pub(crate) struct Description {
     /// The process that looks after the others.
     pub(crate) pid: u32,
+    /// What calls have to be secured with; without it they are plaintext.
+    #[serde(default)]
+    pub(crate) tls: Option<Tls>,
     /// Addresses of each service, by name.
     pub(crate) services: BTreeMap<String, Addresses>,
     /// `postgres://…` without a password, and `nats://…`.
@@ -31,10 +34,21 @@ pub(crate) struct Description {
     pub(crate) jwks: PathBuf,
 }
 
+/// What a client needs for mutual TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tls {
+    /// PEM: whom servers must be vouched for by.
+    pub(crate) ca: PathBuf,
+    /// PEM: the client's own certificate.
+    pub(crate) cert: PathBuf,
+    /// PEM: its key.
+    pub(crate) key: PathBuf,
+}
+
 /// Where a service listens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Addresses {
-    /// `http://127.0.0.1:7101`
+    /// `http://127.0.0.1:7101`, or with `https`
     pub(crate) url: String,
     /// `http://127.0.0.1:7201`
     pub(crate) probe_url: String,
@@ -80,6 +94,23 @@ impl Home {
 
     pub(crate) fn jwks(&self) -> PathBuf {
         self.0.join("keys/jwks.json")
+    }
+
+    /// Where the certificates of mutual TLS are.
+    pub(crate) fn certificates(&self) -> PathBuf {
+        self.0.join("tls")
+    }
+
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.certificates().join("ca.pem")
+    }
+
+    pub(crate) fn certificate(&self, name: &str) -> PathBuf {
+        self.certificates().join(format!("{name}.pem"))
+    }
+
+    pub(crate) fn certificate_key(&self, name: &str) -> PathBuf {
+        self.certificates().join(format!("{name}.key"))
     }
 
     pub(crate) fn log(&self, name: &str) -> PathBuf {

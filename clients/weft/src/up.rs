@@ -1,8 +1,9 @@
 //! `weft up`: PostgreSQL, NATS and the services as child processes on this machine.
 //!
-//! The modules are in reading order: where programs are and which ports they get, how one child process is run
+//! The modules are in reading order: where programs are, which ports they get and who they are, how one child process is run
 //! and watched, then the servers, the services, and all of it together.
 
+mod certificates;
 mod ports;
 mod programs;
 
@@ -25,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::{Format, Globals},
+    duration,
     failure::Failure,
     home::Home,
 };
@@ -40,19 +42,46 @@ pub(crate) struct Arguments {
     /// Take any free ports for the services, instead of 7101 to 7103 and 7201 to 7203 where those are free
     #[arg(long)]
     free_ports: bool,
+    /// Secure all calls by mutual TLS, with an authority and certificates of this system's own
+    #[arg(long)]
+    tls: bool,
+    /// How long a certificate is good for, 2s to 365d, by default 24h; it is renewed at half of that
+    #[arg(long, value_name = "DURATION", value_parser = certificate_ttl, requires = "tls")]
+    certificate_ttl: Option<Duration>,
+}
+
+impl Arguments {
+    /// `None` when calls are plaintext.
+    fn certificate_ttl(&self) -> Option<Duration> {
+        self.tls.then(|| self.certificate_ttl.unwrap_or(CERTIFICATE_TTL))
+    }
+}
+
+/// How long a certificate is good for when nothing else is said.
+pub(crate) const CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
+
+fn certificate_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration::parse(text)?;
+    let bounds = Duration::from_secs(2)..=Duration::from_secs(365 * 24 * 3600);
+    if bounds.contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err("must be 2s to 365d".to_owned())
+    }
 }
 
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), Failure> {
     let home = Home::find(globals);
     if arguments.detach {
-        return remote::detach(globals, &home, arguments.free_ports).await;
+        return remote::detach(globals, &home, &arguments).await;
     }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let options = Options {
         home,
         free_ports: arguments.free_ports,
+        certificate_ttl: arguments.certificate_ttl(),
         quiet: globals.output == Format::Json,
     };
     let started = tokio::select! {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
-use super::{ports, process::Program, programs::Programs, readiness, supervisor::Supervised};
+use super::{process::Program, programs::Programs, readiness, supervisor::Supervised};
 use crate::home::{Home, write_private};
 
 /// A running server.
@@ -16,8 +16,11 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    pub(crate) async fn start(home: &Home, programs: &Programs) -> anyhow::Result<Nats> {
-        let (port, monitor_port) = (ports::choose(None)?, ports::choose(None)?);
+    pub(crate) async fn start(
+        home: &Home,
+        programs: &Programs,
+        [port, monitor_port]: [u16; 2],
+    ) -> anyhow::Result<Nats> {
         let config = home.config("nats.conf");
         let store = home.path().join("nats");
         // Without `always` an acknowledged event would be lost with the machine's power.

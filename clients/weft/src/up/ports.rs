@@ -1,15 +1,51 @@
-//! Ports on the loopback interface.
+//! Ports on the loopback interface, chosen once for each folder: after a restart everything is where it was.
 
-use std::net::TcpListener;
+use std::{collections::BTreeMap, fs, io, net::TcpListener, path::PathBuf};
 
-/// `wanted` if nothing listens there, else any free port. Another process may take it before its owner does; then the
-/// owner does not start, and says why in its log.
-pub(crate) fn choose(wanted: Option<u16>) -> std::io::Result<u16> {
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).and_then(|listener| listener.local_addr());
-    if let Some(Ok(address)) = wanted.map(free) {
-        return Ok(address.port());
+use crate::home::{Home, write_private};
+
+/// By what listens there.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    file: PathBuf,
+    chosen: BTreeMap<String, u16>,
+}
+
+impl Ports {
+    /// What was chosen the last time. Without it, or when it cannot be read, all are chosen anew.
+    pub(crate) fn open(home: &Home) -> Ports {
+        let file = home.config("ports.json");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let chosen = serde_json::from_str(&text).unwrap_or_default();
+        Ports { file, chosen }
     }
-    free(0).map(|address| address.port())
+
+    /// The usual port, or the last one, or any: the first at which nothing listens. Another process may take it before
+    /// its owner does; then the owner does not start, and says why in its log.
+    pub(crate) fn choose(&mut self, name: &str, usual: Option<u16>) -> io::Result<u16> {
+        let last = self.chosen.remove(name);
+        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let port = match usual.into_iter().chain(last).find(|port| is_free(*port)) {
+            Some(port) => port,
+            None => self.any()?,
+        };
+        self.chosen.insert(name.to_owned(), port);
+        Ok(port)
+    }
+
+    /// Not one that is meant for somebody else who has not started yet.
+    fn any(&self) -> io::Result<u16> {
+        loop {
+            let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+            if !self.chosen.values().any(|taken| *taken == port) {
+                return Ok(port);
+            }
+        }
+    }
+
+    pub(crate) fn save(&self) -> io::Result<()> {
+        write_private(&self.file, &serde_json::to_vec_pretty(&self.chosen)?)
+    }
 }
 
 #[cfg(test)]
@@ -17,11 +53,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_is_taken_is_replaced_by_a_free_one() {
-        let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = taken.local_addr().unwrap().port();
-        assert_ne!(choose(Some(port)).unwrap(), port);
+    fn a_port_is_kept_unless_it_is_taken() {
+        let mut ports = Ports::default();
+        let first = ports.choose("order", None).unwrap();
+        assert_eq!(ports.choose("order", None).unwrap(), first);
+        let taken = TcpListener::bind(("127.0.0.1", first)).unwrap();
+        let second = ports.choose("order", Some(first)).unwrap();
+        assert_ne!(second, first);
         drop(taken);
-        assert_eq!(choose(Some(port)).unwrap(), port);
+        assert_eq!(ports.choose("order", None).unwrap(), second);
+        assert_eq!(ports.choose("order", Some(first)).unwrap(), first);
     }
 }

@@ -15,7 +15,6 @@ use tokio::io::AsyncWriteExt as _;
 use uuid::Uuid;
 
 use super::{
-    ports,
     process::{Program, User},
     programs::Programs,
     readiness,
@@ -43,7 +42,7 @@ const SUPERUSER: &str = "weft";
 
 impl Postgres {
     /// Makes the data folder if there is none, starts the server, and waits until it answers.
-    pub(crate) async fn start(home: &Home, programs: &Programs) -> anyhow::Result<Postgres> {
+    pub(crate) async fn start(home: &Home, programs: &Programs, port: u16) -> anyhow::Result<Postgres> {
         let user = unprivileged(home)?;
         let data = home.path().join("postgres");
         let passwords = Passwords::open_or_create(&home.config("postgres.json"))?;
@@ -55,7 +54,6 @@ impl Postgres {
             );
             tokio::task::spawn_blocking(move || initialize(&home, &programs, user, &password)).await??;
         }
-        let port = ports::choose(None)?;
         let settings = [
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={port}"),

@@ -11,6 +11,7 @@ use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 
 use super::{
+    Arguments,
     lock::{self, Lock},
     readiness::{self, Probe},
 };
@@ -25,7 +26,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Starts `weft up` in the background and waits until all is ready.
-pub(crate) async fn detach(globals: &Globals, home: &Home, free_ports: bool) -> Result<(), Failure> {
+pub(crate) async fn detach(globals: &Globals, home: &Home, arguments: &Arguments) -> Result<(), Failure> {
     let home = home
         .create()
         .with_context(|| format!("{} cannot be created", home.path().display()))?;
@@ -39,8 +40,11 @@ pub(crate) async fn detach(globals: &Globals, home: &Home, free_ports: bool) -> 
         .arg("--dir")
         .arg(home.path())
         .args(["--facility", &globals.facility]);
-    if free_ports {
+    if arguments.free_ports {
         command.arg("--free-ports");
+    }
+    if let Some(ttl) = arguments.certificate_ttl() {
+        command.args(["--tls", "--certificate-ttl", &format!("{}ms", ttl.as_millis())]);
     }
     // A group of its own: Ctrl-C in this terminal is not meant for it.
     command

@@ -5,11 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, bail};
 
 use super::{
-    nats::Nats, ports, postgres::Postgres, process::Program, programs::Programs, readiness,
-    supervisor::Supervised,
+    nats::Nats, ports::Ports, postgres::Postgres, process::Program, programs::Programs, readiness,
+    supervisor::Supervised, system::Options,
 };
 use crate::{
-    clients::Service,
+    clients::{Service, TRUST_DOMAIN},
     home::{Addresses, Home, write_private},
     keys::Key,
     token::{AUDIENCE, ISSUER},
@@ -21,22 +21,31 @@ pub(crate) struct Listening {
     pub(crate) service: Service,
     pub(crate) grpc: u16,
     pub(crate) probe: u16,
+    /// Whether the first of them takes calls under mutual TLS alone.
+    pub(crate) secured: bool,
 }
 
 impl Listening {
-    pub(crate) fn choose(service: Service, free_ports: bool) -> std::io::Result<Listening> {
+    pub(crate) fn choose(
+        service: Service,
+        ports: &mut Ports,
+        options: &Options,
+    ) -> std::io::Result<Listening> {
         let (grpc, probe) = service.default_ports();
-        let wanted = |port| (!free_ports).then_some(port);
+        let usual = |port| (!options.free_ports).then_some(port);
+        let name = service.name();
         Ok(Listening {
             service,
-            grpc: ports::choose(wanted(grpc))?,
-            probe: ports::choose(wanted(probe))?,
+            grpc: ports.choose(name, usual(grpc))?,
+            probe: ports.choose(&format!("{name} probe"), usual(probe))?,
+            secured: options.certificate_ttl.is_some(),
         })
     }
 
     pub(crate) fn addresses(&self) -> Addresses {
+        let scheme = if self.secured { "https" } else { "http" };
         Addresses {
-            url: format!("http://127.0.0.1:{}", self.grpc),
+            url: format!("{scheme}://127.0.0.1:{}", self.grpc),
             probe_url: format!("http://127.0.0.1:{}", self.probe),
         }
     }
@@ -63,7 +72,6 @@ pub(crate) fn configure(
     postgres: &Postgres,
     nats: &Nats,
 ) -> anyhow::Result<PathBuf> {
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let service = at.service;
     let mut text = format!(
         "[grpc]\nlisten = \"127.0.0.1:{}\"\n\n[probe]\nlisten = \"127.0.0.1:{}\"\n\n\
@@ -81,15 +89,61 @@ pub(crate) fn configure(
         nats.port,
         nats.monitor_port,
     );
+    let tls = Secured::of(home, service);
+    if at.secured {
+        text.push_str(&tls.server());
+    }
     if service == Service::Order {
         for other in all.iter().filter(|other| other.service != Service::Order) {
             let (name, url) = (other.service.name(), other.addresses().url);
             text.push_str(&format!("\n[{name}]\ntarget = \"static:{url}\"\n"));
+            if at.secured {
+                text.push_str(&tls.client(other.service));
+            }
         }
     }
     let path = home.config(&format!("{}.toml", service.name()));
     write_private(&path, text.as_bytes())?;
     Ok(path)
+}
+
+/// The sections of a service that serves and calls under mutual TLS.
+struct Secured {
+    ca: String,
+    files: String,
+}
+
+impl Secured {
+    fn of(home: &Home, service: Service) -> Secured {
+        let path = |path: PathBuf| quoted(&path.to_string_lossy());
+        Secured {
+            ca: path(home.authority()),
+            files: format!(
+                "cert_file = {}\nkey_file = {}\n",
+                path(home.certificate(service.name())),
+                path(home.certificate_key(service.name()))
+            ),
+        }
+    }
+
+    fn server(&self) -> String {
+        let Secured { ca, files } = self;
+        format!("\n[grpc.tls]\n{files}client_ca_file = {ca}\ntrust_domain = \"{TRUST_DOMAIN}\"\n")
+    }
+
+    fn client(&self, server: Service) -> String {
+        let Secured { ca, files } = self;
+        let id = quoted(&server.spiffe_id(TRUST_DOMAIN));
+        format!(
+            "\n[{}.tls]\n{files}ca_file = {ca}\nserver_ids = [{id}]\n",
+            server.name()
+        )
+    }
+}
+
+/// As a string of TOML.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// Brings the service's database to the schema of its program.

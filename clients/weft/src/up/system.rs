@@ -1,13 +1,21 @@
 //! All of it: started in order, described, stopped in the reverse order.
 
-use std::{collections::BTreeMap, env, fs, path::Path, time::Instant};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    certificates::{self, Authority},
     lock::{self, Lock},
     nats::Nats,
+    ports::Ports,
     postgres::Postgres,
     programs::Programs,
     service::{self, Listening},
@@ -17,8 +25,9 @@ use crate::{
     cli::{Format, Globals},
     clients::Service,
     duration,
+    env::authority,
     failure::Failure,
-    home::{Description, Home},
+    home::{Description, Home, Tls},
     keys::{self, Key},
     output::{self, Table},
     token::Bearer,
@@ -29,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) home: Home,
     /// Take any free ports for the services.
     pub(crate) free_ports: bool,
+    /// How long certificates are good for; `None`: no mutual TLS.
+    pub(crate) certificate_ttl: Option<Duration>,
     /// Say nothing on the way.
     pub(crate) quiet: bool,
 }
@@ -39,6 +50,8 @@ pub(crate) struct System {
     postgres: Postgres,
     nats: Nats,
     services: Vec<(Listening, Supervised)>,
+    /// Under mutual TLS: keeps the certificates fresh.
+    renewal: Option<AbortOnDropHandle<()>>,
     _lock: Lock,
 }
 
@@ -64,28 +77,26 @@ impl System {
         let mut all_keys = vec![Key::open_or_create(&home.signing_key())?];
         all_keys.extend(service::keys(&home)?);
         keys::write_jwks(&home.jwks(), &all_keys)?;
+        let authority = options.certificate_ttl.map(|ttl| Authority::create(&home, ttl));
+        let renewal = authority.transpose()?.map(Authority::keep_fresh);
+        let places = Places::choose(&home, &options)?;
         say(format!("starting in {}", home.path().display()));
 
         let (postgres, nats) = tokio::try_join!(
             async {
-                let postgres = Postgres::start(&home, &programs).await?;
+                let postgres = Postgres::start(&home, &programs, places.postgres).await?;
                 say(format!("PostgreSQL is ready on port {}", postgres.port));
                 anyhow::Ok(postgres)
             },
             async {
-                let nats = Nats::start(&home, &programs).await?;
+                let nats = Nats::start(&home, &programs, places.nats).await?;
                 say(format!("NATS is ready on port {}", nats.port));
                 anyhow::Ok(nats)
             },
         )?;
 
-        let ports: Result<Vec<_>, _> = Service::ALL
-            .iter()
-            .map(|service| Listening::choose(*service, options.free_ports))
-            .collect();
-        let ports = ports?;
-        let starting = ports.iter().map(async |at| {
-            let config = service::configure(&home, *at, &ports, &postgres, &nats)?;
+        let starting = places.services.iter().map(async |at| {
+            let config = service::configure(&home, *at, &places.services, &postgres, &nats)?;
             service::migrate(&programs, at.service, &config).await?;
             say(format!("{} has migrated its database", at.service.name()));
             let process = service::start(&home, &programs, *at, &config).await?;
@@ -98,6 +109,7 @@ impl System {
             postgres,
             nats,
             services,
+            renewal,
             _lock: lock,
         };
         system.trust();
@@ -143,10 +155,17 @@ impl System {
             .services
             .get(Service::Order.name())
             .map(|addresses| addresses.url.as_str());
+        let security = match &description.tls {
+            None => "-plaintext".to_owned(),
+            Some(Tls { ca, cert, key }) => {
+                let (ca, cert, key) = (ca.display(), cert.display(), key.display());
+                format!("-cacert {ca} -cert {cert} -key {key}")
+            }
+        };
         let try_this = format!(
-            "{} -plaintext -H 'authorization: Bearer {token}' -d '{{\"pageSize\": 5}}' {} order.v1.OrderService/ListOrders",
+            "{} {security} -H 'authorization: Bearer {token}' -d '{{\"pageSize\": 5}}' {} order.v1.OrderService/ListOrders",
             grpcurl(),
-            order.unwrap_or_default().trim_start_matches("http://"),
+            authority(order.unwrap_or_default()),
         );
         if globals.output == Format::Json {
             return output::print_json(&json!({"ready": true, "system": description, "try": try_this}));
@@ -193,13 +212,42 @@ impl System {
                 format!("postgres://127.0.0.1:{}", self.postgres.port),
             ),
         ]);
+        let tls = self.renewal.as_ref().map(|_| Tls {
+            ca: self.home.authority(),
+            cert: self.home.certificate(certificates::CLIENT),
+            key: self.home.certificate_key(certificates::CLIENT),
+        });
         Description {
+            tls,
             pid: std::process::id(),
             services,
             servers,
             signing_key: self.home.signing_key(),
             jwks: self.home.jwks(),
         }
+    }
+}
+
+/// Where everything will listen.
+struct Places {
+    postgres: u16,
+    nats: [u16; 2],
+    services: Vec<Listening>,
+}
+
+impl Places {
+    fn choose(home: &Home, options: &Options) -> std::io::Result<Places> {
+        let mut ports = Ports::open(home);
+        let services = Service::ALL
+            .iter()
+            .map(|service| Listening::choose(*service, &mut ports, options));
+        let places = Places {
+            services: services.collect::<Result<_, _>>()?,
+            postgres: ports.choose("postgresql", None)?,
+            nats: [ports.choose("nats", None)?, ports.choose("nats monitor", None)?],
+        };
+        ports.save()?;
+        Ok(places)
     }
 }
 

@@ -1,0 +1,136 @@
+//! Mutual TLS on this machine: an authority that lives as long as `weft up`, and the certificates that it gives out.
+//!
+//! The authority's key is never written down. The keys of the others stay the same while it runs, so that a file that
+//! was renewed always goes with the one beside it.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::PermissionsExt as _,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
+use time::OffsetDateTime;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::{
+    clients::{Service, TRUST_DOMAIN},
+    home::{Home, write_private},
+};
+
+/// The name that `weft` itself calls by.
+pub(crate) const CLIENT: &str = "weft";
+/// Copies of the authority's certificate may be kept for so long.
+const AUTHORITY_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Certificates count a little earlier than they are made: clocks of two containers are never quite the same.
+const EARLIER: Duration = Duration::from_secs(60);
+/// The clock on the wall is looked at so often: a machine that has slept must not wake to expired certificates.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// Issues certificates, and issues them anew before they expire.
+pub(crate) struct Authority {
+    home: Home,
+    key: KeyPair,
+    holders: Vec<Holder>,
+    ttl: Duration,
+}
+
+/// A process with a name of its own.
+struct Holder {
+    name: &'static str,
+    key: KeyPair,
+}
+
+impl Authority {
+    /// Makes all keys, and the first certificates.
+    pub(crate) fn create(home: &Home, ttl: Duration) -> anyhow::Result<Authority> {
+        let folder = home.certificates();
+        fs::create_dir_all(&folder)?;
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        let names = Service::ALL.map(Service::name).into_iter().chain([CLIENT]);
+        let holders = names.map(|name| Holder::create(home, name));
+        let authority = Authority {
+            home: home.clone(),
+            key: KeyPair::generate()?,
+            holders: holders.collect::<Result<_, _>>()?,
+            ttl,
+        };
+        authority.issue().context("certificates cannot be made")?;
+        Ok(authority)
+    }
+
+    /// Renews the certificates at half of their time, until what it returns is dropped.
+    pub(crate) fn keep_fresh(self) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut due = OffsetDateTime::now_utc() + self.ttl / 2;
+            loop {
+                tokio::time::sleep(LOOK_EVERY.min(self.ttl / 10)).await;
+                if OffsetDateTime::now_utc() < due {
+                    continue;
+                }
+                match self.issue() {
+                    Ok(()) => due = OffsetDateTime::now_utc() + self.ttl / 2,
+                    Err(error) => eprintln!("the certificates cannot be renewed: {error:#}"),
+                }
+            }
+        }))
+    }
+
+    /// Everybody's certificate, by the same keys as before.
+    fn issue(&self) -> anyhow::Result<()> {
+        let mut own = params("Weft on this machine", AUTHORITY_TTL);
+        own.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        own.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = own.self_signed(&self.key)?;
+        write_private(&self.home.authority(), certificate.pem().as_bytes())?;
+        let issuer = Issuer::from_params(&own, &self.key);
+        for holder in &self.holders {
+            let certificate = holder.params(self.ttl)?.signed_by(&holder.key, &issuer)?;
+            write_private(&self.home.certificate(holder.name), certificate.pem().as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl Holder {
+    fn create(home: &Home, name: &'static str) -> anyhow::Result<Holder> {
+        let key = KeyPair::generate()?;
+        write_private(&home.certificate_key(name), key.serialize_pem().as_bytes())?;
+        Ok(Holder { name, key })
+    }
+
+    /// Weft's own clients look at the URI alone; grpcurl and the like look for the host that they have connected to.
+    fn params(&self, ttl: Duration) -> anyhow::Result<CertificateParams> {
+        let mut params = params(self.name, ttl);
+        params.subject_alt_names = vec![
+            SanType::URI(format!("spiffe://{TRUST_DOMAIN}/{}", self.name).try_into()?),
+            SanType::DnsName("localhost".try_into()?),
+            SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            SanType::IpAddress(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        Ok(params)
+    }
+}
+
+fn params(name: &str, ttl: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    // By default it would be made of the key, and two certificates of one key need two of them (RFC 5280, 4.1.2.2).
+    params.serial_number = Some(SerialNumber::from_slice(Uuid::new_v4().as_bytes()));
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - EARLIER;
+    params.not_after = now + ttl;
+    params
+}

@@ -1,0 +1,122 @@
+//! `weft up --tls`: every call between the services, and every call to them, under mutual TLS.
+
+use std::{
+    fs,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+use tests::{eventually, workspace_root};
+
+use crate::{
+    cli_home::{Home, pid},
+    cli_rig::{errors, finished},
+};
+
+const LONG: Duration = Duration::from_secs(60);
+const PLACE: [&str; 8] = [
+    "order",
+    "place",
+    "--line",
+    "85123A:6:15.30:HEART",
+    "--payment-method",
+    "tok_visa",
+    "--capture",
+    "immediate",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_tells_its_story_over_mutual_tls() {
+    let home = Home::new();
+    let demo = home.weft(&["demo", "--tls"]).await;
+    assert!(demo.status.success(), "{}", errors(&demo));
+    let settings = fs::read_to_string(home.path("demo/config/order.toml")).unwrap();
+    assert!(settings.contains("[payment.tls]"), "{settings}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secured_system_refuses_who_has_no_certificate_and_takes_renewed_ones() {
+    let home = Home::new();
+    let up = home
+        .weft(&[
+            "up",
+            "--detach",
+            "--free-ports",
+            "--tls",
+            "--certificate-ttl",
+            "20s",
+        ])
+        .await;
+    assert!(up.status.success(), "{}", errors(&up));
+    let first = fs::read(home.path("tls/order.pem")).unwrap();
+    let variables: Value =
+        serde_json::from_slice(&home.weft(&["--output", "json", "env"]).await.stdout).unwrap();
+    let variable = |name: &str| variables[name].as_str().unwrap().to_owned();
+
+    let placed = home.weft(&PLACE).await;
+    assert!(placed.status.success(), "{}", errors(&placed));
+    let plaintext = format!("http://{}", variable("ORDER"));
+    let refused = home
+        .weft(&["--order-url", &plaintext, "--timeout", "5s", "order", "list"])
+        .await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(errors(&refused).contains("UNAVAILABLE"), "{}", errors(&refused));
+
+    let (order, ca) = (variable("ORDER"), variable("CA"));
+    let (cert, key) = (variable("CERT"), variable("KEY"));
+    let listed = grpcurl(&["-cacert", &ca, "-cert", &cert, "-key", &key, &order, "list"]).await;
+    assert!(listed.status.success(), "{}", errors(&listed));
+    let nameless = grpcurl(&["-cacert", &ca, &order, "list"]).await;
+    assert!(!nameless.status.success());
+    let plaintext = grpcurl(&["-plaintext", &order, "list"]).await;
+    assert!(!plaintext.status.success());
+    let probe = grpcurl(&[
+        "-plaintext",
+        &variable("ORDER_PROBE"),
+        "grpc.health.v1.Health/Check",
+    ])
+    .await;
+    assert!(probe.status.success(), "{}", errors(&probe));
+
+    // Renewed twice: the first certificates have expired, and whoever still had them would be alone.
+    let renewed = || fs::read(home.path("tls/order.pem")).unwrap();
+    eventually(LONG, || async { renewed() != first }).await;
+    let second = renewed();
+    eventually(LONG, || async { renewed() != second }).await;
+    let before = home.pid("payment").await;
+    kill_process(pid(before), Signal::KILL).unwrap();
+    eventually(LONG, || async {
+        home.pid("payment").await != before && home.status().await["ready"] == true
+    })
+    .await;
+    let placed = home.weft(&PLACE).await;
+    assert!(placed.status.success(), "{}", errors(&placed));
+    let log = fs::read_to_string(home.path("log/order.log")).unwrap();
+    assert!(log.contains("certificates rotated"), "{log}");
+    let down = home.weft(&["down"]).await;
+    assert!(down.status.success(), "{}", errors(&down));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_secured_call_needs_is_asked_for_by_name() {
+    let home = Home::new();
+    let remote = ["--token", "t", "--order-url", "https://127.0.0.1:1"];
+    for (options, named) in [
+        (&[][..], "--ca, --cert and --key"),
+        (&["--ca", "ca.pem"][..], "go together"),
+        (&["--ca", "a", "--cert", "b", "--key", "c"][..], "cannot read"),
+    ] {
+        let arguments = [&remote[..], options, &["order", "list"]].concat();
+        let refused = home.weft(&arguments).await;
+        assert_eq!(refused.status.code(), Some(2), "{}", errors(&refused));
+        assert!(errors(&refused).contains(named), "{}", errors(&refused));
+    }
+}
+
+async fn grpcurl(arguments: &[&str]) -> Output {
+    let mut command = Command::new(workspace_root().join(".tools/bin/grpcurl"));
+    command.args(["-connect-timeout", "5"]).args(arguments);
+    finished(command).await
+}
