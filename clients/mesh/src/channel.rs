@@ -71,7 +71,7 @@ impl Channel {
     pub fn connect(options: ChannelOptions, policies: &Policies) -> Result<Channel, Error> {
         options.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let target = Target::parse(&options.target, options.tuning.dns_refresh())?;
+        let target = Target::parse(&options.target, &options.tuning)?;
         target.check_scheme(&options.target, options.tuning.tls.is_some())?;
         let config = options
             .tuning
@@ -108,7 +108,6 @@ impl Channel {
             .as_ref()
             .map(|health| Arc::from(health.service_name.as_str()));
         let supervisor = Supervisor {
-            target,
             connector,
             caller,
             publish,
@@ -126,7 +125,7 @@ impl Channel {
             published,
             health_service,
             metrics: Arc::clone(&metrics),
-            supervisor: runtime.spawn(supervisor.run()).abort_handle(),
+            supervisor: runtime.spawn(supervisor.run(target)).abort_handle(),
         };
         let stack = stack(balance, &shared, &tuning, &metrics);
         Ok(Channel {

@@ -1,16 +1,21 @@
-//! Where the endpoints are: a fixed list, or a name that is resolved again and again.
+//! Where the endpoints are: a fixed list, a name that is resolved again and again, or a Service of Kubernetes.
 
 mod dns;
+mod kubernetes;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::{
     Uri,
     uri::{Authority, Scheme},
 };
 
-use crate::Error;
-pub(crate) use dns::Dns;
+use tokio::sync::{Notify, mpsc};
+
+use crate::{Error, options::Tuning};
+use dns::Dns;
+use kubernetes::Kubernetes;
+pub use kubernetes::KubernetesApi;
 
 /// Where one endpoint listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,15 +30,19 @@ pub(crate) struct Address {
     pub(crate) zone: Option<Arc<str>>,
 }
 
-/// The parsed form of `static:<uri>,<uri>…` or `dns:<uri>`.
+/// All endpoints as they are now, or why that is not known.
+pub(crate) type Update = Result<Vec<Address>, Arc<str>>;
+
+/// The parsed form of `static:<uri>,<uri>…`, `dns:<uri>` or `k8s:<uri>`.
 #[derive(Debug)]
 pub(crate) enum Target {
     Static(Vec<Address>),
     Dns(Dns),
+    Kubernetes(Kubernetes),
 }
 
 impl Target {
-    pub(crate) fn parse(target: &str, refresh: Duration) -> Result<Target, Error> {
+    pub(crate) fn parse(target: &str, tuning: &Tuning) -> Result<Target, Error> {
         let fault = |reason: String| Error::Target {
             target: target.to_owned(),
             reason,
@@ -49,22 +58,36 @@ impl Target {
             }
             Some(("dns", uri)) => Ok(Target::Dns(Dns::new(
                 Address::parse(uri).map_err(fault)?,
-                refresh,
+                tuning.dns_refresh(),
             ))),
-            _ => Err(fault("must begin with `static:` or `dns:`".to_owned())),
+            Some(("k8s", uri)) => {
+                let kubernetes = Kubernetes::parse(uri, &tuning.kubernetes, tuning.zone.as_deref());
+                kubernetes.map(Target::Kubernetes).map_err(fault)
+            }
+            _ => Err(fault("must begin with `static:`, `dns:` or `k8s:`".to_owned())),
         }
     }
-}
 
-impl Target {
+    /// Tells the endpoints, and every change of them, until nobody listens. `lost` tells of connections that ended.
+    pub(crate) async fn follow(self, updates: mpsc::Sender<Update>, lost: Arc<Notify>) {
+        match self {
+            Target::Static(addresses) => {
+                let _ = updates.send(Ok(addresses)).await;
+            }
+            Target::Dns(dns) => dns.follow(&updates, &lost).await,
+            Target::Kubernetes(kubernetes) => kubernetes.follow(&updates).await,
+        }
+    }
+
     /// What is secured must say so in its address, and what says so must be secured.
     pub(crate) fn check_scheme(&self, target: &str, tls: bool) -> Result<(), Error> {
         let expected = if tls { Scheme::HTTPS } else { Scheme::HTTP };
-        let addresses = match self {
-            Target::Static(addresses) => addresses.as_slice(),
-            Target::Dns(dns) => std::slice::from_ref(dns.name()),
+        let as_expected = match self {
+            Target::Static(addresses) => addresses.iter().all(|address| address.scheme == expected),
+            Target::Dns(dns) => dns.name().scheme == expected,
+            Target::Kubernetes(kubernetes) => kubernetes.is_secured() == tls,
         };
-        if addresses.iter().all(|address| address.scheme == expected) {
+        if as_expected {
             return Ok(());
         }
         let with = if tls { "with" } else { "without" };
@@ -118,7 +141,7 @@ mod tests {
     #[test]
     fn a_list_is_read_and_repetitions_count_once() {
         let target = "static:http://127.0.0.1:7102, http://[::1]:7103,http://127.0.0.1:7102/";
-        let Ok(Target::Static(addresses)) = Target::parse(target, Duration::ZERO) else {
+        let Ok(Target::Static(addresses)) = Target::parse(target, &Tuning::default()) else {
             panic!("a static target")
         };
         let hosts: Vec<_> = addresses
@@ -138,8 +161,9 @@ mod tests {
             ("static:ftp://a:1", "http://"),
             ("dns:http://a:1/path", "path"),
             ("static:http://a:1;zone=", "zone"),
+            ("k8s:http://a.b:grpc", "KUBERNETES_SERVICE_HOST"),
         ] {
-            let error = Target::parse(target, Duration::ZERO).unwrap_err().to_string();
+            let error = Target::parse(target, &Tuning::default()).unwrap_err().to_string();
             assert!(error.contains(target) && error.contains(reason), "{error}");
         }
     }

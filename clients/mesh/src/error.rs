@@ -10,7 +10,7 @@ pub enum Error {
     /// The contract leaves out, or contradicts, what the mesh must know. One line for each fault, each naming its method.
     #[error("the contract is incomplete:\n  {}", .0.join("\n  "))]
     Contract(Vec<String>),
-    /// The target is not of the form `static:<uri>,…` or `dns:<uri>`.
+    /// The target is not of the form `static:<uri>,…`, `dns:<uri>` or `k8s:<uri>`.
     #[error("target `{target}`: {reason}")]
     Target {
         /// What was given.

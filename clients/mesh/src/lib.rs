@@ -42,6 +42,7 @@ mod error;
 
 pub use channel::Channel;
 pub use context::Context;
+pub use discovery::KubernetesApi;
 pub use error::Error;
 pub use faults::Fault;
 pub use options::{ChannelOptions, Tuning};

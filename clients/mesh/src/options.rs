@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Fault, Tls};
+use crate::{Error, Fault, Tls, discovery::KubernetesApi};
 
 /// Everything a [`Channel`](crate::Channel) is made from.
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
-    /// `static:http://127.0.0.1:7102,http://…` or `dns:http://payment:7102`. An endpoint's zone is written
-    /// behind it: `http://10.0.0.7:7102;zone=b`.
+    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`. In
+    /// the first of them an endpoint's zone is written behind it: `http://10.0.0.7:7102;zone=b`.
     pub target: String,
     /// The service at the other end, for metrics and messages: `payment`.
     pub service: String,
@@ -86,6 +86,8 @@ pub struct Tuning {
     pub zone: Option<String>,
     /// Overrides as gRPC's service-config JSON (`methodConfig`, `retryThrottling`, …). Default none.
     pub service_config: Option<String>,
+    /// The Kubernetes API, for `k8s:` targets. Default: as every pod finds it.
+    pub kubernetes: KubernetesApi,
     /// Failures on purpose, for rehearsals; the first that concerns a method applies. Default none.
     pub inject: Vec<Fault>,
     /// Mutual TLS; needed for `https://` targets and only for these. Default none.
@@ -105,6 +107,7 @@ impl Default for Tuning {
             max_in_flight: 512,
             max_waiting: 1024,
             zone: None,
+            kubernetes: KubernetesApi::default(),
             service_config: None,
             inject: Vec::new(),
             tls: None,

@@ -7,12 +7,11 @@
 mod health;
 mod keeper;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -24,12 +23,6 @@ use keeper::{Keeper, Report};
 
 /// Reports that wait to be worked through; keepers wait when there are more.
 const REPORTS: usize = 64;
-/// A name is resolved no more often than this, however many connections are lost.
-const LEAST_REFRESH: Duration = Duration::from_secs(1);
-/// How long a name server may take.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
-/// A fixed list stays as it is. A year, because a timer must end some time.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What calls see of the connections.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +46,6 @@ pub(crate) struct Known {
 /// Looks after the endpoints of one channel.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    pub(crate) target: Target,
     pub(crate) connector: Arc<Connector>,
     pub(crate) caller: Arc<Caller>,
     pub(crate) publish: watch::Sender<Arc<Published>>,
@@ -75,60 +67,38 @@ struct Kept {
 }
 
 impl Supervisor {
-    /// Runs until it is dropped.
-    pub(crate) async fn run(self) {
+    /// Looks after the endpoints of `target` until it is dropped.
+    pub(crate) async fn run(self, target: Target) {
         let (reports, mut incoming) = mpsc::channel(REPORTS);
         let mut keepers = JoinSet::new();
         let mut kept: HashMap<Address, Kept> = HashMap::new();
         let mut next_id = 0;
-        let mut due = Instant::now();
-        let mut earliest = due;
+        let (updates, mut found) = mpsc::channel(1);
+        let lost = Arc::new(Notify::new());
         // Connections are looked after while a slow name server is asked.
-        let mut resolution = Box::pin(self.resolve(due));
+        keepers.spawn(target.follow(updates, Arc::clone(&lost)));
+        let mut unknown = None;
         loop {
             tokio::select! {
-                outcome = resolution.as_mut() => {
-                    let now = Instant::now();
-                    earliest = now + LEAST_REFRESH;
-                    due = match (&self.target, &outcome) {
-                        (Target::Static(_), _) => now + NEVER,
-                        (Target::Dns(dns), Ok(_)) => now + dns.refresh,
-                        (Target::Dns(_), Err(_)) => earliest,
+                Some(update) = found.recv() => {
+                    unknown = match update {
+                        Ok(addresses) => {
+                            self.reconcile(&addresses, &mut kept, &mut keepers, &reports, &mut next_id);
+                            addresses.is_empty().then(|| Arc::from("it has no endpoint that is ready"))
+                        }
+                        Err(reason) => Some(reason),
                     };
-                    resolution = Box::pin(self.resolve(due));
-                    match outcome {
-                        Ok(addresses) => self.reconcile(&addresses, &mut kept, &mut keepers, &reports, &mut next_id),
-                        Err(failure) => self.publish(&kept, Some(failure)),
-                    }
+                    self.publish(&kept, unknown.clone());
                 }
                 Some(report) = incoming.recv() => {
-                    // A lost connection may mean that the name has moved.
-                    let sooner = earliest.max(Instant::now());
-                    if matches!(self.target, Target::Dns(_)) && !matches!(report, Report::Up(_)) && sooner < due {
-                        due = sooner;
-                        resolution = Box::pin(self.resolve(due));
+                    if !matches!(report, Report::Up(_)) {
+                        lost.notify_one();
                     }
                     apply(report, &mut kept);
-                    self.publish(&kept, None);
+                    self.publish(&kept, unknown.clone());
                 }
                 Some(_) = keepers.join_next() => {}
             }
-        }
-    }
-
-    async fn resolve(&self, due: Instant) -> Result<Vec<Address>, Arc<str>> {
-        sleep_until(due).await;
-        let dns = match &self.target {
-            Target::Static(addresses) => return Ok(addresses.clone()),
-            Target::Dns(dns) => dns,
-        };
-        match timeout(RESOLVE_LIMIT, dns.resolve()).await {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) => Err(Arc::from(format!("name resolution: {error}"))),
-            Err(_) => Err(Arc::from(format!(
-                "name resolution: no answer within {} s",
-                RESOLVE_LIMIT.as_secs()
-            ))),
         }
     }
 
@@ -174,10 +144,9 @@ impl Supervisor {
                 }
             });
         }
-        self.publish(kept, None);
     }
 
-    fn publish(&self, kept: &HashMap<Address, Kept>, unresolved: Option<Arc<str>>) {
+    fn publish(&self, kept: &HashMap<Address, Kept>, unknown: Option<Arc<str>>) {
         let endpoints: Vec<_> = kept.values().filter_map(|kept| kept.connected.clone()).collect();
         let known = kept.iter().map(|(address, kept)| Known {
             address: address.clone(),
@@ -189,11 +158,7 @@ impl Supervisor {
         self.ejections.set_connected(endpoints.len());
         let hopeless = endpoints.is_empty() && kept.values().all(|kept| kept.failure.is_some());
         let reason = || kept.values().find_map(|kept| kept.failure.clone());
-        let failing = if hopeless {
-            unresolved.or_else(reason)
-        } else {
-            None
-        };
+        let failing = if hopeless { unknown.or_else(reason) } else { None };
         self.publish.send_replace(Arc::new(Published {
             endpoints,
             known,

@@ -12,7 +12,7 @@ use crate::{Process, Violations};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
-    /// `static:http://127.0.0.1:7102,http://…` or `dns:http://payment:7102`.
+    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`.
     pub target: String,
     /// Overrides of the contract's policies: a file with gRPC's service-config JSON. Read again when it changes; a
     /// file that cannot be used changes nothing. Default none.
@@ -34,10 +34,10 @@ impl Upstream {
 
     /// Names what breaks a rule; call it within the section's name.
     pub fn check(&self, violations: &mut Violations) {
-        let known = ["static:", "dns:"]
+        let known = ["static:", "dns:", "k8s:"]
             .iter()
             .any(|scheme| self.target.starts_with(scheme));
-        violations.require(known, "target", "must begin with static: or dns:");
+        violations.require(known, "target", "must begin with static:, dns: or k8s:");
         violations.require(
             self.service_config_file.is_none() || self.tuning.service_config.is_none(),
             "service_config_file",

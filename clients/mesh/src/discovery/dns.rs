@@ -2,27 +2,62 @@
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::Address;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{sleep, timeout},
+};
+
+use super::{Address, Update};
+
+/// A name is resolved no more often than this, however many connections are lost.
+const LEAST_REFRESH: Duration = Duration::from_secs(1);
+/// How long a name server may take.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A name and how often it is resolved.
 #[derive(Debug)]
 pub(crate) struct Dns {
     name: Address,
-    pub(crate) refresh: Duration,
+    refresh: Duration,
 }
 
 impl Dns {
-    pub(crate) fn new(name: Address, refresh: Duration) -> Dns {
+    pub(super) fn new(name: Address, refresh: Duration) -> Dns {
         Dns { name, refresh }
     }
 
-    pub(crate) fn name(&self) -> &Address {
+    pub(super) fn name(&self) -> &Address {
         &self.name
+    }
+
+    /// Tells what is behind the name, again and again, until nobody listens.
+    pub(super) async fn follow(&self, updates: &mpsc::Sender<Update>, lost: &Notify) {
+        let least = LEAST_REFRESH.min(self.refresh);
+        loop {
+            let update = match timeout(RESOLVE_LIMIT, self.resolve()).await {
+                Ok(Ok(addresses)) => Ok(addresses),
+                Ok(Err(error)) => Err(Arc::from(format!("name resolution: {error}"))),
+                Err(_) => Err(Arc::from(format!(
+                    "name resolution: no answer within {} s",
+                    RESOLVE_LIMIT.as_secs()
+                ))),
+            };
+            let rest = match update {
+                Ok(_) => self.refresh - least,
+                Err(_) => Duration::ZERO,
+            };
+            if updates.send(update).await.is_err() {
+                return;
+            }
+            sleep(least).await;
+            // A lost connection may mean that the name has moved.
+            let _ = timeout(rest, lost.notified()).await;
+        }
     }
 
     /// The addresses behind the name now, in a stable order. An empty answer is an error, because a name
     /// server that forgets for a moment must not take all endpoints away.
-    pub(crate) async fn resolve(&self) -> io::Result<Vec<Address>> {
+    async fn resolve(&self) -> io::Result<Vec<Address>> {
         let found: BTreeSet<SocketAddr> = tokio::net::lookup_host((&*self.name.host, self.name.port))
             .await?
             .collect();

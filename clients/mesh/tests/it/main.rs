@@ -8,6 +8,8 @@ mod balancing;
 mod connections;
 mod deadlines;
 mod hedging;
+mod kubernetes;
+mod kubernetes_api;
 mod operations;
 mod policies;
 mod retries;

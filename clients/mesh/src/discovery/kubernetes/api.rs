@@ -1,0 +1,228 @@
+//! Requests to the Kubernetes API: each on a connection of its own, with the token and the authority that the files
+//! hold at that moment. There are two in some minutes, so that a pool would be for nothing.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use super::account::Account;
+
+/// Connecting and the head of the answer may take so long, and so may each page of a list.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A page of slices, or one slice in a watch. Bytes.
+const LARGEST: usize = 8 * 1024 * 1024;
+
+/// Why the API was of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("{0} cannot be read")]
+    File(PathBuf, #[source] io::Error),
+    #[error("{0} holds no certificate authority")]
+    Authority(PathBuf),
+    #[error("no answer within {} s", PATIENCE.as_secs())]
+    Late,
+    #[error("cannot connect to {0}")]
+    Connect(String, #[source] io::Error),
+    #[error("no TLS with {0}")]
+    Tls(String, #[source] io::Error),
+    #[error("the connection is broken")]
+    Http(#[from] hyper::Error),
+    #[error("the request cannot be made")]
+    Request(#[from] http::Error),
+    #[error("it answers {0}: {1}")]
+    Refused(u16, String),
+    #[error("it has forgotten the version that was asked for")]
+    Expired,
+    #[error("it sends more than {LARGEST} bytes at once")]
+    TooMuch,
+    #[error("the Service has more than {0} EndpointSlices")]
+    TooMany(usize),
+    #[error("what it sends is not understood")]
+    Json(#[from] serde_json::Error),
+    #[error("it ended the watch at once")]
+    Hasty,
+}
+
+impl Fault {
+    /// A refusal by its HTTP code. 410 says that the list is needed anew.
+    pub(super) fn refused(code: u16, message: &str) -> Fault {
+        if code == StatusCode::GONE.as_u16() {
+            Fault::Expired
+        } else {
+            Fault::Refused(code, message.chars().take(300).collect())
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Api {
+    account: Account,
+}
+
+/// An answer that is on its way.
+pub(super) struct Lines {
+    body: Incoming,
+    received: BytesMut,
+    /// Ends with this value.
+    _connection: JoinSet<()>,
+}
+
+impl Api {
+    pub(super) fn new(account: Account) -> Api {
+        Api { account }
+    }
+
+    /// The answer to a GET.
+    pub(super) async fn get(&self, path: &str) -> Result<Lines, Fault> {
+        let answer = timeout(PATIENCE, self.ask(path)).await;
+        let (code, lines) = answer.unwrap_or(Err(Fault::Late))?;
+        if code.is_success() {
+            return Ok(lines);
+        }
+        let text = lines.whole().await.unwrap_or_default();
+        let status: Status = serde_json::from_slice(&text).unwrap_or_default();
+        Err(Fault::refused(code.as_u16(), &status.message))
+    }
+
+    async fn ask(&self, path: &str) -> Result<(StatusCode, Lines), Fault> {
+        let Account { host, port, .. } = &self.account;
+        let at = || format!("{host}:{port}");
+        let stream = TcpStream::connect((host.as_str(), *port))
+            .await
+            .map_err(|error| Fault::Connect(at(), error))?;
+        let token = self
+            .account
+            .token()
+            .map_err(|error| Fault::File(self.account.file("token"), error))?;
+        let host_header = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            at()
+        };
+        let mut request = Request::get(path)
+            .header(header::HOST, host_header)
+            .header(header::ACCEPT, "application/json")
+            .header(
+                header::USER_AGENT,
+                concat!("weft-mesh/", env!("CARGO_PKG_VERSION")),
+            );
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::new())?;
+        if !self.account.secured {
+            return exchange(stream, request).await;
+        }
+        let name =
+            ServerName::try_from(host.clone()).map_err(|error| Fault::Tls(at(), io::Error::other(error)))?;
+        let tls = TlsConnector::from(self.tls()?)
+            .connect(name, stream)
+            .await
+            .map_err(|error| Fault::Tls(at(), error))?;
+        exchange(tls, request).await
+    }
+
+    fn tls(&self) -> Result<Arc<ClientConfig>, Fault> {
+        let path = self.account.file("ca.crt");
+        let pem = std::fs::read(&path).map_err(|error| Fault::File(path.clone(), error))?;
+        let mut authorities = RootCertStore::empty();
+        let parsed: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
+        if authorities.add_parsable_certificates(parsed).0 == 0 {
+            return Err(Fault::Authority(path));
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Fault::Tls(self.account.host.clone(), io::Error::other(error)))?
+            .with_root_certificates(authorities)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    }
+}
+
+async fn exchange<T>(stream: T, request: Request<Empty<Bytes>>) -> Result<(StatusCode, Lines), Fault>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut driver = JoinSet::new();
+    driver.spawn(async {
+        // The answer's body tells how it ended.
+        let _ = connection.await;
+    });
+    let response = sender.send_request(request).await?;
+    let code = response.status();
+    let lines = Lines {
+        body: response.into_body(),
+        received: BytesMut::new(),
+        _connection: driver,
+    };
+    Ok((code, lines))
+}
+
+impl Lines {
+    /// The next line without its end, however it was cut into chunks; `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.received[searched..].iter().position(|byte| *byte == b'\n') {
+                let mut line = self.received.split_to(searched + end + 1);
+                line.truncate(searched + end);
+                return Ok(Some(line.freeze()));
+            }
+            searched = self.received.len();
+            if !self.receive().await? {
+                // Half a line is what a cut connection leaves.
+                return Ok(None);
+            }
+        }
+    }
+
+    /// All of the answer.
+    pub(super) async fn whole(mut self) -> Result<Bytes, Fault> {
+        let receiving = async {
+            while self.receive().await? {}
+            Ok(())
+        };
+        timeout(PATIENCE, receiving).await.unwrap_or(Err(Fault::Late))?;
+        Ok(self.received.freeze())
+    }
+
+    /// Whether there was more.
+    async fn receive(&mut self) -> Result<bool, Fault> {
+        let Some(frame) = self.body.frame().await else {
+            return Ok(false);
+        };
+        if let Ok(data) = frame?.into_data() {
+            if self.received.len() + data.len() > LARGEST {
+                return Err(Fault::TooMuch);
+            }
+            self.received.extend_from_slice(&data);
+        }
+        Ok(true)
+    }
+}
+
+/// What the API says instead of what it was asked for (`meta/v1.Status`).
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    pub(super) code: u16,
+    pub(super) message: String,
+}

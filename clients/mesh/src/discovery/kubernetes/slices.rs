@@ -1,0 +1,283 @@
+//! EndpointSlices (`discovery.k8s.io/v1`), and which of their endpoints are called.
+//!
+//! Called are the endpoints that are ready. When there is none, those are that still serve while they stop, as
+//! kube-proxy has it (KEP-1669): a rollout that goes wrong must not turn everybody away.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use http::uri::{Authority, Scheme};
+use serde::Deserialize;
+
+use super::{super::Address, api::Fault};
+
+/// Slices and endpoints of one Service; what is beyond is an error, or left out.
+const MOST_SLICES: usize = 1_000;
+const MOST_ENDPOINTS: usize = 1_000;
+
+/// What is looked for.
+#[derive(Debug)]
+pub(super) struct Service {
+    scheme: Scheme,
+    name: String,
+    namespace: String,
+    port: Port,
+    /// The caller's own zone.
+    zone: Option<Arc<str>>,
+}
+
+/// A port of the Service by its name, or of the pods by its number.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    Name(String),
+    Number(u16),
+}
+
+impl Service {
+    pub(super) fn parse(
+        text: &str,
+        zone: Option<&str>,
+        own_namespace: impl FnOnce() -> Result<String, String>,
+    ) -> Result<Service, String> {
+        let wrong = || format!("`{text}` must be http://SERVICE.NAMESPACE:PORT, or with https");
+        let (scheme, place) = text.split_once("://").ok_or_else(wrong)?;
+        let scheme = match scheme {
+            "http" => Scheme::HTTP,
+            "https" => Scheme::HTTPS,
+            _ => return Err(wrong()),
+        };
+        let (host, port) = place.split_once(':').ok_or_else(wrong)?;
+        let (name, namespace) = match host.split_once('.') {
+            Some((name, namespace)) => (name, namespace.to_owned()),
+            None => (host, own_namespace()?),
+        };
+        let port = match port.parse() {
+            Ok(0) => return Err(wrong()),
+            Ok(number) => Port::Number(number),
+            Err(_) => Port::Name(port.to_owned()),
+        };
+        let named = match &port {
+            Port::Name(name) => is_label(name),
+            Port::Number(_) => true,
+        };
+        if !is_label(name) || !is_label(&namespace) || !named {
+            return Err(wrong());
+        }
+        Ok(Service {
+            scheme,
+            name: name.to_owned(),
+            namespace,
+            port,
+            zone: zone.map(Arc::from),
+        })
+    }
+
+    pub(super) fn is_secured(&self) -> bool {
+        self.scheme == Scheme::HTTPS
+    }
+
+    /// Where its slices are.
+    pub(super) fn path(&self, query: &str) -> String {
+        let Service { name, namespace, .. } = self;
+        format!(
+            "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices\
+             ?labelSelector=kubernetes.io%2Fservice-name%3D{name}&{query}"
+        )
+    }
+
+    fn port(&self, slice: &EndpointSlice) -> Option<u16> {
+        match &self.port {
+            Port::Number(number) => {
+                let listed = slice.ports.iter().any(|port| port.port == Some(*number));
+                // A slice without ports is for all of them.
+                (slice.ports.is_empty() || listed).then_some(*number)
+            }
+            Port::Name(name) => {
+                let port = slice.ports.iter().find(|port| port.name.as_deref() == Some(name));
+                port.and_then(|port| port.port)
+            }
+        }
+    }
+
+    /// The zone that an endpoint counts as: the own one if it is hinted for it, else where it is hinted for or runs.
+    fn zone(&self, endpoint: &Endpoint) -> Option<Arc<str>> {
+        let hints = endpoint.hints.iter().flat_map(|hints| &hints.for_zones);
+        let mut hinted = hints.map(|hint| hint.name.as_str()).peekable();
+        let first = hinted.peek().copied();
+        if self
+            .zone
+            .as_deref()
+            .is_some_and(|own| hinted.any(|zone| zone == own))
+        {
+            return self.zone.clone();
+        }
+        first.or(endpoint.zone.as_deref()).map(Arc::from)
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.name, self.namespace)
+    }
+}
+
+/// A label of DNS (RFC 1123), which names of Services, namespaces and ports are.
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// What is known of a Service's slices, by their names.
+#[derive(Debug, Default)]
+pub(super) struct Slices(BTreeMap<String, Vec<Found>>);
+
+/// An endpoint that may be called.
+#[derive(Debug)]
+struct Found {
+    address: Address,
+    ready: bool,
+}
+
+impl Slices {
+    pub(super) fn put(&mut self, slice: EndpointSlice, service: &Service) -> Result<(), Fault> {
+        let found = slice.found(service);
+        self.0.insert(slice.metadata.name, found);
+        if self.0.len() > MOST_SLICES {
+            return Err(Fault::TooMany(MOST_SLICES));
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    /// The endpoints to call now, each once, in a stable order.
+    pub(super) fn addresses(&self, service: &Service) -> Vec<Address> {
+        let all = || self.0.values().flatten();
+        let ready = all().any(|found| found.ready);
+        let mut chosen: BTreeMap<(bool, &str, u16), &Address> = BTreeMap::new();
+        for Found { address, .. } in all().filter(|found| found.ready == ready) {
+            // An endpoint is in two slices for a moment while it moves from one to the other.
+            chosen.insert((address.host.contains(':'), &address.host, address.port), address);
+        }
+        // A pod of two families is one endpoint.
+        let families: BTreeSet<bool> = chosen.keys().map(|(v6, ..)| *v6).collect();
+        let family = families.first().copied();
+        let of_family = chosen.into_iter().filter(|((v6, ..), _)| Some(*v6) == family);
+        let addresses: Vec<_> = of_family.map(|(_, address)| address.clone()).collect();
+        if addresses.len() > MOST_ENDPOINTS {
+            let count = addresses.len();
+            tracing::warn!(target.service = %service, count, "too many endpoints: {MOST_ENDPOINTS} are used");
+        }
+        addresses.into_iter().take(MOST_ENDPOINTS).collect()
+    }
+}
+
+/// An EndpointSlice, as far as it is needed. A bookmark is one with a version alone.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct EndpointSlice {
+    pub(super) metadata: Metadata,
+    address_type: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    endpoints: Vec<Endpoint>,
+    #[serde(deserialize_with = "null_is_empty")]
+    ports: Vec<EndpointPort>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Metadata {
+    pub(super) name: String,
+    pub(super) resource_version: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct EndpointPort {
+    name: Option<String>,
+    port: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Endpoint {
+    addresses: Vec<String>,
+    conditions: Conditions,
+    zone: Option<String>,
+    hints: Option<Hints>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Conditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Hints {
+    #[serde(deserialize_with = "null_is_empty")]
+    for_zones: Vec<ForZone>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ForZone {
+    name: String,
+}
+
+/// Go writes an empty list as `null`.
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl EndpointSlice {
+    fn found(&self, service: &Service) -> Vec<Found> {
+        let Some(port) = service.port(self).filter(|_| self.address_type != "FQDN") else {
+            return Vec::new();
+        };
+        let authority = format!("{}.{}:{port}", service.name, service.namespace);
+        let Ok(authority) = Authority::try_from(authority) else {
+            return Vec::new();
+        };
+        let found = |endpoint: &Endpoint| {
+            let Conditions {
+                ready,
+                serving,
+                terminating,
+            } = &endpoint.conditions;
+            // What is not said is meant well (the API's own documentation of the fields).
+            let ready = ready.unwrap_or(true);
+            let serving = serving.unwrap_or(ready);
+            let terminating = terminating.unwrap_or(false);
+            (ready || (serving && terminating)).then_some(Found {
+                address: Address {
+                    scheme: service.scheme.clone(),
+                    authority: authority.clone(),
+                    // All of them are the same endpoint, and the first is the one to use.
+                    host: Arc::from(endpoint.addresses.first()?.as_str()),
+                    port,
+                    zone: service.zone(endpoint),
+                },
+                ready: ready && !terminating,
+            })
+        };
+        self.endpoints.iter().filter_map(found).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
