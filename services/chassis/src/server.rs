@@ -11,6 +11,7 @@ mod edges;
 mod listening;
 mod rate_limit;
 mod reflection;
+mod refusals;
 mod settings;
 mod supervision;
 mod telemetry;

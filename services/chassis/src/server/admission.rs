@@ -1,7 +1,8 @@
-//! A bound on the calls being worked on, which follows how long they take. Past it, a call is refused at once, and told that nothing was started and when
-//! to try again; what matters least is refused first.
+//! A bound on the calls being worked on, which follows how long they take. Past it, a call is refused at once, and told
+//! that nothing was started and when to try again; what matters least is refused first.
 
 mod limit;
+mod pushback;
 
 use std::{
     sync::{
@@ -14,20 +15,22 @@ use std::{
 use futures_util::future::BoxFuture;
 use limit::Limit;
 use mesh::policy::Criticality;
+use pushback::Pressure;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
+    refusals::Refusals,
 };
 use crate::status;
-
-const PUSHBACK: Duration = Duration::from_millis(100);
 
 pub(super) struct Layer {
     limit: Arc<Limit>,
     in_flight: Arc<AtomicUsize>,
+    pressure: Pressure,
+    refusals: Refusals,
 }
 
 impl Layer {
@@ -35,11 +38,16 @@ impl Layer {
         Layer {
             limit: Arc::new(Limit::new(min_in_flight, max_in_flight)),
             in_flight: Arc::default(),
+            pressure: Pressure::new(),
+            refusals: Refusals::new(),
         }
     }
 
-    /// A place for a call, unless those that its kind may take are taken.
-    fn enter(&self, criticality: Criticality) -> Option<Place> {
+    /// A place for a call.
+    ///
+    /// # Errors
+    /// How long the caller is to stay away, when those that its kind may take are taken.
+    fn enter(&self, criticality: Criticality) -> Result<Place, Duration> {
         let percent = match criticality {
             Criticality::Sheddable => 70,
             Criticality::Unspecified | Criticality::Normal => 90,
@@ -47,7 +55,12 @@ impl Layer {
         };
         let bound = (self.limit.current() * percent).div_ceil(100);
         let place = Place(self.in_flight.clone());
-        (self.in_flight.fetch_add(1, Ordering::AcqRel) < bound).then_some(place)
+        if self.in_flight.fetch_add(1, Ordering::AcqRel) < bound {
+            self.pressure.taken();
+            return Ok(place);
+        }
+        self.limit.refused();
+        Err(self.pressure.refused())
     }
 }
 
@@ -57,8 +70,12 @@ impl CallLayer for Layer {
         let Some(policy) = call.policy() else {
             return next.run(call);
         };
-        let Some(place) = self.enter(policy.criticality) else {
-            return Box::pin(async { refuse(full()) });
+        let place = match self.enter(policy.criticality) {
+            Ok(place) => place,
+            Err(wait) => {
+                self.refusals.tell(call.method.as_deref(), "OVERLOADED", wait);
+                return Box::pin(async move { refuse(full(wait)) });
+            }
         };
         let streams = policy.client_streaming || policy.server_streaming;
         let unary = call.method.clone().filter(|_| !streams);
@@ -76,11 +93,11 @@ impl CallLayer for Layer {
     }
 }
 
-fn full() -> tonic::Status {
-    let mut refusal = status::exhausted("OVERLOADED", "the server is full; nothing was started", PUSHBACK);
+fn full(wait: Duration) -> tonic::Status {
+    let mut refusal = status::exhausted("OVERLOADED", "the server is full; nothing was started", wait);
     refusal.metadata_mut().insert(
         "grpc-retry-pushback-ms",
-        MetadataValue::from(PUSHBACK.as_millis() as u64),
+        MetadataValue::from(wait.as_millis() as u64),
     );
     refusal
 }
@@ -98,28 +115,28 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_matters_least_is_refused_first_and_places_are_given_back() {
+    #[tokio::test]
+    async fn what_matters_least_is_refused_first_and_places_are_given_back() {
         let layer = Layer::new(10, 10);
         let taken: Vec<_> = (0..7)
             .map(|_| layer.enter(Criticality::Sheddable).unwrap())
             .collect();
-        assert!(layer.enter(Criticality::Sheddable).is_none());
+        assert!(layer.enter(Criticality::Sheddable).is_err());
         let normal: Vec<_> = (0..2)
             .map(|_| layer.enter(Criticality::Normal).unwrap())
             .collect();
-        assert!(layer.enter(Criticality::Normal).is_none());
+        assert!(layer.enter(Criticality::Normal).is_err());
         let critical = layer.enter(Criticality::Critical).unwrap();
-        assert!(layer.enter(Criticality::Critical).is_none());
+        assert!(layer.enter(Criticality::Critical).is_err());
         drop((taken, normal, critical));
         assert_eq!(layer.in_flight.load(Ordering::Acquire), 0);
-        assert!(layer.enter(Criticality::Sheddable).is_some());
+        assert!(layer.enter(Criticality::Sheddable).is_ok());
     }
 
     #[test]
     fn a_refusal_says_when_to_come_back() {
-        let refusal = full();
+        let refusal = full(Duration::from_millis(230));
         assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
-        assert_eq!(refusal.metadata().get("grpc-retry-pushback-ms").unwrap(), "100");
+        assert_eq!(refusal.metadata().get("grpc-retry-pushback-ms").unwrap(), "230");
     }
 }

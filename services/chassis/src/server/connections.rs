@@ -226,3 +226,19 @@ async fn begun(tcp: &TcpStream) -> std::io::Result<bool> {
 fn jittered(age: Duration) -> Duration {
     age.mul_f64(rand::rng().random_range(0.9..1.1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_of_one_moment_do_not_end_in_one() {
+        let age = Duration::from_secs(100);
+        let ages: std::collections::BTreeSet<_> = (0..100).map(|_| jittered(age)).collect();
+        assert!(ages.len() > 90);
+        assert!(
+            ages.iter()
+                .all(|age| (Duration::from_secs(90)..=Duration::from_secs(110)).contains(age))
+        );
+    }
+}

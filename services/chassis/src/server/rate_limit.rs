@@ -19,6 +19,7 @@ use tonic::{Status, metadata::MetadataValue};
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
+    refusals::Refusals,
 };
 use crate::{Facility, Identity, Violations, status};
 
@@ -83,6 +84,7 @@ impl RateLimits {
 pub(super) struct Layer {
     limits: RateLimits,
     accounted: Mutex<HashMap<(Facility, i32), Instant>>,
+    refusals: Refusals,
 }
 
 impl Layer {
@@ -90,6 +92,7 @@ impl Layer {
         Layer {
             limits,
             accounted: Mutex::default(),
+            refusals: Refusals::new(),
         }
     }
 
@@ -127,7 +130,10 @@ impl CallLayer for Layer {
         };
         match self.account(&identity.facility, policy.rate_limit_class) {
             Ok(()) => next.run(call),
-            Err(wait) => Box::pin(async move { refuse(too_often(wait)) }),
+            Err(wait) => {
+                self.refusals.tell(call.method.as_deref(), "RATE_LIMITED", wait);
+                Box::pin(async move { refuse(too_often(wait)) })
+            }
         }
     }
 }

@@ -4,6 +4,10 @@
 //! the limit is in use, it grows by its square root each window; once they take twice as long, it falls by a seventh.
 //! Each method has a quiet time of its own, so that a mix of quick and slow methods is not taken for congestion. It
 //! follows slower calls only while next to nothing else is worked on: under load it would take the queue for the work.
+//!
+//! A quiet time that is too short would have the limit fall for ever. So a fall is judged by what it did: above the
+//! capacity fewer calls at once get as much done. If they get less done, there was no queue, and what they take is
+//! their quiet time; the limit goes back to where it fell from.
 
 use std::{
     collections::HashMap,
@@ -24,13 +28,16 @@ const TOLERANCE: f64 = 2.0;
 /// Below this a call counts as quick: a scheduler's whim is no congestion. Seconds.
 const QUICK: f64 = 0.005;
 const DECREASE: f64 = 6.0 / 7.0;
-/// The limit grows only when at least this share of it was in use.
+/// The limit grows only when at least this share of it was in use, or a call was refused.
 const IN_USE: f64 = 0.8;
 /// With less than this share of the lower bound in use, calls that take long do so by their nature.
 const QUIET: f64 = 0.5;
-/// How fast the quiet time follows calls that are quicker, and, in quiet times, calls that are slower.
+/// How fast the quiet time follows windows that are quicker, and, in quiet times, windows that are slower.
 const FALL: f64 = 0.3;
-const RISE: f64 = 0.05;
+const RISE: f64 = 0.3;
+/// A fall is judged when the limit has come down to this share, by whether more than this share is still done.
+const JUDGED: f64 = 0.7;
+const STILL_DONE: f64 = 0.85;
 
 /// The limit, between its bounds. Begins at the upper one.
 pub(super) struct Limit {
@@ -43,15 +50,37 @@ pub(super) struct Limit {
 struct Record {
     limit: f64,
     window: Window,
-    /// Seconds that a method takes in quiet times, by its name. Bounded by the contract.
-    quiet: HashMap<String, f64>,
+    /// Where the limit stood when it began to fall.
+    fall: Option<Stand>,
+    /// By name. Bounded by the contract.
+    methods: HashMap<String, Method>,
 }
 
 struct Window {
     began: Instant,
     samples: u32,
+    /// How many times their quiet times the calls took.
     stretch: f64,
+    /// The quiet times of the calls that ended. Seconds.
+    work: f64,
     fullest: usize,
+    refused: bool,
+}
+
+#[derive(Default)]
+struct Method {
+    /// Seconds that a call takes in quiet times; `None` until the first window ends.
+    quiet: Option<f64>,
+    /// In this window.
+    samples: u32,
+    seconds: f64,
+}
+
+/// A limit, and how much was done under it: calls' quiet times in a second.
+#[derive(Clone, Copy)]
+struct Stand {
+    limit: f64,
+    work: f64,
 }
 
 impl Window {
@@ -60,7 +89,9 @@ impl Window {
             began: Instant::now(),
             samples: 0,
             stretch: 0.0,
+            work: 0.0,
             fullest: 0,
+            refused: false,
         }
     }
 }
@@ -75,7 +106,8 @@ impl Limit {
             record: Mutex::new(Record {
                 limit: most as f64,
                 window: Window::new(),
-                quiet: HashMap::new(),
+                fall: None,
+                methods: HashMap::new(),
             }),
         }
     }
@@ -84,30 +116,24 @@ impl Limit {
         self.current.load(Ordering::Relaxed)
     }
 
+    /// Notes that a call found no place: calls of little weight never fill all of them.
+    pub(super) fn refused(&self) {
+        self.record().window.refused = true;
+    }
+
     /// Learns from a call that has ended while `in_flight` were being worked on.
     pub(super) fn learn(&self, method: &str, took: Duration, in_flight: usize) {
         if self.least >= self.most {
             return;
         }
-        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let quiet = (in_flight as f64) < self.least * QUIET;
-        let stretch = record.stretch(method, took.as_secs_f64(), quiet);
-        let window = &mut record.window;
-        window.samples += 1;
-        window.stretch += stretch;
-        window.fullest = window.fullest.max(in_flight);
+        let mut record = self.record();
+        record.count(method, took.as_secs_f64(), in_flight);
+        let window = &record.window;
         if window.samples < LEAST_SAMPLES || window.began.elapsed() < WINDOW {
             return;
         }
-        let window = std::mem::replace(&mut record.window, Window::new());
         let before = record.limit;
-        if window.stretch / f64::from(window.samples) > TOLERANCE {
-            // What is in flight may be far below a limit that was never reached.
-            record.limit = before.min(window.fullest as f64) * DECREASE;
-        } else if window.fullest as f64 >= before * IN_USE {
-            record.limit = before + before.sqrt();
-        }
-        record.limit = record.limit.clamp(self.least, self.most);
+        record.close(self.least, self.most);
         self.current.store(record.limit as usize, Ordering::Relaxed);
         if record.limit < before {
             tracing::debug!(
@@ -116,105 +142,83 @@ impl Limit {
             );
         }
     }
+
+    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Record {
-    /// How many times its quiet time a call took.
-    fn stretch(&mut self, method: &str, took: f64, quiet_time: bool) -> f64 {
+    fn count(&mut self, name: &str, took: f64, in_flight: usize) {
         let took = took.max(QUICK);
-        let Some(quiet) = self.quiet.get_mut(method) else {
-            self.quiet.insert(method.to_owned(), took);
-            return 1.0;
-        };
-        let stretch = took / *quiet;
-        let pace = match (took < *quiet, quiet_time) {
+        if !self.methods.contains_key(name) {
+            self.methods.insert(name.to_owned(), Method::default());
+        }
+        let quiet = self.methods.get_mut(name).map_or(took, |method| {
+            method.samples += 1;
+            method.seconds += took;
+            method.quiet.unwrap_or(took)
+        });
+        let window = &mut self.window;
+        window.samples += 1;
+        window.stretch += took / quiet;
+        window.work += quiet;
+        window.fullest = window.fullest.max(in_flight);
+    }
+
+    /// Ends the window, and draws the conclusions.
+    fn close(&mut self, least: f64, most: f64) {
+        let window = std::mem::replace(&mut self.window, Window::new());
+        let fullest = window.fullest as f64;
+        let stretch = window.stretch / f64::from(window.samples);
+        let work = window.work / window.began.elapsed().as_secs_f64();
+        let mut at_rest = fullest < least * QUIET;
+        if stretch > TOLERANCE {
+            // What is in flight may be far below a limit that was never reached.
+            let now = Stand {
+                limit: self.limit.min(fullest),
+                work,
+            };
+            let from = *self.fall.get_or_insert(now);
+            let judged = now.limit <= from.limit * JUDGED;
+            if judged && work < from.work * STILL_DONE {
+                at_rest = true;
+                self.limit = from.limit;
+                self.fall = None;
+            } else {
+                self.fall = Some(if judged { now } else { from });
+                self.limit = now.limit * DECREASE;
+            }
+        } else {
+            self.fall = None;
+            if window.refused || fullest >= self.limit * IN_USE {
+                self.limit += self.limit.sqrt();
+            }
+        }
+        self.limit = self.limit.clamp(least, most);
+        self.methods.values_mut().for_each(|method| method.close(at_rest));
+    }
+}
+
+impl Method {
+    fn close(&mut self, at_rest: bool) {
+        let (samples, seconds) = (
+            std::mem::take(&mut self.samples),
+            std::mem::take(&mut self.seconds),
+        );
+        if samples == 0 {
+            return;
+        }
+        let mean = seconds / f64::from(samples);
+        let quiet = self.quiet.get_or_insert(mean);
+        let pace = match (mean < *quiet, at_rest) {
             (true, _) => FALL,
             (false, true) => RISE,
             (false, false) => 0.0,
         };
-        *quiet += (took - *quiet) * pace;
-        stretch
+        *quiet += (mean - *quiet) * pace;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    const WORK: Duration = Duration::from_millis(20);
-    const CAPACITY: usize = 100;
-
-    /// A process that works on a hundred calls at once and makes the rest wait, under a demand for so many.
-    async fn serve(limit: &Limit, demand: usize, rounds: usize) -> usize {
-        let mut most = 0;
-        for _ in 0..rounds {
-            let in_flight = demand.min(limit.current());
-            most = most.max(in_flight);
-            let took = WORK.mul_f64((in_flight as f64 / CAPACITY as f64).max(1.0));
-            advance(took).await;
-            for _ in 0..in_flight {
-                limit.learn("A/B", took, in_flight);
-            }
-        }
-        most
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn under_overload_it_settles_near_the_capacity_and_afterwards_it_recovers() {
-        let limit = Limit::new(10, 1_000);
-        serve(&limit, 50, 20).await;
-        assert_eq!(limit.current(), 1_000, "a quiet process takes what comes");
-        serve(&limit, 300, 200).await;
-        let settled = limit.current();
-        assert!((CAPACITY..=CAPACITY * 5 / 2).contains(&settled), "{settled}");
-        // Work that is quick again lets it grow as far as it is used.
-        for _ in 0..4_000 {
-            advance(Duration::from_millis(20)).await;
-            let in_flight = limit.current();
-            for _ in 0..20 {
-                limit.learn("A/B", WORK, in_flight);
-            }
-        }
-        assert_eq!(limit.current(), 1_000);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
-        let limit = Limit::new(10, 100);
-        for round in 0..100_u64 {
-            advance(WINDOW).await;
-            for call in 0..20_u64 {
-                let (method, took) = if call % 2 == 0 {
-                    ("A/Quick", 10)
-                } else {
-                    ("A/Slow", 900)
-                };
-                limit.learn(method, Duration::from_millis(took + round % 3), 100);
-            }
-        }
-        assert_eq!(limit.current(), 100);
-        for round in 0..100_u64 {
-            advance(WINDOW).await;
-            for _ in 0..20 {
-                limit.learn("A/Quick", Duration::from_secs(1 + round), 100);
-            }
-        }
-        assert_eq!(limit.current(), 10);
-        // What has become slow by its nature is accepted as soon as there is a quiet time to learn it in.
-        for _ in 0..400 {
-            limit.learn("A/Quick", Duration::from_secs(1), 2);
-        }
-        for _ in 0..200 {
-            advance(WINDOW).await;
-            for _ in 0..20 {
-                limit.learn("A/Quick", Duration::from_secs(1), limit.current());
-            }
-        }
-        assert_eq!(limit.current(), 100);
-        let fixed = Limit::new(100, 100);
-        fixed.learn("A/B", Duration::from_secs(60), 100);
-        assert_eq!(fixed.current(), 100);
-    }
-}
+mod tests;

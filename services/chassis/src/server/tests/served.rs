@@ -1,11 +1,11 @@
 //! The server on real ports.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Mutex};
 
 use proto::order::v1::order_service_client::OrderServiceClient;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinHandle};
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, transport::Channel};
 use tonic_health::pb::{
@@ -142,6 +142,29 @@ async fn it_finishes_what_it_took_and_says_not_serving_before_it_refuses() {
     assert!(call.await.unwrap().is_ok());
     served.serving.await.unwrap().unwrap();
     assert!(served.process.drained.is_cancelled());
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_loses_its_place_and_others_wait_for_one() {
+    let settings = Settings {
+        max_connections: 1,
+        handshake_timeout_ms: 200,
+        ..Settings::default()
+    };
+    let served = Served::with(settings).await;
+    let mut silent = TcpStream::connect(served.address).await.unwrap();
+    let seen = Mutex::new(Vec::new());
+    let closed = async {
+        assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
+        seen.lock().unwrap().push("closed");
+    };
+    let answered = async {
+        let mut client = OrderServiceClient::new(served.grpc.clone());
+        client.get_order(served.request(get(), "")).await.unwrap();
+        seen.lock().unwrap().push("answered");
+    };
+    tokio::join!(closed, answered);
+    assert_eq!(*seen.lock().unwrap(), ["closed", "answered"]);
 }
 
 #[tokio::test]

@@ -1,0 +1,142 @@
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::time::advance;
+
+use super::*;
+
+const WORK: Duration = Duration::from_millis(20);
+const CAPACITY: usize = 100;
+
+/// A process that works on a hundred calls at once and makes the rest wait.
+struct Process {
+    limit: Limit,
+    chance: StdRng,
+}
+
+/// What a number of rounds came to.
+struct Outcome {
+    /// Calls done, as a share of what the process can do.
+    goodput: f64,
+    lowest: usize,
+    highest: usize,
+}
+
+impl Process {
+    fn new(least: usize, most: usize) -> Process {
+        Process {
+            limit: Limit::new(least, most),
+            chance: StdRng::seed_from_u64(7),
+        }
+    }
+
+    /// Serves a demand for so many calls at once, each of which takes half to one and a half times `work`. Of the
+    /// limit, callers may fill the `share`.
+    async fn serve(&mut self, work: Duration, demand: usize, share: f64, rounds: usize) -> Outcome {
+        let mut outcome = Outcome {
+            goodput: 0.0,
+            lowest: usize::MAX,
+            highest: 0,
+        };
+        let (began, mut done) = (Instant::now(), 0);
+        for _ in 0..rounds {
+            let room = (self.limit.current() as f64 * share) as usize;
+            let in_flight = demand.min(room);
+            let queue = (in_flight as f64 / CAPACITY as f64).max(1.0);
+            advance(work.mul_f64(queue)).await;
+            for _ in 0..in_flight {
+                let took = work.mul_f64(queue * self.chance.random_range(0.5..1.5));
+                self.limit.learn("A/B", took, in_flight);
+            }
+            if demand > room {
+                self.limit.refused();
+            }
+            done += in_flight;
+            outcome.lowest = outcome.lowest.min(self.limit.current());
+            outcome.highest = outcome.highest.max(self.limit.current());
+        }
+        let possible = began.elapsed().as_secs_f64() / work.as_secs_f64() * CAPACITY as f64;
+        outcome.goodput = done as f64 / possible;
+        outcome
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_overload_it_holds_near_the_capacity_and_afterwards_it_recovers() {
+    let mut process = Process::new(10, 1_000);
+    process.serve(WORK, 50, 1.0, 50).await;
+    assert_eq!(process.limit.current(), 1_000, "a quiet process takes what comes");
+    process.serve(WORK, 900, 1.0, 500).await;
+    let held = process.serve(WORK, 900, 1.0, 3_000).await;
+    assert!(held.lowest >= CAPACITY * 9 / 10, "{}", held.lowest);
+    assert!(held.highest <= CAPACITY * 3, "{}", held.highest);
+    assert!(held.goodput > 0.95, "{}", held.goodput);
+    // Work that is quick again lets it grow as far as it is used.
+    process.serve(WORK / 4, 1_000, 1.0, 8_000).await;
+    assert!(
+        process.limit.current() >= CAPACITY * 2,
+        "{}",
+        process.limit.current()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_may_not_fill_it_let_it_grow_again_all_the_same() {
+    let mut process = Process::new(10, 1_000);
+    process.serve(WORK, 50, 0.7, 50).await;
+    // Something else on the machine takes all of its time for a while.
+    process.serve(WORK * 20, 900, 0.7, 50).await;
+    process.serve(WORK, 900, 0.7, 1_000).await;
+    let held = process.serve(WORK, 900, 0.7, 3_000).await;
+    assert!(held.goodput > 0.9, "{}", held.goodput);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_time_that_is_too_short_is_found_out() {
+    let mut process = Process::new(10, 1_000);
+    // A cache answered, and now it does not.
+    process.serve(WORK / 4, 50, 1.0, 200).await;
+    process.serve(WORK, 900, 1.0, 2_000).await;
+    let held = process.serve(WORK, 900, 1.0, 3_000).await;
+    assert!(held.goodput > 0.9, "{}", held.goodput);
+    assert!(held.highest <= CAPACITY * 4, "{}", held.highest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
+    let limit = Limit::new(10, 100);
+    for round in 0..100_u64 {
+        advance(WINDOW).await;
+        for call in 0..20_u64 {
+            let (method, took) = if call % 2 == 0 {
+                ("A/Quick", 10)
+            } else {
+                ("A/Slow", 900)
+            };
+            limit.learn(method, Duration::from_millis(took + round % 3), 100);
+        }
+    }
+    assert_eq!(limit.current(), 100);
+    for round in 0..100_u64 {
+        advance(WINDOW).await;
+        for _ in 0..20 {
+            limit.learn("A/Quick", Duration::from_secs(1 + round), 100);
+        }
+    }
+    assert_eq!(limit.current(), 10);
+    // What has become slow by its nature is accepted as soon as there is a quiet time to learn it in.
+    for _ in 0..100 {
+        advance(WINDOW).await;
+        for _ in 0..20 {
+            limit.learn("A/Quick", Duration::from_secs(1), 2);
+        }
+    }
+    for _ in 0..200 {
+        advance(WINDOW).await;
+        for _ in 0..20 {
+            limit.learn("A/Quick", Duration::from_secs(1), limit.current());
+        }
+    }
+    assert_eq!(limit.current(), 100);
+    let fixed = Limit::new(100, 100);
+    fixed.learn("A/B", Duration::from_secs(60), 100);
+    assert_eq!(fixed.current(), 100);
+}
