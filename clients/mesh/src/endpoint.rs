@@ -127,7 +127,7 @@ impl Endpoint {
     fn settle(&self, flight: &mut Flight, verdict: Verdict) {
         if flight.settle(verdict) {
             let state = self.vitals.record().breaker.state().clone();
-            self.caller.metrics.ejected();
+            self.caller.metrics.ejected(&state);
             span::ejected(self.address.authority.as_str(), &state);
         }
     }

@@ -24,7 +24,7 @@ use crate::{
     policy::Hedging,
     replay::Replay,
     retry::{budget::Budget, pushback::Pushback},
-    telemetry::{Metrics, metrics::Repetitions},
+    telemetry::{Metrics, metrics::Repetitions, span},
 };
 pub(crate) use observed::Observed;
 
@@ -151,7 +151,10 @@ where
                 },
                 () = sleep_until(wait), if next.is_some() => {
                     let hedge = self.budget.withdraw().then(|| self.start()).flatten();
-                    next = if hedge.is_some() { self.after(self.hedging.delay) } else { None };
+                    if hedge.is_some() {
+                        span::record_hedge(failed.as_ref(), self.started);
+                    }
+                    next = hedge.as_ref().and_then(|_| self.after(self.hedging.delay));
                     running.extend(hedge);
                     if running.is_empty() && let Some(outcome) = failed.take() {
                         return outcome.map_err(|failure| failure.status);

@@ -165,7 +165,7 @@ impl Attempts {
                     } else {
                         self.log.transparent += 1;
                     }
-                    span::record_retry(&outcome, self.made);
+                    span::record_retry(&outcome, self.made, after);
                     sleep(after).await;
                 }
             }

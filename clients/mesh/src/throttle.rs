@@ -20,7 +20,7 @@ use tower::Service;
 use crate::{
     call::{Call, Outcome, early_code},
     failure,
-    telemetry::Metrics,
+    telemetry::{Metrics, span},
 };
 
 /// What is remembered: two minutes, in slots.
@@ -66,11 +66,15 @@ where
 
     fn call(&mut self, call: Call) -> Self::Future {
         let record = Arc::clone(&self.record);
-        if rand::rng().random::<f64>() < record.refusal() {
+        let refusal = record.refusal();
+        if rand::rng().random::<f64>() < refusal {
             record.add(false);
             self.metrics.throttled(&call.method.label);
             let text = "refused here: the callee has refused most calls of the last two minutes";
-            return Box::pin(async move { Err(Status::unavailable(text)) });
+            return Box::pin(async move {
+                span::record_throttled(refusal);
+                Err(Status::unavailable(text))
+            });
         }
         let answer = self.inner.call(call);
         Box::pin(async move {

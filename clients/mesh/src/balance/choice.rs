@@ -111,3 +111,6 @@ fn cheaper_of_two(candidates: &[&Arc<Endpoint>], now: Instant) -> Option<usize> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

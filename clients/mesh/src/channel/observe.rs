@@ -51,7 +51,7 @@ fn endpoint(known: &Known) -> snapshot::Endpoint {
     let record = vitals.record();
     let (breaker, reason, until) = match record.breaker.state() {
         State::Closed => ("closed", None, None),
-        State::Ejected { until, reason } => ("ejected", Some(reason.clone()), Some(*until)),
+        State::Ejected { until, reason, .. } => ("ejected", Some(reason.clone()), Some(*until)),
         State::Probing { reason } => ("probing", Some(reason.clone()), None),
     };
     snapshot::Endpoint {

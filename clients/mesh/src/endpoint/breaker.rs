@@ -25,6 +25,8 @@ const LEAST_CALLS: u32 = 20;
 const FAILURE_RATE: f64 = 0.5;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
+/// The method of an ejection that followed another.
+const PROBE: &str = "probe";
 /// After this long without an ejection the next one is a first one again.
 const FORGIVEN: Duration = Duration::from_secs(60);
 
@@ -75,6 +77,8 @@ pub(crate) enum State {
     Ejected {
         /// Until then.
         until: Instant,
+        /// How it was found out, as gRFC A91 names it.
+        method: &'static str,
         /// What was counted.
         reason: String,
     },
@@ -133,7 +137,7 @@ impl Breaker {
     /// Claims the one probe; `false` when another call was faster.
     pub(crate) fn begin_probe(&mut self) -> bool {
         match &self.state {
-            State::Ejected { until, reason } if *until <= Instant::now() => {
+            State::Ejected { until, reason, .. } if *until <= Instant::now() => {
                 self.state = State::Probing {
                     reason: reason.clone(),
                 };
@@ -148,6 +152,7 @@ impl Breaker {
         if let State::Probing { reason } = &self.state {
             self.state = State::Ejected {
                 until: Instant::now(),
+                method: PROBE,
                 reason: reason.clone(),
             };
         }
@@ -174,15 +179,15 @@ impl Breaker {
         match &self.state {
             State::Ejected { .. } => false,
             State::Probing { .. } => {
-                self.eject("the probe failed".to_owned());
+                self.eject(PROBE, "the probe failed".to_owned());
                 true
             }
             State::Closed => match self.verdict() {
-                Some(reason) if self.ejections.take() => {
+                Some((method, reason)) if self.ejections.take() => {
                     if self.readmitted.is_some_and(|then| then.elapsed() > FORGIVEN) {
                         self.row = 0;
                     }
-                    self.eject(reason);
+                    self.eject(method, reason);
                     true
                 }
                 _ => false,
@@ -190,20 +195,26 @@ impl Breaker {
         }
     }
 
-    fn verdict(&self) -> Option<String> {
+    /// By what method the endpoint was found out, and what was counted.
+    fn verdict(&self) -> Option<(&'static str, String)> {
         let Window { calls, failures, .. } = self.window;
         if self.consecutive >= CONSECUTIVE {
-            return Some(format!("{} failures in a row", self.consecutive));
+            let reason = format!("{} failures in a row", self.consecutive);
+            return Some(("consecutive_failures", reason));
         }
         let rate = f64::from(failures) / f64::from(calls.max(1));
-        (calls >= LEAST_CALLS && rate >= FAILURE_RATE).then(|| format!("{failures} of {calls} calls failed"))
+        (calls >= LEAST_CALLS && rate >= FAILURE_RATE).then(|| {
+            let reason = format!("{failures} of {calls} calls failed");
+            ("failure_percentage", reason)
+        })
     }
 
-    fn eject(&mut self, reason: String) {
+    fn eject(&mut self, method: &'static str, reason: String) {
         let length = SHORTEST * 2_u32.saturating_pow(self.row.min(16));
         self.row += 1;
         self.state = State::Ejected {
             until: Instant::now() + jitter(length.min(LONGEST)),
+            method,
             reason,
         };
     }

@@ -1,5 +1,5 @@
 //! The client's metrics: OpenTelemetry's RPC conventions for calls, gRFC A66 for attempts, gRFC A96 for what
-//! the retries did.
+//! the retries did, gRFC A91 for ejections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +10,7 @@ use opentelemetry::{
 use tonic::Code;
 
 use super::{code_name, traffic::Traffic};
+use crate::endpoint::breaker::State;
 
 /// The conventions are still a release candidate, so that each name stands in one place.
 const STATUS: &str = "rpc.response.status_code";
@@ -88,7 +89,7 @@ impl Metrics {
             hedges: counts("grpc.client.call.hedges", "{hedge}", "Hedges of a call"),
             retry_delay: seconds("grpc.client.call.retry_delay", "Time waited between attempts"),
             ejections: counter(
-                "mesh.client.ejections",
+                "grpc.lb.outlier_detection.ejections_enforced",
                 "{ejection}",
                 "Endpoints taken out of rotation",
             ),
@@ -145,9 +146,14 @@ impl Metrics {
         self.retry_delay.record(waited.as_secs_f64(), &labels);
     }
 
-    pub(crate) fn ejected(&self) {
-        self.ejections
-            .add(1, &[KeyValue::new("grpc.target", self.target.clone())]);
+    pub(crate) fn ejected(&self, state: &State) {
+        if let State::Ejected { method, .. } = state {
+            let attributes = [
+                KeyValue::new("grpc.target", self.target.clone()),
+                KeyValue::new("grpc.lb.outlier_detection.detection_method", *method),
+            ];
+            self.ejections.add(1, &attributes);
+        }
     }
 
     pub(crate) fn throttled(&self, method: &StringValue) {

@@ -3,8 +3,13 @@
 //! The header is written here rather than by the global propagator: a channel must hand on the trace even in
 //! a process that installs none.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue};
-use opentelemetry::trace::{SpanContext, TraceContextExt};
+use opentelemetry::{
+    KeyValue,
+    trace::{SpanContext, TraceContextExt},
+};
 use tokio::time::Instant;
 use tonic::Code;
 use tracing::{Span, field::Empty};
@@ -60,18 +65,59 @@ pub(crate) fn record_code(code: Code) {
     }
 }
 
-/// Notes on the running call's span why it is sent again.
-pub(crate) fn record_retry(outcome: &AttemptOutcome, attempts: u32) {
+/// Notes on the running call's span why it is sent again, and when.
+pub(crate) fn record_retry(outcome: &AttemptOutcome, attempts: u32, after: Duration) {
     let span = Span::current();
     if span.is_disabled() {
         return;
     }
-    let reason = match outcome {
+    let reason = reason(outcome);
+    span.record("mesh.attempts", attempts);
+    span.record("mesh.retry.reason", reason.as_str());
+    span.add_event(
+        "retry",
+        vec![
+            KeyValue::new("mesh.attempts", i64::from(attempts)),
+            KeyValue::new("mesh.retry.reason", reason),
+            KeyValue::new("mesh.retry.delay_ms", after.as_secs_f64() * 1e3),
+        ],
+    );
+}
+
+/// Notes on the running call's span that another attempt was started beside the others: after one that failed, or
+/// because none has answered for long enough.
+pub(crate) fn record_hedge(failed: Option<&AttemptOutcome>, attempts: u32) {
+    let span = Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    let reason = failed.map_or_else(|| "no answer yet".to_owned(), reason);
+    span.record("mesh.attempts", attempts);
+    span.add_event(
+        "hedge",
+        vec![
+            KeyValue::new("mesh.attempts", i64::from(attempts)),
+            KeyValue::new("mesh.hedge.reason", reason),
+        ],
+    );
+}
+
+/// Notes on the running call's span that it was refused here, and how probable that was.
+pub(crate) fn record_throttled(probability: f64) {
+    let span = Span::current();
+    if !span.is_disabled() {
+        span.add_event(
+            "throttled",
+            vec![KeyValue::new("mesh.throttle.probability", probability)],
+        );
+    }
+}
+
+fn reason(outcome: &AttemptOutcome) -> String {
+    match outcome {
         Err(failure) => failure.status.to_string(),
         Ok(response) => code_name(early_code(response).unwrap_or(Code::Ok)).to_owned(),
-    };
-    span.record("mesh.attempts", attempts);
-    span.record("mesh.retry.reason", reason);
+    }
 }
 
 /// Writes `traceparent` and `tracestate` for the span, or for the caller's trace when the span is not recorded.
@@ -101,13 +147,24 @@ pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
 
 /// Says that an endpoint was taken out of rotation, on the attempt's span and in the log.
 pub(crate) fn ejected(address: &str, state: &State) {
-    if let State::Ejected { reason, until } = state {
+    if let State::Ejected { reason, until, .. } = state {
         let duration_ms = until.saturating_duration_since(Instant::now()).as_millis() as u64;
         tracing::warn!(
             endpoint.address = address,
             reason,
             duration_ms,
             "endpoint ejected"
+        );
+        Span::current().add_event(
+            "ejection",
+            vec![
+                KeyValue::new("server.address", address.to_owned()),
+                KeyValue::new("mesh.ejection.reason", reason.clone()),
+                KeyValue::new(
+                    "mesh.ejection.duration_ms",
+                    i64::try_from(duration_ms).unwrap_or(i64::MAX),
+                ),
+            ],
         );
     }
 }

@@ -1,8 +1,13 @@
 //! Load goes where it is served best, and broken endpoints are left alone.
 
-use std::time::{Duration, Instant};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use mesh::Channel;
+use tokio::sync::{Semaphore, watch};
 use tonic::{Code, Status};
 
 use crate::echo::{self, READ, Server, WRITE};
@@ -29,15 +34,46 @@ async fn an_endpoint_that_fails_at_once_gets_next_to_no_traffic_and_costs_no_cal
 
 #[tokio::test]
 async fn a_slow_endpoint_gets_a_small_share() {
-    let slow = Server::start(|_| async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        Ok(String::new())
+    let (progress, observed) = watch::channel((0, false));
+    // An answer takes as long as twenty answers of the others do.
+    let slow = Server::start(move |_| {
+        let mut observed = observed.clone();
+        async move {
+            let enough = observed.borrow().0 + 20;
+            let enough = |(answered, over): &(usize, bool)| *over || *answered >= enough;
+            let _ = observed.wait_for(enough).await;
+            Ok(String::new())
+        }
     });
-    let (second, third) = (answering("second"), answering("third"));
+    let progress = Arc::new(progress);
+    let quick = || {
+        let progress = Arc::clone(&progress);
+        Server::start(move |_| {
+            progress.send_modify(|(answered, _)| *answered += 1);
+            async { Ok(String::new()) }
+        })
+    };
+    let (second, third) = (quick(), quick());
     let channel = echo::channel(&[slow.address, second.address, third.address]);
-    for _ in 0..300 {
-        echo::ask(&channel, WRITE).await.unwrap();
+    // Whoever found the slow one alone would wait for the others' answers in vain.
+    while channel
+        .snapshot()
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.connected)
+        .count()
+        < 3
+    {
+        tokio::task::yield_now().await;
     }
+    let callers = (0..6).map(|_| async {
+        for _ in 0..50 {
+            echo::ask(&channel, WRITE).await.unwrap();
+        }
+        // The last callers do not wait for answers that nobody asks for any more.
+        progress.send_modify(|(_, over)| *over = true);
+    });
+    futures_util::future::join_all(callers).await;
     // Where load is even it gets a hundred.
     assert!(
         slow.calls() < 40,
@@ -67,9 +103,17 @@ async fn the_own_zone_is_preferred_and_left_when_it_is_gone() {
 
 #[tokio::test]
 async fn calls_beyond_the_cap_wait_for_room_in_a_queue_of_bounded_length() {
-    let server = Server::start(|_| async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok(String::new())
+    let gate = Arc::new(Semaphore::new(1));
+    let (behind, inside) = (Arc::clone(&gate), Arc::new(AtomicUsize::new(0)));
+    let server = Server::start(move |_| {
+        let (gate, inside) = (Arc::clone(&behind), Arc::clone(&inside));
+        async move {
+            let others = inside.fetch_add(1, Ordering::SeqCst);
+            gate.acquire().await.unwrap().forget();
+            inside.fetch_sub(1, Ordering::SeqCst);
+            assert!(others < 2, "{others} others are inside");
+            Ok(String::new())
+        }
     });
     let mut options = echo::options(&[server.address]);
     options.tuning.max_in_flight = 2;
@@ -77,22 +121,15 @@ async fn calls_beyond_the_cap_wait_for_room_in_a_queue_of_bounded_length() {
     let channel = Channel::connect(options, &echo::policies()).unwrap();
     echo::ask(&channel, WRITE).await.unwrap();
 
-    let started = Instant::now();
-    let calls = (0..6).map(|_| echo::ask(&channel, WRITE));
-    let answers = futures_util::future::join_all(calls).await;
-    let refused: Vec<_> = answers
-        .iter()
-        .filter_map(|answer| answer.as_ref().err())
-        .collect();
-    assert_eq!(answers.len() - refused.len(), 4);
-    assert!(
-        refused
-            .iter()
-            .all(|status| status.code() == Code::ResourceExhausted)
-    );
-    assert!(
-        started.elapsed() >= Duration::from_millis(100),
-        "two rounds of 50 ms"
-    );
-    assert_eq!(server.calls(), 5);
+    let calls: FuturesUnordered<_> = (0..6).map(|_| echo::ask(&channel, WRITE)).collect();
+    // Two are with the server, two wait, and there is no place for the rest.
+    let (refused, taken) = calls.into_future().await;
+    let (refused_too, taken) = taken.into_future().await;
+    for refusal in [refused, refused_too] {
+        assert_eq!(refusal.unwrap().unwrap_err().code(), Code::ResourceExhausted);
+    }
+    gate.add_permits(4);
+    let answers: Vec<_> = taken.collect().await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!((answers.len(), server.calls()), (4, 5));
 }

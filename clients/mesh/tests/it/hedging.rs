@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mesh::{
@@ -27,14 +27,14 @@ fn hedged() -> Policies {
     Policies::from_methods([(READ.to_owned(), policy)])
 }
 
-/// Every tenth call takes half a second.
+/// Every tenth call is never answered.
 fn stuttering() -> Server {
     let calls = AtomicUsize::new(0);
     Server::start(move |_| {
         let slow = calls.fetch_add(1, Ordering::SeqCst) % 10 == 9;
         async move {
             if slow {
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                std::future::pending::<()>().await;
             }
             Ok(String::new())
         }
@@ -42,18 +42,12 @@ fn stuttering() -> Server {
 }
 
 #[tokio::test]
-async fn a_slow_answer_is_overtaken_by_a_second_attempt() {
+async fn an_answer_that_does_not_come_is_overtaken_by_a_second_attempt() {
     let server = stuttering();
     let channel = Channel::connect(echo::options(&[server.address]), &hedged()).unwrap();
     let calls: usize = 100;
     for _ in 0..calls {
-        let started = Instant::now();
         echo::ask(&channel, READ).await.unwrap();
-        assert!(
-            started.elapsed() < Duration::from_millis(300),
-            "took {:?}",
-            started.elapsed()
-        );
     }
     assert!(
         (calls + 1..calls * 13 / 10).contains(&server.calls()),

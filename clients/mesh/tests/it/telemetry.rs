@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh::Channel;
-use opentelemetry::{global, trace::TracerProvider};
+use opentelemetry::{KeyValue, global, trace::TracerProvider};
 use opentelemetry_sdk::{
     metrics::{InMemoryMetricExporter, SdkMeterProvider},
     trace::{InMemorySpanExporter, SdkTracerProvider},
@@ -68,6 +68,28 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
         attribute("mesh.retry.reason").unwrap().value.as_str(),
         "UNAVAILABLE"
     );
+    let events: Vec<_> = calls[0].events.iter().map(|event| &*event.name).collect();
+    assert_eq!(events, ["retry"]);
+
+    // Of two endpoints that fail one is ejected, which the attempt that led to it tells.
+    exporter.reset();
+    let broken = || Server::start(|_| async { Err(Status::unavailable("broken")) });
+    let (first, second) = (broken(), broken());
+    let channel = echo::channel(&[first.address, second.address]);
+    let told = || {
+        let spans = exporter.get_finished_spans().unwrap();
+        let events = spans
+            .iter()
+            .flat_map(|span| span.events.iter().cloned().collect::<Vec<_>>());
+        let mut ejections = events.filter(|event| event.name == "ejection");
+        ejections.any(|event| {
+            let reason = |of: &KeyValue| of.key.as_str() == "mesh.ejection.reason";
+            event.attributes.iter().any(reason)
+        })
+    };
+    while !told() {
+        echo::ask(&channel, READ).await.unwrap_err();
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,149 @@
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::{HeaderValue, uri::Scheme};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{io::DuplexStream, time::sleep};
+
+use super::*;
+use crate::{
+    discovery::Address,
+    endpoint::{
+        Caller,
+        breaker::Ejections,
+        room::Room,
+        vitals::{Verdict, Vitals},
+    },
+    telemetry::Metrics,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Endpoints that are connected to nobody, numbered from 0, each in its zone.
+struct Channel {
+    endpoints: Vec<Arc<Endpoint>>,
+    _connections: Vec<(DuplexStream, Box<dyn Send>)>,
+}
+
+impl Channel {
+    async fn of(zones: &[Option<&str>], cap: usize) -> Channel {
+        let room = Arc::new(Room::new(cap, 1));
+        let ejections = Arc::new(Ejections::default());
+        ejections.set_connected(zones.len());
+        let caller = Arc::new(Caller {
+            user_agent: HeaderValue::from_static("test"),
+            metrics: Arc::new(Metrics::new("test")),
+        });
+        let mut channel = Channel {
+            endpoints: Vec::new(),
+            _connections: Vec::new(),
+        };
+        for (number, zone) in zones.iter().enumerate() {
+            let (near, far) = tokio::io::duplex(1024);
+            let (sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near))
+                    .await
+                    .unwrap();
+            let address = Address {
+                scheme: Scheme::HTTP,
+                authority: "a:1".parse().unwrap(),
+                host: Arc::from("a"),
+                port: 1,
+                zone: zone.map(Arc::from),
+            };
+            let vitals = Vitals::new(number as u64, Arc::clone(&room), Arc::clone(&ejections));
+            let endpoint = Endpoint::new(address, Arc::new(vitals), sender, Arc::clone(&caller));
+            channel.endpoints.push(Arc::new(endpoint));
+            channel._connections.push((far, Box::new(connection)));
+        }
+        channel
+    }
+
+    fn choose(&self, zone: Option<&str>, tried: &Tried) -> (u64, Flight) {
+        let criteria = Criteria {
+            tried,
+            allowance: Allowance::default(),
+            first: true,
+            zone,
+            wait_for_ready: false,
+        };
+        match choose(&self.endpoints, criteria) {
+            Choice::Taken(endpoint, flight) => (endpoint.vitals.id(), flight),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Six callers make a hundred calls each, and endpoint `n` answers as `answers[n]` says. Returns the shares.
+    async fn share(&self, answers: &[(Duration, Verdict)]) -> Vec<f64> {
+        let calls = (0..6).map(|_| async {
+            let mut counts = vec![0_u32; answers.len()];
+            for _ in 0..100 {
+                let (endpoint, mut flight) = self.choose(None, &Tried::default());
+                let (time, verdict) = answers[endpoint as usize];
+                counts[endpoint as usize] += 1;
+                sleep(time).await;
+                flight.answered();
+                flight.settle(verdict);
+            }
+            counts
+        });
+        let counts = join_all(calls).await;
+        let sum = |endpoint: usize| counts.iter().map(|counts| counts[endpoint]).sum::<u32>();
+        (0..answers.len())
+            .map(|endpoint| f64::from(sum(endpoint)) / 600.0)
+            .collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_endpoints_share_and_a_slow_one_gets_little() {
+    let three = [None; 3];
+    let quick = (10 * MS, Verdict::Good);
+    let even = Channel::of(&three, 100).await.share(&[quick; 3]).await;
+    assert!(even.iter().all(|share| (0.2..0.5).contains(share)), "{even:?}");
+    let slow = (100 * MS, Verdict::Good);
+    let shares = Channel::of(&three, 100).await.share(&[slow, quick, quick]).await;
+    assert!(shares[0] < 0.1, "{shares:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_fails_at_once_attracts_no_load() {
+    let channel = Channel::of(&[None; 3], 100).await;
+    let quick = (10 * MS, Verdict::Good);
+    let shares = channel.share(&[(MS, Verdict::Bad), quick, quick]).await;
+    assert!(shares[0] < 0.05, "{shares:?}");
+    // Refusals make it dearer, and do not eject it.
+    let channel = Channel::of(&[None; 3], 100).await;
+    let shares = channel.share(&[(MS, Verdict::Busy), quick, quick]).await;
+    assert!(shares[0] < 0.2, "{shares:?}");
+    assert_eq!(
+        channel.endpoints[0].vitals.admission(Instant::now()),
+        Admission::Open
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_own_zone_comes_first_until_it_is_four_fifths_full() {
+    let channel = Channel::of(&[Some("a"), Some("b")], 10).await;
+    let mut flights = Vec::new();
+    for _ in 0..8 {
+        let (endpoint, flight) = channel.choose(Some("a"), &Tried::default());
+        assert_eq!(endpoint, 0);
+        flights.push(flight);
+    }
+    let mut others = (0..8).map(|_| channel.choose(Some("a"), &Tried::default()));
+    assert!(others.any(|(endpoint, _)| endpoint == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_tried_comes_last_and_is_better_than_nothing() {
+    let channel = Channel::of(&[None; 3], 10).await;
+    let tried = Tried::default();
+    for _ in 0..3 {
+        let (endpoint, flight) = channel.choose(None, &tried);
+        assert!(!tried.contains(endpoint));
+        tried.add(endpoint);
+        drop(flight);
+    }
+    channel.choose(None, &tried);
+}
