@@ -4,6 +4,7 @@ use proto::{
     claims::v1::{BookedLine, ClaimRemittance, ClaimRemitted, ClaimTakenBack},
     order::v1::{OrderBalanceDue, OrderFulfilled, OrderReturned, OrderSettled},
     payment::v1::{
+        GetTrialBalanceRequest,
         LedgerAccount::{BadDebt, Cash, PatientReceivable, PayerCash, PayerReceivable, Revenue},
         ListLedgerEntriesRequest, PayOrderRequest, PaymentPurpose, PaymentState,
     },
@@ -13,7 +14,10 @@ use tests::Service;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::payment_rig::{Rig, aed, fresh, minor, reason};
+use crate::{
+    cli_rig::{Weft, errors},
+    payment_rig::{FACILITY, Rig, aed, fresh, minor, reason},
+};
 
 const LEDGER: &str = "payment-ledger";
 const REMITTANCES: &str = "payment-remittances";
@@ -302,4 +306,57 @@ async fn the_database_refuses_what_does_not_balance_and_any_change_of_what_is_bo
         let refused = superuser.execute(change).await.unwrap_err();
         assert!(refused.to_string().contains("immutable"), "{change}: {refused}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_beyond_64_bits_are_right_or_refused_in_words() {
+    let rig = Rig::start().await;
+    let most = i64::MAX;
+    let trial_balance = async || {
+        rig.ledger
+            .clone()
+            .get_trial_balance(GetTrialBalanceRequest::default())
+            .await
+    };
+    let book = |transactions: i64| {
+        format!(
+            "with booked as (
+                 insert into payment.ledger_transaction (id, facility, cause, order_id, causation_id, source_id)
+                 select gen_random_uuid(), '{FACILITY}', 'PAYMENT_CAPTURED', gen_random_uuid(), gen_random_uuid(),
+                     gen_random_uuid()
+                 from generate_series(1, {transactions})
+                 returning id, facility, order_id
+             )
+             insert into payment.ledger_entry (facility, transaction_id, order_id, account, currency, amount)
+             select facility, id, order_id, account, 'AED', amount
+             from booked, (values ('CASH', {most}), ('REVENUE', -{most})) as side (account, amount)"
+        )
+    };
+    let superuser = rig.stack.database(Service::Payment).superuser().await;
+    superuser.execute(sqlx::AssertSqlSafe(book(2))).await.unwrap();
+    let balance = trial_balance().await.unwrap().into_inner();
+    assert!(balance.balanced);
+    let cash = balance
+        .accounts
+        .iter()
+        .find(|account| account.account() == Cash)
+        .unwrap();
+    let debit = cash.debit.as_ref().unwrap();
+    // Twice 92,233,720,368,547,758.07.
+    assert_eq!((debit.units, debit.nanos), (184_467_440_737_095_516, 140_000_000));
+    let weft = Weft::of(&rig.stack, FACILITY, &["viewer"]);
+    let shown = weft.run(&["ledger", "balance"]).await;
+    let table = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        table.contains("184467440737095516.14"),
+        "{table}{}",
+        errors(&shown)
+    );
+
+    superuser.execute(sqlx::AssertSqlSafe(book(100))).await.unwrap();
+    let refused = trial_balance().await.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::FailedPrecondition, "SUM_TOO_LARGE")
+    );
 }

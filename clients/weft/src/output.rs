@@ -61,7 +61,12 @@ pub(crate) fn money(amount: Option<&proto::google::r#type::Money>) -> String {
         Ok(amount) => format!("{amount} {}", wire.currency_code),
         // An amount without a currency is how the wire writes "nothing yet".
         Err(_) if wire.units == 0 && wire.nanos == 0 => String::new(),
-        Err(_) => format!("{}+{}e-9 {}", wire.units, wire.nanos, wire.currency_code),
+        // A sum of the ledger may be more than one amount can be.
+        Err(_) => {
+            let sign = if wire.units < 0 || wire.nanos < 0 { "-" } else { "" };
+            let (units, nanos) = (wire.units.unsigned_abs(), wire.nanos.unsigned_abs());
+            format!("{sign}{units}.{nanos:09} {}", wire.currency_code)
+        }
     }
 }
 
@@ -77,6 +82,7 @@ pub(crate) fn state(name: &str) -> String {
         "CLAIM_STATE_",
         "FINANCIAL_STATUS_",
         "SAGA_STEP_STATE_",
+        "SAGA_ACTION_KIND_",
         "SAGA_STATE_",
         "LEDGER_ACCOUNT_",
         "LEDGER_CAUSE_",

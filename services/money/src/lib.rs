@@ -191,6 +191,20 @@ impl TryFrom<&proto::google::r#type::Money> for Money {
     }
 }
 
+/// A sum of amounts on the wire, whose units hold more than the minor units of one amount do.
+///
+/// # Errors
+/// [`Error::Overflow`] when even the units cannot hold it.
+pub fn sum_on_wire(minor: i128, currency: Currency) -> Result<proto::google::r#type::Money, Error> {
+    let scale = 10_i128.pow(currency.exponent());
+    let nanos = minor % scale * (i128::from(NANOS_PER_UNIT) / scale);
+    Ok(proto::google::r#type::Money {
+        currency_code: currency.code().to_owned(),
+        units: i64::try_from(minor / scale).map_err(|_| Error::Overflow)?,
+        nanos: i32::try_from(nanos).expect("a remainder below one unit is below 10^9 nanos"),
+    })
+}
+
 impl From<Money> for proto::google::r#type::Money {
     fn from(money: Money) -> Self {
         let scale = 10_i64.pow(money.currency.exponent());
@@ -236,6 +250,24 @@ mod tests {
             assert_eq!(Wire::from(money), wire(code, units, nanos));
             assert_eq!(Money::parse(text, currency(code)), Ok(money));
         }
+    }
+
+    #[test]
+    fn a_sum_may_be_larger_than_an_amount_and_has_an_end_too() {
+        let aed = currency("AED");
+        let beyond = i128::from(i64::MAX) + 1;
+        assert_eq!(
+            sum_on_wire(beyond, aed),
+            Ok(wire("AED", 92_233_720_368_547_758, 80_000_000))
+        );
+        assert_eq!(
+            sum_on_wire(-beyond, aed),
+            Ok(wire("AED", -92_233_720_368_547_758, -80_000_000))
+        );
+        let most = i128::from(i64::MAX) * 100 + 99;
+        assert_eq!(sum_on_wire(most, aed), Ok(wire("AED", i64::MAX, 990_000_000)));
+        assert_eq!(sum_on_wire(most + 1, aed), Err(Error::Overflow));
+        assert_eq!(sum_on_wire(-1_250, aed), Ok(Money::new(-1_250, aed).into()));
     }
 
     #[test]

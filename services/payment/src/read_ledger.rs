@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use chassis::Facility;
-use money::{Currency, Money};
-use proto::payment::v1 as wire;
+use money::Currency;
+use proto::{google::r#type as google, payment::v1 as wire};
 use uuid::Uuid;
 
 use crate::{
     desk::Desk,
     error::Error,
-    payment::Refusal,
     store::ledger::{self, Filter, Sums},
     wire::{account, entry},
 };
@@ -49,7 +48,7 @@ pub async fn list_entries(
 }
 
 fn balance(sums: &[Sums]) -> Result<wire::GetTrialBalanceResponse, Error> {
-    let mut totals: BTreeMap<Currency, i64> = BTreeMap::new();
+    let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();
     let mut accounts = Vec::with_capacity(sums.len());
     for Sums {
         account: of,
@@ -58,15 +57,13 @@ fn balance(sums: &[Sums]) -> Result<wire::GetTrialBalanceResponse, Error> {
         credit,
     } in sums
     {
-        let balance = debit.checked_sub(*credit).ok_or(Refusal::Overflow)?;
-        let total = totals.entry(*currency).or_default();
-        *total = total.checked_add(balance).ok_or(Refusal::Overflow)?;
-        let amount = |minor| Some(Money::new(minor, *currency).into());
+        let balance = debit - credit;
+        *totals.entry(*currency).or_default() += balance;
         accounts.push(wire::AccountBalance {
             account: account(*of).into(),
-            debit: amount(*debit),
-            credit: amount(*credit),
-            balance: amount(balance),
+            debit: Some(on_wire(*debit, *currency)?),
+            credit: Some(on_wire(*credit, *currency)?),
+            balance: Some(on_wire(balance, *currency)?),
         });
     }
     Ok(wire::GetTrialBalanceResponse {
@@ -74,7 +71,11 @@ fn balance(sums: &[Sums]) -> Result<wire::GetTrialBalanceResponse, Error> {
         balanced: totals.values().all(|total| *total == 0),
         totals: totals
             .into_iter()
-            .map(|(currency, total)| Money::new(total, currency).into())
-            .collect(),
+            .map(|(currency, total)| on_wire(total, currency))
+            .collect::<Result<_, Error>>()?,
     })
+}
+
+fn on_wire(minor: i128, currency: Currency) -> Result<google::Money, Error> {
+    money::sum_on_wire(minor, currency).map_err(|_| Error::SumTooLarge(currency))
 }

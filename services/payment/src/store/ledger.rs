@@ -23,13 +23,13 @@ pub struct Booked {
     pub created_at: OffsetDateTime,
 }
 
-/// The sums of one account in one currency, both positive.
+/// The sums of one account in one currency in minor units, both positive. They may be beyond what one amount can be.
 #[derive(Clone, Copy, Debug)]
 pub struct Sums {
     pub account: Account,
     pub currency: Currency,
-    pub debit: i64,
-    pub credit: i64,
+    pub debit: i128,
+    pub credit: i128,
 }
 
 /// What a list of entries is narrowed to.
@@ -86,8 +86,8 @@ pub async fn sums(
 ) -> Result<Vec<Sums>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select account, currency,
-               coalesce(sum(amount) filter (where amount > 0), 0)::bigint as "debit!",
-               coalesce(-sum(amount) filter (where amount < 0), 0)::bigint as "credit!"
+               coalesce(sum(amount) filter (where amount > 0), 0)::text as "debit!",
+               coalesce(-sum(amount) filter (where amount < 0), 0)::text as "credit!"
            from payment.ledger_entry
            where ($1::uuid is null or order_id = $1) and ($2::text is null or currency = $2)
            group by currency, account
@@ -100,12 +100,13 @@ pub async fn sums(
     let mut sums = rows
         .into_iter()
         .map(|row| {
-            let account = known("account", &row.account, Account::named(&row.account))?;
+            // PostgreSQL's `sum(bigint)` is a numeric, for which the text is the common ground.
+            let sum = |text: &str| known("sum", text, text.parse().ok());
             Ok(Sums {
-                account,
+                account: known("account", &row.account, Account::named(&row.account))?,
                 currency: currency(&row.currency)?,
-                debit: row.debit,
-                credit: row.credit,
+                debit: sum(&row.debit)?,
+                credit: sum(&row.credit)?,
             })
         })
         .collect::<Result<Vec<_>, sqlx::Error>>()?;
