@@ -4,6 +4,7 @@ use proto::claims::v1::{ClaimState, FinancialStatus};
 
 use crate::{
     claims_rig::{Rig, advice, file, filed, fils, import, violations},
+    cli_rig::{Weft, errors},
     samples,
 };
 
@@ -143,6 +144,30 @@ async fn a_takeback_beyond_what_was_paid_is_booked_named_and_counts_up_to_it() {
         (6_000, 0)
     );
     assert_eq!(rig.get(&other.id).await.financial_status(), FinancialStatus::Paid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_paid_beyond_the_net_is_booked_named_and_counts_up_to_it() {
+    let rig = Rig::start().await;
+    let claim = rig.filed(samples::claim("CLM-1")).await;
+    let first = file(&[advice("CLM-1", &[("A1", "100", "60", "PRCE-001")])]);
+    assert_eq!(rig.import(&first).await.unwrap().violations, []);
+    let path = rig.stack.folder().join("surplus.xml");
+    std::fs::write(&path, file(&[advice("CLM-1", &[("A1", "100", "70", "PRCE-001")])])).unwrap();
+    let weft = Weft::of(&rig.stack, "al-noor", &["biller"]);
+    let shown = weft
+        .run(&["remittance", "import", &path.display().to_string()])
+        .await;
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let remark =
+        "CLM-1 A1 PAID_ABOVE_NET: 130.00 is paid on a net of 100.00; booked, and 30.00 beyond the net";
+    assert!(text.contains(remark), "{text}{}", errors(&shown));
+    let stands = rig.get(&claim.id).await;
+    assert_eq!(stands.financial_status(), FinancialStatus::Paid);
+    assert_eq!(
+        (fils(stands.net_paid.as_ref()), stands.remittance_lines.len()),
+        (10_000, 2)
+    );
 }
 
 /// Known fault 6: RecordCount was not checked.

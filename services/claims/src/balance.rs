@@ -104,12 +104,14 @@ impl Balance {
 }
 
 /// What one new line does to its activity, in minor units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// What is added to `paid` less `taken_back`.
     pub amount: i64,
     /// What a takeback takes beyond what is paid up to now; 0 for others.
     pub excess: i64,
+    /// What a payment leaves paid beyond the net; 0 for others.
+    pub surplus: i64,
 }
 
 /// What each of `new` changes, one after the other, once `booked` is booked.
@@ -149,20 +151,28 @@ impl<'a> Tallies<'a> {
     /// A line of an activity that was not asked for changes nothing.
     fn add(&mut self, line: &'a Line) -> Change {
         let Some(tally) = self.0.get_mut(line.activity_id.as_str()) else {
-            return Change { amount: 0, excess: 0 };
+            return Change::default();
         };
         let before = tally.net_paid();
         tally.positive += i128::from(line.payment.max(0));
         tally.negative -= i128::from(line.payment.min(0));
         tally.latest = latest(tally.latest.into_iter().chain([line]));
-        let excess = if line.payment < 0 {
-            tally.negative - i128::from(tally.paid())
-        } else {
-            0
+        let beyond = |amount: i128, bound: i64| {
+            let beyond = (amount - i128::from(bound)).max(0);
+            i64::try_from(beyond).unwrap_or(i64::MAX)
         };
         Change {
             amount: tally.net_paid() - before,
-            excess: i64::try_from(excess.max(0)).unwrap_or(i64::MAX),
+            excess: if line.payment < 0 {
+                beyond(tally.negative, tally.paid())
+            } else {
+                0
+            },
+            surplus: if line.payment > 0 {
+                beyond(tally.positive, tally.net)
+            } else {
+                0
+            },
         }
     }
 

@@ -116,6 +116,10 @@ async fn plan(
         if change.excess > 0 {
             report.violation(&claim.id, &line.activity_id, &excess(change.excess));
         }
+        if change.surplus > 0 {
+            let net = booking.net_of(&line.activity_id);
+            report.violation(&claim.id, &line.activity_id, &surplus(change.surplus, net));
+        }
     }
     Ok(Plan {
         book: Some((record, booking)),
@@ -157,6 +161,18 @@ async fn find(conn: &mut PgConnection, facility: &Facility, claim: &Claim) -> Re
         None => None,
     };
     Ok(record.filter(|record| record.submitted_at.is_some()))
+}
+
+/// The payer has paid more than it was asked for. The line is booked; what counts as paid is cut to the net.
+fn surplus(minor: i64, net: i64) -> Fault {
+    let money = |minor| Money::new(minor, Currency::AED);
+    let paid = money(net.saturating_add(minor));
+    let message = format!(
+        "{paid} is paid on a net of {}; booked, and {} beyond the net does not count",
+        money(net),
+        money(minor)
+    );
+    Fault::new("PAID_ABOVE_NET", message)
 }
 
 /// The payer takes back more than it has paid so far. The line is booked, or its money would be lost sight of; what is

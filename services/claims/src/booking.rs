@@ -57,6 +57,12 @@ impl Booking {
         &self.new
     }
 
+    /// What was asked for an activity, in minor units.
+    pub fn net_of(&self, activity_id: &str) -> i64 {
+        let asked = self.asked.iter().find(|asked| asked.activity_id == activity_id);
+        asked.map_or(0, |asked| asked.net)
+    }
+
     /// Books the lines. Answers the event to append.
     pub async fn write(
         self,
