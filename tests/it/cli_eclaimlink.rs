@@ -85,6 +85,43 @@ async fn whole(weft: &Weft<'_>) -> [Value; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_card_was_declined_is_imported_with_another_card() {
+    let stack = Stack::start().await;
+    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let file = example("01_submission.xml");
+    let import = async |card| {
+        let report = weft
+            .json(&["order", "import", &file, "--payment-method", card])
+            .await;
+        ["new", "unchanged", "refused"].map(|key| report[key]["entries"].as_u64().unwrap())
+    };
+    assert_eq!(import("tok_decline").await, [0, 0, 1]);
+    assert_eq!(import("tok_decline").await, [0, 0, 1]);
+    let withdrawn = &weft.json(&["claim", "get", "TEST-FAC-1/CLM-0001"]).await["claim"];
+    assert_eq!(withdrawn["state"], "CLAIM_STATE_WITHDRAWN");
+
+    assert_eq!(import("tok_visa").await, [1, 0, 0]);
+    assert_eq!(import("tok_visa").await, [0, 1, 0]);
+    let claim = &weft.json(&["claim", "get", "TEST-FAC-1/CLM-0001"]).await["claim"];
+    assert_eq!(claim["state"], "CLAIM_STATE_ACCEPTED");
+    assert_ne!(claim["id"], withdrawn["id"]);
+    assert_eq!(
+        weft.json(&["claim", "list"]).await["claims"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    // The payer's answer is for the one that was filed.
+    weft.json(&["remittance", "import", &example("02_remittance_partial.xml")])
+        .await;
+    eventually(Duration::from_secs(30), || {
+        agreed(&weft, 24_000, "ORDER_STATE_FULFILLED")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_test_file_is_checked_and_leaves_nothing_behind() {
     let stack = Stack::start().await;
     let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);

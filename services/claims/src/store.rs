@@ -143,7 +143,7 @@ pub async fn insert(conn: &mut PgConnection, facility: &str, claim: &Record) -> 
     Ok(())
 }
 
-/// The claim of this number.
+/// The claim of this number; of several the one that stands, else the newest that was withdrawn.
 pub async fn id_of_number(
     conn: &mut PgConnection,
     facility: &str,
@@ -151,7 +151,8 @@ pub async fn id_of_number(
     claim_id: &str,
 ) -> Result<Option<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
-        "select id from claims.claim where facility = $1 and provider_id = $2 and claim_id = $3",
+        "select id from claims.claim where facility = $1 and provider_id = $2 and claim_id = $3
+         order by state = 'WITHDRAWN' and submitted_at is null and filing_epoch = 0, id desc limit 1",
         facility,
         provider_id,
         claim_id,

@@ -26,14 +26,14 @@ pub(crate) struct Settled {
 /// How often an order that came to nothing is placed anew.
 const MOST_ATTEMPTS: usize = 5;
 
-/// Places an order and waits until it is fulfilled or given up. One that exists already is compared. A self-pay order
+/// Places an order and waits until it is fulfilled or given up. One that exists already is compared. An order
 /// that came to nothing is placed anew where that may end better: the processor had not answered, or the request is
 /// another one now, with another card. Its name follows from the order before it, so that a repeated import goes the
 /// same way.
 pub(crate) async fn place(caller: &Caller, mut request: PlaceOrderRequest) -> Settled {
     for _ in 1..MOST_ATTEMPTS {
         let attempt = attempt(caller, &request).await;
-        let Some(order_id) = attempt.worth_another.filter(|_| request.claim.is_none()) else {
+        let Some(order_id) = attempt.worth_another else {
             return attempt.settled;
         };
         let name = Uuid::parse_str(&request.request_id).unwrap_or_default();
@@ -81,10 +81,12 @@ async fn attempt(caller: &Caller, request: &PlaceOrderRequest) -> Attempt {
     };
     match ended {
         Ok((order, outcome)) => {
-            let timed_out = order
-                .failure
-                .as_ref()
-                .is_some_and(|failure| failure.reason == "PROCESSOR_TIMEOUT");
+            let timed_out = order.failure.as_ref().is_some_and(|failure| {
+                matches!(
+                    failure.reason.as_str(),
+                    "PROCESSOR_TIMEOUT" | "PROCESSOR_UNREACHABLE"
+                )
+            });
             let rejected = order.state() == OrderState::Rejected;
             Attempt {
                 settled: Settled::of(&order, outcome),
