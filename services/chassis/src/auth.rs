@@ -67,21 +67,25 @@ impl Settings {
     /// # Errors
     /// When the signing key's file cannot be read.
     pub fn page_tokens(&self) -> std::io::Result<PageTokens> {
+        Ok(PageTokens::new(&self.page_key()?))
+    }
+
+    /// What page tokens are signed with, for those who sign them by themselves.
+    ///
+    /// # Errors
+    /// When the signing key's file cannot be read.
+    pub fn page_key(&self) -> std::io::Result<Vec<u8>> {
         if self.page_token_key.is_set() {
-            return Ok(PageTokens::new(self.page_token_key.expose().as_bytes()));
+            return Ok(self.page_token_key.expose().as_bytes().to_vec());
         }
-        match &self.signing_key_file {
-            Some(path) => {
-                let key = std::fs::read(path)?;
-                Ok(PageTokens::new(
-                    &Sha256::new()
-                        .chain_update(b"page tokens")
-                        .chain_update(key)
-                        .finalize(),
-                ))
-            }
-            None => Ok(PageTokens::new(&rand::random::<[u8; 32]>())),
-        }
+        let Some(path) = &self.signing_key_file else {
+            return Ok(rand::random::<[u8; 32]>().to_vec());
+        };
+        let derived = Sha256::new()
+            .chain_update(b"page tokens")
+            .chain_update(std::fs::read(path)?)
+            .finalize();
+        Ok(derived.to_vec())
     }
 
     pub(crate) fn check(&self, violations: &mut Violations) {

@@ -23,8 +23,10 @@ pub fn run<S: Service>() -> ExitCode {
     let effective = config::load::<S::Settings>(S::NAME, &sources(&matches));
     match matches.subcommand_name() {
         Some("check-config") => check_config(&effective),
-        Some("migrate") => with_settings(effective, |settings| migrate::<S>(&settings)),
-        _ => with_settings(effective, serve::<S>),
+        Some("migrate") => with_settings(effective.into_settings_of("database"), |settings| {
+            migrate::<S>(&settings)
+        }),
+        _ => with_settings(effective.into_settings(), serve::<S>),
     }
 }
 
@@ -53,7 +55,7 @@ fn command<S: Service>() -> Command {
         .arg(config)
         .arg(set)
         .subcommand(Command::new("serve").about("Serve until SIGTERM or SIGINT, then drain"))
-        .subcommand(Command::new("migrate").about("Bring the database to this version's schema"))
+        .subcommand(Command::new("migrate").about("Bring the database to this version's schema; needs database.* alone"))
         .subcommand(Command::new("check-config").about("Print the settings in effect and what is wrong with them"))
 }
 
@@ -92,10 +94,10 @@ fn report(violations: &Violations) {
 }
 
 fn with_settings<S: Settings>(
-    effective: Effective<S>,
+    settings: Result<S, Violations>,
     act: impl FnOnce(S) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
-    let settings = match effective.into_settings() {
+    let settings = match settings {
         Ok(settings) => settings,
         Err(violations) => {
             report(&violations);

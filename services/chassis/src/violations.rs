@@ -57,6 +57,15 @@ impl Violations {
         }
     }
 
+    /// Forgets the violations that are not `wanted`, by their place in the list and their field.
+    pub(crate) fn keep(&mut self, wanted: impl Fn(usize, &str) -> bool) {
+        let mut index = 0;
+        self.found.retain(|violation| {
+            index += 1;
+            wanted(index - 1, &violation.field)
+        });
+    }
+
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()

@@ -19,19 +19,9 @@ pub struct Settings {
     pub telemetry: chassis::telemetry::Settings,
     pub drain: chassis::drain::Settings,
     pub events: events::Settings,
-    pub pages: Pages,
     pub post_office: PostOffice,
     pub sandbox: Sandbox,
     pub import: Import,
-}
-
-/// Page tokens.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Pages {
-    /// What page tokens are signed with; the same for all replicas. Empty: made up at the start, so that tokens end
-    /// with the process.
-    pub secret: chassis::Secret,
 }
 
 /// How the post office is talked to.
@@ -84,7 +74,6 @@ impl Default for Settings {
             telemetry: chassis::telemetry::Settings::default(),
             drain: chassis::drain::Settings::default(),
             events: events::Settings::default(),
-            pages: Pages::default(),
             post_office: PostOffice::default(),
             sandbox: Sandbox::default(),
             import: Import::default(),

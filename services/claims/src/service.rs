@@ -5,7 +5,6 @@ use std::sync::Arc;
 use chassis::{
     Identity, PageTokens, Process, Server, Service,
     postgres::{Database, Migrations},
-    status,
 };
 use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
 use mesh::policy::Role;
@@ -60,7 +59,7 @@ impl Service for Claims {
             follow_up::run(desk.clone(), process.shutdown.clone()),
         );
 
-        let page_key = page_key(&settings);
+        let page_key = settings.auth.page_key()?;
         let dead_letters = DeadLetters::new(&bus, desk.database.pool(), &page_key, operator);
         let event_operations = EventOperations::new(&bus, desk.database.pool(), operator);
         let grpc = Grpc {
@@ -94,18 +93,10 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
 }
 
 fn operator(extensions: &Extensions) -> Result<Caller, Status> {
-    let identity = extensions.get::<Identity>();
-    let identity = identity.ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))?;
+    let identity = Identity::within(extensions)?;
     Ok(Caller {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),
         administrator: identity.roles.has(Role::Admin),
     })
-}
-
-fn page_key(settings: &Settings) -> Vec<u8> {
-    if settings.pages.secret.is_set() {
-        return settings.pages.secret.expose().as_bytes().to_vec();
-    }
-    rand::random::<[u8; 32]>().to_vec()
 }

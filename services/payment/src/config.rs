@@ -19,19 +19,9 @@ pub struct Settings {
     pub telemetry: chassis::telemetry::Settings,
     pub drain: chassis::drain::Settings,
     pub events: events::Settings,
-    pub pages: Pages,
     pub processor: Processor,
     pub authorization: Authorization,
     pub sandbox: Sandbox,
-}
-
-/// Page tokens.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Pages {
-    /// What page tokens are signed with; the same for all replicas. Empty: made up at the start, so that tokens end
-    /// with the process.
-    pub secret: chassis::Secret,
 }
 
 /// How the card processor is talked to.
@@ -174,7 +164,6 @@ impl Default for Settings {
             telemetry: chassis::telemetry::Settings::default(),
             drain: chassis::drain::Settings::default(),
             events: events::Settings::default(),
-            pages: Pages::default(),
             processor: Processor::default(),
             authorization: Authorization::default(),
             sandbox: Sandbox::default(),

@@ -1,7 +1,7 @@
 //! What a verified token says about the caller.
 
 use mesh::policy::{Role, role_name};
-use tonic::{Request, Status};
+use tonic::{Extensions, Request, Status};
 
 use crate::{Facility, status};
 
@@ -24,11 +24,16 @@ impl Identity {
     /// # Errors
     /// UNAUTHENTICATED when the request did not come through the server's layers, or the method is anonymous.
     pub fn of<M>(request: &Request<M>) -> Result<Identity, Status> {
-        request
-            .extensions()
-            .get::<Identity>()
-            .cloned()
-            .ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))
+        Identity::within(request.extensions()).cloned()
+    }
+
+    /// The caller of the request that these extensions belong to.
+    ///
+    /// # Errors
+    /// As [`Identity::of`].
+    pub fn within(extensions: &Extensions) -> Result<&Identity, Status> {
+        let identity = extensions.get::<Identity>();
+        identity.ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))
     }
 }
 

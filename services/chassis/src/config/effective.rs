@@ -17,6 +17,8 @@ pub struct Effective<S> {
     settings: S,
     origins: BTreeMap<String, Origin>,
     violations: Violations,
+    /// How many of the violations, the first ones, are of what could not be read at all.
+    unread: usize,
 }
 
 impl<S> Effective<S> {
@@ -26,6 +28,18 @@ impl<S> Effective<S> {
     /// Everything that is wrong with them.
     pub fn into_settings(self) -> Result<S, Violations> {
         self.violations.into_result().map(|()| self.settings)
+    }
+
+    /// The settings, for somebody who uses those of one section alone: what is wrong elsewhere is none of their
+    /// business. A setting that nobody knows is, since it may have been meant for the section.
+    ///
+    /// # Errors
+    /// What is wrong with the section, and with what could not be read.
+    pub fn into_settings_of(mut self, section: &str) -> Result<S, Violations> {
+        let (unread, own) = (self.unread, format!("{section}."));
+        self.violations
+            .keep(|index, field| index < unread || field.starts_with(&own));
+        self.into_settings()
     }
 
     /// Everything that is wrong.
@@ -62,12 +76,14 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
             break S::default();
         }
     };
+    let unread = violations.iter().count();
     settings.sections().check(&mut violations);
     settings.check(&mut violations);
     Effective {
         settings,
         origins: merged.origins,
         violations,
+        unread,
     }
 }
 

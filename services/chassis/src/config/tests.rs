@@ -243,3 +243,26 @@ fn a_section_that_is_left_out_by_default_can_be_set_key_by_key() {
     let foreign = load::<Shop>("shop", &sources(None, &environment, &foreign));
     assert_eq!(fields(&foreign), ["grpc.tls.client_ids"]);
 }
+
+#[test]
+fn whoever_uses_one_section_is_not_bothered_with_the_others() {
+    let wrong = |text: &str| {
+        let file = file(text);
+        let effective = load::<Shop>("shop", &sources(Some(file.path()), &[], &[]));
+        let of_database = effective.into_settings_of("database");
+        of_database.err().map(|violations| violations.to_string())
+    };
+    assert_eq!(
+        wrong("window_s = 7200\n[grpc]\nmax_in_flight = 0\n[auth]\nissuer = \"\"\n"),
+        None
+    );
+    assert!(
+        wrong("[database]\nmax_connections = 0\n")
+            .unwrap()
+            .contains("database.max_connections")
+    );
+    assert!(
+        wrong("[databse]\nurl = \"x\"\n").is_some(),
+        "a slip must not go unseen"
+    );
+}
