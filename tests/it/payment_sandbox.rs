@@ -3,7 +3,7 @@
 use money::{Currency, Money};
 use payment::{
     config,
-    processor::{Authorize, Capture, Outcome, Processor as _, Refund, Standing, Void},
+    processor::{Authorize, Capture, Outcome, Processor as _, Refund, Sent, Standing, Void},
     sandbox::Sandbox,
 };
 use tests::Service;
@@ -38,7 +38,7 @@ async fn sandbox(rig: &Rig) -> Sandbox {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_repeated_at_once_takes_effect_once_and_answers_alike() {
     let rig = Rig::start().await;
-    let sandbox = sandbox(&rig).await;
+    let (sandbox, sent) = (sandbox(&rig).await, Sent::default());
     let order = Uuid::new_v4();
     let authorize = authorization(order, "tok_visa");
     let capture = Capture {
@@ -52,11 +52,11 @@ async fn every_call_repeated_at_once_takes_effect_once_and_answers_alike() {
         amount: aed(300),
     };
 
-    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.authorize(&authorize))).await;
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.authorize(&authorize, &sent))).await;
     same(answers);
-    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.capture(&capture))).await;
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.capture(&capture, &sent))).await;
     same(answers);
-    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.refund(&refund))).await;
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.refund(&refund, &sent))).await;
     same(answers);
     let statement = Statement {
         holds: 1,
@@ -73,14 +73,14 @@ async fn every_call_repeated_at_once_takes_effect_once_and_answers_alike() {
     let refused = Outcome::Refused {
         reason: "ALREADY_CAPTURED".to_owned(),
     };
-    assert_eq!(sandbox.capture(&second).await.unwrap(), refused);
+    assert_eq!(sandbox.capture(&second, &sent).await.unwrap(), refused);
     let beyond = Refund {
         key: Uuid::new_v4(),
         amount: aed(501),
         ..refund
     };
     assert!(matches!(
-        sandbox.refund(&beyond).await.unwrap(),
+        sandbox.refund(&beyond, &sent).await.unwrap(),
         Outcome::Refused { .. }
     ));
 }
@@ -88,7 +88,7 @@ async fn every_call_repeated_at_once_takes_effect_once_and_answers_alike() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
     let rig = Rig::start().await;
-    let sandbox = sandbox(&rig).await;
+    let (sandbox, sent) = (sandbox(&rig).await, Sent::default());
     for token in ["tok_visa", "tok_timeout_charged", "tok_timeout_not_charged"] {
         let order = Uuid::new_v4();
         let late = authorization(order, token);
@@ -98,13 +98,13 @@ async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
             authorization: late.key,
         };
         assert!(matches!(
-            sandbox.void(&void).await.unwrap(),
+            sandbox.void(&void, &sent).await.unwrap(),
             Outcome::Approved { .. }
         ));
         let refused = Outcome::Refused {
             reason: "AUTHORIZATION_VOIDED".to_owned(),
         };
-        assert_eq!(sandbox.authorize(&late).await.unwrap(), refused, "{token}");
+        assert_eq!(sandbox.authorize(&late, &sent).await.unwrap(), refused, "{token}");
         assert_eq!(
             sandbox.query(late.key).await.unwrap(),
             Standing::Settled(refused),
@@ -117,10 +117,10 @@ async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_call_is_there_or_not_when_it_is_asked_about() {
     let rig = Rig::start().await;
-    let sandbox = sandbox(&rig).await;
+    let (sandbox, sent) = (sandbox(&rig).await, Sent::default());
     for (token, there) in [("tok_timeout_charged", true), ("tok_timeout_not_charged", false)] {
         let call = authorization(Uuid::new_v4(), token);
-        assert!(sandbox.authorize(&call).await.is_err());
+        assert!(sandbox.authorize(&call, &sent).await.is_err());
         let standing = sandbox.query(call.key).await.unwrap();
         assert_eq!(
             matches!(standing, Standing::Settled(Outcome::Approved { .. })),

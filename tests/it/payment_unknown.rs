@@ -225,3 +225,44 @@ async fn sent(rig: &Rig, order: Uuid) -> i64 {
     );
     rig.stack.database(Service::Payment).count(&query).await
 }
+
+/// A network that could not be reached has not been silent: nothing was sent, and nothing has to be found out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_cannot_be_reached_in_time_declines_nobody() {
+    let options = Options::default()
+        .set(Service::Payment, "sandbox.max_connections", "1")
+        .set(Service::Payment, "processor.timeout_ms", "20000");
+    let rig = Rig::with(options).await;
+    // The only line to the network is taken, by a call that hangs in the middle.
+    let superuser = rig.stack.database(Service::Payment).superuser().await;
+    let mut held = superuser.begin().await.unwrap();
+    sqlx::query("lock table sandbox.card_authorization in access exclusive mode")
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let hanging = {
+        let (mut payments, request) = (rig.payments.clone(), authorize(Uuid::new_v4(), 100, "tok_visa"));
+        tokio::spawn(async move { payments.authorize_payment(request).await })
+    };
+    let waiting = "select count(*) from pg_stat_activity where application_name = 'sandbox card network' \
+                   and wait_event_type = 'Lock' and datname = current_database()";
+    eventually(SOON, || async {
+        rig.stack.database(Service::Payment).count(waiting).await == 1
+    })
+    .await;
+
+    let order = Uuid::new_v4();
+    let asked = authorize(order, 4_200, "tok_visa");
+    let mut request = Request::new(asked.clone());
+    request.set_timeout(Duration::from_millis(1_500));
+    let refused = rig.payments.clone().authorize_payment(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert_eq!(reason(&refused), "PROCESSOR_UNREACHABLE");
+
+    held.rollback().await.unwrap();
+    hanging.await.unwrap().unwrap();
+    let payment = rig.becomes(order, SHARE, PaymentState::Authorized).await;
+    assert_eq!(rig.events(&payment).await, ["Authorized"]);
+    assert_eq!(rig.statement(order).await.holds, 1);
+    assert_eq!(rig.send(asked).await.unwrap().id, payment.id);
+}

@@ -247,7 +247,11 @@ async fn postpone(
     let again = desk.processing.ask_again_in(operation.attempts + 1);
     let (state, pause, error) = match heard {
         Heard::OutOfTime => (operation.state, Duration::ZERO, Some(Error::OutOfTime)),
-        Heard::Unreachable => (operation.state, again, Some(Error::NoAnswer)),
+        // Of one that was sent before, the outcome is still open.
+        Heard::Unreachable if operation.state == State::Unknown => {
+            (operation.state, again, Some(Error::NoAnswer))
+        }
+        Heard::Unreachable => (operation.state, again, Some(Error::Unreachable)),
         Heard::Silence | Heard::Processing | Heard::Settled(_) => (State::Unknown, again, None),
     };
     operations::postpone(conn, operation.id, state, pause).await?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chassis::{idempotency, status};
+use money::Currency;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -34,6 +35,9 @@ pub enum Error {
     /// The outcome is not known yet; it is found out in the background.
     #[error("the processor has not answered; the outcome is being found out")]
     NoAnswer,
+    /// Nothing was sent to the processor.
+    #[error("the processor cannot be reached; nothing was sent to it")]
+    Unreachable,
     #[error("the caller's time is over")]
     OutOfTime,
     /// The same request is still being carried out.
@@ -41,6 +45,8 @@ pub enum Error {
     InProgress,
     #[error(transparent)]
     Idempotency(#[from] idempotency::Error),
+    #[error("a sum in {0} is too large to be told; ask for one order, or for another currency")]
+    SumTooLarge(Currency),
     #[error("the ledger cannot take it")]
     Ledger(#[from] Unbookable),
     #[error("the event cannot be appended")]
@@ -68,6 +74,8 @@ impl From<Error> for Status {
                 status::failed_precondition(processor_refused(kind), text)
             }
             Error::NoAnswer => status::unavailable("PROCESSOR_TIMEOUT", text),
+            Error::Unreachable => status::unavailable("PROCESSOR_UNREACHABLE", text),
+            Error::SumTooLarge(_) => status::failed_precondition("SUM_TOO_LARGE", text),
             Error::OutOfTime => status::out_of_time(),
             Error::InProgress => idempotency::in_progress(),
             Error::Idempotency(error) => error.into(),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     operation::{Kind, Operation, State},
-    processor::{Authorize, Capture, NoAnswer, Outcome, Processor, Refund, Standing, Void},
+    processor::{Authorize, Capture, NoAnswer, Outcome, Processor, Refund, Sent, Standing, Void},
 };
 
 /// How to begin.
@@ -51,14 +51,14 @@ pub(crate) async fn with(
         operation.id = %operation.id,
         payment.id = %operation.payment_id,
     );
-    let mut sent = approach == Approach::Send;
-    let heard = tokio::time::timeout(budget, exchange(processor, operation, &mut sent))
+    let sent = Sent::default();
+    let heard = tokio::time::timeout(budget, exchange(processor, operation, approach, &sent))
         .instrument(span)
         .await;
     match heard.unwrap_or(Err(NoAnswer::Timeout(budget))) {
         Ok(heard) => heard,
         Err(error) => {
-            let silent = sent && matches!(error, NoAnswer::Timeout(_));
+            let silent = sent.is_marked() && matches!(error, NoAnswer::Timeout(_));
             let error: &dyn std::error::Error = &error;
             tracing::warn!(operation.id = %operation.id, error.message = error, "the processor has not answered");
             // Without a connection there is no reason to believe that it arrived: it stays to be sent, under its key.
@@ -74,32 +74,31 @@ pub(crate) async fn with(
 async fn exchange(
     processor: &dyn Processor,
     operation: &Operation,
-    sent: &mut bool,
+    approach: Approach,
+    sent: &Sent,
 ) -> Result<Heard, NoAnswer> {
-    if !*sent {
+    if approach == Approach::Ask {
         match processor.query(operation.id).await? {
             Standing::Settled(outcome) => return Ok(Heard::Settled(outcome)),
             Standing::Processing => return Ok(Heard::Processing),
             Standing::Absent if operation.kind == Kind::Authorize && operation.state == State::Unknown => {
                 return close(processor, operation).await;
             }
-            Standing::Absent => *sent = true,
+            Standing::Absent => {}
         }
     }
-    send(processor, operation).await.map(Heard::Settled)
+    send(processor, operation, sent).await.map(Heard::Settled)
 }
 
 /// An authorization that was sent and that the processor does not know is never sent again. It may still be on its
 /// way, so it is closed at the processor before the payment counts as declined.
 async fn close(processor: &dyn Processor, operation: &Operation) -> Result<Heard, NoAnswer> {
     let key = Uuid::new_v5(&operation.id, b"close");
-    match processor
-        .void(&Void {
-            key,
-            authorization: operation.id,
-        })
-        .await?
-    {
+    let void = Void {
+        key,
+        authorization: operation.id,
+    };
+    match processor.void(&void, &Sent::default()).await? {
         Outcome::Approved { .. } => {
             let reason = NEVER_ARRIVED.to_owned();
             Ok(Heard::Settled(Outcome::Refused { reason }))
@@ -111,6 +110,7 @@ async fn close(processor: &dyn Processor, operation: &Operation) -> Result<Heard
 fn send<'a>(
     processor: &'a dyn Processor,
     operation: &'a Operation,
+    sent: &'a Sent,
 ) -> impl Future<Output = Result<Outcome, NoAnswer>> + Send + 'a {
     let (key, authorization, amount) = (operation.id, operation.authorization_id, operation.amount);
     async move {
@@ -118,33 +118,32 @@ fn send<'a>(
             Kind::Authorize => {
                 let (token, merchant_reference) =
                     (operation.method.clone(), operation.merchant_reference.clone());
-                processor
-                    .authorize(&Authorize {
-                        key,
-                        token,
-                        amount,
-                        merchant_reference,
-                    })
-                    .await
+                let call = Authorize {
+                    key,
+                    token,
+                    amount,
+                    merchant_reference,
+                };
+                processor.authorize(&call, sent).await
             }
             Kind::Capture => {
-                processor
-                    .capture(&Capture {
-                        key,
-                        authorization,
-                        amount,
-                    })
-                    .await
+                let call = Capture {
+                    key,
+                    authorization,
+                    amount,
+                };
+                processor.capture(&call, sent).await
             }
-            Kind::Void | Kind::Expire | Kind::Release => processor.void(&Void { key, authorization }).await,
+            Kind::Void | Kind::Expire | Kind::Release => {
+                processor.void(&Void { key, authorization }, sent).await
+            }
             Kind::Refund => {
-                processor
-                    .refund(&Refund {
-                        key,
-                        authorization,
-                        amount,
-                    })
-                    .await
+                let call = Refund {
+                    key,
+                    authorization,
+                    amount,
+                };
+                processor.refund(&call, sent).await
             }
         }
     }

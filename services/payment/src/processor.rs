@@ -3,25 +3,29 @@
 //! Every call carries a key. However often a call is repeated under its key, the processor carries it out once and
 //! gives the first answer again; so a call without an answer may be sent again, and never charges twice.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use money::Money;
 use uuid::Uuid;
 
-/// What a card processor can do. Calls are bounded by the caller: a future that is dropped is a call without an answer.
+/// What a card processor can do. Calls are bounded by the caller: a future that is dropped is a call without an answer,
+/// and nothing can have come of it unless it was marked as sent.
 pub trait Processor: Send + Sync + 'static {
     /// Sets money aside on a payment method.
-    fn authorize<'a>(&'a self, call: &'a Authorize) -> Answering<'a, Outcome>;
+    fn authorize<'a>(&'a self, call: &'a Authorize, sent: &'a Sent) -> Answering<'a, Outcome>;
 
     /// Takes an authorized amount or a part of it; the rest is released.
-    fn capture<'a>(&'a self, call: &'a Capture) -> Answering<'a, Outcome>;
+    fn capture<'a>(&'a self, call: &'a Capture, sent: &'a Sent) -> Answering<'a, Outcome>;
 
     /// Lets an authorization go. One that has not arrived is closed: should it arrive late, it is refused.
-    fn void<'a>(&'a self, call: &'a Void) -> Answering<'a, Outcome>;
+    fn void<'a>(&'a self, call: &'a Void, sent: &'a Sent) -> Answering<'a, Outcome>;
 
     /// Gives captured money back.
-    fn refund<'a>(&'a self, call: &'a Refund) -> Answering<'a, Outcome>;
+    fn refund<'a>(&'a self, call: &'a Refund, sent: &'a Sent) -> Answering<'a, Outcome>;
 
     /// Tells what became of the call with this key. Never moves money.
     fn query(&self, key: Uuid) -> Answering<'_, Standing>;
@@ -29,6 +33,22 @@ pub trait Processor: Send + Sync + 'static {
 
 /// An answer on its way.
 pub type Answering<'a, T> = BoxFuture<'a, Result<T, NoAnswer>>;
+
+/// Whether a call has left for the processor. The processor marks it as the last thing before the call does.
+#[derive(Debug, Default)]
+pub struct Sent(AtomicBool);
+
+impl Sent {
+    /// The call leaves now.
+    pub fn mark(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it has left.
+    pub fn is_marked(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// Sets `amount` aside on the payment method behind `token`.
 #[derive(Clone, Debug)]

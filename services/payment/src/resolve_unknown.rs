@@ -47,7 +47,8 @@ async fn resume_due(desk: &Desk, batch: u16) -> Result<usize, Error> {
         .for_each_concurrent(usize::from(batch), |(id, facility)| async move {
             match resume(desk, id, facility).await {
                 // What is still open is asked about again later, and what was refused is written down.
-                Ok(()) | Err(Error::NoAnswer | Error::OutOfTime | Error::InProgress) => {}
+                Ok(())
+                | Err(Error::NoAnswer | Error::Unreachable | Error::OutOfTime | Error::InProgress) => {}
                 Err(Error::ProcessorRefused { .. } | Error::Refused(_)) => {}
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;

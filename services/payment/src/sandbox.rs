@@ -17,7 +17,7 @@ pub use cards::Card;
 
 use crate::{
     config,
-    processor::{Answering, Authorize, Capture, NoAnswer, Outcome, Processor, Refund, Standing, Void},
+    processor::{Answering, Authorize, Capture, NoAnswer, Outcome, Processor, Refund, Sent, Standing, Void},
 };
 use book::{Book, Kind, Wanted};
 
@@ -39,14 +39,14 @@ impl Sandbox {
         }
     }
 
-    async fn authorizing(&self, call: &Authorize) -> Result<Outcome, NoAnswer> {
+    async fn authorizing(&self, call: &Authorize, sent: &Sent) -> Result<Outcome, NoAnswer> {
         let card = Card::of(&call.token);
         let delay = if card == Card::Slow {
             self.slow
         } else {
             Duration::ZERO
         };
-        let authorization = self.book.authorize(call, card, delay).await?;
+        let authorization = self.book.authorize(call, card, delay, sent).await?;
         tokio::time::sleep(authorization.ready_in).await;
         if card.hangs_on_authorization() && !authorization.closed() {
             return self.hang().await;
@@ -56,9 +56,9 @@ impl Sandbox {
             .ok_or_else(|| NoAnswer::Timeout(self.hang))
     }
 
-    async fn following(&self, wanted: Wanted) -> Result<Outcome, NoAnswer> {
+    async fn following(&self, wanted: Wanted, sent: &Sent) -> Result<Outcome, NoAnswer> {
         let kind = wanted.kind;
-        let (outcome, card) = self.book.follow(&wanted).await?;
+        let (outcome, card) = self.book.follow(&wanted, sent).await?;
         if card.is_some_and(|card| card.hangs_on(kind)) && matches!(outcome, Outcome::Approved { .. }) {
             return self.hang().await;
         }
@@ -80,22 +80,28 @@ impl Sandbox {
 }
 
 impl Processor for Sandbox {
-    fn authorize<'a>(&'a self, call: &'a Authorize) -> Answering<'a, Outcome> {
-        self.boxed(self.authorizing(call))
+    fn authorize<'a>(&'a self, call: &'a Authorize, sent: &'a Sent) -> Answering<'a, Outcome> {
+        self.boxed(self.authorizing(call, sent))
     }
 
-    fn capture<'a>(&'a self, call: &'a Capture) -> Answering<'a, Outcome> {
+    fn capture<'a>(&'a self, call: &'a Capture, sent: &'a Sent) -> Answering<'a, Outcome> {
         let amount = call.amount.minor();
-        self.boxed(self.following(Wanted::new(Kind::Capture, call.key, call.authorization, amount)))
+        self.boxed(self.following(
+            Wanted::new(Kind::Capture, call.key, call.authorization, amount),
+            sent,
+        ))
     }
 
-    fn void<'a>(&'a self, call: &'a Void) -> Answering<'a, Outcome> {
-        self.boxed(self.following(Wanted::new(Kind::Void, call.key, call.authorization, 0)))
+    fn void<'a>(&'a self, call: &'a Void, sent: &'a Sent) -> Answering<'a, Outcome> {
+        self.boxed(self.following(Wanted::new(Kind::Void, call.key, call.authorization, 0), sent))
     }
 
-    fn refund<'a>(&'a self, call: &'a Refund) -> Answering<'a, Outcome> {
+    fn refund<'a>(&'a self, call: &'a Refund, sent: &'a Sent) -> Answering<'a, Outcome> {
         let amount = call.amount.minor();
-        self.boxed(self.following(Wanted::new(Kind::Refund, call.key, call.authorization, amount)))
+        self.boxed(self.following(
+            Wanted::new(Kind::Refund, call.key, call.authorization, amount),
+            sent,
+        ))
     }
 
     fn query(&self, key: Uuid) -> Answering<'_, Standing> {

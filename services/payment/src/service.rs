@@ -6,7 +6,6 @@ use chassis::{
     Identity, PageTokens, Process, Service,
     postgres::{Database, Migrations},
     server::Server,
-    status,
 };
 use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
 use mesh::policy::Role;
@@ -65,7 +64,7 @@ impl Service for Payment {
         bus.take_part(desk.database.pool(), consumers, host(&process));
         work(&desk, &process);
 
-        let page_key = page_key(&settings);
+        let page_key = settings.auth.page_key()?;
         let dead_letters = DeadLetters::new(&bus, desk.database.pool(), &page_key, operator);
         let event_operations = EventOperations::new(&bus, desk.database.pool(), operator);
         let grpc = Grpc {
@@ -91,6 +90,7 @@ fn card_network(settings: &Settings) -> anyhow::Result<PgPool> {
         .application_name("sandbox card network");
     Ok(PgPoolOptions::new()
         .max_connections(settings.sandbox.max_connections)
+        .acquire_timeout(settings.processor.timeout())
         .connect_lazy_with(options))
 }
 
@@ -126,18 +126,10 @@ fn work(desk: &Desk, process: &Process) {
 }
 
 fn operator(extensions: &Extensions) -> Result<Caller, Status> {
-    let identity = extensions.get::<Identity>();
-    let identity = identity.ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))?;
+    let identity = Identity::within(extensions)?;
     Ok(Caller {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),
         administrator: identity.roles.has(Role::Admin),
     })
-}
-
-fn page_key(settings: &Settings) -> Vec<u8> {
-    if settings.pages.secret.is_set() {
-        return settings.pages.secret.expose().as_bytes().to_vec();
-    }
-    rand::random::<[u8; 32]>().to_vec()
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Acquire as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
 use uuid::Uuid;
 
 use super::Card;
-use crate::processor::{Authorize, NoAnswer, Outcome, Standing};
+use crate::processor::{Authorize, NoAnswer, Outcome, Sent, Standing};
 
 #[derive(Clone, Debug)]
 pub(super) struct Book {
@@ -60,6 +60,7 @@ impl Book {
         call: &Authorize,
         card: Card,
         delay: Duration,
+        sent: &Sent,
     ) -> Result<Authorization, NoAnswer> {
         let (outcome, reason) = match card {
             Card::Declines(reason) => ("REFUSED", reason),
@@ -69,6 +70,7 @@ impl Book {
         let key = call.key.to_string();
         let reference = format!("sbx_{}", call.key.simple());
         let currency = call.amount.currency();
+        let mut line = self.line(sent).await?;
         let found = sqlx::query!(
             r#"insert into sandbox.card_authorization as a
                    (key, reference, token, merchant_reference, currency, amount, outcome, reason, answers_at)
@@ -86,7 +88,7 @@ impl Book {
             reason,
             delay.as_secs_f64(),
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *line)
         .await?;
         let (reference, outcome, reason) = (found.reference, found.outcome, found.reason);
         Ok(Authorization {
@@ -98,8 +100,13 @@ impl Book {
     }
 
     /// Carries something out on an authorization, once per key.
-    pub(super) async fn follow(&self, wanted: &Wanted) -> Result<(Outcome, Option<Card>), NoAnswer> {
-        let mut tx = self.pool.begin().await?;
+    pub(super) async fn follow(
+        &self,
+        wanted: &Wanted,
+        sent: &Sent,
+    ) -> Result<(Outcome, Option<Card>), NoAnswer> {
+        let mut line = self.line(sent).await?;
+        let mut tx = line.begin().await?;
         let held = hold(&mut tx, wanted).await?;
         let card = held.as_ref().map(|held| Card::of(&held.token));
         let outcome = match repeated(&mut tx, wanted.key).await? {
@@ -112,6 +119,13 @@ impl Book {
         };
         tx.commit().await?;
         Ok((outcome, card))
+    }
+
+    /// A line to the network. Waiting for one sends nothing.
+    async fn line(&self, sent: &Sent) -> Result<PoolConnection<Postgres>, NoAnswer> {
+        let line = self.pool.acquire().await?;
+        sent.mark();
+        Ok(line)
     }
 
     /// What became of the call with this key.
