@@ -7,11 +7,12 @@
 mod health;
 mod keeper;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
+    time::Instant,
 };
 
 use crate::{
@@ -23,6 +24,8 @@ use keeper::{Keeper, Report};
 
 /// Reports that wait to be worked through; keepers wait when there are more.
 const REPORTS: usize = 64;
+/// An endpoint that has never taken a call may need so long before that is worth a warning.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What calls see of the connections.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +67,10 @@ struct Kept {
     vitals: Arc<Vitals>,
     connected: Option<Arc<Endpoint>>,
     failure: Option<Arc<str>>,
+    /// Since when it takes no calls, and whether that was said as a warning.
+    failing: Option<(Instant, bool)>,
+    /// It has taken calls before.
+    known: bool,
 }
 
 impl Supervisor {
@@ -141,6 +148,8 @@ impl Supervisor {
                     vitals,
                     connected: None,
                     failure: None,
+                    failing: None,
+                    known: false,
                 }
             });
         }
@@ -167,6 +176,21 @@ impl Supervisor {
     }
 }
 
+impl Kept {
+    /// One warning for each row of failures: at once for an endpoint that has taken calls before; for one that is still
+    /// starting only when that takes long.
+    fn tell(&mut self, address: &Address, reason: &str) {
+        let first = self.failing.is_none();
+        let (since, warned) = self.failing.get_or_insert_with(|| (Instant::now(), false));
+        if !*warned && (self.known || since.elapsed() >= STARTS_WITHIN) {
+            *warned = true;
+            tracing::warn!(endpoint.address = %address.authority, error = %reason, "endpoint takes no calls");
+        } else if first {
+            tracing::info!(endpoint.address = %address.authority, error = %reason, "endpoint takes no calls yet");
+        }
+    }
+}
+
 fn apply(report: Report, kept: &mut HashMap<Address, Kept>) {
     match report {
         Report::Up(endpoint) => {
@@ -174,6 +198,8 @@ fn apply(report: Report, kept: &mut HashMap<Address, Kept>) {
                 tracing::debug!(endpoint.address = %endpoint.address.authority, "connected");
                 kept.connected = Some(endpoint);
                 kept.failure = None;
+                kept.failing = None;
+                kept.known = true;
             }
         }
         Report::Down(address) => {
@@ -185,10 +211,7 @@ fn apply(report: Report, kept: &mut HashMap<Address, Kept>) {
         Report::Failed(address, reason) => {
             if let Some(kept) = kept.get_mut(&address) {
                 kept.connected = None;
-                // The first failure of a row is news, the others are not.
-                if kept.failure.is_none() {
-                    tracing::warn!(endpoint.address = %address.authority, error = %reason, "endpoint takes no calls");
-                }
+                kept.tell(&address, &reason);
                 kept.failure = Some(reason);
             }
         }

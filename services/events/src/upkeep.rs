@@ -1,7 +1,7 @@
 use std::{future::Future, time::Duration};
 
 use sqlx::PgPool;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Bus, Error, operators::runs};
@@ -16,6 +16,9 @@ const PRUNED_AT_ONCE: i64 = 5_000;
 
 /// Dead letters removed in one statement; they are larger, and have rows elsewhere.
 const LETTERS_AT_ONCE: i32 = 500;
+
+/// Failures in a row that last no longer than this are no warning.
+const TOLERATED: Duration = Duration::from_secs(15);
 
 /// Days for which the log's partitions exist ahead of time.
 const DAYS_AHEAD: i32 = 7;
@@ -124,12 +127,21 @@ where
 {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing: Option<Instant> = None;
     loop {
         ticks.tick().await;
-        if let Err(error) = turn().await {
-            tracing::warn!(error = %error, what, "upkeep failed; it is tried again");
-            // Not before the others have had their turn, and not in a tight loop while the database is away.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        match turn().await {
+            Ok(()) => failing = None,
+            Err(error) => {
+                // At a start the database is often not there yet, and a restart of it is nothing to worry about.
+                if failing.get_or_insert_with(Instant::now).elapsed() < TOLERATED {
+                    tracing::info!(error = %error, what, "upkeep waits; it is tried again");
+                } else {
+                    tracing::warn!(error = %error, what, "upkeep failed; it is tried again");
+                }
+                // Not before the others have had their turn, and not in a tight loop while the database is away.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         }
     }
 }
