@@ -8,7 +8,7 @@ use proto::{
     order::v1::{CaptureMode, OrderState, PlaceOrderRequest, WatchOrderRequest},
     payment::v1::{PayOrderRequest, PaymentState},
 };
-use tests::{Options, Service};
+use tests::{Durability, Options, Service, eventually};
 use tonic::Code;
 
 use crate::{
@@ -327,4 +327,29 @@ async fn another_facility_sees_nothing_of_an_order() {
         rig.rows("select count(*) from events.outbox").await == 0
     })
     .await;
+}
+
+/// The process that drives a saga is alive: its lease should not have to run out only because the database was away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_the_database_has_interrupted_goes_on_when_it_is_back() {
+    let options = Options::default()
+        .own_postgres(Durability::Durable)
+        .set(Service::Order, "saga.lease_ms", "60000")
+        .set(Service::Payment, "sandbox.slow_ms", "1000")
+        .set(Service::Payment, "processor.timeout_ms", "2000");
+    let rig = Rig::with(options).await;
+    let placing = {
+        let mut orders = rig.orders.clone();
+        tokio::spawn(async move { orders.place_order(self_pay_order("tok_slow")).await })
+    };
+    let under_way = "select count(*) from sandbox.card_authorization";
+    eventually(SOON, || async {
+        rig.stack.database(Service::Payment).count(under_way).await == 1
+    })
+    .await;
+    rig.stack.postgres().kill9();
+    let _ = placing.await.unwrap();
+    rig.stack.postgres().restart().await;
+    let confirmed = "select count(*) from orders.placed_order where state = 'confirmed'";
+    eventually(SOON, || async { rig.rows(confirmed).await == 1 }).await;
 }

@@ -15,12 +15,13 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::{Clients, Service},
     confirm::Confirmation,
     failure::{CallFailure, During as _, Failure},
     output,
     paging::{self, Limit},
+    saga,
 };
 
 #[derive(Debug, Subcommand)]
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     /// Show a dead letter whole, with its decoded body
     Show {
         /// The dead letter's id
+        #[arg(value_parser = cli::uuid)]
         dead_letter: Uuid,
     },
     /// Count the open dead letters by kind of failure, largest first
@@ -44,6 +46,7 @@ pub(crate) enum Command {
     /// Approve the edit of a dead letter that somebody else proposed
     Approve {
         /// The dead letter's id
+        #[arg(value_parser = cli::uuid)]
         dead_letter: Uuid,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -51,6 +54,7 @@ pub(crate) enum Command {
     /// Give a dead letter up for good; what waits behind it goes on without it
     Discard {
         /// The dead letter's id
+        #[arg(value_parser = cli::uuid)]
         dead_letter: Uuid,
         /// Why it may be given up, 3 to 500 characters; kept in the audit trail
         #[arg(long)]
@@ -118,6 +122,18 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
 }
 
+/// How many dead letters of all services are open, for those who look at stuck sagas; more than a page of a service
+/// counts as a page.
+pub(crate) async fn open(clients: &Clients) -> Option<usize> {
+    let mut open = 0;
+    for service in Service::ALL {
+        let request = clients.request(ListDeadLettersRequest::default()).ok()?;
+        let answer = clients.dead_letters(service).list_dead_letters(request).await;
+        open += answer.ok()?.into_inner().dead_letters.len();
+    }
+    Some(open)
+}
+
 async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Result<(), Failure> {
     let services = arguments
         .service
@@ -152,6 +168,10 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
             print!("{}", show::table(&found));
             if let Some((_, letter)) = found.first() {
                 eprintln!("next: weft dlq show {}", letter.id);
+            }
+            // An order that waits for an event may be found there.
+            if let Some(stuck @ 1..) = saga::stuck(clients).await {
+                eprintln!("beside them: {stuck} stuck sagas, weft saga list --stuck");
             }
         }
     }

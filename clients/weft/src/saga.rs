@@ -1,5 +1,7 @@
 //! `weft saga …`
 
+mod help;
+
 use clap::Subcommand;
 use proto::ops::v1::{
     GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, RetrySagaRequest, Saga, SagaState,
@@ -8,8 +10,9 @@ use proto::ops::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::Clients,
+    dlq,
     failure::{During as _, Failure},
     output::{self, Table, moment, state},
     paging::{self, Limit},
@@ -22,8 +25,11 @@ pub(crate) enum Command {
         /// Only sagas in this state, such as STUCK
         #[arg(long, value_parser = parse_state)]
         state: Option<SagaState>,
+        /// Only sagas that need a person: the same as `--state STUCK`
+        #[arg(long, conflicts_with = "state")]
+        stuck: bool,
         /// Only sagas of this order
-        #[arg(long)]
+        #[arg(long, value_parser = cli::uuid)]
         order: Option<Uuid>,
         #[command(flatten)]
         limit: Limit,
@@ -31,27 +37,36 @@ pub(crate) enum Command {
     /// Show a saga with all of its steps
     Show {
         /// The saga's id
+        #[arg(value_parser = cli::uuid)]
         saga: Uuid,
     },
     /// Wake a saga that is stuck or waiting, with its attempts counted from zero
     Retry {
         /// The saga's id
+        #[arg(value_parser = cli::uuid)]
         saga: Uuid,
     },
+    /// Leave out the step that a stuck saga is at, and go on with the next one
+    Skip(help::Arguments),
+    /// End a stuck saga: what was left of it was done by hand
+    ForceComplete(help::Arguments),
 }
 
 pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
     let clients = Clients::open(globals)?;
     match command {
-        Command::List { state, order, limit } => list(&clients, globals.output, state, order, limit).await,
-        Command::Show { saga } => {
-            let request = GetSagaRequest { id: saga.to_string() };
-            let answer = clients.saga().get_saga(clients.request(request)?).await;
-            print(
-                globals.output,
-                answer.during("ops.v1.SagaService/GetSaga")?.into_inner().saga,
-            )
+        Command::List {
+            state,
+            stuck,
+            order,
+            limit,
+        } => {
+            let state = if stuck { Some(SagaState::Stuck) } else { state };
+            list(&clients, globals.output, state, order, limit).await
         }
+        Command::Show { saga } => print(globals.output, Some(get(&clients, saga).await?)),
+        Command::Skip(arguments) => help::skip(&clients, globals.output, arguments).await,
+        Command::ForceComplete(arguments) => help::force_complete(&clients, globals.output, arguments).await,
         Command::Retry { saga } => {
             let request = RetrySagaRequest {
                 request_id: Uuid::new_v4().to_string(),
@@ -64,6 +79,23 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             )
         }
     }
+}
+
+async fn get(clients: &Clients, saga: Uuid) -> Result<Saga, Failure> {
+    let request = GetSagaRequest { id: saga.to_string() };
+    let answer = clients.saga().get_saga(clients.request(request)?).await;
+    let answer = answer.during("ops.v1.SagaService/GetSaga")?.into_inner();
+    Ok(answer.saga.unwrap_or_default())
+}
+
+/// How many sagas are stuck, for those who look at dead letters; more than a page counts as a page.
+pub(crate) async fn stuck(clients: &Clients) -> Option<usize> {
+    let request = ListSagasRequest {
+        state: SagaState::Stuck.into(),
+        ..ListSagasRequest::default()
+    };
+    let answer = clients.saga().list_sagas(clients.request(request).ok()?).await;
+    answer.ok().map(|answer| answer.into_inner().sagas.len())
 }
 
 async fn list(
@@ -117,6 +149,15 @@ async fn list(
     }
     print!("{table}");
     listed.mention_rest();
+    if wanted == Some(SagaState::Stuck) {
+        if let Some(first) = listed.rows.first() {
+            eprintln!("next: weft saga show {}", first.id);
+        }
+        // A saga may wait for an event that lies among the dead letters.
+        if let Some(open @ 1..) = dlq::open(clients).await {
+            eprintln!("beside them: {open} open dead letters, weft dlq list");
+        }
+    }
     Ok(())
 }
 
@@ -162,6 +203,29 @@ fn print(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
         ]);
     }
     print!("\n{steps}");
+    for action in &saga.actions {
+        println!(
+            "{} {} {} at {}{}",
+            moment(action.create_time.as_ref()),
+            action.actor,
+            state(action.kind().as_str_name())
+                .to_lowercase()
+                .replace('_', "-"),
+            action.step,
+            if action.reason.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", action.reason)
+            },
+        );
+    }
+    if saga.state() == SagaState::Stuck {
+        eprintln!(
+            "next: weft saga retry {0}   (once the cause is gone; else weft saga skip {0} --reason ..., or \
+             force-complete)",
+            saga.id
+        );
+    }
     Ok(())
 }
 

@@ -158,28 +158,33 @@ pub fn database(error: &sqlx::Error) -> Status {
                 tracing::warn!(error.message = chain(error), "a query took too long");
                 return unavailable("DATABASE_SLOW", "the database took too long");
             }
-            // Connection, resource and operator trouble: admin_shutdown, too_many_connections and the like.
-            code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => {}
-            _ => return internal(error),
+            _ => {}
         }
-    } else if !is_connection(error) {
+    }
+    if !is_outage(error) {
         return internal(error);
     }
     tracing::warn!(error.message = chain(error), "the database cannot be used");
     unavailable("DATABASE_UNAVAILABLE", "the database cannot be used now")
 }
 
-fn is_connection(error: &sqlx::Error) -> bool {
+/// Whether the database cannot be used at the moment: what failed says nothing about what was asked of it.
+pub fn is_outage(error: &sqlx::Error) -> bool {
     use sqlx::Error;
-    matches!(
-        error,
+    match error {
+        // Connection, resource and operator trouble: admin_shutdown, too_many_connections and the like.
+        Error::Database(inner) => {
+            let code = inner.code().unwrap_or_default();
+            ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+        }
         Error::Io(_)
-            | Error::Tls(_)
-            | Error::PoolTimedOut
-            | Error::PoolClosed
-            | Error::WorkerCrashed
-            | Error::BeginFailed
-    )
+        | Error::Tls(_)
+        | Error::PoolTimedOut
+        | Error::PoolClosed
+        | Error::WorkerCrashed
+        | Error::BeginFailed => true,
+        _ => false,
+    }
 }
 
 fn because(reason: &str) -> ErrorDetails {

@@ -6,7 +6,7 @@ use chassis::{Violations, auth, idempotency, status};
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::{order::WrongState, refund::Refused};
+use crate::{order::WrongState, refund::Refused, saga::Unhelped};
 
 /// Why a use case fails.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,18 @@ pub enum Error {
 
 /// What callers who lost a race are told to wait.
 const RACE: Duration = Duration::from_millis(100);
+
+impl Error {
+    /// Whether the database could not be used at the moment.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Error::Database(error) | Error::Events(events::Error::Database(error)) => {
+                status::is_outage(error)
+            }
+            _ => false,
+        }
+    }
+}
 
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
@@ -102,6 +114,15 @@ impl From<Refused> for Error {
         match refused {
             Refused::Invalid(violations) => Error::Invalid(violations),
             Refused::Precondition(reason, text) => Error::Precondition(reason, text),
+        }
+    }
+}
+
+impl From<Unhelped> for Error {
+    fn from(unhelped: Unhelped) -> Error {
+        match unhelped {
+            Unhelped::Refused(reason, text) => Error::Precondition(reason, text),
+            Unhelped::WrongState(wrong) => Error::WrongState(wrong),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod subscriptions;
 
 pub mod cancel_order;
 pub mod fulfil_order;
+pub mod help_saga;
 pub mod operate_sagas;
 pub mod place_order;
 pub mod read_orders;

@@ -5,25 +5,43 @@ use chassis::{
     idempotency::{self, Claim},
 };
 use prost::Message;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
     answer::Answered,
     desk::{Desk, Request},
     error::Error,
-    saga::Saga,
+    saga::{Saga, Statement},
     store::{
-        self,
+        self, saga_actions,
         sagas::{Filter, Lease, StepRow},
     },
     told,
 };
 
-/// A saga, with the steps that have ended unless they were left out.
+/// A saga, with what became of its steps and what operators did to it. Lists leave those out.
 #[derive(Clone, Debug)]
 pub struct Shown {
     pub saga: Saga,
-    pub steps: Option<Vec<StepRow>>,
+    pub history: Option<History>,
+}
+
+/// The steps of a saga that have ended, and what operators did to it.
+#[derive(Clone, Debug)]
+pub struct History {
+    pub steps: Vec<StepRow>,
+    pub actions: Vec<saga_actions::Row>,
+}
+
+impl Shown {
+    /// A saga with its history, as it is in this transaction.
+    pub async fn whole(conn: &mut PgConnection, saga: Saga) -> Result<Shown, sqlx::Error> {
+        let steps = store::sagas::steps(conn, saga.id).await?;
+        let actions = saga_actions::of(conn, saga.id).await?;
+        let history = Some(History { steps, actions });
+        Ok(Shown { saga, history })
+    }
 }
 
 /// Reads one saga.
@@ -33,9 +51,9 @@ pub struct Shown {
 pub async fn get(desk: &Desk, facility: &Facility, id: Uuid) -> Result<Shown, Error> {
     let mut tx = desk.database.begin(facility).await?;
     let saga = store::sagas::get(&mut tx, id).await?.ok_or(Error::NoSaga(id))?;
-    let steps = Some(store::sagas::steps(&mut tx, id).await?);
+    let shown = Shown::whole(&mut tx, saga).await?;
     tx.commit().await?;
-    Ok(Shown { saga, steps })
+    Ok(shown)
 }
 
 /// A page of the sagas that match, newest first, and where the next one begins.
@@ -71,6 +89,7 @@ pub async fn retry<M: Message>(
     desk: &Desk,
     request: &Request,
     id: Uuid,
+    actor: &str,
     answer: impl Fn(&Shown) -> M,
 ) -> Result<Answered, Error> {
     let mut tx = desk.database.begin(&request.facility).await?;
@@ -82,13 +101,17 @@ pub async fn retry<M: Message>(
         let text = format!("the saga is {}", saga.state.name().to_uppercase());
         return Err(Error::Precondition("SAGA_ENDED", text));
     }
+    let by = Statement {
+        actor: actor.to_owned(),
+        reason: String::new(),
+    };
+    saga_actions::insert(&mut tx, &saga, saga_actions::Kind::Retried, &by).await?;
     if !store::sagas::is_leased(&mut tx, id).await? {
         saga.wake(desk.patience);
         store::sagas::save(&mut tx, &saga, saga.epoch, Lease::Released).await?;
         events::append(&mut tx, &told::of_saga(&mut saga)).await?;
     }
-    let steps = Some(store::sagas::steps(&mut tx, id).await?);
-    let message = answer(&Shown { saga, steps });
+    let message = answer(&Shown::whole(&mut tx, saga).await?);
     let bytes = idempotency::answer(&mut tx, &request.facility, &request.key, &message).await?;
     tx.commit().await?;
     desk.engine.wake();

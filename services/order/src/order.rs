@@ -1,11 +1,13 @@
 //! The domain: an order, its price, and what may happen to it. No I/O, no wire types.
 
 mod line;
+mod remark;
 mod state;
 
 use chassis::Facility;
 pub use line::Line;
 use money::{Currency, Money};
+pub use remark::{Open, Remark};
 use serde::{Deserialize, Serialize};
 pub use state::State;
 use time::{Duration, OffsetDateTime};
@@ -33,6 +35,8 @@ pub struct Order {
     pub payment_id: Option<Uuid>,
     pub claim_id: Option<Uuid>,
     pub failure: Option<Failure>,
+    /// What operators' interventions left open, oldest first.
+    pub remarks: Vec<Remark>,
     pub account: Account,
     pub hold: Hold,
     /// Where each activity of the claim stands; empty until a remittance has told it.
@@ -142,6 +146,7 @@ impl Order {
             payment_id: None,
             claim_id: None,
             failure: None,
+            remarks: Vec::new(),
             account: Account::default(),
             hold: Hold::None,
             activities: Vec::new(),

@@ -5,6 +5,7 @@ mod backlog;
 mod decide;
 mod engine;
 mod follow;
+mod intervention;
 pub(crate) mod outcome;
 mod participants;
 mod plan;
@@ -16,6 +17,7 @@ pub use backlog::measure;
 use chassis::Facility;
 pub use engine::{Caller, Engine, Parts};
 pub use follow::Run;
+pub use intervention::{Books, Intervention, Paid, Unhelped};
 pub use outcome::{Effect, Outcome, Wait};
 pub use participants::Participants;
 pub use plan::Kind;
@@ -81,18 +83,37 @@ pub enum Progress {
     Compensating { reason: String },
     Compensated,
     Stuck { step: Step, reason: String },
+    Skipped { action: Action, by: Statement },
+    ForceCompleted { action: Action, by: Statement },
     Completed,
+}
+
+/// What an operator says about an intervention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The subject of the operator's token.
+    pub actor: String,
+    pub reason: String,
 }
 
 /// A step that has ended, for the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub action: Action,
-    pub succeeded: bool,
-    /// What it answered or failed with.
+    pub ending: Ending,
+    /// What it answered or failed with, or why it was left out.
     pub result: String,
     pub attempts: u32,
     pub begun_at: OffsetDateTime,
+}
+
+/// How a step ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Succeeded,
+    Failed,
+    /// An operator left it out, or ended the saga at it.
+    Skipped,
 }
 
 impl Saga {
@@ -199,6 +220,24 @@ impl State {
     /// The state of that name.
     pub fn named(name: &str) -> Option<State> {
         State::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+impl Ending {
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ending::Succeeded => "succeeded",
+            Ending::Failed => "failed",
+            Ending::Skipped => "skipped",
+        }
+    }
+
+    /// The ending of that name.
+    pub fn named(name: &str) -> Option<Ending> {
+        [Ending::Succeeded, Ending::Failed, Ending::Skipped]
+            .into_iter()
+            .find(|ending| ending.name() == name)
     }
 }
 

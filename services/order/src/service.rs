@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use chassis::{
     Identity, Process, Service,
     auth::ServiceTokens,
@@ -14,7 +13,6 @@ use mesh::policy::Role;
 use proto::{
     ops::v1::saga_service_server::SagaServiceServer, order::v1::order_service_server::OrderServiceServer,
 };
-use sha2::{Digest, Sha256};
 use tonic::{Extensions, Status};
 
 use crate::{
@@ -63,7 +61,7 @@ impl Service for Orders {
             Ok(())
         });
 
-        let dead_letters = DeadLetters::new(&bus, &pool, &page_key(&settings)?, operator);
+        let dead_letters = DeadLetters::new(&bus, &pool, &settings.auth.page_key()?, operator);
         let event_operations = EventOperations::new(&bus, &pool, operator);
         let grpc = Grpc {
             desk,
@@ -86,6 +84,7 @@ fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -
     let changes = Changes::default();
     let denials = Arc::new(settings.denials.clone());
     let engine = Engine::new(Parts {
+        tasks: process.tasks.clone(),
         database: database.clone(),
         participants: participants.clone(),
         tokens: ServiceTokens::new(Orders::NAME, &settings.auth)?,
@@ -136,29 +135,8 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
     }
 }
 
-/// What the dead letters' page tokens are signed with, the same in every replica.
-fn page_key(settings: &Settings) -> anyhow::Result<Vec<u8>> {
-    let given = &settings.auth.page_token_key;
-    if given.is_set() {
-        return Ok(given.expose().as_bytes().to_vec());
-    }
-    let path = settings
-        .auth
-        .signing_key_file
-        .as_ref()
-        .context("auth.signing_key_file is not set")?;
-    let key = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    Ok(Sha256::new()
-        .chain_update(b"dead letter pages")
-        .chain_update(key)
-        .finalize()
-        .to_vec())
-}
-
 fn operator(extensions: &Extensions) -> Result<Caller, Status> {
-    let identity = extensions.get::<Identity>();
-    let identity =
-        identity.ok_or_else(|| chassis::status::unauthenticated("NO_TOKEN", "the call needs a token"))?;
+    let identity = Identity::within(extensions)?;
     Ok(Caller {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),

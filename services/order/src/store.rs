@@ -4,6 +4,7 @@
 pub mod lines;
 pub mod orders;
 pub mod refunds;
+pub mod saga_actions;
 pub mod sagas;
 
 /// What a row holds that the domain does not know: a newer release wrote it, or a person did.

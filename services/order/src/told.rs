@@ -4,7 +4,7 @@ use events::{Event, Meta};
 use proto::order::v1::{
     OrderBalanceDue, OrderCancelled, OrderConfirmed, OrderExpired, OrderFulfilled, OrderPlaced,
     OrderRejected, OrderReopened, OrderReturned, OrderSettled, SagaCompensated, SagaCompensating,
-    SagaCompleted, SagaStarted, SagaStepCompleted, SagaStuck,
+    SagaCompleted, SagaForceCompleted, SagaStarted, SagaStepCompleted, SagaStepSkipped, SagaStuck,
 };
 use uuid::Uuid;
 
@@ -202,6 +202,34 @@ fn saga_event(saga: &Saga, progress: &Progress, meta: Meta) -> Event {
                 },
                 meta,
             )
+        }
+        Progress::Skipped { action, by } => {
+            let (step, compensation) = (action.step.name().to_owned(), action.compensation);
+            let (actor, reason) = (by.actor.clone(), by.reason.clone());
+            let told = SagaStepSkipped {
+                saga_id,
+                kind,
+                order_id,
+                step,
+                compensation,
+                actor,
+                reason,
+            };
+            Event::of(&told, meta)
+        }
+        Progress::ForceCompleted { action, by } => {
+            let (step, compensation) = (action.step.name().to_owned(), action.compensation);
+            let (actor, reason) = (by.actor.clone(), by.reason.clone());
+            let told = SagaForceCompleted {
+                saga_id,
+                kind,
+                order_id,
+                step,
+                compensation,
+                actor,
+                reason,
+            };
+            Event::of(&told, meta)
         }
         Progress::Completed => Event::of(
             &SagaCompleted {

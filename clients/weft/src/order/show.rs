@@ -21,6 +21,7 @@ pub(crate) fn order(order: &Order) -> String {
     field("gross", money(order.gross.as_ref()));
     field("patient share", money(order.patient_share.as_ref()));
     field("payer net", money(order.payer_net.as_ref()));
+    field("other payer", money(order.other_payer.as_ref()));
     field("payer paid", money(order.payer_paid.as_ref()));
     field("patient balance", money(order.patient_balance.as_ref()));
     field("transferred", money(order.transferred.as_ref()));
@@ -37,6 +38,12 @@ pub(crate) fn order(order: &Order) -> String {
         for violation in &failure.violations {
             field("", format!("- {}: {}", violation.field, violation.description));
         }
+    }
+    for remark in &order.remarks {
+        field(
+            "remark",
+            format!("{}: {} ({})", remark.reason, remark.message, remark.actor),
+        );
     }
     let _ = write!(text, "\n{}", lines(order));
     for refund in &order.refunds {

@@ -10,7 +10,7 @@ use proto::{
 use time::OffsetDateTime;
 
 use crate::{
-    order::{Failure, Line, Order, State},
+    order::{Failure, Line, Order, Remark, State},
     refund::{Refund, RefundState},
     settlement::Hold,
 };
@@ -50,6 +50,7 @@ pub fn order(order: &Order, lines: &[Line], refunds: &[Refund]) -> wire::Order {
         expire_time: order.expires_at.map(timestamp),
         create_time: Some(timestamp(order.created_at)),
         update_time: Some(timestamp(order.updated_at)),
+        remarks: order.remarks.iter().map(remark).collect(),
     }
 }
 
@@ -111,6 +112,16 @@ fn refund(order: &Order, refund: &Refund) -> wire::OrderRefund {
         lines: lines.collect(),
         state: state.into(),
         create_time: Some(timestamp(refund.created_at)),
+    }
+}
+
+fn remark(remark: &Remark) -> wire::OrderRemark {
+    wire::OrderRemark {
+        reason: remark.reason.clone(),
+        message: remark.message.clone(),
+        actor: remark.actor.clone(),
+        saga_id: remark.saga_id.to_string(),
+        create_time: Some(timestamp(remark.at)),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use chassis::{Identity, idempotency::Key, page};
 use proto::ops::v1::{
-    self as wire, GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, RetrySagaRequest,
-    RetrySagaResponse, saga_service_server::SagaService,
+    self as wire, ForceCompleteSagaRequest, ForceCompleteSagaResponse, GetSagaRequest, GetSagaResponse,
+    ListSagasRequest, ListSagasResponse, RetrySagaRequest, RetrySagaResponse, SkipSagaStepRequest,
+    SkipSagaStepResponse, saga_service_server::SagaService,
 };
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -11,9 +12,13 @@ use uuid::Uuid;
 use super::{Grpc, context, decode, encode::timestamp, respond, uuid};
 use crate::{
     desk,
+    help_saga::{self, Help},
     operate_sagas::{self, Shown},
-    saga::{Saga, State},
-    store::sagas::{Filter, StepRow},
+    saga::{Ending, Intervention, Saga, State, Statement},
+    store::{
+        saga_actions,
+        sagas::{Filter, StepRow},
+    },
 };
 
 #[tonic::async_trait]
@@ -63,7 +68,7 @@ impl SagaService for Grpc {
             .map(|found| {
                 saga(&Shown {
                     saga: found,
-                    steps: None,
+                    history: None,
                 })
             })
             .collect();
@@ -85,12 +90,59 @@ impl SagaService for Grpc {
         let answer = |shown: &Shown| RetrySagaResponse {
             saga: Some(saga(shown)),
         };
-        respond(&operate_sagas::retry(&self.desk, &made, id, answer).await?)
+        respond(&operate_sagas::retry(&self.desk, &made, id, &identity.subject, answer).await?)
+    }
+
+    async fn skip_saga_step(
+        &self,
+        request: Request<SkipSagaStepRequest>,
+    ) -> Result<Response<SkipSagaStepResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let asked = request.get_ref();
+        let help = Help {
+            saga_id: uuid("id", &asked.id)?,
+            intervention: Intervention::Skip,
+            by: by(&identity, &asked.reason),
+            step: asked.step.clone(),
+        };
+        let key = Key::of("ops.v1.SagaService/SkipSagaStep", &asked.request_id, asked)?;
+        let made = desk::Request::new(identity.facility, context(&request), key);
+        let answer = |shown: &Shown| SkipSagaStepResponse {
+            saga: Some(saga(shown)),
+        };
+        respond(&help_saga::help(&self.desk, &made, &help, answer).await?)
+    }
+
+    async fn force_complete_saga(
+        &self,
+        request: Request<ForceCompleteSagaRequest>,
+    ) -> Result<Response<ForceCompleteSagaResponse>, Status> {
+        let identity = Identity::of(&request)?;
+        let asked = request.get_ref();
+        let help = Help {
+            saga_id: uuid("id", &asked.id)?,
+            intervention: Intervention::ForceComplete,
+            by: by(&identity, &asked.reason),
+            step: asked.step.clone(),
+        };
+        let key = Key::of("ops.v1.SagaService/ForceCompleteSaga", &asked.request_id, asked)?;
+        let made = desk::Request::new(identity.facility, context(&request), key);
+        let answer = |shown: &Shown| ForceCompleteSagaResponse {
+            saga: Some(saga(shown)),
+        };
+        respond(&help_saga::help(&self.desk, &made, &help, answer).await?)
+    }
+}
+
+fn by(identity: &Identity, reason: &str) -> Statement {
+    Statement {
+        actor: identity.subject.clone(),
+        reason: reason.trim().to_owned(),
     }
 }
 
 fn saga(shown: &Shown) -> wire::Saga {
-    let Shown { saga, steps } = shown;
+    let Shown { saga, history } = shown;
     wire::Saga {
         id: saga.id.to_string(),
         kind: saga.kind.name().to_owned(),
@@ -100,9 +152,9 @@ fn saga(shown: &Shown) -> wire::Saga {
             .action()
             .map(|action| action.step.name().to_owned())
             .unwrap_or_default(),
-        steps: steps
+        steps: history
             .as_ref()
-            .map(|ended| self::steps(saga, ended))
+            .map(|history| steps(saga, &history.steps))
             .unwrap_or_default(),
         attempts: i32::try_from(saga.attempts).unwrap_or(i32::MAX),
         reason: saga.reason.clone(),
@@ -110,6 +162,28 @@ fn saga(shown: &Shown) -> wire::Saga {
         deadline_time: Some(timestamp(saga.deadline_at)),
         create_time: Some(timestamp(saga.created_at)),
         update_time: Some(timestamp(saga.updated_at)),
+        actions: history
+            .iter()
+            .flat_map(|history| &history.actions)
+            .map(action)
+            .collect(),
+    }
+}
+
+fn action(row: &saga_actions::Row) -> wire::SagaAction {
+    let kind = match saga_actions::Kind::named(&row.kind) {
+        Some(saga_actions::Kind::Retried) => wire::SagaActionKind::Retried,
+        Some(saga_actions::Kind::Skipped) => wire::SagaActionKind::Skipped,
+        Some(saga_actions::Kind::ForceCompleted) => wire::SagaActionKind::ForceCompleted,
+        None => wire::SagaActionKind::Unspecified,
+    };
+    wire::SagaAction {
+        kind: kind.into(),
+        step: row.step.clone(),
+        compensation: row.compensation,
+        actor: row.actor.clone(),
+        reason: row.reason.clone(),
+        create_time: Some(timestamp(row.created_at)),
     }
 }
 
@@ -124,12 +198,7 @@ fn steps(saga: &Saga, ended: &[StepRow]) -> Vec<wire::SagaStep> {
         .map(|row| wire::SagaStep {
             name: row.step.clone(),
             compensation: row.compensation,
-            state: if row.succeeded {
-                wire::SagaStepState::Succeeded
-            } else {
-                wire::SagaStepState::Failed
-            }
-            .into(),
+            state: ending(&row.ending).into(),
             pivot: !row.compensation && pivot == Some(row.step.as_str()),
             result: row.result.clone(),
             attempts: row.attempts,
@@ -148,6 +217,15 @@ fn steps(saga: &Saga, ended: &[StepRow]) -> Vec<wire::SagaStep> {
         update_time: Some(timestamp(saga.updated_at)),
     }));
     steps
+}
+
+fn ending(name: &str) -> wire::SagaStepState {
+    match Ending::named(name) {
+        Some(Ending::Succeeded) => wire::SagaStepState::Succeeded,
+        Some(Ending::Failed) => wire::SagaStepState::Failed,
+        Some(Ending::Skipped) => wire::SagaStepState::Skipped,
+        None => wire::SagaStepState::Unspecified,
+    }
 }
 
 fn state(state: State) -> wire::SagaState {

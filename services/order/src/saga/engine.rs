@@ -2,8 +2,9 @@
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
-use chassis::{Facility, auth::ServiceTokens, idempotency, postgres::Database};
+use chassis::{Facility, Tasks, auth::ServiceTokens, idempotency, postgres::Database};
 use mesh::Context;
+use sqlx::PgConnection;
 use tokio::{sync::Notify, time::Instant};
 use tonic::Status;
 use uuid::Uuid;
@@ -35,8 +36,12 @@ struct Inner {
     wakeup: Notify,
 }
 
+/// Between two tries to give a lease back.
+const LET_GO_AGAIN: Duration = Duration::from_millis(100);
+
 /// What an engine is made of.
 pub struct Parts {
+    pub tasks: Tasks,
     pub database: Database,
     pub participants: Participants,
     pub tokens: ServiceTokens,
@@ -92,9 +97,39 @@ impl Engine {
     /// reply is stored with it.
     ///
     /// # Errors
-    /// [`Error::LostLease`] when another process has taken over; database errors, after which the saga is resumed when
-    /// its lease runs out.
-    pub async fn drive(&self, mut run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
+    /// [`Error::LostLease`] when another process has taken over; database errors, after which the saga is resumed as
+    /// soon as the database is back.
+    pub async fn drive(&self, run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
+        let (facility, id, epoch) = (run.saga.facility.clone(), run.saga.id, run.saga.epoch);
+        let driven = self.drive_on(run, caller, reply).await;
+        if driven.as_ref().is_err_and(Error::is_outage) {
+            self.let_go(facility, id, epoch);
+        }
+        driven
+    }
+
+    /// Gives the lease back as soon as the database is there again: this process is alive, and nobody should wait for
+    /// the lease to run out.
+    fn let_go(&self, facility: Facility, id: Uuid, epoch: i64) {
+        let engine = self.clone();
+        self.0.parts.tasks.run(async move {
+            let until = Instant::now() + engine.0.parts.settings.lease();
+            while Instant::now() < until {
+                if engine.release(&facility, id, epoch).await.is_ok() {
+                    return engine.wake();
+                }
+                tokio::time::sleep(LET_GO_AGAIN).await;
+            }
+        });
+    }
+
+    async fn release(&self, facility: &Facility, id: Uuid, epoch: i64) -> Result<(), sqlx::Error> {
+        let mut tx = self.0.parts.database.begin(facility).await?;
+        store::sagas::release(&mut tx, id, epoch).await?;
+        tx.commit().await
+    }
+
+    async fn drive_on(&self, mut run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
         while let (Some(action), None) = (run.saga.action(), run.saga.wake_at) {
             let context = self.context(caller, &run.saga.facility)?;
             let tried = self.attempt(&mut run, action, &context).await?;
@@ -184,21 +219,7 @@ impl Engine {
             next = run.moved(movement, &self.rules())?;
             store::orders::save(&mut tx, &next.order, run.order.version).await?;
         }
-        let parked = next.saga.has_ended() || next.saga.wake_at.is_some();
-        let lease = if parked { Lease::Released } else { self.lease() };
-        if !store::sagas::save(&mut tx, &next.saga, run.saga.epoch, lease).await? {
-            return Err(Error::LostLease);
-        }
-        if let Some(refund) = next.refund.as_ref().filter(|_| next.saga.has_ended()) {
-            store::refunds::save_state(&mut tx, refund).await?;
-        }
-        let mut events = told::of_order(&mut next.order, Some(next.saga.id), None);
-        events.extend(told::of_saga(&mut next.saga));
-        if let Some(successor) = &mut next.successor {
-            store::sagas::insert(&mut tx, successor, Lease::Released).await?;
-            events.extend(told::of_saga(successor));
-        }
-        events::append(&mut tx, &events).await?;
+        self.write(&mut tx, &run, &mut next).await?;
         let replies = reply.filter(|_| next.is_at_rest());
         if let Some(reply) = replies {
             next.answer = Some(reply.store(&mut tx, &next.order).await?);
@@ -217,7 +238,32 @@ impl Engine {
         Ok(next)
     }
 
-    fn rules(&self) -> Rules<'_> {
+    /// Writes what has become of `run`, all but the order's row, and tells the others.
+    pub(crate) async fn write(
+        &self,
+        conn: &mut PgConnection,
+        run: &Run,
+        next: &mut Run,
+    ) -> Result<(), Error> {
+        let parked = next.saga.has_ended() || next.saga.wake_at.is_some();
+        let lease = if parked { Lease::Released } else { self.lease() };
+        if !store::sagas::save(conn, &next.saga, run.saga.epoch, lease).await? {
+            return Err(Error::LostLease);
+        }
+        if let Some(refund) = next.refund.as_ref().filter(|_| next.refund != run.refund) {
+            store::refunds::save(conn, refund).await?;
+        }
+        let mut events = told::of_order(&mut next.order, Some(next.saga.id), None);
+        events.extend(told::of_saga(&mut next.saga));
+        if let Some(successor) = &mut next.successor {
+            store::sagas::insert(conn, successor, Lease::Released).await?;
+            events.extend(told::of_saga(successor));
+        }
+        events::append(conn, &events).await?;
+        Ok(())
+    }
+
+    pub(crate) fn rules(&self) -> Rules<'_> {
         let parts = &self.0.parts;
         Rules {
             denials: &parts.denials,

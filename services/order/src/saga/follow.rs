@@ -27,7 +27,7 @@ pub struct Run {
 }
 
 /// What the movements go by.
-pub(super) struct Rules<'a> {
+pub struct Rules<'a> {
     pub(super) denials: &'a DenialPolicy,
     pub(super) payment_window: Duration,
     pub(super) patience: Duration,
@@ -79,10 +79,14 @@ impl Run {
             Movement::Stuck { reason, pause } => next.saga.stuck(reason, *pause),
         }
         next.follow(rules)?;
-        if next.order.busy != self.order.busy && next.order.version == self.order.version {
-            next.order.touch();
-        }
+        next.count_change_since(self);
         Ok(next)
+    }
+
+    pub(super) fn count_change_since(&mut self, before: &Run) {
+        if self.order.busy != before.order.busy && self.order.version == before.order.version {
+            self.order.touch();
+        }
     }
 
     fn take_effect(&mut self, effect: &Effect) {
@@ -105,7 +109,7 @@ impl Run {
     }
 
     /// Brings the order to where its saga has come.
-    fn follow(&mut self, rules: &Rules<'_>) -> Result<(), WrongState> {
+    pub(super) fn follow(&mut self, rules: &Rules<'_>) -> Result<(), WrongState> {
         let unconfirmed = matches!(
             self.order.state,
             OrderState::Pending | OrderState::AwaitingPayment
@@ -165,11 +169,18 @@ impl Run {
     }
 
     fn refunded(&mut self) -> Result<(), WrongState> {
-        self.end_refund(RefundState::Done);
         match &self.refund {
-            Some(refund) => self.order.refunded(refund),
-            None => Ok(()),
+            // All of it was left out.
+            Some(refund) if refund.amount() == 0 && !(refund.whole && self.order.is_insured()) => {
+                self.end_refund(RefundState::Failed);
+                self.order.touch();
+                return Ok(());
+            }
+            Some(refund) => self.order.refunded(refund)?,
+            None => {}
         }
+        self.end_refund(RefundState::Done);
+        Ok(())
     }
 
     fn end_refund(&mut self, state: RefundState) {

@@ -10,7 +10,7 @@ use payments::Payments;
 use proto::claims::v1::ClaimDetails;
 use tonic::Status;
 
-use super::{Action, Outcome, Saga, Step};
+use super::{Action, Books, Outcome, Saga, Step};
 use crate::{order::Order, refund::Refund};
 
 /// The services that sagas call. Cheap to clone.
@@ -59,6 +59,14 @@ impl Participants {
         self.payments
             .void_balance(context, order, key, "written off")
             .await
+    }
+
+    /// What the payment service has in its books of an order.
+    ///
+    /// # Errors
+    /// When the payment service does not answer.
+    pub async fn books(&self, context: &Context, order: &Order) -> Result<Books, Status> {
+        self.payments.books(context, order).await
     }
 
     /// Makes one try at an action.

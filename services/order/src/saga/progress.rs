@@ -2,28 +2,21 @@
 
 use time::{Duration, OffsetDateTime};
 
-use super::{Ended, Progress, Saga, State};
+use super::{Ended, Ending, Progress, Saga, State, Statement};
 
 impl Saga {
     /// The current action took effect.
     pub fn succeeded(&mut self, result: String) {
         let Some(action) = self.action() else { return };
-        self.end_step(true, result);
+        self.end_step(Ending::Succeeded, result);
         self.record(Progress::StepCompleted(action));
-        if self.backward {
-            self.seek_undo(self.position);
-        } else if self.position + 1 == self.plan.len() {
-            self.finish(State::Completed, Progress::Completed);
-        } else {
-            self.state = State::Running;
-            self.begin_step(self.position + 1);
-        }
+        self.advance();
     }
 
     /// The current step will never succeed: what was done before is undone, in reverse. `undo`: also this step, because
     /// something may be left over of it.
     pub fn refused(&mut self, reason: &str, undo: bool) {
-        self.end_step(false, reason.to_owned());
+        self.end_step(Ending::Failed, reason.to_owned());
         self.backward = true;
         self.state = State::Compensating;
         reason.clone_into(&mut self.reason);
@@ -88,11 +81,47 @@ impl Saga {
         self.touch();
     }
 
+    /// An operator leaves the current action out. It goes on with the next one at once, with another `patience`.
+    pub fn skipped(&mut self, by: &Statement, patience: Duration) {
+        let Some(action) = self.action() else { return };
+        self.end_step(Ending::Skipped, by.reason.clone());
+        let by = by.clone();
+        self.record(Progress::Skipped { action, by });
+        self.advance();
+        if !self.has_ended() {
+            self.wake(patience);
+        }
+    }
+
+    /// An operator ends it in the direction that it has.
+    pub fn force_completed(&mut self, by: &Statement) {
+        let Some(action) = self.action() else { return };
+        self.end_step(Ending::Skipped, by.reason.clone());
+        let by = by.clone();
+        self.record(Progress::ForceCompleted { action, by });
+        match self.backward {
+            true => self.finish(State::Compensated, Progress::Compensated),
+            false => self.finish(State::Completed, Progress::Completed),
+        }
+    }
+
     /// Another saga takes its work over; whoever still drives it is fenced off.
     pub fn superseded(&mut self, reason: &str) {
         self.epoch += 1;
         reason.clone_into(&mut self.reason);
         self.finish(State::Compensated, Progress::Compensated);
+    }
+
+    /// Goes on after the current action has ended.
+    fn advance(&mut self) {
+        if self.backward {
+            self.seek_undo(self.position);
+        } else if self.position + 1 == self.plan.len() {
+            self.finish(State::Completed, Progress::Completed);
+        } else {
+            self.state = State::Running;
+            self.begin_step(self.position + 1);
+        }
     }
 
     /// Goes to the last step before `end` that has something to undo, or ends.
@@ -116,12 +145,12 @@ impl Saga {
         self.begun_at = OffsetDateTime::now_utc();
     }
 
-    fn end_step(&mut self, succeeded: bool, result: String) {
+    fn end_step(&mut self, ending: Ending, result: String) {
         let Some(action) = self.action() else { return };
         let (attempts, begun_at) = (self.attempts + 1, self.begun_at);
         self.ended = Some(Ended {
             action,
-            succeeded,
+            ending,
             result,
             attempts,
             begun_at,

@@ -39,6 +39,7 @@ struct Row {
     payment_id: Option<Uuid>,
     claim_id: Option<Uuid>,
     failure: Option<serde_json::Value>,
+    remarks: serde_json::Value,
     payer_paid: i64,
     transferred: i64,
     payer_written_off: i64,
@@ -173,14 +174,15 @@ pub async fn save(conn: &mut PgConnection, order: &Order, from: i64) -> Result<b
         .failure
         .as_ref()
         .and_then(|failure| serde_json::to_value(failure).ok());
-    let activities =
-        serde_json::to_value(&order.activities).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let encoded = |error: serde_json::Error| sqlx::Error::Encode(error.into());
+    let activities = serde_json::to_value(&order.activities).map_err(encoded)?;
+    let remarks = serde_json::to_value(&order.remarks).map_err(encoded)?;
     let saved = sqlx::query!(
         "update orders.placed_order set state = $3, payment_id = $4, claim_id = $5, failure = $6, payer_paid = $7,
              transferred = $8, payer_written_off = $9, patient_written_off = $10, balance_paid = $11,
              payer_returned = $12, patient_returned = $13, hold = $14, activities = $15, claim_version = $16,
              refunded = $17, refund_count = $18, saga_id = $19, busy = $20, version = $21, expires_at = $22,
-             updated_at = $23
+             updated_at = $23, remarks = $24
          where id = $1 and version = $2",
         order.id,
         from,
@@ -204,7 +206,8 @@ pub async fn save(conn: &mut PgConnection, order: &Order, from: i64) -> Result<b
         order.busy,
         order.version,
         order.expires_at,
-        order.updated_at
+        order.updated_at,
+        remarks
     )
     .execute(conn)
     .await?;
@@ -253,6 +256,7 @@ impl TryFrom<Row> for Order {
             payment_id: row.payment_id,
             claim_id: row.claim_id,
             failure,
+            remarks: serde_json::from_value(row.remarks).map_err(|_| corrupt("order remarks"))?,
             account: Account {
                 payer_paid: row.payer_paid,
                 transferred: row.transferred,

@@ -52,13 +52,17 @@ pub async fn insert(
     Ok(())
 }
 
-/// Writes where a refund stands.
-pub async fn save_state(conn: &mut PgConnection, refund: &Refund) -> Result<(), sqlx::Error> {
-    let state = refund.state.name();
+/// Writes where a refund stands. One that has failed keeps the amounts that were asked for.
+pub async fn save(conn: &mut PgConnection, refund: &Refund) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update orders.order_refund set state = $2 where id = $1",
+        "update orders.order_refund set state = $2,
+             share = case when $2 = 'failed' then share else $3 end,
+             balance = case when $2 = 'failed' then balance else $4 end
+         where id = $1",
         refund.id,
-        state
+        refund.state.name(),
+        refund.share,
+        refund.balance
     )
     .execute(conn)
     .await?;

@@ -24,7 +24,7 @@ pub enum Lease {
 pub struct StepRow {
     pub step: String,
     pub compensation: bool,
-    pub succeeded: bool,
+    pub ending: String,
     pub result: String,
     pub attempts: i32,
     pub begun_at: OffsetDateTime,
@@ -157,7 +157,7 @@ pub async fn save(
         saga.updated_at,
         ended.map(|ended| ended.action.step.name()) as Option<&str>,
         ended.is_some_and(|ended| ended.action.compensation),
-        ended.map(|ended| if ended.succeeded { "succeeded" } else { "failed" }) as Option<&str>,
+        ended.map(|ended| ended.ending.name()) as Option<&str>,
         ended.map(|ended| ended.result.as_str()) as Option<&str>,
         ended.map(|ended| count(ended.attempts)),
         ended.map(|ended| ended.begun_at)
@@ -177,6 +177,19 @@ pub async fn renew(conn: &mut PgConnection, saga: &Saga, lease: Duration) -> Res
         lease
     );
     Ok(renewed.execute(conn).await?.rows_affected() == 1)
+}
+
+/// Ends a lease before its time, if it is still held.
+pub async fn release(conn: &mut PgConnection, id: Uuid, epoch: i64) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update orders.saga set lease_until = now()
+         where id = $1 and lease_epoch = $2 and lease_until > now()",
+        id,
+        epoch
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Reads a saga.
@@ -247,8 +260,8 @@ pub async fn list(
 pub async fn steps(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<StepRow>, sqlx::Error> {
     sqlx::query_as!(
         StepRow,
-        r#"select step, compensation, state = 'succeeded' as "succeeded!", result, attempts, begun_at, ended_at
-         from orders.saga_step where saga_id = $1 order by begun_at, ended_at"#,
+        "select step, compensation, state as ending, result, attempts, begun_at, ended_at
+         from orders.saga_step where saga_id = $1 order by begun_at, ended_at",
         saga_id
     )
     .fetch_all(conn)

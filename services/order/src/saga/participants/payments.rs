@@ -1,9 +1,11 @@
 //! The payment service.
 
 use mesh::{Channel, Context};
+use money::Money;
 use proto::payment::v1::{
-    AuthorizePaymentRequest, CapturePaymentRequest, GetPaymentRequest, Payment, PaymentPurpose, PaymentState,
-    RefundPaymentRequest, VoidPaymentRequest, payment_service_client::PaymentServiceClient,
+    AuthorizePaymentRequest, CapturePaymentRequest, GetPaymentRequest, ListPaymentsRequest, Payment,
+    PaymentPurpose, PaymentState, RefundPaymentRequest, RefundState, VoidPaymentRequest,
+    payment_service_client::PaymentServiceClient,
 };
 use time::OffsetDateTime;
 use tonic::Status;
@@ -13,7 +15,7 @@ use super::{done, internal, malformed};
 use crate::{
     order::{Failure, Order, State},
     refund::Refund,
-    saga::{Effect, Outcome, Wait},
+    saga::{Books, Effect, Outcome, Paid, Wait},
 };
 
 #[derive(Clone)]
@@ -188,6 +190,34 @@ impl Payments {
             .void_payment(context.request(request))
             .await
             .map(drop)
+    }
+
+    pub(super) async fn books(&self, context: &Context, order: &Order) -> Result<Books, Status> {
+        let request = ListPaymentsRequest {
+            order_id: order.id.to_string(),
+            ..ListPaymentsRequest::default()
+        };
+        let answer = self.0.clone().list_payments(context.request(request)).await?;
+        let mut books = Books::default();
+        for payment in answer.into_inner().payments {
+            let minor = |amount: &Option<proto::google::r#type::Money>| {
+                let money = amount.as_ref().map(Money::try_from).transpose();
+                money.map(|money| money.map_or(0, |money| money.minor()))
+            };
+            let paid = Paid {
+                captured: minor(&payment.captured).map_err(|_| malformed("amount"))?,
+                refunded: minor(&payment.refunded).map_err(|_| malformed("amount"))?,
+                refunding: payment
+                    .refunds
+                    .iter()
+                    .any(|refund| refund.state() == RefundState::Pending),
+            };
+            match payment.purpose() {
+                PaymentPurpose::Balance => books.balance = paid,
+                PaymentPurpose::Share | PaymentPurpose::Unspecified => books.share = paid,
+            }
+        }
+        Ok(books)
     }
 
     async fn get(&self, context: &Context, request: GetPaymentRequest) -> Result<Payment, Status> {

@@ -1,0 +1,98 @@
+//! `weft saga skip` and `weft saga force-complete`: what is left when a retry cannot help.
+
+use clap::Args;
+use proto::ops::v1::{ForceCompleteSagaRequest, Saga, SagaState, SkipSagaStepRequest};
+use uuid::Uuid;
+
+use super::{get, print};
+use crate::{
+    cli::{self, Format},
+    clients::Clients,
+    confirm::Confirmation,
+    failure::{During as _, Failure},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The saga's id
+    #[arg(value_parser = cli::uuid)]
+    saga: Uuid,
+    /// Why, 3 to 500 characters; kept with the saga and in the order's remarks
+    #[arg(long)]
+    reason: String,
+    /// Names the request: repeated with the same id it has one effect; by default a new one
+    #[arg(long, value_parser = cli::uuid)]
+    request_id: Option<Uuid>,
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+impl Arguments {
+    fn request_id(&self) -> String {
+        self.request_id.unwrap_or_else(Uuid::new_v4).to_string()
+    }
+}
+
+pub(super) async fn skip(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
+    let seen = get(clients, arguments.saga).await?;
+    arguments.confirmation.ask(&format!(
+        "{} will not be {}, and its order says so from then on. This cannot be undone.",
+        seen.current_step,
+        if undoes(&seen) { "undone" } else { "carried out" },
+    ))?;
+    let request = SkipSagaStepRequest {
+        request_id: arguments.request_id(),
+        id: seen.id,
+        reason: arguments.reason,
+        step: seen.current_step,
+    };
+    let answer = clients.saga().skip_saga_step(clients.request(request)?).await;
+    let answer = answer.during("ops.v1.SagaService/SkipSagaStep")?.into_inner();
+    helped(format, answer.saga)
+}
+
+pub(super) async fn force_complete(
+    clients: &Clients,
+    format: Format,
+    arguments: Arguments,
+) -> Result<(), Failure> {
+    let seen = get(clients, arguments.saga).await?;
+    arguments.confirmation.ask(&format!(
+        "You state that {} and all that follows was done by hand; the saga ends. This cannot be undone.",
+        seen.current_step,
+    ))?;
+    let request = ForceCompleteSagaRequest {
+        request_id: arguments.request_id(),
+        id: seen.id,
+        reason: arguments.reason,
+        step: seen.current_step,
+    };
+    let answer = clients
+        .saga()
+        .force_complete_saga(clients.request(request)?)
+        .await;
+    let answer = answer
+        .during("ops.v1.SagaService/ForceCompleteSaga")?
+        .into_inner();
+    helped(format, answer.saga)
+}
+
+fn undoes(saga: &Saga) -> bool {
+    saga.steps.last().is_some_and(|step| step.compensation)
+}
+
+/// What has come of it, and what to type next.
+fn helped(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
+    let after = saga.clone().unwrap_or_default();
+    print(format, saga)?;
+    match after.state() {
+        SagaState::Completed | SagaState::Compensated => {
+            eprintln!(
+                "next: weft order get {}   (its remarks tell what is left to do)",
+                after.order_id
+            );
+        }
+        _ => eprintln!("next: weft saga show {}", after.id),
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! What an operator's intervention means for an order.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Order;
+
+/// What a saga did not do for its order, because an operator said so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remark {
+    /// UPPER_SNAKE.
+    pub reason: String,
+    pub message: String,
+    /// The subject of the operator's token.
+    pub actor: String,
+    pub saga_id: Uuid,
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+}
+
+/// What is left open: the reason and the words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open(pub &'static str, pub String);
+
+impl Order {
+    /// An operator has left something of a saga out.
+    pub fn remark(&mut self, open: &Open, actor: &str, why: &str, saga_id: Uuid) {
+        self.remarks.push(Remark {
+            reason: open.0.to_owned(),
+            message: format!("{}: {why}", open.1),
+            actor: actor.to_owned(),
+            saga_id,
+            at: OffsetDateTime::now_utc(),
+        });
+        self.touch();
+    }
+}

@@ -1,0 +1,279 @@
+//! What an operator may do to a stuck saga, and what that leaves open of its order. Nothing here may say otherwise than
+//! the ledger: what the payment service knows is looked at first. Pure.
+
+use money::Money;
+
+use super::{Action, Kind, Run, Saga, Statement, Step, follow::Rules};
+use crate::{
+    order::{Open, WrongState},
+    refund::{Refund, RefundState},
+    settlement::Hold,
+};
+
+/// What an operator does to a stuck saga.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intervention {
+    /// Leaves the current step out.
+    Skip,
+    /// States that all that is left was done by hand.
+    ForceComplete,
+}
+
+/// What the payment service has in its books of an order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    pub share: Paid,
+    pub balance: Paid,
+}
+
+/// What was taken and given back by one payment, in minor units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paid {
+    pub captured: i64,
+    pub refunded: i64,
+    /// A refund is on its way.
+    pub refunding: bool,
+}
+
+/// Why a saga cannot be helped on so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unhelped {
+    /// The reason, and what to do instead.
+    Refused(&'static str, String),
+    WrongState(WrongState),
+}
+
+impl From<WrongState> for Unhelped {
+    fn from(wrong: WrongState) -> Unhelped {
+        Unhelped::WrongState(wrong)
+    }
+}
+
+impl Saga {
+    /// What it would still do, beginning with the current action.
+    fn left(&self) -> Vec<Action> {
+        let step = |step: &Step| Action {
+            step: *step,
+            compensation: self.backward,
+        };
+        match self.backward {
+            true => self.plan[..=self.position]
+                .iter()
+                .rev()
+                .filter(|step| step.undoing().is_some())
+                .map(step)
+                .collect(),
+            false => self.plan[self.position..].iter().map(step).collect(),
+        }
+    }
+
+    /// Whether an intervention has to look into the payment service's books.
+    pub fn moves_money(&self) -> bool {
+        self.left().into_iter().any(|action| {
+            !matches!(
+                action.effect(),
+                Some(Step::PrepareClaim | Step::SubmitClaim | Step::WithdrawClaim)
+            )
+        })
+    }
+}
+
+impl Action {
+    /// The step that is carried out.
+    fn effect(self) -> Option<Step> {
+        match self.compensation {
+            true => self.step.undoing(),
+            false => Some(self.step),
+        }
+    }
+}
+
+impl Run {
+    /// Where everything is after an operator's intervention. `earlier` are the order's refunds, this one included.
+    pub fn helped(
+        &self,
+        intervention: Intervention,
+        by: &Statement,
+        (books, earlier): (&Books, &[Refund]),
+        rules: &Rules<'_>,
+    ) -> Result<Run, Unhelped> {
+        let mut next = self.clone();
+        let left = self.saga.left();
+        let open = match intervention {
+            Intervention::Skip => {
+                let step = left.first().and_then(|action| action.effect());
+                let open = next.leave_out(step, books, earlier)?;
+                next.saga.skipped(by, rules.patience);
+                open
+            }
+            Intervention::ForceComplete => {
+                for step in left.iter().filter_map(|action| action.effect()) {
+                    self.was_done_by_hand(step, books, earlier)?;
+                }
+                next.saga.force_completed(by);
+                let steps: Vec<_> = left
+                    .iter()
+                    .filter_map(|action| action.effect())
+                    .map(Step::name)
+                    .collect();
+                let text = format!("done by hand and not by the saga: {}", steps.join(", "));
+                Open("DONE_BY_HAND", text)
+            }
+        };
+        next.order.remark(&open, &by.actor, &by.reason, self.saga.id);
+        next.follow(rules)?;
+        next.count_change_since(self);
+        Ok(next)
+    }
+
+    /// What stays open when a step is left out.
+    fn leave_out(&mut self, step: Option<Step>, books: &Books, earlier: &[Refund]) -> Result<Open, Unhelped> {
+        let needed = |text: &str| Err(Unhelped::Refused("STEP_NEEDED", text.to_owned()));
+        let currency = self.order.currency;
+        let money = |minor| Money::new(minor, currency).to_string();
+        Ok(match step {
+            None | Some(Step::PrepareClaim | Step::AuthorizePayment) => {
+                return needed(
+                    "an order is not confirmed without this step: retry the saga, or cancel the order",
+                );
+            }
+            Some(Step::CapturePayment) => {
+                return needed(
+                    "an order is not fulfilled without its share: capture the payment by hand and force-complete the \
+                     saga, or void the payment by hand and retry the saga, which then cancels the order",
+                );
+            }
+            Some(Step::WithdrawClaim) if self.saga.kind == Kind::RefundOrder => {
+                return needed(
+                    "an order is not returned while its claim stands: withdraw the claim, then retry the saga",
+                );
+            }
+            Some(Step::SubmitClaim) => {
+                self.order.hold = Hold::Review;
+                Open(
+                    "CLAIM_NOT_SUBMITTED",
+                    "the claim was not submitted to the payer".to_owned(),
+                )
+            }
+            Some(Step::WithdrawClaim) => Open(
+                "CLAIM_NOT_WITHDRAWN",
+                "the draft of the claim was not withdrawn".to_owned(),
+            ),
+            Some(Step::VoidPayment) => {
+                self.is_not_captured(books)?;
+                let held = money(self.order.price.patient_share);
+                Open(
+                    "HOLD_NOT_RELEASED",
+                    format!("the hold of {held} on the patient's card was not released"),
+                )
+            }
+            Some(Step::VoidBalance) => Open(
+                "BALANCE_NOT_RELEASED",
+                "the payment of the patient's balance was not let go".to_owned(),
+            ),
+            Some(step @ (Step::RefundPayment | Step::RefundBalance)) => {
+                self.is_not_given_back(step, books, earlier)?;
+                let amount = money(self.refund.as_ref().map_or(0, |refund| part_of(refund, step)));
+                match (&mut self.refund, step) {
+                    (Some(refund), Step::RefundBalance) => refund.balance = 0,
+                    (Some(refund), _) => refund.share = 0,
+                    (None, _) => {}
+                }
+                Open(
+                    "NOT_GIVEN_BACK",
+                    format!("{amount} was not given back to the patient"),
+                )
+            }
+        })
+    }
+
+    /// An operator's word is taken for what the ledger does not know of; the rest must be in the books.
+    fn was_done_by_hand(&self, step: Step, books: &Books, earlier: &[Refund]) -> Result<(), Unhelped> {
+        match step {
+            Step::PrepareClaim | Step::AuthorizePayment => Err(Unhelped::Refused(
+                "STEP_NEEDED",
+                "an order is not confirmed by hand: retry the saga, or cancel the order".to_owned(),
+            )),
+            Step::CapturePayment if books.share.captured < self.order.price.patient_share => {
+                let text = "the payment of the share is not captured: capture it by hand first, or void it by hand and \
+                            retry the saga, which then cancels the order";
+                Err(Unhelped::Refused("NOT_CAPTURED", text.to_owned()))
+            }
+            Step::VoidPayment => self.is_not_captured(books),
+            Step::RefundPayment | Step::RefundBalance => {
+                let (wanted, given) = self.given_back(step, books, earlier)?;
+                match given >= wanted {
+                    true => Ok(()),
+                    false => Err(Unhelped::Refused(
+                        "NOT_GIVEN_BACK",
+                        format!(
+                            "of {} the payment service has given back {}: refund the payment by hand first, or skip \
+                             the step",
+                            self.order.money(wanted),
+                            self.order.money(given)
+                        ),
+                    )),
+                }
+            }
+            Step::CapturePayment | Step::SubmitClaim | Step::WithdrawClaim | Step::VoidBalance => Ok(()),
+        }
+    }
+
+    /// An order is not cancelled while its patient's money is kept.
+    fn is_not_captured(&self, books: &Books) -> Result<(), Unhelped> {
+        let kept = books.share.captured - books.share.refunded;
+        if kept == 0 && !books.share.refunding {
+            return Ok(());
+        }
+        let text = format!(
+            "the payment of the share is captured and {} of it is kept: refund the payment by hand first",
+            self.order.money(kept)
+        );
+        Err(Unhelped::Refused("PAYMENT_CAPTURED", text))
+    }
+
+    fn is_not_given_back(&self, step: Step, books: &Books, earlier: &[Refund]) -> Result<(), Unhelped> {
+        let (_, given) = self.given_back(step, books, earlier)?;
+        if given == 0 {
+            return Ok(());
+        }
+        let text = format!(
+            "the payment service has given back {} that no other refund of the order accounts for: retry the saga, or \
+             force-complete it",
+            self.order.money(given)
+        );
+        Err(Unhelped::Refused("GIVEN_BACK", text))
+    }
+
+    /// What a refund step was to give back, and what the payment has given back beyond the other refunds.
+    fn given_back(&self, step: Step, books: &Books, earlier: &[Refund]) -> Result<(i64, i64), Unhelped> {
+        let paid = match step {
+            Step::RefundBalance => books.balance,
+            _ => books.share,
+        };
+        let this = self.refund.as_ref().map(|refund| refund.id);
+        let others = || earlier.iter().filter(|refund| Some(refund.id) != this);
+        if paid.refunding || others().any(|refund| refund.state == RefundState::Pending) {
+            let text = "a refund of the order is on its way: try again when it is decided".to_owned();
+            return Err(Unhelped::Refused("REFUND_PENDING", text));
+        }
+        let wanted = self.refund.as_ref().map_or(0, |refund| part_of(refund, step));
+        let accounted: i64 = others()
+            .filter(|refund| refund.state == RefundState::Done)
+            .map(|refund| part_of(refund, step))
+            .sum();
+        Ok((wanted, paid.refunded - accounted))
+    }
+}
+
+/// The part of a refund that a step gives back.
+fn part_of(refund: &Refund, step: Step) -> i64 {
+    match step {
+        Step::RefundBalance => refund.balance,
+        _ => refund.share,
+    }
+}
+
+#[cfg(test)]
+#[path = "intervention/tests.rs"]
+mod tests;

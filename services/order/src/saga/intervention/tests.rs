@@ -1,0 +1,229 @@
+use chassis::Facility;
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    order::{Failure, State as OrderState, tests::insured},
+    saga::State,
+    settlement::DenialPolicy,
+};
+
+fn stuck(kind: Kind, order: crate::order::Order, position: usize) -> Run {
+    let plan = match kind {
+        Kind::CancelOrder => Kind::cancel(&order),
+        Kind::FulfilOrder => Kind::fulfil(&order),
+        Kind::PlaceOrder => Kind::place(&order),
+        Kind::RefundOrder => vec![Step::WithdrawClaim, Step::RefundPayment],
+    };
+    let facility = Facility::new("F1").unwrap();
+    let mut saga = Saga::begin(kind, plan, facility, order.id, Duration::minutes(15));
+    saga.position = position;
+    saga.stuck("it keeps failing", Duration::minutes(1));
+    Run::new(saga, order)
+}
+
+fn helped(run: &Run, intervention: Intervention, books: &Books) -> Result<Run, Unhelped> {
+    let by = Statement {
+        actor: "jo".into(),
+        reason: "the bank has done it".into(),
+    };
+    let denials = DenialPolicy::default();
+    let rules = Rules {
+        denials: &denials,
+        payment_window: Duration::minutes(1),
+        patience: Duration::minutes(15),
+    };
+    let refunds: Vec<Refund> = run.refund.iter().cloned().collect();
+    run.helped(intervention, &by, (books, &refunds), &rules)
+}
+
+fn refused(helped: Result<Run, Unhelped>) -> &'static str {
+    match helped.unwrap_err() {
+        Unhelped::Refused(reason, _) => reason,
+        Unhelped::WrongState(wrong) => panic!("{wrong}"),
+    }
+}
+
+fn share(captured: i64, refunded: i64) -> Books {
+    Books {
+        share: Paid {
+            captured,
+            refunded,
+            refunding: false,
+        },
+        balance: Paid::default(),
+    }
+}
+
+fn confirmed() -> crate::order::Order {
+    let mut order = insured(50_000, 10_000, 40_000);
+    order.confirm().unwrap();
+    order
+}
+
+fn cancelling() -> crate::order::Order {
+    let mut order = confirmed();
+    order.begin_cancelling(Failure::new("CANCELLED", "")).unwrap();
+    order
+}
+
+fn fulfilled() -> crate::order::Order {
+    let mut order = confirmed();
+    order.fulfil().unwrap();
+    order.busy = false;
+    order
+}
+
+fn whole_refund(run: &mut Run) {
+    run.refund = Some(Refund {
+        id: Uuid::now_v7(),
+        reference: String::new(),
+        reason: String::new(),
+        share: 10_000,
+        balance: 0,
+        whole: true,
+        lines: Vec::new(),
+        state: RefundState::Pending,
+        created_at: OffsetDateTime::now_utc(),
+    });
+}
+
+#[test]
+fn a_cancellation_goes_on_without_its_void_and_says_that_the_hold_stands() {
+    let run = stuck(Kind::CancelOrder, cancelling(), 0);
+    let next = helped(&run, Intervention::Skip, &Books::default()).unwrap();
+    assert_eq!(
+        next.saga.action().map(|action| action.step),
+        Some(Step::WithdrawClaim)
+    );
+    assert_eq!((next.saga.state, next.saga.attempts), (State::Running, 0));
+    assert!(next.saga.wake_at.is_some(), "it goes on at once");
+    let remark = &next.order.remarks[0];
+    assert_eq!(
+        (remark.reason.as_str(), remark.actor.as_str()),
+        ("HOLD_NOT_RELEASED", "jo")
+    );
+    assert!(remark.message.contains("100.00") && remark.message.ends_with("the bank has done it"));
+}
+
+#[test]
+fn an_order_is_not_cancelled_while_its_patients_money_is_kept() {
+    let run = stuck(Kind::CancelOrder, cancelling(), 0);
+    for intervention in [Intervention::Skip, Intervention::ForceComplete] {
+        assert_eq!(
+            refused(helped(&run, intervention, &share(10_000, 4_000))),
+            "PAYMENT_CAPTURED"
+        );
+        assert!(helped(&run, intervention, &share(10_000, 10_000)).is_ok());
+    }
+}
+
+#[test]
+fn what_is_forced_ends_where_its_direction_leads() {
+    let run = stuck(Kind::CancelOrder, cancelling(), 0);
+    let next = helped(&run, Intervention::ForceComplete, &Books::default()).unwrap();
+    assert_eq!(
+        (next.saga.state, next.order.state),
+        (State::Completed, OrderState::Cancelled)
+    );
+    assert!(!next.order.busy);
+    assert!(
+        next.order.remarks[0]
+            .message
+            .contains("void_payment, withdraw_claim")
+    );
+
+    let mut undoing = stuck(Kind::PlaceOrder, insured(50_000, 10_000, 40_000), 1);
+    undoing.saga.backward = true;
+    let next = helped(&undoing, Intervention::ForceComplete, &Books::default()).unwrap();
+    assert_eq!(
+        (next.saga.state, next.order.state),
+        (State::Compensated, OrderState::Rejected)
+    );
+}
+
+#[test]
+fn an_order_is_fulfilled_only_with_its_share() {
+    let run = stuck(Kind::FulfilOrder, confirmed(), 0);
+    assert_eq!(
+        refused(helped(&run, Intervention::Skip, &share(10_000, 0))),
+        "STEP_NEEDED"
+    );
+    assert_eq!(
+        refused(helped(&run, Intervention::ForceComplete, &share(9_999, 0))),
+        "NOT_CAPTURED"
+    );
+    let next = helped(&run, Intervention::ForceComplete, &share(10_000, 0)).unwrap();
+    assert_eq!(
+        (next.order.state, next.order.hold),
+        (OrderState::Fulfilled, Hold::None)
+    );
+}
+
+#[test]
+fn a_claim_that_was_not_submitted_is_reviewed() {
+    let run = stuck(Kind::FulfilOrder, confirmed(), 1);
+    assert!(!run.saga.moves_money());
+    let next = helped(&run, Intervention::Skip, &Books::default()).unwrap();
+    assert_eq!(
+        (next.order.state, next.order.hold),
+        (OrderState::Fulfilled, Hold::Review)
+    );
+    assert_eq!(next.order.remarks[0].reason, "CLAIM_NOT_SUBMITTED");
+}
+
+#[test]
+fn an_order_is_not_confirmed_by_hand() {
+    let run = stuck(Kind::PlaceOrder, insured(50_000, 10_000, 40_000), 1);
+    for intervention in [Intervention::Skip, Intervention::ForceComplete] {
+        assert_eq!(refused(helped(&run, intervention, &share(0, 0))), "STEP_NEEDED");
+    }
+}
+
+#[test]
+fn a_return_counts_as_given_back_only_what_was() {
+    let mut run = stuck(Kind::RefundOrder, fulfilled(), 1);
+    whole_refund(&mut run);
+    assert_eq!(
+        refused(helped(&run, Intervention::ForceComplete, &share(10_000, 0))),
+        "NOT_GIVEN_BACK"
+    );
+    assert_eq!(
+        refused(helped(&run, Intervention::Skip, &share(10_000, 10_000))),
+        "GIVEN_BACK"
+    );
+
+    let skipped = helped(&run, Intervention::Skip, &share(10_000, 0)).unwrap();
+    assert_eq!(
+        (skipped.order.state, skipped.order.account.refunded),
+        (OrderState::Returned, 0)
+    );
+    assert_eq!(skipped.order.payer_outstanding(), 0);
+    assert_eq!(skipped.order.remarks[0].reason, "NOT_GIVEN_BACK");
+
+    let forced = helped(&run, Intervention::ForceComplete, &share(10_000, 10_000)).unwrap();
+    assert_eq!(
+        (forced.order.state, forced.order.account.refunded),
+        (OrderState::Returned, 10_000)
+    );
+
+    run.saga.position = 0;
+    assert_eq!(
+        refused(helped(&run, Intervention::Skip, &share(10_000, 0))),
+        "STEP_NEEDED"
+    );
+}
+
+#[test]
+fn a_refund_of_which_nothing_was_given_back_has_failed() {
+    let mut run = stuck(Kind::RefundOrder, fulfilled(), 1);
+    whole_refund(&mut run);
+    run.refund.as_mut().unwrap().whole = false;
+    let next = helped(&run, Intervention::Skip, &share(10_000, 0)).unwrap();
+    assert_eq!(next.refund.unwrap().state, RefundState::Failed);
+    assert_eq!(
+        (next.order.state, next.order.account.refunded),
+        (OrderState::Fulfilled, 0)
+    );
+}

@@ -1,0 +1,81 @@
+//! What operators did to sagas.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::saga::{Saga, Statement};
+
+/// What operators do to sagas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Retried,
+    Skipped,
+    ForceCompleted,
+}
+
+/// Something that was done, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub kind: String,
+    pub step: String,
+    pub compensation: bool,
+    pub actor: String,
+    pub reason: String,
+    pub created_at: OffsetDateTime,
+}
+
+/// Writes down what an operator does to `saga`, which is as it was before.
+pub async fn insert(
+    conn: &mut PgConnection,
+    saga: &Saga,
+    kind: Kind,
+    by: &Statement,
+) -> Result<(), sqlx::Error> {
+    let action = saga.action();
+    sqlx::query!(
+        "insert into orders.saga_action (id, saga_id, facility, kind, step, compensation, actor, reason)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        Uuid::now_v7(),
+        saga.id,
+        saga.facility.as_str(),
+        kind.name(),
+        action.map(|action| action.step.name()).unwrap_or_default(),
+        action.is_some_and(|action| action.compensation),
+        by.actor,
+        by.reason
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What was done to a saga, oldest first.
+pub async fn of(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
+    sqlx::query_as!(
+        Row,
+        "select kind, step, compensation, actor, reason, created_at
+         from orders.saga_action where saga_id = $1 order by created_at, id",
+        saga_id
+    )
+    .fetch_all(conn)
+    .await
+}
+
+impl Kind {
+    const ALL: [Kind; 3] = [Kind::Retried, Kind::Skipped, Kind::ForceCompleted];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Retried => "retried",
+            Kind::Skipped => "skipped",
+            Kind::ForceCompleted => "force_completed",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
