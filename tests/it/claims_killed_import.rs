@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     claims_rig::{Rig, advice, file, filed, fils, import},
+    cli_rig::Weft,
     samples,
 };
 
@@ -83,6 +84,36 @@ fn mixed_file() -> String {
         .map(|claim_id| advice(&claim_id, &[("A1", "100", "1", "PRCE-001")]))
         .collect();
     file(&claims)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_outlives_a_kill_of_the_claims_service() {
+    let rig = Rig::with(Options::default().set(Service::Claims, "import.concurrency", "1")).await;
+    let path = rig.stack.folder().join("advice.xml");
+    std::fs::write(&path, mixed_file()).unwrap();
+    let path = path.display().to_string();
+    let weft = Weft::of(&rig.stack, "al-noor", &["biller"]);
+    let kill = async {
+        let done = "select count(*) from claims.remittance_claim";
+        eventually(SOON, || async { rig.count(done).await >= 30 }).await;
+        rig.stack.kill9(Service::Claims);
+        let before = rig.count(done).await;
+        assert!(
+            before < (FILED + UNKNOWN) as i64,
+            "it was killed too late, after {before}"
+        );
+        rig.stack.restart(Service::Claims).await;
+    };
+    let arguments = ["remittance", "import", &path];
+    let (report, ()) = tokio::join!(weft.json(&arguments), kill);
+    let report = &report["report"];
+    assert_eq!(
+        (&report["parkedLines"], &report["duplicate"]),
+        (&(FILED + UNKNOWN).into(), &false.into())
+    );
+    let parked = rig.count("select count(*) from claims.parked_line").await;
+    assert_eq!(parked, (FILED + UNKNOWN) as i64);
+    assert_eq!(weft.json(&arguments).await["report"]["duplicate"], true);
 }
 
 #[tokio::test(flavor = "multi_thread")]

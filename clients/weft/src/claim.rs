@@ -13,7 +13,7 @@ use proto::claims::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
     output::{self, Table},
@@ -34,7 +34,7 @@ pub(crate) enum Command {
     /// Take an order's claim out of the process
     Withdraw {
         /// The order's id
-        #[arg(long)]
+        #[arg(long, value_parser = cli::uuid)]
         order: Uuid,
         /// Why
         #[arg(long, default_value = "")]
@@ -45,7 +45,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
     /// Only the claims of this order
-    #[arg(long)]
+    #[arg(long, value_parser = cli::uuid)]
     order: Option<Uuid>,
     /// Only claims in this state, such as ACCEPTED
     #[arg(long, value_parser = parse_state)]

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
 
 use crate::{
     claim, clients::Identity, demo, dlq, duration, events, ledger, mesh_policy, order, payment, remittance,
@@ -99,6 +100,12 @@ pub(crate) struct Globals {
     pub(crate) dir: Option<PathBuf>,
 }
 
+/// Reads an argument that must be a UUID.
+pub(crate) fn uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::parse_str(text)
+        .map_err(|_| "it must be a UUID, such as 018f2d5e-0000-7000-8000-000000000001".to_owned())
+}
+
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -115,5 +122,34 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    /// clap knows how to read a UUID by itself, but tells people of characters and groups.
+    #[test]
+    fn every_argument_that_is_a_uuid_says_so_when_it_is_not_one() {
+        use clap::Parser as _;
+        for arguments in [
+            "saga show x",
+            "saga retry x",
+            "saga list --order x",
+            "saga skip x --reason because",
+            "ledger balance --order x",
+            "ledger entries --order x",
+            "dlq show x",
+            "dlq replay x",
+            "dlq approve x",
+            "dlq discard x --reason because",
+            "dlq edit x --body f --reason because",
+            "payment get x",
+            "payment list --order x",
+            "payment pay x --payment-method m",
+            "claim list --order x",
+            "claim withdraw --order x",
+            "order place --line A:1:1 --request-id x",
+        ] {
+            let refused = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
+            let refused = refused.expect_err(arguments).to_string();
+            assert!(refused.contains("must be a UUID"), "{arguments}: {refused}");
+        }
     }
 }

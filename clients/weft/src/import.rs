@@ -26,6 +26,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+pub(crate) use caller::{Caller, NoAnswer};
 use clap::Args;
 pub(crate) use report::Report;
 use uuid::Uuid;
@@ -56,15 +57,17 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// With everything but the file as it is by default.
     pub(crate) fn of(file: PathBuf) -> Arguments {
-        let retry_for = Duration::from_secs(120);
         Arguments {
             file,
             payment_method: "tok_visa".to_owned(),
             concurrency: 16,
-            retry_for,
+            retry_for: RETRY_FOR,
         }
     }
 }
+
+/// How long a service that cannot be reached is tried again by default.
+pub(crate) const RETRY_FOR: Duration = Duration::from_secs(120);
 
 /// What a file is, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

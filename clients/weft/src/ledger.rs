@@ -8,7 +8,7 @@ use proto::payment::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
     output::{self, Table, moment, money, state},
@@ -20,7 +20,7 @@ pub(crate) enum Command {
     /// Sum every account; exit code 1 when they do not sum to zero
     Balance {
         /// Only this order's entries
-        #[arg(long)]
+        #[arg(long, value_parser = cli::uuid)]
         order: Option<Uuid>,
         /// Only this currency, ISO 4217
         #[arg(long, default_value = "")]
@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// List entries, newest first
     Entries {
         /// Only this order's entries
-        #[arg(long)]
+        #[arg(long, value_parser = cli::uuid)]
         order: Option<Uuid>,
         /// Only this account, such as PAYER_RECEIVABLE
         #[arg(long, value_parser = parse_account)]

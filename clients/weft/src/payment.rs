@@ -8,7 +8,7 @@ use proto::payment::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
     output::{self, Table, moment, money, state},
@@ -20,10 +20,10 @@ pub(crate) enum Command {
     /// Show a payment
     Get {
         /// The payment's id
-        #[arg(required_unless_present = "order")]
+        #[arg(required_unless_present = "order", value_parser = cli::uuid)]
         payment: Option<Uuid>,
         /// The order whose payment to show, instead of the payment's id
-        #[arg(long, conflicts_with = "payment")]
+        #[arg(long, conflicts_with = "payment", value_parser = cli::uuid)]
         order: Option<Uuid>,
         /// Which of the order's payments
         #[arg(long, value_enum, default_value_t = Purpose::Share)]
@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// List payments, newest first
     List {
         /// Only the payments of this order
-        #[arg(long)]
+        #[arg(long, value_parser = cli::uuid)]
         order: Option<Uuid>,
         /// Only payments in this state, such as CAPTURED
         #[arg(long, value_parser = parse_state)]
@@ -43,12 +43,13 @@ pub(crate) enum Command {
     /// Pay the share of an order that waits for it, or the balance of one that is due
     Pay {
         /// The order's id
+        #[arg(value_parser = cli::uuid)]
         order: Uuid,
         /// The payment method's token, such as tok_visa
         #[arg(long)]
         payment_method: String,
         /// Names the request, a UUID: repeated with the same one, it has one effect and one answer
-        #[arg(long)]
+        #[arg(long, value_parser = cli::uuid)]
         request_id: Option<Uuid>,
     },
 }

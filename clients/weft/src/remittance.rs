@@ -1,6 +1,9 @@
 //! `weft remittance import FILE`: hands a Remittance.Advice file to the claims service.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -9,14 +12,17 @@ use proto::claims::v1::{
     import_remittance_request::Part,
 };
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncReadExt as _;
+use tokio::{io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::{
     cli::{Format, Globals},
     clients::Clients,
+    duration,
     failure::{During as _, Failure},
-    import::{request_id, was_given_before},
+    import::{Caller, NoAnswer, request_id, was_given_before},
     output::{self, Table, money},
 };
 
@@ -26,6 +32,9 @@ pub(crate) enum Command {
     Import {
         /// The file
         file: PathBuf,
+        /// How long a claims service that cannot be reached is tried again
+        #[arg(long, default_value = "2m", value_parser = duration::parse)]
+        retry_for: Duration,
     },
 }
 
@@ -33,9 +42,9 @@ pub(crate) enum Command {
 const CHUNK_BYTES: usize = 64 * 1024;
 
 pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
-    let Command::Import { file } = command;
+    let Command::Import { file, retry_for } = command;
     let clients = Clients::open(globals)?;
-    let report = import(&clients, &file).await?;
+    let report = import(&clients, &file, retry_for).await?;
     match globals.output {
         Format::Json => {
             let response = ImportRemittanceResponse {
@@ -52,8 +61,13 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
 }
 
-/// Streams the file; its request id follows from its content, so that a repetition is recognised.
-pub(crate) async fn import(clients: &Clients, path: &Path) -> Result<RemittanceReport, Failure> {
+/// Streams the file, and again while the claims service cannot be reached: its request id follows from its content, so
+/// that a repetition is recognised and goes on where the import was.
+pub(crate) async fn import(
+    clients: &Clients,
+    path: &Path,
+    retry_for: Duration,
+) -> Result<RemittanceReport, Failure> {
     let digest = digest(path)
         .await
         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -64,37 +78,56 @@ pub(crate) async fn import(clients: &Clients, path: &Path) -> Result<RemittanceR
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default(),
     };
-    let mut file = tokio::fs::File::open(path)
-        .await
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let (parts, stream) = tokio::sync::mpsc::channel(4);
-    let reading = async move {
-        let part = |part| ImportRemittanceRequest { part: Some(part) };
-        if parts.send(part(Part::Header(header))).await.is_err() {
-            return Ok(());
-        }
-        loop {
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            // An answer before the end of the file, a refusal, closes the channel.
-            let read = (&mut file)
-                .take(CHUNK_BYTES as u64)
-                .read_to_end(&mut chunk)
-                .await?;
-            if read == 0 || parts.send(part(Part::Chunk(chunk))).await.is_err() {
-                return Ok::<(), std::io::Error>(());
-            }
-        }
+    let caller = Caller {
+        clients: clients.clone(),
+        retry_for,
+        halt: CancellationToken::new(),
     };
-    let request = clients.request(ReceiverStream::new(stream))?;
-    let mut claims = clients.claims();
-    let (read, answer) = tokio::join!(reading, claims.import_remittance(request));
-    read.with_context(|| format!("cannot read {}", path.display()))?;
-    let answer = answer.during("claims.v1.ClaimService/ImportRemittance")?;
+    let answer = caller
+        .call(header, move |request| async move {
+            let (metadata, extensions, header) = request.into_parts();
+            let (parts, stream) = mpsc::channel(4);
+            let request = tonic::Request::from_parts(metadata, extensions, ReceiverStream::new(stream));
+            let mut claims = clients.claims();
+            let (read, answer) = tokio::join!(read(path, header, parts), claims.import_remittance(request));
+            read.map_err(|error| {
+                Status::failed_precondition(format!("cannot read {}: {error}", path.display()))
+            })?;
+            answer
+        })
+        .await;
+    let answer = answer
+        .map_err(|(NoAnswer::Refused(status) | NoAnswer::Undecided(status))| status)
+        .during("claims.v1.ClaimService/ImportRemittance")?;
     let replayed = was_given_before(&answer);
     let mut report = answer.into_inner().report.unwrap_or_default();
     // The first answer, given again, says nothing of being one.
     report.duplicate |= replayed;
     Ok(report)
+}
+
+/// Sends the header, and the file in pieces.
+async fn read(
+    path: &Path,
+    header: ImportRemittanceHeader,
+    parts: mpsc::Sender<ImportRemittanceRequest>,
+) -> std::io::Result<()> {
+    let part = |part| ImportRemittanceRequest { part: Some(part) };
+    let mut file = tokio::fs::File::open(path).await?;
+    if parts.send(part(Part::Header(header))).await.is_err() {
+        return Ok(());
+    }
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        // An answer before the end of the file, a refusal, closes the channel.
+        let read = (&mut file)
+            .take(CHUNK_BYTES as u64)
+            .read_to_end(&mut chunk)
+            .await?;
+        if read == 0 || parts.send(part(Part::Chunk(chunk))).await.is_err() {
+            return Ok(());
+        }
+    }
 }
 
 async fn digest(path: &Path) -> std::io::Result<String> {

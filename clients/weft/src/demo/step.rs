@@ -115,7 +115,7 @@ impl Step {
                 }
             }
             Kind::Remittance => {
-                let report = remittance::import(clients, &path).await?;
+                let report = remittance::import(clients, &path, import::RETRY_FOR).await?;
                 if let Some(violation) = report.violations.first() {
                     return Err(Failure::Other(anyhow!(
                         "{}: {}",

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{find, replay, show};
 use crate::{
-    cli::Format,
+    cli::{self, Format},
     clients::{Clients, Service},
     confirm::Confirmation,
     failure::{During as _, Failure},
@@ -23,6 +23,7 @@ const WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The dead letter's id
+    #[arg(value_parser = cli::uuid)]
     dead_letter: Uuid,
     /// The new body in Protobuf's JSON, as `weft dlq show` prints it; `-` reads standard input
     #[arg(long, value_name = "FILE")]

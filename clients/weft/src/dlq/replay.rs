@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{GET, find, groups, show};
 use crate::{
-    cli::Format,
+    cli::{self, Format},
     clients::{Clients, Service},
     duration,
     failure::{During as _, Failure},
@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The dead letter's id
-    #[arg(required_unless_present = "group", conflicts_with = "group")]
+    #[arg(required_unless_present = "group", conflicts_with = "group", value_parser = cli::uuid)]
     dead_letter: Option<Uuid>,
     /// All open dead letters with this fingerprint, as `weft dlq groups` lists it
     #[arg(long, value_name = "FINGERPRINT")]

@@ -119,7 +119,7 @@ impl Report {
         self.remarks.sort_by_key(|remark| remark.entry.line);
     }
 
-    /// Whether file total = accepted - refunded + refused, to the penny, and every line has an outcome.
+    /// Whether file total = accepted - refunded + refused + undecided, to the penny, and every line has an outcome.
     pub(crate) fn balances(&self) -> bool {
         let minor: i128 = self.tallies.iter().map(|tally| tally.minor).sum();
         let lines: u64 = self.tallies.iter().map(|tally| tally.lines).sum();
@@ -171,7 +171,8 @@ impl Report {
             total: self.read.minor,
             accepted: sum(&[Outcome::New, Outcome::Unchanged]),
             refunded: -sum(&[Outcome::Refunded, Outcome::RefundUnchanged]),
-            refused: sum(&[Outcome::Refused, Outcome::Unmatched, Outcome::Undecided]),
+            refused: sum(&[Outcome::Refused, Outcome::Unmatched]),
+            undecided: sum(&[Outcome::Undecided]),
         }
     }
 
@@ -188,6 +189,7 @@ struct Equation {
     accepted: i128,
     refunded: i128,
     refused: i128,
+    undecided: i128,
 }
 
 impl Equation {
@@ -197,6 +199,7 @@ impl Equation {
             "accepted": report.show(self.accepted),
             "refunded": report.show(self.refunded),
             "refused": report.show(self.refused),
+            "undecided": report.show(self.undecided),
         })
     }
 }
@@ -271,9 +274,13 @@ impl fmt::Display for Report {
         write!(f, "{table}")?;
         let equation = self.equation();
         let sign = if self.balances() { "=" } else { "IS NOT" };
+        let undecided = match self.of(Outcome::Undecided).entries {
+            0 => String::new(),
+            _ => format!(" + undecided {}", self.show(equation.undecided)),
+        };
         writeln!(
             f,
-            "file total {} {sign} accepted {} - refunded {} + refused {}  {}",
+            "file total {} {sign} accepted {} - refunded {} + refused {}{undecided}  {}",
             self.show(equation.total),
             self.show(equation.accepted),
             self.show(equation.refunded),

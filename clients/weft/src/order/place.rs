@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["lines", "claim", "patient_share"])]
     request: Option<std::path::PathBuf>,
     /// Names the request, a UUID: repeated with the same one, it has one effect and one answer
-    #[arg(long)]
+    #[arg(long, value_parser = crate::cli::uuid)]
     request_id: Option<uuid::Uuid>,
 }
 

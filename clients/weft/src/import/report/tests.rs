@@ -40,7 +40,9 @@ fn file_total_is_accepted_less_refunded_plus_refused() {
     let json = report.to_json();
     assert_eq!(
         json["equation"],
-        json!({"fileTotal": "7.10", "accepted": "10.00", "refunded": "2.50", "refused": "-0.40"})
+        json!({
+            "fileTotal": "7.10", "accepted": "10.00", "refunded": "2.50", "refused": "-0.40", "undecided": "0.00"
+        })
     );
     assert_eq!(json["remarks"][0]["reason"], "NEGATIVE_QUANTITY: no");
     assert!(
@@ -66,4 +68,10 @@ fn what_is_undecided_balances_and_is_not_clean() {
     report.count(1, pounds(5));
     report.record(entry(Outcome::Undecided, 1, 5));
     assert!(report.balances() && !report.is_clean());
+    assert_eq!(report.to_json()["equation"]["undecided"], "0.05");
+    assert!(
+        report
+            .to_string()
+            .contains("file total 7.15 = accepted 10.00 - refunded 2.50 + refused -0.40 + undecided 0.05")
+    );
 }
