@@ -153,7 +153,11 @@ async fn what_is_paid_beyond_the_net_is_booked_named_and_counts_up_to_it() {
     let first = file(&[advice("CLM-1", &[("A1", "100", "60", "PRCE-001")])]);
     assert_eq!(rig.import(&first).await.unwrap().violations, []);
     let path = rig.stack.folder().join("surplus.xml");
-    std::fs::write(&path, file(&[advice("CLM-1", &[("A1", "100", "70", "PRCE-001")])])).unwrap();
+    std::fs::write(
+        &path,
+        file(&[advice("CLM-1", &[("A1", "100", "70", "PRCE-001")])]),
+    )
+    .unwrap();
     let weft = Weft::of(&rig.stack, "al-noor", &["biller"]);
     let shown = weft
         .run(&["remittance", "import", &path.display().to_string()])

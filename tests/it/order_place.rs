@@ -353,3 +353,23 @@ async fn a_saga_that_the_database_has_interrupted_goes_on_when_it_is_back() {
     let confirmed = "select count(*) from orders.placed_order where state = 'confirmed'";
     eventually(SOON, || async { rig.rows(confirmed).await == 1 }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_items_code_is_neither_blank_nor_hides_anything() {
+    let rig = Rig::start().await;
+    for code in ["  ", "A\nB", "A\u{7}", "\u{85}"] {
+        let mut request = self_pay_order("tok_visa");
+        request.lines = vec![line(code, 10)];
+        let refused = rig.place(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{code:?}");
+        assert!(
+            refused
+                .message()
+                .contains("must not be blank or hold control characters"),
+            "{refused}"
+        );
+    }
+    let mut request = self_pay_order("tok_visa");
+    request.lines = vec![line("Ä 1/2-β", 10)];
+    rig.place(request).await.unwrap();
+}
