@@ -15,17 +15,18 @@ pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
 pub(crate) use schema::await_current;
 pub use schema::missing;
 pub use settings::Settings;
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
 use tokio::{sync::Notify, time::Instant};
 pub use url::DatabaseUrl;
 use uuid::Uuid;
 
-use crate::{Facility, Process, idempotency};
+use crate::{Facility, Process, Tasks, idempotency};
 
 /// The service's database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
+    tasks: Tasks,
     answered: Arc<[Notify; WAITERS]>,
 }
 
@@ -44,6 +45,7 @@ impl Database {
         let pool = watch::distrusting(settings.pool_options(), &outages).connect_lazy_with(options.clone());
         let database = Database {
             pool,
+            tasks: process.tasks.clone(),
             answered: Arc::new(std::array::from_fn(|_| Notify::new())),
         };
         // One process has one database; a second one, in tests, is only not pruned and not audited to.
@@ -70,7 +72,7 @@ impl Database {
     pub async fn begin(&self, facility: &Facility) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         // A facility's grammar has no quote in it.
         let statement = format!("begin; select set_config('weft.facility', '{facility}', true)");
-        self.pool.begin_with(AssertSqlSafe(statement)).await
+        self.open(AssertSqlSafe(statement)).await
     }
 
     /// Opens a transaction of no facility: for infrastructure tables and security-definer functions. Row-level
@@ -79,9 +81,19 @@ impl Database {
     /// # Errors
     /// When no connection is to be had within the setting's time.
     pub async fn begin_system(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.pool
-            .begin_with("begin; select set_config('weft.facility', '', true)")
+        self.open("begin; select set_config('weft.facility', '', true)")
             .await
+    }
+
+    /// Begins in a task of its own: sqlx loses count of a transaction whose beginning is dropped half-way, and would
+    /// put its connection back into the pool with the transaction open.
+    async fn open(
+        &self,
+        statement: impl SqlSafeStr + Send + 'static,
+    ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let pool = self.pool.clone();
+        let beginning = self.tasks.run(async move { pool.begin_with(statement).await });
+        beginning.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }
 
     /// The pool itself.

@@ -113,11 +113,15 @@ async fn bytes_that_are_no_message_are_the_callers_mistake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn out_of_time_is_deadline_exceeded_and_the_handler_goes_on() {
+async fn out_of_time_is_deadline_exceeded_and_a_handler_with_effects_goes_on() {
     let fixture = Fixture::new().await;
     let began = tokio::time::Instant::now();
     let (status, _) = fixture
-        .call("GetOrder", &get(), &[("x-do", "wait"), ("grpc-timeout", "300m")])
+        .call(
+            "PlaceOrder",
+            &place(),
+            &[("x-do", "wait"), ("grpc-timeout", "300m")],
+        )
         .await;
     assert_eq!(
         (status.code(), reason(&status).as_str()),
@@ -182,7 +186,7 @@ async fn a_handler_survives_its_caller() {
     let mut call = fixture
         .stack
         .clone()
-        .answer(request("GetOrder", &get(), &headers));
+        .answer(request("PlaceOrder", &place(), &headers));
     while fixture.calls() == 0 {
         assert!(futures_util::poll!(&mut call).is_pending());
         tokio::task::yield_now().await;
@@ -190,6 +194,33 @@ async fn a_handler_survives_its_caller() {
     drop(call);
     fixture.orders.go_on.notify_one();
     fixture.orders.done.notified().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_without_effects_is_stopped_at_its_deadline_and_when_its_caller_is_gone() {
+    let fixture = Fixture::new().await;
+    let in_time = [("x-do", "wait"), ("grpc-timeout", "300m")];
+    let (status, _) = fixture.call("GetOrder", &get(), &in_time).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    while fixture.orders.working() {
+        tokio::task::yield_now().await;
+    }
+    let headers = [
+        ("authorization", format!("Bearer {}", fixture.clerk())),
+        ("x-do", "wait".to_owned()),
+    ];
+    let mut call = fixture
+        .stack
+        .clone()
+        .answer(request("GetOrder", &get(), &headers));
+    while fixture.calls() < 2 {
+        assert!(futures_util::poll!(&mut call).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(call);
+    while fixture.orders.working() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

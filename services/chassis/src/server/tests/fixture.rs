@@ -33,6 +33,8 @@ use crate::{
 #[derive(Clone, Default)]
 pub(super) struct Orders {
     calls: Arc<AtomicUsize>,
+    /// Held by the handlers that wait.
+    waiting: Arc<()>,
     pub(super) go_on: Arc<Notify>,
     pub(super) done: Arc<Notify>,
 }
@@ -43,6 +45,12 @@ impl Orders {
         while self.calls.load(Ordering::Acquire) == 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Whether a handler waits.
+    pub(super) fn working(&self) -> bool {
+        // Every clone of a handler holds one, too: only what is held beyond the clones' own counts.
+        Arc::strong_count(&self.waiting) > Arc::strong_count(&self.calls)
     }
 }
 
@@ -76,6 +84,7 @@ impl Orders {
             "panic" => panic!("the handler is broken"),
             "hang" => std::future::pending().await,
             "wait" => {
+                let _waiting = Arc::clone(&self.waiting);
                 self.go_on.notified().await;
                 self.done.notify_one();
                 answer([message()])
