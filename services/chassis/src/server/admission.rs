@@ -53,7 +53,8 @@ impl Layer {
             Criticality::Unspecified | Criticality::Normal => 90,
             Criticality::Critical => 100,
         };
-        let bound = (self.limit.current() * percent).div_ceil(100);
+        // Rounded down, so that a small limit keeps something back, too; but something must pass.
+        let bound = (self.limit.current() * percent / 100).max(1);
         let place = Place(self.in_flight.clone());
         if self.in_flight.fetch_add(1, Ordering::AcqRel) < bound {
             self.pressure.taken();
