@@ -16,7 +16,7 @@ use tokio::{
     task::AbortHandle,
 };
 use tonic::{Status, body::Body};
-use tower::{Service, util::BoxCloneSyncService};
+use tower::Service;
 
 use crate::{
     ChannelOptions, Context, Error, Policies,
@@ -33,7 +33,7 @@ use crate::{
     options::Tuning,
     retry::{
         Retry,
-        budget::{Budget, Throttling},
+        budget::{Budget, Budgets, Throttling},
     },
     service_config::{self, ServiceConfig},
     supervisor::{Published, Supervisor},
@@ -42,7 +42,8 @@ use crate::{
     tls::Credentials,
 };
 
-type Stack = BoxCloneSyncService<Call, Response<Body>, Status>;
+type Attempts = Prepare<Faults<Balance>>;
+type Stack = Deadline<Calls<Throttle<Hedge<Attempts, Retry<Attempts>>>>>;
 
 /// Calls to one service, over as many endpoints as it has. Cheap to clone; connections end with the last clone.
 #[derive(Clone)]
@@ -55,8 +56,8 @@ struct Shared {
     options: ChannelOptions,
     policies: Policies,
     methods: RwLock<Arc<Methods>>,
-    budget: Arc<Budget>,
-    record: Arc<throttle::Record>,
+    budgets: Arc<Budgets>,
+    records: Arc<throttle::Records>,
     published: watch::Receiver<Arc<Published>>,
     health_service: Option<Arc<str>>,
     metrics: Arc<Metrics>,
@@ -120,8 +121,8 @@ impl Channel {
             options,
             policies: policies.clone(),
             methods: RwLock::new(Arc::new(methods)),
-            budget: Arc::new(Budget::new(throttling(&config))),
-            record: Arc::new(throttle::Record::new()),
+            budgets: Arc::new(Budgets::new(|| Arc::new(Budget::new(throttling(&config))))),
+            records: Arc::new(throttle::Records::new(throttle::Record::new)),
             published,
             health_service,
             metrics: Arc::clone(&metrics),
@@ -156,7 +157,7 @@ impl Channel {
             &config,
             self.shared.options.tuning.wait_for_ready,
         )?;
-        self.shared.budget.set_throttling(throttling(&config));
+        self.shared.budgets.set_throttling(throttling(&config));
         *self
             .shared
             .methods
@@ -187,7 +188,7 @@ impl Channel {
 
 /// Every call passes through these layers. Read from below, as a call does.
 fn stack(balance: Balance, shared: &Shared, tuning: &Tuning, metrics: &Arc<Metrics>) -> Stack {
-    let budget = &shared.budget;
+    let budgets = &shared.budgets;
     let limit = tuning.replay_limit_bytes;
     // Innermost: an endpoint for each attempt, one not tried yet before others.
     let attempts = balance;
@@ -196,23 +197,22 @@ fn stack(balance: Balance, shared: &Shared, tuning: &Tuning, metrics: &Arc<Metri
     // Every attempt says how much time is left and which one it is.
     let attempts = Prepare::new(attempts, Arc::clone(metrics));
     // A call is repeated one attempt after the other...
-    let retry = Retry::new(attempts.clone(), Arc::clone(budget), Arc::clone(metrics), limit);
+    let retry = Retry::new(attempts.clone(), Arc::clone(budgets), Arc::clone(metrics), limit);
     // ...or, where its method declares it, one beside the other.
     let hedge_metrics = Arc::clone(metrics);
     let calls = Hedge {
         attempts,
         otherwise: retry,
-        budget: Arc::clone(budget),
+        budgets: Arc::clone(budgets),
         metrics: hedge_metrics,
         replay_limit: limit,
     };
     // A refused call is not to be retried, so that the throttle stands above the retries.
-    let calls = Throttle::new(calls, Arc::clone(&shared.record), Arc::clone(metrics));
+    let calls = Throttle::new(calls, Arc::clone(&shared.records), Arc::clone(metrics));
     // What the application sees is what is measured, local refusals included.
     let calls = Calls::new(calls, Arc::clone(metrics));
     // Outermost, because everything below takes time.
-    let calls = Deadline::new(calls);
-    BoxCloneSyncService::new(calls)
+    Deadline::new(calls)
 }
 
 fn throttling(config: &ServiceConfig) -> Throttling {

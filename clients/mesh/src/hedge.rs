@@ -23,7 +23,10 @@ use crate::{
     failure::Failure,
     policy::Hedging,
     replay::Replay,
-    retry::{budget::Budget, pushback::Pushback},
+    retry::{
+        budget::{Budget, Budgets},
+        pushback::Pushback,
+    },
     telemetry::{Metrics, metrics::Repetitions, span},
 };
 pub(crate) use observed::Observed;
@@ -33,7 +36,7 @@ pub(crate) use observed::Observed;
 pub(crate) struct Hedge<A, R> {
     pub(crate) attempts: A,
     pub(crate) otherwise: R,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) replay_limit: usize,
 }
@@ -42,12 +45,11 @@ impl<A, R> Service<Call> for Hedge<A, R>
 where
     A: Service<Attempt, Response = Response<Body>, Error = Failure> + Clone + Send + 'static,
     A::Future: Send + 'static,
-    R: Service<Call, Response = Response<Body>, Error = Status>,
-    R::Future: Send + 'static,
+    R: Service<Call, Response = Response<Body>, Error = Status, Future = BoxFuture<'static, Outcome>>,
 {
     type Response = Response<Body>;
     type Error = Status;
-    type Future = BoxFuture<'static, Outcome>;
+    type Future = R::Future;
 
     fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), Status>> {
         self.otherwise.poll_ready(cx)
@@ -60,11 +62,11 @@ where
             .as_ref()
             .and_then(|policy| policy.hedging.clone());
         let Some(hedging) = declared.filter(|_| !call.context.serving_retry()) else {
-            return Box::pin(self.otherwise.call(call));
+            return self.otherwise.call(call);
         };
         let (attempts, budget, metrics) = (
             self.attempts.clone(),
-            Arc::clone(&self.budget),
+            Arc::clone(self.budgets.of(&call.method)),
             Arc::clone(&self.metrics),
         );
         let limit = self.replay_limit;

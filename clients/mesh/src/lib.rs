@@ -19,6 +19,7 @@ mod options;
 mod service_config;
 
 mod call;
+mod criticality;
 mod deadline;
 mod telemetry;
 mod throttle;

@@ -28,23 +28,28 @@ use crate::{
     replay::Replay,
     telemetry::{Metrics, metrics::Repetitions, span},
 };
-use budget::Budget;
+use budget::{Budget, Budgets};
 use pushback::Pushback;
 
 /// Makes a [`Call`] of one or several [`Attempt`]s.
 #[derive(Clone, Debug)]
 pub(crate) struct Retry<S> {
     inner: S,
-    budget: Arc<Budget>,
+    budgets: Arc<Budgets>,
     metrics: Arc<Metrics>,
     replay_limit: usize,
 }
 
 impl<S> Retry<S> {
-    pub(crate) fn new(inner: S, budget: Arc<Budget>, metrics: Arc<Metrics>, replay_limit: usize) -> Retry<S> {
+    pub(crate) fn new(
+        inner: S,
+        budgets: Arc<Budgets>,
+        metrics: Arc<Metrics>,
+        replay_limit: usize,
+    ) -> Retry<S> {
         Retry {
             inner,
-            budget,
+            budgets,
             metrics,
             replay_limit,
         }
@@ -68,10 +73,11 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let Retry {
             inner,
-            budget,
+            budgets,
             metrics,
             replay_limit,
         } = self.clone();
+        let budget = Arc::clone(budgets.of(&call.method));
         Box::pin(async move {
             let unary = call
                 .method

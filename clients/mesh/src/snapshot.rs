@@ -15,9 +15,10 @@ pub struct Snapshot {
     pub failing: Option<String>,
     /// What went through it in the last ten seconds.
     pub traffic: Traffic,
-    /// Retries and hedges that the budget allows now.
+    /// Retries and hedges that the budget allows now, of the criticality that has the fewest left.
     pub retries_left: u32,
-    /// The probability, 0 to 0.9, with which the next call is refused before it is sent.
+    /// The probability, 0 to 0.9, with which the next call is refused before it is sent, of the criticality that suffers
+    /// most.
     pub refusal: f64,
     /// The effective policy of every method of the contract, by name.
     pub methods: Vec<Method>,

@@ -3,6 +3,10 @@
 //! A server that is overloaded spends its strength on saying no. A client that sees its calls refused sends
 //! only a little more than what is accepted: it refuses by itself with probability
 //! `max(0, (requests - 2 * accepts) / (requests + 1))` (Site Reliability Engineering, "Handling overload").
+//!
+//! Each criticality has a record of its own: a callee that sheds batch work still takes what matters. Only
+//! RESOURCE_EXHAUSTED is a refusal. UNAVAILABLE says that something is broken, which is the breaker's and the retry
+//! budget's concern, and which may be over at once: two minutes of memory would prolong the outage.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,6 +23,7 @@ use tower::Service;
 
 use crate::{
     call::{Call, Outcome, early_code},
+    criticality::PerCriticality,
     failure,
     telemetry::{Metrics, span},
 };
@@ -37,15 +42,15 @@ const MOST_REFUSED: f64 = 0.9;
 #[derive(Clone, Debug)]
 pub(crate) struct Throttle<S> {
     inner: S,
-    record: Arc<Record>,
+    records: Arc<Records>,
     metrics: Arc<Metrics>,
 }
 
 impl<S> Throttle<S> {
-    pub(crate) fn new(inner: S, record: Arc<Record>, metrics: Arc<Metrics>) -> Throttle<S> {
+    pub(crate) fn new(inner: S, records: Arc<Records>, metrics: Arc<Metrics>) -> Throttle<S> {
         Throttle {
             inner,
-            record,
+            records,
             metrics,
         }
     }
@@ -65,11 +70,12 @@ where
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let record = Arc::clone(&self.record);
+        let (records, method) = (Arc::clone(&self.records), Arc::clone(&call.method));
+        let record = records.of(&method);
         let refusal = record.refusal();
-        if rand::rng().random::<f64>() < refusal {
+        if refusal > 0.0 && rand::rng().random::<f64>() < refusal {
             record.add(false);
-            self.metrics.throttled(&call.method.label);
+            self.metrics.throttled(&method.label);
             let text = "refused here: the callee has refused most calls of the last two minutes";
             return Box::pin(async move {
                 span::record_throttled(refusal);
@@ -79,6 +85,7 @@ where
         let answer = self.inner.call(call);
         Box::pin(async move {
             let outcome = answer.await;
+            let record = records.of(&method);
             match &outcome {
                 // A call that found nothing connected burdened nobody.
                 Err(status) if failure::never_sent(status) => {}
@@ -91,7 +98,17 @@ where
 }
 
 fn refuses(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::ResourceExhausted)
+    code == Code::ResourceExhausted
+}
+
+/// A channel's records.
+pub(crate) type Records = PerCriticality<Record>;
+
+impl Records {
+    /// The probability, 0 to 0.9, with which the next call is refused, of the criticality that suffers most.
+    pub(crate) fn refusal(&self) -> f64 {
+        self.all().into_iter().map(Record::refusal).fold(0.0, f64::max)
+    }
 }
 
 /// Requests and accepts of the last two minutes.
@@ -115,8 +132,7 @@ impl Record {
         }
     }
 
-    /// The probability, 0 to 0.9, with which the next call is refused.
-    pub(crate) fn refusal(&self) -> f64 {
+    fn refusal(&self) -> f64 {
         let (requests, accepts) = self.with(|slots| {
             let sum =
                 |(requests, accepts): (u32, u32), slot: &(u32, u32)| (requests + slot.0, accepts + slot.1);
@@ -152,12 +168,33 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        call::Method,
+        policy::{Criticality, MethodPolicy},
+    };
 
     #[tokio::test(start_paused = true)]
     async fn a_callee_that_accepts_half_is_not_throttled() {
         let record = Record::new();
         (0..100).for_each(|call| record.add(call % 2 == 0));
         assert_eq!(record.refusal(), 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_matters_passes_while_the_rest_is_refused() {
+        let records = Records::new(Record::new);
+        let method = |criticality| {
+            let policy = MethodPolicy {
+                criticality,
+                ..MethodPolicy::new(Duration::from_secs(1))
+            };
+            Method::new("test.Service/Method", Some(policy))
+        };
+        let (normal, critical) = (method(Criticality::Normal), method(Criticality::Critical));
+        (0..100).for_each(|_| records.of(&normal).add(false));
+        assert!(records.of(&normal).refusal() > 0.8);
+        assert_eq!(records.of(&critical).refusal(), 0.0);
+        assert!(records.refusal() > 0.8, "people see the worst");
     }
 
     #[tokio::test(start_paused = true)]

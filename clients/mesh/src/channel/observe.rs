@@ -31,8 +31,8 @@ impl Channel {
             endpoints,
             failing: published.failing.as_deref().map(str::to_owned),
             traffic: shared.metrics.traffic.snapshot(),
-            retries_left: shared.budget.left(),
-            refusal: shared.record.refusal(),
+            retries_left: shared.budgets.left(),
+            refusal: shared.records.refusal(),
             methods,
         }
     }

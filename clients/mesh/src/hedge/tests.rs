@@ -3,6 +3,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status, body::Body};
@@ -13,14 +14,14 @@ use crate::{
     Context, MethodPolicy,
     call::{Attempt, AttemptOutcome, Call, Method, Outcome},
     policy::{Hedging, Idempotency},
-    retry::budget::{Budget, Throttling},
+    retry::budget::{Budget, Budgets, Throttling},
     telemetry::Metrics,
 };
 
 const MS: Duration = Duration::from_millis(1);
 
 /// Sends one hedged call; attempt `n` ends as `script[n]` tells, after its time. Returns when each was sent.
-async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Budget) -> (Outcome, Vec<Duration>) {
+async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Arc<Budget>) -> (Outcome, Vec<Duration>) {
     let (sent, started) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
     let script = Arc::new(Mutex::new(script.into_iter()));
     let attempts = {
@@ -36,8 +37,10 @@ async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Budget) -> (Outcom
     };
     let mut hedge = Hedge {
         attempts,
-        otherwise: service_fn(|_: Call| async { unreachable!("the method is hedged") }),
-        budget: Arc::new(budget),
+        otherwise: service_fn(|_: Call| -> BoxFuture<'static, Outcome> {
+            unreachable!("the method is hedged")
+        }),
+        budgets: Arc::new(Budgets::new(|| Arc::clone(&budget))),
         metrics: Arc::new(Metrics::new("test")),
         replay_limit: 1024,
     };
@@ -72,8 +75,8 @@ fn failed(code: Code) -> AttemptOutcome {
     Ok(Status::new(code, "no").into_http())
 }
 
-fn plenty() -> Budget {
-    Budget::new(Throttling::default())
+fn plenty() -> Arc<Budget> {
+    Arc::new(Budget::new(Throttling::default()))
 }
 
 #[tokio::test(start_paused = true)]

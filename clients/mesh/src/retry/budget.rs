@@ -3,10 +3,14 @@
 //! gRFC A6's token bucket stops retries while more than half of the recent attempts fail. It knows no rate,
 //! so a window beside it caps retries at a fifth of the calls of the last ten seconds, plus ten a second so
 //! that a quiet client can retry at all. Together they keep a client from multiplying an outage.
+//!
+//! Each criticality has a budget of its own: batch work that fails must not use up the retries of what matters.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
+
+use crate::criticality::PerCriticality;
 
 /// The window is kept in slots of one second.
 const SLOTS: usize = 10;
@@ -31,7 +35,28 @@ impl Default for Throttling {
     }
 }
 
-/// Shared by all calls of a channel.
+/// A channel's budgets.
+pub(crate) type Budgets = PerCriticality<Arc<Budget>>;
+
+impl Budgets {
+    /// Changes the buckets' bounds.
+    pub(crate) fn set_throttling(&self, throttling: Throttling) {
+        self.all()
+            .into_iter()
+            .for_each(|budget| budget.set_throttling(throttling));
+    }
+
+    /// The retries that could be taken now by the criticality that has the fewest left.
+    pub(crate) fn left(&self) -> u32 {
+        self.all()
+            .into_iter()
+            .map(|budget| budget.left())
+            .min()
+            .unwrap_or_default()
+    }
+}
+
+/// Shared by all calls of one criticality.
 #[derive(Debug)]
 pub(crate) struct Budget {
     state: Mutex<State>,
@@ -67,8 +92,8 @@ impl Budget {
         }
     }
 
-    /// Changes the bucket's bounds; it keeps the share that it was filled to.
-    pub(crate) fn set_throttling(&self, throttling: Throttling) {
+    /// It keeps the share that it was filled to.
+    fn set_throttling(&self, throttling: Throttling) {
         self.with(|state| {
             state.tokens *= throttling.max_tokens / state.throttling.max_tokens;
             state.throttling = throttling;
@@ -107,8 +132,7 @@ impl Budget {
         })
     }
 
-    /// The retries that could be taken now.
-    pub(crate) fn left(&self) -> u32 {
+    fn left(&self) -> u32 {
         self.with(|state| {
             if state.above_threshold() {
                 state.window_left() as u32

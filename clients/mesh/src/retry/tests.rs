@@ -10,7 +10,7 @@ use tower::{Service, service_fn};
 
 use super::{
     Retry,
-    budget::{Budget, Throttling},
+    budget::{Budget, Budgets, Throttling},
 };
 use crate::{
     Context, MethodPolicy,
@@ -51,8 +51,8 @@ async fn run(policy: MethodPolicy, outcomes: Vec<AttemptOutcome>) -> (Outcome, V
             async move { outcome }
         })
     };
-    let budget = Arc::new(Budget::new(Throttling::default()));
-    let mut retry = Retry::new(attempts, budget, Arc::new(Metrics::new("test")), 1024);
+    let budgets = Arc::new(Budgets::new(|| Arc::new(Budget::new(Throttling::default()))));
+    let mut retry = Retry::new(attempts, budgets, Arc::new(Metrics::new("test")), 1024);
     let outcome = retry
         .call(Call {
             method: Arc::new(Method::new("test.Service/Method", Some(policy))),
