@@ -90,8 +90,10 @@ fn rewrite(attempt: &mut Attempt) -> Result<(), Status> {
         }
         headers.insert(grpc_timeout::HEADER, grpc_timeout::encode(left));
     }
-    if attempt.previous > 0 {
-        headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt.previous));
+    // Work for a retry stays work for a retry all the way down, or every second layer would multiply again.
+    let previous = attempt.previous.max(attempt.context.serving_retry().into());
+    if previous > 0 {
+        headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(previous));
     }
     // A token that the application put there itself is its own choice.
     if let Some(token) = attempt.context.bearer()

@@ -73,6 +73,13 @@ async fn only_a_repetition_says_that_it_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_sent_for_a_repetition_says_that_it_is_one_itself() {
+    let context = Context::new().with_serving_retry(true);
+    let headers = sent(attempt(context, None, 0)).await.unwrap();
+    assert_eq!(headers[PREVIOUS_ATTEMPTS], "1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_token_is_sent_as_a_value_that_is_never_logged() {
     let headers = sent(attempt(Context::new().with_bearer("secret"), None, 0))
         .await
