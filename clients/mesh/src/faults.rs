@@ -98,12 +98,18 @@ impl<S> Faults<S> {
 
 impl<S> Service<Attempt> for Faults<S>
 where
-    S: Service<Attempt, Response = Response<Body>, Error = Failure> + Clone + Send + 'static,
-    S::Future: Send + 'static,
+    S: Service<
+            Attempt,
+            Response = Response<Body>,
+            Error = Failure,
+            Future = BoxFuture<'static, AttemptOutcome>,
+        > + Clone
+        + Send
+        + 'static,
 {
     type Response = Response<Body>;
     type Error = Failure;
-    type Future = BoxFuture<'static, AttemptOutcome>;
+    type Future = S::Future;
 
     fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
@@ -115,7 +121,7 @@ where
             .iter()
             .find(|fault| fault.concerns(&attempt.method.name))
         else {
-            return Box::pin(self.inner.call(attempt));
+            return self.inner.call(attempt);
         };
         let delay = hits(fault.delay_percent).then(|| Duration::from_millis(fault.delay_ms));
         let abort = if hits(fault.abort_percent) {

@@ -50,12 +50,11 @@ const ZONE_FULLNESS: f64 = 0.8;
 
 pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Choice {
     let now = Instant::now();
-    let mut open = Vec::with_capacity(endpoints.len());
-    let mut admitted = Vec::with_capacity(endpoints.len());
-    for endpoint in endpoints.iter().filter(|endpoint| endpoint.open()) {
-        open.push(endpoint);
+    let open = || endpoints.iter().filter(|endpoint| endpoint.open());
+    let mut candidates = Vec::with_capacity(endpoints.len());
+    for endpoint in open() {
         match endpoint.vitals.admission(now) {
-            Admission::Open => admitted.push(endpoint),
+            Admission::Open => candidates.push(endpoint),
             Admission::Shut => {}
             // Only a first attempt probes: a retry has had its share of bad luck.
             Admission::ProbeDue if criteria.first && endpoint.vitals.record().breaker.begin_probe() => {
@@ -68,23 +67,21 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
         }
     }
     // With every endpoint out, a broken one is better than none.
-    let candidates = if admitted.is_empty() {
-        &mut open
-    } else {
-        &mut admitted
-    };
-    narrow(candidates, |endpoint| {
+    if candidates.is_empty() {
+        candidates.extend(open());
+    }
+    narrow(&mut candidates, |endpoint| {
         !criteria.tried.contains(endpoint.vitals.id())
     });
     if let Some(zone) = criteria.zone {
-        narrow(candidates, |endpoint| {
+        narrow(&mut candidates, |endpoint| {
             endpoint.address.zone.as_deref() == Some(zone) && endpoint.vitals.fullness() < ZONE_FULLNESS
         });
     }
     if candidates.is_empty() {
         return Choice::Nothing;
     }
-    while let Some(place) = cheaper_of_two(candidates, now) {
+    while let Some(place) = cheaper_of_two(&candidates, now) {
         let endpoint = candidates.swap_remove(place);
         if let Some(flight) = endpoint.vitals.take_off(criteria.allowance, false) {
             return Choice::Taken(Arc::clone(endpoint), flight);
