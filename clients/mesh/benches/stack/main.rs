@@ -1,11 +1,14 @@
-//! What the mesh costs: bare tonic, the full stack without TLS and with mutual TLS, in one run.
+//! What the mesh costs: bare tonic, the full stack without TLS and with mutual TLS, and with its metrics collected, in one
+//! run. Spans are not recorded.
 //!
-//! Client and server share the process and its processors, so that only ratios of one run mean anything. Run it with
-//! `cargo bench -p mesh`; `-- SECONDS` sets how long each measurement lasts (default 3).
+//! Client and server share the process and its processors, so that only ratios of one run mean anything. The three take
+//! turns, round by round, and what is printed are medians, so that a machine that is busy for a while blames none of
+//! them. Run it with `cargo bench -p mesh`; `-- SECONDS` sets how long each measurement of a round lasts (default 1).
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot set up has failed")]
 
 mod certificates;
+mod idle;
 mod measure;
 mod server;
 
@@ -14,14 +17,18 @@ use std::time::Duration;
 use certificates::Certificates;
 use measure::{Figures, streamed, unary};
 use mesh::{Channel, ChannelOptions, MethodPolicy, Policies, policy::Idempotency};
+use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 use server::{READ, WATCH};
 use tonic::transport::Endpoint;
+
+const ROUNDS: usize = 7;
+const NAMES: [&str; 4] = ["bare tonic", "mesh", "mesh, mTLS", "mesh, metrics"];
 
 fn main() {
     let seconds = std::env::args()
         .skip(1)
         .find_map(|argument| argument.parse().ok())
-        .unwrap_or(3.0);
+        .unwrap_or(1.0);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -41,21 +48,35 @@ async fn run(lasting: Duration) {
         .unwrap();
     let full = channel(format!("static:http://{plain}"), None);
     let mutual = channel(format!("static:https://{secured}"), Some(certificates.client()));
+    // A channel measures with what is installed when it is made.
+    let reader = PeriodicReader::builder(InMemoryMetricExporter::default()).build();
+    let meters = SdkMeterProvider::builder().with_reader(reader).build();
+    opentelemetry::global::set_meter_provider(meters);
+    let measured = channel(format!("static:http://{plain}"), None);
 
     for (title, in_flight) in [("unary, 1 in flight", 1), ("unary, 64 in flight", 64)] {
-        let figures = [
-            unary(&bare, in_flight, lasting).await,
-            unary(&full, in_flight, lasting).await,
-            unary(&mutual, in_flight, lasting).await,
-        ];
-        print(title, "call", &figures);
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            rounds.push([
+                unary(&bare, in_flight, lasting).await,
+                unary(&full, in_flight, lasting).await,
+                unary(&mutual, in_flight, lasting).await,
+                unary(&measured, in_flight, lasting).await,
+            ]);
+        }
+        print(title, "call", &rounds);
     }
-    let figures = [
-        streamed(&bare, lasting).await,
-        streamed(&full, lasting).await,
-        streamed(&mutual, lasting).await,
-    ];
-    print("server stream of 100 messages", "stream", &figures);
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        rounds.push([
+            streamed(&bare, lasting).await,
+            streamed(&full, lasting).await,
+            streamed(&mutual, lasting).await,
+            streamed(&measured, lasting).await,
+        ]);
+    }
+    print("server stream of 100 messages", "stream", &rounds);
+    idle::print(lasting * 5).await;
 }
 
 fn channel(target: String, tls: Option<mesh::Tls>) -> Channel {
@@ -73,27 +94,43 @@ fn channel(target: String, tls: Option<mesh::Tls>) -> Channel {
     Channel::connect(options, &policies).unwrap()
 }
 
-fn print(title: &str, unit: &str, figures: &[Figures; 3]) {
+fn print(title: &str, unit: &str, rounds: &[[Figures; 4]]) {
     println!("\n{title}");
     println!(
-        "{:<12} {:>12} {:>14} {:>10} {:>10}   ratios to bare: cpu, p50, p99",
+        "{:<14} {:>12} {:>14} {:>10} {:>10} {:>12}   ratios to bare: cpu, p50, p99",
         "",
         format!("{unit}s/s"),
         format!("cpu us/{unit}"),
         "p50 us",
-        "p99 us"
+        "p99 us",
+        "allocations",
     );
-    for (name, figure) in ["bare tonic", "mesh", "mesh, mTLS"].into_iter().zip(figures) {
-        let bare = &figures[0];
+    for (place, name) in NAMES.into_iter().enumerate() {
+        let of = |figure: fn(&Figures) -> f64| median(rounds.iter().map(|round| figure(&round[place])));
+        // Of each round by itself: what the machine did meanwhile is the same for both.
+        let ratio = |figure: fn(&Figures) -> f64| {
+            median(
+                rounds
+                    .iter()
+                    .map(|round| figure(&round[place]) / figure(&round[0])),
+            )
+        };
         println!(
-            "{name:<12} {:>12.0} {:>14.1} {:>10.0} {:>10.0}   {:.2} {:.2} {:.2}",
-            figure.rate,
-            figure.cpu_us,
-            figure.p50_us,
-            figure.p99_us,
-            figure.cpu_us / bare.cpu_us,
-            figure.p50_us / bare.p50_us,
-            figure.p99_us / bare.p99_us,
+            "{name:<14} {:>12.0} {:>14.1} {:>10.0} {:>10.0} {:>12.1}   {:.2} {:.2} {:.2}",
+            of(|figures| figures.rate),
+            of(|figures| figures.cpu_us),
+            of(|figures| figures.p50_us),
+            of(|figures| figures.p99_us),
+            of(|figures| figures.allocations),
+            ratio(|figures| figures.cpu_us),
+            ratio(|figures| figures.p50_us),
+            ratio(|figures| figures.p99_us),
         );
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
 }

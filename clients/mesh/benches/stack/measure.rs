@@ -1,15 +1,24 @@
 //! Calls for a while, and what they cost.
 
-use std::time::{Duration, Instant};
+use std::{
+    alloc::System,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
+use rustix::time::{ClockId, clock_gettime};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio_stream::StreamExt;
 use tonic::{Request, body::Body, client::GrpcService};
 use tonic_prost::ProstCodec;
 
 use crate::server::{READ, Text, WATCH};
 
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
 /// Of one kind of call.
+#[derive(Clone, Copy)]
 pub(crate) struct Figures {
     /// A second.
     pub(crate) rate: f64,
@@ -17,12 +26,12 @@ pub(crate) struct Figures {
     pub(crate) cpu_us: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    /// Of client and server together.
+    pub(crate) allocations: f64,
 }
 
 /// So many calls are made before anything counts.
 const WARM_UP: usize = 200;
-/// The kernel counts processor time in these.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Unary calls, so many at once.
 pub(crate) async fn unary<C>(channel: &C, in_flight: usize, lasting: Duration) -> Figures
@@ -81,9 +90,10 @@ async fn repeat(in_flight: usize, lasting: Duration, call: impl AsyncFn()) -> Fi
     for _ in 0..WARM_UP {
         call().await;
     }
+    let heap = Region::new(ALLOCATOR);
     let (began, cpu) = (Instant::now(), cpu());
     let workers = (0..in_flight).map(|_| async {
-        let mut latencies = Vec::new();
+        let mut latencies = Vec::with_capacity(1 << 16);
         while began.elapsed() < lasting {
             let sent = Instant::now();
             call().await;
@@ -93,6 +103,7 @@ async fn repeat(in_flight: usize, lasting: Duration, call: impl AsyncFn()) -> Fi
     });
     let mut latencies = join_all(workers).await.concat();
     let (took, cpu) = (began.elapsed(), self::cpu().saturating_sub(cpu));
+    let allocations = heap.change().allocations as f64;
     latencies.sort_unstable();
     let calls = latencies.len() as f64;
     let quantile = |share: f64| latencies[((calls - 1.0) * share) as usize].as_secs_f64() * 1e6;
@@ -101,19 +112,18 @@ async fn repeat(in_flight: usize, lasting: Duration, call: impl AsyncFn()) -> Fi
         cpu_us: cpu.as_secs_f64() * 1e6 / calls,
         p50_us: quantile(0.50),
         p99_us: quantile(0.99),
+        allocations: allocations / calls,
     }
 }
 
-/// What the process has used, in user and kernel mode.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    // The program's name, in brackets, may hold anything; the times are the 12th and 13th field behind it.
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    let ticks: u32 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse::<u32>().unwrap())
-        .sum();
-    TICK * ticks
+/// What the process has used of all processors.
+pub(crate) fn cpu() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
+}
+
+/// Bytes that are allocated and not freed.
+pub(crate) fn allocated() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated - stats.bytes_deallocated
 }
