@@ -34,6 +34,10 @@ test: setup fmt-check lint contracts deny k8s-validate alerts sqlx-check build k
 unit: ## Run the tests alone (they need `make setup` and `make build`)
 	$(step) "tests" cargo test --workspace
 
+.PHONY: load
+load: ## Run the mesh's scenarios for longer than `make test` does, with their figures
+	@cargo test -p tests --test it -- mesh_ --ignored --nocapture --test-threads 1
+
 .PHONY: fmt
 fmt: ## Format the Rust sources and the contracts
 	$(step) "format" cargo fmt --all

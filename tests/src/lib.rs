@@ -17,6 +17,7 @@
 
 pub mod stack;
 
+pub mod hop;
 pub mod service;
 pub mod token;
 
@@ -41,6 +42,7 @@ pub use collector::{Collector, Seen};
 pub use door::{Attempt, Door, Manner};
 pub use eventually::eventually;
 pub use faulty_link::FaultyLink;
+pub use hop::{Hop, Hops};
 pub use nats::Nats;
 pub use node::{Node, Role};
 pub use postgres::{Database, Durability, Postgres};

@@ -54,7 +54,7 @@ impl fmt::Display for Service {
 /// A service that can be started, stopped and killed; its ports stay the same.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    pub(crate) service: Service,
+    name: &'static str,
     pub(crate) grpc: u16,
     pub(crate) probe: u16,
     program: PathBuf,
@@ -66,12 +66,12 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    pub(crate) fn new(service: Service, program: PathBuf, log: PathBuf) -> Instance {
+    pub(crate) fn new(name: &'static str, program: PathBuf, log: PathBuf) -> Instance {
         let (grpc, probe) = (port::free(), port::free());
         let settings = [("grpc.listen", grpc), ("probe.listen", probe)]
             .map(|(name, port)| (name.to_owned(), format!("127.0.0.1:{port}")));
         Instance {
-            service,
+            name,
             grpc,
             probe,
             program,
@@ -98,39 +98,40 @@ impl Instance {
             .expect("waiting does not panic");
         let output = done.unwrap_or_else(|error| panic!("cannot start {}: {error}", self.program.display()));
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{} migrate failed:\n{errors}",
-            self.service
-        );
+        assert!(output.status.success(), "{} migrate failed:\n{errors}", self.name);
     }
 
     /// Starts it without waiting for anything.
     pub(crate) fn spawn(&self) {
-        let process = Process::spawn(self.service.name(), &mut self.command("serve"), &self.log, "KILL");
+        let process = Process::spawn(self.name, &mut self.command("serve"), &self.log, "KILL");
         *self.process() = Some(process);
     }
 
     /// Waits until it says that it is ready.
     pub(crate) async fn ready(&self) {
+        self.serving("readiness").await;
+    }
+
+    /// Waits until its probe port says that `name` is serving.
+    pub(crate) async fn serving(&self, name: &str) {
         eventually(READY, || async {
             if let Some(process) = self.process().as_mut() {
                 assert!(
                     process.ended().is_none(),
                     "{} ended before it was ready\n{}",
-                    self.service,
+                    self.name,
                     process.tail()
                 );
             }
-            match self.health("readiness").await {
+            match self.health(name).await {
                 Ok(ServingStatus::Serving) => Ok(()),
                 Ok(status) => Err(format!(
                     "{} is {}\n{}",
-                    self.service,
+                    self.name,
                     status.as_str_name(),
                     self.log()
                 )),
-                Err(status) => Err(format!("{}: {status}\n{}", self.service, self.log())),
+                Err(status) => Err(format!("{}: {status}\n{}", self.name, self.log())),
             }
         })
         .await;
@@ -185,7 +186,7 @@ impl Instance {
             .arg(verb)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        let prefix = self.service.name().to_uppercase();
+        let prefix = self.name.to_uppercase();
         for (name, value) in &self.settings {
             command.env(
                 format!("{prefix}__{}", name.to_uppercase().replace('.', "__")),

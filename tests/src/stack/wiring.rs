@@ -18,17 +18,12 @@ pub(super) async fn wire(
         let program = binaries::program(service.name()).await;
         instances.insert(
             service,
-            Instance::new(service, program, folder.join(format!("{service}.log"))),
+            Instance::new(service.name(), program, folder.join(format!("{service}.log"))),
         );
     }
     let targets: Vec<(Service, String)> = instances
-        .values()
-        .map(|instance| {
-            (
-                instance.service,
-                format!("static:http://127.0.0.1:{}", instance.grpc),
-            )
-        })
+        .iter()
+        .map(|(service, instance)| (*service, format!("static:http://127.0.0.1:{}", instance.grpc)))
         .collect();
 
     for (service, instance) in &mut instances {

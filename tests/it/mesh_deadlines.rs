@@ -1,0 +1,169 @@
+//! Time runs out, in a chain of processes and on a connection that went silent.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use mesh::ChannelOptions;
+use tests::{FaultyLink, Hop, Hops, eventually, hop::Orders};
+use tonic::Code;
+
+use crate::mesh_rig::{Caller, Load, hops, measured, target, turn};
+
+const DEADLINE: Duration = Duration::from_millis(200);
+const CALLS: usize = 20;
+
+/// The first calls the second, the second the third.
+pub(crate) async fn chain(hops: &Hops) -> [Hop; 3] {
+    let third = hops.start(&[]).await;
+    let second = hops.start(&[("next.target", &target([&third]))]).await;
+    let first = hops.start(&[("next.target", &target([&second]))]).await;
+    [first, second, third]
+}
+
+fn work(work_ms: u64) -> Orders {
+    Orders {
+        work_ms,
+        ..Orders::default()
+    }
+}
+
+#[tokio::test]
+async fn each_hop_of_a_chain_has_less_time_and_the_slow_one_stops_at_the_deadline() {
+    let _turn = turn().await;
+    measured(too_little_time).await;
+}
+
+async fn too_little_time() -> anyhow::Result<()> {
+    let hops = hops();
+    let chain = chain(&hops).await;
+    let caller = Caller::of(&hops, [&chain[0]]);
+    for _ in 0..5 {
+        // Connections are made, and the token is known.
+        caller.list().await.unwrap();
+    }
+    let warm = chain[2].tally().await.begun as usize;
+    chain[2].tell(work(60_000)).await;
+    let caller = caller.within(DEADLINE);
+    let mut longest = Duration::ZERO;
+    for _ in 0..CALLS {
+        let began = Instant::now();
+        let status = caller.list().await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        longest = longest.max(began.elapsed());
+    }
+    eventually(Duration::from_secs(5), || async {
+        let tally = chain[2].tally().await;
+        tally.begun == tally.finished + tally.stopped
+    })
+    .await;
+
+    let mut left = Vec::new();
+    for hop in &chain {
+        let tally = hop.tally().await;
+        assert_eq!(
+            tally.begun as usize,
+            warm + CALLS,
+            "nothing is sent twice or late"
+        );
+        left.push(tally.left_us[warm..].to_vec());
+    }
+    for call in 0..CALLS {
+        let [first, second, third] = [&left[0], &left[1], &left[2]].map(|hop| hop[call]);
+        let given = DEADLINE.as_micros() as u64;
+        assert!(
+            third < second && second < first && first <= given,
+            "{first} {second} {third}"
+        );
+    }
+    let mut late = chain[2].tally().await.late_us;
+    late.sort_unstable();
+    let median = |hop: &[u64]| {
+        let mut sorted = hop.to_vec();
+        sorted.sort_unstable();
+        sorted[CALLS / 2] as f64 / 1000.0
+    };
+    println!(
+        "a chain of three with {DEADLINE:?}: left on arrival {:.1}, {:.1}, {:.1} ms (medians); the slow hop stops {:.1} ms after its \
+         deadline (median), {:.1} ms at most; the client waits {longest:.1?} at most",
+        median(&left[0]),
+        median(&left[1]),
+        median(&left[2]),
+        late[CALLS / 2] as f64 / 1000.0,
+        late[CALLS - 1] as f64 / 1000.0,
+    );
+    // A machine that is busy with other tests is late now and then.
+    ensure!(late[CALLS / 2] <= 10_000, "stopped too late: {late:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_sent_on_after_the_deadline() {
+    let _turn = turn().await;
+    let hops = hops();
+    let chain = chain(&hops).await;
+    let caller = Caller::of(&hops, [&chain[0]]);
+    caller.list().await.unwrap();
+    chain[1].tell(work(250)).await;
+    let caller = caller.within(DEADLINE);
+    for _ in 0..3 {
+        assert_eq!(caller.list().await.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(chain[1].tally().await.begun, 1 + 3);
+    assert_eq!(
+        chain[2].tally().await.begun,
+        1,
+        "the work of the second ended too late"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_silent_is_found_out_and_its_calls_go_elsewhere_in_time() {
+    let _turn = turn().await;
+    measured(gone_silent).await;
+}
+
+async fn gone_silent() -> anyhow::Result<()> {
+    let hops = hops();
+    let (silent, sound) = tokio::join!(hops.start(&[]), hops.start(&[]));
+    let link = FaultyLink::to(&silent.address()).await;
+    let target = format!("static:http://{},http://{}", link.address(), sound.address());
+    let mut options = ChannelOptions::new(target, "order", "tests");
+    options.tuning.keepalive_interval_ms = 400;
+    options.tuning.keepalive_timeout_ms = 400;
+    let caller = Caller::with(&hops, options).within(Duration::from_secs(3));
+    caller.connected(2).await;
+    let calling = caller.clone();
+    let load = Load::start(100, move || {
+        let caller = calling.clone();
+        async move { caller.list().await }
+    });
+    load.go_on_for(Duration::from_millis(500)).await;
+    link.black_hole();
+    let (began, silenced) = (Instant::now(), load.began.elapsed());
+    caller.connected(1).await;
+    let (found, detected) = (began.elapsed(), load.began.elapsed());
+    load.go_on_for(Duration::from_secs(1)).await;
+    link.heal();
+    caller.connected(2).await;
+    load.go_on_for(Duration::from_millis(300)).await;
+    let calls = load.stop().await;
+    let held = calls
+        .since(silenced)
+        .0
+        .iter()
+        .filter(|call| call.took > Duration::from_millis(300))
+        .count();
+    println!(
+        "a connection goes silent (ping every 400 ms, 400 ms for its answer): found out after {found:.1?}; {} calls, {} failed, \
+         {held} were held up, the longest took {:.1?}",
+        calls.len(),
+        calls.len() - calls.good(),
+        calls.quantile(1.0),
+    );
+    ensure!(calls.good() == calls.len(), "{:?}", calls.failures());
+    ensure!(found < Duration::from_secs(2), "found out after {found:?}");
+    let later = calls.since(detected).quantile(0.9);
+    ensure!(later < Duration::from_millis(300), "{later:?} thereafter");
+    Ok(())
+}

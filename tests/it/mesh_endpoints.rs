@@ -1,0 +1,117 @@
+//! Some of the endpoints are in trouble, and callers do not notice.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tests::hop::Orders;
+
+use crate::mesh_rig::{Caller, Load, hops, measured, three, turn};
+
+#[tokio::test]
+async fn an_endpoint_that_fails_every_call_at_once_costs_no_call_and_gets_next_to_none() {
+    let _turn = turn().await;
+    failing_at_once(Duration::from_secs(6)).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute: `make load`"]
+async fn an_endpoint_that_fails_every_call_at_once_costs_no_call_for_long() {
+    let _turn = turn().await;
+    failing_at_once(Duration::from_secs(60)).await;
+}
+
+async fn failing_at_once(lasting: Duration) {
+    let hops = hops();
+    let all = three(&hops, &[]).await;
+    let bad = &all[0];
+    bad.tell(Orders {
+        refuse: true,
+        ..Orders::default()
+    })
+    .await;
+    let caller = Caller::of(&hops, &all);
+    caller.connected(3).await;
+
+    let calling = caller.clone();
+    let load = Load::start(200, move || {
+        let caller = calling.clone();
+        async move { caller.list().await }
+    });
+    load.go_on_for(Duration::from_secs(1)).await;
+    let first = bad.tally().await.begun;
+    load.go_on_for(lasting).await;
+    let calls = load.stop().await;
+    let later = bad.tally().await.begun - first;
+    let share = later as f64 / calls.since(Duration::from_secs(1)).len() as f64;
+    println!(
+        "one of three fails at once: {} calls, success {:.4} %, the bad one got {first} in the first second, then {:.2} %",
+        calls.len(),
+        calls.success() * 100.0,
+        share * 100.0,
+    );
+    assert!(calls.success() >= 0.9999, "{:?}", calls.failures());
+    assert!(first > 0, "it was tried");
+    assert!(share < 0.02, "{later} calls went to the bad one");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_ten_times_slower_is_not_felt() {
+    let _turn = turn().await;
+    measured(ten_times_slower).await;
+}
+
+async fn ten_times_slower() -> anyhow::Result<()> {
+    let hops = hops();
+    let all = three(&hops, &[]).await;
+    let work = |work_ms| Orders {
+        work_ms,
+        ..Orders::default()
+    };
+    for hop in &all {
+        hop.tell(work(60)).await;
+    }
+    let caller = Caller::of(&hops, &all);
+    caller.connected(3).await;
+    // The slow one's answers are slow: what the healthy ones took at the same time is known by who answered.
+    let slow = all[0].address();
+    let healthy = Arc::new(Mutex::new(Vec::new()));
+    let load = Load::start(75, {
+        let healthy = Arc::clone(&healthy);
+        move || {
+            let (caller, slow, healthy) = (caller.clone(), slow.clone(), Arc::clone(&healthy));
+            let due = Instant::now();
+            async move {
+                if caller.answered_by().await? != slow {
+                    healthy.lock().unwrap().push((due, due.elapsed()));
+                }
+                Ok(())
+            }
+        }
+    });
+    load.go_on_for(Duration::from_millis(500)).await;
+    all[0].tell(work(600)).await;
+    load.go_on_for(Duration::from_secs(1)).await;
+    let (known, since) = (load.began.elapsed(), Instant::now());
+    let before = all[0].tally().await.begun;
+    load.go_on_for(Duration::from_secs(6)).await;
+    let by_the_slow = all[0].tally().await.begun - before;
+    let calls = load.stop().await.since(known);
+    assert_eq!(calls.good(), calls.len(), "{:?}", calls.failures());
+
+    let mut healthy: Vec<_> = std::mem::take(&mut *healthy.lock().unwrap());
+    healthy.retain(|(due, _)| *due >= since);
+    let mut healthy: Vec<_> = healthy.into_iter().map(|(_, took)| took).collect();
+    healthy.sort_unstable();
+    let healthy = healthy[(healthy.len() - 1) * 99 / 100];
+    let overall = calls.quantile(0.99);
+    let ratio = overall.as_secs_f64() / healthy.as_secs_f64();
+    println!(
+        "one of three ten times slower: p99 {overall:.1?}, of the healthy ones alone {healthy:.1?}, {ratio:.2} times; it got {by_the_slow} \
+         of {} calls",
+        calls.len(),
+    );
+    anyhow::ensure!(ratio <= 1.5, "{ratio:.2} times");
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! More calls than can be served: what is served is still worth it, and what matters most gets through.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use tests::hop::Orders;
+use tonic::Code;
+
+use crate::mesh_rig::{Caller, Load, hops, measured, turn};
+
+/// Places and milliseconds of work: together 100 calls a second, on a machine that has nothing else to do.
+const PLACES: usize = 8;
+const WORK_MS: u64 = 80;
+
+#[tokio::test]
+async fn at_three_times_its_capacity_a_server_does_nine_tenths_of_it_and_all_that_matters() {
+    let _turn = turn().await;
+    measured(|| overload(Duration::from_secs(6))).await;
+}
+
+#[tokio::test]
+#[ignore = "takes half a minute: `make load`"]
+async fn at_three_times_its_capacity_a_server_does_nine_tenths_of_it_and_all_that_matters_for_long() {
+    let _turn = turn().await;
+    measured(|| overload(Duration::from_secs(30))).await;
+}
+
+async fn overload(lasting: Duration) -> anyhow::Result<()> {
+    let hops = hops();
+    let hop = hops
+        .start(&[("grpc.min_in_flight", "32"), ("grpc.max_in_flight", "128")])
+        .await;
+    hop.tell(Orders {
+        work_ms: WORK_MS,
+        places: PLACES,
+        ..Orders::default()
+    })
+    .await;
+    let caller = Caller::of(&hops, [&hop]).within(Duration::from_secs(1));
+    caller.connected(1).await;
+    for _ in 0..5 {
+        // Quiet times come first, as they do in life.
+        caller.list().await.unwrap();
+        caller.cancel().await.unwrap();
+    }
+    let (lists, cancels) = (caller.clone(), caller.clone());
+    let normal = Load::start(270, move || {
+        let caller = lists.clone();
+        async move { caller.list().await }
+    });
+    let critical = Load::start(30, move || {
+        let caller = cancels.clone();
+        async move { caller.cancel().await }
+    });
+    // What counts is not how the flood begins.
+    normal.go_on_for(Duration::from_secs(2)).await;
+    let settled = normal.began.elapsed();
+    let before = hop.tally().await;
+    normal.go_on_for(lasting).await;
+    let took = normal.began.elapsed() - settled;
+    let after = hop.tally().await;
+    let (normal, critical) = tokio::join!(normal.stop(), critical.stop());
+    let (normal, critical) = (normal.since(settled), critical.since(settled));
+    let goodput = (normal.good() + critical.good()) as f64 / took.as_secs_f64();
+    let offered = (normal.len() + critical.len()) as f64 / took.as_secs_f64();
+    // A busy machine's timers are late, which makes the work longer than it was told to be.
+    let work_s =
+        (after.worked_us - before.worked_us) as f64 / 1e6 / (after.finished - before.finished) as f64;
+    let capacity = PLACES as f64 / work_s;
+    println!(
+        "{offered:.0} calls/s at a capacity of {capacity:.0}/s: {goodput:.1}/s answered well ({:.0} %), {:.2} % of the critical ones; \
+         p99 {:.0?}, of the critical ones {:.0?}; refused {}, late {}",
+        goodput / capacity * 100.0,
+        critical.success() * 100.0,
+        normal.quantile(0.99),
+        critical.quantile(0.99),
+        normal.count(Code::ResourceExhausted) + normal.count(Code::Unavailable),
+        normal.count(Code::DeadlineExceeded),
+    );
+    ensure!(offered >= 2.7 * capacity, "offered {offered:.0}/s");
+    ensure!(
+        goodput >= 0.9 * capacity,
+        "{goodput:.1}/s: {:?}",
+        normal.failures()
+    );
+    ensure!(
+        critical.success() >= 0.99,
+        "critical ones: {:?}",
+        critical.failures()
+    );
+    Ok(())
+}

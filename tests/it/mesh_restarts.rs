@@ -1,0 +1,125 @@
+//! Endpoints die, are replaced, and all go away for a while.
+
+use std::time::{Duration, Instant};
+
+use tests::{eventually, hop::Orders};
+
+use crate::mesh_rig::{Caller, Load, hops, three, turn};
+
+#[tokio::test]
+async fn a_killed_endpoint_and_a_rolling_restart_of_all_fail_no_call() {
+    let _turn = turn().await;
+    let hops = hops();
+    let all = three(&hops, &[]).await;
+    let work = Orders {
+        work_ms: 20,
+        ..Orders::default()
+    };
+    for hop in &all {
+        hop.tell(work).await;
+    }
+    let caller = Caller::of(&hops, &all);
+    caller.connected(3).await;
+    let calling = caller.clone();
+    let load = Load::start(150, move || {
+        let caller = calling.clone();
+        async move { caller.list().await }
+    });
+    load.go_on_for(Duration::from_millis(500)).await;
+
+    let killed = load.began.elapsed();
+    all[0].kill9();
+    caller.connected(2).await;
+    load.go_on_for(Duration::from_millis(300)).await;
+    all[0].restart().await;
+    all[0].tell(work).await;
+    caller.connected(3).await;
+
+    let rolling = load.began.elapsed();
+    for hop in &all {
+        assert!(hop.stop().await.success());
+        hop.restart().await;
+        hop.tell(work).await;
+        caller.connected(3).await;
+    }
+    load.go_on_for(Duration::from_millis(300)).await;
+    let calls = load.stop().await;
+    println!(
+        "kill -9 at {killed:.1?} and a rolling restart of three from {rolling:.1?} on: {} calls, {} failed, the longest took {:.1?}",
+        calls.len(),
+        calls.len() - calls.good(),
+        calls.quantile(1.0),
+    );
+    assert_eq!(calls.good(), calls.len(), "{:?}", calls.failures());
+}
+
+#[tokio::test]
+async fn an_outage_of_all_endpoints_is_not_multiplied_and_is_over_when_the_first_is_back() {
+    let _turn = turn().await;
+    outage(Duration::from_secs(4)).await;
+}
+
+#[tokio::test]
+#[ignore = "takes half a minute: `make load`"]
+async fn an_outage_of_ten_seconds_is_not_multiplied_and_is_over_when_the_first_is_back() {
+    let _turn = turn().await;
+    outage(Duration::from_secs(10)).await;
+}
+
+/// First the processes are there and refuse every call, then they are gone: 10 s in the issue, less where it says so.
+async fn outage(lasting: Duration) {
+    let hops = hops();
+    let all = three(&hops, &[]).await;
+    let caller = Caller::of(&hops, &all);
+    caller.connected(3).await;
+    let calling = caller.clone();
+    let load = Load::start(150, move || {
+        let caller = calling.clone();
+        async move { caller.list().await }
+    });
+    load.go_on_for(Duration::from_secs(1)).await;
+    let refusing = load.began.elapsed();
+    for hop in &all {
+        hop.tell(Orders {
+            refuse: true,
+            ..Orders::default()
+        })
+        .await;
+    }
+    let mut before = 0;
+    for hop in &all {
+        before += hop.tally().await.begun;
+    }
+    load.go_on_for(lasting).await;
+    let mut seen = 0;
+    for hop in &all {
+        seen += hop.tally().await.begun;
+    }
+    let gone = load.began.elapsed();
+    all.iter().for_each(|hop| hop.kill9());
+    load.go_on_for(lasting).await;
+    let traffic = caller.channel.snapshot().traffic;
+
+    all[1].restart().await;
+    let (back, returned) = (Instant::now(), load.began.elapsed());
+    eventually(Duration::from_secs(10), || async { caller.list().await.is_ok() }).await;
+    let recovery = back.elapsed();
+    load.go_on_for(Duration::from_secs(3)).await;
+    let calls = load.stop().await;
+
+    let mut refused = calls.since(refusing);
+    refused.0.retain(|call| call.due < gone);
+    let per_call = (seen - before) as f64 / refused.len() as f64;
+    let per_call_gone = traffic.attempts_per_s / traffic.calls_per_s;
+    let recovered = calls.since(returned + Duration::from_secs(2));
+    println!(
+        "all down for twice {lasting:?}: {per_call:.2} attempts per call while they refuse, {per_call_gone:.2} over the last 10 s \
+         until after they were gone; the first call went well {recovery:.1?} after the first return, from 2 s on {} of {}",
+        recovered.good(),
+        recovered.len(),
+    );
+    assert!(per_call <= 1.2, "{per_call:.2}");
+    assert!(per_call_gone <= 1.2, "{per_call_gone:.2}");
+    assert!(recovery <= Duration::from_secs(2), "{recovery:?}");
+    assert!(recovered.success() >= 0.99, "{:?}", recovered.failures());
+}

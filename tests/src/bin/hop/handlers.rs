@@ -1,0 +1,100 @@
+//! What stands behind the layers: every method of the order service, all doing the same.
+
+use std::{
+    convert::Infallible,
+    task::{Context as Task, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{future::BoxFuture, stream};
+use mesh::{Channel, Context};
+use proto::order::v1::{ListOrdersRequest, order_service_client::OrderServiceClient};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+};
+
+use crate::board::Board;
+
+/// An uncompressed message without a field that is set: what any response can look like.
+const EMPTY: &[u8] = &[0; 5];
+
+#[derive(Clone)]
+pub(crate) struct Handlers {
+    /// Every answer says whose it is.
+    pub(crate) name: http::HeaderValue,
+    pub(crate) board: Board,
+    pub(crate) next: Option<OrderServiceClient<Channel>>,
+}
+
+impl Handlers {
+    async fn work(self, context: &Context) -> Result<(), Status> {
+        let work = self.board.begin(context);
+        let (orders, places) = self.board.orders();
+        if orders.refuse {
+            work.finish(Duration::ZERO);
+            return Err(Status::unavailable("the hop was told to refuse"));
+        }
+        let _place = match places {
+            Some(places) => places.acquire_owned().await.ok(),
+            None => None,
+        };
+        let began = Instant::now();
+        tokio::time::sleep(Duration::from_millis(orders.work_ms)).await;
+        let passed_on = match self.next {
+            Some(mut next) => {
+                let request = context.request(ListOrdersRequest::default());
+                next.list_orders(request).await.map(drop)
+            }
+            None => Ok(()),
+        };
+        work.finish(began.elapsed());
+        passed_on
+    }
+}
+
+impl NamedService for Handlers {
+    const NAME: &'static str = "order.v1.OrderService";
+}
+
+impl Service<http::Request<Body>> for Handlers {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let handlers = self.clone();
+        Box::pin(async move {
+            let name = handlers.name.clone();
+            let context = request.extensions().get::<Context>().cloned().unwrap_or_default();
+            Ok(match handlers.work(&context).await {
+                Ok(()) => answer(name),
+                Err(status) => status.into_http(),
+            })
+        })
+    }
+}
+
+fn answer(name: http::HeaderValue) -> http::Response<Body> {
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+    let frames = [
+        Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(EMPTY))),
+        Ok(http_body::Frame::trailers(trailers)),
+    ];
+    let mut response = http::Response::new(Body::new(http_body_util::StreamBody::new(stream::iter(frames))));
+    let headers = response.headers_mut();
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert(tests::hop::ANSWERED_BY, name);
+    response
+}
