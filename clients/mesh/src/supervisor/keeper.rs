@@ -21,6 +21,8 @@ const LONGEST: Duration = Duration::from_secs(120);
 const FACTOR: f64 = 1.6;
 /// Waiting calls bring the next attempt forward to this long after the last one.
 const LEAST: Duration = Duration::from_millis(500);
+/// A connection that ends sooner was refused. Servers may give a good one less than a second.
+const REFUSED: Duration = Duration::from_millis(500);
 
 /// What a keeper tells its supervisor.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Keeper {
     /// What the end of a connection means. One that ends as soon as it is made was refused, such as by a
     /// server that does not like our certificate.
     fn lost(&self, age: Duration, ended: hyper::Result<()>) -> Report {
-        if age >= FIRST {
+        if age >= REFUSED {
             return Report::Down(self.address.clone());
         }
         let reason = match ended {
