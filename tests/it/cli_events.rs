@@ -97,6 +97,24 @@ async fn an_operator_looks_after_dead_letters_from_the_command_line() {
     let said = String::from_utf8_lossy(&canary.stdout).into_owned();
     assert!(said.contains("STOPPED"), "{said} {}", errors(&canary));
 
+    let all = weft
+        .run(&["-o", "json", "dlq", "replay", "--all", "--wait", "20s"])
+        .await;
+    assert_eq!(
+        all.status.code(),
+        Some(1),
+        "none of them can succeed: {}",
+        errors(&all)
+    );
+    let all: Value = serde_json::from_slice(&all.stdout).unwrap();
+    assert_eq!(
+        all["runs"].as_array().unwrap().len(),
+        1,
+        "the other services have none"
+    );
+    assert_eq!(all["runs"][0]["service"], "order");
+    assert_eq!(all["runs"][0]["run"]["failedCount"], 2);
+
     let asked = weft
         .run(&["dlq", "discard", id(1), "--reason", "entered twice"])
         .await;

@@ -8,7 +8,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    events_rig::FACILITY,
+    events_rig::{FACILITY, event},
     events_story::{Story, by},
 };
 
@@ -189,6 +189,29 @@ async fn a_canary_stops_at_the_first_failure_of_the_same_kind() {
     let run = story.run(&letters[0], ops::ReplayMode::Canary, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Finished);
     assert_eq!(run.resolved_count, 15);
+}
+
+#[tokio::test]
+async fn all_open_dead_letters_are_replayed_in_one_run_whatever_their_kind() {
+    let story = Story::start([1]).await;
+    let mut broken = event(Uuid::new_v4(), 2);
+    broken.body = vec![0xff, 0xff];
+    story.rig.append_all(&[broken]).await;
+    story.rig.append(Uuid::new_v4(), [1]).await;
+    let kinds: BTreeSet<_> = story
+        .open(2)
+        .await
+        .into_iter()
+        .map(|letter| letter.fingerprint)
+        .collect();
+    assert_eq!(kinds.len(), 2);
+    story.cure();
+    let all_kinds = ops::DeadLetter::default();
+    let run = story.run(&all_kinds, ops::ReplayMode::Straight, 100).await;
+    assert_eq!(run.state(), ops::ReplayRunState::Finished);
+    assert_eq!((run.total_count, run.resolved_count, run.failed_count), (2, 1, 1));
+    let said = "select count(*) from events.operator_action where detail = 'all kinds, 2 dead letters'";
+    assert_eq!(story.rig.database.count(said).await, 1);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Second chances: one dead letter, a whole group, or only a rehearsal.
+//! Second chances: one dead letter, a whole group, all of them, or only a rehearsal.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,8 @@ use proto::ops::v1::{
     RehearseReplayResponse, ReplayDeadLetterGroupRequest, ReplayDeadLetterRequest, ReplayMode, ReplayRun,
     ReplayRunState,
 };
+use serde_json::{Value, json};
+use tonic::Code;
 use uuid::Uuid;
 
 use super::{GET, find, groups, show};
@@ -26,19 +28,22 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The dead letter's id
-    #[arg(required_unless_present = "group", conflicts_with = "group", value_parser = cli::uuid)]
+    #[arg(required_unless_present = "many", conflicts_with = "many", value_parser = cli::uuid)]
     dead_letter: Option<Uuid>,
     /// All open dead letters with this fingerprint, as `weft dlq groups` lists it
-    #[arg(long, value_name = "FINGERPRINT")]
+    #[arg(long, value_name = "FINGERPRINT", group = "many")]
     group: Option<String>,
-    /// One of the group, then ten, then the rest; the first failure of the same kind stops it
-    #[arg(long, requires = "group")]
+    /// All open dead letters of all services
+    #[arg(long, group = "many")]
+    all: bool,
+    /// One of them, then ten, then the rest; the first failure of the same kind stops it
+    #[arg(long, requires = "many")]
     canary: bool,
     /// Replays a second
-    #[arg(long, requires = "group", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, requires = "many", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rate: u32,
     /// Only tell what the replay would change
-    #[arg(long, conflicts_with = "group")]
+    #[arg(long, conflicts_with = "many")]
     dry_run: bool,
     /// How long to wait for the outcome
     #[arg(long, default_value = "10s", value_parser = duration::parse)]
@@ -62,7 +67,7 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
             outcome(clients, format, service, id, arguments.wait).await
         }
         (None, Some(fingerprint)) => group(clients, format, fingerprint, &arguments).await,
-        (None, None) => Err(Failure::Usage("a dead letter or --group is needed".into())),
+        (None, None) => all(clients, format, &arguments).await,
     }
 }
 
@@ -175,6 +180,87 @@ async fn group(
     arguments: &Arguments,
 ) -> Result<(), Failure> {
     let service = service_of(clients, fingerprint).await?;
+    let run = start(clients, service, fingerprint, arguments).await?;
+    let run = follow(clients, service, run, Instant::now() + arguments.wait).await?;
+    match format {
+        Format::Json => output::print_json(&output::json(&run)?)?,
+        Format::Table => output::print_fields(&[
+            ("run", run.id.clone()),
+            ("state", state(run.state().as_str_name())),
+            ("dead letters", run.total_count.to_string()),
+            ("sent", run.sent_count.to_string()),
+            ("resolved", run.resolved_count.to_string()),
+            ("failed again", run.failed_count.to_string()),
+        ]),
+    }
+    verdict(
+        &[(service, run)],
+        &format!("weft dlq list --fingerprint {fingerprint}"),
+    )
+}
+
+/// One run in each service that has something to replay.
+async fn all(clients: &Clients, format: Format, arguments: &Arguments) -> Result<(), Failure> {
+    let mut started = Vec::new();
+    for service in Service::ALL {
+        match start(clients, service, "", arguments).await {
+            Ok(run) => started.push((service, run)),
+            // None is open there, or it keeps none.
+            Err(Failure::Call(call))
+                if matches!(call.status.code(), Code::FailedPrecondition | Code::Unimplemented) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let until = Instant::now() + arguments.wait;
+    let mut runs = Vec::new();
+    for (service, run) in started {
+        runs.push((service, follow(clients, service, run, until).await?));
+    }
+    match format {
+        Format::Json => {
+            let rows: Result<Vec<Value>, Failure> = runs
+                .iter()
+                .map(|(service, run)| Ok(json!({"service": service.name(), "run": output::json(run)?})))
+                .collect();
+            output::print_json(&json!({"runs": rows?}))?;
+        }
+        Format::Table => print!("{}", table(&runs)),
+    }
+    verdict(&runs, "weft dlq groups")
+}
+
+fn table(runs: &[(Service, ReplayRun)]) -> Table {
+    let heading = [
+        "SERVICE",
+        "RUN",
+        "STATE",
+        ">DEAD LETTERS",
+        ">SENT",
+        ">RESOLVED",
+        ">FAILED AGAIN",
+    ];
+    let mut table = Table::new(heading, "no dead letter is open");
+    for (service, run) in runs {
+        table.row([
+            service.name().to_owned(),
+            run.id.clone(),
+            state(run.state().as_str_name()),
+            run.total_count.to_string(),
+            run.sent_count.to_string(),
+            run.resolved_count.to_string(),
+            run.failed_count.to_string(),
+        ]);
+    }
+    table
+}
+
+/// `fingerprint` is empty for all kinds.
+async fn start(
+    clients: &Clients,
+    service: Service,
+    fingerprint: &str,
+    arguments: &Arguments,
+) -> Result<ReplayRun, Failure> {
     let mode = if arguments.canary {
         ReplayMode::Canary
     } else {
@@ -191,9 +277,17 @@ async fn group(
         .replay_dead_letter_group(clients.request(request)?)
         .await;
     let answer = answer.during("ops.v1.DeadLetterService/ReplayDeadLetterGroup")?;
-    let mut run = answer.into_inner().run.unwrap_or_default();
-    let asked = Instant::now();
-    while run.state() == ReplayRunState::Running && asked.elapsed() < arguments.wait {
+    Ok(answer.into_inner().run.unwrap_or_default())
+}
+
+/// Looks again until the run has ended or the time is up.
+async fn follow(
+    clients: &Clients,
+    service: Service,
+    mut run: ReplayRun,
+    until: Instant,
+) -> Result<ReplayRun, Failure> {
+    while run.state() == ReplayRunState::Running && Instant::now() < until {
         tokio::time::sleep(LOOK_AGAIN).await;
         let request = GetReplayRunRequest {
             replay_run_id: run.id.clone(),
@@ -205,30 +299,22 @@ async fn group(
         let answer = answer.during("ops.v1.DeadLetterService/GetReplayRun")?;
         run = answer.into_inner().run.unwrap_or_default();
     }
-    print(format, fingerprint, &run)
+    Ok(run)
 }
 
-fn print(format: Format, fingerprint: &str, run: &ReplayRun) -> Result<(), Failure> {
-    match format {
-        Format::Json => output::print_json(&output::json(run)?)?,
-        Format::Table => output::print_fields(&[
-            ("run", run.id.clone()),
-            ("state", state(run.state().as_str_name())),
-            ("dead letters", run.total_count.to_string()),
-            ("sent", run.sent_count.to_string()),
-            ("resolved", run.resolved_count.to_string()),
-            ("failed again", run.failed_count.to_string()),
-        ]),
+/// `next`: how to look at what failed again.
+fn verdict(runs: &[(Service, ReplayRun)], next: &str) -> Result<(), Failure> {
+    if runs
+        .iter()
+        .any(|(_, run)| run.state() == ReplayRunState::Stopped || run.failed_count > 0)
+    {
+        eprintln!("next: {next}");
+        return Err(Failure::Told);
     }
-    if run.state() == ReplayRunState::Finished && run.failed_count == 0 {
-        return Ok(());
-    }
-    if run.state() == ReplayRunState::Running {
+    if runs.iter().any(|(_, run)| run.state() == ReplayRunState::Running) {
         eprintln!("it goes on in the background; next: weft dlq groups");
-        return Ok(());
     }
-    eprintln!("next: weft dlq list --fingerprint {fingerprint}");
-    Err(Failure::Told)
+    Ok(())
 }
 
 async fn service_of(clients: &Clients, fingerprint: &str) -> Result<Service, Failure> {

@@ -189,10 +189,11 @@ pub(super) async fn replay_group(
     request: &ops::ReplayDeadLetterGroupRequest,
 ) -> Result<(ops::ReplayDeadLetterGroupResponse, About), Failure> {
     let run = runs::start(tx, caller, request).await?;
-    let detail = format!(
-        "fingerprint {}, {} dead letters",
-        request.fingerprint, run.total_count
-    );
+    let kinds = match request.fingerprint.as_str() {
+        "" => "all kinds".to_owned(),
+        fingerprint => format!("fingerprint {fingerprint}"),
+    };
+    let detail = format!("{kinds}, {} dead letters", run.total_count);
     let about = About {
         run: run.id.parse().ok(),
         detail,

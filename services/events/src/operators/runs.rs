@@ -31,7 +31,7 @@ struct Progress {
     sent: i64,
     resolved: i64,
     failed: i64,
-    /// Failed again in the way that the group had failed.
+    /// Failed again in the way that the group had failed; in a run of all kinds, in any way.
     same_kind: i64,
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn start(
     sqlx::query!(
         "insert into events.replay_run (id, facility, fingerprint, mode, rate, state, actor, total)
          select $1, $2, $3, $4, $5, 'running', $6, count(*)::int
-         from events.dead_letter where fingerprint = $3 and state = 'open'",
+         from events.dead_letter where ($3 = '' or fingerprint = $3) and state = 'open'",
         id,
         caller.facility,
         request.fingerprint,
@@ -66,7 +66,7 @@ pub(super) async fn start(
     let items = sqlx::query!(
         "insert into events.replay_item (run_id, dead_letter_id, facility, position)
          select $1, id, facility, row_number() over (order by id)
-         from events.dead_letter where fingerprint = $2 and state = 'open'",
+         from events.dead_letter where ($2 = '' or fingerprint = $2) and state = 'open'",
         id,
         request.fingerprint,
     )
@@ -206,7 +206,8 @@ async fn progress(tx: &mut PgConnection, run: Uuid) -> Result<Option<Progress>, 
                count(*) filter (where i.sent_at is not null) as "sent!",
                count(*) filter (where i.sent_at is not null and d.state in ('resolved', 'discarded')) as "resolved!",
                count(*) filter (where i.sent_at is not null and d.state = 'open') as "failed!",
-               count(*) filter (where i.sent_at is not null and d.state = 'open' and d.fingerprint = r.fingerprint)
+               count(*) filter (where i.sent_at is not null and d.state = 'open'
+                                and r.fingerprint in ('', d.fingerprint))
                    as "same_kind!"
            from events.replay_run r
            join events.replay_item i on i.run_id = r.id
