@@ -101,6 +101,27 @@ async fn rpc_metrics_and_logs_with_trace_ids_arrive_under_their_conventional_nam
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_that_have_not_ended_are_counted_by_state_with_the_age_of_the_oldest() {
+    let (stack, collector) = declined_order().await;
+    let stuck =
+        "update orders.saga set state = 'stuck', wake_at = now() + interval '1 day', lease_until = null,
+                 created_at = now() - interval '1 hour', deadline_at = now() - interval '1 minute'";
+    let rows = sqlx::query(stuck)
+        .execute(&stack.database(Service::Order).owner().await)
+        .await
+        .unwrap();
+    assert_eq!(rows.rows_affected(), 1);
+    let gauge = |name: &str, state: &str| collector.gauge("order", name, ("weft.saga.state", state));
+    eventually(Duration::from_secs(20), || async {
+        gauge("weft.saga.open", "stuck") == Some(1.0) && gauge("weft.saga.open", "running") == Some(0.0)
+    })
+    .await;
+    let oldest = gauge("weft.saga.oldest", "stuck").unwrap();
+    assert!((3_600.0..7_200.0).contains(&oldest), "{oldest} s");
+    assert!(collector.has_metric("order", "weft.saga.overdue"));
+}
+
 /// The spans of the caller's trace.
 fn spans(collector: &Collector) -> Vec<Seen> {
     let trace = hex(TRACE);

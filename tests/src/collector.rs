@@ -1,7 +1,7 @@
 //! An OTLP collector that keeps what it gets.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -21,7 +21,9 @@ use opentelemetry_proto::tonic::{
             trace_service_server::{TraceService, TraceServiceServer},
         },
     },
+    common::v1::{KeyValue, any_value},
     logs::v1::LogRecord,
+    metrics::v1::{Metric, metric, number_data_point},
     resource::v1::Resource,
     trace::v1::Span,
 };
@@ -53,7 +55,8 @@ struct Kept(Arc<Mutex<Signals>>);
 #[derive(Debug, Default)]
 struct Signals {
     spans: Vec<Seen>,
-    metrics: BTreeSet<(String, String)>,
+    /// The latest of each service and name.
+    metrics: BTreeMap<(String, String), Metric>,
     logs: Vec<(String, LogRecord)>,
 }
 
@@ -99,7 +102,24 @@ impl Collector {
 
     /// The services and the names of the metrics that they have sent.
     pub fn metrics(&self) -> BTreeSet<(String, String)> {
-        self.kept.signals().metrics.clone()
+        self.kept.signals().metrics.keys().cloned().collect()
+    }
+
+    /// What a service's gauge last said at the point that has the attribute.
+    pub fn gauge(&self, service: &str, name: &str, attribute: (&str, &str)) -> Option<f64> {
+        let signals = self.kept.signals();
+        let metric = signals.metrics.get(&(service.to_owned(), name.to_owned()))?;
+        let Some(metric::Data::Gauge(gauge)) = &metric.data else {
+            return None;
+        };
+        let point = gauge
+            .data_points
+            .iter()
+            .find(|point| text(&point.attributes, attribute.0) == Some(attribute.1))?;
+        match point.value? {
+            number_data_point::Value::AsDouble(value) => Some(value),
+            number_data_point::Value::AsInt(value) => Some(value as f64),
+        }
     }
 
     /// All log records so far, with the service that they came from.
@@ -115,16 +135,16 @@ impl Kept {
 }
 
 fn service_of(resource: Option<&Resource>) -> String {
-    let attributes = resource
-        .map(|resource| resource.attributes.as_slice())
-        .unwrap_or_default();
-    let name = attributes
-        .iter()
-        .find(|attribute| attribute.key == "service.name");
-    let value = name.and_then(|attribute| attribute.value.as_ref()?.value.as_ref());
-    match value {
-        Some(opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue(name)) => name.clone(),
-        _ => String::new(),
+    let name = resource.and_then(|resource| text(&resource.attributes, "service.name"));
+    name.unwrap_or_default().to_owned()
+}
+
+/// The attribute's value, if it is there and a text.
+fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
+    let attribute = attributes.iter().find(|attribute| attribute.key == key)?;
+    match attribute.value.as_ref()?.value.as_ref()? {
+        any_value::Value::StringValue(text) => Some(text),
+        _ => None,
     }
 }
 
@@ -157,7 +177,7 @@ impl MetricsService for Kept {
             let metrics = resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
             self.signals()
                 .metrics
-                .extend(metrics.map(|metric| (service.clone(), metric.name)));
+                .extend(metrics.map(|metric| ((service.clone(), metric.name.clone()), metric)));
         }
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }

@@ -1,29 +1,27 @@
-//! What alarms are made of: how many sagas need a person, and how many take too long.
+//! What alarms are made of: the sagas that have not ended, by state, their age, and how many take too long.
 
 use std::time::Duration;
 
 use chassis::postgres::Database;
-use opentelemetry::global;
+use opentelemetry::{
+    KeyValue, global,
+    metrics::{Gauge, Meter},
+};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::store;
+use super::State;
+use crate::store::sagas::{self, Open};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// The states of a saga that has not ended.
+const OPEN: [State; 4] = [State::Running, State::Waiting, State::Compensating, State::Stuck];
+
 /// Measures until `shutdown`. Every replica tells the same figures, those of all facilities.
 pub async fn measure(database: Database, shutdown: CancellationToken) {
-    let meter = global::meter("order");
-    let gauge = |name, about| {
-        meter
-            .u64_gauge(name)
-            .with_description(about)
-            .with_unit("{saga}")
-            .build()
-    };
-    let stuck = gauge("weft.saga.stuck", "Sagas that need a person");
-    let overdue = gauge("weft.saga.overdue", "Sagas that should have ended by now");
+    let gauges = Gauges::new(&global::meter("order"));
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -32,16 +30,56 @@ pub async fn measure(database: Database, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
         }
         // A database that is down is readiness's business.
-        if let Ok(backlog) = look(&database).await {
-            stuck.record(backlog.stuck.unsigned_abs(), &[]);
-            overdue.record(backlog.overdue.unsigned_abs(), &[]);
+        if let Ok(open) = look(&database).await {
+            gauges.record(&open);
         }
     }
 }
 
-async fn look(database: &Database) -> Result<store::sagas::Backlog, sqlx::Error> {
+async fn look(database: &Database) -> Result<Vec<Open>, sqlx::Error> {
     let mut tx = database.begin_system().await?;
-    let backlog = store::sagas::backlog(&mut tx).await?;
+    let open = sagas::open(&mut tx).await?;
     tx.commit().await?;
-    Ok(backlog)
+    Ok(open)
+}
+
+struct Gauges {
+    sagas: Gauge<u64>,
+    oldest: Gauge<f64>,
+    overdue: Gauge<u64>,
+}
+
+impl Gauges {
+    fn new(meter: &Meter) -> Self {
+        let count = |name, about| {
+            meter
+                .u64_gauge(name)
+                .with_description(about)
+                .with_unit("{saga}")
+                .build()
+        };
+        Self {
+            sagas: count("weft.saga.open", "Sagas that have not ended, by state"),
+            oldest: meter
+                .f64_gauge("weft.saga.oldest")
+                .with_description("Age of the oldest saga that has not ended, by state")
+                .with_unit("s")
+                .build(),
+            overdue: count("weft.saga.overdue", "Sagas that should have ended by now"),
+        }
+    }
+
+    /// A state without a saga is told as zero: an alarm must be able to end.
+    fn record(&self, open: &[Open]) {
+        for state in OPEN {
+            let labels = [KeyValue::new("weft.saga.state", state.name())];
+            let row = open.iter().find(|row| row.state == state.name());
+            self.sagas
+                .record(row.map_or(0, |row| row.sagas.unsigned_abs()), &labels);
+            self.oldest
+                .record(row.map_or(0.0, |row| row.oldest_seconds), &labels);
+        }
+        let overdue: i64 = open.iter().map(|row| row.overdue).sum();
+        self.overdue.record(overdue.unsigned_abs(), &[]);
+    }
 }

@@ -38,11 +38,15 @@ pub struct Claimed {
     pub facility: String,
 }
 
-/// How many sagas of all facilities need a person, and how many should have ended by now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backlog {
-    pub stuck: i64,
+/// The sagas of all facilities that are in one state and have not ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Open {
+    pub state: String,
+    pub sagas: i64,
+    /// Those that should have ended by now.
     pub overdue: i64,
+    /// The age of the oldest, in seconds.
+    pub oldest_seconds: f64,
 }
 
 /// How a list of sagas is narrowed down.
@@ -288,12 +292,13 @@ pub async fn claim_due(
 }
 
 /// Counts what alarms are made of. In a transaction of no facility.
-pub async fn backlog(conn: &mut PgConnection) -> Result<Backlog, sqlx::Error> {
+pub async fn open(conn: &mut PgConnection) -> Result<Vec<Open>, sqlx::Error> {
     sqlx::query_as!(
-        Backlog,
-        r#"select stuck as "stuck!", overdue as "overdue!" from orders.saga_backlog()"#
+        Open,
+        r#"select state as "state!", sagas as "sagas!", overdue as "overdue!", oldest_seconds as "oldest_seconds!"
+           from orders.open_sagas()"#
     )
-    .fetch_one(conn)
+    .fetch_all(conn)
     .await
 }
 
