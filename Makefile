@@ -38,6 +38,14 @@ unit: ## Run the tests alone (they need `make setup` and `make build`)
 load: ## Run the mesh's scenarios for longer than `make test` does, with their figures
 	@cargo test -p tests --test it -- mesh_ --ignored --nocapture --test-threads 1
 
+.PHONY: chaos
+chaos: ## Kill relay, consumer, NATS and PostgreSQL 120 times while 50,000 events flow (some minutes)
+	$(step) "chaos" cargo test --package tests --test it -- --ignored --nocapture a_long_storm_of_kills
+
+.PHONY: bench-events
+bench-events: ## Measure the event backbone (builds with optimisation)
+	$(step) "events bench" cargo bench --package tests --bench events
+
 .PHONY: fmt
 fmt: ## Format the Rust sources and the contracts
 	$(step) "format" cargo fmt --all

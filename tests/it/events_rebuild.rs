@@ -36,6 +36,34 @@ async fn a_broker_that_lost_its_data_gets_the_log_again_before_anything_newer() 
 }
 
 #[tokio::test]
+async fn a_consumer_that_runs_while_the_broker_loses_its_data_goes_on_without_a_second_effect() {
+    let rig = Rig::flowing().await;
+    let aggregates: Vec<_> = (0..20).map(|_| Uuid::new_v4()).collect();
+    let append = async |versions: std::ops::RangeInclusive<i64>| {
+        for aggregate in &aggregates {
+            rig.append(*aggregate, versions.clone()).await;
+        }
+    };
+    append(1..=5).await;
+    rig.eventually_count(100, "select count(*) from effect").await;
+    // Some of these have taken effect when the broker dies, and some have not.
+    append(6..=10).await;
+    rig.nats.kill9();
+    rig.nats.wipe();
+    append(11..=15).await;
+    rig.nats.restart().await;
+    append(16..=20).await;
+    for aggregate in &aggregates {
+        assert_eq!(rig.effects(*aggregate, 20).await, (1..=20).collect::<Vec<_>>());
+    }
+    rig.eventually_count(0, "select count(*) from events.outbox")
+        .await;
+    let again = Audit::new(&rig.bus, &rig.pool).compare(DAY).await.unwrap();
+    assert_eq!((again.logged, again.missing.len()), (400, 0));
+    assert_eq!(rig.database.count("select count(*) from effect").await, 400);
+}
+
+#[tokio::test]
 async fn an_audit_finds_what_the_stream_lacks_and_publishes_it_again() {
     let rig = Rig::flowing().await;
     let aggregate = Uuid::new_v4();

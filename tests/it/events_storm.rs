@@ -11,7 +11,7 @@ use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use sqlx::{AssertSqlSafe, Executor as _, PgPool};
 use tests::{
     Database, Durability, Nats, Node, Postgres, Role,
-    backbone::{self, FACILITY, event, published},
+    backbone::{self, event, published},
     eventually,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -244,9 +244,7 @@ async fn produce(pool: PgPool, aggregate: Uuid, versions: i64, allowed: Arc<Sema
 }
 
 async fn step(pool: &PgPool, aggregate: Uuid, version: i64) -> anyhow::Result<()> {
-    let mut tx = pool.begin().await?;
-    let facility = sqlx::query("select set_config('weft.facility', $1, true)").bind(FACILITY);
-    facility.execute(&mut *tx).await?;
+    let mut tx = backbone::begin(pool).await?;
     let counted = sqlx::query(
         "insert into basket (id, version) values ($1, $2)
          on conflict (id) do update set version = excluded.version where basket.version = excluded.version - 1",

@@ -29,6 +29,7 @@ mod ended_orders;
 mod events_backstop;
 mod events_chaos;
 mod events_consumers;
+mod events_crashes;
 mod events_dead_letters;
 mod events_faults;
 mod events_fencing;

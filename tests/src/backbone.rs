@@ -10,7 +10,7 @@ use async_nats::jetstream::{
 use events::{Delivery, Event, Handler, HandlerError, Meta, Settings};
 use futures_util::StreamExt as _;
 use proto::order::v1::OrderConfirmed;
-use sqlx::{Executor as _, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::{Database, Nats};
@@ -70,14 +70,21 @@ pub fn event(aggregate: Uuid, version: i64) -> Event {
     )
 }
 
+/// A transaction of [`FACILITY`], begun in one round trip as the services do.
+///
+/// # Errors
+/// When the database is away.
+pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let statement = format!("begin; select set_config('weft.facility', '{FACILITY}', true)");
+    pool.begin_with(AssertSqlSafe(statement)).await
+}
+
 /// Appends events in a transaction of their own.
 ///
 /// # Errors
 /// When the database is away: whether the events are there is then open.
 pub async fn append(pool: &PgPool, events: &[Event]) -> Result<(), events::Error> {
-    let mut tx = pool.begin().await?;
-    let facility = sqlx::query("select set_config('weft.facility', $1, true)").bind(FACILITY);
-    facility.execute(&mut *tx).await?;
+    let mut tx = begin(pool).await?;
     events::append(&mut tx, events).await?;
     tx.commit().await?;
     Ok(())

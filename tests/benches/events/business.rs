@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Executor as _, PgPool};
-use tests::backbone::{FACILITY, event};
+use tests::backbone::{FACILITY, begin, event};
 use uuid::Uuid;
 
 use crate::{median, site::Site};
@@ -57,9 +57,7 @@ async fn throughput(pool: &PgPool, tell: bool) -> f64 {
 
 async fn place_order(pool: &PgPool, tell: bool) {
     let (order, saga) = (Uuid::now_v7(), Uuid::now_v7());
-    let mut tx = pool.begin().await.unwrap();
-    let facility = sqlx::query("select set_config('weft.facility', $1, true)").bind(FACILITY);
-    facility.execute(&mut *tx).await.unwrap();
+    let mut tx = begin(pool).await.unwrap();
     let claim = sqlx::query(
         "insert into chassis.idempotency (facility, method, request_id, request_hash, resource_id)
          values ($1, '/order.v1.OrderService/PlaceOrder', $2, $3, $4) on conflict do nothing",

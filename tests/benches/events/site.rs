@@ -29,15 +29,16 @@ impl Site {
         let database = server.database("order").await;
         backbone::lay_out(&database).await;
         let nats = Nats::start().await;
-        // As a service runs by default.
-        let settings = events::Settings {
+        let mut settings = events::Settings {
             servers: vec![nats.url().into()],
             monitor_url: Some(nats.monitoring_url().into()),
             ..events::Settings::default()
         };
+        // The one setting that is not its default: more handlers share one sync of their commits.
+        settings.consumer.concurrency = 32;
         let bus = Bus::connect(&settings, "order").await.unwrap();
         let pool = PgPoolOptions::new()
-            .max_connections(32)
+            .max_connections(64)
             .connect(&database.app_url())
             .await
             .unwrap();

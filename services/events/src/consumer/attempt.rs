@@ -157,7 +157,6 @@ impl Worker {
             Some(refused) => refused,
             None => match self.handle(&mut tx, message).await {
                 Ok(()) => {
-                    store::forget_failures(&mut tx, &self.name, envelope.event_id).await?;
                     also(&mut tx).await?;
                     tx.commit().await?;
                     return Ok(Effect::Committed);

@@ -43,6 +43,7 @@ pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx
     Ok(false)
 }
 
+/// Marks the event as taken effect and forgets its failures: the transaction that does so commits only if it succeeds.
 pub(super) async fn mark(
     tx: &mut PgConnection,
     worker: &Worker,
@@ -56,6 +57,8 @@ pub(super) async fn mark(
            ), mark as (
                insert into events.inbox (consumer, event_id) select $3, $4 from fence
                on conflict do nothing returning 1
+           ), forget as (
+               delete from events.failure where consumer = $3 and event_id = $4 and exists (select from mark)
            )
            select exists (select from fence) as "held!",
                   exists (select from mark) as "marked!",

@@ -1,0 +1,60 @@
+//! A handler that takes its whole process down.
+
+use tests::{
+    Node, Role,
+    backbone::{self, CONSUMER},
+    eventually,
+};
+use uuid::Uuid;
+
+use crate::events_rig::{Rig, SOON};
+
+#[tokio::test]
+async fn an_event_that_aborts_the_process_is_quarantined_after_two_tries_and_the_others_flow() {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    let (guilty, innocent): (Uuid, Vec<Uuid>) = (Uuid::new_v4(), (0..10).map(|_| Uuid::new_v4()).collect());
+    for aggregate in &innocent {
+        rig.append(*aggregate, 1..=3).await;
+    }
+    rig.append(guilty, [1, 2, 7, 8]).await;
+    for aggregate in &innocent {
+        rig.append(*aggregate, 4..=6).await;
+    }
+    let mut settings = backbone::settings(rig.nats.url(), rig.nats.monitoring_url());
+    // What was on its way to a process that died comes again after this.
+    settings.consumer.ack_wait_ms = 2_000;
+    let node = Node::start(Role::AbortsAt(7), &rig.database, &settings).await;
+
+    // What Kubernetes does: a process that has died is started again.
+    let mut deaths = 0;
+    let buried = format!(
+        "select count(*) from events.dead_letter
+         where consumer = '{CONSUMER}' and error_class = 'crash' and version = 7 and aggregate_id = '{guilty}'"
+    );
+    while rig.database.count(&buried).await == 0 {
+        assert!(deaths < 10, "{}", node.log());
+        eventually(SOON, || async {
+            node.ended() || rig.database.count(&buried).await == 1
+        })
+        .await;
+        if node.ended() {
+            deaths += 1;
+            node.restart().await;
+        }
+    }
+    for aggregate in &innocent {
+        assert_eq!(rig.effects(*aggregate, 6).await, (1..=6).collect::<Vec<_>>());
+    }
+    rig.eventually_count(1, "select count(*) from events.parked")
+        .await;
+    assert_eq!(rig.versions(guilty).await, [1, 2]);
+    assert_eq!(
+        rig.database
+            .count("select count(*) from events.dead_letter")
+            .await,
+        1
+    );
+    // Unsuspected the first time, then twice as a suspect whose start was recorded.
+    assert_eq!(deaths, 3);
+}
