@@ -66,7 +66,8 @@ async fn a_relay_that_stood_still_past_its_lease_is_fenced_off_and_order_is_kept
         let reached = rounds.load(Ordering::SeqCst);
         eventually(SOON, || async {
             let waiting = format!(
-                "select count(*) from events.outbox where (headers ->> 'ce-sequence')::bigint <= {reached}"
+                "select count(*) from events.outbox o join events.event_log e on e.id = o.event_id
+                 where e.version <= {reached}"
             );
             rig.database.count(&waiting).await == 0
         })

@@ -34,7 +34,7 @@ impl Outbox {
     }
 }
 
-/// Writes events to the log and to the outbox, in one statement, inside the caller's transaction. The transaction
+/// Writes events to the log, and references to them to the outbox, in one statement, inside the caller's transaction. The transaction
 /// must hold the row lock under which the aggregates' versions were counted up, and run with `weft.facility` set
 /// to the events' facility.
 pub async fn append(connection: &mut PgConnection, events: &[Event]) -> Result<(), Error> {
@@ -56,8 +56,8 @@ pub async fn append(connection: &mut PgConnection, events: &[Event]) -> Result<(
                  causation_id, headers, body
              from e order by position
          )
-         insert into events.outbox (lane, message_id, subject, aggregate_id, headers, body)
-         select lane, id::text, subject, aggregate_id, headers, body from e order by position",
+         insert into events.outbox (lane, event_id, occurred_at)
+         select lane, id, occurred_at from e order by position",
         &rows.occurred_at,
         &rows.id,
         &rows.type_name as _,

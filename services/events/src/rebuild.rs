@@ -104,13 +104,11 @@ impl Audit {
     }
 
     async fn pending(&self) -> Result<HashSet<Uuid>, Error> {
-        let ids = sqlx::query_scalar!(
-            r#"select headers ->> 'ce-id' as "id!" from events.outbox
-               where subject like 'evt.%' and headers ? 'ce-id'"#,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+        let ids =
+            sqlx::query_scalar!(r#"select event_id as "id!" from events.outbox where event_id is not null"#,)
+                .fetch_all(&self.pool)
+                .await?;
+        Ok(ids.into_iter().collect())
     }
 
     /// The ids of this service's events in the stream, read from the headers alone.

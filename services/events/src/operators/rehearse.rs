@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proto::ops::v1 as ops;
 use sqlx::{PgConnection, PgPool};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Caller, actions, failure::Failure, letters};
 use crate::{
@@ -132,23 +131,20 @@ async fn last_event(tx: &mut PgConnection) -> Result<i64, sqlx::Error> {
 /// What this transaction has put into the outbox.
 async fn events(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"select message_id, aggregate_id, headers ->> 'ce-type' as "type!",
-               (headers ->> 'ce-sequence')::bigint as "version!", headers ->> 'ce-time' as "time!"
-           from events.outbox
-           where id > $1 and xmin = pg_current_xact_id()::xid and subject like 'evt.%'
-           order by id limit 100"#,
+        "select e.id, e.type, e.aggregate_id, e.version, e.occurred_at
+         from events.outbox o join events.event_log e on e.id = o.event_id and e.occurred_at = o.occurred_at
+         where o.id > $1 and o.xmin = pg_current_xact_id()::xid
+         order by o.id limit 100",
         after,
     )
     .fetch_all(tx)
     .await?;
     let events = rows.into_iter().map(|row| ops::RelatedEvent {
-        event_id: row.message_id,
+        event_id: row.id.to_string(),
         event_type: row.r#type,
         aggregate_id: row.aggregate_id.to_string(),
         aggregate_version: row.version,
-        occur_time: OffsetDateTime::parse(&row.time, &Rfc3339)
-            .ok()
-            .map(letters::timestamp),
+        occur_time: Some(letters::timestamp(row.occurred_at)),
     });
     Ok(events.collect())
 }

@@ -72,15 +72,11 @@ impl Lanes {
     ) -> Result<Vec<Pending>, sqlx::Error> {
         sqlx::query_as!(
             Pending,
-            "select id, lane, message_id, subject, headers, body
-             from events.outbox
-             where lane = any($1)
-               and lane in (select substr(name, 6)::smallint from events.lease
-                            where name like 'lane:%' and owner = $2 and until > now())
-             order by id
-             limit $3",
-            lanes,
+            r#"select id as "id!", lane as "lane!", message_id as "message_id!", subject as "subject!",
+                   headers as "headers!", body as "body!"
+               from events.outbox_page($1, $2, $3)"#,
             self.owner,
+            lanes,
             i64::try_from(at_most).unwrap_or(i64::MAX),
         )
         .fetch_all(pool)
