@@ -9,12 +9,11 @@ use std::{
 use futures_util::future::BoxFuture;
 use http::{Request as HttpRequest, Response as HttpResponse};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
     body::Body,
     server::NamedService,
-    transport::{Server, ServerTlsConfig},
+    transport::{Server, ServerTlsConfig, server::TcpIncoming},
 };
 use tonic_prost::ProstCodec;
 
@@ -38,7 +37,7 @@ pub(crate) async fn start(tls: Option<ServerTlsConfig>) -> SocketAddr {
     }
     let serving = server
         .add_service(Echo)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     tokio::spawn(async move { serving.await.unwrap() });
     address
 }
