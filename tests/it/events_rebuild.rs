@@ -36,6 +36,29 @@ async fn a_broker_that_lost_its_data_gets_the_log_again_before_anything_newer() 
 }
 
 #[tokio::test]
+async fn a_day_of_the_log_stays_while_one_of_its_events_waits_to_be_published_again() {
+    let rig = Rig::start().await;
+    rig.append(Uuid::new_v4(), 1..=1).await;
+    let superuser = rig.database.superuser().await;
+    // An event of long ago, put into the outbox just now.
+    for statement in [
+        "create table events.event_log_20200101 partition of events.event_log
+             for values from ('2020-01-01 00:00:00+00') to ('2020-01-02 00:00:00+00')",
+        "update events.event_log set occurred_at = '2020-01-01 12:00:00+00'",
+        "update events.outbox set occurred_at = '2020-01-01 12:00:00+00'",
+    ] {
+        sqlx::query(statement).execute(&superuser).await.unwrap();
+    }
+    let dropped = "select events.drop_partitions(90)::bigint";
+    assert_eq!(rig.database.count(dropped).await, 0);
+    sqlx::query("delete from events.outbox")
+        .execute(&superuser)
+        .await
+        .unwrap();
+    assert_eq!(rig.database.count(dropped).await, 1);
+}
+
+#[tokio::test]
 async fn a_consumer_that_runs_while_the_broker_loses_its_data_goes_on_without_a_second_effect() {
     let rig = Rig::flowing().await;
     let aggregates: Vec<_> = (0..20).map(|_| Uuid::new_v4()).collect();
