@@ -1,6 +1,7 @@
 //! Sends each attempt to an endpoint, and waits while none has room.
 
 mod choice;
+mod outliers;
 
 use std::{
     pin::pin,
@@ -26,6 +27,7 @@ use crate::{
     telemetry::span,
 };
 use choice::{Choice, Criteria, choose};
+pub(crate) use outliers::Scouts;
 
 /// Sends each attempt to one of the published endpoints.
 #[derive(Clone, Debug)]
@@ -36,6 +38,7 @@ pub(crate) struct Balance {
     pub(crate) room: Arc<Room>,
     pub(crate) service: Arc<str>,
     pub(crate) zone: Option<Arc<str>>,
+    pub(crate) scouts: Arc<Scouts>,
 }
 
 impl Balance {
@@ -65,7 +68,7 @@ impl Balance {
                 Choice::Nothing => {
                     self.demand.notify_waiters();
                     if let Some(reason) = &published.failing
-                        && !criteria.wait_for_ready
+                        && !criteria.method.wait_for_ready
                     {
                         let text = format!("no endpoint of {} is reachable: {reason}", self.service);
                         return Err(Failure::no_endpoint(Status::unavailable(text)));
@@ -96,11 +99,12 @@ impl Service<Attempt> for Balance {
         Box::pin(async move {
             let declared = attempt.method.policy.as_ref().map(|policy| policy.timeout);
             let criteria = Criteria {
+                method: &attempt.method,
                 tried: &attempt.tried,
                 allowance: Allowance::new(attempt.deadline, declared),
                 first: attempt.previous == 0,
                 zone: balance.zone.as_deref(),
-                wait_for_ready: attempt.method.wait_for_ready,
+                scouts: &balance.scouts,
             };
             let (endpoint, flight) = balance.pick(criteria).await?;
             attempt.tried.add(endpoint.vitals.id());

@@ -7,7 +7,10 @@ use opentelemetry::StringValue;
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
-use crate::{Context, failure::Failure, hedge::Observed, methods::Sources, policy::MethodPolicy};
+use crate::{
+    Context, endpoint::slowness::Typical, failure::Failure, hedge::Observed, methods::Sources,
+    policy::MethodPolicy,
+};
 
 /// What a call ends with above the retries.
 pub(crate) type Outcome = Result<Response<Body>, Status>;
@@ -25,6 +28,8 @@ pub(crate) struct Method {
     pub(crate) policy: Option<Arc<MethodPolicy>>,
     /// How long its calls take, which hedging goes by.
     pub(crate) observed: Observed,
+    /// What slow endpoints are told by; `None` for what is not one method, but many.
+    pub(crate) typical: Option<Arc<Typical>>,
     /// Whether calls wait for a connection while every endpoint is known to be down.
     pub(crate) wait_for_ready: bool,
     pub(crate) sources: Sources,
@@ -35,12 +40,14 @@ impl Method {
         let name: Arc<str> = Arc::from(name);
         let label = StringValue::from(Arc::clone(&name));
         let policy = policy.map(Arc::new);
+        let typical = Some(Arc::default());
         let (observed, sources) = (Observed::default(), Sources::default());
         Method {
             name,
             label,
             policy,
             observed,
+            typical,
             wait_for_ready: false,
             sources,
         }

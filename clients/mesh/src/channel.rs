@@ -99,6 +99,7 @@ impl Channel {
             room: Arc::clone(&room),
             service: Arc::from(options.service.as_str()),
             zone: tuning.zone.as_deref().map(Arc::from),
+            scouts: Arc::default(),
         };
         let caller = Arc::new(Caller {
             user_agent: user_agent(&options.caller)?,

@@ -3,6 +3,7 @@
 pub(crate) mod breaker;
 mod load;
 pub(crate) mod room;
+pub(crate) mod slowness;
 pub(crate) mod vitals;
 
 use std::{

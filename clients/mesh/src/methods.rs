@@ -52,6 +52,7 @@ impl Methods {
         }
         let mut unlisted = Method::new("_OTHER", None);
         unlisted.wait_for_ready = wait_for_ready;
+        unlisted.typical = None;
         Ok(Methods {
             by_path,
             unlisted: Arc::new(unlisted),

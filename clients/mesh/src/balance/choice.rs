@@ -4,15 +4,16 @@
 //! picture do not all run to the same endpoint (Mitzenmacher, "The power of two choices").
 //!
 //! The candidates are narrowed step by step, and a step that would leave none is skipped: admitted by their
-//! breakers, not tried by this call yet, in the caller's zone.
+//! breakers, not tried by this call yet, not much slower than most, in the caller's zone.
 
 use std::sync::Arc;
 
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::outliers::{self, Scouts};
 use crate::{
-    call::Tried,
+    call::{Method, Tried},
     endpoint::{
         Endpoint,
         breaker::Admission,
@@ -20,7 +21,7 @@ use crate::{
     },
 };
 
-/// What there is for an criteria.
+/// What there is for an attempt.
 #[derive(Debug)]
 pub(crate) enum Choice {
     /// The endpoint, with the call counted as in flight on it.
@@ -34,32 +35,41 @@ pub(crate) enum Choice {
 /// What an attempt asks of its endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Criteria<'a> {
+    pub(crate) method: &'a Method,
     pub(crate) tried: &'a Tried,
     pub(crate) allowance: Allowance,
     /// Whether the call has not been sent before.
     pub(crate) first: bool,
     /// The caller's own zone.
     pub(crate) zone: Option<&'a str>,
-    /// Whether to wait for a connection while every endpoint is known to be down.
-    pub(crate) wait_for_ready: bool,
+    /// Which calls find out whether slow endpoints still are.
+    pub(crate) scouts: &'a Scouts,
 }
 
-/// Endpoints of the caller's zone are preferred while less than this share of their cap is in flight: the
-/// rest is kept so that a burst is not sent away at once.
-const ZONE_FULLNESS: f64 = 0.8;
+/// An endpoint that the attempt may go to.
+pub(super) struct Candidate<'a> {
+    pub(super) endpoint: &'a Arc<Endpoint>,
+    /// See [`Slowness::score`](crate::endpoint::slowness::Slowness::score).
+    pub(super) slowness: Option<f64>,
+}
+
+/// Endpoints are preferred to others, for their zone or their speed, while less than this share of their cap is in
+/// flight: the rest is kept so that a burst is not sent away at once.
+const FULLNESS: f64 = 0.8;
 
 pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Choice {
     let now = Instant::now();
-    let open = || endpoints.iter().filter(|endpoint| endpoint.open());
     let mut candidates = Vec::with_capacity(endpoints.len());
+    let open = || endpoints.iter().filter(|endpoint| endpoint.open());
     for endpoint in open() {
-        match endpoint.vitals.admission(now) {
-            Admission::Open => candidates.push(endpoint),
+        let (admission, slowness) = endpoint.vitals.standing(now);
+        match admission {
+            Admission::Open => candidates.push(Candidate { endpoint, slowness }),
             Admission::Shut => {}
             // Only a first attempt probes: a retry has had its share of bad luck.
             Admission::ProbeDue if criteria.first && endpoint.vitals.record().breaker.begin_probe() => {
-                match endpoint.vitals.take_off(criteria.allowance, true) {
-                    Some(flight) => return Choice::Taken(Arc::clone(endpoint), flight),
+                match criteria.take(endpoint, true) {
+                    Some(taken) => return taken,
                     None => endpoint.vitals.record().breaker.abandon_probe(),
                 }
             }
@@ -68,42 +78,67 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
     }
     // With every endpoint out, a broken one is better than none.
     if candidates.is_empty() {
-        candidates.extend(open());
+        candidates.extend(open().map(|endpoint| Candidate {
+            endpoint,
+            slowness: None,
+        }));
     }
-    narrow(&mut candidates, |endpoint| {
-        !criteria.tried.contains(endpoint.vitals.id())
+    narrow(&mut candidates, |candidate| {
+        !criteria.tried.contains(candidate.endpoint.vitals.id())
     });
+    if let Some(bound) = outliers::bound(&candidates) {
+        let scouted = criteria.scouts.due(&candidates, bound).filter(|_| criteria.first);
+        if let Some(taken) = scouted.and_then(|endpoint| criteria.take(endpoint, false)) {
+            return taken;
+        }
+        narrow(&mut candidates, |candidate| {
+            !candidate.slower_than(bound) && candidate.endpoint.vitals.fullness() < FULLNESS
+        });
+    }
     if let Some(zone) = criteria.zone {
-        narrow(&mut candidates, |endpoint| {
-            endpoint.address.zone.as_deref() == Some(zone) && endpoint.vitals.fullness() < ZONE_FULLNESS
+        narrow(&mut candidates, |Candidate { endpoint, .. }| {
+            endpoint.address.zone.as_deref() == Some(zone) && endpoint.vitals.fullness() < FULLNESS
         });
     }
     if candidates.is_empty() {
         return Choice::Nothing;
     }
     while let Some(place) = cheaper_of_two(&candidates, now) {
-        let endpoint = candidates.swap_remove(place);
-        if let Some(flight) = endpoint.vitals.take_off(criteria.allowance, false) {
-            return Choice::Taken(Arc::clone(endpoint), flight);
+        if let Some(taken) = criteria.take(candidates.swap_remove(place).endpoint, false) {
+            return taken;
         }
     }
     Choice::Full
 }
 
-fn narrow(candidates: &mut Vec<&Arc<Endpoint>>, keep: impl Fn(&Endpoint) -> bool) {
-    if candidates.iter().any(|endpoint| keep(endpoint)) {
-        candidates.retain(|endpoint| keep(endpoint));
+impl Criteria<'_> {
+    fn take(&self, endpoint: &Arc<Endpoint>, probe: bool) -> Option<Choice> {
+        let flight = endpoint.vitals.take_off(self.allowance, probe)?;
+        let flight = flight.beside(self.method.typical.as_ref());
+        Some(Choice::Taken(Arc::clone(endpoint), flight))
     }
 }
 
-fn cheaper_of_two(candidates: &[&Arc<Endpoint>], now: Instant) -> Option<usize> {
+impl Candidate<'_> {
+    pub(super) fn slower_than(&self, bound: f64) -> bool {
+        self.slowness.is_some_and(|slowness| slowness > bound)
+    }
+}
+
+fn narrow<'a>(candidates: &mut Vec<Candidate<'a>>, keep: impl Fn(&Candidate<'a>) -> bool) {
+    if candidates.iter().any(&keep) {
+        candidates.retain(keep);
+    }
+}
+
+fn cheaper_of_two(candidates: &[Candidate<'_>], now: Instant) -> Option<usize> {
     match candidates.len() {
         0 => None,
         1 => Some(0),
         count => {
             let first = rand::rng().random_range(0..count);
             let second = (first + rand::rng().random_range(1..count)) % count;
-            let cost = |place: usize| candidates[place].vitals.cost(now);
+            let cost = |place: usize| candidates[place].endpoint.vitals.cost(now);
             Some(if cost(second) < cost(first) { second } else { first })
         }
     }

@@ -1,8 +1,9 @@
 //! What a call costs at an endpoint: peak-EWMA latency times the calls in flight.
 //!
-//! A slow answer counts in full at once, fast answers win it back over ten seconds (Finagle's "peak EWMA").
-//! Two corrections keep it honest: a failure counts as slow, because an endpoint that fails fast would
-//! otherwise attract all traffic; and a new endpoint costs more at first, because its caches are cold.
+//! A slow answer counts at once, fast answers win it back over ten seconds (Finagle's "peak EWMA"). Three
+//! corrections keep it honest: a single peak counts as twice the estimate at most, because a hiccup would starve an
+//! endpoint for seconds; a failure counts as slow, because an endpoint that fails fast would otherwise attract all
+//! traffic; and a new endpoint costs more at first, because its caches are cold.
 
 use std::time::Duration;
 
@@ -12,6 +13,10 @@ use tokio::time::Instant;
 const DECAY: Duration = Duration::from_secs(10);
 /// What is assumed while the first answer is awaited.
 const UNKNOWN: Duration = Duration::from_millis(30);
+/// One slow answer counts as no more than this many times the present estimate...
+const PEAK_FACTOR: f64 = 2.0;
+/// ...or what that was if it was less than this.
+const LEAST_PEAK: f64 = 0.001;
 /// A failure counts as this many times the present estimate...
 const PENALTY_FACTOR: f64 = 10.0;
 /// ...but no less than this...
@@ -43,7 +48,11 @@ impl Load {
 
     /// A good answer after `latency`.
     pub(crate) fn succeeded(&mut self, latency: Duration) {
-        self.observe(latency.as_secs_f64());
+        let most = match self.seconds {
+            None => f64::MAX,
+            Some(_) => self.estimate(Instant::now()).max(LEAST_PEAK) * PEAK_FACTOR,
+        };
+        self.observe(latency.as_secs_f64().min(most));
     }
 
     /// A failure after `latency`.
@@ -103,10 +112,12 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_peak_counts_at_once_and_fades_over_the_decay() {
+    async fn a_row_of_peaks_counts_at_once_and_fades_over_the_decay() {
         let mut load = Load::new();
         load.succeeded(MS);
         load.succeeded(100 * MS);
+        assert_eq!(load.estimate(Instant::now()), 0.002, "one may be a hiccup");
+        (0..6).for_each(|_| load.succeeded(100 * MS));
         assert_eq!(load.estimate(Instant::now()), 0.1);
         for _ in 0..10 {
             advance(Duration::from_secs(1)).await;

@@ -15,6 +15,7 @@ use super::{
     breaker::{Admission, Breaker, Ejections},
     load::Load,
     room::Room,
+    slowness::{Slowness, Typical},
 };
 
 /// One address's record.
@@ -29,6 +30,7 @@ pub(crate) struct Vitals {
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) load: Load,
+    pub(crate) slowness: Slowness,
     pub(crate) breaker: Breaker,
 }
 
@@ -79,6 +81,7 @@ impl Vitals {
     pub(crate) fn new(id: u64, room: Arc<Room>, ejections: Arc<Ejections>) -> Vitals {
         let record = Mutex::new(Record {
             load: Load::new(),
+            slowness: Slowness::default(),
             breaker: Breaker::new(ejections),
         });
         Vitals {
@@ -106,15 +109,17 @@ impl Vitals {
 
     /// A new connection after a lost one starts cold again.
     pub(crate) fn reconnected(&self) {
-        self.record().load = Load::new();
+        self.record().start_cold();
     }
 
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn admission(&self, now: Instant) -> Admission {
-        self.record().breaker.admission(now)
+    /// What the breaker says, and the [slowness](Slowness::score).
+    pub(crate) fn standing(&self, now: Instant) -> (Admission, Option<f64>) {
+        let record = self.record();
+        (record.breaker.admission(now), record.slowness.score())
     }
 
     pub(crate) fn cost(&self, now: Instant) -> f64 {
@@ -133,10 +138,19 @@ impl Vitals {
             vitals,
             started: Instant::now(),
             allowance,
+            typical: None,
             answered: None,
             probe,
             settled: false,
         })
+    }
+}
+
+impl Record {
+    /// What was known says nothing about a new connection, nor about a server that is well again.
+    fn start_cold(&mut self) {
+        self.load = Load::new();
+        self.slowness = Slowness::default();
     }
 }
 
@@ -146,6 +160,8 @@ pub(crate) struct Flight {
     vitals: Arc<Vitals>,
     started: Instant,
     allowance: Allowance,
+    /// What is typical of the method; `None`: the call says nothing about slowness.
+    typical: Option<Arc<Typical>>,
     /// How long the response's headers took.
     answered: Option<Duration>,
     probe: bool,
@@ -153,6 +169,12 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
+    /// Latencies are compared with what is typical of the method.
+    pub(crate) fn beside(mut self, typical: Option<&Arc<Typical>>) -> Flight {
+        self.typical = typical.cloned();
+        self
+    }
+
     /// The response has begun; how it ends is still open.
     pub(crate) fn answered(&mut self) {
         self.answered = Some(self.started.elapsed());
@@ -173,11 +195,13 @@ impl Flight {
         let mut record = self.vitals.record();
         match verdict {
             Verdict::Good => {
-                // What was counted before the ejection says nothing about a server that is well again.
                 if record.breaker.succeeded() {
-                    record.load = Load::new();
+                    record.start_cold();
                 }
                 record.load.succeeded(latency);
+                if let Some(typical) = &self.typical {
+                    record.slowness.answered(typical, latency);
+                }
                 false
             }
             Verdict::Busy => {
@@ -193,6 +217,9 @@ impl Flight {
             }
             Verdict::Bad | Verdict::Late => {
                 record.load.failed(latency);
+                if let (Verdict::Late, Some(typical)) = (verdict, &self.typical) {
+                    record.slowness.waited(typical, latency);
+                }
                 record.breaker.failed()
             }
         }
@@ -211,6 +238,9 @@ impl Flight {
         let mut record = self.vitals.record();
         if waited.as_secs_f64() > record.load.estimate(Instant::now()) {
             record.load.succeeded(waited);
+        }
+        if let Some(typical) = &self.typical {
+            record.slowness.waited(typical, waited);
         }
     }
 

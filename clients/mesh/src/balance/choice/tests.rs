@@ -22,6 +22,8 @@ const MS: Duration = Duration::from_millis(1);
 /// Endpoints that are connected to nobody, numbered from 0, each in its zone.
 struct Channel {
     endpoints: Vec<Arc<Endpoint>>,
+    method: Method,
+    scouts: Scouts,
     _connections: Vec<(DuplexStream, Box<dyn Send>)>,
 }
 
@@ -36,6 +38,8 @@ impl Channel {
         });
         let mut channel = Channel {
             endpoints: Vec::new(),
+            method: Method::new("test.Service/Method", None),
+            scouts: Scouts::default(),
             _connections: Vec::new(),
         };
         for (number, zone) in zones.iter().enumerate() {
@@ -61,11 +65,12 @@ impl Channel {
 
     fn choose(&self, zone: Option<&str>, tried: &Tried) -> (u64, Flight) {
         let criteria = Criteria {
+            method: &self.method,
             tried,
             allowance: Allowance::default(),
             first: true,
             zone,
-            wait_for_ready: false,
+            scouts: &self.scouts,
         };
         match choose(&self.endpoints, criteria) {
             Choice::Taken(endpoint, flight) => (endpoint.vitals.id(), flight),
@@ -117,7 +122,7 @@ async fn an_endpoint_that_fails_at_once_attracts_no_load() {
     let shares = channel.share(&[(MS, Verdict::Busy), quick, quick]).await;
     assert!(shares[0] < 0.2, "{shares:?}");
     assert_eq!(
-        channel.endpoints[0].vitals.admission(Instant::now()),
+        channel.endpoints[0].vitals.standing(Instant::now()).0,
         Admission::Open
     );
 }
@@ -147,3 +152,5 @@ async fn what_was_tried_comes_last_and_is_better_than_nothing() {
     }
     channel.choose(None, &tried);
 }
+
+mod slow;

@@ -1,0 +1,166 @@
+//! How slow an endpoint is beside what is typical, whichever methods it is asked for.
+//!
+//! The [load](super::load) estimate remembers a single slow answer for seconds. That spreads calls well among equals,
+//! but it cannot tell an endpoint that is slow from one that was, so that a slow one looks cheap whenever the others
+//! have had a hiccup. This score goes by many answers, and does not fade while there are none.
+//!
+//! Latencies are compared as logarithms, each with what is typical of its own method: an endpoint that was asked
+//! for much is not slow, and where a method's latencies differ widely, a difference means less.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Differences between latencies far below this are those of the machine, not of the endpoint.
+const NOISE: f64 = 0.002;
+/// An endpoint is slow when it takes more than this many times what most take...
+const FACTOR: f64 = 3.0;
+/// ...and differs by more than this many times what the method's latencies differ by themselves.
+const SPREADS: f64 = 3.0;
+/// The weight of one answer in what is typical of a method, once there were as many answers.
+const TYPICAL_WEIGHT: f64 = 1.0 / 64.0;
+/// The weight of one answer in an endpoint's score, at least...
+const LEAST_WEIGHT: f64 = 1.0 / 4.0;
+/// ...and the age at which what was known before weighs 1/e.
+const DECAY: Duration = Duration::from_secs(10);
+
+/// What is typical of one method at one service. Two answers at once may lose one's word, which does no harm.
+#[derive(Debug, Default)]
+pub(crate) struct Typical {
+    answers: AtomicU32,
+    /// Averages of the latencies' logarithms and of their distances from it, as the bits of an `f64`.
+    middle: AtomicU64,
+    spread: AtomicU64,
+}
+
+impl Typical {
+    /// How far an answer is above what is typical: 1 is the difference from which on an endpoint counts as slow.
+    pub(crate) fn excess(&self, latency: Duration) -> f64 {
+        self.scaled((latency.as_secs_f64() + NOISE).ln() - self.middle())
+    }
+
+    /// The same, and the answer is remembered.
+    fn learn(&self, latency: Duration) -> f64 {
+        let answers = self.answers.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let weight = (1.0 / f64::from(answers)).max(TYPICAL_WEIGHT);
+        let (middle, spread) = (self.middle(), self.spread());
+        let logarithm = (latency.as_secs_f64() + NOISE).ln();
+        if answers == 1 {
+            self.middle.store(logarithm.to_bits(), Ordering::Relaxed);
+            return 0.0;
+        }
+        let distance = logarithm - middle;
+        let excess = self.scaled(distance);
+        let middle = middle + weight * distance;
+        let spread = spread + weight * (distance.abs() - spread);
+        self.middle.store(middle.to_bits(), Ordering::Relaxed);
+        self.spread.store(spread.to_bits(), Ordering::Relaxed);
+        excess
+    }
+
+    fn scaled(&self, distance: f64) -> f64 {
+        distance / FACTOR.ln().max(SPREADS * self.spread())
+    }
+
+    fn middle(&self) -> f64 {
+        f64::from_bits(self.middle.load(Ordering::Relaxed))
+    }
+
+    fn spread(&self) -> f64 {
+        f64::from_bits(self.spread.load(Ordering::Relaxed))
+    }
+}
+
+/// One endpoint's score.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slowness(Option<(f64, Instant)>);
+
+impl Slowness {
+    /// An answer after `latency`.
+    pub(crate) fn answered(&mut self, typical: &Typical, latency: Duration) {
+        self.add(typical.learn(latency));
+    }
+
+    /// No answer within `waited`, which tells something only if that is long.
+    pub(crate) fn waited(&mut self, typical: &Typical, waited: Duration) {
+        let excess = typical.excess(waited);
+        if self.score().is_some_and(|score| excess > score) {
+            self.add(excess);
+        }
+    }
+
+    /// 1 is the difference from which on an endpoint counts as slow; `None` while it has answered nothing.
+    pub(crate) fn score(&self) -> Option<f64> {
+        self.0.map(|(score, _)| score)
+    }
+
+    /// When it was last heard of.
+    pub(crate) fn updated(&self) -> Option<Instant> {
+        self.0.map(|(_, updated)| updated)
+    }
+
+    fn add(&mut self, excess: f64) {
+        let now = Instant::now();
+        let score = self.0.map_or(excess, |(score, updated)| {
+            let age = now.saturating_duration_since(updated);
+            let faded = 1.0 - (-age.as_secs_f64() / DECAY.as_secs_f64()).exp();
+            score + faded.max(LEAST_WEIGHT) * (excess - score)
+        });
+        self.0 = Some((score, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn score(typical: &Typical, latencies: impl IntoIterator<Item = Duration>) -> f64 {
+        let mut slowness = Slowness::default();
+        for latency in latencies {
+            slowness.answered(typical, latency);
+        }
+        slowness.score().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn three_answers_in_a_row_tell_and_one_does_not() {
+        let typical = Typical::default();
+        let mut slowness = Slowness::default();
+        (0..100).for_each(|_| slowness.answered(&typical, 50 * MS));
+        slowness.answered(&typical, 500 * MS);
+        assert!(slowness.score().unwrap() < 0.6, "a hiccup");
+        (0..2).for_each(|_| slowness.answered(&typical, 500 * MS));
+        assert!(slowness.score().unwrap() > 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_asked_for_more_is_not_slow() {
+        let (quick, long) = (Typical::default(), Typical::default());
+        score(&quick, [5 * MS; 100]);
+        score(&long, [900 * MS; 100]);
+        assert!(score(&long, [1_000 * MS; 20]) < score(&quick, [20 * MS; 20]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fractions_of_milliseconds_are_noise() {
+        let typical = Typical::default();
+        score(&typical, [Duration::from_micros(200); 100]);
+        assert!(score(&typical, [2 * MS; 20]) < 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_without_an_answer_tells_only_that_it_was_long() {
+        let typical = Typical::default();
+        let mut slowness = Slowness::default();
+        (0..100).for_each(|_| slowness.answered(&typical, 50 * MS));
+        slowness.waited(&typical, MS);
+        assert!(slowness.score().unwrap() > -0.1);
+        (0..3).for_each(|_| slowness.waited(&typical, 500 * MS));
+        assert!(slowness.score().unwrap() > 1.0);
+    }
+}
