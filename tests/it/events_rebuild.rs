@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use events::Audit;
-use tests::eventually;
+use tests::{backbone::published, eventually};
 use uuid::Uuid;
 
 use crate::events_rig::{Rig, SOON};
@@ -36,26 +36,30 @@ async fn a_broker_that_lost_its_data_gets_the_log_again_before_anything_newer() 
 }
 
 #[tokio::test]
-async fn a_day_of_the_log_stays_while_one_of_its_events_waits_to_be_published_again() {
-    let rig = Rig::start().await;
-    rig.append(Uuid::new_v4(), 1..=1).await;
+async fn an_event_that_waits_outlives_its_day_of_the_log() {
+    let mut rig = Rig::start().await;
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, 1..=1).await;
     let superuser = rig.database.superuser().await;
-    // An event of long ago, put into the outbox just now.
     for statement in [
-        "create table events.event_log_20200101 partition of events.event_log
+        "create table events.event_log_20200101 partition of events.event_log_published
              for values from ('2020-01-01 00:00:00+00') to ('2020-01-02 00:00:00+00')",
-        "update events.event_log set occurred_at = '2020-01-01 12:00:00+00'",
         "update events.outbox set occurred_at = '2020-01-01 12:00:00+00'",
     ] {
         sqlx::query(statement).execute(&superuser).await.unwrap();
     }
-    let dropped = "select events.drop_partitions(90)::bigint";
-    assert_eq!(rig.database.count(dropped).await, 0);
-    sqlx::query("delete from events.outbox")
-        .execute(&superuser)
-        .await
-        .unwrap();
-    assert_eq!(rig.database.count(dropped).await, 1);
+    let drop_old = "select events.drop_partitions(90)::bigint";
+    assert_eq!(rig.database.count(drop_old).await, 1);
+    rig.publish();
+    rig.eventually_count(0, "select count(*) from events.outbox")
+        .await;
+    let logged = "select count(*) from events.event_log";
+    assert_eq!(rig.database.count(logged).await, 1);
+    let published = published(&rig.nats).await;
+    assert_eq!((published.len(), published[0].aggregate), (1, aggregate));
+    // Now that it is published it is as old as it looks.
+    rig.database.count(drop_old).await;
+    assert_eq!(rig.database.count(logged).await, 0);
 }
 
 #[tokio::test]

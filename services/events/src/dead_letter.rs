@@ -79,7 +79,7 @@ pub(crate) async fn call(
         )
     })?;
     sqlx::query!(
-        "insert into events.outbox (lane, message_id, subject, aggregate_id, headers, body)
+        "insert into events.notice (lane, message_id, subject, aggregate_id, headers, body)
          select $2, $3, $4, aggregate_id, headers || jsonb_build_object('weft-dead-letter', id::text,
              'weft-stream', stream, 'weft-sequence', stream_sequence::text), body
          from events.dead_letter where id = $1",

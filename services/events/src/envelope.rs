@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use async_nats::HeaderMap;
-use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use crate::{contract::Declaration, error::Error, event::Event};
+use crate::error::Error;
 
 /// Header names and values, as they are stored.
 pub(crate) type Headers = BTreeMap<String, String>;
@@ -32,32 +32,34 @@ pub(crate) struct Envelope {
     pub(crate) traceparent: String,
 }
 
-/// The headers that an event is published with. The relay adds `ce-source`, which the transaction does not know.
-pub(crate) fn headers(event: &Event, declaration: &Declaration) -> Headers {
-    let meta = &event.meta;
-    let time = event.occurred_at.format(&Rfc3339).unwrap_or_default();
-    let correlation = meta.saga_id.or(meta.causation_id).unwrap_or(event.id);
+/// The headers that an event is published with. The relay adds `ce-source`, which the log does not keep.
+pub(crate) fn headers(envelope: Envelope, occurred_at: OffsetDateTime) -> Headers {
+    let time = occurred_at.format(&Rfc3339).unwrap_or_default();
+    let correlation = envelope
+        .saga_id
+        .or(envelope.causation_id)
+        .unwrap_or(envelope.event_id);
     let mut headers = Headers::from([
         ("ce-specversion".into(), "1.0".into()),
-        ("ce-id".into(), event.id.to_string()),
-        ("ce-type".into(), event.type_name.clone()),
+        ("ce-id".into(), envelope.event_id.to_string()),
+        ("ce-type".into(), envelope.type_name),
         ("ce-time".into(), time),
-        ("ce-subject".into(), meta.aggregate_id.to_string()),
+        ("ce-subject".into(), envelope.aggregate_id.to_string()),
         ("ce-datacontenttype".into(), "application/protobuf".into()),
-        ("ce-partitionkey".into(), meta.aggregate_id.to_string()),
-        ("ce-sequence".into(), meta.version.to_string()),
+        ("ce-partitionkey".into(), envelope.aggregate_id.to_string()),
+        ("ce-sequence".into(), envelope.version.to_string()),
         ("ce-correlationid".into(), correlation.to_string()),
-        ("ce-aggregate".into(), declaration.aggregate.clone()),
-        ("ce-facility".into(), meta.facility.clone()),
+        ("ce-aggregate".into(), envelope.aggregate),
+        ("ce-facility".into(), envelope.facility),
     ]);
-    if let Some(saga) = meta.saga_id {
+    if let Some(saga) = envelope.saga_id {
         headers.insert("ce-sagaid".into(), saga.to_string());
     }
-    if let Some(cause) = meta.causation_id {
+    if let Some(cause) = envelope.causation_id {
         headers.insert("ce-causationid".into(), cause.to_string());
     }
-    if !event.traceparent.is_empty() {
-        headers.insert("traceparent".into(), event.traceparent.clone());
+    if !envelope.traceparent.is_empty() {
+        headers.insert("traceparent".into(), envelope.traceparent);
     }
     headers
 }

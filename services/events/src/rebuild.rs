@@ -30,7 +30,7 @@ pub struct Audit {
 pub struct Report {
     /// Events in the log.
     pub logged: u64,
-    /// Of those, events that still wait in the outbox.
+    /// Of those, events that still wait to be published.
     pub pending: u64,
     /// Events that are neither in the stream nor on their way, at most 100,000, in the order of the log.
     pub missing: Vec<Uuid>,
@@ -54,17 +54,14 @@ impl Audit {
     pub async fn compare(&self, window: Duration) -> Result<Report, Error> {
         let kept = self.bus.settings().stream_age();
         let since = OffsetDateTime::now_utc() - window.min(kept);
-        // In this order: an event that is logged and no longer in the outbox has been published before the stream
-        // is read.
-        let logged = self.logged(since).await?;
-        let pending = self.pending().await?;
+        // In this order: what the log calls published is in the stream before that is read.
+        let acknowledged = self.acknowledged(since).await?;
+        let pending = self.pending(since).await?;
         let published = self.published(since - CLOCK_SKEW).await?;
-        let missing = logged
-            .iter()
-            .filter(|id| !pending.contains(id) && !published.contains(id));
+        let missing = acknowledged.iter().filter(|id| !published.contains(id));
         Ok(Report {
-            logged: logged.len() as u64,
-            pending: logged.iter().filter(|id| pending.contains(id)).count() as u64,
+            logged: acknowledged.len() as u64 + pending,
+            pending,
             missing: missing.copied().take(MOST_MISSING).collect(),
             since: Some(since),
         })
@@ -81,10 +78,11 @@ impl Audit {
         Ok(queued)
     }
 
-    async fn logged(&self, since: OffsetDateTime) -> Result<Vec<Uuid>, Error> {
+    /// The events that the broker has acknowledged.
+    async fn acknowledged(&self, since: OffsetDateTime) -> Result<Vec<Uuid>, Error> {
         let until = OffsetDateTime::now_utc() + CLOCK_SKEW;
         let mut after = (since, Uuid::nil());
-        let mut logged = Vec::new();
+        let mut acknowledged = Vec::new();
         loop {
             let page = sqlx::query!(
                 r#"select id as "id!", occurred_at as "occurred_at!" from events.log_page($1, $2, $3, $4)"#,
@@ -96,19 +94,16 @@ impl Audit {
             .fetch_all(&self.pool)
             .await?;
             let Some(last) = page.last() else {
-                return Ok(logged);
+                return Ok(acknowledged);
             };
             after = (last.occurred_at, last.id);
-            logged.extend(page.into_iter().map(|row| row.id));
+            acknowledged.extend(page.into_iter().map(|row| row.id));
         }
     }
 
-    async fn pending(&self) -> Result<HashSet<Uuid>, Error> {
-        let ids =
-            sqlx::query_scalar!(r#"select event_id as "id!" from events.outbox where event_id is not null"#,)
-                .fetch_all(&self.pool)
-                .await?;
-        Ok(ids.into_iter().collect())
+    async fn pending(&self, since: OffsetDateTime) -> Result<u64, Error> {
+        let count = sqlx::query_scalar!(r#"select events.pending_since($1) as "count!""#, since);
+        Ok(count.fetch_one(&self.pool).await?.unsigned_abs())
     }
 
     /// The ids of this service's events in the stream, read from the headers alone.
@@ -143,7 +138,7 @@ impl Audit {
 }
 
 impl Report {
-    /// Puts what is missing into the outbox.
+    /// Makes what is missing pending again.
     pub(crate) async fn requeue(&self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
         let Some(since) = self.since.filter(|_| !self.missing.is_empty()) else {
             return Ok(0);

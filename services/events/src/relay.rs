@@ -5,7 +5,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Bus, Error, meters::Publishing, rebuild};
+use crate::{Bus, Error, envelope::Headers, meters::Publishing, rebuild};
 
 mod flights;
 mod lanes;
@@ -14,7 +14,7 @@ mod publish;
 use flights::{Backoff, Flights};
 use lanes::Lanes;
 
-/// Publishes the outbox: reads the lanes it owns in order, publishes, and deletes what the broker has acknowledged.
+/// Publishes the outbox: reads the lanes it owns in order, publishes, and takes out what the broker has acknowledged.
 ///
 /// Any number of relays share the sixteen lanes; one that dies loses its lanes after `relay.lease_ms`.
 pub struct Relay {
@@ -23,13 +23,13 @@ pub struct Relay {
     meters: Publishing,
 }
 
-/// A row of the outbox.
+/// A message that waits to be published.
 pub(crate) struct Pending {
     pub(crate) id: i64,
     pub(crate) lane: i16,
     pub(crate) message_id: String,
     pub(crate) subject: String,
-    pub(crate) headers: serde_json::Value,
+    pub(crate) headers: Headers,
     pub(crate) body: bytes::Bytes,
 }
 

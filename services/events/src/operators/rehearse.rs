@@ -124,17 +124,18 @@ fn difference(before: &Counts, after: Counts) -> Vec<ops::TableChange> {
 }
 
 async fn last_event(tx: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    let last = sqlx::query_scalar!(r#"select coalesce(max(id), 0) as "last!" from events.outbox"#);
+    let last = sqlx::query_scalar!(
+        r#"select coalesce(max(position), 0) as "last!" from events.event_log where pending"#
+    );
     last.fetch_one(tx).await
 }
 
-/// What this transaction has put into the outbox.
+/// The events of this transaction.
 async fn events(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
-        "select e.id, e.type, e.aggregate_id, e.version, e.occurred_at
-         from events.outbox o join events.event_log e on e.id = o.event_id and e.occurred_at = o.occurred_at
-         where o.id > $1 and o.xmin = pg_current_xact_id()::xid
-         order by o.id limit 100",
+        "select id, type, aggregate_id, version, occurred_at from events.event_log
+         where pending and position > $1 and xmin = pg_current_xact_id()::xid
+         order by position limit 100",
         after,
     )
     .fetch_all(tx)

@@ -97,7 +97,7 @@ impl Flights {
         let (bus, pool) = (bus.clone(), pool.clone());
         self.running.spawn(async move {
             let (published, mut failure) = publish::all(&bus, &rows).await;
-            if let Err(error) = delete(&pool, &published).await {
+            if let Err(error) = acknowledge(&pool, &published).await {
                 failure.get_or_insert(error.into());
             }
             Landed {
@@ -156,12 +156,12 @@ fn group(lane: i16) -> usize {
     usize::from(lane.unsigned_abs()) % GROUPS
 }
 
-/// Needs no fence: the rows are acknowledged, whoever owns their lanes by now.
-async fn delete(pool: &PgPool, published: &[i64]) -> Result<(), sqlx::Error> {
+/// The broker has these rows.
+async fn acknowledge(pool: &PgPool, published: &[i64]) -> Result<(), sqlx::Error> {
     if published.is_empty() {
         return Ok(());
     }
-    sqlx::query!("delete from events.outbox where id = any($1)", published)
+    sqlx::query!("select events.acknowledged($1)", published)
         .execute(pool)
         .await?;
     Ok(())

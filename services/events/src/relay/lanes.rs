@@ -2,11 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Pending;
-use crate::outbox::LANES;
+use crate::{
+    envelope::{self, Envelope, Headers},
+    outbox::LANES,
+};
 
 /// The lanes of one relay. Its owner id is new with every start, so it serves as the fence: rows are read only
 /// together with a lease in that name, and nothing is published after the lease's time by the monotonic clock.
@@ -15,6 +20,26 @@ pub(super) struct Lanes {
     ttl: Duration,
     held: Vec<i16>,
     until: Option<Instant>,
+}
+
+/// A message that waits. Events have no headers yet: they are made of the columns below them, which notices lack.
+struct Row {
+    id: i64,
+    lane: i16,
+    message_id: String,
+    subject: String,
+    body: Bytes,
+    headers: Option<serde_json::Value>,
+    event_id: Option<Uuid>,
+    type_name: Option<String>,
+    occurred_at: Option<OffsetDateTime>,
+    facility: Option<String>,
+    aggregate: Option<String>,
+    aggregate_id: Option<Uuid>,
+    version: Option<i64>,
+    saga_id: Option<Uuid>,
+    causation_id: Option<Uuid>,
+    traceparent: Option<String>,
 }
 
 impl Lanes {
@@ -63,24 +88,26 @@ impl Lanes {
         self.until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The oldest rows of those of the lanes that are still this relay's.
+    /// The oldest messages of those of the lanes that are still this relay's.
     pub(super) async fn read(
         &self,
         pool: &PgPool,
         lanes: &[i16],
         at_most: usize,
     ) -> Result<Vec<Pending>, sqlx::Error> {
-        sqlx::query_as!(
-            Pending,
-            r#"select id as "id!", lane as "lane!", message_id as "message_id!", subject as "subject!",
-                   headers as "headers!", body as "body!"
+        let rows = sqlx::query_as!(
+            Row,
+            r#"select id as "id!", lane as "lane!", message_id as "message_id!", subject as "subject!", body as "body!",
+                   headers, event_id, type as type_name, occurred_at, facility, aggregate, aggregate_id, version,
+                   saga_id, causation_id, traceparent
                from events.outbox_page($1, $2, $3)"#,
             self.owner,
             lanes,
             i64::try_from(at_most).unwrap_or(i64::MAX),
         )
         .fetch_all(pool)
-        .await
+        .await?;
+        rows.into_iter().map(Row::pending).collect()
     }
 
     /// Lets other relays have the lanes at once.
@@ -165,5 +192,41 @@ impl Lanes {
         .execute(pool)
         .await?;
         Ok(())
+    }
+}
+
+impl Row {
+    fn pending(mut self) -> Result<Pending, sqlx::Error> {
+        let headers = match self.headers.take() {
+            Some(headers) => {
+                serde_json::from_value(headers).map_err(|error| sqlx::Error::Decode(error.into()))?
+            }
+            None => self
+                .event_headers()
+                .ok_or_else(|| sqlx::Error::Decode("a message is neither an event nor a notice".into()))?,
+        };
+        Ok(Pending {
+            id: self.id,
+            lane: self.lane,
+            message_id: self.message_id,
+            subject: self.subject,
+            headers,
+            body: self.body,
+        })
+    }
+
+    fn event_headers(&mut self) -> Option<Headers> {
+        let envelope = Envelope {
+            event_id: self.event_id?,
+            type_name: self.type_name.take()?,
+            facility: self.facility.take()?,
+            aggregate: self.aggregate.take()?,
+            aggregate_id: self.aggregate_id?,
+            version: self.version?,
+            saga_id: self.saga_id,
+            causation_id: self.causation_id,
+            traceparent: self.traceparent.take()?,
+        };
+        Some(envelope::headers(envelope, self.occurred_at?))
     }
 }

@@ -84,10 +84,7 @@ impl<'a> Outgoing<'a> {
 
 impl Pending {
     fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.as_str())
-            .unwrap_or_default()
+        self.headers.get(name).map(String::as_str).unwrap_or_default()
     }
 }
 
@@ -165,9 +162,8 @@ fn headers(bus: &Bus, outgoing: &Outgoing<'_>) -> HeaderMap {
     headers.insert("Nats-Msg-Id", row.message_id.as_str());
     // What is published again keeps the source it came with.
     headers.insert("ce-source", format!("/weft/{}", bus.service()));
-    let stored = row.headers.as_object().into_iter().flatten();
-    for (name, value) in stored {
-        headers.insert(name.as_str(), header_value(value.as_str().unwrap_or_default()));
+    for (name, value) in &row.headers {
+        headers.insert(name.as_str(), header_value(value));
     }
     // What is consumed hangs below its publication.
     let traceparent = trace::traceparent(&outgoing.span);

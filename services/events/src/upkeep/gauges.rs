@@ -75,9 +75,8 @@ impl Gauges {
 
     async fn observe_outbox(&self, pool: &PgPool) -> Result<(), Error> {
         let outbox = sqlx::query!(
-            r#"select count(*) as "depth!",
-                   coalesce(extract(epoch from now() - min(created_at)), 0)::float8 as "age!"
-               from events.outbox"#,
+            r#"select depth as "depth!", coalesce(extract(epoch from now() - since), 0)::float8 as "age!"
+               from events.outbox_depth()"#,
         )
         .fetch_one(pool)
         .await?;
