@@ -11,7 +11,7 @@ use std::{
 use async_nats::jetstream;
 use events::{Bus, Error, HandlerError};
 use futures_util::StreamExt as _;
-use tests::eventually;
+use tests::{backbone::append, eventually};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -99,7 +99,40 @@ async fn an_event_delivered_twice_has_one_effect() {
 }
 
 #[tokio::test]
-async fn a_row_that_was_published_but_not_deleted_is_not_stored_twice() {
+async fn a_facility_sees_its_own_part_of_the_log_and_writes_no_others() {
+    let mut rig = Rig::start().await;
+    let aggregate = Uuid::new_v4();
+    rig.append(aggregate, [1]).await;
+    let pool = rig.pool.clone();
+    let seen_by = async |facility: &str| {
+        let mut tx = pool.begin().await.unwrap();
+        let set = sqlx::query("select set_config('weft.facility', $1, true)").bind(facility);
+        set.execute(&mut *tx).await.unwrap();
+        let count = sqlx::query_scalar::<_, i64>("select count(*) from events.event_log");
+        count.fetch_one(&mut *tx).await.unwrap()
+    };
+    for published in [false, true] {
+        assert_eq!(seen_by(FACILITY).await, 1, "published: {published}");
+        assert_eq!(seen_by("al-zahra").await, 0, "published: {published}");
+        if !published {
+            rig.publish();
+            rig.eventually_count(0, "select count(*) from events.outbox")
+                .await;
+        }
+    }
+    for part in ["outbox", "notice", "event_log_published"] {
+        let query = sqlx::AssertSqlSafe(format!("select count(*) from events.{part}"));
+        let refused = sqlx::query(query).execute(&rig.pool).await.unwrap_err();
+        assert!(refused.to_string().contains("permission denied"), "{refused}");
+    }
+    let mut foreign = event(aggregate, 2);
+    foreign.meta.facility = "al-zahra".into();
+    let refused = append(&rig.pool, &[foreign]).await.unwrap_err();
+    assert!(refused.to_string().contains("row-level security"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_event_that_was_published_and_still_waits_is_not_stored_twice() {
     let mut rig = Rig::start().await;
     let aggregate = Uuid::new_v4();
     let events = rig.append(aggregate, 1..=3).await;

@@ -33,6 +33,7 @@ mod events_crashes;
 mod events_dead_letters;
 mod events_faults;
 mod events_fencing;
+mod events_migrations;
 mod events_operators;
 mod events_path;
 mod events_python;

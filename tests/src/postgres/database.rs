@@ -1,6 +1,6 @@
 //! One service's database for one test.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, ops::RangeBounds, sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
@@ -82,18 +82,30 @@ impl Database {
     /// # Panics
     /// When one cannot be applied.
     pub async fn migrate(&self, sets: &[&str]) {
-        let owner = self.owner().await;
         for set in sets {
-            let folder = workspace_root().join("migrations").join(set);
-            let entries = fs::read_dir(&folder).expect("every set has a folder");
-            let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-            files.sort();
-            for file in files {
-                let sql = fs::read_to_string(&file).expect("a migration is text");
-                let sql = format!("set weft.app_role = '{}_app';\n{sql}", self.service);
-                let applied = owner.execute(AssertSqlSafe(sql)).await;
-                applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            }
+            self.migrate_some(set, ..).await;
+        }
+    }
+
+    /// Applies those of a set's migrations whose places in it are given: the first has 0.
+    ///
+    /// # Panics
+    /// When one cannot be applied.
+    pub async fn migrate_some(&self, set: &str, which: impl RangeBounds<usize>) {
+        let owner = self.owner().await;
+        let folder = workspace_root().join("migrations").join(set);
+        let entries = fs::read_dir(&folder).expect("every set has a folder");
+        let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for (_, file) in files
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| which.contains(place))
+        {
+            let sql = fs::read_to_string(file).expect("a migration is text");
+            let sql = format!("set weft.app_role = '{}_app';\n{sql}", self.service);
+            let applied = owner.execute(AssertSqlSafe(sql)).await;
+            applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         }
     }
 
