@@ -4,30 +4,20 @@ use std::time::Duration;
 
 use proto::{
     claims::v1::ClaimState,
-    ops::v1::{
-        ForceCompleteSagaRequest, RetrySagaRequest, Saga, SagaActionKind, SagaState, SagaStepState,
-        SkipSagaStepRequest,
-    },
-    order::v1::{CancelOrderRequest, CaptureMode, FulfilOrderRequest, Order, OrderState, SettlementHold},
+    ops::v1::{RetrySagaRequest, Saga, SagaActionKind, SagaState, SagaStepState, SkipSagaStepRequest},
+    order::v1::{CancelOrderRequest, CaptureMode, Order, OrderState, SettlementHold},
     payment::v1::PaymentState,
 };
 use serde_json::Value;
-use tests::{Options, Service, eventually};
-use tonic::{Code, Status};
+use tests::{Service, eventually};
+use tonic::Code;
 
 use crate::{
     cli_rig::{Weft, errors},
     order_rig::{FACILITY, Rig, SOON, fresh, reason},
     samples::{insured_order, self_pay_order},
+    stuck_rig::{becomes_stuck, begin_to_fulfil, force, forcing, impatient, skip, skipping},
 };
-
-/// Soon stuck, and then left alone: a retry in the middle would only make the scenarios wait.
-fn impatient() -> Options {
-    Options::default()
-        .set(Service::Order, "saga.step_tries", "2")
-        .set(Service::Order, "saga.backoff_ms", "20")
-        .set(Service::Order, "saga.stuck_retry_s", "600")
-}
 
 /// A confirmed order whose hold cannot be released, and its cancellation, which is stuck at that.
 async fn stuck_cancellation(rig: &Rig) -> (Order, Saga) {
@@ -47,53 +37,6 @@ async fn stuck_cancellation(rig: &Rig) -> (Order, Saga) {
     let saga = becomes_stuck(rig, &order.id).await;
     assert_eq!(saga.current_step, "void_payment");
     (cancelling, saga)
-}
-
-/// Begins to fulfil an order, and does not wait for the end.
-async fn begin_to_fulfil(rig: &Rig, order_id: &str) {
-    let mut request = tonic::Request::new(FulfilOrderRequest {
-        request_id: fresh(),
-        id: order_id.to_owned(),
-    });
-    request.set_timeout(Duration::from_secs(2));
-    rig.orders.clone().fulfil_order(request).await.unwrap();
-}
-
-async fn becomes_stuck(rig: &Rig, order_id: &str) -> Saga {
-    eventually(SOON, || async {
-        let sagas = rig.sagas_of(order_id).await;
-        let stuck = sagas.iter().find(|saga| saga.state() == SagaState::Stuck);
-        stuck.cloned().ok_or_else(|| format!("{sagas:?}"))
-    })
-    .await
-}
-
-fn skipping(saga: &Saga) -> SkipSagaStepRequest {
-    SkipSagaStepRequest {
-        request_id: fresh(),
-        id: saga.id.clone(),
-        reason: "the network was told by telephone".into(),
-        step: saga.current_step.clone(),
-    }
-}
-
-fn forcing(saga: &Saga) -> ForceCompleteSagaRequest {
-    ForceCompleteSagaRequest {
-        request_id: fresh(),
-        id: saga.id.clone(),
-        reason: "the bank has let it go".into(),
-        step: String::new(),
-    }
-}
-
-async fn skip(rig: &Rig, request: SkipSagaStepRequest) -> Result<Saga, Status> {
-    let answer = rig.sagas.clone().skip_saga_step(request).await?;
-    Ok(answer.into_inner().saga.unwrap())
-}
-
-async fn force(rig: &Rig, request: ForceCompleteSagaRequest) -> Result<Saga, Status> {
-    let answer = rig.sagas.clone().force_complete_saga(request).await?;
-    Ok(answer.into_inner().saga.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
