@@ -2,8 +2,8 @@
 
 use mesh::{Channel, Context};
 use proto::claims::v1::{
-    ClaimDetails, ClaimState, PrepareClaimRequest, SubmitClaimRequest, WithdrawClaimRequest,
-    claim_service_client::ClaimServiceClient,
+    Claim, ClaimDetails, ClaimState, GetClaimRequest, PrepareClaimRequest, SubmitClaimRequest,
+    WithdrawClaimRequest, claim_service_client::ClaimServiceClient,
 };
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -86,15 +86,35 @@ impl Claims {
             request_id: key.to_string(),
             id: id.to_string(),
         };
-        let answer = self
-            .0
-            .clone()
-            .submit_claim(context.request(request))
-            .await?
-            .into_inner();
-        let claim = answer.claim.ok_or_else(|| malformed("claim"))?;
+        let claim = match self.0.clone().submit_claim(context.request(request)).await {
+            Ok(answer) => answer.into_inner().claim.ok_or_else(|| malformed("claim"))?,
+            // Nothing is left to do for a claim that somebody else has handed in.
+            Err(refused) if refused.code() == Code::FailedPrecondition => {
+                let claim = self.get(context, id).await?;
+                match claim.state() {
+                    ClaimState::Submitted
+                    | ClaimState::Accepted
+                    | ClaimState::Rejected
+                    | ClaimState::Resubmitted => claim,
+                    ClaimState::Unspecified
+                    | ClaimState::Draft
+                    | ClaimState::Validated
+                    | ClaimState::Withdrawn => return Err(refused),
+                }
+            }
+            Err(status) => return Err(status),
+        };
         let rejection = (claim.state() == ClaimState::Rejected).then_some(claim.rejection);
         Ok(Outcome::Done(Effect::ClaimSubmitted { rejection }))
+    }
+
+    async fn get(&self, context: &Context, id: Uuid) -> Result<Claim, Status> {
+        let request = GetClaimRequest {
+            id: id.to_string(),
+            ..GetClaimRequest::default()
+        };
+        let answer = self.0.clone().get_claim(context.request(request)).await?;
+        answer.into_inner().claim.ok_or_else(|| malformed("claim"))
     }
 
     pub(super) async fn withdraw(
