@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proto::payment::v1::{PaymentPurpose, PaymentState, RefundState};
-use tests::{Options, Service, eventually};
+use tests::{Durability, Options, Service, eventually};
 use tonic::{Code, Request};
 use uuid::Uuid;
 
@@ -265,4 +265,30 @@ async fn a_network_that_cannot_be_reached_in_time_declines_nobody() {
     assert_eq!(rig.events(&payment).await, ["Authorized"]);
     assert_eq!(rig.statement(order).await.holds, 1);
     assert_eq!(rig.send(asked).await.unwrap().id, payment.id);
+}
+
+/// The process that works on an operation is alive: its lease should not have to run out only because the database was
+/// away.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_the_database_has_interrupted_is_resumed_when_it_is_back() {
+    let options = Options::default()
+        .own_postgres(Durability::Durable)
+        .set(Service::Payment, "processor.timeout_ms", "60000")
+        .set(Service::Payment, "sandbox.slow_ms", "1000");
+    let rig = Rig::with(options).await;
+    let order = Uuid::new_v4();
+    let calling = tokio::spawn({
+        let (mut payments, request) = (rig.payments.clone(), authorize(order, 4_200, "tok_slow"));
+        async move { payments.authorize_payment(request).await }
+    });
+    let database = rig.stack.database(Service::Payment);
+    let under_way = "select count(*) from sandbox.card_authorization";
+    eventually(SOON, || async { database.count(under_way).await == 1 }).await;
+    rig.stack.postgres().kill9();
+    assert!(calling.await.unwrap().is_err());
+    rig.stack.postgres().restart().await;
+    let authorized = "select count(*) from payment.payment where state = 'AUTHORIZED'";
+    eventually(SOON, || async { database.count(authorized).await == 1 }).await;
+    assert_eq!(rig.statement(order).await.holds, 1);
+    assert_eq!(sent(&rig, order).await, 1);
 }

@@ -23,6 +23,7 @@ use crate::{
     desk::{Answer, Desk, Request, view},
     error::Error,
     exchange::{self, Approach, Heard},
+    let_go::let_go,
     operation::{Kind, Operation, State},
     payment::{self, Payment},
     publish,
@@ -99,9 +100,15 @@ pub(crate) async fn drive(
         } else {
             exchange::with(&*desk.processor, &operation, approach, budget).await
         };
-        match hear(desk, facility, &operation, heard, request).await? {
-            Step::Done(payment) => return Ok(payment),
-            Step::Next(next) => (operation, approach) = (next, Approach::Send),
+        match hear(desk, facility, &operation, heard, request).await {
+            Ok(Step::Done(payment)) => return Ok(payment),
+            Ok(Step::Next(next)) => (operation, approach) = (next, Approach::Send),
+            Err(error) => {
+                if error.is_outage() {
+                    let_go(desk, facility, &operation);
+                }
+                return Err(error);
+            }
         }
     }
 }
@@ -156,7 +163,14 @@ async fn resume(
             }
             _ if !last.for_another.is_zero() => Ok(Claimed::Waiting(last.for_another)),
             _ if operations::take_over(conn, operation.id, desk.processing.lease()).await? => {
-                Ok(Claimed::Leased(operation, Approach::Ask))
+                let attempts = operation.attempts + 1;
+                Ok(Claimed::Leased(
+                    Operation {
+                        attempts,
+                        ..operation
+                    },
+                    Approach::Ask,
+                ))
             }
             _ => Ok(Claimed::Waiting(LOOK_AGAIN)),
         };

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chassis::{Facility, idempotency::Key, postgres::Database};
+use chassis::{Facility, Tasks, idempotency::Key, postgres::Database};
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use crate::{
 /// The service's means. Cheap to clone.
 #[derive(Clone)]
 pub struct Desk {
+    pub tasks: Tasks,
     pub database: Database,
     pub processor: Arc<dyn Processor>,
     pub outbox: events::Outbox,

@@ -60,6 +60,18 @@ pub enum Error {
     Orphan(Uuid),
 }
 
+impl Error {
+    /// Whether the database could not be used at the moment.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Error::Database(error)
+            | Error::Event(events::Error::Database(error))
+            | Error::Idempotency(idempotency::Error::Database(error)) => status::is_outage(error),
+            _ => false,
+        }
+    }
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let text = error.to_string();

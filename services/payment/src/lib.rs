@@ -21,6 +21,7 @@ pub mod read_payments;
 pub mod conduct;
 pub mod desk;
 pub mod exchange;
+pub mod let_go;
 pub mod publish;
 pub mod settle;
 

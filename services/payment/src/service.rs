@@ -51,6 +51,7 @@ impl Service for Payment {
         let database = Database::connect(&settings.database, &process)?;
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let desk = Desk {
+            tasks: process.tasks.clone(),
             processor: Arc::new(Sandbox::new(card_network(&settings)?, &settings.sandbox)),
             outbox: bus.outbox(),
             database,

@@ -182,6 +182,19 @@ pub async fn postpone(
     Ok(())
 }
 
+/// Ends the lease of an operation that was resumed `attempts` times, unless somebody has resumed it since.
+pub async fn release(conn: &mut PgConnection, id: Uuid, attempts: u32) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update payment.operation set lease_until = clock_timestamp()
+         where id = $1 and attempts = $2 and state in ('RUNNING', 'UNKNOWN') and lease_until > clock_timestamp()",
+        id,
+        i32::try_from(attempts).unwrap_or(i32::MAX),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Writes down how an operation ended.
 pub async fn close(conn: &mut PgConnection, operation: &Operation) -> Result<(), sqlx::Error> {
     sqlx::query!(
