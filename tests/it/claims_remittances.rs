@@ -1,6 +1,9 @@
 //! What a payer's file does: booked, parked, refused, found again, and never more than once.
 
+use std::time::Duration;
+
 use proto::claims::v1::{ClaimState, FinancialStatus};
+use tests::{Service, eventually};
 
 use crate::{
     claims_rig::{Rig, advice, file, filed, fils, import, violations},
@@ -172,6 +175,51 @@ async fn what_is_paid_beyond_the_net_is_booked_named_and_counts_up_to_it() {
         (fils(stands.net_paid.as_ref()), stands.remittance_lines.len()),
         (10_000, 2)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_line_that_waited_pays_or_takes_beyond_its_claim_is_shown_with_the_claim() {
+    let rig = Rig::start().await;
+    for early in [
+        file(&[
+            advice("CLM-1", &[("A1", "100", "60", "PRCE-001")]),
+            advice("CLM-2", &[("A1", "100", "-40", "PRCE-003")]),
+        ]),
+        file(&[advice("CLM-1", &[("A1", "100", "70", "PRCE-001")])]),
+    ] {
+        let report = rig.import(&early).await.unwrap();
+        assert_eq!((report.booked_lines, report.violations), (0, Vec::new()));
+    }
+    let surplus = rig.filed(samples::claim("CLM-1")).await;
+    assert_eq!(fils(surplus.net_paid.as_ref()), 10_000);
+    assert_eq!(fils(surplus.paid_above_net.as_ref()), 3_000);
+    assert_eq!(fils(surplus.activities[0].paid_above_net.as_ref()), 3_000);
+    let excess = rig.filed(samples::claim("CLM-2")).await;
+    assert_eq!(fils(excess.taken_back_above_paid.as_ref()), 4_000);
+
+    let weft = Weft::of(&rig.stack, "al-noor", &["viewer"]);
+    for (claim, shown) in [
+        ("CLM-1", "paid above net   30.00 AED"),
+        ("CLM-2", "taken above paid 40.00 AED"),
+    ] {
+        let got = weft.run(&["claim", "get", &format!("TEST-FAC-1/{claim}")]).await;
+        let text = String::from_utf8_lossy(&got.stdout).into_owned();
+        assert!(text.contains(shown), "{text}{}", errors(&got));
+    }
+    for rule in ["PAID_ABOVE_NET", "TAKEBACK_ABOVE_PAID"] {
+        eventually(Duration::from_secs(20), || async {
+            rig.stack.log(Service::Claims).contains(rule)
+        })
+        .await;
+    }
+
+    // The payments that were missing take the excess up; what was paid too much stays in sight.
+    rig.import(&file(&[advice("CLM-2", &[("A1", "100", "100", "")])]))
+        .await
+        .unwrap();
+    let mended = rig.get(&excess.id).await;
+    assert_eq!(fils(mended.taken_back_above_paid.as_ref()), 0);
+    assert_eq!(fils(mended.net_paid.as_ref()), 6_000);
 }
 
 /// Known fault 6: RecordCount was not checked.

@@ -59,6 +59,10 @@ pub struct Activity {
     pub paid: i64,
     /// At most `paid`.
     pub taken_back: i64,
+    /// Payments beyond `net`.
+    pub surplus: i64,
+    /// Takebacks beyond `paid`.
+    pub excess: i64,
     /// Of the latest line by settlement date; empty if that has none.
     pub denial_code: String,
     /// What it comes to.
@@ -74,6 +78,10 @@ pub struct Balance {
     pub paid: i64,
     /// The sum of what counts as taken back.
     pub taken_back: i64,
+    /// What was paid beyond the net, and counts for nothing.
+    pub surplus: i64,
+    /// What was taken back beyond the payments, and counts for nothing until they come.
+    pub excess: i64,
     /// What it comes to.
     pub status: Status,
 }
@@ -88,11 +96,14 @@ impl Balance {
         let activities: Vec<Activity> = asked.iter().map(|asked| tallies.activity(asked)).collect();
         let sum = |part: fn(&Activity) -> i64| activities.iter().map(part).fold(0, i64::saturating_add);
         let (net, paid, taken_back) = (sum(|a| a.net), sum(|a| a.paid), sum(|a| a.taken_back));
+        let (surplus, excess) = (sum(|a| a.surplus), sum(|a| a.excess));
         let status = status(net, paid, taken_back, latest(lines.iter()));
         Balance {
             activities,
             paid,
             taken_back,
+            surplus,
+            excess,
             status,
         }
     }
@@ -157,22 +168,10 @@ impl<'a> Tallies<'a> {
         tally.positive += i128::from(line.payment.max(0));
         tally.negative -= i128::from(line.payment.min(0));
         tally.latest = latest(tally.latest.into_iter().chain([line]));
-        let beyond = |amount: i128, bound: i64| {
-            let beyond = (amount - i128::from(bound)).max(0);
-            i64::try_from(beyond).unwrap_or(i64::MAX)
-        };
         Change {
             amount: tally.net_paid() - before,
-            excess: if line.payment < 0 {
-                beyond(tally.negative, tally.paid())
-            } else {
-                0
-            },
-            surplus: if line.payment > 0 {
-                beyond(tally.positive, tally.net)
-            } else {
-                0
-            },
+            excess: if line.payment < 0 { tally.excess() } else { 0 },
+            surplus: if line.payment > 0 { tally.surplus() } else { 0 },
         }
     }
 
@@ -187,6 +186,8 @@ impl<'a> Tallies<'a> {
             net: asked.net,
             paid: tally.paid(),
             taken_back: tally.taken_back(),
+            surplus: tally.surplus(),
+            excess: tally.excess(),
             denial_code: tally
                 .latest
                 .map(|line| line.denial_code.clone())
@@ -208,6 +209,19 @@ impl Tally<'_> {
     fn net_paid(&self) -> i64 {
         self.paid() - self.taken_back()
     }
+
+    fn surplus(&self) -> i64 {
+        beyond(self.positive, self.net)
+    }
+
+    fn excess(&self) -> i64 {
+        beyond(self.negative, self.paid())
+    }
+}
+
+fn beyond(amount: i128, bound: i64) -> i64 {
+    let beyond = (amount - i128::from(bound)).max(0);
+    i64::try_from(beyond).unwrap_or(i64::MAX)
 }
 
 fn at_most(amount: i128, bound: i64) -> i64 {

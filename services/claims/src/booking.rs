@@ -77,6 +77,23 @@ impl Booking {
         Ok(self.event(facility, record, advice))
     }
 
+    /// The report of a file whose lines have waited was given long ago: what it could not name is told here.
+    fn tell_what_is_beyond(&self, record: &Record) {
+        for (line, change) in self.new.iter().zip(&self.changes) {
+            for (rule, minor) in [
+                ("PAID_ABOVE_NET", change.surplus),
+                ("TAKEBACK_ABOVE_PAID", change.excess),
+            ] {
+                if minor > 0 {
+                    tracing::warn!(
+                        claim.id = %record.id, claim.activity_id = line.activity_id, remittance.rule = rule,
+                        remittance.beyond_minor = minor, "a line that waited for its claim goes beyond it"
+                    );
+                }
+            }
+        }
+    }
+
     fn event(mut self, facility: &Facility, record: &Record, advice: Advice<'_>) -> Event {
         let takes_back = self.new.iter().any(|line| line.payment < 0);
         let pays = self.new.iter().any(|line| line.payment > 0);
@@ -150,6 +167,7 @@ pub async fn unpark(
         record.id_payer.clone_from(&first.id_payer);
         let new = waited.into_iter().map(NewLine::from).collect();
         let booking = Booking::plan(conn, record, advice, new).await?;
+        booking.tell_what_is_beyond(record);
         events.push(booking.write(conn, facility, record, advice).await?);
     }
     Ok(events)

@@ -82,6 +82,8 @@ pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
         taken_back: Some(aed(balance.taken_back)),
         net_paid: Some(aed(balance.net_paid())),
         outstanding: Some(aed(net - balance.net_paid())),
+        paid_above_net: Some(aed(balance.surplus)),
+        taken_back_above_paid: Some(aed(balance.excess)),
         activities: activities(&balance),
         remittance_lines: lines.into_iter().map(line).collect(),
         cycle: record.cycle,
@@ -111,6 +113,8 @@ pub fn activities(balance: &Balance) -> Vec<wire::ActivityBalance> {
         net: Some(aed(activity.net)),
         paid: Some(aed(activity.paid)),
         taken_back: Some(aed(activity.taken_back)),
+        paid_above_net: Some(aed(activity.surplus)),
+        taken_back_above_paid: Some(aed(activity.excess)),
         denial_code: activity.denial_code.clone(),
         financial_status: status(activity.status).into(),
     };

@@ -1,6 +1,9 @@
 //! Claims in words.
 
-use proto::claims::v1::{Claim, FinancialStatus, ResubmissionType};
+use proto::{
+    claims::v1::{Claim, FinancialStatus, ResubmissionType},
+    google::r#type::Money,
+};
 
 use crate::output::{self, Table, moment, money, state};
 
@@ -24,6 +27,11 @@ pub(crate) fn claim(claim: &Claim) {
         ("taken back", money(claim.taken_back.as_ref())),
         ("net paid", money(claim.net_paid.as_ref())),
         ("open", money(claim.outstanding.as_ref())),
+        ("paid above net", unless_zero(claim.paid_above_net.as_ref())),
+        (
+            "taken above paid",
+            unless_zero(claim.taken_back_above_paid.as_ref()),
+        ),
     ]);
     let mut activities = Table::new(
         ["ACTIVITY", "PAID?", ">NET", ">PAID", ">TAKEN BACK", "DENIAL"],
@@ -64,6 +72,11 @@ pub(crate) fn claim(claim: &Claim) {
         );
         println!("filed again as {kind}: {}", again.comment);
     }
+}
+
+/// What is worth a row only when there is some of it.
+fn unless_zero(amount: Option<&Money>) -> String {
+    money(amount.filter(|amount| (amount.units, amount.nanos) != (0, 0)))
 }
 
 /// One row of a list.

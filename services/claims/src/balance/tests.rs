@@ -74,7 +74,8 @@ fn without_a_line_everything_is_pending() {
 #[test]
 fn payments_beyond_the_net_are_cut_to_it() {
     let lines = [line(1, "A2", 8_000, "PRCE-001"), line(2, "A2", 8_000, "")];
-    assert_eq!(Balance::of(&asked(), &lines).activities[1].paid, 10_000);
+    let balance = Balance::of(&asked(), &lines);
+    assert_eq!((balance.activities[1].paid, balance.surplus), (10_000, 6_000));
 }
 
 #[test]
