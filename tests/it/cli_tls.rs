@@ -115,6 +115,30 @@ async fn what_a_secured_call_needs_is_asked_for_by_name() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_secures_calls_is_refused_where_it_would_have_no_effect() {
+    let home = Home::new();
+    for option in ["--ca", "--cert", "--key", "--trust-domain"] {
+        for addresses in [
+            &["--order-url", "http://127.0.0.1:1"][..],
+            &[
+                "--order-url",
+                "https://127.0.0.1:1",
+                "--claims-url",
+                "http://127.0.0.1:1",
+            ],
+            &[],
+        ] {
+            let arguments = [&["--token", "t", option, "x"], addresses, &["order", "list"]].concat();
+            let refused = home.weft(&arguments).await;
+            assert_eq!(refused.status.code(), Some(2), "{}", errors(&refused));
+            let told = errors(&refused);
+            let named = format!("{option} is for https:// addresses, and http://127.0.0.1:");
+            assert!(told.contains(&named), "{told}");
+        }
+    }
+}
+
 async fn grpcurl(arguments: &[&str]) -> Output {
     let mut command = Command::new(workspace_root().join(".tools/bin/grpcurl"));
     command.args(["-connect-timeout", "5"]).args(arguments);

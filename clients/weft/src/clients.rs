@@ -16,6 +16,7 @@ use proto::{
 };
 
 use crate::{cli::Globals, failure::Failure, home::Home, token::Bearer};
+use identity::Address;
 pub(crate) use identity::{Identity, TRUST_DOMAIN};
 
 /// A service process.
@@ -78,24 +79,37 @@ impl Clients {
         let policies = policies()?;
         let bearer = Bearer::of(globals)?;
         let description = Home::find(globals).description();
-        let channel = |service: Service, given: &Option<String>| {
+        let address = |service: Service, given: &Option<String>| {
             let written = description
                 .as_ref()
                 .and_then(|all| all.services.get(service.name()));
             let url = given
                 .clone()
                 .or_else(|| written.map(|addresses| addresses.url.clone()));
-            let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{}", service.default_ports().0));
+            Address {
+                service,
+                url: url.unwrap_or_else(|| format!("http://127.0.0.1:{}", service.default_ports().0)),
+                given: given.is_some(),
+            }
+        };
+        let addresses = [
+            address(Service::Order, &globals.order_url),
+            address(Service::Payment, &globals.payment_url),
+            address(Service::Claims, &globals.claims_url),
+        ];
+        globals.identity.has_effect(&addresses)?;
+        let channel = |Address { service, url, .. }: &Address| {
             let mut options = ChannelOptions::new(format!("static:{url}"), service.name(), "weft-cli");
             let local = description.as_ref().and_then(|all| all.tls.as_ref());
-            options.tuning.tls = globals.identity.towards(service, &url, local)?;
+            options.tuning.tls = globals.identity.towards(*service, url, local)?;
             Channel::connect(options, &policies)
                 .map_err(|error| Failure::Usage(format!("{}: {error}", service.name())))
         };
+        let [order, payment, claims] = &addresses;
         Ok(Clients(Arc::new(Inner {
-            order: channel(Service::Order, &globals.order_url)?,
-            payment: channel(Service::Payment, &globals.payment_url)?,
-            claims: channel(Service::Claims, &globals.claims_url)?,
+            order: channel(order)?,
+            payment: channel(payment)?,
+            claims: channel(claims)?,
             facility: bearer.facility().unwrap_or_else(|| globals.facility.clone()),
             bearer,
             timeout: globals.timeout,

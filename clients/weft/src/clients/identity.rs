@@ -27,7 +27,51 @@ pub(crate) struct Identity {
     trust_domain: Option<String>,
 }
 
+/// Where a service is called.
+#[derive(Debug)]
+pub(super) struct Address {
+    pub(super) service: Service,
+    pub(super) url: String,
+    /// It was named, and is not a default.
+    pub(super) given: bool,
+}
+
+impl Address {
+    fn is_secured(&self) -> bool {
+        self.url.starts_with("https:")
+    }
+}
+
 impl Identity {
+    /// Refuses options that have no effect: whoever gives one believes that the calls are secured.
+    ///
+    /// # Errors
+    /// When one is given for `http://` addresses.
+    pub(super) fn has_effect(&self, addresses: &[Address]) -> Result<(), Failure> {
+        let given = [
+            ("--ca", self.ca.is_some()),
+            ("--cert", self.cert.is_some()),
+            ("--key", self.key.is_some()),
+            ("--trust-domain", self.trust_domain.is_some()),
+        ];
+        let Some((option, _)) = given.into_iter().find(|(_, given)| *given) else {
+            return Ok(());
+        };
+        // A default that is not https:// is perhaps never called; one that was named is meant.
+        let none_is_secured = !addresses.iter().any(Address::is_secured);
+        let in_vain = addresses
+            .iter()
+            .find(|address| !address.is_secured() && (address.given || none_is_secured));
+        match in_vain {
+            None => Ok(()),
+            Some(Address { service, url, .. }) => Err(Failure::Usage(format!(
+                "{option} is for https:// addresses, and {url} is none: calls to it are not secured; give \
+                 --{}-url https://…, or leave {option} out",
+                service.name()
+            ))),
+        }
+    }
+
     /// How a service at `url` is called: as the options say, or else as the local system does.
     ///
     /// # Errors
