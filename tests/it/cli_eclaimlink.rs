@@ -122,6 +122,28 @@ async fn a_claim_whose_card_was_declined_is_imported_with_another_card() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_payer_is_to_pay_is_shown_with_the_order() {
+    let stack = Stack::start().await;
+    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let text = std::fs::read_to_string(example("01_submission.xml"))
+        .unwrap()
+        .replace("<Gross>500.00<", "<Gross>550.00<");
+    let file = stack.folder().join("shared.xml");
+    std::fs::write(&file, text).unwrap();
+    weft.json(&["order", "import", &file.display().to_string()]).await;
+    let got = weft.run(&["order", "get", "TEST-FAC-1/CLM-0001"]).await;
+    let shown = String::from_utf8_lossy(&got.stdout).into_owned();
+    for row in [
+        "gross            550.00 AED",
+        "patient share    100.00 AED",
+        "payer net        400.00 AED",
+        "other payer      50.00 AED",
+    ] {
+        assert!(shown.contains(row), "{shown}{}", errors(&got));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_test_file_is_checked_and_leaves_nothing_behind() {
     let stack = Stack::start().await;
     let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);

@@ -29,6 +29,19 @@ impl Home {
         self.0.path().join("weft").join(inside)
     }
 
+    /// The programs alone, as on a machine that has nothing else of the checkout.
+    pub(crate) async fn install(&self) -> PathBuf {
+        let installed = self.0.path().join("bin");
+        fs::create_dir_all(&installed).unwrap();
+        for name in ["weft", "order", "payment", "claims"] {
+            let (built, copy) = (program(name).await, installed.join(name));
+            fs::hard_link(&built, &copy)
+                .or_else(|_| fs::copy(&built, &copy).map(drop))
+                .unwrap();
+        }
+        installed
+    }
+
     /// Runs the command line from a folder that holds nothing else.
     pub(crate) async fn weft(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program("weft").await);

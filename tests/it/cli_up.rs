@@ -1,14 +1,18 @@
 //! `weft up` as a new user runs it: all processes, their deaths, and what a killed one leaves behind.
 
-use std::{process::Output, time::Duration};
+use std::{
+    fs,
+    process::{Command, Output},
+    time::Duration,
+};
 
 use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::Value;
-use tests::eventually;
+use tests::{eventually, workspace_root};
 
 use crate::{
     cli_home::{Home, pid},
-    cli_rig::errors,
+    cli_rig::{errors, finished},
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -67,6 +71,36 @@ async fn a_system_of_ones_own_starts_survives_deaths_and_stops() {
             .all(|child| test_kill_process(pid(child)).is_err()),
         "something still runs"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_needs_nothing_of_the_checkout() {
+    let home = Home::new();
+    let installed = home.install().await;
+    let empty = installed.parent().unwrap().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let tools = workspace_root().join(".tools/bin");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(installed.join("weft"));
+    command
+        .arg("demo")
+        .env_clear()
+        .env("PATH", format!("{}:{path}", tools.display()))
+        .current_dir(&empty);
+    let demo = finished(command).await;
+    assert!(demo.status.success(), "{}", errors(&demo));
+    let told = String::from_utf8_lossy(&demo.stdout);
+    assert!(told.contains("All figures are as expected"), "{told}");
+    let unpacked = empty.join(".weft/demo/examples");
+    let shipped = workspace_root().join("docs/examples/eclaimlink");
+    let files: Vec<_> = fs::read_dir(&unpacked).unwrap().flatten().collect();
+    assert_eq!(files.len(), 5);
+    for file in files {
+        assert_eq!(
+            fs::read(file.path()).unwrap(),
+            fs::read(shipped.join(file.file_name())).unwrap()
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,6 +72,7 @@ mod payment_repeats;
 mod payment_rig;
 mod payment_sandbox;
 mod payment_unknown;
+mod quiet_starts;
 mod samples;
 mod service_config;
 mod stuck_rig;

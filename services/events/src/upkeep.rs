@@ -145,3 +145,7 @@ where
         }
     }
 }
+
+#[cfg(test)]
+#[path = "upkeep/tests.rs"]
+mod tests;

@@ -1,0 +1,76 @@
+use std::sync::{Arc, Mutex};
+
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    span::{Attributes, Id, Record},
+};
+
+use super::*;
+
+/// The levels of what is logged on this thread.
+#[derive(Clone, Default)]
+struct Levels(Arc<Mutex<Vec<Level>>>);
+
+impl Levels {
+    fn seen(&self) -> Vec<Level> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Subscriber for Levels {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        if event.metadata().target().starts_with("events") {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// What is logged within this time of work that fails every second, save for its tenth turn.
+async fn logged_within(time: Duration) -> Vec<Level> {
+    let levels = Levels::default();
+    let _here = tracing::subscriber::set_default(levels.clone());
+    let mut turns = 0;
+    let failing = every(Duration::from_millis(1), "a test", || {
+        turns += 1;
+        let succeeds = turns == 10;
+        async move {
+            match succeeds {
+                true => Ok(()),
+                false => Err(Error::Database(sqlx::Error::PoolTimedOut)),
+            }
+        }
+    });
+    let _ = tokio::time::timeout(time, failing).await;
+    levels.seen()
+}
+
+#[tokio::test(start_paused = true)]
+async fn upkeep_that_fails_for_a_moment_is_no_warning() {
+    // Nine failures, a success, and then others for less time than is tolerated.
+    let levels = logged_within(Duration::from_secs(9) + TOLERATED - Duration::from_secs(1)).await;
+    assert!(levels.len() > 20, "{levels:?}");
+    assert!(levels.iter().all(|level| *level == Level::INFO), "{levels:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn upkeep_that_goes_on_failing_is_a_warning() {
+    let levels = logged_within(Duration::from_secs(9) + TOLERATED + Duration::from_secs(2)).await;
+    assert_eq!(levels.last(), Some(&Level::WARN), "{levels:?}");
+    assert!(levels.contains(&Level::INFO), "{levels:?}");
+}
