@@ -164,7 +164,12 @@ async fn a_refund_that_is_on_its_way_is_neither_left_out_nor_forced() {
         order_id: order.id.clone(),
         payment_method: "tok_refund_timeout".to_owned(),
     };
-    rig.payments.clone().pay_order(paying).await.unwrap();
+    // The payment service hears by an event of what the patient owes.
+    eventually(SOON, || async {
+        let paid = rig.payments.clone().pay_order(paying.clone()).await;
+        paid.map_err(|status| status.to_string())
+    })
+    .await;
     let settled = rig.becomes(&order.id, OrderState::Settled).await;
     begin_to_refund(&rig, &settled, Some(120)).await;
     let saga = becomes_stuck(&rig, &order.id).await;
