@@ -7,7 +7,7 @@ use tests::{
 };
 use uuid::Uuid;
 
-use crate::events_rig::{Rig, SOON};
+use crate::events_rig::{Rig, SOON, event};
 
 #[tokio::test]
 async fn an_event_that_aborts_the_process_is_quarantined_after_two_tries_and_the_others_flow() {
@@ -26,7 +26,46 @@ async fn an_event_that_aborts_the_process_is_quarantined_after_two_tries_and_the
     settings.consumer.ack_wait_ms = 2_000;
     let node = Node::start(Role::AbortsAt(7), &rig.database, &settings).await;
 
-    // What Kubernetes does: a process that has died is started again.
+    let deaths = until_quarantined(&rig, &node, guilty).await;
+    for aggregate in &innocent {
+        assert_eq!(rig.effects(*aggregate, 6).await, (1..=6).collect::<Vec<_>>());
+    }
+    rig.eventually_count(1, "select count(*) from events.parked")
+        .await;
+    assert_eq!(rig.versions(guilty).await, [1, 2]);
+    assert_eq!(
+        rig.database
+            .count("select count(*) from events.dead_letter")
+            .await,
+        1
+    );
+    // Unsuspected the first time, then twice as a suspect whose start was recorded.
+    assert_eq!(deaths, 3);
+}
+
+#[tokio::test]
+async fn an_event_that_aborts_the_process_in_a_transaction_with_others_is_quarantined_alone() {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    let (guilty, innocent): (Uuid, Vec<Uuid>) = (Uuid::new_v4(), (0..40).map(|_| Uuid::new_v4()).collect());
+    let mut events: Vec<_> = innocent.iter().map(|id| event(*id, 1)).collect();
+    events.insert(20, event(guilty, 7));
+    rig.append_all(&events).await;
+    rig.eventually_count(0, "select count(*) from events.outbox")
+        .await;
+    let mut settings = backbone::settings(rig.nats.url(), rig.nats.monitoring_url());
+    settings.consumer.ack_wait_ms = 2_000;
+    let node = Node::start(Role::AbortsAt(7), &rig.database, &settings).await;
+    assert_eq!(until_quarantined(&rig, &node, guilty).await, 3);
+    rig.eventually_count(40, "select count(*) from effect").await;
+    rig.eventually_count(1, "select count(*) from events.dead_letter")
+        .await;
+    assert_eq!(rig.database.count("select count(*) from events.inbox").await, 40);
+}
+
+/// Does what Kubernetes does, a process that has died is started again, until version 7 of an aggregate is a dead
+/// letter. Returns how often the process died.
+async fn until_quarantined(rig: &Rig, node: &Node, guilty: Uuid) -> u32 {
     let mut deaths = 0;
     let buried = format!(
         "select count(*) from events.dead_letter
@@ -43,18 +82,5 @@ async fn an_event_that_aborts_the_process_is_quarantined_after_two_tries_and_the
             node.restart().await;
         }
     }
-    for aggregate in &innocent {
-        assert_eq!(rig.effects(*aggregate, 6).await, (1..=6).collect::<Vec<_>>());
-    }
-    rig.eventually_count(1, "select count(*) from events.parked")
-        .await;
-    assert_eq!(rig.versions(guilty).await, [1, 2]);
-    assert_eq!(
-        rig.database
-            .count("select count(*) from events.dead_letter")
-            .await,
-        1
-    );
-    // Unsuspected the first time, then twice as a suspect whose start was recorded.
-    assert_eq!(deaths, 3);
+    deaths
 }

@@ -27,6 +27,7 @@ mod cli_up;
 mod contract;
 mod ended_orders;
 mod events_backstop;
+mod events_batches;
 mod events_chaos;
 mod events_consumers;
 mod events_crashes;

@@ -1,4 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -7,15 +10,18 @@ use uuid::Uuid;
 use crate::{Bus, Error, Handler, handler::Erased, lease::Lease, meters::Processing, settings::Consuming};
 
 mod attempt;
+mod batch;
 mod definition;
 mod ending;
 mod inbound;
+mod pace;
 mod queue;
 mod replay;
 mod session;
 mod store;
 
 pub(crate) use definition::{Known, definition};
+use pace::Pace;
 use session::End;
 
 /// A named subscription of a service. Its position, its failures and its dead letters belong to the name.
@@ -35,6 +41,7 @@ struct Worker {
     handler_version: String,
     lease: String,
     meters: Processing,
+    pace: Mutex<Pace>,
 }
 
 impl Consumer {
@@ -78,6 +85,7 @@ impl Consumer {
             pool: pool.clone(),
             lease: format!("consumer:{}", self.name),
             meters: Processing::new(self.name),
+            pace: Mutex::new(Pace::new(bus.settings().consumer.batch)),
             name: self.name.to_owned(),
             handler: self.handler,
             handler_version: self.handler_version,
@@ -163,5 +171,14 @@ impl Worker {
 
     fn lease_time(&self) -> Duration {
         Duration::from_millis(self.settings().lease_ms)
+    }
+
+    fn handler_timeout(&self) -> Duration {
+        Duration::from_millis(self.settings().handler_timeout_ms)
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        // Nothing that holds it leaves it half done.
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

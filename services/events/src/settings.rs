@@ -55,8 +55,10 @@ pub struct Relaying {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Consuming {
-    /// Handlers running at once in one consumer. 1 to 256; each uses a database connection.
+    /// Transactions running at once in one consumer. 1 to 256; each uses a database connection.
     pub concurrency: usize,
+    /// Events at most that share a transaction. 1 to 256; 1: each has its own.
+    pub batch: usize,
     /// Messages a consumer holds unacknowledged. 1 to 10,000.
     pub max_in_flight: usize,
     /// Milliseconds after which the broker delivers an unacknowledged message again. 1,000 to 600,000.
@@ -123,6 +125,7 @@ impl Default for Consuming {
     fn default() -> Self {
         Self {
             concurrency: 8,
+            batch: 64,
             max_in_flight: 256,
             ack_wait_ms: 30_000,
             max_deliver: 8,
@@ -251,6 +254,11 @@ impl Consuming {
         must(
             (1..=256).contains(&self.concurrency),
             "consumer.concurrency",
+            "must be 1 to 256",
+        );
+        must(
+            (1..=256).contains(&self.batch),
+            "consumer.batch",
             "must be 1 to 256",
         );
         must(

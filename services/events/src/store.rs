@@ -1,5 +1,7 @@
 //! Transactions of one facility.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 
 /// Whether a transaction sees dead letters whose message names no readable facility, beside those of its own.
@@ -27,11 +29,37 @@ pub(crate) async fn begin_seeing(
     facility: &str,
     unassigned: Unassigned,
 ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let quoted = facility.replace('\'', "''").replace('\0', "");
     let also = match unassigned {
         Unassigned::Hidden => "",
         Unassigned::Visible => ", set_config('weft.unassigned', 'on', true)",
     };
+    begin_with(pool, facility, also).await
+}
+
+/// A transaction that gives up rather than let others wait: it fails when one of its statements takes longer than
+/// `patience`, or waits a fifth of that for a lock.
+///
+/// It is for transactions with rows of several aggregates. Two of them, or one and a caller's, may wait for each other
+/// in a circle; PostgreSQL looks for such after a second (`deadlock_timeout`) and ends any of them. Long before, this
+/// one has stepped back.
+pub(crate) async fn begin_in_haste(
+    pool: &PgPool,
+    facility: &str,
+    patience: Duration,
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let (statement, lock) = (patience.as_millis(), patience.as_millis() / 5);
+    let also = format!(
+        ", set_config('statement_timeout', '{statement}', true), set_config('lock_timeout', '{lock}', true)"
+    );
+    begin_with(pool, facility, &also).await
+}
+
+async fn begin_with(
+    pool: &PgPool,
+    facility: &str,
+    also: &str,
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let quoted = facility.replace('\'', "''").replace('\0', "");
     let statement = format!("begin; select set_config('weft.facility', '{quoted}', true){also}");
     pool.begin_with(AssertSqlSafe(statement)).await
 }

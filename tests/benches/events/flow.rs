@@ -48,8 +48,12 @@ pub(crate) async fn commit_to_effect() {
             milliseconds.await.unwrap()
         }
     };
+    let transactions = format!("select count(distinct xmin::text) from effect where id > {warm}");
+    let transactions = site.database.count(&transactions).await;
     println!(
-        "flow      {RATE} events/s for {SECONDS} s, commit to effect: p50 {} ms, p99 {} ms, longest {} ms",
+        "flow      {RATE} events/s for {SECONDS} s, {:.1} to a transaction of the consumer, commit to effect: p50 {} ms, \
+         p99 {} ms, longest {} ms",
+        f64::from(SECONDS * RATE) / transactions as f64,
         latency(0.5).await,
         latency(0.99).await,
         latency(1.0).await,

@@ -29,13 +29,11 @@ impl Site {
         let database = server.database("order").await;
         backbone::lay_out(&database).await;
         let nats = Nats::start().await;
-        let mut settings = events::Settings {
+        let settings = events::Settings {
             servers: vec![nats.url().into()],
             monitor_url: Some(nats.monitoring_url().into()),
             ..events::Settings::default()
         };
-        // The one setting that is not its default: more handlers share one sync of their commits.
-        settings.consumer.concurrency = 32;
         let bus = Bus::connect(&settings, "order").await.unwrap();
         let pool = PgPoolOptions::new()
             .max_connections(64)

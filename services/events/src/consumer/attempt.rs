@@ -2,9 +2,13 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
-use super::{Worker, inbound::Inbound, store};
+use super::{
+    Worker,
+    inbound::Inbound,
+    store::{self, Mark},
+};
 use crate::{Delivery, HandlerError, dead_letter::Class, handler, trace};
 
 /// What the broker is to be told.
@@ -17,6 +21,8 @@ pub(super) enum Outcome {
     Again(Duration),
     /// Another process may own the consumer: say nothing.
     Fenced,
+    /// Has no end yet, and says nothing: it is to be tried alone.
+    Apart,
 }
 
 /// Why a handler runs.
@@ -49,6 +55,15 @@ pub(super) enum Start {
 impl Worker {
     /// Handles a message to an outcome. While the database is away it keeps trying, without counting, until `stop`.
     pub(super) async fn attempt(&self, message: &Inbound, epoch: i64, stop: &CancellationToken) -> Outcome {
+        let started = Instant::now();
+        let span = self.span(message);
+        let outcome = self.insist(message, epoch, stop).instrument(span).await;
+        self.meter(message.delivered > 1, started, &outcome);
+        outcome
+    }
+
+    /// The span of an attempt, below the event's own trace.
+    pub(super) fn span(&self, message: &Inbound) -> Span {
         let span = tracing::info_span!(
             "process",
             otel.name = format!("process {}", self.name),
@@ -61,17 +76,18 @@ impl Worker {
             event.type = message.envelope.type_name,
         );
         trace::hang_below(&span, &message.envelope.traceparent);
-        let started = Instant::now();
-        let outcome = self.insist(message, epoch, stop).instrument(span).await;
+        span
+    }
+
+    pub(super) fn meter(&self, redelivered: bool, started: Instant, outcome: &Outcome) {
         let error = match outcome {
             Outcome::Done => "",
             Outcome::Again(_) => "transient",
             Outcome::Dead(_) => "dead",
             Outcome::Fenced => "fenced",
+            Outcome::Apart => return,
         };
-        self.meters
-            .processed(message.delivered > 1, started.elapsed(), error);
-        outcome
+        self.meters.processed(redelivered, started.elapsed(), error);
     }
 
     async fn insist(&self, message: &Inbound, epoch: i64, stop: &CancellationToken) -> Outcome {
@@ -144,18 +160,11 @@ impl Worker {
     ) -> Result<Effect, sqlx::Error> {
         let envelope = &message.envelope;
         let mut tx = store::begin(&self.pool, &envelope.facility).await?;
-        let mark = store::mark(&mut tx, self, message, epoch).await?;
-        let replayed = purpose == Purpose::Replay;
-        let refused = match mark {
-            mark if !mark.held => Some(Effect::Fenced),
-            mark if !mark.marked => Some(Effect::Duplicate),
-            mark if mark.dead && !replayed => Some(Effect::Duplicate),
-            mark if mark.parked && !replayed => Some(Effect::Behind),
-            _ => None,
-        };
-        let effect = match refused {
-            Some(refused) => refused,
-            None => match self.handle(&mut tx, message).await {
+        let effect = match store::mark(&mut tx, self, message, epoch, purpose).await? {
+            Mark::Fenced => Effect::Fenced,
+            Mark::Known => Effect::Duplicate,
+            Mark::Behind => Effect::Behind,
+            Mark::New => match self.handle(&mut tx, message, self.handler_timeout()).await {
                 Ok(()) => {
                     also(&mut tx).await?;
                     tx.commit().await?;
@@ -168,13 +177,20 @@ impl Worker {
         Ok(effect)
     }
 
-    async fn handle(&self, tx: &mut PgConnection, message: &Inbound) -> Result<(), HandlerError> {
+    pub(super) async fn handle(
+        &self,
+        tx: &mut PgConnection,
+        message: &Inbound,
+        limit: Duration,
+    ) -> Result<(), HandlerError> {
         if let Some(malformed) = &message.malformed {
             return Err(HandlerError::schema("ENVELOPE_MALFORMED", malformed.as_str()));
         }
         let delivery = Delivery::new(&message.envelope, message.body.clone());
-        let limit = Duration::from_millis(self.settings().handler_timeout_ms);
-        handler::run(self.handler.as_ref(), tx, &delivery, limit).await
+        let started = Instant::now();
+        let handled = handler::run(self.handler.as_ref(), tx, &delivery, limit).await;
+        self.pace().handled(started.elapsed());
+        handled
     }
 
     /// Counts a failure. `None`: the event is dead.

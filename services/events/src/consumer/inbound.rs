@@ -22,6 +22,8 @@ pub(super) struct Inbound {
     pub(super) reply: Subject,
     /// The process may have died while it handled this.
     pub(super) suspect: bool,
+    /// It was handled with others, and all of them are to be tried alone.
+    pub(super) apart: bool,
 }
 
 impl Inbound {
@@ -48,6 +50,7 @@ impl Inbound {
             malformed,
             reply: message.reply.clone()?,
             suspect: info.delivered > 1,
+            apart: false,
             headers,
         })
     }
@@ -59,6 +62,11 @@ impl Inbound {
     /// The dead letter that this message replays or continues after. `None` for a plain event.
     pub(super) fn dead_letter(&self) -> Option<Uuid> {
         self.headers.get(DEAD_LETTER)?.parse().ok()
+    }
+
+    /// Whether it may share a transaction with others: an event that nothing is known against.
+    pub(super) fn is_sociable(&self) -> bool {
+        !self.suspect && !self.apart && self.malformed.is_none() && self.dead_letter().is_none()
     }
 }
 

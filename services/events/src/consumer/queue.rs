@@ -54,13 +54,35 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// Takes the next item whose key may run.
-    pub(super) fn next(&mut self) -> Option<(Uuid, T)> {
-        let id = self.ready.pop_front()?;
-        let key = self.keys.get_mut(&id)?;
-        let item = key.waiting.pop_front()?;
-        key.state = State::Running;
-        Some((id, item))
+    /// How many keys may run.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Takes the next items whose keys may run and that are `wanted`, one of a key and `most` altogether.
+    pub(super) fn take(&mut self, most: usize, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        self.ready.retain(|id| {
+            let Some(key) = self.keys.get_mut(id).filter(|_| taken.len() < most) else {
+                return true;
+            };
+            let Some(item) = key.waiting.pop_front_if(|item| wanted(item)) else {
+                return true;
+            };
+            key.state = State::Running;
+            taken.push(item);
+            false
+        });
+        taken
+    }
+
+    /// The running item of a key is to run again, before all others.
+    pub(super) fn returned(&mut self, id: Uuid, item: T) {
+        if let Some(key) = self.keys.get_mut(&id) {
+            key.waiting.push_front(item);
+            key.state = State::Idle;
+            self.ready.push_front(id);
+        }
     }
 
     /// The running item of a key has an end, and the next one may run.
@@ -101,6 +123,10 @@ mod tests {
         }
     }
 
+    fn next(queue: &mut Queue<u64>) -> Option<u64> {
+        queue.take(1, |_| true).pop()
+    }
+
     #[test]
     fn one_item_of_a_key_runs_at_a_time_and_other_keys_do_not_wait() {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
@@ -108,11 +134,11 @@ mod tests {
         for (key, item) in [(a, 1), (a, 2), (b, 3)] {
             queue.push(key, item);
         }
-        assert_eq!(queue.next(), Some((a, 1)));
-        assert_eq!(queue.next(), Some((b, 3)));
-        assert_eq!(queue.next(), None);
+        assert_eq!(next(&mut queue), Some(1));
+        assert_eq!(next(&mut queue), Some(3));
+        assert_eq!(next(&mut queue), None);
         queue.finished(a);
-        assert_eq!(queue.next(), Some((a, 2)));
+        assert_eq!(next(&mut queue), Some(2));
     }
 
     #[test]
@@ -120,16 +146,32 @@ mod tests {
         let a = Uuid::from_u128(1);
         let mut queue = Queue::new();
         queue.push(a, 1);
-        assert_eq!(queue.next(), Some((a, 1)));
+        assert_eq!(next(&mut queue), Some(1));
         queue.push(a, 2);
         queue.held(a, 1);
         queue.push(a, 3);
-        assert_eq!(queue.next(), None);
+        assert_eq!(next(&mut queue), None);
         queue.push(a, 1);
         for item in [1, 2, 3] {
-            assert_eq!(queue.next(), Some((a, item)));
+            assert_eq!(next(&mut queue), Some(item));
             queue.finished(a);
         }
         assert!(queue.keys.is_empty());
+    }
+
+    #[test]
+    fn items_are_taken_together_in_order_and_the_others_keep_their_places() {
+        let ids: Vec<_> = (0..6).map(Uuid::from_u128).collect();
+        let mut queue = Queue::new();
+        for (id, item) in ids.iter().zip(0..) {
+            queue.push(*id, item);
+            queue.push(*id, item + 10);
+        }
+        let even = |item: &u64| item.is_multiple_of(2);
+        assert_eq!(queue.take(2, even), [0, 2]);
+        assert_eq!(queue.ready(), 4);
+        queue.returned(ids[2], 2);
+        queue.finished(ids[0]);
+        assert_eq!(queue.take(9, |_| true), [2, 1, 3, 4, 5, 10]);
     }
 }

@@ -1,21 +1,35 @@
 //! One uninterrupted stretch of consuming: deliveries come in stream order, without a gap, to this process alone.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::ControlFlow,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::{
     Subject,
-    jetstream::consumer::{PullConsumer, pull},
+    jetstream::{
+        self,
+        consumer::{PullConsumer, pull},
+    },
 };
 use futures_util::StreamExt as _;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{Worker, attempt::Outcome, definition, inbound::Inbound, queue::Queue};
 use crate::{Error, lease::Lease, streams};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
+
+/// Jobs of sociable events that start as soon as there is one. More of them at once would take the company from each
+/// other: one transaction of many events costs less than many of one.
+const EAGER: usize = 2;
+
+/// How long events wait for company at most while so many jobs run.
+const GATHERING: Duration = Duration::from_millis(10);
 
 /// Why consuming ended.
 pub(super) enum End {
@@ -34,11 +48,26 @@ struct Opened {
     expected: Option<u64>,
 }
 
+/// What runs in one task: one event, or several of one facility that share a transaction.
+struct Job {
+    messages: Vec<Inbound>,
+    /// One of each message.
+    outcomes: Vec<Outcome>,
+    sociable: bool,
+}
+
 struct Session {
     worker: Arc<Worker>,
     lease: Lease,
     queue: Queue<Inbound>,
-    jobs: JoinSet<(Uuid, Inbound, Outcome)>,
+    jobs: JoinSet<Job>,
+    /// How many of the jobs are of sociable events, and when the last of them was started.
+    sociable: usize,
+    started: Instant,
+    /// The consumer sequence of the next delivery. `None`: to be taken from the first one.
+    expected: Option<u64>,
+    /// See [`Opened`].
+    delivered_before: u64,
     /// Reply subjects of the messages that wait or run here, by sequence: their time is extended.
     in_hand: HashMap<u64, Subject>,
     /// Attempts that the process may not survive run one at a time, so that the guilty one is known.
@@ -54,9 +83,9 @@ pub(super) async fn run(
     let Opened {
         consumer,
         delivered_before,
-        mut expected,
+        expected,
     } = open(worker, subjects, stop).await?;
-    let mut messages = consumer
+    let messages = consumer
         .stream()
         .max_messages_per_batch(worker.settings().max_in_flight)
         .heartbeat(HEARTBEAT)
@@ -64,11 +93,17 @@ pub(super) async fn run(
         .messages()
         .await
         .map_err(Error::broker)?;
+    // What a burst of the relay has brought is looked at as a whole.
+    let mut deliveries = messages.ready_chunks(worker.settings().max_in_flight);
     let mut session = Session {
         worker: worker.clone(),
         lease,
         queue: Queue::new(),
         jobs: JoinSet::new(),
+        sociable: 0,
+        started: Instant::now(),
+        expected,
+        delivered_before,
         in_hand: HashMap::new(),
         alone: Arc::new(Semaphore::new(1)),
     };
@@ -79,72 +114,154 @@ pub(super) async fn run(
             () = stop.cancelled() => break Ok(End::Stopped),
             _ = progress.tick() => session.extend().await,
             Some(job) = session.jobs.join_next() => match job {
-                Ok((_, _, Outcome::Fenced)) => break Ok(End::Interrupted("the consumer is not this process's any more")),
-                Ok((key, message, outcome)) => session.settle(key, &message, outcome).await,
+                Ok(job) if job.is_fenced() => {
+                    break Ok(End::Interrupted("the consumer is not this process's any more"));
+                }
+                Ok(job) => session.conclude(job).await,
                 Err(error) => break Err(Error::Broker(format!("an attempt was lost: {error}"))),
             },
-            next = messages.next() => match next {
-                Some(Ok(message)) => {
-                    let Some(mut inbound) = Inbound::read(&message) else { continue };
-                    if expected.is_some_and(|expected| inbound.consumer_sequence != expected) {
-                        break Ok(End::Interrupted("a delivery was lost"));
-                    }
-                    expected = Some(inbound.consumer_sequence + 1);
-                    inbound.suspect |= inbound.sequence <= delivered_before;
-                    session.in_hand.insert(inbound.sequence, inbound.reply.clone());
-                    session.queue.push(inbound.key(), inbound);
-                }
-                Some(Err(error)) if is_passing(&error) => {}
-                Some(Err(error)) => break Err(Error::broker(error)),
+            () = tokio::time::sleep_until(session.started + GATHERING), if session.is_gathering() => {}
+            chunk = deliveries.next() => match chunk.map(|chunk| session.receive(chunk)) {
+                Some(ControlFlow::Continue(())) => {}
+                Some(ControlFlow::Break(end)) => break end,
                 None => break Ok(End::Interrupted("the subscription ended")),
             },
         }
     };
-    drop(messages);
+    drop(deliveries);
     session.drain().await;
     end
 }
 
 impl Session {
+    /// Takes deliveries in. A break is the end of the session.
+    fn receive(
+        &mut self,
+        chunk: Vec<Result<jetstream::Message, pull::MessagesError>>,
+    ) -> ControlFlow<Result<End, Error>> {
+        for message in chunk {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) if is_passing(&error) => continue,
+                Err(error) => return ControlFlow::Break(Err(Error::broker(error))),
+            };
+            let Some(mut inbound) = Inbound::read(&message) else {
+                continue;
+            };
+            if self
+                .expected
+                .is_some_and(|expected| inbound.consumer_sequence != expected)
+            {
+                return ControlFlow::Break(Ok(End::Interrupted("a delivery was lost")));
+            }
+            self.expected = Some(inbound.consumer_sequence + 1);
+            inbound.suspect |= inbound.sequence <= self.delivered_before;
+            self.in_hand.insert(inbound.sequence, inbound.reply.clone());
+            self.queue.push(inbound.key(), inbound);
+        }
+        ControlFlow::Continue(())
+    }
+
     fn start_jobs(&mut self, stop: &CancellationToken) {
         while self.jobs.len() < self.worker.settings().concurrency {
-            let Some((key, message)) = self.queue.next() else {
-                break;
-            };
+            let messages = self.next_job();
+            let Some(first) = messages.first() else { break };
+            let sociable = first.is_sociable();
+            if sociable {
+                self.sociable += 1;
+                self.started = Instant::now();
+            }
             let (worker, epoch) = (self.worker.clone(), self.lease.epoch);
             let (alone, stop) = (self.alone.clone(), stop.clone());
             self.jobs.spawn(async move {
-                // The semaphore is never closed.
-                let _permit = if message.suspect {
-                    alone.acquire().await.ok()
-                } else {
-                    None
+                let outcomes = match &messages[..] {
+                    [message] => {
+                        // The semaphore is never closed.
+                        let _permit = if message.suspect {
+                            alone.acquire().await.ok()
+                        } else {
+                            None
+                        };
+                        vec![worker.attempt(message, epoch, &stop).await]
+                    }
+                    messages => worker.batch(messages, epoch).await,
                 };
-                let outcome = worker.attempt(&message, epoch, &stop).await;
-                (key, message, outcome)
+                Job {
+                    messages,
+                    outcomes,
+                    sociable,
+                }
             });
         }
     }
 
-    async fn settle(&mut self, key: Uuid, message: &Inbound, outcome: Outcome) {
-        self.in_hand.remove(&message.sequence);
-        let reply = match outcome {
-            Outcome::Done => "+ACK".to_owned(),
-            Outcome::Dead(reason) => format!("+TERM {reason}"),
+    /// The next event that may run, and those that may share its transaction: row-level security goes by the facility,
+    /// and the inbox by the event's id.
+    fn next_job(&mut self) -> Vec<Inbound> {
+        let gathering = self.is_gathering();
+        let mut messages = self.queue.take(1, |message| !gathering || !message.is_sociable());
+        let Some(first) = messages.first().filter(|first| first.is_sociable()) else {
+            return messages;
+        };
+        let facility = first.envelope.facility.clone();
+        let mut events = HashSet::from([first.envelope.event_id]);
+        let company = self.queue.take(self.worker.pace().size() - 1, |message| {
+            message.is_sociable()
+                && message.envelope.facility == facility
+                && events.insert(message.envelope.event_id)
+        });
+        messages.extend(company);
+        messages
+    }
+
+    /// Whether sociable events wait for company rather than start.
+    fn is_gathering(&self) -> bool {
+        self.sociable >= EAGER
+            && (1..self.worker.pace().size()).contains(&self.queue.ready())
+            && self.started.elapsed() < GATHERING
+    }
+
+    async fn conclude(&mut self, job: Job) {
+        if job.sociable {
+            self.sociable -= 1;
+            if job
+                .outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Done))
+            {
+                self.worker.pace().committed();
+            }
+        }
+        for (message, outcome) in job.messages.into_iter().zip(job.outcomes) {
+            self.settle(message, outcome).await;
+        }
+    }
+
+    async fn settle(&mut self, mut message: Inbound, outcome: Outcome) {
+        let (key, sequence) = (message.key(), message.sequence);
+        let answer = match outcome {
+            Outcome::Done => {
+                self.queue.finished(key);
+                "+ACK".to_owned()
+            }
+            Outcome::Dead(reason) => {
+                self.queue.finished(key);
+                format!("+TERM {reason}")
+            }
             Outcome::Again(delay) => {
-                self.queue.held(key, message.sequence);
-                self.send(
-                    &message.reply,
-                    format!("-NAK {{\"delay\": {}}}", delay.as_nanos()),
-                )
-                .await;
+                self.queue.held(key, sequence);
+                format!("-NAK {{\"delay\": {}}}", delay.as_nanos())
+            }
+            Outcome::Apart => {
+                message.apart = true;
+                self.queue.returned(key, message);
                 return;
             }
             // Another process owns the consumer, or soon will: it gets the message again.
             Outcome::Fenced => return,
         };
-        self.queue.finished(key);
-        self.send(&message.reply, reply).await;
+        self.in_hand.remove(&sequence);
+        self.send(&message.reply, answer).await;
     }
 
     /// Tells the broker that everything in hand is still being worked on.
@@ -157,8 +274,8 @@ impl Session {
     /// Lets the running attempts end. What has not started is delivered again, to whoever consumes next.
     async fn drain(&mut self) {
         while let Some(job) = self.jobs.join_next().await {
-            if let Ok((key, message, outcome)) = job {
-                self.settle(key, &message, outcome).await;
+            if let Ok(job) = job {
+                self.conclude(job).await;
             }
         }
         if self.worker.bus.is_ready() && self.worker.bus.client().flush().await.is_err() {
@@ -174,6 +291,14 @@ impl Session {
         if let Err(error) = self.worker.bus.client().publish(reply.clone(), text.into()).await {
             tracing::debug!(consumer = self.worker.name, error = %error, "an acknowledgement was not sent");
         }
+    }
+}
+
+impl Job {
+    fn is_fenced(&self) -> bool {
+        self.outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Outcome::Fenced))
     }
 }
 

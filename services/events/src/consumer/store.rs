@@ -5,22 +5,25 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-pub(super) use crate::store::begin;
+pub(super) use crate::store::{begin, begin_in_haste};
 
-use super::{Worker, inbound::Inbound};
+use super::{Worker, attempt::Purpose, inbound::Inbound};
 use crate::{
     HandlerError,
     envelope::{Envelope, Headers},
 };
 
 /// What the transaction of an effect finds when it begins.
-pub(super) struct Mark {
-    /// The consumer is still this process's, and stays so until the end of the transaction.
-    pub(super) held: bool,
-    /// The inbox did not know the event, and now does.
-    pub(super) marked: bool,
-    pub(super) dead: bool,
-    pub(super) parked: bool,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// The inbox did not know the event, and now does: its handler is to run.
+    New,
+    /// It has taken effect, or is a dead letter.
+    Known,
+    /// An earlier event of the aggregate is dead.
+    Behind,
+    /// The consumer is not this process's any more. For every other mark it is, until the end of the transaction.
+    Fenced,
 }
 
 pub(super) struct Started {
@@ -43,35 +46,71 @@ pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx
     Ok(false)
 }
 
-/// Marks the event as taken effect and forgets its failures: the transaction that does so commits only if it succeeds.
+/// Marks events of one facility as taken effect and forgets their failures: the transaction that does so commits only if
+/// their handlers succeed. What is dead or waits behind a dead letter is marked only by its replay.
+pub(super) async fn marks(
+    tx: &mut PgConnection,
+    worker: &Worker,
+    messages: &[Inbound],
+    epoch: i64,
+    purpose: Purpose,
+) -> Result<Vec<Mark>, sqlx::Error> {
+    let events: Vec<_> = messages.iter().map(|message| message.envelope.event_id).collect();
+    let aggregates: Vec<_> = messages.iter().map(Inbound::key).collect();
+    // `limit` makes the planner look every event up. Left to choose, it reads the whole table once, by a plan that it
+    // keeps from when the table was small.
+    let rows = sqlx::query!(
+        r#"with fence as (
+               select 1 from events.lease where name = $1 and epoch = $2 for key share
+           ), event as (
+               select e.event_id, e.position,
+                      (select true from events.dead_letter d
+                       where d.consumer = $3 and d.event_id = e.event_id limit 1) as dead,
+                      (select true from events.parked_key k
+                       where k.consumer = $3 and k.aggregate_id = e.aggregate_id limit 1) as parked
+               from unnest($4::uuid[], $5::uuid[]) with ordinality as e (event_id, aggregate_id, position)
+           ), mark as (
+               insert into events.inbox (consumer, event_id)
+               select $3, event_id from event, fence where $6 or coalesce(dead, parked) is null
+               on conflict do nothing returning event_id
+           ), forget as (
+               delete from events.failure
+               where consumer = $3 and event_id = any (array(select event_id from mark))
+           )
+           select exists (select from fence) as "held!",
+                  mark.event_id is not null as "marked!",
+                  dead is null and parked is not null as "behind!"
+           from event left join mark using (event_id) order by position"#,
+        worker.lease,
+        epoch,
+        worker.name,
+        &events,
+        &aggregates,
+        purpose == Purpose::Replay,
+    )
+    .fetch_all(tx)
+    .await?;
+    let marks = rows
+        .into_iter()
+        .map(|row| match (row.held, row.marked, row.behind) {
+            (false, ..) => Mark::Fenced,
+            (_, true, _) => Mark::New,
+            (.., true) => Mark::Behind,
+            _ => Mark::Known,
+        });
+    Ok(marks.collect())
+}
+
+/// [`marks`] for one event.
 pub(super) async fn mark(
     tx: &mut PgConnection,
     worker: &Worker,
     message: &Inbound,
     epoch: i64,
+    purpose: Purpose,
 ) -> Result<Mark, sqlx::Error> {
-    sqlx::query_as!(
-        Mark,
-        r#"with fence as (
-               select 1 from events.lease where name = $1 and epoch = $2 for key share
-           ), mark as (
-               insert into events.inbox (consumer, event_id) select $3, $4 from fence
-               on conflict do nothing returning 1
-           ), forget as (
-               delete from events.failure where consumer = $3 and event_id = $4 and exists (select from mark)
-           )
-           select exists (select from fence) as "held!",
-                  exists (select from mark) as "marked!",
-                  exists (select from events.dead_letter where consumer = $3 and event_id = $4) as "dead!",
-                  exists (select from events.parked_key where consumer = $3 and aggregate_id = $5) as "parked!""#,
-        worker.lease,
-        epoch,
-        worker.name,
-        message.envelope.event_id,
-        message.key(),
-    )
-    .fetch_one(tx)
-    .await
+    let marks = marks(tx, worker, std::slice::from_ref(message), epoch, purpose).await?;
+    marks.first().copied().ok_or(sqlx::Error::RowNotFound)
 }
 
 /// Counts a start, unless the event is not due yet.
@@ -153,7 +192,9 @@ pub(super) async fn park(
     sqlx::query!(
         "insert into events.parked (consumer, aggregate_id, facility, event_id, message_id, subject, stream,
              stream_sequence, headers, body)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
+         -- One that has taken effect may come again when a later one is dead.
+         where not exists (select from events.inbox where consumer = $1 and event_id = $4)
          on conflict (consumer, event_id) do nothing",
         consumer,
         message.key(),

@@ -1,0 +1,92 @@
+//! Several events in one transaction: they share its begin, its marks and its synced commit.
+
+use std::time::{Duration, Instant};
+
+use sqlx::PgConnection;
+use tracing::{Instrument as _, Span};
+
+use super::{
+    Worker,
+    attempt::{Outcome, Purpose},
+    inbound::Inbound,
+    store::{self, Mark},
+};
+use crate::HandlerError;
+
+/// The handlers of one transaction together. Past this the events do not wait for the slow one among them.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+impl Worker {
+    /// Handles events of one facility and of different aggregates in one transaction.
+    ///
+    /// It happens as a whole or not at all. Where it cannot, because of one handler or the database, nothing is
+    /// counted against anybody: each event is to be tried alone, and what is wrong shows there.
+    pub(super) async fn batch(&self, messages: &[Inbound], epoch: i64) -> Vec<Outcome> {
+        let started = Instant::now();
+        let spans: Vec<_> = messages.iter().map(|message| self.span(message)).collect();
+        let marks = match self.together(messages, &spans, epoch).await {
+            Ok(marks) => marks,
+            Err(error) => {
+                tracing::debug!(
+                    consumer = self.name,
+                    events = messages.len(),
+                    error = %error,
+                    "events are handled one by one"
+                );
+                self.pace().fell_apart();
+                return messages.iter().map(|_| Outcome::Apart).collect();
+            }
+        };
+        let outcomes = marks.into_iter().map(|mark| match mark {
+            Mark::New | Mark::Known => Outcome::Done,
+            Mark::Behind => Outcome::Apart,
+            Mark::Fenced => Outcome::Fenced,
+        });
+        outcomes
+            .inspect(|outcome| self.meter(false, started, outcome))
+            .collect()
+    }
+
+    async fn together(
+        &self,
+        messages: &[Inbound],
+        spans: &[Span],
+        epoch: i64,
+    ) -> Result<Vec<Mark>, HandlerError> {
+        let Some(first) = messages.first() else {
+            return Ok(Vec::new());
+        };
+        let mut tx = store::begin_in_haste(&self.pool, &first.envelope.facility, PATIENCE).await?;
+        match self.handle_all(&mut tx, messages, spans, epoch).await {
+            Ok(marks) => {
+                tx.commit().await?;
+                Ok(marks)
+            }
+            Err(error) => {
+                // Now, not some time after this returns: the attempts that follow need the same rows.
+                tx.rollback().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn handle_all(
+        &self,
+        tx: &mut PgConnection,
+        messages: &[Inbound],
+        spans: &[Span],
+        epoch: i64,
+    ) -> Result<Vec<Mark>, HandlerError> {
+        let marks = store::marks(tx, self, messages, epoch, Purpose::Delivery).await?;
+        let started = Instant::now();
+        for ((message, span), mark) in messages.iter().zip(spans).zip(&marks) {
+            if *mark == Mark::New {
+                let left = PATIENCE.saturating_sub(started.elapsed());
+                self.handle(tx, message, left.min(self.handler_timeout()))
+                    .instrument(span.clone())
+                    .await?;
+            }
+        }
+        Ok(marks)
+    }
+}

@@ -1,0 +1,219 @@
+//! Events that share a transaction of their consumer, and those that must not.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use events::{Delivery, Event, Handler, HandlerError};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::events_rig::{Rig, event};
+
+const EFFECTS: &str = "select count(*) from effect";
+
+/// A rig with events in the stream that nobody has consumed yet: several at a time come to whoever does.
+async fn waiting(events: &[Event]) -> Rig {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    rig.append_all(events).await;
+    rig.eventually_count(0, "select count(*) from events.outbox")
+        .await;
+    rig
+}
+
+/// An event of each of so many aggregates.
+fn firsts(count: usize) -> Vec<Event> {
+    (0..count).map(|_| event(Uuid::new_v4(), 1)).collect()
+}
+
+#[tokio::test]
+async fn many_events_take_effect_in_few_transactions_and_in_order() {
+    let aggregates: Vec<_> = (0..40).map(|_| Uuid::new_v4()).collect();
+    let events: Vec<_> = (1..=5)
+        .flat_map(|version| aggregates.iter().map(move |id| event(*id, version)))
+        .collect();
+    let mut rig = waiting(&events).await;
+    rig.consume(|_| Ok(()));
+    for aggregate in aggregates {
+        assert_eq!(rig.effects(aggregate, 5).await, [1, 2, 3, 4, 5]);
+    }
+    assert_eq!(rig.database.count(EFFECTS).await, 200);
+    let transactions = rig
+        .database
+        .count("select count(distinct xmin::text) from effect")
+        .await;
+    assert!(transactions <= 50, "{transactions}");
+}
+
+#[tokio::test]
+async fn an_event_that_fails_among_others_is_counted_as_if_it_had_been_alone() {
+    let guilty = event(Uuid::new_v4(), 7);
+    let mut events = firsts(40);
+    events.insert(20, guilty.clone());
+    let mut rig = waiting(&events).await;
+    let tries = Arc::new(AtomicU32::new(0));
+    let counted = tries.clone();
+    rig.consume(move |delivery| {
+        if delivery.version == 7 {
+            counted.fetch_add(1, Ordering::SeqCst);
+            return Err(HandlerError::transient("NOT_YET", "try again"));
+        }
+        Ok(())
+    });
+    let dead = "select count(*) from events.dead_letter where error_class = 'exhausted' and attempts = 5";
+    rig.eventually_count(1, dead).await;
+    rig.eventually_count(40, EFFECTS).await;
+    assert!(rig.versions(guilty.meta.aggregate_id).await.is_empty());
+    // The five that count, and the one with others that does not.
+    assert_eq!(tries.load(Ordering::SeqCst), 6);
+    assert_eq!(
+        rig.database.count("select count(*) from events.inbox").await,
+        40,
+        "what was rolled back with it has one mark"
+    );
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_among_others_fails_alone() {
+    let mut events = firsts(10);
+    events.insert(5, event(Uuid::new_v4(), 7));
+    let mut rig = waiting(&events).await;
+    let tries = AtomicU32::new(0);
+    rig.consume(move |delivery| {
+        assert!(
+            delivery.version != 7 || tries.fetch_add(1, Ordering::SeqCst) > 1,
+            "odd"
+        );
+        Ok(())
+    });
+    rig.eventually_count(11, EFFECTS).await;
+    assert_eq!(
+        rig.database
+            .count("select count(*) from events.dead_letter")
+            .await,
+        0
+    );
+}
+
+/// Writes down which facility the database took the transaction for.
+struct FacilityRecorder;
+
+impl Handler for FacilityRecorder {
+    async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
+        sqlx::query("insert into seen values ($1, $2, current_setting('weft.facility'))")
+            .bind(delivery.id)
+            .bind(&delivery.facility)
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn events_of_two_facilities_do_not_share_a_transaction() {
+    let mut rig = Rig::start().await;
+    let seen = "create table seen (event_id uuid primary key, facility text, setting text);
+                grant select, insert on seen to order_app";
+    rig.database.owner().await.execute(seen).await.unwrap();
+    for round in 0..15 {
+        for facility in ["al-noor", "al-safa"] {
+            let mut event = event(Uuid::new_v4(), round);
+            event.meta.facility = facility.into();
+            let begin = format!("begin; select set_config('weft.facility', '{facility}', true)");
+            let mut tx = rig.pool.begin_with(AssertSqlSafe(begin)).await.unwrap();
+            events::append(&mut tx, &[event]).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+    }
+    rig.publish();
+    rig.eventually_count(0, "select count(*) from events.outbox")
+        .await;
+    rig.consume_with(FacilityRecorder);
+    rig.eventually_count(30, "select count(*) from seen").await;
+    rig.eventually_count(0, "select count(*) from seen where facility <> setting")
+        .await;
+    let transactions = rig
+        .database
+        .count("select count(distinct xmin::text) from seen")
+        .await;
+    assert!(transactions <= 15, "{transactions}");
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_else_locks_delays_its_own_event_alone() {
+    let events = firsts(20);
+    let locked = &events[10];
+    let mut rig = waiting(&events).await;
+    // The same key in a transaction that is still open: the handler's insert waits for its end.
+    let owner = rig.database.owner().await;
+    let mut other = owner.begin().await.unwrap();
+    let taken = sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, 0)");
+    let taken = taken.bind(locked.id).bind(Uuid::new_v4());
+    taken.execute(&mut *other).await.unwrap();
+    rig.consume(|_| Ok(()));
+    rig.eventually_count(19, EFFECTS).await;
+    assert!(rig.versions(locked.meta.aggregate_id).await.is_empty());
+    other.rollback().await.unwrap();
+    assert_eq!(rig.effects(locked.meta.aggregate_id, 1).await, [1]);
+    assert_eq!(
+        rig.database.count("select count(*) from events.failure").await,
+        0,
+        "nobody failed"
+    );
+}
+
+/// More than the batches that start at once, and fewer than the connections of the rig's pool.
+const MEETING: usize = 3;
+
+/// Ends once so many have run at the same time.
+struct Meeting(watch::Sender<Attendance>);
+
+#[derive(Default)]
+struct Attendance {
+    now: usize,
+    most: usize,
+}
+
+/// Leaves when it is dropped: a handler may be given up.
+struct Seat<'a>(&'a watch::Sender<Attendance>);
+
+impl<'a> Seat<'a> {
+    fn take(meeting: &'a watch::Sender<Attendance>) -> Self {
+        meeting.send_modify(|seats| {
+            seats.now += 1;
+            seats.most = seats.most.max(seats.now);
+        });
+        Self(meeting)
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|seats| seats.now -= 1);
+    }
+}
+
+impl Handler for Meeting {
+    async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
+        let _seat = Seat::take(&self.0);
+        let mut seats = self.0.subscribe();
+        seats.wait_for(|seats| seats.most >= MEETING).await.unwrap();
+        sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, 1)")
+            .bind(delivery.id)
+            .bind(delivery.aggregate_id)
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn slow_handlers_run_beside_each_other() {
+    let mut rig = waiting(&firsts(16)).await;
+    // One after the other they would never end.
+    rig.consume_with(Meeting(watch::Sender::default()));
+    rig.eventually_count(16, EFFECTS).await;
+}
