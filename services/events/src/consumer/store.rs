@@ -26,6 +26,7 @@ pub(super) enum Mark {
     Fenced,
 }
 
+#[derive(Default)]
 pub(super) struct Started {
     pub(super) unfinished: u32,
     pub(super) wait: Duration,
@@ -113,22 +114,24 @@ pub(super) async fn mark(
     marks.first().copied().ok_or(sqlx::Error::RowNotFound)
 }
 
-/// Counts a start, unless the event is not due yet.
+/// Counts a start, unless the event is not due yet or has taken effect: that one comes again for its acknowledgement
+/// alone, and whoever dies then does not die of it.
 pub(super) async fn start(pool: &PgPool, consumer: &str, event: Uuid) -> Result<Started, sqlx::Error> {
     let row = sqlx::query!(
-        r#"insert into events.failure (consumer, event_id, unfinished) values ($1, $2, 1)
+        r#"insert into events.failure (consumer, event_id, unfinished)
+           select $1, $2, 1 where not exists (select from events.inbox where consumer = $1 and event_id = $2)
            on conflict (consumer, event_id) do update
            set unfinished = failure.unfinished + (failure.next_at <= now())::int
            returning unfinished, greatest(extract(epoch from next_at - now()), 0)::float8 as "wait!""#,
         consumer,
         event,
     )
-    .fetch_one(pool)
+    .fetch_optional(pool)
     .await?;
-    Ok(Started {
+    Ok(row.map_or_else(Started::default, |row| Started {
         unfinished: row.unfinished.unsigned_abs(),
         wait: Duration::from_secs_f64(row.wait),
-    })
+    }))
 }
 
 pub(super) async fn failures(pool: &PgPool, consumer: &str, event: Uuid) -> Result<u32, sqlx::Error> {
