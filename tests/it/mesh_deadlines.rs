@@ -118,20 +118,14 @@ async fn nothing_is_sent_on_after_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_connection_that_goes_silent_is_found_out_and_its_calls_go_elsewhere_in_time() {
+async fn a_connection_that_goes_silent_is_found_out_by_default_and_its_calls_go_elsewhere_in_time() {
     let _turn = turn().await;
-    measured(gone_silent).await;
-}
-
-async fn gone_silent() -> anyhow::Result<()> {
     let hops = hops();
     let (silent, sound) = tokio::join!(hops.start(&[]), hops.start(&[]));
     let link = FaultyLink::to(&silent.address()).await;
     let target = format!("static:http://{},http://{}", link.address(), sound.address());
-    let mut options = ChannelOptions::new(target, "order", "tests");
-    options.tuning.keepalive_interval_ms = 400;
-    options.tuning.keepalive_timeout_ms = 400;
-    let caller = Caller::with(&hops, options).within(Duration::from_secs(3));
+    let options = ChannelOptions::new(target, "order", "tests");
+    let caller = Caller::with(&hops, options).within(Duration::from_secs(4));
     caller.connected(2).await;
     let calling = caller.clone();
     let load = Load::start(100, move || {
@@ -155,15 +149,13 @@ async fn gone_silent() -> anyhow::Result<()> {
         .filter(|call| call.took > Duration::from_millis(300))
         .count();
     println!(
-        "a connection goes silent (ping every 400 ms, 400 ms for its answer): found out after {found:.1?}; {} calls, {} failed, \
-         {held} were held up, the longest took {:.1?}",
+        "a connection goes silent: found out after {found:.1?}; {} calls, {} failed, {held} were held up, the longest took {:.1?}; \
+         p90 thereafter {:.1?}",
         calls.len(),
         calls.len() - calls.good(),
         calls.quantile(1.0),
+        calls.since(detected).quantile(0.9),
     );
-    ensure!(calls.good() == calls.len(), "{:?}", calls.failures());
-    ensure!(found < Duration::from_secs(2), "found out after {found:?}");
-    let later = calls.since(detected).quantile(0.9);
-    ensure!(later < Duration::from_millis(300), "{later:?} thereafter");
-    Ok(())
+    assert_eq!(calls.good(), calls.len(), "{:?}", calls.failures());
+    assert!(found < Duration::from_secs(4), "found out after {found:?}");
 }

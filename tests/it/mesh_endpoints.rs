@@ -7,7 +7,7 @@ use std::{
 
 use tests::hop::Orders;
 
-use crate::mesh_rig::{Caller, Load, hops, three, turn};
+use crate::mesh_rig::{Caller, Load, hops, measured, three, turn};
 
 #[tokio::test]
 async fn an_endpoint_that_fails_every_call_at_once_costs_no_call_and_gets_next_to_none() {
@@ -59,17 +59,17 @@ async fn failing_at_once(lasting: Duration) {
 #[tokio::test]
 async fn an_endpoint_that_is_ten_times_slower_is_not_felt() {
     let _turn = turn().await;
-    ten_times_slower(Duration::from_secs(6)).await;
+    measured(|| ten_times_slower(Duration::from_secs(6))).await;
 }
 
 #[tokio::test]
 #[ignore = "takes a minute: `make load`"]
 async fn an_endpoint_that_is_ten_times_slower_is_not_felt_for_long() {
     let _turn = turn().await;
-    ten_times_slower(Duration::from_secs(60)).await;
+    measured(|| ten_times_slower(Duration::from_secs(60))).await;
 }
 
-async fn ten_times_slower(lasting: Duration) {
+async fn ten_times_slower(lasting: Duration) -> anyhow::Result<()> {
     let hops = hops();
     let all = three(&hops, &[]).await;
     let work = |work_ms| Orders {
@@ -119,5 +119,7 @@ async fn ten_times_slower(lasting: Duration) {
          of {} calls",
         calls.len(),
     );
-    assert!(ratio <= 1.5, "{ratio:.2} times");
+    // A machine so busy that the healthy ones take as long leaves nothing to choose.
+    anyhow::ensure!(ratio <= 1.5, "{ratio:.2} times");
+    Ok(())
 }

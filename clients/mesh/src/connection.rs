@@ -4,12 +4,14 @@
 //! connection is lost, and a request that was never sent has to come back to be sent elsewhere.
 
 mod heard;
+mod pace;
+pub(crate) mod pulse;
 
 use std::{io, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -21,6 +23,8 @@ use tonic::body::Body;
 
 use crate::{discovery::Address, options::Tuning, tls::Credentials};
 use heard::Heard;
+use pace::Pace;
+use pulse::Pulse;
 
 /// Received data the peer may send ahead on one stream, and on the connection. Bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -55,8 +59,14 @@ pub(crate) enum ConnectError {
     Handshake(#[source] hyper::Error),
 }
 
-/// What requests are sent on, and the future that drives the connection: it ends when no more requests are taken.
-pub(crate) type Connected = (SendRequest<Body>, BoxFuture<'static, hyper::Result<()>>);
+/// A connection over which the server has spoken.
+pub(crate) struct Connected {
+    /// What requests are sent on.
+    pub(crate) sender: SendRequest<Body>,
+    pub(crate) pulse: Arc<Pulse>,
+    /// Drives the connection, and ends when no more requests are taken.
+    pub(crate) driver: BoxFuture<'static, hyper::Result<()>>,
+}
 
 impl Connector {
     /// Connects, within the time that the tuning gives.
@@ -89,26 +99,28 @@ impl Connector {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let pulse = Arc::new(Pulse::new());
+        let pace = Pace::new(Arc::clone(&pulse), &self.tuning);
         let mut builder = Builder::new(TokioExecutor::new());
         builder
-            .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
-            .keep_alive_interval(self.tuning.keepalive_interval())
-            .keep_alive_timeout(self.tuning.keepalive_timeout())
+            .keep_alive_interval(pace.interval())
+            .keep_alive_timeout(pace.timeout())
             // An idle connection must not turn out dead only when it is needed.
-            .keep_alive_while_idle(true);
-        let (stream, heard) = Heard::new(stream);
+            .keep_alive_while_idle(true)
+            .timer(pace);
+        let (stream, heard) = Heard::new(stream, Arc::clone(&pulse));
         let (sender, connection) = builder
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Handshake)?;
-        let mut connection = Box::pin(connection);
+        let mut driver = Box::pin(connection);
         tokio::select! {
             biased;
-            Ok(()) = heard => Ok((sender, connection)),
-            ended = &mut connection => match ended {
+            Ok(()) = heard => Ok(Connected { sender, pulse, driver }),
+            ended = &mut driver => match ended {
                 Ok(()) => Err(ConnectError::Closed),
                 Err(error) => Err(ConnectError::Handshake(error)),
             }

@@ -10,6 +10,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Request, Uri, header, uri::PathAndQuery};
@@ -19,10 +20,12 @@ use tonic::{Code, Status, body::Body};
 
 use crate::{
     call::{AttemptOutcome, early_code},
+    connection::pulse::Pulse,
     discovery::Address,
     failure::{self, Failure, Reached},
     telemetry::{Metrics, span},
 };
+use breaker::Consequence;
 use vitals::{Flight, Verdict, Vitals};
 
 /// A connected endpoint. A new connection to the same address is a new endpoint with the same [`Vitals`].
@@ -31,6 +34,7 @@ pub(crate) struct Endpoint {
     pub(crate) address: Address,
     pub(crate) vitals: Arc<Vitals>,
     sender: SendRequest<Body>,
+    pulse: Arc<Pulse>,
     caller: Arc<Caller>,
 }
 
@@ -45,13 +49,14 @@ impl Endpoint {
     pub(crate) fn new(
         address: Address,
         vitals: Arc<Vitals>,
-        sender: SendRequest<Body>,
+        (sender, pulse): (SendRequest<Body>, Arc<Pulse>),
         caller: Arc<Caller>,
     ) -> Endpoint {
         Endpoint {
             address,
             vitals,
             sender,
+            pulse,
             caller,
         }
     }
@@ -59,6 +64,16 @@ impl Endpoint {
     /// Whether the connection still takes requests, as far as is known.
     pub(crate) fn open(&self) -> bool {
         !self.sender.is_closed()
+    }
+
+    /// Whether the server owes the answer to a ping: it may be gone without a word.
+    pub(crate) fn silent(&self) -> bool {
+        self.pulse.overdue()
+    }
+
+    /// For how long calls have waited and nothing at all has come from the server.
+    pub(crate) fn unheard(&self) -> Duration {
+        self.pulse.unheard()
     }
 
     /// Sends one request and follows it to the end of its response.
@@ -72,7 +87,10 @@ impl Endpoint {
         request
             .headers_mut()
             .insert(header::USER_AGENT, self.caller.user_agent.clone());
-        match self.sender.clone().try_send_request(request).await {
+        let waiting = self.pulse.wait();
+        let sent = self.sender.clone().try_send_request(request).await;
+        drop(waiting);
+        match sent {
             Ok(response) => {
                 flight.answered();
                 let response = response.map(|body| Followed {
@@ -108,6 +126,7 @@ impl Endpoint {
         request
             .headers_mut()
             .insert(header::USER_AGENT, self.caller.user_agent.clone());
+        let _waiting = self.pulse.wait();
         self.sender.clone().send_request(request).await
     }
 
@@ -126,10 +145,14 @@ impl Endpoint {
     }
 
     fn settle(&self, flight: &mut Flight, verdict: Verdict) {
-        if flight.settle(verdict) {
-            let state = self.vitals.record().breaker.state().clone();
-            self.caller.metrics.ejected(&state);
-            span::ejected(self.address.authority.as_str(), &state);
+        match flight.settle(verdict) {
+            Consequence::Nothing => {}
+            Consequence::Ejected => {
+                let state = self.vitals.record().breaker.state().clone();
+                self.caller.metrics.ejected(&state);
+                span::ejected(self.address.authority.as_str(), &state);
+            }
+            Consequence::Unenforced { method } => self.caller.metrics.unenforced(method),
         }
     }
 }

@@ -74,10 +74,17 @@ pub struct Tuning {
     pub replay_limit_bytes: usize,
     /// How often a `dns:` name is resolved again. Milliseconds, 100 to 30000, default 30000.
     pub dns_refresh_ms: u64,
-    /// An idle or silent connection is pinged this often. Milliseconds, default 20000.
+    /// A connection that no call waits on is pinged after so much silence. Milliseconds, default 20000.
     pub keepalive_interval_ms: u64,
-    /// A ping that is unanswered for this long ends the connection. Milliseconds, default 10000.
+    /// That ping unanswered for this long ends the connection. Milliseconds, default 10000.
     pub keepalive_timeout_ms: u64,
+    /// A connection on which calls wait for an answer is pinged after so much silence, again and again. Servers that
+    /// are not of this system may take that for abuse and close the connection (gRFC A8, `too_many_pings`): for those,
+    /// 0 leaves it to the keepalive. Milliseconds, 0 or 50 to 60000, default 500.
+    pub silence_ms: u64,
+    /// That ping unanswered for this long ends the connection, and the calls on it that may be repeated go elsewhere.
+    /// Milliseconds, default 1000.
+    pub silence_timeout_ms: u64,
     /// Calls in flight on one endpoint. Default 512.
     pub max_in_flight: usize,
     /// Calls that wait for an endpoint, in the whole channel; more fail with RESOURCE_EXHAUSTED. Default 1024.
@@ -104,6 +111,8 @@ impl Default for Tuning {
             dns_refresh_ms: 30_000,
             keepalive_interval_ms: 20_000,
             keepalive_timeout_ms: 10_000,
+            silence_ms: 500,
+            silence_timeout_ms: 1_000,
             max_in_flight: 512,
             max_waiting: 1024,
             zone: None,
@@ -140,6 +149,10 @@ impl Tuning {
             3_600_000,
         );
         within("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000);
+        if self.silence_ms != 0 {
+            within("silence_ms", self.silence_ms, 50, 60_000);
+        }
+        within("silence_timeout_ms", self.silence_timeout_ms, 50, 600_000);
         within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
         within("max_waiting", self.max_waiting as u64, 0, 100_000);
         if let Some(problem) = self.inject.iter().find_map(Fault::problem) {
@@ -166,5 +179,14 @@ impl Tuning {
 
     pub(crate) fn keepalive_timeout(&self) -> Duration {
         Duration::from_millis(self.keepalive_timeout_ms)
+    }
+
+    /// `None`: connections are pinged alike, whether calls wait or not.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        (self.silence_ms > 0).then(|| Duration::from_millis(self.silence_ms))
+    }
+
+    pub(crate) fn silence_timeout(&self) -> Duration {
+        Duration::from_millis(self.silence_timeout_ms)
     }
 }

@@ -4,7 +4,7 @@
 //! picture do not all run to the same endpoint (Mitzenmacher, "The power of two choices").
 //!
 //! The candidates are narrowed step by step, and a step that would leave none is skipped: admitted by their
-//! breakers, not tried by this call yet, not much slower than most, in the caller's zone.
+//! breakers, not silent, not tried by this call yet, not much slower than most, in the caller's zone.
 
 use std::sync::Arc;
 
@@ -83,16 +83,21 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
             slowness: None,
         }));
     }
+    let some_slow = outliers::mark(&candidates);
+    narrow(&mut candidates, |candidate| !candidate.endpoint.silent());
     narrow(&mut candidates, |candidate| {
         !criteria.tried.contains(candidate.endpoint.vitals.id())
     });
-    if let Some(bound) = outliers::bound(&candidates) {
-        let scouted = criteria.scouts.due(&candidates, bound).filter(|_| criteria.first);
+    if some_slow {
+        let scouted = criteria.scouts.due(&candidates).filter(|_| criteria.first);
         if let Some(taken) = scouted.and_then(|endpoint| criteria.take(endpoint, false)) {
             return taken;
         }
+        let patience = outliers::least_latency(&candidates, now);
         narrow(&mut candidates, |candidate| {
-            !candidate.slower_than(bound) && candidate.endpoint.vitals.fullness() < FULLNESS
+            let Candidate { endpoint, .. } = candidate;
+            let answers = endpoint.unheard() < patience && endpoint.vitals.fullness() < FULLNESS;
+            answers && !candidate.slow()
         });
     }
     if let Some(zone) = criteria.zone {
@@ -120,8 +125,8 @@ impl Criteria<'_> {
 }
 
 impl Candidate<'_> {
-    pub(super) fn slower_than(&self, bound: f64) -> bool {
-        self.slowness.is_some_and(|slowness| slowness > bound)
+    pub(super) fn slow(&self) -> bool {
+        self.endpoint.vitals.slow()
     }
 }
 

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::choice::Candidate;
 use crate::endpoint::Endpoint;
 
@@ -20,20 +22,42 @@ const CALLS: u32 = 400;
 /// ...and one in this time at least, so that it is found well again where calls are few.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// The score above which a candidate is left out; `None` when none is.
-pub(super) fn bound(candidates: &[Candidate<'_>]) -> Option<f64> {
+/// Whoever is so much above the lower median counts as slow...
+const ENTER: f64 = 1.0;
+/// ...until it is no more than this above it. What holds up the others for a moment does not bring it back.
+const LEAVE: f64 = 0.5;
+
+/// Marks the candidates that are much slower than most, and returns whether there are any.
+pub(super) fn mark(candidates: &[Candidate<'_>]) -> bool {
     let scores = || candidates.iter().filter_map(|candidate| candidate.slowness);
     let (least, most) = scores().fold((f64::MAX, f64::MIN), |(least, most), score| {
         (least.min(score), most.max(score))
     });
     // The usual case, which needs no order among them.
-    if most - least <= 1.0 {
-        return None;
+    if most - least <= ENTER && !candidates.iter().any(Candidate::slow) {
+        return false;
     }
     let mut scores: Vec<_> = scores().collect();
     scores.sort_unstable_by(f64::total_cmp);
-    let bound = scores[(scores.len() - 1) / 2] + 1.0;
-    (most > bound).then_some(bound)
+    let Some(median) = scores.get(scores.len().saturating_sub(1) / 2) else {
+        return false;
+    };
+    for candidate in candidates {
+        let limit = if candidate.slow() { LEAVE } else { ENTER };
+        let slow = candidate.slowness.is_some_and(|score| score > median + limit);
+        if slow != candidate.slow() {
+            candidate.endpoint.vitals.set_slow(slow);
+        }
+    }
+    candidates.iter().any(Candidate::slow)
+}
+
+/// What the quickest of the slow takes: whoever has said nothing for longer, while calls wait for it, is no better. A
+/// connection that is dead has the best of scores, that of its last answers.
+pub(super) fn least_latency(candidates: &[Candidate<'_>], now: Instant) -> Duration {
+    let slow = candidates.iter().filter(|candidate| candidate.slow());
+    let latencies = slow.map(|candidate| candidate.endpoint.vitals.record().load.estimate(now));
+    Duration::try_from_secs_f64(latencies.fold(f64::MAX, f64::min)).unwrap_or(Duration::MAX)
 }
 
 /// Counts the calls that pass an endpoint over. One for each channel.
@@ -45,10 +69,10 @@ pub(crate) struct Scouts {
 impl Scouts {
     /// The endpoint that this call is to go to though it is slow: the one that was not heard of for longest.
     /// One call at a time: while it is waited for, another would tell no more.
-    pub(super) fn due<'a>(&self, candidates: &[Candidate<'a>], bound: f64) -> Option<&'a Arc<Endpoint>> {
+    pub(super) fn due<'a>(&self, candidates: &[Candidate<'a>]) -> Option<&'a Arc<Endpoint>> {
         let (endpoint, heard) = candidates
             .iter()
-            .filter(|candidate| candidate.slower_than(bound) && candidate.endpoint.vitals.in_flight() == 0)
+            .filter(|candidate| candidate.slow() && candidate.endpoint.vitals.in_flight() == 0)
             .filter_map(|candidate| {
                 let heard = candidate.endpoint.vitals.record().slowness.updated()?;
                 Some((candidate.endpoint, heard))

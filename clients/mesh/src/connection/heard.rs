@@ -1,4 +1,4 @@
-//! Tells when the peer has said its first word.
+//! Tells when the peer has said its first word, and notes when it has said its last.
 //!
 //! An HTTP/2 client may send requests before it has heard anything, so that a listener that accepts and then
 //! hangs looks like a working server. A connection counts as made when the server's preface begins to arrive.
@@ -6,6 +6,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context as Task, Poll, ready},
 };
 
@@ -14,20 +15,24 @@ use tokio::{
     sync::oneshot,
 };
 
-/// A stream that reports its first received byte.
+use super::pulse::Pulse;
+
+/// A stream that reports its first received byte, and tells the pulse of all.
 #[derive(Debug)]
 pub(super) struct Heard<T> {
     stream: T,
     first: Option<oneshot::Sender<()>>,
+    pulse: Arc<Pulse>,
 }
 
 impl<T> Heard<T> {
-    pub(super) fn new(stream: T) -> (Heard<T>, oneshot::Receiver<()>) {
+    pub(super) fn new(stream: T, pulse: Arc<Pulse>) -> (Heard<T>, oneshot::Receiver<()>) {
         let (first, heard) = oneshot::channel();
         (
             Heard {
                 stream,
                 first: Some(first),
+                pulse,
             },
             heard,
         )
@@ -42,11 +47,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        if buffer.filled().len() > before
-            && let Some(first) = self.first.take()
-        {
-            // Nobody waits any more when connecting took too long.
-            let _ = first.send(());
+        if buffer.filled().len() > before {
+            self.pulse.heard();
+            if let Some(first) = self.first.take() {
+                // Nobody waits any more when connecting took too long.
+                let _ = first.send(());
+            }
         }
         Poll::Ready(Ok(()))
     }

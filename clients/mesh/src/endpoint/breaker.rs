@@ -68,6 +68,18 @@ pub(crate) struct Breaker {
     readmitted: Option<Instant>,
 }
 
+/// What a failure leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Consequence {
+    Nothing,
+    Ejected,
+    /// It would have been ejected, but too many others are. Told once in a window.
+    Unenforced {
+        /// How it was found out, as gRFC A91 names it.
+        method: &'static str,
+    },
+}
+
 /// What the breaker does with calls.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum State {
@@ -103,20 +115,17 @@ struct Window {
     began: Instant,
     calls: u32,
     failures: u32,
+    /// That the endpoint stays although it should go was told.
+    told: bool,
 }
 
 impl Breaker {
     pub(crate) fn new(ejections: Arc<Ejections>) -> Breaker {
-        let window = Window {
-            began: Instant::now(),
-            calls: 0,
-            failures: 0,
-        };
         Breaker {
             ejections,
             state: State::Closed,
             consecutive: 0,
-            window,
+            window: Window::new(),
             row: 0,
             readmitted: None,
         }
@@ -172,25 +181,22 @@ impl Breaker {
         readmitted
     }
 
-    /// Returns whether the endpoint was ejected for this.
-    pub(crate) fn failed(&mut self) -> bool {
+    pub(crate) fn failed(&mut self) -> Consequence {
         self.consecutive += 1;
         self.window.add(true);
         match &self.state {
-            State::Ejected { .. } => false,
-            State::Probing { .. } => {
-                self.eject(PROBE, "the probe failed".to_owned());
-                true
-            }
+            State::Ejected { .. } => Consequence::Nothing,
+            State::Probing { .. } => self.eject(PROBE, "the probe failed".to_owned()),
             State::Closed => match self.verdict() {
+                None => Consequence::Nothing,
                 Some((method, reason)) if self.ejections.take() => {
                     if self.readmitted.is_some_and(|then| then.elapsed() > FORGIVEN) {
                         self.row = 0;
                     }
-                    self.eject(method, reason);
-                    true
+                    self.eject(method, reason)
                 }
-                _ => false,
+                Some(_) if std::mem::replace(&mut self.window.told, true) => Consequence::Nothing,
+                Some((method, _)) => Consequence::Unenforced { method },
             },
         }
     }
@@ -209,7 +215,7 @@ impl Breaker {
         })
     }
 
-    fn eject(&mut self, method: &'static str, reason: String) {
+    fn eject(&mut self, method: &'static str, reason: String) -> Consequence {
         let length = SHORTEST * 2_u32.saturating_pow(self.row.min(16));
         self.row += 1;
         self.state = State::Ejected {
@@ -217,6 +223,7 @@ impl Breaker {
             method,
             reason,
         };
+        Consequence::Ejected
     }
 }
 
@@ -229,12 +236,17 @@ impl Drop for Breaker {
 }
 
 impl Window {
-    fn restart(&mut self) {
-        *self = Window {
+    fn new() -> Window {
+        Window {
             began: Instant::now(),
             calls: 0,
             failures: 0,
-        };
+            told: false,
+        }
+    }
+
+    fn restart(&mut self) {
+        *self = Window::new();
     }
 
     fn add(&mut self, failed: bool) {
@@ -259,7 +271,7 @@ mod tests {
     }
 
     fn eject(breaker: &mut Breaker) -> bool {
-        (0..CONSECUTIVE).any(|_| breaker.failed())
+        (0..CONSECUTIVE).any(|_| breaker.failed() == Consequence::Ejected)
     }
 
     #[tokio::test(start_paused = true)]
@@ -267,9 +279,9 @@ mod tests {
         let mut two = breakers(2);
         let breaker = &mut two[0];
         for _ in 1..CONSECUTIVE {
-            assert!(!breaker.failed());
+            assert_eq!(breaker.failed(), Consequence::Nothing);
         }
-        assert!(breaker.failed());
+        assert_eq!(breaker.failed(), Consequence::Ejected);
         assert_eq!(breaker.admission(Instant::now()), Admission::Shut);
         advance(Duration::from_millis(1_201)).await;
         assert_eq!(breaker.admission(Instant::now()), Admission::ProbeDue);
@@ -288,7 +300,7 @@ mod tests {
         for expected in [2, 4, 8, 16, 32, 60, 60] {
             advance(Duration::from_secs(80)).await;
             assert!(breaker.begin_probe());
-            assert!(breaker.failed());
+            assert_eq!(breaker.failed(), Consequence::Ejected);
             let State::Ejected { until, .. } = breaker.state() else {
                 panic!("ejected")
             };
@@ -305,7 +317,7 @@ mod tests {
         let mut two = breakers(2);
         let ejected = (0..LEAST_CALLS).any(|_| {
             two[0].succeeded();
-            two[0].failed()
+            two[0].failed() == Consequence::Ejected
         });
         assert!(ejected);
         assert!(matches!(two[0].state(), State::Ejected { reason, .. } if reason == "10 of 20 calls failed"));
@@ -342,5 +354,20 @@ mod tests {
         assert!(two[0].begin_probe());
         two[0].abandon_probe();
         assert_eq!(two[0].admission(Instant::now()), Admission::ProbeDue);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ejection_that_is_one_too_many_is_told_once_in_a_window() {
+        let mut two = breakers(2);
+        assert!(eject(&mut two[0]));
+        for _ in 0..2 {
+            let told: Vec<_> = (0..20)
+                .map(|_| two[1].failed())
+                .filter(|consequence| *consequence != Consequence::Nothing)
+                .collect();
+            let method = "consecutive_failures";
+            assert_eq!(told, [Consequence::Unenforced { method }]);
+            advance(2 * WINDOW).await;
+        }
     }
 }

@@ -22,9 +22,11 @@ const FACTOR: f64 = 3.0;
 const SPREADS: f64 = 3.0;
 /// The weight of one answer in what is typical of a method, once there were as many answers.
 const TYPICAL_WEIGHT: f64 = 1.0 / 64.0;
-/// The weight of one answer in an endpoint's score, at least...
-const LEAST_WEIGHT: f64 = 1.0 / 4.0;
-/// ...and the age at which what was known before weighs 1/e.
+/// The weight of one answer in an endpoint's score. It is less for answers that come closer together than this: calls
+/// that were held up together tell once, not many times...
+const WEIGHT: f64 = 1.0 / 4.0;
+const TOGETHER: Duration = Duration::from_millis(100);
+/// ...and more when what was known before is old: at this age that weighs 1/e.
 const DECAY: Duration = Duration::from_secs(10);
 
 /// What is typical of one method at one service. Two answers at once may lose one's word, which does no harm.
@@ -106,8 +108,8 @@ impl Slowness {
         let now = Instant::now();
         let score = self.0.map_or(excess, |(score, updated)| {
             let age = now.saturating_duration_since(updated);
-            let faded = 1.0 - (-age.as_secs_f64() / DECAY.as_secs_f64()).exp();
-            score + faded.max(LEAST_WEIGHT) * (excess - score)
+            let news = |within: Duration| 1.0 - (-age.as_secs_f64() / within.as_secs_f64()).exp();
+            score + news(TOGETHER).min(WEIGHT).max(news(DECAY)) * (excess - score)
         });
         self.0 = Some((score, now));
     }
@@ -115,13 +117,16 @@ impl Slowness {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn score(typical: &Typical, latencies: impl IntoIterator<Item = Duration>) -> f64 {
+    async fn score(typical: &Typical, latencies: impl IntoIterator<Item = Duration>) -> f64 {
         let mut slowness = Slowness::default();
         for latency in latencies {
+            advance(TOGETHER).await;
             slowness.answered(typical, latency);
         }
         slowness.score().unwrap()
@@ -132,25 +137,29 @@ mod tests {
         let typical = Typical::default();
         let mut slowness = Slowness::default();
         (0..100).for_each(|_| slowness.answered(&typical, 50 * MS));
-        slowness.answered(&typical, 500 * MS);
-        assert!(slowness.score().unwrap() < 0.6, "a hiccup");
-        (0..2).for_each(|_| slowness.answered(&typical, 500 * MS));
+        advance(TOGETHER).await;
+        (0..5).for_each(|_| slowness.answered(&typical, 500 * MS));
+        assert!(slowness.score().unwrap() < 0.6, "one hiccup that held up five");
+        for _ in 0..2 {
+            advance(TOGETHER).await;
+            slowness.answered(&typical, 500 * MS);
+        }
         assert!(slowness.score().unwrap() > 1.0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_asked_for_more_is_not_slow() {
         let (quick, long) = (Typical::default(), Typical::default());
-        score(&quick, [5 * MS; 100]);
-        score(&long, [900 * MS; 100]);
-        assert!(score(&long, [1_000 * MS; 20]) < score(&quick, [20 * MS; 20]));
+        score(&quick, [5 * MS; 100]).await;
+        score(&long, [900 * MS; 100]).await;
+        assert!(score(&long, [1_000 * MS; 20]).await < score(&quick, [20 * MS; 20]).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn fractions_of_milliseconds_are_noise() {
         let typical = Typical::default();
-        score(&typical, [Duration::from_micros(200); 100]);
-        assert!(score(&typical, [2 * MS; 20]) < 1.0);
+        score(&typical, [Duration::from_micros(200); 100]).await;
+        assert!(score(&typical, [2 * MS; 20]).await < 1.0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -160,7 +169,10 @@ mod tests {
         (0..100).for_each(|_| slowness.answered(&typical, 50 * MS));
         slowness.waited(&typical, MS);
         assert!(slowness.score().unwrap() > -0.1);
-        (0..3).for_each(|_| slowness.waited(&typical, 500 * MS));
+        for _ in 0..3 {
+            advance(TOGETHER).await;
+            slowness.waited(&typical, 500 * MS);
+        }
         assert!(slowness.score().unwrap() > 1.0);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
-    breaker::{Admission, Breaker, Ejections},
+    breaker::{Admission, Breaker, Consequence, Ejections},
     load::Load,
     room::Room,
     slowness::{Slowness, Typical},
@@ -24,6 +24,8 @@ pub(crate) struct Vitals {
     id: u64,
     room: Arc<Room>,
     in_flight: AtomicUsize,
+    /// It was much slower than most when it was last looked at.
+    slow: AtomicBool,
     record: Mutex<Record>,
 }
 
@@ -88,6 +90,7 @@ impl Vitals {
             id,
             room,
             in_flight: AtomicUsize::new(0),
+            slow: AtomicBool::new(false),
             record,
         }
     }
@@ -100,6 +103,14 @@ impl Vitals {
     /// Calls sent and not yet answered to the end.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_slow(&self, slow: bool) {
+        self.slow.store(slow, Ordering::Relaxed);
     }
 
     /// The share of the in-flight cap that is used, 0 to 1.
@@ -185,10 +196,10 @@ impl Flight {
         self.probe
     }
 
-    /// Books the call's end; the first word counts. Returns whether the endpoint was ejected for it.
-    pub(crate) fn settle(&mut self, verdict: Verdict) -> bool {
+    /// Books the call's end; the first word counts.
+    pub(crate) fn settle(&mut self, verdict: Verdict) -> Consequence {
         if std::mem::replace(&mut self.settled, true) {
-            return false;
+            return Consequence::Nothing;
         }
         let latency = self.answered.unwrap_or_else(|| self.started.elapsed());
         let hasty = self.started.elapsed() < self.allowance.patience;
@@ -202,18 +213,18 @@ impl Flight {
                 if let Some(typical) = &self.typical {
                     record.slowness.answered(typical, latency);
                 }
-                false
+                Consequence::Nothing
             }
             Verdict::Busy => {
                 record.load.failed(latency);
                 let _readmitted = record.breaker.succeeded();
-                false
+                Consequence::Nothing
             }
             Verdict::Late if hasty => {
                 drop(record);
                 self.learn(latency);
                 self.forget();
-                false
+                Consequence::Nothing
             }
             Verdict::Bad | Verdict::Late => {
                 record.load.failed(latency);

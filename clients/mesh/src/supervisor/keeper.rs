@@ -51,12 +51,13 @@ impl Keeper {
         loop {
             let started = Instant::now();
             let report = match self.connector.open(&self.address).await {
-                Ok((sender, connection)) => {
+                Ok(connected) => {
                     self.vitals.reconnected();
                     let (address, vitals) = (self.address.clone(), Arc::clone(&self.vitals));
-                    let endpoint = Endpoint::new(address, vitals, sender, Arc::clone(&self.caller));
+                    let connection = (connected.sender, connected.pulse);
+                    let endpoint = Endpoint::new(address, vitals, connection, Arc::clone(&self.caller));
                     let ended = tokio::select! {
-                        ended = connection => ended,
+                        ended = connected.driver => ended,
                         () = self.publish(Arc::new(endpoint)) => return,
                     };
                     self.lost(started.elapsed(), ended)

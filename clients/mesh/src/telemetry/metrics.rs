@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     hedges: Histogram<u64>,
     retry_delay: Histogram<f64>,
     ejections: Counter<u64>,
+    unenforced: Counter<u64>,
     throttled: Counter<u64>,
 }
 
@@ -92,6 +93,11 @@ impl Metrics {
                 "grpc.lb.outlier_detection.ejections_enforced",
                 "{ejection}",
                 "Endpoints taken out of rotation",
+            ),
+            unenforced: counter(
+                "grpc.lb.outlier_detection.ejections_unenforced",
+                "{ejection}",
+                "Endpoints that stay in rotation because too many others are out",
             ),
             throttled: counter(
                 "mesh.client.throttled",
@@ -154,6 +160,18 @@ impl Metrics {
             ];
             self.ejections.add(1, &attributes);
         }
+    }
+
+    pub(crate) fn unenforced(&self, method: &'static str) {
+        let attributes = [
+            KeyValue::new("grpc.target", self.target.clone()),
+            KeyValue::new("grpc.lb.outlier_detection.detection_method", method),
+            KeyValue::new(
+                "grpc.lb.outlier_detection.unenforced_reason",
+                "max_ejection_overflow",
+            ),
+        ];
+        self.unenforced.add(1, &attributes);
     }
 
     pub(crate) fn throttled(&self, method: &StringValue) {

@@ -159,6 +159,37 @@ async fn a_connection_that_swallows_everything_is_found_by_its_pings() {
     }
 }
 
+#[tokio::test]
+async fn a_connection_that_swallows_everything_is_given_up_within_its_calls_deadlines_by_default() {
+    let far = Server::start(|_| named("far"));
+    let near = Server::start(|_| named("near"));
+    let hole = Hole::before(far.address).await;
+    let channel = echo::channel(&[hole.address, near.address]);
+    while echo::ask(&channel, READ).await.unwrap() != "far" {}
+    hole.swallow.store(true, Ordering::SeqCst);
+    let caller = Context::new().with_timeout(Duration::from_secs(4));
+    let calls = (0..20).map(|_| caller.clone().scope(echo::ask(&channel, READ)));
+    let began = Instant::now();
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.unwrap(), "near");
+    }
+    println!("20 calls took {:.2?} at most", began.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_long_is_waited_for_while_pings_are_answered() {
+    let server = Server::start(|_| async {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        Ok("at last".to_owned())
+    });
+    let mut options = echo::options(&[server.address]);
+    options.tuning.silence_ms = 100;
+    options.tuning.silence_timeout_ms = 500;
+    let channel = Channel::connect(options, &echo::policies()).unwrap();
+    assert_eq!(echo::ask(&channel, WRITE).await.unwrap(), "at last");
+    assert_eq!(server.calls(), 1);
+}
+
 /// A relay that can be told to drop what it gets, as a broken network does: without a reset.
 struct Hole {
     address: SocketAddr,

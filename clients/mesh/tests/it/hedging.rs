@@ -13,10 +13,12 @@ use tonic::Status;
 
 use crate::echo::{self, READ, Server};
 
-fn hedged() -> Policies {
+const DELAY: Duration = Duration::from_millis(20);
+
+pub(crate) fn hedged(delay: Duration) -> Policies {
     let hedging = Hedging {
         max_attempts: 2,
-        delay: Duration::from_millis(20),
+        delay,
         non_fatal_codes: Vec::new(),
     };
     let policy = MethodPolicy {
@@ -44,7 +46,7 @@ fn stuttering() -> Server {
 #[tokio::test]
 async fn an_answer_that_does_not_come_is_overtaken_by_a_second_attempt() {
     let server = stuttering();
-    let channel = Channel::connect(echo::options(&[server.address]), &hedged()).unwrap();
+    let channel = Channel::connect(echo::options(&[server.address]), &hedged(DELAY)).unwrap();
     let calls: usize = 100;
     for _ in 0..calls {
         echo::ask(&channel, READ).await.unwrap();
@@ -60,7 +62,7 @@ async fn an_answer_that_does_not_come_is_overtaken_by_a_second_attempt() {
 async fn a_failed_attempt_is_followed_at_once() {
     let broken = Server::start(|_| async { Err(Status::unavailable("broken")) });
     let good = Server::start(|_| async { Ok("good".to_owned()) });
-    let channel = Channel::connect(echo::options(&[broken.address, good.address]), &hedged()).unwrap();
+    let channel = Channel::connect(echo::options(&[broken.address, good.address]), &hedged(DELAY)).unwrap();
     for _ in 0..20 {
         assert_eq!(echo::ask(&channel, READ).await.unwrap(), "good");
     }

@@ -1,6 +1,6 @@
 //! Traces go on in the callee, and metrics have the conventions' names.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mesh::Channel;
 use opentelemetry::{KeyValue, global, trace::TracerProvider};
@@ -71,6 +71,36 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
     let events: Vec<_> = calls[0].events.iter().map(|event| &*event.name).collect();
     assert_eq!(events, ["retry"]);
 
+    // A hedge says why it was sent: because the first attempt failed, or did not answer.
+    for (answers, delay_ms, reason) in [(true, 4_000, "UNAVAILABLE"), (false, 20, "no answer yet")] {
+        exporter.reset();
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let server = Server::start(move |_| {
+            let first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+            async move {
+                match (first, answers) {
+                    (true, true) => Err(Status::unavailable("not now")),
+                    (true, false) => std::future::pending().await,
+                    (false, _) => Ok(String::new()),
+                }
+            }
+        });
+        let options = echo::options(&[server.address]);
+        let policies = crate::hedging::hedged(Duration::from_millis(delay_ms));
+        let channel = Channel::connect(options, &policies).unwrap();
+        echo::ask(&channel, READ).await.unwrap();
+        let spans = exporter.get_finished_spans().unwrap();
+        let call = spans.iter().find(|span| span.name.starts_with("Sent.")).unwrap();
+        let hedges: Vec<_> = call.events.iter().filter(|event| event.name == "hedge").collect();
+        let reasons: Vec<_> = hedges
+            .iter()
+            .flat_map(|event| &event.attributes)
+            .filter(|attribute| attribute.key.as_str() == "mesh.hedge.reason")
+            .map(|attribute| attribute.value.as_str())
+            .collect();
+        assert_eq!(reasons, [reason]);
+    }
+
     // Of two endpoints that fail one is ejected, which the attempt that led to it tells.
     exporter.reset();
     let broken = || Server::start(|_| async { Err(Status::unavailable("broken")) });
@@ -112,6 +142,13 @@ async fn calls_attempts_and_retries_are_counted_under_the_conventions_names() {
     });
     let channel = Channel::connect(echo::options(&[server.address]), &echo::policies()).unwrap();
     echo::ask(&channel, READ).await.unwrap();
+    // Of two endpoints that fail only one is ejected.
+    let broken = || Server::start(|_| async { Err(Status::unavailable("broken")) });
+    let (first, second) = (broken(), broken());
+    let channel = echo::channel(&[first.address, second.address]);
+    while first.calls() < 7 || second.calls() < 7 {
+        echo::ask(&channel, READ).await.unwrap_err();
+    }
     provider.force_flush().unwrap();
 
     let exported = exporter.get_finished_metrics().unwrap();
@@ -127,6 +164,8 @@ async fn calls_attempts_and_retries_are_counted_under_the_conventions_names() {
         "grpc.client.attempt.duration",
         "grpc.client.call.retries",
         "grpc.client.call.retry_delay",
+        "grpc.lb.outlier_detection.ejections_enforced",
+        "grpc.lb.outlier_detection.ejections_unenforced",
     ] {
         assert!(
             names.iter().any(|exported| exported == name),

@@ -7,6 +7,7 @@ use tokio::{io::DuplexStream, time::sleep};
 
 use super::*;
 use crate::{
+    connection::pulse::Pulse,
     discovery::Address,
     endpoint::{
         Caller,
@@ -56,7 +57,12 @@ impl Channel {
                 zone: zone.map(Arc::from),
             };
             let vitals = Vitals::new(number as u64, Arc::clone(&room), Arc::clone(&ejections));
-            let endpoint = Endpoint::new(address, Arc::new(vitals), sender, Arc::clone(&caller));
+            let endpoint = Endpoint::new(
+                address,
+                Arc::new(vitals),
+                (sender, Arc::new(Pulse::new())),
+                Arc::clone(&caller),
+            );
             channel.endpoints.push(Arc::new(endpoint));
             channel._connections.push((far, Box::new(connection)));
         }

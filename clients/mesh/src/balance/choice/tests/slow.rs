@@ -88,6 +88,21 @@ async fn whatever_hiccups_the_others_have_the_slow_one_gets_next_to_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_holds_up_all_calls_for_a_moment_does_not_bring_the_slow_one_back() {
+    let channel = Channel::of(&[None; 3], 512).await;
+    // Every five seconds nothing is heard for 300 ms, and then everything at once.
+    let counts = load(channel, 75.0, Duration::from_secs(210), |endpoint, at| {
+        let slow = endpoint == SLOW && at >= Duration::from_secs(10);
+        let takes = if slow { 10 * USUAL } else { USUAL };
+        let into = (at + takes).as_millis() as u64 % 5_000;
+        takes + Duration::from_millis(300_u64.saturating_sub(into))
+    })
+    .await;
+    let share = share(&counts, SLOW, 12, 210);
+    assert!(share < 0.005, "{share}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_well_again_gets_its_share_back() {
     // Where calls are few, one a minute finds out.
     for (per_second, within) in [(75.0, 30), (2.0, 180)] {

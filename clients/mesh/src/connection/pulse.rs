@@ -1,0 +1,117 @@
+//! When the peer was last heard of, and whether anybody waits for it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+/// A ping that is unanswered for longer than this makes new calls avoid the connection. Answers come within a few
+/// milliseconds unless a machine is short of time, and then another endpoint is the better choice as well.
+const OVERDUE: Duration = Duration::from_millis(250);
+
+/// One connection's signs of life. Moments are microseconds since the connection was made.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    made: Instant,
+    heard: AtomicU64,
+    /// The last ping of a quiet connection.
+    asked: AtomicU64,
+    waiting: AtomicUsize,
+    /// When `waiting` rose from zero.
+    since: AtomicU64,
+    /// The pings are paced for an idle connection, and are to be woken when it is not.
+    dozing: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// A call whose answer has not begun.
+#[derive(Debug)]
+pub(crate) struct Waiting(Arc<Pulse>);
+
+impl Pulse {
+    pub(crate) fn new() -> Pulse {
+        Pulse {
+            made: Instant::now(),
+            heard: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            since: AtomicU64::new(0),
+            dozing: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// A call is sent, and waits for the beginning of its answer until the guard is dropped.
+    pub(crate) fn wait(self: &Arc<Pulse>) -> Waiting {
+        if self.waiting.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.since.store(self.moment(), Ordering::SeqCst);
+            if self.dozing.swap(false, Ordering::SeqCst) {
+                self.waker.wake();
+            }
+        }
+        Waiting(Arc::clone(self))
+    }
+
+    /// Whether a ping should have been answered by now.
+    pub(crate) fn overdue(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        asked > self.heard.load(Ordering::Relaxed) && self.at(asked).elapsed() > OVERDUE
+    }
+
+    /// For how long calls have waited and nothing at all has come.
+    pub(crate) fn unheard(&self) -> Duration {
+        self.waited_since()
+            .map_or(Duration::ZERO, |since| since.max(self.last_heard()).elapsed())
+    }
+
+    pub(super) fn heard(&self) {
+        self.heard.store(self.moment(), Ordering::Relaxed);
+    }
+
+    pub(super) fn asked(&self) {
+        self.asked.store(self.moment(), Ordering::Relaxed);
+    }
+
+    pub(super) fn last_heard(&self) -> Instant {
+        self.at(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// Since when somebody has waited.
+    pub(super) fn waited_since(&self) -> Option<Instant> {
+        (self.waiting.load(Ordering::SeqCst) > 0).then(|| self.at(self.since.load(Ordering::SeqCst)))
+    }
+
+    /// Has `waker` woken by the next call, unless one waits already.
+    pub(super) fn doze(&self, waker: &Waker) {
+        self.waker.register(waker);
+        self.dozing.store(true, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 && self.dozing.swap(false, Ordering::SeqCst) {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn dozing(&self) -> bool {
+        self.dozing.load(Ordering::SeqCst)
+    }
+
+    fn moment(&self) -> u64 {
+        self.made.elapsed().as_micros() as u64
+    }
+
+    fn at(&self, moment: u64) -> Instant {
+        self.made + Duration::from_micros(moment)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
