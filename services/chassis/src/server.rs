@@ -8,6 +8,7 @@ mod call;
 mod connections;
 mod deadline;
 mod edges;
+mod idleness;
 mod listening;
 mod rate_limit;
 mod reflection;

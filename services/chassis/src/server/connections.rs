@@ -18,6 +18,7 @@ use tonic::body::Body;
 use super::{
     Settings,
     call::Stack,
+    idleness::{Held, Idleness},
     tls::{Acceptor, Peer},
 };
 use crate::Process;
@@ -131,6 +132,8 @@ impl Connections {
             draining: self.draining.clone(),
             ended: self.ended.clone(),
             age: jittered(Duration::from_secs(self.settings.max_connection_age_s)),
+            idle: Duration::from_secs(self.settings.max_connection_idle_s),
+            farewell: handshake,
         };
         async move {
             // Nagle's algorithm would hold small answers back. A socket that refuses is closed already.
@@ -178,6 +181,10 @@ struct Conversation {
     draining: CancellationToken,
     ended: CancellationToken,
     age: Duration,
+    /// How long it may be without a call.
+    idle: Duration,
+    /// How long an idle peer has for answering that it was asked to go.
+    farewell: Duration,
 }
 
 impl Conversation {
@@ -185,14 +192,15 @@ impl Conversation {
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let stack = self.stack;
+        let (stack, idleness) = (self.stack, Idleness::new());
+        let calls = Arc::clone(&idleness);
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
-            let answer = stack.clone().answer(request);
-            async move { Ok::<_, Infallible>(answer.await) }
+            let (answer, open) = (stack.clone().answer(request), calls.begin());
+            async move { Ok::<_, Infallible>(answer.await.map(|body| Held { body, _open: open })) }
         });
         let mut connection = std::pin::pin!(self.http2.serve_connection(TokioIo::new(io), service));
         // Errors are the peer's way to go: reset, broken, timed out. Calls that were lost are seen as such.
@@ -201,6 +209,17 @@ impl Conversation {
             () = self.ended.cancelled() => return,
             () = self.draining.cancelled() => connection.as_mut().graceful_shutdown(),
             () = sleep(self.age) => connection.as_mut().graceful_shutdown(),
+            () = idleness.lasts(self.idle) => {
+                connection.as_mut().graceful_shutdown();
+                // Nothing is lost with a peer that does not answer, unless a call came at the last moment.
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    () = self.ended.cancelled() => return,
+                    () = sleep(self.farewell) => if idleness.now() {
+                        return;
+                    }
+                }
+            }
         }
         tokio::select! {
             _ = connection => {}

@@ -38,10 +38,15 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_sdk::metrics::{
-        InMemoryMetricExporter, SdkMeterProvider,
-        data::{AggregatedMetrics, MetricData},
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::{
+        metrics::{
+            InMemoryMetricExporter, SdkMeterProvider,
+            data::{AggregatedMetrics, MetricData},
+        },
+        trace::{InMemorySpanExporter, SdkTracerProvider},
     };
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
@@ -75,5 +80,35 @@ mod tests {
             .collect();
         reasons.sort();
         assert_eq!(reasons, ["OVERLOADED", "RATE_LIMITED"]);
+    }
+
+    #[test]
+    fn a_refusal_is_told_on_the_calls_span_with_its_reason_and_wait() {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(exporter.clone())
+            .build();
+        // Made outside, because metrics without a provider are told on the span as well.
+        let refusals = Refusals::new();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let call = tracing::info_span!("a refused call");
+            call.in_scope(|| refusals.tell(None, "OVERLOADED", Duration::from_millis(100)));
+        });
+        let spans = exporter.get_finished_spans().unwrap();
+        let event = &spans[0].events[0];
+        let attributes: Vec<_> = event
+            .attributes
+            .iter()
+            .map(|attribute| (attribute.key.as_str(), attribute.value.to_string()))
+            .collect();
+        assert_eq!(event.name, "refusal");
+        assert_eq!(
+            attributes,
+            [
+                ("mesh.refusal.reason", "OVERLOADED".to_owned()),
+                ("mesh.refusal.pushback_ms", "100".to_owned())
+            ]
+        );
     }
 }

@@ -34,6 +34,9 @@ pub struct Settings {
     pub keepalive_timeout_ms: u64,
     /// Seconds until a connection is asked to go, give or take a tenth, so that load spreads. Default 1800.
     pub max_connection_age_s: u64,
+    /// Seconds without a call until a connection is asked to go. An open stream, such as a health watch, is a call.
+    /// Default 300.
+    pub max_connection_idle_s: u64,
     /// Milliseconds that open streams get to end by themselves when the process stops. Default 2000.
     pub stream_grace_ms: u64,
     /// Mutual TLS; without it the port is plaintext, as the probe port always is. Default none.
@@ -56,6 +59,7 @@ impl Default for Settings {
             keepalive_interval_ms: 20_000,
             keepalive_timeout_ms: 10_000,
             max_connection_age_s: 1_800,
+            max_connection_idle_s: 300,
             stream_grace_ms: 2_000,
             tls: None,
             rate_limits: RateLimits::default(),
@@ -114,6 +118,7 @@ impl Settings {
         );
         within("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000);
         within("max_connection_age_s", self.max_connection_age_s, 1, 86_400);
+        within("max_connection_idle_s", self.max_connection_idle_s, 1, 86_400);
         within("stream_grace_ms", self.stream_grace_ms, 0, 300_000);
         if let Some(tls) = &self.tls {
             violations.within("tls", |violations| tls.check(violations));
