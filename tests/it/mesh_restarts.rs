@@ -53,21 +53,11 @@ async fn a_killed_endpoint_and_a_rolling_restart_of_all_fail_no_call() {
     assert_eq!(calls.good(), calls.len(), "{:?}", calls.failures());
 }
 
+/// First the processes are there and refuse every call, then they are gone.
 #[tokio::test]
 async fn an_outage_of_all_endpoints_is_not_multiplied_and_is_over_when_the_first_is_back() {
     let _turn = turn().await;
-    outage(Duration::from_secs(4)).await;
-}
-
-#[tokio::test]
-#[ignore = "takes half a minute: `make load`"]
-async fn an_outage_of_ten_seconds_is_not_multiplied_and_is_over_when_the_first_is_back() {
-    let _turn = turn().await;
-    outage(Duration::from_secs(10)).await;
-}
-
-/// First the processes are there and refuse every call, then they are gone: 10 s in the issue, less where it says so.
-async fn outage(lasting: Duration) {
+    let lasting = Duration::from_secs(10);
     let hops = hops();
     let all = three(&hops, &[]).await;
     let caller = Caller::of(&hops, &all);

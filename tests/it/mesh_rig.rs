@@ -25,8 +25,8 @@ pub(crate) async fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().await
 }
 
-/// A measurement that a busy machine may spoil: it is taken up to three times, and once is enough. What is no matter of time
-/// is asserted every time.
+/// A measurement of time that a busy machine may spoil: it is taken up to three times, and once is enough. `Err` is for
+/// what took too long or was not done in time; what went wrong is asserted, every time.
 pub(crate) async fn measured<F>(mut measure: impl FnMut() -> F)
 where
     F: Future<Output = anyhow::Result<()>>,
