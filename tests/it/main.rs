@@ -39,6 +39,7 @@ mod events_operators;
 mod events_path;
 mod events_python;
 mod events_rebuild;
+mod events_restarts;
 mod events_rig;
 mod events_second_looks;
 mod events_storm;

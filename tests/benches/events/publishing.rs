@@ -75,7 +75,9 @@ pub(crate) async fn relay() {
         let jetstream = async_nats::jetstream::new(site.nats.client().await);
         let stream = jetstream.get_stream("EVENTS").await.unwrap();
         assert_eq!(stream.cached_info().state.messages, EVENTS as u64);
-        println!("relay     {rate:.0} events/s, {EVENTS} events from PostgreSQL to acknowledged and filed under its day");
+        println!(
+            "relay     {rate:.0} events/s, {EVENTS} events from PostgreSQL to acknowledged and filed under its day"
+        );
         rates.push(rate);
     }
     println!("relay     median of 3: {:.0} events/s", median(rates));

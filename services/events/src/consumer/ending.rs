@@ -41,6 +41,7 @@ impl Worker {
             return Ok(Outcome::Fenced);
         }
         store::park(&mut tx, &self.name, message).await?;
+        store::forget_failures(&mut tx, &self.name, message.envelope.event_id).await?;
         tx.commit().await?;
         Ok(Outcome::Done)
     }

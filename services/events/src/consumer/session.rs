@@ -15,7 +15,11 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt as _;
-use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Worker, attempt::Outcome, definition, inbound::Inbound, queue::Queue};
@@ -54,6 +58,8 @@ struct Job {
     /// One of each message.
     outcomes: Vec<Outcome>,
     sociable: bool,
+    /// Kept until the broker is told: the next suspect may kill the process before it.
+    _alone: Option<OwnedSemaphorePermit>,
 }
 
 struct Session {
@@ -174,14 +180,13 @@ impl Session {
             let (worker, epoch) = (self.worker.clone(), self.lease.epoch);
             let (alone, stop) = (self.alone.clone(), stop.clone());
             self.jobs.spawn(async move {
+                let mut permit = None;
                 let outcomes = match &messages[..] {
                     [message] => {
-                        // The semaphore is never closed.
-                        let _permit = if message.suspect {
-                            alone.acquire().await.ok()
-                        } else {
-                            None
-                        };
+                        if message.suspect {
+                            // The semaphore is never closed.
+                            permit = alone.acquire_owned().await.ok();
+                        }
                         vec![worker.attempt(message, epoch, &stop).await]
                     }
                     messages => worker.batch(messages, epoch).await,
@@ -190,6 +195,7 @@ impl Session {
                     messages,
                     outcomes,
                     sociable,
+                    _alone: permit,
                 }
             });
         }
