@@ -7,6 +7,7 @@ use std::sync::{
 
 use events::{Delivery, Event, Handler, HandlerError};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use tests::backbone::Recorder;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -96,6 +97,32 @@ async fn a_handler_that_panics_among_others_fails_alone() {
             .await,
         0
     );
+}
+
+/// Goes on after its own statement has failed, for version 7.
+struct Careless;
+
+impl Handler for Careless {
+    async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
+        if delivery.version == 7 {
+            let _ = sqlx::query("select 1 / 0").execute(tx).await;
+            return Ok(());
+        }
+        Recorder(|_: &Delivery| Ok(())).handle(tx, delivery).await
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_ignores_a_failed_statement_takes_no_effect_from_others_and_is_found() {
+    let mut events = firsts(10);
+    events.push(event(Uuid::new_v4(), 7));
+    let mut rig = waiting(&events).await;
+    rig.consume_with(Careless);
+    let dead = "select count(*) from events.dead_letter
+                where error_class = 'exhausted' and error_code = 'FAILURE_IGNORED'";
+    rig.eventually_count(1, dead).await;
+    rig.eventually_count(10, EFFECTS).await;
+    assert_eq!(rig.database.count("select count(*) from events.inbox").await, 10);
 }
 
 /// Writes down which facility the database took the transaction for.

@@ -164,7 +164,7 @@ impl Worker {
             Mark::Fenced => Effect::Fenced,
             Mark::Known => Effect::Duplicate,
             Mark::Behind => Effect::Behind,
-            Mark::New => match self.handle(&mut tx, message, self.handler_timeout()).await {
+            Mark::New => match self.handle_alone(&mut tx, message).await {
                 Ok(()) => {
                     also(&mut tx).await?;
                     tx.commit().await?;
@@ -175,6 +175,11 @@ impl Worker {
         };
         tx.rollback().await?;
         Ok(effect)
+    }
+
+    async fn handle_alone(&self, tx: &mut PgConnection, message: &Inbound) -> Result<(), HandlerError> {
+        self.handle(tx, message, self.handler_timeout()).await?;
+        store::intact(tx).await
     }
 
     pub(super) async fn handle(

@@ -87,6 +87,7 @@ impl Worker {
                     .await?;
             }
         }
+        store::intact(tx).await?;
         Ok(marks)
     }
 }

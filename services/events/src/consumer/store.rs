@@ -114,6 +114,21 @@ pub(super) async fn mark(
     marks.first().copied().ok_or(sqlx::Error::RowNotFound)
 }
 
+/// Refuses a transaction of which PostgreSQL would make a rollback: a handler went on after one of its statements had
+/// failed. The commit of such a transaction is no error by itself.
+pub(super) async fn intact(tx: &mut PgConnection) -> Result<(), HandlerError> {
+    const IN_FAILED_TRANSACTION: &str = "25P02";
+    let Err(error) = sqlx::query("select 1").execute(tx).await else {
+        return Ok(());
+    };
+    let code = error.as_database_error().and_then(|error| error.code());
+    if code.is_some_and(|code| code == IN_FAILED_TRANSACTION) {
+        let text = "the handler went on after a statement that failed";
+        return Err(HandlerError::transient("FAILURE_IGNORED", text));
+    }
+    Err(error.into())
+}
+
 /// Counts a start, unless the event is not due yet or has taken effect: that one comes again for its acknowledgement
 /// alone, and whoever dies then does not die of it.
 pub(super) async fn start(pool: &PgPool, consumer: &str, event: Uuid) -> Result<Started, sqlx::Error> {
