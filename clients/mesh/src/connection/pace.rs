@@ -104,7 +104,7 @@ struct Pause {
     pace: Pace,
     phase: Phase,
     alarm: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// The alarm was set while nobody waited.
+    /// The alarm was set while the connection was idle: a call is to wake it.
     dozes: bool,
 }
 
@@ -150,13 +150,20 @@ impl Future for Pause {
                     _ => return Poll::Ready(()),
                 }
             }
-            self.dozes = waited_since.is_none();
+            // In a connection that is in use the alarm comes often enough by itself: no call has to move it.
+            let unused = self.pace.pulse.last_used() + self.pace.busy.quiet;
+            self.dozes = waited_since.is_none() && unused <= now;
             if self.dozes {
                 self.pace.pulse.doze(cx.waker());
             }
+            let next = if waited_since.is_some() || self.dozes {
+                due
+            } else {
+                due.min(unused)
+            };
             match &mut self.alarm {
-                Some(alarm) => alarm.as_mut().reset(due),
-                None => self.alarm = Some(Box::pin(sleep_until(due))),
+                Some(alarm) => alarm.as_mut().reset(next),
+                None => self.alarm = Some(Box::pin(sleep_until(next))),
             }
         }
     }
@@ -236,6 +243,22 @@ mod tests {
         tokio::task::yield_now().await;
         let _waiting = peer.pulse.wait();
         assert!(about(sleeping.await.unwrap(), 500 * MS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_on_a_connection_in_use_wake_nothing_and_are_pinged_for_all_the_same() {
+        let peer = Peer::new(&Tuning::default());
+        let mut quiet = peer.quiet();
+        for _ in 0..100 {
+            let answered = peer.pulse.wait();
+            assert!(timeout(10 * MS, slept(&mut quiet)).await.is_err());
+            peer.pulse.heard();
+            drop(answered);
+            assert!(timeout(10 * MS, slept(&mut quiet)).await.is_err());
+            assert!(!peer.pulse.dozing());
+        }
+        let _waiting = peer.pulse.wait();
+        assert!(about(slept(&mut quiet).await, 500 * MS));
     }
 
     #[tokio::test(start_paused = true)]

@@ -83,6 +83,11 @@ impl Pulse {
         self.at(self.heard.load(Ordering::Relaxed))
     }
 
+    /// When something was heard, or a call began to wait alone.
+    pub(super) fn last_used(&self) -> Instant {
+        self.last_heard().max(self.at(self.since.load(Ordering::SeqCst)))
+    }
+
     /// Since when somebody has waited.
     pub(super) fn waited_since(&self) -> Option<Instant> {
         (self.waiting.load(Ordering::SeqCst) > 0).then(|| self.at(self.since.load(Ordering::SeqCst)))
