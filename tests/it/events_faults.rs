@@ -38,6 +38,7 @@ async fn a_full_stream_backs_the_outbox_up_until_there_is_room() {
     const ROUNDS: i64 = 60;
     let mut rig = Rig::with(|settings| settings.events_max_bytes = 1 << 20).await;
     everything_running(&mut rig).await;
+    eventually(SOON, || async { rig.bus.status().borrow().then_some(()) }).await;
     let aggregates: Vec<_> = (0..50).map(|_| Uuid::new_v4()).collect();
     for version in 1..=ROUNDS {
         let round: Vec<_> = aggregates.iter().map(|id| event(*id, version)).collect();

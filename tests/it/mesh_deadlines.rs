@@ -127,6 +127,11 @@ async fn a_connection_that_goes_silent_is_found_out_by_default_and_its_calls_go_
     let options = ChannelOptions::new(target, "order", "tests");
     let caller = Caller::with(&hops, options).within(Duration::from_secs(4));
     caller.connected(2).await;
+    // Long enough for two calls at a time: one alone would always find the quicker endpoint free, and nothing is said of a
+    // connection that no call needs.
+    for hop in [&silent, &sound] {
+        hop.tell(work(30)).await;
+    }
     let calling = caller.clone();
     let load = Load::start(100, move || {
         let caller = calling.clone();
