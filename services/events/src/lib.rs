@@ -1,5 +1,5 @@
-//! The event backbone: a use case's transaction writes its events to a log and an outbox, a relay publishes them to
-//! JetStream, and consumers give each of them effect once, in order within its aggregate. What a consumer cannot
+//! The event backbone: a use case's transaction writes its events to the outbox, the pending part of the log, a relay
+//! publishes them to JetStream, and consumers give each of them effect once, in order within its aggregate. What a consumer cannot
 //! handle becomes a dead letter that operators can see, replay and discard.
 //!
 //! PostgreSQL is the source of truth; the stream is a copy of the log and can be rebuilt from it.

@@ -15,9 +15,9 @@ use crate::site::Site;
 const RATE: u32 = 1_000;
 const SECONDS: u32 = 20;
 
-/// A transaction of a business row and its event every millisecond, whether or not the earlier ones are through. Both times are
-/// PostgreSQL's own commit timestamps, taken just before a commit is synced: what is measured has the one sync in it
-/// that lies between them.
+/// A transaction of a business row and its event every millisecond, whether or not the earlier ones are through. Both
+/// times are PostgreSQL's own commit timestamps, taken just before a commit is synced: what is measured has the one
+/// sync in it that lies between them.
 pub(crate) async fn commit_to_effect() {
     let site = Site::start().await;
     let superuser = site.database.superuser().await;
