@@ -28,7 +28,19 @@ demo: setup build ## Import five eClaimLink files into a running system and show
 	@target/debug/weft demo
 
 .PHONY: test
-test: setup fmt-check lint contracts deny k8s-validate alerts sqlx-check build k8s-settings unit ## Everything that CI checks
+test: setup fmt-check lint contracts deny k8s-validate alerts sqlx-check build k8s-settings unit fresh-set-up-where-possible ## Everything that CI checks
+
+.PHONY: fresh
+fresh: ## Run `make demo` and `make test` in a bare Debian root with a Rust toolchain alone (needs root; half an hour)
+	$(step) "fresh machine" scripts/fresh
+
+.PHONY: fresh-set-up
+fresh-set-up: ## Run the set-up, and build what needs system parts, in a bare Debian root
+	$(step) "set-up on a fresh machine" scripts/fresh --set-up
+
+.PHONY: fresh-set-up-where-possible
+fresh-set-up-where-possible:
+	$(step) "set-up on a fresh machine" scripts/fresh --set-up-where-possible
 
 .PHONY: unit
 unit: ## Run the tests alone (they need `make setup` and `make build`)
