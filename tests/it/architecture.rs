@@ -9,7 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("money", &["proto"]),
     ("mesh", &["proto"]),
-    ("events", &["proto"]),
+    ("events", &["chassis", "proto"]),
     ("chassis", &["mesh", "proto"]),
     ("order", &["chassis", "events", "mesh", "money", "proto"]),
     ("payment", &["chassis", "events", "mesh", "money", "proto"]),

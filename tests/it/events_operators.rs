@@ -37,7 +37,10 @@ async fn a_discarded_dead_letter_lets_the_rest_go_on_without_it() {
         reason: "something else".into(),
         ..request
     };
-    assert_eq!(discard(&reused).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        discard(&reused).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
 
     assert_eq!(story.rig.effects(aggregate, 3).await, [1, 3, 4]);
     let shown = story.get(&letter.id).await;

@@ -1,5 +1,6 @@
 //! PostgreSQL: the pool, transactions that belong to a facility, migrations, and whether it answers.
 
+mod fault;
 mod migrations;
 mod schema;
 mod settings;
@@ -11,22 +12,23 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+pub use fault::{Fault, is_read_only};
 pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
 pub(crate) use schema::await_current;
 pub use schema::missing;
 pub use settings::Settings;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
 use tokio::{sync::Notify, time::Instant};
+use tracing::Instrument as _;
 pub use url::DatabaseUrl;
 use uuid::Uuid;
 
-use crate::{Facility, Process, Tasks, idempotency};
+use crate::{Facility, Process, idempotency};
 
 /// The service's database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
-    tasks: Tasks,
     answered: Arc<[Notify; WAITERS]>,
 }
 
@@ -45,7 +47,6 @@ impl Database {
         let pool = watch::distrusting(settings.pool_options(), &outages).connect_lazy_with(options.clone());
         let database = Database {
             pool,
-            tasks: process.tasks.clone(),
             answered: Arc::new(std::array::from_fn(|_| Notify::new())),
         };
         // One process has one database; a second one, in tests, is only not pruned and not audited to.
@@ -72,7 +73,7 @@ impl Database {
     pub async fn begin(&self, facility: &Facility) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         // A facility's grammar has no quote in it.
         let statement = format!("begin; select set_config('weft.facility', '{facility}', true)");
-        self.open(AssertSqlSafe(statement)).await
+        begin_with(&self.pool, AssertSqlSafe(statement)).await
     }
 
     /// Opens a transaction of no facility: for infrastructure tables and security-definer functions. Row-level
@@ -81,19 +82,7 @@ impl Database {
     /// # Errors
     /// When no connection is to be had within the setting's time.
     pub async fn begin_system(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.open("begin; select set_config('weft.facility', '', true)")
-            .await
-    }
-
-    /// Begins in a task of its own: sqlx loses count of a transaction whose beginning is dropped half-way, and would
-    /// put its connection back into the pool with the transaction open.
-    async fn open(
-        &self,
-        statement: impl SqlSafeStr + Send + 'static,
-    ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let pool = self.pool.clone();
-        let beginning = self.tasks.run(async move { pool.begin_with(statement).await });
-        beginning.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
+        begin_with(&self.pool, "begin; select set_config('weft.facility', '', true)").await
     }
 
     /// The pool itself.
@@ -104,6 +93,22 @@ impl Database {
     pub(crate) fn answered(&self, request_id: Uuid) -> &Notify {
         &self.answered[request_id.as_bytes()[15] as usize % WAITERS]
     }
+}
+
+/// Begins a transaction with `statement`, in a task of its own: sqlx loses count of a transaction whose beginning is dropped
+/// half-way, and would put its connection back into the pool with the transaction open. When the caller is gone, the task
+/// ends its transaction by itself. Every transaction of a service begins here.
+///
+/// # Errors
+/// When no connection is to be had within the setting's time.
+pub async fn begin_with(
+    pool: &PgPool,
+    statement: impl SqlSafeStr + Send + 'static,
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    let beginning = async move { pool.begin_with(statement).await };
+    let begun = tokio::spawn(beginning.in_current_span()).await;
+    begun.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 /// A point in time that other threads may read.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::{Violation, Violations};
+use crate::{
+    Violation, Violations,
+    postgres::{Fault, is_read_only},
+};
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "weft";
@@ -139,51 +142,56 @@ pub fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
     )
 }
 
-/// The status for a database error that no domain rule has turned into its own: UNAVAILABLE when the database cannot
-/// be reached or is going away, ABORTED when a transaction lost a race, INTERNAL otherwise.
+/// The status for a database error that no domain rule has turned into its own, by what the error means ([`Fault`]).
 pub fn database(error: &sqlx::Error) -> Status {
-    if let sqlx::Error::Database(inner) = error {
-        let code = inner.code().unwrap_or_default();
-        match &*code {
-            // serialization_failure, deadlock_detected, lock_not_available
-            "40001" | "40P01" | "55P03" => {
-                return aborted(
-                    "LOST_RACE",
-                    "another request was quicker",
-                    Duration::from_millis(50),
-                );
-            }
-            // query_canceled: it ran into statement_timeout.
-            "57014" => {
-                tracing::warn!(error.message = chain(error), "a query took too long");
-                return unavailable("DATABASE_SLOW", "the database took too long");
-            }
-            _ => {}
+    match Fault::of(error) {
+        Fault::Outage => {
+            tracing::warn!(error.message = chain(error), "the database cannot be used");
+            let text = if is_read_only(error) {
+                "the database is read-only now"
+            } else {
+                "the database cannot be used now"
+            };
+            unavailable("DATABASE_UNAVAILABLE", text)
         }
+        Fault::Contention => {
+            let text = "another request was quicker";
+            aborted("LOST_RACE", text, Duration::from_millis(50))
+        }
+        Fault::Timeout => {
+            tracing::warn!(error.message = chain(error), "a query took too long");
+            unavailable("DATABASE_SLOW", "the database took too long")
+        }
+        Fault::StalePlan => {
+            tracing::warn!(error.message = chain(error), "a prepared statement is stale");
+            unavailable(PLAN_CHANGED, "the database's schema has changed; try again")
+        }
+        Fault::Refused => refused(error),
+        Fault::Bug => internal(error),
     }
-    if !is_outage(error) {
-        return internal(error);
-    }
-    tracing::warn!(error.message = chain(error), "the database cannot be used");
-    unavailable("DATABASE_UNAVAILABLE", "the database cannot be used now")
 }
 
-/// Whether the database cannot be used at the moment: what failed says nothing about what was asked of it.
-pub fn is_outage(error: &sqlx::Error) -> bool {
-    use sqlx::Error;
-    match error {
-        // Connection, resource and operator trouble: admin_shutdown, too_many_connections and the like.
-        Error::Database(inner) => {
-            let code = inner.code().unwrap_or_default();
-            ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+/// The reason of a call that met a stale statement: the server makes it once more by itself.
+pub(crate) const PLAN_CHANGED: &str = "DATABASE_PLAN_CHANGED";
+
+/// Data that the contract let through and the database refuses. The database's words name its tables and the caller's
+/// data, so they go into the log alone.
+fn refused(error: &sqlx::Error) -> Status {
+    tracing::error!(
+        error.message = chain(error),
+        "the database refuses the data of a request"
+    );
+    let found = error.as_database_error();
+    let code = found
+        .and_then(sqlx::error::DatabaseError::code)
+        .unwrap_or_default();
+    match &*code {
+        // unique_violation
+        "23505" => already_exists("ALREADY_EXISTS", "what the request would create exists already"),
+        code if code.starts_with("22") || code.starts_with("54") => {
+            invalid_field("", "the request has a value that cannot be stored")
         }
-        Error::Io(_)
-        | Error::Tls(_)
-        | Error::PoolTimedOut
-        | Error::PoolClosed
-        | Error::WorkerCrashed
-        | Error::BeginFailed => true,
-        _ => false,
+        _ => failed_precondition("CONSTRAINT_VIOLATED", "the request contradicts what is stored"),
     }
 }
 

@@ -19,7 +19,7 @@ impl Class {
     /// The class of an error that is not tried again.
     pub(crate) fn of(error: &HandlerError) -> Self {
         match error {
-            HandlerError::Transient(..) => Self::Exhausted,
+            HandlerError::Transient(..) | HandlerError::Unavailable(..) => Self::Exhausted,
             HandlerError::Permanent(..) => Self::Permanent,
             HandlerError::Schema(..) => Self::Schema,
         }

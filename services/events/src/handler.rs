@@ -1,5 +1,6 @@
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
+use chassis::postgres::Fault;
 use futures_util::FutureExt as _;
 use sqlx::PgConnection;
 
@@ -21,8 +22,12 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// Why an attempt failed. The code is UPPER_SNAKE and names the kind of failure; the message says it in words.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum HandlerError {
+    /// The database could not take it: an outage, a lock, a limit of time. It says nothing about the event, which waits and
+    /// is tried again for as long as that lasts; nothing is counted, and it never becomes a dead letter.
+    #[error("DATABASE_UNAVAILABLE: {0}")]
+    Unavailable(String, #[source] sqlx::Error),
     /// May go away: tried again with backoff, and dead when the attempts are used up.
     #[error("{0}: {1}")]
     Transient(String, String),
@@ -48,27 +53,30 @@ impl HandlerError {
     }
 
     pub fn code(&self) -> &str {
-        let (Self::Transient(code, _) | Self::Permanent(code, _) | Self::Schema(code, _)) = self;
-        code
+        match self {
+            Self::Unavailable(..) => "DATABASE_UNAVAILABLE",
+            Self::Transient(code, _) | Self::Permanent(code, _) | Self::Schema(code, _) => code,
+        }
     }
 
     pub fn message(&self) -> &str {
-        let (Self::Transient(_, message) | Self::Permanent(_, message) | Self::Schema(_, message)) = self;
+        let (Self::Unavailable(message, _)
+        | Self::Transient(_, message)
+        | Self::Permanent(_, message)
+        | Self::Schema(_, message)) = self;
         message
     }
 }
 
-/// Broken constraints and bad values stay broken; everything else may go away.
+/// By what the error means: see [`Fault`].
 impl From<sqlx::Error> for HandlerError {
     fn from(error: sqlx::Error) -> Self {
-        let lasting = error
-            .as_database_error()
-            .and_then(|error| error.code())
-            .is_some_and(|code| code.starts_with("22") || code.starts_with("23"));
-        if lasting {
-            Self::permanent("CONSTRAINT_VIOLATED", error.to_string())
-        } else {
-            Self::transient("DATABASE_FAILED", error.to_string())
+        match Fault::of(&error) {
+            Fault::Outage | Fault::Contention | Fault::Timeout | Fault::StalePlan => {
+                Self::Unavailable(storable(&error.to_string()), error)
+            }
+            Fault::Refused => Self::permanent("CONSTRAINT_VIOLATED", error.to_string()),
+            Fault::Bug => Self::transient("DATABASE_FAILED", error.to_string()),
         }
     }
 }

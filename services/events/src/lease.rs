@@ -24,7 +24,7 @@ impl Lease {
         owner: Uuid,
         ttl: Duration,
     ) -> Result<Option<Self>, sqlx::Error> {
-        let mut tx = pool.begin().await?;
+        let mut tx = chassis::postgres::begin_with(pool, "begin").await?;
         sqlx::query!(
             "insert into events.lease (name, owner, epoch, until) values ($1, '', 0, '-infinity')
              on conflict (name) do nothing",

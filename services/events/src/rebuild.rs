@@ -165,7 +165,7 @@ pub(crate) async fn after_loss(bus: &Bus, pool: &PgPool) -> Result<u64, Error> {
     let created = created
         .replace_nanosecond(created.nanosecond() / 1_000 * 1_000)
         .map_err(Error::broker)?;
-    let mut tx = pool.begin().await?;
+    let mut tx = chassis::postgres::begin_with(pool, "begin").await?;
     // The other relays of this service wait here, and then find the work done. It may take a while.
     sqlx::query!(
         "select pg_advisory_xact_lock(hashtext('events.stream')), set_config('statement_timeout', '0', true)"

@@ -61,5 +61,5 @@ async fn begin_with(
 ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let quoted = facility.replace('\'', "''").replace('\0', "");
     let statement = format!("begin; select set_config('weft.facility', '{quoted}', true){also}");
-    pool.begin_with(AssertSqlSafe(statement)).await
+    chassis::postgres::begin_with(pool, AssertSqlSafe(statement)).await
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::{Violations, auth, idempotency, status};
+use chassis::{Violations, auth, idempotency, postgres::Fault, status};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -53,12 +53,12 @@ pub enum Error {
 const RACE: Duration = Duration::from_millis(100);
 
 impl Error {
-    /// Whether the database could not be used at the moment.
-    pub fn is_outage(&self) -> bool {
+    /// Whether the database failed in a way that passes: the same work may succeed when it is done again.
+    pub fn is_passing(&self) -> bool {
         match self {
-            Error::Database(error) | Error::Events(events::Error::Database(error)) => {
-                status::is_outage(error)
-            }
+            Error::Database(error)
+            | Error::Events(events::Error::Database(error))
+            | Error::Key(idempotency::Error::Database(error)) => Fault::of(error).is_passing(),
             _ => false,
         }
     }

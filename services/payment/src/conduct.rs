@@ -104,7 +104,7 @@ pub(crate) async fn drive(
             Ok(Step::Done(payment)) => return Ok(payment),
             Ok(Step::Next(next)) => (operation, approach) = (next, Approach::Send),
             Err(error) => {
-                if error.is_outage() {
+                if error.is_passing() {
                     let_go(desk, facility, &operation);
                 }
                 return Err(error);

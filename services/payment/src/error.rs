@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::{idempotency, status};
+use chassis::{idempotency, postgres::Fault, status};
 use money::Currency;
 use tonic::Status;
 use uuid::Uuid;
@@ -61,12 +61,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the database could not be used at the moment.
-    pub fn is_outage(&self) -> bool {
+    /// Whether the database failed in a way that passes: the same work may succeed when it is done again.
+    pub fn is_passing(&self) -> bool {
         match self {
             Error::Database(error)
             | Error::Event(events::Error::Database(error))
-            | Error::Idempotency(idempotency::Error::Database(error)) => status::is_outage(error),
+            | Error::Idempotency(idempotency::Error::Database(error)) => Fault::of(error).is_passing(),
             _ => false,
         }
     }
@@ -91,6 +91,7 @@ impl From<Error> for Status {
             Error::OutOfTime => status::out_of_time(),
             Error::InProgress => idempotency::in_progress(),
             Error::Idempotency(error) => error.into(),
+            Error::Database(error) if is_ledgers(&error) => status::internal(&error),
             Error::Database(error) => status::database(&error),
             Error::Event(events::Error::Database(error)) => status::database(&error),
             error @ (Error::Ledger(_) | Error::Event(_) | Error::Answer(_) | Error::Orphan(_)) => {
@@ -98,6 +99,12 @@ impl From<Error> for Status {
             }
         }
     }
+}
+
+/// The ledger's own rules are broken by a fault of this service, never by a request: what was asked for is not refused.
+fn is_ledgers(error: &sqlx::Error) -> bool {
+    let constraint = error.as_database_error().and_then(|error| error.constraint());
+    constraint.is_some_and(|name| name.starts_with("ledger_"))
 }
 
 fn refused(refusal: &Refusal) -> Status {

@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Postgres, pool::PoolOptions, postgres::PgCo
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::SharedInstant;
+use super::{SharedInstant, fault};
 use crate::health::Dependency;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -21,16 +21,17 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(super) type Outages = Arc<SharedInstant>;
 
 /// Tests a pooled connection before use when there is a reason to doubt it: it is older than the last outage, or was
-/// idle for long.
+/// idle for long. One that may hold a stale statement, or leads to a server that was given up, is closed.
 pub(super) fn distrusting(options: PoolOptions<Postgres>, outages: &Outages) -> PoolOptions<Postgres> {
     let outages = outages.clone();
     options.before_acquire(move |conn, about| {
+        let dead = fault::is_doubted(about.age);
         let doubtful = about.idle_for > IDLE || outages.elapsed().is_some_and(|since| about.age >= since);
         Box::pin(async move {
-            if !doubtful {
-                return Ok(true);
+            if dead || !doubtful {
+                return Ok(!dead);
             }
-            Ok(matches!(timeout(PATIENCE, conn.ping()).await, Ok(Ok(()))))
+            Ok(matches!(timeout(PATIENCE, look(conn)).await, Ok(Ok(()))))
         })
     })
 }
@@ -71,9 +72,25 @@ async fn ask(conn: Option<PgConnection>, options: &PgConnectOptions) -> Result<P
         Some(conn) => conn,
         None => PgConnection::connect_with(options).await?,
     };
-    sqlx::query("select 1").execute(&mut conn).await?;
+    look(&mut conn).await?;
     Ok(conn)
 }
+
+/// A standby, and a primary that was fenced off by `default_transaction_read_only`, answer and take no write. The two
+/// fail as a write would, with 25006.
+async fn look(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(WRITABLE).execute(conn).await?;
+    Ok(())
+}
+
+/// Fails as a write would where the server takes none. It needs no table and leaves nothing behind, and no prepared
+/// statement that could go stale.
+const WRITABLE: &str = "do $$ begin
+    if current_setting('transaction_read_only')::boolean then
+        raise read_only_sql_transaction using message =
+            case when pg_is_in_recovery() then 'the server is a standby' else 'the server is read-only' end;
+    end if;
+end $$";
 
 async fn within_patience<T>(asking: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
     timeout(PATIENCE, asking)

@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use chassis::postgres::Fault;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
@@ -10,6 +11,10 @@ use super::{
     store::{self, Mark},
 };
 use crate::{Delivery, HandlerError, dead_letter::Class, handler, trace};
+
+/// Tries at writing down what became of an event, when the database refuses that in a way that does not pass. Then the
+/// event gives way to others; it comes again, and is dead when its deliveries are used up.
+const BOOKKEEPING_TRIES: u32 = 3;
 
 /// What the broker is to be told.
 pub(super) enum Outcome {
@@ -53,7 +58,8 @@ pub(super) enum Start {
 }
 
 impl Worker {
-    /// Handles a message to an outcome. While the database is away it keeps trying, without counting, until `stop`.
+    /// Handles a message to an outcome. While the database cannot take it (an outage, a lock, a limit of time) it keeps
+    /// trying, without counting, until `stop`.
     pub(super) async fn attempt(&self, message: &Inbound, epoch: i64, stop: &CancellationToken) -> Outcome {
         let started = Instant::now();
         let span = self.span(message);
@@ -105,7 +111,12 @@ impl Worker {
             };
             outages += 1;
             suspect = false;
-            tracing::warn!(consumer = self.name, error = %error, outages, "the database is away; the event waits");
+            if !Fault::of(&error).is_passing() && outages >= BOOKKEEPING_TRIES {
+                tracing::error!(consumer = self.name, event.id = %message.envelope.event_id, error = %error,
+                    "what became of an event cannot be recorded; it is delivered again later");
+                return Outcome::Again(Duration::from_millis(self.settings().max_backoff_ms));
+            }
+            tracing::warn!(consumer = self.name, error = %error, outages, "the database cannot take an event now; it waits");
             tokio::select! {
                 () = tokio::time::sleep(self.settings().backoff(outages).min(Duration::from_secs(5))) => {}
                 () = stop.cancelled() => return Outcome::Fenced,
@@ -170,6 +181,8 @@ impl Worker {
                     tx.commit().await?;
                     return Ok(Effect::Committed);
                 }
+                // The event waits as it does while the database is away.
+                Err(HandlerError::Unavailable(_, error)) => return Err(error),
                 Err(error) => Effect::Failed(error),
             },
         };

@@ -1,10 +1,11 @@
 //! What operators do to dead letters: each action once, however often its request comes, and on record.
 
+use chassis::idempotency;
 use prost::{Message, Name};
 use proto::ops::v1 as ops;
 use sha2::{Digest as _, Sha256};
 use sqlx::{PgConnection, PgPool};
-use tonic::{Response, Status, metadata::MetadataValue};
+use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{Caller, failure::Failure, letters, runs};
@@ -26,11 +27,7 @@ pub(super) async fn once<A: Message + Default>(
 ) -> Result<Response<A>, Status> {
     let mut tx = action.caller.begin(pool).await.map_err(Failure::from)?;
     if let Some(answer) = action.answered(&mut tx).await? {
-        let mut response = Response::new(answer);
-        response
-            .metadata_mut()
-            .insert("idempotency-replayed", MetadataValue::from_static("true"));
-        return Ok(response);
+        return Ok(idempotency::replayed(answer));
     }
     let (answer, about) = act(&mut tx).await?;
     action.record(&mut tx, &answer, about).await?;

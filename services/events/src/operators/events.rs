@@ -1,5 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
+use chassis::idempotency;
 use proto::ops::v1::{
     self as ops,
     event_service_server::{EventService, EventServiceServer},
@@ -141,7 +142,7 @@ impl EventService for EventOperations {
         let answered: Option<ops::RepublishEventsResponse> = action.answered(&mut tx).await?;
         tx.rollback().await.map_err(Failure::from)?;
         if let Some(answer) = answered {
-            return Ok(Response::new(answer));
+            return Ok(idempotency::replayed(answer));
         }
         // The broker is read before the transaction begins.
         let report = self.compare(request.window.as_ref()).await?;

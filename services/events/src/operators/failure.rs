@@ -1,7 +1,6 @@
+use chassis::{idempotency, status::DOMAIN};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
-
-const DOMAIN: &str = "weft";
 
 /// Why an operator's call was refused.
 #[derive(Debug, thiserror::Error)]
@@ -55,39 +54,17 @@ impl From<Failure> for Status {
             }
             Failure::NoConsumer(_) => status(Code::FailedPrecondition, "CONSUMER_UNKNOWN", text),
             Failure::EmptyGroup => status(Code::FailedPrecondition, "GROUP_EMPTY", text),
-            Failure::RequestIdReused => status(Code::InvalidArgument, "REQUEST_ID_REUSED", text),
-            Failure::Concurrent => status(Code::Aborted, "REQUEST_RUNNING", text),
+            Failure::RequestIdReused => idempotency::Error::KeyReused.into(),
+            Failure::Concurrent => idempotency::in_progress(),
             Failure::Broker(error) => {
                 tracing::warn!(error, "an operator's call failed at the broker");
-                status(
-                    Code::Unavailable,
-                    "BROKER_UNAVAILABLE",
-                    "the broker cannot be reached".to_owned(),
-                )
+                chassis::status::unavailable("BROKER_UNAVAILABLE", "the broker cannot be reached")
             }
-            Failure::Database(error) => database(&error),
+            Failure::Database(error) => chassis::status::database(&error),
         }
     }
 }
 
 fn status(code: Code, reason: &str, text: String) -> Status {
     Status::with_error_details(code, text, ErrorDetails::with_error_info(reason, DOMAIN, []))
-}
-
-/// Says nothing of the database to the caller.
-fn database(error: &sqlx::Error) -> Status {
-    let away = matches!(
-        error,
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed
-    );
-    tracing::error!(error = %error, "an operator's call failed in the database");
-    if away {
-        status(
-            Code::Unavailable,
-            "DATABASE_UNAVAILABLE",
-            "the database cannot be reached".to_owned(),
-        )
-    } else {
-        status(Code::Internal, "INTERNAL", "internal error".to_owned())
-    }
 }

@@ -61,6 +61,8 @@ pub(super) async fn rehearse(
         Err(error) => Err(error),
     };
     let answer = match outcome {
+        // It says nothing about the event.
+        Err(HandlerError::Unavailable(_, error)) => return Err(error.into()),
         Ok(()) => ops::RehearseReplayResponse {
             would_resolve: true,
             tables: difference(&before, counts(&mut tx).await?),

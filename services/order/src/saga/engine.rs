@@ -102,7 +102,7 @@ impl Engine {
     pub async fn drive(&self, run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
         let (facility, id, epoch) = (run.saga.facility.clone(), run.saga.id, run.saga.epoch);
         let driven = self.drive_on(run, caller, reply).await;
-        if driven.as_ref().is_err_and(Error::is_outage) {
+        if driven.as_ref().is_err_and(Error::is_passing) {
             self.let_go(facility, id, epoch);
         }
         driven
