@@ -16,7 +16,7 @@ use crate::{
     call::{Attempt, AttemptOutcome, early_code},
     context::PREVIOUS_ATTEMPTS,
     failure::{Failure, Reached},
-    grpc_timeout,
+    grpc_timeout, origin,
     telemetry::{Metrics, span},
 };
 
@@ -51,8 +51,8 @@ where
         if let Err(status) = rewrite(&mut attempt) {
             return Box::pin(async move {
                 Err(Failure {
-                    status,
-                    reached: Reached::Perhaps,
+                    status: origin::not_sent(status),
+                    reached: Reached::NoEndpoint,
                     request: None,
                 })
             });

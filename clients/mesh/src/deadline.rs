@@ -20,7 +20,7 @@ use tower::Service;
 use crate::{
     call::{Call, Outcome, early_code},
     context::Context,
-    grpc_timeout,
+    grpc_timeout, origin,
 };
 
 /// Enforces [`Call::deadline`].
@@ -60,7 +60,8 @@ pub(crate) fn effective(
 /// The request's own timeout, as `tonic::Request::set_timeout` leaves it; one that cannot be read is not one
 /// that tonic wrote.
 pub(crate) fn own_timeout(headers: &http::HeaderMap) -> Result<Option<Duration>, Status> {
-    grpc_timeout::decode(headers).map_err(|error| Status::invalid_argument(error.to_string()))
+    grpc_timeout::decode(headers)
+        .map_err(|error| origin::not_sent(Status::invalid_argument(error.to_string())))
 }
 
 impl<S> Service<Call> for Deadline<S>
@@ -81,7 +82,8 @@ where
             return Box::pin(self.inner.call(call));
         };
         if deadline <= Instant::now() {
-            return Box::pin(async { Err(Status::deadline_exceeded("no time was left to send the call")) });
+            let late = Status::deadline_exceeded("no time was left to send the call");
+            return Box::pin(async { Err(origin::not_sent(late)) });
         }
         let answer = self.inner.call(call);
         Box::pin(async move {

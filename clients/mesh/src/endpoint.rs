@@ -23,6 +23,7 @@ use crate::{
     connection::pulse::Pulse,
     discovery::Address,
     failure::{self, Failure, Reached},
+    origin,
     telemetry::{Metrics, span},
 };
 use breaker::Consequence;
@@ -132,10 +133,11 @@ impl Endpoint {
 
     /// Books what the headers tell already.
     fn judge(&self, response: http::Response<Followed>) -> http::Response<Body> {
-        let (parts, mut body) = response.into_parts();
+        let (mut parts, mut body) = response.into_parts();
+        origin::receive(&mut parts.headers);
         let mut response = http::Response::from_parts(parts, Body::empty());
         match early_code(&response) {
-            Some(code) => self.settle(&mut body.flight, Verdict::of(code)),
+            Some(code) => self.settle(&mut body.flight, Verdict::of(code, response.headers())),
             // A probe has told what it was sent for; its stream may go on for hours.
             None if body.flight.probe() => self.settle(&mut body.flight, Verdict::Good),
             None => {}
@@ -183,7 +185,8 @@ impl Followed {
         let code = trailers
             .get("grpc-status")
             .map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
-        self.endpoint.settle(&mut self.flight, Verdict::of(code));
+        self.endpoint
+            .settle(&mut self.flight, Verdict::of(code, trailers));
     }
 }
 
@@ -197,12 +200,14 @@ impl HttpBody for Followed {
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
         Poll::Ready(match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    this.finish(trailers);
+            Some(Ok(frame)) => Some(Ok(match frame.into_trailers() {
+                Ok(mut trailers) => {
+                    origin::receive(&mut trailers);
+                    this.finish(&trailers);
+                    Frame::trailers(trailers)
                 }
-                Some(Ok(frame))
-            }
+                Err(frame) => frame,
+            })),
             Some(Err(error)) => {
                 let endpoint = Arc::clone(&this.endpoint);
                 endpoint.settle(&mut this.flight, Verdict::Bad);

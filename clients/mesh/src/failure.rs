@@ -9,6 +9,8 @@ use std::{error::Error as StdError, sync::Arc};
 use http::Request;
 use tonic::{Status, body::Body};
 
+use crate::origin;
+
 /// An attempt that ended without a response.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -21,7 +23,7 @@ pub(crate) struct Failure {
 /// Whether the server can have acted on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reached {
-    /// There was no connection to try.
+    /// It was not sent: there was no endpoint to send it to, or no time left.
     NoEndpoint,
     /// It was refused, or never left this process: repeating it is safe for every method.
     Never,
@@ -30,10 +32,9 @@ pub(crate) enum Reached {
 }
 
 impl Failure {
-    pub(crate) fn no_endpoint(mut status: Status) -> Failure {
-        status.set_source(Arc::new(NeverSent));
+    pub(crate) fn no_endpoint(status: Status) -> Failure {
         Failure {
-            status,
+            status: origin::not_sent(status),
             reached: Reached::NoEndpoint,
             request: None,
         }
@@ -60,16 +61,6 @@ impl Failure {
             request,
         }
     }
-}
-
-/// Marks the status of a call that met no server.
-#[derive(Debug, thiserror::Error)]
-#[error("the call was not sent")]
-struct NeverSent;
-
-/// Whether a call failed before there was a server to send it to.
-pub(crate) fn never_sent(status: &Status) -> bool {
-    status.source().is_some_and(|source| source.is::<NeverSent>())
 }
 
 /// UNAVAILABLE, or the status that a layer put into the chain itself.

@@ -19,6 +19,7 @@ use tower::Service;
 use crate::{
     call::{Attempt, AttemptOutcome},
     failure::Failure,
+    origin,
     telemetry::code_name,
 };
 
@@ -136,7 +137,7 @@ where
             }
             match abort {
                 // It looks like an answer of the server, so that nothing above treats it in another way.
-                Some(code) => Ok(Status::new(code, "injected fault").into_http()),
+                Some(code) => Ok(origin::respond(Status::new(code, "injected fault"))),
                 None => inner.call(attempt).await,
             }
         })

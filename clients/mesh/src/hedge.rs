@@ -25,6 +25,7 @@ use crate::{
     replay::Replay,
     retry::{
         budget::{Budget, Budgets},
+        burdens,
         pushback::Pushback,
     },
     telemetry::{Metrics, metrics::Repetitions, span},
@@ -172,7 +173,7 @@ where
 
     /// When the next attempt starts, unless it would be one too many or too late.
     fn after(&self, delay: Duration) -> Option<Instant> {
-        let then = Instant::now() + delay;
+        let then = Instant::now().checked_add(delay)?;
         let in_time = self.template.deadline.is_none_or(|deadline| then < deadline);
         (in_time && self.started < self.hedging.max_attempts && self.replay.available()).then_some(then)
     }
@@ -204,7 +205,9 @@ where
         if !non_fatal {
             return Judged::Final;
         }
-        self.budget.record_failure();
+        if burdens(outcome) {
+            self.budget.record_failure();
+        }
         let again = match pushback {
             Pushback::Stop => None,
             Pushback::Exactly(wait) | Pushback::AtLeast(wait) => self.after(wait),

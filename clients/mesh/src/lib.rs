@@ -10,6 +10,7 @@
 
 pub mod context;
 pub mod grpc_timeout;
+pub mod origin;
 pub mod policy;
 pub mod snapshot;
 
@@ -33,6 +34,7 @@ mod balance;
 mod endpoint;
 mod failure;
 mod faults;
+mod refusal;
 
 mod connection;
 mod discovery;
@@ -47,6 +49,7 @@ pub use discovery::KubernetesApi;
 pub use error::Error;
 pub use faults::Fault;
 pub use options::{ChannelOptions, Tuning};
+pub use origin::Origin;
 pub use policy::{MethodPolicy, Policies};
 pub use snapshot::Snapshot;
 pub use tls::Tls;

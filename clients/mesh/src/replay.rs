@@ -9,6 +9,8 @@ use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use tonic::{Status, body::Body};
 
+use crate::origin;
+
 /// A request taken apart into what stays the same in every attempt.
 #[derive(Debug)]
 pub(crate) struct Replay {
@@ -40,7 +42,10 @@ impl Replay {
         let mut kept = Bytes::new();
         let mut more = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
+            // Nothing was sent: the message could not be encoded, or is larger than the client's own limit.
+            let Ok(data) = frame.map_err(origin::not_sent)?.into_data() else {
+                continue;
+            };
             // The usual message is one frame, which is kept as it is.
             if kept.is_empty() && more.is_empty() {
                 kept = data;

@@ -25,6 +25,7 @@ use crate::{
     call::{Attempt, AttemptOutcome, Call, Outcome, early_code},
     failure::{Failure, Reached},
     policy,
+    refusal::Refusal,
     replay::Replay,
     telemetry::{Metrics, metrics::Repetitions, span},
 };
@@ -110,12 +111,22 @@ where
                 budget,
                 free: true,
                 made: 1,
+                since_pushback: 1,
                 log: Repetitions::default(),
             };
             let outcome = attempts.run(inner).await;
             metrics.repeated(&attempts.attempt.method.label, attempts.log);
             outcome
         })
+    }
+}
+
+/// Whether a failed attempt is a reason to send the server less. A request that was not sent, and one that was over a
+/// limit of its caller's own, are none.
+pub(crate) fn burdens(outcome: &AttemptOutcome) -> bool {
+    match outcome {
+        Err(failure) => failure.reached != Reached::NoEndpoint,
+        Ok(response) => Refusal::of_response(response) != Some(Refusal::Limit),
     }
 }
 
@@ -129,6 +140,8 @@ struct Attempts {
     free: bool,
     /// The policy's attempts, the running one included.
     made: u32,
+    /// Attempts since the server last said when to come back: the backoff begins anew there (gRFC A6).
+    since_pushback: u32,
     log: Repetitions,
 }
 
@@ -206,24 +219,28 @@ impl Attempts {
             return Next::Answer;
         };
         let retryable = retry.retryable_codes.contains(&code);
-        if retryable || pushback == Pushback::Stop {
+        if (retryable || pushback == Pushback::Stop) && burdens(outcome) {
             self.budget.record_failure();
         }
         if !retryable || !self.replay.available() || self.made >= retry.max_attempts {
             return Next::Answer;
         }
-        let backoff = backoff::before(self.made, &retry);
+        let backoff = backoff::before(self.since_pushback, &retry);
         let after = match pushback {
             Pushback::Stop => return Next::Answer,
             Pushback::Exactly(wait) => wait,
             Pushback::AtLeast(wait) => backoff.max(wait),
             Pushback::Absent => backoff,
         };
-        let in_time = self
-            .attempt
-            .deadline
-            .is_none_or(|deadline| Instant::now() + after < deadline);
+        // A wait that no clock can hold ends after every deadline.
+        let in_time = Instant::now()
+            .checked_add(after)
+            .is_some_and(|then| self.attempt.deadline.is_none_or(|deadline| then < deadline));
         if in_time && self.budget.withdraw() {
+            self.since_pushback = match pushback {
+                Pushback::Exactly(_) => 1,
+                _ => self.since_pushback + 1,
+            };
             Next::Again { after, counted: true }
         } else {
             Next::Answer

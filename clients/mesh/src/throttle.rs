@@ -4,11 +4,13 @@
 //! only a little more than what is accepted: it refuses by itself with probability
 //! `max(0, (requests - 2 * accepts) / (requests + 1))` (Site Reliability Engineering, "Handling overload").
 //!
-//! Each criticality has a record of its own: a callee that sheds batch work still takes what matters. Only
-//! RESOURCE_EXHAUSTED is a refusal. UNAVAILABLE says that something is broken, which is the breaker's and the retry
-//! budget's concern, and which may be over at once: two minutes of memory would prolong the outage.
+//! Each criticality has a record of its own: a callee that sheds batch work still takes what matters. Only the
+//! refusal of a full server counts ([`Refusal::Overload`]): one facility over its rate limit must not cost the others
+//! their calls. UNAVAILABLE says that something is broken, which is the breaker's and the retry budget's concern, and
+//! which may be over at once: two minutes of memory would prolong the outage.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     task::{Context as Task, Poll},
     time::Duration,
@@ -18,13 +20,16 @@ use futures_util::future::BoxFuture;
 use http::Response;
 use rand::Rng;
 use tokio::time::Instant;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status, body::Body, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, StatusExt};
 use tower::Service;
 
 use crate::{
-    call::{Call, Outcome, early_code},
+    call::{Call, Outcome},
     criticality::PerCriticality,
-    failure,
+    origin,
+    refusal::Refusal,
+    retry::pushback,
     telemetry::{Metrics, span},
 };
 
@@ -76,10 +81,9 @@ where
         if refusal > 0.0 && rand::rng().random::<f64>() < refusal {
             record.add(false);
             self.metrics.throttled(&method.label);
-            let text = "refused here: the callee has refused most calls of the last two minutes";
             return Box::pin(async move {
                 span::record_throttled(refusal);
-                Err(Status::unavailable(text))
+                Err(refused_here())
             });
         }
         let answer = self.inner.call(call);
@@ -87,18 +91,26 @@ where
             let outcome = answer.await;
             let record = records.of(&method);
             match &outcome {
-                // A call that found nothing connected burdened nobody.
-                Err(status) if failure::never_sent(status) => {}
-                Err(status) => record.add(!refuses(status.code())),
-                Ok(response) => record.add(!early_code(response).is_some_and(refuses)),
+                // A call that was not sent says nothing about the callee.
+                Err(status) if origin::never_sent(status) => {}
+                Err(_) => record.add(true),
+                Ok(response) => record.add(Refusal::of_response(response) != Some(Refusal::Overload)),
             }
             outcome
         })
     }
 }
 
-fn refuses(code: Code) -> bool {
-    code == Code::ResourceExhausted
+/// RESOURCE_EXHAUSTED with a pushback that forbids another attempt: if this status is passed on, the caller's own
+/// caller must not retry what was refused to keep load away.
+fn refused_here() -> Status {
+    let text = "refused here: the callee has refused most calls of the last two minutes";
+    let details = ErrorDetails::with_error_info("CLIENT_THROTTLED", "mesh", HashMap::new());
+    let mut status = Status::with_error_details(Code::ResourceExhausted, text, details);
+    status
+        .metadata_mut()
+        .insert(pushback::HEADER, MetadataValue::from_static("-1"));
+    origin::not_sent(status)
 }
 
 /// A channel's records.

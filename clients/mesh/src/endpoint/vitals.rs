@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -17,6 +18,7 @@ use super::{
     room::Room,
     slowness::{Slowness, Typical},
 };
+use crate::refusal::Refusal;
 
 /// One address's record.
 #[derive(Debug)]
@@ -68,12 +70,13 @@ impl Allowance {
 }
 
 impl Verdict {
-    /// Codes that an application chooses say nothing bad about the process that sends them.
-    pub(crate) fn of(code: Code) -> Verdict {
+    /// Codes that an application chooses say nothing bad about the process that sends them. `headers` are those, or
+    /// the trailers, that the code came with.
+    pub(crate) fn of(code: Code, headers: &HeaderMap) -> Verdict {
         match code {
             Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss => Verdict::Bad,
             Code::DeadlineExceeded => Verdict::Late,
-            Code::ResourceExhausted => Verdict::Busy,
+            Code::ResourceExhausted if Refusal::of(headers, code) == Some(Refusal::Overload) => Verdict::Busy,
             _ => Verdict::Good,
         }
     }
@@ -309,7 +312,7 @@ mod tests {
                 let mut flight = vitals.take_off(allowance, false).unwrap();
                 tokio::time::advance(given).await;
                 if let Some(code) = code {
-                    flight.settle(Verdict::of(code));
+                    flight.settle(Verdict::of(code, &HeaderMap::new()));
                 }
             }
             let ejected = matches!(vitals.record().breaker.state(), State::Ejected { .. });

@@ -11,14 +11,14 @@ use crate::policy;
 pub(crate) fn before(made: u32, retry: &policy::Retry) -> Duration {
     let exponent = i32::try_from(made.saturating_sub(1)).unwrap_or(i32::MAX);
     let grown = retry.initial_backoff.as_secs_f64() * retry.backoff_multiplier.powi(exponent);
-    jitter(Duration::from_secs_f64(
-        grown.min(retry.max_backoff.as_secs_f64()),
-    ))
+    let capped = grown.min(retry.max_backoff.as_secs_f64());
+    jitter(Duration::try_from_secs_f64(capped).unwrap_or(retry.max_backoff))
 }
 
 /// `wait`, spread evenly from 20 % less to 20 % more.
 pub(crate) fn jitter(wait: Duration) -> Duration {
-    wait.mul_f64(rand::rng().random_range(0.8..1.2))
+    let spread = wait.as_secs_f64() * rand::rng().random_range(0.8..1.2);
+    Duration::try_from_secs_f64(spread).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]

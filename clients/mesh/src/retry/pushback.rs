@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use http::Response;
+use http::{HeaderMap, Response};
 use tonic::{Status, body::Body};
 use tonic_types::StatusExt;
 
-const HEADER: &str = "grpc-retry-pushback-ms";
+/// gRFC A6. Milliseconds.
+pub(crate) const HEADER: &str = "grpc-retry-pushback-ms";
 
 /// The server's word on the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +25,8 @@ pub(crate) enum Pushback {
 impl Pushback {
     /// Reads a response that was committed with an error in its headers.
     pub(crate) fn of(response: &Response<Body>) -> Pushback {
-        if let Some(value) = response.headers().get(HEADER) {
-            let wait = value.to_str().ok().and_then(|value| value.parse::<u64>().ok());
-            return wait.map_or(Pushback::Stop, |wait| {
-                Pushback::Exactly(Duration::from_millis(wait))
-            });
+        if response.headers().contains_key(HEADER) {
+            return wait(response.headers()).map_or(Pushback::Stop, Pushback::Exactly);
         }
         if !response.headers().contains_key("grpc-status-details-bin") {
             return Pushback::Absent;
@@ -40,6 +38,12 @@ impl Pushback {
             None => Pushback::Absent,
         }
     }
+}
+
+/// The wait that a server asks for; `None` without one, and when it asks not to be tried again.
+pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(HEADER)?.to_str().ok()?;
+    Some(Duration::from_millis(value.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -164,3 +164,31 @@ async fn no_wait_is_begun_that_ends_after_the_deadline() {
     assert_eq!(outcome.unwrap().headers()["grpc-status"], "10");
     assert_eq!((log.len(), started.elapsed()), (1, Duration::ZERO));
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pushback_the_backoff_begins_anew() {
+    let pushed_back = || {
+        let mut status = Status::new(Code::Unavailable, "no");
+        let wait = tonic::metadata::MetadataValue::from_static("300");
+        status.metadata_mut().insert("grpc-retry-pushback-ms", wait);
+        Ok(status.into_http())
+    };
+    let outcomes = vec![
+        refused(Code::Unavailable),
+        pushed_back(),
+        refused(Code::Unavailable),
+        answered(),
+    ];
+    let (outcome, log) = run(policy(), outcomes).await;
+    assert!(outcome.is_ok());
+    let waits: Vec<_> = log
+        .windows(2)
+        .map(|pair| (pair[1].0 - pair[0].0).as_millis())
+        .collect();
+    assert!((79..=121).contains(&waits[0]), "{waits:?}");
+    assert!((300..=301).contains(&waits[1]), "{waits:?}");
+    assert!(
+        (79..=121).contains(&waits[2]),
+        "the initial backoff again: {waits:?}"
+    );
+}

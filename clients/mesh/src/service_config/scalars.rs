@@ -5,6 +5,9 @@ pub(super) mod duration {
 
     use serde::{Deserialize, Deserializer, de::Error};
 
+    /// Ten thousand years, the range of `google.protobuf.Duration`.
+    const MOST_SECONDS: u64 = 315_576_000_000;
+
     pub(in super::super) fn required<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
@@ -28,7 +31,8 @@ pub(super) mod duration {
             return None;
         }
         let nanos = format!("{fraction:0<9}").parse().ok()?;
-        Some(Duration::new(seconds.parse().ok()?, nanos))
+        let seconds = seconds.parse().ok().filter(|seconds| *seconds <= MOST_SECONDS)?;
+        Some(Duration::new(seconds, nanos))
     }
 }
 

@@ -12,6 +12,7 @@ mod kubernetes;
 mod kubernetes_api;
 mod operations;
 mod policies;
+mod refusals;
 mod retries;
 mod telemetry;
 mod tls;

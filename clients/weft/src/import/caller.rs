@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
-use crate::{clients::Clients, failure::Failure};
+use crate::{
+    clients::Clients,
+    failure::{self, Failure},
+};
 
 /// The services, and how long a call to them is repeated. Cheap to clone.
 #[derive(Clone)]
@@ -51,6 +54,9 @@ impl Caller {
                 Ok(response) => return Ok(response),
                 Err(status) => status,
             };
+            if failure::reason(&status).as_deref() == Some("MESSAGE_TOO_LARGE") {
+                return Err(NoAnswer::Refused(status));
+            }
             match status.code() {
                 Code::Unavailable
                 | Code::DeadlineExceeded

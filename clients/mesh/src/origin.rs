@@ -1,0 +1,139 @@
+//! Who made a call's status: the callee, or this side of the wire.
+//!
+//! A code alone does not tell. RESOURCE_EXHAUSTED may be the callee's refusal or a full queue here, OUT_OF_RANGE may be
+//! a rule of the callee or an answer that this side could not decode. Whether the callee refused decides whether
+//! something is undone, so the channel marks what the callee said, and everything that carries no mark was made here.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use tonic::{Status, body::Body, metadata::MetadataMap};
+
+/// Set by the channel on every status that came from the peer, and removed from everything else that a peer sends.
+const MARK: &str = "mesh-status-origin";
+const CALLEE: &str = "callee";
+const CODE: HeaderName = HeaderName::from_static("grpc-status");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+
+/// Who made a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The callee answered with it.
+    Callee,
+    /// It was made here after the request may have been sent: the connection was lost, time ran out, or the answer
+    /// could not be read (too large, malformed, cut off). The callee may have done the work and said so.
+    Client,
+    /// It was made here and the request was not sent: it could not be encoded, no endpoint could be reached, the queue
+    /// was full, or the client's throttle refused it.
+    NotSent,
+}
+
+impl Origin {
+    /// Tells who made the status of a call that went through a [`Channel`](crate::Channel).
+    pub fn of(status: &Status) -> Origin {
+        if status.metadata().get(MARK).is_some() {
+            return Origin::Callee;
+        }
+        if never_sent(status) {
+            return Origin::NotSent;
+        }
+        Origin::Client
+    }
+
+    /// The same status as if the callee had answered with it, for code that stands in for a callee in a test.
+    pub fn answered(mut status: Status) -> Status {
+        let value = tonic::metadata::MetadataValue::from_static(CALLEE);
+        status.metadata_mut().insert(MARK, value);
+        status
+    }
+}
+
+/// Marks the status of a call that was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("the call was not sent")]
+struct NeverSent;
+
+pub(crate) fn not_sent(mut status: Status) -> Status {
+    status.set_source(Arc::new(NeverSent));
+    status
+}
+
+pub(crate) fn never_sent(status: &Status) -> bool {
+    std::error::Error::source(status).is_some_and(|source| source.is::<NeverSent>())
+}
+
+/// Marks the status in a response's headers or in its trailers, if there is one.
+///
+/// Details that are no base64 are dropped: tonic's reader of statuses panics on them.
+pub(crate) fn receive(headers: &mut HeaderMap) {
+    headers.remove(MARK);
+    let Some(code) = headers.get(CODE) else { return };
+    if code.as_bytes() != b"0" {
+        headers.insert(MARK, HeaderValue::from_static(CALLEE));
+    }
+    if headers.get(DETAILS).is_some_and(|details| !is_base64(details)) {
+        headers.remove(DETAILS);
+    }
+}
+
+/// An error response that was made here in the callee's place.
+pub(crate) fn respond(status: Status) -> Response<Body> {
+    Origin::answered(status).into_http()
+}
+
+/// tonic's own decoder, so that both agree.
+fn is_base64(value: &HeaderValue) -> bool {
+    let mut one = HeaderMap::new();
+    one.insert(DETAILS, value.clone());
+    MetadataMap::from_headers(one)
+        .get_bin(DETAILS.as_str())
+        .is_some_and(|value| value.to_bytes().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let fields = fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        fields.collect()
+    }
+
+    #[test]
+    fn only_a_status_that_was_received_is_the_callees() {
+        let mut refused = headers(&[("grpc-status", "9")]);
+        receive(&mut refused);
+        let received = Status::from_header_map(&refused).unwrap();
+        assert_eq!(Origin::of(&received), Origin::Callee);
+        assert_eq!(
+            Origin::of(&Status::out_of_range("too large to decode")),
+            Origin::Client
+        );
+        assert_eq!(
+            Origin::of(&not_sent(Status::unavailable("none"))),
+            Origin::NotSent
+        );
+        assert_eq!(Origin::of(&Origin::answered(Status::aborted(""))), Origin::Callee);
+    }
+
+    #[test]
+    fn a_peer_cannot_mark_what_is_made_here() {
+        let mut begun = headers(&[(MARK, CALLEE), ("content-type", "application/grpc")]);
+        receive(&mut begun);
+        let mut local = Status::out_of_range("too large to decode");
+        *local.metadata_mut() = MetadataMap::from_headers(begun);
+        assert_eq!(Origin::of(&local), Origin::Client);
+    }
+
+    #[test]
+    fn details_that_cannot_be_read_are_dropped_and_the_status_stays() {
+        let mut refused = headers(&[("grpc-status", "9"), ("grpc-status-details-bin", "not base64!")]);
+        receive(&mut refused);
+        assert_eq!(
+            Status::from_header_map(&refused).unwrap().code(),
+            tonic::Code::FailedPrecondition
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! What RESOURCE_EXHAUSTED means: a server that is full, or a limit of this caller's own.
+//!
+//! Only a full server is a reason to send it less. A facility that is over its rate limit, or a message that is too
+//! large, says nothing about what the server could do for others.
+
+use http::{HeaderMap, Response};
+use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt;
+
+use crate::{call::early_code, retry::pushback};
+
+/// The reason in `google.rpc.ErrorInfo` by which a full server refuses.
+const OVERLOADED: &str = "OVERLOADED";
+
+/// Why a call was answered with RESOURCE_EXHAUSTED.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The server is full: `ErrorInfo` says OVERLOADED, or there is no `ErrorInfo` and a wait in
+    /// `grpc-retry-pushback-ms`, which is how servers of other makers shed load.
+    Overload,
+    /// `ErrorInfo` names another reason, such as a rate limit or the size of the message.
+    Limit,
+    /// The server gives no reason, as one that finds a message too large or a quota used up.
+    Unexplained,
+}
+
+impl Refusal {
+    /// `None` for any other code. Reads headers or trailers that carry a status.
+    pub(crate) fn of(headers: &HeaderMap, code: Code) -> Option<Refusal> {
+        if code != Code::ResourceExhausted {
+            return None;
+        }
+        let info = Status::from_header_map(headers).and_then(|status| status.get_details_error_info());
+        Some(match info {
+            Some(info) if info.reason == OVERLOADED => Refusal::Overload,
+            Some(_) => Refusal::Limit,
+            None if pushback::wait(headers).is_some() => Refusal::Overload,
+            None => Refusal::Unexplained,
+        })
+    }
+
+    /// Reads a response that was committed with an error in its headers.
+    pub(crate) fn of_response(response: &Response<Body>) -> Option<Refusal> {
+        Refusal::of(response.headers(), early_code(response)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn of(reason: Option<&str>, pushback: Option<&'static str>) -> Refusal {
+        let mut details = ErrorDetails::new();
+        if let Some(reason) = reason {
+            details.set_error_info(reason, "weft", std::collections::HashMap::new());
+        }
+        let mut status = Status::with_error_details(Code::ResourceExhausted, "no", details);
+        if let Some(pushback) = pushback {
+            let value = tonic::metadata::MetadataValue::from_static(pushback);
+            status.metadata_mut().insert("grpc-retry-pushback-ms", value);
+        }
+        Refusal::of_response(&status.into_http()).unwrap()
+    }
+
+    #[test]
+    fn a_full_server_is_told_from_a_limit_of_the_caller() {
+        for (reason, pushback, expected) in [
+            (Some("OVERLOADED"), Some("100"), Refusal::Overload),
+            (Some("OVERLOADED"), None, Refusal::Overload),
+            (Some("RATE_LIMITED"), Some("100"), Refusal::Limit),
+            (Some("MESSAGE_TOO_LARGE"), Some("-1"), Refusal::Limit),
+            (None, Some("100"), Refusal::Overload),
+            (None, Some("-1"), Refusal::Unexplained),
+            (None, None, Refusal::Unexplained),
+        ] {
+            assert_eq!(of(reason, pushback), expected, "{reason:?} {pushback:?}");
+        }
+    }
+
+    #[test]
+    fn other_codes_are_no_refusal() {
+        assert_eq!(Refusal::of_response(&Status::unavailable("").into_http()), None);
+        assert_eq!(Refusal::of_response(&Response::new(Body::empty())), None);
+    }
+}

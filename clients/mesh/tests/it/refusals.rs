@@ -1,0 +1,225 @@
+//! What a refusal means: a full server, a limit of one caller, or nothing that the callee said at all.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mesh::{Channel, Context, MethodPolicy, Origin, Policies, policy};
+use tonic::{Code, Request, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::echo::{self, READ, Server, Text, WRITE};
+
+/// As the chassis's server says no.
+fn exhausted(reason: &str, pushback: &'static str) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "weft", HashMap::new());
+    let mut status = Status::with_error_details(Code::ResourceExhausted, "no", details);
+    let pushback = MetadataValue::from_static(pushback);
+    status.metadata_mut().insert("grpc-retry-pushback-ms", pushback);
+    status
+}
+
+/// Read, with RESOURCE_EXHAUSTED among the codes that are retried.
+fn retrying() -> Policies {
+    let policies = echo::policies();
+    let read = policies.method(READ).unwrap().clone();
+    let retry = policy::Retry {
+        retryable_codes: vec![Code::Unavailable, Code::ResourceExhausted],
+        ..read.retry.clone().unwrap()
+    };
+    let retry = Some(retry);
+    Policies::from_methods([(READ.to_owned(), MethodPolicy { retry, ..read })])
+}
+
+#[tokio::test]
+async fn one_caller_over_its_limit_costs_the_others_no_call() {
+    for (reason, pushback) in [("RATE_LIMITED", "1"), ("MESSAGE_TOO_LARGE", "-1")] {
+        let served = Arc::new(AtomicUsize::new(0));
+        let server = {
+            let served = Arc::clone(&served);
+            Server::start(move |headers| {
+                let limited = headers["authorization"] == "Bearer limited";
+                served.fetch_add(usize::from(!limited), Ordering::SeqCst);
+                async move {
+                    if limited {
+                        return Err(exhausted(reason, pushback));
+                    }
+                    Ok("served".to_owned())
+                }
+            })
+        };
+        let channel = Channel::connect(echo::options(&[server.address]), &retrying()).unwrap();
+        let limited = Context::new().with_bearer("limited");
+        for _ in 0..150 {
+            let status = limited
+                .clone()
+                .scope(echo::ask(&channel, READ))
+                .await
+                .unwrap_err();
+            assert_eq!(
+                (status.code(), Origin::of(&status)),
+                (Code::ResourceExhausted, Origin::Callee)
+            );
+        }
+        assert_eq!(channel.snapshot().refusal, 0.0, "{reason}");
+        let other = Context::new().with_bearer("other");
+        for _ in 0..50 {
+            other.clone().scope(echo::ask(&channel, READ)).await.unwrap();
+        }
+        assert_eq!(served.load(Ordering::SeqCst), 50);
+    }
+}
+
+#[tokio::test]
+async fn a_message_too_large_is_not_tried_again() {
+    let server = Server::start(|_| async { Err(exhausted("MESSAGE_TOO_LARGE", "-1")) });
+    let channel = Channel::connect(echo::options(&[server.address]), &retrying()).unwrap();
+    echo::ask(&channel, READ).await.unwrap_err();
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_is_refused_here_forbids_the_caller_above_to_retry() {
+    let server = Server::start(|_| async { Err(exhausted("OVERLOADED", "1")) });
+    let channel = Channel::connect(echo::options(&[server.address]), &echo::policies()).unwrap();
+    let mut here = Vec::new();
+    for _ in 0..200 {
+        let status = echo::ask(&channel, WRITE).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        if Origin::of(&status) == Origin::NotSent {
+            here.push(status);
+        }
+    }
+    assert_eq!(server.calls() + here.len(), 200);
+    let refused = here.pop().expect("most calls are refused here");
+    assert_eq!(refused.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+
+    // A service that passes the refusal on, and its caller.
+    let relaying = Server::start(move |_| {
+        let refused = refused.clone();
+        async move { Err(refused) }
+    });
+    let channel = Channel::connect(echo::options(&[relaying.address]), &retrying()).unwrap();
+    for _ in 0..50 {
+        echo::ask(&channel, READ).await.unwrap_err();
+    }
+    assert_eq!((relaying.calls(), channel.snapshot().refusal), (50, 0.0));
+}
+
+#[tokio::test]
+async fn a_status_tells_whether_the_callee_made_it() {
+    let server = Server::start(|headers| async move {
+        if headers.contains_key("refuse") {
+            return Err(Status::out_of_range("the callee's rule"));
+        }
+        if headers.contains_key("late") {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        Ok("x".repeat(1_000))
+    });
+    let channel = echo::channel(&[server.address]);
+    let mut refuse = Request::new(Text::default());
+    refuse
+        .metadata_mut()
+        .insert("refuse", MetadataValue::from_static("1"));
+    let status = echo::call(&channel, WRITE, refuse).await.unwrap_err();
+    assert_eq!(
+        (status.code(), Origin::of(&status)),
+        (Code::OutOfRange, Origin::Callee)
+    );
+
+    let codec = tonic_prost::ProstCodec::<Text, Text>::default;
+    let mut small = tonic::client::Grpc::new(channel.clone())
+        .max_decoding_message_size(100)
+        .max_encoding_message_size(100);
+    small.ready().await.unwrap();
+    let status = small
+        .unary(Request::new(Text::default()), WRITE.parse().unwrap(), codec())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), Origin::of(&status)),
+        (Code::OutOfRange, Origin::Client)
+    );
+
+    let before = server.calls();
+    let text = "y".repeat(1_000);
+    let status = small
+        .unary(Request::new(Text { text }), WRITE.parse().unwrap(), codec())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), Origin::of(&status)),
+        (Code::OutOfRange, Origin::NotSent)
+    );
+    assert_eq!(server.calls(), before);
+
+    let mut late = Request::new(Text::default());
+    late.metadata_mut()
+        .insert("late", MetadataValue::from_static("1"));
+    late.set_timeout(Duration::from_millis(100));
+    let status = echo::call(&channel, WRITE, late).await.unwrap_err();
+    assert_eq!(
+        (status.code(), Origin::of(&status)),
+        (Code::DeadlineExceeded, Origin::Client)
+    );
+
+    let status = echo::ask(&echo::channel(&[echo::dead_end()]), WRITE)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), Origin::of(&status)),
+        (Code::Unavailable, Origin::NotSent)
+    );
+}
+
+#[tokio::test]
+async fn a_callee_that_asks_for_an_endless_wait_gets_no_other_attempt_and_breaks_nothing() {
+    let wait = prost_types::Duration {
+        seconds: i64::MAX,
+        nanos: 999_999_999,
+    };
+    let info = tonic_types::pb::RetryInfo {
+        retry_delay: Some(wait),
+    };
+    let details = tonic_types::pb::Status {
+        code: Code::Unavailable as i32,
+        message: "later".to_owned(),
+        details: vec![prost_types::Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
+            value: prost::Message::encode_to_vec(&info),
+        }],
+    };
+    let details = prost::Message::encode_to_vec(&details);
+    let server = Server::start(move |_| {
+        let details = details.clone();
+        async move { Err(Status::with_details(Code::Unavailable, "later", details.into())) }
+    });
+    for hedged in [false, true] {
+        let policies = if hedged { hedging() } else { echo::policies() };
+        let channel = Channel::connect(echo::options(&[server.address]), &policies).unwrap();
+        let before = server.calls();
+        let status = echo::ask(&channel, READ).await.unwrap_err();
+        assert_eq!((status.code(), server.calls()), (Code::Unavailable, before + 1));
+    }
+}
+
+fn hedging() -> Policies {
+    let read = echo::policies().method(READ).unwrap().clone();
+    let hedging = policy::Hedging {
+        max_attempts: 3,
+        delay: Duration::from_secs(4),
+        non_fatal_codes: Vec::new(),
+    };
+    let read = MethodPolicy {
+        retry: None,
+        hedging: Some(hedging),
+        ..read
+    };
+    Policies::from_methods([(READ.to_owned(), read)])
+}
