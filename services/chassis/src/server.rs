@@ -14,6 +14,7 @@ mod rate_limit;
 mod reflection;
 mod refusals;
 mod settings;
+mod stale_plan;
 mod supervision;
 mod telemetry;
 pub mod tls;
@@ -160,6 +161,8 @@ impl Server {
             )),
             // The costliest check comes last. Handlers get valid requests only.
             Arc::new(validation::Layer::new(settings.max_message_bytes)),
+            // Repeats what is valid and holds its place.
+            Arc::new(stale_plan::Layer),
         ]
     }
 

@@ -99,6 +99,7 @@ impl Stack {
 }
 
 /// What comes below a layer.
+#[derive(Clone)]
 pub(super) struct Next {
     stack: Arc<Stack>,
     at: usize,

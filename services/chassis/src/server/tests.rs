@@ -275,3 +275,23 @@ async fn what_nobody_serves_is_unimplemented() {
     let status = ended(fixture.stack.clone().answer(unknown).await).await.0;
     assert_eq!(status.code(), Code::Unimplemented);
 }
+
+#[tokio::test]
+async fn a_call_that_meets_a_changed_schema_is_made_once_more_and_not_twice() {
+    let fixture = Fixture::new().await;
+    let (status, messages) = fixture.call("PlaceOrder", &place(), &[("x-do", "stale")]).await;
+    assert_eq!(
+        (status.code(), messages, fixture.calls()),
+        (Code::Ok, 1, 2),
+        "{status}"
+    );
+
+    let fixture = Fixture::new().await;
+    let (status, _) = fixture
+        .call("GetOrder", &get(), &[("x-do", "always stale")])
+        .await;
+    assert_eq!(
+        (status.code(), reason(&status).as_str(), fixture.calls()),
+        (Code::Unavailable, "DATABASE_PLAN_CHANGED", 2)
+    );
+}

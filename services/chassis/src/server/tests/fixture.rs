@@ -83,6 +83,9 @@ impl Orders {
         {
             "panic" => panic!("the handler is broken"),
             "hang" => std::future::pending().await,
+            // The first time.
+            "stale" if self.calls.load(Ordering::Acquire) == 1 => stale(),
+            "always stale" => stale(),
             "wait" => {
                 let _waiting = Arc::clone(&self.waiting);
                 self.go_on.notified().await;
@@ -111,6 +114,11 @@ impl Orders {
             _ => answer([message()]),
         }
     }
+}
+
+/// What a handler answers that met a prepared statement of before a change of the schema.
+fn stale() -> Response {
+    crate::status::unavailable(crate::status::PLAN_CHANGED, "the schema has changed").into_http()
 }
 
 pub(super) fn message() -> Bytes {

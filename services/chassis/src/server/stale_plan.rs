@@ -1,0 +1,62 @@
+//! A call that met a prepared statement which no longer fits the schema is made once more, on a session without it. A
+//! migration that changes a column's type while the service runs is then not seen by any caller.
+//!
+//! That is safe for every method: the transaction that met the statement is rolled back, and what the call may have
+//! committed before is found by its `request_id`, as when a client repeats it.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{Request, request::Parts};
+use http_body_util::{BodyExt, Full};
+use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt;
+
+use super::{
+    Response,
+    call::{Call, Layer as CallLayer, Next, refuse},
+};
+use crate::status::PLAN_CHANGED;
+
+pub(super) struct Layer;
+
+impl CallLayer for Layer {
+    fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
+        if call.policy().is_none_or(|policy| policy.client_streaming) {
+            return next.run(call);
+        }
+        Box::pin(async move {
+            let (parts, body) = call.request.into_parts();
+            // The checks above have read it whole: these are its bytes in memory, and a copy shares them.
+            let bytes = match body.collect().await {
+                Ok(collected) => collected.to_bytes(),
+                Err(status) => return refuse(status),
+            };
+            let again = next.clone();
+            call.request = request(parts.clone(), bytes.clone());
+            let repetition = Call {
+                request: request(parts, bytes),
+                method: call.method.clone(),
+                context: call.context.clone(),
+                request_id: call.request_id.clone(),
+                arrival: call.arrival,
+            };
+            let response = next.run(call).await;
+            if !has_met_a_stale_plan(&response) {
+                return response;
+            }
+            tracing::info!("a call is made once more: the schema has changed under it");
+            again.run(repetition).await
+        })
+    }
+}
+
+fn request(parts: Parts, bytes: Bytes) -> Request<Body> {
+    Request::from_parts(parts, Body::new(Full::new(bytes)))
+}
+
+fn has_met_a_stale_plan(response: &Response) -> bool {
+    Status::from_header_map(response.headers())
+        .filter(|status| status.code() == Code::Unavailable)
+        .and_then(|status| status.get_error_details().error_info().cloned())
+        .is_some_and(|info| info.reason == PLAN_CHANGED)
+}
