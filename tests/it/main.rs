@@ -25,6 +25,7 @@ mod cli_rig;
 mod cli_tls;
 mod cli_up;
 mod contract;
+mod database_changes;
 mod database_faults;
 mod ended_orders;
 mod events_backstop;

@@ -73,6 +73,7 @@ impl Watch {
     }
 
     async fn follow(mut self, mut seen: i64, sender: &mpsc::Sender<Result<WatchOrderResponse, Status>>) {
+        let mut failed = false;
         loop {
             tokio::select! {
                 () = self.changes.changed() => {}
@@ -81,12 +82,21 @@ impl Watch {
                 () = sleep_until(self.until) => return,
             }
             let update = match self.look(seen).await {
-                Ok(None) => continue,
+                Ok(None) => {
+                    failed = false;
+                    continue;
+                }
                 Ok(Some((version, last, update))) => {
+                    failed = false;
                     seen = version;
                     if sender.send(Ok(update)).await.is_err() || last {
                         return;
                     }
+                    continue;
+                }
+                // The next look may find what this one could not.
+                Err(error) if error.is_passing() && !failed => {
+                    failed = true;
                     continue;
                 }
                 Err(error) => Status::from(error),
