@@ -43,6 +43,60 @@ fn every_rpc_has_a_mesh_policy_and_an_idempotency_level() {
     }
 }
 
+/// Whom a service calls is read from its source: where a generated client is named, the methods that are called there.
+/// Work that nobody waits for is done with the service's own token, which only a named caller may use.
+#[test]
+fn every_method_that_a_service_calls_names_it_as_a_caller() {
+    let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
+    let mut called = 0;
+    for service in ["order", "payment", "claims"] {
+        let folder = tests::workspace_root().join("services").join(service).join("src");
+        for source in sources(&folder) {
+            for method in methods() {
+                let client = format!("{}Client", method.parent_service().name());
+                if !source.contains(&client) || !calls(&source, method.name()) {
+                    continue;
+                }
+                let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+                let policy = policies.method(&path).unwrap();
+                called += 1;
+                assert!(
+                    policy.callers.iter().any(|caller| caller == service),
+                    "{service} calls {path}, which does not name it among its callers"
+                );
+            }
+        }
+    }
+    assert!(called >= 10, "the order service's calls are found: {called}");
+}
+
+/// The sources of a service, without white space, so that a call that spans lines is one.
+fn sources(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            found.push(text.split_whitespace().collect());
+        }
+    }
+    found
+}
+
+/// Whether a source calls the method through a client: `.get_claim(context.request(`.
+fn calls(source: &str, method: &str) -> bool {
+    let mut snake = String::new();
+    for letter in method.chars() {
+        if letter.is_uppercase() {
+            snake.push('_');
+        }
+        snake.extend(letter.to_lowercase());
+    }
+    source.contains(&format!(".{}(context.request(", snake.trim_start_matches('_')))
+}
+
 #[test]
 fn only_methods_that_may_be_repeated_are_retried_or_hedged() {
     let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();

@@ -61,6 +61,7 @@ mod mesh_overload;
 mod mesh_repetitions;
 mod mesh_restarts;
 mod mesh_rig;
+mod order_by_hand;
 mod order_claims;
 mod order_endings;
 mod order_place;

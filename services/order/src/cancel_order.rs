@@ -42,7 +42,7 @@ pub async fn cancel(desk: &Desk, request: &Request, id: Uuid, reason: &str) -> R
 
     match order.state {
         State::Pending | State::AwaitingPayment | State::Confirmed => {}
-        State::Cancelling => return Err(Error::Busy),
+        State::Cancelling => return Err(busy(&mut tx, &order).await?),
         state => {
             let text = format!("an order that is {state} cannot be cancelled");
             return Err(Error::Precondition(state.refusal(), text));
@@ -110,6 +110,12 @@ pub async fn begin(
     Ok(saga)
 }
 
+/// Why nobody else may decide about an order for now.
+pub async fn busy(conn: &mut PgConnection, order: &Order) -> Result<Error, Error> {
+    let saga = store::sagas::get(conn, order.saga_id).await?;
+    Ok(saga.map_or(Error::Busy, |saga| saga.busy()))
+}
+
 /// A PlaceOrder that has not begun to capture is stopped where it is: voiding and withdrawing undo all that it may
 /// have done, the call under way included.
 async fn stop_placing(conn: &mut PgConnection, order: &Order) -> Result<(), Error> {
@@ -118,7 +124,7 @@ async fn stop_placing(conn: &mut PgConnection, order: &Order) -> Result<(), Erro
     let at = saga.action().map(|action| action.step);
     let fulfils = matches!(at, Some(Step::CapturePayment | Step::SubmitClaim));
     if saga.kind != Kind::PlaceOrder || saga.backward || fulfils {
-        return Err(Error::Busy);
+        return Err(saga.busy());
     }
     let epoch = saga.epoch;
     saga.superseded("CANCELLED");

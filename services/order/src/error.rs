@@ -22,6 +22,9 @@ pub enum Error {
     Precondition(&'static str, String),
     #[error(transparent)]
     WrongState(#[from] WrongState),
+    /// The saga that decides about the order needs a person: which one, and where it stands.
+    #[error("saga {0}, which decides about the order, is stuck at {1}")]
+    SagaStuck(Uuid, String),
     /// A saga is deciding about the order right now.
     #[error("the order is being worked on")]
     Busy,
@@ -53,12 +56,13 @@ pub enum Error {
 const RACE: Duration = Duration::from_millis(100);
 
 impl Error {
-    /// Whether the database failed in a way that passes: the same work may succeed when it is done again.
+    /// Whether the same may succeed a moment later: the database failed in a way that passes, or two requests met.
     pub fn is_passing(&self) -> bool {
         match self {
             Error::Database(error)
             | Error::Events(events::Error::Database(error))
             | Error::Key(idempotency::Error::Database(error)) => Fault::of(error).is_passing(),
+            Error::Busy | Error::InProgress | Error::LostLease => true,
             _ => false,
         }
     }
@@ -72,6 +76,7 @@ impl From<Error> for Status {
             Error::NoSaga(id) => status::not_found("saga", id),
             Error::Precondition(reason, text) => status::failed_precondition(reason, text),
             Error::WrongState(wrong) => status::failed_precondition("ORDER_WRONG_STATE", wrong.to_string()),
+            error @ Error::SagaStuck(..) => status::failed_precondition("SAGA_STUCK", error.to_string()),
             Error::Busy => status::aborted(
                 "ORDER_BUSY",
                 "the order is being worked on; try again in a moment",

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     answer::{Answered, Reply, To, Until},
+    cancel_order,
     desk::{Desk, Request},
     error::Error,
     order::{Order, State},
@@ -36,7 +37,10 @@ pub async fn fulfil(desk: &Desk, request: &Request, id: Uuid) -> Result<Answered
             .conclude_again(request, &reply, Until::Rest { order_id: id })
             .await;
     }
-    may_fulfil(&order)?;
+    match may_fulfil(&order) {
+        Err(Error::Busy) => return Err(cancel_order::busy(&mut tx, &order).await?),
+        checked => checked?,
+    }
 
     let from = order.version;
     let plan = Kind::fulfil(&order);

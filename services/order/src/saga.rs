@@ -26,6 +26,8 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 pub use worker::Worker;
 
+use crate::error::Error;
+
 /// Where a saga stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -63,6 +65,8 @@ pub struct Saga {
     pub version: i64,
     /// Who owns the lease now; a write with an older epoch is refused.
     pub epoch: i64,
+    /// How often it was woken; one that is woken while it is driven goes on at once.
+    pub nudges: i64,
     /// When it goes on; `None`: at once, or never if it has ended.
     pub wake_at: Option<OffsetDateTime>,
     /// When it counts as stuck.
@@ -141,6 +145,7 @@ impl Saga {
             attempts: 0,
             version: 0,
             epoch: 1,
+            nudges: 0,
             wake_at: None,
             deadline_at: now + patience,
             begun_at: now,
@@ -187,6 +192,15 @@ impl Saga {
             .pivot(&self.plan)
             .is_none_or(|pivot| self.position <= pivot);
         !self.backward && self.kind != Kind::CancelOrder && before_pivot
+    }
+
+    /// Why nobody else may decide about its order while it is under way.
+    pub fn busy(&self) -> Error {
+        let step = self.action().map(|action| action.step.name());
+        match (self.state, step) {
+            (State::Stuck, Some(step)) => Error::SagaStuck(self.id, step.to_owned()),
+            _ => Error::Busy,
+        }
     }
 
     /// Whether giving the current step up leaves its outcome open: at the pivot it may not.

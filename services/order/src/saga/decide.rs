@@ -2,10 +2,10 @@
 
 use mesh::Context;
 use time::{Duration, OffsetDateTime};
-use tonic::Status;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{Effect, Outcome, Saga, Wait, outcome};
+use super::{Caller, Effect, Outcome, Saga, Wait, outcome};
 use crate::{config, order::Failure};
 
 /// How a saga moves after a try.
@@ -32,6 +32,8 @@ pub(super) enum Movement {
         reason: String,
         pause: Duration,
     },
+    /// Its plan has no steps.
+    NothingToDo,
 }
 
 /// Decides by what a try came to. Before the pivot a step that keeps failing is given up, with what it may have left
@@ -39,7 +41,7 @@ pub(super) enum Movement {
 pub(super) fn decide(
     saga: &Saga,
     settings: &config::Saga,
-    context: &Context,
+    (caller, context): (&Caller, &Context),
     tried: Result<Outcome, Status>,
 ) -> Movement {
     let tries = saga.attempts + 1;
@@ -48,6 +50,10 @@ pub(super) fn decide(
     let status = match tried {
         Ok(Outcome::Done(effect)) => return Movement::Succeeded(effect),
         Ok(Outcome::Refused { failure, undo }) => return Movement::Refused { failure, undo },
+        Ok(Outcome::Stuck { reason }) => {
+            let pause = settings.stuck_retry();
+            return Movement::Stuck { reason, pause };
+        }
         Ok(Outcome::Wait(Wait::PaymentMethod(payment_id))) => return Movement::AwaitMethod { payment_id },
         Ok(Outcome::Wait(Wait::PaymentOutcome(_))) if overdue => {
             let reason = "the processor has not told the outcome of the payment".to_owned();
@@ -74,8 +80,7 @@ pub(super) fn decide(
             false => stuck(),
         };
     }
-    // Whoever waited has no more time; that says nothing about the step.
-    if context.remaining().is_some_and(|left| left.is_zero()) && !overdue {
+    if is_impatience(caller, context, &status) && !overdue {
         return Movement::Retry {
             pause: Duration::ZERO,
             counted: false,
@@ -92,6 +97,14 @@ pub(super) fn decide(
         return stuck();
     }
     Movement::Retry { pause, counted: true }
+}
+
+/// Whether the caller has no more time, which says nothing about the step. A call ends a little before its caller's
+/// deadline, and the callee may have given up earlier still: in a caller's time, running out of it is never counted.
+fn is_impatience(caller: &Caller, context: &Context, status: &Status) -> bool {
+    let late = context.remaining().is_some_and(|left| left.is_zero());
+    let cut_off = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
+    matches!(caller, Caller::Waiting(_)) && (late || cut_off)
 }
 
 #[cfg(test)]
@@ -122,7 +135,19 @@ mod tests {
     }
 
     fn after(saga: &Saga, status: Status) -> Movement {
-        decide(saga, &config::Saga::default(), &Context::new(), Err(status))
+        let own = (&Caller::Nobody, &Context::new());
+        decide(saga, &config::Saga::default(), own, Err(status))
+    }
+
+    #[test]
+    fn what_was_done_by_hand_in_part_is_never_a_refusal() {
+        let reason = "only a part was captured".to_owned();
+        let stuck = Ok(Outcome::Stuck {
+            reason: reason.clone(),
+        });
+        let own = (&Caller::Nobody, &Context::new());
+        let moved = decide(&at(2, 0), &config::Saga::default(), own, stuck);
+        assert!(matches!(moved, Movement::Stuck { reason: found, .. } if found == reason));
     }
 
     #[test]
@@ -183,19 +208,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_callers_deadline_is_no_failed_try() {
-        let late = Context::new().with_timeout(std::time::Duration::ZERO);
-        let moved = decide(
-            &at(1, 19),
-            &config::Saga::default(),
-            &late,
-            Err(Status::deadline_exceeded("out of time")),
-        );
-        assert_eq!(
-            moved,
-            Movement::Retry {
-                pause: Duration::ZERO,
-                counted: false
-            }
-        );
+        // The call ends before the caller's time is quite over.
+        for left in [std::time::Duration::ZERO, std::time::Duration::from_secs(60)] {
+            let context = Context::new().with_timeout(left);
+            let caller = Caller::Waiting(context.clone());
+            let failed = |caller: &Caller| {
+                let late = Err(Status::deadline_exceeded("out of time"));
+                decide(&at(1, 19), &config::Saga::default(), (caller, &context), late)
+            };
+            assert_eq!(
+                failed(&caller),
+                Movement::Retry {
+                    pause: Duration::ZERO,
+                    counted: false
+                }
+            );
+            assert!(matches!(
+                failed(&Caller::Nobody),
+                Movement::Refused { undo: true, .. }
+            ));
+        }
     }
 }

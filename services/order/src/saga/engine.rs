@@ -102,10 +102,52 @@ impl Engine {
     pub async fn drive(&self, run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
         let (facility, id, epoch) = (run.saga.facility.clone(), run.saga.id, run.saga.epoch);
         let driven = self.drive_on(run, caller, reply).await;
-        if driven.as_ref().is_err_and(Error::is_passing) {
-            self.let_go(facility, id, epoch);
+        if let Err(error) = &driven {
+            self.interrupted(&facility, id, epoch, error);
         }
         driven
+    }
+
+    /// A saga that this process drove stands still because of an error of its own. When that passes, it goes on; what
+    /// does not pass needs a person.
+    pub(super) fn interrupted(&self, facility: &Facility, id: Uuid, epoch: i64, error: &Error) {
+        match error {
+            Error::LostLease => {}
+            error if error.is_passing() => self.let_go(facility.clone(), id, epoch),
+            error => {
+                let text = format!("the saga cannot go on: {error}");
+                self.give_in(facility.clone(), id, epoch, text);
+            }
+        }
+    }
+
+    /// Marks a saga as stuck that this process cannot drive, or gives the lease back if that fails, too.
+    fn give_in(&self, facility: Facility, id: Uuid, epoch: i64, reason: String) {
+        let engine = self.clone();
+        self.0.parts.tasks.run(async move {
+            if let Err(error) = engine.mark_stuck(&facility, id, epoch, &reason).await {
+                tracing::warn!(saga.id = %id, error.message = %error, "a saga cannot be marked as stuck");
+                engine.let_go(facility, id, epoch);
+            }
+        });
+    }
+
+    async fn mark_stuck(&self, facility: &Facility, id: Uuid, epoch: i64, reason: &str) -> Result<(), Error> {
+        let parts = &self.0.parts;
+        let mut tx = parts.database.begin(facility).await?;
+        let Some(mut saga) = store::sagas::lock(&mut tx, id).await? else {
+            return Ok(());
+        };
+        if saga.has_ended() {
+            return Ok(());
+        }
+        saga.stuck(reason, parts.settings.stuck_retry());
+        if store::sagas::save(&mut tx, &saga, epoch, Lease::Released).await? {
+            events::append(&mut tx, &told::of_saga(&mut saga)).await?;
+            tx.commit().await?;
+            parts.outbox.wake();
+        }
+        Ok(())
     }
 
     /// Gives the lease back as soon as the database is there again: this process is alive, and nobody should wait for
@@ -130,6 +172,9 @@ impl Engine {
     }
 
     async fn drive_on(&self, mut run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
+        if run.saga.plan.is_empty() && !run.saga.has_ended() {
+            run = self.commit(run, &Movement::NothingToDo, reply).await?;
+        }
         while let (Some(action), None) = (run.saga.action(), run.saga.wake_at) {
             let context = self.context(caller, &run.saga.facility)?;
             let tried = self.attempt(&mut run, action, &context).await?;
@@ -140,7 +185,7 @@ impl Engine {
                     error.message = super::outcome::text(status), "a step has failed"
                 );
             }
-            let movement = decide(&run.saga, &self.0.parts.settings, &context, tried);
+            let movement = decide(&run.saga, &self.0.parts.settings, (caller, &context), tried);
             run = self.commit(run, &movement, reply).await?;
         }
         Ok(run)
@@ -165,11 +210,21 @@ impl Engine {
             run.claim = store::orders::claim(&mut tx, run.order.id).await?.map(Arc::new);
             tx.commit().await?;
         }
+        let refunds = match action.step {
+            Step::RefundPayment | Step::RefundBalance => {
+                let mut tx = parts.database.begin(&run.saga.facility).await?;
+                let refunds = store::refunds::of(&mut tx, run.order.id).await?;
+                tx.commit().await?;
+                refunds
+            }
+            _ => Vec::new(),
+        };
         let task = Task {
             saga: &run.saga,
             action,
             order: &run.order,
             refund: run.refund.as_ref(),
+            refunds: &refunds,
             claim: run.claim.as_deref(),
         };
         self.keeping(&run.saga, parts.participants.perform(context, &task))

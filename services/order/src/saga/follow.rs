@@ -70,6 +70,7 @@ impl Run {
                 next.order.await_payment(*payment_id, rules.payment_window)?;
                 let until = next.order.expires_at.unwrap_or_else(OffsetDateTime::now_utc);
                 next.saga.wait(until, false);
+                next.saga.be_patient_until(until, rules.patience);
             }
             Movement::AwaitOutcome { payment_id, pause } => {
                 next.order.payment_begun(*payment_id);
@@ -77,6 +78,7 @@ impl Run {
             }
             Movement::Retry { pause, counted } => next.saga.retry(*pause, *counted),
             Movement::Stuck { reason, pause } => next.saga.stuck(reason, *pause),
+            Movement::NothingToDo => next.saga.nothing_to_do(),
         }
         next.follow(rules)?;
         next.count_change_since(self);
@@ -94,6 +96,11 @@ impl Run {
             Effect::Nothing | Effect::ClaimSubmitted { rejection: None } => {}
             Effect::ClaimPrepared(id) => self.order.claim_prepared(*id),
             Effect::PaymentAuthorized(id) => self.order.payment_begun(*id),
+            Effect::BalanceToRefund(left) => {
+                if let Some(refund) = &mut self.refund {
+                    refund.balance = *left;
+                }
+            }
             Effect::ClaimSubmitted { rejection: Some(_) } => {
                 self.order.hold = Hold::Review;
                 self.order.touch();

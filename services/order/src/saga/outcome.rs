@@ -16,6 +16,10 @@ pub enum Outcome {
         failure: Failure,
         undo: bool,
     },
+    /// Somebody has done a part of it, or something else, by hand: neither a repetition nor an undo is right.
+    Stuck {
+        reason: String,
+    },
 }
 
 /// What a step that succeeded means for the order.
@@ -28,6 +32,8 @@ pub enum Effect {
     ClaimSubmitted {
         rejection: Option<String>,
     },
+    /// The patient has paid the balance that was to be let go; so much of it, in minor units, is to be given back.
+    BalanceToRefund(i64),
 }
 
 /// What a step waits for.
@@ -44,6 +50,7 @@ impl Effect {
     pub fn text(&self) -> String {
         match self {
             Effect::Nothing => String::new(),
+            Effect::BalanceToRefund(_) => "the patient has paid the balance".to_owned(),
             Effect::ClaimPrepared(id) => format!("claim {id}"),
             Effect::PaymentAuthorized(id) => format!("payment {id}"),
             Effect::ClaimSubmitted { rejection: None } => String::new(),
@@ -55,24 +62,24 @@ impl Effect {
 }
 
 /// Whether a call that failed so may succeed if it is made again. A token may have run out: the next try has another.
+/// What a wrong route, a database behind the last commit, or the client itself answers is not the callee's verdict: a
+/// method or a payment that is not there may be there again, and an answer that is too large may follow an effect.
 pub(crate) fn is_transient(status: &Status) -> bool {
     match status.code() {
-        Code::InvalidArgument
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::FailedPrecondition
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::DataLoss => false,
+        Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition => false,
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
         | Code::DeadlineExceeded
+        | Code::NotFound
         | Code::PermissionDenied
         | Code::ResourceExhausted
         | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
         | Code::Internal
         | Code::Unavailable
+        | Code::DataLoss
         | Code::Unauthenticated => true,
     }
 }
@@ -154,5 +161,17 @@ mod tests {
     fn what_a_retry_cannot_change_is_not_transient() {
         assert!(!is_transient(&Status::failed_precondition("")));
         assert!(is_transient(&Status::unavailable("")) && is_transient(&Status::unauthenticated("")));
+    }
+
+    #[test]
+    fn what_a_wrong_route_or_a_lost_row_answers_is_no_verdict() {
+        for code in [
+            Code::Unimplemented,
+            Code::NotFound,
+            Code::DataLoss,
+            Code::OutOfRange,
+        ] {
+            assert!(is_transient(&Status::new(code, "")), "{code:?}");
+        }
     }
 }

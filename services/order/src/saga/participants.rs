@@ -1,6 +1,7 @@
 //! Whom the steps call: the payment service and the claims service. One call per try; everything that is called
 //! accepts the same `request_id` again.
 
+mod by_hand;
 mod claims;
 mod payments;
 
@@ -26,6 +27,8 @@ pub(super) struct Task<'a> {
     pub(super) action: Action,
     pub(super) order: &'a Order,
     pub(super) refund: Option<&'a Refund>,
+    /// All refunds of the order, this one included; read for steps that give back.
+    pub(super) refunds: &'a [Refund],
     pub(super) claim: Option<&'a ClaimDetails>,
 }
 
@@ -100,19 +103,15 @@ impl Participants {
             Step::AuthorizePayment => self.payments.authorize(context, order, key).await,
             Step::CapturePayment => self.payments.capture(context, order, key).await,
             Step::VoidPayment => self.payments.void_share(context, order, key, why).await,
-            Step::VoidBalance => self
-                .payments
-                .void_balance(context, order, key, why)
-                .await
-                .map(|()| done()),
+            Step::VoidBalance => self.payments.let_balance_go(context, order, key, why).await,
             Step::RefundPayment | Step::RefundBalance => {
                 let refund = task
                     .refund
                     .ok_or_else(|| internal("the order's refund is missing"))?;
-                match step {
-                    Step::RefundPayment => self.payments.refund_share(context, order, key, refund).await,
-                    _ => self.payments.refund_balance(context, order, key, refund).await,
-                }
+                let part = by_hand::Part::of(refund, task.refunds, step);
+                self.payments
+                    .refund(context, (order, key), &part, &refund.reason)
+                    .await
             }
         }
     }

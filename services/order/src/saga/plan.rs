@@ -47,11 +47,13 @@ impl Kind {
 
     /// The steps of a RefundOrder. The claim comes first: only its withdrawal can be refused for a good reason.
     pub fn refund(order: &Order, refund: &Refund) -> Vec<Step> {
+        // A balance that is to be let go may turn out to be paid; then it is given back.
+        let lets_go = refund.whole && order.patient_balance() > 0;
         let steps = [
             (refund.whole && order.is_insured(), Step::WithdrawClaim),
-            (refund.whole && order.patient_balance() > 0, Step::VoidBalance),
+            (lets_go, Step::VoidBalance),
             (refund.share > 0, Step::RefundPayment),
-            (refund.balance > 0, Step::RefundBalance),
+            (refund.balance > 0 || lets_go, Step::RefundBalance),
         ];
         steps
             .into_iter()

@@ -13,6 +13,13 @@ impl Saga {
         self.advance();
     }
 
+    /// A plan without steps is done as it begins.
+    pub fn nothing_to_do(&mut self) {
+        if self.plan.is_empty() && !self.has_ended() {
+            self.finish(State::Completed, Progress::Completed);
+        }
+    }
+
     /// The current step will never succeed: what was done before is undone, in reverse. `undo`: also this step, because
     /// something may be left over of it.
     pub fn refused(&mut self, reason: &str, undo: bool) {
@@ -34,6 +41,11 @@ impl Saga {
         self.wake_at = Some(wake_at);
         self.attempts += u32::from(counted);
         self.touch();
+    }
+
+    /// It counts as stuck only `patience` after `time`, which is somebody else's.
+    pub fn be_patient_until(&mut self, time: OffsetDateTime, patience: Duration) {
+        self.deadline_at = self.deadline_at.max(time + patience);
     }
 
     /// The current action failed and is tried again after `pause`. `counted`: it had all the time it needed.

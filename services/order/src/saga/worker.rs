@@ -68,7 +68,15 @@ impl Worker {
 async fn resume(engine: Engine, claimed: Claimed) {
     let id = claimed.id;
     let driven = async {
-        let run = load(&engine, claimed).await?;
+        let run = match load(&engine, &claimed).await {
+            Ok(run) => run,
+            Err(error) => {
+                if let Ok(facility) = Facility::new(&claimed.facility) {
+                    engine.interrupted(&facility, id, claimed.epoch, &error);
+                }
+                return Err(error);
+            }
+        };
         engine.drive(run, &Caller::Nobody, None).await
     };
     match driven.await {
@@ -81,7 +89,7 @@ async fn resume(engine: Engine, claimed: Claimed) {
     }
 }
 
-async fn load(engine: &Engine, claimed: Claimed) -> Result<Run, Error> {
+async fn load(engine: &Engine, claimed: &Claimed) -> Result<Run, Error> {
     let facility = Facility::new(&claimed.facility).map_err(|_| store::corrupt("facility"))?;
     let mut tx = engine.parts().database.begin(&facility).await?;
     let saga = store::sagas::get(&mut tx, claimed.id)

@@ -36,6 +36,8 @@ pub struct StepRow {
 pub struct Claimed {
     pub id: Uuid,
     pub facility: String,
+    /// Of the lease that was taken.
+    pub epoch: i64,
 }
 
 /// The sagas of all facilities that are in one state and have not ended.
@@ -71,6 +73,7 @@ struct Row {
     attempts: i32,
     version: i64,
     lease_epoch: i64,
+    nudges: i64,
     wake_at: Option<OffsetDateTime>,
     deadline_at: OffsetDateTime,
     begun_at: OffsetDateTime,
@@ -83,7 +86,7 @@ macro_rules! select {
         sqlx::query_as!(
             Row,
             "select id, facility, kind, order_id, refund_id, plan, position, backward, state, reason, attempts, version,
-                 lease_epoch, wake_at, deadline_at, begun_at, created_at, updated_at from orders.saga " + $rest
+                 lease_epoch, nudges, wake_at, deadline_at, begun_at, created_at, updated_at from orders.saga " + $rest
             $(, $argument)*
         )
     };
@@ -132,7 +135,9 @@ pub async fn save(
     let saved = sqlx::query_scalar!(
         r#"with saved as (
              update orders.saga set position = $3, backward = $4, state = $5, reason = $6, attempts = $7, version = $8,
-                 lease_owner = $9, lease_until = now() + $10, lease_epoch = $11, wake_at = $12, deadline_at = $13,
+                 lease_owner = $9, lease_until = now() + $10, lease_epoch = $11, deadline_at = $13,
+                 wake_at = case when nudges > $22 and $9::uuid is null and $12::timestamptz is not null
+                     then least($12, now()) else $12 end,
                  begun_at = $14, updated_at = $15
              where id = $1 and lease_epoch = $2
              returning facility
@@ -164,7 +169,8 @@ pub async fn save(
         ended.map(|ended| ended.ending.name()) as Option<&str>,
         ended.map(|ended| ended.result.as_str()) as Option<&str>,
         ended.map(|ended| count(ended.attempts)),
-        ended.map(|ended| ended.begun_at)
+        ended.map(|ended| ended.begun_at),
+        saga.nudges
     )
     .fetch_one(conn)
     .await?;
@@ -223,11 +229,13 @@ pub async fn is_leased(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::
     Ok(leased.fetch_optional(conn).await?.flatten().unwrap_or(false))
 }
 
-/// Makes a waiting saga due at once. One that is driven or has ended is left alone.
+/// Makes a waiting saga due at once. One that is driven goes on as soon as its driver would wait; one that has ended is
+/// left alone.
 pub async fn wake(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update orders.saga set wake_at = now()
-         where id = $1 and due_at is not null and (lease_until is null or lease_until < now())",
+        "update orders.saga set nudges = nudges + 1,
+             wake_at = case when lease_until is null or lease_until < now() then now() else wake_at end
+         where id = $1 and due_at is not null",
         id
     )
     .execute(conn)
@@ -282,7 +290,7 @@ pub async fn claim_due(
     let lease = interval(lease)?;
     sqlx::query_as!(
         Claimed,
-        r#"select id as "id!", facility as "facility!" from orders.claim_due_sagas($1, $2, $3)"#,
+        r#"select id as "id!", facility as "facility!", epoch as "epoch!" from orders.claim_due_sagas($1, $2, $3)"#,
         owner,
         lease,
         at_most
@@ -335,6 +343,7 @@ impl TryFrom<Row> for Saga {
             attempts: u32::try_from(row.attempts).map_err(|_| corrupt("saga attempts"))?,
             version: row.version,
             epoch: row.lease_epoch,
+            nudges: row.nudges,
             wake_at: row.wake_at,
             deadline_at: row.deadline_at,
             begun_at: row.begun_at,

@@ -1,21 +1,22 @@
 //! The payment service.
 
 use mesh::{Channel, Context};
-use money::Money;
 use proto::payment::v1::{
     AuthorizePaymentRequest, CapturePaymentRequest, GetPaymentRequest, ListPaymentsRequest, Payment,
-    PaymentPurpose, PaymentState, RefundPaymentRequest, RefundState, VoidPaymentRequest,
+    PaymentPurpose, PaymentState, RefundPaymentRequest, VoidPaymentRequest,
     payment_service_client::PaymentServiceClient,
 };
 use time::OffsetDateTime;
-use tonic::Status;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{done, internal, malformed};
+use super::{
+    by_hand::{self, Part},
+    done, internal, malformed,
+};
 use crate::{
     order::{Failure, Order, State},
-    refund::Refund,
-    saga::{Books, Effect, Outcome, Paid, Wait},
+    saga::{Books, Effect, Outcome, Wait},
 };
 
 #[derive(Clone)]
@@ -52,8 +53,17 @@ impl Payments {
                     amount: Some(order.money(order.price.patient_share).into()),
                     payment_method: order.payment_method.clone(),
                 };
-                let answer = self.0.clone().authorize_payment(context.request(request)).await?;
-                answer.into_inner().payment.ok_or_else(|| malformed("payment"))?
+                match self.0.clone().authorize_payment(context.request(request)).await {
+                    Ok(answer) => answer.into_inner().payment.ok_or_else(|| malformed("payment"))?,
+                    Err(refused) if is_refusal(&refused) => {
+                        let payment = self.found(context, order, PaymentPurpose::Share, refused).await?;
+                        if let Some(other) = by_hand::another_amount(order, &payment)? {
+                            return Ok(other);
+                        }
+                        payment
+                    }
+                    Err(status) => return Err(status),
+                }
             }
         };
         authorization(order, &payment)
@@ -73,16 +83,21 @@ impl Payments {
             id: id.to_string(),
             amount: None,
         };
-        let answer = self
-            .0
-            .clone()
-            .capture_payment(context.request(request))
-            .await?
-            .into_inner();
-        let payment = answer.payment.ok_or_else(|| malformed("payment"))?;
-        match payment.state() {
-            PaymentState::Captured => Ok(done()),
-            _ => Err(Status::unavailable("the capture has not been confirmed yet")),
+        match self.0.clone().capture_payment(context.request(request)).await {
+            Ok(answer) => {
+                let payment = answer.into_inner().payment.ok_or_else(|| malformed("payment"))?;
+                match payment.state() {
+                    PaymentState::Captured => Ok(done()),
+                    _ => Err(Status::unavailable("the capture has not been confirmed yet")),
+                }
+            }
+            Err(refused) if is_refusal(&refused) => {
+                let payment = self
+                    .found(context, order, PaymentPurpose::Share, refused.clone())
+                    .await?;
+                by_hand::captured(order, &payment)?.ok_or(refused)
+            }
+            Err(status) => Err(status),
         }
     }
 
@@ -93,9 +108,39 @@ impl Payments {
         key: Uuid,
         reason: &str,
     ) -> Result<Outcome, Status> {
-        self.void(context, order, PaymentPurpose::Share, key, reason)
+        match self
+            .void(context, order, PaymentPurpose::Share, key, reason)
             .await
-            .map(|()| done())
+        {
+            Ok(()) => Ok(done()),
+            Err(refused) if is_refusal(&refused) => {
+                let payment = self
+                    .found(context, order, PaymentPurpose::Share, refused.clone())
+                    .await?;
+                by_hand::given_back_whole(order, &payment)?.ok_or(refused)
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    /// Lets the payment of the balance go. One that the patient has paid meanwhile is to be given back instead.
+    pub(super) async fn let_balance_go(
+        &self,
+        context: &Context,
+        order: &Order,
+        key: Uuid,
+        reason: &str,
+    ) -> Result<Outcome, Status> {
+        match self.void_balance(context, order, key, reason).await {
+            Ok(()) => Ok(done()),
+            Err(refused) if is_refusal(&refused) => {
+                let payment = self
+                    .found(context, order, PaymentPurpose::Balance, refused.clone())
+                    .await?;
+                by_hand::balance_paid(order, &payment)?.ok_or(refused)
+            }
+            Err(status) => Err(status),
+        }
     }
 
     pub(super) async fn void_balance(
@@ -109,66 +154,36 @@ impl Payments {
             .await
     }
 
-    pub(super) async fn refund_share(
+    /// Gives a part of a refund back. One that somebody has given back already is done.
+    pub(super) async fn refund(
         &self,
         context: &Context,
-        order: &Order,
-        key: Uuid,
-        refund: &Refund,
+        (order, key): (&Order, Uuid),
+        part: &Part,
+        reason: &str,
     ) -> Result<Outcome, Status> {
-        let id = order
-            .payment_id
-            .ok_or_else(|| internal("the order's payment is not known"))?;
-        self.refund(
-            context,
-            id.to_string(),
-            key,
-            order,
-            (refund.share, &refund.reason),
-        )
-        .await
-    }
-
-    pub(super) async fn refund_balance(
-        &self,
-        context: &Context,
-        order: &Order,
-        key: Uuid,
-        refund: &Refund,
-    ) -> Result<Outcome, Status> {
-        let order_id = order.id.to_string();
-        let purpose = PaymentPurpose::Balance.into();
-        let payment = self
-            .get(
-                context,
-                GetPaymentRequest {
-                    id: String::new(),
-                    order_id,
-                    purpose,
-                },
-            )
-            .await?;
-        self.refund(context, payment.id, key, order, (refund.balance, &refund.reason))
-            .await
-    }
-
-    async fn refund(
-        &self,
-        context: &Context,
-        id: String,
-        key: Uuid,
-        order: &Order,
-        (amount, reason): (i64, &str),
-    ) -> Result<Outcome, Status> {
-        let amount = Some(order.money(amount).into());
+        if part.wanted == 0 {
+            return Ok(done());
+        }
+        let id = match (part.purpose, order.payment_id) {
+            (PaymentPurpose::Balance, _) => self.of(context, order, PaymentPurpose::Balance).await?.id,
+            (_, Some(id)) => id.to_string(),
+            (_, None) => return Err(internal("the order's payment is not known")),
+        };
         let request = RefundPaymentRequest {
             request_id: key.to_string(),
             id,
-            amount,
+            amount: Some(order.money(part.wanted).into()),
             reason: reason.to_owned(),
         };
-        self.0.clone().refund_payment(context.request(request)).await?;
-        Ok(done())
+        match self.0.clone().refund_payment(context.request(request)).await {
+            Ok(_) => Ok(done()),
+            Err(refused) if is_refusal(&refused) => {
+                let payment = self.found(context, order, part.purpose, refused.clone()).await?;
+                by_hand::given_back(order, &payment, part)?.ok_or(refused)
+            }
+            Err(status) => Err(status),
+        }
     }
 
     async fn void(
@@ -200,24 +215,36 @@ impl Payments {
         let answer = self.0.clone().list_payments(context.request(request)).await?;
         let mut books = Books::default();
         for payment in answer.into_inner().payments {
-            let minor = |amount: &Option<proto::google::r#type::Money>| {
-                let money = amount.as_ref().map(Money::try_from).transpose();
-                money.map(|money| money.map_or(0, |money| money.minor()))
-            };
-            let paid = Paid {
-                captured: minor(&payment.captured).map_err(|_| malformed("amount"))?,
-                refunded: minor(&payment.refunded).map_err(|_| malformed("amount"))?,
-                refunding: payment
-                    .refunds
-                    .iter()
-                    .any(|refund| refund.state() == RefundState::Pending),
-            };
+            let paid = by_hand::paid(&payment)?;
             match payment.purpose() {
                 PaymentPurpose::Balance => books.balance = paid,
                 PaymentPurpose::Share | PaymentPurpose::Unspecified => books.share = paid,
             }
         }
         Ok(books)
+    }
+
+    /// The payment that a call was refused for; when it cannot be found, the refusal stands.
+    async fn found(
+        &self,
+        context: &Context,
+        order: &Order,
+        purpose: PaymentPurpose,
+        refused: Status,
+    ) -> Result<Payment, Status> {
+        match self.of(context, order, purpose).await {
+            Err(status) if status.code() == Code::NotFound => Err(refused),
+            found => found,
+        }
+    }
+
+    async fn of(&self, context: &Context, order: &Order, purpose: PaymentPurpose) -> Result<Payment, Status> {
+        let request = GetPaymentRequest {
+            id: String::new(),
+            order_id: order.id.to_string(),
+            purpose: purpose.into(),
+        };
+        self.get(context, request).await
     }
 
     async fn get(&self, context: &Context, request: GetPaymentRequest) -> Result<Payment, Status> {
@@ -229,6 +256,11 @@ impl Payments {
             .into_inner();
         answer.payment.ok_or_else(|| malformed("payment"))
     }
+}
+
+/// Whether the payment service has answered that it will not do it. Why, the payment tells.
+fn is_refusal(status: &Status) -> bool {
+    matches!(status.code(), Code::FailedPrecondition | Code::AlreadyExists)
 }
 
 /// What a payment's state means for the order that waits for it.

@@ -1,0 +1,172 @@
+//! What somebody has done to a payment at the payment service itself, past the saga. Read after a refusal, which stands
+//! when there is nothing of the kind. Pure.
+
+use money::Money;
+use proto::{
+    google::r#type::Money as WireMoney,
+    payment::v1::{Payment, PaymentPurpose, PaymentState, RefundState},
+};
+use tonic::Status;
+
+use super::{done, malformed};
+use crate::{
+    order::{Failure, Order},
+    refund::{self, Refund},
+    saga::{Effect, Outcome, Paid, Step},
+};
+
+/// What a refund step gives back of one payment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) purpose: PaymentPurpose,
+    /// In minor units.
+    pub(super) wanted: i64,
+    /// What the order's other refunds have given back of this payment, or are about to.
+    pub(super) others: i64,
+}
+
+impl Part {
+    /// The part of `refund` that `step` gives back; `refunds` are all of the order.
+    pub(super) fn of(refund: &Refund, refunds: &[Refund], step: Step) -> Part {
+        let (purpose, amount): (_, fn(&Refund) -> i64) = match step {
+            Step::RefundBalance => (PaymentPurpose::Balance, |refund| refund.balance),
+            _ => (PaymentPurpose::Share, |refund| refund.share),
+        };
+        let others = refunds
+            .iter()
+            .filter(|other| other.id != refund.id && other.state != refund::RefundState::Failed);
+        Part {
+            purpose,
+            wanted: amount(refund),
+            others: others.map(amount).sum(),
+        }
+    }
+}
+
+/// What was taken and given back by a payment.
+pub(super) fn paid(payment: &Payment) -> Result<Paid, Status> {
+    Ok(Paid {
+        captured: minor(payment.captured.as_ref())?,
+        refunded: minor(payment.refunded.as_ref())?,
+        refunding: payment
+            .refunds
+            .iter()
+            .any(|refund| refund.state() == RefundState::Pending),
+    })
+}
+
+/// The payment of the share is over another amount than the order's share: nobody can say which of the two is meant.
+pub(super) fn another_amount(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+    let Some(amount) = &payment.amount else {
+        return Ok(None);
+    };
+    let share = order.money(order.price.patient_share);
+    let amount = Money::try_from(amount).map_err(|_| malformed("amount"))?;
+    Ok((amount != share).then(|| {
+        stuck(format!(
+            "the order has a payment of its share over {amount} instead of {share}: void it by hand, then retry the \
+             saga, which then gives the order up"
+        ))
+    }))
+}
+
+/// The share was captured. What was given back since counts as not taken; when nothing is left, the order has no
+/// money any more.
+pub(super) fn captured(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+    if payment.state() != PaymentState::Captured {
+        return Ok(None);
+    }
+    let paid = decided(payment)?;
+    if paid.captured == paid.refunded {
+        return Ok(Some(Outcome::Refused {
+            failure: Failure::new(
+                "PAYMENT_REFUNDED",
+                "the payment was captured and given back by hand",
+            ),
+            undo: false,
+        }));
+    }
+    if paid.captured >= order.price.patient_share {
+        return Ok(Some(done()));
+    }
+    let (captured, share) = (order.money(paid.captured), order.money(order.price.patient_share));
+    Ok(Some(stuck(format!(
+        "of the share of {share} only {captured} was captured by hand, and the rest of the hold is released: refund the \
+         payment by hand and retry the saga, which then gives the order up"
+    ))))
+}
+
+/// A captured share cannot be let go; nothing of it is kept once it was given back.
+pub(super) fn given_back_whole(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+    if payment.state() != PaymentState::Captured {
+        return Ok(None);
+    }
+    let paid = decided(payment)?;
+    let kept = paid.captured - paid.refunded;
+    Ok(Some(match kept {
+        0 => done(),
+        kept => stuck(format!(
+            "the payment is captured and {} of it is kept: refund it by hand, then retry the saga",
+            order.money(kept)
+        )),
+    }))
+}
+
+/// The balance was paid before it could be let go. The order must know of it first: what it gives back is never more
+/// than what it knows to be paid.
+pub(super) fn balance_paid(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+    if payment.state() != PaymentState::Captured {
+        return Ok(None);
+    }
+    let paid = decided(payment)?;
+    if order.account.balance_paid < paid.captured {
+        return Err(Status::unavailable(
+            "the order has not heard of the paid balance yet",
+        ));
+    }
+    let left = paid.captured - paid.refunded;
+    Ok(Some(Outcome::Done(Effect::BalanceToRefund(left))))
+}
+
+/// A part of a refund was given back, by somebody.
+pub(super) fn given_back(order: &Order, payment: &Payment, part: &Part) -> Result<Option<Outcome>, Status> {
+    let paid = decided(payment)?;
+    let given = paid.refunded - part.others;
+    if given >= part.wanted {
+        return Ok(Some(done()));
+    }
+    // With enough left, the refusal has another reason.
+    if given <= 0 || paid.captured - paid.refunded >= part.wanted {
+        return Ok(None);
+    }
+    let (wanted, given) = (part.wanted, order.money(given));
+    Ok(Some(stuck(format!(
+        "of {} that are to be given back {given} were given back by hand: refund the rest of it by hand, then retry the \
+         saga",
+        order.money(wanted)
+    ))))
+}
+
+/// What was taken and given back, once no refund is on its way.
+fn decided(payment: &Payment) -> Result<Paid, Status> {
+    let paid = paid(payment)?;
+    match paid.refunding {
+        true => Err(Status::unavailable("a refund of the payment is on its way")),
+        false => Ok(paid),
+    }
+}
+
+fn stuck(reason: String) -> Outcome {
+    Outcome::Stuck { reason }
+}
+
+fn minor(wire: Option<&WireMoney>) -> Result<i64, Status> {
+    let money = wire.map(Money::try_from).transpose();
+    money
+        .map(|money| money.map_or(0, |money| money.minor()))
+        .map_err(|_| malformed("amount"))
+}
+
+#[cfg(test)]
+#[path = "by_hand_tests.rs"]
+mod tests;

@@ -1,0 +1,103 @@
+use proto::payment::v1::Refund as WireRefund;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::*;
+use crate::order::tests::insured;
+
+fn payment(state: PaymentState, amount: i64, captured: i64, refunded: i64) -> Payment {
+    let aed = |minor| Some(Money::new(minor, money::Currency::AED).into());
+    Payment {
+        state: state.into(),
+        amount: aed(amount),
+        captured: aed(captured),
+        refunded: aed(refunded),
+        ..Payment::default()
+    }
+}
+
+fn reason(outcome: Result<Option<Outcome>, Status>) -> String {
+    match outcome.unwrap().unwrap() {
+        Outcome::Refused { failure, undo: false } => failure.reason,
+        Outcome::Stuck { reason } => format!("stuck: {reason}"),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_share_that_was_captured_by_hand_is_captured_and_a_part_of_it_needs_a_person() {
+    let order = insured(50_000, 10_000, 40_000);
+    let of = |captured, refunded| captured_of(&order, captured, refunded);
+    assert_eq!(of(10_000, 0).unwrap(), Some(done()));
+    assert_eq!(of(10_000, 2_000).unwrap(), Some(done()));
+    assert!(reason(of(4_000, 0)).starts_with("stuck: of the share of 100.00 only 40.00"));
+    assert_eq!(reason(of(10_000, 10_000)), "PAYMENT_REFUNDED");
+    assert_eq!(reason(of(4_000, 4_000)), "PAYMENT_REFUNDED");
+    let authorized = payment(PaymentState::Authorized, 10_000, 0, 0);
+    assert_eq!(captured(&order, &authorized).unwrap(), None);
+}
+
+fn captured_of(order: &Order, taken: i64, given: i64) -> Result<Option<Outcome>, Status> {
+    captured(
+        order,
+        &payment(PaymentState::Captured, order.price.patient_share, taken, given),
+    )
+}
+
+#[test]
+fn nothing_is_cancelled_while_captured_money_is_kept() {
+    let order = insured(50_000, 10_000, 40_000);
+    let of = |refunded| given_back_whole(&order, &payment(PaymentState::Captured, 10_000, 10_000, refunded));
+    assert_eq!(of(10_000).unwrap(), Some(done()));
+    assert!(reason(of(9_000)).contains("10.00 of it is kept"));
+    let mut refunding = payment(PaymentState::Captured, 10_000, 10_000, 9_000);
+    refunding.refunds = vec![WireRefund {
+        state: RefundState::Pending.into(),
+        ..WireRefund::default()
+    }];
+    assert!(given_back_whole(&order, &refunding).is_err());
+}
+
+#[test]
+fn a_refund_that_was_made_by_hand_is_made_and_a_part_of_it_needs_a_person() {
+    let order = insured(50_000, 10_000, 40_000);
+    let refund = |id, share, state| Refund {
+        id,
+        reference: String::new(),
+        reason: String::new(),
+        share,
+        balance: 0,
+        whole: false,
+        lines: Vec::new(),
+        state,
+        created_at: OffsetDateTime::UNIX_EPOCH,
+    };
+    let this = refund(Uuid::now_v7(), 6_000, refund::RefundState::Pending);
+    let all = [
+        this.clone(),
+        refund(Uuid::now_v7(), 4_000, refund::RefundState::Done),
+        refund(Uuid::now_v7(), 9_000, refund::RefundState::Failed),
+    ];
+    let part = Part::of(&this, &all, Step::RefundPayment);
+    assert_eq!((part.wanted, part.others), (6_000, 4_000));
+    let of = |refunded| {
+        let payment = payment(PaymentState::Captured, 10_000, 10_000, refunded);
+        given_back(&order, &payment, &part)
+    };
+    assert_eq!(of(10_000).unwrap(), Some(done()));
+    assert!(reason(of(5_000)).contains("10.00 were given back by hand"));
+    // It has another reason: the processor refuses, for one.
+    assert_eq!(of(4_000).unwrap(), None);
+}
+
+#[test]
+fn a_balance_that_was_paid_meanwhile_is_given_back_once_the_order_knows_of_it() {
+    let mut order = insured(50_000, 10_000, 40_000);
+    let paid = payment(PaymentState::Captured, 8_000, 8_000, 0);
+    assert!(balance_paid(&order, &paid).is_err());
+    order.account.balance_paid = 8_000;
+    assert_eq!(
+        balance_paid(&order, &paid).unwrap(),
+        Some(Outcome::Done(Effect::BalanceToRefund(8_000)))
+    );
+}

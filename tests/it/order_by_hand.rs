@@ -1,0 +1,245 @@
+//! What somebody has done by hand, at the payment service or at the claims service, is found by the saga that was to do
+//! it. Every path that docs/runbooks/stuck-sagas.md names is walked here, in the service's own time.
+
+use proto::{
+    claims::v1::{ClaimState, SubmitClaimRequest},
+    ops::v1::{RetrySagaRequest, Saga, SagaState},
+    order::v1::{CancelOrderRequest, CaptureMode, FulfilOrderRequest, Order, OrderState},
+    payment::v1::{CapturePaymentRequest, PaymentPurpose, RefundPaymentRequest, VoidPaymentRequest},
+};
+use tests::{Options, Service, eventually};
+use tonic::Code;
+
+use crate::{
+    order_rig::{Rig, SOON, fresh, reason},
+    samples::{aed, insured_order, self_pay_order},
+    stuck_rig::{becomes_stuck, begin_to_fulfil, impatient},
+};
+
+async fn capture_by_hand(rig: &Rig, order: &Order, units: Option<i64>) {
+    let request = CapturePaymentRequest {
+        request_id: fresh(),
+        id: order.payment_id.clone(),
+        amount: units.map(aed),
+    };
+    rig.payments.clone().capture_payment(request).await.unwrap();
+}
+
+async fn refund_by_hand(rig: &Rig, order: &Order) {
+    let request = RefundPaymentRequest {
+        request_id: fresh(),
+        id: order.payment_id.clone(),
+        amount: None,
+        reason: "captured by mistake".to_owned(),
+    };
+    rig.payments.clone().refund_payment(request).await.unwrap();
+}
+
+async fn retry(rig: &Rig, saga: &Saga) {
+    let request = RetrySagaRequest {
+        request_id: fresh(),
+        id: saga.id.clone(),
+    };
+    rig.sagas.clone().retry_saga(request).await.unwrap();
+}
+
+async fn confirmed(rig: &Rig) -> Order {
+    let order = rig.place(self_pay_order("tok_visa")).await.unwrap();
+    assert_eq!(order.state(), OrderState::Confirmed);
+    order
+}
+
+/// Stuck after a second, and then only woken by hand.
+fn hasty() -> Options {
+    impatient().set(Service::Order, "saga.patience_s", "1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_saga_finds_the_claim_that_was_submitted_by_hand_and_goes_on() {
+    let rig = Rig::with(hasty()).await;
+    let mut request = insured_order("tok_visa");
+    request.capture_mode = CaptureMode::OnFulfilment.into();
+    let order = rig.place(request).await.unwrap();
+    rig.stack.stop(Service::Claims).await;
+    begin_to_fulfil(&rig, &order.id).await;
+    let saga = becomes_stuck(&rig, &order.id).await;
+    assert_eq!(saga.current_step, "submit_claim");
+
+    rig.stack.restart(Service::Claims).await;
+    let submit = SubmitClaimRequest {
+        request_id: fresh(),
+        id: order.claim_id.clone(),
+    };
+    let answer = rig.claims.clone().submit_claim(submit).await.unwrap();
+    assert_eq!(answer.into_inner().claim.unwrap().state(), ClaimState::Accepted);
+    retry(&rig, &saga).await;
+    rig.becomes(&order.id, OrderState::Fulfilled).await;
+    assert_eq!(rig.saga(&saga.id).await.state(), SagaState::Completed);
+    assert_eq!(rig.claims_of(&order.id).await[0].cycle, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_was_captured_by_hand_is_not_captured_again_and_the_order_is_fulfilled() {
+    let rig = Rig::start().await;
+    let order = confirmed(&rig).await;
+    capture_by_hand(&rig, &order, None).await;
+    let fulfilled = rig.fulfil(&order.id).await.unwrap();
+    assert_eq!(fulfilled.state(), OrderState::Settled, "{fulfilled:?}");
+    assert_eq!(rig.money_of(&order.id).await, (30, 30, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_captured_by_hand_waits_for_a_person_and_the_order_is_given_up_once_it_is_given_back() {
+    let rig = Rig::with(hasty()).await;
+    let order = confirmed(&rig).await;
+    capture_by_hand(&rig, &order, Some(10)).await;
+    begin_to_fulfil(&rig, &order.id).await;
+    let saga = becomes_stuck(&rig, &order.id).await;
+    assert_eq!(saga.current_step, "capture_payment");
+    assert!(
+        saga.reason.contains("only 10.00 was captured by hand"),
+        "{saga:?}"
+    );
+    assert_eq!(rig.get(&order.id).await.unwrap().state(), OrderState::Confirmed);
+
+    refund_by_hand(&rig, &order).await;
+    retry(&rig, &saga).await;
+    let cancelled = rig.becomes(&order.id, OrderState::Cancelled).await;
+    assert_eq!(cancelled.failure.unwrap().reason, "PAYMENT_REFUNDED");
+    assert_eq!(rig.money_of(&order.id).await, (30, 10, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_waits_for_captured_money_to_be_given_back_by_hand() {
+    let rig = Rig::with(hasty()).await;
+    let order = confirmed(&rig).await;
+    capture_by_hand(&rig, &order, None).await;
+    let mut request = tonic::Request::new(CancelOrderRequest {
+        request_id: fresh(),
+        id: order.id.clone(),
+        reason: "the patient went home".to_owned(),
+    });
+    request.set_timeout(std::time::Duration::from_secs(2));
+    rig.orders.clone().cancel_order(request).await.unwrap();
+    let saga = becomes_stuck(&rig, &order.id).await;
+    assert_eq!(saga.current_step, "void_payment");
+    assert!(saga.reason.contains("30.00 of it is kept"), "{saga:?}");
+
+    refund_by_hand(&rig, &order).await;
+    retry(&rig, &saga).await;
+    rig.becomes(&order.id, OrderState::Cancelled).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_was_voided_by_hand_gives_the_order_up() {
+    let options = hasty().set(Service::Payment, "processor.ask_again_ms", "60000");
+    let rig = Rig::with(options).await;
+    let order = confirmed(&rig).await;
+    rig.stack.stop(Service::Payment).await;
+    begin_to_fulfil(&rig, &order.id).await;
+    let saga = becomes_stuck(&rig, &order.id).await;
+    assert_eq!(saga.current_step, "capture_payment");
+
+    rig.stack.restart(Service::Payment).await;
+    let void = VoidPaymentRequest {
+        request_id: fresh(),
+        order_id: order.id.clone(),
+        purpose: PaymentPurpose::Share.into(),
+        reason: "not wanted any more".to_owned(),
+    };
+    rig.payments.clone().void_payment(void).await.unwrap();
+    retry(&rig, &saga).await;
+    let cancelled = rig.becomes(&order.id, OrderState::Cancelled).await;
+    assert_eq!(cancelled.failure.unwrap().reason, "PAYMENT_VOIDED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cancels_or_fulfils_an_order_whose_saga_is_stuck_is_told_so() {
+    let rig = Rig::with(hasty()).await;
+    let order = confirmed(&rig).await;
+    rig.stack.stop(Service::Payment).await;
+    begin_to_fulfil(&rig, &order.id).await;
+    let saga = becomes_stuck(&rig, &order.id).await;
+    let fulfil = FulfilOrderRequest {
+        request_id: fresh(),
+        id: order.id.clone(),
+    };
+    for refused in [
+        rig.cancel(&order.id).await.unwrap_err(),
+        rig.orders.clone().fulfil_order(fulfil).await.unwrap_err(),
+    ] {
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::FailedPrecondition, "SAGA_STUCK")
+        );
+        assert!(
+            refused.message().contains(&saga.id) && refused.message().contains("capture_payment"),
+            "{refused}"
+        );
+    }
+}
+
+/// The event that would wake a saga comes while a process drives it: the saga goes on as soon as it would wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_up_while_a_saga_is_driven_is_not_lost() {
+    let rig = Rig::with(Options::default().set(Service::Order, "orders.payment_window_s", "3600")).await;
+    let order = rig.place(self_pay_order("")).await.unwrap();
+    assert_eq!(order.state(), OrderState::AwaitingPayment);
+    let saga_id = order.saga_id.parse().unwrap();
+
+    // Another process has taken it, and looks at the payment.
+    let database = rig.stack.database(Service::Order);
+    sqlx::query(
+        "update orders.saga set lease_owner = gen_random_uuid(), lease_until = now() + interval '1 hour',
+             lease_epoch = lease_epoch + 1, wake_at = null where id = $1",
+    )
+    .bind(saga_id)
+    .execute(&database.superuser().await)
+    .await
+    .unwrap();
+    let mut tx = database.app().await.begin().await.unwrap();
+    sqlx::query("select set_config('weft.facility', $1, true)")
+        .bind(crate::order_rig::FACILITY)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let mut driven = order::store::sagas::get(&mut tx, saga_id).await.unwrap().unwrap();
+
+    let pay = proto::payment::v1::PayOrderRequest {
+        request_id: fresh(),
+        order_id: order.id.clone(),
+        payment_method: "tok_visa".to_owned(),
+    };
+    rig.payments.clone().pay_order(pay).await.unwrap();
+    eventually(SOON, || async {
+        let heard = "select count(*) from events.inbox where consumer = 'order-payments'";
+        rig.rows(heard).await > 0
+    })
+    .await;
+
+    // It had looked before the patient paid.
+    driven.wait(time::OffsetDateTime::now_utc() + time::Duration::hours(1), false);
+    let released = order::store::sagas::Lease::Released;
+    assert!(
+        order::store::sagas::save(&mut tx, &driven, driven.epoch, released)
+            .await
+            .unwrap()
+    );
+    tx.commit().await.unwrap();
+    rig.becomes(&order.id, OrderState::Confirmed).await;
+}
+
+/// What the patient's time has taken is not taken from the saga's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_waited_long_for_the_patient_has_its_patience_anew() {
+    let options = Options::default()
+        .set(Service::Order, "saga.patience_s", "1")
+        .set(Service::Order, "orders.payment_window_s", "3600");
+    let rig = Rig::with(options).await;
+    let order = rig.place(self_pay_order("")).await.unwrap();
+    let overdue = format!(
+        "select count(*) from orders.saga where id = '{}' and deadline_at < now() + interval '59 minutes'",
+        order.saga_id
+    );
+    assert_eq!(rig.rows(&overdue).await, 0);
+}
