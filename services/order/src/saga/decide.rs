@@ -136,7 +136,12 @@ mod tests {
 
     fn after(saga: &Saga, status: Status) -> Movement {
         let own = (&Caller::Nobody, &Context::new());
-        decide(saga, &config::Saga::default(), own, Err(status))
+        decide(
+            saga,
+            &config::Saga::default(),
+            own,
+            Err(mesh::Origin::answered(status)),
+        )
     }
 
     #[test]

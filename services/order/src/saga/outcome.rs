@@ -1,5 +1,6 @@
 //! What a step came to.
 
+use mesh::Origin;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
@@ -65,6 +66,9 @@ impl Effect {
 /// What a wrong route, a database behind the last commit, or the client itself answers is not the callee's verdict: a
 /// method or a payment that is not there may be there again, and an answer that is too large may follow an effect.
 pub(crate) fn is_transient(status: &Status) -> bool {
+    if Origin::of(status) != Origin::Callee {
+        return true;
+    }
     match status.code() {
         Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition => false,
         Code::Ok
@@ -82,6 +86,12 @@ pub(crate) fn is_transient(status: &Status) -> bool {
         | Code::DataLoss
         | Code::Unauthenticated => true,
     }
+}
+
+/// Whether the callee has answered that it will not do it. Why, what it keeps tells.
+pub(crate) fn is_refusal(status: &Status) -> bool {
+    let refused = matches!(status.code(), Code::FailedPrecondition | Code::AlreadyExists);
+    refused && Origin::of(status) == Origin::Callee
 }
 
 /// A failed call as the reason why an order does not go on.
@@ -159,7 +169,9 @@ mod tests {
 
     #[test]
     fn what_a_retry_cannot_change_is_not_transient() {
-        assert!(!is_transient(&Status::failed_precondition("")));
+        let refused = Status::failed_precondition("");
+        assert!(is_transient(&refused), "it was made on this side of the wire");
+        assert!(!is_transient(&Origin::answered(refused)));
         assert!(is_transient(&Status::unavailable("")) && is_transient(&Status::unauthenticated("")));
     }
 
@@ -171,7 +183,7 @@ mod tests {
             Code::DataLoss,
             Code::OutOfRange,
         ] {
-            assert!(is_transient(&Status::new(code, "")), "{code:?}");
+            assert!(is_transient(&Origin::answered(Status::new(code, ""))), "{code:?}");
         }
     }
 }

@@ -60,7 +60,7 @@ impl Claims {
                     id.ok_or_else(|| malformed("claim"))?,
                 )))
             }
-            Err(status) if status.code() == Code::InvalidArgument => {
+            Err(status) if status.code() == Code::InvalidArgument && !outcome::is_transient(&status) => {
                 let failure = Failure {
                     reason: "CLAIM_INVALID".to_owned(),
                     violations: outcome::claim_violations(&status),
@@ -89,7 +89,7 @@ impl Claims {
         let claim = match self.0.clone().submit_claim(context.request(request)).await {
             Ok(answer) => answer.into_inner().claim.ok_or_else(|| malformed("claim"))?,
             // Nothing is left to do for a claim that somebody else has handed in.
-            Err(refused) if refused.code() == Code::FailedPrecondition => {
+            Err(refused) if outcome::is_refusal(&refused) => {
                 let claim = self.get(context, id).await?;
                 match claim.state() {
                     ClaimState::Submitted

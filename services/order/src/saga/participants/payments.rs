@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::{
+    super::outcome,
     by_hand::{self, Part},
     done, internal, malformed,
 };
@@ -55,7 +56,7 @@ impl Payments {
                 };
                 match self.0.clone().authorize_payment(context.request(request)).await {
                     Ok(answer) => answer.into_inner().payment.ok_or_else(|| malformed("payment"))?,
-                    Err(refused) if is_refusal(&refused) => {
+                    Err(refused) if outcome::is_refusal(&refused) => {
                         let payment = self.found(context, order, PaymentPurpose::Share, refused).await?;
                         if let Some(other) = by_hand::another_amount(order, &payment)? {
                             return Ok(other);
@@ -91,7 +92,7 @@ impl Payments {
                     _ => Err(Status::unavailable("the capture has not been confirmed yet")),
                 }
             }
-            Err(refused) if is_refusal(&refused) => {
+            Err(refused) if outcome::is_refusal(&refused) => {
                 let payment = self
                     .found(context, order, PaymentPurpose::Share, refused.clone())
                     .await?;
@@ -113,7 +114,7 @@ impl Payments {
             .await
         {
             Ok(()) => Ok(done()),
-            Err(refused) if is_refusal(&refused) => {
+            Err(refused) if outcome::is_refusal(&refused) => {
                 let payment = self
                     .found(context, order, PaymentPurpose::Share, refused.clone())
                     .await?;
@@ -133,7 +134,7 @@ impl Payments {
     ) -> Result<Outcome, Status> {
         match self.void_balance(context, order, key, reason).await {
             Ok(()) => Ok(done()),
-            Err(refused) if is_refusal(&refused) => {
+            Err(refused) if outcome::is_refusal(&refused) => {
                 let payment = self
                     .found(context, order, PaymentPurpose::Balance, refused.clone())
                     .await?;
@@ -178,7 +179,7 @@ impl Payments {
         };
         match self.0.clone().refund_payment(context.request(request)).await {
             Ok(_) => Ok(done()),
-            Err(refused) if is_refusal(&refused) => {
+            Err(refused) if outcome::is_refusal(&refused) => {
                 let payment = self.found(context, order, part.purpose, refused.clone()).await?;
                 by_hand::given_back(order, &payment, part)?.ok_or(refused)
             }
@@ -256,11 +257,6 @@ impl Payments {
             .into_inner();
         answer.payment.ok_or_else(|| malformed("payment"))
     }
-}
-
-/// Whether the payment service has answered that it will not do it. Why, the payment tells.
-fn is_refusal(status: &Status) -> bool {
-    matches!(status.code(), Code::FailedPrecondition | Code::AlreadyExists)
 }
 
 /// What a payment's state means for the order that waits for it.
