@@ -52,6 +52,7 @@ mod foreign_clients;
 mod grpcurl;
 mod harness;
 mod health;
+mod hostile_values;
 mod killed_import;
 mod mesh_abuse;
 mod mesh_certificates;

@@ -1,11 +1,21 @@
 //! The contract's descriptors at run time, and the rules that its messages must keep.
 
-use std::{collections::HashMap, sync::LazyLock};
+mod limits;
+pub(crate) mod text;
+mod undecodable;
+mod well_formed;
 
-use prost::{Message, Name};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
+
 use prost_protovalidate::{Error, Validator};
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::Status;
+
+pub(crate) use limits::grouped;
+pub(crate) use undecodable::undecodable;
 
 use crate::{Violations, status};
 
@@ -40,31 +50,42 @@ pub(crate) fn pool() -> &'static DescriptorPool {
     &POOL
 }
 
-/// Checks a message against the rules that stand in its contract. The server does this for unary requests by itself;
-/// handlers do it for each message of a stream.
+/// What an encoded message breaks of the rules of its contract, and of those that hold for every field. The server checks
+/// every request with them by itself; this is for messages that come another way.
+///
+/// # Errors
+/// When the contract has no message of this name, or the bytes are none.
+pub fn violations(name: &str, bytes: &[u8]) -> Result<Violations, String> {
+    let descriptor = POOL.get_message_by_name(name);
+    let descriptor = descriptor.ok_or_else(|| format!("{name} is not in the contract"))?;
+    let message = DynamicMessage::decode(descriptor, bytes).map_err(|error| error.to_string())?;
+    broken_rules(message).map_err(|error| error.to_string())
+}
+
+/// Checks a request.
 ///
 /// # Errors
 /// INVALID_ARGUMENT `INVALID_REQUEST` with every violation.
-pub fn validate<M: Message + Name>(message: &M) -> Result<(), Status> {
-    let name = M::full_name();
-    let descriptor = POOL.get_message_by_name(&name).ok_or_else(|| {
-        status::internal(&std::io::Error::other(format!(
-            "{name} is not in the contract's descriptors"
-        )))
-    })?;
-    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice());
-    validate_dynamic(&message.map_err(|error| status::internal(&error))?)
+pub(crate) fn validate(message: DynamicMessage) -> Result<(), Status> {
+    let violations = broken_rules(message).map_err(|error| status::internal(&error))?;
+    match violations.is_empty() {
+        true => Ok(()),
+        false => Err(status::invalid(&violations)),
+    }
 }
 
-/// The same for a message that is known by its descriptor only.
-pub(crate) fn validate_dynamic(message: &DynamicMessage) -> Result<(), Status> {
-    let broken = match VALIDATOR.validate(message) {
-        Ok(()) => return Ok(()),
-        Err(Error::Validation(broken)) => broken,
-        Err(error) => return Err(status::internal(&error)),
+fn broken_rules(mut message: DynamicMessage) -> Result<Violations, Error> {
+    // First, because it bounds the cost of what follows.
+    let faults = limits::check(&mut message);
+    let broken = match VALIDATOR.validate(&message) {
+        Ok(()) => None,
+        Err(Error::Validation(broken)) => Some(broken),
+        // A rule cannot be computed over a value that is not well-formed.
+        Err(_) if !faults.is_empty() => None,
+        Err(error) => return Err(error),
     };
     let mut violations = Violations::new();
-    for violation in broken.violations() {
+    for violation in broken.iter().flat_map(|broken| broken.violations()) {
         let said = violation.message();
         let description = match (said, BETWEEN_FIELDS.get(violation.rule_id())) {
             ("", Some(said)) => said.clone(),
@@ -73,7 +94,15 @@ pub(crate) fn validate_dynamic(message: &DynamicMessage) -> Result<(), Status> {
         };
         violations.add(violation.field_path(), description);
     }
-    Err(status::invalid(&violations))
+    // A field that breaks a rule of its own is named with that one only.
+    let named: HashSet<String> = violations
+        .iter()
+        .map(|violation| violation.field.clone())
+        .collect();
+    for fault in faults.into_iter().filter(|fault| !named.contains(&fault.path)) {
+        violations.add(fault.path, fault.description);
+    }
+    Ok(violations)
 }
 
 /// Rules for well-known formats come with their id only: `string.uuid`, `string.email_empty`.

@@ -56,7 +56,7 @@ pub mod postgres;
 pub use auth::Identity;
 pub use build::build;
 pub use config::Settings;
-pub use contract::validate;
+pub use contract::violations;
 pub use facility::{Facility, InvalidFacility};
 pub use health::Health;
 pub use page::PageTokens;

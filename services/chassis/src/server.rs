@@ -8,6 +8,7 @@ mod call;
 mod connections;
 mod deadline;
 mod edges;
+mod frames;
 mod idleness;
 mod listening;
 mod rate_limit;
@@ -43,6 +44,10 @@ use crate::{
     health::{HealthService, serve_probes},
 };
 
+/// The limit that a generated service is mounted with: none of its own, because the layers in front of it have refused
+/// what is larger than `grpc.max_message_bytes`.
+pub const CHECKED_BEFORE: usize = usize::MAX;
+
 /// A server under construction: mount services on it, then [`serve`](Server::serve).
 pub struct Server {
     process: Process,
@@ -63,7 +68,9 @@ impl Server {
             mounted: Vec::new(),
         }
         // Every process tells how its calls fare.
-        .service(MeshServiceServer::new(edges::Edges(process.clone())))
+        .service(
+            MeshServiceServer::new(edges::Edges(process.clone())).max_decoding_message_size(CHECKED_BEFORE),
+        )
     }
 
     /// Mounts a generated service.

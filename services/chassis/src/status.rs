@@ -7,6 +7,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
     Violation, Violations,
+    contract::text::shown,
     postgres::{Fault, is_read_only},
 };
 
@@ -20,6 +21,12 @@ const MAX_VIOLATION_BYTES: usize = 4 * 1024;
 const FIELD_OVERHEAD: usize = 8;
 /// The same violations in the status' text, for people.
 const MAX_TEXT_BYTES: usize = 1024;
+/// The longest text of a status.
+const MAX_TEXT_CHARS: usize = 2048;
+/// How much of one violation's description is told.
+const MAX_DESCRIPTION_CHARS: usize = 500;
+/// How much of a name that was not found is told.
+const MAX_ID_CHARS: usize = 200;
 
 /// INVALID_ARGUMENT `INVALID_REQUEST`, naming every field that breaks a rule: as many as fit into 4 KiB, whole fields
 /// before their parts, and how many more there are.
@@ -32,7 +39,7 @@ pub fn invalid(violations: &Violations) -> Status {
             .collect::<Vec<_>>(),
     );
     let text = told_in_words(violations);
-    Status::with_error_details(
+    build(
         Code::InvalidArgument,
         format!("the request is invalid: {text}"),
         details,
@@ -40,7 +47,7 @@ pub fn invalid(violations: &Violations) -> Status {
 }
 
 fn told(violations: &Violations, max_bytes: usize) -> Vec<Violation> {
-    let mut ordered: Vec<&Violation> = violations.iter().collect();
+    let mut ordered: Vec<Violation> = violations.iter().map(cut).collect();
     ordered.sort_by_key(|violation| violation.field.matches(['.', '[']).count());
     let mut bytes = 0;
     let mut told: Vec<Violation> = ordered
@@ -49,7 +56,7 @@ fn told(violations: &Violations, max_bytes: usize) -> Vec<Violation> {
             bytes += violation.field.len() + violation.description.len() + FIELD_OVERHEAD;
             bytes <= max_bytes
         })
-        .map(|violation| (*violation).clone())
+        .cloned()
         .collect();
     let untold = ordered.len() - told.len();
     if untold > 0 {
@@ -60,6 +67,14 @@ fn told(violations: &Violations, max_bytes: usize) -> Vec<Violation> {
         });
     }
     told
+}
+
+/// A long description is cut, so that no violation is left out for its length.
+fn cut(violation: &Violation) -> Violation {
+    Violation {
+        field: shown(&violation.field, MAX_DESCRIPTION_CHARS).into_owned(),
+        description: shown(&violation.description, MAX_DESCRIPTION_CHARS).into_owned(),
+    }
 }
 
 fn told_in_words(violations: &Violations) -> String {
@@ -82,60 +97,67 @@ pub fn invalid_field(field: &str, description: impl Into<String>) -> Status {
 pub fn not_found(kind: &str, id: impl std::fmt::Display) -> Status {
     let reason = format!("{}_NOT_FOUND", kind.to_uppercase().replace([' ', '-'], "_"));
     let mut details = because(&reason);
-    details.set_resource_info(kind, id.to_string(), "", "");
-    Status::with_error_details(Code::NotFound, format!("no such {kind}: {id}"), details)
+    let id = id.to_string();
+    let id = shown(&id, MAX_ID_CHARS);
+    details.set_resource_info(kind, &*id, "", "");
+    build(Code::NotFound, format!("no such {kind}: {id}"), details)
 }
 
 /// FAILED_PRECONDITION: what the request names is in a state that does not allow it.
 pub fn failed_precondition(reason: &str, text: impl Into<String>) -> Status {
-    Status::with_error_details(Code::FailedPrecondition, text, because(reason))
+    build(Code::FailedPrecondition, text, because(reason))
 }
 
 /// ABORTED: another request was quicker, or still runs. The same request may be sent again after `retry_after`.
 pub fn aborted(reason: &str, text: impl Into<String>, retry_after: Duration) -> Status {
-    Status::with_error_details(Code::Aborted, text, retrying(reason, retry_after))
+    build(Code::Aborted, text, retrying(reason, retry_after))
 }
 
 /// ALREADY_EXISTS.
 pub fn already_exists(reason: &str, text: impl Into<String>) -> Status {
-    Status::with_error_details(Code::AlreadyExists, text, because(reason))
+    build(Code::AlreadyExists, text, because(reason))
 }
 
 /// UNAVAILABLE: something that the request needs is down. Worth another try after a second.
 pub fn unavailable(reason: &str, text: impl Into<String>) -> Status {
-    Status::with_error_details(Code::Unavailable, text, retrying(reason, Duration::from_secs(1)))
+    build(Code::Unavailable, text, retrying(reason, Duration::from_secs(1)))
 }
 
 /// RESOURCE_EXHAUSTED: a limit is reached, and nothing was started.
 pub fn exhausted(reason: &str, text: impl Into<String>, retry_after: Duration) -> Status {
-    Status::with_error_details(Code::ResourceExhausted, text, retrying(reason, retry_after))
+    build(Code::ResourceExhausted, text, retrying(reason, retry_after))
 }
 
 /// DEADLINE_EXCEEDED `OUT_OF_TIME`.
 pub fn out_of_time() -> Status {
     let text = "the deadline passed before the call was done; it may still be carried out";
-    Status::with_error_details(Code::DeadlineExceeded, text, because("OUT_OF_TIME"))
+    build(Code::DeadlineExceeded, text, because("OUT_OF_TIME"))
 }
 
 /// UNAUTHENTICATED: there is no token, or none that can be believed.
 pub fn unauthenticated(reason: &str, text: impl Into<String>) -> Status {
-    Status::with_error_details(Code::Unauthenticated, text, because(reason))
+    build(Code::Unauthenticated, text, because(reason))
 }
 
 /// PERMISSION_DENIED.
 pub fn denied(reason: &str, text: impl Into<String>) -> Status {
-    Status::with_error_details(Code::PermissionDenied, text, because(reason))
+    build(Code::PermissionDenied, text, because(reason))
 }
 
 /// UNIMPLEMENTED.
 pub fn unimplemented(reason: &str, text: impl Into<String>) -> Status {
-    Status::with_error_details(Code::Unimplemented, text, because(reason))
+    build(Code::Unimplemented, text, because(reason))
+}
+
+/// The code that gRPC's specification gives to a request that breaks its protocol.
+pub(crate) fn protocol(code: Code, reason: &str, text: impl Into<String>) -> Status {
+    build(code, text, because(reason))
 }
 
 /// INTERNAL, with nothing of `error` in it; it is logged here, once, with its whole chain.
 pub fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
     tracing::error!(error.message = chain(error), "a request failed inside");
-    Status::with_error_details(
+    build(
         Code::Internal,
         "something failed inside; see the service's log",
         because("INTERNAL"),
@@ -193,6 +215,12 @@ fn refused(error: &sqlx::Error) -> Status {
         }
         _ => failed_precondition("CONSTRAINT_VIOLATED", "the request contradicts what is stored"),
     }
+}
+
+/// Whatever a text was made from, it is one line of bounded length: it travels in a trailer and is logged by callers.
+fn build(code: Code, text: impl Into<String>, details: ErrorDetails) -> Status {
+    let text = text.into();
+    Status::with_error_details(code, shown(&text, MAX_TEXT_CHARS), details)
 }
 
 fn because(reason: &str) -> ErrorDetails {
@@ -269,6 +297,23 @@ mod tests {
             .map(|v| v.field.clone())
             .collect();
         assert_eq!(fields, ["patient_id", "lines[0].price"]);
+    }
+
+    #[test]
+    fn what_is_echoed_is_cut_and_never_dropped() {
+        let long = "x".repeat(3_000_000);
+        let status = not_found("service", format!("{long}\0"));
+        assert!(status.details().len() + status.message().len() < 1024);
+        assert!(status.message().contains("xxx") && status.message().ends_with('…'));
+        let status = failed_precondition("WRONG_STATE", format!("a\n{long}"));
+        assert!(status.message().starts_with("a\u{fffd}x") && status.message().len() < 3 * MAX_TEXT_CHARS);
+        let mut violations = Violations::new();
+        violations.add("a", &long);
+        violations.add("b", "must be set");
+        let details = invalid(&violations).get_error_details();
+        let fields = &details.bad_request().unwrap().field_violations;
+        assert!(fields[0].description.ends_with('…'));
+        assert_eq!(fields[1].field, "b");
     }
 
     #[test]

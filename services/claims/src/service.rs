@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chassis::{
     Identity, PageTokens, Process, Server, Service,
     postgres::{Database, Migrations},
+    server::CHECKED_BEFORE,
 };
 use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
 use mesh::policy::Role;
@@ -67,7 +68,7 @@ impl Service for Claims {
             pages: PageTokens::new(&page_key),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
-            .service(ClaimServiceServer::new(grpc))
+            .service(ClaimServiceServer::new(grpc).max_decoding_message_size(CHECKED_BEFORE))
             .service(dead_letters.into_service())
             .service(event_operations.into_service())
             .serve()

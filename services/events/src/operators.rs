@@ -81,6 +81,6 @@ impl DeadLetters {
 
     /// The service to mount.
     pub fn into_service(self) -> DeadLetterServiceServer<Self> {
-        DeadLetterServiceServer::new(self)
+        DeadLetterServiceServer::new(self).max_decoding_message_size(usize::MAX)
     }
 }

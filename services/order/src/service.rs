@@ -6,6 +6,7 @@ use chassis::{
     Identity, Process, Service,
     auth::ServiceTokens,
     postgres::{Database, Migrations},
+    server::CHECKED_BEFORE,
     server::Server,
 };
 use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
@@ -68,8 +69,8 @@ impl Service for Orders {
             process: process.clone(),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
-            .service(OrderServiceServer::new(grpc.clone()))
-            .service(SagaServiceServer::new(grpc))
+            .service(OrderServiceServer::new(grpc.clone()).max_decoding_message_size(CHECKED_BEFORE))
+            .service(SagaServiceServer::new(grpc).max_decoding_message_size(CHECKED_BEFORE))
             .service(dead_letters.into_service())
             .service(event_operations.into_service())
             .serve()

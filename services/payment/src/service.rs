@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chassis::{
     Identity, PageTokens, Process, Service,
     postgres::{Database, Migrations},
-    server::Server,
+    server::{CHECKED_BEFORE, Server},
 };
 use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
 use mesh::policy::Role;
@@ -73,8 +73,8 @@ impl Service for Payment {
             pages: PageTokens::new(&page_key),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
-            .service(PaymentServiceServer::new(grpc.clone()))
-            .service(LedgerServiceServer::new(grpc))
+            .service(PaymentServiceServer::new(grpc.clone()).max_decoding_message_size(CHECKED_BEFORE))
+            .service(LedgerServiceServer::new(grpc).max_decoding_message_size(CHECKED_BEFORE))
             .service(dead_letters.into_service())
             .service(event_operations.into_service())
             .serve()

@@ -9,13 +9,19 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::{Identity, RoleSet, Settings, jwks::Keys};
-use crate::{Facility, Tasks, health::Dependency};
+use crate::{
+    Facility, Tasks,
+    contract::text::{self, Lines},
+    health::Dependency,
+};
 
 /// A verified token is remembered no longer than this, so that a key that is withdrawn stops counting.
 const REMEMBERED: Duration = Duration::from_secs(60);
 const REMEMBERED_AT_MOST: u64 = 10_000;
 /// Clocks may differ by this many seconds.
 const LEEWAY_S: u64 = 5;
+/// The longest `sub` and `service`, in characters.
+const MAX_NAME: usize = 256;
 
 /// Why a token is not believed. Told to the caller: it gives away nothing that the token does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +53,9 @@ pub enum Refused {
     /// It names no facility.
     #[error("the token names no facility")]
     Facility,
+    /// Who it is for cannot be written down.
+    #[error("the token's sub and service must each be one line of at most 256 characters")]
+    Subject,
 }
 
 /// Checks tokens, and remembers those that it has checked. Cheap to clone.
@@ -174,6 +183,13 @@ impl Verifier {
             .map_err(|error| refusal(error.kind()))?
             .claims;
         let facility = claims.facility.ok_or(Refused::Facility)?;
+        if ![Some(&claims.sub), claims.service.as_ref()]
+            .into_iter()
+            .flatten()
+            .all(|name| is_name(name))
+        {
+            return Err(Refused::Subject);
+        }
         let identity = Identity {
             subject: claims.sub,
             facility: Facility::new(facility).map_err(|_| Refused::Facility)?,
@@ -185,6 +201,11 @@ impl Verifier {
             expires: claims.exp,
         })
     }
+}
+
+/// Whether a name can be kept in the audit trail and shown in logs.
+fn is_name(name: &str) -> bool {
+    name.chars().count() <= MAX_NAME && text::refusal(name, Lines::One).is_none()
 }
 
 fn refusal(kind: &ErrorKind) -> Refused {

@@ -10,6 +10,10 @@ use tonic_health::pb::{
 };
 
 use super::{Health, Status};
+use crate::contract::text;
+
+/// Longer than the name of any service.
+const MAX_SERVICE_CHARS: usize = 256;
 
 /// Answers for one process.
 #[derive(Clone, Debug)]
@@ -33,7 +37,8 @@ impl health_server::Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, GrpcStatus> {
-        let service = request.into_inner().service;
+        // Kept for as long as the caller watches; no service has a longer name.
+        let service = text::shown(&request.get_ref().service, MAX_SERVICE_CHARS).into_owned();
         let state = self.0.watch();
         // Says the state now and then each change of it, until the process closes its doors.
         let changes = stream::unfold((state, service, None), |(mut state, service, said)| async move {

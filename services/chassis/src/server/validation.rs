@@ -1,20 +1,31 @@
-//! The rules that stand in the contract, checked once for all handlers of single requests. Streams are checked by their
-//! handlers, message by message, with [`validate`](crate::validate).
+//! The rules that stand in the contract, checked once for all handlers: handlers get valid messages only, be it the one
+//! message of a request or each one of a stream.
 
-use bytes::{Buf, Bytes};
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context as Task, Poll, ready},
+};
+
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full};
 use prost_reflect::DynamicMessage;
 use tonic::{Status, body::Body};
 
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Method, Next, refuse},
+    frames::{self, Frames},
 };
-use crate::{contract, status};
+use crate::{
+    contract::{self, text},
+    status,
+};
 
-/// One byte says whether the message is compressed, four its length.
-const PREFIX: usize = 5;
+/// How much of a request id that is none is kept for the audit trail. A UUID has 36 characters.
+const MAX_REQUEST_ID: usize = 64;
 
 pub(super) struct Layer {
     max_message_bytes: usize,
@@ -25,48 +36,52 @@ impl Layer {
         Layer { max_message_bytes }
     }
 
+    /// Takes in the one message of a request, and checks it.
     async fn check(&self, call: &mut Call, method: &Method) -> Result<(), Status> {
-        let body = std::mem::take(call.request.body_mut());
-        let collected = Limited::new(body, self.max_message_bytes + PREFIX)
-            .collect()
-            .await;
-        let bytes = collected.map_err(|error| self.unread(&*error))?.to_bytes();
-        if bytes.len() >= PREFIX {
-            let message = read(method, bytes.clone())?;
-            if method.policy.has_request_id
-                && let Some(id) = message.get_field_by_name("request_id")
-                && let Some(id) = id.as_str()
-            {
-                // Set once: nobody reads the message twice.
-                let _ = call.request_id.set(id.to_owned());
+        let mut body = std::mem::take(call.request.body_mut());
+        let mut frames = Frames::new(call.request.headers_mut(), self.max_message_bytes);
+        let mut only = None;
+        while let Some(frame) = body.frame().await {
+            let Ok(piece) = frame.map_err(cut_off)?.into_data() else {
+                continue;
+            };
+            frames.push(piece);
+            if only.is_none() {
+                only = frames.next()?;
             }
-            contract::validate_dynamic(&message)?;
+            if only.is_some() && !frames.is_empty() {
+                return Err(status::invalid_field("", "must be exactly one message"));
+            }
         }
-        *call.request.body_mut() = Body::new(Full::new(bytes));
+        whole(&frames)?;
+        let only = only.ok_or_else(|| status::invalid_field("", "must be exactly one message"))?;
+        check_message(method, &call.request_id, only.clone())?;
+        *call.request.body_mut() = Body::new(Full::new(only));
         Ok(())
     }
 
-    fn unread(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> Status {
-        if error.is::<LengthLimitError>() {
-            let text = format!("the message is larger than {} bytes", self.max_message_bytes);
-            let mut refusal = status::exhausted("MESSAGE_TOO_LARGE", text, std::time::Duration::ZERO);
-            // It will not be smaller the next time.
-            refusal.metadata_mut().insert(
-                "grpc-retry-pushback-ms",
-                tonic::metadata::MetadataValue::from_static("-1"),
-            );
-            return refusal;
-        }
-        Status::cancelled("the request was cut off")
+    /// Checks the messages of a stream as its handler reads them.
+    fn check_stream(&self, call: &mut Call, method: Arc<Method>) {
+        let body = std::mem::take(call.request.body_mut());
+        let frames = Frames::new(call.request.headers_mut(), self.max_message_bytes);
+        *call.request.body_mut() = Body::new(Checked {
+            body,
+            frames,
+            method,
+            request_id: Arc::clone(&call.request_id),
+        });
     }
 }
 
 impl CallLayer for Layer {
     fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
-        let method = match &call.method {
-            Some(method) if !method.policy.client_streaming => method.clone(),
-            _ => return next.run(call),
+        let Some(method) = call.method.clone() else {
+            return next.run(call);
         };
+        if method.policy.client_streaming {
+            self.check_stream(&mut call, method);
+            return next.run(call);
+        }
         Box::pin(async move {
             match self.check(&mut call, &method).await {
                 Ok(()) => next.run(call).await,
@@ -76,20 +91,61 @@ impl CallLayer for Layer {
     }
 }
 
-/// The message behind its prefix.
-fn read(method: &Method, mut frame: Bytes) -> Result<DynamicMessage, Status> {
-    if frame.get_u8() != 0 {
-        let text = "compressed requests are not taken: send them with `grpc-encoding: identity`";
-        return Err(status::unimplemented("COMPRESSED", text));
+/// The body of a stream: each message is checked before it is passed on, and the first bad one ends the stream with
+/// its refusal.
+struct Checked {
+    body: Body,
+    frames: Frames,
+    method: Arc<Method>,
+    request_id: Arc<OnceLock<String>>,
+}
+
+impl http_body::Body for Checked {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(message) = self.frames.next()? {
+                check_message(&self.method, &self.request_id, message.clone())?;
+                return Poll::Ready(Some(Ok(Frame::data(message))));
+            }
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(task)) else {
+                return Poll::Ready(whole(&self.frames).err().map(Err));
+            };
+            match frame.map_err(cut_off)?.into_data() {
+                Ok(piece) => self.frames.push(piece),
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
     }
-    let length = frame.get_u32() as usize;
-    if length != frame.len() {
-        return Err(status::invalid_field("", "must be exactly one message"));
+}
+
+fn cut_off(_: Status) -> Status {
+    Status::cancelled("the request was cut off")
+}
+
+/// Refuses a body that has ended within a message.
+fn whole(frames: &Frames) -> Result<(), Status> {
+    match frames.is_empty() {
+        true => Ok(()),
+        false => Err(status::invalid_field("", "ends before its message does")),
     }
-    DynamicMessage::decode(method.input.clone(), frame).map_err(|error| {
-        status::invalid_field(
-            "",
-            format!("cannot be decoded as {}: {error}", method.policy.input),
-        )
-    })
+}
+
+fn check_message(method: &Method, request_id: &OnceLock<String>, frame: Bytes) -> Result<(), Status> {
+    let message = frames::message(frame);
+    let decoded = DynamicMessage::decode(method.input.clone(), message.clone());
+    let decoded = decoded.map_err(|error| contract::undecodable(&method.input, &message, &error))?;
+    if method.policy.has_request_id
+        && let Some(id) = decoded.get_field_by_name("request_id")
+        && let Some(id) = id.as_str()
+    {
+        // Kept for the audit trail also when it is refused below: bounded, and what can be written everywhere.
+        let _ = request_id.set(text::shown(id, MAX_REQUEST_ID).into_owned());
+    }
+    contract::validate(decoded)
 }

@@ -12,11 +12,16 @@ pub(crate) fn parent(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
 }
 
+/// The longest `traceparent` or `tracestate` that is carried on.
+const MAX_HEADER: usize = 512;
+
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).and_then(|value| value.to_str().ok())
+        let value = self.0.get(key).and_then(|value| value.to_str().ok());
+        // What is longer than W3C's limit may be left out, and is kept by nothing here.
+        value.filter(|value| value.len() <= MAX_HEADER)
     }
 
     fn keys(&self) -> Vec<&str> {

@@ -51,7 +51,7 @@ impl EventOperations {
 
     /// The service to mount.
     pub fn into_service(self) -> EventServiceServer<Self> {
-        EventServiceServer::new(self)
+        EventServiceServer::new(self).max_decoding_message_size(usize::MAX)
     }
 
     fn open<M>(&self, request: Request<M>) -> Result<(Caller, M), Status> {

@@ -1,0 +1,134 @@
+//! What a text may hold, wherever it comes from: a field, a header, a token.
+
+use std::borrow::Cow;
+
+/// How many lines a text may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lines {
+    /// One: an identifier, a code, a name.
+    One,
+    /// Several: free text for people, a document.
+    Several,
+}
+
+/// What is wrong with a text, in words; `None` when nothing is.
+///
+/// Refused are control characters (C0 with NUL, DEL, C1), because logs, terminals, XML and PostgreSQL cannot keep
+/// them; bidirectional embeddings, overrides and isolates, because they change how the text around them is shown; and
+/// noncharacters, because XML cannot hold them. Line ends and tabs are taken in texts of several lines. The
+/// bidirectional marks U+200E, U+200F and U+061C, which Arabic and Hebrew texts need, and joiners are taken.
+pub(crate) fn refusal(text: &str, lines: Lines) -> Option<String> {
+    let refused = text.chars().find(|&c| !is_allowed(c, lines))?;
+    let code = u32::from(refused);
+    Some(match (refused, lines) {
+        ('\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}', _) => {
+            format!("must be one line without tabs; it holds U+{code:04X}")
+        }
+        (c, _) if c.is_control() => format!("must not hold control characters; it holds U+{code:04X}"),
+        (c, _) if is_bidirectional_control(c) => {
+            format!("must not hold bidirectional controls; it holds U+{code:04X}")
+        }
+        _ => format!("must not hold noncharacters; it holds U+{code:04X}"),
+    })
+}
+
+fn is_allowed(c: char, lines: Lines) -> bool {
+    match c {
+        '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => lines == Lines::Several,
+        c => !c.is_control() && !is_bidirectional_control(c) && !is_noncharacter(c),
+    }
+}
+
+/// Embeddings, overrides and isolates, and what ends them.
+fn is_bidirectional_control(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn is_noncharacter(c: char) -> bool {
+    matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe
+}
+
+/// A text that can be kept, logged and echoed: one line of at most `max_chars` characters, a longer one cut and
+/// ended with "…". What a text may not hold is replaced by U+FFFD.
+pub(crate) fn shown(text: &str, max_chars: usize) -> Cow<'_, str> {
+    let is_cut = text.len() > max_chars && text.chars().nth(max_chars).is_some();
+    if !is_cut && refusal(text, Lines::One).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let kept = if is_cut {
+        max_chars.saturating_sub(1)
+    } else {
+        max_chars
+    };
+    let clean = |c| {
+        if is_allowed(c, Lines::One) {
+            c
+        } else {
+            char::REPLACEMENT_CHARACTER
+        }
+    };
+    let mut shown: String = text.chars().take(kept).map(clean).collect();
+    if is_cut {
+        shown.push('…');
+    }
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_refused_in_every_text() {
+        for code in (0..0x20).chain(0x7f..0xa0) {
+            let c = char::from_u32(code).unwrap();
+            let text = format!("a{c}b");
+            assert!(refusal(&text, Lines::One).is_some(), "U+{code:04X}");
+            let is_line_end = matches!(c, '\n' | '\r' | '\t');
+            assert_eq!(
+                refusal(&text, Lines::Several).is_none(),
+                is_line_end,
+                "U+{code:04X}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_changes_the_text_around_it_or_is_no_character_is_refused() {
+        for c in [
+            '\u{202e}',
+            '\u{2066}',
+            '\u{fffe}',
+            '\u{ffff}',
+            '\u{1fffe}',
+            '\u{fdd0}',
+        ] {
+            assert!(refusal(&c.to_string(), Lines::Several).is_some(), "{c:?}");
+        }
+        assert!(refusal("\u{2028}", Lines::One).is_some());
+    }
+
+    #[test]
+    fn names_and_texts_of_all_scripts_are_taken() {
+        for text in [
+            "José O'Neil",
+            "محمد\u{200f} (ب)",
+            "می\u{200c}خواهم",
+            "日本語",
+            "👩\u{200d}⚕️",
+            "a\u{a0}b",
+            "\u{fffd}",
+        ] {
+            assert_eq!(refusal(text, Lines::One), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_cut_and_clean_and_never_dropped() {
+        assert_eq!(shown("order.v1", 100), "order.v1");
+        assert_eq!(shown("abcdef", 6), "abcdef");
+        assert_eq!(shown("abcdefg", 6), "abcde…");
+        assert_eq!(shown("a\0b\nc", 6), "a\u{fffd}b\u{fffd}c");
+        assert_eq!(shown(&"ع".repeat(7), 6).chars().count(), 6);
+    }
+}
