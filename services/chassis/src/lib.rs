@@ -53,6 +53,7 @@ pub mod idempotency;
 pub mod page;
 pub mod postgres;
 
+pub use audit::record_effect;
 pub use auth::Identity;
 pub use build::build;
 pub use config::Settings;

@@ -9,7 +9,7 @@ use tonic::{Response, Status, metadata::MetadataValue};
 use uuid::Uuid;
 
 use super::{Error, Key, REPLAYED};
-use crate::{Facility, postgres::Database, status};
+use crate::{Facility, audit, postgres::Database, status};
 
 /// What a claim found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub async fn claim(
         .execute(&mut *conn)
         .await?;
         if inserted.rows_affected() == 1 {
+            // What the key's transaction does, it does for the call that runs.
+            audit::record_effect(conn).await?;
             return Ok(Claim::New);
         }
         let first = sqlx::query!(

@@ -29,6 +29,7 @@ pub(super) async fn once<A: Message + Default>(
     if let Some(answer) = action.answered(&mut tx).await? {
         return Ok(idempotency::replayed(answer));
     }
+    chassis::record_effect(&mut tx).await.map_err(Failure::from)?;
     let (answer, about) = act(&mut tx).await?;
     action.record(&mut tx, &answer, about).await?;
     tx.commit().await.map_err(Failure::from)?;
