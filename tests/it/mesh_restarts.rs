@@ -101,15 +101,16 @@ async fn an_outage_of_all_endpoints_is_not_multiplied_and_is_over_when_the_first
     refused.0.retain(|call| call.due < gone);
     let per_call = (seen - before) as f64 / refused.len() as f64;
     let per_call_gone = traffic.attempts_per_s / traffic.calls_per_s;
-    let recovered = calls.since(returned + Duration::from_secs(2));
+    let recovered = calls.since(returned + recovery + Duration::from_secs(2));
     println!(
         "all down for twice {lasting:?}: {per_call:.2} attempts per call while they refuse, {per_call_gone:.2} over the last 10 s \
-         until after they were gone; the first call went well {recovery:.1?} after the first return, from 2 s on {} of {}",
+         until after they were gone; the first call went well {recovery:.1?} after the first return, from 2 s after that on {} of {}",
         recovered.good(),
         recovered.len(),
     );
     assert!(per_call <= 1.2, "{per_call:.2}");
     assert!(per_call_gone <= 1.2, "{per_call_gone:.2}");
-    assert!(recovery <= Duration::from_secs(2), "{recovery:?}");
+    // After an outage of this length every address is tried again after five seconds at most, give or take a fifth.
+    assert!(recovery <= Duration::from_millis(6_500), "{recovery:?}");
     assert!(recovered.success() >= 0.99, "{:?}", recovered.failures());
 }

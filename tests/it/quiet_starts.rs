@@ -28,7 +28,7 @@ fn told(stack: &Stack) -> Vec<Told> {
             .then(|| Told {
                 at: OffsetDateTime::parse(line["time"].as_str().unwrap(), &Rfc3339).unwrap(),
                 warns: line["level"] == "WARN",
-                endpoint: line["endpoint.address"].as_str().unwrap().to_owned(),
+                endpoint: line["server.address"].as_str().unwrap().to_owned(),
             })
     });
     lines.collect()

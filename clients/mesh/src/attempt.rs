@@ -8,16 +8,16 @@ use std::{
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Response, header};
 use tokio::time::Instant;
-use tonic::{Code, Status, body::Body};
+use tonic::{Status, body::Body};
 use tower::Service;
 use tracing::Instrument;
 
 use crate::{
-    call::{Attempt, AttemptOutcome, early_code},
+    call::{Attempt, AttemptOutcome},
     context::PREVIOUS_ATTEMPTS,
     failure::{Failure, Reached},
     grpc_timeout, origin,
-    telemetry::{Metrics, span},
+    telemetry::{Measured, Metrics, Running, span},
 };
 
 /// Prepares each attempt's headers and wraps it in a span.
@@ -58,26 +58,16 @@ where
             });
         }
         span::inject(&span, attempt.request.headers_mut());
-        let (metrics, method, started) = (
-            Arc::clone(&self.metrics),
-            Arc::clone(&attempt.method),
-            Instant::now(),
+        self.metrics.attempt_started(&attempt.method.label);
+        let running = Running::new(
+            Measured::Attempt,
+            &self.metrics,
+            &attempt.method,
+            attempt.deadline,
+            &span,
         );
-        metrics.attempt_started(&method.label);
-        let answer = self.inner.call(attempt);
-        Box::pin(
-            async move {
-                let outcome = answer.await;
-                let code = match &outcome {
-                    Err(failure) => failure.status.code(),
-                    Ok(response) => early_code(response).unwrap_or(Code::Ok),
-                };
-                metrics.attempt_ended(&method.label, code, started.elapsed());
-                span::record_code(code);
-                outcome
-            }
-            .instrument(span),
-        )
+        attempt.running = Some(running);
+        Box::pin(self.inner.call(attempt).instrument(span))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::Response;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tonic::{Status, body::Body};
 use tower::Service;
 
@@ -23,7 +23,7 @@ use crate::{
         vitals::{Allowance, Flight},
     },
     failure::Failure,
-    supervisor::Published,
+    supervisor::{Demand, Published},
     telemetry::span,
 };
 use choice::{Choice, Criteria, choose};
@@ -34,7 +34,7 @@ pub(crate) use outliers::Scouts;
 pub(crate) struct Balance {
     pub(crate) published: watch::Receiver<Arc<Published>>,
     /// Tells the supervisor that calls find nothing connected.
-    pub(crate) demand: Arc<Notify>,
+    pub(crate) demand: Arc<Demand>,
     pub(crate) room: Arc<Room>,
     pub(crate) service: Arc<str>,
     pub(crate) zone: Option<Arc<str>>,
@@ -66,7 +66,7 @@ impl Balance {
                 Choice::Taken(endpoint, flight) => return Ok((endpoint, flight)),
                 Choice::Full => {}
                 Choice::Nothing => {
-                    self.demand.notify_waiters();
+                    self.demand.raise();
                     if let Some(reason) = &published.failing
                         && !criteria.method.wait_for_ready
                     {
@@ -94,7 +94,7 @@ impl Service<Attempt> for Balance {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, attempt: Attempt) -> Self::Future {
+    fn call(&mut self, mut attempt: Attempt) -> Self::Future {
         let balance = self.clone();
         Box::pin(async move {
             let declared = attempt.method.policy.as_ref().map(|policy| policy.timeout);
@@ -106,10 +106,16 @@ impl Service<Attempt> for Balance {
                 zone: balance.zone.as_deref(),
                 scouts: &balance.scouts,
             };
-            let (endpoint, flight) = balance.pick(criteria).await?;
+            let (endpoint, flight) = match balance.pick(criteria).await {
+                Ok(picked) => picked,
+                Err(failure) => {
+                    attempt.end(failure.status.code());
+                    return Err(failure);
+                }
+            };
             attempt.tried.add(endpoint.vitals.id());
-            span::record_endpoint(endpoint.address.authority.as_str());
-            endpoint.send(flight, attempt.request).await
+            span::record_endpoint(&endpoint.address, endpoint.peer);
+            endpoint.send(flight, attempt.running, attempt.request).await
         })
     }
 }

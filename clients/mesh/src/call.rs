@@ -9,7 +9,7 @@ use tonic::{Code, Status, body::Body};
 
 use crate::{
     Context, endpoint::slowness::Typical, failure::Failure, hedge::Observed, methods::Sources,
-    policy::MethodPolicy,
+    policy::MethodPolicy, telemetry::Running,
 };
 
 /// What a call ends with above the retries.
@@ -74,10 +74,19 @@ pub(crate) struct Attempt {
     pub(crate) previous: u32,
     /// Shared by all attempts of a call.
     pub(crate) tried: Arc<Tried>,
+    /// Books the attempt's end. Set when it starts.
+    pub(crate) running: Option<Running>,
     pub(crate) request: Request<Body>,
 }
 
 impl Attempt {
+    /// Books that the attempt ended without a response.
+    pub(crate) fn end(&mut self, code: Code) {
+        if let Some(running) = &mut self.running {
+            running.end(code);
+        }
+    }
+
     /// Another try at the same call.
     pub(crate) fn again(&self, previous: u32, request: Request<Body>) -> Attempt {
         Attempt {
@@ -86,6 +95,7 @@ impl Attempt {
             deadline: self.deadline,
             previous,
             tried: Arc::clone(&self.tried),
+            running: None,
             request,
         }
     }

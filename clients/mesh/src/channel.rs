@@ -10,11 +10,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response};
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, watch},
-    task::AbortHandle,
-};
+use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 use tonic::{Status, body::Body};
 use tower::Service;
 
@@ -23,7 +19,7 @@ use crate::{
     attempt::Prepare,
     balance::Balance,
     call::Call,
-    connection::Connector,
+    connection::{Connector, Restraint},
     deadline::{self, Deadline},
     discovery::Target,
     endpoint::{Caller, room::Room},
@@ -36,7 +32,7 @@ use crate::{
         budget::{Budget, Budgets, Throttling},
     },
     service_config::{self, ServiceConfig},
-    supervisor::{Published, Supervisor},
+    supervisor::{Demand, Published, Supervisor},
     telemetry::{Calls, Metrics},
     throttle::{self, Throttle},
     tls::Credentials,
@@ -88,10 +84,11 @@ impl Channel {
         let connector = Arc::new(Connector {
             tuning: Arc::clone(&tuning),
             credentials,
+            restraint: Restraint::default(),
         });
         let metrics = Arc::new(Metrics::new(&options.service));
         let room = Arc::new(Room::new(tuning.max_in_flight, tuning.max_waiting));
-        let demand = Arc::new(Notify::new());
+        let demand = Arc::new(Demand::default());
         let (publish, published) = watch::channel(Arc::new(Published::default()));
         let balance = Balance {
             published: published.clone(),
@@ -103,6 +100,7 @@ impl Channel {
         };
         let caller = Arc::new(Caller {
             user_agent: user_agent(&options.caller)?,
+            ping_interval: tuning.shortest_silence(),
             metrics: Arc::clone(&metrics),
         });
         let health_service = config

@@ -3,16 +3,18 @@
 //! The connection is hyper's, without tonic's channel around it: the supervisor has to learn at once that a
 //! connection is lost, and a request that was never sent has to come back to be sent elsewhere.
 
+mod frames;
 mod heard;
 mod pace;
 pub(crate) mod pulse;
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,9 +23,14 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
-use crate::{discovery::Address, options::Tuning, tls::Credentials};
+use crate::{
+    discovery::Address,
+    options::{Pings, Tuning},
+    tls::Credentials,
+};
 use heard::Heard;
 use pace::Pace;
+pub(crate) use pace::Restraint;
 use pulse::Pulse;
 
 /// Received data the peer may send ahead on one stream, and on the connection. Bytes.
@@ -32,12 +39,16 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Response headers may be this long. Bytes.
 const HEADER_LIST: u32 = 32 * 1024;
 
+/// Unanswered probes after which the operating system gives a connection up.
+const TCP_PROBES: u32 = 3;
+
 /// Makes connections.
 #[derive(Debug)]
 pub(crate) struct Connector {
     pub(crate) tuning: Arc<Tuning>,
     /// `None`: in the clear.
     pub(crate) credentials: Option<Credentials>,
+    pub(crate) restraint: Restraint,
 }
 
 /// Why there is no connection.
@@ -64,26 +75,31 @@ pub(crate) struct Connected {
     /// What requests are sent on.
     pub(crate) sender: SendRequest<Body>,
     pub(crate) pulse: Arc<Pulse>,
+    /// The other end.
+    pub(crate) peer: Option<SocketAddr>,
     /// Drives the connection, and ends when no more requests are taken.
     pub(crate) driver: BoxFuture<'static, hyper::Result<()>>,
 }
 
 impl Connector {
-    /// Connects, within the time that the tuning gives.
-    pub(crate) async fn open(&self, address: &Address) -> Result<Connected, ConnectError> {
+    /// Connects, within the time that the tuning gives. `bears_pings`: what the address has announced before.
+    pub(crate) async fn open(&self, address: &Address, bears_pings: bool) -> Result<Connected, ConnectError> {
         let limit = self.tuning.connect_timeout();
-        timeout(limit, self.connect(address))
+        timeout(limit, self.connect(address, bears_pings))
             .await
             .unwrap_or(Err(ConnectError::Late(self.tuning.connect_timeout_ms)))
     }
 
-    async fn connect(&self, address: &Address) -> Result<Connected, ConnectError> {
+    async fn connect(&self, address: &Address, bears_pings: bool) -> Result<Connected, ConnectError> {
         let stream = TcpStream::connect((&*address.host, address.port))
             .await
             .map_err(ConnectError::Tcp)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        self.watch_host(&stream).map_err(ConnectError::Tcp)?;
+        let pulse = Arc::new(Pulse::new(bears_pings || self.tuning.pings == Pings::Always));
+        let peer = stream.peer_addr().ok();
         let Some(credentials) = &self.credentials else {
-            return self.handshake(stream).await;
+            return self.handshake(stream, pulse, peer).await;
         };
         let name = ServerName::try_from(address.host.to_string())
             .map_err(|_| ConnectError::Name(Arc::clone(&address.host)))?;
@@ -92,15 +108,34 @@ impl Connector {
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(ConnectError::Protocol);
         }
-        self.handshake(stream).await
+        self.handshake(stream, pulse, peer).await
     }
 
-    async fn handshake<T>(&self, stream: T) -> Result<Connected, ConnectError>
+    /// Has the operating system find out that the other host is gone, which no server counts as a ping.
+    fn watch_host(&self, stream: &TcpStream) -> io::Result<()> {
+        let (quiet, answer) = (self.tuning.keepalive_interval(), self.tuning.keepalive_timeout());
+        let seconds = |time: Duration| Duration::from_secs(time.as_secs().max(1));
+        let keepalive = TcpKeepalive::new()
+            .with_time(seconds(quiet))
+            .with_interval(seconds(answer / TCP_PROBES))
+            .with_retries(TCP_PROBES);
+        let socket = SockRef::from(stream);
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(quiet + answer))?;
+        Ok(())
+    }
+
+    async fn handshake<T>(
+        &self,
+        stream: T,
+        pulse: Arc<Pulse>,
+        peer: Option<SocketAddr>,
+    ) -> Result<Connected, ConnectError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let pulse = Arc::new(Pulse::new());
-        let pace = Pace::new(Arc::clone(&pulse), &self.tuning);
+        let pace = Pace::new(Arc::clone(&pulse), &self.tuning, &self.restraint);
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .initial_stream_window_size(STREAM_WINDOW)
@@ -119,7 +154,7 @@ impl Connector {
         let mut driver = Box::pin(connection);
         tokio::select! {
             biased;
-            Ok(()) = heard => Ok(Connected { sender, pulse, driver }),
+            Ok(()) = heard => Ok(Connected { sender, pulse, peer, driver }),
             ended = &mut driver => match ended {
                 Ok(()) => Err(ConnectError::Closed),
                 Err(error) => Err(ConnectError::Handshake(error)),

@@ -3,7 +3,7 @@
 mod dns;
 mod kubernetes;
 
-use std::sync::Arc;
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use http::{
     Uri,
@@ -131,6 +131,34 @@ impl Address {
             port,
             zone,
         })
+    }
+}
+
+impl Address {
+    /// The address and port of the process, as `network.peer.*` names them: those of the connection if there is one,
+    /// else what would be connected to.
+    pub(crate) fn peer(&self, connection: Option<SocketAddr>) -> (String, u16) {
+        connection.map_or_else(
+            || (self.host.to_string(), self.port),
+            |peer| (peer.ip().to_string(), peer.port()),
+        )
+    }
+}
+
+/// The authority, and what is connected to where that is something else.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Address {
+            authority,
+            host,
+            port,
+            ..
+        } = self;
+        if authority.host().trim_matches(['[', ']']) == &**host {
+            return authority.fmt(f);
+        }
+        let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+        write!(f, "{authority} ({open}{host}{close}:{port})")
     }
 }
 

@@ -3,10 +3,12 @@
 pub(crate) mod breaker;
 mod load;
 pub(crate) mod room;
+mod share;
 pub(crate) mod slowness;
 pub(crate) mod vitals;
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
@@ -23,10 +25,10 @@ use crate::{
     connection::pulse::Pulse,
     discovery::Address,
     failure::{self, Failure, Reached},
+    options::MIN_PING_INTERVAL,
     origin,
-    telemetry::{Metrics, span},
+    telemetry::{Metrics, Running},
 };
-use breaker::Consequence;
 use vitals::{Flight, Verdict, Vitals};
 
 /// A connected endpoint. A new connection to the same address is a new endpoint with the same [`Vitals`].
@@ -34,6 +36,8 @@ use vitals::{Flight, Verdict, Vitals};
 pub(crate) struct Endpoint {
     pub(crate) address: Address,
     pub(crate) vitals: Arc<Vitals>,
+    /// The other end of the connection.
+    pub(crate) peer: Option<SocketAddr>,
     sender: SendRequest<Body>,
     pulse: Arc<Pulse>,
     caller: Arc<Caller>,
@@ -43,6 +47,8 @@ pub(crate) struct Endpoint {
 #[derive(Debug)]
 pub(crate) struct Caller {
     pub(crate) user_agent: HeaderValue,
+    /// How often it would ping a server.
+    pub(crate) ping_interval: Duration,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -50,12 +56,14 @@ impl Endpoint {
     pub(crate) fn new(
         address: Address,
         vitals: Arc<Vitals>,
-        (sender, pulse): (SendRequest<Body>, Arc<Pulse>),
+        (sender, pulse, peer): (SendRequest<Body>, Arc<Pulse>, Option<SocketAddr>),
         caller: Arc<Caller>,
     ) -> Endpoint {
+        vitals.set_streams(pulse.streams());
         Endpoint {
             address,
             vitals,
+            peer,
             sender,
             pulse,
             caller,
@@ -81,9 +89,11 @@ impl Endpoint {
     pub(crate) async fn send(
         self: Arc<Self>,
         mut flight: Flight,
+        mut running: Option<Running>,
         mut request: Request<Body>,
     ) -> AttemptOutcome {
-        let address = self.address.authority.as_str();
+        // The server may have told, or changed, how many streams it allows.
+        self.vitals.set_streams(self.pulse.streams());
         aim(&mut request, &self.address);
         request
             .headers_mut()
@@ -98,20 +108,24 @@ impl Endpoint {
                     body,
                     endpoint: Arc::clone(&self),
                     flight,
+                    running,
                 });
                 Ok(self.judge(response))
             }
             Err(mut refused) => {
                 let unsent = refused.take_message();
                 let failure = match unsent {
-                    Some(request) => Failure::unsent(refused.into_error(), address, request),
-                    None => Failure::transport(refused.into_error(), address),
+                    Some(request) => Failure::unsent(refused.into_error(), &self.address, request),
+                    None => Failure::transport(refused.into_error(), &self.address),
                 };
                 // A connection that is being closed says nothing about the server behind it.
                 if failure.reached == Reached::Never {
                     flight.forget();
                 } else {
-                    self.settle(&mut flight, Verdict::Bad);
+                    flight.settle(Verdict::Bad);
+                }
+                if let Some(running) = &mut running {
+                    running.end(failure.status.code());
                 }
                 Err(failure)
             }
@@ -131,32 +145,36 @@ impl Endpoint {
         self.sender.clone().send_request(request).await
     }
 
+    fn note_announcement(&self, headers: &HeaderMap) {
+        if !self.pulse.bears_pings()
+            && min_ping_interval(headers).is_some_and(|least| least <= self.caller.ping_interval)
+        {
+            self.vitals.set_bears_pings(true);
+            self.pulse.announced();
+        }
+    }
+
     /// Books what the headers tell already.
     fn judge(&self, response: http::Response<Followed>) -> http::Response<Body> {
         let (mut parts, mut body) = response.into_parts();
         origin::receive(&mut parts.headers);
+        self.note_announcement(&parts.headers);
         let mut response = http::Response::from_parts(parts, Body::empty());
-        match early_code(&response) {
-            Some(code) => self.settle(&mut body.flight, Verdict::of(code, response.headers())),
-            // A probe has told what it was sent for; its stream may go on for hours.
-            None if body.flight.probe() => self.settle(&mut body.flight, Verdict::Good),
-            None => {}
+        if let Some(code) = early_code(&response) {
+            body.flight.settle(Verdict::of(code, response.headers()));
+            if let Some(running) = &mut body.running {
+                running.end(code);
+            }
         }
         *response.body_mut() = Body::new(body);
         response
     }
+}
 
-    fn settle(&self, flight: &mut Flight, verdict: Verdict) {
-        match flight.settle(verdict) {
-            Consequence::Nothing => {}
-            Consequence::Ejected => {
-                let state = self.vitals.record().breaker.state().clone();
-                self.caller.metrics.ejected(&state);
-                span::ejected(self.address.authority.as_str(), &state);
-            }
-            Consequence::Unenforced { method } => self.caller.metrics.unenforced(method),
-        }
-    }
+/// How often the server may be pinged, by its own word.
+fn min_ping_interval(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(MIN_PING_INTERVAL)?.to_str().ok()?;
+    Some(Duration::from_millis(value.parse().ok()?))
 }
 
 fn aim(request: &mut Request<Body>, address: &Address) {
@@ -178,6 +196,7 @@ struct Followed {
     body: Incoming,
     endpoint: Arc<Endpoint>,
     flight: Flight,
+    running: Option<Running>,
 }
 
 impl Followed {
@@ -185,8 +204,7 @@ impl Followed {
         let code = trailers
             .get("grpc-status")
             .map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
-        self.endpoint
-            .settle(&mut self.flight, Verdict::of(code, trailers));
+        self.flight.settle(Verdict::of(code, trailers));
     }
 }
 
@@ -199,7 +217,7 @@ impl HttpBody for Followed {
         cx: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
-        Poll::Ready(match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+        let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
             Some(Ok(frame)) => Some(Ok(match frame.into_trailers() {
                 Ok(mut trailers) => {
                     origin::receive(&mut trailers);
@@ -209,15 +227,19 @@ impl HttpBody for Followed {
                 Err(frame) => frame,
             })),
             Some(Err(error)) => {
-                let endpoint = Arc::clone(&this.endpoint);
-                endpoint.settle(&mut this.flight, Verdict::Bad);
-                Some(Err(failure::unavailable(
-                    error,
-                    endpoint.address.authority.as_str(),
-                )))
+                this.flight.settle(Verdict::Bad);
+                Some(Err(failure::unavailable(error, &this.endpoint.address)))
             }
-            None => None,
-        })
+            // An answer that ends without a status was cut off.
+            None => {
+                this.flight.settle(Verdict::Bad);
+                None
+            }
+        };
+        if let Some(running) = &mut this.running {
+            running.see(frame.as_ref());
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

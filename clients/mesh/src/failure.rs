@@ -9,7 +9,7 @@ use std::{error::Error as StdError, sync::Arc};
 use http::Request;
 use tonic::{Status, body::Body};
 
-use crate::origin;
+use crate::{discovery::Address, origin};
 
 /// An attempt that ended without a response.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    pub(crate) fn transport(error: hyper::Error, endpoint: &str) -> Failure {
+    pub(crate) fn transport(error: hyper::Error, endpoint: &Address) -> Failure {
         let reached = if refused(&error) {
             Reached::Never
         } else {
@@ -53,7 +53,7 @@ impl Failure {
         }
     }
 
-    pub(crate) fn unsent(error: hyper::Error, endpoint: &str, request: Request<Body>) -> Failure {
+    pub(crate) fn unsent(error: hyper::Error, endpoint: &Address, request: Request<Body>) -> Failure {
         let request = Some(Box::new(request));
         Failure {
             status: unavailable(error, endpoint),
@@ -64,7 +64,7 @@ impl Failure {
 }
 
 /// UNAVAILABLE, or the status that a layer put into the chain itself.
-pub(crate) fn unavailable(error: hyper::Error, endpoint: &str) -> Status {
+pub(crate) fn unavailable(error: hyper::Error, endpoint: &Address) -> Status {
     let mut source: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(current) = source {
         if let Some(status) = current.downcast_ref::<Status>() {
@@ -77,15 +77,15 @@ pub(crate) fn unavailable(error: hyper::Error, endpoint: &str) -> Status {
     status
 }
 
-/// Whether the peer said that it did not process the request (RFC 9113, section 8.7). A GOAWAY reaches a
-/// stream as an error only when the stream's number is above the last one that the peer processed.
+/// Whether the peer said that it did not process the request (RFC 9113, sections 6.8 and 8.7), whatever its reason. A
+/// GOAWAY reaches a stream as an error only when the stream's number is above the last one that the peer processed; the
+/// others end with the connection, as an I/O error.
 fn refused(error: &(dyn StdError + 'static)) -> bool {
     let mut source = Some(error);
     while let Some(current) = source {
         if let Some(h2) = current.downcast_ref::<h2::Error>() {
             let untouched = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return h2.is_remote()
-                && (untouched || h2.is_go_away() && h2.reason() == Some(h2::Reason::NO_ERROR));
+            return h2.is_remote() && (untouched || h2.is_go_away());
         }
         source = current.source();
     }

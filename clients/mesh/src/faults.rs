@@ -116,7 +116,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, attempt: Attempt) -> Self::Future {
+    fn call(&mut self, mut attempt: Attempt) -> Self::Future {
         let Some(fault) = self
             .faults
             .iter()
@@ -137,7 +137,10 @@ where
             }
             match abort {
                 // It looks like an answer of the server, so that nothing above treats it in another way.
-                Some(code) => Ok(origin::respond(Status::new(code, "injected fault"))),
+                Some(code) => {
+                    attempt.end(code);
+                    Ok(origin::respond(Status::new(code, "injected fault")))
+                }
                 None => inner.call(attempt).await,
             }
         })

@@ -86,6 +86,7 @@ where
                 deadline,
                 previous: 0,
                 tried: Arc::default(),
+                running: None,
                 request: http::Request::new(Body::empty()),
             };
             let mut race = Race {

@@ -48,7 +48,7 @@ pub use context::Context;
 pub use discovery::KubernetesApi;
 pub use error::Error;
 pub use faults::Fault;
-pub use options::{ChannelOptions, Tuning};
+pub use options::{ChannelOptions, MIN_PING_INTERVAL, Pings, Tuning};
 pub use origin::Origin;
 pub use policy::{MethodPolicy, Policies};
 pub use snapshot::Snapshot;

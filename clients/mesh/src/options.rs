@@ -74,17 +74,22 @@ pub struct Tuning {
     pub replay_limit_bytes: usize,
     /// How often a `dns:` name is resolved again. Milliseconds, 100 to 30000, default 30000.
     pub dns_refresh_ms: u64,
+    /// Which servers are pinged as the next four settings say. Default: those that announce that they bear it.
+    pub pings: Pings,
     /// A connection that no call waits on is pinged after so much silence. Milliseconds, default 20000.
     pub keepalive_interval_ms: u64,
     /// That ping unanswered for this long ends the connection. Milliseconds, default 10000.
     pub keepalive_timeout_ms: u64,
-    /// A connection on which calls wait for an answer is pinged after so much silence, again and again. Servers that
-    /// are not of this system may take that for abuse and close the connection (gRFC A8, `too_many_pings`): for those,
-    /// 0 leaves it to the keepalive. Milliseconds, 0 or 50 to 60000, default 500.
+    /// A connection on which calls wait for an answer is pinged after so much silence, again and again; 0 leaves it to
+    /// the keepalive. Milliseconds, 0 or 50 to 60000, default 500.
     pub silence_ms: u64,
     /// That ping unanswered for this long ends the connection, and the calls on it that may be repeated go elsewhere.
     /// Milliseconds, default 1000.
     pub silence_timeout_ms: u64,
+    /// A server that announces nothing is pinged after so much silence while calls wait for an answer, and never else;
+    /// 0: never. Servers of other makers close the connection after three pings within five minutes each, unless they
+    /// are told otherwise (gRFC A8). Milliseconds, 0 or 10000 to 3600000, default 310000.
+    pub keepalive_unannounced_ms: u64,
     /// Calls in flight on one endpoint. Default 512.
     pub max_in_flight: usize,
     /// Calls that wait for an endpoint, in the whole channel; more fail with RESOURCE_EXHAUSTED. Default 1024.
@@ -101,6 +106,22 @@ pub struct Tuning {
     pub tls: Option<Tls>,
 }
 
+/// Which servers are pinged often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pings {
+    /// Those that announce it with [`MIN_PING_INTERVAL`] in a response's headers, as Weft's do.
+    #[default]
+    Announced,
+    /// All: for servers of other makers that were configured to allow it, such as grpc-go's with
+    /// `KeepaliveEnforcementPolicy`.
+    Always,
+}
+
+/// A response's header by which a server announces how often it may be pinged, whether calls are open or not.
+/// Milliseconds.
+pub const MIN_PING_INTERVAL: &str = "mesh-min-ping-interval-ms";
+
 impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
@@ -109,10 +130,12 @@ impl Default for Tuning {
             wait_for_ready: false,
             replay_limit_bytes: 64 * 1024,
             dns_refresh_ms: 30_000,
+            pings: Pings::Announced,
             keepalive_interval_ms: 20_000,
             keepalive_timeout_ms: 10_000,
             silence_ms: 500,
             silence_timeout_ms: 1_000,
+            keepalive_unannounced_ms: 310_000,
             max_in_flight: 512,
             max_waiting: 1024,
             zone: None,
@@ -152,6 +175,10 @@ impl Tuning {
         if self.silence_ms != 0 {
             within("silence_ms", self.silence_ms, 50, 60_000);
         }
+        if self.keepalive_unannounced_ms != 0 {
+            let set = self.keepalive_unannounced_ms;
+            within("keepalive_unannounced_ms", set, 10_000, 3_600_000);
+        }
         within("silence_timeout_ms", self.silence_timeout_ms, 50, 600_000);
         within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
         within("max_waiting", self.max_waiting as u64, 0, 100_000);
@@ -184,6 +211,17 @@ impl Tuning {
     /// `None`: connections are pinged alike, whether calls wait or not.
     pub(crate) fn silence(&self) -> Option<Duration> {
         (self.silence_ms > 0).then(|| Duration::from_millis(self.silence_ms))
+    }
+
+    /// `None`: a server that announces nothing is not pinged.
+    pub(crate) fn keepalive_unannounced(&self) -> Option<Duration> {
+        (self.keepalive_unannounced_ms > 0).then(|| Duration::from_millis(self.keepalive_unannounced_ms))
+    }
+
+    /// The shortest silence after which a server that bears it is pinged.
+    pub(crate) fn shortest_silence(&self) -> Duration {
+        let keepalive = self.keepalive_interval();
+        self.silence().map_or(keepalive, |silence| silence.min(keepalive))
     }
 
     pub(crate) fn silence_timeout(&self) -> Duration {

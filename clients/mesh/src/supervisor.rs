@@ -1,11 +1,13 @@
 //! Keeps a connection to every endpoint, and publishes those that are connected.
 //!
 //! Connections are made before they are needed. One task supervises a channel; it owns one keeper for each
-//! address, and all of them end when the channel is dropped. A call that finds nothing connected asks for an
-//! attempt at once, so that a long backoff does not outlast an outage by minutes.
+//! address, and all of them end when the channel is dropped. A call that finds nothing connected brings the next attempt
+//! forward to a few seconds at most, so that a long backoff does not outlast an outage by minutes ([`Demand`]).
 
+mod demand;
 mod health;
 mod keeper;
+mod probe;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -20,6 +22,7 @@ use crate::{
     discovery::{Address, Target},
     endpoint::{Caller, Endpoint, breaker::Ejections, room::Room, vitals::Vitals},
 };
+pub(crate) use demand::Demand;
 use keeper::{Keeper, Report};
 
 /// Reports that wait to be worked through; keepers wait when there are more.
@@ -53,7 +56,7 @@ pub(crate) struct Supervisor {
     pub(crate) caller: Arc<Caller>,
     pub(crate) publish: watch::Sender<Arc<Published>>,
     /// Calls that found nothing connected.
-    pub(crate) demand: Arc<Notify>,
+    pub(crate) demand: Arc<Demand>,
     pub(crate) room: Arc<Room>,
     pub(crate) ejections: Arc<Ejections>,
     /// The service whose health is watched on every connection; `None`: connected is healthy.
@@ -131,6 +134,8 @@ impl Supervisor {
             kept.entry(address.clone()).or_insert_with(|| {
                 let vitals = Arc::new(Vitals::new(
                     *next_id,
+                    address.clone(),
+                    Arc::clone(&self.caller),
                     Arc::clone(&self.room),
                     Arc::clone(&self.ejections),
                 ));
@@ -184,9 +189,21 @@ impl Kept {
         let (since, warned) = self.failing.get_or_insert_with(|| (Instant::now(), false));
         if !*warned && (self.known || since.elapsed() >= STARTS_WITHIN) {
             *warned = true;
-            tracing::warn!(endpoint.address = %address.authority, error = %reason, "endpoint takes no calls");
+            tracing::warn!(
+                server.address = %address.authority,
+                network.peer.address = %address.host,
+                network.peer.port = address.port,
+                error = %reason,
+                "endpoint takes no calls"
+            );
         } else if first {
-            tracing::info!(endpoint.address = %address.authority, error = %reason, "endpoint takes no calls yet");
+            tracing::info!(
+                server.address = %address.authority,
+                network.peer.address = %address.host,
+                network.peer.port = address.port,
+                error = %reason,
+                "endpoint takes no calls yet"
+            );
         }
     }
 }
@@ -195,7 +212,7 @@ fn apply(report: Report, kept: &mut HashMap<Address, Kept>) {
     match report {
         Report::Up(endpoint) => {
             if let Some(kept) = kept.get_mut(&endpoint.address) {
-                tracing::debug!(endpoint.address = %endpoint.address.authority, "connected");
+                tracing::debug!(endpoint = %endpoint.address, "connected");
                 kept.connected = Some(endpoint);
                 kept.failure = None;
                 kept.failing = None;
@@ -204,7 +221,7 @@ fn apply(report: Report, kept: &mut HashMap<Address, Kept>) {
         }
         Report::Down(address) => {
             if let Some(kept) = kept.get_mut(&address) {
-                tracing::debug!(endpoint.address = %address.authority, "connection ended");
+                tracing::debug!(endpoint = %address, "connection ended");
                 kept.connected = None;
             }
         }

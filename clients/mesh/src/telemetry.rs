@@ -5,11 +5,13 @@
 
 mod calls;
 pub(crate) mod metrics;
+mod running;
 pub(crate) mod span;
 mod traffic;
 
 pub(crate) use calls::Calls;
 pub(crate) use metrics::Metrics;
+pub(crate) use running::{Measured, Running};
 
 use tonic::Code;
 

@@ -22,6 +22,7 @@ fn attempt(context: Context, deadline: Option<Instant>, previous: u32) -> Attemp
         deadline,
         previous,
         tried: Arc::default(),
+        running: None,
         request: Request::new(Body::empty()),
     }
 }

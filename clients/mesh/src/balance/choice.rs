@@ -13,10 +13,11 @@ use tokio::time::Instant;
 
 use super::outliers::{self, Scouts};
 use crate::{
+    MethodPolicy,
     call::{Method, Tried},
     endpoint::{
         Endpoint,
-        breaker::Admission,
+        breaker::{Admission, PROBE_LIMIT, Probe},
         vitals::{Allowance, Flight},
     },
 };
@@ -66,14 +67,13 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
         match admission {
             Admission::Open => candidates.push(Candidate { endpoint, slowness }),
             Admission::Shut => {}
-            // Only a first attempt probes: a retry has had its share of bad luck.
-            Admission::ProbeDue if criteria.first && endpoint.vitals.record().breaker.begin_probe() => {
-                match criteria.take(endpoint, true) {
-                    Some(taken) => return taken,
-                    None => endpoint.vitals.record().breaker.abandon_probe(),
+            Admission::ProbeOverdue => endpoint.vitals.expire_probe(),
+            Admission::ProbeDue if criteria.may_probe() => {
+                if let Some(taken) = criteria.probe(endpoint) {
+                    return taken;
                 }
             }
-            Admission::ProbeDue => {}
+            Admission::ProbeDue => endpoint.vitals.want_probe(),
         }
     }
     // With every endpoint out, a broken one is better than none.
@@ -90,7 +90,7 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
     });
     if some_slow {
         let scouted = criteria.scouts.due(&candidates).filter(|_| criteria.first);
-        if let Some(taken) = scouted.and_then(|endpoint| criteria.take(endpoint, false)) {
+        if let Some(taken) = scouted.and_then(|endpoint| criteria.take(endpoint, None)) {
             return taken;
         }
         let patience = outliers::least_latency(&candidates, now);
@@ -102,14 +102,15 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
     }
     if let Some(zone) = criteria.zone {
         narrow(&mut candidates, |Candidate { endpoint, .. }| {
-            endpoint.address.zone.as_deref() == Some(zone) && endpoint.vitals.fullness() < FULLNESS
+            let near = endpoint.address.zone.as_deref() == Some(zone);
+            near && endpoint.vitals.fullness() < FULLNESS && endpoint.vitals.has_share()
         });
     }
     if candidates.is_empty() {
         return Choice::Nothing;
     }
     while let Some(place) = cheaper_of_two(&candidates, now) {
-        if let Some(taken) = criteria.take(candidates.swap_remove(place).endpoint, false) {
+        if let Some(taken) = criteria.take(candidates.swap_remove(place).endpoint, None) {
             return taken;
         }
     }
@@ -117,10 +118,30 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
 }
 
 impl Criteria<'_> {
-    fn take(&self, endpoint: &Arc<Endpoint>, probe: bool) -> Option<Choice> {
+    fn take(&self, endpoint: &Arc<Endpoint>, probe: Option<Probe>) -> Option<Choice> {
         let flight = endpoint.vitals.take_off(self.allowance, probe)?;
-        let flight = flight.beside(self.method.typical.as_ref());
-        Some(Choice::Taken(Arc::clone(endpoint), flight))
+        Some(Choice::Taken(Arc::clone(endpoint), flight.of(self.method)))
+    }
+
+    /// Only a first attempt probes, because a retry has had its share of bad luck; only one that may be repeated,
+    /// because the endpoint is likely to fail; and only one that answers with one message and counts as late within
+    /// the time that a probe has.
+    fn may_probe(&self) -> bool {
+        let suits = |policy: &Arc<MethodPolicy>| {
+            let one_message = !policy.client_streaming && !policy.server_streaming;
+            policy.repeatable() && one_message && policy.timeout / 2 <= PROBE_LIMIT
+        };
+        self.first && self.method.policy.as_ref().is_some_and(suits)
+    }
+
+    /// Sends the call as the probe, unless another was faster.
+    fn probe(&self, endpoint: &Arc<Endpoint>) -> Option<Choice> {
+        let probe = endpoint.vitals.record().breaker.begin_probe()?;
+        let taken = self.take(endpoint, Some(probe));
+        if taken.is_none() {
+            endpoint.vitals.record().breaker.abandon_probe(probe);
+        }
+        taken
     }
 }
 

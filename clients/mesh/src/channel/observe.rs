@@ -52,7 +52,7 @@ fn endpoint(known: &Known) -> snapshot::Endpoint {
     let (breaker, reason, until) = match record.breaker.state() {
         State::Closed => ("closed", None, None),
         State::Ejected { until, reason, .. } => ("ejected", Some(reason.clone()), Some(*until)),
-        State::Probing { reason } => ("probing", Some(reason.clone()), None),
+        State::Probing { reason, .. } => ("probing", Some(reason.clone()), None),
     };
     snapshot::Endpoint {
         authority: authority.to_string(),

@@ -15,13 +15,17 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::pulse::Pulse;
+use super::{
+    frames::{Frames, Said},
+    pulse::Pulse,
+};
 
 /// A stream that reports its first received byte, and tells the pulse of all.
 #[derive(Debug)]
 pub(super) struct Heard<T> {
     stream: T,
     first: Option<oneshot::Sender<()>>,
+    frames: Frames,
     pulse: Arc<Pulse>,
 }
 
@@ -32,6 +36,7 @@ impl<T> Heard<T> {
             Heard {
                 stream,
                 first: Some(first),
+                frames: Frames::default(),
                 pulse,
             },
             heard,
@@ -49,6 +54,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
             self.pulse.heard();
+            let Heard { frames, pulse, .. } = &mut *self;
+            frames.read(&buffer.filled()[before..], |said: Said| pulse.said(said));
             if let Some(first) = self.first.take() {
                 // Nobody waits any more when connecting took too long.
                 let _ = first.send(());

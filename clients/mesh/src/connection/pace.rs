@@ -3,10 +3,17 @@
 //! hyper pings a connection that has been quiet for one interval, whether it is idle or not, and takes its time from
 //! the timer that it is given. This one makes the interval short while calls wait for an answer and long while none
 //! does, so that a dead connection is found out within its calls' deadlines, and an idle one costs next to nothing.
+//!
+//! Only a peer that has announced that it bears this is pinged so. Servers of other makers count pings and close the
+//! connection after the third that comes too soon (gRFC A8): by default they allow one in five minutes, and none while
+//! no call is open.
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context as Task, Poll},
     time::{Duration, Instant as StdInstant},
 };
@@ -34,10 +41,38 @@ pub(super) struct Pace {
     idle: Patience,
     /// While calls wait.
     busy: Patience,
+    /// The silence after which a peer that has announced nothing is pinged while calls wait; `None`: never.
+    unannounced: Option<Duration>,
+    /// What the peer announces does not count: something between here and there has had too many pings.
+    deaf: bool,
+}
+
+/// What a channel has learned about pings: shared by all its connections.
+#[derive(Debug, Default)]
+pub(crate) struct Restraint(AtomicU32);
+
+/// The interval is not doubled more often than this.
+const MOST_DOUBLINGS: u32 = 8;
+/// Looked at again after this long, where nothing is to be done.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
+
+impl Restraint {
+    /// A peer went away because it was pinged too often: the interval doubles for all later connections (gRFC A8).
+    /// Returns what it is multiplied by from now on.
+    pub(crate) fn double(&self) -> u32 {
+        let more = |doublings: u32| (doublings < MOST_DOUBLINGS).then_some(doublings + 1);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        self.factor()
+    }
+
+    fn factor(&self) -> u32 {
+        1 << self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Pace {
-    pub(super) fn new(pulse: Arc<Pulse>, tuning: &Tuning) -> Pace {
+    pub(super) fn new(pulse: Arc<Pulse>, tuning: &Tuning, restraint: &Restraint) -> Pace {
+        let factor = restraint.factor();
         let idle = Patience {
             quiet: tuning.keepalive_interval(),
             answer: tuning.keepalive_timeout(),
@@ -46,7 +81,17 @@ impl Pace {
             quiet: quiet.min(idle.quiet),
             answer: tuning.silence_timeout().min(idle.answer),
         });
-        Pace { pulse, idle, busy }
+        Pace {
+            pulse,
+            idle,
+            busy,
+            unannounced: tuning.keepalive_unannounced().map(|quiet| quiet * factor),
+            deaf: factor > 1,
+        }
+    }
+
+    fn frequent(&self) -> bool {
+        self.pulse.bears_pings() && !self.deaf
     }
 
     /// What hyper is told as the interval of its pings.
@@ -82,6 +127,7 @@ impl Timer for Pace {
             phase,
             alarm: None,
             dozes: false,
+            frequent: false,
         })
     }
 
@@ -106,14 +152,29 @@ struct Pause {
     alarm: Option<Pin<Box<tokio::time::Sleep>>>,
     /// The alarm was set while the connection was idle: a call is to wake it.
     dozes: bool,
+    /// The alarm was set for a peer that bears frequent pings.
+    frequent: bool,
 }
 
 impl Sleep for Pause {}
 
 impl Pause {
     fn due(&self, waited_since: Option<Instant>) -> Instant {
-        let Pace { pulse, idle, busy } = &self.pace;
+        let Pace {
+            pulse,
+            idle,
+            busy,
+            unannounced,
+            ..
+        } = &self.pace;
         let heard = pulse.last_heard();
+        if !self.frequent {
+            return match (self.phase, waited_since, unannounced) {
+                (Phase::Quiet { until }, Some(since), Some(quiet)) => until.max(heard.max(since) + *quiet),
+                (Phase::Quiet { .. }, ..) => Instant::now() + NEVER,
+                (Phase::Asked { at, .. }, ..) => at.max(heard) + idle.answer,
+            };
+        }
         match (self.phase, waited_since) {
             (Phase::Quiet { until }, None) => until.max(heard + idle.quiet),
             (Phase::Quiet { until }, Some(since)) => until.max(heard.max(since) + busy.quiet),
@@ -128,7 +189,12 @@ impl Future for Pause {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<()> {
         loop {
-            let woken = self.dozes && !self.pace.pulse.dozing();
+            if !self.pace.frequent() {
+                self.pace.pulse.await_announcement(cx.waker());
+            }
+            let frequent = self.pace.frequent();
+            let woken = self.dozes && !self.pace.pulse.dozing() || self.frequent != frequent;
+            self.frequent = frequent;
             if let Some(alarm) = &mut self.alarm
                 && !woken
                 && alarm.as_mut().poll(cx).is_pending()
@@ -170,125 +236,4 @@ impl Future for Pause {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use tokio::time::{advance, timeout};
-
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    struct Peer {
-        pulse: Arc<Pulse>,
-        pace: Pace,
-    }
-
-    impl Peer {
-        fn new(tuning: &Tuning) -> Peer {
-            let pulse = Arc::new(Pulse::new());
-            let pace = Pace::new(Arc::clone(&pulse), tuning);
-            Peer { pulse, pace }
-        }
-
-        /// As hyper does when something was received just now.
-        fn quiet(&self) -> Pin<Box<dyn Sleep>> {
-            self.pulse.heard();
-            self.pace.sleep_until(self.pace.now() + self.pace.interval())
-        }
-
-        /// As hyper does when it has sent a ping.
-        fn asked(&self) -> Pin<Box<dyn Sleep>> {
-            self.pace.sleep_until(self.pace.now() + self.pace.timeout())
-        }
-    }
-
-    /// How long it sleeps, to the millisecond above.
-    async fn slept(sleep: &mut Pin<Box<dyn Sleep>>) -> Duration {
-        let began = Instant::now();
-        poll_fn(|cx| sleep.as_mut().poll(cx)).await;
-        began.elapsed()
-    }
-
-    fn about(slept: Duration, expected: Duration) -> bool {
-        (expected..expected + 5 * MS).contains(&slept)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_is_pinged_at_the_keepalives_pace() {
-        let peer = Peer::new(&Tuning::default());
-        assert!(about(slept(&mut peer.quiet()).await, 20_000 * MS));
-        assert!(about(slept(&mut peer.asked()).await, 10_000 * MS));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_that_calls_wait_on_is_pinged_soon_and_given_up_soon() {
-        let peer = Peer::new(&Tuning::default());
-        let waiting = peer.pulse.wait();
-        assert!(about(slept(&mut peer.quiet()).await, 500 * MS));
-        let mut asked = peer.asked();
-        assert!(!peer.pulse.overdue());
-        assert!(timeout(251 * MS, slept(&mut asked)).await.is_err());
-        assert!(peer.pulse.overdue(), "new calls avoid it");
-        assert!(about(slept(&mut asked).await, 749 * MS));
-        drop(waiting);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_on_an_idle_connection_brings_the_ping_forward() {
-        let peer = Peer::new(&Tuning::default());
-        let mut quiet = peer.quiet();
-        assert!(timeout(9_000 * MS, slept(&mut quiet)).await.is_err());
-        let sleeping = tokio::spawn(async move { slept(&mut quiet).await });
-        tokio::task::yield_now().await;
-        let _waiting = peer.pulse.wait();
-        assert!(about(sleeping.await.unwrap(), 500 * MS));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_on_a_connection_in_use_wake_nothing_and_are_pinged_for_all_the_same() {
-        let peer = Peer::new(&Tuning::default());
-        let mut quiet = peer.quiet();
-        for _ in 0..100 {
-            let answered = peer.pulse.wait();
-            assert!(timeout(10 * MS, slept(&mut quiet)).await.is_err());
-            peer.pulse.heard();
-            drop(answered);
-            assert!(timeout(10 * MS, slept(&mut quiet)).await.is_err());
-            assert!(!peer.pulse.dozing());
-        }
-        let _waiting = peer.pulse.wait();
-        assert!(about(slept(&mut quiet).await, 500 * MS));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whatever_is_heard_counts_as_an_answer() {
-        let peer = Peer::new(&Tuning::default());
-        let _waiting = peer.pulse.wait();
-        let mut asked = peer.asked();
-        assert!(timeout(900 * MS, slept(&mut asked)).await.is_err());
-        peer.pulse.heard();
-        assert!(!peer.pulse.overdue());
-        assert!(about(slept(&mut asked).await, 1_000 * MS));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_process_that_was_held_up_itself_blames_nobody_at_once() {
-        let peer = Peer::new(&Tuning::default());
-        let _waiting = peer.pulse.wait();
-        let mut asked = peer.asked();
-        advance(5_000 * MS).await;
-        assert!(about(slept(&mut asked).await, 1_000 * MS));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_a_silence_all_connections_are_alike() {
-        let peer = Peer::new(&Tuning {
-            silence_ms: 0,
-            ..Tuning::default()
-        });
-        let _waiting = peer.pulse.wait();
-        assert!(about(slept(&mut peer.quiet()).await, 20_000 * MS));
-        assert!(about(slept(&mut peer.asked()).await, 10_000 * MS));
-    }
-}
+mod tests;

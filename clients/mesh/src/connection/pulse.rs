@@ -12,6 +12,8 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
+use super::frames::Said;
+
 /// A ping that is unanswered for longer than this makes new calls avoid the connection. Answers come within a few
 /// milliseconds unless a machine is short of time, and then another endpoint is the better choice as well.
 const OVERDUE: Duration = Duration::from_millis(250);
@@ -29,6 +31,12 @@ pub(crate) struct Pulse {
     /// The pings are paced for an idle connection, and are to be woken when it is not.
     dozing: AtomicBool,
     waker: AtomicWaker,
+    /// How many streams the peer allows.
+    streams: AtomicUsize,
+    /// The peer has said how often it may be pinged, and that is often enough.
+    bears_pings: AtomicBool,
+    /// The peer has gone away because it was pinged too often.
+    pinged_too_often: AtomicBool,
 }
 
 /// A call whose answer has not begun.
@@ -36,7 +44,8 @@ pub(crate) struct Pulse {
 pub(crate) struct Waiting(Arc<Pulse>);
 
 impl Pulse {
-    pub(crate) fn new() -> Pulse {
+    /// `bears_pings`: what is known of the peer from an earlier connection.
+    pub(crate) fn new(bears_pings: bool) -> Pulse {
         Pulse {
             made: Instant::now(),
             heard: AtomicU64::new(0),
@@ -45,6 +54,9 @@ impl Pulse {
             since: AtomicU64::new(0),
             dozing: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            streams: AtomicUsize::new(usize::MAX),
+            bears_pings: AtomicBool::new(bears_pings),
+            pinged_too_often: AtomicBool::new(false),
         }
     }
 
@@ -69,6 +81,40 @@ impl Pulse {
     pub(crate) fn unheard(&self) -> Duration {
         self.waited_since()
             .map_or(Duration::ZERO, |since| since.max(self.last_heard()).elapsed())
+    }
+
+    /// How many streams the peer allows at a time.
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer has shown that it bears frequent pings.
+    pub(crate) fn bears_pings(&self) -> bool {
+        self.bears_pings.load(Ordering::Relaxed)
+    }
+
+    /// The peer has said so: from now on silence is noticed soon.
+    pub(crate) fn announced(&self) {
+        if !self.bears_pings.swap(true, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether the peer went away because it was pinged too often.
+    pub(crate) fn pinged_too_often(&self) -> bool {
+        self.pinged_too_often.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn said(&self, what: Said) {
+        match what {
+            Said::Streams(streams) => self.streams.store(streams, Ordering::Relaxed),
+            Said::TooManyPings => self.pinged_too_often.store(true, Ordering::Relaxed),
+        }
+    }
+
+    /// Has `waker` woken when the peer [announces](Pulse::announced) something.
+    pub(super) fn await_announcement(&self, waker: &Waker) {
+        self.waker.register(waker);
     }
 
     pub(super) fn heard(&self) {

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! closed --7 failures in a row, or half of the last 10 s--> ejected (1 s, doubling to 60 s)
-//! ejected --time is up--> probing: one call --good--> closed
-//!                                           --bad---> ejected, longer
+//! ejected --time is up--> probing: one call --good----------> closed
+//!                                           --bad, or 5 s---> ejected, longer
 //! ```
+//!
+//! The probe is a user's call only if its method may be repeated, answers with one message, and is late within the
+//! probe's time; else it is a `grpc.health.v1.Health/Check`. Only its own end decides: calls that were sent before the
+//! ejection say nothing about now.
 
 use std::{
     sync::{
@@ -29,6 +33,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 const PROBE: &str = "probe";
 /// After this long without an ejection the next one is a first one again.
 const FORGIVEN: Duration = Duration::from_secs(60);
+/// A probe without an answer for so long has failed.
+pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many endpoints of a channel are ejected, so that at least half of them (and one) remain.
 #[derive(Debug, Default)]
@@ -66,7 +72,13 @@ pub(crate) struct Breaker {
     /// Ejections in a row, which the next one's length follows from.
     row: u32,
     readmitted: Option<Instant>,
+    /// Probes so far, by which a probe is known.
+    probes: u64,
 }
+
+/// One probe of one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probe(u64);
 
 /// What a failure leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +110,10 @@ pub(crate) enum State {
     Probing {
         /// What was counted before the ejection.
         reason: String,
+        /// Which one.
+        probe: Probe,
+        /// When it has failed.
+        until: Instant,
     },
 }
 
@@ -107,6 +123,8 @@ pub(crate) enum Admission {
     Open,
     /// The endpoint's time is up: one call should find out.
     ProbeDue,
+    /// The probe has not answered in time: [`Breaker::expire_probe`].
+    ProbeOverdue,
     Shut,
 }
 
@@ -128,6 +146,7 @@ impl Breaker {
             window: Window::new(),
             row: 0,
             readmitted: None,
+            probes: 0,
         }
     }
 
@@ -139,26 +158,34 @@ impl Breaker {
         match &self.state {
             State::Closed => Admission::Open,
             State::Ejected { until, .. } if *until <= now => Admission::ProbeDue,
+            State::Probing { until, .. } if *until <= now => Admission::ProbeOverdue,
             State::Ejected { .. } | State::Probing { .. } => Admission::Shut,
         }
     }
 
-    /// Claims the one probe; `false` when another call was faster.
-    pub(crate) fn begin_probe(&mut self) -> bool {
+    /// Claims the one probe; `None` when another call was faster.
+    pub(crate) fn begin_probe(&mut self) -> Option<Probe> {
+        let now = Instant::now();
         match &self.state {
-            State::Ejected { until, reason, .. } if *until <= Instant::now() => {
+            State::Ejected { until, reason, .. } if *until <= now => {
+                self.probes += 1;
+                let probe = Probe(self.probes);
                 self.state = State::Probing {
                     reason: reason.clone(),
+                    probe,
+                    until: now + PROBE_LIMIT,
                 };
-                true
+                Some(probe)
             }
-            _ => false,
+            _ => None,
         }
     }
 
     /// A probe ended without telling anything: the next call may try.
-    pub(crate) fn abandon_probe(&mut self) {
-        if let State::Probing { reason } = &self.state {
+    pub(crate) fn abandon_probe(&mut self, ended: Probe) {
+        if let State::Probing { reason, probe, .. } = &self.state
+            && *probe == ended
+        {
             self.state = State::Ejected {
                 until: Instant::now(),
                 method: PROBE,
@@ -167,37 +194,71 @@ impl Breaker {
         }
     }
 
-    /// Returns whether the endpoint was readmitted for this.
-    pub(crate) fn succeeded(&mut self) -> bool {
-        let readmitted = matches!(self.state, State::Probing { .. });
-        if readmitted {
-            self.ejections.give_back();
-            self.state = State::Closed;
-            self.readmitted = Some(Instant::now());
-            self.window.restart();
+    /// Fails a probe that has taken too long.
+    pub(crate) fn expire_probe(&mut self) -> Consequence {
+        match &self.state {
+            State::Probing { until, .. } if *until <= Instant::now() => {
+                let text = format!("the probe had no answer for {} s", PROBE_LIMIT.as_secs());
+                self.eject(PROBE, text)
+            }
+            _ => Consequence::Nothing,
         }
-        self.consecutive = 0;
-        self.window.add(false);
+    }
+
+    /// A call went well. Returns whether the endpoint was readmitted for this.
+    pub(crate) fn succeeded(&mut self, probe: Option<Probe>) -> bool {
+        let readmitted = self.is_probed_by(probe);
+        if readmitted {
+            self.readmit();
+        }
+        if self.state == State::Closed {
+            self.consecutive = 0;
+            self.window.add(false);
+        }
         readmitted
     }
 
-    pub(crate) fn failed(&mut self) -> Consequence {
+    /// The health service says that the endpoint serves, which is less than a call that goes well: the next failure
+    /// ejects it again.
+    pub(crate) fn found_serving(&mut self, probe: Probe) -> bool {
+        let readmitted = self.is_probed_by(Some(probe));
+        if readmitted {
+            self.readmit();
+            self.consecutive = CONSECUTIVE - 1;
+        }
+        readmitted
+    }
+
+    fn readmit(&mut self) {
+        self.ejections.give_back();
+        self.state = State::Closed;
+        self.readmitted = Some(Instant::now());
+        self.window.restart();
+    }
+
+    fn is_probed_by(&self, candidate: Option<Probe>) -> bool {
+        matches!(&self.state, State::Probing { probe, .. } if Some(*probe) == candidate)
+    }
+
+    pub(crate) fn failed(&mut self, probe: Option<Probe>) -> Consequence {
+        if self.is_probed_by(probe) {
+            return self.eject(PROBE, "the probe failed".to_owned());
+        }
+        if self.state != State::Closed {
+            return Consequence::Nothing;
+        }
         self.consecutive += 1;
         self.window.add(true);
-        match &self.state {
-            State::Ejected { .. } => Consequence::Nothing,
-            State::Probing { .. } => self.eject(PROBE, "the probe failed".to_owned()),
-            State::Closed => match self.verdict() {
-                None => Consequence::Nothing,
-                Some((method, reason)) if self.ejections.take() => {
-                    if self.readmitted.is_some_and(|then| then.elapsed() > FORGIVEN) {
-                        self.row = 0;
-                    }
-                    self.eject(method, reason)
+        match self.verdict() {
+            None => Consequence::Nothing,
+            Some((method, reason)) if self.ejections.take() => {
+                if self.readmitted.is_some_and(|then| then.elapsed() > FORGIVEN) {
+                    self.row = 0;
                 }
-                Some(_) if std::mem::replace(&mut self.window.told, true) => Consequence::Nothing,
-                Some((method, _)) => Consequence::Unenforced { method },
-            },
+                self.eject(method, reason)
+            }
+            Some(_) if std::mem::replace(&mut self.window.told, true) => Consequence::Nothing,
+            Some((method, _)) => Consequence::Unenforced { method },
         }
     }
 
@@ -259,115 +320,4 @@ impl Window {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    fn breakers(count: usize) -> Vec<Breaker> {
-        let ejections = Arc::new(Ejections::default());
-        ejections.set_connected(count);
-        (0..count).map(|_| Breaker::new(Arc::clone(&ejections))).collect()
-    }
-
-    fn eject(breaker: &mut Breaker) -> bool {
-        (0..CONSECUTIVE).any(|_| breaker.failed() == Consequence::Ejected)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn seven_failures_in_a_row_eject_and_a_good_probe_readmits() {
-        let mut two = breakers(2);
-        let breaker = &mut two[0];
-        for _ in 1..CONSECUTIVE {
-            assert_eq!(breaker.failed(), Consequence::Nothing);
-        }
-        assert_eq!(breaker.failed(), Consequence::Ejected);
-        assert_eq!(breaker.admission(Instant::now()), Admission::Shut);
-        advance(Duration::from_millis(1_201)).await;
-        assert_eq!(breaker.admission(Instant::now()), Admission::ProbeDue);
-        assert!(breaker.begin_probe());
-        assert!(!breaker.begin_probe(), "one probe at a time");
-        assert_eq!(breaker.admission(Instant::now()), Admission::Shut);
-        breaker.succeeded();
-        assert_eq!(breaker.state(), &State::Closed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn every_bad_probe_doubles_the_ejection_to_a_minute() {
-        let mut two = breakers(2);
-        let breaker = &mut two[0];
-        assert!(eject(breaker));
-        for expected in [2, 4, 8, 16, 32, 60, 60] {
-            advance(Duration::from_secs(80)).await;
-            assert!(breaker.begin_probe());
-            assert_eq!(breaker.failed(), Consequence::Ejected);
-            let State::Ejected { until, .. } = breaker.state() else {
-                panic!("ejected")
-            };
-            let length = until.duration_since(Instant::now()).as_secs_f64();
-            assert!(
-                (0.8 * f64::from(expected)..=1.2 * f64::from(expected)).contains(&length),
-                "{length} s"
-            );
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn half_of_the_calls_failing_ejects_without_a_row() {
-        let mut two = breakers(2);
-        let ejected = (0..LEAST_CALLS).any(|_| {
-            two[0].succeeded();
-            two[0].failed() == Consequence::Ejected
-        });
-        assert!(ejected);
-        assert!(matches!(two[0].state(), State::Ejected { reason, .. } if reason == "10 of 20 calls failed"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn at_least_half_of_the_endpoints_remain_and_a_single_one_always() {
-        for (count, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
-            let mut all = breakers(count);
-            assert_eq!(
-                all.iter_mut()
-                    .filter_map(|breaker| eject(breaker).then_some(()))
-                    .count(),
-                most,
-                "of {count}"
-            );
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_endpoint_that_disappears_makes_room_for_another_ejection() {
-        let mut three = breakers(3);
-        assert!(eject(&mut three[0]));
-        assert!(!eject(&mut three[1]));
-        drop(three.remove(0));
-        assert!(eject(&mut three[0]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_that_tells_nothing_leaves_room_for_the_next() {
-        let mut two = breakers(2);
-        eject(&mut two[0]);
-        advance(Duration::from_secs(2)).await;
-        assert!(two[0].begin_probe());
-        two[0].abandon_probe();
-        assert_eq!(two[0].admission(Instant::now()), Admission::ProbeDue);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_ejection_that_is_one_too_many_is_told_once_in_a_window() {
-        let mut two = breakers(2);
-        assert!(eject(&mut two[0]));
-        for _ in 0..2 {
-            let told: Vec<_> = (0..20)
-                .map(|_| two[1].failed())
-                .filter(|consequence| *consequence != Consequence::Nothing)
-                .collect();
-            let method = "consecutive_failures";
-            assert_eq!(told, [Consequence::Unenforced { method }]);
-            advance(2 * WINDOW).await;
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! What is known about an address beyond the life of one connection: its load, its breaker, its calls.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -9,23 +10,33 @@ use std::{
 };
 
 use http::HeaderMap;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tonic::Code;
 
 use super::{
-    breaker::{Admission, Breaker, Consequence, Ejections},
+    Caller,
+    breaker::{Admission, Breaker, Consequence, Ejections, Probe},
     load::Load,
     room::Room,
+    share::Share,
     slowness::{Slowness, Typical},
 };
-use crate::refusal::Refusal;
+use crate::{call::Method, discovery::Address, refusal::Refusal, telemetry::span};
 
 /// One address's record.
 #[derive(Debug)]
 pub(crate) struct Vitals {
     id: u64,
+    address: Address,
+    caller: Arc<Caller>,
     room: Arc<Room>,
     in_flight: AtomicUsize,
+    /// Streams that the server allows on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
+    streams: AtomicUsize,
+    /// The server has announced that it bears frequent pings.
+    bears_pings: AtomicBool,
+    /// A call waits to find out whether the ejected endpoint works again, and none that came could.
+    probe_wanted: Notify,
     /// It was much slower than most when it was last looked at.
     slow: AtomicBool,
     record: Mutex<Record>,
@@ -36,6 +47,9 @@ pub(crate) struct Record {
     pub(crate) load: Load,
     pub(crate) slowness: Slowness,
     pub(crate) breaker: Breaker,
+    pub(crate) share: Share,
+    /// The other end of the last connection.
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 /// What a call says about the endpoint that it went to.
@@ -83,16 +97,29 @@ impl Verdict {
 }
 
 impl Vitals {
-    pub(crate) fn new(id: u64, room: Arc<Room>, ejections: Arc<Ejections>) -> Vitals {
+    pub(crate) fn new(
+        id: u64,
+        address: Address,
+        caller: Arc<Caller>,
+        room: Arc<Room>,
+        ejections: Arc<Ejections>,
+    ) -> Vitals {
         let record = Mutex::new(Record {
             load: Load::new(),
             slowness: Slowness::default(),
             breaker: Breaker::new(ejections),
+            share: Share::new(room.cap()),
+            peer: None,
         });
         Vitals {
             id,
+            address,
+            caller,
             room,
             in_flight: AtomicUsize::new(0),
+            streams: AtomicUsize::new(usize::MAX),
+            bears_pings: AtomicBool::new(false),
+            probe_wanted: Notify::new(),
             slow: AtomicBool::new(false),
             record,
         }
@@ -116,14 +143,86 @@ impl Vitals {
         self.slow.store(slow, Ordering::Relaxed);
     }
 
+    /// Calls that may be in flight: the channel's own cap, or what the server allows on the connection, which would
+    /// hold back the rest unseen.
+    fn cap(&self) -> usize {
+        self.room.cap().min(self.streams.load(Ordering::Relaxed)).max(1)
+    }
+
+    pub(crate) fn set_streams(&self, streams: usize) {
+        self.streams.store(streams, Ordering::Relaxed);
+    }
+
     /// The share of the in-flight cap that is used, 0 to 1.
     pub(crate) fn fullness(&self) -> f64 {
-        self.in_flight() as f64 / self.room.cap() as f64
+        self.in_flight() as f64 / self.cap() as f64
+    }
+
+    /// Whether the endpoint is preferred for its zone for one more call.
+    pub(crate) fn has_share(&self) -> bool {
+        self.record().share.has_room(self.in_flight())
+    }
+
+    pub(crate) fn bears_pings(&self) -> bool {
+        self.bears_pings.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_bears_pings(&self, bears: bool) {
+        self.bears_pings.store(bears, Ordering::Relaxed);
+    }
+
+    /// Asks for a probe that is no user's call.
+    pub(crate) fn want_probe(&self) {
+        self.probe_wanted.notify_one();
+    }
+
+    pub(crate) async fn probe_wanted(&self) {
+        self.probe_wanted.notified().await;
     }
 
     /// A new connection after a lost one starts cold again.
-    pub(crate) fn reconnected(&self) {
-        self.record().start_cold();
+    pub(crate) fn reconnected(&self, peer: Option<SocketAddr>) {
+        let mut record = self.record();
+        record.start_cold();
+        record.share = Share::new(self.room.cap());
+        record.peer = peer;
+    }
+
+    /// Tells of an ejection, in metrics, in the log and on the running span.
+    fn report(&self, consequence: Consequence) {
+        let metrics = &self.caller.metrics;
+        match consequence {
+            Consequence::Nothing => {}
+            Consequence::Ejected => {
+                let (state, peer) = {
+                    let record = self.record();
+                    (record.breaker.state().clone(), record.peer)
+                };
+                metrics.ejected(&state);
+                span::ejected(&self.address, peer, &state);
+            }
+            Consequence::Unenforced { method } => metrics.unenforced(method),
+        }
+    }
+
+    /// Fails a probe that has taken too long.
+    pub(crate) fn expire_probe(&self) {
+        let consequence = self.record().breaker.expire_probe();
+        self.report(consequence);
+    }
+
+    /// Books what the health service said to a probe.
+    pub(crate) fn end_probe(&self, probe: Probe, serves: bool) {
+        let mut record = self.record();
+        if serves {
+            if record.breaker.found_serving(probe) {
+                record.start_cold();
+            }
+            return;
+        }
+        let consequence = record.breaker.failed(Some(probe));
+        drop(record);
+        self.report(consequence);
     }
 
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
@@ -141,8 +240,8 @@ impl Vitals {
     }
 
     /// Begins a call, unless as many as the cap allows are in flight.
-    pub(crate) fn take_off(self: &Arc<Self>, allowance: Allowance, probe: bool) -> Option<Flight> {
-        let cap = self.room.cap();
+    pub(crate) fn take_off(self: &Arc<Self>, allowance: Allowance, probe: Option<Probe>) -> Option<Flight> {
+        let cap = self.cap();
         let more = |in_flight: usize| (in_flight < cap).then_some(in_flight + 1);
         self.in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
@@ -153,6 +252,7 @@ impl Vitals {
             started: Instant::now(),
             allowance,
             typical: None,
+            one_message: false,
             answered: None,
             probe,
             settled: false,
@@ -178,14 +278,20 @@ pub(crate) struct Flight {
     typical: Option<Arc<Typical>>,
     /// How long the response's headers took.
     answered: Option<Duration>,
-    probe: bool,
+    /// The answer is one message: the call ends with its trailers, not with its headers.
+    one_message: bool,
+    probe: Option<Probe>,
     settled: bool,
 }
 
 impl Flight {
     /// Latencies are compared with what is typical of the method.
-    pub(crate) fn beside(mut self, typical: Option<&Arc<Typical>>) -> Flight {
-        self.typical = typical.cloned();
+    pub(crate) fn of(mut self, method: &Method) -> Flight {
+        self.typical = method.typical.clone();
+        self.one_message = method
+            .policy
+            .as_ref()
+            .is_some_and(|policy| !policy.server_streaming);
         self
     }
 
@@ -194,25 +300,30 @@ impl Flight {
         self.answered = Some(self.started.elapsed());
     }
 
-    /// Whether the call was picked to find out if an ejected endpoint works again.
-    pub(crate) fn probe(&self) -> bool {
-        self.probe
+    /// Books the call's end; the first word counts.
+    pub(crate) fn settle(&mut self, verdict: Verdict) {
+        if !std::mem::replace(&mut self.settled, true) {
+            let consequence = self.book(verdict);
+            self.vitals.report(consequence);
+        }
     }
 
-    /// Books the call's end; the first word counts.
-    pub(crate) fn settle(&mut self, verdict: Verdict) -> Consequence {
-        if std::mem::replace(&mut self.settled, true) {
-            return Consequence::Nothing;
-        }
-        let latency = self.answered.unwrap_or_else(|| self.started.elapsed());
+    fn book(&mut self, verdict: Verdict) -> Consequence {
+        let whole = self.started.elapsed();
+        let latency = match self.answered {
+            // A stream takes as long as its readers like.
+            Some(headers) if !self.one_message && verdict != Verdict::Late => headers,
+            _ => whole,
+        };
         let hasty = self.started.elapsed() < self.allowance.patience;
         let mut record = self.vitals.record();
         match verdict {
             Verdict::Good => {
-                if record.breaker.succeeded() {
+                if record.breaker.succeeded(self.probe) {
                     record.start_cold();
                 }
                 record.load.succeeded(latency);
+                record.share.grow(self.vitals.in_flight());
                 if let Some(typical) = &self.typical {
                     record.slowness.answered(typical, latency);
                 }
@@ -220,7 +331,8 @@ impl Flight {
             }
             Verdict::Busy => {
                 record.load.failed(latency);
-                let _readmitted = record.breaker.succeeded();
+                record.share.shrink(self.started);
+                let _readmitted = record.breaker.succeeded(self.probe);
                 Consequence::Nothing
             }
             Verdict::Late if hasty => {
@@ -231,10 +343,11 @@ impl Flight {
             }
             Verdict::Bad | Verdict::Late => {
                 record.load.failed(latency);
+                record.share.shrink(self.started);
                 if let (Verdict::Late, Some(typical)) = (verdict, &self.typical) {
                     record.slowness.waited(typical, latency);
                 }
-                record.breaker.failed()
+                record.breaker.failed(self.probe)
             }
         }
     }
@@ -242,8 +355,8 @@ impl Flight {
     /// Books a call of which the endpoint never knew.
     pub(crate) fn forget(&mut self) {
         self.settled = true;
-        if self.probe {
-            self.vitals.record().breaker.abandon_probe();
+        if let Some(probe) = self.probe {
+            self.vitals.record().breaker.abandon_probe(probe);
         }
     }
 
@@ -262,10 +375,13 @@ impl Flight {
     /// not, but has seen how slow the endpoint is at least.
     fn given_up(&mut self) {
         let now = Instant::now();
-        if self.answered.is_some() {
+        if self.answered.is_some() && !self.one_message {
             self.settle(Verdict::Good);
         } else if self.allowance.deadline.is_some_and(|deadline| deadline <= now) {
             self.settle(Verdict::Late);
+        } else if self.answered.is_some() {
+            // The answer had begun, and its caller wants no more of it, such as one too large to decode.
+            self.forget();
         } else {
             self.learn(now.saturating_duration_since(self.started));
             self.forget();
@@ -284,75 +400,4 @@ impl Drop for Flight {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::endpoint::breaker::State;
-
-    fn vitals() -> Arc<Vitals> {
-        let ejections = Arc::new(Ejections::default());
-        ejections.set_connected(2);
-        Arc::new(Vitals::new(1, Arc::new(Room::new(2, 1)), ejections))
-    }
-
-    fn within(time: Duration) -> Allowance {
-        Allowance::new(Some(Instant::now() + time), None)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn callers_in_a_hurry_eject_nobody_and_patient_ones_do() {
-        let vitals = vitals();
-        let declared = Some(Duration::from_secs(2));
-        for (given, code, ejects) in [
-            (Duration::from_millis(100), None, false),
-            (Duration::from_millis(100), Some(Code::DeadlineExceeded), false),
-            (Duration::from_secs(1), None, true),
-        ] {
-            for _ in 0..7 {
-                let allowance = Allowance::new(Some(Instant::now() + given), declared);
-                let mut flight = vitals.take_off(allowance, false).unwrap();
-                tokio::time::advance(given).await;
-                if let Some(code) = code {
-                    flight.settle(Verdict::of(code, &HeaderMap::new()));
-                }
-            }
-            let ejected = matches!(vitals.record().breaker.state(), State::Ejected { .. });
-            assert_eq!(ejected, ejects, "{given:?} {code:?}");
-        }
-        assert!(
-            vitals.record().load.estimate(Instant::now()) > 0.09,
-            "the wait is known"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_more_calls_than_the_cap_are_in_flight() {
-        let vitals = vitals();
-        let first = vitals.take_off(Allowance::default(), false).unwrap();
-        let _second = vitals.take_off(Allowance::default(), false).unwrap();
-        assert!(vitals.take_off(Allowance::default(), false).is_none());
-        drop(first);
-        assert!(vitals.take_off(Allowance::default(), false).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_that_run_out_of_time_eject_and_calls_that_are_dropped_do_not() {
-        let vitals = vitals();
-        for _ in 0..20 {
-            drop(vitals.take_off(within(Duration::from_secs(1)), false));
-        }
-        assert_eq!(vitals.record().breaker.state(), &State::Closed);
-        for _ in 0..7 {
-            drop(vitals.take_off(within(Duration::ZERO), false));
-        }
-        assert!(matches!(vitals.record().breaker.state(), State::Ejected { .. }));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_given_up_early_still_tells_that_the_endpoint_is_slow() {
-        let vitals = vitals();
-        let flight = vitals.take_off(Allowance::default(), false);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        drop(flight);
-        assert_eq!(vitals.record().load.estimate(Instant::now()), 2.0);
-    }
-}
+mod tests;

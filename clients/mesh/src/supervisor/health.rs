@@ -21,8 +21,11 @@ use tower::Service;
 
 use crate::{endpoint::Endpoint, retry::backoff::jitter};
 
-/// The wait before a broken watch is begun again, before jitter.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The waits before a broken watch is begun again, before jitter: they grow until the endpoint says something (gRFC
+/// A17).
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(120);
+const FACTOR: f64 = 1.6;
 
 /// What an endpoint says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,7 @@ where
     F: FnMut(Health) -> R,
     R: Future<Output = bool>,
 {
+    let mut backoff = FIRST;
     loop {
         let request = HealthCheckRequest {
             service: service.to_owned(),
@@ -51,6 +55,7 @@ where
                 loop {
                     match answers.message().await {
                         Ok(Some(answer)) => {
+                            backoff = FIRST;
                             if !tell(health(answer.status())).await {
                                 return;
                             }
@@ -68,7 +73,8 @@ where
         if !tell(Health::NotServing(format!("health watch: {}", broken.message()))).await {
             return;
         }
-        sleep(jitter(AGAIN)).await;
+        sleep(jitter(backoff)).await;
+        backoff = backoff.mul_f64(FACTOR).min(LONGEST);
     }
 }
 
@@ -81,7 +87,7 @@ fn health(status: ServingStatus) -> Health {
 
 /// The endpoint without load and breaker: a watch is no call.
 #[derive(Clone)]
-struct Direct(Arc<Endpoint>);
+pub(super) struct Direct(pub(super) Arc<Endpoint>);
 
 impl Service<Request<Body>> for Direct {
     type Response = Response<Incoming>;

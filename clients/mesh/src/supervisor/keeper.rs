@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Notify, mpsc},
-    time::{Instant, sleep},
-};
+use tokio::{sync::mpsc, time::Instant};
 
-use super::health::{self, Health};
+use super::{
+    demand::{Demand, Waits},
+    health::{self, Health},
+    probe,
+};
 use crate::{
     connection::Connector,
     discovery::Address,
@@ -19,8 +20,6 @@ use crate::{
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(120);
 const FACTOR: f64 = 1.6;
-/// Waiting calls bring the next attempt forward to this long after the last one.
-const LEAST: Duration = Duration::from_millis(500);
 /// A connection that ends sooner was refused. Servers may give a good one less than a second.
 const REFUSED: Duration = Duration::from_millis(500);
 
@@ -41,25 +40,35 @@ pub(super) struct Keeper {
     pub(super) vitals: Arc<Vitals>,
     pub(super) health_service: Option<Arc<str>>,
     pub(super) reports: mpsc::Sender<Report>,
-    pub(super) demand: Arc<Notify>,
+    pub(super) demand: Arc<Demand>,
 }
 
 impl Keeper {
     /// Runs until it is aborted or its supervisor is gone.
     pub(super) async fn run(self) {
-        let mut backoff = FIRST;
+        let (mut backoff, mut waits) = (FIRST, Waits::new());
+        let mut turn = None;
         loop {
             let started = Instant::now();
-            let report = match self.connector.open(&self.address).await {
+            let bears_pings = self.vitals.bears_pings();
+            let opened = self.connector.open(&self.address, bears_pings).await;
+            drop(turn.take());
+            let report = match opened {
                 Ok(connected) => {
-                    self.vitals.reconnected();
+                    self.vitals.reconnected(connected.peer);
                     let (address, vitals) = (self.address.clone(), Arc::clone(&self.vitals));
-                    let connection = (connected.sender, connected.pulse);
+                    let pulse = Arc::clone(&connected.pulse);
+                    let connection = (connected.sender, connected.pulse, connected.peer);
                     let endpoint = Endpoint::new(address, vitals, connection, Arc::clone(&self.caller));
+                    let endpoint = Arc::new(endpoint);
                     let ended = tokio::select! {
                         ended = connected.driver => ended,
-                        () = self.publish(Arc::new(endpoint)) => return,
+                        () = self.publish(Arc::clone(&endpoint)) => return,
+                        () = self.probe(endpoint) => return,
                     };
+                    if pulse.pinged_too_often() {
+                        self.restrain();
+                    }
                     self.lost(started.elapsed(), ended)
                 }
                 Err(error) => Report::Failed(self.address.clone(), Arc::from(chain(&error))),
@@ -70,12 +79,25 @@ impl Keeper {
             }
             // A connection that lasted is replaced at once; one that is closed as soon as it is made is not.
             if lost {
-                backoff = FIRST;
+                (backoff, waits) = (FIRST, Waits::new());
                 continue;
             }
-            self.wait(jitter(backoff)).await;
+            turn = self.demand.wait(jitter(backoff), &mut waits).await;
             backoff = backoff.mul_f64(FACTOR).min(LONGEST);
         }
+    }
+
+    /// The other end does not bear the pings that it gets.
+    fn restrain(&self) {
+        self.vitals.set_bears_pings(false);
+        let factor = self.connector.restraint.double();
+        tracing::warn!(
+            server.address = %self.address.authority,
+            network.peer.address = %self.address.host,
+            network.peer.port = self.address.port,
+            factor,
+            "too_many_pings: the server closed the connection, the interval between pings is multiplied"
+        );
     }
 
     /// What the end of a connection means. One that ends as soon as it is made was refused, such as by a
@@ -112,17 +134,8 @@ impl Keeper {
         }
     }
 
-    async fn wait(&self, backoff: Duration) {
-        let called_for = async {
-            let mut demand = std::pin::pin!(self.demand.notified());
-            // Calls that ask during the least wait count as well.
-            demand.as_mut().enable();
-            sleep(LEAST.min(backoff)).await;
-            demand.await;
-        };
-        tokio::select! {
-            () = sleep(backoff) => {}
-            () = called_for => {}
-        }
+    async fn probe(&self, endpoint: Arc<Endpoint>) {
+        let service = self.health_service.as_deref().unwrap_or_default();
+        probe::follow(endpoint, service).await;
     }
 }

@@ -3,7 +3,7 @@
 //! The header is written here rather than by the global propagator: a channel must hand on the trace even in
 //! a process that installs none.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::{
@@ -18,6 +18,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::code_name;
 use crate::{
     call::{Attempt, AttemptOutcome, early_code},
+    discovery::Address,
     endpoint::breaker::State,
 };
 
@@ -48,21 +49,21 @@ pub(crate) fn attempt(attempt: &Attempt) -> Span {
         rpc.grpc.previous_attempts = attempt.previous,
         rpc.response.status_code = Empty,
         server.address = Empty,
+        network.peer.address = Empty,
+        network.peer.port = Empty,
     )
 }
 
-/// Notes on the running attempt's span which endpoint was picked.
-pub(crate) fn record_endpoint(address: &str) {
-    Span::current().record("server.address", address);
-}
-
-/// Notes on the running span how it ended.
-pub(crate) fn record_code(code: Code) {
-    if code != Code::Ok {
-        let span = Span::current();
-        span.record("rpc.response.status_code", code_name(code));
-        span.record("otel.status_code", "ERROR");
+/// Notes on the running attempt's span which endpoint was picked, and which process is behind it.
+pub(crate) fn record_endpoint(address: &Address, peer: Option<SocketAddr>) {
+    let span = Span::current();
+    if span.is_disabled() {
+        return;
     }
+    span.record("server.address", address.authority.as_str());
+    let (host, port) = address.peer(peer);
+    span.record("network.peer.address", host.as_str());
+    span.record("network.peer.port", port);
 }
 
 /// Notes on the running call's span why it is sent again, and when.
@@ -146,25 +147,31 @@ pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
 }
 
 /// Says that an endpoint was taken out of rotation, on the attempt's span and in the log.
-pub(crate) fn ejected(address: &str, state: &State) {
-    if let State::Ejected { reason, until, .. } = state {
-        let duration_ms = until.saturating_duration_since(Instant::now()).as_millis() as u64;
-        tracing::warn!(
-            endpoint.address = address,
-            reason,
-            duration_ms,
-            "endpoint ejected"
-        );
-        Span::current().add_event(
-            "ejection",
-            vec![
-                KeyValue::new("server.address", address.to_owned()),
-                KeyValue::new("mesh.ejection.reason", reason.clone()),
-                KeyValue::new(
-                    "mesh.ejection.duration_ms",
-                    i64::try_from(duration_ms).unwrap_or(i64::MAX),
-                ),
-            ],
-        );
-    }
+pub(crate) fn ejected(address: &Address, peer: Option<SocketAddr>, state: &State) {
+    let State::Ejected { reason, until, .. } = state else {
+        return;
+    };
+    let duration_ms = until.saturating_duration_since(Instant::now()).as_millis() as u64;
+    let (host, port) = address.peer(peer);
+    tracing::warn!(
+        server.address = %address.authority,
+        network.peer.address = host,
+        network.peer.port = port,
+        reason,
+        duration_ms,
+        "endpoint ejected"
+    );
+    Span::current().add_event(
+        "ejection",
+        vec![
+            KeyValue::new("server.address", address.authority.to_string()),
+            KeyValue::new("network.peer.address", host),
+            KeyValue::new("network.peer.port", i64::from(port)),
+            KeyValue::new("mesh.ejection.reason", reason.clone()),
+            KeyValue::new(
+                "mesh.ejection.duration_ms",
+                i64::try_from(duration_ms).unwrap_or(i64::MAX),
+            ),
+        ],
+    );
 }

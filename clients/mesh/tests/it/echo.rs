@@ -12,9 +12,9 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request as HttpRequest, Response as HttpResponse};
+use http::{HeaderMap, HeaderValue, Request as HttpRequest, Response as HttpResponse};
 use mesh::{
-    Channel, ChannelOptions, MethodPolicy, Policies,
+    Channel, ChannelOptions, MIN_PING_INTERVAL, MethodPolicy, Policies,
     policy::{Idempotency, Retry},
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
@@ -264,11 +264,15 @@ impl tower::Service<HttpRequest<Body>> for Echo {
         Box::pin(async move {
             let streams = request.uri().path() == WATCH;
             let mut grpc = tonic::server::Grpc::new(ProstCodec::<Text, Text>::default());
-            Ok(if streams {
+            let mut response = if streams {
                 grpc.server_streaming(echo, request).await
             } else {
                 grpc.unary(echo, request).await
-            })
+            };
+            // As Weft's servers announce it.
+            let least = HeaderValue::from_static("50");
+            response.headers_mut().insert(MIN_PING_INTERVAL, least);
+            Ok(response)
         })
     }
 }

@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use futures_util::future::BoxFuture;
-use http::Request;
+use futures_util::{FutureExt, future::BoxFuture};
+use http::{HeaderValue, Request};
 use mesh::{Context, MethodPolicy};
 use prost_reflect::{MessageDescriptor, MethodDescriptor};
 use tokio::time::Instant;
@@ -65,6 +65,9 @@ pub(super) trait Layer: Send + Sync {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response>;
 }
 
+/// How often a client may ping. As often as the mesh's settings let it. Milliseconds.
+const MIN_PING_INTERVAL_MS: &str = "50";
+
 /// The layers and, behind them, the handlers.
 pub(super) struct Stack {
     layers: Vec<Arc<dyn Layer>>,
@@ -94,8 +97,16 @@ impl Stack {
             request_id: Arc::default(),
             request,
         };
-        Next { stack: self, at: 0 }.run(call)
+        let answer = Next { stack: self, at: 0 }.run(call);
+        Box::pin(answer.map(announced))
     }
+}
+
+/// Tells clients that they may ping often: this server does not count pings.
+fn announced(mut response: Response) -> Response {
+    let least = HeaderValue::from_static(MIN_PING_INTERVAL_MS);
+    response.headers_mut().insert(mesh::MIN_PING_INTERVAL, least);
+    response
 }
 
 /// What comes below a layer.

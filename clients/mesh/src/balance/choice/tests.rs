@@ -35,6 +35,7 @@ impl Channel {
         ejections.set_connected(zones.len());
         let caller = Arc::new(Caller {
             user_agent: HeaderValue::from_static("test"),
+            ping_interval: MS,
             metrics: Arc::new(Metrics::new("test")),
         });
         let mut channel = Channel {
@@ -56,11 +57,17 @@ impl Channel {
                 port: 1,
                 zone: zone.map(Arc::from),
             };
-            let vitals = Vitals::new(number as u64, Arc::clone(&room), Arc::clone(&ejections));
+            let vitals = Vitals::new(
+                number as u64,
+                address.clone(),
+                Arc::clone(&caller),
+                Arc::clone(&room),
+                Arc::clone(&ejections),
+            );
             let endpoint = Endpoint::new(
                 address,
                 Arc::new(vitals),
-                (sender, Arc::new(Pulse::new())),
+                (sender, Arc::new(Pulse::new(true)), None),
                 Arc::clone(&caller),
             );
             channel.endpoints.push(Arc::new(endpoint));
@@ -131,6 +138,57 @@ async fn an_endpoint_that_fails_at_once_attracts_no_load() {
         channel.endpoints[0].vitals.standing(Instant::now()).0,
         Admission::Open
     );
+}
+
+/// Rounds of `calls` at once from zone x; each endpoint takes so many of them as `capacity` says. Returns how many
+/// each got and how many were refused, by round.
+async fn rounds(
+    channel: &Channel,
+    calls: usize,
+    capacity: &[usize],
+    rounds: usize,
+) -> Vec<(Vec<usize>, usize)> {
+    let mut seen = Vec::new();
+    for _ in 0..rounds {
+        let tried = Tried::default();
+        let mut flights: Vec<_> = (0..calls).map(|_| channel.choose(Some("x"), &tried)).collect();
+        tokio::time::advance(10 * MS).await;
+        let mut counts = vec![0; capacity.len()];
+        let mut refused = 0;
+        for (endpoint, flight) in &mut flights {
+            let count = &mut counts[*endpoint as usize];
+            *count += 1;
+            flight.answered();
+            let full = *count > capacity[*endpoint as usize];
+            refused += usize::from(full);
+            flight.settle(if full { Verdict::Busy } else { Verdict::Good });
+        }
+        drop(flights);
+        tokio::time::advance(100 * MS).await;
+        seen.push((counts, refused));
+    }
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_own_zone_refuses_goes_to_the_others() {
+    let channel = Channel::of(&[Some("x"), Some("y"), Some("y")], 512).await;
+    let seen = rounds(&channel, 100, &[57, 57, 57], 40).await;
+    let refused: usize = seen[5..].iter().map(|(_, refused)| refused).sum();
+    assert!(refused <= 35 * 3, "{refused} of 3500: {seen:?}");
+    let own: usize = seen[5..].iter().map(|(counts, _)| counts[0]).sum();
+    assert!(
+        own > 35 * 33,
+        "the own zone still gets more than an even share: {seen:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_zone_that_takes_everything_gets_everything() {
+    let channel = Channel::of(&[Some("x"), Some("y"), Some("y")], 512).await;
+    let seen = rounds(&channel, 100, &[512, 512, 512], 10).await;
+    assert_eq!(seen[0].0.iter().sum::<usize>(), 100);
+    assert!(seen[4..].iter().all(|(counts, _)| counts[0] == 100), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,156 @@
+//! Reads two things from the frames that a peer sends, which the HTTP/2 library below keeps to itself: how many streams
+//! it allows, and that it has had too many pings.
+//!
+//! Only headers of frames are looked at (RFC 9113, section 4.1), and the payloads of SETTINGS and GOAWAY, up to a bound.
+
+/// A frame's header. Bytes.
+const HEADER: usize = 9;
+/// What is kept of a payload. Bytes.
+const KEPT: usize = 256;
+const SETTINGS: u8 = 0x4;
+const GOAWAY: u8 = 0x7;
+const ACK: u8 = 0x1;
+const MAX_CONCURRENT_STREAMS: u16 = 0x3;
+/// The last stream's number and the error code.
+const GOAWAY_FIXED: usize = 8;
+const ENHANCE_YOUR_CALM: u32 = 0xb;
+const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
+
+/// What a peer said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It allows so many streams at a time.
+    Streams(usize),
+    /// GOAWAY, because it is pinged more often than it bears (gRFC A8).
+    TooManyPings,
+}
+
+/// Follows the frames of one direction of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    header: [u8; HEADER],
+    /// Bytes of the header that have come.
+    read: usize,
+    /// Bytes of the payload that are still to come.
+    left: usize,
+    payload: Vec<u8>,
+}
+
+impl Frames {
+    /// Takes the next bytes, wherever they were cut.
+    pub(super) fn read(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Said)) {
+        while !bytes.is_empty() {
+            if self.read < HEADER {
+                let count = bytes.len().min(HEADER - self.read);
+                self.header[self.read..self.read + count].copy_from_slice(&bytes[..count]);
+                self.read += count;
+                bytes = &bytes[count..];
+                if self.read == HEADER {
+                    let [high, middle, low, ..] = self.header;
+                    self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                    self.payload.clear();
+                }
+            }
+            if self.read == HEADER {
+                let count = bytes.len().min(self.left);
+                if self.is_wanted() {
+                    let kept = count.min(KEPT - self.payload.len());
+                    self.payload.extend_from_slice(&bytes[..kept]);
+                }
+                self.left -= count;
+                bytes = &bytes[count..];
+                if self.left == 0 {
+                    self.read = 0;
+                    self.end(&mut tell);
+                }
+            }
+        }
+    }
+
+    fn kind(&self) -> (u8, u8) {
+        (self.header[3], self.header[4])
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self.kind() {
+            (SETTINGS, flags) => flags & ACK == 0,
+            (kind, _) => kind == GOAWAY,
+        }
+    }
+
+    fn end(&self, tell: &mut impl FnMut(Said)) {
+        match self.kind() {
+            (SETTINGS, _) => {
+                for entry in self.payload.chunks_exact(6) {
+                    let value = u32::from_be_bytes([entry[2], entry[3], entry[4], entry[5]]);
+                    if u16::from_be_bytes([entry[0], entry[1]]) == MAX_CONCURRENT_STREAMS {
+                        tell(Said::Streams(value as usize));
+                    }
+                }
+            }
+            (GOAWAY, _) if self.payload.len() >= GOAWAY_FIXED => {
+                let (fixed, debug) = self.payload.split_at(GOAWAY_FIXED);
+                let code = u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
+                if code == ENHANCE_YOUR_CALM && debug == TOO_MANY_PINGS {
+                    tell(Said::TooManyPings);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u32).to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 0];
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    fn goaway(code: u8, debug: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0, 0, 0, 1, 0, 0, 0, code];
+        payload.extend_from_slice(debug);
+        frame(GOAWAY, 0, &payload)
+    }
+
+    fn said(bytes: &[u8], chunk: usize) -> Vec<Said> {
+        let (mut frames, mut said) = (Frames::default(), Vec::new());
+        for chunk in bytes.chunks(chunk) {
+            frames.read(chunk, |what| said.push(what));
+        }
+        said
+    }
+
+    #[test]
+    fn settings_and_goaway_are_found_among_other_frames_however_they_are_cut() {
+        let mut bytes = frame(SETTINGS, 0, &[0, 4, 0, 0, 255, 255, 0, 3, 0, 0, 1, 0]);
+        bytes.extend(frame(SETTINGS, ACK, &[]));
+        bytes.extend(frame(0, 0, &[7; 1_000]));
+        bytes.extend(frame(6, 0, &[0; 8]));
+        bytes.extend(goaway(0xb, TOO_MANY_PINGS));
+        for chunk in [1, 7, 9, 4_096] {
+            assert_eq!(said(&bytes, chunk), [Said::Streams(256), Said::TooManyPings]);
+        }
+    }
+
+    #[test]
+    fn another_reason_to_go_away_is_not_taken_for_too_many_pings() {
+        assert_eq!(said(&goaway(0, TOO_MANY_PINGS), 64), []);
+        assert_eq!(said(&goaway(0xb, b"too_many_resets"), 64), []);
+        assert_eq!(
+            said(&goaway(0xb, &[b'x'; 70_000]), 64),
+            [],
+            "it is kept up to a bound"
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_frames_do_no_harm() {
+        said(b"HTTP/1.1 400 Bad Request\r\n\r\n", 5);
+        said(&[0xff; 10_000], 100);
+    }
+}
