@@ -21,7 +21,7 @@ use crate::{
     call::Call,
     connection::{Connector, Restraint},
     deadline::{self, Deadline},
-    discovery::Target,
+    discovery::{Target, subset::Subset},
     endpoint::{Caller, room::Room},
     faults::Faults,
     hedge::Hedge,
@@ -86,7 +86,7 @@ impl Channel {
             credentials,
             restraint: Restraint::default(),
         });
-        let metrics = Arc::new(Metrics::new(&options.service));
+        let metrics = Arc::new(Metrics::new(&options.service, &options.target));
         let room = Arc::new(Room::new(tuning.max_in_flight, tuning.max_waiting));
         let demand = Arc::new(Demand::default());
         let (publish, published) = watch::channel(Arc::new(Published::default()));
@@ -115,6 +115,7 @@ impl Channel {
             room,
             ejections: Arc::default(),
             health_service: health_service.clone(),
+            subset: Subset::default(),
         };
         let shared = Shared {
             options,

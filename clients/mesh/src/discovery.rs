@@ -2,6 +2,7 @@
 
 mod dns;
 mod kubernetes;
+pub(crate) mod subset;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 

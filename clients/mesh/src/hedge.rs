@@ -20,7 +20,7 @@ use tower::Service;
 
 use crate::{
     call::{Attempt, AttemptOutcome, Call, Method, Outcome, early_code},
-    failure::Failure,
+    failure::{Failure, Reached},
     policy::Hedging,
     replay::Replay,
     retry::{
@@ -28,7 +28,7 @@ use crate::{
         burdens,
         pushback::Pushback,
     },
-    telemetry::{Metrics, metrics::Repetitions, span},
+    telemetry::{Metrics, Repetitions, span},
 };
 pub(crate) use observed::Observed;
 
@@ -96,17 +96,10 @@ where
                 replay,
                 hedging,
                 started: 0,
+                free: true,
+                log: Repetitions::new(metrics, method),
             };
-            let outcome = race.run().await;
-            let hedges = u64::from(race.started.saturating_sub(1));
-            metrics.repeated(
-                &method.label,
-                Repetitions {
-                    hedges,
-                    ..Repetitions::default()
-                },
-            );
-            outcome
+            race.run().await
         })
     }
 }
@@ -119,6 +112,9 @@ struct Race<A> {
     replay: Replay,
     hedging: Hedging,
     started: u32,
+    /// Whether the one free repetition is still to be had.
+    free: bool,
+    log: Repetitions,
 }
 
 impl<A> Race<A>
@@ -139,7 +135,13 @@ where
             let wait = next.unwrap_or(begun);
             tokio::select! {
                 biased;
-                Some(outcome) = running.next() => match self.judge(&outcome) {
+                Some(mut outcome) = running.next() => {
+                    if let Some(again) = self.repeat_unsent(&mut outcome) {
+                        span::record_retry(&outcome, self.started, Duration::ZERO);
+                        running.push(again);
+                        continue;
+                    }
+                    match self.judge(&outcome) {
                     Judged::Final => {
                         self.method().observed.record(begun.elapsed());
                         return outcome.map_err(|failure| failure.status);
@@ -152,10 +154,12 @@ where
                         }
                         failed = Some(outcome);
                     }
-                },
+                    }
+                }
                 () = sleep_until(wait), if next.is_some() => {
                     let hedge = self.budget.withdraw().then(|| self.start()).flatten();
                     if hedge.is_some() {
+                        self.log.hedges += 1;
                         span::record_hedge(failed.as_ref(), self.started);
                     }
                     next = hedge.as_ref().and_then(|_| self.after(self.hedging.delay));
@@ -183,6 +187,25 @@ where
         let request = self.replay.request()?;
         let attempt = self.template.again(self.started, request);
         self.started += 1;
+        Some(self.attempts.call(attempt))
+    }
+
+    /// A request that no server can have seen is sent again once for free, as the retries do it.
+    fn repeat_unsent(&mut self, outcome: &mut AttemptOutcome) -> Option<A::Future> {
+        let Err(failure) = outcome else { return None };
+        if failure.reached != Reached::Never {
+            return None;
+        }
+        if let Some(unsent) = failure.request.take() {
+            self.replay.put_back(*unsent);
+        }
+        if !self.free {
+            return None;
+        }
+        let request = self.replay.request()?;
+        self.free = false;
+        self.log.transparent += 1;
+        let attempt = self.template.again(self.started.saturating_sub(1), request);
         Some(self.attempts.call(attempt))
     }
 

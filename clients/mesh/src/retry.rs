@@ -27,7 +27,7 @@ use crate::{
     policy,
     refusal::Refusal,
     replay::Replay,
-    telemetry::{Metrics, metrics::Repetitions, span},
+    telemetry::{Metrics, Repetitions, span},
 };
 use budget::{Budget, Budgets};
 use pushback::Pushback;
@@ -106,6 +106,7 @@ where
                 running: None,
                 request: http::Request::new(Body::empty()),
             };
+            let log = Repetitions::new(metrics, Arc::clone(&attempt.method));
             let mut attempts = Attempts {
                 attempt,
                 replay,
@@ -113,11 +114,9 @@ where
                 free: true,
                 made: 1,
                 since_pushback: 1,
-                log: Repetitions::default(),
+                log,
             };
-            let outcome = attempts.run(inner).await;
-            metrics.repeated(&attempts.attempt.method.label, attempts.log);
-            outcome
+            attempts.run(inner).await
         })
     }
 }

@@ -19,7 +19,10 @@ use tokio::{
 
 use crate::{
     connection::Connector,
-    discovery::{Address, Target},
+    discovery::{
+        Address, Target,
+        subset::{self, Subset},
+    },
     endpoint::{Caller, Endpoint, breaker::Ejections, room::Room, vitals::Vitals},
 };
 pub(crate) use demand::Demand;
@@ -61,6 +64,7 @@ pub(crate) struct Supervisor {
     pub(crate) ejections: Arc<Ejections>,
     /// The service whose health is watched on every connection; `None`: connected is healthy.
     pub(crate) health_service: Option<Arc<str>>,
+    pub(crate) subset: Subset,
 }
 
 /// What is known of one address.
@@ -93,6 +97,7 @@ impl Supervisor {
                 Some(update) = found.recv() => {
                     unknown = match update {
                         Ok(addresses) => {
+                            let addresses = self.choose(addresses);
                             self.reconcile(&addresses, &mut kept, &mut keepers, &reports, &mut next_id);
                             addresses.is_empty().then(|| Arc::from("it has no endpoint that is ready"))
                         }
@@ -110,6 +115,19 @@ impl Supervisor {
                 Some(_) = keepers.join_next() => {}
             }
         }
+    }
+
+    /// The addresses to connect to.
+    fn choose(&self, addresses: Vec<Address>) -> Vec<Address> {
+        let count = addresses.len();
+        if count > subset::MOST {
+            tracing::debug!(
+                count,
+                most = subset::MOST,
+                "this client takes a part of the endpoints"
+            );
+        }
+        self.subset.of(addresses, subset::MOST)
     }
 
     /// Starts keepers of new addresses and ends those of addresses that are gone. Calls in flight on a

@@ -5,12 +5,14 @@
 
 mod calls;
 pub(crate) mod metrics;
+mod repetitions;
 mod running;
 pub(crate) mod span;
 mod traffic;
 
 pub(crate) use calls::Calls;
 pub(crate) use metrics::Metrics;
+pub(crate) use repetitions::Repetitions;
 pub(crate) use running::{Measured, Running};
 
 use tonic::Code;

@@ -5,7 +5,12 @@
 
 mod verifier;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -13,10 +18,13 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{Error, failure::chain};
 use verifier::NamedServer;
+
+/// How long a connection waits for the files.
+const READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where this process's identity is, and whom it talks to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +54,7 @@ struct Files {
 pub(crate) struct Credentials {
     settings: Tls,
     current: Mutex<(Files, Arc<ClientConfig>)>,
+    reading: Arc<Semaphore>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,31 +87,55 @@ impl Credentials {
         Ok(Credentials {
             settings: settings.clone(),
             current: Mutex::new((files, config)),
+            reading: Arc::new(Semaphore::new(1)),
         })
     }
 
-    /// What the next connection is to use.
+    /// What the next connection is to use. Waits for the files for a second at most: a volume that hangs must not stop
+    /// the handshakes of all connections, and holds one thread, not one for each of them.
     pub(crate) async fn current(&self) -> Arc<ClientConfig> {
-        let mut current = self.current.lock().await;
+        match timeout(READ_LIMIT, self.read()).await {
+            Ok(Some(read)) => self.take(read),
+            Ok(None) => {}
+            Err(_) => {
+                let file = self.settings.cert_file.display();
+                tracing::warn!(%file, "certificates cannot be read in time, the last good ones stay");
+            }
+        }
+        Arc::clone(&self.last().1)
+    }
+
+    /// Three small files, but a disk may hang. One reads at a time; the place is kept until the disk answers.
+    async fn read(&self) -> Option<Result<Files, Fault>> {
+        let place = Arc::clone(&self.reading).acquire_owned().await.ok()?;
         let settings = self.settings.clone();
-        // Three small files, but a disk may hang.
-        let read = tokio::task::spawn_blocking(move || settings.read()).await;
+        let read = tokio::task::spawn_blocking(move || {
+            let files = settings.read();
+            drop(place);
+            files
+        });
+        read.await.ok()
+    }
+
+    fn take(&self, read: Result<Files, Fault>) {
         let fresh = match read {
-            Ok(Ok(files)) if files == current.0 => return Arc::clone(&current.1),
-            Ok(Ok(files)) => self.settings.config(&files).map(|config| (files, config)),
-            Ok(Err(fault)) => Err(fault),
-            Err(_) => return Arc::clone(&current.1),
+            Ok(files) if files == self.last().0 => return,
+            Ok(files) => self.settings.config(&files).map(|config| (files, config)),
+            Err(fault) => Err(fault),
         };
         match fresh {
             Ok(fresh) => {
                 tracing::info!(file = %self.settings.cert_file.display(), "certificates rotated");
-                *current = fresh;
+                *self.last() = fresh;
             }
             Err(fault) => {
                 tracing::warn!(error = %chain(&fault), "certificates cannot be used, the last good ones stay");
             }
         }
-        Arc::clone(&current.1)
+    }
+
+    fn last(&self) -> MutexGuard<'_, (Files, Arc<ClientConfig>)> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,3 +178,6 @@ impl Tls {
         Ok(Arc::new(config))
     }
 }
+
+#[cfg(test)]
+mod tests;

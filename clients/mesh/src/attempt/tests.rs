@@ -34,7 +34,7 @@ async fn sent(attempt: Attempt) -> Result<HeaderMap, Failure> {
         *response.headers_mut() = attempt.request.headers().clone();
         Ok(response)
     });
-    let mut layer = Prepare::new(echo, Arc::new(Metrics::new("test")));
+    let mut layer = Prepare::new(echo, Arc::new(Metrics::new("test", "static:test")));
     layer
         .call(attempt)
         .await

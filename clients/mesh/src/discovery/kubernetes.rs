@@ -180,7 +180,7 @@ impl Kubernetes {
     }
 
     async fn tell(&self, progress: &mut Progress, updates: &mpsc::Sender<Update>) {
-        let addresses = progress.slices.addresses(&self.service);
+        let addresses = progress.slices.addresses();
         if progress.told.as_ref() != Some(&addresses) {
             progress.told = Some(addresses.clone());
             let _ = updates.send(Ok(addresses)).await;

@@ -13,6 +13,7 @@ use super::Hedge;
 use crate::{
     Context, MethodPolicy,
     call::{Attempt, AttemptOutcome, Call, Method, Outcome},
+    failure::{Failure, Reached},
     policy::{Hedging, Idempotency},
     retry::budget::{Budget, Budgets, Throttling},
     telemetry::Metrics,
@@ -41,7 +42,7 @@ async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Arc<Budget>) -> (O
             unreachable!("the method is hedged")
         }),
         budgets: Arc::new(Budgets::new(|| Arc::clone(&budget))),
-        metrics: Arc::new(Metrics::new("test")),
+        metrics: Arc::new(Metrics::new("test", "static:test")),
         replay_limit: 1024,
     };
     let policy = MethodPolicy {
@@ -126,4 +127,23 @@ async fn attempts_are_bounded_and_the_last_failure_is_given() {
     let (outcome, sent) = run(script, plenty()).await;
     assert_eq!(outcome.unwrap().headers()["grpc-status"], "14");
     assert_eq!(sent.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_no_server_saw_is_sent_again_once_for_free() {
+    let unsent = || -> AttemptOutcome {
+        Err(Failure {
+            status: Status::unavailable("lost"),
+            reached: Reached::Never,
+            request: None,
+        })
+    };
+    let spent = plenty();
+    while spent.withdraw() {}
+    let (outcome, sent) = run(vec![(MS, unsent()), (MS, good("second"))], Arc::clone(&spent)).await;
+    assert_eq!(outcome.unwrap().headers()["name"], "second");
+    assert_eq!(sent, [Duration::ZERO, MS]);
+    let (outcome, sent) = run(vec![(MS, unsent()), (MS, unsent())], spent).await;
+    assert_eq!(outcome.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(sent.len(), 2, "once, and without a budget no more");
 }

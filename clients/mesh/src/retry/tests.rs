@@ -52,7 +52,12 @@ async fn run(policy: MethodPolicy, outcomes: Vec<AttemptOutcome>) -> (Outcome, V
         })
     };
     let budgets = Arc::new(Budgets::new(|| Arc::new(Budget::new(Throttling::default()))));
-    let mut retry = Retry::new(attempts, budgets, Arc::new(Metrics::new("test")), 1024);
+    let mut retry = Retry::new(
+        attempts,
+        budgets,
+        Arc::new(Metrics::new("test", "static:test")),
+        1024,
+    );
     let outcome = retry
         .call(Call {
             method: Arc::new(Method::new("test.Service/Method", Some(policy))),

@@ -9,7 +9,7 @@ use opentelemetry::{
 };
 use tonic::Code;
 
-use super::{code_name, traffic::Traffic};
+use super::{Repetitions, code_name, traffic::Traffic};
 use crate::endpoint::breaker::State;
 
 /// The conventions are still a release candidate, so that each name stands in one place.
@@ -19,13 +19,17 @@ const STATUS: &str = "rpc.response.status_code";
 const LATENCY: [f64; 16] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
 ];
-const COUNT: [f64; 5] = [0.0, 1.0, 2.0, 3.0, 4.0];
+/// gRFC A96.
+const COUNT: [f64; 5] = [1.0, 2.0, 3.0, 4.0, 5.0];
 
 /// One channel's instruments. They belong to the provider that is installed when the channel is made.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     /// The same, kept for a while for people.
     pub(crate) traffic: Traffic,
+    /// The service at the other end.
+    service: StringValue,
+    /// The target as it was configured, which is what gRFC A66 labels its metrics with.
     target: StringValue,
     call_duration: Histogram<f64>,
     attempts_started: Counter<u64>,
@@ -39,17 +43,8 @@ pub(crate) struct Metrics {
     throttled: Counter<u64>,
 }
 
-/// What the retries of one call did.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Repetitions {
-    pub(crate) retries: u64,
-    pub(crate) transparent: u64,
-    pub(crate) hedges: u64,
-    pub(crate) waited: Duration,
-}
-
 impl Metrics {
-    pub(crate) fn new(service: &str) -> Metrics {
+    pub(crate) fn new(service: &str, target: &str) -> Metrics {
         let meter = global::meter("mesh");
         let seconds = |name, description| {
             let builder = meter
@@ -74,12 +69,13 @@ impl Metrics {
         };
         Metrics {
             traffic: Traffic::new(),
-            target: StringValue::from(Arc::<str>::from(service)),
+            service: StringValue::from(Arc::<str>::from(service)),
+            target: StringValue::from(Arc::<str>::from(target)),
             call_duration: seconds("rpc.client.call.duration", "Calls, to the end of the response"),
             attempts_started: counter("grpc.client.attempt.started", "{attempt}", "Attempts sent"),
             attempt_duration: seconds(
                 "grpc.client.attempt.duration",
-                "Attempts, to the response's headers",
+                "Attempts, to the end of the response",
             ),
             retries: counts("grpc.client.call.retries", "{retry}", "Retries of a call"),
             transparent_retries: counts(
@@ -112,7 +108,7 @@ impl Metrics {
         let attributes = [
             KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", method.clone()),
-            KeyValue::new("server.address", self.target.clone()),
+            KeyValue::new("server.address", self.service.clone()),
             KeyValue::new(STATUS, code_name(code)),
         ];
         self.call_duration.record(duration.as_secs_f64(), &attributes);
@@ -130,12 +126,13 @@ impl Metrics {
     }
 
     /// Books nothing for the usual call, which is sent once.
-    pub(crate) fn repeated(&self, method: &StringValue, repetitions: Repetitions) {
-        let Repetitions {
+    pub(super) fn repeated(&self, method: &StringValue, repetitions: &Repetitions) {
+        let &Repetitions {
             retries,
             transparent,
             hedges,
             waited,
+            ..
         } = repetitions;
         if retries + transparent + hedges == 0 {
             return;

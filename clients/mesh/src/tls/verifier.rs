@@ -52,12 +52,18 @@ impl ServerCertVerifier for NamedServer {
         )?;
         let certificate = EndEntityCert::try_from(end_entity)
             .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let mut names = certificate.valid_uri_names();
-        if names.any(|name| self.names.iter().any(|allowed| allowed == name)) {
-            return Ok(ServerCertVerified::assertion());
-        }
         let presented: Vec<_> = certificate.valid_uri_names().collect();
-        let text = format!("the server is {presented:?}, and not one of {:?}", self.names);
+        // X509-SVID, section 2, and gRFC A87: exactly one name, or nobody knows whom the certificate speaks for.
+        let text = match presented.as_slice() {
+            [name] if self.names.iter().any(|allowed| allowed == name) => {
+                return Ok(ServerCertVerified::assertion());
+            }
+            [_] => format!("the server is {presented:?}, and not one of {:?}", self.names),
+            names => format!(
+                "the server has {} URI names {names:?}, and must have one",
+                names.len()
+            ),
+        };
         Err(Error::General(text))
     }
 

@@ -103,7 +103,8 @@ async fn a_slow_callee_ends_as_deadline_exceeded_and_in_time() {
             .await
             .unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-        assert!(started.elapsed() < Duration::from_millis(60));
+        // The method's own timeout is 5 s; how exact the timer is, is tested with paused time.
+        assert!(started.elapsed() < Duration::from_secs(2));
     }
 }
 

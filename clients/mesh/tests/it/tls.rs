@@ -25,8 +25,13 @@ fn authority() -> Authority {
 
 /// A certificate and its key, both as PEM.
 fn issue(authority: &Authority, name: &str) -> (String, String) {
+    issue_names(authority, &[name])
+}
+
+fn issue_names(authority: &Authority, names: &[&str]) -> (String, String) {
     let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
+    let names = names.iter().map(|name| SanType::URI((*name).try_into().unwrap()));
+    params.subject_alt_names = names.collect();
     let key = KeyPair::generate().unwrap();
     (
         params.signed_by(&key, authority).unwrap().pem(),
@@ -35,7 +40,11 @@ fn issue(authority: &Authority, name: &str) -> (String, String) {
 }
 
 fn server(authority: &Authority, name: &str) -> Server {
-    let (certificate, key) = issue(authority, name);
+    server_with(authority, &[name])
+}
+
+fn server_with(authority: &Authority, names: &[&str]) -> Server {
+    let (certificate, key) = issue_names(authority, names);
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(certificate, key))
         .client_ca_root(Certificate::from_pem(authority.pem()));
@@ -96,6 +105,11 @@ async fn a_server_of_another_name_or_authority_is_refused_with_the_reason() {
             "spiffe://weft.test/other",
         ),
         (server(&foreign, SERVER), "invalid peer certificate"),
+        (
+            server_with(&ours, &[SERVER, "spiffe://weft.test/other"]),
+            "2 URI names",
+        ),
+        (server_with(&ours, &[]), "0 URI names"),
     ] {
         let channel = Client::new(&ours, &ours).channel(&server);
         let status = echo::ask(&channel, READ).await.unwrap_err();

@@ -36,7 +36,7 @@ impl Channel {
         let caller = Arc::new(Caller {
             user_agent: HeaderValue::from_static("test"),
             ping_interval: MS,
-            metrics: Arc::new(Metrics::new("test")),
+            metrics: Arc::new(Metrics::new("test", "static:test")),
         });
         let mut channel = Channel {
             endpoints: Vec::new(),

@@ -14,9 +14,8 @@ use serde::Deserialize;
 
 use super::{super::Address, api::Fault};
 
-/// Slices and endpoints of one Service; what is beyond is an error, or left out.
+/// Slices of one Service; more are an error.
 const MOST_SLICES: usize = 1_000;
-const MOST_ENDPOINTS: usize = 1_000;
 
 /// What is looked for.
 #[derive(Debug)]
@@ -159,7 +158,7 @@ impl Slices {
     }
 
     /// The endpoints to call now, each once, in a stable order.
-    pub(super) fn addresses(&self, service: &Service) -> Vec<Address> {
+    pub(super) fn addresses(&self) -> Vec<Address> {
         let all = || self.0.values().flatten();
         let ready = all().any(|found| found.ready);
         let mut chosen: BTreeMap<(bool, &str, u16), &Address> = BTreeMap::new();
@@ -171,12 +170,7 @@ impl Slices {
         let families: BTreeSet<bool> = chosen.keys().map(|(v6, ..)| *v6).collect();
         let family = families.first().copied();
         let of_family = chosen.into_iter().filter(|((v6, ..), _)| Some(*v6) == family);
-        let addresses: Vec<_> = of_family.map(|(_, address)| address.clone()).collect();
-        if addresses.len() > MOST_ENDPOINTS {
-            let count = addresses.len();
-            tracing::warn!(target.service = %service, count, "too many endpoints: {MOST_ENDPOINTS} are used");
-        }
-        addresses.into_iter().take(MOST_ENDPOINTS).collect()
+        of_family.map(|(_, address)| address.clone()).collect()
     }
 }
 

@@ -14,7 +14,7 @@ fn vitals() -> Arc<Vitals> {
     let caller = Arc::new(Caller {
         user_agent: http::HeaderValue::from_static("test"),
         ping_interval: Duration::from_millis(1),
-        metrics: Arc::new(crate::telemetry::Metrics::new("test")),
+        metrics: Arc::new(crate::telemetry::Metrics::new("test", "static:test")),
     });
     Arc::new(Vitals::new(
         1,

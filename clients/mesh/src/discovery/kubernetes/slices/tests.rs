@@ -26,7 +26,7 @@ fn called(service: &Service, slices: &[Value]) -> Vec<String> {
             .put(serde_json::from_value(slice.clone()).unwrap(), service)
             .unwrap();
     }
-    let addresses = known.addresses(service);
+    let addresses = known.addresses();
     addresses
         .iter()
         .map(|address| {
