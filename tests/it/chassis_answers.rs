@@ -150,30 +150,3 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
         .unwrap();
     assert_eq!(none, None, "waiting ends with the deadline");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn old_answers_are_pruned_for_every_facility_and_unanswered_ones_kept_longer() {
-    let fixture = Fixture::new().await;
-    once(&fixture, "A").await.unwrap();
-    let other = facility("F2");
-    let mut tx = fixture.database.begin(&other).await.unwrap();
-    idempotency::claim(&mut tx, &other, &key("A"), Uuid::new_v4())
-        .await
-        .unwrap();
-    tx.commit().await.unwrap();
-    let age = "update chassis.idempotency set created_at = now() - interval '25 hours'";
-    sqlx::query(age).execute(&fixture.owner).await.unwrap();
-
-    let mut tx = fixture.database.begin_system().await.unwrap();
-    let pruned: i64 = sqlx::query_scalar("select chassis.prune_idempotency('24 hours', 100)")
-        .fetch_one(&mut *tx)
-        .await
-        .unwrap();
-    tx.commit().await.unwrap();
-    assert_eq!(pruned, 1);
-    let left: Vec<String> = sqlx::query_scalar("select facility from chassis.idempotency")
-        .fetch_all(&fixture.owner)
-        .await
-        .unwrap();
-    assert_eq!(left, ["F2"]);
-}

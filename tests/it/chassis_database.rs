@@ -11,7 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 pub(crate) struct Fixture {
     pub(crate) database: postgres::Database,
     pub(crate) owner: PgPool,
-    process: Process,
+    pub(crate) process: Process,
     settings: postgres::Settings,
     server: Arc<Postgres>,
     _database: tests::Database,
@@ -37,6 +37,7 @@ impl Fixture {
             database: &settings,
             auth: &chassis::auth::Settings::default(),
             idempotency: &chassis::idempotency::Settings::default(),
+            audit: &chassis::audit::Settings::default(),
             telemetry: &chassis::telemetry::Settings::default(),
             drain: &chassis::drain::Settings::default(),
         };

@@ -4,10 +4,12 @@
 //! [`idempotency::claim`](crate::idempotency::claim)): no effect is without a row, whatever is killed. How calls ended
 //! is written by the [`Writer`](writer), many at once, behind a bounded queue.
 
+mod settings;
 mod writer;
 
 use std::sync::{Arc, OnceLock};
 
+pub use settings::Settings;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;

@@ -13,7 +13,7 @@ pub use key::Key;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
 
-use crate::{Violations, postgres::Database, status};
+use crate::{Violations, retention::Rule, status};
 
 /// The response metadata that marks a repeated answer.
 pub const REPLAYED: &str = "idempotency-replayed";
@@ -22,9 +22,11 @@ pub const REPLAYED: &str = "idempotency-replayed";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Hours that an answer is kept, 24 at least. Default 24.
+    /// Hours that an answer is kept after it was given, 24 at least. Default 24. A request without an answer is kept thirty
+    /// times as long.
     pub keep_hours: u32,
-    /// Seconds between two prunings. Default 300.
+    /// Seconds between two sweeps of everything that is deleted by age: answers, and what other settings keep for a number
+    /// of days. Default 300.
     pub prune_interval_s: u32,
 }
 
@@ -38,6 +40,19 @@ impl Default for Settings {
 }
 
 impl Settings {
+    pub(crate) fn rule(&self) -> Rule {
+        Rule {
+            table: "chassis.idempotency",
+            function: "chassis.prune_answers",
+            keep: Duration::from_secs(u64::from(self.keep_hours) * 3600),
+        }
+    }
+
+    /// The time between two sweeps of everything that is deleted by age.
+    pub(crate) fn sweep_interval(&self) -> Duration {
+        Duration::from_secs(self.prune_interval_s.into())
+    }
+
     pub(crate) fn check(&self, violations: &mut Violations) {
         violations.require(self.keep_hours >= 24, "keep_hours", "must be at least 24");
         violations.require(
@@ -75,30 +90,4 @@ impl From<Error> for Status {
 pub fn in_progress() -> Status {
     let text = "the same request is still being carried out";
     status::aborted("REQUEST_IN_PROGRESS", text, Duration::from_millis(200))
-}
-
-/// Rows deleted in one statement: short enough to hold no lock for long.
-const PRUNE_BATCH: i32 = 1000;
-
-/// Deletes what is older than the setting says, until the process stops.
-pub(crate) async fn prune(
-    database: Database,
-    settings: Settings,
-    shutdown: tokio_util::sync::CancellationToken,
-) {
-    let kept = time::Duration::hours(settings.keep_hours.into());
-    let mut interval = tokio::time::interval(Duration::from_secs(settings.prune_interval_s.into()));
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = interval.tick() => {}
-            () = shutdown.cancelled() => return,
-        }
-        // A database that is down is readiness's business; the rows can wait.
-        while let Ok(deleted) = answers::prune(database.pool(), kept, PRUNE_BATCH).await {
-            if deleted < i64::from(PRUNE_BATCH) || shutdown.is_cancelled() {
-                break;
-            }
-        }
-    }
 }

@@ -13,6 +13,7 @@
 //!     pub database: chassis::postgres::Settings, // chassis::postgres::Settings::of("order") by default
 //!     pub auth: chassis::auth::Settings,
 //!     pub idempotency: chassis::idempotency::Settings,
+//!     pub audit: chassis::audit::Settings,
 //!     pub telemetry: chassis::telemetry::Settings,
 //!     pub drain: chassis::drain::Settings,
 //!     // … and the service's own
@@ -48,10 +49,11 @@ pub mod auth;
 mod facility;
 pub mod status;
 
-mod audit;
+pub mod audit;
 pub mod idempotency;
 pub mod page;
 pub mod postgres;
+pub mod retention;
 
 pub use audit::record_effect;
 pub use auth::Identity;

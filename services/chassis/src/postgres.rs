@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 pub use url::DatabaseUrl;
 use uuid::Uuid;
 
-use crate::{Facility, Process, idempotency};
+use crate::{Facility, Process, retention};
 
 /// The service's database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ const WAITERS: usize = 64;
 
 impl Database {
     /// A pool that opens its connections as they are needed: a service starts while its database is down, and is not
-    /// ready until it answers. Starts watching it, and pruning old answers.
+    /// ready until it answers. Starts watching it, and deleting old answers and audit records.
     ///
     /// # Errors
     /// When the URL is unreadable.
@@ -53,16 +53,14 @@ impl Database {
         let _ = process.database.set(database.clone());
         let dependency = process.health.dependency("postgresql");
         let shutdown = process.shutdown.clone();
-        let watching = watch::watch(options, dependency, outages, shutdown.clone());
+        let watching = watch::watch(options, dependency, outages, shutdown);
         process.tasks.spawn("postgresql watch", async move {
             watching.await;
             Ok(())
         });
-        let pruning = idempotency::prune(database.clone(), process.settings.idempotency.clone(), shutdown);
-        process.tasks.spawn("idempotency pruning", async move {
-            pruning.await;
-            Ok(())
-        });
+        let settings = &process.settings;
+        let rules = vec![settings.idempotency.rule(), settings.audit.rule()];
+        retention::start(process, &database, process.sweep_interval(), rules);
         Ok(database)
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Health, Sections, Tasks, drain, health, idempotency, postgres::Database};
+use crate::{Health, Sections, Tasks, audit, drain, health, idempotency, postgres::Database};
 
 /// The running process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,6 +36,7 @@ pub(crate) struct ProcessSettings {
     pub(crate) address_file: Option<PathBuf>,
     pub(crate) probe: health::Settings,
     pub(crate) idempotency: idempotency::Settings,
+    pub(crate) audit: audit::Settings,
     pub(crate) drain: drain::Settings,
 }
 
@@ -75,11 +76,17 @@ impl Process {
                 address_file: sections.address_file.map(PathBuf::from),
                 probe: sections.probe.clone(),
                 idempotency: sections.idempotency.clone(),
+                audit: sections.audit.clone(),
                 drain: sections.drain.clone(),
             }),
             channels: Channels::default(),
             database: Arc::default(),
         })
+    }
+
+    /// The time between two sweeps of what is deleted by age.
+    pub fn sweep_interval(&self) -> std::time::Duration {
+        self.settings.idempotency.sweep_interval()
     }
 
     pub(crate) fn database(&self) -> Option<&Database> {

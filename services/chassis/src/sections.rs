@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Violations, auth, drain, health, idempotency, postgres, server, telemetry};
+use crate::{Violations, audit, auth, drain, health, idempotency, postgres, server, telemetry};
 
 /// The chassis's part of a service's settings. Each field is named as its section is.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub struct Sections<'a> {
     pub auth: &'a auth::Settings,
     /// How long answers are kept.
     pub idempotency: &'a idempotency::Settings,
+    /// How long the audit trail is kept.
+    pub audit: &'a audit::Settings,
     /// Logs; traces and metrics are set by `OTEL_*`.
     pub telemetry: &'a telemetry::Settings,
     /// How long stopping may take.
@@ -37,6 +39,7 @@ impl Sections<'_> {
         violations.within("database", |violations| self.database.check(violations));
         violations.within("auth", |violations| self.auth.check(violations));
         violations.within("idempotency", |violations| self.idempotency.check(violations));
+        violations.within("audit", |violations| self.audit.check(violations));
         violations.within("telemetry", |violations| self.telemetry.check(violations));
         violations.within("drain", |violations| self.drain.check(violations));
     }

@@ -16,6 +16,7 @@ pub struct Settings {
     pub database: chassis::postgres::Settings,
     pub auth: chassis::auth::Settings,
     pub idempotency: chassis::idempotency::Settings,
+    pub audit: chassis::audit::Settings,
     pub telemetry: chassis::telemetry::Settings,
     pub drain: chassis::drain::Settings,
     pub events: events::Settings,
@@ -71,6 +72,7 @@ impl Default for Settings {
             database: chassis::postgres::Settings::of("claims"),
             auth: chassis::auth::Settings::default(),
             idempotency: chassis::idempotency::Settings::default(),
+            audit: chassis::audit::Settings::default(),
             telemetry: chassis::telemetry::Settings::default(),
             drain: chassis::drain::Settings::default(),
             events: events::Settings::default(),
@@ -121,6 +123,7 @@ impl chassis::Settings for Settings {
             database: &self.database,
             auth: &self.auth,
             idempotency: &self.idempotency,
+            audit: &self.audit,
             telemetry: &self.telemetry,
             drain: &self.drain,
         }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use chassis::{Sections, Upstream, Violations};
+use chassis::{Sections, Upstream, Violations, retention::Rule};
 use serde::{Deserialize, Serialize};
 
 use crate::settlement::DenialPolicy;
@@ -17,6 +17,7 @@ pub struct Settings {
     pub database: chassis::postgres::Settings,
     pub auth: chassis::auth::Settings,
     pub idempotency: chassis::idempotency::Settings,
+    pub audit: chassis::audit::Settings,
     pub telemetry: chassis::telemetry::Settings,
     pub drain: chassis::drain::Settings,
     pub events: events::Settings,
@@ -64,6 +65,8 @@ pub struct Saga {
     pub patience_s: u32,
     /// Seconds between two tries of a saga that is stuck. Default 60.
     pub stuck_retry_s: u32,
+    /// Days that a saga is kept after its end, 30 at least. Default 400. Its order is kept for ever.
+    pub keep_days: u32,
 }
 
 impl Default for Settings {
@@ -75,6 +78,7 @@ impl Default for Settings {
             database: chassis::postgres::Settings::of("order"),
             auth: chassis::auth::Settings::default(),
             idempotency: chassis::idempotency::Settings::default(),
+            audit: chassis::audit::Settings::default(),
             telemetry: chassis::telemetry::Settings::default(),
             drain: chassis::drain::Settings::default(),
             events: events::Settings::default(),
@@ -109,6 +113,7 @@ impl Default for Saga {
             step_timeout_ms: 10_000,
             patience_s: 900,
             stuck_retry_s: 60,
+            keep_days: 400,
         }
     }
 }
@@ -122,6 +127,7 @@ impl chassis::Settings for Settings {
             database: &self.database,
             auth: &self.auth,
             idempotency: &self.idempotency,
+            audit: &self.audit,
             telemetry: &self.telemetry,
             drain: &self.drain,
         }
@@ -201,6 +207,15 @@ impl Saga {
         time::Duration::seconds(self.stuck_retry_s.into())
     }
 
+    /// What is deleted of the sagas that have ended.
+    pub fn retention(&self) -> Rule {
+        Rule {
+            table: "orders.saga",
+            function: "orders.prune_sagas",
+            keep: Duration::from_secs(u64::from(self.keep_days) * 86_400),
+        }
+    }
+
     /// The wait after the `tries`th failed try: doubled each time, bounded, with a fifth of jitter either way.
     pub fn backoff(&self, tries: u32) -> time::Duration {
         let doubled = self
@@ -227,6 +242,7 @@ impl Saga {
         bound(violations, "step_timeout_ms", self.step_timeout_ms, 100, 600_000);
         bound(violations, "patience_s", self.patience_s.into(), 1, 604_800);
         bound(violations, "stuck_retry_s", self.stuck_retry_s.into(), 1, 86_400);
+        bound(violations, "keep_days", self.keep_days.into(), 30, 36_500);
     }
 }
 

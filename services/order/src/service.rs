@@ -6,6 +6,7 @@ use chassis::{
     Identity, Process, Service,
     auth::ServiceTokens,
     postgres::{Database, Migrations},
+    retention,
     server::CHECKED_BEFORE,
     server::Server,
 };
@@ -51,6 +52,8 @@ impl Service for Orders {
         let database = Database::connect(&settings.database, &process)?;
         let pool = database.pool().clone();
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
+        let rules = vec![settings.saga.retention()];
+        retention::start(&process, &database, process.sweep_interval(), rules);
         let desk = desk(&settings, &process, database, &bus)?;
 
         bus.take_part(&pool, consumers(&desk), host(&process));

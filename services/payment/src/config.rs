@@ -16,11 +16,13 @@ pub struct Settings {
     pub database: chassis::postgres::Settings,
     pub auth: chassis::auth::Settings,
     pub idempotency: chassis::idempotency::Settings,
+    pub audit: chassis::audit::Settings,
     pub telemetry: chassis::telemetry::Settings,
     pub drain: chassis::drain::Settings,
     pub events: events::Settings,
     pub processor: Processor,
     pub authorization: Authorization,
+    pub ledger: Ledger,
     pub sandbox: Sandbox,
 }
 
@@ -52,6 +54,15 @@ pub struct Authorization {
     pub sweep_ms: u64,
 }
 
+/// The ledger's totals.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ledger {
+    /// Milliseconds between two foldings of new entries into the totals, which make a trial balance quick. 10 to 3,600,000,
+    /// default 5,000. A trial balance is exact whatever it is.
+    pub fold_ms: u64,
+}
+
 /// The built-in sandbox processor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -73,6 +84,7 @@ impl chassis::Settings for Settings {
             database: &self.database,
             auth: &self.auth,
             idempotency: &self.idempotency,
+            audit: &self.audit,
             telemetry: &self.telemetry,
             drain: &self.drain,
         }
@@ -91,6 +103,10 @@ impl chassis::Settings for Settings {
             violations.require(lifetime, "lifetime_s", "must be 1 to 2592000");
             let sweep = (10..=3_600_000).contains(&self.authorization.sweep_ms);
             violations.require(sweep, "sweep_ms", "must be 10 to 3600000");
+        });
+        violations.within("ledger", |violations| {
+            let fold = (10..=3_600_000).contains(&self.ledger.fold_ms);
+            violations.require(fold, "fold_ms", "must be 10 to 3600000");
         });
         violations.within("sandbox", |violations| {
             violations.require(self.sandbox.slow_ms <= 600_000, "slow_ms", "must be 0 to 600000");
@@ -161,11 +177,13 @@ impl Default for Settings {
             database: chassis::postgres::Settings::of("payment"),
             auth: chassis::auth::Settings::default(),
             idempotency: chassis::idempotency::Settings::default(),
+            audit: chassis::audit::Settings::default(),
             telemetry: chassis::telemetry::Settings::default(),
             drain: chassis::drain::Settings::default(),
             events: events::Settings::default(),
             processor: Processor::default(),
             authorization: Authorization::default(),
+            ledger: Ledger::default(),
             sandbox: Sandbox::default(),
         }
     }
@@ -189,6 +207,19 @@ impl Default for Authorization {
             lifetime_s: 7 * 24 * 3600,
             sweep_ms: 10_000,
         }
+    }
+}
+
+impl Ledger {
+    /// Between two foldings.
+    pub fn fold_interval(&self) -> Duration {
+        Duration::from_millis(self.fold_ms)
+    }
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { fold_ms: 5_000 }
     }
 }
 

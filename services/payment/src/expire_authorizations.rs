@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chassis::Facility;
+use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -11,10 +12,12 @@ use crate::{
     error::Error,
     operation::{Kind, Operation},
     payment::State,
-    store::{self, operations},
+    store::{self, Lapsed, operations},
 };
 
-const BATCH: i32 = 100;
+const PAGE: i32 = 100;
+/// Authorizations whose expiry is written at the same time.
+const CONCURRENCY: usize = 4;
 
 /// Works until `shutdown`. The processor is told by whoever resumes operations.
 pub async fn expire_authorizations(desk: Desk, shutdown: CancellationToken) {
@@ -25,21 +28,46 @@ pub async fn expire_authorizations(desk: Desk, shutdown: CancellationToken) {
             _ = interval.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(error) = sweep(&desk).await {
+        if let Err(error) = sweep(&desk, &shutdown).await {
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(error.message = error, "lapsed authorizations cannot be let go");
+            tracing::warn!(
+                error.message = error,
+                "lapsed authorizations cannot be looked for"
+            );
         }
     }
 }
 
-async fn sweep(desk: &Desk) -> Result<(), Error> {
-    let mut tx = desk.database.begin_system().await?;
-    let lapsed = store::lapsed(&mut tx, BATCH).await?;
-    tx.commit().await?;
-    for (id, facility) in lapsed {
-        expire(desk, id, facility).await?;
+/// Goes through all that have lapsed; one that cannot be let go holds up none of the others.
+async fn sweep(desk: &Desk, shutdown: &CancellationToken) -> Result<(), Error> {
+    let mut after = None;
+    loop {
+        let mut tx = desk.database.begin_system().await?;
+        let lapsed = store::lapsed(&mut tx, after, PAGE).await?;
+        tx.commit().await?;
+        let full = lapsed.len() == PAGE as usize;
+        after = lapsed.last().map(|last| last.lapsed_at);
+        stream::iter(lapsed)
+            .for_each_concurrent(
+                CONCURRENCY,
+                |Lapsed {
+                     payment_id, facility, ..
+                 }| async move {
+                    if let Err(error) = expire(desk, payment_id, facility).await {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::warn!(
+                            payment.id = %payment_id,
+                            error.message = error,
+                            "a lapsed authorization cannot be let go; it is tried again at the next sweep"
+                        );
+                    }
+                },
+            )
+            .await;
+        if !full || shutdown.is_cancelled() {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 async fn expire(desk: &Desk, id: Uuid, facility: String) -> Result<(), Error> {

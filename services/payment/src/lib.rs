@@ -13,6 +13,7 @@ pub mod refund_payment;
 pub mod void_payment;
 
 pub mod expire_authorizations;
+pub mod fold_ledger;
 pub mod resolve_unknown;
 
 pub mod read_ledger;

@@ -22,7 +22,10 @@ pub async fn trial_balance(
     currency: Option<&str>,
 ) -> Result<wire::GetTrialBalanceResponse, Error> {
     let mut tx = desk.database.begin(facility).await?;
-    let sums = ledger::sums(&mut tx, order_id, currency).await?;
+    let sums = match order_id {
+        Some(order_id) => ledger::sums_of_order(&mut tx, order_id, currency).await?,
+        None => ledger::sums(&mut tx, currency).await?,
+    };
     tx.commit().await?;
     balance(&sums)
 }

@@ -1,6 +1,6 @@
 //! The process: what it is made of, top to bottom.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chassis::{
     Identity, PageTokens, Process, Service,
@@ -19,6 +19,7 @@ use crate::{
     config::Settings,
     desk::Desk,
     expire_authorizations::expire_authorizations,
+    fold_ledger::fold_ledger,
     grpc::Grpc,
     resolve_unknown::resolve_unknown,
     sandbox::Sandbox,
@@ -63,7 +64,7 @@ impl Service for Payment {
             Consumer::new(Remittances::NAME, &Remittances::SUBJECTS, Remittances),
         ];
         bus.take_part(desk.database.pool(), consumers, host(&process));
-        work(&desk, &process);
+        work(&desk, &process, settings.ledger.fold_interval());
 
         let page_key = settings.auth.page_key()?;
         let dead_letters = DeadLetters::new(&bus, desk.database.pool(), &page_key, operator);
@@ -113,7 +114,7 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
 }
 
 /// What is done without being asked.
-fn work(desk: &Desk, process: &Process) {
+fn work(desk: &Desk, process: &Process, fold_interval: Duration) {
     let resolving = resolve_unknown(desk.clone(), process.shutdown.clone());
     process.tasks.spawn("resolve unknown", async move {
         resolving.await;
@@ -122,6 +123,11 @@ fn work(desk: &Desk, process: &Process) {
     let expiring = expire_authorizations(desk.clone(), process.shutdown.clone());
     process.tasks.spawn("expire authorizations", async move {
         expiring.await;
+        Ok(())
+    });
+    let folding = fold_ledger(desk.clone(), fold_interval, process.shutdown.clone());
+    process.tasks.spawn("fold ledger", async move {
+        folding.await;
         Ok(())
     });
 }

@@ -196,15 +196,29 @@ pub async fn refunds(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<R
         .collect()
 }
 
-/// Authorizations that have lapsed, of all facilities.
-pub async fn lapsed(conn: &mut PgConnection, at_most: i32) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"select payment_id as "id!", payment_facility as "facility!" from payment.lapsed_authorizations($1)"#,
+/// An authorization that was not captured in time.
+#[derive(Clone, Debug)]
+pub struct Lapsed {
+    pub payment_id: Uuid,
+    pub facility: String,
+    pub lapsed_at: OffsetDateTime,
+}
+
+/// Authorizations that have lapsed, of all facilities: those after the time `after`, the longest lapsed first.
+pub async fn lapsed(
+    conn: &mut PgConnection,
+    after: Option<OffsetDateTime>,
+    at_most: i32,
+) -> Result<Vec<Lapsed>, sqlx::Error> {
+    sqlx::query_as!(
+        Lapsed,
+        r#"select payment_id as "payment_id!", payment_facility as "facility!", lapsed_at as "lapsed_at!"
+           from payment.lapsed_authorizations($1, $2)"#,
+        after,
         at_most,
     )
     .fetch_all(conn)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.facility)).collect())
+    .await
 }
 
 impl RefundState {

@@ -103,8 +103,11 @@ impl Database {
             .filter(|(place, _)| which.contains(place))
         {
             let sql = fs::read_to_string(file).expect("a migration is text");
-            let sql = format!("set weft.app_role = '{}_app';\n{sql}", self.service);
-            let applied = owner.execute(AssertSqlSafe(sql)).await;
+            let mut session = owner.acquire().await.expect("the server is up");
+            let role = format!("set weft.app_role = '{}_app'", self.service);
+            run(&mut session, role).await;
+            // Alone: some migrations are no transaction, which several statements at once would make them.
+            let applied = session.execute(AssertSqlSafe(sql)).await;
             applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         }
     }

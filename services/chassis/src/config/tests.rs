@@ -3,7 +3,7 @@ use std::{io::Write, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::{Secret, auth, drain, health, idempotency, postgres, server, telemetry};
+use crate::{Secret, audit, auth, drain, health, idempotency, postgres, server, telemetry};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
@@ -14,6 +14,7 @@ struct Shop {
     database: postgres::Settings,
     auth: auth::Settings,
     idempotency: idempotency::Settings,
+    audit: audit::Settings,
     telemetry: telemetry::Settings,
     drain: drain::Settings,
     window_s: u32,
@@ -35,6 +36,7 @@ impl Default for Shop {
                 ..auth::Settings::default()
             },
             idempotency: idempotency::Settings::default(),
+            audit: audit::Settings::default(),
             telemetry: telemetry::Settings::default(),
             drain: drain::Settings::default(),
             window_s: 60,
@@ -55,6 +57,7 @@ impl Settings for Shop {
             database: &self.database,
             auth: &self.auth,
             idempotency: &self.idempotency,
+            audit: &self.audit,
             telemetry: &self.telemetry,
             drain: &self.drain,
         }

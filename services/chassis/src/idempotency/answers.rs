@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prost::Message;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Response, Status, metadata::MetadataValue};
 use uuid::Uuid;
@@ -170,12 +170,4 @@ pub fn replayed<M>(message: M) -> Response<M> {
         .metadata_mut()
         .insert(REPLAYED, MetadataValue::from_static("true"));
     response
-}
-
-pub(super) async fn prune(pool: &PgPool, kept: time::Duration, at_most: i32) -> Result<i64, sqlx::Error> {
-    let kept = sqlx::postgres::types::PgInterval::try_from(kept).map_err(sqlx::Error::Encode)?;
-    let deleted = sqlx::query_scalar!("select chassis.prune_idempotency($1, $2)", kept, at_most)
-        .fetch_one(pool)
-        .await?;
-    Ok(deleted.unwrap_or(0))
 }

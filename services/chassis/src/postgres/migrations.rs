@@ -1,6 +1,6 @@
 //! Bringing the schema up to date: several sets of migrations in one database, each with a version table of its own.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use sqlx::{
     Connection, PgConnection,
@@ -8,6 +8,9 @@ use sqlx::{
 };
 
 use super::Settings;
+
+/// Between two looks whether another run has ended.
+const TURN: Duration = Duration::from_millis(200);
 
 /// One set of migrations.
 #[derive(Debug)]
@@ -63,6 +66,8 @@ pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<A
         .bind(app_role)
         .execute(&mut conn)
         .await?;
+    take_turn(&mut conn).await?;
+    drop_invalid_indexes(&mut conn).await?;
     let mut done = Vec::new();
     for set in std::iter::once(chassis()).chain(sets) {
         let name = set.name;
@@ -84,6 +89,37 @@ pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<A
     Ok(done)
 }
 
+/// Waits until no other run is under way; the turn ends with the connection. It asks again and again instead of waiting
+/// in a statement: `create index concurrently` waits for every statement of the database, and would for that one.
+async fn take_turn(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    loop {
+        let free: bool =
+            sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended('weft_migrations', 0))")
+                .fetch_one(&mut *conn)
+                .await?;
+        if free {
+            return Ok(());
+        }
+        tokio::time::sleep(TURN).await;
+    }
+}
+
+/// An index whose building was cut short stays behind, invalid and in the way of the next try.
+async fn drop_invalid_indexes(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let invalid: Vec<String> = sqlx::query_scalar(
+        "select format('%I.%I', n.nspname, c.relname)
+         from pg_index i join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
+         where not i.indisvalid and c.relkind = 'i' and c.relowner = current_user::regrole",
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    for index in invalid {
+        let drop = format!("drop index concurrently if exists {index}");
+        sqlx::query(sqlx::AssertSqlSafe(drop)).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
 /// Where the applied versions of a set are kept.
 pub(super) fn version_table(set: &str) -> String {
     format!("weft_migrations.{set}")
@@ -92,6 +128,7 @@ pub(super) fn version_table(set: &str) -> String {
 async fn apply(conn: &mut PgConnection, set: Migrations) -> Result<Vec<i64>, MigrateError> {
     let table = version_table(set.name);
     let mut migrator = set.migrator;
+    migrator.set_locking(false);
     migrator.create_schema("weft_migrations");
     migrator.dangerous_set_table_name(table.clone());
     let before = applied(conn, &table).await?;

@@ -114,27 +114,40 @@ pub async fn list(
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Order>, sqlx::Error> {
-    let rows = orders!(
-        "o
-         where facility = current_setting('weft.facility', true)
-           and ($1::uuid is null or id < $1)
-           and ($2::text is null or state = $2)
-           and ($3 = '' or (patient_id = $3 and patient_id <> ''))
-           and ($4 = '' or exists (
-               select from orders.order_line l
-               where l.facility = current_setting('weft.facility', true) and l.code = $4 and l.order_id = o.id))
-         order by id desc limit $5",
-        after,
-        filter.state.map(State::name) as Option<&str>,
-        filter.patient_id,
-        filter.line_code,
-        limit
-    );
-    rows.fetch_all(conn)
-        .await?
-        .into_iter()
-        .map(Order::try_from)
-        .collect()
+    let state = filter.state.map(State::name);
+    let rows = if filter.line_code.is_empty() {
+        let rows = orders!(
+            "o where facility = current_setting('weft.facility', true)
+               and ($1::uuid is null or id < $1)
+               and ($2::text is null or state = $2)
+               and ($3 = '' or (patient_id = $3 and patient_id <> ''))
+             order by id desc limit $4",
+            after,
+            state as Option<&str>,
+            filter.patient_id,
+            limit
+        );
+        rows.fetch_all(conn).await?
+    } else {
+        // A statement of its own: behind an `or`, PostgreSQL reads every line with the code before it looks at any order.
+        let rows = orders!(
+            "o where facility = current_setting('weft.facility', true)
+               and ($1::uuid is null or id < $1)
+               and ($2::text is null or state = $2)
+               and ($3 = '' or (patient_id = $3 and patient_id <> ''))
+               and exists (
+                   select from orders.order_line l
+                   where l.facility = current_setting('weft.facility', true) and l.code = $4 and l.order_id = o.id)
+             order by id desc limit $5",
+            after,
+            state as Option<&str>,
+            filter.patient_id,
+            filter.line_code,
+            limit
+        );
+        rows.fetch_all(conn).await?
+    };
+    rows.into_iter().map(Order::try_from).collect()
 }
 
 /// Writes a new order down. Its claim, if it has one, goes beside it.

@@ -78,30 +78,79 @@ pub async fn book(
     Ok(())
 }
 
-/// Every account that has entries, by currency and account.
-pub async fn sums(
+/// The sums of every account that has entries of this order.
+pub async fn sums_of_order(
     conn: &mut PgConnection,
-    order_id: Option<Uuid>,
+    order_id: Uuid,
     in_currency: Option<&str>,
 ) -> Result<Vec<Sums>, sqlx::Error> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        SumsRow,
         r#"select account, currency,
                coalesce(sum(amount) filter (where amount > 0), 0)::text as "debit!",
                coalesce(-sum(amount) filter (where amount < 0), 0)::text as "credit!"
            from payment.ledger_entry
-           where ($1::uuid is null or order_id = $1) and ($2::text is null or currency = $2)
-           group by currency, account
-           order by currency"#,
+           where facility = current_setting('weft.facility', true) and order_id = $1
+               and ($2::text is null or currency = $2)
+           group by currency, account"#,
         order_id,
         in_currency,
-    )
-    .fetch_all(conn)
-    .await?;
+    );
+    sorted(rows.fetch_all(conn).await?)
+}
+
+/// The sums of every account that has entries: what is folded already, and what came after that.
+pub async fn sums(conn: &mut PgConnection, in_currency: Option<&str>) -> Result<Vec<Sums>, sqlx::Error> {
+    loop {
+        // The planner has to know where the rest begins, or it reads the ledger from the beginning.
+        let folded = sqlx::query_scalar!("select folded_to from payment.ledger_folded")
+            .fetch_one(&mut *conn)
+            .await?;
+        let rows = sqlx::query!(
+            r#"select account as "account!", currency as "currency!", sum(debit)::text as "debit!",
+                   sum(credit)::text as "credit!", (select folded_to from payment.ledger_folded) as "folded_to!"
+               from (
+                   select account, currency, debit, credit from payment.ledger_total
+                   where facility = current_setting('weft.facility', true)
+                   union all
+                   select account, currency, greatest(amount, 0), greatest(-amount, 0)
+                   from payment.ledger_entry
+                   where facility = current_setting('weft.facility', true) and id > $1
+               ) parts
+               where $2::text is null or currency = $2
+               group by currency, account"#,
+            folded,
+            in_currency,
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        // Folded on in between, so that what was folded then was counted twice: again.
+        if rows.iter().any(|row| row.folded_to != folded) {
+            continue;
+        }
+        let rows = rows.into_iter().map(|row| SumsRow {
+            account: row.account,
+            currency: row.currency,
+            debit: row.debit,
+            credit: row.credit,
+        });
+        return sorted(rows.collect());
+    }
+}
+
+struct SumsRow {
+    account: String,
+    currency: String,
+    // PostgreSQL's `sum(bigint)` is a numeric, for which the text is the common ground.
+    debit: String,
+    credit: String,
+}
+
+fn sorted(rows: Vec<SumsRow>) -> Result<Vec<Sums>, sqlx::Error> {
+    let sum = |text: &str| known("sum", text, text.parse().ok());
     let mut sums = rows
         .into_iter()
         .map(|row| {
-            // PostgreSQL's `sum(bigint)` is a numeric, for which the text is the common ground.
-            let sum = |text: &str| known("sum", text, text.parse().ok());
             Ok(Sums {
                 account: known("account", &row.account, Account::named(&row.account))?,
                 currency: currency(&row.currency)?,
@@ -112,6 +161,46 @@ pub async fn sums(
         .collect::<Result<Vec<_>, sqlx::Error>>()?;
     sums.sort_by_key(|sums| (sums.currency, sums.account));
     Ok(sums)
+}
+
+/// How far the totals have come, and what stands between them and the end of the ledger.
+#[derive(Clone, Debug)]
+pub struct Unfolded {
+    pub folded_to: i64,
+    /// The largest number that an entry has.
+    pub numbered_to: i64,
+    /// The transactions that were writing entries when that was asked. Once they have ended, every entry up to
+    /// `numbered_to` is visible or will never be.
+    pub writers: Vec<String>,
+}
+
+/// Asks what there is to fold.
+pub async fn unfolded(conn: &mut PgConnection) -> Result<Unfolded, sqlx::Error> {
+    sqlx::query_as!(
+        Unfolded,
+        r#"select f.folded_to, w.numbered_to as "numbered_to!", w.writers as "writers!"
+           from payment.ledger_folded f, payment.ledger_writers() w"#
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// The transactions that are writing entries now.
+pub async fn writers(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(r#"select payment.ledger_writers_now() as "writers!""#)
+        .fetch_one(conn)
+        .await
+}
+
+/// Folds the next entries into the totals, at most `at_most` and none numbered above `upto`; how far it came.
+pub async fn fold(conn: &mut PgConnection, upto: i64, at_most: i32) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select payment.fold_ledger($1, $2) as "folded_to!""#,
+        upto,
+        at_most
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Entries, newest first, that come after the one numbered `after`.
@@ -125,7 +214,8 @@ pub async fn list(
         "select e.id, e.transaction_id, e.account, e.currency, e.amount, e.order_id, e.created_at, t.cause,
              t.payment_id, t.causation_id
          from payment.ledger_entry e join payment.ledger_transaction t on t.id = e.transaction_id
-         where ($1::uuid is null or e.order_id = $1) and ($2::text is null or e.account = $2)
+         where e.facility = current_setting('weft.facility', true)
+             and ($1::uuid is null or e.order_id = $1) and ($2::text is null or e.account = $2)
              and ($3::bigint is null or e.id < $3)
          order by e.id desc limit $4",
         filter.order_id,

@@ -32,6 +32,7 @@ struct Settings {
     database: chassis::postgres::Settings,
     auth: chassis::auth::Settings,
     idempotency: chassis::idempotency::Settings,
+    audit: chassis::audit::Settings,
     telemetry: chassis::telemetry::Settings,
     drain: chassis::drain::Settings,
     /// Where tests say what is to be done, and ask what was.
@@ -48,6 +49,7 @@ impl Default for Settings {
             database: chassis::postgres::Settings::of("hop"),
             auth: chassis::auth::Settings::default(),
             idempotency: chassis::idempotency::Settings::default(),
+            audit: chassis::audit::Settings::default(),
             telemetry: chassis::telemetry::Settings::default(),
             drain: chassis::drain::Settings::default(),
             control: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -65,6 +67,7 @@ impl chassis::Settings for Settings {
             database: &self.database,
             auth: &self.auth,
             idempotency: &self.idempotency,
+            audit: &self.audit,
             telemetry: &self.telemetry,
             drain: &self.drain,
         }

@@ -23,7 +23,7 @@ use tonic_types::StatusExt;
 use tower::Service;
 
 use crate::{
-    Identity, Process, Sections, Server, auth,
+    Identity, Process, Sections, Server, audit, auth,
     auth::issuer::Issuer,
     drain, health, idempotency, postgres,
     server::{Response, Settings, call::Stack},
@@ -193,6 +193,7 @@ pub(crate) fn process() -> Process {
         database: &postgres::Settings::default(),
         auth: &auth::Settings::default(),
         idempotency: &idempotency::Settings::default(),
+        audit: &audit::Settings::default(),
         telemetry: &crate::telemetry::Settings::default(),
         drain: &drain::Settings::default(),
     };
