@@ -37,6 +37,8 @@ pub struct MethodPolicy {
     pub audited: bool,
     /// Whether the call needs no token.
     pub anonymous: bool,
+    /// How many streams of the method one process serves at once; `None`: no bound of its own.
+    pub max_streams: Option<u32>,
     /// What repeating the call may do.
     pub idempotency: Idempotency,
     /// Whether the request carries a `request_id`, by which the server recognises a repetition.
@@ -135,6 +137,7 @@ impl MethodPolicy {
             rate_limit_class: RateLimitClass::Read,
             audited: false,
             anonymous: false,
+            max_streams: None,
             idempotency: Idempotency::Unknown,
             has_request_id: false,
             client_streaming: false,

@@ -9,13 +9,17 @@ mod connections;
 mod deadline;
 mod edges;
 mod frames;
+mod held;
 mod idleness;
 mod listening;
 mod rate_limit;
+mod receive;
 mod reflection;
 mod refusals;
+mod reset;
 mod settings;
 mod stale_plan;
+mod streams;
 mod supervision;
 mod telemetry;
 pub mod tls;
@@ -25,6 +29,7 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use anyhow::Context as _;
 use call::{Layer, Method, Stack};
+pub(crate) use connections::{Slots, opening};
 use http::Request;
 use proto::ops::v1::mesh_service_server::MeshServiceServer;
 pub use rate_limit::{Rate, RateLimits};
@@ -154,6 +159,8 @@ impl Server {
             )),
             // Nothing is done for strangers.
             Arc::new(authentication::Layer::new(verifier)),
+            // Before anything is held for the call; what goes wrong is answered at the bottom, where it is recorded.
+            Arc::new(receive::Layer::new(settings, process.shutdown.clone())),
             // From here on the work goes on when its caller is gone; only the deadline's answer does not wait.
             Arc::new(supervision::Layer::new(process.tasks.clone())),
             // Knows the caller, and sees what became of the call: refusals below are recorded, too.
@@ -161,6 +168,8 @@ impl Server {
             Arc::new(authorization::Layer),
             // One facility's haste is refused before it takes a place.
             Arc::new(rate_limit::Layer::new(settings.rate_limits.clone())),
+            // What stays open has a place of its own, until it ends.
+            Arc::new(streams::Layer::new(settings)),
             // Whoever may not call takes no place; a place is kept until the handler ends.
             Arc::new(admission::Layer::new(
                 settings.min_in_flight,

@@ -134,6 +134,16 @@ pub fn out_of_time() -> Status {
     build(Code::DeadlineExceeded, text, because("OUT_OF_TIME"))
 }
 
+/// DEADLINE_EXCEEDED `REQUEST_TOO_SLOW`: the caller did not send its request in time, and nothing was started.
+pub fn request_too_slow(text: impl Into<String>) -> Status {
+    Status::with_error_details(Code::DeadlineExceeded, text, because("REQUEST_TOO_SLOW"))
+}
+
+/// UNAVAILABLE `DRAINING`: the process is stopping.
+pub fn draining() -> Status {
+    unavailable("DRAINING", "the server is stopping: ask another one")
+}
+
 /// UNAUTHENTICATED: there is no token, or none that can be believed.
 pub fn unauthenticated(reason: &str, text: impl Into<String>) -> Status {
     build(Code::Unauthenticated, text, because(reason))

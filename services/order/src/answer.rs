@@ -159,7 +159,7 @@ impl Desk {
     /// Waits for the end and stores the answer; `None` when the request's time is over first.
     async fn wait(&self, request: &Request, reply: &Reply, until: Until) -> Result<Option<Vec<u8>>, Error> {
         let give_up = request.answer_by;
-        let mut changes = self.changes.subscribe(until.order_id());
+        let mut changes = self.changes.subscribe(&request.facility, until.order_id());
         loop {
             let mut tx = self.database.begin(&request.facility).await?;
             let order = store::orders::get(&mut tx, until.order_id()).await?;
@@ -173,7 +173,6 @@ impl Desk {
             tx.commit().await?;
             tokio::select! {
                 () = changes.changed() => {}
-                () = tokio::time::sleep(self.orders.watch_poll()) => {}
                 () = sleep_until(give_up) => return Ok(None),
             }
         }

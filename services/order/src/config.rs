@@ -37,7 +37,8 @@ pub struct Settings {
 pub struct Orders {
     /// Seconds that an order waits for a payment method. Default 60, at most a day.
     pub payment_window_s: u32,
-    /// Milliseconds between two looks at an order that is watched, in case another replica has changed it. Default 250.
+    /// Milliseconds between two looks at the orders that somebody waits for or watches, in case another replica has
+    /// changed one: one look for all. Default 250.
     pub watch_poll_ms: u64,
     /// Seconds that a watch lasts at most. Default 600.
     pub watch_max_s: u64,
@@ -158,7 +159,7 @@ impl Orders {
         time::Duration::seconds(self.payment_window_s.into())
     }
 
-    /// Between two looks at an order that is watched.
+    /// Between two looks at the orders that somebody waits for.
     pub fn watch_poll(&self) -> Duration {
         Duration::from_millis(self.watch_poll_ms)
     }

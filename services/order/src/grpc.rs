@@ -101,12 +101,8 @@ impl OrderService for Grpc {
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let identity = Identity::of(&request)?;
-        // The stream ends by itself a little before the deadline would cut it off.
-        let deadline = context(&request)
-            .remaining()
-            .map(|left| tokio::time::Instant::now() + left.mul_f64(0.99));
         let id = uuid("id", &request.get_ref().id)?;
-        let watch = Watch::new(&self.desk, identity.facility, id, deadline);
+        let watch = Watch::new(&self.desk, identity.facility, id);
         let updates = watch
             .start(&self.process.tasks, self.process.shutdown.clone())
             .await?;

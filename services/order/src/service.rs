@@ -86,6 +86,15 @@ fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -
     let claims = process.channel("claims", &settings.claims)?;
     let participants = Participants::new(payment, claims);
     let changes = Changes::default();
+    let polled = changes.clone().poll(
+        database.clone(),
+        settings.orders.watch_poll(),
+        process.drained.clone(),
+    );
+    process.tasks.spawn("changes of orders", async move {
+        polled.await;
+        Ok(())
+    });
     let denials = Arc::new(settings.denials.clone());
     let engine = Engine::new(Parts {
         tasks: process.tasks.clone(),

@@ -1,10 +1,10 @@
-//! Streams an order: as it is, and again whenever it has changed, until it has ended.
+//! Streams an order: as it is, and again whenever it has changed, until it has ended. Only then the stream ends OK.
 
-use chassis::Facility;
+use chassis::{Facility, status};
 use proto::order::v1::WatchOrderResponse;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tonic::Status;
 use uuid::Uuid;
@@ -33,16 +33,14 @@ pub struct Watch {
 pub type Updates = mpsc::Receiver<Result<WatchOrderResponse, Status>>;
 
 impl Watch {
-    /// Begins to watch, at most until `deadline`.
-    pub fn new(desk: &Desk, facility: Facility, order_id: Uuid, deadline: Option<Instant>) -> Watch {
-        let longest = Instant::now() + desk.orders.watch_max();
-        let until = deadline.map_or(longest, |deadline| deadline.min(longest));
+    /// Begins to watch. The server ends the stream at its call's deadline, if that is earlier than the longest watch.
+    pub fn new(desk: &Desk, facility: Facility, order_id: Uuid) -> Watch {
         Watch {
-            changes: desk.changes.subscribe(order_id),
+            changes: desk.changes.subscribe(&facility, order_id),
             desk: desk.clone(),
             facility,
             order_id,
-            until,
+            until: Instant::now() + desk.orders.watch_max(),
         }
     }
 
@@ -64,8 +62,8 @@ impl Watch {
                 tokio::select! {
                     () = self.follow(order.version, &sender) => {}
                     () = sender.closed() => {}
-                    // The reader comes back, and finds another replica.
-                    () = shutdown.cancelled() => {}
+                    // The reader comes back, and finds another replica. One that does not read hears nothing.
+                    () = shutdown.cancelled() => drop(sender.try_send(Err(status::draining()))),
                 }
             }));
         }
@@ -76,10 +74,12 @@ impl Watch {
         let mut failed = false;
         loop {
             tokio::select! {
-                () = self.changes.changed() => {}
-                // Another replica may have changed it.
-                () = tokio::time::sleep(self.desk.orders.watch_poll()) => {}
-                () = sleep_until(self.until) => return,
+                () = self.changes.changed(), if !failed => {}
+                () = sleep(self.desk.orders.watch_poll()), if failed => {}
+                () = sleep_until(self.until) => {
+                    let _ = sender.send(Err(status::out_of_time())).await;
+                    return;
+                }
             }
             let update = match self.look(seen).await {
                 Ok(None) => {

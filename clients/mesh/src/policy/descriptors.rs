@@ -103,6 +103,7 @@ fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut V
     policy.callers = declared.callers.clone();
     policy.audited = declared.audited;
     policy.anonymous = declared.anonymous;
+    policy.max_streams = Some(declared.max_streams).filter(|streams| *streams > 0);
     policy.retry = declared.retry.as_ref().map(|retry| Retry {
         max_attempts: retry.max_attempts,
         initial_backoff: duration(retry.initial_backoff.as_ref()),

@@ -1,50 +1,90 @@
 //! The probe port: plaintext, health and its reflection only, for kubelets that speak no TLS and carry no token.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, pin::pin, time::Duration};
 
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tonic::{body::Body, service::Routes};
 use tower::ServiceExt;
 
-/// A probe that takes longer is over.
+use crate::server::{
+    Slots,
+    opening::{self, Opening, Reopened},
+};
+
+/// A connection that lasts longer is closed.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// For the preface of HTTP/2.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// More than this many have no reason to be open. For a further one the oldest that has asked nothing is closed, or
+/// the oldest of all: a probe asks as soon as it is connected, and goes.
 const MAX_CONNECTIONS: usize = 64;
 
 /// Answers probes by `routes`, through the drain too, until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, routes: Routes) {
-    let connections = TaskTracker::new();
+    // One address is as good as many: the kubelet's is the node's.
+    let slots = Slots::new(MAX_CONNECTIONS, MAX_CONNECTIONS + 1);
+    let mut connections = tokio::task::JoinSet::new();
     loop {
-        let Ok((tcp, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let (tcp, address) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            Some(_) = connections.join_next() => continue,
+        };
+        // All of them are strangers: there is always one that goes.
+        let Some(slot) = slots.admit(address.ip()).await else {
             continue;
         };
-        // Nobody has a reason to open many; an excess is refused rather than left waiting.
-        if connections.len() >= MAX_CONNECTIONS {
-            continue;
-        }
         let routes = routes.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let routes = routes.clone();
-            async move {
-                Ok::<_, Infallible>(
-                    routes
-                        .oneshot(request.map(Body::new))
-                        .await
-                        .unwrap_or_else(|never| match never {}),
-                )
+        connections.spawn(async move {
+            let evicted = slot.connection.evicted.clone();
+            let connection = slot.connection.clone();
+            let answered = answer(tcp, routes, move || connection.called());
+            tokio::select! {
+                _ = timeout(LONGEST, answered) => {}
+                () = evicted.cancelled() => {}
             }
+            drop(slot);
         });
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(16)
-            .max_header_list_size(8 * 1024)
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .serve_connection(TokioIo::new(tcp), service);
-        connections.spawn(tokio::time::timeout(LONGEST, connection));
     }
+}
+
+async fn answer(mut tcp: TcpStream, routes: Routes, called: impl Fn()) {
+    if !matches!(
+        timeout(HANDSHAKE, opening::read(&mut tcp)).await,
+        Ok(Ok(Opening::Http2))
+    ) {
+        return;
+    }
+    let service = service_fn(|request: Request<Incoming>| {
+        called();
+        let routes = routes.clone();
+        async move {
+            Ok::<_, Infallible>(
+                routes
+                    .oneshot(request.map(Body::new))
+                    .await
+                    .unwrap_or_else(|never| match never {}),
+            )
+        }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(16)
+        .max_header_list_size(8 * 1024)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .serve_connection(TokioIo::new(Reopened::new(tcp)), service);
+    // An error is the peer's way to go.
+    let _ = pin!(connection).await;
 }

@@ -13,15 +13,16 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use limit::Limit;
+use limit::{Ending, Limit};
 use mesh::policy::Criticality;
 use pushback::Pressure;
+use rand::Rng;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 
 use super::{
     Response,
-    call::{Call, Layer as CallLayer, Next, refuse},
+    call::{Call, Layer as CallLayer, Method, Next, refuse},
     refusals::Refusals,
 };
 use crate::status;
@@ -79,14 +80,19 @@ impl CallLayer for Layer {
             }
         };
         let streams = policy.client_streaming || policy.server_streaming;
-        let unary = call.method.clone().filter(|_| !streams);
+        // A stream takes as long as its readers like.
+        let lesson = call.method.clone().filter(|_| !streams).map(|method| Lesson {
+            limit: self.limit.clone(),
+            in_flight: self.in_flight.clone(),
+            method,
+            begun: Instant::now(),
+            deadline: call.context.deadline(),
+            ended: false,
+        });
         Box::pin(async move {
-            let begun = Instant::now();
             let response = next.run(call).await;
-            // A stream takes as long as its readers like.
-            if let Some(method) = unary {
-                let in_flight = self.in_flight.load(Ordering::Relaxed);
-                self.limit.learn(&method.name, begun.elapsed(), in_flight);
+            if let Some(lesson) = lesson {
+                lesson.end();
             }
             drop(place);
             response
@@ -94,8 +100,48 @@ impl CallLayer for Layer {
     }
 }
 
+/// What the limit learns from one call, also when the call is dropped at its deadline.
+struct Lesson {
+    limit: Arc<Limit>,
+    in_flight: Arc<AtomicUsize>,
+    method: Arc<Method>,
+    begun: Instant,
+    deadline: Option<Instant>,
+    ended: bool,
+}
+
+impl Lesson {
+    fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Lesson {
+    fn drop(&mut self) {
+        let out_of_time = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let ending = match (self.ended, out_of_time) {
+            (true, _) => Ending::Ended,
+            (false, true) => Ending::OutOfTime,
+            // Its caller has gone: that says nothing about the server.
+            (false, false) => return,
+        };
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        self.limit
+            .learn(&self.method.name, self.begun.elapsed(), ending, in_flight);
+    }
+}
+
+/// RESOURCE_EXHAUSTED `OVERLOADED`, to be tried again after about a second.
+pub(super) fn overloaded(text: &str) -> tonic::Status {
+    full_because(text, Duration::from_millis(rand::rng().random_range(500..1_500)))
+}
+
 fn full(wait: Duration) -> tonic::Status {
-    let mut refusal = status::exhausted("OVERLOADED", "the server is full; nothing was started", wait);
+    full_because("the server is full; nothing was started", wait)
+}
+
+fn full_because(text: &str, wait: Duration) -> tonic::Status {
+    let mut refusal = status::exhausted("OVERLOADED", text, wait);
     refusal.metadata_mut().insert(
         "grpc-retry-pushback-ms",
         MetadataValue::from(wait.as_millis() as u64),

@@ -1,11 +1,14 @@
 //! Who calls, by its bearer token.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use tracing::Span;
 
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
+    connections::Connection,
 };
 use crate::{auth::Verifier, status};
 
@@ -31,6 +34,9 @@ impl CallLayer for Layer {
             };
             match self.verifier.verify(&token).await {
                 Ok(identity) => {
+                    if let Some(connection) = call.request.extensions().get::<Arc<Connection>>() {
+                        connection.authenticated();
+                    }
                     Span::current()
                         .record("weft.facility", identity.facility.as_str())
                         .record("weft.subject", identity.subject.as_str());

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Request};
 use mesh::{Context, MethodPolicy};
@@ -45,12 +46,36 @@ pub(super) struct Call {
     pub(super) context: Context,
     /// Its `request_id`, once the message has been read.
     pub(super) request_id: Arc<OnceLock<String>>,
+    /// The one message of a call to a method, with its prefix, or why it did not come; `None` when the caller sends a
+    /// stream, and once it is in the request again.
+    pub(super) received: Option<Result<Bytes, Status>>,
     pub(super) request: Request<Body>,
+}
+
+/// Who sends more than one message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) client_streams: bool,
+    pub(super) server_streams: bool,
 }
 
 impl Call {
     pub(super) fn policy(&self) -> Option<&MethodPolicy> {
         self.method.as_ref().map(|method| &method.policy)
+    }
+
+    /// What is neither a method nor health is taken for a stream both ways.
+    pub(super) fn shape(&self) -> Shape {
+        let (client_streams, server_streams) = match (self.policy(), self.request.uri().path()) {
+            (Some(policy), _) => (policy.client_streaming, policy.server_streaming),
+            (None, "/grpc.health.v1.Health/Check") => (false, false),
+            (None, "/grpc.health.v1.Health/Watch") => (false, true),
+            (None, _) => (true, true),
+        };
+        Shape {
+            client_streams,
+            server_streams,
+        }
     }
 
     /// Whether anyone may make it.
@@ -95,6 +120,7 @@ impl Stack {
             method: self.methods.get(request.uri().path()).cloned(),
             context: Context::new(),
             request_id: Arc::default(),
+            received: None,
             request,
         };
         let answer = Next { stack: self, at: 0 }.run(call);

@@ -1,30 +1,39 @@
-//! Connections: accepted up to a bound, aged, and drained.
+//! Connections: accepted up to their bounds, aged, and drained.
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+mod notices;
+pub(crate) mod opening;
+mod slots;
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use notices::Notices;
+use opening::{Opening, Reopened};
 use rand::Rng;
+pub(crate) use slots::{Connection, Slots};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 
 use super::{
     Settings,
     call::Stack,
-    idleness::{Held, Idleness},
+    held::hold,
+    idleness::Idleness,
+    reset,
     tls::{Acceptor, Peer},
 };
 use crate::Process;
 
-/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
-const PREFACE: usize = 24;
+/// For how long a connection that is to go must have had no call: its last bytes are on their way.
+const FLUSH: Duration = Duration::from_millis(250);
 /// After a failed accept: the process is out of file descriptors, as a rule, and trying at once does not help.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -36,14 +45,18 @@ pub(super) async fn serve(
     settings: &Settings,
     process: &Process,
 ) {
+    let draining = CancellationToken::new();
     let server = Connections {
-        acceptor: acceptor.map(Arc::new),
-        stack,
-        http2: http2(settings),
-        settings: settings.clone(),
+        http2: http2(settings, &draining),
         tracker: TaskTracker::new(),
-        draining: CancellationToken::new(),
-        ended: CancellationToken::new(),
+        each: Arc::new(Each {
+            acceptor,
+            stack,
+            settings: settings.clone(),
+            notices: Notices::default(),
+            draining: draining.clone(),
+            ended: CancellationToken::new(),
+        }),
     };
     let drain = &process.settings.drain;
     let announced = async {
@@ -58,21 +71,24 @@ pub(super) async fn serve(
     }
     // The listener is closed by now. Open health watches must not hold the connections.
     process.health.closed();
-    server.draining.cancel();
+    draining.cancel();
     server.tracker.close();
     if timeout(drain.grace(), server.tracker.wait()).await.is_err() {
         tracing::warn!(
             connections.open = server.tracker.len(),
             "the grace is over: connections are cut"
         );
-        server.ended.cancel();
+        server.each.ended.cancel();
         server.tracker.wait().await;
     }
     process.drained.cancel();
 }
 
-fn http2(settings: &Settings) -> http2::Builder<TokioExecutor> {
-    let mut http2 = http2::Builder::new(TokioExecutor::new());
+fn http2(settings: &Settings, draining: &CancellationToken) -> http2::Builder<reset::Executor> {
+    let mut http2 = http2::Builder::new(reset::Executor {
+        draining: draining.clone(),
+        stream_grace: settings.stream_grace(),
+    });
     http2
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_concurrent_streams)
@@ -88,12 +104,18 @@ fn http2(settings: &Settings) -> http2::Builder<TokioExecutor> {
 }
 
 struct Connections {
-    /// `None` when the port is plaintext.
-    acceptor: Option<Arc<Acceptor>>,
-    stack: Arc<Stack>,
-    http2: http2::Builder<TokioExecutor>,
-    settings: Settings,
+    http2: http2::Builder<reset::Executor>,
     tracker: TaskTracker,
+    each: Arc<Each>,
+}
+
+/// What every connection needs.
+struct Each {
+    /// `None` when the port is plaintext.
+    acceptor: Option<Acceptor>,
+    stack: Arc<Stack>,
+    settings: Settings,
+    notices: Notices,
     /// Connections are asked to end.
     draining: CancellationToken,
     /// Connections are cut.
@@ -102,143 +124,214 @@ struct Connections {
 
 impl Connections {
     async fn accept(&self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(self.settings.max_connections));
+        let settings = &self.each.settings;
+        let slots = Slots::new(settings.max_connections, settings.max_connections_per_address);
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return pending().await;
-            };
-            match listener.accept().await {
-                Ok((tcp, _)) => {
-                    let connection = self.connection(tcp);
-                    self.tracker.spawn(async move {
-                        connection.await;
-                        drop(place);
-                    });
-                }
+            let (tcp, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(error.message = %error, "a connection was not accepted");
                     sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
-            }
-        }
-    }
-
-    fn connection(&self, tcp: TcpStream) -> impl Future<Output = ()> + Send + use<> {
-        let handshake = Duration::from_millis(self.settings.handshake_timeout_ms);
-        let acceptor = self.acceptor.clone();
-        let conversation = Conversation {
-            stack: self.stack.clone(),
-            http2: self.http2.clone(),
-            draining: self.draining.clone(),
-            ended: self.ended.clone(),
-            age: jittered(Duration::from_secs(self.settings.max_connection_age_s)),
-            idle: Duration::from_secs(self.settings.max_connection_idle_s),
-            farewell: handshake,
-        };
-        async move {
-            // Nagle's algorithm would hold small answers back. A socket that refuses is closed already.
-            let _ = tcp.set_nodelay(true);
-            let Some(acceptor) = acceptor else {
-                if matches!(timeout(handshake, begun(&tcp)).await, Ok(Ok(true))) {
-                    conversation.hold(tcp, None).await;
-                }
-                return;
             };
-            let address = tcp
-                .peer_addr()
-                .map(|address| address.to_string())
-                .unwrap_or_default();
-            let secured = async {
-                let mut tls = acceptor.accept(tcp).await?;
-                // Whoever shakes hands and then says nothing keeps no place.
-                let spoken = !tls.fill_buf().await?.is_empty();
-                Ok::<_, std::io::Error>((tls, spoken))
+            let Some(slot) = slots.admit(address.ip()).await else {
+                let detail = "its address has as many as grpc.max_connections_per_address allows";
+                self.each.notices.refused(address, "too many", detail);
+                continue;
             };
-            match timeout(handshake, secured).await {
-                Ok(Ok((tls, true))) => {
-                    let peer = Peer::of(&tls);
-                    conversation.hold(tls, peer).await;
-                }
-                Ok(Ok((_, false))) => {}
-                Ok(Err(error)) => tracing::warn!(
-                    client.address = address,
-                    error.message = %error,
-                    "a connection was refused"
-                ),
-                Err(_) => tracing::warn!(
-                    client.address = address,
-                    "a connection was refused: it did not shake hands in time"
-                ),
-            }
+            let conversation = Conversation {
+                each: self.each.clone(),
+                http2: self.http2.clone(),
+                connection: slot.connection.clone(),
+                address,
+            };
+            self.tracker.spawn(async move {
+                conversation.run(tcp).await;
+                drop(slot);
+            });
         }
     }
 }
 
-/// One connection from its first request to its end.
+/// One connection from its first byte to its end.
 struct Conversation {
-    stack: Arc<Stack>,
-    http2: http2::Builder<TokioExecutor>,
-    draining: CancellationToken,
-    ended: CancellationToken,
-    age: Duration,
-    /// How long it may be without a call.
-    idle: Duration,
-    /// How long an idle peer has for answering that it was asked to go.
-    farewell: Duration,
+    each: Arc<Each>,
+    http2: http2::Builder<reset::Executor>,
+    connection: Arc<Connection>,
+    address: SocketAddr,
 }
 
 impl Conversation {
+    async fn run(self, tcp: TcpStream) {
+        // Nagle's algorithm would hold small answers back. A socket that refuses is closed already.
+        let _ = tcp.set_nodelay(true);
+        let (evicted, each) = (self.connection.evicted.clone(), self.each.clone());
+        let stopped = async {
+            each.draining.cancelled().await;
+            sleep(each.settings.stream_grace()).await;
+        };
+        let opened = async {
+            match &self.each.acceptor {
+                None => self.open(tcp).await.map(Opened::Plain),
+                Some(acceptor) => self.secure(acceptor, tcp).await,
+            }
+        };
+        let handshake = Duration::from_millis(each.settings.handshake_timeout_ms);
+        let opened = tokio::select! {
+            opened = timeout(handshake, opened) => opened,
+            () = stopped => return,
+            () = evicted.cancelled() => return,
+        };
+        match opened {
+            Ok(Some(Opened::Plain(tcp))) => self.hold(tcp, None).await,
+            Ok(Some(Opened::Secured(tls, peer))) => self.hold(tls, peer).await,
+            Ok(None) => {}
+            // Load balancers open plaintext connections and say nothing, to see whether the port is open.
+            Err(_) if each.acceptor.is_none() => {}
+            Err(_) => self.refuse("handshake", "it did not shake hands in time"),
+        }
+    }
+
+    /// The connection once it has begun HTTP/2.
+    async fn open<IO>(&self, mut io: IO) -> Option<Reopened<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        match opening::read(&mut io).await.ok()? {
+            Opening::Http2 => return Some(Reopened::new(io)),
+            Opening::Closed => {}
+            Opening::Http1 => {
+                self.refuse_protocol(&Opening::Http1);
+                let text = "This port speaks gRPC over HTTP/2 without an upgrade from HTTP/1.";
+                let _ = opening::answer_http1(&mut io, text).await;
+            }
+            other => self.refuse_protocol(&other),
+        }
+        None
+    }
+
+    async fn secure(&self, acceptor: &Acceptor, mut tcp: TcpStream) -> Option<Opened> {
+        if !opening::begins_tls(&tcp).await.ok()?? {
+            let spoken = opening::read(&mut tcp).await.ok()?;
+            self.refuse("plaintext", &format!("it speaks {} without TLS", spoken.name()));
+            if spoken == Opening::Http1 {
+                let text = "This port speaks gRPC over HTTP/2 with TLS.";
+                let _ = opening::answer_http1(&mut tcp, text).await;
+            }
+            return None;
+        }
+        let tls = match acceptor.accept(tcp).await {
+            Ok(tls) => tls,
+            Err(error) => {
+                self.refuse("handshake", &error.to_string());
+                return None;
+            }
+        };
+        let peer = Peer::of(&tls);
+        // Whoever shakes hands and then says nothing keeps no slot.
+        let tls = self.open(tls).await?;
+        Some(Opened::Secured(Box::new(tls), peer))
+    }
+
+    fn refuse_protocol(&self, spoken: &Opening) {
+        let detail = format!("it speaks {}; the port speaks HTTP/2", spoken.name());
+        self.refuse("protocol", &detail);
+    }
+
+    fn refuse(&self, cause: &'static str, detail: &str) {
+        self.each.notices.refused(self.address, cause, detail);
+    }
+
     async fn hold<IO>(self, io: IO, peer: Option<Peer>)
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (stack, idleness) = (self.stack, Idleness::new());
-        let calls = Arc::clone(&idleness);
+        let Each {
+            stack,
+            settings,
+            draining,
+            ended,
+            ..
+        } = &*self.each;
+        let (stack, idleness) = (stack.clone(), Idleness::new());
+        let (calls, known) = (Arc::clone(&idleness), self.connection.clone());
         let service = service_fn(move |request: Request<Incoming>| {
+            known.called();
             let mut request = request.map(Body::new);
+            request.extensions_mut().insert(known.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
             let (answer, open) = (stack.clone().answer(request), calls.begin());
-            async move { Ok::<_, Infallible>(answer.await.map(|body| Held { body, _open: open })) }
+            async move { Ok::<_, Infallible>(hold(answer.await, open)) }
         });
-        let mut connection = std::pin::pin!(self.http2.serve_connection(TokioIo::new(io), service));
-        // Errors are the peer's way to go: reset, broken, timed out. Calls that were lost are seen as such.
-        tokio::select! {
+        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(io), service));
+        let seconds = Duration::from_secs;
+        let age = jittered(seconds(settings.max_connection_age_s));
+        let idle = seconds(settings.max_connection_idle_s);
+        let farewell = Duration::from_millis(settings.handshake_timeout_ms);
+        let leaving = tokio::select! {
+            // Errors are the peer's way to go: reset, broken, timed out. Calls that were lost are seen as such.
             _ = connection.as_mut() => return,
-            () = self.ended.cancelled() => return,
-            () = self.draining.cancelled() => connection.as_mut().graceful_shutdown(),
-            () = sleep(self.age) => connection.as_mut().graceful_shutdown(),
-            () = idleness.lasts(self.idle) => {
-                connection.as_mut().graceful_shutdown();
-                // Nothing is lost with a peer that does not answer, unless a call came at the last moment.
-                tokio::select! {
-                    _ = connection.as_mut() => return,
-                    () = self.ended.cancelled() => return,
-                    () = sleep(self.farewell) => if idleness.now() {
-                        return;
-                    }
-                }
+            () = self.gone() => return,
+            () = draining.cancelled() => Leaving::Drain,
+            () = sleep(age) => Leaving::Age,
+            () = idleness.lasts(idle) => Leaving::Idle,
+        };
+        connection.as_mut().graceful_shutdown();
+        // A peer that does not answer is not waited for, once what it has called for is finished.
+        let stopped = async {
+            draining.cancelled().await;
+            sleep(settings.stream_grace()).await;
+            idleness.lasts(FLUSH).await;
+        };
+        let idled = async {
+            match leaving {
+                Leaving::Idle => sleep(farewell).await,
+                Leaving::Age | Leaving::Drain => std::future::pending().await,
             }
-        }
+            // A call may have come at the last moment.
+            idleness.lasts(FLUSH).await;
+        };
+        let aged = async {
+            match leaving {
+                Leaving::Age | Leaving::Idle => sleep(seconds(settings.max_connection_age_grace_s)).await,
+                // The server's own grace counts.
+                Leaving::Drain => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = connection => {}
-            () = self.ended.cancelled() => {}
+            () = ended.cancelled() => {}
+            () = self.connection.evicted.cancelled() => {}
+            () = stopped => {}
+            () = idled => {}
+            () = aged => {}
+        }
+    }
+
+    /// It is cut, or another one needs its slot.
+    async fn gone(&self) {
+        tokio::select! {
+            () = self.each.ended.cancelled() => {}
+            () = self.connection.evicted.cancelled() => {}
         }
     }
 }
 
-/// Waits for the first bytes, so that a silent connection does not keep its place.
-async fn begun(tcp: &TcpStream) -> std::io::Result<bool> {
-    let mut preface = [0; PREFACE];
-    loop {
-        match tcp.peek(&mut preface).await? {
-            0 => return Ok(false),
-            PREFACE => return Ok(true),
-            // The rest is on its way; peeking again at once would spin.
-            _ => sleep(Duration::from_millis(5)).await,
-        }
-    }
+/// A connection that has begun HTTP/2.
+enum Opened {
+    Plain(Reopened<TcpStream>),
+    Secured(Box<Reopened<TlsStream<TcpStream>>>, Option<Peer>),
+}
+
+/// Why a connection was asked to go.
+#[derive(Clone, Copy)]
+enum Leaving {
+    Drain,
+    Age,
+    Idle,
 }
 
 /// A tenth more or less, so that connections made together do not end together.

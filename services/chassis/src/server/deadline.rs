@@ -19,8 +19,14 @@ use tonic::{Status, body::Body};
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
+    reset::{self, Bound},
 };
 use crate::status;
+
+/// The longest call of a stranger with a single answer: a health check.
+const ANONYMOUS_CALL: Duration = Duration::from_secs(5);
+/// The longest stream of a stranger: a health watch, reflection.
+const ANONYMOUS_STREAM: Duration = Duration::from_secs(3_600);
 
 pub(super) struct Layer {
     shutdown: CancellationToken,
@@ -42,36 +48,28 @@ impl CallLayer for Layer {
             let refusal = status::invalid_field("grpc-timeout", "must be one to eight digits and a unit");
             return Box::pin(async { refuse(refusal) });
         };
-        let (declared, streams) = match call.policy() {
-            Some(policy) => (
-                Some(policy.timeout),
-                policy.client_streaming || policy.server_streaming,
-            ),
-            None => (None, true),
+        let shape = call.shape();
+        let longest = match call.policy() {
+            Some(policy) => policy.timeout,
+            None if shape.server_streams => ANONYMOUS_STREAM,
+            None => ANONYMOUS_CALL,
         };
-        // A stream is as long as its caller wants; a single answer is not.
-        let capped = if streams && context.deadline().is_some() {
-            None
-        } else {
-            declared
-        };
-        let context = match capped {
-            Some(timeout) => context.with_deadline(call.arrival + timeout),
-            None => context,
-        };
-        let deadline = context.deadline();
+        // The earlier one of this and the caller's own.
+        let context = context.with_deadline(call.arrival + longest);
+        let deadline = context.deadline().unwrap_or(call.arrival + longest);
         call.request.extensions_mut().insert(context.clone());
         call.context = context;
+        let of_method = call.method.is_some();
         Box::pin(async move {
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if deadline <= Instant::now() {
                 return refuse(status::out_of_time());
             }
-            let answered = match deadline {
-                Some(deadline) => timeout_at(deadline, next.run(call)).await,
-                None => Ok(next.run(call).await),
-            };
-            match answered {
-                Ok(response) if streams => self.guard(response, deadline),
+            reset::bound(Bound {
+                deadline,
+                ends_with_server: shape.server_streams,
+            });
+            match timeout_at(deadline, next.run(call)).await {
+                Ok(response) if shape.server_streams => self.guard(response, deadline, of_method),
                 Ok(response) => response,
                 Err(_) => refuse(status::out_of_time()),
             }
@@ -80,13 +78,14 @@ impl CallLayer for Layer {
 }
 
 impl Layer {
-    /// Headers were in time; the messages that follow must be too.
-    fn guard(&self, response: Response, deadline: Option<Instant>) -> Response {
+    /// Headers were in time; the messages that follow must be too. A health watch goes on while the process announces
+    /// that it stops, and is ended by health itself.
+    fn guard(&self, response: Response, deadline: Instant, of_method: bool) -> Response {
         response.map(|body| {
             Body::new(Guarded {
                 body,
-                deadline: deadline.map(|deadline| Box::pin(sleep_until(deadline))),
-                draining: Box::pin(self.shutdown.clone().cancelled_owned()),
+                deadline: Some(Box::pin(sleep_until(deadline))),
+                draining: of_method.then(|| Box::pin(self.shutdown.clone().cancelled_owned())),
                 grace: None,
                 stream_grace: self.stream_grace,
                 ended: false,
@@ -99,7 +98,7 @@ impl Layer {
 struct Guarded {
     body: Body,
     deadline: Option<Pin<Box<Sleep>>>,
-    draining: Pin<Box<WaitForCancellationFutureOwned>>,
+    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Runs once the process is to stop.
     grace: Option<Pin<Box<Sleep>>>,
     stream_grace: Duration,
@@ -111,14 +110,14 @@ impl Guarded {
         if elapsed(&mut self.deadline, task) {
             return Poll::Ready(status::out_of_time());
         }
-        if self.grace.is_none() && self.draining.as_mut().poll(task).is_ready() {
+        if let Some(draining) = &mut self.draining
+            && draining.as_mut().poll(task).is_ready()
+        {
+            self.draining = None;
             self.grace = Some(Box::pin(tokio::time::sleep(self.stream_grace)));
         }
         if elapsed(&mut self.grace, task) {
-            return Poll::Ready(status::unavailable(
-                "DRAINING",
-                "the server is stopping: ask another one",
-            ));
+            return Poll::Ready(status::draining());
         }
         Poll::Pending
     }
@@ -141,11 +140,9 @@ impl HttpBody for Guarded {
         if self.ended {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(task) {
-            return Poll::Ready(frame);
-        }
+        // First, so that a stream that always has a message ends, too.
         let Poll::Ready(over) = self.poll_over(task) else {
-            return Poll::Pending;
+            return Pin::new(&mut self.body).poll_frame(task);
         };
         self.ended = true;
         // What the handler would still have sent is dropped with its body.

@@ -1,18 +1,14 @@
 //! How long a connection has had no call.
 
 use std::{
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, sleep};
-use tonic::body::Body;
 
 /// The calls of one connection.
 #[derive(Debug)]
@@ -67,33 +63,6 @@ impl Drop for Open {
     fn drop(&mut self) {
         *self.0.since() = Instant::now();
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// An answer that keeps its call open.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) body: Body,
-    pub(super) _open: Open,
-}
-
-impl HttpBody for Held {
-    type Data = bytes::Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, tonic::Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use mesh::policy::RateLimitClass;
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataValue};
@@ -23,8 +24,10 @@ use super::{
 };
 use crate::{Facility, Identity, Violations, status};
 
-/// Beyond this many, facilities that have been quiet are forgotten; they start anew with a full burst.
-const REMEMBERED_AT_MOST: usize = 10_000;
+/// Beyond this many, facilities that have been quiet are forgotten; they start anew with a full burst. After that, as
+/// many again must come before it is looked for quiet ones once more, so that a call costs the same however many are
+/// active.
+const REMEMBERED: usize = 10_000;
 
 /// The limits by class, for each facility, in one process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -83,8 +86,42 @@ impl RateLimits {
 
 pub(super) struct Layer {
     limits: RateLimits,
-    accounted: Mutex<HashMap<(Facility, i32), Instant>>,
+    accounted: Mutex<Accounted>,
     refusals: Refusals,
+}
+
+struct Accounted {
+    until: HashMap<(Facility, i32), Instant>,
+    /// How many there are when quiet ones are looked for.
+    sweep_at: usize,
+    #[cfg(test)]
+    swept: usize,
+}
+
+impl Accounted {
+    /// Until when the calls of one facility and class are accounted for.
+    fn until(&mut self, key: (Facility, i32), now: Instant) -> &mut Instant {
+        if self.until.len() >= self.sweep_at && !self.until.contains_key(&key) {
+            #[cfg(test)]
+            {
+                self.swept += self.until.len();
+            }
+            self.until.retain(|_, until| *until > now);
+            self.sweep_at = (self.until.len() * 2).max(REMEMBERED);
+        }
+        self.until.entry(key).or_insert(now)
+    }
+}
+
+impl Default for Accounted {
+    fn default() -> Accounted {
+        Accounted {
+            until: HashMap::new(),
+            sweep_at: REMEMBERED,
+            #[cfg(test)]
+            swept: 0,
+        }
+    }
 }
 
 impl Layer {
@@ -109,10 +146,7 @@ impl Layer {
         let ahead_at_most = worth * (rate.burst - 1);
         let now = Instant::now();
         let mut accounted = self.accounted.lock().unwrap_or_else(PoisonError::into_inner);
-        if accounted.len() >= REMEMBERED_AT_MOST {
-            accounted.retain(|_, until| *until > now);
-        }
-        let until = accounted.entry((facility.clone(), class as i32)).or_insert(now);
+        let until = accounted.until((facility.clone(), class as i32), now);
         let ahead = until.saturating_duration_since(now);
         if ahead > ahead_at_most {
             return Err(ahead - ahead_at_most);
@@ -131,11 +165,18 @@ impl CallLayer for Layer {
         match self.account(&identity.facility, policy.rate_limit_class) {
             Ok(()) => next.run(call),
             Err(wait) => {
+                let wait = jittered(wait);
                 self.refusals.tell(call.method.as_deref(), "RATE_LIMITED", wait);
                 Box::pin(async move { refuse(too_often(wait)) })
             }
         }
     }
+}
+
+/// Longer by up to a half, and by up to 100 ms at least, so that those who were refused together do not return together.
+fn jittered(wait: Duration) -> Duration {
+    let most = (wait / 2).max(Duration::from_millis(100));
+    wait + most.mul_f64(rand::rng().random_range(0.0..1.0))
 }
 
 fn too_often(wait: Duration) -> Status {
@@ -176,5 +217,46 @@ mod tests {
         tokio::time::advance(Duration::from_millis(100)).await;
         assert_eq!(write("F1"), Ok(()));
         assert!(write("F1").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_costs_the_same_however_many_facilities_are_active() {
+        let rate = Rate {
+            per_second: 1,
+            burst: 1,
+        };
+        let layer = Layer::new(RateLimits {
+            read: rate,
+            ..RateLimits::default()
+        });
+        // None of them is quiet yet when the last one comes.
+        let calls = 3 * REMEMBERED;
+        for n in 0..calls {
+            layer
+                .account(&facility(&format!("F{n}")), RateLimitClass::Read)
+                .unwrap();
+        }
+        let swept = layer.accounted.lock().unwrap().swept;
+        assert!(
+            swept <= 2 * calls,
+            "{swept} entries were looked at for {calls} calls"
+        );
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for n in 0..2 * REMEMBERED {
+            layer
+                .account(&facility(&format!("G{n}")), RateLimitClass::Read)
+                .unwrap();
+        }
+        let remembered = layer.accounted.lock().unwrap().until.len();
+        assert!(remembered <= 2 * REMEMBERED, "{remembered} are remembered");
+    }
+
+    #[test]
+    fn those_who_are_refused_together_do_not_return_together() {
+        let waits: std::collections::BTreeSet<_> = (0..100)
+            .map(|_| jittered(Duration::from_millis(10)).as_micros())
+            .collect();
+        assert!(waits.len() > 90);
+        assert!(waits.iter().all(|wait| (10_000..=110_000).contains(wait)));
     }
 }

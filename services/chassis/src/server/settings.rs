@@ -13,20 +13,39 @@ use crate::Violations;
 pub struct Settings {
     /// The address to listen on; port 0 takes a free one. Default 127.0.0.1:7101.
     pub listen: SocketAddr,
-    /// Connections at once; further ones wait to be accepted. Default 1024.
+    /// Connections at once. For a further one the oldest that has made no call with a good token is closed; when there
+    /// is none, it waits. Default 1024.
     pub max_connections: usize,
+    /// Connections at once from one address; further ones are closed. Raise it behind a load balancer, which has one
+    /// address for all callers. Default 256.
+    pub max_connections_per_address: usize,
     /// Calls being worked on at once, in the whole process, at most; further ones are refused. Default 512.
     pub max_in_flight: usize,
     /// How far that bound falls by itself while calls take longer than in quiet times; the same as `max_in_flight`
     /// or more: not at all. Default 64.
     pub min_in_flight: usize,
+    /// Streams of methods being served at once, in the whole process; further ones are refused. The contract may bound
+    /// single methods further. Default 4096.
+    pub max_streams: usize,
+    /// Of those, streams of one facility. Default 1024.
+    pub max_streams_per_facility: usize,
+    /// Calls without a token (health, reflection) being served at once, in the whole process: 16 of them on one
+    /// connection, a quarter from one address. Default 4096.
+    pub max_anonymous_calls: usize,
     /// Bytes of one request message. Default 4194304.
     pub max_message_bytes: usize,
+    /// Bytes of all requests being received and worked on at once, with 4 KiB for each; at least four times
+    /// `max_message_bytes`. One facility may take a quarter. Further requests are refused. Default 67108864.
+    pub max_receive_bytes: usize,
+    /// Milliseconds for the message of a unary request to arrive. Default 10000.
+    pub receive_timeout_ms: u64,
+    /// Milliseconds between two parts of a caller's stream, while the next one is waited for. Default 30000.
+    pub max_message_gap_ms: u64,
     /// Streams at once on one connection. Default 256.
     pub max_concurrent_streams: u32,
     /// Bytes of all headers of one request. Default 16384.
     pub max_header_list_bytes: u32,
-    /// Milliseconds for a new connection to begin HTTP/2. Default 5000.
+    /// Milliseconds for a new connection to shake hands and begin HTTP/2. Default 5000.
     pub handshake_timeout_ms: u64,
     /// Milliseconds between pings on a connection. Default 20000.
     pub keepalive_interval_ms: u64,
@@ -34,6 +53,8 @@ pub struct Settings {
     pub keepalive_timeout_ms: u64,
     /// Seconds until a connection is asked to go, give or take a tenth, so that load spreads. Default 1800.
     pub max_connection_age_s: u64,
+    /// Seconds that open calls get on a connection that was asked to go for its age; then it is closed. Default 600.
+    pub max_connection_age_grace_s: u64,
     /// Seconds without a call until a connection is asked to go. An open stream, such as a health watch, is a call.
     /// Default 300.
     pub max_connection_idle_s: u64,
@@ -50,15 +71,23 @@ impl Default for Settings {
         Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 7101)),
             max_connections: 1024,
+            max_connections_per_address: 256,
             max_in_flight: 512,
             min_in_flight: 64,
+            max_streams: 4096,
+            max_streams_per_facility: 1024,
+            max_anonymous_calls: 4096,
             max_message_bytes: 4 * 1024 * 1024,
+            max_receive_bytes: 64 * 1024 * 1024,
+            receive_timeout_ms: 10_000,
+            max_message_gap_ms: 30_000,
             max_concurrent_streams: 256,
             max_header_list_bytes: 16 * 1024,
             handshake_timeout_ms: 5_000,
             keepalive_interval_ms: 20_000,
             keepalive_timeout_ms: 10_000,
             max_connection_age_s: 1_800,
+            max_connection_age_grace_s: 600,
             max_connection_idle_s: 300,
             stream_grace_ms: 2_000,
             tls: None,
@@ -88,38 +117,48 @@ impl Settings {
                 format!("must be {least} to {most}"),
             );
         };
-        within("max_connections", self.max_connections as u64, 1, 100_000);
-        within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
-        within("min_in_flight", self.min_in_flight as u64, 1, 100_000);
-        within(
-            "max_message_bytes",
-            self.max_message_bytes as u64,
-            1024,
-            64 * 1024 * 1024,
-        );
-        within(
-            "max_concurrent_streams",
-            self.max_concurrent_streams.into(),
-            1,
-            100_000,
-        );
-        within(
-            "max_header_list_bytes",
-            self.max_header_list_bytes.into(),
-            1024,
-            1024 * 1024,
-        );
-        within("handshake_timeout_ms", self.handshake_timeout_ms, 1, 60_000);
-        within(
-            "keepalive_interval_ms",
-            self.keepalive_interval_ms,
-            100,
-            3_600_000,
-        );
-        within("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000);
-        within("max_connection_age_s", self.max_connection_age_s, 1, 86_400);
-        within("max_connection_idle_s", self.max_connection_idle_s, 1, 86_400);
-        within("stream_grace_ms", self.stream_grace_ms, 0, 300_000);
+        const MIB: u64 = 1024 * 1024;
+        let message = self.max_message_bytes as u64;
+        for (field, count) in [
+            ("max_connections", self.max_connections),
+            ("max_connections_per_address", self.max_connections_per_address),
+            ("max_in_flight", self.max_in_flight),
+            ("min_in_flight", self.min_in_flight),
+            ("max_streams", self.max_streams),
+            ("max_streams_per_facility", self.max_streams_per_facility),
+            ("max_anonymous_calls", self.max_anonymous_calls),
+            ("max_concurrent_streams", self.max_concurrent_streams as usize),
+        ] {
+            within(field, count as u64, 1, 100_000);
+        }
+        let received = self.max_receive_bytes as u64;
+        within("max_receive_bytes", received, 4 * message, 64 * 1024 * MIB);
+        within("max_message_bytes", message, 1024, 64 * MIB);
+        let headers = self.max_header_list_bytes.into();
+        within("max_header_list_bytes", headers, 1024, MIB);
+        for (field, value, least, most) in [
+            ("handshake_timeout_ms", self.handshake_timeout_ms, 1, 60_000),
+            ("receive_timeout_ms", self.receive_timeout_ms, 1, 600_000),
+            ("max_message_gap_ms", self.max_message_gap_ms, 1, 600_000),
+            (
+                "keepalive_interval_ms",
+                self.keepalive_interval_ms,
+                100,
+                3_600_000,
+            ),
+            ("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000),
+            ("max_connection_age_s", self.max_connection_age_s, 1, 86_400),
+            (
+                "max_connection_age_grace_s",
+                self.max_connection_age_grace_s,
+                1,
+                86_400,
+            ),
+            ("max_connection_idle_s", self.max_connection_idle_s, 1, 86_400),
+            ("stream_grace_ms", self.stream_grace_ms, 0, 300_000),
+        ] {
+            within(field, value, least, most);
+        }
         if let Some(tls) = &self.tls {
             violations.within("tls", |violations| tls.check(violations));
         }

@@ -39,6 +39,7 @@ impl CallLayer for Layer {
                 context: call.context.clone(),
                 request_id: call.request_id.clone(),
                 arrival: call.arrival,
+                received: None,
             };
             let response = next.run(call).await;
             if !has_met_a_stale_plan(&response) {

@@ -1,3 +1,4 @@
+mod abuse;
 pub(crate) mod fixture;
 mod secured;
 mod served;

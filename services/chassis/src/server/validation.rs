@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::Frame;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use prost_reflect::DynamicMessage;
 use tonic::{Status, body::Body};
 
@@ -36,24 +36,9 @@ impl Layer {
         Layer { max_message_bytes }
     }
 
-    /// Takes in the one message of a request, and checks it.
-    async fn check(&self, call: &mut Call, method: &Method) -> Result<(), Status> {
-        let mut body = std::mem::take(call.request.body_mut());
-        let mut frames = Frames::new(call.request.headers_mut(), self.max_message_bytes);
-        let mut only = None;
-        while let Some(frame) = body.frame().await {
-            let Ok(piece) = frame.map_err(cut_off)?.into_data() else {
-                continue;
-            };
-            frames.push(piece);
-            if only.is_none() {
-                only = frames.next()?;
-            }
-            if only.is_some() && !frames.is_empty() {
-                return Err(status::invalid_field("", "must be exactly one message"));
-            }
-        }
-        whole(&frames)?;
+    /// Checks the one message of a request, and puts it into the request again.
+    fn check(call: &mut Call, method: &Method) -> Result<(), Status> {
+        let only = call.received.take().transpose()?;
         let only = only.ok_or_else(|| status::invalid_field("", "must be exactly one message"))?;
         check_message(method, &call.request_id, only.clone())?;
         *call.request.body_mut() = Body::new(Full::new(only));
@@ -82,12 +67,10 @@ impl CallLayer for Layer {
             self.check_stream(&mut call, method);
             return next.run(call);
         }
-        Box::pin(async move {
-            match self.check(&mut call, &method).await {
-                Ok(()) => next.run(call).await,
-                Err(refusal) => refuse(refusal),
-            }
-        })
+        match Layer::check(&mut call, &method) {
+            Ok(()) => next.run(call),
+            Err(refusal) => Box::pin(async { refuse(refusal) }),
+        }
     }
 }
 
@@ -124,12 +107,16 @@ impl http_body::Body for Checked {
     }
 }
 
-fn cut_off(_: Status) -> Status {
-    Status::cancelled("the request was cut off")
+/// What a body ends with: the connection's end, or one of our own refusals, which say why.
+pub(super) fn cut_off(error: Status) -> Status {
+    if error.details().is_empty() {
+        return Status::cancelled("the request was cut off");
+    }
+    error
 }
 
 /// Refuses a body that has ended within a message.
-fn whole(frames: &Frames) -> Result<(), Status> {
+pub(super) fn whole(frames: &Frames) -> Result<(), Status> {
     match frames.is_empty() {
         true => Ok(()),
         false => Err(status::invalid_field("", "ends before its message does")),

@@ -100,6 +100,36 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Order>, sq
     row.fetch_optional(conn).await?.map(Order::try_from).transpose()
 }
 
+/// What changes with an order, for those who wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The order's version.
+    pub version: i64,
+    /// Refunds that have neither gone through nor failed.
+    pub pending_refunds: i64,
+}
+
+/// The marks of those orders that there are.
+pub async fn marks(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(Uuid, Mark)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select o.id, o.version,
+                  (select count(*) from orders.order_refund r where r.order_id = o.id and r.state = 'pending')
+                  as "pending_refunds!"
+           from orders.placed_order o where o.id = any($1)"#,
+        ids
+    )
+    .fetch_all(conn)
+    .await?;
+    let marks = rows.into_iter().map(|row| {
+        let mark = Mark {
+            version: row.version,
+            pending_refunds: row.pending_refunds,
+        };
+        (row.id, mark)
+    });
+    Ok(marks.collect())
+}
+
 /// An order's version; `None` when there is no such order.
 pub async fn version(conn: &mut PgConnection, id: Uuid) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar!("select version from orders.placed_order where id = $1", id)

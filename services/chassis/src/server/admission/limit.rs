@@ -39,6 +39,15 @@ const RISE: f64 = 0.3;
 const JUDGED: f64 = 0.7;
 const STILL_DONE: f64 = 0.85;
 
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// With an answer, whichever.
+    Ended,
+    /// At its deadline. It took long, and nothing was done.
+    OutOfTime,
+}
+
 /// The limit, between its bounds. Begins at the upper one.
 pub(super) struct Limit {
     least: f64,
@@ -122,12 +131,12 @@ impl Limit {
     }
 
     /// Learns from a call that has ended while `in_flight` were being worked on.
-    pub(super) fn learn(&self, method: &str, took: Duration, in_flight: usize) {
+    pub(super) fn learn(&self, method: &str, took: Duration, ending: Ending, in_flight: usize) {
         if self.least >= self.most {
             return;
         }
         let mut record = self.record();
-        record.count(method, took.as_secs_f64(), in_flight);
+        record.count(method, took.as_secs_f64(), ending, in_flight);
         let window = &record.window;
         if window.samples < LEAST_SAMPLES || window.began.elapsed() < WINDOW {
             return;
@@ -149,20 +158,25 @@ impl Limit {
 }
 
 impl Record {
-    fn count(&mut self, name: &str, took: f64, in_flight: usize) {
+    fn count(&mut self, name: &str, took: f64, ending: Ending, in_flight: usize) {
         let took = took.max(QUICK);
         if !self.methods.contains_key(name) {
             self.methods.insert(name.to_owned(), Method::default());
         }
         let quiet = self.methods.get_mut(name).map_or(took, |method| {
-            method.samples += 1;
-            method.seconds += took;
+            // How long a call was waited for in vain is no measure of how long it takes.
+            if ending == Ending::Ended {
+                method.samples += 1;
+                method.seconds += took;
+            }
             method.quiet.unwrap_or(took)
         });
         let window = &mut self.window;
         window.samples += 1;
         window.stretch += took / quiet;
-        window.work += quiet;
+        if ending == Ending::Ended {
+            window.work += quiet;
+        }
         window.fullest = window.fullest.max(in_flight);
     }
 

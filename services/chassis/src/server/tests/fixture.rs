@@ -100,6 +100,7 @@ impl Orders {
                 assert!(context.remaining().unwrap() <= Duration::from_secs(5));
                 answer([message()])
             }
+            "large" => answer([Bytes::from(vec![0; 1024 * 1024])]),
             "trickle" => {
                 let ticks = stream::unfold((), |()| async {
                     tokio::time::sleep(Duration::from_secs(1)).await;

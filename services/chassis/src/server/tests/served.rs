@@ -24,9 +24,10 @@ pub(super) struct Served {
     pub(super) issuer: Issuer,
     pub(super) process: Process,
     pub(super) address: SocketAddr,
-    grpc: Channel,
+    pub(super) probe_address: SocketAddr,
+    pub(super) grpc: Channel,
     probe: Channel,
-    serving: JoinHandle<anyhow::Result<()>>,
+    pub(super) serving: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Served {
@@ -45,7 +46,7 @@ impl Served {
             probe: crate::health::Settings { listen: any },
             drain: drain::Settings {
                 announce_ms: 20,
-                grace_ms: 5_000,
+                grace_ms: 120_000,
             },
             ..ProcessSettings::default()
         }
@@ -69,6 +70,7 @@ impl Served {
             issuer,
             process,
             address: addresses["grpc"].as_str().unwrap().parse().unwrap(),
+            probe_address: addresses["probe"].as_str().unwrap().parse().unwrap(),
             grpc,
             probe,
             serving,

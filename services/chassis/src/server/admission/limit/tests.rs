@@ -44,7 +44,7 @@ impl Process {
             advance(work.mul_f64(queue)).await;
             for _ in 0..in_flight {
                 let took = work.mul_f64(queue * self.chance.random_range(0.5..1.5));
-                self.limit.learn("A/B", took, in_flight);
+                self.limit.learn("A/B", took, Ending::Ended, in_flight);
             }
             if demand > room {
                 self.limit.refused();
@@ -111,14 +111,19 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
             } else {
                 ("A/Slow", 900)
             };
-            limit.learn(method, Duration::from_millis(took + round % 3), 100);
+            limit.learn(
+                method,
+                Duration::from_millis(took + round % 3),
+                Ending::Ended,
+                100,
+            );
         }
     }
     assert_eq!(limit.current(), 100);
     for round in 0..100_u64 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1 + round), 100);
+            limit.learn("A/Quick", Duration::from_secs(1 + round), Ending::Ended, 100);
         }
     }
     assert_eq!(limit.current(), 10);
@@ -126,17 +131,34 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
     for _ in 0..100 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1), 2);
+            limit.learn("A/Quick", Duration::from_secs(1), Ending::Ended, 2);
         }
     }
     for _ in 0..200 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1), limit.current());
+            limit.learn("A/Quick", Duration::from_secs(1), Ending::Ended, limit.current());
         }
     }
     assert_eq!(limit.current(), 100);
     let fixed = Limit::new(100, 100);
-    fixed.learn("A/B", Duration::from_secs(60), 100);
+    fixed.learn("A/B", Duration::from_secs(60), Ending::Ended, 100);
     assert_eq!(fixed.current(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_run_out_of_time_bring_the_limit_down_and_it_comes_back_with_the_first_quick_ones() {
+    let limit = Limit::new(10, 100);
+    let windows = async |took: u64, ending: Ending| {
+        for _ in 0..200 {
+            advance(WINDOW).await;
+            for _ in 0..20 {
+                limit.learn("A/B", Duration::from_millis(took), ending, limit.current());
+            }
+        }
+        limit.current()
+    };
+    assert_eq!(windows(10, Ending::Ended).await, 100);
+    assert_eq!(windows(5_000, Ending::OutOfTime).await, 10);
+    assert_eq!(windows(10, Ending::Ended).await, 100);
 }

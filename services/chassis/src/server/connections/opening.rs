@@ -1,0 +1,222 @@
+//! What a connection begins with: HTTP/2's preface (RFC 9113, section 3.4), or something else by mistake.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of a TLS handshake (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+/// What a client that speaks HTTP/1 may still send while it is answered.
+const READ_TO_ANSWER: usize = 16 * 1024;
+
+/// The first bytes of a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// The whole preface, which is to be read again.
+    Http2,
+    /// A request of HTTP/1.
+    Http1,
+    /// A TLS handshake.
+    Tls,
+    Other,
+    /// The peer has gone without a word.
+    Closed,
+}
+
+impl Opening {
+    /// What the peer speaks.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Opening::Http2 => "HTTP/2",
+            Opening::Http1 => "HTTP/1",
+            Opening::Tls => "TLS",
+            Opening::Other => "something that is not HTTP/2",
+            Opening::Closed => "nothing",
+        }
+    }
+}
+
+/// Reads until it is clear what the peer speaks; takes as long as the peer does.
+pub(crate) async fn read<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<Opening> {
+    let mut bytes = [0; PREFACE.len()];
+    let mut length = 0;
+    loop {
+        match io.read(&mut bytes[length..]).await? {
+            0 if length == 0 => return Ok(Opening::Closed),
+            0 => return Ok(Opening::Other),
+            read => length += read,
+        }
+        if let Some(opening) = recognized(&bytes[..length]) {
+            return Ok(opening);
+        }
+    }
+}
+
+/// `None` when more bytes are needed.
+fn recognized(bytes: &[u8]) -> Option<Opening> {
+    if PREFACE.starts_with(bytes) {
+        return (bytes.len() == PREFACE.len()).then_some(Opening::Http2);
+    }
+    if bytes[0] == TLS_HANDSHAKE {
+        return Some(Opening::Tls);
+    }
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    match bytes.get(method) {
+        Some(b' ') if method > 0 => Some(Opening::Http1),
+        None if method < PREFACE.len() => None,
+        _ => Some(Opening::Other),
+    }
+}
+
+/// Whether the first byte, which stays to be read, begins a TLS handshake; `None` when the peer has gone.
+pub(crate) async fn begins_tls(tcp: &tokio::net::TcpStream) -> io::Result<Option<bool>> {
+    let mut first = [0];
+    Ok(match tcp.peek(&mut first).await? {
+        0 => None,
+        _ => Some(first[0] == TLS_HANDSHAKE),
+    })
+}
+
+/// Tells a client that speaks HTTP/1 what it should speak.
+pub(crate) async fn answer_http1<IO>(io: &mut IO, text: &str) -> io::Result<()>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let answer = format!(
+        "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{text}\n",
+        text.len() + 1
+    );
+    io.write_all(answer.as_bytes()).await?;
+    io.shutdown().await?;
+    // Closed with bytes unread, TCP would take the answer back.
+    let mut rest = io.take(READ_TO_ANSWER as u64);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+/// A connection whose preface is read once more.
+#[derive(Debug)]
+pub(crate) struct Reopened<IO> {
+    preface: Bytes,
+    io: IO,
+}
+
+impl<IO> Reopened<IO> {
+    pub(crate) fn new(io: IO) -> Reopened<IO> {
+        Reopened {
+            preface: Bytes::from_static(PREFACE),
+            io,
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Reopened<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.preface.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, to);
+        }
+        let length = self.preface.len().min(to.remaining());
+        to.put_slice(&self.preface[..length]);
+        self.preface.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Reopened<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, from)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, from)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_protocol_is_recognized_by_its_first_bytes() {
+        let cases: [(&[u8], Option<Opening>); 8] = [
+            (PREFACE, Some(Opening::Http2)),
+            (&PREFACE[..20], None),
+            (b"P", None),
+            (b"POST /order.v1.OrderServ", Some(Opening::Http1)),
+            (b"GET / HTTP/1.1\r\n", Some(Opening::Http1)),
+            (b"\x16\x03\x01", Some(Opening::Tls)),
+            (b"hello", Some(Opening::Other)),
+            (b"AAAAAAAAAAAAAAAAAAAAAAAA", Some(Opening::Other)),
+        ];
+        for (bytes, opening) in cases {
+            assert_eq!(
+                recognized(bytes),
+                opening,
+                "{:?}",
+                bytes.escape_ascii().to_string()
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_preface_that_comes_in_bits_is_waited_for_without_looking_again_and_again() {
+        let (mut peer, io) = tokio::io::duplex(64);
+        let mut io = Reads { io, polls: 0 };
+        let sent = async {
+            for byte in PREFACE {
+                peer.write_all(&[*byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (opening, ()) = tokio::join!(read(&mut io), sent);
+        assert_eq!(opening.unwrap(), Opening::Http2);
+        assert!(io.polls <= 2 * PREFACE.len(), "{} looks", io.polls);
+        let mut again = vec![0; PREFACE.len()];
+        Reopened::new(io).read_exact(&mut again).await.unwrap();
+        assert_eq!(again, PREFACE);
+    }
+
+    /// Counts the looks.
+    struct Reads<IO> {
+        io: IO,
+        polls: usize,
+    }
+
+    impl<IO: AsyncRead + Unpin> AsyncRead for Reads<IO> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            to: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.polls += 1;
+            Pin::new(&mut self.io).poll_read(cx, to)
+        }
+    }
+}

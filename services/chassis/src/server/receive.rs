@@ -1,0 +1,312 @@
+//! Receives the one message of a unary request before anything is held for the call: no place, no task. A caller that
+//! sends half of a message is refused in time, and what all of them make the process keep meanwhile is bounded, for
+//! each facility as well. Streams of a caller are bounded in time between their parts.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::{BodyExt, Full};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body};
+
+use super::{
+    Response, Settings,
+    admission::overloaded,
+    call::{Call, Layer as CallLayer, Next, refuse},
+    frames::Frames,
+    refusals::Refusals,
+    validation::{cut_off, whole},
+};
+use crate::{Facility, Identity, status};
+
+/// What a request costs beside its message.
+const OVERHEAD: usize = 4 * 1024;
+/// One facility may make the process keep this share of the bound: 1 in so many.
+const SHARE: usize = 4;
+
+pub(super) struct Layer {
+    shutdown: CancellationToken,
+    stream_grace: Duration,
+    timeout: Duration,
+    gap: Duration,
+    max_message_bytes: usize,
+    kept: Arc<Kept>,
+    refusals: Refusals,
+}
+
+impl Layer {
+    pub(super) fn new(settings: &Settings, shutdown: CancellationToken) -> Layer {
+        Layer {
+            shutdown,
+            stream_grace: settings.stream_grace(),
+            timeout: Duration::from_millis(settings.receive_timeout_ms),
+            gap: Duration::from_millis(settings.max_message_gap_ms),
+            max_message_bytes: settings.max_message_bytes,
+            kept: Arc::new(Kept::new(settings.max_receive_bytes)),
+            refusals: Refusals::new(),
+        }
+    }
+
+    /// The whole message with its prefix, before the time is over.
+    async fn receive(
+        &self,
+        body: Body,
+        frames: Frames,
+        charge: &mut Charge,
+        arrival: Instant,
+    ) -> Result<Bytes, Status> {
+        let stopping = async {
+            self.shutdown.cancelled().await;
+            sleep(self.stream_grace).await;
+        };
+        tokio::select! {
+            received = timeout_at(arrival + self.timeout, collect(body, frames, charge)) => {
+                received.unwrap_or_else(|_| Err(self.too_slow()))
+            }
+            () = stopping => Err(status::draining()),
+        }
+    }
+
+    fn too_slow(&self) -> Status {
+        let text = format!(
+            "the request did not arrive within {} ms; nothing was started",
+            self.timeout.as_millis()
+        );
+        status::request_too_slow(text)
+    }
+}
+
+async fn collect(mut body: Body, mut frames: Frames, charge: &mut Charge) -> Result<Bytes, Status> {
+    charge.add(OVERHEAD)?;
+    let mut only = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(cut_off)?.into_data() else {
+            continue;
+        };
+        charge.add(piece.len())?;
+        frames.push(piece);
+        if only.is_none() {
+            only = frames.next()?;
+        }
+        if only.is_some() && !frames.is_empty() {
+            return Err(status::invalid_field("", "must be exactly one message"));
+        }
+    }
+    whole(&frames)?;
+    only.ok_or_else(|| status::invalid_field("", "must be exactly one message"))
+}
+
+impl CallLayer for Layer {
+    fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
+        let body = std::mem::take(call.request.body_mut());
+        if call.shape().client_streams {
+            *call.request.body_mut() = Body::new(Paced::new(body, self.gap, call.context.deadline()));
+            return next.run(call);
+        }
+        let facility = call.request.extensions().get::<Identity>();
+        let mut charge = Charge::new(&self.kept, facility.map(|identity| identity.facility.clone()));
+        Box::pin(async move {
+            let frames = Frames::new(call.request.headers_mut(), self.max_message_bytes);
+            let received = self.receive(body, frames, &mut charge, call.arrival).await;
+            if let Err(refusal) = &received
+                && refusal.code() == tonic::Code::ResourceExhausted
+            {
+                self.refusals
+                    .tell(call.method.as_deref(), "RECEIVING", Duration::ZERO);
+            }
+            if call.method.is_some() {
+                // What went wrong is answered by the layer that checks messages, below those that keep the records.
+                call.received = Some(received);
+            } else {
+                match received {
+                    Ok(bytes) => *call.request.body_mut() = Body::new(Full::new(bytes)),
+                    Err(refusal) => return refuse(refusal),
+                }
+            }
+            let response = next.run(call).await;
+            drop(charge);
+            response
+        })
+    }
+}
+
+/// The bytes of requests that the process keeps.
+struct Kept {
+    most: usize,
+    state: Mutex<KeptNow>,
+}
+
+#[derive(Default)]
+struct KeptNow {
+    bytes: usize,
+    /// By facility, strangers as `None`. Holds those that keep something now.
+    facilities: HashMap<Option<Facility>, usize>,
+}
+
+impl Kept {
+    fn new(most: usize) -> Kept {
+        Kept {
+            most,
+            state: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, KeptNow> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one call makes the process keep; given back when dropped.
+struct Charge {
+    kept: Arc<Kept>,
+    facility: Option<Facility>,
+    bytes: usize,
+}
+
+impl Charge {
+    fn new(kept: &Arc<Kept>, facility: Option<Facility>) -> Charge {
+        Charge {
+            kept: kept.clone(),
+            facility,
+            bytes: 0,
+        }
+    }
+
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when the process, or the facility, keeps too much already.
+    fn add(&mut self, bytes: usize) -> Result<(), Status> {
+        let mut now = self.kept.lock();
+        let facility = now.facilities.get(&self.facility).copied().unwrap_or_default();
+        let most = self.kept.most;
+        if now.bytes + bytes > most || facility + bytes > most / SHARE {
+            return Err(overloaded(
+                "too many requests are being received; nothing was started",
+            ));
+        }
+        now.bytes += bytes;
+        *now.facilities.entry(self.facility.clone()).or_default() += bytes;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut now = self.kept.lock();
+        now.bytes -= self.bytes;
+        if let Some(bytes) = now.facilities.get_mut(&self.facility) {
+            *bytes -= self.bytes;
+            if *bytes == 0 {
+                now.facilities.remove(&self.facility);
+            }
+        }
+    }
+}
+
+/// A caller's stream, which must go on within `gap` while it is waited for, and end by the deadline.
+struct Paced {
+    body: Body,
+    gap: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Paced {
+    fn new(body: Body, gap: Duration, deadline: Option<Instant>) -> Paced {
+        Paced {
+            body,
+            gap,
+            waiting: None,
+            deadline: deadline.map(|deadline| Box::pin(sleep_until(deadline))),
+        }
+    }
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.waiting = None;
+            return Poll::Ready(frame);
+        }
+        let gap = self.gap;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(gap)));
+        if waiting.as_mut().poll(cx).is_ready() {
+            let text = format!(
+                "the request's next message did not arrive within {} ms",
+                gap.as_millis()
+            );
+            self.body = Body::empty();
+            return Poll::Ready(Some(Err(status::request_too_slow(text))));
+        }
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            self.body = Body::empty();
+            return Poll::Ready(Some(Err(status::out_of_time())));
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_facility_keeps_its_share_and_leaves_the_others_theirs() {
+        let kept = Arc::new(Kept::new(400));
+        let facility = |name: &str| Some(Facility::new(name).unwrap());
+        let mut first = Charge::new(&kept, facility("F1"));
+        first.add(60).unwrap();
+        let mut second = Charge::new(&kept, facility("F1"));
+        assert!(second.add(60).is_err());
+        let mut others: Vec<_> = [facility("F2"), facility("F3"), None]
+            .into_iter()
+            .map(|facility| Charge::new(&kept, facility))
+            .collect();
+        others.iter_mut().for_each(|charge| charge.add(100).unwrap());
+        // The process keeps 360 now.
+        assert!(Charge::new(&kept, facility("F4")).add(60).is_err());
+        drop((first, second, others));
+        let now = kept.lock();
+        assert_eq!((now.bytes, now.facilities.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_pauses_too_long_ends() {
+        let (sender, frames) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Status>>(4);
+        let frames = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(frames));
+        let mut body = Paced::new(Body::new(frames), Duration::from_secs(30), None);
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(20)).await;
+            sender
+                .send(Ok(Frame::data(Bytes::from_static(b"x"))))
+                .await
+                .unwrap();
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+        let began = Instant::now();
+        let status = body.frame().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(began.elapsed().as_secs(), 30);
+    }
+}
