@@ -48,6 +48,7 @@ mod events_second_looks;
 mod events_storm;
 mod events_story;
 mod events_unassigned;
+mod failing_rows;
 mod faulty_links;
 mod foreign_clients;
 mod grpcurl;

@@ -56,6 +56,20 @@ pub enum Error {
     Request(#[source] Box<Status>),
 }
 
+impl Error {
+    /// Whether the database failed in a way that passes: the same work may succeed when it is done again.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Error::Database(error)
+            | Error::Events(events::Error::Database(error))
+            | Error::Idempotency(chassis::idempotency::Error::Database(error)) => {
+                chassis::postgres::Fault::of(error).is_passing()
+            }
+            _ => false,
+        }
+    }
+}
+
 impl From<Status> for Error {
     fn from(status: Status) -> Error {
         Error::Request(Box::new(status))

@@ -16,6 +16,9 @@ use crate::{
     store::{self, filings},
 };
 
+/// How long a claim waits whose follow-up has failed in a way that does not pass.
+const SET_ASIDE_MS: i64 = 60_000;
+
 /// Claims taken up in one round.
 const ROUND: i32 = 100;
 
@@ -51,11 +54,27 @@ async fn due(desk: &Desk) -> Result<Vec<(Facility, Uuid)>, Error> {
 async fn attend(desk: &Desk, facility: Facility, id: Uuid) {
     match follow_up(desk, &facility, id).await {
         Ok(()) | Err(Error::FilingInProgress) => {}
-        Err(error) => {
+        // The post office is asked again when the claim is due again.
+        Err(error) if error.is_passing() || matches!(error, Error::PostOffice(_)) => {
             let error = anyhow::Error::new(error);
             tracing::warn!(claim.id = %id, error.message = format!("{error:#}"), "a claim is followed up later");
         }
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            tracing::error!(claim.id = %id, error.message = format!("{error:#}"), "a claim cannot be followed up");
+            if let Err(error) = set_aside(desk, &facility, id).await {
+                tracing::warn!(claim.id = %id, error.message = %error, "a claim cannot be set aside");
+            }
+        }
     }
+}
+
+/// What fails for good fails every time: without a pause a hundred such claims would keep all others from their turn.
+async fn set_aside(desk: &Desk, facility: &Facility, id: Uuid) -> Result<(), Error> {
+    let mut tx = desk.database.begin(facility).await?;
+    filings::set_aside(&mut tx, id, SET_ASIDE_MS).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 async fn follow_up(desk: &Desk, facility: &Facility, id: Uuid) -> Result<(), Error> {

@@ -50,9 +50,14 @@ async fn resume_due(desk: &Desk, batch: u16) -> Result<usize, Error> {
                 Ok(())
                 | Err(Error::NoAnswer | Error::Unreachable | Error::OutOfTime | Error::InProgress) => {}
                 Err(Error::ProcessorRefused { .. } | Error::Refused(_)) => {}
+                Err(error) if error.is_passing() => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(operation.id = %id, error.message = error, "an operation is resumed later");
+                }
+                // Its lease has moved it behind all others; it comes again when that runs out.
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(operation.id = %id, error.message = error, "an operation cannot be resumed");
+                    tracing::error!(operation.id = %id, error.message = error, "an operation cannot be resumed");
                 }
             }
         })

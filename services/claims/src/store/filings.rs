@@ -6,7 +6,6 @@ use proto::claims::v1::{ClaimDetails, Resubmission};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::unreadable;
 use crate::claim::State;
 
 /// Where a claim stands after the post office has answered.
@@ -132,9 +131,30 @@ pub async fn due(conn: &mut PgConnection, at_most: i32) -> Result<Vec<(Facility,
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| Ok((Facility::new(row.facility).map_err(unreadable)?, row.id)))
-        .collect()
+    // One row that cannot be read keeps no other from its turn.
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| match Facility::new(&row.facility) {
+            Ok(facility) => Some((facility, row.id)),
+            Err(error) => {
+                tracing::error!(claim.id = %row.id, error.message = %error, "a claim's facility cannot be read");
+                None
+            }
+        })
+        .collect())
+}
+
+/// Lets a claim whose follow-up fails for good wait for `pause_ms`, so that others have their turn.
+pub async fn set_aside(conn: &mut PgConnection, id: Uuid, pause_ms: i64) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update claims.claim set next_filing_at = now() + $2 * interval '1 millisecond', filing_until = null
+         where id = $1 and next_filing_at is not null",
+        id,
+        pause_ms as f64,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// One call of the sandbox: how many there were with this one, and for how many milliseconds it has been filed.

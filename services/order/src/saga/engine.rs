@@ -125,9 +125,15 @@ impl Engine {
     fn give_in(&self, facility: Facility, id: Uuid, epoch: i64, reason: String) {
         let engine = self.clone();
         self.0.parts.tasks.run(async move {
-            if let Err(error) = engine.mark_stuck(&facility, id, epoch, &reason).await {
-                tracing::warn!(saga.id = %id, error.message = %error, "a saga cannot be marked as stuck");
-                engine.let_go(facility, id, epoch);
+            let Err(error) = engine.mark_stuck(&facility, id, epoch, &reason).await else {
+                return;
+            };
+            if error.is_passing() {
+                return engine.let_go(facility, id, epoch);
+            }
+            tracing::error!(saga.id = %id, error.message = %error, "a saga cannot be read; it is set aside as stuck");
+            if let Err(error) = engine.set_aside(&facility, id, epoch, &reason).await {
+                tracing::error!(saga.id = %id, error.message = %error, "a saga keeps its lease until that runs out");
             }
         });
     }
@@ -147,6 +153,14 @@ impl Engine {
             tx.commit().await?;
             parts.outbox.wake();
         }
+        Ok(())
+    }
+
+    async fn set_aside(&self, facility: &Facility, id: Uuid, epoch: i64, reason: &str) -> Result<(), Error> {
+        let parts = &self.0.parts;
+        let mut tx = parts.database.begin(facility).await?;
+        store::sagas::set_aside(&mut tx, (id, epoch), reason, parts.settings.stuck_retry()).await?;
+        tx.commit().await?;
         Ok(())
     }
 

@@ -202,6 +202,28 @@ pub async fn release(conn: &mut PgConnection, id: Uuid, epoch: i64) -> Result<()
     Ok(())
 }
 
+/// Marks a saga as stuck whose row this build cannot read, given by its id and epoch; it is due again after `pause`.
+pub async fn set_aside(
+    conn: &mut PgConnection,
+    (id, epoch): (Uuid, i64),
+    reason: &str,
+    pause: time::Duration,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update orders.saga
+         set state = 'stuck', reason = $3, wake_at = now() + $4 * interval '1 second', lease_owner = null,
+             lease_until = null
+         where id = $1 and lease_epoch = $2",
+        id,
+        epoch,
+        reason,
+        pause.as_seconds_f64(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Reads a saga.
 pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Saga>, sqlx::Error> {
     select!("where id = $1", id)
