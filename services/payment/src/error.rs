@@ -70,16 +70,6 @@ impl Error {
             _ => false,
         }
     }
-
-    /// Whether the database cannot be used at the moment, whatever is asked of it.
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Error::Database(error) | Error::Event(events::Error::Database(error)) => {
-                Fault::of(error) == Fault::Outage
-            }
-            _ => false,
-        }
-    }
 }
 
 impl From<Error> for Status {
