@@ -67,6 +67,8 @@ mod mesh_rig;
 mod order_by_hand;
 mod order_claims;
 mod order_endings;
+mod order_free;
+mod order_late_payments;
 mod order_place;
 mod order_repeats;
 mod order_rig;

@@ -30,6 +30,7 @@ async fn resolve(rig: &Rig, order: &Order, resolution: BalanceResolution) -> Res
         id: order.id.clone(),
         resolution: resolution.into(),
         reason: "looked at".to_owned(),
+        amount: None,
     };
     Ok(rig
         .orders

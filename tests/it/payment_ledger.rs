@@ -2,10 +2,10 @@
 
 use proto::{
     claims::v1::{BookedLine, ClaimRemittance, ClaimRemitted, ClaimTakenBack},
-    order::v1::{OrderBalanceDue, OrderFulfilled, OrderReturned, OrderSettled},
+    order::v1::{OrderAdjusted, OrderBalanceDue, OrderFulfilled, OrderReturned, OrderSettled},
     payment::v1::{
         GetTrialBalanceRequest,
-        LedgerAccount::{BadDebt, Cash, PatientReceivable, PayerCash, PayerReceivable, Revenue},
+        LedgerAccount::{BadDebt, Cash, PatientReceivable, PayerCash, PayerReceivable, Revenue, Rounding},
         ListLedgerEntriesRequest, PayOrderRequest, PaymentPurpose, PaymentState,
     },
 };
@@ -50,6 +50,7 @@ async fn balance_due(rig: &Rig, order: Uuid, transferred: i64, balance: i64) {
         transferred: Some(aed(transferred)),
         written_off: None,
         balance: Some(aed(balance)),
+        billed: None,
     };
     rig.publish(LEDGER, order, &event).await;
 }
@@ -213,15 +214,94 @@ async fn what_the_payer_refuses_is_paid_by_the_patient_also_when_it_grows() {
         (Revenue, -10_000),
     ];
     assert_eq!(rig.balances(order).await, books);
-    let spans = rig.refund(&paid, None).await.unwrap_err();
-    assert_eq!(reason(&spans), "REFUND_SPANS_CHARGES");
+    // No charge is large enough alone.
+    let refunded = rig.refund(&paid, Some(4_500)).await.unwrap();
     assert_eq!(
-        minor(rig.refund(&paid, Some(3_000)).await.unwrap().refunded.as_ref()),
-        3_000
+        (minor(refunded.refunded.as_ref()), refunded.refunds.len()),
+        (4_500, 2)
     );
+    let rest = rig.refund(&paid, None).await.unwrap();
+    assert_eq!(minor(rest.refunded.as_ref()), 5_000);
+    assert_eq!(rig.statement(order).await.given_back, 5_000);
+}
+
+/// The order tells what was billed in all: what it knows of the payments does not matter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_denial_before_the_order_knows_of_the_payment_charges_nothing_twice() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    fulfilled(&rig, order, 0, 15_000).await;
+    let due = |transferred: i64, billed: i64| OrderBalanceDue {
+        order_id: order.to_string(),
+        transferred: Some(aed(transferred)),
+        written_off: None,
+        balance: Some(aed(billed)),
+        billed: Some(aed(billed)),
+    };
+    rig.publish(LEDGER, order, &due(10_000, 10_000)).await;
+    pay(&rig, order, "tok_visa").await.unwrap();
+    rig.publish(LEDGER, order, &due(5_000, 15_000)).await;
+    let paid = pay(&rig, order, "tok_visa").await.unwrap();
+    assert_eq!(minor(paid.captured.as_ref()), 15_000);
+    assert_eq!(rig.statement(order).await.charged, 15_000);
+    let books = [
+        (PatientReceivable, 0),
+        (PayerReceivable, 0),
+        (Cash, 15_000),
+        (Revenue, -15_000),
+    ];
+    assert_eq!(rig.balances(order).await, books);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payer_that_pays_late_has_the_patients_debt_and_the_write_off_reversed_in_the_books() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    fulfilled(&rig, order, 0, 10_000).await;
+    balance_due(&rig, order, 4_000, 4_000).await;
+    let adjusted = |event: OrderAdjusted| OrderAdjusted {
+        order_id: order.to_string(),
+        ..event
+    };
+    let written_off = OrderAdjusted {
+        written_off: Some(aed(6_000)),
+        billed: Some(aed(4_000)),
+        ..OrderAdjusted::default()
+    };
+    rig.publish(LEDGER, order, &adjusted(written_off)).await;
+    let books = [
+        (PatientReceivable, 4_000),
+        (PayerReceivable, 0),
+        (Revenue, -10_000),
+        (BadDebt, 6_000),
+    ];
+    assert_eq!(rig.balances(order).await, books);
+
+    let paid = ClaimRemitted {
+        remittance: Some(remittance(order, &[9_999])),
+    };
+    rig.publish("payment-remittances", order, &paid).await;
+    let reversed = OrderAdjusted {
+        transfer_reversed: Some(aed(4_000)),
+        write_off_reversed: Some(aed(6_000)),
+        rounding: Some(aed(1)),
+        billed: Some(aed(0)),
+        ..OrderAdjusted::default()
+    };
+    rig.publish(LEDGER, order, &adjusted(reversed)).await;
+    let balances = rig.balances(order).await;
+    for (account, expected) in [
+        (PatientReceivable, 0),
+        (PayerReceivable, 0),
+        (PayerCash, 9_999),
+        (BadDebt, 0),
+        (Rounding, 1),
+    ] {
+        assert!(balances.contains(&(account, expected)), "{balances:?}");
+    }
     assert_eq!(
-        minor(rig.refund(&paid, Some(2_000)).await.unwrap().refunded.as_ref()),
-        5_000
+        reason(&pay(&rig, order, "tok_visa").await.unwrap_err()),
+        "NOTHING_DUE"
     );
 }
 

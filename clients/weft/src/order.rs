@@ -102,6 +102,9 @@ pub(crate) struct ResolveArguments {
     /// What becomes of what is open
     #[arg(value_enum)]
     resolution: Resolution,
+    /// How much of it, such as "12.50 GBP"; without it, all that is open
+    #[arg(long)]
+    amount: Option<String>,
     /// Why
     #[arg(long)]
     reason: String,
@@ -111,7 +114,7 @@ pub(crate) struct ResolveArguments {
 enum Resolution {
     /// What the payer refused is billed to the patient
     BillPatient,
-    /// All that is open is written off
+    /// What is open is written off: the payer's part, then the patient's balance
     WriteOff,
 }
 
@@ -329,11 +332,21 @@ async fn resolve(clients: &Clients, arguments: ResolveArguments) -> Result<Optio
         Resolution::BillPatient => BalanceResolution::BillPatient,
         Resolution::WriteOff => BalanceResolution::WriteOff,
     };
+    let (id, amount) = match arguments.amount {
+        None => (id_of(clients, arguments.order).await?, None),
+        Some(text) => {
+            let order = get(clients, &arguments.order).await?.unwrap_or_default();
+            let currency = order.gross.map(|gross| gross.currency_code).unwrap_or_default();
+            let amount = line::parse_money(&text, &currency).map_err(Failure::Usage)?;
+            (order.id, Some(amount))
+        }
+    };
     let request = ResolveOrderBalanceRequest {
         request_id: fresh_id(),
-        id: id_of(clients, arguments.order).await?,
+        id,
         resolution: resolution.into(),
         reason: arguments.reason,
+        amount,
     };
     let answer = clients
         .order()

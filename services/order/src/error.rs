@@ -34,6 +34,12 @@ pub enum Error {
     /// The order has a refund with this number.
     #[error("the order has a refund with this reference already")]
     RefundReferenceTaken,
+    /// The same request has made this before, so long ago that its answer is forgotten.
+    #[error("the same request has been carried out before")]
+    Made,
+    /// The same decision has been carried out before.
+    #[error("the same decision has been carried out before")]
+    Resolved,
     /// The same request still runs.
     #[error("the same request is still being carried out")]
     InProgress,
@@ -62,7 +68,7 @@ impl Error {
             Error::Database(error)
             | Error::Events(events::Error::Database(error))
             | Error::Key(idempotency::Error::Database(error)) => Fault::of(error).is_passing(),
-            Error::Busy | Error::InProgress | Error::LostLease => true,
+            Error::Busy | Error::Made | Error::Resolved | Error::InProgress | Error::LostLease => true,
             _ => false,
         }
     }
@@ -90,7 +96,7 @@ impl From<Error> for Status {
                 "REFUND_REFERENCE_TAKEN",
                 "the order has a refund with this reference already",
             ),
-            Error::InProgress => idempotency::in_progress(),
+            Error::Made | Error::Resolved | Error::InProgress => idempotency::in_progress(),
             Error::LostLease => status::aborted("LOST_RACE", "another process was quicker", RACE),
             Error::Upstream(status) => *status,
             Error::Key(error) => error.into(),
@@ -107,6 +113,8 @@ impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Error {
         let constraint = error.as_database_error().and_then(|error| error.constraint());
         match constraint {
+            Some("placed_order_request" | "order_refund_request") => Error::Made,
+            Some("balance_resolution_request") => Error::Resolved,
             Some("placed_order_reference") => Error::ReferenceTaken,
             Some("order_refund_reference") => Error::RefundReferenceTaken,
             _ => Error::Database(error),

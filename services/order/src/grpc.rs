@@ -153,9 +153,8 @@ impl OrderService for Grpc {
             &request,
             &request.get_ref().request_id,
         )?;
-        let id = uuid("id", &request.get_ref().id)?;
-        let resolution = decode::resolution(request.get_ref())?;
-        respond(&resolve_balance::resolve(&self.desk, &made, id, resolution).await?)
+        let decided = decode::resolution(request.into_inner())?;
+        respond(&resolve_balance::resolve(&self.desk, &made, decided).await?)
     }
 }
 

@@ -13,7 +13,7 @@ pub use state::State;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::settlement::{Account, Activity, Hold};
+use crate::settlement::{Account, Activity, Hold, Moves};
 
 /// A basket of coded goods or services given to a patient, without its lines. Amounts are minor units of `currency`.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +97,12 @@ pub enum Change {
         transferred: i64,
         written_off: i64,
         balance: i64,
+        /// To the patient in all.
+        billed: i64,
+    },
+    Adjusted {
+        moves: Moves,
+        billed: i64,
     },
     Settled {
         written_off: i64,
@@ -221,6 +227,7 @@ impl Order {
     pub fn fulfil(&mut self) -> Result<(), WrongState> {
         self.enter(State::Fulfilled)?;
         self.record(Change::Fulfilled);
+        self.return_what_was_refunded_before();
         Ok(())
     }
 

@@ -71,7 +71,10 @@ pub async fn place(desk: &Desk, request: &Request, intake: Intake) -> Result<Ans
                 .await;
         }
     }
-    store::orders::insert(&mut tx, &order, claim.as_ref()).await?;
+    if let Err(error) = store::orders::insert(&mut tx, &order, claim.as_ref(), &request.key).await {
+        tx.rollback().await?;
+        return again(desk, request, &reply, error.into()).await;
+    }
     store::lines::insert(&mut tx, &order.facility, order.id, &reply.lines).await?;
     store::sagas::insert(&mut tx, &saga, desk.engine.lease()).await?;
     let mut events = told::of_order(&mut order, Some(saga.id), None);
@@ -88,6 +91,24 @@ pub async fn place(desk: &Desk, request: &Request, intake: Intake) -> Result<Ans
         .drive(run, &Caller::Waiting(request.context.clone()), Some(&reply))
         .await;
     desk.conclude(request, &reply, until, driven).await
+}
+
+/// A request whose answer is forgotten and whose order is not is answered with the order as it is now.
+async fn again(desk: &Desk, request: &Request, reply: &Reply, error: Error) -> Result<Answered, Error> {
+    if !matches!(error, Error::Made | Error::ReferenceTaken) {
+        return Err(error);
+    }
+    let mut tx = desk.database.begin(&request.facility).await?;
+    let made = store::orders::made_by(&mut tx, &request.facility, &request.key).await?;
+    tx.commit().await?;
+    match made {
+        None => Err(error),
+        Some((_, hash)) if hash != request.key.hash() => Err(idempotency::Error::KeyReused.into()),
+        Some((order_id, _)) => {
+            desk.conclude_again(request, reply, Until::Rest { order_id })
+                .await
+        }
+    }
 }
 
 /// Checks the order and its claim, and keeps nothing.

@@ -83,17 +83,24 @@ impl Order {
     pub fn refunded(&mut self, refund: &Refund) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();
         let balance = self.patient_balance();
+        // What was paid too much is the patient's own: giving it back takes nothing off what was earned.
+        let credit = refund.balance.min(self.patient_credit());
+        self.account.credit_refunded += credit;
         self.account.refunded += refund.amount();
         let bare = !self.is_insured() && self.account.refunded == self.price.patient_share;
         let full = refund.whole || bare;
         let payer_net = if refund.whole { outstanding } else { 0 };
         // A full return also cancels what the patient had not paid yet.
-        let patient_share = refund.amount() + if refund.whole { balance } else { 0 };
+        let patient_share = refund.amount() - credit + if refund.whole { balance } else { 0 };
         self.account.patient_returned += patient_share;
         self.account.payer_returned += payer_net;
         if full {
             self.enter(State::Returned)?;
             self.hold = crate::settlement::Hold::None;
+        }
+        if patient_share == 0 && payer_net == 0 && !full {
+            self.touch();
+            return Ok(());
         }
         self.record(Change::Returned {
             patient_share,
@@ -101,6 +108,40 @@ impl Order {
             full,
         });
         Ok(())
+    }
+
+    /// The payment service has given money back that no refund of the order accounts for. Before fulfilment nothing is
+    /// earned that could be given up; see [`Order::return_what_was_refunded_before`].
+    pub fn refunded_outside(&mut self, refund: &Refund) -> Result<(), WrongState> {
+        if self.state.is_fulfilled() {
+            return self.refunded(refund);
+        }
+        self.account.refunded += refund.amount();
+        match self.state {
+            State::Returned => {
+                self.account.patient_returned += refund.amount();
+                self.record(Change::Returned {
+                    patient_share: refund.amount(),
+                    payer_net: 0,
+                    full: true,
+                });
+            }
+            _ => self.touch(),
+        }
+        Ok(())
+    }
+
+    /// What was given back before the order was fulfilled is returned as soon as it is earned.
+    pub(crate) fn return_what_was_refunded_before(&mut self) {
+        let patient_share = self.account.refunded - self.account.patient_returned;
+        if patient_share > 0 {
+            self.account.patient_returned += patient_share;
+            self.record(Change::Returned {
+                patient_share,
+                payer_net: 0,
+                full: false,
+            });
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use crate::{
     error::Error,
     refund::{self, Refund, Wanted},
     saga::{Caller, Kind, Run, Saga},
-    store, told,
+    store::{self, refunds::Origin},
+    told,
 };
 
 /// A checked request to give something back.
@@ -28,6 +29,38 @@ pub struct Return {
 /// # Errors
 /// FAILED_PRECONDITION when the order is not fulfilled or less is left; ALREADY_EXISTS when the reference is taken.
 pub async fn refund(desk: &Desk, request: &Request, asked: Return) -> Result<Answered, Error> {
+    let order_id = asked.order_id;
+    match refund_now(desk, request, asked).await {
+        // It finds its own work done, or under way.
+        Err(error @ (Error::Made | Error::RefundReferenceTaken | Error::Precondition(..))) => {
+            again(desk, request, order_id).await?.ok_or(error)
+        }
+        refunded => refunded,
+    }
+}
+
+/// A request whose answer is forgotten and whose refund is not is answered with the order as it is now.
+async fn again(desk: &Desk, request: &Request, order_id: Uuid) -> Result<Option<Answered>, Error> {
+    let mut tx = desk.database.begin(&request.facility).await?;
+    let made = store::refunds::made_by(&mut tx, &request.facility, &request.key).await?;
+    let lines = store::lines::of(&mut tx, order_id).await?.into();
+    tx.commit().await?;
+    let Some((refund_id, hash)) = made else {
+        return Ok(None);
+    };
+    if hash != request.key.hash() {
+        return Err(idempotency::Error::KeyReused.into());
+    }
+    let reply = Reply {
+        key: request.key.clone(),
+        to: To::RefundOrder,
+        lines,
+    };
+    let until = Until::Refunded { order_id, refund_id };
+    desk.conclude_again(request, &reply, until).await.map(Some)
+}
+
+async fn refund_now(desk: &Desk, request: &Request, asked: Return) -> Result<Answered, Error> {
     let (order_id, refund_id) = (asked.order_id, Uuid::now_v7());
     let mut tx = desk.database.begin(&request.facility).await?;
     let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, refund_id).await?;
@@ -83,7 +116,12 @@ pub async fn refund(desk: &Desk, request: &Request, asked: Return) -> Result<Ans
     order.refund_count += 1;
     order.touch();
     store::orders::save(&mut tx, &order, from).await?;
-    store::refunds::insert(&mut tx, &order.facility, order_id, saga.id, &refund).await?;
+    let origin = Origin {
+        order: &order,
+        saga_id: saga.id,
+        key: Some(&request.key),
+    };
+    store::refunds::insert(&mut tx, &origin, &refund).await?;
     store::sagas::insert(&mut tx, &saga, desk.engine.lease()).await?;
     events::append(&mut tx, &told::of_saga(&mut saga)).await?;
     tx.commit().await?;

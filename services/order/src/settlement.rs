@@ -2,10 +2,15 @@
 
 mod account;
 mod evaluate;
+mod moves;
 mod policy;
+mod resolution;
+mod reversal;
 
 pub use account::{Account, Activity, Hold, Remittance};
+pub use moves::Moves;
 pub use policy::{DenialPolicy, Disposition};
+pub use resolution::Resolution;
 
 use crate::order::{Change, Order, State, WrongState};
 use evaluate::{Decision, decide};
@@ -16,7 +21,14 @@ impl Order {
         let account = &self.account;
         let closed =
             account.payer_paid + account.transferred + account.payer_written_off + account.payer_returned;
-        self.price.payer_net - closed
+        self.price.payer_net - closed - account.rounding
+    }
+
+    /// What was billed to the patient in all, beside the share. What the patient had paid too much and has back counts
+    /// as billed, so that this less what was captured is what is due.
+    pub fn billed(&self) -> i64 {
+        let account = &self.account;
+        account.transferred - account.patient_written_off + account.credit_refunded
     }
 
     /// What the patient still owes beside the share.
@@ -24,8 +36,15 @@ impl Order {
         if self.state == State::Returned {
             return 0;
         }
-        let account = &self.account;
-        (account.transferred - account.patient_written_off - account.balance_paid).max(0)
+        (self.billed() - self.account.balance_paid).max(0)
+    }
+
+    /// What the patient has paid too much of what was billed beside the share: the payer has paid it after all.
+    pub fn patient_credit(&self) -> i64 {
+        if self.state == State::Returned {
+            return 0;
+        }
+        (self.account.balance_paid - self.billed()).max(0)
     }
 
     /// A remittance told where the claim stands. Kept also before fulfilment, and evaluated then.
@@ -63,7 +82,7 @@ impl Order {
         self.account.balance_paid += amount;
         self.touch();
         match self.state {
-            State::BalanceDue => self.close(Deltas::default()),
+            State::BalanceDue => self.close(Moves::default()),
             _ => Ok(()),
         }
     }
@@ -74,7 +93,7 @@ impl Order {
             return Ok(());
         }
         let payer = self.payer_id.clone();
-        let mut deltas = Deltas::default();
+        let mut moves = self.reverse_what_was_paid_late();
         match decide(self.payer_outstanding(), &self.activities, |code| {
             policy.disposition(&payer, code)
         }) {
@@ -90,110 +109,70 @@ impl Order {
                 self.hold = Hold::None;
                 for (index, amount) in transfers {
                     self.activities[index].transferred += amount;
-                    deltas.transferred += amount;
+                    moves.transferred += amount;
                 }
                 for (index, amount) in write_offs {
                     self.activities[index].written_off += amount;
-                    deltas.written_off += amount;
+                    moves.written_off += amount;
                 }
-                deltas.written_off += rounding;
+                moves.rounding = rounding;
             }
         }
-        self.account.transferred += deltas.transferred;
-        self.account.payer_written_off += deltas.written_off;
-        self.close(deltas)
+        self.account.transferred += moves.transferred;
+        self.account.payer_written_off += moves.written_off;
+        self.account.rounding += moves.rounding;
+        self.close(moves)
     }
 
-    /// Bills the patient for what the payer refused; `None` when nothing was.
-    pub fn bill_patient(&mut self) -> Result<Option<i64>, WrongState> {
-        let outstanding = self.payer_outstanding();
-        let refused = match self.activities.is_empty() {
-            // Without a remittance only a rejected submission leaves something refused: all of it.
-            true if self.hold == Hold::Review => outstanding,
-            true => 0,
-            false => self
-                .activities
-                .iter()
-                .filter(|activity| activity.is_refused())
-                .map(Activity::open)
-                .sum(),
-        };
-        let refused = refused.min(outstanding);
-        if !self.state.is_fulfilled() || refused <= 0 {
-            return Ok(None);
+    /// The payment of the balance was let go or its authorization has lapsed. While it is due it is asked for again.
+    pub fn balance_let_go(&mut self) {
+        if self.state == State::BalanceDue {
+            self.record_balance_due(0, 0);
         }
-        for activity in self
-            .activities
-            .iter_mut()
-            .filter(|activity| activity.is_refused())
-        {
-            activity.transferred += activity.open();
-        }
-        self.hold = Hold::None;
-        self.account.transferred += refused;
-        self.close(Deltas {
-            transferred: refused,
-            ..Deltas::default()
-        })?;
-        Ok(Some(refused))
-    }
-
-    /// Writes off all that is open, the patient's balance included; `None` when nothing is.
-    pub fn write_off(&mut self) -> Result<Option<i64>, WrongState> {
-        let (payers, patients) = (self.payer_outstanding().max(0), self.patient_balance());
-        if !self.state.is_fulfilled() || payers + patients == 0 {
-            return Ok(None);
-        }
-        for activity in self.activities.iter_mut().filter(|activity| activity.open() > 0) {
-            activity.written_off += activity.open();
-        }
-        self.hold = Hold::None;
-        self.account.payer_written_off += payers;
-        self.account.patient_written_off += patients;
-        self.close(Deltas {
-            transferred: 0,
-            written_off: payers,
-            patient_written_off: patients,
-        })?;
-        Ok(Some(payers + patients))
     }
 
     /// Moves to the state that what is open calls for, and tells what was moved.
-    fn close(&mut self, deltas: Deltas) -> Result<(), WrongState> {
-        let balance = self.patient_balance();
+    fn close(&mut self, mut moves: Moves) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();
-        let next = match balance > 0 {
+        let next = match self.patient_balance() > 0 {
             true => State::BalanceDue,
             false if self.hold != Hold::None || outstanding > 0 => State::Fulfilled,
             false => State::Settled,
         };
-        let moved = deltas != Deltas::default();
         let from = self.state;
         if next != from {
             self.enter(next)?;
-        } else if !moved {
+        }
+        // What the new state's own event has no room for is told before it.
+        if !moves.fit(next) {
+            let billed = self.billed();
+            self.record(Change::Adjusted { moves, billed });
+            moves = Moves::default();
+        }
+        if next == from && moves == Moves::default() {
             self.touch();
             return Ok(());
         }
-        let Deltas {
-            transferred,
-            written_off,
-            patient_written_off,
-        } = deltas;
         match next {
-            State::BalanceDue => self.record(Change::BalanceDue {
-                transferred,
-                written_off,
-                balance,
-            }),
+            State::BalanceDue => self.record_balance_due(moves.transferred, moves.written_off),
             State::Settled => self.record(Change::Settled {
-                written_off,
-                patient_written_off,
+                written_off: moves.written_off,
+                patient_written_off: moves.patient_written_off,
             }),
             _ if from == State::Settled => self.record(Change::Reopened { outstanding }),
             _ => self.touch(),
         }
         Ok(())
+    }
+
+    fn record_balance_due(&mut self, transferred: i64, written_off: i64) {
+        let (balance, billed) = (self.patient_balance(), self.billed());
+        self.record(Change::BalanceDue {
+            transferred,
+            written_off,
+            balance,
+            billed,
+        });
     }
 
     /// Claim events arrive in order; one that was seen already, or is older than what is known, is no news.
@@ -204,14 +183,6 @@ impl Order {
         self.claim_version = claim_version;
         true
     }
-}
-
-/// What a settlement moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Deltas {
-    transferred: i64,
-    written_off: i64,
-    patient_written_off: i64,
 }
 
 #[cfg(test)]

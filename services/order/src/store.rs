@@ -4,6 +4,7 @@
 pub mod lines;
 pub mod orders;
 pub mod refunds;
+pub mod resolutions;
 pub mod saga_actions;
 pub mod sagas;
 

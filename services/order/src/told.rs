@@ -2,9 +2,10 @@
 
 use events::{Event, Meta};
 use proto::order::v1::{
-    OrderBalanceDue, OrderCancelled, OrderConfirmed, OrderExpired, OrderFulfilled, OrderPlaced,
-    OrderRejected, OrderReopened, OrderReturned, OrderSettled, SagaCompensated, SagaCompensating,
-    SagaCompleted, SagaForceCompleted, SagaStarted, SagaStepCompleted, SagaStepSkipped, SagaStuck,
+    OrderAdjusted, OrderBalanceDue, OrderCancelled, OrderConfirmed, OrderExpired, OrderFulfilled,
+    OrderPlaced, OrderRejected, OrderReopened, OrderReturned, OrderSettled, SagaCompensated,
+    SagaCompensating, SagaCompleted, SagaForceCompleted, SagaStarted, SagaStepCompleted, SagaStepSkipped,
+    SagaStuck,
 };
 use uuid::Uuid;
 
@@ -111,6 +112,7 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
             transferred,
             written_off,
             balance,
+            billed,
         } => {
             let (transferred, written_off, balance) =
                 (money(*transferred), money(*written_off), money(*balance));
@@ -120,9 +122,25 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
                     transferred,
                     written_off,
                     balance,
+                    billed: money(*billed),
                 },
                 meta,
             )
+        }
+        Change::Adjusted { moves, billed } => {
+            let some = |minor: i64| money(minor).filter(|_| minor != 0);
+            let adjusted = OrderAdjusted {
+                order_id,
+                transferred: some(moves.transferred),
+                written_off: some(moves.written_off),
+                patient_written_off: some(moves.patient_written_off),
+                transfer_reversed: some(moves.transfer_reversed),
+                write_off_reversed: some(moves.write_off_reversed),
+                patient_write_off_reversed: some(moves.patient_write_off_reversed),
+                rounding: some(moves.rounding),
+                billed: money(*billed),
+            };
+            Event::of(&adjusted, meta)
         }
         Change::Settled {
             written_off,

@@ -70,7 +70,7 @@ impl AuthorizePayment {
             return Ok(Begun::Done(payment));
         }
         let operation = Operation::authorize(operation_id, &payment, self.amount, request.key.request_id());
-        desk.open(conn, &request.facility, &operation).await?;
+        desk.open(conn, request, &operation).await?;
         Ok(Begun::Wanted(operation))
     }
 
@@ -92,7 +92,7 @@ impl AuthorizePayment {
         }
         store::save(conn, &mut payment).await?;
         let operation = Operation::authorize(operation_id, &payment, due, request.key.request_id());
-        desk.open(conn, &request.facility, &operation).await?;
+        desk.open(conn, request, &operation).await?;
         Ok(Begun::Wanted(operation))
     }
 }

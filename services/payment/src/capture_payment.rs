@@ -54,7 +54,7 @@ impl Command for CapturePayment {
             request_id: request.key.request_id(),
             ..Operation::following(operation_id, Kind::Capture, payment.id, authorization, amount)
         };
-        desk.open(conn, &request.facility, &operation).await?;
+        desk.open(conn, request, &operation).await?;
         Ok(Begun::Wanted(operation))
     }
 }

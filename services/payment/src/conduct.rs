@@ -114,6 +114,28 @@ pub(crate) async fn drive(
 }
 
 async fn claim(desk: &Desk, request: &Request, command: &impl Command) -> Result<Claimed, Error> {
+    match claim_now(desk, request, command).await {
+        Err(error) if error.may_be_late() => again(desk, request).await?.ok_or(error),
+        claimed => claimed,
+    }
+}
+
+/// A request whose answer is forgotten and whose work is not. It is answered by how that stands now.
+async fn again(desk: &Desk, request: &Request) -> Result<Option<Claimed>, Error> {
+    let mut tx = desk.database.begin(&request.facility).await?;
+    let made = operations::made_by(&mut tx, request.facility.as_str(), &request.key).await?;
+    let Some((root_id, hash)) = made else {
+        return Ok(None);
+    };
+    if hash != request.key.hash() {
+        return Err(idempotency::Error::KeyReused.into());
+    }
+    let claimed = resume(desk, &mut tx, request, root_id).await?;
+    tx.commit().await?;
+    Ok(Some(claimed))
+}
+
+async fn claim_now(desk: &Desk, request: &Request, command: &impl Command) -> Result<Claimed, Error> {
     let facility = &request.facility;
     let id = Uuid::now_v7();
     let mut tx = desk.database.begin(facility).await?;
@@ -305,7 +327,7 @@ fn conclusion(operation: &Operation) -> Result<(), Error> {
         (State::Running | State::Unknown, _) => Err(Error::InProgress),
         (State::Succeeded, _) | (State::Refused, Kind::Authorize | Kind::Release) => Ok(()),
         // A refused capture has declined the balance, which the payment says.
-        (State::Refused, _) if operation.follows() => Ok(()),
+        (State::Refused, Kind::Capture) if operation.follows() => Ok(()),
         (State::Refused, kind) => Err(Error::ProcessorRefused {
             kind,
             reason: operation.refusal.clone(),

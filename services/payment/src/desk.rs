@@ -38,14 +38,26 @@ pub struct Answer {
 }
 
 impl Desk {
-    /// Writes down what is wanted of the processor, leased to the caller. The payment must be locked.
+    /// Writes down what a request wants of the processor, leased to the caller. The payment must be locked.
     pub(crate) async fn open(
+        &self,
+        conn: &mut PgConnection,
+        request: &Request,
+        operation: &Operation,
+    ) -> Result<(), sqlx::Error> {
+        let (facility, lease) = (request.facility.as_str(), self.processing.lease());
+        store::operations::insert(conn, facility, operation, lease, Some(&request.key)).await
+    }
+
+    /// Writes down what follows by itself from an operation, leased to the caller. The payment must be locked.
+    pub(crate) async fn follow_up(
         &self,
         conn: &mut PgConnection,
         facility: &Facility,
         operation: &Operation,
     ) -> Result<(), sqlx::Error> {
-        store::operations::insert(conn, facility.as_str(), operation, self.processing.lease()).await
+        let lease = self.processing.lease();
+        store::operations::insert(conn, facility.as_str(), operation, lease, None).await
     }
 }
 

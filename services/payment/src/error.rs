@@ -61,6 +61,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the request may have been carried out before, so long ago that its answer is forgotten: it finds its own
+    /// work done, or under way.
+    pub(crate) fn may_be_late(&self) -> bool {
+        match self {
+            Error::Refused(_) | Error::NothingDue(_) | Error::Busy => true,
+            Error::Database(error) => error
+                .as_database_error()
+                .is_some_and(|error| error.constraint() == Some("operation_request")),
+            _ => false,
+        }
+    }
+
     /// Whether the database failed in a way that passes: the same work may succeed when it is done again.
     pub fn is_passing(&self) -> bool {
         match self {
@@ -116,7 +128,6 @@ fn refused(refusal: &Refusal) -> Status {
         Refusal::Currency { .. } => status::failed_precondition("CURRENCY_MISMATCH", text),
         Refusal::BeyondAuthorized { .. } => status::failed_precondition("CAPTURE_EXCEEDS_AUTHORIZED", text),
         Refusal::BeyondCaptured { .. } => status::failed_precondition("REFUND_EXCEEDS_CAPTURED", text),
-        Refusal::SpansCharges { .. } => status::failed_precondition("REFUND_SPANS_CHARGES", text),
         Refusal::Overflow => status::invalid_field("amount", text),
     }
 }

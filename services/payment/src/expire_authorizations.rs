@@ -86,7 +86,7 @@ async fn expire(desk: &Desk, id: Uuid, facility: String) -> Result<(), Error> {
         .ok_or(Error::Orphan(id))?;
     let amount = payment.money(payment.due()).ok_or(Error::Orphan(id))?;
     let operation = Operation::following(Uuid::now_v7(), Kind::Expire, id, authorization, amount);
-    operations::insert(&mut tx, facility.as_str(), &operation, Duration::ZERO).await?;
+    operations::insert(&mut tx, facility.as_str(), &operation, Duration::ZERO, None).await?;
     tx.commit().await?;
     Ok(())
 }

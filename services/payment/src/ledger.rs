@@ -12,6 +12,7 @@ pub enum Account {
     PayerCash,
     Revenue,
     BadDebt,
+    Rounding,
 }
 
 /// Why something is booked.
@@ -25,6 +26,9 @@ pub enum Cause {
     WriteOff,
     Refund,
     OrderReturned,
+    TransferReversed,
+    WriteOffReversed,
+    Rounding,
 }
 
 /// What a transaction belongs to.
@@ -128,6 +132,36 @@ impl Transaction {
         Self::of(Cause::WriteOff, origin, moves)
     }
 
+    /// The payer has paid what had become the patient's debt: the patient owes less.
+    pub fn transfer_reversed(origin: Origin, amount: Money) -> Booking {
+        let moves = [(Account::PayerReceivable, Account::PatientReceivable, amount)];
+        Self::of(Cause::TransferReversed, origin, moves)
+    }
+
+    /// What was written off of the payer's or the patient's part was paid after all.
+    pub fn write_off_reversed(origin: Origin, payers: Money, patients: Money) -> Booking {
+        let moves = [
+            (Account::PayerReceivable, Account::BadDebt, payers),
+            (Account::PatientReceivable, Account::BadDebt, patients),
+        ];
+        Self::of(Cause::WriteOffReversed, origin, moves)
+    }
+
+    /// The last hundredth by which a claim and its activities differ: left open by the payer when positive, paid too
+    /// much when negative.
+    pub fn rounding(origin: Origin, amount: Money) -> Booking {
+        let (debit, credit) = (Account::Rounding, Account::PayerReceivable);
+        let moves = match amount.is_negative() {
+            true => (
+                credit,
+                debit,
+                amount.checked_neg().map_err(|_| Unbookable(amount))?,
+            ),
+            false => (debit, credit, amount),
+        };
+        Self::of(Cause::Rounding, origin, [moves])
+    }
+
     /// The entries, a debit and its credit side by side.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -171,13 +205,14 @@ impl Transaction {
 pub type Booking = Result<Option<Transaction>, Unbookable>;
 
 impl Account {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::PatientReceivable,
         Self::PayerReceivable,
         Self::Cash,
         Self::PayerCash,
         Self::Revenue,
         Self::BadDebt,
+        Self::Rounding,
     ];
 
     /// As it is stored.
@@ -189,6 +224,7 @@ impl Account {
             Self::PayerCash => "PAYER_CASH",
             Self::Revenue => "REVENUE",
             Self::BadDebt => "BAD_DEBT",
+            Self::Rounding => "ROUNDING",
         }
     }
 
@@ -199,7 +235,7 @@ impl Account {
 }
 
 impl Cause {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::OrderFulfilled,
         Self::PaymentCaptured,
         Self::RemittancePaid,
@@ -208,6 +244,9 @@ impl Cause {
         Self::WriteOff,
         Self::Refund,
         Self::OrderReturned,
+        Self::TransferReversed,
+        Self::WriteOffReversed,
+        Self::Rounding,
     ];
 
     /// As it is stored.
@@ -221,6 +260,9 @@ impl Cause {
             Self::WriteOff => "WRITE_OFF",
             Self::Refund => "REFUND",
             Self::OrderReturned => "ORDER_RETURNED",
+            Self::TransferReversed => "TRANSFER_REVERSED",
+            Self::WriteOffReversed => "WRITE_OFF_REVERSED",
+            Self::Rounding => "ROUNDING",
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Operation {
     pub reason: String,
     /// Of an authorization: the capture follows by itself.
     pub then_capture: bool,
+    /// Of a refund: what the same request is still to give back of other charges, in minor units.
+    pub remaining: i64,
     /// The processor's own number of it.
     pub reference: String,
     /// Why the processor refused.
@@ -87,6 +89,7 @@ impl Operation {
             merchant_reference: String::new(),
             reason: String::new(),
             then_capture: false,
+            remaining: 0,
             reference: String::new(),
             refusal: String::new(),
             request_id: id,

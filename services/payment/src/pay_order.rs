@@ -41,7 +41,7 @@ impl Command for PayOrder {
             then_capture: payment.purpose == Purpose::Balance,
             ..Operation::authorize(operation_id, &payment, due, request.key.request_id())
         };
-        desk.open(conn, &request.facility, &operation).await?;
+        desk.open(conn, request, &operation).await?;
         Ok(Begun::Wanted(operation))
     }
 }

@@ -69,9 +69,6 @@ pub enum Refusal {
     BeyondAuthorized { asked: Money, authorized: Money },
     #[error("{asked} is more than the {left} that is left of what was captured")]
     BeyondCaptured { asked: Money, left: Money },
-    /// The refund is within what was captured, but no single charge has that much left.
-    #[error("{asked} spans several charges; at most {left} can be refunded at once")]
-    SpansCharges { asked: Money, left: Money },
     #[error("the amount is beyond what can be counted")]
     Overflow,
 }
@@ -118,7 +115,7 @@ impl Payment {
 
     /// What is still to be authorized.
     pub fn due(&self) -> i64 {
-        self.amount - self.captured
+        (self.amount - self.captured).max(0)
     }
 
     /// What can still be given back.
@@ -257,31 +254,35 @@ impl Payment {
         self.version += 1;
     }
 
-    /// The patient owes `balance` now, beside what was captured before. Whatever had ended waits for a payment method
-    /// again; an attempt under way goes on, and leaves the rest open.
+    /// The patient owes `balance` now, beside what was captured before: how orders of an earlier release tell it, who
+    /// may not know yet what was captured.
     pub fn owes(&mut self, balance: Money) -> Result<(), Refusal> {
-        if let Some(expected) = self.currency.filter(|expected| *expected != balance.currency()) {
+        let billed = self.captured.checked_add(balance.minor());
+        self.bills(Money::new(billed.ok_or(Refusal::Overflow)?, balance.currency()))
+    }
+
+    /// So much was billed to the patient in all. What had ended waits for a payment method again when more of it is due;
+    /// an attempt under way goes on, and leaves the rest open.
+    pub fn bills(&mut self, billed: Money) -> Result<(), Refusal> {
+        if let Some(expected) = self.currency.filter(|expected| *expected != billed.currency()) {
             return Err(Refusal::Currency {
                 expected,
-                given: balance.currency(),
+                given: billed.currency(),
             });
         }
-        self.currency = Some(balance.currency());
-        self.amount = self
-            .captured
-            .checked_add(balance.minor())
-            .ok_or(Refusal::Overflow)?;
-        match self.state {
-            State::Authorizing | State::Unknown | State::Authorized => self.version += 1,
+        self.currency = Some(billed.currency());
+        self.amount = billed.minor();
+        self.version += 1;
+        self.state = match self.state {
+            State::Authorizing | State::Unknown | State::Authorized => self.state,
             State::Created | State::Declined | State::Captured | State::Voided | State::Expired => {
-                self.state = if balance.is_zero() {
-                    self.state
-                } else {
-                    State::Created
-                };
-                self.version += 1;
+                match (self.due() > 0, self.captured > 0) {
+                    (true, _) => State::Created,
+                    (false, true) => State::Captured,
+                    (false, false) => self.state,
+                }
             }
-        }
+        };
         Ok(())
     }
 

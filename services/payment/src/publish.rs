@@ -71,6 +71,7 @@ pub(crate) fn refunded(payment: &Payment, amount: Money, refund_id: Uuid) -> wir
         purpose: purpose(payment.purpose).into(),
         amount: Some(amount.into()),
         refund_id: refund_id.to_string(),
+        refunded: payment.money(payment.refunded).map(Into::into),
     }
 }
 

@@ -9,7 +9,6 @@ use crate::{
     desk::{Answer, Desk, Request},
     error::Error,
     operation::{Kind, Operation},
-    payment::Refusal,
     store::{self, operations},
 };
 
@@ -52,24 +51,23 @@ impl Command for RefundPayment {
         let charge = operations::charge_of(conn, payment.id)
             .await?
             .ok_or(Error::Orphan(payment.id))?;
-        if amount.minor() > charge.left {
-            let left = Money::new(charge.left, amount.currency());
-            return Err(Refusal::SpansCharges { asked: amount, left }.into());
-        }
+        // What one charge is too small for is given back of the others, one after the other.
+        let part = Money::new(amount.minor().min(charge.left), amount.currency());
         let operation = Operation {
             request_id: request.key.request_id(),
             reason: self.reason.clone(),
+            remaining: amount.minor() - part.minor(),
             ..Operation::following(
                 operation_id,
                 Kind::Refund,
                 payment.id,
                 charge.authorization_id,
-                amount,
+                part,
             )
         };
         payment.touch();
         store::save(conn, &mut payment).await?;
-        desk.open(conn, &request.facility, &operation).await?;
+        desk.open(conn, request, &operation).await?;
         operations::insert_refund(conn, request.facility.as_str(), &operation).await?;
         Ok(Begun::Wanted(operation))
     }

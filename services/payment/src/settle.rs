@@ -37,7 +37,10 @@ pub(crate) async fn settle(
     };
     store::save(conn, payment).await?;
     if let Some(next) = &next {
-        desk.open(conn, facility, next).await?;
+        desk.follow_up(conn, facility, next).await?;
+        if next.kind == Kind::Refund {
+            operations::insert_refund(conn, facility.as_str(), next).await?;
+        }
     }
     Ok(next)
 }
@@ -78,7 +81,7 @@ async fn approved(
         }
         Kind::Expire => expire(conn, facility, payment, operation).await?,
         Kind::Release => {}
-        Kind::Refund => refund(conn, facility, payment, operation, amount).await?,
+        Kind::Refund => return refund(conn, facility, payment, operation, amount).await,
     }
     Ok(None)
 }
@@ -142,7 +145,7 @@ async fn refund(
     payment: &mut Payment,
     operation: &Operation,
     amount: Money,
-) -> Result<(), Error> {
+) -> Result<Option<Operation>, Error> {
     payment.refunded(amount.minor())?;
     operations::account(conn, operation.authorization_id, 0, amount.minor()).await?;
     operations::close_refund(conn, operation.id, RefundState::Succeeded).await?;
@@ -153,7 +156,23 @@ async fn refund(
     )
     .await?;
     let event = publish::refunded(payment, amount, operation.id);
-    publish::append(conn, facility, payment, operation.request_id, &event).await
+    publish::append(conn, facility, payment, operation.request_id, &event).await?;
+    if operation.remaining == 0 {
+        return Ok(None);
+    }
+    // The charge was too small for the whole refund: the next one follows.
+    let charge = operations::charge_of(conn, payment.id)
+        .await?
+        .ok_or(Error::Orphan(payment.id))?;
+    let part = operation.remaining.min(charge.left);
+    payment.touch();
+    Ok(Some(Operation {
+        authorization_id: charge.authorization_id,
+        amount: Money::new(part, amount.currency()),
+        reason: operation.reason.clone(),
+        remaining: operation.remaining - part,
+        ..operation.next(Kind::Refund)
+    }))
 }
 
 /// Books what there is to book.

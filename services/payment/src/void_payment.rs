@@ -74,7 +74,7 @@ impl Command for VoidPayment {
             reason: self.reason.clone(),
             ..Operation::following(operation_id, Kind::Void, payment.id, authorization, amount)
         };
-        desk.open(conn, &request.facility, &operation).await?;
+        desk.open(conn, request, &operation).await?;
         Ok(Begun::Wanted(operation))
     }
 }

@@ -91,6 +91,7 @@ pub fn account(account: Account) -> wire::LedgerAccount {
         Account::PayerCash => wire::LedgerAccount::PayerCash,
         Account::Revenue => wire::LedgerAccount::Revenue,
         Account::BadDebt => wire::LedgerAccount::BadDebt,
+        Account::Rounding => wire::LedgerAccount::Rounding,
     }
 }
 
@@ -117,6 +118,9 @@ fn cause(cause: Cause) -> wire::LedgerCause {
         Cause::WriteOff => wire::LedgerCause::WriteOff,
         Cause::Refund => wire::LedgerCause::Refund,
         Cause::OrderReturned => wire::LedgerCause::OrderReturned,
+        Cause::TransferReversed => wire::LedgerCause::TransferReversed,
+        Cause::WriteOffReversed => wire::LedgerCause::WriteOffReversed,
+        Cause::Rounding => wire::LedgerCause::Rounding,
     }
 }
 

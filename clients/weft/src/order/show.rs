@@ -24,6 +24,10 @@ pub(crate) fn order(order: &Order) -> String {
     field("other payer", money(order.other_payer.as_ref()));
     field("payer paid", money(order.payer_paid.as_ref()));
     field("patient balance", money(order.patient_balance.as_ref()));
+    let credit = order.patient_credit.as_ref();
+    if credit.is_some_and(|credit| credit.units != 0 || credit.nanos != 0) {
+        field("patient credit", money(credit));
+    }
     field("transferred", money(order.transferred.as_ref()));
     field("written off", money(order.written_off.as_ref()));
     field("refunded", money(order.refunded.as_ref()));

@@ -36,4 +36,14 @@ impl Key {
     pub fn request_id(&self) -> Uuid {
         self.request_id
     }
+
+    /// The method that it was sent to: `package.Service/Method`.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The fingerprint of all that the request says, to be kept beside what it made.
+    pub fn hash(&self) -> &[u8] {
+        &self.hash
+    }
 }

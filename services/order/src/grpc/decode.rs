@@ -20,7 +20,8 @@ use crate::{
     place_order::Intake,
     refund::{Wanted, WantedLine},
     refund_order::Return,
-    resolve_balance::Resolution,
+    resolve_balance::Decided,
+    settlement::Resolution,
     store::orders::Filter,
 };
 
@@ -48,9 +49,9 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
         .try_fold(0_i64, |sum, line| sum.checked_add(line.amount));
     let price = read.price(gross, request.patient_share.as_ref(), request.claim.as_ref());
     violations.require(
-        gross.is_some_and(|gross| gross > 0),
+        gross.is_some(),
         "lines",
-        "must sum to an amount above zero",
+        "must sum to an amount that can be counted",
     );
     let capture_mode = request.capture_mode();
     let Some(currency) = currency.filter(|_| violations.is_empty()) else {
@@ -118,12 +119,23 @@ pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<Retur
 }
 
 /// What is to become of a balance.
-pub(super) fn resolution(request: &ResolveOrderBalanceRequest) -> Result<Resolution, Status> {
-    match request.resolution() {
-        BalanceResolution::BillPatient => Ok(Resolution::BillPatient),
-        BalanceResolution::WriteOff => Ok(Resolution::WriteOff),
-        BalanceResolution::Unspecified => Err(status::invalid_field("resolution", "must be given")),
+pub(super) fn resolution(request: ResolveOrderBalanceRequest) -> Result<Decided, Status> {
+    let resolution = match request.resolution() {
+        BalanceResolution::BillPatient => Resolution::BillPatient,
+        BalanceResolution::WriteOff => Resolution::WriteOff,
+        BalanceResolution::Unspecified => return Err(status::invalid_field("resolution", "must be given")),
+    };
+    let amount = request.amount.as_ref().map(Money::try_from).transpose();
+    let amount = amount.map_err(|error| status::invalid_field("amount", error.to_string()))?;
+    if amount.is_some_and(|amount| !amount.is_positive()) {
+        return Err(status::invalid_field("amount", "must be above zero"));
     }
+    Ok(Decided {
+        order_id: super::uuid("id", &request.id)?,
+        resolution,
+        amount,
+        reason: request.reason,
+    })
 }
 
 /// Which orders are listed.
@@ -247,11 +259,15 @@ impl Reader<'_> {
             Some((claim_gross, claim_share)) => {
                 let in_all = patient_share.checked_add(net);
                 let fits = in_all.is_some_and(|sum| sum <= gross) && patient_share >= 0;
-                violations.require(
-                    fits,
-                    "claim.net",
-                    "must not be more than the gross less the patient share",
-                );
+                // Of two that are too much together, the one that is too much alone is named.
+                match patient_share > gross {
+                    true => violations.add("patient_share", "must not be more than the sum of the lines"),
+                    false => violations.require(
+                        fits,
+                        "claim.net",
+                        "must not be more than the gross less the patient share",
+                    ),
+                }
                 violations.require(
                     claim_gross == gross,
                     "claim.gross",

@@ -124,12 +124,29 @@ fn mixed_currencies_parts_of_the_smallest_coin_and_odd_quantities_are_named_by_l
 }
 
 #[test]
-fn an_order_for_nothing_or_beyond_counting_is_refused() {
-    let free = PlaceOrderRequest {
+fn an_order_for_nothing_is_taken() {
+    let mut free = PlaceOrderRequest {
         lines: vec![line(0)],
         ..Default::default()
     };
-    assert_eq!(place(free).unwrap_err(), ["lines"]);
+    assert_eq!(place(free.clone()).unwrap().gross, 0);
+    free.claim = claim(0, 0, 0);
+    assert_eq!(place(free).unwrap().payer_net, 0);
+}
+
+#[test]
+fn a_share_above_the_price_is_named_as_such() {
+    let request = PlaceOrderRequest {
+        lines: vec![line(77)],
+        claim: claim(77, 80, 0),
+        patient_share: money(80),
+        ..Default::default()
+    };
+    assert_eq!(place(request).unwrap_err(), ["patient_share"]);
+}
+
+#[test]
+fn an_order_beyond_counting_is_refused() {
     let huge = i64::MAX / 100 - 1;
     let request = PlaceOrderRequest {
         lines: vec![line(huge), line(huge)],

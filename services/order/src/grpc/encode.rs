@@ -42,6 +42,7 @@ pub fn order(order: &Order, lines: &[Line], refunds: &[Refund]) -> wire::Order {
         transferred: money(account.transferred),
         written_off: money(account.payer_written_off + account.patient_written_off),
         patient_balance: money(order.patient_balance()),
+        patient_credit: money(order.patient_credit()),
         settlement_hold: hold(order.hold).into(),
         refunded: money(account.refunded),
         refunds: refunds.iter().map(|given| refund(order, given)).collect(),

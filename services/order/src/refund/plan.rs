@@ -25,9 +25,15 @@ pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Wanted) 
     }
     let share = order.price.patient_share - counted().map(|refund| refund.share).sum::<i64>();
     let balance = order.account.balance_paid - counted().map(|refund| refund.balance).sum::<i64>();
+    let pending: i64 = counted()
+        .filter(|refund| refund.state == RefundState::Pending)
+        .map(|refund| refund.balance)
+        .sum();
+    let balance = balance.max(0);
     let left = Left {
         share,
-        balance: balance.max(0),
+        balance,
+        credit: (order.patient_credit() - pending).clamp(0, balance),
     };
     match wanted {
         Wanted::Whole => whole(order, left),
@@ -48,6 +54,8 @@ pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Wanted) 
 struct Left {
     share: i64,
     balance: i64,
+    /// Of `balance`, what was paid too much; it is given back first.
+    credit: i64,
 }
 
 fn whole(order: &Order, left: Left) -> Result<Refund, Refused> {
@@ -74,7 +82,7 @@ fn part(left: Left, amount: i64, lines: Vec<Returned>) -> Result<Refund, Refused
             "it is more than what is left of the patient's money".to_owned(),
         ));
     }
-    let share = amount.min(left.share);
+    let share = (amount - left.credit.min(amount)).min(left.share);
     Ok(refund(share, amount - share, lines))
 }
 

@@ -134,7 +134,8 @@ impl Run {
                 if unconfirmed {
                     self.order.confirm()?;
                 }
-                if fulfils {
+                // With nothing to capture and nothing to file, no step says that it goes straight on.
+                if fulfils || self.order.immediate {
                     self.fulfil(rules)?;
                 }
                 self.release();
@@ -159,6 +160,10 @@ impl Run {
             (State::Compensated, Kind::RefundOrder) => {
                 self.end_refund(RefundState::Failed);
                 self.order.touch();
+                // Its balance may have been let go.
+                if self.refund.as_ref().is_some_and(|refund| refund.whole) {
+                    self.order.balance_let_go();
+                }
                 Ok(())
             }
             (State::Running | State::Waiting | State::Compensating | State::Stuck, _) => Ok(()),

@@ -19,6 +19,10 @@ pub struct Account {
     pub patient_returned: i64,
     /// Money given back to the patient.
     pub refunded: i64,
+    /// Of it, what the patient had paid too much.
+    pub credit_refunded: i64,
+    /// The last hundredth between the claim and its activities; negative when the payer paid it too much.
+    pub rounding: i64,
 }
 
 /// What keeps a fulfilled order from being settled.

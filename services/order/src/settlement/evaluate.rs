@@ -3,7 +3,7 @@
 use super::{Activity, Disposition, Hold};
 
 /// A claim's net and the sum of its activities may differ by so many minor units.
-const ROUNDING: i64 = 1;
+pub(super) const ROUNDING: i64 = 1;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,8 @@ pub(super) enum Decision {
     Wait,
     /// Somebody has to act first.
     Hold(Hold),
-    /// Everything open can be closed: amounts by the activity's index, and a remainder of rounding to write off.
+    /// Everything open can be closed: amounts by the activity's index, and the last hundredth, which is
+    /// negative when the payer has paid too much.
     Close {
         transfers: Vec<(usize, i64)>,
         write_offs: Vec<(usize, i64)>,
@@ -39,7 +40,7 @@ pub(super) fn decide(
         return Decision::Close {
             transfers: Vec::new(),
             write_offs: Vec::new(),
-            rounding: outstanding.max(0),
+            rounding: outstanding,
         };
     }
     if activities.is_empty() {
@@ -67,6 +68,6 @@ pub(super) fn decide(
     Decision::Close {
         transfers: of(Disposition::Patient),
         write_offs: of(Disposition::WriteOff),
-        rounding: rounding.max(0),
+        rounding,
     }
 }

@@ -1,6 +1,6 @@
 //! Orders, without their lines.
 
-use chassis::Facility;
+use chassis::{Facility, idempotency::Key};
 use prost::Message;
 use proto::claims::v1::ClaimDetails;
 use sqlx::PgConnection;
@@ -51,6 +51,8 @@ struct Row {
     activities: serde_json::Value,
     claim_version: i64,
     refunded: i64,
+    credit_refunded: i64,
+    rounding: i64,
     refund_count: i32,
     saga_id: Uuid,
     busy: bool,
@@ -69,8 +71,8 @@ macro_rules! orders {
             "select id, facility, reference, patient_id, currency, gross, patient_share, payer_net, other_payer,
                  payer_id, immediate, payment_method, state, payment_id, claim_id, failure, remarks, payer_paid,
                  transferred, payer_written_off, patient_written_off, balance_paid, payer_returned, patient_returned,
-                 hold, activities, claim_version, refunded, refund_count, saga_id, busy, version, expires_at,
-                 created_at, updated_at
+                 hold, activities, claim_version, refunded, credit_refunded, rounding, refund_count, saga_id, busy,
+                 version, expires_at, created_at, updated_at
              from orders.placed_order "
                 + $rest,
             $($argument),+
@@ -180,19 +182,21 @@ pub async fn list(
     rows.into_iter().map(Order::try_from).collect()
 }
 
-/// Writes a new order down. Its claim, if it has one, goes beside it.
+/// Writes a new order down. Its claim, if it has one, goes beside it. A second order of the same request breaks
+/// `placed_order_request`.
 pub async fn insert(
     conn: &mut PgConnection,
     order: &Order,
     claim: Option<&ClaimDetails>,
+    key: &Key,
 ) -> Result<(), sqlx::Error> {
     let details = claim.map(ClaimDetails::encode_to_vec);
     sqlx::query!(
         "with placed as (
              insert into orders.placed_order (id, facility, reference, patient_id, currency, gross, patient_share,
                  payer_net, other_payer, payer_id, immediate, payment_method, state, saga_id, busy, version,
-                 created_at, updated_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $17)
+                 created_at, updated_at, request_id, request_hash)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $17, $19, $20)
          )
          insert into orders.order_claim (order_id, facility, details)
          select $1, $2, $18 where $18::bytea is not null",
@@ -213,11 +217,30 @@ pub async fn insert(
         order.busy,
         order.version,
         order.created_at,
-        details
+        details,
+        key.request_id(),
+        key.hash()
     )
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// The order that a request has made, and the fingerprint of the request; however long ago.
+pub async fn made_by(
+    conn: &mut PgConnection,
+    facility: &Facility,
+    key: &Key,
+) -> Result<Option<(Uuid, Vec<u8>)>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select id, request_hash as "request_hash!" from orders.placed_order
+           where facility = $1 and request_id = $2"#,
+        facility.as_str(),
+        key.request_id()
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
 /// Writes an order that was at version `from`; false when it has moved on since.
@@ -234,7 +257,7 @@ pub async fn save(conn: &mut PgConnection, order: &Order, from: i64) -> Result<b
              transferred = $8, payer_written_off = $9, patient_written_off = $10, balance_paid = $11,
              payer_returned = $12, patient_returned = $13, hold = $14, activities = $15, claim_version = $16,
              refunded = $17, refund_count = $18, saga_id = $19, busy = $20, version = $21, expires_at = $22,
-             updated_at = $23, remarks = $24
+             updated_at = $23, remarks = $24, credit_refunded = $25, rounding = $26
          where id = $1 and version = $2",
         order.id,
         from,
@@ -259,7 +282,9 @@ pub async fn save(conn: &mut PgConnection, order: &Order, from: i64) -> Result<b
         order.version,
         order.expires_at,
         order.updated_at,
-        remarks
+        remarks,
+        order.account.credit_refunded,
+        order.account.rounding
     )
     .execute(conn)
     .await?;
@@ -318,6 +343,8 @@ impl TryFrom<Row> for Order {
                 payer_returned: row.payer_returned,
                 patient_returned: row.patient_returned,
                 refunded: row.refunded,
+                credit_refunded: row.credit_refunded,
+                rounding: row.rounding,
             },
             hold: Hold::named(&row.hold).ok_or_else(|| corrupt("hold"))?,
             activities: serde_json::from_value(row.activities).map_err(|_| corrupt("activities"))?,

@@ -2,19 +2,30 @@
 
 use std::collections::HashMap;
 
-use chassis::Facility;
+use chassis::{Facility, idempotency::Key};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::corrupt;
-use crate::refund::{Refund, RefundState, Returned};
+use crate::{
+    order::Order,
+    refund::{Refund, RefundState, Returned},
+};
+
+/// Whose a refund is.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    pub order: &'a Order,
+    /// The saga that gives it back; nil for one that the payment service has made by itself.
+    pub saga_id: Uuid,
+    /// Of the request that wants it. A second refund of the same request breaks `order_refund_request`.
+    pub key: Option<&'a Key>,
+}
 
 /// Writes a new refund with its lines.
 pub async fn insert(
     conn: &mut PgConnection,
-    facility: &Facility,
-    order_id: Uuid,
-    saga_id: Uuid,
+    origin: &Origin<'_>,
     refund: &Refund,
 ) -> Result<(), sqlx::Error> {
     let numbers: Vec<i32> = refund.lines.iter().map(|line| line.number).collect();
@@ -27,29 +38,48 @@ pub async fn insert(
     sqlx::query!(
         "with refund as (
              insert into orders.order_refund (id, order_id, facility, reference, reason, share, balance, whole, state,
-                 saga_id, created_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                 saga_id, created_at, request_id, request_hash)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $15, $16)
          )
          insert into orders.refund_line (refund_id, facility, number, quantity, amount)
          select $1, $3, * from unnest($12::integer[], $13::text[], $14::bigint[])",
         refund.id,
-        order_id,
-        facility.as_str(),
+        origin.order.id,
+        origin.order.facility.as_str(),
         refund.reference,
         refund.reason,
         refund.share,
         refund.balance,
         refund.whole,
         refund.state.name(),
-        saga_id,
+        origin.saga_id,
         refund.created_at,
         &numbers,
         &quantities,
-        &amounts
+        &amounts,
+        origin.key.map(Key::request_id),
+        origin.key.map(Key::hash)
     )
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// The refund that a request has made, and the fingerprint of the request; however long ago.
+pub async fn made_by(
+    conn: &mut PgConnection,
+    facility: &Facility,
+    key: &Key,
+) -> Result<Option<(Uuid, Vec<u8>)>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select id, request_hash as "request_hash!" from orders.order_refund
+           where facility = $1 and request_id = $2"#,
+        facility.as_str(),
+        key.request_id()
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
 /// Writes where a refund stands. One that has failed keeps the amounts that were asked for.

@@ -2,20 +2,22 @@
 
 use events::{Delivery, Handler, HandlerError};
 use proto::payment::v1::{
-    PaymentAuthorized, PaymentCaptured, PaymentDeclined, PaymentPurpose, PaymentVoided,
+    PaymentAuthorized, PaymentCaptured, PaymentDeclined, PaymentPurpose, PaymentRefunded, PaymentVoided,
 };
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{amount, lock, parse, save};
 use crate::{
     cancel_order,
     error::Error,
-    order::{Failure, State},
+    order::{Failure, Order, State},
+    refund::{Refund, RefundState},
     store::{self, sagas::Lease},
 };
 
-/// Wakes the sagas that wait for a payment, takes the payment of a balance, and gives up orders whose authorization
-/// has lapsed.
+/// Wakes the sagas that wait for a payment, takes the payment of a balance, gives up orders whose authorization has
+/// lapsed, and learns of money that the payment service has given back by itself.
 pub struct Payments {
     /// When a saga that begins now counts as stuck.
     pub patience: time::Duration,
@@ -25,11 +27,12 @@ impl Payments {
     /// The consumer's name.
     pub const NAME: &'static str = "order-payments";
     /// What it consumes.
-    pub const SUBJECTS: [&'static str; 4] = [
+    pub const SUBJECTS: [&'static str; 5] = [
         "evt.payment.payment.authorized",
         "evt.payment.payment.declined",
         "evt.payment.payment.captured",
         "evt.payment.payment.voided",
+        "evt.payment.payment.refunded",
     ];
 }
 
@@ -46,6 +49,9 @@ impl Handler for Payments {
         if delivery.is::<PaymentVoided>() {
             return self.voided(tx, delivery.decode()?, delivery).await;
         }
+        if delivery.is::<PaymentRefunded>() {
+            return refunded(tx, &delivery.decode()?, delivery).await;
+        }
         captured(tx, delivery.decode()?, delivery).await
     }
 }
@@ -58,12 +64,12 @@ impl Payments {
         event: PaymentVoided,
         delivery: &Delivery,
     ) -> Result<(), HandlerError> {
-        if event.purpose() != PaymentPurpose::Share {
-            return Ok(());
-        }
         let Some(mut order) = lock(conn, &event.order_id).await? else {
             return Ok(());
         };
+        if event.purpose() != PaymentPurpose::Share {
+            return balance_let_go(conn, order, delivery).await;
+        }
         if order.state == State::Confirmed && !order.busy {
             let failure = Failure::new("PAYMENT_VOIDED", event.reason);
             let causation = Some(delivery.id);
@@ -81,6 +87,82 @@ impl Payments {
         }
         Ok(())
     }
+}
+
+/// A balance that is due can be paid again, unless the whole order is about to be returned.
+async fn balance_let_go(
+    conn: &mut PgConnection,
+    mut order: Order,
+    delivery: &Delivery,
+) -> Result<(), HandlerError> {
+    let refunds = match order.refund_count {
+        0 => Vec::new(),
+        _ => store::refunds::of(conn, order.id).await?,
+    };
+    if refunds
+        .iter()
+        .any(|refund| refund.whole && refund.state == RefundState::Pending)
+    {
+        return Ok(());
+    }
+    let from = order.version;
+    order.balance_let_go();
+    save(conn, order, from, delivery).await
+}
+
+/// What was given back of a payment beyond the order's own refunds is a refund of the order as well.
+async fn refunded(
+    conn: &mut PgConnection,
+    event: &PaymentRefunded,
+    delivery: &Delivery,
+) -> Result<(), HandlerError> {
+    let Some(mut order) = lock(conn, &event.order_id).await? else {
+        return Ok(());
+    };
+    let refunds = store::refunds::of(conn, order.id).await?;
+    let of_balance = event.purpose() == PaymentPurpose::Balance;
+    let part = |refund: &Refund| match of_balance {
+        true => refund.balance,
+        false => refund.share,
+    };
+    let known: i64 = refunds
+        .iter()
+        .filter(|refund| refund.state != RefundState::Failed)
+        .map(part)
+        .sum();
+    let in_all = match &event.refunded {
+        Some(in_all) => amount(&order, Some(in_all))?,
+        // An earlier release did not tell the sum.
+        None if refunds.is_empty() => amount(&order, event.amount.as_ref())?,
+        None => return Ok(()),
+    };
+    let outside = in_all - known;
+    if outside <= 0 {
+        return Ok(());
+    }
+    let (share, balance) = if of_balance { (0, outside) } else { (outside, 0) };
+    let refund = Refund {
+        id: Uuid::parse_str(&event.refund_id)
+            .map_err(|_| HandlerError::schema("REFUND_ID_MALFORMED", &event.refund_id))?,
+        reference: String::new(),
+        reason: "refunded at the payment service".to_owned(),
+        share,
+        balance,
+        whole: false,
+        lines: Vec::new(),
+        state: RefundState::Done,
+        created_at: time::OffsetDateTime::now_utc(),
+    };
+    let from = order.version;
+    order.refunded_outside(&refund).map_err(Error::from)?;
+    order.refund_count += 1;
+    let origin = store::refunds::Origin {
+        order: &order,
+        saga_id: Uuid::nil(),
+        key: None,
+    };
+    store::refunds::insert(conn, &origin, &refund).await?;
+    save(conn, order, from, delivery).await
 }
 
 /// A saga that waits for the share looks what has become of it. Most have ended by the time they hear of it.

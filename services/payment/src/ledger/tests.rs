@@ -28,7 +28,7 @@ fn balances(bookings: impl IntoIterator<Item = Booking>) -> HashMap<Account, i64
 
 #[test]
 fn every_cause_moves_between_its_two_accounts_and_sums_to_zero() {
-    use Account::{BadDebt, Cash, PatientReceivable, PayerCash, PayerReceivable, Revenue};
+    use Account::{BadDebt, Cash, PatientReceivable, PayerCash, PayerReceivable, Revenue, Rounding};
     let amount = aed(700);
     let (none, origin) = (aed(0), origin());
     for (booking, debit, credit) in [
@@ -82,6 +82,27 @@ fn every_cause_moves_between_its_two_accounts_and_sums_to_zero() {
             Transaction::order_returned(origin, none, amount),
             Revenue,
             PayerReceivable,
+        ),
+        (
+            Transaction::transfer_reversed(origin, amount),
+            PayerReceivable,
+            PatientReceivable,
+        ),
+        (
+            Transaction::write_off_reversed(origin, amount, none),
+            PayerReceivable,
+            BadDebt,
+        ),
+        (
+            Transaction::write_off_reversed(origin, none, amount),
+            PatientReceivable,
+            BadDebt,
+        ),
+        (Transaction::rounding(origin, amount), Rounding, PayerReceivable),
+        (
+            Transaction::rounding(origin, aed(-700)),
+            PayerReceivable,
+            Rounding,
         ),
     ] {
         assert_eq!(balances([booking]), HashMap::from([(debit, 700), (credit, -700)]));

@@ -179,3 +179,18 @@ fn a_balance_raised_during_its_capture_leaves_the_rest_open() {
     payment.captured(5_000).unwrap();
     assert_eq!((payment.state, payment.captured), (State::Captured, 15_000));
 }
+
+#[test]
+fn what_is_due_is_what_was_billed_less_what_was_captured_whoever_knew_of_it() {
+    let mut payment = in_state(State::Created, Purpose::Balance);
+    payment.bills(aed(10_000)).unwrap();
+    payment.authorizing("tok_visa", None).unwrap();
+    payment.authorized(10_000, "first", later()).unwrap();
+    payment.captured(10_000).unwrap();
+    // Told by an order that has not heard of the capture.
+    payment.bills(aed(15_000)).unwrap();
+    assert_eq!((payment.state, payment.due()), (State::Created, 5_000));
+    // The payer has paid after all: nothing is due, and what was captured stays.
+    payment.bills(aed(4_000)).unwrap();
+    assert_eq!((payment.state, payment.due()), (State::Captured, 0));
+}

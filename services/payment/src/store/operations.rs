@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chassis::idempotency::Key;
 use money::Money;
 use sqlx::{PgConnection, postgres::types::PgInterval};
 use uuid::Uuid;
@@ -24,18 +25,22 @@ pub struct Charge {
     pub left: i64,
 }
 
-/// Writes an operation, leased to the caller for `lease`. The payment must be locked and have none open.
+/// Writes an operation, leased to the caller for `lease`. The payment must be locked and have none open. `key` is that
+/// of the request that begins with it; a second operation of the same request breaks `operation_request`.
 pub async fn insert(
     conn: &mut PgConnection,
     facility: &str,
     operation: &Operation,
     lease: Duration,
+    key: Option<&Key>,
 ) -> Result<(), sqlx::Error> {
     let currency = operation.amount.currency();
     sqlx::query!(
         "insert into payment.operation (id, facility, payment_id, kind, state, root_id, target_id, currency, amount,
-             method, merchant_reference, reason, then_capture, request_id, lease_until)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, clock_timestamp() + $15)",
+             method, merchant_reference, reason, then_capture, request_id, lease_until, remaining, request_method,
+             request_hash)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, clock_timestamp() + $15, $16, $17, $18)",
+
         operation.id,
         facility,
         operation.payment_id,
@@ -51,10 +56,31 @@ pub async fn insert(
         operation.then_capture,
         operation.request_id,
         interval(lease)?,
+        operation.remaining,
+        key.map_or("", Key::method),
+        key.map(Key::hash),
     )
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// What a request has begun, and the fingerprint of the request; however long ago.
+pub async fn made_by(
+    conn: &mut PgConnection,
+    facility: &str,
+    key: &Key,
+) -> Result<Option<(Uuid, Vec<u8>)>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select id, request_hash as "request_hash!" from payment.operation
+           where facility = $1 and request_method = $2 and request_id = $3 and request_method <> ''"#,
+        facility,
+        key.method(),
+        key.request_id(),
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
 /// The latest operation of those that the request of `root_id` has brought about.
@@ -62,7 +88,7 @@ pub async fn last_of(conn: &mut PgConnection, root_id: Uuid) -> Result<Option<Le
     let row = sqlx::query_as!(
         Row,
         r#"select id, payment_id, kind, state, root_id, target_id, currency, amount, method,
-               merchant_reference, reason, then_capture, reference, refusal, request_id, attempts,
+               merchant_reference, reason, then_capture, remaining, reference, refusal, request_id, attempts,
                greatest(extract(epoch from lease_until - clock_timestamp()), 0)::float8 as "leased_seconds!"
            from payment.operation where root_id = $1 order by id desc limit 1"#,
         root_id,
@@ -77,7 +103,7 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Operation>
     let row = sqlx::query_as!(
         Row,
         r#"select id, payment_id, kind, state, root_id, target_id, currency, amount, method,
-               merchant_reference, reason, then_capture, reference, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
+               merchant_reference, reason, then_capture, remaining, reference, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
            from payment.operation where id = $1 for update"#,
         id,
     )
@@ -94,7 +120,7 @@ pub async fn open_of(conn: &mut PgConnection, payment_id: Uuid) -> Result<Option
     let row = sqlx::query_as!(
         Row,
         r#"select id, payment_id, kind, state, root_id, target_id, currency, amount, method,
-               merchant_reference, reason, then_capture, reference, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
+               merchant_reference, reason, then_capture, remaining, reference, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
            from payment.operation where payment_id = $1 and state in ('RUNNING', 'UNKNOWN')"#,
         payment_id,
     )
@@ -274,6 +300,7 @@ struct Row {
     merchant_reference: String,
     reason: String,
     then_capture: bool,
+    remaining: i64,
     reference: String,
     refusal: String,
     request_id: Uuid,
@@ -297,6 +324,7 @@ impl TryFrom<Row> for Leased {
             merchant_reference: row.merchant_reference,
             reason: row.reason,
             then_capture: row.then_capture,
+            remaining: row.remaining,
             reference: row.reference,
             refusal: row.refusal,
             request_id: row.request_id,

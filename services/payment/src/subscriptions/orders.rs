@@ -3,11 +3,11 @@
 use chassis::Facility;
 use events::{Delivery, Handler, HandlerError};
 use money::Money;
-use proto::order::v1::{OrderBalanceDue, OrderFulfilled, OrderReturned, OrderSettled};
+use proto::order::v1::{OrderAdjusted, OrderBalanceDue, OrderFulfilled, OrderReturned, OrderSettled};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{amounts, facility, origin};
+use super::{amount, amounts, facility, origin};
 use crate::{
     error::Error,
     ledger::Transaction,
@@ -25,10 +25,11 @@ impl Orders {
     /// The consumer's name.
     pub const NAME: &'static str = "payment-ledger";
     /// What it consumes.
-    pub const SUBJECTS: [&'static str; 4] = [
+    pub const SUBJECTS: [&'static str; 5] = [
         "evt.order.order.fulfilled",
         "evt.order.order.returned",
         "evt.order.order.balance_due",
+        "evt.order.order.adjusted",
         "evt.order.order.settled",
     ];
 }
@@ -45,8 +46,12 @@ impl Handler for Orders {
         if delivery.is::<OrderReturned>() {
             let event: OrderReturned = delivery.decode()?;
             let [share, net] = amounts([&event.patient_share, &event.payer_net])?;
-            let booking = Transaction::order_returned(origin(delivery, &event.order_id)?, share, net);
-            return Ok(book(tx, &facility, booking).await?);
+            let origin = origin(delivery, &event.order_id)?;
+            book(tx, &facility, Transaction::order_returned(origin, share, net)).await?;
+            return Ok(());
+        }
+        if delivery.is::<OrderAdjusted>() {
+            return adjusted(tx, &facility, delivery).await;
         }
         if delivery.is::<OrderBalanceDue>() {
             return balance_due(tx, &facility, delivery).await;
@@ -67,19 +72,63 @@ async fn balance_due(
     let nothing = Money::zero(balance.currency());
     book(tx, facility, Transaction::denial_transferred(origin, transferred)).await?;
     book(tx, facility, Transaction::write_off(origin, written_off, nothing)).await?;
-    Ok(ask_for(tx, facility, origin.order_id, balance).await?)
+    let ask = match &event.billed {
+        Some(billed) => Ask::InAll(amount(billed)?),
+        None => Ask::More(balance),
+    };
+    Ok(ask_for(tx, facility, origin.order_id, ask).await?)
 }
 
-/// The payment of the balance waits for a payment method, over what the patient owes now.
-async fn ask_for(
+async fn adjusted(
     tx: &mut PgConnection,
     facility: &Facility,
-    order_id: Uuid,
-    balance: Money,
-) -> Result<(), Error> {
+    delivery: &Delivery,
+) -> Result<(), HandlerError> {
+    let event: OrderAdjusted = delivery.decode()?;
+    let origin = origin(delivery, &event.order_id)?;
+    let [billed, transferred, written_off, patient_written_off] = amounts([
+        &event.billed,
+        &event.transferred,
+        &event.written_off,
+        &event.patient_written_off,
+    ])?;
+    let [_, transfer_reversed, payers, patients, rounding] = amounts([
+        &event.billed,
+        &event.transfer_reversed,
+        &event.write_off_reversed,
+        &event.patient_write_off_reversed,
+        &event.rounding,
+    ])?;
+    for booking in [
+        Transaction::denial_transferred(origin, transferred),
+        Transaction::write_off(origin, written_off, patient_written_off),
+        Transaction::transfer_reversed(origin, transfer_reversed),
+        Transaction::write_off_reversed(origin, payers, patients),
+        Transaction::rounding(origin, rounding),
+    ] {
+        book(tx, facility, booking).await?;
+    }
+    Ok(ask_for(tx, facility, origin.order_id, Ask::InAll(billed)).await?)
+}
+
+/// What the patient is asked for.
+#[derive(Clone, Copy)]
+enum Ask {
+    /// So much in all.
+    InAll(Money),
+    /// So much beside what was captured before.
+    More(Money),
+}
+
+/// The payment of the balance waits for a payment method when something of it is due.
+async fn ask_for(tx: &mut PgConnection, facility: &Facility, order_id: Uuid, ask: Ask) -> Result<(), Error> {
+    let (Ask::InAll(balance) | Ask::More(balance)) = ask;
     match store::lock_of(tx, order_id, Purpose::Balance).await? {
         Some(mut payment) => {
-            payment.owes(balance)?;
+            match ask {
+                Ask::InAll(billed) => payment.bills(billed)?,
+                Ask::More(balance) => payment.owes(balance)?,
+            }
             store::save(tx, &mut payment).await?;
         }
         None if balance.is_positive() => {
@@ -118,6 +167,15 @@ async fn let_go(
         return Ok(());
     };
     if !matches!(payment.state, State::Created | State::Declined) {
+        return Ok(());
+    }
+    // What was captured before stays captured; only the rest is let go.
+    if let Some(captured) = payment
+        .money(payment.captured)
+        .filter(|captured| captured.is_positive())
+    {
+        payment.bills(captured)?;
+        store::save(tx, &mut payment).await?;
         return Ok(());
     }
     payment.voided()?;

@@ -1,0 +1,48 @@
+//! What people decided about what was open.
+
+use chassis::{Facility, idempotency::Key};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{order::Order, resolve_balance::Decided};
+
+/// Writes a decision over `amount` minor units. A second one of the same request breaks `balance_resolution_request`.
+pub async fn insert(
+    conn: &mut PgConnection,
+    order: &Order,
+    key: &Key,
+    decided: &Decided,
+    amount: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into orders.balance_resolution (id, facility, order_id, request_id, request_hash, resolution, amount,
+             reason)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        Uuid::now_v7(),
+        order.facility.as_str(),
+        order.id,
+        key.request_id(),
+        key.hash(),
+        decided.resolution.name(),
+        amount,
+        decided.reason
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The fingerprint of the request that has made a decision under this id, if one has.
+pub async fn made_by(
+    conn: &mut PgConnection,
+    facility: &Facility,
+    key: &Key,
+) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select request_hash from orders.balance_resolution where facility = $1 and request_id = $2",
+        facility.as_str(),
+        key.request_id()
+    )
+    .fetch_optional(conn)
+    .await
+}
