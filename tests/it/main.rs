@@ -56,6 +56,7 @@ mod harness;
 mod health;
 mod hostile_values;
 mod killed_import;
+mod large_tables;
 mod mesh_abuse;
 mod mesh_certificates;
 mod mesh_deadlines;

@@ -24,7 +24,9 @@ pub mod token;
 pub mod backbone;
 pub mod nats;
 pub mod node;
+pub mod plans;
 pub mod postgres;
+pub mod tables;
 
 pub mod collector;
 pub mod door;

@@ -126,6 +126,13 @@ impl Postgres {
         self.process().as_ref().map(Process::tail).unwrap_or_default()
     }
 
+    /// The whole of its log so far.
+    pub fn whole_log(&self) -> String {
+        std::fs::read(self.folder.path().join("postgres.log"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
     fn options(&self, database: &str, role: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")

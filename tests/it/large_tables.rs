@@ -1,0 +1,97 @@
+//! No list and no sweep reads a large table from end to end: the plans that PostgreSQL carries out are looked at.
+//!
+//! `make bench-tables` measures the same calls at ten million rows.
+
+use std::collections::BTreeSet;
+
+use tests::{
+    Durability, Options, Service, Stack, eventually,
+    plans::{self, Plan},
+    tables,
+};
+
+use crate::order_rig::SOON;
+
+const ROWS: u64 = 50_000;
+/// A page of 50, its lines and one more of each; a sweep's page of 1,000.
+const TOUCHED_AT_MOST: u64 = 1_500;
+/// PostgreSQL tries a plan for any value after five for one.
+const TIMES: usize = 7;
+
+/// A system whose service has months of work behind it, and logs its plans.
+async fn filled(service: Service) -> Stack {
+    let options = Options::default()
+        .own_postgres(Durability::Fast)
+        .only(&[service])
+        .set(service, "idempotency.prune_interval_s", "1");
+    let stack = Stack::with(options).await;
+    stack.stop(service).await;
+    tables::fill(stack.database(service), service, ROWS).await;
+    plans::log(stack.database(service), &format!("{service}_app")).await;
+    stack.restart(service).await;
+    stack
+}
+
+/// Makes every call of the service, waits until each of the sweeps has been carried out, and looks at all plans.
+async fn check(stack: &Stack, service: Service, sweeps: &[&str]) {
+    for call in tables::calls(stack, service) {
+        for _ in 0..TIMES {
+            call.run()
+                .await
+                .unwrap_or_else(|status| panic!("{}: {status}", call.name));
+        }
+    }
+    eventually(SOON, || async {
+        let seen = plans::logged(stack.postgres());
+        sweeps
+            .iter()
+            .all(|sweep| seen.iter().any(|plan| plan.query.contains(sweep)))
+    })
+    .await;
+    let excesses: BTreeSet<_> = plans::logged(stack.postgres())
+        .iter()
+        .filter(|plan| !is_bounded_otherwise(plan))
+        .flat_map(|plan| plan.excesses(tables::large(service), TOUCHED_AT_MOST))
+        .collect();
+    assert!(excesses.is_empty(), "{excesses:#?}");
+}
+
+/// The table of applied migrations is named as its service is; the ledger is folded 20,000 entries at a time.
+fn is_bounded_otherwise(plan: &Plan) -> bool {
+    plan.query.contains("weft_migrations") || plan.query.starts_with("insert into payment.ledger_total")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_sweeps_of_orders_touch_a_page_of_rows_however_many_there_are() {
+    let stack = filled(Service::Order).await;
+    let sweeps = [
+        "chassis.idempotency i",
+        "chassis.audit a",
+        "orders.saga p",
+        "due_at <= now()",
+        "open_sagas",
+    ];
+    check(&stack, Service::Order, &sweeps).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_are() {
+    let stack = filled(Service::Payment).await;
+    // The totals are folded by then, or the balance would read the ledger.
+    let database = stack.database(Service::Payment);
+    let folded = "select folded_to - (select max(id) from payment.ledger_entry) from payment.ledger_folded";
+    eventually(SOON, || async { database.count(folded).await == 0 }).await;
+    let sweeps = ["chassis.audit a", "lease_until < now()", "p.expires_at < now()"];
+    check(&stack, Service::Payment, &sweeps).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_sweeps_of_claims_touch_a_page_of_rows_however_many_there_are() {
+    let stack = filled(Service::Claims).await;
+    check(
+        &stack,
+        Service::Claims,
+        &["chassis.audit a", "next_filing_at <= now()"],
+    )
+    .await;
+}

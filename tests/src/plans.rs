@@ -1,0 +1,111 @@
+//! Which plans PostgreSQL really carried out, as its own module `auto_explain` logs them: also those inside functions.
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Executor as _};
+
+use crate::{Database, Postgres};
+
+/// A plan that was carried out.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The statement.
+    pub query: String,
+    root: Value,
+}
+
+/// A place in a plan that touched more rows than it should.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Excess {
+    /// What is wrong, and with which table.
+    pub what: String,
+    /// The statement.
+    pub query: String,
+}
+
+/// Has every plan logged that the service's role carries out in sessions from now on. The server must be the test's own.
+pub async fn log(database: &Database, role: &str) {
+    let settings = [
+        ("session_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+        ("auto_explain.log_analyze", "on"),
+        ("auto_explain.log_timing", "off"),
+        ("auto_explain.log_nested_statements", "on"),
+        ("auto_explain.log_format", "json"),
+    ];
+    let superuser = database.superuser().await;
+    for (name, value) in settings {
+        let set = format!("alter role {role} set {name} = '{value}'");
+        superuser
+            .execute(AssertSqlSafe(set))
+            .await
+            .expect("a superuser may, and PostgreSQL's own modules are installed");
+    }
+}
+
+/// Every plan in the server's log.
+///
+/// # Panics
+/// When the log holds none: then nothing was checked.
+pub fn logged(server: &Postgres) -> Vec<Plan> {
+    let log = server.whole_log();
+    let mut plans = Vec::new();
+    let mut lines = log.lines().peekable();
+    while let Some(line) = lines.next() {
+        if !line.ends_with(" plan:") {
+            continue;
+        }
+        let mut json = String::new();
+        while let Some(next) = lines.next_if(|next| next.starts_with('\t')) {
+            json.push_str(next);
+        }
+        let parsed: Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+        plans.push(Plan {
+            query: parsed["Query Text"].as_str().unwrap_or_default().to_owned(),
+            root: parsed["Plan"].clone(),
+        });
+    }
+    assert!(!plans.is_empty(), "no plan was logged");
+    plans
+}
+
+impl Plan {
+    /// Where it read one of the `large` tables from end to end, or touched more than `at_most` rows of one.
+    pub fn excesses(&self, large: &[&str], at_most: u64) -> Vec<Excess> {
+        let mut found = Vec::new();
+        self.visit(&self.root, large, at_most, &mut found);
+        found
+    }
+
+    fn visit(&self, node: &Value, large: &[&str], at_most: u64, found: &mut Vec<Excess>) {
+        let number = |name: &str| node[name].as_f64().unwrap_or(0.0);
+        let table = node["Relation Name"].as_str().unwrap_or_default();
+        // An index that is read for a bitmap names itself only.
+        let index = node["Index Name"].as_str().unwrap_or_default();
+        let concerned = large
+            .iter()
+            .find(|name| **name == table || index.starts_with(**name));
+        if let Some(name) = concerned {
+            let per_loop = number("Actual Rows")
+                + number("Rows Removed by Filter")
+                + number("Rows Removed by Index Recheck");
+            let touched = per_loop * number("Actual Loops").max(1.0);
+            let mut complain = |what: String| {
+                found.push(Excess {
+                    what,
+                    query: self.query.clone(),
+                });
+            };
+            if node["Node Type"] == "Seq Scan" {
+                complain(format!("reads {name} from end to end"));
+            } else if touched > at_most as f64 {
+                complain(format!(
+                    "touches {touched} rows of {name} ({})",
+                    node["Node Type"]
+                ));
+            }
+        }
+        for child in node["Plans"].as_array().into_iter().flatten() {
+            self.visit(child, large, at_most, found);
+        }
+    }
+}

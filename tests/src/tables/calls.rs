@@ -1,0 +1,117 @@
+//! Every list of every service, narrowed down in every way, on tables that [`fill`](super::fill) has filled.
+
+use std::pin::Pin;
+
+use proto::{
+    claims::v1::{ClaimState, ListClaimsRequest, claim_service_client::ClaimServiceClient},
+    ops::v1::{ListSagasRequest, SagaState, saga_service_client::SagaServiceClient},
+    order::v1::{ListOrdersRequest, OrderState, order_service_client::OrderServiceClient},
+    payment::v1::{
+        GetTrialBalanceRequest, LedgerAccount, ListLedgerEntriesRequest, ListPaymentsRequest, PaymentState,
+        ledger_service_client::LedgerServiceClient, payment_service_client::PaymentServiceClient,
+    },
+};
+use tonic::Status;
+
+use super::FACILITY;
+use crate::{Service, Stack};
+
+type Running = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
+
+/// A call that reads.
+pub struct Call {
+    /// What it asks for: `ListOrders line_code=RARE`.
+    pub name: String,
+    run: Box<dyn Fn() -> Running + Send + Sync>,
+}
+
+impl Call {
+    /// Makes it, and reads the page after the first one, if there is one.
+    ///
+    /// # Errors
+    /// The status that it was refused with.
+    pub async fn run(&self) -> Result<(), Status> {
+        (self.run)().await
+    }
+}
+
+/// Lists from the first page to the second, once for each way to narrow the list down.
+macro_rules! lists {
+    ($calls:ident, $client:expr, $method:ident, $request:ident: $({ $($field:ident: $value:expr),* }),+ $(,)?) => {
+        $({
+            #[allow(clippy::needless_update)]
+            let request = $request { $($field: $value.into(),)* ..$request::default() };
+            let narrowed: &[String] = &[$(format!(" {}={}", stringify!($field), stringify!($value))),*];
+            let client = $client.clone();
+            $calls.push(Call {
+                name: format!("{}{}", stringify!($method), narrowed.concat()),
+                run: Box::new(move || {
+                    let (mut client, request) = (client.clone(), request.clone());
+                    Box::pin(async move {
+                        let page = client.$method(request.clone()).await?.into_inner();
+                        if !page.next_page_token.is_empty() {
+                            let page_token = page.next_page_token;
+                            client.$method($request { page_token, ..request }).await?;
+                        }
+                        Ok(())
+                    })
+                }),
+            });
+        })+
+    };
+}
+
+/// An order that is there.
+const AN_ORDER: &str = "01900000-0000-7001-8000-00000000004d";
+
+/// The calls of one service, as an administrator.
+pub fn calls(stack: &Stack, service: Service) -> Vec<Call> {
+    let channel = stack.connect(service, &stack.token(FACILITY, &["admin"]));
+    let mut calls = Vec::new();
+    match service {
+        Service::Order => {
+            let orders = OrderServiceClient::new(channel.clone());
+            lists!(calls, orders, list_orders, ListOrdersRequest:
+                {}, { state: OrderState::BalanceDue }, { state: OrderState::Settled }, { state: OrderState::Cancelled },
+                { patient_id: "P-77" }, { line_code: "COMMON" }, { line_code: "RARE" }, { line_code: "ABSENT" },
+                { line_code: "C-7", patient_id: "P-77" });
+            let sagas = SagaServiceClient::new(channel);
+            lists!(calls, sagas, list_sagas, ListSagasRequest:
+                {}, { state: SagaState::Stuck }, { state: SagaState::Compensated }, { state: SagaState::Running },
+                { order_id: AN_ORDER });
+        }
+        Service::Payment => {
+            let payments = PaymentServiceClient::new(channel.clone());
+            lists!(calls, payments, list_payments, ListPaymentsRequest:
+                {}, { state: PaymentState::Unknown }, { state: PaymentState::Captured },
+                { state: PaymentState::Declined }, { order_id: AN_ORDER });
+            let ledger = LedgerServiceClient::new(channel);
+            lists!(calls, ledger, list_ledger_entries, ListLedgerEntriesRequest:
+                {}, { account: LedgerAccount::BadDebt }, { account: LedgerAccount::Cash }, { order_id: AN_ORDER });
+            calls.push(trial_balance(ledger));
+        }
+        Service::Claims => {
+            let claims = ClaimServiceClient::new(channel);
+            lists!(calls, claims, list_claims, ListClaimsRequest:
+                {}, { state: ClaimState::Rejected }, { state: ClaimState::Accepted }, { state: ClaimState::Draft },
+                { payer_id: "INS-RARE" }, { payer_id: "INS001", state: ClaimState::Rejected }, { order_id: AN_ORDER });
+        }
+    }
+    calls
+}
+
+fn trial_balance(ledger: LedgerServiceClient<crate::stack::Client>) -> Call {
+    Call {
+        name: "get_trial_balance".to_owned(),
+        run: Box::new(move || {
+            let mut ledger = ledger.clone();
+            Box::pin(async move {
+                let balance = ledger
+                    .get_trial_balance(GetTrialBalanceRequest::default())
+                    .await?;
+                assert!(balance.into_inner().balanced);
+                Ok(())
+            })
+        }),
+    }
+}
