@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use crate::events_rig::Rig;
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 4] = [
     "order/v1/events.proto",
     "events/v1/options.proto",
     "google/type/money.proto",
+    "mesh/v1/field.proto",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,6 +59,10 @@ impl Rig {
         rig
     }
 
+    pub(crate) async fn bus_is_ready(&self) {
+        eventually(SOON, || async { self.bus.status().borrow().then_some(()) }).await;
+    }
+
     pub(crate) fn publish(&mut self) {
         let relay = Relay::new(&self.bus, &self.pool);
         self.spawn(|stop| relay.run(stop));

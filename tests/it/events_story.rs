@@ -5,9 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use events::{Caller, DeadLetters, HandlerError, Upkeep};
+use events::{Caller, DeadLetters, HandlerError, Settings, Upkeep};
 use proto::ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _};
-use tests::eventually;
+use tests::{Nats, eventually};
 use tonic::Request;
 use uuid::Uuid;
 
@@ -24,7 +24,16 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) async fn start(poisoned: impl IntoIterator<Item = i64>) -> Story {
-        let mut story = Self::with(false).await;
+        Self::on(Nats::start().await, poisoned, |_| {}).await
+    }
+
+    /// The same on a broker that is there already, with other settings.
+    pub(crate) async fn on(
+        nats: Nats,
+        poisoned: impl IntoIterator<Item = i64>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Story {
+        let mut story = Self::of(Rig::on(nats, change).await);
         story.poison.lock().unwrap().extend(poisoned);
         let poisoned = story.poison.clone();
         story.rig.consume(move |delivery| {
@@ -42,7 +51,10 @@ impl Story {
 
     /// Nobody consumes yet. `approval`: edits of dead letters need a second person.
     pub(crate) async fn with(approval: bool) -> Story {
-        let mut rig = Rig::with(|settings| settings.edits_need_approval = approval).await;
+        Self::of(Rig::with(|settings| settings.edits_need_approval = approval).await)
+    }
+
+    fn of(mut rig: Rig) -> Story {
         rig.publish();
         let poison = Poison::default();
         let upkeep = Upkeep::new(&rig.bus, &rig.pool);

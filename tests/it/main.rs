@@ -37,6 +37,8 @@ mod events_crashes;
 mod events_dead_letters;
 mod events_faults;
 mod events_fencing;
+mod events_foreign;
+mod events_held;
 mod events_migrations;
 mod events_operators;
 mod events_path;

@@ -5,8 +5,15 @@ use std::{fs, path::Path, process::Command, sync::Mutex, time::Duration};
 use rustix::process::Signal;
 use serde::Deserialize;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::{binaries, eventually, process::Process, watchdog};
+
+/// Before the lines that a test has added to the configuration.
+const ADDED: &str = "# added\n";
 
 const START: Duration = Duration::from_secs(20);
 
@@ -31,12 +38,24 @@ impl Nats {
     /// # Panics
     /// When it is not up within 20 s; the message ends with its log.
     pub async fn start() -> Nats {
+        Self::start_with("").await
+    }
+
+    /// The same, where nobody may publish to a subject.
+    ///
+    /// # Panics
+    /// As [`Nats::start`].
+    pub async fn forbidding(subject: &str) -> Nats {
+        Self::start_with(&forbidden(subject)).await
+    }
+
+    async fn start_with(lines: &str) -> Nats {
         let folder = tempfile::Builder::new()
             .prefix("weft-nats-")
             .tempdir()
             .expect("the temp dir is writable");
         watchdog::remove(folder.path());
-        let mut process = spawn(folder.path(), "127.0.0.1:-1", "127.0.0.1:-1");
+        let mut process = spawn(folder.path(), "127.0.0.1:-1", "127.0.0.1:-1", lines);
         let ports = ports(folder.path(), &mut process).await;
         Nats {
             folder,
@@ -87,7 +106,7 @@ impl Nats {
     pub async fn restart(&self) {
         let (listen, monitoring) = (self.address(), self.monitoring_address());
         self.lock().kill9();
-        let mut process = spawn(self.folder.path(), listen, monitoring);
+        let mut process = spawn(self.folder.path(), listen, monitoring, "");
         ports(self.folder.path(), &mut process).await;
         *self.lock() = process;
     }
@@ -95,7 +114,7 @@ impl Nats {
     /// Starts it again with the same data, on ports that nobody knows yet.
     pub async fn restart_elsewhere(&mut self) {
         self.lock().kill9();
-        let mut process = spawn(self.folder.path(), "127.0.0.1:-1", "127.0.0.1:-1");
+        let mut process = spawn(self.folder.path(), "127.0.0.1:-1", "127.0.0.1:-1", "");
         self.ports = ports(self.folder.path(), &mut process).await;
         *self.lock() = process;
     }
@@ -103,6 +122,56 @@ impl Nats {
     /// Throws away everything that a killed server had stored.
     pub fn wipe(&self) {
         fs::remove_dir_all(self.folder.path().join("jetstream")).expect("the folder is the test's own");
+    }
+
+    /// Changes the largest message that it takes, without a restart.
+    pub async fn set_max_payload(&self, bytes: usize) {
+        self.reload(&format!("max_payload: {bytes}\n")).await;
+    }
+
+    /// Forbids another subject, on a server that was started by [`Nats::forbidding`], without a restart. Connections are
+    /// closed for it and come back.
+    pub async fn forbid_publishing(&self, subject: &str) {
+        self.reload(&forbidden(subject)).await;
+    }
+
+    /// Adds lines to its configuration, in place of those added before, and has it read again.
+    async fn reload(&self, lines: &str) {
+        let file = self.folder.path().join("nats.conf");
+        let now = fs::read_to_string(&file).expect("the folder is the test's own");
+        // The rest must stay as it was: a server refuses a reload that would change its ports.
+        let base = now.split(ADDED).next().unwrap_or_default();
+        fs::write(&file, format!("{base}{ADDED}{lines}")).expect("the folder is the test's own");
+        let before = self.config_load_time().await;
+        self.lock().signal(Signal::HUP);
+        eventually(START, || async {
+            let now = self.config_load_time().await;
+            if now == before {
+                Err("the configuration is not read again".to_owned())
+            } else {
+                Ok(())
+            }
+        })
+        .await;
+    }
+
+    async fn config_load_time(&self) -> String {
+        let mut stream = TcpStream::connect(self.monitoring_address())
+            .await
+            .expect("the server listens");
+        stream
+            .write_all(b"GET /varz HTTP/1.0\r\n\r\n")
+            .await
+            .expect("the server listens");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("the server answers");
+        let (_, rest) = answer
+            .split_once("\"config_load_time\": \"")
+            .expect("the page tells it");
+        rest.split('"').next().unwrap_or_default().to_owned()
     }
 
     /// The last lines of its log.
@@ -117,19 +186,28 @@ impl Nats {
     }
 }
 
-fn spawn(folder: &Path, listen: &str, monitoring: &str) -> Process {
-    let store = folder.join("jetstream");
-    let config = format!(
-        "listen: \"{listen}\"\nhttp: \"{monitoring}\"\nports_file_dir: \"{folder}\"\n\
-         jetstream {{ store_dir: \"{store}\", sync_interval: always, max_mem: 256MB, max_file: 4GB }}\n",
-        folder = folder.display(),
-        store = store.display(),
-    );
+fn forbidden(subject: &str) -> String {
+    let user = format!("{{user: any, password: any, permissions: {{publish: {{deny: [\"{subject}\"]}}}}}}");
+    format!("authorization {{ users = [{user}] }}\nno_auth_user: any\n")
+}
+
+fn spawn(folder: &Path, listen: &str, monitoring: &str, lines: &str) -> Process {
+    let config = configuration(folder, listen, monitoring) + ADDED + lines;
     let file = folder.join("nats.conf");
     fs::write(&file, config).expect("the folder is the test's own");
     let mut command = Command::new(binaries::tool("nats-server"));
     command.arg("-c").arg(&file);
     Process::spawn("nats-server", &mut command, &folder.join("nats.log"), "KILL")
+}
+
+fn configuration(folder: &Path, listen: &str, monitoring: &str) -> String {
+    let store = folder.join("jetstream");
+    format!(
+        "listen: \"{listen}\"\nhttp: \"{monitoring}\"\nports_file_dir: \"{folder}\"\n\
+         jetstream {{ store_dir: \"{store}\", sync_interval: always, max_mem: 256MB, max_file: 4GB }}\n",
+        folder = folder.display(),
+        store = store.display(),
+    )
 }
 
 /// The server writes its ports once it listens, into a file that carries its process number.

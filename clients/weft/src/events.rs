@@ -1,13 +1,15 @@
 //! `weft events …`: what the services publish, and who consumes it.
 
+mod held;
 mod tail;
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use proto::ops::v1::{
-    ApplyStreamsRequest, AuditEventsRequest, AuditEventsResponse, ConsumerStatus, ListConsumersRequest,
-    PauseConsumerRequest, RepublishEventsRequest, ResumeConsumerRequest, StreamDifference,
+    ApplyStreamsRequest, AuditEventsRequest, AuditEventsResponse, ListConsumersRequest,
+    ListConsumersResponse, PauseConsumerRequest, RepublishEventsRequest, ResumeConsumerRequest,
+    StreamDifference,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -41,8 +43,22 @@ pub(crate) enum Command {
         #[command(flatten)]
         confirmation: Confirmation,
     },
-    /// Print events as they are published, until Ctrl-C
+    /// Print the facility's events as they are published, until Ctrl-C
     Tail(tail::Arguments),
+    /// List messages of the facility that the broker refuses, and that wait for that reason
+    Held(Whose),
+    /// Have held messages tried again at once
+    Retry(Whose),
+    /// Give a held message up: it is never published
+    Discard {
+        #[command(flatten)]
+        which: held::Which,
+        /// Why it may be given up, 3 to 500 characters; kept in the audit trail
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
     /// Bring the broker's streams and consumers to what the services want of them, as every start does
     Apply {
         #[command(flatten)]
@@ -99,6 +115,13 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             confirmation,
         } => rebuild(&clients, format, whose, window, confirmation).await,
         Command::Tail(arguments) => tail::run(&clients, format, arguments).await,
+        Command::Held(whose) => held::list(&clients, format, whose).await,
+        Command::Retry(whose) => held::retry(&clients, whose).await,
+        Command::Discard {
+            which,
+            reason,
+            confirmation,
+        } => held::discard(&clients, which, reason, confirmation).await,
         Command::Apply { whose, dry_run } => apply(&clients, format, whose, dry_run).await,
         Command::Pause { consumer, reason } => {
             let service = service_of(&clients, &consumer).await?;
@@ -133,9 +156,11 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 
 async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
     let mut found = Vec::new();
+    let mut held = Vec::new();
     for service in whose.services() {
-        let consumers = consumers(clients, service).await?;
-        found.extend(consumers.into_iter().map(|consumer| (service, consumer)));
+        let answer = consumers(clients, service).await?;
+        held.push((service, answer.held_message_count));
+        found.extend(answer.consumers.into_iter().map(|consumer| (service, consumer)));
     }
     if format == Format::Json {
         let rows: Result<Vec<Value>, Failure> = found
@@ -144,7 +169,11 @@ async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Fail
                 Ok(json!({"service": service.name(), "consumer": output::json(consumer)?}))
             })
             .collect();
-        return output::print_json(&json!({"consumers": rows?}));
+        let held: Vec<Value> = held
+            .iter()
+            .map(|(service, count)| json!({"service": service.name(), "count": count.to_string()}))
+            .collect();
+        return output::print_json(&json!({"consumers": rows?, "heldMessages": held}));
     }
     let heading = [
         "CONSUMER",
@@ -173,6 +202,24 @@ async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Fail
         ]);
     }
     print!("{table}");
+    for (_, consumer) in found
+        .iter()
+        .filter(|(_, consumer)| consumer.gap_start_time.is_some())
+    {
+        println!(
+            "{} missed events that were published from {} to {}: they left the stream first",
+            consumer.name,
+            output::moment(consumer.gap_start_time.as_ref()),
+            output::moment(consumer.gap_end_time.as_ref()),
+        );
+    }
+    for (service, count) in held.iter().filter(|(_, count)| *count > 0) {
+        println!(
+            "{}: the broker refuses {count} messages, which are held",
+            service.name()
+        );
+        eprintln!("next: weft events held --service {}", service.name());
+    }
     if let Some((_, held)) = found.iter().find(|(_, consumer)| consumer.paused) {
         eprintln!("next: weft events resume {}", held.name);
     } else if found.iter().any(|(_, consumer)| consumer.dead_letter_count > 0) {
@@ -313,19 +360,17 @@ async fn compare(
     Ok(found)
 }
 
-async fn consumers(clients: &Clients, service: Service) -> Result<Vec<ConsumerStatus>, Failure> {
+async fn consumers(clients: &Clients, service: Service) -> Result<ListConsumersResponse, Failure> {
     let request = clients.request(ListConsumersRequest {})?;
     let answer = clients.events(service).list_consumers(request).await;
-    Ok(answer
-        .during("ops.v1.EventService/ListConsumers")?
-        .into_inner()
-        .consumers)
+    Ok(answer.during("ops.v1.EventService/ListConsumers")?.into_inner())
 }
 
 async fn service_of(clients: &Clients, consumer: &str) -> Result<Service, Failure> {
     for service in Service::ALL {
         if consumers(clients, service)
             .await?
+            .consumers
             .iter()
             .any(|found| found.name == consumer)
         {

@@ -17,6 +17,8 @@ pub struct Host<S, B> {
     pub broker: B,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
+    /// Cancelled when the process has answered all calls that it took: until then their events are published.
+    pub drained: CancellationToken,
     /// The build that handles events, for dead letters.
     pub build: &'static str,
 }
@@ -34,9 +36,12 @@ impl Bus {
         B: Fn(bool) + Send + 'static,
     {
         let stop = || host.shutdown.clone();
-        let (bus, shutdown) = (self.clone(), stop());
+        let (bus, shutdown) = (self.clone(), host.drained.clone());
         (host.spawn)("bus", Box::pin(async move { bus.run(shutdown).await }));
-        (host.spawn)("relay", Box::pin(Relay::new(self, pool).run(stop())));
+        (host.spawn)(
+            "relay",
+            Box::pin(Relay::new(self, pool).run(host.drained.clone())),
+        );
         (host.spawn)("event upkeep", Box::pin(Upkeep::new(self, pool).run(stop())));
         (host.spawn)("nats watch", Box::pin(watch(self.status(), host.broker, stop())));
         for consumer in consumers {

@@ -8,10 +8,10 @@ use std::{
 };
 
 use async_nats::{Client, ConnectOptions, connection::State, jetstream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Outbox, Settings, consumer::Known, gate, streams};
+use crate::{Error, Outbox, Settings, consumer::Known, gate, limits::Refusals, streams};
 
 /// The longest wait between two attempts to reach the broker.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
@@ -35,6 +35,11 @@ struct Inner {
     ready: watch::Sender<bool>,
     /// Counts how often the streams were looked after.
     generation: AtomicU64,
+    /// A stream seems to be missing: it is looked for at once.
+    look: Notify,
+    refusals: Arc<Refusals>,
+    /// Counts lost connections.
+    disconnects: Arc<watch::Sender<u64>>,
     /// The consumers that this process runs or stands by for, by name.
     consumers: Mutex<BTreeMap<String, Known>>,
 }
@@ -48,6 +53,9 @@ impl Bus {
     pub async fn connect(settings: &Settings, service: &str) -> Result<Self, Error> {
         let (connection, connected) = watch::channel(false);
         let connection = Arc::new(connection);
+        let refusals = Arc::new(Refusals::new());
+        let disconnects = Arc::new(watch::Sender::new(0));
+        let noted = (refusals.clone(), disconnects.clone());
         let mut options = ConnectOptions::new()
             .name(service)
             .retry_on_initial_connect()
@@ -55,7 +63,10 @@ impl Bus {
             .ping_interval(PING)
             .request_timeout(Some(Duration::from_millis(settings.relay.ack_timeout_ms)))
             .event_callback(move |event| {
-                follow(&connection, &event);
+                if matches!(event, async_nats::Event::Disconnected) {
+                    noted.1.send_modify(|count| *count += 1);
+                }
+                follow(&connection, &noted.0, &event);
                 std::future::ready(())
             });
         if let Some(file) = &settings.credentials_file {
@@ -76,6 +87,9 @@ impl Bus {
             connected,
             ready: watch::Sender::new(false),
             generation: AtomicU64::new(0),
+            look: Notify::new(),
+            refusals,
+            disconnects,
             consumers: Mutex::default(),
         })))
     }
@@ -88,16 +102,24 @@ impl Bus {
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
         let followed = async {
             let mut connected = self.0.connected.clone();
+            let mut applied = streams::Scope::All;
             loop {
                 until(&mut connected, true).await?;
-                if let Err(error) = self.prepare().await {
+                if let Err(error) = self.prepare(applied).await {
                     if matches!(error, Error::RelaxedSync { .. }) {
                         return Err(error);
                     }
-                    tracing::warn!(error = %error, "the broker is not usable yet");
+                    // One that cannot say how it syncs goes on serving, if it has said so before.
+                    let gone = !matches!(error, Error::Monitoring(_)) && self.0.ready.send_replace(false);
+                    if gone {
+                        tracing::error!(error = %error, "the broker is of no use any more; events wait in the outbox");
+                    } else {
+                        tracing::warn!(error = %error, "the broker is not usable yet");
+                    }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     continue;
                 }
+                applied = streams::Scope::Missing;
                 self.0.generation.fetch_add(1, Ordering::Release);
                 if !self.0.ready.send_replace(true) {
                     tracing::info!("the broker is ready");
@@ -105,6 +127,7 @@ impl Bus {
                 tokio::select! {
                     lost = until(&mut connected, false) => lost?,
                     () = tokio::time::sleep(LOOK_AGAIN) => continue,
+                    () = self.0.look.notified() => continue,
                 }
                 self.0.ready.send_replace(false);
                 tracing::warn!("the broker is gone; events wait in the outbox");
@@ -175,9 +198,23 @@ impl Bus {
         let _ = status.wait_for(|ready| *ready).await;
     }
 
-    async fn prepare(&self) -> Result<(), Error> {
+    /// Looks for the streams soon.
+    pub(crate) fn look_again(&self) {
+        self.0.look.notify_one();
+    }
+
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.0.refusals
+    }
+
+    /// Changes whenever the connection was lost.
+    pub(crate) fn disconnects(&self) -> watch::Receiver<u64> {
+        self.0.disconnects.subscribe()
+    }
+
+    async fn prepare(&self, scope: streams::Scope) -> Result<(), Error> {
         gate::check(&self.0.settings).await?;
-        streams::apply(&self.jetstream(), &self.0.settings).await
+        streams::apply(&self.jetstream(), &self.0.settings, scope).await
     }
 }
 
@@ -188,8 +225,13 @@ async fn until(connected: &mut watch::Receiver<bool>, wanted: bool) -> Result<()
         .map_err(|_| Error::Broker("the connection was closed".into()))
 }
 
-fn follow(connection: &watch::Sender<bool>, event: &async_nats::Event) {
+fn follow(connection: &watch::Sender<bool>, refusals: &Refusals, event: &async_nats::Event) {
     match event {
+        async_nats::Event::ServerError(error) => {
+            let error = error.to_string();
+            refusals.note(&error);
+            tracing::warn!(error, "the broker refuses something of this connection");
+        }
         async_nats::Event::Connected => drop(connection.send_replace(true)),
         async_nats::Event::Disconnected | async_nats::Event::Closed => drop(connection.send_replace(false)),
         other => tracing::info!(broker.event = %other, "the broker connection says"),

@@ -1,5 +1,5 @@
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ mod queue;
 mod replay;
 mod session;
 mod store;
+mod unreadable;
 
 pub(crate) use definition::{Known, definition};
 use pace::Pace;
@@ -42,6 +43,8 @@ struct Worker {
     lease: String,
     meters: Processing,
     pace: Mutex<Pace>,
+    /// The last session ended with the connection to the broker.
+    disconnected: AtomicBool,
 }
 
 impl Consumer {
@@ -86,6 +89,7 @@ impl Consumer {
             lease: format!("consumer:{}", self.name),
             meters: Processing::new(self.name),
             pace: Mutex::new(Pace::new(bus.settings().consumer.batch)),
+            disconnected: AtomicBool::new(true),
             name: self.name.to_owned(),
             handler: self.handler,
             handler_version: self.handler_version,

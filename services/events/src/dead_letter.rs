@@ -4,7 +4,11 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::HandlerError;
+use crate::{
+    HandlerError,
+    envelope::{DEAD_LETTER, FACILITY, Headers, KEY},
+    outbox::{Notice, notify},
+};
 
 /// Why a consumer gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,38 +63,33 @@ fn without_variables(message: &str) -> String {
         .join(" ")
 }
 
-/// Sends a consumer to a dead letter again, or on to what waits behind it. Only it receives the subject.
+/// Sends a consumer to a dead letter again, or on to what waits behind it. Only it receives the subject. The message is a
+/// reference: the consumer reads the dead letter in the database, so that no replay is too large to be sent.
 pub(crate) async fn call(
     tx: &mut PgConnection,
     service: &str,
     dead_letter: Uuid,
     message_id: String,
 ) -> Result<(), sqlx::Error> {
-    let (lane, retry) = sqlx::query!(
-        "select aggregate_id, consumer from events.dead_letter where id = $1",
+    let letter = sqlx::query!(
+        "select aggregate_id, consumer, facility from events.dead_letter where id = $1",
         dead_letter,
     )
     .fetch_one(&mut *tx)
-    .await
-    .map(|row| {
-        (
-            crate::outbox::lane(row.aggregate_id),
-            format!("retry.{service}.{}", row.consumer),
-        )
-    })?;
-    sqlx::query!(
-        "insert into events.notice (lane, message_id, subject, aggregate_id, headers, body)
-         select $2, $3, $4, aggregate_id, headers || jsonb_build_object('weft-dead-letter', id::text,
-             'weft-stream', stream, 'weft-sequence', stream_sequence::text), body
-         from events.dead_letter where id = $1",
-        dead_letter,
-        lane,
-        message_id,
-        retry,
-    )
-    .execute(tx)
     .await?;
-    Ok(())
+    let headers = Headers::from([
+        (DEAD_LETTER.into(), dead_letter.to_string()),
+        (KEY.into(), letter.aggregate_id.to_string()),
+        (FACILITY.into(), letter.facility),
+    ]);
+    let notice = Notice {
+        message_id,
+        subject: format!("retry.{service}.{}", letter.consumer),
+        aggregate_id: letter.aggregate_id,
+        headers: &headers,
+        body: &[],
+    };
+    notify(tx, &notice).await
 }
 
 #[cfg(test)]

@@ -14,6 +14,10 @@ pub(crate) type Headers = BTreeMap<String, String>;
 /// Names the dead letter that a message replays or continues after.
 pub(crate) const DEAD_LETTER: &str = "weft-dead-letter";
 
+/// Of a message that refers to a dead letter: the aggregate whose turn it takes, and the facility whose rows it needs.
+pub(crate) const KEY: &str = "weft-key";
+pub(crate) const FACILITY: &str = "weft-facility";
+
 /// Where a message was first, when it is sent again: stream and sequence.
 pub(crate) const STREAM: &str = "weft-stream";
 pub(crate) const SEQUENCE: &str = "weft-sequence";
@@ -111,6 +115,23 @@ impl Envelope {
             saga_id: optional(headers, "ce-sagaid")?,
             causation_id: optional(headers, "ce-causationid")?,
             traceparent: headers.get("traceparent").cloned().unwrap_or_default(),
+        })
+    }
+
+    /// What a message that refers to a dead letter says of it. `None`: it says nothing, but brings the event itself, as
+    /// earlier builds send it.
+    pub(crate) fn reference(headers: &Headers) -> Option<Self> {
+        let dead_letter = known(headers, DEAD_LETTER)?;
+        Some(Self {
+            event_id: dead_letter,
+            type_name: String::new(),
+            facility: headers.get(FACILITY).cloned().unwrap_or_default(),
+            aggregate: String::new(),
+            aggregate_id: known(headers, KEY)?,
+            version: 0,
+            saga_id: None,
+            causation_id: None,
+            traceparent: String::new(),
         })
     }
 

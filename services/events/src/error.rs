@@ -5,6 +5,9 @@ pub enum Error {
     Database(#[from] sqlx::Error),
     #[error("the broker cannot be used: {0}")]
     Broker(String),
+    /// Whether it syncs before it acknowledges cannot be found out.
+    #[error("the broker's monitoring page cannot be read: {0}")]
+    Monitoring(String),
     /// The broker acknowledges what it has not synced to disk yet.
     #[error(
         "the broker at {url} runs with a relaxed sync_interval and may lose acknowledged events; set `sync_interval: \

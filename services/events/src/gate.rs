@@ -27,21 +27,22 @@ struct Config {
 /// Asks the server's monitoring page how it syncs.
 ///
 /// # Errors
-/// [`Error::RelaxedSync`] when it is relaxed, [`Error::Broker`] when it cannot be asked; neither where the settings
+/// [`Error::RelaxedSync`] when it is relaxed, [`Error::Monitoring`] when it cannot be asked; neither where the settings
 /// allow a relaxed server by name.
 pub(crate) async fn check(settings: &Settings) -> Result<(), Error> {
     if settings.allow_relaxed_sync {
         return Ok(());
     }
     let Some(url) = &settings.monitor_url else {
-        return Err(Error::Broker(
+        return Err(Error::Monitoring(
             "monitor_url is not set, so sync_interval cannot be checked".into(),
         ));
     };
     let body = tokio::time::timeout(TIMEOUT, get(url)).await;
-    let body = body.map_err(|_| Error::Broker(format!("{url}/jsz does not answer")))?;
-    let body = body.map_err(|error| Error::Broker(format!("{url}/jsz cannot be read: {error}")))?;
-    let state: JetStream = serde_json::from_slice(&body).map_err(Error::broker)?;
+    let body = body.map_err(|_| Error::Monitoring(format!("{url}/jsz does not answer")))?;
+    let body = body.map_err(|error| Error::Monitoring(format!("{url}/jsz cannot be read: {error}")))?;
+    let state: JetStream =
+        serde_json::from_slice(&body).map_err(|error| Error::Monitoring(error.to_string()))?;
     match state.config {
         Some(config) if config.sync_always => Ok(()),
         Some(_) => Err(Error::RelaxedSync { url: url.clone() }),

@@ -6,6 +6,9 @@ use sqlx::PgConnection;
 
 use crate::{delivery::Delivery, envelope::storable};
 
+/// The code of a handler that did not end in time.
+pub(crate) const TIMED_OUT: &str = "HANDLER_TIMED_OUT";
+
 /// What a consumer does with an event.
 ///
 /// It runs inside the transaction that holds the inbox mark, with `weft.facility` set to the event's facility: what
@@ -88,7 +91,7 @@ impl From<crate::Error> for HandlerError {
             crate::Error::NotAnEvent(_) | crate::Error::TooLarge { .. } | crate::Error::Envelope(_) => {
                 Self::permanent("EVENT_REFUSED", error.to_string())
             }
-            crate::Error::Broker(_) | crate::Error::RelaxedSync { .. } => {
+            crate::Error::Broker(_) | crate::Error::Monitoring(_) | crate::Error::RelaxedSync { .. } => {
                 Self::transient("BROKER_FAILED", error.to_string())
             }
         }
@@ -113,7 +116,7 @@ pub(crate) async fn run(
             Err(HandlerError::transient("HANDLER_PANICKED", text))
         }
         Err(_) => Err(HandlerError::transient(
-            "HANDLER_TIMED_OUT",
+            TIMED_OUT,
             format!("no end after {limit:?}"),
         )),
     }

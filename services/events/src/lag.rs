@@ -6,8 +6,13 @@ use async_nats::jetstream::{
     Context,
     consumer::{Info, PullConsumer},
 };
+use time::OffsetDateTime;
 
-use crate::{Bus, streams};
+use crate::{
+    Bus,
+    stored_message::{self, StoredMessage},
+    streams,
+};
 
 pub(crate) struct Lag {
     /// Events that the consumer has not been given yet.
@@ -16,6 +21,8 @@ pub(crate) struct Lag {
     pub(crate) unacknowledged: u64,
     /// The age of the oldest of both. `None`: there is none.
     pub(crate) age: Option<Duration>,
+    /// Its sequence, and when it was published.
+    pub(crate) oldest: Option<(u64, Option<OffsetDateTime>)>,
 }
 
 /// `None` when the broker does not know the consumer, or cannot be asked.
@@ -33,25 +40,34 @@ pub(crate) async fn of(bus: &Bus, consumer: &str) -> Option<Lag> {
     } else {
         oldest(&context, info).await
     };
-    let age = oldest.map(|since| SystemTime::now().duration_since(since).unwrap_or_default());
+    let published = oldest
+        .as_ref()
+        .and_then(|oldest| oldest.time)
+        .map(SystemTime::from);
+    let age = published.map(|since| SystemTime::now().duration_since(since).unwrap_or_default());
     Some(Lag {
         pending,
         unacknowledged,
         age,
+        oldest: oldest.map(|oldest| (oldest.sequence, oldest.time)),
     })
 }
 
-/// When the first message after the acknowledgement floor was stored.
-async fn oldest(context: &Context, info: &Info) -> Option<SystemTime> {
-    let stream = context.get_stream_no_info(streams::EVENTS).await.ok()?;
+/// The first message after the acknowledgement floor.
+async fn oldest(context: &Context, info: &Info) -> Option<StoredMessage> {
     let after = info.ack_floor.stream_sequence + 1;
-    let mut first: Option<SystemTime> = None;
+    let mut first: Option<StoredMessage> = None;
     for subject in &info.config.filter_subjects {
-        let Ok(message) = stream.direct_get_next_for_subject(subject, Some(after)).await else {
+        let next = stored_message::next(context, streams::EVENTS, subject, after).await;
+        let Ok(Some(message)) = next else {
             continue;
         };
-        let stored = SystemTime::from(message.time);
-        first = Some(first.map_or(stored, |first| first.min(stored)));
+        if first
+            .as_ref()
+            .is_none_or(|first| message.sequence < first.sequence)
+        {
+            first = Some(message);
+        }
     }
     first
 }

@@ -14,10 +14,13 @@ mod outbox;
 mod trace;
 
 mod bus;
+mod comparison;
 mod gate;
 mod lease;
+mod limits;
 mod rebuild;
 mod relay;
+mod stored_message;
 mod streams;
 mod topology;
 

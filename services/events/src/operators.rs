@@ -15,6 +15,7 @@ mod edits;
 mod events;
 mod failure;
 mod grpc;
+mod held;
 mod letters;
 mod page;
 mod rehearse;

@@ -1,23 +1,15 @@
 //! The stream is a copy of the event log. What it lacks is published again.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use futures_util::StreamExt as _;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Bus, Error, streams};
+use crate::{Bus, Error, comparison::Comparison, streams};
 
-/// Events read from the log at once.
+/// Events made pending again in one transaction.
 const PAGE: i32 = 5_000;
-
-/// Missing events that one report names; a further audit finds the rest.
-const MOST_MISSING: usize = 100_000;
-
-/// The messages of an event may carry a broker's time that differs from the log's by this much.
-const CLOCK_SKEW: time::Duration = time::Duration::minutes(5);
 
 /// Compares a service's event log with the stream.
 pub struct Audit {
@@ -34,7 +26,8 @@ pub struct Report {
     pub pending: u64,
     /// Events that are neither in the stream nor on their way, at most 100,000, in the order of the log.
     pub missing: Vec<Uuid>,
-    since: Option<OffsetDateTime>,
+    /// When each of them happened.
+    occurred: Vec<OffsetDateTime>,
 }
 
 impl Audit {
@@ -52,18 +45,27 @@ impl Audit {
     /// # Errors
     /// When the database or the broker is away.
     pub async fn compare(&self, window: Duration) -> Result<Report, Error> {
-        let kept = self.bus.settings().stream_age();
-        let since = OffsetDateTime::now_utc() - window.min(kept);
-        // In this order: what the log calls published is in the stream before that is read.
-        let acknowledged = self.acknowledged(since).await?;
+        self.look_back(window.min(self.bus.settings().stream_age())).await
+    }
+
+    /// The same as far back as consumers remember what took effect: what the stream keeps no longer counts as missing.
+    pub(crate) async fn compare_beyond(&self, window: Duration) -> Result<Report, Error> {
+        let remembered = Duration::from_secs(86_400) * self.bus.settings().inbox_kept_days;
+        self.look_back(window.min(remembered)).await
+    }
+
+    async fn look_back(&self, window: Duration) -> Result<Report, Error> {
+        let since = OffsetDateTime::now_utc() - window;
+        let mut comparison = Comparison::begin(&self.bus, &self.pool, since).await?;
+        comparison.run().await?;
         let pending = self.pending(since).await?;
-        let published = self.published(since - CLOCK_SKEW).await?;
-        let missing = acknowledged.iter().filter(|id| !published.contains(id));
+        let logged = comparison.logged() + pending;
+        let missing = comparison.missing();
         Ok(Report {
-            logged: acknowledged.len() as u64 + pending,
+            logged,
             pending,
-            missing: missing.copied().take(MOST_MISSING).collect(),
-            since: Some(since),
+            missing: missing.iter().map(|(_, id)| *id).collect(),
+            occurred: missing.into_iter().map(|(at, _)| at).collect(),
         })
     }
 
@@ -78,83 +80,40 @@ impl Audit {
         Ok(queued)
     }
 
-    /// The events that the broker has acknowledged.
-    async fn acknowledged(&self, since: OffsetDateTime) -> Result<Vec<Uuid>, Error> {
-        let until = OffsetDateTime::now_utc() + CLOCK_SKEW;
-        let mut after = (since, Uuid::nil());
-        let mut acknowledged = Vec::new();
-        loop {
-            let page = sqlx::query!(
-                r#"select id as "id!", occurred_at as "occurred_at!" from events.log_page($1, $2, $3, $4)"#,
-                after.0,
-                after.1,
-                until,
-                PAGE,
-            )
-            .fetch_all(&self.pool)
-            .await?;
-            let Some(last) = page.last() else {
-                return Ok(acknowledged);
-            };
-            after = (last.occurred_at, last.id);
-            acknowledged.extend(page.into_iter().map(|row| row.id));
-        }
-    }
-
     async fn pending(&self, since: OffsetDateTime) -> Result<u64, Error> {
         let count = sqlx::query_scalar!(r#"select events.pending_since($1) as "count!""#, since);
         Ok(count.fetch_one(&self.pool).await?.unsigned_abs())
-    }
-
-    /// The ids of this service's events in the stream, read from the headers alone.
-    async fn published(&self, since: OffsetDateTime) -> Result<HashSet<Uuid>, Error> {
-        let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartTime { start_time: since },
-            ack_policy: AckPolicy::None,
-            filter_subject: format!("evt.{}.>", self.bus.service()),
-            headers_only: true,
-            inactive_threshold: Duration::from_secs(30),
-            ..pull::Config::default()
-        };
-        let jetstream = self.bus.jetstream();
-        let consumer: PullConsumer = jetstream
-            .create_consumer_on_stream(config, streams::EVENTS)
-            .await
-            .map_err(Error::broker)?;
-        let mut ids = HashSet::new();
-        let mut left = consumer.cached_info().num_pending;
-        let mut messages = consumer.messages().await.map_err(Error::broker)?;
-        while left > 0 {
-            let Some(message) = messages.next().await else {
-                break;
-            };
-            let message = message.map_err(Error::broker)?;
-            left = message.info().map_err(Error::broker)?.pending;
-            let id = message.headers.as_ref().and_then(|headers| headers.get("ce-id"));
-            ids.extend(id.and_then(|id| id.as_str().parse::<Uuid>().ok()));
-        }
-        Ok(ids)
     }
 }
 
 impl Report {
     /// Makes what is missing pending again.
     pub(crate) async fn requeue(&self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-        let Some(since) = self.since.filter(|_| !self.missing.is_empty()) else {
+        if self.missing.is_empty() {
             return Ok(0);
-        };
+        }
         let queued = sqlx::query_scalar!(
-            r#"select events.requeue($1, $2) as "queued!""#,
-            since,
-            &self.missing
+            r#"select events.requeue_events($1, $2) as "queued!""#,
+            &self.missing,
+            &self.occurred,
         );
         Ok(queued.fetch_one(connection).await?.unsigned_abs())
     }
 }
 
-/// When the broker has come back empty, publishes the log again before anything newer: consumers then see every
-/// aggregate's events in order, and the inbox drops what had taken effect. Returns how many events are queued.
-pub(crate) async fn after_loss(bus: &Bus, pool: &PgPool) -> Result<u64, Error> {
+/// Where the rebuild of a lost stream has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rebuild {
+    /// A part of the log is pending again; there is more.
+    Goes,
+    /// There is nothing left to do.
+    Done,
+}
+
+/// When the broker has come back empty, makes the log pending again before anything newer is published: consumers then
+/// see every aggregate's events in order, and the inbox drops what had taken effect. It goes by pages, each in a
+/// transaction of its own, and whoever calls next goes on where the last one was.
+pub(crate) async fn after_loss(bus: &Bus, pool: &PgPool) -> Result<Rebuild, Error> {
     let stream = bus
         .jetstream()
         .get_stream(streams::EVENTS)
@@ -166,39 +125,74 @@ pub(crate) async fn after_loss(bus: &Bus, pool: &PgPool) -> Result<u64, Error> {
         .replace_nanosecond(created.nanosecond() / 1_000 * 1_000)
         .map_err(Error::broker)?;
     let mut tx = chassis::postgres::begin_with(pool, "begin").await?;
-    // The other relays of this service wait here, and then find the work done. It may take a while.
-    sqlx::query!(
-        "select pg_advisory_xact_lock(hashtext('events.stream')), set_config('statement_timeout', '0', true)"
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    let known = sqlx::query_scalar!(
-        "select created_at from events.stream where name = $1",
+    // The other relays of this service wait here, and then go on with it.
+    sqlx::query!("select pg_advisory_xact_lock(hashtext('events.stream'))")
+        .fetch_one(&mut *tx)
+        .await?;
+    let known = sqlx::query!(
+        "select created_at, rebuilding_since is not null as \"rebuilding!\" from events.stream where name = $1",
         streams::EVENTS
     );
     let known = known.fetch_optional(&mut *tx).await?;
-    if known == Some(created) {
-        return Ok(0);
+    let lost = known.as_ref().is_some_and(|known| known.created_at != created);
+    if known.as_ref().is_some_and(|known| !lost && !known.rebuilding) {
+        return Ok(Rebuild::Done);
     }
-    sqlx::query!(
-        "insert into events.stream (name, created_at) values ($1, $2)
-         on conflict (name) do update set created_at = excluded.created_at",
-        streams::EVENTS,
-        created,
-    )
-    .execute(&mut *tx)
-    .await?;
-    let mut queued = 0;
-    if known.is_some() {
+    if known.is_none() || lost {
         let since = OffsetDateTime::now_utc() - bus.settings().stream_age();
-        queued = sqlx::query_scalar!(r#"select events.requeue($1, null) as "queued!""#, since)
-            .fetch_one(&mut *tx)
-            .await?;
-        tracing::warn!(
-            queued,
-            "the broker came back without its stream; the event log is published again"
-        );
+        sqlx::query!(
+            "insert into events.stream (name, created_at) values ($1, $2)
+             on conflict (name) do update
+             set created_at = excluded.created_at, rebuilding_since = now(), rebuilt_at = $3, rebuilt_id = $4",
+            streams::EVENTS,
+            created,
+            since,
+            Uuid::nil(),
+        )
+        .execute(&mut *tx)
+        .await?;
     }
+    if known.is_none() {
+        tx.commit().await?;
+        return Ok(Rebuild::Done);
+    }
+    if lost {
+        tracing::warn!("the broker came back without its stream; the event log is published again");
+    }
+    let rebuild = page(&mut tx).await?;
     tx.commit().await?;
-    Ok(queued.unsigned_abs())
+    Ok(rebuild)
+}
+
+async fn page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
+    let page = sqlx::query!(
+        r#"select p.last_at as "last_at!", p.last_id as "last_id!", p.queued as "queued!"
+           from events.stream s cross join lateral events.requeue_page(s.rebuilt_at, s.rebuilt_id, $2) p
+           where s.name = $1"#,
+        streams::EVENTS,
+        PAGE,
+    );
+    let Some(page) = page.fetch_optional(&mut *tx).await? else {
+        sqlx::query!(
+            "update events.stream set rebuilding_since = null where name = $1",
+            streams::EVENTS
+        )
+        .execute(tx)
+        .await?;
+        tracing::warn!("the event log waits to be published again as a whole");
+        return Ok(Rebuild::Done);
+    };
+    sqlx::query!(
+        "update events.stream set rebuilt_at = $2, rebuilt_id = $3 where name = $1",
+        streams::EVENTS,
+        page.last_at,
+        page.last_id,
+    )
+    .execute(tx)
+    .await?;
+    tracing::debug!(
+        queued = page.queued,
+        "a part of the event log waits to be published again"
+    );
+    Ok(Rebuild::Goes)
 }

@@ -5,10 +5,16 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Bus, Error, envelope::Headers, meters::Publishing, rebuild};
+use crate::{
+    Bus, Error,
+    envelope::Headers,
+    meters::Publishing,
+    rebuild::{self, Rebuild},
+};
 
 mod flights;
 mod lanes;
+mod outgoing;
 mod publish;
 
 use flights::{Backoff, Flights};
@@ -31,6 +37,11 @@ pub(crate) struct Pending {
     pub(crate) subject: String,
     pub(crate) headers: Headers,
     pub(crate) body: bytes::Bytes,
+    /// An event of the log; otherwise a notice.
+    pub(crate) is_event: bool,
+    pub(crate) aggregate_id: Uuid,
+    /// How often the broker has refused it.
+    pub(crate) attempts: i32,
 }
 
 /// Where a relay stands.
@@ -85,6 +96,10 @@ impl Relay {
                 () = shutdown.cancelled() => {}
             }
         }
+        // What the last calls have left, as far as a page goes.
+        if course.flights.is_empty() && course.backoff.is_over() && self.bus.is_ready() {
+            self.read(&mut course).await;
+        }
         // A publish that is cut short would be published again.
         while !course.flights.is_empty() {
             self.meters.sent(course.flights.landed().await?);
@@ -119,7 +134,9 @@ impl Relay {
                 return Ok(false);
             }
             if course.generation != current {
-                rebuild::after_loss(&self.bus, &self.pool).await?;
+                if rebuild::after_loss(&self.bus, &self.pool).await? == Rebuild::Goes {
+                    return Ok(true);
+                }
                 course.generation = current;
             }
             course.lanes.keep(&self.pool).await?;

@@ -18,12 +18,18 @@ pub struct Settings {
     pub allow_relaxed_sync: bool,
     /// Copies of every stream: 1, 3 or 5. Three in production.
     pub replicas: usize,
-    /// Most bytes in the stream EVENTS; beyond them the broker refuses and the outbox backs up. 1 MiB or more.
+    /// Events a second, of all services together and on average over `events_max_age_days`, that the stream EVENTS has
+    /// room for. An insured order makes some 14 events. 1 to 1,000,000.
+    pub events_per_second: u32,
+    /// Most bytes in the stream EVENTS; beyond them the broker refuses and the outbox backs up. 0: as many as
+    /// `events_per_second` and `events_max_age_days` need. Otherwise 1 MiB or more.
     pub events_max_bytes: i64,
     /// Days that an event stays in the stream EVENTS. 1 to 365.
     pub events_max_age_days: u32,
     /// Days that a dead letter stays in the stream DEAD_LETTERS. 1 to 365.
     pub dead_letters_max_age_days: u32,
+    /// Most bytes in the stream DEAD_LETTERS; beyond them its oldest copies go. 1 MiB or more.
+    pub dead_letters_max_bytes: i64,
     /// Days that the event log keeps. 1 to 3,650, and no less than `events_max_age_days`.
     pub log_kept_days: u32,
     /// Days that a resolved or discarded dead letter is kept; open ones stay. No less than `events_max_age_days`, at
@@ -31,6 +37,8 @@ pub struct Settings {
     pub dead_letters_kept_days: u32,
     /// Days that a consumer remembers what took effect. No less than `events_max_age_days`, at most 365.
     pub inbox_kept_days: u32,
+    /// Days that what operators did stays on record, and its request ids known. 30 to 3,650.
+    pub operator_actions_kept_days: u32,
     /// Edits of dead letters take effect only once a second operator approves them.
     pub edits_need_approval: bool,
     pub relay: Relaying,
@@ -49,6 +57,8 @@ pub struct Relaying {
     pub lease_ms: u64,
     /// Milliseconds to wait for the broker's acknowledgement. 100 to 60,000.
     pub ack_timeout_ms: u64,
+    /// Milliseconds before a message that the broker refuses is tried again; it is held meanwhile. 100 to 3,600,000.
+    pub held_retry_ms: u64,
 }
 
 /// How events are consumed.
@@ -88,6 +98,9 @@ pub struct Violation {
     pub problem: String,
 }
 
+/// What an event takes of the stream: some 900 bytes with its headers, and a quarter more to spare.
+const EVENT_BYTES: i64 = 1_152;
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -97,12 +110,15 @@ impl Default for Settings {
             monitor_url: Some("http://127.0.0.1:8222".into()),
             allow_relaxed_sync: false,
             replicas: 1,
-            events_max_bytes: 2 << 30,
+            events_per_second: 50,
+            events_max_bytes: 0,
             events_max_age_days: 7,
             dead_letters_max_age_days: 60,
+            dead_letters_max_bytes: 512 << 20,
             log_kept_days: 90,
             dead_letters_kept_days: 90,
             inbox_kept_days: 30,
+            operator_actions_kept_days: 730,
             edits_need_approval: false,
             relay: Relaying::default(),
             consumer: Consuming::default(),
@@ -117,6 +133,7 @@ impl Default for Relaying {
             batch: 500,
             lease_ms: 5_000,
             ack_timeout_ms: 5_000,
+            held_retry_ms: 30_000,
         }
     }
 }
@@ -143,6 +160,15 @@ impl Settings {
     /// How long an event stays in the stream.
     pub(crate) fn stream_age(&self) -> Duration {
         Duration::from_secs(86_400) * self.events_max_age_days
+    }
+
+    /// Most bytes in the stream EVENTS.
+    pub(crate) fn events_bytes(&self) -> i64 {
+        if self.events_max_bytes > 0 {
+            return self.events_max_bytes;
+        }
+        let events = i64::from(self.events_per_second) * 86_400 * i64::from(self.events_max_age_days);
+        events.saturating_mul(EVENT_BYTES)
     }
 
     /// Every setting out of its bounds, not only the first.
@@ -182,9 +208,24 @@ impl Settings {
             "must be 1, 3 or 5",
         );
         must(
-            self.events_max_bytes >= 1 << 20,
+            (1..=1_000_000).contains(&self.events_per_second),
+            "events_per_second",
+            "must be 1 to 1000000",
+        );
+        must(
+            self.events_max_bytes == 0 || self.events_max_bytes >= 1 << 20,
             "events_max_bytes",
+            "must be 0, for what events_per_second needs, or 1048576 or more",
+        );
+        must(
+            self.dead_letters_max_bytes >= 1 << 20,
+            "dead_letters_max_bytes",
             "must be 1048576 or more",
+        );
+        must(
+            (30..=3_650).contains(&self.operator_actions_kept_days),
+            "operator_actions_kept_days",
+            "must be 30 to 3650",
         );
         let stream_days = self.events_max_age_days;
         must(
@@ -234,6 +275,11 @@ impl Settings {
             (100..=60_000).contains(&relay.ack_timeout_ms),
             "relay.ack_timeout_ms",
             "must be 100 to 60000",
+        );
+        must(
+            (100..=3_600_000).contains(&relay.held_retry_ms),
+            "relay.held_retry_ms",
+            "must be 100 to 3600000",
         );
         found.extend(consumer.check());
         found

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::{
     Context,
-    context::GetStreamErrorKind,
-    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, UpdateStreamError},
+    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Settings};
 
@@ -18,26 +19,153 @@ pub(crate) const ADVISORIES: &str = "ADVISORIES";
 /// event twice; the inbox catches it.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
+/// An advisory has some 400 bytes.
+const ADVISORIES_BYTES: i64 = 64 << 20;
+
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// The stream's own record of the settings that Weft gave it last. What differs from it has been changed by an operator.
+const APPLIED: &str = "weft.applied";
+
+/// The broker has less storage than a stream is to have.
+const STORAGE_SHORT: u64 = 10047;
+
+/// The least that EVENTS is created with where the broker has too little storage.
+const LEAST_BYTES: i64 = 64 << 20;
+
+/// What [`apply`] does to streams that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Nothing: those that are missing are created.
+    Missing,
+    /// At a start: what this build or its settings want differently, and no operator has changed.
+    All,
+    /// An operator asks for it: everything that differs.
+    Forced,
+}
+
 /// Creates what is missing and updates what differs. Idempotent.
-pub(crate) async fn apply(jetstream: &Context, settings: &Settings) -> Result<(), Error> {
+pub(crate) async fn apply(jetstream: &Context, settings: &Settings, scope: Scope) -> Result<(), Error> {
     for wanted in definitions(settings) {
         match running(jetstream, &wanted.name).await? {
-            Some(is) if same(&is, &wanted) => {}
-            Some(is) => {
-                let merged = merge(&is, &wanted);
-                jetstream.update_stream(merged).await.map_err(Error::broker)?;
-                tracing::info!(stream = wanted.name, "stream updated");
-            }
-            None => {
-                let name = wanted.name.clone();
-                jetstream.create_stream(wanted).await.map_err(Error::broker)?;
-                tracing::info!(stream = name, "stream created");
-            }
+            Some(_) if scope == Scope::Missing => {}
+            Some(is) => update(jetstream, &is, &wanted, scope).await?,
+            None => create(jetstream, wanted).await?,
         }
     }
     Ok(())
+}
+
+async fn update(jetstream: &Context, is: &Info, wanted: &Config, scope: Scope) -> Result<(), Error> {
+    let mut target = target(&is.config, wanted, scope);
+    let used = i64::try_from(is.state.bytes).unwrap_or(i64::MAX);
+    if target.max_bytes > 0 && target.max_bytes < used && target.max_bytes != is.config.max_bytes {
+        tracing::warn!(
+            stream = wanted.name,
+            max_bytes = target.max_bytes,
+            used,
+            "the stream holds more than it is to have room for; its max_bytes is left as it is"
+        );
+        target.max_bytes = is.config.max_bytes;
+    }
+    if target == is.config {
+        return Ok(());
+    }
+    match jetstream.update_stream(&target).await {
+        Ok(_) => tracing::info!(stream = wanted.name, "stream updated"),
+        Err(error) if update_code(&error) == Some(STORAGE_SHORT) => {
+            tracing::warn!(
+                stream = wanted.name,
+                max_bytes = target.max_bytes,
+                now = is.config.max_bytes,
+                "the broker has too little storage for the stream's max_bytes, which is left as it is"
+            );
+        }
+        Err(error) => return Err(Error::broker(error)),
+    }
+    Ok(())
+}
+
+/// Where the broker has too little storage, the stream gets half of it, and half again: a service must start.
+async fn create(jetstream: &Context, wanted: Config) -> Result<(), Error> {
+    let mut target = Config {
+        metadata: [(APPLIED.to_owned(), Applied::of(&wanted).json())].into(),
+        ..wanted.clone()
+    };
+    loop {
+        match jetstream.create_stream(target.clone()).await {
+            Ok(_) => break,
+            Err(error)
+                if create_code(&error) == Some(STORAGE_SHORT) && target.max_bytes / 2 >= LEAST_BYTES =>
+            {
+                target.max_bytes /= 2;
+                target.metadata = [(APPLIED.to_owned(), Applied::of(&target).json())].into();
+            }
+            Err(error) => return Err(Error::broker(error)),
+        }
+    }
+    if target.max_bytes == wanted.max_bytes {
+        tracing::info!(stream = wanted.name, "stream created");
+    } else {
+        tracing::warn!(
+            stream = wanted.name,
+            max_bytes = target.max_bytes,
+            wanted = wanted.max_bytes,
+            "stream created with less room than is wanted: the broker's storage (max_file) is too small"
+        );
+    }
+    Ok(())
+}
+
+/// What operators change of a stream by the broker's own tools.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Applied {
+    max_bytes: i64,
+    max_age_s: u64,
+    replicas: usize,
+    duplicate_window_s: u64,
+}
+
+impl Applied {
+    fn of(config: &Config) -> Self {
+        Self {
+            max_bytes: config.max_bytes,
+            max_age_s: config.max_age.as_secs(),
+            replicas: config.num_replicas,
+            duplicate_window_s: config.duplicate_window.as_secs(),
+        }
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// The configuration that the stream is to have.
+fn target(is: &Config, wanted: &Config, scope: Scope) -> Config {
+    let mut target = merge(is, wanted);
+    let applied = is.metadata.get(APPLIED);
+    let applied = applied.and_then(|json| serde_json::from_str::<Applied>(json).ok());
+    let mut applies = Applied::of(&target);
+    if let Some(before) = applied.filter(|_| scope != Scope::Forced) {
+        let now = Applied::of(is);
+        // What is not as it was given stays as the operator has made it, and stays known as that.
+        if now.max_bytes != before.max_bytes {
+            (target.max_bytes, applies.max_bytes) = (is.max_bytes, before.max_bytes);
+        }
+        if now.max_age_s != before.max_age_s {
+            (target.max_age, applies.max_age_s) = (is.max_age, before.max_age_s);
+        }
+        if now.replicas != before.replicas {
+            (target.num_replicas, applies.replicas) = (is.num_replicas, before.replicas);
+        }
+        if now.duplicate_window_s != before.duplicate_window_s {
+            let window = (is.duplicate_window, before.duplicate_window_s);
+            (target.duplicate_window, applies.duplicate_window_s) = window;
+        }
+    }
+    target.metadata.insert(APPLIED.to_owned(), applies.json());
+    target
 }
 
 pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
@@ -57,7 +185,7 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
             // Full means that the outbox backs up, not that older events vanish. This rules out the broker's
             // message schedules, which it refuses on such a stream: long waits are delayed refusals.
             discard: DiscardPolicy::New,
-            max_bytes: settings.events_max_bytes,
+            max_bytes: settings.events_bytes(),
             max_age: DAY * settings.events_max_age_days,
             allow_atomic_publish: true,
             ..base.clone()
@@ -66,6 +194,8 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
             name: DEAD_LETTERS.into(),
             description: Some("What a consumer gave up on".into()),
             subjects: vec!["dlq.>".into()],
+            // Full means that the oldest copies go: the dead letters themselves are in the databases.
+            max_bytes: settings.dead_letters_max_bytes,
             max_age: DAY * settings.dead_letters_max_age_days,
             allow_atomic_publish: true,
             ..base.clone()
@@ -77,14 +207,11 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
                 "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.EVENTS.>".into(),
                 "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.EVENTS.>".into(),
             ],
+            max_bytes: ADVISORIES_BYTES,
             max_age: DAY * 30,
             ..base
         },
     ]
-}
-
-fn same(is: &Config, wanted: &Config) -> bool {
-    merge(is, wanted) == *is
 }
 
 /// The running configuration with what these definitions decide; the rest is the operator's.
@@ -104,10 +231,10 @@ pub(crate) fn merge(is: &Config, wanted: &Config) -> Config {
     }
 }
 
-/// The configuration of a stream as the broker has it. `None`: there is no such stream.
-pub(crate) async fn running(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
+/// A stream as the broker has it. `None`: there is no such stream.
+pub(crate) async fn running(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
     match jetstream.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(Error::broker(error)),
     }
@@ -117,5 +244,74 @@ fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
     match error.kind() {
         GetStreamErrorKind::JetStream(error) => error.code() == 404,
         _ => false,
+    }
+}
+
+fn create_code(error: &CreateStreamError) -> Option<u64> {
+    match error.kind() {
+        CreateStreamErrorKind::JetStream(error) => Some(error.error_code().0),
+        _ => None,
+    }
+}
+
+fn update_code(error: &UpdateStreamError) -> Option<u64> {
+    create_code(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(settings: &Settings) -> Config {
+        let [events, ..] = definitions(settings);
+        events
+    }
+
+    #[test]
+    fn a_start_changes_what_the_settings_want_and_leaves_what_an_operator_has_changed() {
+        let mut settings = Settings::default();
+        let first = events(&settings);
+        let created = target(&first, &first, Scope::All);
+        let by_operator = Config {
+            max_bytes: 5 << 30,
+            ..created
+        };
+        settings.events_max_age_days = 3;
+        let wanted = events(&settings);
+        let started = target(&by_operator, &wanted, Scope::All);
+        assert_eq!((started.max_bytes, started.max_age), (5 << 30, DAY * 3));
+        // Another start does not take it for its own.
+        let again = target(&started, &wanted, Scope::All);
+        assert_eq!(again, started);
+        let forced = target(&started, &wanted, Scope::Forced);
+        assert_eq!(forced.max_bytes, settings.events_bytes());
+        assert_eq!(target(&forced, &wanted, Scope::All), forced);
+    }
+
+    #[test]
+    fn a_stream_without_a_record_is_brought_to_what_is_wanted() {
+        let settings = Settings::default();
+        let wanted = events(&settings);
+        let old = Config {
+            max_bytes: 2 << 30,
+            ..wanted.clone()
+        };
+        assert_eq!(
+            target(&old, &wanted, Scope::All).max_bytes,
+            settings.events_bytes()
+        );
+    }
+
+    #[test]
+    fn the_stream_has_room_for_its_rate_over_its_age() {
+        let mut settings = Settings {
+            events_per_second: 50,
+            events_max_age_days: 7,
+            ..Settings::default()
+        };
+        let week: i64 = 50 * 7 * 86_400;
+        assert!(settings.events_bytes() >= week * 1_000);
+        settings.events_max_bytes = 1 << 30;
+        assert_eq!(settings.events_bytes(), 1 << 30);
     }
 }

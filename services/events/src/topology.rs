@@ -38,7 +38,8 @@ pub(crate) async fn compare(bus: &Bus) -> Result<Vec<Difference>, Error> {
         let object = format!("stream {}", wanted.name);
         match streams::running(&jetstream, &wanted.name).await? {
             None => found.push(missing(object)),
-            Some(is) => {
+            Some(running) => {
+                let is = running.config;
                 let merged: StreamConfig = streams::merge(&is, &wanted);
                 differences(&object, &json(&is)?, &json(&merged)?, None, &mut found);
             }
@@ -61,7 +62,7 @@ pub(crate) async fn compare(bus: &Bus) -> Result<Vec<Difference>, Error> {
 /// Creates what is missing and updates what differs. Idempotent.
 pub(crate) async fn apply(bus: &Bus) -> Result<(), Error> {
     let jetstream = bus.jetstream();
-    streams::apply(&jetstream, bus.settings()).await?;
+    streams::apply(&jetstream, bus.settings(), streams::Scope::Forced).await?;
     for (name, known) in bus.consumers() {
         let wanted = consumer::definition(bus, &name, &known.subjects);
         let _: PullConsumer = jetstream

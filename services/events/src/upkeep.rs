@@ -8,6 +8,7 @@ use crate::{Bus, Error, operators::runs};
 
 mod advisories;
 mod gauges;
+mod positions;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -50,6 +51,8 @@ impl Upkeep {
                 every(10 * MINUTE, "partitions", || self.partitions()),
                 every(MINUTE, "inbox retention", || self.forget_effects()),
                 every(MINUTE, "dead letter retention", || self.forget_letters()),
+                every(10 * MINUTE, "operators' records", || self.forget_actions()),
+                every(10 * MINUTE, "failure retention", || self.forget_failures()),
                 every(runs::TICK, "replays", || self.replays()),
                 every(Duration::from_secs(5), "gauges", || gauges
                     .observe(&self.bus, &self.pool)),
@@ -110,6 +113,38 @@ impl Upkeep {
                 LETTERS_AT_ONCE,
             );
             if pruned.fetch_one(&self.pool).await? < LETTERS_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn forget_actions(&self) -> Result<(), Error> {
+        let kept = i32::try_from(self.bus.settings().operator_actions_kept_days).unwrap_or(i32::MAX);
+        loop {
+            let pruned = sqlx::query_scalar!(
+                r#"select events.prune_operator_actions($1, $2) as "pruned!""#,
+                kept,
+                LETTERS_AT_ONCE,
+            );
+            if pruned.fetch_one(&self.pool).await? < LETTERS_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Of events that have left the stream without an end, and will never be delivered again.
+    async fn forget_failures(&self) -> Result<(), Error> {
+        let kept = i32::try_from(self.bus.settings().inbox_kept_days).unwrap_or(i32::MAX);
+        loop {
+            let pruned = sqlx::query!(
+                "delete from events.failure where ctid = any(array(
+                     select ctid from events.failure where last_at < now() - make_interval(days => $1) limit $2))",
+                kept,
+                PRUNED_AT_ONCE,
+            )
+            .execute(&self.pool)
+            .await?;
+            if pruned.rows_affected() < PRUNED_AT_ONCE.unsigned_abs() {
                 return Ok(());
             }
         }

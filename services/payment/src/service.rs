@@ -109,6 +109,7 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
             }
         },
         shutdown: process.shutdown.clone(),
+        drained: process.drained.clone(),
         build: chassis::build(),
     }
 }

@@ -40,6 +40,7 @@ pub(super) async fn wire(
         instance.set("auth.signing_key_id", token::KEY_ID);
         instance.set("events.servers", nats.url());
         instance.set("events.monitor_url", nats.monitoring_url());
+        instance.set("events.events_max_bytes", "1073741824");
         for (peer, target) in peers(*service)
             .iter()
             .filter_map(|peer| targets.iter().find(|(name, _)| name == peer))

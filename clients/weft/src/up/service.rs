@@ -77,7 +77,7 @@ pub(crate) fn configure(
         "[grpc]\nlisten = \"127.0.0.1:{}\"\n\n[probe]\nlisten = \"127.0.0.1:{}\"\n\n\
          [database]\nurl = {}\nmigrate_url = {}\n\n\
          [auth]\nissuer = {}\naudience = {}\njwks_file = {}\nsigning_key_file = {}\n\n\
-         [events]\nservers = [\"nats://127.0.0.1:{}\"]\nmonitor_url = \"http://127.0.0.1:{}\"\n",
+         [events]\nservers = [\"nats://127.0.0.1:{}\"]\nmonitor_url = \"http://127.0.0.1:{}\"\nevents_max_bytes = 1073741824\n",
         at.grpc,
         at.probe,
         quoted(&postgres.url(service, "app")?),

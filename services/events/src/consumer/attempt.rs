@@ -2,7 +2,6 @@ use std::time::{Duration, Instant};
 
 use chassis::postgres::Fault;
 use sqlx::PgConnection;
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -16,6 +15,12 @@ use crate::{Delivery, HandlerError, dead_letter::Class, handler, trace};
 /// event gives way to others; it comes again, and is dead when its deliveries are used up.
 const BOOKKEEPING_TRIES: u32 = 3;
 
+/// The longest time between two looks whether the database is back, or a lock is gone.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the database may take to end the statement that a handler was interrupted in; its own limit is ten seconds.
+const ROLLBACK: Duration = Duration::from_secs(12);
+
 /// What the broker is to be told.
 pub(super) enum Outcome {
     /// Took effect, now or before, or waits safely in the database.
@@ -24,6 +29,9 @@ pub(super) enum Outcome {
     Dead(String),
     /// Failed; deliver again after this time.
     Again(Duration),
+    /// The database is away, or somebody has locked what the handler needs: it stays in hand, and is tried after this
+    /// time. That is no failure of the event's.
+    Wait(Duration),
     /// Another process may own the consumer: say nothing.
     Fenced,
     /// Has no end yet, and says nothing: it is to be tried alone.
@@ -58,12 +66,12 @@ pub(super) enum Start {
 }
 
 impl Worker {
-    /// Handles a message to an outcome. While the database cannot take it (an outage, a lock, a limit of time) it keeps
-    /// trying, without counting, until `stop`.
-    pub(super) async fn attempt(&self, message: &Inbound, epoch: i64, stop: &CancellationToken) -> Outcome {
+    /// Handles a message to an outcome. When the database cannot take it (an outage, a lock, a limit of time) it waits,
+    /// and nothing is counted.
+    pub(super) async fn attempt(&self, message: &Inbound, epoch: i64) -> Outcome {
         let started = Instant::now();
         let span = self.span(message);
-        let outcome = self.insist(message, epoch, stop).instrument(span).await;
+        let outcome = self.try_once(message, epoch).instrument(span).await;
         self.meter(message.delivered > 1, started, &outcome);
         outcome
     }
@@ -89,6 +97,7 @@ impl Worker {
         let error = match outcome {
             Outcome::Done => "",
             Outcome::Again(_) => "transient",
+            Outcome::Wait(_) => "waiting",
             Outcome::Dead(_) => "dead",
             Outcome::Fenced => "fenced",
             Outcome::Apart => return,
@@ -96,32 +105,53 @@ impl Worker {
         self.meters.processed(redelivered, started.elapsed(), error);
     }
 
-    async fn insist(&self, message: &Inbound, epoch: i64, stop: &CancellationToken) -> Outcome {
-        let mut outages = 0;
-        // A repetition after an outage is the same start, not another one.
-        let mut suspect = message.suspect;
-        loop {
-            let tried = match message.dead_letter() {
-                Some(dead_letter) => self.replay(dead_letter, message, epoch, suspect).await,
-                None => self.event(message, epoch, suspect).await,
-            };
-            let error = match tried {
-                Ok(outcome) => return outcome,
-                Err(error) => error,
-            };
-            outages += 1;
-            suspect = false;
-            if !Fault::of(&error).is_passing() && outages >= BOOKKEEPING_TRIES {
-                tracing::error!(consumer = self.name, event.id = %message.envelope.event_id, error = %error,
-                    "what became of an event cannot be recorded; it is delivered again later");
-                return Outcome::Again(Duration::from_millis(self.settings().max_backoff_ms));
+    async fn try_once(&self, message: &Inbound, epoch: i64) -> Outcome {
+        let tried = match message.dead_letter() {
+            Some(dead_letter) => self.replay(dead_letter, message, epoch, message.suspect).await,
+            None => self.event(message, epoch, message.suspect).await,
+        };
+        match tried {
+            Ok(outcome) => outcome,
+            // Outside of the handler only the message itself can be what the database refuses.
+            Err(error) if matches!(Fault::of(&error), Fault::Refused) => {
+                self.unstorable(message, epoch, &error).await
             }
-            tracing::warn!(consumer = self.name, error = %error, outages, "the database cannot take an event now; it waits");
-            tokio::select! {
-                () = tokio::time::sleep(self.settings().backoff(outages).min(Duration::from_secs(5))) => {}
-                () = stop.cancelled() => return Outcome::Fenced,
-            }
+            Err(error) => self.wait(message, &error),
         }
+    }
+
+    /// Keeps what can be kept of a message that the database does not take.
+    async fn unstorable(&self, message: &Inbound, epoch: i64, error: &sqlx::Error) -> Outcome {
+        let error = HandlerError::permanent("EVENT_UNSTORABLE", error.to_string());
+        let unwritten = match self.bury(message, epoch, Class::Permanent, &error, None).await {
+            Ok(outcome) => return outcome,
+            Err(unwritten) => unwritten,
+        };
+        if !matches!(Fault::of(&unwritten), Fault::Refused) {
+            return self.wait(message, &unwritten);
+        }
+        tracing::error!(
+            consumer = self.name,
+            stream.sequence = message.sequence,
+            error = %unwritten,
+            "a message cannot be kept as a dead letter; it stays in the stream alone"
+        );
+        Outcome::Dead("it cannot be stored".into())
+    }
+
+    fn wait(&self, message: &Inbound, error: &sqlx::Error) -> Outcome {
+        let waits = message.waits + 1;
+        if !Fault::of(error).is_passing() && waits >= BOOKKEEPING_TRIES {
+            tracing::error!(consumer = self.name, event.id = %message.envelope.event_id, error = %error,
+                "what became of an event cannot be recorded; it is delivered again later");
+            return Outcome::Again(Duration::from_millis(self.settings().max_backoff_ms));
+        }
+        // A warning at the first time, and ever more rarely.
+        if waits.is_power_of_two() {
+            tracing::warn!(consumer = self.name, event.id = %message.envelope.event_id, error = %error, waits,
+                "the database cannot take an event now; it waits");
+        }
+        Outcome::Wait(self.settings().backoff(waits).min(LONGEST_WAIT))
     }
 
     async fn event(&self, message: &Inbound, epoch: i64, suspect: bool) -> Result<Outcome, sqlx::Error> {
@@ -186,7 +216,13 @@ impl Worker {
                 Err(error) => Effect::Failed(error),
             },
         };
-        tx.rollback().await?;
+        let interrupted = matches!(&effect, Effect::Failed(error) if error.code() == handler::TIMED_OUT);
+        match tokio::time::timeout(ROLLBACK, tx.rollback()).await {
+            Ok(rolled_back) => rolled_back?,
+            // It was the database that took so long, and not the handler.
+            Err(_) if interrupted => return Err(sqlx::Error::PoolTimedOut),
+            Err(_) => {}
+        }
         Ok(effect)
     }
 

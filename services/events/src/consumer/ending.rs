@@ -14,6 +14,12 @@ use crate::{
     outbox::{Notice, notify},
 };
 
+/// Characters that are kept of a name or an id.
+const NAME: usize = 300;
+
+/// Characters that are kept of an error's message.
+const MESSAGE: usize = 1_000;
+
 /// An event that was parked and is now dead itself.
 pub(super) struct Behind {
     pub(super) dead_letter: Uuid,
@@ -130,7 +136,7 @@ impl Worker {
             dead_letter,
             class.as_str(),
             error.code(),
-            error.message(),
+            error.message().chars().take(MESSAGE).collect::<String>(),
             fingerprint(&self.name, &message.envelope.type_name, class, error),
             self.handler_version,
         );
@@ -197,22 +203,22 @@ impl Worker {
             envelope.facility,
             self.name,
             envelope.event_id,
-            message.message_id,
-            envelope.type_name,
+            cut(&message.message_id),
+            cut(&envelope.type_name),
             message.subject,
             message.stream,
             i64::try_from(message.sequence).unwrap_or(i64::MAX),
-            envelope.aggregate,
+            cut(&envelope.aggregate),
             envelope.aggregate_id,
             envelope.version,
             envelope.saga_id,
             envelope.causation_id,
-            envelope.trace_id(),
+            cut(envelope.trace_id()),
             json!(message.headers),
             message.body,
             class.as_str(),
-            error.code(),
-            error.message(),
+            cut(error.code()),
+            error.message().chars().take(MESSAGE).collect::<String>(),
             fingerprint(&self.name, &envelope.type_name, class, error),
             self.handler_version,
             parked_behind,
@@ -275,6 +281,11 @@ impl Worker {
         };
         notify(tx, &notice).await
     }
+}
+
+/// A name or an id as it is kept: a foreign message may bring one of any length. The headers are kept whole.
+fn cut(text: &str) -> String {
+    text.chars().take(NAME).collect()
 }
 
 /// The reason in the protocol line `+TERM reason`: one line, and short.

@@ -2,7 +2,11 @@ use async_nats::{Subject, jetstream};
 use uuid::Uuid;
 
 use super::queue::Sequenced;
-use crate::envelope::{DEAD_LETTER, Envelope, Headers, storable, stored};
+use crate::{
+    envelope::{DEAD_LETTER, Envelope, Headers, storable, stored},
+    stored_message::StoredMessage,
+    streams,
+};
 
 /// A message as it came from the broker, or as it was parked.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub(super) struct Inbound {
     pub(super) suspect: bool,
     /// It was handled with others, and all of them are to be tried alone.
     pub(super) apart: bool,
+    /// How often it has waited for the database or a lock.
+    pub(super) waits: u32,
 }
 
 impl Inbound {
@@ -37,7 +43,10 @@ impl Inbound {
             .as_ref()
             .and_then(|headers| headers.get("Nats-Msg-Id"));
         let message_id = message_id.map(|id| storable(id.as_str())).unwrap_or_default();
-        let (envelope, malformed) = Envelope::read(&headers, &stream, sequence);
+        let (envelope, malformed) = match Envelope::reference(&headers) {
+            Some(envelope) => (envelope, None),
+            None => Envelope::read(&headers, &stream, sequence),
+        };
         Some(Self {
             stream,
             sequence,
@@ -51,8 +60,29 @@ impl Inbound {
             reply: message.reply.clone()?,
             suspect: info.delivered > 1,
             apart: false,
+            waits: 0,
             headers,
         })
+    }
+
+    /// A message that was read from the stream and never delivered.
+    pub(super) fn stored(message: StoredMessage, envelope: Envelope, malformed: &str) -> Self {
+        Self {
+            stream: streams::EVENTS.to_owned(),
+            sequence: message.sequence,
+            consumer_sequence: 0,
+            delivered: 0,
+            subject: message.subject,
+            message_id: message.message_id,
+            headers: message.headers,
+            body: message.body,
+            envelope,
+            malformed: Some(malformed.to_owned()),
+            reply: Subject::from_static(""),
+            suspect: false,
+            apart: false,
+            waits: 0,
+        }
     }
 
     pub(super) fn key(&self) -> Uuid {
@@ -62,6 +92,11 @@ impl Inbound {
     /// The dead letter that this message replays or continues after. `None` for a plain event.
     pub(super) fn dead_letter(&self) -> Option<Uuid> {
         self.headers.get(DEAD_LETTER)?.parse().ok()
+    }
+
+    /// Whether the event is not in it but in the dead letter that it names.
+    pub(super) fn is_reference(&self) -> bool {
+        Envelope::reference(&self.headers).is_some()
     }
 
     /// Whether it may share a transaction with others: an event that nothing is known against.

@@ -27,18 +27,25 @@ impl Worker {
         suspect: bool,
     ) -> Result<Outcome, sqlx::Error> {
         let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
-        let state = sqlx::query_scalar!("select state from events.dead_letter where id = $1", dead_letter)
-            .fetch_optional(&mut *tx)
-            .await?;
+        let found = store::dead_letter(&mut tx, dead_letter, message).await?;
         tx.rollback().await?;
-        match state.as_deref() {
-            Some("replaying") => {
-                if let Some(outcome) = self.head(dead_letter, message, epoch, suspect).await? {
+        // One that is gone was settled long ago.
+        let Some((state, event)) = found else {
+            return Ok(Outcome::Done);
+        };
+        // The event itself, and the turn of the message that stands for it.
+        let event = match message.is_reference() {
+            true => &event,
+            false => message,
+        };
+        match state.as_str() {
+            "replaying" => {
+                if let Some(outcome) = self.head(dead_letter, event, epoch, suspect).await? {
                     return Ok(outcome);
                 }
                 self.drain_parked(dead_letter, message, epoch, false).await
             }
-            Some("resolved" | "discarded") => self.drain_parked(dead_letter, message, epoch, suspect).await,
+            "resolved" | "discarded" => self.drain_parked(dead_letter, message, epoch, suspect).await,
             // A replay that has failed and is told once more.
             _ => Ok(Outcome::Done),
         }

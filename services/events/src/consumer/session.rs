@@ -1,9 +1,9 @@
 //! One uninterrupted stretch of consuming: deliveries come in stream order, without a gap, to this process alone.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::ControlFlow,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -76,6 +76,8 @@ struct Session {
     delivered_before: u64,
     /// Reply subjects of the messages that wait or run here, by sequence: their time is extended.
     in_hand: HashMap<u64, Subject>,
+    /// What waits for the database or a lock, by the time at which it is tried again.
+    waiting: BTreeMap<(Instant, u64), Inbound>,
     /// Attempts that the process may not survive run one at a time, so that the guilty one is known.
     alone: Arc<Semaphore>,
 }
@@ -86,11 +88,13 @@ pub(super) async fn run(
     lease: Lease,
     stop: &CancellationToken,
 ) -> Result<End, Error> {
+    // From here on: what a lost connection took with it is delivered again to the next session, at once and in order.
+    let mut disconnects = worker.bus.disconnects();
     let Opened {
         consumer,
         delivered_before,
         expected,
-    } = open(worker, subjects, stop).await?;
+    } = open(worker, subjects, lease.epoch, stop).await?;
     let messages = consumer
         .stream()
         .max_messages_per_batch(worker.settings().max_in_flight)
@@ -111,11 +115,13 @@ pub(super) async fn run(
         expected,
         delivered_before,
         in_hand: HashMap::new(),
+        waiting: BTreeMap::new(),
         alone: Arc::new(Semaphore::new(1)),
     };
     let mut progress = tokio::time::interval(Duration::from_millis(worker.settings().ack_wait_ms) / 3);
     let end = loop {
-        session.start_jobs(stop);
+        session.start_jobs();
+        let due = session.due();
         tokio::select! {
             () = stop.cancelled() => break Ok(End::Stopped),
             _ = progress.tick() => session.extend().await,
@@ -127,6 +133,11 @@ pub(super) async fn run(
                 Err(error) => break Err(Error::Broker(format!("an attempt was lost: {error}"))),
             },
             () = tokio::time::sleep_until(session.started + GATHERING), if session.is_gathering() => {}
+            () = tokio::time::sleep_until(due.unwrap_or(session.started)), if due.is_some() => session.resume_due(),
+            _ = disconnects.changed() => {
+                worker.disconnected.store(true, Ordering::Relaxed);
+                break Ok(End::Interrupted("the connection to the broker was lost"));
+            }
             chunk = deliveries.next() => match chunk.map(|chunk| session.receive(chunk)) {
                 Some(ControlFlow::Continue(())) => {}
                 Some(ControlFlow::Break(end)) => break end,
@@ -168,7 +179,21 @@ impl Session {
         ControlFlow::Continue(())
     }
 
-    fn start_jobs(&mut self, stop: &CancellationToken) {
+    /// When the first of what waits is to be tried again.
+    fn due(&self) -> Option<Instant> {
+        self.waiting.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Returns what has waited long enough to the queue.
+    fn resume_due(&mut self) {
+        let now = Instant::now();
+        while let Some(first) = self.waiting.first_entry().filter(|first| first.key().0 <= now) {
+            let message = first.remove();
+            self.queue.returned(message.key(), message);
+        }
+    }
+
+    fn start_jobs(&mut self) {
         while self.jobs.len() < self.worker.settings().concurrency {
             let messages = self.next_job();
             let Some(first) = messages.first() else { break };
@@ -178,7 +203,7 @@ impl Session {
                 self.started = Instant::now();
             }
             let (worker, epoch) = (self.worker.clone(), self.lease.epoch);
-            let (alone, stop) = (self.alone.clone(), stop.clone());
+            let alone = self.alone.clone();
             self.jobs.spawn(async move {
                 let mut permit = None;
                 let outcomes = match &messages[..] {
@@ -187,7 +212,7 @@ impl Session {
                             // The semaphore is never closed.
                             permit = alone.acquire_owned().await.ok();
                         }
-                        vec![worker.attempt(message, epoch, &stop).await]
+                        vec![worker.attempt(message, epoch).await]
                     }
                     messages => worker.batch(messages, epoch).await,
                 };
@@ -258,6 +283,14 @@ impl Session {
                 self.queue.held(key, sequence);
                 format!("-NAK {{\"delay\": {}}}", delay.as_nanos())
             }
+            Outcome::Wait(delay) => {
+                message.waits += 1;
+                message.apart = true;
+                // A repetition is the same start, not another one.
+                message.suspect = false;
+                self.waiting.insert((Instant::now() + delay, sequence), message);
+                return;
+            }
             Outcome::Apart => {
                 message.apart = true;
                 self.queue.returned(key, message);
@@ -310,7 +343,12 @@ impl Job {
 
 /// Creates or updates the consumer and takes it back to its acknowledgement floor, so that what a former owner had in
 /// hand comes first and in order.
-async fn open(worker: &Worker, subjects: &[String], stop: &CancellationToken) -> Result<Opened, Error> {
+async fn open(
+    worker: &Worker,
+    subjects: &[String],
+    epoch: i64,
+    stop: &CancellationToken,
+) -> Result<Opened, Error> {
     let settings = worker.settings();
     let ack_wait = Duration::from_millis(settings.ack_wait_ms);
     let config = definition(&worker.bus, &worker.name, subjects);
@@ -329,6 +367,14 @@ async fn open(worker: &Worker, subjects: &[String], stop: &CancellationToken) ->
         });
     }
     let delivered_before = info.delivered.stream_sequence;
+    if worker.disconnected.swap(false, Ordering::Relaxed) {
+        // It may have been one of these that the connection was lost over.
+        let acknowledged = info.ack_floor.stream_sequence;
+        let filters = &info.config.filter_subjects;
+        worker
+            .bury_unreadable(filters, epoch, acknowledged, delivered_before)
+            .await?;
+    }
     let expected = match consumer.reset(None).await {
         Ok(reset) => Some(reset.info.delivered.consumer_sequence + 1),
         Err(error) => {

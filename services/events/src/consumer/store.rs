@@ -263,6 +263,38 @@ pub(super) async fn first_parked(
     Ok(Some((row.id, inbound)))
 }
 
+/// The state of a dead letter, and its event as if it had just been delivered on `carrier`.
+pub(super) async fn dead_letter(
+    tx: &mut PgConnection,
+    id: Uuid,
+    carrier: &Inbound,
+) -> Result<Option<(String, Inbound)>, sqlx::Error> {
+    let row = sqlx::query!(
+        "select state, message_id, subject, stream, stream_sequence, headers, body
+         from events.dead_letter where id = $1",
+        id,
+    );
+    let Some(row) = row.fetch_optional(tx).await? else {
+        return Ok(None);
+    };
+    let headers: Headers =
+        serde_json::from_value(row.headers).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let sequence = row.stream_sequence.unsigned_abs();
+    let (envelope, malformed) = Envelope::read(&headers, &row.stream, sequence);
+    let inbound = Inbound {
+        stream: row.stream,
+        sequence,
+        subject: row.subject,
+        message_id: row.message_id,
+        headers,
+        body: row.body,
+        envelope,
+        malformed,
+        ..carrier.clone()
+    };
+    Ok(Some((row.state, inbound)))
+}
+
 pub(super) async fn remove_parked(tx: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query!("delete from events.parked where id = $1", id)
         .execute(tx)

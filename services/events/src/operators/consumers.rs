@@ -10,7 +10,7 @@ use crate::{Bus, lag};
 
 pub(super) async fn list(bus: &Bus, pool: &PgPool) -> Result<Vec<ops::ConsumerStatus>, Failure> {
     let rows = sqlx::query!(
-        r#"select name, paused, changed_by, reason, changed_at,
+        r#"select name, paused, changed_by, reason, changed_at, gap_from, gap_until,
                coalesce((select sum(open) from events.dead_letter_depth() d where d.consumer = name), 0)::bigint
                    as "dead!"
            from events.consumer order by name"#,
@@ -31,6 +31,8 @@ pub(super) async fn list(bus: &Bus, pool: &PgPool) -> Result<Vec<ops::ConsumerSt
             unacknowledged_count: lag.as_ref().map_or(0, |lag| lag.unacknowledged),
             lag: lag.and_then(|lag| lag.age).map(duration),
             dead_letter_count: row.dead.unsigned_abs(),
+            gap_start_time: row.gap_from.map(letters::timestamp),
+            gap_end_time: row.gap_until.map(letters::timestamp),
         });
     }
     Ok(consumers)
@@ -45,7 +47,11 @@ pub(super) async fn set_paused(
     reason: &str,
 ) -> Result<(), Failure> {
     let set = sqlx::query!(
-        "update events.consumer set paused = $2, changed_by = $3, reason = $4, changed_at = now() where name = $1",
+        // Who lets it go on has dealt with what it had missed.
+        "update events.consumer
+         set paused = $2, changed_by = $3, reason = $4, changed_at = now(),
+             gap_from = case when $2 then gap_from end, gap_until = case when $2 then gap_until end
+         where name = $1",
         consumer,
         paused,
         caller.subject,

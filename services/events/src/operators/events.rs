@@ -13,7 +13,7 @@ use super::{
     actions::{About, Action, once},
     consumers,
     failure::Failure,
-    tail,
+    held, tail,
 };
 use crate::{
     Audit, Bus, Error, Report,
@@ -59,15 +59,18 @@ impl EventOperations {
         Ok((caller, request.into_inner()))
     }
 
-    async fn compare(&self, window: Option<&prost_types::Duration>) -> Result<Report, Status> {
-        let window = window.map_or(Ok(DEFAULT_WINDOW), |window| Duration::try_from(*window));
-        let window = window.map_err(|_| Failure::Invalid {
-            field: "window",
-            problem: "must be positive",
-        })?;
+    async fn compare(&self, asked: Option<&prost_types::Duration>) -> Result<Report, Status> {
         let audit = Audit::new(&self.0.bus, &self.0.pool);
-        audit.compare(window).await.map_err(failure)
+        audit.compare(window(asked)?).await.map_err(failure)
     }
+}
+
+fn window(asked: Option<&prost_types::Duration>) -> Result<Duration, Failure> {
+    let window = asked.map_or(Ok(DEFAULT_WINDOW), |window| Duration::try_from(*window));
+    window.map_err(|_| Failure::Invalid {
+        field: "window",
+        problem: "must be positive",
+    })
 }
 
 #[tonic::async_trait]
@@ -78,7 +81,12 @@ impl EventService for EventOperations {
     ) -> Result<Response<ops::ListConsumersResponse>, Status> {
         self.open(request)?;
         let consumers = consumers::list(&self.0.bus, &self.0.pool).await?;
-        Ok(Response::new(ops::ListConsumersResponse { consumers }))
+        let mut connection = self.0.pool.acquire().await.map_err(Failure::from)?;
+        let held_message_count = held::count(&mut connection).await.map_err(Failure::from)?;
+        Ok(Response::new(ops::ListConsumersResponse {
+            consumers,
+            held_message_count,
+        }))
     }
 
     async fn pause_consumer(
@@ -145,7 +153,9 @@ impl EventService for EventOperations {
             return Ok(idempotency::replayed(answer));
         }
         // The broker is read before the transaction begins.
-        let report = self.compare(request.window.as_ref()).await?;
+        let audit = Audit::new(&self.0.bus, &self.0.pool);
+        let report = audit.compare_beyond(window(request.window.as_ref())?).await;
+        let report = report.map_err(failure)?;
         let republish = async |tx: &mut sqlx::PgConnection| {
             let republished_count = report.requeue(tx).await?;
             let said = About::said(format!("{republished_count} events"));
@@ -162,8 +172,8 @@ impl EventService for EventOperations {
         &self,
         request: Request<ops::TailEventsRequest>,
     ) -> Result<Response<Self::TailEventsStream>, Status> {
-        let (_, request) = self.open(request)?;
-        Ok(Response::new(tail::follow(&self.0.bus, &request).await?))
+        let (caller, request) = self.open(request)?;
+        Ok(Response::new(tail::follow(&self.0.bus, &caller, &request).await?))
     }
 
     async fn apply_streams(
@@ -177,14 +187,55 @@ impl EventService for EventOperations {
             return Ok(Response::new(answer(differences)));
         }
         let action = Action::of("ApplyStreams", &request, &request.request_id, &caller)?;
-        let apply = async |_: &mut sqlx::PgConnection| {
-            let broker = |error: Error| Failure::Broker(error.to_string());
-            let differences = topology::compare(bus).await.map_err(broker)?;
-            topology::apply(bus).await.map_err(broker)?;
-            let said = About::said(format!("{} differences", differences.len()));
-            Ok((answer(differences), said))
-        };
-        once(&self.0.pool, &action, apply).await
+        let mut tx = caller.begin(&self.0.pool).await.map_err(Failure::from)?;
+        let answered: Option<ops::ApplyStreamsResponse> = action.answered(&mut tx).await?;
+        tx.rollback().await.map_err(Failure::from)?;
+        if let Some(answer) = answered {
+            return Ok(idempotency::replayed(answer));
+        }
+        // The broker is changed before the transaction begins: to do it again changes nothing.
+        let differences = topology::compare(bus).await.map_err(failure)?;
+        topology::apply(bus).await.map_err(failure)?;
+        let said = About::said(format!("{} differences", differences.len()));
+        let answer = answer(differences);
+        once(&self.0.pool, &action, async |_: &mut sqlx::PgConnection| {
+            Ok((answer, said))
+        })
+        .await
+    }
+
+    async fn list_held_messages(
+        &self,
+        request: Request<ops::ListHeldMessagesRequest>,
+    ) -> Result<Response<ops::ListHeldMessagesResponse>, Status> {
+        let (caller, request) = self.open(request)?;
+        let mut tx = caller.begin(&self.0.pool).await.map_err(Failure::from)?;
+        let messages = held::list(&mut tx, request.after_position).await?;
+        Ok(Response::new(ops::ListHeldMessagesResponse { messages }))
+    }
+
+    async fn retry_held_messages(
+        &self,
+        request: Request<ops::RetryHeldMessagesRequest>,
+    ) -> Result<Response<ops::RetryHeldMessagesResponse>, Status> {
+        let (caller, request) = self.open(request)?;
+        let action = Action::of("RetryHeldMessages", &request, &request.request_id, &caller)?;
+        let retry = async |tx: &mut sqlx::PgConnection| held::retry(tx, &request).await;
+        let answer = once(&self.0.pool, &action, retry).await?;
+        self.0.bus.outbox().wake();
+        Ok(answer)
+    }
+
+    async fn discard_held_message(
+        &self,
+        request: Request<ops::DiscardHeldMessageRequest>,
+    ) -> Result<Response<ops::DiscardHeldMessageResponse>, Status> {
+        let (caller, request) = self.open(request)?;
+        let action = Action::of("DiscardHeldMessage", &request, &request.request_id, &caller)?;
+        let discard = async |tx: &mut sqlx::PgConnection| held::discard(tx, &request).await;
+        let answer = once(&self.0.pool, &action, discard).await?;
+        self.0.bus.outbox().wake();
+        Ok(answer)
     }
 }
 

@@ -11,7 +11,7 @@ use proto::ops::v1 as ops;
 use time::OffsetDateTime;
 use tonic::Status;
 
-use super::{failure::Failure, letters};
+use super::{Caller, failure::Failure, letters};
 use crate::{
     Bus, Error, contract,
     envelope::{Envelope, stored},
@@ -23,7 +23,12 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 pub(super) type Tail = Pin<Box<dyn Stream<Item = Result<ops::TailEventsResponse, Status>> + Send>>;
 
-pub(super) async fn follow(bus: &Bus, request: &ops::TailEventsRequest) -> Result<Tail, Failure> {
+/// The events of the caller's facility. What names no facility is shown too: those who may call are administrators.
+pub(super) async fn follow(
+    bus: &Bus,
+    caller: &Caller,
+    request: &ops::TailEventsRequest,
+) -> Result<Tail, Failure> {
     let own = format!("evt.{}.", bus.service());
     let subject = match request.subject.as_str() {
         "" => format!("{own}>"),
@@ -57,9 +62,15 @@ pub(super) async fn follow(bus: &Bus, request: &ops::TailEventsRequest) -> Resul
     let consumer = jetstream.create_consumer_on_stream(config, streams::EVENTS).await;
     let consumer: PullConsumer = consumer.map_err(broker)?;
     let messages = consumer.messages().await.map_err(broker)?;
-    let events = messages.map(|message| match message {
-        Ok(message) => Ok(event(&message)),
-        Err(error) => Err(broker(error).into()),
+    let facility = caller.facility.clone();
+    let events = messages.filter_map(move |message| {
+        let event = match message {
+            Ok(message) => Some(event(&message))
+                .filter(|event| event.facility.is_empty() || event.facility == facility)
+                .map(Ok),
+            Err(error) => Some(Err(broker(error).into())),
+        };
+        std::future::ready(event)
     });
     Ok(Box::pin(events))
 }

@@ -8,12 +8,18 @@ use std::{
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
-use super::{Pending, publish};
+use super::{
+    Pending,
+    publish::{self, Refused},
+};
 use crate::{Bus, Error};
 
 /// Batches on their way at once. Each has lanes of its own, so that a lane's next batch is sent only once the fate of
 /// its previous one is known.
 const GROUPS: usize = 4;
+
+/// Messages that are held by name. That many are no matter of single messages any more: then publishing stops.
+const MOST_HELD: i32 = 1_000;
 
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -96,13 +102,17 @@ impl Flights {
         }
         let (bus, pool) = (bus.clone(), pool.clone());
         self.running.spawn(async move {
-            let (published, mut failure) = publish::all(&bus, &rows).await;
-            if let Err(error) = acknowledge(&pool, &published).await {
+            let done = publish::all(&bus, &rows).await;
+            let mut failure = done.failure;
+            if let Err(error) = acknowledge(&pool, &done.acknowledged).await {
                 failure.get_or_insert(error.into());
+            }
+            if let Err(error) = hold(&bus, &pool, &rows, &done.refused).await {
+                failure.get_or_insert(error);
             }
             Landed {
                 groups,
-                published: published.len(),
+                published: done.acknowledged.len(),
                 failure,
             }
         });
@@ -164,5 +174,50 @@ async fn acknowledge(pool: &PgPool, published: &[i64]) -> Result<(), sqlx::Error
     sqlx::query!("select events.acknowledged($1)", published)
         .execute(pool)
         .await?;
+    Ok(())
+}
+
+/// The broker refuses these rows, and not for want of room or of itself: they wait by name, and all others go on.
+async fn hold(bus: &Bus, pool: &PgPool, rows: &[Pending], refused: &[Refused]) -> Result<(), Error> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let settings = &bus.settings().relay;
+    let positions: Vec<_> = refused.iter().map(|row| row.position).collect();
+    let codes: Vec<_> = refused.iter().map(|row| row.code.as_str().to_owned()).collect();
+    let reasons: Vec<_> = refused.iter().map(|row| row.reason.clone()).collect();
+    let sizes: Vec<_> = refused.iter().map(|row| row.size as i64).collect();
+    let held = sqlx::query_scalar!(
+        r#"select events.hold($1, $2, $3, $4, $5, $6) as "position!""#,
+        &positions,
+        &codes,
+        &reasons,
+        &sizes,
+        Duration::from_millis(settings.held_retry_ms).as_secs_f64(),
+        MOST_HELD,
+    )
+    .fetch_all(pool)
+    .await?;
+    for row in refused {
+        let first = rows
+            .iter()
+            .find(|sent| sent.id == row.position && sent.attempts == 0);
+        if let Some(sent) = first {
+            tracing::error!(
+                messaging.message.id = sent.message_id,
+                messaging.destination.name = sent.subject,
+                position = row.position,
+                error.code = row.code.as_str(),
+                error = row.reason,
+                "the broker refuses a message; it is held, and the others go on"
+            );
+        }
+    }
+    if held.len() < refused.len() {
+        return Err(Error::Broker(format!(
+            "it refuses more than {MOST_HELD} messages, the last one because {}",
+            refused.last().map_or("", |row| row.reason.as_str())
+        )));
+    }
     Ok(())
 }

@@ -40,6 +40,7 @@ struct Row {
     saga_id: Option<Uuid>,
     causation_id: Option<Uuid>,
     traceparent: Option<String>,
+    attempts: Option<i32>,
 }
 
 impl Lanes {
@@ -99,7 +100,7 @@ impl Lanes {
             Row,
             r#"select id as "id!", lane as "lane!", message_id as "message_id!", subject as "subject!", body as "body!",
                    headers, event_id, type as type_name, occurred_at, facility, aggregate, aggregate_id, version,
-                   saga_id, causation_id, traceparent
+                   saga_id, causation_id, traceparent, attempts
                from events.outbox_page($1, $2, $3)"#,
             self.owner,
             lanes,
@@ -197,6 +198,7 @@ impl Lanes {
 
 impl Row {
     fn pending(mut self) -> Result<Pending, sqlx::Error> {
+        let is_event = self.headers.is_none();
         let headers = match self.headers.take() {
             Some(headers) => {
                 serde_json::from_value(headers).map_err(|error| sqlx::Error::Decode(error.into()))?
@@ -212,6 +214,9 @@ impl Row {
             subject: self.subject,
             headers,
             body: self.body,
+            is_event,
+            aggregate_id: self.aggregate_id.unwrap_or_default(),
+            attempts: self.attempts.unwrap_or_default(),
         })
     }
 

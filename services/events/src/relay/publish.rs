@@ -1,16 +1,25 @@
-//! From rows to acknowledged messages: atomic batches (ADR-50), and one by one where a batch is refused.
+//! From rows to acknowledged messages: atomic batches (ADR-50), and one by one where a batch is refused or a row may be.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
-use async_nats::{HeaderMap, HeaderValue};
+use async_nats::client::RequestErrorKind;
 use serde::Deserialize;
-use tracing::Span;
 
-use super::Pending;
-use crate::{Bus, Error, trace};
+use super::{
+    Pending,
+    outgoing::{Outgoing, Size},
+};
+use crate::{Bus, Error, limits};
 
 /// A batch holds a message id that the broker already has: it was published before, and its deletion here was lost.
 const DUPLICATE_IN_BATCH: u64 = 10201;
+
+/// The refusals of class 400 that are about the stream or the account and not about the message: the account's limits
+/// are reached, another stream is expected, the stream is sealed.
+const NOT_OF_THE_MESSAGE: [u64; 3] = [10002, 10060, 10109];
+
+/// The message is larger than the stream's `max_msg_size`, or its headers than 64 KiB.
+const TOO_LARGE: [u64; 2] = [10054, 10097];
 
 /// What the broker answers to a publish.
 #[derive(Deserialize)]
@@ -21,29 +30,71 @@ struct Answer {
 #[derive(Deserialize)]
 struct Refusal {
     #[serde(default)]
+    code: u64,
+    #[serde(default)]
     err_code: u64,
     #[serde(default)]
     description: String,
 }
 
-/// A row on its way, and the span of its publication.
-struct Outgoing<'a> {
-    row: &'a Pending,
-    span: Span,
+/// Why the broker does not take a message, whatever becomes of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    TooLarge,
+    Refused,
+    NotPermitted,
 }
 
-/// Publishes in order. Returns the ids of the rows that the broker has acknowledged, and the first failure.
-pub(super) async fn all(bus: &Bus, pending: &[Pending]) -> (Vec<i64>, Option<Error>) {
+/// A row that the broker refuses for a reason of its own.
+pub(super) struct Refused {
+    pub(super) position: i64,
+    pub(super) size: usize,
+    pub(super) code: Code,
+    pub(super) reason: String,
+}
+
+/// What became of rows. Those that are in neither list were not tried, or their fate is unknown.
+#[derive(Default)]
+pub(super) struct Published {
+    pub(super) acknowledged: Vec<i64>,
+    pub(super) refused: Vec<Refused>,
+    pub(super) failure: Option<Error>,
+}
+
+/// The fate of one message.
+enum Fate {
+    Acknowledged,
+    Refused(Code, String),
+}
+
+impl Code {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "TOO_LARGE",
+            Self::Refused => "REFUSED",
+            Self::NotPermitted => "NOT_PERMITTED",
+        }
+    }
+}
+
+/// Publishes in order within each aggregate.
+pub(super) async fn all(bus: &Bus, pending: &[Pending]) -> Published {
+    let mut done = Published::default();
+    renew_limit(bus, pending).await;
+    let limit = bus.client().max_payload();
     // A batch belongs to one stream. Nothing orders a dead letter's copy against events.
     let (copies, events): (Vec<_>, Vec<_>) = pending
         .iter()
-        .map(Outgoing::new)
-        .partition(|outgoing| outgoing.row.subject.starts_with("dlq."));
-    let mut published = Vec::with_capacity(pending.len());
-    let mut failure = None;
+        .map(|row| Outgoing::new(bus, row, limit))
+        .partition(|outgoing| outgoing.row.is_copy());
     for rows in [events, copies] {
-        match batch(bus, &rows).await {
-            Ok(None) => published.extend(rows.iter().map(|outgoing| outgoing.row.id)),
+        let (together, apart) = doubtful_apart(bus, rows, limit);
+        match batch(bus, &together).await {
+            Ok(None) => {
+                let positions = together.iter().map(|outgoing| outgoing.row.id);
+                done.acknowledged.extend(positions);
+                singly(bus, &apart, limit, &mut done).await;
+            }
             Ok(Some(refusal)) => {
                 if refusal.err_code != DUPLICATE_IN_BATCH {
                     tracing::warn!(
@@ -51,41 +102,69 @@ pub(super) async fn all(bus: &Bus, pending: &[Pending]) -> (Vec<i64>, Option<Err
                         "the broker refused a batch; publishing singly"
                     );
                 }
-                failure = singly(bus, &rows, &mut published).await.or(failure);
+                // In their order: an aggregate's doubtful rows come after its others.
+                singly(bus, &together, limit, &mut done).await;
+                singly(bus, &apart, limit, &mut done).await;
             }
-            Err(error) => failure = Some(error),
+            Err(_) if together.iter().any(|outgoing| is_forbidden(bus, outgoing)) => {
+                singly(bus, &together, limit, &mut done).await;
+                singly(bus, &apart, limit, &mut done).await;
+            }
+            Err(error) => done.failure = Some(error),
         }
     }
-    (published, failure)
+    done
 }
 
-impl<'a> Outgoing<'a> {
-    /// What did not happen in a trace is published without a span.
-    fn new(row: &'a Pending) -> Self {
-        let parent = row.header("traceparent");
-        let span = if parent.is_empty() {
-            Span::none()
-        } else {
-            tracing::info_span!(
-                "publish",
-                otel.name = format!("publish {}", row.subject),
-                otel.kind = "producer",
-                messaging.system = "nats",
-                messaging.operation.name = "publish",
-                messaging.operation.type = "send",
-                messaging.destination.name = row.subject,
-                messaging.message.id = row.message_id,
-            )
-        };
-        trace::hang_below(&span, parent);
-        Self { row, span }
+/// Looks whether the server's limit has changed, when a message that was too large is tried again.
+async fn renew_limit(bus: &Bus, pending: &[Pending]) {
+    if pending.iter().all(|row| row.attempts == 0) {
+        return;
+    }
+    let client = bus.client();
+    let known = client.max_payload();
+    if let Some(limit) = limits::max_payload(&bus.settings().servers).await
+        && limit != known
+    {
+        tracing::info!(
+            known,
+            limit,
+            "the broker's max_payload has changed; connecting anew"
+        );
+        if client.force_reconnect().await.is_ok() {
+            let renewed = async {
+                while client.max_payload() != limit {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(2), renewed).await;
+        }
     }
 }
 
-impl Pending {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map(String::as_str).unwrap_or_default()
-    }
+/// Parts the rows that a batch could be refused for, and what follows them in their aggregates, from the others.
+fn doubtful_apart<'a>(
+    bus: &Bus,
+    rows: Vec<Outgoing<'a>>,
+    limit: usize,
+) -> (Vec<Outgoing<'a>>, Vec<Outgoing<'a>>) {
+    let mut behind = HashSet::new();
+    rows.into_iter().partition(|outgoing| {
+        let row = outgoing.row;
+        let doubtful = row.attempts > 0
+            || outgoing.size(limit) != Size::Batched
+            || is_forbidden(bus, outgoing)
+            || (row.is_event && behind.contains(&row.aggregate_id));
+        if doubtful && row.is_event {
+            behind.insert(row.aggregate_id);
+        }
+        !doubtful
+    })
+}
+
+fn is_forbidden(bus: &Bus, outgoing: &Outgoing<'_>) -> bool {
+    let recently = Duration::from_millis(bus.settings().relay.held_retry_ms);
+    bus.refusals().is_refused(&outgoing.row.subject, recently)
 }
 
 /// All or nothing. An error leaves open whether the broker has stored the batch.
@@ -98,86 +177,107 @@ async fn batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Refusal>, Erro
     }
     let batch_id = uuid::Uuid::new_v4().to_string();
     for (index, outgoing) in before.iter().enumerate() {
-        let row = outgoing.row;
-        let mut headers = headers(bus, outgoing);
+        let mut headers = outgoing.headers.clone();
         headers.insert("Nats-Batch-Id", batch_id.as_str());
         headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
-        let body = row.body.clone();
         bus.client()
-            .publish_with_headers(row.subject.clone(), headers, body)
+            .publish_with_headers(outgoing.row.subject.clone(), headers, outgoing.body.clone())
             .await
             .map_err(Error::broker)?;
     }
-    let mut headers = headers(bus, last);
+    let mut headers = last.headers.clone();
     headers.insert("Nats-Batch-Id", batch_id.as_str());
     headers.insert("Nats-Batch-Sequence", rows.len().to_string());
     headers.insert("Nats-Batch-Commit", "1");
-    request(bus, last.row, headers).await
+    request(bus, last, headers).await
 }
 
-/// One after the other. A failed row holds back the rest of its lane, and no other lane.
-async fn singly(bus: &Bus, rows: &[Outgoing<'_>], published: &mut Vec<i64>) -> Option<Error> {
-    let mut held = HashSet::new();
-    let mut failure = None;
+/// One after the other. What the broker refuses holds back the later events of its aggregate, and nothing else.
+async fn singly(bus: &Bus, rows: &[Outgoing<'_>], limit: usize, done: &mut Published) {
+    let mut held: HashSet<_> = HashSet::new();
     for outgoing in rows {
         let row = outgoing.row;
-        if held.contains(&row.lane) {
+        if done.failure.is_some() || (row.is_event && held.contains(&row.aggregate_id)) {
             continue;
         }
-        let error = match single(bus, outgoing).await {
-            Ok(None) => {
-                published.push(row.id);
-                continue;
+        match fate(bus, outgoing, limit).await {
+            Ok(Fate::Acknowledged) => done.acknowledged.push(row.id),
+            Ok(Fate::Refused(code, reason)) => {
+                held.insert(row.aggregate_id);
+                done.refused.push(Refused {
+                    position: row.id,
+                    size: outgoing.bytes(),
+                    code,
+                    reason,
+                });
             }
-            Ok(Some(refusal)) => {
-                Error::Broker(format!("{} was refused: {}", row.message_id, refusal.description))
-            }
-            // The broker is away: the other rows would only wait for the same time-out.
-            Err(error) => return Some(error),
-        };
-        held.insert(row.lane);
-        failure.get_or_insert(error);
+            // The broker is away or full: the other rows would only wait for the same.
+            Err(error) => done.failure = Some(error),
+        }
     }
-    failure
+}
+
+async fn fate(bus: &Bus, outgoing: &Outgoing<'_>, limit: usize) -> Result<Fate, Error> {
+    if let Size::TooLarge(reason) = outgoing.size(limit) {
+        return Ok(Fate::Refused(Code::TooLarge, reason));
+    }
+    let forbidden = || {
+        let subject = &outgoing.row.subject;
+        Fate::Refused(
+            Code::NotPermitted,
+            format!("the broker's permissions forbid {subject}"),
+        )
+    };
+    // One that was held is tried, and shows whether the others may be.
+    if outgoing.row.attempts == 0 && is_forbidden(bus, outgoing) {
+        return Ok(forbidden());
+    }
+    let answer = tokio::select! {
+        answer = single(bus, outgoing) => answer?,
+        () = bus.refusals().refused(&outgoing.row.subject) => return Ok(forbidden()),
+    };
+    match answer {
+        None => {
+            bus.refusals().forgive(&outgoing.row.subject);
+            Ok(Fate::Acknowledged)
+        }
+        Some(refusal) if refusal.code == 400 && !NOT_OF_THE_MESSAGE.contains(&refusal.err_code) => {
+            let code = match TOO_LARGE.contains(&refusal.err_code) {
+                true => Code::TooLarge,
+                false => Code::Refused,
+            };
+            Ok(Fate::Refused(code, refusal.description))
+        }
+        Some(refusal) => Err(Error::Broker(format!(
+            "{} was refused: {}",
+            outgoing.row.message_id, refusal.description
+        ))),
+    }
 }
 
 async fn single(bus: &Bus, outgoing: &Outgoing<'_>) -> Result<Option<Refusal>, Error> {
-    request(bus, outgoing.row, headers(bus, outgoing)).await
+    request(bus, outgoing, outgoing.headers.clone()).await
 }
 
-async fn request(bus: &Bus, row: &Pending, headers: HeaderMap) -> Result<Option<Refusal>, Error> {
-    let body = row.body.clone();
-    let answer = bus
+async fn request(
+    bus: &Bus,
+    outgoing: &Outgoing<'_>,
+    headers: async_nats::HeaderMap,
+) -> Result<Option<Refusal>, Error> {
+    let sent = bus
         .client()
-        .request_with_headers(row.subject.clone(), headers, body)
+        .request_with_headers(outgoing.row.subject.clone(), headers, outgoing.body.clone())
         .await;
-    let answer = answer.map_err(Error::broker)?;
+    let answer = match sent {
+        Ok(answer) => answer,
+        Err(error) => {
+            if error.kind() == RequestErrorKind::NoResponders {
+                // The stream is not there: it is set up again, and the log published into it.
+                bus.look_again();
+            }
+            return Err(Error::broker(error));
+        }
+    };
     let answer: Answer = serde_json::from_slice(&answer.payload).map_err(Error::broker)?;
     Ok(answer.error)
-}
-
-fn headers(bus: &Bus, outgoing: &Outgoing<'_>) -> HeaderMap {
-    let row = outgoing.row;
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-Msg-Id", row.message_id.as_str());
-    // What is published again keeps the source it came with.
-    headers.insert("ce-source", format!("/weft/{}", bus.service()));
-    for (name, value) in &row.headers {
-        headers.insert(name.as_str(), header_value(value));
-    }
-    // What is consumed hangs below its publication.
-    let traceparent = trace::traceparent(&outgoing.span);
-    if !traceparent.is_empty() {
-        headers.insert("traceparent", traceparent);
-    }
-    headers
-}
-
-/// A header is one line; an error message may not be.
-fn header_value(text: &str) -> HeaderValue {
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    line.parse().unwrap_or_else(|_| HeaderValue::new())
 }

@@ -3,19 +3,16 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    consumer::{AckPolicy, PullConsumer, pull},
-    stream::LastRawMessageErrorKind,
-};
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use sqlx::PgPool;
 
 use crate::{
     Bus, Error,
-    envelope::{Envelope, SEQUENCE, STREAM, stored},
+    envelope::{Envelope, SEQUENCE, STREAM},
     outbox::{Notice, notify},
-    streams,
+    stored_message, streams,
 };
 
 const SUBJECT: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.EVENTS";
@@ -63,18 +60,17 @@ pub(super) async fn follow(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
 }
 
 async fn again(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(), Error> {
-    let stream = bus
-        .jetstream()
-        .get_stream(streams::EVENTS)
-        .await
-        .map_err(Error::broker)?;
-    let message = match stream.get_raw_message(advisory.stream_seq).await {
-        Ok(message) => message,
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
-        Err(error) => return Err(Error::broker(error)),
+    let jetstream = bus.jetstream();
+    let message = stored_message::get(&jetstream, streams::EVENTS, advisory.stream_seq).await?;
+    // One whose headers no client reads is its consumer's to take out of the stream.
+    let Some(message) = message.filter(|message| message.unreadable.is_none()) else {
+        return Ok(());
     };
-    let mut headers = stored(Some(&message.headers));
-    let (envelope, _) = Envelope::read(&headers, streams::EVENTS, advisory.stream_seq);
+    let mut headers = message.headers;
+    let (envelope, _) = match Envelope::reference(&headers) {
+        Some(envelope) => (envelope, None),
+        None => Envelope::read(&headers, streams::EVENTS, advisory.stream_seq),
+    };
     headers
         .entry(STREAM.into())
         .or_insert_with(|| streams::EVENTS.into());
@@ -86,7 +82,7 @@ async fn again(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(),
         subject: format!("retry.{}.{}", bus.service(), advisory.consumer),
         aggregate_id: envelope.aggregate_id,
         headers: &headers,
-        body: &message.payload,
+        body: &message.body,
     };
     notify(&mut *pool.acquire().await?, &notice).await?;
     bus.outbox().wake();

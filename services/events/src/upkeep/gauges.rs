@@ -1,9 +1,19 @@
 //! What alarms are made of: how much waits, and for how long.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use async_nats::jetstream::stream::Info;
 use opentelemetry::{KeyValue, global, metrics::Gauge};
 use sqlx::PgPool;
 
-use crate::{Bus, Error, lag};
+use super::positions;
+use crate::{Bus, Error, lag, streams};
+
+/// A stream that is fuller than this is worth a warning. Alerts have thresholds of their own.
+const NEARLY_FULL: f64 = 0.8;
 
 pub(super) struct Gauges {
     outbox_depth: Gauge<u64>,
@@ -13,6 +23,11 @@ pub(super) struct Gauges {
     pending: Gauge<u64>,
     unacknowledged: Gauge<u64>,
     lag: Gauge<f64>,
+    missed: Gauge<u64>,
+    held: Gauge<u64>,
+    fill: Gauge<f64>,
+    /// A warning was given for these.
+    nearly_full: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Gauges {
@@ -58,6 +73,22 @@ impl Gauges {
                 "weft.consumer.lag",
                 "Age of the oldest event that a consumer has not acknowledged",
             ),
+            missed: count(
+                "weft.consumer.missed",
+                "1: events left the stream before the consumer had acknowledged them",
+                "{consumer}",
+            ),
+            held: count(
+                "weft.outbox.held",
+                "Messages that the broker refuses, by the reason",
+                "{message}",
+            ),
+            fill: meter
+                .f64_gauge("weft.stream.fill")
+                .with_description("Part of its max_bytes that a stream holds")
+                .with_unit("1")
+                .build(),
+            nearly_full: Mutex::default(),
         }
     }
 
@@ -67,9 +98,21 @@ impl Gauges {
         let consumers = sqlx::query_scalar!("select name from events.consumer")
             .fetch_all(pool)
             .await?;
-        for consumer in consumers {
-            self.observe_consumer(bus, &consumer).await;
+        if !bus.is_ready() {
+            return Ok(());
         }
+        let jetstream = bus.jetstream();
+        self.observe_fill(
+            streams::DEAD_LETTERS,
+            streams::running(&jetstream, streams::DEAD_LETTERS).await?,
+        );
+        let Some(stream) = streams::running(&jetstream, streams::EVENTS).await? else {
+            return Ok(());
+        };
+        for consumer in consumers {
+            self.observe_consumer(bus, pool, &consumer, &stream).await?;
+        }
+        self.observe_fill(streams::EVENTS, Some(stream));
         Ok(())
     }
 
@@ -80,6 +123,17 @@ impl Gauges {
         )
         .fetch_one(pool)
         .await?;
+        let held = sqlx::query!(
+            r#"select k.code as "code!", coalesce(h.held, 0) as "held!"
+               from unnest(array['TOO_LARGE', 'REFUSED', 'NOT_PERMITTED']) k (code)
+               left join events.held_depth() h on h.code = k.code"#,
+        )
+        .fetch_all(pool)
+        .await?;
+        for row in held {
+            let labels = [KeyValue::new("error.type", row.code)];
+            self.held.record(row.held.unsigned_abs(), &labels);
+        }
         self.outbox_depth.record(outbox.depth.unsigned_abs(), &[]);
         self.outbox_age.record(outbox.age.max(0.0), &[]);
         Ok(())
@@ -106,18 +160,48 @@ impl Gauges {
         Ok(())
     }
 
-    async fn observe_consumer(&self, bus: &Bus, name: &str) {
-        // The broker may not have it yet.
-        let Some(found) = lag::of(bus, name).await else {
+    fn observe_fill(&self, name: &'static str, stream: Option<Info>) {
+        let Some(stream) = stream.filter(|stream| stream.config.max_bytes > 0) else {
             return;
         };
+        let fill = stream.state.bytes as f64 / stream.config.max_bytes as f64;
+        self.fill
+            .record(fill, &[KeyValue::new("messaging.destination.name", name)]);
+        // DEAD_LETTERS lets its oldest go.
+        let mut warned = self.nearly_full.lock().unwrap_or_else(PoisonError::into_inner);
+        if fill < NEARLY_FULL || name != streams::EVENTS {
+            warned.remove(name);
+        } else if warned.insert(name) {
+            tracing::warn!(
+                stream = name,
+                fill,
+                max_bytes = stream.config.max_bytes,
+                "the stream is nearly full: when it is, the broker refuses events, and they wait in the outbox"
+            );
+        }
+    }
+
+    async fn observe_consumer(
+        &self,
+        bus: &Bus,
+        pool: &PgPool,
+        name: &str,
+        stream: &Info,
+    ) -> Result<(), Error> {
+        // The broker may not have it yet.
+        let Some(found) = lag::of(bus, name).await else {
+            return Ok(());
+        };
+        let missed = positions::observe(bus, pool, name, &found, stream).await?;
         let labels = [
             KeyValue::new("messaging.system", "nats"),
             KeyValue::new("messaging.consumer.group.name", name.to_owned()),
         ];
         self.pending.record(found.pending, &labels);
         self.unacknowledged.record(found.unacknowledged, &labels);
+        self.missed.record(u64::from(missed), &labels);
         self.lag
             .record(found.age.unwrap_or_default().as_secs_f64(), &labels);
+        Ok(())
     }
 }

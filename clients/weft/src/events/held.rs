@@ -1,0 +1,139 @@
+//! Messages that the broker refuses: shown, tried again, given up.
+
+use clap::Args;
+use proto::ops::v1::{
+    DiscardHeldMessageRequest, HeldMessage, HeldMessageKind, ListHeldMessagesRequest,
+    RetryHeldMessagesRequest,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::Whose;
+use crate::{
+    cli::Format,
+    clients::{Clients, Service},
+    confirm::Confirmation,
+    failure::{During as _, Failure},
+    output::{self, Table, moment},
+};
+
+/// Which held message, as `weft events held` lists it.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Its position
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    position: i64,
+    /// The service that holds it
+    #[arg(long, value_enum)]
+    service: Service,
+}
+
+pub(super) async fn list(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
+    let mut found: Vec<(Service, HeldMessage)> = Vec::new();
+    for service in whose.services() {
+        let mut after_position = 0;
+        loop {
+            let request = clients.request(ListHeldMessagesRequest { after_position })?;
+            let answer = clients.events(service).list_held_messages(request).await;
+            let answer = answer.during("ops.v1.EventService/ListHeldMessages")?;
+            let messages = answer.into_inner().messages;
+            let Some(last) = messages.last() else { break };
+            after_position = last.position;
+            found.extend(messages.into_iter().map(|message| (service, message)));
+        }
+    }
+    if format == Format::Json {
+        let rows: Result<Vec<Value>, Failure> = found
+            .iter()
+            .map(|(service, message)| {
+                Ok(json!({"service": service.name(), "message": output::json(message)?}))
+            })
+            .collect();
+        return output::print_json(&json!({"heldMessages": rows?}));
+    }
+    let heading = [
+        "SERVICE",
+        ">POSITION",
+        "WHAT",
+        "SUBJECT",
+        "WHY",
+        ">BYTES",
+        ">ATTEMPTS",
+        ">BEHIND IT",
+        "SINCE",
+        "REASON",
+    ];
+    let mut table = Table::new(heading, "the broker refuses no message of this facility");
+    for (service, message) in &found {
+        let what = match message.kind() {
+            HeldMessageKind::Event => "event",
+            HeldMessageKind::DeadLetterCopy => "dead letter's copy",
+            HeldMessageKind::Replay => "replay",
+            HeldMessageKind::Unspecified => "",
+        };
+        table.row([
+            service.name().to_owned(),
+            message.position.to_string(),
+            what.to_owned(),
+            message.subject.clone(),
+            message.code.clone(),
+            message.size_bytes.to_string(),
+            message.attempts.to_string(),
+            message.waiting_count.to_string(),
+            moment(message.hold_time.as_ref()),
+            message.reason.clone(),
+        ]);
+    }
+    print!("{table}");
+    if let Some((service, message)) = found.first() {
+        let (service, position) = (service.name(), message.position);
+        eprintln!(
+            "next: weft events retry   (or weft events discard {position} --service {service} --reason …)"
+        );
+    }
+    Ok(())
+}
+
+pub(super) async fn retry(clients: &Clients, whose: Whose) -> Result<(), Failure> {
+    for service in whose.services() {
+        let request = RetryHeldMessagesRequest {
+            position: 0,
+            request_id: Uuid::new_v4().to_string(),
+        };
+        let answer = clients
+            .events(service)
+            .retry_held_messages(clients.request(request)?)
+            .await;
+        let answer = answer
+            .during("ops.v1.EventService/RetryHeldMessages")?
+            .into_inner();
+        println!(
+            "{:<16} {} messages are tried again",
+            service.name(),
+            answer.retried_count
+        );
+    }
+    eprintln!("next: weft events held");
+    Ok(())
+}
+
+pub(super) async fn discard(
+    clients: &Clients,
+    which: Which,
+    reason: String,
+    confirmation: Confirmation,
+) -> Result<(), Failure> {
+    confirmation.ask("A discarded message is never published, and cannot come back.")?;
+    let request = DiscardHeldMessageRequest {
+        position: which.position,
+        reason,
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let answer = clients
+        .events(which.service)
+        .discard_held_message(clients.request(request)?)
+        .await;
+    answer.during("ops.v1.EventService/DiscardHeldMessage")?;
+    eprintln!("next: weft events held");
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! The event log beside the stream, both read once, in the order of time, and neither of them held as a whole.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use futures_util::StreamExt as _;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{Bus, Error, streams};
+
+/// Events read from the log at once.
+const PAGE: i32 = 5_000;
+
+/// Missing events that one report names; a further audit finds the rest.
+const MOST_MISSING: usize = 100_000;
+
+/// Logged events that are looked for at the same time. They are those that were published much later than they
+/// happened, and those that are missing: beyond so many the log is not read on.
+const MOST_SOUGHT: usize = 500_000;
+
+/// Messages of an event may carry a broker's time that differs from the log's by this much.
+const CLOCK_SKEW: time::Duration = time::Duration::minutes(5);
+
+pub(crate) struct Comparison<'a> {
+    pool: &'a PgPool,
+    consumer: PullConsumer,
+    messages: pull::Stream,
+    /// Messages that the broker still has for the consumer.
+    left: u64,
+    /// The last event that was read of the log. `None`: all of it was.
+    log: Option<(OffsetDateTime, Uuid)>,
+    /// When the last message was published that was read of the stream.
+    published: OffsetDateTime,
+    logged: u64,
+    /// Of the log, and not met in the stream yet.
+    sought: HashMap<Uuid, OffsetDateTime>,
+    /// Of the stream, and not met in the log yet.
+    met: HashMap<Uuid, OffsetDateTime>,
+}
+
+impl<'a> Comparison<'a> {
+    pub(crate) async fn begin(bus: &Bus, pool: &'a PgPool, since: OffsetDateTime) -> Result<Self, Error> {
+        let start_time = since - CLOCK_SKEW;
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartTime { start_time },
+            ack_policy: AckPolicy::None,
+            filter_subject: format!("evt.{}.>", bus.service()),
+            headers_only: true,
+            inactive_threshold: std::time::Duration::from_secs(30),
+            ..pull::Config::default()
+        };
+        let consumer: PullConsumer = bus
+            .jetstream()
+            .create_consumer_on_stream(config, streams::EVENTS)
+            .await
+            .map_err(Error::broker)?;
+        Ok(Self {
+            pool,
+            left: consumer.cached_info().num_pending,
+            messages: consumer.messages().await.map_err(Error::broker)?,
+            consumer,
+            log: Some((since, Uuid::nil())),
+            published: start_time,
+            logged: 0,
+            sought: HashMap::new(),
+            met: HashMap::new(),
+        })
+    }
+
+    /// Reads whichever is behind, until both are read.
+    pub(crate) async fn run(&mut self) -> Result<(), Error> {
+        loop {
+            let room = self.sought.len() < MOST_SOUGHT;
+            match self.log {
+                Some((at, _)) if room && (self.left == 0 || at <= self.published) => {
+                    self.read_log(at).await?;
+                }
+                _ if self.left > 0 => self.read_stream().await?,
+                _ => {
+                    // What the broker acknowledged before the log was read is in the stream by now.
+                    self.left = self.consumer.info().await.map_err(Error::broker)?.num_pending;
+                    if self.left == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Events of the log that were read.
+    pub(crate) fn logged(&self) -> u64 {
+        self.logged
+    }
+
+    /// What the stream lacks, in the order of the log.
+    pub(crate) fn missing(self) -> Vec<(OffsetDateTime, Uuid)> {
+        let mut missing: Vec<_> = self.sought.into_iter().map(|(id, at)| (at, id)).collect();
+        missing.sort_unstable();
+        missing.truncate(MOST_MISSING);
+        missing
+    }
+
+    async fn read_log(&mut self, at: OffsetDateTime) -> Result<(), Error> {
+        let id = self.log.map_or(Uuid::nil(), |(_, id)| id);
+        let page = sqlx::query!(
+            r#"select id as "id!", occurred_at as "occurred_at!" from events.log_page($1, $2, $3, $4)"#,
+            at,
+            id,
+            OffsetDateTime::now_utc() + CLOCK_SKEW,
+            PAGE,
+        )
+        .fetch_all(self.pool)
+        .await?;
+        self.log = page.last().map(|last| (last.occurred_at, last.id));
+        self.logged += page.len() as u64;
+        for event in page {
+            if self.met.remove(&event.id).is_none() {
+                self.sought.insert(event.id, event.occurred_at);
+            }
+        }
+        // What was published long before the events that follow is none of them: a repetition, or a foreign message.
+        if let Some((at, _)) = self.log {
+            self.met.retain(|_, published| *published >= at - CLOCK_SKEW);
+        }
+        Ok(())
+    }
+
+    async fn read_stream(&mut self) -> Result<(), Error> {
+        let Some(message) = self.messages.next().await else {
+            return Err(Error::Broker("the stream ended before it was read".into()));
+        };
+        let message = message.map_err(Error::broker)?;
+        let info = message.info().map_err(Error::broker)?;
+        self.left = info.pending;
+        self.published = info.published;
+        let id = message.headers.as_ref().and_then(|headers| headers.get("ce-id"));
+        let id = id.and_then(|id| id.as_str().parse::<Uuid>().ok());
+        if let Some(id) = id
+            && self.sought.remove(&id).is_none()
+            && self.log.is_some()
+        {
+            self.met.insert(id, self.published);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! What the broker takes: the size of a message, and the subjects that its permissions allow.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::TcpStream,
+    sync::watch,
+    time::Instant,
+};
+
+/// A server's greeting is a line of some hundred bytes.
+const MAX_GREETING: u64 = 64 << 10;
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Subjects that are remembered as refused. Beyond them the oldest is forgotten.
+const MOST_SUBJECTS: usize = 1_000;
+
+/// Subjects that the server does not let this client publish to. It says so beside the answers: a publish to such a
+/// subject is never answered.
+pub(crate) struct Refusals(watch::Sender<HashMap<String, Instant>>);
+
+impl Refusals {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(HashMap::new()))
+    }
+
+    /// Remembers a refusal, if the server's error is one: `Permissions Violation for Publish to "dlq.order.x"`.
+    pub(crate) fn note(&self, error: &str) {
+        let Some((_, subject)) = error.split_once("Permissions Violation for Publish to ") else {
+            return;
+        };
+        let subject = subject.trim_matches(|c: char| c == '"' || c == '\'' || c.is_whitespace());
+        self.0.send_modify(|refused| {
+            if refused.len() >= MOST_SUBJECTS && !refused.contains_key(subject) {
+                let oldest = refused.iter().min_by_key(|(_, at)| **at);
+                if let Some(oldest) = oldest.map(|(subject, _)| subject.clone()) {
+                    refused.remove(&oldest);
+                }
+            }
+            refused.insert(subject.to_owned(), Instant::now());
+        });
+    }
+
+    /// The subject is allowed: a message on it was taken.
+    pub(crate) fn forgive(&self, subject: &str) {
+        self.0
+            .send_if_modified(|refused| refused.remove(subject).is_some());
+    }
+
+    /// Whether a publish to the subject was refused no longer ago than this.
+    pub(crate) fn is_refused(&self, subject: &str, within: Duration) -> bool {
+        let refused = self.0.borrow();
+        refused.get(subject).is_some_and(|at| at.elapsed() < within)
+    }
+
+    /// Returns once a publish to the subject is refused; for ever if it is not.
+    pub(crate) async fn refused(&self, subject: &str) {
+        let began = Instant::now();
+        let mut changes = self.0.subscribe();
+        let noted = changes.wait_for(|refused| refused.get(subject).is_some_and(|at| *at >= began));
+        if noted.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Greeting {
+    max_payload: usize,
+}
+
+/// The largest message that a server takes now, from the greeting of a connection of its own: a connection keeps the
+/// limit that it was greeted with. The first server that greets decides. `None`: none does within three seconds.
+pub(crate) async fn max_payload(servers: &[String]) -> Option<usize> {
+    for server in servers {
+        let Ok(address) = server.parse::<async_nats::ServerAddr>() else {
+            continue;
+        };
+        let greeted = greeting(address.host(), address.port());
+        if let Ok(Ok(limit)) = tokio::time::timeout(TIMEOUT, greeted).await {
+            return Some(limit);
+        }
+    }
+    None
+}
+
+async fn greeting(host: &str, port: u16) -> std::io::Result<usize> {
+    let stream = TcpStream::connect((host, port)).await?;
+    let mut line = String::new();
+    BufReader::new(stream.take(MAX_GREETING))
+        .read_line(&mut line)
+        .await?;
+    let json = line
+        .strip_prefix("INFO ")
+        .ok_or_else(|| std::io::Error::other("no NATS server"))?;
+    Ok(serde_json::from_str::<Greeting>(json)?.max_payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subject_is_refused_for_as_long_as_the_refusal_is_recent() {
+        let refusals = Refusals::new();
+        refusals.note("nats: Permissions Violation for Publish to \"dlq.order.x\"");
+        refusals.note("nats: Permissions Violation for Subscription to \"evt.order.x\"");
+        let minute = Duration::from_secs(60);
+        assert!(refusals.is_refused("dlq.order.x", minute));
+        assert!(!refusals.is_refused("evt.order.x", minute));
+        tokio::time::advance(minute).await;
+        assert!(!refusals.is_refused("dlq.order.x", minute));
+    }
+
+    #[test]
+    fn only_so_many_subjects_are_remembered() {
+        let refusals = Refusals::new();
+        for subject in 0..MOST_SUBJECTS + 10 {
+            refusals.note(&format!("Permissions Violation for Publish to \"s.{subject}\""));
+        }
+        assert_eq!(refusals.0.borrow().len(), MOST_SUBJECTS);
+    }
+}

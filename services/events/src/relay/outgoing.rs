@@ -1,0 +1,165 @@
+//! A row as it travels: its headers, and whether the broker can take it.
+
+use async_nats::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use tracing::Span;
+
+use super::Pending;
+use crate::{Bus, trace};
+
+/// The broker keeps the length of the headers in sixteen bits.
+const MAX_HEADERS: usize = u16::MAX as usize;
+
+/// What a batch adds to the headers of a message, at most.
+const BATCH_HEADERS: usize = 160;
+
+/// A copy for DEAD_LETTERS that lacks its body says how large that was.
+const BODY_OMITTED: &str = "weft-body-omitted";
+
+/// The longest value in the headers of a copy that had to be cut.
+const CUT_VALUE: usize = 500;
+
+/// A row on its way, and the span of its publication.
+pub(super) struct Outgoing<'a> {
+    pub(super) row: &'a Pending,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    _span: Span,
+}
+
+/// Whether a message fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// Also with the headers of a batch.
+    Batched,
+    Alone,
+    TooLarge(String),
+}
+
+impl<'a> Outgoing<'a> {
+    /// What did not happen in a trace is published without a span. A copy for DEAD_LETTERS that is larger than `limit`
+    /// goes without its body: the dead letter itself is in the database.
+    pub(super) fn new(bus: &Bus, row: &'a Pending, limit: usize) -> Self {
+        let parent = row.header("traceparent");
+        let span = if parent.is_empty() {
+            Span::none()
+        } else {
+            tracing::info_span!(
+                "publish",
+                otel.name = format!("publish {}", row.subject),
+                otel.kind = "producer",
+                messaging.system = "nats",
+                messaging.operation.name = "publish",
+                messaging.operation.type = "send",
+                messaging.destination.name = row.subject,
+                messaging.message.id = row.message_id,
+            )
+        };
+        trace::hang_below(&span, parent);
+        let mut outgoing = Self {
+            row,
+            headers: headers(bus, row, &span),
+            body: row.body.clone(),
+            _span: span,
+        };
+        if row.is_copy() {
+            outgoing.fit(limit);
+        }
+        outgoing
+    }
+
+    /// Whether the broker takes it.
+    pub(super) fn size(&self, limit: usize) -> Size {
+        let (headers, total) = (header_bytes(&self.headers), self.bytes());
+        if headers > MAX_HEADERS {
+            return Size::TooLarge(format!(
+                "the headers have {headers} bytes; the broker takes {MAX_HEADERS}"
+            ));
+        }
+        if total > limit {
+            return Size::TooLarge(format!(
+                "the message has {total} bytes; the broker takes {limit} (max_payload)"
+            ));
+        }
+        match total + BATCH_HEADERS > limit || headers + BATCH_HEADERS > MAX_HEADERS {
+            true => Size::Alone,
+            false => Size::Batched,
+        }
+    }
+
+    /// Headers and body, as the broker counts them.
+    pub(super) fn bytes(&self) -> usize {
+        header_bytes(&self.headers) + self.body.len()
+    }
+
+    fn fit(&mut self, limit: usize) {
+        if matches!(self.size(limit), Size::TooLarge(_)) && !self.body.is_empty() {
+            self.headers.insert(BODY_OMITTED, self.body.len().to_string());
+            self.body = Bytes::new();
+        }
+        if matches!(self.size(limit), Size::TooLarge(_)) {
+            let names = |name: &str| {
+                name.starts_with("ce-") || name.starts_with("weft-") || name.starts_with("Nats-")
+            };
+            self.headers = self
+                .headers
+                .iter()
+                .filter(|(name, _)| names(name.as_ref()))
+                .filter_map(|(name, values)| {
+                    let value: String = values.first()?.as_str().chars().take(CUT_VALUE).collect();
+                    Some((name.clone(), header_value(&value)))
+                })
+                .collect();
+        }
+    }
+}
+
+impl Pending {
+    /// A dead letter's copy, for the stream DEAD_LETTERS.
+    pub(super) fn is_copy(&self) -> bool {
+        self.subject.starts_with("dlq.")
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(String::as_str).unwrap_or_default()
+    }
+}
+
+fn headers(bus: &Bus, row: &Pending, span: &Span) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", header_value(&row.message_id));
+    // What is published again keeps the source it came with.
+    headers.insert("ce-source", format!("/weft/{}", bus.service()));
+    for (name, value) in &row.headers {
+        // A foreign message may have brought a name that the protocol does not know.
+        if let Ok(name) = name.parse::<async_nats::HeaderName>() {
+            headers.insert(name, header_value(value));
+        }
+    }
+    // What is consumed hangs below its publication.
+    let traceparent = trace::traceparent(span);
+    if !traceparent.is_empty() {
+        headers.insert("traceparent", traceparent);
+    }
+    headers
+}
+
+/// A header is one line; an error message may not be.
+fn header_value(text: &str) -> HeaderValue {
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    line.parse().unwrap_or_else(|_| HeaderValue::new())
+}
+
+/// `NATS/1.0`, a line for each value, and an empty one.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values
+            .iter()
+            .map(move |value| name.len() + value.as_str().len() + 4)
+    });
+    lines.sum::<usize>() + 12
+}
