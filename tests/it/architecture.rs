@@ -13,12 +13,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("chassis", &["mesh", "proto"]),
     ("order", &["chassis", "events", "mesh", "money", "proto"]),
     ("payment", &["chassis", "events", "mesh", "money", "proto"]),
-    ("claims", &["chassis", "events", "mesh", "money", "proto"]),
-    ("weft", &["mesh", "money", "proto"]),
+    (
+        "claims",
+        &["chassis", "eclaimlink", "events", "mesh", "money", "proto"],
+    ),
+    ("eclaimlink", &[]),
+    ("weft", &["eclaimlink", "mesh", "money", "proto"]),
     (
         "tests",
         &[
-            "chassis", "claims", "events", "mesh", "money", "order", "payment", "proto", "weft",
+            "chassis",
+            "claims",
+            "eclaimlink",
+            "events",
+            "mesh",
+            "money",
+            "order",
+            "payment",
+            "proto",
+            "weft",
         ],
     ),
 ];

@@ -1,0 +1,79 @@
+//! Dates as eClaimLink writes them: `dd/MM/yyyy HH:mm`, the time of day in Dubai, which has no summer time.
+
+use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
+
+const DUBAI: UtcOffset = time::macros::offset!(+4);
+
+/// Reads `dd/MM/yyyy HH:mm` or `dd/MM/yyyy HH:mm:ss`; every number but the year may leave out its leading zero, as the
+/// public schema lets it. `None`: it is no such date.
+pub(crate) fn read(text: &str) -> Option<OffsetDateTime> {
+    let mut parts = text.split_ascii_whitespace();
+    let (date, time) = (parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let [day, month, year] = split(date, '/')?;
+    let year_digits = date.rsplit('/').next()?;
+    if year_digits.len() != 4 {
+        return None;
+    }
+    let (hour, minute, second) = match split::<3>(time, ':') {
+        Some([hour, minute, second]) => (hour, minute, second),
+        None => {
+            let [hour, minute] = split(time, ':')?;
+            (hour, minute, 0)
+        }
+    };
+    let small = |number: u16| u8::try_from(number).ok();
+    let month = Month::try_from(small(month)?).ok()?;
+    let date = Date::from_calendar_date(i32::from(year), month, small(day)?).ok()?;
+    let time = Time::from_hms(small(hour)?, small(minute)?, small(second)?).ok()?;
+    Some(date.with_time(time).assume_offset(DUBAI))
+}
+
+fn split<const N: usize>(text: &str, separator: char) -> Option<[u16; N]> {
+    let mut numbers = [0; N];
+    let mut parts = text.split(separator);
+    for (place, number) in numbers.iter_mut().enumerate() {
+        let part = parts.next()?;
+        let longest = if separator == '/' && place == 2 { 4 } else { 2 };
+        let digits = !part.is_empty() && part.len() <= longest && part.bytes().all(|byte| byte.is_ascii_digit());
+        *number = digits.then(|| part.parse().ok())??;
+    }
+    parts.next().is_none().then_some(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn leading_zeros_and_seconds_may_be_left_out() {
+        for text in ["05/03/2025 08:00", "05/03/2025 8:0", "5/3/2025 8:00", "05/03/2025 08:00:00"] {
+            assert_eq!(read(text), Some(datetime!(2025-03-05 04:00 UTC)), "{text}");
+        }
+        assert_eq!(read("05/03/2025 9:05:07"), Some(datetime!(2025-03-05 05:05:07 UTC)));
+    }
+
+    #[test]
+    fn what_is_no_date_is_none() {
+        for text in [
+            "",
+            "05/03/2025",
+            "2025-03-05 08:00",
+            "05/03/25 08:00",
+            "31/02/2025 08:00",
+            "05/13/2025 08:00",
+            "05/03/2025 24:00",
+            "05/03/2025 08",
+            "05/03/2025 08:00 PM",
+            "05/03/2025 08:000",
+            "05/03/2025T08:00",
+            "+5/03/2025 08:00",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}
