@@ -17,21 +17,23 @@ async fn one_bad_claim_never_stops_the_others_of_the_file() {
     let rig = Rig::start().await;
     let good = rig.filed(samples::claim("GOOD")).await;
     let bad = rig.filed(samples::claim("BAD")).await;
+    let half = rig.filed(samples::claim("HALF")).await;
     let last = rig.filed(samples::claim("LAST")).await;
     let document = file(&[
         advice("GOOD", &[("A1", "100", "60", "PRCE-001")]),
         advice("BAD", &[("A1", "100", "100.01", "")]),
         advice("WORSE", &[("A1", "100", "ten", "")]).replace("PYR-WORSE", "PYR-GOOD"),
-        advice("LAST", &[("A1", "100", "100", ""), ("A1", "100", "0", "")]),
+        advice("HALF", &[("A1", "100", "90", "PRCE-001"), ("A1", "100", "0", "")]),
+        advice("LAST", &[("A1", "100", "100", "")]),
     ]);
     let report = rig.import(&document).await.unwrap();
 
     assert_eq!(
         (report.claim_count, report.booked_lines, report.refused_lines),
-        (4, 2, 3)
+        (5, 2, 4)
     );
     let sums = [&report.total, &report.booked, &report.parked, &report.refused].map(|sum| fils(sum.as_ref()));
-    assert_eq!(sums, [26_001, 16_000, 0, 10_001]);
+    assert_eq!(sums, [35_001, 16_000, 0, 19_001]);
     let named: Vec<_> = report
         .violations
         .iter()
@@ -43,7 +45,7 @@ async fn one_bad_claim_never_stops_the_others_of_the_file() {
             ("BAD", "PAYMENT_ABOVE_NET"),
             ("WORSE", "DUPLICATE_ID_PAYER"),
             ("WORSE", "FIELD_INVALID"),
-            ("LAST", "DENIAL_CODE_MISSING"),
+            ("HALF", "DENIAL_CODE_MISSING"),
         ]
     );
     assert_eq!(fils(rig.get(&good.id).await.net_paid.as_ref()), 6_000);
@@ -52,6 +54,26 @@ async fn one_bad_claim_never_stops_the_others_of_the_file() {
         FinancialStatus::Pending
     );
     assert_eq!(rig.get(&last.id).await.financial_status(), FinancialStatus::Paid);
+
+    // A claim is taken whole or not at all; the corrected file brings what is missing, and nothing twice.
+    assert_eq!(rig.get(&half.id).await.remittance_lines, []);
+    let corrected = file(&[
+        advice("GOOD", &[("A1", "100", "60", "PRCE-001")]),
+        advice("BAD", &[("A1", "100", "100", "")]),
+        advice(
+            "HALF",
+            &[("A1", "100", "90", "PRCE-001"), ("A1", "100", "0", "PRCE-001")],
+        ),
+        advice("LAST", &[("A1", "100", "100", "")]),
+    ]);
+    let report = rig.import(&corrected).await.unwrap();
+    assert_eq!(
+        (report.booked_lines, report.repeated_lines, report.refused_lines),
+        (3, 2, 0)
+    );
+    assert_eq!(rig.get(&bad.id).await.financial_status(), FinancialStatus::Paid);
+    assert_eq!(fils(rig.get(&half.id).await.net_paid.as_ref()), 9_000);
+    assert_eq!(fils(rig.get(&good.id).await.net_paid.as_ref()), 6_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,7 +259,12 @@ async fn a_file_that_is_wrong_as_a_whole_is_refused_with_every_field_named() {
         ),
         ("Remittance.Advice", "Claim.Submission", "file", "WRONG_ROOT"),
         ("</Remittance.Advice>", "", "file", "MALFORMED"),
-        ("20/03/2025 12:00", "2025-03-20", "file.Header", "FIELD_INVALID"),
+        (
+            "20/03/2025 12:00",
+            "2025-03-20",
+            "file.Header.TransactionDate",
+            "FIELD_INVALID",
+        ),
     ] {
         let refused = rig.import(&document.replace(from, to)).await.unwrap_err();
         assert_eq!(violations(&refused), [(field.to_owned(), rule.to_owned())]);
@@ -245,21 +272,27 @@ async fn a_file_that_is_wrong_as_a_whole_is_refused_with_every_field_named() {
     assert_eq!(rig.count("select count(*) from claims.remittance_line").await, 0);
     let told = "select count(*) from events.event_log where type = 'claims.v1.FileFailed'";
     assert_eq!(rig.count(told).await, 4);
+    // As broken as before, it leaves nothing more behind.
+    let again = document.replace("</Remittance.Advice>", "");
+    rig.import(&again).await.unwrap_err();
+    assert_eq!(rig.count(told).await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_file_is_checked_and_not_kept() {
     let rig = Rig::start().await;
     let claim = rig.filed(samples::claim("CLM-1")).await;
+    rig.filed(samples::claim("CLM-2")).await;
     let document = file(&[
         advice("CLM-1", &[("A1", "100", "100", ""), ("A1", "100", "1", "")]),
+        advice("CLM-2", &[("A1", "100", "100", "")]),
         advice("UNKNOWN", &[("A1", "5", "5", "")]),
     ]);
     let report = rig.import(&document.replace("PRODUCTION", "TEST")).await.unwrap();
     assert!(report.test && !report.duplicate);
     assert_eq!(
         (report.booked_lines, report.parked_lines, report.refused_lines),
-        (1, 1, 1)
+        (1, 1, 2)
     );
     assert_eq!(rig.get(&claim.id).await.version, claim.version);
     let kept =

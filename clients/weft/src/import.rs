@@ -125,11 +125,13 @@ fn kind(path: &Path) -> Result<Kind, Failure> {
     let start = reader
         .fill_buf()
         .with_context(|| format!("cannot read {}", path.display()))?;
-    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
-    match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        None => Err(Failure::Usage(format!("{} is empty", path.display()))),
-        Some(b'<') => Ok(Kind::Submission),
-        Some(_) => Ok(Kind::Retail),
+    match start {
+        [] => Err(Failure::Usage(format!("{} is empty", path.display()))),
+        start if eclaimlink::is_xml(start) => Ok(Kind::Submission),
+        start if start.iter().all(u8::is_ascii_whitespace) => {
+            Err(Failure::Usage(format!("{} is empty", path.display())))
+        }
+        _ => Ok(Kind::Retail),
     }
 }
 

@@ -1,4 +1,7 @@
-//! `weft remittance import FILE`: hands a Remittance.Advice file to the claims service.
+//! `weft remittance import FILE`: hands a Remittance.Advice file to the claims service; and what became of lines that
+//! were not booked.
+
+mod parked;
 
 use std::{
     path::{Path, PathBuf},
@@ -7,9 +10,12 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use proto::claims::v1::{
-    ImportRemittanceHeader, ImportRemittanceRequest, ImportRemittanceResponse, RemittanceReport,
-    import_remittance_request::Part,
+use proto::{
+    claims::v1::{
+        ImportRemittanceHeader, ImportRemittanceRequest, ImportRemittanceResponse, ParkedResolution,
+        RemittanceReport, import_remittance_request::Part,
+    },
+    google::r#type::Money,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{io::AsyncReadExt as _, sync::mpsc};
@@ -36,14 +42,29 @@ pub(crate) enum Command {
         #[arg(long, default_value = "2m", value_parser = duration::parse)]
         retry_for: Duration,
     },
+    /// List the lines that are not booked: early ones, another payer's, and those of an earlier file
+    Parked(parked::ListArguments),
+    /// Book a parked line on its claim, whoever sent it and however often it came
+    Book(parked::ResolveArguments),
+    /// Discard a parked line: it is not booked and not listed any more
+    Discard(parked::ResolveArguments),
 }
 
 /// The contract's limit for one chunk.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
-    let Command::Import { file, retry_for } = command;
     let clients = Clients::open(globals)?;
+    let (file, retry_for) = match command {
+        Command::Import { file, retry_for } => (file, retry_for),
+        Command::Parked(arguments) => return parked::list(&clients, globals.output, arguments).await,
+        Command::Book(arguments) => {
+            return parked::resolve(&clients, globals.output, arguments, ParkedResolution::Book).await;
+        }
+        Command::Discard(arguments) => {
+            return parked::resolve(&clients, globals.output, arguments, ParkedResolution::Discard).await;
+        }
+    };
     let report = import(&clients, &file, retry_for).await?;
     match globals.output {
         Format::Json => {
@@ -54,6 +75,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         }
         Format::Table => print!("{}", show(&report)),
     }
+    // A line that waits for its claim is in order; what is refused, held or cut is for somebody to look at.
     if report.violations.is_empty() {
         Ok(())
     } else {
@@ -146,35 +168,51 @@ async fn digest(path: &Path) -> std::io::Result<String> {
 fn show(report: &RemittanceReport) -> String {
     let mut text = format!("{}: {} claims", report.file_name, report.claim_count);
     if report.duplicate {
-        text.push_str(", imported before: nothing has changed");
+        text.push_str(", imported before: nothing has changed, this is the first report");
     }
     if report.test {
         text.push_str(", a test: nothing was kept");
     }
     let mut table = Table::new(["", ">LINES", ">MONEY"], "");
-    let lines = report.booked_lines + report.parked_lines + report.refused_lines;
-    table.row([
-        "booked".into(),
-        report.booked_lines.to_string(),
-        money(report.booked.as_ref()),
-    ]);
-    table.row([
-        "waiting for their claim".into(),
-        report.parked_lines.to_string(),
-        money(report.parked.as_ref()),
-    ]);
-    table.row([
-        "refused".into(),
-        report.refused_lines.to_string(),
-        money(report.refused.as_ref()),
-    ]);
-    table.row([
-        "in the file".into(),
-        lines.to_string(),
-        money(report.total.as_ref()),
-    ]);
+    let mut row = |name: &str, lines: Option<i32>, sum: Option<&Money>| {
+        let lines = lines.map(|lines| lines.to_string()).unwrap_or_default();
+        table.row([name.to_owned(), lines, money(sum)]);
+    };
+    row("booked", Some(report.booked_lines), report.booked.as_ref());
+    if report
+        .above_net
+        .as_ref()
+        .is_some_and(|sum| (sum.units, sum.nanos) != (0, 0))
+    {
+        row("beyond the net or what was paid", None, report.above_net.as_ref());
+    }
+    row(
+        "waiting for their claim",
+        Some(report.parked_lines),
+        report.parked.as_ref(),
+    );
+    if report.held_lines > 0 {
+        row(
+            "held: another payer's",
+            Some(report.held_lines),
+            report.held.as_ref(),
+        );
+    }
+    if report.repeated_lines > 0 {
+        let (lines, sum) = (report.repeated_lines, report.repeated.as_ref());
+        row("held: in an earlier file", Some(lines), sum);
+    }
+    row("refused", Some(report.refused_lines), report.refused.as_ref());
+    let lines = [
+        report.booked_lines,
+        report.parked_lines,
+        report.held_lines,
+        report.repeated_lines,
+        report.refused_lines,
+    ];
+    row("in the file", Some(lines.iter().sum()), report.total.as_ref());
     text.push_str(&format!("\n{table}"));
-    for violation in &report.violations {
+    for violation in report.violations.iter().chain(&report.remarks) {
         let place = [violation.claim_id.as_str(), violation.activity_id.as_str()].join(" ");
         text.push_str(&format!(
             "  - {} {}: {}\n",

@@ -1,9 +1,10 @@
 //! What the payer has done about a claim: always derived from its remittance lines, never kept beside them, so that
 //! there is one story only.
 //!
-//! Per activity, paid = min(sum of the positive payments, net) and taken back = the sum of the negative ones. What was
-//! taken back counts up to what was paid: a payer that takes more has made a mistake, which the import reports, or
-//! its payment is still to come. Sums do not depend on the order in which lines arrive.
+//! Per activity, net paid = min(max(sum of the payments - sum of the takebacks, 0), net). What the payer takes back it may
+//! pay again: payers correct a claim by taking all of it back and paying it anew. A payer that takes back more than it
+//! has paid has made a mistake, which the import reports, or its payment is still to come. Sums do not depend on the
+//! order in which lines arrive.
 
 use std::collections::HashMap;
 
@@ -55,13 +56,13 @@ pub struct Activity {
     pub activity_id: String,
     /// What was asked for.
     pub net: i64,
-    /// At most `net`.
+    /// The sum of the payments, at most `net`.
     pub paid: i64,
-    /// At most `paid`.
+    /// What of `paid` is taken back and not paid again.
     pub taken_back: i64,
-    /// Payments beyond `net`.
+    /// Payments less takebacks beyond `net`.
     pub surplus: i64,
-    /// Takebacks beyond `paid`.
+    /// Takebacks beyond the payments.
     pub excess: i64,
     /// Of the latest line by settlement date; empty if that has none.
     pub denial_code: String,
@@ -202,20 +203,20 @@ impl Tally<'_> {
         at_most(self.positive, self.net)
     }
 
-    fn taken_back(&self) -> i64 {
-        at_most(self.negative, self.paid())
+    fn net_paid(&self) -> i64 {
+        at_most((self.positive - self.negative).max(0), self.net)
     }
 
-    fn net_paid(&self) -> i64 {
-        self.paid() - self.taken_back()
+    fn taken_back(&self) -> i64 {
+        self.paid() - self.net_paid()
     }
 
     fn surplus(&self) -> i64 {
-        beyond(self.positive, self.net)
+        beyond(self.positive - self.negative, self.net)
     }
 
     fn excess(&self) -> i64 {
-        beyond(self.negative, self.paid())
+        beyond(self.negative - self.positive, 0)
     }
 }
 

@@ -1,49 +1,112 @@
 //! One claim of a remittance file is booked, in a transaction of its own: one bad claim never stops the others.
 
-use std::collections::HashSet;
-
-use chassis::Facility;
+use chassis::{Facility, postgres::Fault as DatabaseFault};
 use money::{Currency, Money};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    booking::Booking,
+    booking::{self, Booking},
     desk::Desk,
     error::Error,
+    matching::{self, Hold, Matched},
     remittance::{Claim, Fault},
     report::{Fate, Report},
     store::{
         self, Record,
-        remittances::{Advice, NewLine, Number},
+        parked::Number,
+        remittances::{Advice, NewLine},
     },
 };
 
-/// Books what can be booked, parks what is early, and keeps the claim's report with it. A claim that is done already,
-/// by another import of the same file, is left alone.
+/// Books what can be booked, parks what cannot yet, and keeps the claim's report with it. A claim that is done already,
+/// by another import of the same file, is left alone. A claim that can never be booked is refused by name.
+///
+/// # Errors
+/// What passes: the claim is to be booked again later.
 pub async fn book(desk: &Desk, facility: &Facility, file: Uuid, claim: Claim) -> Result<(), Error> {
+    match try_book(desk, facility, file, &claim).await {
+        Err(error) => match never(&error) {
+            Some(fault) => refuse(desk, facility, file, &claim, &fault).await,
+            None => Err(error),
+        },
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Why the claim can never be booked; none if it may be later.
+fn never(error: &Error) -> Option<Fault> {
+    match error {
+        Error::Events(events::Error::TooLarge { size, limit, .. }) => {
+            let message =
+                format!("what it changes takes {size} bytes as an event, at most {limit} can be published");
+            Some(Fault::new("CLAIM_TOO_LARGE", message))
+        }
+        Error::Database(error) | Error::Events(events::Error::Database(error))
+            if DatabaseFault::of(error) == DatabaseFault::Refused =>
+        {
+            tracing::error!(error.message = %error, "the database refuses a remittance's claim");
+            Some(Fault::new(
+                "CLAIM_UNSTORABLE",
+                "cannot be stored; see the service's log",
+            ))
+        }
+        _ => None,
+    }
+}
+
+async fn refuse(
+    desk: &Desk,
+    facility: &Facility,
+    file: Uuid,
+    claim: &Claim,
+    fault: &Fault,
+) -> Result<(), Error> {
+    let mut report = Report::of_one_claim();
+    report.violation(&claim.id, "", fault);
+    for line in &claim.lines {
+        report.line(Fate::Refused, line.payment.unwrap_or(0));
+    }
     let mut tx = desk.database.begin(facility).await?;
-    let advice = advice(file, &claim);
-    let plan = plan(&mut tx, facility, advice, &claim).await?;
+    let kept = report.encode();
+    store::remittances::keep_claim(&mut tx, facility.as_str(), file, claim.ordinal, &kept).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn try_book(desk: &Desk, facility: &Facility, file: Uuid, claim: &Claim) -> Result<(), Error> {
+    let mut tx = desk.database.begin(facility).await?;
+    let advice = advice(file, claim);
+    let mut plan = plan(&mut tx, facility, advice, claim).await?;
     let report = plan.report.encode();
     if !store::remittances::keep_claim(&mut tx, facility.as_str(), file, claim.ordinal, &report).await? {
         tx.rollback().await?;
         return Ok(());
     }
-    if !plan.park.is_empty() {
-        let number = Number {
-            provider_id: &claim.provider_id,
-            claim_id: &claim.id,
-            id_payer: &claim.id_payer,
-        };
-        store::remittances::park(&mut tx, facility.as_str(), number, advice, &plan.park).await?;
+    for hold in Hold::ALL {
+        let lines = plan.matched.held_for(hold);
+        if !lines.is_empty() {
+            let held = (hold.as_str(), &lines[..]);
+            store::parked::park(
+                &mut tx,
+                facility.as_str(),
+                number(claim),
+                &claim.id_payer,
+                advice,
+                held,
+            )
+            .await?;
+        }
     }
-    if let Some((mut record, booking)) = plan.book {
-        record.id_payer.clone_from(&claim.id_payer);
-        let event = booking.write(&mut tx, facility, &mut record, advice).await?;
-        events::append(&mut tx, &[event]).await?;
+    if let Some((record, booking)) = &mut plan.book {
+        booking::name_payer(record, advice.sender_id, &claim.id_payer);
+        let booking = std::mem::take(booking);
+        let event = booking.write(&mut tx, facility, record, advice).await?;
+        plan.events.push(event);
     }
+    events::append(&mut tx, &plan.events).await?;
     tx.commit().await?;
+    plan.report.meter();
     desk.outbox.wake();
     Ok(())
 }
@@ -57,8 +120,10 @@ pub async fn check(desk: &Desk, facility: &Facility, claim: Claim) -> Result<Rep
 }
 
 struct Plan {
+    matched: Matched,
     book: Option<(Record, Booking)>,
-    park: Vec<NewLine>,
+    /// Of early lines that are booked on the way.
+    events: Vec<events::Event>,
     report: Report,
 }
 
@@ -66,8 +131,16 @@ fn advice(file: Uuid, claim: &Claim) -> Advice<'_> {
     Advice {
         file,
         ordinal: claim.ordinal,
+        sender_id: &claim.sender_id,
         payment_reference: &claim.payment_reference,
         settled_at: claim.settled_at,
+    }
+}
+
+fn number(claim: &Claim) -> Number<'_> {
+    Number {
+        provider_id: &claim.provider_id,
+        claim_id: &claim.id,
     }
 }
 
@@ -78,79 +151,68 @@ async fn plan(
     claim: &Claim,
 ) -> Result<Plan, Error> {
     let (good, mut report) = sift(claim);
-    let submitted = if good.is_empty() {
-        None
-    } else {
-        find(conn, facility, claim).await?
+    let mut plan = Plan {
+        matched: Matched::default(),
+        book: None,
+        events: Vec::new(),
+        report: Report::default(),
     };
-    let Some(record) = submitted else {
-        good.iter()
-            .for_each(|line| report.line(Fate::Parked, line.payment));
-        return Ok(Plan {
-            book: None,
-            park: good,
-            report,
-        });
+    if good.is_empty() {
+        plan.report = report;
+        return Ok(plan);
+    }
+    store::parked::lock_number(conn, facility.as_str(), number(claim)).await?;
+    let Some(mut record) = find(conn, facility, claim).await? else {
+        let parked = store::parked::of_number(conn, facility.as_str(), number(claim)).await?;
+        plan.matched = matching::without_claim(&parked, advice, good);
+        report_held(claim, &plan.matched, &mut report);
+        plan.report = report;
+        return Ok(plan);
     };
-    let activities: HashSet<&str> = record
-        .details
-        .activities
-        .iter()
-        .map(|activity| activity.id.as_str())
-        .collect();
-    let (book, park): (Vec<_>, Vec<_>) = good
-        .into_iter()
-        .partition(|line| activities.contains(line.activity_id.as_str()));
-    park.iter()
-        .for_each(|line| report.line(Fate::Parked, line.payment));
-    if book.is_empty() {
-        return Ok(Plan {
-            book: None,
-            park,
-            report,
-        });
+    plan.events = booking::unpark(conn, facility, &mut record).await?;
+    let booked = store::remittances::lines(conn, &[record.id]).await?;
+    plan.matched = matching::with_claim(&record, &booked, advice, good);
+    report_held(claim, &plan.matched, &mut report);
+    if !plan.matched.book.is_empty() {
+        let booking = Booking::plan(&record, &booked, advice, plan.matched.book.clone());
+        report_booked(claim, &record, &booking, &mut report);
+        plan.book = Some((record, booking));
     }
-    let booking = Booking::plan(conn, &record, advice, book).await?;
-    for (line, change) in booking.lines().iter().zip(&booking.changes) {
-        report.line(Fate::Booked, line.payment);
-        if change.excess > 0 {
-            report.violation(&claim.id, &line.activity_id, &excess(change.excess));
-        }
-        if change.surplus > 0 {
-            let net = booking.net_of(&line.activity_id);
-            report.violation(&claim.id, &line.activity_id, &surplus(change.surplus, net));
-        }
-    }
-    Ok(Plan {
-        book: Some((record, booking)),
-        park,
-        report,
-    })
+    plan.report = report;
+    Ok(plan)
 }
 
-/// Refuses the lines that break a rule; all of them when the claim does.
+/// Refuses the whole claim if it, or one of its lines, breaks a rule: it is taken whole or not at all, so that a
+/// corrected file finds nothing of it booked.
 fn sift(claim: &Claim) -> (Vec<NewLine>, Report) {
     let mut report = Report::of_one_claim();
+    for remark in &claim.remarks {
+        report.remark(&claim.id, "", remark);
+    }
+    for fault in &claim.faults {
+        report.violation(&claim.id, "", fault);
+    }
     let mut good = Vec::new();
-    claim
-        .faults
-        .iter()
-        .for_each(|fault| report.violation(&claim.id, "", fault));
     for (index, line) in claim.lines.iter().enumerate() {
-        line.faults
-            .iter()
-            .for_each(|fault| report.violation(&claim.id, &line.activity_id, fault));
-        match line.payment {
-            Some(payment) if claim.faults.is_empty() && line.faults.is_empty() => good.push(NewLine {
+        for fault in &line.faults {
+            report.violation(&claim.id, &line.activity_id, fault);
+        }
+        if let Some(payment) = line.payment {
+            good.push(NewLine {
                 line: i32::try_from(index).unwrap_or(i32::MAX),
                 activity_id: line.activity_id.clone(),
                 payment,
                 denial_code: line.denial_code.clone(),
-            }),
-            unread => report.line(Fate::Refused, unread.unwrap_or(0)),
+            });
         }
     }
-    (good, report)
+    if claim.faults.is_empty() && claim.lines.iter().all(|line| line.faults.is_empty()) {
+        return (good, report);
+    }
+    for line in &claim.lines {
+        report.line(Fate::Refused, line.payment.unwrap_or(0));
+    }
+    (Vec::new(), report)
 }
 
 /// The claim that the file speaks of, locked, once the post office has taken it.
@@ -163,12 +225,69 @@ async fn find(conn: &mut PgConnection, facility: &Facility, claim: &Claim) -> Re
     Ok(record.filter(|record| record.submitted_at.is_some()))
 }
 
+fn report_held(claim: &Claim, matched: &Matched, report: &mut Report) {
+    let mut foreign = false;
+    for held in &matched.held {
+        report.line(Fate::from(held.hold), held.line.payment);
+        match (&held.fault, held.hold) {
+            (None, _) => {}
+            // The sender is the whole claim's: it is named once.
+            (Some(_), Hold::ForeignSender) if foreign => {}
+            (Some(fault), Hold::ForeignSender) => {
+                foreign = true;
+                report.violation(&claim.id, "", fault);
+            }
+            (Some(fault), _) => report.violation(&claim.id, &held.line.activity_id, fault),
+        }
+    }
+}
+
+fn report_booked(claim: &Claim, record: &Record, booking: &Booking, report: &mut Report) {
+    if !record.id_payer.is_empty() && record.id_payer != claim.id_payer {
+        let message = format!(
+            "the payer's number was {} and is {} now",
+            record.id_payer, claim.id_payer
+        );
+        report.remark(&claim.id, "", &Fault::new("ID_PAYER_CHANGED", message));
+    }
+    for (line, change) in booking.lines().iter().zip(&booking.changes) {
+        report.line(Fate::Booked, change.amount);
+        report.beyond(line.payment - change.amount);
+        let net = booking.net_of(&line.activity_id);
+        let said = usize::try_from(line.line)
+            .ok()
+            .and_then(|index| claim.lines.get(index)?.net);
+        if let Some(said) = said.filter(|said| *said != net) {
+            report.violation(&claim.id, &line.activity_id, &net_differs(said, net));
+        }
+        if change.excess > 0 {
+            report.violation(&claim.id, &line.activity_id, &excess(change.excess));
+        }
+        if change.surplus > 0 {
+            report.violation(&claim.id, &line.activity_id, &surplus(change.surplus, net));
+        }
+    }
+}
+
+fn money(minor: i64) -> Money {
+    Money::new(minor, Currency::AED)
+}
+
+/// The payer repeats another net than the claim asks for. The line is booked: the claim's own net bounds what counts.
+fn net_differs(said: i64, net: i64) -> Fault {
+    let message = format!(
+        "the payer says a net of {}, the claim asks for {}; booked, and the claim's net counts",
+        money(said),
+        money(net)
+    );
+    Fault::new("NET_DIFFERS", message)
+}
+
 /// The payer has paid more than it was asked for. The line is booked; what counts as paid is cut to the net.
 fn surplus(minor: i64, net: i64) -> Fault {
-    let money = |minor| Money::new(minor, Currency::AED);
-    let paid = money(net.saturating_add(minor));
     let message = format!(
-        "{paid} is paid on a net of {}; booked, and {} beyond the net does not count",
+        "{} is paid on a net of {}; booked, and {} beyond the net does not count",
+        money(net.saturating_add(minor)),
         money(net),
         money(minor)
     );
@@ -180,7 +299,7 @@ fn surplus(minor: i64, net: i64) -> Fault {
 fn excess(minor: i64) -> Fault {
     let message = format!(
         "{} more is taken back than was paid; booked, and counted up to what is paid",
-        Money::new(minor, Currency::AED)
+        money(minor)
     );
     Fault::new("TAKEBACK_ABOVE_PAID", message)
 }

@@ -12,15 +12,17 @@ use crate::{
     announce::event,
     balance::{self, Balance, Change, Line},
     error::Error,
+    matching::{self, Hold},
     store::{
         self, Record,
-        remittances::{Advice, NewLine, ParkedLine},
+        parked::{Number, ParkedLine},
+        remittances::{Advice, BookedLine, NewLine},
     },
     view,
 };
 
 /// Lines that are to be booked on a claim, seen against what is booked already.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Booking {
     asked: Vec<balance::Asked>,
     booked: Vec<Line>,
@@ -30,26 +32,17 @@ pub struct Booking {
 }
 
 impl Booking {
-    /// Sees what `new` would change. The claim is locked.
-    pub async fn plan(
-        conn: &mut PgConnection,
-        record: &Record,
-        advice: Advice<'_>,
-        new: Vec<NewLine>,
-    ) -> Result<Booking, sqlx::Error> {
+    /// Sees what `new` would change. The claim is locked; `booked` is what is booked on it.
+    pub fn plan(record: &Record, booked: &[BookedLine], advice: Advice<'_>, new: Vec<NewLine>) -> Booking {
         let asked = view::asked(&record.details);
-        let booked: Vec<Line> = store::remittances::lines(conn, &[record.id])
-            .await?
-            .iter()
-            .map(Line::from)
-            .collect();
+        let booked: Vec<Line> = booked.iter().map(Line::from).collect();
         let changes = balance::changes(&asked, &booked, &lines(advice, &new));
-        Ok(Booking {
+        Booking {
             asked,
             booked,
             new,
             changes,
-        })
+        }
     }
 
     /// The lines themselves.
@@ -73,7 +66,7 @@ impl Booking {
     ) -> Result<Event, sqlx::Error> {
         store::remittances::book(conn, facility.as_str(), record.id, advice, &self.new).await?;
         record.version += 1;
-        store::remittances::touch(conn, record.id, &record.id_payer, record.version).await?;
+        store::remittances::touch(conn, record).await?;
         Ok(self.event(facility, record, advice))
     }
 
@@ -124,53 +117,91 @@ impl Booking {
     }
 }
 
-/// Books the lines that have waited for a claim which arrives now, one event for each file, the earliest settled
-/// first. Answers the events to append.
+/// The payer's number and who sends it are kept with the claim, from the first remittance that is booked on it.
+pub fn name_payer(record: &mut Record, sender_id: &str, id_payer: &str) {
+    record.id_payer = id_payer.to_owned();
+    if record.remitter_id.is_empty() {
+        record.remitter_id = sender_id.to_owned();
+    }
+}
+
+/// Books the early lines that have waited for this claim or its activities, one event for each file, the earliest
+/// settled first; those that are not to be booked go on waiting, for somebody's decision. The number and the claim are
+/// locked. Answers the events to append.
 pub async fn unpark(
     conn: &mut PgConnection,
     facility: &Facility,
     record: &mut Record,
 ) -> Result<Vec<Event>, Error> {
     let details = &record.details;
-    let activities: Vec<String> = details
-        .activities
-        .iter()
-        .map(|activity| activity.id.clone())
-        .collect();
-    let waited = store::remittances::unpark(
-        conn,
-        facility.as_str(),
-        &details.provider_id,
-        &details.claim_id,
-        &activities,
-    )
-    .await?;
+    let number = Number {
+        provider_id: &details.provider_id,
+        claim_id: &details.claim_id,
+    };
+    let waiting = store::parked::of_number(conn, facility.as_str(), number).await?;
     let mut by_advice: BTreeMap<(time::OffsetDateTime, Uuid, i32), Vec<ParkedLine>> = BTreeMap::new();
-    for line in waited {
+    let early = waiting
+        .into_iter()
+        .filter(|line| line.reason == Hold::Early.as_str());
+    for line in early {
         by_advice
             .entry((line.settled_at, line.file, line.ordinal))
             .or_default()
             .push(line);
     }
     let mut events = Vec::new();
-    for ((settled_at, file, ordinal), mut waited) in by_advice {
+    for (_, mut waited) in by_advice {
         waited.sort_by_key(|line| line.line);
-        let Some(first) = waited.first().cloned() else {
-            continue;
-        };
-        let advice = Advice {
-            file,
-            ordinal,
-            payment_reference: &first.payment_reference,
-            settled_at,
-        };
-        record.id_payer.clone_from(&first.id_payer);
-        let new = waited.into_iter().map(NewLine::from).collect();
-        let booking = Booking::plan(conn, record, advice, new).await?;
-        booking.tell_what_is_beyond(record);
-        events.push(booking.write(conn, facility, record, advice).await?);
+        events.extend(unpark_one(conn, facility, record, waited).await?);
     }
     Ok(events)
+}
+
+/// The lines of one claim in one file.
+async fn unpark_one(
+    conn: &mut PgConnection,
+    facility: &Facility,
+    record: &mut Record,
+    waited: Vec<ParkedLine>,
+) -> Result<Option<Event>, Error> {
+    let Some(first) = waited.first().cloned() else {
+        return Ok(None);
+    };
+    let advice = Advice::from(&first);
+    let ids: BTreeMap<i32, i64> = waited.iter().map(|line| (line.line, line.id)).collect();
+    let ids_of = |lines: &[NewLine]| -> Vec<i64> {
+        let ids = lines.iter().filter_map(|line| ids.get(&line.line));
+        ids.copied().collect()
+    };
+    let booked = store::remittances::lines(conn, &[record.id]).await?;
+    let new = waited.into_iter().map(NewLine::from).collect();
+    let matched = matching::with_claim(record, &booked, advice, new);
+    for hold in [Hold::ForeignSender, Hold::Repeated] {
+        let held = ids_of(&matched.held_for(hold));
+        if !held.is_empty() {
+            store::parked::hold(conn, &held, hold.as_str()).await?;
+        }
+    }
+    if matched.book.is_empty() {
+        return Ok(None);
+    }
+    store::parked::take(conn, &ids_of(&matched.book)).await?;
+    name_payer(record, advice.sender_id, &first.id_payer);
+    let booking = Booking::plan(record, &booked, advice, matched.book);
+    booking.tell_what_is_beyond(record);
+    Ok(Some(booking.write(conn, facility, record, advice).await?))
+}
+
+impl<'a> From<&'a ParkedLine> for Advice<'a> {
+    fn from(line: &'a ParkedLine) -> Advice<'a> {
+        Advice {
+            file: line.file,
+            ordinal: line.ordinal,
+            sender_id: &line.sender_id,
+            payment_reference: &line.payment_reference,
+            settled_at: line.settled_at,
+        }
+    }
 }
 
 impl From<ParkedLine> for NewLine {

@@ -33,9 +33,12 @@ pub struct PostOffice {
     pub timeout_ms: u64,
     /// Milliseconds between looks for claims that wait for the post office. 10 to 60,000, default 250.
     pub poll_ms: u64,
-    /// Milliseconds before the post office is asked again about a claim. 10 to 3,600,000, default 1,000.
+    /// Milliseconds before the post office is asked again about a claim; twice as long after each try. 10 to 3,600,000,
+    /// default 1,000.
     pub ask_again_ms: u64,
-    /// Claims followed up at once. 1 to 64, default 4.
+    /// The most milliseconds before it is asked again. `ask_again_ms` to 86,400,000, default 900,000.
+    pub ask_again_max_ms: u64,
+    /// Claims followed up at once, at most half of them of one payer. 1 to 64, default 4.
     pub concurrency: u16,
 }
 
@@ -89,6 +92,7 @@ impl Default for PostOffice {
             timeout_ms: 5_000,
             poll_ms: 250,
             ask_again_ms: 1_000,
+            ask_again_max_ms: 900_000,
             concurrency: 4,
         }
     }
@@ -161,6 +165,11 @@ impl PostOffice {
         let again = (10..=3_600_000).contains(&self.ask_again_ms);
         violations.require(again, "ask_again_ms", "must be 10 to 3600000");
         violations.require(
+            (self.ask_again_ms..=86_400_000).contains(&self.ask_again_max_ms),
+            "ask_again_max_ms",
+            "must be ask_again_ms to 86400000",
+        );
+        violations.require(
             (1..=64).contains(&self.concurrency),
             "concurrency",
             "must be 1 to 64",
@@ -187,8 +196,8 @@ impl Import {
             "must be 1 to 64",
         );
         let folder = &self.spool_folder;
-        let usable = folder.as_os_str().is_empty() || folder.is_dir();
-        violations.require(usable, "spool_folder", "must be a folder that exists");
+        let exists = folder.as_os_str().is_empty() || folder.is_dir();
+        violations.require(exists, "spool_folder", "must be a folder that exists");
     }
 }
 

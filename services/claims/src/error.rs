@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chassis::postgres::Fault;
 use tonic::Status;
 
 use crate::{claim::WrongState, rules::Violation};
@@ -48,6 +49,15 @@ pub enum Error {
     /// The database fails.
     #[error("the database fails")]
     Database(#[from] sqlx::Error),
+    /// No line of this identifier waits.
+    #[error("no such parked line: {0}")]
+    NoSuchParkedLine(i64),
+    /// The claim of a parked line has not been filed.
+    #[error("the claim {0} has not been filed: the line cannot be booked yet")]
+    NotFiled(String),
+    /// The claim of a parked line has no such activity.
+    #[error("the claim has no activity {0}: the line cannot be booked on it")]
+    UnknownActivity(String),
     /// The spool folder cannot be used.
     #[error("the spool cannot be used")]
     Spool(#[from] std::io::Error),
@@ -73,6 +83,42 @@ impl Error {
 impl From<Status> for Error {
     fn from(status: Status) -> Error {
         Error::Request(Box::new(status))
+    }
+}
+
+impl Error {
+    /// Whether another transaction was in the way: the same work may succeed at once.
+    pub fn is_contention(&self) -> bool {
+        match self {
+            Error::Database(error) | Error::Events(events::Error::Database(error)) => {
+                matches!(Fault::of(error), Fault::Contention | Fault::StalePlan)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// How long a caller waits before it sends a file again for which there was no room.
+const ROOM: Duration = Duration::from_secs(5);
+
+/// The file could not be kept while it came in: the folder is full, or cannot be used.
+fn spool(error: &std::io::Error) -> Status {
+    use chassis::status;
+    use std::io::ErrorKind::{
+        FileTooLarge, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => {
+            tracing::error!(error.message = %error, "the spool folder is full");
+            let text = "there is no room to take the file in; try again later";
+            status::exhausted("SPOOL_FULL", text, ROOM)
+        }
+        ReadOnlyFilesystem | PermissionDenied | NotFound => {
+            tracing::error!(error.message = %error, "the spool folder cannot be written to");
+            let text = "files cannot be taken in now: the service's spool folder cannot be used";
+            status::unavailable("SPOOL_UNUSABLE", text)
+        }
+        _ => status::internal(error),
     }
 }
 
@@ -104,7 +150,10 @@ impl From<Error> for Status {
                 status::database(&error)
             }
             Error::Events(error) => status::internal(&error),
-            Error::Spool(error) => status::internal(&error),
+            Error::NoSuchParkedLine(id) => status::not_found("parked line", id),
+            Error::NotFiled(_) => status::failed_precondition("CLAIM_NOT_FILED", text),
+            Error::UnknownActivity(_) => status::failed_precondition("ACTIVITY_UNKNOWN", text),
+            Error::Spool(error) => spool(&error),
             Error::Request(status) => *status,
         }
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     announce::event,
     booking,
-    claim::State,
+    claim::{State, Step},
     desk::{Asked, Desk},
     error::Error,
     post_office::{Submission, Verdict},
@@ -82,24 +82,29 @@ pub async fn hand_in(desk: &Desk, facility: &Facility, lease: &Lease) -> Result<
     Err(Error::PostOffice(problem))
 }
 
-/// Ends the lease without an outcome.
+/// Ends the lease without an outcome. The post office is asked again after a time that doubles with each try.
 pub async fn give_back(desk: &Desk, facility: &Facility, lease: &Lease) -> Result<(), Error> {
     let mut tx = desk.database.begin(facility).await?;
     filings::release(
         &mut tx,
         lease.id,
         lease.epoch,
-        desk.filing.ask_again_ms.cast_signed(),
+        filings::Backoff {
+            first_ms: desk.filing.ask_again_ms.cast_signed(),
+            longest_ms: desk.filing.ask_again_max_ms.cast_signed(),
+        },
     )
     .await?;
     tx.commit().await?;
     Ok(())
 }
 
-/// Writes down the verdict, and books the lines that have waited for the claim. Answers the events to append.
+/// Writes down the verdict, and books the lines that have waited for the claim or for activities that it has now. Answers
+/// the events to append.
 ///
 /// # Errors
-/// [`Error::FilingInProgress`] when the lease was lost to somebody else.
+/// [`Error::FilingInProgress`] when the lease was lost to somebody else, [`Error::WrongState`] when the claim was
+/// withdrawn in the meantime.
 pub async fn settle(
     conn: &mut PgConnection,
     desk: &Desk,
@@ -107,12 +112,21 @@ pub async fn settle(
     lease: &Lease,
     verdict: Verdict,
 ) -> Result<Vec<Event>, Error> {
+    let details = &lease.submission.details;
+    let number = store::parked::Number {
+        provider_id: &details.provider_id,
+        claim_id: &details.claim_id,
+    };
+    store::parked::lock_number(conn, facility.as_str(), number).await?;
     let found = store::lock(conn, lease.id).await?;
     let mut record = found.ok_or_else(|| Error::NoSuchClaim(lease.id.to_string()))?;
-    if record.filing_epoch != lease.epoch {
+    if record.state == State::Withdrawn {
+        tracing::warn!(claim.id = %record.id, "a claim was withdrawn while it was handed to the post office");
+        record.state.allows(Step::Submit)?;
+    }
+    if record.filing_epoch != lease.epoch || record.state != lease.state {
         return Err(Error::FilingInProgress);
     }
-    let arrives = record.submitted_at.is_none();
     let events = decided(facility, &mut record, verdict);
     let pending = record.state == State::Submitted;
     filings::filed(
@@ -126,11 +140,7 @@ pub async fn settle(
         },
     )
     .await?;
-    let matched = if arrives {
-        booking::unpark(conn, facility, &mut record).await?
-    } else {
-        Vec::new()
-    };
+    let matched = booking::unpark(conn, facility, &mut record).await?;
     Ok(events.into_iter().chain(matched).collect())
 }
 

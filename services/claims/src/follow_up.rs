@@ -1,9 +1,12 @@
 //! Claims that the post office has not decided are asked after, and resubmissions that it has not got are handed in.
+//!
+//! Claims are followed up one by one, as soon as there is a place: one that takes long holds up none of the others, and
+//! a payer that does not answer holds at most half of the places.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use chassis::Facility;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -13,46 +16,113 @@ use crate::{
     error::Error,
     filing,
     post_office::Verdict,
-    store::{self, filings},
+    store::{
+        self,
+        filings::{self, Due},
+    },
 };
 
 /// How long a claim waits whose follow-up has failed in a way that does not pass.
 const SET_ASIDE_MS: i64 = 60_000;
+/// How long a stopping service waits for the exchanges that are going on. One that is dropped loses its lease, and is
+/// made again.
+const DRAIN: Duration = Duration::from_secs(2);
 
-/// Claims taken up in one round.
-const ROUND: i32 = 100;
-
-/// Runs until `shutdown`. What fails is tried again in a later round.
+/// Runs until `shutdown`. What fails is tried again later.
 pub async fn run(desk: Desk, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut looks = tokio::time::interval(Duration::from_millis(desk.filing.poll_ms));
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let places = usize::from(desk.filing.concurrency);
+    let mut going_on = FuturesUnordered::new();
+    let mut taken = Taken::new(places);
     loop {
         tokio::select! {
             _ = looks.tick() => {}
-            () = shutdown.cancelled() => return Ok(()),
+            Some(ended) = going_on.next() => {
+                taken.give_back(ended);
+                continue;
+            }
+            () = shutdown.cancelled() => break,
         }
-        match due(&desk).await {
+        let free = places - going_on.len();
+        if free == 0 {
+            continue;
+        }
+        match due(&desk, free, &taken).await {
             Ok(due) => {
-                stream::iter(due)
-                    .for_each_concurrent(usize::from(desk.filing.concurrency), |(facility, id)| {
-                        attend(&desk, facility, id)
-                    })
-                    .await;
+                for due in due.into_iter().filter_map(|due| taken.take(due)) {
+                    let desk = desk.clone();
+                    going_on.push(
+                        async move {
+                            attend(&desk, &due.facility, due.id).await;
+                            due.id
+                        }
+                        .boxed(),
+                    );
+                }
             }
             Err(error) => tracing::warn!(error.message = %error, "cannot look for claims to follow up"),
         }
     }
+    let ended = async { while going_on.next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN, ended).await;
+    Ok(())
 }
 
-async fn due(desk: &Desk) -> Result<Vec<(Facility, Uuid)>, Error> {
+/// The claims that are followed up at this moment.
+struct Taken {
+    payers: HashMap<Uuid, String>,
+    most_of_one_payer: usize,
+}
+
+impl Taken {
+    fn new(places: usize) -> Taken {
+        Taken {
+            payers: HashMap::new(),
+            most_of_one_payer: places.div_ceil(2),
+        }
+    }
+
+    /// Takes a claim up, unless it is already, or its payer has its share of the places.
+    fn take(&mut self, due: Due) -> Option<Due> {
+        if self.payers.contains_key(&due.id) || self.count(&due.payer_id) >= self.most_of_one_payer {
+            return None;
+        }
+        self.payers.insert(due.id, due.payer_id.clone());
+        Some(due)
+    }
+
+    fn give_back(&mut self, claim: Uuid) {
+        self.payers.remove(&claim);
+    }
+
+    fn count(&self, payer_id: &str) -> usize {
+        self.payers.values().filter(|payer| *payer == payer_id).count()
+    }
+
+    /// The payers that have their share of the places.
+    fn busy(&self) -> Vec<String> {
+        let mut payers: Vec<String> = self.payers.values().cloned().collect();
+        payers.sort();
+        payers.dedup();
+        payers.retain(|payer| self.count(payer) >= self.most_of_one_payer);
+        payers
+    }
+}
+
+async fn due(desk: &Desk, free: usize, taken: &Taken) -> Result<Vec<Due>, Error> {
     let mut tx = desk.database.begin_system().await?;
-    let due = filings::due(&mut tx, ROUND).await?;
+    // Claims that are taken up and have no lease yet are found, too.
+    let at_most = i32::try_from(free + taken.payers.len()).unwrap_or(i32::MAX);
+    let mut due = filings::due(&mut tx, at_most, &taken.busy()).await?;
     tx.rollback().await?;
+    due.retain(|due| !taken.payers.contains_key(&due.id));
+    due.truncate(free);
     Ok(due)
 }
 
-async fn attend(desk: &Desk, facility: Facility, id: Uuid) {
-    match follow_up(desk, &facility, id).await {
+async fn attend(desk: &Desk, facility: &Facility, id: Uuid) {
+    match follow_up(desk, facility, id).await {
         Ok(()) | Err(Error::FilingInProgress) => {}
         // The post office is asked again when the claim is due again.
         Err(error) if error.is_passing() || matches!(error, Error::PostOffice(_)) => {
@@ -99,4 +169,38 @@ async fn follow_up(desk: &Desk, facility: &Facility, id: Uuid) -> Result<(), Err
     tx.commit().await?;
     desk.outbox.wake();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(payer_id: &str) -> Due {
+        Due {
+            facility: Facility::new("al-noor").unwrap(),
+            id: Uuid::now_v7(),
+            payer_id: payer_id.to_owned(),
+        }
+    }
+
+    #[test]
+    fn one_payer_holds_at_most_half_of_the_places() {
+        let mut taken = Taken::new(4);
+        let first = taken.take(due("SILENT")).unwrap();
+        assert!(taken.take(first.clone()).is_none(), "it is taken up already");
+        assert!(taken.busy().is_empty());
+        assert!(taken.take(due("SILENT")).is_some());
+        assert!(taken.take(due("SILENT")).is_none());
+        assert_eq!(taken.busy(), ["SILENT"]);
+        assert!(taken.take(due("OTHER")).is_some());
+        taken.give_back(first.id);
+        assert!(taken.busy().is_empty() && taken.take(due("SILENT")).is_some());
+    }
+
+    #[test]
+    fn a_single_place_goes_to_whoever_is_due() {
+        let mut taken = Taken::new(1);
+        assert!(taken.take(due("ONLY")).is_some());
+        assert_eq!(taken.busy(), ["ONLY"]);
+    }
 }

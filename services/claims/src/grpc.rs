@@ -4,8 +4,9 @@ use chassis::{Identity, PageTokens, idempotency, status};
 use prost::Message;
 use proto::claims::v1::{
     GetClaimRequest, GetClaimResponse, ImportRemittanceHeader, ImportRemittanceRequest,
-    ImportRemittanceResponse, ListClaimsRequest, ListClaimsResponse, PrepareClaimRequest,
-    PrepareClaimResponse, ResubmitClaimRequest, ResubmitClaimResponse, SubmitClaimRequest,
+    ImportRemittanceResponse, ListClaimsRequest, ListClaimsResponse, ListParkedLinesRequest,
+    ListParkedLinesResponse, PrepareClaimRequest, PrepareClaimResponse, ResolveParkedLineRequest,
+    ResolveParkedLineResponse, ResubmitClaimRequest, ResubmitClaimResponse, SubmitClaimRequest,
     SubmitClaimResponse, WithdrawClaimRequest, WithdrawClaimResponse, claim_service_server::ClaimService,
     import_remittance_request::Part,
 };
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     desk::{Answer, Desk},
     error::Error,
-    get_claim, import_remittance, list_claims, prepare_claim, resubmit_claim,
+    get_claim, import_remittance, list_claims, list_parked, prepare_claim, resolve_parked, resubmit_claim,
     spool::{Spool, Spooled},
     submit_claim, withdraw_claim,
 };
@@ -79,6 +80,23 @@ impl ClaimService for Grpc {
         let caller = Identity::of(&request)?;
         let page = list_claims::list(&self.desk, &self.pages, &caller.facility, request.into_inner()).await?;
         Ok(Response::new(page))
+    }
+
+    async fn list_parked_lines(
+        &self,
+        request: Request<ListParkedLinesRequest>,
+    ) -> Result<Response<ListParkedLinesResponse>, Status> {
+        let caller = Identity::of(&request)?;
+        let page = list_parked::list(&self.desk, &self.pages, &caller.facility, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
+    async fn resolve_parked_line(
+        &self,
+        request: Request<ResolveParkedLineRequest>,
+    ) -> Result<Response<ResolveParkedLineResponse>, Status> {
+        let caller = Identity::of(&request)?;
+        answer(resolve_parked::resolve(&self.desk, &caller.facility, request.into_inner()).await)
     }
 
     async fn import_remittance(

@@ -7,8 +7,7 @@ use chassis::{Facility, idempotency, idempotency::Key};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use prost::Message;
 use proto::claims::v1::{
-    FileDuplicate, FileFailed, FileIngested, ImportRemittanceHeader, ImportRemittanceResponse,
-    RemittanceReport,
+    FileDuplicate, FileFailed, ImportRemittanceHeader, ImportRemittanceResponse, RemittanceReport,
 };
 use sqlx::PgConnection;
 use tokio::{sync::mpsc, task::spawn_blocking};
@@ -20,7 +19,7 @@ use crate::{
     book_remittance,
     desk::{Answer, Asked, Desk},
     error::Error,
-    remittance::{self, Claim, Disposition},
+    remittance::{self, Claim, Disposition, Fault},
     report::Report,
     rules::Violation,
     spool::Spooled,
@@ -35,6 +34,8 @@ pub const METHOD: &str = "claims.v1.ClaimService/ImportRemittance";
 
 /// Claims read ahead of the booking.
 const READ_AHEAD: usize = 16;
+/// How often a claim is booked when another transaction is in its way.
+const BOOKING_TRIES: u32 = 3;
 
 /// Imports a file that has come in.
 ///
@@ -51,9 +52,8 @@ pub async fn import(
         hex: spooled.hex(),
         digest: spooled.digest,
     };
-    // The file is what the request says: it stands in the key by its digest.
+    // The file is what the request says: it stands in the key by its digest, whatever its name.
     let said = RemittanceReport {
-        file_name: upload.name.clone(),
         digest: upload.hex.clone(),
         ..RemittanceReport::default()
     };
@@ -64,14 +64,16 @@ pub async fn import(
     match scanned {
         Err(refused) if refused.test => Err(Error::Invalid(refused.faults)),
         Err(refused) => Err(fail(desk, facility, &upload, refused.faults).await?),
-        Ok(header) if header.disposition == Disposition::Test => {
-            check(desk, facility, &upload, spooled).await.map(Answer::New)
+        Ok(scanned) if scanned.header.disposition == Disposition::Test => {
+            check(desk, facility, &upload, (spooled, scanned.remarks))
+                .await
+                .map(Answer::New)
         }
-        Ok(_) => match open(desk, asked, &upload).await? {
+        Ok(scanned) => match open(desk, asked, &upload).await? {
             Opened::Answered(answer) => Ok(*answer),
             Opened::Reading(file) => {
                 book(desk, facility, file, spooled).await?;
-                finish(desk, asked, &upload).await
+                finish(desk, asked, &upload, &scanned.remarks).await
             }
         },
     }
@@ -143,7 +145,8 @@ async fn duplicate(
     ))
 }
 
-/// Books the claims that are not done yet, several at once.
+/// Books the claims that are not done yet, several at once. One that fails stops none of the others; the import is then
+/// to be made again, and goes on with what is left.
 async fn book(desk: &Desk, facility: &Facility, file: Uuid, spooled: Spooled) -> Result<(), Error> {
     let mut tx = desk.database.begin(facility).await?;
     let done: HashSet<i32> = store::remittances::done(&mut tx, file)
@@ -152,14 +155,37 @@ async fn book(desk: &Desk, facility: &Facility, file: Uuid, spooled: Spooled) ->
         .collect();
     tx.rollback().await?;
     let (claims, reading) = read(spooled);
-    claims
+    let (failed, first) = claims
         .filter(|claim| std::future::ready(!done.contains(&claim.ordinal)))
-        .map(Ok)
-        .try_for_each_concurrent(usize::from(desk.import.concurrency), |claim| {
-            book_remittance::book(desk, facility, file, claim)
+        .map(|claim| book_again(desk, facility, file, claim))
+        .buffer_unordered(usize::from(desk.import.concurrency))
+        .fold((0, None), |(failed, first), booked| {
+            std::future::ready(match booked {
+                Ok(()) => (failed, first),
+                Err(error) => (failed + 1, first.or(Some(error))),
+            })
         })
-        .await?;
-    reading.await
+        .await;
+    reading.await?;
+    match first {
+        None => Ok(()),
+        Some(error) => {
+            tracing::warn!(remittance.failed_claims = failed, error.message = %error, "a remittance is not booked whole yet");
+            Err(error)
+        }
+    }
+}
+
+/// Books a claim, and once more when another transaction was in its way.
+async fn book_again(desk: &Desk, facility: &Facility, file: Uuid, claim: Claim) -> Result<(), Error> {
+    let mut tries = 1;
+    loop {
+        let outcome = book_remittance::book(desk, facility, file, claim.clone()).await;
+        match outcome {
+            Err(error) if tries < BOOKING_TRIES && error.is_contention() => tries += 1,
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Adds up what became of the claims and keeps that as the file's report.
@@ -167,6 +193,7 @@ async fn finish(
     desk: &Desk,
     asked: Asked<'_>,
     upload: &Upload,
+    remarks: &[Fault],
 ) -> Result<Answer<ImportRemittanceResponse>, Error> {
     let mut tx = desk.database.begin(asked.facility).await?;
     let file = store::remittances::open_file(&mut tx, upload.row(asked.facility)).await?;
@@ -178,21 +205,14 @@ async fn finish(
             Opened::Reading(_) => Err(Error::InProgress),
         };
     }
-    let mut report = Report::default();
+    let mut report = Report::of_file(remarks);
     for claim in store::remittances::claim_reports(&mut tx, file.id).await? {
         report.add(Report::decode(&claim)?);
     }
-    let (booked_lines, parked_lines, refused_lines) = report.counts();
+    let ingested = report.ingested(&file.file_name, &upload.hex);
     let report = report.into_wire(&file.file_name, &upload.hex);
     let version = file.version + 1;
     store::remittances::ingested(&mut tx, file.id, version, &report.encode_to_vec()).await?;
-    let ingested = FileIngested {
-        file_name: file.file_name,
-        digest: upload.hex.clone(),
-        booked_lines,
-        parked_lines,
-        refused_lines,
-    };
     let events = [event(asked.facility, file.id, version, &ingested)];
     desk.close(
         tx,
@@ -209,13 +229,13 @@ async fn check(
     desk: &Desk,
     facility: &Facility,
     upload: &Upload,
-    spooled: Spooled,
+    (spooled, remarks): (Spooled, Vec<Fault>),
 ) -> Result<ImportRemittanceResponse, Error> {
     let (claims, reading) = read(spooled);
     let report = claims
         .map(|claim| book_remittance::check(desk, facility, claim))
         .buffered(usize::from(desk.import.concurrency))
-        .try_fold(Report::default(), |mut sum, one| {
+        .try_fold(Report::of_file(&remarks), |mut sum, one| {
             sum.add(one);
             std::future::ready(Ok(sum))
         })
@@ -228,7 +248,8 @@ async fn check(
     Ok(ImportRemittanceResponse { report: Some(report) })
 }
 
-/// Says that the file could not be read, and why.
+/// Says that the file could not be read, and why. A file that comes again and is as broken as before is answered the
+/// same, and leaves nothing behind.
 async fn fail(
     desk: &Desk,
     facility: &Facility,
@@ -236,6 +257,10 @@ async fn fail(
     faults: Vec<Violation>,
 ) -> Result<Error, Error> {
     let mut tx = desk.database.begin(facility).await?;
+    if store::remittances::is_failed(&mut tx, facility.as_str(), &upload.digest).await? {
+        tx.rollback().await?;
+        return Ok(Error::Invalid(faults));
+    }
     let file = store::remittances::open_file(&mut tx, upload.row(facility)).await?;
     let version = file.version + 1;
     store::remittances::touch_file(&mut tx, file.id, version).await?;

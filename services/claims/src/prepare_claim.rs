@@ -85,6 +85,7 @@ fn draft(order_id: Uuid, details: ClaimDetails) -> store::Record {
         details,
         state: State::Validated,
         cycle: 1,
+        remitter_id: String::new(),
         rejection: String::new(),
         version: 1,
         submitted_at: None,

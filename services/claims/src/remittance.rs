@@ -1,37 +1,13 @@
 //! Remittance.Advice files as eClaimLink 2.0 writes them: read claim by claim, so that memory depends on the largest
 //! claim, not on the file.
 
-mod fields;
+mod claim;
 mod file;
-mod xml;
 
 use time::OffsetDateTime;
 
-pub use file::{File, Refused, scan};
-
-/// What a file says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// The payer's or administrator's licence.
-    pub sender_id: String,
-    /// The provider's licence.
-    pub receiver_id: String,
-    /// When it was written.
-    pub transaction_at: OffsetDateTime,
-    /// How many claims it says it has.
-    pub record_count: u64,
-    /// Whether it is meant.
-    pub disposition: Disposition,
-}
-
-/// Whether a file is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// To be checked and not kept.
-    Test,
-    /// To be booked.
-    Production,
-}
+pub use eclaimlink::{Disposition, Header};
+pub use file::{File, Refused, Scanned, scan};
 
 /// What a file says of one claim. Fields that could not be read are empty, and said in the faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,14 +20,18 @@ pub struct Claim {
     pub id_payer: String,
     /// The provider's licence; the file's receiver when the claim names none.
     pub provider_id: String,
-    /// The payer's payment reference.
+    /// The payer's payment reference; empty if nothing is paid or taken back.
     pub payment_reference: String,
     /// When it was settled; when the file was written if the claim does not say.
     pub settled_at: OffsetDateTime,
     /// Its activities.
     pub lines: Vec<Line>,
+    /// Who sent the file.
+    pub sender_id: String,
     /// What is wrong with all of it: none of its lines can be booked then.
     pub faults: Vec<Fault>,
+    /// What was not read of it.
+    pub remarks: Vec<Fault>,
 }
 
 /// What a file says of one activity.
@@ -78,6 +58,12 @@ pub struct Fault {
     pub rule: &'static str,
     /// What is wrong, in words.
     pub message: String,
+}
+
+impl From<eclaimlink::Fault> for Fault {
+    fn from(fault: eclaimlink::Fault) -> Fault {
+        Fault::new(fault.rule, fault.text())
+    }
 }
 
 impl Fault {

@@ -1,12 +1,17 @@
 //! What became of every line of a file, added up claim by claim.
 
-use prost::Message;
-use proto::claims::v1::{RemittanceReport, RemittanceViolation};
+use std::sync::LazyLock;
 
-use crate::{remittance::Fault, view};
+use opentelemetry::{KeyValue, global, metrics::Counter};
+use prost::Message;
+use proto::claims::v1::{FileIngested, RemittanceReport, RemittanceViolation};
+
+use crate::{matching::Hold, remittance::Fault, view};
 
 /// The most violations that a report names; its counts and sums are always of the whole file.
 const VIOLATIONS: usize = 10_000;
+/// The most remarks that a report has.
+const REMARKS: usize = 1_000;
 
 /// A report of some claims of a file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,8 +19,13 @@ pub struct Report {
     claims: i32,
     booked: Part,
     parked: Part,
+    held: Part,
+    repeated: Part,
     refused: Part,
+    /// What the booked lines say beside what they change, in fils.
+    beyond: i64,
     violations: Vec<RemittanceViolation>,
+    remarks: Vec<RemittanceViolation>,
     left_out: usize,
 }
 
@@ -32,11 +42,34 @@ pub enum Fate {
     Booked,
     /// It waits for its claim.
     Parked,
+    /// It is not the claim's payer's.
+    Held,
+    /// It came in an earlier file already.
+    Repeated,
     /// It breaks a rule.
     Refused,
 }
 
+impl From<Hold> for Fate {
+    fn from(hold: Hold) -> Fate {
+        match hold {
+            Hold::Early => Fate::Parked,
+            Hold::ForeignSender => Fate::Held,
+            Hold::Repeated => Fate::Repeated,
+        }
+    }
+}
+
 impl Report {
+    /// Of a file, of which no claim is added yet.
+    pub fn of_file(remarks: &[Fault]) -> Report {
+        let mut report = Report::default();
+        for remark in remarks {
+            report.remark("", "", remark);
+        }
+        report
+    }
+
     /// Of one claim, of which no line is counted yet.
     pub fn of_one_claim() -> Report {
         Report {
@@ -45,25 +78,34 @@ impl Report {
         }
     }
 
-    /// Counts a line of `minor` fils.
+    /// Counts a line of `minor` fils; of a booked line, what it changes.
     pub fn line(&mut self, fate: Fate, minor: i64) {
         let part = match fate {
             Fate::Booked => &mut self.booked,
             Fate::Parked => &mut self.parked,
+            Fate::Held => &mut self.held,
+            Fate::Repeated => &mut self.repeated,
             Fate::Refused => &mut self.refused,
         };
         part.lines += 1;
         part.minor += minor;
     }
 
+    /// Counts what a booked line says beside what it changes.
+    pub fn beyond(&mut self, minor: i64) {
+        self.beyond += minor;
+    }
+
+    /// Names what was not read, or is odd without harm. An empty `activity_id`: the claim's as a whole.
+    pub fn remark(&mut self, claim_id: &str, activity_id: &str, fault: &Fault) {
+        if self.remarks.len() < REMARKS {
+            self.remarks.push(named(claim_id, activity_id, fault));
+        }
+    }
+
     /// Names a broken rule. An empty `activity_id`: the claim's as a whole.
     pub fn violation(&mut self, claim_id: &str, activity_id: &str, fault: &Fault) {
-        self.name(RemittanceViolation {
-            claim_id: claim_id.to_owned(),
-            activity_id: activity_id.to_owned(),
-            rule: fault.rule.to_owned(),
-            message: fault.message.clone(),
-        });
+        self.name(named(claim_id, activity_id, fault));
     }
 
     /// Adds the report of other claims of the file.
@@ -72,20 +114,41 @@ impl Report {
         for (part, more) in [
             (&mut self.booked, other.booked),
             (&mut self.parked, other.parked),
+            (&mut self.held, other.held),
+            (&mut self.repeated, other.repeated),
             (&mut self.refused, other.refused),
         ] {
             part.lines += more.lines;
             part.minor += more.minor;
         }
+        self.beyond += other.beyond;
+        let room = REMARKS.saturating_sub(self.remarks.len());
+        self.remarks.extend(other.remarks.into_iter().take(room));
         self.left_out += other.left_out;
         for violation in other.violations {
             self.name(violation);
         }
     }
 
-    /// How many lines were booked, parked and refused.
-    pub fn counts(&self) -> (i32, i32, i32) {
-        (self.booked.lines, self.parked.lines, self.refused.lines)
+    /// Counts the lines in the service's metrics.
+    pub fn meter(&self) {
+        static LINES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+            global::meter("weft")
+                .u64_counter("claims.remittance.lines")
+                .with_description("Lines of remittance files, by what became of them.")
+                .build()
+        });
+        for (fate, part) in [
+            ("booked", self.booked),
+            ("parked", self.parked),
+            ("held", self.held),
+            ("repeated", self.repeated),
+            ("refused", self.refused),
+        ] {
+            if let Ok(lines @ 1..) = u64::try_from(part.lines) {
+                LINES.add(lines, &[KeyValue::new("fate", fate)]);
+            }
+        }
     }
 
     /// As the contract shows it; `total` is the sum of the parts.
@@ -98,6 +161,8 @@ impl Report {
                 ..RemittanceViolation::default()
             });
         }
+        let parts = [self.booked, self.parked, self.held, self.repeated, self.refused];
+        let total = parts.iter().map(|part| part.minor).sum::<i64>() + self.beyond;
         RemittanceReport {
             file_name: file_name.to_owned(),
             digest: digest.to_owned(),
@@ -107,13 +172,30 @@ impl Report {
             booked_lines: self.booked.lines,
             parked_lines: self.parked.lines,
             refused_lines: self.refused.lines,
-            total: Some(view::aed(
-                self.booked.minor + self.parked.minor + self.refused.minor,
-            )),
+            held_lines: self.held.lines,
+            repeated_lines: self.repeated.lines,
+            total: Some(view::aed(total)),
+            above_net: Some(view::aed(self.beyond)),
+            held: Some(view::aed(self.held.minor)),
+            repeated: Some(view::aed(self.repeated.minor)),
             booked: Some(view::aed(self.booked.minor)),
             parked: Some(view::aed(self.parked.minor)),
             refused: Some(view::aed(self.refused.minor)),
             violations,
+            remarks: self.remarks,
+        }
+    }
+
+    /// The event of a file that has come to this.
+    pub fn ingested(&self, file_name: &str, digest: &str) -> FileIngested {
+        FileIngested {
+            file_name: file_name.to_owned(),
+            digest: digest.to_owned(),
+            booked_lines: self.booked.lines,
+            parked_lines: self.parked.lines,
+            refused_lines: self.refused.lines,
+            held_lines: self.held.lines,
+            repeated_lines: self.repeated.lines,
         }
     }
 
@@ -129,16 +211,21 @@ impl Report {
     pub fn decode(bytes: &[u8]) -> Result<Report, sqlx::Error> {
         use crate::store::unreadable;
         let wire = RemittanceReport::decode(bytes).map_err(unreadable)?;
-        let part = |lines, sum: Option<proto::google::r#type::Money>| {
+        let minor = |sum: Option<proto::google::r#type::Money>| {
             let minor = sum.map_or(Ok(0), |sum| money::Money::try_from(&sum).map(money::Money::minor));
-            minor.map(|minor| Part { lines, minor }).map_err(unreadable)
+            minor.map_err(unreadable)
         };
+        let part = |lines, sum| minor(sum).map(|minor| Part { lines, minor });
         Ok(Report {
             claims: wire.claim_count,
             booked: part(wire.booked_lines, wire.booked)?,
             parked: part(wire.parked_lines, wire.parked)?,
+            held: part(wire.held_lines, wire.held)?,
+            repeated: part(wire.repeated_lines, wire.repeated)?,
             refused: part(wire.refused_lines, wire.refused)?,
+            beyond: minor(wire.above_net)?,
             violations: wire.violations,
+            remarks: wire.remarks,
             left_out: 0,
         })
     }
@@ -149,6 +236,15 @@ impl Report {
         } else {
             self.left_out += 1;
         }
+    }
+}
+
+fn named(claim_id: &str, activity_id: &str, fault: &Fault) -> RemittanceViolation {
+    RemittanceViolation {
+        claim_id: claim_id.to_owned(),
+        activity_id: activity_id.to_owned(),
+        rule: fault.rule.to_owned(),
+        message: fault.message.clone(),
     }
 }
 
@@ -163,15 +259,27 @@ mod tests {
         one.line(Fate::Parked, -500);
         one.violation("C", "A", &Fault::new("PAYMENT_ABOVE_NET", "too much"));
         one.line(Fate::Refused, 250);
+        one.line(Fate::Held, 1_000);
+        one.line(Fate::Repeated, 2_000);
+        one.beyond(-50);
+        one.remark("C", "", &Fault::new("UNKNOWN_ELEMENT", "Claim.Foo was not read"));
         assert_eq!(Report::decode(&one.encode()).unwrap(), one);
 
         let mut file = Report::default();
         file.add(one.clone());
         file.add(one);
-        assert_eq!(file.counts(), (2, 2, 2));
         let wire = file.into_wire("f.xml", "00");
-        assert_eq!((wire.claim_count, wire.total), (2, Some(view::aed(29_500))));
-        assert_eq!(wire.violations.len(), 2);
+        let lines = [
+            wire.booked_lines,
+            wire.parked_lines,
+            wire.held_lines,
+            wire.repeated_lines,
+            wire.refused_lines,
+        ];
+        assert_eq!(lines, [2; 5]);
+        assert_eq!((wire.claim_count, wire.total), (2, Some(view::aed(35_400))));
+        assert_eq!(wire.above_net, Some(view::aed(-100)));
+        assert_eq!((wire.violations.len(), wire.remarks.len()), (2, 2));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use proto::claims::v1::claim_service_server::ClaimServiceServer;
 use tonic::{Extensions, Status};
 
 use crate::{
-    config::Settings, desk::Desk, follow_up, grpc::Grpc, post_office::sandbox::Sandbox,
+    config::Settings, desk::Desk, follow_up, grpc::Grpc, post_office::sandbox::Sandbox, spool,
     subscriptions::EndedOrders,
 };
 
@@ -40,6 +40,7 @@ impl Service for Claims {
     }
 
     async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
+        spool::check(&settings.import)?;
         let database = Database::connect(&settings.database, &process)?;
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let desk = Desk {

@@ -3,9 +3,10 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Seek},
+    io::{self, BufReader, Seek, Write as _},
 };
 
+use anyhow::Context as _;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncWriteExt, BufWriter};
 
@@ -26,6 +27,22 @@ pub struct Spooled {
     file: File,
     /// Its SHA-256.
     pub digest: [u8; 32],
+}
+
+/// Sees whether files can be kept: a service that could take none in does not start.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn check(settings: &config::Import) -> anyhow::Result<()> {
+    let folder = match settings.spool_folder.as_os_str().is_empty() {
+        true => std::env::temp_dir(),
+        false => settings.spool_folder.clone(),
+    };
+    let written = tempfile::tempfile_in(&folder).and_then(|mut file| file.write_all(b"spool"));
+    written.with_context(|| {
+        let folder = folder.display();
+        format!("import.spool_folder: remittance files cannot be kept in {folder}; set it to a folder that can be written to")
+    })
 }
 
 impl Spool {
@@ -115,6 +132,21 @@ mod tests {
             spooled.reader().unwrap().read_to_string(&mut text).unwrap();
             assert_eq!(text, "abc");
         }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_to_is_named_with_its_setting() {
+        let settings = |folder: &str| config::Import {
+            spool_folder: folder.into(),
+            ..config::Import::default()
+        };
+        check(&settings("")).unwrap();
+        // Nobody, not even root, makes files there.
+        let refused = format!("{:#}", check(&settings("/proc/self")).unwrap_err());
+        assert!(
+            refused.contains("import.spool_folder") && refused.contains("/proc/self"),
+            "{refused}"
+        );
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! All SQL on the claims schema. Everything takes a connection: the use case owns the transaction.
 
 pub mod filings;
+pub mod parked;
 pub mod remittances;
 
 use prost::Message;
@@ -26,6 +27,8 @@ pub struct Record {
     pub cycle: i32,
     /// The payer's number; empty until a remittance names it.
     pub id_payer: String,
+    /// Who sends its remittances; empty until one is booked.
+    pub remitter_id: String,
     /// Why it was rejected.
     pub rejection: String,
     /// Counts the changes, from 1.
@@ -180,7 +183,7 @@ pub async fn id_of_order(
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query_as!(
         Row,
-        r#"select id, order_id, details, state, cycle, id_payer, rejection, version, submitted_at, filing_epoch,
+        r#"select id, order_id, details, state, cycle, id_payer, remitter_id, rejection, version, submitted_at, filing_epoch,
                coalesce(filing_until > now(), false) as "filing!", created_at, updated_at
            from claims.claim where id = $1 for update"#,
         id,
@@ -194,7 +197,7 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Record>, s
 pub async fn read(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Record>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, order_id, details, state, cycle, id_payer, rejection, version, submitted_at, filing_epoch,
+        r#"select id, order_id, details, state, cycle, id_payer, remitter_id, rejection, version, submitted_at, filing_epoch,
                coalesce(filing_until > now(), false) as "filing!", created_at, updated_at
            from claims.claim where id = any($1) order by id desc"#,
         ids,
@@ -228,10 +231,13 @@ pub async fn list(
     .await
 }
 
-/// Takes a claim out of the process.
+/// Takes a claim out of the process. Whoever hands it to the post office at this moment has lost its lease. A claim that
+/// was never handed in keeps its epoch of 0, by which its number is free.
 pub async fn withdraw(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update claims.claim set state = $3, version = $2, next_filing_at = null, updated_at = now() where id = $1",
+        "update claims.claim set state = $3, version = $2, next_filing_at = null, updated_at = now(),
+             filing_epoch = filing_epoch + case when filing_epoch > 0 then 1 else 0 end
+         where id = $1",
         id,
         version,
         State::Withdrawn.as_str(),
@@ -265,6 +271,7 @@ struct Row {
     state: String,
     cycle: i32,
     id_payer: String,
+    remitter_id: String,
     rejection: String,
     version: i64,
     submitted_at: Option<OffsetDateTime>,
@@ -285,6 +292,7 @@ impl TryFrom<Row> for Record {
             state: row.state.parse().map_err(unreadable)?,
             cycle: row.cycle,
             id_payer: row.id_payer,
+            remitter_id: row.remitter_id,
             rejection: row.rejection,
             version: row.version,
             submitted_at: row.submitted_at,

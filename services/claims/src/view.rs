@@ -11,7 +11,8 @@ use uuid::Uuid;
 use crate::{
     balance::{Asked, Balance, Line, Status},
     claim::State,
-    store::{self, Record, remittances::BookedLine},
+    matching::Hold,
+    store::{self, Record, parked::ParkedLine, remittances::BookedLine},
 };
 
 /// Whether resubmissions are shown with their documents, which may be large.
@@ -88,6 +89,7 @@ pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
         remittance_lines: lines.into_iter().map(line).collect(),
         cycle: record.cycle,
         id_payer: record.id_payer,
+        remitter_id: record.remitter_id,
         rejection: record.rejection,
         resubmissions: Vec::new(),
         version: record.version,
@@ -173,6 +175,30 @@ fn line(line: BookedLine) -> wire::RemittanceLine {
         payment_reference: line.payment_reference,
         settlement_time: Some(timestamp(line.settled_at)),
         file_name: line.file_name,
+    }
+}
+
+/// A line that is not booked.
+pub fn parked_line(parked: ParkedLine) -> wire::ParkedLine {
+    let reason = Hold::ALL.into_iter().find(|hold| hold.as_str() == parked.reason);
+    wire::ParkedLine {
+        id: parked.id,
+        reason: reason
+            .map_or(wire::ParkedReason::Unspecified, Hold::on_wire)
+            .into(),
+        provider_id: parked.provider_id,
+        claim_id: parked.claim_id,
+        id_payer: parked.id_payer,
+        sender_id: parked.sender_id,
+        line: Some(wire::RemittanceLine {
+            activity_id: parked.activity_id,
+            payment: Some(aed(parked.payment)),
+            denial_code: parked.denial_code,
+            payment_reference: parked.payment_reference,
+            settlement_time: Some(timestamp(parked.settled_at)),
+            file_name: parked.file_name,
+        }),
+        park_time: Some(timestamp(parked.parked_at)),
     }
 }
 

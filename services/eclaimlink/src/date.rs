@@ -37,7 +37,8 @@ fn split<const N: usize>(text: &str, separator: char) -> Option<[u16; N]> {
     for (place, number) in numbers.iter_mut().enumerate() {
         let part = parts.next()?;
         let longest = if separator == '/' && place == 2 { 4 } else { 2 };
-        let digits = !part.is_empty() && part.len() <= longest && part.bytes().all(|byte| byte.is_ascii_digit());
+        let digits =
+            !part.is_empty() && part.len() <= longest && part.bytes().all(|byte| byte.is_ascii_digit());
         *number = digits.then(|| part.parse().ok())??;
     }
     parts.next().is_none().then_some(numbers)
@@ -51,10 +52,18 @@ mod tests {
 
     #[test]
     fn leading_zeros_and_seconds_may_be_left_out() {
-        for text in ["05/03/2025 08:00", "05/03/2025 8:0", "5/3/2025 8:00", "05/03/2025 08:00:00"] {
+        for text in [
+            "05/03/2025 08:00",
+            "05/03/2025 8:0",
+            "5/3/2025 8:00",
+            "05/03/2025 08:00:00",
+        ] {
             assert_eq!(read(text), Some(datetime!(2025-03-05 04:00 UTC)), "{text}");
         }
-        assert_eq!(read("05/03/2025 9:05:07"), Some(datetime!(2025-03-05 05:05:07 UTC)));
+        assert_eq!(
+            read("05/03/2025 9:05:07"),
+            Some(datetime!(2025-03-05 05:05:07 UTC))
+        );
     }
 
     #[test]

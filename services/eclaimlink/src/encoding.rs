@@ -22,10 +22,7 @@ pub(crate) enum Undecodable {
     )]
     Unsupported(String),
     #[error("is not {encoding}: the bytes before byte {position} are no character of it")]
-    Malformed {
-        encoding: &'static str,
-        position: u64,
-    },
+    Malformed { encoding: &'static str, position: u64 },
 }
 
 /// Whether a file that begins with these bytes is XML rather than plain text.
@@ -35,7 +32,9 @@ pub fn is_xml(head: &[u8]) -> bool {
         None => head,
     };
     // In UTF-16 every other byte of ASCII text is zero.
-    let first = head.iter().find(|byte| !byte.is_ascii_whitespace() && **byte != 0);
+    let first = head
+        .iter()
+        .find(|byte| !byte.is_ascii_whitespace() && **byte != 0);
     first == Some(&b'<')
 }
 
@@ -207,7 +206,10 @@ mod tests {
 
     fn utf16(text: &str, mark: bool, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
         let mark = mark.then_some(0xFEFF);
-        mark.into_iter().chain(text.encode_utf16()).flat_map(bytes).collect()
+        mark.into_iter()
+            .chain(text.encode_utf16())
+            .flat_map(bytes)
+            .collect()
     }
 
     #[test]
@@ -224,8 +226,14 @@ mod tests {
     #[test]
     fn utf16_is_read_in_both_orders_with_and_without_a_mark() {
         for mark in [true, false] {
-            assert_eq!(read(&utf16("<a>é</a>", mark, u16::to_le_bytes)).unwrap(), "<a>é</a>");
-            assert_eq!(read(&utf16("<a>é</a>", mark, u16::to_be_bytes)).unwrap(), "<a>é</a>");
+            assert_eq!(
+                read(&utf16("<a>é</a>", mark, u16::to_le_bytes)).unwrap(),
+                "<a>é</a>"
+            );
+            assert_eq!(
+                read(&utf16("<a>é</a>", mark, u16::to_be_bytes)).unwrap(),
+                "<a>é</a>"
+            );
         }
     }
 
@@ -245,7 +253,10 @@ mod tests {
     #[test]
     fn what_is_not_in_the_encoding_is_an_error_that_names_it() {
         let broken = read(b"<a>\x92</a>").unwrap_err();
-        assert!(broken.contains("is not UTF-8") && broken.contains("byte 4"), "{broken}");
+        assert!(
+            broken.contains("is not UTF-8") && broken.contains("byte 4"),
+            "{broken}"
+        );
         let cut = read("<a>é".as_bytes().split_last().unwrap().1).unwrap_err();
         assert!(cut.contains("is not UTF-8"), "{cut}");
         for name in ["shift_jis", "ebcdic-cp-us", "x-user-defined", ""] {

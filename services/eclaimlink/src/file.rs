@@ -23,8 +23,10 @@ pub struct File<R: BufRead> {
 pub struct Claim {
     /// Its place in the file, from 0.
     pub ordinal: i32,
-    /// What it says; no more than its beginning if it is beyond a bound.
+    /// What it says; no more than the fields at its beginning if it is not whole.
     pub element: Element,
+    /// False for a claim beyond a bound.
+    pub whole: bool,
     /// Why it cannot be taken, as far as its elements say.
     pub faults: Vec<Fault>,
     /// What was not read of it.
@@ -150,6 +152,7 @@ impl<R: BufRead> File<R> {
                 }
             }
             let mut findings = Findings::default();
+            let whole = child.beyond.is_none();
             match child.beyond {
                 Some(beyond) => findings.faults.push(beyond),
                 None => schema::check(&child.element, self.kind.claim(), "Claim", &mut findings),
@@ -159,6 +162,7 @@ impl<R: BufRead> File<R> {
             return Ok(Some(Claim {
                 ordinal,
                 element: child.element,
+                whole,
                 faults: findings.faults,
                 remarks: findings.remarks,
             }));

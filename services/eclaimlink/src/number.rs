@@ -26,7 +26,10 @@ pub(crate) fn plain(text: &str) -> Option<String> {
             let (whole, fraction) = digits.split_at(point);
             (whole.to_owned(), fraction.to_owned())
         }
-        Ok(point) => (format!("{digits}{}", "0".repeat(point - digits.len())), String::new()),
+        Ok(point) => (
+            format!("{digits}{}", "0".repeat(point - digits.len())),
+            String::new(),
+        ),
         Err(_) => (
             String::new(),
             format!("{}{digits}", "0".repeat(point.unsigned_abs() as usize)),
@@ -86,8 +89,8 @@ mod tests {
     #[test]
     fn what_is_no_number_is_none() {
         for text in [
-            "", ".", "-", "ten", "400,00", "1,000.00", "1 000", "1.2.3", "--1", "5E", "E2", "5E2.0", "5E100", "NaN",
-            "INF", "0x10", "١٢",
+            "", ".", "-", "ten", "400,00", "1,000.00", "1 000", "1.2.3", "--1", "5E", "E2", "5E2.0", "5E100",
+            "NaN", "INF", "0x10", "١٢",
         ] {
             assert_eq!(plain(text), None, "{text}");
         }

@@ -179,7 +179,11 @@ impl Findings {
 pub(crate) fn check(element: &Element, inside: &[Shape], path: &str, findings: &mut Findings) {
     for attribute in &element.attributes {
         let place = format!("{path}@{}", cut(attribute));
-        findings.remark("UNKNOWN_ATTRIBUTE", place, "is not in the schema and was not read");
+        findings.remark(
+            "UNKNOWN_ATTRIBUTE",
+            place,
+            "is not in the schema and was not read",
+        );
     }
     if let Some(control) = element.text.chars().find(|character| is_control(*character)) {
         let message = format!("has the control character U+{:04X}", u32::from(control));

@@ -189,7 +189,10 @@ impl Tree {
         if self.depth > DEPTH {
             self.stop("TOO_DEEP", format!("has elements more than {DEPTH} deep"));
         } else if self.elements > CLAIM_ELEMENTS {
-            self.stop("CLAIM_TOO_LARGE", format!("has more than {CLAIM_ELEMENTS} elements"));
+            self.stop(
+                "CLAIM_TOO_LARGE",
+                format!("has more than {CLAIM_ELEMENTS} elements"),
+            );
         } else if self.bytes > CLAIM_BYTES {
             self.too_many_bytes();
         }
@@ -249,8 +252,11 @@ impl Tree {
         if self.beyond.is_none() {
             let name = self.open.first().map_or("", |element| element.name.as_str());
             self.beyond = Some(Fault::new(rule, name, message));
-            // What is complete in it stays, to name it.
+            // The fields that are complete stay, to name it.
             self.open.truncate(1);
+            if let Some(child) = self.open.first_mut() {
+                child.children.retain(|field| field.children.is_empty());
+            }
         }
     }
 }
@@ -314,7 +320,9 @@ impl<R: BufRead> BufRead for Bounded<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.left == 0 {
             let most = TOKEN_BYTES >> 20;
-            return Err(io::Error::other(format!("one element has more than {most} MiB of text")));
+            return Err(io::Error::other(format!(
+                "one element has more than {most} MiB of text"
+            )));
         }
         let available = self.source.fill_buf()?;
         Ok(&available[..available.len().min(self.left)])

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::anyhow;
+use eclaimlink::Fault;
 use money::Money;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use super::{
     progress::Progress,
     report::{Entry, Outcome},
     settle::Settled,
-    submission::{self, CURRENCY, Claim, Violation},
+    submission::{self, CURRENCY, Claim},
 };
 use crate::{clients::Clients, failure::Failure};
 
@@ -43,6 +44,7 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
         CURRENCY,
     );
     report.test = header.test;
+    report.remarks_on_file = header.remarks.iter().map(ToString::to_string).collect();
     let desk = Arc::new(Desk {
         caller: Caller {
             clients: clients.clone(),
@@ -88,7 +90,14 @@ impl pool::Worker for Desk {
     }
 
     async fn work(&self, (_, claim): (u64, Claim)) {
-        let settled = self.decide(&claim).await;
+        let mut settled = self.decide(&claim).await;
+        if !claim.remarks.is_empty() {
+            let remarks = listed(&claim.remarks);
+            settled.reason = match settled.reason.as_str() {
+                "" => remarks,
+                reason => format!("{reason}; {remarks}"),
+            };
+        }
         self.report().record(Entry {
             document: claim.id,
             line: claim.ordinal,
@@ -141,7 +150,7 @@ fn settled(outcome: Outcome, gross: Option<Money>, reason: String) -> Settled {
     }
 }
 
-fn listed(violations: &[Violation]) -> String {
+fn listed(violations: &[Fault]) -> String {
     violations
         .iter()
         .map(ToString::to_string)
@@ -150,7 +159,7 @@ fn listed(violations: &[Violation]) -> String {
 }
 
 /// A file that breaks a rule of files is refused whole, before anything of it is sent.
-fn refused(arguments: &Arguments, violations: &[Violation]) -> Failure {
+fn refused(arguments: &Arguments, violations: &[Fault]) -> Failure {
     let list: String = violations
         .iter()
         .map(|violation| format!("\n  - {violation}"))

@@ -17,6 +17,8 @@ pub(crate) struct Report {
     read: Tally,
     tallies: [Tally; Outcome::COUNT],
     remarks: Vec<Remark>,
+    /// What is odd about the file beside its documents.
+    pub(crate) remarks_on_file: Vec<String>,
     /// Nothing of the file was stored because it says so itself.
     pub(crate) test: bool,
     /// Why the import stopped before the end of the file.
@@ -95,6 +97,7 @@ impl Report {
             read: Tally::default(),
             tallies: Default::default(),
             remarks: Vec::new(),
+            remarks_on_file: Vec::new(),
             test: false,
             stopped: None,
             took: Duration::ZERO,
@@ -158,6 +161,7 @@ impl Report {
             "stopped": self.stopped,
             "durationMs": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
             "remarks": remarks,
+            "remarksOnFile": self.remarks_on_file,
         })
     }
 
@@ -243,6 +247,9 @@ impl fmt::Display for Report {
                 f,
                 "  line {line:<6} {document:<10} {amount:>10}  {name}: {reason}"
             )?;
+        }
+        for remark in &self.remarks_on_file {
+            writeln!(f, "  {remark}")?;
         }
         writeln!(
             f,

@@ -4,13 +4,11 @@
 //! nothing behind; [`claims`] reads the claims. A claim that cannot be read stops none of the others.
 
 mod details;
-mod element;
 
 use std::{collections::HashSet, fs, io::BufReader, path::Path};
 
 use anyhow::Context as _;
-pub(crate) use details::Violation;
-use element::{Element, Elements};
+use eclaimlink::{Disposition, Fault, File, Kind};
 use money::{Currency, Money};
 use proto::claims::v1::{ClaimDetails, Resubmission};
 
@@ -23,10 +21,10 @@ const MOST_CLAIMS: u64 = 500;
 /// What a sound file says about itself.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Header {
-    pub(crate) sender: String,
-    pub(crate) receiver: String,
     /// The file is to be checked and not stored.
     pub(crate) test: bool,
+    /// What was not read beside its claims.
+    pub(crate) remarks: Vec<Fault>,
 }
 
 /// One claim of the file.
@@ -38,7 +36,9 @@ pub(crate) struct Claim {
     pub(crate) id: String,
     /// Gross, as far as it can be read.
     pub(crate) gross: Money,
-    pub(crate) reading: Result<Reading, Vec<Violation>>,
+    pub(crate) reading: Result<Reading, Vec<Fault>>,
+    /// What was not read of it.
+    pub(crate) remarks: Vec<Fault>,
 }
 
 /// What a readable claim asks for.
@@ -53,80 +53,61 @@ pub(crate) struct Reading {
 ///
 /// # Errors
 /// Inside: every violated rule. Outside: the file cannot be opened.
-pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Violation>>> {
-    let mut elements = open(path)?;
-    let mut violations = Vec::new();
-    let (mut header, mut count) = (None, 0);
-    loop {
-        match elements.next_below("Claim.Submission") {
-            Ok(None) => break,
-            Ok(Some(element)) if element.name == "Header" => header = Some(element),
-            Ok(Some(element)) if element.name == "Claim" => count += 1,
-            Ok(Some(_)) => {}
-            // Nothing behind this place can be read.
-            Err(violation) => return Ok(Err(vec![violation])),
-        }
-    }
-    // Without a header every one of its fields is missing, and is named.
-    let header = details::header(&header.unwrap_or_default(), count, &mut violations);
-    if count > MOST_CLAIMS {
-        let text = format!("a file has at most {MOST_CLAIMS} claims, this one has {count}");
-        violations.push(Violation::new("TOO_MANY_CLAIMS", "Claim", text));
-    }
-    Ok(if violations.is_empty() {
-        Ok(header)
-    } else {
-        Err(violations)
+pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Fault>>> {
+    let scanned = eclaimlink::scan(open(path)?, Kind::Submission, MOST_CLAIMS);
+    Ok(match scanned {
+        Ok(scanned) => Ok(Header {
+            test: scanned.header.disposition == Disposition::Test,
+            remarks: scanned.remarks,
+        }),
+        Err(refused) => Err(refused.faults),
     })
 }
 
 /// Reads the claims, one after the other, each with the number of bytes read so far.
 pub(crate) fn claims(path: &Path) -> anyhow::Result<impl Iterator<Item = (u64, Claim)>> {
-    let mut elements = open(path)?;
+    // The scan has been through the whole file; what fails now is no claim.
+    let mut file = File::open(open(path)?, Kind::Submission).ok();
     let mut seen = HashSet::new();
-    let mut ordinal = 0;
     Ok(std::iter::from_fn(move || {
-        loop {
-            // The scan has been through the whole file; what fails now is no claim.
-            let element = elements.next_below("Claim.Submission").ok().flatten()?;
-            if element.name == "Claim" {
-                ordinal += 1;
-                return Some((elements.position(), claim(ordinal, &element, &mut seen)));
-            }
-        }
+        let file = file.as_mut()?;
+        let read = file.next_claim().ok().flatten()?;
+        let claim = claim(read, &file.header().receiver_id, &mut seen);
+        Some((file.position(), claim))
     }))
 }
 
-fn claim(ordinal: u64, element: &Element, seen: &mut HashSet<(String, String)>) -> Claim {
+fn claim(read: eclaimlink::Claim, receiver_id: &str, seen: &mut HashSet<(String, String)>) -> Claim {
     let text = |name: &str| {
-        element
+        read.element
             .child(name)
             .map(|child| child.text.clone())
             .unwrap_or_default()
     };
     let (id, provider) = (text("ID"), text("ProviderID"));
-    let gross = Money::parse(&text("Gross"), CURRENCY).unwrap_or(Money::zero(CURRENCY));
-    let mut reading = details::claim(element);
+    let mut reading = details::read(&read, receiver_id);
+    let gross = details::gross(&read.element);
     // The set is bounded: the scan has counted the claims.
     if !seen.insert((provider.clone(), id.clone())) {
         let text = format!("{id} of {provider} is in the file already");
-        let duplicate = Violation::new("DUPLICATE_CLAIM_ID", "ID", text);
+        let duplicate = Fault::new("DUPLICATE_CLAIM_ID", "Claim.ID", text);
         match &mut reading {
             Ok(_) => reading = Err(vec![duplicate]),
-            Err(violations) => violations.push(duplicate),
+            Err(faults) => faults.push(duplicate),
         }
     }
     Claim {
-        ordinal,
-        id,
+        ordinal: u64::from(read.ordinal.unsigned_abs()) + 1,
+        id: id.chars().take(100).collect(),
         gross,
         reading,
+        remarks: read.remarks,
     }
 }
 
-fn open(path: &Path) -> anyhow::Result<Elements<BufReader<fs::File>>> {
+fn open(path: &Path) -> anyhow::Result<BufReader<fs::File>> {
     let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Elements::new(BufReader::new(file)))
+    Ok(BufReader::new(file))
 }
 
 #[cfg(test)]

@@ -94,6 +94,58 @@ fn a_takeback_beyond_what_was_paid_counts_up_to_it_in_either_order_of_arrival() 
 }
 
 #[test]
+fn paid_taken_back_and_paid_again_counts_as_paid_in_any_order_of_arrival() {
+    let mut lines = vec![
+        line(1, "A1", 15_000, ""),
+        line(2, "A1", -15_000, "PRCE-003"),
+        line(3, "A1", 15_000, ""),
+    ];
+    for _ in 0..lines.len() {
+        lines.rotate_left(1);
+        let balance = Balance::of(&asked()[..1], &lines);
+        assert_eq!((balance.net_paid(), balance.status), (15_000, Status::Paid));
+        assert_eq!((balance.surplus, balance.excess), (0, 0));
+    }
+    lines.push(line(4, "A1", -6_000, "PRCE-003"));
+    let balance = Balance::of(&asked()[..1], &lines);
+    assert_eq!(
+        (balance.paid, balance.taken_back, balance.net_paid()),
+        (15_000, 6_000, 9_000)
+    );
+    assert_eq!(balance.status, Status::PartiallyTakenBack);
+}
+
+#[test]
+fn a_takeback_of_what_was_paid_beyond_the_net_takes_nothing_from_what_counts() {
+    let lines = [line(1, "A2", 13_000, ""), line(2, "A2", -3_000, "PRCE-003")];
+    let balance = Balance::of(&asked()[1..2], &lines);
+    assert_eq!((balance.net_paid(), balance.status), (10_000, Status::Paid));
+    assert_eq!((balance.taken_back, balance.surplus, balance.excess), (0, 0, 0));
+}
+
+/// All sequences of four lines of one activity, whatever their order: the rule itself, written down once more.
+#[test]
+fn net_paid_is_payments_less_takebacks_between_nothing_and_the_net() {
+    let amounts = [-20_000, -10_000, -4_000, 0, 4_000, 10_000, 20_000];
+    let asked = &asked()[1..2];
+    for number in 0..amounts.len().pow(4) {
+        let lines: Vec<Line> = (0..4)
+            .map(|place| amounts[number / amounts.len().pow(place) % amounts.len()])
+            .map(|amount| line(1, "A2", amount, "PRCE-003"))
+            .collect();
+        let sum: i64 = lines.iter().map(|line| line.payment).sum();
+        let balance = Balance::of(asked, &lines);
+        assert_eq!(balance.net_paid(), sum.clamp(0, 10_000), "{lines:?}");
+        assert_eq!(balance.net_paid() + balance.surplus - balance.excess, sum);
+        let changed: i64 = changes(asked, &[], &lines)
+            .iter()
+            .map(|change| change.amount)
+            .sum();
+        assert_eq!(changed, balance.net_paid());
+    }
+}
+
+#[test]
 fn denied_is_what_the_latest_settlement_says_not_the_latest_arrival() {
     let lines = [line(5, "A1", 0, "MNEC-003"), line(2, "A1", 0, "AUTH-001")];
     let balance = Balance::of(&asked(), &lines);
@@ -124,7 +176,8 @@ fn sums_beyond_64_bits_are_cut_too() {
         line(2, "A1", i64::MIN, ""),
     ];
     let balance = Balance::of(&asked(), &lines);
-    assert_eq!((balance.paid, balance.taken_back), (15_000, 15_000));
+    assert_eq!((balance.paid, balance.net_paid()), (15_000, 15_000));
+    assert_eq!(balance.surplus, i64::MAX - 1 - 15_000);
 }
 
 #[test]
@@ -141,7 +194,8 @@ fn the_changes_of_single_lines_add_up_to_the_balance() {
         .iter()
         .map(|change| (change.amount, change.excess))
         .collect();
-    assert_eq!(amounts, [(5_000, 0), (-15_000, 1_000), (0, 0), (0, 0)]);
+    // 190 is paid on 150; 160 taken back leave 30.
+    assert_eq!(amounts, [(5_000, 0), (-12_000, 0), (0, 0), (0, 0)]);
     let all: Vec<Line> = booked.into_iter().chain(new).collect();
     let before = 10_000;
     let after = Balance::of(&asked(), &all).net_paid();

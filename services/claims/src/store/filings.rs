@@ -36,23 +36,34 @@ pub async fn lease(conn: &mut PgConnection, id: Uuid, lease_ms: i64) -> Result<i
     .await
 }
 
-/// Gives the claim back without an outcome, if the lease is still held. A claim that waits for the post office is
-/// due again in `ask_again_ms`.
+/// How long a claim waits before the post office is asked again: `first_ms`, and twice as long after each try.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// Milliseconds before the second try.
+    pub first_ms: i64,
+    /// At most so many milliseconds.
+    pub longest_ms: i64,
+}
+
+/// Gives the claim back without an outcome, if the lease is still held. A claim that waits for the post office is due
+/// again after its time, spread by a tenth so that claims of one outage do not come back together.
 pub async fn release(
     conn: &mut PgConnection,
     id: Uuid,
     epoch: i64,
-    ask_again_ms: i64,
+    backoff: Backoff,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update claims.claim
-         set filing_until = null,
+         set filing_until = null, asks = asks + 1,
              next_filing_at = case when state in ('SUBMITTED', 'RESUBMITTED')
-                 then now() + $3 * interval '1 millisecond' end
+                 then now() + least($3 * power(2, least(asks, 40)), $4) * (0.9 + random() * 0.2)
+                     * interval '1 millisecond' end
          where id = $1 and filing_epoch = $2",
         id,
         epoch,
-        ask_again_ms as f64,
+        backoff.first_ms as f64,
+        backoff.longest_ms as f64,
     )
     .execute(conn)
     .await?;
@@ -63,7 +74,7 @@ pub async fn release(
 pub async fn filed(conn: &mut PgConnection, filed: Filed<'_>) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update claims.claim
-         set state = $2, rejection = $3, version = $4, filing_until = null, updated_at = now(),
+         set state = $2, rejection = $3, version = $4, filing_until = null, asks = 0, updated_at = now(),
              submitted_at = coalesce(submitted_at, now()), next_filing_at = now() + $5 * interval '1 millisecond'
          where id = $1",
         filed.id,
@@ -103,7 +114,7 @@ pub async fn reopen(
         "with claim as (
              update claims.claim
              set state = 'RESUBMITTED', cycle = $3, version = $4, details = $5, payer_id = $6, rejection = '',
-                 next_filing_at = now(), updated_at = now()
+                 next_filing_at = now(), asks = 0, updated_at = now()
              where id = $1
          )
          insert into claims.resubmission (facility, claim, cycle, type, comment, attachment)
@@ -123,11 +134,28 @@ pub async fn reopen(
     Ok(())
 }
 
-/// Claims of all facilities that are to be filed or asked after, the longest due first.
-pub async fn due(conn: &mut PgConnection, at_most: i32) -> Result<Vec<(Facility, Uuid)>, sqlx::Error> {
+/// A claim that is to be filed or asked after.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// Whose it is.
+    pub facility: Facility,
+    /// The claim.
+    pub id: Uuid,
+    /// Its payer.
+    pub payer_id: String,
+}
+
+/// Claims of all facilities that are to be filed or asked after, the longest due first, without those of `busy_payers`.
+pub async fn due(
+    conn: &mut PgConnection,
+    at_most: i32,
+    busy_payers: &[String],
+) -> Result<Vec<Due>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"select facility as "facility!", id as "id!" from claims.due_filings($1)"#,
-        at_most
+        r#"select facility as "facility!", id as "id!", payer_id as "payer_id!"
+           from claims.due_filings($1, $2)"#,
+        at_most,
+        busy_payers,
     )
     .fetch_all(conn)
     .await?;
@@ -135,7 +163,11 @@ pub async fn due(conn: &mut PgConnection, at_most: i32) -> Result<Vec<(Facility,
     Ok(rows
         .into_iter()
         .filter_map(|row| match Facility::new(&row.facility) {
-            Ok(facility) => Some((facility, row.id)),
+            Ok(facility) => Some(Due {
+                facility,
+                id: row.id,
+                payer_id: row.payer_id,
+            }),
             Err(error) => {
                 tracing::error!(claim.id = %row.id, error.message = %error, "a claim's facility cannot be read");
                 None

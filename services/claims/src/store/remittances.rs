@@ -4,6 +4,8 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::Record;
+
 /// A remittance line to be written, booked or parked.
 #[derive(Clone, Debug)]
 pub struct NewLine {
@@ -24,6 +26,8 @@ pub struct Advice<'a> {
     pub file: Uuid,
     /// The claim's place in it, from 0.
     pub ordinal: i32,
+    /// Who sent it.
+    pub sender_id: &'a str,
     /// The payer's payment reference.
     pub payment_reference: &'a str,
     /// When it was settled.
@@ -45,31 +49,14 @@ pub struct BookedLine {
     pub payment_reference: String,
     /// When it was settled.
     pub settled_at: OffsetDateTime,
+    /// Who sent it; empty for lines of before this was kept.
+    pub sender_id: String,
+    /// Its file.
+    pub file: Uuid,
+    /// The claim's place in the file.
+    pub ordinal: i32,
     /// The name of its file.
     pub file_name: String,
-}
-
-/// A line taken out of waiting.
-#[derive(Clone, Debug)]
-pub struct ParkedLine {
-    /// The file.
-    pub file: Uuid,
-    /// The claim's place in it.
-    pub ordinal: i32,
-    /// Its place in the claim.
-    pub line: i32,
-    /// The payer's number of the claim.
-    pub id_payer: String,
-    /// The activity.
-    pub activity_id: String,
-    /// Minor units.
-    pub payment: i64,
-    /// Empty: none.
-    pub denial_code: String,
-    /// The payer's payment reference.
-    pub payment_reference: String,
-    /// When it was settled.
-    pub settled_at: OffsetDateTime,
 }
 
 /// Where a file stands.
@@ -100,7 +87,8 @@ pub struct NewFile<'a> {
 pub async fn lines(conn: &mut PgConnection, claims: &[Uuid]) -> Result<Vec<BookedLine>, sqlx::Error> {
     sqlx::query_as!(
         BookedLine,
-        "select l.claim, l.activity_id, l.payment, l.denial_code, l.payment_reference, l.settled_at, f.file_name
+        "select l.claim, l.activity_id, l.payment, l.denial_code, l.payment_reference, l.settled_at, l.sender_id,
+             l.file, l.ordinal, f.file_name
          from claims.remittance_line l join claims.remittance_file f on f.id = l.file
          where l.claim = any($1) order by l.claim, l.id",
         claims,
@@ -119,10 +107,10 @@ pub async fn book(
 ) -> Result<(), sqlx::Error> {
     let columns = Columns::of(lines);
     sqlx::query!(
-        "insert into claims.remittance_line (facility, claim, file, ordinal, payment_reference, settled_at, currency,
-             line, activity_id, payment, denial_code)
-         select $1, $2, $3, $4, $5, $6, 'AED', line, activity_id, payment, denial_code
-         from unnest($7::int[], $8::text[], $9::bigint[], $10::text[]) with ordinality
+        "insert into claims.remittance_line (facility, claim, file, ordinal, payment_reference, settled_at, sender_id,
+             currency, line, activity_id, payment, denial_code)
+         select $1, $2, $3, $4, $5, $6, $7, 'AED', line, activity_id, payment, denial_code
+         from unnest($8::int[], $9::text[], $10::bigint[], $11::text[]) with ordinality
              as l (line, activity_id, payment, denial_code, position)
          order by position",
         facility,
@@ -131,6 +119,7 @@ pub async fn book(
         advice.ordinal,
         advice.payment_reference,
         advice.settled_at,
+        advice.sender_id,
         &columns.line,
         &columns.activity_id as _,
         &columns.payment,
@@ -141,89 +130,34 @@ pub async fn book(
     Ok(())
 }
 
-/// The number by which a parked line will find its claim.
-#[derive(Clone, Copy, Debug)]
-pub struct Number<'a> {
-    /// The provider's licence.
-    pub provider_id: &'a str,
-    /// The facility's number.
-    pub claim_id: &'a str,
-    /// The payer's number.
-    pub id_payer: &'a str,
-}
-
-/// Parks lines until their claim arrives.
-pub async fn park(
-    conn: &mut PgConnection,
-    facility: &str,
-    number: Number<'_>,
-    advice: Advice<'_>,
-    lines: &[NewLine],
-) -> Result<(), sqlx::Error> {
-    let columns = Columns::of(lines);
+/// Counts a claim's change by a remittance, and keeps the payer's number and who sends the claim's remittances.
+pub async fn touch(conn: &mut PgConnection, record: &Record) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "insert into claims.parked_line (facility, provider_id, claim_id, id_payer, file, ordinal, payment_reference,
-             settled_at, currency, line, activity_id, payment, denial_code)
-         select $1, $2, $3, $4, $5, $6, $7, $8, 'AED', line, activity_id, payment, denial_code
-         from unnest($9::int[], $10::text[], $11::bigint[], $12::text[]) with ordinality
-             as l (line, activity_id, payment, denial_code, position)
-         order by position",
-        facility,
-        number.provider_id,
-        number.claim_id,
-        number.id_payer,
-        advice.file,
-        advice.ordinal,
-        advice.payment_reference,
-        advice.settled_at,
-        &columns.line,
-        &columns.activity_id as _,
-        &columns.payment,
-        &columns.denial_code as _,
+        "update claims.claim set id_payer = $2, remitter_id = $3, version = $4, updated_at = now() where id = $1",
+        record.id,
+        record.id_payer,
+        record.remitter_id,
+        record.version,
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// Takes out the lines that have waited for these activities of this claim, in no order.
-pub async fn unpark(
+/// Whether this file was refused as a whole before.
+pub async fn is_failed(
     conn: &mut PgConnection,
     facility: &str,
-    provider_id: &str,
-    claim_id: &str,
-    activities: &[String],
-) -> Result<Vec<ParkedLine>, sqlx::Error> {
-    sqlx::query_as!(
-        ParkedLine,
-        "delete from claims.parked_line
-         where facility = $1 and provider_id = $2 and claim_id = $3 and activity_id = any($4)
-         returning file, ordinal, line, id_payer, activity_id, payment, denial_code, payment_reference, settled_at",
+    digest: &[u8; 32],
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select exists (select from claims.remittance_file
+           where facility = $1 and digest = $2 and state = 'failed') as "failed!""#,
         facility,
-        provider_id,
-        claim_id,
-        activities,
+        &digest[..],
     )
-    .fetch_all(conn)
+    .fetch_one(conn)
     .await
-}
-
-/// Counts a claim's change by a remittance, and keeps the payer's number.
-pub async fn touch(
-    conn: &mut PgConnection,
-    claim: Uuid,
-    id_payer: &str,
-    version: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update claims.claim set id_payer = $2, version = $3, updated_at = now() where id = $1",
-        claim,
-        id_payer,
-        version,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// Finds or makes the row of a file and locks it until the transaction ends.
@@ -319,15 +253,15 @@ pub async fn claim_reports(conn: &mut PgConnection, file: Uuid) -> Result<Vec<Ve
 }
 
 /// Lines turned into columns, as `unnest` takes them.
-struct Columns<'a> {
-    line: Vec<i32>,
-    activity_id: Vec<&'a str>,
-    payment: Vec<i64>,
-    denial_code: Vec<&'a str>,
+pub(super) struct Columns<'a> {
+    pub(super) line: Vec<i32>,
+    pub(super) activity_id: Vec<&'a str>,
+    pub(super) payment: Vec<i64>,
+    pub(super) denial_code: Vec<&'a str>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(lines: &'a [NewLine]) -> Columns<'a> {
+    pub(super) fn of(lines: &'a [NewLine]) -> Columns<'a> {
         Columns {
             line: lines.iter().map(|line| line.line).collect(),
             activity_id: lines.iter().map(|line| line.activity_id.as_str()).collect(),

@@ -13,7 +13,10 @@ fn changed(document: &str, from: &str, to: &str) -> String {
 
 fn refused(kind: Kind, document: &str) -> Vec<(&'static str, String)> {
     let faults = scan(document.as_bytes(), kind, 500).unwrap_err().faults;
-    faults.into_iter().map(|fault| (fault.rule, fault.place)).collect()
+    faults
+        .into_iter()
+        .map(|fault| (fault.rule, fault.place))
+        .collect()
 }
 
 fn claims(kind: Kind, document: &str) -> Vec<Claim> {
@@ -22,7 +25,10 @@ fn claims(kind: Kind, document: &str) -> Vec<Claim> {
 }
 
 fn rules(faults: &[Fault]) -> Vec<(&'static str, &str)> {
-    faults.iter().map(|fault| (fault.rule, fault.place.as_str())).collect()
+    faults
+        .iter()
+        .map(|fault| (fault.rule, fault.place.as_str()))
+        .collect()
 }
 
 #[test]
@@ -49,9 +55,24 @@ fn a_file_that_is_none_is_refused_by_the_same_rule_in_both_kinds() {
                 "RECORD_COUNT_MISMATCH",
                 "Header.RecordCount",
             ),
-            ("<RecordCount>1<", "<RecordCount>one<", "FIELD_INVALID", "Header.RecordCount"),
-            ("<RecordCount>1<", "<RecordCount>-1<", "FIELD_INVALID", "Header.RecordCount"),
-            ("<RecordCount>1<", "<RecordCount>1.5<", "FIELD_INVALID", "Header.RecordCount"),
+            (
+                "<RecordCount>1<",
+                "<RecordCount>one<",
+                "FIELD_INVALID",
+                "Header.RecordCount",
+            ),
+            (
+                "<RecordCount>1<",
+                "<RecordCount>-1<",
+                "FIELD_INVALID",
+                "Header.RecordCount",
+            ),
+            (
+                "<RecordCount>1<",
+                "<RecordCount>1.5<",
+                "FIELD_INVALID",
+                "Header.RecordCount",
+            ),
             ("PRODUCTION", "LIVE", "FIELD_INVALID", "Header.DispositionFlag"),
             ("<SenderID>", "<SenderID>A B", "FIELD_INVALID", "Header.SenderID"),
             (
@@ -63,7 +84,12 @@ fn a_file_that_is_none_is_refused_by_the_same_rule_in_both_kinds() {
             ("</Header>", "</Header><Header/>", "ELEMENT_REPEATED", "Header"),
             ("<Header>", "<Claim/><Header>", "FIELD_MISSING", "Header"),
             ("</Claim>", "", "MALFORMED", "the file"),
-            ("<SenderID>", "<SenderID>\u{1}", "CONTROL_CHARACTER", "Header.SenderID"),
+            (
+                "<SenderID>",
+                "<SenderID>\u{1}",
+                "CONTROL_CHARACTER",
+                "Header.SenderID",
+            ),
         ] {
             let found = refused(kind, &changed(document, from, to));
             assert_eq!(found, [(rule, place.to_owned())], "{kind:?}: {to}");
@@ -90,7 +116,11 @@ fn the_wrong_kind_of_file_says_which_command_takes_it() {
 fn more_claims_than_are_taken_are_refused_before_the_first() {
     let claim = "<Claim><ID>1</ID></Claim>".repeat(500);
     let many = changed(SUBMISSION, "<RecordCount>1<", "<RecordCount>501<");
-    let many = changed(&many, "</Claim.Submission>", &format!("{claim}</Claim.Submission>"));
+    let many = changed(
+        &many,
+        "</Claim.Submission>",
+        &format!("{claim}</Claim.Submission>"),
+    );
     assert_eq!(
         refused(Kind::Submission, &many),
         [("TOO_MANY_CLAIMS", "the file".to_owned())]
@@ -141,7 +171,10 @@ fn namespaces_and_schema_hints_change_nothing() {
     for (kind, document) in BOTH {
         let root = kind.root();
         let hinted = document
-            .replace(&format!("<{root}>"), &format!("<ns2:{root} xmlns:ns2='urn:x' xsi:noNamespaceSchemaLocation='a.xsd'>"))
+            .replace(
+                &format!("<{root}>"),
+                &format!("<ns2:{root} xmlns:ns2='urn:x' xsi:noNamespaceSchemaLocation='a.xsd'>"),
+            )
             .replace(&format!("</{root}>"), &format!("</ns2:{root}>"))
             .replace("<ID>", "<ns2:ID>")
             .replace("</ID>", "</ns2:ID>");
@@ -159,7 +192,10 @@ fn a_control_character_refuses_its_claim_by_name() {
             let claims = claims(kind, &broken);
             let fault = &claims[0].faults[0];
             assert_eq!(fault.rule, "CONTROL_CHARACTER");
-            assert!(fault.place.ends_with(".Code") && fault.message.contains(shown), "{fault}");
+            assert!(
+                fault.place.ends_with(".Code") && fault.message.contains(shown),
+                "{fault}"
+            );
         }
     }
 }

@@ -61,7 +61,10 @@ fn a_child_beyond_a_bound_is_named_and_the_others_are_read() {
         let beyond = read[0].beyond.as_ref().unwrap();
         assert_eq!((beyond.rule, beyond.place.as_str()), (rule, "c"));
         assert!(read[1].beyond.is_none());
-        assert!(read.iter().all(|child| child.element.child("ID").unwrap().text == "C1"));
+        assert!(
+            read.iter()
+                .all(|child| child.element.child("ID").unwrap().text == "C1")
+        );
     }
 }
 

@@ -75,7 +75,19 @@ fn filed_already(claim: &Claim, details: &ClaimDetails, reason: &Resubmission) -
         return false;
     };
     // Of earlier cycles the details are gone; of the last one they must be the same.
-    earlier.contains(reason) || last == reason && claim.details.as_ref() == Some(details)
+    earlier.contains(reason)
+        || last == reason && claim.details.as_ref().is_some_and(|filed| same(filed, details))
+}
+
+/// A claim that was filed before receivers were kept has none.
+fn same(filed: &ClaimDetails, details: &ClaimDetails) -> bool {
+    filed == details
+        || filed.receiver_id.is_empty()
+            && *filed
+                == ClaimDetails {
+                    receiver_id: String::new(),
+                    ..details.clone()
+                }
 }
 
 fn missing_activities(claim: &Claim, details: &ClaimDetails) -> Option<String> {

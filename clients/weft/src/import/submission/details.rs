@@ -1,316 +1,237 @@
 //! From eClaimLink's elements to the contract's messages, every violated field by its path.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use eclaimlink::{Element, Fault, Fields};
 use money::{Decimal, Money};
 use prost_types::Timestamp;
 use proto::claims::v1::{
     Activity, ClaimDetails, Diagnosis, DiagnosisType, Encounter, Observation, Resubmission, ResubmissionType,
 };
-use time::{
-    PrimitiveDateTime, UtcOffset, format_description::BorrowedFormatItem, macros::format_description,
-};
 
-use super::{CURRENCY, Header, Reading, element::Element};
+use super::{CURRENCY, Reading};
 
-/// A violated rule, and where.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Violation {
-    /// UPPER_SNAKE.
-    pub(crate) rule: &'static str,
-    /// The element, as a path.
-    pub(crate) place: String,
-    pub(crate) message: String,
-}
-
-impl Violation {
-    pub(crate) fn new(rule: &'static str, place: impl Into<String>, message: impl Into<String>) -> Violation {
-        Violation {
-            rule,
-            place: place.into(),
-            message: message.into(),
-        }
-    }
-}
-
-impl std::fmt::Display for Violation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} {}", self.rule, self.place, self.message)
-    }
-}
-
-/// Checks the header against eClaimLink's rules and against the number of claims that are there.
-pub(crate) fn header(element: &Element, claims: u64, violations: &mut Vec<Violation>) -> Header {
-    let mut fields = Fields {
-        element,
-        path: "Header".to_owned(),
-        violations,
-    };
-    let sender = fields.word("SenderID");
-    let receiver = fields.word("ReceiverID");
-    fields.time("TransactionDate");
-    let count = fields.required("RecordCount");
-    let disposition = fields.required("DispositionFlag");
-    let mut violate = |rule, place: &str, message: String| {
-        violations.push(Violation::new(rule, format!("Header.{place}"), message));
-    };
-    match count.parse::<u64>() {
-        _ if count.is_empty() => {}
-        Ok(count) if count == claims => {}
-        Ok(count) => violate(
-            "RECORD_COUNT",
-            "RecordCount",
-            format!("is {count}, the file has {claims} claims"),
-        ),
-        Err(_) => violate(
-            "RECORD_COUNT",
-            "RecordCount",
-            format!("`{count}` is no whole number"),
-        ),
-    }
-    if !matches!(disposition.as_str(), "" | "TEST" | "PRODUCTION") {
-        violate(
-            "DISPOSITION_FLAG",
-            "DispositionFlag",
-            format!("`{disposition}` is neither TEST nor PRODUCTION"),
-        );
-    }
-    Header {
-        sender,
-        receiver,
-        test: disposition == "TEST",
-    }
-}
+/// Bounds of texts that the contract bounds itself: it names the field then.
+const ANY: usize = usize::MAX;
 
 /// Reads a claim. What makes sense of it as a claim, the rules of eClaimLink, is the claims service's business.
-pub(crate) fn claim(element: &Element) -> Result<Reading, Vec<Violation>> {
-    let mut violations = Vec::new();
-    let mut fields = Fields {
-        element,
-        path: "Claim".to_owned(),
-        violations: &mut violations,
-    };
+pub(super) fn read(read: &eclaimlink::Claim, receiver_id: &str) -> Result<Reading, Vec<Fault>> {
+    let mut faults = read.faults.clone();
+    let reading = claim(&read.element, receiver_id, &mut faults);
+    if faults.is_empty() {
+        return Ok(reading);
+    }
+    // Of a claim beyond a bound only the beginning was read: that its fields are missing is no news.
+    Err(if read.whole { faults } else { read.faults.clone() })
+}
+
+/// Gross, as far as it can be read.
+pub(super) fn gross(element: &Element) -> Money {
+    let mut fields = Fields::new(element, "Claim");
+    let gross = fields
+        .optional_number("Gross")
+        .and_then(|text| Money::parse(&text, CURRENCY).ok());
+    gross.unwrap_or(Money::zero(CURRENCY))
+}
+
+fn claim(element: &Element, receiver_id: &str, faults: &mut Vec<Fault>) -> Reading {
+    let mut fields = Fields::new(element, "Claim");
     let details = ClaimDetails {
-        claim_id: fields.required("ID"),
-        id_payer: fields.optional("IDPayer"),
-        member_id: fields.optional("MemberID"),
-        payer_id: fields.required("PayerID"),
-        provider_id: fields.word("ProviderID"),
-        emirates_id_number: fields.required("EmiratesIDNumber"),
-        gross: fields.money("Gross"),
-        patient_share: fields.money("PatientShare"),
-        net: fields.money("Net"),
-        encounter: fields.one("Encounter", encounter),
-        diagnoses: fields.every("Diagnosis", diagnosis),
-        activities: fields.every("Activity", activity),
-        package_name: fields
-            .one("Contract", |fields| fields.optional("PackageName"))
-            .unwrap_or_default(),
-    };
-    let resubmission = fields.one("Resubmission", resubmission);
-    if violations.is_empty() {
-        Ok(Reading {
-            details,
-            resubmission,
+        claim_id: fields.text("ID", ANY),
+        id_payer: fields.optional_text("IDPayer", ANY),
+        member_id: fields.optional_text("MemberID", ANY),
+        payer_id: fields.text("PayerID", ANY),
+        provider_id: fields.licence("ProviderID"),
+        emirates_id_number: fields.text("EmiratesIDNumber", ANY),
+        gross: money(&mut fields, "Gross"),
+        patient_share: money(&mut fields, "PatientShare"),
+        net: money(&mut fields, "Net"),
+        encounter: one(element, "Claim", "Encounter", faults, encounter),
+        diagnoses: every(element, "Claim", "Diagnosis", faults, diagnosis),
+        activities: activities(element, faults),
+        package_name: one(element, "Claim", "Contract", faults, |fields| {
+            fields.optional_text("PackageName", ANY)
         })
-    } else {
-        Err(violations)
+        .unwrap_or_default(),
+        receiver_id: receiver_id.to_owned(),
+    };
+    let resubmission = one(element, "Claim", "Resubmission", faults, resubmission);
+    // The claim's own fields stand before those of what is inside it.
+    let mut own = fields.into_faults();
+    own.append(faults);
+    *faults = own;
+    Reading {
+        details,
+        resubmission,
     }
 }
 
 fn encounter(fields: &mut Fields<'_>) -> Encounter {
     Encounter {
-        facility_id: fields.required("FacilityID"),
-        r#type: fields.code("Type"),
-        patient_id: fields.required("PatientID"),
-        start_time: fields.time("Start"),
-        end_time: fields.optional_time("End"),
-        start_type: fields.optional_code("StartType"),
-        end_type: fields.optional_code("EndType"),
-        transfer_source: fields.optional("TransferSource"),
-        transfer_destination: fields.optional("TransferDestination"),
+        facility_id: fields.text("FacilityID", ANY),
+        r#type: code(fields, "Type"),
+        patient_id: fields.text("PatientID", ANY),
+        start_time: fields.date("Start").map(timestamp),
+        end_time: fields.optional_date("End").map(timestamp),
+        start_type: optional_code(fields, "StartType"),
+        end_type: optional_code(fields, "EndType"),
+        transfer_source: fields.optional_text("TransferSource", ANY),
+        transfer_destination: fields.optional_text("TransferDestination", ANY),
     }
 }
 
 fn diagnosis(fields: &mut Fields<'_>) -> Diagnosis {
-    let kind = match fields.required("Type").as_str() {
+    let kind = match fields.text("Type", ANY).as_str() {
         "Principal" => DiagnosisType::Principal,
         "Secondary" => DiagnosisType::Secondary,
         "Admitting" => DiagnosisType::Admitting,
         "" => DiagnosisType::Unspecified,
-        other => {
-            fields.violate(
-                "Type",
-                format!("`{other}` is none of Principal, Secondary, Admitting"),
-            );
+        _ => {
+            fields.invalid("Type", "is none of Principal, Secondary, Admitting");
             DiagnosisType::Unspecified
         }
     };
     Diagnosis {
         r#type: kind.into(),
-        code: fields.required("Code"),
+        code: fields.text("Code", ANY),
     }
+}
+
+fn activities(claim: &Element, faults: &mut Vec<Fault>) -> Vec<Activity> {
+    let mut activities = Vec::new();
+    for (index, element) in claim.all("Activity").enumerate() {
+        let path = format!("Claim.Activity[{index}]");
+        let mut fields = Fields::new(element, path.clone());
+        let mut activity = activity(&mut fields);
+        faults.extend(fields.into_faults());
+        activity.observations = every(element, &path, "Observation", faults, |fields| Observation {
+            r#type: fields.text("Type", ANY),
+            code: fields.text("Code", ANY),
+            value: fields.optional_text("Value", ANY),
+            value_type: fields.optional_text("ValueType", ANY),
+        });
+        activities.push(activity);
+    }
+    activities
 }
 
 fn activity(fields: &mut Fields<'_>) -> Activity {
     Activity {
-        id: fields.required("ID"),
-        start_time: fields.time("Start"),
-        r#type: fields.code("Type"),
-        code: fields.required("Code"),
-        quantity: fields.quantity("Quantity"),
-        net: fields.money("Net"),
-        clinician: fields.required("Clinician"),
-        prior_authorization_id: fields.optional("PriorAuthorizationID"),
-        observations: fields.every("Observation", |fields| Observation {
-            r#type: fields.required("Type"),
-            code: fields.required("Code"),
-            value: fields.optional("Value"),
-            value_type: fields.optional("ValueType"),
-        }),
+        id: fields.text("ID", ANY),
+        start_time: fields.date("Start").map(timestamp),
+        r#type: code(fields, "Type"),
+        code: fields.text("Code", ANY),
+        quantity: quantity(fields),
+        net: money(fields, "Net"),
+        clinician: fields.text("Clinician", ANY),
+        prior_authorization_id: fields.optional_text("PriorAuthorizationID", ANY),
+        observations: Vec::new(),
     }
 }
 
 fn resubmission(fields: &mut Fields<'_>) -> Resubmission {
-    let kind = match fields.required("Type").as_str() {
+    let kind = match fields.text("Type", ANY).as_str() {
         "correction" => ResubmissionType::Correction,
         "internal complaint" => ResubmissionType::InternalComplaint,
         "legacy" => ResubmissionType::Legacy,
         "reconciliation" => ResubmissionType::Reconciliation,
         "" => ResubmissionType::Unspecified,
-        other => {
-            fields.violate("Type", format!("`{other}` is no kind of resubmission"));
+        _ => {
+            fields.invalid(
+                "Type",
+                "is none of correction, internal complaint, legacy, reconciliation",
+            );
             ResubmissionType::Unspecified
         }
     };
-    let attachment: String = fields.optional("Attachment").split_ascii_whitespace().collect();
+    let attachment: String = fields
+        .optional_text("Attachment", ANY)
+        .split_ascii_whitespace()
+        .collect();
     let attachment = STANDARD.decode(attachment).unwrap_or_else(|_| {
-        fields.violate("Attachment", "is not base64");
+        fields.invalid("Attachment", "is not base64");
         Vec::new()
     });
     Resubmission {
         r#type: kind.into(),
-        comment: fields.required("Comment"),
+        comment: fields.optional_text("Comment", ANY),
         attachment,
     }
 }
 
-/// Reads the fields of one element and collects what is wrong with them.
-struct Fields<'a> {
-    element: &'a Element,
-    path: String,
-    violations: &'a mut Vec<Violation>,
-}
-
-impl Fields<'_> {
-    fn violate(&mut self, name: &str, message: impl Into<String>) {
-        self.violations.push(Violation::new(
-            "UNREADABLE",
-            format!("{}.{name}", self.path),
-            message,
-        ));
-    }
-
-    fn optional(&mut self, name: &str) -> String {
-        self.element
-            .child(name)
-            .map(|child| child.text.clone())
-            .unwrap_or_default()
-    }
-
-    fn required(&mut self, name: &str) -> String {
-        let text = self.optional(name);
-        if text.is_empty() {
-            self.violate(name, "is missing");
+fn money(fields: &mut Fields<'_>, name: &str) -> Option<proto::google::r#type::Money> {
+    let text = fields.number(name)?;
+    match Money::parse(&text, CURRENCY) {
+        Ok(money) => Some(money.into()),
+        Err(error) => {
+            fields.invalid(name, &format!("is {text}: {error}"));
+            None
         }
-        text
-    }
-
-    fn word(&mut self, name: &str) -> String {
-        let text = self.required(name);
-        if text.contains(char::is_whitespace) {
-            self.violate(name, format!("`{text}` must not have white space in it"));
-        }
-        text
-    }
-
-    fn money(&mut self, name: &str) -> Option<proto::google::r#type::Money> {
-        let text = self.required(name);
-        self.read(name, &text, |text| {
-            Money::parse(text, CURRENCY).map_err(|error| error.to_string())
-        })
-        .map(Into::into)
-    }
-
-    fn quantity(&mut self, name: &str) -> Option<proto::google::r#type::Decimal> {
-        let text = self.required(name);
-        self.read(name, &text, |text| {
-            text.parse::<Decimal>().map_err(|error| error.to_string())
-        })
-        .map(Into::into)
-    }
-
-    fn time(&mut self, name: &str) -> Option<Timestamp> {
-        let text = self.required(name);
-        self.read(name, &text, read_time)
-    }
-
-    fn optional_time(&mut self, name: &str) -> Option<Timestamp> {
-        let text = self.optional(name);
-        self.read(name, &text, read_time)
-    }
-
-    fn code(&mut self, name: &str) -> i32 {
-        let text = self.required(name);
-        self.read(name, &text, read_code).unwrap_or_default()
-    }
-
-    fn optional_code(&mut self, name: &str) -> i32 {
-        let text = self.optional(name);
-        self.read(name, &text, read_code).unwrap_or_default()
-    }
-
-    fn read<T>(&mut self, name: &str, text: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        if text.is_empty() {
-            return None;
-        }
-        read(text).map_err(|message| self.violate(name, message)).ok()
-    }
-
-    fn one<T>(&mut self, name: &str, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
-        let element = self.element.child(name)?;
-        Some(read(&mut Fields {
-            element,
-            path: format!("{}.{name}", self.path),
-            violations: self.violations,
-        }))
-    }
-
-    fn every<T>(&mut self, name: &str, mut read: impl FnMut(&mut Fields<'_>) -> T) -> Vec<T> {
-        let mut values = Vec::new();
-        for (index, element) in self.element.all(name).enumerate() {
-            let path = format!("{}.{name}[{index}]", self.path);
-            values.push(read(&mut Fields {
-                element,
-                path,
-                violations: self.violations,
-            }));
-        }
-        values
     }
 }
 
-/// `dd/MM/yyyy HH:mm`, the wall clock of the United Arab Emirates, which has had UTC+4 all along.
-fn read_time(text: &str) -> Result<Timestamp, String> {
-    const FORMAT: &[BorrowedFormatItem<'_>] = format_description!("[day]/[month]/[year] [hour]:[minute]");
-    let offset = UtcOffset::from_hms(4, 0, 0).map_err(|error| error.to_string())?;
-    let local =
-        PrimitiveDateTime::parse(text, FORMAT).map_err(|_| format!("`{text}` is not dd/MM/yyyy HH:mm"))?;
-    Ok(Timestamp {
-        seconds: local.assume_offset(offset).unix_timestamp(),
-        nanos: 0,
+fn quantity(fields: &mut Fields<'_>) -> Option<proto::google::r#type::Decimal> {
+    let text = fields.number("Quantity")?;
+    match text.parse::<Decimal>() {
+        Ok(quantity) => Some(quantity.into()),
+        Err(error) => {
+            fields.invalid("Quantity", &error.to_string());
+            None
+        }
+    }
+}
+
+fn code(fields: &mut Fields<'_>, name: &str) -> i32 {
+    let code = fields.whole_number(name);
+    small(fields, name, code)
+}
+
+fn optional_code(fields: &mut Fields<'_>, name: &str) -> i32 {
+    let code = fields.optional_whole_number(name);
+    small(fields, name, code)
+}
+
+fn small(fields: &mut Fields<'_>, name: &str, code: Option<i64>) -> i32 {
+    let Some(code) = code else {
+        return 0;
+    };
+    i32::try_from(code).unwrap_or_else(|_| {
+        fields.invalid(name, "is no code");
+        0
     })
 }
 
-fn read_code(text: &str) -> Result<i32, String> {
-    text.parse().map_err(|_| format!("`{text}` is no number"))
+fn timestamp(at: time::OffsetDateTime) -> Timestamp {
+    Timestamp {
+        seconds: at.unix_timestamp(),
+        nanos: 0,
+    }
+}
+
+fn one<T>(
+    element: &Element,
+    path: &str,
+    name: &str,
+    faults: &mut Vec<Fault>,
+    read: impl FnOnce(&mut Fields<'_>) -> T,
+) -> Option<T> {
+    let mut fields = Fields::new(element.child(name)?, format!("{path}.{name}"));
+    let value = read(&mut fields);
+    faults.extend(fields.into_faults());
+    Some(value)
+}
+
+fn every<T>(
+    element: &Element,
+    path: &str,
+    name: &str,
+    faults: &mut Vec<Fault>,
+    mut read: impl FnMut(&mut Fields<'_>) -> T,
+) -> Vec<T> {
+    let mut values = Vec::new();
+    for (index, element) in element.all(name).enumerate() {
+        let mut fields = Fields::new(element, format!("{path}.{name}[{index}]"));
+        values.push(read(&mut fields));
+        faults.extend(fields.into_faults());
+    }
+    values
 }

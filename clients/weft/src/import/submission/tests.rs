@@ -41,14 +41,7 @@ fn rules(path: &Path) -> Vec<&'static str> {
 fn the_first_example_is_read_whole() {
     let path = example("01_submission.xml");
     let header = scan(&path).unwrap().unwrap();
-    assert_eq!(
-        header,
-        Header {
-            sender: "TEST-FAC-1".into(),
-            receiver: "TEST-TPA-1".into(),
-            test: false
-        }
-    );
+    assert!(!header.test && header.remarks.is_empty());
     let claims = read(&path);
     assert_eq!(claims.len(), 1);
     assert_eq!(claims[0].gross.to_string(), "500.00");
@@ -59,6 +52,7 @@ fn the_first_example_is_read_whole() {
         (details.claim_id.as_str(), details.package_name.as_str()),
         ("CLM-0001", "TEST-PACKAGE")
     );
+    assert_eq!(details.receiver_id, "TEST-TPA-1");
     // 09:30 in Dubai is 05:30 UTC.
     assert_eq!(
         details.encounter.as_ref().unwrap().start_time.unwrap().seconds,
@@ -108,20 +102,26 @@ fn a_remittance_is_no_submission_and_says_which_command_takes_it() {
 fn every_rule_of_the_file_has_a_name() {
     assert_eq!(
         rules(&changed("<RecordCount>1<", "<RecordCount>2<")),
-        ["RECORD_COUNT"]
+        ["RECORD_COUNT_MISMATCH"]
     );
     assert_eq!(
         rules(&changed("<RecordCount>1<", "<RecordCount>one<")),
-        ["RECORD_COUNT"]
+        ["FIELD_INVALID"]
     );
-    assert_eq!(rules(&changed("PRODUCTION", "LIVE")), ["DISPOSITION_FLAG"]);
+    assert_eq!(rules(&changed("PRODUCTION", "LIVE")), ["FIELD_INVALID"]);
     assert_eq!(
         rules(&changed("TEST-TPA-1</ReceiverID>", "TEST TPA</ReceiverID>")),
-        ["UNREADABLE"]
+        ["FIELD_INVALID"]
     );
-    assert_eq!(rules(&changed("06/03/2025 08:00", "2025-03-06")), ["UNREADABLE"]);
-    assert_eq!(rules(&changed("</Claim.Submission>", "")), ["NOT_WELL_FORMED"]);
-    assert_eq!(rules(&write("<Claim.Submission></Claim.Submission>")).len(), 5);
+    assert_eq!(
+        rules(&changed("06/03/2025 08:00", "2025-03-06")),
+        ["FIELD_INVALID"]
+    );
+    assert_eq!(rules(&changed("</Claim.Submission>", "")), ["MALFORMED"]);
+    assert_eq!(
+        rules(&write("<Claim.Submission><Header/></Claim.Submission>")).len(),
+        5
+    );
     let claim = "<Claim><ID>1</ID></Claim>".repeat(501);
     let many = changed("<RecordCount>1<", "<RecordCount>502<");
     let text = fs::read_to_string(many)
@@ -160,6 +160,44 @@ fn one_bad_claim_does_not_stop_the_others_and_names_every_field() {
     assert_eq!(
         claims[2].reading.as_ref().unwrap_err()[0].rule,
         "DUPLICATE_CLAIM_ID"
+    );
+}
+
+#[test]
+fn a_resubmission_without_a_comment_is_read() {
+    let text = fs::read_to_string(example("03_resubmission.xml")).unwrap();
+    let comment = "<Comment>Prior authorization attached</Comment>";
+    assert!(text.contains(comment));
+    for empty in ["<Comment/>", ""] {
+        let claims = read(&write(&text.replace(comment, empty)));
+        let again = claims[0].reading.as_ref().unwrap().resubmission.clone().unwrap();
+        assert_eq!(again.comment, "");
+    }
+}
+
+#[test]
+fn a_claim_beyond_the_bound_is_refused_by_name_alone() {
+    let good = fs::read_to_string(example("01_submission.xml")).unwrap();
+    let start = good.find("  <Claim>").unwrap();
+    let claim = good[start..]
+        .replace("</Claim.Submission>", "")
+        .replace("CLM-0001", "CLM-0002");
+    let large = claim.replace("synthetic", &"x".repeat(4_800_000));
+    let text = good.replace("</Claim.Submission>", &format!("{large}</Claim.Submission>"));
+    let path = write(&text.replace("<RecordCount>1<", "<RecordCount>2<"));
+    assert!(scan(&path).unwrap().is_ok());
+    let claims = read(&path);
+    assert!(claims[0].reading.is_ok());
+    let refused: Vec<_> = claims[1]
+        .reading
+        .as_ref()
+        .unwrap_err()
+        .iter()
+        .map(|fault| fault.rule)
+        .collect();
+    assert_eq!(
+        (claims[1].id.as_str(), refused),
+        ("CLM-0002", vec!["CLAIM_TOO_LARGE"])
     );
 }
 

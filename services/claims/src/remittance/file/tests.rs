@@ -1,3 +1,5 @@
+use eclaimlink::Disposition;
+
 use super::*;
 
 const PARTIAL: &str = include_str!("../../../../../docs/examples/eclaimlink/02_remittance_partial.xml");
@@ -37,7 +39,7 @@ fn file_rules(from: &str, to: &str) -> Vec<(&'static str, String)> {
 
 #[test]
 fn a_remittance_is_read_field_by_field() {
-    let header = scan(PARTIAL.as_bytes()).unwrap();
+    let header = scan(PARTIAL.as_bytes()).unwrap().header;
     assert_eq!(
         (header.sender_id.as_str(), header.receiver_id.as_str()),
         ("TEST-TPA-1", "TEST-FAC-1")
@@ -205,7 +207,13 @@ fn a_file_that_is_none_is_refused_whole() {
         "<SenderID>TEST-TPA-1</SenderID>",
         "<SenderID>A B</SenderID><SenderID/>",
     );
-    assert_eq!(header, [("FIELD_INVALID", "file.Header".to_owned())]);
+    assert_eq!(
+        header,
+        [
+            ("ELEMENT_REPEATED", "file.Header.SenderID".to_owned()),
+            ("FIELD_INVALID", "file.Header.SenderID".to_owned())
+        ]
+    );
     assert_eq!(
         scan(SUBMISSION.as_bytes()).unwrap_err().faults[0].rule,
         "WRONG_ROOT"
@@ -214,4 +222,50 @@ fn a_file_that_is_none_is_refused_whole() {
         scan("not XML".as_bytes()).unwrap_err().faults[0].rule,
         "MALFORMED"
     );
+}
+
+#[test]
+fn a_denial_needs_no_payment_reference_and_a_payment_does() {
+    let without = |document: &str| {
+        let with = "<PaymentReference>CHQ-1001</PaymentReference>";
+        assert!(document.contains(with));
+        [
+            document.replace(with, "<PaymentReference/>"),
+            document.replace(with, ""),
+        ]
+    };
+    for document in without(PARTIAL) {
+        assert_eq!(rules_of(&claims(&document)[0].faults), ["FIELD_INVALID"]);
+    }
+    let denied = PARTIAL
+        .replace(
+            ">150.00</PaymentAmount>",
+            ">0.00</PaymentAmount><DenialCode>AUTH-001</DenialCode>",
+        )
+        .replace(">90.00</PaymentAmount>", ">0.00</PaymentAmount>");
+    for document in without(&denied) {
+        let claim = &claims(&document)[0];
+        assert_eq!(rules_of(&claim.faults), [""; 0]);
+        assert_eq!(claim.payment_reference, "");
+    }
+}
+
+#[test]
+fn amounts_are_read_in_the_schemas_forms_and_never_rounded() {
+    for (amount, payment) in [
+        ("1.5E2", Some(15_000)),
+        ("150.0000", Some(15_000)),
+        ("150,00", None),
+        ("150.004", None),
+    ] {
+        let document = TAKEBACK.replace(">-150.00<", &format!(">{amount}<"));
+        let line = &claims(&document)[0].lines[0];
+        assert_eq!(line.payment, payment, "{amount}");
+        assert_eq!(
+            line.faults.is_empty(),
+            payment.is_some(),
+            "{amount}: {:?}",
+            line.faults
+        );
+    }
 }

@@ -1,0 +1,220 @@
+//! Remittance lines that are not booked: they wait for their claim, or for somebody's decision.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::remittances::{Advice, Columns, NewLine};
+
+/// A line that is not booked.
+#[derive(Clone, Debug)]
+pub struct ParkedLine {
+    /// Names it.
+    pub id: i64,
+    /// The file.
+    pub file: Uuid,
+    /// The claim's place in it.
+    pub ordinal: i32,
+    /// Its place in the claim.
+    pub line: i32,
+    /// The provider's licence.
+    pub provider_id: String,
+    /// The facility's number of the claim.
+    pub claim_id: String,
+    /// The payer's number of the claim.
+    pub id_payer: String,
+    /// Who sent it; empty for lines of before this was kept.
+    pub sender_id: String,
+    /// Why it is not booked.
+    pub reason: String,
+    /// The activity.
+    pub activity_id: String,
+    /// Minor units.
+    pub payment: i64,
+    /// Empty: none.
+    pub denial_code: String,
+    /// The payer's payment reference.
+    pub payment_reference: String,
+    /// When it was settled.
+    pub settled_at: OffsetDateTime,
+    /// The name of its file.
+    pub file_name: String,
+    /// Since when it waits.
+    pub parked_at: OffsetDateTime,
+}
+
+/// The number by which a parked line finds its claim.
+#[derive(Clone, Copy, Debug)]
+pub struct Number<'a> {
+    /// The provider's licence.
+    pub provider_id: &'a str,
+    /// The facility's number.
+    pub claim_id: &'a str,
+}
+
+/// What the parked lines are narrowed to.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only those that wait for this reason.
+    pub reason: Option<&'static str>,
+    /// Only those of this claim.
+    pub claim_id: Option<String>,
+}
+
+/// Waits for everybody else who books, parks or files a claim of this number, until the transaction ends. Between the
+/// look for a claim and the parking of its lines it cannot be filed. It is taken before the claim's row.
+pub async fn lock_number(
+    conn: &mut PgConnection,
+    facility: &str,
+    number: Number<'_>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "select pg_advisory_xact_lock(hashtextextended(concat_ws(chr(31), 'claim number', $1::text, $2::text, $3::text), 0))
+             as locked",
+        facility,
+        number.provider_id,
+        number.claim_id,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(())
+}
+
+/// Parks lines of one claim in one file, all for the same reason.
+pub async fn park(
+    conn: &mut PgConnection,
+    facility: &str,
+    number: Number<'_>,
+    id_payer: &str,
+    advice: Advice<'_>,
+    (reason, lines): (&str, &[NewLine]),
+) -> Result<(), sqlx::Error> {
+    let columns = Columns::of(lines);
+    sqlx::query!(
+        "insert into claims.parked_line (facility, provider_id, claim_id, id_payer, file, ordinal, payment_reference,
+             settled_at, sender_id, reason, currency, line, activity_id, payment, denial_code)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'AED', line, activity_id, payment, denial_code
+         from unnest($11::int[], $12::text[], $13::bigint[], $14::text[]) with ordinality
+             as l (line, activity_id, payment, denial_code, position)
+         order by position",
+        facility,
+        number.provider_id,
+        number.claim_id,
+        id_payer,
+        advice.file,
+        advice.ordinal,
+        advice.payment_reference,
+        advice.settled_at,
+        advice.sender_id,
+        reason,
+        &columns.line,
+        &columns.activity_id as _,
+        &columns.payment,
+        &columns.denial_code as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The lines of this number that are not booked and not discarded, oldest first.
+pub async fn of_number(
+    conn: &mut PgConnection,
+    facility: &str,
+    number: Number<'_>,
+) -> Result<Vec<ParkedLine>, sqlx::Error> {
+    sqlx::query_as!(
+        ParkedLine,
+        "select p.id, p.file, p.ordinal, p.line, p.provider_id, p.claim_id, p.id_payer, p.sender_id, p.reason,
+             p.activity_id, p.payment, p.denial_code, p.payment_reference, p.settled_at, f.file_name, p.parked_at
+         from claims.parked_line p join claims.remittance_file f on f.id = p.file
+         where p.facility = $1 and p.provider_id = $2 and p.claim_id = $3 and p.discarded_at is null
+         order by p.id",
+        facility,
+        number.provider_id,
+        number.claim_id,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// A line that is not booked and not discarded.
+pub async fn find(
+    conn: &mut PgConnection,
+    facility: &str,
+    id: i64,
+) -> Result<Option<ParkedLine>, sqlx::Error> {
+    sqlx::query_as!(
+        ParkedLine,
+        "select p.id, p.file, p.ordinal, p.line, p.provider_id, p.claim_id, p.id_payer, p.sender_id, p.reason,
+             p.activity_id, p.payment, p.denial_code, p.payment_reference, p.settled_at, f.file_name, p.parked_at
+         from claims.parked_line p join claims.remittance_file f on f.id = p.file
+         where p.facility = $1 and p.id = $2 and p.discarded_at is null",
+        facility,
+        id,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// The newest lines before `before` that match, at most `limit`.
+pub async fn list(
+    conn: &mut PgConnection,
+    facility: &str,
+    filter: &Filter,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<ParkedLine>, sqlx::Error> {
+    sqlx::query_as!(
+        ParkedLine,
+        "select p.id, p.file, p.ordinal, p.line, p.provider_id, p.claim_id, p.id_payer, p.sender_id, p.reason,
+             p.activity_id, p.payment, p.denial_code, p.payment_reference, p.settled_at, f.file_name, p.parked_at
+         from claims.parked_line p join claims.remittance_file f on f.id = p.file
+         where p.facility = $1 and p.discarded_at is null and ($2::text is null or p.reason = $2)
+             and ($3::text is null or p.claim_id = $3) and ($4::bigint is null or p.id < $4)
+         order by p.id desc limit $5",
+        facility,
+        filter.reason,
+        filter.claim_id,
+        before,
+        limit,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Takes lines out of waiting, because they are booked. Answers how many there were.
+pub async fn take(conn: &mut PgConnection, ids: &[i64]) -> Result<u64, sqlx::Error> {
+    let taken = sqlx::query!(
+        "delete from claims.parked_line where id = any($1) and discarded_at is null",
+        ids
+    )
+    .execute(conn)
+    .await?;
+    Ok(taken.rows_affected())
+}
+
+/// Lets lines wait for another reason.
+pub async fn hold(conn: &mut PgConnection, ids: &[i64], reason: &str) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update claims.parked_line set reason = $2 where id = any($1)",
+        ids,
+        reason
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Ends a line's waiting without booking it. Answers how many there were.
+pub async fn discard(conn: &mut PgConnection, id: i64, reason: &str) -> Result<u64, sqlx::Error> {
+    let discarded = sqlx::query!(
+        "update claims.parked_line set discarded_at = now(), discard_reason = $2
+         where id = $1 and discarded_at is null",
+        id,
+        reason,
+    )
+    .execute(conn)
+    .await?;
+    Ok(discarded.rows_affected())
+}
