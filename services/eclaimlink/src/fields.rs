@@ -32,7 +32,7 @@ impl<'a> Fields<'a> {
         self.faults
     }
 
-    /// Text of 1 to `longest` characters.
+    /// Text of 1 to `longest` characters in one line.
     pub fn text(&mut self, name: &str, longest: usize) -> String {
         match self.given(name) {
             Some(_) => self.optional_text(name, longest),
@@ -43,8 +43,18 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Text of at most `longest` characters; empty when it is absent.
+    /// Text of at most `longest` characters in one line; empty when it is absent.
     pub fn optional_text(&mut self, name: &str, longest: usize) -> String {
+        let text = self.optional_lines(name, longest);
+        if text.contains(['\t', '\n', '\r']) {
+            self.invalid(name, "has a tab or a line break");
+            return String::new();
+        }
+        text
+    }
+
+    /// Text of at most `longest` characters, which may have several lines; empty when it is absent.
+    pub fn optional_lines(&mut self, name: &str, longest: usize) -> String {
         match self.given(name) {
             Some(text) if text.chars().count() > longest => {
                 self.invalid(name, &format!("has more than {longest} characters"));

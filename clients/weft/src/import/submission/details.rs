@@ -106,7 +106,7 @@ fn activities(claim: &Element, faults: &mut Vec<Fault>) -> Vec<Activity> {
         activity.observations = every(element, &path, "Observation", faults, |fields| Observation {
             r#type: fields.text("Type", ANY),
             code: fields.text("Code", ANY),
-            value: fields.optional_text("Value", ANY),
+            value: fields.optional_lines("Value", ANY),
             value_type: fields.optional_text("ValueType", ANY),
         });
         activities.push(activity);
@@ -144,7 +144,7 @@ fn resubmission(fields: &mut Fields<'_>) -> Resubmission {
         }
     };
     let attachment: String = fields
-        .optional_text("Attachment", ANY)
+        .optional_lines("Attachment", ANY)
         .split_ascii_whitespace()
         .collect();
     let attachment = STANDARD.decode(attachment).unwrap_or_else(|_| {
@@ -153,7 +153,7 @@ fn resubmission(fields: &mut Fields<'_>) -> Resubmission {
     });
     Resubmission {
         r#type: kind.into(),
-        comment: fields.optional_text("Comment", ANY),
+        comment: fields.optional_lines("Comment", ANY),
         attachment,
     }
 }

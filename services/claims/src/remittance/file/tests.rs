@@ -178,6 +178,7 @@ fn fields_are_typed_and_required() {
         claim_rules("CHQ-1003", "CHQ-10030000000000000000000"),
         ["FIELD_INVALID"]
     );
+    assert_eq!(claim_rules("<ID>CLM-0001<", "<ID>CLM\n0001<"), ["FIELD_INVALID"]);
     assert_eq!(
         claim_rules("<ProviderID>TEST-FAC-1", "<ProviderID>TEST FAC 1"),
         ["FIELD_INVALID"]
