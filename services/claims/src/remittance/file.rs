@@ -44,7 +44,7 @@ pub fn scan<R: BufRead>(source: R) -> Result<Scanned, Refused> {
         }),
         Err(refused) => Err(Refused {
             test: refused.test,
-            faults: refused.faults.into_iter().map(violation).collect(),
+            faults: refused.faults.iter().map(violation).collect(),
         }),
     }
 }
@@ -60,7 +60,7 @@ impl<R: BufRead> File<R> {
                 file,
                 id_payers: HashSet::new(),
             }),
-            Err(refused) => Err(refused.faults.into_iter().map(violation).collect()),
+            Err(refused) => Err(refused.faults.iter().map(violation).collect()),
         }
     }
 
@@ -69,7 +69,7 @@ impl<R: BufRead> File<R> {
     /// # Errors
     /// When the file is not well-formed from here on.
     pub fn next_claim(&mut self) -> Result<Option<Claim>, Violation> {
-        let Some(read) = self.file.next_claim().map_err(violation)? else {
+        let Some(read) = self.file.next_claim().map_err(|fault| violation(&fault))? else {
             return Ok(None);
         };
         let mut claim = claim::read(read, self.file.header());
@@ -86,7 +86,7 @@ impl<R: BufRead> File<R> {
 }
 
 /// The file as a whole is the request's field `file`.
-fn violation(fault: eclaimlink::Fault) -> Violation {
+fn violation(fault: &eclaimlink::Fault) -> Violation {
     let field = match fault.place.as_str() {
         "the file" => "file".to_owned(),
         place => format!("file.{place}"),
