@@ -132,7 +132,7 @@ async fn attend(desk: &Desk, facility: &Facility, id: Uuid) {
         Err(error) => {
             let error = anyhow::Error::new(error);
             tracing::error!(claim.id = %id, error.message = format!("{error:#}"), "a claim cannot be followed up");
-            if let Err(error) = set_aside(desk, &facility, id).await {
+            if let Err(error) = set_aside(desk, facility, id).await {
                 tracing::warn!(claim.id = %id, error.message = %error, "a claim cannot be set aside");
             }
         }
