@@ -109,14 +109,21 @@ pub(crate) async fn import(
     request_id: &str,
     document: &str,
 ) -> Result<ImportRemittanceResponse, Status> {
+    import_bytes(claims, request_id, "advice.xml", document.as_bytes()).await
+}
+
+/// Sends a file as it lies on a disk, in small pieces.
+pub(crate) async fn import_bytes(
+    claims: &ClaimServiceClient<Client>,
+    request_id: &str,
+    file_name: &str,
+    document: &[u8],
+) -> Result<ImportRemittanceResponse, Status> {
     let header = ImportRemittanceHeader {
         request_id: request_id.to_owned(),
-        file_name: "advice.xml".to_owned(),
+        file_name: file_name.to_owned(),
     };
-    let pieces = document
-        .as_bytes()
-        .chunks(1_000)
-        .map(|piece| Part::Chunk(piece.to_vec()));
+    let pieces = document.chunks(1_000).map(|piece| Part::Chunk(piece.to_vec()));
     let parts: Vec<ImportRemittanceRequest> = std::iter::once(Part::Header(header))
         .chain(pieces)
         .map(|part| ImportRemittanceRequest { part: Some(part) })

@@ -10,6 +10,7 @@ mod chassis_answers;
 mod chassis_audit;
 mod chassis_database;
 mod chassis_retention;
+mod claims_files;
 mod claims_filing;
 mod claims_isolation;
 mod claims_killed_import;

@@ -10,7 +10,9 @@ use super::{
     request_id, settle,
 };
 
-/// Places the invoice's order; answers an entry for the order and one for each line that is refused.
+/// Places the invoice's order; answers an entry for the order and one for each line that is refused. An invoice is taken
+/// whole or not at all: without the lines that cannot be taken the order would be another, and the corrected file would
+/// find it in its place.
 pub(crate) async fn place(caller: &Caller, invoice: &Invoice, payment_method: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut refuse = |item: &Item, reason: &str| {
@@ -25,8 +27,19 @@ pub(crate) async fn place(caller: &Caller, invoice: &Invoice, payment_method: &s
     };
     let (taken, negative): (Vec<&Item>, Vec<&Item>) =
         invoice.items.iter().partition(|item| item.quantity > 0);
-    for item in negative {
+    for item in &negative {
         refuse(item, "QUANTITY: must be above zero outside a cancellation");
+    }
+    let broken = (invoice.faults.iter().map(|fault| fault.line))
+        .chain(negative.iter().map(|item| item.line))
+        .min();
+    if let Some(line) = broken {
+        let reason =
+            format!("INVOICE_INCOMPLETE: its line {line} cannot be taken, and an invoice is taken whole");
+        for item in taken {
+            refuse(item, &reason);
+        }
+        return entries;
     }
     if taken.iter().all(|item| item.total.is_zero()) {
         for item in taken {
