@@ -88,17 +88,11 @@ async fn refund_now(desk: &Desk, request: &Request, asked: Return) -> Result<Ans
         0 => Vec::new(),
         _ => store::refunds::of(&mut tx, order_id).await?,
     };
-    let Return {
-        wanted,
-        reason,
-        reference,
-        ..
-    } = asked;
-    let planned = refund::plan(&order, &reply.lines, &earlier, &wanted)?;
+    let planned = refund::plan(&order, &reply.lines, &earlier, &asked.wanted)?;
     let refund = Refund {
         id: refund_id,
-        reason,
-        reference,
+        reason: asked.reason,
+        reference: asked.reference,
         ..planned
     };
 

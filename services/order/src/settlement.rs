@@ -188,3 +188,7 @@ impl Order {
 #[cfg(test)]
 #[path = "settlement/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "settlement/late_tests.rs"]
+mod late_tests;

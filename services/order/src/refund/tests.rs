@@ -151,3 +151,47 @@ fn a_full_return_of_an_insured_order_takes_the_payers_part_along_unless_it_was_p
         10_000
     );
 }
+
+#[test]
+fn what_was_given_back_before_fulfilment_is_returned_as_soon_as_it_is_earned() {
+    let mut order = insured(1_000, 1_000, 0);
+    order.confirm().unwrap();
+    let outside = Refund {
+        state: RefundState::Done,
+        ..plan(
+            &fulfilled(insured(1_000, 1_000, 0)),
+            &[],
+            &[],
+            &Wanted::Amount(300),
+        )
+        .unwrap()
+    };
+    order.refunded_outside(&outside).unwrap();
+    changes(&mut order);
+    order.fulfil().unwrap();
+    let returned = Change::Returned {
+        patient_share: 300,
+        payer_net: 0,
+        full: false,
+    };
+    assert_eq!(changes(&mut order), [Change::Fulfilled, returned]);
+}
+
+#[test]
+fn what_a_cashier_gives_back_of_a_returned_order_is_returned_too() {
+    let mut order = fulfilled(insured(1_000, 1_000, 0));
+    let mut whole = plan(&order, &[], &[], &Wanted::Whole).unwrap();
+    // An operator has left the step out.
+    whole.share = 0;
+    order.refunded(&whole).unwrap();
+    assert_eq!(order.state, State::Returned);
+    changes(&mut order);
+    whole.share = 1_000;
+    order.refunded_outside(&whole).unwrap();
+    let returned = Change::Returned {
+        patient_share: 1_000,
+        payer_net: 0,
+        full: true,
+    };
+    assert_eq!(changes(&mut order), [returned]);
+}
