@@ -64,6 +64,7 @@ mod mesh_abuse;
 mod mesh_certificates;
 mod mesh_deadlines;
 mod mesh_endpoints;
+mod mesh_foreign_servers;
 mod mesh_overload;
 mod mesh_repetitions;
 mod mesh_restarts;

@@ -28,6 +28,7 @@ fn careless() -> Policies {
         max_backoff: Duration::from_millis(50),
         backoff_multiplier: 2.0,
         retryable_codes: vec![Code::Unavailable],
+        attempt_timeout: None,
     };
     let policy = MethodPolicy {
         idempotency: Idempotency::Unknown,

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
 use crate::{
-    Context, endpoint::slowness::Typical, failure::Failure, hedge::Observed, methods::Sources,
-    policy::MethodPolicy, telemetry::Running,
+    Context, endpoint::slowness::Typical, failure::Failure, hedge::Observed, message_size::Bound,
+    methods::Sources, policy::MethodPolicy, telemetry::Running,
 };
 
 /// What a call ends with above the retries.
@@ -32,6 +32,9 @@ pub(crate) struct Method {
     pub(crate) typical: Option<Arc<Typical>>,
     /// Whether calls wait for a connection while every endpoint is known to be down.
     pub(crate) wait_for_ready: bool,
+    /// The service config's bounds on messages.
+    pub(crate) largest_request: Option<Bound>,
+    pub(crate) largest_response: Option<Bound>,
     pub(crate) sources: Sources,
 }
 
@@ -49,6 +52,8 @@ impl Method {
             observed,
             typical,
             wait_for_ready: false,
+            largest_request: None,
+            largest_response: None,
             sources,
         }
     }

@@ -177,6 +177,9 @@ impl Channel {
         let declared = method.policy.as_ref().map(|policy| policy.timeout);
         let margin = self.shared.options.tuning.deadline_margin();
         let deadline = deadline::effective(&context, own, declared, margin);
+        if let Some(bound) = method.largest_request {
+            request = request.map(|body| bound.on(body));
+        }
         Ok(Call {
             method,
             context,
@@ -248,7 +251,13 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.begin(request) {
-            Ok(call) => self.stack.call(call),
+            Ok(call) => match call.method.largest_response {
+                None => self.stack.call(call),
+                Some(bound) => {
+                    let answer = self.stack.call(call);
+                    Box::pin(async move { Ok(answer.await?.map(|body| bound.on(body))) })
+                }
+            },
             Err(status) => Box::pin(async move { Err(status) }),
         }
     }

@@ -29,6 +29,8 @@ pub(crate) enum Reached {
     Never,
     /// It may have been acted on.
     Perhaps,
+    /// It may have been acted on, and was not answered within the time of one attempt.
+    TimedOut,
 }
 
 impl Failure {

@@ -26,6 +26,7 @@ mod telemetry;
 mod throttle;
 
 mod hedge;
+mod message_size;
 mod replay;
 mod retry;
 

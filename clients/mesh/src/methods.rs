@@ -1,11 +1,12 @@
 //! What applies to each method: the contract, and the operator's overrides on top of it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     Error, MethodPolicy, Policies,
     call::Method,
-    policy::{self, Hedging, Retry},
+    message_size::Bound,
+    policy::{self, Hedging, Idempotency, Retry},
     service_config::{MethodConfig, ServiceConfig, fault},
 };
 
@@ -13,6 +14,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Methods {
     by_path: HashMap<String, Arc<Method>>,
+    /// For methods that no contract names but the service config does: one for each of its entries.
+    configured: Vec<Arc<Method>>,
+    config: ServiceConfig,
     /// Stands for every method that no policy names.
     unlisted: Arc<Method>,
 }
@@ -50,17 +54,36 @@ impl Methods {
             method.policy = Some(Arc::new(policy));
             by_path.insert(path.to_owned(), Arc::new(method));
         }
-        let mut unlisted = Method::new("_OTHER", None);
-        unlisted.wait_for_ready = wait_for_ready;
-        unlisted.typical = None;
+        let mut configured = Vec::new();
+        for (place, overrides) in config.method_config.iter().enumerate() {
+            let mut method = unlisted(wait_for_ready);
+            let mut policy = MethodPolicy {
+                declared: false,
+                ..MethodPolicy::new(Duration::MAX)
+            };
+            apply(overrides, place, &mut policy, &mut method)?;
+            // Nobody knows whether the answer is a stream: nothing is concluded from when it ends.
+            policy.server_streaming = true;
+            method.policy = Some(Arc::new(policy));
+            configured.push(Arc::new(method));
+        }
         Ok(Methods {
             by_path,
-            unlisted: Arc::new(unlisted),
+            configured,
+            config: config.clone(),
+            unlisted: Arc::new(unlisted(wait_for_ready)),
         })
     }
 
     pub(crate) fn get(&self, path: &str) -> &Arc<Method> {
-        self.by_path.get(path).unwrap_or(&self.unlisted)
+        if let Some(method) = self.by_path.get(path) {
+            return method;
+        }
+        let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        let place = self.config.of(service, name).map(|(place, _)| place);
+        place
+            .and_then(|place| self.configured.get(place))
+            .unwrap_or(&self.unlisted)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Method>> {
@@ -81,6 +104,15 @@ impl Default for Sources {
     }
 }
 
+/// What stands for methods that no contract names.
+fn unlisted(wait_for_ready: bool) -> Method {
+    let mut unlisted = Method::new("_OTHER", None);
+    unlisted.wait_for_ready = wait_for_ready;
+    unlisted.typical = None;
+    unlisted
+}
+
+/// A method that a known service does not have is a slip. A service that the contract does not have is somebody else's.
 fn every_name_is_known(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
     for (place, overrides) in config.method_config.iter().enumerate() {
         for (index, name) in overrides.name.iter().enumerate() {
@@ -89,11 +121,9 @@ fn every_name_is_known(policies: &Policies, config: &ServiceConfig) -> Result<()
             } else {
                 format!("/{}/", name.service)
             };
-            let known = |path: &str| match path.strip_prefix(&prefix) {
-                Some(rest) => name.method.is_empty() || rest == name.method,
-                None => false,
-            };
-            if !policies.iter().any(|(path, _)| known(path)) {
+            let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
+            let known = name.method.is_empty() || of_service().any(|method| method == name.method);
+            if !known && of_service().next().is_some() {
                 return Err(fault(
                     &format!("methodConfig[{place}].name[{index}]"),
                     "is not in the contract",
@@ -126,7 +156,11 @@ fn apply(
             max_backoff: retry.max_backoff,
             backoff_multiplier: retry.backoff_multiplier,
             retryable_codes: retry.retryable_status_codes.clone(),
+            attempt_timeout: retry.per_attempt_recv_timeout,
         });
+        if !policy.declared && policy.idempotency == Idempotency::Unknown {
+            policy.idempotency = Idempotency::Idempotent;
+        }
         policy.hedging = None;
         method.sources.retry = source("retryPolicy");
         method.sources.hedging = source("retryPolicy");
@@ -138,7 +172,13 @@ fn apply(
             non_fatal_codes: hedging.non_fatal_status_codes.clone(),
         });
         method.sources.hedging = source("hedgingPolicy");
+        if !policy.declared {
+            policy.idempotency = Idempotency::NoSideEffects;
+        }
     }
+    let bound = |setting, bytes: Option<u32>| bytes.map(|bytes| Bound { setting, bytes });
+    method.largest_request = bound("maxRequestMessageBytes", overrides.max_request_message_bytes);
+    method.largest_response = bound("maxResponseMessageBytes", overrides.max_response_message_bytes);
     let mut faults = Vec::new();
     policy::check(policy, &mut faults);
     match faults.first() {
@@ -152,10 +192,7 @@ fn apply(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::policy::Idempotency;
 
     fn policies() -> Policies {
         let read = MethodPolicy {
@@ -203,6 +240,19 @@ mod tests {
             text.contains("methodConfig[0]") && text.contains("a.B/Write"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn services_that_no_contract_names_are_configured_as_the_standard_has_it() {
+        let methods = build(&format!(
+            r#"{{"methodConfig": [{{"name": [{{"service": "x.Y", "method": "Z"}}], "timeout": "3s", "retryPolicy": {RETRY}}}]}}"#
+        ))
+        .unwrap();
+        let configured = methods.get("/x.Y/Z").policy.clone().unwrap();
+        assert_eq!(configured.timeout, Duration::from_secs(3));
+        assert!(configured.repeatable() && configured.retry.is_some());
+        assert!(methods.get("/x.Y/Other").policy.is_none());
+        assert!(methods.get("/a.B/Write").policy.as_ref().unwrap().retry.is_none());
     }
 
     #[test]

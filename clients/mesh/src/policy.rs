@@ -49,6 +49,9 @@ pub struct MethodPolicy {
     pub server_streaming: bool,
     /// The full name of the request's message.
     pub input: String,
+    /// Whether the contract says how the method may be called. Where it does not, an operator's service config may
+    /// have it repeated, as the standard has it.
+    pub declared: bool,
 }
 
 /// gRFC A6 retries.
@@ -64,6 +67,9 @@ pub struct Retry {
     pub backoff_multiplier: f64,
     /// The codes worth another attempt; never empty, never `Ok`.
     pub retryable_codes: Vec<Code>,
+    /// An attempt that has no answer after this long is given up, and another made; `None`: it has all the time that
+    /// the call has left. `perAttemptRecvTimeout` of the service config.
+    pub attempt_timeout: Option<Duration>,
 }
 
 /// gRFC A6 hedging.
@@ -97,6 +103,15 @@ impl Policies {
     /// no policy, no idempotency level, or a policy that contradicts itself.
     pub fn from_descriptors(encoded: &[u8]) -> Result<Policies, Error> {
         descriptors::read(encoded)
+    }
+
+    /// The same for contracts of any origin: a service none of whose methods has a policy may be called all the same.
+    /// Its methods have no timeout but the caller's, and are repeated only if a service config says so.
+    ///
+    /// # Errors
+    /// As [`Policies::from_descriptors`], for services that have a policy on some of their methods.
+    pub fn from_any_descriptors(encoded: &[u8]) -> Result<Policies, Error> {
+        descriptors::read_any(encoded)
     }
 
     /// Policies written by hand, by path (`/package.Service/Method`): for clients of contracts that carry none.
@@ -143,6 +158,7 @@ impl MethodPolicy {
             client_streaming: false,
             server_streaming: false,
             input: String::new(),
+            declared: true,
         }
     }
 

@@ -4,7 +4,7 @@
 //! client's stream is never held back and passes through once.
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use tonic::{Status, body::Body};
@@ -73,6 +73,37 @@ impl Replay {
         })
     }
 
+    /// Keeps a request of which nobody knows whether it is one message, if all of it is there already, as one message
+    /// is; a stream that is still being written passes through.
+    pub(crate) async fn keep_if_whole(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
+        let (parts, mut body) = request.into_parts();
+        let mut read = BytesMut::new();
+        let whole = loop {
+            match body.frame().now_or_never() {
+                Some(None) => break true,
+                Some(Some(frame)) => {
+                    if let Ok(data) = frame.map_err(origin::not_sent)?.into_data() {
+                        read.extend_from_slice(&data);
+                    }
+                    if read.len() > limit {
+                        break false;
+                    }
+                }
+                None => break false,
+            }
+        };
+        let read = read.freeze();
+        let payload = match whole {
+            true => Payload::Kept(read),
+            false => Payload::Once(Some(prefixed(read, body))),
+        };
+        Ok(Replay {
+            uri: parts.uri,
+            headers: parts.headers,
+            payload,
+        })
+    }
+
     /// Puts back a request that the transport returned unsent.
     pub(crate) fn put_back(&mut self, request: Request<Body>) {
         if let Payload::Once(slot) = &mut self.payload {
@@ -109,7 +140,7 @@ fn prefixed(read: Bytes, rest: Body) -> Body {
 mod tests {
     use super::*;
 
-    fn request(chunks: &[&'static str]) -> Request<Body> {
+    fn request_of(chunks: &[&'static str]) -> Request<Body> {
         let frames: Vec<_> = chunks
             .iter()
             .map(|chunk| Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(chunk.as_bytes()))))
@@ -124,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_within_the_limit_is_given_again_and_again() {
         for chunks in [&["abcdef"][..], &["ab", "cd", "ef"]] {
-            let mut replay = Replay::keep(request(chunks), 6).await.unwrap();
+            let mut replay = Replay::keep(request_of(chunks), 6).await.unwrap();
             for _ in 0..3 {
                 assert_eq!(text(&mut replay).await.unwrap(), "abcdef");
             }
@@ -132,9 +163,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_that_is_still_being_written_is_not_waited_for() {
+        let first = Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(b"ab")));
+        let open = futures_util::stream::iter([first]).chain(futures_util::stream::pending());
+        let request = Request::new(Body::new(StreamBody::new(open)));
+        let mut replay = Replay::keep_if_whole(request, 64).await.unwrap();
+        let sent = replay
+            .request()
+            .unwrap()
+            .into_body()
+            .frame()
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(sent.into_data().unwrap(), "ab");
+        assert!(!replay.available());
+
+        let mut replay = Replay::keep_if_whole(request_of(&["ab", "cd"]), 64)
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            assert_eq!(text(&mut replay).await.unwrap(), "abcd");
+        }
+    }
+
+    #[tokio::test]
     async fn a_message_beyond_the_limit_passes_whole_and_once() {
         for chunks in [&["abcdefg"][..], &["ab", "cde", "fg"]] {
-            let mut replay = Replay::keep(request(chunks), 4).await.unwrap();
+            let mut replay = Replay::keep(request_of(chunks), 4).await.unwrap();
             assert_eq!(text(&mut replay).await.unwrap(), "abcdefg");
             assert!(!replay.available() && replay.request().is_none());
         }

@@ -17,7 +17,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::Response;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
@@ -80,11 +80,9 @@ where
         } = self.clone();
         let budget = Arc::clone(budgets.of(&call.method));
         Box::pin(async move {
-            let unary = call
-                .method
-                .policy
-                .as_ref()
-                .is_some_and(|policy| !policy.client_streaming);
+            let policy = call.method.policy.as_deref();
+            let unary = policy.is_some_and(|policy| policy.declared && !policy.client_streaming);
+            let unknown = policy.is_some_and(|policy| !policy.declared);
             let Call {
                 method,
                 context,
@@ -93,6 +91,8 @@ where
             } = call;
             let replay = if unary {
                 Replay::keep(request, replay_limit).await?
+            } else if unknown {
+                Replay::keep_if_whole(request, replay_limit).await?
             } else {
                 Replay::once(request)
             };
@@ -119,6 +119,21 @@ where
             attempts.run(inner).await
         })
     }
+}
+
+/// Ends an attempt that has no answer in its own time.
+async fn within(limit: Option<Duration>, attempt: impl Future<Output = AttemptOutcome>) -> AttemptOutcome {
+    let Some(limit) = limit else {
+        return attempt.await;
+    };
+    timeout(limit, attempt).await.unwrap_or_else(|_| {
+        let text = format!("no answer within the {} ms of one attempt", limit.as_millis());
+        Err(Failure {
+            status: Status::deadline_exceeded(text),
+            reached: Reached::TimedOut,
+            request: None,
+        })
+    })
 }
 
 /// Whether a failed attempt is a reason to send the server less. A request that was not sent, and one that was over a
@@ -162,9 +177,8 @@ impl Attempts {
                     "a request that has passed through was asked for again",
                 ));
             };
-            let mut outcome = inner
-                .call(self.attempt.again(self.attempt.previous, request))
-                .await;
+            let attempt = self.attempt.again(self.attempt.previous, request);
+            let mut outcome = within(self.attempt_timeout(), inner.call(attempt)).await;
             if let Err(Failure {
                 request: Some(unsent),
                 ..
@@ -218,7 +232,8 @@ impl Attempts {
         let Some(retry) = self.policy() else {
             return Next::Answer;
         };
-        let retryable = retry.retryable_codes.contains(&code);
+        let timed_out = matches!(outcome, Err(failure) if failure.reached == Reached::TimedOut);
+        let retryable = timed_out || retry.retryable_codes.contains(&code);
         if (retryable || pushback == Pushback::Stop) && burdens(outcome) {
             self.budget.record_failure();
         }
@@ -245,6 +260,12 @@ impl Attempts {
         } else {
             Next::Answer
         }
+    }
+
+    /// How long one attempt may take to be answered. The last one has all the time that is left.
+    fn attempt_timeout(&self) -> Option<Duration> {
+        let retry = self.policy().filter(|retry| self.made < retry.max_attempts)?;
+        retry.attempt_timeout.filter(|_| self.replay.available())
     }
 
     /// The policy, when this call may use it. Work that is itself a retry is not retried from here: the layer

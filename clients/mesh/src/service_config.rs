@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tonic::Code;
 
 use crate::Error;
-use scalars::{codes, duration};
+use scalars::{codes, duration, number};
 
 /// The balancing policies of `loadBalancingConfig` that this mesh's own stands in for. The standard ones are among
 /// them, so that one file serves clients in every language; what they promise, it keeps: calls go to what is connected.
@@ -36,6 +36,10 @@ pub(crate) struct MethodConfig {
     pub(crate) wait_for_ready: Option<bool>,
     #[serde(default, deserialize_with = "duration::optional")]
     pub(crate) timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "number::optional")]
+    pub(crate) max_request_message_bytes: Option<u32>,
+    #[serde(default, deserialize_with = "number::optional")]
+    pub(crate) max_response_message_bytes: Option<u32>,
     pub(crate) retry_policy: Option<RetryPolicy>,
     pub(crate) hedging_policy: Option<HedgingPolicy>,
 }
@@ -51,6 +55,8 @@ pub(crate) struct Name {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RetryPolicy {
+    /// More than 5 count as 5 (gRFC A6).
+    #[serde(deserialize_with = "number::attempts")]
     pub(crate) max_attempts: u32,
     #[serde(deserialize_with = "duration::required")]
     pub(crate) initial_backoff: Duration,
@@ -59,11 +65,14 @@ pub(crate) struct RetryPolicy {
     pub(crate) backoff_multiplier: f64,
     #[serde(deserialize_with = "codes::list")]
     pub(crate) retryable_status_codes: Vec<Code>,
+    #[serde(default, deserialize_with = "duration::optional")]
+    pub(crate) per_attempt_recv_timeout: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct HedgingPolicy {
+    #[serde(deserialize_with = "number::attempts")]
     pub(crate) max_attempts: u32,
     #[serde(deserialize_with = "duration::required")]
     pub(crate) hedging_delay: Duration,

@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Health, Sections, Tasks, audit, drain, health, idempotency, postgres::Database};
+use crate::{Health, Sections, Tasks, audit, drain, health, idempotency, postgres::Database, upstream};
 
 /// The running process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Process {
     pub policies: mesh::Policies,
     pub(crate) settings: Arc<ProcessSettings>,
     pub(crate) channels: Channels,
+    /// Whether upstreams may have `tuning.inject`.
+    pub(crate) allows_faults: bool,
     pub(crate) database: Arc<OnceLock<Database>>,
 }
 
@@ -80,6 +82,7 @@ impl Process {
                 drain: sections.drain.clone(),
             }),
             channels: Channels::default(),
+            allows_faults: upstream::allows_faults(std::env::var(upstream::ALLOW_FAULTS).ok().as_deref()),
             database: Arc::default(),
         })
     }

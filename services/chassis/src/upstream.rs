@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Process, Violations};
 
+/// The environment variable that allows faults on purpose. It belongs to the environment and not to the settings, so that
+/// a file that was written for a rehearsal is refused where nobody rehearses.
+pub(crate) const ALLOW_FAULTS: &str = "WEFT_ALLOW_FAULTS";
+
+/// Anything but `true` forbids them.
+pub(crate) fn allows_faults(value: Option<&str>) -> bool {
+    value == Some("true")
+}
+
 /// Where another service is, and how calls to it behave.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -85,6 +94,11 @@ impl Process {
     pub fn channel(&self, service: &str, upstream: &Upstream) -> Result<mesh::Channel, Error> {
         let mut options = mesh::ChannelOptions::new(&upstream.target, service, self.name);
         options.tuning = upstream.tuning.clone();
+        options.allow_faults = self.allows_faults;
+        if self.allows_faults && !options.tuning.inject.is_empty() {
+            let faults = options.tuning.inject.len();
+            tracing::warn!(service, faults, "calls fail on purpose");
+        }
         if let Some(tls) = &upstream.tls {
             options.tuning.tls = Some(tls.clone());
         }
@@ -106,5 +120,26 @@ impl Process {
         }
         self.channels.add(channel.clone());
         Ok(channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::fixture::process;
+
+    #[tokio::test]
+    async fn faults_on_purpose_are_refused_where_the_environment_does_not_allow_them() {
+        let mut upstream = Upstream::local(1);
+        upstream.tuning.inject = vec![mesh::Fault::default()];
+        for (value, allowed) in [(None, false), (Some("1"), false), (Some("true"), true)] {
+            let mut process = process();
+            process.allows_faults = allows_faults(value);
+            let made = process.channel("payment", &upstream);
+            assert_eq!(made.is_ok(), allowed, "{value:?}");
+            if let Err(Error::Channel { source, .. }) = made {
+                assert!(source.to_string().contains("`inject`"), "{source}");
+            }
+        }
     }
 }

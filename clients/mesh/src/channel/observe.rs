@@ -81,7 +81,7 @@ fn method(method: &call::Method) -> Option<snapshot::Method> {
     });
     Some(snapshot::Method {
         name: method.name.to_string(),
-        timeout_ms: policy.timeout.as_millis() as u64,
+        timeout_ms: u64::try_from(policy.timeout.as_millis()).unwrap_or(u64::MAX),
         timeout_source: method.sources.timeout.clone(),
         max_attempts: retry.map_or(1, |retry| retry.max_attempts),
         retryable_codes: codes.unwrap_or_default(),

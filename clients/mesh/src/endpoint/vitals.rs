@@ -78,7 +78,11 @@ impl Allowance {
     pub(crate) fn new(deadline: Option<Instant>, timeout: Option<Duration>) -> Allowance {
         Allowance {
             deadline,
-            patience: timeout.unwrap_or_default() / 2,
+            // A method without a timeout of its own does not tell what is slow.
+            patience: timeout
+                .filter(|timeout| *timeout < Duration::MAX)
+                .unwrap_or_default()
+                / 2,
         }
     }
 }

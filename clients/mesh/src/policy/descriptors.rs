@@ -11,6 +11,74 @@ use crate::Error;
 
 const EXTENSION: &str = "mesh.v1.policy";
 
+/// As [`read`], and services without any policy have defaults.
+pub(super) fn read_any(encoded: &[u8]) -> Result<Policies, Error> {
+    let pool = DescriptorPool::decode(encoded).map_err(Error::Descriptors)?;
+    let extension = pool.get_extension_by_name(EXTENSION);
+    let has_policy = |method: &MethodDescriptor| {
+        let options = method.options();
+        extension
+            .as_ref()
+            .is_some_and(|extension| options.has_extension(extension))
+    };
+    let (mut methods, mut faults) = (Vec::new(), Vec::new());
+    for service in pool.services().filter(|service| !foreign(service.package_name())) {
+        let plain = !service.methods().any(|method| has_policy(&method));
+        for method in service.methods() {
+            let path = format!("/{}/{}", service.full_name(), method.name());
+            match &extension {
+                Some(extension) if !plain => match method_policy(&method, extension) {
+                    Ok(policy) => methods.push((path, policy)),
+                    Err(found) => faults.extend(named(&method, found)),
+                },
+                _ => methods.push((path, undeclared(&method))),
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(Policies::from_methods(methods))
+    } else {
+        Err(Error::Contract(faults))
+    }
+}
+
+fn named(method: &MethodDescriptor, faults: Vec<String>) -> impl Iterator<Item = String> {
+    let name = method.full_name().to_owned();
+    faults.into_iter().map(move |fault| format!("{name}: {fault}"))
+}
+
+/// What a method's descriptor says without our options.
+fn undeclared(method: &MethodDescriptor) -> MethodPolicy {
+    MethodPolicy {
+        declared: false,
+        idempotency: idempotency(method).unwrap_or(Idempotency::Unknown),
+        ..of_descriptor(method, Duration::MAX)
+    }
+}
+
+fn of_descriptor(method: &MethodDescriptor, timeout: Duration) -> MethodPolicy {
+    MethodPolicy {
+        client_streaming: method.is_client_streaming(),
+        server_streaming: method.is_server_streaming(),
+        input: method.input().full_name().to_owned(),
+        ..MethodPolicy::new(timeout)
+    }
+}
+
+/// `None` if the contract does not say.
+fn idempotency(method: &MethodDescriptor) -> Option<Idempotency> {
+    let options = method.options();
+    let level = options.get_field_by_name("idempotency_level");
+    let number = level.as_deref().and_then(Value::as_enum_number);
+    options
+        .has_field_by_name("idempotency_level")
+        .then_some(match number {
+            Some(1) => Idempotency::NoSideEffects,
+            Some(2) => Idempotency::Idempotent,
+            _ => Idempotency::Unknown,
+        })
+}
+
 pub(super) fn read(encoded: &[u8]) -> Result<Policies, Error> {
     let pool = DescriptorPool::decode(encoded).map_err(Error::Descriptors)?;
     let extension = pool
@@ -23,11 +91,7 @@ pub(super) fn read(encoded: &[u8]) -> Result<Policies, Error> {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         match method_policy(&method, &extension) {
             Ok(policy) => methods.push((path, policy)),
-            Err(found) => faults.extend(
-                found
-                    .into_iter()
-                    .map(|fault| format!("{}: {fault}", method.full_name())),
-            ),
+            Err(found) => faults.extend(named(&method, found)),
         }
     }
     if faults.is_empty() {
@@ -47,19 +111,10 @@ fn method_policy(
 ) -> Result<MethodPolicy, Vec<String>> {
     let options = method.options();
     let mut faults = Vec::new();
-    let idempotency = match options
-        .get_field_by_name("idempotency_level")
-        .as_deref()
-        .and_then(Value::as_enum_number)
-    {
-        _ if !options.has_field_by_name("idempotency_level") => {
-            faults.push("no idempotency_level".to_owned());
-            Idempotency::Unknown
-        }
-        Some(1) => Idempotency::NoSideEffects,
-        Some(2) => Idempotency::Idempotent,
-        _ => Idempotency::Unknown,
-    };
+    let idempotency = idempotency(method).unwrap_or_else(|| {
+        faults.push("no idempotency_level".to_owned());
+        Idempotency::Unknown
+    });
     if !options.has_extension(extension) {
         faults.push(format!("no ({EXTENSION})"));
         return Err(faults);
@@ -72,12 +127,9 @@ fn method_policy(
         faults.push(format!("({EXTENSION}) cannot be read"));
         return Err(faults);
     };
-    let mut policy = MethodPolicy::new(duration(declared.timeout.as_ref()));
+    let mut policy = of_descriptor(method, duration(declared.timeout.as_ref()));
     policy.idempotency = idempotency;
     policy.has_request_id = method.input().get_field_by_name("request_id").is_some();
-    policy.client_streaming = method.is_client_streaming();
-    policy.server_streaming = method.is_server_streaming();
-    policy.input = method.input().full_name().to_owned();
     fill(&mut policy, &declared, &mut faults);
     check(&policy, &mut faults);
     if faults.is_empty() {
@@ -114,6 +166,7 @@ fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut V
             .iter()
             .map(|code| Code::from_i32(*code))
             .collect(),
+        attempt_timeout: None,
     });
     policy.hedging = declared.hedging.as_ref().map(|hedging| Hedging {
         max_attempts: hedging.max_attempts,
@@ -158,6 +211,10 @@ pub(crate) fn check(policy: &MethodPolicy, faults: &mut Vec<String>) {
         rule(
             !retry.retryable_codes.contains(&Code::Ok),
             "retry.retryable_codes: must not hold OK",
+        );
+        rule(
+            retry.attempt_timeout.is_none_or(|timeout| !timeout.is_zero()),
+            "retry.attempt_timeout: must be more than zero",
         );
         rule(
             policy.repeatable(),

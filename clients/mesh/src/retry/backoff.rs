@@ -33,6 +33,7 @@ mod tests {
             max_backoff: Duration::from_millis(300),
             backoff_multiplier: 2.0,
             retryable_codes: vec![tonic::Code::Unavailable],
+            attempt_timeout: None,
         };
         for (made, middle) in [(1, 100), (2, 200), (3, 300), (4, 300), (u32::MAX, 300)] {
             for _ in 0..200 {

@@ -30,6 +30,7 @@ fn policy() -> MethodPolicy {
         max_backoff: Duration::from_secs(1),
         backoff_multiplier: 2.0,
         retryable_codes: vec![Code::Unavailable, Code::Aborted],
+        attempt_timeout: None,
     };
     let timeout = Duration::from_secs(10);
     MethodPolicy {
@@ -195,5 +196,47 @@ async fn after_a_pushback_the_backoff_begins_anew() {
     assert!(
         (79..=121).contains(&waits[2]),
         "the initial backoff again: {waits:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_without_an_answer_in_its_own_time_is_given_up_and_made_again() {
+    let retry = policy::Retry {
+        attempt_timeout: Some(Duration::from_millis(200)),
+        ..policy().retry.unwrap()
+    };
+    let policy = MethodPolicy {
+        retry: Some(retry),
+        ..policy()
+    };
+    let sent = Arc::new(Mutex::new(0));
+    let attempts = {
+        let sent = Arc::clone(&sent);
+        service_fn(move |_: Attempt| {
+            *sent.lock().unwrap() += 1;
+            let first = *sent.lock().unwrap() == 1;
+            async move {
+                if first {
+                    std::future::pending::<()>().await;
+                }
+                answered()
+            }
+        })
+    };
+    let budgets = Arc::new(Budgets::new(|| Arc::new(Budget::new(Throttling::default()))));
+    let metrics = Arc::new(Metrics::new("test", "static:test"));
+    let (mut retry, started) = (Retry::new(attempts, budgets, metrics, 1024), Instant::now());
+    let call = Call {
+        method: Arc::new(Method::new("test.Service/Method", Some(policy))),
+        context: Context::new(),
+        deadline: Some(started + Duration::from_secs(2)),
+        request: Request::new(Body::empty()),
+    };
+    assert!(retry.call(call).await.is_ok());
+    assert_eq!(*sent.lock().unwrap(), 2);
+    assert!(
+        started.elapsed() < Duration::from_millis(330),
+        "{:?}",
+        started.elapsed()
     );
 }

@@ -50,8 +50,10 @@ impl Policies {
 fn method_config((service, method, policy): (&str, &str, &MethodPolicy)) -> Value {
     let mut config = json!({
         "name": [{ "service": service, "method": method }],
-        "timeout": duration(policy.timeout),
     });
+    if policy.timeout < Duration::MAX {
+        config["timeout"] = duration(policy.timeout).into();
+    }
     match (&policy.retry, &policy.hedging) {
         _ if !policy.repeatable() => {}
         (Some(retry), _) => config["retryPolicy"] = retry_policy(retry),

@@ -1,4 +1,4 @@
-//! Durations (`"1.5s"`) and codes (`"UNAVAILABLE"` or `14`), as Protobuf's JSON writes them.
+//! Durations (`"1.5s"`), codes (`"UNAVAILABLE"` or `14`) and numbers (`3` or `"3"`), as Protobuf's JSON writes them.
 
 pub(super) mod duration {
     use std::time::Duration;
@@ -33,6 +33,38 @@ pub(super) mod duration {
         let nanos = format!("{fraction:0<9}").parse().ok()?;
         let seconds = seconds.parse().ok().filter(|seconds| *seconds <= MOST_SECONDS)?;
         Some(Duration::new(seconds, nanos))
+    }
+}
+
+pub(super) mod number {
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    /// The most attempts of a call (gRFC A6).
+    const MOST_ATTEMPTS: u32 = 5;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u32),
+        Text(String),
+    }
+
+    fn required<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        let wrong = |text: &str| D::Error::custom(format!("`{text}` is no number of 0 to {}", u32::MAX));
+        match Written::deserialize(deserializer).map_err(|_| wrong("the value"))? {
+            Written::Number(number) => Ok(number),
+            Written::Text(text) => text.parse().map_err(|_| wrong(&text)),
+        }
+    }
+
+    pub(in super::super) fn optional<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u32>, D::Error> {
+        required(deserializer).map(Some)
+    }
+
+    pub(in super::super) fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        Ok(required(deserializer)?.min(MOST_ATTEMPTS))
     }
 }
 

@@ -65,8 +65,20 @@ fn every_fault_is_told_with_its_path() {
         (method(r#""timeOut": "1s""#), "methodConfig[0].timeOut"),
         (method(r#""timeout": "1m""#), "methodConfig[0].timeout"),
         (
-            method(r#""maxRequestMessageBytes": 1"#),
+            method(r#""maxRequestMessageBytes": -1"#),
             "methodConfig[0].maxRequestMessageBytes",
+        ),
+        (
+            retry("perAttemptRecvTimeout", "\"1m\""),
+            "methodConfig[0].retryPolicy.perAttemptRecvTimeout",
+        ),
+        (
+            retry("maxAttempts", "\"many\""),
+            "methodConfig[0].retryPolicy.maxAttempts",
+        ),
+        (
+            method(r#""timeout": "18446744073709551615s""#),
+            "methodConfig[0].timeout",
         ),
         (
             retry("initialBackoff", "\"soon\""),
@@ -120,4 +132,20 @@ fn retries_and_hedging_at_once_are_a_contradiction() {
             "retryableStatusCodes": ["UNAVAILABLE"]},
         "hedgingPolicy": {"maxAttempts": 2, "hedgingDelay": "1s"}}]}"#;
     assert_eq!(refused(json).0, "methodConfig[0].hedgingPolicy");
+}
+
+#[test]
+fn standard_fields_and_forms_are_taken() {
+    let config = ServiceConfig::parse(
+        r#"{"methodConfig": [{"name": [{}], "maxRequestMessageBytes": "1024", "maxResponseMessageBytes": 2048,
+            "retryPolicy": {"maxAttempts": "9", "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"], "perAttemptRecvTimeout": "0.5s"}}]}"#,
+    )
+    .unwrap();
+    let (_, method) = config.of("a.B", "C").unwrap();
+    assert_eq!(method.max_request_message_bytes, Some(1_024));
+    assert_eq!(method.max_response_message_bytes, Some(2_048));
+    let retry = method.retry_policy.as_ref().unwrap();
+    assert_eq!(retry.max_attempts, 5, "gRFC A6: more than five count as five");
+    assert_eq!(retry.per_attempt_recv_timeout, Some(Duration::from_millis(500)));
 }

@@ -42,6 +42,7 @@ pub(crate) fn policies() -> Policies {
         max_backoff: Duration::from_millis(50),
         backoff_multiplier: 2.0,
         retryable_codes: vec![Code::Unavailable],
+        attempt_timeout: None,
     };
     let timeout = Duration::from_secs(5);
     let read = MethodPolicy {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh::{Channel, Error, Fault};
+use mesh::{Channel, Context, Error, Fault};
 use tonic::{Code, Status};
 
 use crate::echo::{self, READ, Server, WRITE};
@@ -163,4 +163,18 @@ fn endpoint_connected(channel: &Channel, address: std::net::SocketAddr) -> bool 
     endpoints
         .iter()
         .any(|endpoint| endpoint.address == address.to_string() && endpoint.connected)
+}
+
+#[tokio::test]
+async fn attempts_that_run_out_of_time_are_counted_as_failed() {
+    let server = Server::start(|_| std::future::pending());
+    let channel = echo::channel(&[server.address]);
+    let caller = Context::new().with_timeout(Duration::from_millis(200));
+    let calls = (0..100).map(|_| caller.clone().scope(echo::ask(&channel, READ)));
+    for outcome in futures_util::future::join_all(calls).await {
+        assert_eq!(outcome.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+    let traffic = channel.snapshot().traffic;
+    assert_eq!((traffic.success, traffic.attempt_success), (Some(0.0), Some(0.0)));
+    assert!(traffic.attempts_per_s > 0.0);
 }

@@ -86,3 +86,18 @@ fn every_fault_is_told_with_its_method() {
 fn the_contract_of_this_repository_is_complete() {
     Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
 }
+
+#[test]
+fn a_contract_without_our_options_is_taken_with_defaults_and_ours_stay_strict() {
+    let plain = compile("plain.proto");
+    assert!(Policies::from_descriptors(&plain).is_err());
+    let policies = Policies::from_any_descriptors(&plain).unwrap();
+    let hello = policies.method("/greeter.v1.GreeterService/SayHello").unwrap();
+    assert!(!hello.declared && !hello.repeatable() && hello.retry.is_none());
+    let hellos = policies.method("/greeter.v1.GreeterService/SayHellos").unwrap();
+    assert!(hellos.server_streaming && hellos.repeatable());
+    assert!(
+        Policies::from_any_descriptors(&compile("bad.proto")).is_err(),
+        "a service that has some policies must have them all"
+    );
+}

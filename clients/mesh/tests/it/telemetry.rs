@@ -58,6 +58,16 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
         parent,
         format!("00-{trace}-{}-01", attempts[1].span_context.span_id())
     );
+    for (key, expected) in [
+        ("network.peer.address", "127.0.0.1".to_owned()),
+        ("network.peer.port", server.address.port().to_string()),
+    ] {
+        let found = attempts[0]
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key.as_str() == key);
+        assert_eq!(found.unwrap().value.as_str(), expected, "{key}");
+    }
     let attribute = |key: &str| {
         calls[0]
             .attributes

@@ -10,6 +10,7 @@ fn retry() -> Retry {
         max_backoff: Duration::from_secs(1),
         backoff_multiplier: 2.0,
         retryable_codes: vec![Code::Unavailable, Code::ResourceExhausted],
+        attempt_timeout: None,
     }
 }
 
