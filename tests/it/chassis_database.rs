@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chassis::{Facility, Process, Sections, health::Status, postgres};
+use proto::claims::v1::{WithdrawClaimRequest, claim_service_client::ClaimServiceClient};
 use sqlx::PgPool;
 use tests::{Durability, Options, Postgres, Service, Stack, eventually};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -197,4 +198,104 @@ async fn a_service_is_not_ready_until_its_database_is_migrated() {
         stack.log(Service::Claims).contains("run `claims migrate`")
     })
     .await;
+}
+
+/// Starts a service that must not serve on its database, and waits until it has stopped with these words.
+async fn is_refused(stack: &Stack, words: &str) {
+    stack.spawn(Service::Claims);
+    eventually(Duration::from_secs(20), || async {
+        let log = stack.log(Service::Claims);
+        let mut lines = log.lines();
+        lines.any(|line| line.contains("stopped by a failure") && line.contains(words))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_row_level_security_does_not_bind_is_refused_in_words() {
+    let stack = Stack::with(Options::default().own_postgres(Durability::Fast).only(&[])).await;
+    let superuser = stack.database(Service::Claims).superuser().await;
+    for (grant, revoke, words) in [
+        (
+            "alter role claims_app bypassrls",
+            "alter role claims_app nobypassrls",
+            "BYPASSRLS",
+        ),
+        (
+            "grant claims_owner to claims_app",
+            "revoke claims_owner from claims_app",
+            "owns tables",
+        ),
+    ] {
+        sqlx::query(grant).execute(&superuser).await.unwrap();
+        is_refused(&stack, words).await;
+        sqlx::query(revoke).execute(&superuser).await.unwrap();
+    }
+    stack.restart(Service::Claims).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_server_is_unavailable_and_not_ready_and_comes_back_by_itself() {
+    let stack = Stack::with(
+        Options::default()
+            .own_postgres(Durability::Fast)
+            .only(&[Service::Claims]),
+    )
+    .await;
+    let superuser = stack.database(Service::Claims).superuser().await;
+    let token = stack.token("F1", &["clerk"]);
+    let withdraw = async || {
+        let mut claims = ClaimServiceClient::new(stack.connect(Service::Claims, &token));
+        let request = WithdrawClaimRequest {
+            request_id: uuid::Uuid::new_v4().to_string(),
+            order_id: uuid::Uuid::new_v4().to_string(),
+            ..WithdrawClaimRequest::default()
+        };
+        claims
+            .withdraw_claim(request)
+            .await
+            .map_or_else(|status| status.code(), |_| tonic::Code::Ok)
+    };
+    assert_eq!(withdraw().await, tonic::Code::Ok);
+    let readiness = async |wanted: ServingStatus| {
+        eventually(Duration::from_secs(15), || async {
+            stack
+                .health(Service::Claims, "readiness")
+                .await
+                .is_ok_and(|status| status == wanted)
+        })
+        .await;
+    };
+    for (read_only, writable) in [
+        (
+            "alter system set default_transaction_read_only = on",
+            "alter system reset default_transaction_read_only",
+        ),
+        // As when the role is to use another server from now on.
+        ("alter role claims_app nologin", "alter role claims_app login"),
+    ] {
+        sqlx::query(read_only).execute(&superuser).await.unwrap();
+        for statement in [
+            "select pg_reload_conf()",
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where usename = 'claims_app' and not exists (select from pg_roles where rolname = 'claims_app' and rolcanlogin)",
+        ] {
+            sqlx::query(statement).execute(&superuser).await.unwrap();
+        }
+        readiness(ServingStatus::NotServing).await;
+        assert_eq!(withdraw().await, tonic::Code::Unavailable, "{read_only}");
+        sqlx::query("set default_transaction_read_only = off")
+            .execute(&superuser)
+            .await
+            .unwrap();
+        sqlx::query(writable).execute(&superuser).await.unwrap();
+        sqlx::query("select pg_reload_conf()")
+            .execute(&superuser)
+            .await
+            .unwrap();
+        readiness(ServingStatus::Serving).await;
+        assert_eq!(withdraw().await, tonic::Code::Ok, "{writable}");
+    }
+    let log = stack.log(Service::Claims);
+    assert!(log.contains("the server is read-only"), "{log}");
 }

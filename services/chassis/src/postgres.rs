@@ -2,6 +2,7 @@
 
 mod fault;
 mod migrations;
+mod requirements;
 mod schema;
 mod settings;
 mod url;
@@ -14,8 +15,8 @@ use std::sync::{
 
 pub use fault::{Fault, is_read_only};
 pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
-pub(crate) use schema::await_current;
 pub use schema::missing;
+pub(crate) use schema::watch as watch_schema;
 pub use settings::Settings;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
 use tokio::{sync::Notify, time::Instant};
@@ -24,6 +25,9 @@ pub use url::DatabaseUrl;
 use uuid::Uuid;
 
 use crate::{Facility, Process, retention};
+
+/// The name of the dependency that [`watch`] keeps.
+const DEPENDENCY: &str = "postgresql";
 
 /// The service's database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -51,7 +55,7 @@ impl Database {
         };
         // One process has one database; a second one, in tests, is only not pruned and not audited to.
         let _ = process.database.set(database.clone());
-        let dependency = process.health.dependency("postgresql");
+        let dependency = process.health.dependency(DEPENDENCY);
         let shutdown = process.shutdown.clone();
         let watching = watch::watch(options, dependency, outages, shutdown);
         process.tasks.spawn("postgresql watch", async move {

@@ -140,12 +140,10 @@ async fn live<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
     let grace = process.settings.drain.grace();
     tracing::info!(service.version = build(), "starting");
     stop_on_signals(&process)?;
-    process.tasks.run(postgres::await_current(
-        S::NAME,
+    process.tasks.run(postgres::watch_schema(
+        process.clone(),
         settings.sections().database.clone(),
         S::migrations(),
-        process.health.dependency("schema"),
-        process.shutdown.clone(),
     ));
 
     let served = S::serve(settings, process.clone()).await;

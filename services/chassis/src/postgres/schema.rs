@@ -3,13 +3,13 @@
 use std::{collections::HashSet, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Settings,
     migrations::{Applied, Migrations, chassis, version_table},
+    requirements,
 };
-use crate::health::Dependency;
+use crate::{Process, health::Dependency};
 
 /// How often a database that is behind is looked at again.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -54,35 +54,124 @@ async fn applied(conn: &mut PgConnection, set: &str) -> Result<HashSet<i64>, sql
     }
 }
 
-/// Reports `dependency` up as soon as the schema is there, and says once what it lacks and what to run.
-pub(crate) async fn await_current(
-    service: &'static str,
-    settings: Settings,
-    sets: Vec<Migrations>,
-    dependency: Dependency,
-    shutdown: CancellationToken,
-) {
-    let mut told = false;
+/// The migrations that the database has and this build does not know, set by set.
+async fn unknown(settings: &Settings, sets: &[Migrations]) -> Result<Vec<Applied>, sqlx::Error> {
+    let mut conn = PgConnection::connect_with(&settings.url.connect_options()?).await?;
+    let mut unknown = Vec::new();
+    for set in std::iter::once(&chassis()).chain(sets) {
+        let known: HashSet<i64> = set.migrator.iter().map(|migration| migration.version).collect();
+        let mut versions: Vec<i64> = applied(&mut conn, set.name)
+            .await?
+            .difference(&known)
+            .copied()
+            .collect();
+        versions.sort_unstable();
+        if !versions.is_empty() {
+            unknown.push(Applied {
+                name: set.name,
+                versions,
+            });
+        }
+    }
+    conn.close().await?;
+    Ok(unknown)
+}
+
+/// Stops the process when the database cannot be served from at all, and says why. Otherwise keeps the dependency
+/// `schema` true to what the database lacks: it looks until the schema is there, and again whenever PostgreSQL was
+/// away, since it may have come back as another one.
+pub(crate) async fn watch(process: Process, settings: Settings, sets: Vec<Migrations>) {
+    let dependency = process.health.dependency("schema");
+    let mut look = Look::default();
     loop {
-        match missing(&settings, &sets).await {
-            Ok(missing) if missing.is_empty() => return dependency.up(),
-            Ok(missing) if !told => {
-                let lacks: Vec<String> = missing
-                    .iter()
-                    .map(|set| format!("{} {:?}", set.name, set.versions))
-                    .collect();
-                tracing::warn!(
-                    database.lacks = lacks.join(", "),
-                    "the database is behind: run `{service} migrate`; not ready until then"
-                );
-                told = true;
-            }
-            // That the database is down is told by its own dependency.
-            Ok(_) | Err(_) => {}
+        let away = process.health.down().iter().any(|name| name == super::DEPENDENCY);
+        if away {
+            look.again();
+        } else if look.due
+            && let Err(broken) = look.at(&process, &settings, &sets, &dependency).await
+        {
+            return process
+                .tasks
+                .fail(format!("the database cannot be used: {}", broken.join("; ")));
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
-            () = shutdown.cancelled() => return,
+            () = process.shutdown.cancelled() => return,
         }
     }
+}
+
+/// What was found and told since PostgreSQL was last away.
+struct Look {
+    due: bool,
+    told: bool,
+}
+
+impl Default for Look {
+    fn default() -> Look {
+        Look {
+            due: true,
+            told: false,
+        }
+    }
+}
+
+impl Look {
+    fn again(&mut self) {
+        *self = Look::default();
+    }
+
+    /// The error is what is wrong for good. What cannot be asked now is asked at the next look.
+    async fn at(
+        &mut self,
+        process: &Process,
+        settings: &Settings,
+        sets: &[Migrations],
+        dependency: &Dependency,
+    ) -> Result<(), Vec<String>> {
+        let Ok(options) = settings.url.connect_options() else {
+            return Ok(());
+        };
+        match requirements::broken(&options).await {
+            Ok(broken) if broken.is_empty() => {}
+            Ok(broken) => return Err(broken),
+            Err(_) => return Ok(()),
+        }
+        match missing(settings, sets).await {
+            Ok(missing) if missing.is_empty() => {
+                dependency.up();
+                self.due = false;
+                if let Ok(unknown) = unknown(settings, sets).await
+                    && !unknown.is_empty()
+                {
+                    tracing::warn!(
+                        database.unknown = listed(&unknown),
+                        "the database is newer than this build; it serves all the same, since migrations only add"
+                    );
+                }
+            }
+            Ok(missing) => {
+                dependency.down(&format!("the database lacks {}", listed(&missing)));
+                if !self.told {
+                    tracing::warn!(
+                        database.lacks = listed(&missing),
+                        "the database is behind: run `{} migrate`; not ready until then",
+                        process.name
+                    );
+                    self.told = true;
+                }
+            }
+            // That the database is down is told by its own dependency.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+}
+
+fn listed(sets: &[Applied]) -> String {
+    let sets: Vec<String> = sets
+        .iter()
+        .map(|set| format!("{} {:?}", set.name, set.versions))
+        .collect();
+    sets.join(", ")
 }

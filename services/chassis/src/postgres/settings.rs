@@ -46,23 +46,28 @@ impl Settings {
     }
 
     pub(super) fn connect_options(&self, application: &str) -> Result<PgConnectOptions, sqlx::Error> {
-        let options = self
-            .url
-            .connect_options()?
-            .application_name(application)
-            .options([
-                ("statement_timeout", self.statement_timeout_ms.to_string()),
-                (
-                    "idle_in_transaction_session_timeout",
-                    self.idle_in_transaction_timeout_ms.to_string(),
-                ),
-                ("lock_timeout", self.lock_timeout_ms.to_string()),
-            ]);
-        Ok(options)
+        Ok(self.url.connect_options()?.application_name(application))
+    }
+
+    /// The limits of a session, set when it begins and not in the message that opens it: PgBouncer refuses what it does not
+    /// know there.
+    fn limits(&self) -> String {
+        format!(
+            "set statement_timeout = {}; set idle_in_transaction_session_timeout = {}; set lock_timeout = {}",
+            self.statement_timeout_ms, self.idle_in_transaction_timeout_ms, self.lock_timeout_ms
+        )
     }
 
     pub(super) fn pool_options(&self) -> PoolOptions<Postgres> {
+        let limits = self.limits();
         PgPoolOptions::new()
+            .after_connect(move |conn, _| {
+                let limits = limits.clone();
+                Box::pin(async move {
+                    sqlx::raw_sql(sqlx::AssertSqlSafe(limits)).execute(conn).await?;
+                    Ok(())
+                })
+            })
             .max_connections(self.max_connections)
             .min_connections(self.min_connections)
             .acquire_timeout(Duration::from_millis(self.acquire_timeout_ms))

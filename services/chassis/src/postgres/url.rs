@@ -26,7 +26,8 @@ impl DatabaseUrl {
     /// # Errors
     /// When it is not a PostgreSQL URL.
     pub fn connect_options(&self) -> Result<PgConnectOptions, sqlx::Error> {
-        PgConnectOptions::from_str(&self.0)
+        // PgBouncer refuses a session that names extra_float_digits; since PostgreSQL 12 its default is exact.
+        Ok(PgConnectOptions::from_str(&self.0)?.extra_float_digits(None))
     }
 
     /// The role that it connects as.

@@ -1,0 +1,100 @@
+//! What a service requires of its database beside the schema. What is wrong here is wrong for good: the process does not
+//! serve on it, and says what to change.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+use tokio::time::timeout;
+
+/// PostgreSQL 15, as `server_version_num` counts.
+const OLDEST_VERSION: i32 = 150_000;
+
+/// How often two sessions are compared. A pooler that gives a session to another client in between shows it at once.
+const COMPARISONS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is wrong with the database for good, in words; none when the service can work with it.
+///
+/// # Errors
+/// When the database cannot be reached or refuses.
+pub(super) async fn broken(options: &PgConnectOptions) -> Result<Vec<String>, sqlx::Error> {
+    let mut conn = PgConnection::connect_with(options).await?;
+    // Simple queries: they work behind every pooler, and leave no prepared statement there.
+    if is_shared(&mut conn, options).await? {
+        return Ok(vec![
+            "the database is behind a pooler that shares sessions by transaction; use session pooling (pool_mode = \
+             session in PgBouncer), or connect to PostgreSQL itself"
+                .to_owned(),
+        ]);
+    }
+    let row = sqlx::raw_sql(ABOUT).fetch_one(&mut conn).await?;
+    let text = |column: &str| row.try_get::<String, _>(column);
+    let role = text("role")?;
+    let mut broken = Vec::new();
+    if text("version_num")?.parse().unwrap_or(0) < OLDEST_VERSION {
+        broken.push(format!(
+            "PostgreSQL 15 or newer is needed; this is {}",
+            text("version")?
+        ));
+    }
+    if text("encoding")? != "UTF8" {
+        broken.push(format!(
+            "the database's encoding must be UTF8; this is {}: create it with encoding 'UTF8' and template template0",
+            text("encoding")?
+        ));
+    }
+    if text("exempt")? == "true" {
+        broken.push(format!(
+            "the role {role} of database.url is a superuser or has BYPASSRLS: row-level security would not bind it; serve \
+             as a role with neither"
+        ));
+    }
+    if let Some(table) = row.try_get::<Option<String>, _>("owned")? {
+        broken.push(format!(
+            "the role {role} of database.url owns tables ({table}), or belongs to the role that does: row-level security \
+             would not bind it; serve as the role <service>_app, and migrate as the owner"
+        ));
+    }
+    conn.close().await?;
+    Ok(broken)
+}
+
+const ABOUT: &str = "select current_setting('server_version_num') as version_num,
+        current_setting('server_version') as version, current_setting('server_encoding') as encoding,
+        current_user::text as role, (r.rolsuper or r.rolbypassrls)::text as exempt,
+        (select c.oid::regclass::text
+         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+           and not r.rolsuper and pg_has_role(current_user, c.relowner, 'USAGE')
+         order by c.oid limit 1) as owned
+    from pg_catalog.pg_roles r where r.rolname = current_user";
+
+/// Whether a pooler gives our session to others between transactions: two open sessions then have one server process, or
+/// one session has several.
+async fn is_shared(one: &mut PgConnection, options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+    let mut other = PgConnection::connect_with(options).await?;
+    let mut shared = false;
+    for _ in 0..COMPARISONS {
+        let before = backend(one).await?;
+        // Takes the server process that the other session has just left, if it has left it.
+        sqlx::raw_sql("begin").execute(&mut other).await?;
+        let beside = backend(&mut other).await?;
+        // A pool of one would let us wait for ourselves.
+        shared = beside == before || timeout(PATIENCE, backend(one)).await.unwrap_or(Ok(beside))? != before;
+        if shared {
+            break;
+        }
+        sqlx::raw_sql("rollback").execute(&mut other).await?;
+    }
+    other.close().await?;
+    Ok(shared)
+}
+
+async fn backend(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let row = sqlx::raw_sql("select pg_backend_pid()::text as pid")
+        .fetch_one(conn)
+        .await?;
+    let pid: String = row.try_get("pid")?;
+    pid.parse()
+        .map_err(|_| sqlx::Error::Protocol("pg_backend_pid() is no number".into()))
+}
