@@ -3,29 +3,29 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use tests::hop::Orders;
+use tests::{eventually, hop::Orders};
 use tonic::Code;
 
-use crate::mesh_rig::{Caller, Load, hops, measured, turn};
+use crate::mesh_rig::{Caller, Load, Verdict, hops, measured, turn};
 
 /// Places and milliseconds of work: together 100 calls a second, on a machine that has nothing else to do.
 const PLACES: usize = 8;
 const WORK_MS: u64 = 80;
 
 #[tokio::test]
-async fn at_three_times_its_capacity_a_server_does_nine_tenths_of_it_and_all_that_matters() {
+async fn beyond_its_capacity_a_server_starts_nothing_that_it_refuses_and_prefers_what_matters() {
     let _turn = turn().await;
-    measured(|| overload(Duration::from_secs(6))).await;
+    overload(Duration::from_secs(4), Verdict::Counts).await.unwrap();
 }
 
 #[tokio::test]
 #[ignore = "takes half a minute: `make load`"]
 async fn at_three_times_its_capacity_a_server_does_nine_tenths_of_it_and_all_that_matters_for_long() {
     let _turn = turn().await;
-    measured(|| overload(Duration::from_secs(30))).await;
+    measured(|| overload(Duration::from_secs(30), Verdict::Times)).await;
 }
 
-async fn overload(lasting: Duration) -> anyhow::Result<()> {
+async fn overload(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
     let hops = hops();
     let hop = hops
         .start(&[("grpc.min_in_flight", "32"), ("grpc.max_in_flight", "128")])
@@ -77,7 +77,24 @@ async fn overload(lasting: Duration) -> anyhow::Result<()> {
         normal.count(Code::ResourceExhausted) + normal.count(Code::Unavailable),
         normal.count(Code::DeadlineExceeded),
     );
+    let refused = normal.count(Code::ResourceExhausted) + normal.count(Code::Unavailable);
+    assert!(refused > 0, "it was never full");
     assert!(
+        critical.success() >= normal.success(),
+        "critical ones {:?}, others {:?}",
+        critical.failures(),
+        normal.failures()
+    );
+    // What is refused was not begun: every call that began has ended, and none but those that were let in began.
+    eventually(Duration::from_secs(20), || async {
+        let tally = hop.tally().await;
+        tally.begun == tally.finished + tally.stopped
+    })
+    .await;
+    if verdict == Verdict::Counts {
+        return Ok(());
+    }
+    ensure!(
         critical.success() >= 0.99,
         "critical ones: {:?}",
         critical.failures()

@@ -25,6 +25,15 @@ pub(crate) async fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().await
 }
 
+/// What a scenario is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// What was called, answered, refused and lost: the same on every machine, however busy. `make test`.
+    Counts,
+    /// And how long it took. `make load`, on a machine that does nothing else.
+    Times,
+}
+
 /// A measurement of time that a busy machine may spoil: it is taken up to three times, and once is enough. `Err` is for
 /// what took too long or was not done in time; what went wrong is asserted, every time.
 pub(crate) async fn measured<F>(mut measure: impl FnMut() -> F)

@@ -64,11 +64,8 @@ async fn a_caller_with_little_time_gets_its_answer_in_time_and_the_payment_goes_
     request.set_timeout(Duration::from_millis(300));
     let begun = std::time::Instant::now();
     let answer = rig.payments.clone().authorize_payment(request).await;
-    assert!(
-        begun.elapsed() < Duration::from_millis(1_500),
-        "{:?}",
-        begun.elapsed()
-    );
+    // Well before the processor has answered.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     match answer {
         Ok(answer) => assert_eq!(
             answer.into_inner().payment.unwrap().state(),
