@@ -50,6 +50,7 @@ mod events_rig;
 mod events_second_looks;
 mod events_storm;
 mod events_story;
+mod events_streams;
 mod events_unassigned;
 mod failing_rows;
 mod faulty_links;
