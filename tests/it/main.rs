@@ -60,6 +60,7 @@ mod harness;
 mod health;
 mod hostile_values;
 mod killed_import;
+mod kubernetes;
 mod large_tables;
 mod mesh_abuse;
 mod mesh_certificates;

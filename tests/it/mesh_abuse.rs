@@ -30,6 +30,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
 const DATA: u8 = 0;
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// A frame (RFC 9113, section 4.1).
@@ -68,10 +69,14 @@ fn literals(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn call(bearer: &str) -> Vec<u8> {
+    call_of(LIST, bearer)
+}
+
+fn call_of(path: &str, bearer: &str) -> Vec<u8> {
     literals(&[
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", LIST),
+        (":path", path),
         (":authority", "abuse"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
@@ -309,4 +314,54 @@ async fn bomb(channel: Channel, bearer: String) -> Code {
     let token = format!("Bearer {bearer}").parse().unwrap();
     request.metadata_mut().insert("authorization", token);
     client.list_orders(request).await.unwrap_err().code()
+}
+
+/// More calls than the server works on at once, each without its message, from one clerk. One stream stays open on each
+/// connection, so that it never counts as idle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_sent_calls_lock_nobody_out() {
+    const PLACE: &str = "/order.v1.OrderService/PlaceOrder";
+    let _turn = turn().await;
+    let hops = hops();
+    let hop = hops.start(&[]).await;
+    beside_a_caller("half-sent calls", &hops, &hop, async {
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(hop.address()).await.unwrap();
+            let mut word = PREFACE.to_vec();
+            word.extend(frame(SETTINGS, 0, 0, &[]));
+            let watch = call_of("/grpc.health.v1.Health/Watch", &hops.bearer());
+            word.extend(frame(HEADERS, END_HEADERS, 1, &watch));
+            word.extend(frame(DATA, END_STREAM, 1, &[0; 5]));
+            let half = call_of(PLACE, &hops.bearer());
+            for call in 1..=171 {
+                word.extend(frame(HEADERS, END_HEADERS, call * 2 + 1, &half));
+            }
+            stream.write_all(&word).await.unwrap();
+            held.push(stream);
+        }
+        tokio::time::sleep(LASTING).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_silent_sockets_on_the_probe_port_keep_no_probe_out() {
+    let _turn = turn().await;
+    let hops = hops();
+    let hop = hops.start(&[]).await;
+    let mut silent = Vec::new();
+    for n in 0..1_000 {
+        let mut socket = TcpStream::connect(hop.probe_address()).await.unwrap();
+        if n % 2 == 0 {
+            socket.write_all(PREFACE).await.unwrap();
+        }
+        silent.push(socket);
+        if n % 100 == 99 {
+            hop.lives().await.unwrap();
+        }
+    }
+    for _ in 0..10 {
+        hop.lives().await.unwrap();
+    }
 }

@@ -193,6 +193,40 @@ async fn an_order_without_a_payment_method_waits_for_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watch_ends_ok_only_when_its_order_has_ended() {
+    let rig = Rig::start().await;
+    let waiting = rig.place(self_pay_order("")).await.unwrap();
+    let mut request = tonic::Request::new(WatchOrderRequest { id: waiting.id });
+    request.set_timeout(std::time::Duration::from_millis(1_500));
+    let mut watch = rig
+        .orders
+        .clone()
+        .watch_order(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let end = loop {
+        match watch.message().await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end.unwrap_err().code(), Code::DeadlineExceeded);
+
+    let mut request = self_pay_order("tok_visa");
+    request.capture_mode = CaptureMode::Immediate.into();
+    let settled = rig.place(request).await.unwrap();
+    let watched = rig
+        .orders
+        .clone()
+        .watch_order(WatchOrderRequest { id: settled.id })
+        .await;
+    let mut watch = watched.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    assert!(watch.message().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_not_paid_in_time_expires_and_leaves_nothing() {
     let rig = Rig::with(Options::default().set(Service::Order, "orders.payment_window_s", "1")).await;
     let order = rig.place(insured_order("")).await.unwrap();

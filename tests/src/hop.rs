@@ -122,6 +122,19 @@ impl Hop {
         format!("127.0.0.1:{}", self.instance.grpc)
     }
 
+    /// Where it answers probes: `127.0.0.1:PORT`.
+    pub fn probe_address(&self) -> String {
+        format!("127.0.0.1:{}", self.instance.probe)
+    }
+
+    /// Asks its probe port whether it lives, as a kubelet does.
+    ///
+    /// # Errors
+    /// The call's status.
+    pub async fn lives(&self) -> Result<(), tonic::Status> {
+        self.instance.health("liveness").await.map(drop)
+    }
+
     /// Has its handlers do something else from the next call on.
     pub async fn tell(&self, orders: Orders) {
         self.converse(&orders).await;

@@ -18,6 +18,7 @@
 pub mod stack;
 
 pub mod hop;
+pub mod pod;
 pub mod service;
 pub mod token;
 
@@ -47,6 +48,7 @@ pub use faulty_link::FaultyLink;
 pub use hop::{Hop, Hops};
 pub use nats::Nats;
 pub use node::{Node, Role};
+pub use pod::{Pod, PodSpec};
 pub use postgres::{Database, Durability, Postgres};
 pub use service::Service;
 pub use stack::{Options, Stack};

@@ -5,7 +5,7 @@ mod verifier;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,7 @@ use rustls::{
     server::NoServerSessionStorage,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpStream, sync::Mutex};
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use verifier::NamedClients;
 
@@ -24,6 +24,8 @@ use crate::Violations;
 
 /// How long files that were looked at count as unchanged.
 const RECHECK: Duration = Duration::from_secs(1);
+/// How long a handshake waits for the files. A volume may hang.
+const READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where this process's identity is, and whom it lets in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,6 +105,8 @@ struct Files {
 pub(super) struct Acceptor {
     settings: Settings,
     current: Mutex<Current>,
+    /// One reads at a time. The place is kept until the volume answers, so that a volume that hangs holds one thread.
+    reading: Arc<Semaphore>,
 }
 
 struct Current {
@@ -138,6 +142,7 @@ impl Acceptor {
                 config,
                 fault: None,
             }),
+            reading: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -147,42 +152,62 @@ impl Acceptor {
         TlsAcceptor::from(config).accept(tcp).await
     }
 
+    /// Looks at the files at most once in [`RECHECK`]. While they are being read, other handshakes go on with what was
+    /// read last.
     async fn config(&self) -> Arc<ServerConfig> {
-        let mut current = self.current.lock().await;
-        if current.looked.elapsed() < RECHECK {
-            return current.config.clone();
+        if self.current().looked.elapsed() < RECHECK {
+            return self.current().config.clone();
         }
-        let settings = self.settings.clone();
-        // Three small files, but a disk may hang.
-        let read = tokio::task::spawn_blocking(move || settings.read()).await;
-        current.looked = Instant::now();
-        let fresh = match read {
-            Ok(Ok(files)) if files == current.files => {
-                current.fault = None;
-                return current.config.clone();
+        if let Ok(place) = self.reading.clone().try_acquire_owned() {
+            let settings = self.settings.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let read = settings.read();
+                drop(place);
+                read
+            });
+            match timeout(READ_LIMIT, read).await {
+                Ok(Ok(read)) => self.take(read),
+                Ok(Err(_)) => {}
+                Err(_) => self.current().tell("they cannot be read in time".to_owned()),
             }
-            Ok(Ok(files)) => self.settings.config(&files).map(|config| (files, config)),
-            Ok(Err(fault)) => Err(fault),
-            Err(_) => return current.config.clone(),
+        }
+        self.current().config.clone()
+    }
+
+    fn take(&self, read: Result<Files, Fault>) {
+        let fresh = match read {
+            Ok(files) if files == self.current().files => None,
+            Ok(files) => Some(self.settings.config(&files).map(|config| (files, config))),
+            Err(fault) => Some(Err(fault)),
         };
+        let mut current = self.current();
+        current.looked = Instant::now();
         match fresh {
-            Ok((files, config)) => {
+            None => current.fault = None,
+            Some(Ok((files, config))) => {
                 tracing::info!(tls.cert_file = %self.settings.cert_file.display(), "certificates rotated");
                 (current.files, current.config, current.fault) = (files, config, None);
             }
             // Half of a rotation looks like this for a moment, too.
-            Err(fault) => {
-                let fault = Some(describe(&fault));
-                if current.fault != fault {
-                    tracing::warn!(
-                        error.message = fault,
-                        "certificates cannot be used: the last good ones stay"
-                    );
-                    current.fault = fault;
-                }
-            }
+            Some(Err(fault)) => current.tell(describe(&fault)),
         }
-        current.config.clone()
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    /// Logs a fault that is new.
+    fn tell(&mut self, fault: String) {
+        if self.fault.as_ref() != Some(&fault) {
+            tracing::warn!(
+                error.message = fault,
+                "certificates cannot be used: the last good ones stay"
+            );
+            self.fault = Some(fault);
+        }
     }
 }
 
@@ -228,3 +253,6 @@ impl Peer {
 pub(super) fn peer(name: &str) -> Peer {
     Peer(name.into())
 }
+
+#[cfg(test)]
+mod tests;
