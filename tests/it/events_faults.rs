@@ -20,8 +20,11 @@ async fn linked() -> (Rig, FaultyLink, FaultyLink) {
     let monitoring = FaultyLink::to(nats.monitoring_address()).await;
     let rig = Rig::on(nats, |settings| {
         // The first server is one that nobody answers for.
-        settings.servers = vec!["nats://127.0.0.1:9".into(), format!("nats://{}", link.address())];
-        settings.monitor_url = Some(format!("http://{}", monitoring.address()));
+        settings.servers = vec![
+            "nats://127.0.0.1:9".into(),
+            format!("nats://{}", link.address()).into(),
+        ];
+        settings.monitor_url = Some(format!("http://{}", monitoring.address()).into());
         settings.relay.ack_timeout_ms = 1_000;
     })
     .await;

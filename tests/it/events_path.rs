@@ -239,7 +239,7 @@ async fn two_processes_share_a_consumer_without_breaking_the_order() {
 async fn a_broker_that_acknowledges_before_it_syncs_is_refused_unless_allowed_by_name() {
     let nats = tests::Nats::start().await;
     let mut settings = settings(&nats);
-    settings.monitor_url = Some(relaxed_monitoring().await);
+    settings.monitor_url = Some(relaxed_monitoring().await.into());
     let bus = Bus::connect(&settings, "order").await.unwrap();
     let refused = tokio::time::timeout(SOON, bus.run(Default::default()))
         .await

@@ -59,6 +59,7 @@ mod grpcurl;
 mod harness;
 mod health;
 mod hostile_values;
+mod keys_and_roles;
 mod killed_import;
 mod kubernetes;
 mod large_tables;

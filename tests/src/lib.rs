@@ -35,7 +35,7 @@ pub mod faulty_link;
 
 pub mod eventually;
 
-mod binaries;
+pub mod binaries;
 mod port;
 mod process;
 mod watchdog;

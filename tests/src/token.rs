@@ -12,50 +12,86 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tonic::{Request, Status, metadata::AsciiMetadataValue, service::Interceptor};
 
+use crate::Service;
+
 /// Who issues the harness's tokens.
 pub const ISSUER: &str = "https://identity.weft.test";
 /// Whom they are for.
 pub const AUDIENCE: &str = "weft";
-/// The name of the key in the JWKS file.
+/// The name of the identity provider's key in the JWKS file. A service's key has the service's name.
 pub const KEY_ID: &str = "tests";
 
-/// An Ed25519 key, the JWKS file that services check tokens by, and the private key file that they sign their own
-/// service tokens with.
+/// The identity provider's Ed25519 key, one more for each service, and the JWKS file that services check tokens by.
 pub struct Issuer {
-    key: EncodingKey,
-    jwks: PathBuf,
-    private: PathBuf,
+    key: Key,
+    services: Vec<(Service, Key)>,
+    folder: PathBuf,
 }
 
-impl Issuer {
-    /// Makes a key and writes `jwks.json` and `signing.pem` into `folder`.
-    pub fn create(folder: &Path) -> Issuer {
+struct Key {
+    signing: EncodingKey,
+    pem: String,
+    jwk: Value,
+}
+
+impl Key {
+    fn create(kid: &str) -> Key {
         let pair = Ed25519KeyPair::generate().expect("the system has random numbers");
         let der = pair.to_pkcs8v1().expect("a fresh key can be written");
         let x = general_purpose::URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
-        let jwks = json!({ "keys": [{
-            "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": KEY_ID, "x": x,
-        }]});
         let body = general_purpose::STANDARD.encode(der.as_ref());
-        let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+        Key {
+            signing: EncodingKey::from_ed_der(der.as_ref()),
+            pem: format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n"),
+            jwk: json!({
+                "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": x,
+            }),
+        }
+    }
+
+    fn sign(&self, kid: &str, claims: &Value) -> Bearer {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(kid.to_owned());
+        Bearer(jsonwebtoken::encode(&header, claims, &self.signing).expect("JSON can be signed"))
+    }
+}
+
+impl Issuer {
+    /// Makes the keys and writes `jwks.json` and `<service>.pem` into `folder`.
+    pub fn create(folder: &Path) -> Issuer {
+        let key = Key::create(KEY_ID);
+        let services = Service::ALL.map(|service| {
+            let mut key = Key::create(service.name());
+            key.jwk["weft_service"] = service.name().into();
+            (service, key)
+        });
         let issuer = Issuer {
-            key: EncodingKey::from_ed_der(der.as_ref()),
-            jwks: folder.join("jwks.json"),
-            private: folder.join("signing.pem"),
+            key,
+            services: services.into(),
+            folder: folder.to_owned(),
         };
-        fs::write(&issuer.jwks, jwks.to_string()).expect("the folder is the test's own");
-        fs::write(&issuer.private, pem).expect("the folder is the test's own");
+        let keys = issuer.services.iter().map(|(_, key)| key);
+        let keys: Vec<_> = [&issuer.key]
+            .into_iter()
+            .chain(keys)
+            .map(|key| &key.jwk)
+            .collect();
+        let jwks = json!({ "keys": keys }).to_string();
+        fs::write(issuer.jwks_file(), jwks).expect("the folder is the test's own");
+        for (service, key) in &issuer.services {
+            fs::write(issuer.signing_key_file(*service), &key.pem).expect("the folder is the test's own");
+        }
         issuer
     }
 
     /// The public keys, as services read them.
-    pub fn jwks_file(&self) -> &Path {
-        &self.jwks
+    pub fn jwks_file(&self) -> PathBuf {
+        self.folder.join("jwks.json")
     }
 
-    /// The private key in PEM, for the services' own tokens.
-    pub fn signing_key_file(&self) -> &Path {
-        &self.private
+    /// The private key in PEM, for a service's own tokens.
+    pub fn signing_key_file(&self, service: Service) -> PathBuf {
+        self.folder.join(format!("{service}.pem"))
     }
 
     /// A token for a person of one facility, good for an hour.
@@ -75,11 +111,19 @@ impl Issuer {
         })
     }
 
-    /// Signs any claims.
+    /// Signs any claims with the identity provider's key.
     pub fn sign(&self, claims: &Value) -> Bearer {
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(KEY_ID.to_owned());
-        Bearer(jsonwebtoken::encode(&header, claims, &self.key).expect("JSON can be signed"))
+        self.key.sign(KEY_ID, claims)
+    }
+
+    /// Signs any claims with a service's key.
+    ///
+    /// # Panics
+    /// Never: every service has a key.
+    pub fn sign_as(&self, service: Service, claims: &Value) -> Bearer {
+        let key = self.services.iter().find(|(of, _)| *of == service);
+        let (_, key) = key.expect("every service has a key");
+        key.sign(service.name(), claims)
     }
 }
 
@@ -87,7 +131,7 @@ impl std::fmt::Debug for Issuer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Issuer")
-            .field("jwks", &self.jwks)
+            .field("folder", &self.folder)
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 //! The channel: what generated clients are built on.
 
 mod observe;
+mod tokens;
 
 use std::{
     fmt,
@@ -14,6 +15,7 @@ use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 use tonic::{Status, body::Body};
 use tower::Service;
 
+use self::tokens::Tokens;
 use crate::{
     ChannelOptions, Context, Error, Policies,
     attempt::Prepare,
@@ -57,6 +59,7 @@ struct Shared {
     published: watch::Receiver<Arc<Published>>,
     health_service: Option<Arc<str>>,
     metrics: Arc<Metrics>,
+    tokens: Tokens,
     supervisor: AbortHandle,
 }
 
@@ -118,6 +121,7 @@ impl Channel {
             subset: Subset::default(),
         };
         let shared = Shared {
+            tokens: Tokens::new(&options),
             options,
             policies: policies.clone(),
             methods: RwLock::new(Arc::new(methods)),
@@ -172,6 +176,7 @@ impl Channel {
             .remove::<Context>()
             .or_else(Context::current)
             .unwrap_or_default();
+        let context = self.shared.tokens.apply(context, request.headers())?;
         let method = Arc::clone(self.shared.methods().get(request.uri().path()));
         let own = deadline::own_timeout(request.headers())?;
         let declared = method.policy.as_ref().map(|policy| policy.timeout);

@@ -75,6 +75,12 @@ impl Context {
         self
     }
 
+    /// Takes the token away: calls carry none.
+    pub(crate) fn without_bearer(mut self) -> Context {
+        self.bearer = None;
+        self
+    }
+
     /// Says that the work is done for a retry: calls made from here are not retried again, so that retries do
     /// not multiply from layer to layer.
     pub fn with_serving_retry(mut self, serving_retry: bool) -> Context {

@@ -4,7 +4,11 @@ mod dns;
 mod kubernetes;
 pub(crate) mod subset;
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use http::{
     Uri,
@@ -45,7 +49,10 @@ pub(crate) enum Target {
 impl Target {
     pub(crate) fn parse(target: &str, tuning: &Tuning) -> Result<Target, Error> {
         let fault = |reason: String| Error::Target {
-            target: target.to_owned(),
+            // What stands before an `@` may be a password.
+            target: target
+                .rsplit_once('@')
+                .map_or_else(|| target.to_owned(), |(_, host)| format!("…@{host}")),
             reason,
         };
         match target.split_once(':') {
@@ -100,7 +107,28 @@ impl Target {
     }
 }
 
+/// Whether what is sent to `target` can be read on its way: it leaves this machine, and without TLS. Of a target that
+/// cannot be read nothing is sent.
+pub fn is_exposed(target: &str) -> bool {
+    let exposed = |uri: &str| Address::parse(uri.trim()).is_ok_and(|address| address.is_exposed());
+    match target.split_once(':') {
+        Some(("static", list)) => list.split(',').any(exposed),
+        Some(("dns", uri)) => exposed(uri),
+        Some(("k8s", uri)) => uri.starts_with("http://"),
+        _ => false,
+    }
+}
+
 impl Address {
+    fn is_exposed(&self) -> bool {
+        let loopback = match self.host.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().is_loopback(),
+            // RFC 6761, section 6.3: the name and all below it are this machine's.
+            Err(_) => &*self.host == "localhost" || self.host.ends_with(".localhost"),
+        };
+        self.scheme != Scheme::HTTPS && !loopback
+    }
+
     fn parse(text: &str) -> Result<Address, String> {
         let (uri, zone) = match text.split_once(";zone=") {
             Some((uri, zone)) if !zone.is_empty() => (uri, Some(Arc::from(zone))),
@@ -120,6 +148,9 @@ impl Address {
         }
         if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
             return Err(format!("`{text}` must begin with http:// or https://"));
+        }
+        if authority.as_str().contains('@') {
+            return Err("must hold no user and no password".to_owned());
         }
         let port = authority
             .port_u16()
@@ -178,6 +209,36 @@ mod tests {
             .map(|address| (&*address.host, address.port))
             .collect();
         assert_eq!(hosts, [("127.0.0.1", 7102), ("::1", 7103)]);
+    }
+
+    #[test]
+    fn what_leaves_the_machine_without_tls_is_exposed() {
+        for exposed in [
+            "static:http://10.0.0.7:7102",
+            "static:https://a:1,http://b:1",
+            "static:http://127.0.0.1:1,http://10.0.0.7:1;zone=a",
+            "dns:http://payment:7102",
+            "dns:http://localhost.evil.test:1",
+            "k8s:http://payment.weft:grpc",
+        ] {
+            assert!(is_exposed(exposed), "{exposed}");
+        }
+        for safe in [
+            "static:http://127.0.0.1:7102,http://[::1]:7103,http://[::ffff:127.0.0.1]:1",
+            "static:http://localhost:1",
+            "static:https://10.0.0.7:7102",
+            "dns:https://payment:7102",
+            "k8s:https://payment.weft:grpc",
+        ] {
+            assert!(!is_exposed(safe), "{safe}");
+        }
+    }
+
+    #[test]
+    fn a_target_with_a_password_is_refused_and_not_repeated() {
+        let error = Target::parse("static:http://u:secret@h:1", &Tuning::default()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("no password") && !text.contains("secret"), "{text}");
     }
 
     #[test]

@@ -46,10 +46,10 @@ mod error;
 
 pub use channel::Channel;
 pub use context::Context;
-pub use discovery::KubernetesApi;
+pub use discovery::{KubernetesApi, is_exposed};
 pub use error::Error;
 pub use faults::Fault;
-pub use options::{ChannelOptions, MIN_PING_INTERVAL, Pings, Tuning};
+pub use options::{BearerTokens, ChannelOptions, MIN_PING_INTERVAL, Pings, Tuning};
 pub use origin::Origin;
 pub use policy::{MethodPolicy, Policies};
 pub use snapshot::Snapshot;

@@ -104,6 +104,23 @@ pub struct Tuning {
     pub inject: Vec<Fault>,
     /// Mutual TLS; needed for `https://` targets and only for these. Default none.
     pub tls: Option<Tls>,
+    /// Whether the caller's bearer token goes to this server: `secured` (over TLS, and to this machine), `plaintext`
+    /// (also in the clear) or `never`. Default `secured`.
+    pub bearer: BearerTokens,
+}
+
+/// Where the token of the context goes. A token that the application puts into the headers itself always goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BearerTokens {
+    /// Over TLS and to loopback addresses; a call that would carry it elsewhere fails with UNAUTHENTICATED and is not
+    /// sent.
+    #[default]
+    Secured,
+    /// Also over plaintext connections, where the network between is trusted.
+    Plaintext,
+    /// Nowhere: the server is somebody else's.
+    Never,
 }
 
 /// Which servers are pinged often.
@@ -143,6 +160,7 @@ impl Default for Tuning {
             service_config: None,
             inject: Vec::new(),
             tls: None,
+            bearer: BearerTokens::default(),
         }
     }
 }

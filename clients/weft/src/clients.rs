@@ -98,10 +98,12 @@ impl Clients {
             address(Service::Claims, &globals.claims_url),
         ];
         globals.identity.has_effect(&addresses)?;
+        let bearer_tokens = globals.identity.bearer(&addresses)?;
         let channel = |Address { service, url, .. }: &Address| {
             let mut options = ChannelOptions::new(format!("static:{url}"), service.name(), "weft-cli");
             let local = description.as_ref().and_then(|all| all.tls.as_ref());
             options.tuning.tls = globals.identity.towards(*service, url, local)?;
+            options.tuning.bearer = bearer_tokens;
             Channel::connect(options, &policies)
                 .map_err(|error| Failure::Usage(format!("{}: {error}", service.name())))
         };

@@ -51,14 +51,19 @@ impl Key {
         })
     }
 
-    fn to_jwk(&self) -> Value {
-        json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.id, "x": self.public})
+    /// The public half: of the key of `service`, or of one that signs for people.
+    pub(crate) fn to_jwk(&self, service: Option<&str>) -> Value {
+        let mut jwk = json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.id, "x": self.public});
+        if let Some(service) = service {
+            jwk["weft_service"] = service.into();
+        }
+        jwk
     }
 }
 
 /// Publishes the public halves.
-pub(crate) fn write_jwks(path: &Path, keys: &[Key]) -> anyhow::Result<()> {
-    let set = json!({"keys": keys.iter().map(Key::to_jwk).collect::<Vec<_>>()});
+pub(crate) fn write_jwks(path: &Path, keys: &[Value]) -> anyhow::Result<()> {
+    let set = json!({ "keys": keys });
     write_private(path, serde_json::to_string_pretty(&set)?.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -206,7 +206,7 @@ mod tests {
             ttl: Duration::from_secs(60),
         };
         let token = mint(&key, "al-noor", &arguments).unwrap();
-        crate::keys::write_jwks(&folder.join("jwks.json"), &[key]).unwrap();
+        crate::keys::write_jwks(&folder.join("jwks.json"), &[key.to_jwk(None)]).unwrap();
 
         let jwks: Value = serde_json::from_slice(&std::fs::read(folder.join("jwks.json")).unwrap()).unwrap();
         let published = DecodingKey::from_ed_components(jwks["keys"][0]["x"].as_str().unwrap()).unwrap();

@@ -1,38 +1,61 @@
-//! Who calls: JWTs signed with Ed25519, checked against a JWKS, and the identity that they prove.
+//! Who calls: signed JWTs, checked against the keys of the identity provider and of the services, and the identity that
+//! they prove.
 
 mod fetch;
 mod identity;
 #[cfg(test)]
 pub(crate) mod issuer;
+mod jwk;
 mod jwks;
 mod service_tokens;
+mod token;
 mod verifier;
 
 use std::{path::PathBuf, time::Duration};
 
 pub use identity::{Identity, RoleSet};
-pub use jwks::key_id;
+use jsonwebtoken::Algorithm;
+pub use jwk::key_id;
 use serde::{Deserialize, Serialize};
 pub use service_tokens::{Error as SigningError, ServiceTokens};
 use sha2::{Digest, Sha256};
-pub use verifier::{Refused, Verifier};
+pub use token::Refused;
+pub use verifier::Verifier;
 
-use crate::{PageTokens, Secret, Violations};
+use crate::{PageTokens, Secret, SecretUrl, Violations};
 
 /// Whose tokens are believed.
+///
+/// A key whose JWK has the member `weft_service` signs the tokens of that service and nothing else. Every other key is
+/// the identity provider's: it signs the tokens of people, and cannot sign for a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// The file with the public keys (RFC 7517). Either this or `jwks_url`.
+    /// The file with the identity provider's public keys (RFC 7517). Either this or `jwks_url`.
     pub jwks_file: Option<PathBuf>,
-    /// Where the public keys are fetched, `http://` or `https://`. Either this or `jwks_file`.
-    pub jwks_url: Option<String>,
-    /// Seconds between two readings of the keys. Default 300.
+    /// Where the identity provider's public keys are fetched: `https://`. Either this or `jwks_file`.
+    pub jwks_url: SecretUrl,
+    /// The PEM file with the authorities that vouch for the server of `jwks_url`. Default: the public ones.
+    pub jwks_ca_file: Option<PathBuf>,
+    /// Whether `jwks_url` may be `http://`: who can answer in the server's place can then sign for everybody. Default
+    /// no.
+    pub jwks_allow_http: bool,
+    /// Seconds between two readings of the keys, 1 to 86400. Default 300.
     pub jwks_refresh_s: u64,
+    /// Seconds after which keys that could not be read again count no more, `jwks_refresh_s` to 2592000. Default 21600.
+    pub jwks_max_age_s: u64,
+    /// The file with the services' public keys (RFC 7517), each with its `weft_service`. Not needed when they stand in
+    /// the document of `jwks_file` or `jwks_url`.
+    pub service_keys_file: Option<PathBuf>,
+    /// What the identity provider may sign with: `EdDSA`, `ES256`, `RS256`, `PS256`. Default all four. Services sign
+    /// with EdDSA.
+    pub algorithms: Vec<String>,
     /// The `iss` that a token must carry. Default `weft`.
     pub issuer: String,
     /// The `aud` that a token must hold. Default `weft`.
     pub audience: String,
+    /// Seconds that clocks may differ by, 0 to 300. Default 5.
+    pub leeway_s: u64,
     /// The PKCS #8 PEM file with the Ed25519 key that signs this service's own tokens. Without it the service can do
     /// no work that has no caller.
     pub signing_key_file: Option<PathBuf>,
@@ -42,14 +65,27 @@ pub struct Settings {
     pub page_token_key: Secret,
 }
 
+const ALGORITHMS: [(&str, Algorithm); 4] = [
+    ("EdDSA", Algorithm::EdDSA),
+    ("ES256", Algorithm::ES256),
+    ("RS256", Algorithm::RS256),
+    ("PS256", Algorithm::PS256),
+];
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
             jwks_file: None,
-            jwks_url: None,
+            jwks_url: SecretUrl::default(),
+            jwks_ca_file: None,
+            jwks_allow_http: false,
             jwks_refresh_s: 300,
+            jwks_max_age_s: 21_600,
+            service_keys_file: None,
+            algorithms: ALGORITHMS.map(|(name, _)| name.to_owned()).to_vec(),
             issuer: "weft".to_owned(),
             audience: "weft".to_owned(),
+            leeway_s: 5,
             signing_key_file: None,
             signing_key_id: None,
             page_token_key: Secret::default(),
@@ -60,6 +96,16 @@ impl Default for Settings {
 impl Settings {
     pub(crate) fn refresh(&self) -> Duration {
         Duration::from_secs(self.jwks_refresh_s)
+    }
+
+    pub(crate) fn max_age(&self) -> Duration {
+        Duration::from_secs(self.jwks_max_age_s)
+    }
+
+    fn algorithms(&self) -> Vec<Algorithm> {
+        let allowed = |name: &str| self.algorithms.iter().any(|allowed| allowed == name);
+        let allowed = ALGORITHMS.into_iter().filter(|(name, _)| allowed(name));
+        allowed.map(|(_, algorithm)| algorithm).collect()
     }
 
     /// The signer of page tokens, the same in every replica that has the same key.
@@ -89,15 +135,49 @@ impl Settings {
     }
 
     pub(crate) fn check(&self, violations: &mut Violations) {
-        let one = self.jwks_file.is_some() != self.jwks_url.is_some();
-        violations.require(one, "jwks_file", "must be set, or jwks_url, and not both");
-        if let Some(url) = &self.jwks_url {
-            let fetchable = url
-                .parse::<http::Uri>()
-                .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-            violations.require(fetchable, "jwks_url", "must be an http:// or https:// URL");
+        let by_url = self.jwks_url.is_set();
+        match (&self.jwks_file, by_url) {
+            (None, false) => violations.add(
+                "jwks_file",
+                "must be set, or auth.jwks_url: the identity provider's public keys (`weft up` writes a set for trying \
+                 out, .weft/keys/jwks.json)",
+            ),
+            (Some(_), true) => violations.add("jwks_file", "must not be set beside auth.jwks_url"),
+            _ => {}
         }
-        violations.require(self.jwks_refresh_s >= 1, "jwks_refresh_s", "must be at least 1");
+        if by_url && let Err(reason) = fetch::Location::new(self) {
+            violations.add("jwks_url", format!("{reason} (is {})", self.jwks_url));
+        }
+        for (setting, given) in [
+            ("jwks_ca_file", self.jwks_ca_file.is_some()),
+            ("jwks_allow_http", self.jwks_allow_http),
+        ] {
+            violations.require(by_url || !given, setting, "has no effect without auth.jwks_url");
+        }
+        let algorithms = &self.algorithms;
+        let unknown = algorithms
+            .iter()
+            .find(|name| !ALGORITHMS.iter().any(|(known, _)| known == *name));
+        if let Some(name) = unknown {
+            violations.add(
+                "algorithms",
+                format!("must be among EdDSA, ES256, RS256, PS256, not {name:?}"),
+            );
+        }
+        violations.require(!algorithms.is_empty(), "algorithms", "must not be empty");
+        for (setting, value, low, high) in [
+            ("jwks_refresh_s", self.jwks_refresh_s, 1, 86_400),
+            (
+                "jwks_max_age_s",
+                self.jwks_max_age_s,
+                self.jwks_refresh_s,
+                2_592_000,
+            ),
+            ("leeway_s", self.leeway_s, 0, 300),
+        ] {
+            let text = format!("must be {low} to {high}, is {value}");
+            violations.require((low..=high).contains(&value), setting, text);
+        }
         violations.require(!self.issuer.is_empty(), "issuer", "must not be empty");
         violations.require(!self.audience.is_empty(), "audience", "must not be empty");
     }

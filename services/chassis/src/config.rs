@@ -89,7 +89,8 @@ pub fn load<S: Settings>(name: &str, sources: &Sources) -> Effective<S> {
                 let path: Vec<String> = key.split('.').map(str::to_owned).collect();
                 merged.text(&path, text, Origin::Flag, &mut violations);
             }
-            None => violations.add(flag, "must be `key=value`"),
+            // What is no pair may be a secret that was meant to be one.
+            None => violations.add("--set", "must be `KEY=VALUE`, the key a dotted path"),
         }
     }
     effective::build(merged, violations)
@@ -97,9 +98,13 @@ pub fn load<S: Settings>(name: &str, sources: &Sources) -> Effective<S> {
 
 fn read_file(path: &PathBuf) -> Result<Value, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| format!("is not TOML: {error}"))?;
+    // The parser would show the line as it stands, with the secret that may be in it.
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| {
+            text[..span.start.min(text.len())].lines().count().max(1)
+        });
+        format!("is not TOML at line {line}: {}", error.message())
+    })?;
     serde_json::to_value(table).map_err(|error| format!("cannot be represented: {error}"))
 }
 

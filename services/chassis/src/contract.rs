@@ -6,7 +6,7 @@ mod undecodable;
 mod well_formed;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::LazyLock,
 };
 
@@ -48,6 +48,13 @@ static BETWEEN_FIELDS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
 /// The descriptors of every contract.
 pub(crate) fn pool() -> &'static DescriptorPool {
     &POOL
+}
+
+/// The names of the services: what their packages begin with.
+pub(crate) fn services() -> BTreeSet<String> {
+    let package = |service: prost_reflect::ServiceDescriptor| service.package_name().to_owned();
+    let first = |package: String| package.split('.').next().map(str::to_owned);
+    POOL.services().map(package).filter_map(first).collect()
 }
 
 /// What an encoded message breaks of the rules of its contract, and of those that hold for every field. The server checks

@@ -65,7 +65,7 @@ pub use health::Health;
 pub use page::PageTokens;
 pub use process::Process;
 pub use run::run;
-pub use secret::Secret;
+pub use secret::{Secret, SecretUrl, masked};
 pub use sections::Sections;
 pub use server::Server;
 pub use service::Service;

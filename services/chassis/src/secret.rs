@@ -1,9 +1,29 @@
-//! Settings that are never printed.
+//! Settings that are never printed whole: secrets, and URLs that may hold one.
+
+use std::{borrow::Cow, fmt};
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 const REDACTED: &str = "[redacted]";
+const MASK: &str = "***";
+
+/// Parameters of URLs whose values are shown. All others are masked: what a server takes as a secret is not known here.
+const SHOWN_PARAMETERS: [&str; 12] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "sslcert",
+    "ssl-cert",
+    "host",
+    "port",
+    "dbname",
+    "user",
+    "application_name",
+    "statement-cache-capacity",
+];
 
 /// A secret from the configuration; empty means that none is set. `Debug` and `Serialize` hide it.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +55,204 @@ impl Serialize for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-        String::deserialize(deserializer).map(Secret::from)
+        text(deserializer).map(Secret::from)
+    }
+}
+
+/// A URL that may hold a user, a password or a token; empty means that none is set. `Debug`, `Display` and `Serialize`
+/// show it with these masked.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretUrl(String);
+
+impl SecretUrl {
+    /// The URL, not checked.
+    pub fn new(url: impl Into<String>) -> SecretUrl {
+        SecretUrl(url.into())
+    }
+
+    /// Whether one is set.
+    pub fn is_set(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// The URL with all that it holds.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for SecretUrl {
+    fn from(url: &str) -> SecretUrl {
+        SecretUrl::new(url)
+    }
+}
+
+impl From<String> for SecretUrl {
+    fn from(url: String) -> SecretUrl {
+        SecretUrl(url)
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&masked_url(&self.0))
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for SecretUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SecretUrl, D::Error> {
+        // `null` stands for a URL that is not set.
+        match Value::deserialize(deserializer)? {
+            Value::String(url) => Ok(SecretUrl(url)),
+            Value::Null => Ok(SecretUrl::default()),
+            _ => Err(de::Error::custom("must be text")),
+        }
+    }
+}
+
+/// Reads text without repeating in the error what stands there instead.
+pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => Ok(text),
+        _ => Err(de::Error::custom("must be text")),
+    }
+}
+
+/// The URL as it may be shown: without password, without a token in the user's place, without the values of unknown
+/// parameters. Where it cannot be told what is what, nothing behind the scheme is shown.
+pub(crate) fn masked_url(url: &str) -> Cow<'_, str> {
+    if url.is_empty() {
+        return Cow::Borrowed("");
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Cow::Borrowed(MASK);
+    };
+    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(end);
+    // A password that was not percent-encoded may hold any of the delimiters, so that its end lies behind them.
+    if behind.contains('@') || scheme.contains('@') {
+        return Cow::Owned(format!("{scheme}://{MASK}"));
+    }
+    let authority = match authority.rsplit_once('@') {
+        Some((user, host)) => format!("{}@{host}", masked_user(scheme, user)),
+        None => authority.to_owned(),
+    };
+    let (path, query) = match behind.split_once(['?', '#']) {
+        Some((path, query)) => (path, Some(query)),
+        None => (behind, None),
+    };
+    let query = query.map_or(String::new(), |query| format!("?{}", masked_query(query)));
+    Cow::Owned(format!("{scheme}://{authority}{path}{query}"))
+}
+
+/// A user without a password is a role to PostgreSQL, and a token to NATS and others.
+fn masked_user(scheme: &str, user: &str) -> String {
+    match user.split_once(':') {
+        Some((name, _)) => format!("{name}:{MASK}"),
+        None if scheme.starts_with("postgres") => user.to_owned(),
+        None => MASK.to_owned(),
+    }
+}
+
+fn masked_query(query: &str) -> String {
+    let shown = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if SHOWN_PARAMETERS.contains(&name) && !pair.contains('#') => pair.to_owned(),
+        Some((name, _)) => format!("{name}={MASK}"),
+        None => MASK.to_owned(),
+    };
+    query.split('&').map(shown).collect::<Vec<_>>().join("&")
+}
+
+/// Any text as it may be shown: each URL in it is masked, and all of it where the end of a URL is unclear.
+pub fn masked(text: &str) -> Cow<'_, str> {
+    if !text.contains("://") {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    let mut in_url = false;
+    for part in text.split_inclusive(is_separator) {
+        let bare = part.strip_suffix(is_separator).unwrap_or(part);
+        match bare.contains("://") {
+            true => shown.push_str(&masked_inside(bare)),
+            // A password that holds a separator goes on here.
+            false if in_url && bare.contains('@') => return Cow::Borrowed(MASK),
+            false => shown.push_str(bare),
+        }
+        in_url |= bare.contains("://");
+        shown.push_str(&part[bare.len()..]);
+    }
+    Cow::Owned(shown)
+}
+
+fn is_separator(c: char) -> bool {
+    matches!(c, ',' | ';' | '"' | '\'') || c.is_whitespace()
+}
+
+/// `static:http://u:p@h:1` is a URL behind a word.
+fn masked_inside(text: &str) -> String {
+    let scheme = text.find("://").unwrap_or(0);
+    let begins = text[..scheme]
+        .rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'))
+        .map_or(0, |at| at + 1);
+    format!("{}{}", &text[..begins], masked_url(&text[begins..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_form_a_url_has_its_secret_is_masked() {
+        for (url, shown) in [
+            ("postgres://app:s3c@h:1/db", "postgres://app:***@h:1/db"),
+            ("postgres://app:a@b@h/db", "postgres://app:***@h/db"),
+            ("postgres://app@h/db", "postgres://app@h/db"),
+            ("postgres://u:se/cret@h", "postgres://***"),
+            ("postgres://u:se?cr@et@h", "postgres://***"),
+            ("postgres://u:se#cret@h/db", "postgres://***"),
+            ("nats://u:secret@h", "nats://u:***@h"),
+            ("nats://token@h:4222", "nats://***@h:4222"),
+            ("https://u:secret@idp/jwks", "https://u:***@idp/jwks"),
+            ("https://idp/jwks?key=abc&v", "https://idp/jwks?key=***&***"),
+            ("https://idp/jwks#abc", "https://idp/jwks?***"),
+            (
+                "postgres://h/db?user=app&password=s3c&sslmode=disable&password=again",
+                "postgres://h/db?user=app&password=***&sslmode=disable&password=***",
+            ),
+            ("postgres://h/db?pass%77ord=s3c", "postgres://h/db?pass%77ord=***"),
+            ("postgres://h/db?password=x@y", "postgres://***"),
+            ("host=h password=s3c", "***"),
+            ("", ""),
+        ] {
+            assert_eq!(masked_url(url), shown, "{url}");
+            assert_eq!(format!("{:?}", SecretUrl::new(url)), shown);
+        }
+    }
+
+    #[test]
+    fn urls_inside_other_texts_are_masked_too() {
+        for (text, shown) in [
+            ("nothing to hide", "nothing to hide"),
+            (
+                "static:http://u:p@h:1,http://b:2;zone=x",
+                "static:http://u:***@h:1,http://b:2;zone=x",
+            ),
+            ("http://a,http://u:a,b@h", "***"),
+            ("dns:http://payment:7102", "dns:http://payment:7102"),
+        ] {
+            assert_eq!(masked(text), shown, "{text}");
+        }
     }
 }

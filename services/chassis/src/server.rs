@@ -165,7 +165,10 @@ impl Server {
             Arc::new(supervision::Layer::new(process.tasks.clone())),
             // Knows the caller, and sees what became of the call: refusals below are recorded, too.
             Arc::new(audit::Layer::new(process)),
-            Arc::new(authorization::Layer),
+            Arc::new(authorization::Layer::new(
+                contract::services(),
+                settings.tls.as_ref(),
+            )),
             // One facility's haste is refused before it takes a place.
             Arc::new(rate_limit::Layer::new(settings.rate_limits.clone())),
             // What stays open has a place of its own, until it ends.

@@ -48,6 +48,20 @@ impl Upstream {
             .any(|scheme| self.target.starts_with(scheme));
         violations.require(known, "target", "must begin with static:, dns: or k8s:");
         violations.require(
+            !self.target.contains('@'),
+            "target",
+            "must hold no user and no password",
+        );
+        violations.require(
+            self.tuning.bearer != mesh::BearerTokens::Secured || !mesh::is_exposed(&self.target),
+            "tuning.bearer",
+            format!(
+                "must be `plaintext` or `never` for {}: calls carry tokens, which cross the network in the clear; \
+                 `plaintext` allows that, https:// needs no permission",
+                crate::masked(&self.target)
+            ),
+        );
+        violations.require(
             self.service_config_file.is_none() || self.tuning.service_config.is_none(),
             "service_config_file",
             "contradicts tuning.service_config",

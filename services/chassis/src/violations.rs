@@ -66,6 +66,13 @@ impl Violations {
         });
     }
 
+    /// Takes the secrets out of the descriptions: a check may repeat the value that it has found.
+    pub(crate) fn mask(&mut self) {
+        for violation in &mut self.found {
+            violation.description = crate::masked(&violation.description).into_owned();
+        }
+    }
+
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()

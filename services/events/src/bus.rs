@@ -75,10 +75,12 @@ impl Bus {
         if let Some(file) = &settings.ca_file {
             options = options.add_root_certificates(file.clone());
         }
-        let client = options
-            .connect(settings.servers.as_slice())
-            .await
-            .map_err(Error::broker)?;
+        let servers: Vec<_> = settings
+            .servers
+            .iter()
+            .map(|server| server.expose().to_owned())
+            .collect();
+        let client = options.connect(servers).await.map_err(Error::broker)?;
         Ok(Self(Arc::new(Inner {
             service: service.to_owned(),
             settings: settings.clone(),

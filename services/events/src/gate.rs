@@ -38,14 +38,14 @@ pub(crate) async fn check(settings: &Settings) -> Result<(), Error> {
             "monitor_url is not set, so sync_interval cannot be checked".into(),
         ));
     };
-    let body = tokio::time::timeout(TIMEOUT, get(url)).await;
+    let body = tokio::time::timeout(TIMEOUT, get(url.expose())).await;
     let body = body.map_err(|_| Error::Monitoring(format!("{url}/jsz does not answer")))?;
     let body = body.map_err(|error| Error::Monitoring(format!("{url}/jsz cannot be read: {error}")))?;
     let state: JetStream =
         serde_json::from_slice(&body).map_err(|error| Error::Monitoring(error.to_string()))?;
     match state.config {
         Some(config) if config.sync_always => Ok(()),
-        Some(_) => Err(Error::RelaxedSync { url: url.clone() }),
+        Some(_) => Err(Error::RelaxedSync { url: url.to_string() }),
         None => Err(Error::Broker(format!("{url}/jsz says that JetStream is off"))),
     }
 }

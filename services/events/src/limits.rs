@@ -74,9 +74,9 @@ struct Greeting {
 
 /// The largest message that a server takes now, from the greeting of a connection of its own: a connection keeps the
 /// limit that it was greeted with. The first server that greets decides. `None`: none does within three seconds.
-pub(crate) async fn max_payload(servers: &[String]) -> Option<usize> {
+pub(crate) async fn max_payload(servers: &[chassis::SecretUrl]) -> Option<usize> {
     for server in servers {
-        let Ok(address) = server.parse::<async_nats::ServerAddr>() else {
+        let Ok(address) = server.expose().parse::<async_nats::ServerAddr>() else {
             continue;
         };
         let greeted = greeting(address.host(), address.port());

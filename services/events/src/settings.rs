@@ -1,5 +1,6 @@
 use std::{path::PathBuf, time::Duration};
 
+use chassis::SecretUrl;
 use serde::{Deserialize, Serialize};
 
 /// How a service takes part in the event backbone. Nested in the service's own settings.
@@ -7,13 +8,13 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The NATS servers, `nats://host:port` or `tls://host:port`. The first reachable one is used.
-    pub servers: Vec<String>,
+    pub servers: Vec<SecretUrl>,
     /// A NATS credentials file. Empty: no authentication.
     pub credentials_file: Option<PathBuf>,
     /// Certificate authorities for TLS, PEM. Empty: the system's.
     pub ca_file: Option<PathBuf>,
     /// The server's monitoring address, `http://host:port`, where the start-up gate reads `sync_interval`.
-    pub monitor_url: Option<String>,
+    pub monitor_url: Option<SecretUrl>,
     /// Start although the broker may acknowledge events before they are on disk, or cannot be asked.
     pub allow_relaxed_sync: bool,
     /// Copies of every stream: 1, 3 or 5. Three in production.
@@ -191,14 +192,14 @@ impl Settings {
         must(
             self.servers
                 .iter()
-                .all(|server| server.parse::<async_nats::ServerAddr>().is_ok()),
+                .all(|server| server.expose().parse::<async_nats::ServerAddr>().is_ok()),
             "servers",
             "must be addresses like nats://host:port",
         );
         must(
             self.monitor_url
                 .as_ref()
-                .is_none_or(|url| url.starts_with("http://")),
+                .is_none_or(|url| url.expose().starts_with("http://")),
             "monitor_url",
             "must start with http://",
         );

@@ -35,9 +35,9 @@ pub(super) async fn wire(
         instance.set("auth.jwks_file", issuer.jwks_file().to_string_lossy());
         instance.set(
             "auth.signing_key_file",
-            issuer.signing_key_file().to_string_lossy(),
+            issuer.signing_key_file(*service).to_string_lossy(),
         );
-        instance.set("auth.signing_key_id", token::KEY_ID);
+        instance.set("auth.signing_key_id", service.name());
         instance.set("events.servers", nats.url());
         instance.set("events.monitor_url", nats.monitoring_url());
         instance.set("events.events_max_bytes", "1073741824");

@@ -25,6 +25,9 @@ pub(crate) struct Identity {
     /// Whose names the services have: by default `weft`, for spiffe://weft/order
     #[arg(long, global = true, env = "WEFT_TRUST_DOMAIN", value_name = "DOMAIN")]
     trust_domain: Option<String>,
+    /// Send the token also to http:// addresses of other machines, where it can be read on its way
+    #[arg(long, global = true, env = "WEFT_ALLOW_PLAINTEXT")]
+    allow_plaintext: bool,
 }
 
 /// Where a service is called.
@@ -69,6 +72,21 @@ impl Identity {
                  --{}-url https://…, or leave {option} out",
                 service.name()
             ))),
+        }
+    }
+
+    /// Where tokens may go.
+    ///
+    /// # Errors
+    /// When they would cross the network in the clear and that is not allowed.
+    pub(super) fn bearer(&self, addresses: &[Address]) -> Result<mesh::BearerTokens, Failure> {
+        let exposed = |address: &&Address| mesh::is_exposed(&format!("static:{}", address.url));
+        match addresses.iter().find(exposed) {
+            Some(Address { url, .. }) if !self.allow_plaintext => Err(Failure::Usage(format!(
+                "the token would go to {url} in the clear: use https://, or allow it with --allow-plaintext"
+            ))),
+            Some(_) => Ok(mesh::BearerTokens::Plaintext),
+            None => Ok(mesh::BearerTokens::Secured),
         }
     }
 

@@ -56,12 +56,13 @@ pub(crate) fn key_file(home: &Home, service: Service) -> PathBuf {
     home.path().join("keys").join(format!("{}.pem", service.name()))
 }
 
-/// Makes the key of every service.
-pub(crate) fn keys(home: &Home) -> anyhow::Result<Vec<Key>> {
-    Service::ALL
-        .iter()
-        .map(|service| Key::open_or_create(&key_file(home, *service)))
-        .collect()
+/// Makes the key of every service; these are their public halves.
+pub(crate) fn keys(home: &Home) -> anyhow::Result<Vec<serde_json::Value>> {
+    let key = |service: &Service| {
+        let key = Key::open_or_create(&key_file(home, *service))?;
+        Ok(key.to_jwk(Some(service.name())))
+    };
+    Service::ALL.iter().map(key).collect()
 }
 
 /// Writes the service's settings, as a file that also `order serve --config FILE` understands.

@@ -74,7 +74,7 @@ impl System {
         let lock = Lock::take(&home)?;
         lock::clear_leftovers(&home).await?;
         let _ = fs::remove_file(home.path().join("weft.json"));
-        let mut all_keys = vec![Key::open_or_create(&home.signing_key())?];
+        let mut all_keys = vec![Key::open_or_create(&home.signing_key())?.to_jwk(None)];
         all_keys.extend(service::keys(&home)?);
         keys::write_jwks(&home.jwks(), &all_keys)?;
         let authority = options.certificate_ttl.map(|ttl| Authority::create(&home, ttl));

@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde::Serialize;
 
-use super::{Settings, key_id};
+use super::{Settings, key_id, token::SERVICE_SUBJECT};
 use crate::Facility;
 
 /// Seconds that a token lives.
@@ -131,12 +131,22 @@ impl ServiceTokens {
     }
 }
 
+/// The thumbprint of the key that this service signs with; `None` when it signs nothing.
+pub(super) fn own_key_id(settings: &Settings) -> Result<Option<String>, Error> {
+    let Some(path) = settings.signing_key_file.clone() else {
+        return Ok(None);
+    };
+    let pem = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
+    let public = public_half(&pem).ok_or(Error::Format)?;
+    Ok(Some(key_id(public.as_ref())))
+}
+
 impl Inner {
     fn sign(&self, facility: &Facility, now: u64) -> Result<String, Error> {
         let claims = Claims {
             iss: &self.issuer,
             aud: &self.audience,
-            sub: format!("service:{}", self.service),
+            sub: format!("{SERVICE_SUBJECT}{}", self.service),
             iat: now,
             nbf: now,
             exp: now + LIFETIME_S,

@@ -79,6 +79,7 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
     let unread = violations.iter().count();
     settings.sections().check(&mut violations);
     settings.check(&mut violations);
+    violations.mask();
     Effective {
         settings,
         origins: merged.origins,
@@ -120,6 +121,30 @@ impl<S: Settings> fmt::Display for Effective<S> {
     }
 }
 
+/// Every text without the secrets of the URLs in it, whatever the setting is meant for.
+fn masked(value: &Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(crate::masked(text).into_owned()),
+        Value::Array(items) => {
+            let is_url = |item: &Value| item.as_str().is_some_and(|text| text.contains("://"));
+            let holds_urls = items.iter().any(is_url);
+            // A comma in a password has divided it.
+            let is_rest =
+                |item: &Value| item.as_str().is_some_and(|text| text.contains('@')) && !is_url(item);
+            let shown = |item: &Value| match holds_urls && is_rest(item) {
+                true => Value::from("***"),
+                false => masked(item),
+            };
+            Value::Array(items.iter().map(shown).collect())
+        }
+        Value::Object(table) => {
+            let items = table.iter().map(|(name, value)| (name.clone(), masked(value)));
+            Value::Object(items.collect())
+        }
+        other => other.clone(),
+    }
+}
+
 fn write_lines(
     f: &mut fmt::Formatter<'_>,
     origins: &BTreeMap<String, Origin>,
@@ -138,6 +163,7 @@ fn write_lines(
         }
         Value::Null => writeln!(f, "# {key} is not set"),
         value => {
+            let value = &masked(value);
             let shown =
                 toml::Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string());
             writeln!(f, "{key} = {shown}  # {}", origin(origins, &key))

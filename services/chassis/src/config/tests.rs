@@ -155,12 +155,12 @@ fn everything_that_is_wrong_is_told_at_once() {
     let mut found = fields(&effective);
     found.sort_unstable();
     let expected = [
+        "--set",
         "auth.issuer",
         "database.url",
         "drain.grace",
         "grpc.listen",
         "grpc.max_in_flight",
-        "nonsense",
         "retries",
         "window",
         "window_s",

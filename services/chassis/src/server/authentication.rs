@@ -10,7 +10,10 @@ use super::{
     call::{Call, Layer as CallLayer, Next, refuse},
     connections::Connection,
 };
-use crate::{auth::Verifier, status};
+use crate::{
+    auth::{Refused, Verifier},
+    status,
+};
 
 pub(super) struct Layer {
     verifier: Verifier,
@@ -42,6 +45,9 @@ impl CallLayer for Layer {
                         .record("weft.subject", identity.subject.as_str());
                     call.request.extensions_mut().insert(identity);
                     next.run(call).await
+                }
+                Err(refused @ Refused::NoKeys) => {
+                    refuse(status::unavailable("KEYS_UNAVAILABLE", refused.to_string()))
                 }
                 Err(refused) => refuse(status::unauthenticated("INVALID_TOKEN", refused.to_string())),
             }

@@ -1,5 +1,7 @@
 //! Whether the caller may call this method, by the method's policy.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::BoxFuture;
 use mesh::{MethodPolicy, policy::role_name};
 use tonic::Status;
@@ -7,11 +9,30 @@ use tonic::Status;
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
-    tls::Peer,
+    tls::{self, Peer},
 };
 use crate::{Identity, status};
 
-pub(super) struct Layer;
+pub(super) struct Layer {
+    services: Services,
+}
+
+impl Layer {
+    /// `known` are the names of all services, `tls` says by which ids their processes are known.
+    pub(super) fn new(
+        known: impl IntoIterator<Item = impl Into<String>>,
+        tls: Option<&tls::Settings>,
+    ) -> Layer {
+        let ids = known
+            .into_iter()
+            .map(Into::into)
+            .filter_map(|name: String| Some((tls?.service_id(&name), name)))
+            .map(|(id, name)| (name, id));
+        Layer {
+            services: Services(ids.collect()),
+        }
+    }
+}
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
@@ -19,9 +40,10 @@ impl CallLayer for Layer {
             return next.run(call);
         }
         let allowed = match (call.policy(), call.request.extensions().get::<Identity>()) {
-            (Some(policy), Some(identity)) => {
-                allow(policy, identity).and_then(|()| own(identity, call.request.extensions().get()))
-            }
+            (Some(policy), Some(identity)) => allow(policy, identity).and_then(|()| {
+                let peer = call.request.extensions().get::<Peer>();
+                peer.map_or(Ok(()), |peer| self.services.vouch(policy, identity, peer))
+            }),
             _ => Err(status::unauthenticated("NO_TOKEN", "the call needs a token")),
         };
         match allowed {
@@ -52,22 +74,38 @@ fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
     ))
 }
 
-/// A service's token is good only from the service itself: stolen, it is worth nothing without the certificate. On a
-/// plaintext port there is nothing to compare it with.
-fn own(identity: &Identity, peer: Option<&Peer>) -> Result<(), Status> {
-    match (&identity.service, peer) {
-        (Some(service), Some(peer)) if peer.service() != service => {
+/// The services and the SPIFFE ids of their processes. On a plaintext port there are none, and nothing to compare a token
+/// with.
+struct Services(BTreeMap<String, String>);
+
+impl Services {
+    /// Whether `peer` may send this identity's token: a service's is good from that service alone, so that it is worth
+    /// nothing without the certificate; a person's comes from the person's own program, or from a service that the method
+    /// names as a caller.
+    fn vouch(&self, policy: &MethodPolicy, identity: &Identity, peer: &Peer) -> Result<(), Status> {
+        let refusal = |reason: &str, text: String| {
             tracing::warn!(
                 client.name = peer.name(),
-                token.service = service,
-                "a service's token was used by another process"
+                token.service = identity.service,
+                "a token was used by a process that may not"
             );
-            Err(status::denied(
-                "PEER_NOT_CALLER",
-                format!("{} may not use the token of service {service}", peer.name()),
-            ))
+            Err(status::denied(reason, text))
+        };
+        if let Some(service) = &identity.service {
+            if self.0.get(service).is_some_and(|id| id == peer.name()) {
+                return Ok(());
+            }
+            let text = format!("{} may not use the token of service {service}", peer.name());
+            return refusal("PEER_NOT_CALLER", text);
         }
-        _ => Ok(()),
+        let relaying = self.0.iter().find(|(_, id)| *id == peer.name());
+        match relaying {
+            Some((service, _)) if !policy.callers.contains(service) => {
+                let text = format!("service {service} may not call this method, in anybody's name");
+                refusal("PEER_MAY_NOT_RELAY", text)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -115,14 +153,55 @@ mod tests {
     }
 
     #[test]
-    fn a_services_token_is_good_from_that_services_process_only() {
-        let peer = |name| crate::server::tls::peer(name);
+    fn a_services_token_is_good_from_the_process_with_that_services_whole_id_only() {
+        let services = services(&[]);
         let order = caller(&[], Some("order"));
-        assert!(own(&order, Some(&peer("spiffe://weft/order"))).is_ok());
-        assert!(own(&order, Some(&peer("spiffe://weft/ns/weft/sa/order"))).is_ok());
-        assert!(own(&order, None).is_ok());
-        assert!(own(&order, Some(&peer("spiffe://weft/claims"))).is_err());
+        let from = |id| {
+            services
+                .vouch(&policy(&[], &["order"]), &order, &tls::peer(id))
+                .is_ok()
+        };
+        assert!(from("spiffe://weft/order"));
+        for other in [
+            "spiffe://weft/claims",
+            "spiffe://weft/ns/evil/sa/order",
+            "spiffe://other/order",
+        ] {
+            assert!(!from(other), "{other}");
+        }
+        let named = [("order", "spiffe://weft/ns/weft/sa/order")];
+        let services = self::services(&named);
+        let from = |id| {
+            services
+                .vouch(&policy(&[], &["order"]), &order, &tls::peer(id))
+                .is_ok()
+        };
+        assert!(from("spiffe://weft/ns/weft/sa/order"));
+        assert!(!from("spiffe://weft/order"));
+    }
+
+    #[test]
+    fn a_service_hands_on_tokens_of_people_to_methods_that_name_it_as_a_caller() {
+        let services = services(&[]);
         let person = caller(&["clerk"], None);
-        assert!(own(&person, Some(&peer("spiffe://weft/claims"))).is_ok());
+        let of_order = policy(&[], &["order"]);
+        let from = |id| services.vouch(&of_order, &person, &tls::peer(id)).is_ok();
+        assert!(from("spiffe://weft/order") && from("spiffe://weft/somebodys-program"));
+        assert!(!from("spiffe://weft/claims"));
+    }
+
+    fn services(named: &[(&str, &str)]) -> Services {
+        let settings = tls::Settings {
+            cert_file: "c".into(),
+            key_file: "k".into(),
+            client_ca_file: "a".into(),
+            trust_domain: "weft".to_owned(),
+            client_ids: Vec::new(),
+            service_ids: named
+                .iter()
+                .map(|(name, id)| (name.to_string(), id.to_string()))
+                .collect(),
+        };
+        Layer::new(["order", "payment", "claims"], Some(&settings)).services
     }
 }

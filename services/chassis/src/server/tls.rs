@@ -3,6 +3,7 @@
 mod verifier;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -40,9 +41,14 @@ pub struct Settings {
     pub client_ca_file: PathBuf,
     /// Clients carry a name of this SPIFFE trust domain: `weft` for `spiffe://weft/order`.
     pub trust_domain: String,
-    /// The only SPIFFE names that are let in. Default: all of the trust domain.
+    /// The only SPIFFE ids that are let in. Default: all of the trust domain.
     #[serde(default)]
     pub client_ids: Vec<String>,
+    /// The SPIFFE ids of the services by their names, where they are not `spiffe://<trust_domain>/<service>`: a
+    /// service's token is good from the process with this id alone, and such a process hands on tokens of people to the
+    /// methods that name it as a caller, and to no others.
+    #[serde(default)]
+    pub service_ids: BTreeMap<String, String>,
 }
 
 impl Settings {
@@ -60,6 +66,25 @@ impl Settings {
             "client_ids",
             format!("must all begin with {prefix}"),
         );
+        violations.require(
+            self.service_ids.values().all(|id| id.starts_with(&prefix)),
+            "service_ids",
+            format!("must all begin with {prefix}"),
+        );
+        let distinct: BTreeSet<_> = self.service_ids.values().collect();
+        violations.require(
+            distinct.len() == self.service_ids.len(),
+            "service_ids",
+            "must give every service an id of its own",
+        );
+    }
+
+    /// The SPIFFE id that a service's processes have.
+    pub(super) fn service_id(&self, service: &str) -> String {
+        match self.service_ids.get(service) {
+            Some(id) => id.clone(),
+            None => format!("spiffe://{}/{service}", self.trust_domain),
+        }
     }
 
     fn read(&self) -> Result<Files, Fault> {
@@ -238,14 +263,9 @@ impl Peer {
         Some(Peer(name.into()))
     }
 
-    /// Its SPIFFE name: `spiffe://weft/order`.
+    /// Its SPIFFE id: `spiffe://weft/order`.
     pub fn name(&self) -> &str {
         &self.0
-    }
-
-    /// The service that it is: what the name ends with.
-    pub fn service(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or_default()
     }
 }
 

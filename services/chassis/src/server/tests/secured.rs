@@ -1,6 +1,7 @@
 //! The gRPC port under mutual TLS, called by the mesh's own client.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     sync::{Arc, Mutex},
@@ -18,7 +19,7 @@ use super::{fixture::get, served::Served};
 use crate::server::{Settings, tls};
 
 const SERVER: &str = "spiffe://weft.test/order";
-const CLIENT: &str = "spiffe://weft.test/claims";
+const CLIENT: &str = "spiffe://weft.test/clinic";
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -66,6 +67,7 @@ impl Files {
             client_ca_file: file("ca.pem"),
             trust_domain: "weft.test".to_owned(),
             client_ids: vec![CLIENT.to_owned()],
+            service_ids: BTreeMap::new(),
         };
         Settings {
             tls: Some(tls),
@@ -141,7 +143,7 @@ async fn both_ends_know_each_other_and_the_probe_port_stays_plaintext() {
     ask(&served, &channel).await.unwrap();
     assert_eq!(served.health("readiness").await, Ok(ServingStatus::Serving));
 
-    let bearer = served.issuer.token(|claims| claims["service"] = "payment".into());
+    let bearer = served.issuer.service_token("payment");
     let mut request = tonic::Request::new(get());
     request
         .metadata_mut()

@@ -1,0 +1,70 @@
+//! Which tokens a channel sends.
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use tonic::Status;
+
+use crate::{BearerTokens, ChannelOptions, Context, discovery::is_exposed};
+
+/// What becomes of the context's token, as the channel's options and its target decide.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Tokens {
+    Send,
+    Refuse,
+    Withhold,
+}
+
+impl Tokens {
+    pub(super) fn new(options: &ChannelOptions) -> Tokens {
+        match options.tuning.bearer {
+            BearerTokens::Never => Tokens::Withhold,
+            BearerTokens::Secured if is_exposed(&options.target) => Tokens::Refuse,
+            BearerTokens::Secured | BearerTokens::Plaintext => Tokens::Send,
+        }
+    }
+
+    /// The context as the call uses it.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when its token would be sent in the clear, as gRPC refuses call credentials there.
+    pub(super) fn apply(self, context: Context, headers: &HeaderMap) -> Result<Context, Status> {
+        match self {
+            Tokens::Send => Ok(context),
+            Tokens::Withhold => Ok(context.without_bearer()),
+            // A token that the application put into the headers itself is its own choice.
+            Tokens::Refuse if context.bearer().is_none() || headers.contains_key(AUTHORIZATION) => {
+                Ok(context)
+            }
+            Tokens::Refuse => Err(Status::unauthenticated(
+                "the call was not sent: its token would cross the network in the clear; use https://, or allow it by \
+                 setting `bearer` to `plaintext`",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_go_over_tls_and_to_this_machine_unless_more_is_allowed_by_name() {
+        let outcome = |target: &str, bearer: BearerTokens| {
+            let mut options = ChannelOptions::new(target, "a", "b");
+            options.tuning.bearer = bearer;
+            let context = Context::new().with_bearer("t");
+            let context = Tokens::new(&options).apply(context, &HeaderMap::new());
+            context.map(|context| context.bearer().is_some()).ok()
+        };
+        let (near, far, secured) = ("static:http://127.0.0.1:1", "dns:http://a:1", "dns:https://a:1");
+        for (target, bearer, expected) in [
+            (near, BearerTokens::Secured, Some(true)),
+            (secured, BearerTokens::Secured, Some(true)),
+            (far, BearerTokens::Secured, None),
+            (far, BearerTokens::Plaintext, Some(true)),
+            (secured, BearerTokens::Never, Some(false)),
+            (near, BearerTokens::Never, Some(false)),
+        ] {
+            assert_eq!(outcome(target, bearer), expected, "{target} {bearer:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One JSON Web Key Set (RFC 7517): which keys it holds, whose each one is, and the one algorithm that it verifies.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{Jwk, ThumbprintHash},
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// The member of a JWK that names the service whose key it is. A key without it is the identity provider's.
+pub(super) const SERVICE_MEMBER: &str = "weft_service";
+/// More keys than this are no key set of an identity provider.
+const MAX_KEYS: usize = 100;
+/// RSA moduli, in bytes: RFC 7518, section 3.3 wants 2048 bits; more than 8192 only cost time.
+const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
+
+/// Who signs with a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    /// Signs the tokens of people.
+    IdentityProvider,
+    /// Signs the tokens of this service, and nothing else.
+    Service(Arc<str>),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::IdentityProvider => f.write_str("the identity provider"),
+            Owner::Service(name) => write!(f, "service {name}"),
+        }
+    }
+}
+
+/// A public key, pinned to one algorithm (RFC 8725, section 3.1).
+pub(super) struct Key {
+    pub(super) owner: Owner,
+    pub(super) algorithm: Algorithm,
+    pub(super) decoding: DecodingKey,
+    /// The thumbprint (RFC 7638), under which a key is found as well as by its `kid`.
+    thumbprint: String,
+    kid: Option<String>,
+}
+
+/// Why a set cannot be used. None of the texts holds a value of the set, but for the names of keys.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum Fault {
+    #[error("is no JSON Web Key Set: {0}")]
+    Format(String),
+    #[error("holds {0} keys, more than {MAX_KEYS}")]
+    TooMany(usize),
+    #[error("holds a private or a symmetric key ({0}): publish public keys only, and replace this one")]
+    Private(String),
+    #[error("holds no key that can be used ({0})")]
+    Empty(String),
+    #[error("the key {kid} is given to {one} and to {other}: a key has one owner")]
+    Owners { kid: String, one: String, other: String },
+    #[error(
+        "the key {kid} is the signing key of service {service} and is not marked as such: add \
+         \"{SERVICE_MEMBER}\": \"{service}\" to it, or it could sign for people"
+    )]
+    Unmarked { kid: String, service: String },
+    #[error(
+        "the key {kid} has no \"{SERVICE_MEMBER}\": every key of auth.service_keys_file names its service"
+    )]
+    NoService { kid: String },
+    #[error("the key {kid} has a \"{SERVICE_MEMBER}\" that is no name of a service")]
+    ServiceName { kid: String },
+}
+
+/// The keys of one document. A key of a kind that is not used here is passed over, as RFC 7517, section 5 wants.
+pub(super) fn parse(bytes: &[u8], allowed: &[Algorithm], all_services: bool) -> Result<Vec<Key>, Fault> {
+    let document: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Fault::Format(format!("line {}, column {}", error.line(), error.column())))?;
+    let listed = document.get("keys").and_then(Value::as_array);
+    let listed = listed.ok_or_else(|| Fault::Format("it has no list `keys`".to_owned()))?;
+    if listed.len() > MAX_KEYS {
+        return Err(Fault::TooMany(listed.len()));
+    }
+    let mut keys = Vec::new();
+    let mut passed_over = Vec::new();
+    for (index, value) in listed.iter().enumerate() {
+        let name = match value.get("kid").and_then(Value::as_str) {
+            Some(kid) => shown(kid),
+            None => format!("number {}", index + 1),
+        };
+        let symmetric = value.get("kty").and_then(Value::as_str) == Some("oct");
+        if symmetric || value.get("d").is_some() || value.get("k").is_some() {
+            return Err(Fault::Private(name));
+        }
+        let owner = owner(value, &name)?;
+        match key(value, owner, allowed) {
+            Ok(key) if all_services && key.owner == Owner::IdentityProvider => {
+                return Err(Fault::NoService { kid: name });
+            }
+            Ok(key) => keys.push(key),
+            Err(reason) => passed_over.push(format!("{name}: {reason}")),
+        }
+    }
+    if keys.is_empty() {
+        let reasons = match passed_over.is_empty() {
+            true => "the list is empty".to_owned(),
+            false => passed_over.join("; ").chars().take(500).collect(),
+        };
+        return Err(Fault::Empty(reasons));
+    }
+    Ok(keys)
+}
+
+fn owner(jwk: &Value, name: &str) -> Result<Owner, Fault> {
+    let service = match jwk.get(SERVICE_MEMBER) {
+        None | Some(Value::Null) => return Ok(Owner::IdentityProvider),
+        Some(service) => service.as_str().unwrap_or_default(),
+    };
+    let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    match !service.is_empty() && service.len() <= 63 && service.chars().all(spelt) {
+        true => Ok(Owner::Service(Arc::from(service))),
+        false => Err(Fault::ServiceName { kid: name.to_owned() }),
+    }
+}
+
+/// The key that a JWK holds, or why it is not used. Services sign with EdDSA, whatever the identity provider may use.
+fn key(value: &Value, owner: Owner, allowed: &[Algorithm]) -> Result<Key, String> {
+    let text = |member: &str| value.get(member).and_then(Value::as_str);
+    if text("use").is_some_and(|usage| usage != "sig") {
+        return Err("its `use` is not `sig`".to_owned());
+    }
+    let operations = value.get("key_ops").and_then(Value::as_array);
+    if operations.is_some_and(|operations| !operations.iter().any(|one| one == "verify")) {
+        return Err("its `key_ops` do not hold `verify`".to_owned());
+    }
+    let algorithm = match (text("kty"), text("crv"), text("alg")) {
+        (Some("OKP"), Some("Ed25519"), None | Some("EdDSA" | "Ed25519")) => Algorithm::EdDSA,
+        (Some("EC"), Some("P-256"), None | Some("ES256")) => Algorithm::ES256,
+        (Some("RSA"), _, None | Some("RS256")) => Algorithm::RS256,
+        (Some("RSA"), _, Some("PS256")) => Algorithm::PS256,
+        _ => return Err("its kind or algorithm is not used here".to_owned()),
+    };
+    let usable = match owner {
+        Owner::IdentityProvider => allowed.contains(&algorithm),
+        Owner::Service(_) => algorithm == Algorithm::EdDSA,
+    };
+    if !usable {
+        return Err(format!("{algorithm:?} is not allowed for {owner}"));
+    }
+    let modulus = text("n").and_then(|n| URL_SAFE_NO_PAD.decode(n).ok());
+    if text("kty") == Some("RSA") && !modulus.is_some_and(|n| RSA_BYTES.contains(&n.len())) {
+        return Err("an RSA key has 2048 to 8192 bits".to_owned());
+    }
+    // `alg` and the like are judged above, and names that the library does not know must not spoil the key.
+    let mut bare = value.clone();
+    if let Value::Object(members) = &mut bare {
+        members.retain(|name, _| matches!(name.as_str(), "kty" | "crv" | "x" | "y" | "n" | "e"));
+    }
+    let broken = || "its parameters cannot be read".to_owned();
+    let jwk: Jwk = serde_json::from_value(bare).map_err(|_| broken())?;
+    Ok(Key {
+        decoding: DecodingKey::from_jwk(&jwk).map_err(|_| broken())?,
+        thumbprint: jwk.thumbprint(ThumbprintHash::SHA256).map_err(|_| broken())?,
+        kid: text("kid").map(str::to_owned),
+        owner,
+        algorithm,
+    })
+}
+
+/// Keys by their `kid` and by their thumbprint.
+#[derive(Default)]
+pub(super) struct KeySet(HashMap<String, Vec<Arc<Key>>>);
+
+impl KeySet {
+    /// The keys of several documents together. `own` is the thumbprint of the key that `service` signs with itself.
+    ///
+    /// # Errors
+    /// When a key has two owners, or the service's own key could sign for people.
+    pub(super) fn new(
+        keys: impl IntoIterator<Item = Arc<Key>>,
+        own: Option<(&str, &str)>,
+    ) -> Result<KeySet, Fault> {
+        let mut set = KeySet::default();
+        for key in keys {
+            if let Some((own, service)) = own
+                && key.thumbprint == own
+                && key.owner == Owner::IdentityProvider
+            {
+                let (kid, service) = (key.name(), service.to_owned());
+                return Err(Fault::Unmarked { kid, service });
+            }
+            let by_kid = key.kid.clone().filter(|kid| *kid != key.thumbprint);
+            for name in by_kid.into_iter().chain([key.thumbprint.clone()]) {
+                let named = set.0.entry(name).or_default();
+                if let Some(other) = named.iter().find(|other| other.owner != key.owner) {
+                    return Err(Fault::Owners {
+                        kid: key.name(),
+                        one: other.owner.to_string(),
+                        other: key.owner.to_string(),
+                    });
+                }
+                named.push(key.clone());
+            }
+        }
+        Ok(set)
+    }
+
+    /// The key of this name for this algorithm; `Err` when the name is known, and its keys are for other algorithms.
+    pub(super) fn find(&self, kid: &str, algorithm: Algorithm) -> Option<Result<Arc<Key>, WrongAlgorithm>> {
+        let named = self.0.get(kid)?;
+        let fitting = named.iter().find(|key| key.algorithm == algorithm).cloned();
+        Some(fitting.ok_or(WrongAlgorithm))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What tells two sets apart: the keys, and what they may do.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let mut lines: Vec<_> = self
+            .0
+            .iter()
+            .flat_map(|(name, keys)| keys.iter().map(move |key| (name, key)))
+            .map(|(name, key)| format!("{name} {} {:?} {}", key.thumbprint, key.algorithm, key.owner))
+            .collect();
+        lines.sort_unstable();
+        Sha256::digest(lines.join("\n")).into()
+    }
+}
+
+/// The key is pinned to another algorithm than the token names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WrongAlgorithm;
+
+impl Key {
+    fn name(&self) -> String {
+        shown(self.kid.as_deref().unwrap_or(&self.thumbprint))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({}, {:?}, {})", self.name(), self.algorithm, self.owner)
+    }
+}
+
+/// A key's name as messages show it: bounded, without control characters.
+fn shown(kid: &str) -> String {
+    let short: String = kid.chars().take(64).collect();
+    format!("\"{}\"", short.escape_debug())
+}
+
+/// The thumbprint of an Ed25519 public key of 32 bytes (RFC 7638): its `kid` where no other is given.
+pub fn key_id(public: &[u8]) -> String {
+    let canonical = format!(
+        r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#,
+        URL_SAFE_NO_PAD.encode(public)
+    );
+    URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
+}
+
+#[cfg(test)]
+mod tests;

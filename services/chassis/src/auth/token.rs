@@ -1,0 +1,274 @@
+//! A signed JWT: its parts, and the rules for its header and its claims (RFC 7515, 7519, 8725 and 9068).
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, crypto};
+use serde_json::{Map, Value};
+
+use super::{
+    Identity, RoleSet, Settings,
+    jwk::{Key, Owner},
+};
+use crate::{
+    Facility,
+    contract::text::{self, Lines},
+};
+
+/// Longer tokens are refused unread, in bytes. The headers of a call have 16 KiB together.
+const MAX_BYTES: usize = 8 * 1024;
+/// Longer subjects are refused, in characters.
+const MAX_SUBJECT: usize = 256;
+/// More roles in a token than this are refused.
+const MAX_ROLES: usize = 256;
+/// The last second of the year 9999.
+const LAST_SECOND: f64 = 253_402_300_799.0;
+/// What the subjects of services' tokens begin with; no person's may.
+pub(super) const SERVICE_SUBJECT: &str = "service:";
+
+/// Why a token is not believed. Told to the caller: it gives away nothing that the token does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is too long to be read.
+    #[error("the token is longer than {MAX_BYTES} bytes")]
+    TooLong,
+    /// It is not three parts of base64url.
+    #[error(
+        "the token is no signed JWT: three parts of base64url without padding, joined by dots (RFC 7515)"
+    )]
+    Shape,
+    /// The header is no JSON object.
+    #[error("the token's header is no JSON object")]
+    Header,
+    /// The payload is no JSON object.
+    #[error("the token's payload is no JSON object")]
+    Payload,
+    /// It is signed in a way that is not used here, or not at all.
+    #[error("the token must be signed with EdDSA, ES256, RS256 or PS256 (`alg` in its header)")]
+    Algorithm,
+    /// The key of this name is for another algorithm.
+    #[error("the token's key is not for the token's `alg`")]
+    KeyAlgorithm,
+    /// It demands an extension that is not understood (RFC 7515, section 4.1.11).
+    #[error("the token's header demands extensions (`crit`), and none is supported")]
+    Critical,
+    /// It is a signed JWT of another kind, as an ID token or a logout token is.
+    #[error("the token is of another kind: `typ` must be JWT or at+jwt, or be left out")]
+    Type,
+    /// It does not say which key has signed it.
+    #[error("the token's header names no key (`kid`)")]
+    NoKeyId,
+    /// No known key has its `kid`.
+    #[error("the token's key is not known")]
+    UnknownKey,
+    /// The keys could not be read: nothing is wrong with the token.
+    #[error("tokens cannot be checked now: the public keys could not be read")]
+    NoKeys,
+    /// The signature is not that of the key.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// A claim that every token has.
+    #[error("the token lacks the claim `{0}`")]
+    Missing(&'static str),
+    /// A claim of the wrong type.
+    #[error("the token's claim `{0}` must be {1}")]
+    Claim(&'static str, &'static str),
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Its time has not come.
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// It says that it was made in the future.
+    #[error("the token was issued in the future (`iat`)")]
+    IssuedInFuture,
+    /// Somebody else's.
+    #[error("the token's issuer is wrong")]
+    Issuer,
+    /// For somebody else.
+    #[error("the token's audience is wrong")]
+    Audience,
+    /// It names no facility.
+    #[error("the token names no facility")]
+    Facility,
+    /// The identity provider speaks for a service.
+    #[error(
+        "the identity provider's keys sign for people: the token must not claim a service, in `service` or `sub`"
+    )]
+    ServiceByPerson,
+    /// A service speaks for another one, or for a person.
+    #[error("a service's key signs for that service alone: `service` must be its name, and `roles` empty")]
+    NotItsOwn,
+}
+
+/// A token taken apart; its signature has not been checked.
+pub(super) struct Parts<'a> {
+    pub(super) algorithm: Algorithm,
+    pub(super) kid: String,
+    signed: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+}
+
+/// What a token proves, and until when in seconds since 1970.
+#[derive(Debug)]
+pub(super) struct Proof {
+    pub(super) identity: Identity,
+    pub(super) expires: f64,
+}
+
+impl Parts<'_> {
+    pub(super) fn read(token: &str) -> Result<Parts<'_>, Refused> {
+        if token.len() > MAX_BYTES {
+            return Err(Refused::TooLong);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(Refused::Shape)?;
+        let (header, payload) = signed.split_once('.').ok_or(Refused::Shape)?;
+        if payload.contains('.') {
+            return Err(Refused::Shape);
+        }
+        let header = object(header)?.ok_or(Refused::Header)?;
+        if header.contains_key("crit") || header.contains_key("b64") {
+            return Err(Refused::Critical);
+        }
+        let text = |name: &str| header.get(name).and_then(Value::as_str);
+        let typed = header.get("typ").is_none_or(|kind| {
+            let kind = kind.as_str().unwrap_or_default().to_ascii_lowercase();
+            let kind = kind.strip_prefix("application/").unwrap_or(&kind);
+            matches!(kind, "jwt" | "at+jwt")
+        });
+        if !typed {
+            return Err(Refused::Type);
+        }
+        let algorithm = match text("alg") {
+            Some("EdDSA" | "Ed25519") => Algorithm::EdDSA,
+            Some("ES256") => Algorithm::ES256,
+            Some("RS256") => Algorithm::RS256,
+            Some("PS256") => Algorithm::PS256,
+            _ => return Err(Refused::Algorithm),
+        };
+        Ok(Parts {
+            algorithm,
+            kid: text("kid").ok_or(Refused::NoKeyId)?.to_owned(),
+            signed,
+            payload,
+            signature,
+        })
+    }
+
+    /// What the token proves at `now`, when `key` has signed it.
+    pub(super) fn verify(&self, key: &Key, settings: &Settings, now: f64) -> Result<Proof, Refused> {
+        let signed = self.signed.as_bytes();
+        if URL_SAFE_NO_PAD.decode(self.signature).is_err() {
+            return Err(Refused::Shape);
+        }
+        match crypto::verify(self.signature, signed, &key.decoding, key.algorithm) {
+            Ok(true) => {}
+            _ => return Err(Refused::Signature),
+        }
+        let claims = Claims(object(self.payload)?.ok_or(Refused::Payload)?);
+        claims.check(settings, now)?;
+        let identity = claims.identity(&key.owner)?;
+        let expires = claims.time("exp")?.ok_or(Refused::Missing("exp"))?;
+        Ok(Proof { identity, expires })
+    }
+}
+
+/// A part of the token as a JSON object; `None` when it is something else.
+fn object(part: &str) -> Result<Option<Map<String, Value>>, Refused> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Refused::Shape)?;
+    Ok(serde_json::from_slice(&bytes).ok())
+}
+
+struct Claims(Map<String, Value>);
+
+impl Claims {
+    /// The rules that hold for every token, whoever has signed it.
+    fn check(&self, settings: &Settings, now: f64) -> Result<(), Refused> {
+        let leeway = settings.leeway_s as f64;
+        let expires = self.time("exp")?.ok_or(Refused::Missing("exp"))?;
+        if now >= expires + leeway {
+            return Err(Refused::Expired);
+        }
+        if self.time("nbf")?.is_some_and(|from| from > now + leeway) {
+            return Err(Refused::NotYet);
+        }
+        if self.time("iat")?.is_some_and(|made| made > now + leeway) {
+            return Err(Refused::IssuedInFuture);
+        }
+        if self.text("iss")?.ok_or(Refused::Missing("iss"))? != settings.issuer {
+            return Err(Refused::Issuer);
+        }
+        let audience = self.get("aud").ok_or(Refused::Missing("aud"))?;
+        let listed = match audience {
+            Value::String(_) => std::slice::from_ref(audience),
+            Value::Array(listed) => listed,
+            _ => return Err(Refused::Claim("aud", "text or a list of texts")),
+        };
+        match listed.iter().any(|one| one.as_str() == Some(&settings.audience)) {
+            true => Ok(()),
+            false => Err(Refused::Audience),
+        }
+    }
+
+    /// Who calls; whose key has signed decides what may be claimed.
+    fn identity(&self, owner: &Owner) -> Result<Identity, Refused> {
+        let subject = self.text("sub")?.ok_or(Refused::Missing("sub"))?;
+        let writable = !subject.is_empty() && text::refusal(subject, Lines::One).is_none();
+        if !writable || subject.chars().count() > MAX_SUBJECT {
+            return Err(Refused::Claim("sub", "one line of 1 to 256 characters"));
+        }
+        let roles = self.roles()?;
+        let service = self.text("service")?;
+        let service = match owner {
+            Owner::IdentityProvider if service.is_some() || subject.starts_with(SERVICE_SUBJECT) => {
+                return Err(Refused::ServiceByPerson);
+            }
+            Owner::IdentityProvider => None,
+            Owner::Service(name) if service == Some(name) && roles.is_empty() => Some(name.to_string()),
+            Owner::Service(_) => return Err(Refused::NotItsOwn),
+        };
+        let facility = self.text("facility").map_err(|_| Refused::Facility)?;
+        Ok(Identity {
+            subject: subject.to_owned(),
+            facility: Facility::new(facility.ok_or(Refused::Facility)?).map_err(|_| Refused::Facility)?,
+            roles: RoleSet::from_names(roles),
+            service,
+        })
+    }
+
+    fn roles(&self) -> Result<Vec<&str>, Refused> {
+        let wrong = Refused::Claim("roles", "a list of at most 256 texts");
+        let Some(roles) = self.get("roles") else {
+            return Ok(Vec::new());
+        };
+        let listed = roles.as_array().filter(|listed| listed.len() <= MAX_ROLES);
+        let listed = listed.ok_or(wrong)?.iter();
+        listed.map(|role| role.as_str().ok_or(wrong)).collect()
+    }
+
+    /// A NumericDate: seconds since 1970, with a fraction if need be (RFC 7519, section 2).
+    fn time(&self, name: &'static str) -> Result<Option<f64>, Refused> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let seconds = value
+            .as_f64()
+            .filter(|seconds| (0.0..=LAST_SECOND).contains(seconds));
+        match seconds {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(Refused::Claim(name, "a number of seconds since 1970")),
+        }
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<&str>, Refused> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Refused::Claim(name, "text")),
+        }
+    }
+
+    /// A claim that is `null` counts as left out.
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+}
