@@ -202,7 +202,7 @@ fn provide(spec: &PodSpec, stack: &Stack, folder: &Path) -> Vec<(Mount, PathBuf)
         } else {
             let (file, content) = match mount.volume.as_str() {
                 "jwks" => ("jwks.json", stack.issuer().jwks_file()),
-                "signing" => ("key.pem", stack.issuer().signing_key_file()),
+                "signing" => ("key.pem", stack.issuer().signing_key_file(service_of(spec))),
                 other => panic!("the test does not know what the operator puts into {other}"),
             };
             let file = source.join(file);
@@ -220,6 +220,13 @@ fn provide(spec: &PodSpec, stack: &Stack, folder: &Path) -> Vec<(Mount, PathBuf)
     volumes
 }
 
+fn service_of(spec: &PodSpec) -> Service {
+    Service::ALL
+        .into_iter()
+        .find(|service| service.name() == spec.name)
+        .expect("the overlays run our services")
+}
+
 /// The settings that name other processes, and whom the test's tokens are from.
 fn addresses(
     spec: &PodSpec,
@@ -227,10 +234,7 @@ fn addresses(
     ports: &BTreeMap<String, u16>,
     probe: u16,
 ) -> BTreeMap<String, String> {
-    let service = Service::ALL
-        .into_iter()
-        .find(|service| service.name() == spec.name)
-        .expect("the overlays run our services");
+    let service = service_of(spec);
     let prefix = spec.name.to_uppercase();
     let mut settings = vec![
         (

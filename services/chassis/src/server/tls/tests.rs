@@ -27,6 +27,7 @@ fn identity() -> (tempfile::TempDir, Settings) {
         key_file: write("key.pem", key.serialize_pem()),
         trust_domain: "weft".to_owned(),
         client_ids: Vec::new(),
+        service_ids: BTreeMap::new(),
     };
     (folder, settings)
 }
