@@ -96,4 +96,5 @@ mod samples;
 mod service_config;
 mod stuck_rig;
 mod telemetry;
+mod telemetry_collectors;
 mod validation;

@@ -30,7 +30,11 @@ use opentelemetry_proto::tonic::{
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::{Request, Response, Status, async_trait, transport::Server};
+use tonic::{
+    Request, Response, Status, async_trait,
+    codec::CompressionEncoding,
+    transport::{Certificate, Identity, Server, ServerTlsConfig},
+};
 
 /// A span and the service that it came from.
 #[derive(Clone, Debug)]
@@ -44,6 +48,7 @@ pub struct Seen {
 /// The collector; it takes traces, metrics and logs until it is dropped.
 #[derive(Debug)]
 pub struct Collector {
+    scheme: &'static str,
     address: SocketAddr,
     kept: Kept,
     _running: DropGuard,
@@ -63,22 +68,43 @@ struct Signals {
 impl Collector {
     /// Starts one on a free port.
     pub async fn start() -> Collector {
+        Collector::serving("http", Server::builder()).await
+    }
+
+    /// Starts one that takes TLS alone, and clients with a certificate of `clients` alone. All three are PEM;
+    /// the certificate is for 127.0.0.1.
+    ///
+    /// # Panics
+    /// When the certificate and its key do not belong together.
+    pub async fn secured(certificate: &str, key: &str, clients: &str) -> Collector {
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(certificate, key))
+            .client_ca_root(Certificate::from_pem(clients));
+        let server = Server::builder()
+            .tls_config(tls)
+            .expect("certificate and key belong together");
+        Collector::serving("https", server).await
+    }
+
+    async fn serving(scheme: &'static str, mut server: Server) -> Collector {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let kept = Kept::default();
         let running = CancellationToken::new();
-        let server = Server::builder()
-            .add_service(TraceServiceServer::new(kept.clone()))
-            .add_service(MetricsServiceServer::new(kept.clone()))
-            .add_service(LogsServiceServer::new(kept.clone()))
+        let gzip = CompressionEncoding::Gzip;
+        let server = server
+            .add_service(TraceServiceServer::new(kept.clone()).accept_compressed(gzip))
+            .add_service(MetricsServiceServer::new(kept.clone()).accept_compressed(gzip))
+            .add_service(LogsServiceServer::new(kept.clone()).accept_compressed(gzip))
             .serve_with_incoming_shutdown(
                 TcpListenerStream::new(listener),
                 running.clone().cancelled_owned(),
             );
         tokio::spawn(server);
         Collector {
+            scheme,
             address,
             kept,
             _running: running.drop_guard(),
@@ -87,7 +113,7 @@ impl Collector {
 
     /// What belongs into `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// All spans so far.

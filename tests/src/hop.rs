@@ -2,6 +2,7 @@
 //! work for a while, refuse, or call the next process of the same kind (`src/bin/hop`).
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -78,9 +79,15 @@ impl Hops {
 
     /// Starts one, with settings by their dotted names beside those that it needs, and waits until it serves.
     pub async fn start(&self, settings: &[(&str, &str)]) -> Hop {
+        self.start_in(&BTreeMap::new(), settings).await
+    }
+
+    /// The same, with environment variables (`OTEL_…`).
+    pub async fn start_in(&self, environment: &BTreeMap<String, String>, settings: &[(&str, &str)]) -> Hop {
         let control = port::free();
         let log = self.folder.path().join(format!("hop-{control}.log"));
         let mut instance = Instance::new("hop", self.program.clone(), log.clone());
+        instance.environment(environment);
         instance.set("control", format!("127.0.0.1:{control}"));
         instance.set("auth.issuer", token::ISSUER);
         instance.set("auth.audience", token::AUDIENCE);

@@ -26,7 +26,7 @@ pub fn run<S: Service>() -> ExitCode {
         Some("migrate") => with_settings(effective.into_settings_of("database"), |settings| {
             migrate::<S>(&settings)
         }),
-        _ => with_settings(effective.into_settings(), serve::<S>),
+        _ => with_settings(with_telemetry(effective.into_settings()), serve::<S>),
     }
 }
 
@@ -79,11 +79,25 @@ fn sources(matches: &ArgMatches) -> Sources {
 fn check_config<S: Settings>(effective: &Effective<S>) -> ExitCode {
     // Whoever reads may stop reading.
     let _ = write!(std::io::stdout(), "{effective}");
-    if effective.violations().is_empty() {
+    let mut violations = effective.violations().clone();
+    violations.extend(telemetry::check_environment());
+    if violations.is_empty() {
         return ExitCode::SUCCESS;
     }
-    report(effective.violations());
+    report(&violations);
     ExitCode::from(MISUSE)
+}
+
+/// The settings, unless they or the `OTEL_*` variables are wrong.
+fn with_telemetry<S>(settings: Result<S, Violations>) -> Result<S, Violations> {
+    let found = telemetry::check_environment();
+    match settings {
+        Ok(settings) => found.into_result().map(|()| settings),
+        Err(mut violations) => {
+            violations.extend(found);
+            Err(violations)
+        }
+    }
 }
 
 fn report(violations: &Violations) {

@@ -1,10 +1,12 @@
 //! What can be seen of a process: JSON logs on stderr, and traces, metrics and logs by OTLP when the standard
 //! `OTEL_*` variables name a collector.
 
+mod environment;
 mod json;
 mod otlp;
 mod propagation;
 
+use environment::Environment;
 use opentelemetry_sdk::{logs::SdkLoggerProvider, metrics::SdkMeterProvider, trace::SdkTracerProvider};
 pub(crate) use propagation::parent;
 use serde::{Deserialize, Serialize};
@@ -45,14 +47,34 @@ pub(crate) struct Telemetry {
     loggers: Option<SdkLoggerProvider>,
 }
 
+/// What is wrong with the `OTEL_*` variables and the files that they name.
+pub(crate) fn check_environment() -> Violations {
+    let environment = Environment::new(std::env::vars_os());
+    let mut violations = Violations::new();
+    environment.check(&mut violations);
+    for signal in environment.secure_signals() {
+        if let Err(found) = otlp::tls(&environment, signal) {
+            // What all signals share is told once.
+            let known = found
+                .iter()
+                .all(|fault| violations.iter().any(|told| told == fault));
+            if !known {
+                violations.extend(found);
+            }
+        }
+    }
+    violations
+}
+
 /// Starts to log, and to export when a collector is named. Needs a running runtime.
 pub(crate) fn start(name: &'static str, settings: &Settings) -> anyhow::Result<Telemetry> {
+    let environment = Environment::new(std::env::vars_os());
     let otlp::Exporters {
         tracers,
         meters,
         loggers,
         endpoint,
-    } = otlp::start(name)?;
+    } = otlp::start(name, &environment)?;
     let logs = tracing_subscriber::fmt::layer()
         .event_format(json::Json { service: name })
         .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
@@ -76,6 +98,12 @@ pub(crate) fn start(name: &'static str, settings: &Settings) -> anyhow::Result<T
     match endpoint {
         Some(endpoint) => tracing::info!(otlp.endpoint = endpoint, "exporting telemetry"),
         None => tracing::info!("no OTEL_EXPORTER_OTLP_ENDPOINT is set: traces and metrics stay here"),
+    }
+    for variable in environment.without_effect() {
+        tracing::warn!(
+            variable,
+            "this variable is set and has no effect; docs/telemetry.md lists those that have"
+        );
     }
     Ok(Telemetry {
         tracers,

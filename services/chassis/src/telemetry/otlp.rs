@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use opentelemetry::{global, trace::TracerProvider};
-use opentelemetry_otlp::{LogExporter, MetricExporter, SpanExporter};
+use opentelemetry_otlp::{LogExporter, MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::{
     Resource,
     logs::SdkLoggerProvider,
@@ -10,6 +10,12 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{SdkTracer, SdkTracerProvider},
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+use crate::Violations;
+
+use super::environment::{Environment, SIGNALS, is_secure};
 
 pub(super) struct Exporters {
     pub(super) tracers: SdkTracerProvider,
@@ -20,17 +26,17 @@ pub(super) struct Exporters {
 }
 
 /// Starts one exporter per signal that has an endpoint.
-pub(super) fn start(name: &'static str) -> anyhow::Result<Exporters> {
+pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Result<Exporters> {
     let resource = Resource::builder()
-        .with_service_name(name)
+        .with_service_name(environment.service_name().unwrap_or(name).to_owned())
         .with_attribute(opentelemetry::KeyValue::new("service.version", crate::build()))
         .build();
-    let (traces, metrics, logs) = (endpoint("TRACES"), endpoint("METRICS"), endpoint("LOGS"));
+    let [traces, metrics, logs] = SIGNALS.map(|signal| environment.endpoint(signal));
 
     let mut tracers = SdkTracerProvider::builder().with_resource(resource.clone());
-    if traces.is_some() {
-        let exporter = SpanExporter::builder()
-            .with_tonic()
+    if let Some(endpoint) = &traces {
+        let builder = SpanExporter::builder().with_tonic();
+        let exporter = to(endpoint, environment, "TRACES", builder)?
             .build()
             .context("the trace exporter cannot start")?;
         tracers = tracers.with_batch_exporter(exporter);
@@ -38,9 +44,9 @@ pub(super) fn start(name: &'static str) -> anyhow::Result<Exporters> {
     let tracers = tracers.build();
 
     let mut meters = SdkMeterProvider::builder().with_resource(resource.clone());
-    if metrics.is_some() {
-        let exporter = MetricExporter::builder()
-            .with_tonic()
+    if let Some(endpoint) = &metrics {
+        let builder = MetricExporter::builder().with_tonic();
+        let exporter = to(endpoint, environment, "METRICS", builder)?
             .build()
             .context("the metric exporter cannot start")?;
         meters = meters.with_periodic_exporter(exporter);
@@ -48,9 +54,9 @@ pub(super) fn start(name: &'static str) -> anyhow::Result<Exporters> {
     let meters = meters.build();
 
     let mut loggers = None;
-    if logs.is_some() {
-        let exporter = LogExporter::builder()
-            .with_tonic()
+    if let Some(endpoint) = &logs {
+        let builder = LogExporter::builder().with_tonic();
+        let exporter = to(endpoint, environment, "LOGS", builder)?
             .build()
             .context("the log exporter cannot start")?;
         loggers = Some(
@@ -76,14 +82,61 @@ pub(super) fn tracer(tracers: &SdkTracerProvider) -> SdkTracer {
     tracers.tracer("weft")
 }
 
-/// The endpoint of a signal, when it is to be exported.
-fn endpoint(signal: &str) -> Option<String> {
-    let set = |name: String| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let disabled =
-        set("OTEL_SDK_DISABLED".to_owned()).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    if disabled || set(format!("OTEL_{signal}_EXPORTER")).as_deref() == Some("none") {
-        return None;
+/// An exporter that sends to `endpoint`, by TLS when it says `https://`.
+fn to<B: WithExportConfig + WithTonicConfig>(
+    endpoint: &str,
+    environment: &Environment,
+    signal: &str,
+    exporter: B,
+) -> anyhow::Result<B> {
+    let exporter = exporter.with_endpoint(endpoint);
+    if !is_secure(endpoint) {
+        return Ok(exporter);
     }
-    set(format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
-        .or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned()))
+    Ok(exporter.with_tls_config(tls(environment, signal)?))
+}
+
+/// How a collector is called by TLS: checked by the authorities of `…_CERTIFICATE`, or by the public ones, and with a
+/// client certificate if there is one.
+pub(super) fn tls(environment: &Environment, signal: &str) -> Result<ClientTlsConfig, Violations> {
+    let read = |what: &str| -> Result<Option<(String, Vec<u8>)>, Violations> {
+        let Some((name, path)) = environment.of_exporter(signal, what) else {
+            return Ok(None);
+        };
+        match std::fs::read(path) {
+            Ok(pem) => Ok(Some((name, pem))),
+            Err(error) => Err(violation(&name, format!("cannot read {path}: {error}"))),
+        }
+    };
+    let tls = match read("CERTIFICATE")? {
+        Some((name, authorities)) => {
+            check_certificates(&name, &authorities)?;
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities))
+        }
+        None => ClientTlsConfig::new().with_webpki_roots(),
+    };
+    match (read("CLIENT_CERTIFICATE")?, read("CLIENT_KEY")?) {
+        (Some((name, certificate)), Some((key_name, key))) => {
+            check_certificates(&name, &certificate)?;
+            PrivateKeyDer::from_pem_slice(&key)
+                .map_err(|_| violation(&key_name, "the file holds no private key in PEM"))?;
+            Ok(tls.identity(Identity::from_pem(certificate, key)))
+        }
+        _ => Ok(tls),
+    }
+}
+
+/// The transport takes a file without certificates, and then trusts nobody.
+fn check_certificates(name: &str, pem: &[u8]) -> Result<(), Violations> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(()),
+        _ => Err(violation(name, "the file holds no certificate in PEM")),
+    }
+}
+
+fn violation(name: &str, description: impl Into<String>) -> Violations {
+    let mut violations = Violations::new();
+    violations.add(name, description);
+    violations
 }
