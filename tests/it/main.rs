@@ -22,6 +22,7 @@ mod cli_eclaimlink;
 mod cli_events;
 mod cli_home;
 mod cli_mesh;
+mod cli_orders;
 mod cli_retail;
 mod cli_rig;
 mod cli_tls;

@@ -13,9 +13,10 @@ use proto::claims::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format, Globals},
+    cli::{Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
+    order_name::OrderName,
     output::{self, Table},
     paging::{self, Limit},
 };
@@ -33,9 +34,9 @@ pub(crate) enum Command {
     Resubmit(ResubmitArguments),
     /// Take an order's claim out of the process
     Withdraw {
-        /// The order's id
-        #[arg(long, value_parser = cli::uuid)]
-        order: Uuid,
+        /// The order's id or reference
+        #[arg(long)]
+        order: OrderName,
         /// Why
         #[arg(long, default_value = "")]
         reason: String,
@@ -45,8 +46,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
     /// Only the claims of this order
-    #[arg(long, value_parser = cli::uuid)]
-    order: Option<Uuid>,
+    #[arg(long)]
+    order: Option<OrderName>,
     /// Only claims in this state, such as ACCEPTED
     #[arg(long, value_parser = parse_state)]
     state: Option<ClaimState>,
@@ -92,7 +93,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Withdraw { order, reason } => {
             let request = WithdrawClaimRequest {
                 request_id: fresh_id(),
-                order_id: order.to_string(),
+                order_id: order.id(&clients).await?,
                 reason,
             };
             let answer = clients.claims().withdraw_claim(clients.request(request)?).await;
@@ -121,11 +122,14 @@ async fn get(clients: &Clients, name: &str) -> Result<Option<Claim>, Failure> {
 }
 
 async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Result<(), Failure> {
+    let order_id = OrderName::id_of(arguments.order, clients)
+        .await?
+        .unwrap_or_default();
     let listed = paging::collect(arguments.limit, async |page_size, page_token| {
         let request = ListClaimsRequest {
             page_size,
             page_token,
-            order_id: arguments.order.map(|id| id.to_string()).unwrap_or_default(),
+            order_id: order_id.clone(),
             state: arguments.state.unwrap_or_default().into(),
             payer_id: arguments.payer.clone(),
         };

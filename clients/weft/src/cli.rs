@@ -76,28 +76,44 @@ pub(crate) struct Globals {
     #[arg(long, short, global = true, env = "WEFT_OUTPUT", value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
     /// The facility that a locally minted token is for
-    #[arg(long, global = true, env = "WEFT_FACILITY", default_value = "local")]
+    #[arg(long, global = true, env = "WEFT_FACILITY", default_value = "local", value_parser = non_empty)]
     pub(crate) facility: String,
     /// A token to call with, instead of one minted from the local key
-    #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true, value_parser = non_empty)]
     pub(crate) token: Option<String>,
     /// The order service, such as http://127.0.0.1:7101; by default what `weft up` wrote down
-    #[arg(long, global = true, env = "WEFT_ORDER_URL", value_name = "URL")]
+    #[arg(long, global = true, env = "WEFT_ORDER_URL", value_name = "URL", value_parser = non_empty)]
     pub(crate) order_url: Option<String>,
     /// The payment service
-    #[arg(long, global = true, env = "WEFT_PAYMENT_URL", value_name = "URL")]
+    #[arg(long, global = true, env = "WEFT_PAYMENT_URL", value_name = "URL", value_parser = non_empty)]
     pub(crate) payment_url: Option<String>,
     /// The claims service
-    #[arg(long, global = true, env = "WEFT_CLAIMS_URL", value_name = "URL")]
+    #[arg(long, global = true, env = "WEFT_CLAIMS_URL", value_name = "URL", value_parser = non_empty)]
     pub(crate) claims_url: Option<String>,
     #[command(flatten)]
     pub(crate) identity: Identity,
-    /// How long one call may take, such as 500ms or 10s; by default what the contract says
-    #[arg(long, global = true, env = "WEFT_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
+    /// How long one call may take, such as 500ms or 10s, at most and by default what the contract says
+    #[arg(long, global = true, env = "WEFT_TIMEOUT", value_name = "DURATION", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,
     /// Where the local system lives; by default `.weft` in this folder or the nearest one above that has it
     #[arg(long, global = true, env = "WEFT_DIR", value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// An empty variable is what a script passes when the command that should have filled it failed.
+const EMPTY: &str = "it must not be empty: leave the option out, or unset its variable";
+
+/// Reads how long a call may take.
+fn timeout(text: &str) -> Result<Duration, String> {
+    duration::parse(&non_empty(text)?)
+}
+
+/// Reads an option that means nothing when it is empty.
+fn non_empty(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() {
+        true => Err(EMPTY.to_owned()),
+        false => Ok(text.to_owned()),
+    }
 }
 
 /// Reads an argument that must be a UUID.
@@ -124,6 +140,49 @@ mod tests {
         super::Cli::command().debug_assert();
     }
 
+    #[test]
+    fn an_order_is_named_by_its_reference_everywhere() {
+        use clap::Parser as _;
+        for arguments in [
+            "order get R-1",
+            "saga list --order R-1",
+            "ledger balance --order R-1",
+            "ledger entries --order R-1",
+            "payment get --order R-1",
+            "payment list --order R-1",
+            "payment pay R-1 --payment-method m",
+            "claim list --order R-1",
+            "claim withdraw --order R-1",
+        ] {
+            let read = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
+            assert!(read.is_ok(), "{arguments}: {:?}", read.err());
+        }
+    }
+
+    #[test]
+    fn options_that_do_not_go_together_and_empty_ones_are_refused() {
+        use clap::Parser as _;
+        for arguments in [
+            "order place --request f --capture immediate",
+            "order place --request f --payment-method m",
+            "order place --request f --patient p",
+            "order place --request f --reference r",
+            "order place --request f --currency GBP",
+            "order place --request f --line A:1:1",
+            "order list --token=",
+            "order list --facility=",
+            "order list --order-url=",
+            "order list --timeout=",
+            "payment get 018f2d5e-0000-7000-8000-000000000001 --purpose balance",
+        ] {
+            let refused = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
+            assert!(refused.is_err(), "{arguments}");
+        }
+        let check =
+            "weft order place --request f --validate-only --request-id 018f2d5e-0000-7000-8000-000000000001";
+        assert!(super::Cli::try_parse_from(check.split(' ')).is_ok());
+    }
+
     /// clap knows how to read a UUID by itself, but tells people of characters and groups.
     #[test]
     fn every_argument_that_is_a_uuid_says_so_when_it_is_not_one() {
@@ -131,20 +190,13 @@ mod tests {
         for arguments in [
             "saga show x",
             "saga retry x",
-            "saga list --order x",
             "saga skip x --reason because",
-            "ledger balance --order x",
-            "ledger entries --order x",
             "dlq show x",
             "dlq replay x",
             "dlq approve x",
             "dlq discard x --reason because",
             "dlq edit x --body f --reason because",
             "payment get x",
-            "payment list --order x",
-            "payment pay x --payment-method m",
-            "claim list --order x",
-            "claim withdraw --order x",
             "order place --line A:1:1 --request-id x",
         ] {
             let refused = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));

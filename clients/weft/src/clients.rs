@@ -2,7 +2,10 @@
 
 mod identity;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use mesh::{Channel, ChannelOptions, Context, Policies};
 use proto::{
@@ -15,7 +18,7 @@ use proto::{
     payment::v1::{ledger_service_client::LedgerServiceClient, payment_service_client::PaymentServiceClient},
 };
 
-use crate::{cli::Globals, failure::Failure, home::Home, token::Bearer};
+use crate::{cli::Globals, duration, failure::Failure, home::Home, output, token::Bearer};
 use identity::Address;
 pub(crate) use identity::{Identity, TRUST_DOMAIN};
 
@@ -73,6 +76,27 @@ impl Service {
     }
 }
 
+/// `order.v1.OrderService/GetOrder`, of its request's name `order.v1.GetOrderRequest`.
+fn method_of(request: &str) -> Option<String> {
+    let pool = output::pool().ok()?;
+    let mut methods = pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>());
+    let method = methods.find(|method| method.input().full_name() == request)?;
+    Some(format!(
+        "{}/{}",
+        method.parent_service().full_name(),
+        method.name()
+    ))
+}
+
+/// How long the contract gives a call, by the method's name: `order.v1.OrderService/GetOrder`.
+pub(crate) fn contract_timeout(method: &str) -> Option<Duration> {
+    static POLICIES: OnceLock<Option<Policies>> = OnceLock::new();
+    let policies = POLICIES.get_or_init(|| policies().ok()).as_ref()?;
+    Some(policies.method(&format!("/{method}"))?.timeout)
+}
+
 impl Clients {
     /// Finds the services (options, environment, what `weft up` wrote down, default ports) and a token.
     pub(crate) fn open(globals: &Globals) -> Result<Clients, Failure> {
@@ -119,12 +143,34 @@ impl Clients {
     }
 
     /// A request that carries the token and the time it may take.
-    pub(crate) fn request<M>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
+    ///
+    /// # Errors
+    /// When `--timeout` is more than the contract gives the call: both sides would end it earlier all the same.
+    pub(crate) fn request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
         let mut context = Context::new().with_bearer(self.0.bearer.token()?);
         if let Some(timeout) = self.0.timeout {
+            self.fits::<M>()?;
             context = context.with_timeout(timeout);
         }
         Ok(context.request(message))
+    }
+
+    /// Whether `--timeout` is within what the contract gives the call, for those who call it later.
+    pub(crate) fn fits<M: prost::Name>(&self) -> Result<(), Failure> {
+        let Some(timeout) = self.0.timeout else {
+            return Ok(());
+        };
+        let Some(method) = method_of(&M::full_name()) else {
+            return Ok(());
+        };
+        match contract_timeout(&method) {
+            Some(most) if timeout > most => Err(Failure::Usage(format!(
+                "--timeout {} (or WEFT_TIMEOUT) is longer than the {} that the contract gives {method}",
+                duration::exact(timeout),
+                duration::exact(most),
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// What request ids that are derived from a file's content are unique within.

@@ -29,6 +29,14 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The text that [`parse`] reads: `500ms`, `5s`.
+pub(crate) fn exact(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{}s", duration.as_secs()),
+        _ => format!("{}ms", duration.as_millis()),
+    }
+}
+
 /// The shortest such text: `1.2 s` for people, not for parsing.
 pub(crate) fn show(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{cli::Format, duration};
+use crate::{cli::Format, clients, duration};
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
@@ -38,6 +38,35 @@ impl<T> During<T> for Result<T, Status> {
     fn during(self, method: &'static str) -> Result<T, Failure> {
         self.map_err(|status| Failure::Call(Box::new(CallFailure { method, status })))
     }
+}
+
+/// Tells what is wrong with the command line, or what was asked about it: in JSON where the output is to be JSON.
+pub(crate) fn misused(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || !wants_json(std::env::args().skip(1)) {
+        error.exit();
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Failure::Usage("a command is missing: --help lists them".to_owned()).report(Format::Json);
+    }
+    let text = error.render().to_string();
+    let told = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let told = told.strip_prefix("error: ").unwrap_or(told).trim();
+    Failure::Usage(told.to_owned()).report(Format::Json)
+}
+
+/// Whether `-o json` is among arguments that could not be read, or in the environment.
+fn wants_json(arguments: impl Iterator<Item = String>) -> bool {
+    let arguments: Vec<String> = arguments.take_while(|argument| argument != "--").collect();
+    let option = arguments.iter().enumerate().find_map(|(index, argument)| {
+        let value = match argument.as_str() {
+            "-o" | "--output" => arguments.get(index + 1).map(String::as_str)?,
+            other => other
+                .strip_prefix("--output=")
+                .or_else(|| other.strip_prefix("-o"))?,
+        };
+        Some(value.trim_start_matches('=') == "json")
+    });
+    option.unwrap_or_else(|| std::env::var("WEFT_OUTPUT").is_ok_and(|output| output == "json"))
 }
 
 impl From<anyhow::Error> for Failure {
@@ -127,6 +156,17 @@ impl CallFailure {
             .and_then(|info| info.retry_delay)
     }
 
+    /// A longer `--timeout` is refused where the contract gives the call no more time.
+    fn more_time(&self) -> String {
+        match clients::contract_timeout(self.method) {
+            Some(most) => format!(
+                "the same command again; --timeout can be up to {}, which is what the contract gives this call",
+                duration::exact(most)
+            ),
+            None => "the same command again".to_owned(),
+        }
+    }
+
     /// What one would type next.
     fn next(&self) -> Option<String> {
         let noun = noun(self.method);
@@ -145,7 +185,7 @@ impl CallFailure {
                 };
                 format!("weft {noun} {look} ID   (tells how it stands)")
             }
-            Code::DeadlineExceeded => "the same command with a longer --timeout".to_owned(),
+            Code::DeadlineExceeded => self.more_time(),
             Code::Aborted | Code::ResourceExhausted => "the same command again".to_owned(),
             _ => return None,
         })
@@ -230,6 +270,23 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     use super::*;
+
+    #[test]
+    fn json_is_wanted_in_every_spelling_of_the_option() {
+        let wants = |text: &str| super::wants_json(text.split(' ').map(str::to_owned));
+        for json in [
+            "-o json order",
+            "order --output json",
+            "--output=json",
+            "-ojson",
+            "-o=json",
+        ] {
+            assert!(wants(json), "{json}");
+        }
+        for other in ["-o table order", "order -- -o json", "order list"] {
+            assert!(!wants(other), "{other}");
+        }
+    }
 
     #[test]
     fn reason_violations_and_the_next_command_are_told() {

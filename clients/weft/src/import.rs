@@ -28,6 +28,7 @@ use std::{
 use anyhow::Context as _;
 pub(crate) use caller::{Caller, NoAnswer};
 use clap::Args;
+use proto::order::v1::GetOrderRequest;
 pub(crate) use report::Report;
 use uuid::Uuid;
 
@@ -92,6 +93,8 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
 
 /// Imports the file and accounts for every line of it.
 pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
+    // The shortest of the calls that an import makes: a --timeout that is refused is refused before the first of them.
+    clients.fits::<GetOrderRequest>()?;
     match kind(&arguments.file)? {
         Kind::Submission => claim::import(clients, arguments).await,
         Kind::Retail => retail::import(clients, arguments).await,

@@ -5,12 +5,12 @@ use proto::payment::v1::{
     GetTrialBalanceRequest, GetTrialBalanceResponse, LedgerAccount, LedgerCause, ListLedgerEntriesRequest,
     ListLedgerEntriesResponse,
 };
-use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format, Globals},
+    cli::{Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
+    order_name::OrderName,
     output::{self, Table, moment, money, state},
     paging::{self, Limit},
 };
@@ -19,18 +19,18 @@ use crate::{
 pub(crate) enum Command {
     /// Sum every account; exit code 1 when they do not sum to zero
     Balance {
-        /// Only this order's entries
-        #[arg(long, value_parser = cli::uuid)]
-        order: Option<Uuid>,
+        /// Only the entries of this order, by its id or reference
+        #[arg(long)]
+        order: Option<OrderName>,
         /// Only this currency, ISO 4217
         #[arg(long, default_value = "")]
         currency: String,
     },
     /// List entries, newest first
     Entries {
-        /// Only this order's entries
-        #[arg(long, value_parser = cli::uuid)]
-        order: Option<Uuid>,
+        /// Only the entries of this order, by its id or reference
+        #[arg(long)]
+        order: Option<OrderName>,
         /// Only this account, such as PAYER_RECEIVABLE
         #[arg(long, value_parser = parse_account)]
         account: Option<LedgerAccount>,
@@ -43,7 +43,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     let clients = Clients::open(globals)?;
     match command {
         Command::Balance { order, currency } => {
-            let order_id = order.map(|id| id.to_string()).unwrap_or_default();
+            let order_id = OrderName::id_of(order, &clients).await?.unwrap_or_default();
             let balance = trial_balance(
                 &clients,
                 GetTrialBalanceRequest {
@@ -66,7 +66,10 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             order,
             account,
             limit,
-        } => entries(&clients, globals.output, order, account, limit).await,
+        } => {
+            let order = OrderName::id_of(order, &clients).await?;
+            entries(&clients, globals.output, order, account, limit).await
+        }
     }
 }
 
@@ -109,7 +112,7 @@ pub(crate) fn show_balance(balance: &GetTrialBalanceResponse) -> String {
 async fn entries(
     clients: &Clients,
     format: Format,
-    order: Option<Uuid>,
+    order: Option<String>,
     account: Option<LedgerAccount>,
     limit: Limit,
 ) -> Result<(), Failure> {
@@ -117,7 +120,7 @@ async fn entries(
         let request = ListLedgerEntriesRequest {
             page_size,
             page_token,
-            order_id: order.map(|id| id.to_string()).unwrap_or_default(),
+            order_id: order.clone().unwrap_or_default(),
             account: account.unwrap_or_default().into(),
         };
         let answer = clients

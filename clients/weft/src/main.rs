@@ -14,6 +14,7 @@ mod token;
 mod clients;
 mod confirm;
 mod failure;
+mod order_name;
 mod output;
 mod paging;
 
@@ -47,7 +48,10 @@ fn main() -> ExitCode {
     // Two providers may be compiled in, and rustls then refuses to choose. A second installation changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     end_quietly_when_nobody_reads();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::misused(&error),
+    };
     let output = cli.globals.output;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -6,9 +6,9 @@ mod show;
 
 use clap::{Args, Subcommand, ValueEnum};
 use proto::order::v1::{
-    BalanceResolution, CancelOrderRequest, FulfilOrderRequest, GetOrderRequest, GetOrderResponse,
-    ListOrdersRequest, ListOrdersResponse, Order, OrderRefundState, OrderState, RefundOrderRequest,
-    ResolveOrderBalanceRequest, WatchOrderRequest,
+    BalanceResolution, CancelOrderRequest, FulfilOrderRequest, GetOrderResponse, ListOrdersRequest,
+    ListOrdersResponse, Order, OrderRefundState, OrderState, RefundOrderRequest, ResolveOrderBalanceRequest,
+    WatchOrderRequest,
 };
 use uuid::Uuid;
 
@@ -17,6 +17,7 @@ use crate::{
     clients::Clients,
     failure::{During as _, Failure},
     import,
+    order_name::OrderName,
     output::{self, Table},
     paging::{self, Limit},
 };
@@ -28,24 +29,24 @@ pub(crate) enum Command {
     /// Show an order
     Get {
         /// The order's id, or the caller's own number of it
-        order: String,
+        order: OrderName,
     },
     /// List orders, newest first
     List(ListArguments),
     /// Follow an order until nothing more changes by itself
     Watch {
         /// The order's id or reference
-        order: String,
+        order: OrderName,
     },
     /// Capture the share and file the claim of a confirmed order
     Fulfil {
         /// The order's id or reference
-        order: String,
+        order: OrderName,
     },
     /// Give an order up before it is fulfilled
     Cancel {
         /// The order's id or reference
-        order: String,
+        order: OrderName,
         /// Why
         #[arg(long, default_value = "")]
         reason: String,
@@ -76,7 +77,7 @@ pub(crate) struct ListArguments {
 #[derive(Debug, Args)]
 pub(crate) struct RefundArguments {
     /// The order's id or reference
-    order: String,
+    order: OrderName,
     /// A line that is returned: its number, how many and, unless in proportion, how much; may be given several times
     #[arg(
         long = "line",
@@ -98,7 +99,7 @@ pub(crate) struct RefundArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ResolveArguments {
     /// The order's id or reference
-    order: String,
+    order: OrderName,
     /// What becomes of what is open
     #[arg(value_enum)]
     resolution: Resolution,
@@ -129,11 +130,11 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::List(arguments) => return list(&clients, format, arguments).await,
         Command::Watch { order } => return watch(&clients, format, order).await,
         Command::Place(arguments) => place::run(&clients, *arguments).await?,
-        Command::Get { order } => get(&clients, &order).await?,
+        Command::Get { order } => Some(order.find(&clients).await?),
         Command::Fulfil { order } => {
             let request = FulfilOrderRequest {
                 request_id: fresh_id(),
-                id: id_of(&clients, order).await?,
+                id: order.id(&clients).await?,
             };
             let answer = clients.order().fulfil_order(clients.request(request)?).await;
             answer
@@ -144,7 +145,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Cancel { order, reason } => {
             let request = CancelOrderRequest {
                 request_id: fresh_id(),
-                id: id_of(&clients, order).await?,
+                id: order.id(&clients).await?,
                 reason,
             };
             let answer = clients.order().cancel_order(clients.request(request)?).await;
@@ -207,32 +208,6 @@ fn print(format: Format, order: Option<Order>) -> Result<(), Failure> {
     }
 }
 
-async fn get(clients: &Clients, order: &str) -> Result<Option<Order>, Failure> {
-    let request = match Uuid::parse_str(order) {
-        Ok(id) => GetOrderRequest {
-            id: id.to_string(),
-            reference: String::new(),
-        },
-        Err(_) => GetOrderRequest {
-            id: String::new(),
-            reference: order.to_owned(),
-        },
-    };
-    let answer = clients.order().get_order(clients.request(request)?).await;
-    Ok(answer
-        .during("order.v1.OrderService/GetOrder")?
-        .into_inner()
-        .order)
-}
-
-/// The id of an order that is named by its id or its reference.
-async fn id_of(clients: &Clients, order: String) -> Result<String, Failure> {
-    if Uuid::parse_str(&order).is_ok() {
-        return Ok(order);
-    }
-    Ok(get(clients, &order).await?.unwrap_or_default().id)
-}
-
 async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Result<(), Failure> {
     let listed = paging::collect(arguments.limit, async |page_size, page_token| {
         let request = ListOrdersRequest {
@@ -276,10 +251,10 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
     Ok(())
 }
 
-async fn watch(clients: &Clients, format: Format, order: String) -> Result<(), Failure> {
+async fn watch(clients: &Clients, format: Format, order: OrderName) -> Result<(), Failure> {
     const METHOD: &str = "order.v1.OrderService/WatchOrder";
     let request = WatchOrderRequest {
-        id: id_of(clients, order).await?,
+        id: order.id(clients).await?,
     };
     let mut stream = clients
         .order()
@@ -298,7 +273,7 @@ async fn watch(clients: &Clients, format: Format, order: String) -> Result<(), F
 }
 
 async fn refund(clients: &Clients, arguments: RefundArguments) -> Result<Option<Order>, Failure> {
-    let order = get(clients, &arguments.order).await?.unwrap_or_default();
+    let order = arguments.order.find(clients).await?;
     let currency = order
         .gross
         .as_ref()
@@ -333,9 +308,9 @@ async fn resolve(clients: &Clients, arguments: ResolveArguments) -> Result<Optio
         Resolution::WriteOff => BalanceResolution::WriteOff,
     };
     let (id, amount) = match arguments.amount {
-        None => (id_of(clients, arguments.order).await?, None),
+        None => (arguments.order.id(clients).await?, None),
         Some(text) => {
-            let order = get(clients, &arguments.order).await?.unwrap_or_default();
+            let order = arguments.order.find(clients).await?;
             let currency = order.gross.map(|gross| gross.currency_code).unwrap_or_default();
             let amount = line::parse_money(&text, &currency).map_err(Failure::Usage)?;
             (order.id, Some(amount))

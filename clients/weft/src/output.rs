@@ -115,7 +115,7 @@ pub(crate) fn moment(timestamp: Option<&prost_types::Timestamp>) -> String {
         .unwrap_or_default()
 }
 
-fn pool() -> Result<&'static DescriptorPool, Failure> {
+pub(crate) fn pool() -> Result<&'static DescriptorPool, Failure> {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     if let Some(pool) = POOL.get() {
         return Ok(pool);

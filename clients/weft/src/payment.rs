@@ -11,6 +11,7 @@ use crate::{
     cli::{self, Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
+    order_name::OrderName,
     output::{self, Table, moment, money, state},
     paging::{self, Limit},
 };
@@ -22,18 +23,18 @@ pub(crate) enum Command {
         /// The payment's id
         #[arg(required_unless_present = "order", value_parser = cli::uuid)]
         payment: Option<Uuid>,
-        /// The order whose payment to show, instead of the payment's id
-        #[arg(long, conflicts_with = "payment", value_parser = cli::uuid)]
-        order: Option<Uuid>,
+        /// The order (id or reference) whose payment to show, instead of the payment's id
+        #[arg(long, conflicts_with = "payment")]
+        order: Option<OrderName>,
         /// Which of the order's payments
-        #[arg(long, value_enum, default_value_t = Purpose::Share)]
+        #[arg(long, value_enum, default_value_t = Purpose::Share, conflicts_with = "payment")]
         purpose: Purpose,
     },
     /// List payments, newest first
     List {
         /// Only the payments of this order
-        #[arg(long, value_parser = cli::uuid)]
-        order: Option<Uuid>,
+        #[arg(long)]
+        order: Option<OrderName>,
         /// Only payments in this state, such as CAPTURED
         #[arg(long, value_parser = parse_state)]
         state: Option<PaymentState>,
@@ -42,9 +43,8 @@ pub(crate) enum Command {
     },
     /// Pay the share of an order that waits for it, or the balance of one that is due
     Pay {
-        /// The order's id
-        #[arg(value_parser = cli::uuid)]
-        order: Uuid,
+        /// The order's id or reference
+        order: OrderName,
         /// The payment method's token, such as tok_visa
         #[arg(long)]
         payment_method: String,
@@ -83,7 +83,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
                 Purpose::Share => PaymentPurpose::Share,
                 Purpose::Balance => PaymentPurpose::Balance,
             };
-            let order_id = order.map(|id| id.to_string()).unwrap_or_default();
+            let order_id = OrderName::id_of(order, &clients).await?.unwrap_or_default();
             let request = GetPaymentRequest {
                 order_id,
                 purpose: purpose.into(),
@@ -91,7 +91,10 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             };
             get(&clients, globals.output, request).await
         }
-        Command::List { order, state, limit } => list(&clients, globals.output, order, state, limit).await,
+        Command::List { order, state, limit } => {
+            let order = OrderName::id_of(order, &clients).await?;
+            list(&clients, globals.output, order, state, limit).await
+        }
         Command::Pay {
             order,
             payment_method,
@@ -100,7 +103,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             let request_id = request_id.unwrap_or_else(Uuid::new_v4).to_string();
             let request = PayOrderRequest {
                 request_id,
-                order_id: order.to_string(),
+                order_id: order.id(&clients).await?,
                 payment_method,
             };
             let answer = clients.payment().pay_order(clients.request(request)?).await;
@@ -127,7 +130,7 @@ async fn get(clients: &Clients, format: Format, request: GetPaymentRequest) -> R
 async fn list(
     clients: &Clients,
     format: Format,
-    order: Option<Uuid>,
+    order: Option<String>,
     wanted: Option<PaymentState>,
     limit: Limit,
 ) -> Result<(), Failure> {
@@ -135,7 +138,7 @@ async fn list(
         let request = ListPaymentsRequest {
             page_size,
             page_token,
-            order_id: order.map(|id| id.to_string()).unwrap_or_default(),
+            order_id: order.clone().unwrap_or_default(),
             state: wanted.unwrap_or_default().into(),
         };
         let answer = clients.payment().list_payments(clients.request(request)?).await;

@@ -14,6 +14,7 @@ use crate::{
     clients::Clients,
     dlq,
     failure::{During as _, Failure},
+    order_name::OrderName,
     output::{self, Table, moment, state},
     paging::{self, Limit},
 };
@@ -29,8 +30,8 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "state")]
         stuck: bool,
         /// Only sagas of this order
-        #[arg(long, value_parser = cli::uuid)]
-        order: Option<Uuid>,
+        #[arg(long)]
+        order: Option<OrderName>,
         #[command(flatten)]
         limit: Limit,
     },
@@ -62,6 +63,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             limit,
         } => {
             let state = if stuck { Some(SagaState::Stuck) } else { state };
+            let order = OrderName::id_of(order, &clients).await?;
             list(&clients, globals.output, state, order, limit).await
         }
         Command::Show { saga } => print(globals.output, Some(get(&clients, saga).await?)),
@@ -102,7 +104,7 @@ async fn list(
     clients: &Clients,
     format: Format,
     wanted: Option<SagaState>,
-    order: Option<Uuid>,
+    order: Option<String>,
     limit: Limit,
 ) -> Result<(), Failure> {
     let listed = paging::collect(limit, async |page_size, page_token| {
@@ -110,7 +112,7 @@ async fn list(
             page_size,
             page_token,
             state: wanted.unwrap_or_default().into(),
-            order_id: order.map(|id| id.to_string()).unwrap_or_default(),
+            order_id: order.clone().unwrap_or_default(),
         };
         let answer = clients.saga().list_sagas(clients.request(request)?).await;
         let page = answer.during("ops.v1.SagaService/ListSagas")?.into_inner();

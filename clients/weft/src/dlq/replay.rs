@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     #[arg(long, requires = "many", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rate: u32,
     /// Only tell what the replay would change
-    #[arg(long, conflicts_with = "many")]
+    #[arg(long, conflicts_with_all = ["many", "wait"])]
     dry_run: bool,
     /// How long to wait for the outcome
     #[arg(long, default_value = "10s", value_parser = duration::parse)]

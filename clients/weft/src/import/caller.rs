@@ -40,7 +40,7 @@ impl Caller {
         send: impl Fn(tonic::Request<M>) -> F,
     ) -> Result<Response<T>, NoAnswer>
     where
-        M: Clone,
+        M: Clone + prost::Name,
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let began = Instant::now();

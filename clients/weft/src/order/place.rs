@@ -43,11 +43,13 @@ pub(crate) struct Arguments {
     /// When the share is captured
     #[arg(long, value_enum, default_value_t = Capture::OnFulfilment)]
     capture: Capture,
-    /// Only check: keep nothing
+    /// Only check: keep nothing, whatever `--request` says
     #[arg(long)]
     validate_only: bool,
     /// The whole order.v1.PlaceOrderRequest in JSON, from a file or `-` for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["lines", "claim", "patient_share"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "lines", "claim", "patient_share", "currency", "patient", "reference", "payment_method", "capture",
+    ])]
     request: Option<std::path::PathBuf>,
     /// Names the request, a UUID: repeated with the same one, it has one effect and one answer
     #[arg(long, value_parser = crate::cli::uuid)]
@@ -63,12 +65,17 @@ enum Capture {
 }
 
 pub(crate) async fn run(clients: &Clients, arguments: Arguments) -> Result<Option<Order>, Failure> {
-    let request = clients.request(arguments.into_request()?)?;
+    let request = arguments.into_request()?;
+    let only_checked = request.validate_only;
+    let request = clients.request(request)?;
     let answer = clients
         .order()
         .place_order(request)
         .await
         .during("order.v1.OrderService/PlaceOrder")?;
+    if only_checked {
+        eprintln!("only checked: nothing was kept, and no payment method was used");
+    }
     Ok(answer.into_inner().order)
 }
 
@@ -82,6 +89,7 @@ impl Arguments {
             } else if request.request_id.is_empty() {
                 request.request_id = fresh_id();
             }
+            request.validate_only |= self.validate_only;
             return Ok(request);
         }
         let lines = self

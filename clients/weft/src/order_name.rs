@@ -1,0 +1,77 @@
+//! How an order is named on the command line: by its id, or by the caller's own number of it.
+
+use std::str::FromStr;
+
+use proto::order::v1::{GetOrderRequest, Order};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::{
+    clients::Clients,
+    failure::{During as _, Failure},
+};
+
+/// An order's id or reference, as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OrderName(String);
+
+impl FromStr for OrderName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<OrderName, String> {
+        match text.trim().is_empty() {
+            true => Err("it must be the order's id or reference".to_owned()),
+            false => Ok(OrderName(text.to_owned())),
+        }
+    }
+}
+
+impl OrderName {
+    /// The order. What looks like an id is tried as one, then as a reference: references may look like ids.
+    pub(crate) async fn find(&self, clients: &Clients) -> Result<Order, Failure> {
+        if Uuid::parse_str(&self.0).is_ok() {
+            match self.request(clients, true).await {
+                Err(Failure::Call(call)) if call.status.code() == Code::NotFound => {
+                    // Unknown either way: what is told is about the id, which was probably meant.
+                    return match self.request(clients, false).await {
+                        Err(Failure::Call(again)) if again.status.code() == Code::NotFound => {
+                            Err(Failure::Call(call))
+                        }
+                        by_reference => by_reference,
+                    };
+                }
+                by_id => return by_id,
+            }
+        }
+        self.request(clients, false).await
+    }
+
+    async fn request(&self, clients: &Clients, by_id: bool) -> Result<Order, Failure> {
+        let mut request = GetOrderRequest::default();
+        match by_id {
+            true => request.id = self.0.clone(),
+            false => request.reference = self.0.clone(),
+        }
+        let answer = clients.order().get_order(clients.request(request)?).await;
+        let answer = answer.during("order.v1.OrderService/GetOrder")?.into_inner();
+        Ok(answer.order.unwrap_or_default())
+    }
+
+    /// The order's id, for calls of other services. An id that the order service does not know, or cannot be asked
+    /// about, is taken as it is: the other services may know it.
+    pub(crate) async fn id(&self, clients: &Clients) -> Result<String, Failure> {
+        match self.find(clients).await {
+            Ok(order) => Ok(order.id),
+            Err(Failure::Call(_)) if Uuid::parse_str(&self.0).is_ok() => Ok(self.0.clone()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The same for an option that may be left out.
+    pub(crate) async fn id_of(name: Option<OrderName>, clients: &Clients) -> Result<Option<String>, Failure> {
+        match name {
+            Some(name) => Ok(Some(name.id(clients).await?)),
+            None => Ok(None),
+        }
+    }
+}
