@@ -57,6 +57,7 @@ mod failing_rows;
 mod faulty_links;
 mod foreign_clients;
 mod grpcurl;
+mod grpcurl_tools;
 mod harness;
 mod health;
 mod hostile_values;

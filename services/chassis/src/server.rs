@@ -33,6 +33,7 @@ pub(crate) use connections::{Slots, opening};
 use http::Request;
 use proto::ops::v1::mesh_service_server::MeshServiceServer;
 pub use rate_limit::{Rate, RateLimits};
+pub use reflection::Access as Reflection;
 pub use settings::Settings;
 use tonic::{
     body::Body,
@@ -124,7 +125,9 @@ impl Server {
         let mut routes = std::mem::take(&mut self.routes);
         // Clients that balance by themselves watch health here (gRFC A17); probes ask on a port of their own.
         routes.add_service(self.health());
-        reflection::mount(&mut routes, &self.mounted)?;
+        if self.settings.reflection != Reflection::Off {
+            reflection::mount(&mut routes, &self.mounted)?;
+        }
         Ok(Arc::new(Stack::new(
             self.layers(verifier),
             routes.routes().prepare(),
@@ -136,7 +139,10 @@ impl Server {
     fn probes(&self) -> anyhow::Result<Routes> {
         let mut routes = RoutesBuilder::default();
         routes.add_service(self.health());
-        reflection::mount(&mut routes, &[])?;
+        // Nothing on that port asks for a token.
+        if self.settings.reflection == Reflection::Open {
+            reflection::mount(&mut routes, &[])?;
+        }
         Ok(routes.routes().prepare())
     }
 
@@ -158,7 +164,7 @@ impl Server {
                 settings.stream_grace(),
             )),
             // Nothing is done for strangers.
-            Arc::new(authentication::Layer::new(verifier)),
+            Arc::new(authentication::Layer::new(verifier, settings.reflection)),
             // Before anything is held for the call; what goes wrong is answered at the bottom, where it is recorded.
             Arc::new(receive::Layer::new(settings, process.shutdown.clone())),
             // From here on the work goes on when its caller is gone; only the deadline's answer does not wait.

@@ -6,9 +6,10 @@ use futures_util::future::BoxFuture;
 use tracing::Span;
 
 use super::{
-    Response,
+    Reflection, Response,
     call::{Call, Layer as CallLayer, Next, refuse},
     connections::Connection,
+    reflection,
 };
 use crate::{
     auth::{Refused, Verifier},
@@ -17,17 +18,26 @@ use crate::{
 
 pub(super) struct Layer {
     verifier: Verifier,
+    reflection: Reflection,
 }
 
 impl Layer {
-    pub(super) fn new(verifier: Verifier) -> Layer {
-        Layer { verifier }
+    pub(super) fn new(verifier: Verifier, reflection: Reflection) -> Layer {
+        Layer { verifier, reflection }
+    }
+
+    fn is_anonymous(&self, call: &Call) -> bool {
+        let is_reflection = call.request.uri().path().starts_with(reflection::PREFIX);
+        match is_reflection && self.reflection == Reflection::Token {
+            true => false,
+            false => call.is_anonymous(),
+        }
     }
 }
 
 impl CallLayer for Layer {
     fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
-        if call.is_anonymous() {
+        if self.is_anonymous(&call) {
             return next.run(call);
         }
         Box::pin(async move {

@@ -1,73 +1,195 @@
-//! Reflection, v1 and v1alpha, of what the process serves and nothing else.
+//! Reflection, v1 and v1alpha, of what the process serves and nothing else: every service, message, field, extension
+//! and file, with its options, and the details of errors.
 
-use anyhow::Context;
-use prost::Message;
-use prost_types::{FileDescriptorProto, FileDescriptorSet};
-use tonic::service::RoutesBuilder;
-use tonic_reflection::server::Builder;
+mod index;
 
-const HEALTH: &str = "grpc.health.v1.Health";
+use std::{pin::Pin, sync::Arc};
+
+use anyhow::Context as _;
+use futures_util::{Stream, StreamExt as _};
+use index::{Found, Index};
+use serde::{Deserialize, Serialize};
+use tonic::{Code, Request, Response, Status, Streaming, service::RoutesBuilder};
+
+use crate::contract::text::shown;
+
+/// How much of a question is repeated in its answer.
+const MAX_ECHO_CHARS: usize = 1_000;
+
+/// Who may ask for the contracts that a process serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Anybody who reaches the port.
+    #[default]
+    Open,
+    /// Whoever has a token, of any role.
+    Token,
+    /// No caller: reflection is not served.
+    Off,
+}
+
+/// The paths of both versions begin with this.
+pub(super) const PREFIX: &str = "/grpc.reflection.";
 
 /// Mounts both versions for the services of these names, and health.
 pub(super) fn mount(routes: &mut RoutesBuilder, mounted: &[&str]) -> anyhow::Result<()> {
-    let served = served(mounted)?;
-    let builder = || {
-        let builder = Builder::configure()
-            .register_file_descriptor_set(served.clone())
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(HEALTH);
-        mounted
-            .iter()
-            .fold(builder, |builder, name| builder.with_service_name(*name))
-    };
-    let (v1, v1alpha) = (
-        "grpc.reflection.v1.ServerReflection",
-        "grpc.reflection.v1alpha.ServerReflection",
-    );
-    let named = || builder().with_service_name(v1).with_service_name(v1alpha);
-    routes.add_service(named().build_v1().context("reflection v1 cannot be built")?);
-    routes.add_service(
-        named()
-            .build_v1alpha()
-            .context("reflection v1alpha cannot be built")?,
-    );
+    let index = Arc::new(Index::new(mounted).context("the contract's descriptors are broken")?);
+    routes.add_service(v1::server(Arc::clone(&index)));
+    routes.add_service(v1alpha::server(index));
     Ok(())
 }
 
-/// The files that declare these services, and all that they import. Comments stay in the contract's own files, where
-/// readers look for them.
-fn served(mounted: &[&str]) -> anyhow::Result<FileDescriptorSet> {
-    let mut all = FileDescriptorSet::decode(proto::DESCRIPTORS)
-        .context("the contract's descriptors are broken")?
-        .file;
-    let declares = |file: &FileDescriptorProto| {
-        file.service
-            .iter()
-            .any(|service| mounted.contains(&format!("{}.{}", file.package(), service.name()).as_str()))
-    };
-    let mut wanted: Vec<String> = all
-        .iter()
-        .filter(|file| declares(file))
-        .map(|file| file.name().to_owned())
-        .collect();
-    let mut at = 0;
-    while at < wanted.len() {
-        let imports = all
-            .iter()
-            .find(|file| file.name() == wanted[at])
-            .map(|file| file.dependency.clone());
-        for import in imports.unwrap_or_default() {
-            if !wanted.contains(&import) {
-                wanted.push(import);
+/// One question; both versions ask the same.
+enum Question<'a> {
+    Services,
+    File(&'a str),
+    Symbol(&'a str),
+    Extension(&'a str, i32),
+    ExtensionNumbers(&'a str),
+    None,
+}
+
+impl Index {
+    fn answer(&self, question: &Question<'_>) -> Result<Found<'_>, (Code, String)> {
+        let missing = |what: &str, name: &str| {
+            let name = shown(name, MAX_ECHO_CHARS);
+            (Code::NotFound, format!("no such {what} is served: {name}"))
+        };
+        match *question {
+            Question::Services => Ok(Found::Services(self.services())),
+            Question::File(name) => self
+                .file(name)
+                .map(Found::File)
+                .ok_or_else(|| missing("file", name)),
+            Question::Symbol(name) => self
+                .file_of_symbol(name)
+                .map(Found::File)
+                .ok_or_else(|| missing("symbol", name)),
+            Question::Extension(name, number) => self
+                .file_of_extension(name, number)
+                .map(Found::File)
+                .ok_or_else(|| missing("extension", &format!("{number} of {name}"))),
+            Question::ExtensionNumbers(name) => self
+                .extension_numbers(name)
+                .map(Found::Numbers)
+                .ok_or_else(|| missing("message", name)),
+            Question::None => Err((Code::InvalidArgument, "message_request must be set".to_owned())),
+        }
+    }
+}
+
+/// The two versions differ in nothing but the names of their types.
+macro_rules! version {
+    ($version:ident) => {
+        mod $version {
+            use tonic_reflection::pb::$version::{
+                ErrorResponse, ExtensionNumberResponse, ExtensionRequest, FileDescriptorResponse,
+                ListServiceResponse, ServerReflectionRequest, ServerReflectionResponse, ServiceResponse,
+                server_reflection_request::MessageRequest,
+                server_reflection_response::MessageResponse,
+                server_reflection_server::{ServerReflection, ServerReflectionServer},
+            };
+
+            use super::*;
+
+            pub(super) fn server(index: Arc<Index>) -> ServerReflectionServer<impl ServerReflection> {
+                ServerReflectionServer::new(Reflection(index))
+            }
+
+            struct Reflection(Arc<Index>);
+
+            #[tonic::async_trait]
+            impl ServerReflection for Reflection {
+                type ServerReflectionInfoStream =
+                    Pin<Box<dyn Stream<Item = Result<ServerReflectionResponse, Status>> + Send>>;
+
+                /// An answer for each question, an error too; only the caller ends the stream.
+                async fn server_reflection_info(
+                    &self,
+                    questions: Request<Streaming<ServerReflectionRequest>>,
+                ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+                    let index = Arc::clone(&self.0);
+                    let answers = questions
+                        .into_inner()
+                        .map(move |question| question.map(|question| answer(&index, question)));
+                    Ok(Response::new(Box::pin(answers)))
+                }
+            }
+
+            fn answer(index: &Index, request: ServerReflectionRequest) -> ServerReflectionResponse {
+                let question = match &request.message_request {
+                    Some(MessageRequest::ListServices(_)) => Question::Services,
+                    Some(MessageRequest::FileByFilename(name)) => Question::File(name),
+                    Some(MessageRequest::FileContainingSymbol(name)) => Question::Symbol(name),
+                    Some(MessageRequest::FileContainingExtension(wanted)) => {
+                        Question::Extension(&wanted.containing_type, wanted.extension_number)
+                    }
+                    Some(MessageRequest::AllExtensionNumbersOfType(name)) => Question::ExtensionNumbers(name),
+                    None => Question::None,
+                };
+                let response = match index.answer(&question) {
+                    Ok(Found::Services(names)) => {
+                        MessageResponse::ListServicesResponse(ListServiceResponse {
+                            service: names
+                                .iter()
+                                .map(|name| ServiceResponse { name: name.clone() })
+                                .collect(),
+                        })
+                    }
+                    Ok(Found::File(file)) => {
+                        MessageResponse::FileDescriptorResponse(FileDescriptorResponse {
+                            file_descriptor_proto: vec![file.to_vec()],
+                        })
+                    }
+                    Ok(Found::Numbers(numbers)) => {
+                        MessageResponse::AllExtensionNumbersResponse(ExtensionNumberResponse {
+                            base_type_name: match &question {
+                                Question::ExtensionNumbers(name) => (*name).to_owned(),
+                                _ => String::new(),
+                            },
+                            extension_number: numbers.to_vec(),
+                        })
+                    }
+                    Err((code, error_message)) => MessageResponse::ErrorResponse(ErrorResponse {
+                        error_code: code.into(),
+                        error_message,
+                    }),
+                };
+                ServerReflectionResponse {
+                    valid_host: shown(&request.host, MAX_ECHO_CHARS).into_owned(),
+                    original_request: Some(echo(request)),
+                    message_response: Some(response),
+                }
+            }
+
+            /// The question, with names of bounded length.
+            fn echo(request: ServerReflectionRequest) -> ServerReflectionRequest {
+                let cut = |name: String| shown(&name, MAX_ECHO_CHARS).into_owned();
+                let message_request = request.message_request.map(|question| match question {
+                    MessageRequest::ListServices(name) => MessageRequest::ListServices(cut(name)),
+                    MessageRequest::FileByFilename(name) => MessageRequest::FileByFilename(cut(name)),
+                    MessageRequest::FileContainingSymbol(name) => {
+                        MessageRequest::FileContainingSymbol(cut(name))
+                    }
+                    MessageRequest::FileContainingExtension(wanted) => {
+                        MessageRequest::FileContainingExtension(ExtensionRequest {
+                            containing_type: cut(wanted.containing_type),
+                            extension_number: wanted.extension_number,
+                        })
+                    }
+                    MessageRequest::AllExtensionNumbersOfType(name) => {
+                        MessageRequest::AllExtensionNumbersOfType(cut(name))
+                    }
+                });
+                ServerReflectionRequest {
+                    host: cut(request.host),
+                    message_request,
+                }
             }
         }
-        at += 1;
-    }
-    all.retain(|file| wanted.iter().any(|name| name == file.name()));
-    for file in &mut all {
-        if file.name().starts_with("google/") || file.name().starts_with("buf/") {
-            file.source_code_info = None;
-        }
-    }
-    Ok(FileDescriptorSet { file: all })
+    };
 }
+
+version!(v1);
+version!(v1alpha);

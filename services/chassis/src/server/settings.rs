@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{RateLimits, tls};
+use super::{RateLimits, Reflection, tls};
 use crate::Violations;
 
 /// The gRPC port and its limits.
@@ -60,6 +60,8 @@ pub struct Settings {
     pub max_connection_idle_s: u64,
     /// Milliseconds that open streams get to end by themselves when the process stops. Default 2000.
     pub stream_grace_ms: u64,
+    /// Who may ask for the contracts by reflection: `open` (anybody), `token` (whoever has one) or `off`. Default open.
+    pub reflection: Reflection,
     /// Mutual TLS; without it the port is plaintext, as the probe port always is. Default none.
     pub tls: Option<tls::Settings>,
     /// How often one facility may call. Default: as it likes.
@@ -90,6 +92,7 @@ impl Default for Settings {
             max_connection_age_grace_s: 600,
             max_connection_idle_s: 300,
             stream_grace_ms: 2_000,
+            reflection: Reflection::Open,
             tls: None,
             rate_limits: RateLimits::default(),
         }

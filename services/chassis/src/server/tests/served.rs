@@ -26,12 +26,12 @@ pub(super) struct Served {
     pub(super) address: SocketAddr,
     pub(super) probe_address: SocketAddr,
     pub(super) grpc: Channel,
-    probe: Channel,
+    pub(super) probe: Channel,
     pub(super) serving: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Served {
-    async fn start() -> Served {
+    pub(super) async fn start() -> Served {
         Served::with(Settings::default()).await
     }
 
