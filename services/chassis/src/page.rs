@@ -1,11 +1,15 @@
 //! Page tokens and sizes (AIP-158). A token is signed and belongs to one method, facility and filter: it can neither
 //! be forged nor carried over to another list.
 
+mod bytes;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 use tonic::Status;
+
+pub use bytes::{Filling, cut};
 
 use crate::{Facility, status};
 

@@ -1,6 +1,7 @@
 //! The gRPC port: what a request passes through before its handler, and how connections begin and end.
 
 mod admission;
+mod answer_size;
 mod audit;
 mod authentication;
 mod authorization;
@@ -158,6 +159,8 @@ impl Server {
         vec![
             // Outermost, so that every answer is seen, refusals too; it continues the caller's trace.
             Arc::new(telemetry::Layer::new()),
+            // Whatever is answered below, the caller can read it.
+            Arc::new(answer_size::Layer::new(settings.max_message_bytes)),
             // Time counts from here, waiting included.
             Arc::new(deadline::Layer::new(
                 process.shutdown.clone(),

@@ -2,9 +2,8 @@
 
 use chassis::{
     Facility, PageTokens,
-    page::{self, List},
+    page::{self, Filling, List},
 };
-use prost::Message;
 use proto::claims::v1::{ListClaimsRequest, ListClaimsResponse};
 use uuid::Uuid;
 
@@ -17,9 +16,6 @@ use crate::{
 };
 
 const METHOD: &str = "claims.v1.ClaimService/ListClaims";
-
-/// A page ends early when it gets larger than so many bytes: clients take messages of 4 MiB.
-const PAGE_BYTES: usize = 2 << 20;
 
 /// Lists a page of claims. The documents of resubmissions are left out.
 ///
@@ -50,23 +46,17 @@ pub async fn list(
     let mut tx = desk.database.begin(facility).await?;
     let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
     let mut ids = store::list(&mut tx, facility.as_str(), &filter, after, limit).await?;
-    let mut more = ids.len() > size;
+    let more = ids.len() > size;
     ids.truncate(size);
-    let records = store::read(&mut tx, &ids).await?;
-    let mut claims = view::claims(&mut tx, records, Attachments::LeftOut).await?;
+    let mut filling = Filling::new(&ids);
+    while let Some(ids) = filling.next_keys() {
+        let records = store::read(&mut tx, ids).await?;
+        filling.add(view::claims(&mut tx, records, Attachments::LeftOut).await?);
+    }
     tx.rollback().await?;
-
-    let mut bytes = 0;
-    let fitting = claims.iter().take_while(|claim| {
-        bytes += claim.encoded_len();
-        bytes <= PAGE_BYTES
-    });
-    // One claim always fits: a page without any would never end.
-    let fitting = fitting.count().max(1);
-    more |= claims.len() > fitting;
-    claims.truncate(fitting);
+    let (claims, is_cut) = filling.finish();
     let next_page_token = match ids.get(claims.len().saturating_sub(1)) {
-        Some(last) if more => pages.encode(&list, last)?,
+        Some(last) if more || is_cut => pages.encode(&list, last)?,
         _ => String::new(),
     };
     Ok(ListClaimsResponse {

@@ -43,7 +43,7 @@ pub(crate) fn to_json(type_name: &str, body: &[u8]) -> Result<String, String> {
     serde_json::to_string(&message).map_err(|error| error.to_string())
 }
 
-/// Protobuf's JSON as a body, or why it is not a whole `type_name`. Unknown fields are refused: a slip of the pen would
+/// Protobuf's JSON as a body, or why it is not a whole `type_name` that keeps the contract's rules. Unknown fields are refused: a slip of the pen would
 /// otherwise vanish.
 pub(crate) fn from_json(type_name: &str, json: &str) -> Result<Vec<u8>, String> {
     let Some(descriptor) = CONTRACT.pool.get_message_by_name(type_name) else {
@@ -53,7 +53,11 @@ pub(crate) fn from_json(type_name: &str, json: &str) -> Result<Vec<u8>, String> 
     let message = DynamicMessage::deserialize(descriptor, &mut deserializer);
     let message = message.and_then(|message| deserializer.end().map(|()| message));
     let message = message.map_err(|error| format!("not a {type_name}: {error}"))?;
-    Ok(message.encode_to_vec())
+    let body = message.encode_to_vec();
+    match chassis::violations(type_name, &body)? {
+        violations if violations.is_empty() => Ok(body),
+        violations => Err(violations.to_string()),
+    }
 }
 
 fn decode(type_name: &str, body: &[u8]) -> Result<DynamicMessage, String> {

@@ -82,6 +82,6 @@ impl DeadLetters {
 
     /// The service to mount.
     pub fn into_service(self) -> DeadLetterServiceServer<Self> {
-        DeadLetterServiceServer::new(self).max_decoding_message_size(usize::MAX)
+        DeadLetterServiceServer::new(self).max_decoding_message_size(chassis::server::CHECKED_BEFORE)
     }
 }

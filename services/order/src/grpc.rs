@@ -75,7 +75,10 @@ impl OrderService for Grpc {
         let identity = Identity::of(&request)?;
         let request = request.into_inner();
         let filter = decode::order_filter(&request);
-        let described = format!("{:?}/{}/{}", filter.state, filter.patient_id, filter.line_code);
+        let described = format!(
+            "{:?}/{:?}/{:?}",
+            filter.state, filter.patient_id, filter.line_code
+        );
         let (method, facility) = ("order.v1.OrderService/ListOrders", &identity.facility);
         let list = page::List {
             method,

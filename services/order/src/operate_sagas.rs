@@ -56,7 +56,7 @@ pub async fn get(desk: &Desk, facility: &Facility, id: Uuid) -> Result<Shown, Er
     Ok(shown)
 }
 
-/// A page of the sagas that match, newest first, and where the next one begins.
+/// A page of the sagas that match, newest first, and whether more follow.
 ///
 /// # Errors
 /// Only the database's.
@@ -66,18 +66,13 @@ pub async fn list(
     filter: &Filter,
     after: Option<Uuid>,
     size: u32,
-) -> Result<(Vec<Saga>, Option<Uuid>), Error> {
+) -> Result<(Vec<Saga>, bool), Error> {
     let mut tx = desk.database.begin(facility).await?;
     let mut sagas = store::sagas::list(&mut tx, filter, after, i64::from(size) + 1).await?;
     tx.commit().await?;
     let more = sagas.len() > size as usize;
     sagas.truncate(size as usize);
-    let next = if more {
-        sagas.last().map(|saga| saga.id)
-    } else {
-        None
-    };
-    Ok((sagas, next))
+    Ok((sagas, more))
 }
 
 /// Wakes a saga that is stuck or waiting, at once and with its attempts counted from zero. One that is being driven

@@ -1,7 +1,8 @@
-//! Reading orders: one, or a page of them, with a fixed number of queries.
+//! Reading orders: one, or a page of them, with a fixed number of queries for every few orders.
 
-use chassis::Facility;
+use chassis::{Facility, page::Filling};
 use proto::order::v1 as wire;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
@@ -59,7 +60,20 @@ pub async fn list(
     let more = orders.len() > size as usize;
     orders.truncate(size as usize);
     let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
-    let lines = store::lines::of_all(&mut tx, &ids).await?;
+    let mut filling = Filling::new(&orders);
+    while let Some(orders) = filling.next_keys() {
+        filling.add(whole(&mut tx, orders).await?);
+    }
+    tx.commit().await?;
+    let (page, is_cut) = filling.finish();
+    let next = ids.get(page.len().saturating_sub(1)).filter(|_| more || is_cut);
+    Ok((page, next.copied()))
+}
+
+/// Orders with their lines and refunds, in the same order.
+async fn whole(conn: &mut PgConnection, orders: &[Order]) -> Result<Vec<wire::Order>, Error> {
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
+    let lines = store::lines::of_all(conn, &ids).await?;
     let refunded: Vec<Uuid> = orders
         .iter()
         .filter(|order| order.refund_count > 0)
@@ -67,14 +81,12 @@ pub async fn list(
         .collect();
     let refunds = match refunded.is_empty() {
         true => std::collections::HashMap::new(),
-        false => store::refunds::of_all(&mut tx, &refunded).await?,
+        false => store::refunds::of_all(conn, &refunded).await?,
     };
-    tx.commit().await?;
     let of = |order: &Order| {
         let lines = lines.get(&order.id).map(Vec::as_slice).unwrap_or_default();
         let refunds = refunds.get(&order.id).map(Vec::as_slice).unwrap_or_default();
         encode::order(order, lines, refunds)
     };
-    let next = if more { ids.last().copied() } else { None };
-    Ok((orders.iter().map(of).collect(), next))
+    Ok(orders.iter().map(of).collect())
 }

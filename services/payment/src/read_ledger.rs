@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chassis::Facility;
+use chassis::{Facility, page};
 use money::Currency;
 use proto::{google::r#type as google, payment::v1 as wire};
 use uuid::Uuid;
@@ -46,8 +46,11 @@ pub async fn list_entries(
     tx.commit().await?;
     let more = found.len() > size;
     found.truncate(size);
-    let next = found.last().map(|last| last.id).filter(|_| more);
-    Ok((found.iter().map(entry).collect(), next))
+    let mut page: Vec<_> = found.iter().map(entry).collect();
+    let more = page::cut(&mut page) || more;
+    let last = found.get(page.len().saturating_sub(1));
+    let next = last.map(|last| last.id).filter(|_| more);
+    Ok((page, next))
 }
 
 fn balance(sums: &[Sums]) -> Result<wire::GetTrialBalanceResponse, Error> {

@@ -1,6 +1,6 @@
 //! Reads of payments.
 
-use chassis::Facility;
+use chassis::{Facility, page};
 use proto::payment::v1 as wire;
 use uuid::Uuid;
 
@@ -55,8 +55,11 @@ pub async fn list_payments(
         .collect();
     let refunds = store::refunds(&mut tx, &captured).await?;
     tx.commit().await?;
-    let next = found.last().map(|last: &Payment| last.id).filter(|_| more);
-    Ok((found.iter().map(|found| payment(found, &refunds)).collect(), next))
+    let mut page: Vec<_> = found.iter().map(|found| payment(found, &refunds)).collect();
+    let more = page::cut(&mut page) || more;
+    let last = found.get(page.len().saturating_sub(1));
+    let next = last.map(|last: &Payment| last.id).filter(|_| more);
+    Ok((page, next))
 }
 
 impl std::fmt::Display for Named {

@@ -51,7 +51,7 @@ impl EventOperations {
 
     /// The service to mount.
     pub fn into_service(self) -> EventServiceServer<Self> {
-        EventServiceServer::new(self).max_decoding_message_size(usize::MAX)
+        EventServiceServer::new(self).max_decoding_message_size(chassis::server::CHECKED_BEFORE)
     }
 
     fn open<M>(&self, request: Request<M>) -> Result<(Caller, M), Status> {

@@ -41,12 +41,14 @@ impl DeadLetterService for DeadLetters {
         let mut found = letters::select(&mut tx, &filter).await.map_err(Failure::from)?;
         let more = found.len() as i64 > size;
         found.truncate(usize::try_from(size).unwrap_or_default());
-        let next = found
+        let mut dead_letters: Vec<ops::DeadLetter> = found.into_iter().map(Into::into).collect();
+        let more = chassis::page::cut(&mut dead_letters) || more;
+        let next = dead_letters
             .last()
             .filter(|_| more)
-            .map(|last| self.0.tokens.encode(&scope, &last.id.to_string()));
+            .map(|last| self.0.tokens.encode(&scope, &last.id));
         Ok(Response::new(ops::ListDeadLettersResponse {
-            dead_letters: found.into_iter().map(Into::into).collect(),
+            dead_letters,
             next_page_token: next.unwrap_or_default(),
         }))
     }
@@ -72,14 +74,17 @@ impl DeadLetterService for DeadLetters {
             .map_err(Failure::from)?;
         let more = found.len() as i64 > size;
         found.truncate(usize::try_from(size).unwrap_or_default());
-        let cursor = found
-            .last()
-            .filter(|_| more)
-            .map(|last| format!("{} {}", last.count, last.fingerprint));
+        let cursors: Vec<_> = found
+            .iter()
+            .map(|group| format!("{} {}", group.count, group.fingerprint))
+            .collect();
+        let mut groups: Vec<ops::DeadLetterGroup> = found.into_iter().map(Into::into).collect();
+        let more = chassis::page::cut(&mut groups) || more;
+        let cursor = cursors.get(groups.len().saturating_sub(1)).filter(|_| more);
         Ok(Response::new(ops::ListDeadLetterGroupsResponse {
-            groups: found.into_iter().map(Into::into).collect(),
+            groups,
             next_page_token: cursor
-                .map(|cursor| self.0.tokens.encode(&scope, &cursor))
+                .map(|cursor| self.0.tokens.encode(&scope, cursor))
                 .unwrap_or_default(),
         }))
     }

@@ -58,20 +58,16 @@ impl SagaService for Grpc {
         };
         let after: Option<Uuid> = self.desk.pages.decode(&list, &request.page_token)?;
         let size = page::size(request.page_size)?;
-        let (sagas, next) = operate_sagas::list(&self.desk, facility, &filter, after, size).await?;
-        let next_page_token = next
-            .map(|next| self.desk.pages.encode(&list, &next))
+        let (sagas, more) = operate_sagas::list(&self.desk, facility, &filter, after, size).await?;
+        let ids: Vec<Uuid> = sagas.iter().map(|saga| saga.id).collect();
+        let bare = |saga| Shown { saga, history: None };
+        let mut sagas: Vec<_> = sagas.into_iter().map(|found| saga(&bare(found))).collect();
+        let more = page::cut(&mut sagas) || more;
+        let last = ids.get(sagas.len().saturating_sub(1)).filter(|_| more);
+        let next_page_token = last
+            .map(|last| self.desk.pages.encode(&list, last))
             .transpose()?
             .unwrap_or_default();
-        let sagas = sagas
-            .into_iter()
-            .map(|found| {
-                saga(&Shown {
-                    saga: found,
-                    history: None,
-                })
-            })
-            .collect();
         Ok(Response::new(ListSagasResponse {
             sagas,
             next_page_token,

@@ -1,0 +1,304 @@
+//! No answer is larger than its caller can take: messages that gRPC libraries would not read are not sent, and the
+//! trailers of an error are short.
+
+use std::{
+    pin::Pin,
+    task::{Context as Task, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame};
+use tonic::{Status, body::Body, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::{
+    Response,
+    call::{Call, Layer as CallLayer, Next},
+};
+use crate::{
+    contract::{grouped, text::shown},
+    status,
+};
+
+/// What gRPC libraries read unless they are told otherwise.
+const READ_BY_DEFAULT: usize = 4 * 1024 * 1024;
+const PREFIX: usize = 5;
+/// gRPC libraries refuse trailers beyond 8 KiB.
+const MAX_STATUS_BYTES: usize = 7 * 1024;
+/// How much of a status that is too large is kept.
+const KEPT_CHARS: usize = 500;
+const KEPT_VIOLATIONS: usize = 5;
+
+const MESSAGE: &str = "grpc-message";
+const DETAILS: &str = "grpc-status-details-bin";
+
+pub(super) struct Layer {
+    max_bytes: usize,
+}
+
+impl Layer {
+    /// Who takes larger requests is asked for by callers that read larger answers.
+    pub(super) fn new(max_message_bytes: usize) -> Layer {
+        Layer {
+            max_bytes: max_message_bytes.max(READ_BY_DEFAULT),
+        }
+    }
+}
+
+impl CallLayer for Layer {
+    fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
+        let method = call.method.as_ref().map(|method| method.name.clone());
+        Box::pin(async move {
+            let mut response = next.run(call).await;
+            shorten(response.headers_mut());
+            let max_bytes = self.max_bytes;
+            response.map(|body| {
+                Body::new(Measured {
+                    body,
+                    method,
+                    max_bytes,
+                    left: 0,
+                    prefix: Vec::with_capacity(PREFIX),
+                    end: End::NotYet,
+                })
+            })
+        })
+    }
+}
+
+/// A status that would not be read is cut: its reason stays, and the beginning of the rest.
+fn shorten(headers: &mut HeaderMap) {
+    let size = |name| headers.get(name).map_or(0, http::HeaderValue::len);
+    if size(MESSAGE) + size(DETAILS) <= MAX_STATUS_BYTES {
+        return;
+    }
+    let Some(status) = Status::from_header_map(headers) else {
+        return;
+    };
+    let told = status.get_error_details();
+    let mut kept = ErrorDetails::new();
+    if let Some(info) = told.error_info() {
+        let (reason, domain) = (shown(&info.reason, KEPT_CHARS), shown(&info.domain, KEPT_CHARS));
+        kept.set_error_info(reason, domain, std::collections::HashMap::new());
+    }
+    if let Some(retry) = told.retry_info() {
+        kept.set_retry_info(retry.retry_delay);
+    }
+    for violation in told
+        .bad_request()
+        .iter()
+        .flat_map(|bad| &bad.field_violations)
+        .take(KEPT_VIOLATIONS)
+    {
+        let description = shown(&violation.description, KEPT_CHARS);
+        kept.add_bad_request_violation(shown(&violation.field, KEPT_CHARS), description);
+    }
+    let short = Status::with_error_details(status.code(), shown(status.message(), KEPT_CHARS), kept);
+    headers.remove(DETAILS);
+    // The code and the text are headers in any case.
+    let _ = short.add_header(headers);
+}
+
+enum End {
+    NotYet,
+    /// What is to be sent after the part that fits.
+    Refused(Box<Status>),
+    Sent,
+}
+
+/// An answer whose messages are measured by their prefixes.
+struct Measured {
+    body: Body,
+    method: Option<String>,
+    max_bytes: usize,
+    /// Bytes that are still to come of the message under way.
+    left: usize,
+    /// What has come of the prefix of the next one.
+    prefix: Vec<u8>,
+    end: End,
+}
+
+impl Measured {
+    /// The part of `data` before a message that is too large, and how large that is.
+    fn measure(&mut self, data: &Bytes) -> Option<(usize, usize)> {
+        let mut at = 0;
+        while at < data.len() {
+            if self.left > 0 {
+                let step = self.left.min(data.len() - at);
+                self.left -= step;
+                at += step;
+                continue;
+            }
+            self.prefix.push(data[at]);
+            at += 1;
+            if let [_, length @ ..] = self.prefix.as_slice()
+                && let Ok(length) = <[u8; 4]>::try_from(length)
+            {
+                self.left = u32::from_be_bytes(length) as usize;
+                self.prefix.clear();
+                if self.left > self.max_bytes {
+                    return Some((at.saturating_sub(PREFIX), self.left));
+                }
+            }
+        }
+        None
+    }
+
+    fn refuse(&mut self, bytes: usize) {
+        let method = self.method.as_deref().unwrap_or("_OTHER");
+        tracing::error!(
+            rpc.method = method,
+            bytes,
+            max_bytes = self.max_bytes,
+            "an answer is too large to send"
+        );
+        let text = format!(
+            "the answer has {} bytes, at most {} are sent: ask for less at once",
+            grouped(bytes),
+            grouped(self.max_bytes)
+        );
+        let mut refusal = status::exhausted("ANSWER_TOO_LARGE", text, std::time::Duration::ZERO);
+        // It will not be smaller the next time.
+        refusal
+            .metadata_mut()
+            .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
+        self.body = Body::empty();
+        self.end = End::Refused(Box::new(refusal));
+    }
+}
+
+impl HttpBody for Measured {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match std::mem::replace(&mut self.end, End::Sent) {
+            End::NotYet => self.end = End::NotYet,
+            End::Sent => return Poll::Ready(None),
+            End::Refused(refusal) => {
+                let mut trailers = HeaderMap::new();
+                return Poll::Ready(Some(
+                    refusal
+                        .add_header(&mut trailers)
+                        .map(|()| Frame::trailers(trailers)),
+                ));
+            }
+        }
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(task)) else {
+            return Poll::Ready(None);
+        };
+        let frame = match frame?.into_data() {
+            Ok(data) => match self.measure(&data) {
+                Some((fitting, bytes)) => {
+                    self.refuse(bytes);
+                    Frame::data(data.slice(..fitting))
+                }
+                None => Frame::data(data),
+            },
+            Err(frame) => frame.into_trailers().map_or_else(
+                |frame| frame,
+                |mut trailers| {
+                    shorten(&mut trailers);
+                    Frame::trailers(trailers)
+                },
+            ),
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self.end {
+            End::NotYet => self.body.is_end_stream(),
+            End::Refused(_) => false,
+            End::Sent => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut as _;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tonic::Code;
+
+    use super::*;
+
+    fn message(length: usize) -> Vec<u8> {
+        let mut message = vec![0];
+        message.put_u32(u32::try_from(length).unwrap());
+        message.resize(PREFIX + length, 7);
+        message
+    }
+
+    /// What of an answer in these pieces is sent, and the status after it if it was refused.
+    async fn sent(pieces: Vec<Vec<u8>>) -> (usize, Option<Status>) {
+        let frames = pieces
+            .into_iter()
+            .map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece))));
+        let mut body = Measured {
+            body: Body::new(StreamBody::new(futures_util::stream::iter(
+                frames.collect::<Vec<_>>(),
+            ))),
+            method: None,
+            max_bytes: 10,
+            left: 0,
+            prefix: Vec::new(),
+            end: End::NotYet,
+        };
+        let (mut bytes, mut status) = (0, None);
+        while let Some(frame) = body.frame().await {
+            match frame.unwrap().into_data() {
+                Ok(data) => bytes += data.len(),
+                Err(frame) => status = Status::from_header_map(&frame.into_trailers().unwrap()),
+            }
+        }
+        (bytes, status)
+    }
+
+    #[tokio::test]
+    async fn messages_that_fit_pass_however_they_are_cut() {
+        let all = [message(10), message(0), message(3)].concat();
+        let length = all.len();
+        assert_eq!(sent(vec![all.clone()]).await.0, length);
+        let bytes = all.into_iter().map(|byte| vec![byte]).collect();
+        let (passed, status) = sent(bytes).await;
+        assert!(passed == length && status.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_large_ends_the_answer_with_a_reason() {
+        let (passed, status) = sent(vec![[message(3), message(11), message(1)].concat()]).await;
+        let status = status.unwrap();
+        assert_eq!((passed, status.code()), (8, Code::ResourceExhausted));
+        assert_eq!(
+            status.get_error_details().error_info().unwrap().reason,
+            "ANSWER_TOO_LARGE"
+        );
+        assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+    }
+
+    #[test]
+    fn a_status_that_is_too_large_is_cut_and_keeps_its_reason() {
+        let mut details = ErrorDetails::with_error_info("BODY_MALFORMED", "weft", []);
+        details.add_bad_request_violation("body_json", "x".repeat(100_000));
+        let long = Status::with_error_details(Code::InvalidArgument, "y".repeat(100_000), details);
+        let mut headers = HeaderMap::new();
+        long.add_header(&mut headers).unwrap();
+        shorten(&mut headers);
+        let size: usize = headers.values().map(http::HeaderValue::len).sum();
+        assert!(size < MAX_STATUS_BYTES, "{size}");
+        let short = Status::from_header_map(&headers).unwrap();
+        assert!(short.code() == Code::InvalidArgument && short.message().ends_with('…'));
+        let details = short.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "BODY_MALFORMED");
+        assert_eq!(
+            details.bad_request().unwrap().field_violations[0].field,
+            "body_json"
+        );
+    }
+}
