@@ -1,7 +1,9 @@
 //! One claim is read.
 
-use chassis::Facility;
-use proto::claims::v1::{Claim, GetClaimRequest, GetClaimResponse};
+use chassis::{Facility, status};
+use proto::claims::v1::{
+    Claim, GetClaimAttachmentRequest, GetClaimAttachmentResponse, GetClaimRequest, GetClaimResponse,
+};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -24,6 +26,25 @@ pub async fn get(
     let claim = show(&mut tx, id).await?;
     tx.rollback().await?;
     Ok(GetClaimResponse { claim: Some(claim) })
+}
+
+/// Reads the attachment of one resubmission.
+///
+/// # Errors
+/// NOT_FOUND, also for another facility's claim.
+pub async fn attachment(
+    desk: &Desk,
+    facility: &Facility,
+    request: GetClaimAttachmentRequest,
+) -> Result<GetClaimAttachmentResponse, Error> {
+    let id = uuid("id", &request.id)?;
+    let mut tx = desk.database.begin(facility).await?;
+    let found = store::attachment(&mut tx, id, request.cycle).await?;
+    tx.rollback().await?;
+    let missing = || status::not_found("resubmission", format!("{id}, cycle {}", request.cycle));
+    Ok(GetClaimAttachmentResponse {
+        attachment: found.ok_or_else(missing)?,
+    })
 }
 
 /// The claim with all that belongs to it, as it stands in this transaction.

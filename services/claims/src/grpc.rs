@@ -3,12 +3,12 @@
 use chassis::{Identity, PageTokens, idempotency, status};
 use prost::Message;
 use proto::claims::v1::{
-    GetClaimRequest, GetClaimResponse, ImportRemittanceHeader, ImportRemittanceRequest,
-    ImportRemittanceResponse, ListClaimsRequest, ListClaimsResponse, ListParkedLinesRequest,
-    ListParkedLinesResponse, PrepareClaimRequest, PrepareClaimResponse, ResolveParkedLineRequest,
-    ResolveParkedLineResponse, ResubmitClaimRequest, ResubmitClaimResponse, SubmitClaimRequest,
-    SubmitClaimResponse, WithdrawClaimRequest, WithdrawClaimResponse, claim_service_server::ClaimService,
-    import_remittance_request::Part,
+    GetClaimAttachmentRequest, GetClaimAttachmentResponse, GetClaimRequest, GetClaimResponse,
+    ImportRemittanceHeader, ImportRemittanceRequest, ImportRemittanceResponse, ListClaimsRequest,
+    ListClaimsResponse, ListParkedLinesRequest, ListParkedLinesResponse, PrepareClaimRequest,
+    PrepareClaimResponse, ResolveParkedLineRequest, ResolveParkedLineResponse, ResubmitClaimRequest,
+    ResubmitClaimResponse, SubmitClaimRequest, SubmitClaimResponse, WithdrawClaimRequest,
+    WithdrawClaimResponse, claim_service_server::ClaimService, import_remittance_request::Part,
 };
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
@@ -70,6 +70,15 @@ impl ClaimService for Grpc {
     ) -> Result<Response<GetClaimResponse>, Status> {
         let caller = Identity::of(&request)?;
         let found = get_claim::get(&self.desk, &caller.facility, request.into_inner()).await?;
+        Ok(Response::new(found))
+    }
+
+    async fn get_claim_attachment(
+        &self,
+        request: Request<GetClaimAttachmentRequest>,
+    ) -> Result<Response<GetClaimAttachmentResponse>, Status> {
+        let caller = Identity::of(&request)?;
+        let found = get_claim::attachment(&self.desk, &caller.facility, request.into_inner()).await?;
         Ok(Response::new(found))
     }
 

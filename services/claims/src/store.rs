@@ -65,8 +65,12 @@ pub struct Resubmission {
     pub kind: i32,
     /// What was changed or is complained of.
     pub comment: String,
-    /// A document; empty when it was not asked for.
+    /// The cycle that it opened.
+    pub cycle: i32,
+    /// A document; empty when it was left out.
     pub attachment: Vec<u8>,
+    /// Whether it was left out for its size.
+    pub is_left_out: bool,
 }
 
 /// Waits for everybody else who prepares or withdraws this order's claim, until the transaction ends.
@@ -251,16 +255,34 @@ pub async fn withdraw(conn: &mut PgConnection, id: Uuid, version: i64) -> Result
 pub async fn resubmissions(
     conn: &mut PgConnection,
     claims: &[Uuid],
-    with_attachments: bool,
+    max_attachment_bytes: i64,
 ) -> Result<Vec<Resubmission>, sqlx::Error> {
     sqlx::query_as!(
         Resubmission,
-        r#"select claim, type as kind, comment, case when $2 then attachment else '' end as "attachment!"
-           from claims.resubmission where claim = any($1) order by claim, cycle"#,
+        r#"select claim, type as kind, comment, cycle, case when so_far <= $2 then attachment else '' end as "attachment!",
+               so_far > $2 and attachment <> '' as "is_left_out!"
+           from (select *, sum(octet_length(attachment)) over (partition by claim order by cycle) as so_far
+                 from claims.resubmission where claim = any($1)) as resubmission
+           order by claim, cycle"#,
         claims,
-        with_attachments,
+        max_attachment_bytes,
     )
     .fetch_all(conn)
+    .await
+}
+
+/// The attachment of the resubmission that opened this cycle; `None` without such a resubmission.
+pub async fn attachment(
+    conn: &mut PgConnection,
+    claim: Uuid,
+    cycle: i32,
+) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select attachment from claims.resubmission where claim = $1 and cycle = $2",
+        claim,
+        cycle
+    )
+    .fetch_optional(conn)
     .await
 }
 

@@ -18,11 +18,14 @@ use crate::{
 /// Whether resubmissions are shown with their documents, which may be large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachments {
-    /// As they were sent.
+    /// As they were sent, oldest first, as many as belong in an answer.
     Shown,
     /// Empty.
     LeftOut,
 }
+
+/// The attachments of one claim in an answer. With the claim itself they stay far below 4 MiB.
+const MAX_ATTACHMENT_BYTES: i64 = 512 * 1024;
 
 /// Shows claims with all that belongs to them, in the same order.
 pub async fn claims(
@@ -41,9 +44,16 @@ pub async fn claims(
         .map(|record| record.id)
         .collect();
     let mut resubmissions: HashMap<Uuid, Vec<wire::Resubmission>> = HashMap::new();
+    let mut left_out: HashMap<Uuid, Vec<i32>> = HashMap::new();
     if !resubmitted.is_empty() {
-        let shown = attachments == Attachments::Shown;
-        for again in store::resubmissions(conn, &resubmitted, shown).await? {
+        let max_bytes = match attachments {
+            Attachments::Shown => MAX_ATTACHMENT_BYTES,
+            Attachments::LeftOut => 0,
+        };
+        for again in store::resubmissions(conn, &resubmitted, max_bytes).await? {
+            if again.is_left_out {
+                left_out.entry(again.claim).or_default().push(again.cycle);
+            }
             let shown = wire::Resubmission {
                 r#type: again.kind,
                 comment: again.comment,
@@ -57,6 +67,7 @@ pub async fn claims(
         let lines = lines.remove(&id).unwrap_or_default();
         wire::Claim {
             resubmissions: resubmissions.remove(&id).unwrap_or_default(),
+            attachments_left_out: left_out.remove(&id).unwrap_or_default(),
             ..claim(record, lines)
         }
     };
@@ -92,6 +103,7 @@ pub fn claim(record: Record, lines: Vec<BookedLine>) -> wire::Claim {
         remitter_id: record.remitter_id,
         rejection: record.rejection,
         resubmissions: Vec::new(),
+        attachments_left_out: Vec::new(),
         version: record.version,
         create_time: Some(timestamp(record.created_at)),
         update_time: Some(timestamp(record.updated_at)),

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
+use prost::Message as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage as _, Value};
 
 use super::{
@@ -41,6 +42,7 @@ struct Limits {
     max_chars: usize,
     max_bytes: usize,
     max_items: usize,
+    max_encoded_bytes: usize,
 }
 
 impl Limits {
@@ -49,6 +51,7 @@ impl Limits {
         max_chars: MAX_CHARS,
         max_bytes: MAX_BYTES,
         max_items: MAX_ITEMS,
+        max_encoded_bytes: usize::MAX,
     };
 
     /// A field's own rule of its length goes before the default; the validator checks it then.
@@ -76,6 +79,9 @@ impl Limits {
             max_items: max_items
                 .and_then(|items| usize::try_from(items.as_u64()?).ok())
                 .unwrap_or(MAX_ITEMS),
+            max_encoded_bytes: option(field, "mesh.v1.max_encoded_bytes")
+                .and_then(|bytes| usize::try_from(bytes.as_u32()?).ok())
+                .unwrap_or(usize::MAX),
         }
     }
 }
@@ -206,7 +212,13 @@ impl Walk {
             Value::EnumNumber(number) if !is_defined(kind, *number) => {
                 self.add(path, "must be one of the defined values");
             }
-            Value::Message(inner) => self.message(inner, path),
+            Value::Message(inner) => {
+                if limits.max_encoded_bytes < usize::MAX && inner.encoded_len() > limits.max_encoded_bytes {
+                    let most = grouped(limits.max_encoded_bytes);
+                    self.add(path, format!("must be at most {most} bytes, encoded"));
+                }
+                self.message(inner, path);
+            }
             _ => {}
         }
     }
