@@ -3,6 +3,7 @@
 // In a scenario an unwrap is an assertion; clippy allows it by itself only inside the test functions.
 #![allow(clippy::unwrap_used)]
 
+mod answer_sizes;
 mod architecture;
 mod asyncapi;
 mod build_identity;

@@ -304,7 +304,7 @@ pub(crate) async fn rows(stack: &Stack) -> BTreeMap<Service, i64> {
 }
 
 /// Who serves a method. Every service serves the operators' tools; sagas are the order service's.
-fn server_of(method: &MethodDescriptor) -> Service {
+pub(crate) fn server_of(method: &MethodDescriptor) -> Service {
     match method.parent_service().package_name() {
         "payment.v1" => Service::Payment,
         "claims.v1" => Service::Claims,
@@ -332,7 +332,7 @@ pub(crate) async fn send(stack: &Stack, method: &MethodDescriptor, body: Bytes) 
 
 /// Bytes as they are.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;
