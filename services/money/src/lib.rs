@@ -22,8 +22,10 @@ pub struct Money {
 /// Why a value is not money.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not an ISO 4217 code in use.
-    #[error("{0:?} is not an ISO 4217 currency code")]
+    /// Not the ISO 4217 code of a currency that people pay with: XAU and CLF are codes, and no such currencies.
+    #[error(
+        "{0:?} is no currency that is paid in; ISO 4217's metals, funds and units of account are not taken"
+    )]
     UnknownCurrency(String),
     /// More digits than the currency has, so that a part of the smallest coin would be lost.
     #[error("{currency} has {digits} decimal digits, the amount has more")]

@@ -44,14 +44,16 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
         .enumerate()
         .map(|(index, line)| read.line(index, line))
         .collect();
+    // An amount that could not be read is named by its line; a sum without it says nothing.
+    let is_sum_known = read.violations.is_empty();
     let gross = lines
         .iter()
         .try_fold(0_i64, |sum, line| sum.checked_add(line.amount));
     let price = read.price(gross, request.patient_share.as_ref(), request.claim.as_ref());
     violations.require(
-        gross.is_some(),
+        !is_sum_known || gross.is_some_and(|gross| fits(gross, currency)),
         "lines",
-        "must sum to an amount that can be counted",
+        "must sum to at most 1,000,000,000",
     );
     let capture_mode = request.capture_mode();
     let Some(currency) = currency.filter(|_| violations.is_empty()) else {
@@ -76,6 +78,13 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
         lines,
         claim: request.claim,
     })
+}
+
+/// Whether a sum can be paid: an amount of the contract has at most this many units.
+fn fits(minor: i64, currency: Option<Currency>) -> bool {
+    const MAX_UNITS: i64 = 1_000_000_000;
+    let exponent = currency.map_or(0, Currency::exponent);
+    minor <= MAX_UNITS * 10_i64.pow(exponent)
 }
 
 /// A request to give something of `order` back.

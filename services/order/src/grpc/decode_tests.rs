@@ -154,3 +154,26 @@ fn an_order_beyond_counting_is_refused() {
     };
     assert!(place(request).unwrap_err().contains(&"lines".to_owned()));
 }
+
+#[test]
+fn lines_that_sum_to_more_than_can_be_paid_are_refused_at_once() {
+    let in_dong = |units| {
+        let mut line = line(units);
+        line.amount.as_mut().unwrap().currency_code = "VND".to_owned();
+        line
+    };
+    let order = |lines| PlaceOrderRequest {
+        lines,
+        ..Default::default()
+    };
+    let most = 1_000_000_000;
+    assert_eq!(
+        place(order(vec![in_dong(most), in_dong(most)])).unwrap_err(),
+        ["lines"]
+    );
+    assert_eq!(
+        place(order(vec![in_dong(most - 1), in_dong(1)])).unwrap().gross,
+        most
+    );
+    assert_eq!(place(order(vec![line(most), line(1)])).unwrap_err(), ["lines"]);
+}

@@ -127,6 +127,15 @@ pub(crate) fn claim_violations(status: &Status) -> Vec<(String, String)> {
         .collect()
 }
 
+/// What is wrong with a claim, field by field as the caller named them: the callee's own names are others.
+pub(crate) fn in_words(violations: &[(String, String)]) -> String {
+    let faults = violations
+        .iter()
+        .map(|(field, description)| format!("{field}: {description}"));
+    let line = format!("the claim is invalid: {}", faults.collect::<Vec<_>>().join("; "));
+    line.chars().take(500).collect()
+}
+
 /// A failed call in one line, for the record.
 pub(crate) fn text(status: &Status) -> String {
     let line = format!("{}: {}", code_name(status.code()), status.message());
@@ -156,6 +165,11 @@ mod tests {
         assert_eq!(
             claim_violations(&refused),
             [("claim.net".to_owned(), "must be the sum".to_owned())]
+        );
+        // The claim's own names of its fields are nothing that the caller has sent.
+        assert_eq!(
+            in_words(&claim_violations(&refused)),
+            "the claim is invalid: claim.net: must be the sum"
         );
     }
 

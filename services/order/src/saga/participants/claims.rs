@@ -61,10 +61,11 @@ impl Claims {
                 )))
             }
             Err(status) if status.code() == Code::InvalidArgument && !outcome::is_transient(&status) => {
+                let violations = outcome::claim_violations(&status);
                 let failure = Failure {
                     reason: "CLAIM_INVALID".to_owned(),
-                    violations: outcome::claim_violations(&status),
-                    message: status.message().to_owned(),
+                    message: outcome::in_words(&violations),
+                    violations,
                 };
                 Ok(Outcome::Refused { failure, undo: false })
             }
