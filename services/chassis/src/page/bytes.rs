@@ -104,6 +104,6 @@ mod tests {
     fn an_item_that_is_too_large_is_a_page_of_its_own() {
         let (items, is_cut, _) = filled(&[3_000_000, 1]);
         assert_eq!((items, is_cut), (vec![3_000_000], true));
-        assert_eq!(filled(&[3_000_000]).1, false);
+        assert!(!filled(&[3_000_000]).1);
     }
 }
