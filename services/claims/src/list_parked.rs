@@ -51,12 +51,15 @@ pub async fn list(
     tx.rollback().await?;
     let more = lines.len() > size;
     lines.truncate(size);
-    let next_page_token = match lines.last() {
-        Some(last) if more => pages.encode(&list, &last.id)?,
+    let ids: Vec<_> = lines.iter().map(|line| line.id).collect();
+    let mut lines: Vec<_> = lines.into_iter().map(view::parked_line).collect();
+    let more = page::cut(&mut lines) || more;
+    let next_page_token = match ids.get(lines.len().saturating_sub(1)) {
+        Some(last) if more => pages.encode(&list, last)?,
         _ => String::new(),
     };
     Ok(ListParkedLinesResponse {
-        lines: lines.into_iter().map(view::parked_line).collect(),
+        lines,
         next_page_token,
     })
 }

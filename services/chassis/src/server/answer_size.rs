@@ -25,11 +25,11 @@ use crate::{
 /// What gRPC libraries read unless they are told otherwise.
 const READ_BY_DEFAULT: usize = 4 * 1024 * 1024;
 const PREFIX: usize = 5;
-/// gRPC libraries refuse trailers beyond 8 KiB.
-const MAX_STATUS_BYTES: usize = 7 * 1024;
+/// gRPC libraries refuse trailers beyond 8 KiB; the code and its like need a few bytes.
+const MAX_STATUS_BYTES: usize = 8 * 1024 - 256;
 /// How much of a status that is too large is kept.
 const KEPT_CHARS: usize = 500;
-const KEPT_VIOLATIONS: usize = 5;
+const KEPT_VIOLATION_BYTES: usize = 3 * 1024;
 
 const MESSAGE: &str = "grpc-message";
 const DETAILS: &str = "grpc-status-details-bin";
@@ -86,14 +86,15 @@ fn shorten(headers: &mut HeaderMap) {
     if let Some(retry) = told.retry_info() {
         kept.set_retry_info(retry.retry_delay);
     }
-    for violation in told
-        .bad_request()
-        .iter()
-        .flat_map(|bad| &bad.field_violations)
-        .take(KEPT_VIOLATIONS)
-    {
+    let mut bytes = 0;
+    for violation in told.bad_request().iter().flat_map(|bad| &bad.field_violations) {
+        let field = shown(&violation.field, KEPT_CHARS);
         let description = shown(&violation.description, KEPT_CHARS);
-        kept.add_bad_request_violation(shown(&violation.field, KEPT_CHARS), description);
+        bytes += field.len() + description.len();
+        if bytes > KEPT_VIOLATION_BYTES {
+            break;
+        }
+        kept.add_bad_request_violation(field, description);
     }
     let short = Status::with_error_details(status.code(), shown(status.message(), KEPT_CHARS), kept);
     headers.remove(DETAILS);
