@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chassis::{Facility, Process, Sections, health::Status, postgres};
 use proto::claims::v1::{WithdrawClaimRequest, claim_service_client::ClaimServiceClient};
 use sqlx::PgPool;
-use tests::{Durability, Options, Postgres, Service, Stack, eventually};
+use tests::{Durability, FaultyLink, Options, Postgres, Service, Stack, eventually};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 /// A migrated database, and a process that uses it as a service does.
@@ -232,6 +232,23 @@ async fn a_role_that_row_level_security_does_not_bind_is_refused_in_words() {
         sqlx::query(revoke).execute(&superuser).await.unwrap();
     }
     stack.restart(Service::Claims).await;
+}
+
+/// A pooler is known by what its sessions say, not by how long they take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_slowly_is_taken_for_no_pooler() {
+    let server = Postgres::shared().await;
+    let fresh = server.database("order").await;
+    let link = FaultyLink::to(&format!("127.0.0.1:{}", server.port())).await;
+    let address: std::net::SocketAddr = link.address().parse().unwrap();
+    let options = postgres::DatabaseUrl::new(fresh.app_url())
+        .connect_options()
+        .unwrap();
+    let options = options.port(address.port());
+    assert_eq!(postgres::broken(&options).await.unwrap(), Vec::<String>::new());
+    link.delay(Duration::from_millis(1_050));
+    let slow = postgres::broken(&options).await;
+    assert!(matches!(slow, Err(sqlx::Error::PoolTimedOut)), "{slow:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

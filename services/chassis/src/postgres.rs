@@ -15,6 +15,7 @@ use std::sync::{
 
 pub use fault::{Fault, is_read_only};
 pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
+pub use requirements::broken;
 pub use schema::missing;
 pub(crate) use schema::watch as watch_schema;
 pub use settings::Settings;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{Connection, Error, PgConnection, Row, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
 /// PostgreSQL 15, as `server_version_num` counts.
@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What is wrong with the database for good, in words; none when the service can work with it.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses.
-pub(super) async fn broken(options: &PgConnectOptions) -> Result<Vec<String>, sqlx::Error> {
+/// When the database cannot be reached or refuses; [`Error::PoolTimedOut`] when it takes too long to tell sessions apart.
+pub async fn broken(options: &PgConnectOptions) -> Result<Vec<String>, Error> {
     let mut conn = PgConnection::connect_with(options).await?;
     // Simple queries: they work behind every pooler, and leave no prepared statement there.
     if is_shared(&mut conn, options).await? {
@@ -71,7 +71,7 @@ const ABOUT: &str = "select current_setting('server_version_num') as version_num
 
 /// Whether a pooler gives our session to others between transactions: two open sessions then have one server process, or
 /// one session has several.
-async fn is_shared(one: &mut PgConnection, options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+async fn is_shared(one: &mut PgConnection, options: &PgConnectOptions) -> Result<bool, Error> {
     let mut other = PgConnection::connect_with(options).await?;
     let mut shared = false;
     for _ in 0..COMPARISONS {
@@ -79,8 +79,12 @@ async fn is_shared(one: &mut PgConnection, options: &PgConnectOptions) -> Result
         // Takes the server process that the other session has just left, if it has left it.
         sqlx::raw_sql("begin").execute(&mut other).await?;
         let beside = backend(&mut other).await?;
-        // A pool of one would let us wait for ourselves.
-        shared = beside == before || timeout(PATIENCE, backend(one)).await.unwrap_or(Ok(beside))? != before;
+        // Without an answer in time nothing is known: a slow server stops no process. A pooler of one session, which lets us
+        // wait for ourselves, looks the same; the service is not ready until that is over, and says so.
+        let again = timeout(PATIENCE, backend(one))
+            .await
+            .map_err(|_| Error::PoolTimedOut)??;
+        shared = beside == before || again != before;
         if shared {
             break;
         }
@@ -90,11 +94,11 @@ async fn is_shared(one: &mut PgConnection, options: &PgConnectOptions) -> Result
     Ok(shared)
 }
 
-async fn backend(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+async fn backend(conn: &mut PgConnection) -> Result<i64, Error> {
     let row = sqlx::raw_sql("select pg_backend_pid()::text as pid")
         .fetch_one(conn)
         .await?;
     let pid: String = row.try_get("pid")?;
     pid.parse()
-        .map_err(|_| sqlx::Error::Protocol("pg_backend_pid() is no number".into()))
+        .map_err(|_| Error::Protocol("pg_backend_pid() is no number".into()))
 }

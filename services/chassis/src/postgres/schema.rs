@@ -135,6 +135,11 @@ impl Look {
         match requirements::broken(&options).await {
             Ok(broken) if broken.is_empty() => {}
             Ok(broken) => return Err(broken),
+            Err(sqlx::Error::PoolTimedOut) => {
+                let why = "the database takes more than two seconds to answer, or stands behind a pooler with one session";
+                dependency.down(&why);
+                return Ok(());
+            }
             Err(_) => return Ok(()),
         }
         match missing(settings, sets).await {
