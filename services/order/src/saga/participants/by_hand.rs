@@ -135,10 +135,11 @@ pub(super) fn given_back(order: &Order, payment: &Payment, part: &Part) -> Resul
     if given >= part.wanted {
         return Ok(Some(done()));
     }
-    // With enough left, the refusal has another reason.
-    if given <= 0 || paid.captured - paid.refunded >= part.wanted {
+    // The refusal has another reason.
+    if given <= 0 {
         return Ok(None);
     }
+    // Nor is the refund simply refused when the rest could still be given back: what was given would be forgotten.
     let (wanted, given) = (part.wanted, order.money(given));
     Ok(Some(stuck(format!(
         "of {} that are to be given back {given} were given back by hand: refund the rest of it by hand, then retry the \
