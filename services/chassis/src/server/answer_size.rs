@@ -25,9 +25,10 @@ use crate::{
 /// What gRPC libraries read unless they are told otherwise.
 const READ_BY_DEFAULT: usize = 4 * 1024 * 1024;
 const PREFIX: usize = 5;
-/// gRPC libraries refuse trailers beyond 8 KiB; the code and its like need a few bytes.
-const MAX_STATUS_BYTES: usize = 8 * 1024 - 256;
-/// How much of a status that is too large is kept.
+/// gRPC libraries refuse trailers beyond 8 KiB, names and 32 bytes for each field included; what is sent beside a status
+/// needs this much at most.
+const MAX_STATUS_BYTES: usize = 8 * 1024 - 512;
+/// How much of a status that is too large is kept; less, if that is too much as it is encoded.
 const KEPT_CHARS: usize = 500;
 const KEPT_VIOLATION_BYTES: usize = 3 * 1024;
 
@@ -68,19 +69,39 @@ impl CallLayer for Layer {
     }
 }
 
-/// A status that would not be read is cut: its reason stays, and the beginning of the rest.
+/// A status that would not be read is cut: its reason stays, and the beginning of the rest. How many bytes a character
+/// takes depends on its script, so the cuts are halved until it fits.
 fn shorten(headers: &mut HeaderMap) {
-    let size = |name| headers.get(name).map_or(0, http::HeaderValue::len);
-    if size(MESSAGE) + size(DETAILS) <= MAX_STATUS_BYTES {
+    if status_bytes(headers) <= MAX_STATUS_BYTES {
         return;
     }
     let Some(status) = Status::from_header_map(headers) else {
         return;
     };
+    let (mut chars, mut violation_bytes) = (KEPT_CHARS, KEPT_VIOLATION_BYTES);
+    loop {
+        headers.remove(DETAILS);
+        // The code and the text are headers in any case.
+        let _ = cut(&status, chars, violation_bytes).add_header(headers);
+        if status_bytes(headers) <= MAX_STATUS_BYTES || chars == 1 {
+            return;
+        }
+        (chars, violation_bytes) = (chars / 2, violation_bytes / 2);
+    }
+}
+
+/// What a status takes in headers: percent signs in its text and base64 in its details included.
+fn status_bytes(headers: &HeaderMap) -> usize {
+    let size = |name| headers.get(name).map_or(0, http::HeaderValue::len);
+    size(MESSAGE) + size(DETAILS)
+}
+
+/// The status with texts of at most so many characters, and violations of at most so many bytes together.
+fn cut(status: &Status, chars: usize, violation_bytes: usize) -> Status {
     let told = status.get_error_details();
     let mut kept = ErrorDetails::new();
     if let Some(info) = told.error_info() {
-        let (reason, domain) = (shown(&info.reason, KEPT_CHARS), shown(&info.domain, KEPT_CHARS));
+        let (reason, domain) = (shown(&info.reason, chars), shown(&info.domain, chars));
         kept.set_error_info(reason, domain, std::collections::HashMap::new());
     }
     if let Some(retry) = told.retry_info() {
@@ -88,18 +109,15 @@ fn shorten(headers: &mut HeaderMap) {
     }
     let mut bytes = 0;
     for violation in told.bad_request().iter().flat_map(|bad| &bad.field_violations) {
-        let field = shown(&violation.field, KEPT_CHARS);
-        let description = shown(&violation.description, KEPT_CHARS);
+        let field = shown(&violation.field, chars);
+        let description = shown(&violation.description, chars);
         bytes += field.len() + description.len();
-        if bytes > KEPT_VIOLATION_BYTES {
+        if bytes > violation_bytes {
             break;
         }
         kept.add_bad_request_violation(field, description);
     }
-    let short = Status::with_error_details(status.code(), shown(status.message(), KEPT_CHARS), kept);
-    headers.remove(DETAILS);
-    // The code and the text are headers in any case.
-    let _ = short.add_header(headers);
+    Status::with_error_details(status.code(), shown(status.message(), chars), kept)
 }
 
 enum End {
@@ -301,5 +319,33 @@ mod tests {
             details.bad_request().unwrap().field_violations[0].field,
             "body_json"
         );
+    }
+
+    #[test]
+    fn a_status_in_any_script_is_cut_to_what_is_read() {
+        for text in ["محمد بن زايد ", "漢字", "😀", "a \"b\" {c}"] {
+            let mut details = ErrorDetails::with_error_info("INVALID_REQUEST", "weft", []);
+            for number in 0..100 {
+                details.add_bad_request_violation(format!("lines[{number}]"), text.repeat(100));
+            }
+            let long = Status::with_error_details(Code::InvalidArgument, text.repeat(1_000), details);
+            let mut headers = HeaderMap::new();
+            long.add_header(&mut headers).unwrap();
+            shorten(&mut headers);
+            // As RFC 9113 counts a list of headers.
+            let size: usize = headers
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len() + 32)
+                .sum();
+            assert!(size < 8 * 1024 - 256, "{text}: {size}");
+            let short = Status::from_header_map(&headers).unwrap();
+            assert!(short.message().starts_with(text) && short.message().ends_with('…'));
+            let details = short.get_error_details();
+            assert_eq!(details.error_info().unwrap().reason, "INVALID_REQUEST");
+            assert_eq!(
+                details.bad_request().unwrap().field_violations[0].field,
+                "lines[0]"
+            );
+        }
     }
 }
