@@ -29,6 +29,7 @@ use crate::{
     hedge::Hedge,
     methods::Methods,
     options::Tuning,
+    origin,
     retry::{
         Retry,
         budget::{Budget, Budgets, Throttling},
@@ -263,7 +264,7 @@ impl Service<Request<Body>> for Channel {
                     Box::pin(async move { Ok(answer.await?.map(|body| bound.on(body))) })
                 }
             },
-            Err(status) => Box::pin(async move { Err(status) }),
+            Err(status) => Box::pin(async move { Err(origin::not_sent(status)) }),
         }
     }
 }

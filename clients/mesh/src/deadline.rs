@@ -60,8 +60,7 @@ pub(crate) fn effective(
 /// The request's own timeout, as `tonic::Request::set_timeout` leaves it; one that cannot be read is not one
 /// that tonic wrote.
 pub(crate) fn own_timeout(headers: &http::HeaderMap) -> Result<Option<Duration>, Status> {
-    grpc_timeout::decode(headers)
-        .map_err(|error| origin::not_sent(Status::invalid_argument(error.to_string())))
+    grpc_timeout::decode(headers).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 impl<S> Service<Call> for Deadline<S>

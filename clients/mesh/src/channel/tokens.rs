@@ -67,4 +67,16 @@ mod tests {
             assert_eq!(outcome(target, bearer), expected, "{target} {bearer:?}");
         }
     }
+
+    #[tokio::test]
+    async fn a_call_that_is_refused_before_it_begins_was_not_sent() {
+        let policies = crate::Policies::from_methods([]);
+        let options = ChannelOptions::new("dns:http://far:1", "a", "b");
+        let mut channel = crate::Channel::connect(options, &policies).unwrap();
+        let mut request = http::Request::new(tonic::body::Body::empty());
+        request.extensions_mut().insert(Context::new().with_bearer("t"));
+        let refused = tower::Service::call(&mut channel, request).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+        assert_eq!(crate::Origin::of(&refused), crate::Origin::NotSent);
+    }
 }
