@@ -10,6 +10,8 @@ use crate::{matching::Hold, remittance::Fault, view};
 
 /// The most violations that a report names; its counts and sums are always of the whole file.
 const VIOLATIONS: usize = 10_000;
+/// The most bytes of the violations that a report names: with the remarks it stays below the 4 MiB that callers read.
+const VIOLATION_BYTES: usize = 2 << 20;
 /// The most remarks that a report has.
 const REMARKS: usize = 1_000;
 
@@ -25,6 +27,8 @@ pub struct Report {
     /// What the booked lines say beside what they change, in fils.
     beyond: i64,
     violations: Vec<RemittanceViolation>,
+    /// What the violations take, encoded.
+    violation_bytes: usize,
     remarks: Vec<RemittanceViolation>,
     left_out: usize,
 }
@@ -224,6 +228,7 @@ impl Report {
             repeated: part(wire.repeated_lines, wire.repeated)?,
             refused: part(wire.refused_lines, wire.refused)?,
             beyond: minor(wire.above_net)?,
+            violation_bytes: wire.violations.iter().map(Message::encoded_len).sum(),
             violations: wire.violations,
             remarks: wire.remarks,
             left_out: 0,
@@ -231,7 +236,9 @@ impl Report {
     }
 
     fn name(&mut self, violation: RemittanceViolation) {
-        if self.violations.len() < VIOLATIONS {
+        let bytes = violation.encoded_len();
+        if self.violations.len() < VIOLATIONS && self.violation_bytes + bytes <= VIOLATION_BYTES {
+            self.violation_bytes += bytes;
             self.violations.push(violation);
         } else {
             self.left_out += 1;
@@ -293,6 +300,24 @@ mod tests {
         assert_eq!(
             wire.violations[VIOLATIONS].message,
             "3 more violations are not named"
+        );
+    }
+
+    #[test]
+    fn a_report_can_be_read_however_long_its_violations_are() {
+        let mut report = Report::default();
+        let long = Fault::new("REPEATED", "x".repeat(600));
+        for _ in 0..VIOLATIONS {
+            report.violation(&"C".repeat(100), &"A".repeat(30), &long);
+            report.remark(&"C".repeat(100), &"A".repeat(30), &long);
+        }
+        let wire = report.into_wire("f.xml", "00");
+        assert!(wire.encoded_len() < 4 << 20, "{} bytes", wire.encoded_len());
+        let named = wire.violations.len() - 1;
+        assert!(named > 1_000);
+        assert_eq!(
+            wire.violations[named].message,
+            format!("{} more violations are not named", VIOLATIONS - named)
         );
     }
 }

@@ -3,9 +3,12 @@
 use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
 const DUBAI: UtcOffset = time::macros::offset!(+4);
+/// Nothing that is claimed or paid is older. A time of before the year 1 could not be shown to anybody: Protobuf's
+/// Timestamp has none.
+const EARLIEST_YEAR: u16 = 1900;
 
 /// Reads `dd/MM/yyyy HH:mm` or `dd/MM/yyyy HH:mm:ss`; every number but the year may leave out its leading zero, as the
-/// public schema lets it. `None`: it is no such date.
+/// public schema lets it. `None`: it is no such date, or one of before 1900.
 pub(crate) fn read(text: &str) -> Option<OffsetDateTime> {
     let mut parts = text.split_ascii_whitespace();
     let (date, time) = (parts.next()?, parts.next()?);
@@ -14,7 +17,7 @@ pub(crate) fn read(text: &str) -> Option<OffsetDateTime> {
     }
     let [day, month, year] = split(date, '/')?;
     let year_digits = date.rsplit('/').next()?;
-    if year_digits.len() != 4 {
+    if year_digits.len() != 4 || year < EARLIEST_YEAR {
         return None;
     }
     let (hour, minute, second) = match split::<3>(time, ':') {
@@ -81,6 +84,9 @@ mod tests {
             "05/03/2025 08:000",
             "05/03/2025T08:00",
             "+5/03/2025 08:00",
+            "05/03/0000 08:00",
+            "01/01/0001 00:00",
+            "05/03/0225 08:00",
         ] {
             assert_eq!(read(text), None, "{text}");
         }

@@ -44,3 +44,28 @@ pub(crate) fn quoted(text: &str) -> String {
     }
     format!("`{shown}`")
 }
+
+/// A name of a file, or a message that repeats one: at most `longest` characters in one line. Control characters are
+/// replaced by U+FFFD.
+pub(crate) fn cut(text: &str, longest: usize) -> String {
+    let clean = |character| match is_control(character) || matches!(character, '\t' | '\n' | '\r') {
+        true => char::REPLACEMENT_CHARACTER,
+        false => character,
+    };
+    let mut shown: String = text.chars().take(longest).map(clean).collect();
+    if text.chars().nth(longest).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// What no text of a file may hold. XML 1.0 has no control characters but tab and line ends, and no noncharacters at the
+/// end of a plane; bidirectional controls change how the text around them is shown. The same characters are refused in
+/// every request.
+pub(crate) fn is_control(character: char) -> bool {
+    match character {
+        '\t' | '\n' | '\r' => false,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fdd0}'..='\u{fdef}' => true,
+        _ => character.is_control() || u32::from(character) & 0xfffe == 0xfffe,
+    }
+}

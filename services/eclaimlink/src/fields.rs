@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use crate::{
     date,
-    fault::{Fault, quoted},
+    fault::{Fault, is_control, quoted},
     number,
     xml::Element,
 };
@@ -46,7 +46,7 @@ impl<'a> Fields<'a> {
     /// Text of at most `longest` characters in one line; empty when it is absent.
     pub fn optional_text(&mut self, name: &str, longest: usize) -> String {
         let text = self.optional_lines(name, longest);
-        if text.contains(['\t', '\n', '\r']) {
+        if text.contains(['\t', '\n', '\r', '\u{2028}', '\u{2029}']) {
             self.invalid(name, "has a tab or a line break");
             return String::new();
         }
@@ -60,7 +60,8 @@ impl<'a> Fields<'a> {
                 self.invalid(name, &format!("has more than {longest} characters"));
                 String::new()
             }
-            text => text.unwrap_or_default().to_owned(),
+            // The claim is refused for a control character; what is shown of it has none.
+            text => text.unwrap_or_default().replace(is_control, "\u{fffd}"),
         }
     }
 

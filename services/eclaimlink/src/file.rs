@@ -3,7 +3,7 @@
 use std::io::BufRead;
 
 use crate::{
-    fault::Fault,
+    fault::{self, Fault},
     header::{self, Disposition, Header},
     schema::{self, Findings, Kind, cut},
     xml::{Element, Malformed, Reader},
@@ -180,8 +180,9 @@ fn wrong_root(root: &str, kind: Kind) -> Fault {
     Fault::new("WRONG_ROOT", "the file", message)
 }
 
+/// The parser's words repeat names of the file, however long they are.
 fn malformed(error: &Malformed) -> Fault {
-    Fault::new("MALFORMED", "the file", error.to_string())
+    Fault::new("MALFORMED", "the file", fault::cut(&error.to_string(), 300))
 }
 
 #[cfg(test)]

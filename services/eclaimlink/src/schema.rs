@@ -4,7 +4,10 @@
 //! so is a control character in a text. What the schema does not know, an element, an attribute or text between
 //! elements, is not read, and is named in a remark.
 
-use crate::{fault::Fault, xml::Element};
+use crate::{
+    fault::{self, Fault, is_control},
+    xml::Element,
+};
 
 /// What a file carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,11 +229,5 @@ pub(crate) fn check(element: &Element, inside: &[Shape], path: &str, findings: &
 
 /// A name of a file inside a message.
 pub(crate) fn cut(name: &str) -> String {
-    name.chars().take(40).collect()
-}
-
-/// XML 1.0 has none of these but tab and line ends; PostgreSQL keeps no NUL.
-pub(crate) fn is_control(character: char) -> bool {
-    (character.is_control() && !matches!(character, '\t' | '\n' | '\r'))
-        || matches!(character, '\u{fffe}' | '\u{ffff}')
+    fault::cut(name, 40)
 }

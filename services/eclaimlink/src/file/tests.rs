@@ -199,3 +199,39 @@ fn a_control_character_refuses_its_claim_by_name() {
         }
     }
 }
+
+#[test]
+fn what_a_file_says_is_named_in_short_and_without_control_characters() {
+    let long = "A".repeat(1 << 20);
+    let inside = |claim: &str| changed(REMITTANCE, "<Claim>", &format!("{claim}<Claim>"));
+    for broken in [
+        inside(&format!("<{long}></B>")),
+        inside(&format!("<A></{long}>")),
+        inside("<A></B\u{1b}[31m>"),
+        inside("<Claim>&a\u{1b}[31m;</Claim>"),
+        inside(&format!("<Claim>&#{long};</Claim>")),
+        inside(&format!("<Claim>&{long};</Claim>")),
+        format!("<{long}/>"),
+        "<A\u{1b}[31m/>".to_owned(),
+    ] {
+        let refused = scan(broken.as_bytes(), Kind::Remittance, 10).unwrap_err();
+        let text: String = refused.faults.iter().map(Fault::text).collect();
+        assert!(text.len() < 1_000, "{} bytes", text.len());
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+    let odd = inside("<Claim a\u{1b}b='1'><ID>C\u{1b}[31m</ID><X\u{1b}Y/></Claim>");
+    let mut file = File::open(odd.as_bytes(), Kind::Remittance).unwrap();
+    let claim = file.next_claim().unwrap().unwrap();
+    let said: String = claim
+        .faults
+        .iter()
+        .chain(&claim.remarks)
+        .map(Fault::text)
+        .collect();
+    assert!(
+        said.contains("Claim.X") && !said.contains(char::is_control),
+        "{said:?}"
+    );
+    let id = crate::Fields::new(&claim.element, "Claim").text("ID", 100);
+    assert!(id.starts_with('C') && !id.contains(char::is_control), "{id:?}");
+}
