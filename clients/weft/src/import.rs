@@ -122,6 +122,14 @@ pub(crate) fn was_given_before<T>(response: &tonic::Response<T>) -> bool {
         .is_some_and(|value| value == "true")
 }
 
+/// What is said of a file that fails, or changes, while it is imported.
+fn cut_short(path: &Path) -> String {
+    format!(
+        "{} cannot be read to its end: what stands before is imported; next: the same command goes on from there",
+        path.display()
+    )
+}
+
 fn kind(path: &Path) -> Result<Kind, Failure> {
     let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut reader = BufReader::new(file);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use mesh::Origin;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
@@ -70,10 +71,7 @@ impl Caller {
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
                 Code::Unauthenticated | Code::PermissionDenied => return Err(self.give_up(status)),
-                Code::Internal | Code::Unknown | Code::DataLoss | Code::Unimplemented => {
-                    return Err(NoAnswer::Undecided(status));
-                }
-                _ => return Err(NoAnswer::Refused(status)),
+                _ => return Err(verdict(status)),
             }
         }
     }
@@ -81,6 +79,19 @@ impl Caller {
     fn give_up(&self, status: Status) -> NoAnswer {
         self.halt.cancel();
         NoAnswer::Undecided(status)
+    }
+}
+
+/// What a status means that no repetition changes. Only the service can refuse: an answer that could not be read here
+/// may be that of a service that has done what was asked.
+fn verdict(status: Status) -> NoAnswer {
+    let is_fault = matches!(
+        status.code(),
+        Code::Internal | Code::Unknown | Code::DataLoss | Code::Unimplemented
+    );
+    match is_fault || Origin::of(&status) == Origin::Client {
+        true => NoAnswer::Undecided(status),
+        false => NoAnswer::Refused(status),
     }
 }
 
@@ -92,4 +103,19 @@ fn unsent(failure: &Failure) -> Status {
         Failure::Told => String::new(),
     };
     Status::unauthenticated(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_service_refuses_and_an_answer_that_cannot_be_read_is_undecided() {
+        let unreadable = Status::out_of_range("the answer is too large to decode");
+        assert!(matches!(verdict(unreadable.clone()), NoAnswer::Undecided(_)));
+        let refused = verdict(Origin::answered(unreadable));
+        assert!(matches!(refused, NoAnswer::Refused(_)));
+        let broken = verdict(Origin::answered(Status::internal("")));
+        assert!(matches!(broken, NoAnswer::Undecided(_)));
+    }
 }

@@ -135,7 +135,7 @@ impl Desk {
 
 fn read(path: &Path, sender: &mpsc::Sender<(u64, Claim)>, halt: &CancellationToken) -> anyhow::Result<()> {
     for next in submission::claims(path)? {
-        if halt.is_cancelled() || sender.blocking_send(next).is_err() {
+        if halt.is_cancelled() || sender.blocking_send(next?).is_err() {
             break;
         }
     }

@@ -47,6 +47,8 @@ pub(crate) struct Invoices<R> {
     records: Reader<R>,
     /// The first line of the next invoice.
     pending: Option<(u64, StringRecord)>,
+    /// Why the file could not be read on.
+    failure: Option<csv::Error>,
 }
 
 /// The columns, in their order.
@@ -69,6 +71,9 @@ const DATES: [&[BorrowedFormatItem<'_>]; 2] = [
 
 /// The contract's limit for one order; the rest of a longer invoice is refused, so that memory stays bounded.
 const MOST_ITEMS: usize = 1000;
+
+/// More of one item than this is a mistake.
+const MOST_QUANTITY: u64 = 1_000_000_000_000;
 
 /// The data set is a British shop's.
 pub(crate) const CURRENCY: Currency = Currency::GBP;
@@ -100,12 +105,18 @@ impl<R: Read> Invoices<R> {
         Ok(Invoices {
             records,
             pending: None,
+            failure: None,
         })
     }
 
     /// How many bytes of the file were read.
     pub(crate) fn position(&self) -> u64 {
         self.records.position().byte()
+    }
+
+    /// Why the file could not be read to its end; the invoice that was being read is not handed on then.
+    pub(crate) fn into_failure(self) -> Option<csv::Error> {
+        self.failure
     }
 
     /// The next line of the file, or what is wrong with it.
@@ -118,6 +129,10 @@ impl<R: Read> Invoices<R> {
                 let line = record.position().map_or(line, csv::Position::line);
                 Some((line, Ok(record)))
             }
+            Err(error) if error.is_io_error() => {
+                self.failure = Some(error);
+                None
+            }
             Err(error) => Some((line, Err(format!("UNREADABLE: {error}")))),
         }
     }
@@ -127,6 +142,9 @@ impl<R: Read> Iterator for Invoices<R> {
     type Item = Invoice;
 
     fn next(&mut self) -> Option<Invoice> {
+        if self.failure.is_some() {
+            return None;
+        }
         let mut invoice: Option<Invoice> = None;
         if let Some((line, record)) = self.pending.take() {
             invoice.insert(Invoice::begin(&record)).add(line, &record);
@@ -151,7 +169,8 @@ impl<R: Read> Iterator for Invoices<R> {
                 }
             }
         }
-        invoice
+        // A part of an invoice is none.
+        invoice.filter(|_| self.failure.is_none())
     }
 }
 
@@ -248,7 +267,9 @@ fn worth(record: &StringRecord) -> Result<(i64, Money, Money), String> {
     let quantity = record.get(3).unwrap_or_default().trim();
     let quantity: i64 = quantity
         .parse()
-        .map_err(|_| format!("QUANTITY: `{quantity}` is no whole number"))?;
+        .ok()
+        .filter(|quantity: &i64| quantity.unsigned_abs() <= MOST_QUANTITY)
+        .ok_or_else(|| format!("QUANTITY: `{quantity}` is no whole number of at most {MOST_QUANTITY}"))?;
     let price = record.get(5).unwrap_or_default().trim();
     let price = Money::parse(price, CURRENCY).map_err(|error| format!("PRICE: {error}"))?;
     let minor = price

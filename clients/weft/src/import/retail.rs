@@ -120,10 +120,13 @@ fn read(path: &Path, sender: &mpsc::Sender<Read>, halt: &CancellationToken) -> a
         Invoices::new(BufReader::new(file)).map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
     while let Some(invoice) = invoices.next() {
         if halt.is_cancelled() || sender.blocking_send((invoices.position(), invoice)).is_err() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    match invoices.into_failure() {
+        None => Ok(()),
+        Some(error) => Err(error).with_context(|| super::cut_short(path)),
+    }
 }
 
 /// What was read and queued when the import stopped.

@@ -7,8 +7,8 @@ mod details;
 
 use std::{collections::HashSet, fs, io::BufReader, path::Path};
 
-use anyhow::Context as _;
-use eclaimlink::{Disposition, Fault, File, Kind};
+use anyhow::{Context as _, anyhow};
+use eclaimlink::{Disposition, Fault, Fields, File, Kind};
 use money::{Currency, Money};
 use proto::claims::v1::{ClaimDetails, Resubmission};
 
@@ -64,32 +64,42 @@ pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Fault>>> {
     })
 }
 
-/// Reads the claims, one after the other, each with the number of bytes read so far.
-pub(crate) fn claims(path: &Path) -> anyhow::Result<impl Iterator<Item = (u64, Claim)>> {
-    // The scan has been through the whole file; what fails now is no claim.
-    let mut file = File::open(open(path)?, Kind::Submission).ok();
+/// Reads the claims, one after the other, each with the number of bytes read so far. The scan has been through the whole
+/// file: an error says that the file has changed since, or cannot be read any more, and is the last item.
+pub(crate) fn claims(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<(u64, Claim)>>> {
+    let failed = |faults: Vec<Fault>| {
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        anyhow!("{}: {}", super::cut_short(path), faults.join("; "))
+    };
+    let mut file = File::open(open(path)?, Kind::Submission).map_err(|refused| failed(refused.faults))?;
     let mut seen = HashSet::new();
+    let mut ended = false;
+    let path = path.to_owned();
     Ok(std::iter::from_fn(move || {
-        let file = file.as_mut()?;
-        let read = file.next_claim().ok().flatten()?;
+        if ended {
+            return None;
+        }
+        let read = match file.next_claim() {
+            Ok(read) => read?,
+            Err(fault) => {
+                ended = true;
+                return Some(Err(anyhow!("{}: {fault}", super::cut_short(&path))));
+            }
+        };
         let claim = claim(read, &file.header().receiver_id, &mut seen);
-        Some((file.position(), claim))
+        Some(Ok((file.position(), claim)))
     }))
 }
 
 fn claim(read: eclaimlink::Claim, receiver_id: &str, seen: &mut HashSet<(String, String)>) -> Claim {
-    let text = |name: &str| {
-        read.element
-            .child(name)
-            .map(|child| child.text.clone())
-            .unwrap_or_default()
-    };
+    let text = |name: &str| Fields::new(&read.element, "Claim").optional_lines(name, usize::MAX);
+    let shown = |text: &str| -> String { text.chars().take(100).collect() };
     let (id, provider) = (text("ID"), text("ProviderID"));
     let mut reading = details::read(&read, receiver_id);
     let gross = details::gross(&read.element);
     // The set is bounded: the scan has counted the claims.
     if !seen.insert((provider.clone(), id.clone())) {
-        let text = format!("{id} of {provider} is in the file already");
+        let text = format!("{} of {} is in the file already", shown(&id), shown(&provider));
         let duplicate = Fault::new("DUPLICATE_CLAIM_ID", "Claim.ID", text);
         match &mut reading {
             Ok(_) => reading = Err(vec![duplicate]),
@@ -98,7 +108,7 @@ fn claim(read: eclaimlink::Claim, receiver_id: &str, seen: &mut HashSet<(String,
     }
     Claim {
         ordinal: u64::from(read.ordinal.unsigned_abs()) + 1,
-        id: id.chars().take(100).collect(),
+        id: shown(&id),
         gross,
         reading,
         remarks: read.remarks,

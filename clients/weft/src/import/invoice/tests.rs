@@ -102,3 +102,42 @@ fn a_date_that_is_none_is_named() {
         "{invoice:?}"
     );
 }
+
+/// A file whose disk fails after this text.
+struct Failing<'a>(&'a [u8]);
+
+impl Read for Failing<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(into)? {
+            0 => Err(std::io::Error::other("the disk is gone")),
+            read => Ok(read),
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_on_ends_the_reading_and_hands_on_no_part_of_an_invoice() {
+    let line =
+        |number: &str| format!("{number},71053,LANTERN,2,2010-12-01 08:26:00,1.50,17850.0,United Kingdom\n");
+    let text = format!("{HEADING}{}{}{}", line("536365"), line("536366"), line("536366"));
+    let mut invoices = Invoices::new(Failing(text.as_bytes())).unwrap();
+    let read: Vec<_> = invoices.by_ref().take(10).map(|invoice| invoice.number).collect();
+    assert_eq!(read, ["536365"]);
+    assert!(
+        invoices
+            .into_failure()
+            .unwrap()
+            .to_string()
+            .contains("the disk is gone")
+    );
+}
+
+#[test]
+fn a_quantity_beyond_all_measure_is_a_fault() {
+    for quantity in ["-9223372036854775808", "9223372036854775807"] {
+        let line =
+            format!("C536365,71053,LANTERN,{quantity},2010-12-01 08:26:00,0.01,17850.0,United Kingdom\n");
+        let invoices = read(&line);
+        assert!(invoices[0].items.is_empty() && invoices[0].faults[0].reason.starts_with("QUANTITY"));
+    }
+}

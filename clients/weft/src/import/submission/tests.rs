@@ -11,7 +11,7 @@ fn example(name: &str) -> PathBuf {
 }
 
 fn read(path: &Path) -> Vec<Claim> {
-    claims(path).unwrap().map(|(_, claim)| claim).collect()
+    claims(path).unwrap().map(|claim| claim.unwrap().1).collect()
 }
 
 /// The first example with a part of it replaced.
@@ -208,4 +208,23 @@ fn entities_and_character_data_are_text() {
         read(&path)[0].reading.as_ref().unwrap().details.package_name,
         "A & B <C> D"
     );
+}
+
+#[test]
+fn a_file_that_ends_early_after_it_was_checked_is_an_error_and_no_shorter_file() {
+    let text = fs::read_to_string(example("01_submission.xml")).unwrap();
+    let (whole, _) = text.split_once("</Claim.Submission>").unwrap();
+    let path = write(whole);
+    let read: Vec<_> = claims(&path).unwrap().take(5).collect();
+    assert_eq!(read.len(), 2);
+    assert!(read[0].is_ok());
+    let told = read[1].as_ref().unwrap_err().to_string();
+    assert!(told.contains("cannot be read to its end"), "{told}");
+}
+
+#[test]
+fn an_id_is_shown_without_control_characters_and_cut() {
+    let claims = read(&changed("<ID>CLM-0001</ID>", "<ID>C\u{1b}[31m</ID>"));
+    assert!(claims[0].reading.is_err());
+    assert_eq!(claims[0].id, "C\u{fffd}[31m");
 }
