@@ -231,6 +231,8 @@ async fn another_payers_remittance_is_named_and_held_and_leaves_the_payers_numbe
         ("PYR-CLM-1", "TEST-TPA-1")
     );
 
+    // The version before books whatever it finds here.
+    assert_eq!(rig.count("select count(*) from claims.parked_line").await, 0);
     let held = parked(&rig.claims, ParkedReason::ForeignSender).await;
     assert_eq!((held.len(), held[0].sender_id.as_str()), (1, "OTHER-TPA"));
     let booked = resolve(&rig.claims, held[0].id, ParkedResolution::Book)
@@ -364,7 +366,7 @@ async fn a_claim_that_can_never_be_booked_is_refused_and_the_others_are_taken() 
     assert_eq!(rig.get(&good.id).await.financial_status(), FinancialStatus::Paid);
 }
 
-async fn parked(claims: &ClaimServiceClient<Client>, reason: ParkedReason) -> Vec<ParkedLine> {
+pub(crate) async fn parked(claims: &ClaimServiceClient<Client>, reason: ParkedReason) -> Vec<ParkedLine> {
     let request = ListParkedLinesRequest {
         page_size: 2,
         reason: reason.into(),
@@ -391,7 +393,7 @@ async fn parked(claims: &ClaimServiceClient<Client>, reason: ParkedReason) -> Ve
     }
 }
 
-async fn resolve(
+pub(crate) async fn resolve(
     claims: &ClaimServiceClient<Client>,
     id: i64,
     resolution: ParkedResolution,

@@ -11,7 +11,7 @@ use crate::{
     samples,
 };
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "claim",
     "resubmission",
     "tombstone",
@@ -19,6 +19,7 @@ const TABLES: [&str; 8] = [
     "remittance_claim",
     "remittance_line",
     "parked_line",
+    "held_line",
     "sandbox_filing",
 ];
 

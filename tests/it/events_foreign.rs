@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Publishes headers as they are, which no client library would send.
-async fn publish_raw(rig: &Rig, headers: &[u8]) {
+pub(crate) async fn publish_raw(rig: &Rig, headers: &[u8]) {
     let mut socket = TcpStream::connect(rig.nats.address()).await.unwrap();
     let subject = "evt.order.order.confirmed";
     let head = format!(

@@ -96,10 +96,22 @@ impl Rig {
     }
 
     fn run_consumer(&mut self, handler: impl Handler, stop: CancellationToken) -> AbortHandle {
-        let consumer = Consumer::new(CONSUMER, &[SUBJECT], handler).handler_version("build-1");
+        let consumer = Consumer::new(CONSUMER, &[SUBJECT], handler);
+        self.run(consumer, stop)
+    }
+
+    fn run(&mut self, consumer: Consumer, stop: CancellationToken) -> AbortHandle {
+        let consumer = consumer.handler_version("build-1");
         let (bus, pool) = (self.bus.clone(), self.pool.clone());
         self.tasks
             .spawn(async move { consumer.run(&bus, &pool, stop).await })
+    }
+
+    /// Consumes under any name until the token is cancelled or the rig is dropped.
+    pub(crate) fn consume_as(&mut self, consumer: Consumer) -> CancellationToken {
+        let stop = self.stop.child_token();
+        self.run(consumer, stop.clone());
+        stop
     }
 
     /// Everything running, and every event takes effect.

@@ -1,5 +1,8 @@
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -11,9 +14,11 @@ use crate::{Bus, Error, Handler, handler::Erased, lease::Lease, meters::Processi
 
 mod attempt;
 mod batch;
+mod catch_up;
 mod definition;
 mod ending;
 mod inbound;
+mod opening;
 mod pace;
 mod queue;
 mod replay;
@@ -21,6 +26,7 @@ mod session;
 mod store;
 mod unreadable;
 
+pub(crate) use catch_up::filter;
 pub(crate) use definition::{Known, definition};
 use pace::Pace;
 use session::End;
@@ -43,6 +49,8 @@ struct Worker {
     lease: String,
     meters: Processing,
     pace: Mutex<Pace>,
+    /// Counts events that have taken effect here.
+    effects: AtomicU64,
     /// The last session ended with the connection to the broker.
     disconnected: AtomicBool,
 }
@@ -89,6 +97,7 @@ impl Consumer {
             lease: format!("consumer:{}", self.name),
             meters: Processing::new(self.name),
             pace: Mutex::new(Pace::new(bus.settings().consumer.batch)),
+            effects: AtomicU64::new(0),
             disconnected: AtomicBool::new(true),
             name: self.name.to_owned(),
             handler: self.handler,

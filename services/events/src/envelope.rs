@@ -22,6 +22,12 @@ pub(crate) const FACILITY: &str = "weft-facility";
 pub(crate) const STREAM: &str = "weft-stream";
 pub(crate) const SEQUENCE: &str = "weft-sequence";
 
+/// A copy that lacks its body says how large that was.
+pub(crate) const BODY_OMITTED: &str = "weft-body-omitted";
+
+/// Of a copy that stands for a message whose headers no client can read: why.
+pub(crate) const UNREADABLE: &str = "weft-unreadable";
+
 /// The attributes of one event message.
 #[derive(Clone, Debug)]
 pub(crate) struct Envelope {
@@ -95,7 +101,7 @@ impl Envelope {
     /// The attributes, or what can be known without them and why they cannot be read.
     pub(crate) fn read(headers: &Headers, stream: &str, sequence: u64) -> (Self, Option<String>) {
         match Self::parse(headers) {
-            Ok(envelope) => (envelope, None),
+            Ok(envelope) => (envelope, headers.get(UNREADABLE).cloned()),
             Err(error) => (
                 Self::unreadable(headers, stream, sequence),
                 Some(error.to_string()),

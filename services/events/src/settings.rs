@@ -84,6 +84,9 @@ pub struct Consuming {
     pub max_backoff_ms: u64,
     /// Milliseconds that one attempt may take. 100 to 600,000.
     pub handler_timeout_ms: u64,
+    /// Times that an event runs into the database's limit of time, while other events take effect between them, before it
+    /// is dead. 1 to 1,000.
+    pub timeout_tries: u32,
     /// Recorded starts without an end after which an event counts as what kills the process. 1 to 10.
     pub crash_tries: u32,
     /// Milliseconds that a consumer stays with a process that has gone silent. 500 to 60,000.
@@ -151,6 +154,7 @@ impl Default for Consuming {
             backoff_ms: 500,
             max_backoff_ms: 30_000,
             handler_timeout_ms: 30_000,
+            timeout_tries: 20,
             crash_tries: 2,
             lease_ms: 5_000,
         }
@@ -345,6 +349,11 @@ impl Consuming {
             handler.contains(&self.handler_timeout_ms),
             "consumer.handler_timeout_ms",
             "must be 100 to 600000",
+        );
+        must(
+            (1..=1_000).contains(&self.timeout_tries),
+            "consumer.timeout_tries",
+            "must be 1 to 1000",
         );
         must(
             (1..=10).contains(&self.crash_tries),

@@ -8,6 +8,7 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
 };
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::{Error, Settings};
 
@@ -238,6 +239,15 @@ pub(crate) async fn running(jetstream: &Context, name: &str) -> Result<Option<In
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(Error::broker(error)),
     }
+}
+
+/// When the stream was created, in microseconds as PostgreSQL keeps it.
+pub(crate) fn created(stream: &Info) -> OffsetDateTime {
+    let micros = stream.created.nanosecond() / 1_000 * 1_000;
+    stream
+        .created
+        .replace_nanosecond(micros)
+        .unwrap_or(stream.created)
 }
 
 fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {

@@ -7,6 +7,7 @@ use async_nats::jetstream::{
 };
 use serde::Serialize;
 use serde_json::Value;
+use sqlx::PgPool;
 
 use crate::{Bus, Error, consumer, streams};
 
@@ -60,15 +61,11 @@ pub(crate) async fn compare(bus: &Bus) -> Result<Vec<Difference>, Error> {
 }
 
 /// Creates what is missing and updates what differs. Idempotent.
-pub(crate) async fn apply(bus: &Bus) -> Result<(), Error> {
+pub(crate) async fn apply(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
     let jetstream = bus.jetstream();
     streams::apply(&jetstream, bus.settings(), streams::Scope::Forced).await?;
     for (name, known) in bus.consumers() {
-        let wanted = consumer::definition(bus, &name, &known.subjects);
-        let _: PullConsumer = jetstream
-            .create_consumer_on_stream(wanted, streams::EVENTS)
-            .await
-            .map_err(Error::broker)?;
+        consumer::filter(bus, pool, &name, &known.subjects).await?;
     }
     Ok(())
 }

@@ -57,6 +57,9 @@ pub(crate) fn start(process: &Process) -> Writer {
     Writer { records, lost }
 }
 
+/// Why the audit trail does not hold a record.
+const REASONS: [&str; 3] = ["refused", "full", "stopping"];
+
 /// Counts and logs records that the audit trail does not hold.
 #[derive(Clone)]
 struct Lost(Counter<u64>);
@@ -68,7 +71,12 @@ impl Lost {
             .u64_counter("weft.audit.lost")
             .with_unit("{record}")
             .with_description("Audit records that the database does not hold as they ended; the log does");
-        Lost(counter.build())
+        let counter = counter.build();
+        // An alert on the increase must see the first one.
+        for reason in REASONS {
+            counter.add(0, &[KeyValue::new("weft.audit.reason", reason)]);
+        }
+        Lost(counter)
     }
 
     fn record(&self, record: &Record, reason: &'static str) {

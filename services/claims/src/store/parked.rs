@@ -91,12 +91,19 @@ pub async fn park(
 ) -> Result<(), sqlx::Error> {
     let columns = Columns::of(lines);
     sqlx::query!(
-        "insert into claims.parked_line (facility, provider_id, claim_id, id_payer, file, ordinal, payment_reference,
+        "with line as (
+             select * from unnest($11::int[], $12::text[], $13::bigint[], $14::text[]) with ordinality
+                 as l (line, activity_id, payment, denial_code, position)
+         ), early as (
+             insert into claims.parked_line (facility, provider_id, claim_id, id_payer, file, ordinal, payment_reference,
+                 settled_at, sender_id, currency, line, activity_id, payment, denial_code)
+             select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'AED', line, activity_id, payment, denial_code
+             from line where $10 = 'EARLY' order by position
+         )
+         insert into claims.held_line (facility, provider_id, claim_id, id_payer, file, ordinal, payment_reference,
              settled_at, sender_id, reason, currency, line, activity_id, payment, denial_code)
          select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'AED', line, activity_id, payment, denial_code
-         from unnest($11::int[], $12::text[], $13::bigint[], $14::text[]) with ordinality
-             as l (line, activity_id, payment, denial_code, position)
-         order by position",
+         from line where $10 <> 'EARLY' order by position",
         facility,
         number.provider_id,
         number.claim_id,
@@ -125,11 +132,15 @@ pub async fn of_number(
 ) -> Result<Vec<ParkedLine>, sqlx::Error> {
     sqlx::query_as!(
         ParkedLine,
-        "select p.id, p.file, p.ordinal, p.line, p.provider_id, p.claim_id, p.id_payer, p.sender_id, p.reason,
-             p.activity_id, p.payment, p.denial_code, p.payment_reference, p.settled_at, f.file_name, p.parked_at
-         from claims.parked_line p join claims.remittance_file f on f.id = p.file
-         where p.facility = $1 and p.provider_id = $2 and p.claim_id = $3 and p.discarded_at is null
-         order by p.id",
+        r#"select p.id as "id!", p.file as "file!", p.ordinal as "ordinal!", p.line as "line!",
+             p.provider_id as "provider_id!", p.claim_id as "claim_id!", p.id_payer as "id_payer!",
+             p.sender_id as "sender_id!", p.reason as "reason!", p.activity_id as "activity_id!",
+             p.payment as "payment!", p.denial_code as "denial_code!",
+             p.payment_reference as "payment_reference!", p.settled_at as "settled_at!", f.file_name,
+             p.parked_at as "parked_at!"
+         from claims.unbooked_line p join claims.remittance_file f on f.id = p.file
+         where p.facility = $1 and p.provider_id = $2 and p.claim_id = $3
+         order by p.id"#,
         facility,
         number.provider_id,
         number.claim_id,
@@ -146,10 +157,14 @@ pub async fn find(
 ) -> Result<Option<ParkedLine>, sqlx::Error> {
     sqlx::query_as!(
         ParkedLine,
-        "select p.id, p.file, p.ordinal, p.line, p.provider_id, p.claim_id, p.id_payer, p.sender_id, p.reason,
-             p.activity_id, p.payment, p.denial_code, p.payment_reference, p.settled_at, f.file_name, p.parked_at
-         from claims.parked_line p join claims.remittance_file f on f.id = p.file
-         where p.facility = $1 and p.id = $2 and p.discarded_at is null",
+        r#"select p.id as "id!", p.file as "file!", p.ordinal as "ordinal!", p.line as "line!",
+             p.provider_id as "provider_id!", p.claim_id as "claim_id!", p.id_payer as "id_payer!",
+             p.sender_id as "sender_id!", p.reason as "reason!", p.activity_id as "activity_id!",
+             p.payment as "payment!", p.denial_code as "denial_code!",
+             p.payment_reference as "payment_reference!", p.settled_at as "settled_at!", f.file_name,
+             p.parked_at as "parked_at!"
+         from claims.unbooked_line p join claims.remittance_file f on f.id = p.file
+         where p.facility = $1 and p.id = $2"#,
         facility,
         id,
     )
@@ -167,12 +182,16 @@ pub async fn list(
 ) -> Result<Vec<ParkedLine>, sqlx::Error> {
     sqlx::query_as!(
         ParkedLine,
-        "select p.id, p.file, p.ordinal, p.line, p.provider_id, p.claim_id, p.id_payer, p.sender_id, p.reason,
-             p.activity_id, p.payment, p.denial_code, p.payment_reference, p.settled_at, f.file_name, p.parked_at
-         from claims.parked_line p join claims.remittance_file f on f.id = p.file
-         where p.facility = $1 and p.discarded_at is null and ($2::text is null or p.reason = $2)
+        r#"select p.id as "id!", p.file as "file!", p.ordinal as "ordinal!", p.line as "line!",
+             p.provider_id as "provider_id!", p.claim_id as "claim_id!", p.id_payer as "id_payer!",
+             p.sender_id as "sender_id!", p.reason as "reason!", p.activity_id as "activity_id!",
+             p.payment as "payment!", p.denial_code as "denial_code!",
+             p.payment_reference as "payment_reference!", p.settled_at as "settled_at!", f.file_name,
+             p.parked_at as "parked_at!"
+         from claims.unbooked_line p join claims.remittance_file f on f.id = p.file
+         where p.facility = $1 and ($2::text is null or p.reason = $2)
              and ($3::text is null or p.claim_id = $3) and ($4::bigint is null or p.id < $4)
-         order by p.id desc limit $5",
+         order by p.id desc limit $5"#,
         facility,
         filter.reason,
         filter.claim_id,
@@ -185,31 +204,34 @@ pub async fn list(
 
 /// Takes lines out of waiting, because they are booked. Answers how many there were.
 pub async fn take(conn: &mut PgConnection, ids: &[i64]) -> Result<u64, sqlx::Error> {
-    let taken = sqlx::query!(
-        "delete from claims.parked_line where id = any($1) and discarded_at is null",
+    let taken = sqlx::query_scalar!(
+        r#"with early as (
+               delete from claims.parked_line where id = any($1) and discarded_at is null returning 1
+           ), held as (
+               delete from claims.held_line where id = any($1) and discarded_at is null returning 1
+           )
+           select (select count(*) from early) + (select count(*) from held) as "taken!""#,
         ids
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(taken.rows_affected())
+    Ok(taken.unsigned_abs())
 }
 
-/// Lets lines wait for another reason.
+/// Lets lines that wait for their claim wait for somebody's decision instead, for this reason.
 pub async fn hold(conn: &mut PgConnection, ids: &[i64], reason: &str) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update claims.parked_line set reason = $2 where id = any($1)",
-        ids,
-        reason
-    )
-    .execute(conn)
-    .await?;
+    withdraw(conn, ids, reason, None).await?;
     Ok(())
 }
 
 /// Ends a line's waiting without booking it. Answers how many there were.
 pub async fn discard(conn: &mut PgConnection, id: i64, reason: &str) -> Result<u64, sqlx::Error> {
+    let withdrawn = withdraw(conn, &[id], "EARLY", Some(reason)).await?;
+    if withdrawn > 0 {
+        return Ok(withdrawn);
+    }
     let discarded = sqlx::query!(
-        "update claims.parked_line set discarded_at = now(), discard_reason = $2
+        "update claims.held_line set discarded_at = now(), discard_reason = $2
          where id = $1 and discarded_at is null",
         id,
         reason,
@@ -217,4 +239,32 @@ pub async fn discard(conn: &mut PgConnection, id: i64, reason: &str) -> Result<u
     .execute(conn)
     .await?;
     Ok(discarded.rows_affected())
+}
+
+/// Moves parked lines to where the version before does not see them.
+async fn withdraw(
+    conn: &mut PgConnection,
+    ids: &[i64],
+    reason: &str,
+    discarded: Option<&str>,
+) -> Result<u64, sqlx::Error> {
+    let withdrawn = sqlx::query!(
+        "with moved as (
+             delete from claims.parked_line where id = any($1) and discarded_at is null returning *
+         )
+         insert into claims.held_line (id, facility, provider_id, claim_id, id_payer, sender_id, file, ordinal, line,
+             activity_id, payment, currency, denial_code, payment_reference, settled_at, parked_at, reason, discarded_at,
+             discard_reason)
+         select id, facility, provider_id, claim_id, id_payer, sender_id, file, ordinal, line, activity_id, payment,
+             currency, denial_code, payment_reference, settled_at, parked_at,
+             case when reason = 'EARLY' then $2 else reason end,
+             case when $3::text is not null then now() end, coalesce($3, '')
+         from moved",
+        ids,
+        reason,
+        discarded,
+    )
+    .execute(conn)
+    .await?;
+    Ok(withdrawn.rows_affected())
 }

@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use chassis::postgres::Fault;
 use sqlx::PgConnection;
@@ -9,7 +12,7 @@ use super::{
     inbound::Inbound,
     store::{self, Mark},
 };
-use crate::{Delivery, HandlerError, dead_letter::Class, handler, trace};
+use crate::{Delivery, HandlerError, dead_letter::Class, envelope::UNREADABLE, handler, trace};
 
 /// Tries at writing down what became of an event, when the database refuses that in a way that does not pass. Then the
 /// event gives way to others; it comes again, and is dead when its deliveries are used up.
@@ -20,6 +23,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the database may take to end the statement that a handler was interrupted in; its own limit is ten seconds.
 const ROLLBACK: Duration = Duration::from_secs(12);
+
+/// The code of an event that always needs more than the database's limit of time. It has had its tries.
+const ALWAYS_OUT_OF_TIME: &str = "STATEMENT_TIMED_OUT";
 
 /// What the broker is to be told.
 pub(super) enum Outcome {
@@ -116,7 +122,15 @@ impl Worker {
             Err(error) if matches!(Fault::of(&error), Fault::Refused) => {
                 self.unstorable(message, epoch, &error).await
             }
-            Err(error) => self.wait(message, &error),
+            Err(error) => {
+                if message.suspect
+                    && let Err(error) =
+                        store::survived(&self.pool, &self.name, message.envelope.event_id).await
+                {
+                    tracing::debug!(consumer = self.name, error = %error, "the start of an attempt stays on record");
+                }
+                self.wait(message, &error)
+            }
         }
     }
 
@@ -209,10 +223,15 @@ impl Worker {
                 Ok(()) => {
                     also(&mut tx).await?;
                     tx.commit().await?;
+                    self.effects.fetch_add(1, Ordering::Relaxed);
                     return Ok(Effect::Committed);
                 }
                 // The event waits as it does while the database is away.
-                Err(HandlerError::Unavailable(_, error)) => return Err(error),
+                Err(HandlerError::Unavailable(_, error)) => {
+                    drop(tx);
+                    let ran_out = matches!(Fault::of(&error), Fault::Timeout);
+                    return self.out_of_time(message, error, ran_out).await;
+                }
                 Err(error) => Effect::Failed(error),
             },
         };
@@ -220,10 +239,32 @@ impl Worker {
         match tokio::time::timeout(ROLLBACK, tx.rollback()).await {
             Ok(rolled_back) => rolled_back?,
             // It was the database that took so long, and not the handler.
-            Err(_) if interrupted => return Err(sqlx::Error::PoolTimedOut),
+            Err(_) if interrupted => return self.out_of_time(message, sqlx::Error::PoolTimedOut, true).await,
             Err(_) => {}
         }
         Ok(effect)
+    }
+
+    /// An event waits for as long as the database cannot take it. But where others take effect between its tries, and it
+    /// alone always needs more than the database's limit of time, the waiting has an end.
+    async fn out_of_time(
+        &self,
+        message: &Inbound,
+        error: sqlx::Error,
+        ran_out: bool,
+    ) -> Result<Effect, sqlx::Error> {
+        let others = self.effects.load(Ordering::Relaxed) > message.effects_before;
+        if !ran_out || message.waits == 0 || !others {
+            return Err(error);
+        }
+        let times = store::record_timeout(&self.pool, &self.name, message.envelope.event_id).await?;
+        if times < self.settings().timeout_tries {
+            return Err(error);
+        }
+        let text = format!(
+            "it ran into the database's limit of time {times} times while others took effect: {error}"
+        );
+        Ok(Effect::Failed(HandlerError::transient(ALWAYS_OUT_OF_TIME, text)))
     }
 
     async fn handle_alone(&self, tx: &mut PgConnection, message: &Inbound) -> Result<(), HandlerError> {
@@ -237,6 +278,9 @@ impl Worker {
         message: &Inbound,
         limit: Duration,
     ) -> Result<(), HandlerError> {
+        if let Some(why) = message.headers.get(UNREADABLE) {
+            return Err(HandlerError::schema("HEADERS_MALFORMED", why));
+        }
         if let Some(malformed) = &message.malformed {
             return Err(HandlerError::schema("ENVELOPE_MALFORMED", malformed.as_str()));
         }
@@ -265,7 +309,9 @@ impl Worker {
             failures,
             "an attempt failed"
         );
-        let again = matches!(error, HandlerError::Transient(..)) && failures < self.settings().attempts;
+        let again = matches!(error, HandlerError::Transient(..))
+            && error.code() != ALWAYS_OUT_OF_TIME
+            && failures < self.settings().attempts;
         Ok(again.then_some(delay))
     }
 }

@@ -1,6 +1,9 @@
 //! Several events in one transaction: they share its begin, its marks and its synced commit.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use sqlx::PgConnection;
 use tracing::{Instrument as _, Span};
@@ -60,6 +63,8 @@ impl Worker {
         match self.handle_all(&mut tx, messages, spans, epoch).await {
             Ok(marks) => {
                 tx.commit().await?;
+                let new = marks.iter().filter(|mark| **mark == Mark::New).count();
+                self.effects.fetch_add(new as u64, Ordering::Relaxed);
                 Ok(marks)
             }
             Err(error) => {

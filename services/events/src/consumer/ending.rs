@@ -190,7 +190,7 @@ impl Worker {
                    headers, body, error_class, error_code, error_message, fingerprint, handler_version,
                    parked_behind, attempts, first_failure_at, last_failure_at, resolved_before_version)
                select $1, $2, 'open', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-                   $20, $21, $22, $23, coalesce(f.failures + greatest(f.unfinished - 1, 0), 0), coalesce(f.first_at, now()), coalesce(f.last_at, now()),
+                   $20, $21, $22, $23, coalesce(f.failures + f.timeouts + greatest(f.unfinished - 1, 0), 0), coalesce(f.first_at, now()), coalesce(f.last_at, now()),
                    coalesce((select k.resolved_version from events.dead_letter k
                              where k.facility = $2 and k.fingerprint = $21 and k.state = 'resolved'
                              order by k.resolved_at desc limit 1), '')

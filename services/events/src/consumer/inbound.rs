@@ -1,4 +1,5 @@
 use async_nats::{Subject, jetstream};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::queue::Sequenced;
@@ -15,6 +16,8 @@ pub(super) struct Inbound {
     pub(super) sequence: u64,
     pub(super) consumer_sequence: u64,
     pub(super) delivered: i64,
+    /// When it came into the stream.
+    pub(super) published: OffsetDateTime,
     pub(super) subject: String,
     pub(super) message_id: String,
     pub(super) headers: Headers,
@@ -30,6 +33,8 @@ pub(super) struct Inbound {
     pub(super) apart: bool,
     /// How often it has waited for the database or a lock.
     pub(super) waits: u32,
+    /// How many events had taken effect here when it last began to wait.
+    pub(super) effects_before: u64,
 }
 
 impl Inbound {
@@ -52,6 +57,7 @@ impl Inbound {
             sequence,
             consumer_sequence: info.consumer_sequence,
             delivered: info.delivered,
+            published: info.published,
             subject: message.subject.to_string(),
             message_id,
             body: message.payload.to_vec(),
@@ -61,6 +67,7 @@ impl Inbound {
             suspect: info.delivered > 1,
             apart: false,
             waits: 0,
+            effects_before: 0,
             headers,
         })
     }
@@ -72,6 +79,7 @@ impl Inbound {
             sequence: message.sequence,
             consumer_sequence: 0,
             delivered: 0,
+            published: message.time.unwrap_or_else(OffsetDateTime::now_utc),
             subject: message.subject,
             message_id: message.message_id,
             headers: message.headers,
@@ -82,6 +90,7 @@ impl Inbound {
             suspect: false,
             apart: false,
             waits: 0,
+            effects_before: 0,
         }
     }
 

@@ -2,17 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    ops::ControlFlow,
+    ops::{ControlFlow, RangeInclusive},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use async_nats::{
     Subject,
-    jetstream::{
-        self,
-        consumer::{PullConsumer, pull},
-    },
+    jetstream::{self, consumer::pull},
 };
 use futures_util::StreamExt as _;
 use tokio::{
@@ -22,8 +19,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Worker, attempt::Outcome, definition, inbound::Inbound, queue::Queue};
-use crate::{Error, lease::Lease, streams};
+use super::{
+    Worker,
+    attempt::Outcome,
+    catch_up::{CatchUp, Treatment},
+    inbound::Inbound,
+    opening::{Opened, open},
+    queue::Queue,
+};
+use crate::{Error, lease::Lease};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
@@ -42,14 +46,6 @@ pub(super) enum End {
     /// Another process consumes, or an operator holds the consumer.
     Standby,
     Interrupted(&'static str),
-}
-
-struct Opened {
-    consumer: PullConsumer,
-    /// Up to this sequence a process may have died over any message; 0 when none was in hand.
-    delivered_before: u64,
-    /// The consumer sequence of the next delivery. `None`: to be taken from the first one.
-    expected: Option<u64>,
 }
 
 /// What runs in one task: one event, or several of one facility that share a transaction.
@@ -73,7 +69,8 @@ struct Session {
     /// The consumer sequence of the next delivery. `None`: to be taken from the first one.
     expected: Option<u64>,
     /// See [`Opened`].
-    delivered_before: u64,
+    in_hand_before: RangeInclusive<u64>,
+    catch_up: Option<CatchUp>,
     /// Reply subjects of the messages that wait or run here, by sequence: their time is extended.
     in_hand: HashMap<u64, Subject>,
     /// What waits for the database or a lock, by the time at which it is tried again.
@@ -92,7 +89,8 @@ pub(super) async fn run(
     let mut disconnects = worker.bus.disconnects();
     let Opened {
         consumer,
-        delivered_before,
+        in_hand_before,
+        catch_up,
         expected,
     } = open(worker, subjects, lease.epoch, stop).await?;
     let messages = consumer
@@ -113,7 +111,8 @@ pub(super) async fn run(
         sociable: 0,
         started: Instant::now(),
         expected,
-        delivered_before,
+        in_hand_before,
+        catch_up,
         in_hand: HashMap::new(),
         waiting: BTreeMap::new(),
         alone: Arc::new(Semaphore::new(1)),
@@ -138,9 +137,10 @@ pub(super) async fn run(
                 worker.disconnected.store(true, Ordering::Relaxed);
                 break Ok(End::Interrupted("the connection to the broker was lost"));
             }
-            chunk = deliveries.next() => match chunk.map(|chunk| session.receive(chunk)) {
-                Some(ControlFlow::Continue(())) => {}
-                Some(ControlFlow::Break(end)) => break end,
+            chunk = deliveries.next() => match chunk {
+                Some(chunk) => if let ControlFlow::Break(end) = session.receive(chunk).await {
+                    break end;
+                },
                 None => break Ok(End::Interrupted("the subscription ended")),
             },
         }
@@ -152,7 +152,7 @@ pub(super) async fn run(
 
 impl Session {
     /// Takes deliveries in. A break is the end of the session.
-    fn receive(
+    async fn receive(
         &mut self,
         chunk: Vec<Result<jetstream::Message, pull::MessagesError>>,
     ) -> ControlFlow<Result<End, Error>> {
@@ -172,11 +172,36 @@ impl Session {
                 return ControlFlow::Break(Ok(End::Interrupted("a delivery was lost")));
             }
             self.expected = Some(inbound.consumer_sequence + 1);
-            inbound.suspect |= inbound.sequence <= self.delivered_before;
+            if self.passes_over(&inbound) {
+                self.send(&inbound.reply, "+ACK".to_owned()).await;
+                continue;
+            }
+            inbound.suspect |= self.in_hand_before.contains(&inbound.sequence);
             self.in_hand.insert(inbound.sequence, inbound.reply.clone());
             self.queue.push(inbound.key(), inbound);
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether a message that comes again while the consumer catches up must not be handled.
+    fn passes_over(&mut self, message: &Inbound) -> bool {
+        let Some(catch_up) = &self.catch_up else {
+            return false;
+        };
+        match catch_up.treatment(message) {
+            Treatment::Handle => false,
+            Treatment::Acknowledged => true,
+            Treatment::Forgotten => {
+                tracing::error!(
+                    consumer = self.worker.name,
+                    event.id = %message.envelope.event_id,
+                    stream.sequence = message.sequence,
+                    "an event of a subject that the filter has gained is older than what the inbox remembers; it takes no \
+                     effect"
+                );
+                true
+            }
+        }
     }
 
     /// When the first of what waits is to be tried again.
@@ -285,6 +310,7 @@ impl Session {
             }
             Outcome::Wait(delay) => {
                 message.waits += 1;
+                message.effects_before = self.worker.effects.load(Ordering::Relaxed);
                 message.apart = true;
                 // A repetition is the same start, not another one.
                 message.suspect = false;
@@ -339,59 +365,6 @@ impl Job {
             .iter()
             .any(|outcome| matches!(outcome, Outcome::Fenced))
     }
-}
-
-/// Creates or updates the consumer and takes it back to its acknowledgement floor, so that what a former owner had in
-/// hand comes first and in order.
-async fn open(
-    worker: &Worker,
-    subjects: &[String],
-    epoch: i64,
-    stop: &CancellationToken,
-) -> Result<Opened, Error> {
-    let settings = worker.settings();
-    let ack_wait = Duration::from_millis(settings.ack_wait_ms);
-    let config = definition(&worker.bus, &worker.name, subjects);
-    let jetstream = worker.bus.jetstream();
-    let mut consumer: PullConsumer = jetstream
-        .create_consumer_on_stream(config, streams::EVENTS)
-        .await
-        .map_err(Error::broker)?;
-    let info = consumer.info().await.map_err(Error::broker)?.clone();
-    if info.num_ack_pending == 0 {
-        let expected = Some(info.delivered.consumer_sequence + 1);
-        return Ok(Opened {
-            consumer,
-            delivered_before: 0,
-            expected,
-        });
-    }
-    let delivered_before = info.delivered.stream_sequence;
-    if worker.disconnected.swap(false, Ordering::Relaxed) {
-        // It may have been one of these that the connection was lost over.
-        let acknowledged = info.ack_floor.stream_sequence;
-        let filters = &info.config.filter_subjects;
-        worker
-            .bury_unreadable(filters, epoch, acknowledged, delivered_before)
-            .await?;
-    }
-    let expected = match consumer.reset(None).await {
-        Ok(reset) => Some(reset.info.delivered.consumer_sequence + 1),
-        Err(error) => {
-            // A server before 2.14 cannot. Once their time is up it delivers unacknowledged messages first, in order.
-            tracing::info!(consumer = worker.name, error = %error, "waiting for messages in hand to come back");
-            tokio::select! {
-                () = tokio::time::sleep(ack_wait + Duration::from_secs(1)) => {}
-                () = stop.cancelled() => {}
-            }
-            None
-        }
-    };
-    Ok(Opened {
-        consumer,
-        delivered_before,
-        expected,
-    })
 }
 
 fn is_passing(error: &pull::MessagesError) -> bool {

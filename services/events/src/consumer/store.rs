@@ -187,6 +187,33 @@ pub(super) async fn record_failure(
     Ok(failures.unsigned_abs())
 }
 
+/// Counts that an event ran into the limit of time while others took effect.
+pub(super) async fn record_timeout(pool: &PgPool, consumer: &str, event: Uuid) -> Result<u32, sqlx::Error> {
+    let timeouts = sqlx::query_scalar!(
+        "insert into events.failure (consumer, event_id, timeouts) values ($1, $2, 1)
+         on conflict (consumer, event_id) do update
+         set timeouts = failure.timeouts + 1, unfinished = 0, last_at = now()
+         returning timeouts",
+        consumer,
+        event,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(timeouts.unsigned_abs())
+}
+
+/// An attempt whose start was recorded has ended without an outcome: the process did not die in it.
+pub(super) async fn survived(pool: &PgPool, consumer: &str, event: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update events.failure set unfinished = 0 where consumer = $1 and event_id = $2",
+        consumer,
+        event,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 pub(super) async fn forget_failures(
     tx: &mut PgConnection,
     consumer: &str,

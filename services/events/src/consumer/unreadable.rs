@@ -1,17 +1,27 @@
 //! Messages whose headers the client cannot read: it closes the connection over one, so it can never be delivered.
 
+use std::str::FromStr as _;
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue, header::NATS_MESSAGE_ID};
+
 use super::{Worker, inbound::Inbound};
 use crate::{
     Error, HandlerError,
     dead_letter::Class,
-    envelope::Envelope,
+    envelope::{BODY_OMITTED, Envelope, SEQUENCE, STREAM, UNREADABLE},
     stored_message::{self, StoredMessage},
     streams,
 };
 
+/// Bytes of headers that a copy takes over.
+const HEADERS_AT_MOST: usize = 16 << 10;
+
+/// Bytes of the headers that a copy is given.
+const RESERVE: usize = 4 << 10;
+
 impl Worker {
-    /// Makes dead letters of such messages among those that were delivered and not acknowledged, and takes them out of
-    /// the stream: no consumer of it could get past them.
+    /// Makes dead letters of such messages among those that were delivered and not acknowledged, and puts copies with
+    /// readable headers in their place: no consumer of the stream could get past them, and each decides for itself.
     pub(super) async fn bury_unreadable(
         &self,
         subjects: &[String],
@@ -42,15 +52,64 @@ impl Worker {
         let (envelope, _) = Envelope::read(&message.headers, streams::EVENTS, sequence);
         let inbound = Inbound::stored(message, envelope, why);
         self.bury(&inbound, epoch, Class::Schema, &error, None).await?;
-        let stream = self.bus.jetstream().get_stream(streams::EVENTS).await;
-        let stream = stream.map_err(Error::broker)?;
-        stream.delete_message(sequence).await.map_err(Error::broker)?;
+        self.replace(&inbound, why).await?;
         tracing::error!(
             consumer = self.name,
             stream.sequence = sequence,
             error = why,
-            "a message with headers that no client can read was taken out of the stream; it is a dead letter"
+            "a message has headers that no client can read; it is a dead letter, and a readable copy is in its place"
         );
         Ok(())
     }
+
+    /// The copy comes first: a process that dies in between, or another consumer at the same time, makes the same copy,
+    /// which the broker or the inbox recognises.
+    async fn replace(&self, message: &Inbound, why: &str) -> Result<(), Error> {
+        let jetstream = self.bus.jetstream();
+        let payload = self.bus.client().max_payload();
+        let room = payload.saturating_sub(HEADERS_AT_MOST + RESERVE);
+        let mut headers = copied(message);
+        let body = if message.body.len() > room {
+            headers.insert(BODY_OMITTED, message.body.len().to_string());
+            Vec::new()
+        } else {
+            message.body.clone()
+        };
+        headers.insert(UNREADABLE, why);
+        headers.insert(STREAM, message.stream.as_str());
+        headers.insert(SEQUENCE, message.sequence.to_string());
+        let id = format!("readable:{}:{}", message.stream, message.sequence);
+        headers.insert(NATS_MESSAGE_ID, id);
+        let published = jetstream.publish_with_headers(message.subject.clone(), headers, body.into());
+        let acknowledged = published.await.map_err(Error::broker)?;
+        acknowledged.await.map_err(Error::broker)?;
+        let stream = jetstream.get_stream(streams::EVENTS).await;
+        let stream = stream.map_err(Error::broker)?;
+        if let Err(error) = stream.delete_message(message.sequence).await {
+            // Another consumer may have been quicker.
+            let there = stored_message::get(&jetstream, streams::EVENTS, message.sequence).await?;
+            if there.is_some() {
+                return Err(Error::broker(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The headers that can be sent, within bounds: what is lost of them is in the dead letter.
+fn copied(message: &Inbound) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut room = HEADERS_AT_MOST;
+    for (name, value) in &message.headers {
+        let value = value.replace(char::is_control, "\u{fffd}");
+        let (Ok(known), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(&value)) else {
+            continue;
+        };
+        let size = name.len() + value.as_str().len() + 4;
+        if size <= room {
+            room -= size;
+            headers.insert(known, value);
+        }
+    }
+    headers
 }

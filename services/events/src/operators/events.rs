@@ -195,7 +195,7 @@ impl EventService for EventOperations {
         }
         // The broker is changed before the transaction begins: to do it again changes nothing.
         let differences = topology::compare(bus).await.map_err(failure)?;
-        topology::apply(bus).await.map_err(failure)?;
+        topology::apply(bus, &self.0.pool).await.map_err(failure)?;
         let said = About::said(format!("{} differences", differences.len()));
         let answer = answer(differences);
         once(&self.0.pool, &action, async |_: &mut sqlx::PgConnection| {

@@ -5,16 +5,13 @@ use bytes::Bytes;
 use tracing::Span;
 
 use super::Pending;
-use crate::{Bus, trace};
+use crate::{Bus, envelope::BODY_OMITTED, trace};
 
 /// The broker keeps the length of the headers in sixteen bits.
 const MAX_HEADERS: usize = u16::MAX as usize;
 
 /// What a batch adds to the headers of a message, at most.
 const BATCH_HEADERS: usize = 160;
-
-/// A copy for DEAD_LETTERS that lacks its body says how large that was.
-const BODY_OMITTED: &str = "weft-body-omitted";
 
 /// The longest value in the headers of a copy that had to be cut.
 const CUT_VALUE: usize = 500;

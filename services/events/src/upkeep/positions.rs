@@ -4,7 +4,7 @@ use async_nats::jetstream::stream::Info;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
-use crate::{Bus, Error, lag::Lag};
+use crate::{Bus, Error, lag::Lag, streams};
 
 /// Writes a consumer's position down, and what it has missed since the last time. Returns whether it has missed events
 /// that nobody has dealt with yet.
@@ -40,7 +40,7 @@ pub(super) async fn observe(
            returning coalesce(before.missed, false) as "missed!", c.gap_from is not null as "open!""#,
         consumer,
         number(position),
-        created(stream),
+        streams::created(stream),
         number(first),
         left.unwrap_or(OffsetDateTime::UNIX_EPOCH),
         at,
@@ -59,13 +59,4 @@ pub(super) async fn observe(
         );
     }
     Ok(observed.open)
-}
-
-/// PostgreSQL keeps microseconds.
-fn created(stream: &Info) -> OffsetDateTime {
-    let created = stream.created;
-    let micros = created.nanosecond() / 1_000 * 1_000;
-    let created = OffsetDateTime::from_unix_timestamp(created.unix_timestamp());
-    let created = created.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    created.replace_nanosecond(micros).unwrap_or(created)
 }

@@ -1,0 +1,88 @@
+//! How a session begins: where the consumer goes on.
+
+use std::{ops::RangeInclusive, sync::atomic::Ordering, time::Duration};
+
+use async_nats::jetstream::consumer::PullConsumer;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Worker,
+    catch_up::{self, CatchUp, Filtered},
+};
+use crate::Error;
+
+pub(super) struct Opened {
+    pub(super) consumer: PullConsumer,
+    /// A process may have died over any message from the first of these sequences to the second; none was in hand when
+    /// they are empty.
+    pub(super) in_hand_before: RangeInclusive<u64>,
+    pub(super) catch_up: Option<CatchUp>,
+    /// The consumer sequence of the next delivery. `None`: to be taken from the first one.
+    pub(super) expected: Option<u64>,
+}
+
+/// Creates or updates the consumer and takes it back to its acknowledgement floor, so that what a former owner had in
+/// hand comes first and in order.
+pub(super) async fn open(
+    worker: &Worker,
+    subjects: &[String],
+    epoch: i64,
+    stop: &CancellationToken,
+) -> Result<Opened, Error> {
+    let settings = worker.settings();
+    let ack_wait = Duration::from_millis(settings.ack_wait_ms);
+    let mut filtered = catch_up::filter(&worker.bus, &worker.pool, &worker.name, subjects).await?;
+    let info = filtered.consumer.info().await.map_err(Error::broker)?.clone();
+    let acknowledged = info.ack_floor.stream_sequence;
+    let delivered_before = info.delivered.stream_sequence;
+    if info.num_ack_pending == 0 {
+        filtered.go_back(&worker.bus, &worker.pool, subjects).await?;
+        let info = filtered.consumer.cached_info();
+        return Ok(Opened {
+            expected: Some(info.delivered.consumer_sequence + 1),
+            consumer: filtered.consumer,
+            in_hand_before: RangeInclusive::new(1, 0),
+            catch_up: filtered.catch_up,
+        });
+    }
+    let in_hand_before = acknowledged + 1..=delivered_before;
+    if worker.disconnected.swap(false, Ordering::Relaxed) {
+        // It may have been one of these that the connection was lost over.
+        let filters = &info.config.filter_subjects;
+        worker
+            .bury_unreadable(filters, epoch, acknowledged, delivered_before)
+            .await?;
+    }
+    if filtered.go_back(&worker.bus, &worker.pool, subjects).await? {
+        let info = filtered.consumer.cached_info();
+        return Ok(Opened {
+            expected: Some(info.delivered.consumer_sequence + 1),
+            consumer: filtered.consumer,
+            in_hand_before,
+            catch_up: filtered.catch_up,
+        });
+    }
+    let Filtered {
+        mut consumer,
+        catch_up,
+        ..
+    } = filtered;
+    let expected = match consumer.reset(None).await {
+        Ok(reset) => Some(reset.info.delivered.consumer_sequence + 1),
+        Err(error) => {
+            // A server before 2.14 cannot. Once their time is up it delivers unacknowledged messages first, in order.
+            tracing::info!(consumer = worker.name, error = %error, "waiting for messages in hand to come back");
+            tokio::select! {
+                () = tokio::time::sleep(ack_wait + Duration::from_secs(1)) => {}
+                () = stop.cancelled() => {}
+            }
+            None
+        }
+    };
+    Ok(Opened {
+        consumer,
+        in_hand_before,
+        catch_up,
+        expected,
+    })
+}

@@ -1,0 +1,230 @@
+//! A consumer whose filter gains a subject: it gets what it had passed of it, once, and nothing else a second time.
+
+use events::{Caller, Consumer, Delivery, Event, EventOperations, Handler, HandlerError, Meta, Upkeep};
+use proto::{
+    google::r#type::Money,
+    ops::v1::{self as ops, event_service_server::EventService as _},
+    order::v1::OrderFulfilled,
+};
+use sqlx::{Executor as _, PgConnection};
+use tests::{Postgres, backbone::SUBJECT, eventually};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    events_rig::{CONSUMER, FACILITY, Rig, SOON, event},
+    events_story::by,
+};
+
+const GAINED: &str = "evt.order.order.fulfilled";
+
+/// Writes every event down; a second time is a violated key, and a dead letter.
+struct Every;
+
+impl Handler for Every {
+    async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
+        sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, $3)")
+            .bind(delivery.id)
+            .bind(delivery.aggregate_id)
+            .bind(delivery.version)
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+}
+
+/// An event of the subject that the filter gains.
+fn gained(aggregate: Uuid, version: i64) -> Event {
+    let money = |units| {
+        Some(Money {
+            currency_code: "AED".into(),
+            units,
+            nanos: 0,
+        })
+    };
+    let fulfilled = OrderFulfilled {
+        order_id: aggregate.to_string(),
+        patient_share: money(1),
+        payer_net: money(2),
+    };
+    let meta = Meta {
+        facility: FACILITY.into(),
+        aggregate_id: aggregate,
+        version,
+        saga_id: None,
+        causation_id: None,
+    };
+    Event::of(&fulfilled, meta)
+}
+
+fn consume(rig: &mut Rig, subjects: &[&str]) -> CancellationToken {
+    rig.consume_as(Consumer::new(CONSUMER, subjects, Every))
+}
+
+/// Odd versions are of the subject that was there before, even ones of the one that is gained.
+async fn append(rig: &Rig, aggregate: Uuid, versions: std::ops::RangeInclusive<i64>) {
+    let events: Vec<_> = versions
+        .map(|version| match version % 2 {
+            0 => gained(aggregate, version),
+            _ => event(aggregate, version),
+        })
+        .collect();
+    rig.append_all(&events).await;
+}
+
+async fn stop(rig: &Rig, consumer: CancellationToken) {
+    consumer.cancel();
+    rig.eventually_count(
+        0,
+        "select count(*) from events.lease where name like 'consumer:%' and until > now()",
+    )
+    .await;
+}
+
+/// What took effect, in the order of versions.
+async fn effects(rig: &Rig, aggregate: Uuid, count: usize) -> Vec<i64> {
+    let mut versions = rig.effects(aggregate, count).await;
+    versions.sort_unstable();
+    versions
+}
+
+async fn nothing_came_twice(rig: &Rig) {
+    let letters = "select count(*) from events.dead_letter";
+    assert_eq!(rig.database.count(letters).await, 0);
+}
+
+/// Ten events are in the stream, and the consumer has passed the five that it does not know yet.
+async fn passed() -> (Rig, Uuid) {
+    let mut rig = Rig::start().await;
+    rig.publish();
+    let consumer = consume(&mut rig, &[SUBJECT]);
+    let aggregate = Uuid::new_v4();
+    append(&rig, aggregate, 1..=10).await;
+    rig.eventually_count(0, "select count(*) from events.outbox")
+        .await;
+    assert_eq!(effects(&rig, aggregate, 5).await, [1, 3, 5, 7, 9]);
+    stop(&rig, consumer).await;
+    (rig, aggregate)
+}
+
+#[tokio::test]
+async fn a_consumer_whose_filter_gains_a_subject_gets_what_it_had_passed_of_it() {
+    let (mut rig, aggregate) = passed().await;
+    let consumer = consume(&mut rig, &[SUBJECT, GAINED]);
+    append(&rig, aggregate, 11..=14).await;
+    assert_eq!(effects(&rig, aggregate, 14).await, (1..=14).collect::<Vec<_>>());
+    stop(&rig, consumer).await;
+    // Those that it had passed came in their order.
+    let in_order = rig.versions(aggregate).await;
+    let of_gained: Vec<_> = in_order.into_iter().filter(|version| version % 2 == 0).collect();
+    assert_eq!(of_gained, [2, 4, 6, 8, 10, 12, 14]);
+    // Once more, it goes on where it was.
+    consume(&mut rig, &[SUBJECT, GAINED]);
+    append(&rig, aggregate, 15..=16).await;
+    assert_eq!(effects(&rig, aggregate, 16).await, (1..=16).collect::<Vec<_>>());
+    nothing_came_twice(&rig).await;
+}
+
+#[tokio::test]
+async fn what_took_effect_before_the_inbox_was_pruned_is_not_done_again() {
+    let (mut rig, aggregate) = passed().await;
+    let superuser = rig.database.superuser().await;
+    superuser
+        .execute("update events.inbox set received_at = now() - interval '31 days'")
+        .await
+        .unwrap();
+    let upkeep = Upkeep::new(&rig.bus, &rig.pool);
+    rig.spawn(|stop| upkeep.run(stop));
+    rig.eventually_count(0, "select count(*) from events.inbox").await;
+    consume(&mut rig, &[SUBJECT, GAINED]);
+    append(&rig, aggregate, 11..=14).await;
+    assert_eq!(effects(&rig, aggregate, 14).await, (1..=14).collect::<Vec<_>>());
+    nothing_came_twice(&rig).await;
+}
+
+#[tokio::test]
+async fn an_event_of_the_subject_that_the_inbox_may_have_forgotten_takes_no_effect() {
+    let (mut rig, aggregate) = passed().await;
+    let consumer = consume(&mut rig, &[SUBJECT, GAINED]);
+    assert_eq!(effects(&rig, aggregate, 10).await.len(), 10);
+    stop(&rig, consumer).await;
+    // An earlier build takes its place for a while, and somebody empties the inbox.
+    let consumer = consume(&mut rig, &[SUBJECT]);
+    append(&rig, aggregate, 11..=11).await;
+    assert_eq!(effects(&rig, aggregate, 11).await.len(), 11);
+    stop(&rig, consumer).await;
+    let superuser = rig.database.superuser().await;
+    superuser.execute("delete from events.inbox").await.unwrap();
+    consume(&mut rig, &[SUBJECT, GAINED]);
+    append(&rig, aggregate, 12..=15).await;
+    assert_eq!(effects(&rig, aggregate, 15).await, (1..=15).collect::<Vec<_>>());
+    nothing_came_twice(&rig).await;
+}
+
+#[tokio::test]
+async fn a_filter_that_was_widened_before_the_consumer_started_is_caught_up_with_all_the_same() {
+    let (mut rig, aggregate) = passed().await;
+    // The earlier build consumes; the next one stands by, and an operator applies its definitions.
+    let earlier = consume(&mut rig, &[SUBJECT]);
+    append(&rig, aggregate, 11..=11).await;
+    assert_eq!(effects(&rig, aggregate, 6).await.len(), 6);
+    consume(&mut rig, &[SUBJECT, GAINED]);
+    let operations = EventOperations::new(&rig.bus, &rig.pool, |extensions| {
+        Ok(extensions.get::<Caller>().unwrap().clone())
+    });
+    eventually(SOON, || async {
+        let request = ops::ApplyStreamsRequest {
+            request_id: Uuid::new_v4().to_string(),
+            validate_only: false,
+        };
+        let answer = operations.apply_streams(by(FACILITY, request)).await.unwrap();
+        let differences = answer.into_inner().differences;
+        differences
+            .iter()
+            .any(|difference| difference.setting == "filter_subjects")
+            .then_some(())
+    })
+    .await;
+    earlier.cancel();
+    assert_eq!(effects(&rig, aggregate, 11).await, (1..=11).collect::<Vec<_>>());
+    nothing_came_twice(&rig).await;
+}
+
+/// A database of before the migration knows nothing of filters: the broker's own is what the consumer had.
+#[tokio::test]
+async fn a_consumer_of_before_the_migration_is_caught_up_with_as_well() {
+    let (mut rig, aggregate) = passed().await;
+    let superuser = rig.database.superuser().await;
+    superuser
+        .execute("update events.consumer set subjects = null")
+        .await
+        .unwrap();
+    consume(&mut rig, &[SUBJECT, GAINED]);
+    assert_eq!(effects(&rig, aggregate, 10).await, (1..=10).collect::<Vec<_>>());
+    nothing_came_twice(&rig).await;
+}
+
+#[tokio::test]
+async fn the_migration_bounds_what_an_inbox_of_before_may_have_forgotten() {
+    let server = Postgres::shared().await;
+    let database = server.database("order").await;
+    database.migrate(&["chassis"]).await;
+    database.migrate_some("events", ..8).await;
+    let superuser = database.superuser().await;
+    superuser
+        .execute(
+            "insert into events.consumer (name) values ('c');
+             insert into events.inbox (consumer, event_id, received_at)
+             values ('c', gen_random_uuid(), now() - interval '9 days'), ('c', gen_random_uuid(), now())",
+        )
+        .await
+        .unwrap();
+    database.migrate_some("events", 8..).await;
+    let until = "select extract(day from now() - forgotten_until)::bigint from events.consumer";
+    assert_eq!(database.count(until).await, 9);
+    superuser
+        .execute("delete from events.inbox where received_at > now() - interval '1 day'")
+        .await
+        .unwrap();
+    assert_eq!(database.count(until).await, 0);
+}

@@ -1,0 +1,108 @@
+//! Events that run into the database's limit of time: those that always do have an end, and an outage is no one's fault.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use events::{Consumer, Delivery, Handler, HandlerError};
+use sqlx::PgConnection;
+use tests::{backbone::SUBJECT, eventually};
+use uuid::Uuid;
+
+use crate::events_rig::{CONSUMER, Rig, SOON, event};
+
+const SLOW: i64 = 1;
+
+/// Needs more than the limit of time for events of the version [`SLOW`].
+struct Slow(Arc<AtomicUsize>);
+
+impl Handler for Slow {
+    async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
+        if delivery.version == SLOW {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            sqlx::query("set local statement_timeout = '20ms'")
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("select pg_sleep(10)").execute(&mut *tx).await?;
+        }
+        sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, $3)")
+            .bind(delivery.id)
+            .bind(delivery.aggregate_id)
+            .bind(delivery.version)
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+}
+
+async fn rig() -> Rig {
+    let mut rig = Rig::with(|settings| {
+        settings.consumer.attempts = 2;
+        settings.consumer.timeout_tries = 3;
+    })
+    .await;
+    rig.publish();
+    rig
+}
+
+async fn tried(tries: &AtomicUsize, more: usize) {
+    let from = tries.load(Ordering::Relaxed);
+    eventually(SOON, || async {
+        (tries.load(Ordering::Relaxed) >= from + more).then_some(())
+    })
+    .await;
+}
+
+const LETTERS: &str = "select count(*) from events.dead_letter";
+
+#[tokio::test]
+async fn an_event_that_always_runs_out_of_time_while_others_take_effect_becomes_a_dead_letter() {
+    let mut rig = rig().await;
+    let tries = Arc::new(AtomicUsize::new(0));
+    rig.consume_with(Slow(tries.clone()));
+    let (slow, free) = (Uuid::new_v4(), Uuid::new_v4());
+    rig.append_all(&[event(slow, SLOW), event(slow, 2)]).await;
+    // While nothing else takes effect it may be the database: more tries than are allowed, and it waits.
+    tried(&tries, 8).await;
+    assert_eq!(rig.database.count(LETTERS).await, 0);
+    let flow = async {
+        for version in 2.. {
+            rig.append(free, [version]).await;
+            tried(&tries, 1).await;
+        }
+    };
+    let dead = eventually(SOON, || async {
+        (rig.database.count(LETTERS).await == 1).then_some(())
+    });
+    tokio::select! {
+        () = dead => {}
+        () = flow => {}
+    }
+    let as_told = "select count(*) from events.dead_letter where error_class = 'exhausted'
+                   and error_code = 'STATEMENT_TIMED_OUT' and attempts >= 3 and version = 1";
+    assert_eq!(rig.database.count(as_told).await, 1);
+    // What comes after it waits behind it.
+    rig.eventually_count(1, "select count(*) from events.parked")
+        .await;
+}
+
+#[tokio::test]
+async fn an_event_that_waits_while_its_consumer_starts_over_again_and_again_is_no_crash() {
+    let mut rig = rig().await;
+    let tries = Arc::new(AtomicUsize::new(0));
+    rig.append(Uuid::new_v4(), [SLOW]).await;
+    for _ in 0..5 {
+        let consumer = rig.consume_as(Consumer::new(CONSUMER, &[SUBJECT], Slow(tries.clone())));
+        tried(&tries, 2).await;
+        consumer.cancel();
+        rig.eventually_count(
+            0,
+            "select count(*) from events.lease where name like 'consumer:%' and until > now()",
+        )
+        .await;
+    }
+    assert_eq!(rig.database.count(LETTERS).await, 0);
+    let accused = "select count(*) from events.failure where unfinished > 1 or failures > 0";
+    assert_eq!(rig.database.count(accused).await, 0);
+}
