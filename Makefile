@@ -62,6 +62,11 @@ bench-events: ## Measure the event backbone (builds with optimisation)
 bench-tables: ## Measure lists on tables of ten million rows (needs 30 GB of disk and half an hour; builds with optimisation)
 	$(step) "tables bench" cargo bench --package tests --bench tables
 
+.PHONY: bench-orders
+bench-orders: ## Measure how many orders a second the system carries and what one costs (half an hour; ARGS="--help" explains)
+	$(step) "release build" cargo build --release --bin weft --bin order --bin payment --bin claims
+	$(step) "orders bench" cargo bench --package tests --bench orders -- $(ARGS)
+
 .PHONY: fmt
 fmt: ## Format the Rust sources and the contracts
 	$(step) "format" cargo fmt --all

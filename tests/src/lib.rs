@@ -27,6 +27,7 @@ pub mod nats;
 pub mod node;
 pub mod plans;
 pub mod postgres;
+pub mod sql_counters;
 pub mod tables;
 
 pub mod collector;
@@ -38,7 +39,7 @@ pub mod eventually;
 pub mod binaries;
 mod port;
 mod process;
-mod watchdog;
+pub mod watchdog;
 
 pub use binaries::{program, workspace_root};
 pub use collector::{Collector, Seen};
@@ -51,5 +52,6 @@ pub use node::{Node, Role};
 pub use pod::{Pod, PodSpec};
 pub use postgres::{Database, Durability, Postgres};
 pub use service::Service;
+pub use sql_counters::SqlCounters;
 pub use stack::{Options, Stack};
 pub use token::{Bearer, Issuer};

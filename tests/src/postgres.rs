@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, po
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::{eventually, port, process::Process, watchdog};
+use crate::{eventually, port, process::Process, sql_counters, watchdog};
 
 mod cluster;
 mod database;
@@ -39,6 +39,8 @@ pub struct Postgres {
     folder: TempDir,
     port: u16,
     durability: Durability,
+    /// More settings, as `name=value`.
+    settings: &'static [&'static str],
     /// None while it is stopped.
     process: Mutex<Option<Process>>,
     /// Databases whose tests are over, dropped when the next one is made.
@@ -57,6 +59,18 @@ impl Postgres {
     /// # Panics
     /// When it is not up within 30 s; the message ends with its log.
     pub async fn start(durability: Durability) -> Arc<Postgres> {
+        Postgres::start_with(durability, &[]).await
+    }
+
+    /// A fast server of one's own that counts statements, those inside of functions and triggers included.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub async fn start_counting() -> Arc<Postgres> {
+        Postgres::start_with(Durability::Fast, &sql_counters::SETTINGS).await
+    }
+
+    async fn start_with(durability: Durability, settings: &'static [&'static str]) -> Arc<Postgres> {
         let folder = tempfile::Builder::new()
             .prefix("weft-pg-")
             .tempdir()
@@ -70,6 +84,7 @@ impl Postgres {
             folder,
             port: port::free(),
             durability,
+            settings,
             process: Mutex::new(None),
             discarded: Mutex::new(Vec::new()),
         };
@@ -150,7 +165,12 @@ impl Postgres {
     fn spawn_unless_running(&self) {
         let mut process = self.process();
         if process.as_mut().is_none_or(|process| process.ended().is_some()) {
-            *process = Some(cluster::spawn(self.folder.path(), self.port, self.durability));
+            *process = Some(cluster::spawn(
+                self.folder.path(),
+                self.port,
+                self.durability,
+                self.settings,
+            ));
         }
     }
 

@@ -15,9 +15,7 @@ use tempfile::TempDir;
 use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::{
-    Bearer, Database, Durability, Issuer, Nats, Postgres, Service, binaries, service::Instance, watchdog,
-};
+use crate::{Bearer, Database, Issuer, Nats, Postgres, Service, binaries, service::Instance, watchdog};
 
 /// A connection that carries a token. It reconnects by itself after a restart; it never retries.
 pub type Client = InterceptedService<Channel, Bearer>;
@@ -50,7 +48,7 @@ impl Stack {
             .expect("the temp dir is writable");
         watchdog::remove(folder.path());
         let issuer = Issuer::create(folder.path());
-        let (postgres, nats) = tokio::join!(server(options.postgres), Nats::start());
+        let (postgres, nats) = tokio::join!(server(&options), Nats::start());
         let mut databases = BTreeMap::new();
         for service in Service::ALL {
             databases.insert(service, postgres.database(service.name()).await);
@@ -202,9 +200,10 @@ impl Drop for Stack {
     }
 }
 
-async fn server(own: Option<Durability>) -> Arc<Postgres> {
-    match own {
+async fn server(options: &Options) -> Arc<Postgres> {
+    match options.postgres {
         None => Postgres::shared().await,
+        Some(_) if options.count_statements => Postgres::start_counting().await,
         Some(durability) => Postgres::start(durability).await,
     }
 }

@@ -35,17 +35,17 @@ rm -f "$folders"
 "#;
 
 /// Has the process ended with this signal (`KILL`, `QUIT`) when the test process is gone.
-pub(crate) fn watch(signal: &str, pid: u32) {
+pub fn watch(signal: &str, pid: u32) {
     tell(&format!("watch {signal} {pid}"));
 }
 
 /// The process has been waited for: its number may belong to another by now.
-pub(crate) fn forget(pid: u32) {
+pub fn forget(pid: u32) {
     tell(&format!("forget {pid}"));
 }
 
 /// Has the folder removed when the test process is gone.
-pub(crate) fn remove(folder: &Path) {
+pub fn remove(folder: &Path) {
     tell(&format!("remove {}", folder.display()));
 }
 

@@ -39,7 +39,7 @@ pub(super) fn init(folder: &Path) {
 }
 
 /// Starts the server of the cluster in `folder`.
-pub(super) fn spawn(folder: &Path, port: u16, durability: Durability) -> Process {
+pub(super) fn spawn(folder: &Path, port: u16, durability: Durability, more: &[&'static str]) -> Process {
     let mut command = command("postgres", folder);
     command
         .arg("-D")
@@ -63,7 +63,7 @@ pub(super) fn spawn(folder: &Path, port: u16, durability: Durability) -> Process
         Durability::Fast => [&fixed[..], &unsafe_but_fast].concat(),
         Durability::Durable => fixed.to_vec(),
     };
-    for setting in settings {
+    for setting in settings.iter().chain(more) {
         command.args(["-c", setting]);
     }
     // SIGQUIT is the immediate shutdown: it also gives the shared memory back.

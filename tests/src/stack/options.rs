@@ -9,6 +9,8 @@ use crate::{Durability, Service};
 pub struct Options {
     /// `None`: the fast server that all tests share, which must not be stopped. Otherwise one of its own.
     pub postgres: Option<Durability>,
+    /// Whether a PostgreSQL of the stack's own loads `pg_stat_statements`.
+    pub count_statements: bool,
     /// Which services run. All have their database and their address, running or not.
     pub services: Vec<Service>,
     /// Settings beside those that the wiring needs: service, dotted name, value.
@@ -21,6 +23,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             postgres: None,
+            count_statements: false,
             services: Service::ALL.to_vec(),
             settings: Vec::new(),
             environment: BTreeMap::new(),
@@ -34,6 +37,14 @@ impl Options {
     pub fn own_postgres(mut self, durability: Durability) -> Options {
         self.postgres = Some(durability);
         self
+    }
+
+    /// A PostgreSQL of the stack's own that counts statements, for [`SqlCounters`](crate::SqlCounters). It writes no full
+    /// pages and nothing in the background, so that its counts are those of the statements alone.
+    #[must_use]
+    pub fn count_statements(mut self) -> Options {
+        self.count_statements = true;
+        self.own_postgres(Durability::Fast)
     }
 
     /// One more setting of one service, by its dotted name.

@@ -1,0 +1,95 @@
+//! The highest rate that keeps the limit, by bisection.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    load::{Answers, Load, OnDrop},
+    requests::Kind,
+    settled::{self, Settled},
+    system::System,
+};
+
+/// Below this there is nothing to search for.
+const LOWEST: f64 = 1.0;
+/// How long what an overload has left behind may take to be settled, before the next trial begins.
+pub(crate) const DRAINED: Duration = Duration::from_secs(180);
+
+/// How to search.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Search {
+    pub(crate) start_rate: f64,
+    pub(crate) precision: f64,
+    pub(crate) limit: Duration,
+    pub(crate) warm_up: Duration,
+    pub(crate) measure: Duration,
+}
+
+impl Search {
+    /// The highest rate that was found to hold: zero when none did.
+    ///
+    /// # Errors
+    /// When a server does not answer, or what an overload has left is never settled.
+    pub(crate) async fn run(&self, system: &System, load: &Arc<Load>, kind: Kind) -> anyhow::Result<f64> {
+        let (mut held, mut failed) = (0.0, f64::INFINITY);
+        let mut rate = self.start_rate;
+        while rate >= LOWEST && failed / held > self.precision {
+            match self.trial(system, load, kind, rate).await? {
+                None => held = rate,
+                Some(why) => {
+                    failed = rate;
+                    println!("  {rate:7.1}/s fails: {why}");
+                }
+            }
+            rate = if failed.is_infinite() {
+                2.0 * rate
+            } else {
+                f64::midpoint(held, failed)
+            };
+        }
+        Ok(held)
+    }
+
+    /// Why the rate does not hold, if it does not.
+    async fn trial(
+        &self,
+        system: &System,
+        load: &Arc<Load>,
+        kind: Kind,
+        rate: f64,
+    ) -> anyhow::Result<Option<String>> {
+        let warm = load.open(rate, self.warm_up, OnDrop::Stop).await;
+        let mut why = (warm.dropped > 0).then(|| "calls pile up".to_owned());
+        if why.is_none() {
+            let answers = load.open(rate, self.measure, OnDrop::Stop).await;
+            why = self.broken_by(&answers);
+            let settled = Settled::wait(system, kind, load.sum(), settled::WITHIN).await?;
+            why = why.or_else(|| settled.problems.first().cloned());
+            if why.is_none() {
+                println!("  {rate:7.1}/s holds: p95 {:.1} ms", answers.quantile(0.95));
+            }
+        }
+        let drained = Settled::wait(system, kind, load.sum(), DRAINED).await?;
+        anyhow::ensure!(
+            drained.problems.is_empty(),
+            "not settled {DRAINED:?} after a load: {}",
+            drained.problems.join("; ")
+        );
+        Ok(why)
+    }
+
+    /// What of the answers breaks the limit.
+    pub(crate) fn broken_by(&self, answers: &Answers) -> Option<String> {
+        let p95 = answers.quantile(0.95);
+        if let Some((error, count)) = answers.errors.first_key_value() {
+            Some(format!("{count} times {error}"))
+        } else if answers.dropped > 0 {
+            Some(format!("{} arrivals dropped", answers.dropped))
+        } else if answers.refused > 0 {
+            Some(format!("{} calls refused", answers.refused))
+        } else if p95 >= self.limit.as_secs_f64() * 1_000.0 {
+            Some(format!("p95 {p95:.1} ms"))
+        } else {
+            None
+        }
+    }
+}
