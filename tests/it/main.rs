@@ -81,6 +81,7 @@ mod mesh_restarts;
 mod mesh_rig;
 mod order_by_hand;
 mod order_claims;
+mod order_cost;
 mod order_endings;
 mod order_free;
 mod order_late_payments;
