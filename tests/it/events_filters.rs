@@ -190,6 +190,32 @@ async fn a_filter_that_was_widened_before_the_consumer_started_is_caught_up_with
     nothing_came_twice(&rig).await;
 }
 
+#[tokio::test]
+async fn a_consumer_that_the_broker_lost_while_it_caught_up_does_nothing_again() {
+    let (mut rig, aggregate) = passed().await;
+    let consumer = consume(&mut rig, &[SUBJECT, GAINED]);
+    assert_eq!(effects(&rig, aggregate, 10).await.len(), 10);
+    stop(&rig, consumer).await;
+    let superuser = rig.database.superuser().await;
+    superuser
+        .execute(
+            "update events.inbox set received_at = now() - interval '31 days'
+             where event_id in (select event_id from effect where version % 2 = 1);
+             delete from events.inbox where received_at < now() - interval '30 days'",
+        )
+        .await
+        .unwrap();
+    let jetstream = async_nats::jetstream::new(rig.nats.client().await);
+    jetstream
+        .delete_consumer_from_stream(CONSUMER, "EVENTS")
+        .await
+        .unwrap();
+    consume(&mut rig, &[SUBJECT, GAINED]);
+    append(&rig, aggregate, 11..=14).await;
+    assert_eq!(effects(&rig, aggregate, 14).await, (1..=14).collect::<Vec<_>>());
+    nothing_came_twice(&rig).await;
+}
+
 /// A database of before the migration knows nothing of filters: the broker's own is what the consumer had.
 #[tokio::test]
 async fn a_consumer_of_before_the_migration_is_caught_up_with_as_well() {

@@ -296,3 +296,48 @@ async fn dead_letters_are_forgotten_once_they_are_long_settled_and_never_while_o
         "what operators did stays on record"
     );
 }
+
+#[tokio::test]
+async fn a_run_that_cannot_go_on_does_not_hold_up_the_others() {
+    let story = Story::start([1]).await;
+    story.rig.append(Uuid::new_v4(), [1]).await;
+    let stuck = story.open(1).await.remove(0);
+    let mut broken = event(Uuid::new_v4(), 2);
+    broken.body = vec![0xff, 0xff];
+    story.rig.append_all(&[broken]).await;
+    let letters = story.open(2).await;
+    let other = letters.iter().find(|letter| letter.id != stuck.id).unwrap();
+    assert_ne!(other.fingerprint, stuck.fingerprint);
+    let refuse = format!(
+        "create function refuse() returns trigger language plpgsql as
+         $$ begin raise exception 'not now' using errcode = 'lock_not_available'; end $$;
+         create trigger refuse before update on events.replay_item for each row
+         when (old.dead_letter_id = '{}') execute function refuse()",
+        stuck.id
+    );
+    let superuser = story.rig.database.superuser().await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(refuse))
+        .execute(&superuser)
+        .await
+        .unwrap();
+    let request = ops::ReplayDeadLetterGroupRequest {
+        fingerprint: stuck.fingerprint.clone(),
+        request_id: Uuid::new_v4().to_string(),
+        rate: 100,
+        mode: ops::ReplayMode::Straight.into(),
+    };
+    let begun = story
+        .operator
+        .replay_dead_letter_group(by(FACILITY, request))
+        .await;
+    assert_eq!(begun.unwrap().get_ref().run.as_ref().unwrap().total_count, 1);
+    let run = story.run(other, ops::ReplayMode::Straight, 100).await;
+    assert_eq!((run.state(), run.sent_count), (ops::ReplayRunState::Finished, 1));
+    // The first goes on as soon as it can.
+    sqlx::query("drop trigger refuse on events.replay_item")
+        .execute(&superuser)
+        .await
+        .unwrap();
+    story.cure();
+    story.until_state(&stuck.id, ops::DeadLetterState::Resolved).await;
+}

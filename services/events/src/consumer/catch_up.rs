@@ -118,20 +118,14 @@ pub(crate) async fn filter(
 ) -> Result<Filtered, Error> {
     let jetstream = bus.jetstream();
     let wanted = definition(bus, name, subjects);
-    let Some(running) = running(&jetstream, name).await? else {
-        record(pool, name, subjects, None, OffsetDateTime::UNIX_EPOCH).await?;
-        return Ok(Filtered {
-            consumer: create(&jetstream, wanted).await?,
-            catch_up: None,
-            gained: Vec::new(),
-            acknowledged: 0,
-        });
-    };
+    let running = running(&jetstream, name).await?;
     let stream = streams::running(&jetstream, streams::EVENTS).await?;
     let stream = stream
         .as_ref()
         .map_or(OffsetDateTime::UNIX_EPOCH, streams::created);
-    let acknowledged = running.ack_floor.stream_sequence;
+    let acknowledged = running
+        .as_ref()
+        .map_or(0, |running| running.ack_floor.stream_sequence);
     let known = sqlx::query!(
         "select subjects, catch_up_until, catch_up_subjects, catch_up_stream,
              greatest(forgotten_until, case when forgotten_until is not null
@@ -142,8 +136,13 @@ pub(crate) async fn filter(
     )
     .fetch_optional(pool)
     .await?;
-    let filters = &running.config.filter_subjects;
+    // A consumer that is new at the broker begins with the first message in the stream, of every subject.
+    let filters = match &running {
+        Some(running) => &running.config.filter_subjects,
+        None => subjects,
+    };
     let recorded = known.as_ref().and_then(|known| known.subjects.as_ref());
+    let recorded = recorded.filter(|_| running.is_some());
     let (mut gained, had): (Vec<_>, Vec<_>) = subjects.iter().cloned().partition(|subject| {
         let covered = |by: &[String]| by.iter().any(|filter| covers(filter, subject));
         !covered(filters) || !recorded.is_none_or(|recorded| covered(recorded))

@@ -13,11 +13,12 @@ pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::H
         r#"select position, kind, facility, aggregate_id, message_id, type, subject, size, code, reason, attempts, since,
                next_at,
                case when kind = 'event' then (
-                   select count(*) from (
-                       select from events.event_log e
+                   select least(count(*), 1000) from (
+                       select e.aggregate_id from events.event_log e
                        where e.pending and e.lane = get_byte(uuid_send(h.aggregate_id), 15) % 16
-                         and e.aggregate_id = h.aggregate_id and e.position > h.position
-                       limit 1000) waiting)
+                         and e.position > h.position
+                       order by e.position limit 10000) next
+                   where next.aggregate_id = h.aggregate_id)
                else 0 end as "waiting!"
            from events.held h where position > $1 order by position limit $2"#,
         after,

@@ -122,18 +122,28 @@ pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool) -> Result<(), sqlx::Er
         sqlx::query!(r#"select id as "id!", facility as "facility!" from events.running_replays()"#)
             .fetch_all(pool)
             .await?;
+    let mut failed = None;
     for run in running {
-        // What an administrator sends again may be nobody's.
-        let mut tx = store::begin_seeing(pool, &run.facility, Unassigned::Visible).await?;
-        let locked = sqlx::query_scalar!(
-            "select true from events.replay_run where id = $1 and state = 'running' for update skip locked",
-            run.id,
-        );
-        if locked.fetch_optional(&mut *tx).await?.is_some() {
-            advance(&mut tx, bus.service(), run.id).await?;
-            tx.commit().await?;
-            bus.outbox().wake();
+        // One that cannot go on now does not hold up the others.
+        if let Err(error) = advance_one(bus, pool, run.id, &run.facility).await {
+            tracing::debug!(replay_run.id = %run.id, error = %error, "a replay run was not advanced");
+            failed = Some(error);
         }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn advance_one(bus: &Bus, pool: &PgPool, id: Uuid, facility: &str) -> Result<(), sqlx::Error> {
+    // What an administrator sends again may be nobody's.
+    let mut tx = store::begin_seeing(pool, facility, Unassigned::Visible).await?;
+    let locked = sqlx::query_scalar!(
+        "select true from events.replay_run where id = $1 and state = 'running' for update skip locked",
+        id,
+    );
+    if locked.fetch_optional(&mut *tx).await?.is_some() {
+        advance(&mut tx, bus.service(), id).await?;
+        tx.commit().await?;
+        bus.outbox().wake();
     }
     Ok(())
 }
