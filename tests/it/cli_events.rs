@@ -128,6 +128,25 @@ async fn an_operator_looks_after_dead_letters_from_the_command_line() {
         .await;
 
     let body = stack.folder().join("body.json");
+    fs::write(&body, "{}").unwrap();
+    let empty = [
+        "dlq",
+        "edit",
+        id(0),
+        "--body",
+        body.to_str().unwrap(),
+        "--reason",
+        "because",
+        "--dry-run",
+    ];
+    let empty = weft.run(&empty).await;
+    assert_eq!(empty.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&empty.stdout).into_owned();
+    assert!(
+        told.contains(r#"ORDER_ID_MALFORMED: order_id: "" is not a UUID"#),
+        "{told}"
+    );
+
     fs::write(&body, format!(r#"{{"orderId": "{}"}}"#, Uuid::new_v4())).unwrap();
     let body = body.to_str().unwrap();
     let edit = [

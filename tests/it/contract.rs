@@ -1,9 +1,15 @@
 //! What every contract must say, read from the descriptors that the services start with.
 
-use std::{collections::HashMap, path::Path, process::Command};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    process::Command,
+};
 
 use mesh::Policies;
-use prost_reflect::{DescriptorPool, EnumDescriptor, FileDescriptor, MessageDescriptor, MethodDescriptor};
+use prost_reflect::{
+    DescriptorPool, EnumDescriptor, FileDescriptor, Kind, MessageDescriptor, MethodDescriptor,
+};
 
 /// The files of our own packages; what they import from others is not ours to change.
 fn contracts() -> Vec<FileDescriptor> {
@@ -111,6 +117,48 @@ fn only_methods_that_may_be_repeated_are_retried_or_hedged() {
             "{path} is hedged and has side effects"
         );
     }
+}
+
+/// The rule of free text: what a person writes to say why, a `reason` or a `comment`, may have several lines, in every request
+/// and in every event that carries it on. An answer is not checked, and needs no rule.
+#[test]
+fn every_reason_of_a_request_or_event_may_have_several_lines() {
+    let events = contracts()
+        .into_iter()
+        .filter(|file| file.name().ends_with("events.proto"))
+        .flat_map(|file| file.messages().collect::<Vec<_>>());
+    let mut waiting: Vec<_> = methods()
+        .iter()
+        .map(MethodDescriptor::input)
+        .chain(events)
+        .collect();
+    let (mut seen, mut texts, mut of_one_line) = (HashSet::new(), 0, Vec::new());
+    while let Some(message) = waiting.pop() {
+        if !seen.insert(message.full_name().to_owned()) {
+            continue;
+        }
+        for field in message.fields() {
+            if let Kind::Message(inner) = field.kind() {
+                waiting.push(inner);
+            }
+            if !matches!(field.name(), "reason" | "comment") || field.kind() != Kind::String {
+                continue;
+            }
+            texts += 1;
+            let multiline = message
+                .parent_pool()
+                .get_extension_by_name("mesh.v1.multiline")
+                .unwrap();
+            if field.options().get_extension(&multiline).as_bool() != Some(true) {
+                of_one_line.push(field.full_name().to_owned());
+            }
+        }
+    }
+    assert!(texts >= 20, "the texts are found: {texts}");
+    assert!(
+        of_one_line.is_empty(),
+        "(mesh.v1.multiline) lacks at {of_one_line:#?}"
+    );
 }
 
 #[test]

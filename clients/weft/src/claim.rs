@@ -13,7 +13,7 @@ use proto::claims::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
     order_name::OrderName,
@@ -38,8 +38,8 @@ pub(crate) enum Command {
         #[arg(long)]
         order: OrderName,
         /// Why
-        #[arg(long, default_value = "")]
-        reason: String,
+        #[arg(long, value_parser = cli::non_empty)]
+        reason: Option<String>,
     },
 }
 
@@ -48,12 +48,12 @@ pub(crate) struct ListArguments {
     /// Only the claims of this order
     #[arg(long)]
     order: Option<OrderName>,
-    /// Only claims in this state, such as ACCEPTED
-    #[arg(long, value_parser = parse_state)]
+    /// Only claims in this state
+    #[arg(long, value_parser = cli::EnumValue::new(ClaimState::as_str_name))]
     state: Option<ClaimState>,
     /// Only claims against this payer
-    #[arg(long, default_value = "")]
-    payer: String,
+    #[arg(long, value_parser = cli::non_empty)]
+    payer: Option<String>,
     #[command(flatten)]
     limit: Limit,
 }
@@ -66,7 +66,7 @@ pub(crate) struct ResubmitArguments {
     #[arg(long = "type", value_enum)]
     kind: Kind,
     /// What was changed or is complained of
-    #[arg(long)]
+    #[arg(long, value_parser = cli::non_empty)]
     comment: String,
     /// A supporting document
     #[arg(long, value_name = "FILE")]
@@ -88,13 +88,16 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     let clients = Clients::open(globals)?;
     let claim = match command {
         Command::List(arguments) => return list(&clients, globals.output, arguments).await,
-        Command::Get { claim } => get(&clients, &claim).await?,
+        Command::Get { claim } => {
+            clients.fits::<GetClaimRequest>()?;
+            get(&clients, &claim).await?
+        }
         Command::Resubmit(arguments) => resubmit(&clients, arguments).await?,
         Command::Withdraw { order, reason } => {
             let request = WithdrawClaimRequest {
                 request_id: fresh_id(),
                 order_id: order.id(&clients).await?,
-                reason,
+                reason: reason.unwrap_or_default(),
             };
             let answer = clients.claims().withdraw_claim(clients.request(request)?).await;
             answer
@@ -114,7 +117,10 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 }
 
 async fn get(clients: &Clients, name: &str) -> Result<Option<Claim>, Failure> {
-    let answer = clients.claims().get_claim(clients.request(named(name)?)?).await;
+    let answer = clients
+        .claims()
+        .get_claim(clients.side_request(named(name)?)?)
+        .await;
     Ok(answer
         .during("claims.v1.ClaimService/GetClaim")?
         .into_inner()
@@ -122,6 +128,7 @@ async fn get(clients: &Clients, name: &str) -> Result<Option<Claim>, Failure> {
 }
 
 async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Result<(), Failure> {
+    let filtered = arguments.order.is_some() || arguments.state.is_some() || arguments.payer.is_some();
     let order_id = OrderName::id_of(arguments.order, clients)
         .await?
         .unwrap_or_default();
@@ -131,7 +138,7 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
             page_token,
             order_id: order_id.clone(),
             state: arguments.state.unwrap_or_default().into(),
-            payer_id: arguments.payer.clone(),
+            payer_id: arguments.payer.clone().unwrap_or_default(),
         };
         let answer = clients.claims().list_claims(clients.request(request)?).await;
         let page = answer.during("claims.v1.ClaimService/ListClaims")?.into_inner();
@@ -156,7 +163,7 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
         ">NET PAID",
         ">OPEN",
     ];
-    let mut table = Table::new(heading, "no claims");
+    let mut table = Table::new(heading, output::none_of("claims", filtered));
     for claim in &listed.rows {
         table.row(show::row(claim));
     }
@@ -223,9 +230,4 @@ fn named(name: &str) -> Result<GetClaimRequest, Failure> {
 
 fn fresh_id() -> String {
     Uuid::new_v4().to_string()
-}
-
-fn parse_state(text: &str) -> Result<ClaimState, String> {
-    ClaimState::from_str_name(&format!("CLAIM_STATE_{}", text.to_uppercase().replace('-', "_")))
-        .ok_or_else(|| format!("`{text}` is no state of a claim"))
 }

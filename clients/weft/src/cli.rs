@@ -1,8 +1,11 @@
 //! The command line's shape: commands and the options that every one of them has.
 
+mod enum_value;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use enum_value::EnumValue;
 use uuid::Uuid;
 
 use crate::{
@@ -109,11 +112,18 @@ fn timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads an option that means nothing when it is empty.
-fn non_empty(text: &str) -> Result<String, String> {
+pub(crate) fn non_empty(text: &str) -> Result<String, String> {
     match text.trim().is_empty() {
         true => Err(EMPTY.to_owned()),
         false => Ok(text.to_owned()),
     }
+}
+
+/// Reads a currency's code, in small letters, too.
+pub(crate) fn currency(text: &str) -> Result<String, String> {
+    let code = non_empty(text)?.to_uppercase();
+    let currency: money::Currency = code.parse().map_err(|error: money::Error| error.to_string())?;
+    Ok(currency.code().to_owned())
 }
 
 /// Reads an argument that must be a UUID.

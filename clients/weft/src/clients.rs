@@ -90,6 +90,13 @@ fn method_of(request: &str) -> Option<String> {
     ))
 }
 
+/// The method that takes this request, and how long the contract gives it.
+fn contract_limit<M: prost::Name>() -> Option<(String, Duration)> {
+    let method = method_of(&M::full_name())?;
+    let most = contract_timeout(&method)?;
+    Some((method, most))
+}
+
 /// How long the contract gives a call, by the method's name: `order.v1.OrderService/GetOrder`.
 pub(crate) fn contract_timeout(method: &str) -> Option<Duration> {
     static POLICIES: OnceLock<Option<Policies>> = OnceLock::new();
@@ -142,29 +149,30 @@ impl Clients {
         })))
     }
 
-    /// A request that carries the token and the time it may take.
+    /// The request that a command is about, with the token and the time it may take.
     ///
     /// # Errors
     /// When `--timeout` is more than the contract gives the call: both sides would end it earlier all the same.
     pub(crate) fn request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
+        self.fits::<M>()?;
+        self.side_request(message)
+    }
+
+    /// The request of a call beside the one that the command is about, such as a look-up beforehand. It takes the smaller
+    /// of `--timeout` and what the contract gives it.
+    pub(crate) fn side_request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
         let mut context = Context::new().with_bearer(self.0.bearer.token()?);
         if let Some(timeout) = self.0.timeout {
-            self.fits::<M>()?;
-            context = context.with_timeout(timeout);
+            let most = contract_limit::<M>().map_or(timeout, |(_, most)| most);
+            context = context.with_timeout(timeout.min(most));
         }
         Ok(context.request(message))
     }
 
     /// Whether `--timeout` is within what the contract gives the call, for those who call it later.
     pub(crate) fn fits<M: prost::Name>(&self) -> Result<(), Failure> {
-        let Some(timeout) = self.0.timeout else {
-            return Ok(());
-        };
-        let Some(method) = method_of(&M::full_name()) else {
-            return Ok(());
-        };
-        match contract_timeout(&method) {
-            Some(most) if timeout > most => Err(Failure::Usage(format!(
+        match (self.0.timeout, contract_limit::<M>()) {
+            (Some(timeout), Some((method, most))) if timeout > most => Err(Failure::Usage(format!(
                 "--timeout {} (or WEFT_TIMEOUT) is longer than the {} that the contract gives {method}",
                 duration::exact(timeout),
                 duration::exact(most),

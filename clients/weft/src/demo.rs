@@ -39,6 +39,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), Failure> {
+    if globals.output == Format::Json {
+        let message =
+            "weft demo tells a story in words, and has no JSON: leave --output (or WEFT_OUTPUT) out";
+        return Err(Failure::Usage(message.to_owned()));
+    }
     let home = Home::new(Home::find(globals).path().join("demo"));
     up::clear(&home).await?;
     println!("A system of its own for this demonstration:");
@@ -47,7 +52,7 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
         home,
         free_ports: true,
         certificate_ttl: arguments.tls.then_some(up::CERTIFICATE_TTL),
-        quiet: globals.output == Format::Json,
+        quiet: false,
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let system = tokio::select! {
@@ -100,7 +105,7 @@ async fn tell(globals: &Globals, files: &Path) -> Result<(), Failure> {
     let balance = ledger::trial_balance(&clients, GetTrialBalanceRequest::default()).await?;
     println!(
         "\nThe trial balance of everything:\n\n{}",
-        ledger::show_balance(&balance)
+        ledger::show_balance(&balance, ledger::EMPTY)
     );
     if balance.balanced {
         Ok(())

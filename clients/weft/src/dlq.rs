@@ -18,6 +18,7 @@ use crate::{
     cli::{self, Format, Globals},
     clients::{Clients, Service},
     confirm::Confirmation,
+    events,
     failure::{CallFailure, During as _, Failure},
     output,
     paging::{self, Limit},
@@ -57,7 +58,7 @@ pub(crate) enum Command {
         #[arg(value_parser = cli::uuid)]
         dead_letter: Uuid,
         /// Why it may be given up, 3 to 500 characters; kept in the audit trail
-        #[arg(long)]
+        #[arg(long, value_parser = cli::non_empty)]
         reason: String,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -69,17 +70,29 @@ pub(crate) struct ListArguments {
     /// Only those of this service; by default of all
     #[arg(long, value_enum)]
     service: Option<Service>,
-    /// Only those in this state, such as RESOLVED; by default open and replaying ones
-    #[arg(long, value_parser = parse_state)]
+    /// Only those in this state; by default open and replaying ones
+    #[arg(long, value_parser = cli::EnumValue::new(DeadLetterState::as_str_name))]
     state: Option<DeadLetterState>,
     /// Only those of this consumer
-    #[arg(long, default_value = "")]
-    consumer: String,
+    #[arg(long, value_parser = cli::non_empty)]
+    consumer: Option<String>,
     /// Only those with this fingerprint
-    #[arg(long, default_value = "")]
-    fingerprint: String,
+    #[arg(long, value_parser = cli::non_empty)]
+    fingerprint: Option<String>,
     #[command(flatten)]
     limit: Limit,
+}
+
+impl ListArguments {
+    /// What is said when none is listed: no more than what was asked for.
+    fn empty(&self) -> &'static str {
+        let filtered = self.service.is_some() || self.consumer.is_some() || self.fingerprint.is_some();
+        match (filtered, self.state) {
+            (false, None) => "no dead letters are open",
+            (true, None) => "no open dead letters match",
+            (_, Some(_)) => "no dead letters match",
+        }
+    }
 }
 
 const GET: &str = "ops.v1.DeadLetterService/GetDeadLetter";
@@ -89,6 +102,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     match command {
         Command::List(arguments) => list(&clients, globals.output, arguments).await,
         Command::Show { dead_letter } => {
+            clients.fits::<GetDeadLetterRequest>()?;
             let (service, answer) = find(&clients, dead_letter).await?;
             show::whole(globals.output, service, &answer)
         }
@@ -104,6 +118,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             reason,
             confirmation,
         } => {
+            clients.fits::<DiscardDeadLetterRequest>()?;
             let (service, _) = find(&clients, dead_letter).await?;
             confirmation.ask("A discarded dead letter never takes effect, and cannot come back.")?;
             let request = DiscardDeadLetterRequest {
@@ -127,7 +142,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 pub(crate) async fn open(clients: &Clients) -> Option<usize> {
     let mut open = 0;
     for service in Service::ALL {
-        let request = clients.request(ListDeadLettersRequest::default()).ok()?;
+        let request = clients.side_request(ListDeadLettersRequest::default()).ok()?;
         let answer = clients.dead_letters(service).list_dead_letters(request).await;
         open += answer.ok()?.into_inner().dead_letters.len();
     }
@@ -140,10 +155,11 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
         .map_or(Service::ALL.to_vec(), |service| vec![service]);
     let mut found: Vec<(Service, DeadLetter)> = Vec::new();
     let mut unanswered = Vec::new();
+    let mut more = false;
     for service in services {
         match list_one(clients, service, &arguments).await {
             Ok(listed) => {
-                listed.mention_rest();
+                more |= !listed.next_page_token.is_empty();
                 found.extend(listed.rows.into_iter().map(|letter| (service, letter)));
             }
             Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => {}
@@ -153,6 +169,11 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
             }
             Err(failure) => return Err(failure),
         }
+    }
+    found.sort_by_key(|(_, letter)| std::cmp::Reverse(letter.create_time.map(|at| (at.seconds, at.nanos))));
+    arguments.limit.cut(&mut found, more);
+    if let (Some(consumer), true, true) = (&arguments.consumer, found.is_empty(), unanswered.is_empty()) {
+        events::is_known(clients, consumer).await?;
     }
     match format {
         Format::Json => {
@@ -165,7 +186,7 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
             output::print_json(&json!({"deadLetters": rows?}))?;
         }
         Format::Table => {
-            print!("{}", show::table(&found));
+            print!("{}", show::table(&found, arguments.empty()));
             if let Some((_, letter)) = found.first() {
                 eprintln!("next: weft dlq show {}", letter.id);
             }
@@ -194,8 +215,8 @@ async fn list_one(
             page_size,
             page_token,
             state: arguments.state.unwrap_or_default().into(),
-            consumer: arguments.consumer.clone(),
-            fingerprint: arguments.fingerprint.clone(),
+            consumer: arguments.consumer.clone().unwrap_or_default(),
+            fingerprint: arguments.fingerprint.clone().unwrap_or_default(),
         };
         let answer = clients
             .dead_letters(service)
@@ -218,7 +239,7 @@ async fn find(clients: &Clients, id: Uuid) -> Result<(Service, GetDeadLetterResp
         };
         let answer = clients
             .dead_letters(service)
-            .get_dead_letter(clients.request(request)?)
+            .get_dead_letter(clients.side_request(request)?)
             .await;
         match answer.during(GET) {
             Ok(answer) => return Ok((service, answer.into_inner())),
@@ -233,12 +254,4 @@ async fn find(clients: &Clients, id: Uuid) -> Result<(Service, GetDeadLetterResp
         || Failure::Usage("no service offers dead letters".to_owned()),
         Failure::Call,
     ))
-}
-
-fn parse_state(text: &str) -> Result<DeadLetterState, String> {
-    DeadLetterState::from_str_name(&format!(
-        "DEAD_LETTER_STATE_{}",
-        text.to_uppercase().replace('-', "_")
-    ))
-    .ok_or_else(|| format!("`{text}` is no state of a dead letter"))
 }

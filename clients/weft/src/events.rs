@@ -1,6 +1,7 @@
 //! `weft events …`: what the services publish, and who consumes it.
 
 mod held;
+mod pause;
 mod tail;
 
 use std::time::Duration;
@@ -8,18 +9,18 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use proto::ops::v1::{
     ApplyStreamsRequest, AuditEventsRequest, AuditEventsResponse, ListConsumersRequest,
-    ListConsumersResponse, PauseConsumerRequest, RepublishEventsRequest, ResumeConsumerRequest,
-    StreamDifference,
+    ListConsumersResponse, RepublishEventsRequest, StreamDifference,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::{Clients, Service},
     confirm::Confirmation,
     duration,
     failure::{During as _, Failure},
+    nearest,
     output::{self, Table},
 };
 
@@ -54,7 +55,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: held::Which,
         /// Why it may be given up, 3 to 500 characters; kept in the audit trail
-        #[arg(long)]
+        #[arg(long, value_parser = cli::non_empty)]
         reason: String,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -72,7 +73,7 @@ pub(crate) enum Command {
         /// The consumer, as `weft events lag` lists it
         consumer: String,
         /// Why, 3 to 500 characters; kept in the audit trail
-        #[arg(long)]
+        #[arg(long, value_parser = cli::non_empty)]
         reason: String,
     },
     /// Let a consumer go on
@@ -116,45 +117,20 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         } => rebuild(&clients, format, whose, window, confirmation).await,
         Command::Tail(arguments) => tail::run(&clients, format, arguments).await,
         Command::Held(whose) => held::list(&clients, format, whose).await,
-        Command::Retry(whose) => held::retry(&clients, whose).await,
+        Command::Retry(whose) => held::retry(&clients, format, whose).await,
         Command::Discard {
             which,
             reason,
             confirmation,
-        } => held::discard(&clients, which, reason, confirmation).await,
+        } => held::discard(&clients, format, which, reason, confirmation).await,
         Command::Apply { whose, dry_run } => apply(&clients, format, whose, dry_run).await,
-        Command::Pause { consumer, reason } => {
-            let service = service_of(&clients, &consumer).await?;
-            let request = PauseConsumerRequest {
-                consumer: consumer.clone(),
-                request_id: Uuid::new_v4().to_string(),
-                reason,
-            };
-            let answer = clients
-                .events(service)
-                .pause_consumer(clients.request(request)?)
-                .await;
-            answer.during("ops.v1.EventService/PauseConsumer")?;
-            eprintln!("{consumer} is held within seconds; next: weft events resume {consumer}");
-            Ok(())
-        }
-        Command::Resume { consumer } => {
-            let service = service_of(&clients, &consumer).await?;
-            let request = ResumeConsumerRequest {
-                consumer,
-                request_id: Uuid::new_v4().to_string(),
-            };
-            let answer = clients
-                .events(service)
-                .resume_consumer(clients.request(request)?)
-                .await;
-            answer.during("ops.v1.EventService/ResumeConsumer")?;
-            Ok(())
-        }
+        Command::Pause { consumer, reason } => pause::hold(&clients, format, consumer, reason).await,
+        Command::Resume { consumer } => pause::resume(&clients, format, consumer).await,
     }
 }
 
 async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
+    clients.fits::<ListConsumersRequest>()?;
     let mut found = Vec::new();
     let mut held = Vec::new();
     for service in whose.services() {
@@ -229,6 +205,7 @@ async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Fail
 }
 
 async fn audit(clients: &Clients, format: Format, whose: Whose, window: Window) -> Result<(), Failure> {
+    clients.fits::<AuditEventsRequest>()?;
     let found = compare(clients, whose, window).await?;
     if format == Format::Json {
         let rows: Result<Vec<Value>, Failure> = found
@@ -262,6 +239,7 @@ async fn rebuild(
     window: Window,
     confirmation: Confirmation,
 ) -> Result<(), Failure> {
+    clients.fits::<RepublishEventsRequest>()?;
     let missing: u64 = compare(clients, whose, window)
         .await?
         .iter()
@@ -350,7 +328,7 @@ async fn compare(
         };
         let answer = clients
             .events(service)
-            .audit_events(clients.request(request)?)
+            .audit_events(clients.side_request(request)?)
             .await;
         found.push((
             service,
@@ -361,24 +339,28 @@ async fn compare(
 }
 
 async fn consumers(clients: &Clients, service: Service) -> Result<ListConsumersResponse, Failure> {
-    let request = clients.request(ListConsumersRequest {})?;
+    let request = clients.side_request(ListConsumersRequest {})?;
     let answer = clients.events(service).list_consumers(request).await;
     Ok(answer.during("ops.v1.EventService/ListConsumers")?.into_inner())
 }
 
+/// Whether a service has a consumer of this name, for those who look for what it left.
+pub(crate) async fn is_known(clients: &Clients, consumer: &str) -> Result<(), Failure> {
+    service_of(clients, consumer).await.map(drop)
+}
+
 async fn service_of(clients: &Clients, consumer: &str) -> Result<Service, Failure> {
+    let mut names = Vec::new();
     for service in Service::ALL {
-        if consumers(clients, service)
-            .await?
-            .consumers
-            .iter()
-            .any(|found| found.name == consumer)
-        {
+        let found = consumers(clients, service).await?.consumers;
+        if found.iter().any(|found| found.name == consumer) {
             return Ok(service);
         }
+        names.extend(found.into_iter().map(|found| found.name));
     }
+    let nearest = nearest::hint(consumer, names.iter().map(String::as_str));
     Err(Failure::Other(anyhow::anyhow!(
-        "there is no consumer {consumer}: weft events lag"
+        "there is no consumer `{consumer}`{nearest}: weft events lag lists them"
     )))
 }
 

@@ -169,22 +169,15 @@ impl CallFailure {
 
     /// What one would type next.
     fn next(&self) -> Option<String> {
-        let noun = noun(self.method);
+        let (list, look) = commands(self.method);
         Some(match self.status.code() {
             Code::Unavailable => "weft status   (or `weft up`, if nothing runs)".to_owned(),
             Code::Unauthenticated => "weft token   (mints one; --token or WEFT_TOKEN passes one)".to_owned(),
             Code::PermissionDenied => {
                 format!("weft mesh policy {}   (tells the roles that may)", self.method)
             }
-            Code::NotFound => format!("weft {noun} list"),
-            Code::AlreadyExists | Code::FailedPrecondition => {
-                let look = if matches!(noun, "saga" | "dlq") {
-                    "show"
-                } else {
-                    "get"
-                };
-                format!("weft {noun} {look} ID   (tells how it stands)")
-            }
+            Code::NotFound => format!("weft {list}"),
+            Code::AlreadyExists | Code::FailedPrecondition => format!("weft {look}   (tells how it stands)"),
             Code::DeadlineExceeded => self.more_time(),
             Code::Aborted | Code::ResourceExhausted => "the same command again".to_owned(),
             _ => return None,
@@ -253,15 +246,20 @@ pub(crate) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// The command that a method belongs to.
-fn noun(method: &str) -> &'static str {
-    match method.split('/').next().unwrap_or_default() {
-        "payment.v1.PaymentService" => "payment",
-        "payment.v1.LedgerService" => "ledger",
-        "claims.v1.ClaimService" => "claim",
-        "ops.v1.SagaService" => "saga",
-        "ops.v1.DeadLetterService" => "dlq",
-        _ => "order",
+/// The commands that list what a method is about, and that show one of it.
+fn commands(method: &str) -> (&'static str, &'static str) {
+    let (service, name) = method.split_once('/').unwrap_or((method, ""));
+    match service {
+        "payment.v1.PaymentService" => ("payment list", "payment get ID"),
+        "payment.v1.LedgerService" => ("ledger entries", "ledger balance"),
+        "claims.v1.ClaimService" if name.contains("Parked") => ("remittance parked", "remittance parked"),
+        "claims.v1.ClaimService" => ("claim list", "claim get ID"),
+        "ops.v1.SagaService" => ("saga list", "saga show ID"),
+        "ops.v1.DeadLetterService" => ("dlq list", "dlq show ID"),
+        "ops.v1.EventService" if name.contains("Held") => ("events held", "events held"),
+        "ops.v1.EventService" => ("events lag", "events lag"),
+        "ops.v1.MeshService" => ("mesh top", "mesh top"),
+        _ => ("order list", "order get ID"),
     }
 }
 
@@ -314,5 +312,20 @@ mod tests {
             status,
         };
         assert_eq!(call.next().as_deref(), Some("weft saga list"));
+    }
+
+    #[test]
+    fn the_next_command_is_one_that_exists() {
+        use clap::Parser as _;
+        let policies = clients::policies().unwrap();
+        let ours = |path: &&str| !path.starts_with("/grpc.");
+        for path in policies.iter().map(|(path, _)| path).filter(ours) {
+            let (list, look) = commands(path.trim_start_matches('/'));
+            let id = "018f2d5e-0000-7000-8000-000000000001";
+            for next in [list.to_owned(), look.replace("ID", id)] {
+                let read = crate::cli::Cli::try_parse_from(["weft"].into_iter().chain(next.split(' ')));
+                assert!(read.is_ok(), "{path}: weft {next}");
+            }
+        }
     }
 }

@@ -28,12 +28,12 @@ use std::{
 use anyhow::Context as _;
 pub(crate) use caller::{Caller, NoAnswer};
 use clap::Args;
-use proto::order::v1::GetOrderRequest;
+use proto::order::v1::PlaceOrderRequest;
 pub(crate) use report::Report;
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::Clients,
     duration,
     failure::Failure,
@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     /// The file: eClaimLink Claim.Submission (XML) or online-retail invoices (CSV)
     pub(crate) file: PathBuf,
     /// The payment method's token for every order's share
-    #[arg(long, default_value = "tok_visa")]
+    #[arg(long, default_value = "tok_visa", value_parser = cli::non_empty)]
     pub(crate) payment_method: String,
     /// How many orders are under way at once
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -93,8 +93,8 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
 
 /// Imports the file and accounts for every line of it.
 pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
-    // The shortest of the calls that an import makes: a --timeout that is refused is refused before the first of them.
-    clients.fits::<GetOrderRequest>()?;
+    // A --timeout that is refused is refused before the first call.
+    clients.fits::<PlaceOrderRequest>()?;
     match kind(&arguments.file)? {
         Kind::Submission => claim::import(clients, arguments).await,
         Kind::Retail => retail::import(clients, arguments).await,

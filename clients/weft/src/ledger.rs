@@ -7,7 +7,7 @@ use proto::payment::v1::{
 };
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
     order_name::OrderName,
@@ -23,16 +23,16 @@ pub(crate) enum Command {
         #[arg(long)]
         order: Option<OrderName>,
         /// Only this currency, ISO 4217
-        #[arg(long, default_value = "")]
-        currency: String,
+        #[arg(long, value_parser = cli::currency)]
+        currency: Option<String>,
     },
     /// List entries, newest first
     Entries {
         /// Only the entries of this order, by its id or reference
         #[arg(long)]
         order: Option<OrderName>,
-        /// Only this account, such as PAYER_RECEIVABLE
-        #[arg(long, value_parser = parse_account)]
+        /// Only this account
+        #[arg(long, value_parser = cli::EnumValue::new(LedgerAccount::as_str_name))]
         account: Option<LedgerAccount>,
         #[command(flatten)]
         limit: Limit,
@@ -44,17 +44,23 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     match command {
         Command::Balance { order, currency } => {
             let order_id = OrderName::id_of(order, &clients).await?.unwrap_or_default();
+            let empty = match (order_id.is_empty(), currency.is_none()) {
+                (true, true) => EMPTY,
+                (true, false) => "the ledger has no entries in this currency",
+                (false, true) => "the ledger has no entries of this order",
+                (false, false) => "the ledger has no entries of this order in this currency",
+            };
             let balance = trial_balance(
                 &clients,
                 GetTrialBalanceRequest {
                     order_id,
-                    currency_code: currency,
+                    currency_code: currency.unwrap_or_default(),
                 },
             )
             .await?;
             match globals.output {
                 Format::Json => output::print_json(&output::json(&balance)?)?,
-                Format::Table => print!("{}", show_balance(&balance)),
+                Format::Table => print!("{}", show_balance(&balance, empty)),
             }
             if balance.balanced {
                 Ok(())
@@ -86,11 +92,12 @@ pub(crate) async fn trial_balance(
         .into_inner())
 }
 
-pub(crate) fn show_balance(balance: &GetTrialBalanceResponse) -> String {
-    let mut table = Table::new(
-        ["ACCOUNT", ">DEBIT", ">CREDIT", ">BALANCE"],
-        "the ledger is empty",
-    );
+/// What is said of a ledger that holds nothing at all.
+pub(crate) const EMPTY: &str = "the ledger is empty";
+
+/// `empty` is said instead of a table without rows.
+pub(crate) fn show_balance(balance: &GetTrialBalanceResponse, empty: &'static str) -> String {
+    let mut table = Table::new(["ACCOUNT", ">DEBIT", ">CREDIT", ">BALANCE"], empty);
     for account in &balance.accounts {
         table.row([
             state(
@@ -142,7 +149,7 @@ async fn entries(
     }
     let mut table = Table::new(
         ["BOOKED", "CAUSE", "ACCOUNT", ">AMOUNT", "ORDER", "TRANSACTION"],
-        "no entries",
+        output::none_of("entries", order.is_some() || account.is_some()),
     );
     for entry in &listed.rows {
         table.row([
@@ -165,12 +172,4 @@ async fn entries(
     print!("{table}");
     listed.mention_rest();
     Ok(())
-}
-
-fn parse_account(text: &str) -> Result<LedgerAccount, String> {
-    LedgerAccount::from_str_name(&format!(
-        "LEDGER_ACCOUNT_{}",
-        text.to_uppercase().replace('-', "_")
-    ))
-    .ok_or_else(|| format!("`{text}` is no account"))
 }

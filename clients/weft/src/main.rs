@@ -14,6 +14,7 @@ mod token;
 mod clients;
 mod confirm;
 mod failure;
+mod nearest;
 mod order_name;
 mod output;
 mod paging;

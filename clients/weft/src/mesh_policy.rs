@@ -12,7 +12,7 @@ use crate::{
     clients::{self, Clients, Service},
     duration,
     failure::{Failure, code_name},
-    mesh_top,
+    mesh_top, nearest,
     output::{self, Table},
 };
 
@@ -31,6 +31,12 @@ pub(crate) enum Command {
 }
 
 pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    if let Command::Policy {
+        method: Some(method), ..
+    } = &command
+    {
+        exists(&method.to_lowercase())?;
+    }
     match command {
         Command::Top(arguments) => mesh_top::run(globals, &arguments).await,
         Command::Policy { method, of: None } => declared(globals, &method.unwrap_or_default().to_lowercase()),
@@ -39,6 +45,21 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             of: Some(service),
         } => in_force(globals, service, &method.unwrap_or_default().to_lowercase()).await,
     }
+}
+
+/// A name that no method's has a part of is a slip.
+fn exists(wanted: &str) -> Result<(), Failure> {
+    let policies = clients::policies()?;
+    let wanted = wanted.trim_start_matches('/');
+    let paths = || policies.iter().map(|(path, _)| path.trim_start_matches('/'));
+    if paths().any(|path| path.to_lowercase().contains(wanted)) {
+        return Ok(());
+    }
+    let last = wanted.rsplit('/').next().unwrap_or(wanted);
+    let nearest = nearest::hint(last, paths().flat_map(|path| path.split('/')));
+    Err(Failure::Usage(format!(
+        "no method's name has `{wanted}` in it{nearest}"
+    )))
 }
 
 /// What a running service goes by when it calls another.
@@ -91,9 +112,6 @@ fn declared(globals: &Globals, wanted: &str) -> Result<(), Failure> {
         .filter(|(path, _)| path.to_lowercase().contains(wanted.trim_start_matches('/')))
         .collect();
     methods.sort_by_key(|(path, _)| *path);
-    if methods.is_empty() {
-        return Err(Failure::Usage(format!("no method's name has `{wanted}` in it")));
-    }
     if globals.output == Format::Json {
         return output::print_json(
             &methods

@@ -6,14 +6,14 @@ mod show;
 
 use clap::{Args, Subcommand, ValueEnum};
 use proto::order::v1::{
-    BalanceResolution, CancelOrderRequest, FulfilOrderRequest, GetOrderResponse, ListOrdersRequest,
-    ListOrdersResponse, Order, OrderRefundState, OrderState, RefundOrderRequest, ResolveOrderBalanceRequest,
-    WatchOrderRequest,
+    BalanceResolution, CancelOrderRequest, FulfilOrderRequest, GetOrderRequest, GetOrderResponse,
+    ListOrdersRequest, ListOrdersResponse, Order, OrderRefundState, OrderState, RefundOrderRequest,
+    ResolveOrderBalanceRequest, WatchOrderRequest,
 };
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     clients::Clients,
     failure::{During as _, Failure},
     import,
@@ -48,8 +48,8 @@ pub(crate) enum Command {
         /// The order's id or reference
         order: OrderName,
         /// Why
-        #[arg(long, default_value = "")]
-        reason: String,
+        #[arg(long, value_parser = cli::non_empty)]
+        reason: Option<String>,
     },
     /// Give back a fulfilled order, or a part of it
     Refund(RefundArguments),
@@ -61,15 +61,15 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
-    /// Only orders in this state, such as FULFILLED
-    #[arg(long, value_parser = parse_state)]
+    /// Only orders in this state
+    #[arg(long, value_parser = cli::EnumValue::new(OrderState::as_str_name))]
     state: Option<OrderState>,
     /// Only orders of this patient
-    #[arg(long, default_value = "")]
-    patient: String,
+    #[arg(long, value_parser = cli::non_empty)]
+    patient: Option<String>,
     /// Only orders that hold an item with this code
-    #[arg(long, default_value = "")]
-    code: String,
+    #[arg(long, value_parser = cli::non_empty)]
+    code: Option<String>,
     #[command(flatten)]
     limit: Limit,
 }
@@ -86,14 +86,14 @@ pub(crate) struct RefundArguments {
     )]
     lines: Vec<String>,
     /// An amount that is given back, such as "12.50 GBP"; without it and without lines, all that is left
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     amount: Option<String>,
     /// Why
-    #[arg(long, default_value = "")]
-    reason: String,
+    #[arg(long, value_parser = cli::non_empty)]
+    reason: Option<String>,
     /// The caller's own number of the refund
-    #[arg(long, default_value = "")]
-    reference: String,
+    #[arg(long, value_parser = cli::non_empty)]
+    reference: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -104,10 +104,10 @@ pub(crate) struct ResolveArguments {
     #[arg(value_enum)]
     resolution: Resolution,
     /// How much of it, such as "12.50 GBP"; without it, all that is open
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     amount: Option<String>,
     /// Why
-    #[arg(long)]
+    #[arg(long, value_parser = cli::non_empty)]
     reason: String,
 }
 
@@ -130,7 +130,10 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::List(arguments) => return list(&clients, format, arguments).await,
         Command::Watch { order } => return watch(&clients, format, order).await,
         Command::Place(arguments) => place::run(&clients, *arguments).await?,
-        Command::Get { order } => Some(order.find(&clients).await?),
+        Command::Get { order } => {
+            clients.fits::<GetOrderRequest>()?;
+            Some(order.find(&clients).await?)
+        }
         Command::Fulfil { order } => {
             let request = FulfilOrderRequest {
                 request_id: fresh_id(),
@@ -146,7 +149,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             let request = CancelOrderRequest {
                 request_id: fresh_id(),
                 id: order.id(&clients).await?,
-                reason,
+                reason: reason.unwrap_or_default(),
             };
             let answer = clients.order().cancel_order(clients.request(request)?).await;
             answer
@@ -214,8 +217,8 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
             page_size,
             page_token,
             state: arguments.state.unwrap_or_default().into(),
-            patient_id: arguments.patient.clone(),
-            line_code: arguments.code.clone(),
+            patient_id: arguments.patient.clone().unwrap_or_default(),
+            line_code: arguments.code.clone().unwrap_or_default(),
         };
         let answer = clients.order().list_orders(clients.request(request)?).await;
         let page = answer.during("order.v1.OrderService/ListOrders")?.into_inner();
@@ -241,7 +244,10 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
             ">REFUNDED",
             "CREATED",
         ],
-        "no orders",
+        output::none_of(
+            "orders",
+            arguments.state.is_some() || arguments.patient.is_some() || arguments.code.is_some(),
+        ),
     );
     for order in &listed.rows {
         table.row(show::row(order));
@@ -292,8 +298,8 @@ async fn refund(clients: &Clients, arguments: RefundArguments) -> Result<Option<
             .map(|text| line::parse_money(&text, &currency))
             .transpose()
             .map_err(Failure::Usage)?,
-        reason: arguments.reason,
-        reference: arguments.reference,
+        reason: arguments.reason.unwrap_or_default(),
+        reference: arguments.reference.unwrap_or_default(),
     };
     let answer = clients.order().refund_order(clients.request(request)?).await;
     Ok(answer
@@ -336,9 +342,4 @@ async fn resolve(clients: &Clients, arguments: ResolveArguments) -> Result<Optio
 /// Names a request that nobody will repeat but the mesh.
 fn fresh_id() -> String {
     Uuid::new_v4().to_string()
-}
-
-fn parse_state(text: &str) -> Result<OrderState, String> {
-    OrderState::from_str_name(&format!("ORDER_STATE_{}", text.to_uppercase().replace('-', "_")))
-        .ok_or_else(|| format!("`{text}` is no state of an order"))
 }

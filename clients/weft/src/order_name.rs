@@ -52,7 +52,7 @@ impl OrderName {
             true => request.id = self.0.clone(),
             false => request.reference = self.0.clone(),
         }
-        let answer = clients.order().get_order(clients.request(request)?).await;
+        let answer = clients.order().get_order(clients.side_request(request)?).await;
         let answer = answer.during("order.v1.OrderService/GetOrder")?.into_inner();
         Ok(answer.order.unwrap_or_default())
     }

@@ -54,6 +54,11 @@ pub(crate) fn print_fields(fields: &[(&str, String)]) {
     }
 }
 
+/// What a list says when it has no rows: no more than what was asked for.
+pub(crate) fn none_of(rows: &str, filtered: bool) -> String {
+    format!("no {rows}{}", if filtered { " match" } else { "" })
+}
+
 /// `12.50 AED`; empty for an amount that is absent.
 pub(crate) fn money(amount: Option<&proto::google::r#type::Money>) -> String {
     let Some(wire) = amount else { return String::new() };
@@ -115,6 +120,18 @@ pub(crate) fn moment(timestamp: Option<&prost_types::Timestamp>) -> String {
         .unwrap_or_default()
 }
 
+/// A moment that a file of eClaimLink gave, by the clock of Dubai as the file has it: the day of a settlement is the payer's.
+/// Empty for one that is absent.
+pub(crate) fn dubai_moment(timestamp: Option<&prost_types::Timestamp>) -> String {
+    const FORMAT: &[BorrowedFormatItem<'_>] = format_description!(
+        "[year]-[month]-[day] [hour]:[minute]:[second][offset_hour sign:mandatory]:[offset_minute]"
+    );
+    timestamp
+        .and_then(|timestamp| OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok())
+        .and_then(|moment| moment.to_offset(time::macros::offset!(+4)).format(FORMAT).ok())
+        .unwrap_or_default()
+}
+
 pub(crate) fn pool() -> Result<&'static DescriptorPool, Failure> {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     if let Some(pool) = POOL.get() {
@@ -157,5 +174,16 @@ mod tests {
             moment(Some(&prost_types::Timestamp { seconds: 0, nanos: 0 })),
             "1970-01-01 00:00:00Z"
         );
+    }
+
+    #[test]
+    fn a_settlement_is_shown_on_its_day_in_dubai() {
+        // 1 April 2025, midnight in Dubai: in UTC it is still March.
+        let settled = prost_types::Timestamp {
+            seconds: 1_743_451_200,
+            nanos: 0,
+        };
+        assert_eq!(dubai_moment(Some(&settled)), "2025-04-01 00:00:00+04:00");
+        assert_eq!(dubai_moment(None), "");
     }
 }

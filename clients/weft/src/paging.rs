@@ -14,6 +14,19 @@ pub(crate) struct Limit {
     pub(crate) limit: u32,
 }
 
+impl Limit {
+    /// Shortens what was put together from several lists, and says on standard error that there is more: beyond these rows, or
+    /// (`more`) beyond what was read.
+    pub(crate) fn cut<T>(self, rows: &mut Vec<T>, more: bool) {
+        let most = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let more = more || rows.len() > most;
+        rows.truncate(most);
+        if more {
+            mention_rest(rows.len());
+        }
+    }
+}
+
 /// The rows, and what names the page after them; empty when there is none.
 pub(crate) struct Listed<T> {
     pub(crate) rows: Vec<T>,
@@ -48,12 +61,13 @@ impl<T> Listed<T> {
     /// Says on standard error that the table is not all there is.
     pub(crate) fn mention_rest(&self) {
         if !self.next_page_token.is_empty() {
-            eprintln!(
-                "there are more than these {}: --limit shows more",
-                self.rows.len()
-            );
+            mention_rest(self.rows.len());
         }
     }
+}
+
+fn mention_rest(shown: usize) {
+    eprintln!("there are more than these {shown}: --limit shows more");
 }
 
 #[cfg(test)]

@@ -35,8 +35,8 @@ pub(crate) enum Command {
         /// Only the payments of this order
         #[arg(long)]
         order: Option<OrderName>,
-        /// Only payments in this state, such as CAPTURED
-        #[arg(long, value_parser = parse_state)]
+        /// Only payments in this state
+        #[arg(long, value_parser = cli::EnumValue::new(PaymentState::as_str_name))]
         state: Option<PaymentState>,
         #[command(flatten)]
         limit: Limit,
@@ -46,7 +46,7 @@ pub(crate) enum Command {
         /// The order's id or reference
         order: OrderName,
         /// The payment method's token, such as tok_visa
-        #[arg(long)]
+        #[arg(long, value_parser = cli::non_empty)]
         payment_method: String,
         /// Names the request, a UUID: repeated with the same one, it has one effect and one answer
         #[arg(long, value_parser = cli::uuid)]
@@ -165,7 +165,10 @@ async fn list(
         ">REFUNDED",
         "CREATED",
     ];
-    let mut table = Table::new(heading, "no payments");
+    let mut table = Table::new(
+        heading,
+        output::none_of("payments", order.is_some() || wanted.is_some()),
+    );
     for payment in &listed.rows {
         table.row([
             payment.id.clone(),
@@ -218,12 +221,4 @@ fn print(format: Format, payment: Option<Payment>) -> Result<(), Failure> {
         );
     }
     Ok(())
-}
-
-fn parse_state(text: &str) -> Result<PaymentState, String> {
-    PaymentState::from_str_name(&format!(
-        "PAYMENT_STATE_{}",
-        text.to_uppercase().replace('-', "_")
-    ))
-    .ok_or_else(|| format!("`{text}` is no state of a payment"))
 }

@@ -90,6 +90,7 @@ pub(crate) async fn import(
     path: &Path,
     retry_for: Duration,
 ) -> Result<RemittanceReport, Failure> {
+    clients.fits::<ImportRemittanceRequest>()?;
     let digest = digest(path)
         .await
         .with_context(|| format!("cannot read {}", path.display()))?;

@@ -23,8 +23,8 @@ use crate::{
 pub(crate) enum Command {
     /// List sagas, newest first
     List {
-        /// Only sagas in this state, such as STUCK
-        #[arg(long, value_parser = parse_state)]
+        /// Only sagas in this state
+        #[arg(long, value_parser = cli::EnumValue::new(SagaState::as_str_name))]
         state: Option<SagaState>,
         /// Only sagas that need a person: the same as `--state STUCK`
         #[arg(long, conflicts_with = "state")]
@@ -66,7 +66,10 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             let order = OrderName::id_of(order, &clients).await?;
             list(&clients, globals.output, state, order, limit).await
         }
-        Command::Show { saga } => print(globals.output, Some(get(&clients, saga).await?)),
+        Command::Show { saga } => {
+            clients.fits::<GetSagaRequest>()?;
+            print(globals.output, Some(get(&clients, saga).await?))
+        }
         Command::Skip(arguments) => help::skip(&clients, globals.output, arguments).await,
         Command::ForceComplete(arguments) => help::force_complete(&clients, globals.output, arguments).await,
         Command::Retry { saga } => {
@@ -85,7 +88,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 
 async fn get(clients: &Clients, saga: Uuid) -> Result<Saga, Failure> {
     let request = GetSagaRequest { id: saga.to_string() };
-    let answer = clients.saga().get_saga(clients.request(request)?).await;
+    let answer = clients.saga().get_saga(clients.side_request(request)?).await;
     let answer = answer.during("ops.v1.SagaService/GetSaga")?.into_inner();
     Ok(answer.saga.unwrap_or_default())
 }
@@ -96,7 +99,10 @@ pub(crate) async fn stuck(clients: &Clients) -> Option<usize> {
         state: SagaState::Stuck.into(),
         ..ListSagasRequest::default()
     };
-    let answer = clients.saga().list_sagas(clients.request(request).ok()?).await;
+    let answer = clients
+        .saga()
+        .list_sagas(clients.side_request(request).ok()?)
+        .await;
     answer.ok().map(|answer| answer.into_inner().sagas.len())
 }
 
@@ -136,7 +142,10 @@ async fn list(
         "CREATED",
         "REASON",
     ];
-    let mut table = Table::new(heading, "no sagas");
+    let mut table = Table::new(
+        heading,
+        output::none_of("sagas", order.is_some() || wanted.is_some()),
+    );
     for saga in &listed.rows {
         table.row([
             saga.id.clone(),
@@ -168,6 +177,10 @@ fn print(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
         return output::print_json(&output::json(&GetSagaResponse { saga })?);
     }
     let saga = saga.unwrap_or_default();
+    let goes_on = matches!(
+        saga.state(),
+        SagaState::Running | SagaState::Waiting | SagaState::Compensating
+    );
     output::print_fields(&[
         ("saga", saga.id.clone()),
         ("kind", saga.kind.clone()),
@@ -176,8 +189,11 @@ fn print(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
         ("at", saga.current_step.clone()),
         ("attempts", saga.attempts.to_string()),
         ("reason", saga.reason.clone()),
-        ("tried next", moment(saga.wake_time.as_ref())),
-        ("stuck after", moment(saga.deadline_time.as_ref())),
+        ("tried next", moment(saga.wake_time.as_ref().filter(|_| goes_on))),
+        (
+            "stuck after",
+            moment(saga.deadline_time.as_ref().filter(|_| goes_on)),
+        ),
         ("began", moment(saga.create_time.as_ref())),
         ("changed", moment(saga.update_time.as_ref())),
     ]);
@@ -229,9 +245,4 @@ fn print(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
         );
     }
     Ok(())
-}
-
-fn parse_state(text: &str) -> Result<SagaState, String> {
-    SagaState::from_str_name(&format!("SAGA_STATE_{}", text.to_uppercase().replace('-', "_")))
-        .ok_or_else(|| format!("`{text}` is no state of a saga"))
 }

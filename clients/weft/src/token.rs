@@ -13,7 +13,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
 use crate::{
-    cli::{Format, Globals},
+    cli::{self, Format, Globals},
     duration,
     failure::Failure,
     home::Home,
@@ -30,10 +30,10 @@ pub(crate) struct Arguments {
     #[arg(long = "role", value_enum, default_values_t = [Role::Admin])]
     roles: Vec<Role>,
     /// Who the bearer is
-    #[arg(long, default_value = "weft")]
+    #[arg(long, default_value = "weft", value_parser = cli::non_empty)]
     subject: String,
     /// How long the token is good for, such as 15m or 8h
-    #[arg(long, default_value = "1h", value_parser = duration::parse)]
+    #[arg(long, default_value = "1h", value_parser = whole_seconds)]
     ttl: Duration,
 }
 
@@ -66,6 +66,15 @@ struct Claims<'a> {
     iat: u64,
     nbf: u64,
     exp: u64,
+}
+
+/// A token's times are whole seconds.
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let duration = duration::parse(text)?;
+    match duration.subsec_nanos() {
+        0 => Ok(duration),
+        _ => Err("must be whole seconds, at least 1s".to_owned()),
+    }
 }
 
 /// The token that calls carry: the one that was given, or one minted from the local key and renewed in time.

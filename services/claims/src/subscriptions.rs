@@ -29,8 +29,8 @@ impl Handler for EndedOrders {
         let facility = Facility::new(&delivery.facility)
             .map_err(|error| HandlerError::schema("FACILITY_MALFORMED", error.to_string()))?;
         let (order_id, reason) = ended(delivery)?;
-        let order_id =
-            Uuid::parse_str(&order_id).map_err(|_| HandlerError::schema("ORDER_ID_MALFORMED", order_id))?;
+        let order_id = Uuid::parse_str(&order_id)
+            .map_err(|_| HandlerError::not_a_uuid("ORDER_ID_MALFORMED", "order_id", &order_id))?;
         Ok(withdraw_claim::of_ended_order(tx, &facility, order_id, reason).await?)
     }
 }

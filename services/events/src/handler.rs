@@ -55,6 +55,11 @@ impl HandlerError {
         Self::Schema(code.into(), storable(message.as_ref()))
     }
 
+    /// A field that must be a UUID and is none, by its name and value: an empty one would say nothing.
+    pub fn not_a_uuid(code: impl Into<String>, field: &str, value: &str) -> Self {
+        Self::schema(code, format!("{field}: {value:?} is not a UUID"))
+    }
+
     pub fn code(&self) -> &str {
         match self {
             Self::Unavailable(..) => "DATABASE_UNAVAILABLE",

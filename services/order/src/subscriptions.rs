@@ -36,7 +36,8 @@ async fn save(
 }
 
 fn parse(order_id: &str) -> Result<Uuid, HandlerError> {
-    Uuid::parse_str(order_id).map_err(|_| HandlerError::schema("ORDER_ID_MALFORMED", order_id))
+    Uuid::parse_str(order_id)
+        .map_err(|_| HandlerError::not_a_uuid("ORDER_ID_MALFORMED", "order_id", order_id))
 }
 
 /// An amount in minor units of the order's currency; absent is nothing.

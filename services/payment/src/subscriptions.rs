@@ -21,8 +21,8 @@ fn facility(delivery: &Delivery) -> Result<Facility, HandlerError> {
 
 /// What a transaction that books this event for this order belongs to.
 fn origin(delivery: &Delivery, order_id: &str) -> Result<Origin, HandlerError> {
-    let order_id =
-        Uuid::parse_str(order_id).map_err(|_| HandlerError::schema("ORDER_ID_MALFORMED", order_id))?;
+    let order_id = Uuid::parse_str(order_id)
+        .map_err(|_| HandlerError::not_a_uuid("ORDER_ID_MALFORMED", "order_id", order_id))?;
     Ok(Origin {
         order_id,
         payment_id: None,

@@ -5,7 +5,7 @@ use proto::{
     google::r#type::Money,
 };
 
-use crate::output::{self, Table, moment, money, state};
+use crate::output::{self, Table, dubai_moment, money, state};
 
 /// One claim, its activities and its remittance lines.
 pub(crate) fn claim(claim: &Claim) {
@@ -59,7 +59,7 @@ pub(crate) fn claim(claim: &Claim) {
             money(line.payment.as_ref()),
             line.denial_code.clone(),
             line.payment_reference.clone(),
-            moment(line.settlement_time.as_ref()),
+            dubai_moment(line.settlement_time.as_ref()),
             line.file_name.clone(),
         ]);
     }

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     body: PathBuf,
     /// Why, 3 to 500 characters; kept in the audit trail
-    #[arg(long)]
+    #[arg(long, value_parser = cli::non_empty)]
     reason: String,
     /// Only tell what the replay would change
     #[arg(long)]
@@ -44,6 +44,7 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
     if arguments.dry_run {
         return replay::rehearse(clients, format, id, body_json).await;
     }
+    clients.fits::<EditDeadLetterRequest>()?;
     let (service, _) = find(clients, id).await?;
     arguments
         .confirmation
@@ -78,6 +79,7 @@ pub(crate) async fn approve(
     id: Uuid,
     confirmation: Confirmation,
 ) -> Result<(), Failure> {
+    clients.fits::<ApproveDeadLetterEditRequest>()?;
     let (service, whole) = find(clients, id).await?;
     let edit = whole
         .edit

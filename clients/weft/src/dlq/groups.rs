@@ -25,7 +25,7 @@ pub(crate) async fn of(
         };
         let answer = clients
             .dead_letters(service)
-            .list_dead_letter_groups(clients.request(request)?)
+            .list_dead_letter_groups(clients.side_request(request)?)
             .await;
         let page = answer
             .during("ops.v1.DeadLetterService/ListDeadLetterGroups")?
@@ -40,11 +40,14 @@ pub(crate) async fn of(
 }
 
 pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Result<(), Failure> {
+    clients.fits::<ListDeadLetterGroupsRequest>()?;
     let mut found = Vec::new();
     for service in Service::ALL {
         let groups = of(clients, service, limit).await?;
         found.extend(groups.into_iter().map(|group| (service, group)));
     }
+    found.sort_by_key(|(_, group)| std::cmp::Reverse(group.count));
+    limit.cut(&mut found, false);
     if format == Format::Json {
         let rows: Result<Vec<Value>, Failure> = found
             .iter()
@@ -64,7 +67,7 @@ pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Res
         "BACK SINCE",
         "MESSAGE",
     ];
-    let mut table = Table::new(heading, "no dead letters");
+    let mut table = Table::new(heading, "no dead letters are open");
     for (service, group) in &found {
         table.row([
             group.fingerprint.clone(),

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "many", conflicts_with = "many", value_parser = cli::uuid)]
     dead_letter: Option<Uuid>,
     /// All open dead letters with this fingerprint, as `weft dlq groups` lists it
-    #[arg(long, value_name = "FINGERPRINT", group = "many")]
+    #[arg(long, value_name = "FINGERPRINT", group = "many", value_parser = cli::non_empty)]
     group: Option<String>,
     /// All open dead letters of all services
     #[arg(long, group = "many")]
@@ -86,7 +86,7 @@ pub(crate) async fn outcome(
         };
         let answer = clients
             .dead_letters(service)
-            .get_dead_letter(clients.request(request)?)
+            .get_dead_letter(clients.side_request(request)?)
             .await;
         let answer = answer.during(GET)?.into_inner();
         let state = answer
@@ -294,7 +294,7 @@ async fn follow(
         };
         let answer = clients
             .dead_letters(service)
-            .get_replay_run(clients.request(request)?)
+            .get_replay_run(clients.side_request(request)?)
             .await;
         let answer = answer.during("ops.v1.DeadLetterService/GetReplayRun")?;
         run = answer.into_inner().run.unwrap_or_default();
@@ -325,6 +325,6 @@ async fn service_of(clients: &Clients, fingerprint: &str) -> Result<Service, Fai
         }
     }
     Err(Failure::Other(anyhow::anyhow!(
-        "no open dead letter has the fingerprint {fingerprint}: weft dlq groups"
+        "no open dead letter has the fingerprint {fingerprint}: weft dlq groups lists them"
     )))
 }

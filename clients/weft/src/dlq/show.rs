@@ -10,8 +10,8 @@ use crate::{
     output::{self, Table, moment, state},
 };
 
-/// One row for each.
-pub(crate) fn table(letters: &[(Service, DeadLetter)]) -> Table {
+/// One row for each; `empty` is said when there is none.
+pub(crate) fn table(letters: &[(Service, DeadLetter)], empty: &'static str) -> Table {
     let heading = [
         "ID",
         "SERVICE",
@@ -25,7 +25,7 @@ pub(crate) fn table(letters: &[(Service, DeadLetter)]) -> Table {
         "SINCE",
         "MESSAGE",
     ];
-    let mut table = Table::new(heading, "no dead letters");
+    let mut table = Table::new(heading, empty);
     for (service, letter) in letters {
         table.row([
             letter.id.clone(),

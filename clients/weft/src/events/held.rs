@@ -94,7 +94,8 @@ pub(super) async fn list(clients: &Clients, format: Format, whose: Whose) -> Res
     Ok(())
 }
 
-pub(super) async fn retry(clients: &Clients, whose: Whose) -> Result<(), Failure> {
+pub(super) async fn retry(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
+    let mut retried = Vec::new();
     for service in whose.services() {
         let request = RetryHeldMessagesRequest {
             position: 0,
@@ -107,11 +108,17 @@ pub(super) async fn retry(clients: &Clients, whose: Whose) -> Result<(), Failure
         let answer = answer
             .during("ops.v1.EventService/RetryHeldMessages")?
             .into_inner();
-        println!(
-            "{:<16} {} messages are tried again",
-            service.name(),
-            answer.retried_count
-        );
+        retried.push((service, answer.retried_count));
+    }
+    if format == Format::Json {
+        let rows: Vec<Value> = retried
+            .iter()
+            .map(|(service, count)| json!({"service": service.name(), "retriedCount": count.to_string()}))
+            .collect();
+        return output::print_json(&json!({"retried": rows}));
+    }
+    for (service, count) in retried {
+        println!("{:<16} {count} messages are tried again", service.name());
     }
     eprintln!("next: weft events held");
     Ok(())
@@ -119,6 +126,7 @@ pub(super) async fn retry(clients: &Clients, whose: Whose) -> Result<(), Failure
 
 pub(super) async fn discard(
     clients: &Clients,
+    format: Format,
     which: Which,
     reason: String,
     confirmation: Confirmation,
@@ -134,6 +142,13 @@ pub(super) async fn discard(
         .discard_held_message(clients.request(request)?)
         .await;
     answer.during("ops.v1.EventService/DiscardHeldMessage")?;
+    let (service, position) = (which.service.name(), which.position);
+    match format {
+        Format::Json => {
+            output::print_json(&json!({"service": service, "discardedPosition": position.to_string()}))?
+        }
+        Format::Table => println!("message {position} of {service} is discarded: it is never published"),
+    }
     eprintln!("next: weft events held");
     Ok(())
 }

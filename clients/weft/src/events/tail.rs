@@ -13,6 +13,7 @@ use crate::{
     clients::Clients,
     duration,
     failure::{During as _, Failure},
+    nearest,
     output::{self, moment},
 };
 
@@ -27,13 +28,16 @@ pub(crate) struct Arguments {
     #[arg(long = "type", value_name = "TYPE")]
     type_name: Option<String>,
     /// End after so many events
-    #[arg(long, value_name = "COUNT")]
-    count: Option<usize>,
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    count: Option<u32>,
 }
 
 pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
     const TAIL: &str = "ops.v1.EventService/TailEvents";
-    let mut left = arguments.count.unwrap_or(usize::MAX);
+    if let Some(name) = &arguments.type_name {
+        exists(name)?;
+    }
+    let mut left = arguments.count.unwrap_or(u32::MAX);
     let mut since = arguments.since;
     while left > 0 {
         let mut tails = Vec::new();
@@ -72,6 +76,22 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
         since = None;
     }
     Ok(())
+}
+
+/// An event of a type that the contract does not have never comes.
+fn exists(type_name: &str) -> Result<(), Failure> {
+    let pool = output::pool()?;
+    if pool.get_message_by_name(type_name).is_some() {
+        return Ok(());
+    }
+    let names: Vec<String> = pool
+        .all_messages()
+        .map(|message| message.full_name().to_owned())
+        .collect();
+    let nearest = nearest::hint(type_name, names.iter().map(String::as_str));
+    Err(Failure::Usage(format!(
+        "the contract has no event type `{type_name}`{nearest}"
+    )))
 }
 
 fn print(format: Format, event: &TailEventsResponse) -> Result<(), Failure> {

@@ -49,7 +49,7 @@ impl Caller {
         loop {
             let request = self
                 .clients
-                .request(message.clone())
+                .side_request(message.clone())
                 .map_err(|failure| self.give_up(unsent(&failure)))?;
             let status = match send(request).await {
                 Ok(response) => return Ok(response),

@@ -72,8 +72,10 @@ async fn line(caller: &Caller, invoice: &Invoice, item: &Item) -> Decided {
     }
     let Some((order, sold)) = best_match(&orders, invoice, item) else {
         let reason = format!(
-            "NO_ORDER: no earlier order of customer {} has so many {} left",
-            invoice.customer, item.code
+            "NO_ORDER: no fulfilled order of customer {} with a number below {} has so many {} left",
+            invoice.customer,
+            invoice.number.trim_start_matches('C'),
+            item.code
         );
         return Err((Outcome::Unmatched, reason));
     };

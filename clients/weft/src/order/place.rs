@@ -8,6 +8,7 @@ use proto::order::v1::{CaptureMode, Order, PlaceOrderRequest};
 
 use super::{fresh_id, line};
 use crate::{
+    cli::non_empty,
     clients::Clients,
     failure::{During as _, Failure},
     output,
@@ -23,23 +24,23 @@ pub(crate) struct Arguments {
     )]
     lines: Vec<String>,
     /// The currency of all amounts, ISO 4217
-    #[arg(long, default_value = "AED")]
+    #[arg(long, default_value = "AED", value_parser = crate::cli::currency)]
     currency: String,
     /// The patient's number at the facility
-    #[arg(long, default_value = "")]
-    patient: String,
+    #[arg(long, value_parser = non_empty)]
+    patient: Option<String>,
     /// The caller's own number of the order
-    #[arg(long, default_value = "")]
-    reference: String,
+    #[arg(long, value_parser = non_empty)]
+    reference: Option<String>,
     /// What the patient pays; by default all that the payer does not
-    #[arg(long, value_name = "AMOUNT")]
+    #[arg(long, value_name = "AMOUNT", allow_hyphen_values = true)]
     patient_share: Option<String>,
     /// The claim of an insured order: a file with claims.v1.ClaimDetails in JSON
     #[arg(long, value_name = "FILE")]
     claim: Option<std::path::PathBuf>,
     /// The payment method's token, such as tok_visa; without it the order waits for `weft payment pay`
-    #[arg(long, default_value = "")]
-    payment_method: String,
+    #[arg(long, value_parser = non_empty)]
+    payment_method: Option<String>,
     /// When the share is captured
     #[arg(long, value_enum, default_value_t = Capture::OnFulfilment)]
     capture: Capture,
@@ -106,12 +107,12 @@ impl Arguments {
             .map(|path| -> Result<_, Failure> { output::from_json(&read(path)?).map_err(Failure::Usage) });
         Ok(PlaceOrderRequest {
             request_id: request_id.unwrap_or_else(fresh_id),
-            reference: self.reference,
-            patient_id: self.patient,
+            reference: self.reference.unwrap_or_default(),
+            patient_id: self.patient.unwrap_or_default(),
             lines: lines.collect::<Result<_, _>>().map_err(Failure::Usage)?,
             patient_share: share.transpose().map_err(Failure::Usage)?,
             claim: claim.transpose()?,
-            payment_method: self.payment_method,
+            payment_method: self.payment_method.unwrap_or_default(),
             capture_mode: match self.capture {
                 Capture::OnFulfilment => CaptureMode::OnFulfilment.into(),
                 Capture::Immediate => CaptureMode::Immediate.into(),

@@ -1,13 +1,13 @@
 //! Aligned columns.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// Rows below a heading, columns as wide as their widest cell. Columns of amounts are aligned to the right.
 pub(crate) struct Table {
     heading: Vec<&'static str>,
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
-    empty: &'static str,
+    empty: Cow<'static, str>,
 }
 
 /// Between two columns.
@@ -16,14 +16,17 @@ const GAP: &str = "  ";
 impl Table {
     /// A heading that begins with `>` makes its column align to the right. `empty` is said instead of a table
     /// without rows.
-    pub(crate) fn new<const N: usize>(heading: [&'static str; N], empty: &'static str) -> Table {
+    pub(crate) fn new<const N: usize>(
+        heading: [&'static str; N],
+        empty: impl Into<Cow<'static, str>>,
+    ) -> Table {
         let right = heading.iter().map(|cell| cell.starts_with('>')).collect();
         let heading = heading.iter().map(|cell| cell.trim_start_matches('>')).collect();
         Table {
             heading,
             right,
             rows: Vec::new(),
-            empty,
+            empty: empty.into(),
         }
     }
 

@@ -8,7 +8,7 @@ use proto::claims::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::Format,
+    cli::{self, Format},
     clients::Clients,
     failure::{During as _, Failure},
     output::{self, Table, money},
@@ -21,8 +21,8 @@ pub(crate) struct ListArguments {
     #[arg(long, value_enum)]
     reason: Option<Reason>,
     /// Only lines of this claim: the facility's number of it
-    #[arg(long, default_value = "")]
-    claim: String,
+    #[arg(long, value_parser = cli::non_empty)]
+    claim: Option<String>,
     #[command(flatten)]
     limit: Limit,
 }
@@ -43,7 +43,7 @@ pub(crate) struct ResolveArguments {
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     line: i64,
     /// Why
-    #[arg(long)]
+    #[arg(long, value_parser = cli::non_empty)]
     reason: String,
 }
 
@@ -54,12 +54,13 @@ pub(crate) async fn list(clients: &Clients, format: Format, arguments: ListArgum
         Some(Reason::ForeignSender) => ParkedReason::ForeignSender,
         Some(Reason::Repeated) => ParkedReason::Repeated,
     };
+    let filtered = arguments.reason.is_some() || arguments.claim.is_some();
     let listed = paging::collect(arguments.limit, async |page_size, page_token| {
         let request = ListParkedLinesRequest {
             page_size,
             page_token,
             reason: reason.into(),
-            claim_id: arguments.claim.clone(),
+            claim_id: arguments.claim.clone().unwrap_or_default(),
         };
         let answer = clients
             .claims()
@@ -89,7 +90,7 @@ pub(crate) async fn list(clients: &Clients, format: Format, arguments: ListArgum
         "SENDER",
         "FILE",
     ];
-    let mut table = Table::new(heading, "no parked lines");
+    let mut table = Table::new(heading, output::none_of("parked lines", filtered));
     listed.rows.iter().for_each(|line| table.row(row(line)));
     print!("{table}");
     listed.mention_rest();

@@ -10,6 +10,7 @@ use crate::{
     clients::Clients,
     confirm::Confirmation,
     failure::{During as _, Failure},
+    output::state,
 };
 
 #[derive(Debug, Args)]
@@ -18,7 +19,7 @@ pub(crate) struct Arguments {
     #[arg(value_parser = cli::uuid)]
     saga: Uuid,
     /// Why, 3 to 500 characters; kept with the saga and in the order's remarks
-    #[arg(long)]
+    #[arg(long, value_parser = cli::non_empty)]
     reason: String,
     /// Names the request: repeated with the same id it has one effect; by default a new one
     #[arg(long, value_parser = cli::uuid)]
@@ -28,13 +29,28 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// Nobody is asked about the step of a saga that is at none. A repeated request is left to the service, which
+    /// answers what it answered then.
+    fn goes_on(&self, saga: &Saga) -> Result<(), Failure> {
+        if !saga.current_step.is_empty() || self.request_id.is_some() {
+            return Ok(());
+        }
+        Err(Failure::Other(anyhow::anyhow!(
+            "saga {} is {}: there is no step that could be left out or done by hand",
+            saga.id,
+            state(saga.state().as_str_name()),
+        )))
+    }
+
     fn request_id(&self) -> String {
         self.request_id.unwrap_or_else(Uuid::new_v4).to_string()
     }
 }
 
 pub(super) async fn skip(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
+    clients.fits::<SkipSagaStepRequest>()?;
     let seen = get(clients, arguments.saga).await?;
+    arguments.goes_on(&seen)?;
     arguments.confirmation.ask(&format!(
         "{} will not be {}, and its order says so from then on. This cannot be undone.",
         seen.current_step,
@@ -56,7 +72,9 @@ pub(super) async fn force_complete(
     format: Format,
     arguments: Arguments,
 ) -> Result<(), Failure> {
+    clients.fits::<ForceCompleteSagaRequest>()?;
     let seen = get(clients, arguments.saga).await?;
+    arguments.goes_on(&seen)?;
     arguments.confirmation.ask(&format!(
         "You state that {} and all that follows was done by hand; the saga ends. This cannot be undone.",
         seen.current_step,

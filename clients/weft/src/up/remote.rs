@@ -78,8 +78,7 @@ pub(crate) async fn detach(globals: &Globals, home: &Home, arguments: &Arguments
 pub(crate) async fn down(globals: &Globals) -> Result<(), Failure> {
     let home = Home::find(globals);
     let Some(description) = home.description().filter(|_| Lock::is_taken(&home)) else {
-        println!("nothing runs in {}", home.path().display());
-        return Ok(());
+        return stopped(globals.output, &home, "nothing runs in", false);
     };
     if !lock::signal(description.pid, "TERM") {
         return Err(Failure::Other(anyhow!(
@@ -97,8 +96,19 @@ pub(crate) async fn down(globals: &Globals) -> Result<(), Failure> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    println!("stopped; the data stays in {}", home.path().display());
-    Ok(())
+    stopped(globals.output, &home, "stopped; the data stays in", true)
+}
+
+/// `was_running`: something was there to stop.
+fn stopped(format: Format, home: &Home, text: &str, was_running: bool) -> Result<(), Failure> {
+    let folder = home.path().display().to_string();
+    match format {
+        Format::Json => output::print_json(&json!({"folder": folder, "stopped": was_running})),
+        Format::Table => {
+            println!("{text} {folder}");
+            Ok(())
+        }
+    }
 }
 
 /// Shows what runs in the folder; fails when it is not all ready.

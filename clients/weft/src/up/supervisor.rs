@@ -100,6 +100,8 @@ impl Keeper {
                 }
             };
             let name = self.program.name;
+            // Until it runs again there is no process to name.
+            let _ = fs::remove_file(&self.pid_file);
             self.ended.send_replace(Some(end.clone()));
             if !self.trusted.is_cancelled() {
                 return;
@@ -140,4 +142,43 @@ impl Keeper {
 /// For people and for the next `weft up`; nothing depends on it while this process lives.
 fn note(pid_file: &PathBuf, pid: u32) {
     let _ = fs::write(pid_file, pid.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_pid_is_noted_while_a_program_that_ended_waits_for_its_next_start() {
+        let folder = std::env::temp_dir().join(format!("weft-supervisor-{}", uuid::Uuid::new_v4()));
+        let logs = folder.join("log");
+        fs::create_dir_all(&logs).unwrap();
+        let pid_file = folder.join("pid");
+        let go = folder.join("go");
+        let program = Program {
+            name: "once",
+            path: "sh".into(),
+            // Without its log it cannot be started again, however often that is tried.
+            arguments: vec![
+                "-c".into(),
+                "while [ ! -e \"$1\" ]; do sleep 0.02; done; rm -r \"$2\"; exit 3".into(),
+                "once".into(),
+                go.display().to_string(),
+                logs.display().to_string(),
+            ],
+            log: logs.join("once.log"),
+            stop_signal: "TERM",
+            grace: Duration::from_secs(5),
+            user: None,
+        };
+        let supervised = Supervised::start(program, pid_file.clone()).await.unwrap();
+        supervised.trust();
+        let noted = fs::read_to_string(&pid_file).unwrap();
+        assert!(noted.parse::<u32>().is_ok(), "{noted}");
+        fs::write(&go, "").unwrap();
+        assert_eq!(supervised.ended().await, "exit code 3");
+        assert!(!pid_file.exists(), "the process that ended is still named");
+        supervised.stop().await;
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -71,7 +71,10 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
             }
         }
         let origin = origin(&merged.origins, &path.join("."));
-        violations.add(path.join("."), format!("{} ({origin})", error.inner()));
+        violations.add(
+            path.join("."),
+            format!("{} ({origin})", bounded(&error.inner().to_string())),
+        );
         if !merged.reset(&path) {
             break S::default();
         }
@@ -86,6 +89,27 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
         violations,
         unread,
     }
+}
+
+/// The reader names a Rust type where it expects a whole number: its bounds are what helps.
+fn bounded(reason: &str) -> String {
+    for (kind, least, most) in [
+        ("u8", "0", u8::MAX.to_string()),
+        ("u16", "0", u16::MAX.to_string()),
+        ("u32", "0", u32::MAX.to_string()),
+        ("u64", "0", u64::MAX.to_string()),
+        ("usize", "0", usize::MAX.to_string()),
+        ("i32", "-2147483648", i32::MAX.to_string()),
+        ("f64", "", String::new()),
+    ] {
+        if let Some(reason) = reason.strip_suffix(&format!("expected {kind}")) {
+            return match kind {
+                "f64" => format!("{reason}must be a number"),
+                _ => format!("{reason}must be a whole number from {least} to {most}"),
+            };
+        }
+    }
+    reason.to_owned()
 }
 
 fn segments(path: &serde_path_to_error::Path) -> Vec<String> {

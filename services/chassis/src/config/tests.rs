@@ -169,6 +169,46 @@ fn everything_that_is_wrong_is_told_at_once() {
 }
 
 #[test]
+fn an_unknown_setting_names_the_nearest_one_wherever_it_comes_from() {
+    let file = file("[databse]\nurl = \"x\"\n[grpc]\nmax_in_fligth = 1\n");
+    let effective = load::<Shop>(
+        "shop",
+        &sources(
+            Some(file.path()),
+            &[("SHOP__DRAIN__GRACE", "1"), ("SHOP__DRAIN", "1")],
+            &["databse.url=x", "zzz=1"],
+        ),
+    );
+    let told = effective.violations().to_string();
+    for text in [
+        "databse: is not a setting, did you mean database? (file)",
+        "grpc.max_in_fligth: is not a setting, did you mean grpc.max_in_flight? (file)",
+        "drain.grace: is not a setting, did you mean drain.grace_ms? (environment SHOP__DRAIN__GRACE)",
+        "drain: is a section, not a setting (environment SHOP__DRAIN)",
+        "databse.url: is not a setting, did you mean database.url? (flag)",
+        "zzz: is not a setting (flag)",
+    ] {
+        assert!(told.contains(text), "{text} is not in {told}");
+    }
+}
+
+#[test]
+fn a_number_that_a_setting_cannot_hold_is_refused_with_its_bounds() {
+    let flags = ["grpc.max_in_flight=-1", "window_s=5000000000", "retries=many"];
+    let effective = load::<Shop>("shop", &sources(None, &[], &flags));
+    let told = effective.violations().to_string();
+    for setting in ["grpc.max_in_flight", "window_s", "retries"] {
+        assert!(told.contains(setting), "{told}");
+    }
+    assert_eq!(
+        told.matches("must be a whole number from 0 to ").count(),
+        3,
+        "{told}"
+    );
+    assert!(!told.contains("u32") && !told.contains("usize"), "{told}");
+}
+
+#[test]
 fn text_is_read_as_the_setting_needs_it() {
     let effective = load::<Shop>(
         "shop",

@@ -40,7 +40,7 @@ impl Merged {
             path.push(key.clone());
             match known.get(&key) {
                 Some(default) => self.lay(default, value, path, violations),
-                None => violations.add(path.join("."), "is not a setting (file)"),
+                None => violations.add(path.join("."), self.unknown(path, &Origin::File)),
             }
             path.pop();
         }
@@ -50,7 +50,24 @@ impl Merged {
     pub(super) fn text(&mut self, path: &[String], text: &str, origin: Origin, violations: &mut Violations) {
         match self.kind(path) {
             Some(kind) => self.set(path, read(text, kind), origin),
-            None => violations.add(path.join("."), format!("is not a setting ({origin})")),
+            None => violations.add(path.join("."), self.unknown(path, &origin)),
+        }
+    }
+
+    /// What is said of a path that is none, with the setting or section that was probably meant.
+    fn unknown(&self, path: &[String], origin: &Origin) -> String {
+        let mut known = Vec::new();
+        list(&self.defaults, "", &mut known);
+        let typed = path.join(".");
+        let alike = known.iter().map(|name| (strsim::jaro(&typed, name), name));
+        let nearest = alike
+            .filter(|(likeness, _)| *likeness > ALIKE)
+            .max_by(|(one, _), (other, _)| one.total_cmp(other));
+        match nearest {
+            // A section, or a setting that has the typed one as a section.
+            Some((_, name)) if *name == typed => format!("is a section, not a setting ({origin})"),
+            Some((_, name)) => format!("is not a setting, did you mean {name}? ({origin})"),
+            None => format!("is not a setting ({origin})"),
         }
     }
 
@@ -107,6 +124,22 @@ impl Merged {
             }
         }
         false
+    }
+}
+
+/// How alike two names must be for one to be named for the other; what clap takes for its own hints.
+const ALIKE: f64 = 0.7;
+
+/// The dotted paths of all sections and settings.
+fn list(value: &Value, path: &str, known: &mut Vec<String>) {
+    let Value::Object(table) = value else { return };
+    for (key, value) in table {
+        let path = match path {
+            "" => key.clone(),
+            path => format!("{path}.{key}"),
+        };
+        list(value, &path, known);
+        known.push(path);
     }
 }
 

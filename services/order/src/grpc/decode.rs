@@ -49,7 +49,12 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
     let gross = lines
         .iter()
         .try_fold(0_i64, |sum, line| sum.checked_add(line.amount));
-    let price = read.price(gross, request.patient_share.as_ref(), request.claim.as_ref());
+    let gross_if_known = gross.filter(|_| is_sum_known);
+    let price = read.price(
+        gross_if_known,
+        request.patient_share.as_ref(),
+        request.claim.as_ref(),
+    );
     violations.require(
         !is_sum_known || gross.is_some_and(|gross| fits(gross, currency)),
         "lines",
@@ -97,8 +102,10 @@ pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<Retur
     let wanted = match (&request.amount, request.lines.is_empty()) {
         (Some(amount), _) => {
             let amount = read.money("amount", amount);
+            // One that could not be read has been told; what stands in for it is nothing that somebody sent.
+            let is_read = read.violations.is_empty();
             read.violations
-                .require(amount > 0, "amount", "must be above zero");
+                .require(!is_read || amount > 0, "amount", "must be above zero");
             Wanted::Amount(amount)
         }
         (None, true) => Wanted::Whole,
@@ -220,11 +227,11 @@ impl Reader<'_> {
     /// Splits the price. Without a claim nobody but the patient pays; with one, its figures must be the order's.
     fn price(
         &mut self,
-        gross: Option<i64>,
+        known_gross: Option<i64>,
         share: Option<&WireMoney>,
         claim: Option<&ClaimDetails>,
     ) -> Price {
-        let gross = gross.unwrap_or_default();
+        let gross = known_gross.unwrap_or_default();
         let before = self.violations.iter().count();
         let asked = share.map(|share| self.money("patient_share", share));
         let net = claim.map_or(0, |claim| self.part("claim.net", claim.net.as_ref()));
@@ -236,7 +243,7 @@ impl Reader<'_> {
             )
         });
         // What could not be read has been told; comparing it would tell it again.
-        if self.violations.iter().count() == before {
+        if known_gross.is_some() && self.violations.iter().count() == before {
             self.consistent(gross, patient_share, net, claimed);
         }
         let other_payer = gross.saturating_sub(patient_share).saturating_sub(net);

@@ -177,3 +177,22 @@ fn lines_that_sum_to_more_than_can_be_paid_are_refused_at_once() {
     );
     assert_eq!(place(order(vec![line(most), line(1)])).unwrap_err(), ["lines"]);
 }
+
+/// Nothing is said of a figure that stands in for one that could not be read.
+#[test]
+fn what_cannot_be_read_is_named_once() {
+    let mut other = line(70);
+    other.amount.as_mut().unwrap().currency_code = "GBP".into();
+    let request = PlaceOrderRequest {
+        lines: vec![line(30), other],
+        patient_share: money(100),
+        ..Default::default()
+    };
+    assert_eq!(place(request.clone()).unwrap_err(), ["lines[1].amount"]);
+    let insured = PlaceOrderRequest {
+        claim: claim(100, 10, 90),
+        patient_share: money(10),
+        ..request
+    };
+    assert_eq!(place(insured).unwrap_err(), ["lines[1].amount"]);
+}

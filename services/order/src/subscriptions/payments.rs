@@ -143,7 +143,7 @@ async fn refunded(
     let (share, balance) = if of_balance { (0, outside) } else { (outside, 0) };
     let refund = Refund {
         id: Uuid::parse_str(&event.refund_id)
-            .map_err(|_| HandlerError::schema("REFUND_ID_MALFORMED", &event.refund_id))?,
+            .map_err(|_| HandlerError::not_a_uuid("REFUND_ID_MALFORMED", "refund_id", &event.refund_id))?,
         reference: String::new(),
         reason: "refunded at the payment service".to_owned(),
         share,

@@ -273,7 +273,7 @@ fn authorization(order: &Order, payment: &Payment) -> Result<Outcome, Status> {
             }
         }
         // It is voided, too: PayOrder could still pay it with another card, for an order that is no more.
-        PaymentState::Declined => Ok(refused(decline(payment), "the card was declined", true)),
+        PaymentState::Declined => Ok(refused(decline(payment), "the payment method was declined", true)),
         PaymentState::Voided => Ok(refused("PAYMENT_VOIDED", "the payment was let go", true)),
         PaymentState::Expired => Ok(refused("PAYMENT_EXPIRED", "the authorization has lapsed", true)),
         PaymentState::Created | PaymentState::Authorizing | PaymentState::Unknown => {

@@ -1,0 +1,63 @@
+//! Consumers that are held and go on.
+
+use proto::ops::v1::{PauseConsumerRequest, ResumeConsumerRequest};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::service_of;
+use crate::{
+    cli::Format,
+    clients::{Clients, Service},
+    failure::{During as _, Failure},
+    output,
+};
+
+pub(super) async fn hold(
+    clients: &Clients,
+    format: Format,
+    consumer: String,
+    reason: String,
+) -> Result<(), Failure> {
+    clients.fits::<PauseConsumerRequest>()?;
+    let service = service_of(clients, &consumer).await?;
+    let request = PauseConsumerRequest {
+        consumer: consumer.clone(),
+        request_id: Uuid::new_v4().to_string(),
+        reason,
+    };
+    let answer = clients
+        .events(service)
+        .pause_consumer(clients.request(request)?)
+        .await;
+    answer.during("ops.v1.EventService/PauseConsumer")?;
+    print(format, service, &consumer, true)?;
+    eprintln!("{consumer} is held within seconds; next: weft events resume {consumer}");
+    Ok(())
+}
+
+pub(super) async fn resume(clients: &Clients, format: Format, consumer: String) -> Result<(), Failure> {
+    clients.fits::<ResumeConsumerRequest>()?;
+    let service = service_of(clients, &consumer).await?;
+    let request = ResumeConsumerRequest {
+        consumer: consumer.clone(),
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let answer = clients
+        .events(service)
+        .resume_consumer(clients.request(request)?)
+        .await;
+    answer.during("ops.v1.EventService/ResumeConsumer")?;
+    print(format, service, &consumer, false)?;
+    eprintln!("{consumer} goes on within seconds; next: weft events lag");
+    Ok(())
+}
+
+/// What has become of a consumer, for programs; people are told on standard error.
+fn print(format: Format, service: Service, consumer: &str, paused: bool) -> Result<(), Failure> {
+    match format {
+        Format::Json => {
+            output::print_json(&json!({"service": service.name(), "consumer": consumer, "paused": paused}))
+        }
+        Format::Table => Ok(()),
+    }
+}
