@@ -239,7 +239,10 @@ async fn one_fault_of_an_amount_is_named_once() {
     weft.json(&placed).await;
     for (amount, text) in [
         ("5.00 GBP", "must be in the currency of the order"),
-        ("-5.00", "must not be negative"),
+        (
+            "-5.00",
+            "must be from 0 to 1,000,000,000, with nanos from 0 to 999,999,999",
+        ),
         ("0.00", "must be above zero"),
     ] {
         let output = weft
