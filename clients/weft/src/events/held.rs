@@ -143,12 +143,11 @@ pub(super) async fn discard(
         .await;
     answer.during("ops.v1.EventService/DiscardHeldMessage")?;
     let (service, position) = (which.service.name(), which.position);
-    match format {
-        Format::Json => {
-            output::print_json(&json!({"service": service, "discardedPosition": position.to_string()}))?
-        }
-        Format::Table => println!("message {position} of {service} is discarded: it is never published"),
+    if format == Format::Json {
+        let discarded = json!({"service": service, "discardedPosition": position.to_string()});
+        return output::print_json(&discarded);
     }
+    println!("message {position} of {service} is discarded: it is never published");
     eprintln!("next: weft events held");
     Ok(())
 }
