@@ -206,9 +206,11 @@ async fn finish(
         };
     }
     let mut report = Report::of_file(remarks);
-    for claim in store::remittances::claim_reports(&mut tx, file.id).await? {
+    let mut claims = store::remittances::claim_reports(&mut tx, file.id);
+    while let Some(claim) = claims.try_next().await? {
         report.add(Report::decode(&claim)?);
     }
+    drop(claims);
     let ingested = report.ingested(&file.file_name, &upload.hex);
     let report = report.into_wire(&file.file_name, &upload.hex);
     let version = file.version + 1;

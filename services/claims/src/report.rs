@@ -10,6 +10,9 @@ use crate::{matching::Hold, remittance::Fault, view};
 
 /// The most violations that a report names; its counts and sums are always of the whole file.
 const VIOLATIONS: usize = 10_000;
+/// The most violations that are named of one claim. A few bytes of a file can break many rules, and the reports of all its
+/// claims are kept: a report takes not much more than its claim.
+const VIOLATIONS_OF_A_CLAIM: usize = 100;
 /// The most bytes of the violations that a report names: with the remarks it stays below the 4 MiB that callers read.
 const VIOLATION_BYTES: usize = 2 << 20;
 /// The most remarks that a report has.
@@ -18,6 +21,7 @@ const REMARKS: usize = 1_000;
 /// A report of some claims of a file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
+    of_one_claim: bool,
     claims: i32,
     booked: Part,
     parked: Part,
@@ -77,6 +81,7 @@ impl Report {
     /// Of one claim, of which no line is counted yet.
     pub fn of_one_claim() -> Report {
         Report {
+            of_one_claim: true,
             claims: 1,
             ..Report::default()
         }
@@ -159,7 +164,9 @@ impl Report {
     pub fn into_wire(self, file_name: &str, digest: &str) -> RemittanceReport {
         let mut violations = self.violations;
         if self.left_out > 0 {
+            let claim_id = violations.first().filter(|_| self.of_one_claim);
             violations.push(RemittanceViolation {
+                claim_id: claim_id.map(|first| first.claim_id.clone()).unwrap_or_default(),
                 rule: "TOO_MANY_VIOLATIONS".to_owned(),
                 message: format!("{} more violations are not named", self.left_out),
                 ..RemittanceViolation::default()
@@ -221,6 +228,7 @@ impl Report {
         };
         let part = |lines, sum| minor(sum).map(|minor| Part { lines, minor });
         Ok(Report {
+            of_one_claim: true,
             claims: wire.claim_count,
             booked: part(wire.booked_lines, wire.booked)?,
             parked: part(wire.parked_lines, wire.parked)?,
@@ -236,8 +244,12 @@ impl Report {
     }
 
     fn name(&mut self, violation: RemittanceViolation) {
+        let most = match self.of_one_claim {
+            true => VIOLATIONS_OF_A_CLAIM,
+            false => VIOLATIONS,
+        };
         let bytes = violation.encoded_len();
-        if self.violations.len() < VIOLATIONS && self.violation_bytes + bytes <= VIOLATION_BYTES {
+        if self.violations.len() < most && self.violation_bytes + bytes <= VIOLATION_BYTES {
             self.violation_bytes += bytes;
             self.violations.push(violation);
         } else {
@@ -319,5 +331,28 @@ mod tests {
             wire.violations[named].message,
             format!("{} more violations are not named", VIOLATIONS - named)
         );
+    }
+
+    #[test]
+    fn one_claim_names_a_part_of_what_is_wrong_with_it_and_says_how_much_more_there_is() {
+        let mut claim = Report::of_one_claim();
+        for _ in 0..8_000 {
+            claim.violation(
+                &"C".repeat(100),
+                "",
+                &Fault::new("FIELD_MISSING", "Claim.Activity[999].PaymentAmount is missing"),
+            );
+            claim.line(Fate::Refused, 1);
+        }
+        let kept = claim.encode();
+        // A claim whose activities are all empty has 12,000 bytes in its file.
+        assert!(kept.len() < 24_000, "{} bytes", kept.len());
+        let mut file = Report::default();
+        file.add(Report::decode(&kept).unwrap());
+        let wire = file.into_wire("f.xml", "00");
+        assert_eq!((wire.refused_lines, wire.violations.len()), (8_000, 101));
+        let rest = &wire.violations[100];
+        assert_eq!(rest.message, "7900 more violations are not named");
+        assert_eq!(rest.claim_id, "C".repeat(100));
     }
 }

@@ -1,5 +1,6 @@
 //! Remittance files, what became of their claims, and their lines.
 
+use futures_util::stream::BoxStream;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -242,14 +243,13 @@ pub async fn done(conn: &mut PgConnection, file: Uuid) -> Result<Vec<i32>, sqlx:
     .await
 }
 
-/// What became of the claims of a file, in its order.
-pub async fn claim_reports(conn: &mut PgConnection, file: Uuid) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+/// What became of the claims of a file, in its order, one after the other: all of them may be too much to hold.
+pub fn claim_reports(conn: &mut PgConnection, file: Uuid) -> BoxStream<'_, Result<Vec<u8>, sqlx::Error>> {
     sqlx::query_scalar!(
         "select report from claims.remittance_claim where file = $1 order by ordinal",
         file
     )
-    .fetch_all(conn)
-    .await
+    .fetch(conn)
 }
 
 /// Lines turned into columns, as `unnest` takes them.
