@@ -7,6 +7,7 @@ use chassis::{
     idempotency::{self, Claim, Error, Key},
 };
 use proto::order::v1::{GetOrderRequest, PlaceOrderRequest, PlaceOrderResponse};
+use tests::eventually;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -32,6 +33,9 @@ fn facility(name: &str) -> Facility {
     Facility::new(name).unwrap()
 }
 
+/// No call is to look whether the first one still runs.
+const AGES: Duration = Duration::from_secs(60);
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
@@ -44,7 +48,7 @@ async fn once(fixture: &Fixture, reference: &str) -> Result<(Vec<u8>, bool), Err
         Claim::Answered(answer) => Ok((answer, false)),
         Claim::Running { .. } => {
             tx.rollback().await?;
-            let answer = idempotency::wait(&fixture.database, &facility, &key, soon()).await?;
+            let answer = idempotency::wait(&fixture.database, &facility, &key, AGES, soon()).await?;
             Ok((answer.expect("the first one answers in time"), false))
         }
         Claim::New => {
@@ -58,7 +62,7 @@ async fn once(fixture: &Fixture, reference: &str) -> Result<(Vec<u8>, bool), Err
             let response = PlaceOrderResponse { order: Some(order) };
             let answer = idempotency::answer(&mut tx, &facility, &key, &response).await?;
             tx.commit().await?;
-            idempotency::announce(&fixture.database, &key);
+            idempotency::announce(&fixture.database, &facility, &key);
             Ok((answer, true))
         }
     }
@@ -145,8 +149,104 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
     let (claim, ()) = tokio::join!(late, commit);
     assert_eq!(claim, Claim::Running { resource_id: second });
 
-    let none = idempotency::wait(&fixture.database, &facility, &key, Instant::now())
+    let none = idempotency::wait(&fixture.database, &facility, &key, AGES, Instant::now())
         .await
         .unwrap();
     assert_eq!(none, None, "waiting ends with the deadline");
+}
+
+/// The database itself counts how often the key is read, by a policy that has a side effect.
+const COUNT_READS: [&str; 3] = [
+    "create sequence chassis.reads",
+    "grant usage on sequence chassis.reads to public",
+    "create policy counted on chassis.idempotency as restrictive for select to public
+     using (nextval('chassis.reads') > 0)",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_is_asked_as_often_for_many_who_wait_as_for_one() {
+    let fixture = Fixture::new().await;
+    let (facility, key) = (facility("F1"), key("A"));
+    let mut tx = fixture.database.begin(&facility).await.unwrap();
+    idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    for statement in COUNT_READS {
+        sqlx::query(statement).execute(&fixture.owner).await.unwrap();
+    }
+    let reads = async || -> i64 {
+        sqlx::query_scalar("select last_value from chassis.reads")
+            .fetch_one(&fixture.owner)
+            .await
+            .unwrap()
+    };
+    let began = Instant::now();
+    let (database, owned) = (&fixture.database, (&facility, &key));
+    let waiting: Vec<_> = (0..200)
+        .map(|n| {
+            // Some give up sooner than others, the one that asks among them.
+            let deadline = if n % 2 == 0 {
+                began + Duration::from_millis(100 + n)
+            } else {
+                began + Duration::from_secs(120)
+            };
+            idempotency::wait(database, owned.0, owned.1, AGES, deadline)
+        })
+        .collect();
+    let answered = async {
+        // Long enough for each of them to have asked several times.
+        eventually(Duration::from_secs(60), || async { reads().await >= 10 }).await;
+        let asked = reads().await;
+        let most = 8 + began.elapsed().as_millis() as i64 / 200;
+        assert!(asked <= most, "{asked} reads, at most {most} for one");
+        // Another process answers: nobody here is told.
+        let answer = "update chassis.idempotency set answer = 'abc', answered_at = now()";
+        sqlx::query(answer).execute(&fixture.owner).await.unwrap();
+        asked
+    };
+    let (answers, asked) = tokio::join!(futures_util::future::join_all(waiting), answered);
+    for (n, answer) in answers.into_iter().enumerate() {
+        let expected = (n % 2 == 1).then(|| b"abc".to_vec());
+        assert_eq!(answer.unwrap(), expected, "{n}");
+    }
+    let after = reads().await - asked;
+    let most = 8 + began.elapsed().as_millis() as i64 / 200 - asked;
+    assert!(
+        after <= most.max(2),
+        "{after} reads after the answer, at most {most}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_those_who_wait_one_at_a_time_looks_whether_the_first_still_runs() {
+    let fixture = Fixture::new().await;
+    let (facility, key) = (facility("F1"), key("A"));
+    let mut tx = fixture.database.begin(&facility).await.unwrap();
+    idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let pause = Duration::from_millis(50);
+    let began = Instant::now();
+    let looks = std::sync::atomic::AtomicU32::new(0);
+    let waiting = (0..100).map(|_| async {
+        loop {
+            let end = began + Duration::from_secs(2);
+            let found = idempotency::wait(&fixture.database, &facility, &key, pause, end).await;
+            assert_eq!(found.unwrap(), None);
+            if Instant::now() >= end {
+                return;
+            }
+            looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    futures_util::future::join_all(waiting).await;
+    // One a pause, and not one a pause for each of them.
+    let looks = looks.into_inner();
+    let most = began.elapsed().as_millis() / pause.as_millis() + 1;
+    assert!(
+        looks > 1 && u128::from(looks) <= most,
+        "{looks} looks, at most {most}"
+    );
 }

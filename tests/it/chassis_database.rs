@@ -290,12 +290,18 @@ async fn a_read_only_server_is_unavailable_and_not_ready_and_comes_back_by_itsel
         ),
         // As when the role is to use another server from now on.
         ("alter role claims_app nologin", "alter role claims_app login"),
+        // SQLSTATE 53300, as with max_connections.
+        (
+            "alter role claims_app connection limit 0",
+            "alter role claims_app connection limit -1",
+        ),
     ] {
         sqlx::query(read_only).execute(&superuser).await.unwrap();
         for statement in [
             "select pg_reload_conf()",
             "select pg_terminate_backend(pid) from pg_stat_activity
-             where usename = 'claims_app' and not exists (select from pg_roles where rolname = 'claims_app' and rolcanlogin)",
+             where usename = 'claims_app'
+               and exists (select from pg_roles where rolname = 'claims_app' and (not rolcanlogin or rolconnlimit = 0))",
         ] {
             sqlx::query(statement).execute(&superuser).await.unwrap();
         }

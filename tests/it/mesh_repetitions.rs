@@ -18,6 +18,7 @@ const REFUSE: Orders = Orders {
     work_ms: 0,
     places: 0,
     refuse: true,
+    panic: false,
 };
 
 /// A method with retries declared, but neither idempotent nor with a request id.

@@ -131,6 +131,20 @@ impl Collector {
         self.kept.signals().metrics.keys().cloned().collect()
     }
 
+    /// What a service's counter last said, of all its points.
+    pub fn counter(&self, service: &str, name: &str) -> Option<i64> {
+        let signals = self.kept.signals();
+        let metric = signals.metrics.get(&(service.to_owned(), name.to_owned()))?;
+        let Some(metric::Data::Sum(sum)) = &metric.data else {
+            return None;
+        };
+        let counted = sum.data_points.iter().filter_map(|point| match point.value? {
+            number_data_point::Value::AsInt(value) => Some(value),
+            number_data_point::Value::AsDouble(_) => None,
+        });
+        Some(counted.sum())
+    }
+
     /// What a service's gauge last said at the point that has the attribute.
     pub fn gauge(&self, service: &str, name: &str, attribute: (&str, &str)) -> Option<f64> {
         let signals = self.kept.signals();

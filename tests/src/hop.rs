@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{ChildStderr, ExitStatus},
     sync::Arc,
 };
 
@@ -30,6 +30,8 @@ pub struct Orders {
     pub places: usize,
     /// Whether every call is answered UNAVAILABLE at once.
     pub refuse: bool,
+    /// Whether every call makes its handler panic.
+    pub panic: bool,
 }
 
 /// What a hop has seen since it was started.
@@ -84,6 +86,24 @@ impl Hops {
 
     /// The same, with environment variables (`OTEL_…`).
     pub async fn start_in(&self, environment: &BTreeMap<String, String>, settings: &[(&str, &str)]) -> Hop {
+        let hop = self.prepared(environment, settings);
+        hop.restart().await;
+        hop
+    }
+
+    /// The same, with its log in a pipe that nobody reads unless the caller does.
+    pub async fn start_piped(
+        &self,
+        environment: &BTreeMap<String, String>,
+        settings: &[(&str, &str)],
+    ) -> (Hop, ChildStderr) {
+        let hop = self.prepared(environment, settings);
+        let log = hop.instance.spawn_piped();
+        hop.instance.serving("startup").await;
+        (hop, log)
+    }
+
+    fn prepared(&self, environment: &BTreeMap<String, String>, settings: &[(&str, &str)]) -> Hop {
         let control = port::free();
         let log = self.folder.path().join(format!("hop-{control}.log"));
         let mut instance = Instance::new("hop", self.program.clone(), log.clone());
@@ -95,13 +115,11 @@ impl Hops {
         for (name, value) in settings {
             instance.set(name, *value);
         }
-        let hop = Hop {
+        Hop {
             instance,
             control,
             log,
-        };
-        hop.restart().await;
-        hop
+        }
     }
 
     /// The token of a person who may do everything.

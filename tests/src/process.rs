@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -33,10 +33,26 @@ impl Process {
             .open(log)
             .expect("the log's folder is the test's own");
         let errors = output.try_clone().expect("a file can be shared");
+        command.stdout(output).stderr(errors);
+        Process::start(name, command, log, parting)
+    }
+
+    /// The same, with what it writes to standard error left to the caller to read.
+    pub(crate) fn spawn_piped(
+        name: &str,
+        command: &mut Command,
+        log: &Path,
+        parting: &str,
+    ) -> (Process, ChildStderr) {
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Process::start(name, command, log, parting);
+        let errors = process.child.stderr.take().expect("it is piped");
+        (process, errors)
+    }
+
+    fn start(name: &str, command: &mut Command, log: &Path, parting: &str) -> Process {
         let child = command
             .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
         watchdog::watch(parting, child.id());

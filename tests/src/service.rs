@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::PathBuf,
-    process::{Command, ExitStatus},
+    process::{ChildStderr, Command, ExitStatus},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -105,6 +105,14 @@ impl Instance {
     pub(crate) fn spawn(&self) {
         let process = Process::spawn(self.name, &mut self.command("serve"), &self.log, "KILL");
         *self.process() = Some(process);
+    }
+
+    /// Starts it with its log in a pipe that the caller may read.
+    pub(crate) fn spawn_piped(&self) -> ChildStderr {
+        let mut command = self.command("serve");
+        let (process, errors) = Process::spawn_piped(self.name, &mut command, &self.log, "KILL");
+        *self.process() = Some(process);
+        errors
     }
 
     /// Waits until it says that it is ready.

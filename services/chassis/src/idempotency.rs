@@ -5,13 +5,16 @@
 
 mod answers;
 mod key;
+mod waiting;
 
 use std::time::Duration;
 
-pub use answers::{Claim, announce, answer, claim, replay, replayed, wait};
+pub use answers::{Claim, answer, claim, replay, replayed};
 pub use key::Key;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
+pub(crate) use waiting::Waiting;
+pub use waiting::{announce, wait};
 
 use crate::{Violations, retention::Rule, status};
 

@@ -20,12 +20,11 @@ pub use schema::missing;
 pub(crate) use schema::watch as watch_schema;
 pub use settings::Settings;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 pub use url::DatabaseUrl;
-use uuid::Uuid;
 
-use crate::{Facility, Process, retention};
+use crate::{Facility, Process, idempotency::Waiting, retention};
 
 /// The name of the dependency that [`watch`] keeps.
 const DEPENDENCY: &str = "postgresql";
@@ -34,11 +33,8 @@ const DEPENDENCY: &str = "postgresql";
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
-    answered: Arc<[Notify; WAITERS]>,
+    waiting: Arc<Waiting>,
 }
-
-/// Waiters share a bell by their request's id, so that a ring wakes few that it is not for.
-const WAITERS: usize = 64;
 
 impl Database {
     /// A pool that opens its connections as they are needed: a service starts while its database is down, and is not
@@ -52,7 +48,7 @@ impl Database {
         let pool = watch::distrusting(settings.pool_options(), &outages).connect_lazy_with(options.clone());
         let database = Database {
             pool,
-            answered: Arc::new(std::array::from_fn(|_| Notify::new())),
+            waiting: Arc::default(),
         };
         // One process has one database; a second one, in tests, is only not pruned and not audited to.
         let _ = process.database.set(database.clone());
@@ -93,8 +89,9 @@ impl Database {
         &self.pool
     }
 
-    pub(crate) fn answered(&self, request_id: Uuid) -> &Notify {
-        &self.answered[request_id.as_bytes()[15] as usize % WAITERS]
+    /// The answers that calls wait for.
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 }
 

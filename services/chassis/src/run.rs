@@ -8,7 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     Process, Service, Settings, Violations, build,
     config::{self, Effective, Sources},
-    postgres, telemetry,
+    postgres,
+    telemetry::{self, LogWriter},
 };
 
 /// Wrong usage or configuration (`EX_USAGE` would be 64; clap exits with 2 as well).
@@ -140,20 +141,24 @@ fn migrate<S: Service>(settings: &S::Settings) -> anyhow::Result<ExitCode> {
 }
 
 fn serve<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
+    // Dropped last, also by a panic: the lines that are left are written then.
+    let writer = LogWriter::stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(live::<S>(settings));
+    let ended = runtime.block_on(live::<S>(settings, &writer));
     // Blocking work that hangs, a name lookup for one, must not hold the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
 
 /// From the first log line to the last flush. What goes wrong in between is logged here.
-async fn live<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
-    let telemetry = telemetry::start(S::NAME, settings.sections().telemetry)?;
+async fn live<S: Service>(settings: S::Settings, writer: &LogWriter) -> anyhow::Result<ExitCode> {
+    let telemetry = telemetry::start(S::NAME, settings.sections().telemetry, writer)?;
     let process = Process::new(S::NAME, &settings.sections())?;
     let grace = process.settings.drain.grace();
     tracing::info!(service.version = build(), "starting");
     stop_on_signals(&process)?;
+    let dropped_lines = writer.dropped_lines().clone();
+    drop(process.tasks.run(dropped_lines.report(process.shutdown.clone())));
     process.tasks.run(postgres::watch_schema(
         process.clone(),
         settings.sections().database.clone(),

@@ -13,6 +13,8 @@ mod frames;
 mod held;
 mod idleness;
 mod listening;
+mod notices;
+mod protocol;
 mod rate_limit;
 mod receive;
 mod reflection;
@@ -161,6 +163,8 @@ impl Server {
             Arc::new(telemetry::Layer::new()),
             // Whatever is answered below, the caller can read it.
             Arc::new(answer_size::Layer::new(settings.max_message_bytes)),
+            // What is no gRPC costs nothing more.
+            Arc::new(protocol::Layer::new(self.services())),
             // Time counts from here, waiting included.
             Arc::new(deadline::Layer::new(
                 process.shutdown.clone(),
@@ -192,6 +196,17 @@ impl Server {
             // Repeats what is valid and holds its place.
             Arc::new(stale_plan::Layer),
         ]
+    }
+
+    /// The full names of the services that are served, with those that are not in the contract.
+    fn services(&self) -> Vec<String> {
+        let reflection = match self.settings.reflection {
+            Reflection::Off => &[][..],
+            Reflection::Open | Reflection::Token => &reflection::SERVICES,
+        };
+        let foreign = std::iter::once(&HealthServer::<HealthService>::NAME).chain(reflection);
+        let all = self.mounted.iter().chain(foreign);
+        all.map(|name| (*name).to_owned()).collect()
     }
 
     /// The methods of the mounted services, by path.

@@ -3,10 +3,17 @@
 
 mod environment;
 mod json;
+mod log_writer;
 mod otlp;
 mod propagation;
 
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    panic::PanicHookInfo,
+};
+
 use environment::Environment;
+pub(crate) use log_writer::LogWriter;
 use opentelemetry_sdk::{logs::SdkLoggerProvider, metrics::SdkMeterProvider, trace::SdkTracerProvider};
 pub(crate) use propagation::parent;
 use serde::{Deserialize, Serialize};
@@ -66,8 +73,12 @@ pub(crate) fn check_environment() -> Violations {
     violations
 }
 
-/// Starts to log, and to export when a collector is named. Needs a running runtime.
-pub(crate) fn start(name: &'static str, settings: &Settings) -> anyhow::Result<Telemetry> {
+/// Starts to log by `writer`, and to export when a collector is named. Needs a running runtime.
+pub(crate) fn start(
+    name: &'static str,
+    settings: &Settings,
+    writer: &LogWriter,
+) -> anyhow::Result<Telemetry> {
     let environment = Environment::new(std::env::vars_os());
     let otlp::Exporters {
         tracers,
@@ -78,7 +89,7 @@ pub(crate) fn start(name: &'static str, settings: &Settings) -> anyhow::Result<T
     let logs = tracing_subscriber::fmt::layer()
         .event_format(json::Json { service: name })
         .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
-        .with_writer(std::io::stderr)
+        .with_writer(writer.lines.clone())
         .with_filter(EnvFilter::try_new(&settings.log)?);
     // Spans are made without a collector too: the logs carry their ids, and callees continue the trace.
     let spans = tracing_opentelemetry::layer()
@@ -95,6 +106,8 @@ pub(crate) fn start(name: &'static str, settings: &Settings) -> anyhow::Result<T
         .with(exported)
         .with(logs)
         .try_init()?;
+    std::panic::set_hook(Box::new(log_panic));
+    writer.dropped.measure();
     match endpoint {
         Some(endpoint) => tracing::info!(otlp.endpoint = endpoint, "exporting telemetry"),
         None => tracing::info!("no OTEL_EXPORTER_OTLP_ENDPOINT is set: traces and metrics stay here"),
@@ -110,6 +123,28 @@ pub(crate) fn start(name: &'static str, settings: &Settings) -> anyhow::Result<T
         meters,
         loggers,
     })
+}
+
+/// Logs a panic as any other line: the default hook writes to standard error and waits for its reader.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let message = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied());
+    tracing::error!(
+        panic.message = message.unwrap_or("no text"),
+        panic.location = panic.location().map(display),
+        // Empty unless RUST_BACKTRACE asks for it.
+        panic.backtrace = backtrace().map(display),
+        thread.name = std::thread::current().name(),
+        "panicked"
+    );
+}
+
+fn backtrace() -> Option<Backtrace> {
+    let backtrace = Backtrace::capture();
+    (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace)
 }
 
 /// Exporting makes calls of its own: were the transport's spans and events exported, each export would make more.

@@ -55,7 +55,7 @@ impl Desk {
         let own = answer.encode_to_vec();
         let stored = idempotency::answer(&mut tx, asked.facility, asked.key, &answer).await?;
         tx.commit().await?;
-        idempotency::announce(&self.database, asked.key);
+        idempotency::announce(&self.database, asked.facility, asked.key);
         self.outbox.wake();
         // Somebody else who carried out the same request may have been first.
         Ok(if stored == own {

@@ -201,8 +201,7 @@ pub async fn wait(desk: &Desk, asked: Asked<'_>, until: Instant) -> Result<Optio
     if Instant::now() >= until {
         return Err(Error::FilingInProgress);
     }
-    let moment = until.min(Instant::now() + LOOK_AGAIN);
-    Ok(idempotency::wait(&desk.database, asked.facility, asked.key, moment).await?)
+    Ok(idempotency::wait(&desk.database, asked.facility, asked.key, LOOK_AGAIN, until).await?)
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -167,7 +167,7 @@ impl Desk {
             if until.is_reached(&mut tx, &order).await? {
                 let bytes = reply.store(&mut tx, &order).await?;
                 tx.commit().await?;
-                idempotency::announce(&self.database, &reply.key);
+                idempotency::announce(&self.database, &request.facility, &reply.key);
                 return Ok(Some(bytes));
             }
             tx.commit().await?;

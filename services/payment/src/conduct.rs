@@ -64,6 +64,8 @@ const LEAST_BUDGET: Duration = Duration::from_millis(20);
 const RESERVE: Duration = Duration::from_millis(50);
 /// How long a repeated request waits before it looks again whether the first is still being worked on.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How long a request without a deadline waits for another one's answer before it is looked at again.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Carries a request out, or gives the answer that it had before.
 pub(crate) async fn conduct(desk: &Desk, request: &Request, command: &impl Command) -> Result<Answer, Error> {
@@ -156,7 +158,7 @@ async fn claim_now(desk: &Desk, request: &Request, command: &impl Command) -> Re
     tx.commit().await?;
     if let Claimed::Answered(_) = claimed {
         desk.outbox.wake();
-        idempotency::announce(&desk.database, &request.key);
+        idempotency::announce(&desk.database, &request.facility, &request.key);
     }
     Ok(claimed)
 }
@@ -212,8 +214,8 @@ async fn wait(desk: &Desk, request: &Request, leased: Duration) -> Result<(), Er
     if patience < LEAST_BUDGET {
         return Err(Error::InProgress);
     }
-    let until = Instant::now() + patience;
-    idempotency::wait(&desk.database, &request.facility, &request.key, until).await?;
+    let until = Instant::now() + request.time_left(LONGEST_WAIT);
+    idempotency::wait(&desk.database, &request.facility, &request.key, patience, until).await?;
     Ok(())
 }
 
@@ -266,7 +268,7 @@ async fn hear(
     tx.commit().await?;
     desk.outbox.wake();
     if let Some(request) = request {
-        idempotency::announce(&desk.database, &request.key);
+        idempotency::announce(&desk.database, &request.facility, &request.key);
     }
     concluded.map(Step::Done)
 }

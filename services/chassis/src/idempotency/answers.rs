@@ -1,15 +1,12 @@
 //! The table of answers.
 
-use std::time::Duration;
-
 use prost::Message;
 use sqlx::PgConnection;
-use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Response, Status, metadata::MetadataValue};
 use uuid::Uuid;
 
 use super::{Error, Key, REPLAYED};
-use crate::{Facility, audit, postgres::Database, status};
+use crate::{Facility, audit, status};
 
 /// What a claim found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +77,7 @@ pub async fn claim(
 }
 
 /// Stores the answer in the transaction that completes the request, and gives back the stored one: the first writer
-/// wins. Call [`announce`] once that has committed.
+/// wins. Call [`announce`](super::announce) once that has committed.
 ///
 /// # Errors
 /// When the database fails.
@@ -104,53 +101,6 @@ pub async fn answer(
     .fetch_optional(conn)
     .await?;
     Ok(stored.flatten().unwrap_or(bytes))
-}
-
-/// Wakes those in this process who [`wait`] for the answer; others find it by asking.
-pub fn announce(database: &Database, key: &Key) {
-    database.answered(key.request_id).notify_waiters();
-}
-
-/// Waits for the first request's answer, at most until `deadline`; `None` when there is none by then.
-///
-/// # Errors
-/// When the database fails.
-pub async fn wait(
-    database: &Database,
-    facility: &Facility,
-    key: &Key,
-    deadline: Instant,
-) -> Result<Option<Vec<u8>>, sqlx::Error> {
-    let mut pause = Duration::from_millis(10);
-    loop {
-        // Listening starts before asking, so that no announcement falls between the two.
-        let announced = database.answered(key.request_id).notified();
-        tokio::pin!(announced);
-        announced.as_mut().enable();
-        let mut tx = database.begin(facility).await?;
-        let found = sqlx::query_scalar!(
-            "select answer from chassis.idempotency where facility = $1 and method = $2 and request_id = $3",
-            facility.as_str(),
-            key.method,
-            key.request_id,
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        tx.rollback().await?;
-        if let Some(answer) = found.flatten() {
-            return Ok(Some(answer));
-        }
-        let woken = async {
-            tokio::select! {
-                () = announced => {}
-                () = sleep(pause) => {}
-            }
-        };
-        if timeout_at(deadline, woken).await.is_err() {
-            return Ok(None);
-        }
-        pause = (pause * 2).min(Duration::from_millis(200));
-    }
 }
 
 /// A stored answer as a response, marked as repeated.

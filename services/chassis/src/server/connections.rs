@@ -1,6 +1,5 @@
 //! Connections: accepted up to their bounds, aged, and drained.
 
-mod notices;
 pub(crate) mod opening;
 mod slots;
 
@@ -9,7 +8,6 @@ use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Durat
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use notices::Notices;
 use opening::{Opening, Reopened};
 use rand::Rng;
 pub(crate) use slots::{Connection, Slots};
@@ -27,6 +25,7 @@ use super::{
     call::Stack,
     held::hold,
     idleness::Idleness,
+    notices::Notices,
     reset,
     tls::{Acceptor, Peer},
 };

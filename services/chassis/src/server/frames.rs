@@ -4,6 +4,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use tonic::{Code, Status, metadata::MetadataValue};
 
+use super::protocol::MALFORMED_FRAME;
 use crate::{contract::grouped, status};
 
 const PREFIX: usize = 5;
@@ -53,7 +54,7 @@ impl Frames {
             1 => return Err(self.compressed()),
             flag => {
                 let text = format!("the first byte of a message is 0 or 1, not {flag}");
-                return Err(status::protocol(Code::Internal, "MALFORMED_FRAME", text));
+                return Err(status::protocol(Code::Internal, MALFORMED_FRAME, text));
             }
         }
         let length = prefix.get_u32() as usize;
@@ -72,7 +73,7 @@ impl Frames {
     fn compressed(&self) -> Status {
         let Some(encoding) = &self.encoding else {
             let text = "a message is compressed, and `grpc-encoding` does not say with what";
-            return status::protocol(Code::Internal, "MALFORMED_FRAME", text);
+            return status::protocol(Code::Internal, MALFORMED_FRAME, text);
         };
         let encoding = crate::contract::text::shown(encoding, 50);
         let text = format!(

@@ -24,7 +24,7 @@ use super::{
     call::{Call, Layer as CallLayer, Next, refuse},
     frames::Frames,
     refusals::Refusals,
-    validation::{cut_off, whole},
+    validation::{cut_off, message_count, whole},
 };
 use crate::{Facility, Identity, status};
 
@@ -98,11 +98,11 @@ async fn collect(mut body: Body, mut frames: Frames, charge: &mut Charge) -> Res
             only = frames.next()?;
         }
         if only.is_some() && !frames.is_empty() {
-            return Err(status::invalid_field("", "must be exactly one message"));
+            return Err(message_count("more than one"));
         }
     }
     whole(&frames)?;
-    only.ok_or_else(|| status::invalid_field("", "must be exactly one message"))
+    only.ok_or_else(|| message_count("none"))
 }
 
 impl CallLayer for Layer {

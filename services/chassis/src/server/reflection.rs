@@ -32,6 +32,12 @@ pub enum Access {
 /// The paths of both versions begin with this.
 pub(super) const PREFIX: &str = "/grpc.reflection.";
 
+/// Their full names.
+pub(super) const SERVICES: [&str; 2] = [
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
 /// Mounts both versions for the services of these names, and health.
 pub(super) fn mount(routes: &mut RoutesBuilder, mounted: &[&str]) -> anyhow::Result<()> {
     let index = Arc::new(Index::new(mounted).context("the contract's descriptors are broken")?);

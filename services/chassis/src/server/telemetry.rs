@@ -1,6 +1,7 @@
 //! A span and a measurement for every call, until the last byte of its answer.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -20,6 +21,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next},
+    connections::Connection,
+    notices::Notices,
+    protocol,
 };
 use crate::telemetry::parent;
 
@@ -36,6 +40,7 @@ const OTHER: &str = "_OTHER";
 
 pub(super) struct Layer {
     duration: Histogram<f64>,
+    notices: Arc<Notices>,
 }
 
 impl Layer {
@@ -47,7 +52,10 @@ impl Layer {
             .with_description("Measures the duration of an incoming Remote Procedure Call (RPC).")
             .with_boundaries(BUCKETS.to_vec())
             .build();
-        Layer { duration }
+        Layer {
+            duration,
+            notices: Arc::default(),
+        }
     }
 }
 
@@ -76,12 +84,16 @@ impl CallLayer for Layer {
         );
         // Before the span is entered for the first time; refused only when no layer records spans.
         let _ = span.set_parent(parent(call.request.headers()));
+        let connection = call.request.extensions().get::<Arc<Connection>>();
         let ending = Ending {
             method,
             span: span.clone(),
             began: call.arrival,
             duration: self.duration.clone(),
             code: None,
+            mistake: None,
+            notices: self.notices.clone(),
+            address: connection.map_or(Ipv4Addr::UNSPECIFIED.into(), |connection| connection.address),
             told: call.policy().is_some_and(|policy| policy.audited),
         };
         Box::pin(async move { observe(next.run(call).instrument(span).await, ending) })
@@ -89,7 +101,7 @@ impl CallLayer for Layer {
 }
 
 fn observe(response: Response, mut ending: Ending) -> Response {
-    ending.code = code(response.headers());
+    ending.ends(response.headers());
     response.map(|body| Body::new(Observed { body, ending }))
 }
 
@@ -106,6 +118,11 @@ struct Ending {
     began: Instant,
     duration: Histogram<f64>,
     code: Option<Code>,
+    /// How the caller broke the protocol, if it did.
+    mistake: Option<&'static str>,
+    notices: Arc<Notices>,
+    /// Where the caller is.
+    address: IpAddr,
     /// Whether it is told in the log even when it went well: the calls that change something.
     told: bool,
 }
@@ -131,9 +148,17 @@ impl Drop for Ending {
 }
 
 impl Ending {
+    /// Notes the status that stands in these headers or trailers, if one does.
+    fn ends(&mut self, headers: &HeaderMap) {
+        self.code = code(headers);
+        self.mistake = self.code.and_then(|code| protocol::mistake(headers, code));
+    }
+
     fn tell(&self, code: Code, took: Duration) {
         let (method, status, duration_ms) = (&*self.method, code_name(code), took.as_secs_f64() * 1e3);
-        if is_failure(code) {
+        if let Some(mistake) = self.mistake {
+            self.notices.mistaken(self.address, method, mistake);
+        } else if is_failure(code) {
             tracing::warn!(
                 rpc.method = method,
                 rpc.status = status,
@@ -212,7 +237,7 @@ impl HttpBody for Observed {
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            self.ending.code = code(trailers);
+            self.ending.ends(trailers);
         }
         Poll::Ready(frame)
     }

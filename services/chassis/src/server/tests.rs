@@ -1,5 +1,6 @@
 mod abuse;
 pub(crate) mod fixture;
+mod protocol;
 mod reflection;
 mod secured;
 mod served;

@@ -12,12 +12,13 @@ use futures_util::future::BoxFuture;
 use http_body::Frame;
 use http_body_util::Full;
 use prost_reflect::DynamicMessage;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Method, Next, refuse},
     frames::{self, Frames},
+    protocol::{MALFORMED_FRAME, MESSAGE_COUNT},
 };
 use crate::{
     contract::{self, text},
@@ -39,7 +40,7 @@ impl Layer {
     /// Checks the one message of a request, and puts it into the request again.
     fn check(call: &mut Call, method: &Method) -> Result<(), Status> {
         let only = call.received.take().transpose()?;
-        let only = only.ok_or_else(|| status::invalid_field("", "must be exactly one message"))?;
+        let only = only.ok_or_else(|| message_count("none"))?;
         check_message(method, &call.request_id, only.clone())?;
         *call.request.body_mut() = Body::new(Full::new(only));
         Ok(())
@@ -119,8 +120,18 @@ pub(super) fn cut_off(error: Status) -> Status {
 pub(super) fn whole(frames: &Frames) -> Result<(), Status> {
     match frames.is_empty() {
         true => Ok(()),
-        false => Err(status::invalid_field("", "ends before its message does")),
+        false => Err(status::protocol(
+            Code::Internal,
+            MALFORMED_FRAME,
+            "the request ends before its message does",
+        )),
     }
+}
+
+/// Refuses a call that has not exactly one message, with the code of gRPC's table (statuscodes.md).
+pub(super) fn message_count(found: &str) -> Status {
+    let text = format!("the request must be exactly one message; there is {found}");
+    status::protocol(Code::Unimplemented, MESSAGE_COUNT, text)
 }
 
 fn check_message(method: &Method, request_id: &OnceLock<String>, frame: Bytes) -> Result<(), Status> {

@@ -300,7 +300,7 @@ impl Engine {
             self.wake();
         }
         if let Some(reply) = replies {
-            idempotency::announce(&parts.database, &reply.key);
+            idempotency::announce(&parts.database, &next.order.facility, &reply.key);
         }
         parts.outbox.wake();
         parts.changes.tell(next.order.id);

@@ -34,6 +34,7 @@ impl Handlers {
     async fn work(self, context: &Context) -> Result<(), Status> {
         let work = self.board.begin(context);
         let (orders, places) = self.board.orders();
+        assert!(!orders.panic, "the hop was told to panic");
         if orders.refuse {
             work.finish(Duration::ZERO);
             return Err(Status::unavailable("the hop was told to refuse"));

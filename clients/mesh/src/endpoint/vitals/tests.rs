@@ -1,5 +1,10 @@
+use std::time::Duration;
+
+use http::HeaderMap;
+use tonic::Code;
+
 use super::*;
-use crate::endpoint::breaker::State;
+use crate::{call::Method, endpoint::breaker::State};
 
 fn vitals() -> Arc<Vitals> {
     let ejections = Arc::new(Ejections::default());

@@ -24,18 +24,18 @@ use crate::server::Settings;
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const WATCH_ORDER: &str = "/order.v1.OrderService/WatchOrder";
 /// For what is waited for; nothing is judged by how long it takes.
-const SOON: Duration = Duration::from_secs(60);
+pub(super) const SOON: Duration = Duration::from_secs(60);
 
 /// One connection of a client that does as it likes.
 #[derive(Clone)]
-struct Peer {
-    requests: SendRequest<Bytes>,
-    token: String,
+pub(super) struct Peer {
+    pub(super) requests: SendRequest<Bytes>,
+    pub(super) token: String,
 }
 
 impl Peer {
     /// Its streams may be sent so many bytes.
-    async fn connect(served: &Served, window: u32) -> Peer {
+    pub(super) async fn connect(served: &Served, window: u32) -> Peer {
         let tcp = TcpStream::connect(served.address).await.unwrap();
         let mut client = h2::client::Builder::new();
         let (requests, connection) = client
@@ -51,7 +51,7 @@ impl Peer {
     }
 
     /// Begins a call; its message is sent only if there is one.
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         path: &str,
         headers: &[(&str, &str)],
@@ -74,13 +74,18 @@ impl Peer {
         (answer, body)
     }
 
-    async fn call(&self, path: &str, headers: &[(&str, &str)], message: Bytes) -> Response<RecvStream> {
+    pub(super) async fn call(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        message: Bytes,
+    ) -> Response<RecvStream> {
         let (answer, _body) = self.begin(path, headers, Some(message)).await;
         timeout(SOON, answer).await.unwrap().unwrap()
     }
 }
 
-fn frame(message: &impl Message) -> Bytes {
+pub(super) fn frame(message: &impl Message) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(message.encoded_len() as u32);
@@ -92,16 +97,16 @@ fn watch_order() -> Bytes {
     frame(&WatchOrderRequest { id: get().id })
 }
 
-fn watch_health() -> Bytes {
+pub(super) fn watch_health() -> Bytes {
     frame(&HealthCheckRequest::default())
 }
 
-fn refusal(answer: &Response<RecvStream>) -> Option<Status> {
+pub(super) fn refusal(answer: &Response<RecvStream>) -> Option<Status> {
     Status::from_header_map(answer.headers())
 }
 
 /// An ordinary call over a connection of its own.
-async fn ordinary(served: &Served) -> Result<(), Status> {
+pub(super) async fn ordinary(served: &Served) -> Result<(), Status> {
     let mut client = OrderServiceClient::new(served.grpc.clone());
     client.get_order(served.request(get(), "")).await.map(drop)
 }

@@ -1,4 +1,4 @@
-//! Log lines about connections that were refused: one a minute for each address and text.
+//! Log lines about callers' mistakes, connections that were refused among them: one a minute for each address and text.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ pub(super) struct Notices(Mutex<HashMap<(IpAddr, String), Told>>);
 #[derive(Debug)]
 struct Told {
     at: Instant,
-    /// Connections of the address that were refused with the text since.
+    /// The same mistakes of the address since.
     since: u64,
 }
 
@@ -36,6 +36,20 @@ impl Notices {
             error.type = cause,
             connections.refused = untold + 1,
             "a connection was refused"
+        );
+    }
+
+    /// Logs that a call from `address` broke the protocol, and why.
+    pub(super) fn mistaken(&self, address: IpAddr, method: &str, reason: &'static str) {
+        let Some(untold) = self.due(address, reason) else {
+            return;
+        };
+        tracing::warn!(
+            client.address = %address,
+            rpc.method = method,
+            error.type = reason,
+            calls.refused = untold + 1,
+            "a call broke gRPC's protocol"
         );
     }
 
