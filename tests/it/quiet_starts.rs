@@ -70,3 +70,17 @@ async fn an_endpoint_that_starts_late_is_a_warning_only_when_it_takes_long_and_a
         "it is told as if it were starting"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_a_collector_logs_no_error() {
+    let stack = Stack::start().await;
+    for service in Service::ALL {
+        let log = stack.log(service);
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let (errors, others): (Vec<_>, Vec<_>) = lines.partition(|line| line["level"] == "ERROR");
+        assert!(!others.is_empty(), "{service} logs nothing");
+        assert!(errors.is_empty(), "{service}: {errors:?}");
+    }
+}

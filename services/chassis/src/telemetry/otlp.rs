@@ -69,7 +69,10 @@ pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Re
 
     global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_tracer_provider(tracers.clone());
-    global::set_meter_provider(meters.clone());
+    // A provider without a reader complains about instruments that are asked for their value.
+    if metrics.is_some() {
+        global::set_meter_provider(meters.clone());
+    }
     Ok(Exporters {
         tracers,
         meters,
