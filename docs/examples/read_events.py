@@ -5,7 +5,6 @@ import pathlib
 import sys
 
 import nats
-from nats.errors import TimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig
 from order.v1.events_pb2 import OrderConfirmed
 

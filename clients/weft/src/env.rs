@@ -7,8 +7,8 @@ use crate::{
     token::Bearer,
 };
 
-/// Prints shell variables for `eval "$(weft env)"`: `ORDER`, `ORDER_PROBE` and so on, as `host:port`, and `TOKEN`; under mutual TLS also
-/// `CA`, `CERT` and `KEY`, the paths of PEM files.
+/// Prints shell variables for `eval "$(weft env)"`: `ORDER`, `ORDER_PROBE` and so on, as `host:port`, `NATS` and
+/// `POSTGRESQL` as URLs, and `TOKEN`; under mutual TLS also `CA`, `CERT` and `KEY`, the paths of PEM files.
 pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
     let home = Home::find(globals);
     let description = home.description().ok_or_else(|| {
@@ -22,6 +22,9 @@ pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
         let name = service.to_uppercase();
         variables.push((format!("{name}_PROBE"), authority(&addresses.probe_url)));
         variables.push((name, authority(&addresses.url)));
+    }
+    for (server, url) in &description.servers {
+        variables.push((server.to_uppercase(), url.clone()));
     }
     variables.push(("TOKEN".to_owned(), Bearer::of(globals)?.token()?.to_string()));
     if let Some(tls) = &description.tls {
