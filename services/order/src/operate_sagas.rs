@@ -14,8 +14,8 @@ use crate::{
     error::Error,
     saga::{Saga, Statement},
     store::{
-        self, saga_actions,
-        sagas::{Filter, Lease, StepRow},
+        self, saga_actions, saga_steps,
+        sagas::{Filter, Lease},
     },
     told,
 };
@@ -30,14 +30,14 @@ pub struct Shown {
 /// The steps of a saga that have ended, and what operators did to it.
 #[derive(Clone, Debug)]
 pub struct History {
-    pub steps: Vec<StepRow>,
+    pub steps: Vec<saga_steps::Row>,
     pub actions: Vec<saga_actions::Row>,
 }
 
 impl Shown {
     /// A saga with its history, as it is in this transaction.
     pub async fn whole(conn: &mut PgConnection, saga: Saga) -> Result<Shown, sqlx::Error> {
-        let steps = store::sagas::steps(conn, saga.id).await?;
+        let steps = saga_steps::of(conn, saga.id).await?;
         let actions = saga_actions::of(conn, saga.id).await?;
         let history = Some(History { steps, actions });
         Ok(Shown { saga, history })
@@ -76,7 +76,7 @@ pub async fn list(
 }
 
 /// Wakes a saga that is stuck or waiting, at once and with its attempts counted from zero. One that is being driven
-/// right now is left to its driver.
+/// right now goes on as soon as its driver would wait.
 ///
 /// # Errors
 /// FAILED_PRECONDITION when it has ended.
@@ -105,6 +105,8 @@ pub async fn retry<M: Message>(
         saga.wake(desk.patience);
         store::sagas::save(&mut tx, &saga, saga.epoch, Lease::Released).await?;
         events::append(&mut tx, &told::of_saga(&mut saga)).await?;
+    } else {
+        store::sagas::wake(&mut tx, id).await?;
     }
     let message = answer(&Shown::whole(&mut tx, saga).await?);
     let bytes = idempotency::answer(&mut tx, &request.facility, &request.key, &message).await?;
