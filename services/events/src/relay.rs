@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -55,6 +55,8 @@ struct Course {
     /// There are more rows than one batch takes. Only then is it worth to have several on their way: else rows that
     /// wait for a batch to land share the next one.
     backlog: bool,
+    /// Rows that come soon after others wait until then and share a batch.
+    gather_until: Instant,
     backoff: Backoff,
 }
 
@@ -80,6 +82,7 @@ impl Relay {
             generation: 0,
             look: true,
             backlog: false,
+            gather_until: Instant::now(),
             backoff: Backoff::default(),
         };
         let outbox = self.bus.outbox();
@@ -93,6 +96,7 @@ impl Relay {
                 published = course.flights.landed() => self.meters.sent(published?),
                 () = outbox.woken() => course.look = true,
                 _ = poll.tick() => course.look = true,
+                () = tokio::time::sleep_until(course.gather_until), if course.look && !course.has_gathered() => {}
                 () = shutdown.cancelled() => {}
             }
         }
@@ -150,17 +154,26 @@ impl Relay {
         if !course.lanes.are_current() {
             return Ok(true);
         }
+        if pending.is_empty() {
+            course.look = false;
+            return Ok(false);
+        }
         let full = pending.len() == batch * batches;
         let cut = course.flights.launch(&self.bus, &self.pool, pending, batch);
         course.look = full || cut;
         course.backlog = course.look;
+        course.gather_until = Instant::now() + Duration::from_millis(self.bus.settings().relay.gather_ms);
         Ok(course.look)
     }
 }
 
 impl Course {
     fn may_read(&self, bus: &Bus) -> bool {
-        let worth = self.flights.is_empty() || self.backlog;
+        let worth = self.backlog || (self.flights.is_empty() && self.has_gathered());
         self.look && worth && self.backoff.is_over() && bus.is_ready()
+    }
+
+    fn has_gathered(&self) -> bool {
+        Instant::now() >= self.gather_until
     }
 }

@@ -52,6 +52,9 @@ pub struct Settings {
 pub struct Relaying {
     /// Milliseconds between looks at the outbox when nobody wakes the relay. 10 to 10,000.
     pub poll_ms: u64,
+    /// Milliseconds that events wait for others when some were published just before, so that they share a batch. An event
+    /// that comes after a longer pause goes at once. 0 to 1,000.
+    pub gather_ms: u64,
     /// Events published in one atomic batch. 1 to 1,000.
     pub batch: u32,
     /// Milliseconds that a lane stays with a relay that has gone silent. 500 to 60,000.
@@ -134,6 +137,7 @@ impl Default for Relaying {
     fn default() -> Self {
         Self {
             poll_ms: 100,
+            gather_ms: 20,
             batch: 500,
             lease_ms: 5_000,
             ack_timeout_ms: 5_000,
@@ -266,6 +270,7 @@ impl Settings {
             "relay.poll_ms",
             "must be 10 to 10000",
         );
+        must(relay.gather_ms <= 1_000, "relay.gather_ms", "must be 0 to 1000");
         must(
             (1..=1_000).contains(&relay.batch),
             "relay.batch",

@@ -1,9 +1,12 @@
-//! From rows to acknowledged messages: atomic batches (ADR-50), and one by one where a batch is refused or a row may be.
+//! From rows to acknowledged messages: atomic batches (ADR-50), each by itself where there are few, and one by one where a
+//! batch is refused or a row may be.
 
 use std::{collections::HashSet, time::Duration};
 
 use async_nats::client::RequestErrorKind;
+use futures_util::future::join_all;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::{
     Pending,
@@ -20,6 +23,10 @@ const NOT_OF_THE_MESSAGE: [u64; 3] = [10002, 10060, 10109];
 
 /// The message is larger than the stream's `max_msg_size`, or its headers than 64 KiB.
 const TOO_LARGE: [u64; 2] = [10054, 10097];
+
+/// Below so many messages an atomic batch costs the broker more than publishing each by itself: it stages every batch in
+/// a store of its own (some 3 ms), whatever its size.
+const LEAST_BATCH: usize = 12;
 
 /// What the broker answers to a publish.
 #[derive(Deserialize)]
@@ -58,7 +65,35 @@ pub(super) struct Refused {
 pub(super) struct Published {
     pub(super) acknowledged: Vec<i64>,
     pub(super) refused: Vec<Refused>,
+    /// The aggregates of the refused rows, whose later events wait with them.
+    held: HashSet<Uuid>,
     pub(super) failure: Option<Error>,
+}
+
+impl Published {
+    /// Whether a row may still be sent: an aggregate's events go in their order, and when the broker is away or full,
+    /// others would only wait for the same.
+    fn goes_on(&self, row: &Pending) -> bool {
+        self.failure.is_none() && !(row.is_event && self.held.contains(&row.aggregate_id))
+    }
+
+    fn take(&mut self, outgoing: &Outgoing<'_>, fate: Result<Fate, Error>) {
+        match fate {
+            Ok(Fate::Acknowledged) => self.acknowledged.push(outgoing.row.id),
+            Ok(Fate::Refused(code, reason)) => {
+                self.held.insert(outgoing.row.aggregate_id);
+                self.refused.push(Refused {
+                    position: outgoing.row.id,
+                    size: outgoing.bytes(),
+                    code,
+                    reason,
+                });
+            }
+            Err(error) => {
+                self.failure.get_or_insert(error);
+            }
+        }
+    }
 }
 
 /// The fate of one message.
@@ -89,6 +124,11 @@ pub(super) async fn all(bus: &Bus, pending: &[Pending]) -> Published {
         .partition(|outgoing| outgoing.row.is_copy());
     for rows in [events, copies] {
         let (together, apart) = doubtful_apart(bus, rows, limit);
+        if together.len() < LEAST_BATCH {
+            pipelined(bus, together, limit, &mut done).await;
+            singly(bus, &apart, limit, &mut done).await;
+            continue;
+        }
         match batch(bus, &together).await {
             Ok(None) => {
                 let positions = together.iter().map(|outgoing| outgoing.row.id);
@@ -172,10 +212,7 @@ async fn batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Refusal>, Erro
     let Some((last, before)) = rows.split_last() else {
         return Ok(None);
     };
-    if before.is_empty() {
-        return single(bus, last).await;
-    }
-    let batch_id = uuid::Uuid::new_v4().to_string();
+    let batch_id = Uuid::new_v4().to_string();
     for (index, outgoing) in before.iter().enumerate() {
         let mut headers = outgoing.headers.clone();
         headers.insert("Nats-Batch-Id", batch_id.as_str());
@@ -192,27 +229,32 @@ async fn batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Refusal>, Erro
     request(bus, last, headers).await
 }
 
+/// Each by itself, and at once, but for the events of one aggregate: an event is sent only when the broker has the one
+/// before it.
+async fn pipelined(bus: &Bus, mut rows: Vec<Outgoing<'_>>, limit: usize, done: &mut Published) {
+    loop {
+        rows.retain(|outgoing| done.goes_on(outgoing.row));
+        if rows.is_empty() {
+            return;
+        }
+        let mut begun = HashSet::new();
+        let (first, later): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .partition(|outgoing| !outgoing.row.is_event || begun.insert(outgoing.row.aggregate_id));
+        let fates = first.iter().map(|outgoing| fate(bus, outgoing, limit));
+        for (outgoing, fate) in first.iter().zip(join_all(fates).await) {
+            done.take(outgoing, fate);
+        }
+        rows = later;
+    }
+}
+
 /// One after the other. What the broker refuses holds back the later events of its aggregate, and nothing else.
 async fn singly(bus: &Bus, rows: &[Outgoing<'_>], limit: usize, done: &mut Published) {
-    let mut held: HashSet<_> = HashSet::new();
     for outgoing in rows {
-        let row = outgoing.row;
-        if done.failure.is_some() || (row.is_event && held.contains(&row.aggregate_id)) {
-            continue;
-        }
-        match fate(bus, outgoing, limit).await {
-            Ok(Fate::Acknowledged) => done.acknowledged.push(row.id),
-            Ok(Fate::Refused(code, reason)) => {
-                held.insert(row.aggregate_id);
-                done.refused.push(Refused {
-                    position: row.id,
-                    size: outgoing.bytes(),
-                    code,
-                    reason,
-                });
-            }
-            // The broker is away or full: the other rows would only wait for the same.
-            Err(error) => done.failure = Some(error),
+        if done.goes_on(outgoing.row) {
+            let fate = fate(bus, outgoing, limit).await;
+            done.take(outgoing, fate);
         }
     }
 }
