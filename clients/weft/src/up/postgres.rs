@@ -60,6 +60,10 @@ impl Postgres {
             // The path of a socket has little room, and its folder would have to be writable.
             "unix_socket_directories=".to_owned(),
             "max_connections=200".to_owned(),
+            // Room for the hot rows, and checkpoints that do not come in the middle of every import.
+            "shared_buffers=256MB".to_owned(),
+            "max_wal_size=2GB".to_owned(),
+            "checkpoint_timeout=15min".to_owned(),
             "password_encryption=scram-sha-256".to_owned(),
         ];
         let mut arguments = vec!["-D".to_owned(), data.display().to_string()];

@@ -50,10 +50,10 @@ impl Settings {
     }
 
     /// The limits of a session, set when it begins and not in the message that opens it: PgBouncer refuses what it does not
-    /// know there.
+    /// know there. Statements are short: compiling one costs more than it saves.
     fn limits(&self) -> String {
         format!(
-            "set statement_timeout = {}; set idle_in_transaction_session_timeout = {}; set lock_timeout = {}",
+            "set statement_timeout = {}; set idle_in_transaction_session_timeout = {}; set lock_timeout = {}; set jit = off",
             self.statement_timeout_ms, self.idle_in_transaction_timeout_ms, self.lock_timeout_ms
         )
     }
