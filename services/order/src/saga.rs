@@ -5,7 +5,9 @@ mod backlog;
 mod decide;
 mod engine;
 mod follow;
+mod interruption;
 mod intervention;
+mod journal;
 pub(crate) mod outcome;
 mod participants;
 mod plan;
@@ -76,7 +78,8 @@ pub struct Saga {
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
     pub(crate) progress: Vec<(i64, Progress)>,
-    pub(crate) ended: Option<Ended>,
+    /// The steps that have ended since the saga was written.
+    pub(crate) ended: Vec<Ended>,
 }
 
 /// What happened to a saga, to be told to others.
@@ -109,6 +112,7 @@ pub struct Ended {
     pub result: String,
     pub attempts: u32,
     pub begun_at: OffsetDateTime,
+    pub ended_at: OffsetDateTime,
 }
 
 /// How a step ends.
@@ -152,7 +156,7 @@ impl Saga {
             created_at: now,
             updated_at: now,
             progress: Vec::new(),
-            ended: None,
+            ended: Vec::new(),
         };
         saga.record(Progress::Started);
         saga
@@ -201,6 +205,12 @@ impl Saga {
             (State::Stuck, Some(step)) => Error::SagaStuck(self.id, step.to_owned()),
             _ => Error::Busy,
         }
+    }
+
+    /// Whether it goes straight on with its next step. Until it pauses, turns back or ends, what its participants have
+    /// answered is its record: after a crash they are asked again under the same keys, and answer the same.
+    pub fn goes_straight_on(&self) -> bool {
+        self.state == State::Running && self.wake_at.is_none() && self.attempts == 0
     }
 
     /// Whether giving the current step up leaves its outcome open: at the pivot it may not.

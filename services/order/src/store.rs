@@ -6,6 +6,7 @@ pub mod orders;
 pub mod refunds;
 pub mod resolutions;
 pub mod saga_actions;
+pub mod saga_steps;
 pub mod sagas;
 
 /// What a row holds that the domain does not know: a newer release wrote it, or a person did.

@@ -4,8 +4,8 @@ use events::{Event, Meta};
 use proto::order::v1::{
     OrderAdjusted, OrderBalanceDue, OrderCancelled, OrderConfirmed, OrderExpired, OrderFulfilled,
     OrderPlaced, OrderRejected, OrderReopened, OrderReturned, OrderSettled, SagaCompensated,
-    SagaCompensating, SagaCompleted, SagaForceCompleted, SagaStarted, SagaStepCompleted, SagaStepSkipped,
-    SagaStuck,
+    SagaCompensating, SagaCompleted, SagaCompletedStep, SagaForceCompleted, SagaStarted, SagaStepCompleted,
+    SagaStepSkipped, SagaStuck,
 };
 use uuid::Uuid;
 
@@ -31,9 +31,13 @@ pub fn of_order(order: &mut Order, saga_id: Option<Uuid>, causation_id: Option<U
         .collect()
 }
 
-/// Takes the progress that a saga has recorded.
+/// Takes the progress that a saga has recorded. The steps that came right before its end are told by its last event.
 pub fn of_saga(saga: &mut Saga) -> Vec<Event> {
-    let progress = std::mem::take(&mut saga.progress);
+    let mut progress = std::mem::take(&mut saga.progress);
+    let steps = match progress.last() {
+        Some((_, Progress::Completed | Progress::Compensated)) => steps_before_the_end(&mut progress),
+        _ => Vec::new(),
+    };
     let meta = |version| Meta {
         facility: saga.facility.to_string(),
         aggregate_id: saga.id,
@@ -43,8 +47,26 @@ pub fn of_saga(saga: &mut Saga) -> Vec<Event> {
     };
     progress
         .iter()
-        .map(|(version, progress)| saga_event(saga, progress, meta(*version)))
+        .map(|(version, progress)| saga_event(saga, progress, &steps, meta(*version)))
         .collect()
+}
+
+fn steps_before_the_end(progress: &mut Vec<(i64, Progress)>) -> Vec<SagaCompletedStep> {
+    let end = progress.len() - 1;
+    let is_step = |(_, progress): &(i64, Progress)| matches!(progress, Progress::StepCompleted(_));
+    let first = progress[..end]
+        .iter()
+        .rposition(|one| !is_step(one))
+        .map_or(0, |last| last + 1);
+    let taken = progress.drain(first..end);
+    let step = |(_, progress)| match progress {
+        Progress::StepCompleted(action) => Some(SagaCompletedStep {
+            step: action.step.name().to_owned(),
+            compensation: action.compensation,
+        }),
+        _ => None,
+    };
+    taken.filter_map(step).collect()
 }
 
 fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
@@ -166,7 +188,7 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
     }
 }
 
-fn saga_event(saga: &Saga, progress: &Progress, meta: Meta) -> Event {
+fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], meta: Meta) -> Event {
     let (saga_id, order_id) = (saga.id.to_string(), saga.order_id.to_string());
     let kind = saga.kind.name().to_owned();
     match progress {
@@ -205,6 +227,7 @@ fn saga_event(saga: &Saga, progress: &Progress, meta: Meta) -> Event {
                 saga_id,
                 kind,
                 order_id,
+                steps: steps.to_vec(),
             },
             meta,
         ),
@@ -254,6 +277,7 @@ fn saga_event(saga: &Saga, progress: &Progress, meta: Meta) -> Event {
                 saga_id,
                 kind,
                 order_id,
+                steps: steps.to_vec(),
             },
             meta,
         ),

@@ -15,10 +15,7 @@ use crate::{
     help_saga::{self, Help},
     operate_sagas::{self, Shown},
     saga::{Ending, Intervention, Saga, State, Statement},
-    store::{
-        saga_actions,
-        sagas::{Filter, StepRow},
-    },
+    store::{saga_actions, saga_steps, sagas::Filter},
 };
 
 #[tonic::async_trait]
@@ -184,7 +181,7 @@ fn action(row: &saga_actions::Row) -> wire::SagaAction {
 }
 
 /// The steps that have ended, and the one that is under way, which has no row of its own.
-fn steps(saga: &Saga, ended: &[StepRow]) -> Vec<wire::SagaStep> {
+fn steps(saga: &Saga, ended: &[saga_steps::Row]) -> Vec<wire::SagaStep> {
     let pivot = saga
         .kind
         .pivot(&saga.plan)

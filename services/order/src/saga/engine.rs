@@ -1,4 +1,4 @@
-//! Drives sagas: one try at a step, one transaction for what follows from it, and again.
+//! Drives sagas: step by step, and one transaction for what has followed when a saga pauses, turns back or ends.
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -13,6 +13,7 @@ use super::{
     Action, Outcome, Participants, Run, Saga, Step,
     decide::{Movement, decide},
     follow::Rules,
+    journal::Journal,
     participants::Task,
 };
 use crate::{
@@ -35,9 +36,6 @@ struct Inner {
     owner: Uuid,
     wakeup: Notify,
 }
-
-/// Between two tries to give a lease back.
-const LET_GO_AGAIN: Duration = Duration::from_millis(100);
 
 /// What an engine is made of.
 pub struct Parts {
@@ -108,90 +106,18 @@ impl Engine {
         driven
     }
 
-    /// A saga that this process drove stands still because of an error of its own. When that passes, it goes on; what
-    /// does not pass needs a person.
-    pub(super) fn interrupted(&self, facility: &Facility, id: Uuid, epoch: i64, error: &Error) {
-        match error {
-            Error::LostLease => {}
-            error if error.is_passing() => self.let_go(facility.clone(), id, epoch),
-            error => {
-                let text = format!("the saga cannot go on: {error}");
-                self.give_in(facility.clone(), id, epoch, text);
-            }
-        }
-    }
-
-    /// Marks a saga as stuck that this process cannot drive, or gives the lease back if that fails, too.
-    fn give_in(&self, facility: Facility, id: Uuid, epoch: i64, reason: String) {
-        let engine = self.clone();
-        self.0.parts.tasks.run(async move {
-            let Err(error) = engine.mark_stuck(&facility, id, epoch, &reason).await else {
-                return;
-            };
-            if error.is_passing() {
-                return engine.let_go(facility, id, epoch);
-            }
-            tracing::error!(saga.id = %id, error.message = %error, "a saga cannot be read; it is set aside as stuck");
-            if let Err(error) = engine.set_aside(&facility, id, epoch, &reason).await {
-                tracing::error!(saga.id = %id, error.message = %error, "a saga keeps its lease until that runs out");
-            }
-        });
-    }
-
-    async fn mark_stuck(&self, facility: &Facility, id: Uuid, epoch: i64, reason: &str) -> Result<(), Error> {
-        let parts = &self.0.parts;
-        let mut tx = parts.database.begin(facility).await?;
-        let Some(mut saga) = store::sagas::lock(&mut tx, id).await? else {
-            return Ok(());
-        };
-        if saga.has_ended() {
-            return Ok(());
-        }
-        saga.stuck(reason, parts.settings.stuck_retry());
-        if store::sagas::save(&mut tx, &saga, epoch, Lease::Released).await? {
-            events::append(&mut tx, &told::of_saga(&mut saga)).await?;
-            tx.commit().await?;
-            parts.outbox.wake();
-        }
-        Ok(())
-    }
-
-    async fn set_aside(&self, facility: &Facility, id: Uuid, epoch: i64, reason: &str) -> Result<(), Error> {
-        let parts = &self.0.parts;
-        let mut tx = parts.database.begin(facility).await?;
-        store::sagas::set_aside(&mut tx, (id, epoch), reason, parts.settings.stuck_retry()).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    /// Gives the lease back as soon as the database is there again: this process is alive, and nobody should wait for
-    /// the lease to run out.
-    fn let_go(&self, facility: Facility, id: Uuid, epoch: i64) {
-        let engine = self.clone();
-        self.0.parts.tasks.run(async move {
-            let until = Instant::now() + engine.0.parts.settings.lease();
-            while Instant::now() < until {
-                if engine.release(&facility, id, epoch).await.is_ok() {
-                    return engine.wake();
-                }
-                tokio::time::sleep(LET_GO_AGAIN).await;
-            }
-        });
-    }
-
-    async fn release(&self, facility: &Facility, id: Uuid, epoch: i64) -> Result<(), sqlx::Error> {
-        let mut tx = self.0.parts.database.begin(facility).await?;
-        store::sagas::release(&mut tx, id, epoch).await?;
-        tx.commit().await
-    }
-
     async fn drive_on(&self, mut run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
+        let mut journal = Journal::new(&run);
         if run.saga.plan.is_empty() && !run.saga.has_ended() {
-            run = self.commit(run, &Movement::NothingToDo, reply).await?;
+            run = self
+                .advance(&mut journal, &run, Movement::NothingToDo, reply)
+                .await?;
         }
         while let (Some(action), None) = (run.saga.action(), run.saga.wake_at) {
             let context = self.context(caller, &run.saga.facility)?;
-            let tried = self.attempt(&mut run, action, &context).await?;
+            self.load_claim(&mut run, action).await?;
+            let (tried, checkpoint) = self.attempt(&mut journal, &run, action, &context).await?;
+            run = checkpoint.unwrap_or(run);
             if let Err(status) = &tried {
                 tracing::warn!(
                     saga.id = %run.saga.id, order.id = %run.order.id, saga.step = action.step.name(),
@@ -200,30 +126,48 @@ impl Engine {
                 );
             }
             let movement = decide(&run.saga, &self.0.parts.settings, (caller, &context), tried);
-            run = self.commit(run, &movement, reply).await?;
+            run = self.advance(&mut journal, &run, movement, reply).await?;
         }
         Ok(run)
     }
 
-    /// Makes one try, and keeps the lease for as long as that takes.
-    async fn attempt(
+    /// Where `run` is after `movement`; written, unless the saga goes straight on.
+    async fn advance(
         &self,
-        run: &mut Run,
-        action: Action,
-        context: &Context,
-    ) -> Result<Result<Outcome, Status>, Error> {
-        let parts = &self.0.parts;
-        if run.claim.is_none()
-            && action
-                == (Action {
-                    step: Step::PrepareClaim,
-                    compensation: false,
-                })
-        {
-            let mut tx = parts.database.begin(&run.saga.facility).await?;
+        journal: &mut Journal,
+        run: &Run,
+        movement: Movement,
+        reply: Option<&Reply>,
+    ) -> Result<Run, Error> {
+        let next = run.moved(&movement, &self.rules())?;
+        journal.moves.push(movement);
+        if next.saga.goes_straight_on() && !next.is_at_rest() && Instant::now() < journal.write_by {
+            return Ok(next);
+        }
+        self.commit(journal, next, reply).await
+    }
+
+    /// A saga that is resumed reads the claim that it is to prepare.
+    async fn load_claim(&self, run: &mut Run, action: Action) -> Result<(), Error> {
+        let prepares = action.step == Step::PrepareClaim && !action.compensation;
+        if prepares && run.claim.is_none() {
+            let mut tx = self.0.parts.database.begin(&run.saga.facility).await?;
             run.claim = store::orders::claim(&mut tx, run.order.id).await?.map(Arc::new);
             tx.commit().await?;
         }
+        Ok(())
+    }
+
+    /// Makes one try, and keeps the lease for as long as that takes. When it takes long, what came before is written
+    /// meanwhile; then the run as it is written is given back, too.
+    async fn attempt(
+        &self,
+        journal: &mut Journal,
+        run: &Run,
+        action: Action,
+        context: &Context,
+    ) -> Result<(Result<Outcome, Status>, Option<Run>), Error> {
+        let parts = &self.0.parts;
         let refunds = match action.step {
             Step::RefundPayment | Step::RefundBalance => {
                 let mut tx = parts.database.begin(&run.saga.facility).await?;
@@ -241,8 +185,17 @@ impl Engine {
             refunds: &refunds,
             claim: run.claim.as_deref(),
         };
-        self.keeping(&run.saga, parts.participants.perform(context, &task))
-            .await
+        let mut trying = pin!(self.keeping(&run.saga, parts.participants.perform(context, &task)));
+        if journal.moves.is_empty() {
+            return Ok((trying.await?, None));
+        }
+        tokio::select! {
+            tried = &mut trying => Ok((tried?, None)),
+            () = tokio::time::sleep_until(journal.write_by) => {
+                let written = self.commit(journal, run.clone(), None).await?;
+                Ok((trying.await?, Some(written)))
+            }
+        }
     }
 
     /// Renews the lease every third of its time while `work` runs.
@@ -273,29 +226,34 @@ impl Engine {
         Ok(renewed)
     }
 
-    /// Order, saga, step, events and answer change in one transaction. The order's row is taken before the saga's,
-    /// here and everywhere.
-    async fn commit(&self, mut run: Run, movement: &Movement, reply: Option<&Reply>) -> Result<Run, Error> {
+    /// Order, saga, steps, events and answer change in one transaction, from what was written last to `next`. The order's
+    /// row is taken before the saga's, here and everywhere.
+    async fn commit(
+        &self,
+        journal: &mut Journal,
+        mut next: Run,
+        reply: Option<&Reply>,
+    ) -> Result<Run, Error> {
         let parts = &self.0.parts;
-        let mut tx = parts.database.begin(&run.saga.facility).await?;
-        let mut next = run.moved(movement, &self.rules())?;
-        if next.order.version != run.order.version
-            && !store::orders::save(&mut tx, &next.order, run.order.version).await?
+        let written = &mut journal.written;
+        let mut tx = parts.database.begin(&written.saga.facility).await?;
+        if next.order.version != written.order.version
+            && !store::orders::save(&mut tx, &next.order, written.order.version).await?
         {
             // An event has changed the order since it was read.
-            let locked = store::orders::lock(&mut tx, run.order.id).await?;
-            run.order = locked.ok_or_else(|| Error::NoOrder(run.order.id.to_string()))?;
-            next = run.moved(movement, &self.rules())?;
-            store::orders::save(&mut tx, &next.order, run.order.version).await?;
+            let locked = store::orders::lock(&mut tx, written.order.id).await?;
+            written.order = locked.ok_or_else(|| Error::NoOrder(written.order.id.to_string()))?;
+            next = journal.replayed(&self.rules())?;
+            store::orders::save(&mut tx, &next.order, journal.written.order.version).await?;
         }
-        self.write(&mut tx, &run, &mut next).await?;
+        self.write(&mut tx, &journal.written, &mut next).await?;
         let replies = reply.filter(|_| next.is_at_rest());
         if let Some(reply) = replies {
             next.answer = Some(reply.store(&mut tx, &next.order).await?);
         }
         tx.commit().await?;
 
-        next.saga.ended = None;
+        next.saga.ended.clear();
         if next.successor.take().is_some() {
             self.wake();
         }
@@ -304,6 +262,7 @@ impl Engine {
         }
         parts.outbox.wake();
         parts.changes.tell(next.order.id);
+        *journal = Journal::new(&next);
         Ok(next)
     }
 

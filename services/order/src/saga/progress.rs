@@ -159,13 +159,13 @@ impl Saga {
 
     fn end_step(&mut self, ending: Ending, result: String) {
         let Some(action) = self.action() else { return };
-        let (attempts, begun_at) = (self.attempts + 1, self.begun_at);
-        self.ended = Some(Ended {
+        self.ended.push(Ended {
             action,
             ending,
             result,
-            attempts,
-            begun_at,
+            attempts: self.attempts + 1,
+            begun_at: self.begun_at,
+            ended_at: OffsetDateTime::now_utc(),
         });
     }
 

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, postgres::types::PgInterval};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::corrupt;
+use super::{corrupt, saga_steps::Columns};
 use crate::saga::{Kind, Saga, State, Step};
 
 /// Whether the process that writes a saga goes on with it.
@@ -17,18 +17,6 @@ pub enum Lease {
     Kept(Uuid, Duration),
     /// Anybody may, once its time has come.
     Released,
-}
-
-/// A step that has ended, as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StepRow {
-    pub step: String,
-    pub compensation: bool,
-    pub ending: String,
-    pub result: String,
-    pub attempts: i32,
-    pub begun_at: OffsetDateTime,
-    pub ended_at: OffsetDateTime,
 }
 
 /// A saga that this process has claimed.
@@ -120,8 +108,8 @@ pub async fn insert(conn: &mut PgConnection, saga: &Saga, lease: Lease) -> Resul
     Ok(())
 }
 
-/// Writes a saga and the step that has just ended, if one has; false when another process owns it by now. `epoch` is
-/// the one it was read with.
+/// Writes a saga and the steps that have ended since it was last written; false when another process owns it by now.
+/// `epoch` is the one it was read with.
 pub async fn save(
     conn: &mut PgConnection,
     saga: &Saga,
@@ -129,14 +117,13 @@ pub async fn save(
     lease: Lease,
 ) -> Result<bool, sqlx::Error> {
     let (owner, lease) = columns(lease)?;
-    let ended = saga.ended.as_ref();
+    let ended = Columns::from(saga.ended.as_slice());
     let position = i32::try_from(saga.position).map_err(|_| corrupt("position"))?;
-    let count = |attempts: u32| i32::try_from(attempts).unwrap_or(i32::MAX);
     let saved = sqlx::query_scalar!(
         r#"with saved as (
              update orders.saga set position = $3, backward = $4, state = $5, reason = $6, attempts = $7, version = $8,
                  lease_owner = $9, lease_until = now() + $10, lease_epoch = $11, deadline_at = $13,
-                 wake_at = case when nudges > $22 and $9::uuid is null and $12::timestamptz is not null
+                 wake_at = case when nudges > $23 and $9::uuid is null and $12::timestamptz is not null
                      then least($12, now()) else $12 end,
                  begun_at = $14, updated_at = $15
              where id = $1 and lease_epoch = $2
@@ -144,7 +131,10 @@ pub async fn save(
          ), ended as (
              insert into orders.saga_step (saga_id, step, compensation, facility, state, result, attempts, begun_at,
                  ended_at)
-             select $1, $16, $17, facility, $18, $19, $20, $21, $15 from saved where $16::text is not null
+             select $1, step, compensation, facility, state, result, attempts, begun_at, ended_at
+             from saved, unnest($16::text[], $17::boolean[], $18::text[], $19::text[], $20::integer[],
+                 $21::timestamptz[], $22::timestamptz[])
+                 as steps (step, compensation, state, result, attempts, begun_at, ended_at)
              on conflict (saga_id, step, compensation) do update set state = excluded.state,
                  result = excluded.result, attempts = excluded.attempts, ended_at = excluded.ended_at
          )
@@ -164,17 +154,22 @@ pub async fn save(
         saga.deadline_at,
         saga.begun_at,
         saga.updated_at,
-        ended.map(|ended| ended.action.step.name()) as Option<&str>,
-        ended.is_some_and(|ended| ended.action.compensation),
-        ended.map(|ended| ended.ending.name()) as Option<&str>,
-        ended.map(|ended| ended.result.as_str()) as Option<&str>,
-        ended.map(|ended| count(ended.attempts)),
-        ended.map(|ended| ended.begun_at),
+        &ended.steps as &[&str],
+        &ended.compensations,
+        &ended.endings as &[&str],
+        &ended.results as &[&str],
+        &ended.attempts,
+        &ended.begun_at,
+        &ended.ended_at,
         saga.nudges
     )
     .fetch_one(conn)
     .await?;
     Ok(saved == 1)
+}
+
+pub(super) fn count(attempts: u32) -> i32 {
+    i32::try_from(attempts).unwrap_or(i32::MAX)
 }
 
 /// Keeps the lease; false when another process has taken the saga over.
@@ -290,18 +285,6 @@ pub async fn list(
         .collect()
 }
 
-/// The steps of a saga that have ended, in the order they were begun.
-pub async fn steps(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<StepRow>, sqlx::Error> {
-    sqlx::query_as!(
-        StepRow,
-        "select step, compensation, state as ending, result, attempts, begun_at, ended_at
-         from orders.saga_step where saga_id = $1 order by begun_at, ended_at",
-        saga_id
-    )
-    .fetch_all(conn)
-    .await
-}
-
 /// Claims sagas of all facilities that are due, at most `at_most`. In a transaction of no facility.
 pub async fn claim_due(
     conn: &mut PgConnection,
@@ -372,7 +355,7 @@ impl TryFrom<Row> for Saga {
             created_at: row.created_at,
             updated_at: row.updated_at,
             progress: Vec::new(),
-            ended: None,
+            ended: Vec::new(),
         })
     }
 }

@@ -1,0 +1,60 @@
+//! The steps of sagas that have ended.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::sagas::count;
+use crate::saga::Ended;
+
+/// A step that has ended, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub step: String,
+    pub compensation: bool,
+    pub ending: String,
+    pub result: String,
+    pub attempts: i32,
+    pub begun_at: OffsetDateTime,
+    pub ended_at: OffsetDateTime,
+}
+
+/// Steps to be written, a column each.
+#[derive(Default)]
+pub(super) struct Columns<'a> {
+    pub(super) steps: Vec<&'a str>,
+    pub(super) compensations: Vec<bool>,
+    pub(super) endings: Vec<&'a str>,
+    pub(super) results: Vec<&'a str>,
+    pub(super) attempts: Vec<i32>,
+    pub(super) begun_at: Vec<OffsetDateTime>,
+    pub(super) ended_at: Vec<OffsetDateTime>,
+}
+
+impl<'a> From<&'a [Ended]> for Columns<'a> {
+    fn from(ended: &'a [Ended]) -> Columns<'a> {
+        let mut columns = Columns::default();
+        for step in ended {
+            columns.steps.push(step.action.step.name());
+            columns.compensations.push(step.action.compensation);
+            columns.endings.push(step.ending.name());
+            columns.results.push(&step.result);
+            columns.attempts.push(count(step.attempts));
+            columns.begun_at.push(step.begun_at);
+            columns.ended_at.push(step.ended_at);
+        }
+        columns
+    }
+}
+
+/// The steps of a saga that have ended, in the order they were begun.
+pub async fn of(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
+    sqlx::query_as!(
+        Row,
+        "select step, compensation, state as ending, result, attempts, begun_at, ended_at
+         from orders.saga_step where saga_id = $1 order by begun_at, ended_at",
+        saga_id
+    )
+    .fetch_all(conn)
+    .await
+}

@@ -1,0 +1,137 @@
+//! A saga that goes straight on is not written after every step: its participants remember what it has asked for.
+
+use proto::{
+    ops::v1::{SagaState, SagaStepState},
+    order::v1::{Order, OrderState},
+};
+use tests::{Options, Service, eventually};
+
+use crate::{
+    order_rig::{Rig, SOON},
+    samples::insured_order,
+};
+
+/// An authorization takes this long, and the payment service waits for it.
+async fn with_a_slow_card_network(milliseconds: &str) -> Rig {
+    let options = Options::default()
+        .set(Service::Payment, "sandbox.slow_ms", milliseconds)
+        .set(Service::Payment, "processor.timeout_ms", "30000");
+    Rig::with(options).await
+}
+
+async fn events_of(rig: &Rig, service: Service) -> Vec<(String, i64)> {
+    let pool = rig.stack.database(service).owner().await;
+    sqlx::query_as("select type, count(*) from events.event_log group by type order by type")
+        .fetch_all(&pool)
+        .await
+        .unwrap()
+}
+
+/// The one order, as it is kept.
+async fn kept(rig: &Rig) -> Result<Order, String> {
+    let pool = rig.stack.database(Service::Order).superuser().await;
+    let id: Option<uuid::Uuid> = sqlx::query_scalar("select id from orders.placed_order")
+        .fetch_optional(&pool)
+        .await
+        .unwrap();
+    let id = id.ok_or("there is no order yet")?;
+    rig.get(&id.to_string())
+        .await
+        .map_err(|status| status.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_meets_no_obstacle_is_written_when_it_begins_and_when_it_ends() {
+    let rig = Rig::start().await;
+    let order = rig.place(insured_order("tok_visa")).await.unwrap();
+    assert_eq!(order.state(), OrderState::Fulfilled, "{order:?}");
+    let saga = rig.saga(&order.saga_id).await;
+    assert_eq!(saga.state(), SagaState::Completed);
+    let steps: Vec<_> = saga
+        .steps
+        .iter()
+        .map(|step| (step.name.as_str(), step.state()))
+        .collect();
+    let succeeded = SagaStepState::Succeeded;
+    assert_eq!(
+        steps,
+        [
+            ("prepare_claim", succeeded),
+            ("authorize_payment", succeeded),
+            ("capture_payment", succeeded),
+            ("submit_claim", succeeded)
+        ]
+    );
+    let told: Vec<_> = events_of(&rig, Service::Order).await;
+    let once = |name: &str| (format!("order.v1.{name}"), 1);
+    assert_eq!(
+        told,
+        [
+            once("OrderConfirmed"),
+            once("OrderFulfilled"),
+            once("OrderPlaced"),
+            once("SagaCompleted"),
+            once("SagaStarted")
+        ]
+    );
+    let writes = "select n_tup_ins + n_tup_upd from pg_stat_user_tables where relname = 'saga'";
+    let pool = rig.stack.database(Service::Order).superuser().await;
+    eventually(SOON, || async {
+        let writes: i64 = sqlx::query_scalar(writes).fetch_one(&pool).await.unwrap();
+        match writes {
+            2 => Ok(()),
+            writes => Err(format!("the saga was written {writes} times")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_a_step_that_takes_long_can_be_read_meanwhile() {
+    let rig = with_a_slow_card_network("10000").await;
+    let client = rig.orders.clone();
+    let placing = tokio::spawn(async move { client.clone().place_order(insured_order("tok_slow")).await });
+    let order = eventually(SOON, || async {
+        let order = kept(&rig).await?;
+        match order.claim_id.is_empty() {
+            false => Ok(order),
+            true => Err(format!("{order:?}")),
+        }
+    })
+    .await;
+    assert_eq!(
+        (order.state(), order.payment_id.as_str()),
+        (OrderState::Pending, "")
+    );
+    assert!(!placing.is_finished());
+    placing.await.unwrap().unwrap();
+    let order = rig.becomes(&order.id, OrderState::Fulfilled).await;
+    assert_eq!(rig.money_of(&order.id).await, (20, 20, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_that_were_not_written_are_asked_for_again_after_a_crash_and_done_once() {
+    let rig = with_a_slow_card_network("5000").await;
+    let client = rig.orders.clone();
+    let placing = tokio::spawn(async move { client.clone().place_order(insured_order("tok_slow")).await });
+    let order = eventually(SOON, || async {
+        let order = kept(&rig).await?;
+        match rig.payments_of(&order.id).await.as_slice() {
+            [] => Err("there is no payment yet".to_owned()),
+            _ => Ok(order),
+        }
+    })
+    .await;
+    assert_eq!(order.state(), OrderState::Pending);
+    rig.stack.kill9(Service::Order);
+    assert!(placing.await.unwrap().is_err());
+    rig.stack.restart(Service::Order).await;
+
+    let order = rig.becomes(&order.id, OrderState::Fulfilled).await;
+    let claims = rig.claims_of(&order.id).await;
+    assert_eq!(
+        (claims.len(), claims[0].id.as_str()),
+        (1, order.claim_id.as_str())
+    );
+    assert_eq!(rig.money_of(&order.id).await, (20, 20, 0));
+}
