@@ -253,6 +253,32 @@ async fn a_second_denial_before_the_order_knows_of_the_payment_charges_nothing_t
     assert_eq!(rig.balances(order).await, books);
 }
 
+/// A consumer that gains a subject catches up on what it has passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_comes_late_is_booked_and_changes_nothing_that_a_later_one_has_said() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    fulfilled(&rig, order, 0, 15_000).await;
+    let due = OrderBalanceDue {
+        order_id: order.to_string(),
+        transferred: Some(aed(15_000)),
+        written_off: None,
+        balance: Some(aed(10_000)),
+        billed: Some(aed(10_000)),
+    };
+    rig.publish_version(LEDGER, (order, 7), &due).await;
+    let late = OrderAdjusted {
+        order_id: order.to_string(),
+        patient_written_off: Some(aed(5_000)),
+        billed: Some(aed(12_000)),
+        ..OrderAdjusted::default()
+    };
+    rig.publish_version(LEDGER, (order, 5), &late).await;
+    let balance = rig.get(order, BALANCE).await.unwrap();
+    assert_eq!(minor(balance.amount.as_ref()), 10_000);
+    assert!(rig.balances(order).await.contains(&(BadDebt, 5_000)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payer_that_pays_late_has_the_patients_debt_and_the_write_off_reversed_in_the_books() {
     let rig = Rig::start().await;

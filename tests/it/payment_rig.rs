@@ -191,11 +191,20 @@ impl Rig {
 
     /// Publishes an event as the service that owns it would, and waits until the payment service has consumed it.
     pub(crate) async fn publish<M: Name + prost::Message>(&self, consumer: &str, aggregate: Uuid, event: &M) {
+        self.publish_version(consumer, (aggregate, 1), event).await;
+    }
+
+    pub(crate) async fn publish_version<M: Name + prost::Message>(
+        &self,
+        consumer: &str,
+        (aggregate, version): (Uuid, i64),
+        event: &M,
+    ) {
         let pool = self.stack.database(Service::Payment).superuser().await;
         let meta = Meta {
             facility: FACILITY.to_owned(),
             aggregate_id: aggregate,
-            version: 1,
+            version,
             saga_id: None,
             causation_id: None,
         };

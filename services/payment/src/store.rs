@@ -171,6 +171,16 @@ pub async fn save(conn: &mut PgConnection, payment: &mut Payment) -> Result<(), 
     Ok(())
 }
 
+/// Notes by which version of its order a payment's amount is asked for; false when a later one has said already.
+pub async fn ask(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<bool, sqlx::Error> {
+    let noted = sqlx::query!(
+        "update payment.payment set asked_version = $2 where id = $1 and asked_version <= $2",
+        id,
+        version,
+    );
+    Ok(noted.execute(conn).await?.rows_affected() == 1)
+}
+
 /// The refunds of these payments, oldest first.
 pub async fn refunds(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<Refund>, sqlx::Error> {
     let rows = sqlx::query!(

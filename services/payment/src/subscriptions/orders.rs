@@ -76,7 +76,7 @@ async fn balance_due(
         Some(billed) => Ask::InAll(amount(billed)?),
         None => Ask::More(balance),
     };
-    Ok(ask_for(tx, facility, origin.order_id, ask).await?)
+    Ok(ask_for(tx, facility, (origin.order_id, delivery.version), ask).await?)
 }
 
 async fn adjusted(
@@ -108,7 +108,8 @@ async fn adjusted(
     ] {
         book(tx, facility, booking).await?;
     }
-    Ok(ask_for(tx, facility, origin.order_id, Ask::InAll(billed)).await?)
+    let order = (origin.order_id, delivery.version);
+    Ok(ask_for(tx, facility, order, Ask::InAll(billed)).await?)
 }
 
 /// What the patient is asked for.
@@ -120,11 +121,20 @@ enum Ask {
     More(Money),
 }
 
-/// The payment of the balance waits for a payment method when something of it is due.
-async fn ask_for(tx: &mut PgConnection, facility: &Facility, order_id: Uuid, ask: Ask) -> Result<(), Error> {
+/// The payment of the balance waits for a payment method when something of it is due. What a later version of the order has
+/// said stands.
+async fn ask_for(
+    tx: &mut PgConnection,
+    facility: &Facility,
+    (order_id, version): (Uuid, i64),
+    ask: Ask,
+) -> Result<(), Error> {
     let (Ask::InAll(balance) | Ask::More(balance)) = ask;
     match store::lock_of(tx, order_id, Purpose::Balance).await? {
         Some(mut payment) => {
+            if !store::ask(tx, payment.id, version).await? {
+                return Ok(());
+            }
             match ask {
                 Ask::InAll(billed) => payment.bills(billed)?,
                 Ask::More(balance) => payment.owes(balance)?,
@@ -136,6 +146,7 @@ async fn ask_for(tx: &mut PgConnection, facility: &Facility, order_id: Uuid, ask
             if !store::insert(tx, facility.as_str(), &mut payment).await? {
                 return Err(Error::LostRace);
             }
+            store::ask(tx, payment.id, version).await?;
         }
         None => {}
     }
@@ -153,7 +164,7 @@ async fn settled(
         let [payers, patients] = amounts([&event.written_off, &event.patient_written_off])?;
         book(tx, facility, Transaction::write_off(origin, payers, patients)).await?;
     }
-    Ok(let_go(tx, facility, origin.order_id, delivery.id).await?)
+    Ok(let_go(tx, facility, origin.order_id, delivery).await?)
 }
 
 /// Nobody owes anything any more: a balance that still waits for a payment method must not be paid.
@@ -161,11 +172,14 @@ async fn let_go(
     tx: &mut PgConnection,
     facility: &Facility,
     order_id: Uuid,
-    cause: Uuid,
+    delivery: &Delivery,
 ) -> Result<(), Error> {
     let Some(mut payment) = store::lock_of(tx, order_id, Purpose::Balance).await? else {
         return Ok(());
     };
+    if !store::ask(tx, payment.id, delivery.version).await? {
+        return Ok(());
+    }
     if !matches!(payment.state, State::Created | State::Declined) {
         return Ok(());
     }
@@ -184,7 +198,7 @@ async fn let_go(
         tx,
         facility,
         &payment,
-        cause,
+        delivery.id,
         &publish::voided(&payment, "ORDER_SETTLED"),
     )
     .await
