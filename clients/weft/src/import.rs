@@ -15,6 +15,7 @@ mod submission;
 
 mod cancellation;
 mod invoice;
+mod lines;
 mod retail;
 mod sale;
 

@@ -85,7 +85,10 @@ impl pool::Worker for Desk {
     }
 
     fn accept(&self, (position, claim): &(u64, Claim)) {
-        self.report().count(1, claim.gross);
+        let mut report = self.report();
+        report.count(1, claim.gross.unwrap_or(Money::zero(CURRENCY)));
+        report.lines_without_amount += u64::from(claim.gross.is_none());
+        drop(report);
         self.progress.advance(*position, "claims");
     }
 
@@ -102,7 +105,7 @@ impl pool::Worker for Desk {
             document: claim.id,
             line: claim.ordinal,
             lines: 1,
-            amount: settled.gross.unwrap_or(claim.gross),
+            amount: settled.gross.or(claim.gross).unwrap_or(Money::zero(CURRENCY)),
             outcome: settled.outcome,
             reason: settled.reason,
         });

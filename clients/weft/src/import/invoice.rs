@@ -1,10 +1,11 @@
 //! Online-retail CSV: invoices, one line of the file for each item. Read as a stream, one invoice at a time.
 
-use std::io::Read;
+use std::io::{self, BufRead};
 
-use csv::{Reader, ReaderBuilder, StringRecord, Terminator};
 use money::{Currency, Money};
 use time::{PrimitiveDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+use super::lines::{Line, Lines};
 
 /// Consecutive lines of the file with one invoice number.
 #[derive(Debug, PartialEq)]
@@ -36,19 +37,19 @@ pub(crate) struct Item {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Fault {
     pub(crate) line: u64,
-    /// What the line says it is worth; zero if that cannot be read.
-    pub(crate) total: Money,
+    /// What the line says it is worth, if that can be read.
+    pub(crate) total: Option<Money>,
     /// UPPER_SNAKE, and in words.
     pub(crate) reason: String,
 }
 
 /// Reads invoices. A line that cannot be read becomes a fault of its invoice and stops nothing.
 pub(crate) struct Invoices<R> {
-    records: Reader<R>,
+    lines: Lines<R>,
     /// The first line of the next invoice.
-    pending: Option<(u64, StringRecord)>,
+    pending: Option<Line>,
     /// Why the file could not be read on.
-    failure: Option<csv::Error>,
+    failure: Option<io::Error>,
 }
 
 /// The columns, in their order.
@@ -78,23 +79,19 @@ const MOST_QUANTITY: u64 = 1_000_000_000_000;
 /// The data set is a British shop's.
 pub(crate) const CURRENCY: Currency = Currency::GBP;
 
-impl<R: Read> Invoices<R> {
+impl<R: BufRead> Invoices<R> {
     /// # Errors
     /// When the heading is not that of an online-retail file.
     pub(crate) fn new(reader: R) -> Result<Invoices<R>, String> {
-        // With any line ending a line after `\r\n` would be counted too late; what is left of it is white space at the
-        // end of the last column.
-        let mut records = ReaderBuilder::new()
-            .flexible(true)
-            .terminator(Terminator::Any(b'\n'))
-            .from_reader(reader);
-        let heading = records
-            .headers()
-            .map_err(|error| format!("the heading cannot be read: {error}"))?;
-        let heading: Vec<&str> = heading
-            .iter()
-            .map(|name| name.trim_start_matches('\u{feff}').trim())
-            .collect();
+        let mut lines = Lines::new(reader);
+        let heading = match lines.next_line() {
+            Ok(heading) => heading.unwrap_or_default(),
+            Err(error) => return Err(format!("the heading cannot be read: {error}")),
+        };
+        if let Some(fault) = heading.fault {
+            return Err(format!("the heading cannot be read: {fault}"));
+        }
+        let heading: Vec<&str> = heading.fields.iter().map(|name| name.trim()).collect();
         if heading != COLUMNS {
             return Err(format!(
                 "the heading must be {}, it is {}",
@@ -103,7 +100,7 @@ impl<R: Read> Invoices<R> {
             ));
         }
         Ok(Invoices {
-            records,
+            lines,
             pending: None,
             failure: None,
         })
@@ -111,34 +108,23 @@ impl<R: Read> Invoices<R> {
 
     /// How many bytes of the file were read.
     pub(crate) fn position(&self) -> u64 {
-        self.records.position().byte()
+        self.lines.position()
     }
 
     /// Why the file could not be read to its end; the invoice that was being read is not handed on then.
-    pub(crate) fn into_failure(self) -> Option<csv::Error> {
+    pub(crate) fn into_failure(self) -> Option<io::Error> {
         self.failure
     }
 
-    /// The next line of the file, or what is wrong with it.
-    fn next_record(&mut self) -> Option<(u64, Result<StringRecord, String>)> {
-        let mut record = StringRecord::new();
-        let line = self.records.position().line();
-        match self.records.read_record(&mut record) {
-            Ok(false) => None,
-            Ok(true) => {
-                let line = record.position().map_or(line, csv::Position::line);
-                Some((line, Ok(record)))
-            }
-            Err(error) if error.is_io_error() => {
-                self.failure = Some(error);
-                None
-            }
-            Err(error) => Some((line, Err(format!("UNREADABLE: {error}")))),
-        }
+    fn next_line(&mut self) -> Option<Line> {
+        self.lines.next_line().unwrap_or_else(|error| {
+            self.failure = Some(error);
+            None
+        })
     }
 }
 
-impl<R: Read> Iterator for Invoices<R> {
+impl<R: BufRead> Iterator for Invoices<R> {
     type Item = Invoice;
 
     fn next(&mut self) -> Option<Invoice> {
@@ -146,26 +132,19 @@ impl<R: Read> Iterator for Invoices<R> {
             return None;
         }
         let mut invoice: Option<Invoice> = None;
-        if let Some((line, record)) = self.pending.take() {
-            invoice.insert(Invoice::begin(&record)).add(line, &record);
+        if let Some(line) = self.pending.take() {
+            invoice.insert(Invoice::begin(&line)).add(&line);
         }
-        while let Some((line, record)) = self.next_record() {
-            match (record, &mut invoice) {
-                (Ok(record), None) => invoice.insert(Invoice::begin(&record)).add(line, &record),
-                (Ok(record), Some(current)) if current.number == number(&record) => {
-                    current.add(line, &record);
+        while let Some(line) = self.next_line() {
+            match &mut invoice {
+                None => invoice.insert(Invoice::begin(&line)).add(&line),
+                // A line without a number is taken for one of the invoice before it.
+                Some(current) if current.number == number(&line) || is_nameless(&line) => {
+                    current.add(&line);
                 }
-                (Ok(record), Some(_)) => {
-                    self.pending = Some((line, record));
+                Some(_) => {
+                    self.pending = Some(line);
                     break;
-                }
-                (Err(reason), current) => {
-                    let invoice = current.get_or_insert_with(|| Invoice::begin(&StringRecord::new()));
-                    invoice.faults.push(Fault {
-                        line,
-                        total: Money::zero(CURRENCY),
-                        reason,
-                    });
                 }
             }
         }
@@ -179,37 +158,53 @@ impl Invoice {
         self.number.starts_with('C')
     }
 
-    /// What the file says it is worth, faults included.
+    /// What the file says it is worth, faults included as far as they can be read.
     pub(crate) fn total(&self) -> Result<Money, money::Error> {
         let items = self.items.iter().map(|item| item.total);
-        Money::sum(CURRENCY, items.chain(self.faults.iter().map(|fault| fault.total)))
+        let faults = self.faults.iter().filter_map(|fault| fault.total);
+        Money::sum(CURRENCY, items.chain(faults))
     }
 
     pub(crate) fn lines(&self) -> usize {
         self.items.len() + self.faults.len()
     }
 
-    fn begin(record: &StringRecord) -> Invoice {
+    /// How many of its lines are worth nobody knows what.
+    pub(crate) fn lines_without_total(&self) -> usize {
+        self.faults.iter().filter(|fault| fault.total.is_none()).count()
+    }
+
+    fn begin(line: &Line) -> Invoice {
         Invoice {
-            number: number(record).to_owned(),
-            customer: customer(record).to_owned(),
+            number: number(line).to_owned(),
+            customer: customer(line).to_owned(),
             items: Vec::new(),
             faults: Vec::new(),
         }
     }
 
-    fn add(&mut self, line: u64, record: &StringRecord) {
-        match self.read(line, record) {
+    fn add(&mut self, line: &Line) {
+        match self.read(line) {
             Ok(item) => self.items.push(item),
             Err(reason) => {
-                // A line may be worth something even where it cannot be taken.
-                let total = worth(record).map_or(Money::zero(CURRENCY), |(_, _, total)| total);
-                self.faults.push(Fault { line, total, reason });
+                // A line may be worth something even where it cannot be taken. With other columns than it should have it
+                // tells nothing.
+                let is_whole = line.is_whole && line.fields.len() == COLUMNS.len();
+                let worth = worth(line).ok().filter(|_| is_whole);
+                self.faults.push(Fault {
+                    line: line.number,
+                    total: worth.map(|(_, _, total)| total),
+                    reason,
+                });
             }
         }
     }
 
-    fn read(&self, line: u64, record: &StringRecord) -> Result<Item, String> {
+    fn read(&self, line: &Line) -> Result<Item, String> {
+        if let Some(fault) = &line.fault {
+            return Err(fault.clone());
+        }
+        let record = &line.fields;
         if record.len() != COLUMNS.len() {
             return Err(format!(
                 "UNREADABLE: {} columns instead of {}",
@@ -224,7 +219,7 @@ impl Invoice {
                 self.number
             ));
         }
-        if customer(record) != self.customer {
+        if customer(line) != self.customer {
             return Err(format!("CUSTOMER: the invoice is customer `{}`'s", self.customer));
         }
         let date = record[4].trim();
@@ -237,12 +232,12 @@ impl Invoice {
         if self.items.len() >= MOST_ITEMS {
             return Err(format!("TOO_MANY_LINES: an order has at most {MOST_ITEMS}"));
         }
-        let (quantity, price, total) = worth(record)?;
+        let (quantity, price, total) = worth(line)?;
         if price.is_negative() {
             return Err("NEGATIVE_PRICE: a price must not be below zero".to_owned());
         }
         Ok(Item {
-            line,
+            line: line.number,
             ordinal: self.lines() + 1,
             code: record[1].trim().to_owned(),
             description: record[2].trim().to_owned(),
@@ -253,24 +248,34 @@ impl Invoice {
     }
 }
 
-fn number(record: &StringRecord) -> &str {
-    record.get(0).unwrap_or_default().trim()
+fn number(line: &Line) -> &str {
+    field(line, 0)
+}
+
+/// A line that is no record and does not tell its invoice either.
+fn is_nameless(line: &Line) -> bool {
+    let digits = number(line).trim_start_matches('C');
+    line.fault.is_some() && (digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The data set writes customers as decimals: `17850.0`.
-fn customer(record: &StringRecord) -> &str {
-    let text = record.get(6).unwrap_or_default().trim();
+fn customer(line: &Line) -> &str {
+    let text = field(line, 6);
     text.strip_suffix(".0").unwrap_or(text)
 }
 
-fn worth(record: &StringRecord) -> Result<(i64, Money, Money), String> {
-    let quantity = record.get(3).unwrap_or_default().trim();
+fn field(line: &Line, index: usize) -> &str {
+    line.fields.get(index).map_or("", |field| field.trim())
+}
+
+fn worth(line: &Line) -> Result<(i64, Money, Money), String> {
+    let quantity = field(line, 3);
     let quantity: i64 = quantity
         .parse()
         .ok()
         .filter(|quantity: &i64| quantity.unsigned_abs() <= MOST_QUANTITY)
         .ok_or_else(|| format!("QUANTITY: `{quantity}` is no whole number of at most {MOST_QUANTITY}"))?;
-    let price = record.get(5).unwrap_or_default().trim();
+    let price = field(line, 5);
     let price = Money::parse(price, CURRENCY).map_err(|error| format!("PRICE: {error}"))?;
     let minor = price
         .minor()

@@ -17,6 +17,8 @@ pub(crate) struct Report {
     read: Tally,
     tallies: [Tally; Outcome::COUNT],
     remarks: Vec<Remark>,
+    /// Lines whose amount cannot be read: no sum holds them.
+    pub(crate) lines_without_amount: u64,
     /// What is odd about the file beside its documents.
     pub(crate) remarks_on_file: Vec<String>,
     /// Nothing of the file was stored because it says so itself.
@@ -97,6 +99,7 @@ impl Report {
             read: Tally::default(),
             tallies: Default::default(),
             remarks: Vec::new(),
+            lines_without_amount: 0,
             remarks_on_file: Vec::new(),
             test: false,
             stopped: None,
@@ -129,9 +132,10 @@ impl Report {
         minor == self.read.minor && lines == self.read.lines
     }
 
-    /// Whether the import came to its end, knows what became of everything, and balances.
+    /// Whether the import came to its end, knows what became of everything and what it is worth, and balances.
     pub(crate) fn is_clean(&self) -> bool {
-        self.stopped.is_none() && self.of(Outcome::Undecided).lines == 0 && self.balances()
+        let is_whole = self.stopped.is_none() && self.lines_without_amount == 0;
+        is_whole && self.of(Outcome::Undecided).lines == 0 && self.balances()
     }
 
     /// How many orders and resubmissions were taken down now.
@@ -141,7 +145,8 @@ impl Report {
 
     pub(crate) fn to_json(&self) -> Value {
         let tally = |tally: &Tally| json!({"entries": tally.entries, "lines": tally.lines, "money": self.show(tally.minor)});
-        let read = json!({"documents": self.read.entries, "lines": self.read.lines, "money": self.show(self.read.minor)});
+        let read = json!({"documents": self.read.entries, "lines": self.read.lines, "money": self.show(self.read.minor),
+            "linesWithoutAmount": self.lines_without_amount});
         let remarks: Vec<Value> = self.remarks.iter().map(|remark| remark.to_json()).collect();
         json!({
             "file": self.file,
@@ -294,6 +299,13 @@ impl fmt::Display for Report {
             self.show(equation.refused),
             self.currency,
         )?;
+        if self.lines_without_amount > 0 {
+            writeln!(
+                f,
+                "no sum holds the {} refused lines whose amount cannot be read: the file's own total is another",
+                self.lines_without_amount
+            )?;
+        }
         if self.test {
             writeln!(f, "the file says TEST: it was checked and nothing was kept")?;
         }

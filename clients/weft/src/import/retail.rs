@@ -77,7 +77,10 @@ impl pool::Worker for Retail {
 
     fn accept(&self, (position, invoice): &Read) {
         let total = invoice.total().unwrap_or(Money::zero(CURRENCY));
-        self.report().count(invoice.lines() as u64, total);
+        let mut report = self.report();
+        report.count(invoice.lines() as u64, total);
+        report.lines_without_amount += invoice.lines_without_total() as u64;
+        drop(report);
         self.progress.advance(*position, "invoices");
     }
 
@@ -101,7 +104,7 @@ impl Retail {
             document: invoice.number.clone(),
             line: fault.line,
             lines: 1,
-            amount: fault.total,
+            amount: fault.total.unwrap_or(Money::zero(CURRENCY)),
             outcome: Outcome::Refused,
             reason: fault.reason.clone(),
         }));

@@ -34,8 +34,8 @@ pub(crate) struct Claim {
     pub(crate) ordinal: u64,
     /// Claim.ID as it stands there; may be empty.
     pub(crate) id: String,
-    /// Gross, as far as it can be read.
-    pub(crate) gross: Money,
+    /// Gross, if it can be read.
+    pub(crate) gross: Option<Money>,
     pub(crate) reading: Result<Reading, Vec<Fault>>,
     /// What was not read of it.
     pub(crate) remarks: Vec<Fault>,

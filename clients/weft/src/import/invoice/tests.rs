@@ -55,7 +55,8 @@ fn a_line_that_cannot_be_read_is_a_fault_with_its_worth_and_stops_nothing() {
             "INVOICE_NUMBER"
         ]
     );
-    assert_eq!(invoices[0].faults[3].total.to_string(), "-3.00");
+    assert_eq!(invoices[0].faults[3].total.unwrap().to_string(), "-3.00");
+    assert_eq!(invoices[0].lines_without_total(), 3);
     assert_eq!(invoices.iter().map(Invoice::lines).sum::<usize>(), 6);
     assert_eq!(invoices[0].total().unwrap().to_string(), "0.00");
 }
@@ -106,7 +107,7 @@ fn a_date_that_is_none_is_named() {
 /// A file whose disk fails after this text.
 struct Failing<'a>(&'a [u8]);
 
-impl Read for Failing<'_> {
+impl std::io::Read for Failing<'_> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         match self.0.read(into)? {
             0 => Err(std::io::Error::other("the disk is gone")),
@@ -120,7 +121,7 @@ fn a_file_that_cannot_be_read_on_ends_the_reading_and_hands_on_no_part_of_an_inv
     let line =
         |number: &str| format!("{number},71053,LANTERN,2,2010-12-01 08:26:00,1.50,17850.0,United Kingdom\n");
     let text = format!("{HEADING}{}{}{}", line("536365"), line("536366"), line("536366"));
-    let mut invoices = Invoices::new(Failing(text.as_bytes())).unwrap();
+    let mut invoices = Invoices::new(std::io::BufReader::new(Failing(text.as_bytes()))).unwrap();
     let read: Vec<_> = invoices.by_ref().take(10).map(|invoice| invoice.number).collect();
     assert_eq!(read, ["536365"]);
     assert!(
@@ -140,4 +141,43 @@ fn a_quantity_beyond_all_measure_is_a_fault() {
         let invoices = read(&line);
         assert!(invoices[0].items.is_empty() && invoices[0].faults[0].reason.starts_with("QUANTITY"));
     }
+}
+
+#[test]
+fn a_quotation_mark_that_is_not_closed_costs_its_own_line_and_swallows_no_other() {
+    let invoices = read(
+        "920011,A,\"x,1,12/1/2010 8:26,1.00,1,UK\n\
+         920012,A,x,1,12/1/2010 8:26,7.00,1,UK\n\
+         920013,A,\"y,1,12/1/2010 8:26,9.00,1,UK\n\
+         920014,A,\"y\" z,1,12/1/2010 8:26,9.00,1,UK\n\
+         920015,A,12\" RULER,1,12/1/2010 8:26,2.00,1,UK\n\
+         \"920016,A,y,1,12/1/2010 8:26,9.00,1,UK\n",
+    );
+    let seen: Vec<(&str, usize, u64)> = invoices
+        .iter()
+        .map(|invoice| {
+            let line = invoice.faults.first().map_or(0, |fault| fault.line);
+            (invoice.number.as_str(), invoice.items.len(), line)
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("920011", 0, 2),
+            ("920012", 1, 0),
+            ("920013", 0, 4),
+            ("920014", 0, 5),
+            ("920015", 1, 0),
+            ("920016", 0, 7)
+        ]
+    );
+    assert_eq!(invoices[1].total().unwrap().to_string(), "7.00");
+    assert!(invoices[0].faults[0].reason.starts_with("UNREADABLE: column 3"));
+    assert_eq!(invoices.iter().map(Invoice::lines_without_total).sum::<usize>(), 4);
+}
+
+#[test]
+fn a_line_with_a_column_too_many_is_worth_nothing_that_can_be_told() {
+    let invoices = read("1,A,METAL,5,1,2010-12-01 08:26:00,1.50,7.0,UK\n");
+    assert_eq!((invoices[0].lines(), invoices[0].lines_without_total()), (1, 1));
 }

@@ -24,13 +24,11 @@ pub(super) fn read(read: &eclaimlink::Claim, receiver_id: &str) -> Result<Readin
     Err(if read.whole { faults } else { read.faults.clone() })
 }
 
-/// Gross, as far as it can be read.
-pub(super) fn gross(element: &Element) -> Money {
+/// Gross, if it can be read.
+pub(super) fn gross(element: &Element) -> Option<Money> {
     let mut fields = Fields::new(element, "Claim");
-    let gross = fields
-        .optional_number("Gross")
-        .and_then(|text| Money::parse(&text, CURRENCY).ok());
-    gross.unwrap_or(Money::zero(CURRENCY))
+    let gross = fields.optional_number("Gross")?;
+    Money::parse(&gross, CURRENCY).ok()
 }
 
 fn claim(element: &Element, receiver_id: &str, faults: &mut Vec<Fault>) -> Reading {

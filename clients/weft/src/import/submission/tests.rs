@@ -44,7 +44,7 @@ fn the_first_example_is_read_whole() {
     assert!(!header.test && header.remarks.is_empty());
     let claims = read(&path);
     assert_eq!(claims.len(), 1);
-    assert_eq!(claims[0].gross.to_string(), "500.00");
+    assert_eq!(claims[0].gross.unwrap().to_string(), "500.00");
     let reading = claims[0].reading.as_ref().unwrap();
     let details = &reading.details;
     assert!(reading.resubmission.is_none());
@@ -155,7 +155,7 @@ fn one_bad_claim_does_not_stop_the_others_and_names_every_field() {
         .map(|v| v.place.as_str())
         .collect();
     assert_eq!(places, ["Claim.Gross", "Claim.Diagnosis[0].Type"]);
-    assert!(claims[1].gross.is_zero());
+    assert!(claims[1].gross.is_none());
     // The first claim once more: not unique in the file.
     assert_eq!(
         claims[2].reading.as_ref().unwrap_err()[0].rule,
