@@ -22,6 +22,7 @@ mod claims_rules;
 mod claims_story;
 mod cli_eclaimlink;
 mod cli_events;
+mod cli_faults;
 mod cli_files;
 mod cli_home;
 mod cli_lists;

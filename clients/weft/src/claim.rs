@@ -38,7 +38,7 @@ pub(crate) enum Command {
         #[arg(long)]
         order: OrderName,
         /// Why
-        #[arg(long, value_parser = cli::non_empty)]
+        #[arg(long)]
         reason: Option<String>,
     },
 }
@@ -52,7 +52,7 @@ pub(crate) struct ListArguments {
     #[arg(long, value_parser = cli::EnumValue::new(ClaimState::as_str_name))]
     state: Option<ClaimState>,
     /// Only claims against this payer
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     payer: Option<String>,
     #[command(flatten)]
     limit: Limit,
@@ -66,7 +66,7 @@ pub(crate) struct ResubmitArguments {
     #[arg(long = "type", value_enum)]
     kind: Kind,
     /// What was changed or is complained of
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     comment: String,
     /// A supporting document
     #[arg(long, value_name = "FILE")]
@@ -95,7 +95,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Resubmit(arguments) => resubmit(&clients, arguments).await?,
         Command::Withdraw { order, reason } => {
             let request = WithdrawClaimRequest {
-                request_id: fresh_id(),
+                request_id: clients.request_id(),
                 order_id: order.id(&clients).await?,
                 reason: reason.unwrap_or_default(),
             };
@@ -188,7 +188,7 @@ async fn resubmit(clients: &Clients, arguments: ResubmitArguments) -> Result<Opt
             output::from_json(&String::from_utf8_lossy(&read(path)?)).map_err(Failure::Usage)
         });
     let request = ResubmitClaimRequest {
-        request_id: fresh_id(),
+        request_id: clients.request_id(),
         id: get(clients, &arguments.claim).await?.unwrap_or_default().id,
         resubmission: Some(Resubmission {
             r#type: kind.into(),
@@ -226,8 +226,4 @@ fn named(name: &str) -> Result<GetClaimRequest, Failure> {
             "`{name}` is neither a claim's id nor PROVIDER/CLAIM"
         ))),
     }
-}
-
-fn fresh_id() -> String {
-    Uuid::new_v4().to_string()
 }

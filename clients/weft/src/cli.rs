@@ -1,16 +1,18 @@
 //! The command line's shape: commands and the options that every one of them has.
 
+mod empty;
 mod enum_value;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use empty::parse;
 pub(crate) use enum_value::EnumValue;
 use uuid::Uuid;
 
 use crate::{
     claim, clients::Identity, demo, dlq, duration, events, ledger, mesh_policy, order, payment, remittance,
-    saga, token, up,
+    request_id::RequestId, saga, token, up,
 };
 
 /// Orders, payments and claims from the command line; `weft up` runs all of it on this machine.
@@ -79,49 +81,40 @@ pub(crate) struct Globals {
     #[arg(long, short, global = true, env = "WEFT_OUTPUT", value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
     /// The facility that a locally minted token is for
-    #[arg(long, global = true, env = "WEFT_FACILITY", default_value = "local", value_parser = non_empty)]
+    #[arg(long, global = true, env = "WEFT_FACILITY", default_value = "local")]
     pub(crate) facility: String,
     /// A token to call with, instead of one minted from the local key
-    #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true, value_parser = non_empty)]
+    #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// The order service, such as http://127.0.0.1:7101; by default what `weft up` wrote down
-    #[arg(long, global = true, env = "WEFT_ORDER_URL", value_name = "URL", value_parser = non_empty)]
+    #[arg(long, global = true, env = "WEFT_ORDER_URL", value_name = "URL")]
     pub(crate) order_url: Option<String>,
     /// The payment service
-    #[arg(long, global = true, env = "WEFT_PAYMENT_URL", value_name = "URL", value_parser = non_empty)]
+    #[arg(long, global = true, env = "WEFT_PAYMENT_URL", value_name = "URL")]
     pub(crate) payment_url: Option<String>,
     /// The claims service
-    #[arg(long, global = true, env = "WEFT_CLAIMS_URL", value_name = "URL", value_parser = non_empty)]
+    #[arg(long, global = true, env = "WEFT_CLAIMS_URL", value_name = "URL")]
     pub(crate) claims_url: Option<String>,
     #[command(flatten)]
     pub(crate) identity: Identity,
     /// How long one call may take, such as 500ms or 10s, at most and by default what the contract says
-    #[arg(long, global = true, env = "WEFT_TIMEOUT", value_name = "DURATION", value_parser = timeout)]
+    #[arg(long, global = true, env = "WEFT_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
+    /// Names the request of a command that changes something, a UUID: repeated with the same one, it has one effect and
+    /// one answer
+    #[arg(long, global = true, value_name = "UUID", value_parser = uuid)]
+    pub(crate) request_id: Option<Uuid>,
+    /// The request's name as it is sent.
+    #[arg(skip)]
+    pub(crate) request_name: RequestId,
     /// Where the local system lives; by default `.weft` in this folder or the nearest one above that has it
     #[arg(long, global = true, env = "WEFT_DIR", value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,
 }
 
-/// An empty variable is what a script passes when the command that should have filled it failed.
-const EMPTY: &str = "it must not be empty: leave the option out, or unset its variable";
-
-/// Reads how long a call may take.
-fn timeout(text: &str) -> Result<Duration, String> {
-    duration::parse(&non_empty(text)?)
-}
-
-/// Reads an option that means nothing when it is empty.
-pub(crate) fn non_empty(text: &str) -> Result<String, String> {
-    match text.trim().is_empty() {
-        true => Err(EMPTY.to_owned()),
-        false => Ok(text.to_owned()),
-    }
-}
-
 /// Reads a currency's code, in small letters, too.
 pub(crate) fn currency(text: &str) -> Result<String, String> {
-    let code = non_empty(text)?.to_uppercase();
+    let code = text.to_uppercase();
     let currency: money::Currency = code.parse().map_err(|error: money::Error| error.to_string())?;
     Ok(currency.code().to_owned())
 }
@@ -130,6 +123,44 @@ pub(crate) fn currency(text: &str) -> Result<String, String> {
 pub(crate) fn uuid(text: &str) -> Result<Uuid, String> {
     Uuid::parse_str(text)
         .map_err(|_| "it must be a UUID, such as 018f2d5e-0000-7000-8000-000000000001".to_owned())
+}
+
+impl Command {
+    /// Whether it sends a request that `--request-id` can name. The requests of an import are named after its file.
+    pub(crate) fn takes_a_request_id(&self) -> bool {
+        use order::Command as Order;
+        match self {
+            Command::Order(order) => matches!(
+                order,
+                Order::Place(_)
+                    | Order::Fulfil { .. }
+                    | Order::Cancel { .. }
+                    | Order::Refund(_)
+                    | Order::Resolve(_)
+            ),
+            Command::Payment(payment) => matches!(payment, payment::Command::Pay { .. }),
+            Command::Claim(claim) => {
+                matches!(
+                    claim,
+                    claim::Command::Resubmit(_) | claim::Command::Withdraw { .. }
+                )
+            }
+            Command::Remittance(remittance) => matches!(
+                remittance,
+                remittance::Command::Book(_) | remittance::Command::Discard(_)
+            ),
+            Command::Saga(saga) => !matches!(saga, saga::Command::List { .. } | saga::Command::Show { .. }),
+            Command::Dlq(dlq) => matches!(
+                dlq,
+                dlq::Command::Replay(_)
+                    | dlq::Command::Edit(_)
+                    | dlq::Command::Approve { .. }
+                    | dlq::Command::Discard { .. }
+            ),
+            Command::Events(events) => events.takes_a_request_id(),
+            _ => false,
+        }
+    }
 }
 
 /// How to print.
@@ -170,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_do_not_go_together_and_empty_ones_are_refused() {
+    fn options_that_do_not_go_together_are_refused() {
         use clap::Parser as _;
         for arguments in [
             "order place --request f --capture immediate",
@@ -179,10 +210,6 @@ mod tests {
             "order place --request f --reference r",
             "order place --request f --currency GBP",
             "order place --request f --line A:1:1",
-            "order list --token=",
-            "order list --facility=",
-            "order list --order-url=",
-            "order list --timeout=",
             "payment get 018f2d5e-0000-7000-8000-000000000001 --purpose balance",
         ] {
             let refused = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));

@@ -18,7 +18,10 @@ use proto::{
     payment::v1::{ledger_service_client::LedgerServiceClient, payment_service_client::PaymentServiceClient},
 };
 
-use crate::{cli::Globals, duration, failure::Failure, home::Home, output, token::Bearer};
+use crate::{
+    cli::Globals, duration, failure::Failure, home::Home, output, request_id::RequestId, token::Bearer,
+    up::Lock,
+};
 use identity::Address;
 pub(crate) use identity::{Identity, TRUST_DOMAIN};
 
@@ -44,6 +47,36 @@ struct Inner {
     bearer: Bearer,
     facility: String,
     timeout: Option<Duration>,
+    request_id: RequestId,
+    is_named: bool,
+    stopped: Option<Stopped>,
+}
+
+/// The local system does not run, and whoever listens on its ports is somebody else.
+struct Stopped {
+    folder: String,
+    /// Services whose addresses were named all the same.
+    named: Vec<Service>,
+}
+
+impl Stopped {
+    /// Without a folder, calls go to the default ports: the services may have been started by hand.
+    fn of(globals: &Globals, home: &Home, addresses: &[Address]) -> Option<Stopped> {
+        let is_ours = globals.dir.is_some() || home.path().is_dir();
+        let named = addresses.iter().filter(|address| address.given);
+        (is_ours && Lock::is_free(home)).then(|| Stopped {
+            folder: home.path().display().to_string(),
+            named: named.map(|address| address.service).collect(),
+        })
+    }
+
+    /// Whether this message would go to a service that does not run here.
+    fn refuses(&self, message: &str) -> bool {
+        match message.split('.').next() {
+            Some("ops") => self.named.is_empty(),
+            package => !self.named.iter().any(|named| package == Some(named.name())),
+        }
+    }
 }
 
 /// The larger answers, a page of a thousand orders for one, do not fit tonic's default of 4 MiB.
@@ -109,7 +142,11 @@ impl Clients {
     pub(crate) fn open(globals: &Globals) -> Result<Clients, Failure> {
         let policies = policies()?;
         let bearer = Bearer::of(globals)?;
-        let description = Home::find(globals).description();
+        let home = Home::find(globals);
+        let description = home.description();
+        if let Some(id) = globals.request_id {
+            globals.request_name.give(id);
+        }
         let address = |service: Service, given: &Option<String>| {
             let written = description
                 .as_ref()
@@ -146,6 +183,9 @@ impl Clients {
             facility: bearer.facility().unwrap_or_else(|| globals.facility.clone()),
             bearer,
             timeout: globals.timeout,
+            request_id: globals.request_name.clone(),
+            is_named: globals.request_id.is_some(),
+            stopped: Stopped::of(globals, &home, &addresses),
         })))
     }
 
@@ -155,12 +195,25 @@ impl Clients {
     /// When `--timeout` is more than the contract gives the call: both sides would end it earlier all the same.
     pub(crate) fn request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
         self.fits::<M>()?;
+        self.0.request_id.sending(&message.encode_to_vec());
         self.side_request(message)
     }
 
     /// The request of a call beside the one that the command is about, such as a look-up beforehand. It takes the smaller
     /// of `--timeout` and what the contract gives it.
+    ///
+    /// # Errors
+    /// When the local system is stopped and no other address was given.
     pub(crate) fn side_request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
+        if let Some(stopped) = self
+            .0
+            .stopped
+            .as_ref()
+            .filter(|stopped| stopped.refuses(&M::full_name()))
+        {
+            let text = format!("nothing runs in {}: `weft up` starts it", stopped.folder);
+            return Err(Failure::Other(anyhow::anyhow!(text)));
+        }
         let mut context = Context::new().with_bearer(self.0.bearer.token()?);
         if let Some(timeout) = self.0.timeout {
             let most = contract_limit::<M>().map_or(timeout, |(_, most)| most);
@@ -179,6 +232,16 @@ impl Clients {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// The name of the command's request: the same for all requests that it sends.
+    pub(crate) fn request_id(&self) -> String {
+        self.0.request_id.get()
+    }
+
+    /// Whether the command line names the request, as it does when it is a repetition.
+    pub(crate) fn is_named(&self) -> bool {
+        self.0.is_named
     }
 
     /// What request ids that are derived from a file's content are unique within.

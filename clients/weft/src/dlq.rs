@@ -58,7 +58,7 @@ pub(crate) enum Command {
         #[arg(value_parser = cli::uuid)]
         dead_letter: Uuid,
         /// Why it may be given up, 3 to 500 characters; kept in the audit trail
-        #[arg(long, value_parser = cli::non_empty)]
+        #[arg(long)]
         reason: String,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -74,10 +74,10 @@ pub(crate) struct ListArguments {
     #[arg(long, value_parser = cli::EnumValue::new(DeadLetterState::as_str_name))]
     state: Option<DeadLetterState>,
     /// Only those of this consumer
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     consumer: Option<String>,
     /// Only those with this fingerprint
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     fingerprint: Option<String>,
     #[command(flatten)]
     limit: Limit,
@@ -123,7 +123,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             confirmation.ask("A discarded dead letter never takes effect, and cannot come back.")?;
             let request = DiscardDeadLetterRequest {
                 dead_letter_id: dead_letter.to_string(),
-                request_id: Uuid::new_v4().to_string(),
+                request_id: clients.request_id(),
                 reason,
             };
             let answer = clients

@@ -12,10 +12,9 @@ use proto::ops::v1::{
     ListConsumersResponse, RepublishEventsRequest, StreamDifference,
 };
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format, Globals},
+    cli::{Format, Globals},
     clients::{Clients, Service},
     confirm::Confirmation,
     duration,
@@ -55,7 +54,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: held::Which,
         /// Why it may be given up, 3 to 500 characters; kept in the audit trail
-        #[arg(long, value_parser = cli::non_empty)]
+        #[arg(long)]
         reason: String,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -73,7 +72,7 @@ pub(crate) enum Command {
         /// The consumer, as `weft events lag` lists it
         consumer: String,
         /// Why, 3 to 500 characters; kept in the audit trail
-        #[arg(long, value_parser = cli::non_empty)]
+        #[arg(long)]
         reason: String,
     },
     /// Let a consumer go on
@@ -101,6 +100,20 @@ impl Whose {
     fn services(self) -> Vec<Service> {
         self.service
             .map_or(Service::ALL.to_vec(), |service| vec![service])
+    }
+}
+
+impl Command {
+    pub(crate) fn takes_a_request_id(&self) -> bool {
+        matches!(
+            self,
+            Command::Rebuild { .. }
+                | Command::Retry(_)
+                | Command::Discard { .. }
+                | Command::Apply { .. }
+                | Command::Pause { .. }
+                | Command::Resume { .. }
+        )
     }
 }
 
@@ -252,7 +265,7 @@ async fn rebuild(
     for service in whose.services() {
         let request = RepublishEventsRequest {
             window: Some(wire(window.since)),
-            request_id: Uuid::new_v4().to_string(),
+            request_id: clients.request_id(),
         };
         let answer = clients
             .events(service)
@@ -279,7 +292,7 @@ async fn apply(clients: &Clients, format: Format, whose: Whose, dry_run: bool) -
     let mut found: Vec<StreamDifference> = Vec::new();
     for service in whose.services() {
         let request = ApplyStreamsRequest {
-            request_id: Uuid::new_v4().to_string(),
+            request_id: clients.request_id(),
             validate_only: dry_run,
         };
         let answer = clients

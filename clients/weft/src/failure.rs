@@ -1,6 +1,6 @@
 //! What can go wrong, how it is told, and the exit code it ends with.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use serde_json::{Value, json};
 use tonic::{Code, Status};
@@ -43,15 +43,21 @@ impl<T> During<T> for Result<T, Status> {
 /// Tells what is wrong with the command line, or what was asked about it: in JSON where the output is to be JSON.
 pub(crate) fn misused(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || !wants_json(std::env::args().skip(1)) {
-        error.exit();
+        let code = u8::try_from(error.exit_code()).unwrap_or(1);
+        // Help and the version are the output here.
+        return match error.print().and_then(|()| std::io::stdout().flush()) {
+            Err(failed) if !error.use_stderr() => ExitCode::from(crate::unwritable(&failed.to_string())),
+            _ => ExitCode::from(code),
+        };
     }
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Failure::Usage("a command is missing: --help lists them".to_owned()).report(Format::Json);
+        return Failure::Usage("a command is missing: --help lists them".to_owned())
+            .report(Format::Json, None);
     }
     let text = error.render().to_string();
     let told = text.split("\n\nUsage:").next().unwrap_or(&text);
     let told = told.strip_prefix("error: ").unwrap_or(told).trim();
-    Failure::Usage(told.to_owned()).report(Format::Json)
+    Failure::Usage(told.to_owned()).report(Format::Json, None)
 }
 
 /// Whether `-o json` is among arguments that could not be read, or in the environment.
@@ -88,30 +94,30 @@ impl From<serde_json::Error> for Failure {
 }
 
 impl Failure {
-    /// Tells it on standard error, and says how the process ends.
-    pub(crate) fn report(&self, format: Format) -> ExitCode {
+    /// Tells it on standard error, and says how the process ends. `request_id`: of a request that was sent.
+    pub(crate) fn report(&self, format: Format, request_id: Option<&str>) -> ExitCode {
         match (self, format) {
             (Failure::Told, _) => {}
-            (failure, Format::Json) => eprintln!("{}", json!({"error": failure.to_json()})),
+            (failure, Format::Json) => eprintln!("{}", json!({"error": failure.to_json(request_id)})),
             (Failure::Usage(message), Format::Table) => eprintln!("error: {message}"),
             (Failure::Other(error), Format::Table) => eprintln!("error: {error:#}"),
-            (Failure::Call(call), Format::Table) => eprintln!("{}", call.to_text()),
+            (Failure::Call(call), Format::Table) => eprintln!("{}", call.to_text(request_id)),
         }
         ExitCode::from(if matches!(self, Failure::Usage(_)) { 2 } else { 1 })
     }
 
-    fn to_json(&self) -> Value {
+    fn to_json(&self, request_id: Option<&str>) -> Value {
         match self {
             Failure::Usage(message) => json!({"kind": "usage", "message": message}),
             Failure::Other(error) => json!({"kind": "failed", "message": format!("{error:#}")}),
             Failure::Told => json!({"kind": "failed"}),
-            Failure::Call(call) => call.to_json(),
+            Failure::Call(call) => call.to_json(request_id),
         }
     }
 }
 
 impl CallFailure {
-    fn to_text(&self) -> String {
+    fn to_text(&self, request_id: Option<&str>) -> String {
         let mut text = format!(
             "error: {} answered {}",
             self.method,
@@ -127,13 +133,13 @@ impl CallFailure {
         if let Some(wait) = self.retry_delay() {
             text.push_str(&format!("\n  worth another try in {}", duration::show(wait)));
         }
-        if let Some(next) = self.next() {
+        if let Some(next) = self.next(request_id) {
             text.push_str(&format!("\nnext: {next}"));
         }
         text
     }
 
-    fn to_json(&self) -> Value {
+    fn to_json(&self, request_id: Option<&str>) -> Value {
         let violations: Vec<Value> = violations(&self.status)
             .into_iter()
             .map(|(field, description)| json!({"field": field, "description": description}))
@@ -146,31 +152,49 @@ impl CallFailure {
             "message": self.status.message(),
             "violations": violations,
             "retryDelayMs": self.retry_delay().map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
-            "next": self.next(),
+            "requestId": request_id,
+            "next": self.next(request_id),
         })
     }
 
+    /// The same request gets the same answer, however often it is sent.
+    fn is_final(&self) -> bool {
+        let never_again = |value: &tonic::metadata::MetadataValue<_>| value.as_bytes().starts_with(b"-");
+        let pushback = self.status.metadata().get("grpc-retry-pushback-ms");
+        let reason = reason(&self.status);
+        pushback.is_some_and(never_again)
+            || matches!(reason.as_deref(), Some("MESSAGE_TOO_LARGE" | "ANSWER_TOO_LARGE"))
+    }
+
     fn retry_delay(&self) -> Option<std::time::Duration> {
-        self.status
-            .get_details_retry_info()
-            .and_then(|info| info.retry_delay)
+        let info = self.status.get_details_retry_info()?;
+        info.retry_delay.filter(|_| !self.is_final())
     }
 
     /// A longer `--timeout` is refused where the contract gives the call no more time.
-    fn more_time(&self) -> String {
+    fn more_time(&self, again: &str) -> String {
         match clients::contract_timeout(self.method) {
             Some(most) => format!(
-                "the same command again; --timeout can be up to {}, which is what the contract gives this call",
+                "{again}; --timeout can be up to {}, which is what the contract gives this call",
                 duration::exact(most)
             ),
-            None => "the same command again".to_owned(),
+            None => again.to_owned(),
         }
     }
 
     /// What one would type next.
-    fn next(&self) -> Option<String> {
+    fn next(&self, request_id: Option<&str>) -> Option<String> {
         let (list, look) = commands(self.method);
+        // A request may have taken effect that was not answered: under another id it would take effect once more.
+        let again = match request_id {
+            Some(id) => format!("the same command again with --request-id {id}"),
+            None => "the same command again".to_owned(),
+        };
         Some(match self.status.code() {
+            _ if self.is_final() => return None,
+            Code::Unavailable if request_id.is_some() => {
+                format!("{again}; `weft status` tells what runs")
+            }
             Code::Unavailable => "weft status   (or `weft up`, if nothing runs)".to_owned(),
             Code::Unauthenticated => "weft token   (mints one; --token or WEFT_TOKEN passes one)".to_owned(),
             Code::PermissionDenied => {
@@ -178,8 +202,11 @@ impl CallFailure {
             }
             Code::NotFound => format!("weft {list}"),
             Code::AlreadyExists | Code::FailedPrecondition => format!("weft {look}   (tells how it stands)"),
-            Code::DeadlineExceeded => self.more_time(),
-            Code::Aborted | Code::ResourceExhausted => "the same command again".to_owned(),
+            Code::DeadlineExceeded => self.more_time(&again),
+            Code::Aborted | Code::ResourceExhausted => again,
+            Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss if request_id.is_some() => {
+                again
+            }
             _ => return None,
         })
     }
@@ -264,68 +291,5 @@ fn commands(method: &str) -> (&'static str, &'static str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use tonic_types::ErrorDetails;
-
-    use super::*;
-
-    #[test]
-    fn json_is_wanted_in_every_spelling_of_the_option() {
-        let wants = |text: &str| super::wants_json(text.split(' ').map(str::to_owned));
-        for json in [
-            "-o json order",
-            "order --output json",
-            "--output=json",
-            "-ojson",
-            "-o=json",
-        ] {
-            assert!(wants(json), "{json}");
-        }
-        for other in ["-o table order", "order -- -o json", "order list"] {
-            assert!(!wants(other), "{other}");
-        }
-    }
-
-    #[test]
-    fn reason_violations_and_the_next_command_are_told() {
-        let mut details = ErrorDetails::with_bad_request_violation("lines[0].quantity", "must be above zero");
-        details.set_error_info("INVALID_REQUEST", "weft", std::collections::HashMap::new());
-        let message = "the request is invalid: lines[0].quantity: must be above zero";
-        let status = Status::with_error_details(Code::InvalidArgument, message, details);
-        let text = CallFailure {
-            method: "order.v1.OrderService/PlaceOrder",
-            status,
-        }
-        .to_text();
-        assert!(
-            text.contains("PlaceOrder answered INVALID_ARGUMENT (INVALID_REQUEST)"),
-            "{text}"
-        );
-        assert!(
-            text.ends_with("invalid\n  - lines[0].quantity: must be above zero"),
-            "{text}"
-        );
-
-        let status = Status::not_found("no such saga");
-        let call = CallFailure {
-            method: "ops.v1.SagaService/GetSaga",
-            status,
-        };
-        assert_eq!(call.next().as_deref(), Some("weft saga list"));
-    }
-
-    #[test]
-    fn the_next_command_is_one_that_exists() {
-        use clap::Parser as _;
-        let policies = clients::policies().unwrap();
-        let ours = |path: &&str| !path.starts_with("/grpc.");
-        for path in policies.iter().map(|(path, _)| path).filter(ours) {
-            let (list, look) = commands(path.trim_start_matches('/'));
-            let id = "018f2d5e-0000-7000-8000-000000000001";
-            for next in [list.to_owned(), look.replace("ID", id)] {
-                let read = crate::cli::Cli::try_parse_from(["weft"].into_iter().chain(next.split(' ')));
-                assert!(read.is_ok(), "{path}: weft {next}");
-            }
-        }
-    }
-}
+#[path = "failure/tests.rs"]
+mod tests;

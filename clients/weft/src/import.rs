@@ -34,7 +34,7 @@ pub(crate) use report::Report;
 use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format, Globals},
+    cli::{Format, Globals},
     clients::Clients,
     duration,
     failure::Failure,
@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     /// The file: eClaimLink Claim.Submission (XML) or online-retail invoices (CSV)
     pub(crate) file: PathBuf,
     /// The payment method's token for every order's share
-    #[arg(long, default_value = "tok_visa", value_parser = cli::non_empty)]
+    #[arg(long, default_value = "tok_visa")]
     pub(crate) payment_method: String,
     /// How many orders are under way at once
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -18,6 +18,7 @@ mod nearest;
 mod order_name;
 mod output;
 mod paging;
+mod request_id;
 
 mod claim;
 mod dlq;
@@ -35,9 +36,7 @@ mod import;
 mod demo;
 mod up;
 
-use std::process::ExitCode;
-
-use clap::Parser as _;
+use std::{io::Write as _, process::ExitCode};
 
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
@@ -48,35 +47,51 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Two providers may be compiled in, and rustls then refuses to choose. A second installation changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    end_quietly_when_nobody_reads();
-    let cli = match Cli::try_parse() {
+    end_when_nothing_can_be_written();
+    let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return failure::misused(&error),
     };
     let output = cli.globals.output;
+    let request_id = cli.globals.request_name.clone();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Failure::from(error).report(output),
+        Err(error) => return Failure::from(error).report(output, None),
     };
     let outcome = runtime.block_on(run(cli));
     // A name lookup or a read of standard input that hangs must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(output),
+        Ok(()) => match std::io::stdout().flush() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => ExitCode::from(unwritable(&error.to_string())),
+        },
+        Err(failure) => failure.report(output, request_id.sent().as_deref()),
     }
 }
 
-/// `weft order list | head`: `println!` panics when the reader has gone, which is no fault to report.
-fn end_quietly_when_nobody_reads() {
+/// `println!` and `eprintln!` panic when they cannot write. `weft order list | head` has a reader who has gone, which is no
+/// fault to report; a disk that is full is one.
+fn end_when_nothing_can_be_written() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload().downcast_ref::<String>();
-        if message.is_some_and(|message| message.starts_with("failed printing to stdout")) {
-            std::process::exit(0);
+        if let Some(error) = message.and_then(|message| message.strip_prefix("failed printing to std")) {
+            let error = error.trim_start_matches("out: ").trim_start_matches("err: ");
+            std::process::exit(i32::from(unwritable(error)));
         }
         report(panic);
     }));
+}
+
+/// Tells why nothing can be written, where that is to be told, and answers the exit code.
+fn unwritable(error: &str) -> u8 {
+    if error.starts_with("Broken pipe") {
+        return 0;
+    }
+    // Standard error may be what cannot be written.
+    let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {error}");
+    1
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {

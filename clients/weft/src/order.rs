@@ -10,7 +10,6 @@ use proto::order::v1::{
     ListOrdersRequest, ListOrdersResponse, Order, OrderRefundState, OrderState, RefundOrderRequest,
     ResolveOrderBalanceRequest, WatchOrderRequest,
 };
-use uuid::Uuid;
 
 use crate::{
     cli::{self, Format, Globals},
@@ -48,7 +47,7 @@ pub(crate) enum Command {
         /// The order's id or reference
         order: OrderName,
         /// Why
-        #[arg(long, value_parser = cli::non_empty)]
+        #[arg(long)]
         reason: Option<String>,
     },
     /// Give back a fulfilled order, or a part of it
@@ -65,10 +64,10 @@ pub(crate) struct ListArguments {
     #[arg(long, value_parser = cli::EnumValue::new(OrderState::as_str_name))]
     state: Option<OrderState>,
     /// Only orders of this patient
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     patient: Option<String>,
     /// Only orders that hold an item with this code
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     code: Option<String>,
     #[command(flatten)]
     limit: Limit,
@@ -89,10 +88,10 @@ pub(crate) struct RefundArguments {
     #[arg(long, allow_hyphen_values = true)]
     amount: Option<String>,
     /// Why
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     reason: Option<String>,
     /// The caller's own number of the refund
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     reference: Option<String>,
 }
 
@@ -107,7 +106,7 @@ pub(crate) struct ResolveArguments {
     #[arg(long, allow_hyphen_values = true)]
     amount: Option<String>,
     /// Why
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     reason: String,
 }
 
@@ -136,7 +135,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         }
         Command::Fulfil { order } => {
             let request = FulfilOrderRequest {
-                request_id: fresh_id(),
+                request_id: clients.request_id(),
                 id: order.id(&clients).await?,
             };
             let answer = clients.order().fulfil_order(clients.request(request)?).await;
@@ -147,7 +146,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         }
         Command::Cancel { order, reason } => {
             let request = CancelOrderRequest {
-                request_id: fresh_id(),
+                request_id: clients.request_id(),
                 id: order.id(&clients).await?,
                 reason: reason.unwrap_or_default(),
             };
@@ -290,7 +289,7 @@ async fn refund(clients: &Clients, arguments: RefundArguments) -> Result<Option<
         .iter()
         .map(|text| line::parse_refund(text, &currency));
     let request = RefundOrderRequest {
-        request_id: fresh_id(),
+        request_id: clients.request_id(),
         id: order.id,
         lines: lines.collect::<Result<_, _>>().map_err(Failure::Usage)?,
         amount: arguments
@@ -323,7 +322,7 @@ async fn resolve(clients: &Clients, arguments: ResolveArguments) -> Result<Optio
         }
     };
     let request = ResolveOrderBalanceRequest {
-        request_id: fresh_id(),
+        request_id: clients.request_id(),
         id,
         resolution: resolution.into(),
         reason: arguments.reason,
@@ -337,9 +336,4 @@ async fn resolve(clients: &Clients, arguments: ResolveArguments) -> Result<Optio
         .during("order.v1.OrderService/ResolveOrderBalance")?
         .into_inner()
         .order)
-}
-
-/// Names a request that nobody will repeat but the mesh.
-fn fresh_id() -> String {
-    Uuid::new_v4().to_string()
 }

@@ -46,11 +46,8 @@ pub(crate) enum Command {
         /// The order's id or reference
         order: OrderName,
         /// The payment method's token, such as tok_visa
-        #[arg(long, value_parser = cli::non_empty)]
+        #[arg(long)]
         payment_method: String,
-        /// Names the request, a UUID: repeated with the same one, it has one effect and one answer
-        #[arg(long, value_parser = cli::uuid)]
-        request_id: Option<Uuid>,
     },
 }
 
@@ -98,11 +95,9 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Pay {
             order,
             payment_method,
-            request_id,
         } => {
-            let request_id = request_id.unwrap_or_else(Uuid::new_v4).to_string();
             let request = PayOrderRequest {
-                request_id,
+                request_id: clients.request_id(),
                 order_id: order.id(&clients).await?,
                 payment_method,
             };

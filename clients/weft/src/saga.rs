@@ -74,7 +74,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::ForceComplete(arguments) => help::force_complete(&clients, globals.output, arguments).await,
         Command::Retry { saga } => {
             let request = RetrySagaRequest {
-                request_id: Uuid::new_v4().to_string(),
+                request_id: clients.request_id(),
                 id: saga.to_string(),
             };
             let answer = clients.saga().retry_saga(clients.request(request)?).await;

@@ -13,7 +13,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
 use crate::{
-    cli::{self, Format, Globals},
+    cli::{Format, Globals},
     duration,
     failure::Failure,
     home::Home,
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(long = "role", value_enum, default_values_t = [Role::Admin])]
     roles: Vec<Role>,
     /// Who the bearer is
-    #[arg(long, default_value = "weft", value_parser = cli::non_empty)]
+    #[arg(long, default_value = "weft")]
     subject: String,
     /// How long the token is good for, such as 15m or 8h
     #[arg(long, default_value = "1h", value_parser = whole_seconds)]

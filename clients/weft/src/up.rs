@@ -30,7 +30,7 @@ use crate::{
     failure::Failure,
     home::Home,
 };
-pub(crate) use lock::clear;
+pub(crate) use lock::{Lock, clear};
 pub(crate) use remote::{down, status};
 pub(crate) use system::{Options, System};
 

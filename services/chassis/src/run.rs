@@ -20,7 +20,10 @@ const MISUSE: u8 = 2;
 pub fn run<S: Service>() -> ExitCode {
     // Two providers may be compiled in, and rustls then refuses to choose. A second installation changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let matches = command::<S>().get_matches();
+    let matches = match command::<S>().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return told(&error),
+    };
     let effective = config::load::<S::Settings>(S::NAME, &sources(&matches));
     match matches.subcommand_name() {
         Some("check-config") => check_config(&effective),
@@ -77,13 +80,42 @@ fn sources(matches: &ArgMatches) -> Sources {
     }
 }
 
+/// What is wrong with the command line; or help and the version, which are the output then.
+fn told(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    match error.use_stderr() {
+        true => ExitCode::from(MISUSE),
+        false => printed.map_or_else(|error| unwritable(&error), |()| written()),
+    }
+}
+
+/// Whether all output has been taken. A full disk is a failure; a reader who has gone is none.
+fn written() -> ExitCode {
+    match std::io::stdout().flush() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => unwritable(&error),
+    }
+}
+
+fn unwritable(error: &std::io::Error) -> ExitCode {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return ExitCode::SUCCESS;
+    }
+    complain(&format!("error: the output cannot be written: {error}"));
+    ExitCode::FAILURE
+}
+
+/// Whoever reads standard error may have gone.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 fn check_config<S: Settings>(effective: &Effective<S>) -> ExitCode {
-    // Whoever reads may stop reading.
-    let _ = write!(std::io::stdout(), "{effective}");
+    let printed = write!(std::io::stdout(), "{effective}");
     let mut violations = effective.violations().clone();
     violations.extend(telemetry::check_environment());
     if violations.is_empty() {
-        return ExitCode::SUCCESS;
+        return printed.map_or_else(|error| unwritable(&error), |()| written());
     }
     report(&violations);
     ExitCode::from(MISUSE)
@@ -102,9 +134,9 @@ fn with_telemetry<S>(settings: Result<S, Violations>) -> Result<S, Violations> {
 }
 
 fn report(violations: &Violations) {
-    eprintln!("the configuration is wrong:");
+    complain("the configuration is wrong:");
     for violation in violations.iter() {
-        eprintln!("  {}: {}", violation.field, violation.description);
+        complain(&format!("  {}: {}", violation.field, violation.description));
     }
 }
 
@@ -122,7 +154,7 @@ fn with_settings<S: Settings>(
     match act(settings) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -134,9 +166,11 @@ fn migrate<S: Service>(settings: &S::Settings) -> anyhow::Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         for set in postgres::migrate(settings.sections().database, S::migrations()).await? {
-            println!("{set}");
+            if let Err(error) = writeln!(std::io::stdout(), "{set}") {
+                return Ok(unwritable(&error));
+            }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(written())
     })
 }
 

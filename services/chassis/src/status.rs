@@ -128,6 +128,12 @@ pub fn exhausted(reason: &str, text: impl Into<String>, retry_after: Duration) -
     build(Code::ResourceExhausted, text, retrying(reason, retry_after))
 }
 
+/// RESOURCE_EXHAUSTED: a message has more bytes than there may be. It will not be smaller the next time: no other try is
+/// worth it.
+pub fn too_large(reason: &str, text: impl Into<String>) -> Status {
+    build(Code::ResourceExhausted, text, because(reason))
+}
+
 /// DEADLINE_EXCEEDED `OUT_OF_TIME`.
 pub fn out_of_time() -> Status {
     let text = "the deadline passed before the call was done; it may still be carried out";
@@ -337,5 +343,7 @@ mod tests {
         let status = database(&sqlx::Error::PoolTimedOut);
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.get_error_details().retry_info().is_some());
+        let never = too_large("MESSAGE_TOO_LARGE", "the message is too large");
+        assert!(never.get_error_details().retry_info().is_none());
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     body: PathBuf,
     /// Why, 3 to 500 characters; kept in the audit trail
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     reason: String,
     /// Only tell what the replay would change
     #[arg(long)]
@@ -51,7 +51,7 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
         .ask("The consumer will handle another body than the one that came.")?;
     let request = EditDeadLetterRequest {
         dead_letter_id: id.to_string(),
-        request_id: Uuid::new_v4().to_string(),
+        request_id: clients.request_id(),
         body_json,
         reason: arguments.reason,
     };
@@ -91,7 +91,7 @@ pub(crate) async fn approve(
     confirmation.ask("The consumer will handle it like that.")?;
     let request = ApproveDeadLetterEditRequest {
         edit_id: edit.id,
-        request_id: Uuid::new_v4().to_string(),
+        request_id: clients.request_id(),
     };
     let answer = clients
         .dead_letters(service)

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "many", conflicts_with = "many", value_parser = cli::uuid)]
     dead_letter: Option<Uuid>,
     /// All open dead letters with this fingerprint, as `weft dlq groups` lists it
-    #[arg(long, value_name = "FINGERPRINT", group = "many", value_parser = cli::non_empty)]
+    #[arg(long, value_name = "FINGERPRINT", group = "many")]
     group: Option<String>,
     /// All open dead letters of all services
     #[arg(long, group = "many")]
@@ -57,7 +57,7 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
             let (service, _) = find(clients, id).await?;
             let request = ReplayDeadLetterRequest {
                 dead_letter_id: id.to_string(),
-                request_id: Uuid::new_v4().to_string(),
+                request_id: clients.request_id(),
             };
             let answer = clients
                 .dead_letters(service)
@@ -268,7 +268,7 @@ async fn start(
     };
     let request = ReplayDeadLetterGroupRequest {
         fingerprint: fingerprint.to_owned(),
-        request_id: Uuid::new_v4().to_string(),
+        request_id: clients.request_id(),
         rate: arguments.rate,
         mode: mode.into(),
     };

@@ -6,7 +6,6 @@ use proto::ops::v1::{
     RetryHeldMessagesRequest,
 };
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::Whose;
 use crate::{
@@ -99,7 +98,7 @@ pub(super) async fn retry(clients: &Clients, format: Format, whose: Whose) -> Re
     for service in whose.services() {
         let request = RetryHeldMessagesRequest {
             position: 0,
-            request_id: Uuid::new_v4().to_string(),
+            request_id: clients.request_id(),
         };
         let answer = clients
             .events(service)
@@ -135,7 +134,7 @@ pub(super) async fn discard(
     let request = DiscardHeldMessageRequest {
         position: which.position,
         reason,
-        request_id: Uuid::new_v4().to_string(),
+        request_id: clients.request_id(),
     };
     let answer = clients
         .events(which.service)

@@ -2,7 +2,6 @@
 
 use proto::ops::v1::{PauseConsumerRequest, ResumeConsumerRequest};
 use serde_json::json;
-use uuid::Uuid;
 
 use super::service_of;
 use crate::{
@@ -22,7 +21,7 @@ pub(super) async fn hold(
     let service = service_of(clients, &consumer).await?;
     let request = PauseConsumerRequest {
         consumer: consumer.clone(),
-        request_id: Uuid::new_v4().to_string(),
+        request_id: clients.request_id(),
         reason,
     };
     let answer = clients
@@ -40,7 +39,7 @@ pub(super) async fn resume(clients: &Clients, format: Format, consumer: String) 
     let service = service_of(clients, &consumer).await?;
     let request = ResumeConsumerRequest {
         consumer: consumer.clone(),
-        request_id: Uuid::new_v4().to_string(),
+        request_id: clients.request_id(),
     };
     let answer = clients
         .events(service)

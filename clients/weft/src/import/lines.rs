@@ -156,7 +156,10 @@ mod tests {
 
     #[test]
     fn fields_are_told_apart_by_commas_outside_quotation_marks() {
-        assert_eq!(fields(r#"1,"a, ""b""" ,12" RULER,"#), ["1", "a, \"b\"", "12\" RULER", ""]);
+        assert_eq!(
+            fields(r#"1,"a, ""b""" ,12" RULER,"#),
+            ["1", "a, \"b\"", "12\" RULER", ""]
+        );
         assert_eq!(fields(r#""1","2""#), ["1", "2"]);
     }
 

@@ -27,8 +27,8 @@ pub(crate) struct Settled {
 const MOST_ATTEMPTS: usize = 5;
 
 /// Places an order and waits until it is fulfilled or given up. One that exists already is compared. An order
-/// that came to nothing is placed anew where that may end better: the processor had not answered, or the request is
-/// another one now, with another card. Its name follows from the order before it, so that a repeated import goes the
+/// that came to nothing is placed anew where that may end better: the processor had not answered, nobody had paid in time,
+/// or the request is another one now, with another card. Its name follows from the order before it, so that a repeated import goes the
 /// same way.
 pub(crate) async fn place(caller: &Caller, mut request: PlaceOrderRequest) -> Settled {
     for _ in 1..MOST_ATTEMPTS {
@@ -80,20 +80,23 @@ async fn attempt(caller: &Caller, request: &PlaceOrderRequest) -> Attempt {
         Err(settled) => Err(settled),
     };
     match ended {
-        Ok((order, outcome)) => {
-            let timed_out = order.failure.as_ref().is_some_and(|failure| {
-                matches!(
-                    failure.reason.as_str(),
-                    "PROCESSOR_TIMEOUT" | "PROCESSOR_UNREACHABLE"
-                )
-            });
-            let rejected = order.state() == OrderState::Rejected;
-            Attempt {
-                settled: Settled::of(&order, outcome),
-                worth_another: (rejected && (timed_out || changed)).then_some(order.id),
-            }
-        }
+        Ok((order, outcome)) => Attempt {
+            worth_another: may_end_better(&order, request, changed).then(|| order.id.clone()),
+            settled: Settled::of(&order, outcome),
+        },
         Err(settled) => Attempt::last(settled),
+    }
+}
+
+/// Whether an order that came to nothing may come to something when it is placed anew: the processor had not answered,
+/// the request is another one now, or nobody had paid in time and now somebody does.
+fn may_end_better(order: &Order, request: &PlaceOrderRequest, changed: bool) -> bool {
+    let reason = order.failure.as_ref().map(|failure| failure.reason.as_str());
+    let timed_out = matches!(reason, Some("PROCESSOR_TIMEOUT" | "PROCESSOR_UNREACHABLE"));
+    match order.state() {
+        OrderState::Rejected => timed_out || changed,
+        OrderState::Expired => !request.payment_method.is_empty(),
+        _ => false,
     }
 }
 
@@ -240,4 +243,35 @@ fn failure(order: &Order) -> String {
         text.push_str(&format!("; {}: {}", violation.field, violation.description));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(state: OrderState, reason: &str) -> Order {
+        let failure = proto::order::v1::OrderFailure {
+            reason: reason.to_owned(),
+            ..Default::default()
+        };
+        Order {
+            state: state.into(),
+            failure: Some(failure),
+            ..Order::default()
+        }
+    }
+
+    #[test]
+    fn an_order_that_nobody_paid_is_placed_anew_once_there_is_a_card() {
+        let expired = ended(OrderState::Expired, "PAYMENT_WINDOW_PASSED");
+        let card = PlaceOrderRequest {
+            payment_method: "tok_visa".to_owned(),
+            ..PlaceOrderRequest::default()
+        };
+        assert!(may_end_better(&expired, &card, false));
+        assert!(!may_end_better(&expired, &PlaceOrderRequest::default(), true));
+        let declined = ended(OrderState::Rejected, "CARD_DECLINED");
+        assert!(!may_end_better(&declined, &card, false) && may_end_better(&declined, &card, true));
+        assert!(!may_end_better(&ended(OrderState::Cancelled, ""), &card, true));
+    }
 }

@@ -6,9 +6,8 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use proto::order::v1::{CaptureMode, Order, PlaceOrderRequest};
 
-use super::{fresh_id, line};
+use super::line;
 use crate::{
-    cli::non_empty,
     clients::Clients,
     failure::{During as _, Failure},
     output,
@@ -27,10 +26,10 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "AED", value_parser = crate::cli::currency)]
     currency: String,
     /// The patient's number at the facility
-    #[arg(long, value_parser = non_empty)]
+    #[arg(long)]
     patient: Option<String>,
     /// The caller's own number of the order
-    #[arg(long, value_parser = non_empty)]
+    #[arg(long)]
     reference: Option<String>,
     /// What the patient pays; by default all that the payer does not
     #[arg(long, value_name = "AMOUNT", allow_hyphen_values = true)]
@@ -39,7 +38,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     claim: Option<std::path::PathBuf>,
     /// The payment method's token, such as tok_visa; without it the order waits for `weft payment pay`
-    #[arg(long, value_parser = non_empty)]
+    #[arg(long)]
     payment_method: Option<String>,
     /// When the share is captured
     #[arg(long, value_enum, default_value_t = Capture::OnFulfilment)]
@@ -52,9 +51,6 @@ pub(crate) struct Arguments {
         "lines", "claim", "patient_share", "currency", "patient", "reference", "payment_method", "capture",
     ])]
     request: Option<std::path::PathBuf>,
-    /// Names the request, a UUID: repeated with the same one, it has one effect and one answer
-    #[arg(long, value_parser = crate::cli::uuid)]
-    request_id: Option<uuid::Uuid>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -66,7 +62,11 @@ enum Capture {
 }
 
 pub(crate) async fn run(clients: &Clients, arguments: Arguments) -> Result<Option<Order>, Failure> {
-    let request = arguments.into_request()?;
+    let mut request = arguments.into_request()?;
+    // The command line names the request, whatever the file says.
+    if clients.is_named() || request.request_id.is_empty() {
+        request.request_id = clients.request_id();
+    }
     let only_checked = request.validate_only;
     let request = clients.request(request)?;
     let answer = clients
@@ -82,14 +82,8 @@ pub(crate) async fn run(clients: &Clients, arguments: Arguments) -> Result<Optio
 
 impl Arguments {
     fn into_request(self) -> Result<PlaceOrderRequest, Failure> {
-        let request_id = self.request_id.map(|id| id.to_string());
         if let Some(path) = &self.request {
             let mut request: PlaceOrderRequest = output::from_json(&read(path)?).map_err(Failure::Usage)?;
-            if let Some(request_id) = request_id {
-                request.request_id = request_id;
-            } else if request.request_id.is_empty() {
-                request.request_id = fresh_id();
-            }
             request.validate_only |= self.validate_only;
             return Ok(request);
         }
@@ -106,7 +100,7 @@ impl Arguments {
             .as_deref()
             .map(|path| -> Result<_, Failure> { output::from_json(&read(path)?).map_err(Failure::Usage) });
         Ok(PlaceOrderRequest {
-            request_id: request_id.unwrap_or_else(fresh_id),
+            request_id: String::new(),
             reference: self.reference.unwrap_or_default(),
             patient_id: self.patient.unwrap_or_default(),
             lines: lines.collect::<Result<_, _>>().map_err(Failure::Usage)?,

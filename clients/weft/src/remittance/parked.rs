@@ -5,10 +5,9 @@ use proto::claims::v1::{
     Claim, GetClaimResponse, ListParkedLinesRequest, ListParkedLinesResponse, ParkedLine, ParkedReason,
     ParkedResolution, ResolveParkedLineRequest,
 };
-use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format},
+    cli::Format,
     clients::Clients,
     failure::{During as _, Failure},
     output::{self, Table, money},
@@ -21,7 +20,7 @@ pub(crate) struct ListArguments {
     #[arg(long, value_enum)]
     reason: Option<Reason>,
     /// Only lines of this claim: the facility's number of it
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     claim: Option<String>,
     #[command(flatten)]
     limit: Limit,
@@ -43,7 +42,7 @@ pub(crate) struct ResolveArguments {
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     line: i64,
     /// Why
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     reason: String,
 }
 
@@ -126,7 +125,7 @@ pub(crate) async fn resolve(
     resolution: ParkedResolution,
 ) -> Result<(), Failure> {
     let request = ResolveParkedLineRequest {
-        request_id: Uuid::new_v4().to_string(),
+        request_id: clients.request_id(),
         id: arguments.line,
         resolution: resolution.into(),
         reason: arguments.reason,

@@ -19,11 +19,8 @@ pub(crate) struct Arguments {
     #[arg(value_parser = cli::uuid)]
     saga: Uuid,
     /// Why, 3 to 500 characters; kept with the saga and in the order's remarks
-    #[arg(long, value_parser = cli::non_empty)]
+    #[arg(long)]
     reason: String,
-    /// Names the request: repeated with the same id it has one effect; by default a new one
-    #[arg(long, value_parser = cli::uuid)]
-    request_id: Option<Uuid>,
     #[command(flatten)]
     confirmation: Confirmation,
 }
@@ -31,8 +28,8 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Nobody is asked about the step of a saga that is at none. A repeated request is left to the service, which
     /// answers what it answered then.
-    fn goes_on(&self, saga: &Saga) -> Result<(), Failure> {
-        if !saga.current_step.is_empty() || self.request_id.is_some() {
+    fn goes_on(&self, saga: &Saga, is_named: bool) -> Result<(), Failure> {
+        if !saga.current_step.is_empty() || is_named {
             return Ok(());
         }
         Err(Failure::Other(anyhow::anyhow!(
@@ -41,23 +38,19 @@ impl Arguments {
             state(saga.state().as_str_name()),
         )))
     }
-
-    fn request_id(&self) -> String {
-        self.request_id.unwrap_or_else(Uuid::new_v4).to_string()
-    }
 }
 
 pub(super) async fn skip(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
     clients.fits::<SkipSagaStepRequest>()?;
     let seen = get(clients, arguments.saga).await?;
-    arguments.goes_on(&seen)?;
+    arguments.goes_on(&seen, clients.is_named())?;
     arguments.confirmation.ask(&format!(
         "{} will not be {}, and its order says so from then on. This cannot be undone.",
         seen.current_step,
         if undoes(&seen) { "undone" } else { "carried out" },
     ))?;
     let request = SkipSagaStepRequest {
-        request_id: arguments.request_id(),
+        request_id: clients.request_id(),
         id: seen.id,
         reason: arguments.reason,
         step: seen.current_step,
@@ -74,13 +67,13 @@ pub(super) async fn force_complete(
 ) -> Result<(), Failure> {
     clients.fits::<ForceCompleteSagaRequest>()?;
     let seen = get(clients, arguments.saga).await?;
-    arguments.goes_on(&seen)?;
+    arguments.goes_on(&seen, clients.is_named())?;
     arguments.confirmation.ask(&format!(
         "You state that {} and all that follows was done by hand; the saga ends. This cannot be undone.",
         seen.current_step,
     ))?;
     let request = ForceCompleteSagaRequest {
-        request_id: arguments.request_id(),
+        request_id: clients.request_id(),
         id: seen.id,
         reason: arguments.reason,
         step: seen.current_step,

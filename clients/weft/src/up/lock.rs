@@ -35,6 +35,14 @@ impl Lock {
         }
     }
 
+    /// Whether no `weft up` looks after the folder, as far as this user can tell. Leaves nothing behind.
+    pub(crate) fn is_free(home: &Home) -> bool {
+        match File::open(home.path().join("lock")) {
+            Ok(file) => file.try_lock_shared().is_ok(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
+    }
+
     /// Whether some `weft up` looks after the folder.
     pub(crate) fn is_taken(home: &Home) -> bool {
         matches!(try_lock(home), Ok(None))

@@ -178,7 +178,7 @@ impl Measured {
             grouped(bytes),
             grouped(self.max_bytes)
         );
-        let mut refusal = status::exhausted("ANSWER_TOO_LARGE", text, std::time::Duration::ZERO);
+        let mut refusal = status::too_large("ANSWER_TOO_LARGE", text);
         // It will not be smaller the next time.
         refusal
             .metadata_mut()

@@ -99,7 +99,7 @@ fn too_large(length: usize, limit: usize) -> Status {
         grouped(length),
         grouped(limit)
     );
-    let mut refusal = status::exhausted("MESSAGE_TOO_LARGE", text, std::time::Duration::ZERO);
+    let mut refusal = status::too_large("MESSAGE_TOO_LARGE", text);
     // It will not be smaller the next time.
     refusal
         .metadata_mut()

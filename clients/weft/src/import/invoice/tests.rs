@@ -173,7 +173,10 @@ fn a_quotation_mark_that_is_not_closed_costs_its_own_line_and_swallows_no_other(
     );
     assert_eq!(invoices[1].total().unwrap().to_string(), "7.00");
     assert!(invoices[0].faults[0].reason.starts_with("UNREADABLE: column 3"));
-    assert_eq!(invoices.iter().map(Invoice::lines_without_total).sum::<usize>(), 4);
+    assert_eq!(
+        invoices.iter().map(Invoice::lines_without_total).sum::<usize>(),
+        4
+    );
 }
 
 #[test]

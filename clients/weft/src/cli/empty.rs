@@ -1,0 +1,147 @@
+//! Options, variables and arguments that are set to nothing. That is what a script passes when the command that should
+//! have filled them failed; no command has a use for it.
+
+use std::ffi::OsString;
+
+use clap::{
+    ArgMatches, CommandFactory as _, Error, FromArgMatches as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
+};
+
+use super::Cli;
+
+/// Reads a command line.
+///
+/// # Errors
+/// When it is wrong, or a value that it or the environment gives is empty.
+pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    refuse_empty(&command, &matches)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    if cli.globals.request_id.is_some() && !cli.command.takes_a_request_id() {
+        let message = "--request-id names a request that changes something, and this command sends none";
+        return Err(command.error(ErrorKind::ArgumentConflict, message));
+    }
+    Ok(cli)
+}
+
+fn refuse_empty(command: &clap::Command, matches: &ArgMatches) -> Result<(), Error> {
+    for argument in command.get_arguments() {
+        let id = argument.get_id().as_str();
+        // Flags are found under names that hold no values.
+        let is_known = matches.try_contains_id(id).unwrap_or(false);
+        let is_given = is_known && matches.value_source(id) != Some(ValueSource::DefaultValue);
+        if !is_given || !argument.get_action().takes_values() {
+            continue;
+        }
+        let mut values = matches.get_raw(id).into_iter().flatten();
+        if values.any(|value| value.to_string_lossy().trim().is_empty()) {
+            let mut error = Error::new(ErrorKind::InvalidValue).with_cmd(command);
+            error.insert(
+                ContextKind::InvalidArg,
+                ContextValue::String(argument.to_string()),
+            );
+            error.insert(ContextKind::InvalidValue, ContextValue::String(String::new()));
+            return Err(error);
+        }
+    }
+    match matches.subcommand() {
+        Some((name, inner)) => match command.find_subcommand(name) {
+            Some(subcommand) => refuse_empty(subcommand, inner),
+            None => Ok(()),
+        },
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use crate::cli::Cli;
+
+    fn refused(arguments: &[&str]) -> String {
+        let arguments = std::iter::once("weft").chain(arguments.iter().copied());
+        let error = super::parse(arguments.map(Into::into)).expect_err("it is refused");
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    #[test]
+    fn what_is_set_to_nothing_is_refused_wherever_it_stands() {
+        for (arguments, option) in [
+            ("order place --line A:1:1 --patient=", "--patient"),
+            ("order place --line A:1:1 --reference=", "--reference"),
+            ("order place --line A:1:1 --payment-method=", "--payment-method"),
+            ("order import f --payment-method=", "--payment-method"),
+            ("order list --code=", "--code"),
+            ("order cancel R --reason=", "--reason"),
+            ("claim list --payer=", "--payer"),
+            ("dlq list --consumer=", "--consumer"),
+            ("token --subject=", "--subject"),
+            ("--facility= order list", "--facility"),
+            ("order list --token=", "--token"),
+            ("order list --order-url=", "--order-url"),
+            ("order list --trust-domain=", "--trust-domain"),
+            ("order list --timeout=", "--timeout"),
+        ] {
+            let arguments: Vec<&str> = arguments.split(' ').collect();
+            let told = refused(&arguments);
+            assert!(told.contains(option), "{arguments:?}: {told}");
+        }
+        for arguments in [
+            ["order", "get", ""],
+            ["claim", "get", " "],
+            ["mesh", "policy", ""],
+        ] {
+            refused(&arguments);
+        }
+    }
+
+    /// Every option of every command, whatever it is called.
+    #[test]
+    fn no_option_takes_nothing_for_a_value() {
+        let mut weft = Cli::command();
+        weft.build();
+        let mut looked_at = 0;
+        let mut commands = vec![(Vec::new(), &weft)];
+        while let Some((path, command)) = commands.pop() {
+            for inner in command
+                .get_subcommands()
+                .filter(|inner| inner.get_name() != "help")
+            {
+                let mut path: Vec<String> = path.clone();
+                path.push(inner.get_name().to_owned());
+                commands.push((path, inner));
+            }
+            let options = command
+                .get_arguments()
+                .filter(|option| option.get_action().takes_values());
+            for option in options.filter_map(clap::Arg::get_long) {
+                let mut line = path.clone();
+                line.push(format!("--{option}="));
+                let line: Vec<&str> = line.iter().map(String::as_str).collect();
+                refused(&line);
+                looked_at += 1;
+            }
+        }
+        assert!(looked_at > 100, "{looked_at}");
+    }
+
+    #[test]
+    fn a_request_id_is_refused_where_nothing_is_changed() {
+        let id = "018f2d5e-0000-7000-8000-000000000001";
+        refused(&["order", "list", "--request-id", id]);
+        for changing in [
+            "order cancel R",
+            "dlq replay --all",
+            "saga retry 018f2d5e-0000-7000-8000-000000000002",
+        ] {
+            let line = format!("weft {changing} --request-id {id}");
+            let read = super::parse(line.split(' ').map(Into::into));
+            assert!(read.is_ok(), "{line}: {:?}", read.err());
+        }
+    }
+}
