@@ -34,6 +34,7 @@ async fn a_quotation_mark_that_is_not_closed_swallows_no_invoice_and_changes_no_
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["read"]["lines"], 4, "{report:#}");
         assert_eq!(report["read"]["linesWithoutAmount"], 2, "{report:#}");
+        assert_eq!(report["read"]["unreadableLines"], 2, "{report:#}");
         assert_eq!(report[outcome]["money"], "16.00", "{report:#}");
         assert_eq!(report["refused"]["lines"], 2, "{report:#}");
         assert_eq!(

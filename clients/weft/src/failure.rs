@@ -55,7 +55,10 @@ pub(crate) fn misused(error: &clap::Error) -> ExitCode {
             .report(Format::Json, None);
     }
     let text = error.render().to_string();
-    let told = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let end = ["\n\nUsage:", "\n\nFor more information"]
+        .iter()
+        .filter_map(|part| text.find(part));
+    let told = &text[..end.min().unwrap_or(text.len())];
     let told = told.strip_prefix("error: ").unwrap_or(told).trim();
     Failure::Usage(told.to_owned()).report(Format::Json, None)
 }

@@ -169,6 +169,12 @@ impl Invoice {
         self.items.len() + self.faults.len()
     }
 
+    /// How many of its lines are no records.
+    pub(crate) fn unreadable_lines(&self) -> usize {
+        let is_unreadable = |fault: &&Fault| fault.reason.starts_with("UNREADABLE");
+        self.faults.iter().filter(is_unreadable).count()
+    }
+
     /// How many of its lines are worth nobody knows what.
     pub(crate) fn lines_without_total(&self) -> usize {
         self.faults.iter().filter(|fault| fault.total.is_none()).count()

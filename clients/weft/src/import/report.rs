@@ -17,7 +17,9 @@ pub(crate) struct Report {
     read: Tally,
     tallies: [Tally; Outcome::COUNT],
     remarks: Vec<Remark>,
-    /// Lines whose amount cannot be read: no sum holds them.
+    /// Lines that are no records: what they ask for is not known.
+    pub(crate) unreadable_lines: u64,
+    /// Lines whose amount cannot be read, those among them: no sum holds them.
     pub(crate) lines_without_amount: u64,
     /// What is odd about the file beside its documents.
     pub(crate) remarks_on_file: Vec<String>,
@@ -99,6 +101,7 @@ impl Report {
             read: Tally::default(),
             tallies: Default::default(),
             remarks: Vec::new(),
+            unreadable_lines: 0,
             lines_without_amount: 0,
             remarks_on_file: Vec::new(),
             test: false,
@@ -132,9 +135,9 @@ impl Report {
         minor == self.read.minor && lines == self.read.lines
     }
 
-    /// Whether the import came to its end, knows what became of everything and what it is worth, and balances.
+    /// Whether the import came to its end, could read every line, knows what became of everything, and balances.
     pub(crate) fn is_clean(&self) -> bool {
-        let is_whole = self.stopped.is_none() && self.lines_without_amount == 0;
+        let is_whole = self.stopped.is_none() && self.unreadable_lines == 0;
         is_whole && self.of(Outcome::Undecided).lines == 0 && self.balances()
     }
 
@@ -146,6 +149,7 @@ impl Report {
     pub(crate) fn to_json(&self) -> Value {
         let tally = |tally: &Tally| json!({"entries": tally.entries, "lines": tally.lines, "money": self.show(tally.minor)});
         let read = json!({"documents": self.read.entries, "lines": self.read.lines, "money": self.show(self.read.minor),
+            "unreadableLines": self.unreadable_lines,
             "linesWithoutAmount": self.lines_without_amount});
         let remarks: Vec<Value> = self.remarks.iter().map(|remark| remark.to_json()).collect();
         json!({

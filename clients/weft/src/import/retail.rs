@@ -79,6 +79,7 @@ impl pool::Worker for Retail {
         let total = invoice.total().unwrap_or(Money::zero(CURRENCY));
         let mut report = self.report();
         report.count(invoice.lines() as u64, total);
+        report.unreadable_lines += invoice.unreadable_lines() as u64;
         report.lines_without_amount += invoice.lines_without_total() as u64;
         drop(report);
         self.progress.advance(*position, "invoices");
