@@ -66,7 +66,10 @@ async fn a_repeated_request_is_marked_and_another_under_its_id_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_whose_process_was_killed_between_steps_is_resumed() {
-    let rig = Rig::with(Options::default().set(Service::Payment, "sandbox.slow_ms", "300")).await;
+    let options = Options::default()
+        .set(Service::Payment, "sandbox.slow_ms", "3000")
+        .set(Service::Payment, "processor.timeout_ms", "30000");
+    let rig = Rig::with(options).await;
     let request = PlaceOrderRequest {
         payment_method: "tok_slow".into(),
         ..insured_order("")
@@ -74,8 +77,9 @@ async fn a_saga_whose_process_was_killed_between_steps_is_resumed() {
     let (orders, sent) = (rig.orders.clone(), request.clone());
     let call = tokio::spawn(async move { orders.clone().place_order(sent).await });
     // Between the claim and the money.
-    let prepared = "select count(*) from orders.saga_step where step = 'prepare_claim'";
-    eventually(SOON, || async { rig.rows(prepared).await == 1 }).await;
+    let claims = rig.stack.database(Service::Claims);
+    let prepared = async || claims.count("select count(*) from claims.claim").await == 1;
+    eventually(SOON, prepared).await;
     rig.stack.kill9(Service::Order);
     assert!(call.await.unwrap().is_err());
     rig.stack.restart(Service::Order).await;
