@@ -154,15 +154,14 @@ impl Relay {
         if !course.lanes.are_current() {
             return Ok(true);
         }
-        if pending.is_empty() {
-            course.look = false;
-            return Ok(false);
-        }
         let full = pending.len() == batch * batches;
+        if !pending.is_empty() {
+            let gathering = Duration::from_millis(self.bus.settings().relay.gather_ms);
+            course.gather_until = Instant::now() + gathering;
+        }
         let cut = course.flights.launch(&self.bus, &self.pool, pending, batch);
         course.look = full || cut;
         course.backlog = course.look;
-        course.gather_until = Instant::now() + Duration::from_millis(self.bus.settings().relay.gather_ms);
         Ok(course.look)
     }
 }

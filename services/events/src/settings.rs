@@ -20,7 +20,7 @@ pub struct Settings {
     /// Copies of every stream: 1, 3 or 5. Three in production.
     pub replicas: usize,
     /// Events a second, of all services together and on average over `events_max_age_days`, that the stream EVENTS has
-    /// room for. An insured order makes some 14 events. 1 to 1,000,000.
+    /// room for. An insured order makes some 10 events. 1 to 1,000,000.
     pub events_per_second: u32,
     /// Most bytes in the stream EVENTS; beyond them the broker refuses and the outbox backs up. 0: as many as
     /// `events_per_second` and `events_max_age_days` need. Otherwise 1 MiB or more.
