@@ -101,6 +101,59 @@ pub async fn record_effect(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     }
 }
 
+/// The call that has asked for an effect, if it is audited; for effects that another task brings about.
+#[derive(Clone, Debug)]
+pub struct Origin(Option<Started>);
+
+impl Origin {
+    /// The call that runs.
+    pub fn current() -> Origin {
+        Origin(CURRENT.try_with(Started::clone).ok())
+    }
+}
+
+/// As [`record_effect`], for the effects of several calls in one transaction.
+///
+/// # Errors
+/// When the database fails.
+pub async fn record_effects<'a>(
+    conn: &mut PgConnection,
+    origins: impl IntoIterator<Item = &'a Origin>,
+) -> Result<(), sqlx::Error> {
+    let calls: Vec<&Started> = origins
+        .into_iter()
+        .filter_map(|origin| origin.0.as_ref())
+        .collect();
+    if calls.is_empty() {
+        return Ok(());
+    }
+    let facilities: Vec<_> = calls.iter().map(|call| call.facility.as_str()).collect();
+    let subjects: Vec<_> = calls.iter().map(|call| call.subject.as_str()).collect();
+    let services: Vec<_> = calls.iter().map(|call| call.service.as_deref()).collect();
+    let methods: Vec<_> = calls.iter().map(|call| call.method.as_str()).collect();
+    let request_ids: Vec<_> = calls
+        .iter()
+        .map(|call| call.request_id.get().map(String::as_str))
+        .collect();
+    sqlx::query!(
+        "insert into chassis.audit (at, facility, subject, service, method, request_id, status, call_id)
+         select at, facility, subject, service, method, request_id, 'STARTED', call_id
+         from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[])
+             as calls (at, facility, subject, service, method, request_id, call_id)
+         on conflict (at, call_id) do nothing",
+        &calls.iter().map(|call| call.at).collect::<Vec<_>>(),
+        &facilities as &[&str],
+        &subjects as &[&str],
+        &services as &[Option<&str>],
+        &methods as &[&str],
+        &request_ids as &[Option<&str>],
+        &calls.iter().map(|call| call.call_id).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// One call of an audited method that has ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {

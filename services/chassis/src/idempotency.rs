@@ -5,6 +5,7 @@
 
 mod answers;
 mod key;
+mod several;
 mod waiting;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub use answers::{Claim, answer, claim, replay, replayed};
 pub use key::Key;
 use serde::{Deserialize, Serialize};
+pub use several::{Request, answer_all, claim_all, find};
 use tonic::Status;
 pub(crate) use waiting::Waiting;
 pub use waiting::{announce, wait};

@@ -50,6 +50,7 @@ mod facility;
 pub mod status;
 
 pub mod audit;
+pub mod batch;
 pub mod idempotency;
 pub mod page;
 pub mod postgres;

@@ -7,7 +7,7 @@ use events::{Event, Outbox};
 use prost::Message;
 use sqlx::{Postgres, Transaction};
 
-use crate::{config, error::Error, post_office::PostOffice};
+use crate::{config, error::Error, post_office::PostOffice, prepare_claim::Drafts};
 
 /// The claims desk: its files, its mail and its rules of work. Cheap to clone.
 #[derive(Clone)]
@@ -16,6 +16,8 @@ pub struct Desk {
     pub database: Database,
     /// Wakes the relay after a commit.
     pub outbox: Outbox,
+    /// Where drafts of claims are handed in.
+    pub drafts: Drafts,
     /// Where claims are filed.
     pub post_office: Arc<dyn PostOffice>,
     /// How it is talked to.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::postgres::Fault;
+use chassis::{batch::Refused, postgres::Fault};
 use tonic::Status;
 
 use crate::{claim::WrongState, rules::Violation};
@@ -86,7 +86,25 @@ impl From<Status> for Error {
     }
 }
 
+impl From<Refused<Error>> for Error {
+    fn from(refused: Refused<Error>) -> Error {
+        refused.into_failure().unwrap_or_else(Error::from)
+    }
+}
+
 impl Error {
+    /// Whether the database cannot be used now.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Error::Database(error)
+            | Error::Events(events::Error::Database(error))
+            | Error::Idempotency(chassis::idempotency::Error::Database(error)) => {
+                Fault::of(error) == Fault::Outage
+            }
+            _ => false,
+        }
+    }
+
     /// Whether another transaction was in the way: the same work may succeed at once.
     pub fn is_contention(&self) -> bool {
         match self {

@@ -13,8 +13,8 @@ use proto::claims::v1::claim_service_server::ClaimServiceServer;
 use tonic::{Extensions, Status};
 
 use crate::{
-    config::Settings, desk::Desk, follow_up, grpc::Grpc, post_office::sandbox::Sandbox, spool,
-    subscriptions::EndedOrders,
+    config::Settings, desk::Desk, follow_up, grpc::Grpc, post_office::sandbox::Sandbox,
+    prepare_claim::Prepare, spool, subscriptions::EndedOrders,
 };
 
 /// The claims service.
@@ -43,7 +43,9 @@ impl Service for Claims {
         spool::check(&settings.import)?;
         let database = Database::connect(&settings.database, &process)?;
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
+        let drafts = Prepare::batcher(&database, &bus.outbox(), process.tasks.clone());
         let desk = Desk {
+            drafts,
             post_office: Arc::new(Sandbox::new(database.clone(), settings.sandbox.clone())),
             outbox: bus.outbox(),
             database,

@@ -4,13 +4,15 @@ pub mod filings;
 pub mod parked;
 pub mod remittances;
 
+use std::collections::HashSet;
+
 use prost::Message;
 use proto::claims::v1::ClaimDetails;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{claim::State, error::Error};
+use crate::claim::State;
 
 /// A claim as it is stored.
 #[derive(Clone, Debug)]
@@ -75,29 +77,24 @@ pub struct Resubmission {
 
 /// Waits for everybody else who prepares or withdraws this order's claim, until the transaction ends.
 pub async fn lock_order(conn: &mut PgConnection, order_id: Uuid) -> Result<(), sqlx::Error> {
-    let (high, low) = order_id.as_u64_pair();
-    sqlx::query!(
-        "select pg_advisory_xact_lock($1) as locked",
-        (high ^ low).cast_signed()
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(())
+    lock_orders(conn, &[order_id]).await
 }
 
-/// Whether the order's claim was withdrawn before it arrived.
-pub async fn is_withdrawn(
-    conn: &mut PgConnection,
-    facility: &str,
-    order_id: Uuid,
-) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"select exists (select from claims.tombstone where facility = $1 and order_id = $2) as "found!""#,
-        facility,
-        order_id,
+/// As [`lock_order`], in one order for everybody.
+pub async fn lock_orders(conn: &mut PgConnection, order_ids: &[Uuid]) -> Result<(), sqlx::Error> {
+    let lock = |id: &Uuid| {
+        let (high, low) = id.as_u64_pair();
+        (high ^ low).cast_signed()
+    };
+    let mut locks: Vec<_> = order_ids.iter().map(lock).collect();
+    locks.sort_unstable();
+    sqlx::query!(
+        "select pg_advisory_xact_lock(lock) as locked from unnest($1::bigint[]) as lock",
+        &locks
     )
-    .fetch_one(conn)
-    .await
+    .fetch_all(conn)
+    .await?;
+    Ok(())
 }
 
 /// Remembers that the order's claim was withdrawn before it arrived.
@@ -118,36 +115,52 @@ pub async fn bury(
     Ok(())
 }
 
-/// Writes a validated draft.
-///
-/// # Errors
-/// [`Error::ClaimKnown`] or [`Error::OrderBilled`] when there is one already.
-pub async fn insert(conn: &mut PgConnection, facility: &str, claim: &Record) -> Result<(), Error> {
-    let details = &claim.details;
-    sqlx::query!(
+/// The orders among these whose claim was withdrawn before it arrived.
+pub async fn withdrawn(
+    conn: &mut PgConnection,
+    facility: &str,
+    order_ids: &[Uuid],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let found = sqlx::query_scalar!(
+        "select order_id from claims.tombstone where facility = $1 and order_id = any($2)",
+        facility,
+        order_ids,
+    );
+    Ok(found.fetch_all(conn).await?.into_iter().collect())
+}
+
+/// Writes validated drafts. Answers those that were written: of the others the order has a claim, or the number is taken.
+pub async fn insert(
+    conn: &mut PgConnection,
+    facility: &str,
+    claims: &[&Record],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    fn column<'a, T>(claims: &[&'a Record], value: impl Fn(&'a Record) -> T) -> Vec<T> {
+        claims.iter().map(|claim| value(claim)).collect()
+    }
+    let written = sqlx::query_scalar!(
         "insert into claims.claim (id, facility, order_id, provider_id, claim_id, payer_id, state, details, id_payer,
              version, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)",
-        claim.id,
+         select id, $1, order_id, provider_id, claim_id, payer_id, state, details, id_payer, version, created_at, created_at
+         from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::text[],
+             $10::bigint[], $11::timestamptz[])
+             as drafts (id, order_id, provider_id, claim_id, payer_id, state, details, id_payer, version, created_at)
+         order by provider_id, claim_id
+         on conflict do nothing
+         returning id",
         facility,
-        claim.order_id,
-        details.provider_id,
-        details.claim_id,
-        details.payer_id,
-        claim.state.as_str(),
-        details.encode_to_vec(),
-        claim.id_payer,
-        claim.version,
-        claim.created_at,
-    )
-    .execute(conn)
-    .await
-    .map_err(|error| match error.as_database_error().and_then(|error| error.constraint()) {
-        Some("claim_number_once") => Error::ClaimKnown,
-        Some("claim_order_once") => Error::OrderBilled,
-        _ => Error::Database(error),
-    })?;
-    Ok(())
+        &column(claims, |claim| claim.id),
+        &column(claims, |claim| claim.order_id),
+        &column(claims, |claim| claim.details.provider_id.as_str()) as &[&str],
+        &column(claims, |claim| claim.details.claim_id.as_str()) as &[&str],
+        &column(claims, |claim| claim.details.payer_id.as_str()) as &[&str],
+        &column(claims, |claim| claim.state.as_str()) as &[&str],
+        &column(claims, |claim| claim.details.encode_to_vec()),
+        &column(claims, |claim| claim.id_payer.as_str()) as &[&str],
+        &column(claims, |claim| claim.version),
+        &column(claims, |claim| claim.created_at),
+    );
+    Ok(written.fetch_all(conn).await?.into_iter().collect())
 }
 
 /// The claim of this number; of several the one that stands, else the newest that was withdrawn.

@@ -1,0 +1,298 @@
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+/// What a test's item does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Succeed,
+    Fail,
+    Panic,
+    MeetAnOutage,
+}
+
+struct Item {
+    aggregate: Uuid,
+    facility: Facility,
+    does: Does,
+}
+
+/// Keeps the sizes of the transactions that it committed, and lets a test hold them up.
+#[derive(Clone)]
+struct Store {
+    gate: Arc<Semaphore>,
+    begun: Arc<AtomicUsize>,
+    committed: Arc<Mutex<Vec<Vec<Uuid>>>>,
+}
+
+impl Store {
+    fn open() -> Store {
+        Store::with(Semaphore::MAX_PERMITS)
+    }
+
+    /// The first transaction begins, and then all wait until [`Store::go_on`].
+    fn held_up() -> Store {
+        Store::with(0)
+    }
+
+    fn with(permits: usize) -> Store {
+        Store {
+            gate: Arc::new(Semaphore::new(permits)),
+            begun: Arc::default(),
+            committed: Arc::default(),
+        }
+    }
+
+    fn go_on(&self) {
+        self.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.committed.lock().unwrap().iter().map(Vec::len).collect()
+    }
+}
+
+impl Command for Store {
+    type Item = Item;
+    type Outcome = Uuid;
+    type Error = &'static str;
+
+    fn aggregate(&self, item: &Item) -> Uuid {
+        item.aggregate
+    }
+
+    fn facility<'a>(&self, item: &'a Item) -> &'a Facility {
+        &item.facility
+    }
+
+    fn is_outage(&self, error: &&'static str) -> bool {
+        *error == "an outage"
+    }
+
+    async fn execute(&self, items: &[Arc<Item>]) -> Result<Vec<Uuid>, &'static str> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.gate.acquire().await.unwrap().forget();
+        assert!(
+            items.iter().all(|item| item.does != Does::Panic),
+            "an item panics"
+        );
+        if items.iter().any(|item| item.does == Does::Fail) {
+            return Err("an item fails");
+        }
+        if items.iter().any(|item| item.does == Does::MeetAnOutage) {
+            return Err("an outage");
+        }
+        let aggregates: Vec<_> = items.iter().map(|item| item.aggregate).collect();
+        self.committed.lock().unwrap().push(aggregates.clone());
+        Ok(aggregates)
+    }
+}
+
+fn item(number: u128, does: Does) -> Item {
+    Item {
+        aggregate: Uuid::from_u128(number),
+        facility: Facility::new("F1").unwrap(),
+        does,
+    }
+}
+
+fn batcher(store: &Store, limits: Limits) -> Batcher<Store> {
+    Batcher::new(store.clone(), limits, Tasks::new(CancellationToken::new()))
+}
+
+type Ended = Result<Uuid, Refused<&'static str>>;
+
+/// Submits them in their order; all wait at once.
+async fn submit_all(
+    batcher: &Batcher<Store>,
+    items: impl IntoIterator<Item = Item>,
+) -> JoinSet<(Uuid, Ended)> {
+    let mut submitted = JoinSet::new();
+    for item in items {
+        let batcher = batcher.clone();
+        let aggregate = item.aggregate;
+        submitted.spawn(async move { (aggregate, batcher.submit(item, None).await) });
+        tokio::task::yield_now().await;
+    }
+    submitted
+}
+
+#[tokio::test]
+async fn one_alone_waits_for_nobody() {
+    let store = Store::open();
+    let batcher = batcher(&store, Limits::default());
+    assert_eq!(
+        batcher.submit(item(1, Does::Succeed), None).await.unwrap(),
+        Uuid::from_u128(1)
+    );
+    assert_eq!(store.sizes(), [1]);
+}
+
+#[tokio::test]
+async fn what_comes_while_a_transaction_runs_shares_the_next_in_the_order_of_its_aggregates() {
+    let store = Store::held_up();
+    let batcher = batcher(&store, Limits::default());
+    let submitted = submit_all(&batcher, (0..33).rev().map(|number| item(number, Does::Succeed))).await;
+    store.go_on();
+    for (aggregate, ended) in submitted.join_all().await {
+        assert_eq!(ended.unwrap(), aggregate);
+    }
+    assert_eq!(store.sizes(), [1, 32]);
+    assert!(store.committed.lock().unwrap()[1].is_sorted());
+}
+
+#[tokio::test]
+async fn a_second_lane_opens_for_a_whole_batch_only() {
+    let limits = Limits {
+        items: 4,
+        ..Limits::default()
+    };
+    let store = Store::held_up();
+    let batcher = batcher(&store, limits);
+    let mut submitted = submit_all(&batcher, (0..4).map(|number| item(number, Does::Succeed))).await;
+    assert_eq!(store.begun.load(Ordering::SeqCst), 1);
+    let more = submit_all(&batcher, [item(4, Does::Succeed)]).await;
+    assert_eq!(store.begun.load(Ordering::SeqCst), 2);
+    store.go_on();
+    while let Some(ended) = submitted.join_next().await {
+        ended.unwrap().1.unwrap();
+    }
+    more.join_all().await;
+    let mut sizes = store.sizes();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, 4]);
+}
+
+#[tokio::test]
+async fn two_items_of_one_aggregate_are_carried_out_one_after_the_other() {
+    let store = Store::held_up();
+    let limits = Limits {
+        items: 2,
+        ..Limits::default()
+    };
+    let batcher = batcher(&store, limits);
+    let items = [1, 1, 1, 2].map(|number| item(number, Does::Succeed));
+    let submitted = submit_all(&batcher, items).await;
+    store.go_on();
+    for (_, ended) in submitted.join_all().await {
+        ended.unwrap();
+    }
+    let committed = store.committed.lock().unwrap().clone();
+    for batch in &committed {
+        let distinct: HashSet<_> = batch.iter().collect();
+        assert_eq!(distinct.len(), batch.len(), "{committed:?}");
+    }
+    assert_eq!(committed.iter().flatten().count(), 4);
+}
+
+#[tokio::test]
+async fn of_64_the_one_that_fails_or_panics_fails_alone() {
+    for does in [Does::Fail, Does::Panic] {
+        let store = Store::held_up();
+        let batcher = batcher(&store, Limits::default());
+        let items = (0..65).map(|number| item(number, if number == 40 { does } else { Does::Succeed }));
+        let submitted = submit_all(&batcher, items).await;
+        store.go_on();
+        for (aggregate, ended) in submitted.join_all().await {
+            match (aggregate == Uuid::from_u128(40), ended) {
+                (false, Ok(_)) => {}
+                (true, Err(Refused::Failed("an item fails"))) if does == Does::Fail => {}
+                (true, Err(Refused::Panicked)) if does == Does::Panic => {}
+                (_, ended) => panic!("{aggregate}: {ended:?}"),
+            }
+        }
+        // 1 + 64, and the halves on the way to the one: two for each of the six levels.
+        assert!(store.begun.load(Ordering::SeqCst) <= 2 + 12);
+    }
+}
+
+#[tokio::test]
+async fn in_an_outage_all_fail_at_once() {
+    let store = Store::held_up();
+    let batcher = batcher(&store, Limits::default());
+    let items = [Does::Succeed, Does::Succeed, Does::MeetAnOutage, Does::Succeed];
+    let items = (0..4).map(|number| item(number, items[number as usize]));
+    let submitted = submit_all(&batcher, items).await;
+    store.go_on();
+    let ended = submitted.join_all().await;
+    let count = |matches: fn(&Ended) -> bool| ended.iter().filter(|(_, ended)| matches(ended)).count();
+    // The first was alone.
+    assert_eq!(count(|ended| ended.is_ok()), 1);
+    assert_eq!(
+        count(|ended| matches!(ended, Err(Refused::Failed("an outage")))),
+        1
+    );
+    assert_eq!(count(|ended| matches!(ended, Err(Refused::Outage))), 2);
+    assert_eq!(store.begun.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_items_of_a_transaction_are_of_one_facility() {
+    let store = Store::held_up();
+    let batcher = batcher(&store, Limits::default());
+    let items = (0..9).map(|number| Item {
+        facility: Facility::new(["F1", "F2"][number % 2]).unwrap(),
+        ..item(number as u128, Does::Succeed)
+    });
+    let submitted = submit_all(&batcher, items).await;
+    store.go_on();
+    submitted.join_all().await;
+    assert_eq!(store.sizes(), [1, 4, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_late_or_unwanted_when_its_turn_comes_is_not_begun() {
+    let store = Store::held_up();
+    let batcher = batcher(&store, Limits::default());
+    let first = submit_all(&batcher, [item(1, Does::Succeed)]).await;
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let (waits, b) = (batcher.clone(), batcher.clone());
+    let late = tokio::spawn(async move { waits.submit(item(2, Does::Succeed), Some(deadline)).await });
+    let unwanted = tokio::spawn(async move { b.submit(item(3, Does::Succeed), None).await });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    unwanted.abort();
+    let last = submit_all(&batcher, [item(4, Does::Succeed)]).await;
+    store.go_on();
+    assert!(matches!(late.await.unwrap(), Err(Refused::Late)));
+    first.join_all().await;
+    last.join_all().await;
+    let committed = store.committed.lock().unwrap().clone();
+    assert_eq!(committed, [[Uuid::from_u128(1)], [Uuid::from_u128(4)]]);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_begins_nothing() {
+    let limits = Limits {
+        waiting: 2,
+        ..Limits::default()
+    };
+    let store = Store::held_up();
+    let batcher = batcher(&store, limits);
+    let submitted = submit_all(&batcher, (0..3).map(|number| item(number, Does::Succeed))).await;
+    let refused = batcher.submit(item(9, Does::Succeed), None).await;
+    assert!(matches!(refused, Err(Refused::Full)));
+    store.go_on();
+    submitted.join_all().await;
+    assert_eq!(store.committed.lock().unwrap().iter().flatten().count(), 3);
+}
+
+#[tokio::test]
+async fn the_drain_waits_for_all_that_is_queued_though_the_callers_have_begun_to_leave() {
+    let store = Store::held_up();
+    let tasks = Tasks::new(CancellationToken::new());
+    let batcher = Batcher::new(store.clone(), Limits::default(), tasks.clone());
+    let mut submitted = submit_all(&batcher, (0..8).map(|number| item(number, Does::Succeed))).await;
+    // The first runs: it is finished though nobody waits for it.
+    submitted.abort_all();
+    while submitted.join_next().await.is_some() {}
+    store.go_on();
+    assert!(tasks.finished_within(Duration::from_secs(10)).await);
+    assert_eq!(store.sizes(), [1]);
+}

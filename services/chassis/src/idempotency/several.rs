@@ -1,0 +1,137 @@
+//! The keys of several requests to one method, in one statement.
+
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Claim, Error, Key};
+use crate::Facility;
+
+/// One of several requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Whose it is.
+    pub facility: &'a Facility,
+    /// What makes the request the same.
+    pub key: &'a Key,
+    /// What it makes or changes.
+    pub resource_id: Uuid,
+    /// Its answer, encoded, where the transaction that claims the key completes the request.
+    pub answer: Option<&'a [u8]>,
+}
+
+/// Claims the keys of requests in the transaction that does their work, and stores the answers of those that have one.
+/// True for each whose key it claimed; of the others, also of a second one with the same key in `requests`, [`find`] says
+/// more. Another transaction that claims one of the keys waits for this one.
+///
+/// # Errors
+/// When the database fails.
+pub async fn claim_all(conn: &mut PgConnection, requests: &[Request<'_>]) -> Result<Vec<bool>, sqlx::Error> {
+    let column = |value: fn(&Request<'_>) -> Uuid| requests.iter().map(value).collect::<Vec<_>>();
+    let facilities: Vec<_> = requests.iter().map(|request| request.facility.as_str()).collect();
+    let methods: Vec<_> = requests.iter().map(|request| request.key.method()).collect();
+    let hashes: Vec<_> = requests.iter().map(|request| request.key.hash()).collect();
+    let answers: Vec<_> = requests.iter().map(|request| request.answer).collect();
+    let resources = column(|request| request.resource_id);
+    // In one order, so that two transactions with keys in common wait for each other one way only.
+    let claimed = sqlx::query_scalar!(
+        "insert into chassis.idempotency (facility, method, request_id, request_hash, resource_id, answer, answered_at)
+         select facility, method, request_id, request_hash, resource_id, answer,
+                case when answer is not null then now() end
+         from unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[], $5::uuid[], $6::bytea[])
+             as requests (facility, method, request_id, request_hash, resource_id, answer)
+         order by facility, method, request_id
+         on conflict (facility, method, request_id) do nothing
+         returning resource_id",
+        &facilities as &[&str],
+        &methods as &[&str],
+        &column(|request| request.key.request_id()),
+        &hashes as &[&[u8]],
+        &resources,
+        &answers as &[Option<&[u8]>],
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(resources
+        .iter()
+        .map(|resource| claimed.contains(resource))
+        .collect())
+}
+
+/// What is known of requests, in their order: the answer of each that was made before, that it is being carried out, or
+/// that its key was used for another request. `None` for a key that nobody has claimed.
+///
+/// # Errors
+/// When the database fails.
+pub async fn find(
+    conn: &mut PgConnection,
+    requests: &[(&Facility, &Key)],
+) -> Result<Vec<Option<Result<Claim, Error>>>, sqlx::Error> {
+    let facilities: Vec<_> = requests.iter().map(|(facility, _)| facility.as_str()).collect();
+    let methods: Vec<_> = requests.iter().map(|(_, key)| key.method()).collect();
+    let ids: Vec<_> = requests.iter().map(|(_, key)| key.request_id()).collect();
+    let rows = sqlx::query!(
+        "select known.facility, known.method, known.request_id, known.request_hash, known.resource_id, known.answer
+         from unnest($1::text[], $2::text[], $3::uuid[]) as requests (facility, method, request_id)
+             join chassis.idempotency known using (facility, method, request_id)",
+        &facilities as &[&str],
+        &methods as &[&str],
+        &ids,
+    )
+    .fetch_all(conn)
+    .await?;
+    let known: HashMap<_, _> = rows
+        .iter()
+        .map(|row| ((row.facility.as_str(), row.method.as_str(), row.request_id), row))
+        .collect();
+    let state = |(facility, key): &(&Facility, &Key)| {
+        let row = known.get(&(facility.as_str(), key.method(), key.request_id()))?;
+        Some(match &row.answer {
+            _ if row.request_hash != key.hash() => Err(Error::KeyReused),
+            Some(answer) => Ok(Claim::Answered(answer.clone())),
+            None => Ok(Claim::Running {
+                resource_id: row.resource_id,
+            }),
+        })
+    };
+    Ok(requests.iter().map(state).collect())
+}
+
+/// Stores the answers of requests in the transaction that completes them, and gives back the stored ones in the same
+/// order: the first writer wins. Call [`announce`](super::announce) for each once that has committed.
+///
+/// # Errors
+/// When the database fails.
+pub async fn answer_all(
+    conn: &mut PgConnection,
+    answers: &[(&Facility, &Key, Vec<u8>)],
+) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    let facilities: Vec<_> = answers.iter().map(|(facility, ..)| facility.as_str()).collect();
+    let methods: Vec<_> = answers.iter().map(|(_, key, _)| key.method()).collect();
+    let ids: Vec<_> = answers.iter().map(|(_, key, _)| key.request_id()).collect();
+    let own: Vec<_> = answers.iter().map(|(.., answer)| answer.as_slice()).collect();
+    let rows = sqlx::query!(
+        r#"update chassis.idempotency i
+         set answer = coalesce(i.answer, new.answer), answered_at = coalesce(i.answered_at, now())
+         from unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[]) as new (facility, method, request_id, answer)
+         where i.facility = new.facility and i.method = new.method and i.request_id = new.request_id
+         returning i.facility, i.method, i.request_id, i.answer as "answer!""#,
+        &facilities as &[&str],
+        &methods as &[&str],
+        &ids,
+        &own as &[&[u8]],
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut stored: HashMap<_, _> = rows
+        .into_iter()
+        .map(|row| ((row.facility, row.method, row.request_id), row.answer))
+        .collect();
+    let first = |(facility, key, own): &(&Facility, &Key, Vec<u8>)| {
+        let of = (facility.to_string(), key.method().to_owned(), key.request_id());
+        // A key that was pruned in between has this answer.
+        stored.remove(&of).unwrap_or_else(|| own.clone())
+    };
+    Ok(answers.iter().map(first).collect())
+}
