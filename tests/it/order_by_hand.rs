@@ -227,12 +227,9 @@ async fn a_wake_up_while_a_saga_is_driven_is_not_lost() {
 
     // It had looked before the patient paid.
     driven.wait(time::OffsetDateTime::now_utc() + time::Duration::hours(1), false);
-    let released = order::store::sagas::Lease::Released;
-    assert!(
-        order::store::sagas::save(&mut tx, &driven, driven.epoch, released)
-            .await
-            .unwrap()
-    );
+    let moved = order::store::sagas::Moved::released(&driven, driven.epoch);
+    let saved = order::store::sagas::save(&mut tx, &[moved]).await.unwrap();
+    assert_eq!(saved, [driven.id]);
     tx.commit().await.unwrap();
     rig.becomes(&order.id, OrderState::Confirmed).await;
 }

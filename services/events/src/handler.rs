@@ -22,6 +22,19 @@ pub trait Handler: Send + Sync + 'static {
         tx: &mut PgConnection,
         delivery: &Delivery,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Does the same with events of one facility and of different aggregates at once, in fewer statements. False: it does not
+    /// take these together, and has done nothing; they are handled one after the other, as by default.
+    ///
+    /// # Errors
+    /// All is rolled back, and the events are handled one by one.
+    fn handle_all(
+        &self,
+        _tx: &mut PgConnection,
+        _deliveries: &[Delivery],
+    ) -> impl Future<Output = Result<bool, HandlerError>> + Send {
+        std::future::ready(Ok(false))
+    }
 }
 
 /// Why an attempt failed. The code is UPPER_SNAKE and names the kind of failure; the message says it in words.
@@ -103,14 +116,9 @@ impl From<crate::Error> for HandlerError {
     }
 }
 
-/// Runs a handler, bounded in time; its panic is a failure like others.
-pub(crate) async fn run(
-    handler: &dyn Erased,
-    tx: &mut PgConnection,
-    delivery: &Delivery,
-    limit: Duration,
-) -> Result<(), HandlerError> {
-    let handled = AssertUnwindSafe(handler.handle(tx, delivery)).catch_unwind();
+/// Runs a handler's work, bounded in time; its panic is a failure like others.
+pub(crate) async fn run<T>(handling: Handling<'_, T>, limit: Duration) -> Result<T, HandlerError> {
+    let handled = AssertUnwindSafe(handling).catch_unwind();
     match tokio::time::timeout(limit, handled).await {
         Ok(Ok(result)) => result,
         Ok(Err(panic)) => {
@@ -129,13 +137,19 @@ pub(crate) async fn run(
 
 /// [`Handler`] behind a pointer.
 pub(crate) trait Erased: Send + Sync {
-    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a>;
+    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a, ()>;
+
+    fn handle_all<'a>(&'a self, tx: &'a mut PgConnection, deliveries: &'a [Delivery]) -> Handling<'a, bool>;
 }
 
-pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send + 'a>>;
+pub(crate) type Handling<'a, T> = Pin<Box<dyn Future<Output = Result<T, HandlerError>> + Send + 'a>>;
 
 impl<H: Handler> Erased for H {
-    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a> {
+    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a, ()> {
         Box::pin(Handler::handle(self, tx, delivery))
+    }
+
+    fn handle_all<'a>(&'a self, tx: &'a mut PgConnection, deliveries: &'a [Delivery]) -> Handling<'a, bool> {
+        Box::pin(Handler::handle_all(self, tx, deliveries))
     }
 }

@@ -17,8 +17,8 @@ const MAX_BODY: usize = 512 << 10;
 /// Lanes of the outbox. Events of one aggregate share a lane, and one relay at a time owns it.
 pub(crate) const LANES: i16 = 16;
 
-/// Events written by one statement.
-const ROWS: usize = 32;
+/// Events that are written as rows of values; more are written as arrays, by one statement for every number.
+const ROWS: usize = 8;
 
 /// Wakes this process's relay. Cheap to clone and to call.
 #[derive(Clone, Debug, Default)]
@@ -44,13 +44,16 @@ impl Outbox {
 /// When a message is no event or too large, or the database fails.
 pub async fn append(connection: &mut PgConnection, events: &[Event]) -> Result<(), Error> {
     let declared = events.iter().map(declared).collect::<Result<Vec<_>, Error>>()?;
-    for some in declared.chunks(ROWS) {
-        // Rows as values cost the server half of what arrays do. There are few statements: one for each number of rows.
+    if declared.len() > ROWS {
+        return insert_many(connection, &declared).await;
+    }
+    if !declared.is_empty() {
+        // Few rows as values cost the server half of what arrays do. There are few statements: one for each number of rows.
         let mut insert = QueryBuilder::new(
             "insert into events.outbox (lane, occurred_at, id, type, subject, facility, aggregate, aggregate_id, \
              version, saga_id, causation_id, traceparent, body) ",
         );
-        insert.push_values(some, |mut row, (event, declaration)| {
+        insert.push_values(&declared, |mut row, (event, declaration)| {
             let meta = &event.meta;
             row.push_bind(lane(meta.aggregate_id))
                 .push_bind(event.occurred_at)
@@ -68,6 +71,50 @@ pub async fn append(connection: &mut PgConnection, events: &[Event]) -> Result<(
         });
         insert.build().execute(&mut *connection).await?;
     }
+    Ok(())
+}
+
+async fn insert_many(
+    connection: &mut PgConnection,
+    events: &[(&Event, &'static Declaration)],
+) -> Result<(), Error> {
+    fn column<'a, T>(events: &[(&'a Event, &'static Declaration)], value: impl Fn(&'a Event) -> T) -> Vec<T> {
+        events.iter().map(|(event, _)| value(event)).collect()
+    }
+    let subjects: Vec<_> = events
+        .iter()
+        .map(|(_, declaration)| declaration.subject.as_str())
+        .collect();
+    let aggregates: Vec<_> = events
+        .iter()
+        .map(|(_, declaration)| declaration.aggregate.as_str())
+        .collect();
+    sqlx::query!(
+        "insert into events.outbox (lane, occurred_at, id, type, subject, facility, aggregate, aggregate_id, version,
+             saga_id, causation_id, traceparent, body)
+         select lane, occurred_at, id, type, subject, facility, aggregate, aggregate_id, version, saga_id, causation_id,
+             traceparent, body
+         from unnest($1::smallint[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
+             $8::uuid[], $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::bytea[]) with ordinality
+             as new (lane, occurred_at, id, type, subject, facility, aggregate, aggregate_id, version, saga_id,
+                 causation_id, traceparent, body, position)
+         order by position",
+        &column(events, |event| lane(event.meta.aggregate_id)),
+        &column(events, |event| event.occurred_at),
+        &column(events, |event| event.id),
+        &column(events, |event| event.type_name.as_str()) as &[&str],
+        &subjects as &[&str],
+        &column(events, |event| event.meta.facility.as_str()) as &[&str],
+        &aggregates as &[&str],
+        &column(events, |event| event.meta.aggregate_id),
+        &column(events, |event| event.meta.version),
+        &column(events, |event| event.meta.saga_id) as &[Option<Uuid>],
+        &column(events, |event| event.meta.causation_id) as &[Option<Uuid>],
+        &column(events, |event| event.traceparent.as_str()) as &[&str],
+        &column(events, |event| event.body.as_slice()) as &[&[u8]],
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

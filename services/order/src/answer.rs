@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chassis::idempotency::{self, Key};
+use prost::Message;
 use proto::order::v1 as wire;
 use sqlx::PgConnection;
 use tokio::time::sleep_until;
@@ -13,7 +14,7 @@ use crate::{
     error::Error,
     grpc::encode,
     order::{Line, Order},
-    refund::RefundState,
+    refund::{Refund, RefundState},
     saga::Run,
     store,
 };
@@ -22,18 +23,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub key: Key,
-    pub to: To,
     pub lines: Arc<[Line]>,
-}
-
-/// The method that is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum To {
-    PlaceOrder,
-    FulfilOrder,
-    CancelOrder,
-    RefundOrder,
-    ResolveOrderBalance,
 }
 
 /// An encoded response.
@@ -56,44 +46,24 @@ pub enum Until {
 impl Reply {
     /// Stores the answer that tells the order as it is; gives back what is stored, which may be an earlier answer.
     pub async fn store(&self, conn: &mut PgConnection, order: &Order) -> Result<Vec<u8>, Error> {
-        let told = Some(self.told(conn, order).await?);
-        let (facility, key) = (&order.facility, &self.key);
-        let stored = match self.to {
-            To::PlaceOrder => {
-                idempotency::answer(conn, facility, key, &wire::PlaceOrderResponse { order: told }).await
-            }
-            To::FulfilOrder => {
-                idempotency::answer(conn, facility, key, &wire::FulfilOrderResponse { order: told }).await
-            }
-            To::CancelOrder => {
-                idempotency::answer(conn, facility, key, &wire::CancelOrderResponse { order: told }).await
-            }
-            To::RefundOrder => {
-                idempotency::answer(conn, facility, key, &wire::RefundOrderResponse { order: told }).await
-            }
-            To::ResolveOrderBalance => {
-                let answer = wire::ResolveOrderBalanceResponse { order: told };
-                idempotency::answer(conn, facility, key, &answer).await
-            }
-        };
-        Ok(stored?)
+        let answer = self.unfinished(conn, order).await?;
+        let stored = idempotency::answer_all(conn, &[(&order.facility, &self.key, answer)]).await?;
+        Ok(stored.into_iter().next().unwrap_or_default())
     }
 
-    /// The response that tells the order as it is, not stored: the last word is still to come. All of these responses
-    /// hold an order as their first field.
+    /// The response that tells the order as it is, not stored: the last word is still to come.
     async fn unfinished(&self, conn: &mut PgConnection, order: &Order) -> Result<Vec<u8>, Error> {
-        let told = Some(self.told(conn, order).await?);
-        Ok(prost::Message::encode_to_vec(&wire::PlaceOrderResponse {
-            order: told,
-        }))
-    }
-
-    async fn told(&self, conn: &mut PgConnection, order: &Order) -> Result<wire::Order, Error> {
         let refunds = match order.refund_count {
             0 => Vec::new(),
             _ => store::refunds::of(conn, order.id).await?,
         };
-        Ok(encode::order(order, &self.lines, &refunds))
+        Ok(self.encode(order, &refunds))
+    }
+
+    /// The response that tells the order. All of the responses that this answers hold an order as their first field.
+    pub fn encode(&self, order: &Order, refunds: &[Refund]) -> Vec<u8> {
+        let order = Some(encode::order(order, &self.lines, refunds));
+        wire::PlaceOrderResponse { order }.encode_to_vec()
     }
 }
 

@@ -5,12 +5,15 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, To, Until},
+    answer::{Answered, Reply, Until},
     desk::{Desk, Request},
     error::Error,
     order::{Failure, Order, State},
     saga::{Caller, Kind, Run, Saga, Step},
-    store::{self, sagas::Lease},
+    store::{
+        self,
+        sagas::{Lease, Moved},
+    },
     told,
 };
 
@@ -30,7 +33,6 @@ pub async fn cancel(desk: &Desk, request: &Request, id: Uuid, reason: &str) -> R
     let lines = store::lines::of(&mut tx, id).await?.into();
     let reply = Reply {
         key: request.key.clone(),
-        to: To::CancelOrder,
         lines,
     };
     if let Claim::Running { .. } = claimed {
@@ -102,8 +104,8 @@ pub async fn begin(
     order.begin_cancelling(failure)?;
     order.saga_id = saga.id;
     order.busy = true;
-    store::orders::save(conn, order, from).await?;
-    store::sagas::insert(conn, &saga, lease).await?;
+    store::orders::save(conn, &[(order, from)]).await?;
+    store::sagas::insert(conn, &[(&saga, lease)]).await?;
     let mut events = told::of_order(order, Some(saga.id), causation_id);
     events.extend(told::of_saga(&mut saga));
     events::append(conn, &events).await?;
@@ -128,7 +130,7 @@ async fn stop_placing(conn: &mut PgConnection, order: &Order) -> Result<(), Erro
     }
     let epoch = saga.epoch;
     saga.superseded("CANCELLED");
-    store::sagas::save(conn, &saga, epoch, Lease::Released).await?;
+    store::sagas::save(conn, &[Moved::released(&saga, epoch)]).await?;
     events::append(conn, &told::of_saga(&mut saga)).await?;
     Ok(())
 }

@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chassis::{Facility, PageTokens, idempotency::Key, postgres::Database};
+use chassis::{Facility, PageTokens, batch::Batcher, idempotency::Key, postgres::Database};
 use mesh::Context;
 use tokio::time::Instant;
 
 use crate::{
     changes::Changes,
     config,
+    place_order::AcceptOrders,
     saga::{Engine, Participants},
     settlement::DenialPolicy,
 };
@@ -17,6 +18,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Desk {
     pub database: Database,
+    /// Where new orders are written.
+    pub accepting: Batcher<AcceptOrders>,
     pub engine: Engine,
     pub participants: Participants,
     pub changes: Changes,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::{Violations, auth, idempotency, postgres::Fault, status};
+use chassis::{Violations, auth, batch, idempotency, postgres::Fault, status};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -71,6 +71,25 @@ impl Error {
             Error::Busy | Error::Made | Error::Resolved | Error::InProgress | Error::LostLease => true,
             _ => false,
         }
+    }
+}
+
+impl Error {
+    /// Whether the database cannot be used now.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Error::Database(error)
+            | Error::Events(events::Error::Database(error))
+            | Error::Key(idempotency::Error::Database(error)) => Fault::of(error) == Fault::Outage,
+            _ => false,
+        }
+    }
+}
+
+impl From<batch::Refused<Error>> for Error {
+    fn from(refused: batch::Refused<Error>) -> Error {
+        let status = |status| Error::Upstream(Box::new(status));
+        refused.into_failure().unwrap_or_else(status)
     }
 }
 

@@ -4,7 +4,7 @@ use chassis::idempotency::{self, Claim};
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, To, Until},
+    answer::{Answered, Reply, Until},
     cancel_order,
     desk::{Desk, Request},
     error::Error,
@@ -28,7 +28,6 @@ pub async fn fulfil(desk: &Desk, request: &Request, id: Uuid) -> Result<Answered
     let lines = store::lines::of(&mut tx, id).await?.into();
     let reply = Reply {
         key: request.key.clone(),
-        to: To::FulfilOrder,
         lines,
     };
     if let Claim::Running { .. } = claimed {
@@ -48,8 +47,8 @@ pub async fn fulfil(desk: &Desk, request: &Request, id: Uuid) -> Result<Answered
     order.saga_id = saga.id;
     order.busy = true;
     order.touch();
-    store::orders::save(&mut tx, &order, from).await?;
-    store::sagas::insert(&mut tx, &saga, desk.engine.lease()).await?;
+    store::orders::save(&mut tx, &[(&order, from)]).await?;
+    store::sagas::insert(&mut tx, &[(&saga, desk.engine.lease())]).await?;
     events::append(&mut tx, &told::of_saga(&mut saga)).await?;
     tx.commit().await?;
     desk.outbox.wake();

@@ -51,7 +51,7 @@ pub async fn help<M: Message>(
     let rules = desk.engine.rules();
     let mut next = run.helped(help.intervention, &help.by, (&books, &earlier), &rules)?;
     if next.order.version != run.order.version {
-        store::orders::save(&mut tx, &next.order, run.order.version).await?;
+        store::orders::save(&mut tx, &[(&next.order, run.order.version)]).await?;
     }
     saga_actions::insert(&mut tx, &run.saga, help.intervention.into(), &help.by).await?;
     desk.engine.write(&mut tx, &run, &mut next).await?;

@@ -15,7 +15,7 @@ use crate::{
     saga::{Saga, Statement},
     store::{
         self, saga_actions, saga_steps,
-        sagas::{Filter, Lease},
+        sagas::{Filter, Moved},
     },
     told,
 };
@@ -103,7 +103,7 @@ pub async fn retry<M: Message>(
     saga_actions::insert(&mut tx, &saga, saga_actions::Kind::Retried, &by).await?;
     if !store::sagas::is_leased(&mut tx, id).await? {
         saga.wake(desk.patience);
-        store::sagas::save(&mut tx, &saga, saga.epoch, Lease::Released).await?;
+        store::sagas::save(&mut tx, &[Moved::released(&saga, saga.epoch)]).await?;
         events::append(&mut tx, &told::of_saga(&mut saga)).await?;
     } else {
         store::sagas::wake(&mut tx, id).await?;

@@ -1,17 +1,23 @@
 //! Takes an order, and sees it to a final state if the caller's time allows.
 
+mod accept;
+
 use std::sync::Arc;
 
+pub use accept::AcceptOrders;
+use accept::Accepted;
 use chassis::{
     Violations,
+    audit::Origin,
     idempotency::{self, Claim},
 };
+use prost::Message;
 use proto::{claims::v1::ClaimDetails, order::v1 as wire};
 use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, To, Until},
+    answer::{Answered, Reply, Until},
     desk::{Desk, Request},
     error::Error,
     grpc::encode,
@@ -50,38 +56,30 @@ pub async fn place(desk: &Desk, request: &Request, intake: Intake) -> Result<Ans
     order.saga_id = saga.id;
     let reply = Reply {
         key: request.key.clone(),
-        to: To::PlaceOrder,
         lines: lines.into(),
     };
-
-    let mut tx = desk.database.begin(&request.facility).await?;
-    match idempotency::claim(&mut tx, &request.facility, &request.key, order.id).await? {
-        Claim::New => {}
-        Claim::Answered(bytes) => return Ok(Answered::again(bytes)),
-        Claim::Running { resource_id } => {
-            tx.rollback().await?;
-            return desk
-                .conclude_again(
-                    request,
-                    &reply,
-                    Until::Rest {
-                        order_id: resource_id,
-                    },
-                )
-                .await;
-        }
-    }
-    if let Err(error) = store::orders::insert(&mut tx, &order, claim.as_ref(), &request.key).await {
-        tx.rollback().await?;
-        return again(desk, request, &reply, error.into()).await;
-    }
-    store::lines::insert(&mut tx, &order.facility, order.id, &reply.lines).await?;
-    store::sagas::insert(&mut tx, &saga, desk.engine.lease()).await?;
     let mut events = told::of_order(&mut order, Some(saga.id), None);
     events.extend(told::of_saga(&mut saga));
-    events::append(&mut tx, &events).await?;
-    tx.commit().await?;
-    desk.outbox.wake();
+    let accepted = Accepted {
+        order: order.clone(),
+        lines: reply.lines.clone(),
+        claim: claim.as_ref().map(ClaimDetails::encode_to_vec),
+        key: request.key.clone(),
+        saga: saga.clone(),
+        lease: desk.engine.lease(),
+        events,
+        origin: Origin::current(),
+    };
+    match desk
+        .accepting
+        .submit(accepted, Some(request.answer_by))
+        .await
+        .map_err(Error::from)
+    {
+        Ok(true) => {}
+        Ok(false) | Err(Error::Made) => return again(desk, request, &reply).await,
+        Err(error) => return Err(error),
+    }
 
     let until = Until::Rest { order_id: order.id };
     let mut run = Run::new(saga, order);
@@ -93,17 +91,21 @@ pub async fn place(desk: &Desk, request: &Request, intake: Intake) -> Result<Ans
     desk.conclude(request, &reply, until, driven).await
 }
 
-/// A request whose answer is forgotten and whose order is not is answered with the order as it is now.
-async fn again(desk: &Desk, request: &Request, reply: &Reply, error: Error) -> Result<Answered, Error> {
-    if !matches!(error, Error::Made | Error::ReferenceTaken) {
-        return Err(error);
-    }
-    let mut tx = desk.database.begin(&request.facility).await?;
-    let made = store::orders::made_by(&mut tx, &request.facility, &request.key).await?;
+/// The answer to a request that cannot make an order: it has made one before, or the reference is another order's.
+async fn again(desk: &Desk, request: &Request, reply: &Reply) -> Result<Answered, Error> {
+    let (facility, key) = (&request.facility, &request.key);
+    let mut tx = desk.database.begin(facility).await?;
+    let known = idempotency::find(&mut tx, &[(facility, key)]).await?.remove(0);
+    let made = match known.transpose()? {
+        Some(Claim::Answered(bytes)) => return Ok(Answered::again(bytes)),
+        Some(Claim::Running { resource_id }) => Some((resource_id, key.hash().to_vec())),
+        // A request whose answer is forgotten and whose order is not is answered with the order as it is now.
+        Some(Claim::New) | None => store::orders::made_by(&mut tx, facility, key).await?,
+    };
     tx.commit().await?;
     match made {
-        None => Err(error),
-        Some((_, hash)) if hash != request.key.hash() => Err(idempotency::Error::KeyReused.into()),
+        None => Err(Error::ReferenceTaken),
+        Some((_, hash)) if hash != key.hash() => Err(idempotency::Error::KeyReused.into()),
         Some((order_id, _)) => {
             desk.conclude_again(request, reply, Until::Rest { order_id })
                 .await

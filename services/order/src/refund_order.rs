@@ -4,7 +4,7 @@ use chassis::idempotency::{self, Claim};
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, To, Until},
+    answer::{Answered, Reply, Until},
     desk::{Desk, Request},
     error::Error,
     refund::{self, Refund, Wanted},
@@ -53,7 +53,6 @@ async fn again(desk: &Desk, request: &Request, order_id: Uuid) -> Result<Option<
     }
     let reply = Reply {
         key: request.key.clone(),
-        to: To::RefundOrder,
         lines,
     };
     let until = Until::Refunded { order_id, refund_id };
@@ -72,7 +71,6 @@ async fn refund_now(desk: &Desk, request: &Request, asked: Return) -> Result<Ans
     let lines = store::lines::of(&mut tx, order_id).await?.into();
     let reply = Reply {
         key: request.key.clone(),
-        to: To::RefundOrder,
         lines,
     };
     if let Claim::Running { resource_id } = claimed {
@@ -109,14 +107,14 @@ async fn refund_now(desk: &Desk, request: &Request, asked: Return) -> Result<Ans
     order.saga_id = saga.id;
     order.refund_count += 1;
     order.touch();
-    store::orders::save(&mut tx, &order, from).await?;
+    store::orders::save(&mut tx, &[(&order, from)]).await?;
     let origin = Origin {
         order: &order,
         saga_id: saga.id,
         key: Some(&request.key),
     };
     store::refunds::insert(&mut tx, &origin, &refund).await?;
-    store::sagas::insert(&mut tx, &saga, desk.engine.lease()).await?;
+    store::sagas::insert(&mut tx, &[(&saga, desk.engine.lease())]).await?;
     events::append(&mut tx, &told::of_saga(&mut saga)).await?;
     tx.commit().await?;
     desk.outbox.wake();

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, To},
+    answer::{Answered, Reply},
     desk::{Desk, Request},
     error::Error,
     order::Order,
@@ -62,7 +62,7 @@ async fn resolve_now(desk: &Desk, request: &Request, decided: &Decided) -> Resul
     }
     let from = order.version;
     order.resolve(decided.resolution, amount)?;
-    store::orders::save(&mut tx, &order, from).await?;
+    store::orders::save(&mut tx, &[(&order, from)]).await?;
     resolutions::insert(&mut tx, &order, &request.key, decided, amount).await?;
     events::append(&mut tx, &told::of_order(&mut order, None, None)).await?;
     let bytes = reply(&mut tx, request, id).await?.store(&mut tx, &order).await?;
@@ -95,7 +95,6 @@ async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Order, Error> {
 async fn reply(conn: &mut PgConnection, request: &Request, id: Uuid) -> Result<Reply, Error> {
     Ok(Reply {
         key: request.key.clone(),
-        to: To::ResolveOrderBalance,
         lines: store::lines::of(conn, id).await?.into(),
     })
 }

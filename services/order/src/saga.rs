@@ -2,6 +2,7 @@
 //! machine, without I/O; `engine` drives it, `worker` resumes it, `participants` are whom its steps call.
 
 mod backlog;
+mod checkpoint;
 mod decide;
 mod engine;
 mod follow;

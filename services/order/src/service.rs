@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chassis::{
     Identity, Process, Service,
     auth::ServiceTokens,
+    batch::{Batcher, Limits},
     postgres::{Database, Migrations},
     retention,
     server::CHECKED_BEFORE,
@@ -22,6 +23,7 @@ use crate::{
     config::Settings,
     desk::Desk,
     grpc::Grpc,
+    place_order::AcceptOrders,
     saga::{self, Engine, Participants, Parts, Worker},
     subscriptions::{Claims, Payments},
 };
@@ -107,7 +109,12 @@ fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -
         settings: settings.saga.clone(),
         payment_window: settings.orders.payment_window(),
     });
+    let accept = AcceptOrders {
+        database: database.clone(),
+        outbox: bus.outbox(),
+    };
     Ok(Desk {
+        accepting: Batcher::new(accept, Limits::default(), process.tasks.clone()),
         database,
         engine,
         participants,

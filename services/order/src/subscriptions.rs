@@ -29,7 +29,7 @@ async fn save(
     if order.version == from {
         return Ok(());
     }
-    store::orders::save(conn, &order, from).await?;
+    store::orders::save(conn, &[(&order, from)]).await?;
     let events = told::of_order(&mut order, delivery.saga_id, Some(delivery.id));
     events::append(conn, &events).await?;
     Ok(())

@@ -12,7 +12,7 @@ use super::{
     inbound::Inbound,
     store::{self, Mark},
 };
-use crate::{Delivery, HandlerError, dead_letter::Class, envelope::UNREADABLE, handler, trace};
+use crate::{HandlerError, dead_letter::Class, handler, trace};
 
 /// Tries at writing down what became of an event, when the database refuses that in a way that does not pass. Then the
 /// event gives way to others; it comes again, and is dead when its deliveries are used up.
@@ -278,15 +278,9 @@ impl Worker {
         message: &Inbound,
         limit: Duration,
     ) -> Result<(), HandlerError> {
-        if let Some(why) = message.headers.get(UNREADABLE) {
-            return Err(HandlerError::schema("HEADERS_MALFORMED", why));
-        }
-        if let Some(malformed) = &message.malformed {
-            return Err(HandlerError::schema("ENVELOPE_MALFORMED", malformed.as_str()));
-        }
-        let delivery = Delivery::new(&message.envelope, message.body.clone());
+        let delivery = message.delivery()?;
         let started = Instant::now();
-        let handled = handler::run(self.handler.as_ref(), tx, &delivery, limit).await;
+        let handled = handler::run(self.handler.handle(tx, &delivery), limit).await;
         self.pace().handled(started.elapsed());
         handled
     }

@@ -14,7 +14,7 @@ use super::{
     inbound::Inbound,
     store::{self, Mark},
 };
-use crate::HandlerError;
+use crate::{HandlerError, handler};
 
 /// The handlers of one transaction together. Past this the events do not wait for the slow one among them.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -84,6 +84,20 @@ impl Worker {
     ) -> Result<Vec<Mark>, HandlerError> {
         let marks = store::marks(tx, self, messages, epoch, Purpose::Delivery).await?;
         let started = Instant::now();
+        let new = messages
+            .iter()
+            .zip(&marks)
+            .filter(|(_, mark)| **mark == Mark::New);
+        let deliveries = new
+            .map(|(message, _)| message.delivery())
+            .collect::<Result<Vec<_>, _>>()?;
+        let limit = PATIENCE.min(self.handler_timeout());
+        if deliveries.len() > 1 && handler::run(self.handler.handle_all(tx, &deliveries), limit).await? {
+            let each = started.elapsed() / u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
+            self.pace().handled(each);
+            store::intact(tx).await?;
+            return Ok(marks);
+        }
         for ((message, span), mark) in messages.iter().zip(spans).zip(&marks) {
             if *mark == Mark::New {
                 let left = PATIENCE.saturating_sub(started.elapsed());

@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 use super::queue::Sequenced;
 use crate::{
-    envelope::{DEAD_LETTER, Envelope, Headers, storable, stored},
+    Delivery, HandlerError,
+    envelope::{DEAD_LETTER, Envelope, Headers, UNREADABLE, storable, stored},
     stored_message::StoredMessage,
     streams,
 };
@@ -106,6 +107,20 @@ impl Inbound {
     /// Whether the event is not in it but in the dead letter that it names.
     pub(super) fn is_reference(&self) -> bool {
         Envelope::reference(&self.headers).is_some()
+    }
+
+    /// What the handler gets of it.
+    ///
+    /// # Errors
+    /// When it cannot be read as an event.
+    pub(super) fn delivery(&self) -> Result<Delivery, HandlerError> {
+        if let Some(why) = self.headers.get(UNREADABLE) {
+            return Err(HandlerError::schema("HEADERS_MALFORMED", why));
+        }
+        if let Some(malformed) = &self.malformed {
+            return Err(HandlerError::schema("ENVELOPE_MALFORMED", malformed.as_str()));
+        }
+        Ok(Delivery::new(&self.envelope, self.body.clone()))
     }
 
     /// Whether it may share a transaction with others: an event that nothing is known against.

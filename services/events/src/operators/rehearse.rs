@@ -52,7 +52,7 @@ pub(super) async fn rehearse(
     let outcome = match Envelope::parse(&headers) {
         Ok(envelope) => {
             let delivery = Delivery::new(&envelope, body);
-            handler::run(known.handler.as_ref(), &mut tx, &delivery, limit).await
+            handler::run(known.handler.handle(&mut tx, &delivery), limit).await
         }
         Err(error) => Err(HandlerError::schema("ENVELOPE_MALFORMED", error.to_string())),
     };

@@ -2,7 +2,13 @@
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
-use chassis::{Facility, Tasks, auth::ServiceTokens, idempotency, postgres::Database};
+use chassis::{
+    Facility, Tasks,
+    auth::ServiceTokens,
+    batch::{Batcher, Limits},
+    idempotency,
+    postgres::Database,
+};
 use mesh::Context;
 use sqlx::PgConnection;
 use tokio::{sync::Notify, time::Instant};
@@ -11,6 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Action, Outcome, Participants, Run, Saga, Step,
+    checkpoint::{Checkpoint, Checkpoints, Written},
     decide::{Movement, decide},
     follow::Rules,
     journal::Journal,
@@ -22,7 +29,10 @@ use crate::{
     config,
     error::Error,
     settlement::DenialPolicy,
-    store::{self, sagas::Lease},
+    store::{
+        self,
+        sagas::{Lease, Moved},
+    },
     told,
 };
 
@@ -32,6 +42,7 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     parts: Parts,
+    checkpoints: Batcher<Checkpoints>,
     /// This process, as the holder of leases.
     owner: Uuid,
     wakeup: Notify,
@@ -59,10 +70,19 @@ pub enum Caller {
     Nobody,
 }
 
+/// Sagas that wait to be written. They are bounded where they are begun.
+const CHECKPOINTS: usize = 100_000;
+
 impl Engine {
     /// An engine with a lease name of its own.
     pub fn new(parts: Parts) -> Engine {
+        let limits = Limits {
+            waiting: CHECKPOINTS,
+            ..Limits::default()
+        };
+        let checkpoints = Checkpoints(parts.database.clone());
         Engine(Arc::new(Inner {
+            checkpoints: Batcher::new(checkpoints, limits, parts.tasks.clone()),
             parts,
             owner: Uuid::new_v4(),
             wakeup: Notify::new(),
@@ -72,6 +92,14 @@ impl Engine {
     /// The lease under which this process begins a saga and drives it.
     pub fn lease(&self) -> Lease {
         Lease::Kept(self.0.owner, self.0.parts.settings.lease())
+    }
+
+    /// The lease of a saga that is written: none if it has ended or waits.
+    fn lease_of(&self, saga: &Saga) -> Lease {
+        match saga.has_ended() || saga.wake_at.is_some() {
+            true => Lease::Released,
+            false => self.lease(),
+        }
     }
 
     /// Looks for due sagas at once, instead of at the next look.
@@ -234,36 +262,70 @@ impl Engine {
         mut next: Run,
         reply: Option<&Reply>,
     ) -> Result<Run, Error> {
+        let replies = reply.filter(|_| next.is_at_rest());
+        if let Some(checkpoint) = self.checkpoint(&journal.written, &next, replies)
+            && let Written::Whole { answer } = self.0.checkpoints.submit(checkpoint, None).await?
+        {
+            next.answer = answer;
+            let _ = told::of_order(&mut next.order, None, None);
+            let _ = told::of_saga(&mut next.saga);
+        } else {
+            next = self.commit_alone(journal, next, replies).await?;
+        }
+        self.committed(journal, &mut next, replies);
+        Ok(next)
+    }
+
+    /// What is to be written, if that is no more than an order, its saga and an answer.
+    fn checkpoint(&self, written: &Run, next: &Run, reply: Option<&Reply>) -> Option<Checkpoint> {
+        let is_plain =
+            next.successor.is_none() && next.refund == written.refund && next.order.refund_count == 0;
+        if !is_plain {
+            return None;
+        }
+        Some(Checkpoint::new(written, next, self.lease_of(&next.saga), reply))
+    }
+
+    async fn commit_alone(
+        &self,
+        journal: &mut Journal,
+        mut next: Run,
+        reply: Option<&Reply>,
+    ) -> Result<Run, Error> {
         let parts = &self.0.parts;
         let written = &mut journal.written;
         let mut tx = parts.database.begin(&written.saga.facility).await?;
         if next.order.version != written.order.version
-            && !store::orders::save(&mut tx, &next.order, written.order.version).await?
+            && store::orders::save(&mut tx, &[(&next.order, written.order.version)])
+                .await?
+                .is_empty()
         {
             // An event has changed the order since it was read.
             let locked = store::orders::lock(&mut tx, written.order.id).await?;
             written.order = locked.ok_or_else(|| Error::NoOrder(written.order.id.to_string()))?;
             next = journal.replayed(&self.rules())?;
-            store::orders::save(&mut tx, &next.order, journal.written.order.version).await?;
+            store::orders::save(&mut tx, &[(&next.order, journal.written.order.version)]).await?;
         }
         self.write(&mut tx, &journal.written, &mut next).await?;
-        let replies = reply.filter(|_| next.is_at_rest());
-        if let Some(reply) = replies {
+        if let Some(reply) = reply {
             next.answer = Some(reply.store(&mut tx, &next.order).await?);
         }
         tx.commit().await?;
+        Ok(next)
+    }
 
+    fn committed(&self, journal: &mut Journal, next: &mut Run, reply: Option<&Reply>) {
+        let parts = &self.0.parts;
         next.saga.ended.clear();
         if next.successor.take().is_some() {
             self.wake();
         }
-        if let Some(reply) = replies {
+        if let Some(reply) = reply {
             idempotency::announce(&parts.database, &next.order.facility, &reply.key);
         }
         parts.outbox.wake();
         parts.changes.tell(next.order.id);
-        *journal = Journal::new(&next);
-        Ok(next)
+        *journal = Journal::new(next);
     }
 
     /// Writes what has become of `run`, all but the order's row, and tells the others.
@@ -273,9 +335,12 @@ impl Engine {
         run: &Run,
         next: &mut Run,
     ) -> Result<(), Error> {
-        let parked = next.saga.has_ended() || next.saga.wake_at.is_some();
-        let lease = if parked { Lease::Released } else { self.lease() };
-        if !store::sagas::save(conn, &next.saga, run.saga.epoch, lease).await? {
+        let moved = Moved {
+            saga: &next.saga,
+            epoch: run.saga.epoch,
+            lease: self.lease_of(&next.saga),
+        };
+        if store::sagas::save(conn, &[moved]).await?.is_empty() {
             return Err(Error::LostLease);
         }
         if let Some(refund) = next.refund.as_ref().filter(|_| next.refund != run.refund) {
@@ -284,7 +349,7 @@ impl Engine {
         let mut events = told::of_order(&mut next.order, Some(next.saga.id), None);
         events.extend(told::of_saga(&mut next.saga));
         if let Some(successor) = &mut next.successor {
-            store::sagas::insert(conn, successor, Lease::Released).await?;
+            store::sagas::insert(conn, &[(successor, Lease::Released)]).await?;
             events.extend(told::of_saga(successor));
         }
         events::append(conn, &events).await?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Engine;
 use crate::{
     error::Error,
-    store::{self, sagas::Lease},
+    store::{self, sagas::Moved},
     told,
 };
 
@@ -57,7 +57,8 @@ impl Engine {
             return Ok(());
         }
         saga.stuck(reason, parts.settings.stuck_retry());
-        if store::sagas::save(&mut tx, &saga, epoch, Lease::Released).await? {
+        let saved = store::sagas::save(&mut tx, &[Moved::released(&saga, epoch)]).await?;
+        if !saved.is_empty() {
             events::append(&mut tx, &told::of_saga(&mut saga)).await?;
             tx.commit().await?;
             parts.outbox.wake();

@@ -3,15 +3,13 @@
 use chassis::{Facility, idempotency::Key};
 use prost::Message;
 use proto::claims::v1::ClaimDetails;
+use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::corrupt;
-use crate::{
-    order::{Order, Price, State},
-    settlement::{Account, Hold},
-};
+use super::{Column, order_row::Row};
+use crate::order::{Line, Order, State};
 
 /// How a list of orders is narrowed down. What is empty does not count.
 #[derive(Clone, Debug, Default)]
@@ -19,47 +17,6 @@ pub struct Filter {
     pub state: Option<State>,
     pub patient_id: String,
     pub line_code: String,
-}
-
-/// A row of `orders.placed_order`.
-struct Row {
-    id: Uuid,
-    facility: String,
-    reference: String,
-    patient_id: String,
-    currency: String,
-    gross: i64,
-    patient_share: i64,
-    payer_net: i64,
-    other_payer: i64,
-    payer_id: String,
-    immediate: bool,
-    payment_method: String,
-    state: String,
-    payment_id: Option<Uuid>,
-    claim_id: Option<Uuid>,
-    failure: Option<serde_json::Value>,
-    remarks: serde_json::Value,
-    payer_paid: i64,
-    transferred: i64,
-    payer_written_off: i64,
-    patient_written_off: i64,
-    balance_paid: i64,
-    payer_returned: i64,
-    patient_returned: i64,
-    hold: String,
-    activities: serde_json::Value,
-    claim_version: i64,
-    refunded: i64,
-    credit_refunded: i64,
-    rounding: i64,
-    refund_count: i32,
-    saga_id: Uuid,
-    busy: bool,
-    version: i64,
-    expires_at: Option<OffsetDateTime>,
-    created_at: OffsetDateTime,
-    updated_at: OffsetDateTime,
 }
 
 /// Orders, by what follows `from orders.placed_order`. The columns are named: a later migration may add others while this
@@ -182,48 +139,82 @@ pub async fn list(
     rows.into_iter().map(Order::try_from).collect()
 }
 
-/// Writes a new order down. Its claim, if it has one, goes beside it. A second order of the same request breaks
-/// `placed_order_request`.
-pub async fn insert(
-    conn: &mut PgConnection,
-    order: &Order,
-    claim: Option<&ClaimDetails>,
-    key: &Key,
-) -> Result<(), sqlx::Error> {
-    let details = claim.map(ClaimDetails::encode_to_vec);
-    sqlx::query!(
-        "with placed as (
+/// An order to be written for the first time.
+#[derive(Clone, Copy, Debug)]
+pub struct New<'a> {
+    pub order: &'a Order,
+    pub lines: &'a [Line],
+    /// Its claim, encoded, if it has one.
+    pub claim: Option<&'a [u8]>,
+    /// The request that makes it.
+    pub key: &'a Key,
+}
+
+/// Writes new orders with their lines and claims. Answers those that were written: of the others the reference is taken, or
+/// the request has made an order before.
+pub async fn insert(conn: &mut PgConnection, new: &[New<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
+    let lines: Vec<(Uuid, &Line)> = new
+        .iter()
+        .flat_map(|new| new.lines.iter().map(|line| (new.order.id, line)))
+        .collect();
+    let (column, line) = (Column(new), Column(&lines));
+    sqlx::query_scalar!(
+        "with new as (
+             select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+                 $8::bigint[], $9::bigint[], $10::text[], $11::boolean[], $12::text[], $13::text[], $14::uuid[],
+                 $15::boolean[], $16::bigint[], $17::timestamptz[], $18::uuid[], $19::bytea[], $20::bytea[])
+                 as new (id, facility, reference, patient_id, currency, gross, patient_share, payer_net, other_payer,
+                     payer_id, immediate, payment_method, state, saga_id, busy, version, created_at, request_id,
+                     request_hash, details)
+         ), placed as (
              insert into orders.placed_order (id, facility, reference, patient_id, currency, gross, patient_share,
                  payer_net, other_payer, payer_id, immediate, payment_method, state, saga_id, busy, version,
                  created_at, updated_at, request_id, request_hash)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $17, $19, $20)
+             select id, facility, reference, patient_id, currency, gross, patient_share, payer_net, other_payer,
+                 payer_id, immediate, payment_method, state, saga_id, busy, version, created_at, created_at, request_id,
+                 request_hash
+             from new order by facility, reference, request_id
+             on conflict do nothing
+             returning id, facility
+         ), claims as (
+             insert into orders.order_claim (order_id, facility, details)
+             select id, facility, new.details from placed join new using (id, facility) where new.details is not null
+         ), lines as (
+             insert into orders.order_line (order_id, facility, number, code, description, quantity, amount)
+             select placed.id, placed.facility, number, code, description, quantity, amount
+             from placed join unnest($21::uuid[], $22::integer[], $23::text[], $24::text[], $25::text[], $26::bigint[])
+                 as lines (order_id, number, code, description, quantity, amount) on lines.order_id = placed.id
          )
-         insert into orders.order_claim (order_id, facility, details)
-         select $1, $2, $18 where $18::bytea is not null",
-        order.id,
-        order.facility.as_str(),
-        order.reference,
-        order.patient_id,
-        order.currency.code(),
-        order.price.gross,
-        order.price.patient_share,
-        order.price.payer_net,
-        order.price.other_payer,
-        order.payer_id,
-        order.immediate,
-        order.payment_method,
-        order.state.name(),
-        order.saga_id,
-        order.busy,
-        order.version,
-        order.created_at,
-        details,
-        key.request_id(),
-        key.hash()
+         select id from placed",
+        &column.of(|new| new.order.id),
+        &column.of(|new| new.order.facility.as_str()) as &[&str],
+        &column.of(|new| new.order.reference.as_str()) as &[&str],
+        &column.of(|new| new.order.patient_id.as_str()) as &[&str],
+        &column.of(|new| new.order.currency.code()) as &[&str],
+        &column.of(|new| new.order.price.gross),
+        &column.of(|new| new.order.price.patient_share),
+        &column.of(|new| new.order.price.payer_net),
+        &column.of(|new| new.order.price.other_payer),
+        &column.of(|new| new.order.payer_id.as_str()) as &[&str],
+        &column.of(|new| new.order.immediate),
+        &column.of(|new| new.order.payment_method.as_str()) as &[&str],
+        &column.of(|new| new.order.state.name()) as &[&str],
+        &column.of(|new| new.order.saga_id),
+        &column.of(|new| new.order.busy),
+        &column.of(|new| new.order.version),
+        &column.of(|new| new.order.created_at),
+        &column.of(|new| new.key.request_id()),
+        &column.of(|new| new.key.hash()) as &[&[u8]],
+        &column.of(|new| new.claim) as &[Option<&[u8]>],
+        &line.of(|(order_id, _)| order_id),
+        &line.of(|(_, line)| line.number),
+        &line.of(|(_, line)| line.code.as_str()) as &[&str],
+        &line.of(|(_, line)| line.description.as_str()) as &[&str],
+        &line.of(|(_, line)| line.quantity.to_string()),
+        &line.of(|(_, line)| line.amount),
     )
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_all(conn)
+    .await
 }
 
 /// The order that a request has made, and the fingerprint of the request; however long ago.
@@ -243,52 +234,73 @@ pub async fn made_by(
     Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
-/// Writes an order that was at version `from`; false when it has moved on since.
-pub async fn save(conn: &mut PgConnection, order: &Order, from: i64) -> Result<bool, sqlx::Error> {
-    let failure = order
-        .failure
-        .as_ref()
-        .and_then(|failure| serde_json::to_value(failure).ok());
-    let encoded = |error: serde_json::Error| sqlx::Error::Encode(error.into());
-    let activities = serde_json::to_value(&order.activities).map_err(encoded)?;
-    let remarks = serde_json::to_value(&order.remarks).map_err(encoded)?;
-    let saved = sqlx::query!(
-        "update orders.placed_order set state = $3, payment_id = $4, claim_id = $5, failure = $6, payer_paid = $7,
-             transferred = $8, payer_written_off = $9, patient_written_off = $10, balance_paid = $11,
-             payer_returned = $12, patient_returned = $13, hold = $14, activities = $15, claim_version = $16,
-             refunded = $17, refund_count = $18, saga_id = $19, busy = $20, version = $21, expires_at = $22,
-             updated_at = $23, remarks = $24, credit_refunded = $25, rounding = $26
-         where id = $1 and version = $2",
-        order.id,
-        from,
-        order.state.name(),
-        order.payment_id,
-        order.claim_id,
-        failure,
-        order.account.payer_paid,
-        order.account.transferred,
-        order.account.payer_written_off,
-        order.account.patient_written_off,
-        order.account.balance_paid,
-        order.account.payer_returned,
-        order.account.patient_returned,
-        order.hold.name(),
-        activities,
-        order.claim_version,
-        order.account.refunded,
-        order.refund_count,
-        order.saga_id,
-        order.busy,
-        order.version,
-        order.expires_at,
-        order.updated_at,
-        remarks,
-        order.account.credit_refunded,
-        order.account.rounding
+/// Writes orders, each of which was at the version beside it. Answers those that were written: the others have moved on
+/// since.
+pub async fn save(conn: &mut PgConnection, orders: &[(&Order, i64)]) -> Result<Vec<Uuid>, sqlx::Error> {
+    let json = |value: serde_json::Result<Value>| value.map_err(|error| sqlx::Error::Encode(error.into()));
+    let (mut failures, mut activities, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
+    for (order, _) in orders {
+        failures.push(
+            order
+                .failure
+                .as_ref()
+                .map(|failure| json(serde_json::to_value(failure)))
+                .transpose()?,
+        );
+        activities.push(json(serde_json::to_value(&order.activities))?);
+        remarks.push(json(serde_json::to_value(&order.remarks))?);
+    }
+    let column = Column(orders);
+    sqlx::query_scalar!(
+        "update orders.placed_order o set state = new.state, payment_id = new.payment_id, claim_id = new.claim_id,
+             failure = new.failure, payer_paid = new.payer_paid, transferred = new.transferred,
+             payer_written_off = new.payer_written_off, patient_written_off = new.patient_written_off,
+             balance_paid = new.balance_paid, payer_returned = new.payer_returned,
+             patient_returned = new.patient_returned, hold = new.hold, activities = new.activities,
+             claim_version = new.claim_version, refunded = new.refunded, refund_count = new.refund_count,
+             saga_id = new.saga_id, busy = new.busy, version = new.version, expires_at = new.expires_at,
+             updated_at = new.updated_at, remarks = new.remarks, credit_refunded = new.credit_refunded,
+             rounding = new.rounding
+         from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::uuid[], $6::uuid[], $7::jsonb[], $8::bigint[],
+             $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[],
+             $16::jsonb[], $17::bigint[], $18::bigint[], $19::integer[], $20::uuid[], $21::boolean[], $22::bigint[],
+             $23::timestamptz[], $24::timestamptz[], $25::jsonb[], $26::bigint[], $27::bigint[])
+             as new (id, facility, from_version, state, payment_id, claim_id, failure, payer_paid, transferred,
+                 payer_written_off, patient_written_off, balance_paid, payer_returned, patient_returned, hold,
+                 activities, claim_version, refunded, refund_count, saga_id, busy, version, expires_at, updated_at,
+                 remarks, credit_refunded, rounding)
+         where o.id = new.id and o.facility = new.facility and o.version = new.from_version
+         returning o.id",
+        &column.of(|(order, _)| order.id),
+        &column.of(|(order, _)| order.facility.as_str()) as &[&str],
+        &column.of(|(_, from)| from),
+        &column.of(|(order, _)| order.state.name()) as &[&str],
+        &column.of(|(order, _)| order.payment_id) as &[Option<Uuid>],
+        &column.of(|(order, _)| order.claim_id) as &[Option<Uuid>],
+        &failures as &[Option<Value>],
+        &column.of(|(order, _)| order.account.payer_paid),
+        &column.of(|(order, _)| order.account.transferred),
+        &column.of(|(order, _)| order.account.payer_written_off),
+        &column.of(|(order, _)| order.account.patient_written_off),
+        &column.of(|(order, _)| order.account.balance_paid),
+        &column.of(|(order, _)| order.account.payer_returned),
+        &column.of(|(order, _)| order.account.patient_returned),
+        &column.of(|(order, _)| order.hold.name()) as &[&str],
+        &activities,
+        &column.of(|(order, _)| order.claim_version),
+        &column.of(|(order, _)| order.account.refunded),
+        &column.of(|(order, _)| order.refund_count),
+        &column.of(|(order, _)| order.saga_id),
+        &column.of(|(order, _)| order.busy),
+        &column.of(|(order, _)| order.version),
+        &column.of(|(order, _)| order.expires_at) as &[Option<OffsetDateTime>],
+        &column.of(|(order, _)| order.updated_at),
+        &remarks,
+        &column.of(|(order, _)| order.account.credit_refunded),
+        &column.of(|(order, _)| order.account.rounding),
     )
-    .execute(conn)
-    .await?;
-    Ok(saved.rows_affected() == 1)
+    .fetch_all(conn)
+    .await
 }
 
 /// The claim as it was ordered.
@@ -303,60 +315,4 @@ pub async fn claim(conn: &mut PgConnection, order_id: Uuid) -> Result<Option<Cla
         .map(|bytes| ClaimDetails::decode(bytes.as_slice()))
         .transpose();
     decoded.map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
-impl TryFrom<Row> for Order {
-    type Error = sqlx::Error;
-
-    fn try_from(row: Row) -> Result<Order, sqlx::Error> {
-        let failure = row
-            .failure
-            .map(serde_json::from_value)
-            .transpose()
-            .map_err(|_| corrupt("order failure"))?;
-        Ok(Order {
-            id: row.id,
-            facility: Facility::new(row.facility).map_err(|_| corrupt("facility"))?,
-            reference: row.reference,
-            patient_id: row.patient_id,
-            currency: row.currency.parse().map_err(|_| corrupt("currency"))?,
-            price: Price {
-                gross: row.gross,
-                patient_share: row.patient_share,
-                payer_net: row.payer_net,
-                other_payer: row.other_payer,
-            },
-            payer_id: row.payer_id,
-            immediate: row.immediate,
-            payment_method: row.payment_method,
-            state: State::named(&row.state).ok_or_else(|| corrupt("order state"))?,
-            payment_id: row.payment_id,
-            claim_id: row.claim_id,
-            failure,
-            remarks: serde_json::from_value(row.remarks).map_err(|_| corrupt("order remarks"))?,
-            account: Account {
-                payer_paid: row.payer_paid,
-                transferred: row.transferred,
-                payer_written_off: row.payer_written_off,
-                patient_written_off: row.patient_written_off,
-                balance_paid: row.balance_paid,
-                payer_returned: row.payer_returned,
-                patient_returned: row.patient_returned,
-                refunded: row.refunded,
-                credit_refunded: row.credit_refunded,
-                rounding: row.rounding,
-            },
-            hold: Hold::named(&row.hold).ok_or_else(|| corrupt("hold"))?,
-            activities: serde_json::from_value(row.activities).map_err(|_| corrupt("activities"))?,
-            claim_version: row.claim_version,
-            refund_count: row.refund_count,
-            saga_id: row.saga_id,
-            busy: row.busy,
-            version: row.version,
-            expires_at: row.expires_at,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-            changes: Vec::new(),
-        })
-    }
 }

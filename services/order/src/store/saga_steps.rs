@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::sagas::count;
-use crate::saga::Ended;
+use crate::saga::Saga;
 
 /// A step that has ended, as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub struct Row {
 /// Steps to be written, a column each.
 #[derive(Default)]
 pub(super) struct Columns<'a> {
+    pub(super) sagas: Vec<Uuid>,
     pub(super) steps: Vec<&'a str>,
     pub(super) compensations: Vec<bool>,
     pub(super) endings: Vec<&'a str>,
@@ -31,17 +32,21 @@ pub(super) struct Columns<'a> {
     pub(super) ended_at: Vec<OffsetDateTime>,
 }
 
-impl<'a> From<&'a [Ended]> for Columns<'a> {
-    fn from(ended: &'a [Ended]) -> Columns<'a> {
+impl<'a> Columns<'a> {
+    /// The steps of these sagas that have ended since they were last written.
+    pub(super) fn from(sagas: impl Iterator<Item = &'a Saga>) -> Columns<'a> {
         let mut columns = Columns::default();
-        for step in ended {
-            columns.steps.push(step.action.step.name());
-            columns.compensations.push(step.action.compensation);
-            columns.endings.push(step.ending.name());
-            columns.results.push(&step.result);
-            columns.attempts.push(count(step.attempts));
-            columns.begun_at.push(step.begun_at);
-            columns.ended_at.push(step.ended_at);
+        for saga in sagas {
+            for step in &saga.ended {
+                columns.sagas.push(saga.id);
+                columns.steps.push(step.action.step.name());
+                columns.compensations.push(step.action.compensation);
+                columns.endings.push(step.ending.name());
+                columns.results.push(&step.result);
+                columns.attempts.push(count(step.attempts));
+                columns.begun_at.push(step.begun_at);
+                columns.ended_at.push(step.ended_at);
+            }
         }
         columns
     }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use chassis::Facility;
 use sqlx::{PgConnection, postgres::types::PgInterval};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{corrupt, saga_steps::Columns};
-use crate::saga::{Kind, Saga, State, Step};
+use super::{Column, corrupt, saga_row::Row, saga_steps::Columns};
+use crate::saga::{Saga, State};
 
 /// Whether the process that writes a saga goes on with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,29 +45,6 @@ pub struct Filter {
     pub order_id: Option<Uuid>,
 }
 
-/// A row of `orders.saga`.
-struct Row {
-    id: Uuid,
-    facility: String,
-    kind: String,
-    order_id: Uuid,
-    refund_id: Option<Uuid>,
-    plan: Vec<String>,
-    position: i32,
-    backward: bool,
-    state: String,
-    reason: String,
-    attempts: i32,
-    version: i64,
-    lease_epoch: i64,
-    nudges: i64,
-    wake_at: Option<OffsetDateTime>,
-    deadline_at: OffsetDateTime,
-    begun_at: OffsetDateTime,
-    created_at: OffsetDateTime,
-    updated_at: OffsetDateTime,
-}
-
 macro_rules! select {
     ($rest:literal $(, $argument:expr)*) => {
         sqlx::query_as!(
@@ -80,80 +56,119 @@ macro_rules! select {
     };
 }
 
-/// Writes a new saga.
-pub async fn insert(conn: &mut PgConnection, saga: &Saga, lease: Lease) -> Result<(), sqlx::Error> {
-    let plan: Vec<String> = saga.plan.iter().map(|step| step.name().to_owned()).collect();
-    let (owner, lease) = columns(lease)?;
+/// Writes new sagas.
+pub async fn insert(conn: &mut PgConnection, sagas: &[(&Saga, Lease)]) -> Result<(), sqlx::Error> {
+    let column = Column(sagas);
+    let plans = column.of(|(saga, _)| {
+        let steps: Vec<_> = saga.plan.iter().map(|step| step.name()).collect();
+        steps.join(",")
+    });
     sqlx::query!(
         "insert into orders.saga (id, facility, kind, order_id, refund_id, plan, position, state, version,
              lease_owner, lease_until, lease_epoch, wake_at, deadline_at, begun_at, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, now() + $10, $11,
-             case when $9::uuid is null then now() end, $12, $13, $13, $13)",
-        saga.id,
-        saga.facility.as_str(),
-        saga.kind.name(),
-        saga.order_id,
-        saga.refund_id,
-        &plan,
-        saga.state.name(),
-        saga.version,
-        owner,
-        lease,
-        saga.epoch,
-        saga.deadline_at,
-        saga.created_at
+         select id, facility, kind, order_id, refund_id, string_to_array(plan, ','), 0, state, version,
+             lease_owner, now() + lease_ms * interval '1 millisecond', epoch,
+             case when lease_owner is null then now() end, deadline_at, created_at, created_at, created_at
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[],
+             $9::uuid[], $10::double precision[], $11::bigint[], $12::timestamptz[], $13::timestamptz[])
+             as sagas (id, facility, kind, order_id, refund_id, plan, state, version, lease_owner, lease_ms, epoch,
+                 deadline_at, created_at)",
+        &column.of(|(saga, _)| saga.id),
+        &column.of(|(saga, _)| saga.facility.as_str()) as &[&str],
+        &column.of(|(saga, _)| saga.kind.name()) as &[&str],
+        &column.of(|(saga, _)| saga.order_id),
+        &column.of(|(saga, _)| saga.refund_id) as &[Option<Uuid>],
+        &plans,
+        &column.of(|(saga, _)| saga.state.name()) as &[&str],
+        &column.of(|(saga, _)| saga.version),
+        &column.of(|(_, lease)| lease.owner()) as &[Option<Uuid>],
+        &column.of(|(_, lease)| lease.ms()) as &[Option<f64>],
+        &column.of(|(saga, _)| saga.epoch),
+        &column.of(|(saga, _)| saga.deadline_at),
+        &column.of(|(saga, _)| saga.created_at),
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// Writes a saga and the steps that have ended since it was last written; false when another process owns it by now.
-/// `epoch` is the one it was read with.
-pub async fn save(
-    conn: &mut PgConnection,
-    saga: &Saga,
-    epoch: i64,
-    lease: Lease,
-) -> Result<bool, sqlx::Error> {
-    let (owner, lease) = columns(lease)?;
-    let ended = Columns::from(saga.ended.as_slice());
-    let position = i32::try_from(saga.position).map_err(|_| corrupt("position"))?;
-    let saved = sqlx::query_scalar!(
-        r#"with saved as (
-             update orders.saga set position = $3, backward = $4, state = $5, reason = $6, attempts = $7, version = $8,
-                 lease_owner = $9, lease_until = now() + $10, lease_epoch = $11, deadline_at = $13,
-                 wake_at = case when nudges > $23 and $9::uuid is null and $12::timestamptz is not null
-                     then least($12, now()) else $12 end,
-                 begun_at = $14, updated_at = $15
-             where id = $1 and lease_epoch = $2
-             returning facility
+/// A saga that has moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved<'a> {
+    pub saga: &'a Saga,
+    /// The epoch that it was read with.
+    pub epoch: i64,
+    pub lease: Lease,
+}
+
+impl Moved<'_> {
+    /// A saga that nobody drives any more, read with `epoch`.
+    pub fn released(saga: &Saga, epoch: i64) -> Moved<'_> {
+        Moved {
+            saga,
+            epoch,
+            lease: Lease::Released,
+        }
+    }
+}
+
+/// Writes sagas and the steps that have ended since they were last written. Answers those that were written: the others
+/// are owned by another process by now.
+pub async fn save(conn: &mut PgConnection, moved: &[Moved<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
+    let positions = moved
+        .iter()
+        .map(|moved| i32::try_from(moved.saga.position).map_err(|_| corrupt("position")));
+    let positions = positions.collect::<Result<Vec<_>, _>>()?;
+    let ended = Columns::from(moved.iter().map(|moved| moved.saga));
+    let column = Column(moved);
+    sqlx::query_scalar!(
+        r#"with moved as (
+             select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::integer[], $5::boolean[], $6::text[],
+                 $7::text[], $8::integer[], $9::bigint[], $10::uuid[], $11::double precision[], $12::bigint[],
+                 $13::timestamptz[], $14::timestamptz[], $15::timestamptz[], $16::timestamptz[], $17::bigint[])
+                 as moved (id, facility, from_epoch, position, backward, state, reason, attempts, version, lease_owner,
+                     lease_ms, epoch, wake_at, deadline_at, begun_at, updated_at, nudges)
+         ), saved as (
+             update orders.saga s set position = moved.position, backward = moved.backward, state = moved.state,
+                 reason = moved.reason, attempts = moved.attempts, version = moved.version,
+                 lease_owner = moved.lease_owner, lease_until = now() + moved.lease_ms * interval '1 millisecond',
+                 lease_epoch = moved.epoch, deadline_at = moved.deadline_at,
+                 wake_at = case when s.nudges > moved.nudges and moved.lease_owner is null and moved.wake_at is not null
+                     then least(moved.wake_at, now()) else moved.wake_at end,
+                 begun_at = moved.begun_at, updated_at = moved.updated_at
+             from moved
+             where s.id = moved.id and s.facility = moved.facility and s.lease_epoch = moved.from_epoch
+             returning s.id, s.facility
          ), ended as (
              insert into orders.saga_step (saga_id, step, compensation, facility, state, result, attempts, begun_at,
                  ended_at)
-             select $1, step, compensation, facility, state, result, attempts, begun_at, ended_at
-             from saved, unnest($16::text[], $17::boolean[], $18::text[], $19::text[], $20::integer[],
-                 $21::timestamptz[], $22::timestamptz[])
-                 as steps (step, compensation, state, result, attempts, begun_at, ended_at)
+             select saved.id, step, compensation, saved.facility, state, result, attempts, begun_at, ended_at
+             from saved join unnest($18::uuid[], $19::text[], $20::boolean[], $21::text[], $22::text[], $23::integer[],
+                 $24::timestamptz[], $25::timestamptz[])
+                 as steps (saga_id, step, compensation, state, result, attempts, begun_at, ended_at)
+                 on steps.saga_id = saved.id
              on conflict (saga_id, step, compensation) do update set state = excluded.state,
                  result = excluded.result, attempts = excluded.attempts, ended_at = excluded.ended_at
          )
-         select count(*) as "count!" from saved"#,
-        saga.id,
-        epoch,
-        position,
-        saga.backward,
-        saga.state.name(),
-        saga.reason,
-        count(saga.attempts),
-        saga.version,
-        owner,
-        lease,
-        saga.epoch,
-        saga.wake_at,
-        saga.deadline_at,
-        saga.begun_at,
-        saga.updated_at,
+         select id from saved"#,
+        &column.of(|moved| moved.saga.id),
+        &column.of(|moved| moved.saga.facility.as_str()) as &[&str],
+        &column.of(|moved| moved.epoch),
+        &positions,
+        &column.of(|moved| moved.saga.backward),
+        &column.of(|moved| moved.saga.state.name()) as &[&str],
+        &column.of(|moved| moved.saga.reason.as_str()) as &[&str],
+        &column.of(|moved| count(moved.saga.attempts)),
+        &column.of(|moved| moved.saga.version),
+        &column.of(|moved| moved.lease.owner()) as &[Option<Uuid>],
+        &column.of(|moved| moved.lease.ms()) as &[Option<f64>],
+        &column.of(|moved| moved.saga.epoch),
+        &column.of(|moved| moved.saga.wake_at) as &[Option<OffsetDateTime>],
+        &column.of(|moved| moved.saga.deadline_at),
+        &column.of(|moved| moved.saga.begun_at),
+        &column.of(|moved| moved.saga.updated_at),
+        &column.of(|moved| moved.saga.nudges),
+        &ended.sagas,
         &ended.steps as &[&str],
         &ended.compensations,
         &ended.endings as &[&str],
@@ -161,11 +176,9 @@ pub async fn save(
         &ended.attempts,
         &ended.begun_at,
         &ended.ended_at,
-        saga.nudges
     )
-    .fetch_one(conn)
-    .await?;
-    Ok(saved == 1)
+    .fetch_all(conn)
+    .await
 }
 
 pub(super) fn count(attempts: u32) -> i32 {
@@ -246,6 +259,25 @@ pub async fn is_leased(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::
     Ok(leased.fetch_optional(conn).await?.flatten().unwrap_or(false))
 }
 
+/// As [`wake`], the sagas that decide about these orders.
+pub async fn wake_of_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), sqlx::Error> {
+    // Rows are taken in the order of their orders, as everywhere.
+    sqlx::query!(
+        "with deciding as (
+             select s.id from orders.placed_order o join orders.saga s on s.id = o.saga_id
+             where o.id = any($1) and o.busy and s.due_at is not null
+             order by o.id for update of s
+         )
+         update orders.saga s set nudges = nudges + 1,
+             wake_at = case when lease_until is null or lease_until < now() then now() else wake_at end
+         from deciding where s.id = deciding.id",
+        orders
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Makes a waiting saga due at once. One that is driven goes on as soon as its driver would wait; one that has ended is
 /// left alone.
 pub async fn wake(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
@@ -315,47 +347,22 @@ pub async fn open(conn: &mut PgConnection) -> Result<Vec<Open>, sqlx::Error> {
     .await
 }
 
-fn columns(lease: Lease) -> Result<(Option<Uuid>, Option<PgInterval>), sqlx::Error> {
-    match lease {
-        Lease::Kept(owner, time) => Ok((Some(owner), Some(interval(time)?))),
-        Lease::Released => Ok((None, None)),
+impl Lease {
+    fn owner(self) -> Option<Uuid> {
+        match self {
+            Lease::Kept(owner, _) => Some(owner),
+            Lease::Released => None,
+        }
+    }
+
+    fn ms(self) -> Option<f64> {
+        match self {
+            Lease::Kept(_, time) => Some(time.as_secs_f64() * 1_000.0),
+            Lease::Released => None,
+        }
     }
 }
 
 fn interval(time: Duration) -> Result<PgInterval, sqlx::Error> {
     PgInterval::try_from(time).map_err(sqlx::Error::Encode)
-}
-
-impl TryFrom<Row> for Saga {
-    type Error = sqlx::Error;
-
-    fn try_from(row: Row) -> Result<Saga, sqlx::Error> {
-        let plan = row
-            .plan
-            .iter()
-            .map(|name| Step::named(name).ok_or_else(|| corrupt("saga step")));
-        Ok(Saga {
-            id: row.id,
-            facility: Facility::new(row.facility).map_err(|_| corrupt("facility"))?,
-            kind: Kind::named(&row.kind).ok_or_else(|| corrupt("saga kind"))?,
-            order_id: row.order_id,
-            refund_id: row.refund_id,
-            plan: plan.collect::<Result<_, _>>()?,
-            position: usize::try_from(row.position).map_err(|_| corrupt("saga position"))?,
-            backward: row.backward,
-            state: State::named(&row.state).ok_or_else(|| corrupt("saga state"))?,
-            reason: row.reason,
-            attempts: u32::try_from(row.attempts).map_err(|_| corrupt("saga attempts"))?,
-            version: row.version,
-            epoch: row.lease_epoch,
-            nudges: row.nudges,
-            wake_at: row.wake_at,
-            deadline_at: row.deadline_at,
-            begun_at: row.begun_at,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-            progress: Vec::new(),
-            ended: Vec::new(),
-        })
-    }
 }

@@ -38,13 +38,8 @@ impl Payments {
 
 impl Handler for Payments {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
-        if delivery.is::<PaymentAuthorized>() {
-            let event: PaymentAuthorized = delivery.decode()?;
-            return wake(tx, event.purpose(), &event.order_id).await;
-        }
-        if delivery.is::<PaymentDeclined>() {
-            let event: PaymentDeclined = delivery.decode()?;
-            return wake(tx, event.purpose(), &event.order_id).await;
+        if let Some(outcome) = ShareOutcome::of(delivery)? {
+            return Ok(wake(tx, &[outcome]).await?);
         }
         if delivery.is::<PaymentVoided>() {
             return self.voided(tx, delivery.decode()?, delivery).await;
@@ -52,8 +47,53 @@ impl Handler for Payments {
         if delivery.is::<PaymentRefunded>() {
             return refunded(tx, &delivery.decode()?, delivery).await;
         }
-        captured(tx, delivery.decode()?, delivery).await
+        if delivery.is::<PaymentCaptured>() {
+            return balance_captured(tx, delivery.decode()?, delivery).await;
+        }
+        // What was authorized or declined of a balance changes nothing here.
+        Ok(())
     }
+
+    async fn handle_all(&self, tx: &mut PgConnection, deliveries: &[Delivery]) -> Result<bool, HandlerError> {
+        let outcomes = deliveries.iter().map(ShareOutcome::of);
+        let outcomes: Vec<_> = outcomes.collect::<Result<_, _>>()?;
+        let Some(outcomes) = outcomes.into_iter().collect::<Option<Vec<_>>>() else {
+            return Ok(false);
+        };
+        wake(tx, &outcomes).await?;
+        Ok(true)
+    }
+}
+
+/// The order whose share was authorized, declined or captured.
+struct ShareOutcome(Uuid);
+
+impl ShareOutcome {
+    /// `None` for another event.
+    fn of(delivery: &Delivery) -> Result<Option<ShareOutcome>, HandlerError> {
+        let (purpose, order_id) = if delivery.is::<PaymentAuthorized>() {
+            let event: PaymentAuthorized = delivery.decode()?;
+            (event.purpose(), event.order_id)
+        } else if delivery.is::<PaymentDeclined>() {
+            let event: PaymentDeclined = delivery.decode()?;
+            (event.purpose(), event.order_id)
+        } else if delivery.is::<PaymentCaptured>() {
+            let event: PaymentCaptured = delivery.decode()?;
+            (event.purpose(), event.order_id)
+        } else {
+            return Ok(None);
+        };
+        match purpose {
+            PaymentPurpose::Share => Ok(Some(ShareOutcome(parse(&order_id)?))),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Sagas that wait for their orders' shares look what has become of them. Most have ended by the time they hear of it.
+async fn wake(conn: &mut PgConnection, outcomes: &[ShareOutcome]) -> Result<(), sqlx::Error> {
+    let orders: Vec<_> = outcomes.iter().map(|outcome| outcome.0).collect();
+    store::sagas::wake_of_orders(conn, &orders).await
 }
 
 impl Payments {
@@ -165,27 +205,14 @@ async fn refunded(
     save(conn, order, from, delivery).await
 }
 
-/// A saga that waits for the share looks what has become of it. Most have ended by the time they hear of it.
-async fn wake(conn: &mut PgConnection, purpose: PaymentPurpose, order_id: &str) -> Result<(), HandlerError> {
-    if purpose != PaymentPurpose::Share {
-        return Ok(());
-    }
-    if let Some(order) = store::orders::get(conn, parse(order_id)?)
-        .await?
-        .filter(|order| order.busy)
-    {
-        store::sagas::wake(conn, order.saga_id).await?;
-    }
-    Ok(())
-}
-
-async fn captured(
+/// The payment of a balance has come in.
+async fn balance_captured(
     conn: &mut PgConnection,
     event: PaymentCaptured,
     delivery: &Delivery,
 ) -> Result<(), HandlerError> {
     if event.purpose() != PaymentPurpose::Balance {
-        return wake(conn, event.purpose(), &event.order_id).await;
+        return Ok(());
     }
     let Some(mut order) = lock(conn, &event.order_id).await? else {
         return Ok(());

@@ -1,0 +1,105 @@
+//! New orders, written together with others that come at the same time.
+
+use std::sync::Arc;
+
+use chassis::{
+    Facility, audit,
+    batch::Command,
+    idempotency::{self, Key},
+    postgres::Database,
+};
+use events::{Event, Outbox};
+use uuid::Uuid;
+
+use crate::{
+    error::Error,
+    order::{Line, Order},
+    saga::Saga,
+    store::{self, orders::New, sagas::Lease},
+};
+
+/// An order with all that its first transaction writes.
+pub struct Accepted {
+    pub order: Order,
+    pub lines: Arc<[Line]>,
+    /// Its claim, encoded.
+    pub claim: Option<Vec<u8>>,
+    pub key: Key,
+    pub saga: Saga,
+    pub lease: Lease,
+    pub events: Vec<Event>,
+    pub origin: audit::Origin,
+}
+
+impl Accepted {
+    fn row(&self) -> New<'_> {
+        New {
+            order: &self.order,
+            lines: &self.lines,
+            claim: self.claim.as_deref(),
+            key: &self.key,
+        }
+    }
+
+    fn request(&self) -> idempotency::Request<'_> {
+        idempotency::Request {
+            facility: &self.order.facility,
+            key: &self.key,
+            resource_id: self.order.id,
+            answer: None,
+        }
+    }
+}
+
+/// Writes new orders.
+pub struct AcceptOrders {
+    pub database: Database,
+    pub outbox: Outbox,
+}
+
+impl Command for AcceptOrders {
+    type Item = Accepted;
+    /// Whether the order was written. If not, its reference is taken, or the request has made an order before.
+    type Outcome = bool;
+    type Error = Error;
+
+    fn aggregate(&self, accepted: &Accepted) -> Uuid {
+        accepted.order.id
+    }
+
+    fn facility<'a>(&self, accepted: &'a Accepted) -> &'a Facility {
+        &accepted.order.facility
+    }
+
+    fn is_outage(&self, error: &Error) -> bool {
+        error.is_outage()
+    }
+
+    async fn execute(&self, accepted: &[Arc<Accepted>]) -> Result<Vec<bool>, Error> {
+        let Some(first) = accepted.first() else {
+            return Ok(Vec::new());
+        };
+        let mut tx = self.database.begin(&first.order.facility).await?;
+        let orders: Vec<_> = accepted.iter().map(|accepted| accepted.row()).collect();
+        let written = store::orders::insert(&mut tx, &orders).await?;
+        let is_written = |accepted: &Arc<Accepted>| written.contains(&accepted.order.id);
+        if !written.is_empty() {
+            let new: Vec<_> = accepted.iter().filter(|accepted| is_written(accepted)).collect();
+            let requests: Vec<_> = new.iter().map(|accepted| accepted.request()).collect();
+            if idempotency::claim_all(&mut tx, &requests).await?.contains(&false) {
+                return Err(Error::Made);
+            }
+            audit::record_effects(&mut tx, new.iter().map(|accepted| &accepted.origin)).await?;
+            let sagas: Vec<_> = new
+                .iter()
+                .map(|accepted| (&accepted.saga, accepted.lease))
+                .collect();
+            store::sagas::insert(&mut tx, &sagas).await?;
+            let events: Vec<_> = new.iter().flat_map(|accepted| accepted.events.clone()).collect();
+            events::append(&mut tx, &events).await?;
+        }
+        tx.commit().await?;
+        self.outbox.wake();
+        Ok(accepted.iter().map(is_written).collect())
+    }
+}
