@@ -11,6 +11,7 @@ mod chassis_answers;
 mod chassis_audit;
 mod chassis_database;
 mod chassis_retention;
+mod claims_batches;
 mod claims_files;
 mod claims_filing;
 mod claims_held_lines;

@@ -161,7 +161,7 @@ async fn plan(
         plan.report = report;
         return Ok(plan);
     }
-    store::parked::lock_number(conn, facility.as_str(), number(claim)).await?;
+    store::parked::lock_numbers(conn, &[(facility, number(claim))]).await?;
     let Some(mut record) = find(conn, facility, claim).await? else {
         let parked = store::parked::of_number(conn, facility.as_str(), number(claim)).await?;
         plan.matched = matching::without_claim(&parked, advice, good);

@@ -7,7 +7,15 @@ use events::{Event, Outbox};
 use prost::Message;
 use sqlx::{Postgres, Transaction};
 
-use crate::{config, error::Error, post_office::PostOffice, prepare_claim::Drafts};
+use tokio::time::Instant;
+
+use crate::{
+    config,
+    error::Error,
+    filing::{leases::Leases, outcomes::Outcomes},
+    post_office::PostOffice,
+    prepare_claim::Drafts,
+};
 
 /// The claims desk: its files, its mail and its rules of work. Cheap to clone.
 #[derive(Clone)]
@@ -18,6 +26,10 @@ pub struct Desk {
     pub outbox: Outbox,
     /// Where drafts of claims are handed in.
     pub drafts: Drafts,
+    /// Where claims are leased for the post office.
+    pub leases: Leases,
+    /// Where leases end.
+    pub outcomes: Outcomes,
     /// Where claims are filed.
     pub post_office: Arc<dyn PostOffice>,
     /// How it is talked to.
@@ -66,4 +78,10 @@ impl Desk {
             Answer::Repeated(stored)
         })
     }
+}
+
+/// When the time of the call that runs is over; none outside of a call.
+pub fn deadline() -> Option<Instant> {
+    let remaining = mesh::Context::current()?.remaining()?;
+    Some(Instant::now() + remaining)
 }

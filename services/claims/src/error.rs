@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chassis::{batch::Refused, postgres::Fault};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{claim::WrongState, rules::Violation};
 
@@ -67,9 +67,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the database failed in a way that passes: the same work may succeed when it is done again.
+    /// Whether the database failed in a way that passes, or too much waits for it: the same work may succeed when it is done
+    /// again.
     pub fn is_passing(&self) -> bool {
         match self {
+            Error::Request(status) => matches!(
+                status.code(),
+                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
+            ),
             Error::Database(error)
             | Error::Events(events::Error::Database(error))
             | Error::Idempotency(chassis::idempotency::Error::Database(error)) => {

@@ -14,12 +14,12 @@ use crate::{
     claim::State,
     desk::Desk,
     error::Error,
-    filing,
-    post_office::Verdict,
-    store::{
-        self,
-        filings::{self, Due},
+    filing::{
+        self, Lease,
+        leases::{Turn, Wanted},
     },
+    post_office::Verdict,
+    store::filings::{self, Due},
 };
 
 /// How long a claim waits whose follow-up has failed in a way that does not pass.
@@ -122,7 +122,14 @@ async fn due(desk: &Desk, free: usize, taken: &Taken) -> Result<Vec<Due>, Error>
 }
 
 async fn attend(desk: &Desk, facility: &Facility, id: Uuid) {
-    match follow_up(desk, facility, id).await {
+    let taken = desk.leases.take(Wanted::followed_up(facility, id)).await;
+    let (epoch, failed) = match taken {
+        // Since the look another call may have taken it, or the facility may have withdrawn it.
+        Ok(Turn::Others | Turn::Answered(_)) => return,
+        Ok(Turn::Ours(lease)) => (Some(lease.epoch()), follow_up(desk, *lease).await),
+        Err(error) => (None, Err(error)),
+    };
+    match failed {
         Ok(()) | Err(Error::FilingInProgress) => {}
         // The post office is asked again when the claim is due again.
         Err(error) if error.is_passing() || matches!(error, Error::PostOffice(_)) => {
@@ -132,7 +139,7 @@ async fn attend(desk: &Desk, facility: &Facility, id: Uuid) {
         Err(error) => {
             let error = anyhow::Error::new(error);
             tracing::error!(claim.id = %id, error.message = format!("{error:#}"), "a claim cannot be followed up");
-            if let Err(error) = set_aside(desk, facility, id).await {
+            if let Err(error) = set_aside(desk, facility, id, epoch).await {
                 tracing::warn!(claim.id = %id, error.message = %error, "a claim cannot be set aside");
             }
         }
@@ -140,35 +147,19 @@ async fn attend(desk: &Desk, facility: &Facility, id: Uuid) {
 }
 
 /// What fails for good fails every time: without a pause a hundred such claims would keep all others from their turn.
-async fn set_aside(desk: &Desk, facility: &Facility, id: Uuid) -> Result<(), Error> {
+async fn set_aside(desk: &Desk, facility: &Facility, id: Uuid, epoch: Option<i64>) -> Result<(), Error> {
     let mut tx = desk.database.begin(facility).await?;
-    filings::set_aside(&mut tx, id, SET_ASIDE_MS).await?;
+    filings::set_aside(&mut tx, facility, id, epoch, SET_ASIDE_MS).await?;
     tx.commit().await?;
     Ok(())
 }
 
-async fn follow_up(desk: &Desk, facility: &Facility, id: Uuid) -> Result<(), Error> {
-    let mut tx = desk.database.begin(facility).await?;
-    // Since the look somebody else may have taken it, or the facility may have withdrawn it.
-    let Some(record) = store::lock(&mut tx, id).await?.filter(|record| !record.filing) else {
-        return Ok(());
-    };
-    if !record.state.awaits_answer() {
-        return Ok(());
+async fn follow_up(desk: &Desk, lease: Lease) -> Result<(), Error> {
+    let verdict = filing::hand_in(desk, &lease).await?;
+    if lease.state() == State::Submitted && verdict == Verdict::Pending {
+        return desk.outcomes.release(lease).await;
     }
-    let lease = filing::lease(&mut tx, desk, facility, &record).await?;
-    tx.commit().await?;
-
-    let verdict = filing::hand_in(desk, facility, &lease).await?;
-    if record.state == State::Submitted && verdict == Verdict::Pending {
-        return filing::give_back(desk, facility, &lease).await;
-    }
-    let mut tx = desk.database.begin(facility).await?;
-    let events = filing::settle(&mut tx, desk, facility, &lease, verdict).await?;
-    events::append(&mut tx, &events).await?;
-    tx.commit().await?;
-    desk.outbox.wake();
-    Ok(())
+    desk.outcomes.write(lease, verdict).await
 }
 
 #[cfg(test)]

@@ -16,16 +16,20 @@ use proto::claims::v1::{
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
     announce::event,
     claim::State,
-    desk::{Answer, Desk},
+    desk::{self, Answer, Desk},
     error::Error,
     grpc::uuid,
-    rules, store, view,
+    rules,
+    store::{
+        self,
+        drafts::{self, Obstacle},
+    },
+    view,
 };
 
 /// The method's name, as keys know it.
@@ -53,9 +57,7 @@ pub async fn prepare(
         return validate_only(desk, facility, record).await;
     }
     let draft = Draft::new(facility, key, record);
-    let patience = mesh::Context::current().and_then(|context| context.remaining());
-    let until = patience.map(|patience| Instant::now() + patience);
-    let prepared = desk.drafts.submit(draft, until).await;
+    let prepared = desk.drafts.submit(draft, desk::deadline()).await;
     prepared.map_err(Error::from)?
 }
 
@@ -154,36 +156,35 @@ impl Command for Prepare {
             return Ok(Vec::new());
         };
         let mut tx = self.database.begin(&first.facility).await?;
-        let outcomes = keep(&mut tx, &first.facility, drafts).await?;
+        let outcomes = keep(&mut tx, drafts).await?;
         tx.commit().await?;
         self.outbox.wake();
-        for draft in drafts {
-            idempotency::announce(&self.database, &draft.facility, &draft.key);
-        }
         Ok(outcomes)
     }
 }
 
-async fn keep(
-    conn: &mut PgConnection,
-    facility: &Facility,
-    drafts: &[Arc<Draft>],
-) -> Result<Vec<Result<Answer<PrepareClaimResponse>, Error>>, Error> {
+type Outcome = Result<Answer<PrepareClaimResponse>, Error>;
+
+async fn keep(conn: &mut PgConnection, drafts: &[Arc<Draft>]) -> Result<Vec<Outcome>, Error> {
     let orders: Vec<_> = drafts.iter().map(|draft| draft.record.order_id).collect();
-    store::lock_orders(conn, &orders).await?;
-    let withdrawn = store::withdrawn(conn, facility.as_str(), &orders).await?;
-    let wanted: Vec<_> = drafts
-        .iter()
-        .map(|draft| &draft.record)
-        .filter(|record| !withdrawn.contains(&record.order_id))
-        .collect();
-    let written = store::insert(conn, facility.as_str(), &wanted).await?;
-    let (new, others): (Vec<&Draft>, Vec<&Draft>) = drafts
+    drafts::lock_orders(conn, &orders).await?;
+    let mut outcomes = repetitions(conn, drafts).await?;
+    let wanted: Vec<&Draft> = drafts
         .iter()
         .map(Arc::as_ref)
+        .filter(|draft| !outcomes.contains_key(&draft.record.id))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(in_order(drafts, outcomes));
+    }
+    let written = drafts::insert(conn, &rows(&wanted)).await?;
+    let (new, refused): (Vec<&Draft>, Vec<&Draft>) = wanted
+        .into_iter()
         .partition(|draft| written.contains(&draft.record.id));
     if !new.is_empty() {
         let requests: Vec<_> = new.iter().map(|draft| draft.request()).collect();
+        // An id that was used for another order at the same moment, here or in another process. Tried again in halves, all
+        // but that one draft are written.
         if idempotency::claim_all(conn, &requests).await?.contains(&false) {
             return Err(idempotency::Error::KeyReused.into());
         }
@@ -191,52 +192,62 @@ async fn keep(
         let events: Vec<_> = new.iter().map(|draft| draft.event.clone()).collect();
         events::append(conn, &events).await?;
     }
-    let mut refusals = refusals(conn, facility, &others).await?;
-    Ok(drafts
-        .iter()
-        .map(|draft| match refusals.remove(&draft.record.id) {
-            Some(outcome) => outcome,
-            None => Ok(Answer::New(draft.answer.clone())),
-        })
-        .collect())
+    if !refused.is_empty() {
+        let obstacles = drafts::obstacles(conn, &rows(&refused)).await?;
+        for (draft, obstacle) in refused.iter().zip(obstacles) {
+            // A claim that stood in the way may have been withdrawn since.
+            let obstacle = obstacle.unwrap_or(Obstacle::NumberTaken);
+            outcomes.insert(draft.record.id, Err(obstacle.into()));
+        }
+    }
+    Ok(in_order(drafts, outcomes))
 }
 
-/// Drafts that were not written: repetitions, and those that something is in the way of.
-async fn refusals(
+/// The outcomes of drafts whose `request_id` was used before, by their claims.
+async fn repetitions(
     conn: &mut PgConnection,
-    facility: &Facility,
-    drafts: &[&Draft],
-) -> Result<HashMap<Uuid, Result<Answer<PrepareClaimResponse>, Error>>, Error> {
-    let mut refusals = HashMap::new();
-    if drafts.is_empty() {
-        return Ok(refusals);
-    }
+    drafts: &[Arc<Draft>],
+) -> Result<HashMap<Uuid, Outcome>, Error> {
     let keys: Vec<_> = drafts.iter().map(|draft| (&draft.facility, &draft.key)).collect();
     let known = idempotency::find(conn, &keys).await?;
+    let mut outcomes = HashMap::new();
     for (draft, known) in drafts.iter().zip(known) {
-        let refusal = match known {
+        let outcome = match known {
             Some(Ok(idempotency::Claim::Answered(answer))) => Ok(Answer::Repeated(answer)),
             Some(Ok(_)) => Err(Error::InProgress),
             Some(Err(error)) => Err(error.into()),
-            None => Err(in_the_way(conn, facility, draft.record.order_id).await?),
+            None => continue,
         };
-        refusals.insert(draft.record.id, refusal);
+        outcomes.insert(draft.record.id, outcome);
     }
-    Ok(refusals)
+    Ok(outcomes)
 }
 
-async fn in_the_way(conn: &mut PgConnection, facility: &Facility, order_id: Uuid) -> Result<Error, Error> {
-    let facility = facility.as_str();
-    if store::withdrawn(conn, facility, &[order_id])
-        .await?
-        .contains(&order_id)
-    {
-        return Ok(Error::OrderWithdrawn);
+/// Those without another outcome are written.
+fn in_order(drafts: &[Arc<Draft>], mut outcomes: HashMap<Uuid, Outcome>) -> Vec<Outcome> {
+    let outcome = |draft: &Arc<Draft>| {
+        let other = outcomes.remove(&draft.record.id);
+        other.unwrap_or_else(|| Ok(Answer::New(draft.answer.clone())))
+    };
+    drafts.iter().map(outcome).collect()
+}
+
+fn rows<'a>(drafts: &[&'a Draft]) -> Vec<drafts::Draft<'a>> {
+    let row = |draft: &&'a Draft| drafts::Draft {
+        facility: &draft.facility,
+        record: &draft.record,
+    };
+    drafts.iter().map(row).collect()
+}
+
+impl From<Obstacle> for Error {
+    fn from(obstacle: Obstacle) -> Error {
+        match obstacle {
+            Obstacle::OrderWithdrawn => Error::OrderWithdrawn,
+            Obstacle::OrderBilled => Error::OrderBilled,
+            Obstacle::NumberTaken => Error::ClaimKnown,
+        }
     }
-    Ok(match store::id_of_order(conn, facility, order_id).await? {
-        Some(_) => Error::OrderBilled,
-        None => Error::ClaimKnown,
-    })
 }
 
 fn record(order_id: Uuid, details: ClaimDetails) -> store::Record {
@@ -261,26 +272,21 @@ fn record(order_id: Uuid, details: ClaimDetails) -> store::Record {
     }
 }
 
-/// What would be kept, without its identifier; the same refusals, and nothing kept.
-async fn validate_only(
-    desk: &Desk,
-    facility: &Facility,
-    draft: store::Record,
-) -> Result<Answer<PrepareClaimResponse>, Error> {
+/// What would be kept, without its identifier; the same refusals, and nothing is written.
+async fn validate_only(desk: &Desk, facility: &Facility, record: store::Record) -> Outcome {
+    let draft = drafts::Draft {
+        facility,
+        record: &record,
+    };
     let mut tx = desk.database.begin(facility).await?;
-    let order = draft.order_id;
-    let withdrawn = store::withdrawn(&mut tx, facility.as_str(), &[order]).await?;
-    if withdrawn.contains(&order)
-        || store::insert(&mut tx, facility.as_str(), &[&draft])
-            .await?
-            .is_empty()
-    {
-        return Err(in_the_way(&mut tx, facility, order).await?);
-    }
+    let obstacles = drafts::obstacles(&mut tx, &[draft]).await?;
     tx.rollback().await?;
+    if let Some(obstacle) = obstacles.into_iter().flatten().next() {
+        return Err(obstacle.into());
+    }
     let claim = wire::Claim {
         id: String::new(),
-        ..view::claim(draft, Vec::new())
+        ..view::claim(record, Vec::new())
     };
     Ok(Answer::New(PrepareClaimResponse { claim: Some(claim) }))
 }

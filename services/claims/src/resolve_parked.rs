@@ -46,7 +46,7 @@ pub async fn resolve(
         provider_id: &line.provider_id,
         claim_id: &line.claim_id,
     };
-    store::parked::lock_number(&mut tx, facility.as_str(), number).await?;
+    store::parked::lock_numbers(&mut tx, &[(facility, number)]).await?;
     let (claim, events) = if request.resolution() == ParkedResolution::Book {
         let (claim, event) = book(&mut tx, facility, &line).await?;
         (Some(get_claim::show(&mut tx, claim).await?), vec![event])

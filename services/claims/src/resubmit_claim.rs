@@ -1,7 +1,7 @@
 //! A claim is filed again, with a reason and perhaps corrected.
 
 use chassis::{Facility, idempotency, idempotency::Key};
-use proto::claims::v1::{ClaimResubmitted, ResubmitClaimRequest, ResubmitClaimResponse};
+use proto::claims::v1::{Claim, ClaimResubmitted, ResubmitClaimRequest, ResubmitClaimResponse};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -32,30 +32,26 @@ pub async fn resubmit(
 ) -> Result<Answer<ResubmitClaimResponse>, Error> {
     let key = Key::of(METHOD, &request.request_id, &request)?;
     let asked = Asked { facility, key: &key };
-    let (id, lease) = match reopen(desk, asked, &request).await? {
+    let id = match reopen(desk, asked, &request).await? {
         Turn::Answered(answer) => return Ok(Answer::Repeated(answer)),
-        Turn::Filed(id) => (id, None),
-        Turn::Ours(lease) => (lease.claim(), Some(lease)),
-    };
-    let outcome = match &lease {
-        None => None,
-        Some(lease) => match filing::hand_in(desk, facility, lease).await {
-            Ok(verdict) => Some((lease, verdict)),
+        Turn::Filed(id) => id,
+        Turn::Ours(lease) => match filing::hand_in(desk, &lease).await {
+            Ok(verdict) => return desk.outcomes.answer((*lease, verdict), &key, response).await,
             Err(Error::PostOffice(problem)) => {
+                let id = lease.claim();
                 tracing::warn!(claim.id = %id, error.message = problem, "a resubmission waits for the post office");
-                None
+                id
             }
             Err(error) => return Err(error),
         },
     };
     let mut tx = desk.database.begin(facility).await?;
-    let events = match outcome {
-        Some((lease, verdict)) => filing::settle(&mut tx, desk, facility, lease, verdict).await?,
-        None => Vec::new(),
-    };
     let claim = get_claim::show(&mut tx, id).await?;
-    desk.close(tx, asked, &events, ResubmitClaimResponse { claim: Some(claim) })
-        .await
+    desk.close(tx, asked, &[], response(claim)).await
+}
+
+fn response(claim: Claim) -> ResubmitClaimResponse {
+    ResubmitClaimResponse { claim: Some(claim) }
 }
 
 enum Turn {
@@ -91,10 +87,19 @@ async fn reopen(desk: &Desk, asked: Asked<'_>, request: &ResubmitClaimRequest) -
         } else if record.state != State::Resubmitted {
             return Ok(Turn::Filed(id));
         }
-        let lease = filing::lease(&mut tx, desk, asked.facility, &record).await?;
+        let wanted = filings::Wanted {
+            facility: asked.facility,
+            id,
+            purpose: filings::Purpose::FollowUp,
+        };
+        let leased = filings::lease(&mut tx, &[wanted], filing::lease_ms(&desk.filing)).await?;
+        let (record, _) = leased
+            .into_values()
+            .find(|(_, is_leased)| *is_leased)
+            .ok_or(Error::FilingInProgress)?;
         tx.commit().await?;
         desk.outbox.wake();
-        return Ok(Turn::Ours(Box::new(lease)));
+        return Ok(Turn::Ours(Box::new(Lease::new(asked.facility, record))));
     }
 }
 

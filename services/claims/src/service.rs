@@ -13,8 +13,15 @@ use proto::claims::v1::claim_service_server::ClaimServiceServer;
 use tonic::{Extensions, Status};
 
 use crate::{
-    config::Settings, desk::Desk, follow_up, grpc::Grpc, post_office::sandbox::Sandbox,
-    prepare_claim::Prepare, spool, subscriptions::EndedOrders,
+    config::Settings,
+    desk::Desk,
+    filing::{leases::Leases, outcomes::Outcomes},
+    follow_up,
+    grpc::Grpc,
+    post_office::sandbox::Sandbox,
+    prepare_claim::Prepare,
+    spool,
+    subscriptions::EndedOrders,
 };
 
 /// The claims service.
@@ -43,11 +50,14 @@ impl Service for Claims {
         spool::check(&settings.import)?;
         let database = Database::connect(&settings.database, &process)?;
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
-        let drafts = Prepare::batcher(&database, &bus.outbox(), process.tasks.clone());
+        let (outbox, tasks) = (bus.outbox(), || process.tasks.clone());
+        let sandbox = Sandbox::new(database.clone(), settings.sandbox.clone(), tasks());
         let desk = Desk {
-            drafts,
-            post_office: Arc::new(Sandbox::new(database.clone(), settings.sandbox.clone())),
-            outbox: bus.outbox(),
+            drafts: Prepare::batcher(&database, &outbox, tasks()),
+            leases: Leases::new(&database, &settings.post_office, tasks()),
+            outcomes: Outcomes::new(&database, &outbox, &settings.post_office, tasks()),
+            post_office: Arc::new(sandbox),
+            outbox,
             database,
             filing: settings.post_office.clone(),
             import: settings.import.clone(),

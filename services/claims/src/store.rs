@@ -1,10 +1,10 @@
 //! All SQL on the claims schema. Everything takes a connection: the use case owns the transaction.
 
+pub mod drafts;
 pub mod filings;
 pub mod parked;
 pub mod remittances;
-
-use std::collections::HashSet;
+pub mod sandbox;
 
 use prost::Message;
 use proto::claims::v1::ClaimDetails;
@@ -73,94 +73,6 @@ pub struct Resubmission {
     pub attachment: Vec<u8>,
     /// Whether it was left out for its size.
     pub is_left_out: bool,
-}
-
-/// Waits for everybody else who prepares or withdraws this order's claim, until the transaction ends.
-pub async fn lock_order(conn: &mut PgConnection, order_id: Uuid) -> Result<(), sqlx::Error> {
-    lock_orders(conn, &[order_id]).await
-}
-
-/// As [`lock_order`], in one order for everybody.
-pub async fn lock_orders(conn: &mut PgConnection, order_ids: &[Uuid]) -> Result<(), sqlx::Error> {
-    let lock = |id: &Uuid| {
-        let (high, low) = id.as_u64_pair();
-        (high ^ low).cast_signed()
-    };
-    let mut locks: Vec<_> = order_ids.iter().map(lock).collect();
-    locks.sort_unstable();
-    sqlx::query!(
-        "select pg_advisory_xact_lock(lock) as locked from unnest($1::bigint[]) as lock",
-        &locks
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(())
-}
-
-/// Remembers that the order's claim was withdrawn before it arrived.
-pub async fn bury(
-    conn: &mut PgConnection,
-    facility: &str,
-    order_id: Uuid,
-    reason: &str,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "insert into claims.tombstone (facility, order_id, reason) values ($1, $2, $3) on conflict do nothing",
-        facility,
-        order_id,
-        reason,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// The orders among these whose claim was withdrawn before it arrived.
-pub async fn withdrawn(
-    conn: &mut PgConnection,
-    facility: &str,
-    order_ids: &[Uuid],
-) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let found = sqlx::query_scalar!(
-        "select order_id from claims.tombstone where facility = $1 and order_id = any($2)",
-        facility,
-        order_ids,
-    );
-    Ok(found.fetch_all(conn).await?.into_iter().collect())
-}
-
-/// Writes validated drafts. Answers those that were written: of the others the order has a claim, or the number is taken.
-pub async fn insert(
-    conn: &mut PgConnection,
-    facility: &str,
-    claims: &[&Record],
-) -> Result<HashSet<Uuid>, sqlx::Error> {
-    fn column<'a, T>(claims: &[&'a Record], value: impl Fn(&'a Record) -> T) -> Vec<T> {
-        claims.iter().map(|claim| value(claim)).collect()
-    }
-    let written = sqlx::query_scalar!(
-        "insert into claims.claim (id, facility, order_id, provider_id, claim_id, payer_id, state, details, id_payer,
-             version, created_at, updated_at)
-         select id, $1, order_id, provider_id, claim_id, payer_id, state, details, id_payer, version, created_at, created_at
-         from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::text[],
-             $10::bigint[], $11::timestamptz[])
-             as drafts (id, order_id, provider_id, claim_id, payer_id, state, details, id_payer, version, created_at)
-         order by provider_id, claim_id
-         on conflict do nothing
-         returning id",
-        facility,
-        &column(claims, |claim| claim.id),
-        &column(claims, |claim| claim.order_id),
-        &column(claims, |claim| claim.details.provider_id.as_str()) as &[&str],
-        &column(claims, |claim| claim.details.claim_id.as_str()) as &[&str],
-        &column(claims, |claim| claim.details.payer_id.as_str()) as &[&str],
-        &column(claims, |claim| claim.state.as_str()) as &[&str],
-        &column(claims, |claim| claim.details.encode_to_vec()),
-        &column(claims, |claim| claim.id_payer.as_str()) as &[&str],
-        &column(claims, |claim| claim.version),
-        &column(claims, |claim| claim.created_at),
-    );
-    Ok(written.fetch_all(conn).await?.into_iter().collect())
 }
 
 /// The claim of this number; of several the one that stands, else the newest that was withdrawn.

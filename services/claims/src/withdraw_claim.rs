@@ -36,10 +36,10 @@ pub async fn withdraw(
         idempotency::Claim::Answered(answer) => return Ok(Answer::Repeated(answer)),
         idempotency::Claim::Running { .. } => return Err(Error::InProgress),
     }
-    store::lock_order(&mut tx, order_id).await?;
+    store::drafts::lock_orders(&mut tx, &[order_id]).await?;
     let (claim, events) = match store::id_of_order(&mut tx, facility.as_str(), order_id).await? {
         None => {
-            store::bury(&mut tx, facility.as_str(), order_id, &request.reason).await?;
+            store::drafts::bury(&mut tx, facility.as_str(), order_id, &request.reason).await?;
             (None, Vec::new())
         }
         Some(id) => {
@@ -66,7 +66,7 @@ pub async fn of_ended_order(
     order_id: Uuid,
     reason: String,
 ) -> Result<(), Error> {
-    store::lock_order(tx, order_id).await?;
+    store::drafts::lock_orders(tx, &[order_id]).await?;
     if let Some(id) = store::id_of_order(tx, facility.as_str(), order_id).await? {
         let withdrawn = take_out(tx, facility, id, reason).await?;
         events::append(tx, &withdrawn).await?;

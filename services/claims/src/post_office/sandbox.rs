@@ -1,28 +1,36 @@
 //! A post office for use without one: it decides by the payer, as a card network's test mode decides by the card.
 //! `docs/sandbox-post-office.md` lists what it does. It remembers what was filed in a table of its own.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use chassis::postgres::Database;
+use chassis::{
+    Facility,
+    batch::{Batcher, Command, Limits},
+    postgres::{Database, Fault},
+};
 use futures_util::future::BoxFuture;
+use uuid::Uuid;
 
 use super::{PostOffice, Submission, Unavailable, Verdict};
 use crate::{
     config,
-    store::filings::{self, SandboxCall},
+    store::sandbox::{self, Counted},
 };
 
 /// The built-in post office.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sandbox {
-    database: Database,
+    memory: Batcher<Memory>,
     settings: config::Sandbox,
 }
 
 impl Sandbox {
     /// One that keeps its memory in `database`.
-    pub fn new(database: Database, settings: config::Sandbox) -> Sandbox {
-        Sandbox { database, settings }
+    pub fn new(database: Database, settings: config::Sandbox, tasks: chassis::Tasks) -> Sandbox {
+        Sandbox {
+            memory: Batcher::new(Memory { database }, Limits::default(), tasks),
+            settings,
+        }
     }
 
     async fn decide(&self, submission: &Submission) -> Result<Verdict, Unavailable> {
@@ -32,10 +40,13 @@ impl Sandbox {
         } else {
             1
         };
-        let call = self
-            .count(submission, takes_from)
-            .await
-            .map_err(|error| Unavailable(error.to_string()))?;
+        let call = Call {
+            facility: submission.facility.clone(),
+            submission_id: submission.id,
+            takes_from,
+        };
+        let counted = self.memory.submit(call, None).await;
+        let call = counted.map_err(|refused| Unavailable(refused.to_string()))?;
         match payer {
             "SANDBOX-DOWN" if call.calls < takes_from => Err(Unavailable(format!(
                 "the sandbox is down for call {} of this submission",
@@ -54,12 +65,63 @@ impl Sandbox {
             _ => Ok(Verdict::Accepted),
         }
     }
+}
 
-    async fn count(&self, submission: &Submission, takes_from: i32) -> Result<SandboxCall, sqlx::Error> {
-        let mut tx = self.database.begin(&submission.facility).await?;
-        let call = filings::sandbox_call(&mut tx, &submission.facility, submission.id, takes_from).await?;
+/// A submission that is handed in or asked after.
+struct Call {
+    facility: Facility,
+    submission_id: Uuid,
+    takes_from: i32,
+}
+
+/// Counts the calls, those that come at the same time in one statement.
+struct Memory {
+    database: Database,
+}
+
+impl Command for Memory {
+    type Item = Call;
+    type Outcome = Counted;
+    type Error = sqlx::Error;
+
+    fn aggregate(&self, call: &Call) -> Uuid {
+        call.submission_id
+    }
+
+    fn facility<'a>(&self, call: &'a Call) -> &'a Facility {
+        &call.facility
+    }
+
+    fn is_outage(&self, error: &sqlx::Error) -> bool {
+        Fault::of(error) == Fault::Outage
+    }
+
+    async fn execute(&self, calls: &[Arc<Call>]) -> Result<Vec<Counted>, sqlx::Error> {
+        let Some(first) = calls.first() else {
+            return Ok(Vec::new());
+        };
+        let mut tx = self.database.begin(&first.facility).await?;
+        let rows: Vec<_> = calls.iter().map(|call| call.row()).collect();
+        let mut counted = sandbox::count(&mut tx, &rows).await?;
         tx.commit().await?;
-        Ok(call)
+        calls
+            .iter()
+            .map(|call| {
+                counted
+                    .remove(&call.submission_id)
+                    .ok_or(sqlx::Error::RowNotFound)
+            })
+            .collect()
+    }
+}
+
+impl Call {
+    fn row(&self) -> sandbox::Call<'_> {
+        sandbox::Call {
+            facility: &self.facility,
+            submission_id: self.submission_id,
+            takes_from: self.takes_from,
+        }
     }
 }
 

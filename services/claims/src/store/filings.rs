@@ -1,39 +1,125 @@
-//! Handing claims to the post office: leases, outcomes, what is due, and the sandbox's own memory.
+//! Handing claims to the post office: leases, outcomes, and what is due.
+
+use std::collections::HashMap;
 
 use chassis::Facility;
 use prost::Message;
 use proto::claims::v1::{ClaimDetails, Resubmission};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::{Record, Row};
 use crate::claim::State;
 
-/// Where a claim stands after the post office has answered.
-#[derive(Clone, Copy, Debug)]
-pub struct Filed<'a> {
-    /// The claim.
-    pub id: Uuid,
-    /// Its new state.
-    pub state: State,
-    /// Why it was rejected; empty otherwise.
-    pub rejection: &'a str,
-    /// Its new version.
-    pub version: i64,
-    /// In how many milliseconds the post office is asked again; `None`: it has decided.
-    pub ask_again_ms: Option<i64>,
+/// What a claim is leased for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is handed in for the first time.
+    Submit,
+    /// It is handed in again, or asked after.
+    FollowUp,
 }
 
-/// Takes the claim for `lease_ms`; answers the lease's epoch. The row is locked already, and free.
-pub async fn lease(conn: &mut PgConnection, id: Uuid, lease_ms: i64) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(
-        "update claims.claim
-         set filing_epoch = filing_epoch + 1, filing_until = now() + $2 * interval '1 millisecond'
-         where id = $1 returning filing_epoch",
-        id,
+impl Purpose {
+    /// Whether a claim in `state` can be leased for this.
+    pub fn allows(self, state: State) -> bool {
+        match self {
+            Purpose::Submit => state == State::Validated,
+            Purpose::FollowUp => state.awaits_answer(),
+        }
+    }
+}
+
+/// A claim that is to be leased.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Whose it is.
+    pub facility: &'a Facility,
+    /// The claim.
+    pub id: Uuid,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+/// Locks these claims in the order of their identifiers, and leases for `lease_ms` those that nobody holds and whose state
+/// allows it. Answers the claims that there are, with the epochs of their new leases, and whether each was leased;
+/// `filing` tells whether somebody else holds it.
+pub async fn lease(
+    conn: &mut PgConnection,
+    wanted: &[Wanted<'_>],
+    lease_ms: i64,
+) -> Result<HashMap<Uuid, (Record, bool)>, sqlx::Error> {
+    let facilities: Vec<_> = wanted.iter().map(|claim| claim.facility.as_str()).collect();
+    let ids: Vec<_> = wanted.iter().map(|claim| claim.id).collect();
+    let submits: Vec<_> = wanted
+        .iter()
+        .map(|claim| claim.purpose == Purpose::Submit)
+        .collect();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"with locked as (
+               select c.*, coalesce(c.filing_until > now(), false) as filing, wanted.submits
+               from unnest($1::text[], $2::uuid[], $3::bool[]) as wanted (facility, id, submits)
+                   join claims.claim c on c.facility = wanted.facility and c.id = wanted.id
+               order by c.id for update of c
+           ), leased as (
+               update claims.claim c
+               set filing_epoch = c.filing_epoch + 1, filing_until = now() + $4 * interval '1 millisecond'
+               from locked l
+               where c.facility = l.facility and c.id = l.id and not l.filing
+                   and case when l.submits then l.state = 'VALIDATED' else l.state in ('SUBMITTED', 'RESUBMITTED') end
+               returning c.id, c.filing_epoch
+           )
+           select l.id, l.order_id, l.details, l.state, l.cycle, l.id_payer, l.remitter_id, l.rejection, l.version,
+               l.submitted_at, coalesce(leased.filing_epoch, l.filing_epoch) as "filing_epoch!", l.filing as "filing!",
+               l.created_at, l.updated_at
+           from locked l left join leased on leased.id = l.id"#,
+        &facilities as &[&str],
+        &ids,
+        &submits,
         lease_ms as f64,
     )
-    .fetch_one(conn)
-    .await
+    .fetch_all(conn)
+    .await?;
+    let purposes: HashMap<Uuid, Purpose> = wanted.iter().map(|claim| (claim.id, claim.purpose)).collect();
+    let mut found = HashMap::new();
+    for row in rows {
+        let record = Record::try_from(row)?;
+        let allowed = purposes
+            .get(&record.id)
+            .is_some_and(|purpose| purpose.allows(record.state));
+        let is_leased = allowed && !record.filing;
+        found.insert(record.id, (record, is_leased));
+    }
+    Ok(found)
+}
+
+/// Takes back leases of this transaction, as if there had been none.
+pub async fn undo_leases(conn: &mut PgConnection, claims: &[(&Facility, Uuid)]) -> Result<(), sqlx::Error> {
+    let facilities: Vec<_> = claims.iter().map(|(facility, _)| facility.as_str()).collect();
+    let ids: Vec<_> = claims.iter().map(|(_, id)| *id).collect();
+    sqlx::query!(
+        "update claims.claim c set filing_epoch = c.filing_epoch - 1, filing_until = null
+         from unnest($1::text[], $2::uuid[]) as leased (facility, id)
+         where c.facility = leased.facility and c.id = leased.id",
+        &facilities as &[&str],
+        &ids,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A lease as it was taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// Whose claim it is.
+    pub facility: &'a Facility,
+    /// The claim.
+    pub id: Uuid,
+    /// The lease's epoch.
+    pub epoch: i64,
 }
 
 /// How long a claim waits before the post office is asked again: `first_ms`, and twice as long after each try.
@@ -45,47 +131,102 @@ pub struct Backoff {
     pub longest_ms: i64,
 }
 
-/// Gives the claim back without an outcome, if the lease is still held. A claim that waits for the post office is due
-/// again after its time, spread by a tenth so that claims of one outage do not come back together.
-pub async fn release(
+/// How a lease ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending<'a> {
+    /// The lease.
+    pub lease: Held<'a>,
+    /// What the post office has answered; `None`: the claim stays as it is.
+    pub filed: Option<Filed<'a>>,
+}
+
+/// Where a claim stands after the post office has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filed<'a> {
+    /// The state in which the claim was leased.
+    pub before: State,
+    /// Its new state.
+    pub state: State,
+    /// Why it was rejected; empty otherwise.
+    pub rejection: &'a str,
+    /// By how much its version is counted up.
+    pub changes: i64,
+}
+
+/// A claim whose lease has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The claim.
+    pub id: Uuid,
+    /// Its version.
+    pub version: i64,
+    /// The payer's number; a remittance may have named it since the claim was leased.
+    pub id_payer: String,
+    /// Who sends its remittances.
+    pub remitter_id: String,
+    /// When the post office first took it.
+    pub submitted_at: Option<OffsetDateTime>,
+    /// When it last changed.
+    pub updated_at: OffsetDateTime,
+    /// Whether remittance lines wait for it.
+    pub has_early_lines: bool,
+}
+
+/// Ends leases that are still held, and answers their claims. The numbers of those that were filed are locked. A claim that
+/// waits for the post office is due again after `backoff`: after its first time once it is filed and not decided; without an
+/// answer after a time that doubles with each try, spread by a tenth so that claims of one outage do not come back together.
+pub async fn end(
     conn: &mut PgConnection,
-    id: Uuid,
-    epoch: i64,
+    endings: &[Ending<'_>],
     backoff: Backoff,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update claims.claim
-         set filing_until = null, asks = asks + 1,
-             next_filing_at = case when state in ('SUBMITTED', 'RESUBMITTED')
-                 then now() + least($3 * power(2, least(asks, 40)), $4) * (0.9 + random() * 0.2)
-                     * interval '1 millisecond' end
-         where id = $1 and filing_epoch = $2",
-        id,
-        epoch,
+) -> Result<HashMap<Uuid, Ended>, sqlx::Error> {
+    fn column<'a, T>(endings: &'a [Ending<'_>], value: impl Fn(Held<'a>) -> T) -> Vec<T> {
+        endings.iter().map(|ending| value(ending.lease)).collect()
+    }
+    fn filed<'a, T>(endings: &'a [Ending<'_>], value: impl Fn(Filed<'a>) -> T) -> Vec<Option<T>> {
+        endings.iter().map(|ending| ending.filed.map(&value)).collect()
+    }
+    let ended = sqlx::query_as!(
+        Ended,
+        r#"with held as (
+               select c.facility, c.id, o.new_state, o.new_rejection, o.changes
+               from unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+                   as o (facility, id, epoch, old_state, new_state, new_rejection, changes)
+                   join claims.claim c on c.facility = o.facility and c.id = o.id
+               where c.filing_epoch = o.epoch and c.state = coalesce(o.old_state, c.state)
+               order by c.id for update of c
+           )
+           update claims.claim c
+           set state = coalesce(held.new_state, c.state), rejection = coalesce(held.new_rejection, c.rejection),
+               version = c.version + coalesce(held.changes, 0), filing_until = null,
+               asks = case when held.new_state is null then c.asks + 1 else 0 end,
+               updated_at = case when held.new_state is null then c.updated_at else now() end,
+               submitted_at = case when held.new_state is null then c.submitted_at
+                   else coalesce(c.submitted_at, now()) end,
+               next_filing_at = case
+                   when held.new_state = 'SUBMITTED' then now() + $8::float8 * interval '1 millisecond'
+                   when held.new_state is null and c.state in ('SUBMITTED', 'RESUBMITTED')
+                       then now() + least($8 * power(2, least(c.asks, 40)), $9) * (0.9 + random() * 0.2)
+                           * interval '1 millisecond'
+               end
+           from held where c.facility = held.facility and c.id = held.id
+           returning c.id, c.version, c.id_payer, c.remitter_id, c.submitted_at, c.updated_at,
+               exists (select from claims.parked_line p
+                       where p.facility = c.facility and p.provider_id = c.provider_id and p.claim_id = c.claim_id
+                           and p.reason = 'EARLY' and p.discarded_at is null) as "has_early_lines!""#,
+        &column(endings, |lease| lease.facility.as_str()) as &[&str],
+        &column(endings, |lease| lease.id),
+        &column(endings, |lease| lease.epoch),
+        &filed(endings, |filed| filed.before.as_str()) as &[Option<&str>],
+        &filed(endings, |filed| filed.state.as_str()) as &[Option<&str>],
+        &filed(endings, |filed| filed.rejection) as &[Option<&str>],
+        &filed(endings, |filed| filed.changes) as &[Option<i64>],
         backoff.first_ms as f64,
         backoff.longest_ms as f64,
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
-}
-
-/// Writes the outcome and ends the lease.
-pub async fn filed(conn: &mut PgConnection, filed: Filed<'_>) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update claims.claim
-         set state = $2, rejection = $3, version = $4, filing_until = null, asks = 0, updated_at = now(),
-             submitted_at = coalesce(submitted_at, now()), next_filing_at = now() + $5 * interval '1 millisecond'
-         where id = $1",
-        filed.id,
-        filed.state.as_str(),
-        filed.rejection,
-        filed.version,
-        filed.ask_again_ms.map(|ms| ms as f64),
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
+    Ok(ended.into_iter().map(|one| (one.id, one)).collect())
 }
 
 /// What opens a claim's next cycle.
@@ -176,47 +317,25 @@ pub async fn due(
         .collect())
 }
 
-/// Lets a claim whose follow-up fails for good wait for `pause_ms`, so that others have their turn.
-pub async fn set_aside(conn: &mut PgConnection, id: Uuid, pause_ms: i64) -> Result<(), sqlx::Error> {
+/// Lets a claim whose follow-up fails for good wait for `pause_ms`, so that others have their turn. Ends the lease of
+/// `epoch`, under which it failed; a claim that somebody else holds is left alone.
+pub async fn set_aside(
+    conn: &mut PgConnection,
+    facility: &Facility,
+    id: Uuid,
+    epoch: Option<i64>,
+    pause_ms: i64,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update claims.claim set next_filing_at = now() + $2 * interval '1 millisecond', filing_until = null
-         where id = $1 and next_filing_at is not null",
+        "update claims.claim set next_filing_at = now() + $4 * interval '1 millisecond', filing_until = null
+         where facility = $1 and id = $2 and next_filing_at is not null
+             and (filing_epoch = $3 or filing_until is null or filing_until <= now())",
+        facility.as_str(),
         id,
+        epoch,
         pause_ms as f64,
     )
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// One call of the sandbox: how many there were with this one, and for how many milliseconds it has been filed.
-#[derive(Clone, Copy, Debug)]
-pub struct SandboxCall {
-    /// Calls for this submission.
-    pub calls: i32,
-    /// Since it was first taken.
-    pub filed_ms: i64,
-}
-
-/// Counts a call of the sandbox post office; from call `takes_from` on the submission is filed, once.
-pub async fn sandbox_call(
-    conn: &mut PgConnection,
-    facility: &Facility,
-    submission_id: Uuid,
-    takes_from: i32,
-) -> Result<SandboxCall, sqlx::Error> {
-    sqlx::query_as!(
-        SandboxCall,
-        r#"insert into claims.sandbox_filing as filing (facility, submission_id, filed_at)
-           values ($1, $2, case when $3 <= 1 then now() end)
-           on conflict (facility, submission_id) do update
-           set calls = filing.calls + 1,
-               filed_at = coalesce(filing.filed_at, case when $3 <= filing.calls + 1 then now() end)
-           returning calls, coalesce(extract(epoch from now() - filed_at) * 1000, 0)::bigint as "filed_ms!""#,
-        facility.as_str(),
-        submission_id,
-        takes_from,
-    )
-    .fetch_one(conn)
-    .await
 }

@@ -1,5 +1,6 @@
 //! Remittance lines that are not booked: they wait for their claim, or for somebody's decision.
 
+use chassis::Facility;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -61,21 +62,29 @@ pub struct Filter {
     pub claim_id: Option<String>,
 }
 
-/// Waits for everybody else who books, parks or files a claim of this number, until the transaction ends. Between the
-/// look for a claim and the parking of its lines it cannot be filed. It is taken before the claim's row.
-pub async fn lock_number(
+/// Waits for every other transaction that books, parks or files a claim of one of these numbers, until this one ends. Between
+/// the look for a claim and the parking of its lines it cannot be filed. The locks are taken in one order, and before the
+/// claims' rows.
+pub async fn lock_numbers(
     conn: &mut PgConnection,
-    facility: &str,
-    number: Number<'_>,
+    numbers: &[(&Facility, Number<'_>)],
 ) -> Result<(), sqlx::Error> {
+    let facilities: Vec<_> = numbers.iter().map(|(facility, _)| facility.as_str()).collect();
+    let providers: Vec<_> = numbers.iter().map(|(_, number)| number.provider_id).collect();
+    let claims: Vec<_> = numbers.iter().map(|(_, number)| number.claim_id).collect();
     sqlx::query!(
-        "select pg_advisory_xact_lock(hashtextextended(concat_ws(chr(31), 'claim number', $1::text, $2::text, $3::text), 0))
-             as locked",
-        facility,
-        number.provider_id,
-        number.claim_id,
+        "with number as materialized (
+             select distinct
+                 hashtextextended(concat_ws(chr(31), 'claim number', facility, provider_id, claim_id), 0) as lock
+             from unnest($1::text[], $2::text[], $3::text[]) as n (facility, provider_id, claim_id)
+             order by lock
+         )
+         select pg_advisory_xact_lock(lock) as locked from number",
+        &facilities as &[&str],
+        &providers as &[&str],
+        &claims as &[&str],
     )
-    .fetch_one(conn)
+    .fetch_all(conn)
     .await?;
     Ok(())
 }

@@ -1,0 +1,152 @@
+//! Drafts of claims: what is written of them, and what can be in their way.
+
+use std::collections::HashSet;
+
+use chassis::Facility;
+use prost::Message;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::Record;
+
+/// A draft that is to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Draft<'a> {
+    /// Whose it is.
+    pub facility: &'a Facility,
+    /// The claim.
+    pub record: &'a Record,
+}
+
+/// Why a draft cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The order's claim was withdrawn before it arrived.
+    OrderWithdrawn,
+    /// The order has a claim.
+    OrderBilled,
+    /// Another claim has the number.
+    NumberTaken,
+}
+
+/// Waits for every other transaction that prepares or withdraws these orders' claims, until this one ends. The locks are
+/// taken in one order.
+pub async fn lock_orders(conn: &mut PgConnection, order_ids: &[Uuid]) -> Result<(), sqlx::Error> {
+    let lock = |id: &Uuid| {
+        let (high, low) = id.as_u64_pair();
+        (high ^ low).cast_signed()
+    };
+    let mut locks: Vec<_> = order_ids.iter().map(lock).collect();
+    locks.sort_unstable();
+    sqlx::query!(
+        "select pg_advisory_xact_lock(lock) as locked from unnest($1::bigint[]) as lock",
+        &locks
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(())
+}
+
+/// Remembers that the order's claim was withdrawn before it arrived.
+pub async fn bury(
+    conn: &mut PgConnection,
+    facility: &str,
+    order_id: Uuid,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into claims.tombstone (facility, order_id, reason) values ($1, $2, $3) on conflict do nothing",
+        facility,
+        order_id,
+        reason,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Writes validated drafts; the orders are locked. Answers the claims that were written: [`obstacles`] says what was in the
+/// way of the others.
+pub async fn insert(conn: &mut PgConnection, drafts: &[Draft<'_>]) -> Result<HashSet<Uuid>, sqlx::Error> {
+    fn column<'a, T>(drafts: &[Draft<'a>], value: impl Fn(&'a Record) -> T) -> Vec<T> {
+        drafts.iter().map(|draft| value(draft.record)).collect()
+    }
+    let facilities: Vec<_> = drafts.iter().map(|draft| draft.facility.as_str()).collect();
+    // In one order, so that two transactions with numbers in common wait for each other one way only.
+    let written = sqlx::query_scalar!(
+        "insert into claims.claim (id, facility, order_id, provider_id, claim_id, payer_id, state, details, id_payer,
+             version, created_at, updated_at)
+         select id, facility, order_id, provider_id, claim_id, payer_id, state, details, id_payer, version, created_at,
+             created_at
+         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[],
+             $9::text[], $10::bigint[], $11::timestamptz[])
+             as draft (id, facility, order_id, provider_id, claim_id, payer_id, state, details, id_payer, version,
+                 created_at)
+         where not exists (
+             select from claims.tombstone t where t.facility = draft.facility and t.order_id = draft.order_id)
+         order by facility, provider_id, claim_id
+         on conflict do nothing
+         returning id",
+        &column(drafts, |claim| claim.id),
+        &facilities as &[&str],
+        &column(drafts, |claim| claim.order_id),
+        &column(drafts, |claim| claim.details.provider_id.as_str()) as &[&str],
+        &column(drafts, |claim| claim.details.claim_id.as_str()) as &[&str],
+        &column(drafts, |claim| claim.details.payer_id.as_str()) as &[&str],
+        &column(drafts, |claim| claim.state.as_str()) as &[&str],
+        &column(drafts, |claim| claim.details.encode_to_vec()),
+        &column(drafts, |claim| claim.id_payer.as_str()) as &[&str],
+        &column(drafts, |claim| claim.version),
+        &column(drafts, |claim| claim.created_at),
+    );
+    Ok(written.fetch_all(conn).await?.into_iter().collect())
+}
+
+/// What is in the way of these drafts, in their order.
+pub async fn obstacles(
+    conn: &mut PgConnection,
+    drafts: &[Draft<'_>],
+) -> Result<Vec<Option<Obstacle>>, sqlx::Error> {
+    let facilities: Vec<_> = drafts.iter().map(|draft| draft.facility.as_str()).collect();
+    let orders: Vec<_> = drafts.iter().map(|draft| draft.record.order_id).collect();
+    let details = || drafts.iter().map(|draft| &draft.record.details);
+    let providers: Vec<_> = details().map(|details| details.provider_id.as_str()).collect();
+    let numbers: Vec<_> = details().map(|details| details.claim_id.as_str()).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select
+             exists (select from claims.tombstone t
+                     where t.facility = draft.facility and t.order_id = draft.order_id) as "is_withdrawn!",
+             exists (select from claims.claim c
+                     where c.facility = draft.facility and c.order_id = draft.order_id) as "is_billed!",
+             exists (select from claims.claim c
+                     where c.facility = draft.facility and c.provider_id = draft.provider_id
+                         and c.claim_id = draft.claim_id
+                         and not (c.state = 'WITHDRAWN' and c.submitted_at is null and c.filing_epoch = 0)) as "is_taken!"
+         from unnest($1::text[], $2::uuid[], $3::text[], $4::text[]) with ordinality
+             as draft (facility, order_id, provider_id, claim_id, position)
+         order by draft.position"#,
+        &facilities as &[&str],
+        &orders,
+        &providers as &[&str],
+        &numbers as &[&str],
+    )
+    .fetch_all(conn)
+    .await?;
+    let obstacle = |row: &Row| {
+        [
+            (row.is_withdrawn, Obstacle::OrderWithdrawn),
+            (row.is_billed, Obstacle::OrderBilled),
+            (row.is_taken, Obstacle::NumberTaken),
+        ]
+        .into_iter()
+        .find_map(|(is_there, obstacle)| is_there.then_some(obstacle))
+    };
+    Ok(rows.iter().map(obstacle).collect())
+}
+
+struct Row {
+    is_withdrawn: bool,
+    is_billed: bool,
+    is_taken: bool,
+}

@@ -1,0 +1,62 @@
+//! The sandbox post office's own memory.
+
+use std::collections::HashMap;
+
+use chassis::Facility;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// A submission that is handed in or asked after.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Whose it is.
+    pub facility: &'a Facility,
+    /// The submission.
+    pub submission_id: Uuid,
+    /// From this call on it is filed, once.
+    pub takes_from: i32,
+}
+
+/// What is known of a submission after a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// The submission.
+    pub submission_id: Uuid,
+    /// Its calls, with this one.
+    pub calls: i32,
+    /// Milliseconds since it was first taken.
+    pub filed_ms: i64,
+}
+
+/// Counts calls, each for another submission.
+pub async fn count(
+    conn: &mut PgConnection,
+    calls: &[Call<'_>],
+) -> Result<HashMap<Uuid, Counted>, sqlx::Error> {
+    let facilities: Vec<_> = calls.iter().map(|call| call.facility.as_str()).collect();
+    let submissions: Vec<_> = calls.iter().map(|call| call.submission_id).collect();
+    let takes_from: Vec<_> = calls.iter().map(|call| call.takes_from).collect();
+    let counted = sqlx::query_as!(
+        Counted,
+        r#"with call as (
+               select * from unnest($1::text[], $2::uuid[], $3::int[]) as call (facility, submission_id, takes_from)
+           )
+           insert into claims.sandbox_filing as filing (facility, submission_id, filed_at)
+           select facility, submission_id, case when takes_from <= 1 then now() end from call
+           order by facility, submission_id
+           on conflict (facility, submission_id) do update
+           set calls = filing.calls + 1,
+               filed_at = coalesce(filing.filed_at, (
+                   select now() from call
+                   where call.facility = excluded.facility and call.submission_id = excluded.submission_id
+                       and call.takes_from <= filing.calls + 1))
+           returning submission_id, calls,
+               coalesce(extract(epoch from now() - filed_at) * 1000, 0)::bigint as "filed_ms!""#,
+        &facilities as &[&str],
+        &submissions,
+        &takes_from,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(counted.into_iter().map(|one| (one.submission_id, one)).collect())
+}
