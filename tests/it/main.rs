@@ -17,6 +17,7 @@ mod claims_filing;
 mod claims_held_lines;
 mod claims_isolation;
 mod claims_killed_import;
+mod claims_migrations;
 mod claims_remittances;
 mod claims_rig;
 mod claims_rules;

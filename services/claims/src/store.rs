@@ -84,7 +84,7 @@ pub async fn id_of_number(
 ) -> Result<Option<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
         "select id from claims.claim where facility = $1 and provider_id = $2 and claim_id = $3
-         order by state = 'WITHDRAWN' and submitted_at is null and filing_epoch = 0, id desc limit 1",
+         order by freed = id, id desc limit 1",
         facility,
         provider_id,
         claim_id,

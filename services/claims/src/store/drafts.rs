@@ -121,8 +121,7 @@ pub async fn obstacles(
                      where c.facility = draft.facility and c.order_id = draft.order_id) as "is_billed!",
              exists (select from claims.claim c
                      where c.facility = draft.facility and c.provider_id = draft.provider_id
-                         and c.claim_id = draft.claim_id
-                         and not (c.state = 'WITHDRAWN' and c.submitted_at is null and c.filing_epoch = 0)) as "is_taken!"
+                         and c.claim_id = draft.claim_id and c.freed <> c.id) as "is_taken!"
          from unnest($1::text[], $2::uuid[], $3::text[], $4::text[]) with ordinality
              as draft (facility, order_id, provider_id, claim_id, position)
          order by draft.position"#,

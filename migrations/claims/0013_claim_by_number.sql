@@ -1,0 +1,3 @@
+-- no-transaction
+-- claim_number has taken its place.
+drop index concurrently if exists claims.claim_by_number;
