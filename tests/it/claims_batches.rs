@@ -241,6 +241,80 @@ async fn what_is_refused_among_64_submissions_leaves_no_lease_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_among_64_withdrawals_is_refused_alone() {
+    let options = Options::default().set(Service::Claims, "sandbox.slow_ms", "600000");
+    let rig = Rig::with(options.set(Service::Claims, "post_office.timeout_ms", "60000")).await;
+    let mut payers = ["TEST-INS-1"; 64];
+    payers[20] = "SANDBOX-SLOW";
+    let drafts = drafts(&rig, &payers).await;
+    let withdrawal = |order_id: &str| WithdrawClaimRequest {
+        request_id: Uuid::new_v4().to_string(),
+        order_id: order_id.to_owned(),
+        reason: "cancelled".to_owned(),
+    };
+    let send = |request: WithdrawClaimRequest| {
+        let mut claims = rig.claims.clone();
+        async move {
+            let answer = claims.withdraw_claim(request).await?.into_inner();
+            Ok::<_, Status>(answer.claim)
+        }
+    };
+    // [10] was withdrawn before by the same request, [30] comes with the id of that one, [20] is with the post office.
+    let mut requests: Vec<_> = drafts.iter().map(|draft| withdrawal(&draft.order_id)).collect();
+    let earlier = send(requests[10].clone()).await.unwrap();
+    requests[30].request_id = requests[10].request_id.clone();
+    let (mut claims, request) = (rig.claims.clone(), submit(&drafts[20]));
+    let silent = tokio::spawn(async move { claims.submit_claim(request).await });
+    eventually(SOON, || async { rig.count(FILED).await == 1 }).await;
+    // No claim of this order has arrived.
+    let late = draft_of("TEST-INS-1");
+    requests.push(withdrawal(&late.order_id));
+
+    let first = requests.remove(0);
+    let pool = rig.stack.database(Service::Claims).superuser().await;
+    let held = hold_claim(&pool, &drafts[0]).await;
+    let waits = tokio::spawn(send(first));
+    blocked(&rig).await;
+    let answers = join_all(requests.into_iter().map(send)).await;
+    held.rollback().await.unwrap();
+    waits.await.unwrap().unwrap();
+    silent.abort();
+
+    let status = |number: usize| {
+        let status = answers[number - 1].as_ref().unwrap_err();
+        (status.code(), reason(status))
+    };
+    assert_eq!(status(20), (Code::Aborted, "FILING_IN_PROGRESS".to_owned()));
+    assert_eq!(
+        status(30),
+        (Code::FailedPrecondition, "IDEMPOTENCY_KEY_REUSED".to_owned())
+    );
+    assert_eq!(answers[9].as_ref().unwrap(), &earlier);
+    assert_eq!(answers[63].as_ref().unwrap(), &None);
+    for (number, answer) in answers.iter().enumerate() {
+        let claim = answer.as_ref().ok().and_then(Option::as_ref);
+        assert!(
+            claim.is_none_or(|claim| claim.state() == ClaimState::Withdrawn),
+            "{number}"
+        );
+    }
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 62);
+    assert_eq!(rig.get(&drafts[30].id).await, drafts[30]);
+    let withdrawn = "select count(*) from claims.claim where state = 'WITHDRAWN'";
+    assert_eq!(rig.count(withdrawn).await, 62);
+    // The earlier one, the one that was held up, and 60 in one transaction.
+    let transactions = "select count(distinct xmin::text) from claims.claim where state = 'WITHDRAWN'";
+    assert_eq!(rig.count(transactions).await, 3);
+    let told = "select count(*) from events.event_log where type = 'claims.v1.ClaimWithdrawn'";
+    assert_eq!(rig.count(told).await, 62);
+    let refused = send_drafts(&rig, &[late]).await;
+    assert_eq!(
+        refusal(&refused[0]),
+        (Code::FailedPrecondition, "ORDER_WITHDRAWN".to_owned())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_callers_share_the_transactions_of_their_claims() {
     const CALLERS: usize = 64;
     const CLAIMS_OF_ONE: usize = 3;

@@ -15,6 +15,7 @@ use crate::{
     filing::{leases::Leases, outcomes::Outcomes},
     post_office::PostOffice,
     prepare_claim::Drafts,
+    withdraw_claim::Withdrawals,
 };
 
 /// The claims desk: its files, its mail and its rules of work. Cheap to clone.
@@ -30,6 +31,8 @@ pub struct Desk {
     pub leases: Leases,
     /// Where leases end.
     pub outcomes: Outcomes,
+    /// Where orders whose claims are withdrawn are handed in.
+    pub withdrawals: Withdrawals,
     /// Where claims are filed.
     pub post_office: Arc<dyn PostOffice>,
     /// How it is talked to.

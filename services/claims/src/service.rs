@@ -22,6 +22,7 @@ use crate::{
     prepare_claim::Prepare,
     spool,
     subscriptions::EndedOrders,
+    withdraw_claim::Withdraw,
 };
 
 /// The claims service.
@@ -56,6 +57,7 @@ impl Service for Claims {
             drafts: Prepare::batcher(&database, &outbox, tasks()),
             leases: Leases::new(&database, &settings.post_office, tasks()),
             outcomes: Outcomes::new(&database, &outbox, &settings.post_office, tasks()),
+            withdrawals: Withdraw::batcher(&database, &outbox, tasks()),
             post_office: Arc::new(sandbox),
             outbox,
             database,

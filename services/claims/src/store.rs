@@ -5,6 +5,7 @@ pub mod filings;
 pub mod parked;
 pub mod remittances;
 pub mod sandbox;
+pub mod withdrawals;
 
 use prost::Message;
 use proto::claims::v1::ClaimDetails;
@@ -93,21 +94,6 @@ pub async fn id_of_number(
     .await
 }
 
-/// The claim of this order.
-pub async fn id_of_order(
-    conn: &mut PgConnection,
-    facility: &str,
-    order_id: Uuid,
-) -> Result<Option<Uuid>, sqlx::Error> {
-    sqlx::query_scalar!(
-        "select id from claims.claim where facility = $1 and order_id = $2",
-        facility,
-        order_id
-    )
-    .fetch_optional(conn)
-    .await
-}
-
 /// Locks a claim until the transaction ends.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query_as!(
@@ -158,22 +144,6 @@ pub async fn list(
     )
     .fetch_all(conn)
     .await
-}
-
-/// Takes a claim out of the process. Whoever hands it to the post office at this moment has lost its lease. A claim that
-/// was never handed in keeps its epoch of 0, by which its number is free.
-pub async fn withdraw(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update claims.claim set state = $3, version = $2, next_filing_at = null, updated_at = now(),
-             filing_epoch = filing_epoch + case when filing_epoch > 0 then 1 else 0 end
-         where id = $1",
-        id,
-        version,
-        State::Withdrawn.as_str(),
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// The resubmissions of these claims, oldest first.

@@ -47,18 +47,19 @@ pub async fn lock_orders(conn: &mut PgConnection, order_ids: &[Uuid]) -> Result<
     Ok(())
 }
 
-/// Remembers that the order's claim was withdrawn before it arrived.
-pub async fn bury(
-    conn: &mut PgConnection,
-    facility: &str,
-    order_id: Uuid,
-    reason: &str,
-) -> Result<(), sqlx::Error> {
+/// Remembers why the claims of these orders were withdrawn before they arrived.
+pub async fn bury(conn: &mut PgConnection, orders: &[(&Facility, Uuid, &str)]) -> Result<(), sqlx::Error> {
+    let facilities: Vec<_> = orders.iter().map(|(facility, ..)| facility.as_str()).collect();
+    let ids: Vec<_> = orders.iter().map(|(_, id, _)| *id).collect();
+    let reasons: Vec<_> = orders.iter().map(|(.., reason)| *reason).collect();
     sqlx::query!(
-        "insert into claims.tombstone (facility, order_id, reason) values ($1, $2, $3) on conflict do nothing",
-        facility,
-        order_id,
-        reason,
+        "insert into claims.tombstone (facility, order_id, reason)
+         select facility, order_id, reason from unnest($1::text[], $2::uuid[], $3::text[]) as o (facility, order_id, reason)
+         order by facility, order_id
+         on conflict do nothing",
+        &facilities as &[&str],
+        &ids,
+        &reasons as &[&str],
     )
     .execute(conn)
     .await?;
