@@ -289,10 +289,7 @@ impl Counted {
                 self.hot_share
             );
         }
-        assert!(
-            broken.is_empty(),
-            "an order has become dearer:\n{broken}\n{}",
-            self.details
-        );
+        println!("{}", self.details);
+        assert!(broken.is_empty(), "an order has become dearer:\n{broken}");
     }
 }
