@@ -87,6 +87,7 @@ mod mesh_overload;
 mod mesh_repetitions;
 mod mesh_restarts;
 mod mesh_rig;
+mod order_batches;
 mod order_by_hand;
 mod order_claims;
 mod order_cost;

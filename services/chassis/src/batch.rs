@@ -28,10 +28,13 @@ pub trait Command: Send + Sync + 'static {
     /// Why nothing became of any item.
     type Error: Send + 'static;
 
+    /// Whether one transaction may hold items of several facilities.
+    const SPANS_FACILITIES: bool;
+
     /// What the item works on. No two items of one aggregate are carried out at the same time.
     fn aggregate(&self, item: &Self::Item) -> Uuid;
 
-    /// Whose it is. The items of one transaction are of one facility.
+    /// Whose it is.
     fn facility<'a>(&self, item: &'a Self::Item) -> &'a Facility;
 
     /// Whether the database cannot be used, so that the error says nothing about the items.

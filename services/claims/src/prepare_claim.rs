@@ -139,6 +139,8 @@ impl Command for Prepare {
     type Outcome = Result<Answer<PrepareClaimResponse>, Error>;
     type Error = Error;
 
+    const SPANS_FACILITIES: bool = false;
+
     fn aggregate(&self, draft: &Draft) -> Uuid {
         draft.record.order_id
     }

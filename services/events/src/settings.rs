@@ -52,8 +52,8 @@ pub struct Settings {
 pub struct Relaying {
     /// Milliseconds between looks at the outbox when nobody wakes the relay. 10 to 10,000.
     pub poll_ms: u64,
-    /// Milliseconds that events wait for others when some were published just before, so that they share a batch. An event
-    /// that comes after a longer pause goes at once. 0 to 1,000.
+    /// Milliseconds that events wait for others when 50 or more were published just before, so that they share a batch; the
+    /// fewer, the shorter. An event that comes after a longer pause goes at once. 0 to 1,000.
     pub gather_ms: u64,
     /// Events published in one atomic batch. 1 to 1,000.
     pub batch: u32,
@@ -137,7 +137,7 @@ impl Default for Relaying {
     fn default() -> Self {
         Self {
             poll_ms: 100,
-            gather_ms: 20,
+            gather_ms: 100,
             batch: 500,
             lease_ms: 5_000,
             ack_timeout_ms: 5_000,

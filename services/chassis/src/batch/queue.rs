@@ -54,7 +54,8 @@ impl<C: Command> Queue<C> {
         fits
     }
 
-    /// The next batch, if a lane is free for it: the items of the facility that has waited longest, sorted by aggregate.
+    /// The next batch, if a lane is free for it: the items that have waited longest, sorted by aggregate; those of one
+    /// facility where the command does not span several.
     pub(super) fn take(&mut self) -> Option<Vec<Entry<C>>> {
         let is_worth_a_lane =
             self.lanes == 0 || (self.lanes < self.limits.lanes && self.waiting.len() >= self.limits.items);
@@ -65,8 +66,9 @@ impl<C: Command> Queue<C> {
         let mut batch: Vec<Entry<C>> = Vec::new();
         let mut others = VecDeque::with_capacity(self.waiting.len());
         for entry in self.waiting.drain(..) {
-            let of_the_same = batch.first().is_none_or(|first| first.facility == entry.facility);
-            if batch.len() < self.limits.items && of_the_same && self.running.insert(entry.aggregate) {
+            let may_join =
+                C::SPANS_FACILITIES || batch.first().is_none_or(|first| first.facility == entry.facility);
+            if batch.len() < self.limits.items && may_join && self.running.insert(entry.aggregate) {
                 batch.push(entry);
             } else {
                 others.push_back(entry);

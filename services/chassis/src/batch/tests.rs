@@ -64,6 +64,8 @@ impl Command for Store {
     type Outcome = Uuid;
     type Error = &'static str;
 
+    const SPANS_FACILITIES: bool = false;
+
     fn aggregate(&self, item: &Item) -> Uuid {
         item.aggregate
     }

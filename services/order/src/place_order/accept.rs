@@ -63,6 +63,8 @@ impl Command for AcceptOrders {
     type Outcome = bool;
     type Error = Error;
 
+    const SPANS_FACILITIES: bool = true;
+
     fn aggregate(&self, accepted: &Accepted) -> Uuid {
         accepted.order.id
     }
@@ -76,10 +78,8 @@ impl Command for AcceptOrders {
     }
 
     async fn execute(&self, accepted: &[Arc<Accepted>]) -> Result<Vec<bool>, Error> {
-        let Some(first) = accepted.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.database.begin(&first.order.facility).await?;
+        let facilities = accepted.iter().map(|accepted| &accepted.order.facility);
+        let mut tx = self.database.begin_for(facilities).await?;
         let orders: Vec<_> = accepted.iter().map(|accepted| accepted.row()).collect();
         let written = store::orders::insert(&mut tx, &orders).await?;
         let is_written = |accepted: &Arc<Accepted>| written.contains(&accepted.order.id);

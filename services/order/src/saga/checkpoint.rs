@@ -77,6 +77,8 @@ impl Command for Checkpoints {
     type Outcome = Written;
     type Error = Error;
 
+    const SPANS_FACILITIES: bool = true;
+
     fn aggregate(&self, checkpoint: &Checkpoint) -> Uuid {
         checkpoint.order.id
     }
@@ -91,10 +93,8 @@ impl Command for Checkpoints {
 
     /// Orders' rows are taken before sagas'.
     async fn execute(&self, checkpoints: &[Arc<Checkpoint>]) -> Result<Vec<Written>, Error> {
-        let Some(first) = checkpoints.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.0.begin(&first.order.facility).await?;
+        let facilities = checkpoints.iter().map(|checkpoint| &checkpoint.order.facility);
+        let mut tx = self.0.begin_for(facilities).await?;
         let changed: Vec<_> = checkpoints
             .iter()
             .filter(|checkpoint| checkpoint.changes_order())

@@ -1,0 +1,217 @@
+//! Orders that come at the same time share transactions, and nothing else.
+
+use std::time::Duration;
+
+use chassis::{Facility, idempotency::Key};
+use order::store;
+use proto::order::v1::{
+    GetOrderRequest, Order, OrderState, PlaceOrderRequest, order_service_client::OrderServiceClient,
+};
+use sqlx::{PgConnection, Postgres, Transaction};
+use tests::{Service, eventually, stack::Client};
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use crate::{
+    order_rig::{FACILITY, Rig, SOON, fresh, reason},
+    samples::{insured_order, self_pay_order},
+};
+
+const OTHER: &str = "al-safa";
+const CALLS: usize = 16;
+/// Enough for a machine that has much else to do.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+type Call = JoinHandle<Result<Order, Status>>;
+
+/// Keeps all from writing a table of the order service until it is dropped.
+async fn hold(rig: &Rig, table: &str) -> Transaction<'static, Postgres> {
+    let pool = rig.stack.database(Service::Order).superuser().await;
+    let mut held = pool.begin().await.unwrap();
+    let lock = sqlx::AssertSqlSafe(format!("lock table orders.{table} in exclusive mode"));
+    sqlx::query(lock).execute(&mut *held).await.unwrap();
+    held
+}
+
+fn send(orders: &OrderServiceClient<Client>, request: PlaceOrderRequest) -> Call {
+    let mut orders = orders.clone();
+    let mut request = tonic::Request::new(request);
+    request.set_timeout(DEADLINE);
+    tokio::spawn(async move { Ok(orders.place_order(request).await?.into_inner().order.unwrap()) })
+}
+
+/// Returns when a transaction waits for a held table, and what was sent before has arrived.
+async fn arrived(rig: &Rig, clients: &[&OrderServiceClient<Client>]) {
+    let waiting = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+                   where d.datname = current_database() and l.relation is not null and not l.granted";
+    eventually(SOON, || async { rig.rows(waiting).await > 0 }).await;
+    // Calls of one connection are taken up in their order.
+    for client in clients {
+        for _ in 0..10 {
+            let nothing = GetOrderRequest {
+                id: fresh(),
+                reference: String::new(),
+            };
+            let missing = (*client).clone().get_order(nothing).await.unwrap_err();
+            assert_eq!(missing.code(), Code::NotFound);
+        }
+    }
+}
+
+fn client_of(rig: &Rig, facility: &str) -> OrderServiceClient<Client> {
+    let token = rig.stack.token(facility, &["clerk"]);
+    OrderServiceClient::new(rig.stack.connect(Service::Order, &token))
+}
+
+/// Transactions that wrote orders of two facilities.
+const SHARED: &str = "select count(*) from (
+    select from orders.order_line group by xmin::text having count(distinct facility) = 2) shared";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_of_two_facilities_that_come_at_once_share_transactions() {
+    let rig = Rig::start().await;
+    let clients = [client_of(&rig, FACILITY), client_of(&rig, OTHER)];
+    // On a busy machine calls that are sent at once may come one by one.
+    for _ in 0..20 {
+        let held = hold(&rig, "order_line").await;
+        let calls: Vec<Call> = (0..CALLS)
+            .map(|number| send(&clients[number % 2], insured_order("tok_visa")))
+            .collect();
+        arrived(&rig, &[&clients[0], &clients[1]]).await;
+        drop(held);
+        for (number, call) in calls.into_iter().enumerate() {
+            let order = call.await.unwrap().unwrap();
+            assert_eq!(order.state(), OrderState::Fulfilled);
+            let facility = [FACILITY, OTHER][number % 2];
+            let of_facility = format!(
+                "select count(*) from orders.placed_order where id = '{}' and facility = '{facility}'",
+                order.id
+            );
+            assert_eq!(rig.rows(&of_facility).await, 1);
+        }
+        if rig.rows(SHARED).await > 0 {
+            return;
+        }
+    }
+    panic!("no transaction wrote orders of both facilities");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_orders_that_are_written_together_one_whose_reference_is_taken_is_refused_alone() {
+    let rig = Rig::start().await;
+    let with_reference = |reference: &str| PlaceOrderRequest {
+        reference: reference.to_owned(),
+        ..self_pay_order("tok_visa")
+    };
+    rig.place(with_reference("INV-1")).await.unwrap();
+    let held = hold(&rig, "order_line").await;
+    // The second and the third of them have a number of their own in common.
+    let references = ["INV-1", "INV-2", "INV-2"].into_iter().map(with_reference);
+    let repeated = with_reference("INV-3");
+    let others = (4..CALLS).map(|number| with_reference(&format!("INV-{number}")));
+    let requests = references.chain([repeated.clone(), repeated]).chain(others);
+    let calls: Vec<Call> = requests.map(|request| send(&rig.orders, request)).collect();
+    arrived(&rig, &[&rig.orders]).await;
+    drop(held);
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    let refused = |answer: &Result<Order, Status>| match answer {
+        Ok(_) => None,
+        Err(status) => Some((status.code(), reason(status))),
+    };
+    let taken = (Code::AlreadyExists, "REFERENCE_TAKEN".to_owned());
+    let refusals: Vec<_> = answers.iter().map(refused).collect();
+    assert_eq!(refusals[0].as_ref(), Some(&taken));
+    // One of the two, whichever came first.
+    let refused_of_the_pair: Vec<_> = refusals[1..3].iter().flatten().collect();
+    assert_eq!(refused_of_the_pair, [&taken]);
+    assert!(refusals[3..].iter().all(Option::is_none), "{refusals:?}");
+    assert_eq!(answers[3].as_ref().unwrap(), answers[4].as_ref().unwrap());
+    let orders = rig.rows("select count(*) from orders.placed_order").await;
+    assert_eq!(orders, CALLS as i64 - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_whose_process_is_killed_before_they_are_concluded_are_finished_once() {
+    let rig = Rig::start().await;
+    let held = hold(&rig, "saga_step").await;
+    let requests: Vec<_> = (0..8).map(|_| insured_order("tok_visa")).collect();
+    let calls: Vec<Call> = requests
+        .iter()
+        .map(|request| send(&rig.orders, request.clone()))
+        .collect();
+    arrived(&rig, &[&rig.orders]).await;
+    let claims = rig.stack.database(Service::Claims);
+    eventually(SOON, || async {
+        claims
+            .count("select count(*) from claims.claim where state = 'ACCEPTED'")
+            .await
+            == 8
+    })
+    .await;
+    rig.stack.kill9(Service::Order);
+    for call in calls {
+        assert!(call.await.unwrap().is_err());
+    }
+    drop(held);
+    rig.stack.restart(Service::Order).await;
+    for request in requests {
+        let order = eventually(SOON, || rig.place(request.clone())).await;
+        assert_eq!(order.state(), OrderState::Fulfilled);
+        assert_eq!(rig.money_of(&order.id).await, (20, 20, 0));
+        assert_eq!(rig.claims_of(&order.id).await.len(), 1);
+    }
+    assert_eq!(rig.rows("select count(*) from orders.placed_order").await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_for_two_facilities_reaches_no_row_by_the_other_ones_name() {
+    let rig = Rig::start().await;
+    let placed = rig.place(insured_order("tok_visa")).await.unwrap();
+    let pool = rig.stack.database(Service::Order).app().await;
+    let id = Uuid::parse_str(&placed.id).unwrap();
+
+    let mut tx = pool.begin().await.unwrap();
+    work_for(&mut tx, &format!("{FACILITY},{OTHER}")).await;
+    let order = store::orders::get(&mut tx, id).await.unwrap().unwrap();
+    let mut disguised = order.clone();
+    disguised.facility = Facility::new(OTHER).unwrap();
+    let saved = store::orders::save(&mut tx, &[(&disguised, order.version)])
+        .await
+        .unwrap();
+    assert!(saved.is_empty(), "the order is another facility's");
+    let saved = store::orders::save(&mut tx, &[(&order, order.version)])
+        .await
+        .unwrap();
+    assert_eq!(saved, [id]);
+    let mut saga = store::sagas::get(&mut tx, order.saga_id).await.unwrap().unwrap();
+    let epoch = saga.epoch;
+    saga.facility = disguised.facility.clone();
+    let moved = store::sagas::Moved::released(&saga, epoch);
+    assert!(store::sagas::save(&mut tx, &[moved]).await.unwrap().is_empty());
+    tx.rollback().await.unwrap();
+
+    // And what the transaction does not work for, it does not see, and cannot write.
+    let mut tx = pool.begin().await.unwrap();
+    work_for(&mut tx, &format!("{OTHER},al-noor-2")).await;
+    assert!(store::orders::get(&mut tx, id).await.unwrap().is_none());
+    let key = Key::of("order.v1.OrderService/PlaceOrder", &fresh(), &()).unwrap();
+    let mut order = order;
+    order.id = Uuid::now_v7();
+    let new = store::orders::New {
+        order: &order,
+        lines: &[],
+        claim: None,
+        key: &key,
+    };
+    let refused = store::orders::insert(&mut tx, &[new]).await.unwrap_err();
+    assert!(refused.to_string().contains("row-level security"), "{refused}");
+}
+
+async fn work_for(tx: &mut PgConnection, facilities: &str) {
+    let set = sqlx::query("select set_config('weft.facility', $1, true)").bind(facilities);
+    set.execute(tx).await.unwrap();
+}
