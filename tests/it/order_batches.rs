@@ -82,7 +82,7 @@ async fn orders_of_two_facilities_that_come_at_once_share_transactions() {
         drop(held);
         for (number, call) in calls.into_iter().enumerate() {
             let order = call.await.unwrap().unwrap();
-            assert_eq!(order.state(), OrderState::Fulfilled);
+            assert_eq!(order.state(), OrderState::Fulfilled, "{:?}", order.failure);
             let facility = [FACILITY, OTHER][number % 2];
             let of_facility = format!(
                 "select count(*) from orders.placed_order where id = '{}' and facility = '{facility}'",

@@ -6,6 +6,8 @@
 mod queue;
 
 use std::{
+    any::type_name,
+    error::Error,
     future::Future,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,7 +19,10 @@ use tokio::{sync::oneshot, time::Instant};
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::{Facility, Tasks, status};
+use crate::{
+    Facility, Tasks,
+    status::{self, chain},
+};
 
 /// A kind of command that can be carried out for several callers at once.
 pub trait Command: Send + Sync + 'static {
@@ -26,7 +31,7 @@ pub trait Command: Send + Sync + 'static {
     /// What becomes of it.
     type Outcome: Send + 'static;
     /// Why nothing became of any item.
-    type Error: Send + 'static;
+    type Error: Error + Send + 'static;
 
     /// Whether one transaction may hold items of several facilities.
     const SPANS_FACILITIES: bool;
@@ -80,7 +85,7 @@ pub enum Refused<E> {
     #[error("the time was over before the request's turn came")]
     Late,
     /// It alone failed, and nothing of it was kept; in an outage, one of all that failed.
-    #[error("the request failed")]
+    #[error(transparent)]
     Failed(E),
     /// The database could not be used, as another item of the transaction is told with its error. What it wrote may have
     /// been kept.
@@ -207,6 +212,12 @@ impl<C: Command> Batcher<C> {
                 Ok(Ok(_)) | Err(_) => Refused::Panicked,
             };
             if piece.len() > 1 {
+                tracing::warn!(
+                    command = type_name::<C>(),
+                    items = piece.len(),
+                    error.message = chain(&failure),
+                    "a transaction has failed; its items are tried again in halves"
+                );
                 let second = piece.split_off(piece.len() / 2);
                 pieces.extend([second, piece]);
             } else if let Some(entry) = piece.pop() {

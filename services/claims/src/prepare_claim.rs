@@ -139,7 +139,7 @@ impl Command for Prepare {
     type Outcome = Result<Answer<PrepareClaimResponse>, Error>;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = false;
+    const SPANS_FACILITIES: bool = true;
 
     fn aggregate(&self, draft: &Draft) -> Uuid {
         draft.record.order_id
@@ -154,10 +154,8 @@ impl Command for Prepare {
     }
 
     async fn execute(&self, drafts: &[Arc<Draft>]) -> Result<Vec<Self::Outcome>, Error> {
-        let Some(first) = drafts.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.database.begin(&first.facility).await?;
+        let facilities = drafts.iter().map(|draft| &draft.facility);
+        let mut tx = self.database.begin_for(facilities).await?;
         let outcomes = keep(&mut tx, drafts).await?;
         tx.commit().await?;
         self.outbox.wake();

@@ -18,6 +18,11 @@ enum Does {
     MeetAnOutage,
 }
 
+/// Why a transaction of a test fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+struct Failure(&'static str);
+
 struct Item {
     aggregate: Uuid,
     facility: Facility,
@@ -62,7 +67,7 @@ impl Store {
 impl Command for Store {
     type Item = Item;
     type Outcome = Uuid;
-    type Error = &'static str;
+    type Error = Failure;
 
     const SPANS_FACILITIES: bool = false;
 
@@ -74,11 +79,11 @@ impl Command for Store {
         &item.facility
     }
 
-    fn is_outage(&self, error: &&'static str) -> bool {
-        *error == "an outage"
+    fn is_outage(&self, error: &Failure) -> bool {
+        *error == Failure("an outage")
     }
 
-    async fn execute(&self, items: &[Arc<Item>]) -> Result<Vec<Uuid>, &'static str> {
+    async fn execute(&self, items: &[Arc<Item>]) -> Result<Vec<Uuid>, Failure> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
         assert!(
@@ -86,10 +91,10 @@ impl Command for Store {
             "an item panics"
         );
         if items.iter().any(|item| item.does == Does::Fail) {
-            return Err("an item fails");
+            return Err(Failure("an item fails"));
         }
         if items.iter().any(|item| item.does == Does::MeetAnOutage) {
-            return Err("an outage");
+            return Err(Failure("an outage"));
         }
         let aggregates: Vec<_> = items.iter().map(|item| item.aggregate).collect();
         self.committed.lock().unwrap().push(aggregates.clone());
@@ -109,7 +114,7 @@ fn batcher(store: &Store, limits: Limits) -> Batcher<Store> {
     Batcher::new(store.clone(), limits, Tasks::new(CancellationToken::new()))
 }
 
-type Ended = Result<Uuid, Refused<&'static str>>;
+type Ended = Result<Uuid, Refused<Failure>>;
 
 /// Submits them in their order; all wait at once.
 async fn submit_all(
@@ -205,7 +210,7 @@ async fn of_64_the_one_that_fails_or_panics_fails_alone() {
         for (aggregate, ended) in submitted.join_all().await {
             match (aggregate == Uuid::from_u128(40), ended) {
                 (false, Ok(_)) => {}
-                (true, Err(Refused::Failed("an item fails"))) if does == Does::Fail => {}
+                (true, Err(Refused::Failed(Failure("an item fails")))) if does == Does::Fail => {}
                 (true, Err(Refused::Panicked)) if does == Does::Panic => {}
                 (_, ended) => panic!("{aggregate}: {ended:?}"),
             }
@@ -228,7 +233,7 @@ async fn in_an_outage_all_fail_at_once() {
     // The first was alone.
     assert_eq!(count(|ended| ended.is_ok()), 1);
     assert_eq!(
-        count(|ended| matches!(ended, Err(Refused::Failed("an outage")))),
+        count(|ended| matches!(ended, Err(Refused::Failed(Failure("an outage"))))),
         1
     );
     assert_eq!(count(|ended| matches!(ended, Err(Refused::Outage))), 2);

@@ -121,6 +121,8 @@ impl Command for TakeLeases {
     type Outcome = Result<Turn, Error>;
     type Error = Error;
 
+    const SPANS_FACILITIES: bool = true;
+
     fn aggregate(&self, wanted: &Wanted) -> Uuid {
         wanted.id
     }
@@ -134,10 +136,8 @@ impl Command for TakeLeases {
     }
 
     async fn execute(&self, wanted: &[Arc<Wanted>]) -> Result<Vec<Self::Outcome>, Error> {
-        let Some(first) = wanted.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.database.begin(&first.facility).await?;
+        let facilities = wanted.iter().map(|wanted| &wanted.facility);
+        let mut tx = self.database.begin_for(facilities).await?;
         let turns = take(&mut tx, wanted, self.lease_ms).await?;
         tx.commit().await?;
         Ok(turns)

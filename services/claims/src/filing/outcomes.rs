@@ -171,6 +171,8 @@ impl Command for WriteOutcomes {
     type Outcome = Result<Answered, Error>;
     type Error = Error;
 
+    const SPANS_FACILITIES: bool = true;
+
     fn aggregate(&self, outcome: &Outcome) -> Uuid {
         outcome.lease.claim()
     }
@@ -184,10 +186,8 @@ impl Command for WriteOutcomes {
     }
 
     async fn execute(&self, outcomes: &[Arc<Outcome>]) -> Result<Vec<Self::Outcome>, Error> {
-        let Some(first) = outcomes.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.database.begin(first.lease.facility()).await?;
+        let facilities = outcomes.iter().map(|outcome| outcome.lease.facility());
+        let mut tx = self.database.begin_for(facilities).await?;
         let mut ended = self.end(&mut tx, outcomes).await?;
         tx.commit().await?;
         self.outbox.wake();

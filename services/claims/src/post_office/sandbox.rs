@@ -84,6 +84,8 @@ impl Command for Memory {
     type Outcome = Counted;
     type Error = sqlx::Error;
 
+    const SPANS_FACILITIES: bool = true;
+
     fn aggregate(&self, call: &Call) -> Uuid {
         call.submission_id
     }
@@ -97,10 +99,8 @@ impl Command for Memory {
     }
 
     async fn execute(&self, calls: &[Arc<Call>]) -> Result<Vec<Counted>, sqlx::Error> {
-        let Some(first) = calls.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.database.begin(&first.facility).await?;
+        let facilities = calls.iter().map(|call| &call.facility);
+        let mut tx = self.database.begin_for(facilities).await?;
         let rows: Vec<_> = calls.iter().map(|call| call.row()).collect();
         let mut counted = sandbox::count(&mut tx, &rows).await?;
         tx.commit().await?;
