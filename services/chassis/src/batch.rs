@@ -34,7 +34,7 @@ pub trait Command: Send + Sync + 'static {
     type Error: Error + Send + 'static;
 
     /// Whether one transaction may hold items of several facilities.
-    const SPANS_FACILITIES: bool;
+    const SPANS_FACILITIES: bool = false;
 
     /// What the item works on. No two items of one aggregate are carried out at the same time.
     fn aggregate(&self, item: &Self::Item) -> Uuid;
