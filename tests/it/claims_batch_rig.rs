@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use proto::claims::v1::{Claim, ClaimDetails, PrepareClaimRequest, SubmitClaimRequest};
+use proto::claims::v1::{
+    Claim, ClaimDetails, PrepareClaimRequest, SubmitClaimRequest, claim_service_client::ClaimServiceClient,
+};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, Transaction};
-use tests::eventually;
+use tests::{eventually, stack::Client};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -27,28 +29,36 @@ pub(crate) fn draft_of(payer: &str) -> PrepareClaimRequest {
 }
 
 pub(crate) async fn send_drafts(rig: &Rig, requests: &[PrepareClaimRequest]) -> Vec<Result<Claim, Status>> {
-    let calls = requests.iter().cloned().map(|request| {
-        let mut claims = rig.claims.clone();
-        async move {
-            let answer = claims.prepare_claim(request).await?;
-            Ok(answer.into_inner().claim.unwrap())
-        }
-    });
+    let calls = requests
+        .iter()
+        .map(|request| send_draft(rig.claims.clone(), request.clone()));
     join_all(calls).await
+}
+
+pub(crate) async fn send_draft(
+    mut claims: ClaimServiceClient<Client>,
+    request: PrepareClaimRequest,
+) -> Result<Claim, Status> {
+    let answer = claims.prepare_claim(request).await?;
+    Ok(answer.into_inner().claim.unwrap())
 }
 
 pub(crate) async fn send_submissions(
     rig: &Rig,
     requests: &[SubmitClaimRequest],
 ) -> Vec<Result<Claim, Status>> {
-    let calls = requests.iter().cloned().map(|request| {
-        let mut claims = rig.claims.clone();
-        async move {
-            let answer = claims.submit_claim(request).await?;
-            Ok(answer.into_inner().claim.unwrap())
-        }
-    });
+    let calls = requests
+        .iter()
+        .map(|request| send_submission(rig.claims.clone(), request.clone()));
     join_all(calls).await
+}
+
+pub(crate) async fn send_submission(
+    mut claims: ClaimServiceClient<Client>,
+    request: SubmitClaimRequest,
+) -> Result<Claim, Status> {
+    let answer = claims.submit_claim(request).await?;
+    Ok(answer.into_inner().claim.unwrap())
 }
 
 pub(crate) async fn drafts(rig: &Rig, payers: &[&str]) -> Vec<Claim> {

@@ -11,6 +11,7 @@ mod chassis_answers;
 mod chassis_audit;
 mod chassis_database;
 mod chassis_retention;
+mod claims_batch_facilities;
 mod claims_batch_faults;
 mod claims_batch_rig;
 mod claims_batches;

@@ -90,6 +90,8 @@ impl Command for Withdraw {
     type Outcome = Outcome;
     type Error = Error;
 
+    const SPANS_FACILITIES: bool = true;
+
     fn aggregate(&self, withdrawal: &Withdrawal) -> Uuid {
         withdrawal.order_id
     }
@@ -103,10 +105,8 @@ impl Command for Withdraw {
     }
 
     async fn execute(&self, withdrawals: &[Arc<Withdrawal>]) -> Result<Vec<Outcome>, Error> {
-        let Some(first) = withdrawals.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.database.begin(&first.facility).await?;
+        let facilities = withdrawals.iter().map(|withdrawal| &withdrawal.facility);
+        let mut tx = self.database.begin_for(facilities).await?;
         let mut outcomes = carry_out(&mut tx, withdrawals).await?;
         tx.commit().await?;
         self.outbox.wake();
