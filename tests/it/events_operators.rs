@@ -341,3 +341,33 @@ async fn a_run_that_cannot_go_on_does_not_hold_up_the_others() {
     story.cure();
     story.until_state(&stuck.id, ops::DeadLetterState::Resolved).await;
 }
+
+#[tokio::test]
+async fn a_hundred_runs_that_never_end_do_not_hold_up_a_later_one() {
+    let story = Story::start([1]).await;
+    story.rig.append(Uuid::new_v4(), [1]).await;
+    let lost = story.open(1).await.remove(0);
+    // Its replay has no outcome, in every one of these runs.
+    let never = format!(
+        "update events.dead_letter set state = 'replaying' where id = '{0}';
+         insert into events.replay_run (id, facility, fingerprint, mode, rate, state, actor, total)
+         select ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, '{FACILITY}', '', 'straight', 1, 'running',
+             'olivia', 1 from generate_series(1, 120) n;
+         insert into events.replay_item (run_id, dead_letter_id, facility, position, sent_at)
+         select id, '{0}', facility, 1, now() from events.replay_run",
+        lost.id
+    );
+    let superuser = story.rig.database.superuser().await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(never))
+        .execute(&superuser)
+        .await
+        .unwrap();
+    story.rig.append(Uuid::new_v4(), [1]).await;
+    let later = story.open(1).await.remove(0);
+    story.cure();
+    let run = story.run(&later, ops::ReplayMode::Straight, 100).await;
+    assert_eq!(
+        (run.state(), run.resolved_count),
+        (ops::ReplayRunState::Finished, 1)
+    );
+}

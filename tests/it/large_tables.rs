@@ -51,9 +51,27 @@ async fn check(stack: &Stack, service: Service, sweeps: &[&str]) {
     let excesses: BTreeSet<_> = plans::logged(stack.postgres())
         .iter()
         .filter(|plan| !is_bounded_otherwise(plan))
-        .flat_map(|plan| plan.excesses(tables::large(service), TOUCHED_AT_MOST))
+        .flat_map(|plan| plan.excesses(&tables::large(service), touched_at_most(plan)))
         .collect();
     assert!(excesses.is_empty(), "{excesses:#?}");
+}
+
+/// Up to 10,000 open dead letters are counted (of an administrator's facilities and of states, each in turn), a replay's
+/// outcomes are looked at as far as it has sent, and 5,000 effects are forgotten at once.
+fn touched_at_most(plan: &Plan) -> u64 {
+    let counts = [
+        "grouped as (",
+        "as \"more!\"",
+        "events.dead_letter_depth()",
+        "with recursive facility",
+        "i.outcome is null",
+        "delete from events.inbox",
+    ];
+    if counts.iter().any(|count| plan.query.contains(count)) {
+        13_000
+    } else {
+        TOUCHED_AT_MOST
+    }
 }
 
 /// The table of applied migrations is named as its service is; the ledger is folded 20,000 entries at a time.
@@ -81,7 +99,16 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
     let database = stack.database(Service::Payment);
     let folded = "select folded_to - (select max(id) from payment.ledger_entry) from payment.ledger_folded";
     eventually(SOON, || async { database.count(folded).await == 0 }).await;
-    let sweeps = ["chassis.audit a", "lease_until < now()", "p.expires_at < now()"];
+    let sweeps = [
+        "chassis.audit a",
+        "lease_until < now()",
+        "p.expires_at < now()",
+        "delete from events.inbox",
+        "from events.dead_letter d\n        where d.resolved_at",
+        "with recursive facility",
+        "seen as materialized",
+        "state = 'running' and id > after",
+    ];
     check(&stack, Service::Payment, &sweeps).await;
 }
 

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use crate::{Database, Service};
 
 mod calls;
+mod events;
 
 pub use calls::{Call, calls};
 
@@ -43,14 +44,20 @@ pub async fn fill(database: &Database, service: Service, rows: u64) {
     for statement in tables {
         run(&mut connection, statement, rows).await;
     }
+    // Every service has the tables of the events; one with its own consumers stands for all.
+    if service == Service::Payment {
+        for statement in &events::EVENTS {
+            run(&mut connection, statement, rows).await;
+        }
+    }
     run(&mut connection, ANSWERS, rows).await;
     run(&mut connection, "analyze", rows).await;
     connection.close().await.expect("the server is up");
 }
 
 /// The tables that [`fill`] makes large.
-pub fn large(service: Service) -> &'static [&'static str] {
-    match service {
+pub fn large(service: Service) -> Vec<&'static str> {
+    let own: &[&str] = match service {
         Service::Order => &[
             "placed_order",
             "order_line",
@@ -68,7 +75,12 @@ pub fn large(service: Service) -> &'static [&'static str] {
             "audit",
         ],
         Service::Claims => &["claim", "remittance_line", "parked_line", "idempotency", "audit"],
-    }
+    };
+    let of_events: &[&str] = match service {
+        Service::Payment => &events::LARGE,
+        _ => &[],
+    };
+    [own, of_events].concat()
 }
 
 async fn run(connection: &mut PgConnection, statement: &str, rows: u64) {

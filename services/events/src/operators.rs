@@ -18,6 +18,7 @@ mod grpc;
 mod held;
 mod letters;
 mod page;
+mod progress;
 mod rehearse;
 pub(crate) mod runs;
 mod show;
@@ -39,6 +40,15 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The facilities whose dead letters the caller may see. The empty one is that of the unassigned.
+    fn facilities(&self) -> Vec<String> {
+        let mut facilities = vec![self.facility.clone()];
+        if self.administrator {
+            facilities.push(String::new());
+        }
+        facilities
+    }
+
     /// A transaction that sees what the caller may see.
     async fn begin(&self, pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         let unassigned = if self.administrator {

@@ -46,6 +46,7 @@ impl Upkeep {
     /// None at present; the signature is that of every supervised task.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let gauges = gauges::Gauges::new();
+        let turn = runs::Turn::default();
         let work = async {
             tokio::join!(
                 every(10 * MINUTE, "partitions", || self.partitions()),
@@ -53,7 +54,7 @@ impl Upkeep {
                 every(MINUTE, "dead letter retention", || self.forget_letters()),
                 every(10 * MINUTE, "operators' records", || self.forget_actions()),
                 every(10 * MINUTE, "failure retention", || self.forget_failures()),
-                every(runs::TICK, "replays", || self.replays()),
+                every(runs::TICK, "replays", || self.replays(&turn)),
                 every(Duration::from_secs(5), "gauges", || gauges
                     .observe(&self.bus, &self.pool)),
                 every(Duration::from_secs(5), "advisories", || advisories::follow(
@@ -91,7 +92,8 @@ impl Upkeep {
         loop {
             let pruned = sqlx::query!(
                 "delete from events.inbox where ctid = any(array(
-                     select ctid from events.inbox where received_at < now() - make_interval(days => $1) limit $2))",
+                     select ctid from events.inbox where received_at < now() - make_interval(days => $1)
+                     order by received_at limit $2))",
                 kept,
                 PRUNED_AT_ONCE,
             )
@@ -138,7 +140,8 @@ impl Upkeep {
         loop {
             let pruned = sqlx::query!(
                 "delete from events.failure where ctid = any(array(
-                     select ctid from events.failure where last_at < now() - make_interval(days => $1) limit $2))",
+                     select ctid from events.failure where last_at < now() - make_interval(days => $1)
+                     order by last_at limit $2))",
                 kept,
                 PRUNED_AT_ONCE,
             )
@@ -150,8 +153,8 @@ impl Upkeep {
         }
     }
 
-    async fn replays(&self) -> Result<(), Error> {
-        Ok(runs::advance_all(&self.bus, &self.pool).await?)
+    async fn replays(&self, turn: &runs::Turn) -> Result<(), Error> {
+        Ok(runs::advance_all(&self.bus, &self.pool, turn).await?)
     }
 }
 

@@ -4,7 +4,12 @@ use std::pin::Pin;
 
 use proto::{
     claims::v1::{ClaimState, ListClaimsRequest, claim_service_client::ClaimServiceClient},
-    ops::v1::{ListSagasRequest, SagaState, saga_service_client::SagaServiceClient},
+    ops::v1::{
+        DeadLetterState, GetDeadLetterRequest, GetReplayRunRequest, ListConsumersRequest,
+        ListDeadLetterGroupsRequest, ListDeadLettersRequest, ListHeldMessagesRequest, ListSagasRequest,
+        SagaState, dead_letter_service_client::DeadLetterServiceClient,
+        event_service_client::EventServiceClient, saga_service_client::SagaServiceClient,
+    },
     order::v1::{ListOrdersRequest, OrderState, order_service_client::OrderServiceClient},
     payment::v1::{
         GetTrialBalanceRequest, LedgerAccount, ListLedgerEntriesRequest, ListPaymentsRequest, PaymentState,
@@ -85,10 +90,11 @@ pub fn calls(stack: &Stack, service: Service) -> Vec<Call> {
             lists!(calls, payments, list_payments, ListPaymentsRequest:
                 {}, { state: PaymentState::Unknown }, { state: PaymentState::Captured },
                 { state: PaymentState::Declined }, { order_id: AN_ORDER });
-            let ledger = LedgerServiceClient::new(channel);
+            let ledger = LedgerServiceClient::new(channel.clone());
             lists!(calls, ledger, list_ledger_entries, ListLedgerEntriesRequest:
                 {}, { account: LedgerAccount::BadDebt }, { account: LedgerAccount::Cash }, { order_id: AN_ORDER });
             calls.push(trial_balance(ledger));
+            dead_letters(&mut calls, stack, channel);
         }
         Service::Claims => {
             let claims = ClaimServiceClient::new(channel);
@@ -98,6 +104,60 @@ pub fn calls(stack: &Stack, service: Service) -> Vec<Call> {
         }
     }
     calls
+}
+
+/// Makes a call that has one answer.
+macro_rules! one {
+    ($calls:ident, $client:expr, $method:ident, $request:expr) => {{
+        let (client, request) = ($client.clone(), $request);
+        $calls.push(Call {
+            name: stringify!($method).to_owned(),
+            run: Box::new(move || {
+                let (mut client, request) = (client.clone(), request.clone());
+                Box::pin(async move { client.$method(request).await.map(drop) })
+            }),
+        });
+    }};
+}
+
+/// As an administrator, who sees the unassigned ones too, and as an operator, who does not.
+fn dead_letters(calls: &mut Vec<Call>, stack: &Stack, administrator: crate::stack::Client) {
+    let operator = stack.connect(Service::Payment, &stack.token(FACILITY, &["operator"]));
+    for channel in [administrator.clone(), operator] {
+        let letters = DeadLetterServiceClient::new(channel);
+        lists!(calls, letters, list_dead_letters, ListDeadLettersRequest:
+            {}, { state: DeadLetterState::Open }, { state: DeadLetterState::Replaying },
+            { state: DeadLetterState::Resolved }, { state: DeadLetterState::Discarded },
+            { consumer: "c-common" }, { consumer: "c-rare" }, { consumer: "absent" },
+            { fingerprint: "common" }, { fingerprint: "rare" }, { fingerprint: "f-7" },
+            { fingerprint: "common", consumer: "c-rare" },
+            { fingerprint: "common", state: DeadLetterState::Discarded },
+            { consumer: "c-rare", state: DeadLetterState::Resolved });
+        lists!(calls, letters, list_dead_letter_groups, ListDeadLetterGroupsRequest: {});
+    }
+    let letters = DeadLetterServiceClient::new(administrator.clone());
+    let dead_letter_id = "01900000-0000-7032-8000-00000000004d".to_owned();
+    one!(
+        calls,
+        letters,
+        get_dead_letter,
+        GetDeadLetterRequest { dead_letter_id }
+    );
+    let replay_run_id = "01900000-0000-7036-8000-000000000001".to_owned();
+    one!(
+        calls,
+        letters,
+        get_replay_run,
+        GetReplayRunRequest { replay_run_id }
+    );
+    let events = EventServiceClient::new(administrator);
+    one!(calls, events, list_consumers, ListConsumersRequest::default());
+    one!(
+        calls,
+        events,
+        list_held_messages,
+        ListHeldMessagesRequest::default()
+    );
 }
 
 fn trial_balance(ledger: LedgerServiceClient<crate::stack::Client>) -> Call {

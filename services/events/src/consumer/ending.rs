@@ -193,7 +193,7 @@ impl Worker {
                    $20, $21, $22, $23, coalesce(f.failures + f.timeouts + greatest(f.unfinished - 1, 0), 0), coalesce(f.first_at, now()), coalesce(f.last_at, now()),
                    coalesce((select k.resolved_version from events.dead_letter k
                              where k.facility = $2 and k.fingerprint = $21 and k.state = 'resolved'
-                             order by k.resolved_at desc limit 1), '')
+                             order by k.resolved_at desc nulls last limit 1), '')
                from (select) one left join events.failure f on f.consumer = $3 and f.event_id = $4
                on conflict (consumer, event_id) do nothing
                returning id, attempts, first_failure_at, last_failure_at, resolved_before_version,

@@ -10,9 +10,11 @@ use crate::{Bus, lag};
 
 pub(super) async fn list(bus: &Bus, pool: &PgPool) -> Result<Vec<ops::ConsumerStatus>, Failure> {
     let rows = sqlx::query!(
-        r#"select name, paused, changed_by, reason, changed_at, gap_from, gap_until,
-               coalesce((select sum(open) from events.dead_letter_depth() d where d.consumer = name), 0)::bigint
-                   as "dead!"
+        r#"with depth as materialized (
+               select consumer, sum(open)::bigint as open from events.dead_letter_depth() group by consumer
+           )
+           select name, paused, changed_by, reason, changed_at, gap_from, gap_until,
+               coalesce((select open from depth d where d.consumer = name), 0) as "dead!"
            from events.consumer order by name"#,
     )
     .fetch_all(pool)

@@ -29,8 +29,9 @@ impl DeadLetterService for DeadLetters {
         ];
         let cursor = self.0.tokens.decode(&scope, &request.page_token)?;
         let before = cursor.map(|id| actions::uuid(&id, "page_token")).transpose()?;
+        let facilities = caller.facilities();
         let filter = Filter {
-            id: None,
+            facilities: &facilities,
             states: &states,
             consumer: &request.consumer,
             fingerprint: &request.fingerprint,
@@ -69,9 +70,10 @@ impl DeadLetterService for DeadLetters {
             .split_once(' ')
             .and_then(|(count, print)| Some((count.parse().ok()?, print)));
         let mut tx = self.begin(&caller).await?;
-        let mut found = letters::groups(&mut tx, after, size + 1)
-            .await
-            .map_err(Failure::from)?;
+        let facilities = caller.facilities();
+        let found = letters::groups(&mut tx, &facilities, after, size + 1).await;
+        let mut found = found.map_err(Failure::from)?;
+        let partial = letters::more_than_grouped(&mut tx, &facilities).await;
         let more = found.len() as i64 > size;
         found.truncate(usize::try_from(size).unwrap_or_default());
         let cursors: Vec<_> = found
@@ -83,6 +85,7 @@ impl DeadLetterService for DeadLetters {
         let cursor = cursors.get(groups.len().saturating_sub(1)).filter(|_| more);
         Ok(Response::new(ops::ListDeadLetterGroupsResponse {
             groups,
+            partial: partial.map_err(Failure::from)?,
             next_page_token: cursor
                 .map(|cursor| self.0.tokens.encode(&scope, cursor))
                 .unwrap_or_default(),

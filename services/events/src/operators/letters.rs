@@ -5,10 +5,12 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+/// Open dead letters that are grouped: the newest of them.
+const GROUPED: i64 = 10_000;
+
 /// Which dead letters are asked for. Empty texts and `None` mean any.
-#[derive(Default)]
 pub(super) struct Filter<'a> {
-    pub(super) id: Option<Uuid>,
+    pub(super) facilities: &'a [String],
     pub(super) states: &'a [String],
     pub(super) consumer: &'a str,
     pub(super) fingerprint: &'a str,
@@ -65,76 +67,108 @@ pub(super) struct Group {
 
 /// Newest first.
 pub(super) async fn select(tx: &mut PgConnection, filter: &Filter<'_>) -> Result<Vec<Letter>, sqlx::Error> {
-    sqlx::query_as!(
-        Letter,
-        r#"select id, state, facility, consumer, event_id, type, subject, stream, stream_sequence, aggregate, aggregate_id,
-               version, saga_id, trace_id, error_class, error_code, error_message, fingerprint, attempts,
-               first_failure_at, last_failure_at, created_at, resolved_at, replay_count, handler_version,
-               discard_reason, resolved_before_version,
-               (select count(*) from events.parked p join events.parked_key k using (consumer, aggregate_id)
-                where k.dead_letter_id = d.id) as "parked_count!"
-           from events.dead_letter d
-           where ($1::uuid is null or id = $1)
-             and (cardinality($2::text[]) = 0 or state = any($2))
-             and ($3 = '' or consumer = $3)
-             and ($4 = '' or fingerprint = $4)
-             and ($5::uuid is null or id < $5)
-           order by id desc
-           limit $6"#,
-        filter.id,
+    let ids = sqlx::query_scalar!(
+        r#"select id as "id!" from events.dead_letter_page($1, $2, $3, $4, $5, $6)"#,
+        filter.facilities,
         filter.states,
         filter.consumer,
         filter.fingerprint,
-        filter.before,
+        filter.before.unwrap_or(Uuid::max()),
         filter.at_most,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    load(tx, &ids).await
+}
+
+pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<Letter>, sqlx::Error> {
+    Ok(load(tx, &[id]).await?.into_iter().next())
+}
+
+/// Those of them that the transaction sees, newest first.
+async fn load(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Letter>, sqlx::Error> {
+    sqlx::query_as!(
+        Letter,
+        r#"select d.id, d.state, d.facility, d.consumer, d.event_id, d.type, d.subject, d.stream, d.stream_sequence,
+               d.aggregate, d.aggregate_id, d.version, d.saga_id, d.trace_id, d.error_class, d.error_code,
+               d.error_message, d.fingerprint, d.attempts, d.first_failure_at, d.last_failure_at, d.created_at,
+               d.resolved_at, d.replay_count, d.handler_version, d.discard_reason, d.resolved_before_version,
+               (select count(*) from (
+                    select from events.parked_key k cross join lateral (
+                        select from events.parked p
+                        where p.consumer = k.consumer and p.aggregate_id = k.aggregate_id limit 1000) p
+                    where k.dead_letter_id = d.id limit 1000) waiting) as "parked_count!"
+           from unnest($1::uuid[]) wanted (id)
+           cross join lateral (select * from events.dead_letter l where l.id = wanted.id limit 1) d
+           order by d.id desc"#,
+        ids,
     )
     .fetch_all(tx)
     .await
 }
 
-pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<Letter>, sqlx::Error> {
-    let found = select(
-        tx,
-        &Filter {
-            id: Some(id),
-            at_most: 1,
-            ..Filter::default()
-        },
-    )
-    .await?;
-    Ok(found.into_iter().next())
-}
-
 /// Largest first, after the group of this size and fingerprint.
 pub(super) async fn groups(
     tx: &mut PgConnection,
+    facilities: &[String],
     after: Option<(i64, &str)>,
     at_most: i64,
 ) -> Result<Vec<Group>, sqlx::Error> {
     let (count, fingerprint) = after.unwrap_or((i64::MAX, ""));
     sqlx::query_as!(
         Group,
-        r#"select fingerprint, min(consumer) as "consumer!", min(type) as "type!", min(error_class) as "error_class!",
-               min(error_code) as "error_code!", count(*) as "count!", min(created_at) as "oldest!",
-               max(created_at) as "newest!",
-               (array_agg(error_message order by id desc))[1] as "sample_message!",
-               (array_agg(id order by id desc))[1] as "sample_id!",
-               (array_agg(resolved_before_version order by id desc))[1] as "resolved_before_version!",
-               (array_agg(handler_version order by id desc))[1] as "handler_version!",
-               coalesce(sum((select count(*) from events.parked p join events.parked_key k
-                             using (consumer, aggregate_id) where k.dead_letter_id = d.id)), 0)::bigint
-                   as "parked_count!"
-           from events.dead_letter d
-           where state in ('open', 'replaying')
-           group by fingerprint
-           having (-count(*), fingerprint) > (-$1::bigint, $2)
-           order by count(*) desc, fingerprint
-           limit $3"#,
+        r#"with open as materialized (
+               select id, fingerprint
+               from events.dead_letter_page($1, array['open', 'replaying'], '', '', $6, $2)
+           ), grouped as (
+               select o.fingerprint, array_agg(o.id order by o.id) as ids, count(*) as count
+               from open o
+               group by o.fingerprint
+               having (-count(*), o.fingerprint) > (-$3::bigint, $4)
+               order by count(*) desc, o.fingerprint
+               limit $5
+           )
+           select g.fingerprint as "fingerprint!", newest.consumer, newest.type, newest.error_class,
+               newest.error_code, g.count as "count!", oldest.created_at as "oldest!",
+               newest.created_at as "newest!", newest.error_message as "sample_message!", newest.id as "sample_id!",
+               newest.resolved_before_version, newest.handler_version,
+               (select count(*) from (
+                    select from unnest(g.ids) member (id)
+                    cross join lateral (
+                        select k.consumer, k.aggregate_id from events.parked_key k
+                        where k.dead_letter_id = member.id limit 1) k
+                    cross join lateral (
+                        select from events.parked p
+                        where p.consumer = k.consumer and p.aggregate_id = k.aggregate_id limit 1000) p
+                    limit 1000) waiting) as "parked_count!"
+           from grouped g
+           cross join lateral (select * from events.dead_letter d where d.id = g.ids[g.count] limit 1) newest
+           cross join lateral (select created_at from events.dead_letter d where d.id = g.ids[1] limit 1) oldest
+           order by g.count desc, g.fingerprint"#,
+        facilities,
+        GROUPED,
         count,
         fingerprint,
         at_most,
+        Uuid::max(),
     )
     .fetch_all(tx)
+    .await
+}
+
+/// Whether more are open than are grouped.
+pub(super) async fn more_than_grouped(
+    tx: &mut PgConnection,
+    facilities: &[String],
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select count(*) > $2::bigint as "more!"
+           from events.dead_letter_page($1, array['open', 'replaying'], '', '', $3, $2 + 1)"#,
+        facilities,
+        GROUPED,
+        Uuid::max(),
+    )
+    .fetch_one(tx)
     .await
 }
 

@@ -1,12 +1,20 @@
 //! Replays of whole groups: sent in the background, at a rate, and stepwise where the operator is careful.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use proto::ops::v1 as ops;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Caller, actions, failure::Failure, letters};
+use super::{
+    Caller, actions,
+    failure::Failure,
+    letters,
+    progress::{self, Progress},
+};
 use crate::{
     Bus,
     store::{self, Unassigned},
@@ -18,22 +26,11 @@ const DEFAULT_RATE: u32 = 10;
 /// How often runs are advanced.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
 
-/// Where a run stands, counted from its dead letters.
-struct Progress {
-    fingerprint: String,
-    mode: String,
-    rate: i32,
-    state: String,
-    actor: String,
-    total: i32,
-    created_at: time::OffsetDateTime,
-    age_seconds: f64,
-    sent: i64,
-    resolved: i64,
-    failed: i64,
-    /// Failed again in the way that the group had failed; in a run of all kinds, in any way.
-    same_kind: i64,
-}
+/// Dead letters in one run.
+const LARGEST: i64 = 10_000;
+
+/// Runs that are advanced in one turn, as `events.running_replays` cuts them.
+const RUNS: usize = 100;
 
 pub(super) async fn start(
     tx: &mut PgConnection,
@@ -52,8 +49,7 @@ pub(super) async fn start(
     };
     sqlx::query!(
         "insert into events.replay_run (id, facility, fingerprint, mode, rate, state, actor, total)
-         select $1, $2, $3, $4, $5, 'running', $6, count(*)::int
-         from events.dead_letter where ($3 = '' or fingerprint = $3) and state = 'open'",
+         values ($1, $2, $3, $4, $5, 'running', $6, 0)",
         id,
         caller.facility,
         request.fingerprint,
@@ -63,29 +59,66 @@ pub(super) async fn start(
     )
     .execute(&mut *tx)
     .await?;
-    let items = sqlx::query!(
-        "insert into events.replay_item (run_id, dead_letter_id, facility, position)
-         select $1, id, facility, row_number() over (order by id)
-         from events.dead_letter where ($2 = '' or fingerprint = $2) and state = 'open'",
-        id,
-        request.fingerprint,
-    )
-    .execute(&mut *tx)
-    .await?;
-    if items.rows_affected() == 0 {
+    let total = fill(tx, id, caller, &request.fingerprint).await?;
+    if total == 0 {
         return Err(Failure::EmptyGroup);
     }
     find(tx, id).await
 }
 
+/// Takes the oldest open dead letters into the run, and returns how many those are.
+async fn fill(
+    tx: &mut PgConnection,
+    run: Uuid,
+    caller: &Caller,
+    fingerprint: &str,
+) -> Result<i32, sqlx::Error> {
+    let facilities = caller.facilities();
+    // The plan that touches the fewest rows is to win, however many there are.
+    sqlx::query!(
+        "select set_config('random_page_cost', '0', true) as random, set_config('seq_page_cost', '0', true) as seq"
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    sqlx::query_scalar!(
+        r#"with chosen as (
+               select letter.id, letter.facility
+               from unnest($2::text[]) f (facility) cross join lateral (
+                   (select d.id, d.facility from events.dead_letter d
+                    where $3 <> '' and d.facility = f.facility and d.fingerprint = $3 and d.state = 'open'
+                    order by d.id limit $4)
+                   union all
+                   (select d.id, d.facility from events.dead_letter d
+                    where $3 = '' and d.facility = f.facility and d.state = 'open'
+                    order by d.id limit $4)
+               ) letter
+               order by letter.id
+               limit $4
+           ), item as (
+               insert into events.replay_item (run_id, dead_letter_id, facility, position)
+               select $1, id, facility, row_number() over (order by id) from chosen
+               returning 1
+           )
+           update events.replay_run set total = (select count(*) from item) where id = $1
+           returning total"#,
+        run,
+        &facilities,
+        fingerprint,
+        LARGEST,
+    )
+    .fetch_one(tx)
+    .await
+}
+
 pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayRun, Failure> {
-    let progress = progress(tx, id).await?;
+    let progress = progress::find(tx, id).await?;
     let progress = progress.ok_or_else(|| Failure::NotFound {
         kind: "replay run",
         id: id.to_string(),
     })?;
-    let count = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
-    let remaining = i64::from(progress.total) - progress.sent;
+    let later = progress::not_counted(tx, id, &progress).await?;
+    let count = |counted: i64, later: i64| u32::try_from(counted + later).unwrap_or(u32::MAX);
+    let remaining = i64::from(progress.total - progress.sent);
     let running = progress.state == "running" && remaining > 0;
     let state = match progress.state.as_str() {
         "running" => ops::ReplayRunState::Running,
@@ -104,9 +137,9 @@ pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayR
         mode: mode.into(),
         rate: progress.rate.unsigned_abs(),
         total_count: progress.total.unsigned_abs(),
-        sent_count: count(progress.sent),
-        resolved_count: count(progress.resolved),
-        failed_count: count(progress.failed),
+        sent_count: progress.sent.unsigned_abs(),
+        resolved_count: count(progress.resolved, later.0),
+        failed_count: count(progress.failed, later.1),
         actor: progress.actor,
         create_time: Some(letters::timestamp(progress.created_at)),
         remaining_duration: running.then(|| prost_types::Duration {
@@ -116,12 +149,33 @@ pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayR
     })
 }
 
-/// Advances every run that is due. One process at a time advances a run.
-pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool) -> Result<(), sqlx::Error> {
-    let running =
-        sqlx::query!(r#"select id as "id!", facility as "facility!" from events.running_replays()"#)
-            .fetch_all(pool)
-            .await?;
+/// Whose turn it is to be advanced: each process goes through the runs in turn, so that 100 which never end hold up no
+/// other.
+#[derive(Default)]
+pub(crate) struct Turn(Mutex<Uuid>);
+
+impl Turn {
+    /// The run after which this turn begins.
+    fn begin(&self) -> Uuid {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next one begins behind these, or anew.
+    fn end(&self, runs: &[Uuid]) {
+        let next = runs.last().filter(|_| runs.len() == RUNS);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = next.copied().unwrap_or_default();
+    }
+}
+
+/// Advances the runs whose turn it is. One process at a time advances a run.
+pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool, turn: &Turn) -> Result<(), sqlx::Error> {
+    let running = sqlx::query!(
+        r#"select id as "id!", facility as "facility!" from events.running_replays($1)"#,
+        turn.begin(),
+    )
+    .fetch_all(pool)
+    .await?;
+    turn.end(&running.iter().map(|run| run.id).collect::<Vec<_>>());
     let mut failed = None;
     for run in running {
         // One that cannot go on now does not hold up the others.
@@ -149,16 +203,16 @@ async fn advance_one(bus: &Bus, pool: &PgPool, id: Uuid, facility: &str) -> Resu
 }
 
 async fn advance(tx: &mut PgConnection, service: &str, run: Uuid) -> Result<(), sqlx::Error> {
-    let Some(progress) = progress(tx, run).await? else {
+    let Some(mut progress) = progress::find(tx, run).await? else {
         return Ok(());
     };
-    let settled = progress.resolved + progress.failed;
+    progress::look(tx, run, &mut progress).await?;
     let state = if progress.mode == "canary" && progress.same_kind > 0 {
         "stopped"
-    } else if settled >= i64::from(progress.total) {
+    } else if !progress.unsent && progress.settled_to >= progress.sent {
         "finished"
     } else {
-        return send(tx, service, run, progress.allowance()).await;
+        return send(tx, service, run, &progress).await;
     };
     sqlx::query!(
         "update events.replay_run set state = $2 where id = $1",
@@ -170,31 +224,31 @@ async fn advance(tx: &mut PgConnection, service: &str, run: Uuid) -> Result<(), 
     Ok(())
 }
 
-impl Progress {
-    /// How many may be sent now: by the rate since the start, no burst after a wait, and by the canary's step.
-    fn allowance(&self) -> i64 {
-        let rate = f64::from(self.rate);
-        let by_rate = (rate * self.age_seconds).ceil() as i64 - self.sent;
-        let by_tick = (rate * TICK.as_secs_f64()).ceil() as i64;
-        let step = match self.resolved + self.failed {
-            _ if self.mode != "canary" => i64::MAX,
-            0 => 1,
-            1..=10 => 11,
-            _ => i64::MAX,
-        };
-        by_rate.min(by_tick).min(step - self.sent).max(0)
+async fn send(
+    tx: &mut PgConnection,
+    service: &str,
+    run: Uuid,
+    progress: &Progress,
+) -> Result<(), sqlx::Error> {
+    let at_most = progress.allowance();
+    if at_most == 0 || !progress.unsent {
+        return Ok(());
     }
-}
-
-async fn send(tx: &mut PgConnection, service: &str, run: Uuid, at_most: i64) -> Result<(), sqlx::Error> {
     let items = sqlx::query!(
-        "with next as (
-             select position from events.replay_item where run_id = $1 and sent_at is null order by position limit $2
+        "with next as materialized (
+             select i.position, d.id, d.state
+             from (select position, dead_letter_id from events.replay_item
+                   where run_id = $1 and position > $2 and sent_at is null order by position limit $3) i
+             cross join lateral (select id, state from events.dead_letter d where d.id = i.dead_letter_id limit 1) d
+         ), run as (
+             update events.replay_run set sent_to = coalesce((select max(position) from next), sent_to) where id = $1
          )
-         update events.replay_item i set sent_at = now() from next, events.dead_letter d
-         where i.run_id = $1 and i.position = next.position and d.id = i.dead_letter_id
-         returning i.dead_letter_id, d.state",
+         update events.replay_item i set sent_at = now() from next
+         where i.run_id = $1 and i.position > $2 and i.position <= (select max(position) from next)
+           and i.position = next.position
+         returning i.dead_letter_id, next.state",
         run,
+        progress.sent,
         at_most,
     )
     .fetch_all(&mut *tx)
@@ -206,26 +260,4 @@ async fn send(tx: &mut PgConnection, service: &str, run: Uuid, at_most: i64) -> 
         }
     }
     Ok(())
-}
-
-async fn progress(tx: &mut PgConnection, run: Uuid) -> Result<Option<Progress>, sqlx::Error> {
-    sqlx::query_as!(
-        Progress,
-        r#"select r.fingerprint, r.mode, r.rate, r.state, r.actor, r.created_at, count(*)::int as "total!",
-               extract(epoch from now() - r.created_at)::float8 as "age_seconds!",
-               count(*) filter (where i.sent_at is not null) as "sent!",
-               count(*) filter (where i.sent_at is not null and d.state in ('resolved', 'discarded')) as "resolved!",
-               count(*) filter (where i.sent_at is not null and d.state = 'open') as "failed!",
-               count(*) filter (where i.sent_at is not null and d.state = 'open'
-                                and r.fingerprint in ('', d.fingerprint))
-                   as "same_kind!"
-           from events.replay_run r
-           join events.replay_item i on i.run_id = r.id
-           join events.dead_letter d on d.id = i.dead_letter_id
-           where r.id = $1
-           group by r.id"#,
-        run,
-    )
-    .fetch_optional(tx)
-    .await
 }

@@ -42,18 +42,21 @@ pub(super) async fn whole(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDea
     })
 }
 
-/// The chain of causes, as far as this service's own log goes; the first one beyond it has only an id.
+/// The chain of causes, as far as the published part of this service's own log goes; the first one beyond it has only an
+/// id.
 async fn causes(tx: &mut PgConnection, cause: Option<Uuid>) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"with recursive chain (id, depth) as (
                select $1::uuid, 1 where $1 is not null
                union all
-               select e.causation_id, depth + 1 from chain join events.event_log e using (id)
+               select e.causation_id, depth + 1 from chain cross join lateral (
+                   select causation_id from events.event_log e where not e.pending and e.id = chain.id limit 1) e
                where e.causation_id is not null and depth < 20
            )
            select chain.id as "id!", e.type as "type?", e.aggregate_id as "aggregate_id?", e.version as "version?",
                   e.occurred_at as "occurred_at?"
-           from chain left join events.event_log e using (id)
+           from chain left join lateral (
+               select * from events.event_log e where not e.pending and e.id = chain.id limit 1) e on true
            order by depth"#,
         cause,
     )
@@ -72,7 +75,10 @@ async fn causes(tx: &mut PgConnection, cause: Option<Uuid>) -> Result<Vec<ops::R
 async fn parked(tx: &mut PgConnection, head: Uuid) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
         "select p.event_id, p.aggregate_id, p.headers
-         from events.parked p join events.parked_key k using (consumer, aggregate_id)
+         from events.parked_key k cross join lateral (
+             select * from events.parked p where p.consumer = k.consumer and p.aggregate_id = k.aggregate_id
+             order by p.id limit 100
+         ) p
          where k.dead_letter_id = $1 order by p.id limit 100",
         head,
     )
