@@ -105,6 +105,42 @@ create function events.running_replays(after uuid) returns table (id uuid, facil
 
 create index replay_run_running on events.replay_run (id) where state = 'running';
 
+create index replay_run_age on events.replay_run (created_at) where state <> 'running';
+
+-- As before, by indexes whatever the tables looked like when the plan was made, and at most so many runs at once.
+create or replace function events.prune_dead_letters(kept_days integer, at_most integer) returns integer
+    language plpgsql security definer
+    set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+    set enable_mergejoin = off
+    as $$
+declare
+    kept interval := make_interval(days => greatest(kept_days, 1));
+    most integer := least(greatest(at_most, 1), 10000);
+    old  uuid[];
+begin
+    old := array(
+        select d.id from events.dead_letter d
+        where d.resolved_at < now() - kept
+          and not exists (select from events.parked_key k where k.dead_letter_id = d.id)
+          -- Looked up for each letter by itself: as a join, it would read every item of the running replays.
+          and (select true from events.replay_item i join events.replay_run r on r.id = i.run_id
+               where i.dead_letter_id = d.id and r.state = 'running' limit 1) is null
+        order by d.resolved_at
+        limit most
+        for update of d skip locked);
+    delete from events.edit where dead_letter_id = any(old);
+    delete from events.replay_item where dead_letter_id = any(old);
+    delete from events.dead_letter where id = any(old);
+    delete from events.replay_run where id = any (array(
+        select r.id from events.replay_run r
+        where r.state <> 'running' and r.created_at < now() - kept
+          and not exists (select from events.replay_item i where i.run_id = r.id)
+        order by r.created_at
+        limit most));
+    return cardinality(old);
+end
+$$;
+
 do $$
 declare
     app text := chassis.app_role();

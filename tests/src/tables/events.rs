@@ -1,6 +1,6 @@
 //! What the crate `events` keeps in the database of a service.
 
-/// Two thirds of the dead letters are open, most of them of one consumer; half are of one kind. One run replays a fifth of
+/// Two thirds of the dead letters are open, most of them of one consumer; half are of one kind. One run replays a tenth of
 /// them; a twentieth of the rows waits behind one dead letter.
 pub(super) const EVENTS: [&str; 9] = [
     "do $$ begin
@@ -41,10 +41,11 @@ pub(super) const EVENTS: [&str; 9] = [
      from generate_series(1, ROWS / 10) n",
     "insert into events.replay_run (id, facility, fingerprint, mode, rate, state, actor, total, sent_to)
      select pg_temp.uid(36, n), 'al-noor', '', 'straight', 1, case when n = 1 then 'running' else 'finished' end, 'o',
-         case when n = 1 then ROWS / 5 else 0 end, case when n = 1 then 5000 else 0 end
+         case when n = 1 then ROWS / 10 else 0 end, case when n = 1 then 1000 else 0 end
      from generate_series(1, ROWS / 100) n",
     "insert into events.replay_item (run_id, dead_letter_id, facility, position, sent_at)
-     select pg_temp.uid(36, 1), pg_temp.uid(32, n), 'al-noor', n, case when n <= 5000 then now() end
+     select pg_temp.uid(36, case when n <= ROWS / 10 then 1 else 2 + n % 400 end), pg_temp.uid(32, n), 'al-noor', n,
+         case when n <= 1000 then now() end
      from generate_series(1, ROWS / 5) n",
 ];
 
