@@ -163,7 +163,7 @@ pub(super) async fn more_than_grouped(
 ) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select count(*) > $2::bigint as "more!"
-           from events.dead_letter_page($1, array['open', 'replaying'], '', '', $3, $2 + 1)"#,
+           from events.dead_letter_page($1, array['open', 'replaying'], '', '', $3, $2::bigint + 1)"#,
         facilities,
         GROUPED,
         Uuid::max(),
