@@ -104,6 +104,7 @@ mod order_settlement;
 mod order_stuck;
 mod order_stuck_returns;
 mod order_unwritten_steps;
+mod payment_batches;
 mod payment_cards;
 mod payment_ledger;
 mod payment_pages;

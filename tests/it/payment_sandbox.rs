@@ -1,5 +1,6 @@
 //! The sandbox keeps its promises by itself, whoever calls it: each key takes effect once.
 
+use chassis::Tasks;
 use money::{Currency, Money};
 use payment::{
     config,
@@ -7,6 +8,7 @@ use payment::{
     sandbox::Sandbox,
 };
 use tests::Service;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::payment_rig::{Rig, Statement};
@@ -32,6 +34,7 @@ async fn sandbox(rig: &Rig) -> Sandbox {
             hang_ms: 50,
             ..config::Sandbox::default()
         },
+        &Tasks::new(CancellationToken::new()),
     )
 }
 
@@ -135,4 +138,90 @@ fn same<E: std::fmt::Debug>(answers: Vec<Result<Outcome, E>>) {
     let answers: Vec<Outcome> = answers.into_iter().map(Result::unwrap).collect();
     assert!(matches!(answers[0], Outcome::Approved { .. }));
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_all_cards_at_once_have_each_its_own_outcome() {
+    let rig = Rig::start().await;
+    let (sandbox, order) = (sandbox(&rig).await, Uuid::new_v4());
+    let authorized = futures_util::future::join_all((0..64).map(|at| {
+        let (token, sandbox) = (
+            ["tok_visa", "tok_decline", "tok_capture_fails", "tok_refund_fails"][at % 4],
+            &sandbox,
+        );
+        async move {
+            let call = authorization(order, token);
+            (
+                token,
+                call.key,
+                sandbox.authorize(&call, &Sent::default()).await.unwrap(),
+            )
+        }
+    }))
+    .await;
+    let refused = |reason: &str| Outcome::Refused {
+        reason: reason.to_owned(),
+    };
+    for (token, _, outcome) in &authorized {
+        match *token {
+            "tok_decline" => assert_eq!(*outcome, refused("CARD_DECLINED")),
+            _ => assert!(
+                matches!(outcome, Outcome::Approved { .. }),
+                "{token}: {outcome:?}"
+            ),
+        }
+    }
+    let sandbox = &sandbox;
+    let captured = futures_util::future::join_all(authorized.into_iter().map(
+        |(token, authorization, _)| async move {
+            let capture = Capture {
+                key: Uuid::new_v4(),
+                authorization,
+                amount: aed(1_000),
+            };
+            let refund = Refund {
+                key: Uuid::new_v4(),
+                authorization,
+                amount: aed(400),
+            };
+            let captured = sandbox.capture(&capture, &Sent::default()).await.unwrap();
+            let refunded = sandbox.refund(&refund, &Sent::default()).await.unwrap();
+            (token, captured, refunded)
+        },
+    ))
+    .await;
+    for (token, captured, refunded) in captured {
+        let is = |outcome: &Outcome, reason: &str| *outcome == refused(reason);
+        match token {
+            "tok_decline" => assert!(is(&captured, "NO_SUCH_AUTHORIZATION"), "{captured:?}"),
+            "tok_capture_fails" => assert!(is(&captured, "CAPTURE_REFUSED"), "{captured:?}"),
+            _ => assert!(
+                matches!(captured, Outcome::Approved { .. }),
+                "{token}: {captured:?}"
+            ),
+        }
+        match token {
+            "tok_decline" | "tok_capture_fails" => assert!(is(&refunded, "BEYOND_CAPTURED"), "{refunded:?}"),
+            "tok_refund_fails" => assert!(is(&refunded, "REFUND_REFUSED"), "{refunded:?}"),
+            _ => assert!(matches!(refunded, Outcome::Approved { .. }), "{refunded:?}"),
+        }
+    }
+    let statement = Statement {
+        holds: 48,
+        charges: 32,
+        charged: 32_000,
+        given_back: 16 * 400,
+    };
+    assert_eq!(rig.statement(order).await, statement);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_was_given_up_before_it_left_never_arrives() {
+    let rig = Rig::start().await;
+    let (sandbox, sent) = (sandbox(&rig).await, Sent::default());
+    let call = authorization(Uuid::new_v4(), "tok_visa");
+    assert!(sent.give_up());
+    assert!(sandbox.authorize(&call, &sent).await.is_err());
+    assert_eq!(sandbox.query(call.key).await.unwrap(), Standing::Absent);
+    assert!(sandbox.authorize(&call, &Sent::default()).await.is_ok());
 }

@@ -1,16 +1,17 @@
 //! Sets the amount of a payment aside on a payment method, or only creates the payment that waits for one.
 
 use money::Money;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    conduct::{Begun, Command, conduct},
+    changes::Changes,
+    command::{Command, Found, Intent},
+    conduct::conduct,
     desk::{Answer, Desk, Request},
     error::Error,
     operation::Operation,
     payment::{Payment, Purpose, Refusal, State},
-    store,
+    store::locks::Target,
 };
 
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ pub struct AuthorizePayment {
 pub async fn authorize_payment(
     desk: &Desk,
     request: &Request,
-    command: &AuthorizePayment,
+    command: AuthorizePayment,
 ) -> Result<Answer, Error> {
     if !command.amount.is_positive() {
         return Err(Error::Invalid {
@@ -37,62 +38,40 @@ pub async fn authorize_payment(
 }
 
 impl Command for AuthorizePayment {
-    async fn begin(
-        &self,
-        desk: &Desk,
-        conn: &mut PgConnection,
-        request: &Request,
-        operation_id: Uuid,
-    ) -> Result<Begun, Error> {
-        match store::lock_of(conn, self.order_id, self.purpose).await? {
-            Some(payment) => self.try_again(desk, conn, request, operation_id, payment).await,
-            None => self.create(desk, conn, request, operation_id).await,
-        }
+    fn target(&self) -> Target {
+        Target::Of(self.order_id, self.purpose)
     }
-}
 
-impl AuthorizePayment {
-    async fn create(
-        &self,
-        desk: &Desk,
-        conn: &mut PgConnection,
-        request: &Request,
-        operation_id: Uuid,
-    ) -> Result<Begun, Error> {
+    fn new_payment(&self) -> Result<Option<Payment>, Error> {
         let mut payment = Payment::new(self.order_id, self.purpose, self.amount);
         if !self.method.is_empty() {
             payment.authorizing(&self.method, None)?;
         }
-        if !store::insert(conn, request.facility.as_str(), &mut payment).await? {
-            return Err(Error::LostRace);
+        Ok(Some(payment))
+    }
+
+    fn created(&self, payment: Payment, intent: &Intent) -> Changes {
+        let mut changes = Changes::none(&intent.request.facility, payment);
+        if changes.payment.state == State::Authorizing {
+            let (id, request_id) = (intent.operation_id, intent.request_id());
+            let operation = Operation::authorize(id, &changes.payment, self.amount, request_id);
+            intent.open(&mut changes, operation);
         }
-        if payment.state == State::Created {
-            return Ok(Begun::Done(payment));
-        }
-        let operation = Operation::authorize(operation_id, &payment, self.amount, request.key.request_id());
-        desk.open(conn, request, &operation).await?;
-        Ok(Begun::Wanted(operation))
+        changes
     }
 
     /// The payment exists, from another request: another method may be tried after a decline.
-    async fn try_again(
-        &self,
-        desk: &Desk,
-        conn: &mut PgConnection,
-        request: &Request,
-        operation_id: Uuid,
-        mut payment: Payment,
-    ) -> Result<Begun, Error> {
-        if self.method.is_empty() && matches!(payment.state, State::Created | State::Declined) {
-            return Err(Refusal::Exists(payment.state).into());
+    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
+        let mut found = found.into_iter().next().ok_or(Error::LostRace)?;
+        if self.method.is_empty() && matches!(found.payment.state, State::Created | State::Declined) {
+            return Err(Refusal::Exists(found.payment.state).into());
         }
-        let due = payment.authorizing(&self.method, Some(self.amount))?;
-        if store::operations::open_of(conn, payment.id).await?.is_some() {
-            return Err(Error::Busy);
-        }
-        store::save(conn, &mut payment).await?;
-        let operation = Operation::authorize(operation_id, &payment, due, request.key.request_id());
-        desk.open(conn, request, &operation).await?;
-        Ok(Begun::Wanted(operation))
+        let due = found.payment.authorizing(&self.method, Some(self.amount))?;
+        found.idle()?;
+        let operation = Operation::authorize(intent.operation_id, &found.payment, due, intent.request_id());
+        let mut changes = Changes::none(&intent.request.facility, found.payment);
+        changes.save(found.now);
+        intent.open(&mut changes, operation);
+        Ok(changes)
     }
 }

@@ -1,15 +1,16 @@
 //! Takes an authorized amount or a part of it.
 
 use money::Money;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    conduct::{Begun, Command, conduct},
+    changes::Changes,
+    command::{Command, Found, Intent},
+    conduct::conduct,
     desk::{Answer, Desk, Request},
     error::Error,
     operation::{Kind, Operation},
-    store::{self, operations},
+    store::locks::Target,
 };
 
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ pub struct CapturePayment {
 pub async fn capture_payment(
     desk: &Desk,
     request: &Request,
-    command: &CapturePayment,
+    command: CapturePayment,
 ) -> Result<Answer, Error> {
     if command.amount.is_some_and(|amount| !amount.is_positive()) {
         return Err(Error::Invalid {
@@ -34,27 +35,29 @@ pub async fn capture_payment(
 }
 
 impl Command for CapturePayment {
-    async fn begin(
-        &self,
-        desk: &Desk,
-        conn: &mut PgConnection,
-        request: &Request,
-        operation_id: Uuid,
-    ) -> Result<Begun, Error> {
-        let payment = store::lock(conn, self.id)
-            .await?
-            .ok_or_else(|| Error::NotFound(self.id.to_string()))?;
-        let amount = payment.capturable(self.amount)?;
-        if operations::open_of(conn, payment.id).await?.is_some() {
-            return Err(Error::Busy);
-        }
-        let authorization = operations::authorization_of(conn, payment.id).await?;
-        let authorization = authorization.ok_or(Error::Orphan(payment.id))?;
+    fn target(&self) -> Target {
+        Target::Payment(self.id)
+    }
+
+    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
+        let found = found.into_iter().next();
+        let found = found.ok_or_else(|| Error::NotFound(self.id.to_string()))?;
+        let amount = found.payment.capturable(self.amount)?;
+        found.idle()?;
+        let authorization = found.standing.authorization;
+        let authorization = authorization.ok_or(Error::Orphan(found.payment.id))?;
         let operation = Operation {
-            request_id: request.key.request_id(),
-            ..Operation::following(operation_id, Kind::Capture, payment.id, authorization, amount)
+            request_id: intent.request_id(),
+            ..Operation::following(
+                intent.operation_id,
+                Kind::Capture,
+                found.payment.id,
+                authorization,
+                amount,
+            )
         };
-        desk.open(conn, request, &operation).await?;
-        Ok(Begun::Wanted(operation))
+        let mut changes = Changes::none(&intent.request.facility, found.payment);
+        intent.open(&mut changes, operation);
+        Ok(changes)
     }
 }

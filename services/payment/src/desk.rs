@@ -5,9 +5,11 @@ use std::{sync::Arc, time::Duration};
 use chassis::{Facility, Tasks, idempotency::Key, postgres::Database};
 use sqlx::PgConnection;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::{
-    config, error::Error, operation::Operation, payment::Payment, processor::Processor, store, wire,
+    config, error::Error, finishing::Finisher, payment::Payment, processor::Processor, starting::Starter,
+    store, wire,
 };
 
 /// The service's means. Cheap to clone.
@@ -17,6 +19,10 @@ pub struct Desk {
     pub database: Database,
     pub processor: Arc<dyn Processor>,
     pub outbox: events::Outbox,
+    /// Where requests begin.
+    pub starter: Starter,
+    /// Where exchanges with the processor end.
+    pub finisher: Finisher,
     pub processing: config::Processor,
     pub authorization: config::Authorization,
 }
@@ -37,30 +43,6 @@ pub struct Answer {
     pub replayed: bool,
 }
 
-impl Desk {
-    /// Writes down what a request wants of the processor, leased to the caller. The payment must be locked.
-    pub(crate) async fn open(
-        &self,
-        conn: &mut PgConnection,
-        request: &Request,
-        operation: &Operation,
-    ) -> Result<(), sqlx::Error> {
-        let (facility, lease) = (request.facility.as_str(), self.processing.lease());
-        store::operations::insert(conn, facility, operation, lease, Some(&request.key)).await
-    }
-
-    /// Writes down what follows by itself from an operation, leased to the caller. The payment must be locked.
-    pub(crate) async fn follow_up(
-        &self,
-        conn: &mut PgConnection,
-        facility: &Facility,
-        operation: &Operation,
-    ) -> Result<(), sqlx::Error> {
-        let lease = self.processing.lease();
-        store::operations::insert(conn, facility.as_str(), operation, lease, None).await
-    }
-}
-
 impl Request {
     /// The time left, at most `bound`.
     pub(crate) fn time_left(&self, bound: Duration) -> Duration {
@@ -76,10 +58,26 @@ pub(crate) async fn view(
     conn: &mut PgConnection,
     payment: &Payment,
 ) -> Result<proto::payment::v1::Payment, Error> {
-    // Nothing is refunded of what was never captured.
-    let refunds = match payment.captured {
-        0 => Vec::new(),
-        _ => store::refunds(conn, &[payment.id]).await?,
+    let shown = views(conn, &[(payment, payment.captured > 0)]).await?.pop();
+    shown.ok_or(Error::Orphan(payment.id))
+}
+
+/// Payments as they are answered, each with whether it may have refunds.
+pub(crate) async fn views(
+    conn: &mut PgConnection,
+    payments: &[(&Payment, bool)],
+) -> Result<Vec<proto::payment::v1::Payment>, Error> {
+    let refunded: Vec<Uuid> = payments
+        .iter()
+        .filter(|(_, has_refunds)| *has_refunds)
+        .map(|(payment, _)| payment.id)
+        .collect();
+    let refunds = match refunded.is_empty() {
+        true => Vec::new(),
+        false => store::refunds(conn, &refunded).await?,
     };
-    Ok(wire::payment(payment, &refunds))
+    let views = payments
+        .iter()
+        .map(|(payment, _)| wire::payment(payment, &refunds));
+    Ok(views.collect())
 }

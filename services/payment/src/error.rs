@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::{idempotency, postgres::Fault, status};
+use chassis::{batch::Refused, idempotency, postgres::Fault, status};
 use money::Currency;
 use tonic::Status;
 use uuid::Uuid;
@@ -58,14 +58,16 @@ pub enum Error {
     /// Rows contradict each other.
     #[error("operation {0} has lost its payment")]
     Orphan(Uuid),
+    /// Its transaction has not begun, or another request of that has failed with the database.
+    #[error("the request was not carried out: {}", status.message())]
+    NotCarriedOut { status: Box<Status>, is_passing: bool },
 }
 
 impl Error {
-    /// Whether the request may have been carried out before, so long ago that its answer is forgotten: it finds its own
-    /// work done, or under way.
-    pub(crate) fn may_be_late(&self) -> bool {
+    /// Whether another operation of the same request stands in the way: it was carried out before, so long ago that its
+    /// answer is forgotten.
+    pub(crate) fn is_begun_before(&self) -> bool {
         match self {
-            Error::Refused(_) | Error::NothingDue(_) | Error::Busy => true,
             Error::Database(error) => error
                 .as_database_error()
                 .is_some_and(|error| error.constraint() == Some("operation_request")),
@@ -73,14 +75,38 @@ impl Error {
         }
     }
 
+    /// Whether the database cannot be used now.
+    pub fn is_outage(&self) -> bool {
+        self.fault() == Some(Fault::Outage)
+    }
+
     /// Whether the database failed in a way that passes: the same work may succeed when it is done again.
     pub fn is_passing(&self) -> bool {
         match self {
+            Error::NotCarriedOut { is_passing, .. } => *is_passing,
+            error => error.fault().is_some_and(Fault::is_passing),
+        }
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        match self {
             Error::Database(error)
             | Error::Event(events::Error::Database(error))
-            | Error::Idempotency(idempotency::Error::Database(error)) => Fault::of(error).is_passing(),
-            _ => false,
+            | Error::Idempotency(idempotency::Error::Database(error)) => Some(Fault::of(error)),
+            _ => None,
         }
+    }
+}
+
+impl From<Refused<Error>> for Error {
+    fn from(refused: Refused<Error>) -> Self {
+        let is_passing = matches!(refused, Refused::Outage | Refused::Full);
+        refused
+            .into_failure()
+            .unwrap_or_else(|status| Self::NotCarriedOut {
+                status: Box::new(status),
+                is_passing,
+            })
     }
 }
 
@@ -100,6 +126,7 @@ impl From<Error> for Status {
             Error::NoAnswer => status::unavailable("PROCESSOR_TIMEOUT", text),
             Error::Unreachable => status::unavailable("PROCESSOR_UNREACHABLE", text),
             Error::SumTooLarge(_) => status::failed_precondition("SUM_TOO_LARGE", text),
+            Error::NotCarriedOut { status, .. } => *status,
             Error::OutOfTime => status::out_of_time(),
             Error::InProgress => idempotency::in_progress(),
             Error::Idempotency(error) => error.into(),

@@ -12,7 +12,7 @@ use crate::{
 
 /// How to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Approach {
+pub enum Approach {
     /// The operation is new: send it.
     Send,
     /// It may have been sent before: ask what became of it, and send it only where that cannot charge again.
@@ -21,7 +21,7 @@ pub(crate) enum Approach {
 
 /// What came of it.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub enum Heard {
     /// A final answer.
     Settled(Outcome),
     /// The processor is still working on it.
@@ -58,7 +58,7 @@ pub(crate) async fn with(
     match heard.unwrap_or(Err(NoAnswer::Timeout(budget))) {
         Ok(heard) => heard,
         Err(error) => {
-            let silent = sent.is_marked() && matches!(error, NoAnswer::Timeout(_));
+            let silent = matches!(error, NoAnswer::Timeout(_)) && !sent.give_up();
             let error: &dyn std::error::Error = &error;
             tracing::warn!(operation.id = %operation.id, error.message = error, "the processor has not answered");
             // Without a connection there is no reason to believe that it arrived: it stays to be sent, under its key.

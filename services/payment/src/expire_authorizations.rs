@@ -8,11 +8,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    changes::{Changes, write},
     desk::Desk,
     error::Error,
     operation::{Kind, Operation},
     payment::State,
-    store::{self, Lapsed, operations},
+    store::{
+        self, Lapsed,
+        locks::{self, Target},
+    },
 };
 
 const PAGE: i32 = 100;
@@ -73,20 +77,22 @@ async fn sweep(desk: &Desk, shutdown: &CancellationToken) -> Result<(), Error> {
 async fn expire(desk: &Desk, id: Uuid, facility: String) -> Result<(), Error> {
     let facility = Facility::try_from(facility).map_err(|_| Error::Orphan(id))?;
     let mut tx = desk.database.begin(&facility).await?;
-    let Some(payment) = store::lock(&mut tx, id).await? else {
+    let Some(locked) = locks::lock_one(&mut tx, &facility, Target::Payment(id)).await? else {
         return Ok(());
     };
+    let payment = locked.payment;
     // It may have been captured, or its capture begun, since it was found.
-    let open = operations::open_of(&mut tx, id).await?;
-    if payment.state != State::Authorized || open.is_some() {
+    let standing = locks::standing(&mut tx, &[(&facility, id, None)]).await?.pop();
+    let standing = standing.map(|(standing, _)| standing).unwrap_or_default();
+    if payment.state != State::Authorized || standing.open.is_some() {
         return Ok(());
     }
-    let authorization = operations::authorization_of(&mut tx, id)
-        .await?
-        .ok_or(Error::Orphan(id))?;
+    let authorization = standing.authorization.ok_or(Error::Orphan(id))?;
     let amount = payment.money(payment.due()).ok_or(Error::Orphan(id))?;
     let operation = Operation::following(Uuid::now_v7(), Kind::Expire, id, authorization, amount);
-    operations::insert(&mut tx, facility.as_str(), &operation, Duration::ZERO, None).await?;
+    let mut changes = Changes::none(&facility, payment);
+    changes.open(operation, Duration::ZERO, None);
+    write(&mut tx, &[changes]).await?;
     tx.commit().await?;
     Ok(())
 }

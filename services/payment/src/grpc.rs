@@ -58,7 +58,7 @@ impl PaymentService for Grpc {
                 .ok_or_else(|| status::invalid_field("amount", "must be set"))?,
             method: message.payment_method,
         };
-        let answer = authorize_payment(&self.desk, &made, &command).await?;
+        let answer = authorize_payment(&self.desk, &made, command).await?;
         Ok(respond(answer, |payment| AuthorizePaymentResponse {
             payment: Some(payment),
         }))
@@ -74,7 +74,7 @@ impl PaymentService for Grpc {
             id: id("id", &message.id)?,
             amount: amount(message.amount.as_ref())?,
         };
-        let answer = capture_payment(&self.desk, &made, &command).await?;
+        let answer = capture_payment(&self.desk, &made, command).await?;
         Ok(respond(answer, |payment| CapturePaymentResponse {
             payment: Some(payment),
         }))
@@ -91,7 +91,7 @@ impl PaymentService for Grpc {
             purpose: purpose(message.purpose)?,
             reason: message.reason,
         };
-        let answer = void_payment(&self.desk, &made, &command).await?;
+        let answer = void_payment(&self.desk, &made, command).await?;
         Ok(respond(answer, |payment| VoidPaymentResponse {
             payment: Some(payment),
         }))
@@ -109,7 +109,7 @@ impl PaymentService for Grpc {
             amount,
             reason: message.reason,
         };
-        let answer = refund_payment(&self.desk, &made, &command).await?;
+        let answer = refund_payment(&self.desk, &made, command).await?;
         Ok(respond(answer, |payment| RefundPaymentResponse {
             payment: Some(payment),
         }))
@@ -125,7 +125,7 @@ impl PaymentService for Grpc {
             order_id: id("order_id", &message.order_id)?,
             method: message.payment_method,
         };
-        let answer = pay_order(&self.desk, &made, &command).await?;
+        let answer = pay_order(&self.desk, &made, command).await?;
         Ok(respond(answer, |payment| PayOrderResponse {
             payment: Some(payment),
         }))

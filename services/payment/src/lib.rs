@@ -19,12 +19,16 @@ pub mod resolve_unknown;
 pub mod read_ledger;
 pub mod read_payments;
 
+pub mod changes;
+pub mod command;
 pub mod conduct;
 pub mod desk;
 pub mod exchange;
+pub mod finishing;
 pub mod let_go;
 pub mod publish;
 pub mod settle;
+pub mod starting;
 
 pub mod ledger;
 pub mod operation;

@@ -1,15 +1,16 @@
 //! Pays what waits for a payment method: the share of an unpaid order, or the balance that the payer left.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    conduct::{Begun, Command, conduct},
+    changes::Changes,
+    command::{Command, Found, Intent},
+    conduct::conduct,
     desk::{Answer, Desk, Request},
     error::Error,
     operation::Operation,
-    payment::{Payment, Purpose, State},
-    store,
+    payment::{Purpose, State},
+    store::locks::Target,
 };
 
 #[derive(Clone, Debug)]
@@ -18,51 +19,42 @@ pub struct PayOrder {
     pub method: String,
 }
 
-pub async fn pay_order(desk: &Desk, request: &Request, command: &PayOrder) -> Result<Answer, Error> {
+pub async fn pay_order(desk: &Desk, request: &Request, command: PayOrder) -> Result<Answer, Error> {
     conduct(desk, request, command).await
 }
 
 impl Command for PayOrder {
-    async fn begin(
-        &self,
-        desk: &Desk,
-        conn: &mut PgConnection,
-        request: &Request,
-        operation_id: Uuid,
-    ) -> Result<Begun, Error> {
-        let mut payment = self.waiting(conn).await?;
-        let due = payment.authorizing(&self.method, None)?;
-        if store::operations::open_of(conn, payment.id).await?.is_some() {
-            return Err(Error::Busy);
-        }
-        store::save(conn, &mut payment).await?;
+    fn target(&self) -> Target {
+        Target::Order(self.order_id)
+    }
+
+    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
+        let mut found = self.waiting(found)?;
+        let due = found.payment.authorizing(&self.method, None)?;
+        found.idle()?;
         let operation = Operation {
             // Nobody else comes to capture a balance; the share is captured when the order is fulfilled.
-            then_capture: payment.purpose == Purpose::Balance,
-            ..Operation::authorize(operation_id, &payment, due, request.key.request_id())
+            then_capture: found.payment.purpose == Purpose::Balance,
+            ..Operation::authorize(intent.operation_id, &found.payment, due, intent.request_id())
         };
-        desk.open(conn, request, &operation).await?;
-        Ok(Begun::Wanted(operation))
+        let mut changes = Changes::none(&intent.request.facility, found.payment);
+        changes.save(found.now);
+        intent.open(&mut changes, operation);
+        Ok(changes)
     }
 }
 
 impl PayOrder {
     /// The payment that waits; the balance comes after the share and cannot be due before it.
-    async fn waiting(&self, conn: &mut PgConnection) -> Result<Payment, Error> {
-        let mut latest = None;
-        for purpose in [Purpose::Share, Purpose::Balance] {
-            match store::lock_of(conn, self.order_id, purpose).await? {
-                Some(payment)
-                    if matches!(payment.state, State::Created | State::Declined) && payment.due() > 0 =>
-                {
-                    return Ok(payment);
-                }
-                found => latest = found.or(latest),
-            }
-        }
-        Err(latest.map_or_else(
-            || Error::NotFound(format!("of order {}", self.order_id)),
-            |payment| Error::NothingDue(payment.state),
-        ))
+    fn waiting(&self, mut found: Vec<Found>) -> Result<Found, Error> {
+        found.sort_by_key(|found| found.payment.purpose == Purpose::Balance);
+        let waits = |found: &Found| {
+            matches!(found.payment.state, State::Created | State::Declined) && found.payment.due() > 0
+        };
+        let latest = found.last().map(|found| found.payment.state);
+        found.into_iter().find(waits).ok_or_else(|| match latest {
+            Some(state) => Error::NothingDue(state),
+            None => Error::NotFound(format!("of order {}", self.order_id)),
+        })
     }
 }

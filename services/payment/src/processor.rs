@@ -4,7 +4,10 @@
 //! gives the first answer again; so a call without an answer may be sent again, and never charges twice.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,8 +15,8 @@ use futures_util::future::BoxFuture;
 use money::Money;
 use uuid::Uuid;
 
-/// What a card processor can do. Calls are bounded by the caller: a future that is dropped is a call without an answer,
-/// and nothing can have come of it unless it was marked as sent.
+/// What a card processor can do. Calls are bounded by the caller: a future that is dropped is a call without an answer.
+/// Nothing can come of it when the caller has given it up before it was marked as sent.
 pub trait Processor: Send + Sync + 'static {
     /// Sets money aside on a payment method.
     fn authorize<'a>(&'a self, call: &'a Authorize, sent: &'a Sent) -> Answering<'a, Outcome>;
@@ -34,19 +37,33 @@ pub trait Processor: Send + Sync + 'static {
 /// An answer on its way.
 pub type Answering<'a, T> = BoxFuture<'a, Result<T, NoAnswer>>;
 
-/// Whether a call has left for the processor. The processor marks it as the last thing before the call does.
-#[derive(Debug, Default)]
-pub struct Sent(AtomicBool);
+/// Whether a call has left for the processor. The processor marks it as the last thing before the call does; a call that its
+/// caller has given up before does not leave any more. Clones are of one call.
+#[derive(Clone, Debug, Default)]
+pub struct Sent(Arc<AtomicU8>);
+
+const WAITING: u8 = 0;
+const LEFT: u8 = 1;
+const GIVEN_UP: u8 = 2;
 
 impl Sent {
-    /// The call leaves now.
-    pub fn mark(&self) {
-        self.0.store(true, Ordering::Release);
+    /// The call leaves now, unless its caller has given it up.
+    #[must_use]
+    pub fn mark(&self) -> bool {
+        self.becomes(LEFT)
     }
 
-    /// Whether it has left.
-    pub fn is_marked(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// The caller waits no longer: the call does not leave, unless it has left already.
+    pub fn give_up(&self) -> bool {
+        self.becomes(GIVEN_UP)
+    }
+
+    fn becomes(&self, state: u8) -> bool {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        match self.0.compare_exchange(WAITING, state, success, failure) {
+            Ok(_) => true,
+            Err(before) => before == state,
+        }
     }
 }
 

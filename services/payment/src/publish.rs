@@ -5,19 +5,17 @@ use events::{Event, Meta};
 use money::Money;
 use prost::{Message, Name};
 use proto::payment::v1 as wire;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{error::Error, payment::Payment, wire::purpose};
+use crate::{payment::Payment, wire::purpose};
 
-/// Appends an event of the payment in its transaction. The payment's version has been counted up under its lock.
-pub(crate) async fn append<M: Message + Name>(
-    conn: &mut PgConnection,
+/// An event of the payment, whose version has been counted up under its lock.
+pub(crate) fn event<M: Message + Name>(
     facility: &Facility,
     payment: &Payment,
     causation_id: Uuid,
     message: &M,
-) -> Result<(), Error> {
+) -> Event {
     let meta = Meta {
         facility: facility.as_str().to_owned(),
         aggregate_id: payment.id,
@@ -25,7 +23,7 @@ pub(crate) async fn append<M: Message + Name>(
         saga_id: None,
         causation_id: Some(causation_id),
     };
-    Ok(events::append(conn, &[Event::of(message, meta)]).await?)
+    Event::of(message, meta)
 }
 
 pub(crate) fn authorized(payment: &Payment, amount: Money) -> wire::PaymentAuthorized {

@@ -1,15 +1,16 @@
 //! Gives captured money back, in parts if wished.
 
 use money::Money;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    conduct::{Begun, Command, conduct},
+    changes::Changes,
+    command::{Command, Found, Intent},
+    conduct::conduct,
     desk::{Answer, Desk, Request},
     error::Error,
     operation::{Kind, Operation},
-    store::{self, operations},
+    store::locks::Target,
 };
 
 #[derive(Clone, Debug)]
@@ -20,11 +21,7 @@ pub struct RefundPayment {
     pub reason: String,
 }
 
-pub async fn refund_payment(
-    desk: &Desk,
-    request: &Request,
-    command: &RefundPayment,
-) -> Result<Answer, Error> {
+pub async fn refund_payment(desk: &Desk, request: &Request, command: RefundPayment) -> Result<Answer, Error> {
     if command.amount.is_some_and(|amount| !amount.is_positive()) {
         return Err(Error::Invalid {
             field: "amount",
@@ -35,40 +32,34 @@ pub async fn refund_payment(
 }
 
 impl Command for RefundPayment {
-    async fn begin(
-        &self,
-        desk: &Desk,
-        conn: &mut PgConnection,
-        request: &Request,
-        operation_id: Uuid,
-    ) -> Result<Begun, Error> {
-        let found = store::lock(conn, self.id).await?;
-        let mut payment = found.ok_or_else(|| Error::NotFound(self.id.to_string()))?;
-        if operations::open_of(conn, payment.id).await?.is_some() {
-            return Err(Error::Busy);
-        }
-        let amount = payment.refundable_amount(self.amount)?;
-        let charge = operations::charge_of(conn, payment.id)
-            .await?
-            .ok_or(Error::Orphan(payment.id))?;
+    fn target(&self) -> Target {
+        Target::Payment(self.id)
+    }
+
+    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
+        let found = found.into_iter().next();
+        let found = found.ok_or_else(|| Error::NotFound(self.id.to_string()))?;
+        found.idle()?;
+        let amount = found.payment.refundable_amount(self.amount)?;
+        let charge = found.standing.charge.ok_or(Error::Orphan(found.payment.id))?;
         // What one charge is too small for is given back of the others, one after the other.
         let part = Money::new(amount.minor().min(charge.left), amount.currency());
         let operation = Operation {
-            request_id: request.key.request_id(),
+            request_id: intent.request_id(),
             reason: self.reason.clone(),
             remaining: amount.minor() - part.minor(),
             ..Operation::following(
-                operation_id,
+                intent.operation_id,
                 Kind::Refund,
-                payment.id,
+                found.payment.id,
                 charge.authorization_id,
                 part,
             )
         };
-        payment.touch();
-        store::save(conn, &mut payment).await?;
-        desk.open(conn, request, &operation).await?;
-        operations::insert_refund(conn, request.facility.as_str(), &operation).await?;
-        Ok(Begun::Wanted(operation))
+        let mut changes = Changes::none(&intent.request.facility, found.payment);
+        changes.payment.touch();
+        changes.save(found.now);
+        intent.open(&mut changes, operation);
+        Ok(changes)
     }
 }

@@ -3,13 +3,17 @@
 //!
 //! It stands in for an outside party. What it has done is kept in its own schema, written in transactions of its own
 //! on connections of its own, so that it survives a kill of the payment service and knows nothing of that service's
-//! transactions. Everything is kept by the caller's key, and a repetition changes nothing.
+//! transactions. Everything is kept by the caller's key, and a repetition changes nothing. Calls that come at the same time
+//! are written by one statement; what a card makes its call wait for, that call waits for alone.
 
+mod authorizing;
 mod book;
 mod cards;
+mod following;
 
 use std::{future::Future, time::Duration};
 
+use chassis::Tasks;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -19,10 +23,11 @@ use crate::{
     config,
     processor::{Answering, Authorize, Capture, NoAnswer, Outcome, Processor, Refund, Sent, Standing, Void},
 };
-use book::{Book, Kind, Wanted};
+use book::Book;
+use following::{Kind, Wanted};
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sandbox {
     book: Book,
     slow: Duration,
@@ -30,10 +35,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox that keeps its records through `pool`.
-    pub fn new(pool: PgPool, settings: &config::Sandbox) -> Self {
+    /// A sandbox that keeps its records through `pool`. The drain waits for what it has begun.
+    pub fn new(pool: PgPool, settings: &config::Sandbox, tasks: &Tasks) -> Self {
         Self {
-            book: Book::new(pool),
+            book: Book::new(pool, tasks),
             slow: Duration::from_millis(settings.slow_ms),
             hang: Duration::from_millis(settings.hang_ms),
         }
@@ -58,7 +63,7 @@ impl Sandbox {
 
     async fn following(&self, wanted: Wanted, sent: &Sent) -> Result<Outcome, NoAnswer> {
         let kind = wanted.kind;
-        let (outcome, card) = self.book.follow(&wanted, sent).await?;
+        let (outcome, card) = self.book.follow(wanted, sent).await?;
         if card.is_some_and(|card| card.hangs_on(kind)) && matches!(outcome, Outcome::Approved { .. }) {
             return self.hang().await;
         }
@@ -85,23 +90,33 @@ impl Processor for Sandbox {
     }
 
     fn capture<'a>(&'a self, call: &'a Capture, sent: &'a Sent) -> Answering<'a, Outcome> {
-        let amount = call.amount.minor();
-        self.boxed(self.following(
-            Wanted::new(Kind::Capture, call.key, call.authorization, amount),
-            sent,
-        ))
+        let wanted = Wanted {
+            kind: Kind::Capture,
+            key: call.key,
+            authorization: call.authorization,
+            amount: call.amount.minor(),
+        };
+        self.boxed(self.following(wanted, sent))
     }
 
     fn void<'a>(&'a self, call: &'a Void, sent: &'a Sent) -> Answering<'a, Outcome> {
-        self.boxed(self.following(Wanted::new(Kind::Void, call.key, call.authorization, 0), sent))
+        let wanted = Wanted {
+            kind: Kind::Void,
+            key: call.key,
+            authorization: call.authorization,
+            amount: 0,
+        };
+        self.boxed(self.following(wanted, sent))
     }
 
     fn refund<'a>(&'a self, call: &'a Refund, sent: &'a Sent) -> Answering<'a, Outcome> {
-        let amount = call.amount.minor();
-        self.boxed(self.following(
-            Wanted::new(Kind::Refund, call.key, call.authorization, amount),
-            sent,
-        ))
+        let wanted = Wanted {
+            kind: Kind::Refund,
+            key: call.key,
+            authorization: call.authorization,
+            amount: call.amount.minor(),
+        };
+        self.boxed(self.following(wanted, sent))
     }
 
     fn query(&self, key: Uuid) -> Answering<'_, Standing> {

@@ -19,10 +19,12 @@ use crate::{
     config::Settings,
     desk::Desk,
     expire_authorizations::expire_authorizations,
+    finishing::Finishing,
     fold_ledger::fold_ledger,
     grpc::Grpc,
     resolve_unknown::resolve_unknown,
     sandbox::Sandbox,
+    starting::Starting,
     subscriptions::{Orders, Remittances},
 };
 
@@ -51,10 +53,15 @@ impl Service for Payment {
     async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
         let database = Database::connect(&settings.database, &process)?;
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
+        let outbox = bus.outbox();
+        let network = Sandbox::new(card_network(&settings)?, &settings.sandbox, &process.tasks);
+        let settled = (&settings.processor, &settings.authorization);
         let desk = Desk {
             tasks: process.tasks.clone(),
-            processor: Arc::new(Sandbox::new(card_network(&settings)?, &settings.sandbox)),
-            outbox: bus.outbox(),
+            starter: Starting::batcher(&database, &outbox, process.tasks.clone()),
+            finisher: Finishing::batcher(&database, &outbox, settled, process.tasks.clone()),
+            processor: Arc::new(network),
+            outbox,
             database,
             processing: settings.processor.clone(),
             authorization: settings.authorization.clone(),

@@ -1,110 +1,115 @@
-//! What the processor's final answer changes: the payment, the ledger, the events. All in one transaction, which the
-//! caller owns.
+//! What the processor's final answer changes: the payment, the ledger, the events. Decided without the database.
+
+use std::time::Duration;
 
 use chassis::Facility;
 use money::Money;
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::{
-    desk::Desk,
+    changes::Changes,
     error::Error,
-    ledger::{self, Booking, Transaction},
+    ledger::{self, Transaction},
     operation::{Kind, Operation, State},
     payment::{self, Payment, Purpose},
     processor::Outcome,
     publish,
-    store::{self, RefundState, operations},
+    store::{RefundState, operations::Charge, updates::Update},
 };
 
-/// Applies the answer to an open operation to its locked payment, and closes the operation. Gives back the operation
-/// that follows by itself, if one does; it is leased to the caller.
-pub(crate) async fn settle(
-    desk: &Desk,
-    conn: &mut PgConnection,
-    facility: &Facility,
-    payment: &mut Payment,
-    operation: &mut Operation,
-    outcome: &Outcome,
-) -> Result<Option<Operation>, Error> {
-    operation.end(outcome);
-    operations::close(conn, operation).await?;
-    let next = match outcome {
-        Outcome::Approved { reference } => {
-            approved(desk, conn, facility, payment, operation, reference).await?
-        }
-        Outcome::Refused { reason } => refused(conn, facility, payment, operation, reason).await?,
-    };
-    store::save(conn, payment).await?;
-    if let Some(next) = &next {
-        desk.follow_up(conn, facility, next).await?;
-        if next.kind == Kind::Refund {
-            operations::insert_refund(conn, facility.as_str(), next).await?;
-        }
-    }
-    Ok(next)
+/// What a final answer is seen with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered<'a> {
+    pub(crate) facility: &'a Facility,
+    /// Open, as it was before the answer.
+    pub(crate) operation: &'a Operation,
+    pub(crate) outcome: &'a Outcome,
+    /// The time of the transaction.
+    pub(crate) now: OffsetDateTime,
+    /// How long an authorization holds.
+    pub(crate) lifetime: time::Duration,
+    /// How long what follows by itself belongs to the one who has asked.
+    pub(crate) lease: Duration,
+    /// Of a refund with a remainder: the two charges with the most left to refund, as they were before the answer.
+    pub(crate) charges: &'a [Charge],
 }
 
-async fn approved(
-    desk: &Desk,
-    conn: &mut PgConnection,
-    facility: &Facility,
-    payment: &mut Payment,
+/// What is to be written, and the operation as it has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    pub(crate) changes: Changes,
+    pub(crate) operation: Operation,
+}
+
+/// Applies the answer to an open operation to its payment. The changes open the operation that follows by itself, if one
+/// does.
+pub(crate) fn settle(payment: Payment, answered: Answered<'_>) -> Result<Settled, Error> {
+    let mut operation = answered.operation.clone();
+    operation.end(answered.outcome);
+    let mut changes = Changes::none(answered.facility, payment);
+    changes.operations.push(Update::ended(&operation));
+    let next = match answered.outcome {
+        Outcome::Approved { reference } => approved(&mut changes, &operation, reference, answered)?,
+        Outcome::Refused { reason } => refused(&mut changes, &operation, reason)?,
+    };
+    changes.save(answered.now);
+    if let Some(next) = next {
+        changes.open(next, answered.lease, None);
+    }
+    Ok(Settled { changes, operation })
+}
+
+fn approved(
+    changes: &mut Changes,
     operation: &Operation,
     reference: &str,
+    answered: Answered<'_>,
 ) -> Result<Option<Operation>, Error> {
     let amount = operation.amount;
+    let payment = &mut changes.payment;
     match operation.kind {
         Kind::Authorize => {
-            let expires_at = OffsetDateTime::now_utc() + desk.authorization.lifetime();
+            let expires_at = answered.now + answered.lifetime;
             payment.authorized(amount.minor(), reference, expires_at)?;
             let event = publish::authorized(payment, amount);
-            publish::append(conn, facility, payment, operation.request_id, &event).await?;
+            changes.tell(operation.request_id, &event);
             return Ok(operation.then_capture.then(|| operation.next(Kind::Capture)));
         }
         Kind::Capture => {
             payment.captured(amount.minor())?;
-            operations::account(conn, operation.authorization_id, amount.minor(), 0).await?;
-            book(
-                conn,
-                facility,
-                Transaction::payment_captured(origin(payment, operation), amount),
-            )
-            .await?;
+            let moved = Update::moved(operation.authorization_id, amount.minor(), 0);
+            let origin = origin(payment, operation);
             let event = publish::captured(payment, amount);
-            publish::append(conn, facility, payment, operation.request_id, &event).await?;
+            changes.operations.push(moved);
+            changes.book(Transaction::payment_captured(origin, amount))?;
+            changes.tell(operation.request_id, &event);
         }
         Kind::Void => {
             payment.voided()?;
             let event = publish::voided(payment, &operation.reason);
-            publish::append(conn, facility, payment, operation.request_id, &event).await?;
+            changes.tell(operation.request_id, &event);
         }
-        Kind::Expire => expire(conn, facility, payment, operation).await?,
+        Kind::Expire => expire(changes, operation)?,
         Kind::Release => {}
-        Kind::Refund => return refund(conn, facility, payment, operation, amount).await,
+        Kind::Refund => return refund(changes, operation, answered.charges),
     }
     Ok(None)
 }
 
-async fn refused(
-    conn: &mut PgConnection,
-    facility: &Facility,
-    payment: &mut Payment,
-    operation: &Operation,
-    reason: &str,
-) -> Result<Option<Operation>, Error> {
+fn refused(changes: &mut Changes, operation: &Operation, reason: &str) -> Result<Option<Operation>, Error> {
+    let payment = &mut changes.payment;
     match operation.kind {
         Kind::Authorize => {
             payment.declined(reason)?;
             let event = publish::declined(payment, reason);
-            publish::append(conn, facility, payment, operation.request_id, &event).await?;
+            changes.tell(operation.request_id, &event);
         }
         // The share stays authorized: its saga decides. A balance has nobody but the patient, who may try another
         // method; what was set aside is of no use any more.
         Kind::Capture if payment.purpose == Purpose::Balance => {
             payment.declined(reason)?;
             let event = publish::declined(payment, reason);
-            publish::append(conn, facility, payment, operation.request_id, &event).await?;
+            changes.tell(operation.request_id, &event);
             return Ok(Some(operation.next(Kind::Release)));
         }
         // The authorization that the void has overtaken is the only thing left to find out about.
@@ -114,58 +119,48 @@ async fn refused(
                 payment::State::Authorizing | payment::State::Unknown
             ) =>
         {
-            let at_once = std::time::Duration::ZERO;
-            operations::postpone(conn, operation.authorization_id, State::Unknown, at_once).await?;
+            let reopened = Update::postponed(operation.authorization_id, State::Unknown, Duration::ZERO);
+            changes.operations.push(reopened);
         }
         Kind::Capture | Kind::Void | Kind::Release => {}
         // It has lapsed at the card network as well, whatever that says.
-        Kind::Expire => expire(conn, facility, payment, operation).await?,
+        Kind::Expire => expire(changes, operation)?,
         Kind::Refund => {
             payment.touch();
-            operations::close_refund(conn, operation.id, RefundState::Failed).await?;
+            changes.refund = Some((operation.id, RefundState::Failed));
         }
     }
     Ok(None)
 }
 
-async fn expire(
-    conn: &mut PgConnection,
-    facility: &Facility,
-    payment: &mut Payment,
-    operation: &Operation,
-) -> Result<(), Error> {
-    payment.expired()?;
-    let event = publish::voided(payment, "AUTHORIZATION_EXPIRED");
-    publish::append(conn, facility, payment, operation.request_id, &event).await
+fn expire(changes: &mut Changes, operation: &Operation) -> Result<(), Error> {
+    changes.payment.expired()?;
+    let event = publish::voided(&changes.payment, "AUTHORIZATION_EXPIRED");
+    changes.tell(operation.request_id, &event);
+    Ok(())
 }
 
-async fn refund(
-    conn: &mut PgConnection,
-    facility: &Facility,
-    payment: &mut Payment,
+fn refund(
+    changes: &mut Changes,
     operation: &Operation,
-    amount: Money,
+    charges: &[Charge],
 ) -> Result<Option<Operation>, Error> {
-    payment.refunded(amount.minor())?;
-    operations::account(conn, operation.authorization_id, 0, amount.minor()).await?;
-    operations::close_refund(conn, operation.id, RefundState::Succeeded).await?;
-    book(
-        conn,
-        facility,
-        Transaction::refund(origin(payment, operation), amount),
-    )
-    .await?;
-    let event = publish::refunded(payment, amount, operation.id);
-    publish::append(conn, facility, payment, operation.request_id, &event).await?;
+    let amount = operation.amount;
+    changes.payment.refunded(amount.minor())?;
+    let moved = Update::moved(operation.authorization_id, 0, amount.minor());
+    changes.operations.push(moved);
+    changes.refund = Some((operation.id, RefundState::Succeeded));
+    let origin = origin(&changes.payment, operation);
+    changes.book(Transaction::refund(origin, amount))?;
+    let event = publish::refunded(&changes.payment, amount, operation.id);
+    changes.tell(operation.request_id, &event);
     if operation.remaining == 0 {
         return Ok(None);
     }
     // The charge was too small for the whole refund: the next one follows.
-    let charge = operations::charge_of(conn, payment.id)
-        .await?
-        .ok_or(Error::Orphan(payment.id))?;
+    let charge = fullest(charges, operation).ok_or(Error::Orphan(changes.payment.id))?;
     let part = operation.remaining.min(charge.left);
-    payment.touch();
+    changes.payment.touch();
     Ok(Some(Operation {
         authorization_id: charge.authorization_id,
         amount: Money::new(part, amount.currency()),
@@ -175,16 +170,19 @@ async fn refund(
     }))
 }
 
-/// Books what there is to book.
-pub(crate) async fn book(
-    conn: &mut PgConnection,
-    facility: &Facility,
-    booking: Booking,
-) -> Result<(), Error> {
-    if let Some(transaction) = booking? {
-        store::ledger::book(conn, facility.as_str(), &transaction).await?;
-    }
-    Ok(())
+/// The charge with the most left to refund after `refunded`.
+fn fullest(charges: &[Charge], refunded: &Operation) -> Option<Charge> {
+    let afterwards = charges.iter().map(|charge| {
+        let is_refunded = charge.authorization_id == refunded.authorization_id;
+        let given_back = if is_refunded { refunded.amount.minor() } else { 0 };
+        Charge {
+            left: charge.left - given_back,
+            ..*charge
+        }
+    });
+    afterwards
+        .filter(|charge| charge.left > 0)
+        .max_by_key(|charge| (charge.left, std::cmp::Reverse(charge.authorization_id)))
 }
 
 fn origin(payment: &Payment, operation: &Operation) -> ledger::Origin {
@@ -195,3 +193,7 @@ fn origin(payment: &Payment, operation: &Operation) -> ledger::Origin {
         source_id: operation.id,
     }
 }
+
+#[cfg(test)]
+#[path = "settle/tests.rs"]
+mod tests;

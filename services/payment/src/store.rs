@@ -1,7 +1,10 @@
 //! All SQL on the payment schema. Everything takes a connection: the use case owns the transaction.
 
 pub mod ledger;
+pub mod locks;
 pub mod operations;
+pub mod payments;
+pub mod updates;
 
 use money::Currency;
 use sqlx::PgConnection;
@@ -34,39 +37,6 @@ pub enum RefundState {
 pub struct Filter {
     pub order_id: Option<Uuid>,
     pub state: Option<State>,
-}
-
-/// Locks the payment.
-pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Payment>, sqlx::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        "select id, order_id, purpose, state, currency, amount, authorized, captured, refunded, method,
-             processor_reference, decline_reason, version, expires_at, created_at, updated_at
-         from payment.payment where id = $1 for update",
-        id,
-    )
-    .fetch_optional(conn)
-    .await?;
-    row.map(Payment::try_from).transpose()
-}
-
-/// Locks the payment of this order and purpose.
-pub async fn lock_of(
-    conn: &mut PgConnection,
-    order_id: Uuid,
-    purpose: Purpose,
-) -> Result<Option<Payment>, sqlx::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        "select id, order_id, purpose, state, currency, amount, authorized, captured, refunded, method,
-             processor_reference, decline_reason, version, expires_at, created_at, updated_at
-         from payment.payment where order_id = $1 and purpose = $2 for update",
-        order_id,
-        purpose.name(),
-    )
-    .fetch_optional(conn)
-    .await?;
-    row.map(Payment::try_from).transpose()
 }
 
 /// Reads a payment by its id, or by order and purpose.
@@ -114,61 +84,6 @@ pub async fn list(
     .fetch_all(conn)
     .await?;
     rows.into_iter().map(Payment::try_from).collect()
-}
-
-/// Writes a new payment; false when the order has one for this purpose already.
-pub async fn insert(
-    conn: &mut PgConnection,
-    facility: &str,
-    payment: &mut Payment,
-) -> Result<bool, sqlx::Error> {
-    let written = sqlx::query!(
-        "insert into payment.payment (id, facility, order_id, purpose, state, currency, amount, method, version)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         on conflict on constraint payment_order_purpose do nothing
-         returning created_at, updated_at",
-        payment.id,
-        facility,
-        payment.order_id,
-        payment.purpose.name(),
-        payment.state.name(),
-        payment.currency.as_ref().map(Currency::code),
-        payment.amount,
-        payment.method,
-        payment.version,
-    )
-    .fetch_optional(conn)
-    .await?;
-    if let Some(times) = &written {
-        (payment.created_at, payment.updated_at) = (times.created_at, times.updated_at);
-    }
-    Ok(written.is_some())
-}
-
-/// Writes what has changed in a locked payment.
-pub async fn save(conn: &mut PgConnection, payment: &mut Payment) -> Result<(), sqlx::Error> {
-    payment.updated_at = sqlx::query_scalar!(
-        "update payment.payment
-         set state = $2, currency = $3, amount = $4, authorized = $5, captured = $6, refunded = $7, method = $8,
-             processor_reference = $9, decline_reason = $10, version = $11, expires_at = $12, updated_at = now()
-         where id = $1
-         returning updated_at",
-        payment.id,
-        payment.state.name(),
-        payment.currency.as_ref().map(Currency::code),
-        payment.amount,
-        payment.authorized,
-        payment.captured,
-        payment.refunded,
-        payment.method,
-        payment.processor_reference,
-        payment.decline_reason,
-        payment.version,
-        payment.expires_at,
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(())
 }
 
 /// Notes by which version of its order a payment's amount is asked for; false when a later one has said already.
@@ -248,6 +163,7 @@ impl RefundState {
     }
 }
 
+/// A payment's columns.
 struct Row {
     id: Uuid,
     order_id: Uuid,

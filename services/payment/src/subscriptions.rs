@@ -7,16 +7,38 @@ use chassis::Facility;
 use events::{Delivery, HandlerError};
 use money::Money;
 use proto::google::r#type::Money as WireMoney;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub use orders::Orders;
 pub use remittances::Remittances;
 
-use crate::{error::Error, ledger::Origin};
+use crate::{
+    error::Error,
+    ledger::{Booking, Origin},
+    store::ledger,
+};
 
 fn facility(delivery: &Delivery) -> Result<Facility, HandlerError> {
     Facility::new(&delivery.facility)
         .map_err(|error| HandlerError::schema("FACILITY_MALFORMED", error.to_string()))
+}
+
+/// Books what there is to book of one event.
+async fn book<const N: usize>(
+    tx: &mut PgConnection,
+    facility: &Facility,
+    bookings: [Booking; N],
+) -> Result<(), Error> {
+    let mut transactions = Vec::new();
+    for booking in bookings {
+        transactions.extend(booking?);
+    }
+    let booked: Vec<_> = transactions.iter().map(|booked| (facility, booked)).collect();
+    if !booked.is_empty() {
+        ledger::book(tx, &booked).await?;
+    }
+    Ok(())
 }
 
 /// What a transaction that books this event for this order belongs to.

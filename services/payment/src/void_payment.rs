@@ -1,16 +1,17 @@
 //! Lets an uncaptured payment go, at whatever point it is. One that never arrived leaves a tombstone.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    conduct::{Begun, Command, conduct},
+    changes::Changes,
+    command::{Command, Found, Intent},
+    conduct::conduct,
     desk::{Answer, Desk, Request},
     error::Error,
     operation::{Kind, Operation},
     payment::{Payment, Purpose, Refusal, State},
     publish,
-    store::{self, operations},
+    store::{locks::Target, updates::Update},
 };
 
 #[derive(Clone, Debug)]
@@ -20,61 +21,56 @@ pub struct VoidPayment {
     pub reason: String,
 }
 
-pub async fn void_payment(desk: &Desk, request: &Request, command: &VoidPayment) -> Result<Answer, Error> {
+pub async fn void_payment(desk: &Desk, request: &Request, command: VoidPayment) -> Result<Answer, Error> {
     conduct(desk, request, command).await
 }
 
 impl Command for VoidPayment {
-    async fn begin(
-        &self,
-        desk: &Desk,
-        conn: &mut PgConnection,
-        request: &Request,
-        operation_id: Uuid,
-    ) -> Result<Begun, Error> {
-        let Some(mut payment) = store::lock_of(conn, self.order_id, self.purpose).await? else {
-            let mut tombstone = Payment::tombstone(self.order_id, self.purpose);
-            if !store::insert(conn, request.facility.as_str(), &mut tombstone).await? {
-                return Err(Error::LostRace);
-            }
-            return Ok(Begun::Done(tombstone));
-        };
-        let open = operations::open_of(conn, payment.id).await?;
-        let authorization = match (payment.state, open) {
-            (State::Voided | State::Expired, _) => return Ok(Begun::Done(payment)),
-            (State::Captured, _) => return Err(Refusal::State(payment.state).into()),
+    fn target(&self) -> Target {
+        Target::Of(self.order_id, self.purpose)
+    }
+
+    fn new_payment(&self) -> Result<Option<Payment>, Error> {
+        Ok(Some(Payment::tombstone(self.order_id, self.purpose)))
+    }
+
+    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
+        let Found {
+            payment,
+            standing,
+            now,
+        } = found.into_iter().next().ok_or(Error::LostRace)?;
+        let mut changes = Changes::none(&intent.request.facility, payment);
+        let state = changes.payment.state;
+        let authorization = match (state, standing.open) {
+            (State::Voided | State::Expired, _) => return Ok(changes),
+            (State::Captured, _) => return Err(Refusal::State(state).into()),
             (State::Created | State::Declined, _) => {
-                payment.voided()?;
-                store::save(conn, &mut payment).await?;
-                let event = publish::voided(&payment, &self.reason);
-                publish::append(
-                    conn,
-                    &request.facility,
-                    &payment,
-                    request.key.request_id(),
-                    &event,
-                )
-                .await?;
-                return Ok(Begun::Done(payment));
+                changes.payment.voided()?;
+                changes.save(now);
+                let event = publish::voided(&changes.payment, &self.reason);
+                changes.tell(intent.request_id(), &event);
+                return Ok(changes);
             }
             // Whether the authorization has arrived or not, the processor is told to let go of it.
-            (State::Authorizing | State::Unknown, Some(mut open)) if open.kind == Kind::Authorize => {
-                open.abandon();
-                operations::close(conn, &open).await?;
-                Some(open.id)
+            (State::Authorizing | State::Unknown, Some((open, Kind::Authorize))) => {
+                changes.operations.push(Update::abandoned(open));
+                Some(open)
             }
             (State::Authorizing | State::Unknown | State::Authorized, Some(_)) => return Err(Error::Busy),
             (State::Authorizing | State::Unknown, None) => None,
-            (State::Authorized, None) => operations::authorization_of(conn, payment.id).await?,
+            (State::Authorized, None) => standing.authorization,
         };
-        let authorization = authorization.ok_or(Error::Orphan(payment.id))?;
-        let amount = payment.money(payment.due()).ok_or(Error::Orphan(payment.id))?;
+        let id = changes.payment.id;
+        let authorization = authorization.ok_or(Error::Orphan(id))?;
+        let due = changes.payment.money(changes.payment.due());
+        let amount = due.ok_or(Error::Orphan(id))?;
         let operation = Operation {
-            request_id: request.key.request_id(),
+            request_id: intent.request_id(),
             reason: self.reason.clone(),
-            ..Operation::following(operation_id, Kind::Void, payment.id, authorization, amount)
+            ..Operation::following(intent.operation_id, Kind::Void, id, authorization, amount)
         };
-        desk.open(conn, request, &operation).await?;
-        Ok(Begun::Wanted(operation))
+        intent.open(&mut changes, operation);
+        Ok(changes)
     }
 }

@@ -1,6 +1,6 @@
 //! What each test card does.
 
-use super::book::Kind;
+use super::following::Kind;
 
 /// A payment method of the sandbox, by its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,15 @@ impl Card {
         known.map_or(Self::Declines("INVALID_PAYMENT_METHOD"), |(_, card)| card)
     }
 
+    /// What the network refuses on which card, and why.
+    pub(super) fn refusing() -> Vec<(&'static str, Kind, &'static str)> {
+        let all = Self::TOKENS.into_iter().flat_map(|(token, card)| {
+            let refused = move |kind: Kind| Some((token, kind, card.refuses(kind)?));
+            Kind::ALL.into_iter().filter_map(refused)
+        });
+        all.collect()
+    }
+
     pub(super) fn hangs_on_authorization(self) -> bool {
         matches!(self, Self::TimesOutCharged | Self::TimesOutNotCharged)
     }
@@ -61,7 +70,7 @@ impl Card {
     }
 
     /// Why the network refuses this on this card.
-    pub(super) fn refuses(self, kind: Kind) -> Option<&'static str> {
+    fn refuses(self, kind: Kind) -> Option<&'static str> {
         match (self, kind) {
             (Self::CaptureFails, Kind::Capture) => Some("CAPTURE_REFUSED"),
             (Self::VoidFails, Kind::Void) => Some("VOID_REFUSED"),

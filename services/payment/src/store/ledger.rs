@@ -1,12 +1,13 @@
 //! The ledger's tables. There is no way to change what is in them.
 
+use chassis::Facility;
 use money::{Currency, Money};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{currency, known};
-use crate::ledger::{Account, Cause, Entry, Transaction};
+use crate::ledger::{Account, Cause, Origin, Transaction};
 
 /// An entry as it is listed.
 #[derive(Clone, Debug)]
@@ -39,39 +40,61 @@ pub struct Filter {
     pub account: Option<Account>,
 }
 
-/// Books a transaction with its entries. What its source has booked under its cause before is an error of the
-/// constraint `ledger_booked_once`.
+/// Books transactions with their entries. What a source has booked under its cause before is an error of the constraint
+/// `ledger_booked_once`.
 pub async fn book(
     conn: &mut PgConnection,
-    facility: &str,
-    transaction: &Transaction,
+    transactions: &[(&Facility, &Transaction)],
 ) -> Result<(), sqlx::Error> {
-    let entries = transaction.entries();
-    let accounts: Vec<&str> = entries.iter().map(|entry| entry.account.name()).collect();
-    let currencies: Vec<&str> = entries.iter().map(|entry| entry.currency.code()).collect();
-    let amounts: Vec<i64> = entries.iter().map(|Entry { amount, .. }| *amount).collect();
-    let origin = transaction.origin;
+    let facilities: Vec<&str> = transactions
+        .iter()
+        .map(|(facility, _)| facility.as_str())
+        .collect();
+    let ids: Vec<Uuid> = transactions.iter().map(|(_, booked)| booked.id).collect();
+    let causes: Vec<&str> = transactions
+        .iter()
+        .map(|(_, booked)| booked.cause.name())
+        .collect();
+    let origin = |value: fn(&Origin) -> Uuid| {
+        let values = transactions.iter().map(|(_, booked)| value(&booked.origin));
+        values.collect::<Vec<Uuid>>()
+    };
+    let payments: Vec<Option<Uuid>> = transactions
+        .iter()
+        .map(|(_, booked)| booked.origin.payment_id)
+        .collect();
+    let entries = || {
+        transactions.iter().flat_map(|(facility, booked)| {
+            let with_its = |entry| (facility.as_str(), *booked, entry);
+            booked.entries().iter().map(with_its)
+        })
+    };
     sqlx::query!(
         "with booked as (
              insert into payment.ledger_transaction
                  (id, facility, cause, order_id, payment_id, causation_id, source_id)
-             values ($1, $2, $3, $4, $5, $6, $7)
+             select id, facility, cause, order_id, payment_id, causation_id, source_id
+             from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::uuid[], $7::uuid[])
+                 as new (id, facility, cause, order_id, payment_id, causation_id, source_id)
          )
          insert into payment.ledger_entry (facility, transaction_id, order_id, account, currency, amount)
-         select $2, $1, $4, account, currency, amount
-         from unnest($8::text[], $9::text[], $10::bigint[]) with ordinality
-             as e (account, currency, amount, position)
+         select facility, transaction_id, order_id, account, currency, amount
+         from unnest($8::text[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::bigint[]) with ordinality
+             as e (facility, transaction_id, order_id, account, currency, amount, position)
          order by position",
-        transaction.id,
-        facility,
-        transaction.cause.name(),
-        origin.order_id,
-        origin.payment_id,
-        origin.causation_id,
-        origin.source_id,
-        &accounts as _,
-        &currencies as _,
-        &amounts,
+        &ids,
+        &facilities as &[&str],
+        &causes as &[&str],
+        &origin(|origin| origin.order_id),
+        &payments as &[Option<Uuid>],
+        &origin(|origin| origin.causation_id),
+        &origin(|origin| origin.source_id),
+        &entries().map(|(facility, ..)| facility).collect::<Vec<_>>() as &[&str],
+        &entries().map(|(_, booked, _)| booked.id).collect::<Vec<_>>(),
+        &entries().map(|(_, booked, _)| booked.origin.order_id).collect::<Vec<_>>(),
+        &entries().map(|(.., entry)| entry.account.name()).collect::<Vec<_>>() as &[&str],
+        &entries().map(|(.., entry)| entry.currency.code()).collect::<Vec<_>>() as _,
+        &entries().map(|(.., entry)| entry.amount).collect::<Vec<_>>(),
     )
     .execute(conn)
     .await?;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use chassis::idempotency::Key;
-use money::Money;
+use chassis::{Facility, idempotency::Key};
+use money::{Currency, Money};
 use sqlx::{PgConnection, postgres::types::PgInterval};
 use uuid::Uuid;
 
-use super::{RefundState, currency, known};
+use super::{currency, known};
 use crate::operation::{Kind, Operation, State};
 
 /// An operation and how long somebody has it for themselves.
@@ -25,62 +25,69 @@ pub struct Charge {
     pub left: i64,
 }
 
-/// Writes an operation, leased to the caller for `lease`. The payment must be locked and have none open. `key` is that
-/// of the request that begins with it; a second operation of the same request breaks `operation_request`.
-pub async fn insert(
-    conn: &mut PgConnection,
-    facility: &str,
-    operation: &Operation,
-    lease: Duration,
-    key: Option<&Key>,
-) -> Result<(), sqlx::Error> {
-    let currency = operation.amount.currency();
-    sqlx::query!(
-        "insert into payment.operation (id, facility, payment_id, kind, state, root_id, target_id, currency, amount,
-             method, merchant_reference, reason, then_capture, request_id, lease_until, remaining, request_method,
-             request_hash)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, clock_timestamp() + $15, $16, $17, $18)",
+/// An operation that is new, leased to whoever writes it down.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    pub operation: Operation,
+    pub lease: Duration,
+    /// Of the request that begins with it; a second operation of the same request breaks `operation_request`.
+    pub key: Option<Key>,
+}
 
-        operation.id,
-        facility,
-        operation.payment_id,
-        operation.kind.name(),
-        operation.state.name(),
-        operation.root_id,
-        operation.authorization_id,
-        currency.code(),
-        operation.amount.minor(),
-        operation.method,
-        operation.merchant_reference,
-        operation.reason,
-        operation.then_capture,
-        operation.request_id,
-        interval(lease)?,
-        operation.remaining,
-        key.map_or("", Key::method),
-        key.map(Key::hash),
+/// Writes operations down, with the refunds that those of the kind REFUND are to make. Their payments must be locked and
+/// have none open.
+pub async fn insert(conn: &mut PgConnection, opened: &[(&Facility, &Opened)]) -> Result<(), sqlx::Error> {
+    let operations: Vec<&Operation> = opened.iter().map(|(_, opened)| &opened.operation).collect();
+    let ids = |value: fn(&Operation) -> Uuid| operations.iter().map(|one| value(one)).collect::<Vec<_>>();
+    let numbers = |value: fn(&Operation) -> i64| operations.iter().map(|one| value(one)).collect::<Vec<_>>();
+    let texts = |value: fn(&Operation) -> &str| operations.iter().map(|one| value(one)).collect::<Vec<_>>();
+    let currencies: Vec<_> = operations.iter().map(|one| one.amount.currency()).collect();
+    let currencies: Vec<&str> = currencies.iter().map(Currency::code).collect();
+    let facilities: Vec<&str> = opened.iter().map(|(facility, _)| facility.as_str()).collect();
+    let leases: Vec<i64> = opened.iter().map(|(_, opened)| micros(opened.lease)).collect();
+    let keys: Vec<Option<&Key>> = opened.iter().map(|(_, opened)| opened.key.as_ref()).collect();
+    let methods: Vec<&str> = keys.iter().map(|key| key.map_or("", Key::method)).collect();
+    let hashes: Vec<Option<&[u8]>> = keys.iter().map(|key| key.map(Key::hash)).collect();
+    let then_capture: Vec<bool> = operations.iter().map(|one| one.then_capture).collect();
+    sqlx::query!(
+        "with opened as (
+             insert into payment.operation (id, facility, payment_id, kind, state, root_id, target_id, currency, amount,
+                 method, merchant_reference, reason, then_capture, request_id, lease_until, remaining, request_method,
+                 request_hash)
+             select id, facility, payment_id, kind, state, root_id, target_id, currency, amount, method,
+                 merchant_reference, reason, then_capture, request_id,
+                 clock_timestamp() + lease * interval '1 microsecond', remaining, request_method, request_hash
+             from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[],
+                 $9::bigint[], $10::text[], $11::text[], $12::text[], $13::boolean[], $14::uuid[], $15::bigint[],
+                 $16::bigint[], $17::text[], $18::bytea[]) as new (id, facility, payment_id, kind, state, root_id,
+                 target_id, currency, amount, method, merchant_reference, reason, then_capture, request_id, lease,
+                 remaining, request_method, request_hash)
+             returning id, facility, payment_id, kind, currency, amount, reason
+         )
+         insert into payment.refund (id, facility, payment_id, currency, amount, reason, state)
+         select id, facility, payment_id, currency, amount, reason, 'PENDING' from opened where kind = 'REFUND'",
+        &ids(|one| one.id),
+        &facilities as &[&str],
+        &ids(|one| one.payment_id),
+        &texts(|one| one.kind.name()) as &[&str],
+        &texts(|one| one.state.name()) as &[&str],
+        &ids(|one| one.root_id),
+        &ids(|one| one.authorization_id),
+        &currencies as &[&str],
+        &numbers(|one| one.amount.minor()),
+        &texts(|one| &one.method) as &[&str],
+        &texts(|one| &one.merchant_reference) as &[&str],
+        &texts(|one| &one.reason) as &[&str],
+        &then_capture,
+        &ids(|one| one.request_id),
+        &leases,
+        &numbers(|one| one.remaining),
+        &methods as &[&str],
+        &hashes as &[Option<&[u8]>],
     )
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// What a request has begun, and the fingerprint of the request; however long ago.
-pub async fn made_by(
-    conn: &mut PgConnection,
-    facility: &str,
-    key: &Key,
-) -> Result<Option<(Uuid, Vec<u8>)>, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"select id, request_hash as "request_hash!" from payment.operation
-           where facility = $1 and request_method = $2 and request_id = $3 and request_method <> ''"#,
-        facility,
-        key.method(),
-        key.request_id(),
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
 /// The latest operation of those that the request of `root_id` has brought about.
@@ -115,47 +122,21 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Operation>
         .map(|leased| leased.operation))
 }
 
-/// The operation of a locked payment that the processor has not answered finally.
-pub async fn open_of(conn: &mut PgConnection, payment_id: Uuid) -> Result<Option<Operation>, sqlx::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        r#"select id, payment_id, kind, state, root_id, target_id, currency, amount, method,
-               merchant_reference, reason, then_capture, remaining, reference, refusal, request_id, attempts, 0::float8 as "leased_seconds!"
-           from payment.operation where payment_id = $1 and state in ('RUNNING', 'UNKNOWN')"#,
-        payment_id,
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(row
-        .map(Leased::try_from)
-        .transpose()?
-        .map(|leased| leased.operation))
-}
-
-/// The authorization that an AUTHORIZED payment stands on.
-pub async fn authorization_of(
+/// The charges of a locked payment with something left to refund, those with the most of it first.
+pub async fn charges(
     conn: &mut PgConnection,
     payment_id: Uuid,
-) -> Result<Option<Uuid>, sqlx::Error> {
-    sqlx::query_scalar!(
-        "select id from payment.operation
-         where payment_id = $1 and kind = 'AUTHORIZE' and state = 'SUCCEEDED' order by id desc limit 1",
-        payment_id,
-    )
-    .fetch_optional(conn)
-    .await
-}
-
-/// The charge of a payment with the most left to refund.
-pub async fn charge_of(conn: &mut PgConnection, payment_id: Uuid) -> Result<Option<Charge>, sqlx::Error> {
+    at_most: i64,
+) -> Result<Vec<Charge>, sqlx::Error> {
     sqlx::query_as!(
         Charge,
         r#"select id as authorization_id, captured - refunded as "left!" from payment.operation
            where payment_id = $1 and kind = 'AUTHORIZE' and captured > refunded
-           order by captured - refunded desc, id limit 1"#,
+           order by captured - refunded desc, id limit $2"#,
         payment_id,
+        at_most,
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await
 }
 
@@ -189,25 +170,6 @@ pub async fn claim_due(
     Ok(rows.into_iter().map(|row| (row.id, row.facility)).collect())
 }
 
-/// Gives an operation up to whoever resumes it, `after` some time.
-pub async fn postpone(
-    conn: &mut PgConnection,
-    id: Uuid,
-    state: State,
-    after: Duration,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update payment.operation set state = $2, lease_until = clock_timestamp() + $3, updated_at = now()
-         where id = $1",
-        id,
-        state.name(),
-        interval(after)?,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
 /// Ends the lease of an operation that was resumed `attempts` times, unless somebody has resumed it since.
 pub async fn release(conn: &mut PgConnection, id: Uuid, attempts: u32) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -215,72 +177,6 @@ pub async fn release(conn: &mut PgConnection, id: Uuid, attempts: u32) -> Result
          where id = $1 and attempts = $2 and state in ('RUNNING', 'UNKNOWN') and lease_until > clock_timestamp()",
         id,
         i32::try_from(attempts).unwrap_or(i32::MAX),
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Writes down how an operation ended.
-pub async fn close(conn: &mut PgConnection, operation: &Operation) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update payment.operation set state = $2, reference = $3, refusal = $4, updated_at = now() where id = $1",
-        operation.id,
-        operation.state.name(),
-        operation.reference,
-        operation.refusal,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Writes down what was taken of an authorization and given back of it.
-pub async fn account(
-    conn: &mut PgConnection,
-    id: Uuid,
-    captured: i64,
-    refunded: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update payment.operation set captured = captured + $2, refunded = refunded + $3 where id = $1",
-        id,
-        captured,
-        refunded,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Writes the refund that a REFUND operation is to make.
-pub async fn insert_refund(
-    conn: &mut PgConnection,
-    facility: &str,
-    operation: &Operation,
-) -> Result<(), sqlx::Error> {
-    let currency = operation.amount.currency();
-    sqlx::query!(
-        "insert into payment.refund (id, facility, payment_id, currency, amount, reason, state)
-         values ($1, $2, $3, $4, $5, $6, 'PENDING')",
-        operation.id,
-        facility,
-        operation.payment_id,
-        currency.code(),
-        operation.amount.minor(),
-        operation.reason,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Writes down how a refund ended.
-pub async fn close_refund(conn: &mut PgConnection, id: Uuid, state: RefundState) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update payment.refund set state = $2 where id = $1",
-        id,
-        state.name()
     )
     .execute(conn)
     .await?;
@@ -335,6 +231,11 @@ impl TryFrom<Row> for Leased {
             for_another: Duration::from_secs_f64(row.leased_seconds),
         })
     }
+}
+
+/// As whole microseconds.
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn interval(duration: Duration) -> Result<PgInterval, sqlx::Error> {

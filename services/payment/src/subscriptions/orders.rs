@@ -7,14 +7,18 @@ use proto::order::v1::{OrderAdjusted, OrderBalanceDue, OrderFulfilled, OrderRetu
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{amount, amounts, facility, origin};
+use super::{amount, amounts, book, facility, origin};
 use crate::{
+    changes::{Changes, write},
     error::Error,
     ledger::Transaction,
     payment::{Payment, Purpose, State},
     publish,
-    settle::book,
-    store,
+    store::{
+        self,
+        locks::{self, Locked, Target},
+        payments,
+    },
 };
 
 /// Books what orders earn, return, transfer and write off, and keeps the payment of the patient's balance.
@@ -41,13 +45,13 @@ impl Handler for Orders {
             let event: OrderFulfilled = delivery.decode()?;
             let [share, net] = amounts([&event.patient_share, &event.payer_net])?;
             let booking = Transaction::order_fulfilled(origin(delivery, &event.order_id)?, share, net);
-            return Ok(book(tx, &facility, booking).await?);
+            return Ok(book(tx, &facility, [booking]).await?);
         }
         if delivery.is::<OrderReturned>() {
             let event: OrderReturned = delivery.decode()?;
             let [share, net] = amounts([&event.patient_share, &event.payer_net])?;
             let origin = origin(delivery, &event.order_id)?;
-            book(tx, &facility, Transaction::order_returned(origin, share, net)).await?;
+            book(tx, &facility, [Transaction::order_returned(origin, share, net)]).await?;
             return Ok(());
         }
         if delivery.is::<OrderAdjusted>() {
@@ -70,8 +74,11 @@ async fn balance_due(
     let [transferred, written_off, balance] =
         amounts([&event.transferred, &event.written_off, &event.balance])?;
     let nothing = Money::zero(balance.currency());
-    book(tx, facility, Transaction::denial_transferred(origin, transferred)).await?;
-    book(tx, facility, Transaction::write_off(origin, written_off, nothing)).await?;
+    let bookings = [
+        Transaction::denial_transferred(origin, transferred),
+        Transaction::write_off(origin, written_off, nothing),
+    ];
+    book(tx, facility, bookings).await?;
     let ask = match &event.billed {
         Some(billed) => Ask::InAll(amount(billed)?),
         None => Ask::More(balance),
@@ -99,15 +106,14 @@ async fn adjusted(
         &event.patient_write_off_reversed,
         &event.rounding,
     ])?;
-    for booking in [
+    let bookings = [
         Transaction::denial_transferred(origin, transferred),
         Transaction::write_off(origin, written_off, patient_written_off),
         Transaction::transfer_reversed(origin, transfer_reversed),
         Transaction::write_off_reversed(origin, payers, patients),
         Transaction::rounding(origin, rounding),
-    ] {
-        book(tx, facility, booking).await?;
-    }
+    ];
+    book(tx, facility, bookings).await?;
     let order = (origin.order_id, delivery.version);
     Ok(ask_for(tx, facility, order, Ask::InAll(billed)).await?)
 }
@@ -130,8 +136,8 @@ async fn ask_for(
     ask: Ask,
 ) -> Result<(), Error> {
     let (Ask::InAll(balance) | Ask::More(balance)) = ask;
-    match store::lock_of(tx, order_id, Purpose::Balance).await? {
-        Some(mut payment) => {
+    match balance_of(tx, facility, order_id).await? {
+        Some(Locked { mut payment, now, .. }) => {
             if !store::ask(tx, payment.id, version).await? {
                 return Ok(());
             }
@@ -139,11 +145,13 @@ async fn ask_for(
                 Ask::InAll(billed) => payment.bills(billed)?,
                 Ask::More(balance) => payment.owes(balance)?,
             }
-            store::save(tx, &mut payment).await?;
+            let mut changes = Changes::none(facility, payment);
+            changes.save(now);
+            write(tx, &[changes]).await?;
         }
         None if balance.is_positive() => {
-            let mut payment = Payment::new(order_id, Purpose::Balance, balance);
-            if !store::insert(tx, facility.as_str(), &mut payment).await? {
+            let payment = Payment::new(order_id, Purpose::Balance, balance);
+            if payments::insert(tx, &[(facility, &payment)]).await?.is_empty() {
                 return Err(Error::LostRace);
             }
             store::ask(tx, payment.id, version).await?;
@@ -151,6 +159,15 @@ async fn ask_for(
         None => {}
     }
     Ok(())
+}
+
+/// Locks the payment of the order's balance.
+async fn balance_of(
+    tx: &mut PgConnection,
+    facility: &Facility,
+    order_id: Uuid,
+) -> Result<Option<Locked>, sqlx::Error> {
+    locks::lock_one(tx, facility, Target::Of(order_id, Purpose::Balance)).await
 }
 
 async fn settled(
@@ -162,7 +179,7 @@ async fn settled(
     let origin = origin(delivery, &event.order_id)?;
     if event.written_off.is_some() || event.patient_written_off.is_some() {
         let [payers, patients] = amounts([&event.written_off, &event.patient_written_off])?;
-        book(tx, facility, Transaction::write_off(origin, payers, patients)).await?;
+        book(tx, facility, [Transaction::write_off(origin, payers, patients)]).await?;
     }
     Ok(let_go(tx, facility, origin.order_id, delivery).await?)
 }
@@ -174,7 +191,7 @@ async fn let_go(
     order_id: Uuid,
     delivery: &Delivery,
 ) -> Result<(), Error> {
-    let Some(mut payment) = store::lock_of(tx, order_id, Purpose::Balance).await? else {
+    let Some(Locked { payment, now, .. }) = balance_of(tx, facility, order_id).await? else {
         return Ok(());
     };
     if !store::ask(tx, payment.id, delivery.version).await? {
@@ -183,23 +200,17 @@ async fn let_go(
     if !matches!(payment.state, State::Created | State::Declined) {
         return Ok(());
     }
+    let mut changes = Changes::none(facility, payment);
+    let payment = &mut changes.payment;
     // What was captured before stays captured; only the rest is let go.
-    if let Some(captured) = payment
-        .money(payment.captured)
-        .filter(|captured| captured.is_positive())
-    {
+    let captured = payment.money(payment.captured);
+    if let Some(captured) = captured.filter(|captured| captured.is_positive()) {
         payment.bills(captured)?;
-        store::save(tx, &mut payment).await?;
-        return Ok(());
+    } else {
+        payment.voided()?;
+        let event = publish::voided(payment, "ORDER_SETTLED");
+        changes.tell(delivery.id, &event);
     }
-    payment.voided()?;
-    store::save(tx, &mut payment).await?;
-    publish::append(
-        tx,
-        facility,
-        &payment,
-        delivery.id,
-        &publish::voided(&payment, "ORDER_SETTLED"),
-    )
-    .await
+    changes.save(now);
+    write(tx, &[changes]).await
 }

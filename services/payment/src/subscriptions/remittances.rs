@@ -5,8 +5,8 @@ use money::Money;
 use proto::claims::v1::{ClaimRemittance, ClaimRemitted, ClaimTakenBack};
 use sqlx::PgConnection;
 
-use super::{amount, facility, origin};
-use crate::{ledger::Transaction, settle::book};
+use super::{amount, book, facility, origin};
+use crate::ledger::Transaction;
 
 /// Books remittance lines, each as its claim has counted it.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +36,11 @@ impl Handler for Remittances {
                 paid.push(moved);
             }
         }
-        book(tx, &facility, Transaction::remittance_paid(origin, paid)).await?;
-        Ok(book(tx, &facility, Transaction::takeback(origin, taken_back)).await?)
+        let bookings = [
+            Transaction::remittance_paid(origin, paid),
+            Transaction::takeback(origin, taken_back),
+        ];
+        Ok(book(tx, &facility, bookings).await?)
     }
 }
 

@@ -1,0 +1,115 @@
+//! Authorizations: those that are asked for at the same time are written down by one statement.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chassis::{Facility, batch::Command, postgres::Fault};
+use money::Currency;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{Card, book::Authorization};
+use crate::processor::{Authorize, Sent};
+
+/// Writes authorizations down.
+pub(super) struct Authorizing {
+    pub(super) pool: PgPool,
+}
+
+/// An authorization that is asked for.
+pub(super) struct Asked {
+    network: Facility,
+    call: Authorize,
+    card: Card,
+    /// How long the network works on it.
+    delay: Duration,
+    sent: Sent,
+}
+
+impl Asked {
+    pub(super) fn new(
+        network: &Facility,
+        call: &Authorize,
+        (card, delay): (Card, Duration),
+        sent: &Sent,
+    ) -> Self {
+        Self {
+            network: network.clone(),
+            call: call.clone(),
+            card,
+            delay,
+            sent: sent.clone(),
+        }
+    }
+
+    fn outcome(&self) -> (&'static str, &'static str) {
+        match self.card {
+            Card::Declines(reason) => ("REFUSED", reason),
+            Card::TimesOutNotCharged => ("LOST", ""),
+            _ => ("APPROVED", ""),
+        }
+    }
+}
+
+impl Command for Authorizing {
+    type Item = Asked;
+    /// None of a call that its caller has given up before it was sent.
+    type Outcome = Option<Authorization>;
+    type Error = sqlx::Error;
+
+    fn aggregate(&self, asked: &Asked) -> Uuid {
+        asked.call.key
+    }
+
+    fn facility<'a>(&self, asked: &'a Asked) -> &'a Facility {
+        &asked.network
+    }
+
+    fn is_outage(&self, error: &sqlx::Error) -> bool {
+        Fault::of(error) == Fault::Outage
+    }
+
+    /// Writes authorizations down, or finds those that were asked for under their keys before.
+    async fn execute(&self, asked: &[Arc<Asked>]) -> Result<Vec<Option<Authorization>>, sqlx::Error> {
+        let mut line = self.pool.acquire().await?;
+        let sent: Vec<&Asked> = asked
+            .iter()
+            .map(Arc::as_ref)
+            .filter(|one| one.sent.mark())
+            .collect();
+        let calls: Vec<&Authorize> = sent.iter().map(|one| &one.call).collect();
+        let currencies: Vec<Currency> = calls.iter().map(|call| call.amount.currency()).collect();
+        let outcomes: Vec<_> = sent.iter().map(|one| one.outcome()).collect();
+        let rows = sqlx::query!(
+            r#"insert into sandbox.card_authorization as a
+                   (key, reference, token, merchant_reference, currency, amount, outcome, reason, answers_at)
+               select key, 'sbx_' || replace(key, '-', ''), token, merchant_reference, currency, amount, outcome, reason,
+                   clock_timestamp() + delay * interval '1 second'
+               from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[],
+                   $8::float8[]) as new (key, token, merchant_reference, currency, amount, outcome, reason, delay)
+               order by key
+               on conflict (key) do update set requests = a.requests + 1
+               returning key, reference, outcome, reason,
+                   greatest(extract(epoch from answers_at - clock_timestamp()), 0)::float8 as "ready_in!""#,
+            &calls.iter().map(|call| call.key.to_string()).collect::<Vec<_>>(),
+            &calls.iter().map(|call| call.token.as_str()).collect::<Vec<_>>() as &[&str],
+            &calls.iter().map(|call| call.merchant_reference.as_str()).collect::<Vec<_>>() as &[&str],
+            &currencies.iter().map(Currency::code).collect::<Vec<_>>() as &[&str],
+            &calls.iter().map(|call| call.amount.minor()).collect::<Vec<_>>(),
+            &outcomes.iter().map(|(outcome, _)| *outcome).collect::<Vec<_>>() as &[&str],
+            &outcomes.iter().map(|(_, reason)| *reason).collect::<Vec<_>>() as &[&str],
+            &sent.iter().map(|one| one.delay.as_secs_f64()).collect::<Vec<_>>(),
+        )
+        .fetch_all(&mut *line)
+        .await?;
+        let mut found: HashMap<String, Authorization> = rows
+            .into_iter()
+            .map(|row| {
+                let ready_in = Duration::from_secs_f64(row.ready_in);
+                let authorization = Authorization::new(row.reference, row.outcome, row.reason, ready_in);
+                (row.key, authorization)
+            })
+            .collect();
+        let of = |one: &Arc<Asked>| found.remove(&one.call.key.to_string());
+        Ok(asked.iter().map(of).collect())
+    }
+}
