@@ -4,13 +4,18 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use tests::{
     Durability, Options, Service, Stack, eventually,
     plans::{self, Plan},
     tables,
 };
+use uuid::Uuid;
 
-use crate::order_rig::SOON;
+use crate::{
+    order_rig::SOON,
+    payment_rig::{self, Rig},
+};
 
 const ROWS: u64 = 50_000;
 /// A page of 50, its lines and one more of each; a sweep's page of 1,000.
@@ -101,6 +106,13 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
     let database = stack.database(Service::Payment);
     let folded = "select folded_to - (select max(id) from payment.ledger_entry) from payment.ledger_folded";
     eventually(SOON, || async { database.count(folded).await == 0 }).await;
+    let (payments, ledger) = payment_rig::clients(&stack, payment_rig::FACILITY);
+    let rig = Rig {
+        stack,
+        payments,
+        ledger,
+    };
+    pay(&rig).await;
     let sweeps = [
         "chassis.audit a",
         "lease_until < now()",
@@ -111,7 +123,22 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
         "seen as materialized",
         "state = 'running' and id > after",
     ];
-    check(&stack, Service::Payment, &sweeps).await;
+    check(&rig.stack, Service::Payment, &sweeps).await;
+}
+
+/// Authorizes, captures, refunds and voids, a few at once and one after the other.
+async fn pay(rig: &Rig) {
+    for at_once in (1..=TIMES).chain([16]) {
+        let paid = (0..at_once).map(|_| async {
+            let payment = rig.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
+            let payment = rig.capture(&payment, None).await.unwrap();
+            rig.refund(&payment, None).await.unwrap();
+            let order = Uuid::new_v4();
+            rig.authorize(order, 100, "tok_visa").await.unwrap();
+            rig.void(order).await.unwrap();
+        });
+        join_all(paid).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use proto::payment::v1::{
 };
 use tests::{Options, Service, eventually};
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use uuid::Uuid;
 
 use crate::payment_rig::{Rig, SOON, Statement, aed, authorize, fresh, reason};
@@ -318,7 +319,8 @@ async fn a_drain_finishes_all_that_waits_in_the_queue() {
     let stopped = async {
         let released = async {
             eventually(SOON, || async {
-                rig.stack.health(Service::Payment, "readiness").await.is_err()
+                let serves = rig.stack.health(Service::Payment, "readiness").await;
+                !matches!(serves, Ok(ServingStatus::Serving))
             })
             .await;
             held.rollback().await.unwrap();
@@ -336,5 +338,59 @@ async fn a_drain_finishes_all_that_waits_in_the_queue() {
         assert_eq!(payment.state(), PaymentState::Authorized);
         assert_eq!(rig.events(&payment).await, ["Authorized"]);
         assert_eq!(rig.statement(order(request)).await.holds, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_refuses_operations_that_refer_to_nothing_or_to_another_payment_and_deletes_none() {
+    let rig = rig().await;
+    let one = rig.authorize(Uuid::new_v4(), 1_000, "tok_visa").await.unwrap();
+    let other = rig.authorize(Uuid::new_v4(), 1_000, "tok_visa").await.unwrap();
+    let superuser = rig.stack.database(Service::Payment).superuser().await;
+    let authorization_of = |payment: &Payment| {
+        let id = &payment.id;
+        format!("(select id from payment.operation where payment_id = '{id}')")
+    };
+    let (its, others) = (authorization_of(&one), authorization_of(&other));
+    let nothing = format!("'{}'::uuid", fresh());
+    let its_payment = format!("'{}'::uuid", one.id);
+    for (facility, payment, root, target, is_taken) in [
+        ("al-noor", &its_payment, &its, &its, true),
+        ("al-noor", &nothing, &its, &its, false),
+        ("elsewhere", &its_payment, &its, &its, false),
+        ("al-noor", &its_payment, &others, &its, false),
+        ("al-noor", &its_payment, &its, &others, false),
+        ("al-noor", &its_payment, &its, &nothing, false),
+    ] {
+        let insert = format!(
+            "insert into payment.operation (id, facility, payment_id, kind, state, root_id, target_id, currency, amount,
+                 request_id, lease_until)
+             values (gen_random_uuid(), '{facility}', {payment}, 'CAPTURE', 'REFUSED', {root}, {target}, 'AED', 1,
+                 gen_random_uuid(), now())"
+        );
+        let taken = sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&superuser).await;
+        assert_eq!(
+            taken.is_ok(),
+            is_taken,
+            "{facility} {payment} {root} {target}: {taken:?}"
+        );
+    }
+    let app = rig.stack.database(Service::Payment).app().await;
+    for table in [
+        "payment",
+        "operation",
+        "refund",
+        "ledger_transaction",
+        "ledger_entry",
+    ] {
+        let delete = format!("delete from payment.{table}");
+        let refused = sqlx::query(sqlx::AssertSqlSafe(delete))
+            .execute(&app)
+            .await
+            .unwrap_err();
+        assert!(
+            refused.to_string().contains("permission denied"),
+            "{table}: {refused}"
+        );
     }
 }

@@ -24,11 +24,11 @@ fn facility(delivery: &Delivery) -> Result<Facility, HandlerError> {
         .map_err(|error| HandlerError::schema("FACILITY_MALFORMED", error.to_string()))
 }
 
-/// Books what there is to book of one event.
-async fn book<const N: usize>(
+/// Books what there is to book.
+async fn book(
     tx: &mut PgConnection,
     facility: &Facility,
-    bookings: [Booking; N],
+    bookings: impl IntoIterator<Item = Booking>,
 ) -> Result<(), Error> {
     let mut transactions = Vec::new();
     for booking in bookings {

@@ -172,17 +172,20 @@ async fn carry_out(
     )
     .fetch_all(line)
     .await?;
-    let mut carried_out = HashMap::new();
-    for row in rows {
+    let answers = rows.into_iter().map(|row| {
         let key = row
             .key
             .parse()
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        let outcome = match row.reason.is_empty() {
-            true => Outcome::Approved { reference: row.key },
-            false => Outcome::Refused { reason: row.reason },
-        };
-        carried_out.insert(key, (outcome, row.token.as_deref().map(Card::of)));
+        let card = row.token.as_deref().map(Card::of);
+        Ok((key, (decided(row.key, row.reason), card)))
+    });
+    answers.collect()
+}
+
+fn decided(key: String, reason: String) -> Outcome {
+    match reason.is_empty() {
+        true => Outcome::Approved { reference: key },
+        false => Outcome::Refused { reason },
     }
-    Ok(carried_out)
 }

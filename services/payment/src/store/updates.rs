@@ -82,6 +82,34 @@ impl Update {
     }
 }
 
+/// Updates, column by column.
+struct UpdateColumns<'a> {
+    facilities: Vec<&'a str>,
+    ids: Vec<Uuid>,
+    states: Vec<Option<&'a str>>,
+    references: Vec<Option<&'a str>>,
+    refusals: Vec<Option<&'a str>>,
+    captured: Vec<i64>,
+    refunded: Vec<i64>,
+    free_in: Vec<Option<i64>>,
+}
+
+impl<'a> UpdateColumns<'a> {
+    fn of(updates: &[(&'a Facility, &'a Update)]) -> Self {
+        let all = || updates.iter().map(|(_, update)| *update);
+        Self {
+            facilities: updates.iter().map(|(facility, _)| facility.as_str()).collect(),
+            ids: all().map(|one| one.id).collect(),
+            states: all().map(|one| one.state.map(State::name)).collect(),
+            references: all().map(|one| one.reference.as_deref()).collect(),
+            refusals: all().map(|one| one.refusal.as_deref()).collect(),
+            captured: all().map(|one| one.captured).collect(),
+            refunded: all().map(|one| one.refunded).collect(),
+            free_in: all().map(|one| one.free_in.map(micros)).collect(),
+        }
+    }
+}
+
 /// Writes down what changes in operations whose payments are locked, and what has changed in payments that are locked.
 /// No operation may be named twice.
 pub async fn update(
@@ -90,26 +118,7 @@ pub async fn update(
     updates: &[(&Facility, &Update)],
 ) -> Result<(), sqlx::Error> {
     let saved = Columns::of(payments);
-    let facilities: Vec<&str> = updates.iter().map(|(facility, _)| facility.as_str()).collect();
-    let ids: Vec<Uuid> = updates.iter().map(|(_, update)| update.id).collect();
-    let states: Vec<Option<&str>> = updates
-        .iter()
-        .map(|(_, update)| update.state.map(State::name))
-        .collect();
-    let references: Vec<Option<&str>> = updates
-        .iter()
-        .map(|(_, update)| update.reference.as_deref())
-        .collect();
-    let refusals: Vec<Option<&str>> = updates
-        .iter()
-        .map(|(_, update)| update.refusal.as_deref())
-        .collect();
-    let captured: Vec<i64> = updates.iter().map(|(_, update)| update.captured).collect();
-    let refunded: Vec<i64> = updates.iter().map(|(_, update)| update.refunded).collect();
-    let free_in: Vec<Option<i64>> = updates
-        .iter()
-        .map(|(_, update)| update.free_in.map(micros))
-        .collect();
+    let updates = UpdateColumns::of(updates);
     sqlx::query!(
         "with saved as (
              update payment.payment p
@@ -145,14 +154,14 @@ pub async fn update(
         &saved.decline_reasons as &[&str],
         &saved.versions,
         &saved.expire_times as &[Option<time::OffsetDateTime>],
-        &facilities as &[&str],
-        &ids,
-        &states as &[Option<&str>],
-        &references as &[Option<&str>],
-        &refusals as &[Option<&str>],
-        &captured,
-        &refunded,
-        &free_in as &[Option<i64>],
+        &updates.facilities as &[&str],
+        &updates.ids,
+        &updates.states as &[Option<&str>],
+        &updates.references as &[Option<&str>],
+        &updates.refusals as &[Option<&str>],
+        &updates.captured,
+        &updates.refunded,
+        &updates.free_in as &[Option<i64>],
     )
     .execute(conn)
     .await?;

@@ -11,7 +11,7 @@ use super::{amount, amounts, book, facility, origin};
 use crate::{
     changes::{Changes, write},
     error::Error,
-    ledger::Transaction,
+    ledger::{Booking, Transaction},
     payment::{Payment, Purpose, State},
     publish,
     store::{
@@ -42,10 +42,7 @@ impl Handler for Orders {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         let facility = facility(delivery)?;
         if delivery.is::<OrderFulfilled>() {
-            let event: OrderFulfilled = delivery.decode()?;
-            let [share, net] = amounts([&event.patient_share, &event.payer_net])?;
-            let booking = Transaction::order_fulfilled(origin(delivery, &event.order_id)?, share, net);
-            return Ok(book(tx, &facility, [booking]).await?);
+            return Ok(book(tx, &facility, [fulfilled(delivery)?]).await?);
         }
         if delivery.is::<OrderReturned>() {
             let event: OrderReturned = delivery.decode()?;
@@ -62,6 +59,27 @@ impl Handler for Orders {
         }
         settled(tx, &facility, delivery).await
     }
+
+    async fn handle_all(&self, tx: &mut PgConnection, deliveries: &[Delivery]) -> Result<bool, HandlerError> {
+        let Some(first) = deliveries.first() else {
+            return Ok(false);
+        };
+        // Nothing but bookings: no payment is looked at.
+        if !deliveries.iter().all(Delivery::is::<OrderFulfilled>) {
+            return Ok(false);
+        }
+        let bookings: Vec<_> = deliveries.iter().map(fulfilled).collect::<Result<_, _>>()?;
+        book(tx, &facility(first)?, bookings).await?;
+        Ok(true)
+    }
+}
+
+/// What an order has earned.
+fn fulfilled(delivery: &Delivery) -> Result<Booking, HandlerError> {
+    let event: OrderFulfilled = delivery.decode()?;
+    let [share, net] = amounts([&event.patient_share, &event.payer_net])?;
+    let origin = origin(delivery, &event.order_id)?;
+    Ok(Transaction::order_fulfilled(origin, share, net))
 }
 
 async fn balance_due(

@@ -6,7 +6,7 @@ use proto::claims::v1::{ClaimRemittance, ClaimRemitted, ClaimTakenBack};
 use sqlx::PgConnection;
 
 use super::{amount, book, facility, origin};
-use crate::ledger::Transaction;
+use crate::ledger::{Booking, Transaction};
 
 /// Books remittance lines, each as its claim has counted it.
 #[derive(Clone, Copy, Debug)]
@@ -22,26 +22,39 @@ impl Remittances {
 impl Handler for Remittances {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         let facility = facility(delivery)?;
-        let remittance = remittance(delivery)?;
-        let origin = origin(delivery, &remittance.order_id)?;
-        let (mut paid, mut taken_back): (Vec<Money>, Vec<Money>) = (Vec::new(), Vec::new());
-        for line in &remittance.lines {
-            let Some(wire) = &line.amount else { continue };
-            let moved = amount(wire)?;
-            if moved.is_negative() {
-                let back = moved.checked_neg();
-                taken_back
-                    .push(back.map_err(|error| HandlerError::schema("AMOUNT_MALFORMED", error.to_string()))?);
-            } else {
-                paid.push(moved);
-            }
-        }
-        let bookings = [
-            Transaction::remittance_paid(origin, paid),
-            Transaction::takeback(origin, taken_back),
-        ];
-        Ok(book(tx, &facility, bookings).await?)
+        Ok(book(tx, &facility, bookings(delivery)?).await?)
     }
+
+    async fn handle_all(&self, tx: &mut PgConnection, deliveries: &[Delivery]) -> Result<bool, HandlerError> {
+        let Some(first) = deliveries.first() else {
+            return Ok(false);
+        };
+        let all: Vec<_> = deliveries.iter().map(bookings).collect::<Result<_, _>>()?;
+        book(tx, &facility(first)?, all.into_iter().flatten()).await?;
+        Ok(true)
+    }
+}
+
+/// What the lines of a remittance move.
+fn bookings(delivery: &Delivery) -> Result<[Booking; 2], HandlerError> {
+    let remittance = remittance(delivery)?;
+    let origin = origin(delivery, &remittance.order_id)?;
+    let (mut paid, mut taken_back): (Vec<Money>, Vec<Money>) = (Vec::new(), Vec::new());
+    for line in &remittance.lines {
+        let Some(wire) = &line.amount else { continue };
+        let moved = amount(wire)?;
+        if moved.is_negative() {
+            let back = moved.checked_neg();
+            taken_back
+                .push(back.map_err(|error| HandlerError::schema("AMOUNT_MALFORMED", error.to_string()))?);
+        } else {
+            paid.push(moved);
+        }
+    }
+    Ok([
+        Transaction::remittance_paid(origin, paid),
+        Transaction::takeback(origin, taken_back),
+    ])
 }
 
 fn remittance(delivery: &Delivery) -> Result<ClaimRemittance, HandlerError> {
