@@ -59,9 +59,11 @@ async fn a_caller_with_little_time_gets_its_answer_in_time_and_the_payment_goes_
         .set(Service::Payment, "sandbox.slow_ms", "3000")
         .set(Service::Payment, "processor.timeout_ms", "5000");
     let rig = Rig::with(options).await;
+    // A request that comes too late for its first transaction is not begun: connections and statements are made before.
+    rig.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
     let order = Uuid::new_v4();
     let mut request = Request::new(authorize(order, 4_200, "tok_slow"));
-    request.set_timeout(Duration::from_millis(300));
+    request.set_timeout(Duration::from_millis(1_000));
     let begun = std::time::Instant::now();
     let answer = rig.payments.clone().authorize_payment(request).await;
     // Well before the processor has answered.
@@ -230,6 +232,8 @@ async fn a_network_that_cannot_be_reached_in_time_declines_nobody() {
         .set(Service::Payment, "sandbox.max_connections", "1")
         .set(Service::Payment, "processor.timeout_ms", "20000");
     let rig = Rig::with(options).await;
+    // Connections and statements are made before: the answer has to be written in little time.
+    rig.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
     // The only line to the network is taken, by a call that hangs in the middle.
     let superuser = rig.stack.database(Service::Payment).superuser().await;
     let mut held = superuser.begin().await.unwrap();
