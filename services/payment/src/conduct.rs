@@ -43,8 +43,8 @@ enum Claimed {
 
 /// Below this an exchange with the processor is not worth beginning.
 const LEAST_BUDGET: Duration = Duration::from_millis(20);
-/// What is left of the caller's time for the transaction after the exchange.
-const RESERVE: Duration = Duration::from_millis(50);
+/// What is left of the caller's time for the transaction after the exchange, which may have to wait for the one that runs.
+const RESERVE: Duration = Duration::from_millis(150);
 /// How long a repeated request waits before it looks again whether the first is still being worked on.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long a request without a deadline waits for another one's answer before it is looked at again.
