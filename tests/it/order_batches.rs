@@ -25,11 +25,11 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 type Call = JoinHandle<Result<Order, Status>>;
 
-/// Keeps all from writing a table of the order service until it is dropped.
-async fn hold(rig: &Rig, table: &str) -> Transaction<'static, Postgres> {
-    let pool = rig.stack.database(Service::Order).superuser().await;
+/// Keeps all from writing a table until it is dropped.
+async fn hold(rig: &Rig, service: Service, table: &str) -> Transaction<'static, Postgres> {
+    let pool = rig.stack.database(service).superuser().await;
     let mut held = pool.begin().await.unwrap();
-    let lock = sqlx::AssertSqlSafe(format!("lock table orders.{table} in exclusive mode"));
+    let lock = sqlx::AssertSqlSafe(format!("lock table {table} in exclusive mode"));
     sqlx::query(lock).execute(&mut *held).await.unwrap();
     held
 }
@@ -42,10 +42,11 @@ fn send(orders: &OrderServiceClient<Client>, request: PlaceOrderRequest) -> Call
 }
 
 /// Returns when a transaction waits for a held table, and what was sent before has arrived.
-async fn arrived(rig: &Rig, clients: &[&OrderServiceClient<Client>]) {
+async fn arrived(rig: &Rig, service: Service, clients: &[&OrderServiceClient<Client>]) {
     let waiting = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
                    where d.datname = current_database() and l.relation is not null and not l.granted";
-    eventually(SOON, || async { rig.rows(waiting).await > 0 }).await;
+    let database = rig.stack.database(service);
+    eventually(SOON, || async { database.count(waiting).await > 0 }).await;
     // Calls of one connection are taken up in their order.
     for client in clients {
         for _ in 0..10 {
@@ -64,21 +65,31 @@ fn client_of(rig: &Rig, facility: &str) -> OrderServiceClient<Client> {
     OrderServiceClient::new(rig.stack.connect(Service::Order, &token))
 }
 
-/// Transactions that wrote orders of two facilities.
-const SHARED: &str = "select count(*) from (
-    select from orders.order_line group by xmin::text having count(distinct facility) = 2) shared";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_of_two_facilities_that_come_at_once_share_transactions() {
+    share_transactions(Service::Order, "orders.order_line").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_of_two_facilities_that_come_at_once_share_transactions() {
+    share_transactions(Service::Payment, "payment.ledger_transaction").await;
+}
+
+/// Orders of two facilities have rows in the table that one transaction wrote.
+async fn share_transactions(service: Service, table: &str) {
     let rig = Rig::start().await;
     let clients = [client_of(&rig, FACILITY), client_of(&rig, OTHER)];
+    let shared = format!(
+        "select count(*) from (
+             select from {table} group by xmin::text having count(distinct facility) = 2) shared"
+    );
     // On a busy machine calls that are sent at once may come one by one.
     for _ in 0..20 {
-        let held = hold(&rig, "order_line").await;
+        let held = hold(&rig, service, table).await;
         let calls: Vec<Call> = (0..CALLS)
             .map(|number| send(&clients[number % 2], insured_order("tok_visa")))
             .collect();
-        arrived(&rig, &[&clients[0], &clients[1]]).await;
+        arrived(&rig, service, &[&clients[0], &clients[1]]).await;
         drop(held);
         for (number, call) in calls.into_iter().enumerate() {
             let order = call.await.unwrap().unwrap();
@@ -90,11 +101,11 @@ async fn orders_of_two_facilities_that_come_at_once_share_transactions() {
             );
             assert_eq!(rig.rows(&of_facility).await, 1);
         }
-        if rig.rows(SHARED).await > 0 {
+        if rig.stack.database(service).count(&shared).await > 0 {
             return;
         }
     }
-    panic!("no transaction wrote orders of both facilities");
+    panic!("no transaction wrote rows of both facilities");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,14 +116,14 @@ async fn of_orders_that_are_written_together_one_whose_reference_is_taken_is_ref
         ..self_pay_order("tok_visa")
     };
     rig.place(with_reference("INV-1")).await.unwrap();
-    let held = hold(&rig, "order_line").await;
+    let held = hold(&rig, Service::Order, "orders.order_line").await;
     // The second and the third of them have a number of their own in common.
     let references = ["INV-1", "INV-2", "INV-2"].into_iter().map(with_reference);
     let repeated = with_reference("INV-3");
     let others = (4..CALLS).map(|number| with_reference(&format!("INV-{number}")));
     let requests = references.chain([repeated.clone(), repeated]).chain(others);
     let calls: Vec<Call> = requests.map(|request| send(&rig.orders, request)).collect();
-    arrived(&rig, &[&rig.orders]).await;
+    arrived(&rig, Service::Order, &[&rig.orders]).await;
     drop(held);
     let mut answers = Vec::new();
     for call in calls {
@@ -137,13 +148,13 @@ async fn of_orders_that_are_written_together_one_whose_reference_is_taken_is_ref
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_whose_process_is_killed_before_they_are_concluded_are_finished_once() {
     let rig = Rig::start().await;
-    let held = hold(&rig, "saga_step").await;
+    let held = hold(&rig, Service::Order, "orders.saga_step").await;
     let requests: Vec<_> = (0..8).map(|_| insured_order("tok_visa")).collect();
     let calls: Vec<Call> = requests
         .iter()
         .map(|request| send(&rig.orders, request.clone()))
         .collect();
-    arrived(&rig, &[&rig.orders]).await;
+    arrived(&rig, Service::Order, &[&rig.orders]).await;
     let claims = rig.stack.database(Service::Claims);
     eventually(SOON, || async {
         claims

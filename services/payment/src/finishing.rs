@@ -99,6 +99,8 @@ impl batch::Command for Finishing {
     type Outcome = Result<Finished, Error>;
     type Error = Error;
 
+    const SPANS_FACILITIES: bool = true;
+
     fn aggregate(&self, ended: &Ended) -> Uuid {
         ended.operation.payment_id
     }
@@ -112,10 +114,8 @@ impl batch::Command for Finishing {
     }
 
     async fn execute(&self, ended: &[Arc<Ended>]) -> Result<Vec<Self::Outcome>, Error> {
-        let Some(first) = ended.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.database.begin(&first.facility).await?;
+        let facilities = ended.iter().map(|ended| &ended.facility);
+        let mut tx = self.database.begin_for(facilities).await?;
         let outcomes = self.finish(&mut tx, ended).await?;
         tx.commit().await?;
         self.outbox.wake();

@@ -68,6 +68,8 @@ impl batch::Command for Starting {
     type Outcome = Result<Started, Error>;
     type Error = Error;
 
+    const SPANS_FACILITIES: bool = true;
+
     fn aggregate(&self, intent: &Intent) -> Uuid {
         match intent.command.target() {
             Target::Payment(id) | Target::Of(id, _) | Target::Order(id) => id,
@@ -83,10 +85,8 @@ impl batch::Command for Starting {
     }
 
     async fn execute(&self, intents: &[Arc<Intent>]) -> Result<Vec<Self::Outcome>, Error> {
-        let Some(first) = intents.first() else {
-            return Ok(Vec::new());
-        };
-        let mut tx = self.database.begin(&first.request.facility).await?;
+        let facilities = intents.iter().map(|intent| &intent.request.facility);
+        let mut tx = self.database.begin_for(facilities).await?;
         let outcomes = Slice::new(intents).start(&mut tx).await?;
         tx.commit().await?;
         self.outbox.wake();

@@ -73,7 +73,8 @@ pub async fn list(
         "select id, order_id, purpose, state, currency, amount, authorized, captured, refunded, method,
              processor_reference, decline_reason, version, expires_at, created_at, updated_at
          from payment.payment
-         where ($1::uuid is null or order_id = $1) and ($2::text is null or state = $2)
+         where facility = current_setting('weft.facility', true)
+             and ($1::uuid is null or order_id = $1) and ($2::text is null or state = $2)
              and ($3::uuid is null or id < $3)
          order by id desc limit $4",
         filter.order_id,
