@@ -8,7 +8,7 @@ use proto::order::v1::{
     GetOrderRequest, Order, OrderState, PlaceOrderRequest, order_service_client::OrderServiceClient,
 };
 use sqlx::{PgConnection, Postgres, Transaction};
-use tests::{Service, eventually, stack::Client};
+use tests::{Options, Service, eventually, stack::Client};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -176,6 +176,45 @@ async fn orders_whose_process_is_killed_before_they_are_concluded_are_finished_o
         assert_eq!(rig.claims_of(&order.id).await.len(), 1);
     }
     assert_eq!(rig.rows("select count(*) from orders.placed_order").await, 8);
+}
+
+/// Of those that shared a transaction only one is told the database's own error.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_whose_transaction_the_database_interrupted_go_on_and_are_never_stuck() {
+    let rig = Rig::with(Options::default().set(Service::Order, "saga.lease_ms", "60000")).await;
+    let held = hold(&rig, Service::Order, "orders.saga_step").await;
+    let calls: Vec<Call> = (0..8)
+        .map(|_| send(&rig.orders, insured_order("tok_visa")))
+        .collect();
+    arrived(&rig, Service::Order, &[&rig.orders]).await;
+    let claims = rig.stack.database(Service::Claims);
+    eventually(SOON, || async {
+        claims
+            .count("select count(*) from claims.claim where state = 'ACCEPTED'")
+            .await
+            == 8
+    })
+    .await;
+    // The first transaction has one order, and the second has those that came while it waited.
+    for _ in 0..2 {
+        let waiting = "select coalesce(min(pid), 0)::bigint from pg_stat_activity
+                       where datname = current_database() and wait_event_type = 'Lock'";
+        eventually(SOON, || async { rig.rows(waiting).await > 0 }).await;
+        let pid = rig.rows(waiting).await;
+        rig.rows(&format!("select pg_terminate_backend({pid})::int::bigint"))
+            .await;
+        let there = format!("select count(*) from pg_stat_activity where pid = {pid}");
+        eventually(SOON, || async { rig.rows(&there).await == 0 }).await;
+    }
+    drop(held);
+    for call in calls {
+        // Some were answered with the outage.
+        let _ = call.await.unwrap();
+    }
+    let fulfilled = "select count(*) from orders.placed_order where state = 'fulfilled'";
+    eventually(SOON, || async { rig.rows(fulfilled).await == 8 }).await;
+    let stuck = "select count(*) from events.event_log where type = 'order.v1.SagaStuck'";
+    assert_eq!(rig.rows(stuck).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

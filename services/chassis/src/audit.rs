@@ -69,24 +69,6 @@ impl Started {
             status,
         }
     }
-
-    async fn insert(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query!(
-            "insert into chassis.audit (at, facility, subject, service, method, request_id, status, call_id)
-             values ($1, $2, $3, $4, $5, $6, 'STARTED', $7)
-             on conflict (at, call_id) do nothing",
-            self.at,
-            self.facility.as_str(),
-            self.subject,
-            self.service,
-            self.method,
-            self.request_id.get(),
-            self.call_id,
-        )
-        .execute(conn)
-        .await?;
-        Ok(())
-    }
 }
 
 /// Writes the row of the call that runs, if it is audited, in the transaction of its first effect. To be called where a
@@ -95,10 +77,7 @@ impl Started {
 /// # Errors
 /// When the database fails.
 pub async fn record_effect(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    match CURRENT.try_with(Started::clone) {
-        Ok(started) => started.insert(conn).await,
-        Err(_) => Ok(()),
-    }
+    record_effects(conn, [&Origin::current()]).await
 }
 
 /// The call that has asked for an effect, if it is audited; for effects that another task brings about.

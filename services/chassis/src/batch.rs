@@ -10,17 +10,19 @@ use std::{
     error::Error,
     future::Future,
     mem,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use queue::{Entry, Queue};
 use tokio::{sync::oneshot, time::Instant};
 use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
-    Facility, Tasks,
+    Tasks,
     status::{self, chain},
 };
 
@@ -33,14 +35,8 @@ pub trait Command: Send + Sync + 'static {
     /// Why nothing became of any item.
     type Error: Error + Send + 'static;
 
-    /// Whether one transaction may hold items of several facilities.
-    const SPANS_FACILITIES: bool = false;
-
     /// What the item works on. No two items of one aggregate are carried out at the same time.
     fn aggregate(&self, item: &Self::Item) -> Uuid;
-
-    /// Whose it is.
-    fn facility<'a>(&self, item: &'a Self::Item) -> &'a Facility;
 
     /// Whether the database cannot be used, so that the error says nothing about the items.
     fn is_outage(&self, error: &Self::Error) -> bool;
@@ -97,6 +93,11 @@ pub enum Refused<E> {
 }
 
 impl<E> Refused<E> {
+    /// Whether the same item may be carried out when it is submitted again, which its own error says otherwise.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Refused::Full | Refused::Late | Refused::Outage)
+    }
+
     /// The item's own error, or the status of a request that was not carried out.
     ///
     /// # Errors
@@ -161,7 +162,6 @@ impl<C: Command> Batcher<C> {
         let (answer, outcome) = oneshot::channel();
         let entry = Entry {
             aggregate: self.0.command.aggregate(&item),
-            facility: self.0.command.facility(&item).clone(),
             item: Arc::new(item),
             deadline,
             answer,
@@ -192,8 +192,9 @@ impl<C: Command> Batcher<C> {
         let mut pieces = vec![batch];
         while let Some(mut piece) = pieces.pop() {
             let items: Vec<_> = piece.iter().map(|entry| entry.item.clone()).collect();
-            let inner = self.0.clone();
-            let done = tokio::spawn(async move { inner.command.execute(&items).await }).await;
+            let done = AssertUnwindSafe(self.0.command.execute(&items))
+                .catch_unwind()
+                .await;
             let failure = match done {
                 Ok(Ok(outcomes)) if outcomes.len() == piece.len() => {
                     for (entry, outcome) in piece.into_iter().zip(outcomes) {

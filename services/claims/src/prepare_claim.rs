@@ -101,9 +101,7 @@ impl Draft {
             answer,
         }
     }
-}
 
-impl Draft {
     fn request(&self) -> Request<'_> {
         Request {
             facility: &self.facility,
@@ -139,14 +137,8 @@ impl Command for Prepare {
     type Outcome = Result<Answer<PrepareClaimResponse>, Error>;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, draft: &Draft) -> Uuid {
         draft.record.order_id
-    }
-
-    fn facility<'a>(&self, draft: &'a Draft) -> &'a Facility {
-        &draft.facility
     }
 
     fn is_outage(&self, error: &Error) -> bool {

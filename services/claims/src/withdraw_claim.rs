@@ -90,14 +90,8 @@ impl Command for Withdraw {
     type Outcome = Outcome;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, withdrawal: &Withdrawal) -> Uuid {
         withdrawal.order_id
-    }
-
-    fn facility<'a>(&self, withdrawal: &'a Withdrawal) -> &'a Facility {
-        &withdrawal.facility
     }
 
     fn is_outage(&self, error: &Error) -> bool {

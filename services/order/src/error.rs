@@ -46,6 +46,9 @@ pub enum Error {
     /// Another process has taken the saga over.
     #[error("another process has taken the saga over")]
     LostLease,
+    /// Its transaction has not begun, or that of another request, which it shared, has failed with the database.
+    #[error("the request was not carried out: {}", status.message())]
+    NotCarriedOut { status: Box<Status>, is_passing: bool },
     #[error("a call that the request needs has failed")]
     Upstream(#[source] Box<Status>),
     #[error("the request cannot be identified")]
@@ -69,6 +72,7 @@ impl Error {
             | Error::Events(events::Error::Database(error))
             | Error::Key(idempotency::Error::Database(error)) => Fault::of(error).is_passing(),
             Error::Busy | Error::Made | Error::Resolved | Error::InProgress | Error::LostLease => true,
+            Error::NotCarriedOut { is_passing, .. } => *is_passing,
             _ => false,
         }
     }
@@ -88,8 +92,12 @@ impl Error {
 
 impl From<batch::Refused<Error>> for Error {
     fn from(refused: batch::Refused<Error>) -> Error {
-        let status = |status| Error::Upstream(Box::new(status));
-        refused.into_failure().unwrap_or_else(status)
+        let is_passing = refused.is_passing();
+        let not_carried_out = |status| Error::NotCarriedOut {
+            status: Box::new(status),
+            is_passing,
+        };
+        refused.into_failure().unwrap_or_else(not_carried_out)
     }
 }
 
@@ -117,7 +125,7 @@ impl From<Error> for Status {
             ),
             Error::Made | Error::Resolved | Error::InProgress => idempotency::in_progress(),
             Error::LostLease => status::aborted("LOST_RACE", "another process was quicker", RACE),
-            Error::Upstream(status) => *status,
+            Error::Upstream(status) | Error::NotCarriedOut { status, .. } => *status,
             Error::Key(error) => error.into(),
             Error::Events(events::Error::Database(error)) | Error::Database(error) => {
                 status::database(&error)

@@ -100,7 +100,7 @@ impl Error {
 
 impl From<Refused<Error>> for Error {
     fn from(refused: Refused<Error>) -> Self {
-        let is_passing = matches!(refused, Refused::Outage | Refused::Full);
+        let is_passing = refused.is_passing();
         refused
             .into_failure()
             .unwrap_or_else(|status| Self::NotCarriedOut {

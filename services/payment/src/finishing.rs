@@ -99,14 +99,8 @@ impl batch::Command for Finishing {
     type Outcome = Result<Finished, Error>;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, ended: &Ended) -> Uuid {
         ended.operation.payment_id
-    }
-
-    fn facility<'a>(&self, ended: &'a Ended) -> &'a Facility {
-        &ended.facility
     }
 
     fn is_outage(&self, error: &Error) -> bool {

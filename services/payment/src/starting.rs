@@ -7,7 +7,7 @@ use std::{
 };
 
 use chassis::{
-    Facility, audit,
+    audit,
     batch::{self, Batcher, Limits},
     idempotency::{self, Claim},
     postgres::Database,
@@ -68,16 +68,10 @@ impl batch::Command for Starting {
     type Outcome = Result<Started, Error>;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, intent: &Intent) -> Uuid {
         match intent.command.target() {
             Target::Payment(id) | Target::Of(id, _) | Target::Order(id) => id,
         }
-    }
-
-    fn facility<'a>(&self, intent: &'a Intent) -> &'a Facility {
-        &intent.request.facility
     }
 
     fn is_outage(&self, error: &Error) -> bool {

@@ -9,12 +9,10 @@ use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use super::{Command, Limits, Refused};
-use crate::Facility;
 
 /// An item that waits.
 pub(super) struct Entry<C: Command> {
     pub(super) aggregate: Uuid,
-    pub(super) facility: Facility,
     pub(super) item: Arc<C::Item>,
     pub(super) deadline: Option<Instant>,
     pub(super) answer: oneshot::Sender<Result<C::Outcome, Refused<C::Error>>>,
@@ -54,8 +52,7 @@ impl<C: Command> Queue<C> {
         fits
     }
 
-    /// The next batch, if a lane is free for it: the items that have waited longest, sorted by aggregate; those of one
-    /// facility where the command does not span several.
+    /// The next batch, if a lane is free for it: the items that have waited longest, sorted by aggregate.
     pub(super) fn take(&mut self) -> Option<Vec<Entry<C>>> {
         let is_worth_a_lane =
             self.lanes == 0 || (self.lanes < self.limits.lanes && self.waiting.len() >= self.limits.items);
@@ -66,9 +63,7 @@ impl<C: Command> Queue<C> {
         let mut batch: Vec<Entry<C>> = Vec::new();
         let mut others = VecDeque::with_capacity(self.waiting.len());
         for entry in self.waiting.drain(..) {
-            let may_join =
-                C::SPANS_FACILITIES || batch.first().is_none_or(|first| first.facility == entry.facility);
-            if batch.len() < self.limits.items && may_join && self.running.insert(entry.aggregate) {
+            if batch.len() < self.limits.items && self.running.insert(entry.aggregate) {
                 batch.push(entry);
             } else {
                 others.push_back(entry);

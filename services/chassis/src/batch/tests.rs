@@ -25,7 +25,6 @@ struct Failure(&'static str);
 
 struct Item {
     aggregate: Uuid,
-    facility: Facility,
     does: Does,
 }
 
@@ -69,14 +68,8 @@ impl Command for Store {
     type Outcome = Uuid;
     type Error = Failure;
 
-    const SPANS_FACILITIES: bool = false;
-
     fn aggregate(&self, item: &Item) -> Uuid {
         item.aggregate
-    }
-
-    fn facility<'a>(&self, item: &'a Item) -> &'a Facility {
-        &item.facility
     }
 
     fn is_outage(&self, error: &Failure) -> bool {
@@ -105,7 +98,6 @@ impl Command for Store {
 fn item(number: u128, does: Does) -> Item {
     Item {
         aggregate: Uuid::from_u128(number),
-        facility: Facility::new("F1").unwrap(),
         does,
     }
 }
@@ -238,20 +230,6 @@ async fn in_an_outage_all_fail_at_once() {
     );
     assert_eq!(count(|ended| matches!(ended, Err(Refused::Outage))), 2);
     assert_eq!(store.begun.load(Ordering::SeqCst), 2);
-}
-
-#[tokio::test]
-async fn the_items_of_a_transaction_are_of_one_facility() {
-    let store = Store::held_up();
-    let batcher = batcher(&store, Limits::default());
-    let items = (0..9).map(|number| Item {
-        facility: Facility::new(["F1", "F2"][number % 2]).unwrap(),
-        ..item(number as u128, Does::Succeed)
-    });
-    let submitted = submit_all(&batcher, items).await;
-    store.go_on();
-    submitted.join_all().await;
-    assert_eq!(store.sizes(), [1, 4, 4]);
 }
 
 #[tokio::test(start_paused = true)]

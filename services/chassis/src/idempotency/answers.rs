@@ -1,11 +1,11 @@
-//! The table of answers.
+//! The key and the answer of one request.
 
 use prost::Message;
 use sqlx::PgConnection;
 use tonic::{Response, Status, metadata::MetadataValue};
 use uuid::Uuid;
 
-use super::{Error, Key, REPLAYED};
+use super::{Error, Key, REPLAYED, Request, answer_all, claim_all, find};
 use crate::{Facility, audit, status};
 
 /// What a claim found.
@@ -33,44 +33,22 @@ pub async fn claim(
     key: &Key,
     resource_id: Uuid,
 ) -> Result<Claim, Error> {
+    let request = Request {
+        facility,
+        key,
+        resource_id,
+        answer: None,
+    };
     // Under READ COMMITTED, the second statement sees what the first one had to wait for.
     for _ in 0..3 {
-        let inserted = sqlx::query!(
-            "insert into chassis.idempotency (facility, method, request_id, request_hash, resource_id)
-             values ($1, $2, $3, $4, $5)
-             on conflict (facility, method, request_id) do nothing",
-            facility.as_str(),
-            key.method,
-            key.request_id,
-            &key.hash,
-            resource_id,
-        )
-        .execute(&mut *conn)
-        .await?;
-        if inserted.rows_affected() == 1 {
+        if claim_all(conn, &[request]).await?.contains(&true) {
             // What the key's transaction does, it does for the call that runs.
             audit::record_effect(conn).await?;
             return Ok(Claim::New);
         }
-        let first = sqlx::query!(
-            "select request_hash, resource_id, answer from chassis.idempotency
-             where facility = $1 and method = $2 and request_id = $3",
-            facility.as_str(),
-            key.method,
-            key.request_id,
-        )
-        .fetch_optional(&mut *conn)
-        .await?;
-        match first {
-            Some(first) if first.request_hash != key.hash => return Err(Error::KeyReused),
-            Some(first) => {
-                let running = Claim::Running {
-                    resource_id: first.resource_id,
-                };
-                return Ok(first.answer.map_or(running, Claim::Answered));
-            }
-            // Pruned between the two statements.
-            None => {}
+        // Nothing is found when it was pruned between the two statements.
+        if let Some(known) = find(conn, &[(facility, key)]).await?.into_iter().flatten().next() {
+            return known;
         }
     }
     Err(Error::Database(sqlx::Error::RowNotFound))
@@ -87,20 +65,9 @@ pub async fn answer(
     key: &Key,
     message: &impl Message,
 ) -> Result<Vec<u8>, sqlx::Error> {
-    let bytes = message.encode_to_vec();
-    let stored = sqlx::query_scalar!(
-        "update chassis.idempotency
-         set answer = coalesce(answer, $4), answered_at = coalesce(answered_at, now())
-         where facility = $1 and method = $2 and request_id = $3
-         returning answer",
-        facility.as_str(),
-        key.method,
-        key.request_id,
-        bytes,
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(stored.flatten().unwrap_or(bytes))
+    let own = message.encode_to_vec();
+    let stored = answer_all(conn, &[(facility, key, own)]).await?;
+    Ok(stored.into_iter().next().unwrap_or_default())
 }
 
 /// A stored answer as a response, marked as repeated.

@@ -121,14 +121,8 @@ impl Command for TakeLeases {
     type Outcome = Result<Turn, Error>;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, wanted: &Wanted) -> Uuid {
         wanted.id
-    }
-
-    fn facility<'a>(&self, wanted: &'a Wanted) -> &'a Facility {
-        &wanted.facility
     }
 
     fn is_outage(&self, error: &Error) -> bool {

@@ -171,14 +171,8 @@ impl Command for WriteOutcomes {
     type Outcome = Result<Answered, Error>;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, outcome: &Outcome) -> Uuid {
         outcome.lease.claim()
-    }
-
-    fn facility<'a>(&self, outcome: &'a Outcome) -> &'a Facility {
-        outcome.lease.facility()
     }
 
     fn is_outage(&self, error: &Error) -> bool {

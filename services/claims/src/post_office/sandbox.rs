@@ -84,14 +84,8 @@ impl Command for Memory {
     type Outcome = Counted;
     type Error = sqlx::Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, call: &Call) -> Uuid {
         call.submission_id
-    }
-
-    fn facility<'a>(&self, call: &'a Call) -> &'a Facility {
-        &call.facility
     }
 
     fn is_outage(&self, error: &sqlx::Error) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chassis::{
-    Facility, audit,
+    audit,
     batch::Command,
     idempotency::{self, Key},
     postgres::Database,
@@ -63,14 +63,8 @@ impl Command for AcceptOrders {
     type Outcome = bool;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, accepted: &Accepted) -> Uuid {
         accepted.order.id
-    }
-
-    fn facility<'a>(&self, accepted: &'a Accepted) -> &'a Facility {
-        &accepted.order.facility
     }
 
     fn is_outage(&self, error: &Error) -> bool {

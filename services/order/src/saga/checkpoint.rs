@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use chassis::{
-    Facility,
     batch::Command,
     idempotency::{self, Key},
     postgres::Database,
@@ -77,14 +76,8 @@ impl Command for Checkpoints {
     type Outcome = Written;
     type Error = Error;
 
-    const SPANS_FACILITIES: bool = true;
-
     fn aggregate(&self, checkpoint: &Checkpoint) -> Uuid {
         checkpoint.order.id
-    }
-
-    fn facility<'a>(&self, checkpoint: &'a Checkpoint) -> &'a Facility {
-        &checkpoint.order.facility
     }
 
     fn is_outage(&self, error: &Error) -> bool {

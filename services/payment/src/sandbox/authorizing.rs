@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use chassis::{Facility, batch::Command, postgres::Fault};
+use chassis::{batch::Command, postgres::Fault};
 use money::Currency;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -17,7 +17,6 @@ pub(super) struct Authorizing {
 
 /// An authorization that is asked for.
 pub(super) struct Asked {
-    network: Facility,
     call: Authorize,
     card: Card,
     /// How long the network works on it.
@@ -26,14 +25,8 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn new(
-        network: &Facility,
-        call: &Authorize,
-        (card, delay): (Card, Duration),
-        sent: &Sent,
-    ) -> Self {
+    pub(super) fn new(call: &Authorize, card: Card, delay: Duration, sent: &Sent) -> Self {
         Self {
-            network: network.clone(),
             call: call.clone(),
             card,
             delay,
@@ -58,10 +51,6 @@ impl Command for Authorizing {
 
     fn aggregate(&self, asked: &Asked) -> Uuid {
         asked.call.key
-    }
-
-    fn facility<'a>(&self, asked: &'a Asked) -> &'a Facility {
-        &asked.network
     }
 
     fn is_outage(&self, error: &sqlx::Error) -> bool {

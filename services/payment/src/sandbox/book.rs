@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chassis::{
-    Facility, Tasks,
+    Tasks,
     batch::{Batcher, Limits, Refused},
 };
 use sqlx::PgPool;
@@ -19,8 +19,6 @@ use crate::processor::{Authorize, NoAnswer, Outcome, Sent, Standing};
 #[derive(Clone)]
 pub(super) struct Book {
     pool: PgPool,
-    /// The network knows no facilities: all that it is asked for is its own.
-    network: Facility,
     authorizing: Batcher<Authorizing>,
     following: Batcher<Following>,
 }
@@ -43,7 +41,6 @@ impl Book {
         );
         Self {
             pool,
-            network: Facility::new("card-network").expect("it is within the grammar"),
             authorizing: Batcher::new(authorizing, Limits::default(), tasks.clone()),
             following: Batcher::new(following, Limits::default(), tasks.clone()),
         }
@@ -57,7 +54,7 @@ impl Book {
         delay: Duration,
         sent: &Sent,
     ) -> Result<Authorization, NoAnswer> {
-        let asked = Asked::new(&self.network, call, (card, delay), sent);
+        let asked = Asked::new(call, card, delay, sent);
         let authorization = self.authorizing.submit(asked, None).await?;
         authorization.ok_or(NoAnswer::Timeout(Duration::ZERO))
     }
@@ -69,7 +66,6 @@ impl Book {
         sent: &Sent,
     ) -> Result<(Outcome, Option<Card>), NoAnswer> {
         let call = Call {
-            network: self.network.clone(),
             wanted,
             sent: sent.clone(),
         };

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use chassis::{Facility, batch::Command, postgres::Fault};
+use chassis::{batch::Command, postgres::Fault};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -34,7 +34,6 @@ pub(super) struct Following {
 
 /// Something asked for an authorization, on its way.
 pub(super) struct Call {
-    pub(super) network: Facility,
     pub(super) wanted: Wanted,
     pub(super) sent: Sent,
 }
@@ -59,10 +58,6 @@ impl Command for Following {
 
     fn aggregate(&self, call: &Call) -> Uuid {
         call.wanted.authorization
-    }
-
-    fn facility<'a>(&self, call: &'a Call) -> &'a Facility {
-        &call.network
     }
 
     fn is_outage(&self, error: &sqlx::Error) -> bool {

@@ -60,6 +60,30 @@ pub struct Begun {
     pub hash: Vec<u8>,
 }
 
+/// The columns of a payment in a row that has others beside them.
+macro_rules! payment {
+    ($row:ident) => {
+        Row {
+            id: $row.id,
+            order_id: $row.order_id,
+            purpose: $row.purpose,
+            state: $row.state,
+            currency: $row.currency,
+            amount: $row.amount,
+            authorized: $row.authorized,
+            captured: $row.captured,
+            refunded: $row.refunded,
+            method: $row.method,
+            processor_reference: $row.processor_reference,
+            decline_reason: $row.decline_reason,
+            version: $row.version,
+            expires_at: $row.expires_at,
+            created_at: $row.created_at,
+            updated_at: $row.updated_at,
+        }
+    };
+}
+
 /// Locks the payments that are named, in the order of their ids.
 pub async fn lock(
     conn: &mut PgConnection,
@@ -106,27 +130,9 @@ pub async fn lock(
     .fetch_all(conn)
     .await?;
     let locked = rows.into_iter().map(|row| {
-        let payment = Row {
-            id: row.id,
-            order_id: row.order_id,
-            purpose: row.purpose,
-            state: row.state,
-            currency: row.currency,
-            amount: row.amount,
-            authorized: row.authorized,
-            captured: row.captured,
-            refunded: row.refunded,
-            method: row.method,
-            processor_reference: row.processor_reference,
-            decline_reason: row.decline_reason,
-            version: row.version,
-            expires_at: row.expires_at,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        };
         Ok(Locked {
             facility: row.facility,
-            payment: payment.try_into()?,
+            payment: payment!(row).try_into()?,
             now: row.now,
         })
     });
@@ -250,30 +256,12 @@ pub async fn lock_exchanged(
     .fetch_all(conn)
     .await?;
     let exchanged = rows.into_iter().map(|row| {
-        let payment = Row {
-            id: row.id,
-            order_id: row.order_id,
-            purpose: row.purpose,
-            state: row.state,
-            currency: row.currency,
-            amount: row.amount,
-            authorized: row.authorized,
-            captured: row.captured,
-            refunded: row.refunded,
-            method: row.method,
-            processor_reference: row.processor_reference,
-            decline_reason: row.decline_reason,
-            version: row.version,
-            expires_at: row.expires_at,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        };
         let state = &row.operation_state;
         Ok(Exchanged {
             operation_id: row.operation_id,
             locked: Locked {
                 facility: row.facility,
-                payment: payment.try_into()?,
+                payment: payment!(row).try_into()?,
                 now: row.now,
             },
             state: known("state of an operation", state, State::named(state))?,
