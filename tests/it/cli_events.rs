@@ -69,6 +69,7 @@ async fn an_operator_looks_after_dead_letters_from_the_command_line() {
         (&group["count"], &group["errorCode"]),
         (&2.into(), &"ORDER_ID_MALFORMED".into())
     );
+    assert_eq!(groups["partial"], false);
     let fingerprint = group["fingerprint"].as_str().unwrap();
 
     let rehearsed = weft.run(&["dlq", "replay", id(0), "--dry-run"]).await;
@@ -163,6 +164,27 @@ async fn an_operator_looks_after_dead_letters_from_the_command_line() {
     let edited = weft.json(&[&edit[..], &["--yes"]].concat()).await;
     assert_eq!(edited["deadLetter"]["state"], "DEAD_LETTER_STATE_RESOLVED");
     open(&weft, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_of_more_dead_letters_than_are_counted_say_so() {
+    let stack = Stack::start().await;
+    let weft = Weft::of(&stack, FACILITY, &["operator"]);
+    publish_misspelt(&stack).await;
+    open(&weft, 1).await;
+    let copies = "insert into events.dead_letter
+        select copy.* from events.dead_letter d, generate_series(1, 10000),
+            lateral jsonb_populate_record(d, jsonb_build_object('id', gen_random_uuid(),
+                'event_id', gen_random_uuid())) copy";
+    let pool = stack.database(Service::Order).superuser().await;
+    sqlx::query(copies).execute(&pool).await.unwrap();
+    let groups = weft.run(&["dlq", "groups"]).await;
+    assert!(
+        errors(&groups).contains("more than 10,000 dead letters are open in order"),
+        "{}",
+        errors(&groups)
+    );
+    assert_eq!(weft.json(&["dlq", "groups"]).await["partial"], true);
 }
 
 #[tokio::test(flavor = "multi_thread")]

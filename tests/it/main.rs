@@ -106,6 +106,7 @@ mod order_stuck_returns;
 mod order_unwritten_steps;
 mod payment_batches;
 mod payment_cards;
+mod payment_charges;
 mod payment_ledger;
 mod payment_pages;
 mod payment_repeats;

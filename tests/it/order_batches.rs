@@ -60,6 +60,19 @@ async fn arrived(rig: &Rig, service: Service, clients: &[&OrderServiceClient<Cli
     }
 }
 
+/// Returns when so many orders wait to be concluded, or one has waited for long: the sagas of a slow machine are written in
+/// between, and wait there.
+async fn concluding(rig: &Rig, orders: i64) {
+    let claims = rig.stack.database(Service::Claims);
+    let accepted = "select count(*) from claims.claim where state = 'ACCEPTED'";
+    let long = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+                    and clock_timestamp() - query_start > interval '2 seconds'";
+    eventually(SOON, || async {
+        claims.count(accepted).await == orders || rig.rows(long).await > 0
+    })
+    .await;
+}
+
 fn client_of(rig: &Rig, facility: &str) -> OrderServiceClient<Client> {
     let token = rig.stack.token(facility, &["clerk"]);
     OrderServiceClient::new(rig.stack.connect(Service::Order, &token))
@@ -154,15 +167,7 @@ async fn orders_whose_process_is_killed_before_they_are_concluded_are_finished_o
         .iter()
         .map(|request| send(&rig.orders, request.clone()))
         .collect();
-    arrived(&rig, Service::Order, &[&rig.orders]).await;
-    let claims = rig.stack.database(Service::Claims);
-    eventually(SOON, || async {
-        claims
-            .count("select count(*) from claims.claim where state = 'ACCEPTED'")
-            .await
-            == 8
-    })
-    .await;
+    concluding(&rig, 8).await;
     rig.stack.kill9(Service::Order);
     for call in calls {
         assert!(call.await.unwrap().is_err());
@@ -186,15 +191,7 @@ async fn orders_whose_transaction_the_database_interrupted_go_on_and_are_never_s
     let calls: Vec<Call> = (0..8)
         .map(|_| send(&rig.orders, insured_order("tok_visa")))
         .collect();
-    arrived(&rig, Service::Order, &[&rig.orders]).await;
-    let claims = rig.stack.database(Service::Claims);
-    eventually(SOON, || async {
-        claims
-            .count("select count(*) from claims.claim where state = 'ACCEPTED'")
-            .await
-            == 8
-    })
-    .await;
+    concluding(&rig, 8).await;
     // The first transaction has one order, and the second has those that came while it waited.
     for _ in 0..2 {
         let waiting = "select coalesce(min(pid), 0)::bigint from pg_stat_activity

@@ -3,7 +3,7 @@
 
 use proto::{
     claims::v1::{ClaimState, SubmitClaimRequest},
-    ops::v1::{RetrySagaRequest, Saga, SagaState},
+    ops::v1::SagaState,
     order::v1::{CancelOrderRequest, CaptureMode, FulfilOrderRequest, Order, OrderState},
     payment::v1::{CapturePaymentRequest, PaymentPurpose, RefundPaymentRequest, VoidPaymentRequest},
 };
@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::{
     order_rig::{Rig, SOON, fresh, reason},
     samples::{aed, insured_order, self_pay_order},
-    stuck_rig::{becomes_stuck, begin_to_fulfil, impatient},
+    stuck_rig::{becomes_stuck, begin_to_fulfil, impatient, retried},
 };
 
 async fn capture_by_hand(rig: &Rig, order: &Order, units: Option<i64>) {
@@ -33,26 +33,6 @@ async fn refund_by_hand(rig: &Rig, order: &Order) {
         reason: "captured by mistake".to_owned(),
     };
     rig.payments.clone().refund_payment(request).await.unwrap();
-}
-
-/// Wakes a stuck saga until its order is in that state: the mesh may need a moment to find a service that has come back.
-async fn retried(rig: &Rig, saga: &Saga, (order_id, state): (&str, OrderState)) -> Order {
-    eventually(SOON, || async {
-        let order = rig.get(order_id).await.map_err(|status| status.to_string())?;
-        if order.state() == state {
-            return Ok(order);
-        }
-        if rig.saga(&saga.id).await.state() == SagaState::Stuck {
-            let request = RetrySagaRequest {
-                request_id: fresh(),
-                id: saga.id.clone(),
-            };
-            // It may go on in this moment.
-            let _ = rig.sagas.clone().retry_saga(request).await;
-        }
-        Err(format!("{order:?}"))
-    })
-    .await
 }
 
 async fn confirmed(rig: &Rig) -> Order {

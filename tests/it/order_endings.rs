@@ -13,6 +13,7 @@ use tonic::Code;
 use crate::{
     order_rig::{Rig, SOON, fresh, reason, story},
     samples::{aed, insured_order, line, self_pay_order},
+    stuck_rig::retried,
 };
 
 fn refund(order: &Order) -> RefundOrderRequest {
@@ -224,12 +225,7 @@ async fn a_compensation_that_keeps_failing_is_stuck_until_an_operator_retries_it
     );
 
     rig.stack.restart(Service::Claims).await;
-    let request = RetrySagaRequest {
-        request_id: fresh(),
-        id: saga.id.clone(),
-    };
-    rig.sagas.clone().retry_saga(request).await.unwrap();
-    let order = rig.becomes(&order_id, OrderState::Rejected).await;
+    let order = retried(&rig, &saga, (&order_id, OrderState::Rejected)).await;
     assert_eq!(rig.saga(&order.saga_id).await.state(), SagaState::Compensated);
     let ended = RetrySagaRequest {
         request_id: fresh(),

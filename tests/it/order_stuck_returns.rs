@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::{
     claims::v1::ClaimState,
-    ops::v1::{RetrySagaRequest, Saga, SagaState, SagaStepState},
+    ops::v1::{Saga, SagaState, SagaStepState},
     order::v1::{
         CancelOrderRequest, CaptureMode, Order, OrderRefundState, OrderState, PlaceOrderRequest,
         RefundOrderRequest,
@@ -17,7 +17,7 @@ use crate::{
     claims_rig::{advice, file, import},
     order_rig::{Rig, SOON, fresh, reason},
     samples::{aed, insured_order, self_pay_order},
-    stuck_rig::{becomes_stuck, force, forcing, impatient, skip, skipping},
+    stuck_rig::{becomes_stuck, force, forcing, impatient, retried, skip, skipping},
 };
 
 /// Overdue after a second, so that a service that is away makes a saga stuck.
@@ -250,12 +250,7 @@ async fn a_return_waits_for_the_withdrawal_of_its_claim() {
     assert_eq!(saga.current_step, "withdraw_claim");
     assert_eq!(refusals(&rig, &saga).await, ["STEP_NEEDED", "NOT_GIVEN_BACK"]);
     rig.stack.restart(Service::Claims).await;
-    let request = RetrySagaRequest {
-        request_id: fresh(),
-        id: saga.id,
-    };
-    rig.sagas.clone().retry_saga(request).await.unwrap();
-    let returned = rig.becomes(&order.id, OrderState::Returned).await;
+    let returned = retried(&rig, &saga, (&order.id, OrderState::Returned)).await;
     assert_eq!(returned.refunded, Some(aed(20)));
     assert_eq!(returned.remarks, []);
     assert_eq!(rig.claims_of(&order.id).await[0].state(), ClaimState::Withdrawn);

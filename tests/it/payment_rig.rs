@@ -263,6 +263,15 @@ pub(crate) fn authorize(order: Uuid, minor: i64, method: &str) -> AuthorizePayme
         purpose: PaymentPurpose::Share.into(),
         amount: Some(aed(minor)),
         payment_method: method.to_owned(),
+        capture: false,
+    }
+}
+
+/// An authorization whose amount is taken at once.
+pub(crate) fn charge(order: Uuid, minor: i64, method: &str) -> AuthorizePaymentRequest {
+    AuthorizePaymentRequest {
+        capture: true,
+        ..authorize(order, minor, method)
     }
 }
 

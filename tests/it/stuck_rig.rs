@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use proto::{
-    ops::v1::{ForceCompleteSagaRequest, Saga, SagaState, SkipSagaStepRequest},
-    order::v1::FulfilOrderRequest,
+    ops::v1::{ForceCompleteSagaRequest, RetrySagaRequest, Saga, SagaState, SkipSagaStepRequest},
+    order::v1::{FulfilOrderRequest, Order, OrderState},
 };
 use tests::{Options, Service, eventually};
 use tonic::Status;
@@ -64,4 +64,24 @@ pub(crate) async fn skip(rig: &Rig, request: SkipSagaStepRequest) -> Result<Saga
 pub(crate) async fn force(rig: &Rig, request: ForceCompleteSagaRequest) -> Result<Saga, Status> {
     let answer = rig.sagas.clone().force_complete_saga(request).await?;
     Ok(answer.into_inner().saga.unwrap())
+}
+
+/// Wakes a stuck saga until its order is in that state: the mesh may need a moment to find a service that has come back.
+pub(crate) async fn retried(rig: &Rig, saga: &Saga, (order_id, state): (&str, OrderState)) -> Order {
+    eventually(SOON, || async {
+        let order = rig.get(order_id).await.map_err(|status| status.to_string())?;
+        if order.state() == state {
+            return Ok(order);
+        }
+        if rig.saga(&saga.id).await.state() == SagaState::Stuck {
+            let request = RetrySagaRequest {
+                request_id: fresh(),
+                id: saga.id.clone(),
+            };
+            // It may go on in this moment.
+            let _ = rig.sagas.clone().retry_saga(request).await;
+        }
+        Err(format!("{order:?}"))
+    })
+    .await
 }

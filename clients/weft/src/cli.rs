@@ -2,6 +2,7 @@
 
 mod empty;
 mod enum_value;
+mod no_effect;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -81,7 +82,7 @@ pub(crate) struct Globals {
     #[arg(long, short, global = true, env = "WEFT_OUTPUT", value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
     /// The facility that a locally minted token is for
-    #[arg(long, global = true, env = "WEFT_FACILITY", default_value = "local")]
+    #[arg(long, global = true, env = "WEFT_FACILITY", default_value = "local", value_parser = facility)]
     pub(crate) facility: String,
     /// A token to call with, instead of one minted from the local key
     #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true)]
@@ -117,6 +118,15 @@ pub(crate) fn currency(text: &str) -> Result<String, String> {
     let code = text.to_uppercase();
     let currency: money::Currency = code.parse().map_err(|error: money::Error| error.to_string())?;
     Ok(currency.code().to_owned())
+}
+
+/// Reads a facility's identifier, by the rule of the services: another one would be in no token that they take.
+fn facility(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    match (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        true => Ok(text.to_owned()),
+        false => Err("a facility must be 1 to 64 of A-Z a-z 0-9 . _ -".to_owned()),
+    }
 }
 
 /// Reads an argument that must be a UUID.
@@ -218,6 +228,21 @@ mod tests {
         let check =
             "weft order place --request f --validate-only --request-id 018f2d5e-0000-7000-8000-000000000001";
         assert!(super::Cli::try_parse_from(check.split(' ')).is_ok());
+    }
+
+    #[test]
+    fn a_facility_or_a_subject_that_the_services_refuse_is_refused_here() {
+        use clap::Parser as _;
+        let (long, service) = ("f".repeat(65), "service:order");
+        for arguments in [
+            vec!["token", "--facility", "al noor"],
+            vec!["order", "list", "--facility", &long],
+            vec!["token", "--subject", service],
+            vec!["token", "--subject", "a\nb"],
+        ] {
+            let read = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.iter().copied()));
+            assert!(read.is_err(), "{arguments:?}");
+        }
     }
 
     /// clap knows how to read a UUID by itself, but tells people of characters and groups.

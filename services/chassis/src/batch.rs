@@ -1,7 +1,7 @@
 //! Many callers, one transaction: what is asked for at the same time is written together.
 //!
 //! A caller that comes alone is served at once. While its transaction runs others queue up, and the next transaction
-//! takes them all. Nobody waits for a timer.
+//! takes them all. Where many come, it waits some milliseconds for those that are on their way.
 
 mod queue;
 
@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use queue::{Entry, Queue};
+use queue::{Entry, Next, Queue};
 use tokio::{sync::oneshot, time::Instant};
 use tonic::Status;
 use uuid::Uuid;
@@ -176,15 +176,26 @@ impl<C: Command> Batcher<C> {
     /// Begins as many transactions as there are lanes and items for.
     fn begin(&self) {
         loop {
-            let Some(batch) = self.lock().take() else { return };
+            let next = self.lock().next();
+            if matches!(next, Next::Nothing) {
+                return;
+            }
             let batcher = self.clone();
-            self.0.tasks.run(async move {
-                let aggregates: Vec<_> = batch.iter().map(|entry| entry.aggregate).collect();
-                batcher.carry_out(batch).await;
-                batcher.lock().finished(&aggregates);
-                batcher.begin();
-            });
+            self.0.tasks.run(async move { batcher.go(next).await });
         }
+    }
+
+    async fn go(self, mut next: Next<C>) {
+        while let Next::Gather(until) = next {
+            tokio::time::sleep_until(until).await;
+            next = self.lock().gathered();
+        }
+        if let Next::Batch(batch) = next {
+            let aggregates: Vec<_> = batch.iter().map(|entry| entry.aggregate).collect();
+            self.carry_out(batch).await;
+            self.lock().finished(&aggregates);
+        }
+        self.begin();
     }
 
     /// Carries a batch out, in halves where that fails.

@@ -21,6 +21,8 @@ pub struct AuthorizePayment {
     pub amount: Money,
     /// Empty: only create the payment.
     pub method: String,
+    /// Take the amount as soon as it is set aside.
+    pub capture: bool,
 }
 
 pub async fn authorize_payment(
@@ -32,6 +34,12 @@ pub async fn authorize_payment(
         return Err(Error::Invalid {
             field: "amount",
             problem: "must be above zero".to_owned(),
+        });
+    }
+    if command.capture && command.method.is_empty() {
+        return Err(Error::Invalid {
+            field: "capture",
+            problem: "needs a payment method".to_owned(),
         });
     }
     conduct(desk, request, command).await
@@ -53,8 +61,7 @@ impl Command for AuthorizePayment {
     fn created(&self, payment: Payment, intent: &Intent) -> Changes {
         let mut changes = Changes::none(&intent.request.facility, payment);
         if changes.payment.state == State::Authorizing {
-            let (id, request_id) = (intent.operation_id, intent.request_id());
-            let operation = Operation::authorize(id, &changes.payment, self.amount, request_id);
+            let operation = self.operation(&changes.payment, self.amount, intent);
             intent.open(&mut changes, operation);
         }
         changes
@@ -68,10 +75,19 @@ impl Command for AuthorizePayment {
         }
         let due = found.payment.authorizing(&self.method, Some(self.amount))?;
         found.idle()?;
-        let operation = Operation::authorize(intent.operation_id, &found.payment, due, intent.request_id());
+        let operation = self.operation(&found.payment, due, intent);
         let mut changes = Changes::none(&intent.request.facility, found.payment);
         changes.save(found.now);
         intent.open(&mut changes, operation);
         Ok(changes)
+    }
+}
+
+impl AuthorizePayment {
+    fn operation(&self, payment: &Payment, amount: Money, intent: &Intent) -> Operation {
+        Operation {
+            then_capture: self.capture,
+            ..Operation::authorize(intent.operation_id, payment, amount, intent.request_id())
+        }
     }
 }

@@ -36,6 +36,8 @@ pub struct Changes {
     pub(crate) operations: Vec<Update>,
     /// What is wanted of the processor next.
     pub(crate) opened: Option<Opened>,
+    /// What followed by itself, and has ended already.
+    followed: Option<Opened>,
     pub(crate) refund: Option<(Uuid, RefundState)>,
     booked: Option<Transaction>,
     pub(crate) events: Vec<Event>,
@@ -51,6 +53,7 @@ impl Changes {
             is_saved: false,
             operations: Vec::new(),
             opened: None,
+            followed: None,
             refund: None,
             booked: None,
             events: Vec::new(),
@@ -76,6 +79,32 @@ impl Changes {
             lease,
             key: key.cloned(),
         });
+    }
+
+    /// `operation` followed by itself, and has ended.
+    pub(crate) fn followed_by(&mut self, operation: &Operation) {
+        self.followed = Some(Opened {
+            operation: operation.clone(),
+            lease: Duration::ZERO,
+            key: None,
+        });
+    }
+
+    /// So much more was taken of an authorization, or given back of it.
+    pub(crate) fn moved(&mut self, authorization: Uuid, captured: i64, refunded: i64) {
+        let known = self
+            .operations
+            .iter_mut()
+            .find(|update| update.id == authorization);
+        match known {
+            Some(update) => {
+                update.captured += captured;
+                update.refunded += refunded;
+            }
+            None => self
+                .operations
+                .push(Update::moved(authorization, captured, refunded)),
+        }
     }
 
     /// This is told of the payment as it is now.
@@ -111,7 +140,12 @@ pub(crate) async fn write(conn: &mut PgConnection, changes: &[Changes]) -> Resul
     }
     let opened: Vec<_> = changes
         .iter()
-        .filter_map(|one| Some((&one.facility, one.opened.as_ref()?)))
+        .flat_map(|one| {
+            one.followed
+                .iter()
+                .chain(&one.opened)
+                .map(|new| (&one.facility, new))
+        })
         .collect();
     if !opened.is_empty() {
         operations::insert(conn, &opened).await?;

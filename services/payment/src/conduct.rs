@@ -26,7 +26,8 @@ use crate::{
     finishing::{Ended, Finished},
     let_go::let_go,
     operation::{Kind, Operation, State},
-    payment::{self, Payment},
+    payment::{self, Payment, Purpose},
+    processor::Outcome,
     starting::{Started, begun_by},
     store::{
         locks::{self, Target},
@@ -80,17 +81,18 @@ pub(crate) async fn drive(
     mut approach: Approach,
     request: Option<&Request>,
 ) -> Result<wire::Payment, Error> {
-    let timeout = desk.processing.timeout();
     loop {
-        let budget = request.map_or(timeout, |request| {
-            request.time_left(timeout + RESERVE).saturating_sub(RESERVE)
-        });
-        let heard = if budget < LEAST_BUDGET {
-            Heard::OutOfTime
-        } else {
-            exchange::with(&*desk.processor, &operation, approach, budget).await
+        let heard = exchange(desk, &operation, approach, request).await;
+        // What follows an authorization at once is written down together with it.
+        let next = operation.then_capture && matches!(heard, Heard::Settled(Outcome::Approved { .. }));
+        let capture = match next {
+            true => {
+                let capture = operation.next(Kind::Capture);
+                Some(exchange(desk, &capture, Approach::Send, request).await)
+            }
+            false => None,
         };
-        match hear(desk, facility, &operation, heard, request).await {
+        match hear(desk, facility, &operation, (heard, capture), request).await {
             Ok(Finished::Done(payment)) => return Ok(payment),
             Ok(Finished::Next(next)) => (operation, approach) = (next, Approach::Send),
             Ok(Finished::Elsewhere) => return elsewhere(desk, facility, &operation, request).await,
@@ -101,6 +103,23 @@ pub(crate) async fn drive(
                 return Err(error);
             }
         }
+    }
+}
+
+/// Exchanges with the processor for as long as that and the caller have time.
+async fn exchange(
+    desk: &Desk,
+    operation: &Operation,
+    approach: Approach,
+    request: Option<&Request>,
+) -> Heard {
+    let timeout = desk.processing.timeout();
+    let budget = request.map_or(timeout, |request| {
+        request.time_left(timeout + RESERVE).saturating_sub(RESERVE)
+    });
+    match budget < LEAST_BUDGET {
+        true => Heard::OutOfTime,
+        false => exchange::with(&*desk.processor, operation, approach, budget).await,
     }
 }
 
@@ -160,8 +179,8 @@ async fn look(
     if operation.is_open() {
         return match operation.state {
             State::Unknown => {
-                interim(&operation)?;
                 let payment = locked(conn, &request.facility, &operation).await?;
+                interim(&operation, payment.purpose)?;
                 let payment = view(conn, &payment).await?;
                 Ok(Claimed::Answered(Answer {
                     payment,
@@ -212,13 +231,14 @@ async fn hear(
     desk: &Desk,
     facility: &Facility,
     operation: &Operation,
-    heard: Heard,
+    (heard, capture): (Heard, Option<Heard>),
     request: Option<&Request>,
 ) -> Result<Finished, Error> {
     let ended = Ended {
         facility: facility.clone(),
         operation: operation.clone(),
         heard,
+        capture,
         key: request.map(|request| request.key.clone()),
         span: Span::current(),
     };
@@ -248,12 +268,13 @@ async fn elsewhere(
     Ok(answered)
 }
 
-/// Whether something can be said while the outcome is open: of an authorization, how it stands. That is not kept, so that
-/// the same request finds the outcome when it comes again.
-pub(crate) fn interim(operation: &Operation) -> Result<(), Error> {
+/// Whether something can be said while the outcome is open: of an authorization, and of a share that is captured with it,
+/// how it stands. That is not kept, so that the same request finds the outcome when it comes again.
+pub(crate) fn interim(operation: &Operation, purpose: Purpose) -> Result<(), Error> {
     match operation.kind {
         // A release is nothing that the request waits for.
         Kind::Authorize | Kind::Release => Ok(()),
+        Kind::Capture if !operation.is_waited_for(purpose) => Ok(()),
         Kind::Capture | Kind::Void | Kind::Expire | Kind::Refund => Err(Error::NoAnswer),
     }
 }

@@ -24,10 +24,10 @@ use crate::{
     error::Error,
     exchange::Heard,
     operation::{Kind, Operation, State},
-    payment,
+    payment::{self, Purpose},
     processor::Outcome,
     publish,
-    settle::{Answered, settle},
+    settle::{Answered, settle, settle_next},
     store::{
         locks::{self, Exchanged},
         operations::{self, Charge},
@@ -42,6 +42,8 @@ pub struct Ended {
     /// As it was leased.
     pub(crate) operation: Operation,
     pub(crate) heard: Heard,
+    /// What came of the capture that follows by itself, if that was asked for at once.
+    pub(crate) capture: Option<Heard>,
     /// Of the request that it was made for.
     pub(crate) key: Option<Key>,
     /// What happens, happens in this span's trace.
@@ -208,7 +210,14 @@ impl Finishing {
             lease: self.processing.lease(),
             charges,
         };
-        let settled = settle(locked.payment, answered)?;
+        let mut settled = settle(locked.payment, answered)?;
+        match &ended.capture {
+            Some(Heard::Settled(outcome)) => {
+                settled = settle_next(settled, Answered { outcome, ..answered })?;
+            }
+            Some(unsettled) => return Ok(self.postpone_next(settled.changes, unsettled)),
+            None => {}
+        }
         let told = match settled.changes.opened {
             Some(_) => Ok(Told::Next),
             None => conclusion(&settled.operation).map(|()| Told::Answer),
@@ -219,6 +228,18 @@ impl Finishing {
         })
     }
 
+    /// The outcome of the capture that follows stays open.
+    fn postpone_next(&self, mut changes: Changes, heard: &Heard) -> Decision {
+        let purpose = changes.payment.purpose;
+        let mut told = Ok(Told::Interim);
+        if let Some(next) = &mut changes.opened {
+            let (state, pause, error) = self.later(heard, next.operation.state, 0);
+            (next.operation.state, next.lease) = (state, pause);
+            told = told_meanwhile(&next.operation, purpose, error);
+        }
+        Decision { changes, told }
+    }
+
     /// The outcome stays open: somebody will ask again later.
     fn postpone(&self, ended: &Ended, heard: &Heard, exchanged: Exchanged) -> Result<Decision, Error> {
         let Exchanged {
@@ -227,14 +248,7 @@ impl Finishing {
             attempts,
             ..
         } = exchanged;
-        let again = self.processing.ask_again_in(attempts + 1);
-        let (state, pause, error) = match heard {
-            Heard::OutOfTime => (state, Duration::ZERO, Some(Error::OutOfTime)),
-            // Of one that was sent before, the outcome is still open.
-            Heard::Unreachable if state == State::Unknown => (state, again, Some(Error::NoAnswer)),
-            Heard::Unreachable => (state, again, Some(Error::Unreachable)),
-            Heard::Silence | Heard::Processing | Heard::Settled(_) => (State::Unknown, again, None),
-        };
+        let (state, pause, error) = self.later(heard, state, attempts);
         let operation = &ended.operation;
         let mut changes = Changes::none(&ended.facility, locked.payment);
         changes
@@ -249,11 +263,28 @@ impl Finishing {
             let event = publish::outcome_unknown(&changes.payment);
             changes.tell(operation.request_id, &event);
         }
-        let told = match error {
-            Some(error) => Err(error),
-            None => interim(operation).map(|()| Told::Interim),
-        };
+        let told = told_meanwhile(operation, changes.payment.purpose, error);
         Ok(Decision { changes, told })
+    }
+
+    /// How an operation stays open that was in `state`, when somebody asks again, and why nothing is known of it.
+    fn later(&self, heard: &Heard, state: State, attempts: u32) -> (State, Duration, Option<Error>) {
+        let again = self.processing.ask_again_in(attempts + 1);
+        match heard {
+            Heard::OutOfTime => (state, Duration::ZERO, Some(Error::OutOfTime)),
+            // Of one that was sent before, the outcome is still open.
+            Heard::Unreachable if state == State::Unknown => (state, again, Some(Error::NoAnswer)),
+            Heard::Unreachable => (state, again, Some(Error::Unreachable)),
+            Heard::Silence | Heard::Processing | Heard::Settled(_) => (State::Unknown, again, None),
+        }
+    }
+}
+
+/// What the caller of an operation is told that stays open.
+fn told_meanwhile(operation: &Operation, purpose: Purpose, error: Option<Error>) -> Result<Told, Error> {
+    match error {
+        Some(error) if operation.is_waited_for(purpose) => Err(error),
+        _ => interim(operation, purpose).map(|()| Told::Interim),
     }
 }
 

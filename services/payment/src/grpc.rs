@@ -57,6 +57,7 @@ impl PaymentService for Grpc {
             amount: amount(message.amount.as_ref())?
                 .ok_or_else(|| status::invalid_field("amount", "must be set"))?,
             method: message.payment_method,
+            capture: message.capture,
         };
         let answer = authorize_payment(&self.desk, &made, command).await?;
         Ok(respond(answer, |payment| AuthorizePaymentResponse {

@@ -3,7 +3,10 @@
 use money::Money;
 use uuid::Uuid;
 
-use crate::{payment::Payment, processor::Outcome};
+use crate::{
+    payment::{Payment, Purpose},
+    processor::Outcome,
+};
 
 /// An effect wanted of the processor. Its id is the key of every call made for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,15 +100,14 @@ impl Operation {
         }
     }
 
-    /// The operation that follows this one by itself, for the same request.
+    /// The operation that follows this one by itself, for the same request. The id of a capture is the one after its
+    /// authorization's: whoever resumes the authorization asks for the same capture.
     pub fn next(&self, kind: Kind) -> Self {
-        let next = Self::following(
-            Uuid::now_v7(),
-            kind,
-            self.payment_id,
-            self.authorization_id,
-            self.amount,
-        );
+        let id = match (self.kind, kind) {
+            (Kind::Authorize, Kind::Capture) => Uuid::from_u128(self.id.as_u128().wrapping_add(1)),
+            _ => Uuid::now_v7(),
+        };
+        let next = Self::following(id, kind, self.payment_id, self.authorization_id, self.amount);
         Self {
             root_id: self.root_id,
             request_id: self.request_id,
@@ -135,6 +137,12 @@ impl Operation {
     /// Whether the processor's final answer is still to come.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Running | State::Unknown)
+    }
+
+    /// Whether the request that brought it about is answered only when it has ended. An order asks for the capture of its
+    /// share by a request of its own when that is missing; nobody but the patient would for a balance.
+    pub fn is_waited_for(&self, purpose: Purpose) -> bool {
+        !(self.kind == Kind::Capture && self.follows() && purpose == Purpose::Share)
     }
 
     /// Whether another operation brought it about.

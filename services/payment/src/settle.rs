@@ -48,15 +48,35 @@ pub(crate) fn settle(payment: Payment, answered: Answered<'_>) -> Result<Settled
     operation.end(answered.outcome);
     let mut changes = Changes::none(answered.facility, payment);
     changes.operations.push(Update::ended(&operation));
+    apply(&mut changes, &operation, answered)?;
+    Ok(Settled { changes, operation })
+}
+
+/// Applies the answer to what follows by itself, which has come already.
+pub(crate) fn settle_next(settled: Settled, answered: Answered<'_>) -> Result<Settled, Error> {
+    let Settled {
+        mut changes,
+        mut operation,
+    } = settled;
+    if let Some(next) = changes.opened.take() {
+        operation = next.operation;
+        operation.end(answered.outcome);
+        changes.followed_by(&operation);
+        apply(&mut changes, &operation, answered)?;
+    }
+    Ok(Settled { changes, operation })
+}
+
+fn apply(changes: &mut Changes, operation: &Operation, answered: Answered<'_>) -> Result<(), Error> {
     let next = match answered.outcome {
-        Outcome::Approved { reference } => approved(&mut changes, &operation, reference, answered)?,
-        Outcome::Refused { reason } => refused(&mut changes, &operation, reason)?,
+        Outcome::Approved { reference } => approved(changes, operation, reference, answered)?,
+        Outcome::Refused { reason } => refused(changes, operation, reason)?,
     };
     changes.save(answered.now);
     if let Some(next) = next {
         changes.open(next, answered.lease, None);
     }
-    Ok(Settled { changes, operation })
+    Ok(())
 }
 
 fn approved(
@@ -77,10 +97,9 @@ fn approved(
         }
         Kind::Capture => {
             payment.captured(amount.minor())?;
-            let moved = Update::moved(operation.authorization_id, amount.minor(), 0);
             let origin = origin(payment, operation);
             let event = publish::captured(payment, amount);
-            changes.operations.push(moved);
+            changes.moved(operation.authorization_id, amount.minor(), 0);
             changes.book(Transaction::payment_captured(origin, amount))?;
             changes.tell(operation.request_id, &event);
         }
@@ -147,8 +166,7 @@ fn refund(
 ) -> Result<Option<Operation>, Error> {
     let amount = operation.amount;
     changes.payment.refunded(amount.minor())?;
-    let moved = Update::moved(operation.authorization_id, 0, amount.minor());
-    changes.operations.push(moved);
+    changes.moved(operation.authorization_id, 0, amount.minor());
     changes.refund = Some((operation.id, RefundState::Succeeded));
     let origin = origin(&changes.payment, operation);
     changes.book(Transaction::refund(origin, amount))?;

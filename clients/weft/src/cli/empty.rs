@@ -9,7 +9,7 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::Cli;
+use super::{Cli, no_effect};
 
 /// Reads a command line.
 ///
@@ -20,11 +20,10 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Er
     let matches = command.try_get_matches_from_mut(arguments)?;
     refuse_empty(&command, &matches)?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-    if cli.globals.request_id.is_some() && !cli.command.takes_a_request_id() {
-        let message = "--request-id names a request that changes something, and this command sends none";
-        return Err(command.error(ErrorKind::ArgumentConflict, message));
+    match no_effect::told(&cli, &matches) {
+        Some(message) => Err(command.error(ErrorKind::ArgumentConflict, message)),
+        None => Ok(cli),
     }
-    Ok(cli)
 }
 
 fn refuse_empty(command: &clap::Command, matches: &ArgMatches) -> Result<(), Error> {
@@ -128,20 +127,5 @@ mod tests {
             }
         }
         assert!(looked_at > 100, "{looked_at}");
-    }
-
-    #[test]
-    fn a_request_id_is_refused_where_nothing_is_changed() {
-        let id = "018f2d5e-0000-7000-8000-000000000001";
-        refused(&["order", "list", "--request-id", id]);
-        for changing in [
-            "order cancel R",
-            "dlq replay --all",
-            "saga retry 018f2d5e-0000-7000-8000-000000000002",
-        ] {
-            let line = format!("weft {changing} --request-id {id}");
-            let read = super::parse(line.split(' ').map(Into::into));
-            assert!(read.is_ok(), "{line}: {:?}", read.err());
-        }
     }
 }

@@ -12,12 +12,18 @@ use crate::{
     paging::{self, Limit},
 };
 
-/// The groups of one service, largest first. None where it has no dead letters to offer.
-pub(crate) async fn of(
-    clients: &Clients,
-    service: Service,
-    limit: Limit,
-) -> Result<Vec<DeadLetterGroup>, Failure> {
+/// The groups of one service.
+#[derive(Default)]
+pub(crate) struct Groups {
+    /// Largest first.
+    pub(crate) rows: Vec<DeadLetterGroup>,
+    /// More dead letters are open than are counted.
+    partial: bool,
+}
+
+/// The groups of one service. None where it has no dead letters to offer.
+pub(crate) async fn of(clients: &Clients, service: Service, limit: Limit) -> Result<Groups, Failure> {
+    let mut partial = false;
     let listed = paging::collect(limit, async |page_size, page_token| {
         let request = ListDeadLetterGroupsRequest {
             page_size,
@@ -30,21 +36,26 @@ pub(crate) async fn of(
         let page = answer
             .during("ops.v1.DeadLetterService/ListDeadLetterGroups")?
             .into_inner();
+        partial = page.partial;
         Ok((page.groups, page.next_page_token))
     });
     match listed.await {
-        Ok(listed) => Ok(listed.rows),
-        Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => Ok(Vec::new()),
+        Ok(listed) => Ok(Groups {
+            rows: listed.rows,
+            partial,
+        }),
+        Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => Ok(Groups::default()),
         Err(failure) => Err(failure),
     }
 }
 
 pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Result<(), Failure> {
     clients.fits::<ListDeadLetterGroupsRequest>()?;
-    let mut found = Vec::new();
+    let (mut found, mut partial) = (Vec::new(), Vec::new());
     for service in Service::ALL {
         let groups = of(clients, service, limit).await?;
-        found.extend(groups.into_iter().map(|group| (service, group)));
+        partial.extend(groups.partial.then_some(service.name()));
+        found.extend(groups.rows.into_iter().map(|group| (service, group)));
     }
     found.sort_by_key(|(_, group)| std::cmp::Reverse(group.count));
     limit.cut(&mut found, false);
@@ -53,7 +64,7 @@ pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Res
             .iter()
             .map(|(service, group)| Ok(json!({"service": service.name(), "group": output::json(group)?})))
             .collect();
-        return output::print_json(&json!({"groups": rows?}));
+        return output::print_json(&json!({"groups": rows?, "partial": !partial.is_empty()}));
     }
     let heading = [
         "FINGERPRINT",
@@ -87,6 +98,12 @@ pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Res
         ]);
     }
     print!("{table}");
+    if !partial.is_empty() {
+        eprintln!(
+            "more than 10,000 dead letters are open in {}: only the newest 10,000 are counted",
+            partial.join(" and ")
+        );
+    }
     if let Some((_, group)) = found.first() {
         eprintln!("next: weft dlq show {}", group.sample_dead_letter_id);
         eprintln!("  or: weft dlq replay --group {} --canary", group.fingerprint);

@@ -320,7 +320,7 @@ fn verdict(runs: &[(Service, ReplayRun)], next: &str) -> Result<(), Failure> {
 async fn service_of(clients: &Clients, fingerprint: &str) -> Result<Service, Failure> {
     for service in Service::ALL {
         let groups = groups::of(clients, service, Limit { limit: 1_000 }).await?;
-        if groups.iter().any(|group| group.fingerprint == fingerprint) {
+        if groups.rows.iter().any(|group| group.fingerprint == fingerprint) {
             return Ok(service);
         }
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::home::Home;
 
@@ -99,7 +100,7 @@ pub(crate) async fn clear_leftovers(home: &Home) -> anyhow::Result<()> {
             }
             if is_ours(home, pid) {
                 eprintln!("process {pid} does not stop, killing it");
-                signal(pid, "KILL");
+                send(pid, Signal::KILL);
             }
         }
         let _ = fs::remove_file(&path);
@@ -107,12 +108,10 @@ pub(crate) async fn clear_leftovers(home: &Home) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends a signal by name, through the shell: the standard library has no safe way to.
-pub(crate) fn signal(pid: u32, name: &str) -> bool {
-    let sent = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .output();
-    sent.is_ok_and(|output| output.status.success())
+/// Sends a signal; false when there is no such process, or it is not ours.
+pub(crate) fn send(pid: u32, signal: Signal) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
 /// Whether the process exists and names this folder on its command line: a pid may belong to somebody else by now.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{
@@ -80,7 +81,7 @@ pub(crate) async fn down(globals: &Globals) -> Result<(), Failure> {
     let Some(description) = home.description().filter(|_| Lock::is_taken(&home)) else {
         return stopped(globals.output, &home, "nothing runs in", false);
     };
-    if !lock::signal(description.pid, "TERM") {
+    if !lock::send(description.pid, Signal::TERM) {
         return Err(Failure::Other(anyhow!(
             "process {} cannot be told to stop",
             description.pid

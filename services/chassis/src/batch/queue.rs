@@ -3,12 +3,20 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use super::{Command, Limits, Refused};
+
+/// From so many items at a time on, a transaction waits for more. Below it costs a caller more than it saves.
+const MANY: usize = 4;
+/// It waits until no item has come for so long: those of one transaction come from another one, together,
+const QUIET: Duration = Duration::from_millis(2);
+/// or for so long.
+const LONGEST: Duration = Duration::from_millis(8);
 
 /// An item that waits.
 pub(super) struct Entry<C: Command> {
@@ -31,6 +39,25 @@ pub(super) struct Queue<C: Command> {
     /// The aggregates of the transactions that run.
     running: HashSet<Uuid>,
     lanes: usize,
+    /// How many the last transaction was for, and how many more had come when it ended.
+    lately: usize,
+    gathering: Option<Gathering>,
+}
+
+/// What is to be done next.
+pub(super) enum Next<C: Command> {
+    Nothing,
+    /// Carry these out, sorted by aggregate.
+    Batch(Vec<Entry<C>>),
+    /// Look again at this time, with [`Queue::gathered`]; more will have come.
+    Gather(Instant),
+}
+
+/// A transaction that waits for more items.
+#[derive(Clone, Copy)]
+struct Gathering {
+    since: Instant,
+    newest: Instant,
 }
 
 impl<C: Command> Queue<C> {
@@ -40,6 +67,8 @@ impl<C: Command> Queue<C> {
             waiting: VecDeque::new(),
             running: HashSet::new(),
             lanes: 0,
+            lately: 0,
+            gathering: None,
         }
     }
 
@@ -48,17 +77,51 @@ impl<C: Command> Queue<C> {
         let fits = self.waiting.len() < self.limits.waiting;
         if fits {
             self.waiting.push_back(entry);
+            if let Some(gathering) = &mut self.gathering {
+                gathering.newest = Instant::now();
+            }
         }
         fits
     }
 
-    /// The next batch, if a lane is free for it: the items that have waited longest, sorted by aggregate.
-    pub(super) fn take(&mut self) -> Option<Vec<Entry<C>>> {
-        let is_worth_a_lane =
-            self.lanes == 0 || (self.lanes < self.limits.lanes && self.waiting.len() >= self.limits.items);
-        if !is_worth_a_lane {
-            return None;
+    /// The next batch, if a lane is free for it: the items that have waited longest. Where many come, more are waited for.
+    pub(super) fn next(&mut self) -> Next<C> {
+        let is_whole = self.waiting.len() >= self.limits.items;
+        if self.waiting.is_empty() || self.lanes >= self.limits.lanes || (self.lanes > 0 && !is_whole) {
+            return Next::Nothing;
         }
+        if !is_whole && self.gathering.is_some() {
+            return Next::Nothing;
+        }
+        if !is_whole && self.lately >= MANY {
+            let now = Instant::now();
+            self.gathering = Some(Gathering {
+                since: now,
+                newest: now,
+            });
+            return Next::Gather(now + QUIET);
+        }
+        self.take().map_or(Next::Nothing, Next::Batch)
+    }
+
+    /// What is to be done when a time to gather is over.
+    pub(super) fn gathered(&mut self) -> Next<C> {
+        let Some(gathering) = self.gathering else {
+            return Next::Nothing;
+        };
+        let until = (gathering.newest + QUIET).min(gathering.since + LONGEST);
+        if Instant::now() < until && self.lanes == 0 && !self.waiting.is_empty() {
+            return Next::Gather(until);
+        }
+        self.gathering = None;
+        // A whole batch may have gone ahead; what is left goes when that has ended.
+        if self.lanes > 0 {
+            return Next::Nothing;
+        }
+        self.take().map_or(Next::Nothing, Next::Batch)
+    }
+
+    fn take(&mut self) -> Option<Vec<Entry<C>>> {
         self.drop_the_late();
         let mut batch: Vec<Entry<C>> = Vec::new();
         let mut others = VecDeque::with_capacity(self.waiting.len());
@@ -81,6 +144,7 @@ impl<C: Command> Queue<C> {
     /// A batch has been carried out.
     pub(super) fn finished(&mut self, aggregates: &[Uuid]) {
         self.lanes -= 1;
+        self.lately = aggregates.len() + self.waiting.len();
         for aggregate in aggregates {
             self.running.remove(aggregate);
         }

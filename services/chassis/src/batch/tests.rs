@@ -147,6 +147,49 @@ async fn what_comes_while_a_transaction_runs_shares_the_next_in_the_order_of_its
     assert!(store.committed.lock().unwrap()[1].is_sorted());
 }
 
+#[tokio::test(start_paused = true)]
+async fn where_many_come_a_transaction_waits_for_those_on_their_way() {
+    let store = Store::held_up();
+    let batcher = batcher(&store, Limits::default());
+    let mut submitted = vec![submit_all(&batcher, (0..5).map(|number| item(number, Does::Succeed))).await];
+    store.go_on();
+    let begun = Instant::now();
+    for number in 5..8 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        submitted.push(submit_all(&batcher, [item(number, Does::Succeed)]).await);
+    }
+    for submitted in submitted {
+        submitted.join_all().await;
+    }
+    assert_eq!(store.sizes(), [1, 7]);
+    assert!(begun.elapsed() < Duration::from_millis(8));
+
+    // The one that comes alone next is not told from many; the one after it is.
+    batcher.submit(item(8, Does::Succeed), None).await.unwrap();
+    let begun = Instant::now();
+    batcher.submit(item(9, Does::Succeed), None).await.unwrap();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(store.sizes(), [1, 7, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_more_items_without_end() {
+    let store = Store::held_up();
+    let batcher = batcher(&store, Limits::default());
+    let mut submitted = vec![submit_all(&batcher, (0..5).map(|number| item(number, Does::Succeed))).await];
+    store.go_on();
+    for number in 5..35 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        submitted.push(submit_all(&batcher, [item(number, Does::Succeed)]).await);
+    }
+    for submitted in submitted {
+        submitted.join_all().await;
+    }
+    let sizes = store.sizes();
+    assert!(sizes.iter().all(|size| *size <= 14), "{sizes:?}");
+    assert_eq!(sizes.iter().sum::<usize>(), 35);
+}
+
 #[tokio::test]
 async fn a_second_lane_opens_for_a_whole_batch_only() {
     let limits = Limits {

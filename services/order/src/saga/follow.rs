@@ -58,6 +58,12 @@ impl Run {
     pub(super) fn moved(&self, movement: &Movement, rules: &Rules<'_>) -> Result<Run, WrongState> {
         let mut next = self.clone();
         match movement {
+            // Two steps, as if each had been a call of its own.
+            Movement::Succeeded(Effect::PaymentCaptured(id)) => {
+                let authorized = Movement::Succeeded(Effect::PaymentAuthorized(*id));
+                let captured = Movement::Succeeded(Effect::Nothing);
+                return self.moved(&authorized, rules)?.moved(&captured, rules);
+            }
             Movement::Succeeded(effect) => {
                 next.take_effect(effect);
                 next.saga.succeeded(effect.text());
@@ -95,7 +101,7 @@ impl Run {
         match effect {
             Effect::Nothing | Effect::ClaimSubmitted { rejection: None } => {}
             Effect::ClaimPrepared(id) => self.order.claim_prepared(*id),
-            Effect::PaymentAuthorized(id) => self.order.payment_begun(*id),
+            Effect::PaymentAuthorized(id) | Effect::PaymentCaptured(id) => self.order.payment_begun(*id),
             Effect::BalanceToRefund(left) => {
                 if let Some(refund) = &mut self.refund {
                     refund.balance = *left;

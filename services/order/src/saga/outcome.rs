@@ -29,6 +29,8 @@ pub enum Effect {
     Nothing,
     ClaimPrepared(Uuid),
     PaymentAuthorized(Uuid),
+    /// The capture, which is the next step, has succeeded with the authorization.
+    PaymentCaptured(Uuid),
     /// With the reason when the post office refused the submission.
     ClaimSubmitted {
         rejection: Option<String>,
@@ -53,7 +55,7 @@ impl Effect {
             Effect::Nothing => String::new(),
             Effect::BalanceToRefund(_) => "the patient has paid the balance".to_owned(),
             Effect::ClaimPrepared(id) => format!("claim {id}"),
-            Effect::PaymentAuthorized(id) => format!("payment {id}"),
+            Effect::PaymentAuthorized(id) | Effect::PaymentCaptured(id) => format!("payment {id}"),
             Effect::ClaimSubmitted { rejection: None } => String::new(),
             Effect::ClaimSubmitted {
                 rejection: Some(reason),

@@ -78,6 +78,7 @@ impl Participants {
             saga, action, order, ..
         } = *task;
         let key = saga.key(action);
+        let captures = saga.plan.contains(&Step::CapturePayment);
         let step = match action.compensation {
             true => action
                 .step
@@ -100,8 +101,12 @@ impl Participants {
             }
             Step::SubmitClaim => self.claims.submit(context, order, key).await,
             Step::WithdrawClaim => self.claims.withdraw(context, order, key, why).await,
-            Step::AuthorizePayment => self.payments.authorize(context, order, key).await,
+            Step::AuthorizePayment => self.payments.authorize(context, order, key, captures).await,
             Step::CapturePayment => self.payments.capture(context, order, key).await,
+            // The authorization may have been captured with the same call, whose answer was lost.
+            Step::VoidPayment if action.compensation && captures => {
+                self.payments.take_back_share(context, order, key, why).await
+            }
             Step::VoidPayment => self.payments.void_share(context, order, key, why).await,
             Step::VoidBalance => self.payments.let_balance_go(context, order, key, why).await,
             Step::RefundPayment | Step::RefundBalance => {

@@ -95,6 +95,46 @@ fn a_capture_follows_an_authorization_that_nobody_else_captures() {
 }
 
 #[test]
+fn a_capture_that_was_asked_for_at_once_is_written_with_its_authorization() {
+    let payment = payment(Purpose::Share, PaymentState::Authorizing);
+    let operation = Operation {
+        then_capture: true,
+        ..authorization(&payment)
+    };
+    let facility = Facility::new("F1").unwrap();
+    let settled = settled(payment, &operation, &approved(), &[]);
+    let answered = Answered {
+        facility: &facility,
+        operation: &operation,
+        outcome: &approved(),
+        now: OffsetDateTime::UNIX_EPOCH,
+        lifetime: time::Duration::days(7),
+        lease: Duration::from_secs(5),
+        charges: &[],
+    };
+    let settled = settle_next(settled, answered).unwrap();
+    assert!(settled.changes.opened.is_none());
+    assert_eq!(told(&settled), ["Authorized", "Captured"]);
+    let versions: Vec<_> = settled
+        .changes
+        .events
+        .iter()
+        .map(|event| event.meta.version)
+        .collect();
+    assert_eq!(versions, [2, 3]);
+    // One change of the authorization: it has ended, and all of it was taken.
+    let [update] = &settled.changes.operations[..] else {
+        panic!("{:?}", settled.changes.operations);
+    };
+    assert_eq!(
+        (update.id, update.state, update.captured),
+        (operation.id, Some(State::Succeeded), 1_000)
+    );
+    assert_eq!(settled.operation.id, operation.next(Kind::Capture).id);
+    assert_eq!(settled.operation.state, State::Succeeded);
+}
+
+#[test]
 fn a_refused_capture_declines_a_balance_and_leaves_a_share_to_its_saga() {
     for (purpose, state, events) in [
         (Purpose::Share, PaymentState::Authorized, vec![]),

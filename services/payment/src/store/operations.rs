@@ -34,8 +34,8 @@ pub struct Opened {
     pub key: Option<Key>,
 }
 
-/// Writes operations down, with the refunds that those of the kind REFUND are to make. Their payments must be locked and
-/// have none open.
+/// Writes operations down, open ones and such as have ended, with the refunds that those of the kind REFUND are to make.
+/// Their payments must be locked and have none open.
 pub async fn insert(conn: &mut PgConnection, opened: &[(&Facility, &Opened)]) -> Result<(), sqlx::Error> {
     let operations: Vec<&Operation> = opened.iter().map(|(_, opened)| &opened.operation).collect();
     let ids = |value: fn(&Operation) -> Uuid| operations.iter().map(|one| value(one)).collect::<Vec<_>>();
@@ -53,15 +53,16 @@ pub async fn insert(conn: &mut PgConnection, opened: &[(&Facility, &Opened)]) ->
         "with opened as (
              insert into payment.operation (id, facility, payment_id, kind, state, root_id, target_id, currency, amount,
                  method, merchant_reference, reason, then_capture, request_id, lease_until, remaining, request_method,
-                 request_hash)
+                 request_hash, reference, refusal)
              select id, facility, payment_id, kind, state, root_id, target_id, currency, amount, method,
                  merchant_reference, reason, then_capture, request_id,
-                 clock_timestamp() + lease * interval '1 microsecond', remaining, request_method, request_hash
+                 clock_timestamp() + lease * interval '1 microsecond', remaining, request_method, request_hash,
+                 reference, refusal
              from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[],
                  $9::bigint[], $10::text[], $11::text[], $12::text[], $13::boolean[], $14::uuid[], $15::bigint[],
-                 $16::bigint[], $17::text[], $18::bytea[]) as new (id, facility, payment_id, kind, state, root_id,
-                 target_id, currency, amount, method, merchant_reference, reason, then_capture, request_id, lease,
-                 remaining, request_method, request_hash)
+                 $16::bigint[], $17::text[], $18::bytea[], $19::text[], $20::text[]) as new (id, facility, payment_id,
+                 kind, state, root_id, target_id, currency, amount, method, merchant_reference, reason, then_capture,
+                 request_id, lease, remaining, request_method, request_hash, reference, refusal)
              returning id, facility, payment_id, kind, currency, amount, reason
          )
          insert into payment.refund (id, facility, payment_id, currency, amount, reason, state)
@@ -84,6 +85,8 @@ pub async fn insert(conn: &mut PgConnection, opened: &[(&Facility, &Opened)]) ->
         &numbers(|one| one.remaining),
         &methods as &[&str],
         &hashes as &[Option<&[u8]>],
+        &texts(|one| &one.reference) as &[&str],
+        &texts(|one| &one.refusal) as &[&str],
     )
     .execute(conn)
     .await?;

@@ -96,14 +96,18 @@ pub(super) fn captured(order: &Order, payment: &Payment) -> Result<Option<Outcom
     ))))
 }
 
-/// A captured share cannot be let go; nothing of it is kept once it was given back.
-pub(super) fn given_back_whole(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+/// What is kept of a payment that was captured, in minor units.
+pub(super) fn kept(payment: &Payment) -> Result<Option<i64>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
     }
     let paid = decided(payment)?;
-    let kept = paid.captured - paid.refunded;
-    Ok(Some(match kept {
+    Ok(Some(paid.captured - paid.refunded))
+}
+
+/// A captured share cannot be let go; nothing of it is kept once it was given back.
+pub(super) fn given_back_whole(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+    Ok(kept(payment)?.map(|kept| match kept {
         0 => done(),
         kept => stuck(format!(
             "the payment is captured and {} of it is kept: refund it by hand, then retry the saga",

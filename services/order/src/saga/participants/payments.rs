@@ -28,13 +28,16 @@ impl Payments {
         Payments(PaymentServiceClient::new(channel))
     }
 
-    /// Once there is a payment, it is only asked about: it may have been charged.
+    /// Once there is a payment, it is only asked about: it may have been charged. `captures`: it is captured next, which
+    /// one call does together where there is a payment method.
     pub(super) async fn authorize(
         &self,
         context: &Context,
         order: &Order,
         key: Uuid,
+        captures: bool,
     ) -> Result<Outcome, Status> {
+        let capture = captures && !order.payment_method.is_empty();
         let payment = match order.payment_id {
             Some(id) => {
                 self.get(
@@ -47,15 +50,28 @@ impl Payments {
                 .await?
             }
             None => {
+                // An earlier version of this service may have asked under the saga's key, without the capture.
+                let key = if capture {
+                    Uuid::new_v5(&key, b"capture")
+                } else {
+                    key
+                };
                 let request = AuthorizePaymentRequest {
                     request_id: key.to_string(),
                     order_id: order.id.to_string(),
                     purpose: PaymentPurpose::Share.into(),
                     amount: Some(order.money(order.price.patient_share).into()),
                     payment_method: order.payment_method.clone(),
+                    capture,
                 };
                 match self.0.clone().authorize_payment(context.request(request)).await {
-                    Ok(answer) => answer.into_inner().payment.ok_or_else(|| malformed("payment"))?,
+                    Ok(answer) => {
+                        let payment = answer.into_inner().payment.ok_or_else(|| malformed("payment"))?;
+                        if payment.state() == PaymentState::Captured {
+                            return Ok(Outcome::Done(Effect::PaymentCaptured(id_of(&payment)?)));
+                        }
+                        payment
+                    }
                     Err(refused) if outcome::is_refusal(&refused) => {
                         let payment = self.found(context, order, PaymentPurpose::Share, refused).await?;
                         if let Some(other) = by_hand::another_amount(order, &payment)? {
@@ -121,6 +137,41 @@ impl Payments {
                 by_hand::given_back_whole(order, &payment)?.ok_or(refused)
             }
             Err(status) => Err(status),
+        }
+    }
+
+    /// Lets the share go, or gives it back where it was captured.
+    pub(super) async fn take_back_share(
+        &self,
+        context: &Context,
+        order: &Order,
+        key: Uuid,
+        reason: &str,
+    ) -> Result<Outcome, Status> {
+        let refused = match self
+            .void(context, order, PaymentPurpose::Share, key, reason)
+            .await
+        {
+            Ok(()) => return Ok(done()),
+            Err(refused) if outcome::is_refusal(&refused) => refused,
+            Err(status) => return Err(status),
+        };
+        let payment = self
+            .found(context, order, PaymentPurpose::Share, refused.clone())
+            .await?;
+        match by_hand::kept(&payment)? {
+            None => Err(refused),
+            Some(0) => Ok(done()),
+            Some(kept) => {
+                let request = RefundPaymentRequest {
+                    request_id: Uuid::new_v5(&key, b"refund").to_string(),
+                    id: payment.id,
+                    amount: Some(order.money(kept).into()),
+                    reason: reason.to_owned(),
+                };
+                self.0.clone().refund_payment(context.request(request)).await?;
+                Ok(done())
+            }
         }
     }
 
@@ -261,7 +312,7 @@ impl Payments {
 
 /// What a payment's state means for the order that waits for it.
 fn authorization(order: &Order, payment: &Payment) -> Result<Outcome, Status> {
-    let id = Uuid::parse_str(&payment.id).map_err(|_| malformed("payment"))?;
+    let id = id_of(payment)?;
     let unpaid = order.state == State::AwaitingPayment || order.payment_method.is_empty();
     match payment.state() {
         PaymentState::Authorized | PaymentState::Captured => Ok(Outcome::Done(Effect::PaymentAuthorized(id))),
@@ -281,6 +332,10 @@ fn authorization(order: &Order, payment: &Payment) -> Result<Outcome, Status> {
         }
         PaymentState::Unspecified => Err(malformed("payment state")),
     }
+}
+
+fn id_of(payment: &Payment) -> Result<Uuid, Status> {
+    Uuid::parse_str(&payment.id).map_err(|_| malformed("payment"))
 }
 
 fn decline(payment: &Payment) -> &str {

@@ -1,0 +1,204 @@
+//! One request authorizes and captures: one answer, and the processor's books and ours say the same, whatever comes between.
+
+use std::time::Duration;
+
+use proto::{
+    ops::v1::{PauseConsumerRequest, event_service_client::EventServiceClient},
+    order::v1::{CaptureMode, OrderState},
+    payment::v1::{PaymentPurpose, PaymentState},
+};
+use tests::{Options, Service, eventually};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use uuid::Uuid;
+
+use crate::{
+    failing_rows::break_rows,
+    order_rig,
+    payment_rig::{Rig, SOON, Statement, charge},
+    samples::self_pay_order,
+    stuck_rig::impatient,
+};
+
+const SHARE: PaymentPurpose = PaymentPurpose::Share;
+
+const CHARGED_ONCE: Statement = Statement {
+    holds: 1,
+    charges: 1,
+    charged: 800,
+    given_back: 0,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charge_is_one_request_with_both_events_and_one_ledger_transaction() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let request = charge(order, 800, "tok_visa");
+    let payment = rig.send(request.clone()).await.unwrap();
+    assert_eq!((payment.state(), payment.version), (PaymentState::Captured, 4));
+    assert_eq!(rig.send(request).await.unwrap(), payment);
+    assert_eq!(rig.events(&payment).await, ["Authorized", "Captured"]);
+    assert_eq!(rig.statement(order).await, CHARGED_ONCE);
+    let database = rig.stack.database(Service::Payment);
+    let ended = "select count(*) from payment.operation where state = 'SUCCEEDED' and reference <> ''";
+    assert_eq!(database.count(ended).await, 2);
+    assert_eq!(
+        database
+            .count("select count(*) from payment.ledger_transaction")
+            .await,
+        1
+    );
+    // What was charged so can be given back.
+    let refunded = rig.refund(&payment, Some(300)).await.unwrap();
+    assert_eq!(refunded.refunds.len(), 1);
+    assert_eq!(rig.statement(order).await.given_back, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declined_charge_is_a_declined_authorization() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let declined = rig.send(charge(order, 800, "tok_decline")).await.unwrap();
+    assert_eq!(declined.state(), PaymentState::Declined);
+    assert_eq!(rig.events(&declined).await, ["Declined"]);
+    let paid = rig.send(charge(order, 800, "tok_visa")).await.unwrap();
+    assert_eq!(paid.state(), PaymentState::Captured);
+    assert_eq!(rig.statement(order).await, CHARGED_ONCE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charge_that_cannot_be_captured_stays_authorized_and_can_be_voided() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let request = charge(order, 800, "tok_capture_fails");
+    let held = rig.send(request.clone()).await.unwrap();
+    assert_eq!(held.state(), PaymentState::Authorized);
+    assert_eq!(rig.send(request).await.unwrap(), held);
+    assert_eq!(rig.events(&held).await, ["Authorized"]);
+    let refused = rig.capture(&held, None).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(rig.void(order).await.unwrap().state(), PaymentState::Voided);
+    assert_eq!(rig.statement(order).await.charged, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_without_an_answer_is_found_out_after_the_authorization_was_told() {
+    let rig = Rig::start().await;
+    let order = Uuid::new_v4();
+    let request = charge(order, 800, "tok_capture_timeout");
+    assert_eq!(
+        rig.send(request.clone()).await.unwrap().state(),
+        PaymentState::Authorized
+    );
+    let payment = rig.becomes(order, SHARE, PaymentState::Captured).await;
+    assert_eq!(rig.send(request).await.unwrap(), payment);
+    assert_eq!(rig.events(&payment).await, ["Authorized", "Captured"]);
+    assert_eq!(rig.statement(order).await, CHARGED_ONCE);
+}
+
+/// The authorization of an operation that was not written yet is asked about, and its capture is sent under the same key.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_capture_and_before_anything_is_written_it_is_charged_once_and_booked() {
+    let options = Options::default().set(Service::Payment, "processor.timeout_ms", "4000");
+    let rig = Rig::with(options).await;
+    let order = Uuid::new_v4();
+    let request = charge(order, 800, "tok_capture_timeout");
+    let calling = tokio::spawn({
+        let (mut payments, request) = (rig.payments.clone(), request.clone());
+        async move { payments.authorize_payment(request).await }
+    });
+    let database = rig.stack.database(Service::Payment);
+    let captured = "select count(*) from sandbox.card_operation where kind = 'CAPTURE'";
+    eventually(SOON, || async { database.count(captured).await == 1 }).await;
+    rig.stack.kill9(Service::Payment);
+    assert!(calling.await.unwrap().is_err());
+    let ended = "select count(*) from payment.operation where state not in ('RUNNING', 'UNKNOWN')";
+    assert_eq!(database.count(ended).await, 0);
+
+    rig.stack.restart(Service::Payment).await;
+    let payment = rig.becomes(order, SHARE, PaymentState::Captured).await;
+    assert_eq!(rig.statement(order).await, CHARGED_ONCE);
+    assert_eq!(rig.events(&payment).await, ["Authorized", "Captured"]);
+    assert_eq!(
+        database
+            .count("select count(*) from payment.ledger_transaction")
+            .await,
+        1
+    );
+    assert_eq!(rig.send(request).await.unwrap().state(), PaymentState::Captured);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_void_that_comes_while_the_capture_is_under_way_is_refused_and_the_charge_is_booked() {
+    let options = Options::default().set(Service::Payment, "processor.timeout_ms", "3000");
+    let rig = Rig::with(options).await;
+    let order = Uuid::new_v4();
+    let calling = tokio::spawn({
+        let mut payments = rig.payments.clone();
+        let request = charge(order, 800, "tok_capture_timeout");
+        async move { payments.authorize_payment(request).await }
+    });
+    let database = rig.stack.database(Service::Payment);
+    let captured = "select count(*) from sandbox.card_operation where kind = 'CAPTURE'";
+    eventually(SOON, || async { database.count(captured).await == 1 }).await;
+    let refused = rig.void(order).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    rig.becomes(order, SHARE, PaymentState::Captured).await;
+    let _ = calling.await.unwrap();
+    assert_eq!(rig.statement(order).await, CHARGED_ONCE);
+    assert_eq!(
+        database
+            .count("select count(*) from payment.ledger_transaction")
+            .await,
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charge_without_a_payment_method_is_refused_and_leaves_nothing() {
+    let rig = Rig::start().await;
+    let refused = rig.send(charge(Uuid::new_v4(), 800, "")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let details = refused.get_error_details();
+    assert_eq!(
+        details.bad_request().unwrap().field_violations[0].field,
+        "capture"
+    );
+    let database = rig.stack.database(Service::Payment);
+    assert_eq!(database.count("select count(*) from payment.payment").await, 0);
+}
+
+/// The order never hears that its share was taken; when it gives up, the money goes back by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_given_up_after_an_unheard_charge_gives_it_back() {
+    let rig = order_rig::Rig::with(impatient()).await;
+    break_rows(
+        &rig.stack,
+        Service::Payment,
+        "chassis.idempotency",
+        "update",
+        "new.answer is not null and new.method like '%AuthorizePayment'",
+    )
+    .await;
+    // It would hear of it from the payment's events.
+    let token = rig.stack.token("al-noor", &["operator"]);
+    let pause = PauseConsumerRequest {
+        consumer: "order-payments".to_owned(),
+        request_id: order_rig::fresh(),
+        reason: "it is not to hear of the charge".to_owned(),
+    };
+    let mut events = EventServiceClient::new(rig.stack.connect(Service::Order, &token));
+    events.pause_consumer(pause).await.unwrap();
+    let mut request = self_pay_order("tok_visa");
+    request.capture_mode = CaptureMode::Immediate.into();
+    let mut request = tonic::Request::new(request);
+    request.set_timeout(Duration::from_secs(20));
+    let placed = rig.orders.clone().place_order(request).await.unwrap();
+    let order = placed.into_inner().order.unwrap();
+    let order = rig.becomes(&order.id, OrderState::Rejected).await;
+    assert_eq!(rig.money_of(&order.id).await, (30, 30, 30));
+    assert_eq!(
+        order_rig::story(&rig.saga(&order.saga_id).await),
+        ["authorize_payment", "undo authorize_payment"]
+    );
+}
