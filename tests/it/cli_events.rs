@@ -173,9 +173,9 @@ async fn groups_of_more_dead_letters_than_are_counted_say_so() {
     publish_misspelt(&stack).await;
     open(&weft, 1).await;
     let copies = "insert into events.dead_letter
-        select copy.* from events.dead_letter d, generate_series(1, 10000),
-            lateral jsonb_populate_record(d, jsonb_build_object('id', gen_random_uuid(),
-                'event_id', gen_random_uuid())) copy";
+        select copy.* from events.dead_letter d, generate_series(1, 10000) n,
+            lateral jsonb_populate_record(d, jsonb_build_object('id', md5(n::text)::uuid,
+                'event_id', md5(n::text)::uuid)) copy";
     let pool = stack.database(Service::Order).superuser().await;
     sqlx::query(copies).execute(&pool).await.unwrap();
     let groups = weft.run(&["dlq", "groups"]).await;

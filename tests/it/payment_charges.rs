@@ -181,7 +181,7 @@ async fn an_order_that_is_given_up_after_an_unheard_charge_gives_it_back() {
     )
     .await;
     // It would hear of it from the payment's events.
-    let token = rig.stack.token("al-noor", &["operator"]);
+    let token = rig.stack.token("al-noor", &["admin"]);
     let pause = PauseConsumerRequest {
         consumer: "order-payments".to_owned(),
         request_id: order_rig::fresh(),
