@@ -28,6 +28,8 @@ use crate::{
 /// A running server.
 pub(crate) struct Postgres {
     pub(crate) port: u16,
+    /// The folder of its socket, where there is one: statements cost less than over TCP.
+    socket: Option<String>,
     passwords: Passwords,
     psql: PathBuf,
     pub(crate) process: Supervised,
@@ -36,6 +38,9 @@ pub(crate) struct Postgres {
 /// By role. Made once, kept in a file that only the owner can read.
 #[derive(Debug, Serialize, Deserialize)]
 struct Passwords(BTreeMap<String, String>);
+
+/// The longest folder that a socket's name fits behind, in bytes: a whole path has 103.
+const LONGEST_FOLDER: usize = 85;
 
 /// The role that owns the server; the services never get it.
 const SUPERUSER: &str = "weft";
@@ -54,11 +59,11 @@ impl Postgres {
             );
             tokio::task::spawn_blocking(move || initialize(&home, &programs, user, &password)).await??;
         }
+        let socket = socket_folder(&data);
         let settings = [
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={port}"),
-            // The path of a socket has little room, and its folder would have to be writable.
-            "unix_socket_directories=".to_owned(),
+            format!("unix_socket_directories={}", socket.as_deref().unwrap_or_default()),
             "max_connections=200".to_owned(),
             // Room for the hot rows, and checkpoints that do not come in the middle of every import.
             "shared_buffers=256MB".to_owned(),
@@ -84,6 +89,7 @@ impl Postgres {
         let process = Supervised::start(program, home.pid_file("postgresql")).await?;
         let postgres = Postgres {
             port,
+            socket,
             passwords,
             psql: programs.psql.clone(),
             process,
@@ -106,11 +112,10 @@ impl Postgres {
     pub(crate) fn url(&self, service: Service, role: &str) -> anyhow::Result<String> {
         let name = service.name();
         let user = format!("{name}_{role}");
-        Ok(format!(
-            "postgres://{user}:{}@127.0.0.1:{}/{name}",
-            self.passwords.of(&user)?,
-            self.port
-        ))
+        let (password, port) = (self.passwords.of(&user)?, self.port);
+        let socket = self.socket.as_ref().map(|folder| format!("?host={folder}"));
+        let socket = socket.unwrap_or_default();
+        Ok(format!("postgres://{user}:{password}@127.0.0.1:{port}/{name}{socket}"))
     }
 
     async fn sql(&self, text: &str) -> anyhow::Result<()> {
@@ -196,6 +201,14 @@ impl Passwords {
     }
 }
 
+/// The data folder, which belongs to the server alone, if it can hold its socket as well. What a list of folders or a URL would
+/// read in another way cannot.
+fn socket_folder(data: &Path) -> Option<String> {
+    let folder = data.to_str()?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    (data.is_absolute() && folder.len() <= LONGEST_FOLDER && folder.bytes().all(plain)).then(|| folder.to_owned())
+}
+
 /// Makes the data folder beside its place and moves it there whole, so that a killed `initdb` leaves nothing that
 /// looks like one.
 fn initialize(home: &Home, programs: &Programs, user: Option<User>, password: &str) -> anyhow::Result<()> {
@@ -265,4 +278,19 @@ fn unprivileged(home: &Home) -> anyhow::Result<Option<User>> {
         );
     }
     Ok(Some(User { uid, gid }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_lies_only_where_its_name_fits_and_means_itself() {
+        let lies = |folder: &str| socket_folder(Path::new(folder)).is_some();
+        assert!(lies("/var/tmp/weft-1/.weft/postgres"));
+        assert!(!lies("weft/postgres"));
+        assert!(!lies("/home/a b/postgres") && !lies("/srv/a,b") && !lies("/srv/50%"));
+        let deep = format!("/srv/{}", "d".repeat(LONGEST_FOLDER - 5));
+        assert!(lies(&deep) && !lies(&format!("{deep}d")));
+    }
 }
