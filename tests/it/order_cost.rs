@@ -228,7 +228,8 @@ impl Counted {
             let text: String = one.text.chars().take(110).collect();
             let _ = writeln!(
                 details,
-                "{calls:7.2} calls {plans:6.2} plans an order, {}: {text}",
+                "{:7.1} us {calls:7.2} calls {plans:6.2} plans an order, {}: {text}",
+                one.milliseconds * 1e3 / ORDERS as f64,
                 one.service
             );
         }

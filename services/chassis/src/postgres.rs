@@ -32,12 +32,6 @@ use crate::{Facility, Process, idempotency::Waiting, retention};
 /// The name of the dependency that [`watch`] keeps.
 const DEPENDENCY: &str = "postgresql";
 
-/// More of the `select` that begins a transaction. Of a statement with arrays PostgreSQL believes that a plan for these very
-/// arrays is better than one for all, and plans it anew each time, which costs as much as carrying it out. A plan for all that
-/// is made while a table is small must still do when it has grown, so it may not read whole tables.
-pub const PLANNED_ONCE: &str =
-    ", set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)";
-
 /// The service's database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -79,14 +73,11 @@ impl Database {
     /// # Errors
     /// When no connection is to be had within the setting's time.
     pub async fn begin(&self, facility: &Facility) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        // A facility's grammar has neither a quote nor a comma in it.
-        let statement = format!("begin; select set_config('weft.facility', '{facility}', true)");
-        begin_with(&self.pool, AssertSqlSafe(statement)).await
+        self.begin_for(std::iter::once(facility)).await
     }
 
     /// Opens a transaction that sees and writes the rows of several facilities, in one round trip. Statements join on
-    /// facility and id, so that none of them reaches another's rows; they find rows by an index, and are planned once
-    /// ([`PLANNED_ONCE`]).
+    /// facility and id, so that none of them reaches another's rows.
     ///
     /// # Errors
     /// When no connection is to be had within the setting's time.
@@ -95,8 +86,9 @@ impl Database {
         facilities: impl Iterator<Item = &'a Facility>,
     ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         let facilities: BTreeSet<&str> = facilities.map(Facility::as_str).collect();
+        // A facility's grammar has neither a quote nor a comma in it.
         let names = facilities.into_iter().collect::<Vec<_>>().join(",");
-        let statement = format!("begin; select set_config('weft.facility', '{names}', true){PLANNED_ONCE}");
+        let statement = format!("begin; select set_config('weft.facility', '{names}', true)");
         begin_with(&self.pool, AssertSqlSafe(statement)).await
     }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chassis::postgres::PLANNED_ONCE;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 
 /// Whether a transaction sees dead letters whose message names no readable facility, beside those of its own.
@@ -50,7 +49,7 @@ pub(crate) async fn begin_in_haste(
 ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let (statement, lock) = (patience.as_millis(), patience.as_millis() / 5);
     let also = format!(
-        ", set_config('statement_timeout', '{statement}', true), set_config('lock_timeout', '{lock}', true){PLANNED_ONCE}"
+        ", set_config('statement_timeout', '{statement}', true), set_config('lock_timeout', '{lock}', true)"
     );
     begin_with(pool, facility, &also).await
 }

@@ -98,11 +98,6 @@ fn card_network(settings: &Settings) -> anyhow::Result<PgPool> {
         .connect_options()?
         .application_name("sandbox card network");
     Ok(PgPoolOptions::new()
-        .after_connect(|conn, _| {
-            // As the transactions of calls that come together; its records are found by their keys.
-            let planned_once = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off";
-            Box::pin(async move { sqlx::raw_sql(planned_once).execute(conn).await.map(drop) })
-        })
         .max_connections(settings.sandbox.max_connections)
         .acquire_timeout(settings.processor.timeout())
         .connect_lazy_with(options))

@@ -63,7 +63,10 @@ impl Postgres {
         let settings = [
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={port}"),
-            format!("unix_socket_directories={}", socket.as_deref().unwrap_or_default()),
+            format!(
+                "unix_socket_directories={}",
+                socket.as_deref().unwrap_or_default()
+            ),
             "max_connections=200".to_owned(),
             // Room for the hot rows, and checkpoints that do not come in the middle of every import.
             "shared_buffers=256MB".to_owned(),
@@ -115,7 +118,9 @@ impl Postgres {
         let (password, port) = (self.passwords.of(&user)?, self.port);
         let socket = self.socket.as_ref().map(|folder| format!("?host={folder}"));
         let socket = socket.unwrap_or_default();
-        Ok(format!("postgres://{user}:{password}@127.0.0.1:{port}/{name}{socket}"))
+        Ok(format!(
+            "postgres://{user}:{password}@127.0.0.1:{port}/{name}{socket}"
+        ))
     }
 
     async fn sql(&self, text: &str) -> anyhow::Result<()> {
@@ -206,7 +211,8 @@ impl Passwords {
 fn socket_folder(data: &Path) -> Option<String> {
     let folder = data.to_str()?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    (data.is_absolute() && folder.len() <= LONGEST_FOLDER && folder.bytes().all(plain)).then(|| folder.to_owned())
+    (data.is_absolute() && folder.len() <= LONGEST_FOLDER && folder.bytes().all(plain))
+        .then(|| folder.to_owned())
 }
 
 /// Makes the data folder beside its place and moves it there whole, so that a killed `initdb` leaves nothing that
