@@ -118,8 +118,8 @@ pub async fn busy(conn: &mut PgConnection, order: &Order) -> Result<Error, Error
     Ok(saga.map_or(Error::Busy, |saga| saga.busy()))
 }
 
-/// A PlaceOrder that has not begun to capture is stopped where it is: voiding and withdrawing undo all that it may
-/// have done, the call under way included.
+/// A PlaceOrder that has not begun to capture is stopped where it is: voiding (or refunding) and withdrawing undo
+/// all that it may have done, the call under way included.
 async fn stop_placing(conn: &mut PgConnection, order: &Order) -> Result<(), Error> {
     let saga = store::sagas::lock(conn, order.saga_id).await?;
     let mut saga = saga.ok_or(Error::NoSaga(order.saga_id))?;

@@ -256,7 +256,13 @@ async fn elsewhere(
     let last = operations::last_of(&mut tx, operation.root_id).await?;
     let last = last.ok_or(Error::Orphan(operation.root_id))?.operation;
     let payment = locked(&mut tx, facility, &last).await?;
-    conclusion(&last)?;
+    let is_open = last.state == State::Unknown;
+    match is_open {
+        true => interim(&last, payment.purpose)?,
+        false => conclusion(&last)?,
+    }
+    // What is still open is not kept as the answer.
+    let request = request.filter(|_| !is_open);
     let answered = match request {
         Some(request) => answer(&mut tx, request, &payment).await?,
         None => view(&mut tx, &payment).await?,

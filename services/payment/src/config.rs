@@ -147,9 +147,10 @@ impl Processor {
         Duration::from_millis(self.timeout_ms)
     }
 
-    /// How long an operation belongs to the one who works on it: an exchange and the transaction after it.
+    /// How long an operation belongs to the one who works on it: two exchanges, of an authorization and of the capture that
+    /// follows it, and the transaction after them.
     pub fn lease(&self) -> Duration {
-        self.timeout() + Duration::from_secs(2)
+        self.timeout() * 2 + Duration::from_secs(2)
     }
 
     /// The wait before the processor is asked for the `attempts`th time.

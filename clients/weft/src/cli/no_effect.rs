@@ -35,7 +35,7 @@ pub(super) fn told(cli: &Cli, matches: &ArgMatches) -> Option<String> {
     };
     let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let mut options = OF_CALLS.to_vec();
-    if !matches!(cli.command, Command::Token(_)) {
+    if matches!(cli.command, Command::Down | Command::Status | Command::Demo(_)) {
         options.push(("facility", "--facility"));
     }
     let (_, option) = options.into_iter().find(|(id, _)| is_given(id))?;
@@ -71,7 +71,6 @@ mod tests {
             ("weft --order-url http://127.0.0.1:1 demo", "--order-url"),
             ("weft demo --token t", "--token"),
             ("weft up --timeout 5s", "--timeout"),
-            ("weft up --facility F1", "--facility"),
             ("weft status --claims-url http://127.0.0.1:1", "--claims-url"),
             ("weft down --allow-plaintext", "--allow-plaintext"),
             ("weft token --payment-url http://127.0.0.1:1", "--payment-url"),
@@ -83,6 +82,7 @@ mod tests {
             );
         }
         read("weft token --facility F1").unwrap();
+        read("weft up --facility F1").unwrap();
         read("weft --dir d up").unwrap();
         read("weft status --output json").unwrap();
     }

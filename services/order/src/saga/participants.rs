@@ -103,8 +103,8 @@ impl Participants {
             Step::WithdrawClaim => self.claims.withdraw(context, order, key, why).await,
             Step::AuthorizePayment => self.payments.authorize(context, order, key, captures).await,
             Step::CapturePayment => self.payments.capture(context, order, key).await,
-            // The authorization may have been captured with the same call, whose answer was lost.
-            Step::VoidPayment if action.compensation && captures => {
+            // The call that authorizes may have captured as well, and its answer be lost or still to come.
+            Step::VoidPayment if order.immediate => {
                 self.payments.take_back_share(context, order, key, why).await
             }
             Step::VoidPayment => self.payments.void_share(context, order, key, why).await,

@@ -160,13 +160,16 @@ impl Payments {
             .found(context, order, PaymentPurpose::Share, refused.clone())
             .await?;
         match by_hand::kept(&payment)? {
+            None if is_open(&payment) => Err(Status::unavailable(
+                "the outcome of the payment is being found out",
+            )),
             None => Err(refused),
             Some(0) => Ok(done()),
-            Some(kept) => {
+            Some(_) => {
                 let request = RefundPaymentRequest {
                     request_id: Uuid::new_v5(&key, b"refund").to_string(),
                     id: payment.id,
-                    amount: Some(order.money(kept).into()),
+                    amount: None,
                     reason: reason.to_owned(),
                 };
                 self.0.clone().refund_payment(context.request(request)).await?;
@@ -332,6 +335,11 @@ fn authorization(order: &Order, payment: &Payment) -> Result<Outcome, Status> {
         }
         PaymentState::Unspecified => Err(malformed("payment state")),
     }
+}
+
+/// Whether the processor has not told yet whether it has set the money aside.
+fn is_open(payment: &Payment) -> bool {
+    matches!(payment.state(), PaymentState::Authorizing | PaymentState::Unknown)
 }
 
 fn id_of(payment: &Payment) -> Result<Uuid, Status> {
