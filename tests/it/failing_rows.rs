@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Makes a statement of the service fail for good where `condition` holds, as a broken row would.
-pub(crate) async fn break_rows(stack: &Stack, service: Service, table: &str, event: &str, condition: &str) {
+async fn break_rows(stack: &Stack, service: Service, table: &str, event: &str, condition: &str) {
     let owner = stack.database(service).owner().await;
     let trigger = format!(
         "create function public.broken() returns trigger language plpgsql as $$ begin

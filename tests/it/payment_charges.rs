@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::{
     ops::v1::{PauseConsumerRequest, event_service_client::EventServiceClient},
-    order::v1::{CaptureMode, OrderState},
+    order::v1::{CancelOrderRequest, CaptureMode, OrderState},
     payment::v1::{PaymentPurpose, PaymentState},
 };
 use tests::{Options, Service, eventually};
@@ -13,11 +13,9 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::{
-    failing_rows::break_rows,
     order_rig,
     payment_rig::{Rig, SOON, Statement, charge},
     samples::self_pay_order,
-    stuck_rig::impatient,
 };
 
 const SHARE: PaymentPurpose = PaymentPurpose::Share;
@@ -168,19 +166,22 @@ async fn a_charge_without_a_payment_method_is_refused_and_leaves_nothing() {
     assert_eq!(database.count("select count(*) from payment.payment").await, 0);
 }
 
-/// The order never hears that its share was taken; when it gives up, the money goes back by itself.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_is_given_up_after_an_unheard_charge_gives_it_back() {
-    let rig = order_rig::Rig::with(impatient()).await;
-    break_rows(
-        &rig.stack,
-        Service::Payment,
-        "chassis.idempotency",
-        "update",
-        "new.answer is not null and new.method like '%AuthorizePayment'",
-    )
-    .await;
-    // It would hear of it from the payment's events.
+/// A system whose order service never hears that a share was taken, neither as an answer nor as an event.
+async fn deaf_to_charges(options: Options) -> order_rig::Rig {
+    let options = options
+        .set(Service::Order, "saga.backoff_ms", "200")
+        .set(Service::Order, "saga.stuck_retry_s", "1")
+        .set(Service::Payment, "processor.poll_ms", "20");
+    let rig = order_rig::Rig::with(options).await;
+    // No answer to the call is ever kept, for a reason that may pass.
+    let unanswered = "create function public.unanswered() returns trigger language plpgsql as $$ begin
+             raise exception 'not now' using errcode = 'lock_not_available';
+         end $$;
+         create trigger unanswered before update on chassis.idempotency for each row
+             when (new.answer is not null and new.method like '%AuthorizePayment')
+             execute function public.unanswered()";
+    let owner = rig.stack.database(Service::Payment).owner().await;
+    sqlx::raw_sql(unanswered).execute(&owner).await.unwrap();
     let token = rig.stack.token("al-noor", &["admin"]);
     let pause = PauseConsumerRequest {
         consumer: "order-payments".to_owned(),
@@ -189,16 +190,50 @@ async fn an_order_that_is_given_up_after_an_unheard_charge_gives_it_back() {
     };
     let mut events = EventServiceClient::new(rig.stack.connect(Service::Order, &token));
     events.pause_consumer(pause).await.unwrap();
+    rig
+}
+
+/// Places an order over 30 dirhams that is captured at once, and does not wait for its end.
+async fn begin_to_place(rig: &order_rig::Rig) -> String {
     let mut request = self_pay_order("tok_visa");
     request.capture_mode = CaptureMode::Immediate.into();
     let mut request = tonic::Request::new(request);
-    request.set_timeout(Duration::from_secs(20));
+    request.set_timeout(Duration::from_secs(2));
     let placed = rig.orders.clone().place_order(request).await.unwrap();
-    let order = placed.into_inner().order.unwrap();
-    let order = rig.becomes(&order.id, OrderState::Rejected).await;
+    placed.into_inner().order.unwrap().id
+}
+
+/// When it gives up, the money goes back by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_given_up_after_an_unheard_charge_gives_it_back() {
+    let rig = deaf_to_charges(Options::default().set(Service::Order, "saga.step_tries", "4")).await;
+    let order = begin_to_place(&rig).await;
+    let order = rig.becomes(&order, OrderState::Rejected).await;
     assert_eq!(rig.money_of(&order.id).await, (30, 30, 30));
     assert_eq!(
         order_rig::story(&rig.saga(&order.saga_id).await),
         ["authorize_payment", "undo authorize_payment"]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_cancelled_after_an_unheard_charge_gives_it_back() {
+    let rig = deaf_to_charges(Options::default()).await;
+    let order = begin_to_place(&rig).await;
+    eventually(SOON, || async {
+        let payments = rig.payments_of(&order).await;
+        payments
+            .iter()
+            .any(|payment| payment.state() == PaymentState::Captured)
+    })
+    .await;
+    let mut request = tonic::Request::new(CancelOrderRequest {
+        request_id: order_rig::fresh(),
+        id: order.clone(),
+        reason: "the patient went home".to_owned(),
+    });
+    request.set_timeout(Duration::from_secs(5));
+    let _ = rig.orders.clone().cancel_order(request).await;
+    rig.becomes(&order, OrderState::Cancelled).await;
+    assert_eq!(rig.money_of(&order).await, (30, 30, 30));
 }
