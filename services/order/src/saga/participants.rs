@@ -78,7 +78,6 @@ impl Participants {
             saga, action, order, ..
         } = *task;
         let key = saga.key(action);
-        let captures = saga.plan.contains(&Step::CapturePayment);
         let step = match action.compensation {
             true => action
                 .step
@@ -101,12 +100,8 @@ impl Participants {
             }
             Step::SubmitClaim => self.claims.submit(context, order, key).await,
             Step::WithdrawClaim => self.claims.withdraw(context, order, key, why).await,
-            Step::AuthorizePayment => self.payments.authorize(context, order, key, captures).await,
+            Step::AuthorizePayment => self.payments.authorize(context, order, key).await,
             Step::CapturePayment => self.payments.capture(context, order, key).await,
-            // The call that authorizes may have captured as well, and its answer be lost or still to come.
-            Step::VoidPayment if order.immediate => {
-                self.payments.take_back_share(context, order, key, why).await
-            }
             Step::VoidPayment => self.payments.void_share(context, order, key, why).await,
             Step::VoidBalance => self.payments.let_balance_go(context, order, key, why).await,
             Step::RefundPayment | Step::RefundBalance => {

@@ -28,16 +28,15 @@ impl Payments {
         Payments(PaymentServiceClient::new(channel))
     }
 
-    /// Once there is a payment, it is only asked about: it may have been charged. `captures`: it is captured next, which
-    /// one call does together where there is a payment method.
+    /// Once there is a payment, it is only asked about: it may have been charged. Where there is a payment method
+    /// and the capture comes next, one call does both.
     pub(super) async fn authorize(
         &self,
         context: &Context,
         order: &Order,
         key: Uuid,
-        captures: bool,
     ) -> Result<Outcome, Status> {
-        let capture = captures && !order.payment_method.is_empty();
+        let capture = order.immediate && !order.payment_method.is_empty();
         let payment = match order.payment_id {
             Some(id) => {
                 self.get(
@@ -118,30 +117,9 @@ impl Payments {
         }
     }
 
+    /// Lets the share go. That of an order with immediate capture may have been captured by the call that authorized it, and is
+    /// given back then; another one that is captured somebody has captured by hand.
     pub(super) async fn void_share(
-        &self,
-        context: &Context,
-        order: &Order,
-        key: Uuid,
-        reason: &str,
-    ) -> Result<Outcome, Status> {
-        match self
-            .void(context, order, PaymentPurpose::Share, key, reason)
-            .await
-        {
-            Ok(()) => Ok(done()),
-            Err(refused) if outcome::is_refusal(&refused) => {
-                let payment = self
-                    .found(context, order, PaymentPurpose::Share, refused.clone())
-                    .await?;
-                by_hand::given_back_whole(order, &payment)?.ok_or(refused)
-            }
-            Err(status) => Err(status),
-        }
-    }
-
-    /// Lets the share go, or gives it back where it was captured.
-    pub(super) async fn take_back_share(
         &self,
         context: &Context,
         order: &Order,
@@ -159,6 +137,9 @@ impl Payments {
         let payment = self
             .found(context, order, PaymentPurpose::Share, refused.clone())
             .await?;
+        if !order.immediate {
+            return by_hand::given_back_whole(order, &payment)?.ok_or(refused);
+        }
         match by_hand::kept(&payment)? {
             None if is_open(&payment) => Err(Status::unavailable(
                 "the outcome of the payment is being found out",
