@@ -16,7 +16,7 @@ use crate::{
     events_story::by,
 };
 
-const GAINED: &str = "evt.order.order.fulfilled";
+pub(crate) const GAINED: &str = "evt.order.order.fulfilled";
 
 /// Writes every event down; a second time is a violated key, and a dead letter.
 struct Every;
@@ -57,12 +57,12 @@ fn gained(aggregate: Uuid, version: i64) -> Event {
     Event::of(&fulfilled, meta)
 }
 
-fn consume(rig: &mut Rig, subjects: &[&str]) -> CancellationToken {
+pub(crate) fn consume(rig: &mut Rig, subjects: &[&str]) -> CancellationToken {
     rig.consume_as(Consumer::new(CONSUMER, subjects, Every))
 }
 
 /// Odd versions are of the subject that was there before, even ones of the one that is gained.
-async fn append(rig: &Rig, aggregate: Uuid, versions: std::ops::RangeInclusive<i64>) {
+pub(crate) async fn append(rig: &Rig, aggregate: Uuid, versions: std::ops::RangeInclusive<i64>) {
     let events: Vec<_> = versions
         .map(|version| match version % 2 {
             0 => gained(aggregate, version),
@@ -82,13 +82,13 @@ async fn stop(rig: &Rig, consumer: CancellationToken) {
 }
 
 /// What took effect, in the order of versions.
-async fn effects(rig: &Rig, aggregate: Uuid, count: usize) -> Vec<i64> {
+pub(crate) async fn effects(rig: &Rig, aggregate: Uuid, count: usize) -> Vec<i64> {
     let mut versions = rig.effects(aggregate, count).await;
     versions.sort_unstable();
     versions
 }
 
-async fn nothing_came_twice(rig: &Rig) {
+pub(crate) async fn nothing_came_twice(rig: &Rig) {
     let letters = "select count(*) from events.dead_letter";
     assert_eq!(rig.database.count(letters).await, 0);
 }
@@ -96,15 +96,21 @@ async fn nothing_came_twice(rig: &Rig) {
 /// Ten events are in the stream, and the consumer has passed the five that it does not know yet.
 async fn passed() -> (Rig, Uuid) {
     let mut rig = Rig::start().await;
+    let aggregate = pass(&mut rig).await;
+    (rig, aggregate)
+}
+
+/// The same in a rig that has just started.
+pub(crate) async fn pass(rig: &mut Rig) -> Uuid {
     rig.publish();
-    let consumer = consume(&mut rig, &[SUBJECT]);
+    let consumer = consume(rig, &[SUBJECT]);
     let aggregate = Uuid::new_v4();
-    append(&rig, aggregate, 1..=10).await;
+    append(rig, aggregate, 1..=10).await;
     rig.eventually_count(0, "select count(*) from events.outbox")
         .await;
-    assert_eq!(effects(&rig, aggregate, 5).await, [1, 3, 5, 7, 9]);
-    stop(&rig, consumer).await;
-    (rig, aggregate)
+    assert_eq!(effects(rig, aggregate, 5).await, [1, 3, 5, 7, 9]);
+    stop(rig, consumer).await;
+    aggregate
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ async fn an_event_above_a_lowered_max_payload_is_held_alone_and_published_once_t
         "{}",
         messages[0].reason
     );
-    assert_eq!(messages[0].waiting_count, 1);
+    eventually(SOON, || async { held(&operator).await[0].waiting_count == 1 }).await;
     assert_eq!(
         rig.versions(too_large).await,
         [1],
@@ -110,6 +110,46 @@ async fn an_event_above_a_lowered_max_payload_is_held_alone_and_published_once_t
     assert_eq!(rig.effects(too_large, 3).await, [1, 2, 3]);
     rig.eventually_count(0, HELD).await;
     rig.eventually_count(0, BACKLOG).await;
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_held_event_is_set_aside_however_much_it_is_and_goes_on_in_order() {
+    let nats = Nats::start().await;
+    nats.set_max_payload(64 << 10).await;
+    let mut rig = Rig::on(nats, |settings| {
+        settings.relay.held_retry_ms = 200;
+        // Of a lane 64 events are read at once.
+        settings.relay.batch = 50;
+    })
+    .await;
+    let operator = operations(&rig);
+    let too_large = Uuid::new_v4();
+    let neighbour = Uuid::from_u128(too_large.as_u128() ^ (1 << 64));
+    rig.append_all(&[large(too_large, 1, 100 << 10)]).await;
+    rig.append(too_large, 2..=1_100).await;
+    rig.append(neighbour, [1]).await;
+    rig.publish();
+    rig.consume(|_| Ok(()));
+    assert_eq!(rig.effects(neighbour, 1).await, [1], "one of the same lane");
+    rig.append(too_large, [1_101]).await;
+    rig.append(neighbour, [2]).await;
+    assert_eq!(rig.effects(neighbour, 2).await, [1, 2]);
+    let aside = "select count(*) from events.outbox where lane < 0";
+    rig.eventually_count(1_101, aside).await;
+    let [message] = &held(&operator).await[..] else {
+        panic!("one is held")
+    };
+    assert_eq!((message.waiting_count, message.waiting_partial), (1_000, true));
+    let since = "select count(*) from events.outbox_depth() where depth = 1101 and since is null";
+    rig.eventually_count(1, since).await;
+
+    rig.nats.set_max_payload(1 << 20).await;
+    let versions = rig.effects(too_large, 1_101).await;
+    assert_eq!(versions, (1..=1_101).collect::<Vec<_>>());
+    rig.eventually_count(0, BACKLOG).await;
+    rig.eventually_count(0, HELD).await;
+    let displaced = "select count(*) from events.event_log where lane < 0";
+    assert_eq!(rig.database.count(displaced).await, 0, "each has its lane again");
 }
 
 #[tokio::test]

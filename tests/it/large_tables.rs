@@ -5,6 +5,9 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
+use proto::ops::v1::{
+    ListHeldMessagesRequest, RepublishEventsRequest, event_service_client::EventServiceClient,
+};
 use tests::{
     Durability, Options, Service, Stack, eventually,
     plans::{self, Plan},
@@ -62,7 +65,8 @@ async fn check(stack: &Stack, service: Service, sweeps: &[&str]) {
 }
 
 /// Up to 10,000 open dead letters are counted (of an administrator's facilities and of states, each in turn), a replay's
-/// outcomes are looked at as far as it has sent, and 5,000 effects are forgotten at once.
+/// outcomes are looked at as far as it has sent, 5,000 effects are forgotten at once, and so many of what operators did are
+/// looked at. A relay's page is 2,000 events of several lanes; of the log 5,000 events are compared or published again at once.
 fn touched_at_most(plan: &Plan) -> u64 {
     let counts = [
         "grouped as (",
@@ -73,6 +77,11 @@ fn touched_at_most(plan: &Plan) -> u64 {
         "with recursive facility",
         "i.outcome is null",
         "delete from events.inbox",
+        "from events.operator_action a",
+        "delete from events.operator_action",
+        "with page as materialized",
+        "from events.event_log_published",
+        "set pending = true",
     ];
     if counts.iter().any(|count| plan.query.contains(count)) {
         13_000
@@ -81,9 +90,13 @@ fn touched_at_most(plan: &Plan) -> u64 {
     }
 }
 
-/// The table of applied migrations is named as its service is; the ledger is folded 20,000 entries at a time.
+/// The table of applied migrations is named as its service is; the ledger is folded 20,000 entries at a time; of what waits in
+/// the outbox 100,000 are counted.
 fn is_bounded_otherwise(plan: &Plan) -> bool {
-    plan.query.contains("weft_migrations") || plan.query.starts_with("insert into payment.ledger_total")
+    plan.query.contains("weft_migrations")
+        || plan.query.starts_with("insert into payment.ledger_total")
+        || plan.query.contains("from events.outbox limit 100001")
+        || plan.query.contains("desc limit 100000) last")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,6 +126,7 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
         ledger,
     };
     pay(&rig).await;
+    publish_past_a_held_event(&rig.stack).await;
     let sweeps = [
         "chassis.audit a",
         "lease_until < now()",
@@ -122,8 +136,48 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
         "with recursive facility",
         "seen as materialized",
         "state = 'running' and id > after",
+        "from events.operator_action a",
+        // What waits is counted, and its age found.
+        "from events.outbox limit 100001",
+        "events.aside(own_lanes)",
     ];
     check(&rig.stack, Service::Payment, &sweeps).await;
+    let database = rig.stack.database(Service::Payment);
+    let old = "select count(*) from events.operator_action
+               where created_at < now() - interval '730 days' and dead_letter_id is null";
+    eventually(SOON, || async { database.count(old).await == 0 }).await;
+    let kept = "select count(*) from events.operator_action where created_at < now() - interval '730 days'";
+    assert_eq!(database.count(kept).await, (ROWS / 3 - 1).cast_signed());
+}
+
+/// What waits behind a held event is read once, and the events of others, which wait behind that, are published. What the
+/// stream lacks of two days is published again.
+async fn publish_past_a_held_event(stack: &Stack) {
+    let database = stack.database(Service::Payment);
+    let waiting = async |expected: u64| {
+        let waiting = async || database.count("select count(*) from events.outbox").await;
+        eventually(SOON, || async { waiting().await == expected.cast_signed() }).await;
+    };
+    waiting(ROWS + 1).await;
+    let token = stack.token(payment_rig::FACILITY, &["admin"]);
+    let mut events = EventServiceClient::new(stack.connect(Service::Payment, &token));
+    let held = events
+        .list_held_messages(ListHeldMessagesRequest::default())
+        .await;
+    let [held] = &held.unwrap().into_inner().messages[..] else {
+        panic!("one is held")
+    };
+    assert_eq!((held.waiting_count, held.waiting_partial), (1_000, true));
+    let request = RepublishEventsRequest {
+        window: Some(prost_types::Duration {
+            seconds: 2 * 86_400,
+            nanos: 0,
+        }),
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let republished = events.republish_events(request).await.unwrap().into_inner();
+    assert!(republished.republished_count > 1_000, "{republished:?}");
+    waiting(ROWS + 1).await;
 }
 
 /// Authorizes, captures, refunds and voids, a few at once and one after the other.

@@ -78,12 +78,14 @@ impl Plan {
 
     fn visit(&self, node: &Value, large: &[&str], at_most: u64, found: &mut Vec<Excess>) {
         let number = |name: &str| node[name].as_f64().unwrap_or(0.0);
+        // A day of a partitioned table counts as the table.
         let table = node["Relation Name"].as_str().unwrap_or_default();
+        let whole = table.split_once("_20").map_or(table, |(whole, _)| whole);
         // An index that is read for a bitmap names itself only.
         let index = node["Index Name"].as_str().unwrap_or_default();
         let concerned = large
             .iter()
-            .find(|name| **name == table || index.starts_with(**name));
+            .find(|name| **name == whole || index.starts_with(**name));
         if let Some(name) = concerned {
             let per_loop = number("Actual Rows")
                 + number("Rows Removed by Filter")
@@ -95,7 +97,7 @@ impl Plan {
                     query: self.query.clone(),
                 });
             };
-            if node["Node Type"] == "Seq Scan" {
+            if node["Node Type"] == "Seq Scan" && table == whole {
                 complain(format!("reads {name} from end to end"));
             } else if touched > at_most as f64 {
                 complain(format!(

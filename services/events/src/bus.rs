@@ -100,7 +100,8 @@ impl Bus {
     /// [`Bus::status`] true while it stays. Runs until `shutdown`.
     ///
     /// # Errors
-    /// [`Error::RelaxedSync`] when the server may lose what it acknowledges and the settings do not allow it.
+    /// [`Error::RelaxedSync`] when the server may lose what it acknowledges and the settings do not allow it,
+    /// [`Error::TooOld`] when it knows no atomic batches.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
         let followed = async {
             let mut connected = self.0.connected.clone();
@@ -108,7 +109,7 @@ impl Bus {
             loop {
                 until(&mut connected, true).await?;
                 if let Err(error) = self.prepare(applied).await {
-                    if matches!(error, Error::RelaxedSync { .. }) {
+                    if error.is_lasting() {
                         return Err(error);
                     }
                     // One that cannot say how it syncs goes on serving, if it has said so before.
@@ -215,8 +216,12 @@ impl Bus {
     }
 
     async fn prepare(&self, scope: streams::Scope) -> Result<(), Error> {
-        gate::check(&self.0.settings).await?;
-        streams::apply(&self.jetstream(), &self.0.settings, scope).await
+        gate::check_sync(&self.0.settings).await?;
+        let jetstream = self.jetstream();
+        // An answer, before the server's version is looked at; nothing is changed on one that is too old.
+        streams::running(&jetstream, streams::EVENTS).await?;
+        gate::check_version(&self.0.client)?;
+        streams::apply(&jetstream, &self.0.settings, scope).await
     }
 }
 

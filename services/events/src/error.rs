@@ -14,6 +14,9 @@ pub enum Error {
          always` on the server, or `allow_relaxed_sync = true` here"
     )]
     RelaxedSync { url: String },
+    /// The broker stores the messages of an atomic batch one by one and does not say so.
+    #[error("NATS 2.12 or newer is needed; the broker is {version}: upgrade it")]
+    TooOld { version: String },
     /// The message's contract lacks the option `(events.v1.event)`.
     #[error("{0} is not declared as an event in the contract")]
     NotAnEvent(String),
@@ -28,6 +31,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether waiting does not help: somebody must change the broker or the settings.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(self, Self::RelaxedSync { .. } | Self::TooOld { .. })
+    }
+
     pub(crate) fn broker(error: impl std::fmt::Display) -> Self {
         Self::Broker(error.to_string())
     }

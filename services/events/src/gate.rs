@@ -1,7 +1,9 @@
-//! The start-up gate: a broker that acknowledges before it syncs loses acknowledged events when its machine fails.
+//! The start-up gate: a broker that acknowledges before it syncs loses acknowledged events when its machine fails, and one
+//! that knows no atomic batches stores their messages one by one and acknowledges the last.
 
 use std::time::Duration;
 
+use async_nats::Client;
 use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -12,6 +14,9 @@ use crate::{Error, Settings};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ANSWER: u64 = 1 << 20;
+
+/// The first server with atomic batches.
+const OLDEST: (i64, i64, i64) = (2, 12, 0);
 
 #[derive(Deserialize)]
 struct JetStream {
@@ -24,12 +29,27 @@ struct Config {
     sync_always: bool,
 }
 
+/// Whether the server is new enough, by its greeting. The client has it for certain once the server has answered
+/// something over the connection.
+///
+/// # Errors
+/// [`Error::TooOld`] when it is not.
+pub(crate) fn check_version(client: &Client) -> Result<(), Error> {
+    let (major, minor, patch) = OLDEST;
+    match client.is_server_compatible(major, minor, patch) {
+        true => Ok(()),
+        false => Err(Error::TooOld {
+            version: client.server_info().version,
+        }),
+    }
+}
+
 /// Asks the server's monitoring page how it syncs.
 ///
 /// # Errors
 /// [`Error::RelaxedSync`] when it is relaxed, [`Error::Monitoring`] when it cannot be asked; neither where the settings
 /// allow a relaxed server by name.
-pub(crate) async fn check(settings: &Settings) -> Result<(), Error> {
+pub(crate) async fn check_sync(settings: &Settings) -> Result<(), Error> {
     if settings.allow_relaxed_sync {
         return Ok(());
     }

@@ -109,9 +109,10 @@ impl From<crate::Error> for HandlerError {
             crate::Error::NotAnEvent(_) | crate::Error::TooLarge { .. } | crate::Error::Envelope(_) => {
                 Self::permanent("EVENT_REFUSED", error.to_string())
             }
-            crate::Error::Broker(_) | crate::Error::Monitoring(_) | crate::Error::RelaxedSync { .. } => {
-                Self::transient("BROKER_FAILED", error.to_string())
-            }
+            crate::Error::Broker(_)
+            | crate::Error::Monitoring(_)
+            | crate::Error::RelaxedSync { .. }
+            | crate::Error::TooOld { .. } => Self::transient("BROKER_FAILED", error.to_string()),
         }
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{Bus, Error, comparison::Comparison, streams};
 
-/// Events made pending again in one transaction.
+/// Events made pending again by one statement.
 const PAGE: i32 = 5_000;
 
 /// Compares a service's event log with the stream.
@@ -22,7 +22,7 @@ pub struct Audit {
 pub struct Report {
     /// Events in the log.
     pub logged: u64,
-    /// Of those, events that still wait to be published.
+    /// Of those, events that still wait to be published, among the last 100,000 that wait.
     pub pending: u64,
     /// Events that are neither in the stream nor on their way, at most 100,000, in the order of the log.
     pub missing: Vec<Uuid>,
@@ -89,15 +89,17 @@ impl Audit {
 impl Report {
     /// Makes what is missing pending again.
     pub(crate) async fn requeue(&self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-        if self.missing.is_empty() {
-            return Ok(0);
+        let page = PAGE.unsigned_abs() as usize;
+        let mut queued = 0;
+        for (ids, occurred) in self.missing.chunks(page).zip(self.occurred.chunks(page)) {
+            let query = sqlx::query_scalar!(
+                r#"select events.requeue_events($1, $2) as "queued!""#,
+                ids,
+                occurred,
+            );
+            queued += query.fetch_one(&mut *connection).await?.unsigned_abs();
         }
-        let queued = sqlx::query_scalar!(
-            r#"select events.requeue_events($1, $2) as "queued!""#,
-            &self.missing,
-            &self.occurred,
-        );
-        Ok(queued.fetch_one(connection).await?.unsigned_abs())
+        Ok(queued)
     }
 }
 

@@ -1,6 +1,11 @@
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +22,16 @@ const PRUNED_AT_ONCE: i64 = 5_000;
 
 /// Dead letters removed in one statement; they are larger, and have rows elsewhere.
 const LETTERS_AT_ONCE: i32 = 500;
+
+/// Operators' records looked at in one statement.
+const ACTIONS_AT_ONCE: i32 = 5_000;
+
+/// Pages of operators' records that are looked at in one turn: those about dead letters that are still there stay, however
+/// many they are, and the next turn goes on behind them.
+const PAGES_IN_A_TURN: usize = 100;
+
+/// The last of the operators' records that were looked at: its time and its number. `None`: the next is the oldest.
+type LookedTo = Mutex<Option<(OffsetDateTime, i64)>>;
 
 /// Failures in a row that last no longer than this are no warning.
 const TOLERATED: Duration = Duration::from_secs(15);
@@ -47,12 +62,14 @@ impl Upkeep {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let gauges = gauges::Gauges::new();
         let turn = runs::Turn::default();
+        let looked_to = LookedTo::default();
         let work = async {
             tokio::join!(
                 every(10 * MINUTE, "partitions", || self.partitions()),
                 every(MINUTE, "inbox retention", || self.forget_effects()),
                 every(MINUTE, "dead letter retention", || self.forget_letters()),
-                every(10 * MINUTE, "operators' records", || self.forget_actions()),
+                every(10 * MINUTE, "operators' records", || self
+                    .forget_actions(&looked_to)),
                 every(10 * MINUTE, "failure retention", || self.forget_failures()),
                 every(runs::TICK, "replays", || self.replays(&turn)),
                 every(Duration::from_secs(5), "gauges", || gauges
@@ -120,18 +137,28 @@ impl Upkeep {
         }
     }
 
-    async fn forget_actions(&self) -> Result<(), Error> {
+    async fn forget_actions(&self, looked_to: &LookedTo) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().operator_actions_kept_days).unwrap_or(i32::MAX);
-        loop {
-            let pruned = sqlx::query_scalar!(
-                r#"select events.prune_operator_actions($1, $2) as "pruned!""#,
+        for _ in 0..PAGES_IN_A_TURN {
+            let after = *looked_to.lock().unwrap_or_else(PoisonError::into_inner);
+            let page = sqlx::query!(
+                r#"select looked as "looked!", last_at, last_id
+                   from events.prune_operator_actions($1, $2, $3, $4)"#,
                 kept,
-                LETTERS_AT_ONCE,
-            );
-            if pruned.fetch_one(&self.pool).await? < LETTERS_AT_ONCE {
-                return Ok(());
+                ACTIONS_AT_ONCE,
+                after.map(|(at, _)| at),
+                after.map_or(0, |(_, id)| id),
+            )
+            .fetch_one(&self.pool)
+            .await?;
+            let full = page.looked == i64::from(ACTIONS_AT_ONCE);
+            *looked_to.lock().unwrap_or_else(PoisonError::into_inner) =
+                page.last_at.zip(page.last_id).filter(|_| full);
+            if !full {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Of events that have left the stream without an end, and will never be delivered again.

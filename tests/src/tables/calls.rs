@@ -5,7 +5,7 @@ use std::pin::Pin;
 use proto::{
     claims::v1::{ClaimState, ListClaimsRequest, claim_service_client::ClaimServiceClient},
     ops::v1::{
-        DeadLetterState, GetDeadLetterRequest, GetReplayRunRequest, ListConsumersRequest,
+        AuditEventsRequest, DeadLetterState, GetDeadLetterRequest, GetReplayRunRequest, ListConsumersRequest,
         ListDeadLetterGroupsRequest, ListDeadLettersRequest, ListHeldMessagesRequest, ListSagasRequest,
         SagaState, dead_letter_service_client::DeadLetterServiceClient,
         event_service_client::EventServiceClient, saga_service_client::SagaServiceClient,
@@ -151,6 +151,7 @@ fn dead_letters(calls: &mut Vec<Call>, stack: &Stack, administrator: crate::stac
         GetReplayRunRequest { replay_run_id }
     );
     let events = EventServiceClient::new(administrator);
+    one!(calls, events, audit_events, AuditEventsRequest::default());
     one!(calls, events, list_consumers, ListConsumersRequest::default());
     one!(
         calls,

@@ -2,7 +2,10 @@
 
 /// Two thirds of the dead letters are open, most of them of one consumer; half are of one kind. One run replays a tenth of
 /// them; a twentieth of the rows waits behind one dead letter.
-pub(super) const EVENTS: [&str; 9] = [
+///
+/// In the outbox up to 200,000 events wait behind one that the broker refuses, and up to 20,000 others behind those. Of what
+/// operators did three years ago, two thirds, the oldest, is about open dead letters.
+pub(super) const EVENTS: [&str; 12] = [
     "do $$ begin
         for day in 1 .. 13 loop
             execute format('create table if not exists events.%I partition of events.event_log_published
@@ -47,11 +50,25 @@ pub(super) const EVENTS: [&str; 9] = [
      select pg_temp.uid(36, case when n <= ROWS / 10 then 1 else 2 + n % 400 end), pg_temp.uid(32, n), 'al-noor', n,
          case when n <= 1000 then now() end
      from generate_series(1, ROWS / 5) n",
+    "insert into events.outbox (lane, occurred_at, id, type, subject, facility, aggregate, aggregate_id, version, traceparent,
+         body)
+     select case when n <= 0 then 7 else n % 16 end, now(), pg_temp.uid(38, n + 200000), 't', 'evt.payment.t', 'al-noor', 'a',
+         pg_temp.uid(37, case when n <= 0 then 7 else 256 + n end), n + 200001, '', ''
+     from generate_series(-least(ROWS, 200000), least(ROWS / 5, 20000)) n",
+    "insert into events.held (position, kind, facility, aggregate_id, message_id, type, subject, size, code, reason, next_at)
+     select position, 'event', facility, aggregate_id, id::text, type, subject, 1, 'REFUSED', 'r', now() + interval '1 day'
+     from events.outbox order by position limit 1",
+    "insert into events.operator_action (facility, action, request_id, request_hash, answer, actor, dead_letter_id, created_at)
+     select 'al-noor', 'a', pg_temp.uid(39, n), '', '', 'o', case when n < ROWS / 3 then pg_temp.uid(32, 3 * n + 1) end,
+         now() - interval '3 years' + n * interval '1 second'
+     from generate_series(1, ROWS / 2) n",
 ];
 
 /// The tables that are large after that.
-pub(super) const LARGE: [&str; 6] = [
+pub(super) const LARGE: [&str; 8] = [
     "event_log",
+    "outbox",
+    "operator_action",
     "inbox",
     "dead_letter",
     "parked",

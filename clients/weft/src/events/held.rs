@@ -78,7 +78,7 @@ pub(super) async fn list(clients: &Clients, format: Format, whose: Whose) -> Res
             message.code.clone(),
             message.size_bytes.to_string(),
             message.attempts.to_string(),
-            message.waiting_count.to_string(),
+            waiting(message),
             moment(message.hold_time.as_ref()),
             message.reason.clone(),
         ]);
@@ -91,6 +91,12 @@ pub(super) async fn list(clients: &Clients, format: Format, whose: Whose) -> Res
         );
     }
     Ok(())
+}
+
+/// `1000+` when more wait than are counted.
+fn waiting(message: &HeldMessage) -> String {
+    let more = if message.waiting_partial { "+" } else { "" };
+    format!("{}{more}", message.waiting_count)
 }
 
 pub(super) async fn retry(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
@@ -149,4 +155,20 @@ pub(super) async fn discard(
     println!("message {position} of {service} is discarded: it is never published");
     eprintln!("next: weft events held");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_is_cut_says_so() {
+        let message = |waiting_count, waiting_partial| HeldMessage {
+            waiting_count,
+            waiting_partial,
+            ..HeldMessage::default()
+        };
+        assert_eq!(waiting(&message(7, false)), "7");
+        assert_eq!(waiting(&message(1_000, true)), "1000+");
+    }
 }

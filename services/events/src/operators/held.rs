@@ -8,21 +8,26 @@ use super::{actions::About, failure::Failure, letters};
 /// Messages in one answer.
 const PAGE: i64 = 100;
 
+/// Events behind one message that are counted.
+const COUNTED: i64 = 1_000;
+
 pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::HeldMessage>, Failure> {
     let rows = sqlx::query!(
         r#"select position, kind, facility, aggregate_id, message_id, type, subject, size, code, reason, attempts, since,
                next_at,
                case when kind = 'event' then (
-                   select least(count(*), 1000) from (
-                       select e.aggregate_id from events.event_log e
-                       where e.pending and e.lane = get_byte(uuid_send(h.aggregate_id), 15) % 16
-                         and e.position > h.position
-                       order by e.position limit 10000) next
-                   where next.aggregate_id = h.aggregate_id)
+                   -- What waits behind it was set aside.
+                   select count(*) from (
+                       select from events.event_log e
+                       where e.pending and e.lane < 0
+                         and e.lane = -1 - get_byte(uuid_send(h.aggregate_id), 15) % 16
+                         and e.aggregate_id = h.aggregate_id and e.position > h.position
+                       limit $3::bigint + 1) behind)
                else 0 end as "waiting!"
            from events.held h where position > $1 order by position limit $2"#,
         after,
         PAGE,
+        COUNTED,
     )
     .fetch_all(tx)
     .await?;
@@ -40,7 +45,8 @@ pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::H
         attempts: row.attempts.unsigned_abs(),
         hold_time: Some(letters::timestamp(row.since)),
         retry_time: Some(letters::timestamp(row.next_at)),
-        waiting_count: u32::try_from(row.waiting).unwrap_or(u32::MAX),
+        waiting_count: u32::try_from(row.waiting.min(COUNTED)).unwrap_or(u32::MAX),
+        waiting_partial: row.waiting > COUNTED,
     });
     Ok(messages.collect())
 }
