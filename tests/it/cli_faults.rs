@@ -82,6 +82,40 @@ async fn an_order_that_nobody_paid_in_time_is_imported_with_a_card() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_was_killed_says_unchanged_of_what_it_had_taken() {
+    let stack = Stack::start().await;
+    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let line = |number: i64| format!("{number},A,a,1,2011-01-04 10:00:00,1.00,{number}.0,UK");
+    let lines: Vec<String> = (1..=10).map(line).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let file = written(&stack, &lines[..3]);
+    let import = ["order", "import", &file, "--concurrency", "2"];
+    weft.json(&import).await;
+    written(&stack, &lines);
+    // The import cannot come to its end.
+    stack.kill9(Service::Payment);
+    let mut killed = stack.weft(&stack.token("shop", &["admin"])).await;
+    killed.args(import).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut killed = killed.spawn().unwrap();
+    let orders = stack.database(Service::Order);
+    let taken = || orders.count("select count(*) from orders.placed_order");
+    eventually(Duration::from_secs(60), async || taken().await > 3).await;
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let before = taken().await;
+    stack.restart(Service::Payment).await;
+
+    let report = weft.json(&import).await;
+    let of = |key: &str| report[key]["entries"].as_i64().unwrap();
+    assert!(of("unchanged") >= before, "{before} were taken: {report:#}");
+    assert_eq!(of("unchanged") + of("new"), 10, "{report:#}");
+    assert_eq!(report["equation"]["accepted"], "10.00", "{report:#}");
+    assert_eq!(taken().await, 10);
+    let again = weft.json(&import).await;
+    assert_eq!(again["unchanged"]["entries"], 10, "{again:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_without_an_answer_names_the_request_id_that_makes_its_repetition_safe() {
     let stack = Stack::start().await;
     let weft = Weft::of(&stack, "shop", &["admin"]);

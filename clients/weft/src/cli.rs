@@ -211,6 +211,50 @@ mod tests {
     }
 
     #[test]
+    fn usage_tells_every_way_to_say_what_a_command_is_about() {
+        use clap::Parser as _;
+        let id = "018f2d5e-0000-7000-8000-000000000001";
+        let (by_id, by_order) = (
+            "weft payment get [OPTIONS] <PAYMENT>",
+            "weft payment get [OPTIONS] --order <ORDER> [--purpose <PURPOSE>]",
+        );
+        let (one, many) = (
+            "weft dlq replay [OPTIONS] <DEAD_LETTER> [--dry-run | --wait <WAIT>]",
+            "weft dlq replay [OPTIONS] <--group <FINGERPRINT>|--all> [--canary] [--rate <RATE>] [--wait <WAIT>]",
+        );
+        for (arguments, usages) in [
+            ("payment get", [by_id, by_order]),
+            ("payment get --purpose balance", [by_id, by_order]),
+            (&format!("payment get {id} --order R-1"), [by_id, by_order]),
+            ("payment get --help", [by_id, by_order]),
+            ("dlq replay", [one, many]),
+            ("dlq replay --canary", [one, many]),
+            ("dlq replay --all --group f", [one, many]),
+            ("dlq replay --all --dry-run", [one, many]),
+            (&format!("dlq replay {id} --all"), [one, many]),
+            (&format!("dlq replay {id} --rate 5"), [one, many]),
+            ("dlq replay --help", [one, many]),
+        ] {
+            let told = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
+            let told = told.expect_err(arguments).to_string();
+            for usage in usages {
+                assert!(told.contains(usage), "{arguments}: {told}");
+            }
+        }
+        for arguments in [
+            format!("payment get {id}"),
+            "payment get --order R-1 --purpose balance".to_owned(),
+            format!("dlq replay {id} --dry-run"),
+            format!("dlq replay {id} --wait 1s"),
+            "dlq replay --group f --canary --rate 5 --wait 1s".to_owned(),
+            "dlq replay --all".to_owned(),
+        ] {
+            let read = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
+            assert!(read.is_ok(), "{arguments}: {:?}", read.err());
+        }
+    }
+
+    #[test]
     fn options_that_do_not_go_together_are_refused() {
         use clap::Parser as _;
         for arguments in [

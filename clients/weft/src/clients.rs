@@ -1,6 +1,7 @@
 //! The services as the commands call them: through the mesh, with a token, and with a certificate where they ask for one.
 
 mod identity;
+mod wrong_address;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -24,6 +25,7 @@ use crate::{
 };
 use identity::Address;
 pub(crate) use identity::{Identity, TRUST_DOMAIN};
+pub(crate) use wrong_address::{explained, is_unserved};
 
 /// A service process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -44,6 +46,7 @@ struct Inner {
     order: Channel,
     payment: Channel,
     claims: Channel,
+    addresses: [Address; 3],
     bearer: Bearer,
     facility: String,
     timeout: Option<Duration>,
@@ -110,7 +113,7 @@ impl Service {
 }
 
 /// `order.v1.OrderService/GetOrder`, of its request's name `order.v1.GetOrderRequest`.
-fn method_of(request: &str) -> Option<String> {
+pub(crate) fn method_of(request: &str) -> Option<String> {
     let pool = output::pool().ok()?;
     let mut methods = pool
         .services()
@@ -186,6 +189,7 @@ impl Clients {
             request_id: globals.request_name.clone(),
             is_named: globals.request_id.is_some(),
             stopped: Stopped::of(globals, &home, &addresses),
+            addresses,
         })))
     }
 

@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{cli::Format, clients, duration};
+use crate::{
+    cli::Format,
+    clients::{self, Service},
+    duration,
+};
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
@@ -200,6 +204,13 @@ impl CallFailure {
             }
             Code::Unavailable => "weft status   (or `weft up`, if nothing runs)".to_owned(),
             Code::Unauthenticated => "weft token   (mints one; --token or WEFT_TOKEN passes one)".to_owned(),
+            Code::Unimplemented if clients::is_unserved(&self.status) => {
+                let name = Service::of(self.method)?.name();
+                let variable = name.to_uppercase();
+                format!(
+                    "the same command with the address of the {name} service: --{name}-url or WEFT_{variable}_URL"
+                )
+            }
             Code::PermissionDenied => {
                 format!("weft mesh policy {}   (tells the roles that may)", self.method)
             }

@@ -54,11 +54,17 @@ fn main() -> ExitCode {
     };
     let output = cli.globals.output;
     let request_id = cli.globals.request_name.clone();
+    let globals = cli.globals.clone();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(error).report(output, None),
     };
-    let outcome = runtime.block_on(run(cli));
+    let outcome = runtime.block_on(async {
+        match run(cli).await {
+            Err(failure) => Err(clients::explained(&globals, failure).await),
+            done => done,
+        }
+    });
     // A name lookup or a read of standard input that hangs must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     match outcome {

@@ -28,7 +28,7 @@ use crate::{
     clients::Clients,
     duration,
     failure::{During as _, Failure},
-    import::{Caller, NoAnswer, request_id, was_given_before},
+    import::{self, Caller, NoAnswer, request_id, was_given_before},
     output::{self, Table, money},
 };
 
@@ -91,6 +91,7 @@ pub(crate) async fn import(
     retry_for: Duration,
 ) -> Result<RemittanceReport, Failure> {
     clients.fits::<ImportRemittanceRequest>()?;
+    import::beginning(path)?;
     let digest = digest(path)
         .await
         .with_context(|| format!("cannot read {}", path.display()))?;

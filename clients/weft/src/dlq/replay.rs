@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use proto::ops::v1::{
     DeadLetter, DeadLetterState, GetDeadLetterRequest, GetReplayRunRequest, RehearseReplayRequest,
     RehearseReplayResponse, ReplayDeadLetterGroupRequest, ReplayDeadLetterRequest, ReplayMode, ReplayRun,
@@ -25,27 +25,38 @@ use crate::{
 /// How often a replay's outcome is asked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// clap would name the options that exclude each other beside one another.
+const USAGE: &str = "\
+weft dlq replay [OPTIONS] <DEAD_LETTER> [--dry-run | --wait <WAIT>]
+       weft dlq replay [OPTIONS] <--group <FINGERPRINT>|--all> [--canary] [--rate <RATE>] [--wait <WAIT>]";
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 when everything that was replayed took effect, or is still replayed of a group or all; 1 when something failed
+again, or one dead letter's outcome is not known in time; 2 wrong usage. With --dry-run: 1 when it would fail again.";
+
 #[derive(Debug, Args)]
+#[command(override_usage = USAGE, after_help = AFTER_HELP, group = ArgGroup::new("replayed")
+    .args(["dead_letter", "group", "all"]).required(true))]
 pub(crate) struct Arguments {
     /// The dead letter's id
-    #[arg(required_unless_present = "many", conflicts_with = "many", value_parser = cli::uuid)]
+    #[arg(value_parser = cli::uuid)]
     dead_letter: Option<Uuid>,
-    /// All open dead letters with this fingerprint, as `weft dlq groups` lists it
+    /// All open dead letters with this fingerprint, as `weft dlq groups` lists it; the oldest 10,000 at once
     #[arg(long, value_name = "FINGERPRINT", group = "many")]
     group: Option<String>,
-    /// All open dead letters of all services
+    /// All open dead letters of all services; the oldest 10,000 of each at once
     #[arg(long, group = "many")]
     all: bool,
-    /// One of them, then ten, then the rest; the first failure of the same kind stops it
+    /// One of them, then ten, then the rest; the first failure of the same kind stops it. Only beside --group or --all
     #[arg(long, requires = "many")]
     canary: bool,
-    /// Replays a second
+    /// Replays a second, 1 to 1000, of each service. Only beside --group or --all
     #[arg(long, requires = "many", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rate: u32,
-    /// Only tell what the replay would change
+    /// Only tell what the replay of one dead letter would change
     #[arg(long, conflicts_with_all = ["many", "wait"])]
     dry_run: bool,
-    /// How long to wait for the outcome
+    /// How long to wait for the outcome; the replay goes on afterwards
     #[arg(long, default_value = "10s", value_parser = duration::parse)]
     wait: Duration,
 }

@@ -1,0 +1,87 @@
+//! What a field of an enum may be, by name: the rules of the contract know numbers, which nobody sends.
+
+use prost_reflect::EnumDescriptor;
+
+/// `must be one of PAYMENT_PURPOSE_SHARE, PAYMENT_PURPOSE_BALANCE`. Zero is what a field is that is left out, and is no name
+/// to send.
+pub(super) fn must_be(values: &EnumDescriptor) -> String {
+    let given = values.values().filter(|value| value.number() != 0);
+    let names: Vec<String> = given.map(|value| value.name().to_owned()).collect();
+    format!("must be one of {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
+
+    use super::super::{POOL, broken_rules, limits};
+
+    /// The fields of enums of every message that a rule is about, or that none is.
+    fn fields() -> Vec<(FieldDescriptor, prost_reflect::EnumDescriptor)> {
+        let ours = |package: &str| {
+            ["order.", "payment.", "claims.", "ops."]
+                .iter()
+                .any(|of| package.starts_with(of))
+        };
+        let messages = POOL.all_messages().filter(|message| ours(message.package_name()));
+        let fields = messages.flat_map(|message| message.fields().collect::<Vec<_>>());
+        fields
+            .filter(|field| !field.is_list())
+            .filter_map(|field| match field.kind() {
+                Kind::Enum(values) => Some((field, values)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn told(field: &FieldDescriptor, number: i32) -> Option<String> {
+        let mut message = DynamicMessage::new(field.parent_message().clone());
+        message.set_field(field, Value::EnumNumber(number));
+        let violations = broken_rules(message).unwrap();
+        let of_field = violations
+            .iter()
+            .filter(|violation| violation.field == field.name());
+        let told: Vec<String> = of_field.map(|violation| violation.description.clone()).collect();
+        assert!(told.len() <= 1, "{}: {told:?}", field.full_name());
+        told.into_iter().next()
+    }
+
+    #[test]
+    fn an_enum_that_is_left_out_or_unknown_is_told_the_names_it_may_have() {
+        let mut left_out = 0;
+        for (field, values) in fields() {
+            let names = super::must_be(&values);
+            assert_eq!(
+                told(&field, 9_999).as_ref(),
+                Some(&names),
+                "{}",
+                field.full_name()
+            );
+            if let Some(told) = told(&field, 0) {
+                assert_eq!(told, names, "{}", field.full_name());
+                left_out += 1;
+            }
+        }
+        assert!(left_out >= 6, "only {left_out} fields of enums must be set");
+    }
+
+    /// Were another number refused, its name would be told all the same.
+    #[test]
+    fn no_number_but_zero_is_refused_of_those_that_are_defined() {
+        for (field, _) in fields() {
+            let refused = limits::rule(&field, &["enum", "not_in"]);
+            let refused = refused
+                .iter()
+                .flat_map(|numbers| numbers.as_list().unwrap_or_default());
+            assert!(
+                refused.clone().all(|number| number.as_i32() == Some(0)),
+                "{}",
+                field.full_name()
+            );
+            for other in ["in", "const"] {
+                let rule = limits::rule(&field, &["enum", other]);
+                assert!(rule.is_none(), "{} has the rule {other}", field.full_name());
+            }
+        }
+    }
+}
