@@ -2,16 +2,15 @@
 //! one claim.
 
 use proto::claims::v1::{
-    Activity, Claim, ClaimDetails, FinancialStatus, GetClaimRequest, ListParkedLinesRequest, ParkedLine,
-    ParkedReason, ParkedResolution, RemittanceReport, ResolveParkedLineRequest,
-    claim_service_client::ClaimServiceClient,
+    Activity, Claim, ClaimDetails, FinancialStatus, GetClaimRequest, ParkedReason, ParkedResolution,
+    RemittanceReport, claim_service_client::ClaimServiceClient,
 };
 use tests::{Service, stack::Client, workspace_root};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::{
-    claims_rig::{Rig, advice, file, filed, fils, import_bytes, reason, story_claim, violations},
+    claims_rig::{Rig, advice, file, filed, fils, import_bytes, parked, resolve, story_claim, violations},
     samples,
 };
 
@@ -80,7 +79,7 @@ async fn import(
     Ok(answer.report.unwrap())
 }
 
-async fn get(claims: &ClaimServiceClient<Client>, id: &str) -> Claim {
+pub(crate) async fn get(claims: &ClaimServiceClient<Client>, id: &str) -> Claim {
     let request = GetClaimRequest {
         id: id.to_owned(),
         ..GetClaimRequest::default()
@@ -95,7 +94,7 @@ fn rules(report: &RemittanceReport) -> Vec<&str> {
 }
 
 /// What a report comes to; it must account for every line and every fils.
-fn outcome(report: &RemittanceReport) -> String {
+pub(crate) fn outcome(report: &RemittanceReport) -> String {
     let parts = [
         &report.booked,
         &report.above_net,
@@ -280,59 +279,6 @@ async fn a_line_whose_net_is_not_the_claims_is_named() {
     assert_eq!(fils(report.above_net.as_ref()), 90_000);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn early_lines_that_repeat_one_another_are_booked_once_when_their_claim_is_filed() {
-    let rig = Rig::start().await;
-    let document = file(&[advice("CLM-1", &[("A1", "100", "40", "PRCE-001")])]);
-    let early = rig.import(&document).await.unwrap();
-    assert_eq!(outcome(&early), "parked 1");
-    let again = rig.import(&document.replace("><", ">\r\n<")).await.unwrap();
-    assert_eq!(outcome(&again), "repeated 1 REPEATED");
-    let id = parked(&rig.claims, ParkedReason::Early).await[0].id;
-    let refused = resolve(&rig.claims, id, ParkedResolution::Book)
-        .await
-        .unwrap_err();
-    assert_eq!(reason(&refused), "CLAIM_NOT_FILED");
-    let claim = rig.filed(samples::claim("CLM-1")).await;
-    assert_eq!(fils(claim.net_paid.as_ref()), 4_000);
-    assert!(parked(&rig.claims, ParkedReason::Early).await.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_line_is_not_left_behind_by_a_claim_that_is_filed_while_it_is_parked() {
-    let rig = Rig::start().await;
-    // The import has found no claim, and waits to write its lines while the claim is filed.
-    let owner = rig.stack.database(Service::Claims).owner().await;
-    let mut blocked = owner.begin().await.unwrap();
-    sqlx::query("lock table claims.remittance_claim in exclusive mode")
-        .execute(&mut *blocked)
-        .await
-        .unwrap();
-    let document = file(&[advice("CLM-1", &[("A1", "100", "40", "PRCE-001")])]);
-    let importing = rig.import(&document);
-    let filing = async {
-        let waits = "select count(*) from pg_locks where relation = 'claims.remittance_claim'::regclass and not granted";
-        tests::eventually(std::time::Duration::from_secs(20), || async {
-            rig.count(waits).await == 1
-        })
-        .await;
-        let filing = rig.filed(samples::claim("CLM-1"));
-        let release = async {
-            let queued = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
-            tests::eventually(std::time::Duration::from_secs(20), || async {
-                rig.count(queued).await >= 1
-            })
-            .await;
-            blocked.rollback().await.unwrap();
-        };
-        tokio::join!(filing, release).0
-    };
-    let (report, claim) = tokio::join!(importing, filing);
-    assert_eq!(report.unwrap().parked_lines, 1);
-    assert_eq!(fils(get(&rig.claims, &claim.id).await.net_paid.as_ref()), 4_000);
-    assert!(parked(&rig.claims, ParkedReason::Unspecified).await.is_empty());
-}
-
 /// A claim whose event would be too large to publish: it is refused by name, and the import of the file ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_can_never_be_booked_is_refused_and_the_others_are_taken() {
@@ -364,46 +310,4 @@ async fn a_claim_that_can_never_be_booked_is_refused_and_the_others_are_taken() 
     let report = rig.import(&document).await.unwrap();
     assert_eq!(outcome(&report), "booked 1 = 100.00 refused 1000 CLAIM_TOO_LARGE");
     assert_eq!(rig.get(&good.id).await.financial_status(), FinancialStatus::Paid);
-}
-
-pub(crate) async fn parked(claims: &ClaimServiceClient<Client>, reason: ParkedReason) -> Vec<ParkedLine> {
-    let request = ListParkedLinesRequest {
-        page_size: 2,
-        reason: reason.into(),
-        ..ListParkedLinesRequest::default()
-    };
-    let mut all = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = ListParkedLinesRequest {
-            page_token,
-            ..request.clone()
-        };
-        let page = claims
-            .clone()
-            .list_parked_lines(request)
-            .await
-            .unwrap()
-            .into_inner();
-        all.extend(page.lines);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return all;
-        }
-    }
-}
-
-pub(crate) async fn resolve(
-    claims: &ClaimServiceClient<Client>,
-    id: i64,
-    resolution: ParkedResolution,
-) -> Result<Option<Claim>, Status> {
-    let request = ResolveParkedLineRequest {
-        request_id: Uuid::new_v4().to_string(),
-        id,
-        resolution: resolution.into(),
-        reason: "the payer has confirmed it".to_owned(),
-    };
-    let answer = claims.clone().resolve_parked_line(request).await?;
-    Ok(answer.into_inner().claim)
 }

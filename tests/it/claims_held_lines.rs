@@ -5,8 +5,7 @@ use tests::Postgres;
 use tonic::Code;
 
 use crate::{
-    claims_files::{parked, resolve},
-    claims_rig::{Rig, advice, file, fils},
+    claims_rig::{Rig, advice, file, fils, parked, resolve},
     samples,
 };
 

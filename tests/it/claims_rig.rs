@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use proto::{
     claims::v1::{
         Activity, Claim, ClaimDetails, GetClaimRequest, ImportRemittanceHeader, ImportRemittanceRequest,
-        ImportRemittanceResponse, PrepareClaimRequest, PrepareClaimResponse, RemittanceReport,
+        ImportRemittanceResponse, ListParkedLinesRequest, ParkedLine, ParkedReason, ParkedResolution,
+        PrepareClaimRequest, PrepareClaimResponse, RemittanceReport, ResolveParkedLineRequest,
         SubmitClaimRequest, SubmitClaimResponse, claim_service_client::ClaimServiceClient,
         import_remittance_request::Part,
     },
@@ -217,4 +218,46 @@ pub(crate) fn reason(status: &Status) -> String {
         .error_info()
         .map(|info| info.reason.clone())
         .unwrap_or_default()
+}
+
+pub(crate) async fn parked(claims: &ClaimServiceClient<Client>, reason: ParkedReason) -> Vec<ParkedLine> {
+    let request = ListParkedLinesRequest {
+        page_size: 2,
+        reason: reason.into(),
+        ..ListParkedLinesRequest::default()
+    };
+    let mut all = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListParkedLinesRequest {
+            page_token,
+            ..request.clone()
+        };
+        let page = claims
+            .clone()
+            .list_parked_lines(request)
+            .await
+            .unwrap()
+            .into_inner();
+        all.extend(page.lines);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return all;
+        }
+    }
+}
+
+pub(crate) async fn resolve(
+    claims: &ClaimServiceClient<Client>,
+    id: i64,
+    resolution: ParkedResolution,
+) -> Result<Option<Claim>, Status> {
+    let request = ResolveParkedLineRequest {
+        request_id: Uuid::new_v4().to_string(),
+        id,
+        resolution: resolution.into(),
+        reason: "the payer has confirmed it".to_owned(),
+    };
+    let answer = claims.clone().resolve_parked_line(request).await?;
+    Ok(answer.into_inner().claim)
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use rustix::process::Signal;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection,
+    postgres::PgConnectOptions,
+};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -134,6 +137,26 @@ impl Postgres {
     /// Kills it as a crash would: SIGKILL to the postmaster. Its sessions notice within a moment.
     pub fn kill9(&self) {
         drop(self.process().take());
+    }
+
+    /// Gives the roles that the services serve as this password, and lets them in by it alone from now on. Sessions that
+    /// are open go on. For a server of one's own.
+    pub async fn require_password(&self, password: &str) {
+        let mut connection = self.connect("postgres").await.expect("the server is up");
+        let roles = SERVICES.map(|service| format!("{service}_app"));
+        for role in &roles {
+            let alter = format!("alter role {role} password '{password}'");
+            let altered = connection.execute(AssertSqlSafe(alter)).await;
+            altered.expect("the role is there");
+        }
+        cluster::require_passwords(self.folder.path(), &roles.join(","));
+        let reloaded = connection.execute("select pg_reload_conf()").await;
+        reloaded.expect("a superuser may");
+        eventually(START, || async {
+            let without = self.options("postgres", &roles[0]).connect().await;
+            without.is_err()
+        })
+        .await;
     }
 
     /// The last lines of its log.

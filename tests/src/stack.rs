@@ -201,9 +201,13 @@ impl Drop for Stack {
 }
 
 async fn server(options: &Options) -> Arc<Postgres> {
-    match options.postgres {
+    let server = match options.postgres {
         None => Postgres::shared().await,
         Some(_) if options.count_statements => Postgres::start_counting().await,
         Some(durability) => Postgres::start(durability).await,
+    };
+    if let Some(password) = &options.database_password {
+        server.require_password(password).await;
     }
+    server
 }

@@ -9,13 +9,17 @@ mod service;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 pub(crate) use probe::serve as serve_probes;
 use serde::{Deserialize, Serialize};
 pub(crate) use service::HealthService;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
+
+/// While a dependency is down, another reason is logged no sooner than this after the one before.
+const ANOTHER_REASON: Duration = Duration::from_secs(5);
 
 /// The probe port: plaintext, health only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -74,6 +78,8 @@ pub enum Status {
 pub struct Dependency {
     name: Arc<str>,
     state: Arc<watch::Sender<State>>,
+    /// The reason that was logged last, and when. At first there is none, and the dependency has yet to be reached.
+    logged: Arc<Mutex<(String, Instant)>>,
 }
 
 impl Health {
@@ -89,6 +95,7 @@ impl Health {
         let dependency = Dependency {
             name: name.into(),
             state: self.state.clone(),
+            logged: Arc::new(Mutex::new((String::new(), Instant::now()))),
         };
         dependency.set(false);
         dependency
@@ -156,11 +163,25 @@ impl Dependency {
         }
     }
 
-    /// It does not answer, and why.
+    /// It does not answer, and why. Logged when it was up, and when the reason is another one, at most once in five
+    /// seconds: a server that was stopped may be back and refuse the password.
     pub fn down(&self, reason: &dyn std::fmt::Display) {
-        if self.set(false) {
-            tracing::warn!(dependency.name = %self.name, error.message = %reason, "a dependency is down");
+        let reason = reason.to_string();
+        if self.is_news(&reason) {
+            tracing::warn!(dependency.name = %self.name, error.message = reason, "a dependency is down");
         }
+    }
+
+    /// Notes that it is down, and says whether that is to be logged.
+    fn is_news(&self, reason: &str) -> bool {
+        let was_up = self.set(false);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, at) = &*logged;
+        let is_news = was_up || (before != reason && at.elapsed() >= ANOTHER_REASON);
+        if is_news {
+            *logged = (reason.to_owned(), Instant::now());
+        }
+        is_news
     }
 
     /// Whether it was last said to be up.
@@ -229,6 +250,23 @@ mod tests {
         assert_eq!(health.status("liveness"), Status::Serving);
         assert_eq!(health.status("startup"), Status::Serving);
         assert_eq!(health.status("claims.v1.ClaimService"), Status::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_reason_of_a_dependency_that_stays_down_is_logged_once_in_five_seconds() {
+        let postgres = Health::new().dependency("postgresql");
+        assert!(
+            !postgres.is_news("connection refused"),
+            "it may come up in a moment"
+        );
+        tokio::time::advance(ANOTHER_REASON).await;
+        assert!(postgres.is_news("connection refused"));
+        assert!(!postgres.is_news("wrong password"));
+        tokio::time::advance(ANOTHER_REASON).await;
+        assert!(!postgres.is_news("connection refused"));
+        assert!(postgres.is_news("wrong password"));
+        postgres.up();
+        assert!(postgres.is_news("wrong password"));
     }
 
     #[test]

@@ -70,6 +70,15 @@ pub(super) fn spawn(folder: &Path, port: u16, durability: Durability, more: &[&'
     Process::spawn("postgres", &mut command, &folder.join("postgres.log"), "QUIT")
 }
 
+/// Lets these roles in by password alone once the server has read its configuration again; all others are trusted.
+pub(super) fn require_passwords(folder: &Path, roles: &str) {
+    let file = folder.join("data/pg_hba.conf");
+    let rules = fs::read_to_string(&file).expect("initdb has written it");
+    // The first rule that fits decides.
+    let rules = format!("host all {roles} 127.0.0.1/32 scram-sha-256\n{rules}");
+    fs::write(&file, rules).expect("the folder is the test's own");
+}
+
 fn command(program: &str, folder: &Path) -> Command {
     let mut command = Command::new(binaries::tool(program));
     command.current_dir(folder);

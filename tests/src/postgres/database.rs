@@ -1,6 +1,6 @@
 //! One service's database for one test.
 
-use std::{fs, ops::RangeBounds, sync::Arc, time::Duration};
+use std::{fs, ops::RangeBounds, os::unix::fs::symlink, sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
@@ -72,6 +72,11 @@ impl Database {
         self.url(&format!("{}_app", self.service))
     }
 
+    /// The same with a password, for a server that [`Postgres::require_password`] has made ask for it.
+    pub fn app_url_with(&self, password: &str) -> String {
+        self.url(&format!("{}_app:{password}", self.service))
+    }
+
     /// Where a test looks behind the scenes: as the superuser, whom row-level security does not bind.
     pub fn superuser_url(&self) -> String {
         self.url("postgres")
@@ -138,6 +143,24 @@ impl Database {
             .fetch_one(&mut connection)
             .await;
         count.unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// Empties a table and leaves its file no room to grow, as on a disk that is full: PostgreSQL itself fails to extend it,
+    /// with SQLSTATE 53100. It has room again once it is truncated, which gives it another file.
+    pub async fn fill_disk_under(&self, table: &str) {
+        let superuser = self.superuser().await;
+        // Its lock keeps everybody from the new file until the device without room stands in its place.
+        let mut emptying = superuser.begin().await.expect("the server is up");
+        run(&mut emptying, format!("truncate {table}")).await;
+        let path = format!("select pg_relation_filepath('{table}')");
+        let path: String = sqlx::query_scalar(AssertSqlSafe(path))
+            .fetch_one(&mut *emptying)
+            .await
+            .expect("the table is there");
+        let file = self.server.folder.path().join("data").join(path);
+        fs::remove_file(&file).expect("the folder is the test's own");
+        symlink("/dev/full", &file).expect("the folder is the test's own");
+        emptying.commit().await.expect("the server is up");
     }
 
     fn url(&self, role: &str) -> String {

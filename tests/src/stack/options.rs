@@ -15,6 +15,8 @@ pub struct Options {
     pub services: Vec<Service>,
     /// Settings beside those that the wiring needs: service, dotted name, value.
     pub settings: Vec<(Service, String, String)>,
+    /// The password in the services' database URLs, which the server asks them for. `None`: everyone is trusted.
+    pub database_password: Option<String>,
     /// Environment variables of all services (`OTEL_…`).
     pub environment: BTreeMap<String, String>,
 }
@@ -26,6 +28,7 @@ impl Default for Options {
             count_statements: false,
             services: Service::ALL.to_vec(),
             settings: Vec::new(),
+            database_password: None,
             environment: BTreeMap::new(),
         }
     }
@@ -52,6 +55,13 @@ impl Options {
     pub fn set(mut self, service: Service, name: &str, value: &str) -> Options {
         self.settings.push((service, name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// A PostgreSQL of the stack's own that asks the services for this password.
+    #[must_use]
+    pub fn database_password(mut self, password: &str) -> Options {
+        self.database_password = Some(password.to_owned());
+        self.own_postgres(Durability::Fast)
     }
 
     /// One more environment variable of all services.

@@ -28,7 +28,9 @@ pub(super) async fn wire(
 
     for (service, instance) in &mut instances {
         let database = &databases[service];
-        instance.set("database.url", database.app_url());
+        let password = options.database_password.as_deref();
+        let url = password.map_or_else(|| database.app_url(), |password| database.app_url_with(password));
+        instance.set("database.url", url);
         instance.set("database.migrate_url", database.owner_url());
         instance.set("auth.issuer", token::ISSUER);
         instance.set("auth.audience", token::AUDIENCE);

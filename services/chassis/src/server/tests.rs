@@ -1,5 +1,6 @@
 mod abuse;
 pub(crate) mod fixture;
+mod forbidden_headers;
 mod protocol;
 mod reflection;
 mod secured;
