@@ -91,7 +91,8 @@ fn sources(folder: &Path) -> Vec<String> {
     found
 }
 
-/// Whether a source calls the method through a client: `.get_claim(context.request(`.
+/// Whether a source calls the method through a client: `.get_claim(context.request(`, or names it beside the client as one
+/// that is called for one request and for several.
 fn calls(source: &str, method: &str) -> bool {
     let mut snake = String::new();
     for letter in method.chars() {
@@ -100,7 +101,14 @@ fn calls(source: &str, method: &str) -> bool {
         }
         snake.extend(letter.to_lowercase());
     }
-    source.contains(&format!(".{}(context.request(", snake.trim_start_matches('_')))
+    let snake = snake.trim_start_matches('_');
+    [
+        format!(".{snake}(context.request("),
+        format!("Client,{snake},"),
+        format!(",{snake}):"),
+    ]
+    .iter()
+    .any(|call| source.contains(call))
 }
 
 #[test]

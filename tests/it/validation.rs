@@ -15,7 +15,7 @@ use tonic::{
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 /// How deep requests nest: a line's observation in an activity of a claim of an order.
 const DEPTH: usize = 5;
@@ -113,7 +113,7 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
         let Kind::Message(inner) = field.kind() else {
             continue;
         };
-        if depth == 0 || inner.full_name().starts_with("google.") {
+        if depth == 0 || inner.full_name().starts_with("google.") || rules.iter().any(are_requests) {
             continue;
         }
         for bad in bad_requests(&inner, depth - 1) {
@@ -131,6 +131,15 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
         }
     }
     found
+}
+
+/// Whether a field's items are requests of their own: what is wrong with one is its own result (`bulk_calls`, `order_bulk`).
+fn are_requests(rules: &DynamicMessage) -> bool {
+    const IGNORE_ALWAYS: i32 = 3;
+    inner(rules, "repeated")
+        .and_then(|rules| inner(&rules, "items"))
+        .and_then(|items| items.get_field_by_name("ignore")?.as_enum_number())
+        == Some(IGNORE_ALWAYS)
 }
 
 /// Values that break the rules of a field, one for each rule; `None` leaves it out.
@@ -317,17 +326,40 @@ pub(crate) async fn send(stack: &Stack, method: &MethodDescriptor, body: Bytes) 
     client.ready().await.unwrap();
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let path = path.parse().unwrap();
+    let takes_several = method
+        .input()
+        .get_field_by_name("requests")
+        .is_some_and(|field| field.is_list());
     let answer = match method.is_client_streaming() {
         true => client
             .client_streaming(Request::new(tokio_stream::once(body)), path, Raw)
             .await
             .map(drop),
-        false => client
-            .server_streaming(Request::new(body), path, Raw)
-            .await
-            .map(drop),
+        false => match client.server_streaming(Request::new(body), path, Raw).await {
+            Ok(mut answers) if takes_several => {
+                let answer = answers.get_mut().message().await.unwrap();
+                refused_alone(&DynamicMessage::decode(method.output(), answer.unwrap()).unwrap())
+                    .map_or(Ok(()), Err)
+            }
+            answer => answer.map(drop),
+        },
     };
     answer.err().unwrap_or_else(|| Status::ok("it was not refused"))
+}
+
+/// Why the first request of several was refused. Its fields are named from the call's message on.
+fn refused_alone(answer: &DynamicMessage) -> Option<Status> {
+    let results = list(answer, "results");
+    let error = inner(results.first()?.as_message()?, "error")?;
+    let status = chassis::bulk::from_message(&error.transcode_to().unwrap());
+    let named = |field| FieldViolation::new(format!("requests[0].{field}"), "");
+    let named: Vec<_> = fields(&status).into_iter().map(named).collect();
+    let details = ErrorDetails::with_bad_request(named);
+    Some(Status::with_error_details(
+        status.code(),
+        status.message(),
+        details,
+    ))
 }
 
 /// Bytes as they are.

@@ -5,6 +5,7 @@
 //! eClaimLink submissions, then online-retail invoices.
 
 mod caller;
+mod orders;
 mod pool;
 mod progress;
 mod report;
@@ -48,8 +49,8 @@ pub(crate) struct Arguments {
     /// The payment method's token for every order's share
     #[arg(long, default_value = "tok_visa")]
     pub(crate) payment_method: String,
-    /// How many orders are under way at once
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// How many orders are under way at once; up to 64 of them go to the service in one call
+    #[arg(long, default_value_t = CONCURRENCY, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) concurrency: u16,
     /// How long a service that cannot be reached is tried again before the import gives up
     #[arg(long, default_value = "2m", value_parser = duration::parse)]
@@ -62,11 +63,14 @@ impl Arguments {
         Arguments {
             file,
             payment_method: "tok_visa".to_owned(),
-            concurrency: 16,
+            concurrency: CONCURRENCY,
             retry_for: RETRY_FOR,
         }
     }
 }
+
+/// How many orders are under way at once by default: two full calls.
+const CONCURRENCY: u16 = 128;
 
 /// How long a service that cannot be reached is tried again by default.
 pub(crate) const RETRY_FOR: Duration = Duration::from_secs(120);
@@ -115,11 +119,14 @@ pub(crate) fn request_id(facility: &str, kind: &str, subject: &[&str]) -> Uuid {
     Uuid::new_v5(&NAMESPACE, name.as_bytes())
 }
 
+/// The response metadata that marks a repeated answer.
+const REPLAYED: &str = "idempotency-replayed";
+
 /// Whether the service recognised the request id, and this is the answer of that time.
 pub(crate) fn was_given_before<T>(response: &tonic::Response<T>) -> bool {
     response
         .metadata()
-        .get("idempotency-replayed")
+        .get(REPLAYED)
         .is_some_and(|value| value == "true")
 }
 
@@ -132,19 +139,29 @@ fn cut_short(path: &Path) -> String {
 }
 
 fn kind(path: &Path) -> Result<Kind, Failure> {
-    let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut reader = BufReader::new(file);
-    let start = reader
-        .fill_buf()
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    match start {
-        [] => Err(Failure::Usage(format!("{} is empty", path.display()))),
-        start if eclaimlink::is_xml(start) => Ok(Kind::Submission),
-        start if start.iter().all(u8::is_ascii_whitespace) => {
-            Err(Failure::Usage(format!("{} is empty", path.display())))
-        }
-        _ => Ok(Kind::Retail),
+    let start = beginning(path)?;
+    Ok(match eclaimlink::is_xml(&start) {
+        true => Kind::Submission,
+        false => Kind::Retail,
+    })
+}
+
+/// How a file begins.
+///
+/// # Errors
+/// When it cannot be read, or holds nothing: that is what a script passes whose download has failed.
+pub(crate) fn beginning(path: &Path) -> Result<Vec<u8>, Failure> {
+    let unreadable = || format!("cannot read {}", path.display());
+    let mut reader = BufReader::new(fs::File::open(path).with_context(unreadable)?);
+    let start = reader.fill_buf().with_context(unreadable)?;
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    if text.iter().all(u8::is_ascii_whitespace) {
+        return Err(Failure::Usage(format!(
+            "{} is empty: there is nothing to import",
+            path.display()
+        )));
     }
+    Ok(start.to_vec())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The contract's descriptors at run time, and the rules that its messages must keep.
 
+mod enums;
 mod limits;
 pub(crate) mod text;
 mod undecodable;
@@ -10,8 +11,9 @@ use std::{
     sync::LazyLock,
 };
 
-use prost_protovalidate::{Error, Validator};
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost::{Message, Name};
+use prost_protovalidate::{Error, Validator, Violation};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind};
 use tonic::Status;
 
 pub(crate) use limits::grouped;
@@ -69,6 +71,18 @@ pub fn violations(name: &str, bytes: &[u8]) -> Result<Violations, String> {
     broken_rules(message).map_err(|error| error.to_string())
 }
 
+/// Checks a request that came within another one.
+///
+/// # Errors
+/// INVALID_ARGUMENT `INVALID_REQUEST` with every violation.
+pub(crate) fn check<M: Message + Name>(message: &M) -> Result<(), Status> {
+    let unknown = || std::io::Error::other(format!("{} is not in the contract", M::full_name()));
+    let descriptor = POOL.get_message_by_name(&M::full_name());
+    let descriptor = descriptor.ok_or_else(|| status::internal(&unknown()))?;
+    let decoded = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice());
+    validate(decoded.map_err(|error| status::internal(&error))?)
+}
+
 /// Checks a request.
 ///
 /// # Errors
@@ -93,13 +107,7 @@ fn broken_rules(mut message: DynamicMessage) -> Result<Violations, Error> {
     };
     let mut violations = Violations::new();
     for violation in broken.iter().flat_map(|broken| broken.violations()) {
-        let said = violation.message();
-        let description = match (said, BETWEEN_FIELDS.get(violation.rule_id())) {
-            ("", Some(said)) => said.clone(),
-            ("", None) => words(violation.rule_id()),
-            (said, _) => said.to_owned(),
-        };
-        violations.add(violation.field_path(), description);
+        violations.add(violation.field_path(), described(violation));
     }
     // A field that breaks a rule of its own is named with that one only.
     let named: HashSet<String> = violations
@@ -110,6 +118,20 @@ fn broken_rules(mut message: DynamicMessage) -> Result<Violations, Error> {
         violations.add(fault.path, fault.description);
     }
     Ok(violations)
+}
+
+/// What a broken rule asks for, in words.
+fn described(violation: &Violation) -> String {
+    if violation.rule_id().starts_with("enum.")
+        && let Some(Kind::Enum(values)) = violation.field_descriptor().map(FieldDescriptor::kind)
+    {
+        return enums::must_be(&values);
+    }
+    match (violation.message(), BETWEEN_FIELDS.get(violation.rule_id())) {
+        ("", Some(said)) => said.clone(),
+        ("", None) => words(violation.rule_id()),
+        (said, _) => said.to_owned(),
+    }
 }
 
 /// Rules for well-known formats come with their id only: `string.uuid`, `string.email_empty`.

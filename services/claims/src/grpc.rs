@@ -1,14 +1,17 @@
 //! Decode, use case, encode.
 
-use chassis::{Identity, PageTokens, idempotency, status};
+use chassis::{Identity, PageTokens, bulk, idempotency, status};
 use prost::Message;
 use proto::claims::v1::{
     GetClaimAttachmentRequest, GetClaimAttachmentResponse, GetClaimRequest, GetClaimResponse,
     ImportRemittanceHeader, ImportRemittanceRequest, ImportRemittanceResponse, ListClaimsRequest,
     ListClaimsResponse, ListParkedLinesRequest, ListParkedLinesResponse, PrepareClaimRequest,
-    PrepareClaimResponse, ResolveParkedLineRequest, ResolveParkedLineResponse, ResubmitClaimRequest,
-    ResubmitClaimResponse, SubmitClaimRequest, SubmitClaimResponse, WithdrawClaimRequest,
-    WithdrawClaimResponse, claim_service_server::ClaimService, import_remittance_request::Part,
+    PrepareClaimResponse, PrepareClaimsRequest, PrepareClaimsResponse, PrepareClaimsResult,
+    ResolveParkedLineRequest, ResolveParkedLineResponse, ResubmitClaimRequest, ResubmitClaimResponse,
+    SubmitClaimRequest, SubmitClaimResponse, SubmitClaimsRequest, SubmitClaimsResponse, SubmitClaimsResult,
+    WithdrawClaimRequest, WithdrawClaimResponse, claim_service_server::ClaimService,
+    import_remittance_request::Part, prepare_claims_result::Result as PrepareClaimResult,
+    submit_claims_result::Result as SubmitClaimResult,
 };
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
@@ -40,12 +43,50 @@ impl ClaimService for Grpc {
         answer(prepare_claim::prepare(&self.desk, &caller.facility, request.into_inner()).await)
     }
 
+    async fn prepare_claims(
+        &self,
+        request: Request<PrepareClaimsRequest>,
+    ) -> Result<Response<PrepareClaimsResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let call = (metadata, extensions);
+        let outcomes = bulk::carry_out(call, message.requests, |one| self.prepare_claim(one)).await;
+        let results = outcomes.into_iter().map(|outcome| PrepareClaimsResult {
+            replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
+            result: Some(match outcome {
+                Ok(answer) => PrepareClaimResult::Response(answer.into_inner()),
+                Err(status) => PrepareClaimResult::Error(bulk::to_message(&status)),
+            }),
+        });
+        Ok(Response::new(PrepareClaimsResponse {
+            results: results.collect(),
+        }))
+    }
+
     async fn submit_claim(
         &self,
         request: Request<SubmitClaimRequest>,
     ) -> Result<Response<SubmitClaimResponse>, Status> {
         let caller = Identity::of(&request)?;
         answer(submit_claim::submit(&self.desk, &caller.facility, request.into_inner()).await)
+    }
+
+    async fn submit_claims(
+        &self,
+        request: Request<SubmitClaimsRequest>,
+    ) -> Result<Response<SubmitClaimsResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let call = (metadata, extensions);
+        let outcomes = bulk::carry_out(call, message.requests, |one| self.submit_claim(one)).await;
+        let results = outcomes.into_iter().map(|outcome| SubmitClaimsResult {
+            replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
+            result: Some(match outcome {
+                Ok(answer) => SubmitClaimResult::Response(answer.into_inner()),
+                Err(status) => SubmitClaimResult::Error(bulk::to_message(&status)),
+            }),
+        });
+        Ok(Response::new(SubmitClaimsResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn resubmit_claim(

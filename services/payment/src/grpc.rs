@@ -3,7 +3,7 @@
 mod ledger;
 
 use chassis::{
-    Identity, PageTokens, idempotency,
+    Identity, PageTokens, bulk, idempotency,
     idempotency::Key,
     page::{self, List},
     status,
@@ -14,10 +14,12 @@ use prost::Message;
 use proto::{
     google::r#type::Money as WireMoney,
     payment::v1::{
-        AuthorizePaymentRequest, AuthorizePaymentResponse, CapturePaymentRequest, CapturePaymentResponse,
+        AuthorizePaymentRequest, AuthorizePaymentResponse, AuthorizePaymentsRequest,
+        AuthorizePaymentsResponse, AuthorizePaymentsResult, CapturePaymentRequest, CapturePaymentResponse,
         GetPaymentRequest, GetPaymentResponse, ListPaymentsRequest, ListPaymentsResponse, PayOrderRequest,
         PayOrderResponse, RefundPaymentRequest, RefundPaymentResponse, VoidPaymentRequest,
-        VoidPaymentResponse, payment_service_server::PaymentService,
+        VoidPaymentResponse, authorize_payments_result::Result as AuthorizeResult,
+        payment_service_server::PaymentService,
     },
 };
 use tonic::{Request, Response, Status};
@@ -62,6 +64,25 @@ impl PaymentService for Grpc {
         let answer = authorize_payment(&self.desk, &made, command).await?;
         Ok(respond(answer, |payment| AuthorizePaymentResponse {
             payment: Some(payment),
+        }))
+    }
+
+    async fn authorize_payments(
+        &self,
+        request: Request<AuthorizePaymentsRequest>,
+    ) -> Result<Response<AuthorizePaymentsResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let call = (metadata, extensions);
+        let outcomes = bulk::carry_out(call, message.requests, |one| self.authorize_payment(one)).await;
+        let results = outcomes.into_iter().map(|outcome| AuthorizePaymentsResult {
+            replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
+            result: Some(match outcome {
+                Ok(answer) => AuthorizeResult::Response(answer.into_inner()),
+                Err(status) => AuthorizeResult::Error(bulk::to_message(&status)),
+            }),
+        });
+        Ok(Response::new(AuthorizePaymentsResponse {
+            results: results.collect(),
         }))
     }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
 use crate::{
-    clients::Clients,
+    clients::{self, Clients},
     failure::{self, Failure},
 };
 
@@ -44,14 +44,24 @@ impl Caller {
         M: Clone + prost::Name,
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let (message, send) = (&message, &send);
+        let attempt = || async move {
+            let request = self.clients.side_request(message.clone());
+            send(request.map_err(|failure| unsent(&failure))?).await
+        };
+        self.insist::<M, _, _>(attempt).await
+    }
+
+    /// Makes attempts at a call with an `M`, as [`Caller::call`] does.
+    pub(super) async fn insist<M, T, F>(&self, attempt: impl Fn() -> F) -> Result<Response<T>, NoAnswer>
+    where
+        M: prost::Name,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let began = Instant::now();
         let mut wait = FIRST_WAIT;
         loop {
-            let request = self
-                .clients
-                .side_request(message.clone())
-                .map_err(|failure| self.give_up(unsent(&failure)))?;
-            let status = match send(request).await {
+            let status = match attempt().await {
                 Ok(response) => return Ok(response),
                 Err(status) => status,
             };
@@ -71,6 +81,10 @@ impl Caller {
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
                 Code::Unauthenticated | Code::PermissionDenied => return Err(self.give_up(status)),
+                Code::Unimplemented => {
+                    let method = clients::method_of(&M::full_name()).unwrap_or_default();
+                    return Err(self.give_up(self.clients.explained(&method, status).await));
+                }
                 _ => return Err(verdict(status)),
             }
         }
@@ -85,17 +99,15 @@ impl Caller {
 /// What a status means that no repetition changes. Only the service can refuse: an answer that could not be read here
 /// may be that of a service that has done what was asked.
 fn verdict(status: Status) -> NoAnswer {
-    let is_fault = matches!(
-        status.code(),
-        Code::Internal | Code::Unknown | Code::DataLoss | Code::Unimplemented
-    );
+    let is_fault = matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss);
     match is_fault || Origin::of(&status) == Origin::Client {
         true => NoAnswer::Undecided(status),
         false => NoAnswer::Refused(status),
     }
 }
 
-fn unsent(failure: &Failure) -> Status {
+/// Why a call was not made. No repetition changes it.
+pub(super) fn unsent(failure: &Failure) -> Status {
     let text = match failure {
         Failure::Usage(message) => message.clone(),
         Failure::Other(error) => format!("{error:#}"),

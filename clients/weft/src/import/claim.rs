@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Arguments, Report,
     caller::Caller,
+    orders::Orders,
     pool,
     progress::Progress,
     report::{Entry, Outcome},
@@ -46,11 +47,11 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
     report.test = header.test;
     report.remarks_on_file = header.remarks.iter().map(ToString::to_string).collect();
     let desk = Arc::new(Desk {
-        caller: Caller {
+        orders: Orders::new(Caller {
             clients: clients.clone(),
             retry_for: arguments.retry_for,
             halt: halt.clone(),
-        },
+        }),
         payment_method: arguments.payment_method.clone(),
         test: header.test,
         progress: Progress::of(&arguments.file),
@@ -70,7 +71,7 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
 
 /// What the workers share.
 struct Desk {
-    caller: Caller,
+    orders: Orders,
     payment_method: String,
     test: bool,
     progress: Progress,
@@ -114,7 +115,7 @@ impl pool::Worker for Desk {
 
 impl Desk {
     async fn decide(&self, claim: &Claim) -> Settled {
-        if self.caller.halt.is_cancelled() {
+        if self.orders.caller.halt.is_cancelled() {
             return settled(
                 Outcome::Undecided,
                 None,
@@ -126,8 +127,10 @@ impl Desk {
             Err(violations) => return settled(Outcome::Refused, None, listed(violations)),
         };
         match &reading.resubmission {
-            Some(reason) => resubmission::file(&self.caller, &reading.details, reason, self.test).await,
-            None => order::place(&self.caller, &reading.details, &self.payment_method, self.test).await,
+            Some(reason) => {
+                resubmission::file(&self.orders.caller, &reading.details, reason, self.test).await
+            }
+            None => order::place(&self.orders, &reading.details, &self.payment_method, self.test).await,
         }
     }
 

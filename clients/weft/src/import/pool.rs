@@ -29,7 +29,10 @@ impl Stop {
         match self {
             Stop::AtTheEnd => None,
             Stop::Interrupted => Some("interrupted".to_owned()),
-            Stop::Halted => Some("a service cannot be reached, or does not take the token".to_owned()),
+            Stop::Halted => Some(
+                "a service cannot be reached, does not take the token, or is not the one that was meant"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::{
     caller::Caller,
     cancellation,
     invoice::{CURRENCY, Invoice, Invoices},
+    orders::Orders,
     pool,
     progress::Progress,
     report::{Entry, Outcome},
@@ -32,11 +33,11 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
     let began = Instant::now();
     let halt = CancellationToken::new();
     let retail = Arc::new(Retail {
-        caller: Caller {
+        orders: Orders::new(Caller {
             clients: clients.clone(),
             retry_for: arguments.retry_for,
             halt: halt.clone(),
-        },
+        }),
         payment_method: arguments.payment_method.clone(),
         progress: Progress::of(&arguments.file),
         report: Mutex::new(Report::new(
@@ -59,7 +60,7 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
 }
 
 struct Retail {
-    caller: Caller,
+    orders: Orders,
     payment_method: String,
     progress: Progress,
     report: Mutex<Report>,
@@ -94,12 +95,12 @@ impl pool::Worker for Retail {
 
 impl Retail {
     async fn decide(&self, invoice: &Invoice) -> Vec<Entry> {
-        let mut entries = if self.caller.halt.is_cancelled() {
+        let mut entries = if self.orders.caller.halt.is_cancelled() {
             not_begun(invoice)
         } else if invoice.cancels() {
-            cancellation::give_back(&self.caller, invoice).await
+            cancellation::give_back(&self.orders.caller, invoice).await
         } else {
-            sale::place(&self.caller, invoice, &self.payment_method).await
+            sale::place(&self.orders, invoice, &self.payment_method).await
         };
         entries.extend(invoice.faults.iter().map(|fault| Entry {
             document: invoice.number.clone(),

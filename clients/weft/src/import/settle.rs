@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{
     caller::{Caller, NoAnswer},
+    orders::Orders,
     report::Outcome,
     was_given_before,
 };
@@ -30,16 +31,16 @@ const MOST_ATTEMPTS: usize = 5;
 /// that came to nothing is placed anew where that may end better: the processor had not answered, nobody had paid in time,
 /// or the request is another one now, with another card. Its name follows from the order before it, so that a repeated import goes the
 /// same way.
-pub(crate) async fn place(caller: &Caller, mut request: PlaceOrderRequest) -> Settled {
+pub(crate) async fn place(orders: &Orders, mut request: PlaceOrderRequest) -> Settled {
     for _ in 1..MOST_ATTEMPTS {
-        let attempt = attempt(caller, &request).await;
+        let attempt = attempt(orders, &request).await;
         let Some(order_id) = attempt.worth_another else {
             return attempt.settled;
         };
         let name = Uuid::parse_str(&request.request_id).unwrap_or_default();
         request.request_id = Uuid::new_v5(&name, order_id.as_bytes()).to_string();
     }
-    attempt(caller, &request).await.settled
+    attempt(orders, &request).await.settled
 }
 
 struct Attempt {
@@ -48,13 +49,9 @@ struct Attempt {
     worth_another: Option<String>,
 }
 
-async fn attempt(caller: &Caller, request: &PlaceOrderRequest) -> Attempt {
-    let answer = caller
-        .call(request.clone(), |message| {
-            let mut client = caller.clients.order();
-            async move { client.place_order(message).await }
-        })
-        .await;
+async fn attempt(orders: &Orders, request: &PlaceOrderRequest) -> Attempt {
+    let caller = &orders.caller;
+    let answer = orders.place(request).await;
     let mut changed = false;
     let found = match answer {
         Ok(response) => {

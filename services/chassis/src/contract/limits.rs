@@ -6,7 +6,7 @@ use prost::Message as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage as _, Value};
 
 use super::{
-    POOL,
+    POOL, enums,
     text::{self, Lines},
     well_formed,
 };
@@ -43,7 +43,12 @@ struct Limits {
     max_bytes: usize,
     max_items: usize,
     max_encoded_bytes: usize,
+    /// The items are requests, each of which is checked by itself.
+    skips_items: bool,
 }
+
+/// `IGNORE_ALWAYS` of protovalidate.
+const IGNORE_ALWAYS: i32 = 3;
 
 impl Limits {
     const DEFAULT: Limits = Limits {
@@ -52,6 +57,7 @@ impl Limits {
         max_bytes: MAX_BYTES,
         max_items: MAX_ITEMS,
         max_encoded_bytes: usize::MAX,
+        skips_items: false,
     };
 
     /// A field's own rule of its length goes before the default; the validator checks it then.
@@ -82,6 +88,8 @@ impl Limits {
             max_encoded_bytes: option(field, "mesh.v1.max_encoded_bytes")
                 .and_then(|bytes| usize::try_from(bytes.as_u32()?).ok())
                 .unwrap_or(usize::MAX),
+            skips_items: own(&["repeated", "items", "ignore"])
+                .is_some_and(|ignore| ignore.as_enum_number() == Some(IGNORE_ALWAYS)),
         }
     }
 }
@@ -96,7 +104,7 @@ fn option(field: &FieldDescriptor, name: &str) -> Option<Value> {
 }
 
 /// A value within the field's rules, if it is set.
-fn rule(field: &FieldDescriptor, path: &[&str]) -> Option<Value> {
+pub(super) fn rule(field: &FieldDescriptor, path: &[&str]) -> Option<Value> {
     let mut value = option(field, "buf.validate.field")?;
     for name in path {
         let message = value.as_message()?;
@@ -164,6 +172,9 @@ impl Walk {
                     );
                     items.truncate(limits.max_items + 1);
                 }
+                if limits.skips_items {
+                    return;
+                }
                 for (index, item) in items.iter_mut().enumerate() {
                     path.push_str(&format!("[{index}]"));
                     self.value(&kind, item, limits, path);
@@ -209,8 +220,11 @@ impl Walk {
             Value::U64(number) if i64::try_from(*number).is_err() => {
                 self.add(path, "must be at most 9,223,372,036,854,775,807");
             }
-            Value::EnumNumber(number) if !is_defined(kind, *number) => {
-                self.add(path, "must be one of the defined values");
+            Value::EnumNumber(number) => {
+                let values = kind.as_enum();
+                if let Some(values) = values.filter(|values| values.get_value(*number).is_none()) {
+                    self.add(path, enums::must_be(values));
+                }
             }
             Value::Message(inner) => {
                 if limits.max_encoded_bytes < usize::MAX && inner.encoded_len() > limits.max_encoded_bytes {
@@ -256,11 +270,6 @@ impl Walk {
             Err(_) => self.add(path, "must hold a message of its type"),
         }
     }
-}
-
-fn is_defined(kind: &Kind, number: i32) -> bool {
-    kind.as_enum()
-        .is_none_or(|names| names.get_value(number).is_some())
 }
 
 fn shown_key(key: &MapKey) -> String {

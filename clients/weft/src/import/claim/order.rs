@@ -7,7 +7,7 @@ use proto::{
 };
 
 use crate::import::{
-    caller::Caller,
+    orders::Orders,
     request_id,
     settle::{self, Settled},
     submission::CURRENCY,
@@ -17,16 +17,13 @@ use crate::import::{
 const LONGEST_REFERENCE: usize = 100;
 
 pub(crate) async fn place(
-    caller: &Caller,
+    orders: &Orders,
     details: &ClaimDetails,
     payment_method: &str,
     test: bool,
 ) -> Settled {
-    settle::place(
-        caller,
-        request(caller.clients.facility(), details, payment_method, test),
-    )
-    .await
+    let facility = orders.caller.clients.facility();
+    settle::place(orders, request(facility, details, payment_method, test)).await
 }
 
 fn request(facility: &str, details: &ClaimDetails, payment_method: &str, test: bool) -> PlaceOrderRequest {

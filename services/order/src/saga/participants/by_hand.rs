@@ -1,5 +1,5 @@
 //! What somebody has done to a payment at the payment service itself, past the saga. Read after a refusal, which stands
-//! when there is nothing of the kind. Pure.
+//! when there is nothing of the kind, and after an answer that was given before. Pure.
 
 use money::Money;
 use proto::{
@@ -52,7 +52,13 @@ pub(super) fn paid(payment: &Payment) -> Result<Paid, Status> {
             .refunds
             .iter()
             .any(|refund| refund.state() == RefundState::Pending),
+        undecided: is_open(payment) || payment.capture_pending,
     })
+}
+
+/// Whether the processor has not told yet whether it has set the money aside.
+pub(super) fn is_open(payment: &Payment) -> bool {
+    matches!(payment.state(), PaymentState::Authorizing | PaymentState::Unknown)
 }
 
 /// The payment of the share is over another amount than the order's share: nobody can say which of the two is meant.

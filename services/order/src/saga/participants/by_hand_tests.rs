@@ -67,6 +67,7 @@ fn a_refund_that_was_made_by_hand_is_made_and_a_part_of_it_needs_a_person() {
         reason: String::new(),
         share,
         balance: 0,
+        credit: Some(0),
         whole: false,
         lines: Vec::new(),
         state,
@@ -92,6 +93,18 @@ fn a_refund_that_was_made_by_hand_is_made_and_a_part_of_it_needs_a_person() {
     assert!(reason(found).contains("10.00 were given back by hand"));
     // It has another reason: the processor refuses, for one.
     assert_eq!(of(4_000).unwrap(), None);
+}
+
+#[test]
+fn what_the_processor_has_not_told_is_undecided() {
+    let undecided = |payment: &Payment| paid(payment).unwrap().undecided;
+    for state in [PaymentState::Authorizing, PaymentState::Unknown] {
+        assert!(undecided(&payment(state, 10_000, 0, 0)));
+    }
+    let mut authorized = payment(PaymentState::Authorized, 10_000, 0, 0);
+    assert!(!undecided(&authorized));
+    authorized.capture_pending = true;
+    assert!(undecided(&authorized));
 }
 
 #[test]

@@ -8,18 +8,31 @@ use proto::claims::v1::{
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{super::outcome, done, internal, malformed};
+use super::{
+    super::outcome,
+    bulk::{Calls, Own, Prepare, Submit},
+    done, internal, malformed,
+};
 use crate::{
     order::{Failure, Order},
     saga::{Effect, Outcome},
 };
 
 #[derive(Clone)]
-pub(super) struct Claims(ClaimServiceClient<Channel>);
+pub(super) struct Claims {
+    client: ClaimServiceClient<Channel>,
+    prepare: Calls<Prepare>,
+    submit: Calls<Submit>,
+}
 
 impl Claims {
-    pub(super) fn new(channel: Channel) -> Claims {
-        Claims(ClaimServiceClient::new(channel))
+    pub(super) fn new(channel: Channel, own: &Own) -> Claims {
+        let client = ClaimServiceClient::new(channel);
+        Claims {
+            prepare: Calls::new(Prepare(client.clone()), own),
+            submit: Calls::new(Submit(client.clone()), own),
+            client,
+        }
     }
 
     pub(super) async fn check(&self, context: &Context, details: ClaimDetails) -> Result<(), Status> {
@@ -29,7 +42,7 @@ impl Claims {
             details: Some(details),
             validate_only: true,
         };
-        self.0
+        self.client
             .clone()
             .prepare_claim(context.request(request))
             .await
@@ -50,7 +63,11 @@ impl Claims {
             details: Some(details),
             validate_only: false,
         };
-        match self.0.clone().prepare_claim(context.request(request)).await {
+        match self
+            .prepare
+            .call(context, (&order.facility, order.id), request)
+            .await
+        {
             Ok(answer) => {
                 let id = answer
                     .into_inner()
@@ -87,7 +104,11 @@ impl Claims {
             request_id: key.to_string(),
             id: id.to_string(),
         };
-        let claim = match self.0.clone().submit_claim(context.request(request)).await {
+        let claim = match self
+            .submit
+            .call(context, (&order.facility, order.id), request)
+            .await
+        {
             Ok(answer) => answer.into_inner().claim.ok_or_else(|| malformed("claim"))?,
             // Nothing is left to do for a claim that somebody else has handed in.
             Err(refused) if outcome::is_refusal(&refused) => {
@@ -114,7 +135,7 @@ impl Claims {
             id: id.to_string(),
             ..GetClaimRequest::default()
         };
-        let answer = self.0.clone().get_claim(context.request(request)).await?;
+        let answer = self.client.clone().get_claim(context.request(request)).await?;
         answer.into_inner().claim.ok_or_else(|| malformed("claim"))
     }
 
@@ -130,7 +151,10 @@ impl Claims {
             order_id: order.id.to_string(),
             reason: reason.to_owned(),
         };
-        self.0.clone().withdraw_claim(context.request(request)).await?;
+        self.client
+            .clone()
+            .withdraw_claim(context.request(request))
+            .await?;
         Ok(done())
     }
 }

@@ -1,5 +1,6 @@
 //! The payment service.
 
+use chassis::idempotency::REPLAYED;
 use mesh::{Channel, Context};
 use proto::payment::v1::{
     AuthorizePaymentRequest, CapturePaymentRequest, GetPaymentRequest, ListPaymentsRequest, Payment,
@@ -7,11 +8,12 @@ use proto::payment::v1::{
     payment_service_client::PaymentServiceClient,
 };
 use time::OffsetDateTime;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
 use super::{
     super::outcome,
+    bulk::{Authorize, Calls, Own},
     by_hand::{self, Part},
     done, internal, malformed,
 };
@@ -21,11 +23,18 @@ use crate::{
 };
 
 #[derive(Clone)]
-pub(super) struct Payments(PaymentServiceClient<Channel>);
+pub(super) struct Payments {
+    client: PaymentServiceClient<Channel>,
+    authorize: Calls<Authorize>,
+}
 
 impl Payments {
-    pub(super) fn new(channel: Channel) -> Payments {
-        Payments(PaymentServiceClient::new(channel))
+    pub(super) fn new(channel: Channel, own: &Own) -> Payments {
+        let client = PaymentServiceClient::new(channel);
+        Payments {
+            authorize: Calls::new(Authorize(client.clone()), own),
+            client,
+        }
     }
 
     /// Once there is a payment, it is only asked about: it may have been charged. Where there is a payment method
@@ -35,19 +44,11 @@ impl Payments {
         context: &Context,
         order: &Order,
         key: Uuid,
+        now: OffsetDateTime,
     ) -> Result<Outcome, Status> {
         let capture = order.immediate && !order.payment_method.is_empty();
         let payment = match order.payment_id {
-            Some(id) => {
-                self.get(
-                    context,
-                    GetPaymentRequest {
-                        id: id.to_string(),
-                        ..Default::default()
-                    },
-                )
-                .await?
-            }
+            Some(id) => self.by_id(context, id.to_string()).await?,
             None => {
                 // An earlier version of this service may have asked under the saga's key, without the capture.
                 let key = if capture {
@@ -63,13 +64,20 @@ impl Payments {
                     payment_method: order.payment_method.clone(),
                     capture,
                 };
-                match self.0.clone().authorize_payment(context.request(request)).await {
+                match self
+                    .authorize
+                    .call(context, (&order.facility, order.id), request)
+                    .await
+                {
                     Ok(answer) => {
-                        let payment = answer.into_inner().payment.ok_or_else(|| malformed("payment"))?;
-                        if payment.state() == PaymentState::Captured {
-                            return Ok(Outcome::Done(Effect::PaymentCaptured(id_of(&payment)?)));
+                        let payment = self.current(context, answer, |answer| answer.payment).await?;
+                        match by_hand::captured(order, &payment)? {
+                            Some(Outcome::Done(_)) => {
+                                return Ok(Outcome::Done(Effect::PaymentCaptured(id_of(&payment)?)));
+                            }
+                            Some(given_back) => return Ok(given_back),
+                            None => payment,
                         }
-                        payment
                     }
                     Err(refused) if outcome::is_refusal(&refused) => {
                         let payment = self.found(context, order, PaymentPurpose::Share, refused).await?;
@@ -82,7 +90,7 @@ impl Payments {
                 }
             }
         };
-        authorization(order, &payment)
+        authorization(order, &payment, now)
     }
 
     pub(super) async fn capture(
@@ -99,13 +107,16 @@ impl Payments {
             id: id.to_string(),
             amount: None,
         };
-        match self.0.clone().capture_payment(context.request(request)).await {
+        match self
+            .client
+            .clone()
+            .capture_payment(context.request(request))
+            .await
+        {
             Ok(answer) => {
-                let payment = answer.into_inner().payment.ok_or_else(|| malformed("payment"))?;
-                match payment.state() {
-                    PaymentState::Captured => Ok(done()),
-                    _ => Err(Status::unavailable("the capture has not been confirmed yet")),
-                }
+                let payment = self.current(context, answer, |answer| answer.payment).await?;
+                let unconfirmed = || Status::unavailable("the capture has not been confirmed yet");
+                by_hand::captured(order, &payment)?.ok_or_else(unconfirmed)
             }
             Err(refused) if outcome::is_refusal(&refused) => {
                 let payment = self
@@ -141,7 +152,7 @@ impl Payments {
             return by_hand::given_back_whole(order, &payment)?.ok_or(refused);
         }
         match by_hand::kept(&payment)? {
-            None if is_open(&payment) => Err(Status::unavailable(
+            None if by_hand::is_open(&payment) => Err(Status::unavailable(
                 "the outcome of the payment is being found out",
             )),
             None => Err(refused),
@@ -153,7 +164,10 @@ impl Payments {
                     amount: None,
                     reason: reason.to_owned(),
                 };
-                self.0.clone().refund_payment(context.request(request)).await?;
+                self.client
+                    .clone()
+                    .refund_payment(context.request(request))
+                    .await?;
                 Ok(done())
             }
         }
@@ -212,7 +226,7 @@ impl Payments {
             amount: Some(order.money(part.wanted).into()),
             reason: reason.to_owned(),
         };
-        match self.0.clone().refund_payment(context.request(request)).await {
+        match self.client.clone().refund_payment(context.request(request)).await {
             Ok(_) => Ok(done()),
             Err(refused) if outcome::is_refusal(&refused) => {
                 let payment = self.found(context, order, part.purpose, refused.clone()).await?;
@@ -236,7 +250,7 @@ impl Payments {
             purpose: purpose.into(),
             reason: reason.to_owned(),
         };
-        self.0
+        self.client
             .clone()
             .void_payment(context.request(request))
             .await
@@ -248,7 +262,11 @@ impl Payments {
             order_id: order.id.to_string(),
             ..ListPaymentsRequest::default()
         };
-        let answer = self.0.clone().list_payments(context.request(request)).await?;
+        let answer = self
+            .client
+            .clone()
+            .list_payments(context.request(request))
+            .await?;
         let mut books = Books::default();
         for payment in answer.into_inner().payments {
             let paid = by_hand::paid(&payment)?;
@@ -258,6 +276,21 @@ impl Payments {
             }
         }
         Ok(books)
+    }
+
+    /// The payment of an answer, as it is now. An answer that was given before does not say what was given back since.
+    async fn current<M>(
+        &self,
+        context: &Context,
+        answer: Response<M>,
+        payment: impl Fn(M) -> Option<Payment>,
+    ) -> Result<Payment, Status> {
+        let is_repeated = answer.metadata().contains_key(REPLAYED);
+        let payment = payment(answer.into_inner()).ok_or_else(|| malformed("payment"))?;
+        match is_repeated {
+            true => self.by_id(context, payment.id).await,
+            false => Ok(payment),
+        }
     }
 
     /// The payment that a call was refused for; when it cannot be found, the refusal stands.
@@ -274,6 +307,14 @@ impl Payments {
         }
     }
 
+    async fn by_id(&self, context: &Context, id: String) -> Result<Payment, Status> {
+        let request = GetPaymentRequest {
+            id,
+            ..GetPaymentRequest::default()
+        };
+        self.get(context, request).await
+    }
+
     async fn of(&self, context: &Context, order: &Order, purpose: PaymentPurpose) -> Result<Payment, Status> {
         let request = GetPaymentRequest {
             id: String::new(),
@@ -285,7 +326,7 @@ impl Payments {
 
     async fn get(&self, context: &Context, request: GetPaymentRequest) -> Result<Payment, Status> {
         let answer = self
-            .0
+            .client
             .clone()
             .get_payment(context.request(request))
             .await?
@@ -294,19 +335,17 @@ impl Payments {
     }
 }
 
-/// What a payment's state means for the order that waits for it.
-fn authorization(order: &Order, payment: &Payment) -> Result<Outcome, Status> {
+/// What a payment's state means for the order that waits for it, `now` by the database's clock.
+fn authorization(order: &Order, payment: &Payment, now: OffsetDateTime) -> Result<Outcome, Status> {
     let id = id_of(payment)?;
     let unpaid = order.state == State::AwaitingPayment || order.payment_method.is_empty();
     match payment.state() {
         PaymentState::Authorized | PaymentState::Captured => Ok(Outcome::Done(Effect::PaymentAuthorized(id))),
         // The patient may try another method as long as the window is open.
-        PaymentState::Created | PaymentState::Declined if unpaid => {
-            match order.is_expired(OffsetDateTime::now_utc()) {
-                true => Ok(refused("PAYMENT_WINDOW_PASSED", "it was not paid in time", true)),
-                false => Ok(Outcome::Wait(Wait::PaymentMethod(id))),
-            }
-        }
+        PaymentState::Created | PaymentState::Declined if unpaid => match order.is_expired(now) {
+            true => Ok(refused("PAYMENT_WINDOW_PASSED", "it was not paid in time", true)),
+            false => Ok(Outcome::Wait(Wait::PaymentMethod(id))),
+        },
         // It is voided, too: PayOrder could still pay it with another card, for an order that is no more.
         PaymentState::Declined => Ok(refused(decline(payment), "the payment method was declined", true)),
         PaymentState::Voided => Ok(refused("PAYMENT_VOIDED", "the payment was let go", true)),
@@ -316,11 +355,6 @@ fn authorization(order: &Order, payment: &Payment) -> Result<Outcome, Status> {
         }
         PaymentState::Unspecified => Err(malformed("payment state")),
     }
-}
-
-/// Whether the processor has not told yet whether it has set the money aside.
-fn is_open(payment: &Payment) -> bool {
-    matches!(payment.state(), PaymentState::Authorizing | PaymentState::Unknown)
 }
 
 fn id_of(payment: &Payment) -> Result<Uuid, Status> {

@@ -1,0 +1,125 @@
+use proto::claims::v1::{SubmitClaimRequest, SubmitClaimResponse};
+use tonic_types::StatusExt as _;
+use uuid::Uuid;
+
+use super::*;
+use crate::idempotency;
+
+fn submit(id: &str) -> SubmitClaimRequest {
+    SubmitClaimRequest {
+        request_id: Uuid::new_v4().to_string(),
+        id: id.to_owned(),
+    }
+}
+
+async fn carried_out<F>(
+    requests: Vec<SubmitClaimRequest>,
+    handle: impl Fn(SubmitClaimRequest) -> F,
+) -> Vec<Outcome<SubmitClaimResponse>>
+where
+    F: Future<Output = Outcome<SubmitClaimResponse>>,
+{
+    let call = (MetadataMap::new(), Extensions::new());
+    carry_out(call, requests, |request: Request<SubmitClaimRequest>| {
+        handle(request.into_inner())
+    })
+    .await
+}
+
+fn reason(outcome: &Outcome<SubmitClaimResponse>) -> String {
+    let details = outcome.as_ref().unwrap_err().get_error_details();
+    details.error_info().unwrap().reason.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_request_has_the_outcome_that_it_would_have_alone() {
+    let (good, known, refused) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+    let ids = [
+        good.to_string(),
+        "nothing".to_owned(),
+        known.to_string(),
+        refused.to_string(),
+    ];
+    let outcomes = carried_out(ids.iter().map(|id| submit(id)).collect(), |request| async move {
+        match request.id {
+            id if id == known.to_string() => Ok(idempotency::replayed(SubmitClaimResponse::default())),
+            id if id == refused.to_string() => {
+                Err(status::failed_precondition("WRONG_STATE", "it is withdrawn"))
+            }
+            _ => Ok(Response::new(SubmitClaimResponse::default())),
+        }
+    })
+    .await;
+    assert!(!is_replayed(outcomes[0].as_ref().unwrap()));
+    let invalid = outcomes[1].as_ref().unwrap_err();
+    assert_eq!(invalid.code(), Code::InvalidArgument);
+    let details = invalid.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "id");
+    assert!(is_replayed(outcomes[2].as_ref().unwrap()));
+    assert_eq!(reason(&outcomes[3]), "WRONG_STATE");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_takes_long_keeps_no_other_waiting() {
+    let slow = Uuid::new_v4();
+    let ids = [slow, Uuid::new_v4(), Uuid::new_v4()];
+    let began = Instant::now();
+    let outcomes = carried_out(
+        ids.iter().map(|id| submit(&id.to_string())).collect(),
+        |request| async move {
+            if request.id == slow.to_string() {
+                tokio::time::sleep(Duration::from_secs(9)).await;
+            }
+            Ok(Response::new(SubmitClaimResponse::default()))
+        },
+    )
+    .await;
+    assert_eq!(reason(&outcomes[0]), STILL_RUNNING);
+    assert!(outcomes[1].is_ok() && outcomes[2].is_ok());
+    assert_eq!(began.elapsed(), PATIENCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_all_slow_are_waited_for() {
+    let ids = [Uuid::new_v4(), Uuid::new_v4()];
+    let outcomes = carried_out(
+        ids.iter().map(|id| submit(&id.to_string())).collect(),
+        |_| async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Ok(Response::new(SubmitClaimResponse::default()))
+        },
+    )
+    .await;
+    assert!(outcomes.iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_one_is_waited_for_where_all_are() {
+    let slow = Uuid::new_v4();
+    let ids = [slow, Uuid::new_v4()];
+    let requests = ids
+        .iter()
+        .map(|id| submit(&id.to_string()))
+        .chain([submit("nothing")]);
+    let call = (MetadataMap::new(), Extensions::new());
+    let request_id = |request: &SubmitClaimRequest| request.request_id.clone();
+    let handle = |request: Request<SubmitClaimRequest>| async move {
+        if request.get_ref().id == slow.to_string() {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+        }
+        Ok(Response::new(SubmitClaimResponse::default()))
+    };
+    let outcomes = carry_out_all(call, requests.collect(), request_id, handle).await;
+    assert!(outcomes[0].is_ok() && outcomes[1].is_ok());
+    assert_eq!(reason(&outcomes[2]), "INVALID_REQUEST");
+}
+
+#[test]
+fn a_status_is_the_same_after_its_way_as_a_message() {
+    let status = status::exhausted("QUEUE_FULL", "too many requests wait", PATIENCE);
+    let back = from_message(&to_message(&status));
+    assert_eq!((back.code(), back.message()), (status.code(), status.message()));
+    let details = back.get_error_details();
+    assert_eq!(details.error_info().unwrap().reason, "QUEUE_FULL");
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(PATIENCE));
+}

@@ -1,0 +1,264 @@
+//! Calls that several sagas make at the same time go to the other service as one.
+
+mod methods;
+
+use std::{collections::HashMap, convert::Infallible, future::Future, sync::Arc, time::Duration};
+
+use chassis::{
+    Facility, Tasks,
+    auth::ServiceTokens,
+    batch::{Batcher, Command, Limits},
+    bulk::{self, STILL_RUNNING},
+};
+use futures_util::future::join_all;
+use mesh::{Context, Origin};
+pub(super) use methods::{Authorize, Prepare, Submit};
+use prost::Message;
+use tokio::sync::oneshot;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+use tracing::{Instrument as _, Span};
+use uuid::Uuid;
+
+/// Sagas that wait to call. They are bounded where they are begun.
+const WAITING: usize = 100_000;
+/// How long the next call waits for this one. Then it goes beside it.
+const LANE: Duration = Duration::from_millis(100);
+/// Bytes of requests that go together: answers are about as large, and 4 MiB are read.
+const BYTES: usize = 1 << 20;
+
+/// A method of another service for one request, and its companion for several.
+pub(super) trait Method: Clone + Send + Sync + 'static {
+    type Request: Message + Clone + 'static;
+    type Response: Send + 'static;
+
+    fn one(
+        &self,
+        request: Request<Self::Request>,
+    ) -> impl Future<Output = bulk::Outcome<Self::Response>> + Send;
+
+    /// The outcomes in the order of the requests.
+    fn several(
+        &self,
+        requests: Request<Vec<Self::Request>>,
+    ) -> impl Future<Output = Result<Vec<bulk::Outcome<Self::Response>>, Status>> + Send;
+}
+
+/// With what calls for several sagas are made: the token of this service, since they have several callers.
+#[derive(Clone)]
+pub struct Own {
+    pub tasks: Tasks,
+    pub tokens: ServiceTokens,
+    pub step_timeout: Duration,
+}
+
+/// The calls of one method. A saga alone calls with its caller's token; what is asked for while a call runs is asked for
+/// together.
+pub(super) struct Calls<M: Method>(Batcher<Together<M>>);
+
+impl<M: Method> Clone for Calls<M> {
+    fn clone(&self) -> Calls<M> {
+        Calls(self.0.clone())
+    }
+}
+
+/// A call that a saga wants to make.
+struct Wanted<M: Method> {
+    order: Uuid,
+    facility: Facility,
+    context: Context,
+    request: M::Request,
+    span: Span,
+}
+
+type Answered<M> = bulk::Outcome<<M as Method>::Response>;
+type Group<M> = Vec<(Arc<Wanted<M>>, oneshot::Sender<Answered<M>>)>;
+
+impl<M: Method> Calls<M> {
+    pub(super) fn new(method: M, own: &Own) -> Calls<M> {
+        let limits = Limits {
+            waiting: WAITING,
+            ..Limits::default()
+        };
+        let together = Together {
+            method,
+            own: own.clone(),
+        };
+        Calls(Batcher::new(together, limits, own.tasks.clone()))
+    }
+
+    /// Calls for the saga of an order.
+    ///
+    /// # Errors
+    /// The callee's status, or that of a call that did not come about.
+    pub(super) async fn call(
+        &self,
+        context: &Context,
+        (facility, order): (&Facility, Uuid),
+        request: M::Request,
+    ) -> Answered<M> {
+        let deadline = context.deadline();
+        let wanted = Wanted {
+            order,
+            facility: facility.clone(),
+            context: context.clone(),
+            request,
+            span: Span::current(),
+        };
+        let answered = async {
+            match self.0.submit(wanted, deadline).await {
+                Ok(answer) => answer.await.unwrap_or_else(|_| Err(given_up())),
+                Err(refused) => Err(match refused.into_failure() {
+                    Ok(never) => match never {},
+                    Err(status) => status,
+                }),
+            }
+        };
+        match deadline {
+            None => answered.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, answered)
+                .await
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the time for the call is over"))),
+        }
+    }
+}
+
+/// Makes the calls of several sagas.
+struct Together<M> {
+    method: M,
+    own: Own,
+}
+
+impl<M: Clone> Clone for Together<M> {
+    fn clone(&self) -> Together<M> {
+        Together {
+            method: self.method.clone(),
+            own: self.own.clone(),
+        }
+    }
+}
+
+impl<M: Method> Command for Together<M> {
+    type Item = Wanted<M>;
+    type Outcome = oneshot::Receiver<Answered<M>>;
+    type Error = Infallible;
+
+    fn aggregate(&self, wanted: &Wanted<M>) -> Uuid {
+        wanted.order
+    }
+
+    fn is_outage(&self, error: &Infallible) -> bool {
+        match *error {}
+    }
+
+    /// Ends when all calls have ended, or after a moment: the answers come when they come.
+    async fn execute(&self, wanted: &[Arc<Wanted<M>>]) -> Result<Vec<Self::Outcome>, Infallible> {
+        let (answers, groups) = grouped(wanted);
+        let calls = groups.into_iter().map(|group| {
+            let together = self.clone();
+            self.own.tasks.run(async move { together.answer(group).await })
+        });
+        let calls: Vec<_> = calls.collect();
+        let _ = tokio::time::timeout(LANE, join_all(calls)).await;
+        Ok(answers)
+    }
+}
+
+/// Those of one facility that fit into one message.
+fn grouped<M: Method>(wanted: &[Arc<Wanted<M>>]) -> (Vec<oneshot::Receiver<Answered<M>>>, Vec<Group<M>>) {
+    let mut answers = Vec::with_capacity(wanted.len());
+    let mut open: HashMap<&Facility, (usize, Group<M>)> = HashMap::new();
+    let mut groups = Vec::new();
+    for one in wanted {
+        let (answer, answered) = oneshot::channel();
+        answers.push(answered);
+        let size = one.request.encoded_len();
+        let (bytes, group) = open.entry(&one.facility).or_default();
+        if !group.is_empty() && *bytes + size > BYTES {
+            groups.push(std::mem::take(group));
+            *bytes = 0;
+        }
+        *bytes += size;
+        group.push((Arc::clone(one), answer));
+    }
+    groups.extend(open.into_values().map(|(_, group)| group));
+    (answers, groups)
+}
+
+impl<M: Method> Together<M> {
+    async fn answer(&self, group: Group<M>) {
+        if group.len() == 1 {
+            return self.one_by_one(group).await;
+        }
+        let Some((first, _)) = group.first() else { return };
+        let span = first.span.clone();
+        let requests = group.iter().map(|(wanted, _)| wanted.request.clone()).collect();
+        let called = match self.own_context(&first.facility) {
+            Ok(context) => {
+                let called = self.method.several(context.request(requests));
+                called.instrument(span).await
+            }
+            Err(status) => Err(status),
+        };
+        match called {
+            Ok(outcomes) if outcomes.len() == group.len() => {
+                let mut slow = Vec::new();
+                for ((wanted, answer), outcome) in group.into_iter().zip(outcomes) {
+                    match outcome {
+                        Err(status) if is_still_running(&status) => slow.push((wanted, answer)),
+                        Err(status) => drop(answer.send(Err(Origin::answered(status)))),
+                        Ok(response) => drop(answer.send(Ok(response))),
+                    }
+                }
+                self.one_by_one(slow).await;
+            }
+            Ok(_) => {
+                let status = super::malformed("result for each request");
+                tell_all(group, &status);
+            }
+            // A version before does not have the method, and what one request is refused for is told when it comes alone.
+            Err(status)
+                if matches!(
+                    status.code(),
+                    Code::Unimplemented | Code::InvalidArgument | Code::PermissionDenied
+                ) =>
+            {
+                self.one_by_one(group).await;
+            }
+            Err(status) => tell_all(group, &status),
+        }
+    }
+
+    async fn one_by_one(&self, group: Group<M>) {
+        let calls = group.into_iter().map(|(wanted, answer)| async move {
+            let request = wanted.context.request(wanted.request.clone());
+            let outcome = self.method.one(request).instrument(wanted.span.clone()).await;
+            drop(answer.send(outcome));
+        });
+        join_all(calls).await;
+    }
+
+    fn own_context(&self, facility: &Facility) -> Result<Context, Status> {
+        let bearer = self.own.tokens.bearer(facility);
+        let bearer = bearer.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Context::new()
+            .with_bearer(bearer)
+            .with_timeout(self.own.step_timeout))
+    }
+}
+
+fn tell_all<M: Method>(group: Group<M>, status: &Status) {
+    for (_, answer) in group {
+        drop(answer.send(Err(status.clone())));
+    }
+}
+
+fn is_still_running(status: &Status) -> bool {
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.as_str());
+    status.code() == Code::Unavailable && reason == Some(STILL_RUNNING)
+}
+
+fn given_up() -> Status {
+    Status::unavailable("the call was given up")
+}
