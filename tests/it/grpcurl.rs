@@ -9,16 +9,15 @@ use std::{
 
 use prost_reflect::DescriptorPool;
 use tests::{Service, Stack, eventually, workspace_root};
-use uuid::Uuid;
 
-const FACILITY: &str = "docs";
+/// That of `weft env`, which the dead letter names.
+const FACILITY: &str = "local";
 const DOCUMENT: &str = "docs/grpcurl.md";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_documented_grpcurl_example_works() {
     let stack = Stack::start().await;
     let shell = Shell::beside(&stack);
-    publish_a_poisoned_event(&stack).await;
     for example in examples()
         .into_iter()
         .filter(|example| !example.contains("weft env"))
@@ -26,28 +25,6 @@ async fn every_documented_grpcurl_example_works() {
         // Events settle on their own time, so that an example may have to be pasted again.
         eventually(Duration::from_secs(15), || async { shell.paste(&example) }).await;
     }
-}
-
-/// An event that the order service cannot read, so that there is a dead letter to look after.
-async fn publish_a_poisoned_event(stack: &Stack) {
-    let mut headers = async_nats::HeaderMap::new();
-    let aggregate = Uuid::new_v4().to_string();
-    for (name, value) in [
-        ("ce-specversion", "1.0"),
-        ("ce-id", Uuid::new_v4().to_string().as_str()),
-        ("ce-type", "claims.v1.ClaimRemitted"),
-        ("ce-facility", FACILITY),
-        ("ce-aggregate", "claim"),
-        ("ce-partitionkey", &aggregate),
-        ("ce-sequence", "1"),
-    ] {
-        headers.insert(name, value);
-    }
-    let nats = stack.nats().client().await;
-    nats.publish_with_headers("evt.claims.claim.remitted", headers, "no protobuf".into())
-        .await
-        .unwrap();
-    nats.flush().await.unwrap();
 }
 
 #[test]
@@ -77,6 +54,7 @@ impl Shell {
                 ("ORDER", stack.address(Service::Order)),
                 ("PAYMENT", stack.address(Service::Payment)),
                 ("CLAIMS", stack.address(Service::Claims)),
+                ("NATS", stack.nats().url().to_owned()),
                 ("ORDER_PROBE", stack.probe_address(Service::Order)),
                 ("TOKEN", stack.token(FACILITY, &["admin"]).as_str().to_owned()),
                 ("PATH", path_with_tools(workspace_root())),

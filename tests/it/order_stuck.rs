@@ -6,7 +6,7 @@ use proto::{
     claims::v1::ClaimState,
     ops::v1::{RetrySagaRequest, Saga, SagaActionKind, SagaState, SagaStepState, SkipSagaStepRequest},
     order::v1::{CancelOrderRequest, CaptureMode, Order, OrderState, SettlementHold},
-    payment::v1::PaymentState,
+    payment::v1::{CapturePaymentRequest, PaymentState},
 };
 use serde_json::Value;
 use tests::{Service, eventually};
@@ -25,6 +25,11 @@ async fn stuck_cancellation(rig: &Rig) -> (Order, Saga) {
     request.capture_mode = CaptureMode::OnFulfilment.into();
     let order = rig.place(request).await.unwrap();
     assert_eq!(order.state(), OrderState::Confirmed);
+    becomes_stuck_cancelling(rig, &order).await
+}
+
+/// Cancels a confirmed order whose payment cannot be voided.
+async fn becomes_stuck_cancelling(rig: &Rig, order: &Order) -> (Order, Saga) {
     let mut request = tonic::Request::new(CancelOrderRequest {
         request_id: fresh(),
         id: order.id.clone(),
@@ -187,6 +192,52 @@ async fn what_the_payment_service_knows_is_not_said_otherwise() {
     .await;
     assert_eq!(rig.get(&order.id).await.unwrap().remarks, []);
     assert_eq!(rig.rows("select count(*) from orders.saga_action").await, 0);
+}
+
+/// Somebody has captured the payment by hand, and the card network has not told whether it has done that.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_order_is_cancelled_by_hand_while_a_capture_may_have_taken_its_money() {
+    let options = impatient().set(Service::Order, "saga.patience_s", "1").set(
+        Service::Payment,
+        "processor.ask_again_ms",
+        "60000",
+    );
+    let rig = Rig::with(options).await;
+    let order = rig.place(self_pay_order("tok_capture_timeout")).await.unwrap();
+    let by_hand = CapturePaymentRequest {
+        request_id: fresh(),
+        id: order.payment_id.clone(),
+        amount: None,
+    };
+    let unheard = rig.payments.clone().capture_payment(by_hand).await.unwrap_err();
+    assert_eq!(reason(&unheard), "PROCESSOR_TIMEOUT");
+    let (order, saga) = becomes_stuck_cancelling(&rig, &order).await;
+    refused_as(&rig, &saga, "PAYMENT_PENDING").await;
+    assert_eq!(rig.rows("select count(*) from orders.saga_action").await, 0);
+
+    // It is asked again, and had done it.
+    let asked = "update payment.operation set lease_until = now() where state = 'UNKNOWN'";
+    let payments = rig.stack.database(Service::Payment).superuser().await;
+    sqlx::query(asked).execute(&payments).await.unwrap();
+    eventually(SOON, || async { rig.money_of(&order.id).await == (30, 30, 0) }).await;
+    refused_as(&rig, &saga, "PAYMENT_CAPTURED").await;
+    assert_eq!(rig.get(&order.id).await.unwrap().state(), OrderState::Cancelling);
+}
+
+/// The saga can neither be skipped nor force-completed. While a worker tries its step, it is busy.
+async fn refused_as(rig: &Rig, saga: &Saga, expected: &str) {
+    eventually(SOON, || async {
+        let skipped = skip(rig, skipping(saga)).await.unwrap_err();
+        let forced = force(rig, forcing(saga)).await.unwrap_err();
+        match [&skipped, &forced]
+            .iter()
+            .all(|refused| reason(refused) == expected)
+        {
+            true => Ok(()),
+            false => Err(format!("{skipped} {forced}")),
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,9 +38,30 @@ async fn denied(rig: &Rig) -> Order {
     let request = insured_order("tok_visa");
     let claim_id = request.claim.as_ref().unwrap().claim_id.clone();
     let order = rig.place(request).await.unwrap();
-    let document = file(&[advice(&claim_id, &[("A1", "100.00", "0.00", "COPY-001")])]);
-    import(&rig.claims, &fresh(), &document).await.unwrap();
+    remit(rig, &claim_id, "0.00", "COPY-001").await;
     rig.becomes(&order.id, OrderState::BalanceDue).await
+}
+
+/// The payer tells of another payment for the 100 dirhams that it was asked for.
+async fn remit(rig: &Rig, claim_id: &str, payment: &str, denial_code: &str) {
+    let document = file(&[advice(claim_id, &[("A1", "100.00", payment, denial_code)])]);
+    import(&rig.claims, &fresh(), &document).await.unwrap();
+}
+
+/// Pays what the patient owes.
+async fn paid(rig: &Rig, order: &Order, payment_method: &str) -> Order {
+    let paying = PayOrderRequest {
+        request_id: fresh(),
+        order_id: order.id.clone(),
+        payment_method: payment_method.to_owned(),
+    };
+    // The payment service hears by an event of what the patient owes.
+    eventually(SOON, || async {
+        let paid = rig.payments.clone().pay_order(paying.clone()).await;
+        paid.map_err(|status| status.to_string())
+    })
+    .await;
+    rig.becomes(&order.id, OrderState::Settled).await
 }
 
 /// Begins to give back this many dirhams, or everything, and does not wait for the end.
@@ -159,18 +180,7 @@ async fn a_refund_that_is_on_its_way_is_neither_left_out_nor_forced() {
     let options = hurried().set(Service::Payment, "processor.ask_again_ms", "60000");
     let rig = Rig::with(options).await;
     let order = denied(&rig).await;
-    let paying = PayOrderRequest {
-        request_id: fresh(),
-        order_id: order.id.clone(),
-        payment_method: "tok_refund_timeout".to_owned(),
-    };
-    // The payment service hears by an event of what the patient owes.
-    eventually(SOON, || async {
-        let paid = rig.payments.clone().pay_order(paying.clone()).await;
-        paid.map_err(|status| status.to_string())
-    })
-    .await;
-    let settled = rig.becomes(&order.id, OrderState::Settled).await;
+    let settled = paid(&rig, &order, "tok_refund_timeout").await;
     begin_to_refund(&rig, &settled, Some(120)).await;
     let saga = becomes_stuck(&rig, &order.id).await;
     assert_eq!(saga.current_step, "refund_balance");
@@ -254,4 +264,52 @@ async fn a_return_waits_for_the_withdrawal_of_its_claim() {
     assert_eq!(returned.refunded, Some(aed(20)));
     assert_eq!(returned.remarks, []);
     assert_eq!(rig.claims_of(&order.id).await[0].state(), ClaimState::Withdrawn);
+}
+
+/// The payer has paid what the patient had paid, and takes it back while the patient's money is on its way back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credit_that_ends_while_it_is_given_back_is_owed_again() {
+    let rig = Rig::with(hurried()).await;
+    let order = denied(&rig).await;
+    paid(&rig, &order, "tok_visa").await;
+    let claim = rig.claims_of(&order.id).await.remove(0);
+    let claim_id = claim.details.unwrap().claim_id;
+    remit(&rig, &claim_id, "100.00", "").await;
+    has_credit(&rig, &order, 100).await;
+    rig.stack.stop(Service::Payment).await;
+    begin_to_refund(&rig, &order, Some(100)).await;
+    let saga = becomes_stuck(&rig, &order.id).await;
+    assert_eq!(saga.current_step, "refund_balance");
+    remit(&rig, &claim_id, "-100.00", "COPY-001").await;
+    has_credit(&rig, &order, 0).await;
+
+    rig.stack.restart(Service::Payment).await;
+    let due = retried(&rig, &saga, (&order.id, OrderState::BalanceDue)).await;
+    assert_eq!(
+        (due.patient_balance, due.refunded),
+        (Some(aed(100)), Some(aed(100)))
+    );
+    let owed = [("patient_receivable", 100), ("cash", 20), ("revenue", -120)];
+    let owed = owed.map(|(account, units)| (account.to_owned(), units));
+    eventually(SOON, || async {
+        let balance = rig.balance_of(&order.id).await;
+        match balance == owed {
+            true => Ok(()),
+            false => Err(format!("{balance:?}")),
+        }
+    })
+    .await;
+    let settled = paid(&rig, &order, "tok_visa").await;
+    assert_eq!(settled.patient_credit, Some(aed(0)));
+}
+
+async fn has_credit(rig: &Rig, order: &Order, units: i64) {
+    eventually(SOON, || async {
+        let order = rig.get(&order.id).await.unwrap();
+        match order.patient_credit == Some(aed(units)) {
+            true => Ok(()),
+            false => Err(format!("{order:?}")),
+        }
+    })
+    .await;
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use proto::{
     ops::v1::{PauseConsumerRequest, event_service_client::EventServiceClient},
-    order::v1::{CancelOrderRequest, CaptureMode, OrderState},
-    payment::v1::{PaymentPurpose, PaymentState},
+    order::v1::{CancelOrderRequest, CaptureMode, OrderState, PlaceOrderRequest},
+    payment::v1::{ListPaymentsRequest, Payment, PaymentPurpose, PaymentState, RefundPaymentRequest},
 };
 use tests::{Options, Service, eventually};
 use tonic::Code;
@@ -16,6 +16,7 @@ use crate::{
     order_rig,
     payment_rig::{Rig, SOON, Statement, charge},
     samples::self_pay_order,
+    stuck_rig::begin_to_fulfil,
 };
 
 const SHARE: PaymentPurpose = PaymentPurpose::Share;
@@ -166,22 +167,23 @@ async fn a_charge_without_a_payment_method_is_refused_and_leaves_nothing() {
     assert_eq!(database.count("select count(*) from payment.payment").await, 0);
 }
 
-/// A system whose order service never hears that a share was taken, neither as an answer nor as an event.
-async fn deaf_to_charges(options: Options) -> order_rig::Rig {
+/// A system whose order service never hears what this method has done, neither as an answer nor as an event.
+async fn deaf_to(method: &str, options: Options) -> order_rig::Rig {
     let options = options
         .set(Service::Order, "saga.backoff_ms", "200")
         .set(Service::Order, "saga.stuck_retry_s", "1")
         .set(Service::Payment, "processor.poll_ms", "20");
     let rig = order_rig::Rig::with(options).await;
     // No answer to the call is ever kept, for a reason that may pass.
-    let unanswered = "create function public.unanswered() returns trigger language plpgsql as $$ begin
+    let unanswered = format!(
+        "create function public.unanswered() returns trigger language plpgsql as $$ begin
              raise exception 'not now' using errcode = 'lock_not_available';
          end $$;
          create trigger unanswered before update on chassis.idempotency for each row
-             when (new.answer is not null and new.method like '%AuthorizePayment')
-             execute function public.unanswered()";
-    let owner = rig.stack.database(Service::Payment).owner().await;
-    sqlx::raw_sql(unanswered).execute(&owner).await.unwrap();
+             when (new.answer is not null and new.method like '%{method}')
+             execute function public.unanswered()"
+    );
+    change_payments(&rig, &unanswered).await;
     let token = rig.stack.token("al-noor", &["admin"]);
     let pause = PauseConsumerRequest {
         consumer: "order-payments".to_owned(),
@@ -193,20 +195,67 @@ async fn deaf_to_charges(options: Options) -> order_rig::Rig {
     rig
 }
 
-/// Places an order over 30 dirhams that is captured at once, and does not wait for its end.
+async fn change_payments(rig: &order_rig::Rig, sql: &str) {
+    let owner = rig.stack.database(Service::Payment).owner().await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+        .execute(&owner)
+        .await
+        .unwrap();
+}
+
+/// An order over 30 dirhams that is captured at once.
+fn charged_at_once(payment_method: &str) -> PlaceOrderRequest {
+    PlaceOrderRequest {
+        capture_mode: CaptureMode::Immediate.into(),
+        ..self_pay_order(payment_method)
+    }
+}
+
+/// Places an order that is captured at once, and does not wait for its end.
 async fn begin_to_place(rig: &order_rig::Rig) -> String {
-    let mut request = self_pay_order("tok_visa");
-    request.capture_mode = CaptureMode::Immediate.into();
-    let mut request = tonic::Request::new(request);
+    let mut request = tonic::Request::new(charged_at_once("tok_visa"));
     request.set_timeout(Duration::from_secs(2));
     let placed = rig.orders.clone().place_order(request).await.unwrap();
     placed.into_inner().order.unwrap().id
 }
 
+/// The one payment, once its money was taken.
+async fn charged(rig: &order_rig::Rig) -> Payment {
+    eventually(SOON, || async {
+        let listed = rig
+            .payments
+            .clone()
+            .list_payments(ListPaymentsRequest::default())
+            .await
+            .unwrap();
+        let payments = listed.into_inner().payments;
+        let charged = payments
+            .iter()
+            .find(|payment| payment.state() == PaymentState::Captured);
+        charged.cloned().ok_or_else(|| format!("{payments:?}"))
+    })
+    .await
+}
+
+/// Gives all of it back, past the order.
+async fn refund_by_hand(rig: &order_rig::Rig, payment: &Payment) {
+    let request = RefundPaymentRequest {
+        request_id: order_rig::fresh(),
+        id: payment.id.clone(),
+        amount: None,
+        reason: "charged by mistake".to_owned(),
+    };
+    rig.payments.clone().refund_payment(request).await.unwrap();
+}
+
 /// When it gives up, the money goes back by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_given_up_after_an_unheard_charge_gives_it_back() {
-    let rig = deaf_to_charges(Options::default().set(Service::Order, "saga.step_tries", "4")).await;
+    let rig = deaf_to(
+        "AuthorizePayment",
+        Options::default().set(Service::Order, "saga.step_tries", "4"),
+    )
+    .await;
     let order = begin_to_place(&rig).await;
     let order = rig.becomes(&order, OrderState::Rejected).await;
     assert_eq!(rig.money_of(&order.id).await, (30, 30, 30));
@@ -218,15 +267,9 @@ async fn an_order_that_is_given_up_after_an_unheard_charge_gives_it_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_cancelled_after_an_unheard_charge_gives_it_back() {
-    let rig = deaf_to_charges(Options::default()).await;
+    let rig = deaf_to("AuthorizePayment", Options::default()).await;
     let order = begin_to_place(&rig).await;
-    eventually(SOON, || async {
-        let payments = rig.payments_of(&order).await;
-        payments
-            .iter()
-            .any(|payment| payment.state() == PaymentState::Captured)
-    })
-    .await;
+    charged(&rig).await;
     let mut request = tonic::Request::new(CancelOrderRequest {
         request_id: order_rig::fresh(),
         id: order.clone(),
@@ -236,4 +279,49 @@ async fn an_order_that_is_cancelled_after_an_unheard_charge_gives_it_back() {
     let _ = rig.orders.clone().cancel_order(request).await;
     rig.becomes(&order, OrderState::Cancelled).await;
     assert_eq!(rig.money_of(&order).await, (30, 30, 30));
+}
+
+/// The answer that is kept says that the money was taken, and not that it went back since.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_unheard_charge_was_refunded_by_hand_is_rejected() {
+    let options = Options::default()
+        .set(Service::Payment, "sandbox.slow_ms", "3000")
+        .set(Service::Payment, "processor.timeout_ms", "30000");
+    let rig = order_rig::Rig::with(options).await;
+    let placing = tokio::spawn({
+        let mut orders = rig.orders.clone();
+        async move { orders.place_order(charged_at_once("tok_slow")).await }
+    });
+    let database = rig.stack.database(Service::Payment);
+    let begun = "select count(*) from payment.operation";
+    eventually(SOON, || async { database.count(begun).await == 1 }).await;
+    rig.stack.kill9(Service::Order);
+    assert!(placing.await.unwrap().is_err());
+    let payment = charged(&rig).await;
+    refund_by_hand(&rig, &payment).await;
+
+    rig.stack.restart(Service::Order).await;
+    let order = rig.becomes(&payment.order_id, OrderState::Rejected).await;
+    assert_eq!(order.failure.unwrap().reason, "PAYMENT_REFUNDED");
+    assert_eq!(rig.money_of(&order.id).await, (30, 30, 30));
+    assert!(rig.balance_of(&order.id).await.is_empty());
+    assert_eq!(
+        order_rig::story(&rig.saga(&order.saga_id).await),
+        ["authorize_payment"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_unheard_capture_was_refunded_by_hand_is_cancelled() {
+    let rig = deaf_to("CapturePayment", Options::default()).await;
+    let order = rig.place(self_pay_order("tok_visa")).await.unwrap();
+    assert_eq!(order.state(), OrderState::Confirmed);
+    begin_to_fulfil(&rig, &order.id).await;
+    refund_by_hand(&rig, &charged(&rig).await).await;
+    change_payments(&rig, "drop trigger unanswered on chassis.idempotency").await;
+
+    let order = rig.becomes(&order.id, OrderState::Cancelled).await;
+    assert_eq!(order.failure.unwrap().reason, "PAYMENT_REFUNDED");
+    assert_eq!(rig.money_of(&order.id).await, (30, 30, 30));
+    assert!(rig.balance_of(&order.id).await.is_empty());
 }

@@ -1,6 +1,6 @@
 //! `weft payment …`
 
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use proto::payment::v1::{
     GetPaymentRequest, GetPaymentResponse, ListPaymentsRequest, ListPaymentsResponse, PayOrderRequest,
     Payment, PaymentPurpose, PaymentState, RefundState,
@@ -16,17 +16,23 @@ use crate::{
     paging::{self, Limit},
 };
 
+/// clap would leave out that one of the two is enough.
+const GET_USAGE: &str = "\
+weft payment get [OPTIONS] <PAYMENT>
+       weft payment get [OPTIONS] --order <ORDER> [--purpose <PURPOSE>]";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show a payment
+    /// Show a payment: by its id, or by its order and what it is for
+    #[command(override_usage = GET_USAGE, group = ArgGroup::new("named").args(["payment", "order"]).required(true))]
     Get {
         /// The payment's id
-        #[arg(required_unless_present = "order", value_parser = cli::uuid)]
+        #[arg(value_parser = cli::uuid)]
         payment: Option<Uuid>,
         /// The order (id or reference) whose payment to show, instead of the payment's id
-        #[arg(long, conflicts_with = "payment")]
+        #[arg(long)]
         order: Option<OrderName>,
-        /// Which of the order's payments
+        /// Which of the order's payments; only beside --order
         #[arg(long, value_enum, default_value_t = Purpose::Share, conflicts_with = "payment")]
         purpose: Purpose,
     },
@@ -194,6 +200,10 @@ fn print(format: Format, payment: Option<Payment>) -> Result<(), Failure> {
         ("amount", money(payment.amount.as_ref())),
         ("authorized", money(payment.authorized.as_ref())),
         ("captured", money(payment.captured.as_ref())),
+        (
+            "capturing",
+            if payment.capture_pending { "yes" } else { "" }.to_owned(),
+        ),
         ("refunded", money(payment.refunded.as_ref())),
         ("method", payment.payment_method.clone()),
         ("declined", payment.decline_reason.clone()),

@@ -7,15 +7,22 @@
 mod settings;
 mod writer;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    mem,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 pub use settings::Settings;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
+use tonic::{Code, Status};
 use uuid::Uuid;
 pub(crate) use writer::{Writer, start};
 
-use crate::Facility;
+use crate::{Facility, contract::text};
+
+/// How much of a request id that is none is kept. A UUID has 36 characters.
+const MAX_REQUEST_ID: usize = 64;
 
 tokio::task_local! {
     static CURRENT: Started;
@@ -33,6 +40,8 @@ pub(crate) struct Started {
     method: String,
     /// Known once the message has been read.
     request_id: Arc<OnceLock<String>>,
+    /// How its requests ended, if it came with several that have rows of their own.
+    requests: Arc<Mutex<Vec<(Started, Code)>>>,
 }
 
 /// What [`Started`] is made of.
@@ -53,7 +62,24 @@ impl Started {
             service: caller.service,
             method,
             request_id,
+            requests: Arc::default(),
         }
+    }
+
+    /// One request of this call, as a call of its own.
+    fn request(&self, request_id: &str) -> Started {
+        Started {
+            call_id: Uuid::new_v4(),
+            at: OffsetDateTime::now_utc(),
+            request_id: Arc::new(OnceLock::from(kept_request_id(request_id))),
+            requests: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// The requests that have ended, each with its code.
+    pub(crate) fn take_requests(&self) -> Vec<(Started, Code)> {
+        mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Runs `work` as this call's: what it claims is recorded as begun by it.
@@ -69,6 +95,29 @@ impl Started {
             status,
         }
     }
+}
+
+/// A request id as the trail keeps it, also one that is refused: bounded, and what can be written everywhere.
+pub(crate) fn kept_request_id(id: &str) -> String {
+    text::shown(id, MAX_REQUEST_ID).into_owned()
+}
+
+/// Runs `work` as one of several requests of the call that runs, with a row of its own if the call is audited: who asked for
+/// what is found by the `request_id`.
+pub(crate) async fn as_request<R>(
+    request_id: &str,
+    work: impl Future<Output = Result<R, Status>>,
+) -> Result<R, Status> {
+    let Ok(call) = CURRENT.try_with(Started::clone) else {
+        return work.await;
+    };
+    let request = call.request(request_id);
+    let outcome = request.clone().scope(work).await;
+    let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
+    let mut ended = call.requests.lock().unwrap_or_else(PoisonError::into_inner);
+    ended.push((request, code));
+    drop(ended);
+    outcome
 }
 
 /// Writes the row of the call that runs, if it is audited, in the transaction of its first effect. To be called where a

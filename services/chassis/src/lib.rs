@@ -51,10 +51,12 @@ pub mod status;
 
 pub mod audit;
 pub mod batch;
+pub mod bulk;
 pub mod idempotency;
 pub mod page;
 pub mod postgres;
 pub mod retention;
+pub mod running;
 
 pub use audit::record_effect;
 pub use auth::Identity;

@@ -1,5 +1,6 @@
 //! PostgreSQL: the pool, transactions that belong to a facility, migrations, and whether it answers.
 
+mod clock;
 mod fault;
 mod migrations;
 mod requirements;
@@ -16,6 +17,7 @@ use std::{
     },
 };
 
+pub use clock::Clock;
 pub use fault::{Fault, is_read_only};
 pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
 pub use requirements::broken;
@@ -37,6 +39,7 @@ const DEPENDENCY: &str = "postgresql";
 pub struct Database {
     pool: PgPool,
     waiting: Arc<Waiting>,
+    clock: Clock,
 }
 
 impl Database {
@@ -52,12 +55,13 @@ impl Database {
         let database = Database {
             pool,
             waiting: Arc::default(),
+            clock: Clock::default(),
         };
         // One process has one database; a second one, in tests, is only not pruned and not audited to.
         let _ = process.database.set(database.clone());
         let dependency = process.health.dependency(DEPENDENCY);
         let shutdown = process.shutdown.clone();
-        let watching = watch::watch(options, dependency, outages, shutdown);
+        let watching = watch::watch(options, dependency, outages, database.clock.clone(), shutdown);
         process.tasks.spawn("postgresql watch", async move {
             watching.await;
             Ok(())
@@ -104,6 +108,11 @@ impl Database {
     /// The pool itself.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Its clock: whatever a statement compares with `now()` is computed by it.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The answers that calls wait for.

@@ -2,6 +2,7 @@
 
 use chassis::idempotency::{self, Claim};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -65,7 +66,7 @@ pub async fn cancel(desk: &Desk, request: &Request, id: Uuid, reason: &str) -> R
         &mut tx,
         &mut order,
         failure,
-        desk.patience,
+        desk.deadline(),
         desk.engine.lease(),
         None,
     )
@@ -88,7 +89,7 @@ pub async fn begin(
     conn: &mut PgConnection,
     order: &mut Order,
     failure: Failure,
-    patience: time::Duration,
+    deadline_at: OffsetDateTime,
     lease: Lease,
     causation_id: Option<Uuid>,
 ) -> Result<Saga, Error> {
@@ -99,7 +100,7 @@ pub async fn begin(
         plan,
         order.facility.clone(),
         order.id,
-        patience,
+        deadline_at,
     );
     order.begin_cancelling(failure)?;
     order.saga_id = saga.id;

@@ -52,7 +52,8 @@ pub struct Saga {
     pub lease_ms: u64,
     /// Milliseconds between two looks for sagas that are due. Default 200.
     pub poll_ms: u64,
-    /// Sagas that one process resumes at once. Default 16; each uses a database connection now and then.
+    /// Sagas that one process resumes at once at each participant, payment and claims. Default 16; each uses a database
+    /// connection now and then.
     pub concurrency: u32,
     /// Tries of a step before it is given up and undone; past the pivot, before the saga counts as stuck. Default 20.
     pub step_tries: u32,

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use chassis::{Facility, PageTokens, batch::Batcher, idempotency::Key, postgres::Database};
 use mesh::Context;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::{
@@ -27,8 +28,15 @@ pub struct Desk {
     pub pages: PageTokens,
     pub denials: Arc<DenialPolicy>,
     pub orders: config::Orders,
-    /// When a saga that begins now counts as stuck.
+    /// How long a saga may take before it counts as stuck.
     pub patience: time::Duration,
+}
+
+impl Desk {
+    /// When a saga that begins now counts as stuck.
+    pub fn deadline(&self) -> OffsetDateTime {
+        self.database.clock().now() + self.patience
+    }
 }
 
 /// A mutating request: whose it is, on whose behalf and until when it is carried out, and what makes its repetition

@@ -43,7 +43,13 @@ pub async fn fulfil(desk: &Desk, request: &Request, id: Uuid) -> Result<Answered
 
     let from = order.version;
     let plan = Kind::fulfil(&order);
-    let mut saga = Saga::begin(Kind::FulfilOrder, plan, order.facility.clone(), id, desk.patience);
+    let mut saga = Saga::begin(
+        Kind::FulfilOrder,
+        plan,
+        order.facility.clone(),
+        id,
+        desk.deadline(),
+    );
     order.saga_id = saga.id;
     order.busy = true;
     order.touch();

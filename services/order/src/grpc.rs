@@ -7,7 +7,7 @@ mod sagas;
 use std::pin::Pin;
 
 use chassis::{
-    Identity, Process,
+    Identity, Process, bulk,
     idempotency::{self, Key},
     page, status,
 };
@@ -17,8 +17,9 @@ use prost::Message;
 use proto::order::v1::{
     CancelOrderRequest, CancelOrderResponse, FulfilOrderRequest, FulfilOrderResponse, GetOrderRequest,
     GetOrderResponse, ListOrdersRequest, ListOrdersResponse, PlaceOrderRequest, PlaceOrderResponse,
-    RefundOrderRequest, RefundOrderResponse, ResolveOrderBalanceRequest, ResolveOrderBalanceResponse,
-    WatchOrderRequest, WatchOrderResponse, order_service_server::OrderService,
+    PlaceOrdersRequest, PlaceOrdersResponse, PlaceOrdersResult, RefundOrderRequest, RefundOrderResponse,
+    ResolveOrderBalanceRequest, ResolveOrderBalanceResponse, WatchOrderRequest, WatchOrderResponse,
+    order_service_server::OrderService, place_orders_result::Result as PlaceOrderResult,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -52,6 +53,26 @@ impl OrderService for Grpc {
         let made = made("PlaceOrder", &identity, &request, &request.get_ref().request_id)?;
         let intake = decode::intake(&identity.facility, request.into_inner()).map_err(Error::Invalid)?;
         respond(&place_order::place(&self.desk, &made, intake).await?)
+    }
+
+    async fn place_orders(
+        &self,
+        request: Request<PlaceOrdersRequest>,
+    ) -> Result<Response<PlaceOrdersResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let call = (metadata, extensions);
+        let request_id = |one: &PlaceOrderRequest| one.request_id.clone();
+        let placed = bulk::carry_out_all(call, message.requests, request_id, |one| self.place_order(one));
+        let results = placed.await.into_iter().map(|outcome| PlaceOrdersResult {
+            replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
+            result: Some(match outcome {
+                Ok(answer) => PlaceOrderResult::Response(answer.into_inner()),
+                Err(status) => PlaceOrderResult::Error(bulk::to_message(&status)),
+            }),
+        });
+        Ok(Response::new(PlaceOrdersResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn get_order(

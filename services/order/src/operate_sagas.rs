@@ -102,7 +102,7 @@ pub async fn retry<M: Message>(
     };
     saga_actions::insert(&mut tx, &saga, saga_actions::Kind::Retried, &by).await?;
     if !store::sagas::is_leased(&mut tx, id).await? {
-        saga.wake(desk.patience);
+        saga.wake(desk.database.clock().now(), desk.patience);
         store::sagas::save(&mut tx, &[Moved::released(&saga, saga.epoch)]).await?;
         events::append(&mut tx, &told::of_saga(&mut saga)).await?;
     } else {

@@ -10,7 +10,7 @@ use money::{Currency, Money};
 pub use remark::{Open, Remark};
 use serde::{Deserialize, Serialize};
 pub use state::State;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::settlement::{Account, Activity, Hold, Moves};
@@ -199,18 +199,18 @@ impl Order {
         }
     }
 
-    /// There is a payment without a method: the patient has `window` to give one.
-    pub fn await_payment(&mut self, payment_id: Uuid, window: Duration) -> Result<(), WrongState> {
+    /// There is a payment without a method: the patient has until `expires_at` to give one.
+    pub fn await_payment(&mut self, payment_id: Uuid, expires_at: OffsetDateTime) -> Result<(), WrongState> {
         self.payment_id = Some(payment_id);
         if self.state != State::AwaitingPayment {
             self.enter(State::AwaitingPayment)?;
-            self.expires_at = Some(OffsetDateTime::now_utc() + window);
+            self.expires_at = Some(expires_at);
             self.touch();
         }
         Ok(())
     }
 
-    /// Whether its payment window is over.
+    /// Whether its payment window is over. `now` is by the database's clock, as the window is.
     pub fn is_expired(&self, now: OffsetDateTime) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }

@@ -51,7 +51,7 @@ pub async fn place(desk: &Desk, request: &Request, intake: Intake) -> Result<Ans
         plan,
         order.facility.clone(),
         order.id,
-        desk.patience,
+        desk.deadline(),
     );
     order.saga_id = saga.id;
     let reply = Reply {

@@ -4,7 +4,7 @@ mod plan;
 
 use chassis::Violations;
 use money::Decimal;
-pub use plan::plan;
+pub use plan::{free_credit, plan};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -20,6 +20,9 @@ pub struct Refund {
     pub share: i64,
     /// Taken from the payment of the balance.
     pub balance: i64,
+    /// Of the balance, what the patient had paid too much when the refund was planned. `None`: an earlier release has
+    /// planned it.
+    pub credit: Option<i64>,
     /// It returns the whole order and with it the claim.
     pub whole: bool,
     pub lines: Vec<Returned>,
@@ -82,11 +85,13 @@ impl Order {
     /// A refund went through.
     pub fn refunded(&mut self, refund: &Refund) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();
-        let balance = self.patient_balance();
-        // What was paid too much is the patient's own: giving it back takes nothing off what was earned.
-        let credit = refund.balance.min(self.patient_credit());
+        let owed = self.patient_balance();
+        // What was paid too much is the patient's own: giving it back takes nothing off what was earned. What is billed
+        // again by now is owed again.
+        let credit = self.credit_in(refund);
         self.account.credit_refunded += credit;
         self.account.refunded += refund.amount();
+        let balance = self.patient_balance();
         let bare = !self.is_insured() && self.account.refunded == self.price.patient_share;
         let full = refund.whole || bare;
         let payer_net = if refund.whole { outstanding } else { 0 };
@@ -100,14 +105,27 @@ impl Order {
         }
         if patient_share == 0 && payer_net == 0 && !full {
             self.touch();
-            return Ok(());
+        } else {
+            self.record(Change::Returned {
+                patient_share,
+                payer_net,
+                full,
+            });
         }
-        self.record(Change::Returned {
-            patient_share,
-            payer_net,
-            full,
-        });
-        Ok(())
+        match !full && balance > owed {
+            true => self.owe_again(),
+            false => Ok(()),
+        }
+    }
+
+    /// How much of a refund gives back what the patient had paid too much: what it was planned for, and what would be
+    /// returned beyond all that is billed to the patient by now.
+    fn credit_in(&self, refund: &Refund) -> i64 {
+        let account = &self.account;
+        let planned = refund.credit.unwrap_or_else(|| self.patient_credit());
+        let billed = self.price.patient_share + account.transferred - account.patient_written_off;
+        let returned = account.refunded - account.credit_refunded + refund.amount() - planned;
+        (planned + (returned - billed).max(0)).min(refund.balance)
     }
 
     /// The payment service has given money back that no refund of the order accounts for. Before fulfilment nothing is

@@ -101,7 +101,7 @@ async fn refund_now(desk: &Desk, request: &Request, asked: Return) -> Result<Ans
         plan,
         order.facility.clone(),
         order_id,
-        desk.patience,
+        desk.deadline(),
     );
     saga.refund_id = Some(refund_id);
     order.saga_id = saga.id;

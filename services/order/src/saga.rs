@@ -2,30 +2,36 @@
 //! machine, without I/O; `engine` drives it, `worker` resumes it, `participants` are whom its steps call.
 
 mod backlog;
+mod caller;
 mod checkpoint;
 mod decide;
+mod driven;
 mod engine;
 mod follow;
 mod interruption;
 mod intervention;
 mod journal;
+mod lease_renewal;
 pub(crate) mod outcome;
 mod participants;
+mod places;
 mod plan;
 mod progress;
 mod step;
 mod worker;
 
 pub use backlog::measure;
+pub use caller::Caller;
 use chassis::Facility;
-pub use engine::{Caller, Engine, Parts};
+pub use driven::Driven;
+pub use engine::{Engine, Parts};
 pub use follow::Run;
 pub use intervention::{Books, Intervention, Paid, Unhelped};
 pub use outcome::{Effect, Outcome, Wait};
-pub use participants::Participants;
+pub use participants::{Own, Participants};
 pub use plan::Kind;
-pub use step::{Action, Step};
-use time::{Duration, OffsetDateTime};
+pub use step::{Action, Participant, Step};
+use time::OffsetDateTime;
 use uuid::Uuid;
 pub use worker::Worker;
 
@@ -70,9 +76,9 @@ pub struct Saga {
     pub epoch: i64,
     /// How often it was woken; one that is woken while it is driven goes on at once.
     pub nudges: i64,
-    /// When it goes on; `None`: at once, or never if it has ended.
+    /// When it goes on, by the database's clock; `None`: at once, or never if it has ended.
     pub wake_at: Option<OffsetDateTime>,
-    /// When it counts as stuck.
+    /// When it counts as stuck, by the database's clock.
     pub deadline_at: OffsetDateTime,
     /// When the current step was begun.
     pub begun_at: OffsetDateTime,
@@ -126,14 +132,14 @@ pub enum Ending {
 }
 
 impl Saga {
-    /// Begins a saga of `kind` that runs `plan` and counts as stuck when it takes longer than `patience`. The process
+    /// Begins a saga of `kind` that runs `plan` and counts as stuck when it has not ended by `deadline_at`. The process
     /// that begins it holds its first lease.
     pub fn begin(
         kind: Kind,
         plan: Vec<Step>,
         facility: Facility,
         order_id: Uuid,
-        patience: Duration,
+        deadline_at: OffsetDateTime,
     ) -> Saga {
         let now = OffsetDateTime::now_utc();
         let mut saga = Saga {
@@ -152,7 +158,7 @@ impl Saga {
             epoch: 1,
             nudges: 0,
             wake_at: None,
-            deadline_at: now + patience,
+            deadline_at,
             begun_at: now,
             created_at: now,
             updated_at: now,

@@ -86,7 +86,13 @@ impl Service for Orders {
 fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -> anyhow::Result<Desk> {
     let payment = process.channel("payment", &settings.payment)?;
     let claims = process.channel("claims", &settings.claims)?;
-    let participants = Participants::new(payment, claims);
+    let tokens = ServiceTokens::new(Orders::NAME, &settings.auth)?;
+    let own = saga::Own {
+        tasks: process.tasks.clone(),
+        tokens: tokens.clone(),
+        step_timeout: settings.saga.step_timeout(),
+    };
+    let participants = Participants::new(payment, claims, &own);
     let changes = Changes::default();
     let polled = changes.clone().poll(
         database.clone(),
@@ -102,7 +108,7 @@ fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -
         tasks: process.tasks.clone(),
         database: database.clone(),
         participants: participants.clone(),
-        tokens: ServiceTokens::new(Orders::NAME, &settings.auth)?,
+        tokens,
         outbox: bus.outbox(),
         changes: changes.clone(),
         denials: denials.clone(),
@@ -130,7 +136,9 @@ fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -
 fn consumers(desk: &Desk) -> [Consumer; 2] {
     let claims = Claims(desk.denials.clone());
     let payments = Payments {
+        clock: desk.database.clock().clone(),
         patience: desk.patience,
+        driven: desk.engine.driven(),
     };
     [
         Consumer::new(Claims::NAME, &Claims::SUBJECTS, claims),

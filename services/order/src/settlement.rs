@@ -131,6 +131,15 @@ impl Order {
         }
     }
 
+    /// The patient has back what was paid too much, and owes it by now.
+    pub(crate) fn owe_again(&mut self) -> Result<(), WrongState> {
+        if self.state != State::BalanceDue {
+            self.enter(State::BalanceDue)?;
+        }
+        self.record_balance_due(0, 0);
+        Ok(())
+    }
+
     /// Moves to the state that what is open calls for, and tells what was moved.
     fn close(&mut self, mut moves: Moves) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();

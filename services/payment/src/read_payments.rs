@@ -2,12 +2,13 @@
 
 use chassis::{Facility, page};
 use proto::payment::v1 as wire;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
     desk::{Desk, view},
     error::Error,
-    payment::{Payment, Purpose},
+    payment::{Payment, Purpose, State},
     store::{self, Filter},
     wire::payment,
 };
@@ -28,7 +29,8 @@ pub async fn get_payment(desk: &Desk, facility: &Facility, named: Named) -> Resu
     };
     let found = store::read(&mut tx, id, of).await?;
     let found = found.ok_or_else(|| Error::NotFound(named.to_string()))?;
-    let viewed = view(&mut tx, &found).await?;
+    let mut viewed = view(&mut tx, &found).await?;
+    viewed.capture_pending = !capturing(&mut tx, &[found]).await?.is_empty();
     tx.commit().await?;
     Ok(viewed)
 }
@@ -54,12 +56,31 @@ pub async fn list_payments(
         .map(|found| found.id)
         .collect();
     let refunds = store::refunds(&mut tx, &captured).await?;
+    let capturing = capturing(&mut tx, &found).await?;
     tx.commit().await?;
-    let mut page: Vec<_> = found.iter().map(|found| payment(found, &refunds)).collect();
+    let mut page: Vec<_> = found
+        .iter()
+        .map(|found| wire::Payment {
+            capture_pending: capturing.contains(&found.id),
+            ..payment(found, &refunds)
+        })
+        .collect();
     let more = page::cut(&mut page) || more;
     let last = found.get(page.len().saturating_sub(1));
     let next = last.map(|last: &Payment| last.id).filter(|_| more);
     Ok((page, next))
+}
+
+/// Those of these payments whose capture is under way.
+async fn capturing(conn: &mut PgConnection, payments: &[Payment]) -> Result<Vec<Uuid>, Error> {
+    let authorized = payments
+        .iter()
+        .filter(|payment| payment.state == State::Authorized);
+    let authorized: Vec<Uuid> = authorized.map(|payment| payment.id).collect();
+    match authorized.is_empty() {
+        true => Ok(Vec::new()),
+        false => Ok(store::capturing(conn, &authorized).await?),
+    }
 }
 
 impl std::fmt::Display for Named {

@@ -3,49 +3,46 @@
 
 use std::time::Duration;
 
-use chassis::Facility;
-use futures_util::{StreamExt, stream};
+use chassis::{Facility, running::Running};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{conduct::drive, desk::Desk, error::Error, exchange::Approach, store::operations};
 
-/// Works until `shutdown`.
+/// Works until `shutdown`, then finishes what is under way. An operation whose answer is long in coming holds one place, and
+/// the places that are free go to the facilities in turn.
 pub async fn resolve_unknown(desk: Desk, shutdown: CancellationToken) {
-    let batch = desk.processing.resume_concurrency;
     let pause = Duration::from_millis(desk.processing.poll_ms);
-    loop {
-        let resumed = match resume_due(&desk, batch).await {
-            Ok(resumed) => resumed,
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(
-                    error.message = error,
-                    "operations without an answer cannot be looked for"
-                );
-                0
-            }
-        };
-        let pause = if resumed == usize::from(batch) {
-            Duration::ZERO
-        } else {
-            pause
-        };
+    let mut running = Running::default();
+    while !shutdown.is_cancelled() {
+        if let Err(error) = resume_due(&desk, &mut running).await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(
+                error.message = error,
+                "operations without an answer cannot be looked for"
+            );
+        }
         tokio::select! {
+            Some(()) = running.ended() => {}
             () = tokio::time::sleep(pause) => {}
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => {}
         }
     }
+    running.all_ended().await;
 }
 
-async fn resume_due(desk: &Desk, batch: u16) -> Result<usize, Error> {
+async fn resume_due(desk: &Desk, running: &mut Running) -> Result<(), Error> {
+    let free = usize::from(desk.processing.resume_concurrency).saturating_sub(running.count());
+    let Ok(free @ 1..) = i32::try_from(free) else {
+        return Ok(());
+    };
     let mut tx = desk.database.begin_system().await?;
-    let due = operations::claim_due(&mut tx, desk.processing.lease(), batch.into()).await?;
+    let due = operations::claim_due(&mut tx, desk.processing.lease(), free, &running.by_facility()).await?;
     tx.commit().await?;
-    let resumed = due.len();
-    stream::iter(due)
-        .for_each_concurrent(usize::from(batch), |(id, facility)| async move {
-            match resume(desk, id, facility).await {
+    for (id, facility) in due {
+        let desk = desk.clone();
+        running.spawn(facility.clone(), async move {
+            match resume(&desk, id, facility).await {
                 // What is still open is asked about again later, and what was refused is written down.
                 Ok(())
                 | Err(Error::NoAnswer | Error::Unreachable | Error::OutOfTime | Error::InProgress) => {}
@@ -60,9 +57,9 @@ async fn resume_due(desk: &Desk, batch: u16) -> Result<usize, Error> {
                     tracing::error!(operation.id = %id, error.message = error, "an operation cannot be resumed");
                 }
             }
-        })
-        .await;
-    Ok(resumed)
+        });
+    }
+    Ok(())
 }
 
 async fn resume(desk: &Desk, id: Uuid, facility: String) -> Result<(), Error> {

@@ -122,6 +122,17 @@ pub async fn refunds(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<R
         .collect()
 }
 
+/// Those of these payments whose capture the processor was asked for and has not answered.
+pub async fn capturing(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select payment_id from payment.operation
+         where payment_id = any($1) and state in ('RUNNING', 'UNKNOWN') and kind = 'CAPTURE'",
+        payments,
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// An authorization that was not captured in time.
 #[derive(Clone, Debug)]
 pub struct Lapsed {

@@ -31,6 +31,8 @@ pub fn payment(payment: &Payment, refunds: &[Refund]) -> wire::Payment {
         expire_time: payment.expires_at.map(timestamp),
         create_time: Some(timestamp(payment.created_at)),
         update_time: Some(timestamp(payment.updated_at)),
+        // What is read of it alone knows that.
+        capture_pending: false,
     }
 }
 

@@ -1,12 +1,14 @@
-//! Whether PostgreSQL answers, asked about once a second on a connection of its own: a busy pool is not a dead database.
+//! Whether PostgreSQL answers, and what time it is there, asked about once a second on a connection of its own: a busy pool is
+//! not a dead database.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use sqlx::{Connection, PgConnection, Postgres, pool::PoolOptions, postgres::PgConnectOptions};
-use tokio::time::timeout;
+use sqlx::{Connection, PgConnection, Postgres, Row as _, pool::PoolOptions, postgres::PgConnectOptions};
+use time::OffsetDateTime;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{SharedInstant, fault};
+use super::{Clock, SharedInstant, fault};
 use crate::health::Dependency;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -31,21 +33,22 @@ pub(super) fn distrusting(options: PoolOptions<Postgres>, outages: &Outages) -> 
             if dead || !doubtful {
                 return Ok(!dead);
             }
-            Ok(matches!(timeout(PATIENCE, look(conn)).await, Ok(Ok(()))))
+            Ok(matches!(timeout(PATIENCE, look(conn)).await, Ok(Ok(_))))
         })
     })
 }
 
-/// Keeps `dependency` true to what PostgreSQL answers, until `shutdown`.
+/// Keeps `dependency` and `clock` true to what PostgreSQL answers, until `shutdown`.
 pub(super) async fn watch(
     options: PgConnectOptions,
     dependency: Dependency,
     outages: Outages,
+    clock: Clock,
     shutdown: CancellationToken,
 ) {
     let mut conn = None;
     loop {
-        match within_patience(ask(conn.take(), &options)).await {
+        match within_patience(ask(conn.take(), &options, &clock)).await {
             Ok(asked) => {
                 conn = Some(asked);
                 dependency.up();
@@ -67,30 +70,39 @@ pub(super) async fn watch(
     }
 }
 
-async fn ask(conn: Option<PgConnection>, options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+async fn ask(
+    conn: Option<PgConnection>,
+    options: &PgConnectOptions,
+    clock: &Clock,
+) -> Result<PgConnection, sqlx::Error> {
     let mut conn = match conn {
         Some(conn) => conn,
         None => PgConnection::connect_with(options).await?,
     };
-    look(&mut conn).await?;
+    let asked = Instant::now();
+    clock.set(look(&mut conn).await?, asked);
     Ok(conn)
 }
 
-/// A standby, and a primary that was fenced off by `default_transaction_read_only`, answer and take no write. The two
-/// fail as a write would, with 25006.
-async fn look(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(WRITABLE).execute(conn).await?;
-    Ok(())
+/// The time there. A standby, and a primary that was fenced off by `default_transaction_read_only`, answer and take no
+/// write. The two fail as a write would, with 25006.
+async fn look(conn: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
+    let rows = sqlx::raw_sql(LOOK).fetch_all(conn).await?;
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let micros: i64 = row.try_get(0)?;
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
+        .map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// Fails as a write would where the server takes none. It needs no table and leaves nothing behind, and no prepared
-/// statement that could go stale.
-const WRITABLE: &str = "do $$ begin
+/// statement that could go stale. Its only row is the time, in microseconds since 1970.
+const LOOK: &str = "do $$ begin
     if current_setting('transaction_read_only')::boolean then
         raise read_only_sql_transaction using message =
             case when pg_is_in_recovery() then 'the server is a standby' else 'the server is read-only' end;
     end if;
-end $$";
+end $$;
+select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
 async fn within_patience<T>(asking: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
     timeout(PATIENCE, asking)

@@ -44,6 +44,9 @@ impl CallLayer for Layer {
         let started = Started::now(caller, method.name.clone(), Arc::clone(&call.request_id));
         Box::pin(async move {
             let response = started.clone().scope(next.run(call)).await;
+            for (request, code) in started.take_requests() {
+                self.writer.keep(request.ended(code_name(code))).await;
+            }
             // A single answer that is not a refusal has its OK in trailers, which are still to come.
             let code = response
                 .headers()

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Request};
 use mesh::{Context, MethodPolicy};
-use prost_reflect::{MessageDescriptor, MethodDescriptor};
+use prost_reflect::{FieldDescriptor, MessageDescriptor, MethodDescriptor};
 use tokio::time::Instant;
 use tonic::{Status, body::Body};
 use tower::ServiceExt;
@@ -23,15 +23,22 @@ pub(super) struct Method {
     pub(super) name: String,
     pub(super) policy: MethodPolicy,
     pub(super) input: MessageDescriptor,
+    /// The number of the field that holds the requests, if it takes several at once.
+    pub(super) requests: Option<u32>,
 }
 
 impl Method {
     pub(super) fn new(method: &MethodDescriptor, policy: MethodPolicy) -> Method {
         let name = format!("{}/{}", method.parent_service().full_name(), method.name());
+        let input = method.input();
+        let requests = input
+            .get_field_by_name("requests")
+            .filter(FieldDescriptor::is_list);
         Method {
             name,
             policy,
-            input: method.input(),
+            requests: requests.map(|field| field.number()),
+            input,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The generic cell rate algorithm (ITU-T I.371): each facility and class has one point in time, until which its calls
 //! are accounted for. A call moves it on by the time that one call is worth, and is refused when it lies further ahead
-//! than a burst is worth.
+//! than a burst is worth. A call for several requests is taken as one, and moves it on by what all of them are worth: the
+//! calls after it wait for that.
 
 use std::{
     collections::HashMap,
@@ -10,8 +11,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf as _, Bytes};
 use futures_util::future::BoxFuture;
 use mesh::policy::RateLimitClass;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -20,6 +23,7 @@ use tonic::{Status, metadata::MetadataValue};
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
+    frames,
     refusals::Refusals,
 };
 use crate::{Facility, Identity, Violations, status};
@@ -28,6 +32,8 @@ use crate::{Facility, Identity, Violations, status};
 /// many again must come before it is looked for quiet ones once more, so that a call costs the same however many are
 /// active.
 const REMEMBERED: usize = 10_000;
+/// What one call counts as at most: no method takes more requests at once.
+const MOST_REQUESTS: u32 = 64;
 
 /// The limits by class, for each facility, in one process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -133,11 +139,11 @@ impl Layer {
         }
     }
 
-    /// Accounts for a call.
+    /// Accounts for a call with so many requests.
     ///
     /// # Errors
     /// How long to wait, when it is one too many.
-    fn account(&self, facility: &Facility, class: RateLimitClass) -> Result<(), Duration> {
+    fn account(&self, facility: &Facility, class: RateLimitClass, requests: u32) -> Result<(), Duration> {
         let rate = self.limits.of(class);
         if rate.per_second == 0 {
             return Ok(());
@@ -151,7 +157,7 @@ impl Layer {
         if ahead > ahead_at_most {
             return Err(ahead - ahead_at_most);
         }
-        *until = now + ahead + worth;
+        *until = now + ahead + worth * requests;
         Ok(())
     }
 }
@@ -162,7 +168,7 @@ impl CallLayer for Layer {
         else {
             return next.run(call);
         };
-        match self.account(&identity.facility, policy.rate_limit_class) {
+        match self.account(&identity.facility, policy.rate_limit_class, requests(&call)) {
             Ok(()) => next.run(call),
             Err(wait) => {
                 let wait = jittered(wait);
@@ -171,6 +177,29 @@ impl CallLayer for Layer {
             }
         }
     }
+}
+
+/// How many requests a call carries; one, unless its method takes several.
+fn requests(call: &Call) -> u32 {
+    let field = call.method.as_ref().and_then(|method| method.requests);
+    match (field, &call.received) {
+        (Some(field), Some(Ok(frame))) => {
+            occurrences(frames::message(frame.clone()), field).clamp(1, MOST_REQUESTS)
+        }
+        _ => 1,
+    }
+}
+
+/// How often a field occurs in an encoded message, as far as that can be read.
+fn occurrences(mut message: Bytes, field: u32) -> u32 {
+    let mut count = 0;
+    while message.has_remaining()
+        && let Ok((tag, wire_type)) = decode_key(&mut message)
+        && skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_ok()
+    {
+        count += u32::from(tag == field);
+    }
+    count
 }
 
 /// Longer by up to a half, and by up to 100 ms at least, so that those who were refused together do not return together.
@@ -207,13 +236,13 @@ mod tests {
             write: rate,
             ..RateLimits::default()
         });
-        let write = |name: &str| layer.account(&facility(name), RateLimitClass::Write);
+        let write = |name: &str| layer.account(&facility(name), RateLimitClass::Write, 1);
         for _ in 0..3 {
             assert_eq!(write("F1"), Ok(()));
         }
         assert_eq!(write("F1"), Err(Duration::from_millis(100)));
         assert_eq!(write("F2"), Ok(()));
-        assert_eq!(layer.account(&facility("F1"), RateLimitClass::Read), Ok(()));
+        assert_eq!(layer.account(&facility("F1"), RateLimitClass::Read, 1), Ok(()));
         tokio::time::advance(Duration::from_millis(100)).await;
         assert_eq!(write("F1"), Ok(()));
         assert!(write("F1").is_err());
@@ -233,7 +262,7 @@ mod tests {
         let calls = 3 * REMEMBERED;
         for n in 0..calls {
             layer
-                .account(&facility(&format!("F{n}")), RateLimitClass::Read)
+                .account(&facility(&format!("F{n}")), RateLimitClass::Read, 1)
                 .unwrap();
         }
         let swept = layer.accounted.lock().unwrap().swept;
@@ -244,11 +273,40 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         for n in 0..2 * REMEMBERED {
             layer
-                .account(&facility(&format!("G{n}")), RateLimitClass::Read)
+                .account(&facility(&format!("G{n}")), RateLimitClass::Read, 1)
                 .unwrap();
         }
         let remembered = layer.accounted.lock().unwrap().until.len();
         assert!(remembered <= 2 * REMEMBERED, "{remembered} are remembered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_for_several_requests_counts_as_so_many() {
+        let write = Rate {
+            per_second: 10,
+            burst: 1,
+        };
+        let layer = Layer::new(RateLimits {
+            write,
+            ..RateLimits::default()
+        });
+        let write = |requests| layer.account(&facility("F1"), RateLimitClass::Write, requests);
+        assert_eq!(write(20), Ok(()));
+        assert_eq!(write(1), Err(Duration::from_secs(2)));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(write(1), Ok(()));
+    }
+
+    #[test]
+    fn the_requests_of_a_call_are_counted() {
+        let message = proto::order::v1::PlaceOrdersRequest {
+            requests: vec![proto::order::v1::PlaceOrderRequest::default(); 3],
+        };
+        let encoded = Bytes::from(prost::Message::encode_to_vec(&message));
+        assert_eq!(occurrences(encoded.clone(), 1), 3);
+        assert_eq!(occurrences(encoded, 2), 0);
+        // Two, and one that is cut off.
+        assert_eq!(occurrences(Bytes::from_static(&[10, 0, 10, 0, 10, 9]), 1), 2);
     }
 
     #[test]

@@ -20,13 +20,7 @@ use super::{
     frames::{self, Frames},
     protocol::{MALFORMED_FRAME, MESSAGE_COUNT},
 };
-use crate::{
-    contract::{self, text},
-    status,
-};
-
-/// How much of a request id that is none is kept for the audit trail. A UUID has 36 characters.
-const MAX_REQUEST_ID: usize = 64;
+use crate::{audit, contract, status};
 
 pub(super) struct Layer {
     max_message_bytes: usize,
@@ -142,8 +136,8 @@ fn check_message(method: &Method, request_id: &OnceLock<String>, frame: Bytes) -
         && let Some(id) = decoded.get_field_by_name("request_id")
         && let Some(id) = id.as_str()
     {
-        // Kept for the audit trail also when it is refused below: bounded, and what can be written everywhere.
-        let _ = request_id.set(text::shown(id, MAX_REQUEST_ID).into_owned());
+        // Kept for the audit trail also when it is refused below.
+        let _ = request_id.set(audit::kept_request_id(id));
     }
     contract::validate(decoded)
 }

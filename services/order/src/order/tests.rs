@@ -79,10 +79,10 @@ fn what_is_undone_ends_by_where_it_stood() {
     );
 
     let mut unpaid = insured(10_000, 10_000, 0);
-    unpaid
-        .await_payment(Uuid::now_v7(), Duration::seconds(60))
-        .unwrap();
-    assert!(!unpaid.is_expired(OffsetDateTime::now_utc()));
+    let expires_at = OffsetDateTime::UNIX_EPOCH;
+    unpaid.await_payment(Uuid::now_v7(), expires_at).unwrap();
+    assert!(unpaid.is_expired(expires_at));
+    assert!(!unpaid.is_expired(expires_at - time::Duration::SECOND));
     unpaid.fail(Failure::new("PAYMENT_WINDOW_PASSED", "")).unwrap();
     unpaid.undone().unwrap();
     assert_eq!((unpaid.state, unpaid.expires_at), (State::Expired, None));

@@ -25,15 +25,11 @@ pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Wanted) 
     }
     let share = order.price.patient_share - counted().map(|refund| refund.share).sum::<i64>();
     let balance = order.account.balance_paid - counted().map(|refund| refund.balance).sum::<i64>();
-    let pending: i64 = counted()
-        .filter(|refund| refund.state == RefundState::Pending)
-        .map(|refund| refund.balance)
-        .sum();
     let balance = balance.max(0);
     let left = Left {
         share,
         balance,
-        credit: (order.patient_credit() - pending).clamp(0, balance),
+        credit: free_credit(order, earlier).min(balance),
     };
     match wanted {
         Wanted::Whole => whole(order, left),
@@ -47,6 +43,17 @@ pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Wanted) 
             part(left, returned.iter().map(|line| line.amount).sum(), returned)
         }
     }
+}
+
+/// What the patient has paid too much, and no refund under way gives back.
+pub fn free_credit(order: &Order, refunds: &[Refund]) -> i64 {
+    let pending = refunds
+        .iter()
+        .filter(|refund| refund.state == RefundState::Pending);
+    let planned: i64 = pending
+        .map(|refund| refund.credit.unwrap_or(refund.balance))
+        .sum();
+    (order.patient_credit() - planned).max(0)
 }
 
 /// The patient's money that can still be given back.
@@ -68,7 +75,7 @@ fn whole(order: &Order, left: Left) -> Result<Refund, Refused> {
     }
     Ok(Refund {
         whole: true,
-        ..refund(left.share, left.balance, Vec::new())
+        ..refund(left.share, left.balance, left.credit)
     })
 }
 
@@ -83,7 +90,10 @@ fn part(left: Left, amount: i64, lines: Vec<Returned>) -> Result<Refund, Refused
         ));
     }
     let share = (amount - left.credit.min(amount)).min(left.share);
-    Ok(refund(share, amount - share, lines))
+    Ok(Refund {
+        lines,
+        ..refund(share, amount - share, left.credit.min(amount))
+    })
 }
 
 fn returned(lines: &[Line], earlier: &[&Refund], wanted: &[WantedLine]) -> Result<Vec<Returned>, Refused> {
@@ -157,15 +167,16 @@ fn price(line: &Line, earlier: &[&Refund], wanted: &WantedLine) -> Result<Return
     })
 }
 
-fn refund(share: i64, balance: i64, lines: Vec<Returned>) -> Refund {
+fn refund(share: i64, balance: i64, credit: i64) -> Refund {
     Refund {
         id: Uuid::now_v7(),
         reference: String::new(),
         reason: String::new(),
         share,
         balance,
+        credit: Some(credit),
         whole: false,
-        lines,
+        lines: Vec::new(),
         state: RefundState::Pending,
         created_at: OffsetDateTime::now_utc(),
     }

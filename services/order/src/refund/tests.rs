@@ -195,3 +195,140 @@ fn what_a_cashier_gives_back_of_a_returned_order_is_returned_too() {
     };
     assert_eq!(changes(&mut order), [returned]);
 }
+
+/// An insured order whose payer has paid 6,000 of the 10,000 that the patient had paid in its place.
+fn credited() -> Order {
+    let mut order = fulfilled(insured(12_000, 2_000, 10_000));
+    remitted(&mut order, 1, 0, 0, "COPY-001");
+    order.balance_paid(10_000).unwrap();
+    remitted(&mut order, 2, 6_000, 0, "COPY-001");
+    assert_eq!((order.state, order.patient_credit()), (State::Settled, 6_000));
+    changes(&mut order);
+    order
+}
+
+fn remitted(order: &mut Order, claim_version: i64, paid: i64, taken_back: i64, denial_code: &str) {
+    let activity = Activity {
+        id: "A1".into(),
+        net: 10_000,
+        paid,
+        taken_back,
+        denial_code: denial_code.into(),
+        ..Activity::default()
+    };
+    let remittance = Remittance {
+        claim_version,
+        net_paid: paid - taken_back,
+        activities: vec![activity],
+        answered: vec!["A1".to_owned()],
+    };
+    order.remitted(remittance, &DenialPolicy::default()).unwrap();
+}
+
+/// What the patient is owed or owes, by the ledger's rules.
+fn receivable(order: &Order) -> i64 {
+    let account = &order.account;
+    let billed = order.price.patient_share + account.transferred - account.patient_written_off;
+    let paid = order.price.patient_share + account.balance_paid - account.refunded;
+    billed - paid - account.patient_returned
+}
+
+#[test]
+fn a_credit_that_the_payer_takes_back_while_it_is_given_back_is_owed_again() {
+    let mut order = credited();
+    let refund = plan(&order, &[], &[], &Wanted::Amount(6_000)).unwrap();
+    remitted(&mut order, 3, 6_000, 6_000, "COPY-001");
+    assert_eq!((order.state, order.patient_credit()), (State::Settled, 0));
+    changes(&mut order);
+    order.refunded(&refund).unwrap();
+    assert_eq!(
+        (order.state, order.patient_balance(), receivable(&order)),
+        (State::BalanceDue, 6_000, 6_000)
+    );
+    let due = Change::BalanceDue {
+        transferred: 0,
+        written_off: 0,
+        balance: 6_000,
+        billed: 16_000,
+    };
+    assert_eq!(changes(&mut order), [due]);
+}
+
+#[test]
+fn a_balance_that_grows_by_a_credit_that_is_given_back_is_told_again() {
+    let mut order = credited();
+    let refund = plan(&order, &[], &[], &Wanted::Amount(3_000)).unwrap();
+    remitted(&mut order, 3, 6_000, 6_000, "COPY-001");
+    order.account.transferred += 500;
+    order.price.payer_net += 500;
+    order.state = State::BalanceDue;
+    changes(&mut order);
+    order.refunded(&refund).unwrap();
+    let due = Change::BalanceDue {
+        transferred: 0,
+        written_off: 0,
+        balance: 3_500,
+        billed: 13_500,
+    };
+    assert_eq!(changes(&mut order), [due]);
+}
+
+#[test]
+fn of_a_refund_only_what_was_planned_as_a_return_is_returned() {
+    let mut order = credited();
+    let refund = plan(&order, &[], &[], &Wanted::Amount(9_000)).unwrap();
+    assert_eq!(
+        (refund.share, refund.balance, refund.credit),
+        (2_000, 7_000, Some(6_000))
+    );
+    remitted(&mut order, 3, 6_000, 6_000, "COPY-001");
+    order.refunded(&refund).unwrap();
+    assert_eq!(
+        (
+            order.account.patient_returned,
+            order.patient_balance(),
+            receivable(&order)
+        ),
+        (3_000, 6_000, 6_000)
+    );
+}
+
+#[test]
+fn what_is_returned_is_never_more_than_what_is_billed_by_then() {
+    let mut order = credited();
+    let refund = plan(&order, &[], &[], &Wanted::Amount(12_000)).unwrap();
+    assert_eq!(refund.credit, Some(6_000));
+    // The payer pays the rest as well.
+    remitted(&mut order, 3, 10_000, 0, "");
+    order.refunded(&refund).unwrap();
+    assert_eq!(
+        (
+            order.account.patient_returned,
+            order.patient_credit(),
+            receivable(&order)
+        ),
+        (2_000, 0, 0)
+    );
+}
+
+#[test]
+fn a_credit_is_promised_to_one_refund_only() {
+    let mut order = credited();
+    let first = plan(&order, &[], &[], &Wanted::Amount(6_000)).unwrap();
+    let second = plan(&order, &[], std::slice::from_ref(&first), &Wanted::Amount(3_000)).unwrap();
+    assert_eq!(
+        (second.share, second.balance, second.credit),
+        (2_000, 1_000, Some(0))
+    );
+    for refund in [second, first] {
+        order.refunded(&refund).unwrap();
+    }
+    assert_eq!(
+        (
+            order.account.patient_returned,
+            order.patient_balance(),
+            receivable(&order)
+        ),
+        (3_000, 0, 0)
+    );
+}

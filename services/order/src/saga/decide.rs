@@ -32,6 +32,8 @@ pub(super) enum Movement {
         reason: String,
         pause: Duration,
     },
+    /// Its next step calls a participant that the worker has no place at.
+    HandedOver,
     /// Its plan has no steps.
     NothingToDo,
 }
@@ -40,12 +42,12 @@ pub(super) enum Movement {
 /// undone; from the pivot on it is tried until it succeeds, and counts as stuck when that takes too long.
 pub(super) fn decide(
     saga: &Saga,
-    settings: &config::Saga,
+    (settings, now): (&config::Saga, OffsetDateTime),
     (caller, context): (&Caller, &Context),
     tried: Result<Outcome, Status>,
 ) -> Movement {
     let tries = saga.attempts + 1;
-    let overdue = saga.deadline_at <= OffsetDateTime::now_utc();
+    let overdue = saga.deadline_at <= now;
     let pause = settings.backoff(tries);
     let status = match tried {
         Ok(Outcome::Done(effect)) => return Movement::Succeeded(effect),
@@ -114,6 +116,7 @@ mod tests {
     use super::*;
     use crate::saga::{Kind, Step};
 
+    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
     const PLAN: [Step; 4] = [
         Step::PrepareClaim,
         Step::AuthorizePayment,
@@ -128,7 +131,7 @@ mod tests {
             PLAN.into(),
             facility,
             Uuid::nil(),
-            Duration::minutes(1),
+            NOW + Duration::minutes(1),
         );
         (saga.position, saga.attempts) = (position, attempts);
         saga
@@ -138,7 +141,7 @@ mod tests {
         let own = (&Caller::Nobody, &Context::new());
         decide(
             saga,
-            &config::Saga::default(),
+            (&config::Saga::default(), NOW),
             own,
             Err(mesh::Origin::answered(status)),
         )
@@ -151,7 +154,7 @@ mod tests {
             reason: reason.clone(),
         });
         let own = (&Caller::Nobody, &Context::new());
-        let moved = decide(&at(2, 0), &config::Saga::default(), own, stuck);
+        let moved = decide(&at(2, 0), (&config::Saga::default(), NOW), own, stuck);
         assert!(matches!(moved, Movement::Stuck { reason: found, .. } if found == reason));
     }
 
@@ -194,7 +197,7 @@ mod tests {
             Movement::Stuck { .. }
         ));
         let mut late = at(3, 0);
-        late.deadline_at = OffsetDateTime::now_utc() - Duration::seconds(1);
+        late.deadline_at = NOW;
         assert!(matches!(
             after(&late, Status::unavailable("")),
             Movement::Stuck { .. }
@@ -219,7 +222,8 @@ mod tests {
             let caller = Caller::Waiting(context.clone());
             let failed = |caller: &Caller| {
                 let late = Err(Status::deadline_exceeded("out of time"));
-                decide(&at(1, 19), &config::Saga::default(), (caller, &context), late)
+                let by = (&config::Saga::default(), NOW);
+                decide(&at(1, 19), by, (caller, &context), late)
             };
             assert_eq!(
                 failed(&caller),

@@ -1,9 +1,9 @@
 //! Drives sagas: step by step, and one transaction for what has followed when a saga pauses, turns back or ends.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc};
 
 use chassis::{
-    Facility, Tasks,
+    Tasks,
     auth::ServiceTokens,
     batch::{Batcher, Limits},
     idempotency,
@@ -11,17 +11,20 @@ use chassis::{
 };
 use mesh::Context;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use tokio::{sync::Notify, time::Instant};
 use tonic::Status;
 use uuid::Uuid;
 
 use super::{
-    Action, Outcome, Participants, Run, Saga, Step,
+    Action, Caller, Outcome, Participants, Run, Saga, Step,
     checkpoint::{Checkpoint, Checkpoints, Written},
     decide::{Movement, decide},
+    driven::Driven,
     follow::Rules,
     journal::Journal,
     participants::Task,
+    places::Place,
 };
 use crate::{
     answer::Reply,
@@ -45,6 +48,7 @@ struct Inner {
     checkpoints: Batcher<Checkpoints>,
     /// This process, as the holder of leases.
     owner: Uuid,
+    driven: Driven,
     wakeup: Notify,
 }
 
@@ -59,15 +63,6 @@ pub struct Parts {
     pub denials: Arc<DenialPolicy>,
     pub settings: config::Saga,
     pub payment_window: time::Duration,
-}
-
-/// On whose behalf, and until when.
-#[derive(Clone, Debug)]
-pub enum Caller {
-    /// Somebody waits: calls carry the token and end with the deadline.
-    Waiting(Context),
-    /// Nobody does: calls carry the service's own token.
-    Nobody,
 }
 
 /// Sagas that wait to be written. They are bounded where they are begun.
@@ -85,6 +80,7 @@ impl Engine {
             checkpoints: Batcher::new(checkpoints, limits, parts.tasks.clone()),
             parts,
             owner: Uuid::new_v4(),
+            driven: Driven::default(),
             wakeup: Notify::new(),
         }))
     }
@@ -102,9 +98,19 @@ impl Engine {
         }
     }
 
+    /// The orders whose sagas this process drives.
+    pub fn driven(&self) -> Driven {
+        self.0.driven.clone()
+    }
+
     /// Looks for due sagas at once, instead of at the next look.
     pub fn wake(&self) {
         self.0.wakeup.notify_one();
+    }
+
+    /// The time by the database's clock, which says when sagas are due.
+    pub(super) fn now(&self) -> OffsetDateTime {
+        self.0.parts.database.clock().now()
     }
 
     pub(super) fn parts(&self) -> &Parts {
@@ -126,15 +132,55 @@ impl Engine {
     /// [`Error::LostLease`] when another process has taken over; database errors, after which the saga is resumed as
     /// soon as the database is back.
     pub async fn drive(&self, run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
+        self.drive_at(run, caller, reply, None).await
+    }
+
+    /// As [`Engine::drive`], for nobody. When its next step calls a participant that has no place for it, the saga is due
+    /// again at once, and not driven on.
+    pub(super) async fn resume(&self, run: Run, place: Place) -> Result<Run, Error> {
+        self.drive_at(run, &Caller::Nobody, None, Some(place)).await
+    }
+
+    async fn drive_at(
+        &self,
+        run: Run,
+        caller: &Caller,
+        reply: Option<&Reply>,
+        place: Option<Place>,
+    ) -> Result<Run, Error> {
         let (facility, id, epoch) = (run.saga.facility.clone(), run.saga.id, run.saga.epoch);
-        let driven = self.drive_on(run, caller, reply).await;
-        if let Err(error) = &driven {
-            self.interrupted(&facility, id, epoch, error);
+        let driving = self.0.driven.begin(run.order.id);
+        let driven = self.drive_on(run, caller, reply, place).await;
+        let notified = driving.end();
+        match &driven {
+            Ok(run) if notified && !run.saga.has_ended() => self.wake_waiting(&run.saga).await,
+            Ok(_) => {}
+            Err(error) => self.interrupted(&facility, id, epoch, error),
         }
         driven
     }
 
-    async fn drive_on(&self, mut run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
+    /// What the saga waits for may have happened before it was written that it waits.
+    async fn wake_waiting(&self, saga: &Saga) {
+        let woken = async {
+            let mut tx = self.0.parts.database.begin(&saga.facility).await?;
+            store::sagas::wake(&mut tx, saga.id).await?;
+            tx.commit().await
+        };
+        match woken.await {
+            Ok(()) => self.wake(),
+            // It goes on at the end of its pause.
+            Err(error) => tracing::warn!(saga.id = %saga.id, error.message = %error, "a saga was not woken"),
+        }
+    }
+
+    async fn drive_on(
+        &self,
+        mut run: Run,
+        caller: &Caller,
+        reply: Option<&Reply>,
+        mut place: Option<Place>,
+    ) -> Result<Run, Error> {
         let mut journal = Journal::new(&run);
         if run.saga.plan.is_empty() && !run.saga.has_ended() {
             run = self
@@ -142,6 +188,13 @@ impl Engine {
                 .await?;
         }
         while let (Some(action), None) = (run.saga.action(), run.saga.wake_at) {
+            if let Some(place) = &mut place
+                && !place.moves_to(action.step.participant())
+            {
+                return self
+                    .advance(&mut journal, &run, Movement::HandedOver, reply)
+                    .await;
+            }
             let context = self.context(caller, &run.saga.facility)?;
             self.load_claim(&mut run, action).await?;
             let (tried, checkpoint) = self.attempt(&mut journal, &run, action, &context).await?;
@@ -153,7 +206,8 @@ impl Engine {
                     error.message = super::outcome::text(status), "a step has failed"
                 );
             }
-            let movement = decide(&run.saga, &self.0.parts.settings, (caller, &context), tried);
+            let by = (&self.0.parts.settings, self.now());
+            let movement = decide(&run.saga, by, (caller, &context), tried);
             run = self.advance(&mut journal, &run, movement, reply).await?;
         }
         Ok(run)
@@ -212,6 +266,7 @@ impl Engine {
             refund: run.refund.as_ref(),
             refunds: &refunds,
             claim: run.claim.as_deref(),
+            now: self.now(),
         };
         let mut trying = pin!(self.keeping(&run.saga, parts.participants.perform(context, &task)));
         if journal.moves.is_empty() {
@@ -224,34 +279,6 @@ impl Engine {
                 Ok((trying.await?, Some(written)))
             }
         }
-    }
-
-    /// Renews the lease every third of its time while `work` runs.
-    async fn keeping<T>(&self, saga: &Saga, work: impl Future<Output = T>) -> Result<T, Error> {
-        let lease = self.0.parts.settings.lease();
-        let mut work = pin!(work);
-        let mut beat = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
-        loop {
-            tokio::select! {
-                done = &mut work => return Ok(done),
-                _ = beat.tick() => {}
-            }
-            match self.renew(saga, lease).await {
-                Ok(true) => {}
-                Ok(false) => return Err(Error::LostLease),
-                // The epoch still guards every write: the step may go on.
-                Err(error) => {
-                    tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed");
-                }
-            }
-        }
-    }
-
-    async fn renew(&self, saga: &Saga, lease: Duration) -> Result<bool, sqlx::Error> {
-        let mut tx = self.0.parts.database.begin(&saga.facility).await?;
-        let renewed = store::sagas::renew(&mut tx, saga, lease).await?;
-        tx.commit().await?;
-        Ok(renewed)
     }
 
     /// Order, saga, steps, events and answer change in one transaction, from what was written last to `next`. The order's
@@ -362,24 +389,7 @@ impl Engine {
             denials: &parts.denials,
             payment_window: parts.payment_window,
             patience: parts.settings.patience(),
-        }
-    }
-
-    /// What a call of the service's own is made with.
-    ///
-    /// # Errors
-    /// When no token can be signed.
-    pub fn own_context(&self, facility: &Facility) -> Result<Context, Error> {
-        let bearer = self.0.parts.tokens.bearer(facility)?;
-        Ok(Context::new()
-            .with_bearer(bearer)
-            .with_timeout(self.0.parts.settings.step_timeout()))
-    }
-
-    fn context(&self, caller: &Caller, facility: &Facility) -> Result<Context, Error> {
-        match caller {
-            Caller::Waiting(context) => Ok(context.clone()),
-            Caller::Nobody => self.own_context(facility),
+            now: self.now(),
         }
     }
 }

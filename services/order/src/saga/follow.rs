@@ -31,6 +31,8 @@ pub struct Rules<'a> {
     pub(super) denials: &'a DenialPolicy,
     pub(super) payment_window: Duration,
     pub(super) patience: Duration,
+    /// By the database's clock.
+    pub(super) now: OffsetDateTime,
 }
 
 impl Run {
@@ -73,17 +75,19 @@ impl Run {
                 next.fail(failure)?;
             }
             Movement::AwaitMethod { payment_id } => {
-                next.order.await_payment(*payment_id, rules.payment_window)?;
-                let until = next.order.expires_at.unwrap_or_else(OffsetDateTime::now_utc);
+                next.order
+                    .await_payment(*payment_id, rules.now + rules.payment_window)?;
+                let until = next.order.expires_at.unwrap_or(rules.now);
                 next.saga.wait(until, false);
                 next.saga.be_patient_until(until, rules.patience);
             }
             Movement::AwaitOutcome { payment_id, pause } => {
                 next.order.payment_begun(*payment_id);
-                next.saga.wait(OffsetDateTime::now_utc() + *pause, true);
+                next.saga.wait(rules.now + *pause, true);
             }
-            Movement::Retry { pause, counted } => next.saga.retry(*pause, *counted),
-            Movement::Stuck { reason, pause } => next.saga.stuck(reason, *pause),
+            Movement::Retry { pause, counted } => next.saga.retry(rules.now + *pause, *counted),
+            Movement::Stuck { reason, pause } => next.saga.stuck(reason, rules.now + *pause),
+            Movement::HandedOver => next.saga.hand_over(rules.now),
             Movement::NothingToDo => next.saga.nothing_to_do(),
         }
         next.follow(rules)?;
@@ -221,7 +225,7 @@ impl Run {
             plan,
             order.facility.clone(),
             order.id,
-            rules.patience,
+            rules.now + rules.patience,
         );
         order.saga_id = saga.id;
         self.successor = Some(saga);

@@ -56,7 +56,7 @@ impl Engine {
         if saga.has_ended() {
             return Ok(());
         }
-        saga.stuck(reason, parts.settings.stuck_retry());
+        saga.stuck(reason, self.now() + parts.settings.stuck_retry());
         let saved = store::sagas::save(&mut tx, &[Moved::released(&saga, epoch)]).await?;
         if !saved.is_empty() {
             events::append(&mut tx, &told::of_saga(&mut saga)).await?;

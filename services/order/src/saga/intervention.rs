@@ -33,6 +33,8 @@ pub struct Paid {
     pub refunded: i64,
     /// A refund is on its way.
     pub refunding: bool,
+    /// The processor has not told yet whether it has set the money aside, or taken it.
+    pub undecided: bool,
 }
 
 /// Why a saga cannot be helped on so.
@@ -103,7 +105,7 @@ impl Run {
             Intervention::Skip => {
                 let step = left.first().and_then(|action| action.effect());
                 let open = next.leave_out(step, books, earlier)?;
-                next.saga.skipped(by, rules.patience);
+                next.saga.skipped(by, rules.now, rules.patience);
                 open
             }
             Intervention::ForceComplete => {
@@ -167,10 +169,13 @@ impl Run {
                     format!("the hold of {held} on the patient's card was not released"),
                 )
             }
-            Some(Step::VoidBalance) => Open(
-                "BALANCE_NOT_RELEASED",
-                "the payment of the patient's balance was not let go".to_owned(),
-            ),
+            Some(Step::VoidBalance) => {
+                is_decided(&books.balance)?;
+                Open(
+                    "BALANCE_NOT_RELEASED",
+                    "the payment of the patient's balance was not let go".to_owned(),
+                )
+            }
             Some(step @ (Step::RefundPayment | Step::RefundBalance)) => {
                 self.is_not_given_back(step, books, earlier)?;
                 let amount = money(self.refund.as_ref().map_or(0, |refund| part_of(refund, step)));
@@ -199,7 +204,13 @@ impl Run {
                             retry the saga, which then cancels the order";
                 Err(Unhelped::Refused("NOT_CAPTURED", text.to_owned()))
             }
+            Step::CapturePayment if books.share.captured == books.share.refunded => {
+                let text =
+                    "the payment of the share was given back: retry the saga, which then cancels the order";
+                Err(Unhelped::Refused("PAYMENT_REFUNDED", text.to_owned()))
+            }
             Step::VoidPayment => self.is_not_captured(books),
+            Step::VoidBalance => is_decided(&books.balance),
             Step::RefundPayment | Step::RefundBalance => {
                 let (wanted, given) = self.given_back(step, books, earlier)?;
                 match given >= wanted {
@@ -215,12 +226,13 @@ impl Run {
                     )),
                 }
             }
-            Step::CapturePayment | Step::SubmitClaim | Step::WithdrawClaim | Step::VoidBalance => Ok(()),
+            Step::CapturePayment | Step::SubmitClaim | Step::WithdrawClaim => Ok(()),
         }
     }
 
-    /// An order is not cancelled while its patient's money is kept.
+    /// An order is not cancelled while its patient's money is kept, or may be.
     fn is_not_captured(&self, books: &Books) -> Result<(), Unhelped> {
+        is_decided(&books.share)?;
         let kept = books.share.captured - books.share.refunded;
         if kept == 0 && !books.share.refunding {
             return Ok(());
@@ -264,6 +276,16 @@ impl Run {
             .sum();
         Ok((wanted, paid.refunded - accounted))
     }
+}
+
+/// What the processor has not told yet may be that it has taken the money.
+fn is_decided(paid: &Paid) -> Result<(), Unhelped> {
+    if !paid.undecided {
+        return Ok(());
+    }
+    let text = "the outcome of the payment is being found out, and its money may be taken: try again when it is known, or \
+                void the payment by hand first";
+    Err(Unhelped::Refused("PAYMENT_PENDING", text.to_owned()))
 }
 
 /// The part of a refund that a step gives back.

@@ -1,14 +1,17 @@
 //! Whom the steps call: the payment service and the claims service. One call per try; everything that is called
 //! accepts the same `request_id` again.
 
+mod bulk;
 mod by_hand;
 mod claims;
 mod payments;
 
+pub use bulk::Own;
 use claims::Claims;
 use mesh::{Channel, Context};
 use payments::Payments;
 use proto::claims::v1::ClaimDetails;
+use time::OffsetDateTime;
 use tonic::Status;
 
 use super::{Action, Books, Outcome, Saga, Step};
@@ -30,14 +33,16 @@ pub(super) struct Task<'a> {
     /// All refunds of the order, this one included; read for steps that give back.
     pub(super) refunds: &'a [Refund],
     pub(super) claim: Option<&'a ClaimDetails>,
+    /// By the database's clock.
+    pub(super) now: OffsetDateTime,
 }
 
 impl Participants {
     /// The services behind these channels.
-    pub fn new(payment: Channel, claims: Channel) -> Participants {
+    pub fn new(payment: Channel, claims: Channel, own: &Own) -> Participants {
         Participants {
-            payments: Payments::new(payment),
-            claims: Claims::new(claims),
+            payments: Payments::new(payment, own),
+            claims: Claims::new(claims, own),
         }
     }
 
@@ -100,7 +105,7 @@ impl Participants {
             }
             Step::SubmitClaim => self.claims.submit(context, order, key).await,
             Step::WithdrawClaim => self.claims.withdraw(context, order, key, why).await,
-            Step::AuthorizePayment => self.payments.authorize(context, order, key).await,
+            Step::AuthorizePayment => self.payments.authorize(context, order, key, task.now).await,
             Step::CapturePayment => self.payments.capture(context, order, key).await,
             Step::VoidPayment => self.payments.void_share(context, order, key, why).await,
             Step::VoidBalance => self.payments.let_balance_go(context, order, key, why).await,

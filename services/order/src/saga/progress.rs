@@ -1,4 +1,5 @@
-//! How a saga moves: the transitions of its state machine.
+//! How a saga moves: the transitions of its state machine. When it goes on is told by the database's clock, which says when
+//! it is due; the record of what has happened has the times of the process.
 
 use time::{Duration, OffsetDateTime};
 
@@ -48,19 +49,25 @@ impl Saga {
         self.deadline_at = self.deadline_at.max(time + patience);
     }
 
-    /// The current action failed and is tried again after `pause`. `counted`: it had all the time it needed.
-    pub fn retry(&mut self, pause: Duration, counted: bool) {
+    /// The current action failed and is tried again at `wake_at`. `counted`: it had all the time it needed.
+    pub fn retry(&mut self, wake_at: OffsetDateTime, counted: bool) {
         if self.state == State::Waiting {
             self.state = State::Running;
         }
-        self.wake_at = Some(OffsetDateTime::now_utc() + pause);
+        self.wake_at = Some(wake_at);
         self.attempts += u32::from(counted);
         self.touch();
     }
 
-    /// A person should look. It is tried again after `pause` all the same: what was down may come back.
-    pub fn stuck(&mut self, reason: &str, pause: Duration) {
-        self.wake_at = Some(OffsetDateTime::now_utc() + pause);
+    /// Its driver leaves it to another one, at once.
+    pub fn hand_over(&mut self, now: OffsetDateTime) {
+        self.wake_at = Some(now);
+        self.touch();
+    }
+
+    /// A person should look. It is tried again at `wake_at` all the same: what was down may come back.
+    pub fn stuck(&mut self, reason: &str, wake_at: OffsetDateTime) {
+        self.wake_at = Some(wake_at);
         self.attempts += 1;
         if self.state == State::Stuck {
             self.touch();
@@ -77,8 +84,7 @@ impl Saga {
     }
 
     /// An operator wakes it: at once, with its attempts counted from zero and another `patience`.
-    pub fn wake(&mut self, patience: Duration) {
-        let now = OffsetDateTime::now_utc();
+    pub fn wake(&mut self, now: OffsetDateTime, patience: Duration) {
         if self.state == State::Stuck {
             self.state = if self.backward {
                 State::Compensating
@@ -94,14 +100,14 @@ impl Saga {
     }
 
     /// An operator leaves the current action out. It goes on with the next one at once, with another `patience`.
-    pub fn skipped(&mut self, by: &Statement, patience: Duration) {
+    pub fn skipped(&mut self, by: &Statement, now: OffsetDateTime, patience: Duration) {
         let Some(action) = self.action() else { return };
         self.end_step(Ending::Skipped, by.reason.clone());
         let by = by.clone();
         self.record(Progress::Skipped { action, by });
         self.advance();
         if !self.has_ended() {
-            self.wake(patience);
+            self.wake(now, patience);
         }
     }
 

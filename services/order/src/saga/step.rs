@@ -24,6 +24,25 @@ pub struct Action {
     pub compensation: bool,
 }
 
+/// A service that steps call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Participant {
+    Claims,
+    Payment,
+}
+
+impl Participant {
+    pub const ALL: [Participant; 2] = [Participant::Claims, Participant::Payment];
+
+    /// As PostgreSQL knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Participant::Claims => "claims",
+            Participant::Payment => "payment",
+        }
+    }
+}
+
 impl Step {
     const ALL: [Step; 9] = [
         Step::PrepareClaim,
@@ -52,6 +71,19 @@ impl Step {
         }
     }
 
+    /// Whom it calls, in both directions. `orders.claim_due_sagas` says the same.
+    pub fn participant(self) -> Participant {
+        match self {
+            Step::PrepareClaim | Step::SubmitClaim | Step::WithdrawClaim => Participant::Claims,
+            Step::AuthorizePayment
+            | Step::CapturePayment
+            | Step::VoidPayment
+            | Step::VoidBalance
+            | Step::RefundPayment
+            | Step::RefundBalance => Participant::Payment,
+        }
+    }
+
     /// As it is stored and shown.
     pub fn name(self) -> &'static str {
         match self {
@@ -70,5 +102,31 @@ impl Step {
     /// The step of that name.
     pub fn named(name: &str) -> Option<Step> {
         Step::ALL.into_iter().find(|step| step.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn postgresql_knows_the_participant_of_every_step() {
+        let of_claims = Step::ALL
+            .into_iter()
+            .filter(|step| step.participant() == Participant::Claims)
+            .map(|step| format!("'{}'", step.name()));
+        let listed = format!("in ({})", of_claims.collect::<Vec<_>>().join(", "));
+        for (migration, times) in [
+            (
+                include_str!("../../../../migrations/order/0015_saga_turns.sql"),
+                1,
+            ),
+            (
+                include_str!("../../../../migrations/order/0016_claim_in_turn.sql"),
+                3,
+            ),
+        ] {
+            assert_eq!(migration.matches(&listed).count(), times, "{listed}");
+        }
     }
 }

@@ -1,14 +1,12 @@
+use time::Duration;
+
 use super::*;
 use crate::order::tests::insured;
 
+const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
 fn saga(kind: Kind, plan: Vec<Step>) -> Saga {
-    let mut saga = Saga::begin(
-        kind,
-        plan,
-        Facility::new("F1").unwrap(),
-        Uuid::now_v7(),
-        Duration::minutes(15),
-    );
+    let mut saga = Saga::begin(kind, plan, Facility::new("F1").unwrap(), Uuid::now_v7(), NOW);
     saga.progress.clear();
     saga
 }
@@ -112,7 +110,7 @@ fn a_refused_first_step_leaves_nothing_to_undo() {
 fn a_step_has_the_same_key_in_every_try_and_another_one_backward() {
     let mut saga = placing();
     let key = saga.key(saga.action().unwrap());
-    saga.retry(Duration::seconds(1), true);
+    saga.retry(NOW, true);
     assert_eq!(saga.key(saga.action().unwrap()), key);
     saga.refused("UNAVAILABLE", true);
     assert_ne!(saga.key(saga.action().unwrap()), key);
@@ -123,10 +121,10 @@ fn a_stuck_saga_says_so_once_and_goes_on_where_it_was() {
     let mut saga = placing();
     saga.refused("UNAVAILABLE", true);
     told(&mut saga);
-    saga.stuck("the withdrawal keeps failing", Duration::seconds(60));
-    saga.stuck("the withdrawal keeps failing", Duration::seconds(60));
+    saga.stuck("the withdrawal keeps failing", NOW);
+    saga.stuck("the withdrawal keeps failing", NOW);
     assert_eq!(told(&mut saga).len(), 1);
-    saga.wake(Duration::minutes(15));
+    saga.wake(NOW, Duration::minutes(15));
     assert_eq!((saga.state, saga.attempts), (State::Compensating, 0));
     saga.succeeded(String::new());
     assert_eq!(saga.state, State::Compensated);

@@ -1,71 +1,90 @@
-//! Resumes sagas that are due: whose process has died, whose pause is over, or that an event has woken.
+//! Resumes sagas that are due: whose process has died, whose pause is over, or that an event has woken. They are taken by the
+//! participant that they call and in turn of the facilities, so that none waits for a slow participant or behind a backlog
+//! that is not its own.
 
-use chassis::Facility;
-use tokio::task::JoinSet;
+use chassis::{Facility, running::Running};
 use tokio_util::sync::CancellationToken;
 
-use super::{Caller, Engine, Run};
+use super::{
+    Engine, Participant, Run,
+    places::{Place, Places},
+};
 use crate::{
     error::Error,
     store::{self, sagas::Claimed},
 };
 
-/// Resumes due sagas of all facilities, a bounded number at once.
-pub struct Worker(Engine);
+/// Resumes due sagas of all facilities, a bounded number at once for each participant.
+pub struct Worker {
+    engine: Engine,
+    places: Places,
+    running: Running,
+}
 
 impl Worker {
     /// A worker that drives by `engine`.
     pub fn new(engine: Engine) -> Worker {
-        Worker(engine)
+        let places = Places::new(engine.parts().settings.concurrency as usize);
+        Worker {
+            engine,
+            places,
+            running: Running::default(),
+        }
     }
 
     /// Works until `shutdown`, then finishes the steps that are under way.
     ///
     /// # Errors
     /// None: what goes wrong is logged, and tried again at the next look.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let settings = &self.0.parts().settings;
-        let concurrency = settings.concurrency as usize;
-        let mut driven = JoinSet::new();
+    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let poll = self.engine.parts().settings.poll();
         while !shutdown.is_cancelled() {
-            let free = concurrency - driven.len();
-            let claimed = match self.claim(free).await {
-                Ok(claimed) => claimed,
-                Err(error) => {
+            for participant in Participant::ALL {
+                if let Err(error) = self.resume_due(participant).await {
                     tracing::warn!(error.message = %error, "due sagas cannot be looked for");
-                    Vec::new()
                 }
-            };
-            let busy = !claimed.is_empty() && claimed.len() == free;
-            for claimed in claimed {
-                driven.spawn(resume(self.0.clone(), claimed));
             }
             tokio::select! {
-                Some(_) = driven.join_next() => {}
-                () = self.0.woken(), if !busy => {}
-                () = tokio::time::sleep(settings.poll()) => {}
+                Some(()) = self.running.ended() => {}
+                () = self.engine.woken() => {}
+                () = tokio::time::sleep(poll) => {}
                 () = shutdown.cancelled() => {}
             }
-            while driven.try_join_next().is_some() {}
         }
-        while driven.join_next().await.is_some() {}
+        self.running.all_ended().await;
         Ok(())
     }
 
-    async fn claim(&self, at_most: usize) -> Result<Vec<Claimed>, sqlx::Error> {
-        let parts = self.0.parts();
-        let Ok(at_most @ 1..) = i32::try_from(at_most) else {
-            return Ok(Vec::new());
+    async fn resume_due(&mut self, participant: Participant) -> Result<(), sqlx::Error> {
+        let places = self.places.take_all(participant);
+        if places.is_empty() {
+            return Ok(());
+        }
+        let claimed = self.claim(participant, places.len()).await?;
+        for (claimed, place) in claimed.into_iter().zip(places) {
+            let facility = claimed.facility.clone();
+            self.running
+                .spawn(facility, resume(self.engine.clone(), claimed, place));
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, participant: Participant, at_most: usize) -> Result<Vec<Claimed>, sqlx::Error> {
+        let parts = self.engine.parts();
+        let claim = store::sagas::Claim {
+            owner: self.engine.owner(),
+            lease: parts.settings.lease(),
+            at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
+            participant,
         };
         let mut tx = parts.database.begin_system().await?;
-        let claimed =
-            store::sagas::claim_due(&mut tx, self.0.owner(), parts.settings.lease(), at_most).await?;
+        let claimed = store::sagas::claim_due(&mut tx, &claim, &self.running.by_facility()).await?;
         tx.commit().await?;
         Ok(claimed)
     }
 }
 
-async fn resume(engine: Engine, claimed: Claimed) {
+async fn resume(engine: Engine, claimed: Claimed, place: Place) {
     let id = claimed.id;
     let driven = async {
         let run = match load(&engine, &claimed).await {
@@ -77,7 +96,7 @@ async fn resume(engine: Engine, claimed: Claimed) {
                 return Err(error);
             }
         };
-        engine.drive(run, &Caller::Nobody, None).await
+        engine.resume(run, place).await
     };
     match driven.await {
         Ok(_) => {}

@@ -38,8 +38,8 @@ pub async fn insert(
     sqlx::query!(
         "with refund as (
              insert into orders.order_refund (id, order_id, facility, reference, reason, share, balance, whole, state,
-                 saga_id, created_at, request_id, request_hash)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $15, $16)
+                 saga_id, created_at, request_id, request_hash, credit)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $15, $16, $17)
          )
          insert into orders.refund_line (refund_id, facility, number, quantity, amount)
          select $1, $3, * from unnest($12::integer[], $13::text[], $14::bigint[])",
@@ -58,7 +58,8 @@ pub async fn insert(
         &quantities,
         &amounts,
         origin.key.map(Key::request_id),
-        origin.key.map(Key::hash)
+        origin.key.map(Key::hash),
+        refund.credit
     )
     .execute(conn)
     .await?;
@@ -114,8 +115,8 @@ pub async fn of_all(
 ) -> Result<HashMap<Uuid, Vec<Refund>>, sqlx::Error> {
     let mut lines = lines(conn, orders).await?;
     let rows = sqlx::query!(
-        "select id, order_id, reference, reason, share, balance, whole, state, created_at from orders.order_refund
-         where order_id = any($1) order by created_at, id",
+        "select id, order_id, reference, reason, share, balance, credit, whole, state, created_at
+         from orders.order_refund where order_id = any($1) order by created_at, id",
         orders
     )
     .fetch_all(conn)
@@ -128,6 +129,7 @@ pub async fn of_all(
             reason: row.reason,
             share: row.share,
             balance: row.balance,
+            credit: row.credit,
             whole: row.whole,
             lines: lines.remove(&row.id).unwrap_or_default(),
             state: RefundState::named(&row.state).ok_or_else(|| corrupt("refund state"))?,

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Column, corrupt, saga_row::Row, saga_steps::Columns};
-use crate::saga::{Saga, State};
+use crate::saga::{Participant, Saga, State};
 
 /// Whether the process that writes a saga goes on with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,16 @@ pub struct Claimed {
     pub facility: String,
     /// Of the lease that was taken.
     pub epoch: i64,
+}
+
+/// Which due sagas are to be claimed, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    pub owner: Uuid,
+    pub lease: Duration,
+    pub at_most: i32,
+    /// Whom their next step calls.
+    pub participant: Participant,
 }
 
 /// The sagas of all facilities that are in one state and have not ended.
@@ -317,20 +327,23 @@ pub async fn list(
         .collect()
 }
 
-/// Claims sagas of all facilities that are due, at most `at_most`. In a transaction of no facility.
+/// Claims sagas of all facilities that are due. `running` are the facilities whose sagas this process drives, and how many
+/// of each: their turn comes after those that have fewer. In a transaction of no facility.
 pub async fn claim_due(
     conn: &mut PgConnection,
-    owner: Uuid,
-    lease: Duration,
-    at_most: i32,
+    claim: &Claim,
+    (facilities, running): &(Vec<String>, Vec<i32>),
 ) -> Result<Vec<Claimed>, sqlx::Error> {
-    let lease = interval(lease)?;
     sqlx::query_as!(
         Claimed,
-        r#"select id as "id!", facility as "facility!", epoch as "epoch!" from orders.claim_due_sagas($1, $2, $3)"#,
-        owner,
-        lease,
-        at_most
+        r#"select id as "id!", facility as "facility!", epoch as "epoch!"
+           from orders.claim_due_sagas($1, $2, $3, $4, $5, $6)"#,
+        claim.owner,
+        interval(claim.lease)?,
+        claim.at_most,
+        claim.participant.name(),
+        facilities,
+        running,
     )
     .fetch_all(conn)
     .await

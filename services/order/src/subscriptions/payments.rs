@@ -1,5 +1,6 @@
 //! What becomes of payments.
 
+use chassis::postgres::Clock;
 use events::{Delivery, Handler, HandlerError};
 use proto::payment::v1::{
     PaymentAuthorized, PaymentCaptured, PaymentDeclined, PaymentPurpose, PaymentRefunded, PaymentVoided,
@@ -12,15 +13,20 @@ use crate::{
     cancel_order,
     error::Error,
     order::{Failure, Order, State},
-    refund::{Refund, RefundState},
+    refund::{self, Refund, RefundState},
+    saga::Driven,
     store::{self, sagas::Lease},
 };
 
 /// Wakes the sagas that wait for a payment, takes the payment of a balance, gives up orders whose authorization has
 /// lapsed, and learns of money that the payment service has given back by itself.
 pub struct Payments {
-    /// When a saga that begins now counts as stuck.
+    /// By which sagas are due.
+    pub clock: Clock,
+    /// How long a saga may take before it counts as stuck.
     pub patience: time::Duration,
+    /// The orders whose sagas this process drives.
+    pub driven: Driven,
 }
 
 impl Payments {
@@ -39,7 +45,7 @@ impl Payments {
 impl Handler for Payments {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         if let Some(outcome) = ShareOutcome::of(delivery)? {
-            return Ok(wake(tx, &[outcome]).await?);
+            return Ok(self.wake(tx, &[outcome]).await?);
         }
         if delivery.is::<PaymentVoided>() {
             return self.voided(tx, delivery.decode()?, delivery).await;
@@ -60,7 +66,7 @@ impl Handler for Payments {
         let Some(outcomes) = outcomes.into_iter().collect::<Option<Vec<_>>>() else {
             return Ok(false);
         };
-        wake(tx, &outcomes).await?;
+        self.wake(tx, &outcomes).await?;
         Ok(true)
     }
 }
@@ -90,13 +96,18 @@ impl ShareOutcome {
     }
 }
 
-/// Sagas that wait for their orders' shares look what has become of them. Most have ended by the time they hear of it.
-async fn wake(conn: &mut PgConnection, outcomes: &[ShareOutcome]) -> Result<(), sqlx::Error> {
-    let orders: Vec<_> = outcomes.iter().map(|outcome| outcome.0).collect();
-    store::sagas::wake_of_orders(conn, &orders).await
-}
-
 impl Payments {
+    /// Sagas that wait for their orders' shares look what has become of them. Most have ended by the time they hear of it, or
+    /// are driven here and look before they wait.
+    async fn wake(&self, conn: &mut PgConnection, outcomes: &[ShareOutcome]) -> Result<(), sqlx::Error> {
+        let orders = outcomes.iter().map(|outcome| outcome.0);
+        let orders: Vec<_> = orders.filter(|order| !self.driven.notify(*order)).collect();
+        match orders.is_empty() {
+            true => Ok(()),
+            false => store::sagas::wake_of_orders(conn, &orders).await,
+        }
+    }
+
     /// A confirmed order without its money cannot be fulfilled any more.
     async fn voided(
         &self,
@@ -117,7 +128,7 @@ impl Payments {
                 conn,
                 &mut order,
                 failure,
-                self.patience,
+                self.clock.now() + self.patience,
                 Lease::Released,
                 causation,
             )
@@ -188,6 +199,7 @@ async fn refunded(
         reason: "refunded at the payment service".to_owned(),
         share,
         balance,
+        credit: Some(refund::free_credit(&order, &refunds).min(balance)),
         whole: false,
         lines: Vec::new(),
         state: RefundState::Done,

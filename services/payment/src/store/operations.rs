@@ -156,17 +156,21 @@ pub async fn take_over(conn: &mut PgConnection, id: Uuid, lease: Duration) -> Re
     Ok(taken.rows_affected() == 1)
 }
 
-/// Takes over what nobody works on, of all facilities.
+/// Takes over what nobody works on, of all facilities. `running` are the facilities whose operations this process works on,
+/// and how many of each: their turn comes after those that have fewer.
 pub async fn claim_due(
     conn: &mut PgConnection,
     lease: Duration,
     at_most: i32,
+    (facilities, running): &(Vec<String>, Vec<i32>),
 ) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select operation_id as "id!", operation_facility as "facility!"
-           from payment.claim_due_operations($1, $2)"#,
+           from payment.claim_due_operations($1, $2, $3, $4)"#,
         interval(lease)?,
         at_most,
+        facilities,
+        running,
     )
     .fetch_all(conn)
     .await?;

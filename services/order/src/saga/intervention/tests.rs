@@ -9,6 +9,8 @@ use crate::{
     settlement::DenialPolicy,
 };
 
+const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
 fn stuck(kind: Kind, order: crate::order::Order, position: usize) -> Run {
     let plan = match kind {
         Kind::CancelOrder => Kind::cancel(&order),
@@ -17,9 +19,9 @@ fn stuck(kind: Kind, order: crate::order::Order, position: usize) -> Run {
         Kind::RefundOrder => vec![Step::WithdrawClaim, Step::RefundPayment],
     };
     let facility = Facility::new("F1").unwrap();
-    let mut saga = Saga::begin(kind, plan, facility, order.id, Duration::minutes(15));
+    let mut saga = Saga::begin(kind, plan, facility, order.id, NOW);
     saga.position = position;
-    saga.stuck("it keeps failing", Duration::minutes(1));
+    saga.stuck("it keeps failing", NOW);
     Run::new(saga, order)
 }
 
@@ -33,6 +35,7 @@ fn helped(run: &Run, intervention: Intervention, books: &Books) -> Result<Run, U
         denials: &denials,
         payment_window: Duration::minutes(1),
         patience: Duration::minutes(15),
+        now: NOW,
     };
     let refunds: Vec<Refund> = run.refund.iter().cloned().collect();
     run.helped(intervention, &by, (books, &refunds), &rules)
@@ -50,7 +53,7 @@ fn share(captured: i64, refunded: i64) -> Books {
         share: Paid {
             captured,
             refunded,
-            refunding: false,
+            ..Paid::default()
         },
         balance: Paid::default(),
     }
@@ -82,6 +85,7 @@ fn whole_refund(run: &mut Run) {
         reason: String::new(),
         share: 10_000,
         balance: 0,
+        credit: Some(0),
         whole: true,
         lines: Vec::new(),
         state: RefundState::Pending,
@@ -120,6 +124,39 @@ fn an_order_is_not_cancelled_while_its_patients_money_is_kept() {
 }
 
 #[test]
+fn nothing_is_let_go_by_hand_while_it_is_not_known_whether_the_money_is_taken() {
+    let undecided = Paid {
+        undecided: true,
+        ..Paid::default()
+    };
+    let (of_share, of_balance) = (
+        Books {
+            share: undecided,
+            balance: Paid::default(),
+        },
+        Books {
+            share: Paid::default(),
+            balance: undecided,
+        },
+    );
+    let cancellation = stuck(Kind::CancelOrder, cancelling(), 0);
+    let mut undoing = stuck(Kind::PlaceOrder, insured(50_000, 10_000, 40_000), 1);
+    undoing.saga.backward = true;
+    let mut whole = stuck(Kind::RefundOrder, fulfilled(), 0);
+    whole.saga.plan = vec![Step::VoidBalance, Step::RefundBalance];
+    whole_refund(&mut whole);
+    for (run, books) in [
+        (&cancellation, &of_share),
+        (&undoing, &of_share),
+        (&whole, &of_balance),
+    ] {
+        for intervention in [Intervention::Skip, Intervention::ForceComplete] {
+            assert_eq!(refused(helped(run, intervention, books)), "PAYMENT_PENDING");
+        }
+    }
+}
+
+#[test]
 fn what_is_forced_ends_where_its_direction_leads() {
     let run = stuck(Kind::CancelOrder, cancelling(), 0);
     let next = helped(&run, Intervention::ForceComplete, &Books::default()).unwrap();
@@ -153,6 +190,10 @@ fn an_order_is_fulfilled_only_with_its_share() {
     assert_eq!(
         refused(helped(&run, Intervention::ForceComplete, &share(9_999, 0))),
         "NOT_CAPTURED"
+    );
+    assert_eq!(
+        refused(helped(&run, Intervention::ForceComplete, &share(10_000, 10_000))),
+        "PAYMENT_REFUNDED"
     );
     let next = helped(&run, Intervention::ForceComplete, &share(10_000, 0)).unwrap();
     assert_eq!(

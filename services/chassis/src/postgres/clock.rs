@@ -1,0 +1,49 @@
+//! The database's clock. What statements compare with `now()` is computed by it: the clocks of the processes may differ from
+//! it, and from each other.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+/// The time in PostgreSQL, as it was read last; it is read once a second. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Clock(Arc<RwLock<Option<Reading>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    time: OffsetDateTime,
+    asked: Instant,
+}
+
+impl Clock {
+    /// The time by the database's clock, ahead of it by at most the time that the last reading took: what is due there is
+    /// due here. Until PostgreSQL has answered for the first time, the time by the clock of this process.
+    pub fn now(&self) -> OffsetDateTime {
+        let read = *self.0.read().unwrap_or_else(PoisonError::into_inner);
+        read.map_or_else(OffsetDateTime::now_utc, |read| read.time + read.asked.elapsed())
+    }
+
+    /// PostgreSQL has answered `time` to a question that was sent at `asked`.
+    pub(super) fn set(&self, time: OffsetDateTime, asked: Instant) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Reading { time, asked });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_is_that_of_the_last_reading_and_what_has_passed_since_it_was_asked_for() {
+        let (clock, by_postgresql) = (Clock::default(), OffsetDateTime::UNIX_EPOCH);
+        assert!(clock.now() > by_postgresql, "it was not read yet");
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_millis(300)).await;
+        clock.clone().set(by_postgresql, asked);
+        tokio::time::advance(Duration::from_millis(700)).await;
+        assert_eq!(clock.now(), by_postgresql + Duration::from_secs(1));
+    }
+}

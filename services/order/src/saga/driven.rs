@@ -1,0 +1,96 @@
+//! The orders whose sagas this process drives: what happens to one of them meanwhile is noted here, without a write.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use uuid::Uuid;
+
+/// The orders whose sagas are driven here. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Driven(Arc<Mutex<HashMap<Uuid, Entry>>>);
+
+#[derive(Debug, Default)]
+struct Entry {
+    drivers: u32,
+    /// Something has happened to the order since its saga is driven.
+    notified: bool,
+}
+
+/// Until it ends, the order's saga is driven here.
+pub(super) struct Driving {
+    driven: Driven,
+    /// `None`: it has ended.
+    order: Option<Uuid>,
+}
+
+impl Driven {
+    pub(super) fn begin(&self, order: Uuid) -> Driving {
+        self.with(|driven| driven.entry(order).or_default().drivers += 1);
+        Driving {
+            driven: self.clone(),
+            order: Some(order),
+        }
+    }
+
+    /// Something has happened to an order that its saga may wait for. False: its saga is not driven here.
+    pub fn notify(&self, order: Uuid) -> bool {
+        self.with(|driven| {
+            let entry = driven.get_mut(&order);
+            entry.map(|entry| entry.notified = true).is_some()
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<Uuid, Entry>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Driving {
+    /// Ends it; true when something has happened to the order since it began.
+    pub(super) fn end(mut self) -> bool {
+        self.leave()
+    }
+
+    fn leave(&mut self) -> bool {
+        let Some(order) = self.order.take() else {
+            return false;
+        };
+        self.driven.with(|driven| {
+            let Some(entry) = driven.get_mut(&order) else {
+                return false;
+            };
+            entry.drivers -= 1;
+            let notified = entry.notified;
+            if entry.drivers == 0 {
+                driven.remove(&order);
+            }
+            notified
+        })
+    }
+}
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_while_a_saga_is_driven_is_noted_until_its_last_driver_ends() {
+        let (driven, order) = (Driven::default(), Uuid::new_v4());
+        assert!(!driven.notify(order));
+        let (first, second) = (driven.begin(order), driven.begin(order));
+        assert!(driven.notify(order));
+        assert!(!driven.notify(Uuid::new_v4()));
+        assert!(first.end());
+        drop(second);
+        assert!(!driven.notify(order));
+        assert!(!driven.begin(order).end());
+    }
+}

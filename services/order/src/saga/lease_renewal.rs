@@ -1,0 +1,38 @@
+//! A saga stays with its driver for as long as a step takes.
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Engine, Saga};
+use crate::{error::Error, store};
+
+impl Engine {
+    /// Renews the lease every third of its time while `work` runs.
+    pub(super) async fn keeping<T>(&self, saga: &Saga, work: impl Future<Output = T>) -> Result<T, Error> {
+        let lease = self.parts().settings.lease();
+        let mut work = pin!(work);
+        let mut beat = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                _ = beat.tick() => {}
+            }
+            match self.renew(saga, lease).await {
+                Ok(true) => {}
+                Ok(false) => return Err(Error::LostLease),
+                // The epoch still guards every write: the step may go on.
+                Err(error) => {
+                    tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed");
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, saga: &Saga, lease: Duration) -> Result<bool, sqlx::Error> {
+        let mut tx = self.parts().database.begin(&saga.facility).await?;
+        let renewed = store::sagas::renew(&mut tx, saga, lease).await?;
+        tx.commit().await?;
+        Ok(renewed)
+    }
+}
