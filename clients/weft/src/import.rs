@@ -69,8 +69,8 @@ impl Arguments {
     }
 }
 
-/// How many orders are under way at once by default: two full calls.
-const CONCURRENCY: u16 = 128;
+/// How many orders are under way at once by default: those of a full call, or of several smaller ones.
+const CONCURRENCY: u16 = 64;
 
 /// How long a service that cannot be reached is tried again by default.
 pub(crate) const RETRY_FOR: Duration = Duration::from_secs(120);

@@ -140,6 +140,17 @@ impl Origin {
     }
 }
 
+/// Makes `work` that of the call that runs now, whatever task it runs in.
+pub(crate) fn inherit<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let call = CURRENT.try_with(Started::clone).ok();
+    async move {
+        match call {
+            Some(call) => call.scope(work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// As [`record_effect`], for the effects of several calls in one transaction.
 ///
 /// # Errors
@@ -165,9 +176,10 @@ pub async fn record_effects<'a>(
         .collect();
     sqlx::query!(
         "insert into chassis.audit (at, facility, subject, service, method, request_id, status, call_id)
-         select at, facility, subject, service, method, request_id, 'STARTED', call_id
+         select distinct on (at, call_id) at, facility, subject, service, method, request_id, 'STARTED', call_id
          from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[])
              as calls (at, facility, subject, service, method, request_id, call_id)
+         order by at, call_id
          on conflict (at, call_id) do nothing",
         &calls.iter().map(|call| call.at).collect::<Vec<_>>(),
         &facilities as &[&str],

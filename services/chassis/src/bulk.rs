@@ -1,14 +1,16 @@
 //! Calls that carry several requests, each of which is carried out and answered as if it had come alone.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use mesh::Context;
 use prost::{Message, Name};
 use proto::google::rpc;
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
+use tracing::{Instrument as _, Span};
 
-use crate::{audit, contract, idempotency::REPLAYED, status};
+use crate::{Tasks, audit, contract, idempotency::REPLAYED, status};
 
 /// How much longer than half of a call's requests the others may take.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -21,16 +23,18 @@ pub type Outcome<R> = Result<Response<R>, Status>;
 
 /// Carries out the requests of one call at the same time, each checked by the rules of its own contract, and gives their
 /// outcomes in the same order. Those that take 200 ms longer than half of them are answered UNAVAILABLE `STILL_RUNNING`, so
-/// that a slow one does not keep the others waiting.
+/// that a slow one does not keep the others waiting; they are finished, and the drain waits for them.
 pub async fn carry_out<M, R, F>(
     (metadata, extensions): (MetadataMap, Extensions),
     requests: Vec<M>,
-    handle: impl Fn(Request<M>) -> F,
+    handle: impl Fn(Request<M>) -> F + Send + 'static,
 ) -> Vec<Outcome<R>>
 where
-    M: Message + Name,
-    F: Future<Output = Outcome<R>>,
+    M: Message + Name + 'static,
+    R: Send + 'static,
+    F: Future<Output = Outcome<R>> + Send + 'static,
 {
+    let tasks = extensions.get::<Tasks>().cloned();
     let mut outcomes: Vec<Option<Outcome<R>>> = requests.iter().map(|_| None).collect();
     let half = requests.len().div_ceil(2);
     let call = (metadata, extensions);
@@ -38,7 +42,7 @@ where
         .into_iter()
         .map(|message| begin(&call, message, &handle))
         .enumerate()
-        .map(|(at, running)| async move { (at, running.await) })
+        .map(|(at, begun)| async move { (at, ended(begun).await) })
         .collect();
     let mut ended = 0;
     let mut patience = pin!(tokio::time::sleep(PATIENCE));
@@ -55,6 +59,9 @@ where
             patience.as_mut().reset(Instant::now() + PATIENCE);
         }
     }
+    if !running.is_empty() {
+        drop(run(tasks.as_ref(), async move { while running.next().await.is_some() {} }));
+    }
     let still_running =
         || status::unavailable(STILL_RUNNING, "the request takes longer than others; repeat it");
     outcomes
@@ -63,39 +70,67 @@ where
         .collect()
 }
 
+/// Runs a part of a call to its end, as of that call.
+fn run<F>(tasks: Option<&Tasks>, part: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let part = audit::inherit(part);
+    let context = Context::current().unwrap_or_default();
+    let part = context.scope(part).instrument(Span::current());
+    match tasks {
+        Some(tasks) => tasks.run(part),
+        None => tokio::spawn(part),
+    }
+}
+
 /// As [`carry_out`], for requests of which each is waited for to its end. If the call is audited each has a row of its own, with
-/// its `request_id`.
+/// its `request_id`. Each is a task of its own: large requests are checked for long, and other calls must get on meanwhile.
 pub async fn carry_out_all<M, R, F>(
     call: (MetadataMap, Extensions),
     requests: Vec<M>,
     request_id: impl Fn(&M) -> String,
-    handle: impl Fn(Request<M>) -> F,
+    handle: impl Fn(Request<M>) -> F + Send + Sync + 'static,
 ) -> Vec<Outcome<R>>
 where
-    M: Message + Name,
-    F: Future<Output = Outcome<R>>,
+    M: Message + Name + 'static,
+    R: Send + 'static,
+    F: Future<Output = Outcome<R>> + Send + 'static,
 {
+    let tasks = call.1.get::<Tasks>().cloned();
+    let shared = Arc::new((call, handle));
     let running = requests.into_iter().map(|message| {
         let request_id = request_id(&message);
-        let running = begin(&call, message, &handle);
-        async move { audit::as_request(&request_id, running).await }
+        let shared = shared.clone();
+        run(tasks.as_ref(), async move {
+            let (call, handle) = &*shared;
+            let outcome = async { begin(call, message, handle)?.await };
+            audit::as_request(&request_id, outcome).await
+        })
     });
-    join_all(running).await
+    let ended = join_all(running).await.into_iter();
+    ended
+        .map(|ended| ended.unwrap_or_else(|panicked| Err(status::internal(&panicked))))
+        .collect()
 }
 
 /// Checks a request and hands it to its handler.
-fn begin<M, R, F>(
+fn begin<M, F>(
     (metadata, extensions): &(MetadataMap, Extensions),
     message: M,
     handle: impl Fn(Request<M>) -> F,
-) -> impl Future<Output = Outcome<R>>
+) -> Result<F, Status>
 where
     M: Message + Name,
-    F: Future<Output = Outcome<R>>,
 {
-    let handled = contract::check(&message)
-        .map(|()| handle(Request::from_parts(metadata.clone(), extensions.clone(), message)));
-    async move { handled?.await }
+    contract::check(&message)?;
+    let request = Request::from_parts(metadata.clone(), extensions.clone(), message);
+    Ok(handle(request))
+}
+
+async fn ended<R>(begun: Result<impl Future<Output = Outcome<R>>, Status>) -> Outcome<R> {
+    begun?.await
 }
 
 /// Whether the answer is that to an earlier request of the same id.

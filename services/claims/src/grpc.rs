@@ -49,7 +49,12 @@ impl ClaimService for Grpc {
     ) -> Result<Response<PrepareClaimsResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let call = (metadata, extensions);
-        let outcomes = bulk::carry_out(call, message.requests, |one| self.prepare_claim(one)).await;
+        let service = self.clone();
+        let handle = move |one| {
+            let service = service.clone();
+            async move { service.prepare_claim(one).await }
+        };
+        let outcomes = bulk::carry_out(call, message.requests, handle).await;
         let results = outcomes.into_iter().map(|outcome| PrepareClaimsResult {
             replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
             result: Some(match outcome {
@@ -76,7 +81,12 @@ impl ClaimService for Grpc {
     ) -> Result<Response<SubmitClaimsResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let call = (metadata, extensions);
-        let outcomes = bulk::carry_out(call, message.requests, |one| self.submit_claim(one)).await;
+        let service = self.clone();
+        let handle = move |one| {
+            let service = service.clone();
+            async move { service.submit_claim(one).await }
+        };
+        let outcomes = bulk::carry_out(call, message.requests, handle).await;
         let results = outcomes.into_iter().map(|outcome| SubmitClaimsResult {
             replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
             result: Some(match outcome {

@@ -62,7 +62,12 @@ impl OrderService for Grpc {
         let (metadata, extensions, message) = request.into_parts();
         let call = (metadata, extensions);
         let request_id = |one: &PlaceOrderRequest| one.request_id.clone();
-        let placed = bulk::carry_out_all(call, message.requests, request_id, |one| self.place_order(one));
+        let service = self.clone();
+        let place = move |one| {
+            let service = service.clone();
+            async move { service.place_order(one).await }
+        };
+        let placed = bulk::carry_out_all(call, message.requests, request_id, place);
         let results = placed.await.into_iter().map(|outcome| PlaceOrdersResult {
             replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
             result: Some(match outcome {

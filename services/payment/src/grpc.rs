@@ -73,7 +73,12 @@ impl PaymentService for Grpc {
     ) -> Result<Response<AuthorizePaymentsResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let call = (metadata, extensions);
-        let outcomes = bulk::carry_out(call, message.requests, |one| self.authorize_payment(one)).await;
+        let service = self.clone();
+        let handle = move |one| {
+            let service = service.clone();
+            async move { service.authorize_payment(one).await }
+        };
+        let outcomes = bulk::carry_out(call, message.requests, handle).await;
         let results = outcomes.into_iter().map(|outcome| AuthorizePaymentsResult {
             replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
             result: Some(match outcome {

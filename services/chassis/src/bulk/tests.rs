@@ -14,13 +14,13 @@ fn submit(id: &str) -> SubmitClaimRequest {
 
 async fn carried_out<F>(
     requests: Vec<SubmitClaimRequest>,
-    handle: impl Fn(SubmitClaimRequest) -> F,
+    handle: impl Fn(SubmitClaimRequest) -> F + Send + 'static,
 ) -> Vec<Outcome<SubmitClaimResponse>>
 where
-    F: Future<Output = Outcome<SubmitClaimResponse>>,
+    F: Future<Output = Outcome<SubmitClaimResponse>> + Send + 'static,
 {
     let call = (MetadataMap::new(), Extensions::new());
-    carry_out(call, requests, |request: Request<SubmitClaimRequest>| {
+    carry_out(call, requests, move |request: Request<SubmitClaimRequest>| {
         handle(request.into_inner())
     })
     .await
@@ -40,7 +40,7 @@ async fn each_request_has_the_outcome_that_it_would_have_alone() {
         known.to_string(),
         refused.to_string(),
     ];
-    let outcomes = carried_out(ids.iter().map(|id| submit(id)).collect(), |request| async move {
+    let outcomes = carried_out(ids.iter().map(|id| submit(id)).collect(), move |request| async move {
         match request.id {
             id if id == known.to_string() => Ok(idempotency::replayed(SubmitClaimResponse::default())),
             id if id == refused.to_string() => {
@@ -60,23 +60,29 @@ async fn each_request_has_the_outcome_that_it_would_have_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_takes_long_keeps_no_other_waiting() {
+async fn one_that_takes_long_keeps_no_other_waiting_and_is_finished() {
     let slow = Uuid::new_v4();
+    let (finished, mut finish) = tokio::sync::mpsc::unbounded_channel();
     let ids = [slow, Uuid::new_v4(), Uuid::new_v4()];
     let began = Instant::now();
     let outcomes = carried_out(
         ids.iter().map(|id| submit(&id.to_string())).collect(),
-        |request| async move {
-            if request.id == slow.to_string() {
-                tokio::time::sleep(Duration::from_secs(9)).await;
+        move |request| {
+            let finished = finished.clone();
+            async move {
+                if request.id == slow.to_string() {
+                    tokio::time::sleep(Duration::from_secs(9)).await;
+                    let _ = finished.send(request.id);
+                }
+                Ok(Response::new(SubmitClaimResponse::default()))
             }
-            Ok(Response::new(SubmitClaimResponse::default()))
         },
     )
     .await;
     assert_eq!(reason(&outcomes[0]), STILL_RUNNING);
     assert!(outcomes[1].is_ok() && outcomes[2].is_ok());
     assert_eq!(began.elapsed(), PATIENCE);
+    assert_eq!(finish.recv().await, Some(slow.to_string()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,7 +109,7 @@ async fn a_slow_one_is_waited_for_where_all_are() {
         .chain([submit("nothing")]);
     let call = (MetadataMap::new(), Extensions::new());
     let request_id = |request: &SubmitClaimRequest| request.request_id.clone();
-    let handle = |request: Request<SubmitClaimRequest>| async move {
+    let handle = move |request: Request<SubmitClaimRequest>| async move {
         if request.get_ref().id == slow.to_string() {
             tokio::time::sleep(Duration::from_secs(9)).await;
         }

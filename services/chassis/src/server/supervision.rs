@@ -22,7 +22,9 @@ impl Layer {
 }
 
 impl CallLayer for Layer {
-    fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
+    fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
+        // What a handler begins and does not wait for, the drain waits for.
+        call.request.extensions_mut().insert(self.tasks.clone());
         let policy = call.policy();
         let reads = policy.is_some_and(|policy| policy.idempotency == Idempotency::NoSideEffects);
         // Task-locals do not cross a spawn: the scope begins inside.

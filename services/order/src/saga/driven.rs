@@ -16,6 +16,8 @@ struct Entry {
     drivers: u32,
     /// Something has happened to the order since its saga is driven.
     notified: bool,
+    /// It is being written that the saga waits.
+    parking: bool,
 }
 
 /// Until it ends, the order's saga is driven here.
@@ -34,11 +36,25 @@ impl Driven {
         }
     }
 
-    /// Something has happened to an order that its saga may wait for. False: its saga is not driven here.
+    /// Something has happened to an order that its saga may wait for. False: its saga is not driven here, or is written as
+    /// waiting at this moment; then it is to be woken by its row.
     pub fn notify(&self, order: Uuid) -> bool {
+        self.with(|driven| match driven.get_mut(&order) {
+            Some(entry) if !entry.parking => {
+                entry.notified = true;
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// It is written next that the order's saga waits. True: something has happened, and it need not wait.
+    pub(super) fn park(&self, order: Uuid) -> bool {
         self.with(|driven| {
-            let entry = driven.get_mut(&order);
-            entry.map(|entry| entry.notified = true).is_some()
+            driven.get_mut(&order).is_some_and(|entry| {
+                entry.parking = true;
+                entry.notified
+            })
         })
     }
 
@@ -92,5 +108,18 @@ mod tests {
         drop(second);
         assert!(!driven.notify(order));
         assert!(!driven.begin(order).end());
+    }
+
+    #[test]
+    fn a_saga_that_is_written_as_waiting_is_woken_by_its_row() {
+        let (driven, order) = (Driven::default(), Uuid::new_v4());
+        let driving = driven.begin(order);
+        assert!(!driven.park(order));
+        assert!(!driven.notify(order));
+        assert!(!driving.end());
+        let driving = driven.begin(order);
+        assert!(driven.notify(order));
+        assert!(driven.park(order));
+        assert!(driving.end());
     }
 }

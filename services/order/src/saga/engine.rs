@@ -152,26 +152,14 @@ impl Engine {
         let driving = self.0.driven.begin(run.order.id);
         let driven = self.drive_on(run, caller, reply, place).await;
         let notified = driving.end();
-        match &driven {
-            Ok(run) if notified && !run.saga.has_ended() => self.wake_waiting(&run.saga).await,
-            Ok(_) => {}
-            Err(error) => self.interrupted(&facility, id, epoch, error),
+        if let Err(error) = &driven {
+            self.interrupted(&facility, id, epoch, error);
+        }
+        // Whoever has it now may have written that it waits before this happened.
+        if notified && !driven.as_ref().is_ok_and(|run| run.saga.has_ended()) {
+            self.wake_waiting(facility, id);
         }
         driven
-    }
-
-    /// What the saga waits for may have happened before it was written that it waits.
-    async fn wake_waiting(&self, saga: &Saga) {
-        let woken = async {
-            let mut tx = self.0.parts.database.begin(&saga.facility).await?;
-            store::sagas::wake(&mut tx, saga.id).await?;
-            tx.commit().await
-        };
-        match woken.await {
-            Ok(()) => self.wake(),
-            // It goes on at the end of its pause.
-            Err(error) => tracing::warn!(saga.id = %saga.id, error.message = %error, "a saga was not woken"),
-        }
     }
 
     async fn drive_on(
@@ -290,6 +278,9 @@ impl Engine {
         reply: Option<&Reply>,
     ) -> Result<Run, Error> {
         let replies = reply.filter(|_| next.is_at_rest());
+        if next.saga.wake_at.is_some() && self.0.driven.park(next.order.id) {
+            next.saga.wake_at = Some(self.now());
+        }
         if let Some(checkpoint) = self.checkpoint(&journal.written, &next, replies)
             && let Written::Whole { answer } = self.0.checkpoints.submit(checkpoint, None).await?
         {

@@ -89,6 +89,27 @@ impl Engine {
         });
     }
 
+    /// Looks at a saga again for which something has happened while this process drove it.
+    pub(super) fn wake_waiting(&self, facility: Facility, id: Uuid) {
+        let engine = self.clone();
+        self.parts().tasks.run(async move {
+            let until = Instant::now() + engine.parts().settings.lease();
+            while Instant::now() < until {
+                if engine.wake_row(&facility, id).await.is_ok() {
+                    return engine.wake();
+                }
+                tokio::time::sleep(LET_GO_AGAIN).await;
+            }
+            tracing::warn!(saga.id = %id, "a saga was not woken; it goes on at the end of its pause");
+        });
+    }
+
+    async fn wake_row(&self, facility: &Facility, id: Uuid) -> Result<(), sqlx::Error> {
+        let mut tx = self.parts().database.begin(facility).await?;
+        store::sagas::wake(&mut tx, id).await?;
+        tx.commit().await
+    }
+
     async fn release(&self, facility: &Facility, id: Uuid, epoch: i64) -> Result<(), sqlx::Error> {
         let mut tx = self.parts().database.begin(facility).await?;
         store::sagas::release(&mut tx, id, epoch).await?;

@@ -18,7 +18,8 @@ use crate::{
 pub struct Worker {
     engine: Engine,
     places: Places,
-    running: Running,
+    at_claims: Running,
+    at_payment: Running,
 }
 
 impl Worker {
@@ -28,7 +29,8 @@ impl Worker {
         Worker {
             engine,
             places,
-            running: Running::default(),
+            at_claims: Running::default(),
+            at_payment: Running::default(),
         }
     }
 
@@ -45,13 +47,15 @@ impl Worker {
                 }
             }
             tokio::select! {
-                Some(()) = self.running.ended() => {}
+                Some(()) = self.at_claims.ended() => {}
+                Some(()) = self.at_payment.ended() => {}
                 () = self.engine.woken() => {}
                 () = tokio::time::sleep(poll) => {}
                 () = shutdown.cancelled() => {}
             }
         }
-        self.running.all_ended().await;
+        self.at_claims.all_ended().await;
+        self.at_payment.all_ended().await;
         Ok(())
     }
 
@@ -63,13 +67,22 @@ impl Worker {
         let claimed = self.claim(participant, places.len()).await?;
         for (claimed, place) in claimed.into_iter().zip(places) {
             let facility = claimed.facility.clone();
-            self.running
-                .spawn(facility, resume(self.engine.clone(), claimed, place));
+            let resumed = resume(self.engine.clone(), claimed, place);
+            self.running(participant).spawn(facility, resumed);
         }
         Ok(())
     }
 
-    async fn claim(&self, participant: Participant, at_most: usize) -> Result<Vec<Claimed>, sqlx::Error> {
+    /// What was begun at a participant: facilities take turns there.
+    fn running(&mut self, participant: Participant) -> &mut Running {
+        match participant {
+            Participant::Claims => &mut self.at_claims,
+            Participant::Payment => &mut self.at_payment,
+        }
+    }
+
+    async fn claim(&mut self, participant: Participant, at_most: usize) -> Result<Vec<Claimed>, sqlx::Error> {
+        let running = self.running(participant).by_facility();
         let parts = self.engine.parts();
         let claim = store::sagas::Claim {
             owner: self.engine.owner(),
@@ -78,7 +91,7 @@ impl Worker {
             participant,
         };
         let mut tx = parts.database.begin_system().await?;
-        let claimed = store::sagas::claim_due(&mut tx, &claim, &self.running.by_facility()).await?;
+        let claimed = store::sagas::claim_due(&mut tx, &claim, &running).await?;
         tx.commit().await?;
         Ok(claimed)
     }

@@ -217,14 +217,7 @@ impl<M: Method> Together<M> {
                 tell_all(group, &status);
             }
             // A version before does not have the method, and what one request is refused for is told when it comes alone.
-            Err(status)
-                if matches!(
-                    status.code(),
-                    Code::Unimplemented | Code::InvalidArgument | Code::PermissionDenied
-                ) =>
-            {
-                self.one_by_one(group).await;
-            }
+            Err(status) if is_refused_whole(&status) => self.one_by_one(group).await,
             Err(status) => tell_all(group, &status),
         }
     }
@@ -253,10 +246,26 @@ fn tell_all<M: Method>(group: Group<M>, status: &Status) {
     }
 }
 
+fn is_refused_whole(status: &Status) -> bool {
+    match status.code() {
+        Code::Unimplemented | Code::InvalidArgument | Code::PermissionDenied => true,
+        Code::ResourceExhausted => {
+            ["MESSAGE_TOO_LARGE", "ANSWER_TOO_LARGE"].contains(&reason(status).as_str())
+        }
+        _ => false,
+    }
+}
+
 fn is_still_running(status: &Status) -> bool {
+    status.code() == Code::Unavailable && reason(status) == STILL_RUNNING
+}
+
+fn reason(status: &Status) -> String {
     let details = status.get_error_details();
-    let reason = details.error_info().map(|info| info.reason.as_str());
-    status.code() == Code::Unavailable && reason == Some(STILL_RUNNING)
+    details
+        .error_info()
+        .map(|info| info.reason.clone())
+        .unwrap_or_default()
 }
 
 fn given_up() -> Status {
