@@ -60,7 +60,9 @@ where
         }
     }
     if !running.is_empty() {
-        drop(run(tasks.as_ref(), async move { while running.next().await.is_some() {} }));
+        drop(run(tasks.as_ref(), async move {
+            while running.next().await.is_some() {}
+        }));
     }
     let still_running =
         || status::unavailable(STILL_RUNNING, "the request takes longer than others; repeat it");

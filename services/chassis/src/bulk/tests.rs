@@ -40,15 +40,18 @@ async fn each_request_has_the_outcome_that_it_would_have_alone() {
         known.to_string(),
         refused.to_string(),
     ];
-    let outcomes = carried_out(ids.iter().map(|id| submit(id)).collect(), move |request| async move {
-        match request.id {
-            id if id == known.to_string() => Ok(idempotency::replayed(SubmitClaimResponse::default())),
-            id if id == refused.to_string() => {
-                Err(status::failed_precondition("WRONG_STATE", "it is withdrawn"))
+    let outcomes = carried_out(
+        ids.iter().map(|id| submit(id)).collect(),
+        move |request| async move {
+            match request.id {
+                id if id == known.to_string() => Ok(idempotency::replayed(SubmitClaimResponse::default())),
+                id if id == refused.to_string() => {
+                    Err(status::failed_precondition("WRONG_STATE", "it is withdrawn"))
+                }
+                _ => Ok(Response::new(SubmitClaimResponse::default())),
             }
-            _ => Ok(Response::new(SubmitClaimResponse::default())),
-        }
-    })
+        },
+    )
     .await;
     assert!(!is_replayed(outcomes[0].as_ref().unwrap()));
     let invalid = outcomes[1].as_ref().unwrap_err();
