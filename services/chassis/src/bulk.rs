@@ -1,6 +1,6 @@
 //! Calls that carry several requests, each of which is carried out and answered as if it had come alone.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use mesh::Context;
@@ -88,29 +88,27 @@ where
 }
 
 /// As [`carry_out`], for requests of which each is waited for to its end. If the call is audited each has a row of its own, with
-/// its `request_id`. Each is a task of its own: large requests are checked for long, and other calls must get on meanwhile.
+/// its `request_id`. They begin one after the other: checking a large request takes a while, in which other calls must get on.
 pub async fn carry_out_all<M, R, F>(
     call: (MetadataMap, Extensions),
     requests: Vec<M>,
     request_id: impl Fn(&M) -> String,
-    handle: impl Fn(Request<M>) -> F + Send + Sync + 'static,
+    handle: impl Fn(Request<M>) -> F,
 ) -> Vec<Outcome<R>>
 where
-    M: Message + Name + 'static,
+    M: Message + Name,
     R: Send + 'static,
     F: Future<Output = Outcome<R>> + Send + 'static,
 {
     let tasks = call.1.get::<Tasks>().cloned();
-    let shared = Arc::new((call, handle));
-    let running = requests.into_iter().map(|message| {
+    let mut running = Vec::with_capacity(requests.len());
+    for message in requests {
         let request_id = request_id(&message);
-        let shared = shared.clone();
-        run(tasks.as_ref(), async move {
-            let (call, handle) = &*shared;
-            let outcome = async { begin(call, message, handle)?.await };
-            audit::as_request(&request_id, outcome).await
-        })
-    });
+        let begun = begin(&call, message, &handle);
+        let request = async move { audit::as_request(&request_id, ended(begun)).await };
+        running.push(run(tasks.as_ref(), request));
+        tokio::task::yield_now().await;
+    }
     let ended = join_all(running).await.into_iter();
     ended
         .map(|ended| ended.unwrap_or_else(|panicked| Err(status::internal(&panicked))))

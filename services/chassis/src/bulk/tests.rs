@@ -1,3 +1,8 @@
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use proto::claims::v1::{SubmitClaimRequest, SubmitClaimResponse};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
@@ -121,6 +126,31 @@ async fn a_slow_one_is_waited_for_where_all_are() {
     let outcomes = carry_out_all(call, requests.collect(), request_id, handle).await;
     assert!(outcomes[0].is_ok() && outcomes[1].is_ok());
     assert_eq!(reason(&outcomes[2]), "INVALID_REQUEST");
+}
+
+#[tokio::test]
+async fn other_work_gets_on_while_many_requests_begin() {
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let begun = Mutex::new(Vec::new());
+    let requests = (0..64).map(|_| submit(&Uuid::new_v4().to_string())).collect();
+    let call = (MetadataMap::new(), Extensions::new());
+    let request_id = |request: &SubmitClaimRequest| request.request_id.clone();
+    let handle = |_| {
+        begun.lock().unwrap().push(turns.load(Ordering::Relaxed));
+        async { Ok(Response::new(SubmitClaimResponse::default())) }
+    };
+    let outcomes = carry_out_all(call, requests, request_id, handle).await;
+    other.abort();
+    assert!(outcomes.iter().all(Result::is_ok));
+    let begun = begun.into_inner().unwrap();
+    assert!(begun.windows(2).all(|pair| pair[0] < pair[1]), "{begun:?}");
 }
 
 #[test]
