@@ -135,11 +135,9 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
 
 /// Whether a field's items are requests of their own: what is wrong with one is its own result (`bulk_calls`, `order_bulk`).
 fn are_requests(rules: &DynamicMessage) -> bool {
-    const IGNORE_ALWAYS: i32 = 3;
-    inner(rules, "repeated")
-        .and_then(|rules| inner(&rules, "items"))
-        .and_then(|items| items.get_field_by_name("ignore")?.as_enum_number())
-        == Some(IGNORE_ALWAYS)
+    let items = inner(rules, "repeated").and_then(|rules| inner(&rules, "items"));
+    let ignore = items.and_then(|items| items.get_field_by_name("ignore")?.as_enum_number());
+    ignore == Some(3) // IGNORE_ALWAYS
 }
 
 /// Values that break the rules of a field, one for each rule; `None` leaves it out.

@@ -25,8 +25,7 @@ pub type Outcome<R> = Result<Response<R>, Status>;
 /// outcomes in the same order. Those that take 200 ms longer than half of them are answered UNAVAILABLE `STILL_RUNNING`, so
 /// that a slow one does not keep the others waiting; they are finished, and the drain waits for them.
 pub async fn carry_out<M, R, F>(
-    (metadata, extensions): (MetadataMap, Extensions),
-    requests: Vec<M>,
+    call: Request<Vec<M>>,
     handle: impl Fn(Request<M>) -> F + Send + 'static,
 ) -> Vec<Outcome<R>>
 where
@@ -34,10 +33,10 @@ where
     R: Send + 'static,
     F: Future<Output = Outcome<R>> + Send + 'static,
 {
-    let tasks = extensions.get::<Tasks>().cloned();
+    let (call, requests) = parts(call);
+    let tasks = call.1.get::<Tasks>().cloned();
     let mut outcomes: Vec<Option<Outcome<R>>> = requests.iter().map(|_| None).collect();
     let half = requests.len().div_ceil(2);
-    let call = (metadata, extensions);
     let mut running: FuturesUnordered<_> = requests
         .into_iter()
         .map(|message| begin(&call, message, &handle))
@@ -90,8 +89,7 @@ where
 /// As [`carry_out`], for requests of which each is waited for to its end. If the call is audited each has a row of its own, with
 /// its `request_id`. They begin one after the other: checking a large request takes a while, in which other calls must get on.
 pub async fn carry_out_all<M, R, F>(
-    call: (MetadataMap, Extensions),
-    requests: Vec<M>,
+    call: Request<Vec<M>>,
     request_id: impl Fn(&M) -> String,
     handle: impl Fn(Request<M>) -> F,
 ) -> Vec<Outcome<R>>
@@ -100,6 +98,7 @@ where
     R: Send + 'static,
     F: Future<Output = Outcome<R>> + Send + 'static,
 {
+    let (call, requests) = parts(call);
     let tasks = call.1.get::<Tasks>().cloned();
     let mut running = Vec::with_capacity(requests.len());
     for message in requests {
@@ -115,9 +114,17 @@ where
         .collect()
 }
 
+/// What the requests of one call have in common.
+type Call = (MetadataMap, Extensions);
+
+fn parts<M>(call: Request<Vec<M>>) -> (Call, Vec<M>) {
+    let (metadata, extensions, requests) = call.into_parts();
+    ((metadata, extensions), requests)
+}
+
 /// Checks a request and hands it to its handler.
 fn begin<M, F>(
-    (metadata, extensions): &(MetadataMap, Extensions),
+    (metadata, extensions): &Call,
     message: M,
     handle: impl Fn(Request<M>) -> F,
 ) -> Result<F, Status>
@@ -133,13 +140,26 @@ async fn ended<R>(begun: Result<impl Future<Output = Outcome<R>>, Status>) -> Ou
     begun?.await
 }
 
-/// Whether the answer is that to an earlier request of the same id.
-pub fn is_replayed<R>(response: &Response<R>) -> bool {
-    response.metadata().contains_key(REPLAYED)
+/// The outcomes as the results of an answer: the response or the error of each, and whether it is that of an earlier request of
+/// the same id.
+pub fn results<R, T>(
+    outcomes: Vec<Outcome<R>>,
+    result: impl Fn(Result<R, rpc::Status>, bool) -> T,
+) -> Vec<T> {
+    let outcomes = outcomes.into_iter();
+    outcomes
+        .map(|outcome| match outcome {
+            Ok(response) => {
+                let replayed = response.metadata().contains_key(REPLAYED);
+                result(Ok(response.into_inner()), replayed)
+            }
+            Err(status) => result(Err(to_message(&status)), false),
+        })
+        .collect()
 }
 
 /// The status as a message of its own, with its details.
-pub fn to_message(status: &Status) -> rpc::Status {
+fn to_message(status: &Status) -> rpc::Status {
     let details = rpc::Status::decode(status.details()).map(|told| told.details);
     rpc::Status {
         code: status.code().into(),

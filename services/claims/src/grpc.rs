@@ -47,24 +47,17 @@ impl ClaimService for Grpc {
         &self,
         request: Request<PrepareClaimsRequest>,
     ) -> Result<Response<PrepareClaimsResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let call = (metadata, extensions);
         let service = self.clone();
         let handle = move |one| {
             let service = service.clone();
             async move { service.prepare_claim(one).await }
         };
-        let outcomes = bulk::carry_out(call, message.requests, handle).await;
-        let results = outcomes.into_iter().map(|outcome| PrepareClaimsResult {
-            replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
-            result: Some(match outcome {
-                Ok(answer) => PrepareClaimResult::Response(answer.into_inner()),
-                Err(status) => PrepareClaimResult::Error(bulk::to_message(&status)),
-            }),
+        let outcomes = bulk::carry_out(request.map(|call| call.requests), handle).await;
+        let results = bulk::results(outcomes, |outcome, replayed| PrepareClaimsResult {
+            result: Some(outcome.map_or_else(PrepareClaimResult::Error, PrepareClaimResult::Response)),
+            replayed,
         });
-        Ok(Response::new(PrepareClaimsResponse {
-            results: results.collect(),
-        }))
+        Ok(Response::new(PrepareClaimsResponse { results }))
     }
 
     async fn submit_claim(
@@ -79,24 +72,17 @@ impl ClaimService for Grpc {
         &self,
         request: Request<SubmitClaimsRequest>,
     ) -> Result<Response<SubmitClaimsResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let call = (metadata, extensions);
         let service = self.clone();
         let handle = move |one| {
             let service = service.clone();
             async move { service.submit_claim(one).await }
         };
-        let outcomes = bulk::carry_out(call, message.requests, handle).await;
-        let results = outcomes.into_iter().map(|outcome| SubmitClaimsResult {
-            replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
-            result: Some(match outcome {
-                Ok(answer) => SubmitClaimResult::Response(answer.into_inner()),
-                Err(status) => SubmitClaimResult::Error(bulk::to_message(&status)),
-            }),
+        let outcomes = bulk::carry_out(request.map(|call| call.requests), handle).await;
+        let results = bulk::results(outcomes, |outcome, replayed| SubmitClaimsResult {
+            result: Some(outcome.map_or_else(SubmitClaimResult::Error, SubmitClaimResult::Response)),
+            replayed,
         });
-        Ok(Response::new(SubmitClaimsResponse {
-            results: results.collect(),
-        }))
+        Ok(Response::new(SubmitClaimsResponse { results }))
     }
 
     async fn resubmit_claim(

@@ -59,25 +59,18 @@ impl OrderService for Grpc {
         &self,
         request: Request<PlaceOrdersRequest>,
     ) -> Result<Response<PlaceOrdersResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let call = (metadata, extensions);
-        let request_id = |one: &PlaceOrderRequest| one.request_id.clone();
         let service = self.clone();
-        let place = move |one| {
+        let handle = move |one| {
             let service = service.clone();
             async move { service.place_order(one).await }
         };
-        let placed = bulk::carry_out_all(call, message.requests, request_id, place);
-        let results = placed.await.into_iter().map(|outcome| PlaceOrdersResult {
-            replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
-            result: Some(match outcome {
-                Ok(answer) => PlaceOrderResult::Response(answer.into_inner()),
-                Err(status) => PlaceOrderResult::Error(bulk::to_message(&status)),
-            }),
+        let request_id = |one: &PlaceOrderRequest| one.request_id.clone();
+        let outcomes = bulk::carry_out_all(request.map(|call| call.requests), request_id, handle).await;
+        let results = bulk::results(outcomes, |outcome, replayed| PlaceOrdersResult {
+            result: Some(outcome.map_or_else(PlaceOrderResult::Error, PlaceOrderResult::Response)),
+            replayed,
         });
-        Ok(Response::new(PlaceOrdersResponse {
-            results: results.collect(),
-        }))
+        Ok(Response::new(PlaceOrdersResponse { results }))
     }
 
     async fn get_order(

@@ -21,14 +21,14 @@ mod step;
 mod worker;
 
 pub use backlog::measure;
-pub use caller::Caller;
+pub use caller::{Caller, ServiceCaller};
 use chassis::Facility;
 pub use driven::Driven;
 pub use engine::{Engine, Parts};
 pub use follow::Run;
 pub use intervention::{Books, Intervention, Paid, Unhelped};
 pub use outcome::{Effect, Outcome, Wait};
-pub use participants::{Own, Participants};
+pub use participants::Participants;
 pub use plan::Kind;
 pub use step::{Action, Participant, Step};
 use time::OffsetDateTime;

@@ -24,7 +24,7 @@ use crate::{
     desk::Desk,
     grpc::Grpc,
     place_order::AcceptOrders,
-    saga::{self, Engine, Participants, Parts, Worker},
+    saga::{self, Engine, Participants, Parts, ServiceCaller, Worker},
     subscriptions::{Claims, Payments},
 };
 
@@ -86,13 +86,11 @@ impl Service for Orders {
 fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -> anyhow::Result<Desk> {
     let payment = process.channel("payment", &settings.payment)?;
     let claims = process.channel("claims", &settings.claims)?;
-    let tokens = ServiceTokens::new(Orders::NAME, &settings.auth)?;
-    let own = saga::Own {
-        tasks: process.tasks.clone(),
-        tokens: tokens.clone(),
-        step_timeout: settings.saga.step_timeout(),
+    let caller = ServiceCaller {
+        tokens: ServiceTokens::new(Orders::NAME, &settings.auth)?,
+        timeout: settings.saga.step_timeout(),
     };
-    let participants = Participants::new(payment, claims, &own);
+    let participants = Participants::new(payment, claims, &caller, &process.tasks);
     let changes = Changes::default();
     let polled = changes.clone().poll(
         database.clone(),
@@ -108,7 +106,7 @@ fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -
         tasks: process.tasks.clone(),
         database: database.clone(),
         participants: participants.clone(),
-        tokens,
+        caller,
         outbox: bus.outbox(),
         changes: changes.clone(),
         denials: denials.clone(),

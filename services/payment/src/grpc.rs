@@ -71,24 +71,17 @@ impl PaymentService for Grpc {
         &self,
         request: Request<AuthorizePaymentsRequest>,
     ) -> Result<Response<AuthorizePaymentsResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let call = (metadata, extensions);
         let service = self.clone();
         let handle = move |one| {
             let service = service.clone();
             async move { service.authorize_payment(one).await }
         };
-        let outcomes = bulk::carry_out(call, message.requests, handle).await;
-        let results = outcomes.into_iter().map(|outcome| AuthorizePaymentsResult {
-            replayed: outcome.as_ref().is_ok_and(bulk::is_replayed),
-            result: Some(match outcome {
-                Ok(answer) => AuthorizeResult::Response(answer.into_inner()),
-                Err(status) => AuthorizeResult::Error(bulk::to_message(&status)),
-            }),
+        let outcomes = bulk::carry_out(request.map(|call| call.requests), handle).await;
+        let results = bulk::results(outcomes, |outcome, replayed| AuthorizePaymentsResult {
+            result: Some(outcome.map_or_else(AuthorizeResult::Error, AuthorizeResult::Response)),
+            replayed,
         });
-        Ok(Response::new(AuthorizePaymentsResponse {
-            results: results.collect(),
-        }))
+        Ok(Response::new(AuthorizePaymentsResponse { results }))
     }
 
     async fn capture_payment(

@@ -1,6 +1,8 @@
 //! On whose behalf steps call.
 
-use chassis::Facility;
+use std::time::Duration;
+
+use chassis::{Facility, auth::ServiceTokens};
 use mesh::Context;
 
 use super::Engine;
@@ -15,16 +17,32 @@ pub enum Caller {
     Nobody,
 }
 
+/// Calls that this service makes in its own name. Cheap to clone.
+#[derive(Clone)]
+pub struct ServiceCaller {
+    pub tokens: ServiceTokens,
+    /// How long a call may take.
+    pub timeout: Duration,
+}
+
+impl ServiceCaller {
+    /// What a call for a facility is made with.
+    ///
+    /// # Errors
+    /// When no token can be signed.
+    pub fn context(&self, facility: &Facility) -> Result<Context, Error> {
+        let bearer = self.tokens.bearer(facility)?;
+        Ok(Context::new().with_bearer(bearer).with_timeout(self.timeout))
+    }
+}
+
 impl Engine {
     /// What a call of the service's own is made with.
     ///
     /// # Errors
     /// When no token can be signed.
     pub fn own_context(&self, facility: &Facility) -> Result<Context, Error> {
-        let bearer = self.parts().tokens.bearer(facility)?;
-        Ok(Context::new()
-            .with_bearer(bearer)
-            .with_timeout(self.parts().settings.step_timeout()))
+        self.parts().caller.context(facility)
     }
 
     pub(super) fn context(&self, caller: &Caller, facility: &Facility) -> Result<Context, Error> {

@@ -4,7 +4,6 @@ use std::{pin::pin, sync::Arc};
 
 use chassis::{
     Tasks,
-    auth::ServiceTokens,
     batch::{Batcher, Limits},
     idempotency,
     postgres::Database,
@@ -17,7 +16,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{
-    Action, Caller, Outcome, Participants, Run, Saga, Step,
+    Action, Caller, Outcome, Participants, Run, Saga, ServiceCaller, Step,
     checkpoint::{Checkpoint, Checkpoints, Written},
     decide::{Movement, decide},
     driven::Driven,
@@ -57,7 +56,7 @@ pub struct Parts {
     pub tasks: Tasks,
     pub database: Database,
     pub participants: Participants,
-    pub tokens: ServiceTokens,
+    pub caller: ServiceCaller,
     pub outbox: events::Outbox,
     pub changes: Changes,
     pub denials: Arc<DenialPolicy>,

@@ -6,7 +6,7 @@ mod by_hand;
 mod claims;
 mod payments;
 
-pub use bulk::Own;
+use chassis::Tasks;
 use claims::Claims;
 use mesh::{Channel, Context};
 use payments::Payments;
@@ -14,7 +14,7 @@ use proto::claims::v1::ClaimDetails;
 use time::OffsetDateTime;
 use tonic::Status;
 
-use super::{Action, Books, Outcome, Saga, Step};
+use super::{Action, Books, Outcome, Saga, ServiceCaller, Step};
 use crate::{order::Order, refund::Refund};
 
 /// The services that sagas call. Cheap to clone.
@@ -39,10 +39,10 @@ pub(super) struct Task<'a> {
 
 impl Participants {
     /// The services behind these channels.
-    pub fn new(payment: Channel, claims: Channel, own: &Own) -> Participants {
+    pub fn new(payment: Channel, claims: Channel, caller: &ServiceCaller, tasks: &Tasks) -> Participants {
         Participants {
-            payments: Payments::new(payment, own),
-            claims: Claims::new(claims, own),
+            payments: Payments::new(payment, caller, tasks),
+            claims: Claims::new(claims, caller, tasks),
         }
     }
 

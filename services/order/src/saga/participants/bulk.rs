@@ -6,7 +6,6 @@ use std::{collections::HashMap, convert::Infallible, future::Future, sync::Arc, 
 
 use chassis::{
     Facility, Tasks,
-    auth::ServiceTokens,
     batch::{Batcher, Command, Limits},
     bulk::{self, STILL_RUNNING},
 };
@@ -19,6 +18,8 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
+
+use crate::saga::ServiceCaller;
 
 /// Sagas that wait to call. They are bounded where they are begun.
 const WAITING: usize = 100_000;
@@ -44,14 +45,6 @@ pub(super) trait Method: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<bulk::Outcome<Self::Response>>, Status>> + Send;
 }
 
-/// With what calls for several sagas are made: the token of this service, since they have several callers.
-#[derive(Clone)]
-pub struct Own {
-    pub tasks: Tasks,
-    pub tokens: ServiceTokens,
-    pub step_timeout: Duration,
-}
-
 /// The calls of one method. A saga alone calls with its caller's token; what is asked for while a call runs is asked for
 /// together.
 pub(super) struct Calls<M: Method>(Batcher<Together<M>>);
@@ -75,16 +68,17 @@ type Answered<M> = bulk::Outcome<<M as Method>::Response>;
 type Group<M> = Vec<(Arc<Wanted<M>>, oneshot::Sender<Answered<M>>)>;
 
 impl<M: Method> Calls<M> {
-    pub(super) fn new(method: M, own: &Own) -> Calls<M> {
+    pub(super) fn new(method: M, caller: &ServiceCaller, tasks: &Tasks) -> Calls<M> {
         let limits = Limits {
             waiting: WAITING,
             ..Limits::default()
         };
         let together = Together {
             method,
-            own: own.clone(),
+            caller: caller.clone(),
+            tasks: tasks.clone(),
         };
-        Calls(Batcher::new(together, limits, own.tasks.clone()))
+        Calls(Batcher::new(together, limits, tasks.clone()))
     }
 
     /// Calls for the saga of an order.
@@ -124,18 +118,12 @@ impl<M: Method> Calls<M> {
 }
 
 /// Makes the calls of several sagas.
+#[derive(Clone)]
 struct Together<M> {
     method: M,
-    own: Own,
-}
-
-impl<M: Clone> Clone for Together<M> {
-    fn clone(&self) -> Together<M> {
-        Together {
-            method: self.method.clone(),
-            own: self.own.clone(),
-        }
-    }
+    /// They have several callers, and are this service's own calls.
+    caller: ServiceCaller,
+    tasks: Tasks,
 }
 
 impl<M: Method> Command for Together<M> {
@@ -156,7 +144,7 @@ impl<M: Method> Command for Together<M> {
         let (answers, groups) = grouped(wanted);
         let calls = groups.into_iter().map(|group| {
             let together = self.clone();
-            self.own.tasks.run(async move { together.answer(group).await })
+            self.tasks.run(async move { together.answer(group).await })
         });
         let calls: Vec<_> = calls.collect();
         let _ = tokio::time::timeout(LANE, join_all(calls)).await;
@@ -193,12 +181,12 @@ impl<M: Method> Together<M> {
         let Some((first, _)) = group.first() else { return };
         let span = first.span.clone();
         let requests = group.iter().map(|(wanted, _)| wanted.request.clone()).collect();
-        let called = match self.own_context(&first.facility) {
+        let called = match self.caller.context(&first.facility) {
             Ok(context) => {
                 let called = self.method.several(context.request(requests));
                 called.instrument(span).await
             }
-            Err(status) => Err(status),
+            Err(error) => Err(Status::unavailable(error.to_string())),
         };
         match called {
             Ok(outcomes) if outcomes.len() == group.len() => {
@@ -229,14 +217,6 @@ impl<M: Method> Together<M> {
             drop(answer.send(outcome));
         });
         join_all(calls).await;
-    }
-
-    fn own_context(&self, facility: &Facility) -> Result<Context, Status> {
-        let bearer = self.own.tokens.bearer(facility);
-        let bearer = bearer.map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(Context::new()
-            .with_bearer(bearer)
-            .with_timeout(self.own.step_timeout))
     }
 }
 

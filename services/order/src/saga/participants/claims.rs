@@ -1,5 +1,6 @@
 //! The claims service.
 
+use chassis::Tasks;
 use mesh::{Channel, Context};
 use proto::claims::v1::{
     Claim, ClaimDetails, ClaimState, GetClaimRequest, PrepareClaimRequest, SubmitClaimRequest,
@@ -10,12 +11,12 @@ use uuid::Uuid;
 
 use super::{
     super::outcome,
-    bulk::{Calls, Own, Prepare, Submit},
+    bulk::{Calls, Prepare, Submit},
     done, internal, malformed,
 };
 use crate::{
     order::{Failure, Order},
-    saga::{Effect, Outcome},
+    saga::{Effect, Outcome, ServiceCaller},
 };
 
 #[derive(Clone)]
@@ -26,11 +27,11 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn new(channel: Channel, own: &Own) -> Claims {
+    pub(super) fn new(channel: Channel, caller: &ServiceCaller, tasks: &Tasks) -> Claims {
         let client = ClaimServiceClient::new(channel);
         Claims {
-            prepare: Calls::new(Prepare(client.clone()), own),
-            submit: Calls::new(Submit(client.clone()), own),
+            prepare: Calls::new(Prepare(client.clone()), caller, tasks),
+            submit: Calls::new(Submit(client.clone()), caller, tasks),
             client,
         }
     }

@@ -1,6 +1,6 @@
 //! The payment service.
 
-use chassis::idempotency::REPLAYED;
+use chassis::{Tasks, idempotency::REPLAYED};
 use mesh::{Channel, Context};
 use proto::payment::v1::{
     AuthorizePaymentRequest, CapturePaymentRequest, GetPaymentRequest, ListPaymentsRequest, Payment,
@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use super::{
     super::outcome,
-    bulk::{Authorize, Calls, Own},
+    bulk::{Authorize, Calls},
     by_hand::{self, Part},
     done, internal, malformed,
 };
 use crate::{
     order::{Failure, Order, State},
-    saga::{Books, Effect, Outcome, Wait},
+    saga::{Books, Effect, Outcome, ServiceCaller, Wait},
 };
 
 #[derive(Clone)]
@@ -29,10 +29,10 @@ pub(super) struct Payments {
 }
 
 impl Payments {
-    pub(super) fn new(channel: Channel, own: &Own) -> Payments {
+    pub(super) fn new(channel: Channel, caller: &ServiceCaller, tasks: &Tasks) -> Payments {
         let client = PaymentServiceClient::new(channel);
         Payments {
-            authorize: Calls::new(Authorize(client.clone()), own),
+            authorize: Calls::new(Authorize(client.clone()), caller, tasks),
             client,
         }
     }
