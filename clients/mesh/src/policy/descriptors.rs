@@ -10,6 +10,8 @@ use super::{Criticality, Hedging, Idempotency, MethodPolicy, Policies, RateLimit
 use crate::Error;
 
 const EXTENSION: &str = "mesh.v1.policy";
+/// The option of a value of `mesh.v1.RetryClass` that holds the retries of the class.
+const RETRIES: &str = "mesh.v1.retries";
 
 /// As [`read`], and services without any policy have defaults.
 pub(super) fn read_any(encoded: &[u8]) -> Result<Policies, Error> {
@@ -130,6 +132,7 @@ fn method_policy(
     let mut policy = of_descriptor(method, duration(declared.timeout.as_ref()));
     policy.idempotency = idempotency;
     policy.has_request_id = method.input().get_field_by_name("request_id").is_some();
+    policy.retry = retry(&declared, extension, &mut faults);
     fill(&mut policy, &declared, &mut faults);
     check(&policy, &mut faults);
     if faults.is_empty() {
@@ -156,18 +159,6 @@ fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut V
     policy.audited = declared.audited;
     policy.anonymous = declared.anonymous;
     policy.max_streams = Some(declared.max_streams).filter(|streams| *streams > 0);
-    policy.retry = declared.retry.as_ref().map(|retry| Retry {
-        max_attempts: retry.max_attempts,
-        initial_backoff: duration(retry.initial_backoff.as_ref()),
-        max_backoff: duration(retry.max_backoff.as_ref()),
-        backoff_multiplier: f64::from(retry.backoff_multiplier),
-        retryable_codes: retry
-            .retryable_codes
-            .iter()
-            .map(|code| Code::from_i32(*code))
-            .collect(),
-        attempt_timeout: None,
-    });
     policy.hedging = declared.hedging.as_ref().map(|hedging| Hedging {
         max_attempts: hedging.max_attempts,
         delay: duration(hedging.delay.as_ref()),
@@ -177,6 +168,52 @@ fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut V
             .map(|retry| retry.retryable_codes.clone())
             .unwrap_or_default(),
     });
+}
+
+/// The method's own retries, or those of its class.
+fn retry(
+    declared: &wire::MethodPolicy,
+    extension: &ExtensionDescriptor,
+    faults: &mut Vec<String>,
+) -> Option<Retry> {
+    if declared.retry_class == 0 {
+        return declared.retry.as_ref().map(Retry::from);
+    }
+    if declared.retry.is_some() {
+        faults.push("retry: not beside a retry_class".to_owned());
+    }
+    let of_class = retries_of_class(declared.retry_class, extension);
+    if of_class.is_none() {
+        faults.push("retry_class: a value without retries".to_owned());
+    }
+    of_class.as_ref().map(Retry::from)
+}
+
+/// What the contract says of a value of `RetryClass`; `None`: nothing.
+fn retries_of_class(class: i32, extension: &ExtensionDescriptor) -> Option<wire::RetryPolicy> {
+    let field = extension.kind().as_message()?.get_field_by_name("retry_class")?;
+    let options = field.kind().as_enum()?.get_value(class)?.options();
+    let retries = extension.parent_pool().get_extension_by_name(RETRIES)?;
+    if !options.has_extension(&retries) {
+        return None;
+    }
+    options.get_extension(&retries).as_message()?.transcode_to().ok()
+}
+
+impl From<&wire::RetryPolicy> for Retry {
+    fn from(declared: &wire::RetryPolicy) -> Self {
+        Self {
+            max_attempts: declared.max_attempts,
+            initial_backoff: duration(declared.initial_backoff.as_ref()),
+            max_backoff: duration(declared.max_backoff.as_ref()),
+            backoff_multiplier: f64::from(declared.backoff_multiplier),
+            retryable_codes: declared
+                .retryable_codes()
+                .map(|code| Code::from_i32(code.into()))
+                .collect(),
+            attempt_timeout: None,
+        }
+    }
 }
 
 /// The rules a policy must keep whatever it was read from.

@@ -58,6 +58,21 @@ fn every_declaration_arrives() {
 }
 
 #[test]
+fn a_method_may_name_a_class_of_retries_that_the_contract_defines() {
+    let policies = Policies::from_descriptors(&compile("good.proto")).unwrap();
+    let lend = policies.method("/good.v1.LibraryService/LendBook").unwrap();
+    let retry = lend.retry.as_ref().unwrap();
+    assert_eq!(
+        (retry.max_attempts, retry.initial_backoff, retry.max_backoff),
+        (4, Duration::from_millis(50), Duration::from_secs(1))
+    );
+    assert_eq!(
+        retry.retryable_codes,
+        [Code::Unavailable, Code::Aborted, Code::ResourceExhausted]
+    );
+}
+
+#[test]
 fn every_fault_is_told_with_its_method() {
     let Err(Error::Contract(faults)) = Policies::from_descriptors(&compile("bad.proto")) else {
         panic!("a contract with faults")
@@ -79,7 +94,15 @@ fn every_fault_is_told_with_its_method() {
         told("UnsafeHedge", "hedging: needs NO_SIDE_EFFECTS"),
         "{faults:#?}"
     );
-    assert_eq!(faults.len(), 6);
+    assert!(
+        told("TwoRetries", "retry: not beside a retry_class"),
+        "{faults:#?}"
+    );
+    assert!(
+        told("UnsafeRetryClass", "retry: needs an idempotency_level"),
+        "{faults:#?}"
+    );
+    assert_eq!(faults.len(), 8);
 }
 
 #[test]
