@@ -1,4 +1,5 @@
-//! Applies the processor's final outcome of an operation to the payment, the ledger and the events, without the database.
+//! Applies the processor's final outcome of an operation to the payment, the ledger and the events, without the
+//! database.
 
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ pub(crate) struct OutcomeContext<'a> {
     pub(crate) lifetime: time::Duration,
     /// How long a follow-up operation is leased to this process.
     pub(crate) lease: Duration,
-    /// For a refund with a remainder: the two charges with the most left to refund, as they were before the outcome.
+    /// For a refund with a remainder: the two charges with the most left to refund, as they were before the
+    /// outcome.
     pub(crate) charges: &'a [Charge],
 }
 

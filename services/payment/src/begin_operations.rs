@@ -1,5 +1,5 @@
-//! The first transaction of requests: claims their idempotency keys, changes their payments, and inserts the operations for
-//! the processor. Concurrent requests share it.
+//! The first transaction of requests: claims their idempotency keys, changes their payments, and inserts the
+//! operations for the processor. Concurrent requests share it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -309,7 +309,8 @@ impl<'a> Batch<'a> {
             .zip(fresh)
             .filter_map(|(at, is_fresh)| is_fresh.then_some(at))
             .collect();
-        // A repetition would have found the payment, so this is another request with the same id. Roll back its payment.
+        // A repetition would have found the payment, so this is another request with the same id. Roll back its
+        // payment.
         let is_reused = |(at, decision)| matches!(decision, &Decision::Created(_)) && !claimed.contains(&at);
         if self.decisions.iter().enumerate().any(is_reused) {
             return Err(idempotency::Error::KeyReused.into());
@@ -350,8 +351,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The result of a request whose stored response has expired: [`BeginResult::Duplicate`] of the earlier operation, or an
-/// error if that belongs to another request with the same id.
+/// The result of a request whose stored response has expired: [`BeginResult::Duplicate`] of the earlier operation,
+/// or an error if that belongs to another request with the same id.
 pub(crate) fn duplicate_of(earlier: &EarlierOperation, request: &Request) -> Result<BeginResult, Error> {
     if earlier.request_hash != request.key.hash() {
         return Err(idempotency::Error::KeyReused.into());

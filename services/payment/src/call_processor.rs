@@ -94,8 +94,8 @@ async fn query_or_send(
         .map(ProcessorReply::Completed)
 }
 
-/// Closes an authorization that was sent and that the processor does not know. It is never sent again. Because it may
-/// still arrive, it is voided at the processor before the payment counts as declined.
+/// Closes an authorization that was sent and that the processor does not know. It is never sent again. Because it
+/// may still arrive, it is voided at the processor before the payment counts as declined.
 async fn close_authorization(
     processor: &dyn Processor,
     operation: &Operation,

@@ -1,5 +1,5 @@
-//! The changes of one transaction to a payment and its operations, refunds, ledger and events. They are decided without the
-//! database, and then written together with the changes of other payments.
+//! The changes of one transaction to a payment and its operations, refunds, ledger and events. They are decided
+//! without the database, and then written together with the changes of other payments.
 
 use std::time::Duration;
 
@@ -126,7 +126,8 @@ pub(crate) async fn write(conn: &mut PgConnection, changes: &[Changes]) -> Resul
         .filter(|one| one.is_saved)
         .map(|one| (&one.facility, &one.payment))
         .collect();
-    // A payment has at most one open operation, so an operation is reopened only after the one that replaced it has ended.
+    // A payment has at most one open operation, so an operation is reopened only after the one that replaced it
+    // has ended.
     let (reopened, updates): (Vec<_>, Vec<_>) = changes
         .iter()
         .flat_map(|one| one.operations.iter().map(|update| (&one.facility, update)))

@@ -16,7 +16,8 @@ use crate::{
     store::locks::{OperationSummary, Target},
 };
 
-/// The decisions of a mutating request. They do not access the database, because a decision may be taken more than once.
+/// The decisions of a mutating request. They do not access the database, because a decision may be taken more than
+/// once.
 pub trait Command: fmt::Debug + Send + Sync + 'static {
     /// Selects the payments that the command works on.
     fn target(&self) -> Target;

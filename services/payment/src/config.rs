@@ -30,7 +30,8 @@ pub struct Settings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Processor {
-    /// Milliseconds that one call may take; less if the caller's deadline is earlier. 100 to 60,000, default 3,000.
+    /// Milliseconds that one call may take; less if the caller's deadline is earlier. 100 to 60,000, default
+    /// 3,000.
     pub timeout_ms: u64,
     /// Milliseconds between two polls for open operations. 10 to 60,000, default 250.
     pub poll_ms: u64,
@@ -58,8 +59,8 @@ pub struct Authorization {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ledger {
-    /// Milliseconds between two folds of new entries into the totals that make a trial balance fast. 10 to 3,600,000,
-    /// default 5,000. It does not affect the exactness of a trial balance.
+    /// Milliseconds between two folds of new entries into the totals that make a trial balance fast. 10 to
+    /// 3,600,000, default 5,000. It does not affect the exactness of a trial balance.
     pub fold_ms: u64,
 }
 
@@ -147,8 +148,8 @@ impl Processor {
         Duration::from_millis(self.timeout_ms)
     }
 
-    /// The lease of an operation. It covers two calls, of an authorization and of the capture that follows it, and the
-    /// transaction after them.
+    /// The lease of an operation. It covers two calls, of an authorization and of the capture that follows it, and
+    /// the transaction after them.
     pub fn lease(&self) -> Duration {
         self.timeout() * 2 + Duration::from_secs(2)
     }

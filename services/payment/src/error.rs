@@ -64,7 +64,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same request has an operation already: it was executed before, and its stored response has expired.
+    /// Whether the same request has an operation already: it was executed before, and its stored response has
+    /// expired.
     pub(crate) fn is_duplicate_request(&self) -> bool {
         match self {
             Error::Database(error) => error

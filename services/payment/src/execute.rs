@@ -1,13 +1,15 @@
-//! Executes a mutating request in three steps, so that its effects happen once even if it is repeated or the process
-//! dies in between:
+//! Executes a mutating request in three steps, so that its effects happen once even if it is repeated or the
+//! process dies in between:
 //!
 //! 1. one transaction claims the idempotency key and inserts the operation for the processor
 //!    ([`crate::begin_operations`]);
 //! 2. the processor is called, outside of any transaction;
-//! 3. one transaction records its reply: payment, ledger, events and the stored response ([`crate::record_outcomes`]).
+//! 3. one transaction records its reply: payment, ledger, events and the stored response
+//!    ([`crate::record_outcomes`]).
 //!
-//! Concurrent requests share these transactions. Between 1 and 3 the operation is leased. If the lease expires because the
-//! process died or the processor did not answer, a repeated request or the background worker leases the operation.
+//! Concurrent requests share these transactions. Between 1 and 3 the operation is leased. If the lease expires
+//! because the process died or the processor did not answer, a repeated request or the background worker leases
+//! the operation.
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,7 +53,8 @@ const MIN_CALL_BUDGET: Duration = Duration::from_millis(20);
 const RECORD_RESERVE: Duration = Duration::from_millis(150);
 /// How often a repeated request checks whether the first one still holds the lease.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a request without a deadline waits for the first request's response before it checks the operation again.
+/// How long a request without a deadline waits for the first request's response before it checks the operation
+/// again.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// Executes a request, or returns the response that is stored for its key.
@@ -141,7 +144,7 @@ async fn begin(app: &App, request: &Request, command: &Arc<dyn Command>) -> Resu
         BeginResult::Done(response) => Ok(Progress::Done(response)),
         BeginResult::Opened(operation) => Ok(Progress::Leased(operation, Mode::Send)),
         BeginResult::Duplicate(root_id) => resume(app, request, root_id).await,
-        // The loop above does not end with it.
+        // The loop above never ends with this result.
         BeginResult::Retry => Ok(Progress::Waiting(Duration::ZERO)),
     }
 }
@@ -256,8 +259,8 @@ async fn record(
         .map_err(Error::from)?
 }
 
-/// Reads the result of an operation that another request or worker has ended. Operations that follow from it may still
-/// be open.
+/// Reads the result of an operation that another request or worker has ended. Operations that follow from it may
+/// still be open.
 async fn read_result(
     app: &App,
     facility: &Facility,
@@ -287,9 +290,9 @@ async fn read_result(
     Ok(payment)
 }
 
-/// Whether a request is answered with the payment's current state while the outcome of `operation` is open. That applies
-/// to an authorization and to a share's capture that follows it. The response is not stored, so that a repeated request
-/// gets the outcome.
+/// Whether a request is answered with the payment's current state while the outcome of `operation` is open. That
+/// applies to an authorization and to a share's capture that follows it. The response is not stored, so that a
+/// repeated request gets the outcome.
 pub(crate) fn interim_result(operation: &Operation, purpose: Purpose) -> Result<(), Error> {
     match operation.kind {
         // No request waits for a release.

@@ -147,8 +147,8 @@ impl Transaction {
         Self::new(Cause::WriteOffReversed, origin, moves)
     }
 
-    /// The hundredth by which a claim differs from the sum of its activities: unpaid by the payer if positive, overpaid if
-    /// negative.
+    /// The hundredth by which a claim differs from the sum of its activities: unpaid by the payer if positive,
+    /// overpaid if negative.
     pub fn rounding(origin: Origin, amount: Money) -> Booking {
         let (debit, credit) = (Account::Rounding, Account::PayerReceivable);
         let moves = if amount.is_negative() {

@@ -1,4 +1,5 @@
-//! The payment service: authorizes, captures, voids and refunds the patient's payments, and keeps the ledger of all money.
+//! The payment service: authorizes, captures, voids and refunds the patient's payments, and keeps the ledger of
+//! all money.
 
 pub mod config;
 pub mod service;

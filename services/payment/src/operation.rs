@@ -106,8 +106,8 @@ impl Operation {
         }
     }
 
-    /// The follow-up operation of the same request. The id of a capture is its authorization's id plus one, so that every
-    /// process that resumes the authorization sends the same capture.
+    /// The follow-up operation of the same request. The id of a capture is its authorization's id plus one, so
+    /// that every process that resumes the authorization sends the same capture.
     pub fn next(&self, kind: Kind) -> Self {
         let id = match (self.kind, kind) {
             (Kind::Authorize, Kind::Capture) => Uuid::from_u128(self.id.as_u128().wrapping_add(1)),
@@ -145,8 +145,9 @@ impl Operation {
         matches!(self.state, State::Running | State::Unknown)
     }
 
-    /// Whether its request is answered only after it has ended. The capture of a share is not awaited: if it is missing, the
-    /// order requests it separately. The capture of a balance is awaited, because only the patient could request it again.
+    /// Whether its request is answered only after it has ended. The capture of a share is not awaited: if it is
+    /// missing, the order requests it separately. The capture of a balance is awaited, because only the patient
+    /// could request it again.
     pub fn is_awaited(&self, purpose: Purpose) -> bool {
         !(self.kind == Kind::Capture && self.is_follow_up() && purpose == Purpose::Share)
     }

@@ -1,5 +1,5 @@
-//! Authorizes the payment of an order that waits for a payment method: the patient's share, or the balance that the payer
-//! has denied.
+//! Authorizes the payment of an order that waits for a payment method: the patient's share, or the balance that
+//! the payer has denied.
 
 use uuid::Uuid;
 

@@ -123,8 +123,8 @@ impl Payment {
         self.captured - self.refunded
     }
 
-    /// Begins the authorization of the amount due, on this payment method, and returns that amount. Fails if it is not
-    /// `expected_due`.
+    /// Begins the authorization of the amount due, on this payment method, and returns that amount. Fails if it is
+    /// not `expected_due`.
     pub fn begin_authorization(
         &mut self,
         method: &str,
@@ -161,8 +161,8 @@ impl Payment {
         Ok(())
     }
 
-    /// Records that the processor has refused. A balance that was authorized and could not be captured is declined as well,
-    /// because only the patient can continue it.
+    /// Records that the processor has refused. A balance that was authorized and could not be captured is declined
+    /// as well, because only the patient can continue it.
     pub fn decline(&mut self, reason: &str) -> Result<(), Refusal> {
         if self.state == State::Authorized && self.purpose == Purpose::Share {
             return Err(Refusal::State(self.state));
@@ -198,8 +198,8 @@ impl Payment {
         Ok(requested)
     }
 
-    /// Records the capture of `amount`; the rest of the authorization is released. A balance that was raised in the meantime
-    /// waits for a payment method again.
+    /// Records the capture of `amount`; the rest of the authorization is released. A balance that was raised in
+    /// the meantime waits for a payment method again.
     pub fn capture(&mut self, amount: i64) -> Result<(), Refusal> {
         let captured = self.captured.checked_add(amount).ok_or(Refusal::Overflow)?;
         if captured > self.authorized {
@@ -259,15 +259,15 @@ impl Payment {
         self.version += 1;
     }
 
-    /// Sets the amount due to `balance`, in addition to what was captured before. Events of orders of an earlier release
-    /// state the balance like that, because such an order may not know yet what was captured.
+    /// Sets the amount due to `balance`, in addition to what was captured before. Events of orders of an earlier
+    /// release state the balance like that, because such an order may not know yet what was captured.
     pub fn add_balance(&mut self, balance: Money) -> Result<(), Refusal> {
         let billed = self.captured.checked_add(balance.minor());
         self.set_billed(Money::new(billed.ok_or(Refusal::Overflow)?, balance.currency()))
     }
 
-    /// Sets the total amount billed to the patient. A payment that had ended waits for a payment method again if more is due;
-    /// an authorization in progress continues, and the rest stays open.
+    /// Sets the total amount billed to the patient. A payment that had ended waits for a payment method again if
+    /// more is due; an authorization in progress continues, and the rest stays open.
     pub fn set_billed(&mut self, billed: Money) -> Result<(), Refusal> {
         if let Some(expected) = self.currency.filter(|expected| *expected != billed.currency()) {
             return Err(Refusal::Currency {
@@ -313,8 +313,8 @@ impl State {
         Self::Unknown,
     ];
 
-    /// Whether a request, the processor or the expiry can change the state to `next`. The only other transitions are those of
-    /// a balance that is raised: see [`Payment::set_billed`].
+    /// Whether a request, the processor or the expiry can change the state to `next`. The only other transitions
+    /// are those of a balance that is raised: see [`Payment::set_billed`].
     pub fn may_become(self, next: Self) -> bool {
         use State::{Authorized, Authorizing, Captured, Created, Declined, Expired, Unknown, Voided};
         match self {

@@ -1,7 +1,7 @@
 //! The card processor, an external party.
 //!
-//! Every call carries an idempotency key. The processor executes a call once per key and answers a repetition with the first
-//! outcome. A call without an answer can therefore be sent again and never charges twice.
+//! Every call carries an idempotency key. The processor executes a call once per key and answers a repetition with
+//! the first outcome. A call without an answer can therefore be sent again and never charges twice.
 
 use std::{
     sync::{
@@ -15,8 +15,8 @@ use futures_util::future::BoxFuture;
 use money::Money;
 use uuid::Uuid;
 
-/// A card processor. The caller bounds the time of a call by dropping its future; the outcome is then unknown. A call that
-/// the caller cancels through its [`Dispatch`] before it was sent has no effect.
+/// A card processor. The caller bounds the time of a call by dropping its future; the outcome is then unknown. A
+/// call that the caller cancels through its [`Dispatch`] before it was sent has no effect.
 pub trait Processor: Send + Sync + 'static {
     /// Authorizes an amount on a payment method.
     fn authorize<'a>(&'a self, call: &'a Authorize, sent: &'a Dispatch) -> CallFuture<'a, Outcome>;
@@ -37,8 +37,8 @@ pub trait Processor: Send + Sync + 'static {
 /// The future of a call.
 pub type CallFuture<'a, T> = BoxFuture<'a, Result<T, CallError>>;
 
-/// Whether a call was sent to the processor. The processor's client marks the call directly before it is sent. A call that
-/// its caller has cancelled before is not sent. Clones refer to the same call.
+/// Whether a call was sent to the processor. The processor's client marks the call directly before it is sent. A
+/// call that its caller has cancelled before is not sent. Clones refer to the same call.
 #[derive(Clone, Debug, Default)]
 pub struct Dispatch(Arc<AtomicU8>);
 

@@ -1,5 +1,5 @@
-//! The transaction after a call to the processor: payment, ledger, events and the stored response. Calls that finish at the
-//! same time share it.
+//! The transaction after a call to the processor: payment, ledger, events and the stored response. Calls that
+//! finish at the same time share it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -71,7 +71,7 @@ pub struct RecordOutcomes {
 /// Batches finished calls.
 pub type RecordBatcher = Batcher<RecordOutcomes>;
 
-/// The bound of the queue. It exceeds the number of concurrent calls, so that no finished call is rejected.
+/// The bound of the queue. Every call must be recorded, so the queue holds as many as can be in progress.
 const MAX_QUEUED: usize = 1 << 16;
 
 impl RecordOutcomes {
@@ -279,8 +279,8 @@ impl RecordOutcomes {
         Ok(Decision { changes, response })
     }
 
-    /// The next state of an open operation in `state`, the delay before the processor is queried again, and the error for
-    /// the caller, if any.
+    /// The next state of an open operation in `state`, the delay before the processor is queried again, and the
+    /// error for the caller, if any.
     fn next_attempt(
         &self,
         reply: &ProcessorReply,

@@ -1,5 +1,5 @@
-//! Releases the lease of an operation that a database outage has interrupted, as soon as the database is available again.
-//! Otherwise the operation would have to wait until the lease expires.
+//! Releases the lease of an operation that a database outage has interrupted, as soon as the database is available
+//! again. Otherwise the operation would have to wait until the lease expires.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::{app::App, error::Error, operation::Operation, store::operations};
 /// The pause between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Releases in the background the lease of an operation that the caller no longer works on. Attempts end when the lease
-/// would have expired. The next process that leases the operation queries its status at the processor.
+/// Releases in the background the lease of an operation that the caller no longer works on. Attempts end when the
+/// lease would have expired. The next process that leases the operation queries its status at the processor.
 pub(crate) fn spawn(app: &App, facility: &Facility, operation: &Operation) {
     let until = Instant::now() + app.processor_settings.lease();
     let (app, facility, operation) = (app.clone(), facility.clone(), operation.clone());

@@ -1,10 +1,10 @@
-//! The built-in processor. It imitates a card network's test mode: the payment method's token determines the outcome
-//! (docs/sandbox-cards.md lists the tokens).
+//! The built-in processor. It imitates a card network's test mode: the payment method's token determines the
+//! outcome (docs/sandbox-cards.md lists the tokens).
 //!
-//! It imitates an external party. It keeps its records in its own schema and writes them in its own transactions on its own
-//! connections, so that they survive a kill of the payment service and are independent of that service's transactions.
-//! Records are kept by the caller's key, and a repeated call changes nothing. Concurrent calls are written by one statement;
-//! a card's delay applies only to its own call.
+//! It imitates an external party. It keeps its records in its own schema and writes them in its own transactions
+//! on its own connections, so that they survive a kill of the payment service and are independent of that
+//! service's transactions. Records are kept by the caller's key, and a repeated call changes nothing. Concurrent
+//! calls are written by one statement; a card's delay applies only to its own call.
 
 mod authorizations;
 mod cards;

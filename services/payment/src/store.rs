@@ -145,7 +145,8 @@ pub struct LapsedAuthorization {
     pub lapsed_at: OffsetDateTime,
 }
 
-/// Lists at most `at_most` authorizations of all facilities that have lapsed after the time `after`, the earliest first.
+/// Lists at most `at_most` authorizations of all facilities that have lapsed after the time `after`, the earliest
+/// first.
 pub async fn list_lapsed(
     conn: &mut PgConnection,
     after: Option<OffsetDateTime>,

@@ -1,4 +1,5 @@
-//! Handles consumed events: books orders and remittances in the ledger, and updates the payment of the patient's balance.
+//! Handles consumed events: books orders and remittances in the ledger, and updates the payment of the patient's
+//! balance.
 
 pub mod orders;
 pub mod remittances;

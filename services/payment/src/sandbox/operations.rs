@@ -107,7 +107,8 @@ async fn execute(
     sent: &[CardOperation],
 ) -> Result<HashMap<Uuid, (Outcome, Option<Card>)>, sqlx::Error> {
     let refusals = Card::refusals();
-    // A repetition that has waited for the first call does not see that call's row; the conflict with it returns the reason.
+    // A repetition that has waited for the first call does not see that call's row; the conflict with it returns
+    // the reason.
     let rows = sqlx::query!(
         r#"with wanted as (
                select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])

@@ -24,7 +24,8 @@ pub struct EntryRecord {
     pub created_at: OffsetDateTime,
 }
 
-/// The sums of one account in one currency in minor units, both positive. They may exceed the range of a single amount.
+/// The sums of one account in one currency in minor units, both positive. They may exceed the range of a single
+/// amount.
 #[derive(Clone, Copy, Debug)]
 pub struct AccountSums {
     pub account: Account,
@@ -40,8 +41,8 @@ pub struct Filter {
     pub account: Option<Account>,
 }
 
-/// Inserts transactions with their entries. A second transaction of the same source and cause violates the constraint
-/// `ledger_booked_once`.
+/// Inserts transactions with their entries. A second transaction of the same source and cause violates the
+/// constraint `ledger_booked_once`.
 pub async fn book(
     conn: &mut PgConnection,
     transactions: &[(&Facility, &Transaction)],
@@ -128,7 +129,8 @@ pub async fn sum_all(
     in_currency: Option<&str>,
 ) -> Result<Vec<AccountSums>, sqlx::Error> {
     loop {
-        // As a parameter, because the planner would otherwise read the ledger from the beginning.
+        // A separate query: the planner must know where the remaining entries begin, or it reads the ledger from
+        // the beginning.
         let folded = sqlx::query_scalar!("select folded_to from payment.ledger_folded")
             .fetch_one(&mut *conn)
             .await?;
@@ -195,8 +197,8 @@ pub struct FoldState {
     pub folded_to: i64,
     /// The largest id that was assigned to an entry.
     pub numbered_to: i64,
-    /// The transactions that were writing entries at that time. After they have ended, every entry up to `numbered_to` is
-    /// visible or was rolled back.
+    /// The transactions that were writing entries at that time. After they have ended, every entry up to
+    /// `numbered_to` is visible or was rolled back.
     pub writers: Vec<String>,
 }
 
@@ -218,7 +220,8 @@ pub async fn list_writers(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::
         .await
 }
 
-/// Folds the next entries into the totals, at most `at_most` and none with an id above `upto`. Returns the last folded id.
+/// Folds the next entries into the totals, at most `at_most` and none with an id above `upto`. Returns the last
+/// folded id.
 pub async fn fold(conn: &mut PgConnection, upto: i64, at_most: i32) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select payment.fold_ledger($1, $2) as "folded_to!""#,

@@ -148,8 +148,8 @@ pub async fn lock_payment(
     Ok(lock_payments(conn, &[(facility, target)]).await?.pop())
 }
 
-/// Lists summaries of the payments' operations in the given order, each with the operation that an earlier request with the
-/// given key has begun. An earlier statement must have locked the payments.
+/// Lists summaries of the payments' operations in the given order, each with the operation that an earlier request
+/// with the given key has begun. An earlier statement must have locked the payments.
 pub async fn list_summaries(
     conn: &mut PgConnection,
     wanted: &[(&Facility, Uuid, Option<&Key>)],
@@ -233,8 +233,8 @@ pub struct LockedOperation {
     pub attempts: u32,
 }
 
-/// Locks operations, each after its payment, in the order of the payments' ids. They are given by facility, payment id and
-/// operation id.
+/// Locks operations, each after its payment, in the order of the payments' ids. They are given by facility,
+/// payment id and operation id.
 pub async fn lock_operations(
     conn: &mut PgConnection,
     wanted: &[(&Facility, Uuid, Uuid)],

@@ -30,12 +30,13 @@ pub struct Charge {
 pub struct NewOperation {
     pub operation: Operation,
     pub lease: Duration,
-    /// The key of the request that begins with it. A second operation with the same key violates `operation_request`.
+    /// The key of the request that begins with it. A second operation with the same key violates
+    /// `operation_request`.
     pub key: Option<Key>,
 }
 
-/// Inserts operations, open or ended, and a refund for each of the kind REFUND. Their payments must be locked and have no
-/// open operation.
+/// Inserts operations, open or ended, and a refund for each of the kind REFUND. Their payments must be locked and
+/// have no open operation.
 pub async fn insert(
     conn: &mut PgConnection,
     opened: &[(&Facility, &NewOperation)],

@@ -57,8 +57,8 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Inserts payments, except those whose order has one for the purpose already. Returns the creation time of each inserted
-/// payment by its id.
+/// Inserts payments, except those whose order has one for the purpose already. Returns the creation time of each
+/// inserted payment by its id.
 pub async fn insert(
     conn: &mut PgConnection,
     payments: &[(&Facility, &Payment)],

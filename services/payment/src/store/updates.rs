@@ -110,8 +110,8 @@ impl<'a> UpdateColumns<'a> {
     }
 }
 
-/// Updates payments and operations. The payments, and the payments of the operations, must be locked. No operation may
-/// occur twice.
+/// Updates payments and operations. The payments, and the payments of the operations, must be locked. No operation
+/// may occur twice.
 pub async fn update(
     conn: &mut PgConnection,
     payments: &[(&Facility, &Payment)],

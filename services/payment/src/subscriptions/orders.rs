@@ -21,7 +21,8 @@ use crate::{
     },
 };
 
-/// Books the revenue, returns, transfers and write-offs of orders, and updates the payment of the patient's balance.
+/// Books the revenue, returns, transfers and write-offs of orders, and updates the payment of the patient's
+/// balance.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders;
 
@@ -148,8 +149,8 @@ enum Billed {
     Additional(Money),
 }
 
-/// Updates or creates the payment of the balance. It waits for a payment method if an amount is due. Does nothing if a later
-/// version of the order has updated it already.
+/// Updates or creates the payment of the balance. It waits for a payment method if an amount is due. Does nothing
+/// if a later version of the order has updated it already.
 async fn update_balance(
     tx: &mut PgConnection,
     facility: &Facility,

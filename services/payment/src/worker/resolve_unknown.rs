@@ -1,5 +1,5 @@
-//! Resolves operations whose lease has expired because the processor did not answer or the process died: queries their
-//! status at the processor. An authorization that was sent once is never sent again.
+//! Resolves operations whose lease has expired because the processor did not answer or the process died: queries
+//! their status at the processor. An authorization that was sent once is never sent again.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ async fn resume_due(app: &App, running: &mut Running) -> Result<(), Error> {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(operation.id = %id, error.message = error, "operation not resumed, retrying later");
                 }
-                // It is resumed again when its lease expires, after the operations that are due before.
+                // Its new lease puts it behind all other due operations. It is resumed when that expires.
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::error!(operation.id = %id, error.message = error, "operation cannot be resumed");
