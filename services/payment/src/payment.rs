@@ -261,7 +261,7 @@ impl Payment {
 
     /// Sets the amount due to `balance`, in addition to what was captured before. Events of orders of an earlier
     /// release state the balance like that, because such an order may not know yet what was captured.
-    pub fn add_balance(&mut self, balance: Money) -> Result<(), Refusal> {
+    pub fn set_due(&mut self, balance: Money) -> Result<(), Refusal> {
         let billed = self.captured.checked_add(balance.minor());
         self.set_billed(Money::new(billed.ok_or(Refusal::Overflow)?, balance.currency()))
     }

@@ -168,7 +168,7 @@ fn a_raised_balance_waits_for_a_method_again_and_keeps_what_was_captured() {
     for state in State::ALL {
         let mut payment = in_state(state, Purpose::Balance);
         let under_way = matches!(state, State::Authorizing | State::Unknown | State::Authorized);
-        payment.add_balance(aed(2_500)).unwrap();
+        payment.set_due(aed(2_500)).unwrap();
         assert_eq!(
             payment.state,
             if under_way { state } else { State::Created },
@@ -181,7 +181,7 @@ fn a_raised_balance_waits_for_a_method_again_and_keeps_what_was_captured() {
 #[test]
 fn a_balance_raised_during_its_capture_leaves_the_rest_open() {
     let mut payment = in_state(State::Authorized, Purpose::Balance);
-    payment.add_balance(aed(15_000)).unwrap();
+    payment.set_due(aed(15_000)).unwrap();
     payment.capture(10_000).unwrap();
     assert_eq!((payment.state, payment.due()), (State::Created, 5_000));
     assert_eq!(payment.begin_authorization("tok_visa", None), Ok(aed(5_000)));

@@ -103,7 +103,7 @@ async fn handle_balance_due(
     book(tx, facility, bookings).await?;
     let billed = match &event.billed {
         Some(billed) => Billed::Total(decode_amount(billed)?),
-        None => Billed::Additional(balance),
+        None => Billed::Due(balance),
     };
     Ok(update_balance(tx, facility, (origin.order_id, delivery.version), billed).await?)
 }
@@ -145,8 +145,8 @@ async fn handle_adjusted(
 enum Billed {
     /// The total amount.
     Total(Money),
-    /// The amount in addition to what was captured before.
-    Additional(Money),
+    /// The amount due, in addition to what was captured before.
+    Due(Money),
 }
 
 /// Updates or creates the payment of the balance. It waits for a payment method if an amount is due. Does nothing
@@ -157,7 +157,7 @@ async fn update_balance(
     (order_id, version): (Uuid, i64),
     billed: Billed,
 ) -> Result<(), Error> {
-    let (Billed::Total(balance) | Billed::Additional(balance)) = billed;
+    let (Billed::Total(balance) | Billed::Due(balance)) = billed;
     match lock_balance(tx, facility, order_id).await? {
         Some(LockedPayment { mut payment, now, .. }) => {
             if !store::record_order_version(tx, payment.id, version).await? {
@@ -165,7 +165,7 @@ async fn update_balance(
             }
             match billed {
                 Billed::Total(billed) => payment.set_billed(billed)?,
-                Billed::Additional(balance) => payment.add_balance(balance)?,
+                Billed::Due(balance) => payment.set_due(balance)?,
             }
             let mut changes = Changes::new(facility, payment);
             changes.save(now);
