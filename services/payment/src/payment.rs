@@ -34,7 +34,7 @@ pub struct Payment {
 pub enum Purpose {
     /// The patient's share of the price.
     Share,
-    /// What the payer refused and the patient owes.
+    /// The amount that the payer has denied and the patient owes.
     Balance,
 }
 

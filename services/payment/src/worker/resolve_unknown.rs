@@ -17,7 +17,7 @@ pub async fn run(app: App, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
         if let Err(error) = resume_due(&app, &mut running).await {
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(error.message = error, "open operations cannot be queried");
+            tracing::warn!(error.message = error, "due operations cannot be leased");
         }
         tokio::select! {
             Some(()) = running.ended() => {}
