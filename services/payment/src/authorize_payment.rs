@@ -1,16 +1,18 @@
-//! Sets the amount of a payment aside on a payment method, or only creates the payment that waits for one.
+//! Authorizes the amount of a payment on a payment method, or only creates the payment, which then waits for one.
 
 use money::Money;
 use uuid::Uuid;
 
 use crate::{
+    app::App,
     changes::Changes,
-    command::{Command, Found, Intent},
-    conduct::conduct,
-    desk::{Answer, Desk, Request},
+    command::{Command, PaymentSnapshot, PendingCommand},
     error::Error,
+    execute,
     operation::Operation,
     payment::{Payment, Purpose, Refusal, State},
+    request::Request,
+    response::Response,
     store::locks::Target,
 };
 
@@ -19,17 +21,13 @@ pub struct AuthorizePayment {
     pub order_id: Uuid,
     pub purpose: Purpose,
     pub amount: Money,
-    /// Empty: only create the payment.
+    /// The payment method's token. If it is empty, the payment is only created.
     pub method: String,
-    /// Take the amount as soon as it is set aside.
+    /// Capture the amount as soon as it is authorized.
     pub capture: bool,
 }
 
-pub async fn authorize_payment(
-    desk: &Desk,
-    request: &Request,
-    command: AuthorizePayment,
-) -> Result<Answer, Error> {
+pub async fn execute(app: &App, request: &Request, command: AuthorizePayment) -> Result<Response, Error> {
     if !command.amount.is_positive() {
         return Err(Error::Invalid {
             field: "amount",
@@ -42,52 +40,54 @@ pub async fn authorize_payment(
             problem: "needs a payment method".to_owned(),
         });
     }
-    conduct(desk, request, command).await
+    execute::run(app, request, command).await
 }
 
 impl Command for AuthorizePayment {
     fn target(&self) -> Target {
-        Target::Of(self.order_id, self.purpose)
+        Target::OrderPurpose(self.order_id, self.purpose)
     }
 
     fn new_payment(&self) -> Result<Option<Payment>, Error> {
         let mut payment = Payment::new(self.order_id, self.purpose, self.amount);
         if !self.method.is_empty() {
-            payment.authorizing(&self.method, None)?;
+            payment.begin_authorization(&self.method, None)?;
         }
         Ok(Some(payment))
     }
 
-    fn created(&self, payment: Payment, intent: &Intent) -> Changes {
-        let mut changes = Changes::none(&intent.request.facility, payment);
+    fn created(&self, payment: Payment, pending: &PendingCommand) -> Changes {
+        let mut changes = Changes::new(&pending.request.facility, payment);
         if changes.payment.state == State::Authorizing {
-            let operation = self.operation(&changes.payment, self.amount, intent);
-            intent.open(&mut changes, operation);
+            let operation = self.operation(&changes.payment, self.amount, pending);
+            pending.open(&mut changes, operation);
         }
         changes
     }
 
-    /// The payment exists, from another request: another method may be tried after a decline.
-    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
+    /// Another request has created the payment. After a decline another method may be tried.
+    fn decide(&self, found: Vec<PaymentSnapshot>, pending: &PendingCommand) -> Result<Changes, Error> {
         let mut found = found.into_iter().next().ok_or(Error::LostRace)?;
         if self.method.is_empty() && matches!(found.payment.state, State::Created | State::Declined) {
             return Err(Refusal::Exists(found.payment.state).into());
         }
-        let due = found.payment.authorizing(&self.method, Some(self.amount))?;
-        found.idle()?;
-        let operation = self.operation(&found.payment, due, intent);
-        let mut changes = Changes::none(&intent.request.facility, found.payment);
+        let due = found
+            .payment
+            .begin_authorization(&self.method, Some(self.amount))?;
+        found.ensure_idle()?;
+        let operation = self.operation(&found.payment, due, pending);
+        let mut changes = Changes::new(&pending.request.facility, found.payment);
         changes.save(found.now);
-        intent.open(&mut changes, operation);
+        pending.open(&mut changes, operation);
         Ok(changes)
     }
 }
 
 impl AuthorizePayment {
-    fn operation(&self, payment: &Payment, amount: Money, intent: &Intent) -> Operation {
+    fn operation(&self, payment: &Payment, amount: Money, pending: &PendingCommand) -> Operation {
         Operation {
             then_capture: self.capture,
-            ..Operation::authorize(intent.operation_id, payment, amount, intent.request_id())
+            ..Operation::authorize(pending.operation_id, payment, amount, pending.request_id())
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What one transaction changes in a payment and around it: decided first, without the database, and written then,
-//! together with the changes of other payments.
+//! The changes of one transaction to a payment and its operations, refunds, ledger and events. They are decided
+//! without the database, and then written together with the changes of other payments.
 
 use std::time::Duration;
 
+use ::events::Event;
 use chassis::{Facility, idempotency::Key};
-use events::Event;
 use prost::{Message, Name};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -12,40 +12,40 @@ use uuid::Uuid;
 
 use crate::{
     error::Error,
+    events,
     ledger::{Booking, Transaction},
     operation::Operation,
     payment::Payment,
-    publish,
     store::{
         RefundState, ledger,
-        operations::{self, Opened},
+        operations::{self, NewOperation},
         updates::{self, Update},
     },
 };
 
-/// The changes around one payment, which the transaction has locked or written.
+/// The changes to one payment, which the transaction has locked or inserted.
 #[derive(Clone, Debug)]
 pub struct Changes {
     pub(crate) facility: Facility,
-    /// As it is afterwards.
+    /// The payment after the changes.
     pub(crate) payment: Payment,
-    /// Whether something of it was captured before: nothing is refunded of what was never captured.
+    /// Whether an amount was captured before the changes; only then can the payment have refunds.
     was_captured: bool,
-    /// Whether its row is to be written.
+    /// Whether the payment's row has to be written.
     is_saved: bool,
     pub(crate) operations: Vec<Update>,
-    /// What is wanted of the processor next.
-    pub(crate) opened: Option<Opened>,
-    /// What followed by itself, and has ended already.
-    followed: Option<Opened>,
+    /// The operation that the processor has to execute next.
+    pub(crate) opened: Option<NewOperation>,
+    /// A follow-up operation that has ended already.
+    ended: Option<NewOperation>,
     pub(crate) refund: Option<(Uuid, RefundState)>,
     booked: Option<Transaction>,
     pub(crate) events: Vec<Event>,
 }
 
 impl Changes {
-    /// None yet.
-    pub(crate) fn none(facility: &Facility, payment: Payment) -> Self {
+    /// No changes yet.
+    pub(crate) fn new(facility: &Facility, payment: Payment) -> Self {
         Self {
             facility: facility.clone(),
             was_captured: payment.captured > 0,
@@ -53,81 +53,81 @@ impl Changes {
             is_saved: false,
             operations: Vec::new(),
             opened: None,
-            followed: None,
+            ended: None,
             refund: None,
             booked: None,
             events: Vec::new(),
         }
     }
 
-    /// The payment has changed, in a transaction of the time `now`.
+    /// Marks the payment's row as changed, in a transaction of the time `now`.
     pub(crate) fn save(&mut self, now: OffsetDateTime) {
         self.is_saved = true;
         self.payment.updated_at = now;
     }
 
-    /// The payment as it is afterwards, and whether it may have refunds.
-    pub(crate) fn shown(&self) -> (&Payment, bool) {
+    /// The payment after the changes, and whether it may have refunds.
+    pub(crate) fn response_payment(&self) -> (&Payment, bool) {
         (&self.payment, self.was_captured)
     }
 
-    /// The processor is to be asked for `operation`, by the one who writes it down; `key` is that of the request that
-    /// begins with it.
+    /// Opens `operation`, leased to this process for `lease`. `key` is set on the first operation of a request.
     pub(crate) fn open(&mut self, operation: Operation, lease: Duration, key: Option<&Key>) {
-        self.opened = Some(Opened {
+        self.opened = Some(NewOperation {
             operation,
             lease,
             key: key.cloned(),
         });
     }
 
-    /// `operation` followed by itself, and has ended.
-    pub(crate) fn followed_by(&mut self, operation: &Operation) {
-        self.followed = Some(Opened {
+    /// Inserts the follow-up `operation`, which has ended already.
+    pub(crate) fn insert_ended(&mut self, operation: &Operation) {
+        self.ended = Some(NewOperation {
             operation: operation.clone(),
             lease: Duration::ZERO,
             key: None,
         });
     }
 
-    /// So much more was taken of an authorization, or given back of it.
-    pub(crate) fn moved(&mut self, authorization: Uuid, captured: i64, refunded: i64) {
-        let known = self
+    /// Adds to the captured and refunded amounts of an authorization.
+    pub(crate) fn add_amounts(&mut self, authorization: Uuid, captured: i64, refunded: i64) {
+        let existing = self
             .operations
             .iter_mut()
             .find(|update| update.id == authorization);
-        match known {
+        match existing {
             Some(update) => {
                 update.captured += captured;
                 update.refunded += refunded;
             }
             None => self
                 .operations
-                .push(Update::moved(authorization, captured, refunded)),
+                .push(Update::amounts(authorization, captured, refunded)),
         }
     }
 
-    /// This is told of the payment as it is now.
-    pub(crate) fn tell<M: Message + Name>(&mut self, causation_id: Uuid, message: &M) {
-        let event = publish::event(&self.facility, &self.payment, causation_id, message);
+    /// Adds an event of the payment in its current state.
+    pub(crate) fn add_event<M: Message + Name>(&mut self, causation_id: Uuid, message: &M) {
+        let event = events::to_event(&self.facility, &self.payment, causation_id, message);
         self.events.push(event);
     }
 
-    /// Books what there is to book.
+    /// Sets the ledger transaction, if the booking has one.
     pub(crate) fn book(&mut self, booking: Booking) -> Result<(), Error> {
         self.booked = booking?;
         Ok(())
     }
 }
 
-/// Writes changes around different payments, one statement for each table.
+/// Writes the changes to different payments, with one statement per table.
 pub(crate) async fn write(conn: &mut PgConnection, changes: &[Changes]) -> Result<(), Error> {
     let saved: Vec<_> = changes
         .iter()
         .filter(|one| one.is_saved)
         .map(|one| (&one.facility, &one.payment))
         .collect();
-    // What was closed comes back only after that which has closed it is closed: a payment has one open operation.
+    // A payment has at most one open operation, so an operation is reopened only after the one that replaced it
+    // has ended.
     let (reopened, updates): (Vec<_>, Vec<_>) = changes
         .iter()
         .flat_map(|one| one.operations.iter().map(|update| (&one.facility, update)))
@@ -141,7 +141,7 @@ pub(crate) async fn write(conn: &mut PgConnection, changes: &[Changes]) -> Resul
     let opened: Vec<_> = changes
         .iter()
         .flat_map(|one| {
-            one.followed
+            one.ended
                 .iter()
                 .chain(&one.opened)
                 .map(|new| (&one.facility, new))
@@ -169,7 +169,7 @@ pub(crate) async fn write(conn: &mut PgConnection, changes: &[Changes]) -> Resul
         .flat_map(|one| one.events.iter().cloned())
         .collect();
     if !events.is_empty() {
-        events::append(conn, &events).await?;
+        ::events::append(conn, &events).await?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A mutating request as a decision: which payments it works on, and what it changes in them.
+//! A mutating request as a decision: which payments it selects, and what it changes in them.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,56 +9,58 @@ use uuid::Uuid;
 
 use crate::{
     changes::Changes,
-    desk::Request,
     error::Error,
+    operation::Operation,
     payment::Payment,
-    store::locks::{Standing, Target},
+    request::Request,
+    store::locks::{OperationSummary, Target},
 };
 
-/// What a mutating request is decided by. Nothing here asks the database: a decision may be taken more than once.
+/// The decisions of a mutating request. They do not access the database, because a decision may be taken more than
+/// once.
 pub trait Command: fmt::Debug + Send + Sync + 'static {
-    /// The payments that it works on.
+    /// Selects the payments that the command works on.
     fn target(&self) -> Target;
 
-    /// The payment that it makes where there is none.
+    /// The payment to create if there is none.
     fn new_payment(&self) -> Result<Option<Payment>, Error> {
         Ok(None)
     }
 
-    /// What it changes around the payment that it has made.
-    fn created(&self, payment: Payment, intent: &Intent) -> Changes {
-        Changes::none(&intent.request.facility, payment)
+    /// The changes after the payment was created.
+    fn created(&self, payment: Payment, pending: &PendingCommand) -> Changes {
+        Changes::new(&pending.request.facility, payment)
     }
 
-    /// What it changes around the payments that are there: one of them. Without any, why it cannot.
-    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error>;
+    /// The changes to one of the existing payments, or why there cannot be any. `found` may be empty.
+    fn decide(&self, found: Vec<PaymentSnapshot>, pending: &PendingCommand) -> Result<Changes, Error>;
 }
 
-/// A locked payment with what is known beside it.
+/// A locked payment with a summary of its operations.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct PaymentSnapshot {
     pub(crate) payment: Payment,
-    pub(crate) standing: Standing,
+    pub(crate) operations: OperationSummary,
     /// The time of the transaction.
     pub(crate) now: OffsetDateTime,
 }
 
-/// A request that is to be carried out.
+/// A command that waits to be executed, with its request.
 #[derive(Clone, Debug)]
-pub struct Intent {
+pub struct PendingCommand {
     pub(crate) request: Request,
     pub(crate) command: Arc<dyn Command>,
     /// The id of the operation that it may open.
     pub(crate) operation_id: Uuid,
-    /// How long that belongs to the one who carries the request out.
+    /// How long the operation is leased to this process.
     pub(crate) lease: Duration,
     pub(crate) origin: Origin,
-    /// The caller's: what happens, happens in its trace.
+    /// The caller's span: the decision belongs to its trace.
     pub(crate) span: Span,
 }
 
-impl Intent {
-    /// The request of the call that runs.
+impl PendingCommand {
+    /// The command of the current call.
     pub(crate) fn new(request: &Request, command: &Arc<dyn Command>, lease: Duration) -> Self {
         Self {
             request: request.clone(),
@@ -75,16 +77,16 @@ impl Intent {
         self.request.key.request_id()
     }
 
-    /// Opens `operation` as what this request begins with.
-    pub(crate) fn open(&self, changes: &mut Changes, operation: crate::operation::Operation) {
+    /// Opens `operation` as the first one of this request.
+    pub(crate) fn open(&self, changes: &mut Changes, operation: Operation) {
         changes.open(operation, self.lease, Some(&self.request.key));
     }
 }
 
-impl Found {
-    /// Refuses while the processor is asked for something else.
-    pub(crate) fn idle(&self) -> Result<(), Error> {
-        match self.standing.open {
+impl PaymentSnapshot {
+    /// Fails with [`Error::Busy`] while another operation on the payment is open.
+    pub(crate) fn ensure_idle(&self) -> Result<(), Error> {
+        match self.operations.open {
             Some(_) => Err(Error::Busy),
             None => Ok(()),
         }

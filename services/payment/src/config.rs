@@ -1,4 +1,4 @@
-//! Every setting: its unit, its default, its check.
+//! The settings, with their units, defaults and checks.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// A file that gets the bound addresses once the process listens.
+    /// A file that the bound addresses are written to once the process listens.
     pub address_file: Option<PathBuf>,
     pub grpc: chassis::server::Settings,
     pub probe: chassis::health::Settings,
@@ -26,31 +26,32 @@ pub struct Settings {
     pub sandbox: Sandbox,
 }
 
-/// How the card processor is talked to.
+/// Calls to the card processor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Processor {
-    /// Milliseconds that one exchange may take; less when the caller has less. 100 to 60,000, default 3,000.
+    /// Milliseconds that one call may take; less if the caller's deadline is earlier. 100 to 60,000, default
+    /// 3,000.
     pub timeout_ms: u64,
-    /// Milliseconds between looks for operations without an answer. 10 to 60,000, default 250.
+    /// Milliseconds between two polls for open operations. 10 to 60,000, default 250.
     pub poll_ms: u64,
-    /// Milliseconds before the processor is first asked what became of a call; doubled with every further time.
+    /// Milliseconds before the first query for the status of a call; doubled with every further query.
     /// 10 to 60,000, default 500.
     pub ask_again_ms: u64,
-    /// The longest wait between two times in milliseconds. At least `ask_again_ms`, at most 3,600,000,
+    /// The longest delay between two queries in milliseconds. At least `ask_again_ms`, at most 3,600,000,
     /// default 60,000.
     pub ask_again_max_ms: u64,
-    /// Operations resumed at once. 1 to 64, default 8.
+    /// Operations that are resumed at the same time. 1 to 64, default 8.
     pub resume_concurrency: u16,
 }
 
-/// How long money may stay set aside.
+/// The lifetime of authorizations.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Authorization {
     /// Seconds until an uncaptured authorization lapses. 1 to 2,592,000 (30 days), default 604,800 (7 days).
     pub lifetime_s: u32,
-    /// Milliseconds between looks for lapsed ones. 10 to 3,600,000, default 10,000.
+    /// Milliseconds between two sweeps for lapsed authorizations. 10 to 3,600,000, default 10,000.
     pub sweep_ms: u64,
 }
 
@@ -58,8 +59,8 @@ pub struct Authorization {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ledger {
-    /// Milliseconds between two foldings of new entries into the totals, which make a trial balance quick. 10 to 3,600,000,
-    /// default 5,000. A trial balance is exact whatever it is.
+    /// Milliseconds between two folds of new entries into the totals that make a trial balance fast. 10 to
+    /// 3,600,000, default 5,000. It does not affect the exactness of a trial balance.
     pub fold_ms: u64,
 }
 
@@ -69,9 +70,9 @@ pub struct Ledger {
 pub struct Sandbox {
     /// Milliseconds that `tok_slow` takes. 0 to 600,000, default 1,000.
     pub slow_ms: u64,
-    /// Milliseconds after which a connection that got no answer is closed. 1 to 600,000, default 30,000.
+    /// Milliseconds after which a connection without an answer is closed. 1 to 600,000, default 30,000.
     pub hang_ms: u64,
-    /// Connections to its own records at most. 1 to 100, default 8.
+    /// The maximum number of connections to its own records. 1 to 100, default 8.
     pub max_connections: u32,
 }
 
@@ -142,19 +143,19 @@ impl Processor {
         violations.require(concurrency, "resume_concurrency", "must be 1 to 64");
     }
 
-    /// The longest that one exchange may take.
+    /// The longest time that one call may take.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
 
-    /// How long an operation belongs to the one who works on it: two exchanges, of an authorization and of the capture that
-    /// follows it, and the transaction after them.
+    /// The lease of an operation. It covers two calls, of an authorization and of the capture that follows it, and
+    /// the transaction after them.
     pub fn lease(&self) -> Duration {
         self.timeout() * 2 + Duration::from_secs(2)
     }
 
-    /// The wait before the processor is asked for the `attempts`th time.
-    pub fn ask_again_in(&self, attempts: u32) -> Duration {
+    /// The delay before the `attempts`th query.
+    pub fn query_delay(&self, attempts: u32) -> Duration {
         let doubled = self
             .ask_again_ms
             .saturating_mul(1 << attempts.saturating_sub(1).min(20));
@@ -163,7 +164,7 @@ impl Processor {
 }
 
 impl Authorization {
-    /// How long an authorization holds.
+    /// The time until an uncaptured authorization lapses.
     pub fn lifetime(&self) -> time::Duration {
         time::Duration::seconds(self.lifetime_s.into())
     }
@@ -212,7 +213,7 @@ impl Default for Authorization {
 }
 
 impl Ledger {
-    /// Between two foldings.
+    /// The time between two folds.
     pub fn fold_interval(&self) -> Duration {
         Duration::from_millis(self.fold_ms)
     }
@@ -241,14 +242,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_break_no_rule() {
+    fn the_defaults_are_valid() {
         let mut violations = Violations::new();
         Settings::default().check(&mut violations);
         assert_eq!(violations.to_string(), "");
     }
 
     #[test]
-    fn every_violation_is_told_at_once() {
+    fn all_violations_are_reported_together() {
         let mut settings = Settings::default();
         settings.processor.timeout_ms = 1;
         settings.processor.ask_again_max_ms = 1;
@@ -274,14 +275,14 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_between_questions_doubles_up_to_its_bound() {
+    fn the_delay_between_queries_doubles_up_to_its_bound() {
         let settings = Processor {
             ask_again_ms: 500,
             ask_again_max_ms: 3_000,
             ..Processor::default()
         };
         let waits: Vec<_> = (1..=5)
-            .map(|attempts| settings.ask_again_in(attempts).as_millis())
+            .map(|attempts| settings.query_delay(attempts).as_millis())
             .collect();
         assert_eq!(waits, [500, 1_000, 2_000, 3_000, 3_000]);
     }

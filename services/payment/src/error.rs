@@ -1,4 +1,4 @@
-//! Everything that can go wrong in a use case, and the status that it becomes.
+//! The errors of the use cases, and the gRPC status of each.
 
 use std::time::Duration;
 
@@ -15,58 +15,58 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Also when it is another facility's.
+    /// Also if the payment belongs to another facility.
     #[error("no such payment: {0}")]
     NotFound(String),
     #[error("{field} {problem}")]
     Invalid { field: &'static str, problem: String },
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the order has nothing that waits for a payment method; its payment is {0}")]
+    #[error("no payment of the order waits for a payment method; its payment is {0}")]
     NothingDue(State),
-    /// Something else is being asked of the processor for this payment.
-    #[error("another operation on this payment is under way")]
+    /// The payment has another open operation.
+    #[error("another operation on this payment is in progress")]
     Busy,
-    /// Another request has created the payment in this moment.
+    /// A concurrent request has created the payment.
     #[error("another request was quicker")]
     LostRace,
     #[error("the processor has refused: {reason}")]
     ProcessorRefused { kind: Kind, reason: String },
-    /// The outcome is not known yet; it is found out in the background.
-    #[error("the processor has not answered; the outcome is being found out")]
-    NoAnswer,
+    /// The outcome is not known yet; a background worker resolves it.
+    #[error("the processor has not answered; the outcome is being resolved")]
+    ProcessorTimeout,
     /// Nothing was sent to the processor.
     #[error("the processor cannot be reached; nothing was sent to it")]
-    Unreachable,
-    #[error("the caller's time is over")]
-    OutOfTime,
-    /// The same request is still being carried out.
+    ProcessorUnreachable,
+    #[error("the caller's deadline has passed")]
+    DeadlineExceeded,
+    /// An earlier request with the same key has not ended yet.
     #[error("the same request is still being carried out")]
     InProgress,
     #[error(transparent)]
     Idempotency(#[from] idempotency::Error),
-    #[error("a sum in {0} is too large to be told; ask for one order, or for another currency")]
+    #[error("a sum in {0} is too large to be returned; request one order, or another currency")]
     SumTooLarge(Currency),
-    #[error("the ledger cannot take it")]
+    #[error("the ledger transaction cannot be booked")]
     Ledger(#[from] Unbookable),
     #[error("the event cannot be appended")]
     Event(#[from] events::Error),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    #[error("a stored answer cannot be read")]
-    Answer(#[from] prost::DecodeError),
-    /// Rows contradict each other.
-    #[error("operation {0} has lost its payment")]
-    Orphan(Uuid),
-    /// Its transaction has not begun, or another request of that has failed with the database.
+    #[error("a stored response cannot be decoded")]
+    StoredResponse(#[from] prost::DecodeError),
+    /// Rows of the operation or payment with this id are missing or contradict each other.
+    #[error("the rows of {0} are inconsistent")]
+    Inconsistent(Uuid),
+    /// The request's transaction has not begun, or has failed in a database outage together with another request.
     #[error("the request was not carried out: {}", status.message())]
-    NotCarriedOut { status: Box<Status>, is_passing: bool },
+    NotExecuted { status: Box<Status>, is_transient: bool },
 }
 
 impl Error {
-    /// Whether another operation of the same request stands in the way: it was carried out before, so long ago that its
-    /// answer is forgotten.
-    pub(crate) fn is_begun_before(&self) -> bool {
+    /// Whether the same request has an operation already: it was executed before, and its stored response has
+    /// expired.
+    pub(crate) fn is_duplicate_request(&self) -> bool {
         match self {
             Error::Database(error) => error
                 .as_database_error()
@@ -75,15 +75,15 @@ impl Error {
         }
     }
 
-    /// Whether the database cannot be used now.
+    /// Whether the database is unavailable.
     pub fn is_outage(&self) -> bool {
         self.fault() == Some(Fault::Outage)
     }
 
-    /// Whether the database failed in a way that passes: the same work may succeed when it is done again.
-    pub fn is_passing(&self) -> bool {
+    /// Whether the database failed in a transient way: the same work may succeed if it is repeated.
+    pub fn is_transient(&self) -> bool {
         match self {
-            Error::NotCarriedOut { is_passing, .. } => *is_passing,
+            Error::NotExecuted { is_transient, .. } => *is_transient,
             error => error.fault().is_some_and(Fault::is_passing),
         }
     }
@@ -100,13 +100,11 @@ impl Error {
 
 impl From<Refused<Error>> for Error {
     fn from(refused: Refused<Error>) -> Self {
-        let is_passing = refused.is_passing();
-        refused
-            .into_failure()
-            .unwrap_or_else(|status| Self::NotCarriedOut {
-                status: Box::new(status),
-                is_passing,
-            })
+        let is_transient = refused.is_passing();
+        refused.into_failure().unwrap_or_else(|status| Self::NotExecuted {
+            status: Box::new(status),
+            is_transient,
+        })
     }
 }
 
@@ -116,37 +114,38 @@ impl From<Error> for Status {
         match error {
             Error::NotFound(id) => status::not_found("payment", id),
             Error::Invalid { field, problem } => status::invalid_field(field, problem),
-            Error::Refused(refusal) => refused(&refusal),
+            Error::Refused(refusal) => payment_refusal(&refusal),
             Error::NothingDue(state) => status::failed_precondition(nothing_due(state), text),
             Error::Busy => status::aborted("PAYMENT_BUSY", text, Duration::from_millis(200)),
             Error::LostRace => status::aborted("LOST_RACE", text, Duration::from_millis(50)),
             Error::ProcessorRefused { kind, .. } => {
                 status::failed_precondition(processor_refused(kind), text)
             }
-            Error::NoAnswer => status::unavailable("PROCESSOR_TIMEOUT", text),
-            Error::Unreachable => status::unavailable("PROCESSOR_UNREACHABLE", text),
+            Error::ProcessorTimeout => status::unavailable("PROCESSOR_TIMEOUT", text),
+            Error::ProcessorUnreachable => status::unavailable("PROCESSOR_UNREACHABLE", text),
             Error::SumTooLarge(_) => status::failed_precondition("SUM_TOO_LARGE", text),
-            Error::NotCarriedOut { status, .. } => *status,
-            Error::OutOfTime => status::out_of_time(),
+            Error::NotExecuted { status, .. } => *status,
+            Error::DeadlineExceeded => status::out_of_time(),
             Error::InProgress => idempotency::in_progress(),
             Error::Idempotency(error) => error.into(),
-            Error::Database(error) if is_ledgers(&error) => status::internal(&error),
+            Error::Database(error) if is_ledger_constraint(&error) => status::internal(&error),
             Error::Database(error) => status::database(&error),
             Error::Event(events::Error::Database(error)) => status::database(&error),
-            error @ (Error::Ledger(_) | Error::Event(_) | Error::Answer(_) | Error::Orphan(_)) => {
-                status::internal(&error)
-            }
+            error @ (Error::Ledger(_)
+            | Error::Event(_)
+            | Error::StoredResponse(_)
+            | Error::Inconsistent(_)) => status::internal(&error),
         }
     }
 }
 
-/// The ledger's own rules are broken by a fault of this service, never by a request: what was asked for is not refused.
-fn is_ledgers(error: &sqlx::Error) -> bool {
+/// Whether a constraint of the ledger failed. Only a fault of this service breaks one, never a request.
+fn is_ledger_constraint(error: &sqlx::Error) -> bool {
     let constraint = error.as_database_error().and_then(|error| error.constraint());
     constraint.is_some_and(|name| name.starts_with("ledger_"))
 }
 
-fn refused(refusal: &Refusal) -> Status {
+fn payment_refusal(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
         Refusal::State(state) => status::failed_precondition(wrong_state(*state), text),

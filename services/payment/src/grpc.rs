@@ -1,47 +1,40 @@
-//! Decode, use case, encode.
+//! The gRPC services: decodes a request, executes its use case, encodes the response.
 
+mod decode;
+pub mod encode;
 mod ledger;
 
 use chassis::{
     Identity, PageTokens, bulk, idempotency,
-    idempotency::Key,
     page::{self, List},
     status,
 };
-use mesh::Context;
-use money::Money;
-use prost::Message;
-use proto::{
-    google::r#type::Money as WireMoney,
-    payment::v1::{
-        AuthorizePaymentRequest, AuthorizePaymentResponse, AuthorizePaymentsRequest,
-        AuthorizePaymentsResponse, AuthorizePaymentsResult, CapturePaymentRequest, CapturePaymentResponse,
-        GetPaymentRequest, GetPaymentResponse, ListPaymentsRequest, ListPaymentsResponse, PayOrderRequest,
-        PayOrderResponse, RefundPaymentRequest, RefundPaymentResponse, VoidPaymentRequest,
-        VoidPaymentResponse, authorize_payments_result::Result as AuthorizeResult,
-        payment_service_server::PaymentService,
-    },
+use proto::payment::v1::{
+    AuthorizePaymentRequest, AuthorizePaymentResponse, AuthorizePaymentsRequest, AuthorizePaymentsResponse,
+    AuthorizePaymentsResult, CapturePaymentRequest, CapturePaymentResponse, GetPaymentRequest,
+    GetPaymentResponse, ListPaymentsRequest, ListPaymentsResponse, PayOrderRequest, PayOrderResponse,
+    RefundPaymentRequest, RefundPaymentResponse, VoidPaymentRequest, VoidPaymentResponse,
+    authorize_payments_result::Result as AuthorizeResult, payment_service_server::PaymentService,
 };
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::{
-    authorize_payment::{AuthorizePayment, authorize_payment},
-    capture_payment::{CapturePayment, capture_payment},
-    desk::{self, Answer, Desk},
-    pay_order::{PayOrder, pay_order},
-    payment::Purpose,
-    read_payments::{Named, get_payment, list_payments},
-    refund_payment::{RefundPayment, refund_payment},
+    app::App,
+    authorize_payment::{self, AuthorizePayment},
+    capture_payment::{self, CapturePayment},
+    pay_order::{self, PayOrder},
+    read_payments::{PaymentRef, get_payment, list_payments},
+    refund_payment::{self, RefundPayment},
+    response,
     store::Filter,
-    void_payment::{VoidPayment, void_payment},
-    wire,
+    void_payment::{self, VoidPayment},
 };
 
 /// Serves PaymentService and LedgerService.
 #[derive(Clone)]
 pub struct Grpc {
-    pub desk: Desk,
+    pub app: App,
     pub pages: PageTokens,
 }
 
@@ -51,18 +44,18 @@ impl PaymentService for Grpc {
         &self,
         request: Request<AuthorizePaymentRequest>,
     ) -> Result<Response<AuthorizePaymentResponse>, Status> {
-        let made = made("AuthorizePayment", &request, &request.get_ref().request_id)?;
+        let decoded = decode::request("AuthorizePayment", &request, &request.get_ref().request_id)?;
         let message = request.into_inner();
         let command = AuthorizePayment {
-            order_id: id("order_id", &message.order_id)?,
-            purpose: purpose(message.purpose)?,
-            amount: amount(message.amount.as_ref())?
+            order_id: decode::id("order_id", &message.order_id)?,
+            purpose: decode::purpose(message.purpose)?,
+            amount: decode::amount(message.amount.as_ref())?
                 .ok_or_else(|| status::invalid_field("amount", "must be set"))?,
             method: message.payment_method,
             capture: message.capture,
         };
-        let answer = authorize_payment(&self.desk, &made, command).await?;
-        Ok(respond(answer, |payment| AuthorizePaymentResponse {
+        let response = authorize_payment::execute(&self.app, &decoded, command).await?;
+        Ok(encode_response(response, |payment| AuthorizePaymentResponse {
             payment: Some(payment),
         }))
     }
@@ -88,14 +81,14 @@ impl PaymentService for Grpc {
         &self,
         request: Request<CapturePaymentRequest>,
     ) -> Result<Response<CapturePaymentResponse>, Status> {
-        let made = made("CapturePayment", &request, &request.get_ref().request_id)?;
+        let decoded = decode::request("CapturePayment", &request, &request.get_ref().request_id)?;
         let message = request.into_inner();
         let command = CapturePayment {
-            id: id("id", &message.id)?,
-            amount: amount(message.amount.as_ref())?,
+            id: decode::id("id", &message.id)?,
+            amount: decode::amount(message.amount.as_ref())?,
         };
-        let answer = capture_payment(&self.desk, &made, command).await?;
-        Ok(respond(answer, |payment| CapturePaymentResponse {
+        let response = capture_payment::execute(&self.app, &decoded, command).await?;
+        Ok(encode_response(response, |payment| CapturePaymentResponse {
             payment: Some(payment),
         }))
     }
@@ -104,15 +97,15 @@ impl PaymentService for Grpc {
         &self,
         request: Request<VoidPaymentRequest>,
     ) -> Result<Response<VoidPaymentResponse>, Status> {
-        let made = made("VoidPayment", &request, &request.get_ref().request_id)?;
+        let decoded = decode::request("VoidPayment", &request, &request.get_ref().request_id)?;
         let message = request.into_inner();
         let command = VoidPayment {
-            order_id: id("order_id", &message.order_id)?,
-            purpose: purpose(message.purpose)?,
+            order_id: decode::id("order_id", &message.order_id)?,
+            purpose: decode::purpose(message.purpose)?,
             reason: message.reason,
         };
-        let answer = void_payment(&self.desk, &made, command).await?;
-        Ok(respond(answer, |payment| VoidPaymentResponse {
+        let response = void_payment::execute(&self.app, &decoded, command).await?;
+        Ok(encode_response(response, |payment| VoidPaymentResponse {
             payment: Some(payment),
         }))
     }
@@ -121,16 +114,19 @@ impl PaymentService for Grpc {
         &self,
         request: Request<RefundPaymentRequest>,
     ) -> Result<Response<RefundPaymentResponse>, Status> {
-        let made = made("RefundPayment", &request, &request.get_ref().request_id)?;
+        let decoded = decode::request("RefundPayment", &request, &request.get_ref().request_id)?;
         let message = request.into_inner();
-        let (id, amount) = (id("id", &message.id)?, amount(message.amount.as_ref())?);
+        let (id, amount) = (
+            decode::id("id", &message.id)?,
+            decode::amount(message.amount.as_ref())?,
+        );
         let command = RefundPayment {
             id,
             amount,
             reason: message.reason,
         };
-        let answer = refund_payment(&self.desk, &made, command).await?;
-        Ok(respond(answer, |payment| RefundPaymentResponse {
+        let response = refund_payment::execute(&self.app, &decoded, command).await?;
+        Ok(encode_response(response, |payment| RefundPaymentResponse {
             payment: Some(payment),
         }))
     }
@@ -139,14 +135,14 @@ impl PaymentService for Grpc {
         &self,
         request: Request<PayOrderRequest>,
     ) -> Result<Response<PayOrderResponse>, Status> {
-        let made = made("PayOrder", &request, &request.get_ref().request_id)?;
+        let decoded = decode::request("PayOrder", &request, &request.get_ref().request_id)?;
         let message = request.into_inner();
         let command = PayOrder {
-            order_id: id("order_id", &message.order_id)?,
+            order_id: decode::id("order_id", &message.order_id)?,
             method: message.payment_method,
         };
-        let answer = pay_order(&self.desk, &made, command).await?;
-        Ok(respond(answer, |payment| PayOrderResponse {
+        let response = pay_order::execute(&self.app, &decoded, command).await?;
+        Ok(encode_response(response, |payment| PayOrderResponse {
             payment: Some(payment),
         }))
     }
@@ -157,12 +153,15 @@ impl PaymentService for Grpc {
     ) -> Result<Response<GetPaymentResponse>, Status> {
         let facility = Identity::of(&request)?.facility;
         let message = request.into_inner();
-        let named = if message.id.is_empty() {
-            Named::Of(id("order_id", &message.order_id)?, purpose(message.purpose)?)
+        let payment = if message.id.is_empty() {
+            PaymentRef::OrderPurpose(
+                decode::id("order_id", &message.order_id)?,
+                decode::purpose(message.purpose)?,
+            )
         } else {
-            Named::Id(id("id", &message.id)?)
+            PaymentRef::Id(decode::id("id", &message.id)?)
         };
-        let payment = get_payment(&self.desk, &facility, named).await?;
+        let payment = get_payment(&self.app, &facility, payment).await?;
         Ok(Response::new(GetPaymentResponse {
             payment: Some(payment),
         }))
@@ -175,8 +174,8 @@ impl PaymentService for Grpc {
         let facility = Identity::of(&request)?.facility;
         let message = request.into_inner();
         let filter = Filter {
-            order_id: optional_id("order_id", &message.order_id)?,
-            state: wire::state_of(message.state),
+            order_id: decode::optional_id("order_id", &message.order_id)?,
+            state: decode::state(message.state),
         };
         let list = List {
             method: "payment.v1.PaymentService/ListPayments",
@@ -185,7 +184,7 @@ impl PaymentService for Grpc {
         };
         let after: Option<Uuid> = self.pages.decode(&list, &message.page_token)?;
         let size = page::size(message.page_size)?;
-        let (payments, next) = list_payments(&self.desk, &facility, filter, after, size).await?;
+        let (payments, next) = list_payments(&self.app, &facility, filter, after, size).await?;
         let next = next.map(|next| self.pages.encode(&list, &next)).transpose()?;
         Ok(Response::new(ListPaymentsResponse {
             payments,
@@ -194,42 +193,14 @@ impl PaymentService for Grpc {
     }
 }
 
-/// What makes this request and its repetitions one.
-fn made<M: Message>(method: &str, request: &Request<M>, request_id: &str) -> Result<desk::Request, Status> {
-    let method = format!("payment.v1.PaymentService/{method}");
-    Ok(desk::Request {
-        facility: Identity::of(request)?.facility,
-        key: Key::of(&method, request_id, request.get_ref())?,
-        deadline: request.extensions().get::<Context>().and_then(Context::deadline),
-    })
-}
-
-fn respond<M>(answer: Answer, response: impl FnOnce(proto::payment::v1::Payment) -> M) -> Response<M> {
-    let message = response(answer.payment);
-    if answer.replayed {
+fn encode_response<M>(
+    response: response::Response,
+    encode: impl FnOnce(proto::payment::v1::Payment) -> M,
+) -> Response<M> {
+    let message = encode(response.payment);
+    if response.replayed {
         idempotency::replayed(message)
     } else {
         Response::new(message)
     }
-}
-
-fn id(field: &str, text: &str) -> Result<Uuid, Status> {
-    Uuid::parse_str(text).map_err(|_| status::invalid_field(field, "must be a UUID"))
-}
-
-fn optional_id(field: &str, text: &str) -> Result<Option<Uuid>, Status> {
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        id(field, text).map(Some)
-    }
-}
-
-fn purpose(wire: i32) -> Result<Purpose, Status> {
-    wire::purpose_of(wire).ok_or_else(|| status::invalid_field("purpose", "must be SHARE or BALANCE"))
-}
-
-fn amount(wire: Option<&WireMoney>) -> Result<Option<Money>, Status> {
-    wire.map(|wire| wire::money(wire).map_err(|problem| status::invalid_field("amount", problem)))
-        .transpose()
 }

@@ -1,4 +1,4 @@
-//! The double-entry ledger: which accounts each cause moves money between. Nothing booked is ever changed.
+//! The double-entry ledger: the accounts between which each cause moves money. A booked transaction never changes.
 
 use money::{Currency, Money};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ pub enum Account {
     Rounding,
 }
 
-/// Why something is booked.
+/// The cause of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     OrderFulfilled,
@@ -31,14 +31,14 @@ pub enum Cause {
     Rounding,
 }
 
-/// What a transaction belongs to.
+/// The order and payment of a transaction, and what caused it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub order_id: Uuid,
     pub payment_id: Option<Uuid>,
     /// The event or request that caused it.
     pub causation_id: Uuid,
-    /// The event or processor operation that it books; with the cause it is booked once.
+    /// The event or processor operation that it books. Each source is booked once per cause.
     pub source_id: Uuid,
 }
 
@@ -71,30 +71,30 @@ impl Transaction {
             (Account::PatientReceivable, Account::Revenue, share),
             (Account::PayerReceivable, Account::Revenue, net),
         ];
-        Self::of(Cause::OrderFulfilled, origin, moves)
+        Self::new(Cause::OrderFulfilled, origin, moves)
     }
 
-    /// Revenue given up again.
+    /// Revenue reversed by a return.
     pub fn order_returned(origin: Origin, share: Money, net: Money) -> Booking {
         let moves = [
             (Account::Revenue, Account::PatientReceivable, share),
             (Account::Revenue, Account::PayerReceivable, net),
         ];
-        Self::of(Cause::OrderReturned, origin, moves)
+        Self::new(Cause::OrderReturned, origin, moves)
     }
 
     /// The patient has paid.
     pub fn payment_captured(origin: Origin, amount: Money) -> Booking {
-        Self::of(
+        Self::new(
             Cause::PaymentCaptured,
             origin,
             [(Account::Cash, Account::PatientReceivable, amount)],
         )
     }
 
-    /// The patient got money back.
+    /// The patient was refunded.
     pub fn refund(origin: Origin, amount: Money) -> Booking {
-        Self::of(
+        Self::new(
             Cause::Refund,
             origin,
             [(Account::PatientReceivable, Account::Cash, amount)],
@@ -106,68 +106,66 @@ impl Transaction {
         let moves = lines
             .into_iter()
             .map(|amount| (Account::PayerCash, Account::PayerReceivable, amount));
-        Self::of(Cause::RemittancePaid, origin, moves)
+        Self::new(Cause::RemittancePaid, origin, moves)
     }
 
-    /// The payer has taken back, line by line; the amounts are positive.
+    /// The payer has taken money back, line by line; the amounts are positive.
     pub fn takeback(origin: Origin, lines: impl IntoIterator<Item = Money>) -> Booking {
         let moves = lines
             .into_iter()
             .map(|amount| (Account::PayerReceivable, Account::PayerCash, amount));
-        Self::of(Cause::Takeback, origin, moves)
+        Self::new(Cause::Takeback, origin, moves)
     }
 
-    /// What the payer refused has become the patient's debt.
+    /// The patient owes an amount that the payer has denied.
     pub fn denial_transferred(origin: Origin, amount: Money) -> Booking {
         let moves = [(Account::PatientReceivable, Account::PayerReceivable, amount)];
-        Self::of(Cause::DenialTransferred, origin, moves)
+        Self::new(Cause::DenialTransferred, origin, moves)
     }
 
-    /// What the payer and what the patient will never pay.
+    /// The amounts of the payer and of the patient that will never be paid.
     pub fn write_off(origin: Origin, payers: Money, patients: Money) -> Booking {
         let moves = [
             (Account::BadDebt, Account::PayerReceivable, payers),
             (Account::BadDebt, Account::PatientReceivable, patients),
         ];
-        Self::of(Cause::WriteOff, origin, moves)
+        Self::new(Cause::WriteOff, origin, moves)
     }
 
-    /// The payer has paid what had become the patient's debt: the patient owes less.
+    /// The payer has paid an amount that was transferred to the patient: the patient owes less.
     pub fn transfer_reversed(origin: Origin, amount: Money) -> Booking {
         let moves = [(Account::PayerReceivable, Account::PatientReceivable, amount)];
-        Self::of(Cause::TransferReversed, origin, moves)
+        Self::new(Cause::TransferReversed, origin, moves)
     }
 
-    /// What was written off of the payer's or the patient's part was paid after all.
+    /// Amounts of the payer or the patient that were written off and then paid.
     pub fn write_off_reversed(origin: Origin, payers: Money, patients: Money) -> Booking {
         let moves = [
             (Account::PayerReceivable, Account::BadDebt, payers),
             (Account::PatientReceivable, Account::BadDebt, patients),
         ];
-        Self::of(Cause::WriteOffReversed, origin, moves)
+        Self::new(Cause::WriteOffReversed, origin, moves)
     }
 
-    /// The last hundredth by which a claim and its activities differ: left open by the payer when positive, paid too
-    /// much when negative.
+    /// The hundredth by which a claim differs from the sum of its activities: unpaid by the payer if positive,
+    /// overpaid if negative.
     pub fn rounding(origin: Origin, amount: Money) -> Booking {
         let (debit, credit) = (Account::Rounding, Account::PayerReceivable);
-        let moves = match amount.is_negative() {
-            true => (
-                credit,
-                debit,
-                amount.checked_neg().map_err(|_| Unbookable(amount))?,
-            ),
-            false => (debit, credit, amount),
+        let moves = if amount.is_negative() {
+            let overpaid = amount.checked_neg().map_err(|_| Unbookable(amount))?;
+            (credit, debit, overpaid)
+        } else {
+            (debit, credit, amount)
         };
-        Self::of(Cause::Rounding, origin, [moves])
+        Self::new(Cause::Rounding, origin, [moves])
     }
 
-    /// The entries, a debit and its credit side by side.
+    /// The entries, each debit next to its credit.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    fn of(
+    fn new(
         cause: Cause,
         origin: Origin,
         moves: impl IntoIterator<Item = (Account, Account, Money)>,
@@ -201,7 +199,7 @@ impl Transaction {
     }
 }
 
-/// A transaction; none when no amount is above zero.
+/// A transaction; `None` if no amount is above zero.
 pub type Booking = Result<Option<Transaction>, Unbookable>;
 
 impl Account {
@@ -215,7 +213,7 @@ impl Account {
         Self::Rounding,
     ];
 
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::PatientReceivable => "PATIENT_RECEIVABLE",
@@ -228,8 +226,8 @@ impl Account {
         }
     }
 
-    /// The account of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The account with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|account| account.name() == name)
     }
 }
@@ -249,7 +247,7 @@ impl Cause {
         Self::Rounding,
     ];
 
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::OrderFulfilled => "ORDER_FULFILLED",
@@ -266,8 +264,8 @@ impl Cause {
         }
     }
 
-    /// The cause of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The cause with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.name() == name)
     }
 }

@@ -1,4 +1,5 @@
-//! The payment service: takes, releases and gives back the patient's money, and keeps the ledger of all money.
+//! The payment service: authorizes, captures, voids and refunds the patient's payments, and keeps the ledger of
+//! all money.
 
 pub mod config;
 pub mod service;
@@ -12,23 +13,25 @@ pub mod pay_order;
 pub mod refund_payment;
 pub mod void_payment;
 
-pub mod expire_authorizations;
-pub mod fold_ledger;
-pub mod resolve_unknown;
-
 pub mod read_ledger;
 pub mod read_payments;
 
-pub mod changes;
+pub mod worker;
+
+pub mod app;
+pub mod request;
+pub mod response;
+
+pub mod begin_operations;
+pub mod call_processor;
 pub mod command;
-pub mod conduct;
-pub mod desk;
-pub mod exchange;
-pub mod finishing;
-pub mod let_go;
-pub mod publish;
-pub mod settle;
-pub mod starting;
+pub mod execute;
+pub mod record_outcomes;
+pub mod release_lease;
+
+pub mod apply_outcome;
+pub mod changes;
+pub mod events;
 
 pub mod ledger;
 pub mod operation;
@@ -38,7 +41,6 @@ pub mod processor;
 pub mod sandbox;
 
 pub mod store;
-pub mod wire;
 
 pub mod error;
 

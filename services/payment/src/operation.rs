@@ -1,4 +1,4 @@
-//! One effect that is wanted of the processor.
+//! One operation of the card processor on a payment.
 
 use money::Money;
 use uuid::Uuid;
@@ -8,59 +8,59 @@ use crate::{
     processor::Outcome,
 };
 
-/// An effect wanted of the processor. Its id is the key of every call made for it.
+/// An operation of the processor. Its id is the idempotency key of every call made for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     pub id: Uuid,
     pub payment_id: Uuid,
     pub kind: Kind,
     pub state: State,
-    /// What the request started with; itself, unless it follows another operation.
+    /// The first operation of the request; its own id, unless it follows another operation.
     pub root_id: Uuid,
-    /// The authorization that it builds on; its own id for an authorization.
+    /// The authorization that it works on; its own id for an authorization.
     pub authorization_id: Uuid,
     pub amount: Money,
     pub method: String,
-    /// What the processor is told that an authorization is for.
+    /// The merchant's reference that an authorization is sent with.
     pub merchant_reference: String,
-    /// Why a void or refund is wanted.
+    /// The reason of a void or refund.
     pub reason: String,
-    /// Of an authorization: the capture follows by itself.
+    /// For an authorization: a capture follows when it is approved.
     pub then_capture: bool,
-    /// Of a refund: what the same request is still to give back of other charges, in minor units.
+    /// For a refund: the amount that the same request still has to refund from other charges, in minor units.
     pub remaining: i64,
-    /// The processor's own number of it.
+    /// The processor's own reference.
     pub reference: String,
     /// Why the processor refused.
     pub refusal: String,
     pub request_id: Uuid,
-    /// How often it was resumed.
+    /// How often its lease was acquired again.
     pub attempts: u32,
 }
 
-/// What is wanted.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Authorize,
     Capture,
     Void,
-    /// A void because the authorization has lapsed.
+    /// A void of an authorization that has lapsed.
     Expire,
-    /// A void of an authorization that its payment has no use for any more.
+    /// A void of an authorization that its payment no longer needs.
     Release,
     Refund,
 }
 
-/// How far it has come.
+/// The state of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// About to be sent, or sent a moment ago.
+    /// About to be sent, or sent and not answered yet.
     Running,
-    /// Sent; no answer came.
+    /// Sent; no answer came in time.
     Unknown,
     Succeeded,
     Refused,
-    /// A void has overtaken it.
+    /// Replaced by a void before its outcome was known.
     Abandoned,
 }
 
@@ -69,7 +69,7 @@ impl Operation {
     pub fn authorize(id: Uuid, payment: &Payment, amount: Money, request_id: Uuid) -> Self {
         let method = payment.method.clone();
         let merchant_reference = format!("{}:{}", payment.order_id, payment.purpose.name());
-        let base = Self::following(id, Kind::Authorize, payment.id, id, amount);
+        let base = Self::on_authorization(id, Kind::Authorize, payment.id, id, amount);
         Self {
             method,
             merchant_reference,
@@ -78,8 +78,14 @@ impl Operation {
         }
     }
 
-    /// What is done to the authorization `authorization_id`.
-    pub fn following(id: Uuid, kind: Kind, payment_id: Uuid, authorization_id: Uuid, amount: Money) -> Self {
+    /// An operation of `kind` on the authorization `authorization_id`.
+    pub fn on_authorization(
+        id: Uuid,
+        kind: Kind,
+        payment_id: Uuid,
+        authorization_id: Uuid,
+        amount: Money,
+    ) -> Self {
         Self {
             id,
             payment_id,
@@ -100,14 +106,14 @@ impl Operation {
         }
     }
 
-    /// The operation that follows this one by itself, for the same request. The id of a capture is the one after its
-    /// authorization's: whoever resumes the authorization asks for the same capture.
+    /// The follow-up operation of the same request. The id of a capture is its authorization's id plus one, so
+    /// that every process that resumes the authorization sends the same capture.
     pub fn next(&self, kind: Kind) -> Self {
         let id = match (self.kind, kind) {
             (Kind::Authorize, Kind::Capture) => Uuid::from_u128(self.id.as_u128().wrapping_add(1)),
             _ => Uuid::now_v7(),
         };
-        let next = Self::following(id, kind, self.payment_id, self.authorization_id, self.amount);
+        let next = Self::on_authorization(id, kind, self.payment_id, self.authorization_id, self.amount);
         Self {
             root_id: self.root_id,
             request_id: self.request_id,
@@ -115,8 +121,8 @@ impl Operation {
         }
     }
 
-    /// The processor has answered finally.
-    pub fn end(&mut self, outcome: &Outcome) {
+    /// Records the processor's final outcome.
+    pub fn complete(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Approved { reference } => {
                 self.state = State::Succeeded;
@@ -129,24 +135,25 @@ impl Operation {
         }
     }
 
-    /// A void has overtaken it.
+    /// Marks it as replaced by a void.
     pub fn abandon(&mut self) {
         self.state = State::Abandoned;
     }
 
-    /// Whether the processor's final answer is still to come.
+    /// Whether the processor's final outcome is not recorded yet.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Running | State::Unknown)
     }
 
-    /// Whether the request that brought it about is answered only when it has ended. An order asks for the capture of its
-    /// share by a request of its own when that is missing; nobody but the patient would for a balance.
-    pub fn is_waited_for(&self, purpose: Purpose) -> bool {
-        !(self.kind == Kind::Capture && self.follows() && purpose == Purpose::Share)
+    /// Whether its request is answered only after it has ended. The capture of a share is not awaited: if it is
+    /// missing, the order requests it separately. The capture of a balance is awaited, because only the patient
+    /// could request it again.
+    pub fn is_awaited(&self, purpose: Purpose) -> bool {
+        !(self.kind == Kind::Capture && self.is_follow_up() && purpose == Purpose::Share)
     }
 
-    /// Whether another operation brought it about.
-    pub fn follows(&self) -> bool {
+    /// Whether it follows another operation.
+    pub fn is_follow_up(&self) -> bool {
         self.root_id != self.id
     }
 }
@@ -161,7 +168,7 @@ impl Kind {
         Self::Refund,
     ];
 
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::Authorize => "AUTHORIZE",
@@ -173,8 +180,8 @@ impl Kind {
         }
     }
 
-    /// The kind of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The kind with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
@@ -188,7 +195,7 @@ impl State {
         Self::Abandoned,
     ];
 
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "RUNNING",
@@ -199,8 +206,8 @@ impl State {
         }
     }
 
-    /// The state of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The state with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }

@@ -1,15 +1,18 @@
-//! Pays what waits for a payment method: the share of an unpaid order, or the balance that the payer left.
+//! Authorizes the payment of an order that waits for a payment method: the patient's share, or the balance that
+//! the payer has denied.
 
 use uuid::Uuid;
 
 use crate::{
+    app::App,
     changes::Changes,
-    command::{Command, Found, Intent},
-    conduct::conduct,
-    desk::{Answer, Desk, Request},
+    command::{Command, PaymentSnapshot, PendingCommand},
     error::Error,
+    execute,
     operation::Operation,
     payment::{Purpose, State},
+    request::Request,
+    response::Response,
     store::locks::Target,
 };
 
@@ -19,8 +22,8 @@ pub struct PayOrder {
     pub method: String,
 }
 
-pub async fn pay_order(desk: &Desk, request: &Request, command: PayOrder) -> Result<Answer, Error> {
-    conduct(desk, request, command).await
+pub async fn execute(app: &App, request: &Request, command: PayOrder) -> Result<Response, Error> {
+    execute::run(app, request, command).await
 }
 
 impl Command for PayOrder {
@@ -28,27 +31,27 @@ impl Command for PayOrder {
         Target::Order(self.order_id)
     }
 
-    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
-        let mut found = self.waiting(found)?;
-        let due = found.payment.authorizing(&self.method, None)?;
-        found.idle()?;
+    fn decide(&self, found: Vec<PaymentSnapshot>, pending: &PendingCommand) -> Result<Changes, Error> {
+        let mut found = self.find_waiting(found)?;
+        let due = found.payment.begin_authorization(&self.method, None)?;
+        found.ensure_idle()?;
         let operation = Operation {
-            // Nobody else comes to capture a balance; the share is captured when the order is fulfilled.
+            // The share is captured when the order is fulfilled; nothing captures a balance later.
             then_capture: found.payment.purpose == Purpose::Balance,
-            ..Operation::authorize(intent.operation_id, &found.payment, due, intent.request_id())
+            ..Operation::authorize(pending.operation_id, &found.payment, due, pending.request_id())
         };
-        let mut changes = Changes::none(&intent.request.facility, found.payment);
+        let mut changes = Changes::new(&pending.request.facility, found.payment);
         changes.save(found.now);
-        intent.open(&mut changes, operation);
+        pending.open(&mut changes, operation);
         Ok(changes)
     }
 }
 
 impl PayOrder {
-    /// The payment that waits; the balance comes after the share and cannot be due before it.
-    fn waiting(&self, mut found: Vec<Found>) -> Result<Found, Error> {
+    /// The payment that waits for a payment method. The balance cannot be due before the share.
+    fn find_waiting(&self, mut found: Vec<PaymentSnapshot>) -> Result<PaymentSnapshot, Error> {
         found.sort_by_key(|found| found.payment.purpose == Purpose::Balance);
-        let waits = |found: &Found| {
+        let waits = |found: &PaymentSnapshot| {
             matches!(found.payment.state, State::Created | State::Declined) && found.payment.due() > 0
         };
         let latest = found.last().map(|found| found.payment.state);

@@ -1,4 +1,4 @@
-//! A payment: what is to be paid for an order, and how far that has come.
+//! A payment of an order: its amounts, its state and the transitions between states.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use money::{Currency, Money};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// One payment; there is at most one per order and purpose. The amounts are minor units of `currency`.
+/// A payment. There is at most one per order and purpose. The amounts are minor units of `currency`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
     pub id: Uuid,
     pub order_id: Uuid,
     pub purpose: Purpose,
     pub state: State,
-    /// Absent only in a tombstone.
+    /// `None` only in a tombstone.
     pub currency: Option<Currency>,
     pub amount: i64,
     pub authorized: i64,
@@ -22,7 +22,7 @@ pub struct Payment {
     pub method: String,
     pub processor_reference: String,
     pub decline_reason: String,
-    /// Grows by one with each change.
+    /// Incremented by one with each change.
     pub version: i64,
     pub expires_at: Option<OffsetDateTime>,
     pub created_at: OffsetDateTime,
@@ -34,11 +34,11 @@ pub struct Payment {
 pub enum Purpose {
     /// The patient's share of the price.
     Share,
-    /// What the payer refused and the patient owes.
+    /// The amount that the payer has denied and the patient owes.
     Balance,
 }
 
-/// Where a payment stands.
+/// The state of a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     Created,
@@ -51,7 +51,7 @@ pub enum State {
     Unknown,
 }
 
-/// Why a payment does not do what is asked of it.
+/// Why a payment refuses a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Its state does not allow it.
@@ -60,16 +60,16 @@ pub enum Refusal {
     /// It exists and needs no further authorization.
     #[error("the order has this payment already; it is {0}")]
     Exists(State),
-    /// The amount is another than that of the payment that exists.
+    /// The amount differs from that of the existing payment.
     #[error("the payment is over {expected}, not {given}")]
     Amount { expected: Money, given: Money },
     #[error("the payment is in {expected}, not {given}")]
     Currency { expected: Currency, given: Currency },
-    #[error("{asked} is more than the {authorized} that was authorized")]
-    BeyondAuthorized { asked: Money, authorized: Money },
-    #[error("{asked} is more than the {left} that is left of what was captured")]
-    BeyondCaptured { asked: Money, left: Money },
-    #[error("the amount is beyond what can be counted")]
+    #[error("{requested} is more than the {authorized} that was authorized")]
+    BeyondAuthorized { requested: Money, authorized: Money },
+    #[error("{requested} is more than the {left} that is left of what was captured")]
+    BeyondCaptured { requested: Money, left: Money },
+    #[error("the amount is out of range")]
     Overflow,
 }
 
@@ -85,7 +85,7 @@ impl Payment {
         }
     }
 
-    /// What is left of a payment that was voided before it arrived, and refuses it when it does.
+    /// The record of a payment that was voided before it arrived. It refuses the payment when it arrives.
     pub fn tombstone(order_id: Uuid, purpose: Purpose) -> Self {
         let now = OffsetDateTime::now_utc();
         Self {
@@ -113,18 +113,23 @@ impl Payment {
         self.currency.map(|currency| Money::new(minor, currency))
     }
 
-    /// What is still to be authorized.
+    /// The amount that is still to be authorized, in minor units.
     pub fn due(&self) -> i64 {
         (self.amount - self.captured).max(0)
     }
 
-    /// What can still be given back.
+    /// The amount that can still be refunded, in minor units.
     pub fn refundable(&self) -> i64 {
         self.captured - self.refunded
     }
 
-    /// The processor is about to be asked for what is due, on this method. `asked` is what the caller thinks is due.
-    pub fn authorizing(&mut self, method: &str, asked: Option<Money>) -> Result<Money, Refusal> {
+    /// Begins the authorization of the amount due, on this payment method, and returns that amount. Fails if it is
+    /// not `expected_due`.
+    pub fn begin_authorization(
+        &mut self,
+        method: &str,
+        expected_due: Option<Money>,
+    ) -> Result<Money, Refusal> {
         match self.state {
             State::Created | State::Declined => {}
             State::Authorized | State::Captured => return Err(Refusal::Exists(self.state)),
@@ -133,7 +138,7 @@ impl Payment {
             }
         }
         let due = self.money(self.due()).ok_or(Refusal::State(self.state))?;
-        if let Some(given) = asked.filter(|given| *given != due) {
+        if let Some(given) = expected_due.filter(|given| *given != due) {
             return Err(Refusal::Amount { expected: due, given });
         }
         method.clone_into(&mut self.method);
@@ -142,8 +147,8 @@ impl Payment {
         Ok(due)
     }
 
-    /// The processor has set `amount` aside until `expires_at`.
-    pub fn authorized(
+    /// Records that the processor has authorized `amount` until `expires_at`.
+    pub fn authorize(
         &mut self,
         amount: i64,
         reference: &str,
@@ -156,9 +161,9 @@ impl Payment {
         Ok(())
     }
 
-    /// The processor has refused. A balance that was authorized and could not be captured is declined, too: nobody
-    /// but the patient can bring it on.
-    pub fn declined(&mut self, reason: &str) -> Result<(), Refusal> {
+    /// Records that the processor has refused. A balance that was authorized and could not be captured is declined
+    /// as well, because only the patient can continue it.
+    pub fn decline(&mut self, reason: &str) -> Result<(), Refusal> {
         if self.state == State::Authorized && self.purpose == Purpose::Share {
             return Err(Refusal::State(self.state));
         }
@@ -169,33 +174,33 @@ impl Payment {
         Ok(())
     }
 
-    /// The processor has not answered.
-    pub fn outcome_unknown(&mut self) -> Result<(), Refusal> {
+    /// Records that the processor has not answered.
+    pub fn mark_outcome_unknown(&mut self) -> Result<(), Refusal> {
         self.enter(State::Unknown)
     }
 
-    /// How much a capture takes: `asked`, or all that is authorized.
-    pub fn capturable(&self, asked: Option<Money>) -> Result<Money, Refusal> {
+    /// The amount of a capture: `requested`, or all that is authorized.
+    pub fn amount_to_capture(&self, requested: Option<Money>) -> Result<Money, Refusal> {
         if self.state != State::Authorized {
             return Err(Refusal::State(self.state));
         }
         let left = self
             .money(self.authorized - self.captured)
             .ok_or(Refusal::State(self.state))?;
-        let asked = asked.unwrap_or(left);
-        same_currency(left, asked)?;
-        if asked.minor() > left.minor() {
+        let requested = requested.unwrap_or(left);
+        same_currency(left, requested)?;
+        if requested.minor() > left.minor() {
             return Err(Refusal::BeyondAuthorized {
-                asked,
+                requested,
                 authorized: left,
             });
         }
-        Ok(asked)
+        Ok(requested)
     }
 
-    /// `amount` was taken; the rest of the authorization is released. A balance that was raised meanwhile waits for
-    /// a payment method again.
-    pub fn captured(&mut self, amount: i64) -> Result<(), Refusal> {
+    /// Records the capture of `amount`; the rest of the authorization is released. A balance that was raised in
+    /// the meantime waits for a payment method again.
+    pub fn capture(&mut self, amount: i64) -> Result<(), Refusal> {
         let captured = self.captured.checked_add(amount).ok_or(Refusal::Overflow)?;
         if captured > self.authorized {
             return Err(Refusal::State(self.state));
@@ -209,61 +214,61 @@ impl Payment {
         Ok(())
     }
 
-    /// It was let go before it was captured.
-    pub fn voided(&mut self) -> Result<(), Refusal> {
+    /// Records that it was voided before it was captured.
+    pub fn void(&mut self) -> Result<(), Refusal> {
         self.enter(State::Voided)?;
         self.authorized = self.captured;
         self.expires_at = None;
         Ok(())
     }
 
-    /// The authorization has lapsed.
-    pub fn expired(&mut self) -> Result<(), Refusal> {
+    /// Records that the authorization has lapsed.
+    pub fn expire(&mut self) -> Result<(), Refusal> {
         self.enter(State::Expired)?;
         self.authorized = self.captured;
         self.expires_at = None;
         Ok(())
     }
 
-    /// How much a refund gives back: `asked`, or all that is left.
-    pub fn refundable_amount(&self, asked: Option<Money>) -> Result<Money, Refusal> {
+    /// The amount of a refund: `requested`, or all that is left.
+    pub fn amount_to_refund(&self, requested: Option<Money>) -> Result<Money, Refusal> {
         let left = self.money(self.refundable()).ok_or(Refusal::State(self.state))?;
         if self.captured == 0 {
             return Err(Refusal::State(self.state));
         }
-        let asked = asked.unwrap_or(left);
-        same_currency(left, asked)?;
-        if left.is_zero() || asked.minor() > left.minor() {
-            return Err(Refusal::BeyondCaptured { asked, left });
+        let requested = requested.unwrap_or(left);
+        same_currency(left, requested)?;
+        if left.is_zero() || requested.minor() > left.minor() {
+            return Err(Refusal::BeyondCaptured { requested, left });
         }
-        Ok(asked)
+        Ok(requested)
     }
 
-    /// `amount` was given back.
-    pub fn refunded(&mut self, amount: i64) -> Result<(), Refusal> {
+    /// Records the refund of `amount`.
+    pub fn refund(&mut self, amount: i64) -> Result<(), Refusal> {
         if amount > self.refundable() {
             return Err(Refusal::State(self.state));
         }
         self.refunded += amount;
-        self.touch();
+        self.increment_version();
         Ok(())
     }
 
-    /// Something about it has changed that is not in its own fields: a refund was asked for, or failed.
-    pub fn touch(&mut self) {
+    /// Increments the version for a change outside of its own fields: a refund was requested, or has failed.
+    pub fn increment_version(&mut self) {
         self.version += 1;
     }
 
-    /// The patient owes `balance` now, beside what was captured before: how orders of an earlier release tell it, who
-    /// may not know yet what was captured.
-    pub fn owes(&mut self, balance: Money) -> Result<(), Refusal> {
+    /// Sets the amount due to `balance`, in addition to what was captured before. Events of orders of an earlier
+    /// release state the balance like that, because such an order may not know yet what was captured.
+    pub fn set_due(&mut self, balance: Money) -> Result<(), Refusal> {
         let billed = self.captured.checked_add(balance.minor());
-        self.bills(Money::new(billed.ok_or(Refusal::Overflow)?, balance.currency()))
+        self.set_billed(Money::new(billed.ok_or(Refusal::Overflow)?, balance.currency()))
     }
 
-    /// So much was billed to the patient in all. What had ended waits for a payment method again when more of it is due;
-    /// an attempt under way goes on, and leaves the rest open.
-    pub fn bills(&mut self, billed: Money) -> Result<(), Refusal> {
+    /// Sets the total amount billed to the patient. A payment that had ended waits for a payment method again if
+    /// more is due; an authorization in progress continues, and the rest stays open.
+    pub fn set_billed(&mut self, billed: Money) -> Result<(), Refusal> {
         if let Some(expected) = self.currency.filter(|expected| *expected != billed.currency()) {
             return Err(Refusal::Currency {
                 expected,
@@ -308,8 +313,8 @@ impl State {
         Self::Unknown,
     ];
 
-    /// The transitions that a caller, the processor or time can bring about. A balance that is raised is the one
-    /// exception: see [`Payment::owes`].
+    /// Whether a request, the processor or the expiry can change the state to `next`. The only other transitions
+    /// are those of a balance that is raised: see [`Payment::set_billed`].
     pub fn may_become(self, next: Self) -> bool {
         use State::{Authorized, Authorizing, Captured, Created, Declined, Expired, Unknown, Voided};
         match self {
@@ -322,7 +327,7 @@ impl State {
         }
     }
 
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "CREATED",
@@ -336,14 +341,14 @@ impl State {
         }
     }
 
-    /// The state of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The state with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
 impl Purpose {
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::Share => "SHARE",
@@ -351,8 +356,8 @@ impl Purpose {
         }
     }
 
-    /// The purpose of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The purpose with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::Share, Self::Balance]
             .into_iter()
             .find(|purpose| purpose.name() == name)

@@ -1,7 +1,7 @@
-//! The card processor, an outside party.
+//! The card processor, an external party.
 //!
-//! Every call carries a key. However often a call is repeated under its key, the processor carries it out once and
-//! gives the first answer again; so a call without an answer may be sent again, and never charges twice.
+//! Every call carries an idempotency key. The processor executes a call once per key and answers a repetition with
+//! the first outcome. A call without an answer can therefore be sent again and never charges twice.
 
 use std::{
     sync::{
@@ -15,69 +15,69 @@ use futures_util::future::BoxFuture;
 use money::Money;
 use uuid::Uuid;
 
-/// What a card processor can do. Calls are bounded by the caller: a future that is dropped is a call without an answer.
-/// Nothing can come of it when the caller has given it up before it was marked as sent.
+/// A card processor. The caller bounds the time of a call by dropping its future; the outcome is then unknown. A
+/// call that the caller cancels through its [`Dispatch`] before it was sent has no effect.
 pub trait Processor: Send + Sync + 'static {
-    /// Sets money aside on a payment method.
-    fn authorize<'a>(&'a self, call: &'a Authorize, sent: &'a Sent) -> Answering<'a, Outcome>;
+    /// Authorizes an amount on a payment method.
+    fn authorize<'a>(&'a self, call: &'a Authorize, sent: &'a Dispatch) -> CallFuture<'a, Outcome>;
 
-    /// Takes an authorized amount or a part of it; the rest is released.
-    fn capture<'a>(&'a self, call: &'a Capture, sent: &'a Sent) -> Answering<'a, Outcome>;
+    /// Captures an authorized amount or a part of it; the rest is released.
+    fn capture<'a>(&'a self, call: &'a Capture, sent: &'a Dispatch) -> CallFuture<'a, Outcome>;
 
-    /// Lets an authorization go. One that has not arrived is closed: should it arrive late, it is refused.
-    fn void<'a>(&'a self, call: &'a Void, sent: &'a Sent) -> Answering<'a, Outcome>;
+    /// Voids an authorization. If it has not arrived yet, it is refused when it arrives later.
+    fn void<'a>(&'a self, call: &'a Void, sent: &'a Dispatch) -> CallFuture<'a, Outcome>;
 
-    /// Gives captured money back.
-    fn refund<'a>(&'a self, call: &'a Refund, sent: &'a Sent) -> Answering<'a, Outcome>;
+    /// Refunds a captured amount.
+    fn refund<'a>(&'a self, call: &'a Refund, sent: &'a Dispatch) -> CallFuture<'a, Outcome>;
 
-    /// Tells what became of the call with this key. Never moves money.
-    fn query(&self, key: Uuid) -> Answering<'_, Standing>;
+    /// Returns the status of the call with this key. Never moves money.
+    fn query(&self, key: Uuid) -> CallFuture<'_, CallStatus>;
 }
 
-/// An answer on its way.
-pub type Answering<'a, T> = BoxFuture<'a, Result<T, NoAnswer>>;
+/// The future of a call.
+pub type CallFuture<'a, T> = BoxFuture<'a, Result<T, CallError>>;
 
-/// Whether a call has left for the processor. The processor marks it as the last thing before the call does; a call that its
-/// caller has given up before does not leave any more. Clones are of one call.
+/// Whether a call was sent to the processor. The processor's client marks the call directly before it is sent. A
+/// call that its caller has cancelled before is not sent. Clones refer to the same call.
 #[derive(Clone, Debug, Default)]
-pub struct Sent(Arc<AtomicU8>);
+pub struct Dispatch(Arc<AtomicU8>);
 
-const WAITING: u8 = 0;
-const LEFT: u8 = 1;
-const GIVEN_UP: u8 = 2;
+const QUEUED: u8 = 0;
+const SENT: u8 = 1;
+const CANCELLED: u8 = 2;
 
-impl Sent {
-    /// The call leaves now, unless its caller has given it up.
+impl Dispatch {
+    /// Marks the call as sent. False if its caller has cancelled it: the call must not be sent then.
     #[must_use]
-    pub fn mark(&self) -> bool {
-        self.becomes(LEFT)
+    pub fn mark_sent(&self) -> bool {
+        self.set(SENT)
     }
 
-    /// The caller waits no longer: the call does not leave, unless it has left already.
-    pub fn give_up(&self) -> bool {
-        self.becomes(GIVEN_UP)
+    /// Cancels the call. False if it was sent already.
+    pub fn cancel(&self) -> bool {
+        self.set(CANCELLED)
     }
 
-    fn becomes(&self, state: u8) -> bool {
+    fn set(&self, state: u8) -> bool {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        match self.0.compare_exchange(WAITING, state, success, failure) {
+        match self.0.compare_exchange(QUEUED, state, success, failure) {
             Ok(_) => true,
             Err(before) => before == state,
         }
     }
 }
 
-/// Sets `amount` aside on the payment method behind `token`.
+/// Authorizes `amount` on the payment method of `token`.
 #[derive(Clone, Debug)]
 pub struct Authorize {
     pub key: Uuid,
     pub token: String,
     pub amount: Money,
-    /// What the merchant names the charge by.
+    /// The merchant's own reference of the charge.
     pub merchant_reference: String,
 }
 
-/// Takes `amount` of the authorization that was asked for under `authorization`.
+/// Captures `amount` of the authorization with the key `authorization`.
 #[derive(Clone, Debug)]
 pub struct Capture {
     pub key: Uuid,
@@ -85,14 +85,14 @@ pub struct Capture {
     pub amount: Money,
 }
 
-/// Lets the authorization go that was asked for under `authorization`.
+/// Voids the authorization with the key `authorization`.
 #[derive(Clone, Debug)]
 pub struct Void {
     pub key: Uuid,
     pub authorization: Uuid,
 }
 
-/// Gives `amount` back of what was captured of the authorization that was asked for under `authorization`.
+/// Refunds `amount` of the captured amount of the authorization with the key `authorization`.
 #[derive(Clone, Debug)]
 pub struct Refund {
     pub key: Uuid,
@@ -100,11 +100,11 @@ pub struct Refund {
     pub amount: Money,
 }
 
-/// A final answer.
+/// The final outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Approved {
-        /// The processor's own number.
+        /// The processor's own reference.
         reference: String,
     },
     Refused {
@@ -113,19 +113,19 @@ pub enum Outcome {
     },
 }
 
-/// What became of a call.
+/// The status of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The processor has never seen it, or has lost it.
-    Absent,
-    /// It is being worked on.
+pub enum CallStatus {
+    /// The processor has not received the call, or has lost it.
+    NotFound,
+    /// The processor has not finished it yet.
     Processing,
-    Settled(Outcome),
+    Completed(Outcome),
 }
 
-/// The processor has not answered: what it did is not known.
+/// The processor has not answered, so the outcome of the call is unknown.
 #[derive(Debug, thiserror::Error)]
-pub enum NoAnswer {
+pub enum CallError {
     #[error("the processor has not answered within {} ms", .0.as_millis())]
     Timeout(Duration),
     #[error("the processor cannot be reached")]

@@ -1,4 +1,4 @@
-//! Reads of the ledger.
+//! Reads the ledger.
 
 use std::collections::BTreeMap;
 
@@ -8,56 +8,56 @@ use proto::{google::r#type as google, payment::v1 as wire};
 use uuid::Uuid;
 
 use crate::{
-    desk::Desk,
+    app::App,
     error::Error,
-    store::ledger::{self, Filter, Sums},
-    wire::{account, entry},
+    grpc::encode,
+    store::ledger::{self, AccountSums, Filter},
 };
 
-/// Sums every account, of one order or of all, in one currency or in each.
-pub async fn trial_balance(
-    desk: &Desk,
+/// Sums every account: of one order or of all, in one currency or in each.
+pub async fn get_trial_balance(
+    app: &App,
     facility: &Facility,
     order_id: Option<Uuid>,
     currency: Option<&str>,
 ) -> Result<wire::GetTrialBalanceResponse, Error> {
-    let mut tx = desk.database.begin(facility).await?;
+    let mut tx = app.database.begin(facility).await?;
     let sums = match order_id {
-        Some(order_id) => ledger::sums_of_order(&mut tx, order_id, currency).await?,
-        None => ledger::sums(&mut tx, currency).await?,
+        Some(order_id) => ledger::sum_order(&mut tx, order_id, currency).await?,
+        None => ledger::sum_all(&mut tx, currency).await?,
     };
     tx.commit().await?;
-    balance(&sums)
+    encode_balance(&sums)
 }
 
-/// One page of entries, newest first, and the number that the next one begins after.
+/// One page of entries, newest first, and the id after which the next page begins.
 pub async fn list_entries(
-    desk: &Desk,
+    app: &App,
     facility: &Facility,
     filter: Filter,
     after: Option<i64>,
     size: u32,
 ) -> Result<(Vec<wire::LedgerEntry>, Option<i64>), Error> {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let mut tx = desk.database.begin(facility).await?;
-    // One more than asked for tells whether there is another page.
+    let mut tx = app.database.begin(facility).await?;
+    // One more than requested shows whether there is another page.
     let at_most = i64::try_from(size).unwrap_or(i64::MAX).saturating_add(1);
     let mut found = ledger::list(&mut tx, filter, after, at_most).await?;
     tx.commit().await?;
     let more = found.len() > size;
     found.truncate(size);
-    let mut page: Vec<_> = found.iter().map(entry).collect();
+    let mut page: Vec<_> = found.iter().map(encode::entry).collect();
     let more = page::cut(&mut page) || more;
     let last = found.get(page.len().saturating_sub(1));
     let next = last.map(|last| last.id).filter(|_| more);
     Ok((page, next))
 }
 
-fn balance(sums: &[Sums]) -> Result<wire::GetTrialBalanceResponse, Error> {
+fn encode_balance(sums: &[AccountSums]) -> Result<wire::GetTrialBalanceResponse, Error> {
     let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();
     let mut accounts = Vec::with_capacity(sums.len());
-    for Sums {
-        account: of,
+    for AccountSums {
+        account,
         currency,
         debit,
         credit,
@@ -66,10 +66,10 @@ fn balance(sums: &[Sums]) -> Result<wire::GetTrialBalanceResponse, Error> {
         let balance = debit - credit;
         *totals.entry(*currency).or_default() += balance;
         accounts.push(wire::AccountBalance {
-            account: account(*of).into(),
-            debit: Some(on_wire(*debit, *currency)?),
-            credit: Some(on_wire(*credit, *currency)?),
-            balance: Some(on_wire(balance, *currency)?),
+            account: encode::account(*account).into(),
+            debit: Some(encode_sum(*debit, *currency)?),
+            credit: Some(encode_sum(*credit, *currency)?),
+            balance: Some(encode_sum(balance, *currency)?),
         });
     }
     Ok(wire::GetTrialBalanceResponse {
@@ -77,11 +77,11 @@ fn balance(sums: &[Sums]) -> Result<wire::GetTrialBalanceResponse, Error> {
         balanced: totals.values().all(|total| *total == 0),
         totals: totals
             .into_iter()
-            .map(|(currency, total)| on_wire(total, currency))
+            .map(|(currency, total)| encode_sum(total, currency))
             .collect::<Result<_, Error>>()?,
     })
 }
 
-fn on_wire(minor: i128, currency: Currency) -> Result<google::Money, Error> {
+fn encode_sum(minor: i128, currency: Currency) -> Result<google::Money, Error> {
     money::sum_on_wire(minor, currency).map_err(|_| Error::SumTooLarge(currency))
 }

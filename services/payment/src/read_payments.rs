@@ -1,4 +1,4 @@
-//! Reads of payments.
+//! Reads payments.
 
 use chassis::{Facility, page};
 use proto::payment::v1 as wire;
@@ -6,46 +6,52 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    desk::{Desk, view},
+    app::App,
     error::Error,
+    grpc::encode,
     payment::{Payment, Purpose, State},
+    response::encode_payment,
     store::{self, Filter},
-    wire::payment,
 };
 
-/// How a payment is named.
+/// Identifies a payment.
 #[derive(Clone, Copy, Debug)]
-pub enum Named {
+pub enum PaymentRef {
     Id(Uuid),
-    Of(Uuid, Purpose),
+    /// By its order and purpose.
+    OrderPurpose(Uuid, Purpose),
 }
 
 /// Reads one payment.
-pub async fn get_payment(desk: &Desk, facility: &Facility, named: Named) -> Result<wire::Payment, Error> {
-    let mut tx = desk.database.begin(facility).await?;
-    let (id, of) = match named {
-        Named::Id(id) => (Some(id), None),
-        Named::Of(order_id, purpose) => (None, Some((order_id, purpose))),
+pub async fn get_payment(
+    app: &App,
+    facility: &Facility,
+    payment: PaymentRef,
+) -> Result<wire::Payment, Error> {
+    let mut tx = app.database.begin(facility).await?;
+    let (id, order_purpose) = match payment {
+        PaymentRef::Id(id) => (Some(id), None),
+        PaymentRef::OrderPurpose(order_id, purpose) => (None, Some((order_id, purpose))),
     };
-    let found = store::read(&mut tx, id, of).await?;
-    let found = found.ok_or_else(|| Error::NotFound(named.to_string()))?;
-    let mut viewed = view(&mut tx, &found).await?;
-    viewed.capture_pending = !capturing(&mut tx, &[found]).await?.is_empty();
+    let found = store::find(&mut tx, id, order_purpose).await?;
+    let found = found.ok_or_else(|| Error::NotFound(payment.to_string()))?;
+    let mut encoded = encode_payment(&mut tx, &found).await?;
+    encoded.capture_pending = !list_capturing(&mut tx, &[found]).await?.is_empty();
     tx.commit().await?;
-    Ok(viewed)
+    Ok(encoded)
 }
 
-/// One page of payments, newest first, and the id that the next one begins after.
+/// One page of payments, newest first, and the id after which the next page begins.
 pub async fn list_payments(
-    desk: &Desk,
+    app: &App,
     facility: &Facility,
     filter: Filter,
     after: Option<Uuid>,
     size: u32,
 ) -> Result<(Vec<wire::Payment>, Option<Uuid>), Error> {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let mut tx = desk.database.begin(facility).await?;
-    // One more than asked for tells whether there is another page.
+    let mut tx = app.database.begin(facility).await?;
+    // One more than requested shows whether there is another page.
     let at_most = i64::try_from(size).unwrap_or(i64::MAX).saturating_add(1);
     let mut found = store::list(&mut tx, filter, after, at_most).await?;
     let more = found.len() > size;
@@ -55,14 +61,14 @@ pub async fn list_payments(
         .filter(|found| found.captured > 0)
         .map(|found| found.id)
         .collect();
-    let refunds = store::refunds(&mut tx, &captured).await?;
-    let capturing = capturing(&mut tx, &found).await?;
+    let refunds = store::list_refunds(&mut tx, &captured).await?;
+    let capturing = list_capturing(&mut tx, &found).await?;
     tx.commit().await?;
     let mut page: Vec<_> = found
         .iter()
         .map(|found| wire::Payment {
             capture_pending: capturing.contains(&found.id),
-            ..payment(found, &refunds)
+            ..encode::payment(found, &refunds)
         })
         .collect();
     let more = page::cut(&mut page) || more;
@@ -71,23 +77,24 @@ pub async fn list_payments(
     Ok((page, next))
 }
 
-/// Those of these payments whose capture is under way.
-async fn capturing(conn: &mut PgConnection, payments: &[Payment]) -> Result<Vec<Uuid>, Error> {
+/// The ids of those of the payments whose capture is in progress.
+async fn list_capturing(conn: &mut PgConnection, payments: &[Payment]) -> Result<Vec<Uuid>, Error> {
     let authorized = payments
         .iter()
         .filter(|payment| payment.state == State::Authorized);
     let authorized: Vec<Uuid> = authorized.map(|payment| payment.id).collect();
-    match authorized.is_empty() {
-        true => Ok(Vec::new()),
-        false => Ok(store::capturing(conn, &authorized).await?),
+    if authorized.is_empty() {
+        Ok(Vec::new())
+    } else {
+        Ok(store::list_capturing(conn, &authorized).await?)
     }
 }
 
-impl std::fmt::Display for Named {
+impl std::fmt::Display for PaymentRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Id(id) => write!(f, "{id}"),
-            Self::Of(order_id, purpose) => write!(f, "{} of order {order_id}", purpose.name()),
+            Self::OrderPurpose(order_id, purpose) => write!(f, "{} of order {order_id}", purpose.name()),
         }
     }
 }

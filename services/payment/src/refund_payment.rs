@@ -1,34 +1,36 @@
-//! Gives captured money back, in parts if wished.
+//! Refunds a captured amount or a part of it.
 
 use money::Money;
 use uuid::Uuid;
 
 use crate::{
+    app::App,
     changes::Changes,
-    command::{Command, Found, Intent},
-    conduct::conduct,
-    desk::{Answer, Desk, Request},
+    command::{Command, PaymentSnapshot, PendingCommand},
     error::Error,
+    execute,
     operation::{Kind, Operation},
+    request::Request,
+    response::Response,
     store::locks::Target,
 };
 
 #[derive(Clone, Debug)]
 pub struct RefundPayment {
     pub id: Uuid,
-    /// All that is left when none is given.
+    /// `None` refunds all that is left.
     pub amount: Option<Money>,
     pub reason: String,
 }
 
-pub async fn refund_payment(desk: &Desk, request: &Request, command: RefundPayment) -> Result<Answer, Error> {
+pub async fn execute(app: &App, request: &Request, command: RefundPayment) -> Result<Response, Error> {
     if command.amount.is_some_and(|amount| !amount.is_positive()) {
         return Err(Error::Invalid {
             field: "amount",
             problem: "must be above zero".to_owned(),
         });
     }
-    conduct(desk, request, command).await
+    execute::run(app, request, command).await
 }
 
 impl Command for RefundPayment {
@@ -36,30 +38,33 @@ impl Command for RefundPayment {
         Target::Payment(self.id)
     }
 
-    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
+    fn decide(&self, found: Vec<PaymentSnapshot>, pending: &PendingCommand) -> Result<Changes, Error> {
         let found = found.into_iter().next();
         let found = found.ok_or_else(|| Error::NotFound(self.id.to_string()))?;
-        found.idle()?;
-        let amount = found.payment.refundable_amount(self.amount)?;
-        let charge = found.standing.charge.ok_or(Error::Orphan(found.payment.id))?;
-        // What one charge is too small for is given back of the others, one after the other.
+        found.ensure_idle()?;
+        let amount = found.payment.amount_to_refund(self.amount)?;
+        let charge = found
+            .operations
+            .charge
+            .ok_or(Error::Inconsistent(found.payment.id))?;
+        // What exceeds this charge is refunded from the other charges, one after the other.
         let part = Money::new(amount.minor().min(charge.left), amount.currency());
         let operation = Operation {
-            request_id: intent.request_id(),
+            request_id: pending.request_id(),
             reason: self.reason.clone(),
             remaining: amount.minor() - part.minor(),
-            ..Operation::following(
-                intent.operation_id,
+            ..Operation::on_authorization(
+                pending.operation_id,
                 Kind::Refund,
                 found.payment.id,
                 charge.authorization_id,
                 part,
             )
         };
-        let mut changes = Changes::none(&intent.request.facility, found.payment);
-        changes.payment.touch();
+        let mut changes = Changes::new(&pending.request.facility, found.payment);
+        changes.payment.increment_version();
         changes.save(found.now);
-        intent.open(&mut changes, operation);
+        pending.open(&mut changes, operation);
         Ok(changes)
     }
 }

@@ -1,4 +1,4 @@
-//! The process: what it is made of, top to bottom.
+//! Assembles the process from its parts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,16 +16,14 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use tonic::{Extensions, Status};
 
 use crate::{
+    app::App,
+    begin_operations::BeginOperations,
     config::Settings,
-    desk::Desk,
-    expire_authorizations::expire_authorizations,
-    finishing::Finishing,
-    fold_ledger::fold_ledger,
     grpc::Grpc,
-    resolve_unknown::resolve_unknown,
+    record_outcomes::RecordOutcomes,
     sandbox::Sandbox,
-    starting::Starting,
     subscriptions::{Orders, Remittances},
+    worker::{expire_authorizations, fold_ledger, resolve_unknown},
 };
 
 /// The payment service.
@@ -55,29 +53,34 @@ impl Service for Payment {
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let outbox = bus.outbox();
         let network = Sandbox::new(card_network(&settings)?, &settings.sandbox, &process.tasks);
-        let settled = (&settings.processor, &settings.authorization);
-        let desk = Desk {
+        let outcome_settings = (&settings.processor, &settings.authorization);
+        let app = App {
             tasks: process.tasks.clone(),
-            starter: Starting::batcher(&database, &outbox, process.tasks.clone()),
-            finisher: Finishing::batcher(&database, &outbox, settled, process.tasks.clone()),
+            begin_batcher: BeginOperations::batcher(&database, &outbox, process.tasks.clone()),
+            record_batcher: RecordOutcomes::batcher(
+                &database,
+                &outbox,
+                outcome_settings,
+                process.tasks.clone(),
+            ),
             processor: Arc::new(network),
             outbox,
             database,
-            processing: settings.processor.clone(),
-            authorization: settings.authorization.clone(),
+            processor_settings: settings.processor.clone(),
+            authorization_settings: settings.authorization.clone(),
         };
         let consumers = [
             Consumer::new(Orders::NAME, &Orders::SUBJECTS, Orders),
             Consumer::new(Remittances::NAME, &Remittances::SUBJECTS, Remittances),
         ];
-        bus.take_part(desk.database.pool(), consumers, host(&process));
-        work(&desk, &process, settings.ledger.fold_interval());
+        bus.take_part(app.database.pool(), consumers, host(&process));
+        spawn_workers(&app, &process, settings.ledger.fold_interval());
 
         let page_key = settings.auth.page_key()?;
-        let dead_letters = DeadLetters::new(&bus, desk.database.pool(), &page_key, operator);
-        let event_operations = EventOperations::new(&bus, desk.database.pool(), operator);
+        let dead_letters = DeadLetters::new(&bus, app.database.pool(), &page_key, operator);
+        let event_operations = EventOperations::new(&bus, app.database.pool(), operator);
         let grpc = Grpc {
-            desk,
+            app,
             pages: PageTokens::new(&page_key),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
@@ -90,7 +93,7 @@ impl Service for Payment {
     }
 }
 
-/// The sandbox's own connections: an outside party shares none with the service.
+/// The sandbox's connection pool. It imitates an external party, so it shares no connections with the service.
 fn card_network(settings: &Settings) -> anyhow::Result<PgPool> {
     let options = settings
         .database
@@ -103,7 +106,7 @@ fn card_network(settings: &Settings) -> anyhow::Result<PgPool> {
         .connect_lazy_with(options))
 }
 
-/// What the process lends to the event backbone.
+/// The functions of the process that the event bus uses.
 fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
     let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
     Host {
@@ -121,19 +124,19 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
     }
 }
 
-/// What is done without being asked.
-fn work(desk: &Desk, process: &Process, fold_interval: Duration) {
-    let resolving = resolve_unknown(desk.clone(), process.shutdown.clone());
+/// Spawns the background work.
+fn spawn_workers(app: &App, process: &Process, fold_interval: Duration) {
+    let resolving = resolve_unknown::run(app.clone(), process.shutdown.clone());
     process.tasks.spawn("resolve unknown", async move {
         resolving.await;
         Ok(())
     });
-    let expiring = expire_authorizations(desk.clone(), process.shutdown.clone());
+    let expiring = expire_authorizations::run(app.clone(), process.shutdown.clone());
     process.tasks.spawn("expire authorizations", async move {
         expiring.await;
         Ok(())
     });
-    let folding = fold_ledger(desk.clone(), fold_interval, process.shutdown.clone());
+    let folding = fold_ledger::run(app.clone(), fold_interval, process.shutdown.clone());
     process.tasks.spawn("fold ledger", async move {
         folding.await;
         Ok(())

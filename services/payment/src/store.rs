@@ -1,4 +1,4 @@
-//! All SQL on the payment schema. Everything takes a connection: the use case owns the transaction.
+//! All SQL on the payment schema. Every function takes a connection, because the use case owns the transaction.
 
 pub mod ledger;
 pub mod locks;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::payment::{Payment, Purpose, State};
 
-/// A refund as it is shown.
+/// A refund of a payment. The amount is in minor units of the payment's currency.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refund {
     pub id: Uuid,
@@ -24,7 +24,7 @@ pub struct Refund {
     pub created_at: OffsetDateTime,
 }
 
-/// Where a refund stands.
+/// The state of a refund.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefundState {
     Pending,
@@ -32,18 +32,18 @@ pub enum RefundState {
     Failed,
 }
 
-/// What a list of payments is narrowed to.
+/// The filter of a list of payments.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Filter {
     pub order_id: Option<Uuid>,
     pub state: Option<State>,
 }
 
-/// Reads a payment by its id, or by order and purpose.
-pub async fn read(
+/// Finds a payment by its id, or by order and purpose.
+pub async fn find(
     conn: &mut PgConnection,
     id: Option<Uuid>,
-    of: Option<(Uuid, Purpose)>,
+    order_purpose: Option<(Uuid, Purpose)>,
 ) -> Result<Option<Payment>, sqlx::Error> {
     let row = sqlx::query_as!(
         Row,
@@ -53,15 +53,15 @@ pub async fn read(
          where ($1::uuid is null or id = $1) and ($2::uuid is null or (order_id = $2 and purpose = $3))
              and ($1::uuid is not null or $2::uuid is not null)",
         id,
-        of.map(|(order_id, _)| order_id),
-        of.map(|(_, purpose)| purpose.name()),
+        order_purpose.map(|(order_id, _)| order_id),
+        order_purpose.map(|(_, purpose)| purpose.name()),
     )
     .fetch_optional(conn)
     .await?;
     row.map(Payment::try_from).transpose()
 }
 
-/// Payments, newest first, that come after `after`.
+/// Lists at most `at_most` payments that come after `after`, newest first.
 pub async fn list(
     conn: &mut PgConnection,
     filter: Filter,
@@ -87,18 +87,22 @@ pub async fn list(
     rows.into_iter().map(Payment::try_from).collect()
 }
 
-/// Notes by which version of its order a payment's amount is asked for; false when a later one has said already.
-pub async fn ask(conn: &mut PgConnection, id: Uuid, version: i64) -> Result<bool, sqlx::Error> {
-    let noted = sqlx::query!(
+/// Records the version of the order that sets a payment's amount. False if a later version has set it already.
+pub async fn record_order_version(
+    conn: &mut PgConnection,
+    id: Uuid,
+    version: i64,
+) -> Result<bool, sqlx::Error> {
+    let updated = sqlx::query!(
         "update payment.payment set asked_version = $2 where id = $1 and asked_version <= $2",
         id,
         version,
     );
-    Ok(noted.execute(conn).await?.rows_affected() == 1)
+    Ok(updated.execute(conn).await?.rows_affected() == 1)
 }
 
-/// The refunds of these payments, oldest first.
-pub async fn refunds(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<Refund>, sqlx::Error> {
+/// Lists the refunds of the payments, oldest first.
+pub async fn list_refunds(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<Refund>, sqlx::Error> {
     let rows = sqlx::query!(
         "select id, payment_id, amount, reason, state, created_at
          from payment.refund where payment_id = any($1) order by id",
@@ -108,7 +112,7 @@ pub async fn refunds(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<R
     .await?;
     rows.into_iter()
         .map(|row| {
-            let state = known("refund state", &row.state, RefundState::named(&row.state))?;
+            let state = decode_name("refund state", &row.state, RefundState::from_name(&row.state))?;
             let (id, payment_id, created_at) = (row.id, row.payment_id, row.created_at);
             Ok(Refund {
                 id,
@@ -122,8 +126,8 @@ pub async fn refunds(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<R
         .collect()
 }
 
-/// Those of these payments whose capture the processor was asked for and has not answered.
-pub async fn capturing(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
+/// Lists the ids of those of the payments that have an open capture.
+pub async fn list_capturing(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
         "select payment_id from payment.operation
          where payment_id = any($1) and state in ('RUNNING', 'UNKNOWN') and kind = 'CAPTURE'",
@@ -135,20 +139,21 @@ pub async fn capturing(conn: &mut PgConnection, payments: &[Uuid]) -> Result<Vec
 
 /// An authorization that was not captured in time.
 #[derive(Clone, Debug)]
-pub struct Lapsed {
+pub struct LapsedAuthorization {
     pub payment_id: Uuid,
     pub facility: String,
     pub lapsed_at: OffsetDateTime,
 }
 
-/// Authorizations that have lapsed, of all facilities: those after the time `after`, the longest lapsed first.
-pub async fn lapsed(
+/// Lists at most `at_most` authorizations of all facilities that have lapsed after the time `after`, the earliest
+/// first.
+pub async fn list_lapsed(
     conn: &mut PgConnection,
     after: Option<OffsetDateTime>,
     at_most: i32,
-) -> Result<Vec<Lapsed>, sqlx::Error> {
+) -> Result<Vec<LapsedAuthorization>, sqlx::Error> {
     sqlx::query_as!(
-        Lapsed,
+        LapsedAuthorization,
         r#"select payment_id as "payment_id!", payment_facility as "facility!", lapsed_at as "lapsed_at!"
            from payment.lapsed_authorizations($1, $2)"#,
         after,
@@ -159,7 +164,7 @@ pub async fn lapsed(
 }
 
 impl RefundState {
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -168,14 +173,14 @@ impl RefundState {
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
+    fn from_name(name: &str) -> Option<Self> {
         [Self::Pending, Self::Succeeded, Self::Failed]
             .into_iter()
             .find(|state| state.name() == name)
     }
 }
 
-/// A payment's columns.
+/// The columns of a payment.
 struct Row {
     id: Uuid,
     order_id: Uuid,
@@ -202,8 +207,8 @@ impl TryFrom<Row> for Payment {
         Ok(Self {
             id: row.id,
             order_id: row.order_id,
-            purpose: known("purpose", &row.purpose, Purpose::named(&row.purpose))?,
-            state: known("payment state", &row.state, State::named(&row.state))?,
+            purpose: decode_name("purpose", &row.purpose, Purpose::from_name(&row.purpose))?,
+            state: decode_name("payment state", &row.state, State::from_name(&row.state))?,
             currency: row.currency.as_deref().map(currency).transpose()?,
             amount: row.amount,
             authorized: row.authorized,
@@ -220,8 +225,8 @@ impl TryFrom<Row> for Payment {
     }
 }
 
-/// What the schema's own checks keep out of a row is a fault of the database when it is there.
-fn known<T>(what: &str, name: &str, value: Option<T>) -> Result<T, sqlx::Error> {
+/// Decodes a stored name, which fails if the name is unknown. The schema's checks keep such names out.
+fn decode_name<T>(what: &str, name: &str, value: Option<T>) -> Result<T, sqlx::Error> {
     value.ok_or_else(|| sqlx::Error::Decode(format!("{name} is not a {what}").into()))
 }
 

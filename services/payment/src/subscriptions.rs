@@ -1,4 +1,5 @@
-//! Consumed events: what orders and remittances do to the ledger and to the patient's balance.
+//! Handles consumed events: books orders and remittances in the ledger, and updates the payment of the patient's
+//! balance.
 
 pub mod orders;
 pub mod remittances;
@@ -19,12 +20,12 @@ use crate::{
     store::ledger,
 };
 
-fn facility(delivery: &Delivery) -> Result<Facility, HandlerError> {
+fn decode_facility(delivery: &Delivery) -> Result<Facility, HandlerError> {
     Facility::new(&delivery.facility)
         .map_err(|error| HandlerError::schema("FACILITY_MALFORMED", error.to_string()))
 }
 
-/// Books what there is to book.
+/// Books the transactions of the bookings that have one.
 async fn book(
     tx: &mut PgConnection,
     facility: &Facility,
@@ -41,8 +42,8 @@ async fn book(
     Ok(())
 }
 
-/// What a transaction that books this event for this order belongs to.
-fn origin(delivery: &Delivery, order_id: &str) -> Result<Origin, HandlerError> {
+/// The origin of transactions that book this event for this order.
+fn decode_origin(delivery: &Delivery, order_id: &str) -> Result<Origin, HandlerError> {
     let order_id = Uuid::parse_str(order_id)
         .map_err(|_| HandlerError::not_a_uuid("ORDER_ID_MALFORMED", "order_id", order_id))?;
     Ok(Origin {
@@ -53,19 +54,19 @@ fn origin(delivery: &Delivery, order_id: &str) -> Result<Origin, HandlerError> {
     })
 }
 
-/// Amounts of one event. One that is absent is nothing, in the currency of the others.
-fn amounts<const N: usize>(wire: [&Option<WireMoney>; N]) -> Result<[Money; N], HandlerError> {
+/// Decodes the amounts of one event. An absent amount is zero in the currency of the others.
+fn decode_amounts<const N: usize>(wire: [&Option<WireMoney>; N]) -> Result<[Money; N], HandlerError> {
     let given = wire.into_iter().flatten().next();
-    let given = given.ok_or_else(|| HandlerError::schema("AMOUNT_MISSING", "the event names no amount"))?;
-    let nothing = Money::zero(amount(given)?.currency());
-    let mut amounts = [nothing; N];
+    let given = given.ok_or_else(|| HandlerError::schema("AMOUNT_MISSING", "the event has no amount"))?;
+    let zero = Money::zero(decode_amount(given)?.currency());
+    let mut amounts = [zero; N];
     for (slot, wire) in amounts.iter_mut().zip(wire) {
-        *slot = wire.as_ref().map_or(Ok(nothing), amount)?;
+        *slot = wire.as_ref().map_or(Ok(zero), decode_amount)?;
     }
     Ok(amounts)
 }
 
-fn amount(wire: &WireMoney) -> Result<Money, HandlerError> {
+fn decode_amount(wire: &WireMoney) -> Result<Money, HandlerError> {
     Money::try_from(wire).map_err(|error| HandlerError::schema("AMOUNT_MALFORMED", error.to_string()))
 }
 

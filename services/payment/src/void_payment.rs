@@ -1,16 +1,17 @@
-//! Lets an uncaptured payment go, at whatever point it is. One that never arrived leaves a tombstone.
+//! Voids a payment in any state before its capture. If the payment does not exist yet, a tombstone is created.
 
 use uuid::Uuid;
 
 use crate::{
+    app::App,
     changes::Changes,
-    command::{Command, Found, Intent},
-    conduct::conduct,
-    desk::{Answer, Desk, Request},
+    command::{Command, PaymentSnapshot, PendingCommand},
     error::Error,
+    events, execute,
     operation::{Kind, Operation},
     payment::{Payment, Purpose, Refusal, State},
-    publish,
+    request::Request,
+    response::Response,
     store::{locks::Target, updates::Update},
 };
 
@@ -21,56 +22,56 @@ pub struct VoidPayment {
     pub reason: String,
 }
 
-pub async fn void_payment(desk: &Desk, request: &Request, command: VoidPayment) -> Result<Answer, Error> {
-    conduct(desk, request, command).await
+pub async fn execute(app: &App, request: &Request, command: VoidPayment) -> Result<Response, Error> {
+    execute::run(app, request, command).await
 }
 
 impl Command for VoidPayment {
     fn target(&self) -> Target {
-        Target::Of(self.order_id, self.purpose)
+        Target::OrderPurpose(self.order_id, self.purpose)
     }
 
     fn new_payment(&self) -> Result<Option<Payment>, Error> {
         Ok(Some(Payment::tombstone(self.order_id, self.purpose)))
     }
 
-    fn decide(&self, found: Vec<Found>, intent: &Intent) -> Result<Changes, Error> {
-        let Found {
+    fn decide(&self, found: Vec<PaymentSnapshot>, pending: &PendingCommand) -> Result<Changes, Error> {
+        let PaymentSnapshot {
             payment,
-            standing,
+            operations,
             now,
         } = found.into_iter().next().ok_or(Error::LostRace)?;
-        let mut changes = Changes::none(&intent.request.facility, payment);
+        let mut changes = Changes::new(&pending.request.facility, payment);
         let state = changes.payment.state;
-        let authorization = match (state, standing.open) {
+        let authorization = match (state, operations.open) {
             (State::Voided | State::Expired, _) => return Ok(changes),
             (State::Captured, _) => return Err(Refusal::State(state).into()),
             (State::Created | State::Declined, _) => {
-                changes.payment.voided()?;
+                changes.payment.void()?;
                 changes.save(now);
-                let event = publish::voided(&changes.payment, &self.reason);
-                changes.tell(intent.request_id(), &event);
+                let event = events::voided(&changes.payment, &self.reason);
+                changes.add_event(pending.request_id(), &event);
                 return Ok(changes);
             }
-            // Whether the authorization has arrived or not, the processor is told to let go of it.
+            // The processor voids the authorization, whether it has arrived or not.
             (State::Authorizing | State::Unknown, Some((open, Kind::Authorize))) => {
                 changes.operations.push(Update::abandoned(open));
                 Some(open)
             }
             (State::Authorizing | State::Unknown | State::Authorized, Some(_)) => return Err(Error::Busy),
             (State::Authorizing | State::Unknown, None) => None,
-            (State::Authorized, None) => standing.authorization,
+            (State::Authorized, None) => operations.authorization,
         };
         let id = changes.payment.id;
-        let authorization = authorization.ok_or(Error::Orphan(id))?;
+        let authorization = authorization.ok_or(Error::Inconsistent(id))?;
         let due = changes.payment.money(changes.payment.due());
-        let amount = due.ok_or(Error::Orphan(id))?;
+        let amount = due.ok_or(Error::Inconsistent(id))?;
         let operation = Operation {
-            request_id: intent.request_id(),
+            request_id: pending.request_id(),
             reason: self.reason.clone(),
-            ..Operation::following(intent.operation_id, Kind::Void, id, authorization, amount)
+            ..Operation::on_authorization(pending.operation_id, Kind::Void, id, authorization, amount)
         };
-        intent.open(&mut changes, operation);
+        pending.open(&mut changes, operation);
         Ok(changes)
     }
 }

@@ -1,4 +1,4 @@
-//! LedgerService.
+//! Serves LedgerService.
 
 use chassis::{
     Identity,
@@ -10,11 +10,10 @@ use proto::payment::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Grpc, optional_id};
+use super::{Grpc, decode};
 use crate::{
-    read_ledger::{list_entries, trial_balance},
+    read_ledger::{get_trial_balance, list_entries},
     store::ledger::Filter,
-    wire,
 };
 
 #[tonic::async_trait]
@@ -25,9 +24,9 @@ impl LedgerService for Grpc {
     ) -> Result<Response<GetTrialBalanceResponse>, Status> {
         let facility = Identity::of(&request)?.facility;
         let message = request.into_inner();
-        let order_id = optional_id("order_id", &message.order_id)?;
+        let order_id = decode::optional_id("order_id", &message.order_id)?;
         let currency = Some(message.currency_code.as_str()).filter(|code| !code.is_empty());
-        let balance = trial_balance(&self.desk, &facility, order_id, currency).await?;
+        let balance = get_trial_balance(&self.app, &facility, order_id, currency).await?;
         Ok(Response::new(balance))
     }
 
@@ -38,8 +37,8 @@ impl LedgerService for Grpc {
         let facility = Identity::of(&request)?.facility;
         let message = request.into_inner();
         let filter = Filter {
-            order_id: optional_id("order_id", &message.order_id)?,
-            account: wire::account_of(message.account),
+            order_id: decode::optional_id("order_id", &message.order_id)?,
+            account: decode::account(message.account),
         };
         let list = List {
             method: "payment.v1.LedgerService/ListLedgerEntries",
@@ -48,7 +47,7 @@ impl LedgerService for Grpc {
         };
         let after: Option<i64> = self.pages.decode(&list, &message.page_token)?;
         let size = page::size(message.page_size)?;
-        let (entries, next) = list_entries(&self.desk, &facility, filter, after, size).await?;
+        let (entries, next) = list_entries(&self.app, &facility, filter, after, size).await?;
         let next = next.map(|next| self.pages.encode(&list, &next)).transpose()?;
         Ok(Response::new(ListLedgerEntriesResponse {
             entries,

@@ -110,7 +110,7 @@ fn every_cause_moves_between_its_two_accounts_and_sums_to_zero() {
 }
 
 #[test]
-fn the_eclaimlink_story_leaves_what_the_payer_still_owes() {
+fn the_eclaimlink_example_leaves_what_the_payer_still_owes() {
     let origin = origin();
     let balances = balances([
         Transaction::order_fulfilled(origin, aed(5_000), aed(34_000)),
@@ -126,7 +126,7 @@ fn the_eclaimlink_story_leaves_what_the_payer_still_owes() {
 }
 
 #[test]
-fn nothing_is_booked_for_nothing_and_nothing_negative_at_all() {
+fn a_zero_amount_is_not_booked_and_a_negative_one_is_refused() {
     assert_eq!(Transaction::payment_captured(origin(), aed(0)), Ok(None));
     assert_eq!(Transaction::remittance_paid(origin(), []), Ok(None));
     assert_eq!(

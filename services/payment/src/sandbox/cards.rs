@@ -1,29 +1,29 @@
-//! What each test card does.
+//! The behaviour of the test cards.
 
-use super::following::Kind;
+use super::operations::Kind;
 
 /// A payment method of the sandbox, by its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Card {
     Approves,
-    /// Refused, for this reason.
+    /// The authorization is refused for this reason.
     Declines(&'static str),
     Slow,
-    /// The authorization is made, and the answer never comes.
+    /// The authorization is executed, but never answered.
     TimesOutCharged,
-    /// The authorization is lost on the way.
+    /// The authorization never arrives and is never answered.
     TimesOutNotCharged,
     CaptureFails,
-    /// The capture is made, and the answer never comes.
+    /// The capture is executed, but never answered.
     CaptureTimesOut,
     VoidFails,
     RefundFails,
-    /// The refund is made, and the answer never comes.
+    /// The refund is executed, but never answered.
     RefundTimesOut,
 }
 
 impl Card {
-    /// Every token with what it does. Any other token is refused as INVALID_PAYMENT_METHOD.
+    /// Every token with its card. Any other token is refused as INVALID_PAYMENT_METHOD.
     pub const TOKENS: [(&'static str, Self); 16] = [
         ("tok_visa", Self::Approves),
         ("tok_mastercard", Self::Approves),
@@ -43,16 +43,16 @@ impl Card {
         ("tok_refund_timeout", Self::RefundTimesOut),
     ];
 
-    /// The card behind a token.
-    pub fn of(token: &str) -> Self {
+    /// The card of a token.
+    pub fn from_token(token: &str) -> Self {
         let known = Self::TOKENS.into_iter().find(|(name, _)| *name == token);
         known.map_or(Self::Declines("INVALID_PAYMENT_METHOD"), |(_, card)| card)
     }
 
-    /// What the network refuses on which card, and why.
-    pub(super) fn refusing() -> Vec<(&'static str, Kind, &'static str)> {
+    /// The refused operations, by token and kind, with the reasons.
+    pub(super) fn refusals() -> Vec<(&'static str, Kind, &'static str)> {
         let all = Self::TOKENS.into_iter().flat_map(|(token, card)| {
-            let refused = move |kind: Kind| Some((token, kind, card.refuses(kind)?));
+            let refused = move |kind: Kind| Some((token, kind, card.refusal(kind)?));
             Kind::ALL.into_iter().filter_map(refused)
         });
         all.collect()
@@ -69,8 +69,8 @@ impl Card {
         )
     }
 
-    /// Why the network refuses this on this card.
-    fn refuses(self, kind: Kind) -> Option<&'static str> {
+    /// The reason why the network refuses this operation on this card, if it does.
+    fn refusal(self, kind: Kind) -> Option<&'static str> {
         match (self, kind) {
             (Self::CaptureFails, Kind::Capture) => Some("CAPTURE_REFUSED"),
             (Self::VoidFails, Kind::Void) => Some("VOID_REFUSED"),

@@ -1,4 +1,4 @@
-//! The ledger's tables. There is no way to change what is in them.
+//! The ledger's tables. Their rows are inserted and never changed.
 
 use chassis::Facility;
 use money::{Currency, Money};
@@ -6,13 +6,13 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{currency, known};
+use super::{currency, decode_name};
 use crate::ledger::{Account, Cause, Origin, Transaction};
 
-/// An entry as it is listed.
+/// An entry with the details of its transaction.
 #[derive(Clone, Debug)]
-pub struct Booked {
-    /// Orders the entries: newest first means largest first.
+pub struct EntryRecord {
+    /// Assigned in ascending order: the newest entry has the largest id.
     pub id: i64,
     pub transaction_id: Uuid,
     pub account: Account,
@@ -24,24 +24,25 @@ pub struct Booked {
     pub created_at: OffsetDateTime,
 }
 
-/// The sums of one account in one currency in minor units, both positive. They may be beyond what one amount can be.
+/// The sums of one account in one currency in minor units, both positive. They may exceed the range of a single
+/// amount.
 #[derive(Clone, Copy, Debug)]
-pub struct Sums {
+pub struct AccountSums {
     pub account: Account,
     pub currency: Currency,
     pub debit: i128,
     pub credit: i128,
 }
 
-/// What a list of entries is narrowed to.
+/// The filter of a list of entries.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Filter {
     pub order_id: Option<Uuid>,
     pub account: Option<Account>,
 }
 
-/// Books transactions with their entries. What a source has booked under its cause before is an error of the constraint
-/// `ledger_booked_once`.
+/// Inserts transactions with their entries. A second transaction of the same source and cause violates the
+/// constraint `ledger_booked_once`.
 pub async fn book(
     conn: &mut PgConnection,
     transactions: &[(&Facility, &Transaction)],
@@ -101,14 +102,14 @@ pub async fn book(
     Ok(())
 }
 
-/// The sums of every account that has entries of this order.
-pub async fn sums_of_order(
+/// Sums every account that has entries of this order.
+pub async fn sum_order(
     conn: &mut PgConnection,
     order_id: Uuid,
     in_currency: Option<&str>,
-) -> Result<Vec<Sums>, sqlx::Error> {
+) -> Result<Vec<AccountSums>, sqlx::Error> {
     let rows = sqlx::query_as!(
-        SumsRow,
+        AccountSumsRow,
         r#"select account, currency,
                coalesce(sum(amount) filter (where amount > 0), 0)::text as "debit!",
                coalesce(-sum(amount) filter (where amount < 0), 0)::text as "credit!"
@@ -122,10 +123,14 @@ pub async fn sums_of_order(
     sorted(rows.fetch_all(conn).await?)
 }
 
-/// The sums of every account that has entries: what is folded already, and what came after that.
-pub async fn sums(conn: &mut PgConnection, in_currency: Option<&str>) -> Result<Vec<Sums>, sqlx::Error> {
+/// Sums every account that has entries: the folded totals plus the entries after them.
+pub async fn sum_all(
+    conn: &mut PgConnection,
+    in_currency: Option<&str>,
+) -> Result<Vec<AccountSums>, sqlx::Error> {
     loop {
-        // The planner has to know where the rest begins, or it reads the ledger from the beginning.
+        // A separate query: the planner must know where the remaining entries begin, or it reads the ledger from
+        // the beginning.
         let folded = sqlx::query_scalar!("select folded_to from payment.ledger_folded")
             .fetch_one(&mut *conn)
             .await?;
@@ -147,11 +152,11 @@ pub async fn sums(conn: &mut PgConnection, in_currency: Option<&str>) -> Result<
         )
         .fetch_all(&mut *conn)
         .await?;
-        // Folded on in between, so that what was folded then was counted twice: again.
+        // Entries were folded between the two statements and are counted twice: repeat.
         if rows.iter().any(|row| row.folded_to != folded) {
             continue;
         }
-        let rows = rows.into_iter().map(|row| SumsRow {
+        let rows = rows.into_iter().map(|row| AccountSumsRow {
             account: row.account,
             currency: row.currency,
             debit: row.debit,
@@ -161,21 +166,21 @@ pub async fn sums(conn: &mut PgConnection, in_currency: Option<&str>) -> Result<
     }
 }
 
-struct SumsRow {
+struct AccountSumsRow {
     account: String,
     currency: String,
-    // PostgreSQL's `sum(bigint)` is a numeric, for which the text is the common ground.
+    // PostgreSQL's `sum(bigint)` is a numeric, which is transferred as text.
     debit: String,
     credit: String,
 }
 
-fn sorted(rows: Vec<SumsRow>) -> Result<Vec<Sums>, sqlx::Error> {
-    let sum = |text: &str| known("sum", text, text.parse().ok());
+fn sorted(rows: Vec<AccountSumsRow>) -> Result<Vec<AccountSums>, sqlx::Error> {
+    let sum = |text: &str| decode_name("sum", text, text.parse().ok());
     let mut sums = rows
         .into_iter()
         .map(|row| {
-            Ok(Sums {
-                account: known("account", &row.account, Account::named(&row.account))?,
+            Ok(AccountSums {
+                account: decode_name("account", &row.account, Account::from_name(&row.account))?,
                 currency: currency(&row.currency)?,
                 debit: sum(&row.debit)?,
                 credit: sum(&row.credit)?,
@@ -186,21 +191,21 @@ fn sorted(rows: Vec<SumsRow>) -> Result<Vec<Sums>, sqlx::Error> {
     Ok(sums)
 }
 
-/// How far the totals have come, and what stands between them and the end of the ledger.
+/// The progress of folding entries into the totals.
 #[derive(Clone, Debug)]
-pub struct Unfolded {
+pub struct FoldState {
     pub folded_to: i64,
-    /// The largest number that an entry has.
+    /// The largest id that was assigned to an entry.
     pub numbered_to: i64,
-    /// The transactions that were writing entries when that was asked. Once they have ended, every entry up to
-    /// `numbered_to` is visible or will never be.
+    /// The transactions that were writing entries at that time. After they have ended, every entry up to
+    /// `numbered_to` is visible or was rolled back.
     pub writers: Vec<String>,
 }
 
-/// Asks what there is to fold.
-pub async fn unfolded(conn: &mut PgConnection) -> Result<Unfolded, sqlx::Error> {
+/// Reads how far the ledger is folded.
+pub async fn get_fold_state(conn: &mut PgConnection) -> Result<FoldState, sqlx::Error> {
     sqlx::query_as!(
-        Unfolded,
+        FoldState,
         r#"select f.folded_to, w.numbered_to as "numbered_to!", w.writers as "writers!"
            from payment.ledger_folded f, payment.ledger_writers() w"#
     )
@@ -208,14 +213,15 @@ pub async fn unfolded(conn: &mut PgConnection) -> Result<Unfolded, sqlx::Error> 
     .await
 }
 
-/// The transactions that are writing entries now.
-pub async fn writers(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+/// Lists the transactions that are writing entries now.
+pub async fn list_writers(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar!(r#"select payment.ledger_writers_now() as "writers!""#)
         .fetch_one(conn)
         .await
 }
 
-/// Folds the next entries into the totals, at most `at_most` and none numbered above `upto`; how far it came.
+/// Folds the next entries into the totals, at most `at_most` and none with an id above `upto`. Returns the last
+/// folded id.
 pub async fn fold(conn: &mut PgConnection, upto: i64, at_most: i32) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select payment.fold_ledger($1, $2) as "folded_to!""#,
@@ -226,13 +232,13 @@ pub async fn fold(conn: &mut PgConnection, upto: i64, at_most: i32) -> Result<i6
     .await
 }
 
-/// Entries, newest first, that come after the one numbered `after`.
+/// Lists at most `at_most` entries that come after the one with the id `after`, newest first.
 pub async fn list(
     conn: &mut PgConnection,
     filter: Filter,
     after: Option<i64>,
     at_most: i64,
-) -> Result<Vec<Booked>, sqlx::Error> {
+) -> Result<Vec<EntryRecord>, sqlx::Error> {
     let rows = sqlx::query!(
         "select e.id, e.transaction_id, e.account, e.currency, e.amount, e.order_id, e.created_at, t.cause,
              t.payment_id, t.causation_id
@@ -250,12 +256,12 @@ pub async fn list(
     .await?;
     rows.into_iter()
         .map(|row| {
-            Ok(Booked {
+            Ok(EntryRecord {
                 id: row.id,
                 transaction_id: row.transaction_id,
-                account: known("account", &row.account, Account::named(&row.account))?,
+                account: decode_name("account", &row.account, Account::from_name(&row.account))?,
                 amount: Money::new(row.amount, currency(&row.currency)?),
-                cause: known("cause", &row.cause, Cause::named(&row.cause))?,
+                cause: decode_name("cause", &row.cause, Cause::from_name(&row.cause))?,
                 order_id: row.order_id,
                 payment_id: row.payment_id,
                 causation_id: row.causation_id,

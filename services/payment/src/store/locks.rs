@@ -1,32 +1,32 @@
-//! Locks payments in one order, whatever asks for them, and reads what is decided by.
+//! Locks payments, always in the order of their ids, and reads what the decisions on them need.
 
 use chassis::{Facility, idempotency::Key};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Row, known, operations::Charge};
+use super::{Row, decode_name, operations::Charge};
 use crate::{
     operation::{Kind, State},
     payment::{Payment, Purpose},
 };
 
-/// Names payments.
+/// Selects payments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Payment(Uuid),
-    /// That of the order for the purpose.
-    Of(Uuid, Purpose),
-    /// All of the order.
+    /// The payment of the order for the purpose.
+    OrderPurpose(Uuid, Purpose),
+    /// All payments of the order.
     Order(Uuid),
 }
 
 impl Target {
-    /// Whether the payment is one of those.
-    pub fn names(self, payment: &Payment) -> bool {
+    /// Whether the payment is selected.
+    pub fn matches(self, payment: &Payment) -> bool {
         match self {
             Self::Payment(id) => payment.id == id,
-            Self::Of(order, purpose) => payment.order_id == order && payment.purpose == purpose,
+            Self::OrderPurpose(order, purpose) => payment.order_id == order && payment.purpose == purpose,
             Self::Order(order) => payment.order_id == order,
         }
     }
@@ -34,33 +34,33 @@ impl Target {
 
 /// A payment that this transaction has locked.
 #[derive(Clone, Debug)]
-pub struct Locked {
+pub struct LockedPayment {
     pub facility: String,
     pub payment: Payment,
-    /// The time of the transaction, which is that of all it writes.
+    /// The time of the transaction, which all its rows get.
     pub now: OffsetDateTime,
 }
 
-/// What is known beside a locked payment.
+/// A summary of a payment's operations.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Standing {
-    /// The operation that the processor has not answered finally.
+pub struct OperationSummary {
+    /// The operation whose final outcome is not recorded yet.
     pub open: Option<(Uuid, Kind)>,
-    /// The latest authorization that succeeded: the one that an AUTHORIZED payment stands on.
+    /// The latest authorization that succeeded: the current one of an AUTHORIZED payment.
     pub authorization: Option<Uuid>,
     /// The charge with the most left to refund.
     pub charge: Option<Charge>,
 }
 
-/// What a request has begun, however long ago.
+/// The first operation of an earlier request with the same id, even if its stored response has expired.
 #[derive(Clone, Debug)]
-pub struct Begun {
+pub struct EarlierOperation {
     pub operation_id: Uuid,
-    /// The fingerprint of that request.
-    pub hash: Vec<u8>,
+    /// The hash of that request's content.
+    pub request_hash: Vec<u8>,
 }
 
-/// The columns of a payment in a row that has others beside them.
+/// The columns of a payment, from a row that has further columns.
 macro_rules! payment {
     ($row:ident) => {
         Row {
@@ -84,13 +84,13 @@ macro_rules! payment {
     };
 }
 
-/// Locks the payments that are named, in the order of their ids.
-pub async fn lock(
+/// Locks the selected payments in the order of their ids.
+pub async fn lock_payments(
     conn: &mut PgConnection,
     targets: &[(&Facility, Target)],
-) -> Result<Vec<Locked>, sqlx::Error> {
+) -> Result<Vec<LockedPayment>, sqlx::Error> {
     let (mut facilities, mut ids) = (Vec::new(), Vec::new());
-    let (mut of_facilities, mut orders, mut purposes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut order_facilities, mut orders, mut purposes) = (Vec::new(), Vec::new(), Vec::new());
     for (facility, target) in targets {
         let all = [Purpose::Share, Purpose::Balance];
         let (order, wanted) = match target {
@@ -99,12 +99,12 @@ pub async fn lock(
                 ids.push(*id);
                 continue;
             }
-            Target::Of(order, Purpose::Share) => (order, &all[..1]),
-            Target::Of(order, Purpose::Balance) => (order, &all[1..]),
+            Target::OrderPurpose(order, Purpose::Share) => (order, &all[..1]),
+            Target::OrderPurpose(order, Purpose::Balance) => (order, &all[1..]),
             Target::Order(order) => (order, &all[..]),
         };
         for purpose in wanted {
-            of_facilities.push(facility.as_str());
+            order_facilities.push(facility.as_str());
             orders.push(*order);
             purposes.push(purpose.name());
         }
@@ -123,14 +123,14 @@ pub async fn lock(
            order by p.id for update of p"#,
         &facilities as &[&str],
         &ids,
-        &of_facilities as &[&str],
+        &order_facilities as &[&str],
         &orders,
         &purposes as &[&str],
     )
     .fetch_all(conn)
     .await?;
     let locked = rows.into_iter().map(|row| {
-        Ok(Locked {
+        Ok(LockedPayment {
             facility: row.facility,
             payment: payment!(row).try_into()?,
             now: row.now,
@@ -140,20 +140,20 @@ pub async fn lock(
 }
 
 /// Locks one payment.
-pub async fn lock_one(
+pub async fn lock_payment(
     conn: &mut PgConnection,
     facility: &Facility,
     target: Target,
-) -> Result<Option<Locked>, sqlx::Error> {
-    Ok(lock(conn, &[(facility, target)]).await?.pop())
+) -> Result<Option<LockedPayment>, sqlx::Error> {
+    Ok(lock_payments(conn, &[(facility, target)]).await?.pop())
 }
 
-/// What is known beside payments, in their order, and what each request has begun that is named with one. The payments must
-/// be locked by a statement before.
-pub async fn standing(
+/// Lists summaries of the payments' operations in the given order, each with the operation that an earlier request
+/// with the given key has begun. An earlier statement must have locked the payments.
+pub async fn list_summaries(
     conn: &mut PgConnection,
     wanted: &[(&Facility, Uuid, Option<&Key>)],
-) -> Result<Vec<(Standing, Option<Begun>)>, sqlx::Error> {
+) -> Result<Vec<(OperationSummary, Option<EarlierOperation>)>, sqlx::Error> {
     let facilities: Vec<&str> = wanted.iter().map(|(facility, ..)| facility.as_str()).collect();
     let payments: Vec<Uuid> = wanted.iter().map(|(_, payment, _)| *payment).collect();
     let methods: Vec<&str> = wanted
@@ -197,12 +197,12 @@ pub async fn standing(
     )
     .fetch_all(conn)
     .await?;
-    let standings = rows.into_iter().map(|row| {
+    let summaries = rows.into_iter().map(|row| {
         let kind = row
             .open_kind
-            .map(|kind| known("kind of operation", &kind, Kind::named(&kind)));
+            .map(|kind| decode_name("kind of operation", &kind, Kind::from_name(&kind)));
         let charge = row.charge_id.zip(row.remainder);
-        let standing = Standing {
+        let summary = OperationSummary {
             open: row.open_id.zip(kind.transpose()?),
             authorization: row.authorization_id,
             charge: charge.map(|(authorization_id, left)| Charge {
@@ -210,36 +210,39 @@ pub async fn standing(
                 left,
             }),
         };
-        let begun = row.begun_id.zip(row.hash);
+        let earlier = row.begun_id.zip(row.hash);
         Ok((
-            standing,
-            begun.map(|(operation_id, hash)| Begun { operation_id, hash }),
+            summary,
+            earlier.map(|(operation_id, request_hash)| EarlierOperation {
+                operation_id,
+                request_hash,
+            }),
         ))
     });
-    standings.collect()
+    summaries.collect()
 }
 
-/// A payment and an operation of it, both locked.
+/// An operation and its payment, both locked.
 #[derive(Clone, Debug)]
-pub struct Exchanged {
+pub struct LockedOperation {
     pub operation_id: Uuid,
-    pub locked: Locked,
-    /// The operation's.
+    pub payment: LockedPayment,
+    /// The operation's state.
     pub state: State,
-    /// How often the operation was resumed.
+    /// How often the operation's lease was acquired again.
     pub attempts: u32,
 }
 
-/// Locks operations and before each its payment, in the order of the payments. They are named by facility, payment and
-/// operation.
-pub async fn lock_exchanged(
+/// Locks operations, each after its payment, in the order of the payments' ids. They are given by facility,
+/// payment id and operation id.
+pub async fn lock_operations(
     conn: &mut PgConnection,
-    named: &[(&Facility, Uuid, Uuid)],
-) -> Result<Vec<Exchanged>, sqlx::Error> {
-    let facilities: Vec<&str> = named.iter().map(|(facility, ..)| facility.as_str()).collect();
-    let payments: Vec<Uuid> = named.iter().map(|(_, payment, _)| *payment).collect();
-    let operations: Vec<Uuid> = named.iter().map(|(.., operation)| *operation).collect();
-    // Both rows are locked, so that both are read as the last transaction left them.
+    wanted: &[(&Facility, Uuid, Uuid)],
+) -> Result<Vec<LockedOperation>, sqlx::Error> {
+    let facilities: Vec<&str> = wanted.iter().map(|(facility, ..)| facility.as_str()).collect();
+    let payments: Vec<Uuid> = wanted.iter().map(|(_, payment, _)| *payment).collect();
+    let operations: Vec<Uuid> = wanted.iter().map(|(.., operation)| *operation).collect();
+    // Both rows are locked, so that both are read as the last committed transaction left them.
     let rows = sqlx::query!(
         r#"select p.facility, p.id, p.order_id, p.purpose, p.state, p.currency, p.amount, p.authorized, p.captured,
                p.refunded, p.method, p.processor_reference, p.decline_reason, p.version, p.expires_at, p.created_at,
@@ -255,18 +258,18 @@ pub async fn lock_exchanged(
     )
     .fetch_all(conn)
     .await?;
-    let exchanged = rows.into_iter().map(|row| {
+    let locked = rows.into_iter().map(|row| {
         let state = &row.operation_state;
-        Ok(Exchanged {
+        Ok(LockedOperation {
             operation_id: row.operation_id,
-            locked: Locked {
+            payment: LockedPayment {
                 facility: row.facility,
                 payment: payment!(row).try_into()?,
                 now: row.now,
             },
-            state: known("state of an operation", state, State::named(state))?,
+            state: decode_name("state of an operation", state, State::from_name(state))?,
             attempts: u32::try_from(row.attempts).unwrap_or(0),
         })
     });
-    exchanged.collect()
+    locked.collect()
 }

@@ -1,4 +1,4 @@
-//! What the processor is asked for.
+//! The operations of the processor and their leases.
 
 use std::time::Duration;
 
@@ -7,36 +7,40 @@ use money::{Currency, Money};
 use sqlx::{PgConnection, postgres::types::PgInterval};
 use uuid::Uuid;
 
-use super::{currency, known};
+use super::{currency, decode_name};
 use crate::operation::{Kind, Operation, State};
 
-/// An operation and how long somebody has it for themselves.
+/// An operation with its lease.
 #[derive(Clone, Debug)]
-pub struct Leased {
+pub struct LeasedOperation {
     pub operation: Operation,
-    /// Zero when nobody works on it.
-    pub for_another: Duration,
+    /// The time until the lease expires; zero if it is not leased.
+    pub lease_left: Duration,
 }
 
-/// An authorization with something left to refund.
+/// An authorization with a captured amount left to refund, in minor units.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {
     pub authorization_id: Uuid,
     pub left: i64,
 }
 
-/// An operation that is new, leased to whoever writes it down.
+/// An operation to insert, with its lease.
 #[derive(Clone, Debug)]
-pub struct Opened {
+pub struct NewOperation {
     pub operation: Operation,
     pub lease: Duration,
-    /// Of the request that begins with it; a second operation of the same request breaks `operation_request`.
+    /// The key of the request that begins with it. A second operation with the same key violates
+    /// `operation_request`.
     pub key: Option<Key>,
 }
 
-/// Writes operations down, open ones and such as have ended, with the refunds that those of the kind REFUND are to make.
-/// Their payments must be locked and have none open.
-pub async fn insert(conn: &mut PgConnection, opened: &[(&Facility, &Opened)]) -> Result<(), sqlx::Error> {
+/// Inserts operations, open or ended, and a refund for each of the kind REFUND. Their payments must be locked and
+/// have no open operation.
+pub async fn insert(
+    conn: &mut PgConnection,
+    opened: &[(&Facility, &NewOperation)],
+) -> Result<(), sqlx::Error> {
     let operations: Vec<&Operation> = opened.iter().map(|(_, opened)| &opened.operation).collect();
     let ids = |value: fn(&Operation) -> Uuid| operations.iter().map(|one| value(one)).collect::<Vec<_>>();
     let numbers = |value: fn(&Operation) -> i64| operations.iter().map(|one| value(one)).collect::<Vec<_>>();
@@ -93,8 +97,11 @@ pub async fn insert(conn: &mut PgConnection, opened: &[(&Facility, &Opened)]) ->
     Ok(())
 }
 
-/// The latest operation of those that the request of `root_id` has brought about.
-pub async fn last_of(conn: &mut PgConnection, root_id: Uuid) -> Result<Option<Leased>, sqlx::Error> {
+/// Finds the latest operation of the request that began with `root_id`.
+pub async fn find_last(
+    conn: &mut PgConnection,
+    root_id: Uuid,
+) -> Result<Option<LeasedOperation>, sqlx::Error> {
     let row = sqlx::query_as!(
         Row,
         r#"select id, payment_id, kind, state, root_id, target_id, currency, amount, method,
@@ -105,7 +112,7 @@ pub async fn last_of(conn: &mut PgConnection, root_id: Uuid) -> Result<Option<Le
     )
     .fetch_optional(conn)
     .await?;
-    row.map(Leased::try_from).transpose()
+    row.map(LeasedOperation::try_from).transpose()
 }
 
 /// Locks an operation. Lock its payment first.
@@ -120,13 +127,13 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Operation>
     .fetch_optional(conn)
     .await?;
     Ok(row
-        .map(Leased::try_from)
+        .map(LeasedOperation::try_from)
         .transpose()?
         .map(|leased| leased.operation))
 }
 
-/// The charges of a locked payment with something left to refund, those with the most of it first.
-pub async fn charges(
+/// Lists the charges of a locked payment with an amount left to refund, the largest amount first.
+pub async fn list_charges(
     conn: &mut PgConnection,
     payment_id: Uuid,
     at_most: i64,
@@ -143,9 +150,9 @@ pub async fn charges(
     .await
 }
 
-/// Takes over an operation that nobody works on; false when somebody was quicker.
-pub async fn take_over(conn: &mut PgConnection, id: Uuid, lease: Duration) -> Result<bool, sqlx::Error> {
-    let taken = sqlx::query!(
+/// Acquires the lease of an open operation; false if another process holds it.
+pub async fn acquire_lease(conn: &mut PgConnection, id: Uuid, lease: Duration) -> Result<bool, sqlx::Error> {
+    let updated = sqlx::query!(
         "update payment.operation set lease_until = clock_timestamp() + $2, attempts = attempts + 1
          where id = $1 and state in ('RUNNING', 'UNKNOWN') and lease_until < clock_timestamp()",
         id,
@@ -153,12 +160,12 @@ pub async fn take_over(conn: &mut PgConnection, id: Uuid, lease: Duration) -> Re
     )
     .execute(conn)
     .await?;
-    Ok(taken.rows_affected() == 1)
+    Ok(updated.rows_affected() == 1)
 }
 
-/// Takes over what nobody works on, of all facilities. `running` are the facilities whose operations this process works on,
-/// and how many of each: their turn comes after those that have fewer.
-pub async fn claim_due(
+/// Acquires the leases of operations of all facilities whose lease has expired. `running` has the facilities whose
+/// operations this process works on, with the number of each: facilities with fewer come first.
+pub async fn acquire_due_leases(
     conn: &mut PgConnection,
     lease: Duration,
     at_most: i32,
@@ -177,8 +184,8 @@ pub async fn claim_due(
     Ok(rows.into_iter().map(|row| (row.id, row.facility)).collect())
 }
 
-/// Ends the lease of an operation that was resumed `attempts` times, unless somebody has resumed it since.
-pub async fn release(conn: &mut PgConnection, id: Uuid, attempts: u32) -> Result<(), sqlx::Error> {
+/// Ends the lease of an operation that was resumed `attempts` times, unless it has been resumed again since.
+pub async fn release_lease(conn: &mut PgConnection, id: Uuid, attempts: u32) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update payment.operation set lease_until = clock_timestamp()
          where id = $1 and attempts = $2 and state in ('RUNNING', 'UNKNOWN') and lease_until > clock_timestamp()",
@@ -211,15 +218,15 @@ struct Row {
     leased_seconds: f64,
 }
 
-impl TryFrom<Row> for Leased {
+impl TryFrom<Row> for LeasedOperation {
     type Error = sqlx::Error;
 
     fn try_from(row: Row) -> Result<Self, sqlx::Error> {
         let operation = Operation {
             id: row.id,
             payment_id: row.payment_id,
-            kind: known("kind of operation", &row.kind, Kind::named(&row.kind))?,
-            state: known("state of an operation", &row.state, State::named(&row.state))?,
+            kind: decode_name("kind of operation", &row.kind, Kind::from_name(&row.kind))?,
+            state: decode_name("state of an operation", &row.state, State::from_name(&row.state))?,
             root_id: row.root_id,
             authorization_id: row.target_id.unwrap_or(row.id),
             amount: Money::new(row.amount, currency(&row.currency)?),
@@ -235,12 +242,12 @@ impl TryFrom<Row> for Leased {
         };
         Ok(Self {
             operation,
-            for_another: Duration::from_secs_f64(row.leased_seconds),
+            lease_left: Duration::from_secs_f64(row.leased_seconds),
         })
     }
 }
 
-/// As whole microseconds.
+/// The duration in whole microseconds.
 pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

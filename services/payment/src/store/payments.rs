@@ -1,4 +1,4 @@
-//! What is written of payments.
+//! Inserts payments.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::payment::Payment;
 
-/// Payments, column by column.
+/// The columns of payments, as arrays for `unnest`.
 pub(super) struct Columns<'a> {
     pub(super) facilities: Vec<&'a str>,
     pub(super) ids: Vec<Uuid>,
@@ -28,7 +28,7 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(payments: &[(&'a Facility, &'a Payment)]) -> Self {
+    pub(super) fn new(payments: &[(&'a Facility, &'a Payment)]) -> Self {
         let numbers = |value: fn(&Payment) -> i64| payments.iter().map(|(_, one)| value(one)).collect();
         Self {
             facilities: payments.iter().map(|(facility, _)| facility.as_str()).collect(),
@@ -57,17 +57,17 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes new payments, except those whose order has one for the purpose already. When each that it wrote was written,
-/// by its id.
+/// Inserts payments, except those whose order has one for the purpose already. Returns the creation time of each
+/// inserted payment by its id.
 pub async fn insert(
     conn: &mut PgConnection,
     payments: &[(&Facility, &Payment)],
 ) -> Result<HashMap<Uuid, OffsetDateTime>, sqlx::Error> {
-    let columns = Columns::of(payments);
+    let columns = Columns::new(payments);
     let orders: Vec<Uuid> = payments.iter().map(|(_, one)| one.order_id).collect();
     let purposes: Vec<&str> = payments.iter().map(|(_, one)| one.purpose.name()).collect();
-    // In one order, so that two transactions with orders in common wait for each other one way only.
-    let written = sqlx::query!(
+    // Sorted, so that two transactions that insert payments of the same orders cannot deadlock.
+    let inserted = sqlx::query!(
         "insert into payment.payment (id, facility, order_id, purpose, state, currency, amount, method, version)
          select id, facility, order_id, purpose, state, currency, amount, method, version
          from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[],
@@ -87,5 +87,5 @@ pub async fn insert(
     )
     .fetch_all(conn)
     .await?;
-    Ok(written.into_iter().map(|row| (row.id, row.created_at)).collect())
+    Ok(inserted.into_iter().map(|row| (row.id, row.created_at)).collect())
 }

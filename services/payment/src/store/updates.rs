@@ -1,4 +1,4 @@
-//! What changes in operations, in their payments and in their refunds.
+//! Updates operations, their payments and their refunds.
 
 use std::time::Duration;
 
@@ -12,64 +12,64 @@ use crate::{
     payment::Payment,
 };
 
-/// What changes in an operation.
+/// The changes to an operation.
 #[derive(Clone, Debug)]
 pub struct Update {
     pub id: Uuid,
     pub state: Option<State>,
     pub reference: Option<String>,
     pub refusal: Option<String>,
-    /// Of an authorization: so much more was taken of it.
+    /// For an authorization: added to its captured amount, in minor units.
     pub captured: i64,
-    /// Of an authorization: so much more was given back of it.
+    /// For an authorization: added to its refunded amount, in minor units.
     pub refunded: i64,
-    /// Anybody may resume it after this time.
-    pub free_in: Option<Duration>,
+    /// The lease expires after this time; then any process may resume the operation.
+    pub lease_expires_in: Option<Duration>,
 }
 
 impl Update {
-    /// As the operation ended.
-    pub fn ended(operation: &Operation) -> Self {
+    /// The operation has ended.
+    pub fn completed(operation: &Operation) -> Self {
         Self {
             state: Some(operation.state),
             reference: Some(operation.reference.clone()),
             refusal: Some(operation.refusal.clone()),
-            ..Self::of(operation.id)
+            ..Self::new(operation.id)
         }
     }
 
-    /// A void has overtaken it.
+    /// A void has replaced the operation.
     pub fn abandoned(id: Uuid) -> Self {
         Self {
             state: Some(State::Abandoned),
-            ..Self::of(id)
+            ..Self::new(id)
         }
     }
 
-    /// So much more was taken of an authorization, or given back of it.
-    pub fn moved(authorization: Uuid, captured: i64, refunded: i64) -> Self {
+    /// Adds to the captured and refunded amounts of an authorization.
+    pub fn amounts(authorization: Uuid, captured: i64, refunded: i64) -> Self {
         Self {
             captured,
             refunded,
-            ..Self::of(authorization)
+            ..Self::new(authorization)
         }
     }
 
-    /// Its outcome stays open, and anybody may resume it `after` some time.
+    /// The outcome stays open, and any process may resume the operation `after` some time.
     pub fn postponed(id: Uuid, state: State, after: Duration) -> Self {
         Self {
             state: Some(state),
-            free_in: Some(after),
-            ..Self::of(id)
+            lease_expires_in: Some(after),
+            ..Self::new(id)
         }
     }
 
-    /// Whether the operation is open after it.
+    /// Whether the operation is open after the update.
     pub fn leaves_open(&self) -> bool {
-        self.free_in.is_some()
+        self.lease_expires_in.is_some()
     }
 
-    fn of(id: Uuid) -> Self {
+    fn new(id: Uuid) -> Self {
         Self {
             id,
             state: None,
@@ -77,12 +77,12 @@ impl Update {
             refusal: None,
             captured: 0,
             refunded: 0,
-            free_in: None,
+            lease_expires_in: None,
         }
     }
 }
 
-/// Updates, column by column.
+/// The columns of updates, as arrays for `unnest`.
 struct UpdateColumns<'a> {
     facilities: Vec<&'a str>,
     ids: Vec<Uuid>,
@@ -91,11 +91,11 @@ struct UpdateColumns<'a> {
     refusals: Vec<Option<&'a str>>,
     captured: Vec<i64>,
     refunded: Vec<i64>,
-    free_in: Vec<Option<i64>>,
+    lease_expires_in: Vec<Option<i64>>,
 }
 
 impl<'a> UpdateColumns<'a> {
-    fn of(updates: &[(&'a Facility, &'a Update)]) -> Self {
+    fn new(updates: &[(&'a Facility, &'a Update)]) -> Self {
         let all = || updates.iter().map(|(_, update)| *update);
         Self {
             facilities: updates.iter().map(|(facility, _)| facility.as_str()).collect(),
@@ -105,20 +105,20 @@ impl<'a> UpdateColumns<'a> {
             refusals: all().map(|one| one.refusal.as_deref()).collect(),
             captured: all().map(|one| one.captured).collect(),
             refunded: all().map(|one| one.refunded).collect(),
-            free_in: all().map(|one| one.free_in.map(micros)).collect(),
+            lease_expires_in: all().map(|one| one.lease_expires_in.map(micros)).collect(),
         }
     }
 }
 
-/// Writes down what changes in operations whose payments are locked, and what has changed in payments that are locked.
-/// No operation may be named twice.
+/// Updates payments and operations. The payments, and the payments of the operations, must be locked. No operation
+/// may occur twice.
 pub async fn update(
     conn: &mut PgConnection,
     payments: &[(&Facility, &Payment)],
     updates: &[(&Facility, &Update)],
 ) -> Result<(), sqlx::Error> {
-    let saved = Columns::of(payments);
-    let updates = UpdateColumns::of(updates);
+    let saved = Columns::new(payments);
+    let updates = UpdateColumns::new(updates);
     sqlx::query!(
         "with saved as (
              update payment.payment p
@@ -161,14 +161,14 @@ pub async fn update(
         &updates.refusals as &[Option<&str>],
         &updates.captured,
         &updates.refunded,
-        &updates.free_in as &[Option<i64>],
+        &updates.lease_expires_in as &[Option<i64>],
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// Writes down how refunds ended.
+/// Sets the final states of refunds.
 pub async fn close_refunds(
     conn: &mut PgConnection,
     ended: &[(&Facility, Uuid, RefundState)],

@@ -1,27 +1,27 @@
-//! What payers pay and take back.
+//! Books payments and takebacks of payers.
 
 use events::{Delivery, Handler, HandlerError};
 use money::Money;
 use proto::claims::v1::{ClaimRemittance, ClaimRemitted, ClaimTakenBack};
 use sqlx::PgConnection;
 
-use super::{amount, book, facility, origin};
+use super::{book, decode_amount, decode_facility, decode_origin};
 use crate::ledger::{Booking, Transaction};
 
-/// Books remittance lines, each as its claim has counted it.
+/// Books the lines of remittances, with the amounts that the claim has recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct Remittances;
 
 impl Remittances {
     /// The consumer's name.
     pub const NAME: &'static str = "payment-remittances";
-    /// What it consumes. A denial moves no money.
+    /// The subjects that it consumes. A denial moves no money, so it is not among them.
     pub const SUBJECTS: [&'static str; 2] = ["evt.claims.claim.remitted", "evt.claims.claim.taken_back"];
 }
 
 impl Handler for Remittances {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
-        let facility = facility(delivery)?;
+        let facility = decode_facility(delivery)?;
         Ok(book(tx, &facility, bookings(delivery)?).await?)
     }
 
@@ -30,19 +30,19 @@ impl Handler for Remittances {
             return Ok(false);
         };
         let all: Vec<_> = deliveries.iter().map(bookings).collect::<Result<_, _>>()?;
-        book(tx, &facility(first)?, all.into_iter().flatten()).await?;
+        book(tx, &decode_facility(first)?, all.into_iter().flatten()).await?;
         Ok(true)
     }
 }
 
-/// What the lines of a remittance move.
+/// Maps the lines of a remittance to bookings.
 fn bookings(delivery: &Delivery) -> Result<[Booking; 2], HandlerError> {
-    let remittance = remittance(delivery)?;
-    let origin = origin(delivery, &remittance.order_id)?;
+    let remittance = decode_remittance(delivery)?;
+    let origin = decode_origin(delivery, &remittance.order_id)?;
     let (mut paid, mut taken_back): (Vec<Money>, Vec<Money>) = (Vec::new(), Vec::new());
     for line in &remittance.lines {
         let Some(wire) = &line.amount else { continue };
-        let moved = amount(wire)?;
+        let moved = decode_amount(wire)?;
         if moved.is_negative() {
             let back = moved.checked_neg();
             taken_back
@@ -57,7 +57,7 @@ fn bookings(delivery: &Delivery) -> Result<[Booking; 2], HandlerError> {
     ])
 }
 
-fn remittance(delivery: &Delivery) -> Result<ClaimRemittance, HandlerError> {
+fn decode_remittance(delivery: &Delivery) -> Result<ClaimRemittance, HandlerError> {
     let remittance = if delivery.is::<ClaimTakenBack>() {
         delivery.decode::<ClaimTakenBack>()?.remittance
     } else {

@@ -1,16 +1,16 @@
-//! The events of a payment.
+//! Maps changes of a payment to its published events.
 
+use ::events::{Event, Meta};
 use chassis::Facility;
-use events::{Event, Meta};
 use money::Money;
 use prost::{Message, Name};
 use proto::payment::v1 as wire;
 use uuid::Uuid;
 
-use crate::{payment::Payment, wire::purpose};
+use crate::{grpc::encode::purpose, payment::Payment};
 
-/// An event of the payment, whose version has been counted up under its lock.
-pub(crate) fn event<M: Message + Name>(
+/// Wraps a message as an event of the payment. The payment's version must have been incremented under its lock.
+pub(crate) fn to_event<M: Message + Name>(
     facility: &Facility,
     payment: &Payment,
     causation_id: Uuid,

@@ -1,5 +1,4 @@
-//! What is done to authorizations: captures, voids and refunds. Those that come at the same time are carried out by one
-//! statement.
+//! Captures, voids and refunds of authorizations. Concurrent ones are executed by one statement.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,9 +7,9 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::Card;
-use crate::processor::{Outcome, Sent};
+use crate::processor::{Dispatch, Outcome};
 
-/// What is done to an authorization.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Capture,
@@ -18,24 +17,24 @@ pub(super) enum Kind {
     Refund,
 }
 
-/// Something asked for an authorization.
+/// An operation on an authorization. The amount is in minor units.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
+pub(super) struct CardOperation {
     pub(super) kind: Kind,
     pub(super) key: Uuid,
     pub(super) authorization: Uuid,
     pub(super) amount: i64,
 }
 
-/// Carries it out.
-pub(super) struct Following {
+/// Executes a batch of operations.
+pub(super) struct ExecuteOperations {
     pub(super) pool: PgPool,
 }
 
-/// Something asked for an authorization, on its way.
-pub(super) struct Call {
-    pub(super) wanted: Wanted,
-    pub(super) sent: Sent,
+/// A requested operation.
+pub(super) struct OperationRequest {
+    pub(super) operation: CardOperation,
+    pub(super) dispatch: Dispatch,
 }
 
 impl Kind {
@@ -50,42 +49,42 @@ impl Kind {
     }
 }
 
-impl Command for Following {
-    type Item = Call;
-    /// The answer and the card; none of a call that its caller has given up before it was sent.
+impl Command for ExecuteOperations {
+    type Item = OperationRequest;
+    /// The outcome and the card; `None` if the caller has cancelled the call before it was sent.
     type Outcome = Option<(Outcome, Option<Card>)>;
     type Error = sqlx::Error;
 
-    fn aggregate(&self, call: &Call) -> Uuid {
-        call.wanted.authorization
+    fn aggregate(&self, request: &OperationRequest) -> Uuid {
+        request.operation.authorization
     }
 
     fn is_outage(&self, error: &sqlx::Error) -> bool {
         Fault::of(error) == Fault::Outage
     }
 
-    async fn execute(&self, calls: &[Arc<Call>]) -> Result<Vec<Self::Outcome>, sqlx::Error> {
-        let mut line = self.pool.acquire().await?;
-        let sent: Vec<Wanted> = calls
+    async fn execute(&self, requests: &[Arc<OperationRequest>]) -> Result<Vec<Self::Outcome>, sqlx::Error> {
+        let mut conn = self.pool.acquire().await?;
+        let sent: Vec<CardOperation> = requests
             .iter()
-            .filter(|call| call.sent.mark())
-            .map(|call| call.wanted)
+            .filter(|request| request.dispatch.mark_sent())
+            .map(|request| request.operation)
             .collect();
-        close(&mut line, &sent).await?;
-        let mut carried_out = carry_out(&mut line, &sent).await?;
-        Ok(calls
+        close(&mut conn, &sent).await?;
+        let mut outcomes = execute(&mut conn, &sent).await?;
+        Ok(requests
             .iter()
-            .map(|call| carried_out.remove(&call.wanted.key))
+            .map(|request| outcomes.remove(&request.operation.key))
             .collect())
     }
 }
 
-/// A void of an authorization that has not arrived leaves a closed one in its place.
-async fn close(line: &mut PgConnection, sent: &[Wanted]) -> Result<(), sqlx::Error> {
+/// Inserts a closed authorization for each void whose authorization has not arrived.
+async fn close(conn: &mut PgConnection, sent: &[CardOperation]) -> Result<(), sqlx::Error> {
     let voided: Vec<String> = sent
         .iter()
-        .filter(|wanted| wanted.kind == Kind::Void)
-        .map(|wanted| wanted.authorization.to_string())
+        .filter(|operation| operation.kind == Kind::Void)
+        .map(|operation| operation.authorization.to_string())
         .collect();
     if voided.is_empty() {
         return Ok(());
@@ -97,18 +96,19 @@ async fn close(line: &mut PgConnection, sent: &[Wanted]) -> Result<(), sqlx::Err
          on conflict (key) do nothing",
         &voided,
     )
-    .execute(line)
+    .execute(conn)
     .await?;
     Ok(())
 }
 
-/// Carries each call out once per key, or finds its first answer.
-async fn carry_out(
-    line: &mut PgConnection,
-    sent: &[Wanted],
+/// Executes each operation once per key, or finds its first outcome.
+async fn execute(
+    conn: &mut PgConnection,
+    sent: &[CardOperation],
 ) -> Result<HashMap<Uuid, (Outcome, Option<Card>)>, sqlx::Error> {
-    let refusing = Card::refusing();
-    // A repetition that had to wait for the first call does not see that call's row, and is told by the conflict with it.
+    let refusals = Card::refusals();
+    // A repetition that has waited for the first call does not see that call's row; the conflict with it returns
+    // the reason.
     let rows = sqlx::query!(
         r#"with wanted as (
                select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
@@ -161,26 +161,27 @@ async fn carry_out(
         &sent.iter().map(|one| one.authorization.to_string()).collect::<Vec<_>>(),
         &sent.iter().map(|one| one.kind.name()).collect::<Vec<_>>() as &[&str],
         &sent.iter().map(|one| one.amount).collect::<Vec<_>>(),
-        &refusing.iter().map(|(token, ..)| *token).collect::<Vec<_>>() as &[&str],
-        &refusing.iter().map(|(_, kind, _)| kind.name()).collect::<Vec<_>>() as &[&str],
-        &refusing.iter().map(|(.., reason)| *reason).collect::<Vec<_>>() as &[&str],
+        &refusals.iter().map(|(token, ..)| *token).collect::<Vec<_>>() as &[&str],
+        &refusals.iter().map(|(_, kind, _)| kind.name()).collect::<Vec<_>>() as &[&str],
+        &refusals.iter().map(|(.., reason)| *reason).collect::<Vec<_>>() as &[&str],
     )
-    .fetch_all(line)
+    .fetch_all(conn)
     .await?;
-    let answers = rows.into_iter().map(|row| {
+    let outcomes = rows.into_iter().map(|row| {
         let key = row
             .key
             .parse()
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        let card = row.token.as_deref().map(Card::of);
-        Ok((key, (decided(row.key, row.reason), card)))
+        let card = row.token.as_deref().map(Card::from_token);
+        Ok((key, (to_outcome(row.key, row.reason), card)))
     });
-    answers.collect()
+    outcomes.collect()
 }
 
-fn decided(key: String, reason: String) -> Outcome {
-    match reason.is_empty() {
-        true => Outcome::Approved { reference: key },
-        false => Outcome::Refused { reason },
+fn to_outcome(key: String, reason: String) -> Outcome {
+    if reason.is_empty() {
+        Outcome::Approved { reference: key }
+    } else {
+        Outcome::Refused { reason }
     }
 }

@@ -20,8 +20,8 @@ fn authorization(payment: &Payment) -> Operation {
     Operation::authorize(Uuid::now_v7(), payment, aed(1_000), Uuid::now_v7())
 }
 
-fn following(kind: Kind, payment: &Payment, authorization: Uuid, minor: i64) -> Operation {
-    Operation::following(Uuid::now_v7(), kind, payment.id, authorization, aed(minor))
+fn on_authorization(kind: Kind, payment: &Payment, authorization: Uuid, minor: i64) -> Operation {
+    Operation::on_authorization(Uuid::now_v7(), kind, payment.id, authorization, aed(minor))
 }
 
 fn approved() -> Outcome {
@@ -36,9 +36,9 @@ fn refused() -> Outcome {
     }
 }
 
-fn settled(payment: Payment, operation: &Operation, outcome: &Outcome, charges: &[Charge]) -> Settled {
+fn applied(payment: Payment, operation: &Operation, outcome: &Outcome, charges: &[Charge]) -> AppliedOutcome {
     let facility = Facility::new("F1").unwrap();
-    let answered = Answered {
+    let context = OutcomeContext {
         facility: &facility,
         operation,
         outcome,
@@ -47,11 +47,11 @@ fn settled(payment: Payment, operation: &Operation, outcome: &Outcome, charges: 
         lease: Duration::from_secs(5),
         charges,
     };
-    settle(payment, answered).unwrap()
+    apply(payment, context).unwrap()
 }
 
-fn told(settled: &Settled) -> Vec<&str> {
-    let events = settled.changes.events.iter();
+fn event_names(applied: &AppliedOutcome) -> Vec<&str> {
+    let events = applied.changes.events.iter();
     events
         .map(|event| event.type_name.trim_start_matches("payment.v1.Payment"))
         .collect()
@@ -61,8 +61,8 @@ fn told(settled: &Settled) -> Vec<&str> {
 fn an_approved_authorization_holds_from_the_transactions_own_time() {
     let payment = payment(Purpose::Share, PaymentState::Authorizing);
     let operation = authorization(&payment);
-    let settled = settled(payment, &operation, &approved(), &[]);
-    let payment = &settled.changes.payment;
+    let applied = applied(payment, &operation, &approved(), &[]);
+    let payment = &applied.changes.payment;
     assert_eq!(
         (payment.state, payment.authorized),
         (PaymentState::Authorized, 1_000)
@@ -72,20 +72,20 @@ fn an_approved_authorization_holds_from_the_transactions_own_time() {
         Some(OffsetDateTime::UNIX_EPOCH + time::Duration::days(7))
     );
     assert_eq!(payment.updated_at, OffsetDateTime::UNIX_EPOCH);
-    assert_eq!(settled.operation.state, State::Succeeded);
-    assert_eq!(told(&settled), ["Authorized"]);
-    assert!(settled.changes.opened.is_none());
+    assert_eq!(applied.operation.state, State::Succeeded);
+    assert_eq!(event_names(&applied), ["Authorized"]);
+    assert!(applied.changes.opened.is_none());
 }
 
 #[test]
-fn a_capture_follows_an_authorization_that_nobody_else_captures() {
+fn a_capture_follows_an_authorization_with_then_capture() {
     let payment = payment(Purpose::Balance, PaymentState::Authorizing);
     let operation = Operation {
         then_capture: true,
         ..authorization(&payment)
     };
-    let settled = settled(payment, &operation, &approved(), &[]);
-    let next = settled.changes.opened.unwrap();
+    let applied = applied(payment, &operation, &approved(), &[]);
+    let next = applied.changes.opened.unwrap();
     assert_eq!(
         (next.operation.kind, next.lease),
         (Kind::Capture, Duration::from_secs(5))
@@ -95,15 +95,15 @@ fn a_capture_follows_an_authorization_that_nobody_else_captures() {
 }
 
 #[test]
-fn a_capture_that_was_asked_for_at_once_is_written_with_its_authorization() {
+fn a_capture_that_was_requested_at_once_is_written_with_its_authorization() {
     let payment = payment(Purpose::Share, PaymentState::Authorizing);
     let operation = Operation {
         then_capture: true,
         ..authorization(&payment)
     };
     let facility = Facility::new("F1").unwrap();
-    let settled = settled(payment, &operation, &approved(), &[]);
-    let answered = Answered {
+    let applied = applied(payment, &operation, &approved(), &[]);
+    let context = OutcomeContext {
         facility: &facility,
         operation: &operation,
         outcome: &approved(),
@@ -112,26 +112,26 @@ fn a_capture_that_was_asked_for_at_once_is_written_with_its_authorization() {
         lease: Duration::from_secs(5),
         charges: &[],
     };
-    let settled = settle_next(settled, answered).unwrap();
-    assert!(settled.changes.opened.is_none());
-    assert_eq!(told(&settled), ["Authorized", "Captured"]);
-    let versions: Vec<_> = settled
+    let applied = apply_next(applied, context).unwrap();
+    assert!(applied.changes.opened.is_none());
+    assert_eq!(event_names(&applied), ["Authorized", "Captured"]);
+    let versions: Vec<_> = applied
         .changes
         .events
         .iter()
         .map(|event| event.meta.version)
         .collect();
     assert_eq!(versions, [2, 3]);
-    // One change of the authorization: it has ended, and all of it was taken.
-    let [update] = &settled.changes.operations[..] else {
-        panic!("{:?}", settled.changes.operations);
+    // The authorization is updated once: it has ended, and all of it was captured.
+    let [update] = &applied.changes.operations[..] else {
+        panic!("{:?}", applied.changes.operations);
     };
     assert_eq!(
         (update.id, update.state, update.captured),
         (operation.id, Some(State::Succeeded), 1_000)
     );
-    assert_eq!(settled.operation.id, operation.next(Kind::Capture).id);
-    assert_eq!(settled.operation.state, State::Succeeded);
+    assert_eq!(applied.operation.id, operation.next(Kind::Capture).id);
+    assert_eq!(applied.operation.state, State::Succeeded);
 }
 
 #[test]
@@ -144,21 +144,21 @@ fn a_refused_capture_declines_a_balance_and_leaves_a_share_to_its_saga() {
             authorized: 1_000,
             ..payment(purpose, PaymentState::Authorized)
         };
-        let operation = following(Kind::Capture, &payment, Uuid::now_v7(), 1_000);
-        let settled = settled(payment, &operation, &refused(), &[]);
-        assert_eq!(settled.changes.payment.state, state);
-        assert_eq!(told(&settled), events);
-        assert_eq!(settled.changes.opened.is_some(), purpose == Purpose::Balance);
+        let operation = on_authorization(Kind::Capture, &payment, Uuid::now_v7(), 1_000);
+        let applied = applied(payment, &operation, &refused(), &[]);
+        assert_eq!(applied.changes.payment.state, state);
+        assert_eq!(event_names(&applied), events);
+        assert_eq!(applied.changes.opened.is_some(), purpose == Purpose::Balance);
     }
 }
 
 #[test]
-fn a_refused_void_leaves_the_authorization_that_it_has_overtaken_to_be_found_out() {
+fn a_refused_void_reopens_the_authorization_that_it_had_abandoned() {
     let payment = payment(Purpose::Share, PaymentState::Unknown);
     let authorization = Uuid::now_v7();
-    let operation = following(Kind::Void, &payment, authorization, 1_000);
-    let settled = settled(payment, &operation, &refused(), &[]);
-    let reopened: Vec<_> = settled
+    let operation = on_authorization(Kind::Void, &payment, authorization, 1_000);
+    let applied = applied(payment, &operation, &refused(), &[]);
+    let reopened: Vec<_> = applied
         .changes
         .operations
         .iter()
@@ -169,7 +169,7 @@ fn a_refused_void_leaves_the_authorization_that_it_has_overtaken_to_be_found_out
         (reopened[0].id, reopened[0].state),
         (authorization, Some(State::Unknown))
     );
-    assert_eq!(settled.changes.payment.state, PaymentState::Unknown);
+    assert_eq!(applied.changes.payment.state, PaymentState::Unknown);
 }
 
 #[test]
@@ -192,12 +192,12 @@ fn a_refund_goes_on_with_the_charge_that_has_most_left_after_it() {
         let operation = Operation {
             remaining: 300,
             reason: "returned".to_owned(),
-            ..following(Kind::Refund, &payment, first, 600)
+            ..on_authorization(Kind::Refund, &payment, first, 600)
         };
-        let settled = settled(payment.clone(), &operation, &approved(), &charges);
-        let opened = settled.changes.opened.unwrap().operation;
+        let applied = applied(payment.clone(), &operation, &approved(), &charges);
+        let opened = applied.changes.opened.unwrap().operation;
         assert_eq!(opened.authorization_id, next, "{charges:?}");
         assert_eq!((opened.amount, opened.remaining), (aed(part), 300 - part));
-        assert_eq!(settled.changes.payment.refunded, 600);
+        assert_eq!(applied.changes.payment.refunded, 600);
     }
 }

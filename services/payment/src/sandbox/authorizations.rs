@@ -1,4 +1,4 @@
-//! Authorizations: those that are asked for at the same time are written down by one statement.
+//! Authorizations. Concurrent ones are inserted by one statement.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -7,30 +7,30 @@ use money::Currency;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Card, book::Authorization};
-use crate::processor::{Authorize, Sent};
+use super::{Card, records::Authorization};
+use crate::processor::{Authorize, Dispatch};
 
-/// Writes authorizations down.
-pub(super) struct Authorizing {
+/// Inserts a batch of authorizations.
+pub(super) struct InsertAuthorizations {
     pub(super) pool: PgPool,
 }
 
-/// An authorization that is asked for.
-pub(super) struct Asked {
+/// A requested authorization.
+pub(super) struct AuthorizationRequest {
     call: Authorize,
     card: Card,
-    /// How long the network works on it.
+    /// The time until the network answers.
     delay: Duration,
-    sent: Sent,
+    dispatch: Dispatch,
 }
 
-impl Asked {
-    pub(super) fn new(call: &Authorize, card: Card, delay: Duration, sent: &Sent) -> Self {
+impl AuthorizationRequest {
+    pub(super) fn new(call: &Authorize, card: Card, delay: Duration, dispatch: &Dispatch) -> Self {
         Self {
             call: call.clone(),
             card,
             delay,
-            sent: sent.clone(),
+            dispatch: dispatch.clone(),
         }
     }
 
@@ -43,27 +43,30 @@ impl Asked {
     }
 }
 
-impl Command for Authorizing {
-    type Item = Asked;
-    /// None of a call that its caller has given up before it was sent.
+impl Command for InsertAuthorizations {
+    type Item = AuthorizationRequest;
+    /// `None` if the caller has cancelled the call before it was sent.
     type Outcome = Option<Authorization>;
     type Error = sqlx::Error;
 
-    fn aggregate(&self, asked: &Asked) -> Uuid {
-        asked.call.key
+    fn aggregate(&self, request: &AuthorizationRequest) -> Uuid {
+        request.call.key
     }
 
     fn is_outage(&self, error: &sqlx::Error) -> bool {
         Fault::of(error) == Fault::Outage
     }
 
-    /// Writes authorizations down, or finds those that were asked for under their keys before.
-    async fn execute(&self, asked: &[Arc<Asked>]) -> Result<Vec<Option<Authorization>>, sqlx::Error> {
-        let mut line = self.pool.acquire().await?;
-        let sent: Vec<&Asked> = asked
+    /// Inserts authorizations, or finds those with the same keys.
+    async fn execute(
+        &self,
+        requests: &[Arc<AuthorizationRequest>],
+    ) -> Result<Vec<Option<Authorization>>, sqlx::Error> {
+        let mut conn = self.pool.acquire().await?;
+        let sent: Vec<&AuthorizationRequest> = requests
             .iter()
             .map(Arc::as_ref)
-            .filter(|one| one.sent.mark())
+            .filter(|one| one.dispatch.mark_sent())
             .collect();
         let calls: Vec<&Authorize> = sent.iter().map(|one| &one.call).collect();
         let currencies: Vec<Currency> = calls.iter().map(|call| call.amount.currency()).collect();
@@ -88,7 +91,7 @@ impl Command for Authorizing {
             &outcomes.iter().map(|(_, reason)| *reason).collect::<Vec<_>>() as &[&str],
             &sent.iter().map(|one| one.delay.as_secs_f64()).collect::<Vec<_>>(),
         )
-        .fetch_all(&mut *line)
+        .fetch_all(&mut *conn)
         .await?;
         let mut found: HashMap<String, Authorization> = rows
             .into_iter()
@@ -98,7 +101,7 @@ impl Command for Authorizing {
                 (row.key, authorization)
             })
             .collect();
-        let of = |one: &Arc<Asked>| found.remove(&one.call.key.to_string());
-        Ok(asked.iter().map(of).collect())
+        let outcome = |one: &Arc<AuthorizationRequest>| found.remove(&one.call.key.to_string());
+        Ok(requests.iter().map(outcome).collect())
     }
 }

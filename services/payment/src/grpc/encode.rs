@@ -1,13 +1,12 @@
-//! The domain's types as the contract has them.
+//! Encodes the domain's types as the contract's messages.
 
-use money::Money;
 use proto::payment::v1 as wire;
 use time::OffsetDateTime;
 
 use crate::{
     ledger::{Account, Cause},
     payment::{Payment, Purpose, State},
-    store::{Refund, RefundState, ledger::Booked},
+    store::{Refund, RefundState, ledger::EntryRecord},
 };
 
 /// A payment with its refunds.
@@ -31,51 +30,23 @@ pub fn payment(payment: &Payment, refunds: &[Refund]) -> wire::Payment {
         expire_time: payment.expires_at.map(timestamp),
         create_time: Some(timestamp(payment.created_at)),
         update_time: Some(timestamp(payment.updated_at)),
-        // What is read of it alone knows that.
+        // Only the read methods set it.
         capture_pending: false,
     }
 }
 
 /// A ledger entry.
-pub fn entry(booked: &Booked) -> wire::LedgerEntry {
+pub fn entry(entry: &EntryRecord) -> wire::LedgerEntry {
     wire::LedgerEntry {
-        transaction_id: booked.transaction_id.to_string(),
-        account: account(booked.account).into(),
-        amount: Some(booked.amount.into()),
-        cause: cause(booked.cause).into(),
-        order_id: booked.order_id.to_string(),
-        payment_id: booked.payment_id.map(|id| id.to_string()).unwrap_or_default(),
-        causation_id: booked.causation_id.to_string(),
-        create_time: Some(timestamp(booked.created_at)),
+        transaction_id: entry.transaction_id.to_string(),
+        account: account(entry.account).into(),
+        amount: Some(entry.amount.into()),
+        cause: cause(entry.cause).into(),
+        order_id: entry.order_id.to_string(),
+        payment_id: entry.payment_id.map(|id| id.to_string()).unwrap_or_default(),
+        causation_id: entry.causation_id.to_string(),
+        create_time: Some(timestamp(entry.created_at)),
     }
-}
-
-/// An amount; an amount in a currency that is not ISO 4217, or with parts of its smallest coin, is described.
-pub fn money(wire: &proto::google::r#type::Money) -> Result<Money, String> {
-    Money::try_from(wire).map_err(|error| error.to_string())
-}
-
-/// The purpose; none for the unspecified one.
-pub fn purpose_of(wire: i32) -> Option<Purpose> {
-    match wire::PaymentPurpose::try_from(wire).ok()? {
-        wire::PaymentPurpose::Unspecified => None,
-        wire::PaymentPurpose::Share => Some(Purpose::Share),
-        wire::PaymentPurpose::Balance => Some(Purpose::Balance),
-    }
-}
-
-/// The state; none for the unspecified one.
-pub fn state_of(wire: i32) -> Option<State> {
-    State::ALL
-        .into_iter()
-        .find(|state| self::state(*state) as i32 == wire)
-}
-
-/// The account; none for the unspecified one.
-pub fn account_of(wire: i32) -> Option<Account> {
-    Account::ALL
-        .into_iter()
-        .find(|account| self::account(*account) as i32 == wire)
 }
 
 pub fn purpose(purpose: Purpose) -> wire::PaymentPurpose {
@@ -97,7 +68,7 @@ pub fn account(account: Account) -> wire::LedgerAccount {
     }
 }
 
-fn state(state: State) -> wire::PaymentState {
+pub(super) fn state(state: State) -> wire::PaymentState {
     match state {
         State::Created => wire::PaymentState::Created,
         State::Authorizing => wire::PaymentState::Authorizing,

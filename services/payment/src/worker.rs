@@ -1,0 +1,5 @@
+//! Background work.
+
+pub mod expire_authorizations;
+pub mod fold_ledger;
+pub mod resolve_unknown;
