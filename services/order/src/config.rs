@@ -171,15 +171,15 @@ impl Orders {
     }
 
     fn check(&self, violations: &mut Violations) {
-        bound(
+        require_range(
             violations,
             "payment_window_s",
             self.payment_window_s.into(),
             1,
             86_400,
         );
-        bound(violations, "watch_poll_ms", self.watch_poll_ms, 10, 60_000);
-        bound(violations, "watch_max_s", self.watch_max_s, 1, 3_600);
+        require_range(violations, "watch_poll_ms", self.watch_poll_ms, 10, 60_000);
+        require_range(violations, "watch_max_s", self.watch_max_s, 1, 3_600);
     }
 }
 
@@ -200,7 +200,7 @@ impl Saga {
     }
 
     /// When a saga counts as stuck.
-    pub fn patience(&self) -> time::Duration {
+    pub fn stuck_after(&self) -> time::Duration {
         time::Duration::seconds(self.patience_s.into())
     }
 
@@ -229,26 +229,26 @@ impl Saga {
     }
 
     fn check(&self, violations: &mut Violations) {
-        bound(violations, "lease_ms", self.lease_ms, 300, 600_000);
-        bound(violations, "poll_ms", self.poll_ms, 10, 60_000);
-        bound(violations, "concurrency", self.concurrency.into(), 1, 1_000);
-        bound(violations, "step_tries", self.step_tries.into(), 1, 1_000);
-        bound(violations, "backoff_ms", self.backoff_ms, 1, 60_000);
-        bound(
+        require_range(violations, "lease_ms", self.lease_ms, 300, 600_000);
+        require_range(violations, "poll_ms", self.poll_ms, 10, 60_000);
+        require_range(violations, "concurrency", self.concurrency.into(), 1, 1_000);
+        require_range(violations, "step_tries", self.step_tries.into(), 1, 1_000);
+        require_range(violations, "backoff_ms", self.backoff_ms, 1, 60_000);
+        require_range(
             violations,
             "max_backoff_ms",
             self.max_backoff_ms,
             self.backoff_ms,
             3_600_000,
         );
-        bound(violations, "step_timeout_ms", self.step_timeout_ms, 100, 600_000);
-        bound(violations, "patience_s", self.patience_s.into(), 1, 604_800);
-        bound(violations, "stuck_retry_s", self.stuck_retry_s.into(), 1, 86_400);
-        bound(violations, "keep_days", self.keep_days.into(), 30, 36_500);
+        require_range(violations, "step_timeout_ms", self.step_timeout_ms, 100, 600_000);
+        require_range(violations, "patience_s", self.patience_s.into(), 1, 604_800);
+        require_range(violations, "stuck_retry_s", self.stuck_retry_s.into(), 1, 86_400);
+        require_range(violations, "keep_days", self.keep_days.into(), 30, 36_500);
     }
 }
 
-fn bound(violations: &mut Violations, field: &str, value: u64, low: u64, high: u64) {
+fn require_range(violations: &mut Violations, field: &str, value: u64, low: u64, high: u64) {
     violations.require(
         (low..=high).contains(&value),
         field,

@@ -7,13 +7,13 @@ mod state;
 use chassis::Facility;
 pub use line::Line;
 use money::{Currency, Money};
-pub use remark::{Open, Remark};
+pub use remark::{OpenIssue, Remark};
 use serde::{Deserialize, Serialize};
 pub use state::State;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::settlement::{Account, Activity, Hold, Moves};
+use crate::settlement::{Account, Activity, Adjustment, Hold};
 
 /// A basket of coded goods or services given to a patient, without its lines. Amounts are minor units of `currency`.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +101,7 @@ pub enum Change {
         billed: i64,
     },
     Adjusted {
-        moves: Moves,
+        adjustment: Adjustment,
         billed: i64,
     },
     Settled {
@@ -123,7 +123,7 @@ pub struct WrongState {
 
 /// What a new order is made of.
 #[derive(Clone, Debug)]
-pub struct Placing {
+pub struct NewOrder {
     pub facility: Facility,
     pub reference: String,
     pub patient_id: String,
@@ -136,18 +136,18 @@ pub struct Placing {
 
 impl Order {
     /// Takes an order down; `saga_id` is the saga that will see it through.
-    pub fn place(placing: Placing, saga_id: Uuid) -> Order {
+    pub fn place(new_order: NewOrder, saga_id: Uuid) -> Order {
         let now = OffsetDateTime::now_utc();
         let mut order = Order {
             id: Uuid::now_v7(),
-            facility: placing.facility,
-            reference: placing.reference,
-            patient_id: placing.patient_id,
-            currency: placing.currency,
-            price: placing.price,
-            payer_id: placing.payer_id,
-            immediate: placing.immediate,
-            payment_method: placing.payment_method,
+            facility: new_order.facility,
+            reference: new_order.reference,
+            patient_id: new_order.patient_id,
+            currency: new_order.currency,
+            price: new_order.price,
+            payer_id: new_order.payer_id,
+            immediate: new_order.immediate,
+            payment_method: new_order.payment_method,
             state: State::Pending,
             payment_id: None,
             claim_id: None,
@@ -186,13 +186,13 @@ impl Order {
     }
 
     /// The claim draft holds.
-    pub fn claim_prepared(&mut self, claim_id: Uuid) {
+    pub fn set_claim(&mut self, claim_id: Uuid) {
         self.claim_id = Some(claim_id);
         self.touch();
     }
 
     /// There is a payment, and its outcome is open.
-    pub fn payment_begun(&mut self, payment_id: Uuid) {
+    pub fn set_payment(&mut self, payment_id: Uuid) {
         if self.payment_id != Some(payment_id) {
             self.payment_id = Some(payment_id);
             self.touch();
@@ -227,7 +227,7 @@ impl Order {
     pub fn fulfil(&mut self) -> Result<(), WrongState> {
         self.enter(State::Fulfilled)?;
         self.record(Change::Fulfilled);
-        self.return_what_was_refunded_before();
+        self.return_earlier_refunds();
         Ok(())
     }
 
@@ -251,7 +251,7 @@ impl Order {
     }
 
     /// All that was done for it is undone.
-    pub fn undone(&mut self) -> Result<(), WrongState> {
+    pub fn mark_undone(&mut self) -> Result<(), WrongState> {
         let reason = self.failure.clone().unwrap_or_default().reason;
         let (next, change) = match self.state {
             State::AwaitingPayment => (State::Expired, Change::Expired),

@@ -4,7 +4,7 @@ mod plan;
 
 use chassis::Violations;
 use money::Decimal;
-pub use plan::{free_credit, plan};
+pub use plan::{plan, unreserved_credit};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -25,14 +25,14 @@ pub struct Refund {
     pub credit: Option<i64>,
     /// It returns the whole order and with it the claim.
     pub whole: bool,
-    pub lines: Vec<Returned>,
+    pub lines: Vec<ReturnedLine>,
     pub state: RefundState,
     pub created_at: OffsetDateTime,
 }
 
 /// A returned line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Returned {
+pub struct ReturnedLine {
     pub number: i32,
     pub quantity: Decimal,
     pub amount: i64,
@@ -48,18 +48,18 @@ pub enum RefundState {
 
 /// What the caller wants back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum Scope {
     /// All that is left.
     Whole,
     /// An amount of the patient's money, in minor units.
     Amount(i64),
     /// These lines; a line without an amount is priced by its quantity.
-    Lines(Vec<WantedLine>),
+    Lines(Vec<RequestedLine>),
 }
 
 /// A line that the caller returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedLine {
+pub struct RequestedLine {
     pub number: i32,
     pub quantity: Decimal,
     pub amount: Option<i64>,
@@ -67,7 +67,7 @@ pub struct WantedLine {
 
 /// Why nothing is given back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum PlanError {
     /// The request contradicts itself or names what is not there.
     Invalid(Violations),
     /// The order does not allow it: the reason and the words.
@@ -83,7 +83,7 @@ impl Refund {
 
 impl Order {
     /// A refund went through.
-    pub fn refunded(&mut self, refund: &Refund) -> Result<(), WrongState> {
+    pub fn apply_refund(&mut self, refund: &Refund) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();
         let owed = self.patient_balance();
         // What was paid too much is the patient's own: giving it back takes nothing off what was earned. What is billed
@@ -112,9 +112,10 @@ impl Order {
                 full,
             });
         }
-        match !full && balance > owed {
-            true => self.owe_again(),
-            false => Ok(()),
+        if !full && balance > owed {
+            self.reopen_balance()
+        } else {
+            Ok(())
         }
     }
 
@@ -129,10 +130,10 @@ impl Order {
     }
 
     /// The payment service has given money back that no refund of the order accounts for. Before fulfilment nothing is
-    /// earned that could be given up; see [`Order::return_what_was_refunded_before`].
-    pub fn refunded_outside(&mut self, refund: &Refund) -> Result<(), WrongState> {
+    /// earned that could be given up; see [`Order::return_earlier_refunds`].
+    pub fn apply_external_refund(&mut self, refund: &Refund) -> Result<(), WrongState> {
         if self.state.is_fulfilled() {
-            return self.refunded(refund);
+            return self.apply_refund(refund);
         }
         self.account.refunded += refund.amount();
         match self.state {
@@ -150,7 +151,7 @@ impl Order {
     }
 
     /// What was given back before the order was fulfilled is returned as soon as it is earned.
-    pub(crate) fn return_what_was_refunded_before(&mut self) {
+    pub(crate) fn return_earlier_refunds(&mut self) {
         let patient_share = self.account.refunded - self.account.patient_returned;
         if patient_share > 0 {
             self.account.patient_returned += patient_share;
@@ -174,7 +175,7 @@ impl RefundState {
     }
 
     /// The state of that name.
-    pub fn named(name: &str) -> Option<RefundState> {
+    pub fn from_name(name: &str) -> Option<RefundState> {
         [RefundState::Pending, RefundState::Done, RefundState::Failed]
             .into_iter()
             .find(|state| state.name() == name)

@@ -1,32 +1,32 @@
 //! A long-running piece of work in steps, each of which can be undone until the pivot. This module is the state
 //! machine, without I/O; `engine` drives it, `worker` resumes it, `participants` are whom its steps call.
 
-mod backlog;
-mod caller;
+mod active_sagas;
+mod apply;
+mod call_context;
 mod checkpoint;
-mod decide;
-mod driven;
 mod engine;
-mod follow;
 mod interruption;
 mod intervention;
-mod journal;
 mod lease_renewal;
+mod metrics;
 pub(crate) mod outcome;
 mod participants;
-mod places;
 mod plan;
-mod progress;
+mod slots;
+mod state_machine;
 mod step;
+mod transition;
+mod unsaved;
 mod worker;
 
-pub use backlog::measure;
-pub use caller::{Caller, ServiceCaller};
+pub use active_sagas::ActiveSagas;
+pub use apply::SagaContext;
+pub use call_context::{Origin, ServiceCredentials};
 use chassis::Facility;
-pub use driven::Driven;
 pub use engine::{Engine, Parts};
-pub use follow::Run;
-pub use intervention::{Books, Intervention, Paid, Unhelped};
+pub use intervention::{Intervention, InterventionError, OrderPayments, PaymentTotals};
+pub use metrics::run_metrics;
 pub use outcome::{Effect, Outcome, Wait};
 pub use participants::Participants;
 pub use plan::Kind;
@@ -86,7 +86,7 @@ pub struct Saga {
     pub updated_at: OffsetDateTime,
     pub(crate) progress: Vec<(i64, Progress)>,
     /// The steps that have ended since the saga was written.
-    pub(crate) ended: Vec<Ended>,
+    pub(crate) finished_steps: Vec<FinishedStep>,
 }
 
 /// What happened to a saga, to be told to others.
@@ -97,14 +97,14 @@ pub enum Progress {
     Compensating { reason: String },
     Compensated,
     Stuck { step: Step, reason: String },
-    Skipped { action: Action, by: Statement },
-    ForceCompleted { action: Action, by: Statement },
+    Skipped { action: Action, by: OperatorNote },
+    ForceCompleted { action: Action, by: OperatorNote },
     Completed,
 }
 
 /// What an operator says about an intervention.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
+pub struct OperatorNote {
     /// The subject of the operator's token.
     pub actor: String,
     pub reason: String,
@@ -112,9 +112,9 @@ pub struct Statement {
 
 /// A step that has ended, for the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct FinishedStep {
     pub action: Action,
-    pub ending: Ending,
+    pub ending: StepEnding,
     /// What it answered or failed with, or why it was left out.
     pub result: String,
     pub attempts: u32,
@@ -124,7 +124,7 @@ pub struct Ended {
 
 /// How a step ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum StepEnding {
     Succeeded,
     Failed,
     /// An operator left it out, or ended the saga at it.
@@ -163,7 +163,7 @@ impl Saga {
             created_at: now,
             updated_at: now,
             progress: Vec::new(),
-            ended: Vec::new(),
+            finished_steps: Vec::new(),
         };
         saga.record(Progress::Started);
         saga
@@ -182,7 +182,7 @@ impl Saga {
     }
 
     /// The `request_id` of an action's calls, the same in every try of every process.
-    pub fn key(&self, action: Action) -> Uuid {
+    pub fn request_id(&self, action: Action) -> Uuid {
         let direction = if action.compensation {
             "compensation"
         } else {
@@ -197,7 +197,7 @@ impl Saga {
 
     /// Whether the current step could still be refused. What is past the pivot only goes on, and so does what undoes:
     /// a compensation, and CancelOrder as a whole.
-    pub fn may_turn_back(&self) -> bool {
+    pub fn can_compensate(&self) -> bool {
         let before_pivot = self
             .kind
             .pivot(&self.plan)
@@ -206,7 +206,7 @@ impl Saga {
     }
 
     /// Why nobody else may decide about its order while it is under way.
-    pub fn busy(&self) -> Error {
+    pub fn busy_error(&self) -> Error {
         let step = self.action().map(|action| action.step.name());
         match (self.state, step) {
             (State::Stuck, Some(step)) => Error::SagaStuck(self.id, step.to_owned()),
@@ -214,9 +214,9 @@ impl Saga {
         }
     }
 
-    /// Whether it goes straight on with its next step. Until it pauses, turns back or ends, what its participants have
+    /// Whether it goes straight on with its next step. Completion it pauses, turns back or ends, what its participants have
     /// answered is its record: after a crash they are asked again under the same keys, and answer the same.
-    pub fn goes_straight_on(&self) -> bool {
+    pub fn continues_at_once(&self) -> bool {
         self.state == State::Running && self.wake_at.is_none() && self.attempts == 0
     }
 
@@ -249,24 +249,24 @@ impl State {
     }
 
     /// The state of that name.
-    pub fn named(name: &str) -> Option<State> {
+    pub fn from_name(name: &str) -> Option<State> {
         State::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
-impl Ending {
+impl StepEnding {
     /// As it is stored.
     pub fn name(self) -> &'static str {
         match self {
-            Ending::Succeeded => "succeeded",
-            Ending::Failed => "failed",
-            Ending::Skipped => "skipped",
+            StepEnding::Succeeded => "succeeded",
+            StepEnding::Failed => "failed",
+            StepEnding::Skipped => "skipped",
         }
     }
 
     /// The ending of that name.
-    pub fn named(name: &str) -> Option<Ending> {
-        [Ending::Succeeded, Ending::Failed, Ending::Skipped]
+    pub fn from_name(name: &str) -> Option<StepEnding> {
+        [StepEnding::Succeeded, StepEnding::Failed, StepEnding::Skipped]
             .into_iter()
             .find(|ending| ending.name() == name)
     }

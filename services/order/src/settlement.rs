@@ -1,14 +1,14 @@
 //! After fulfilment: what the payer has paid or refused, and what becomes of the rest. Pure; driven by events.
 
 mod account;
+mod adjustment;
 mod evaluate;
-mod moves;
 mod policy;
 mod resolution;
 mod reversal;
 
 pub use account::{Account, Activity, Hold, Remittance};
-pub use moves::Moves;
+pub use adjustment::Adjustment;
 pub use policy::{DenialPolicy, Disposition};
 pub use resolution::Resolution;
 
@@ -48,8 +48,12 @@ impl Order {
     }
 
     /// A remittance told where the claim stands. Kept also before fulfilment, and evaluated then.
-    pub fn remitted(&mut self, remittance: Remittance, policy: &DenialPolicy) -> Result<(), WrongState> {
-        if !self.is_news(remittance.claim_version) {
+    pub fn apply_remittance(
+        &mut self,
+        remittance: Remittance,
+        policy: &DenialPolicy,
+    ) -> Result<(), WrongState> {
+        if !self.advance_claim_version(remittance.claim_version) {
             return Ok(());
         }
         self.account.payer_paid = remittance.net_paid;
@@ -59,16 +63,16 @@ impl Order {
     }
 
     /// The post office or the payer refused the submission: a person has to look.
-    pub fn claim_rejected(&mut self, claim_version: i64) {
-        if self.is_news(claim_version) && self.state != State::Settled {
+    pub fn apply_claim_rejection(&mut self, claim_version: i64) {
+        if self.advance_claim_version(claim_version) && self.state != State::Settled {
             self.hold = Hold::Review;
             self.touch();
         }
     }
 
     /// The claim was filed again: what is open waits for the payer's next answer.
-    pub fn claim_resubmitted(&mut self, claim_version: i64) {
-        if self.is_news(claim_version) {
+    pub fn apply_claim_resubmission(&mut self, claim_version: i64) {
+        if self.advance_claim_version(claim_version) {
             self.hold = Hold::None;
             for activity in self.activities.iter_mut().filter(|activity| activity.open() > 0) {
                 activity.awaiting = true;
@@ -78,11 +82,11 @@ impl Order {
     }
 
     /// The patient paid (a part of) the balance.
-    pub fn balance_paid(&mut self, amount: i64) -> Result<(), WrongState> {
+    pub fn apply_balance_payment(&mut self, amount: i64) -> Result<(), WrongState> {
         self.account.balance_paid += amount;
         self.touch();
         match self.state {
-            State::BalanceDue => self.close(Moves::default()),
+            State::BalanceDue => self.close(Adjustment::default()),
             _ => Ok(()),
         }
     }
@@ -93,12 +97,12 @@ impl Order {
             return Ok(());
         }
         let payer = self.payer_id.clone();
-        let mut moves = self.reverse_what_was_paid_late();
+        let mut adjustment = self.reverse_late_payments();
         match decide(self.payer_outstanding(), &self.activities, |code| {
             policy.disposition(&payer, code)
         }) {
             // Before the first remittance, only a rejection can hold the order.
-            Decision::Unheard => {}
+            Decision::NoRemittance => {}
             Decision::Wait => self.hold = Hold::None,
             Decision::Hold(hold) => self.hold = hold,
             Decision::Close {
@@ -109,30 +113,30 @@ impl Order {
                 self.hold = Hold::None;
                 for (index, amount) in transfers {
                     self.activities[index].transferred += amount;
-                    moves.transferred += amount;
+                    adjustment.transferred += amount;
                 }
                 for (index, amount) in write_offs {
                     self.activities[index].written_off += amount;
-                    moves.written_off += amount;
+                    adjustment.written_off += amount;
                 }
-                moves.rounding = rounding;
+                adjustment.rounding = rounding;
             }
         }
-        self.account.transferred += moves.transferred;
-        self.account.payer_written_off += moves.written_off;
-        self.account.rounding += moves.rounding;
-        self.close(moves)
+        self.account.transferred += adjustment.transferred;
+        self.account.payer_written_off += adjustment.written_off;
+        self.account.rounding += adjustment.rounding;
+        self.close(adjustment)
     }
 
     /// The payment of the balance was let go or its authorization has lapsed. While it is due it is asked for again.
-    pub fn balance_let_go(&mut self) {
+    pub fn request_balance_again(&mut self) {
         if self.state == State::BalanceDue {
             self.record_balance_due(0, 0);
         }
     }
 
     /// The patient has back what was paid too much, and owes it by now.
-    pub(crate) fn owe_again(&mut self) -> Result<(), WrongState> {
+    pub(crate) fn reopen_balance(&mut self) -> Result<(), WrongState> {
         if self.state != State::BalanceDue {
             self.enter(State::BalanceDue)?;
         }
@@ -140,33 +144,35 @@ impl Order {
         Ok(())
     }
 
-    /// Moves to the state that what is open calls for, and tells what was moved.
-    fn close(&mut self, mut moves: Moves) -> Result<(), WrongState> {
+    /// Adjustment to the state that what is open calls for, and tells what was moved.
+    fn close(&mut self, mut adjustment: Adjustment) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();
-        let next = match self.patient_balance() > 0 {
-            true => State::BalanceDue,
-            false if self.hold != Hold::None || outstanding > 0 => State::Fulfilled,
-            false => State::Settled,
+        let next = if self.patient_balance() > 0 {
+            State::BalanceDue
+        } else if self.hold != Hold::None || outstanding > 0 {
+            State::Fulfilled
+        } else {
+            State::Settled
         };
         let from = self.state;
         if next != from {
             self.enter(next)?;
         }
         // What the new state's own event has no room for is told before it.
-        if !moves.fit(next) {
+        if !adjustment.fits_event_of(next) {
             let billed = self.billed();
-            self.record(Change::Adjusted { moves, billed });
-            moves = Moves::default();
+            self.record(Change::Adjusted { adjustment, billed });
+            adjustment = Adjustment::default();
         }
-        if next == from && moves == Moves::default() {
+        if next == from && adjustment == Adjustment::default() {
             self.touch();
             return Ok(());
         }
         match next {
-            State::BalanceDue => self.record_balance_due(moves.transferred, moves.written_off),
+            State::BalanceDue => self.record_balance_due(adjustment.transferred, adjustment.written_off),
             State::Settled => self.record(Change::Settled {
-                written_off: moves.written_off,
-                patient_written_off: moves.patient_written_off,
+                written_off: adjustment.written_off,
+                patient_written_off: adjustment.patient_written_off,
             }),
             _ if from == State::Settled => self.record(Change::Reopened { outstanding }),
             _ => self.touch(),
@@ -185,7 +191,7 @@ impl Order {
     }
 
     /// Claim events arrive in order; one that was seen already, or is older than what is known, is no news.
-    fn is_news(&mut self, claim_version: i64) -> bool {
+    fn advance_claim_version(&mut self, claim_version: i64) -> bool {
         if claim_version <= self.claim_version {
             return false;
         }

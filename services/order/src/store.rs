@@ -15,7 +15,7 @@ pub mod sagas;
 struct Column<'a, R>(&'a [R]);
 
 impl<R: Copy> Column<'_, R> {
-    fn of<T>(&self, value: impl Fn(R) -> T) -> Vec<T> {
+    fn map<T>(&self, value: impl Fn(R) -> T) -> Vec<T> {
         self.0.iter().copied().map(value).collect()
     }
 }

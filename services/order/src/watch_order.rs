@@ -10,22 +10,22 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
-    changes::Subscription,
-    desk::Desk,
+    app::App,
     error::Error,
-    read_orders::{self, Name},
+    order_notifier::Subscription,
+    read_orders::{self, Identifier},
     store,
 };
 
-/// Changes that a slow reader may lag behind before it is waited for; it then gets the newest state only.
+/// OrderNotifier that a slow reader may lag behind before it is waited for; it then gets the newest state only.
 const BUFFERED: usize = 4;
 
 /// One watcher of one order.
 pub struct Watch {
-    desk: Desk,
+    app: App,
     facility: Facility,
     order_id: Uuid,
-    changes: Subscription,
+    subscription: Subscription,
     until: Instant,
 }
 
@@ -34,13 +34,13 @@ pub type Updates = mpsc::Receiver<Result<WatchOrderResponse, Status>>;
 
 impl Watch {
     /// Begins to watch. The server ends the stream at its call's deadline, if that is earlier than the longest watch.
-    pub fn new(desk: &Desk, facility: Facility, order_id: Uuid) -> Watch {
+    pub fn new(app: &App, facility: Facility, order_id: Uuid) -> Watch {
         Watch {
-            changes: desk.changes.subscribe(&facility, order_id),
-            desk: desk.clone(),
+            subscription: app.order_notifier.subscribe(&facility, order_id),
+            app: app.clone(),
             facility,
             order_id,
-            until: Instant::now() + desk.orders.watch_max(),
+            until: Instant::now() + app.orders.watch_max(),
         }
     }
 
@@ -54,13 +54,14 @@ impl Watch {
         shutdown: tokio_util::sync::CancellationToken,
     ) -> Result<Updates, Error> {
         let (sender, updates) = mpsc::channel(BUFFERED);
-        let (order, told) = read_orders::get(&self.desk, &self.facility, &Name::Id(self.order_id)).await?;
+        let (order, message) =
+            read_orders::get(&self.app, &self.facility, &Identifier::Id(self.order_id)).await?;
         // The receiver is at hand and has room.
-        let _ = sender.try_send(Ok(WatchOrderResponse { order: Some(told) }));
+        let _ = sender.try_send(Ok(WatchOrderResponse { order: Some(message) }));
         if !order.state.is_final() {
             drop(tasks.run(async move {
                 tokio::select! {
-                    () = self.follow(order.version, &sender) => {}
+                    () = self.stream_updates(order.version, &sender) => {}
                     () = sender.closed() => {}
                     // The reader comes back, and finds another replica. One that does not read hears nothing.
                     () = shutdown.cancelled() => drop(sender.try_send(Err(status::draining()))),
@@ -70,18 +71,22 @@ impl Watch {
         Ok(updates)
     }
 
-    async fn follow(mut self, mut seen: i64, sender: &mpsc::Sender<Result<WatchOrderResponse, Status>>) {
+    async fn stream_updates(
+        mut self,
+        mut seen: i64,
+        sender: &mpsc::Sender<Result<WatchOrderResponse, Status>>,
+    ) {
         let mut failed = false;
         loop {
             tokio::select! {
-                () = self.changes.changed(), if !failed => {}
-                () = sleep(self.desk.orders.watch_poll()), if failed => {}
+                () = self.subscription.changed(), if !failed => {}
+                () = sleep(self.app.orders.watch_poll()), if failed => {}
                 () = sleep_until(self.until) => {
                     let _ = sender.send(Err(status::out_of_time())).await;
                     return;
                 }
             }
-            let update = match self.look(seen).await {
+            let update = match self.read_if_changed(seen).await {
                 Ok(None) => {
                     failed = false;
                     continue;
@@ -95,7 +100,7 @@ impl Watch {
                     continue;
                 }
                 // The next look may find what this one could not.
-                Err(error) if error.is_passing() && !failed => {
+                Err(error) if error.is_transient() && !failed => {
                     failed = true;
                     continue;
                 }
@@ -107,15 +112,16 @@ impl Watch {
     }
 
     /// The order, if it has moved on from `seen`: its version, whether it has ended, and what to tell.
-    async fn look(&self, seen: i64) -> Result<Option<(i64, bool, WatchOrderResponse)>, Error> {
-        let mut tx = self.desk.database.begin(&self.facility).await?;
-        let version = store::orders::version(&mut tx, self.order_id).await?;
+    async fn read_if_changed(&self, seen: i64) -> Result<Option<(i64, bool, WatchOrderResponse)>, Error> {
+        let mut tx = self.app.database.begin(&self.facility).await?;
+        let version = store::orders::get_version(&mut tx, self.order_id).await?;
         tx.commit().await?;
         if version == Some(seen) {
             return Ok(None);
         }
-        let (order, told) = read_orders::get(&self.desk, &self.facility, &Name::Id(self.order_id)).await?;
-        let update = WatchOrderResponse { order: Some(told) };
+        let (order, message) =
+            read_orders::get(&self.app, &self.facility, &Identifier::Id(self.order_id)).await?;
+        let update = WatchOrderResponse { order: Some(message) };
         Ok(Some((order.version, order.state.is_final(), update)))
     }
 }

@@ -16,17 +16,19 @@ use uuid::Uuid;
 
 use super::encode;
 use crate::{
-    order::{Line, Order, Placing, Price},
-    place_order::Intake,
-    refund::{Wanted, WantedLine},
-    refund_order::Return,
-    resolve_balance::Decided,
+    order::{Line, NewOrder, Order, Price},
+    place_order,
+    refund::{RequestedLine, Scope},
+    refund_order, resolve_order_balance,
     settlement::Resolution,
     store::orders::Filter,
 };
 
 /// A request to place an order: its lines have one currency, and its price adds up, with the claim's too.
-pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<Intake, Violations> {
+pub(super) fn place_order(
+    facility: &Facility,
+    request: PlaceOrderRequest,
+) -> Result<place_order::Input, Violations> {
     let mut violations = Violations::new();
     let currency = request
         .lines
@@ -64,7 +66,7 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
     let Some(currency) = currency.filter(|_| violations.is_empty()) else {
         return Err(violations);
     };
-    let placing = Placing {
+    let new_order = NewOrder {
         facility: facility.clone(),
         reference: request.reference,
         patient_id: request.patient_id,
@@ -78,8 +80,8 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
         immediate: capture_mode == CaptureMode::Immediate,
         payment_method: request.payment_method,
     };
-    Ok(Intake {
-        placing,
+    Ok(place_order::Input {
+        new_order,
         lines,
         claim: request.claim,
     })
@@ -93,28 +95,28 @@ fn fits(minor: i64, currency: Option<Currency>) -> bool {
 }
 
 /// A request to give something of `order` back.
-pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<Return, Violations> {
+pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<refund_order::Input, Violations> {
     let mut violations = Violations::new();
     let mut read = Reader {
         violations: &mut violations,
         currency: Some(order.currency),
     };
-    let wanted = match (&request.amount, request.lines.is_empty()) {
+    let scope = match (&request.amount, request.lines.is_empty()) {
         (Some(amount), _) => {
             let amount = read.money("amount", amount);
             // One that could not be read has been told; what stands in for it is nothing that somebody sent.
             let is_read = read.violations.is_empty();
             read.violations
                 .require(!is_read || amount > 0, "amount", "must be above zero");
-            Wanted::Amount(amount)
+            Scope::Amount(amount)
         }
-        (None, true) => Wanted::Whole,
-        (None, false) => Wanted::Lines(
+        (None, true) => Scope::Whole,
+        (None, false) => Scope::Lines(
             request
                 .lines
                 .iter()
                 .enumerate()
-                .map(|(index, line)| WantedLine {
+                .map(|(index, line)| RequestedLine {
                     number: line.number,
                     quantity: read.quantity(&format!("lines[{index}].quantity"), line.quantity.as_ref()),
                     amount: line
@@ -126,16 +128,18 @@ pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<Retur
         ),
     };
     violations.into_result()?;
-    Ok(Return {
+    Ok(refund_order::Input {
         order_id: order.id,
-        wanted,
+        scope,
         reason: request.reason,
         reference: request.reference,
     })
 }
 
 /// What is to become of a balance.
-pub(super) fn resolution(request: ResolveOrderBalanceRequest) -> Result<Decided, Status> {
+pub(super) fn resolution(
+    request: ResolveOrderBalanceRequest,
+) -> Result<resolve_order_balance::Input, Status> {
     let resolution = match request.resolution() {
         BalanceResolution::BillPatient => Resolution::BillPatient,
         BalanceResolution::WriteOff => Resolution::WriteOff,
@@ -146,7 +150,7 @@ pub(super) fn resolution(request: ResolveOrderBalanceRequest) -> Result<Decided,
     if amount.is_some_and(|amount| !amount.is_positive()) {
         return Err(status::invalid_field("amount", "must be above zero"));
     }
-    Ok(Decided {
+    Ok(resolve_order_balance::Input {
         order_id: super::uuid("id", &request.id)?,
         resolution,
         amount,
@@ -157,7 +161,7 @@ pub(super) fn resolution(request: ResolveOrderBalanceRequest) -> Result<Decided,
 /// Which orders are listed.
 pub(super) fn order_filter(request: &ListOrdersRequest) -> Filter {
     Filter {
-        state: encode::order_state_of(request.state()),
+        state: encode::order_state_from_wire(request.state()),
         patient_id: request.patient_id.clone(),
         line_code: request.line_code.clone(),
     }
@@ -276,13 +280,14 @@ impl Reader<'_> {
                 let in_all = patient_share.checked_add(net);
                 let fits = in_all.is_some_and(|sum| sum <= gross) && patient_share >= 0;
                 // Of two that are too much together, the one that is too much alone is named.
-                match patient_share > gross {
-                    true => violations.add("patient_share", "must not be more than the sum of the lines"),
-                    false => violations.require(
+                if patient_share > gross {
+                    violations.add("patient_share", "must not be more than the sum of the lines")
+                } else {
+                    violations.require(
                         fits,
                         "claim.net",
                         "must not be more than the gross less the patient share",
-                    ),
+                    )
                 }
                 violations.require(
                     claim_gross == gross,

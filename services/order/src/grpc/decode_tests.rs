@@ -30,9 +30,9 @@ fn claim(gross: i64, patient_share: i64, net: i64) -> Option<ClaimDetails> {
 }
 
 fn place(request: PlaceOrderRequest) -> Result<Price, Vec<String>> {
-    let taken = intake(&Facility::new("F1").unwrap(), request);
+    let taken = place_order(&Facility::new("F1").unwrap(), request);
     taken
-        .map(|taken| taken.placing.price)
+        .map(|taken| taken.new_order.price)
         .map_err(|violations| violations.iter().map(|v| v.field.clone()).collect())
 }
 

@@ -65,7 +65,7 @@ pub fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
 }
 
 /// The state; none for the unspecified one.
-pub fn order_state_of(state: wire::OrderState) -> Option<State> {
+pub fn order_state_from_wire(state: wire::OrderState) -> Option<State> {
     State::ALL
         .into_iter()
         .find(|candidate| order_state(*candidate) == state)

@@ -21,11 +21,11 @@ pub struct Remark {
 
 /// What is left open: the reason and the words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Open(pub &'static str, pub String);
+pub struct OpenIssue(pub &'static str, pub String);
 
 impl Order {
     /// An operator has left something of a saga out.
-    pub fn remark(&mut self, open: &Open, actor: &str, why: &str, saga_id: Uuid) {
+    pub fn add_remark(&mut self, open: &OpenIssue, actor: &str, why: &str, saga_id: Uuid) {
         self.remarks.push(Remark {
             reason: open.0.to_owned(),
             message: format!("{}: {why}", open.1),

@@ -113,7 +113,7 @@ impl State {
     }
 
     /// The state of that name.
-    pub fn named(name: &str) -> Option<State> {
+    pub fn from_name(name: &str) -> Option<State> {
         State::ALL.into_iter().find(|state| state.name() == name)
     }
 }
@@ -157,8 +157,8 @@ mod tests {
     #[test]
     fn names_round_trip() {
         for state in State::ALL {
-            assert_eq!(State::named(state.name()), Some(state));
+            assert_eq!(State::from_name(state.name()), Some(state));
         }
-        assert_eq!(State::named("PAID"), None);
+        assert_eq!(State::from_name("PAID"), None);
     }
 }

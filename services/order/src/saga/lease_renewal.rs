@@ -9,7 +9,11 @@ use crate::{error::Error, store};
 
 impl Engine {
     /// Renews the lease every third of its time while `work` runs.
-    pub(super) async fn keeping<T>(&self, saga: &Saga, work: impl Future<Output = T>) -> Result<T, Error> {
+    pub(super) async fn with_lease_renewal<T>(
+        &self,
+        saga: &Saga,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Error> {
         let lease = self.parts().settings.lease();
         let mut work = pin!(work);
         let mut beat = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
@@ -20,7 +24,7 @@ impl Engine {
             }
             match self.renew(saga, lease).await {
                 Ok(true) => {}
-                Ok(false) => return Err(Error::LostLease),
+                Ok(false) => return Err(Error::LeaseLost),
                 // The epoch still guards every write: the step may go on.
                 Err(error) => {
                     tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed");

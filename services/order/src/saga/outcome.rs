@@ -50,7 +50,7 @@ pub enum Wait {
 
 impl Effect {
     /// What the record of the step says.
-    pub fn text(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Effect::Nothing => String::new(),
             Effect::BalanceToRefund(_) => "the patient has paid the balance".to_owned(),
@@ -97,7 +97,7 @@ pub(crate) fn is_refusal(status: &Status) -> bool {
 }
 
 /// A failed call as the reason why an order does not go on.
-pub(crate) fn failure(status: &Status) -> Failure {
+pub(crate) fn to_failure(status: &Status) -> Failure {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.clone());
     let violations = details.bad_request().map(|bad| {
@@ -122,7 +122,7 @@ pub(crate) fn claim_violations(status: &Status) -> Vec<(String, String)> {
         None if field.is_empty() => "claim".to_owned(),
         None => format!("claim.{field}"),
     };
-    failure(status)
+    to_failure(status)
         .violations
         .into_iter()
         .map(|(found, description)| (field(found), description))
@@ -130,7 +130,7 @@ pub(crate) fn claim_violations(status: &Status) -> Vec<(String, String)> {
 }
 
 /// What is wrong with a claim, field by field as the caller named them: the callee's own names are others.
-pub(crate) fn in_words(violations: &[(String, String)]) -> String {
+pub(crate) fn describe_violations(violations: &[(String, String)]) -> String {
     let faults = violations
         .iter()
         .map(|(field, description)| format!("{field}: {description}"));
@@ -139,7 +139,7 @@ pub(crate) fn in_words(violations: &[(String, String)]) -> String {
 }
 
 /// A failed call in one line, for the record.
-pub(crate) fn text(status: &Status) -> String {
+pub(crate) fn describe(status: &Status) -> String {
     let line = format!("{}: {}", code_name(status.code()), status.message());
     line.chars().take(500).collect()
 }
@@ -163,14 +163,14 @@ mod tests {
     #[test]
     fn a_refusal_keeps_its_reason_and_its_violations() {
         let refused = chassis::status::invalid_field("details.net", "must be the sum");
-        assert_eq!(failure(&refused).reason, "INVALID_REQUEST");
+        assert_eq!(to_failure(&refused).reason, "INVALID_REQUEST");
         assert_eq!(
             claim_violations(&refused),
             [("claim.net".to_owned(), "must be the sum".to_owned())]
         );
         // The claim's own names of its fields are nothing that the caller has sent.
         assert_eq!(
-            in_words(&claim_violations(&refused)),
+            describe_violations(&claim_violations(&refused)),
             "the claim is invalid: claim.net: must be the sum"
         );
     }
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_failure_without_a_reason_is_named_by_its_code() {
         assert_eq!(
-            failure(&Status::deadline_exceeded("late")).reason,
+            to_failure(&Status::deadline_exceeded("late")).reason,
             "DEADLINE_EXCEEDED"
         );
     }

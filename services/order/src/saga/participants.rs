@@ -2,30 +2,30 @@
 //! accepts the same `request_id` again.
 
 mod bulk;
-mod by_hand;
 mod claims;
+mod manual_changes;
 mod payments;
 
 use chassis::Tasks;
-use claims::Claims;
+use claims::ClaimsClient;
 use mesh::{Channel, Context};
-use payments::Payments;
+use payments::PaymentClient;
 use proto::claims::v1::ClaimDetails;
 use time::OffsetDateTime;
 use tonic::Status;
 
-use super::{Action, Books, Outcome, Saga, ServiceCaller, Step};
+use super::{Action, OrderPayments, Outcome, Saga, ServiceCredentials, Step};
 use crate::{order::Order, refund::Refund};
 
 /// The services that sagas call. Cheap to clone.
 #[derive(Clone)]
 pub struct Participants {
-    payments: Payments,
-    claims: Claims,
+    payments: PaymentClient,
+    claims: ClaimsClient,
 }
 
 /// What a step may need to know.
-pub(super) struct Task<'a> {
+pub(super) struct StepCall<'a> {
     pub(super) saga: &'a Saga,
     pub(super) action: Action,
     pub(super) order: &'a Order,
@@ -39,10 +39,15 @@ pub(super) struct Task<'a> {
 
 impl Participants {
     /// The services behind these channels.
-    pub fn new(payment: Channel, claims: Channel, caller: &ServiceCaller, tasks: &Tasks) -> Participants {
+    pub fn new(
+        payment: Channel,
+        claims: Channel,
+        credentials: &ServiceCredentials,
+        tasks: &Tasks,
+    ) -> Participants {
         Participants {
-            payments: Payments::new(payment, caller, tasks),
-            claims: Claims::new(claims, caller, tasks),
+            payments: PaymentClient::new(payment, credentials, tasks),
+            claims: ClaimsClient::new(claims, credentials, tasks),
         }
     }
 
@@ -73,22 +78,23 @@ impl Participants {
     ///
     /// # Errors
     /// When the payment service does not answer.
-    pub async fn books(&self, context: &Context, order: &Order) -> Result<Books, Status> {
-        self.payments.books(context, order).await
+    pub async fn order_payments(&self, context: &Context, order: &Order) -> Result<OrderPayments, Status> {
+        self.payments.order_payments(context, order).await
     }
 
     /// Makes one try at an action.
-    pub(super) async fn perform(&self, context: &Context, task: &Task<'_>) -> Result<Outcome, Status> {
-        let Task {
+    pub(super) async fn execute(&self, context: &Context, call: &StepCall<'_>) -> Result<Outcome, Status> {
+        let StepCall {
             saga, action, order, ..
-        } = *task;
-        let key = saga.key(action);
-        let step = match action.compensation {
-            true => action
+        } = *call;
+        let key = saga.request_id(action);
+        let step = if action.compensation {
+            action
                 .step
                 .undoing()
-                .ok_or_else(|| internal("the step has nothing to undo"))?,
-            false => action.step,
+                .ok_or_else(|| internal("the step has nothing to undo"))?
+        } else {
+            action.step
         };
         let why = order
             .failure
@@ -97,7 +103,7 @@ impl Participants {
             .unwrap_or_default();
         match step {
             Step::PrepareClaim => {
-                let details = task
+                let details = call
                     .claim
                     .cloned()
                     .ok_or_else(|| internal("the order's claim is missing"))?;
@@ -105,15 +111,15 @@ impl Participants {
             }
             Step::SubmitClaim => self.claims.submit(context, order, key).await,
             Step::WithdrawClaim => self.claims.withdraw(context, order, key, why).await,
-            Step::AuthorizePayment => self.payments.authorize(context, order, key, task.now).await,
+            Step::AuthorizePayment => self.payments.authorize(context, order, key, call.now).await,
             Step::CapturePayment => self.payments.capture(context, order, key).await,
             Step::VoidPayment => self.payments.void_share(context, order, key, why).await,
-            Step::VoidBalance => self.payments.let_balance_go(context, order, key, why).await,
+            Step::VoidBalance => self.payments.void_balance_step(context, order, key, why).await,
             Step::RefundPayment | Step::RefundBalance => {
-                let refund = task
+                let refund = call
                     .refund
                     .ok_or_else(|| internal("the order's refund is missing"))?;
-                let part = by_hand::Part::of(refund, task.refunds, step);
+                let part = manual_changes::Part::new(refund, call.refunds, step);
                 self.payments
                     .refund(context, (order, key), &part, &refund.reason)
                     .await

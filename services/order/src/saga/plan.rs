@@ -83,7 +83,7 @@ impl Kind {
     }
 
     /// The kind of that name.
-    pub fn named(name: &str) -> Option<Kind> {
+    pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }

@@ -100,7 +100,7 @@ impl Step {
     }
 
     /// The step of that name.
-    pub fn named(name: &str) -> Option<Step> {
+    pub fn from_name(name: &str) -> Option<Step> {
         Step::ALL.into_iter().find(|step| step.name() == name)
     }
 }

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 /// What became of the price after fulfilment, in minor units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// Paid by the payer, takebacks deducted.
+    /// PaymentTotals by the payer, takebacks deducted.
     pub payer_paid: i64,
-    /// Moved from the payer to the patient.
+    /// SagaUpdate from the payer to the patient.
     pub transferred: i64,
     pub payer_written_off: i64,
     pub patient_written_off: i64,
-    /// Paid by the patient on what was moved.
+    /// PaymentTotals by the patient on what was moved.
     pub balance_paid: i64,
     /// The payer's part of what was returned.
     pub payer_returned: i64,
@@ -60,7 +60,7 @@ pub struct Activity {
 pub struct Remittance {
     /// The claim's version after it.
     pub claim_version: i64,
-    /// Paid so far less taken back so far.
+    /// PaymentTotals so far less taken back so far.
     pub net_paid: i64,
     /// Every activity of the claim.
     pub activities: Vec<Activity>,
@@ -114,7 +114,7 @@ impl Hold {
     }
 
     /// The hold of that name.
-    pub fn named(name: &str) -> Option<Hold> {
+    pub fn from_name(name: &str) -> Option<Hold> {
         [Hold::None, Hold::Resubmission, Hold::Review]
             .into_iter()
             .find(|hold| hold.name() == name)

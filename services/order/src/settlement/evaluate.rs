@@ -9,7 +9,7 @@ pub(super) const ROUNDING: i64 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// No remittance has come yet.
-    Unheard,
+    NoRemittance,
     /// The payer has not answered for everything yet.
     Wait,
     /// Somebody has to act first.
@@ -44,7 +44,7 @@ pub(super) fn decide(
         };
     }
     if activities.is_empty() {
-        return Decision::Unheard;
+        return Decision::NoRemittance;
     }
     let refused = || open.iter().filter(|(_, activity)| activity.is_refused());
     let wanted =

@@ -1,6 +1,6 @@
 //! What a person decides about what is open.
 
-use super::{Activity, Hold, Moves};
+use super::{Activity, Adjustment, Hold};
 use crate::order::{Order, WrongState};
 
 /// What becomes of what is open.
@@ -29,7 +29,7 @@ impl Order {
             return 0;
         }
         match resolution {
-            Resolution::BillPatient => self.refused_by_the_payer(),
+            Resolution::BillPatient => self.refused_by_payer(),
             Resolution::WriteOff => self.payer_outstanding().max(0) + self.patient_balance(),
         }
     }
@@ -42,34 +42,35 @@ impl Order {
     /// Resolves `amount` of what is resolvable; more than that is cut.
     pub fn resolve(&mut self, resolution: Resolution, amount: i64) -> Result<(), WrongState> {
         let amount = amount.min(self.resolvable(resolution));
-        let moves = match resolution {
+        let adjustment = match resolution {
             Resolution::BillPatient => self.bill(amount),
             Resolution::WriteOff => self.write_off(amount),
         };
         if self.payer_outstanding() <= 0 {
             self.hold = Hold::None;
         }
-        self.close(moves)
+        self.close(adjustment)
     }
 
     /// What the payer has answered for and left unpaid.
-    fn refused_by_the_payer(&self) -> i64 {
+    fn refused_by_payer(&self) -> i64 {
         let outstanding = self.payer_outstanding();
-        let refused = match self.activities.is_empty() {
-            // Without a remittance only a rejected submission leaves something refused: all of it.
-            true if self.hold == Hold::Review => outstanding,
-            true => 0,
-            false => self
-                .activities
+        let refused = if !self.activities.is_empty() {
+            self.activities
                 .iter()
                 .filter(|activity| activity.is_refused())
                 .map(Activity::open)
-                .sum(),
+                .sum()
+        } else if self.hold == Hold::Review {
+            // Without a remittance only a rejected submission leaves an amount refused: all of it.
+            outstanding
+        } else {
+            0
         };
         refused.min(outstanding).max(0)
     }
 
-    fn bill(&mut self, amount: i64) -> Moves {
+    fn bill(&mut self, amount: i64) -> Adjustment {
         spread(
             &mut self.activities,
             Activity::is_refused,
@@ -79,13 +80,13 @@ impl Order {
             },
         );
         self.account.transferred += amount;
-        Moves {
+        Adjustment {
             transferred: amount,
-            ..Moves::default()
+            ..Adjustment::default()
         }
     }
 
-    fn write_off(&mut self, amount: i64) -> Moves {
+    fn write_off(&mut self, amount: i64) -> Adjustment {
         let payers = amount.min(self.payer_outstanding().max(0));
         let patients = amount - payers;
         spread(
@@ -98,10 +99,10 @@ impl Order {
         );
         self.account.payer_written_off += payers;
         self.account.patient_written_off += patients;
-        Moves {
+        Adjustment {
             written_off: payers,
             patient_written_off: patients,
-            ..Moves::default()
+            ..Adjustment::default()
         }
     }
 }

@@ -9,15 +9,15 @@ use super::corrupt;
 use crate::order::Line;
 
 /// The lines of one order, in their order.
-pub async fn of(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Line>, sqlx::Error> {
-    Ok(of_all(conn, &[order_id])
+pub async fn list(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Line>, sqlx::Error> {
+    Ok(list_by_order(conn, &[order_id])
         .await?
         .remove(&order_id)
         .unwrap_or_default())
 }
 
 /// The lines of many orders, by order, each in their order.
-pub async fn of_all(
+pub async fn list_by_order(
     conn: &mut PgConnection,
     orders: &[Uuid],
 ) -> Result<HashMap<Uuid, Vec<Line>>, sqlx::Error> {

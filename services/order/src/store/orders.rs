@@ -44,7 +44,10 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Order>, sql
 }
 
 /// Reads an order by the caller's own number.
-pub async fn by_reference(conn: &mut PgConnection, reference: &str) -> Result<Option<Order>, sqlx::Error> {
+pub async fn find_by_reference(
+    conn: &mut PgConnection,
+    reference: &str,
+) -> Result<Option<Order>, sqlx::Error> {
     let row = orders!(
         "where facility = current_setting('weft.facility', true) and reference = $1 and reference <> ''
          order by state in ('rejected', 'expired', 'cancelled'), id desc limit 1",
@@ -61,15 +64,18 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Order>, sq
 
 /// What changes with an order, for those who wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct Revision {
     /// The order's version.
     pub version: i64,
     /// Refunds that have neither gone through nor failed.
     pub pending_refunds: i64,
 }
 
-/// The marks of those orders that there are.
-pub async fn marks(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(Uuid, Mark)>, sqlx::Error> {
+/// The revisions of those orders that there are.
+pub async fn list_revisions(
+    conn: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Vec<(Uuid, Revision)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select o.id, o.version,
                   (select count(*) from orders.order_refund r where r.order_id = o.id and r.state = 'pending')
@@ -79,18 +85,18 @@ pub async fn marks(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(Uuid, M
     )
     .fetch_all(conn)
     .await?;
-    let marks = rows.into_iter().map(|row| {
-        let mark = Mark {
+    let revisions = rows.into_iter().map(|row| {
+        let revision = Revision {
             version: row.version,
             pending_refunds: row.pending_refunds,
         };
-        (row.id, mark)
+        (row.id, revision)
     });
-    Ok(marks.collect())
+    Ok(revisions.collect())
 }
 
 /// An order's version; `None` when there is no such order.
-pub async fn version(conn: &mut PgConnection, id: Uuid) -> Result<Option<i64>, sqlx::Error> {
+pub async fn get_version(conn: &mut PgConnection, id: Uuid) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar!("select version from orders.placed_order where id = $1", id)
         .fetch_optional(conn)
         .await
@@ -141,7 +147,7 @@ pub async fn list(
 
 /// An order to be written for the first time.
 #[derive(Clone, Copy, Debug)]
-pub struct New<'a> {
+pub struct NewRow<'a> {
     pub order: &'a Order,
     pub lines: &'a [Line],
     /// Its claim, encoded, if it has one.
@@ -152,7 +158,7 @@ pub struct New<'a> {
 
 /// Writes new orders with their lines and claims. Answers those that were written: of the others the reference is taken, or
 /// the request has made an order before.
-pub async fn insert(conn: &mut PgConnection, new: &[New<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
+pub async fn insert(conn: &mut PgConnection, new: &[NewRow<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
     let lines: Vec<(Uuid, &Line)> = new
         .iter()
         .flat_map(|new| new.lines.iter().map(|line| (new.order.id, line)))
@@ -186,39 +192,39 @@ pub async fn insert(conn: &mut PgConnection, new: &[New<'_>]) -> Result<Vec<Uuid
                  as lines (order_id, number, code, description, quantity, amount) on lines.order_id = placed.id
          )
          select id from placed",
-        &column.of(|new| new.order.id),
-        &column.of(|new| new.order.facility.as_str()) as &[&str],
-        &column.of(|new| new.order.reference.as_str()) as &[&str],
-        &column.of(|new| new.order.patient_id.as_str()) as &[&str],
-        &column.of(|new| new.order.currency.code()) as &[&str],
-        &column.of(|new| new.order.price.gross),
-        &column.of(|new| new.order.price.patient_share),
-        &column.of(|new| new.order.price.payer_net),
-        &column.of(|new| new.order.price.other_payer),
-        &column.of(|new| new.order.payer_id.as_str()) as &[&str],
-        &column.of(|new| new.order.immediate),
-        &column.of(|new| new.order.payment_method.as_str()) as &[&str],
-        &column.of(|new| new.order.state.name()) as &[&str],
-        &column.of(|new| new.order.saga_id),
-        &column.of(|new| new.order.busy),
-        &column.of(|new| new.order.version),
-        &column.of(|new| new.order.created_at),
-        &column.of(|new| new.key.request_id()),
-        &column.of(|new| new.key.hash()) as &[&[u8]],
-        &column.of(|new| new.claim) as &[Option<&[u8]>],
-        &line.of(|(order_id, _)| order_id),
-        &line.of(|(_, line)| line.number),
-        &line.of(|(_, line)| line.code.as_str()) as &[&str],
-        &line.of(|(_, line)| line.description.as_str()) as &[&str],
-        &line.of(|(_, line)| line.quantity.to_string()),
-        &line.of(|(_, line)| line.amount),
+        &column.map(|new| new.order.id),
+        &column.map(|new| new.order.facility.as_str()) as &[&str],
+        &column.map(|new| new.order.reference.as_str()) as &[&str],
+        &column.map(|new| new.order.patient_id.as_str()) as &[&str],
+        &column.map(|new| new.order.currency.code()) as &[&str],
+        &column.map(|new| new.order.price.gross),
+        &column.map(|new| new.order.price.patient_share),
+        &column.map(|new| new.order.price.payer_net),
+        &column.map(|new| new.order.price.other_payer),
+        &column.map(|new| new.order.payer_id.as_str()) as &[&str],
+        &column.map(|new| new.order.immediate),
+        &column.map(|new| new.order.payment_method.as_str()) as &[&str],
+        &column.map(|new| new.order.state.name()) as &[&str],
+        &column.map(|new| new.order.saga_id),
+        &column.map(|new| new.order.busy),
+        &column.map(|new| new.order.version),
+        &column.map(|new| new.order.created_at),
+        &column.map(|new| new.key.request_id()),
+        &column.map(|new| new.key.hash()) as &[&[u8]],
+        &column.map(|new| new.claim) as &[Option<&[u8]>],
+        &line.map(|(order_id, _)| order_id),
+        &line.map(|(_, line)| line.number),
+        &line.map(|(_, line)| line.code.as_str()) as &[&str],
+        &line.map(|(_, line)| line.description.as_str()) as &[&str],
+        &line.map(|(_, line)| line.quantity.to_string()),
+        &line.map(|(_, line)| line.amount),
     )
     .fetch_all(conn)
     .await
 }
 
 /// The order that a request has made, and the fingerprint of the request; however long ago.
-pub async fn made_by(
+pub async fn find_by_request(
     conn: &mut PgConnection,
     facility: &Facility,
     key: &Key,
@@ -271,40 +277,40 @@ pub async fn save(conn: &mut PgConnection, orders: &[(&Order, i64)]) -> Result<V
                  remarks, credit_refunded, rounding)
          where o.id = new.id and o.facility = new.facility and o.version = new.from_version
          returning o.id",
-        &column.of(|(order, _)| order.id),
-        &column.of(|(order, _)| order.facility.as_str()) as &[&str],
-        &column.of(|(_, from)| from),
-        &column.of(|(order, _)| order.state.name()) as &[&str],
-        &column.of(|(order, _)| order.payment_id) as &[Option<Uuid>],
-        &column.of(|(order, _)| order.claim_id) as &[Option<Uuid>],
+        &column.map(|(order, _)| order.id),
+        &column.map(|(order, _)| order.facility.as_str()) as &[&str],
+        &column.map(|(_, from)| from),
+        &column.map(|(order, _)| order.state.name()) as &[&str],
+        &column.map(|(order, _)| order.payment_id) as &[Option<Uuid>],
+        &column.map(|(order, _)| order.claim_id) as &[Option<Uuid>],
         &failures as &[Option<Value>],
-        &column.of(|(order, _)| order.account.payer_paid),
-        &column.of(|(order, _)| order.account.transferred),
-        &column.of(|(order, _)| order.account.payer_written_off),
-        &column.of(|(order, _)| order.account.patient_written_off),
-        &column.of(|(order, _)| order.account.balance_paid),
-        &column.of(|(order, _)| order.account.payer_returned),
-        &column.of(|(order, _)| order.account.patient_returned),
-        &column.of(|(order, _)| order.hold.name()) as &[&str],
+        &column.map(|(order, _)| order.account.payer_paid),
+        &column.map(|(order, _)| order.account.transferred),
+        &column.map(|(order, _)| order.account.payer_written_off),
+        &column.map(|(order, _)| order.account.patient_written_off),
+        &column.map(|(order, _)| order.account.balance_paid),
+        &column.map(|(order, _)| order.account.payer_returned),
+        &column.map(|(order, _)| order.account.patient_returned),
+        &column.map(|(order, _)| order.hold.name()) as &[&str],
         &activities,
-        &column.of(|(order, _)| order.claim_version),
-        &column.of(|(order, _)| order.account.refunded),
-        &column.of(|(order, _)| order.refund_count),
-        &column.of(|(order, _)| order.saga_id),
-        &column.of(|(order, _)| order.busy),
-        &column.of(|(order, _)| order.version),
-        &column.of(|(order, _)| order.expires_at) as &[Option<OffsetDateTime>],
-        &column.of(|(order, _)| order.updated_at),
+        &column.map(|(order, _)| order.claim_version),
+        &column.map(|(order, _)| order.account.refunded),
+        &column.map(|(order, _)| order.refund_count),
+        &column.map(|(order, _)| order.saga_id),
+        &column.map(|(order, _)| order.busy),
+        &column.map(|(order, _)| order.version),
+        &column.map(|(order, _)| order.expires_at) as &[Option<OffsetDateTime>],
+        &column.map(|(order, _)| order.updated_at),
         &remarks,
-        &column.of(|(order, _)| order.account.credit_refunded),
-        &column.of(|(order, _)| order.account.rounding),
+        &column.map(|(order, _)| order.account.credit_refunded),
+        &column.map(|(order, _)| order.account.rounding),
     )
     .fetch_all(conn)
     .await
 }
 
 /// The claim as it was ordered.
-pub async fn claim(conn: &mut PgConnection, order_id: Uuid) -> Result<Option<ClaimDetails>, sqlx::Error> {
+pub async fn get_claim(conn: &mut PgConnection, order_id: Uuid) -> Result<Option<ClaimDetails>, sqlx::Error> {
     let details = sqlx::query_scalar!(
         "select details from orders.order_claim where order_id = $1",
         order_id

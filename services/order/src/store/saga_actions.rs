@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::saga::{Saga, Statement};
+use crate::saga::{OperatorNote, Saga};
 
 /// What operators do to sagas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub async fn insert(
     conn: &mut PgConnection,
     saga: &Saga,
     kind: Kind,
-    by: &Statement,
+    by: &OperatorNote,
 ) -> Result<(), sqlx::Error> {
     let action = saga.action();
     sqlx::query!(
@@ -51,7 +51,7 @@ pub async fn insert(
 }
 
 /// What was done to a saga, oldest first.
-pub async fn of(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
+pub async fn list(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
     sqlx::query_as!(
         Row,
         "select kind, step, compensation, actor, reason, created_at
@@ -75,7 +75,7 @@ impl Kind {
     }
 
     /// The kind of that name.
-    pub fn named(name: &str) -> Option<Kind> {
+    pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }

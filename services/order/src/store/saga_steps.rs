@@ -37,7 +37,7 @@ impl<'a> Columns<'a> {
     pub(super) fn from(sagas: impl Iterator<Item = &'a Saga>) -> Columns<'a> {
         let mut columns = Columns::default();
         for saga in sagas {
-            for step in &saga.ended {
+            for step in &saga.finished_steps {
                 columns.sagas.push(saga.id);
                 columns.steps.push(step.action.step.name());
                 columns.compensations.push(step.action.compensation);
@@ -53,7 +53,7 @@ impl<'a> Columns<'a> {
 }
 
 /// The steps of a saga that have ended, in the order they were begun.
-pub async fn of(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
+pub async fn list(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
     sqlx::query_as!(
         Row,
         "select step, compensation, state as ending, result, attempts, begun_at, ended_at

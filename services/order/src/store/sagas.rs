@@ -13,14 +13,14 @@ use crate::saga::{Participant, Saga, State};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
     /// It does, for as long as this without another word.
-    Kept(Uuid, Duration),
+    Held(Uuid, Duration),
     /// Anybody may, once its time has come.
     Released,
 }
 
 /// A saga that this process has claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct LeasedSaga {
     pub id: Uuid,
     pub facility: String,
     /// Of the lease that was taken.
@@ -29,7 +29,7 @@ pub struct Claimed {
 
 /// Which due sagas are to be claimed, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub struct Claim {
+pub struct LeaseRequest {
     pub owner: Uuid,
     pub lease: Duration,
     pub at_most: i32,
@@ -39,7 +39,7 @@ pub struct Claim {
 
 /// The sagas of all facilities that are in one state and have not ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Open {
+pub struct OpenSagas {
     pub state: String,
     pub sagas: i64,
     /// Those that should have ended by now.
@@ -69,7 +69,7 @@ macro_rules! select {
 /// Writes new sagas.
 pub async fn insert(conn: &mut PgConnection, sagas: &[(&Saga, Lease)]) -> Result<(), sqlx::Error> {
     let column = Column(sagas);
-    let plans = column.of(|(saga, _)| {
+    let plans = column.map(|(saga, _)| {
         let steps: Vec<_> = saga.plan.iter().map(|step| step.name()).collect();
         steps.join(",")
     });
@@ -83,19 +83,19 @@ pub async fn insert(conn: &mut PgConnection, sagas: &[(&Saga, Lease)]) -> Result
              $9::uuid[], $10::double precision[], $11::bigint[], $12::timestamptz[], $13::timestamptz[])
              as sagas (id, facility, kind, order_id, refund_id, plan, state, version, lease_owner, lease_ms, epoch,
                  deadline_at, created_at)",
-        &column.of(|(saga, _)| saga.id),
-        &column.of(|(saga, _)| saga.facility.as_str()) as &[&str],
-        &column.of(|(saga, _)| saga.kind.name()) as &[&str],
-        &column.of(|(saga, _)| saga.order_id),
-        &column.of(|(saga, _)| saga.refund_id) as &[Option<Uuid>],
+        &column.map(|(saga, _)| saga.id),
+        &column.map(|(saga, _)| saga.facility.as_str()) as &[&str],
+        &column.map(|(saga, _)| saga.kind.name()) as &[&str],
+        &column.map(|(saga, _)| saga.order_id),
+        &column.map(|(saga, _)| saga.refund_id) as &[Option<Uuid>],
         &plans,
-        &column.of(|(saga, _)| saga.state.name()) as &[&str],
-        &column.of(|(saga, _)| saga.version),
-        &column.of(|(_, lease)| lease.owner()) as &[Option<Uuid>],
-        &column.of(|(_, lease)| lease.ms()) as &[Option<f64>],
-        &column.of(|(saga, _)| saga.epoch),
-        &column.of(|(saga, _)| saga.deadline_at),
-        &column.of(|(saga, _)| saga.created_at),
+        &column.map(|(saga, _)| saga.state.name()) as &[&str],
+        &column.map(|(saga, _)| saga.version),
+        &column.map(|(_, lease)| lease.owner()) as &[Option<Uuid>],
+        &column.map(|(_, lease)| lease.ms()) as &[Option<f64>],
+        &column.map(|(saga, _)| saga.epoch),
+        &column.map(|(saga, _)| saga.deadline_at),
+        &column.map(|(saga, _)| saga.created_at),
     )
     .execute(conn)
     .await?;
@@ -104,17 +104,17 @@ pub async fn insert(conn: &mut PgConnection, sagas: &[(&Saga, Lease)]) -> Result
 
 /// A saga that has moved.
 #[derive(Clone, Copy, Debug)]
-pub struct Moved<'a> {
+pub struct SagaUpdate<'a> {
     pub saga: &'a Saga,
     /// The epoch that it was read with.
     pub epoch: i64,
     pub lease: Lease,
 }
 
-impl Moved<'_> {
+impl SagaUpdate<'_> {
     /// A saga that nobody drives any more, read with `epoch`.
-    pub fn released(saga: &Saga, epoch: i64) -> Moved<'_> {
-        Moved {
+    pub fn released(saga: &Saga, epoch: i64) -> SagaUpdate<'_> {
+        SagaUpdate {
             saga,
             epoch,
             lease: Lease::Released,
@@ -124,7 +124,7 @@ impl Moved<'_> {
 
 /// Writes sagas and the steps that have ended since they were last written. Answers those that were written: the others
 /// are owned by another process by now.
-pub async fn save(conn: &mut PgConnection, moved: &[Moved<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
+pub async fn save(conn: &mut PgConnection, moved: &[SagaUpdate<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
     let positions = moved
         .iter()
         .map(|moved| i32::try_from(moved.saga.position).map_err(|_| corrupt("position")));
@@ -161,23 +161,23 @@ pub async fn save(conn: &mut PgConnection, moved: &[Moved<'_>]) -> Result<Vec<Uu
                  result = excluded.result, attempts = excluded.attempts, ended_at = excluded.ended_at
          )
          select id from saved"#,
-        &column.of(|moved| moved.saga.id),
-        &column.of(|moved| moved.saga.facility.as_str()) as &[&str],
-        &column.of(|moved| moved.epoch),
+        &column.map(|moved| moved.saga.id),
+        &column.map(|moved| moved.saga.facility.as_str()) as &[&str],
+        &column.map(|moved| moved.epoch),
         &positions,
-        &column.of(|moved| moved.saga.backward),
-        &column.of(|moved| moved.saga.state.name()) as &[&str],
-        &column.of(|moved| moved.saga.reason.as_str()) as &[&str],
-        &column.of(|moved| count(moved.saga.attempts)),
-        &column.of(|moved| moved.saga.version),
-        &column.of(|moved| moved.lease.owner()) as &[Option<Uuid>],
-        &column.of(|moved| moved.lease.ms()) as &[Option<f64>],
-        &column.of(|moved| moved.saga.epoch),
-        &column.of(|moved| moved.saga.wake_at) as &[Option<OffsetDateTime>],
-        &column.of(|moved| moved.saga.deadline_at),
-        &column.of(|moved| moved.saga.begun_at),
-        &column.of(|moved| moved.saga.updated_at),
-        &column.of(|moved| moved.saga.nudges),
+        &column.map(|moved| moved.saga.backward),
+        &column.map(|moved| moved.saga.state.name()) as &[&str],
+        &column.map(|moved| moved.saga.reason.as_str()) as &[&str],
+        &column.map(|moved| count(moved.saga.attempts)),
+        &column.map(|moved| moved.saga.version),
+        &column.map(|moved| moved.lease.owner()) as &[Option<Uuid>],
+        &column.map(|moved| moved.lease.ms()) as &[Option<f64>],
+        &column.map(|moved| moved.saga.epoch),
+        &column.map(|moved| moved.saga.wake_at) as &[Option<OffsetDateTime>],
+        &column.map(|moved| moved.saga.deadline_at),
+        &column.map(|moved| moved.saga.begun_at),
+        &column.map(|moved| moved.saga.updated_at),
+        &column.map(|moved| moved.saga.nudges),
         &ended.sagas,
         &ended.steps as &[&str],
         &ended.compensations,
@@ -221,7 +221,7 @@ pub async fn release(conn: &mut PgConnection, id: Uuid, epoch: i64) -> Result<()
 }
 
 /// Marks a saga as stuck whose row this build cannot read, given by its id and epoch; it is due again after `pause`.
-pub async fn set_aside(
+pub async fn mark_row_stuck(
     conn: &mut PgConnection,
     (id, epoch): (Uuid, i64),
     reason: &str,
@@ -270,7 +270,7 @@ pub async fn is_leased(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::
 }
 
 /// As [`wake`], the sagas that decide about these orders.
-pub async fn wake_of_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), sqlx::Error> {
+pub async fn wake_by_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), sqlx::Error> {
     // Rows are taken in the order of their orders, as everywhere.
     sqlx::query!(
         "with deciding as (
@@ -329,19 +329,19 @@ pub async fn list(
 
 /// Claims sagas of all facilities that are due. `running` are the facilities whose sagas this process drives, and how many
 /// of each: their turn comes after those that have fewer. In a transaction of no facility.
-pub async fn claim_due(
+pub async fn lease_due(
     conn: &mut PgConnection,
-    claim: &Claim,
+    request: &LeaseRequest,
     (facilities, running): &(Vec<String>, Vec<i32>),
-) -> Result<Vec<Claimed>, sqlx::Error> {
+) -> Result<Vec<LeasedSaga>, sqlx::Error> {
     sqlx::query_as!(
-        Claimed,
+        LeasedSaga,
         r#"select id as "id!", facility as "facility!", epoch as "epoch!"
            from orders.claim_due_sagas($1, $2, $3, $4, $5, $6)"#,
-        claim.owner,
-        interval(claim.lease)?,
-        claim.at_most,
-        claim.participant.name(),
+        request.owner,
+        interval(request.lease)?,
+        request.at_most,
+        request.participant.name(),
         facilities,
         running,
     )
@@ -350,9 +350,9 @@ pub async fn claim_due(
 }
 
 /// Counts what alarms are made of. In a transaction of no facility.
-pub async fn open(conn: &mut PgConnection) -> Result<Vec<Open>, sqlx::Error> {
+pub async fn count_open(conn: &mut PgConnection) -> Result<Vec<OpenSagas>, sqlx::Error> {
     sqlx::query_as!(
-        Open,
+        OpenSagas,
         r#"select state as "state!", sagas as "sagas!", overdue as "overdue!", oldest_seconds as "oldest_seconds!"
            from orders.open_sagas()"#
     )
@@ -363,14 +363,14 @@ pub async fn open(conn: &mut PgConnection) -> Result<Vec<Open>, sqlx::Error> {
 impl Lease {
     fn owner(self) -> Option<Uuid> {
         match self {
-            Lease::Kept(owner, _) => Some(owner),
+            Lease::Held(owner, _) => Some(owner),
             Lease::Released => None,
         }
     }
 
     fn ms(self) -> Option<f64> {
         match self {
-            Lease::Kept(_, time) => Some(time.as_secs_f64() * 1_000.0),
+            Lease::Held(_, time) => Some(time.as_secs_f64() * 1_000.0),
             Lease::Released => None,
         }
     }

@@ -19,35 +19,35 @@ use tonic_types::StatusExt as _;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
-use crate::saga::ServiceCaller;
+use crate::saga::ServiceCredentials;
 
 /// Sagas that wait to call. They are bounded where they are begun.
-const WAITING: usize = 100_000;
+const MAX_WAITING: usize = 100_000;
 /// How long the next call waits for this one. Then it goes beside it.
-const LANE: Duration = Duration::from_millis(100);
+const MAX_WAIT: Duration = Duration::from_millis(100);
 /// Bytes of requests that go together: answers are about as large, and 4 MiB are read.
-const BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// A method of another service for one request, and its companion for several.
 pub(super) trait Method: Clone + Send + Sync + 'static {
     type Request: Message + Clone + 'static;
     type Response: Send + 'static;
 
-    fn one(
+    fn call_one(
         &self,
         request: Request<Self::Request>,
     ) -> impl Future<Output = bulk::Outcome<Self::Response>> + Send;
 
     /// The outcomes in the order of the requests.
-    fn several(
+    fn call_many(
         &self,
         requests: Request<Vec<Self::Request>>,
     ) -> impl Future<Output = Result<Vec<bulk::Outcome<Self::Response>>, Status>> + Send;
 }
 
 /// The calls of one method. A saga alone calls with its caller's token; what is asked for while a call runs is asked for
-/// together.
-pub(super) struct Calls<M: Method>(Batcher<Together<M>>);
+/// bulk_call.
+pub(super) struct Calls<M: Method>(Batcher<BulkCall<M>>);
 
 impl<M: Method> Clone for Calls<M> {
     fn clone(&self) -> Calls<M> {
@@ -56,7 +56,7 @@ impl<M: Method> Clone for Calls<M> {
 }
 
 /// A call that a saga wants to make.
-struct Wanted<M: Method> {
+struct PendingCall<M: Method> {
     order: Uuid,
     facility: Facility,
     context: Context,
@@ -64,21 +64,21 @@ struct Wanted<M: Method> {
     span: Span,
 }
 
-type Answered<M> = bulk::Outcome<<M as Method>::Response>;
-type Group<M> = Vec<(Arc<Wanted<M>>, oneshot::Sender<Answered<M>>)>;
+type CallOutcome<M> = bulk::Outcome<<M as Method>::Response>;
+type Group<M> = Vec<(Arc<PendingCall<M>>, oneshot::Sender<CallOutcome<M>>)>;
 
 impl<M: Method> Calls<M> {
-    pub(super) fn new(method: M, caller: &ServiceCaller, tasks: &Tasks) -> Calls<M> {
+    pub(super) fn new(method: M, credentials: &ServiceCredentials, tasks: &Tasks) -> Calls<M> {
         let limits = Limits {
-            waiting: WAITING,
+            waiting: MAX_WAITING,
             ..Limits::default()
         };
-        let together = Together {
+        let bulk_call = BulkCall {
             method,
-            caller: caller.clone(),
+            credentials: credentials.clone(),
             tasks: tasks.clone(),
         };
-        Calls(Batcher::new(together, limits, tasks.clone()))
+        Calls(Batcher::new(bulk_call, limits, tasks.clone()))
     }
 
     /// Calls for the saga of an order.
@@ -90,9 +90,9 @@ impl<M: Method> Calls<M> {
         context: &Context,
         (facility, order): (&Facility, Uuid),
         request: M::Request,
-    ) -> Answered<M> {
+    ) -> CallOutcome<M> {
         let deadline = context.deadline();
-        let wanted = Wanted {
+        let wanted = PendingCall {
             order,
             facility: facility.clone(),
             context: context.clone(),
@@ -101,7 +101,7 @@ impl<M: Method> Calls<M> {
         };
         let answered = async {
             match self.0.submit(wanted, deadline).await {
-                Ok(answer) => answer.await.unwrap_or_else(|_| Err(given_up())),
+                Ok(answer) => answer.await.unwrap_or_else(|_| Err(abandoned())),
                 Err(refused) => Err(match refused.into_failure() {
                     Ok(never) => match never {},
                     Err(status) => status,
@@ -119,19 +119,19 @@ impl<M: Method> Calls<M> {
 
 /// Makes the calls of several sagas.
 #[derive(Clone)]
-struct Together<M> {
+struct BulkCall<M> {
     method: M,
     /// They have several callers, and are this service's own calls.
-    caller: ServiceCaller,
+    credentials: ServiceCredentials,
     tasks: Tasks,
 }
 
-impl<M: Method> Command for Together<M> {
-    type Item = Wanted<M>;
-    type Outcome = oneshot::Receiver<Answered<M>>;
+impl<M: Method> Command for BulkCall<M> {
+    type Item = PendingCall<M>;
+    type Outcome = oneshot::Receiver<CallOutcome<M>>;
     type Error = Infallible;
 
-    fn aggregate(&self, wanted: &Wanted<M>) -> Uuid {
+    fn aggregate(&self, wanted: &PendingCall<M>) -> Uuid {
         wanted.order
     }
 
@@ -140,20 +140,23 @@ impl<M: Method> Command for Together<M> {
     }
 
     /// Ends when all calls have ended, or after a moment: the answers come when they come.
-    async fn execute(&self, wanted: &[Arc<Wanted<M>>]) -> Result<Vec<Self::Outcome>, Infallible> {
-        let (answers, groups) = grouped(wanted);
+    async fn execute(&self, wanted: &[Arc<PendingCall<M>>]) -> Result<Vec<Self::Outcome>, Infallible> {
+        let (answers, groups) = group_by_facility(wanted);
         let calls = groups.into_iter().map(|group| {
-            let together = self.clone();
-            self.tasks.run(async move { together.answer(group).await })
+            let bulk_call = self.clone();
+            self.tasks
+                .run(async move { bulk_call.execute_group(group).await })
         });
         let calls: Vec<_> = calls.collect();
-        let _ = tokio::time::timeout(LANE, join_all(calls)).await;
+        let _ = tokio::time::timeout(MAX_WAIT, join_all(calls)).await;
         Ok(answers)
     }
 }
 
 /// Those of one facility that fit into one message.
-fn grouped<M: Method>(wanted: &[Arc<Wanted<M>>]) -> (Vec<oneshot::Receiver<Answered<M>>>, Vec<Group<M>>) {
+fn group_by_facility<M: Method>(
+    wanted: &[Arc<PendingCall<M>>],
+) -> (Vec<oneshot::Receiver<CallOutcome<M>>>, Vec<Group<M>>) {
     let mut answers = Vec::with_capacity(wanted.len());
     let mut open: HashMap<&Facility, (usize, Group<M>)> = HashMap::new();
     let mut groups = Vec::new();
@@ -162,7 +165,7 @@ fn grouped<M: Method>(wanted: &[Arc<Wanted<M>>]) -> (Vec<oneshot::Receiver<Answe
         answers.push(answered);
         let size = one.request.encoded_len();
         let (bytes, group) = open.entry(&one.facility).or_default();
-        if !group.is_empty() && *bytes + size > BYTES {
+        if !group.is_empty() && *bytes + size > MAX_BYTES {
             groups.push(std::mem::take(group));
             *bytes = 0;
         }
@@ -173,17 +176,17 @@ fn grouped<M: Method>(wanted: &[Arc<Wanted<M>>]) -> (Vec<oneshot::Receiver<Answe
     (answers, groups)
 }
 
-impl<M: Method> Together<M> {
-    async fn answer(&self, group: Group<M>) {
+impl<M: Method> BulkCall<M> {
+    async fn execute_group(&self, group: Group<M>) {
         if group.len() == 1 {
             return self.one_by_one(group).await;
         }
         let Some((first, _)) = group.first() else { return };
         let span = first.span.clone();
         let requests = group.iter().map(|(wanted, _)| wanted.request.clone()).collect();
-        let called = match self.caller.context(&first.facility) {
+        let called = match self.credentials.context(&first.facility) {
             Ok(context) => {
-                let called = self.method.several(context.request(requests));
+                let called = self.method.call_many(context.request(requests));
                 called.instrument(span).await
             }
             Err(error) => Err(Status::unavailable(error.to_string())),
@@ -202,31 +205,35 @@ impl<M: Method> Together<M> {
             }
             Ok(_) => {
                 let status = super::malformed("result for each request");
-                tell_all(group, &status);
+                fail_all(group, &status);
             }
             // A version before does not have the method, and what one request is refused for is told when it comes alone.
-            Err(status) if is_refused_whole(&status) => self.one_by_one(group).await,
-            Err(status) => tell_all(group, &status),
+            Err(status) if is_whole_call_refused(&status) => self.one_by_one(group).await,
+            Err(status) => fail_all(group, &status),
         }
     }
 
     async fn one_by_one(&self, group: Group<M>) {
         let calls = group.into_iter().map(|(wanted, answer)| async move {
             let request = wanted.context.request(wanted.request.clone());
-            let outcome = self.method.one(request).instrument(wanted.span.clone()).await;
+            let outcome = self
+                .method
+                .call_one(request)
+                .instrument(wanted.span.clone())
+                .await;
             drop(answer.send(outcome));
         });
         join_all(calls).await;
     }
 }
 
-fn tell_all<M: Method>(group: Group<M>, status: &Status) {
+fn fail_all<M: Method>(group: Group<M>, status: &Status) {
     for (_, answer) in group {
         drop(answer.send(Err(status.clone())));
     }
 }
 
-fn is_refused_whole(status: &Status) -> bool {
+fn is_whole_call_refused(status: &Status) -> bool {
     match status.code() {
         Code::Unimplemented | Code::InvalidArgument | Code::PermissionDenied => true,
         Code::ResourceExhausted => {
@@ -248,6 +255,6 @@ fn reason(status: &Status) -> String {
         .unwrap_or_default()
 }
 
-fn given_up() -> Status {
+fn abandoned() -> Status {
     Status::unavailable("the call was given up")
 }

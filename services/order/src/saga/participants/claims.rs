@@ -16,22 +16,22 @@ use super::{
 };
 use crate::{
     order::{Failure, Order},
-    saga::{Effect, Outcome, ServiceCaller},
+    saga::{Effect, Outcome, ServiceCredentials},
 };
 
 #[derive(Clone)]
-pub(super) struct Claims {
+pub(super) struct ClaimsClient {
     client: ClaimServiceClient<Channel>,
     prepare: Calls<Prepare>,
     submit: Calls<Submit>,
 }
 
-impl Claims {
-    pub(super) fn new(channel: Channel, caller: &ServiceCaller, tasks: &Tasks) -> Claims {
+impl ClaimsClient {
+    pub(super) fn new(channel: Channel, credentials: &ServiceCredentials, tasks: &Tasks) -> ClaimsClient {
         let client = ClaimServiceClient::new(channel);
-        Claims {
-            prepare: Calls::new(Prepare(client.clone()), caller, tasks),
-            submit: Calls::new(Submit(client.clone()), caller, tasks),
+        ClaimsClient {
+            prepare: Calls::new(Prepare(client.clone()), credentials, tasks),
+            submit: Calls::new(Submit(client.clone()), credentials, tasks),
             client,
         }
     }
@@ -82,7 +82,7 @@ impl Claims {
                 let violations = outcome::claim_violations(&status);
                 let failure = Failure {
                     reason: "CLAIM_INVALID".to_owned(),
-                    message: outcome::in_words(&violations),
+                    message: outcome::describe_violations(&violations),
                     violations,
                 };
                 Ok(Outcome::Refused { failure, undo: false })

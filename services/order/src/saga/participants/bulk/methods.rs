@@ -32,11 +32,11 @@ macro_rules! method {
             type Request = $request;
             type Response = $response;
 
-            async fn one(&self, request: Request<$request>) -> Outcome<$response> {
+            async fn call_one(&self, request: Request<$request>) -> Outcome<$response> {
                 self.0.clone().$one(request).await
             }
 
-            async fn several(
+            async fn call_many(
                 &self,
                 requests: Request<Vec<$request>>,
             ) -> Result<Vec<Outcome<$response>>, Status> {

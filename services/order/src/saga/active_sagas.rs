@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 /// The orders whose sagas are driven here. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Driven(Arc<Mutex<HashMap<Uuid, Entry>>>);
+pub struct ActiveSagas(Arc<Mutex<HashMap<Uuid, Entry>>>);
 
 #[derive(Debug, Default)]
 struct Entry {
@@ -17,21 +17,21 @@ struct Entry {
     /// Something has happened to the order since its saga is driven.
     notified: bool,
     /// It is being written that the saga waits.
-    parking: bool,
+    waiting: bool,
 }
 
-/// Until it ends, the order's saga is driven here.
-pub(super) struct Driving {
-    driven: Driven,
+/// Completion it ends, the order's saga is driven here.
+pub(super) struct ActiveGuard {
+    active_sagas: ActiveSagas,
     /// `None`: it has ended.
     order: Option<Uuid>,
 }
 
-impl Driven {
-    pub(super) fn begin(&self, order: Uuid) -> Driving {
-        self.with(|driven| driven.entry(order).or_default().drivers += 1);
-        Driving {
-            driven: self.clone(),
+impl ActiveSagas {
+    pub(super) fn begin(&self, order: Uuid) -> ActiveGuard {
+        self.with(|entries| entries.entry(order).or_default().drivers += 1);
+        ActiveGuard {
+            active_sagas: self.clone(),
             order: Some(order),
         }
     }
@@ -39,8 +39,8 @@ impl Driven {
     /// Something has happened to an order that its saga may wait for. False: its saga is not driven here, or is written as
     /// waiting at this moment; then it is to be woken by its row.
     pub fn notify(&self, order: Uuid) -> bool {
-        self.with(|driven| match driven.get_mut(&order) {
-            Some(entry) if !entry.parking => {
+        self.with(|entries| match entries.get_mut(&order) {
+            Some(entry) if !entry.waiting => {
                 entry.notified = true;
                 true
             }
@@ -49,10 +49,10 @@ impl Driven {
     }
 
     /// It is written next that the order's saga waits. True: something has happened, and it need not wait.
-    pub(super) fn park(&self, order: Uuid) -> bool {
-        self.with(|driven| {
-            driven.get_mut(&order).is_some_and(|entry| {
-                entry.parking = true;
+    pub(super) fn mark_waiting(&self, order: Uuid) -> bool {
+        self.with(|entries| {
+            entries.get_mut(&order).is_some_and(|entry| {
+                entry.waiting = true;
                 entry.notified
             })
         })
@@ -63,33 +63,33 @@ impl Driven {
     }
 }
 
-impl Driving {
+impl ActiveGuard {
     /// Ends it; true when something has happened to the order since it began.
     pub(super) fn end(mut self) -> bool {
-        self.leave()
+        self.remove()
     }
 
-    fn leave(&mut self) -> bool {
+    fn remove(&mut self) -> bool {
         let Some(order) = self.order.take() else {
             return false;
         };
-        self.driven.with(|driven| {
-            let Some(entry) = driven.get_mut(&order) else {
+        self.active_sagas.with(|entries| {
+            let Some(entry) = entries.get_mut(&order) else {
                 return false;
             };
             entry.drivers -= 1;
             let notified = entry.notified;
             if entry.drivers == 0 {
-                driven.remove(&order);
+                entries.remove(&order);
             }
             notified
         })
     }
 }
 
-impl Drop for Driving {
+impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        self.leave();
+        self.remove();
     }
 }
 
@@ -99,27 +99,27 @@ mod tests {
 
     #[test]
     fn what_happens_while_a_saga_is_driven_is_noted_until_its_last_driver_ends() {
-        let (driven, order) = (Driven::default(), Uuid::new_v4());
-        assert!(!driven.notify(order));
-        let (first, second) = (driven.begin(order), driven.begin(order));
-        assert!(driven.notify(order));
-        assert!(!driven.notify(Uuid::new_v4()));
+        let (active, order) = (ActiveSagas::default(), Uuid::new_v4());
+        assert!(!active.notify(order));
+        let (first, second) = (active.begin(order), active.begin(order));
+        assert!(active.notify(order));
+        assert!(!active.notify(Uuid::new_v4()));
         assert!(first.end());
         drop(second);
-        assert!(!driven.notify(order));
-        assert!(!driven.begin(order).end());
+        assert!(!active.notify(order));
+        assert!(!active.begin(order).end());
     }
 
     #[test]
     fn a_saga_that_is_written_as_waiting_is_woken_by_its_row() {
-        let (driven, order) = (Driven::default(), Uuid::new_v4());
-        let driving = driven.begin(order);
-        assert!(!driven.park(order));
-        assert!(!driven.notify(order));
-        assert!(!driving.end());
-        let driving = driven.begin(order);
-        assert!(driven.notify(order));
-        assert!(driven.park(order));
-        assert!(driving.end());
+        let (active, order) = (ActiveSagas::default(), Uuid::new_v4());
+        let guard = active.begin(order);
+        assert!(!active.mark_waiting(order));
+        assert!(!active.notify(order));
+        assert!(!guard.end());
+        let guard = active.begin(order);
+        assert!(active.notify(order));
+        assert!(active.mark_waiting(order));
+        assert!(guard.end());
     }
 }

@@ -12,7 +12,7 @@ use super::{done, malformed};
 use crate::{
     order::{Failure, Order},
     refund::{self, Refund},
-    saga::{Effect, Outcome, Paid, Step},
+    saga::{Effect, Outcome, PaymentTotals, Step},
 };
 
 /// What a refund step gives back of one payment.
@@ -27,7 +27,7 @@ pub(super) struct Part {
 
 impl Part {
     /// The part of `refund` that `step` gives back; `refunds` are all of the order.
-    pub(super) fn of(refund: &Refund, refunds: &[Refund], step: Step) -> Part {
+    pub(super) fn new(refund: &Refund, refunds: &[Refund], step: Step) -> Part {
         let (purpose, amount): (_, fn(&Refund) -> i64) = match step {
             Step::RefundBalance => (PaymentPurpose::Balance, |refund| refund.balance),
             _ => (PaymentPurpose::Share, |refund| refund.share),
@@ -44,25 +44,25 @@ impl Part {
 }
 
 /// What was taken and given back by a payment.
-pub(super) fn paid(payment: &Payment) -> Result<Paid, Status> {
-    Ok(Paid {
+pub(super) fn totals(payment: &Payment) -> Result<PaymentTotals, Status> {
+    Ok(PaymentTotals {
         captured: minor(payment.captured.as_ref())?,
         refunded: minor(payment.refunded.as_ref())?,
         refunding: payment
             .refunds
             .iter()
             .any(|refund| refund.state() == RefundState::Pending),
-        undecided: is_open(payment) || payment.capture_pending,
+        undecided: is_undecided(payment) || payment.capture_pending,
     })
 }
 
 /// Whether the processor has not told yet whether it has set the money aside.
-pub(super) fn is_open(payment: &Payment) -> bool {
+pub(super) fn is_undecided(payment: &Payment) -> bool {
     matches!(payment.state(), PaymentState::Authorizing | PaymentState::Unknown)
 }
 
 /// The payment of the share is over another amount than the order's share: nobody can say which of the two is meant.
-pub(super) fn another_amount(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+pub(super) fn check_amount(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     let Some(amount) = &payment.amount else {
         return Ok(None);
     };
@@ -78,11 +78,11 @@ pub(super) fn another_amount(order: &Order, payment: &Payment) -> Result<Option<
 
 /// The share was captured. What was given back since counts as not taken; when nothing is left, the order has no
 /// money any more.
-pub(super) fn captured(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+pub(super) fn check_captured(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
     }
-    let paid = decided(payment)?;
+    let paid = decided_totals(payment)?;
     if paid.captured == paid.refunded {
         return Ok(Some(Outcome::Refused {
             failure: Failure::new(
@@ -103,17 +103,17 @@ pub(super) fn captured(order: &Order, payment: &Payment) -> Result<Option<Outcom
 }
 
 /// What is kept of a payment that was captured, in minor units.
-pub(super) fn kept(payment: &Payment) -> Result<Option<i64>, Status> {
+pub(super) fn kept_amount(payment: &Payment) -> Result<Option<i64>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
     }
-    let paid = decided(payment)?;
+    let paid = decided_totals(payment)?;
     Ok(Some(paid.captured - paid.refunded))
 }
 
 /// A captured share cannot be let go; nothing of it is kept once it was given back.
-pub(super) fn given_back_whole(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
-    Ok(kept(payment)?.map(|kept| match kept {
+pub(super) fn check_fully_refunded(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+    Ok(kept_amount(payment)?.map(|kept| match kept {
         0 => done(),
         kept => stuck(format!(
             "the payment is captured and {} of it is kept: refund it by hand, then retry the saga",
@@ -124,11 +124,11 @@ pub(super) fn given_back_whole(order: &Order, payment: &Payment) -> Result<Optio
 
 /// The balance was paid before it could be let go. The order must know of it first: what it gives back is never more
 /// than what it knows to be paid.
-pub(super) fn balance_paid(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+pub(super) fn check_balance_paid(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
     }
-    let paid = decided(payment)?;
+    let paid = decided_totals(payment)?;
     if order.account.balance_paid < paid.captured {
         return Err(Status::unavailable(
             "the order has not heard of the paid balance yet",
@@ -139,8 +139,12 @@ pub(super) fn balance_paid(order: &Order, payment: &Payment) -> Result<Option<Ou
 }
 
 /// A part of a refund was given back, by somebody.
-pub(super) fn given_back(order: &Order, payment: &Payment, part: &Part) -> Result<Option<Outcome>, Status> {
-    let paid = decided(payment)?;
+pub(super) fn check_refunded(
+    order: &Order,
+    payment: &Payment,
+    part: &Part,
+) -> Result<Option<Outcome>, Status> {
+    let paid = decided_totals(payment)?;
     let given = paid.refunded - part.others;
     if given >= part.wanted {
         return Ok(Some(done()));
@@ -159,11 +163,12 @@ pub(super) fn given_back(order: &Order, payment: &Payment, part: &Part) -> Resul
 }
 
 /// What was taken and given back, once no refund is on its way.
-fn decided(payment: &Payment) -> Result<Paid, Status> {
-    let paid = paid(payment)?;
-    match paid.refunding {
-        true => Err(Status::unavailable("a refund of the payment is on its way")),
-        false => Ok(paid),
+fn decided_totals(payment: &Payment) -> Result<PaymentTotals, Status> {
+    let paid = totals(payment)?;
+    if paid.refunding {
+        Err(Status::unavailable("a refund of the payment is on its way"))
+    } else {
+        Ok(paid)
     }
 }
 
@@ -179,5 +184,5 @@ fn minor(wire: Option<&WireMoney>) -> Result<i64, Status> {
 }
 
 #[cfg(test)]
-#[path = "by_hand_tests.rs"]
+#[path = "manual_changes_tests.rs"]
 mod tests;

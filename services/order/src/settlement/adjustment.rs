@@ -1,10 +1,10 @@
-//! The amounts that a settlement moves.
+//! The amounts that a settlement adjustment.
 
 use crate::order::State;
 
-/// What a settlement moves, in minor units. None is negative but `rounding`.
+/// What a settlement adjustment, in minor units. None is negative but `rounding`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moves {
+pub struct Adjustment {
     /// From the payer to the patient.
     pub transferred: i64,
     /// Of the payer's part.
@@ -21,21 +21,21 @@ pub struct Moves {
     pub rounding: i64,
 }
 
-impl Moves {
+impl Adjustment {
     /// Whether the event of an order that has come to `state` tells all of them.
-    pub(super) fn fit(&self, state: State) -> bool {
+    pub(super) fn fits_event_of(&self, state: State) -> bool {
         let told = match state {
-            State::BalanceDue => Moves {
+            State::BalanceDue => Adjustment {
                 transferred: self.transferred,
                 written_off: self.written_off,
-                ..Moves::default()
+                ..Adjustment::default()
             },
-            State::Settled => Moves {
+            State::Settled => Adjustment {
                 written_off: self.written_off,
                 patient_written_off: self.patient_written_off,
-                ..Moves::default()
+                ..Adjustment::default()
             },
-            _ => Moves::default(),
+            _ => Adjustment::default(),
         };
         *self == told
     }

@@ -3,19 +3,19 @@
 
 use time::{Duration, OffsetDateTime};
 
-use super::{Ended, Ending, Progress, Saga, State, Statement};
+use super::{FinishedStep, OperatorNote, Progress, Saga, State, StepEnding};
 
 impl Saga {
     /// The current action took effect.
-    pub fn succeeded(&mut self, result: String) {
+    pub fn complete_step(&mut self, result: String) {
         let Some(action) = self.action() else { return };
-        self.end_step(Ending::Succeeded, result);
+        self.end_step(StepEnding::Succeeded, result);
         self.record(Progress::StepCompleted(action));
         self.advance();
     }
 
     /// A plan without steps is done as it begins.
-    pub fn nothing_to_do(&mut self) {
+    pub fn complete_empty_plan(&mut self) {
         if self.plan.is_empty() && !self.has_ended() {
             self.finish(State::Completed, Progress::Completed);
         }
@@ -23,8 +23,8 @@ impl Saga {
 
     /// The current step will never succeed: what was done before is undone, in reverse. `undo`: also this step, because
     /// something may be left over of it.
-    pub fn refused(&mut self, reason: &str, undo: bool) {
-        self.end_step(Ending::Failed, reason.to_owned());
+    pub fn fail_step(&mut self, reason: &str, undo: bool) {
+        self.end_step(StepEnding::Failed, reason.to_owned());
         self.backward = true;
         self.state = State::Compensating;
         reason.clone_into(&mut self.reason);
@@ -44,9 +44,9 @@ impl Saga {
         self.touch();
     }
 
-    /// It counts as stuck only `patience` after `time`, which is somebody else's.
-    pub fn be_patient_until(&mut self, time: OffsetDateTime, patience: Duration) {
-        self.deadline_at = self.deadline_at.max(time + patience);
+    /// It counts as stuck only `stuck_after` after `time`, which is somebody else's.
+    pub fn extend_deadline(&mut self, time: OffsetDateTime, stuck_after: Duration) {
+        self.deadline_at = self.deadline_at.max(time + stuck_after);
     }
 
     /// The current action failed and is tried again at `wake_at`. `counted`: it had all the time it needed.
@@ -60,13 +60,13 @@ impl Saga {
     }
 
     /// Its driver leaves it to another one, at once.
-    pub fn hand_over(&mut self, now: OffsetDateTime) {
+    pub fn requeue(&mut self, now: OffsetDateTime) {
         self.wake_at = Some(now);
         self.touch();
     }
 
     /// A person should look. It is tried again at `wake_at` all the same: what was down may come back.
-    pub fn stuck(&mut self, reason: &str, wake_at: OffsetDateTime) {
+    pub fn mark_stuck(&mut self, reason: &str, wake_at: OffsetDateTime) {
         self.wake_at = Some(wake_at);
         self.attempts += 1;
         if self.state == State::Stuck {
@@ -83,8 +83,8 @@ impl Saga {
         }
     }
 
-    /// An operator wakes it: at once, with its attempts counted from zero and another `patience`.
-    pub fn wake(&mut self, now: OffsetDateTime, patience: Duration) {
+    /// An operator wakes it: at once, with its attempts counted from zero and another `stuck_after`.
+    pub fn wake(&mut self, now: OffsetDateTime, stuck_after: Duration) {
         if self.state == State::Stuck {
             self.state = if self.backward {
                 State::Compensating
@@ -94,37 +94,38 @@ impl Saga {
             self.reason.clear();
         }
         self.attempts = 0;
-        self.deadline_at = now + patience;
+        self.deadline_at = now + stuck_after;
         self.wake_at = Some(now);
         self.touch();
     }
 
-    /// An operator leaves the current action out. It goes on with the next one at once, with another `patience`.
-    pub fn skipped(&mut self, by: &Statement, now: OffsetDateTime, patience: Duration) {
+    /// An operator leaves the current action out. It goes on with the next one at once, with another `stuck_after`.
+    pub fn skip_step(&mut self, by: &OperatorNote, now: OffsetDateTime, stuck_after: Duration) {
         let Some(action) = self.action() else { return };
-        self.end_step(Ending::Skipped, by.reason.clone());
+        self.end_step(StepEnding::Skipped, by.reason.clone());
         let by = by.clone();
         self.record(Progress::Skipped { action, by });
         self.advance();
         if !self.has_ended() {
-            self.wake(now, patience);
+            self.wake(now, stuck_after);
         }
     }
 
     /// An operator ends it in the direction that it has.
-    pub fn force_completed(&mut self, by: &Statement) {
+    pub fn force_complete(&mut self, by: &OperatorNote) {
         let Some(action) = self.action() else { return };
-        self.end_step(Ending::Skipped, by.reason.clone());
+        self.end_step(StepEnding::Skipped, by.reason.clone());
         let by = by.clone();
         self.record(Progress::ForceCompleted { action, by });
-        match self.backward {
-            true => self.finish(State::Compensated, Progress::Compensated),
-            false => self.finish(State::Completed, Progress::Completed),
+        if self.backward {
+            self.finish(State::Compensated, Progress::Compensated)
+        } else {
+            self.finish(State::Completed, Progress::Completed)
         }
     }
 
     /// Another saga takes its work over; whoever still drives it is fenced off.
-    pub fn superseded(&mut self, reason: &str) {
+    pub fn supersede(&mut self, reason: &str) {
         self.epoch += 1;
         reason.clone_into(&mut self.reason);
         self.finish(State::Compensated, Progress::Compensated);
@@ -163,9 +164,9 @@ impl Saga {
         self.begun_at = OffsetDateTime::now_utc();
     }
 
-    fn end_step(&mut self, ending: Ending, result: String) {
+    fn end_step(&mut self, ending: StepEnding, result: String) {
         let Some(action) = self.action() else { return };
-        self.ended.push(Ended {
+        self.finished_steps.push(FinishedStep {
             action,
             ending,
             result,

@@ -12,63 +12,63 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::store::orders::{self, Mark};
+use crate::store::orders::{self, Revision};
 
 /// Orders that one statement looks at.
 const BATCH: usize = 1_000;
 
 /// The orders that somebody waits for. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Changes {
-    waited_for: Arc<Mutex<HashMap<Uuid, Waited>>>,
+pub struct OrderNotifier {
+    watched_orders: Arc<Mutex<HashMap<Uuid, Watched>>>,
     subscribed: Arc<Notify>,
 }
 
 #[derive(Debug)]
-struct Waited {
+struct Watched {
     facility: Facility,
     changed: watch::Sender<()>,
     /// As it was at the last look at the database.
-    mark: Option<Mark>,
+    revision: Option<Revision>,
 }
 
-/// Hears of the changes of one order, from its creation on.
+/// Hears of the notifier of one order, from its creation on.
 #[derive(Debug)]
 pub struct Subscription {
     order_id: Uuid,
-    changes: Changes,
+    notifier: OrderNotifier,
     receiver: watch::Receiver<()>,
 }
 
-impl Changes {
+impl OrderNotifier {
     /// Begins to listen. Subscribe before reading the order, so that nothing falls in between.
     pub fn subscribe(&self, facility: &Facility, order_id: Uuid) -> Subscription {
         let receiver = self
             .lock()
             .entry(order_id)
-            .or_insert_with(|| Waited {
+            .or_insert_with(|| Watched {
                 facility: facility.clone(),
                 changed: watch::Sender::new(()),
-                mark: None,
+                revision: None,
             })
             .changed
             .subscribe();
         self.subscribed.notify_one();
         Subscription {
             order_id,
-            changes: self.clone(),
+            notifier: self.clone(),
             receiver,
         }
     }
 
     /// An order has changed, and the change is committed.
-    pub fn tell(&self, order_id: Uuid) {
-        if let Some(waited) = self.lock().get(&order_id) {
-            waited.changed.send_replace(());
+    pub fn notify(&self, order_id: Uuid) {
+        if let Some(watched) = self.lock().get(&order_id) {
+            watched.changed.send_replace(());
         }
     }
 
-    /// Looks at the orders that are waited for, `every` so often, facility by facility on one connection, until
+    /// Looks at the orders that are watched for, `every` so often, facility by facility on one connection, until
     /// cancelled. While the database is away nothing is told; readiness says so.
     pub async fn poll(self, database: Database, every: Duration, stop: CancellationToken) {
         loop {
@@ -84,10 +84,10 @@ impl Changes {
             }
             for (facility, ids) in self.by_facility() {
                 for ids in ids.chunks(BATCH) {
-                    match look(&database, &facility, ids).await {
-                        Ok(marks) => self.compare(&marks),
+                    match read_revisions(&database, &facility, ids).await {
+                        Ok(revisions) => self.notify_changed(&revisions),
                         Err(error) => {
-                            tracing::debug!(error.message = %error, "orders that are waited for cannot be looked at");
+                            tracing::debug!(error.message = %error, "orders that are watched for cannot be looked at");
                         }
                     }
                 }
@@ -97,40 +97,40 @@ impl Changes {
 
     fn by_facility(&self) -> HashMap<Facility, Vec<Uuid>> {
         let mut facilities: HashMap<Facility, Vec<Uuid>> = HashMap::new();
-        for (id, waited) in &*self.lock() {
-            facilities.entry(waited.facility.clone()).or_default().push(*id);
+        for (id, watched) in &*self.lock() {
+            facilities.entry(watched.facility.clone()).or_default().push(*id);
         }
         facilities
     }
 
     /// Tells of the orders that are no longer as they were. The first look is told of, too: the reader may have read
     /// before it.
-    fn compare(&self, marks: &[(Uuid, Mark)]) {
-        let mut waited_for = self.lock();
-        for (id, mark) in marks {
-            if let Some(waited) = waited_for.get_mut(id)
-                && waited.mark != Some(*mark)
+    fn notify_changed(&self, revisions: &[(Uuid, Revision)]) {
+        let mut watched_orders = self.lock();
+        for (id, revision) in revisions {
+            if let Some(watched) = watched_orders.get_mut(id)
+                && watched.revision != Some(*revision)
             {
-                waited.mark = Some(*mark);
-                waited.changed.send_replace(());
+                watched.revision = Some(*revision);
+                watched.changed.send_replace(());
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Waited>> {
-        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Watched>> {
+        self.watched_orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn look(
+async fn read_revisions(
     database: &Database,
     facility: &Facility,
     ids: &[Uuid],
-) -> Result<Vec<(Uuid, Mark)>, sqlx::Error> {
+) -> Result<Vec<(Uuid, Revision)>, sqlx::Error> {
     let mut tx = database.begin(facility).await?;
-    let marks = orders::marks(&mut tx, ids).await?;
+    let revisions = orders::list_revisions(&mut tx, ids).await?;
     tx.commit().await?;
-    Ok(marks)
+    Ok(revisions)
 }
 
 impl Subscription {
@@ -143,13 +143,13 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut waited_for = self.changes.lock();
+        let mut watched_orders = self.notifier.lock();
         // This receiver still counts.
-        if waited_for
+        if watched_orders
             .get(&self.order_id)
-            .is_some_and(|waited| waited.changed.receiver_count() <= 1)
+            .is_some_and(|watched| watched.changed.receiver_count() <= 1)
         {
-            waited_for.remove(&self.order_id);
+            watched_orders.remove(&self.order_id);
         }
     }
 }
@@ -166,49 +166,49 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_between_subscribing_and_waiting_is_heard() {
-        let changes = Changes::default();
+        let notifier = OrderNotifier::default();
         let order_id = Uuid::now_v7();
-        let mut subscription = changes.subscribe(&facility("F1"), order_id);
-        changes.tell(order_id);
+        let mut subscription = notifier.subscribe(&facility("F1"), order_id);
+        notifier.notify(order_id);
         subscription.changed().await;
     }
 
     #[tokio::test]
     async fn nothing_is_kept_of_orders_that_nobody_waits_for() {
-        let changes = Changes::default();
+        let notifier = OrderNotifier::default();
         let order_id = Uuid::now_v7();
         let (first, second) = (
-            changes.subscribe(&facility("F1"), order_id),
-            changes.subscribe(&facility("F1"), order_id),
+            notifier.subscribe(&facility("F1"), order_id),
+            notifier.subscribe(&facility("F1"), order_id),
         );
         drop(first);
-        assert_eq!(changes.lock().len(), 1);
+        assert_eq!(notifier.lock().len(), 1);
         drop(second);
-        assert!(changes.lock().is_empty());
+        assert!(notifier.lock().is_empty());
     }
 
     #[tokio::test]
     async fn what_another_replica_changed_is_told_to_all_who_wait_for_it_and_only_once() {
-        let changes = Changes::default();
+        let notifier = OrderNotifier::default();
         let (order_id, other) = (Uuid::now_v7(), Uuid::now_v7());
         let mut waiting: Vec<_> = (0..1_000)
-            .map(|_| changes.subscribe(&facility("F1"), order_id))
+            .map(|_| notifier.subscribe(&facility("F1"), order_id))
             .collect();
-        let mut unchanged = changes.subscribe(&facility("F2"), other);
-        let mark = |version| Mark {
+        let mut unchanged = notifier.subscribe(&facility("F2"), other);
+        let revision = |version| Revision {
             version,
             pending_refunds: 0,
         };
         // However many wait, an order is looked at once.
-        let looked_at = changes.by_facility();
+        let looked_at = notifier.by_facility();
         assert_eq!(looked_at[&facility("F1")], [order_id]);
         assert_eq!(looked_at[&facility("F2")], [other]);
-        changes.compare(&[(order_id, mark(1)), (other, mark(7))]);
+        notifier.notify_changed(&[(order_id, revision(1)), (other, revision(7))]);
         unchanged.changed().await;
         for subscription in &mut waiting {
             subscription.changed().await;
         }
-        changes.compare(&[(order_id, mark(2)), (other, mark(7))]);
+        notifier.notify_changed(&[(order_id, revision(2)), (other, revision(7))]);
         for subscription in &mut waiting {
             subscription.changed().await;
             assert!(subscription.changed().now_or_never().is_none());

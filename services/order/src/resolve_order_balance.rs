@@ -6,18 +6,19 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply},
-    desk::{Desk, Request},
+    app::App,
     error::Error,
+    events,
     order::Order,
+    request::Request,
+    response::{PendingResponse, Response},
     settlement::Resolution,
     store::{self, resolutions},
-    told,
 };
 
 /// A checked decision.
 #[derive(Clone, Debug)]
-pub struct Decided {
+pub struct Input {
     pub order_id: Uuid,
     pub resolution: Resolution,
     /// Above zero; `None`: all that is open.
@@ -28,94 +29,103 @@ pub struct Decided {
 /// Carries the decision out. A write-off that takes the patient's balance first lets its payment go, so that it cannot
 /// be paid as well; the request is claimed before, so that one that is refused has no effect, and a repetition of one
 /// that was cut short goes on with it. What is let go in between and not written off is asked for again: see
-/// [`Order::balance_let_go`].
+/// [`Order::request_balance_again`].
 ///
 /// # Errors
 /// FAILED_PRECONDITION when the order is not fulfilled, nothing or less is open, or the patient is paying the balance.
-pub async fn resolve(desk: &Desk, request: &Request, decided: Decided) -> Result<Answered, Error> {
-    match resolve_now(desk, request, &decided).await {
-        Err(error @ (Error::Precondition(..) | Error::Resolved)) => {
-            again(desk, request, decided.order_id).await?.ok_or(error)
+pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Response, Error> {
+    match execute_new(app, request, &input).await {
+        Err(error @ (Error::Precondition(..) | Error::AlreadyResolved)) => {
+            respond_to_repeated(app, request, input.order_id)
+                .await?
+                .ok_or(error)
         }
         resolved => resolved,
     }
 }
 
-async fn resolve_now(desk: &Desk, request: &Request, decided: &Decided) -> Result<Answered, Error> {
-    let id = decided.order_id;
-    let mut tx = desk.database.begin(&request.facility).await?;
+async fn execute_new(app: &App, request: &Request, input: &Input) -> Result<Response, Error> {
+    let id = input.order_id;
+    let mut tx = app.database.begin(&request.facility).await?;
     if let Claim::Answered(bytes) = idempotency::claim(&mut tx, &request.facility, &request.key, id).await? {
-        return Ok(Answered::again(bytes));
+        return Ok(Response::replayed(bytes));
     }
     let mut order = lock(&mut tx, id).await?;
-    let mut amount = check(&order, decided)?;
-    if decided.resolution == Resolution::WriteOff && order.write_off_takes_balance(amount) {
+    let mut amount = check(&order, input)?;
+    if input.resolution == Resolution::WriteOff && order.write_off_takes_balance(amount) {
         tx.commit().await?;
-        release_balance(desk, request, &order).await?;
-        tx = desk.database.begin(&request.facility).await?;
+        release_balance(app, request, &order).await?;
+        tx = app.database.begin(&request.facility).await?;
         let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;
         if let Claim::Answered(bytes) = claimed {
-            return Ok(Answered::again(bytes));
+            return Ok(Response::replayed(bytes));
         }
         order = lock(&mut tx, id).await?;
-        amount = check(&order, decided)?;
+        amount = check(&order, input)?;
     }
     let from = order.version;
-    order.resolve(decided.resolution, amount)?;
+    order.resolve(input.resolution, amount)?;
     store::orders::save(&mut tx, &[(&order, from)]).await?;
-    resolutions::insert(&mut tx, &order, &request.key, decided, amount).await?;
-    events::append(&mut tx, &told::of_order(&mut order, None, None)).await?;
-    let bytes = reply(&mut tx, request, id).await?.store(&mut tx, &order).await?;
+    resolutions::insert(&mut tx, &order, &request.key, input, amount).await?;
+    ::events::append(&mut tx, &events::take_from_order(&mut order, None, None)).await?;
+    let bytes = pending_response(&mut tx, request, id)
+        .await?
+        .store(&mut tx, &order)
+        .await?;
     tx.commit().await?;
-    desk.outbox.wake();
-    desk.changes.tell(id);
-    Ok(Answered::first(bytes))
+    app.outbox.wake();
+    app.order_notifier.notify(id);
+    Ok(Response::new(bytes))
 }
 
 /// A decision that was carried out so long ago that its answer is forgotten: the order as it is now.
-async fn again(desk: &Desk, request: &Request, id: Uuid) -> Result<Option<Answered>, Error> {
-    let mut tx = desk.database.begin(&request.facility).await?;
-    let Some(hash) = resolutions::made_by(&mut tx, &request.facility, &request.key).await? else {
+async fn respond_to_repeated(app: &App, request: &Request, id: Uuid) -> Result<Option<Response>, Error> {
+    let mut tx = app.database.begin(&request.facility).await?;
+    let Some(hash) = resolutions::find_by_request(&mut tx, &request.facility, &request.key).await? else {
         return Ok(None);
     };
     if hash != request.key.hash() {
         return Err(idempotency::Error::KeyReused.into());
     }
     let order = lock(&mut tx, id).await?;
-    let bytes = reply(&mut tx, request, id).await?.store(&mut tx, &order).await?;
+    let bytes = pending_response(&mut tx, request, id)
+        .await?
+        .store(&mut tx, &order)
+        .await?;
     tx.commit().await?;
-    Ok(Some(Answered::again(bytes)))
+    Ok(Some(Response::replayed(bytes)))
 }
 
 async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Order, Error> {
     let order = store::orders::lock(conn, id).await?;
-    order.ok_or_else(|| Error::NoOrder(id.to_string()))
+    order.ok_or_else(|| Error::OrderNotFound(id.to_string()))
 }
 
-async fn reply(conn: &mut PgConnection, request: &Request, id: Uuid) -> Result<Reply, Error> {
-    Ok(Reply {
+async fn pending_response(
+    conn: &mut PgConnection,
+    request: &Request,
+    id: Uuid,
+) -> Result<PendingResponse, Error> {
+    Ok(PendingResponse {
         key: request.key.clone(),
-        lines: store::lines::of(conn, id).await?.into(),
+        lines: store::lines::list(conn, id).await?.into(),
     })
 }
 
 /// How much is resolved, in minor units.
-fn check(order: &Order, decided: &Decided) -> Result<i64, Error> {
-    let open = order.resolvable(decided.resolution);
+fn check(order: &Order, input: &Input) -> Result<i64, Error> {
+    let open = order.resolvable(input.resolution);
     if open == 0 {
         let state = order.state;
-        return Err(match state.is_fulfilled() {
-            true => {
-                let text = "nothing is open that could be resolved so".to_owned();
-                Error::Precondition("NOTHING_OPEN", text)
-            }
-            false => {
-                let text = format!("an order that is {state} has no balance to resolve");
-                Error::Precondition(state.refusal(), text)
-            }
+        return Err(if state.is_fulfilled() {
+            let text = "nothing is open that could be resolved so".to_owned();
+            Error::Precondition("NOTHING_OPEN", text)
+        } else {
+            let text = format!("an order that is {state} has no balance to resolve");
+            Error::Precondition(state.refusal(), text)
         });
     }
-    let Some(amount) = decided.amount else {
+    let Some(amount) = input.amount else {
         return Ok(open);
     };
     if amount.currency() != order.currency {
@@ -135,12 +145,12 @@ fn check(order: &Order, decided: &Decided) -> Result<i64, Error> {
 
 /// Lets the payment of the balance go. Whoever may decide about balances need not be allowed to void payments, so the
 /// service asks in its own name.
-async fn release_balance(desk: &Desk, request: &Request, order: &Order) -> Result<(), Error> {
-    let context = desk
+async fn release_balance(app: &App, request: &Request, order: &Order) -> Result<(), Error> {
+    let context = app
         .engine
-        .own_context(&request.facility)?
+        .service_context(&request.facility)?
         .with_deadline(request.answer_by);
     let key = Uuid::new_v5(&order.id, request.key.request_id().as_bytes());
-    let voided = desk.participants.void_balance(&context, order, key).await;
+    let voided = app.participants.void_balance(&context, order, key).await;
     voided.map_err(|status| Error::Upstream(Box::new(status)))
 }

@@ -10,22 +10,22 @@ use crate::error::Error;
 
 /// On whose behalf, and until when.
 #[derive(Clone, Debug)]
-pub enum Caller {
+pub enum Origin {
     /// Somebody waits: calls carry the token and end with the deadline.
-    Waiting(Context),
+    Request(Context),
     /// Nobody does: calls carry the service's own token.
-    Nobody,
+    Background,
 }
 
 /// Calls that this service makes in its own name. Cheap to clone.
 #[derive(Clone)]
-pub struct ServiceCaller {
+pub struct ServiceCredentials {
     pub tokens: ServiceTokens,
     /// How long a call may take.
     pub timeout: Duration,
 }
 
-impl ServiceCaller {
+impl ServiceCredentials {
     /// What a call for a facility is made with.
     ///
     /// # Errors
@@ -41,14 +41,14 @@ impl Engine {
     ///
     /// # Errors
     /// When no token can be signed.
-    pub fn own_context(&self, facility: &Facility) -> Result<Context, Error> {
-        self.parts().caller.context(facility)
+    pub fn service_context(&self, facility: &Facility) -> Result<Context, Error> {
+        self.parts().credentials.context(facility)
     }
 
-    pub(super) fn context(&self, caller: &Caller, facility: &Facility) -> Result<Context, Error> {
-        match caller {
-            Caller::Waiting(context) => Ok(context.clone()),
-            Caller::Nobody => self.own_context(facility),
+    pub(super) fn call_context(&self, origin: &Origin, facility: &Facility) -> Result<Context, Error> {
+        match origin {
+            Origin::Request(context) => Ok(context.clone()),
+            Origin::Background => self.service_context(facility),
         }
     }
 }
