@@ -1,4 +1,4 @@
-//! Gives an order up before it is fulfilled.
+//! CancelOrder: cancels an order before it is fulfilled.
 
 use chassis::idempotency::{self, Claim};
 use sqlx::PgConnection;
@@ -22,8 +22,8 @@ use crate::{
 /// Cancels the order: voids the payment and withdraws the claim draft.
 ///
 /// # Errors
-/// FAILED_PRECONDITION once it is fulfilled or has ended; ABORTED while a saga is past the point where it may be
-/// stopped.
+/// FAILED_PRECONDITION once it is fulfilled or has ended; ABORTED while a saga has passed the point where it may
+/// be stopped.
 pub async fn execute(app: &App, request: &Request, id: Uuid, reason: &str) -> Result<Response, Error> {
     let mut tx = app.database.begin(&request.facility).await?;
     let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;
@@ -86,7 +86,7 @@ pub async fn execute(app: &App, request: &Request, id: Uuid, reason: &str) -> Re
         .await
 }
 
-/// Begins the saga that gives up an order, which is locked, and for which no other saga runs.
+/// Begins the saga that cancels an order. The order must be locked and no other saga may be changing it.
 pub async fn begin(
     conn: &mut PgConnection,
     order: &mut Order,
@@ -115,14 +115,14 @@ pub async fn begin(
     Ok(saga)
 }
 
-/// Why nobody else may decide about an order for now.
+/// The error for a request that must wait for the order's current saga.
 pub async fn busy_error(conn: &mut PgConnection, order: &Order) -> Result<Error, Error> {
     let saga = store::sagas::get(conn, order.saga_id).await?;
     Ok(saga.map_or(Error::Busy, |saga| saga.busy_error()))
 }
 
-/// A PlaceOrder that has not begun to capture is stopped where it is: voiding (or refunding) and withdrawing undo
-/// all that it may have done, the call under way included.
+/// Stops a PlaceOrder saga that has not begun to capture. Voiding (or refunding) and withdrawing undo everything
+/// it may have done, including the call in progress.
 async fn stop_place_order(conn: &mut PgConnection, order: &Order) -> Result<(), Error> {
     let saga = store::sagas::lock(conn, order.saga_id).await?;
     let mut saga = saga.ok_or(Error::SagaNotFound(order.saga_id))?;

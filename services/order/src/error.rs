@@ -1,4 +1,4 @@
-//! Why a use case fails, and the status that its caller gets.
+//! The errors of use cases, and the gRPC statuses they map to.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{order::WrongState, refund::PlanError, saga::InterventionError};
 
-/// Why a use case fails.
+/// The error of a use case.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the request is invalid: {0}")]
@@ -17,36 +17,37 @@ pub enum Error {
     OrderNotFound(String),
     #[error("no such saga: {0}")]
     SagaNotFound(Uuid),
-    /// The order does not allow it: the reason and the words.
+    /// The order does not allow the request: the reason and the message.
     #[error("{1}")]
     Precondition(&'static str, String),
     #[error(transparent)]
     WrongState(#[from] WrongState),
-    /// The saga that decides about the order needs a person: which one, and where it stands.
+    /// The saga that is changing the order is stuck: its id and its current step.
     #[error("saga {0}, which decides about the order, is stuck at {1}")]
     SagaStuck(Uuid, String),
-    /// A saga is deciding about the order right now.
+    /// A saga is changing the order.
     #[error("the order is being worked on")]
     Busy,
-    /// The facility has an order with this number.
+    /// The facility has an order with this reference.
     #[error("the facility has an order with this reference already")]
     ReferenceTaken,
-    /// The order has a refund with this number.
+    /// The order has a refund with this reference.
     #[error("the order has a refund with this reference already")]
     RefundReferenceTaken,
-    /// The same request has made this before, so long ago that its answer is forgotten.
+    /// The same request has created a row before, and its stored response has been deleted.
     #[error("the same request has been carried out before")]
     AlreadyCreated,
-    /// The same decision has been carried out before.
+    /// The same request has resolved this before.
     #[error("the same decision has been carried out before")]
     AlreadyResolved,
-    /// The same request still runs.
+    /// The same request is still running.
     #[error("the same request is still being carried out")]
     InProgress,
-    /// Another process has taken the saga over.
+    /// Another process holds the saga's lease.
     #[error("another process has taken the saga over")]
     LeaseLost,
-    /// Its transaction has not begun, or that of another request, which it shared, has failed with the database.
+    /// The transaction did not begin, or the transaction that it shared with other requests failed in the
+    /// database.
     #[error("the request was not carried out: {}", status.message())]
     NotExecuted { status: Box<Status>, is_transient: bool },
     #[error("a call that the request needs has failed")]
@@ -61,11 +62,11 @@ pub enum Error {
     Database(#[source] sqlx::Error),
 }
 
-/// What callers who lost a race are told to wait.
+/// The retry delay in statuses for callers that lost a race.
 const RACE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Error {
-    /// Whether the same may succeed a moment later: the database failed in a way that passes, or two requests met.
+    /// Whether a retry a moment later may succeed: a transient database error, or a race between two requests.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Database(error)
@@ -83,7 +84,7 @@ impl Error {
 }
 
 impl Error {
-    /// Whether the database cannot be used now.
+    /// Whether the database is unavailable.
     pub fn is_outage(&self) -> bool {
         match self {
             Error::Database(error)
@@ -139,7 +140,7 @@ impl From<Error> for Status {
     }
 }
 
-/// Constraints that callers can break become their own errors.
+/// Violations of the constraints that callers can break map to their own errors.
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Error {
         let constraint = error.as_database_error().and_then(|error| error.constraint());

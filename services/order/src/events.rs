@@ -1,4 +1,4 @@
-//! What happened, as the events that others hear of.
+//! Maps domain changes to published events.
 
 use events::{Event, Meta};
 use proto::order::v1::{
@@ -14,8 +14,8 @@ use crate::{
     saga::{Progress, Saga},
 };
 
-/// Takes the changes that an order has recorded. `saga_id` and `causation_id` are the saga and the event that brought
-/// them about.
+/// Takes the recorded changes of an order and maps them to events. `saga_id` and `causation_id` are the saga and
+/// the event that caused the changes.
 pub fn take_from_order(order: &mut Order, saga_id: Option<Uuid>, causation_id: Option<Uuid>) -> Vec<Event> {
     let changes = std::mem::take(&mut order.changes);
     let meta = |version| Meta {
@@ -31,7 +31,8 @@ pub fn take_from_order(order: &mut Order, saga_id: Option<Uuid>, causation_id: O
         .collect()
 }
 
-/// Takes the progress that a saga has recorded. The steps that came right before its end are told by its last event.
+/// Takes the recorded progress of a saga and maps it to events. The steps directly before its end are part of its
+/// last event.
 pub fn take_from_saga(saga: &mut Saga) -> Vec<Event> {
     let mut progress = std::mem::take(&mut saga.progress);
     let steps = match progress.last() {

@@ -1,4 +1,4 @@
-//! Captures the share of a confirmed order and files its claim.
+//! FulfilOrder: captures the share of a confirmed order and submits its claim.
 
 use chassis::idempotency::{self, Claim};
 use uuid::Uuid;
@@ -15,10 +15,10 @@ use crate::{
     store,
 };
 
-/// Fulfils the order. One whose money cannot be taken any more is cancelled, and answered so.
+/// Fulfils the order. If its payment can no longer be captured, the order is cancelled and returned as such.
 ///
 /// # Errors
-/// FAILED_PRECONDITION unless it is CONFIRMED; ABORTED while another saga decides about it.
+/// FAILED_PRECONDITION unless it is CONFIRMED; ABORTED while another saga changes it.
 pub async fn execute(app: &App, request: &Request, id: Uuid) -> Result<Response, Error> {
     let mut tx = app.database.begin(&request.facility).await?;
     let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;

@@ -1,4 +1,4 @@
-//! The gRPC surface: decode, use case, encode. No SQL.
+//! The gRPC API: decode, use case, encode. No SQL.
 
 mod decode;
 pub mod encode;
@@ -212,7 +212,7 @@ fn uuid(field: &str, text: &str) -> Result<Uuid, Status> {
     Uuid::parse_str(text).map_err(|_| status::invalid_field(field, "must be a UUID"))
 }
 
-/// Every answer goes out as it is stored, so that a repetition's is the same.
+/// Every response is sent exactly as it is stored, so that repetitions get the same one.
 fn encode_response<M: Message + Default>(response: &response::Response) -> Result<Response<M>, Status> {
     if response.replayed {
         idempotency::replay(&response.bytes)

@@ -1,5 +1,5 @@
-//! Tells those in this process who wait for an order that it has changed: at once when this process has changed it, and
-//! by one look at the database for all of them when another replica has.
+//! Notifies the subscribers in this process when an order has changed: at once when this process has changed it,
+//! and by polling the database, with one query for all orders, when another replica has.
 
 use std::{
     collections::HashMap,
@@ -14,10 +14,10 @@ use uuid::Uuid;
 
 use crate::store::orders::{self, Revision};
 
-/// Orders that one statement looks at.
+/// Orders that one statement reads.
 const BATCH: usize = 1_000;
 
-/// The orders that somebody waits for. Cheap to clone.
+/// The orders that have subscribers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct OrderNotifier {
     watched_orders: Arc<Mutex<HashMap<Uuid, Watched>>>,
@@ -28,11 +28,11 @@ pub struct OrderNotifier {
 struct Watched {
     facility: Facility,
     changed: watch::Sender<()>,
-    /// As it was at the last look at the database.
+    /// The revision at the last poll.
     revision: Option<Revision>,
 }
 
-/// Hears of the notifier of one order, from its creation on.
+/// Receives the changes of one order after its creation.
 #[derive(Debug)]
 pub struct Subscription {
     order_id: Uuid,
@@ -41,7 +41,7 @@ pub struct Subscription {
 }
 
 impl OrderNotifier {
-    /// Begins to listen. Subscribe before reading the order, so that nothing falls in between.
+    /// Subscribes to an order. Subscribe before reading the order, so that no change between the two is missed.
     pub fn subscribe(&self, facility: &Facility, order_id: Uuid) -> Subscription {
         let receiver = self
             .lock()
@@ -61,15 +61,15 @@ impl OrderNotifier {
         }
     }
 
-    /// An order has changed, and the change is committed.
+    /// Notifies the subscribers of an order after its change was committed.
     pub fn notify(&self, order_id: Uuid) {
         if let Some(watched) = self.lock().get(&order_id) {
             watched.changed.send_replace(());
         }
     }
 
-    /// Looks at the orders that are watched for, `every` so often, facility by facility on one connection, until
-    /// cancelled. While the database is away nothing is told; readiness says so.
+    /// Polls the orders that have subscribers at this interval, one facility after the other on one connection,
+    /// until cancelled. While the database is down no notification is sent; readiness reports the outage.
     pub async fn poll(self, database: Database, every: Duration, stop: CancellationToken) {
         loop {
             let pause = async {
@@ -103,8 +103,8 @@ impl OrderNotifier {
         facilities
     }
 
-    /// Tells of the orders that are no longer as they were. The first look is told of, too: the reader may have read
-    /// before it.
+    /// Notifies the subscribers of orders that have another revision than at the last poll. The first poll
+    /// notifies too, because the subscriber may have read the order before it.
     fn notify_changed(&self, revisions: &[(Uuid, Revision)]) {
         let mut watched_orders = self.lock();
         for (id, revision) in revisions {
@@ -136,7 +136,7 @@ async fn read_revisions(
 impl Subscription {
     /// Returns once the order has changed since the last call.
     pub async fn changed(&mut self) {
-        // The sender stays as long as this subscription, so waiting cannot fail.
+        // Cannot fail: the sender exists as long as this subscription.
         let _ = self.receiver.changed().await;
     }
 }
@@ -144,7 +144,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut watched_orders = self.notifier.lock();
-        // This receiver still counts.
+        // The count still includes this receiver.
         if watched_orders
             .get(&self.order_id)
             .is_some_and(|watched| watched.changed.receiver_count() <= 1)
@@ -199,7 +199,7 @@ mod tests {
             version,
             pending_refunds: 0,
         };
-        // However many wait, an order is looked at once.
+        // The number of subscribers does not matter: each order is read once.
         let looked_at = notifier.by_facility();
         assert_eq!(looked_at[&facility("F1")], [order_id]);
         assert_eq!(looked_at[&facility("F2")], [other]);

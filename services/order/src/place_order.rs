@@ -1,4 +1,4 @@
-//! Takes an order, and sees it to a final state if the caller's time allows.
+//! PlaceOrder: accepts an order and drives it to a final state if the caller's time allows.
 
 mod accept;
 
@@ -38,7 +38,7 @@ pub struct Input {
 /// Places the order.
 ///
 /// # Errors
-/// ALREADY_EXISTS when the reference is taken; ABORTED while the same request still runs.
+/// ALREADY_EXISTS when the reference is taken; ABORTED while the same request is still running.
 pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Response, Error> {
     let Input {
         new_order,
@@ -92,7 +92,8 @@ pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Respo
     pending.finish(app, request, completion, result).await
 }
 
-/// The answer to a request that cannot make an order: it has made one before, or the reference is another order's.
+/// Answers a request whose order was not inserted: the same request has created an order before, or the reference
+/// is taken by another order.
 async fn respond_to_repeated(
     app: &App,
     request: &Request,
@@ -104,7 +105,7 @@ async fn respond_to_repeated(
     let made = match known.transpose()? {
         Some(Claim::Answered(bytes)) => return Ok(Response::replayed(bytes)),
         Some(Claim::Running { resource_id }) => Some((resource_id, key.hash().to_vec())),
-        // A request whose answer is forgotten and whose order is not is answered with the order as it is now.
+        // The stored response was deleted, but the order still exists: the response is the order as it is now.
         Some(Claim::New) | None => store::orders::find_by_request(&mut tx, facility, key).await?,
     };
     tx.commit().await?;
@@ -119,10 +120,10 @@ async fn respond_to_repeated(
     }
 }
 
-/// Checks the order and its claim, and keeps nothing.
+/// Checks the order and its claim without storing anything.
 ///
 /// # Errors
-/// INVALID_ARGUMENT with all that is wrong with the claim.
+/// INVALID_ARGUMENT with all violations of the claim.
 pub async fn validate(app: &App, context: &mesh::Context, input: Input) -> Result<wire::Order, Error> {
     let Input {
         new_order,

@@ -1,4 +1,4 @@
-//! Reading orders: one, or a page of them, with a fixed number of queries for every few orders.
+//! GetOrder and ListOrders. A list takes a fixed number of queries for each batch of orders.
 
 use chassis::{Facility, page::Filling};
 use proto::order::v1 as wire;
@@ -13,7 +13,7 @@ use crate::{
     store::{self, orders::Filter},
 };
 
-/// How an order is named.
+/// How a request identifies an order.
 #[derive(Clone, Debug)]
 pub enum Identifier {
     Id(Uuid),
@@ -23,7 +23,7 @@ pub enum Identifier {
 /// Reads one order.
 ///
 /// # Errors
-/// NOT_FOUND, also for another facility's.
+/// NOT_FOUND, also when the order belongs to another facility.
 pub async fn get(app: &App, facility: &Facility, name: &Identifier) -> Result<(Order, wire::Order), Error> {
     let mut tx = app.database.begin(facility).await?;
     let found = match name {
@@ -44,10 +44,10 @@ pub async fn get(app: &App, facility: &Facility, name: &Identifier) -> Result<(O
     Ok((order, message))
 }
 
-/// A page of the orders that match, newest first, and whether more follow.
+/// Lists a page of the orders that match, newest first; the id is that of the last order if more follow.
 ///
 /// # Errors
-/// Only the database's.
+/// Database errors only.
 pub async fn list(
     app: &App,
     facility: &Facility,
@@ -70,7 +70,7 @@ pub async fn list(
     Ok((page, next.copied()))
 }
 
-/// Orders with their lines and refunds, in the same order.
+/// Encodes orders with their lines and refunds, in the same order.
 async fn load_details(conn: &mut PgConnection, orders: &[Order]) -> Result<Vec<wire::Order>, Error> {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
     let lines = store::lines::list_by_order(conn, &ids).await?;

@@ -1,4 +1,4 @@
-//! Gives back a fulfilled order: some lines, an amount, or all that is left.
+//! RefundOrder: refunds some lines, an amount, or everything that is left of a fulfilled order.
 
 use chassis::idempotency::{self, Claim};
 use uuid::Uuid;
@@ -14,25 +14,26 @@ use crate::{
     store::{self, refunds::Source},
 };
 
-/// A checked request to give something back.
+/// A checked request to refund a part or all of an order.
 #[derive(Clone, Debug)]
 pub struct Input {
     pub order_id: Uuid,
     pub scope: Scope,
     pub reason: String,
-    /// The caller's own number; may be empty.
+    /// The caller's own reference; may be empty.
     pub reference: String,
 }
 
-/// Gives it back. What is asked for is reserved under the order's lock, so that refunds at the same time never exceed
-/// what was paid.
+/// Refunds the order. The amount is reserved under the order's lock, so that concurrent refunds never exceed what
+/// was paid.
 ///
 /// # Errors
-/// FAILED_PRECONDITION when the order is not fulfilled or less is left; ALREADY_EXISTS when the reference is taken.
+/// FAILED_PRECONDITION when the order is not fulfilled or less is left; ALREADY_EXISTS when the reference is
+/// taken.
 pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Response, Error> {
     let order_id = input.order_id;
     match execute_new(app, request, input).await {
-        // It finds its own work done, or under way.
+        // The same request may have created a refund before; then that refund determines the response.
         Err(error @ (Error::AlreadyCreated | Error::RefundReferenceTaken | Error::Precondition(..))) => {
             respond_to_repeated(app, request, order_id).await?.ok_or(error)
         }
@@ -40,7 +41,7 @@ pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Respo
     }
 }
 
-/// A request whose answer is forgotten and whose refund is not is answered with the order as it is now.
+/// The stored response was deleted, but the refund still exists: the response is the order as it is now.
 async fn respond_to_repeated(
     app: &App,
     request: &Request,

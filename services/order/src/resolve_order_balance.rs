@@ -1,4 +1,4 @@
-//! A person decides what becomes of what is still open.
+//! ResolveOrderBalance: bills an open amount to the patient or writes it off.
 
 use chassis::idempotency::{self, Claim};
 use money::Money;
@@ -16,23 +16,24 @@ use crate::{
     store::{self, resolutions},
 };
 
-/// A checked decision.
+/// A checked request to resolve an open amount.
 #[derive(Clone, Debug)]
 pub struct Input {
     pub order_id: Uuid,
     pub resolution: Resolution,
-    /// Above zero; `None`: all that is open.
+    /// Above zero; `None`: everything that is open.
     pub amount: Option<Money>,
     pub reason: String,
 }
 
-/// Carries the decision out. A write-off that takes the patient's balance first lets its payment go, so that it cannot
-/// be paid as well; the request is claimed before, so that one that is refused has no effect, and a repetition of one
-/// that was cut short goes on with it. What is let go in between and not written off is asked for again: see
-/// [`Order::request_balance_again`].
+/// Resolves the open amount. A write-off that includes a part of the patient's balance first voids the balance's
+/// payment, so that the patient cannot pay it as well. The idempotency key is claimed before that: a refused
+/// request has no effect, and a repetition of an interrupted one continues. A balance that was voided but not
+/// written off is requested again: see [`Order::request_balance_again`].
 ///
 /// # Errors
-/// FAILED_PRECONDITION when the order is not fulfilled, nothing or less is open, or the patient is paying the balance.
+/// FAILED_PRECONDITION when the order is not fulfilled, nothing or less is open, or the patient is paying the
+/// balance.
 pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Response, Error> {
     match execute_new(app, request, &input).await {
         Err(error @ (Error::Precondition(..) | Error::AlreadyResolved)) => {
@@ -78,7 +79,7 @@ async fn execute_new(app: &App, request: &Request, input: &Input) -> Result<Resp
     Ok(Response::new(bytes))
 }
 
-/// A decision that was carried out so long ago that its answer is forgotten: the order as it is now.
+/// The stored response was deleted, but the resolution still exists: the response is the order as it is now.
 async fn respond_to_repeated(app: &App, request: &Request, id: Uuid) -> Result<Option<Response>, Error> {
     let mut tx = app.database.begin(&request.facility).await?;
     let Some(hash) = resolutions::find_by_request(&mut tx, &request.facility, &request.key).await? else {
@@ -112,7 +113,7 @@ async fn pending_response(
     })
 }
 
-/// How much is resolved, in minor units.
+/// The amount to resolve, in minor units.
 fn check(order: &Order, input: &Input) -> Result<i64, Error> {
     let open = order.resolvable(input.resolution);
     if open == 0 {
@@ -143,8 +144,8 @@ fn check(order: &Order, input: &Input) -> Result<i64, Error> {
     Ok(amount.minor())
 }
 
-/// Lets the payment of the balance go. Whoever may decide about balances need not be allowed to void payments, so the
-/// service asks in its own name.
+/// Voids the payment of the balance. A caller who may resolve balances need not be allowed to void payments, so
+/// the call uses the service's own token.
 async fn release_balance(app: &App, request: &Request, order: &Order) -> Result<(), Error> {
     let context = app
         .engine

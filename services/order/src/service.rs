@@ -1,4 +1,4 @@
-//! The process: what it is made of, top to bottom.
+//! Assembles the process, top to bottom.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::{
     subscriptions::{ClaimEvents, PaymentEvents},
 };
 
-/// The order service, as a process.
+/// The order service as a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders;
 
@@ -144,7 +144,7 @@ fn consumers(app: &App) -> [Consumer; 2] {
     ]
 }
 
-/// What the process lends to the event backbone.
+/// The tasks, health and shutdown signals of the process that the events crate uses.
 fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
     let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
     Host {

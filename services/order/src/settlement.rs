@@ -1,4 +1,5 @@
-//! After fulfilment: what the payer has paid or refused, and what becomes of the rest. Pure; driven by events.
+//! Settlement after fulfilment: what the payer has paid or refused, and what happens to the rest. Pure; driven by
+//! events.
 
 mod account;
 mod adjustment;
@@ -16,7 +17,7 @@ use crate::order::{Change, Order, State, WrongState};
 use evaluate::{Decision, decide};
 
 impl Order {
-    /// What the payer still owes; negative when it has paid more than was left open.
+    /// What the payer still owes; negative when it has paid more than was open.
     pub fn payer_outstanding(&self) -> i64 {
         let account = &self.account;
         let closed =
@@ -24,8 +25,8 @@ impl Order {
         self.price.payer_net - closed - account.rounding
     }
 
-    /// What was billed to the patient in all, beside the share. What the patient had paid too much and has back counts
-    /// as billed, so that this less what was captured is what is due.
+    /// Everything billed to the patient beside the share. A refunded overpayment counts as billed, so that this
+    /// less the captured amount is what is due.
     pub fn billed(&self) -> i64 {
         let account = &self.account;
         account.transferred - account.patient_written_off + account.credit_refunded
@@ -39,7 +40,8 @@ impl Order {
         (self.billed() - self.account.balance_paid).max(0)
     }
 
-    /// What the patient has paid too much of what was billed beside the share: the payer has paid it after all.
+    /// What the patient has overpaid of the amounts billed beside the share, because the payer has paid them
+    /// later.
     pub fn patient_credit(&self) -> i64 {
         if self.state == State::Returned {
             return 0;
@@ -47,7 +49,7 @@ impl Order {
         (self.account.balance_paid - self.billed()).max(0)
     }
 
-    /// A remittance told where the claim stands. Kept also before fulfilment, and evaluated then.
+    /// Applies a remittance. Before fulfilment it is only recorded, and evaluated later.
     pub fn apply_remittance(
         &mut self,
         remittance: Remittance,
@@ -62,7 +64,7 @@ impl Order {
         self.settle(policy)
     }
 
-    /// The post office or the payer refused the submission: a person has to look.
+    /// Records that the post office or the payer rejected the submission: a person has to review it.
     pub fn apply_claim_rejection(&mut self, claim_version: i64) {
         if self.advance_claim_version(claim_version) && self.state != State::Settled {
             self.hold = Hold::Review;
@@ -70,7 +72,7 @@ impl Order {
         }
     }
 
-    /// The claim was filed again: what is open waits for the payer's next answer.
+    /// Records that the claim was resubmitted: what is open waits for the payer's next remittance.
     pub fn apply_claim_resubmission(&mut self, claim_version: i64) {
         if self.advance_claim_version(claim_version) {
             self.hold = Hold::None;
@@ -81,7 +83,7 @@ impl Order {
         }
     }
 
-    /// The patient paid (a part of) the balance.
+    /// Records a payment of the balance or a part of it.
     pub fn apply_balance_payment(&mut self, amount: i64) -> Result<(), WrongState> {
         self.account.balance_paid += amount;
         self.touch();
@@ -128,14 +130,14 @@ impl Order {
         self.close(adjustment)
     }
 
-    /// The payment of the balance was let go or its authorization has lapsed. While it is due it is asked for again.
+    /// Requests a due balance again after its payment was voided or its authorization has expired.
     pub fn request_balance_again(&mut self) {
         if self.state == State::BalanceDue {
             self.record_balance_due(0, 0);
         }
     }
 
-    /// The patient has back what was paid too much, and owes it by now.
+    /// The patient owes an overpayment again that was already refunded.
     pub(crate) fn reopen_balance(&mut self) -> Result<(), WrongState> {
         if self.state != State::BalanceDue {
             self.enter(State::BalanceDue)?;
@@ -144,7 +146,7 @@ impl Order {
         Ok(())
     }
 
-    /// Adjustment to the state that what is open calls for, and tells what was moved.
+    /// Enters the state that follows from the open amounts, and records what was moved.
     fn close(&mut self, mut adjustment: Adjustment) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();
         let next = if self.patient_balance() > 0 {
@@ -158,7 +160,7 @@ impl Order {
         if next != from {
             self.enter(next)?;
         }
-        // What the new state's own event has no room for is told before it.
+        // Amounts that the event of the new state does not carry are published before it.
         if !adjustment.fits_event_of(next) {
             let billed = self.billed();
             self.record(Change::Adjusted { adjustment, billed });
@@ -190,7 +192,7 @@ impl Order {
         });
     }
 
-    /// Claim events arrive in order; one that was seen already, or is older than what is known, is no news.
+    /// Claim events arrive in order; returns false for one that was applied already or is older than the last.
     fn advance_claim_version(&mut self, claim_version: i64) -> bool {
         if claim_version <= self.claim_version {
             return false;

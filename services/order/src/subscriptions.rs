@@ -1,4 +1,4 @@
-//! Consumed events: what payers and payments do to orders.
+//! Consumed events of claims and payments, and the changes of orders that they cause.
 
 mod claims;
 mod payments;
@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use crate::{error::Error, events, order::Order, store};
 
-/// Locks the order that an event is about. `None`: it is not an order of this service, and none of its business.
+/// Locks the order of an event. `None`: this service has no such order, so the event is ignored.
 async fn lock(conn: &mut PgConnection, order_id: &str) -> Result<Option<Order>, HandlerError> {
     let id = parse_order_id(order_id)?;
     Ok(store::orders::lock(conn, id).await?)
 }
 
-/// Writes what the event has changed, and tells what follows.
+/// Saves the order if it has changed, and appends its events.
 async fn save(
     conn: &mut PgConnection,
     mut order: Order,
@@ -40,7 +40,7 @@ fn parse_order_id(order_id: &str) -> Result<Uuid, HandlerError> {
         .map_err(|_| HandlerError::not_a_uuid("ORDER_ID_MALFORMED", "order_id", order_id))
 }
 
-/// An amount in minor units of the order's currency; absent is nothing.
+/// An amount in minor units of the order's currency; an absent amount is zero.
 fn minor_units(order: &Order, wire: Option<&WireMoney>) -> Result<i64, HandlerError> {
     let Some(wire) = wire else { return Ok(0) };
     let money = Money::try_from(wire);

@@ -1,4 +1,5 @@
-//! Streams an order: as it is, and again whenever it has changed, until it has ended. Only then the stream ends OK.
+//! WatchOrder: streams an order as it is, and again after every change, until its state is final. Only then the
+//! stream ends with OK.
 
 use chassis::{Facility, status};
 use proto::order::v1::WatchOrderResponse;
@@ -17,7 +18,8 @@ use crate::{
     store,
 };
 
-/// OrderNotifier that a slow reader may lag behind before it is waited for; it then gets the newest state only.
+/// Updates that are buffered for a slow reader. When the buffer is full, later changes are merged into one update
+/// with the newest state.
 const BUFFERED: usize = 4;
 
 /// One watcher of one order.
@@ -29,11 +31,12 @@ pub struct Watch {
     until: Instant,
 }
 
-/// The watcher's stream.
+/// The stream of one watcher.
 pub type Updates = mpsc::Receiver<Result<WatchOrderResponse, Status>>;
 
 impl Watch {
-    /// Begins to watch. The server ends the stream at its call's deadline, if that is earlier than the longest watch.
+    /// Subscribes to the order. The server ends the stream at the call's deadline if that is earlier than the
+    /// longest watch.
     pub fn new(app: &App, facility: Facility, order_id: Uuid) -> Watch {
         Watch {
             subscription: app.order_notifier.subscribe(&facility, order_id),
@@ -44,10 +47,10 @@ impl Watch {
         }
     }
 
-    /// Sends the order as it is, then goes on in the background.
+    /// Sends the order as it is, then continues in the background.
     ///
     /// # Errors
-    /// NOT_FOUND, also for another facility's order.
+    /// NOT_FOUND, also when the order belongs to another facility.
     pub async fn start(
         self,
         tasks: &chassis::Tasks,
@@ -56,14 +59,14 @@ impl Watch {
         let (sender, updates) = mpsc::channel(BUFFERED);
         let (order, message) =
             read_orders::get(&self.app, &self.facility, &Identifier::Id(self.order_id)).await?;
-        // The receiver is at hand and has room.
+        // Cannot fail: the receiver exists and the buffer is empty.
         let _ = sender.try_send(Ok(WatchOrderResponse { order: Some(message) }));
         if !order.state.is_final() {
             drop(tasks.run(async move {
                 tokio::select! {
                     () = self.stream_updates(order.version, &sender) => {}
                     () = sender.closed() => {}
-                    // The reader comes back, and finds another replica. One that does not read hears nothing.
+                    // The client reconnects to another replica. A client that does not read misses this status.
                     () = shutdown.cancelled() => drop(sender.try_send(Err(status::draining()))),
                 }
             }));
@@ -99,7 +102,7 @@ impl Watch {
                     }
                     continue;
                 }
-                // The next look may find what this one could not.
+                // Retried once: a transient error may be gone at the next read.
                 Err(error) if error.is_transient() && !failed => {
                     failed = true;
                     continue;
@@ -111,7 +114,8 @@ impl Watch {
         }
     }
 
-    /// The order, if it has moved on from `seen`: its version, whether it has ended, and what to tell.
+    /// The order, if its version differs from `seen`: its version, whether its state is final, and the update to
+    /// send.
     async fn read_if_changed(&self, seen: i64) -> Result<Option<(i64, bool, WatchOrderResponse)>, Error> {
         let mut tx = self.app.database.begin(&self.facility).await?;
         let version = store::orders::get_version(&mut tx, self.order_id).await?;

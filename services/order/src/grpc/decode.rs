@@ -1,5 +1,5 @@
-//! Requests as use cases take them. Rules that hold between fields are checked here, all of them at once; rules of
-//! single fields stand in the contract and were checked before.
+//! Decodes requests for the use cases. Rules between fields are checked here, all of them together; rules of
+//! single fields are part of the contract and were checked before.
 
 use chassis::{Facility, Violations, status};
 use money::{Currency, Decimal, Money};
@@ -24,7 +24,8 @@ use crate::{
     store::orders::Filter,
 };
 
-/// A request to place an order: its lines have one currency, and its price adds up, with the claim's too.
+/// Decodes a request to place an order. Its lines must have one currency, and its price must add up, including the
+/// claim's.
 pub(super) fn place_order(
     facility: &Facility,
     request: PlaceOrderRequest,
@@ -46,7 +47,7 @@ pub(super) fn place_order(
         .enumerate()
         .map(|(index, line)| read.line(index, line))
         .collect();
-    // An amount that could not be read is named by its line; a sum without it says nothing.
+    // An amount that could not be read is reported by its line; a sum without it means nothing.
     let is_sum_known = read.violations.is_empty();
     let gross = lines
         .iter()
@@ -94,7 +95,7 @@ fn fits(minor: i64, currency: Option<Currency>) -> bool {
     minor <= MAX_UNITS * 10_i64.pow(exponent)
 }
 
-/// A request to give something of `order` back.
+/// Decodes a request to refund `order`.
 pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<refund_order::Input, Violations> {
     let mut violations = Violations::new();
     let mut read = Reader {
@@ -104,7 +105,7 @@ pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<refun
     let scope = match (&request.amount, request.lines.is_empty()) {
         (Some(amount), _) => {
             let amount = read.money("amount", amount);
-            // One that could not be read has been told; what stands in for it is nothing that somebody sent.
+            // An unreadable amount was reported already; its placeholder is not what the caller sent.
             let is_read = read.violations.is_empty();
             read.violations
                 .require(!is_read || amount > 0, "amount", "must be above zero");
@@ -136,7 +137,7 @@ pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<refun
     })
 }
 
-/// What is to become of a balance.
+/// Decodes a request to resolve a balance.
 pub(super) fn resolution(
     request: ResolveOrderBalanceRequest,
 ) -> Result<resolve_order_balance::Input, Status> {
@@ -158,7 +159,7 @@ pub(super) fn resolution(
     })
 }
 
-/// Which orders are listed.
+/// Decodes the filter of a list.
 pub(super) fn order_filter(request: &ListOrdersRequest) -> Filter {
     Filter {
         state: encode::order_state_from_wire(request.state()),
@@ -167,7 +168,7 @@ pub(super) fn order_filter(request: &ListOrdersRequest) -> Filter {
     }
 }
 
-/// An optional identifier: empty is none.
+/// An optional id: empty is none.
 pub(super) fn optional_uuid(field: &str, text: &str) -> Result<Option<Uuid>, Status> {
     match text {
         "" => Ok(None),
@@ -175,10 +176,10 @@ pub(super) fn optional_uuid(field: &str, text: &str) -> Result<Option<Uuid>, Sta
     }
 }
 
-/// Reads values and collects what is wrong with them; what cannot be read counts as nothing.
+/// Reads values and collects their violations; an unreadable value counts as zero.
 struct Reader<'a> {
     violations: &'a mut Violations,
-    /// What all amounts must be in; `None` when the first one is in no currency.
+    /// The currency of all amounts; `None` when the first amount has no valid one.
     currency: Option<Currency>,
 }
 
@@ -228,7 +229,8 @@ impl Reader<'_> {
         quantity.unwrap_or(Decimal::ZERO)
     }
 
-    /// Splits the price. Without a claim nobody but the patient pays; with one, its figures must be the order's.
+    /// Splits the price. Without a claim the patient pays everything; with one, its amounts must be those of the
+    /// order.
     fn price(
         &mut self,
         known_gross: Option<i64>,
@@ -246,7 +248,7 @@ impl Reader<'_> {
                 self.part("claim.patient_share", claim.patient_share.as_ref()),
             )
         });
-        // What could not be read has been told; comparing it would tell it again.
+        // Unreadable amounts were reported already; comparing them would report them again.
         if known_gross.is_some() && self.violations.iter().count() == before {
             self.consistent(gross, patient_share, net, claimed);
         }
@@ -279,7 +281,7 @@ impl Reader<'_> {
             Some((claim_gross, claim_share)) => {
                 let in_all = patient_share.checked_add(net);
                 let fits = in_all.is_some_and(|sum| sum <= gross) && patient_share >= 0;
-                // Of two that are too much together, the one that is too much alone is named.
+                // If the two together are too much, the one that is too much alone is reported.
                 if patient_share > gross {
                     violations.add("patient_share", "must not be more than the sum of the lines")
                 } else {

@@ -178,7 +178,7 @@ fn lines_that_sum_to_more_than_can_be_paid_are_refused_at_once() {
     assert_eq!(place(order(vec![line(most), line(1)])).unwrap_err(), ["lines"]);
 }
 
-/// Nothing is said of a figure that stands in for one that could not be read.
+/// A placeholder for an unreadable amount is not reported.
 #[test]
 fn what_cannot_be_read_is_named_once() {
     let mut other = line(70);

@@ -182,7 +182,7 @@ fn action(row: &saga_actions::Row) -> wire::SagaAction {
     }
 }
 
-/// The steps that have ended, and the one that is under way, which has no row of its own.
+/// Encodes the finished steps and the current one, which has no row of its own.
 fn steps(saga: &Saga, ended: &[saga_steps::Row]) -> Vec<wire::SagaStep> {
     let pivot = saga
         .kind

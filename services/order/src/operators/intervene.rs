@@ -1,4 +1,4 @@
-//! An operator leaves a step of a stuck saga out, or ends the saga as it stands.
+//! SkipSagaStep and ForceCompleteSaga: an operator skips a step of a stuck saga, or ends the saga where it is.
 
 use chassis::idempotency::{self, Claim};
 use prost::Message;
@@ -17,21 +17,22 @@ use crate::{
     store::{self, saga_actions},
 };
 
-/// A checked request to help a saga on.
+/// A checked request to intervene in a saga.
 #[derive(Clone, Debug)]
 pub struct Input {
     pub saga_id: Uuid,
     pub intervention: Intervention,
     pub by: OperatorNote,
-    /// The step that the operator has looked at; empty: whichever it is at.
+    /// The step that the operator expects the saga to be at; empty: any step.
     pub step: String,
 }
 
-/// Helps the saga on. What the payment service has in its payments is asked first, outside of the transaction; the saga
-/// must not have moved since.
+/// Applies the intervention. The payment service's records are read first, outside the transaction; the saga must
+/// not have changed since then.
 ///
 /// # Errors
-/// FAILED_PRECONDITION when the saga is not stuck, or cannot be helped so; ABORTED while it is being tried.
+/// FAILED_PRECONDITION when the saga is not stuck or the intervention is not allowed; ABORTED while a process is
+/// driving the saga.
 pub async fn execute<M: Message>(
     app: &App,
     request: &Request,
@@ -65,7 +66,7 @@ pub async fn execute<M: Message>(
     Ok(Response::new(bytes))
 }
 
-/// The saga as it is now, and what the payment service knows if that matters.
+/// Reads the saga, and the order's payments if the intervention depends on them.
 async fn load_saga(app: &App, request: &Request, id: Uuid) -> Result<(Saga, OrderPayments), Error> {
     let mut tx = app.database.begin(&request.facility).await?;
     let saga = store::sagas::get(&mut tx, id)
@@ -76,7 +77,7 @@ async fn load_saga(app: &App, request: &Request, id: Uuid) -> Result<(Saga, Orde
     if saga.state != State::Stuck || !saga.moves_money() {
         return Ok((saga, OrderPayments::default()));
     }
-    // Whoever may help sagas need not be allowed to see payments, so the service asks in its own name.
+    // An operator of sagas need not be allowed to read payments, so the call uses the service's own token.
     let context = app
         .engine
         .service_context(&request.facility)?
@@ -88,7 +89,7 @@ async fn load_saga(app: &App, request: &Request, id: Uuid) -> Result<(Saga, Orde
     ))
 }
 
-/// The order's row is taken before the saga's, here and everywhere.
+/// Locks the order's row before the saga's, as everywhere.
 async fn lock(conn: &mut PgConnection, seen: &Saga) -> Result<(SagaContext, Vec<Refund>), Error> {
     let order = order(store::orders::lock(conn, seen.order_id).await?, seen)?;
     let saga = store::sagas::lock(conn, seen.id)

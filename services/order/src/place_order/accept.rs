@@ -1,4 +1,4 @@
-//! New orders, written together with others that come at the same time.
+//! Inserts new orders that arrive at the same time in one transaction.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use crate::{
     store::{self, orders::NewRow, sagas::Lease},
 };
 
-/// An order with all that its first transaction writes.
+/// An order with everything that its first transaction writes.
 pub struct AcceptedOrder {
     pub order: Order,
     pub lines: Arc<[Line]>,
-    /// Its claim, encoded.
+    /// The encoded claim.
     pub claim: Option<Vec<u8>>,
     pub key: Key,
     pub saga: Saga,
@@ -51,7 +51,7 @@ impl AcceptedOrder {
     }
 }
 
-/// Writes new orders.
+/// Inserts new orders.
 pub struct AcceptOrders {
     pub database: Database,
     pub outbox: Outbox,
@@ -59,7 +59,7 @@ pub struct AcceptOrders {
 
 impl Command for AcceptOrders {
     type Item = AcceptedOrder;
-    /// Whether the order was written. If not, its reference is taken, or the request has made an order before.
+    /// Whether the order was inserted. If not, its reference is taken, or the request has created an order before.
     type Outcome = bool;
     type Error = Error;
 

@@ -1,4 +1,4 @@
-//! How much a refund gives back, and of what.
+//! Plans how much is refunded from which payment.
 
 use chassis::Violations;
 use money::Decimal;
@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{PlanError, Refund, RefundState, RequestedLine, ReturnedLine, Scope};
 use crate::order::{Line, Order};
 
-/// Works out the refund that gives back what is `wanted` of an order with these lines and these earlier refunds, or
-/// says why there is none. Under the order's lock: what is planned is reserved once it is stored.
+/// Plans the refund of `wanted` for an order with these lines and earlier refunds, or returns why it is refused.
+/// The order must be locked: a planned refund is reserved once it is stored.
 pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Scope) -> Result<Refund, PlanError> {
     if !order.state.is_fulfilled() {
         let text = format!("an order that is {} cannot be refunded", order.state);
@@ -45,7 +45,7 @@ pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Scope) -
     }
 }
 
-/// What the patient has paid too much, and no refund under way gives back.
+/// The patient's overpayment that no pending refund gives back.
 pub fn unreserved_credit(order: &Order, refunds: &[Refund]) -> i64 {
     let pending = refunds
         .iter()
@@ -56,12 +56,12 @@ pub fn unreserved_credit(order: &Order, refunds: &[Refund]) -> i64 {
     (order.patient_credit() - planned).max(0)
 }
 
-/// The patient's money that can still be given back.
+/// The patient's money that can still be refunded.
 #[derive(Clone, Copy)]
 struct Remaining {
     share: i64,
     balance: i64,
-    /// Of `balance`, what was paid too much; it is given back first.
+    /// The overpaid part of `balance`; it is refunded first.
     credit: i64,
 }
 
@@ -136,8 +136,8 @@ fn returned(
         .collect()
 }
 
-/// A line's amount by its quantity is what all that was returned of it so far is worth, less what was given back for
-/// it already: so the parts of a line always sum to its price.
+/// Without an explicit amount, a line's amount is the price of everything returned of it so far, less what was
+/// refunded for it before: so the parts of a line always sum to its price.
 fn price(line: &Line, earlier: &[&Refund], wanted: &RequestedLine) -> Result<ReturnedLine, PlanError> {
     let exceeds = |what: &str| {
         let text = format!("line {}: the {what} is more than what is left of it", line.number);

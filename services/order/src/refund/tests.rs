@@ -182,7 +182,7 @@ fn what_was_given_back_before_fulfilment_is_returned_as_soon_as_it_is_earned() {
 fn what_a_cashier_gives_back_of_a_returned_order_is_returned_too() {
     let mut order = fulfilled(insured(1_000, 1_000, 0));
     let mut whole = plan(&order, &[], &[], &Scope::Whole).unwrap();
-    // An operator has left the step out.
+    // An operator has skipped the step.
     whole.share = 0;
     order.apply_refund(&whole).unwrap();
     assert_eq!(order.state, State::Returned);
@@ -197,7 +197,7 @@ fn what_a_cashier_gives_back_of_a_returned_order_is_returned_too() {
     assert_eq!(changes(&mut order), [returned]);
 }
 
-/// An insured order whose payer has paid 6,000 of the 10,000 that the patient had paid in its place.
+/// An insured order whose payer has paid 6,000 of the 10,000 that the patient had already paid.
 fn credited() -> Order {
     let mut order = fulfilled(insured(12_000, 2_000, 10_000));
     remitted(&mut order, 1, 0, 0, "COPY-001");
@@ -228,7 +228,7 @@ fn remitted(order: &mut Order, claim_version: i64, paid: i64, taken_back: i64, d
         .unwrap();
 }
 
-/// What the patient is owed or owes, by the ledger's rules.
+/// The patient's receivable by the ledger's rules; negative when the patient is owed money.
 fn receivable(order: &Order) -> i64 {
     let account = &order.account;
     let billed = order.price.patient_share + account.transferred - account.patient_written_off;

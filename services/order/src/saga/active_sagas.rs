@@ -1,4 +1,4 @@
-//! The orders whose sagas this process drives: what happens to one of them meanwhile is noted here, without a write.
+//! The orders whose sagas this process is driving. Events about them are recorded here, without a database write.
 
 use std::{
     collections::HashMap,
@@ -7,23 +7,23 @@ use std::{
 
 use uuid::Uuid;
 
-/// The orders whose sagas are driven here. Cheap to clone.
+/// The orders whose sagas are driven in this process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct ActiveSagas(Arc<Mutex<HashMap<Uuid, Entry>>>);
 
 #[derive(Debug, Default)]
 struct Entry {
     drivers: u32,
-    /// Something has happened to the order since its saga is driven.
+    /// An event about the order was received since the saga is driven.
     notified: bool,
-    /// It is being written that the saga waits.
+    /// The saga is being saved as waiting.
     waiting: bool,
 }
 
-/// Completion it ends, the order's saga is driven here.
+/// While this exists, the order's saga is driven here.
 pub(super) struct ActiveGuard {
     active_sagas: ActiveSagas,
-    /// `None`: it has ended.
+    /// `None`: already ended.
     order: Option<Uuid>,
 }
 
@@ -36,8 +36,8 @@ impl ActiveSagas {
         }
     }
 
-    /// Something has happened to an order that its saga may wait for. False: its saga is not driven here, or is written as
-    /// waiting at this moment; then it is to be woken by its row.
+    /// Records that an event about the order was received, which its saga may be waiting for. False: its saga is
+    /// not driven here, or is being saved as waiting; then the caller must wake it in the database.
     pub fn notify(&self, order: Uuid) -> bool {
         self.with(|entries| match entries.get_mut(&order) {
             Some(entry) if !entry.waiting => {
@@ -48,7 +48,8 @@ impl ActiveSagas {
         })
     }
 
-    /// It is written next that the order's saga waits. True: something has happened, and it need not wait.
+    /// Records that the saga is about to be saved as waiting. True: an event was received in the meantime, so it
+    /// need not wait.
     pub(super) fn mark_waiting(&self, order: Uuid) -> bool {
         self.with(|entries| {
             entries.get_mut(&order).is_some_and(|entry| {
@@ -64,7 +65,7 @@ impl ActiveSagas {
 }
 
 impl ActiveGuard {
-    /// Ends it; true when something has happened to the order since it began.
+    /// Removes the order; true when an event about it was received in the meantime.
     pub(super) fn end(mut self) -> bool {
         self.remove()
     }

@@ -1,4 +1,4 @@
-//! What a saga's transition means for the order, its refund, and the saga that may come next. Pure.
+//! Applies a saga's transition to the order, its refund, and the saga that may follow. Pure.
 
 use std::sync::Arc;
 
@@ -12,21 +12,21 @@ use crate::{
     settlement::{DenialPolicy, Hold},
 };
 
-/// A saga on its way, with what it works on.
+/// A saga with the order and the refund that it changes.
 #[derive(Clone, Debug)]
 pub struct SagaContext {
     pub saga: Saga,
     pub order: Order,
     pub refund: Option<Refund>,
-    /// The order's claim, if it is at hand.
+    /// The order's claim, if it is loaded.
     pub claim: Option<Arc<ClaimDetails>>,
-    /// The answer that was stored when the order came to rest.
+    /// The response that was stored when the order came to rest.
     pub response: Option<Vec<u8>>,
-    /// The saga that goes on where this one has ended.
+    /// The saga that continues when this one has ended.
     pub(super) successor: Option<Saga>,
 }
 
-/// What the movements go by.
+/// Settings and the time that transitions depend on.
 pub struct Rules<'a> {
     pub(super) denial_policy: &'a DenialPolicy,
     pub(super) payment_window: Duration,
@@ -36,7 +36,7 @@ pub struct Rules<'a> {
 }
 
 impl SagaContext {
-    /// A saga that has just begun or was read.
+    /// Creates the context of a saga that has just begun or was read.
     pub fn new(saga: Saga, order: Order) -> SagaContext {
         SagaContext {
             saga,
@@ -48,7 +48,7 @@ impl SagaContext {
         }
     }
 
-    /// Whether whoever asked for it has an answer.
+    /// Whether the response to the request that began the saga can be stored.
     pub fn is_at_rest(&self) -> bool {
         match self.saga.kind {
             Kind::RefundOrder => self.saga.has_ended(),
@@ -56,7 +56,7 @@ impl SagaContext {
         }
     }
 
-    /// Where everything is after `transition`.
+    /// The context after `transition`.
     pub(super) fn apply(
         &self,
         transition: &Transition,
@@ -64,7 +64,7 @@ impl SagaContext {
     ) -> Result<SagaContext, WrongState> {
         let mut next = self.clone();
         match transition {
-            // Two steps, as if each had been a call of its own.
+            // Two transitions, as if authorization and capture had been separate calls.
             Transition::Succeeded(Effect::PaymentCaptured(id)) => {
                 let authorized = Transition::Succeeded(Effect::PaymentAuthorized(*id));
                 let captured = Transition::Succeeded(Effect::Nothing);
@@ -129,7 +129,7 @@ impl SagaContext {
         }
     }
 
-    /// Brings the order to where its saga has come.
+    /// Updates the order to the state of its saga.
     pub(super) fn update_order(&mut self, rules: &Rules<'_>) -> Result<(), WrongState> {
         let unconfirmed = matches!(
             self.order.state,
@@ -148,7 +148,8 @@ impl SagaContext {
                 if unconfirmed {
                     self.order.confirm()?;
                 }
-                // With nothing to capture and nothing to file, no step says that it goes straight on.
+                // Without anything to capture or submit, the plan does not show that the order is fulfilled at
+                // once.
                 if fulfils || self.order.immediate {
                     self.fulfil(rules)?;
                 }
@@ -174,7 +175,7 @@ impl SagaContext {
             (State::Compensated, Kind::RefundOrder) => {
                 self.end_refund(RefundState::Failed);
                 self.order.touch();
-                // Its balance may have been let go.
+                // The payment of the balance may have been voided.
                 if self.refund.as_ref().is_some_and(|refund| refund.whole) {
                     self.order.request_balance_again();
                 }
@@ -196,7 +197,7 @@ impl SagaContext {
 
     fn apply_refund(&mut self) -> Result<(), WrongState> {
         match &self.refund {
-            // All of it was left out.
+            // The operators have skipped all of it.
             Some(refund) if refund.amount() == 0 && !(refund.whole && self.order.is_insured()) => {
                 self.end_refund(RefundState::Failed);
                 self.order.touch();
@@ -215,12 +216,12 @@ impl SagaContext {
         }
     }
 
-    /// The order may be decided about by others again.
+    /// Allows other sagas to change the order again.
     fn clear_busy(&mut self) {
         self.order.busy = false;
     }
 
-    /// An order whose money cannot be taken any more is cancelled, by the saga for that.
+    /// Begins the saga that cancels an order whose payment can no longer be captured.
     fn begin_cancellation(&mut self, rules: &Rules<'_>) {
         let order = &mut self.order;
         let plan = Kind::cancel(order);

@@ -1,4 +1,4 @@
-//! On whose behalf steps call.
+//! The contexts of the calls that sagas make: the caller's or the service's own.
 
 use std::time::Duration;
 
@@ -8,28 +8,28 @@ use mesh::Context;
 use super::Engine;
 use crate::error::Error;
 
-/// On whose behalf, and until when.
+/// Where a saga is driven, which determines the token and the deadline of its calls.
 #[derive(Clone, Debug)]
 pub enum Origin {
-    /// Somebody waits: calls carry the token and end with the deadline.
+    /// In a request: calls use the caller's token and deadline.
     Request(Context),
-    /// Nobody does: calls carry the service's own token.
+    /// In the background: calls use the service's own token.
     Background,
 }
 
-/// Calls that this service makes in its own name. Cheap to clone.
+/// What the service needs for calls of its own. Cheap to clone.
 #[derive(Clone)]
 pub struct ServiceCredentials {
     pub tokens: ServiceTokens,
-    /// How long a call may take.
+    /// The timeout of a call.
     pub timeout: Duration,
 }
 
 impl ServiceCredentials {
-    /// What a call for a facility is made with.
+    /// The context of a call for a facility.
     ///
     /// # Errors
-    /// When no token can be signed.
+    /// When the token cannot be signed.
     pub fn context(&self, facility: &Facility) -> Result<Context, Error> {
         let bearer = self.tokens.bearer(facility)?;
         Ok(Context::new().with_bearer(bearer).with_timeout(self.timeout))
@@ -37,10 +37,10 @@ impl ServiceCredentials {
 }
 
 impl Engine {
-    /// What a call of the service's own is made with.
+    /// The context of a call with the service's own token.
     ///
     /// # Errors
-    /// When no token can be signed.
+    /// When the token cannot be signed.
     pub fn service_context(&self, facility: &Facility) -> Result<Context, Error> {
         self.parts().credentials.context(facility)
     }

@@ -1,4 +1,4 @@
-//! What has followed in a saga, written together with that of other sagas.
+//! Saves the progress of several sagas in one transaction.
 
 use std::sync::Arc;
 
@@ -22,32 +22,32 @@ use crate::{
     },
 };
 
-/// An order and its saga as they are to be written, with their events and the response that goes with them.
+/// An order and its saga to be saved, with their events and the response.
 pub(super) struct Checkpoint {
     order: Order,
-    /// The version that is written now.
+    /// The version in the database.
     from_version: i64,
     saga: Saga,
-    /// The epoch that is written now.
+    /// The epoch in the database.
     epoch: i64,
     lease: Lease,
     events: Vec<Event>,
     response: Option<(Key, Vec<u8>)>,
 }
 
-/// What became of a checkpoint.
+/// The result of saving a checkpoint.
 pub(super) enum CheckpointResult {
-    /// It is written.
+    /// Everything is saved.
     Saved {
         /// The stored response, which may be an earlier one.
         response: Option<Vec<u8>>,
     },
-    /// Nothing of it is: an event has changed the order since it was read.
+    /// Nothing is saved: an event has changed the order since it was read.
     OrderChanged,
 }
 
 impl Checkpoint {
-    /// From `written` to `next`, which has no refunds.
+    /// The changes from `saved` to `next`, which must have no refunds.
     pub(super) fn new(
         saved: &SagaContext,
         next: &SagaContext,
@@ -73,7 +73,7 @@ impl Checkpoint {
     }
 }
 
-/// Writes the checkpoints of all sagas of a database.
+/// Saves the checkpoints of all sagas of a database.
 pub(super) struct CheckpointWriter(pub(super) Database);
 
 impl Command for CheckpointWriter {
@@ -89,7 +89,7 @@ impl Command for CheckpointWriter {
         error.is_outage()
     }
 
-    /// Orders' rows are taken before sagas'.
+    /// Orders' rows are locked before sagas'.
     async fn execute(&self, checkpoints: &[Arc<Checkpoint>]) -> Result<Vec<CheckpointResult>, Error> {
         let facilities = checkpoints.iter().map(|checkpoint| &checkpoint.order.facility);
         let mut tx = self.0.begin_for(facilities).await?;
@@ -139,7 +139,7 @@ async fn write_sagas(conn: &mut sqlx::PgConnection, checkpoints: &[&Checkpoint])
             lease: checkpoint.lease,
         })
         .collect();
-    // Of several, the one that has lost its lease is found when they are tried in halves.
+    // The batcher then retries halves of the batch, which finds the saga that has lost its lease.
     if store::sagas::save(conn, &moved).await?.len() < moved.len() {
         return Err(Error::LeaseLost);
     }

@@ -1,4 +1,4 @@
-//! Drives sagas: step by step, and one transaction for what has followed when a saga pauses, turns back or ends.
+//! Drives sagas step by step, and saves them in one transaction when they pause, compensate or end.
 
 use std::{pin::pin, sync::Arc};
 
@@ -45,13 +45,13 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     parts: Parts,
     checkpoints: Batcher<CheckpointWriter>,
-    /// This process, as the holder of leases.
+    /// The id of this process as the owner of leases.
     owner: Uuid,
     active_sagas: ActiveSagas,
     wakeup: Notify,
 }
 
-/// What an engine is made of.
+/// The dependencies and settings of an engine.
 pub struct Parts {
     pub tasks: Tasks,
     pub database: Database,
@@ -64,11 +64,11 @@ pub struct Parts {
     pub payment_window: time::Duration,
 }
 
-/// Sagas that wait to be written. They are bounded where they are begun.
+/// Sagas that may wait to be saved. Their number is bounded where they begin.
 const MAX_WAITING_CHECKPOINTS: usize = 100_000;
 
 impl Engine {
-    /// An engine with a lease name of its own.
+    /// Creates an engine with its own lease owner id.
     pub fn new(parts: Parts) -> Engine {
         let limits = Limits {
             waiting: MAX_WAITING_CHECKPOINTS,
@@ -84,12 +84,12 @@ impl Engine {
         }))
     }
 
-    /// The lease under which this process begins a saga and drives it.
+    /// The lease under which this process begins and drives a saga.
     pub fn lease(&self) -> Lease {
         Lease::Held(self.0.owner, self.0.parts.settings.lease())
     }
 
-    /// The lease of a saga that is written: none if it has ended or waits.
+    /// The lease to save a saga with: released if it has ended or waits.
     fn lease_for(&self, saga: &Saga) -> Lease {
         if saga.has_ended() || saga.wake_at.is_some() {
             Lease::Released
@@ -103,12 +103,12 @@ impl Engine {
         self.0.active_sagas.clone()
     }
 
-    /// Looks for due sagas at once, instead of at the next look.
+    /// Makes the worker poll for due sagas at once.
     pub fn wake(&self) {
         self.0.wakeup.notify_one();
     }
 
-    /// The time by the database's clock, which says when sagas are due.
+    /// The time by the database's clock, which determines when sagas are due.
     pub(super) fn now(&self) -> OffsetDateTime {
         self.0.parts.database.clock().now()
     }
@@ -125,12 +125,12 @@ impl Engine {
         self.0.wakeup.notified().await;
     }
 
-    /// Drives a saga whose lease this process holds, until it has ended or waits. When the order comes to rest, the
-    /// pending is stored with it.
+    /// Drives a saga whose lease this process holds until it has ended or waits. When the order comes to rest, the
+    /// response is stored in the same transaction.
     ///
     /// # Errors
-    /// [`Error::LeaseLost`] when another process has taken over; database errors, after which the saga is resumed as
-    /// soon as the database is back.
+    /// [`Error::LeaseLost`] when another process has taken over; database errors, after which the saga is resumed
+    /// as soon as the database is available.
     pub async fn drive(
         &self,
         current: SagaContext,
@@ -140,8 +140,8 @@ impl Engine {
         self.drive_with_slot(current, origin, pending, None).await
     }
 
-    /// As [`Engine::drive`], for nobody. When its next step calls a participant that has no slot for it, the saga is due
-    /// again at once, and not driven on.
+    /// As [`Engine::drive`], in the background. When the next step calls a participant without a free slot, the
+    /// saga is made due at once and left to a later poll.
     pub(super) async fn resume(&self, current: SagaContext, slot: Slot) -> Result<SagaContext, Error> {
         self.drive_with_slot(current, &Origin::Background, None, Some(slot))
             .await
@@ -161,7 +161,7 @@ impl Engine {
         if let Err(error) = &result {
             self.handle_error(&facility, id, epoch, error);
         }
-        // Whoever has it now may have written that it waits before this happened.
+        // Another process may have saved the saga as waiting before the event was received.
         if notified && !result.as_ref().is_ok_and(|current| current.saga.has_ended()) {
             self.wake_with_retries(facility, id);
         }
@@ -207,7 +207,7 @@ impl Engine {
         Ok(current)
     }
 
-    /// Where `run` is after `transition`; written, unless the saga goes straight on.
+    /// Applies `transition` to `current`; saves the result unless the saga continues at once.
     async fn advance(
         &self,
         unsaved: &mut UnsavedTransitions,
@@ -223,7 +223,7 @@ impl Engine {
         self.commit(unsaved, next, pending).await
     }
 
-    /// A saga that is resumed reads the claim that it is to prepare.
+    /// Reads the claim that a resumed saga is about to prepare.
     async fn load_claim(&self, current: &mut SagaContext, action: Action) -> Result<(), Error> {
         let prepares = action.step == Step::PrepareClaim && !action.compensation;
         if prepares && current.claim.is_none() {
@@ -236,8 +236,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes one try, and keeps the lease for as long as that takes. When it takes long, what came before is written
-    /// meanwhile; then the current as it is written is given back, too.
+    /// Makes one try and renews the lease while it lasts. If it takes long, the transitions before it are saved in
+    /// the meantime; then the saved context is returned too.
     async fn attempt(
         &self,
         unsaved: &mut UnsavedTransitions,
@@ -278,8 +278,8 @@ impl Engine {
         }
     }
 
-    /// Order, saga, steps, events and answer change in one transaction, from what was written last to `next`. The order's
-    /// row is taken before the saga's, here and everywhere.
+    /// Saves order, saga, steps, events and response in one transaction, from the last saved context to `next`.
+    /// The order's row is locked before the saga's, as everywhere.
     async fn commit(
         &self,
         unsaved: &mut UnsavedTransitions,
@@ -303,7 +303,7 @@ impl Engine {
         Ok(next)
     }
 
-    /// What is to be written, if that is no more than an order, its saga and an answer.
+    /// The checkpoint, if only an order, its saga and a response are to be saved.
     fn checkpoint(
         &self,
         written: &SagaContext,
@@ -370,7 +370,7 @@ impl Engine {
         *unsaved = UnsavedTransitions::new(next);
     }
 
-    /// Writes what has become of `run`, all but the order's row, and tells the others.
+    /// Writes the changes from `current` to `next`, except the order's row, and appends the events.
     pub(crate) async fn write_saga(
         &self,
         conn: &mut PgConnection,

@@ -1,4 +1,4 @@
-//! A saga that its process cannot drive on: it goes on when that passes, or is marked as stuck.
+//! Handles errors of this process while it drives a saga: the saga is released and resumed, or marked as stuck.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::{
     store::{self, sagas::SagaUpdate},
 };
 
-/// Between two tries to give a lease back.
+/// Time between two tries to release a lease or to wake a saga.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Engine {
-    /// A saga that this process drove stands still because of an error of its own. When that passes, it goes on; what
-    /// does not pass needs a person.
+    /// Handles an error that interrupted a saga: a transient error releases the lease, so that the saga is
+    /// resumed; any other error marks the saga as stuck.
     pub(super) fn handle_error(&self, facility: &Facility, id: Uuid, epoch: i64, error: &Error) {
         match error {
             Error::LeaseLost => {}
@@ -30,7 +30,7 @@ impl Engine {
         }
     }
 
-    /// Marks a saga as stuck that this process cannot drive, or gives the lease back if that fails, too.
+    /// Marks a saga as stuck, or releases the lease if that fails with a transient error.
     fn mark_stuck_or_release(&self, facility: Facility, id: Uuid, epoch: i64, reason: String) {
         let engine = self.clone();
         self.parts().tasks.run(async move {
@@ -80,8 +80,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives the lease back as soon as the database is there again: this process is alive, and nobody should wait for
-    /// the lease to run out.
+    /// Releases the lease as soon as the database is available, so that the saga need not wait until the lease
+    /// expires.
     fn release_lease(&self, facility: Facility, id: Uuid, epoch: i64) {
         let engine = self.clone();
         self.parts().tasks.run(async move {
@@ -95,7 +95,8 @@ impl Engine {
         });
     }
 
-    /// Looks at a saga again for which something has happened while this process drove it.
+    /// Wakes a saga about which an event was received while this process drove it. Retries for the time of a
+    /// lease.
     pub(super) fn wake_with_retries(&self, facility: Facility, id: Uuid) {
         let engine = self.clone();
         self.parts().tasks.run(async move {

@@ -1,5 +1,5 @@
-//! What an operator may do to a stuck saga, and what that leaves open of its order. Nothing here may say otherwise than
-//! the ledger: what the payment service knows is looked at first. Pure.
+//! Interventions of operators in stuck sagas, and the remarks that they leave on the order. An intervention must
+//! not contradict the payment service's records, which are read first. Pure.
 
 use money::Money;
 
@@ -13,31 +13,31 @@ use crate::{
 /// What an operator does to a stuck saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intervention {
-    /// Leaves the current step out.
+    /// Skips the current step.
     Skip,
-    /// States that all that is left was done by hand.
+    /// Declares that all remaining steps were done manually.
     ForceComplete,
 }
 
-/// What the payment service has in its books of an order.
+/// The payment service's records of an order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OrderPayments {
     pub share: PaymentTotals,
     pub balance: PaymentTotals,
 }
 
-/// What was taken and given back by one payment, in minor units.
+/// The captured and refunded amounts of one payment, in minor units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PaymentTotals {
     pub captured: i64,
     pub refunded: i64,
-    /// A refund is on its way.
+    /// A refund is in progress.
     pub refunding: bool,
-    /// The processor has not told yet whether it has set the money aside, or taken it.
+    /// The processor has not reported yet whether it has authorized or captured the payment.
     pub undecided: bool,
 }
 
-/// Why a saga cannot be helped on so.
+/// Why an intervention is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InterventionError {
     /// The reason, and what to do instead.
@@ -52,7 +52,7 @@ impl From<WrongState> for InterventionError {
 }
 
 impl Saga {
-    /// What it would still do, beginning with the current action.
+    /// The remaining actions, beginning with the current one.
     fn remaining_actions(&self) -> Vec<Action> {
         let step = |step: &Step| Action {
             step: *step,
@@ -70,7 +70,7 @@ impl Saga {
         }
     }
 
-    /// Whether an intervention has to look into the payment service's payments.
+    /// Whether an intervention needs the payment service's records.
     pub fn moves_money(&self) -> bool {
         self.remaining_actions().into_iter().any(|action| {
             !matches!(
@@ -82,7 +82,7 @@ impl Saga {
 }
 
 impl Action {
-    /// The step that is carried out.
+    /// The step that the action executes.
     fn executed_step(self) -> Option<Step> {
         if self.compensation {
             self.step.undoing()
@@ -93,7 +93,7 @@ impl Action {
 }
 
 impl SagaContext {
-    /// Where everything is after an operator's intervention. `earlier` are the order's refunds, this one included.
+    /// The context after an operator's intervention. `earlier` are the order's refunds, this one included.
     pub fn intervene(
         &self,
         intervention: Intervention,
@@ -130,7 +130,7 @@ impl SagaContext {
         Ok(next)
     }
 
-    /// What stays open when a step is left out.
+    /// Skips a step; returns what it leaves open.
     fn skip(
         &mut self,
         step: Option<Step>,
@@ -199,7 +199,8 @@ impl SagaContext {
         })
     }
 
-    /// An operator's word is taken for what the ledger does not know of; the rest must be in the payments.
+    /// Checks a step that was done manually. The operator's statement is trusted only where the payment service
+    /// has no records.
     fn check_done_manually(
         &self,
         step: Step,
@@ -243,7 +244,7 @@ impl SagaContext {
         }
     }
 
-    /// An order is not cancelled while its patient's money is kept, or may be.
+    /// Checks that no captured money of the patient is kept, and none may be.
     fn check_not_captured(&self, payments: &OrderPayments) -> Result<(), InterventionError> {
         check_decided(&payments.share)?;
         let kept = payments.share.captured - payments.share.refunded;
@@ -275,7 +276,8 @@ impl SagaContext {
         Err(InterventionError::Refused("GIVEN_BACK", text))
     }
 
-    /// What a refund step was to give back, and what the payment has given back beyond the other refunds.
+    /// The amount that a refund step was to refund, and what the payment has refunded beyond the order's other
+    /// refunds.
     fn refund_amounts(
         &self,
         step: Step,
@@ -301,7 +303,7 @@ impl SagaContext {
     }
 }
 
-/// What the processor has not told yet may be that it has taken the money.
+/// Checks that the processor's outcome is known: an unknown outcome may be a capture.
 fn check_decided(paid: &PaymentTotals) -> Result<(), InterventionError> {
     if !paid.undecided {
         return Ok(());
@@ -311,7 +313,7 @@ fn check_decided(paid: &PaymentTotals) -> Result<(), InterventionError> {
     Err(InterventionError::Refused("PAYMENT_PENDING", text.to_owned()))
 }
 
-/// The part of a refund that a step gives back.
+/// The part of a refund that a step refunds.
 fn refund_part(refund: &Refund, step: Step) -> i64 {
     match step {
         Step::RefundBalance => refund.balance,

@@ -1,4 +1,4 @@
-//! A saga stays with its driver for as long as a step takes.
+//! Renews the lease of a saga while a step is running.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{Engine, Saga};
 use crate::{error::Error, store};
 
 impl Engine {
-    /// Renews the lease every third of its time while `work` runs.
+    /// Renews the lease every third of its duration while `work` runs.
     pub(super) async fn with_lease_renewal<T>(
         &self,
         saga: &Saga,
@@ -25,7 +25,7 @@ impl Engine {
             match self.renew(saga, lease).await {
                 Ok(true) => {}
                 Ok(false) => return Err(Error::LeaseLost),
-                // The epoch still guards every write: the step may go on.
+                // The step may continue: the epoch still guards every write.
                 Err(error) => {
                     tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed");
                 }

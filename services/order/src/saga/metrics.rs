@@ -1,4 +1,4 @@
-//! What alarms are made of: the sagas that have not ended, by state, their age, and how many take too long.
+//! The gauges that alerts are based on: open sagas by state, their age, and how many are overdue.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::State;
 use crate::store::sagas::{self, OpenSagas};
 
-/// Between two looks.
+/// Time between two measurements.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The states of a saga that has not ended.
 const OPEN: [State; 4] = [State::Running, State::Waiting, State::Compensating, State::Stuck];
 
-/// Measures until `shutdown`. Every replica tells the same figures, those of all facilities.
+/// Records the gauges until `shutdown`. Every replica reports the same figures, for all facilities.
 pub async fn run_metrics(database: Database, shutdown: CancellationToken) {
     let gauges = Gauges::new(&global::meter("order"));
     let mut interval = tokio::time::interval(INTERVAL);
@@ -29,7 +29,7 @@ pub async fn run_metrics(database: Database, shutdown: CancellationToken) {
             _ = interval.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        // A database that is down is readiness's business.
+        // Readiness reports a database that is down.
         if let Ok(open) = read(&database).await {
             gauges.record(&open);
         }
@@ -69,7 +69,7 @@ impl Gauges {
         }
     }
 
-    /// A state without a saga is told as zero: an alarm must be able to end.
+    /// A state without sagas is recorded as zero, so that alerts can end.
     fn record(&self, open: &[OpenSagas]) {
         for state in OPEN {
             let labels = [KeyValue::new("weft.saga.state", state.name())];

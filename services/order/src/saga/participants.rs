@@ -1,5 +1,5 @@
-//! Whom the steps call: the payment service and the claims service. One call per try; everything that is called
-//! accepts the same `request_id` again.
+//! The services that steps call: payment and claims. One call per try; every called method accepts a repeated
+//! `request_id`.
 
 mod bulk;
 mod claims;
@@ -24,13 +24,13 @@ pub struct Participants {
     claims: ClaimsClient,
 }
 
-/// What a step may need to know.
+/// The inputs of a step's call.
 pub(super) struct StepCall<'a> {
     pub(super) saga: &'a Saga,
     pub(super) action: Action,
     pub(super) order: &'a Order,
     pub(super) refund: Option<&'a Refund>,
-    /// All refunds of the order, this one included; read for steps that give back.
+    /// All refunds of the order, this one included; only read for refund steps.
     pub(super) refunds: &'a [Refund],
     pub(super) claim: Option<&'a ClaimDetails>,
     /// By the database's clock.
@@ -38,7 +38,7 @@ pub(super) struct StepCall<'a> {
 }
 
 impl Participants {
-    /// The services behind these channels.
+    /// Creates clients for these channels.
     pub fn new(
         payment: Channel,
         claims: Channel,
@@ -51,7 +51,7 @@ impl Participants {
         }
     }
 
-    /// Checks a claim for an order that is not kept.
+    /// Validates the claim of an order without storing it.
     ///
     /// # Errors
     /// The claims service's refusal, with every violation.
@@ -59,7 +59,7 @@ impl Participants {
         self.claims.check(context, details).await
     }
 
-    /// Lets the payment of an order's balance go.
+    /// Voids the payment of an order's balance.
     ///
     /// # Errors
     /// The payment service's refusal: it is paid, or being paid.
@@ -74,10 +74,10 @@ impl Participants {
             .await
     }
 
-    /// What the payment service has in its books of an order.
+    /// Reads the payment service's records of an order.
     ///
     /// # Errors
-    /// When the payment service does not answer.
+    /// When the payment service does not respond.
     pub async fn order_payments(&self, context: &Context, order: &Order) -> Result<OrderPayments, Status> {
         self.payments.order_payments(context, order).await
     }
@@ -132,12 +132,12 @@ fn done() -> Outcome {
     Outcome::Done(super::Effect::Nothing)
 }
 
-/// What should be in the database and is not; a retry may find it after a repair.
+/// Data is missing in the database; a retry may find it after a repair.
 fn internal(text: &'static str) -> Status {
     Status::internal(text)
 }
 
-/// An answer that lacks what the contract promises, or names what is not a UUID.
+/// A response without a required field, or with an id that is not a UUID.
 fn malformed(what: &str) -> Status {
     Status::internal(format!("the answer has no valid {what}"))
 }

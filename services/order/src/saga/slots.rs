@@ -1,5 +1,5 @@
-//! Where the worker drives sagas: every participant has slots of its own, so that those that wait for a slow one leave the
-//! others theirs.
+//! Bounds the sagas that the worker drives at the same time. Every participant has its own slots, so that sagas
+//! that wait for a slow participant do not block the others.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Participant;
 
-/// The slots that are free. Cheap to clone.
+/// The free slots. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
     claims: Arc<Semaphore>,
     payment: Arc<Semaphore>,
 }
 
-/// One saga's slot, until it is dropped.
+/// The slot of one saga, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     participant: Participant,
@@ -23,7 +23,7 @@ pub(super) struct Slot {
 }
 
 impl Slots {
-    /// So many for each participant.
+    /// Creates this many slots for each participant.
     pub(super) fn new(each: usize) -> Slots {
         Slots {
             claims: Arc::new(Semaphore::new(each)),
@@ -31,7 +31,7 @@ impl Slots {
         }
     }
 
-    /// All slots at a participant that are free.
+    /// Acquires all free slots of a participant.
     pub(super) fn acquire_all(&self, participant: Participant) -> Vec<Slot> {
         std::iter::from_fn(|| self.try_acquire(participant)).collect()
     }
@@ -51,7 +51,7 @@ impl Slots {
 }
 
 impl Slot {
-    /// OrderNotifier to a slot at `participant`; false, and it stays what it is, when none is free there.
+    /// Exchanges the slot for one of `participant`. False, without a change, when none is free.
     pub(super) fn switch_to(&mut self, participant: Participant) -> bool {
         if participant == self.participant {
             return true;

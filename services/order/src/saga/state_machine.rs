@@ -1,12 +1,12 @@
-//! How a saga moves: the transitions of its state machine. When it goes on is told by the database's clock, which says when
-//! it is due; the record of what has happened has the times of the process.
+//! The transitions of the saga's state machine. Due times are by the database's clock; times in the history are by
+//! the process's clock.
 
 use time::{Duration, OffsetDateTime};
 
 use super::{FinishedStep, OperatorNote, Progress, Saga, State, StepEnding};
 
 impl Saga {
-    /// The current action took effect.
+    /// The current action has succeeded.
     pub fn complete_step(&mut self, result: String) {
         let Some(action) = self.action() else { return };
         self.end_step(StepEnding::Succeeded, result);
@@ -14,15 +14,15 @@ impl Saga {
         self.advance();
     }
 
-    /// A plan without steps is done as it begins.
+    /// Completes a plan without steps.
     pub fn complete_empty_plan(&mut self) {
         if self.plan.is_empty() && !self.has_ended() {
             self.finish(State::Completed, Progress::Completed);
         }
     }
 
-    /// The current step will never succeed: what was done before is undone, in reverse. `undo`: also this step, because
-    /// something may be left over of it.
+    /// The current step will never succeed: the steps before it are undone in reverse order. `undo`: this step
+    /// too, because it may have had an effect.
     pub fn fail_step(&mut self, reason: &str, undo: bool) {
         self.end_step(StepEnding::Failed, reason.to_owned());
         self.backward = true;
@@ -34,7 +34,7 @@ impl Saga {
         self.seek_undo(self.position + usize::from(undo));
     }
 
-    /// The current action waits for something outside, at most until `wake_at`.
+    /// The current action waits for an external event until `wake_at` at the latest.
     pub fn wait(&mut self, wake_at: OffsetDateTime, counted: bool) {
         if self.state == State::Running {
             self.state = State::Waiting;
@@ -44,12 +44,13 @@ impl Saga {
         self.touch();
     }
 
-    /// It counts as stuck only `stuck_after` after `time`, which is somebody else's.
+    /// Moves the deadline to at least `stuck_after` after `time`, because the saga waits for an external party
+    /// until then.
     pub fn extend_deadline(&mut self, time: OffsetDateTime, stuck_after: Duration) {
         self.deadline_at = self.deadline_at.max(time + stuck_after);
     }
 
-    /// The current action failed and is tried again at `wake_at`. `counted`: it had all the time it needed.
+    /// The current action has failed and is retried at `wake_at`. `counted`: the try had its full time.
     pub fn retry(&mut self, wake_at: OffsetDateTime, counted: bool) {
         if self.state == State::Waiting {
             self.state = State::Running;
@@ -59,13 +60,14 @@ impl Saga {
         self.touch();
     }
 
-    /// Its driver leaves it to another one, at once.
+    /// Makes the saga due at once for another driver.
     pub fn requeue(&mut self, now: OffsetDateTime) {
         self.wake_at = Some(now);
         self.touch();
     }
 
-    /// A person should look. It is tried again at `wake_at` all the same: what was down may come back.
+    /// Marks the saga as stuck; an operator should look at it. It is still retried at `wake_at`, because an outage
+    /// may end.
     pub fn mark_stuck(&mut self, reason: &str, wake_at: OffsetDateTime) {
         self.wake_at = Some(wake_at);
         self.attempts += 1;
@@ -83,7 +85,7 @@ impl Saga {
         }
     }
 
-    /// An operator wakes it: at once, with its attempts counted from zero and another `stuck_after`.
+    /// An operator wakes the saga: it is due at once, with zero attempts and a new deadline.
     pub fn wake(&mut self, now: OffsetDateTime, stuck_after: Duration) {
         if self.state == State::Stuck {
             self.state = if self.backward {
@@ -99,7 +101,7 @@ impl Saga {
         self.touch();
     }
 
-    /// An operator leaves the current action out. It goes on with the next one at once, with another `stuck_after`.
+    /// An operator skips the current action. The next one is due at once, with a new deadline.
     pub fn skip_step(&mut self, by: &OperatorNote, now: OffsetDateTime, stuck_after: Duration) {
         let Some(action) = self.action() else { return };
         self.end_step(StepEnding::Skipped, by.reason.clone());
@@ -111,7 +113,7 @@ impl Saga {
         }
     }
 
-    /// An operator ends it in the direction that it has.
+    /// An operator ends the saga in its current direction.
     pub fn force_complete(&mut self, by: &OperatorNote) {
         let Some(action) = self.action() else { return };
         self.end_step(StepEnding::Skipped, by.reason.clone());
@@ -124,14 +126,14 @@ impl Saga {
         }
     }
 
-    /// Another saga takes its work over; whoever still drives it is fenced off.
+    /// Another saga takes over; the new epoch fences off the current driver.
     pub fn supersede(&mut self, reason: &str) {
         self.epoch += 1;
         reason.clone_into(&mut self.reason);
         self.finish(State::Compensated, Progress::Compensated);
     }
 
-    /// Goes on after the current action has ended.
+    /// Continues after the current action.
     fn advance(&mut self) {
         if self.backward {
             self.seek_undo(self.position);

@@ -1,4 +1,4 @@
-//! What follows from one try at a step.
+//! Chooses the transition after a try of a step.
 
 use mesh::Context;
 use time::{Duration, OffsetDateTime};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Effect, Origin, Outcome, Saga, Wait, outcome};
 use crate::{config, order::Failure};
 
-/// How a saga moves after a try.
+/// A transition of a saga after a try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Transition {
     Succeeded(Effect),
@@ -23,7 +23,7 @@ pub(super) enum Transition {
         payment_id: Uuid,
         pause: Duration,
     },
-    /// `counted`: the try had all the time it needed.
+    /// `counted`: the try had its full time.
     Retry {
         pause: Duration,
         counted: bool,
@@ -32,14 +32,15 @@ pub(super) enum Transition {
         reason: String,
         pause: Duration,
     },
-    /// Its next step calls a participant that the worker has no place at.
+    /// The next step calls a participant without a free slot.
     Requeue,
-    /// Its plan has no steps.
+    /// The plan has no steps.
     EmptyPlan,
 }
 
-/// Decides by what a try came to. Before the pivot a step that keeps failing is given up, with what it may have left
-/// undone; from the pivot on it is tried until it succeeds, and counts as stuck when that takes too long.
+/// Chooses the transition by the result of a try. Before the pivot a step that keeps failing is abandoned and
+/// undone; from the pivot on it is retried until it succeeds, and the saga counts as stuck when that takes too
+/// long.
 pub(super) fn decide(
     saga: &Saga,
     (settings, now): (&config::Saga, OffsetDateTime),
@@ -104,8 +105,9 @@ pub(super) fn decide(
     Transition::Retry { pause, counted: true }
 }
 
-/// Whether the origin has no more time, which says nothing about the step. A call ends a little before its caller's
-/// deadline, and the callee may have given up earlier still: in a caller's time, running out of it is never counted.
+/// Whether the caller's time was over, which says nothing about the step. A call ends a little before its caller's
+/// deadline, and the callee may have stopped even earlier: in a request, a try that ran out of time is never
+/// counted.
 fn is_caller_timeout(origin: &Origin, context: &Context, status: &Status) -> bool {
     let late = context.remaining().is_some_and(|left| left.is_zero());
     let cut_off = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
@@ -219,7 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_callers_deadline_is_no_failed_try() {
-        // The call ends before the caller's time is quite over.
+        // The call ends a little before the caller's deadline.
         for left in [std::time::Duration::ZERO, std::time::Duration::from_secs(60)] {
             let context = Context::new().with_timeout(left);
             let origin = Origin::Request(context.clone());

@@ -1,4 +1,4 @@
-//! What a saga has done since it was last written.
+//! The transitions of a saga since it was last saved.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use super::{SagaContext, apply::Rules, transition::Transition};
 use crate::order::WrongState;
 
-/// How a saga has moved since it was last written.
+/// The saga as it was last saved, and its transitions since then.
 pub(super) struct UnsavedTransitions {
     pub(super) saved: SagaContext,
     pub(super) transitions: Vec<Transition>,
     pub(super) save_by: Instant,
 }
 
-/// How long a saga goes on without being written, so that readers see where it is.
+/// How long a saga may remain unsaved, so that readers see its progress.
 const MAX_UNSAVED: Duration = Duration::from_secs(2);
 
 impl UnsavedTransitions {
@@ -26,7 +26,7 @@ impl UnsavedTransitions {
         }
     }
 
-    /// The moves made again, from another state of the order.
+    /// Applies the transitions again to another state of the order.
     pub(super) fn reapply(&self, rules: &Rules<'_>) -> Result<SagaContext, WrongState> {
         let mut current = self.saved.clone();
         for transition in &self.transitions {

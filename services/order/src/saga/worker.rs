@@ -1,6 +1,6 @@
-//! Resumes sagas that are due: whose process has died, whose pause is over, or that an event has woken. They are taken by the
-//! participant that they call and in turn of the facilities, so that none waits for a slow participant or behind a backlog
-//! that is not its own.
+//! Resumes due sagas: those whose process has died, whose pause is over, or that an event has woken. They are
+//! leased for each participant separately and in turn for each facility, so that no saga waits for another
+//! participant or behind another facility's backlog.
 
 use chassis::{Facility, running::Running};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use crate::{
     store::{self, sagas::LeasedSaga},
 };
 
-/// Resumes due sagas of all facilities, a bounded number at once for each participant.
+/// Resumes due sagas of all facilities, with a bounded number at the same time for each participant.
 pub struct Worker {
     engine: Engine,
     slots: Slots,
@@ -23,7 +23,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that drives by `engine`.
+    /// Creates a worker that drives sagas with `engine`.
     pub fn new(engine: Engine) -> Worker {
         let slots = Slots::new(engine.parts().settings.concurrency as usize);
         Worker {
@@ -34,10 +34,10 @@ impl Worker {
         }
     }
 
-    /// Works until `shutdown`, then finishes the steps that are under way.
+    /// Runs until `shutdown`, then waits for the steps in progress.
     ///
     /// # Errors
-    /// None: what goes wrong is logged, and tried again at the next look.
+    /// None: errors are logged, and the next poll tries again.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let poll = self.engine.parts().settings.poll();
         while !shutdown.is_cancelled() {
@@ -73,7 +73,7 @@ impl Worker {
         Ok(())
     }
 
-    /// What was begun at a participant: facilities take turns there.
+    /// The sagas that were begun at a participant, where facilities take turns.
     fn running_at(&mut self, participant: Participant) -> &mut Running {
         match participant {
             Participant::Claims => &mut self.claims_sagas,

@@ -1,4 +1,4 @@
-//! The payer pays after a denial was settled, and people decide about parts of what is open.
+//! The payer pays after a denial was settled, and people resolve parts of the open amount.
 
 use super::{
     tests::{activity, remittance, resolve},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::order::tests::{changes, fulfilled, insured};
 
-/// The payer refuses `A1` over 40,000 with this code, and has paid 40,000 after all with the next remittance.
+/// The payer refuses `A1` over 40,000 with this code, and pays 40,000 with the next remittance.
 fn refused_and_then_paid(code: &str, between: impl FnOnce(&mut Order)) -> Order {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
@@ -77,7 +77,7 @@ fn what_the_patient_has_paid_of_it_is_a_credit_and_is_given_back_without_a_retur
     assert_eq!((order.patient_credit(), order.account.patient_returned), (0, 0));
     assert_eq!(changes(&mut order), []);
 
-    // The payer takes it back once more: the patient owes it again, all of it.
+    // The payer takes it back once more: the patient owes all of it again.
     let policy = DenialPolicy::default();
     let taken = activity("A1", 40_000, 40_000, 40_000, "COPY-001");
     order
@@ -185,7 +185,7 @@ fn every_event_of_a_balance_tells_what_was_billed_in_all() {
     order
         .apply_remittance(remittance(4, first, &["A1", "A2"]), &policy)
         .unwrap();
-    // The patient has paid by now, and the order has not heard of it.
+    // The patient has paid by now, but the order has not received the event yet.
     let second = vec![
         activity("A1", 10_000, 0, 0, "COPY-001"),
         activity("A2", 5_000, 5_000, 5_000, "COPY-001"),

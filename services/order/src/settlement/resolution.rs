@@ -1,9 +1,9 @@
-//! What a person decides about what is open.
+//! A person's resolution of open amounts.
 
 use super::{Activity, Adjustment, Hold};
 use crate::order::{Order, WrongState};
 
-/// What becomes of what is open.
+/// What happens to an open amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// What the payer refused is billed to the patient.
@@ -13,7 +13,7 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// As it is stored.
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             Resolution::BillPatient => "bill_patient",
@@ -23,7 +23,7 @@ impl Resolution {
 }
 
 impl Order {
-    /// How much could be resolved so, in minor units.
+    /// The amount that can be resolved this way, in minor units.
     pub fn resolvable(&self, resolution: Resolution) -> i64 {
         if !self.state.is_fulfilled() {
             return 0;
@@ -34,12 +34,12 @@ impl Order {
         }
     }
 
-    /// Whether writing so much off takes something of the patient's balance.
+    /// Whether a write-off of this amount includes a part of the patient's balance.
     pub fn write_off_takes_balance(&self, amount: i64) -> bool {
         self.patient_balance() > 0 && amount > self.payer_outstanding().max(0)
     }
 
-    /// Resolves `amount` of what is resolvable; more than that is cut.
+    /// Resolves `amount`, at most what is resolvable.
     pub fn resolve(&mut self, resolution: Resolution, amount: i64) -> Result<(), WrongState> {
         let amount = amount.min(self.resolvable(resolution));
         let adjustment = match resolution {
@@ -62,7 +62,7 @@ impl Order {
                 .map(Activity::open)
                 .sum()
         } else if self.hold == Hold::Review {
-            // Without a remittance only a rejected submission leaves an amount refused: all of it.
+            // Without a remittance only a rejected submission is refused, and then all of it.
             outstanding
         } else {
             0
@@ -107,7 +107,7 @@ impl Order {
     }
 }
 
-/// Spreads an amount over what is open of the activities that count, in their order.
+/// Spreads an amount over the open amounts of the activities that count, in their order.
 fn spread(
     activities: &mut [Activity],
     counts: impl Fn(&Activity) -> bool,

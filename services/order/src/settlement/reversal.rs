@@ -1,11 +1,11 @@
-//! The payer pays what was billed to the patient or written off before.
+//! Reversals: the payer pays what was billed to the patient or written off before.
 
 use super::{Adjustment, evaluate::ROUNDING};
 use crate::order::Order;
 
 impl Order {
-    /// Takes back what was moved or written off and is paid now, activity by activity. The patient's debt falls first;
-    /// what the patient has paid of it is a credit then.
+    /// Reverses what was transferred or written off and is paid now, activity by activity. The patient's debt is
+    /// reduced first; what the patient has paid of it becomes a credit.
     pub(super) fn reverse_late_payments(&mut self) -> Adjustment {
         let mut adjustment = Adjustment::default();
         for activity in &mut self.activities {
@@ -26,7 +26,8 @@ impl Order {
         adjustment
     }
 
-    /// What was moved or written off of the claim as a whole, before any remittance named an activity.
+    /// Reverses what was transferred or written off of the claim as a whole, before any remittance named an
+    /// activity.
     fn reverse_beyond_activities(&mut self, adjustment: &mut Adjustment) {
         let late = -self.payer_outstanding();
         if late <= ROUNDING {
@@ -43,7 +44,7 @@ impl Order {
         adjustment.write_off_reversed += written_off;
     }
 
-    /// Of the patient's balance no more stays written off than is neither paid nor the payer's again.
+    /// Reverses the patient's write-off as far as it exceeds what is still transferred and unpaid.
     fn reverse_patient_write_off(&mut self, adjustment: &mut Adjustment) {
         let account = &mut self.account;
         let paid = account.balance_paid - account.credit_refunded;

@@ -234,7 +234,7 @@ fn a_rejected_submission_waits_for_a_person_who_may_bill_all_of_it() {
     assert_eq!(order.payer_outstanding(), 0);
 }
 
-/// Resolves all that is open; `None` when nothing is.
+/// Resolves everything that is open; `None` when nothing is.
 pub(super) fn resolve(order: &mut Order, resolution: Resolution) -> Option<i64> {
     let open = order.resolvable(resolution);
     if open == 0 {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::corrupt;
 use crate::order::Line;
 
-/// The lines of one order, in their order.
+/// Lists the lines of one order by number.
 pub async fn list(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Line>, sqlx::Error> {
     Ok(list_by_order(conn, &[order_id])
         .await?
@@ -16,7 +16,7 @@ pub async fn list(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Line>, 
         .unwrap_or_default())
 }
 
-/// The lines of many orders, by order, each in their order.
+/// Lists the lines of many orders, grouped by order, each by number.
 pub async fn list_by_order(
     conn: &mut PgConnection,
     orders: &[Uuid],

@@ -1,4 +1,4 @@
-//! A row of `orders.placed_order` as an order.
+//! Maps a row of `orders.placed_order` to an order.
 
 use chassis::Facility;
 use time::OffsetDateTime;
@@ -10,7 +10,7 @@ use crate::{
     settlement::{Account, Hold},
 };
 
-/// All columns that an order is made of.
+/// All columns of an order.
 pub(super) struct Row {
     pub(super) id: Uuid,
     pub(super) facility: String,

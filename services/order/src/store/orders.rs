@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Column, order_row::Row};
 use crate::order::{Line, Order, State};
 
-/// How a list of orders is narrowed down. What is empty does not count.
+/// The filter of a list of orders. Empty fields are ignored.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub state: Option<State>,
@@ -19,8 +19,9 @@ pub struct Filter {
     pub line_code: String,
 }
 
-/// Orders, by what follows `from orders.placed_order`. The columns are named: a later migration may add others while this
-/// version serves, and a statement whose result changes its type is refused by PostgreSQL until it is prepared anew.
+/// Selects orders; the argument is the rest of the statement after `from orders.placed_order`. The columns are
+/// named because a later migration may add others while this version serves, and PostgreSQL rejects a prepared
+/// statement whose result type changes.
 macro_rules! orders {
     ($rest:literal, $($argument:expr),+) => {
         sqlx::query_as!(
@@ -43,7 +44,7 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Order>, sql
     row.map(Order::try_from).transpose()
 }
 
-/// Reads an order by the caller's own number.
+/// Finds an order by the caller's reference.
 pub async fn find_by_reference(
     conn: &mut PgConnection,
     reference: &str,
@@ -56,22 +57,22 @@ pub async fn find_by_reference(
     row.fetch_optional(conn).await?.map(Order::try_from).transpose()
 }
 
-/// Reads an order and keeps others from changing it until the transaction ends.
+/// Reads an order and locks it until the transaction ends.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Order>, sqlx::Error> {
     let row = orders!("where id = $1 for update", id);
     row.fetch_optional(conn).await?.map(Order::try_from).transpose()
 }
 
-/// What changes with an order, for those who wait for it.
+/// What changes with an order that its subscribers are notified about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revision {
     /// The order's version.
     pub version: i64,
-    /// Refunds that have neither gone through nor failed.
+    /// Refunds that have neither succeeded nor failed.
     pub pending_refunds: i64,
 }
 
-/// The revisions of those orders that there are.
+/// Lists the revisions of the orders that exist.
 pub async fn list_revisions(
     conn: &mut PgConnection,
     ids: &[Uuid],
@@ -95,14 +96,14 @@ pub async fn list_revisions(
     Ok(revisions.collect())
 }
 
-/// An order's version; `None` when there is no such order.
+/// Reads an order's version; `None` when there is no such order.
 pub async fn get_version(conn: &mut PgConnection, id: Uuid) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar!("select version from orders.placed_order where id = $1", id)
         .fetch_optional(conn)
         .await
 }
 
-/// The orders that match, newest first, at most `limit`, after the order `after`.
+/// Lists the orders that match, newest first, at most `limit`, after the order `after`.
 pub async fn list(
     conn: &mut PgConnection,
     filter: &Filter,
@@ -124,7 +125,7 @@ pub async fn list(
         );
         rows.fetch_all(conn).await?
     } else {
-        // A statement of its own: behind an `or`, PostgreSQL reads every line with the code before it looks at any order.
+        // A separate statement: with an `or`, PostgreSQL would read every line with the code before any order.
         let rows = orders!(
             "o where facility = current_setting('weft.facility', true)
                and ($1::uuid is null or id < $1)
@@ -145,19 +146,19 @@ pub async fn list(
     rows.into_iter().map(Order::try_from).collect()
 }
 
-/// An order to be written for the first time.
+/// An order to be inserted.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRow<'a> {
     pub order: &'a Order,
     pub lines: &'a [Line],
-    /// Its claim, encoded, if it has one.
+    /// The encoded claim, if the order has one.
     pub claim: Option<&'a [u8]>,
-    /// The request that makes it.
+    /// The key of the request that creates it.
     pub key: &'a Key,
 }
 
-/// Writes new orders with their lines and claims. Answers those that were written: of the others the reference is taken, or
-/// the request has made an order before.
+/// Inserts orders with their lines and claims. Returns the ids of those that were inserted: of the others, the
+/// reference is taken, or the request has created an order before.
 pub async fn insert(conn: &mut PgConnection, new: &[NewRow<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
     let lines: Vec<(Uuid, &Line)> = new
         .iter()
@@ -223,7 +224,7 @@ pub async fn insert(conn: &mut PgConnection, new: &[NewRow<'_>]) -> Result<Vec<U
     .await
 }
 
-/// The order that a request has made, and the fingerprint of the request; however long ago.
+/// Finds the order that a request has created, with the hash of the request, however long ago.
 pub async fn find_by_request(
     conn: &mut PgConnection,
     facility: &Facility,
@@ -240,8 +241,8 @@ pub async fn find_by_request(
     Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
-/// Writes orders, each of which was at the version beside it. Answers those that were written: the others have moved on
-/// since.
+/// Updates orders if they are still at the version beside them. Returns the ids of those that were updated: the
+/// others have changed since.
 pub async fn save(conn: &mut PgConnection, orders: &[(&Order, i64)]) -> Result<Vec<Uuid>, sqlx::Error> {
     let json = |value: serde_json::Result<Value>| value.map_err(|error| sqlx::Error::Encode(error.into()));
     let (mut failures, mut activities, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
@@ -309,7 +310,7 @@ pub async fn save(conn: &mut PgConnection, orders: &[(&Order, i64)]) -> Result<V
     .await
 }
 
-/// The claim as it was ordered.
+/// Reads the claim as it was ordered.
 pub async fn get_claim(conn: &mut PgConnection, order_id: Uuid) -> Result<Option<ClaimDetails>, sqlx::Error> {
     let details = sqlx::query_scalar!(
         "select details from orders.order_claim where order_id = $1",

@@ -1,4 +1,4 @@
-//! What was given back of orders.
+//! Refunds of orders.
 
 use std::collections::HashMap;
 
@@ -12,17 +12,17 @@ use crate::{
     refund::{Refund, RefundState, ReturnedLine},
 };
 
-/// Whose a refund is.
+/// The order, the saga and the request of a refund.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     pub order: &'a Order,
-    /// The saga that gives it back; nil for one that the payment service has made by itself.
+    /// The saga that makes the refund; nil if it was made at the payment service.
     pub saga_id: Uuid,
-    /// Of the request that wants it. A second refund of the same request breaks `order_refund_request`.
+    /// The key of the request. A second refund of the same request violates `order_refund_request`.
     pub key: Option<&'a Key>,
 }
 
-/// Writes a new refund with its lines.
+/// Inserts a refund with its lines.
 pub async fn insert(
     conn: &mut PgConnection,
     source: &Source<'_>,
@@ -66,7 +66,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// The refund that a request has made, and the fingerprint of the request; however long ago.
+/// Finds the refund that a request has created, with the hash of the request, however long ago.
 pub async fn find_by_request(
     conn: &mut PgConnection,
     facility: &Facility,
@@ -83,7 +83,7 @@ pub async fn find_by_request(
     Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
-/// Writes where a refund stands. One that has failed keeps the amounts that were asked for.
+/// Updates the state and amounts of a refund. A failed one keeps the requested amounts.
 pub async fn save(conn: &mut PgConnection, refund: &Refund) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update orders.order_refund set state = $2,
@@ -100,7 +100,7 @@ pub async fn save(conn: &mut PgConnection, refund: &Refund) -> Result<(), sqlx::
     Ok(())
 }
 
-/// The refunds of one order, oldest first.
+/// Lists the refunds of one order, oldest first.
 pub async fn list(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Refund>, sqlx::Error> {
     Ok(list_by_order(conn, &[order_id])
         .await?
@@ -108,7 +108,7 @@ pub async fn list(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Refund>
         .unwrap_or_default())
 }
 
-/// The refunds of many orders, by order, each oldest first.
+/// Lists the refunds of many orders, grouped by order, each oldest first.
 pub async fn list_by_order(
     conn: &mut PgConnection,
     orders: &[Uuid],

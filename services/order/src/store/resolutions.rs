@@ -1,4 +1,4 @@
-//! What people decided about what was open.
+//! Resolutions of open amounts.
 
 use chassis::{Facility, idempotency::Key};
 use sqlx::PgConnection;
@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use crate::{order::Order, resolve_order_balance::Input};
 
-/// Writes a decision over `amount` minor units. A second one of the same request breaks `balance_resolution_request`.
+/// Inserts a resolution of `amount` minor units. A second one of the same request violates
+/// `balance_resolution_request`.
 pub async fn insert(
     conn: &mut PgConnection,
     order: &Order,
@@ -32,7 +33,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// The fingerprint of the request that has made a decision under this id, if one has.
+/// Finds the hash of the request that has created a resolution with this key.
 pub async fn find_by_request(
     conn: &mut PgConnection,
     facility: &Facility,

@@ -1,4 +1,4 @@
-//! What operators did to sagas.
+//! Operators' actions on sagas.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::saga::{OperatorNote, Saga};
 
-/// What operators do to sagas.
+/// The kinds of operators' actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Retried,
@@ -14,7 +14,7 @@ pub enum Kind {
     ForceCompleted,
 }
 
-/// Something that was done, as it is shown.
+/// An action as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub kind: String,
@@ -25,7 +25,7 @@ pub struct Row {
     pub created_at: OffsetDateTime,
 }
 
-/// Writes down what an operator does to `saga`, which is as it was before.
+/// Inserts an operator's action; `saga` is the saga before it.
 pub async fn insert(
     conn: &mut PgConnection,
     saga: &Saga,
@@ -50,7 +50,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// What was done to a saga, oldest first.
+/// Lists the actions on a saga, oldest first.
 pub async fn list(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
     sqlx::query_as!(
         Row,
@@ -65,7 +65,7 @@ pub async fn list(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sq
 impl Kind {
     const ALL: [Kind; 3] = [Kind::Retried, Kind::Skipped, Kind::ForceCompleted];
 
-    /// As it is stored.
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Retried => "retried",
@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// The kind of that name.
+    /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }

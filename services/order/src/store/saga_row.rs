@@ -1,4 +1,4 @@
-//! A row of `orders.saga` as a saga.
+//! Maps a row of `orders.saga` to a saga.
 
 use chassis::Facility;
 use time::OffsetDateTime;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::corrupt;
 use crate::saga::{Kind, Saga, State, Step};
 
-/// All columns that a saga is made of.
+/// All columns of a saga.
 pub(super) struct Row {
     pub(super) id: Uuid,
     pub(super) facility: String,

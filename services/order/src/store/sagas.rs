@@ -1,4 +1,4 @@
-//! Sagas, their leases and the steps that have ended.
+//! Sagas, their leases and their finished steps.
 
 use std::time::Duration;
 
@@ -9,46 +9,46 @@ use uuid::Uuid;
 use super::{Column, corrupt, saga_row::Row, saga_steps::Columns};
 use crate::saga::{Participant, Saga, State};
 
-/// Whether the process that writes a saga goes on with it.
+/// Whether the process that writes a saga keeps its lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
-    /// It does, for as long as this without another word.
+    /// It does: the owner, and how long the lease lasts without renewal.
     Held(Uuid, Duration),
-    /// Anybody may, once its time has come.
+    /// It does not: any process may lease the saga once it is due.
     Released,
 }
 
-/// A saga that this process has claimed.
+/// A saga that this process has leased.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeasedSaga {
     pub id: Uuid,
     pub facility: String,
-    /// Of the lease that was taken.
+    /// The epoch of the new lease.
     pub epoch: i64,
 }
 
-/// Which due sagas are to be claimed, and for how long.
+/// Which due sagas to lease, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseRequest {
     pub owner: Uuid,
     pub lease: Duration,
     pub at_most: i32,
-    /// Whom their next step calls.
+    /// The participant that their next step calls.
     pub participant: Participant,
 }
 
-/// The sagas of all facilities that are in one state and have not ended.
+/// The open sagas of all facilities in one state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenSagas {
     pub state: String,
     pub sagas: i64,
     /// Those that should have ended by now.
     pub overdue: i64,
-    /// The age of the oldest, in seconds.
+    /// The age of the oldest one in seconds.
     pub oldest_seconds: f64,
 }
 
-/// How a list of sagas is narrowed down.
+/// The filter of a list of sagas.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub state: Option<State>,
@@ -66,7 +66,7 @@ macro_rules! select {
     };
 }
 
-/// Writes new sagas.
+/// Inserts sagas.
 pub async fn insert(conn: &mut PgConnection, sagas: &[(&Saga, Lease)]) -> Result<(), sqlx::Error> {
     let column = Column(sagas);
     let plans = column.map(|(saga, _)| {
@@ -102,7 +102,7 @@ pub async fn insert(conn: &mut PgConnection, sagas: &[(&Saga, Lease)]) -> Result
     Ok(())
 }
 
-/// A saga that has moved.
+/// A saga to be updated.
 #[derive(Clone, Copy, Debug)]
 pub struct SagaUpdate<'a> {
     pub saga: &'a Saga,
@@ -112,7 +112,7 @@ pub struct SagaUpdate<'a> {
 }
 
 impl SagaUpdate<'_> {
-    /// A saga that nobody drives any more, read with `epoch`.
+    /// A saga that was read with `epoch` and whose lease is released.
     pub fn released(saga: &Saga, epoch: i64) -> SagaUpdate<'_> {
         SagaUpdate {
             saga,
@@ -122,8 +122,8 @@ impl SagaUpdate<'_> {
     }
 }
 
-/// Writes sagas and the steps that have ended since they were last written. Answers those that were written: the others
-/// are owned by another process by now.
+/// Updates sagas and inserts the steps that have finished since they were last saved. Returns the ids of those
+/// that were updated: the others have been leased by another process.
 pub async fn save(conn: &mut PgConnection, moved: &[SagaUpdate<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
     let positions = moved
         .iter()
@@ -195,7 +195,7 @@ pub(super) fn count(attempts: u32) -> i32 {
     i32::try_from(attempts).unwrap_or(i32::MAX)
 }
 
-/// Keeps the lease; false when another process has taken the saga over.
+/// Renews the lease; false when another process has leased the saga.
 pub async fn renew(conn: &mut PgConnection, saga: &Saga, lease: Duration) -> Result<bool, sqlx::Error> {
     let lease = interval(lease)?;
     let renewed = sqlx::query!(
@@ -207,7 +207,7 @@ pub async fn renew(conn: &mut PgConnection, saga: &Saga, lease: Duration) -> Res
     Ok(renewed.execute(conn).await?.rows_affected() == 1)
 }
 
-/// Ends a lease before its time, if it is still held.
+/// Ends a lease early if it is still held.
 pub async fn release(conn: &mut PgConnection, id: Uuid, epoch: i64) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update orders.saga set lease_until = now()
@@ -220,7 +220,7 @@ pub async fn release(conn: &mut PgConnection, id: Uuid, epoch: i64) -> Result<()
     Ok(())
 }
 
-/// Marks a saga as stuck whose row this build cannot read, given by its id and epoch; it is due again after `pause`.
+/// Marks a saga as stuck whose row this build cannot read, by its id and epoch; it is due again after `pause`.
 pub async fn mark_row_stuck(
     conn: &mut PgConnection,
     (id, epoch): (Uuid, i64),
@@ -251,7 +251,7 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Saga>, sqlx
         .transpose()
 }
 
-/// Reads a saga and keeps others from changing it until the transaction ends.
+/// Reads a saga and locks it until the transaction ends.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Saga>, sqlx::Error> {
     select!("where id = $1 for update", id)
         .fetch_optional(conn)
@@ -269,9 +269,9 @@ pub async fn is_leased(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::
     Ok(leased.fetch_optional(conn).await?.flatten().unwrap_or(false))
 }
 
-/// As [`wake`], the sagas that decide about these orders.
+/// As [`wake`], for the sagas that are changing these orders.
 pub async fn wake_by_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), sqlx::Error> {
-    // Rows are taken in the order of their orders, as everywhere.
+    // Rows are locked in the order of their orders' ids, as everywhere.
     sqlx::query!(
         "with deciding as (
              select s.id from orders.placed_order o join orders.saga s on s.id = o.saga_id
@@ -288,8 +288,8 @@ pub async fn wake_by_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<
     Ok(())
 }
 
-/// Makes a waiting saga due at once. One that is driven goes on as soon as its driver would wait; one that has ended is
-/// left alone.
+/// Makes a waiting saga due at once. A saga that is being driven continues when it would otherwise wait; one that
+/// has ended is not changed.
 pub async fn wake(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update orders.saga set nudges = nudges + 1,
@@ -302,7 +302,7 @@ pub async fn wake(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> 
     Ok(())
 }
 
-/// The sagas that match, newest first, at most `limit`, after the saga `after`.
+/// Lists the sagas that match, newest first, at most `limit`, after the saga `after`.
 pub async fn list(
     conn: &mut PgConnection,
     filter: &Filter,
@@ -327,8 +327,8 @@ pub async fn list(
         .collect()
 }
 
-/// Claims sagas of all facilities that are due. `running` are the facilities whose sagas this process drives, and how many
-/// of each: their turn comes after those that have fewer. In a transaction of no facility.
+/// Leases due sagas of all facilities. `running` holds the facilities whose sagas this process is driving, and
+/// their number for each: facilities with fewer go first. Needs a transaction without a facility.
 pub async fn lease_due(
     conn: &mut PgConnection,
     request: &LeaseRequest,
@@ -349,7 +349,7 @@ pub async fn lease_due(
     .await
 }
 
-/// Counts what alarms are made of. In a transaction of no facility.
+/// Counts the open sagas for the metrics. Needs a transaction without a facility.
 pub async fn count_open(conn: &mut PgConnection) -> Result<Vec<OpenSagas>, sqlx::Error> {
     sqlx::query_as!(
         OpenSagas,

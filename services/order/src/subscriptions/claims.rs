@@ -1,4 +1,4 @@
-//! What payers say of claims.
+//! Events of the claims service.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use crate::{
     settlement::{Activity, DenialPolicy, Remittance},
 };
 
-/// Settles orders by what their payers pay, refuse and take back. A claim's events come in order; one that comes again
-/// is known by the claim's version.
+/// Settles orders by what payers pay, refuse and take back. A claim's events arrive in order; a repeated one is
+/// recognized by the claim's version.
 pub struct ClaimEvents(pub Arc<DenialPolicy>);
 
 impl ClaimEvents {
     /// The consumer's name.
     pub const NAME: &'static str = "order-claims";
-    /// What it consumes.
+    /// The subjects that it consumes.
     pub const SUBJECTS: [&'static str; 5] = [
         "evt.claims.claim.rejected",
         "evt.claims.claim.remitted",

@@ -1,4 +1,4 @@
-//! What becomes of payments.
+//! Events of the payment service.
 
 use chassis::postgres::Clock;
 use events::{Delivery, Handler, HandlerError};
@@ -18,10 +18,10 @@ use crate::{
     store::{self, sagas::Lease},
 };
 
-/// Wakes the sagas that wait for a payment, takes the payment of a balance, gives up orders whose authorization has
-/// lapsed, and learns of money that the payment service has given back by itself.
+/// Wakes sagas that wait for a payment, records the payment of a balance, cancels orders whose authorization has
+/// expired, and records refunds that were made at the payment service.
 pub struct PaymentEvents {
-    /// By which sagas are due.
+    /// The clock that determines when sagas are due.
     pub clock: Clock,
     /// How long a saga may take before it counts as stuck.
     pub stuck_after: time::Duration,
@@ -32,7 +32,7 @@ pub struct PaymentEvents {
 impl PaymentEvents {
     /// The consumer's name.
     pub const NAME: &'static str = "order-payments";
-    /// What it consumes.
+    /// The subjects that it consumes.
     pub const SUBJECTS: [&'static str; 5] = [
         "evt.payment.payment.authorized",
         "evt.payment.payment.declined",
@@ -56,7 +56,7 @@ impl Handler for PaymentEvents {
         if delivery.is::<PaymentCaptured>() {
             return handle_balance_captured(tx, delivery.decode()?, delivery).await;
         }
-        // What was authorized or declined of a balance changes nothing here.
+        // The authorization or decline of a balance's payment changes nothing here.
         Ok(())
     }
 
@@ -97,8 +97,8 @@ impl ShareOutcome {
 }
 
 impl PaymentEvents {
-    /// Sagas that wait for their orders' shares look what has become of them. Most have ended by the time they hear of it, or
-    /// are driven here and look before they wait.
+    /// Wakes the sagas that wait for the payments of their orders' shares. Most sagas have ended when the event
+    /// arrives, or are driven in this process and check for it before they wait.
     async fn wake(&self, conn: &mut PgConnection, outcomes: &[ShareOutcome]) -> Result<(), sqlx::Error> {
         let orders = outcomes.iter().map(|outcome| outcome.0);
         let orders: Vec<_> = orders.filter(|order| !self.active_sagas.notify(*order)).collect();
@@ -109,7 +109,7 @@ impl PaymentEvents {
         }
     }
 
-    /// A confirmed order without its money cannot be fulfilled any more.
+    /// Cancels a confirmed order whose payment was voided: it can no longer be fulfilled.
     async fn handle_voided(
         &self,
         conn: &mut PgConnection,
@@ -141,7 +141,7 @@ impl PaymentEvents {
     }
 }
 
-/// A balance that is due can be paid again, unless the whole order is about to be returned.
+/// Requests a due balance again, unless a return of the whole order is pending.
 async fn handle_balance_voided(
     conn: &mut PgConnection,
     mut order: Order,
@@ -162,7 +162,7 @@ async fn handle_balance_voided(
     save(conn, order, from, delivery).await
 }
 
-/// What was given back of a payment beyond the order's own refunds is a refund of the order as well.
+/// Records what was refunded at the payment service beyond the order's own refunds as another refund of the order.
 async fn handle_refunded(
     conn: &mut PgConnection,
     event: &PaymentRefunded,
@@ -181,7 +181,7 @@ async fn handle_refunded(
         .sum();
     let in_all = match &event.refunded {
         Some(in_all) => minor_units(&order, Some(in_all))?,
-        // An earlier release did not tell the sum.
+        // An earlier release did not send the sum.
         None if refunds.is_empty() => minor_units(&order, event.amount.as_ref())?,
         None => return Ok(()),
     };
@@ -215,7 +215,7 @@ async fn handle_refunded(
     save(conn, order, from, delivery).await
 }
 
-/// The payment of a balance has come in.
+/// Records the payment of a balance.
 async fn handle_balance_captured(
     conn: &mut PgConnection,
     event: PaymentCaptured,

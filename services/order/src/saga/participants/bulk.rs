@@ -1,4 +1,4 @@
-//! Calls that several sagas make at the same time go to the other service as one.
+//! Combines calls that several sagas make at the same time into one call for many requests.
 
 mod methods;
 
@@ -21,14 +21,14 @@ use uuid::Uuid;
 
 use crate::saga::ServiceCredentials;
 
-/// Sagas that wait to call. They are bounded where they are begun.
+/// Sagas that may wait to call. Their number is bounded where they begin.
 const MAX_WAITING: usize = 100_000;
-/// How long the next call waits for this one. Then it goes beside it.
+/// How long the next bulk call waits for the previous one before it is made concurrently.
 const MAX_WAIT: Duration = Duration::from_millis(100);
-/// Bytes of requests that go together: answers are about as large, and 4 MiB are read.
+/// Bytes of requests in one call. Responses are about as large, and 4 MiB are accepted.
 const MAX_BYTES: usize = 1 << 20;
 
-/// A method of another service for one request, and its companion for several.
+/// A method of another service for one request, and its variant for many.
 pub(super) trait Method: Clone + Send + Sync + 'static {
     type Request: Message + Clone + 'static;
     type Response: Send + 'static;
@@ -38,15 +38,15 @@ pub(super) trait Method: Clone + Send + Sync + 'static {
         request: Request<Self::Request>,
     ) -> impl Future<Output = bulk::Outcome<Self::Response>> + Send;
 
-    /// The outcomes in the order of the requests.
+    /// Returns the outcomes in the order of the requests.
     fn call_many(
         &self,
         requests: Request<Vec<Self::Request>>,
     ) -> impl Future<Output = Result<Vec<bulk::Outcome<Self::Response>>, Status>> + Send;
 }
 
-/// The calls of one method. A saga alone calls with its caller's token; what is asked for while a call runs is asked for
-/// bulk_call.
+/// The calls of one method. A single saga calls at once with its caller's token; requests that arrive while a call
+/// is running are combined.
 pub(super) struct Calls<M: Method>(Batcher<BulkCall<M>>);
 
 impl<M: Method> Clone for Calls<M> {
@@ -55,7 +55,7 @@ impl<M: Method> Clone for Calls<M> {
     }
 }
 
-/// A call that a saga wants to make.
+/// A call that a saga waits for.
 struct PendingCall<M: Method> {
     order: Uuid,
     facility: Facility,
@@ -81,10 +81,10 @@ impl<M: Method> Calls<M> {
         Calls(Batcher::new(bulk_call, limits, tasks.clone()))
     }
 
-    /// Calls for the saga of an order.
+    /// Makes the call for the saga of an order.
     ///
     /// # Errors
-    /// The callee's status, or that of a call that did not come about.
+    /// The callee's status, or that of a call that was not made.
     pub(super) async fn call(
         &self,
         context: &Context,
@@ -121,7 +121,7 @@ impl<M: Method> Calls<M> {
 #[derive(Clone)]
 struct BulkCall<M> {
     method: M,
-    /// They have several callers, and are this service's own calls.
+    /// For bulk calls, which have several callers and therefore use the service's own token.
     credentials: ServiceCredentials,
     tasks: Tasks,
 }
@@ -139,7 +139,7 @@ impl<M: Method> Command for BulkCall<M> {
         match *error {}
     }
 
-    /// Ends when all calls have ended, or after a moment: the answers come when they come.
+    /// Returns when all calls have ended or after [`MAX_WAIT`]; responses are delivered as they arrive.
     async fn execute(&self, wanted: &[Arc<PendingCall<M>>]) -> Result<Vec<Self::Outcome>, Infallible> {
         let (answers, groups) = group_by_facility(wanted);
         let calls = groups.into_iter().map(|group| {
@@ -153,7 +153,7 @@ impl<M: Method> Command for BulkCall<M> {
     }
 }
 
-/// Those of one facility that fit into one message.
+/// Groups the calls by facility so that each group fits into one message.
 fn group_by_facility<M: Method>(
     wanted: &[Arc<PendingCall<M>>],
 ) -> (Vec<oneshot::Receiver<CallOutcome<M>>>, Vec<Group<M>>) {
@@ -207,7 +207,8 @@ impl<M: Method> BulkCall<M> {
                 let status = super::malformed("result for each request");
                 fail_all(group, &status);
             }
-            // A version before does not have the method, and what one request is refused for is told when it comes alone.
+            // An earlier version does not have the method; and if one request makes the whole call fail, single
+            // calls show which.
             Err(status) if is_whole_call_refused(&status) => self.one_by_one(group).await,
             Err(status) => fail_all(group, &status),
         }

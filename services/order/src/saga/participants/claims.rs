@@ -1,4 +1,4 @@
-//! The claims service.
+//! Calls of the claims service.
 
 use chassis::Tasks;
 use mesh::{Channel, Context};
@@ -50,7 +50,7 @@ impl ClaimsClient {
             .map(drop)
     }
 
-    /// An invalid claim is refused with all that is wrong with it.
+    /// Prepares the claim. An invalid claim is refused with all its violations.
     pub(super) async fn prepare(
         &self,
         context: &Context,
@@ -91,7 +91,7 @@ impl ClaimsClient {
         }
     }
 
-    /// A submission that the post office rejects has landed: a person looks after it.
+    /// Submits the claim. A submission that the post office rejects counts as done: a person has to review it.
     pub(super) async fn submit(
         &self,
         context: &Context,
@@ -111,7 +111,7 @@ impl ClaimsClient {
             .await
         {
             Ok(answer) => answer.into_inner().claim.ok_or_else(|| malformed("claim"))?,
-            // Nothing is left to do for a claim that somebody else has handed in.
+            // The claim was submitted manually: nothing is left to do.
             Err(refused) if outcome::is_refusal(&refused) => {
                 let claim = self.get(context, id).await?;
                 match claim.state() {

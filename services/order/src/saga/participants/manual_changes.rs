@@ -1,5 +1,5 @@
-//! What somebody has done to a payment at the payment service itself, past the saga. Read after a refusal, which stands
-//! when there is nothing of the kind, and after an answer that was given before. Pure.
+//! Checks for changes that were made to a payment directly at the payment service. They are read after a refusal,
+//! which stands if there are none, and after a replayed response. Pure.
 
 use money::Money;
 use proto::{
@@ -15,18 +15,18 @@ use crate::{
     saga::{Effect, Outcome, PaymentTotals, Step},
 };
 
-/// What a refund step gives back of one payment.
+/// The part of a refund that a refund step refunds from one payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) purpose: PaymentPurpose,
     /// In minor units.
     pub(super) wanted: i64,
-    /// What the order's other refunds have given back of this payment, or are about to.
+    /// What the order's other refunds have refunded from this payment, or are about to.
     pub(super) others: i64,
 }
 
 impl Part {
-    /// The part of `refund` that `step` gives back; `refunds` are all of the order.
+    /// The part of `refund` that `step` refunds; `refunds` are all refunds of the order.
     pub(super) fn new(refund: &Refund, refunds: &[Refund], step: Step) -> Part {
         let (purpose, amount): (_, fn(&Refund) -> i64) = match step {
             Step::RefundBalance => (PaymentPurpose::Balance, |refund| refund.balance),
@@ -43,7 +43,7 @@ impl Part {
     }
 }
 
-/// What was taken and given back by a payment.
+/// The captured and refunded amounts of a payment.
 pub(super) fn totals(payment: &Payment) -> Result<PaymentTotals, Status> {
     Ok(PaymentTotals {
         captured: minor(payment.captured.as_ref())?,
@@ -56,12 +56,12 @@ pub(super) fn totals(payment: &Payment) -> Result<PaymentTotals, Status> {
     })
 }
 
-/// Whether the processor has not told yet whether it has set the money aside.
+/// Whether the processor has not reported yet whether it has authorized the payment.
 pub(super) fn is_undecided(payment: &Payment) -> bool {
     matches!(payment.state(), PaymentState::Authorizing | PaymentState::Unknown)
 }
 
-/// The payment of the share is over another amount than the order's share: nobody can say which of the two is meant.
+/// The payment of the share has another amount than the order's share, and it is unknown which one is correct.
 pub(super) fn check_amount(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     let Some(amount) = &payment.amount else {
         return Ok(None);
@@ -76,8 +76,8 @@ pub(super) fn check_amount(order: &Order, payment: &Payment) -> Result<Option<Ou
     }))
 }
 
-/// The share was captured. What was given back since counts as not taken; when nothing is left, the order has no
-/// money any more.
+/// The share was captured. Later refunds do not matter unless everything was refunded: then the order has no
+/// payment any more.
 pub(super) fn check_captured(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
@@ -102,7 +102,7 @@ pub(super) fn check_captured(order: &Order, payment: &Payment) -> Result<Option<
     ))))
 }
 
-/// What is kept of a payment that was captured, in minor units.
+/// The amount of a captured payment that was not refunded, in minor units.
 pub(super) fn kept_amount(payment: &Payment) -> Result<Option<i64>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
@@ -111,7 +111,7 @@ pub(super) fn kept_amount(payment: &Payment) -> Result<Option<i64>, Status> {
     Ok(Some(paid.captured - paid.refunded))
 }
 
-/// A captured share cannot be let go; nothing of it is kept once it was given back.
+/// A captured share cannot be voided; it is done once everything was refunded.
 pub(super) fn check_fully_refunded(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     Ok(kept_amount(payment)?.map(|kept| match kept {
         0 => done(),
@@ -122,8 +122,8 @@ pub(super) fn check_fully_refunded(order: &Order, payment: &Payment) -> Result<O
     }))
 }
 
-/// The balance was paid before it could be let go. The order must know of it first: what it gives back is never more
-/// than what it knows to be paid.
+/// The balance was paid before it could be voided. The order must have processed the payment's event first,
+/// because it never refunds more than it has recorded as paid.
 pub(super) fn check_balance_paid(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
@@ -138,7 +138,7 @@ pub(super) fn check_balance_paid(order: &Order, payment: &Payment) -> Result<Opt
     Ok(Some(Outcome::Done(Effect::BalanceToRefund(left))))
 }
 
-/// A part of a refund was given back, by somebody.
+/// A part of a refund was made directly at the payment service.
 pub(super) fn check_refunded(
     order: &Order,
     payment: &Payment,
@@ -153,7 +153,7 @@ pub(super) fn check_refunded(
     if given <= 0 {
         return Ok(None);
     }
-    // Nor is the refund simply refused when the rest could still be given back: what was given would be forgotten.
+    // Even if the rest could be refunded, the refusal must not stand: the part that was refunded would be lost.
     let (wanted, given) = (part.wanted, order.money(given));
     Ok(Some(stuck(format!(
         "of {} that are to be given back {given} were given back by hand: refund the rest of it by hand, then retry the \
@@ -162,7 +162,7 @@ pub(super) fn check_refunded(
     ))))
 }
 
-/// What was taken and given back, once no refund is on its way.
+/// The captured and refunded amounts, once no refund is in progress.
 fn decided_totals(payment: &Payment) -> Result<PaymentTotals, Status> {
     let paid = totals(payment)?;
     if paid.refunding {

@@ -88,11 +88,11 @@ fn a_refund_that_was_made_by_hand_is_made_and_a_part_of_it_needs_a_person() {
     };
     assert_eq!(of(10_000).unwrap(), Some(done()));
     assert!(reason(of(5_000)).contains("10.00 were given back by hand"));
-    // With enough left to give back all that is wanted, a part of it is given back all the same.
+    // Even if enough is left to refund the full amount, a part of it was refunded.
     let enough_left = payment(PaymentState::Captured, 20_000, 20_000, 5_000);
     let found = check_refunded(&order, &enough_left, &part);
     assert!(reason(found).contains("10.00 were given back by hand"));
-    // It has another reason: the processor refuses, for one.
+    // The refusal has another reason, for example the processor's refusal.
     assert_eq!(of(4_000).unwrap(), None);
 }
 

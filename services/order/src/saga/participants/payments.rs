@@ -1,4 +1,4 @@
-//! The payment service.
+//! Calls of the payment service.
 
 use chassis::{Tasks, idempotency::REPLAYED};
 use mesh::{Channel, Context};
@@ -37,8 +37,8 @@ impl PaymentClient {
         }
     }
 
-    /// Once there is a payment, it is only asked about: it may have been charged. Where there is a payment method
-    /// and the capture comes next, one call does both.
+    /// Authorizes the share. An existing payment is only queried, because it may have been charged. If there is a
+    /// payment method and the capture comes next, one call does both.
     pub(super) async fn authorize(
         &self,
         context: &Context,
@@ -50,7 +50,7 @@ impl PaymentClient {
         let payment = match order.payment_id {
             Some(id) => self.get_by_id(context, id.to_string()).await?,
             None => {
-                // An earlier version of this service may have asked under the saga's key, without the capture.
+                // An earlier version of this service may have called with the saga's key and without the capture.
                 let key = if capture {
                     Uuid::new_v5(&key, b"capture")
                 } else {
@@ -130,8 +130,8 @@ impl PaymentClient {
         }
     }
 
-    /// Lets the share go. That of an order with immediate capture may have been captured by the call that authorized it, and is
-    /// given back then; another one that is captured somebody has captured by hand.
+    /// Voids the share. With immediate capture the authorizing call may have captured it; then it is refunded. In
+    /// other orders a captured share was captured manually.
     pub(super) async fn void_share(
         &self,
         context: &Context,
@@ -175,7 +175,7 @@ impl PaymentClient {
         }
     }
 
-    /// Lets the payment of the balance go. One that the patient has paid meanwhile is to be given back instead.
+    /// Voids the payment of the balance. If the patient has paid it in the meantime, it is to be refunded instead.
     pub(super) async fn void_balance_step(
         &self,
         context: &Context,
@@ -206,7 +206,7 @@ impl PaymentClient {
             .await
     }
 
-    /// Gives a part of a refund back. One that somebody has given back already is done.
+    /// Refunds a part of a refund. A part that was already refunded manually is done.
     pub(super) async fn refund(
         &self,
         context: &Context,
@@ -290,7 +290,7 @@ impl PaymentClient {
         Ok(payments)
     }
 
-    /// The payment of an answer, as it is now. An answer that was given before does not say what was given back since.
+    /// The payment of a response in its current state. A replayed response does not include later refunds.
     async fn current<M>(
         &self,
         context: &Context,
@@ -306,7 +306,7 @@ impl PaymentClient {
         }
     }
 
-    /// The payment that a call was refused for; when it cannot be found, the refusal stands.
+    /// The payment that a call was refused for; if it is not found, the refusal stands.
     async fn get_refused(
         &self,
         context: &Context,
@@ -353,13 +353,13 @@ impl PaymentClient {
     }
 }
 
-/// What a payment's state means for the order that waits for it, `now` by the database's clock.
+/// Maps a payment's state to the outcome for its order. `now` is by the database's clock.
 fn authorization_outcome(order: &Order, payment: &Payment, now: OffsetDateTime) -> Result<Outcome, Status> {
     let id = payment_id(payment)?;
     let unpaid = order.state == State::AwaitingPayment || order.payment_method.is_empty();
     match payment.state() {
         PaymentState::Authorized | PaymentState::Captured => Ok(Outcome::Done(Effect::PaymentAuthorized(id))),
-        // The patient may try another method as long as the window is open.
+        // The patient may try another method until the payment window closes.
         PaymentState::Created | PaymentState::Declined if unpaid => {
             if order.is_expired(now) {
                 Ok(refused("PAYMENT_WINDOW_PASSED", "it was not paid in time", true))
@@ -367,7 +367,7 @@ fn authorization_outcome(order: &Order, payment: &Payment, now: OffsetDateTime) 
                 Ok(Outcome::Wait(Wait::PaymentMethod(id)))
             }
         }
-        // It is voided, too: PayOrder could still pay it with another card, for an order that is no more.
+        // It is voided as well: otherwise PayOrder could still pay it with another card after the order has ended.
         PaymentState::Declined => Ok(refused(
             decline_reason(payment),
             "the payment method was declined",

@@ -50,7 +50,7 @@ fn a_decline_ends_an_order_that_named_its_method_and_not_one_that_waits_for_one(
         reason(authorization_outcome(&order, &declined, NOW)),
         ("PAYMENT_WINDOW_PASSED".into(), true)
     );
-    // Money that is on its way when the window closes is not given up on.
+    // A payment with an unknown outcome is awaited even after the window has closed.
     let outcome = authorization_outcome(&order, &payment(PaymentState::Unknown, ""), NOW).unwrap();
     assert_eq!(outcome, Outcome::Wait(Wait::PaymentOutcome(Uuid::nil())));
 }
