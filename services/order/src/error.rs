@@ -23,10 +23,10 @@ pub enum Error {
     #[error(transparent)]
     WrongState(#[from] WrongState),
     /// The saga that is changing the order is stuck: its id and its current step.
-    #[error("saga {0}, which decides about the order, is stuck at {1}")]
+    #[error("saga {0} of the order is stuck at {1}")]
     SagaStuck(Uuid, String),
     /// A saga is changing the order.
-    #[error("the order is being worked on")]
+    #[error("another saga is changing the order")]
     Busy,
     /// The facility has an order with this reference.
     #[error("the facility has an order with this reference already")]
@@ -52,11 +52,11 @@ pub enum Error {
     NotExecuted { status: Box<Status>, is_transient: bool },
     #[error("a call that the request needs has failed")]
     Upstream(#[source] Box<Status>),
-    #[error("the request cannot be identified")]
+    #[error("the idempotency key could not be processed")]
     Key(#[from] idempotency::Error),
-    #[error("no token can be signed")]
+    #[error("the service's token could not be signed")]
     Token(#[from] auth::SigningError),
-    #[error("the events cannot be written")]
+    #[error("the events could not be appended")]
     Events(#[from] events::Error),
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
@@ -117,7 +117,7 @@ impl From<Error> for Status {
             error @ Error::SagaStuck(..) => status::failed_precondition("SAGA_STUCK", error.to_string()),
             Error::Busy => status::aborted(
                 "ORDER_BUSY",
-                "the order is being worked on; try again in a moment",
+                "another saga is changing the order; try again in a moment",
                 RACE_RETRY_DELAY,
             ),
             Error::ReferenceTaken => status::already_exists(
@@ -129,7 +129,11 @@ impl From<Error> for Status {
                 "the order has a refund with this reference already",
             ),
             Error::AlreadyCreated | Error::AlreadyResolved | Error::InProgress => idempotency::in_progress(),
-            Error::LeaseLost => status::aborted("LOST_RACE", "another process was quicker", RACE_RETRY_DELAY),
+            Error::LeaseLost => status::aborted(
+                "LOST_RACE",
+                "another process has taken the saga over",
+                RACE_RETRY_DELAY,
+            ),
             Error::Upstream(status) | Error::NotExecuted { status, .. } => *status,
             Error::Key(error) => error.into(),
             Error::Events(events::Error::Database(error)) | Error::Database(error) => {

@@ -161,8 +161,8 @@ impl OrderService for Grpc {
         let id = uuid("id", &request.get_ref().id)?;
         let name = read_orders::Identifier::Id(id);
         let (order, _) = read_orders::get(&self.app, &identity.facility, &name).await?;
-        let asked = decode::refund(&order, request.into_inner()).map_err(Error::Invalid)?;
-        encode_response(&refund_order::execute(&self.app, &app_request, asked).await?)
+        let input = decode::refund(&order, request.into_inner()).map_err(Error::Invalid)?;
+        encode_response(&refund_order::execute(&self.app, &app_request, input).await?)
     }
 
     async fn resolve_order_balance(

@@ -87,7 +87,7 @@ impl OrderNotifier {
                     match read_revisions(&database, &facility, ids).await {
                         Ok(revisions) => self.notify_changed(&revisions),
                         Err(error) => {
-                            tracing::debug!(error.message = %error, "orders that are watched for cannot be looked at");
+                            tracing::debug!(error.message = %error, "polling for changed orders failed");
                         }
                     }
                 }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_between_subscribing_and_waiting_is_heard() {
+    async fn a_change_between_subscribing_and_waiting_is_received() {
         let notifier = OrderNotifier::default();
         let order_id = Uuid::now_v7();
         let mut subscription = notifier.subscribe(&facility("F1"), order_id);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_kept_of_orders_that_nobody_waits_for() {
+    async fn orders_without_subscribers_are_forgotten() {
         let notifier = OrderNotifier::default();
         let order_id = Uuid::now_v7();
         let (first, second) = (
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_replica_changed_is_told_to_all_who_wait_for_it_and_only_once() {
+    async fn a_change_by_another_replica_notifies_every_subscriber_once() {
         let notifier = OrderNotifier::default();
         let (order_id, other) = (Uuid::now_v7(), Uuid::now_v7());
         let mut waiting: Vec<_> = (0..1_000)

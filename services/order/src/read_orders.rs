@@ -62,7 +62,7 @@ pub async fn list(
     let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
     let mut filling = Filling::new(&orders);
     while let Some(orders) = filling.next_keys() {
-        filling.add(load_details(&mut tx, orders).await?);
+        filling.add(encode_orders(&mut tx, orders).await?);
     }
     tx.commit().await?;
     let (page, is_cut) = filling.finish();
@@ -71,7 +71,7 @@ pub async fn list(
 }
 
 /// Encodes orders with their lines and refunds, in the same order.
-async fn load_details(conn: &mut PgConnection, orders: &[Order]) -> Result<Vec<wire::Order>, Error> {
+async fn encode_orders(conn: &mut PgConnection, orders: &[Order]) -> Result<Vec<wire::Order>, Error> {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
     let lines = store::lines::list_by_order(conn, &ids).await?;
     let refunded: Vec<Uuid> = orders
@@ -84,10 +84,10 @@ async fn load_details(conn: &mut PgConnection, orders: &[Order]) -> Result<Vec<w
     } else {
         store::refunds::list_by_order(conn, &refunded).await?
     };
-    let of = |order: &Order| {
+    let encode = |order: &Order| {
         let lines = lines.get(&order.id).map(Vec::as_slice).unwrap_or_default();
         let refunds = refunds.get(&order.id).map(Vec::as_slice).unwrap_or_default();
         encode::order(order, lines, refunds)
     };
-    Ok(orders.iter().map(of).collect())
+    Ok(orders.iter().map(encode).collect())
 }

@@ -119,7 +119,7 @@ fn check(order: &Order, input: &Input) -> Result<i64, Error> {
     if open == 0 {
         let state = order.state;
         return Err(if state.is_fulfilled() {
-            let text = "nothing is open that could be resolved so".to_owned();
+            let text = "nothing is open that could be resolved this way".to_owned();
             Error::Precondition("NOTHING_OPEN", text)
         } else {
             let text = format!("an order that is {state} has no balance to resolve");

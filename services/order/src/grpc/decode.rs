@@ -239,9 +239,9 @@ impl Reader<'_> {
     ) -> Price {
         let gross = known_gross.unwrap_or_default();
         let before = self.violations.iter().count();
-        let asked = share.map(|share| self.money("patient_share", share));
+        let given_share = share.map(|share| self.money("patient_share", share));
         let net = claim.map_or(0, |claim| self.part("claim.net", claim.net.as_ref()));
-        let patient_share = asked.unwrap_or(gross.saturating_sub(net));
+        let patient_share = given_share.unwrap_or(gross.saturating_sub(net));
         let claimed = claim.map(|claim| {
             (
                 self.part("claim.gross", claim.gross.as_ref()),

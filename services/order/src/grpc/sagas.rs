@@ -78,9 +78,9 @@ impl SagaService for Grpc {
         request: Request<RetrySagaRequest>,
     ) -> Result<Response<RetrySagaResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let asked = request.get_ref();
-        let id = uuid("id", &asked.id)?;
-        let key = Key::of("ops.v1.SagaService/RetrySaga", &asked.request_id, asked)?;
+        let message = request.get_ref();
+        let id = uuid("id", &message.id)?;
+        let key = Key::of("ops.v1.SagaService/RetrySaga", &message.request_id, message)?;
         let app_request = request::Request::new(identity.facility, context(&request), key);
         let answer = |view: &SagaView| RetrySagaResponse {
             saga: Some(saga(view)),
@@ -93,14 +93,14 @@ impl SagaService for Grpc {
         request: Request<SkipSagaStepRequest>,
     ) -> Result<Response<SkipSagaStepResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let asked = request.get_ref();
+        let message = request.get_ref();
         let input = intervene::Input {
-            saga_id: uuid("id", &asked.id)?,
+            saga_id: uuid("id", &message.id)?,
             intervention: Intervention::Skip,
-            by: operator_note(&identity, &asked.reason),
-            step: asked.step.clone(),
+            by: operator_note(&identity, &message.reason),
+            step: message.step.clone(),
         };
-        let key = Key::of("ops.v1.SagaService/SkipSagaStep", &asked.request_id, asked)?;
+        let key = Key::of("ops.v1.SagaService/SkipSagaStep", &message.request_id, message)?;
         let app_request = request::Request::new(identity.facility, context(&request), key);
         let answer = |view: &SagaView| SkipSagaStepResponse {
             saga: Some(saga(view)),
@@ -113,14 +113,18 @@ impl SagaService for Grpc {
         request: Request<ForceCompleteSagaRequest>,
     ) -> Result<Response<ForceCompleteSagaResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let asked = request.get_ref();
+        let message = request.get_ref();
         let input = intervene::Input {
-            saga_id: uuid("id", &asked.id)?,
+            saga_id: uuid("id", &message.id)?,
             intervention: Intervention::ForceComplete,
-            by: operator_note(&identity, &asked.reason),
-            step: asked.step.clone(),
+            by: operator_note(&identity, &message.reason),
+            step: message.step.clone(),
         };
-        let key = Key::of("ops.v1.SagaService/ForceCompleteSaga", &asked.request_id, asked)?;
+        let key = Key::of(
+            "ops.v1.SagaService/ForceCompleteSaga",
+            &message.request_id,
+            message,
+        )?;
         let app_request = request::Request::new(identity.facility, context(&request), key);
         let answer = |view: &SagaView| ForceCompleteSagaResponse {
             saga: Some(saga(view)),

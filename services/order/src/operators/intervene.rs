@@ -39,15 +39,15 @@ pub async fn execute<M: Message>(
     input: &Input,
     answer: impl Fn(&SagaView) -> M,
 ) -> Result<Response, Error> {
-    let (seen, payments) = load_saga(app, request, input.saga_id).await?;
+    let (before, payments) = load_saga(app, request, input.saga_id).await?;
     let id = input.saga_id;
     let mut tx = app.database.begin(&request.facility).await?;
     if let Claim::Answered(bytes) = idempotency::claim(&mut tx, &request.facility, &request.key, id).await? {
         return Ok(Response::replayed(bytes));
     }
-    let (current, earlier) = lock(&mut tx, &seen).await?;
+    let (current, earlier) = lock(&mut tx, &before).await?;
     check_intervention(&current.saga, input)?;
-    if store::sagas::is_leased(&mut tx, id).await? || current.saga.version != seen.version {
+    if store::sagas::is_leased(&mut tx, id).await? || current.saga.version != before.version {
         return Err(Error::Busy);
     }
     let rules = app.engine.rules();
@@ -90,11 +90,11 @@ async fn load_saga(app: &App, request: &Request, id: Uuid) -> Result<(Saga, Orde
 }
 
 /// Locks the order's row before the saga's, as everywhere.
-async fn lock(conn: &mut PgConnection, seen: &Saga) -> Result<(SagaContext, Vec<Refund>), Error> {
-    let order = order(store::orders::lock(conn, seen.order_id).await?, seen)?;
-    let saga = store::sagas::lock(conn, seen.id)
+async fn lock(conn: &mut PgConnection, before: &Saga) -> Result<(SagaContext, Vec<Refund>), Error> {
+    let order = order(store::orders::lock(conn, before.order_id).await?, before)?;
+    let saga = store::sagas::lock(conn, before.id)
         .await?
-        .ok_or(Error::SagaNotFound(seen.id))?;
+        .ok_or(Error::SagaNotFound(before.id))?;
     let refunds = store::refunds::list(conn, order.id).await?;
     let mut current = SagaContext::new(saga, order);
     current.refund = refunds
@@ -114,7 +114,7 @@ fn check_intervention(saga: &Saga, input: &Input) -> Result<(), Error> {
         let text = if saga.has_ended() {
             format!("the saga is {state}: there is nothing left to do")
         } else {
-            format!("the saga is {state} and goes on by itself; RetrySaga wakes it at once")
+            format!("the saga is {state} and continues by itself; RetrySaga wakes it at once")
         };
         return Err(Error::Precondition("SAGA_NOT_STUCK", text));
     }
@@ -122,10 +122,7 @@ fn check_intervention(saga: &Saga, input: &Input) -> Result<(), Error> {
     if input.step.is_empty() || input.step == at {
         return Ok(());
     }
-    let text = format!(
-        "the saga is at {at} by now, not at {}: look at it again",
-        input.step
-    );
+    let text = format!("the saga is now at {at}, not at {}: read it again", input.step);
     Err(Error::Precondition("SAGA_MOVED", text))
 }
 

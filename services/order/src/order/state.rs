@@ -131,7 +131,7 @@ mod tests {
     use State::*;
 
     #[test]
-    fn exactly_these_transitions_are_open() {
+    fn exactly_these_transitions_are_allowed() {
         let open = [
             (Pending, vec![AwaitingPayment, Confirmed, Rejected, Cancelling]),
             (AwaitingPayment, vec![Confirmed, Expired, Cancelling]),

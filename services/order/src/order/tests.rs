@@ -58,7 +58,7 @@ fn a_self_pay_order_is_settled_as_soon_as_it_is_fulfilled() {
 }
 
 #[test]
-fn every_change_that_is_told_has_a_version_of_its_own() {
+fn every_published_change_has_its_own_version() {
     let mut order = insured(10_000, 10_000, 0);
     order.confirm().unwrap();
     order.fulfil().unwrap();
@@ -67,7 +67,7 @@ fn every_change_that_is_told_has_a_version_of_its_own() {
 }
 
 #[test]
-fn what_is_undone_ends_by_where_it_stood() {
+fn an_undone_order_ends_according_to_its_state() {
     let mut declined = insured(10_000, 10_000, 0);
     declined.fail(Failure::new("CARD_DECLINED", "")).unwrap();
     declined.mark_undone().unwrap();
@@ -96,7 +96,7 @@ fn what_is_undone_ends_by_where_it_stood() {
 }
 
 #[test]
-fn a_transition_that_is_not_open_names_both_states() {
+fn a_transition_that_is_not_allowed_names_both_states() {
     let mut order = insured(10_000, 10_000, 0);
     let refused = order.fulfil().unwrap_err();
     assert_eq!(

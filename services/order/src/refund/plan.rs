@@ -86,7 +86,7 @@ fn part(left: Remaining, amount: i64, lines: Vec<ReturnedLine>) -> Result<Refund
     if amount > left.share + left.balance {
         return Err(PlanError::Precondition(
             "REFUND_EXCEEDS_ORDER",
-            "it is more than what is left of the patient's money".to_owned(),
+            "the amount exceeds what is left of the patient's money".to_owned(),
         ));
     }
     let share = (amount - left.credit.min(amount)).min(left.share);
@@ -187,8 +187,5 @@ fn refund(share: i64, balance: i64, credit: i64) -> Refund {
 }
 
 fn nothing_left() -> PlanError {
-    PlanError::Precondition(
-        "NOTHING_TO_REFUND",
-        "nothing is left that could be given back".to_owned(),
-    )
+    PlanError::Precondition("NOTHING_TO_REFUND", "nothing is left to refund".to_owned())
 }

@@ -33,7 +33,7 @@ fn reason(refused: Result<Refund, PlanError>) -> String {
 }
 
 #[test]
-fn thirds_of_a_line_give_back_exactly_its_price() {
+fn refunds_of_thirds_of_a_line_sum_to_its_price() {
     let order = fulfilled(insured(1_000, 1_000, 0));
     let ordered = [line(1, "3", 1_000)];
     let mut earlier = Vec::new();
@@ -65,7 +65,7 @@ fn pending_refunds_count_and_failed_ones_do_not() {
 }
 
 #[test]
-fn every_wrong_line_is_named() {
+fn every_wrong_line_is_reported() {
     let order = fulfilled(insured(1_000, 1_000, 0));
     let ordered = [line(1, "1", 1_000)];
     let refused = reason(plan(
@@ -116,7 +116,7 @@ fn the_last_part_of_a_self_pay_order_returns_it() {
 }
 
 #[test]
-fn a_full_return_of_an_insured_order_takes_the_payers_part_along_unless_it_was_paid() {
+fn a_full_return_of_an_insured_order_includes_the_payers_part_unless_it_was_paid() {
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     let refund = plan(&order, &[], &[], &Scope::Whole).unwrap();
     order.apply_refund(&refund).unwrap();
@@ -154,7 +154,7 @@ fn a_full_return_of_an_insured_order_takes_the_payers_part_along_unless_it_was_p
 }
 
 #[test]
-fn what_was_given_back_before_fulfilment_is_returned_as_soon_as_it_is_earned() {
+fn refunds_before_fulfilment_are_returned_with_it() {
     let mut order = insured(1_000, 1_000, 0);
     order.confirm().unwrap();
     let outside = Refund {
@@ -179,7 +179,7 @@ fn what_was_given_back_before_fulfilment_is_returned_as_soon_as_it_is_earned() {
 }
 
 #[test]
-fn what_a_cashier_gives_back_of_a_returned_order_is_returned_too() {
+fn an_external_refund_of_a_returned_order_is_returned_too() {
     let mut order = fulfilled(insured(1_000, 1_000, 0));
     let mut whole = plan(&order, &[], &[], &Scope::Whole).unwrap();
     // An operator has skipped the step.
@@ -237,7 +237,7 @@ fn receivable(order: &Order) -> i64 {
 }
 
 #[test]
-fn a_credit_that_the_payer_takes_back_while_it_is_given_back_is_owed_again() {
+fn a_credit_that_the_payer_takes_back_during_its_refund_is_owed_again() {
     let mut order = credited();
     let refund = plan(&order, &[], &[], &Scope::Amount(6_000)).unwrap();
     remitted(&mut order, 3, 6_000, 6_000, "COPY-001");
@@ -258,7 +258,7 @@ fn a_credit_that_the_payer_takes_back_while_it_is_given_back_is_owed_again() {
 }
 
 #[test]
-fn a_balance_that_grows_by_a_credit_that_is_given_back_is_told_again() {
+fn a_balance_that_grows_by_a_refunded_credit_is_published_again() {
     let mut order = credited();
     let refund = plan(&order, &[], &[], &Scope::Amount(3_000)).unwrap();
     remitted(&mut order, 3, 6_000, 6_000, "COPY-001");
@@ -277,7 +277,7 @@ fn a_balance_that_grows_by_a_credit_that_is_given_back_is_told_again() {
 }
 
 #[test]
-fn of_a_refund_only_what_was_planned_as_a_return_is_returned() {
+fn only_the_part_of_a_refund_that_was_planned_as_a_return_is_returned() {
     let mut order = credited();
     let refund = plan(&order, &[], &[], &Scope::Amount(9_000)).unwrap();
     assert_eq!(
@@ -297,7 +297,7 @@ fn of_a_refund_only_what_was_planned_as_a_return_is_returned() {
 }
 
 #[test]
-fn what_is_returned_is_never_more_than_what_is_billed_by_then() {
+fn a_return_never_exceeds_what_is_billed_by_then() {
     let mut order = credited();
     let refund = plan(&order, &[], &[], &Scope::Amount(12_000)).unwrap();
     assert_eq!(refund.credit, Some(6_000));
@@ -315,7 +315,7 @@ fn what_is_returned_is_never_more_than_what_is_billed_by_then() {
 }
 
 #[test]
-fn a_credit_is_promised_to_one_refund_only() {
+fn a_credit_is_reserved_for_one_refund_only() {
     let mut order = credited();
     let first = plan(&order, &[], &[], &Scope::Amount(6_000)).unwrap();
     let second = plan(&order, &[], std::slice::from_ref(&first), &Scope::Amount(3_000)).unwrap();

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happens_while_a_saga_is_driven_is_noted_until_its_last_driver_ends() {
+    fn events_are_recorded_until_the_last_driver_of_a_saga_ends() {
         let (active, order) = (ActiveSagas::default(), Uuid::new_v4());
         assert!(!active.notify(order));
         let (first, second) = (active.begin(order), active.begin(order));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saga_that_is_written_as_waiting_is_woken_by_its_row() {
+    fn a_saga_that_is_being_saved_as_waiting_is_woken_in_the_database() {
         let (active, order) = (ActiveSagas::default(), Uuid::new_v4());
         let guard = active.begin(order);
         assert!(!active.mark_waiting(order));

@@ -131,7 +131,7 @@ impl Command for CheckpointWriter {
 }
 
 async fn write_sagas(conn: &mut sqlx::PgConnection, checkpoints: &[&Checkpoint]) -> Result<(), Error> {
-    let moved: Vec<_> = checkpoints
+    let updates: Vec<_> = checkpoints
         .iter()
         .map(|checkpoint| SagaUpdate {
             saga: &checkpoint.saga,
@@ -140,7 +140,7 @@ async fn write_sagas(conn: &mut sqlx::PgConnection, checkpoints: &[&Checkpoint])
         })
         .collect();
     // The batcher then retries halves of the batch, which finds the saga that has lost its lease.
-    if store::sagas::save(conn, &moved).await?.len() < moved.len() {
+    if store::sagas::save(conn, &updates).await?.len() < updates.len() {
         return Err(Error::LeaseLost);
     }
     let events: Vec<_> = checkpoints

@@ -197,7 +197,7 @@ impl Engine {
                 tracing::warn!(
                     saga.id = %current.saga.id, order.id = %current.order.id, saga.step = action.step.name(),
                     saga.compensation = action.compensation, saga.attempts = current.saga.attempts + 1,
-                    error.message = super::outcome::describe(status), "a step has failed"
+                    error.message = super::outcome::describe(status), "saga step failed"
                 );
             }
             let by = (&self.0.parts.settings, self.now());
@@ -377,12 +377,12 @@ impl Engine {
         current: &SagaContext,
         next: &mut SagaContext,
     ) -> Result<(), Error> {
-        let moved = SagaUpdate {
+        let update = SagaUpdate {
             saga: &next.saga,
             epoch: current.saga.epoch,
             lease: self.lease_for(&next.saga),
         };
-        if store::sagas::save(conn, &[moved]).await?.is_empty() {
+        if store::sagas::save(conn, &[update]).await?.is_empty() {
             return Err(Error::LeaseLost);
         }
         if let Some(refund) = next.refund.as_ref().filter(|_| next.refund != current.refund) {

@@ -24,7 +24,7 @@ impl Engine {
             Error::LeaseLost => {}
             error if error.is_transient() => self.release_lease(facility.clone(), id, epoch),
             error => {
-                let text = format!("the saga cannot go on: {error}");
+                let text = format!("the saga cannot continue: {error}");
                 self.mark_stuck_or_release(facility.clone(), id, epoch, text);
             }
         }
@@ -40,9 +40,9 @@ impl Engine {
             if error.is_transient() {
                 return engine.release_lease(facility, id, epoch);
             }
-            tracing::error!(saga.id = %id, error.message = %error, "a saga cannot be read; it is set aside as stuck");
+            tracing::error!(saga.id = %id, error.message = %error, "saga unreadable; marking its row as stuck");
             if let Err(error) = engine.mark_row_stuck(&facility, id, epoch, &reason).await {
-                tracing::error!(saga.id = %id, error.message = %error, "a saga keeps its lease until that runs out");
+                tracing::error!(saga.id = %id, error.message = %error, "saga not marked as stuck; its lease has to expire");
             }
         });
     }
@@ -107,7 +107,7 @@ impl Engine {
                 }
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            tracing::warn!(saga.id = %id, "a saga was not woken; it goes on at the end of its pause");
+            tracing::warn!(saga.id = %id, "saga not woken; it continues when its pause ends");
         });
     }
 

@@ -180,7 +180,7 @@ impl SagaContext {
                 check_decided(&payments.balance)?;
                 OpenIssue(
                     "BALANCE_NOT_RELEASED",
-                    "the payment of the patient's balance was not let go".to_owned(),
+                    "the payment of the patient's balance was not voided".to_owned(),
                 )
             }
             Some(step @ (Step::RefundPayment | Step::RefundBalance)) => {
@@ -291,7 +291,7 @@ impl SagaContext {
         let this = self.refund.as_ref().map(|refund| refund.id);
         let others = || earlier.iter().filter(|refund| Some(refund.id) != this);
         if paid.refunding || others().any(|refund| refund.state == RefundState::Pending) {
-            let text = "a refund of the order is on its way: try again when it is decided".to_owned();
+            let text = "a refund of the order is in progress: try again when it has finished".to_owned();
             return Err(InterventionError::Refused("REFUND_PENDING", text));
         }
         let wanted = self.refund.as_ref().map_or(0, |refund| refund_part(refund, step));

@@ -16,18 +16,18 @@ impl Engine {
     ) -> Result<T, Error> {
         let lease = self.parts().settings.lease();
         let mut work = pin!(work);
-        let mut beat = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
+        let mut interval = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                _ = beat.tick() => {}
+                _ = interval.tick() => {}
             }
             match self.renew(saga, lease).await {
                 Ok(true) => {}
                 Ok(false) => return Err(Error::LeaseLost),
                 // The step may continue: the epoch still guards every write.
                 Err(error) => {
-                    tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed");
+                    tracing::warn!(saga.id = %saga.id, error.message = %error, "saga lease not renewed");
                 }
             }
         }

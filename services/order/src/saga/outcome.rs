@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_keeps_its_reason_and_its_violations() {
+    fn a_refusal_keeps_its_reason_and_violations() {
         let refused = chassis::status::invalid_field("details.net", "must be the sum");
         assert_eq!(to_failure(&refused).reason, "INVALID_REQUEST");
         assert_eq!(
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_without_a_reason_is_named_by_its_code() {
+    fn a_failure_without_a_reason_gets_the_code_as_its_reason() {
         assert_eq!(
             to_failure(&Status::deadline_exceeded("late")).reason,
             "DEADLINE_EXCEEDED"
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_retry_cannot_change_is_not_transient() {
+    fn an_error_that_a_retry_cannot_change_is_not_transient() {
         let refused = Status::failed_precondition("");
         assert!(is_transient(&refused), "it was made on this side of the wire");
         assert!(!is_transient(&Origin::answered(refused)));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_wrong_route_or_a_lost_row_answers_is_no_verdict() {
+    fn an_error_of_a_wrong_route_or_a_lagging_database_is_transient() {
         for code in [
             Code::Unimplemented,
             Code::NotFound,

@@ -139,5 +139,5 @@ fn internal(text: &'static str) -> Status {
 
 /// A response without a required field, or with an id that is not a UUID.
 fn malformed(what: &str) -> Status {
-    Status::internal(format!("the answer has no valid {what}"))
+    Status::internal(format!("the response has no valid {what}"))
 }

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_saga_moves_on_to_a_participant_that_has_a_place_and_gives_its_own_up() {
+    fn a_saga_exchanges_its_slot_only_for_a_free_one() {
         let slots = Slots::new(1);
         let mut slot = slots.acquire_all(Participant::Payment).remove(0);
         assert!(slots.acquire_all(Participant::Payment).is_empty());

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn postgresql_knows_the_participant_of_every_step() {
+    fn postgresql_maps_every_step_to_the_same_participant() {
         let of_claims = Step::ALL
             .into_iter()
             .filter(|step| step.participant() == Participant::Claims)

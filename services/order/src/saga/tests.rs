@@ -31,12 +31,12 @@ fn undo(step: Step) -> Option<Action> {
     })
 }
 
-fn told(saga: &mut Saga) -> Vec<Progress> {
+fn take_progress(saga: &mut Saga) -> Vec<Progress> {
     saga.progress.drain(..).map(|(_, progress)| progress).collect()
 }
 
 #[test]
-fn plans_leave_out_what_an_order_has_no_need_of() {
+fn plans_omit_steps_that_an_order_does_not_need() {
     use Step::{AuthorizePayment, CapturePayment, PrepareClaim, SubmitClaim};
     let mut order = insured(50_000, 10_000, 40_000);
     assert_eq!(Kind::place(&order), [PrepareClaim, AuthorizePayment]);
@@ -71,7 +71,7 @@ fn a_refused_step_undoes_what_was_done_before_in_reverse() {
     let mut saga = placing();
     saga.complete_step(String::new());
     saga.complete_step(String::new());
-    told(&mut saga);
+    take_progress(&mut saga);
     saga.fail_step("PAYMENT_EXPIRED", false);
     assert_eq!(saga.action(), undo(Step::AuthorizePayment));
     saga.complete_step(String::new());
@@ -79,7 +79,7 @@ fn a_refused_step_undoes_what_was_done_before_in_reverse() {
     saga.complete_step(String::new());
     assert_eq!(saga.state, State::Compensated);
     assert_eq!(
-        told(&mut saga),
+        take_progress(&mut saga),
         [
             Progress::Compensating {
                 reason: "PAYMENT_EXPIRED".into()
@@ -107,7 +107,7 @@ fn a_refused_first_step_leaves_nothing_to_undo() {
 }
 
 #[test]
-fn a_step_has_the_same_key_in_every_try_and_another_one_backward() {
+fn a_step_has_the_same_request_id_in_every_try_and_another_one_in_compensation() {
     let mut saga = placing();
     let key = saga.request_id(saga.action().unwrap());
     saga.retry(NOW, true);
@@ -117,13 +117,13 @@ fn a_step_has_the_same_key_in_every_try_and_another_one_backward() {
 }
 
 #[test]
-fn a_stuck_saga_says_so_once_and_goes_on_where_it_was() {
+fn a_stuck_saga_is_reported_once_and_continues_at_its_step() {
     let mut saga = placing();
     saga.fail_step("UNAVAILABLE", true);
-    told(&mut saga);
+    take_progress(&mut saga);
     saga.mark_stuck("the withdrawal keeps failing", NOW);
     saga.mark_stuck("the withdrawal keeps failing", NOW);
-    assert_eq!(told(&mut saga).len(), 1);
+    assert_eq!(take_progress(&mut saga).len(), 1);
     saga.wake(NOW, Duration::minutes(15));
     assert_eq!((saga.state, saga.attempts), (State::Compensating, 0));
     saga.complete_step(String::new());
@@ -131,7 +131,7 @@ fn a_stuck_saga_says_so_once_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_supersedes_a_saga_fences_its_driver_off() {
+fn superseding_a_saga_fences_off_its_driver() {
     let mut saga = placing();
     let epoch = saga.epoch;
     saga.supersede("cancelled");

@@ -61,7 +61,7 @@ pub(super) fn decide(
             return Transition::AwaitPaymentMethod { payment_id };
         }
         Ok(Outcome::Wait(Wait::PaymentOutcome(_))) if overdue => {
-            let reason = "the processor has not told the outcome of the payment".to_owned();
+            let reason = "the processor has not reported the outcome of the payment".to_owned();
             return Transition::Stuck {
                 reason,
                 pause: settings.stuck_retry(),
@@ -153,18 +153,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_done_by_hand_in_part_is_never_a_refusal() {
+    fn a_step_that_was_partly_done_manually_is_stuck_and_never_refused() {
         let reason = "only a part was captured".to_owned();
         let stuck = Ok(Outcome::Stuck {
             reason: reason.clone(),
         });
         let own = (&Origin::Background, &Context::new());
-        let moved = decide(&at(2, 0), (&config::Saga::default(), NOW), own, stuck);
-        assert!(matches!(moved, Transition::Stuck { reason: found, .. } if found == reason));
+        let transition = decide(&at(2, 0), (&config::Saga::default(), NOW), own, stuck);
+        assert!(matches!(transition, Transition::Stuck { reason: found, .. } if found == reason));
     }
 
     #[test]
-    fn before_the_pivot_a_step_that_keeps_failing_is_given_up_and_undone() {
+    fn before_the_pivot_a_step_that_keeps_failing_is_abandoned_and_undone() {
         assert!(matches!(
             after(&at(1, 3), Status::unavailable("")),
             Transition::Retry { counted: true, .. }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pivot_is_refused_only_by_an_answer() {
+    fn the_pivot_is_refused_only_by_the_callees_response() {
         assert!(matches!(
             after(&at(2, 500), Status::unavailable("")),
             Transition::Retry { .. }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_pivot_nothing_turns_back() {
+    fn after_the_pivot_nothing_is_compensated() {
         assert!(matches!(
             after(&at(3, 500), Status::unavailable("")),
             Transition::Retry { .. }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_callers_deadline_is_no_failed_try() {
+    async fn a_try_that_ends_at_the_callers_deadline_is_not_counted() {
         // The call ends a little before the caller's deadline.
         for left in [std::time::Duration::ZERO, std::time::Duration::from_secs(60)] {
             let context = Context::new().with_timeout(left);

@@ -43,7 +43,7 @@ impl Worker {
         while !shutdown.is_cancelled() {
             for participant in Participant::ALL {
                 if let Err(error) = self.resume_due(participant).await {
-                    tracing::warn!(error.message = %error, "due sagas cannot be looked for");
+                    tracing::warn!(error.message = %error, "polling for due sagas failed");
                 }
             }
             tokio::select! {
@@ -117,10 +117,10 @@ async fn resume(engine: Engine, leased: LeasedSaga, slot: Slot) {
     };
     match driven.await {
         Ok(_) => {}
-        Err(Error::LeaseLost) => tracing::info!(saga.id = %id, "another process has taken a saga over"),
+        Err(Error::LeaseLost) => tracing::info!(saga.id = %id, "saga lease lost to another process"),
         Err(error) => {
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(saga.id = %id, error.message = error, "a saga was interrupted; it is resumed later");
+            tracing::warn!(saga.id = %id, error.message = error, "saga interrupted; it will be resumed");
         }
     }
 }

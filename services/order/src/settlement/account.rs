@@ -88,12 +88,12 @@ impl Activity {
 
 impl Remittance {
     /// The new amounts, with the earlier decisions about each activity.
-    pub(super) fn merged_into(self, known: &[Activity]) -> Vec<Activity> {
+    pub(super) fn merged_into(self, earlier: &[Activity]) -> Vec<Activity> {
         let Remittance {
             activities, answered, ..
         } = self;
         let merge = |mut fresh: Activity| {
-            if let Some(before) = known.iter().find(|before| before.id == fresh.id) {
+            if let Some(before) = earlier.iter().find(|before| before.id == fresh.id) {
                 fresh.transferred = before.transferred;
                 fresh.written_off = before.written_off;
                 fresh.awaiting = before.awaiting && !answered.contains(&fresh.id);

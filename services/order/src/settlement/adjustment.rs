@@ -24,7 +24,7 @@ pub struct Adjustment {
 impl Adjustment {
     /// Whether the event of entering `state` carries all amounts.
     pub(super) fn fits_event_of(&self, state: State) -> bool {
-        let told = match state {
+        let carried = match state {
             State::BalanceDue => Adjustment {
                 transferred: self.transferred,
                 written_off: self.written_off,
@@ -37,6 +37,6 @@ impl Adjustment {
             },
             _ => Adjustment::default(),
         };
-        *self == told
+        *self == carried
     }
 }

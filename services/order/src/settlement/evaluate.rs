@@ -59,15 +59,15 @@ pub(super) fn decide(
     if open.iter().any(|(_, activity)| activity.is_pending()) {
         return Decision::Wait;
     }
-    let of = |wanted: Disposition| {
+    let amounts = |wanted: Disposition| {
         let matching = refused().filter(|(_, activity)| disposition(&activity.denial_code) == wanted);
         matching
             .map(|(index, activity)| (*index, activity.open()))
             .collect()
     };
     Decision::Close {
-        transfers: of(Disposition::Patient),
-        write_offs: of(Disposition::WriteOff),
+        transfers: amounts(Disposition::Patient),
+        write_offs: amounts(Disposition::WriteOff),
         rounding,
     }
 }

@@ -43,7 +43,7 @@ fn a_payer_that_pays_what_was_written_off_reverses_the_write_off() {
 }
 
 #[test]
-fn a_payer_that_pays_what_was_billed_to_the_patient_takes_the_debt_away() {
+fn a_payer_that_pays_what_was_billed_to_the_patient_reverses_the_transfer() {
     let mut order = refused_and_then_paid("COPY-001", |_| {});
     assert_eq!((order.patient_balance(), order.patient_credit()), (0, 0));
     let adjustment = Adjustment {
@@ -67,7 +67,7 @@ fn a_payer_that_pays_what_was_billed_to_the_patient_takes_the_debt_away() {
 }
 
 #[test]
-fn what_the_patient_has_paid_of_it_is_a_credit_and_is_given_back_without_a_return() {
+fn an_overpaid_balance_is_a_credit_and_is_refunded_without_a_return() {
     let mut order = refused_and_then_paid("COPY-001", |order| order.apply_balance_payment(40_000).unwrap());
     assert_eq!((order.patient_balance(), order.patient_credit()), (0, 40_000));
     changes(&mut order);
@@ -97,7 +97,7 @@ fn what_the_patient_has_paid_of_it_is_a_credit_and_is_given_back_without_a_retur
 }
 
 #[test]
-fn a_written_off_balance_that_the_payer_pays_is_written_off_no_more() {
+fn the_write_off_of_a_balance_is_reversed_when_the_payer_pays() {
     let mut order = refused_and_then_paid("COPY-001", |order| {
         order.resolve(Resolution::WriteOff, 30_000).unwrap();
         assert_eq!(
@@ -124,7 +124,7 @@ fn a_written_off_balance_that_the_payer_pays_is_written_off_no_more() {
 }
 
 #[test]
-fn what_was_billed_after_a_rejection_goes_back_when_the_payer_pays_after_all() {
+fn an_amount_billed_after_a_rejection_is_reversed_when_the_payer_pays_late() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     order.apply_claim_rejection(3);
@@ -175,7 +175,7 @@ fn a_part_is_billed_and_a_part_written_off() {
 }
 
 #[test]
-fn every_event_of_a_balance_tells_what_was_billed_in_all() {
+fn every_balance_event_carries_the_total_billed() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(25_000, 10_000, 15_000));
     let first = vec![
@@ -204,7 +204,7 @@ fn every_event_of_a_balance_tells_what_was_billed_in_all() {
 }
 
 #[test]
-fn a_balance_that_was_let_go_while_it_is_due_is_asked_for_again() {
+fn a_voided_balance_is_requested_again_while_it_is_due() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     order.request_balance_again();

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_table_is_the_domains() {
+    fn the_default_dispositions_are_those_of_the_domain() {
         let policy = DenialPolicy::default();
         for (code, expected) in [
             ("COPY-002", Disposition::Patient),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payers_own_table_goes_before_everybodys_and_the_longer_prefix_before_the_shorter() {
+    fn a_payers_own_dispositions_and_longer_prefixes_take_precedence() {
         let table = |entries: &[(&str, Disposition)]| {
             entries
                 .iter()

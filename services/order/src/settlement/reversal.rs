@@ -10,11 +10,11 @@ impl Order {
         let mut adjustment = Adjustment::default();
         for activity in &mut self.activities {
             let late = (-activity.open()).max(0);
-            let moved = late.min(activity.transferred);
-            let written_off = (late - moved).min(activity.written_off);
-            activity.transferred -= moved;
+            let transferred = late.min(activity.transferred);
+            let written_off = (late - transferred).min(activity.written_off);
+            activity.transferred -= transferred;
             activity.written_off -= written_off;
-            adjustment.transfer_reversed += moved;
+            adjustment.transfer_reversed += transferred;
             adjustment.write_off_reversed += written_off;
         }
         self.account.transferred -= adjustment.transfer_reversed;
@@ -33,14 +33,14 @@ impl Order {
         if late <= ROUNDING {
             return;
         }
-        let beside = |all: i64, of_activities: i64| (all - of_activities).max(0);
-        let moved: i64 = self.activities.iter().map(|activity| activity.transferred).sum();
+        let beyond = |all: i64, of_activities: i64| (all - of_activities).max(0);
+        let transferred: i64 = self.activities.iter().map(|activity| activity.transferred).sum();
         let written_off: i64 = self.activities.iter().map(|activity| activity.written_off).sum();
-        let moved = late.min(beside(self.account.transferred, moved));
-        let written_off = (late - moved).min(beside(self.account.payer_written_off, written_off));
-        self.account.transferred -= moved;
+        let transferred = late.min(beyond(self.account.transferred, transferred));
+        let written_off = (late - transferred).min(beyond(self.account.payer_written_off, written_off));
+        self.account.transferred -= transferred;
         self.account.payer_written_off -= written_off;
-        adjustment.transfer_reversed += moved;
+        adjustment.transfer_reversed += transferred;
         adjustment.write_off_reversed += written_off;
     }
 

@@ -34,7 +34,7 @@ fn first_remittance() -> Remittance {
 }
 
 #[test]
-fn the_eclaimlink_story_settles_step_by_step() {
+fn an_eclaimlink_claim_settles_step_by_step() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
 
@@ -110,7 +110,7 @@ fn the_same_or_an_older_claim_event_changes_nothing() {
 }
 
 #[test]
-fn a_remittance_before_fulfilment_takes_effect_with_it() {
+fn a_remittance_before_fulfilment_is_evaluated_at_fulfilment() {
     let policy = DenialPolicy::default();
     let mut order = insured(50_000, 10_000, 40_000);
     order.confirm().unwrap();
@@ -127,7 +127,7 @@ fn a_remittance_before_fulfilment_takes_effect_with_it() {
 }
 
 #[test]
-fn what_the_policy_gives_to_the_patient_becomes_a_balance_and_is_settled_by_its_payment() {
+fn an_amount_transferred_to_the_patient_becomes_a_balance_and_is_settled_by_its_payment() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     let activities = vec![
@@ -159,7 +159,7 @@ fn what_the_policy_gives_to_the_patient_becomes_a_balance_and_is_settled_by_its_
 }
 
 #[test]
-fn nothing_moves_while_an_activity_is_unanswered() {
+fn nothing_is_transferred_or_written_off_while_an_activity_is_unanswered() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     let activities = vec![
@@ -176,7 +176,7 @@ fn nothing_moves_while_an_activity_is_unanswered() {
 }
 
 #[test]
-fn a_takeback_that_wants_a_person_opens_a_settled_order_again() {
+fn a_takeback_that_needs_review_reopens_a_settled_order() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     order
@@ -223,7 +223,7 @@ fn a_takeback_that_wants_a_person_opens_a_settled_order_again() {
 }
 
 #[test]
-fn a_rejected_submission_waits_for_a_person_who_may_bill_all_of_it() {
+fn a_rejected_submission_is_reviewed_and_may_be_billed_as_a_whole() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     assert_eq!(resolve(&mut order, Resolution::BillPatient), None);
@@ -245,7 +245,7 @@ pub(super) fn resolve(order: &mut Order, resolution: Resolution) -> Option<i64> 
 }
 
 #[test]
-fn a_cent_of_rounding_between_claim_and_activities_is_named_and_keeps_nothing_open() {
+fn a_rounding_difference_between_claim_and_activities_is_recorded_and_keeps_nothing_open() {
     let policy = DenialPolicy::default();
     for (activities_net, rounding) in [(39_999, 1), (40_001, -1)] {
         let mut order = fulfilled(insured(50_000, 10_000, 40_000));

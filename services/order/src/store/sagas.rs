@@ -124,13 +124,13 @@ impl SagaUpdate<'_> {
 
 /// Updates sagas and inserts the steps that have finished since they were last saved. Returns the ids of those
 /// that were updated: the others have been leased by another process.
-pub async fn save(conn: &mut PgConnection, moved: &[SagaUpdate<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
-    let positions = moved
+pub async fn save(conn: &mut PgConnection, updates: &[SagaUpdate<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
+    let positions = updates
         .iter()
-        .map(|moved| i32::try_from(moved.saga.position).map_err(|_| corrupt("position")));
+        .map(|update| i32::try_from(update.saga.position).map_err(|_| corrupt("position")));
     let positions = positions.collect::<Result<Vec<_>, _>>()?;
-    let ended = Columns::from(moved.iter().map(|moved| moved.saga));
-    let column = Column(moved);
+    let finished = Columns::from(updates.iter().map(|update| update.saga));
+    let column = Column(updates);
     sqlx::query_scalar!(
         r#"with moved as (
              select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::integer[], $5::boolean[], $6::text[],
@@ -161,31 +161,31 @@ pub async fn save(conn: &mut PgConnection, moved: &[SagaUpdate<'_>]) -> Result<V
                  result = excluded.result, attempts = excluded.attempts, ended_at = excluded.ended_at
          )
          select id from saved"#,
-        &column.map(|moved| moved.saga.id),
-        &column.map(|moved| moved.saga.facility.as_str()) as &[&str],
-        &column.map(|moved| moved.epoch),
+        &column.map(|update| update.saga.id),
+        &column.map(|update| update.saga.facility.as_str()) as &[&str],
+        &column.map(|update| update.epoch),
         &positions,
-        &column.map(|moved| moved.saga.backward),
-        &column.map(|moved| moved.saga.state.name()) as &[&str],
-        &column.map(|moved| moved.saga.reason.as_str()) as &[&str],
-        &column.map(|moved| count(moved.saga.attempts)),
-        &column.map(|moved| moved.saga.version),
-        &column.map(|moved| moved.lease.owner()) as &[Option<Uuid>],
-        &column.map(|moved| moved.lease.ms()) as &[Option<f64>],
-        &column.map(|moved| moved.saga.epoch),
-        &column.map(|moved| moved.saga.wake_at) as &[Option<OffsetDateTime>],
-        &column.map(|moved| moved.saga.deadline_at),
-        &column.map(|moved| moved.saga.begun_at),
-        &column.map(|moved| moved.saga.updated_at),
-        &column.map(|moved| moved.saga.nudges),
-        &ended.sagas,
-        &ended.steps as &[&str],
-        &ended.compensations,
-        &ended.endings as &[&str],
-        &ended.results as &[&str],
-        &ended.attempts,
-        &ended.begun_at,
-        &ended.ended_at,
+        &column.map(|update| update.saga.backward),
+        &column.map(|update| update.saga.state.name()) as &[&str],
+        &column.map(|update| update.saga.reason.as_str()) as &[&str],
+        &column.map(|update| count(update.saga.attempts)),
+        &column.map(|update| update.saga.version),
+        &column.map(|update| update.lease.owner()) as &[Option<Uuid>],
+        &column.map(|update| update.lease.ms()) as &[Option<f64>],
+        &column.map(|update| update.saga.epoch),
+        &column.map(|update| update.saga.wake_at) as &[Option<OffsetDateTime>],
+        &column.map(|update| update.saga.deadline_at),
+        &column.map(|update| update.saga.begun_at),
+        &column.map(|update| update.saga.updated_at),
+        &column.map(|update| update.saga.nudges),
+        &finished.sagas,
+        &finished.steps as &[&str],
+        &finished.compensations,
+        &finished.endings as &[&str],
+        &finished.results as &[&str],
+        &finished.attempts,
+        &finished.begun_at,
+        &finished.ended_at,
     )
     .fetch_all(conn)
     .await

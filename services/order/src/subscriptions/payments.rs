@@ -174,22 +174,22 @@ async fn handle_refunded(
     let refunds = store::refunds::list(conn, order.id).await?;
     let of_balance = event.purpose() == PaymentPurpose::Balance;
     let part = |refund: &Refund| if of_balance { refund.balance } else { refund.share };
-    let known: i64 = refunds
+    let recorded: i64 = refunds
         .iter()
         .filter(|refund| refund.state != RefundState::Failed)
         .map(part)
         .sum();
-    let in_all = match &event.refunded {
-        Some(in_all) => minor_units(&order, Some(in_all))?,
+    let total = match &event.refunded {
+        Some(total) => minor_units(&order, Some(total))?,
         // An earlier release did not send the sum.
         None if refunds.is_empty() => minor_units(&order, event.amount.as_ref())?,
         None => return Ok(()),
     };
-    let outside = in_all - known;
-    if outside <= 0 {
+    let external = total - recorded;
+    if external <= 0 {
         return Ok(());
     }
-    let (share, balance) = if of_balance { (0, outside) } else { (outside, 0) };
+    let (share, balance) = if of_balance { (0, external) } else { (external, 0) };
     let refund = Refund {
         id: Uuid::parse_str(&event.refund_id)
             .map_err(|_| HandlerError::not_a_uuid("REFUND_ID_MALFORMED", "refund_id", &event.refund_id))?,

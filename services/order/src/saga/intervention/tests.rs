@@ -98,7 +98,7 @@ fn whole_refund(context: &mut SagaContext) {
 }
 
 #[test]
-fn a_cancellation_goes_on_without_its_void_and_says_that_the_hold_stands() {
+fn a_cancellation_without_its_void_remarks_that_the_hold_was_not_released() {
     let context = stuck(Kind::CancelOrder, cancelling(), 0);
     let next = intervene(&context, Intervention::Skip, &OrderPayments::default()).unwrap();
     assert_eq!(
@@ -106,7 +106,7 @@ fn a_cancellation_goes_on_without_its_void_and_says_that_the_hold_stands() {
         Some(Step::WithdrawClaim)
     );
     assert_eq!((next.saga.state, next.saga.attempts), (State::Running, 0));
-    assert!(next.saga.wake_at.is_some(), "it goes on at once");
+    assert!(next.saga.wake_at.is_some(), "it continues at once");
     let remark = &next.order.remarks[0];
     assert_eq!(
         (remark.reason.as_str(), remark.actor.as_str()),
@@ -116,7 +116,7 @@ fn a_cancellation_goes_on_without_its_void_and_says_that_the_hold_stands() {
 }
 
 #[test]
-fn an_order_is_not_cancelled_while_its_patients_money_is_kept() {
+fn an_order_is_not_cancelled_while_captured_money_is_kept() {
     let context = stuck(Kind::CancelOrder, cancelling(), 0);
     for intervention in [Intervention::Skip, Intervention::ForceComplete] {
         assert_eq!(
@@ -128,7 +128,7 @@ fn an_order_is_not_cancelled_while_its_patients_money_is_kept() {
 }
 
 #[test]
-fn nothing_is_let_go_by_hand_while_it_is_not_known_whether_the_money_is_taken() {
+fn interventions_are_refused_while_the_outcome_of_the_payment_is_unknown() {
     let undecided = PaymentTotals {
         undecided: true,
         ..PaymentTotals::default()
@@ -164,7 +164,7 @@ fn nothing_is_let_go_by_hand_while_it_is_not_known_whether_the_money_is_taken() 
 }
 
 #[test]
-fn what_is_forced_ends_where_its_direction_leads() {
+fn a_forced_saga_ends_in_its_direction() {
     let context = stuck(Kind::CancelOrder, cancelling(), 0);
     let next = intervene(&context, Intervention::ForceComplete, &OrderPayments::default()).unwrap();
     assert_eq!(
@@ -226,7 +226,7 @@ fn a_claim_that_was_not_submitted_is_reviewed() {
 }
 
 #[test]
-fn an_order_is_not_confirmed_by_hand() {
+fn an_order_is_not_confirmed_by_an_intervention() {
     let context = stuck(Kind::PlaceOrder, insured(50_000, 10_000, 40_000), 1);
     for intervention in [Intervention::Skip, Intervention::ForceComplete] {
         assert_eq!(
@@ -237,7 +237,7 @@ fn an_order_is_not_confirmed_by_hand() {
 }
 
 #[test]
-fn a_return_counts_as_given_back_only_what_was() {
+fn a_return_counts_only_what_was_refunded() {
     let mut context = stuck(Kind::RefundOrder, fulfilled(), 1);
     whole_refund(&mut context);
     assert_eq!(
@@ -275,7 +275,7 @@ fn a_return_counts_as_given_back_only_what_was() {
 }
 
 #[test]
-fn a_refund_of_which_nothing_was_given_back_has_failed() {
+fn a_refund_whose_steps_were_all_skipped_has_failed() {
     let mut context = stuck(Kind::RefundOrder, fulfilled(), 1);
     whole_refund(&mut context);
     context.refund.as_mut().unwrap().whole = false;

@@ -92,16 +92,16 @@ impl<M: Method> Calls<M> {
         request: M::Request,
     ) -> CallOutcome<M> {
         let deadline = context.deadline();
-        let wanted = PendingCall {
+        let call = PendingCall {
             order,
             facility: facility.clone(),
             context: context.clone(),
             request,
             span: Span::current(),
         };
-        let answered = async {
-            match self.0.submit(wanted, deadline).await {
-                Ok(answer) => answer.await.unwrap_or_else(|_| Err(abandoned())),
+        let response = async {
+            match self.0.submit(call, deadline).await {
+                Ok(receiver) => receiver.await.unwrap_or_else(|_| Err(abandoned())),
                 Err(refused) => Err(match refused.into_failure() {
                     Ok(never) => match never {},
                     Err(status) => status,
@@ -109,10 +109,10 @@ impl<M: Method> Calls<M> {
             }
         };
         match deadline {
-            None => answered.await,
-            Some(deadline) => tokio::time::timeout_at(deadline, answered)
+            None => response.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, response)
                 .await
-                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the time for the call is over"))),
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the call's deadline has passed"))),
         }
     }
 }
@@ -131,8 +131,8 @@ impl<M: Method> Command for BulkCall<M> {
     type Outcome = oneshot::Receiver<CallOutcome<M>>;
     type Error = Infallible;
 
-    fn aggregate(&self, wanted: &PendingCall<M>) -> Uuid {
-        wanted.order
+    fn aggregate(&self, call: &PendingCall<M>) -> Uuid {
+        call.order
     }
 
     fn is_outage(&self, error: &Infallible) -> bool {
@@ -140,8 +140,8 @@ impl<M: Method> Command for BulkCall<M> {
     }
 
     /// Returns when all calls have ended or after [`MAX_WAIT`]; responses are delivered as they arrive.
-    async fn execute(&self, wanted: &[Arc<PendingCall<M>>]) -> Result<Vec<Self::Outcome>, Infallible> {
-        let (answers, groups) = group_by_facility(wanted);
+    async fn execute(&self, pending: &[Arc<PendingCall<M>>]) -> Result<Vec<Self::Outcome>, Infallible> {
+        let (receivers, groups) = group_by_facility(pending);
         let calls = groups.into_iter().map(|group| {
             let bulk_call = self.clone();
             self.tasks
@@ -149,31 +149,31 @@ impl<M: Method> Command for BulkCall<M> {
         });
         let calls: Vec<_> = calls.collect();
         let _ = tokio::time::timeout(MAX_WAIT, join_all(calls)).await;
-        Ok(answers)
+        Ok(receivers)
     }
 }
 
 /// Groups the calls by facility so that each group fits into one message.
 fn group_by_facility<M: Method>(
-    wanted: &[Arc<PendingCall<M>>],
+    pending: &[Arc<PendingCall<M>>],
 ) -> (Vec<oneshot::Receiver<CallOutcome<M>>>, Vec<Group<M>>) {
-    let mut answers = Vec::with_capacity(wanted.len());
+    let mut receivers = Vec::with_capacity(pending.len());
     let mut open: HashMap<&Facility, (usize, Group<M>)> = HashMap::new();
     let mut groups = Vec::new();
-    for one in wanted {
-        let (answer, answered) = oneshot::channel();
-        answers.push(answered);
-        let size = one.request.encoded_len();
-        let (bytes, group) = open.entry(&one.facility).or_default();
+    for call in pending {
+        let (sender, receiver) = oneshot::channel();
+        receivers.push(receiver);
+        let size = call.request.encoded_len();
+        let (bytes, group) = open.entry(&call.facility).or_default();
         if !group.is_empty() && *bytes + size > MAX_BYTES {
             groups.push(std::mem::take(group));
             *bytes = 0;
         }
         *bytes += size;
-        group.push((Arc::clone(one), answer));
+        group.push((Arc::clone(call), sender));
     }
     groups.extend(open.into_values().map(|(_, group)| group));
-    (answers, groups)
+    (receivers, groups)
 }
 
 impl<M: Method> BulkCall<M> {
@@ -183,22 +183,22 @@ impl<M: Method> BulkCall<M> {
         }
         let Some((first, _)) = group.first() else { return };
         let span = first.span.clone();
-        let requests = group.iter().map(|(wanted, _)| wanted.request.clone()).collect();
-        let called = match self.credentials.context(&first.facility) {
+        let requests = group.iter().map(|(call, _)| call.request.clone()).collect();
+        let result = match self.credentials.context(&first.facility) {
             Ok(context) => {
-                let called = self.method.call_many(context.request(requests));
-                called.instrument(span).await
+                let response = self.method.call_many(context.request(requests));
+                response.instrument(span).await
             }
             Err(error) => Err(Status::unavailable(error.to_string())),
         };
-        match called {
+        match result {
             Ok(outcomes) if outcomes.len() == group.len() => {
                 let mut slow = Vec::new();
-                for ((wanted, answer), outcome) in group.into_iter().zip(outcomes) {
+                for ((call, sender), outcome) in group.into_iter().zip(outcomes) {
                     match outcome {
-                        Err(status) if is_still_running(&status) => slow.push((wanted, answer)),
-                        Err(status) => drop(answer.send(Err(Origin::answered(status)))),
-                        Ok(response) => drop(answer.send(Ok(response))),
+                        Err(status) if is_still_running(&status) => slow.push((call, sender)),
+                        Err(status) => drop(sender.send(Err(Origin::answered(status)))),
+                        Ok(response) => drop(sender.send(Ok(response))),
                     }
                 }
                 self.one_by_one(slow).await;
@@ -215,22 +215,18 @@ impl<M: Method> BulkCall<M> {
     }
 
     async fn one_by_one(&self, group: Group<M>) {
-        let calls = group.into_iter().map(|(wanted, answer)| async move {
-            let request = wanted.context.request(wanted.request.clone());
-            let outcome = self
-                .method
-                .call_one(request)
-                .instrument(wanted.span.clone())
-                .await;
-            drop(answer.send(outcome));
+        let calls = group.into_iter().map(|(call, sender)| async move {
+            let request = call.context.request(call.request.clone());
+            let outcome = self.method.call_one(request).instrument(call.span.clone()).await;
+            drop(sender.send(outcome));
         });
         join_all(calls).await;
     }
 }
 
 fn fail_all<M: Method>(group: Group<M>, status: &Status) {
-    for (_, answer) in group {
-        drop(answer.send(Err(status.clone())));
+    for (_, sender) in group {
+        drop(sender.send(Err(status.clone())));
     }
 }
 
@@ -257,5 +253,5 @@ fn reason(status: &Status) -> String {
 }
 
 fn abandoned() -> Status {
-    Status::unavailable("the call was given up")
+    Status::unavailable("the call was abandoned")
 }

@@ -71,7 +71,7 @@ pub(super) fn check_amount(order: &Order, payment: &Payment) -> Result<Option<Ou
     Ok((amount != share).then(|| {
         stuck(format!(
             "the order has a payment of its share over {amount} instead of {share}: void it by hand, then retry the \
-             saga, which then gives the order up"
+             saga, which then ends the order"
         ))
     }))
 }
@@ -98,7 +98,7 @@ pub(super) fn check_captured(order: &Order, payment: &Payment) -> Result<Option<
     let (captured, share) = (order.money(paid.captured), order.money(order.price.patient_share));
     Ok(Some(stuck(format!(
         "of the share of {share} only {captured} was captured by hand, and the rest of the hold is released: refund the \
-         payment by hand and retry the saga, which then gives the order up"
+         payment by hand and retry the saga, which then ends the order"
     ))))
 }
 
@@ -131,7 +131,7 @@ pub(super) fn check_balance_paid(order: &Order, payment: &Payment) -> Result<Opt
     let paid = decided_totals(payment)?;
     if order.account.balance_paid < paid.captured {
         return Err(Status::unavailable(
-            "the order has not heard of the paid balance yet",
+            "the order has not recorded the paid balance yet",
         ));
     }
     let left = paid.captured - paid.refunded;
@@ -166,7 +166,7 @@ pub(super) fn check_refunded(
 fn decided_totals(payment: &Payment) -> Result<PaymentTotals, Status> {
     let paid = totals(payment)?;
     if paid.refunding {
-        Err(Status::unavailable("a refund of the payment is on its way"))
+        Err(Status::unavailable("a refund of the payment is in progress"))
     } else {
         Ok(paid)
     }

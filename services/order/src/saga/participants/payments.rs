@@ -154,9 +154,9 @@ impl PaymentClient {
             return manual_changes::check_fully_refunded(order, &payment)?.ok_or(refused);
         }
         match manual_changes::kept_amount(&payment)? {
-            None if manual_changes::is_undecided(&payment) => Err(Status::unavailable(
-                "the outcome of the payment is being found out",
-            )),
+            None if manual_changes::is_undecided(&payment) => {
+                Err(Status::unavailable("the outcome of the payment is not known yet"))
+            }
             None => Err(refused),
             Some(0) => Ok(done()),
             Some(_) => {
@@ -362,7 +362,11 @@ fn authorization_outcome(order: &Order, payment: &Payment, now: OffsetDateTime) 
         // The patient may try another method until the payment window closes.
         PaymentState::Created | PaymentState::Declined if unpaid => {
             if order.is_expired(now) {
-                Ok(refused("PAYMENT_WINDOW_PASSED", "it was not paid in time", true))
+                Ok(refused(
+                    "PAYMENT_WINDOW_PASSED",
+                    "the order was not paid in time",
+                    true,
+                ))
             } else {
                 Ok(Outcome::Wait(Wait::PaymentMethod(id)))
             }
@@ -373,8 +377,8 @@ fn authorization_outcome(order: &Order, payment: &Payment, now: OffsetDateTime) 
             "the payment method was declined",
             true,
         )),
-        PaymentState::Voided => Ok(refused("PAYMENT_VOIDED", "the payment was let go", true)),
-        PaymentState::Expired => Ok(refused("PAYMENT_EXPIRED", "the authorization has lapsed", true)),
+        PaymentState::Voided => Ok(refused("PAYMENT_VOIDED", "the payment was voided", true)),
+        PaymentState::Expired => Ok(refused("PAYMENT_EXPIRED", "the authorization has expired", true)),
         PaymentState::Created | PaymentState::Authorizing | PaymentState::Unknown => {
             Ok(Outcome::Wait(Wait::PaymentOutcome(id)))
         }

@@ -21,7 +21,7 @@ fn reason(outcome: Result<Outcome, Status>) -> (String, bool) {
 }
 
 #[test]
-fn an_unknown_outcome_is_waited_for() {
+fn an_unknown_outcome_is_awaited() {
     let order = insured(1_000, 1_000, 0);
     for state in [PaymentState::Unknown, PaymentState::Authorizing] {
         let outcome = authorization_outcome(&order, &payment(state, ""), NOW).unwrap();
