@@ -32,7 +32,7 @@ struct Watched {
     revision: Option<Revision>,
 }
 
-/// Receives the changes of one order after its creation.
+/// Receives the changes of one order since it was subscribed.
 #[derive(Debug)]
 pub struct Subscription {
     order_id: Uuid,

@@ -101,15 +101,15 @@ async fn respond_to_repeated(
 ) -> Result<Response, Error> {
     let (facility, key) = (&request.facility, &request.key);
     let mut tx = app.database.begin(facility).await?;
-    let known = idempotency::find(&mut tx, &[(facility, key)]).await?.remove(0);
-    let made = match known.transpose()? {
+    let found = idempotency::find(&mut tx, &[(facility, key)]).await?.remove(0);
+    let created = match found.transpose()? {
         Some(Claim::Answered(bytes)) => return Ok(Response::replayed(bytes)),
         Some(Claim::Running { resource_id }) => Some((resource_id, key.hash().to_vec())),
         // The stored response was deleted, but the order still exists: the response is the order as it is now.
         Some(Claim::New) | None => store::orders::find_by_request(&mut tx, facility, key).await?,
     };
     tx.commit().await?;
-    match made {
+    match created {
         None => Err(Error::ReferenceTaken),
         Some((_, hash)) if hash != key.hash() => Err(idempotency::Error::KeyReused.into()),
         Some((order_id, _)) => {

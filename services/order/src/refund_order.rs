@@ -48,10 +48,10 @@ async fn respond_to_repeated(
     order_id: Uuid,
 ) -> Result<Option<Response>, Error> {
     let mut tx = app.database.begin(&request.facility).await?;
-    let made = store::refunds::find_by_request(&mut tx, &request.facility, &request.key).await?;
+    let created = store::refunds::find_by_request(&mut tx, &request.facility, &request.key).await?;
     let lines = store::lines::list(&mut tx, order_id).await?.into();
     tx.commit().await?;
-    let Some((refund_id, hash)) = made else {
+    let Some((refund_id, hash)) = created else {
         return Ok(None);
     };
     if hash != request.key.hash() {

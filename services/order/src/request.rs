@@ -10,16 +10,16 @@ use tokio::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Request {
     pub facility: Facility,
-    /// The context of the calls that the request makes. Its deadline is a little before the caller's, so that an unfinished
-    /// request can still be answered.
+    /// The context of the calls that the request makes. Its deadline is a little before the caller's, so that an
+    /// unfinished request can still be answered.
     pub context: Context,
     pub key: Key,
     /// When the request must be answered, even if it is unfinished.
     pub answer_by: Instant,
 }
 
-/// Time reserved before the caller's deadline for reading an unfinished order and sending the response; at most a fifth
-/// of the time left.
+/// Time reserved before the caller's deadline for reading an unfinished order and sending the response; at most a
+/// fifth of the time left.
 const RESPONSE_RESERVE: Duration = Duration::from_millis(250);
 /// Default timeout when the caller sets no deadline. The server sets one on every call, so this is a fallback.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);

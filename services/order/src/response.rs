@@ -1,4 +1,4 @@
-//! The response to a mutating request. It is stored once the order is at rest, and every repetition gets the same one.
+//! The response to a mutating request. It is stored once the order is at rest; repetitions get the same one.
 
 use std::sync::Arc;
 
@@ -45,7 +45,8 @@ pub enum Completion {
 }
 
 impl PendingResponse {
-    /// Encodes the order as it is now and stores the response. Returns the stored response, which may be an earlier one.
+    /// Encodes the order as it is now and stores the response. Returns the stored response, which may be an
+    /// earlier one.
     pub async fn store(&self, conn: &mut PgConnection, order: &Order) -> Result<Vec<u8>, Error> {
         let response = self.encode_current(conn, order).await?;
         let stored = idempotency::answer_all(conn, &[(&order.facility, &self.key, response)]).await?;
@@ -67,8 +68,8 @@ impl PendingResponse {
         wire::PlaceOrderResponse { order }.encode_to_vec()
     }
 
-    /// The response to a request that has begun a saga and driven it with this result: the final state if the time is
-    /// sufficient, otherwise the order as it is now.
+    /// The response to a request that has begun a saga and driven it with this result: the order in its final state
+    /// if it gets there in time, otherwise as it is now.
     pub async fn finish(
         &self,
         app: &App,
@@ -96,8 +97,8 @@ impl PendingResponse {
         Ok(Response::new(bytes))
     }
 
-    /// The response to a repeated request when the first one has begun and has no stored response: it is still running, or
-    /// was interrupted and is resumed.
+    /// The response to a repeated request when the first one has begun and has no stored response: it is still
+    /// running, or was interrupted and is resumed.
     pub async fn finish_repeated(
         &self,
         app: &App,

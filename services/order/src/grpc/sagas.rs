@@ -82,10 +82,10 @@ impl SagaService for Grpc {
         let id = uuid("id", &message.id)?;
         let key = Key::of("ops.v1.SagaService/RetrySaga", &message.request_id, message)?;
         let app_request = request::Request::new(identity.facility, context(&request), key);
-        let answer = |view: &SagaView| RetrySagaResponse {
+        let encode = |view: &SagaView| RetrySagaResponse {
             saga: Some(saga(view)),
         };
-        encode_response(&retry::execute(&self.app, &app_request, id, &identity.subject, answer).await?)
+        encode_response(&retry::execute(&self.app, &app_request, id, &identity.subject, encode).await?)
     }
 
     async fn skip_saga_step(
@@ -102,10 +102,10 @@ impl SagaService for Grpc {
         };
         let key = Key::of("ops.v1.SagaService/SkipSagaStep", &message.request_id, message)?;
         let app_request = request::Request::new(identity.facility, context(&request), key);
-        let answer = |view: &SagaView| SkipSagaStepResponse {
+        let encode = |view: &SagaView| SkipSagaStepResponse {
             saga: Some(saga(view)),
         };
-        encode_response(&intervene::execute(&self.app, &app_request, &input, answer).await?)
+        encode_response(&intervene::execute(&self.app, &app_request, &input, encode).await?)
     }
 
     async fn force_complete_saga(
@@ -126,10 +126,10 @@ impl SagaService for Grpc {
             message,
         )?;
         let app_request = request::Request::new(identity.facility, context(&request), key);
-        let answer = |view: &SagaView| ForceCompleteSagaResponse {
+        let encode = |view: &SagaView| ForceCompleteSagaResponse {
             saga: Some(saga(view)),
         };
-        encode_response(&intervene::execute(&self.app, &app_request, &input, answer).await?)
+        encode_response(&intervene::execute(&self.app, &app_request, &input, encode).await?)
     }
 }
 

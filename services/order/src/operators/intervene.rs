@@ -37,7 +37,7 @@ pub async fn execute<M: Message>(
     app: &App,
     request: &Request,
     input: &Input,
-    answer: impl Fn(&SagaView) -> M,
+    encode: impl Fn(&SagaView) -> M,
 ) -> Result<Response, Error> {
     let (before, payments) = load_saga(app, request, input.saga_id).await?;
     let id = input.saga_id;
@@ -57,7 +57,7 @@ pub async fn execute<M: Message>(
     }
     saga_actions::insert(&mut tx, &current.saga, input.intervention.into(), &input.by).await?;
     app.engine.write_saga(&mut tx, &current, &mut next).await?;
-    let message = answer(&SagaView::load(&mut tx, next.saga).await?);
+    let message = encode(&SagaView::load(&mut tx, next.saga).await?);
     let bytes = idempotency::answer(&mut tx, &request.facility, &request.key, &message).await?;
     tx.commit().await?;
     app.engine.wake();

@@ -25,7 +25,7 @@ pub async fn execute<M: Message>(
     request: &Request,
     id: Uuid,
     actor: &str,
-    answer: impl Fn(&SagaView) -> M,
+    encode: impl Fn(&SagaView) -> M,
 ) -> Result<Response, Error> {
     let mut tx = app.database.begin(&request.facility).await?;
     if let Claim::Answered(bytes) = idempotency::claim(&mut tx, &request.facility, &request.key, id).await? {
@@ -50,7 +50,7 @@ pub async fn execute<M: Message>(
     } else {
         store::sagas::wake(&mut tx, id).await?;
     }
-    let message = answer(&SagaView::load(&mut tx, saga).await?);
+    let message = encode(&SagaView::load(&mut tx, saga).await?);
     let bytes = idempotency::answer(&mut tx, &request.facility, &request.key, &message).await?;
     tx.commit().await?;
     app.engine.wake();

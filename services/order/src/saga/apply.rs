@@ -197,7 +197,7 @@ impl SagaContext {
 
     fn apply_refund(&mut self) -> Result<(), WrongState> {
         match &self.refund {
-            // The operators have skipped all of it.
+            // All of it was skipped by operators.
             Some(refund) if refund.amount() == 0 && !(refund.whole && self.order.is_insured()) => {
                 self.end_refund(RefundState::Failed);
                 self.order.touch();

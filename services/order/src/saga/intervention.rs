@@ -62,7 +62,7 @@ impl Saga {
             self.plan[..=self.position]
                 .iter()
                 .rev()
-                .filter(|step| step.undoing().is_some())
+                .filter(|step| step.undo_step().is_some())
                 .map(step)
                 .collect()
         } else {
@@ -85,7 +85,7 @@ impl Action {
     /// The step that the action executes.
     fn executed_step(self) -> Option<Step> {
         if self.compensation {
-            self.step.undoing()
+            self.step.undo_step()
         } else {
             Some(self.step)
         }

@@ -91,7 +91,7 @@ impl Participants {
         let step = if action.compensation {
             action
                 .step
-                .undoing()
+                .undo_step()
                 .ok_or_else(|| internal("the step has nothing to undo"))?
         } else {
             action.step

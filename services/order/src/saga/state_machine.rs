@@ -149,7 +149,7 @@ impl Saga {
     fn seek_undo(&mut self, end: usize) {
         let undone_next = self.plan[..end.min(self.plan.len())]
             .iter()
-            .rposition(|step| step.undoing().is_some());
+            .rposition(|step| step.undo_step().is_some());
         match undone_next {
             Some(position) => {
                 self.state = State::Compensating;

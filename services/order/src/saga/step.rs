@@ -58,7 +58,7 @@ impl Step {
 
     /// The step that undoes this one; it must succeed even if this one had no effect. `None`: there is nothing to
     /// undo.
-    pub fn undoing(self) -> Option<Step> {
+    pub fn undo_step(self) -> Option<Step> {
         match self {
             Step::PrepareClaim => Some(Step::WithdrawClaim),
             Step::AuthorizePayment => Some(Step::VoidPayment),
