@@ -68,8 +68,8 @@ impl PendingResponse {
         wire::PlaceOrderResponse { order }.encode_to_vec()
     }
 
-    /// The response to a request that has begun a saga and driven it with this result: the order in its final state
-    /// if it gets there in time, otherwise as it is now.
+    /// The response to a request that has begun a saga and driven it with this result: the order in its final
+    /// state if it gets there in time, otherwise as it is now.
     pub async fn finish(
         &self,
         app: &App,
