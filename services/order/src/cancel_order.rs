@@ -1,4 +1,4 @@
-//! Gives an order up before it is fulfilled.
+//! CancelOrder: cancels an order before it is fulfilled.
 
 use chassis::idempotency::{self, Claim};
 use sqlx::PgConnection;
@@ -6,53 +6,54 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, Until},
-    desk::{Desk, Request},
+    app::App,
     error::Error,
+    events,
     order::{Failure, Order, State},
-    saga::{Caller, Kind, Run, Saga, Step},
+    request::Request,
+    response::{Completion, PendingResponse, Response},
+    saga::{Kind, Origin, Saga, SagaContext, Step},
     store::{
         self,
-        sagas::{Lease, Moved},
+        sagas::{Lease, SagaUpdate},
     },
-    told,
 };
 
 /// Cancels the order: voids the payment and withdraws the claim draft.
 ///
 /// # Errors
-/// FAILED_PRECONDITION once it is fulfilled or has ended; ABORTED while a saga is past the point where it may be
-/// stopped.
-pub async fn cancel(desk: &Desk, request: &Request, id: Uuid, reason: &str) -> Result<Answered, Error> {
-    let mut tx = desk.database.begin(&request.facility).await?;
+/// FAILED_PRECONDITION once it is fulfilled or has ended; ABORTED while a saga has passed the point where it may
+/// be stopped.
+pub async fn execute(app: &App, request: &Request, id: Uuid, reason: &str) -> Result<Response, Error> {
+    let mut tx = app.database.begin(&request.facility).await?;
     let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;
     if let Claim::Answered(bytes) = claimed {
-        return Ok(Answered::again(bytes));
+        return Ok(Response::replayed(bytes));
     }
     let order = store::orders::lock(&mut tx, id).await?;
-    let mut order = order.ok_or_else(|| Error::NoOrder(id.to_string()))?;
-    let lines = store::lines::of(&mut tx, id).await?.into();
-    let reply = Reply {
+    let mut order = order.ok_or_else(|| Error::OrderNotFound(id.to_string()))?;
+    let lines = store::lines::list(&mut tx, id).await?.into();
+    let pending = PendingResponse {
         key: request.key.clone(),
         lines,
     };
     if let Claim::Running { .. } = claimed {
         tx.rollback().await?;
-        return desk
-            .conclude_again(request, &reply, Until::Rest { order_id: id })
+        return pending
+            .finish_repeated(app, request, Completion::OrderAtRest { order_id: id })
             .await;
     }
 
     match order.state {
         State::Pending | State::AwaitingPayment | State::Confirmed => {}
-        State::Cancelling => return Err(busy(&mut tx, &order).await?),
+        State::Cancelling => return Err(busy_error(&mut tx, &order).await?),
         state => {
             let text = format!("an order that is {state} cannot be cancelled");
             return Err(Error::Precondition(state.refusal(), text));
         }
     }
     if order.busy {
-        stop_placing(&mut tx, &order).await?;
+        stop_place_order(&mut tx, &order).await?;
     }
     let failure = Failure::new(
         "CANCELLED",
@@ -66,25 +67,26 @@ pub async fn cancel(desk: &Desk, request: &Request, id: Uuid, reason: &str) -> R
         &mut tx,
         &mut order,
         failure,
-        desk.deadline(),
-        desk.engine.lease(),
+        app.saga_deadline(),
+        app.engine.lease(),
         None,
     )
     .await?;
     tx.commit().await?;
-    desk.outbox.wake();
-    desk.changes.tell(id);
+    app.outbox.wake();
+    app.order_notifier.notify(id);
 
-    let caller = Caller::Waiting(request.context.clone());
-    let driven = desk
+    let origin = Origin::Request(request.context.clone());
+    let result = app
         .engine
-        .drive(Run::new(saga, order), &caller, Some(&reply))
+        .drive(SagaContext::new(saga, order), &origin, Some(&pending))
         .await;
-    desk.conclude(request, &reply, Until::Rest { order_id: id }, driven)
+    pending
+        .finish(app, request, Completion::OrderAtRest { order_id: id }, result)
         .await
 }
 
-/// Begins the saga that gives up an order, which is locked, and for which no other saga runs.
+/// Begins the saga that cancels an order. The order must be locked and no other saga may be changing it.
 pub async fn begin(
     conn: &mut PgConnection,
     order: &mut Order,
@@ -107,31 +109,31 @@ pub async fn begin(
     order.busy = true;
     store::orders::save(conn, &[(order, from)]).await?;
     store::sagas::insert(conn, &[(&saga, lease)]).await?;
-    let mut events = told::of_order(order, Some(saga.id), causation_id);
-    events.extend(told::of_saga(&mut saga));
-    events::append(conn, &events).await?;
+    let mut events = events::take_from_order(order, Some(saga.id), causation_id);
+    events.extend(events::take_from_saga(&mut saga));
+    ::events::append(conn, &events).await?;
     Ok(saga)
 }
 
-/// Why nobody else may decide about an order for now.
-pub async fn busy(conn: &mut PgConnection, order: &Order) -> Result<Error, Error> {
+/// The error for a request that must wait for the order's current saga.
+pub async fn busy_error(conn: &mut PgConnection, order: &Order) -> Result<Error, Error> {
     let saga = store::sagas::get(conn, order.saga_id).await?;
-    Ok(saga.map_or(Error::Busy, |saga| saga.busy()))
+    Ok(saga.map_or(Error::Busy, |saga| saga.busy_error()))
 }
 
-/// A PlaceOrder that has not begun to capture is stopped where it is: voiding (or refunding) and withdrawing undo
-/// all that it may have done, the call under way included.
-async fn stop_placing(conn: &mut PgConnection, order: &Order) -> Result<(), Error> {
+/// Stops a PlaceOrder saga that has not begun to capture. Voiding (or refunding) and withdrawing undo everything
+/// it may have done, including the call in progress.
+async fn stop_place_order(conn: &mut PgConnection, order: &Order) -> Result<(), Error> {
     let saga = store::sagas::lock(conn, order.saga_id).await?;
-    let mut saga = saga.ok_or(Error::NoSaga(order.saga_id))?;
+    let mut saga = saga.ok_or(Error::SagaNotFound(order.saga_id))?;
     let at = saga.action().map(|action| action.step);
     let fulfils = matches!(at, Some(Step::CapturePayment | Step::SubmitClaim));
     if saga.kind != Kind::PlaceOrder || saga.backward || fulfils {
-        return Err(saga.busy());
+        return Err(saga.busy_error());
     }
     let epoch = saga.epoch;
-    saga.superseded("CANCELLED");
-    store::sagas::save(conn, &[Moved::released(&saga, epoch)]).await?;
-    events::append(conn, &told::of_saga(&mut saga)).await?;
+    saga.supersede("CANCELLED");
+    store::sagas::save(conn, &[SagaUpdate::released(&saga, epoch)]).await?;
+    ::events::append(conn, &events::take_from_saga(&mut saga)).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Every setting of the order service: its unit, its default, its bounds.
+//! Every setting of the order service with its unit, default and bounds.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -21,53 +21,54 @@ pub struct Settings {
     pub telemetry: chassis::telemetry::Settings,
     pub drain: chassis::drain::Settings,
     pub events: events::Settings,
-    /// Where the payment service is.
+    /// The payment service's address.
     pub payment: Upstream,
-    /// Where the claims service is.
+    /// The claims service's address.
     pub claims: Upstream,
     pub orders: Orders,
     pub saga: Saga,
-    /// What becomes of what payers refuse.
+    /// How amounts that payers refuse are handled.
     pub denials: DenialPolicy,
 }
 
-/// How orders are kept.
+/// Settings of orders.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Orders {
     /// Seconds that an order waits for a payment method. Default 60, at most a day.
     pub payment_window_s: u32,
-    /// Milliseconds between two looks at the orders that somebody waits for or watches, in case another replica has
-    /// changed one: one look for all. Default 250.
+    /// Milliseconds between two polls of the orders that have subscribers, which find changes by other replicas;
+    /// one query for all. Default 250.
     pub watch_poll_ms: u64,
-    /// Seconds that a watch lasts at most. Default 600.
+    /// The longest watch in seconds. Default 600.
     pub watch_max_s: u64,
 }
 
-/// How sagas run.
+/// Settings of sagas.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Saga {
-    /// Milliseconds that a saga stays with a process that has gone silent. Default 10000.
+    /// Milliseconds until another process may take over a saga whose process does not respond. Default 10000.
     pub lease_ms: u64,
-    /// Milliseconds between two looks for sagas that are due. Default 200.
+    /// Milliseconds between two polls for due sagas. Default 200.
     pub poll_ms: u64,
-    /// Sagas that one process resumes at once at each participant, payment and claims. Default 16; each uses a database
-    /// connection now and then.
+    /// Sagas that one process resumes at the same time for each participant, payment and claims. Default 16; each
+    /// sometimes uses a database connection.
     pub concurrency: u32,
-    /// Tries of a step before it is given up and undone; past the pivot, before the saga counts as stuck. Default 20.
+    /// Tries of a step before it is abandoned and undone; past the pivot, before the saga counts as stuck. Default
+    /// 20.
     pub step_tries: u32,
     /// Milliseconds before the second try; doubled each time. Default 100.
     pub backoff_ms: u64,
     /// The longest wait between two tries in milliseconds. Default 5000.
     pub max_backoff_ms: u64,
-    /// Milliseconds that one try may take when nobody waits for it. Default 10000.
+    /// Milliseconds that one try may take in the background. Default 10000.
     pub step_timeout_ms: u64,
     /// Seconds after which a saga that has not ended counts as stuck. Default 900.
     pub patience_s: u32,
-    /// Seconds between two tries of a saga that is stuck. Default 60.
+    /// Seconds between two tries of a stuck saga. Default 60.
     pub stuck_retry_s: u32,
-    /// Days that a saga is kept after its end, 30 at least. Default 400. Its order is kept for ever.
+    /// Days that a saga is kept after its end, at least 30. Default 400. Its order is kept forever.
     pub keep_days: u32,
 }
 
@@ -160,7 +161,7 @@ impl Orders {
         time::Duration::seconds(self.payment_window_s.into())
     }
 
-    /// Between two looks at the orders that somebody waits for.
+    /// The time between two polls of the orders that have subscribers.
     pub fn watch_poll(&self) -> Duration {
         Duration::from_millis(self.watch_poll_ms)
     }
@@ -171,45 +172,45 @@ impl Orders {
     }
 
     fn check(&self, violations: &mut Violations) {
-        bound(
+        require_range(
             violations,
             "payment_window_s",
             self.payment_window_s.into(),
             1,
             86_400,
         );
-        bound(violations, "watch_poll_ms", self.watch_poll_ms, 10, 60_000);
-        bound(violations, "watch_max_s", self.watch_max_s, 1, 3_600);
+        require_range(violations, "watch_poll_ms", self.watch_poll_ms, 10, 60_000);
+        require_range(violations, "watch_max_s", self.watch_max_s, 1, 3_600);
     }
 }
 
 impl Saga {
-    /// The time a silent process keeps a saga.
+    /// How long a lease lasts without renewal.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
     }
 
-    /// Between two looks for due sagas.
+    /// The time between two polls for due sagas.
     pub fn poll(&self) -> Duration {
         Duration::from_millis(self.poll_ms)
     }
 
-    /// The bound of a try that nobody waits for.
+    /// The timeout of a try in the background.
     pub fn step_timeout(&self) -> Duration {
         Duration::from_millis(self.step_timeout_ms)
     }
 
-    /// When a saga counts as stuck.
-    pub fn patience(&self) -> time::Duration {
+    /// How long a saga may take before it counts as stuck.
+    pub fn stuck_after(&self) -> time::Duration {
         time::Duration::seconds(self.patience_s.into())
     }
 
-    /// Between two tries of a stuck saga.
+    /// The time between two tries of a stuck saga.
     pub fn stuck_retry(&self) -> time::Duration {
         time::Duration::seconds(self.stuck_retry_s.into())
     }
 
-    /// What is deleted of the sagas that have ended.
+    /// The retention of sagas that have ended.
     pub fn retention(&self) -> Rule {
         Rule {
             table: "orders.saga",
@@ -218,7 +219,7 @@ impl Saga {
         }
     }
 
-    /// The wait after the `tries`th failed try: doubled each time, bounded, with a fifth of jitter either way.
+    /// The delay after the `tries`th failed try: doubled each time, bounded, with a fifth of jitter either way.
     pub fn backoff(&self, tries: u32) -> time::Duration {
         let doubled = self
             .backoff_ms
@@ -229,26 +230,26 @@ impl Saga {
     }
 
     fn check(&self, violations: &mut Violations) {
-        bound(violations, "lease_ms", self.lease_ms, 300, 600_000);
-        bound(violations, "poll_ms", self.poll_ms, 10, 60_000);
-        bound(violations, "concurrency", self.concurrency.into(), 1, 1_000);
-        bound(violations, "step_tries", self.step_tries.into(), 1, 1_000);
-        bound(violations, "backoff_ms", self.backoff_ms, 1, 60_000);
-        bound(
+        require_range(violations, "lease_ms", self.lease_ms, 300, 600_000);
+        require_range(violations, "poll_ms", self.poll_ms, 10, 60_000);
+        require_range(violations, "concurrency", self.concurrency.into(), 1, 1_000);
+        require_range(violations, "step_tries", self.step_tries.into(), 1, 1_000);
+        require_range(violations, "backoff_ms", self.backoff_ms, 1, 60_000);
+        require_range(
             violations,
             "max_backoff_ms",
             self.max_backoff_ms,
             self.backoff_ms,
             3_600_000,
         );
-        bound(violations, "step_timeout_ms", self.step_timeout_ms, 100, 600_000);
-        bound(violations, "patience_s", self.patience_s.into(), 1, 604_800);
-        bound(violations, "stuck_retry_s", self.stuck_retry_s.into(), 1, 86_400);
-        bound(violations, "keep_days", self.keep_days.into(), 30, 36_500);
+        require_range(violations, "step_timeout_ms", self.step_timeout_ms, 100, 600_000);
+        require_range(violations, "patience_s", self.patience_s.into(), 1, 604_800);
+        require_range(violations, "stuck_retry_s", self.stuck_retry_s.into(), 1, 86_400);
+        require_range(violations, "keep_days", self.keep_days.into(), 30, 36_500);
     }
 }
 
-fn bound(violations: &mut Violations, field: &str, value: u64, low: u64, high: u64) {
+fn require_range(violations: &mut Violations, field: &str, value: u64, low: u64, high: u64) {
     violations.require(
         (low..=high).contains(&value),
         field,

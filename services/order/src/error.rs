@@ -1,4 +1,4 @@
-//! Why a use case fails, and the status that its caller gets.
+//! The errors of use cases, and the gRPC statuses they map to.
 
 use std::time::Duration;
 
@@ -6,80 +6,85 @@ use chassis::{Violations, auth, batch, idempotency, postgres::Fault, status};
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::{order::WrongState, refund::Refused, saga::Unhelped};
+use crate::{order::WrongState, refund::PlanError, saga::InterventionError};
 
-/// Why a use case fails.
+/// The error of a use case.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the request is invalid: {0}")]
     Invalid(Violations),
     #[error("no such order: {0}")]
-    NoOrder(String),
+    OrderNotFound(String),
     #[error("no such saga: {0}")]
-    NoSaga(Uuid),
-    /// The order does not allow it: the reason and the words.
+    SagaNotFound(Uuid),
+    /// The order does not allow the request: the reason and the message.
     #[error("{1}")]
     Precondition(&'static str, String),
     #[error(transparent)]
     WrongState(#[from] WrongState),
-    /// The saga that decides about the order needs a person: which one, and where it stands.
-    #[error("saga {0}, which decides about the order, is stuck at {1}")]
+    /// The saga that is changing the order is stuck: its id and its current step.
+    #[error("saga {0} of the order is stuck at {1}")]
     SagaStuck(Uuid, String),
-    /// A saga is deciding about the order right now.
-    #[error("the order is being worked on")]
+    /// A saga is changing the order.
+    #[error("another saga is changing the order")]
     Busy,
-    /// The facility has an order with this number.
+    /// The facility has an order with this reference.
     #[error("the facility has an order with this reference already")]
     ReferenceTaken,
-    /// The order has a refund with this number.
+    /// The order has a refund with this reference.
     #[error("the order has a refund with this reference already")]
     RefundReferenceTaken,
-    /// The same request has made this before, so long ago that its answer is forgotten.
+    /// The same request has created a row before, and its stored response has been deleted.
     #[error("the same request has been carried out before")]
-    Made,
-    /// The same decision has been carried out before.
+    AlreadyCreated,
+    /// The same request has resolved this before.
     #[error("the same decision has been carried out before")]
-    Resolved,
-    /// The same request still runs.
+    AlreadyResolved,
+    /// The same request is still running.
     #[error("the same request is still being carried out")]
     InProgress,
-    /// Another process has taken the saga over.
+    /// Another process holds the saga's lease.
     #[error("another process has taken the saga over")]
-    LostLease,
-    /// Its transaction has not begun, or that of another request, which it shared, has failed with the database.
+    LeaseLost,
+    /// The transaction did not begin, or the transaction that it shared with other requests failed in the
+    /// database.
     #[error("the request was not carried out: {}", status.message())]
-    NotCarriedOut { status: Box<Status>, is_passing: bool },
+    NotExecuted { status: Box<Status>, is_transient: bool },
     #[error("a call that the request needs has failed")]
     Upstream(#[source] Box<Status>),
-    #[error("the request cannot be identified")]
+    #[error("the idempotency key could not be processed")]
     Key(#[from] idempotency::Error),
-    #[error("no token can be signed")]
+    #[error("the service's token could not be signed")]
     Token(#[from] auth::SigningError),
-    #[error("the events cannot be written")]
+    #[error("the events could not be appended")]
     Events(#[from] events::Error),
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
 }
 
-/// What callers who lost a race are told to wait.
-const RACE: Duration = Duration::from_millis(100);
+/// The retry delay in statuses for callers that lost a race.
+const RACE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Error {
-    /// Whether the same may succeed a moment later: the database failed in a way that passes, or two requests met.
-    pub fn is_passing(&self) -> bool {
+    /// Whether a retry a moment later may succeed: a transient database error, or a race between two requests.
+    pub fn is_transient(&self) -> bool {
         match self {
             Error::Database(error)
             | Error::Events(events::Error::Database(error))
             | Error::Key(idempotency::Error::Database(error)) => Fault::of(error).is_passing(),
-            Error::Busy | Error::Made | Error::Resolved | Error::InProgress | Error::LostLease => true,
-            Error::NotCarriedOut { is_passing, .. } => *is_passing,
+            Error::Busy
+            | Error::AlreadyCreated
+            | Error::AlreadyResolved
+            | Error::InProgress
+            | Error::LeaseLost => true,
+            Error::NotExecuted { is_transient, .. } => *is_transient,
             _ => false,
         }
     }
 }
 
 impl Error {
-    /// Whether the database cannot be used now.
+    /// Whether the database is unavailable.
     pub fn is_outage(&self) -> bool {
         match self {
             Error::Database(error)
@@ -92,10 +97,10 @@ impl Error {
 
 impl From<batch::Refused<Error>> for Error {
     fn from(refused: batch::Refused<Error>) -> Error {
-        let is_passing = refused.is_passing();
-        let not_carried_out = |status| Error::NotCarriedOut {
+        let is_transient = refused.is_passing();
+        let not_carried_out = |status| Error::NotExecuted {
             status: Box::new(status),
-            is_passing,
+            is_transient,
         };
         refused.into_failure().unwrap_or_else(not_carried_out)
     }
@@ -105,15 +110,15 @@ impl From<Error> for Status {
     fn from(error: Error) -> Status {
         match error {
             Error::Invalid(violations) => status::invalid(&violations),
-            Error::NoOrder(name) => status::not_found("order", name),
-            Error::NoSaga(id) => status::not_found("saga", id),
+            Error::OrderNotFound(name) => status::not_found("order", name),
+            Error::SagaNotFound(id) => status::not_found("saga", id),
             Error::Precondition(reason, text) => status::failed_precondition(reason, text),
             Error::WrongState(wrong) => status::failed_precondition("ORDER_WRONG_STATE", wrong.to_string()),
             error @ Error::SagaStuck(..) => status::failed_precondition("SAGA_STUCK", error.to_string()),
             Error::Busy => status::aborted(
                 "ORDER_BUSY",
-                "the order is being worked on; try again in a moment",
-                RACE,
+                "another saga is changing the order; try again in a moment",
+                RACE_RETRY_DELAY,
             ),
             Error::ReferenceTaken => status::already_exists(
                 "REFERENCE_TAKEN",
@@ -123,9 +128,13 @@ impl From<Error> for Status {
                 "REFUND_REFERENCE_TAKEN",
                 "the order has a refund with this reference already",
             ),
-            Error::Made | Error::Resolved | Error::InProgress => idempotency::in_progress(),
-            Error::LostLease => status::aborted("LOST_RACE", "another process was quicker", RACE),
-            Error::Upstream(status) | Error::NotCarriedOut { status, .. } => *status,
+            Error::AlreadyCreated | Error::AlreadyResolved | Error::InProgress => idempotency::in_progress(),
+            Error::LeaseLost => status::aborted(
+                "LOST_RACE",
+                "another process has taken the saga over",
+                RACE_RETRY_DELAY,
+            ),
+            Error::Upstream(status) | Error::NotExecuted { status, .. } => *status,
             Error::Key(error) => error.into(),
             Error::Events(events::Error::Database(error)) | Error::Database(error) => {
                 status::database(&error)
@@ -135,13 +144,13 @@ impl From<Error> for Status {
     }
 }
 
-/// Constraints that callers can break become their own errors.
+/// Violations of the constraints that callers can break map to their own errors.
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Error {
         let constraint = error.as_database_error().and_then(|error| error.constraint());
         match constraint {
-            Some("placed_order_request" | "order_refund_request") => Error::Made,
-            Some("balance_resolution_request") => Error::Resolved,
+            Some("placed_order_request" | "order_refund_request") => Error::AlreadyCreated,
+            Some("balance_resolution_request") => Error::AlreadyResolved,
             Some("placed_order_reference") => Error::ReferenceTaken,
             Some("order_refund_reference") => Error::RefundReferenceTaken,
             _ => Error::Database(error),
@@ -149,20 +158,20 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Error {
+impl From<PlanError> for Error {
+    fn from(refused: PlanError) -> Error {
         match refused {
-            Refused::Invalid(violations) => Error::Invalid(violations),
-            Refused::Precondition(reason, text) => Error::Precondition(reason, text),
+            PlanError::Invalid(violations) => Error::Invalid(violations),
+            PlanError::Precondition(reason, text) => Error::Precondition(reason, text),
         }
     }
 }
 
-impl From<Unhelped> for Error {
-    fn from(unhelped: Unhelped) -> Error {
-        match unhelped {
-            Unhelped::Refused(reason, text) => Error::Precondition(reason, text),
-            Unhelped::WrongState(wrong) => Error::WrongState(wrong),
+impl From<InterventionError> for Error {
+    fn from(error: InterventionError) -> Error {
+        match error {
+            InterventionError::Refused(reason, text) => Error::Precondition(reason, text),
+            InterventionError::WrongState(wrong) => Error::WrongState(wrong),
         }
     }
 }

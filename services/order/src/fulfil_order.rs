@@ -1,43 +1,45 @@
-//! Captures the share of a confirmed order and files its claim.
+//! FulfilOrder: captures the share of a confirmed order and submits its claim.
 
 use chassis::idempotency::{self, Claim};
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, Until},
+    app::App,
     cancel_order,
-    desk::{Desk, Request},
     error::Error,
+    events,
     order::{Order, State},
-    saga::{Caller, Kind, Run, Saga},
-    store, told,
+    request::Request,
+    response::{Completion, PendingResponse, Response},
+    saga::{Kind, Origin, Saga, SagaContext},
+    store,
 };
 
-/// Fulfils the order. One whose money cannot be taken any more is cancelled, and answered so.
+/// Fulfils the order. If its payment can no longer be captured, the order is cancelled and returned as such.
 ///
 /// # Errors
-/// FAILED_PRECONDITION unless it is CONFIRMED; ABORTED while another saga decides about it.
-pub async fn fulfil(desk: &Desk, request: &Request, id: Uuid) -> Result<Answered, Error> {
-    let mut tx = desk.database.begin(&request.facility).await?;
+/// FAILED_PRECONDITION unless it is CONFIRMED; ABORTED while another saga changes it.
+pub async fn execute(app: &App, request: &Request, id: Uuid) -> Result<Response, Error> {
+    let mut tx = app.database.begin(&request.facility).await?;
     let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;
     if let Claim::Answered(bytes) = claimed {
-        return Ok(Answered::again(bytes));
+        return Ok(Response::replayed(bytes));
     }
     let order = store::orders::lock(&mut tx, id).await?;
-    let mut order = order.ok_or_else(|| Error::NoOrder(id.to_string()))?;
-    let lines = store::lines::of(&mut tx, id).await?.into();
-    let reply = Reply {
+    let mut order = order.ok_or_else(|| Error::OrderNotFound(id.to_string()))?;
+    let lines = store::lines::list(&mut tx, id).await?.into();
+    let pending = PendingResponse {
         key: request.key.clone(),
         lines,
     };
     if let Claim::Running { .. } = claimed {
         tx.rollback().await?;
-        return desk
-            .conclude_again(request, &reply, Until::Rest { order_id: id })
+        return pending
+            .finish_repeated(app, request, Completion::OrderAtRest { order_id: id })
             .await;
     }
-    match may_fulfil(&order) {
-        Err(Error::Busy) => return Err(cancel_order::busy(&mut tx, &order).await?),
+    match check_fulfillable(&order) {
+        Err(Error::Busy) => return Err(cancel_order::busy_error(&mut tx, &order).await?),
         checked => checked?,
     }
 
@@ -48,27 +50,28 @@ pub async fn fulfil(desk: &Desk, request: &Request, id: Uuid) -> Result<Answered
         plan,
         order.facility.clone(),
         id,
-        desk.deadline(),
+        app.saga_deadline(),
     );
     order.saga_id = saga.id;
     order.busy = true;
     order.touch();
     store::orders::save(&mut tx, &[(&order, from)]).await?;
-    store::sagas::insert(&mut tx, &[(&saga, desk.engine.lease())]).await?;
-    events::append(&mut tx, &told::of_saga(&mut saga)).await?;
+    store::sagas::insert(&mut tx, &[(&saga, app.engine.lease())]).await?;
+    ::events::append(&mut tx, &events::take_from_saga(&mut saga)).await?;
     tx.commit().await?;
-    desk.outbox.wake();
+    app.outbox.wake();
 
-    let caller = Caller::Waiting(request.context.clone());
-    let driven = desk
+    let origin = Origin::Request(request.context.clone());
+    let result = app
         .engine
-        .drive(Run::new(saga, order), &caller, Some(&reply))
+        .drive(SagaContext::new(saga, order), &origin, Some(&pending))
         .await;
-    desk.conclude(request, &reply, Until::Rest { order_id: id }, driven)
+    pending
+        .finish(app, request, Completion::OrderAtRest { order_id: id }, result)
         .await
 }
 
-fn may_fulfil(order: &Order) -> Result<(), Error> {
+fn check_fulfillable(order: &Order) -> Result<(), Error> {
     match order.state {
         State::Confirmed | State::Pending if order.busy => Err(Error::Busy),
         State::Confirmed => Ok(()),

@@ -1,4 +1,4 @@
-//! The gRPC surface: decode, use case, encode. No SQL.
+//! The gRPC API: decode, use case, encode. No SQL.
 
 mod decode;
 pub mod encode;
@@ -26,14 +26,14 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::{
-    answer::Answered, cancel_order, desk, desk::Desk, error::Error, fulfil_order, place_order, read_orders,
-    refund_order, resolve_balance, watch_order::Watch,
+    app::App, cancel_order, error::Error, fulfil_order, place_order, read_orders, refund_order, request,
+    resolve_order_balance, response, watch_order::Watch,
 };
 
 /// Serves OrderService and SagaService.
 #[derive(Clone)]
 pub struct Grpc {
-    pub desk: Desk,
+    pub app: App,
     pub process: Process,
 }
 
@@ -46,13 +46,14 @@ impl OrderService for Grpc {
         let identity = Identity::of(&request)?;
         if request.get_ref().validate_only {
             let context = context(&request);
-            let intake = decode::intake(&identity.facility, request.into_inner()).map_err(Error::Invalid)?;
-            let order = place_order::check(&self.desk, &context, intake).await?;
+            let input =
+                decode::place_order(&identity.facility, request.into_inner()).map_err(Error::Invalid)?;
+            let order = place_order::validate(&self.app, &context, input).await?;
             return Ok(Response::new(PlaceOrderResponse { order: Some(order) }));
         }
-        let made = made("PlaceOrder", &identity, &request, &request.get_ref().request_id)?;
-        let intake = decode::intake(&identity.facility, request.into_inner()).map_err(Error::Invalid)?;
-        respond(&place_order::place(&self.desk, &made, intake).await?)
+        let app_request = to_app_request("PlaceOrder", &identity, &request, &request.get_ref().request_id)?;
+        let input = decode::place_order(&identity.facility, request.into_inner()).map_err(Error::Invalid)?;
+        encode_response(&place_order::execute(&self.app, &app_request, input).await?)
     }
 
     async fn place_orders(
@@ -80,10 +81,10 @@ impl OrderService for Grpc {
         let identity = Identity::of(&request)?;
         let GetOrderRequest { id, reference } = request.into_inner();
         let name = match reference.as_str() {
-            "" => read_orders::Name::Id(uuid("id", &id)?),
-            _ => read_orders::Name::Reference(reference),
+            "" => read_orders::Identifier::Id(uuid("id", &id)?),
+            _ => read_orders::Identifier::Reference(reference),
         };
-        let (_, order) = read_orders::get(&self.desk, &identity.facility, &name).await?;
+        let (_, order) = read_orders::get(&self.app, &identity.facility, &name).await?;
         Ok(Response::new(GetOrderResponse { order: Some(order) }))
     }
 
@@ -104,11 +105,11 @@ impl OrderService for Grpc {
             facility,
             filter: &described,
         };
-        let after: Option<Uuid> = self.desk.pages.decode(&list, &request.page_token)?;
+        let after: Option<Uuid> = self.app.page_tokens.decode(&list, &request.page_token)?;
         let size = page::size(request.page_size)?;
-        let (orders, next) = read_orders::list(&self.desk, facility, &filter, after, size).await?;
+        let (orders, next) = read_orders::list(&self.app, facility, &filter, after, size).await?;
         let next_page_token = next
-            .map(|next| self.desk.pages.encode(&list, &next))
+            .map(|next| self.app.page_tokens.encode(&list, &next))
             .transpose()?;
         Ok(Response::new(ListOrdersResponse {
             orders,
@@ -124,7 +125,7 @@ impl OrderService for Grpc {
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let identity = Identity::of(&request)?;
         let id = uuid("id", &request.get_ref().id)?;
-        let watch = Watch::new(&self.desk, identity.facility, id);
+        let watch = Watch::new(&self.app, identity.facility, id);
         let updates = watch
             .start(&self.process.tasks, self.process.shutdown.clone())
             .await?;
@@ -136,9 +137,9 @@ impl OrderService for Grpc {
         request: Request<FulfilOrderRequest>,
     ) -> Result<Response<FulfilOrderResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let made = made("FulfilOrder", &identity, &request, &request.get_ref().request_id)?;
+        let app_request = to_app_request("FulfilOrder", &identity, &request, &request.get_ref().request_id)?;
         let id = uuid("id", &request.get_ref().id)?;
-        respond(&fulfil_order::fulfil(&self.desk, &made, id).await?)
+        encode_response(&fulfil_order::execute(&self.app, &app_request, id).await?)
     }
 
     async fn cancel_order(
@@ -146,9 +147,9 @@ impl OrderService for Grpc {
         request: Request<CancelOrderRequest>,
     ) -> Result<Response<CancelOrderResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let made = made("CancelOrder", &identity, &request, &request.get_ref().request_id)?;
+        let app_request = to_app_request("CancelOrder", &identity, &request, &request.get_ref().request_id)?;
         let id = uuid("id", &request.get_ref().id)?;
-        respond(&cancel_order::cancel(&self.desk, &made, id, &request.get_ref().reason).await?)
+        encode_response(&cancel_order::execute(&self.app, &app_request, id, &request.get_ref().reason).await?)
     }
 
     async fn refund_order(
@@ -156,12 +157,12 @@ impl OrderService for Grpc {
         request: Request<RefundOrderRequest>,
     ) -> Result<Response<RefundOrderResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let made = made("RefundOrder", &identity, &request, &request.get_ref().request_id)?;
+        let app_request = to_app_request("RefundOrder", &identity, &request, &request.get_ref().request_id)?;
         let id = uuid("id", &request.get_ref().id)?;
-        let name = read_orders::Name::Id(id);
-        let (order, _) = read_orders::get(&self.desk, &identity.facility, &name).await?;
-        let asked = decode::refund(&order, request.into_inner()).map_err(Error::Invalid)?;
-        respond(&refund_order::refund(&self.desk, &made, asked).await?)
+        let name = read_orders::Identifier::Id(id);
+        let (order, _) = read_orders::get(&self.app, &identity.facility, &name).await?;
+        let input = decode::refund(&order, request.into_inner()).map_err(Error::Invalid)?;
+        encode_response(&refund_order::execute(&self.app, &app_request, input).await?)
     }
 
     async fn resolve_order_balance(
@@ -169,29 +170,29 @@ impl OrderService for Grpc {
         request: Request<ResolveOrderBalanceRequest>,
     ) -> Result<Response<ResolveOrderBalanceResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let made = made(
+        let app_request = to_app_request(
             "ResolveOrderBalance",
             &identity,
             &request,
             &request.get_ref().request_id,
         )?;
         let decided = decode::resolution(request.into_inner())?;
-        respond(&resolve_balance::resolve(&self.desk, &made, decided).await?)
+        encode_response(&resolve_order_balance::execute(&self.app, &app_request, decided).await?)
     }
 }
 
-fn made<M: Message>(
+fn to_app_request<M: Message>(
     method: &str,
     identity: &Identity,
     request: &Request<M>,
     request_id: &str,
-) -> Result<desk::Request, Status> {
+) -> Result<request::Request, Status> {
     let key = Key::of(
         &format!("order.v1.OrderService/{method}"),
         request_id,
         request.get_ref(),
     )?;
-    Ok(desk::Request::new(
+    Ok(request::Request::new(
         identity.facility.clone(),
         context(request),
         key,
@@ -211,12 +212,13 @@ fn uuid(field: &str, text: &str) -> Result<Uuid, Status> {
     Uuid::parse_str(text).map_err(|_| status::invalid_field(field, "must be a UUID"))
 }
 
-/// Every answer goes out as it is stored, so that a repetition's is the same.
-fn respond<M: Message + Default>(answered: &Answered) -> Result<Response<M>, Status> {
-    match answered.replayed {
-        true => idempotency::replay(&answered.bytes),
-        false => M::decode(answered.bytes.as_slice())
+/// Every response is sent exactly as it is stored, so that repetitions get the same one.
+fn encode_response<M: Message + Default>(response: &response::Response) -> Result<Response<M>, Status> {
+    if response.replayed {
+        idempotency::replay(&response.bytes)
+    } else {
+        M::decode(response.bytes.as_slice())
             .map(Response::new)
-            .map_err(|error| status::internal(&error)),
+            .map_err(|error| status::internal(&error))
     }
 }

@@ -1,4 +1,4 @@
-//! The order service: takes orders and sees them through payment, claim and settlement, by sagas.
+//! The order service: accepts orders and takes them through payment, claim and settlement with sagas.
 
 pub mod config;
 pub mod service;
@@ -8,18 +8,18 @@ pub mod subscriptions;
 
 pub mod cancel_order;
 pub mod fulfil_order;
-pub mod help_saga;
-pub mod operate_sagas;
+pub mod operators;
 pub mod place_order;
 pub mod read_orders;
 pub mod refund_order;
-pub mod resolve_balance;
+pub mod resolve_order_balance;
 pub mod watch_order;
 
-pub mod answer;
-pub mod changes;
-pub mod desk;
-pub mod told;
+pub mod app;
+pub mod events;
+pub mod order_notifier;
+pub mod request;
+pub mod response;
 
 pub mod saga;
 

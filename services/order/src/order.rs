@@ -1,4 +1,4 @@
-//! The domain: an order, its price, and what may happen to it. No I/O, no wire types.
+//! The domain: an order, its price, and its transitions. No I/O, no wire types.
 
 mod line;
 mod remark;
@@ -7,25 +7,25 @@ mod state;
 use chassis::Facility;
 pub use line::Line;
 use money::{Currency, Money};
-pub use remark::{Open, Remark};
+pub use remark::{OpenIssue, Remark};
 use serde::{Deserialize, Serialize};
 pub use state::State;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::settlement::{Account, Activity, Hold, Moves};
+use crate::settlement::{Account, Activity, Adjustment, Hold};
 
-/// A basket of coded goods or services given to a patient, without its lines. Amounts are minor units of `currency`.
+/// Coded goods or services given to a patient, without the lines. Amounts are minor units of `currency`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Order {
     pub id: Uuid,
     pub facility: Facility,
-    /// The caller's own number; may be empty.
+    /// The caller's own reference; may be empty.
     pub reference: String,
     pub patient_id: String,
     pub currency: Currency,
     pub price: Price,
-    /// Whom the claim goes to; empty for a self-pay order.
+    /// The payer that the claim is submitted to; empty for a self-pay order.
     pub payer_id: String,
     /// Captured and fulfilled as soon as it is confirmed.
     pub immediate: bool,
@@ -39,14 +39,14 @@ pub struct Order {
     pub remarks: Vec<Remark>,
     pub account: Account,
     pub hold: Hold,
-    /// Where each activity of the claim stands; empty until a remittance has told it.
+    /// The claim's activities; empty until the first remittance.
     pub activities: Vec<Activity>,
-    /// The claim's version of the last claim event that took effect.
+    /// The claim's version in the last claim event that was applied.
     pub claim_version: i64,
     pub refund_count: i32,
-    /// The saga that works or last worked on it.
+    /// The saga that is changing or last changed the order.
     pub saga_id: Uuid,
-    /// That saga decides the state and is under way: no other may begin.
+    /// That saga is running and determines the state: no other may begin.
     pub busy: bool,
     pub version: i64,
     pub expires_at: Option<OffsetDateTime>,
@@ -55,7 +55,7 @@ pub struct Order {
     pub(crate) changes: Vec<(i64, Change)>,
 }
 
-/// Who pays what. `gross` = `patient_share` + `payer_net` + `other_payer`.
+/// The split of the price. `gross` = `patient_share` + `payer_net` + `other_payer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
     pub gross: i64,
@@ -64,18 +64,18 @@ pub struct Price {
     pub other_payer: i64,
 }
 
-/// Why an order does not go on.
+/// Why an order failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// UPPER_SNAKE.
     pub reason: String,
     pub message: String,
-    /// The violated fields or rules: name and what is wrong.
+    /// The violated fields or rules: the name and the description.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<(String, String)>,
 }
 
-/// What happened to an order, to be told to others.
+/// A change of an order that is published as an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Placed,
@@ -97,11 +97,11 @@ pub enum Change {
         transferred: i64,
         written_off: i64,
         balance: i64,
-        /// To the patient in all.
+        /// Everything billed to the patient beside the share.
         billed: i64,
     },
     Adjusted {
-        moves: Moves,
+        adjustment: Adjustment,
         billed: i64,
     },
     Settled {
@@ -113,7 +113,7 @@ pub enum Change {
     },
 }
 
-/// What was to happen does not fit the order's state.
+/// A transition that is not allowed from the order's state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the order is {from} and cannot become {to}")]
 pub struct WrongState {
@@ -121,9 +121,9 @@ pub struct WrongState {
     pub to: State,
 }
 
-/// What a new order is made of.
+/// The inputs of a new order.
 #[derive(Clone, Debug)]
-pub struct Placing {
+pub struct NewOrder {
     pub facility: Facility,
     pub reference: String,
     pub patient_id: String,
@@ -135,19 +135,19 @@ pub struct Placing {
 }
 
 impl Order {
-    /// Takes an order down; `saga_id` is the saga that will see it through.
-    pub fn place(placing: Placing, saga_id: Uuid) -> Order {
+    /// Creates an order; `saga_id` is the saga that drives it.
+    pub fn place(new_order: NewOrder, saga_id: Uuid) -> Order {
         let now = OffsetDateTime::now_utc();
         let mut order = Order {
             id: Uuid::now_v7(),
-            facility: placing.facility,
-            reference: placing.reference,
-            patient_id: placing.patient_id,
-            currency: placing.currency,
-            price: placing.price,
-            payer_id: placing.payer_id,
-            immediate: placing.immediate,
-            payment_method: placing.payment_method,
+            facility: new_order.facility,
+            reference: new_order.reference,
+            patient_id: new_order.patient_id,
+            currency: new_order.currency,
+            price: new_order.price,
+            payer_id: new_order.payer_id,
+            immediate: new_order.immediate,
+            payment_method: new_order.payment_method,
             state: State::Pending,
             payment_id: None,
             claim_id: None,
@@ -170,36 +170,36 @@ impl Order {
         order
     }
 
-    /// Whether a claim belongs to it.
+    /// Whether it has a claim.
     pub fn is_insured(&self) -> bool {
         !self.payer_id.is_empty()
     }
 
-    /// An amount of this order as money.
+    /// An amount in the order's currency.
     pub fn money(&self, minor: i64) -> Money {
         Money::new(minor, self.currency)
     }
 
-    /// Whether whoever waits for its saga has an answer: it has ended, or waits for the patient.
+    /// Whether the saga's request can be answered: the saga has ended, or waits for the patient.
     pub fn is_at_rest(&self) -> bool {
         !self.busy || self.state == State::AwaitingPayment
     }
 
-    /// The claim draft holds.
-    pub fn claim_prepared(&mut self, claim_id: Uuid) {
+    /// Records the prepared claim draft.
+    pub fn set_claim(&mut self, claim_id: Uuid) {
         self.claim_id = Some(claim_id);
         self.touch();
     }
 
-    /// There is a payment, and its outcome is open.
-    pub fn payment_begun(&mut self, payment_id: Uuid) {
+    /// Records the payment, whose outcome may be unknown.
+    pub fn set_payment(&mut self, payment_id: Uuid) {
         if self.payment_id != Some(payment_id) {
             self.payment_id = Some(payment_id);
             self.touch();
         }
     }
 
-    /// There is a payment without a method: the patient has until `expires_at` to give one.
+    /// Waits for a payment method, which the patient can provide until `expires_at`.
     pub fn await_payment(&mut self, payment_id: Uuid, expires_at: OffsetDateTime) -> Result<(), WrongState> {
         self.payment_id = Some(payment_id);
         if self.state != State::AwaitingPayment {
@@ -210,12 +210,12 @@ impl Order {
         Ok(())
     }
 
-    /// Whether its payment window is over. `now` is by the database's clock, as the window is.
+    /// Whether its payment window is over. Both `now` and the window are by the database's clock.
     pub fn is_expired(&self, now: OffsetDateTime) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// The share is set aside and the claim draft holds.
+    /// Confirms the order: the share is authorized and the claim draft is valid.
     pub fn confirm(&mut self) -> Result<(), WrongState> {
         self.enter(State::Confirmed)?;
         self.expires_at = None;
@@ -223,15 +223,16 @@ impl Order {
         Ok(())
     }
 
-    /// Captured and filed. Call [`Order::settle`](Order::settle) next: nothing may be open at all.
+    /// Fulfils the order: captured and submitted. Call [`Order::settle`](Order::settle) next, because nothing may
+    /// be open.
     pub fn fulfil(&mut self) -> Result<(), WrongState> {
         self.enter(State::Fulfilled)?;
         self.record(Change::Fulfilled);
-        self.return_what_was_refunded_before();
+        self.return_earlier_refunds();
         Ok(())
     }
 
-    /// It is to be given up.
+    /// Begins the cancellation.
     pub fn begin_cancelling(&mut self, failure: Failure) -> Result<(), WrongState> {
         self.enter(State::Cancelling)?;
         self.expires_at = None;
@@ -240,7 +241,8 @@ impl Order {
         Ok(())
     }
 
-    /// It cannot go on, and what was done for it is being undone. A confirmed order is given up.
+    /// Records a failure; everything done for the order is being undone. A confirmed order begins its
+    /// cancellation.
     pub fn fail(&mut self, failure: Failure) -> Result<(), WrongState> {
         if self.state == State::Confirmed {
             return self.begin_cancelling(failure);
@@ -250,8 +252,8 @@ impl Order {
         Ok(())
     }
 
-    /// All that was done for it is undone.
-    pub fn undone(&mut self) -> Result<(), WrongState> {
+    /// Ends the order after everything done for it is undone.
+    pub fn mark_undone(&mut self) -> Result<(), WrongState> {
         let reason = self.failure.clone().unwrap_or_default().reason;
         let (next, change) = match self.state {
             State::AwaitingPayment => (State::Expired, Change::Expired),
@@ -275,13 +277,13 @@ impl Order {
         Ok(())
     }
 
-    /// Counts a change that others need not hear of.
+    /// Increments the version for a change that is not published.
     pub(crate) fn touch(&mut self) {
         self.version += 1;
         self.updated_at = OffsetDateTime::now_utc();
     }
 
-    /// Counts a change and keeps it for the outbox.
+    /// Increments the version and records the change for the outbox.
     pub(crate) fn record(&mut self, change: Change) {
         self.touch();
         self.changes.push((self.version, change));
@@ -289,7 +291,7 @@ impl Order {
 }
 
 impl Failure {
-    /// A failure without violations.
+    /// Creates a failure without violations.
     pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Failure {
         Failure {
             reason: reason.into(),

@@ -1,14 +1,13 @@
-//! Takes an order, and sees it to a final state if the caller's time allows.
+//! PlaceOrder: accepts an order and drives it to a final state if the caller's time allows.
 
 mod accept;
 
 use std::sync::Arc;
 
 pub use accept::AcceptOrders;
-use accept::Accepted;
+use accept::AcceptedOrder;
 use chassis::{
-    Violations,
-    audit::Origin,
+    Violations, audit,
     idempotency::{self, Claim},
 };
 use prost::Message;
@@ -17,19 +16,21 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, Until},
-    desk::{Desk, Request},
+    app::App,
     error::Error,
+    events,
     grpc::encode,
-    order::{Line, Order, Placing},
-    saga::{Caller, Kind, Run, Saga, outcome},
-    store, told,
+    order::{Line, NewOrder, Order},
+    request::Request,
+    response::{Completion, PendingResponse, Response},
+    saga::{Kind, Origin, Saga, SagaContext, outcome},
+    store,
 };
 
 /// A checked request to place an order.
 #[derive(Clone, Debug)]
-pub struct Intake {
-    pub placing: Placing,
+pub struct Input {
+    pub new_order: NewOrder,
     pub lines: Vec<Line>,
     pub claim: Option<ClaimDetails>,
 }
@@ -37,94 +38,100 @@ pub struct Intake {
 /// Places the order.
 ///
 /// # Errors
-/// ALREADY_EXISTS when the reference is taken; ABORTED while the same request still runs.
-pub async fn place(desk: &Desk, request: &Request, intake: Intake) -> Result<Answered, Error> {
-    let Intake {
-        placing,
+/// ALREADY_EXISTS when the reference is taken; ABORTED while the same request is still running.
+pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Response, Error> {
+    let Input {
+        new_order,
         lines,
         claim,
-    } = intake;
-    let mut order = Order::place(placing, Uuid::nil());
+    } = input;
+    let mut order = Order::place(new_order, Uuid::nil());
     let plan = Kind::place(&order);
     let mut saga = Saga::begin(
         Kind::PlaceOrder,
         plan,
         order.facility.clone(),
         order.id,
-        desk.deadline(),
+        app.saga_deadline(),
     );
     order.saga_id = saga.id;
-    let reply = Reply {
+    let pending = PendingResponse {
         key: request.key.clone(),
         lines: lines.into(),
     };
-    let mut events = told::of_order(&mut order, Some(saga.id), None);
-    events.extend(told::of_saga(&mut saga));
-    let accepted = Accepted {
+    let mut events = events::take_from_order(&mut order, Some(saga.id), None);
+    events.extend(events::take_from_saga(&mut saga));
+    let accepted = AcceptedOrder {
         order: order.clone(),
-        lines: reply.lines.clone(),
+        lines: pending.lines.clone(),
         claim: claim.as_ref().map(ClaimDetails::encode_to_vec),
         key: request.key.clone(),
         saga: saga.clone(),
-        lease: desk.engine.lease(),
+        lease: app.engine.lease(),
         events,
-        origin: Origin::current(),
+        origin: audit::Origin::current(),
     };
-    match desk
-        .accepting
+    match app
+        .accept_orders
         .submit(accepted, Some(request.answer_by))
         .await
         .map_err(Error::from)
     {
         Ok(true) => {}
-        Ok(false) | Err(Error::Made) => return again(desk, request, &reply).await,
+        Ok(false) | Err(Error::AlreadyCreated) => return respond_to_repeated(app, request, &pending).await,
         Err(error) => return Err(error),
     }
 
-    let until = Until::Rest { order_id: order.id };
-    let mut run = Run::new(saga, order);
-    run.claim = claim.map(Arc::new);
-    let driven = desk
+    let completion = Completion::OrderAtRest { order_id: order.id };
+    let mut context = SagaContext::new(saga, order);
+    context.claim = claim.map(Arc::new);
+    let result = app
         .engine
-        .drive(run, &Caller::Waiting(request.context.clone()), Some(&reply))
+        .drive(context, &Origin::Request(request.context.clone()), Some(&pending))
         .await;
-    desk.conclude(request, &reply, until, driven).await
+    pending.finish(app, request, completion, result).await
 }
 
-/// The answer to a request that cannot make an order: it has made one before, or the reference is another order's.
-async fn again(desk: &Desk, request: &Request, reply: &Reply) -> Result<Answered, Error> {
+/// Answers a request whose order was not inserted: the same request has created an order before, or the reference
+/// is taken by another order.
+async fn respond_to_repeated(
+    app: &App,
+    request: &Request,
+    pending: &PendingResponse,
+) -> Result<Response, Error> {
     let (facility, key) = (&request.facility, &request.key);
-    let mut tx = desk.database.begin(facility).await?;
-    let known = idempotency::find(&mut tx, &[(facility, key)]).await?.remove(0);
-    let made = match known.transpose()? {
-        Some(Claim::Answered(bytes)) => return Ok(Answered::again(bytes)),
+    let mut tx = app.database.begin(facility).await?;
+    let found = idempotency::find(&mut tx, &[(facility, key)]).await?.remove(0);
+    let created = match found.transpose()? {
+        Some(Claim::Answered(bytes)) => return Ok(Response::replayed(bytes)),
         Some(Claim::Running { resource_id }) => Some((resource_id, key.hash().to_vec())),
-        // A request whose answer is forgotten and whose order is not is answered with the order as it is now.
-        Some(Claim::New) | None => store::orders::made_by(&mut tx, facility, key).await?,
+        // The stored response was deleted, but the order still exists: the response is the order as it is now.
+        Some(Claim::New) | None => store::orders::find_by_request(&mut tx, facility, key).await?,
     };
     tx.commit().await?;
-    match made {
+    match created {
         None => Err(Error::ReferenceTaken),
         Some((_, hash)) if hash != key.hash() => Err(idempotency::Error::KeyReused.into()),
         Some((order_id, _)) => {
-            desk.conclude_again(request, reply, Until::Rest { order_id })
+            pending
+                .finish_repeated(app, request, Completion::OrderAtRest { order_id })
                 .await
         }
     }
 }
 
-/// Checks the order and its claim, and keeps nothing.
+/// Checks the order and its claim without storing anything.
 ///
 /// # Errors
-/// INVALID_ARGUMENT with all that is wrong with the claim.
-pub async fn check(desk: &Desk, context: &mesh::Context, intake: Intake) -> Result<wire::Order, Error> {
-    let Intake {
-        placing,
+/// INVALID_ARGUMENT with all violations of the claim.
+pub async fn validate(app: &App, context: &mesh::Context, input: Input) -> Result<wire::Order, Error> {
+    let Input {
+        new_order,
         lines,
         claim,
-    } = intake;
+    } = input;
     if let Some(details) = claim {
-        let checked = desk.participants.check_claim(context, details).await;
+        let checked = app.participants.check_claim(context, details).await;
         checked.map_err(|status| match status.code() {
             Code::InvalidArgument => {
                 let mut violations = Violations::new();
@@ -136,7 +143,7 @@ pub async fn check(desk: &Desk, context: &mesh::Context, intake: Intake) -> Resu
             _ => Error::Upstream(Box::new(status)),
         })?;
     }
-    let order = Order::place(placing, Uuid::nil());
+    let order = Order::place(new_order, Uuid::nil());
     Ok(wire::Order {
         id: String::new(),
         saga_id: String::new(),

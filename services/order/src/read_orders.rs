@@ -1,4 +1,4 @@
-//! Reading orders: one, or a page of them, with a fixed number of queries for every few orders.
+//! GetOrder and ListOrders. A list takes a fixed number of queries for each batch of orders.
 
 use chassis::{Facility, page::Filling};
 use proto::order::v1 as wire;
@@ -6,16 +6,16 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    desk::Desk,
+    app::App,
     error::Error,
     grpc::encode,
     order::Order,
     store::{self, orders::Filter},
 };
 
-/// How an order is named.
+/// How a request identifies an order.
 #[derive(Clone, Debug)]
-pub enum Name {
+pub enum Identifier {
     Id(Uuid),
     Reference(String),
 }
@@ -23,46 +23,46 @@ pub enum Name {
 /// Reads one order.
 ///
 /// # Errors
-/// NOT_FOUND, also for another facility's.
-pub async fn get(desk: &Desk, facility: &Facility, name: &Name) -> Result<(Order, wire::Order), Error> {
-    let mut tx = desk.database.begin(facility).await?;
+/// NOT_FOUND, also when the order belongs to another facility.
+pub async fn get(app: &App, facility: &Facility, name: &Identifier) -> Result<(Order, wire::Order), Error> {
+    let mut tx = app.database.begin(facility).await?;
     let found = match name {
-        Name::Id(id) => store::orders::get(&mut tx, *id).await?,
-        Name::Reference(reference) => store::orders::by_reference(&mut tx, reference).await?,
+        Identifier::Id(id) => store::orders::get(&mut tx, *id).await?,
+        Identifier::Reference(reference) => store::orders::find_by_reference(&mut tx, reference).await?,
     };
     let order = found.ok_or_else(|| match name {
-        Name::Id(id) => Error::NoOrder(id.to_string()),
-        Name::Reference(reference) => Error::NoOrder(reference.clone()),
+        Identifier::Id(id) => Error::OrderNotFound(id.to_string()),
+        Identifier::Reference(reference) => Error::OrderNotFound(reference.clone()),
     })?;
-    let lines = store::lines::of(&mut tx, order.id).await?;
+    let lines = store::lines::list(&mut tx, order.id).await?;
     let refunds = match order.refund_count {
         0 => Vec::new(),
-        _ => store::refunds::of(&mut tx, order.id).await?,
+        _ => store::refunds::list(&mut tx, order.id).await?,
     };
     tx.commit().await?;
-    let told = encode::order(&order, &lines, &refunds);
-    Ok((order, told))
+    let message = encode::order(&order, &lines, &refunds);
+    Ok((order, message))
 }
 
-/// A page of the orders that match, newest first, and whether more follow.
+/// Lists a page of the orders that match, newest first; the id is that of the last order if more follow.
 ///
 /// # Errors
-/// Only the database's.
+/// Database errors only.
 pub async fn list(
-    desk: &Desk,
+    app: &App,
     facility: &Facility,
     filter: &Filter,
     after: Option<Uuid>,
     size: u32,
 ) -> Result<(Vec<wire::Order>, Option<Uuid>), Error> {
-    let mut tx = desk.database.begin(facility).await?;
+    let mut tx = app.database.begin(facility).await?;
     let mut orders = store::orders::list(&mut tx, filter, after, i64::from(size) + 1).await?;
     let more = orders.len() > size as usize;
     orders.truncate(size as usize);
     let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
     let mut filling = Filling::new(&orders);
     while let Some(orders) = filling.next_keys() {
-        filling.add(whole(&mut tx, orders).await?);
+        filling.add(encode_orders(&mut tx, orders).await?);
     }
     tx.commit().await?;
     let (page, is_cut) = filling.finish();
@@ -70,23 +70,24 @@ pub async fn list(
     Ok((page, next.copied()))
 }
 
-/// Orders with their lines and refunds, in the same order.
-async fn whole(conn: &mut PgConnection, orders: &[Order]) -> Result<Vec<wire::Order>, Error> {
+/// Encodes orders with their lines and refunds, in the same order.
+async fn encode_orders(conn: &mut PgConnection, orders: &[Order]) -> Result<Vec<wire::Order>, Error> {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
-    let lines = store::lines::of_all(conn, &ids).await?;
+    let lines = store::lines::list_by_order(conn, &ids).await?;
     let refunded: Vec<Uuid> = orders
         .iter()
         .filter(|order| order.refund_count > 0)
         .map(|order| order.id)
         .collect();
-    let refunds = match refunded.is_empty() {
-        true => std::collections::HashMap::new(),
-        false => store::refunds::of_all(conn, &refunded).await?,
+    let refunds = if refunded.is_empty() {
+        std::collections::HashMap::new()
+    } else {
+        store::refunds::list_by_order(conn, &refunded).await?
     };
-    let of = |order: &Order| {
+    let encode = |order: &Order| {
         let lines = lines.get(&order.id).map(Vec::as_slice).unwrap_or_default();
         let refunds = refunds.get(&order.id).map(Vec::as_slice).unwrap_or_default();
         encode::order(order, lines, refunds)
     };
-    Ok(orders.iter().map(of).collect())
+    Ok(orders.iter().map(encode).collect())
 }

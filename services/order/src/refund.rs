@@ -1,44 +1,44 @@
-//! Giving back a fulfilled order: some lines, an amount, or all that is left. Pure.
+//! Refunds of a fulfilled order: some lines, an amount, or everything that is left. Pure.
 
 mod plan;
 
 use chassis::Violations;
 use money::Decimal;
-pub use plan::{free_credit, plan};
+pub use plan::{plan, unreserved_credit};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::order::{Change, Order, State, WrongState};
 
-/// A part, or all, of an order's price given back. Amounts are minor units.
+/// A refund of a part or all of an order's price. Amounts are minor units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refund {
     pub id: Uuid,
     pub reference: String,
     pub reason: String,
-    /// Taken from the payment of the share.
+    /// From the payment of the share.
     pub share: i64,
-    /// Taken from the payment of the balance.
+    /// From the payment of the balance.
     pub balance: i64,
-    /// Of the balance, what the patient had paid too much when the refund was planned. `None`: an earlier release has
-    /// planned it.
+    /// The part of `balance` that the patient had overpaid when the refund was planned. `None`: an earlier release
+    /// has planned it.
     pub credit: Option<i64>,
-    /// It returns the whole order and with it the claim.
+    /// It returns the whole order and withdraws the claim.
     pub whole: bool,
-    pub lines: Vec<Returned>,
+    pub lines: Vec<ReturnedLine>,
     pub state: RefundState,
     pub created_at: OffsetDateTime,
 }
 
 /// A returned line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Returned {
+pub struct ReturnedLine {
     pub number: i32,
     pub quantity: Decimal,
     pub amount: i64,
 }
 
-/// Where a refund stands. What is not FAILED counts against what can still be given back.
+/// The state of a refund. Every refund that is not FAILED reduces what can still be refunded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefundState {
     Pending,
@@ -46,31 +46,31 @@ pub enum RefundState {
     Failed,
 }
 
-/// What the caller wants back.
+/// What the caller wants to be refunded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// All that is left.
+pub enum Scope {
+    /// Everything that is left.
     Whole,
     /// An amount of the patient's money, in minor units.
     Amount(i64),
     /// These lines; a line without an amount is priced by its quantity.
-    Lines(Vec<WantedLine>),
+    Lines(Vec<RequestedLine>),
 }
 
 /// A line that the caller returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedLine {
+pub struct RequestedLine {
     pub number: i32,
     pub quantity: Decimal,
     pub amount: Option<i64>,
 }
 
-/// Why nothing is given back.
+/// Why a refund is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The request contradicts itself or names what is not there.
+pub enum PlanError {
+    /// The request contradicts itself or names a line that does not exist.
     Invalid(Violations),
-    /// The order does not allow it: the reason and the words.
+    /// The order does not allow it: the reason and the message.
     Precondition(&'static str, String),
 }
 
@@ -82,12 +82,12 @@ impl Refund {
 }
 
 impl Order {
-    /// A refund went through.
-    pub fn refunded(&mut self, refund: &Refund) -> Result<(), WrongState> {
+    /// Applies a refund that has succeeded.
+    pub fn apply_refund(&mut self, refund: &Refund) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();
         let owed = self.patient_balance();
-        // What was paid too much is the patient's own: giving it back takes nothing off what was earned. What is billed
-        // again by now is owed again.
+        // A refunded overpayment reduces no revenue. If it has been billed again since it was planned, it is owed
+        // again.
         let credit = self.credit_in(refund);
         self.account.credit_refunded += credit;
         self.account.refunded += refund.amount();
@@ -112,14 +112,15 @@ impl Order {
                 full,
             });
         }
-        match !full && balance > owed {
-            true => self.owe_again(),
-            false => Ok(()),
+        if !full && balance > owed {
+            self.reopen_balance()
+        } else {
+            Ok(())
         }
     }
 
-    /// How much of a refund gives back what the patient had paid too much: what it was planned for, and what would be
-    /// returned beyond all that is billed to the patient by now.
+    /// The part of a refund that gives back an overpayment: the planned credit, and what would otherwise be
+    /// returned beyond everything that is billed to the patient now.
     fn credit_in(&self, refund: &Refund) -> i64 {
         let account = &self.account;
         let planned = refund.credit.unwrap_or_else(|| self.patient_credit());
@@ -128,11 +129,11 @@ impl Order {
         (planned + (returned - billed).max(0)).min(refund.balance)
     }
 
-    /// The payment service has given money back that no refund of the order accounts for. Before fulfilment nothing is
-    /// earned that could be given up; see [`Order::return_what_was_refunded_before`].
-    pub fn refunded_outside(&mut self, refund: &Refund) -> Result<(), WrongState> {
+    /// Applies a refund that was made at the payment service and belongs to no refund of the order. Before
+    /// fulfilment there is no revenue to reduce; see [`Order::return_earlier_refunds`].
+    pub fn apply_external_refund(&mut self, refund: &Refund) -> Result<(), WrongState> {
         if self.state.is_fulfilled() {
-            return self.refunded(refund);
+            return self.apply_refund(refund);
         }
         self.account.refunded += refund.amount();
         match self.state {
@@ -149,8 +150,8 @@ impl Order {
         Ok(())
     }
 
-    /// What was given back before the order was fulfilled is returned as soon as it is earned.
-    pub(crate) fn return_what_was_refunded_before(&mut self) {
+    /// Returns what was refunded before fulfilment, as soon as the revenue is earned.
+    pub(crate) fn return_earlier_refunds(&mut self) {
         let patient_share = self.account.refunded - self.account.patient_returned;
         if patient_share > 0 {
             self.account.patient_returned += patient_share;
@@ -164,7 +165,7 @@ impl Order {
 }
 
 impl RefundState {
-    /// As it is stored.
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             RefundState::Pending => "pending",
@@ -173,8 +174,8 @@ impl RefundState {
         }
     }
 
-    /// The state of that name.
-    pub fn named(name: &str) -> Option<RefundState> {
+    /// The state with this name.
+    pub fn from_name(name: &str) -> Option<RefundState> {
         [RefundState::Pending, RefundState::Done, RefundState::Failed]
             .into_iter()
             .find(|state| state.name() == name)

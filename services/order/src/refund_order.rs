@@ -1,96 +1,102 @@
-//! Gives back a fulfilled order: some lines, an amount, or all that is left.
+//! RefundOrder: refunds some lines, an amount, or everything that is left of a fulfilled order.
 
 use chassis::idempotency::{self, Claim};
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answered, Reply, Until},
-    desk::{Desk, Request},
+    app::App,
     error::Error,
-    refund::{self, Refund, Wanted},
-    saga::{Caller, Kind, Run, Saga},
-    store::{self, refunds::Origin},
-    told,
+    events,
+    refund::{self, Refund, Scope},
+    request::Request,
+    response::{Completion, PendingResponse, Response},
+    saga::{Kind, Origin, Saga, SagaContext},
+    store::{self, refunds::Source},
 };
 
-/// A checked request to give something back.
+/// A checked request to refund a part or all of an order.
 #[derive(Clone, Debug)]
-pub struct Return {
+pub struct Input {
     pub order_id: Uuid,
-    pub wanted: Wanted,
+    pub scope: Scope,
     pub reason: String,
-    /// The caller's own number; may be empty.
+    /// The caller's own reference; may be empty.
     pub reference: String,
 }
 
-/// Gives it back. What is asked for is reserved under the order's lock, so that refunds at the same time never exceed
-/// what was paid.
+/// Refunds the order. The amount is reserved under the order's lock, so that concurrent refunds never exceed what
+/// was paid.
 ///
 /// # Errors
-/// FAILED_PRECONDITION when the order is not fulfilled or less is left; ALREADY_EXISTS when the reference is taken.
-pub async fn refund(desk: &Desk, request: &Request, asked: Return) -> Result<Answered, Error> {
-    let order_id = asked.order_id;
-    match refund_now(desk, request, asked).await {
-        // It finds its own work done, or under way.
-        Err(error @ (Error::Made | Error::RefundReferenceTaken | Error::Precondition(..))) => {
-            again(desk, request, order_id).await?.ok_or(error)
+/// FAILED_PRECONDITION when the order is not fulfilled or less is left; ALREADY_EXISTS when the reference is
+/// taken.
+pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Response, Error> {
+    let order_id = input.order_id;
+    match execute_new(app, request, input).await {
+        // The same request may have created a refund before; then that refund determines the response.
+        Err(error @ (Error::AlreadyCreated | Error::RefundReferenceTaken | Error::Precondition(..))) => {
+            respond_to_repeated(app, request, order_id).await?.ok_or(error)
         }
         refunded => refunded,
     }
 }
 
-/// A request whose answer is forgotten and whose refund is not is answered with the order as it is now.
-async fn again(desk: &Desk, request: &Request, order_id: Uuid) -> Result<Option<Answered>, Error> {
-    let mut tx = desk.database.begin(&request.facility).await?;
-    let made = store::refunds::made_by(&mut tx, &request.facility, &request.key).await?;
-    let lines = store::lines::of(&mut tx, order_id).await?.into();
+/// The stored response was deleted, but the refund still exists: the response is the order as it is now.
+async fn respond_to_repeated(
+    app: &App,
+    request: &Request,
+    order_id: Uuid,
+) -> Result<Option<Response>, Error> {
+    let mut tx = app.database.begin(&request.facility).await?;
+    let created = store::refunds::find_by_request(&mut tx, &request.facility, &request.key).await?;
+    let lines = store::lines::list(&mut tx, order_id).await?.into();
     tx.commit().await?;
-    let Some((refund_id, hash)) = made else {
+    let Some((refund_id, hash)) = created else {
         return Ok(None);
     };
     if hash != request.key.hash() {
         return Err(idempotency::Error::KeyReused.into());
     }
-    let reply = Reply {
+    let pending = PendingResponse {
         key: request.key.clone(),
         lines,
     };
-    let until = Until::Refunded { order_id, refund_id };
-    desk.conclude_again(request, &reply, until).await.map(Some)
+    let completion = Completion::RefundFinished { order_id, refund_id };
+    pending.finish_repeated(app, request, completion).await.map(Some)
 }
 
-async fn refund_now(desk: &Desk, request: &Request, asked: Return) -> Result<Answered, Error> {
-    let (order_id, refund_id) = (asked.order_id, Uuid::now_v7());
-    let mut tx = desk.database.begin(&request.facility).await?;
+async fn execute_new(app: &App, request: &Request, input: Input) -> Result<Response, Error> {
+    let (order_id, refund_id) = (input.order_id, Uuid::now_v7());
+    let mut tx = app.database.begin(&request.facility).await?;
     let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, refund_id).await?;
     if let Claim::Answered(bytes) = claimed {
-        return Ok(Answered::again(bytes));
+        return Ok(Response::replayed(bytes));
     }
     let order = store::orders::lock(&mut tx, order_id).await?;
-    let mut order = order.ok_or_else(|| Error::NoOrder(order_id.to_string()))?;
-    let lines = store::lines::of(&mut tx, order_id).await?.into();
-    let reply = Reply {
+    let mut order = order.ok_or_else(|| Error::OrderNotFound(order_id.to_string()))?;
+    let lines = store::lines::list(&mut tx, order_id).await?.into();
+    let pending = PendingResponse {
         key: request.key.clone(),
         lines,
     };
     if let Claim::Running { resource_id } = claimed {
         tx.rollback().await?;
-        let until = Until::Refunded {
+        let completion = Completion::RefundFinished {
             order_id,
             refund_id: resource_id,
         };
-        return desk.conclude_again(request, &reply, until).await;
+        return pending.finish_repeated(app, request, completion).await;
     }
 
     let earlier = match order.refund_count {
         0 => Vec::new(),
-        _ => store::refunds::of(&mut tx, order_id).await?,
+        _ => store::refunds::list(&mut tx, order_id).await?,
     };
-    let planned = refund::plan(&order, &reply.lines, &earlier, &asked.wanted)?;
+    let planned = refund::plan(&order, &pending.lines, &earlier, &input.scope)?;
     let refund = Refund {
         id: refund_id,
-        reason: asked.reason,
-        reference: asked.reference,
+        reason: input.reason,
+        reference: input.reference,
         ..planned
     };
 
@@ -101,30 +107,36 @@ async fn refund_now(desk: &Desk, request: &Request, asked: Return) -> Result<Ans
         plan,
         order.facility.clone(),
         order_id,
-        desk.deadline(),
+        app.saga_deadline(),
     );
     saga.refund_id = Some(refund_id);
     order.saga_id = saga.id;
     order.refund_count += 1;
     order.touch();
     store::orders::save(&mut tx, &[(&order, from)]).await?;
-    let origin = Origin {
+    let source = Source {
         order: &order,
         saga_id: saga.id,
         key: Some(&request.key),
     };
-    store::refunds::insert(&mut tx, &origin, &refund).await?;
-    store::sagas::insert(&mut tx, &[(&saga, desk.engine.lease())]).await?;
-    events::append(&mut tx, &told::of_saga(&mut saga)).await?;
+    store::refunds::insert(&mut tx, &source, &refund).await?;
+    store::sagas::insert(&mut tx, &[(&saga, app.engine.lease())]).await?;
+    ::events::append(&mut tx, &events::take_from_saga(&mut saga)).await?;
     tx.commit().await?;
-    desk.outbox.wake();
+    app.outbox.wake();
 
-    let mut run = Run::new(saga, order);
-    run.refund = Some(refund);
-    let driven = desk
+    let mut context = SagaContext::new(saga, order);
+    context.refund = Some(refund);
+    let result = app
         .engine
-        .drive(run, &Caller::Waiting(request.context.clone()), Some(&reply))
+        .drive(context, &Origin::Request(request.context.clone()), Some(&pending))
         .await;
-    desk.conclude(request, &reply, Until::Refunded { order_id, refund_id }, driven)
+    pending
+        .finish(
+            app,
+            request,
+            Completion::RefundFinished { order_id, refund_id },
+            result,
+        )
         .await
 }

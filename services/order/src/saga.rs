@@ -1,32 +1,33 @@
-//! A long-running piece of work in steps, each of which can be undone until the pivot. This module is the state
-//! machine, without I/O; `engine` drives it, `worker` resumes it, `participants` are whom its steps call.
+//! A long-running operation in steps, each of which can be undone before the pivot. This module and
+//! `state_machine` are the state machine, without I/O; `engine` drives it, `worker` resumes it, and `participants`
+//! are the services that its steps call.
 
-mod backlog;
-mod caller;
+mod active_sagas;
+mod apply;
+mod call_context;
 mod checkpoint;
-mod decide;
-mod driven;
 mod engine;
-mod follow;
 mod interruption;
 mod intervention;
-mod journal;
 mod lease_renewal;
+mod metrics;
 pub(crate) mod outcome;
 mod participants;
-mod places;
 mod plan;
-mod progress;
+mod slots;
+mod state_machine;
 mod step;
+mod transition;
+mod unsaved;
 mod worker;
 
-pub use backlog::measure;
-pub use caller::{Caller, ServiceCaller};
+pub use active_sagas::ActiveSagas;
+pub use apply::SagaContext;
+pub use call_context::{Origin, ServiceCredentials};
 use chassis::Facility;
-pub use driven::Driven;
 pub use engine::{Engine, Parts};
-pub use follow::Run;
-pub use intervention::{Books, Intervention, Paid, Unhelped};
+pub use intervention::{Intervention, InterventionError, OrderPayments, PaymentTotals};
+pub use metrics::run_metrics;
 pub use outcome::{Effect, Outcome, Wait};
 pub use participants::Participants;
 pub use plan::Kind;
@@ -37,18 +38,18 @@ pub use worker::Worker;
 
 use crate::error::Error;
 
-/// Where a saga stands.
+/// The state of a saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Going forward.
+    /// Executes its steps forward.
     Running,
-    /// Waits for something outside.
+    /// Waits for an external event.
     Waiting,
-    /// Undoing what was done.
+    /// Undoes completed steps.
     Compensating,
     Completed,
     Compensated,
-    /// Needs a person. It is still tried, at long intervals.
+    /// Needs an operator. It is still retried at long intervals.
     Stuck,
 }
 
@@ -59,11 +60,11 @@ pub struct Saga {
     pub facility: Facility,
     pub kind: Kind,
     pub order_id: Uuid,
-    /// What a RefundOrder gives back.
+    /// The refund of a RefundOrder.
     pub refund_id: Option<Uuid>,
-    /// Fixed when it begins.
+    /// Fixed when the saga begins.
     pub plan: Vec<Step>,
-    /// Which step of the plan it is at.
+    /// The index of the current step in the plan.
     pub position: usize,
     pub backward: bool,
     pub state: State,
@@ -72,24 +73,24 @@ pub struct Saga {
     /// Failed tries of the current step.
     pub attempts: u32,
     pub version: i64,
-    /// Who owns the lease now; a write with an older epoch is refused.
+    /// The fencing epoch of the lease; a write with an older epoch is rejected.
     pub epoch: i64,
-    /// How often it was woken; one that is woken while it is driven goes on at once.
+    /// How often it was woken. A saga that is woken while it is driven is due again at once.
     pub nudges: i64,
-    /// When it goes on, by the database's clock; `None`: at once, or never if it has ended.
+    /// When it is due, by the database's clock; `None`: at once, or never if it has ended.
     pub wake_at: Option<OffsetDateTime>,
     /// When it counts as stuck, by the database's clock.
     pub deadline_at: OffsetDateTime,
-    /// When the current step was begun.
+    /// When the current step began.
     pub begun_at: OffsetDateTime,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
     pub(crate) progress: Vec<(i64, Progress)>,
-    /// The steps that have ended since the saga was written.
-    pub(crate) ended: Vec<Ended>,
+    /// The steps that have finished since the saga was saved.
+    pub(crate) finished_steps: Vec<FinishedStep>,
 }
 
-/// What happened to a saga, to be told to others.
+/// A change of a saga that is published as an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     Started,
@@ -97,43 +98,43 @@ pub enum Progress {
     Compensating { reason: String },
     Compensated,
     Stuck { step: Step, reason: String },
-    Skipped { action: Action, by: Statement },
-    ForceCompleted { action: Action, by: Statement },
+    Skipped { action: Action, by: OperatorNote },
+    ForceCompleted { action: Action, by: OperatorNote },
     Completed,
 }
 
-/// What an operator says about an intervention.
+/// The operator who intervened, and the reason given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
+pub struct OperatorNote {
     /// The subject of the operator's token.
     pub actor: String,
     pub reason: String,
 }
 
-/// A step that has ended, for the record.
+/// A finished step, for the saga's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct FinishedStep {
     pub action: Action,
-    pub ending: Ending,
-    /// What it answered or failed with, or why it was left out.
+    pub ending: StepEnding,
+    /// The response or error in brief, or why it was skipped.
     pub result: String,
     pub attempts: u32,
     pub begun_at: OffsetDateTime,
     pub ended_at: OffsetDateTime,
 }
 
-/// How a step ends.
+/// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum StepEnding {
     Succeeded,
     Failed,
-    /// An operator left it out, or ended the saga at it.
+    /// An operator skipped it, or ended the saga at it.
     Skipped,
 }
 
 impl Saga {
-    /// Begins a saga of `kind` that runs `plan` and counts as stuck when it has not ended by `deadline_at`. The process
-    /// that begins it holds its first lease.
+    /// Begins a saga of `kind` with this `plan`. It counts as stuck if it has not ended by `deadline_at`. The
+    /// process that begins it holds its first lease.
     pub fn begin(
         kind: Kind,
         plan: Vec<Step>,
@@ -163,13 +164,13 @@ impl Saga {
             created_at: now,
             updated_at: now,
             progress: Vec::new(),
-            ended: Vec::new(),
+            finished_steps: Vec::new(),
         };
         saga.record(Progress::Started);
         saga
     }
 
-    /// What it does next; `None` once it has ended.
+    /// The next action; `None` once the saga has ended.
     pub fn action(&self) -> Option<Action> {
         if self.has_ended() {
             return None;
@@ -181,8 +182,8 @@ impl Saga {
         })
     }
 
-    /// The `request_id` of an action's calls, the same in every try of every process.
-    pub fn key(&self, action: Action) -> Uuid {
+    /// The `request_id` of an action's calls: the same in every try and every process.
+    pub fn request_id(&self, action: Action) -> Uuid {
         let direction = if action.compensation {
             "compensation"
         } else {
@@ -195,9 +196,9 @@ impl Saga {
         matches!(self.state, State::Completed | State::Compensated)
     }
 
-    /// Whether the current step could still be refused. What is past the pivot only goes on, and so does what undoes:
-    /// a compensation, and CancelOrder as a whole.
-    pub fn may_turn_back(&self) -> bool {
+    /// Whether a failure of the current step may begin the compensation. Past the pivot a saga only goes forward;
+    /// a compensation, and CancelOrder as a whole, cannot be compensated.
+    pub fn can_compensate(&self) -> bool {
         let before_pivot = self
             .kind
             .pivot(&self.plan)
@@ -205,8 +206,8 @@ impl Saga {
         !self.backward && self.kind != Kind::CancelOrder && before_pivot
     }
 
-    /// Why nobody else may decide about its order while it is under way.
-    pub fn busy(&self) -> Error {
+    /// The error for other requests that want to change the order while this saga is running.
+    pub fn busy_error(&self) -> Error {
         let step = self.action().map(|action| action.step.name());
         match (self.state, step) {
             (State::Stuck, Some(step)) => Error::SagaStuck(self.id, step.to_owned()),
@@ -214,13 +215,14 @@ impl Saga {
         }
     }
 
-    /// Whether it goes straight on with its next step. Until it pauses, turns back or ends, what its participants have
-    /// answered is its record: after a crash they are asked again under the same keys, and answer the same.
-    pub fn goes_straight_on(&self) -> bool {
+    /// Whether it continues with its next step without being saved. Until it pauses, compensates or ends, the
+    /// participants' responses are its record: after a crash the calls are repeated with the same keys and get the
+    /// same responses.
+    pub fn continues_at_once(&self) -> bool {
         self.state == State::Running && self.wake_at.is_none() && self.attempts == 0
     }
 
-    /// Whether giving the current step up leaves its outcome open: at the pivot it may not.
+    /// Whether the current step is the pivot, which must not be abandoned while its outcome is unknown.
     pub fn is_at_pivot(&self) -> bool {
         !self.backward && self.kind.pivot(&self.plan) == Some(self.position)
     }
@@ -236,7 +238,7 @@ impl State {
         State::Stuck,
     ];
 
-    /// As it is stored.
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             State::Running => "running",
@@ -248,25 +250,25 @@ impl State {
         }
     }
 
-    /// The state of that name.
-    pub fn named(name: &str) -> Option<State> {
+    /// The state with this name.
+    pub fn from_name(name: &str) -> Option<State> {
         State::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
-impl Ending {
-    /// As it is stored.
+impl StepEnding {
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
-            Ending::Succeeded => "succeeded",
-            Ending::Failed => "failed",
-            Ending::Skipped => "skipped",
+            StepEnding::Succeeded => "succeeded",
+            StepEnding::Failed => "failed",
+            StepEnding::Skipped => "skipped",
         }
     }
 
-    /// The ending of that name.
-    pub fn named(name: &str) -> Option<Ending> {
-        [Ending::Succeeded, Ending::Failed, Ending::Skipped]
+    /// The ending with this name.
+    pub fn from_name(name: &str) -> Option<StepEnding> {
+        [StepEnding::Succeeded, StepEnding::Failed, StepEnding::Skipped]
             .into_iter()
             .find(|ending| ending.name() == name)
     }

@@ -1,4 +1,4 @@
-//! The process: what it is made of, top to bottom.
+//! Assembles the process, top to bottom.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use proto::{
 use tonic::{Extensions, Status};
 
 use crate::{
-    changes::Changes,
+    app::App,
     config::Settings,
-    desk::Desk,
     grpc::Grpc,
+    order_notifier::OrderNotifier,
     place_order::AcceptOrders,
-    saga::{self, Engine, Participants, Parts, ServiceCaller, Worker},
-    subscriptions::{Claims, Payments},
+    saga::{self, Engine, Participants, Parts, ServiceCredentials, Worker},
+    subscriptions::{ClaimEvents, PaymentEvents},
 };
 
-/// The order service, as a process.
+/// The order service as a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders;
 
@@ -56,21 +56,21 @@ impl Service for Orders {
         let bus = Bus::connect(&settings.events, Self::NAME).await?;
         let rules = vec![settings.saga.retention()];
         retention::start(&process, &database, process.sweep_interval(), rules);
-        let desk = desk(&settings, &process, database, &bus)?;
+        let app = build_app(&settings, &process, database, &bus)?;
 
-        bus.take_part(&pool, consumers(&desk), host(&process));
-        let worker = Worker::new(desk.engine.clone()).run(process.drained.clone());
+        bus.take_part(&pool, consumers(&app), host(&process));
+        let worker = Worker::new(app.engine.clone()).run(process.drained.clone());
         process.tasks.spawn("saga worker", worker);
-        let measuring = saga::measure(desk.database.clone(), process.shutdown.clone());
-        process.tasks.spawn("saga backlog", async move {
-            measuring.await;
+        let metrics = saga::run_metrics(app.database.clone(), process.shutdown.clone());
+        process.tasks.spawn("saga metrics", async move {
+            metrics.await;
             Ok(())
         });
 
         let dead_letters = DeadLetters::new(&bus, &pool, &settings.auth.page_key()?, operator);
         let event_operations = EventOperations::new(&bus, &pool, operator);
         let grpc = Grpc {
-            desk,
+            app,
             process: process.clone(),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
@@ -83,33 +83,33 @@ impl Service for Orders {
     }
 }
 
-fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -> anyhow::Result<Desk> {
+fn build_app(settings: &Settings, process: &Process, database: Database, bus: &Bus) -> anyhow::Result<App> {
     let payment = process.channel("payment", &settings.payment)?;
     let claims = process.channel("claims", &settings.claims)?;
-    let caller = ServiceCaller {
+    let credentials = ServiceCredentials {
         tokens: ServiceTokens::new(Orders::NAME, &settings.auth)?,
         timeout: settings.saga.step_timeout(),
     };
-    let participants = Participants::new(payment, claims, &caller, &process.tasks);
-    let changes = Changes::default();
-    let polled = changes.clone().poll(
+    let participants = Participants::new(payment, claims, &credentials, &process.tasks);
+    let order_notifier = OrderNotifier::default();
+    let polling = order_notifier.clone().poll(
         database.clone(),
         settings.orders.watch_poll(),
         process.drained.clone(),
     );
-    process.tasks.spawn("changes of orders", async move {
-        polled.await;
+    process.tasks.spawn("order notifier", async move {
+        polling.await;
         Ok(())
     });
-    let denials = Arc::new(settings.denials.clone());
+    let denial_policy = Arc::new(settings.denials.clone());
     let engine = Engine::new(Parts {
         tasks: process.tasks.clone(),
         database: database.clone(),
         participants: participants.clone(),
-        caller,
+        credentials,
         outbox: bus.outbox(),
-        changes: changes.clone(),
-        denials: denials.clone(),
+        order_notifier: order_notifier.clone(),
+        denial_policy: denial_policy.clone(),
         settings: settings.saga.clone(),
         payment_window: settings.orders.payment_window(),
     });
@@ -117,34 +117,34 @@ fn desk(settings: &Settings, process: &Process, database: Database, bus: &Bus) -
         database: database.clone(),
         outbox: bus.outbox(),
     };
-    Ok(Desk {
-        accepting: Batcher::new(accept, Limits::default(), process.tasks.clone()),
+    Ok(App {
+        accept_orders: Batcher::new(accept, Limits::default(), process.tasks.clone()),
         database,
         engine,
         participants,
-        changes,
+        order_notifier,
         outbox: bus.outbox(),
-        pages: settings.auth.page_tokens()?,
-        denials,
+        page_tokens: settings.auth.page_tokens()?,
+        denial_policy,
         orders: settings.orders.clone(),
-        patience: settings.saga.patience(),
+        stuck_after: settings.saga.stuck_after(),
     })
 }
 
-fn consumers(desk: &Desk) -> [Consumer; 2] {
-    let claims = Claims(desk.denials.clone());
-    let payments = Payments {
-        clock: desk.database.clock().clone(),
-        patience: desk.patience,
-        driven: desk.engine.driven(),
+fn consumers(app: &App) -> [Consumer; 2] {
+    let claims = ClaimEvents(app.denial_policy.clone());
+    let payments = PaymentEvents {
+        clock: app.database.clock().clone(),
+        stuck_after: app.stuck_after,
+        active_sagas: app.engine.active_sagas(),
     };
     [
-        Consumer::new(Claims::NAME, &Claims::SUBJECTS, claims),
-        Consumer::new(Payments::NAME, &Payments::SUBJECTS, payments),
+        Consumer::new(ClaimEvents::NAME, &ClaimEvents::SUBJECTS, claims),
+        Consumer::new(PaymentEvents::NAME, &PaymentEvents::SUBJECTS, payments),
     ]
 }
 
-/// What the process lends to the event backbone.
+/// The tasks, health and shutdown signals of the process that the events crate uses.
 fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + Send + 'static> {
     let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
     Host {

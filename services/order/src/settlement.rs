@@ -1,14 +1,15 @@
-//! After fulfilment: what the payer has paid or refused, and what becomes of the rest. Pure; driven by events.
+//! Settlement after fulfilment: what the payer has paid or refused, and what happens to the rest. Pure; driven by
+//! events.
 
 mod account;
+mod adjustment;
 mod evaluate;
-mod moves;
 mod policy;
 mod resolution;
 mod reversal;
 
 pub use account::{Account, Activity, Hold, Remittance};
-pub use moves::Moves;
+pub use adjustment::Adjustment;
 pub use policy::{DenialPolicy, Disposition};
 pub use resolution::Resolution;
 
@@ -16,7 +17,7 @@ use crate::order::{Change, Order, State, WrongState};
 use evaluate::{Decision, decide};
 
 impl Order {
-    /// What the payer still owes; negative when it has paid more than was left open.
+    /// What the payer still owes; negative when it has paid more than was open.
     pub fn payer_outstanding(&self) -> i64 {
         let account = &self.account;
         let closed =
@@ -24,8 +25,8 @@ impl Order {
         self.price.payer_net - closed - account.rounding
     }
 
-    /// What was billed to the patient in all, beside the share. What the patient had paid too much and has back counts
-    /// as billed, so that this less what was captured is what is due.
+    /// Everything billed to the patient beside the share. A refunded overpayment counts as billed, so that this
+    /// less the captured amount is what is due.
     pub fn billed(&self) -> i64 {
         let account = &self.account;
         account.transferred - account.patient_written_off + account.credit_refunded
@@ -39,7 +40,8 @@ impl Order {
         (self.billed() - self.account.balance_paid).max(0)
     }
 
-    /// What the patient has paid too much of what was billed beside the share: the payer has paid it after all.
+    /// What the patient has overpaid of the amounts billed beside the share, because the payer has paid them
+    /// later.
     pub fn patient_credit(&self) -> i64 {
         if self.state == State::Returned {
             return 0;
@@ -47,9 +49,13 @@ impl Order {
         (self.account.balance_paid - self.billed()).max(0)
     }
 
-    /// A remittance told where the claim stands. Kept also before fulfilment, and evaluated then.
-    pub fn remitted(&mut self, remittance: Remittance, policy: &DenialPolicy) -> Result<(), WrongState> {
-        if !self.is_news(remittance.claim_version) {
+    /// Applies a remittance. Before fulfilment it is only recorded, and evaluated later.
+    pub fn apply_remittance(
+        &mut self,
+        remittance: Remittance,
+        policy: &DenialPolicy,
+    ) -> Result<(), WrongState> {
+        if !self.advance_claim_version(remittance.claim_version) {
             return Ok(());
         }
         self.account.payer_paid = remittance.net_paid;
@@ -58,17 +64,17 @@ impl Order {
         self.settle(policy)
     }
 
-    /// The post office or the payer refused the submission: a person has to look.
-    pub fn claim_rejected(&mut self, claim_version: i64) {
-        if self.is_news(claim_version) && self.state != State::Settled {
+    /// Records that the post office or the payer rejected the submission: a person has to review it.
+    pub fn apply_claim_rejection(&mut self, claim_version: i64) {
+        if self.advance_claim_version(claim_version) && self.state != State::Settled {
             self.hold = Hold::Review;
             self.touch();
         }
     }
 
-    /// The claim was filed again: what is open waits for the payer's next answer.
-    pub fn claim_resubmitted(&mut self, claim_version: i64) {
-        if self.is_news(claim_version) {
+    /// Records that the claim was resubmitted: what is open waits for the payer's next remittance.
+    pub fn apply_claim_resubmission(&mut self, claim_version: i64) {
+        if self.advance_claim_version(claim_version) {
             self.hold = Hold::None;
             for activity in self.activities.iter_mut().filter(|activity| activity.open() > 0) {
                 activity.awaiting = true;
@@ -77,12 +83,12 @@ impl Order {
         }
     }
 
-    /// The patient paid (a part of) the balance.
-    pub fn balance_paid(&mut self, amount: i64) -> Result<(), WrongState> {
+    /// Records a payment of the balance or a part of it.
+    pub fn apply_balance_payment(&mut self, amount: i64) -> Result<(), WrongState> {
         self.account.balance_paid += amount;
         self.touch();
         match self.state {
-            State::BalanceDue => self.close(Moves::default()),
+            State::BalanceDue => self.close(Adjustment::default()),
             _ => Ok(()),
         }
     }
@@ -93,12 +99,12 @@ impl Order {
             return Ok(());
         }
         let payer = self.payer_id.clone();
-        let mut moves = self.reverse_what_was_paid_late();
+        let mut adjustment = self.reverse_late_payments();
         match decide(self.payer_outstanding(), &self.activities, |code| {
             policy.disposition(&payer, code)
         }) {
             // Before the first remittance, only a rejection can hold the order.
-            Decision::Unheard => {}
+            Decision::NoRemittance => {}
             Decision::Wait => self.hold = Hold::None,
             Decision::Hold(hold) => self.hold = hold,
             Decision::Close {
@@ -109,30 +115,30 @@ impl Order {
                 self.hold = Hold::None;
                 for (index, amount) in transfers {
                     self.activities[index].transferred += amount;
-                    moves.transferred += amount;
+                    adjustment.transferred += amount;
                 }
                 for (index, amount) in write_offs {
                     self.activities[index].written_off += amount;
-                    moves.written_off += amount;
+                    adjustment.written_off += amount;
                 }
-                moves.rounding = rounding;
+                adjustment.rounding = rounding;
             }
         }
-        self.account.transferred += moves.transferred;
-        self.account.payer_written_off += moves.written_off;
-        self.account.rounding += moves.rounding;
-        self.close(moves)
+        self.account.transferred += adjustment.transferred;
+        self.account.payer_written_off += adjustment.written_off;
+        self.account.rounding += adjustment.rounding;
+        self.close(adjustment)
     }
 
-    /// The payment of the balance was let go or its authorization has lapsed. While it is due it is asked for again.
-    pub fn balance_let_go(&mut self) {
+    /// Requests a due balance again after its payment was voided or its authorization has expired.
+    pub fn request_balance_again(&mut self) {
         if self.state == State::BalanceDue {
             self.record_balance_due(0, 0);
         }
     }
 
-    /// The patient has back what was paid too much, and owes it by now.
-    pub(crate) fn owe_again(&mut self) -> Result<(), WrongState> {
+    /// The patient owes an overpayment again that was already refunded.
+    pub(crate) fn reopen_balance(&mut self) -> Result<(), WrongState> {
         if self.state != State::BalanceDue {
             self.enter(State::BalanceDue)?;
         }
@@ -140,33 +146,35 @@ impl Order {
         Ok(())
     }
 
-    /// Moves to the state that what is open calls for, and tells what was moved.
-    fn close(&mut self, mut moves: Moves) -> Result<(), WrongState> {
+    /// Enters the state that follows from the open amounts, and records what was moved.
+    fn close(&mut self, mut adjustment: Adjustment) -> Result<(), WrongState> {
         let outstanding = self.payer_outstanding();
-        let next = match self.patient_balance() > 0 {
-            true => State::BalanceDue,
-            false if self.hold != Hold::None || outstanding > 0 => State::Fulfilled,
-            false => State::Settled,
+        let next = if self.patient_balance() > 0 {
+            State::BalanceDue
+        } else if self.hold != Hold::None || outstanding > 0 {
+            State::Fulfilled
+        } else {
+            State::Settled
         };
         let from = self.state;
         if next != from {
             self.enter(next)?;
         }
-        // What the new state's own event has no room for is told before it.
-        if !moves.fit(next) {
+        // Amounts that the event of the new state does not carry are published before it.
+        if !adjustment.fits_event_of(next) {
             let billed = self.billed();
-            self.record(Change::Adjusted { moves, billed });
-            moves = Moves::default();
+            self.record(Change::Adjusted { adjustment, billed });
+            adjustment = Adjustment::default();
         }
-        if next == from && moves == Moves::default() {
+        if next == from && adjustment == Adjustment::default() {
             self.touch();
             return Ok(());
         }
         match next {
-            State::BalanceDue => self.record_balance_due(moves.transferred, moves.written_off),
+            State::BalanceDue => self.record_balance_due(adjustment.transferred, adjustment.written_off),
             State::Settled => self.record(Change::Settled {
-                written_off: moves.written_off,
-                patient_written_off: moves.patient_written_off,
+                written_off: adjustment.written_off,
+                patient_written_off: adjustment.patient_written_off,
             }),
             _ if from == State::Settled => self.record(Change::Reopened { outstanding }),
             _ => self.touch(),
@@ -184,8 +192,8 @@ impl Order {
         });
     }
 
-    /// Claim events arrive in order; one that was seen already, or is older than what is known, is no news.
-    fn is_news(&mut self, claim_version: i64) -> bool {
+    /// Claim events arrive in order; returns false for one that was applied already or is older than the last.
+    fn advance_claim_version(&mut self, claim_version: i64) -> bool {
         if claim_version <= self.claim_version {
             return false;
         }

@@ -1,5 +1,5 @@
-//! All SQL. Everything takes a connection, so that the use case owns the transaction; the transaction names the
-//! facility, and row-level security does the rest.
+//! All SQL. Every function takes a connection, so that the use case owns the transaction. The transaction sets the
+//! facility, and row-level security restricts all statements to it.
 
 pub mod lines;
 mod order_row;
@@ -11,16 +11,16 @@ mod saga_row;
 pub mod saga_steps;
 pub mod sagas;
 
-/// Rows to be written, a column each.
+/// Rows to be written, which become one array for each column.
 struct Column<'a, R>(&'a [R]);
 
 impl<R: Copy> Column<'_, R> {
-    fn of<T>(&self, value: impl Fn(R) -> T) -> Vec<T> {
+    fn map<T>(&self, value: impl Fn(R) -> T) -> Vec<T> {
         self.0.iter().copied().map(value).collect()
     }
 }
 
-/// What a row holds that the domain does not know: a newer release wrote it, or a person did.
+/// The error for a column that the domain cannot represent: it was written by a newer release or manually.
 pub(crate) fn corrupt(what: &'static str) -> sqlx::Error {
     sqlx::Error::Decode(format!("unreadable {what}").into())
 }

@@ -1,4 +1,5 @@
-//! Streams an order: as it is, and again whenever it has changed, until it has ended. Only then the stream ends OK.
+//! WatchOrder: streams an order as it is, and again after every change, until its state is final. Only then the
+//! stream ends with OK.
 
 use chassis::{Facility, status};
 use proto::order::v1::WatchOrderResponse;
@@ -10,59 +11,62 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
-    changes::Subscription,
-    desk::Desk,
+    app::App,
     error::Error,
-    read_orders::{self, Name},
+    order_notifier::Subscription,
+    read_orders::{self, Identifier},
     store,
 };
 
-/// Changes that a slow reader may lag behind before it is waited for; it then gets the newest state only.
+/// Updates that are buffered for a slow reader. When the buffer is full, later changes are merged into one update
+/// with the newest state.
 const BUFFERED: usize = 4;
 
 /// One watcher of one order.
 pub struct Watch {
-    desk: Desk,
+    app: App,
     facility: Facility,
     order_id: Uuid,
-    changes: Subscription,
+    subscription: Subscription,
     until: Instant,
 }
 
-/// The watcher's stream.
+/// The stream of one watcher.
 pub type Updates = mpsc::Receiver<Result<WatchOrderResponse, Status>>;
 
 impl Watch {
-    /// Begins to watch. The server ends the stream at its call's deadline, if that is earlier than the longest watch.
-    pub fn new(desk: &Desk, facility: Facility, order_id: Uuid) -> Watch {
+    /// Subscribes to the order. The server ends the stream at the call's deadline if that is earlier than the
+    /// longest watch.
+    pub fn new(app: &App, facility: Facility, order_id: Uuid) -> Watch {
         Watch {
-            changes: desk.changes.subscribe(&facility, order_id),
-            desk: desk.clone(),
+            subscription: app.order_notifier.subscribe(&facility, order_id),
+            app: app.clone(),
             facility,
             order_id,
-            until: Instant::now() + desk.orders.watch_max(),
+            until: Instant::now() + app.orders.watch_max(),
         }
     }
 
-    /// Sends the order as it is, then goes on in the background.
+    /// Sends the order as it is, then continues in the background.
     ///
     /// # Errors
-    /// NOT_FOUND, also for another facility's order.
+    /// NOT_FOUND, also when the order belongs to another facility.
     pub async fn start(
         self,
         tasks: &chassis::Tasks,
         shutdown: tokio_util::sync::CancellationToken,
     ) -> Result<Updates, Error> {
         let (sender, updates) = mpsc::channel(BUFFERED);
-        let (order, told) = read_orders::get(&self.desk, &self.facility, &Name::Id(self.order_id)).await?;
-        // The receiver is at hand and has room.
-        let _ = sender.try_send(Ok(WatchOrderResponse { order: Some(told) }));
+        let (order, message) =
+            read_orders::get(&self.app, &self.facility, &Identifier::Id(self.order_id)).await?;
+        // Cannot fail: the receiver exists and the buffer is empty.
+        let _ = sender.try_send(Ok(WatchOrderResponse { order: Some(message) }));
         if !order.state.is_final() {
             drop(tasks.run(async move {
                 tokio::select! {
-                    () = self.follow(order.version, &sender) => {}
+                    () = self.stream_updates(order.version, &sender) => {}
                     () = sender.closed() => {}
-                    // The reader comes back, and finds another replica. One that does not read hears nothing.
+                    // The client reconnects to another replica. A client that does not read misses this status.
                     () = shutdown.cancelled() => drop(sender.try_send(Err(status::draining()))),
                 }
             }));
@@ -70,18 +74,22 @@ impl Watch {
         Ok(updates)
     }
 
-    async fn follow(mut self, mut seen: i64, sender: &mpsc::Sender<Result<WatchOrderResponse, Status>>) {
+    async fn stream_updates(
+        mut self,
+        mut seen: i64,
+        sender: &mpsc::Sender<Result<WatchOrderResponse, Status>>,
+    ) {
         let mut failed = false;
         loop {
             tokio::select! {
-                () = self.changes.changed(), if !failed => {}
-                () = sleep(self.desk.orders.watch_poll()), if failed => {}
+                () = self.subscription.changed(), if !failed => {}
+                () = sleep(self.app.orders.watch_poll()), if failed => {}
                 () = sleep_until(self.until) => {
                     let _ = sender.send(Err(status::out_of_time())).await;
                     return;
                 }
             }
-            let update = match self.look(seen).await {
+            let update = match self.read_if_changed(seen).await {
                 Ok(None) => {
                     failed = false;
                     continue;
@@ -94,8 +102,8 @@ impl Watch {
                     }
                     continue;
                 }
-                // The next look may find what this one could not.
-                Err(error) if error.is_passing() && !failed => {
+                // Retried once: a transient error may be gone at the next read.
+                Err(error) if error.is_transient() && !failed => {
                     failed = true;
                     continue;
                 }
@@ -106,16 +114,18 @@ impl Watch {
         }
     }
 
-    /// The order, if it has moved on from `seen`: its version, whether it has ended, and what to tell.
-    async fn look(&self, seen: i64) -> Result<Option<(i64, bool, WatchOrderResponse)>, Error> {
-        let mut tx = self.desk.database.begin(&self.facility).await?;
-        let version = store::orders::version(&mut tx, self.order_id).await?;
+    /// The order, if its version differs from `seen`: its version, whether its state is final, and the update to
+    /// send.
+    async fn read_if_changed(&self, seen: i64) -> Result<Option<(i64, bool, WatchOrderResponse)>, Error> {
+        let mut tx = self.app.database.begin(&self.facility).await?;
+        let version = store::orders::get_version(&mut tx, self.order_id).await?;
         tx.commit().await?;
         if version == Some(seen) {
             return Ok(None);
         }
-        let (order, told) = read_orders::get(&self.desk, &self.facility, &Name::Id(self.order_id)).await?;
-        let update = WatchOrderResponse { order: Some(told) };
+        let (order, message) =
+            read_orders::get(&self.app, &self.facility, &Identifier::Id(self.order_id)).await?;
+        let update = WatchOrderResponse { order: Some(message) };
         Ok(Some((order.version, order.state.is_final(), update)))
     }
 }

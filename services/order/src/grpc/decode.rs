@@ -1,5 +1,5 @@
-//! Requests as use cases take them. Rules that hold between fields are checked here, all of them at once; rules of
-//! single fields stand in the contract and were checked before.
+//! Decodes requests for the use cases. Rules between fields are checked here, all of them together; rules of
+//! single fields are part of the contract and were checked before.
 
 use chassis::{Facility, Violations, status};
 use money::{Currency, Decimal, Money};
@@ -16,17 +16,20 @@ use uuid::Uuid;
 
 use super::encode;
 use crate::{
-    order::{Line, Order, Placing, Price},
-    place_order::Intake,
-    refund::{Wanted, WantedLine},
-    refund_order::Return,
-    resolve_balance::Decided,
+    order::{Line, NewOrder, Order, Price},
+    place_order,
+    refund::{RequestedLine, Scope},
+    refund_order, resolve_order_balance,
     settlement::Resolution,
     store::orders::Filter,
 };
 
-/// A request to place an order: its lines have one currency, and its price adds up, with the claim's too.
-pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<Intake, Violations> {
+/// Decodes a request to place an order. Its lines must have one currency, and its price must add up, including the
+/// claim's.
+pub(super) fn place_order(
+    facility: &Facility,
+    request: PlaceOrderRequest,
+) -> Result<place_order::Input, Violations> {
     let mut violations = Violations::new();
     let currency = request
         .lines
@@ -44,7 +47,7 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
         .enumerate()
         .map(|(index, line)| read.line(index, line))
         .collect();
-    // An amount that could not be read is named by its line; a sum without it says nothing.
+    // An amount that could not be read is reported by its line; a sum without it means nothing.
     let is_sum_known = read.violations.is_empty();
     let gross = lines
         .iter()
@@ -64,7 +67,7 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
     let Some(currency) = currency.filter(|_| violations.is_empty()) else {
         return Err(violations);
     };
-    let placing = Placing {
+    let new_order = NewOrder {
         facility: facility.clone(),
         reference: request.reference,
         patient_id: request.patient_id,
@@ -78,8 +81,8 @@ pub(super) fn intake(facility: &Facility, request: PlaceOrderRequest) -> Result<
         immediate: capture_mode == CaptureMode::Immediate,
         payment_method: request.payment_method,
     };
-    Ok(Intake {
-        placing,
+    Ok(place_order::Input {
+        new_order,
         lines,
         claim: request.claim,
     })
@@ -92,29 +95,29 @@ fn fits(minor: i64, currency: Option<Currency>) -> bool {
     minor <= MAX_UNITS * 10_i64.pow(exponent)
 }
 
-/// A request to give something of `order` back.
-pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<Return, Violations> {
+/// Decodes a request to refund `order`.
+pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<refund_order::Input, Violations> {
     let mut violations = Violations::new();
     let mut read = Reader {
         violations: &mut violations,
         currency: Some(order.currency),
     };
-    let wanted = match (&request.amount, request.lines.is_empty()) {
+    let scope = match (&request.amount, request.lines.is_empty()) {
         (Some(amount), _) => {
             let amount = read.money("amount", amount);
-            // One that could not be read has been told; what stands in for it is nothing that somebody sent.
+            // An unreadable amount was reported already; its placeholder is not what the caller sent.
             let is_read = read.violations.is_empty();
             read.violations
                 .require(!is_read || amount > 0, "amount", "must be above zero");
-            Wanted::Amount(amount)
+            Scope::Amount(amount)
         }
-        (None, true) => Wanted::Whole,
-        (None, false) => Wanted::Lines(
+        (None, true) => Scope::Whole,
+        (None, false) => Scope::Lines(
             request
                 .lines
                 .iter()
                 .enumerate()
-                .map(|(index, line)| WantedLine {
+                .map(|(index, line)| RequestedLine {
                     number: line.number,
                     quantity: read.quantity(&format!("lines[{index}].quantity"), line.quantity.as_ref()),
                     amount: line
@@ -126,16 +129,18 @@ pub(super) fn refund(order: &Order, request: RefundOrderRequest) -> Result<Retur
         ),
     };
     violations.into_result()?;
-    Ok(Return {
+    Ok(refund_order::Input {
         order_id: order.id,
-        wanted,
+        scope,
         reason: request.reason,
         reference: request.reference,
     })
 }
 
-/// What is to become of a balance.
-pub(super) fn resolution(request: ResolveOrderBalanceRequest) -> Result<Decided, Status> {
+/// Decodes a request to resolve a balance.
+pub(super) fn resolution(
+    request: ResolveOrderBalanceRequest,
+) -> Result<resolve_order_balance::Input, Status> {
     let resolution = match request.resolution() {
         BalanceResolution::BillPatient => Resolution::BillPatient,
         BalanceResolution::WriteOff => Resolution::WriteOff,
@@ -146,7 +151,7 @@ pub(super) fn resolution(request: ResolveOrderBalanceRequest) -> Result<Decided,
     if amount.is_some_and(|amount| !amount.is_positive()) {
         return Err(status::invalid_field("amount", "must be above zero"));
     }
-    Ok(Decided {
+    Ok(resolve_order_balance::Input {
         order_id: super::uuid("id", &request.id)?,
         resolution,
         amount,
@@ -154,16 +159,16 @@ pub(super) fn resolution(request: ResolveOrderBalanceRequest) -> Result<Decided,
     })
 }
 
-/// Which orders are listed.
+/// Decodes the filter of a list.
 pub(super) fn order_filter(request: &ListOrdersRequest) -> Filter {
     Filter {
-        state: encode::order_state_of(request.state()),
+        state: encode::order_state_from_wire(request.state()),
         patient_id: request.patient_id.clone(),
         line_code: request.line_code.clone(),
     }
 }
 
-/// An optional identifier: empty is none.
+/// An optional id: empty is none.
 pub(super) fn optional_uuid(field: &str, text: &str) -> Result<Option<Uuid>, Status> {
     match text {
         "" => Ok(None),
@@ -171,10 +176,10 @@ pub(super) fn optional_uuid(field: &str, text: &str) -> Result<Option<Uuid>, Sta
     }
 }
 
-/// Reads values and collects what is wrong with them; what cannot be read counts as nothing.
+/// Reads values and collects their violations; an unreadable value counts as zero.
 struct Reader<'a> {
     violations: &'a mut Violations,
-    /// What all amounts must be in; `None` when the first one is in no currency.
+    /// The currency of all amounts; `None` when the first amount has no valid one.
     currency: Option<Currency>,
 }
 
@@ -224,7 +229,8 @@ impl Reader<'_> {
         quantity.unwrap_or(Decimal::ZERO)
     }
 
-    /// Splits the price. Without a claim nobody but the patient pays; with one, its figures must be the order's.
+    /// Splits the price. Without a claim the patient pays everything; with one, its amounts must be those of the
+    /// order.
     fn price(
         &mut self,
         known_gross: Option<i64>,
@@ -233,16 +239,16 @@ impl Reader<'_> {
     ) -> Price {
         let gross = known_gross.unwrap_or_default();
         let before = self.violations.iter().count();
-        let asked = share.map(|share| self.money("patient_share", share));
+        let given_share = share.map(|share| self.money("patient_share", share));
         let net = claim.map_or(0, |claim| self.part("claim.net", claim.net.as_ref()));
-        let patient_share = asked.unwrap_or(gross.saturating_sub(net));
+        let patient_share = given_share.unwrap_or(gross.saturating_sub(net));
         let claimed = claim.map(|claim| {
             (
                 self.part("claim.gross", claim.gross.as_ref()),
                 self.part("claim.patient_share", claim.patient_share.as_ref()),
             )
         });
-        // What could not be read has been told; comparing it would tell it again.
+        // Unreadable amounts were reported already; comparing them would report them again.
         if known_gross.is_some() && self.violations.iter().count() == before {
             self.consistent(gross, patient_share, net, claimed);
         }
@@ -275,14 +281,15 @@ impl Reader<'_> {
             Some((claim_gross, claim_share)) => {
                 let in_all = patient_share.checked_add(net);
                 let fits = in_all.is_some_and(|sum| sum <= gross) && patient_share >= 0;
-                // Of two that are too much together, the one that is too much alone is named.
-                match patient_share > gross {
-                    true => violations.add("patient_share", "must not be more than the sum of the lines"),
-                    false => violations.require(
+                // If the two together are too much, the one that is too much alone is reported.
+                if patient_share > gross {
+                    violations.add("patient_share", "must not be more than the sum of the lines")
+                } else {
+                    violations.require(
                         fits,
                         "claim.net",
                         "must not be more than the gross less the patient share",
-                    ),
+                    )
                 }
                 violations.require(
                     claim_gross == gross,

@@ -30,14 +30,14 @@ fn claim(gross: i64, patient_share: i64, net: i64) -> Option<ClaimDetails> {
 }
 
 fn place(request: PlaceOrderRequest) -> Result<Price, Vec<String>> {
-    let taken = intake(&Facility::new("F1").unwrap(), request);
+    let taken = place_order(&Facility::new("F1").unwrap(), request);
     taken
-        .map(|taken| taken.placing.price)
+        .map(|taken| taken.new_order.price)
         .map_err(|violations| violations.iter().map(|v| v.field.clone()).collect())
 }
 
 #[test]
-fn without_a_claim_the_patient_pays_it_all() {
+fn without_a_claim_the_patient_pays_everything() {
     let request = PlaceOrderRequest {
         lines: vec![line(30), line(70)],
         ..Default::default()
@@ -86,7 +86,7 @@ fn with_a_claim_the_patient_pays_what_the_payer_does_not_unless_the_share_is_giv
 }
 
 #[test]
-fn every_figure_that_does_not_add_up_is_named_at_once() {
+fn all_amounts_that_do_not_add_up_are_reported_together() {
     let request = PlaceOrderRequest {
         lines: vec![line(500)],
         claim: claim(501, 101, 450),
@@ -100,7 +100,7 @@ fn every_figure_that_does_not_add_up_is_named_at_once() {
 }
 
 #[test]
-fn mixed_currencies_parts_of_the_smallest_coin_and_odd_quantities_are_named_by_line() {
+fn mixed_currencies_fractions_of_minor_units_and_invalid_quantities_are_reported_by_line() {
     let mut lines = vec![line(1), line(2), line(3)];
     lines[1].amount = Some(WireMoney {
         currency_code: "USD".into(),
@@ -124,7 +124,7 @@ fn mixed_currencies_parts_of_the_smallest_coin_and_odd_quantities_are_named_by_l
 }
 
 #[test]
-fn an_order_for_nothing_is_taken() {
+fn an_order_with_a_price_of_zero_is_accepted() {
     let mut free = PlaceOrderRequest {
         lines: vec![line(0)],
         ..Default::default()
@@ -135,7 +135,7 @@ fn an_order_for_nothing_is_taken() {
 }
 
 #[test]
-fn a_share_above_the_price_is_named_as_such() {
+fn a_share_above_the_price_is_reported_as_the_share() {
     let request = PlaceOrderRequest {
         lines: vec![line(77)],
         claim: claim(77, 80, 0),
@@ -146,7 +146,7 @@ fn a_share_above_the_price_is_named_as_such() {
 }
 
 #[test]
-fn an_order_beyond_counting_is_refused() {
+fn an_order_whose_sum_overflows_is_refused() {
     let huge = i64::MAX / 100 - 1;
     let request = PlaceOrderRequest {
         lines: vec![line(huge), line(huge)],
@@ -156,7 +156,7 @@ fn an_order_beyond_counting_is_refused() {
 }
 
 #[test]
-fn lines_that_sum_to_more_than_can_be_paid_are_refused_at_once() {
+fn lines_that_sum_to_more_than_the_largest_amount_are_refused() {
     let in_dong = |units| {
         let mut line = line(units);
         line.amount.as_mut().unwrap().currency_code = "VND".to_owned();
@@ -178,9 +178,9 @@ fn lines_that_sum_to_more_than_can_be_paid_are_refused_at_once() {
     assert_eq!(place(order(vec![line(most), line(1)])).unwrap_err(), ["lines"]);
 }
 
-/// Nothing is said of a figure that stands in for one that could not be read.
+/// A placeholder for an unreadable amount is not reported.
 #[test]
-fn what_cannot_be_read_is_named_once() {
+fn an_unreadable_amount_is_reported_once() {
     let mut other = line(70);
     other.amount.as_mut().unwrap().currency_code = "GBP".into();
     let request = PlaceOrderRequest {

@@ -1,4 +1,4 @@
-//! Orders and sagas as the contract has them.
+//! Encodes orders for the contract.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::{
     settlement::Hold,
 };
 
-/// An order with its lines and refunds.
+/// Encodes an order with its lines and refunds.
 pub fn order(order: &Order, lines: &[Line], refunds: &[Refund]) -> wire::Order {
     let money = |minor| Some(order.money(minor).into());
     let account = &order.account;
@@ -55,7 +55,7 @@ pub fn order(order: &Order, lines: &[Line], refunds: &[Refund]) -> wire::Order {
     }
 }
 
-/// A point in time.
+/// Encodes a point in time.
 pub fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
     let nanos = i32::try_from(at.nanosecond()).unwrap_or_default();
     prost_types::Timestamp {
@@ -64,8 +64,8 @@ pub fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
     }
 }
 
-/// The state; none for the unspecified one.
-pub fn order_state_of(state: wire::OrderState) -> Option<State> {
+/// The state of a filter; `None` for the unspecified one.
+pub fn order_state_from_wire(state: wire::OrderState) -> Option<State> {
     State::ALL
         .into_iter()
         .find(|candidate| order_state(*candidate) == state)

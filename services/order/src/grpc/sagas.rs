@@ -9,12 +9,14 @@ use proto::ops::v1::{
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{Grpc, context, decode, encode::timestamp, respond, uuid};
+use super::{Grpc, context, decode, encode::timestamp, encode_response, uuid};
 use crate::{
-    desk,
-    help_saga::{self, Help},
-    operate_sagas::{self, Shown},
-    saga::{Ending, Intervention, Saga, State, Statement},
+    operators::{
+        intervene, retry,
+        show::{self, SagaView},
+    },
+    request,
+    saga::{Intervention, OperatorNote, Saga, State, StepEnding},
     store::{saga_actions, saga_steps, sagas::Filter},
 };
 
@@ -23,9 +25,9 @@ impl SagaService for Grpc {
     async fn get_saga(&self, request: Request<GetSagaRequest>) -> Result<Response<GetSagaResponse>, Status> {
         let identity = Identity::of(&request)?;
         let id = uuid("id", &request.get_ref().id)?;
-        let shown = operate_sagas::get(&self.desk, &identity.facility, id).await?;
+        let view = show::get(&self.app, &identity.facility, id).await?;
         Ok(Response::new(GetSagaResponse {
-            saga: Some(saga(&shown)),
+            saga: Some(saga(&view)),
         }))
     }
 
@@ -36,7 +38,7 @@ impl SagaService for Grpc {
         let identity = Identity::of(&request)?;
         let request = request.into_inner();
         let filter = Filter {
-            state: State::named(
+            state: State::from_name(
                 request
                     .state()
                     .as_str_name()
@@ -53,16 +55,16 @@ impl SagaService for Grpc {
             facility,
             filter: &described,
         };
-        let after: Option<Uuid> = self.desk.pages.decode(&list, &request.page_token)?;
+        let after: Option<Uuid> = self.app.page_tokens.decode(&list, &request.page_token)?;
         let size = page::size(request.page_size)?;
-        let (sagas, more) = operate_sagas::list(&self.desk, facility, &filter, after, size).await?;
+        let (sagas, more) = show::list(&self.app, facility, &filter, after, size).await?;
         let ids: Vec<Uuid> = sagas.iter().map(|saga| saga.id).collect();
-        let bare = |saga| Shown { saga, history: None };
+        let bare = |saga| SagaView { saga, history: None };
         let mut sagas: Vec<_> = sagas.into_iter().map(|found| saga(&bare(found))).collect();
         let more = page::cut(&mut sagas) || more;
         let last = ids.get(sagas.len().saturating_sub(1)).filter(|_| more);
         let next_page_token = last
-            .map(|last| self.desk.pages.encode(&list, last))
+            .map(|last| self.app.page_tokens.encode(&list, last))
             .transpose()?
             .unwrap_or_default();
         Ok(Response::new(ListSagasResponse {
@@ -76,14 +78,14 @@ impl SagaService for Grpc {
         request: Request<RetrySagaRequest>,
     ) -> Result<Response<RetrySagaResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let asked = request.get_ref();
-        let id = uuid("id", &asked.id)?;
-        let key = Key::of("ops.v1.SagaService/RetrySaga", &asked.request_id, asked)?;
-        let made = desk::Request::new(identity.facility, context(&request), key);
-        let answer = |shown: &Shown| RetrySagaResponse {
-            saga: Some(saga(shown)),
+        let message = request.get_ref();
+        let id = uuid("id", &message.id)?;
+        let key = Key::of("ops.v1.SagaService/RetrySaga", &message.request_id, message)?;
+        let app_request = request::Request::new(identity.facility, context(&request), key);
+        let encode = |view: &SagaView| RetrySagaResponse {
+            saga: Some(saga(view)),
         };
-        respond(&operate_sagas::retry(&self.desk, &made, id, &identity.subject, answer).await?)
+        encode_response(&retry::execute(&self.app, &app_request, id, &identity.subject, encode).await?)
     }
 
     async fn skip_saga_step(
@@ -91,19 +93,19 @@ impl SagaService for Grpc {
         request: Request<SkipSagaStepRequest>,
     ) -> Result<Response<SkipSagaStepResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let asked = request.get_ref();
-        let help = Help {
-            saga_id: uuid("id", &asked.id)?,
+        let message = request.get_ref();
+        let input = intervene::Input {
+            saga_id: uuid("id", &message.id)?,
             intervention: Intervention::Skip,
-            by: by(&identity, &asked.reason),
-            step: asked.step.clone(),
+            by: operator_note(&identity, &message.reason),
+            step: message.step.clone(),
         };
-        let key = Key::of("ops.v1.SagaService/SkipSagaStep", &asked.request_id, asked)?;
-        let made = desk::Request::new(identity.facility, context(&request), key);
-        let answer = |shown: &Shown| SkipSagaStepResponse {
-            saga: Some(saga(shown)),
+        let key = Key::of("ops.v1.SagaService/SkipSagaStep", &message.request_id, message)?;
+        let app_request = request::Request::new(identity.facility, context(&request), key);
+        let encode = |view: &SagaView| SkipSagaStepResponse {
+            saga: Some(saga(view)),
         };
-        respond(&help_saga::help(&self.desk, &made, &help, answer).await?)
+        encode_response(&intervene::execute(&self.app, &app_request, &input, encode).await?)
     }
 
     async fn force_complete_saga(
@@ -111,31 +113,35 @@ impl SagaService for Grpc {
         request: Request<ForceCompleteSagaRequest>,
     ) -> Result<Response<ForceCompleteSagaResponse>, Status> {
         let identity = Identity::of(&request)?;
-        let asked = request.get_ref();
-        let help = Help {
-            saga_id: uuid("id", &asked.id)?,
+        let message = request.get_ref();
+        let input = intervene::Input {
+            saga_id: uuid("id", &message.id)?,
             intervention: Intervention::ForceComplete,
-            by: by(&identity, &asked.reason),
-            step: asked.step.clone(),
+            by: operator_note(&identity, &message.reason),
+            step: message.step.clone(),
         };
-        let key = Key::of("ops.v1.SagaService/ForceCompleteSaga", &asked.request_id, asked)?;
-        let made = desk::Request::new(identity.facility, context(&request), key);
-        let answer = |shown: &Shown| ForceCompleteSagaResponse {
-            saga: Some(saga(shown)),
+        let key = Key::of(
+            "ops.v1.SagaService/ForceCompleteSaga",
+            &message.request_id,
+            message,
+        )?;
+        let app_request = request::Request::new(identity.facility, context(&request), key);
+        let encode = |view: &SagaView| ForceCompleteSagaResponse {
+            saga: Some(saga(view)),
         };
-        respond(&help_saga::help(&self.desk, &made, &help, answer).await?)
+        encode_response(&intervene::execute(&self.app, &app_request, &input, encode).await?)
     }
 }
 
-fn by(identity: &Identity, reason: &str) -> Statement {
-    Statement {
+fn operator_note(identity: &Identity, reason: &str) -> OperatorNote {
+    OperatorNote {
         actor: identity.subject.clone(),
         reason: reason.trim().to_owned(),
     }
 }
 
-fn saga(shown: &Shown) -> wire::Saga {
-    let Shown { saga, history } = shown;
+fn saga(view: &SagaView) -> wire::Saga {
+    let SagaView { saga, history } = view;
     wire::Saga {
         id: saga.id.to_string(),
         kind: saga.kind.name().to_owned(),
@@ -164,7 +170,7 @@ fn saga(shown: &Shown) -> wire::Saga {
 }
 
 fn action(row: &saga_actions::Row) -> wire::SagaAction {
-    let kind = match saga_actions::Kind::named(&row.kind) {
+    let kind = match saga_actions::Kind::from_name(&row.kind) {
         Some(saga_actions::Kind::Retried) => wire::SagaActionKind::Retried,
         Some(saga_actions::Kind::Skipped) => wire::SagaActionKind::Skipped,
         Some(saga_actions::Kind::ForceCompleted) => wire::SagaActionKind::ForceCompleted,
@@ -180,7 +186,7 @@ fn action(row: &saga_actions::Row) -> wire::SagaAction {
     }
 }
 
-/// The steps that have ended, and the one that is under way, which has no row of its own.
+/// Encodes the finished steps and the current one, which has no row of its own.
 fn steps(saga: &Saga, ended: &[saga_steps::Row]) -> Vec<wire::SagaStep> {
     let pivot = saga
         .kind
@@ -213,10 +219,10 @@ fn steps(saga: &Saga, ended: &[saga_steps::Row]) -> Vec<wire::SagaStep> {
 }
 
 fn ending(name: &str) -> wire::SagaStepState {
-    match Ending::named(name) {
-        Some(Ending::Succeeded) => wire::SagaStepState::Succeeded,
-        Some(Ending::Failed) => wire::SagaStepState::Failed,
-        Some(Ending::Skipped) => wire::SagaStepState::Skipped,
+    match StepEnding::from_name(name) {
+        Some(StepEnding::Succeeded) => wire::SagaStepState::Succeeded,
+        Some(StepEnding::Failed) => wire::SagaStepState::Failed,
+        Some(StepEnding::Skipped) => wire::SagaStepState::Skipped,
         None => wire::SagaStepState::Unspecified,
     }
 }

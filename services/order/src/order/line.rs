@@ -1,11 +1,11 @@
-//! One coded item of an order.
+//! A coded item of an order.
 
 use money::Decimal;
 
-/// One coded item of an order; `amount` is the price of the whole line in minor units.
+/// A coded item of an order; `amount` is the price of the whole line in minor units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Its place in the order, from 1.
+    /// The position in the order, from 1.
     pub number: i32,
     pub code: String,
     pub description: String,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Order;
 
-/// What a saga did not do for its order, because an operator said so.
+/// Something that a saga did not do for its order because of an operator's intervention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remark {
     /// UPPER_SNAKE.
@@ -19,13 +19,13 @@ pub struct Remark {
     pub at: OffsetDateTime,
 }
 
-/// What is left open: the reason and the words.
+/// What is left open: the reason and the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Open(pub &'static str, pub String);
+pub struct OpenIssue(pub &'static str, pub String);
 
 impl Order {
-    /// An operator has left something of a saga out.
-    pub fn remark(&mut self, open: &Open, actor: &str, why: &str, saga_id: Uuid) {
+    /// Adds a remark about something that was left out of a saga.
+    pub fn add_remark(&mut self, open: &OpenIssue, actor: &str, why: &str, saga_id: Uuid) {
         self.remarks.push(Remark {
             reason: open.0.to_owned(),
             message: format!("{}: {why}", open.1),

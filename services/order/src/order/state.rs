@@ -1,31 +1,31 @@
-//! Where an order stands, and what may follow.
+//! The states of an order and the allowed transitions.
 
 use std::fmt;
 
-/// Where an order stands.
+/// The state of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Taken down; its saga is under way.
+    /// Accepted; its saga is running.
     Pending,
     /// Waits for a payment method.
     AwaitingPayment,
-    /// The share is set aside and the claim draft holds.
+    /// The share is authorized and the claim draft is valid.
     Confirmed,
-    /// Captured and filed.
+    /// Captured and submitted.
     Fulfilled,
-    /// Nobody owes anything any more.
+    /// Nothing is owed any more.
     Settled,
     /// Declined, or the claim was invalid.
     Rejected,
     /// Not paid in time.
     Expired,
-    /// Being given up.
+    /// Being cancelled.
     Cancelling,
-    /// Given up before it was fulfilled.
+    /// Cancelled before it was fulfilled.
     Cancelled,
     /// The patient owes what the payer refused.
     BalanceDue,
-    /// All of it was taken back after it was fulfilled.
+    /// Returned as a whole after it was fulfilled.
     Returned,
 }
 
@@ -45,7 +45,7 @@ impl State {
         State::Returned,
     ];
 
-    /// Whether an order may go from here to `next`.
+    /// Whether the transition from this state to `next` is allowed.
     pub fn may_become(self, next: State) -> bool {
         use State::{
             AwaitingPayment, BalanceDue, Cancelled, Cancelling, Confirmed, Expired, Fulfilled, Pending,
@@ -57,15 +57,15 @@ impl State {
             Confirmed => matches!(next, Fulfilled | Cancelling),
             Cancelling => matches!(next, Cancelled),
             Fulfilled => matches!(next, Settled | BalanceDue | Returned),
-            // Fulfilled: the balance is paid while a takeback has opened the payer's part again.
+            // Fulfilled: the balance is paid while a takeback has reopened the payer's part.
             BalanceDue => matches!(next, Settled | Fulfilled | Returned),
-            // A takeback opens a settled order.
+            // A takeback reopens a settled order.
             Settled => matches!(next, Fulfilled | BalanceDue | Returned),
             Rejected | Expired | Cancelled | Returned => false,
         }
     }
 
-    /// Whether nothing more will happen by itself: what WatchOrder ends with.
+    /// Whether the order will not change by itself any more; WatchOrder ends with such a state.
     pub fn is_final(self) -> bool {
         matches!(
             self,
@@ -78,7 +78,7 @@ impl State {
         matches!(self, State::Fulfilled | State::BalanceDue | State::Settled)
     }
 
-    /// The reason of a refusal for an order that stands here.
+    /// The error reason when this state does not allow a request.
     pub fn refusal(self) -> &'static str {
         match self {
             State::Pending => "ORDER_PENDING",
@@ -95,7 +95,7 @@ impl State {
         }
     }
 
-    /// As it is stored.
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             State::Pending => "pending",
@@ -112,13 +112,13 @@ impl State {
         }
     }
 
-    /// The state of that name.
-    pub fn named(name: &str) -> Option<State> {
+    /// The state with this name.
+    pub fn from_name(name: &str) -> Option<State> {
         State::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
-/// As the contract spells it: `BALANCE_DUE`.
+/// As in the contract: `BALANCE_DUE`.
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.name().to_uppercase())
@@ -131,7 +131,7 @@ mod tests {
     use State::*;
 
     #[test]
-    fn exactly_these_transitions_are_open() {
+    fn exactly_these_transitions_are_allowed() {
         let open = [
             (Pending, vec![AwaitingPayment, Confirmed, Rejected, Cancelling]),
             (AwaitingPayment, vec![Confirmed, Expired, Cancelling]),
@@ -157,8 +157,8 @@ mod tests {
     #[test]
     fn names_round_trip() {
         for state in State::ALL {
-            assert_eq!(State::named(state.name()), Some(state));
+            assert_eq!(State::from_name(state.name()), Some(state));
         }
-        assert_eq!(State::named("PAID"), None);
+        assert_eq!(State::from_name("PAID"), None);
     }
 }

@@ -8,7 +8,7 @@ pub(crate) fn insured(gross: i64, patient_share: i64, payer_net: i64) -> Order {
         payer_net,
         other_payer: gross - patient_share - payer_net,
     };
-    let placing = Placing {
+    let new_order = NewOrder {
         facility: Facility::new("F1").unwrap(),
         reference: String::new(),
         patient_id: "P1".into(),
@@ -22,7 +22,7 @@ pub(crate) fn insured(gross: i64, patient_share: i64, payer_net: i64) -> Order {
         immediate: false,
         payment_method: "tok".into(),
     };
-    let mut order = Order::place(placing, Uuid::now_v7());
+    let mut order = Order::place(new_order, Uuid::now_v7());
     order.changes.clear();
     order
 }
@@ -58,7 +58,7 @@ fn a_self_pay_order_is_settled_as_soon_as_it_is_fulfilled() {
 }
 
 #[test]
-fn every_change_that_is_told_has_a_version_of_its_own() {
+fn every_published_change_has_its_own_version() {
     let mut order = insured(10_000, 10_000, 0);
     order.confirm().unwrap();
     order.fulfil().unwrap();
@@ -67,10 +67,10 @@ fn every_change_that_is_told_has_a_version_of_its_own() {
 }
 
 #[test]
-fn what_is_undone_ends_by_where_it_stood() {
+fn an_undone_order_ends_according_to_its_state() {
     let mut declined = insured(10_000, 10_000, 0);
     declined.fail(Failure::new("CARD_DECLINED", "")).unwrap();
-    declined.undone().unwrap();
+    declined.mark_undone().unwrap();
     assert_eq!(
         changes(&mut declined),
         [Change::Rejected {
@@ -84,19 +84,19 @@ fn what_is_undone_ends_by_where_it_stood() {
     assert!(unpaid.is_expired(expires_at));
     assert!(!unpaid.is_expired(expires_at - time::Duration::SECOND));
     unpaid.fail(Failure::new("PAYMENT_WINDOW_PASSED", "")).unwrap();
-    unpaid.undone().unwrap();
+    unpaid.mark_undone().unwrap();
     assert_eq!((unpaid.state, unpaid.expires_at), (State::Expired, None));
 
     let mut lapsed = insured(10_000, 10_000, 0);
     lapsed.confirm().unwrap();
     lapsed.fail(Failure::new("PAYMENT_EXPIRED", "")).unwrap();
     assert_eq!(lapsed.state, State::Cancelling);
-    lapsed.undone().unwrap();
+    lapsed.mark_undone().unwrap();
     assert_eq!(lapsed.state, State::Cancelled);
 }
 
 #[test]
-fn a_transition_that_is_not_open_names_both_states() {
+fn a_transition_that_is_not_allowed_names_both_states() {
     let mut order = insured(10_000, 10_000, 0);
     let refused = order.fulfil().unwrap_err();
     assert_eq!(

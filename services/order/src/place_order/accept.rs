@@ -1,4 +1,4 @@
-//! New orders, written together with others that come at the same time.
+//! Inserts new orders that arrive at the same time in one transaction.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use crate::{
     error::Error,
     order::{Line, Order},
     saga::Saga,
-    store::{self, orders::New, sagas::Lease},
+    store::{self, orders::NewRow, sagas::Lease},
 };
 
-/// An order with all that its first transaction writes.
-pub struct Accepted {
+/// An order with everything that its first transaction writes.
+pub struct AcceptedOrder {
     pub order: Order,
     pub lines: Arc<[Line]>,
-    /// Its claim, encoded.
+    /// The encoded claim.
     pub claim: Option<Vec<u8>>,
     pub key: Key,
     pub saga: Saga,
@@ -31,9 +31,9 @@ pub struct Accepted {
     pub origin: audit::Origin,
 }
 
-impl Accepted {
-    fn row(&self) -> New<'_> {
-        New {
+impl AcceptedOrder {
+    fn row(&self) -> NewRow<'_> {
+        NewRow {
             order: &self.order,
             lines: &self.lines,
             claim: self.claim.as_deref(),
@@ -51,19 +51,19 @@ impl Accepted {
     }
 }
 
-/// Writes new orders.
+/// Inserts new orders.
 pub struct AcceptOrders {
     pub database: Database,
     pub outbox: Outbox,
 }
 
 impl Command for AcceptOrders {
-    type Item = Accepted;
-    /// Whether the order was written. If not, its reference is taken, or the request has made an order before.
+    type Item = AcceptedOrder;
+    /// Whether the order was inserted. If not, its reference is taken, or the request has created an order before.
     type Outcome = bool;
     type Error = Error;
 
-    fn aggregate(&self, accepted: &Accepted) -> Uuid {
+    fn aggregate(&self, accepted: &AcceptedOrder) -> Uuid {
         accepted.order.id
     }
 
@@ -71,17 +71,17 @@ impl Command for AcceptOrders {
         error.is_outage()
     }
 
-    async fn execute(&self, accepted: &[Arc<Accepted>]) -> Result<Vec<bool>, Error> {
+    async fn execute(&self, accepted: &[Arc<AcceptedOrder>]) -> Result<Vec<bool>, Error> {
         let facilities = accepted.iter().map(|accepted| &accepted.order.facility);
         let mut tx = self.database.begin_for(facilities).await?;
         let orders: Vec<_> = accepted.iter().map(|accepted| accepted.row()).collect();
         let written = store::orders::insert(&mut tx, &orders).await?;
-        let is_written = |accepted: &Arc<Accepted>| written.contains(&accepted.order.id);
+        let is_written = |accepted: &Arc<AcceptedOrder>| written.contains(&accepted.order.id);
         if !written.is_empty() {
             let new: Vec<_> = accepted.iter().filter(|accepted| is_written(accepted)).collect();
             let requests: Vec<_> = new.iter().map(|accepted| accepted.request()).collect();
             if idempotency::claim_all(&mut tx, &requests).await?.contains(&false) {
-                return Err(Error::Made);
+                return Err(Error::AlreadyCreated);
             }
             audit::record_effects(&mut tx, new.iter().map(|accepted| &accepted.origin)).await?;
             let sagas: Vec<_> = new

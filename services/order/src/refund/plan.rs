@@ -1,19 +1,19 @@
-//! How much a refund gives back, and of what.
+//! Plans how much is refunded from which payment.
 
 use chassis::Violations;
 use money::Decimal;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Refund, RefundState, Refused, Returned, Wanted, WantedLine};
+use super::{PlanError, Refund, RefundState, RequestedLine, ReturnedLine, Scope};
 use crate::order::{Line, Order};
 
-/// Works out the refund that gives back what is `wanted` of an order with these lines and these earlier refunds, or
-/// says why there is none. Under the order's lock: what is planned is reserved once it is stored.
-pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Wanted) -> Result<Refund, Refused> {
+/// Plans the refund of `wanted` for an order with these lines and earlier refunds, or returns why it is refused.
+/// The order must be locked: a planned refund is reserved once it is stored.
+pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Scope) -> Result<Refund, PlanError> {
     if !order.state.is_fulfilled() {
         let text = format!("an order that is {} cannot be refunded", order.state);
-        return Err(Refused::Precondition(order.state.refusal(), text));
+        return Err(PlanError::Precondition(order.state.refusal(), text));
     }
     let counted = || {
         earlier
@@ -26,27 +26,27 @@ pub fn plan(order: &Order, lines: &[Line], earlier: &[Refund], wanted: &Wanted) 
     let share = order.price.patient_share - counted().map(|refund| refund.share).sum::<i64>();
     let balance = order.account.balance_paid - counted().map(|refund| refund.balance).sum::<i64>();
     let balance = balance.max(0);
-    let left = Left {
+    let left = Remaining {
         share,
         balance,
-        credit: free_credit(order, earlier).min(balance),
+        credit: unreserved_credit(order, earlier).min(balance),
     };
     match wanted {
-        Wanted::Whole => whole(order, left),
-        Wanted::Amount(amount) => part(left, *amount, Vec::new()),
-        Wanted::Lines(_) if order.is_insured() => Err(Refused::Precondition(
+        Scope::Whole => whole(order, left),
+        Scope::Amount(amount) => part(left, *amount, Vec::new()),
+        Scope::Lines(_) if order.is_insured() => Err(PlanError::Precondition(
             "ORDER_INSURED",
             "lines of an insured order cannot be returned: give an amount, or return all of it".to_owned(),
         )),
-        Wanted::Lines(wanted) => {
+        Scope::Lines(wanted) => {
             let returned = returned(lines, &counted().collect::<Vec<_>>(), wanted)?;
             part(left, returned.iter().map(|line| line.amount).sum(), returned)
         }
     }
 }
 
-/// What the patient has paid too much, and no refund under way gives back.
-pub fn free_credit(order: &Order, refunds: &[Refund]) -> i64 {
+/// The patient's overpayment that no pending refund gives back.
+pub fn unreserved_credit(order: &Order, refunds: &[Refund]) -> i64 {
     let pending = refunds
         .iter()
         .filter(|refund| refund.state == RefundState::Pending);
@@ -56,19 +56,19 @@ pub fn free_credit(order: &Order, refunds: &[Refund]) -> i64 {
     (order.patient_credit() - planned).max(0)
 }
 
-/// The patient's money that can still be given back.
+/// The patient's money that can still be refunded.
 #[derive(Clone, Copy)]
-struct Left {
+struct Remaining {
     share: i64,
     balance: i64,
-    /// Of `balance`, what was paid too much; it is given back first.
+    /// The overpaid part of `balance`; it is refunded first.
     credit: i64,
 }
 
-fn whole(order: &Order, left: Left) -> Result<Refund, Refused> {
+fn whole(order: &Order, left: Remaining) -> Result<Refund, PlanError> {
     if order.account.payer_paid != 0 {
         let text = "the payer has paid on the claim, so it cannot be withdrawn; refund an amount instead";
-        return Err(Refused::Precondition("CLAIM_PAID", text.to_owned()));
+        return Err(PlanError::Precondition("CLAIM_PAID", text.to_owned()));
     }
     if !order.is_insured() && left.share + left.balance == 0 {
         return Err(nothing_left());
@@ -79,14 +79,14 @@ fn whole(order: &Order, left: Left) -> Result<Refund, Refused> {
     })
 }
 
-fn part(left: Left, amount: i64, lines: Vec<Returned>) -> Result<Refund, Refused> {
+fn part(left: Remaining, amount: i64, lines: Vec<ReturnedLine>) -> Result<Refund, PlanError> {
     if amount == 0 {
         return Err(nothing_left());
     }
     if amount > left.share + left.balance {
-        return Err(Refused::Precondition(
+        return Err(PlanError::Precondition(
             "REFUND_EXCEEDS_ORDER",
-            "it is more than what is left of the patient's money".to_owned(),
+            "the amount exceeds what is left of the patient's money".to_owned(),
         ));
     }
     let share = (amount - left.credit.min(amount)).min(left.share);
@@ -96,7 +96,11 @@ fn part(left: Left, amount: i64, lines: Vec<Returned>) -> Result<Refund, Refused
     })
 }
 
-fn returned(lines: &[Line], earlier: &[&Refund], wanted: &[WantedLine]) -> Result<Vec<Returned>, Refused> {
+fn returned(
+    lines: &[Line],
+    earlier: &[&Refund],
+    wanted: &[RequestedLine],
+) -> Result<Vec<ReturnedLine>, PlanError> {
     let mut violations = Violations::new();
     let mut returned = Vec::with_capacity(wanted.len());
     for (index, wanted_line) in wanted.iter().enumerate() {
@@ -124,7 +128,7 @@ fn returned(lines: &[Line], earlier: &[&Refund], wanted: &[WantedLine]) -> Resul
         }
     }
     if !violations.is_empty() {
-        return Err(Refused::Invalid(violations));
+        return Err(PlanError::Invalid(violations));
     }
     returned
         .into_iter()
@@ -132,12 +136,12 @@ fn returned(lines: &[Line], earlier: &[&Refund], wanted: &[WantedLine]) -> Resul
         .collect()
 }
 
-/// A line's amount by its quantity is what all that was returned of it so far is worth, less what was given back for
-/// it already: so the parts of a line always sum to its price.
-fn price(line: &Line, earlier: &[&Refund], wanted: &WantedLine) -> Result<Returned, Refused> {
+/// Without an explicit amount, a line's amount is the price of everything returned of it so far, less what was
+/// refunded for it before: so the parts of a line always sum to its price.
+fn price(line: &Line, earlier: &[&Refund], wanted: &RequestedLine) -> Result<ReturnedLine, PlanError> {
     let exceeds = |what: &str| {
         let text = format!("line {}: the {what} is more than what is left of it", line.number);
-        Refused::Precondition("REFUND_EXCEEDS_LINE", text)
+        PlanError::Precondition("REFUND_EXCEEDS_LINE", text)
     };
     let before = || {
         earlier
@@ -160,7 +164,7 @@ fn price(line: &Line, earlier: &[&Refund], wanted: &WantedLine) -> Result<Return
             (worth - amount_before).clamp(0, left)
         }
     };
-    Ok(Returned {
+    Ok(ReturnedLine {
         number: line.number,
         quantity: wanted.quantity,
         amount,
@@ -182,9 +186,6 @@ fn refund(share: i64, balance: i64, credit: i64) -> Refund {
     }
 }
 
-fn nothing_left() -> Refused {
-    Refused::Precondition(
-        "NOTHING_TO_REFUND",
-        "nothing is left that could be given back".to_owned(),
-    )
+fn nothing_left() -> PlanError {
+    PlanError::Precondition("NOTHING_TO_REFUND", "nothing is left to refund".to_owned())
 }

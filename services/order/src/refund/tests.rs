@@ -16,24 +16,24 @@ fn line(number: i32, quantity: &str, amount: i64) -> Line {
     }
 }
 
-fn lines(wanted: &[(i32, &str, Option<i64>)]) -> Wanted {
-    let wanted = wanted.iter().map(|(number, quantity, amount)| WantedLine {
+fn lines(wanted: &[(i32, &str, Option<i64>)]) -> Scope {
+    let wanted = wanted.iter().map(|(number, quantity, amount)| RequestedLine {
         number: *number,
         quantity: quantity.parse().unwrap(),
         amount: *amount,
     });
-    Wanted::Lines(wanted.collect())
+    Scope::Lines(wanted.collect())
 }
 
-fn reason(refused: Result<Refund, Refused>) -> String {
+fn reason(refused: Result<Refund, PlanError>) -> String {
     match refused.unwrap_err() {
-        Refused::Precondition(reason, _) => reason.to_owned(),
-        Refused::Invalid(violations) => violations.to_string(),
+        PlanError::Precondition(reason, _) => reason.to_owned(),
+        PlanError::Invalid(violations) => violations.to_string(),
     }
 }
 
 #[test]
-fn thirds_of_a_line_give_back_exactly_its_price() {
+fn refunds_of_thirds_of_a_line_sum_to_its_price() {
     let order = fulfilled(insured(1_000, 1_000, 0));
     let ordered = [line(1, "3", 1_000)];
     let mut earlier = Vec::new();
@@ -52,20 +52,20 @@ fn thirds_of_a_line_give_back_exactly_its_price() {
 fn pending_refunds_count_and_failed_ones_do_not() {
     let order = fulfilled(insured(1_000, 1_000, 0));
     let ordered = [line(1, "1", 1_000)];
-    let mut first = plan(&order, &ordered, &[], &Wanted::Amount(700)).unwrap();
+    let mut first = plan(&order, &ordered, &[], &Scope::Amount(700)).unwrap();
     assert_eq!(
-        reason(plan(&order, &ordered, &[first.clone()], &Wanted::Amount(301))),
+        reason(plan(&order, &ordered, &[first.clone()], &Scope::Amount(301))),
         "REFUND_EXCEEDS_ORDER"
     );
     first.state = RefundState::Failed;
     assert_eq!(
-        plan(&order, &ordered, &[first], &Wanted::Whole).unwrap().share,
+        plan(&order, &ordered, &[first], &Scope::Whole).unwrap().share,
         1_000
     );
 }
 
 #[test]
-fn every_wrong_line_is_named() {
+fn every_wrong_line_is_reported() {
     let order = fulfilled(insured(1_000, 1_000, 0));
     let ordered = [line(1, "1", 1_000)];
     let refused = reason(plan(
@@ -84,7 +84,7 @@ fn only_a_fulfilled_order_is_refunded() {
     let mut order = insured(1_000, 1_000, 0);
     order.confirm().unwrap();
     assert_eq!(
-        reason(plan(&order, &[], &[], &Wanted::Whole)),
+        reason(plan(&order, &[], &[], &Scope::Whole)),
         "ORDER_NOT_FULFILLED"
     );
 }
@@ -92,11 +92,11 @@ fn only_a_fulfilled_order_is_refunded() {
 #[test]
 fn the_last_part_of_a_self_pay_order_returns_it() {
     let mut order = fulfilled(insured(1_000, 1_000, 0));
-    let first = plan(&order, &[], &[], &Wanted::Amount(400)).unwrap();
-    order.refunded(&first).unwrap();
+    let first = plan(&order, &[], &[], &Scope::Amount(400)).unwrap();
+    order.apply_refund(&first).unwrap();
     assert_eq!((order.state, order.account.refunded), (State::Settled, 400));
-    let second = plan(&order, &[], &[first], &Wanted::Whole).unwrap();
-    order.refunded(&second).unwrap();
+    let second = plan(&order, &[], &[first], &Scope::Whole).unwrap();
+    order.apply_refund(&second).unwrap();
     assert_eq!((order.state, order.account.refunded), (State::Returned, 1_000));
     assert_eq!(
         changes(&mut order),
@@ -116,10 +116,10 @@ fn the_last_part_of_a_self_pay_order_returns_it() {
 }
 
 #[test]
-fn a_full_return_of_an_insured_order_takes_the_payers_part_along_unless_it_was_paid() {
+fn a_full_return_of_an_insured_order_includes_the_payers_part_unless_it_was_paid() {
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
-    let refund = plan(&order, &[], &[], &Wanted::Whole).unwrap();
-    order.refunded(&refund).unwrap();
+    let refund = plan(&order, &[], &[], &Scope::Whole).unwrap();
+    order.apply_refund(&refund).unwrap();
     assert_eq!((order.state, order.payer_outstanding()), (State::Returned, 0));
     assert_eq!(
         changes(&mut order),
@@ -144,16 +144,17 @@ fn a_full_return_of_an_insured_order_takes_the_payers_part_along_unless_it_was_p
         activities: vec![activity],
         answered,
     };
-    paid.remitted(remittance, &DenialPolicy::default()).unwrap();
-    assert_eq!(reason(plan(&paid, &[], &[], &Wanted::Whole)), "CLAIM_PAID");
+    paid.apply_remittance(remittance, &DenialPolicy::default())
+        .unwrap();
+    assert_eq!(reason(plan(&paid, &[], &[], &Scope::Whole)), "CLAIM_PAID");
     assert_eq!(
-        plan(&paid, &[], &[], &Wanted::Amount(10_000)).unwrap().share,
+        plan(&paid, &[], &[], &Scope::Amount(10_000)).unwrap().share,
         10_000
     );
 }
 
 #[test]
-fn what_was_given_back_before_fulfilment_is_returned_as_soon_as_it_is_earned() {
+fn refunds_before_fulfilment_are_returned_with_it() {
     let mut order = insured(1_000, 1_000, 0);
     order.confirm().unwrap();
     let outside = Refund {
@@ -162,11 +163,11 @@ fn what_was_given_back_before_fulfilment_is_returned_as_soon_as_it_is_earned() {
             &fulfilled(insured(1_000, 1_000, 0)),
             &[],
             &[],
-            &Wanted::Amount(300),
+            &Scope::Amount(300),
         )
         .unwrap()
     };
-    order.refunded_outside(&outside).unwrap();
+    order.apply_external_refund(&outside).unwrap();
     changes(&mut order);
     order.fulfil().unwrap();
     let returned = Change::Returned {
@@ -178,16 +179,16 @@ fn what_was_given_back_before_fulfilment_is_returned_as_soon_as_it_is_earned() {
 }
 
 #[test]
-fn what_a_cashier_gives_back_of_a_returned_order_is_returned_too() {
+fn an_external_refund_of_a_returned_order_is_returned_too() {
     let mut order = fulfilled(insured(1_000, 1_000, 0));
-    let mut whole = plan(&order, &[], &[], &Wanted::Whole).unwrap();
-    // An operator has left the step out.
+    let mut whole = plan(&order, &[], &[], &Scope::Whole).unwrap();
+    // An operator has skipped the step.
     whole.share = 0;
-    order.refunded(&whole).unwrap();
+    order.apply_refund(&whole).unwrap();
     assert_eq!(order.state, State::Returned);
     changes(&mut order);
     whole.share = 1_000;
-    order.refunded_outside(&whole).unwrap();
+    order.apply_external_refund(&whole).unwrap();
     let returned = Change::Returned {
         patient_share: 1_000,
         payer_net: 0,
@@ -196,11 +197,11 @@ fn what_a_cashier_gives_back_of_a_returned_order_is_returned_too() {
     assert_eq!(changes(&mut order), [returned]);
 }
 
-/// An insured order whose payer has paid 6,000 of the 10,000 that the patient had paid in its place.
+/// An insured order whose payer has paid 6,000 of the 10,000 that the patient had already paid.
 fn credited() -> Order {
     let mut order = fulfilled(insured(12_000, 2_000, 10_000));
     remitted(&mut order, 1, 0, 0, "COPY-001");
-    order.balance_paid(10_000).unwrap();
+    order.apply_balance_payment(10_000).unwrap();
     remitted(&mut order, 2, 6_000, 0, "COPY-001");
     assert_eq!((order.state, order.patient_credit()), (State::Settled, 6_000));
     changes(&mut order);
@@ -222,10 +223,12 @@ fn remitted(order: &mut Order, claim_version: i64, paid: i64, taken_back: i64, d
         activities: vec![activity],
         answered: vec!["A1".to_owned()],
     };
-    order.remitted(remittance, &DenialPolicy::default()).unwrap();
+    order
+        .apply_remittance(remittance, &DenialPolicy::default())
+        .unwrap();
 }
 
-/// What the patient is owed or owes, by the ledger's rules.
+/// The patient's receivable by the ledger's rules; negative when the patient is owed money.
 fn receivable(order: &Order) -> i64 {
     let account = &order.account;
     let billed = order.price.patient_share + account.transferred - account.patient_written_off;
@@ -234,13 +237,13 @@ fn receivable(order: &Order) -> i64 {
 }
 
 #[test]
-fn a_credit_that_the_payer_takes_back_while_it_is_given_back_is_owed_again() {
+fn a_credit_that_the_payer_takes_back_during_its_refund_is_owed_again() {
     let mut order = credited();
-    let refund = plan(&order, &[], &[], &Wanted::Amount(6_000)).unwrap();
+    let refund = plan(&order, &[], &[], &Scope::Amount(6_000)).unwrap();
     remitted(&mut order, 3, 6_000, 6_000, "COPY-001");
     assert_eq!((order.state, order.patient_credit()), (State::Settled, 0));
     changes(&mut order);
-    order.refunded(&refund).unwrap();
+    order.apply_refund(&refund).unwrap();
     assert_eq!(
         (order.state, order.patient_balance(), receivable(&order)),
         (State::BalanceDue, 6_000, 6_000)
@@ -255,15 +258,15 @@ fn a_credit_that_the_payer_takes_back_while_it_is_given_back_is_owed_again() {
 }
 
 #[test]
-fn a_balance_that_grows_by_a_credit_that_is_given_back_is_told_again() {
+fn a_balance_that_grows_by_a_refunded_credit_is_published_again() {
     let mut order = credited();
-    let refund = plan(&order, &[], &[], &Wanted::Amount(3_000)).unwrap();
+    let refund = plan(&order, &[], &[], &Scope::Amount(3_000)).unwrap();
     remitted(&mut order, 3, 6_000, 6_000, "COPY-001");
     order.account.transferred += 500;
     order.price.payer_net += 500;
     order.state = State::BalanceDue;
     changes(&mut order);
-    order.refunded(&refund).unwrap();
+    order.apply_refund(&refund).unwrap();
     let due = Change::BalanceDue {
         transferred: 0,
         written_off: 0,
@@ -274,15 +277,15 @@ fn a_balance_that_grows_by_a_credit_that_is_given_back_is_told_again() {
 }
 
 #[test]
-fn of_a_refund_only_what_was_planned_as_a_return_is_returned() {
+fn only_the_part_of_a_refund_that_was_planned_as_a_return_is_returned() {
     let mut order = credited();
-    let refund = plan(&order, &[], &[], &Wanted::Amount(9_000)).unwrap();
+    let refund = plan(&order, &[], &[], &Scope::Amount(9_000)).unwrap();
     assert_eq!(
         (refund.share, refund.balance, refund.credit),
         (2_000, 7_000, Some(6_000))
     );
     remitted(&mut order, 3, 6_000, 6_000, "COPY-001");
-    order.refunded(&refund).unwrap();
+    order.apply_refund(&refund).unwrap();
     assert_eq!(
         (
             order.account.patient_returned,
@@ -294,13 +297,13 @@ fn of_a_refund_only_what_was_planned_as_a_return_is_returned() {
 }
 
 #[test]
-fn what_is_returned_is_never_more_than_what_is_billed_by_then() {
+fn a_return_never_exceeds_what_is_billed_by_then() {
     let mut order = credited();
-    let refund = plan(&order, &[], &[], &Wanted::Amount(12_000)).unwrap();
+    let refund = plan(&order, &[], &[], &Scope::Amount(12_000)).unwrap();
     assert_eq!(refund.credit, Some(6_000));
     // The payer pays the rest as well.
     remitted(&mut order, 3, 10_000, 0, "");
-    order.refunded(&refund).unwrap();
+    order.apply_refund(&refund).unwrap();
     assert_eq!(
         (
             order.account.patient_returned,
@@ -312,16 +315,16 @@ fn what_is_returned_is_never_more_than_what_is_billed_by_then() {
 }
 
 #[test]
-fn a_credit_is_promised_to_one_refund_only() {
+fn a_credit_is_reserved_for_one_refund_only() {
     let mut order = credited();
-    let first = plan(&order, &[], &[], &Wanted::Amount(6_000)).unwrap();
-    let second = plan(&order, &[], std::slice::from_ref(&first), &Wanted::Amount(3_000)).unwrap();
+    let first = plan(&order, &[], &[], &Scope::Amount(6_000)).unwrap();
+    let second = plan(&order, &[], std::slice::from_ref(&first), &Scope::Amount(3_000)).unwrap();
     assert_eq!(
         (second.share, second.balance, second.credit),
         (2_000, 1_000, Some(0))
     );
     for refund in [second, first] {
-        order.refunded(&refund).unwrap();
+        order.apply_refund(&refund).unwrap();
     }
     assert_eq!(
         (

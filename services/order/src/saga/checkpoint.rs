@@ -1,79 +1,84 @@
-//! What has followed in a saga, written together with that of other sagas.
+//! Saves the progress of several sagas in one transaction.
 
 use std::sync::Arc;
 
+use ::events::Event;
 use chassis::{
     batch::Command,
     idempotency::{self, Key},
     postgres::Database,
 };
-use events::Event;
 use uuid::Uuid;
 
-use super::{Run, Saga};
+use super::{Saga, SagaContext};
 use crate::{
-    answer::Reply,
     error::Error,
+    events,
     order::Order,
+    response::PendingResponse,
     store::{
         self,
-        sagas::{Lease, Moved},
+        sagas::{Lease, SagaUpdate},
     },
-    told,
 };
 
-/// An order and its saga as they are to be written, with their events and the answer that goes with them.
+/// An order and its saga to be saved, with their events and the response.
 pub(super) struct Checkpoint {
     order: Order,
-    /// The version that is written now.
-    from: i64,
+    /// The version in the database.
+    from_version: i64,
     saga: Saga,
-    /// The epoch that is written now.
+    /// The epoch in the database.
     epoch: i64,
     lease: Lease,
     events: Vec<Event>,
-    answer: Option<(Key, Vec<u8>)>,
+    response: Option<(Key, Vec<u8>)>,
 }
 
-/// What became of a checkpoint.
-pub(super) enum Written {
-    /// It is written.
-    Whole {
-        /// The stored answer, which may be an earlier one.
-        answer: Option<Vec<u8>>,
+/// The result of saving a checkpoint.
+pub(super) enum CheckpointResult {
+    /// Everything is saved.
+    Saved {
+        /// The stored response, which may be an earlier one.
+        response: Option<Vec<u8>>,
     },
-    /// Nothing of it is: an event has changed the order since it was read.
+    /// Nothing is saved: an event has changed the order since it was read.
     OrderChanged,
 }
 
 impl Checkpoint {
-    /// From `written` to `next`, which has no refunds.
-    pub(super) fn new(written: &Run, next: &Run, lease: Lease, reply: Option<&Reply>) -> Checkpoint {
+    /// The changes from `saved` to `next`, which must have no refunds.
+    pub(super) fn new(
+        saved: &SagaContext,
+        next: &SagaContext,
+        lease: Lease,
+        pending: Option<&PendingResponse>,
+    ) -> Checkpoint {
         let (mut order, mut saga) = (next.order.clone(), next.saga.clone());
-        let mut events = told::of_order(&mut order, Some(saga.id), None);
-        events.extend(told::of_saga(&mut saga));
+        let mut events = events::take_from_order(&mut order, Some(saga.id), None);
+        events.extend(events::take_from_saga(&mut saga));
         Checkpoint {
-            answer: reply.map(|reply| (reply.key.clone(), reply.encode(&order, &[]))),
+            response: pending.map(|pending| (pending.key.clone(), pending.encode(&order, &[]))),
             order,
-            from: written.order.version,
+            from_version: saved.order.version,
             saga,
-            epoch: written.saga.epoch,
+            epoch: saved.saga.epoch,
             lease,
             events,
         }
     }
 
     fn changes_order(&self) -> bool {
-        self.order.version != self.from
+        self.order.version != self.from_version
     }
 }
 
-/// Writes the checkpoints of all sagas of a database.
-pub(super) struct Checkpoints(pub(super) Database);
+/// Saves the checkpoints of all sagas of a database.
+pub(super) struct CheckpointWriter(pub(super) Database);
 
-impl Command for Checkpoints {
+impl Command for CheckpointWriter {
     type Item = Checkpoint;
-    type Outcome = Written;
+    type Outcome = CheckpointResult;
     type Error = Error;
 
     fn aggregate(&self, checkpoint: &Checkpoint) -> Uuid {
@@ -84,18 +89,19 @@ impl Command for Checkpoints {
         error.is_outage()
     }
 
-    /// Orders' rows are taken before sagas'.
-    async fn execute(&self, checkpoints: &[Arc<Checkpoint>]) -> Result<Vec<Written>, Error> {
+    /// Orders' rows are locked before sagas'.
+    async fn execute(&self, checkpoints: &[Arc<Checkpoint>]) -> Result<Vec<CheckpointResult>, Error> {
         let facilities = checkpoints.iter().map(|checkpoint| &checkpoint.order.facility);
         let mut tx = self.0.begin_for(facilities).await?;
         let changed: Vec<_> = checkpoints
             .iter()
             .filter(|checkpoint| checkpoint.changes_order())
-            .map(|checkpoint| (&checkpoint.order, checkpoint.from))
+            .map(|checkpoint| (&checkpoint.order, checkpoint.from_version))
             .collect();
-        let saved = match changed.is_empty() {
-            true => Vec::new(),
-            false => store::orders::save(&mut tx, &changed).await?,
+        let saved = if changed.is_empty() {
+            Vec::new()
+        } else {
+            store::orders::save(&mut tx, &changed).await?
         };
         let is_current =
             |checkpoint: &Checkpoint| !checkpoint.changes_order() || saved.contains(&checkpoint.order.id);
@@ -104,56 +110,60 @@ impl Command for Checkpoints {
             .map(Arc::as_ref)
             .filter(|checkpoint| is_current(checkpoint))
             .collect();
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         if !current.is_empty() {
             write_sagas(&mut tx, &current).await?;
-            answers = store_answers(&mut tx, &current).await?;
+            responses = store_responses(&mut tx, &current).await?;
         }
         tx.commit().await?;
-        let mut answers = answers.into_iter();
-        let outcome = |checkpoint: &Arc<Checkpoint>| match is_current(checkpoint) {
-            true => Written::Whole {
-                answer: checkpoint.answer.as_ref().and_then(|_| answers.next()),
-            },
-            false => Written::OrderChanged,
+        let mut responses = responses.into_iter();
+        let outcome = |checkpoint: &Arc<Checkpoint>| {
+            if is_current(checkpoint) {
+                CheckpointResult::Saved {
+                    response: checkpoint.response.as_ref().and_then(|_| responses.next()),
+                }
+            } else {
+                CheckpointResult::OrderChanged
+            }
         };
         Ok(checkpoints.iter().map(outcome).collect())
     }
 }
 
 async fn write_sagas(conn: &mut sqlx::PgConnection, checkpoints: &[&Checkpoint]) -> Result<(), Error> {
-    let moved: Vec<_> = checkpoints
+    let updates: Vec<_> = checkpoints
         .iter()
-        .map(|checkpoint| Moved {
+        .map(|checkpoint| SagaUpdate {
             saga: &checkpoint.saga,
             epoch: checkpoint.epoch,
             lease: checkpoint.lease,
         })
         .collect();
-    // Of several, the one that has lost its lease is found when they are tried in halves.
-    if store::sagas::save(conn, &moved).await?.len() < moved.len() {
-        return Err(Error::LostLease);
+    // The batcher then retries halves of the batch, which finds the saga that has lost its lease.
+    if store::sagas::save(conn, &updates).await?.len() < updates.len() {
+        return Err(Error::LeaseLost);
     }
     let events: Vec<_> = checkpoints
         .iter()
         .flat_map(|checkpoint| checkpoint.events.clone())
         .collect();
-    Ok(events::append(conn, &events).await?)
+    Ok(::events::append(conn, &events).await?)
 }
 
-async fn store_answers(
+async fn store_responses(
     conn: &mut sqlx::PgConnection,
     checkpoints: &[&Checkpoint],
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let answers: Vec<_> = checkpoints
+    let responses: Vec<_> = checkpoints
         .iter()
         .filter_map(|checkpoint| {
-            let (key, answer) = checkpoint.answer.as_ref()?;
-            Some((&checkpoint.order.facility, key, answer.clone()))
+            let (key, response) = checkpoint.response.as_ref()?;
+            Some((&checkpoint.order.facility, key, response.clone()))
         })
         .collect();
-    match answers.is_empty() {
-        true => Ok(Vec::new()),
-        false => Ok(idempotency::answer_all(conn, &answers).await?),
+    if responses.is_empty() {
+        Ok(Vec::new())
+    } else {
+        Ok(idempotency::answer_all(conn, &responses).await?)
     }
 }

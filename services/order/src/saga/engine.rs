@@ -1,4 +1,4 @@
-//! Drives sagas: step by step, and one transaction for what has followed when a saga pauses, turns back or ends.
+//! Drives sagas step by step, and saves them in one transaction when they pause, compensate or end.
 
 use std::{pin::pin, sync::Arc};
 
@@ -16,26 +16,26 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{
-    Action, Caller, Outcome, Participants, Run, Saga, ServiceCaller, Step,
-    checkpoint::{Checkpoint, Checkpoints, Written},
-    decide::{Movement, decide},
-    driven::Driven,
-    follow::Rules,
-    journal::Journal,
-    participants::Task,
-    places::Place,
+    Action, Origin, Outcome, Participants, Saga, SagaContext, ServiceCredentials, Step,
+    active_sagas::ActiveSagas,
+    apply::Rules,
+    checkpoint::{Checkpoint, CheckpointResult, CheckpointWriter},
+    participants::StepCall,
+    slots::Slot,
+    transition::{Transition, decide},
+    unsaved::UnsavedTransitions,
 };
 use crate::{
-    answer::Reply,
-    changes::Changes,
     config,
     error::Error,
+    events,
+    order_notifier::OrderNotifier,
+    response::PendingResponse,
     settlement::DenialPolicy,
     store::{
         self,
-        sagas::{Lease, Moved},
+        sagas::{Lease, SagaUpdate},
     },
-    told,
 };
 
 /// Drives sagas. Cheap to clone.
@@ -44,70 +44,71 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     parts: Parts,
-    checkpoints: Batcher<Checkpoints>,
-    /// This process, as the holder of leases.
+    checkpoints: Batcher<CheckpointWriter>,
+    /// The id of this process as the owner of leases.
     owner: Uuid,
-    driven: Driven,
+    active_sagas: ActiveSagas,
     wakeup: Notify,
 }
 
-/// What an engine is made of.
+/// The dependencies and settings of an engine.
 pub struct Parts {
     pub tasks: Tasks,
     pub database: Database,
     pub participants: Participants,
-    pub caller: ServiceCaller,
-    pub outbox: events::Outbox,
-    pub changes: Changes,
-    pub denials: Arc<DenialPolicy>,
+    pub credentials: ServiceCredentials,
+    pub outbox: ::events::Outbox,
+    pub order_notifier: OrderNotifier,
+    pub denial_policy: Arc<DenialPolicy>,
     pub settings: config::Saga,
     pub payment_window: time::Duration,
 }
 
-/// Sagas that wait to be written. They are bounded where they are begun.
-const CHECKPOINTS: usize = 100_000;
+/// Sagas that may wait to be saved. Their number is bounded where they begin.
+const MAX_WAITING_CHECKPOINTS: usize = 100_000;
 
 impl Engine {
-    /// An engine with a lease name of its own.
+    /// Creates an engine with its own lease owner id.
     pub fn new(parts: Parts) -> Engine {
         let limits = Limits {
-            waiting: CHECKPOINTS,
+            waiting: MAX_WAITING_CHECKPOINTS,
             ..Limits::default()
         };
-        let checkpoints = Checkpoints(parts.database.clone());
+        let checkpoints = CheckpointWriter(parts.database.clone());
         Engine(Arc::new(Inner {
             checkpoints: Batcher::new(checkpoints, limits, parts.tasks.clone()),
             parts,
             owner: Uuid::new_v4(),
-            driven: Driven::default(),
+            active_sagas: ActiveSagas::default(),
             wakeup: Notify::new(),
         }))
     }
 
-    /// The lease under which this process begins a saga and drives it.
+    /// The lease under which this process begins and drives a saga.
     pub fn lease(&self) -> Lease {
-        Lease::Kept(self.0.owner, self.0.parts.settings.lease())
+        Lease::Held(self.0.owner, self.0.parts.settings.lease())
     }
 
-    /// The lease of a saga that is written: none if it has ended or waits.
-    fn lease_of(&self, saga: &Saga) -> Lease {
-        match saga.has_ended() || saga.wake_at.is_some() {
-            true => Lease::Released,
-            false => self.lease(),
+    /// The lease to save a saga with: released if it has ended or waits.
+    fn lease_for(&self, saga: &Saga) -> Lease {
+        if saga.has_ended() || saga.wake_at.is_some() {
+            Lease::Released
+        } else {
+            self.lease()
         }
     }
 
     /// The orders whose sagas this process drives.
-    pub fn driven(&self) -> Driven {
-        self.0.driven.clone()
+    pub fn active_sagas(&self) -> ActiveSagas {
+        self.0.active_sagas.clone()
     }
 
-    /// Looks for due sagas at once, instead of at the next look.
+    /// Makes the worker poll for due sagas at once.
     pub fn wake(&self) {
         self.0.wakeup.notify_one();
     }
 
-    /// The time by the database's clock, which says when sagas are due.
+    /// The time by the database's clock, which determines when sagas are due.
     pub(super) fn now(&self) -> OffsetDateTime {
         self.0.parts.database.clock().now()
     }
@@ -120,197 +121,216 @@ impl Engine {
         self.0.owner
     }
 
-    pub(super) async fn woken(&self) {
+    pub(super) async fn wait_for_wakeup(&self) {
         self.0.wakeup.notified().await;
     }
 
-    /// Drives a saga whose lease this process holds, until it has ended or waits. When the order comes to rest, the
-    /// reply is stored with it.
+    /// Drives a saga whose lease this process holds until it has ended or waits. When the order comes to rest, the
+    /// response is stored in the same transaction.
     ///
     /// # Errors
-    /// [`Error::LostLease`] when another process has taken over; database errors, after which the saga is resumed as
-    /// soon as the database is back.
-    pub async fn drive(&self, run: Run, caller: &Caller, reply: Option<&Reply>) -> Result<Run, Error> {
-        self.drive_at(run, caller, reply, None).await
-    }
-
-    /// As [`Engine::drive`], for nobody. When its next step calls a participant that has no place for it, the saga is due
-    /// again at once, and not driven on.
-    pub(super) async fn resume(&self, run: Run, place: Place) -> Result<Run, Error> {
-        self.drive_at(run, &Caller::Nobody, None, Some(place)).await
-    }
-
-    async fn drive_at(
+    /// [`Error::LeaseLost`] when another process has taken over; database errors, after which the saga is resumed
+    /// as soon as the database is available.
+    pub async fn drive(
         &self,
-        run: Run,
-        caller: &Caller,
-        reply: Option<&Reply>,
-        place: Option<Place>,
-    ) -> Result<Run, Error> {
-        let (facility, id, epoch) = (run.saga.facility.clone(), run.saga.id, run.saga.epoch);
-        let driving = self.0.driven.begin(run.order.id);
-        let driven = self.drive_on(run, caller, reply, place).await;
-        let notified = driving.end();
-        if let Err(error) = &driven {
-            self.interrupted(&facility, id, epoch, error);
-        }
-        // Whoever has it now may have written that it waits before this happened.
-        if notified && !driven.as_ref().is_ok_and(|run| run.saga.has_ended()) {
-            self.wake_waiting(facility, id);
-        }
-        driven
+        current: SagaContext,
+        origin: &Origin,
+        pending: Option<&PendingResponse>,
+    ) -> Result<SagaContext, Error> {
+        self.drive_with_slot(current, origin, pending, None).await
     }
 
-    async fn drive_on(
+    /// As [`Engine::drive`], in the background. When the next step calls a participant without a free slot, the
+    /// saga is made due at once and left to a later poll.
+    pub(super) async fn resume(&self, current: SagaContext, slot: Slot) -> Result<SagaContext, Error> {
+        self.drive_with_slot(current, &Origin::Background, None, Some(slot))
+            .await
+    }
+
+    async fn drive_with_slot(
         &self,
-        mut run: Run,
-        caller: &Caller,
-        reply: Option<&Reply>,
-        mut place: Option<Place>,
-    ) -> Result<Run, Error> {
-        let mut journal = Journal::new(&run);
-        if run.saga.plan.is_empty() && !run.saga.has_ended() {
-            run = self
-                .advance(&mut journal, &run, Movement::NothingToDo, reply)
+        current: SagaContext,
+        origin: &Origin,
+        pending: Option<&PendingResponse>,
+        slot: Option<Slot>,
+    ) -> Result<SagaContext, Error> {
+        let (facility, id, epoch) = (current.saga.facility.clone(), current.saga.id, current.saga.epoch);
+        let guard = self.0.active_sagas.begin(current.order.id);
+        let result = self.drive_steps(current, origin, pending, slot).await;
+        let notified = guard.end();
+        if let Err(error) = &result {
+            self.handle_error(&facility, id, epoch, error);
+        }
+        // Another process may have saved the saga as waiting before the event was received.
+        if notified && !result.as_ref().is_ok_and(|current| current.saga.has_ended()) {
+            self.wake_with_retries(facility, id);
+        }
+        result
+    }
+
+    async fn drive_steps(
+        &self,
+        mut current: SagaContext,
+        origin: &Origin,
+        pending: Option<&PendingResponse>,
+        mut slot: Option<Slot>,
+    ) -> Result<SagaContext, Error> {
+        let mut unsaved = UnsavedTransitions::new(&current);
+        if current.saga.plan.is_empty() && !current.saga.has_ended() {
+            current = self
+                .advance(&mut unsaved, &current, Transition::EmptyPlan, pending)
                 .await?;
         }
-        while let (Some(action), None) = (run.saga.action(), run.saga.wake_at) {
-            if let Some(place) = &mut place
-                && !place.moves_to(action.step.participant())
+        while let (Some(action), None) = (current.saga.action(), current.saga.wake_at) {
+            if let Some(slot) = &mut slot
+                && !slot.switch_to(action.step.participant())
             {
                 return self
-                    .advance(&mut journal, &run, Movement::HandedOver, reply)
+                    .advance(&mut unsaved, &current, Transition::Requeue, pending)
                     .await;
             }
-            let context = self.context(caller, &run.saga.facility)?;
-            self.load_claim(&mut run, action).await?;
-            let (tried, checkpoint) = self.attempt(&mut journal, &run, action, &context).await?;
-            run = checkpoint.unwrap_or(run);
+            let context = self.call_context(origin, &current.saga.facility)?;
+            self.load_claim(&mut current, action).await?;
+            let (tried, checkpoint) = self.attempt(&mut unsaved, &current, action, &context).await?;
+            current = checkpoint.unwrap_or(current);
             if let Err(status) = &tried {
                 tracing::warn!(
-                    saga.id = %run.saga.id, order.id = %run.order.id, saga.step = action.step.name(),
-                    saga.compensation = action.compensation, saga.attempts = run.saga.attempts + 1,
-                    error.message = super::outcome::text(status), "a step has failed"
+                    saga.id = %current.saga.id, order.id = %current.order.id, saga.step = action.step.name(),
+                    saga.compensation = action.compensation, saga.attempts = current.saga.attempts + 1,
+                    error.message = super::outcome::describe(status), "saga step failed"
                 );
             }
             let by = (&self.0.parts.settings, self.now());
-            let movement = decide(&run.saga, by, (caller, &context), tried);
-            run = self.advance(&mut journal, &run, movement, reply).await?;
+            let transition = decide(&current.saga, by, (origin, &context), tried);
+            current = self.advance(&mut unsaved, &current, transition, pending).await?;
         }
-        Ok(run)
+        Ok(current)
     }
 
-    /// Where `run` is after `movement`; written, unless the saga goes straight on.
+    /// Applies `transition` to `current`; saves the result unless the saga continues at once.
     async fn advance(
         &self,
-        journal: &mut Journal,
-        run: &Run,
-        movement: Movement,
-        reply: Option<&Reply>,
-    ) -> Result<Run, Error> {
-        let next = run.moved(&movement, &self.rules())?;
-        journal.moves.push(movement);
-        if next.saga.goes_straight_on() && !next.is_at_rest() && Instant::now() < journal.write_by {
+        unsaved: &mut UnsavedTransitions,
+        current: &SagaContext,
+        transition: Transition,
+        pending: Option<&PendingResponse>,
+    ) -> Result<SagaContext, Error> {
+        let next = current.apply(&transition, &self.rules())?;
+        unsaved.transitions.push(transition);
+        if next.saga.continues_at_once() && !next.is_at_rest() && Instant::now() < unsaved.save_by {
             return Ok(next);
         }
-        self.commit(journal, next, reply).await
+        self.commit(unsaved, next, pending).await
     }
 
-    /// A saga that is resumed reads the claim that it is to prepare.
-    async fn load_claim(&self, run: &mut Run, action: Action) -> Result<(), Error> {
+    /// Reads the claim that a resumed saga is about to prepare.
+    async fn load_claim(&self, current: &mut SagaContext, action: Action) -> Result<(), Error> {
         let prepares = action.step == Step::PrepareClaim && !action.compensation;
-        if prepares && run.claim.is_none() {
-            let mut tx = self.0.parts.database.begin(&run.saga.facility).await?;
-            run.claim = store::orders::claim(&mut tx, run.order.id).await?.map(Arc::new);
+        if prepares && current.claim.is_none() {
+            let mut tx = self.0.parts.database.begin(&current.saga.facility).await?;
+            current.claim = store::orders::get_claim(&mut tx, current.order.id)
+                .await?
+                .map(Arc::new);
             tx.commit().await?;
         }
         Ok(())
     }
 
-    /// Makes one try, and keeps the lease for as long as that takes. When it takes long, what came before is written
-    /// meanwhile; then the run as it is written is given back, too.
+    /// Makes one try and renews the lease while it lasts. If it takes long, the transitions before it are saved in
+    /// the meantime; then the saved context is returned too.
     async fn attempt(
         &self,
-        journal: &mut Journal,
-        run: &Run,
+        unsaved: &mut UnsavedTransitions,
+        current: &SagaContext,
         action: Action,
         context: &Context,
-    ) -> Result<(Result<Outcome, Status>, Option<Run>), Error> {
+    ) -> Result<(Result<Outcome, Status>, Option<SagaContext>), Error> {
         let parts = &self.0.parts;
         let refunds = match action.step {
             Step::RefundPayment | Step::RefundBalance => {
-                let mut tx = parts.database.begin(&run.saga.facility).await?;
-                let refunds = store::refunds::of(&mut tx, run.order.id).await?;
+                let mut tx = parts.database.begin(&current.saga.facility).await?;
+                let refunds = store::refunds::list(&mut tx, current.order.id).await?;
                 tx.commit().await?;
                 refunds
             }
             _ => Vec::new(),
         };
-        let task = Task {
-            saga: &run.saga,
+        let call = StepCall {
+            saga: &current.saga,
             action,
-            order: &run.order,
-            refund: run.refund.as_ref(),
+            order: &current.order,
+            refund: current.refund.as_ref(),
             refunds: &refunds,
-            claim: run.claim.as_deref(),
+            claim: current.claim.as_deref(),
             now: self.now(),
         };
-        let mut trying = pin!(self.keeping(&run.saga, parts.participants.perform(context, &task)));
-        if journal.moves.is_empty() {
+        let mut trying =
+            pin!(self.with_lease_renewal(&current.saga, parts.participants.execute(context, &call)));
+        if unsaved.transitions.is_empty() {
             return Ok((trying.await?, None));
         }
         tokio::select! {
             tried = &mut trying => Ok((tried?, None)),
-            () = tokio::time::sleep_until(journal.write_by) => {
-                let written = self.commit(journal, run.clone(), None).await?;
+            () = tokio::time::sleep_until(unsaved.save_by) => {
+                let written = self.commit(unsaved, current.clone(), None).await?;
                 Ok((trying.await?, Some(written)))
             }
         }
     }
 
-    /// Order, saga, steps, events and answer change in one transaction, from what was written last to `next`. The order's
-    /// row is taken before the saga's, here and everywhere.
+    /// Saves order, saga, steps, events and response in one transaction, from the last saved context to `next`.
+    /// The order's row is locked before the saga's, as everywhere.
     async fn commit(
         &self,
-        journal: &mut Journal,
-        mut next: Run,
-        reply: Option<&Reply>,
-    ) -> Result<Run, Error> {
-        let replies = reply.filter(|_| next.is_at_rest());
-        if next.saga.wake_at.is_some() && self.0.driven.park(next.order.id) {
+        unsaved: &mut UnsavedTransitions,
+        mut next: SagaContext,
+        pending: Option<&PendingResponse>,
+    ) -> Result<SagaContext, Error> {
+        let replies = pending.filter(|_| next.is_at_rest());
+        if next.saga.wake_at.is_some() && self.0.active_sagas.mark_waiting(next.order.id) {
             next.saga.wake_at = Some(self.now());
         }
-        if let Some(checkpoint) = self.checkpoint(&journal.written, &next, replies)
-            && let Written::Whole { answer } = self.0.checkpoints.submit(checkpoint, None).await?
+        if let Some(checkpoint) = self.checkpoint(&unsaved.saved, &next, replies)
+            && let CheckpointResult::Saved { response } = self.0.checkpoints.submit(checkpoint, None).await?
         {
-            next.answer = answer;
-            let _ = told::of_order(&mut next.order, None, None);
-            let _ = told::of_saga(&mut next.saga);
+            next.response = response;
+            let _ = events::take_from_order(&mut next.order, None, None);
+            let _ = events::take_from_saga(&mut next.saga);
         } else {
-            next = self.commit_alone(journal, next, replies).await?;
+            next = self.commit_in_own_transaction(unsaved, next, replies).await?;
         }
-        self.committed(journal, &mut next, replies);
+        self.after_commit(unsaved, &mut next, replies);
         Ok(next)
     }
 
-    /// What is to be written, if that is no more than an order, its saga and an answer.
-    fn checkpoint(&self, written: &Run, next: &Run, reply: Option<&Reply>) -> Option<Checkpoint> {
+    /// The checkpoint, if only an order, its saga and a response are to be saved.
+    fn checkpoint(
+        &self,
+        written: &SagaContext,
+        next: &SagaContext,
+        pending: Option<&PendingResponse>,
+    ) -> Option<Checkpoint> {
         let is_plain =
             next.successor.is_none() && next.refund == written.refund && next.order.refund_count == 0;
         if !is_plain {
             return None;
         }
-        Some(Checkpoint::new(written, next, self.lease_of(&next.saga), reply))
+        Some(Checkpoint::new(
+            written,
+            next,
+            self.lease_for(&next.saga),
+            pending,
+        ))
     }
 
-    async fn commit_alone(
+    async fn commit_in_own_transaction(
         &self,
-        journal: &mut Journal,
-        mut next: Run,
-        reply: Option<&Reply>,
-    ) -> Result<Run, Error> {
+        unsaved: &mut UnsavedTransitions,
+        mut next: SagaContext,
+        pending: Option<&PendingResponse>,
+    ) -> Result<SagaContext, Error> {
         let parts = &self.0.parts;
-        let written = &mut journal.written;
+        let written = &mut unsaved.saved;
         let mut tx = parts.database.begin(&written.saga.facility).await?;
         if next.order.version != written.order.version
             && store::orders::save(&mut tx, &[(&next.order, written.order.version)])
@@ -319,66 +339,71 @@ impl Engine {
         {
             // An event has changed the order since it was read.
             let locked = store::orders::lock(&mut tx, written.order.id).await?;
-            written.order = locked.ok_or_else(|| Error::NoOrder(written.order.id.to_string()))?;
-            next = journal.replayed(&self.rules())?;
-            store::orders::save(&mut tx, &[(&next.order, journal.written.order.version)]).await?;
+            written.order = locked.ok_or_else(|| Error::OrderNotFound(written.order.id.to_string()))?;
+            next = unsaved.reapply(&self.rules())?;
+            store::orders::save(&mut tx, &[(&next.order, unsaved.saved.order.version)]).await?;
         }
-        self.write(&mut tx, &journal.written, &mut next).await?;
-        if let Some(reply) = reply {
-            next.answer = Some(reply.store(&mut tx, &next.order).await?);
+        self.write_saga(&mut tx, &unsaved.saved, &mut next).await?;
+        if let Some(pending) = pending {
+            next.response = Some(pending.store(&mut tx, &next.order).await?);
         }
         tx.commit().await?;
         Ok(next)
     }
 
-    fn committed(&self, journal: &mut Journal, next: &mut Run, reply: Option<&Reply>) {
+    fn after_commit(
+        &self,
+        unsaved: &mut UnsavedTransitions,
+        next: &mut SagaContext,
+        pending: Option<&PendingResponse>,
+    ) {
         let parts = &self.0.parts;
-        next.saga.ended.clear();
+        next.saga.finished_steps.clear();
         if next.successor.take().is_some() {
             self.wake();
         }
-        if let Some(reply) = reply {
-            idempotency::announce(&parts.database, &next.order.facility, &reply.key);
+        if let Some(pending) = pending {
+            idempotency::announce(&parts.database, &next.order.facility, &pending.key);
         }
         parts.outbox.wake();
-        parts.changes.tell(next.order.id);
-        *journal = Journal::new(next);
+        parts.order_notifier.notify(next.order.id);
+        *unsaved = UnsavedTransitions::new(next);
     }
 
-    /// Writes what has become of `run`, all but the order's row, and tells the others.
-    pub(crate) async fn write(
+    /// Writes the changes from `current` to `next`, except the order's row, and appends the events.
+    pub(crate) async fn write_saga(
         &self,
         conn: &mut PgConnection,
-        run: &Run,
-        next: &mut Run,
+        current: &SagaContext,
+        next: &mut SagaContext,
     ) -> Result<(), Error> {
-        let moved = Moved {
+        let update = SagaUpdate {
             saga: &next.saga,
-            epoch: run.saga.epoch,
-            lease: self.lease_of(&next.saga),
+            epoch: current.saga.epoch,
+            lease: self.lease_for(&next.saga),
         };
-        if store::sagas::save(conn, &[moved]).await?.is_empty() {
-            return Err(Error::LostLease);
+        if store::sagas::save(conn, &[update]).await?.is_empty() {
+            return Err(Error::LeaseLost);
         }
-        if let Some(refund) = next.refund.as_ref().filter(|_| next.refund != run.refund) {
+        if let Some(refund) = next.refund.as_ref().filter(|_| next.refund != current.refund) {
             store::refunds::save(conn, refund).await?;
         }
-        let mut events = told::of_order(&mut next.order, Some(next.saga.id), None);
-        events.extend(told::of_saga(&mut next.saga));
+        let mut events = events::take_from_order(&mut next.order, Some(next.saga.id), None);
+        events.extend(events::take_from_saga(&mut next.saga));
         if let Some(successor) = &mut next.successor {
             store::sagas::insert(conn, &[(successor, Lease::Released)]).await?;
-            events.extend(told::of_saga(successor));
+            events.extend(events::take_from_saga(successor));
         }
-        events::append(conn, &events).await?;
+        ::events::append(conn, &events).await?;
         Ok(())
     }
 
     pub(crate) fn rules(&self) -> Rules<'_> {
         let parts = &self.0.parts;
         Rules {
-            denials: &parts.denials,
+            denial_policy: &parts.denial_policy,
             payment_window: parts.payment_window,
-            patience: parts.settings.patience(),
+            stuck_after: parts.settings.stuck_after(),
             now: self.now(),
         }
     }

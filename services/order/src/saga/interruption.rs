@@ -1,4 +1,4 @@
-//! A saga that its process cannot drive on: it goes on when that passes, or is marked as stuck.
+//! Handles errors of this process while it drives a saga: the saga is released and resumed, or marked as stuck.
 
 use std::time::Duration;
 
@@ -9,40 +9,40 @@ use uuid::Uuid;
 use super::Engine;
 use crate::{
     error::Error,
-    store::{self, sagas::Moved},
-    told,
+    events,
+    store::{self, sagas::SagaUpdate},
 };
 
-/// Between two tries to give a lease back.
-const LET_GO_AGAIN: Duration = Duration::from_millis(100);
+/// Time between two tries to release a lease or to wake a saga.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Engine {
-    /// A saga that this process drove stands still because of an error of its own. When that passes, it goes on; what
-    /// does not pass needs a person.
-    pub(super) fn interrupted(&self, facility: &Facility, id: Uuid, epoch: i64, error: &Error) {
+    /// Handles an error that interrupted a saga: a transient error releases the lease, so that the saga is
+    /// resumed; any other error marks the saga as stuck.
+    pub(super) fn handle_error(&self, facility: &Facility, id: Uuid, epoch: i64, error: &Error) {
         match error {
-            Error::LostLease => {}
-            error if error.is_passing() => self.let_go(facility.clone(), id, epoch),
+            Error::LeaseLost => {}
+            error if error.is_transient() => self.release_lease(facility.clone(), id, epoch),
             error => {
-                let text = format!("the saga cannot go on: {error}");
-                self.give_in(facility.clone(), id, epoch, text);
+                let text = format!("the saga cannot continue: {error}");
+                self.mark_stuck_or_release(facility.clone(), id, epoch, text);
             }
         }
     }
 
-    /// Marks a saga as stuck that this process cannot drive, or gives the lease back if that fails, too.
-    fn give_in(&self, facility: Facility, id: Uuid, epoch: i64, reason: String) {
+    /// Marks a saga as stuck, or releases the lease if that fails with a transient error.
+    fn mark_stuck_or_release(&self, facility: Facility, id: Uuid, epoch: i64, reason: String) {
         let engine = self.clone();
         self.parts().tasks.run(async move {
             let Err(error) = engine.mark_stuck(&facility, id, epoch, &reason).await else {
                 return;
             };
-            if error.is_passing() {
-                return engine.let_go(facility, id, epoch);
+            if error.is_transient() {
+                return engine.release_lease(facility, id, epoch);
             }
-            tracing::error!(saga.id = %id, error.message = %error, "a saga cannot be read; it is set aside as stuck");
-            if let Err(error) = engine.set_aside(&facility, id, epoch, &reason).await {
-                tracing::error!(saga.id = %id, error.message = %error, "a saga keeps its lease until that runs out");
+            tracing::error!(saga.id = %id, error.message = %error, "saga unreadable; marking its row as stuck");
+            if let Err(error) = engine.mark_row_stuck(&facility, id, epoch, &reason).await {
+                tracing::error!(saga.id = %id, error.message = %error, "saga not marked as stuck; its lease has to expire");
             }
         });
     }
@@ -56,27 +56,33 @@ impl Engine {
         if saga.has_ended() {
             return Ok(());
         }
-        saga.stuck(reason, self.now() + parts.settings.stuck_retry());
-        let saved = store::sagas::save(&mut tx, &[Moved::released(&saga, epoch)]).await?;
+        saga.mark_stuck(reason, self.now() + parts.settings.stuck_retry());
+        let saved = store::sagas::save(&mut tx, &[SagaUpdate::released(&saga, epoch)]).await?;
         if !saved.is_empty() {
-            events::append(&mut tx, &told::of_saga(&mut saga)).await?;
+            ::events::append(&mut tx, &events::take_from_saga(&mut saga)).await?;
             tx.commit().await?;
             parts.outbox.wake();
         }
         Ok(())
     }
 
-    async fn set_aside(&self, facility: &Facility, id: Uuid, epoch: i64, reason: &str) -> Result<(), Error> {
+    async fn mark_row_stuck(
+        &self,
+        facility: &Facility,
+        id: Uuid,
+        epoch: i64,
+        reason: &str,
+    ) -> Result<(), Error> {
         let parts = &self.parts();
         let mut tx = parts.database.begin(facility).await?;
-        store::sagas::set_aside(&mut tx, (id, epoch), reason, parts.settings.stuck_retry()).await?;
+        store::sagas::mark_row_stuck(&mut tx, (id, epoch), reason, parts.settings.stuck_retry()).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Gives the lease back as soon as the database is there again: this process is alive, and nobody should wait for
-    /// the lease to run out.
-    fn let_go(&self, facility: Facility, id: Uuid, epoch: i64) {
+    /// Releases the lease as soon as the database is available, so that the saga need not wait until the lease
+    /// expires.
+    fn release_lease(&self, facility: Facility, id: Uuid, epoch: i64) {
         let engine = self.clone();
         self.parts().tasks.run(async move {
             let until = Instant::now() + engine.parts().settings.lease();
@@ -84,13 +90,14 @@ impl Engine {
                 if engine.release(&facility, id, epoch).await.is_ok() {
                     return engine.wake();
                 }
-                tokio::time::sleep(LET_GO_AGAIN).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
         });
     }
 
-    /// Looks at a saga again for which something has happened while this process drove it.
-    pub(super) fn wake_waiting(&self, facility: Facility, id: Uuid) {
+    /// Wakes a saga about which an event was received while this process drove it. Retries for the time of a
+    /// lease.
+    pub(super) fn wake_with_retries(&self, facility: Facility, id: Uuid) {
         let engine = self.clone();
         self.parts().tasks.run(async move {
             let until = Instant::now() + engine.parts().settings.lease();
@@ -98,9 +105,9 @@ impl Engine {
                 if engine.wake_row(&facility, id).await.is_ok() {
                     return engine.wake();
                 }
-                tokio::time::sleep(LET_GO_AGAIN).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            tracing::warn!(saga.id = %id, "a saga was not woken; it goes on at the end of its pause");
+            tracing::warn!(saga.id = %id, "saga not woken; it continues when its pause ends");
         });
     }
 

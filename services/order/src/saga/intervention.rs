@@ -1,11 +1,11 @@
-//! What an operator may do to a stuck saga, and what that leaves open of its order. Nothing here may say otherwise than
-//! the ledger: what the payment service knows is looked at first. Pure.
+//! Interventions of operators in stuck sagas, and the remarks that they leave on the order. An intervention must
+//! not contradict the payment service's records, which are read first. Pure.
 
 use money::Money;
 
-use super::{Action, Kind, Run, Saga, Statement, Step, follow::Rules};
+use super::{Action, Kind, OperatorNote, Saga, SagaContext, Step, apply::Rules};
 use crate::{
-    order::{Open, WrongState},
+    order::{OpenIssue, WrongState},
     refund::{Refund, RefundState},
     settlement::Hold,
 };
@@ -13,67 +13,68 @@ use crate::{
 /// What an operator does to a stuck saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intervention {
-    /// Leaves the current step out.
+    /// Skips the current step.
     Skip,
-    /// States that all that is left was done by hand.
+    /// Declares that all remaining steps were done manually.
     ForceComplete,
 }
 
-/// What the payment service has in its books of an order.
+/// The payment service's records of an order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Books {
-    pub share: Paid,
-    pub balance: Paid,
+pub struct OrderPayments {
+    pub share: PaymentTotals,
+    pub balance: PaymentTotals,
 }
 
-/// What was taken and given back by one payment, in minor units.
+/// The captured and refunded amounts of one payment, in minor units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Paid {
+pub struct PaymentTotals {
     pub captured: i64,
     pub refunded: i64,
-    /// A refund is on its way.
+    /// A refund is in progress.
     pub refunding: bool,
-    /// The processor has not told yet whether it has set the money aside, or taken it.
+    /// The processor has not reported yet whether it has authorized or captured the payment.
     pub undecided: bool,
 }
 
-/// Why a saga cannot be helped on so.
+/// Why an intervention is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unhelped {
+pub enum InterventionError {
     /// The reason, and what to do instead.
     Refused(&'static str, String),
     WrongState(WrongState),
 }
 
-impl From<WrongState> for Unhelped {
-    fn from(wrong: WrongState) -> Unhelped {
-        Unhelped::WrongState(wrong)
+impl From<WrongState> for InterventionError {
+    fn from(wrong: WrongState) -> InterventionError {
+        InterventionError::WrongState(wrong)
     }
 }
 
 impl Saga {
-    /// What it would still do, beginning with the current action.
-    fn left(&self) -> Vec<Action> {
+    /// The remaining actions, beginning with the current one.
+    fn remaining_actions(&self) -> Vec<Action> {
         let step = |step: &Step| Action {
             step: *step,
             compensation: self.backward,
         };
-        match self.backward {
-            true => self.plan[..=self.position]
+        if self.backward {
+            self.plan[..=self.position]
                 .iter()
                 .rev()
-                .filter(|step| step.undoing().is_some())
+                .filter(|step| step.undo_step().is_some())
                 .map(step)
-                .collect(),
-            false => self.plan[self.position..].iter().map(step).collect(),
+                .collect()
+        } else {
+            self.plan[self.position..].iter().map(step).collect()
         }
     }
 
-    /// Whether an intervention has to look into the payment service's books.
+    /// Whether an intervention needs the payment service's records.
     pub fn moves_money(&self) -> bool {
-        self.left().into_iter().any(|action| {
+        self.remaining_actions().into_iter().any(|action| {
             !matches!(
-                action.effect(),
+                action.executed_step(),
                 Some(Step::PrepareClaim | Step::SubmitClaim | Step::WithdrawClaim)
             )
         })
@@ -81,56 +82,62 @@ impl Saga {
 }
 
 impl Action {
-    /// The step that is carried out.
-    fn effect(self) -> Option<Step> {
-        match self.compensation {
-            true => self.step.undoing(),
-            false => Some(self.step),
+    /// The step that the action executes.
+    fn executed_step(self) -> Option<Step> {
+        if self.compensation {
+            self.step.undo_step()
+        } else {
+            Some(self.step)
         }
     }
 }
 
-impl Run {
-    /// Where everything is after an operator's intervention. `earlier` are the order's refunds, this one included.
-    pub fn helped(
+impl SagaContext {
+    /// The context after an operator's intervention. `earlier` are the order's refunds, this one included.
+    pub fn intervene(
         &self,
         intervention: Intervention,
-        by: &Statement,
-        (books, earlier): (&Books, &[Refund]),
+        by: &OperatorNote,
+        (payments, earlier): (&OrderPayments, &[Refund]),
         rules: &Rules<'_>,
-    ) -> Result<Run, Unhelped> {
+    ) -> Result<SagaContext, InterventionError> {
         let mut next = self.clone();
-        let left = self.saga.left();
+        let left = self.saga.remaining_actions();
         let open = match intervention {
             Intervention::Skip => {
-                let step = left.first().and_then(|action| action.effect());
-                let open = next.leave_out(step, books, earlier)?;
-                next.saga.skipped(by, rules.now, rules.patience);
+                let step = left.first().and_then(|action| action.executed_step());
+                let open = next.skip(step, payments, earlier)?;
+                next.saga.skip_step(by, rules.now, rules.stuck_after);
                 open
             }
             Intervention::ForceComplete => {
-                for step in left.iter().filter_map(|action| action.effect()) {
-                    self.was_done_by_hand(step, books, earlier)?;
+                for step in left.iter().filter_map(|action| action.executed_step()) {
+                    self.check_done_manually(step, payments, earlier)?;
                 }
-                next.saga.force_completed(by);
+                next.saga.force_complete(by);
                 let steps: Vec<_> = left
                     .iter()
-                    .filter_map(|action| action.effect())
+                    .filter_map(|action| action.executed_step())
                     .map(Step::name)
                     .collect();
                 let text = format!("done by hand and not by the saga: {}", steps.join(", "));
-                Open("DONE_BY_HAND", text)
+                OpenIssue("DONE_BY_HAND", text)
             }
         };
-        next.order.remark(&open, &by.actor, &by.reason, self.saga.id);
-        next.follow(rules)?;
-        next.count_change_since(self);
+        next.order.add_remark(&open, &by.actor, &by.reason, self.saga.id);
+        next.update_order(rules)?;
+        next.touch_if_busy_changed(self);
         Ok(next)
     }
 
-    /// What stays open when a step is left out.
-    fn leave_out(&mut self, step: Option<Step>, books: &Books, earlier: &[Refund]) -> Result<Open, Unhelped> {
-        let needed = |text: &str| Err(Unhelped::Refused("STEP_NEEDED", text.to_owned()));
+    /// Skips a step; returns what it leaves open.
+    fn skip(
+        &mut self,
+        step: Option<Step>,
+        payments: &OrderPayments,
+        earlier: &[Refund],
+    ) -> Result<OpenIssue, InterventionError> {
+        let needed = |text: &str| Err(InterventionError::Refused("STEP_NEEDED", text.to_owned()));
         let currency = self.order.currency;
         let money = |minor| Money::new(minor, currency).to_string();
         Ok(match step {
@@ -152,39 +159,39 @@ impl Run {
             }
             Some(Step::SubmitClaim) => {
                 self.order.hold = Hold::Review;
-                Open(
+                OpenIssue(
                     "CLAIM_NOT_SUBMITTED",
                     "the claim was not submitted to the payer".to_owned(),
                 )
             }
-            Some(Step::WithdrawClaim) => Open(
+            Some(Step::WithdrawClaim) => OpenIssue(
                 "CLAIM_NOT_WITHDRAWN",
                 "the draft of the claim was not withdrawn".to_owned(),
             ),
             Some(Step::VoidPayment) => {
-                self.is_not_captured(books)?;
+                self.check_not_captured(payments)?;
                 let held = money(self.order.price.patient_share);
-                Open(
+                OpenIssue(
                     "HOLD_NOT_RELEASED",
                     format!("the hold of {held} on the patient's card was not released"),
                 )
             }
             Some(Step::VoidBalance) => {
-                is_decided(&books.balance)?;
-                Open(
+                check_decided(&payments.balance)?;
+                OpenIssue(
                     "BALANCE_NOT_RELEASED",
-                    "the payment of the patient's balance was not let go".to_owned(),
+                    "the payment of the patient's balance was not voided".to_owned(),
                 )
             }
             Some(step @ (Step::RefundPayment | Step::RefundBalance)) => {
-                self.is_not_given_back(step, books, earlier)?;
-                let amount = money(self.refund.as_ref().map_or(0, |refund| part_of(refund, step)));
+                self.check_not_refunded(step, payments, earlier)?;
+                let amount = money(self.refund.as_ref().map_or(0, |refund| refund_part(refund, step)));
                 match (&mut self.refund, step) {
                     (Some(refund), Step::RefundBalance) => refund.balance = 0,
                     (Some(refund), _) => refund.share = 0,
                     (None, _) => {}
                 }
-                Open(
+                OpenIssue(
                     "NOT_GIVEN_BACK",
                     format!("{amount} was not given back to the patient"),
                 )
@@ -192,30 +199,37 @@ impl Run {
         })
     }
 
-    /// An operator's word is taken for what the ledger does not know of; the rest must be in the books.
-    fn was_done_by_hand(&self, step: Step, books: &Books, earlier: &[Refund]) -> Result<(), Unhelped> {
+    /// Checks a step that was done manually. The operator's statement is trusted only where the payment service
+    /// has no records.
+    fn check_done_manually(
+        &self,
+        step: Step,
+        payments: &OrderPayments,
+        earlier: &[Refund],
+    ) -> Result<(), InterventionError> {
         match step {
-            Step::PrepareClaim | Step::AuthorizePayment => Err(Unhelped::Refused(
+            Step::PrepareClaim | Step::AuthorizePayment => Err(InterventionError::Refused(
                 "STEP_NEEDED",
                 "an order is not confirmed by hand: retry the saga, or cancel the order".to_owned(),
             )),
-            Step::CapturePayment if books.share.captured < self.order.price.patient_share => {
+            Step::CapturePayment if payments.share.captured < self.order.price.patient_share => {
                 let text = "the payment of the share is not captured: capture it by hand first, or void it by hand and \
                             retry the saga, which then cancels the order";
-                Err(Unhelped::Refused("NOT_CAPTURED", text.to_owned()))
+                Err(InterventionError::Refused("NOT_CAPTURED", text.to_owned()))
             }
-            Step::CapturePayment if books.share.captured == books.share.refunded => {
+            Step::CapturePayment if payments.share.captured == payments.share.refunded => {
                 let text =
                     "the payment of the share was given back: retry the saga, which then cancels the order";
-                Err(Unhelped::Refused("PAYMENT_REFUNDED", text.to_owned()))
+                Err(InterventionError::Refused("PAYMENT_REFUNDED", text.to_owned()))
             }
-            Step::VoidPayment => self.is_not_captured(books),
-            Step::VoidBalance => is_decided(&books.balance),
+            Step::VoidPayment => self.check_not_captured(payments),
+            Step::VoidBalance => check_decided(&payments.balance),
             Step::RefundPayment | Step::RefundBalance => {
-                let (wanted, given) = self.given_back(step, books, earlier)?;
-                match given >= wanted {
-                    true => Ok(()),
-                    false => Err(Unhelped::Refused(
+                let (wanted, given) = self.refund_amounts(step, payments, earlier)?;
+                if given >= wanted {
+                    Ok(())
+                } else {
+                    Err(InterventionError::Refused(
                         "NOT_GIVEN_BACK",
                         format!(
                             "of {} the payment service has given back {}: refund the payment by hand first, or skip \
@@ -223,29 +237,34 @@ impl Run {
                             self.order.money(wanted),
                             self.order.money(given)
                         ),
-                    )),
+                    ))
                 }
             }
             Step::CapturePayment | Step::SubmitClaim | Step::WithdrawClaim => Ok(()),
         }
     }
 
-    /// An order is not cancelled while its patient's money is kept, or may be.
-    fn is_not_captured(&self, books: &Books) -> Result<(), Unhelped> {
-        is_decided(&books.share)?;
-        let kept = books.share.captured - books.share.refunded;
-        if kept == 0 && !books.share.refunding {
+    /// Checks that no captured money of the patient is kept, and none may be.
+    fn check_not_captured(&self, payments: &OrderPayments) -> Result<(), InterventionError> {
+        check_decided(&payments.share)?;
+        let kept = payments.share.captured - payments.share.refunded;
+        if kept == 0 && !payments.share.refunding {
             return Ok(());
         }
         let text = format!(
             "the payment of the share is captured and {} of it is kept: refund the payment by hand first",
             self.order.money(kept)
         );
-        Err(Unhelped::Refused("PAYMENT_CAPTURED", text))
+        Err(InterventionError::Refused("PAYMENT_CAPTURED", text))
     }
 
-    fn is_not_given_back(&self, step: Step, books: &Books, earlier: &[Refund]) -> Result<(), Unhelped> {
-        let (_, given) = self.given_back(step, books, earlier)?;
+    fn check_not_refunded(
+        &self,
+        step: Step,
+        payments: &OrderPayments,
+        earlier: &[Refund],
+    ) -> Result<(), InterventionError> {
+        let (_, given) = self.refund_amounts(step, payments, earlier)?;
         if given == 0 {
             return Ok(());
         }
@@ -254,42 +273,48 @@ impl Run {
              force-complete it",
             self.order.money(given)
         );
-        Err(Unhelped::Refused("GIVEN_BACK", text))
+        Err(InterventionError::Refused("GIVEN_BACK", text))
     }
 
-    /// What a refund step was to give back, and what the payment has given back beyond the other refunds.
-    fn given_back(&self, step: Step, books: &Books, earlier: &[Refund]) -> Result<(i64, i64), Unhelped> {
+    /// The amount that a refund step was to refund, and what the payment has refunded beyond the order's other
+    /// refunds.
+    fn refund_amounts(
+        &self,
+        step: Step,
+        payments: &OrderPayments,
+        earlier: &[Refund],
+    ) -> Result<(i64, i64), InterventionError> {
         let paid = match step {
-            Step::RefundBalance => books.balance,
-            _ => books.share,
+            Step::RefundBalance => payments.balance,
+            _ => payments.share,
         };
         let this = self.refund.as_ref().map(|refund| refund.id);
         let others = || earlier.iter().filter(|refund| Some(refund.id) != this);
         if paid.refunding || others().any(|refund| refund.state == RefundState::Pending) {
-            let text = "a refund of the order is on its way: try again when it is decided".to_owned();
-            return Err(Unhelped::Refused("REFUND_PENDING", text));
+            let text = "a refund of the order is in progress: try again when it has finished".to_owned();
+            return Err(InterventionError::Refused("REFUND_PENDING", text));
         }
-        let wanted = self.refund.as_ref().map_or(0, |refund| part_of(refund, step));
+        let wanted = self.refund.as_ref().map_or(0, |refund| refund_part(refund, step));
         let accounted: i64 = others()
             .filter(|refund| refund.state == RefundState::Done)
-            .map(|refund| part_of(refund, step))
+            .map(|refund| refund_part(refund, step))
             .sum();
         Ok((wanted, paid.refunded - accounted))
     }
 }
 
-/// What the processor has not told yet may be that it has taken the money.
-fn is_decided(paid: &Paid) -> Result<(), Unhelped> {
+/// Checks that the processor's outcome is known: an unknown outcome may be a capture.
+fn check_decided(paid: &PaymentTotals) -> Result<(), InterventionError> {
     if !paid.undecided {
         return Ok(());
     }
     let text = "the outcome of the payment is being found out, and its money may be taken: try again when it is known, or \
                 void the payment by hand first";
-    Err(Unhelped::Refused("PAYMENT_PENDING", text.to_owned()))
+    Err(InterventionError::Refused("PAYMENT_PENDING", text.to_owned()))
 }
 
-/// The part of a refund that a step gives back.
-fn part_of(refund: &Refund, step: Step) -> i64 {
+/// The part of a refund that a step refunds.
+fn refund_part(refund: &Refund, step: Step) -> i64 {
     match step {
         Step::RefundBalance => refund.balance,
         _ => refund.share,

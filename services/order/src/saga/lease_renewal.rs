@@ -1,4 +1,4 @@
-//! A saga stays with its driver for as long as a step takes.
+//! Renews the lease of a saga while a step is running.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -8,22 +8,26 @@ use super::{Engine, Saga};
 use crate::{error::Error, store};
 
 impl Engine {
-    /// Renews the lease every third of its time while `work` runs.
-    pub(super) async fn keeping<T>(&self, saga: &Saga, work: impl Future<Output = T>) -> Result<T, Error> {
+    /// Renews the lease every third of its duration while `work` runs.
+    pub(super) async fn with_lease_renewal<T>(
+        &self,
+        saga: &Saga,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Error> {
         let lease = self.parts().settings.lease();
         let mut work = pin!(work);
-        let mut beat = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
+        let mut interval = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                _ = beat.tick() => {}
+                _ = interval.tick() => {}
             }
             match self.renew(saga, lease).await {
                 Ok(true) => {}
-                Ok(false) => return Err(Error::LostLease),
-                // The epoch still guards every write: the step may go on.
+                Ok(false) => return Err(Error::LeaseLost),
+                // The step may continue: the epoch still guards every write.
                 Err(error) => {
-                    tracing::warn!(saga.id = %saga.id, error.message = %error, "a lease was not renewed");
+                    tracing::warn!(saga.id = %saga.id, error.message = %error, "saga lease not renewed");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What a step came to.
+//! The outcome of a step.
 
 use mesh::Origin;
 use tonic::{Code, Status};
@@ -7,50 +7,50 @@ use uuid::Uuid;
 
 use crate::order::Failure;
 
-/// What a step came to. A call that failed is a [`Status`] instead.
+/// The outcome of a step. A failed call is a [`Status`] instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done(Effect),
     Wait(Wait),
-    /// It will never succeed. `undo` when something may be left over of it.
+    /// It will never succeed. `undo`: it may have had an effect that must be undone.
     Refused {
         failure: Failure,
         undo: bool,
     },
-    /// Somebody has done a part of it, or something else, by hand: neither a repetition nor an undo is right.
+    /// A part of the step, or something else, was done manually: neither a retry nor an undo is correct.
     Stuck {
         reason: String,
     },
 }
 
-/// What a step that succeeded means for the order.
+/// The effect of a successful step on the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     Nothing,
     ClaimPrepared(Uuid),
     PaymentAuthorized(Uuid),
-    /// The capture, which is the next step, has succeeded with the authorization.
+    /// The capture, which is the next step, has succeeded together with the authorization.
     PaymentCaptured(Uuid),
-    /// With the reason when the post office refused the submission.
+    /// With the reason when the post office rejected the submission.
     ClaimSubmitted {
         rejection: Option<String>,
     },
-    /// The patient has paid the balance that was to be let go; so much of it, in minor units, is to be given back.
+    /// The patient has paid the balance that was to be voided; this much of it, in minor units, is to be refunded.
     BalanceToRefund(i64),
 }
 
 /// What a step waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// The patient is to give a payment method.
+    /// The patient has to provide a payment method.
     PaymentMethod(Uuid),
-    /// The processor has not answered; it is asked again, never charged again.
+    /// The processor has not reported the outcome; the payment is queried again, never charged again.
     PaymentOutcome(Uuid),
 }
 
 impl Effect {
-    /// What the record of the step says.
-    pub fn text(&self) -> String {
+    /// The text in the step's history.
+    pub fn describe(&self) -> String {
         match self {
             Effect::Nothing => String::new(),
             Effect::BalanceToRefund(_) => "the patient has paid the balance".to_owned(),
@@ -64,9 +64,10 @@ impl Effect {
     }
 }
 
-/// Whether a call that failed so may succeed if it is made again. A token may have run out: the next try has another.
-/// What a wrong route, a database behind the last commit, or the client itself answers is not the callee's verdict: a
-/// method or a payment that is not there may be there again, and an answer that is too large may follow an effect.
+/// Whether a failed call may succeed if it is repeated. A token may have expired: the next try uses another one.
+/// Only the callee's own errors are final, not those of a wrong route, of a database that lags behind the last
+/// commit, or of the client: a method or payment that was not found may be found later, and an oversized response
+/// may follow an effect.
 pub(crate) fn is_transient(status: &Status) -> bool {
     if Origin::of(status) != Origin::Callee {
         return true;
@@ -90,14 +91,14 @@ pub(crate) fn is_transient(status: &Status) -> bool {
     }
 }
 
-/// Whether the callee has answered that it will not do it. Why, what it keeps tells.
+/// Whether the callee has refused the call. The reason is found in the callee's records.
 pub(crate) fn is_refusal(status: &Status) -> bool {
     let refused = matches!(status.code(), Code::FailedPrecondition | Code::AlreadyExists);
     refused && Origin::of(status) == Origin::Callee
 }
 
-/// A failed call as the reason why an order does not go on.
-pub(crate) fn failure(status: &Status) -> Failure {
+/// Maps a failed call to the failure of an order.
+pub(crate) fn to_failure(status: &Status) -> Failure {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.clone());
     let violations = details.bad_request().map(|bad| {
@@ -115,22 +116,22 @@ pub(crate) fn failure(status: &Status) -> Failure {
     }
 }
 
-/// The violations that a refused claim names, as fields of the order that it came with.
+/// The violations of a refused claim, as fields of the order's request.
 pub(crate) fn claim_violations(status: &Status) -> Vec<(String, String)> {
     let field = |field: String| match field.strip_prefix("details") {
         Some(rest) => format!("claim{rest}"),
         None if field.is_empty() => "claim".to_owned(),
         None => format!("claim.{field}"),
     };
-    failure(status)
+    to_failure(status)
         .violations
         .into_iter()
         .map(|(found, description)| (field(found), description))
         .collect()
 }
 
-/// What is wrong with a claim, field by field as the caller named them: the callee's own names are others.
-pub(crate) fn in_words(violations: &[(String, String)]) -> String {
+/// Describes the violations of a claim with the caller's field names, which differ from the callee's.
+pub(crate) fn describe_violations(violations: &[(String, String)]) -> String {
     let faults = violations
         .iter()
         .map(|(field, description)| format!("{field}: {description}"));
@@ -138,8 +139,8 @@ pub(crate) fn in_words(violations: &[(String, String)]) -> String {
     line.chars().take(500).collect()
 }
 
-/// A failed call in one line, for the record.
-pub(crate) fn text(status: &Status) -> String {
+/// Describes a failed call in one line, for the history.
+pub(crate) fn describe(status: &Status) -> String {
     let line = format!("{}: {}", code_name(status.code()), status.message());
     line.chars().take(500).collect()
 }
@@ -161,30 +162,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_keeps_its_reason_and_its_violations() {
+    fn a_refusal_keeps_its_reason_and_violations() {
         let refused = chassis::status::invalid_field("details.net", "must be the sum");
-        assert_eq!(failure(&refused).reason, "INVALID_REQUEST");
+        assert_eq!(to_failure(&refused).reason, "INVALID_REQUEST");
         assert_eq!(
             claim_violations(&refused),
             [("claim.net".to_owned(), "must be the sum".to_owned())]
         );
-        // The claim's own names of its fields are nothing that the caller has sent.
+        // The caller has not sent the claims service's field names.
         assert_eq!(
-            in_words(&claim_violations(&refused)),
+            describe_violations(&claim_violations(&refused)),
             "the claim is invalid: claim.net: must be the sum"
         );
     }
 
     #[test]
-    fn a_failure_without_a_reason_is_named_by_its_code() {
+    fn a_failure_without_a_reason_gets_the_code_as_its_reason() {
         assert_eq!(
-            failure(&Status::deadline_exceeded("late")).reason,
+            to_failure(&Status::deadline_exceeded("late")).reason,
             "DEADLINE_EXCEEDED"
         );
     }
 
     #[test]
-    fn what_a_retry_cannot_change_is_not_transient() {
+    fn an_error_that_a_retry_cannot_change_is_not_transient() {
         let refused = Status::failed_precondition("");
         assert!(is_transient(&refused), "it was made on this side of the wire");
         assert!(!is_transient(&Origin::answered(refused)));
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_wrong_route_or_a_lost_row_answers_is_no_verdict() {
+    fn an_error_of_a_wrong_route_or_a_lagging_database_is_transient() {
         for code in [
             Code::Unimplemented,
             Code::NotFound,

@@ -1,36 +1,36 @@
-//! Whom the steps call: the payment service and the claims service. One call per try; everything that is called
-//! accepts the same `request_id` again.
+//! The services that steps call: payment and claims. One call per try; every called method accepts a repeated
+//! `request_id`.
 
 mod bulk;
-mod by_hand;
 mod claims;
+mod manual_changes;
 mod payments;
 
 use chassis::Tasks;
-use claims::Claims;
+use claims::ClaimsClient;
 use mesh::{Channel, Context};
-use payments::Payments;
+use payments::PaymentClient;
 use proto::claims::v1::ClaimDetails;
 use time::OffsetDateTime;
 use tonic::Status;
 
-use super::{Action, Books, Outcome, Saga, ServiceCaller, Step};
+use super::{Action, OrderPayments, Outcome, Saga, ServiceCredentials, Step};
 use crate::{order::Order, refund::Refund};
 
 /// The services that sagas call. Cheap to clone.
 #[derive(Clone)]
 pub struct Participants {
-    payments: Payments,
-    claims: Claims,
+    payments: PaymentClient,
+    claims: ClaimsClient,
 }
 
-/// What a step may need to know.
-pub(super) struct Task<'a> {
+/// The inputs of a step's call.
+pub(super) struct StepCall<'a> {
     pub(super) saga: &'a Saga,
     pub(super) action: Action,
     pub(super) order: &'a Order,
     pub(super) refund: Option<&'a Refund>,
-    /// All refunds of the order, this one included; read for steps that give back.
+    /// All refunds of the order, this one included; only read for refund steps.
     pub(super) refunds: &'a [Refund],
     pub(super) claim: Option<&'a ClaimDetails>,
     /// By the database's clock.
@@ -38,15 +38,20 @@ pub(super) struct Task<'a> {
 }
 
 impl Participants {
-    /// The services behind these channels.
-    pub fn new(payment: Channel, claims: Channel, caller: &ServiceCaller, tasks: &Tasks) -> Participants {
+    /// Creates clients for these channels.
+    pub fn new(
+        payment: Channel,
+        claims: Channel,
+        credentials: &ServiceCredentials,
+        tasks: &Tasks,
+    ) -> Participants {
         Participants {
-            payments: Payments::new(payment, caller, tasks),
-            claims: Claims::new(claims, caller, tasks),
+            payments: PaymentClient::new(payment, credentials, tasks),
+            claims: ClaimsClient::new(claims, credentials, tasks),
         }
     }
 
-    /// Checks a claim for an order that is not kept.
+    /// Validates the claim of an order without storing it.
     ///
     /// # Errors
     /// The claims service's refusal, with every violation.
@@ -54,7 +59,7 @@ impl Participants {
         self.claims.check(context, details).await
     }
 
-    /// Lets the payment of an order's balance go.
+    /// Voids the payment of an order's balance.
     ///
     /// # Errors
     /// The payment service's refusal: it is paid, or being paid.
@@ -69,26 +74,27 @@ impl Participants {
             .await
     }
 
-    /// What the payment service has in its books of an order.
+    /// Reads the payment service's records of an order.
     ///
     /// # Errors
-    /// When the payment service does not answer.
-    pub async fn books(&self, context: &Context, order: &Order) -> Result<Books, Status> {
-        self.payments.books(context, order).await
+    /// When the payment service does not respond.
+    pub async fn order_payments(&self, context: &Context, order: &Order) -> Result<OrderPayments, Status> {
+        self.payments.order_payments(context, order).await
     }
 
     /// Makes one try at an action.
-    pub(super) async fn perform(&self, context: &Context, task: &Task<'_>) -> Result<Outcome, Status> {
-        let Task {
+    pub(super) async fn execute(&self, context: &Context, call: &StepCall<'_>) -> Result<Outcome, Status> {
+        let StepCall {
             saga, action, order, ..
-        } = *task;
-        let key = saga.key(action);
-        let step = match action.compensation {
-            true => action
+        } = *call;
+        let key = saga.request_id(action);
+        let step = if action.compensation {
+            action
                 .step
-                .undoing()
-                .ok_or_else(|| internal("the step has nothing to undo"))?,
-            false => action.step,
+                .undo_step()
+                .ok_or_else(|| internal("the step has nothing to undo"))?
+        } else {
+            action.step
         };
         let why = order
             .failure
@@ -97,7 +103,7 @@ impl Participants {
             .unwrap_or_default();
         match step {
             Step::PrepareClaim => {
-                let details = task
+                let details = call
                     .claim
                     .cloned()
                     .ok_or_else(|| internal("the order's claim is missing"))?;
@@ -105,15 +111,15 @@ impl Participants {
             }
             Step::SubmitClaim => self.claims.submit(context, order, key).await,
             Step::WithdrawClaim => self.claims.withdraw(context, order, key, why).await,
-            Step::AuthorizePayment => self.payments.authorize(context, order, key, task.now).await,
+            Step::AuthorizePayment => self.payments.authorize(context, order, key, call.now).await,
             Step::CapturePayment => self.payments.capture(context, order, key).await,
             Step::VoidPayment => self.payments.void_share(context, order, key, why).await,
-            Step::VoidBalance => self.payments.let_balance_go(context, order, key, why).await,
+            Step::VoidBalance => self.payments.void_balance_step(context, order, key, why).await,
             Step::RefundPayment | Step::RefundBalance => {
-                let refund = task
+                let refund = call
                     .refund
                     .ok_or_else(|| internal("the order's refund is missing"))?;
-                let part = by_hand::Part::of(refund, task.refunds, step);
+                let part = manual_changes::Part::new(refund, call.refunds, step);
                 self.payments
                     .refund(context, (order, key), &part, &refund.reason)
                     .await
@@ -126,12 +132,12 @@ fn done() -> Outcome {
     Outcome::Done(super::Effect::Nothing)
 }
 
-/// What should be in the database and is not; a retry may find it after a repair.
+/// Data is missing in the database; a retry may find it after a repair.
 fn internal(text: &'static str) -> Status {
     Status::internal(text)
 }
 
-/// An answer that lacks what the contract promises, or names what is not a UUID.
+/// A response without a required field, or with an id that is not a UUID.
 fn malformed(what: &str) -> Status {
-    Status::internal(format!("the answer has no valid {what}"))
+    Status::internal(format!("the response has no valid {what}"))
 }

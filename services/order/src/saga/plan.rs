@@ -1,9 +1,9 @@
-//! Which steps a saga is made of, and where its pivot is.
+//! The steps of each kind of saga, and its pivot.
 
 use super::Step;
 use crate::{order::Order, refund::Refund};
 
-/// The sagas there are.
+/// The kinds of sagas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     PlaceOrder,
@@ -20,7 +20,7 @@ impl Kind {
         Kind::RefundOrder,
     ];
 
-    /// The steps of a PlaceOrder. With immediate capture it goes straight on into fulfilment.
+    /// The steps of a PlaceOrder. With immediate capture they include fulfilment.
     pub fn place(order: &Order) -> Vec<Step> {
         let mut plan = Vec::with_capacity(4);
         plan.extend(order.is_insured().then_some(Step::PrepareClaim));
@@ -45,9 +45,10 @@ impl Kind {
         void.into_iter().chain(withdraw).collect()
     }
 
-    /// The steps of a RefundOrder. The claim comes first: only its withdrawal can be refused for a good reason.
+    /// The steps of a RefundOrder. The claim comes first, because only its withdrawal can be refused for a good
+    /// reason.
     pub fn refund(order: &Order, refund: &Refund) -> Vec<Step> {
-        // A balance that is to be let go may turn out to be paid; then it is given back.
+        // A balance to be voided may turn out to be paid; then it is refunded.
         let lets_go = refund.whole && order.patient_balance() > 0;
         let steps = [
             (refund.whole && order.is_insured(), Step::WithdrawClaim),
@@ -61,7 +62,7 @@ impl Kind {
             .collect()
     }
 
-    /// The step whose success makes a plan go forward only. `None`: there is none before the end.
+    /// The step after whose success a saga only goes forward. `None`: there is none before the end.
     pub fn pivot(self, plan: &[Step]) -> Option<usize> {
         match self {
             Kind::PlaceOrder | Kind::FulfilOrder => plan
@@ -72,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// As it is stored and shown.
+    /// The name as it is stored and shown.
     pub fn name(self) -> &'static str {
         match self {
             Kind::PlaceOrder => "place_order",
@@ -82,8 +83,8 @@ impl Kind {
         }
     }
 
-    /// The kind of that name.
-    pub fn named(name: &str) -> Option<Kind> {
+    /// The kind with this name.
+    pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }

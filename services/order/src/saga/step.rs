@@ -1,4 +1,4 @@
-//! The steps that sagas are made of.
+//! The steps of sagas.
 
 /// One call of another service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,10 +9,10 @@ pub enum Step {
     SubmitClaim,
     VoidPayment,
     WithdrawClaim,
-    /// Lets the payment of the patient's balance go.
+    /// Voids the payment of the patient's balance.
     VoidBalance,
     RefundPayment,
-    /// Gives back what the patient paid of the balance.
+    /// Refunds what the patient has paid of the balance.
     RefundBalance,
 }
 
@@ -34,7 +34,7 @@ pub enum Participant {
 impl Participant {
     pub const ALL: [Participant; 2] = [Participant::Claims, Participant::Payment];
 
-    /// As PostgreSQL knows it.
+    /// The name in PostgreSQL.
     pub fn name(self) -> &'static str {
         match self {
             Participant::Claims => "claims",
@@ -56,8 +56,9 @@ impl Step {
         Step::RefundBalance,
     ];
 
-    /// What undoes it; it must accept to undo what never arrived. `None`: there is nothing to undo.
-    pub fn undoing(self) -> Option<Step> {
+    /// The step that undoes this one; it must succeed even if this one had no effect. `None`: there is nothing to
+    /// undo.
+    pub fn undo_step(self) -> Option<Step> {
         match self {
             Step::PrepareClaim => Some(Step::WithdrawClaim),
             Step::AuthorizePayment => Some(Step::VoidPayment),
@@ -71,7 +72,7 @@ impl Step {
         }
     }
 
-    /// Whom it calls, in both directions. `orders.claim_due_sagas` says the same.
+    /// The service that the step and its undoing call. `orders.claim_due_sagas` has the same mapping.
     pub fn participant(self) -> Participant {
         match self {
             Step::PrepareClaim | Step::SubmitClaim | Step::WithdrawClaim => Participant::Claims,
@@ -84,7 +85,7 @@ impl Step {
         }
     }
 
-    /// As it is stored and shown.
+    /// The name as it is stored and shown.
     pub fn name(self) -> &'static str {
         match self {
             Step::PrepareClaim => "prepare_claim",
@@ -99,8 +100,8 @@ impl Step {
         }
     }
 
-    /// The step of that name.
-    pub fn named(name: &str) -> Option<Step> {
+    /// The step with this name.
+    pub fn from_name(name: &str) -> Option<Step> {
         Step::ALL.into_iter().find(|step| step.name() == name)
     }
 }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn postgresql_knows_the_participant_of_every_step() {
+    fn postgresql_maps_every_step_to_the_same_participant() {
         let of_claims = Step::ALL
             .into_iter()
             .filter(|step| step.participant() == Participant::Claims)

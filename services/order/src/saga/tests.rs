@@ -31,12 +31,12 @@ fn undo(step: Step) -> Option<Action> {
     })
 }
 
-fn told(saga: &mut Saga) -> Vec<Progress> {
+fn take_progress(saga: &mut Saga) -> Vec<Progress> {
     saga.progress.drain(..).map(|(_, progress)| progress).collect()
 }
 
 #[test]
-fn plans_leave_out_what_an_order_has_no_need_of() {
+fn plans_omit_steps_that_an_order_does_not_need() {
     use Step::{AuthorizePayment, CapturePayment, PrepareClaim, SubmitClaim};
     let mut order = insured(50_000, 10_000, 40_000);
     assert_eq!(Kind::place(&order), [PrepareClaim, AuthorizePayment]);
@@ -55,31 +55,31 @@ fn plans_leave_out_what_an_order_has_no_need_of() {
 #[test]
 fn the_pivot_is_the_first_step_that_cannot_be_undone() {
     let mut saga = placing();
-    assert!(saga.may_turn_back() && !saga.is_at_pivot());
-    saga.succeeded(String::new());
-    saga.succeeded(String::new());
+    assert!(saga.can_compensate() && !saga.is_at_pivot());
+    saga.complete_step(String::new());
+    saga.complete_step(String::new());
     assert_eq!(saga.action(), forward(Step::CapturePayment));
-    assert!(saga.may_turn_back() && saga.is_at_pivot());
-    saga.succeeded(String::new());
-    assert!(!saga.may_turn_back());
-    saga.succeeded(String::new());
+    assert!(saga.can_compensate() && saga.is_at_pivot());
+    saga.complete_step(String::new());
+    assert!(!saga.can_compensate());
+    saga.complete_step(String::new());
     assert_eq!((saga.state, saga.action()), (State::Completed, None));
 }
 
 #[test]
 fn a_refused_step_undoes_what_was_done_before_in_reverse() {
     let mut saga = placing();
-    saga.succeeded(String::new());
-    saga.succeeded(String::new());
-    told(&mut saga);
-    saga.refused("PAYMENT_EXPIRED", false);
+    saga.complete_step(String::new());
+    saga.complete_step(String::new());
+    take_progress(&mut saga);
+    saga.fail_step("PAYMENT_EXPIRED", false);
     assert_eq!(saga.action(), undo(Step::AuthorizePayment));
-    saga.succeeded(String::new());
+    saga.complete_step(String::new());
     assert_eq!(saga.action(), undo(Step::PrepareClaim));
-    saga.succeeded(String::new());
+    saga.complete_step(String::new());
     assert_eq!(saga.state, State::Compensated);
     assert_eq!(
-        told(&mut saga),
+        take_progress(&mut saga),
         [
             Progress::Compensating {
                 reason: "PAYMENT_EXPIRED".into()
@@ -94,46 +94,46 @@ fn a_refused_step_undoes_what_was_done_before_in_reverse() {
 #[test]
 fn a_step_of_unknown_outcome_is_undone_too() {
     let mut saga = placing();
-    saga.succeeded(String::new());
-    saga.refused("UNAVAILABLE", true);
+    saga.complete_step(String::new());
+    saga.fail_step("UNAVAILABLE", true);
     assert_eq!(saga.action(), undo(Step::AuthorizePayment));
 }
 
 #[test]
 fn a_refused_first_step_leaves_nothing_to_undo() {
     let mut saga = placing();
-    saga.refused("CLAIM_INVALID", false);
+    saga.fail_step("CLAIM_INVALID", false);
     assert_eq!(saga.state, State::Compensated);
 }
 
 #[test]
-fn a_step_has_the_same_key_in_every_try_and_another_one_backward() {
+fn a_step_has_the_same_request_id_in_every_try_and_another_one_in_compensation() {
     let mut saga = placing();
-    let key = saga.key(saga.action().unwrap());
+    let key = saga.request_id(saga.action().unwrap());
     saga.retry(NOW, true);
-    assert_eq!(saga.key(saga.action().unwrap()), key);
-    saga.refused("UNAVAILABLE", true);
-    assert_ne!(saga.key(saga.action().unwrap()), key);
+    assert_eq!(saga.request_id(saga.action().unwrap()), key);
+    saga.fail_step("UNAVAILABLE", true);
+    assert_ne!(saga.request_id(saga.action().unwrap()), key);
 }
 
 #[test]
-fn a_stuck_saga_says_so_once_and_goes_on_where_it_was() {
+fn a_stuck_saga_is_reported_once_and_continues_at_its_step() {
     let mut saga = placing();
-    saga.refused("UNAVAILABLE", true);
-    told(&mut saga);
-    saga.stuck("the withdrawal keeps failing", NOW);
-    saga.stuck("the withdrawal keeps failing", NOW);
-    assert_eq!(told(&mut saga).len(), 1);
+    saga.fail_step("UNAVAILABLE", true);
+    take_progress(&mut saga);
+    saga.mark_stuck("the withdrawal keeps failing", NOW);
+    saga.mark_stuck("the withdrawal keeps failing", NOW);
+    assert_eq!(take_progress(&mut saga).len(), 1);
     saga.wake(NOW, Duration::minutes(15));
     assert_eq!((saga.state, saga.attempts), (State::Compensating, 0));
-    saga.succeeded(String::new());
+    saga.complete_step(String::new());
     assert_eq!(saga.state, State::Compensated);
 }
 
 #[test]
-fn what_supersedes_a_saga_fences_its_driver_off() {
+fn superseding_a_saga_fences_off_its_driver() {
     let mut saga = placing();
     let epoch = saga.epoch;
-    saga.superseded("cancelled");
+    saga.supersede("cancelled");
     assert!(saga.has_ended() && saga.epoch > epoch);
 }

@@ -1,52 +1,53 @@
-//! What was paid, moved and given up of an order, and where each activity of its claim stands.
+//! What was paid, transferred, written off and refunded of an order, and the state of each activity of its claim.
 
 use serde::{Deserialize, Serialize};
 
 /// What became of the price after fulfilment, in minor units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// Paid by the payer, takebacks deducted.
+    /// Paid by the payer, less takebacks.
     pub payer_paid: i64,
-    /// Moved from the payer to the patient.
+    /// Transferred from the payer to the patient.
     pub transferred: i64,
     pub payer_written_off: i64,
     pub patient_written_off: i64,
-    /// Paid by the patient on what was moved.
+    /// Paid by the patient of what was transferred.
     pub balance_paid: i64,
     /// The payer's part of what was returned.
     pub payer_returned: i64,
     /// The patient's part of what was returned.
     pub patient_returned: i64,
-    /// Money given back to the patient.
+    /// Refunded to the patient.
     pub refunded: i64,
-    /// Of it, what the patient had paid too much.
+    /// The overpaid part of `refunded`.
     pub credit_refunded: i64,
-    /// The last hundredth between the claim and its activities; negative when the payer paid it too much.
+    /// The difference of at most one minor unit between the claim and its activities; negative when the payer
+    /// overpaid it.
     pub rounding: i64,
 }
 
-/// What keeps a fulfilled order from being settled.
+/// Why a fulfilled order is not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// Nothing but the payer's answer.
+    /// Only the payer's answer is missing.
     None,
     /// The claim should be resubmitted.
     Resubmission,
-    /// A person should look.
+    /// A person should review it.
     Review,
 }
 
-/// Where one activity of the claim stands, in minor units.
+/// One activity of the claim, in minor units.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activity {
     pub id: String,
     pub net: i64,
     pub paid: i64,
     pub taken_back: i64,
-    /// Of the payer's latest line; empty if that has none.
+    /// From the payer's latest line; empty if it has none.
     #[serde(default)]
     pub denial_code: String,
-    /// It was filed again, and the payer has not answered since.
+    /// It was resubmitted, and the payer has not answered since.
     #[serde(default)]
     pub awaiting: bool,
     #[serde(default)]
@@ -55,7 +56,7 @@ pub struct Activity {
     pub written_off: i64,
 }
 
-/// What a remittance said of the claim as a whole.
+/// The contents of a remittance for the whole claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remittance {
     /// The claim's version after it.
@@ -69,12 +70,12 @@ pub struct Remittance {
 }
 
 impl Activity {
-    /// What is neither paid nor dealt with.
+    /// What is neither paid nor transferred nor written off.
     pub fn open(&self) -> i64 {
         self.net - self.paid + self.taken_back - self.transferred - self.written_off
     }
 
-    /// The payer has said nothing (new) of it yet.
+    /// The payer has not answered (again) for it yet.
     pub fn is_pending(&self) -> bool {
         self.awaiting || (self.paid == 0 && self.taken_back == 0 && self.denial_code.is_empty())
     }
@@ -86,13 +87,13 @@ impl Activity {
 }
 
 impl Remittance {
-    /// The new facts with what was decided of each activity before.
-    pub(super) fn merged_into(self, known: &[Activity]) -> Vec<Activity> {
+    /// The new amounts, with the earlier decisions about each activity.
+    pub(super) fn merged_into(self, earlier: &[Activity]) -> Vec<Activity> {
         let Remittance {
             activities, answered, ..
         } = self;
         let merge = |mut fresh: Activity| {
-            if let Some(before) = known.iter().find(|before| before.id == fresh.id) {
+            if let Some(before) = earlier.iter().find(|before| before.id == fresh.id) {
                 fresh.transferred = before.transferred;
                 fresh.written_off = before.written_off;
                 fresh.awaiting = before.awaiting && !answered.contains(&fresh.id);
@@ -104,7 +105,7 @@ impl Remittance {
 }
 
 impl Hold {
-    /// As it is stored.
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             Hold::None => "",
@@ -113,8 +114,8 @@ impl Hold {
         }
     }
 
-    /// The hold of that name.
-    pub fn named(name: &str) -> Option<Hold> {
+    /// The hold with this name.
+    pub fn from_name(name: &str) -> Option<Hold> {
         [Hold::None, Hold::Resubmission, Hold::Review]
             .into_iter()
             .find(|hold| hold.name() == name)

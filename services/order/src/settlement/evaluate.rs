@@ -1,21 +1,21 @@
-//! What to do about what the payer left open.
+//! Decides what to do about the amounts that the payer left open.
 
 use super::{Activity, Disposition, Hold};
 
-/// A claim's net and the sum of its activities may differ by so many minor units.
+/// The largest difference between a claim's net and the sum of its activities, in minor units.
 pub(super) const ROUNDING: i64 = 1;
 
-/// What is to be done.
+/// What to do about the open amounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// No remittance has come yet.
-    Unheard,
+    /// There is no remittance yet.
+    NoRemittance,
     /// The payer has not answered for everything yet.
     Wait,
-    /// Somebody has to act first.
+    /// A person or a resubmission has to act first.
     Hold(Hold),
-    /// Everything open can be closed: amounts by the activity's index, and the last hundredth, which is
-    /// negative when the payer has paid too much.
+    /// Everything open can be closed: amounts by the activity's index, and the rounding difference, which is
+    /// negative when the payer has overpaid.
     Close {
         transfers: Vec<(usize, i64)>,
         write_offs: Vec<(usize, i64)>,
@@ -23,8 +23,8 @@ pub(super) enum Decision {
     },
 }
 
-/// Decides about the activities still open. One that wants a resubmission keeps all of them waiting, because a
-/// resubmission is filed for the whole claim.
+/// Decides about the open activities. One that needs a resubmission keeps all of them waiting, because the whole
+/// claim is resubmitted.
 pub(super) fn decide(
     outstanding: i64,
     activities: &[Activity],
@@ -44,7 +44,7 @@ pub(super) fn decide(
         };
     }
     if activities.is_empty() {
-        return Decision::Unheard;
+        return Decision::NoRemittance;
     }
     let refused = || open.iter().filter(|(_, activity)| activity.is_refused());
     let wanted =
@@ -59,15 +59,15 @@ pub(super) fn decide(
     if open.iter().any(|(_, activity)| activity.is_pending()) {
         return Decision::Wait;
     }
-    let of = |wanted: Disposition| {
+    let amounts = |wanted: Disposition| {
         let matching = refused().filter(|(_, activity)| disposition(&activity.denial_code) == wanted);
         matching
             .map(|(index, activity)| (*index, activity.open()))
             .collect()
     };
     Decision::Close {
-        transfers: of(Disposition::Patient),
-        write_offs: of(Disposition::WriteOff),
+        transfers: amounts(Disposition::Patient),
+        write_offs: amounts(Disposition::WriteOff),
         rounding,
     }
 }

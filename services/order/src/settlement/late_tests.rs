@@ -1,4 +1,4 @@
-//! The payer pays after a denial was settled, and people decide about parts of what is open.
+//! The payer pays after a denial was settled, and people resolve parts of the open amount.
 
 use super::{
     tests::{activity, remittance, resolve},
@@ -6,19 +6,19 @@ use super::{
 };
 use crate::order::tests::{changes, fulfilled, insured};
 
-/// The payer refuses `A1` over 40,000 with this code, and has paid 40,000 after all with the next remittance.
+/// The payer refuses `A1` over 40,000 with this code, and pays 40,000 with the next remittance.
 fn refused_and_then_paid(code: &str, between: impl FnOnce(&mut Order)) -> Order {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     let refused = activity("A1", 40_000, 0, 0, code);
     order
-        .remitted(remittance(4, vec![refused], &["A1"]), &policy)
+        .apply_remittance(remittance(4, vec![refused], &["A1"]), &policy)
         .unwrap();
     between(&mut order);
     changes(&mut order);
     let paid = activity("A1", 40_000, 40_000, 0, "");
     order
-        .remitted(remittance(5, vec![paid], &["A1"]), &policy)
+        .apply_remittance(remittance(5, vec![paid], &["A1"]), &policy)
         .unwrap();
     assert_eq!((order.state, order.hold), (State::Settled, Hold::None));
     assert_eq!((order.payer_outstanding(), order.account.payer_paid), (0, 40_000));
@@ -29,20 +29,26 @@ fn refused_and_then_paid(code: &str, between: impl FnOnce(&mut Order)) -> Order 
 fn a_payer_that_pays_what_was_written_off_reverses_the_write_off() {
     let mut order = refused_and_then_paid("PRCE-001", |_| {});
     assert_eq!(order.account.payer_written_off, 0);
-    let moves = Moves {
+    let adjustment = Adjustment {
         write_off_reversed: 40_000,
-        ..Moves::default()
+        ..Adjustment::default()
     };
-    assert_eq!(changes(&mut order), [Change::Adjusted { moves, billed: 0 }]);
+    assert_eq!(
+        changes(&mut order),
+        [Change::Adjusted {
+            adjustment,
+            billed: 0
+        }]
+    );
 }
 
 #[test]
-fn a_payer_that_pays_what_was_billed_to_the_patient_takes_the_debt_away() {
+fn a_payer_that_pays_what_was_billed_to_the_patient_reverses_the_transfer() {
     let mut order = refused_and_then_paid("COPY-001", |_| {});
     assert_eq!((order.patient_balance(), order.patient_credit()), (0, 0));
-    let moves = Moves {
+    let adjustment = Adjustment {
         transfer_reversed: 40_000,
-        ..Moves::default()
+        ..Adjustment::default()
     };
     let settled = Change::Settled {
         written_off: 0,
@@ -50,26 +56,32 @@ fn a_payer_that_pays_what_was_billed_to_the_patient_takes_the_debt_away() {
     };
     assert_eq!(
         changes(&mut order),
-        [Change::Adjusted { moves, billed: 0 }, settled]
+        [
+            Change::Adjusted {
+                adjustment,
+                billed: 0
+            },
+            settled
+        ]
     );
 }
 
 #[test]
-fn what_the_patient_has_paid_of_it_is_a_credit_and_is_given_back_without_a_return() {
-    let mut order = refused_and_then_paid("COPY-001", |order| order.balance_paid(40_000).unwrap());
+fn an_overpaid_balance_is_a_credit_and_is_refunded_without_a_return() {
+    let mut order = refused_and_then_paid("COPY-001", |order| order.apply_balance_payment(40_000).unwrap());
     assert_eq!((order.patient_balance(), order.patient_credit()), (0, 40_000));
     changes(&mut order);
-    let refund = crate::refund::plan(&order, &[], &[], &crate::refund::Wanted::Amount(40_000)).unwrap();
+    let refund = crate::refund::plan(&order, &[], &[], &crate::refund::Scope::Amount(40_000)).unwrap();
     assert_eq!((refund.share, refund.balance), (0, 40_000));
-    order.refunded(&refund).unwrap();
+    order.apply_refund(&refund).unwrap();
     assert_eq!((order.patient_credit(), order.account.patient_returned), (0, 0));
     assert_eq!(changes(&mut order), []);
 
-    // The payer takes it back once more: the patient owes it again, all of it.
+    // The payer takes it back once more: the patient owes all of it again.
     let policy = DenialPolicy::default();
     let taken = activity("A1", 40_000, 40_000, 40_000, "COPY-001");
     order
-        .remitted(remittance(6, vec![taken], &["A1"]), &policy)
+        .apply_remittance(remittance(6, vec![taken], &["A1"]), &policy)
         .unwrap();
     assert_eq!(
         (order.state, order.patient_balance()),
@@ -85,7 +97,7 @@ fn what_the_patient_has_paid_of_it_is_a_credit_and_is_given_back_without_a_retur
 }
 
 #[test]
-fn a_written_off_balance_that_the_payer_pays_is_written_off_no_more() {
+fn the_write_off_of_a_balance_is_reversed_when_the_payer_pays() {
     let mut order = refused_and_then_paid("COPY-001", |order| {
         order.resolve(Resolution::WriteOff, 30_000).unwrap();
         assert_eq!(
@@ -97,23 +109,29 @@ fn a_written_off_balance_that_the_payer_pays_is_written_off_no_more() {
         (order.account.patient_written_off, order.patient_credit()),
         (0, 0)
     );
-    let moves = Moves {
+    let adjustment = Adjustment {
         transfer_reversed: 40_000,
         patient_write_off_reversed: 30_000,
-        ..Moves::default()
+        ..Adjustment::default()
     };
-    assert_eq!(changes(&mut order)[0], Change::Adjusted { moves, billed: 0 });
+    assert_eq!(
+        changes(&mut order)[0],
+        Change::Adjusted {
+            adjustment,
+            billed: 0
+        }
+    );
 }
 
 #[test]
-fn what_was_billed_after_a_rejection_goes_back_when_the_payer_pays_after_all() {
+fn an_amount_billed_after_a_rejection_is_reversed_when_the_payer_pays_late() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
-    order.claim_rejected(3);
+    order.apply_claim_rejection(3);
     assert_eq!(resolve(&mut order, Resolution::BillPatient), Some(40_000));
     let paid = activity("A1", 40_000, 25_000, 0, "");
     order
-        .remitted(remittance(5, vec![paid], &["A1"]), &policy)
+        .apply_remittance(remittance(5, vec![paid], &["A1"]), &policy)
         .unwrap();
     assert_eq!(
         (order.state, order.patient_balance(), order.payer_outstanding()),
@@ -127,16 +145,16 @@ fn a_part_is_billed_and_a_part_written_off() {
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     let cut = activity("A1", 40_000, 5_000, 0, "WRNG-001");
     order
-        .remitted(remittance(4, vec![cut], &["A1"]), &policy)
+        .apply_remittance(remittance(4, vec![cut], &["A1"]), &policy)
         .unwrap();
     changes(&mut order);
     order.resolve(Resolution::WriteOff, 5_000).unwrap();
     assert_eq!((order.state, order.hold), (State::Fulfilled, Hold::Review));
     order.resolve(Resolution::BillPatient, 30_000).unwrap();
     assert_eq!((order.state, order.hold), (State::BalanceDue, Hold::None));
-    let moves = Moves {
+    let adjustment = Adjustment {
         written_off: 5_000,
-        ..Moves::default()
+        ..Adjustment::default()
     };
     let due = Change::BalanceDue {
         transferred: 30_000,
@@ -144,11 +162,20 @@ fn a_part_is_billed_and_a_part_written_off() {
         balance: 30_000,
         billed: 30_000,
     };
-    assert_eq!(changes(&mut order), [Change::Adjusted { moves, billed: 0 }, due]);
+    assert_eq!(
+        changes(&mut order),
+        [
+            Change::Adjusted {
+                adjustment,
+                billed: 0
+            },
+            due
+        ]
+    );
 }
 
 #[test]
-fn every_event_of_a_balance_tells_what_was_billed_in_all() {
+fn every_balance_event_carries_the_total_billed() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(25_000, 10_000, 15_000));
     let first = vec![
@@ -156,14 +183,16 @@ fn every_event_of_a_balance_tells_what_was_billed_in_all() {
         activity("A2", 5_000, 5_000, 0, ""),
     ];
     order
-        .remitted(remittance(4, first, &["A1", "A2"]), &policy)
+        .apply_remittance(remittance(4, first, &["A1", "A2"]), &policy)
         .unwrap();
-    // The patient has paid by now, and the order has not heard of it.
+    // The patient has paid by now, but the order has not received the event yet.
     let second = vec![
         activity("A1", 10_000, 0, 0, "COPY-001"),
         activity("A2", 5_000, 5_000, 5_000, "COPY-001"),
     ];
-    order.remitted(remittance(5, second, &["A2"]), &policy).unwrap();
+    order
+        .apply_remittance(remittance(5, second, &["A2"]), &policy)
+        .unwrap();
     let billed: Vec<i64> = changes(&mut order)
         .iter()
         .filter_map(|change| match change {
@@ -175,17 +204,17 @@ fn every_event_of_a_balance_tells_what_was_billed_in_all() {
 }
 
 #[test]
-fn a_balance_that_was_let_go_while_it_is_due_is_asked_for_again() {
+fn a_voided_balance_is_requested_again_while_it_is_due() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
-    order.balance_let_go();
+    order.request_balance_again();
     assert_eq!(changes(&mut order), []);
     let refused = activity("A1", 40_000, 0, 0, "COPY-001");
     order
-        .remitted(remittance(4, vec![refused], &["A1"]), &policy)
+        .apply_remittance(remittance(4, vec![refused], &["A1"]), &policy)
         .unwrap();
     changes(&mut order);
-    order.balance_let_go();
+    order.request_balance_again();
     let due = Change::BalanceDue {
         transferred: 0,
         written_off: 0,

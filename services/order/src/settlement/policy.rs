@@ -1,16 +1,16 @@
-//! What becomes of an activity that the payer did not pay in full, by its denial code.
+//! What happens to an activity that the payer did not pay in full, by its denial code.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What becomes of it.
+/// What happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Disposition {
     /// Billed to the patient.
     Patient,
-    /// The claim is corrected and filed again.
+    /// The claim is corrected and resubmitted.
     Resubmit,
     /// Written off.
     WriteOff,
@@ -22,9 +22,9 @@ pub enum Disposition {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DenialPolicy {
-    /// By payer licence (`*`: all payers), then by code or prefix of codes (`TIME`, `TIME-002`). They go before the
-    /// defaults: COPY, ELIG, NCOV, BENX to the patient; AUTH, CODE, CLAI, MNEC, TIME-002 resubmitted; DUPL, TIME-001,
-    /// PRCE written off; all else reviewed.
+    /// By payer licence (`*`: all payers), then by code or prefix of codes (`TIME`, `TIME-002`). They take
+    /// precedence over the defaults: COPY, ELIG, NCOV, BENX to the patient; AUTH, CODE, CLAI, MNEC, TIME-002
+    /// resubmitted; DUPL, TIME-001, PRCE written off; all others reviewed.
     pub payers: BTreeMap<String, BTreeMap<String, Disposition>>,
 }
 
@@ -44,7 +44,7 @@ const DEFAULTS: [(&str, Disposition); 12] = [
 ];
 
 impl DenialPolicy {
-    /// What `payer`'s denial with `code` leads to.
+    /// The disposition of `payer`'s denial with `code`.
     pub fn disposition(&self, payer: &str, code: &str) -> Disposition {
         let overrides = [payer, "*"]
             .into_iter()
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_table_is_the_domains() {
+    fn the_default_dispositions_are_those_of_the_domain() {
         let policy = DenialPolicy::default();
         for (code, expected) in [
             ("COPY-002", Disposition::Patient),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payers_own_table_goes_before_everybodys_and_the_longer_prefix_before_the_shorter() {
+    fn a_payers_own_dispositions_and_longer_prefixes_take_precedence() {
         let table = |entries: &[(&str, Disposition)]| {
             entries
                 .iter()

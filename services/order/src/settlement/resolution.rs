@@ -1,9 +1,9 @@
-//! What a person decides about what is open.
+//! A person's resolution of open amounts.
 
-use super::{Activity, Hold, Moves};
+use super::{Activity, Adjustment, Hold};
 use crate::order::{Order, WrongState};
 
-/// What becomes of what is open.
+/// What happens to an open amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// What the payer refused is billed to the patient.
@@ -13,7 +13,7 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// As it is stored.
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             Resolution::BillPatient => "bill_patient",
@@ -23,53 +23,54 @@ impl Resolution {
 }
 
 impl Order {
-    /// How much could be resolved so, in minor units.
+    /// The amount that can be resolved this way, in minor units.
     pub fn resolvable(&self, resolution: Resolution) -> i64 {
         if !self.state.is_fulfilled() {
             return 0;
         }
         match resolution {
-            Resolution::BillPatient => self.refused_by_the_payer(),
+            Resolution::BillPatient => self.refused_by_payer(),
             Resolution::WriteOff => self.payer_outstanding().max(0) + self.patient_balance(),
         }
     }
 
-    /// Whether writing so much off takes something of the patient's balance.
+    /// Whether a write-off of this amount includes a part of the patient's balance.
     pub fn write_off_takes_balance(&self, amount: i64) -> bool {
         self.patient_balance() > 0 && amount > self.payer_outstanding().max(0)
     }
 
-    /// Resolves `amount` of what is resolvable; more than that is cut.
+    /// Resolves `amount`, at most what is resolvable.
     pub fn resolve(&mut self, resolution: Resolution, amount: i64) -> Result<(), WrongState> {
         let amount = amount.min(self.resolvable(resolution));
-        let moves = match resolution {
+        let adjustment = match resolution {
             Resolution::BillPatient => self.bill(amount),
             Resolution::WriteOff => self.write_off(amount),
         };
         if self.payer_outstanding() <= 0 {
             self.hold = Hold::None;
         }
-        self.close(moves)
+        self.close(adjustment)
     }
 
     /// What the payer has answered for and left unpaid.
-    fn refused_by_the_payer(&self) -> i64 {
+    fn refused_by_payer(&self) -> i64 {
         let outstanding = self.payer_outstanding();
-        let refused = match self.activities.is_empty() {
-            // Without a remittance only a rejected submission leaves something refused: all of it.
-            true if self.hold == Hold::Review => outstanding,
-            true => 0,
-            false => self
-                .activities
+        let refused = if !self.activities.is_empty() {
+            self.activities
                 .iter()
                 .filter(|activity| activity.is_refused())
                 .map(Activity::open)
-                .sum(),
+                .sum()
+        } else if self.hold == Hold::Review {
+            // Without a remittance only a rejected submission is refused, and then all of it.
+            outstanding
+        } else {
+            0
         };
         refused.min(outstanding).max(0)
     }
 
-    fn bill(&mut self, amount: i64) -> Moves {
+    fn bill(&mut self, amount: i64) -> Adjustment {
         spread(
             &mut self.activities,
             Activity::is_refused,
@@ -79,13 +80,13 @@ impl Order {
             },
         );
         self.account.transferred += amount;
-        Moves {
+        Adjustment {
             transferred: amount,
-            ..Moves::default()
+            ..Adjustment::default()
         }
     }
 
-    fn write_off(&mut self, amount: i64) -> Moves {
+    fn write_off(&mut self, amount: i64) -> Adjustment {
         let payers = amount.min(self.payer_outstanding().max(0));
         let patients = amount - payers;
         spread(
@@ -98,15 +99,15 @@ impl Order {
         );
         self.account.payer_written_off += payers;
         self.account.patient_written_off += patients;
-        Moves {
+        Adjustment {
             written_off: payers,
             patient_written_off: patients,
-            ..Moves::default()
+            ..Adjustment::default()
         }
     }
 }
 
-/// Spreads an amount over what is open of the activities that count, in their order.
+/// Spreads an amount over the open amounts of the activities that count, in their order.
 fn spread(
     activities: &mut [Activity],
     counts: impl Fn(&Activity) -> bool,

@@ -1,54 +1,55 @@
-//! The payer pays what was billed to the patient or written off before.
+//! Reversals: the payer pays what was billed to the patient or written off before.
 
-use super::{Moves, evaluate::ROUNDING};
+use super::{Adjustment, evaluate::ROUNDING};
 use crate::order::Order;
 
 impl Order {
-    /// Takes back what was moved or written off and is paid now, activity by activity. The patient's debt falls first;
-    /// what the patient has paid of it is a credit then.
-    pub(super) fn reverse_what_was_paid_late(&mut self) -> Moves {
-        let mut moves = Moves::default();
+    /// Reverses what was transferred or written off and is paid now, activity by activity. The patient's debt is
+    /// reduced first; what the patient has paid of it becomes a credit.
+    pub(super) fn reverse_late_payments(&mut self) -> Adjustment {
+        let mut adjustment = Adjustment::default();
         for activity in &mut self.activities {
             let late = (-activity.open()).max(0);
-            let moved = late.min(activity.transferred);
-            let written_off = (late - moved).min(activity.written_off);
-            activity.transferred -= moved;
+            let transferred = late.min(activity.transferred);
+            let written_off = (late - transferred).min(activity.written_off);
+            activity.transferred -= transferred;
             activity.written_off -= written_off;
-            moves.transfer_reversed += moved;
-            moves.write_off_reversed += written_off;
+            adjustment.transfer_reversed += transferred;
+            adjustment.write_off_reversed += written_off;
         }
-        self.account.transferred -= moves.transfer_reversed;
-        self.account.payer_written_off -= moves.write_off_reversed;
-        self.reverse_beside_activities(&mut moves);
-        if moves.transfer_reversed > 0 {
-            self.reverse_patient_write_off(&mut moves);
+        self.account.transferred -= adjustment.transfer_reversed;
+        self.account.payer_written_off -= adjustment.write_off_reversed;
+        self.reverse_beyond_activities(&mut adjustment);
+        if adjustment.transfer_reversed > 0 {
+            self.reverse_patient_write_off(&mut adjustment);
         }
-        moves
+        adjustment
     }
 
-    /// What was moved or written off of the claim as a whole, before any remittance named an activity.
-    fn reverse_beside_activities(&mut self, moves: &mut Moves) {
+    /// Reverses what was transferred or written off of the claim as a whole, before any remittance named an
+    /// activity.
+    fn reverse_beyond_activities(&mut self, adjustment: &mut Adjustment) {
         let late = -self.payer_outstanding();
         if late <= ROUNDING {
             return;
         }
-        let beside = |all: i64, of_activities: i64| (all - of_activities).max(0);
-        let moved: i64 = self.activities.iter().map(|activity| activity.transferred).sum();
+        let beyond = |all: i64, of_activities: i64| (all - of_activities).max(0);
+        let transferred: i64 = self.activities.iter().map(|activity| activity.transferred).sum();
         let written_off: i64 = self.activities.iter().map(|activity| activity.written_off).sum();
-        let moved = late.min(beside(self.account.transferred, moved));
-        let written_off = (late - moved).min(beside(self.account.payer_written_off, written_off));
-        self.account.transferred -= moved;
+        let transferred = late.min(beyond(self.account.transferred, transferred));
+        let written_off = (late - transferred).min(beyond(self.account.payer_written_off, written_off));
+        self.account.transferred -= transferred;
         self.account.payer_written_off -= written_off;
-        moves.transfer_reversed += moved;
-        moves.write_off_reversed += written_off;
+        adjustment.transfer_reversed += transferred;
+        adjustment.write_off_reversed += written_off;
     }
 
-    /// Of the patient's balance no more stays written off than is neither paid nor the payer's again.
-    fn reverse_patient_write_off(&mut self, moves: &mut Moves) {
+    /// Reverses the patient's write-off as far as it exceeds what is still transferred and unpaid.
+    fn reverse_patient_write_off(&mut self, adjustment: &mut Adjustment) {
         let account = &mut self.account;
         let paid = account.balance_paid - account.credit_refunded;
         let unpaid = (account.transferred - paid).max(0);
-        moves.patient_write_off_reversed = (account.patient_written_off - unpaid).max(0);
-        account.patient_written_off -= moves.patient_write_off_reversed;
+        adjustment.patient_write_off_reversed = (account.patient_written_off - unpaid).max(0);
+        account.patient_written_off -= adjustment.patient_write_off_reversed;
     }
 }

@@ -34,18 +34,18 @@ fn first_remittance() -> Remittance {
 }
 
 #[test]
-fn the_eclaimlink_story_settles_step_by_step() {
+fn an_eclaimlink_claim_settles_step_by_step() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
 
-    order.remitted(first_remittance(), &policy).unwrap();
+    order.apply_remittance(first_remittance(), &policy).unwrap();
     assert_eq!(
         (order.state, order.hold, order.account.payer_paid),
         (State::Fulfilled, Hold::Resubmission, 24_000)
     );
     assert_eq!(changes(&mut order), []);
 
-    order.claim_resubmitted(6);
+    order.apply_claim_resubmission(6);
     assert_eq!((order.state, order.hold), (State::Fulfilled, Hold::None));
 
     let activities = vec![
@@ -54,7 +54,7 @@ fn the_eclaimlink_story_settles_step_by_step() {
         activity("A3", 15_000, 9_000, 0, "PRCE-001"),
     ];
     order
-        .remitted(remittance(8, activities, &["A2", "A3"]), &policy)
+        .apply_remittance(remittance(8, activities, &["A2", "A3"]), &policy)
         .unwrap();
     assert_eq!(
         (
@@ -78,7 +78,7 @@ fn the_eclaimlink_story_settles_step_by_step() {
         activity("A3", 15_000, 9_000, 0, "PRCE-001"),
     ];
     order
-        .remitted(remittance(9, activities, &["A1"]), &policy)
+        .apply_remittance(remittance(9, activities, &["A1"]), &policy)
         .unwrap();
     assert_eq!(
         (
@@ -101,21 +101,21 @@ fn the_eclaimlink_story_settles_step_by_step() {
 fn the_same_or_an_older_claim_event_changes_nothing() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
-    order.remitted(first_remittance(), &policy).unwrap();
+    order.apply_remittance(first_remittance(), &policy).unwrap();
     let before = order.clone();
-    order.remitted(first_remittance(), &policy).unwrap();
-    order.claim_rejected(3);
-    order.claim_resubmitted(5);
+    order.apply_remittance(first_remittance(), &policy).unwrap();
+    order.apply_claim_rejection(3);
+    order.apply_claim_resubmission(5);
     assert_eq!(order, before);
 }
 
 #[test]
-fn a_remittance_before_fulfilment_takes_effect_with_it() {
+fn a_remittance_before_fulfilment_is_evaluated_at_fulfilment() {
     let policy = DenialPolicy::default();
     let mut order = insured(50_000, 10_000, 40_000);
     order.confirm().unwrap();
     order
-        .remitted(
+        .apply_remittance(
             remittance(4, vec![activity("A1", 40_000, 40_000, 0, "")], &["A1"]),
             &policy,
         )
@@ -127,7 +127,7 @@ fn a_remittance_before_fulfilment_takes_effect_with_it() {
 }
 
 #[test]
-fn what_the_policy_gives_to_the_patient_becomes_a_balance_and_is_settled_by_its_payment() {
+fn an_amount_transferred_to_the_patient_becomes_a_balance_and_is_settled_by_its_payment() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     let activities = vec![
@@ -135,7 +135,7 @@ fn what_the_policy_gives_to_the_patient_becomes_a_balance_and_is_settled_by_its_
         activity("A2", 10_000, 2_000, 0, "COPY-002"),
     ];
     order
-        .remitted(remittance(4, activities, &["A1", "A2"]), &policy)
+        .apply_remittance(remittance(4, activities, &["A1", "A2"]), &policy)
         .unwrap();
     assert_eq!((order.state, order.patient_balance()), (State::BalanceDue, 8_000));
     assert_eq!(
@@ -147,7 +147,7 @@ fn what_the_policy_gives_to_the_patient_becomes_a_balance_and_is_settled_by_its_
             billed: 8_000
         }]
     );
-    order.balance_paid(8_000).unwrap();
+    order.apply_balance_payment(8_000).unwrap();
     assert_eq!((order.state, order.patient_balance()), (State::Settled, 0));
     assert_eq!(
         changes(&mut order),
@@ -159,7 +159,7 @@ fn what_the_policy_gives_to_the_patient_becomes_a_balance_and_is_settled_by_its_
 }
 
 #[test]
-fn nothing_moves_while_an_activity_is_unanswered() {
+fn nothing_is_transferred_or_written_off_while_an_activity_is_unanswered() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     let activities = vec![
@@ -167,7 +167,7 @@ fn nothing_moves_while_an_activity_is_unanswered() {
         activity("A2", 10_000, 0, 0, ""),
     ];
     order
-        .remitted(remittance(4, activities, &["A1"]), &policy)
+        .apply_remittance(remittance(4, activities, &["A1"]), &policy)
         .unwrap();
     assert_eq!(
         (order.state, order.hold, order.account.transferred),
@@ -176,18 +176,18 @@ fn nothing_moves_while_an_activity_is_unanswered() {
 }
 
 #[test]
-fn a_takeback_that_wants_a_person_opens_a_settled_order_again() {
+fn a_takeback_that_needs_review_reopens_a_settled_order() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     order
-        .remitted(
+        .apply_remittance(
             remittance(4, vec![activity("A1", 40_000, 40_000, 0, "")], &["A1"]),
             &policy,
         )
         .unwrap();
     changes(&mut order);
     order
-        .remitted(
+        .apply_remittance(
             remittance(
                 5,
                 vec![activity("A1", 40_000, 40_000, 1_000, "WRNG-001")],
@@ -223,18 +223,18 @@ fn a_takeback_that_wants_a_person_opens_a_settled_order_again() {
 }
 
 #[test]
-fn a_rejected_submission_waits_for_a_person_who_may_bill_all_of_it() {
+fn a_rejected_submission_is_reviewed_and_may_be_billed_as_a_whole() {
     let policy = DenialPolicy::default();
     let mut order = fulfilled(insured(50_000, 10_000, 40_000));
     assert_eq!(resolve(&mut order, Resolution::BillPatient), None);
-    order.claim_rejected(3);
+    order.apply_claim_rejection(3);
     order.settle(&policy).unwrap();
     assert_eq!((order.state, order.hold), (State::Fulfilled, Hold::Review));
     assert_eq!(resolve(&mut order, Resolution::BillPatient), Some(40_000));
     assert_eq!(order.payer_outstanding(), 0);
 }
 
-/// Resolves all that is open; `None` when nothing is.
+/// Resolves everything that is open; `None` when nothing is.
 pub(super) fn resolve(order: &mut Order, resolution: Resolution) -> Option<i64> {
     let open = order.resolvable(resolution);
     if open == 0 {
@@ -245,13 +245,13 @@ pub(super) fn resolve(order: &mut Order, resolution: Resolution) -> Option<i64> 
 }
 
 #[test]
-fn a_cent_of_rounding_between_claim_and_activities_is_named_and_keeps_nothing_open() {
+fn a_rounding_difference_between_claim_and_activities_is_recorded_and_keeps_nothing_open() {
     let policy = DenialPolicy::default();
     for (activities_net, rounding) in [(39_999, 1), (40_001, -1)] {
         let mut order = fulfilled(insured(50_000, 10_000, 40_000));
         let paid = activity("A1", activities_net, activities_net, 0, "");
         order
-            .remitted(remittance(4, vec![paid], &["A1"]), &policy)
+            .apply_remittance(remittance(4, vec![paid], &["A1"]), &policy)
             .unwrap();
         assert_eq!(
             (
@@ -262,10 +262,16 @@ fn a_cent_of_rounding_between_claim_and_activities_is_named_and_keeps_nothing_op
             (State::Settled, rounding, 0)
         );
         assert_eq!(order.payer_outstanding(), 0);
-        let moves = Moves {
+        let adjustment = Adjustment {
             rounding,
-            ..Moves::default()
+            ..Adjustment::default()
         };
-        assert_eq!(changes(&mut order)[0], Change::Adjusted { moves, billed: 0 });
+        assert_eq!(
+            changes(&mut order)[0],
+            Change::Adjusted {
+                adjustment,
+                billed: 0
+            }
+        );
     }
 }

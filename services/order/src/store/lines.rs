@@ -8,16 +8,16 @@ use uuid::Uuid;
 use super::corrupt;
 use crate::order::Line;
 
-/// The lines of one order, in their order.
-pub async fn of(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Line>, sqlx::Error> {
-    Ok(of_all(conn, &[order_id])
+/// Lists the lines of one order by number.
+pub async fn list(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Line>, sqlx::Error> {
+    Ok(list_by_order(conn, &[order_id])
         .await?
         .remove(&order_id)
         .unwrap_or_default())
 }
 
-/// The lines of many orders, by order, each in their order.
-pub async fn of_all(
+/// Lists the lines of many orders, grouped by order, each by number.
+pub async fn list_by_order(
     conn: &mut PgConnection,
     orders: &[Uuid],
 ) -> Result<HashMap<Uuid, Vec<Line>>, sqlx::Error> {

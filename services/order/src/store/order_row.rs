@@ -1,4 +1,4 @@
-//! A row of `orders.placed_order` as an order.
+//! Maps a row of `orders.placed_order` to an order.
 
 use chassis::Facility;
 use time::OffsetDateTime;
@@ -10,7 +10,7 @@ use crate::{
     settlement::{Account, Hold},
 };
 
-/// All columns that an order is made of.
+/// All columns of an order.
 pub(super) struct Row {
     pub(super) id: Uuid,
     pub(super) facility: String,
@@ -75,7 +75,7 @@ impl TryFrom<Row> for Order {
             payer_id: row.payer_id,
             immediate: row.immediate,
             payment_method: row.payment_method,
-            state: State::named(&row.state).ok_or_else(|| corrupt("order state"))?,
+            state: State::from_name(&row.state).ok_or_else(|| corrupt("order state"))?,
             payment_id: row.payment_id,
             claim_id: row.claim_id,
             failure,
@@ -92,7 +92,7 @@ impl TryFrom<Row> for Order {
                 credit_refunded: row.credit_refunded,
                 rounding: row.rounding,
             },
-            hold: Hold::named(&row.hold).ok_or_else(|| corrupt("hold"))?,
+            hold: Hold::from_name(&row.hold).ok_or_else(|| corrupt("hold"))?,
             activities: serde_json::from_value(row.activities).map_err(|_| corrupt("activities"))?,
             claim_version: row.claim_version,
             refund_count: row.refund_count,

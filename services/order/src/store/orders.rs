@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Column, order_row::Row};
 use crate::order::{Line, Order, State};
 
-/// How a list of orders is narrowed down. What is empty does not count.
+/// The filter of a list of orders. Empty fields are ignored.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub state: Option<State>,
@@ -19,8 +19,9 @@ pub struct Filter {
     pub line_code: String,
 }
 
-/// Orders, by what follows `from orders.placed_order`. The columns are named: a later migration may add others while this
-/// version serves, and a statement whose result changes its type is refused by PostgreSQL until it is prepared anew.
+/// Selects orders; the argument is the rest of the statement after `from orders.placed_order`. The columns are
+/// named because a later migration may add others while this version serves, and PostgreSQL rejects a prepared
+/// statement whose result type changes.
 macro_rules! orders {
     ($rest:literal, $($argument:expr),+) => {
         sqlx::query_as!(
@@ -43,8 +44,11 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Order>, sql
     row.map(Order::try_from).transpose()
 }
 
-/// Reads an order by the caller's own number.
-pub async fn by_reference(conn: &mut PgConnection, reference: &str) -> Result<Option<Order>, sqlx::Error> {
+/// Finds an order by the caller's reference.
+pub async fn find_by_reference(
+    conn: &mut PgConnection,
+    reference: &str,
+) -> Result<Option<Order>, sqlx::Error> {
     let row = orders!(
         "where facility = current_setting('weft.facility', true) and reference = $1 and reference <> ''
          order by state in ('rejected', 'expired', 'cancelled'), id desc limit 1",
@@ -53,23 +57,26 @@ pub async fn by_reference(conn: &mut PgConnection, reference: &str) -> Result<Op
     row.fetch_optional(conn).await?.map(Order::try_from).transpose()
 }
 
-/// Reads an order and keeps others from changing it until the transaction ends.
+/// Reads an order and locks it until the transaction ends.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Order>, sqlx::Error> {
     let row = orders!("where id = $1 for update", id);
     row.fetch_optional(conn).await?.map(Order::try_from).transpose()
 }
 
-/// What changes with an order, for those who wait for it.
+/// What changes with an order that its subscribers are notified about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct Revision {
     /// The order's version.
     pub version: i64,
-    /// Refunds that have neither gone through nor failed.
+    /// Refunds that have neither succeeded nor failed.
     pub pending_refunds: i64,
 }
 
-/// The marks of those orders that there are.
-pub async fn marks(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(Uuid, Mark)>, sqlx::Error> {
+/// Lists the revisions of the orders that exist.
+pub async fn list_revisions(
+    conn: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Vec<(Uuid, Revision)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select o.id, o.version,
                   (select count(*) from orders.order_refund r where r.order_id = o.id and r.state = 'pending')
@@ -79,24 +86,24 @@ pub async fn marks(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(Uuid, M
     )
     .fetch_all(conn)
     .await?;
-    let marks = rows.into_iter().map(|row| {
-        let mark = Mark {
+    let revisions = rows.into_iter().map(|row| {
+        let revision = Revision {
             version: row.version,
             pending_refunds: row.pending_refunds,
         };
-        (row.id, mark)
+        (row.id, revision)
     });
-    Ok(marks.collect())
+    Ok(revisions.collect())
 }
 
-/// An order's version; `None` when there is no such order.
-pub async fn version(conn: &mut PgConnection, id: Uuid) -> Result<Option<i64>, sqlx::Error> {
+/// Reads an order's version; `None` when there is no such order.
+pub async fn get_version(conn: &mut PgConnection, id: Uuid) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar!("select version from orders.placed_order where id = $1", id)
         .fetch_optional(conn)
         .await
 }
 
-/// The orders that match, newest first, at most `limit`, after the order `after`.
+/// Lists the orders that match, newest first, at most `limit`, after the order `after`.
 pub async fn list(
     conn: &mut PgConnection,
     filter: &Filter,
@@ -118,7 +125,7 @@ pub async fn list(
         );
         rows.fetch_all(conn).await?
     } else {
-        // A statement of its own: behind an `or`, PostgreSQL reads every line with the code before it looks at any order.
+        // A separate statement: with an `or`, PostgreSQL would read every line with the code before any order.
         let rows = orders!(
             "o where facility = current_setting('weft.facility', true)
                and ($1::uuid is null or id < $1)
@@ -139,20 +146,20 @@ pub async fn list(
     rows.into_iter().map(Order::try_from).collect()
 }
 
-/// An order to be written for the first time.
+/// An order to be inserted.
 #[derive(Clone, Copy, Debug)]
-pub struct New<'a> {
+pub struct NewRow<'a> {
     pub order: &'a Order,
     pub lines: &'a [Line],
-    /// Its claim, encoded, if it has one.
+    /// The encoded claim, if the order has one.
     pub claim: Option<&'a [u8]>,
-    /// The request that makes it.
+    /// The key of the request that creates it.
     pub key: &'a Key,
 }
 
-/// Writes new orders with their lines and claims. Answers those that were written: of the others the reference is taken, or
-/// the request has made an order before.
-pub async fn insert(conn: &mut PgConnection, new: &[New<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
+/// Inserts orders with their lines and claims. Returns the ids of those that were inserted: of the others, the
+/// reference is taken, or the request has created an order before.
+pub async fn insert(conn: &mut PgConnection, new: &[NewRow<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
     let lines: Vec<(Uuid, &Line)> = new
         .iter()
         .flat_map(|new| new.lines.iter().map(|line| (new.order.id, line)))
@@ -186,39 +193,39 @@ pub async fn insert(conn: &mut PgConnection, new: &[New<'_>]) -> Result<Vec<Uuid
                  as lines (order_id, number, code, description, quantity, amount) on lines.order_id = placed.id
          )
          select id from placed",
-        &column.of(|new| new.order.id),
-        &column.of(|new| new.order.facility.as_str()) as &[&str],
-        &column.of(|new| new.order.reference.as_str()) as &[&str],
-        &column.of(|new| new.order.patient_id.as_str()) as &[&str],
-        &column.of(|new| new.order.currency.code()) as &[&str],
-        &column.of(|new| new.order.price.gross),
-        &column.of(|new| new.order.price.patient_share),
-        &column.of(|new| new.order.price.payer_net),
-        &column.of(|new| new.order.price.other_payer),
-        &column.of(|new| new.order.payer_id.as_str()) as &[&str],
-        &column.of(|new| new.order.immediate),
-        &column.of(|new| new.order.payment_method.as_str()) as &[&str],
-        &column.of(|new| new.order.state.name()) as &[&str],
-        &column.of(|new| new.order.saga_id),
-        &column.of(|new| new.order.busy),
-        &column.of(|new| new.order.version),
-        &column.of(|new| new.order.created_at),
-        &column.of(|new| new.key.request_id()),
-        &column.of(|new| new.key.hash()) as &[&[u8]],
-        &column.of(|new| new.claim) as &[Option<&[u8]>],
-        &line.of(|(order_id, _)| order_id),
-        &line.of(|(_, line)| line.number),
-        &line.of(|(_, line)| line.code.as_str()) as &[&str],
-        &line.of(|(_, line)| line.description.as_str()) as &[&str],
-        &line.of(|(_, line)| line.quantity.to_string()),
-        &line.of(|(_, line)| line.amount),
+        &column.map(|new| new.order.id),
+        &column.map(|new| new.order.facility.as_str()) as &[&str],
+        &column.map(|new| new.order.reference.as_str()) as &[&str],
+        &column.map(|new| new.order.patient_id.as_str()) as &[&str],
+        &column.map(|new| new.order.currency.code()) as &[&str],
+        &column.map(|new| new.order.price.gross),
+        &column.map(|new| new.order.price.patient_share),
+        &column.map(|new| new.order.price.payer_net),
+        &column.map(|new| new.order.price.other_payer),
+        &column.map(|new| new.order.payer_id.as_str()) as &[&str],
+        &column.map(|new| new.order.immediate),
+        &column.map(|new| new.order.payment_method.as_str()) as &[&str],
+        &column.map(|new| new.order.state.name()) as &[&str],
+        &column.map(|new| new.order.saga_id),
+        &column.map(|new| new.order.busy),
+        &column.map(|new| new.order.version),
+        &column.map(|new| new.order.created_at),
+        &column.map(|new| new.key.request_id()),
+        &column.map(|new| new.key.hash()) as &[&[u8]],
+        &column.map(|new| new.claim) as &[Option<&[u8]>],
+        &line.map(|(order_id, _)| order_id),
+        &line.map(|(_, line)| line.number),
+        &line.map(|(_, line)| line.code.as_str()) as &[&str],
+        &line.map(|(_, line)| line.description.as_str()) as &[&str],
+        &line.map(|(_, line)| line.quantity.to_string()),
+        &line.map(|(_, line)| line.amount),
     )
     .fetch_all(conn)
     .await
 }
 
-/// The order that a request has made, and the fingerprint of the request; however long ago.
-pub async fn made_by(
+/// Finds the order that a request has created, with the hash of the request, however long ago.
+pub async fn find_by_request(
     conn: &mut PgConnection,
     facility: &Facility,
     key: &Key,
@@ -234,8 +241,8 @@ pub async fn made_by(
     Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
-/// Writes orders, each of which was at the version beside it. Answers those that were written: the others have moved on
-/// since.
+/// Updates orders if they are still at the version beside them. Returns the ids of those that were updated: the
+/// others have changed since.
 pub async fn save(conn: &mut PgConnection, orders: &[(&Order, i64)]) -> Result<Vec<Uuid>, sqlx::Error> {
     let json = |value: serde_json::Result<Value>| value.map_err(|error| sqlx::Error::Encode(error.into()));
     let (mut failures, mut activities, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
@@ -271,40 +278,40 @@ pub async fn save(conn: &mut PgConnection, orders: &[(&Order, i64)]) -> Result<V
                  remarks, credit_refunded, rounding)
          where o.id = new.id and o.facility = new.facility and o.version = new.from_version
          returning o.id",
-        &column.of(|(order, _)| order.id),
-        &column.of(|(order, _)| order.facility.as_str()) as &[&str],
-        &column.of(|(_, from)| from),
-        &column.of(|(order, _)| order.state.name()) as &[&str],
-        &column.of(|(order, _)| order.payment_id) as &[Option<Uuid>],
-        &column.of(|(order, _)| order.claim_id) as &[Option<Uuid>],
+        &column.map(|(order, _)| order.id),
+        &column.map(|(order, _)| order.facility.as_str()) as &[&str],
+        &column.map(|(_, from)| from),
+        &column.map(|(order, _)| order.state.name()) as &[&str],
+        &column.map(|(order, _)| order.payment_id) as &[Option<Uuid>],
+        &column.map(|(order, _)| order.claim_id) as &[Option<Uuid>],
         &failures as &[Option<Value>],
-        &column.of(|(order, _)| order.account.payer_paid),
-        &column.of(|(order, _)| order.account.transferred),
-        &column.of(|(order, _)| order.account.payer_written_off),
-        &column.of(|(order, _)| order.account.patient_written_off),
-        &column.of(|(order, _)| order.account.balance_paid),
-        &column.of(|(order, _)| order.account.payer_returned),
-        &column.of(|(order, _)| order.account.patient_returned),
-        &column.of(|(order, _)| order.hold.name()) as &[&str],
+        &column.map(|(order, _)| order.account.payer_paid),
+        &column.map(|(order, _)| order.account.transferred),
+        &column.map(|(order, _)| order.account.payer_written_off),
+        &column.map(|(order, _)| order.account.patient_written_off),
+        &column.map(|(order, _)| order.account.balance_paid),
+        &column.map(|(order, _)| order.account.payer_returned),
+        &column.map(|(order, _)| order.account.patient_returned),
+        &column.map(|(order, _)| order.hold.name()) as &[&str],
         &activities,
-        &column.of(|(order, _)| order.claim_version),
-        &column.of(|(order, _)| order.account.refunded),
-        &column.of(|(order, _)| order.refund_count),
-        &column.of(|(order, _)| order.saga_id),
-        &column.of(|(order, _)| order.busy),
-        &column.of(|(order, _)| order.version),
-        &column.of(|(order, _)| order.expires_at) as &[Option<OffsetDateTime>],
-        &column.of(|(order, _)| order.updated_at),
+        &column.map(|(order, _)| order.claim_version),
+        &column.map(|(order, _)| order.account.refunded),
+        &column.map(|(order, _)| order.refund_count),
+        &column.map(|(order, _)| order.saga_id),
+        &column.map(|(order, _)| order.busy),
+        &column.map(|(order, _)| order.version),
+        &column.map(|(order, _)| order.expires_at) as &[Option<OffsetDateTime>],
+        &column.map(|(order, _)| order.updated_at),
         &remarks,
-        &column.of(|(order, _)| order.account.credit_refunded),
-        &column.of(|(order, _)| order.account.rounding),
+        &column.map(|(order, _)| order.account.credit_refunded),
+        &column.map(|(order, _)| order.account.rounding),
     )
     .fetch_all(conn)
     .await
 }
 
-/// The claim as it was ordered.
-pub async fn claim(conn: &mut PgConnection, order_id: Uuid) -> Result<Option<ClaimDetails>, sqlx::Error> {
+/// Reads the claim as it was ordered.
+pub async fn get_claim(conn: &mut PgConnection, order_id: Uuid) -> Result<Option<ClaimDetails>, sqlx::Error> {
     let details = sqlx::query_scalar!(
         "select details from orders.order_claim where order_id = $1",
         order_id

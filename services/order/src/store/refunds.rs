@@ -1,4 +1,4 @@
-//! What was given back of orders.
+//! Refunds of orders.
 
 use std::collections::HashMap;
 
@@ -9,23 +9,23 @@ use uuid::Uuid;
 use super::corrupt;
 use crate::{
     order::Order,
-    refund::{Refund, RefundState, Returned},
+    refund::{Refund, RefundState, ReturnedLine},
 };
 
-/// Whose a refund is.
+/// The order, the saga and the request of a refund.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub struct Source<'a> {
     pub order: &'a Order,
-    /// The saga that gives it back; nil for one that the payment service has made by itself.
+    /// The saga that makes the refund; nil if it was made at the payment service.
     pub saga_id: Uuid,
-    /// Of the request that wants it. A second refund of the same request breaks `order_refund_request`.
+    /// The key of the request. A second refund of the same request violates `order_refund_request`.
     pub key: Option<&'a Key>,
 }
 
-/// Writes a new refund with its lines.
+/// Inserts a refund with its lines.
 pub async fn insert(
     conn: &mut PgConnection,
-    origin: &Origin<'_>,
+    source: &Source<'_>,
     refund: &Refund,
 ) -> Result<(), sqlx::Error> {
     let numbers: Vec<i32> = refund.lines.iter().map(|line| line.number).collect();
@@ -44,21 +44,21 @@ pub async fn insert(
          insert into orders.refund_line (refund_id, facility, number, quantity, amount)
          select $1, $3, * from unnest($12::integer[], $13::text[], $14::bigint[])",
         refund.id,
-        origin.order.id,
-        origin.order.facility.as_str(),
+        source.order.id,
+        source.order.facility.as_str(),
         refund.reference,
         refund.reason,
         refund.share,
         refund.balance,
         refund.whole,
         refund.state.name(),
-        origin.saga_id,
+        source.saga_id,
         refund.created_at,
         &numbers,
         &quantities,
         &amounts,
-        origin.key.map(Key::request_id),
-        origin.key.map(Key::hash),
+        source.key.map(Key::request_id),
+        source.key.map(Key::hash),
         refund.credit
     )
     .execute(conn)
@@ -66,8 +66,8 @@ pub async fn insert(
     Ok(())
 }
 
-/// The refund that a request has made, and the fingerprint of the request; however long ago.
-pub async fn made_by(
+/// Finds the refund that a request has created, with the hash of the request, however long ago.
+pub async fn find_by_request(
     conn: &mut PgConnection,
     facility: &Facility,
     key: &Key,
@@ -83,7 +83,7 @@ pub async fn made_by(
     Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
-/// Writes where a refund stands. One that has failed keeps the amounts that were asked for.
+/// Updates the state and amounts of a refund. A failed one keeps the requested amounts.
 pub async fn save(conn: &mut PgConnection, refund: &Refund) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update orders.order_refund set state = $2,
@@ -100,16 +100,16 @@ pub async fn save(conn: &mut PgConnection, refund: &Refund) -> Result<(), sqlx::
     Ok(())
 }
 
-/// The refunds of one order, oldest first.
-pub async fn of(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Refund>, sqlx::Error> {
-    Ok(of_all(conn, &[order_id])
+/// Lists the refunds of one order, oldest first.
+pub async fn list(conn: &mut PgConnection, order_id: Uuid) -> Result<Vec<Refund>, sqlx::Error> {
+    Ok(list_by_order(conn, &[order_id])
         .await?
         .remove(&order_id)
         .unwrap_or_default())
 }
 
-/// The refunds of many orders, by order, each oldest first.
-pub async fn of_all(
+/// Lists the refunds of many orders, grouped by order, each oldest first.
+pub async fn list_by_order(
     conn: &mut PgConnection,
     orders: &[Uuid],
 ) -> Result<HashMap<Uuid, Vec<Refund>>, sqlx::Error> {
@@ -132,7 +132,7 @@ pub async fn of_all(
             credit: row.credit,
             whole: row.whole,
             lines: lines.remove(&row.id).unwrap_or_default(),
-            state: RefundState::named(&row.state).ok_or_else(|| corrupt("refund state"))?,
+            state: RefundState::from_name(&row.state).ok_or_else(|| corrupt("refund state"))?,
             created_at: row.created_at,
         });
     }
@@ -142,7 +142,7 @@ pub async fn of_all(
 async fn lines(
     conn: &mut PgConnection,
     orders: &[Uuid],
-) -> Result<HashMap<Uuid, Vec<Returned>>, sqlx::Error> {
+) -> Result<HashMap<Uuid, Vec<ReturnedLine>>, sqlx::Error> {
     let rows = sqlx::query!(
         "select l.refund_id, l.number, l.quantity, l.amount
          from orders.refund_line l join orders.order_refund r on r.id = l.refund_id
@@ -151,10 +151,10 @@ async fn lines(
     )
     .fetch_all(conn)
     .await?;
-    let mut lines: HashMap<Uuid, Vec<Returned>> = HashMap::new();
+    let mut lines: HashMap<Uuid, Vec<ReturnedLine>> = HashMap::new();
     for row in rows {
         let quantity = row.quantity.parse().map_err(|_| corrupt("quantity"))?;
-        lines.entry(row.refund_id).or_default().push(Returned {
+        lines.entry(row.refund_id).or_default().push(ReturnedLine {
             number: row.number,
             quantity,
             amount: row.amount,

@@ -1,17 +1,18 @@
-//! What people decided about what was open.
+//! Resolutions of open amounts.
 
 use chassis::{Facility, idempotency::Key};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{order::Order, resolve_balance::Decided};
+use crate::{order::Order, resolve_order_balance::Input};
 
-/// Writes a decision over `amount` minor units. A second one of the same request breaks `balance_resolution_request`.
+/// Inserts a resolution of `amount` minor units. A second one of the same request violates
+/// `balance_resolution_request`.
 pub async fn insert(
     conn: &mut PgConnection,
     order: &Order,
     key: &Key,
-    decided: &Decided,
+    input: &Input,
     amount: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -23,17 +24,17 @@ pub async fn insert(
         order.id,
         key.request_id(),
         key.hash(),
-        decided.resolution.name(),
+        input.resolution.name(),
         amount,
-        decided.reason
+        input.reason
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// The fingerprint of the request that has made a decision under this id, if one has.
-pub async fn made_by(
+/// Finds the hash of the request that has created a resolution with this key.
+pub async fn find_by_request(
     conn: &mut PgConnection,
     facility: &Facility,
     key: &Key,

@@ -1,12 +1,12 @@
-//! What operators did to sagas.
+//! Operators' actions on sagas.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::saga::{Saga, Statement};
+use crate::saga::{OperatorNote, Saga};
 
-/// What operators do to sagas.
+/// The kinds of operators' actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Retried,
@@ -14,7 +14,7 @@ pub enum Kind {
     ForceCompleted,
 }
 
-/// Something that was done, as it is shown.
+/// An action as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub kind: String,
@@ -25,12 +25,12 @@ pub struct Row {
     pub created_at: OffsetDateTime,
 }
 
-/// Writes down what an operator does to `saga`, which is as it was before.
+/// Inserts an operator's action; `saga` is the saga before it.
 pub async fn insert(
     conn: &mut PgConnection,
     saga: &Saga,
     kind: Kind,
-    by: &Statement,
+    by: &OperatorNote,
 ) -> Result<(), sqlx::Error> {
     let action = saga.action();
     sqlx::query!(
@@ -50,8 +50,8 @@ pub async fn insert(
     Ok(())
 }
 
-/// What was done to a saga, oldest first.
-pub async fn of(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
+/// Lists the actions on a saga, oldest first.
+pub async fn list(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
     sqlx::query_as!(
         Row,
         "select kind, step, compensation, actor, reason, created_at
@@ -65,7 +65,7 @@ pub async fn of(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx
 impl Kind {
     const ALL: [Kind; 3] = [Kind::Retried, Kind::Skipped, Kind::ForceCompleted];
 
-    /// As it is stored.
+    /// The name as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Retried => "retried",
@@ -74,8 +74,8 @@ impl Kind {
         }
     }
 
-    /// The kind of that name.
-    pub fn named(name: &str) -> Option<Kind> {
+    /// The kind with this name.
+    pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }

@@ -1,4 +1,4 @@
-//! A row of `orders.saga` as a saga.
+//! Maps a row of `orders.saga` to a saga.
 
 use chassis::Facility;
 use time::OffsetDateTime;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::corrupt;
 use crate::saga::{Kind, Saga, State, Step};
 
-/// All columns that a saga is made of.
+/// All columns of a saga.
 pub(super) struct Row {
     pub(super) id: Uuid,
     pub(super) facility: String,
@@ -37,17 +37,17 @@ impl TryFrom<Row> for Saga {
         let plan = row
             .plan
             .iter()
-            .map(|name| Step::named(name).ok_or_else(|| corrupt("saga step")));
+            .map(|name| Step::from_name(name).ok_or_else(|| corrupt("saga step")));
         Ok(Saga {
             id: row.id,
             facility: Facility::new(row.facility).map_err(|_| corrupt("facility"))?,
-            kind: Kind::named(&row.kind).ok_or_else(|| corrupt("saga kind"))?,
+            kind: Kind::from_name(&row.kind).ok_or_else(|| corrupt("saga kind"))?,
             order_id: row.order_id,
             refund_id: row.refund_id,
             plan: plan.collect::<Result<_, _>>()?,
             position: usize::try_from(row.position).map_err(|_| corrupt("saga position"))?,
             backward: row.backward,
-            state: State::named(&row.state).ok_or_else(|| corrupt("saga state"))?,
+            state: State::from_name(&row.state).ok_or_else(|| corrupt("saga state"))?,
             reason: row.reason,
             attempts: u32::try_from(row.attempts).map_err(|_| corrupt("saga attempts"))?,
             version: row.version,
@@ -59,7 +59,7 @@ impl TryFrom<Row> for Saga {
             created_at: row.created_at,
             updated_at: row.updated_at,
             progress: Vec::new(),
-            ended: Vec::new(),
+            finished_steps: Vec::new(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The steps of sagas that have ended.
+//! Finished steps of sagas.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::sagas::count;
 use crate::saga::Saga;
 
-/// A step that has ended, as it is shown.
+/// A finished step as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub step: String,
@@ -19,7 +19,7 @@ pub struct Row {
     pub ended_at: OffsetDateTime,
 }
 
-/// Steps to be written, a column each.
+/// Finished steps to be written, one array for each column.
 #[derive(Default)]
 pub(super) struct Columns<'a> {
     pub(super) sagas: Vec<Uuid>,
@@ -33,11 +33,11 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// The steps of these sagas that have ended since they were last written.
+    /// The steps of these sagas that have finished since they were last saved.
     pub(super) fn from(sagas: impl Iterator<Item = &'a Saga>) -> Columns<'a> {
         let mut columns = Columns::default();
         for saga in sagas {
-            for step in &saga.ended {
+            for step in &saga.finished_steps {
                 columns.sagas.push(saga.id);
                 columns.steps.push(step.action.step.name());
                 columns.compensations.push(step.action.compensation);
@@ -52,8 +52,8 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// The steps of a saga that have ended, in the order they were begun.
-pub async fn of(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
+/// Lists the finished steps of a saga in the order in which they began.
+pub async fn list(conn: &mut PgConnection, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
     sqlx::query_as!(
         Row,
         "select step, compensation, state as ending, result, attempts, begun_at, ended_at

@@ -1,4 +1,4 @@
-//! Sagas, their leases and the steps that have ended.
+//! Sagas, their leases and their finished steps.
 
 use std::time::Duration;
 
@@ -9,46 +9,46 @@ use uuid::Uuid;
 use super::{Column, corrupt, saga_row::Row, saga_steps::Columns};
 use crate::saga::{Participant, Saga, State};
 
-/// Whether the process that writes a saga goes on with it.
+/// Whether the process that writes a saga keeps its lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
-    /// It does, for as long as this without another word.
-    Kept(Uuid, Duration),
-    /// Anybody may, once its time has come.
+    /// It does: the owner, and how long the lease lasts without renewal.
+    Held(Uuid, Duration),
+    /// It does not: any process may lease the saga once it is due.
     Released,
 }
 
-/// A saga that this process has claimed.
+/// A saga that this process has leased.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct LeasedSaga {
     pub id: Uuid,
     pub facility: String,
-    /// Of the lease that was taken.
+    /// The epoch of the new lease.
     pub epoch: i64,
 }
 
-/// Which due sagas are to be claimed, and for how long.
+/// Which due sagas to lease, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub struct Claim {
+pub struct LeaseRequest {
     pub owner: Uuid,
     pub lease: Duration,
     pub at_most: i32,
-    /// Whom their next step calls.
+    /// The participant that their next step calls.
     pub participant: Participant,
 }
 
-/// The sagas of all facilities that are in one state and have not ended.
+/// The open sagas of all facilities in one state.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Open {
+pub struct OpenSagas {
     pub state: String,
     pub sagas: i64,
     /// Those that should have ended by now.
     pub overdue: i64,
-    /// The age of the oldest, in seconds.
+    /// The age of the oldest one in seconds.
     pub oldest_seconds: f64,
 }
 
-/// How a list of sagas is narrowed down.
+/// The filter of a list of sagas.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub state: Option<State>,
@@ -66,10 +66,10 @@ macro_rules! select {
     };
 }
 
-/// Writes new sagas.
+/// Inserts sagas.
 pub async fn insert(conn: &mut PgConnection, sagas: &[(&Saga, Lease)]) -> Result<(), sqlx::Error> {
     let column = Column(sagas);
-    let plans = column.of(|(saga, _)| {
+    let plans = column.map(|(saga, _)| {
         let steps: Vec<_> = saga.plan.iter().map(|step| step.name()).collect();
         steps.join(",")
     });
@@ -83,38 +83,38 @@ pub async fn insert(conn: &mut PgConnection, sagas: &[(&Saga, Lease)]) -> Result
              $9::uuid[], $10::double precision[], $11::bigint[], $12::timestamptz[], $13::timestamptz[])
              as sagas (id, facility, kind, order_id, refund_id, plan, state, version, lease_owner, lease_ms, epoch,
                  deadline_at, created_at)",
-        &column.of(|(saga, _)| saga.id),
-        &column.of(|(saga, _)| saga.facility.as_str()) as &[&str],
-        &column.of(|(saga, _)| saga.kind.name()) as &[&str],
-        &column.of(|(saga, _)| saga.order_id),
-        &column.of(|(saga, _)| saga.refund_id) as &[Option<Uuid>],
+        &column.map(|(saga, _)| saga.id),
+        &column.map(|(saga, _)| saga.facility.as_str()) as &[&str],
+        &column.map(|(saga, _)| saga.kind.name()) as &[&str],
+        &column.map(|(saga, _)| saga.order_id),
+        &column.map(|(saga, _)| saga.refund_id) as &[Option<Uuid>],
         &plans,
-        &column.of(|(saga, _)| saga.state.name()) as &[&str],
-        &column.of(|(saga, _)| saga.version),
-        &column.of(|(_, lease)| lease.owner()) as &[Option<Uuid>],
-        &column.of(|(_, lease)| lease.ms()) as &[Option<f64>],
-        &column.of(|(saga, _)| saga.epoch),
-        &column.of(|(saga, _)| saga.deadline_at),
-        &column.of(|(saga, _)| saga.created_at),
+        &column.map(|(saga, _)| saga.state.name()) as &[&str],
+        &column.map(|(saga, _)| saga.version),
+        &column.map(|(_, lease)| lease.owner()) as &[Option<Uuid>],
+        &column.map(|(_, lease)| lease.ms()) as &[Option<f64>],
+        &column.map(|(saga, _)| saga.epoch),
+        &column.map(|(saga, _)| saga.deadline_at),
+        &column.map(|(saga, _)| saga.created_at),
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// A saga that has moved.
+/// A saga to be updated.
 #[derive(Clone, Copy, Debug)]
-pub struct Moved<'a> {
+pub struct SagaUpdate<'a> {
     pub saga: &'a Saga,
     /// The epoch that it was read with.
     pub epoch: i64,
     pub lease: Lease,
 }
 
-impl Moved<'_> {
-    /// A saga that nobody drives any more, read with `epoch`.
-    pub fn released(saga: &Saga, epoch: i64) -> Moved<'_> {
-        Moved {
+impl SagaUpdate<'_> {
+    /// A saga that was read with `epoch` and whose lease is released.
+    pub fn released(saga: &Saga, epoch: i64) -> SagaUpdate<'_> {
+        SagaUpdate {
             saga,
             epoch,
             lease: Lease::Released,
@@ -122,15 +122,15 @@ impl Moved<'_> {
     }
 }
 
-/// Writes sagas and the steps that have ended since they were last written. Answers those that were written: the others
-/// are owned by another process by now.
-pub async fn save(conn: &mut PgConnection, moved: &[Moved<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
-    let positions = moved
+/// Updates sagas and inserts the steps that have finished since they were last saved. Returns the ids of those
+/// that were updated: the others have been leased by another process.
+pub async fn save(conn: &mut PgConnection, updates: &[SagaUpdate<'_>]) -> Result<Vec<Uuid>, sqlx::Error> {
+    let positions = updates
         .iter()
-        .map(|moved| i32::try_from(moved.saga.position).map_err(|_| corrupt("position")));
+        .map(|update| i32::try_from(update.saga.position).map_err(|_| corrupt("position")));
     let positions = positions.collect::<Result<Vec<_>, _>>()?;
-    let ended = Columns::from(moved.iter().map(|moved| moved.saga));
-    let column = Column(moved);
+    let finished = Columns::from(updates.iter().map(|update| update.saga));
+    let column = Column(updates);
     sqlx::query_scalar!(
         r#"with moved as (
              select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::integer[], $5::boolean[], $6::text[],
@@ -161,31 +161,31 @@ pub async fn save(conn: &mut PgConnection, moved: &[Moved<'_>]) -> Result<Vec<Uu
                  result = excluded.result, attempts = excluded.attempts, ended_at = excluded.ended_at
          )
          select id from saved"#,
-        &column.of(|moved| moved.saga.id),
-        &column.of(|moved| moved.saga.facility.as_str()) as &[&str],
-        &column.of(|moved| moved.epoch),
+        &column.map(|update| update.saga.id),
+        &column.map(|update| update.saga.facility.as_str()) as &[&str],
+        &column.map(|update| update.epoch),
         &positions,
-        &column.of(|moved| moved.saga.backward),
-        &column.of(|moved| moved.saga.state.name()) as &[&str],
-        &column.of(|moved| moved.saga.reason.as_str()) as &[&str],
-        &column.of(|moved| count(moved.saga.attempts)),
-        &column.of(|moved| moved.saga.version),
-        &column.of(|moved| moved.lease.owner()) as &[Option<Uuid>],
-        &column.of(|moved| moved.lease.ms()) as &[Option<f64>],
-        &column.of(|moved| moved.saga.epoch),
-        &column.of(|moved| moved.saga.wake_at) as &[Option<OffsetDateTime>],
-        &column.of(|moved| moved.saga.deadline_at),
-        &column.of(|moved| moved.saga.begun_at),
-        &column.of(|moved| moved.saga.updated_at),
-        &column.of(|moved| moved.saga.nudges),
-        &ended.sagas,
-        &ended.steps as &[&str],
-        &ended.compensations,
-        &ended.endings as &[&str],
-        &ended.results as &[&str],
-        &ended.attempts,
-        &ended.begun_at,
-        &ended.ended_at,
+        &column.map(|update| update.saga.backward),
+        &column.map(|update| update.saga.state.name()) as &[&str],
+        &column.map(|update| update.saga.reason.as_str()) as &[&str],
+        &column.map(|update| count(update.saga.attempts)),
+        &column.map(|update| update.saga.version),
+        &column.map(|update| update.lease.owner()) as &[Option<Uuid>],
+        &column.map(|update| update.lease.ms()) as &[Option<f64>],
+        &column.map(|update| update.saga.epoch),
+        &column.map(|update| update.saga.wake_at) as &[Option<OffsetDateTime>],
+        &column.map(|update| update.saga.deadline_at),
+        &column.map(|update| update.saga.begun_at),
+        &column.map(|update| update.saga.updated_at),
+        &column.map(|update| update.saga.nudges),
+        &finished.sagas,
+        &finished.steps as &[&str],
+        &finished.compensations,
+        &finished.endings as &[&str],
+        &finished.results as &[&str],
+        &finished.attempts,
+        &finished.begun_at,
+        &finished.ended_at,
     )
     .fetch_all(conn)
     .await
@@ -195,7 +195,7 @@ pub(super) fn count(attempts: u32) -> i32 {
     i32::try_from(attempts).unwrap_or(i32::MAX)
 }
 
-/// Keeps the lease; false when another process has taken the saga over.
+/// Renews the lease; false when another process has leased the saga.
 pub async fn renew(conn: &mut PgConnection, saga: &Saga, lease: Duration) -> Result<bool, sqlx::Error> {
     let lease = interval(lease)?;
     let renewed = sqlx::query!(
@@ -207,7 +207,7 @@ pub async fn renew(conn: &mut PgConnection, saga: &Saga, lease: Duration) -> Res
     Ok(renewed.execute(conn).await?.rows_affected() == 1)
 }
 
-/// Ends a lease before its time, if it is still held.
+/// Ends a lease early if it is still held.
 pub async fn release(conn: &mut PgConnection, id: Uuid, epoch: i64) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update orders.saga set lease_until = now()
@@ -220,8 +220,8 @@ pub async fn release(conn: &mut PgConnection, id: Uuid, epoch: i64) -> Result<()
     Ok(())
 }
 
-/// Marks a saga as stuck whose row this build cannot read, given by its id and epoch; it is due again after `pause`.
-pub async fn set_aside(
+/// Marks a saga as stuck whose row this build cannot read, by its id and epoch; it is due again after `pause`.
+pub async fn mark_row_stuck(
     conn: &mut PgConnection,
     (id, epoch): (Uuid, i64),
     reason: &str,
@@ -251,7 +251,7 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Saga>, sqlx
         .transpose()
 }
 
-/// Reads a saga and keeps others from changing it until the transaction ends.
+/// Reads a saga and locks it until the transaction ends.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Saga>, sqlx::Error> {
     select!("where id = $1 for update", id)
         .fetch_optional(conn)
@@ -269,9 +269,9 @@ pub async fn is_leased(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::
     Ok(leased.fetch_optional(conn).await?.flatten().unwrap_or(false))
 }
 
-/// As [`wake`], the sagas that decide about these orders.
-pub async fn wake_of_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), sqlx::Error> {
-    // Rows are taken in the order of their orders, as everywhere.
+/// As [`wake`], for the sagas that are changing these orders.
+pub async fn wake_by_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), sqlx::Error> {
+    // Rows are locked in the order of their orders' ids, as everywhere.
     sqlx::query!(
         "with deciding as (
              select s.id from orders.placed_order o join orders.saga s on s.id = o.saga_id
@@ -288,8 +288,8 @@ pub async fn wake_of_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<
     Ok(())
 }
 
-/// Makes a waiting saga due at once. One that is driven goes on as soon as its driver would wait; one that has ended is
-/// left alone.
+/// Makes a waiting saga due at once. A saga that is being driven continues when it would otherwise wait; one that
+/// has ended is not changed.
 pub async fn wake(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update orders.saga set nudges = nudges + 1,
@@ -302,7 +302,7 @@ pub async fn wake(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> 
     Ok(())
 }
 
-/// The sagas that match, newest first, at most `limit`, after the saga `after`.
+/// Lists the sagas that match, newest first, at most `limit`, after the saga `after`.
 pub async fn list(
     conn: &mut PgConnection,
     filter: &Filter,
@@ -327,21 +327,21 @@ pub async fn list(
         .collect()
 }
 
-/// Claims sagas of all facilities that are due. `running` are the facilities whose sagas this process drives, and how many
-/// of each: their turn comes after those that have fewer. In a transaction of no facility.
-pub async fn claim_due(
+/// Leases due sagas of all facilities. `running` holds the facilities whose sagas this process is driving, and
+/// their number for each: facilities with fewer go first. Needs a transaction without a facility.
+pub async fn lease_due(
     conn: &mut PgConnection,
-    claim: &Claim,
+    request: &LeaseRequest,
     (facilities, running): &(Vec<String>, Vec<i32>),
-) -> Result<Vec<Claimed>, sqlx::Error> {
+) -> Result<Vec<LeasedSaga>, sqlx::Error> {
     sqlx::query_as!(
-        Claimed,
+        LeasedSaga,
         r#"select id as "id!", facility as "facility!", epoch as "epoch!"
            from orders.claim_due_sagas($1, $2, $3, $4, $5, $6)"#,
-        claim.owner,
-        interval(claim.lease)?,
-        claim.at_most,
-        claim.participant.name(),
+        request.owner,
+        interval(request.lease)?,
+        request.at_most,
+        request.participant.name(),
         facilities,
         running,
     )
@@ -349,10 +349,10 @@ pub async fn claim_due(
     .await
 }
 
-/// Counts what alarms are made of. In a transaction of no facility.
-pub async fn open(conn: &mut PgConnection) -> Result<Vec<Open>, sqlx::Error> {
+/// Counts the open sagas for the metrics. Needs a transaction without a facility.
+pub async fn count_open(conn: &mut PgConnection) -> Result<Vec<OpenSagas>, sqlx::Error> {
     sqlx::query_as!(
-        Open,
+        OpenSagas,
         r#"select state as "state!", sagas as "sagas!", overdue as "overdue!", oldest_seconds as "oldest_seconds!"
            from orders.open_sagas()"#
     )
@@ -363,14 +363,14 @@ pub async fn open(conn: &mut PgConnection) -> Result<Vec<Open>, sqlx::Error> {
 impl Lease {
     fn owner(self) -> Option<Uuid> {
         match self {
-            Lease::Kept(owner, _) => Some(owner),
+            Lease::Held(owner, _) => Some(owner),
             Lease::Released => None,
         }
     }
 
     fn ms(self) -> Option<f64> {
         match self {
-            Lease::Kept(_, time) => Some(time.as_secs_f64() * 1_000.0),
+            Lease::Held(_, time) => Some(time.as_secs_f64() * 1_000.0),
             Lease::Released => None,
         }
     }

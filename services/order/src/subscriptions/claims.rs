@@ -1,4 +1,4 @@
-//! What payers say of claims.
+//! Events of the claims service.
 
 use std::sync::Arc;
 
@@ -8,21 +8,21 @@ use proto::claims::v1::{
 };
 use sqlx::PgConnection;
 
-use super::{amount, lock, save};
+use super::{lock, minor_units, save};
 use crate::{
     error::Error,
     order::Order,
     settlement::{Activity, DenialPolicy, Remittance},
 };
 
-/// Settles orders by what their payers pay, refuse and take back. A claim's events come in order; one that comes again
-/// is known by the claim's version.
-pub struct Claims(pub Arc<DenialPolicy>);
+/// Settles orders by what payers pay, refuse and take back. A claim's events arrive in order; a repeated one is
+/// recognized by the claim's version.
+pub struct ClaimEvents(pub Arc<DenialPolicy>);
 
-impl Claims {
+impl ClaimEvents {
     /// The consumer's name.
     pub const NAME: &'static str = "order-claims";
-    /// What it consumes.
+    /// The subjects that it consumes.
     pub const SUBJECTS: [&'static str; 5] = [
         "evt.claims.claim.rejected",
         "evt.claims.claim.remitted",
@@ -31,7 +31,7 @@ impl Claims {
         "evt.claims.claim.resubmitted",
     ];
 
-    async fn remitted(
+    async fn handle_remittance(
         &self,
         conn: &mut PgConnection,
         delivery: &Delivery,
@@ -43,13 +43,13 @@ impl Claims {
             return Ok(());
         };
         let from = order.version;
-        let facts = facts(&order, delivery.version, &remittance)?;
-        order.remitted(facts, &self.0).map_err(Error::from)?;
+        let facts = decode_remittance(&order, delivery.version, &remittance)?;
+        order.apply_remittance(facts, &self.0).map_err(Error::from)?;
         save(conn, order, from, delivery).await
     }
 }
 
-impl Handler for Claims {
+impl Handler for ClaimEvents {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         if delivery.is::<ClaimRejected>() {
             let event: ClaimRejected = delivery.decode()?;
@@ -57,7 +57,7 @@ impl Handler for Claims {
                 return Ok(());
             };
             let from = order.version;
-            order.claim_rejected(delivery.version);
+            order.apply_claim_rejection(delivery.version);
             return save(tx, order, from, delivery).await;
         }
         if delivery.is::<ClaimResubmitted>() {
@@ -66,7 +66,7 @@ impl Handler for Claims {
                 return Ok(());
             };
             let from = order.version;
-            order.claim_resubmitted(delivery.version);
+            order.apply_claim_resubmission(delivery.version);
             return save(tx, order, from, delivery).await;
         }
         let remittance = if delivery.is::<ClaimDenied>() {
@@ -76,11 +76,11 @@ impl Handler for Claims {
         } else {
             delivery.decode::<ClaimRemitted>()?.remittance
         };
-        self.remitted(tx, delivery, remittance).await
+        self.handle_remittance(tx, delivery, remittance).await
     }
 }
 
-fn facts(
+fn decode_remittance(
     order: &Order,
     claim_version: i64,
     remittance: &ClaimRemittance,
@@ -88,16 +88,16 @@ fn facts(
     let activities = remittance.activities.iter().map(|wire| {
         Ok(Activity {
             id: wire.activity_id.clone(),
-            net: amount(order, wire.net.as_ref())?,
-            paid: amount(order, wire.paid.as_ref())?,
-            taken_back: amount(order, wire.taken_back.as_ref())?,
+            net: minor_units(order, wire.net.as_ref())?,
+            paid: minor_units(order, wire.paid.as_ref())?,
+            taken_back: minor_units(order, wire.taken_back.as_ref())?,
             denial_code: wire.denial_code.clone(),
             ..Activity::default()
         })
     });
     Ok(Remittance {
         claim_version,
-        net_paid: amount(order, remittance.net_paid.as_ref())?,
+        net_paid: minor_units(order, remittance.net_paid.as_ref())?,
         activities: activities.collect::<Result<_, HandlerError>>()?,
         answered: remittance
             .lines

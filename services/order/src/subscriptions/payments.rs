@@ -1,4 +1,4 @@
-//! What becomes of payments.
+//! Events of the payment service.
 
 use chassis::postgres::Clock;
 use events::{Delivery, Handler, HandlerError};
@@ -8,31 +8,31 @@ use proto::payment::v1::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{amount, lock, parse, save};
+use super::{lock, minor_units, parse_order_id, save};
 use crate::{
     cancel_order,
     error::Error,
     order::{Failure, Order, State},
     refund::{self, Refund, RefundState},
-    saga::Driven,
+    saga::ActiveSagas,
     store::{self, sagas::Lease},
 };
 
-/// Wakes the sagas that wait for a payment, takes the payment of a balance, gives up orders whose authorization has
-/// lapsed, and learns of money that the payment service has given back by itself.
-pub struct Payments {
-    /// By which sagas are due.
+/// Wakes sagas that wait for a payment, records the payment of a balance, cancels orders whose authorization has
+/// expired, and records refunds that were made at the payment service.
+pub struct PaymentEvents {
+    /// The clock that determines when sagas are due.
     pub clock: Clock,
     /// How long a saga may take before it counts as stuck.
-    pub patience: time::Duration,
+    pub stuck_after: time::Duration,
     /// The orders whose sagas this process drives.
-    pub driven: Driven,
+    pub active_sagas: ActiveSagas,
 }
 
-impl Payments {
+impl PaymentEvents {
     /// The consumer's name.
     pub const NAME: &'static str = "order-payments";
-    /// What it consumes.
+    /// The subjects that it consumes.
     pub const SUBJECTS: [&'static str; 5] = [
         "evt.payment.payment.authorized",
         "evt.payment.payment.declined",
@@ -42,26 +42,26 @@ impl Payments {
     ];
 }
 
-impl Handler for Payments {
+impl Handler for PaymentEvents {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
-        if let Some(outcome) = ShareOutcome::of(delivery)? {
+        if let Some(outcome) = ShareOutcome::decode(delivery)? {
             return Ok(self.wake(tx, &[outcome]).await?);
         }
         if delivery.is::<PaymentVoided>() {
-            return self.voided(tx, delivery.decode()?, delivery).await;
+            return self.handle_voided(tx, delivery.decode()?, delivery).await;
         }
         if delivery.is::<PaymentRefunded>() {
-            return refunded(tx, &delivery.decode()?, delivery).await;
+            return handle_refunded(tx, &delivery.decode()?, delivery).await;
         }
         if delivery.is::<PaymentCaptured>() {
-            return balance_captured(tx, delivery.decode()?, delivery).await;
+            return handle_balance_captured(tx, delivery.decode()?, delivery).await;
         }
-        // What was authorized or declined of a balance changes nothing here.
+        // The authorization or decline of a balance's payment changes nothing here.
         Ok(())
     }
 
     async fn handle_all(&self, tx: &mut PgConnection, deliveries: &[Delivery]) -> Result<bool, HandlerError> {
-        let outcomes = deliveries.iter().map(ShareOutcome::of);
+        let outcomes = deliveries.iter().map(ShareOutcome::decode);
         let outcomes: Vec<_> = outcomes.collect::<Result<_, _>>()?;
         let Some(outcomes) = outcomes.into_iter().collect::<Option<Vec<_>>>() else {
             return Ok(false);
@@ -76,7 +76,7 @@ struct ShareOutcome(Uuid);
 
 impl ShareOutcome {
     /// `None` for another event.
-    fn of(delivery: &Delivery) -> Result<Option<ShareOutcome>, HandlerError> {
+    fn decode(delivery: &Delivery) -> Result<Option<ShareOutcome>, HandlerError> {
         let (purpose, order_id) = if delivery.is::<PaymentAuthorized>() {
             let event: PaymentAuthorized = delivery.decode()?;
             (event.purpose(), event.order_id)
@@ -90,26 +90,27 @@ impl ShareOutcome {
             return Ok(None);
         };
         match purpose {
-            PaymentPurpose::Share => Ok(Some(ShareOutcome(parse(&order_id)?))),
+            PaymentPurpose::Share => Ok(Some(ShareOutcome(parse_order_id(&order_id)?))),
             _ => Ok(None),
         }
     }
 }
 
-impl Payments {
-    /// Sagas that wait for their orders' shares look what has become of them. Most have ended by the time they hear of it, or
-    /// are driven here and look before they wait.
+impl PaymentEvents {
+    /// Wakes the sagas that wait for the payments of their orders' shares. Most sagas have ended when the event
+    /// arrives, or are driven in this process and check for it before they wait.
     async fn wake(&self, conn: &mut PgConnection, outcomes: &[ShareOutcome]) -> Result<(), sqlx::Error> {
         let orders = outcomes.iter().map(|outcome| outcome.0);
-        let orders: Vec<_> = orders.filter(|order| !self.driven.notify(*order)).collect();
-        match orders.is_empty() {
-            true => Ok(()),
-            false => store::sagas::wake_of_orders(conn, &orders).await,
+        let orders: Vec<_> = orders.filter(|order| !self.active_sagas.notify(*order)).collect();
+        if orders.is_empty() {
+            Ok(())
+        } else {
+            store::sagas::wake_by_orders(conn, &orders).await
         }
     }
 
-    /// A confirmed order without its money cannot be fulfilled any more.
-    async fn voided(
+    /// Cancels a confirmed order whose payment was voided: it can no longer be fulfilled.
+    async fn handle_voided(
         &self,
         conn: &mut PgConnection,
         event: PaymentVoided,
@@ -119,7 +120,7 @@ impl Payments {
             return Ok(());
         };
         if event.purpose() != PaymentPurpose::Share {
-            return balance_let_go(conn, order, delivery).await;
+            return handle_balance_voided(conn, order, delivery).await;
         }
         if order.state == State::Confirmed && !order.busy {
             let failure = Failure::new("PAYMENT_VOIDED", event.reason);
@@ -128,7 +129,7 @@ impl Payments {
                 conn,
                 &mut order,
                 failure,
-                self.clock.now() + self.patience,
+                self.clock.now() + self.stuck_after,
                 Lease::Released,
                 causation,
             )
@@ -140,15 +141,15 @@ impl Payments {
     }
 }
 
-/// A balance that is due can be paid again, unless the whole order is about to be returned.
-async fn balance_let_go(
+/// Requests a due balance again, unless a return of the whole order is pending.
+async fn handle_balance_voided(
     conn: &mut PgConnection,
     mut order: Order,
     delivery: &Delivery,
 ) -> Result<(), HandlerError> {
     let refunds = match order.refund_count {
         0 => Vec::new(),
-        _ => store::refunds::of(conn, order.id).await?,
+        _ => store::refunds::list(conn, order.id).await?,
     };
     if refunds
         .iter()
@@ -157,12 +158,12 @@ async fn balance_let_go(
         return Ok(());
     }
     let from = order.version;
-    order.balance_let_go();
+    order.request_balance_again();
     save(conn, order, from, delivery).await
 }
 
-/// What was given back of a payment beyond the order's own refunds is a refund of the order as well.
-async fn refunded(
+/// Records what was refunded at the payment service beyond the order's own refunds as another refund of the order.
+async fn handle_refunded(
     conn: &mut PgConnection,
     event: &PaymentRefunded,
     delivery: &Delivery,
@@ -170,28 +171,25 @@ async fn refunded(
     let Some(mut order) = lock(conn, &event.order_id).await? else {
         return Ok(());
     };
-    let refunds = store::refunds::of(conn, order.id).await?;
+    let refunds = store::refunds::list(conn, order.id).await?;
     let of_balance = event.purpose() == PaymentPurpose::Balance;
-    let part = |refund: &Refund| match of_balance {
-        true => refund.balance,
-        false => refund.share,
-    };
-    let known: i64 = refunds
+    let part = |refund: &Refund| if of_balance { refund.balance } else { refund.share };
+    let recorded: i64 = refunds
         .iter()
         .filter(|refund| refund.state != RefundState::Failed)
         .map(part)
         .sum();
-    let in_all = match &event.refunded {
-        Some(in_all) => amount(&order, Some(in_all))?,
-        // An earlier release did not tell the sum.
-        None if refunds.is_empty() => amount(&order, event.amount.as_ref())?,
+    let total = match &event.refunded {
+        Some(total) => minor_units(&order, Some(total))?,
+        // An earlier release did not send the sum.
+        None if refunds.is_empty() => minor_units(&order, event.amount.as_ref())?,
         None => return Ok(()),
     };
-    let outside = in_all - known;
-    if outside <= 0 {
+    let external = total - recorded;
+    if external <= 0 {
         return Ok(());
     }
-    let (share, balance) = if of_balance { (0, outside) } else { (outside, 0) };
+    let (share, balance) = if of_balance { (0, external) } else { (external, 0) };
     let refund = Refund {
         id: Uuid::parse_str(&event.refund_id)
             .map_err(|_| HandlerError::not_a_uuid("REFUND_ID_MALFORMED", "refund_id", &event.refund_id))?,
@@ -199,26 +197,26 @@ async fn refunded(
         reason: "refunded at the payment service".to_owned(),
         share,
         balance,
-        credit: Some(refund::free_credit(&order, &refunds).min(balance)),
+        credit: Some(refund::unreserved_credit(&order, &refunds).min(balance)),
         whole: false,
         lines: Vec::new(),
         state: RefundState::Done,
         created_at: time::OffsetDateTime::now_utc(),
     };
     let from = order.version;
-    order.refunded_outside(&refund).map_err(Error::from)?;
+    order.apply_external_refund(&refund).map_err(Error::from)?;
     order.refund_count += 1;
-    let origin = store::refunds::Origin {
+    let source = store::refunds::Source {
         order: &order,
         saga_id: Uuid::nil(),
         key: None,
     };
-    store::refunds::insert(conn, &origin, &refund).await?;
+    store::refunds::insert(conn, &source, &refund).await?;
     save(conn, order, from, delivery).await
 }
 
-/// The payment of a balance has come in.
-async fn balance_captured(
+/// Records the payment of a balance.
+async fn handle_balance_captured(
     conn: &mut PgConnection,
     event: PaymentCaptured,
     delivery: &Delivery,
@@ -230,7 +228,7 @@ async fn balance_captured(
         return Ok(());
     };
     let from = order.version;
-    let paid = amount(&order, event.amount.as_ref())?;
-    order.balance_paid(paid).map_err(Error::from)?;
+    let paid = minor_units(&order, event.amount.as_ref())?;
+    order.apply_balance_payment(paid).map_err(Error::from)?;
     save(conn, order, from, delivery).await
 }

@@ -11,7 +11,7 @@ use crate::{
 
 const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
-fn stuck(kind: Kind, order: crate::order::Order, position: usize) -> Run {
+fn stuck(kind: Kind, order: crate::order::Order, position: usize) -> SagaContext {
     let plan = match kind {
         Kind::CancelOrder => Kind::cancel(&order),
         Kind::FulfilOrder => Kind::fulfil(&order),
@@ -21,41 +21,45 @@ fn stuck(kind: Kind, order: crate::order::Order, position: usize) -> Run {
     let facility = Facility::new("F1").unwrap();
     let mut saga = Saga::begin(kind, plan, facility, order.id, NOW);
     saga.position = position;
-    saga.stuck("it keeps failing", NOW);
-    Run::new(saga, order)
+    saga.mark_stuck("it keeps failing", NOW);
+    SagaContext::new(saga, order)
 }
 
-fn helped(run: &Run, intervention: Intervention, books: &Books) -> Result<Run, Unhelped> {
-    let by = Statement {
+fn intervene(
+    context: &SagaContext,
+    intervention: Intervention,
+    payments: &OrderPayments,
+) -> Result<SagaContext, InterventionError> {
+    let by = OperatorNote {
         actor: "jo".into(),
         reason: "the bank has done it".into(),
     };
     let denials = DenialPolicy::default();
     let rules = Rules {
-        denials: &denials,
+        denial_policy: &denials,
         payment_window: Duration::minutes(1),
-        patience: Duration::minutes(15),
+        stuck_after: Duration::minutes(15),
         now: NOW,
     };
-    let refunds: Vec<Refund> = run.refund.iter().cloned().collect();
-    run.helped(intervention, &by, (books, &refunds), &rules)
+    let refunds: Vec<Refund> = context.refund.iter().cloned().collect();
+    context.intervene(intervention, &by, (payments, &refunds), &rules)
 }
 
-fn refused(helped: Result<Run, Unhelped>) -> &'static str {
-    match helped.unwrap_err() {
-        Unhelped::Refused(reason, _) => reason,
-        Unhelped::WrongState(wrong) => panic!("{wrong}"),
+fn refused(result: Result<SagaContext, InterventionError>) -> &'static str {
+    match result.unwrap_err() {
+        InterventionError::Refused(reason, _) => reason,
+        InterventionError::WrongState(wrong) => panic!("{wrong}"),
     }
 }
 
-fn share(captured: i64, refunded: i64) -> Books {
-    Books {
-        share: Paid {
+fn share(captured: i64, refunded: i64) -> OrderPayments {
+    OrderPayments {
+        share: PaymentTotals {
             captured,
             refunded,
-            ..Paid::default()
+            ..PaymentTotals::default()
         },
-        balance: Paid::default(),
+        balance: PaymentTotals::default(),
     }
 }
 
@@ -78,8 +82,8 @@ fn fulfilled() -> crate::order::Order {
     order
 }
 
-fn whole_refund(run: &mut Run) {
-    run.refund = Some(Refund {
+fn whole_refund(context: &mut SagaContext) {
+    context.refund = Some(Refund {
         id: Uuid::now_v7(),
         reference: String::new(),
         reason: String::new(),
@@ -94,15 +98,15 @@ fn whole_refund(run: &mut Run) {
 }
 
 #[test]
-fn a_cancellation_goes_on_without_its_void_and_says_that_the_hold_stands() {
-    let run = stuck(Kind::CancelOrder, cancelling(), 0);
-    let next = helped(&run, Intervention::Skip, &Books::default()).unwrap();
+fn a_cancellation_without_its_void_remarks_that_the_hold_was_not_released() {
+    let context = stuck(Kind::CancelOrder, cancelling(), 0);
+    let next = intervene(&context, Intervention::Skip, &OrderPayments::default()).unwrap();
     assert_eq!(
         next.saga.action().map(|action| action.step),
         Some(Step::WithdrawClaim)
     );
     assert_eq!((next.saga.state, next.saga.attempts), (State::Running, 0));
-    assert!(next.saga.wake_at.is_some(), "it goes on at once");
+    assert!(next.saga.wake_at.is_some(), "it continues at once");
     let remark = &next.order.remarks[0];
     assert_eq!(
         (remark.reason.as_str(), remark.actor.as_str()),
@@ -112,30 +116,30 @@ fn a_cancellation_goes_on_without_its_void_and_says_that_the_hold_stands() {
 }
 
 #[test]
-fn an_order_is_not_cancelled_while_its_patients_money_is_kept() {
-    let run = stuck(Kind::CancelOrder, cancelling(), 0);
+fn an_order_is_not_cancelled_while_captured_money_is_kept() {
+    let context = stuck(Kind::CancelOrder, cancelling(), 0);
     for intervention in [Intervention::Skip, Intervention::ForceComplete] {
         assert_eq!(
-            refused(helped(&run, intervention, &share(10_000, 4_000))),
+            refused(intervene(&context, intervention, &share(10_000, 4_000))),
             "PAYMENT_CAPTURED"
         );
-        assert!(helped(&run, intervention, &share(10_000, 10_000)).is_ok());
+        assert!(intervene(&context, intervention, &share(10_000, 10_000)).is_ok());
     }
 }
 
 #[test]
-fn nothing_is_let_go_by_hand_while_it_is_not_known_whether_the_money_is_taken() {
-    let undecided = Paid {
+fn interventions_are_refused_while_the_outcome_of_the_payment_is_unknown() {
+    let undecided = PaymentTotals {
         undecided: true,
-        ..Paid::default()
+        ..PaymentTotals::default()
     };
     let (of_share, of_balance) = (
-        Books {
+        OrderPayments {
             share: undecided,
-            balance: Paid::default(),
+            balance: PaymentTotals::default(),
         },
-        Books {
-            share: Paid::default(),
+        OrderPayments {
+            share: PaymentTotals::default(),
             balance: undecided,
         },
     );
@@ -145,21 +149,24 @@ fn nothing_is_let_go_by_hand_while_it_is_not_known_whether_the_money_is_taken() 
     let mut whole = stuck(Kind::RefundOrder, fulfilled(), 0);
     whole.saga.plan = vec![Step::VoidBalance, Step::RefundBalance];
     whole_refund(&mut whole);
-    for (run, books) in [
+    for (context, payments) in [
         (&cancellation, &of_share),
         (&undoing, &of_share),
         (&whole, &of_balance),
     ] {
         for intervention in [Intervention::Skip, Intervention::ForceComplete] {
-            assert_eq!(refused(helped(run, intervention, books)), "PAYMENT_PENDING");
+            assert_eq!(
+                refused(intervene(context, intervention, payments)),
+                "PAYMENT_PENDING"
+            );
         }
     }
 }
 
 #[test]
-fn what_is_forced_ends_where_its_direction_leads() {
-    let run = stuck(Kind::CancelOrder, cancelling(), 0);
-    let next = helped(&run, Intervention::ForceComplete, &Books::default()).unwrap();
+fn a_forced_saga_ends_in_its_direction() {
+    let context = stuck(Kind::CancelOrder, cancelling(), 0);
+    let next = intervene(&context, Intervention::ForceComplete, &OrderPayments::default()).unwrap();
     assert_eq!(
         (next.saga.state, next.order.state),
         (State::Completed, OrderState::Cancelled)
@@ -173,7 +180,7 @@ fn what_is_forced_ends_where_its_direction_leads() {
 
     let mut undoing = stuck(Kind::PlaceOrder, insured(50_000, 10_000, 40_000), 1);
     undoing.saga.backward = true;
-    let next = helped(&undoing, Intervention::ForceComplete, &Books::default()).unwrap();
+    let next = intervene(&undoing, Intervention::ForceComplete, &OrderPayments::default()).unwrap();
     assert_eq!(
         (next.saga.state, next.order.state),
         (State::Compensated, OrderState::Rejected)
@@ -182,20 +189,24 @@ fn what_is_forced_ends_where_its_direction_leads() {
 
 #[test]
 fn an_order_is_fulfilled_only_with_its_share() {
-    let run = stuck(Kind::FulfilOrder, confirmed(), 0);
+    let context = stuck(Kind::FulfilOrder, confirmed(), 0);
     assert_eq!(
-        refused(helped(&run, Intervention::Skip, &share(10_000, 0))),
+        refused(intervene(&context, Intervention::Skip, &share(10_000, 0))),
         "STEP_NEEDED"
     );
     assert_eq!(
-        refused(helped(&run, Intervention::ForceComplete, &share(9_999, 0))),
+        refused(intervene(&context, Intervention::ForceComplete, &share(9_999, 0))),
         "NOT_CAPTURED"
     );
     assert_eq!(
-        refused(helped(&run, Intervention::ForceComplete, &share(10_000, 10_000))),
+        refused(intervene(
+            &context,
+            Intervention::ForceComplete,
+            &share(10_000, 10_000)
+        )),
         "PAYMENT_REFUNDED"
     );
-    let next = helped(&run, Intervention::ForceComplete, &share(10_000, 0)).unwrap();
+    let next = intervene(&context, Intervention::ForceComplete, &share(10_000, 0)).unwrap();
     assert_eq!(
         (next.order.state, next.order.hold),
         (OrderState::Fulfilled, Hold::None)
@@ -204,9 +215,9 @@ fn an_order_is_fulfilled_only_with_its_share() {
 
 #[test]
 fn a_claim_that_was_not_submitted_is_reviewed() {
-    let run = stuck(Kind::FulfilOrder, confirmed(), 1);
-    assert!(!run.saga.moves_money());
-    let next = helped(&run, Intervention::Skip, &Books::default()).unwrap();
+    let context = stuck(Kind::FulfilOrder, confirmed(), 1);
+    assert!(!context.saga.moves_money());
+    let next = intervene(&context, Intervention::Skip, &OrderPayments::default()).unwrap();
     assert_eq!(
         (next.order.state, next.order.hold),
         (OrderState::Fulfilled, Hold::Review)
@@ -215,27 +226,34 @@ fn a_claim_that_was_not_submitted_is_reviewed() {
 }
 
 #[test]
-fn an_order_is_not_confirmed_by_hand() {
-    let run = stuck(Kind::PlaceOrder, insured(50_000, 10_000, 40_000), 1);
+fn an_order_is_not_confirmed_by_an_intervention() {
+    let context = stuck(Kind::PlaceOrder, insured(50_000, 10_000, 40_000), 1);
     for intervention in [Intervention::Skip, Intervention::ForceComplete] {
-        assert_eq!(refused(helped(&run, intervention, &share(0, 0))), "STEP_NEEDED");
+        assert_eq!(
+            refused(intervene(&context, intervention, &share(0, 0))),
+            "STEP_NEEDED"
+        );
     }
 }
 
 #[test]
-fn a_return_counts_as_given_back_only_what_was() {
-    let mut run = stuck(Kind::RefundOrder, fulfilled(), 1);
-    whole_refund(&mut run);
+fn a_return_counts_only_what_was_refunded() {
+    let mut context = stuck(Kind::RefundOrder, fulfilled(), 1);
+    whole_refund(&mut context);
     assert_eq!(
-        refused(helped(&run, Intervention::ForceComplete, &share(10_000, 0))),
+        refused(intervene(
+            &context,
+            Intervention::ForceComplete,
+            &share(10_000, 0)
+        )),
         "NOT_GIVEN_BACK"
     );
     assert_eq!(
-        refused(helped(&run, Intervention::Skip, &share(10_000, 10_000))),
+        refused(intervene(&context, Intervention::Skip, &share(10_000, 10_000))),
         "GIVEN_BACK"
     );
 
-    let skipped = helped(&run, Intervention::Skip, &share(10_000, 0)).unwrap();
+    let skipped = intervene(&context, Intervention::Skip, &share(10_000, 0)).unwrap();
     assert_eq!(
         (skipped.order.state, skipped.order.account.refunded),
         (OrderState::Returned, 0)
@@ -243,25 +261,25 @@ fn a_return_counts_as_given_back_only_what_was() {
     assert_eq!(skipped.order.payer_outstanding(), 0);
     assert_eq!(skipped.order.remarks[0].reason, "NOT_GIVEN_BACK");
 
-    let forced = helped(&run, Intervention::ForceComplete, &share(10_000, 10_000)).unwrap();
+    let forced = intervene(&context, Intervention::ForceComplete, &share(10_000, 10_000)).unwrap();
     assert_eq!(
         (forced.order.state, forced.order.account.refunded),
         (OrderState::Returned, 10_000)
     );
 
-    run.saga.position = 0;
+    context.saga.position = 0;
     assert_eq!(
-        refused(helped(&run, Intervention::Skip, &share(10_000, 0))),
+        refused(intervene(&context, Intervention::Skip, &share(10_000, 0))),
         "STEP_NEEDED"
     );
 }
 
 #[test]
-fn a_refund_of_which_nothing_was_given_back_has_failed() {
-    let mut run = stuck(Kind::RefundOrder, fulfilled(), 1);
-    whole_refund(&mut run);
-    run.refund.as_mut().unwrap().whole = false;
-    let next = helped(&run, Intervention::Skip, &share(10_000, 0)).unwrap();
+fn a_refund_whose_steps_were_all_skipped_has_failed() {
+    let mut context = stuck(Kind::RefundOrder, fulfilled(), 1);
+    whole_refund(&mut context);
+    context.refund.as_mut().unwrap().whole = false;
+    let next = intervene(&context, Intervention::Skip, &share(10_000, 0)).unwrap();
     assert_eq!(next.refund.unwrap().state, RefundState::Failed);
     assert_eq!(
         (next.order.state, next.order.account.refunded),

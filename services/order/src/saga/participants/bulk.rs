@@ -1,4 +1,4 @@
-//! Calls that several sagas make at the same time go to the other service as one.
+//! Combines calls that several sagas make at the same time into one call for many requests.
 
 mod methods;
 
@@ -19,35 +19,35 @@ use tonic_types::StatusExt as _;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
-use crate::saga::ServiceCaller;
+use crate::saga::ServiceCredentials;
 
-/// Sagas that wait to call. They are bounded where they are begun.
-const WAITING: usize = 100_000;
-/// How long the next call waits for this one. Then it goes beside it.
-const LANE: Duration = Duration::from_millis(100);
-/// Bytes of requests that go together: answers are about as large, and 4 MiB are read.
-const BYTES: usize = 1 << 20;
+/// Sagas that may wait to call. Their number is bounded where they begin.
+const MAX_WAITING: usize = 100_000;
+/// How long the next bulk call waits for the previous one before it is made concurrently.
+const MAX_WAIT: Duration = Duration::from_millis(100);
+/// Bytes of requests in one call. Responses are about as large, and 4 MiB are accepted.
+const MAX_BYTES: usize = 1 << 20;
 
-/// A method of another service for one request, and its companion for several.
+/// A method of another service for one request, and its variant for many.
 pub(super) trait Method: Clone + Send + Sync + 'static {
     type Request: Message + Clone + 'static;
     type Response: Send + 'static;
 
-    fn one(
+    fn call_one(
         &self,
         request: Request<Self::Request>,
     ) -> impl Future<Output = bulk::Outcome<Self::Response>> + Send;
 
-    /// The outcomes in the order of the requests.
-    fn several(
+    /// Returns the outcomes in the order of the requests.
+    fn call_many(
         &self,
         requests: Request<Vec<Self::Request>>,
     ) -> impl Future<Output = Result<Vec<bulk::Outcome<Self::Response>>, Status>> + Send;
 }
 
-/// The calls of one method. A saga alone calls with its caller's token; what is asked for while a call runs is asked for
-/// together.
-pub(super) struct Calls<M: Method>(Batcher<Together<M>>);
+/// The calls of one method. A single saga calls at once with its caller's token; requests that arrive while a call
+/// is running are combined.
+pub(super) struct Calls<M: Method>(Batcher<BulkCall<M>>);
 
 impl<M: Method> Clone for Calls<M> {
     fn clone(&self) -> Calls<M> {
@@ -55,8 +55,8 @@ impl<M: Method> Clone for Calls<M> {
     }
 }
 
-/// A call that a saga wants to make.
-struct Wanted<M: Method> {
+/// A call that a saga waits for.
+struct PendingCall<M: Method> {
     order: Uuid,
     facility: Facility,
     context: Context,
@@ -64,44 +64,44 @@ struct Wanted<M: Method> {
     span: Span,
 }
 
-type Answered<M> = bulk::Outcome<<M as Method>::Response>;
-type Group<M> = Vec<(Arc<Wanted<M>>, oneshot::Sender<Answered<M>>)>;
+type CallOutcome<M> = bulk::Outcome<<M as Method>::Response>;
+type Group<M> = Vec<(Arc<PendingCall<M>>, oneshot::Sender<CallOutcome<M>>)>;
 
 impl<M: Method> Calls<M> {
-    pub(super) fn new(method: M, caller: &ServiceCaller, tasks: &Tasks) -> Calls<M> {
+    pub(super) fn new(method: M, credentials: &ServiceCredentials, tasks: &Tasks) -> Calls<M> {
         let limits = Limits {
-            waiting: WAITING,
+            waiting: MAX_WAITING,
             ..Limits::default()
         };
-        let together = Together {
+        let bulk_call = BulkCall {
             method,
-            caller: caller.clone(),
+            credentials: credentials.clone(),
             tasks: tasks.clone(),
         };
-        Calls(Batcher::new(together, limits, tasks.clone()))
+        Calls(Batcher::new(bulk_call, limits, tasks.clone()))
     }
 
-    /// Calls for the saga of an order.
+    /// Makes the call for the saga of an order.
     ///
     /// # Errors
-    /// The callee's status, or that of a call that did not come about.
+    /// The callee's status, or that of a call that was not made.
     pub(super) async fn call(
         &self,
         context: &Context,
         (facility, order): (&Facility, Uuid),
         request: M::Request,
-    ) -> Answered<M> {
+    ) -> CallOutcome<M> {
         let deadline = context.deadline();
-        let wanted = Wanted {
+        let call = PendingCall {
             order,
             facility: facility.clone(),
             context: context.clone(),
             request,
             span: Span::current(),
         };
-        let answered = async {
-            match self.0.submit(wanted, deadline).await {
-                Ok(answer) => answer.await.unwrap_or_else(|_| Err(given_up())),
+        let response = async {
+            match self.0.submit(call, deadline).await {
+                Ok(receiver) => receiver.await.unwrap_or_else(|_| Err(abandoned())),
                 Err(refused) => Err(match refused.into_failure() {
                     Ok(never) => match never {},
                     Err(status) => status,
@@ -109,124 +109,128 @@ impl<M: Method> Calls<M> {
             }
         };
         match deadline {
-            None => answered.await,
-            Some(deadline) => tokio::time::timeout_at(deadline, answered)
+            None => response.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, response)
                 .await
-                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the time for the call is over"))),
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the call's deadline has passed"))),
         }
     }
 }
 
 /// Makes the calls of several sagas.
 #[derive(Clone)]
-struct Together<M> {
+struct BulkCall<M> {
     method: M,
-    /// They have several callers, and are this service's own calls.
-    caller: ServiceCaller,
+    /// For bulk calls, which have several callers and therefore use the service's own token.
+    credentials: ServiceCredentials,
     tasks: Tasks,
 }
 
-impl<M: Method> Command for Together<M> {
-    type Item = Wanted<M>;
-    type Outcome = oneshot::Receiver<Answered<M>>;
+impl<M: Method> Command for BulkCall<M> {
+    type Item = PendingCall<M>;
+    type Outcome = oneshot::Receiver<CallOutcome<M>>;
     type Error = Infallible;
 
-    fn aggregate(&self, wanted: &Wanted<M>) -> Uuid {
-        wanted.order
+    fn aggregate(&self, call: &PendingCall<M>) -> Uuid {
+        call.order
     }
 
     fn is_outage(&self, error: &Infallible) -> bool {
         match *error {}
     }
 
-    /// Ends when all calls have ended, or after a moment: the answers come when they come.
-    async fn execute(&self, wanted: &[Arc<Wanted<M>>]) -> Result<Vec<Self::Outcome>, Infallible> {
-        let (answers, groups) = grouped(wanted);
+    /// Returns when all calls have ended or after [`MAX_WAIT`]; responses are delivered as they arrive.
+    async fn execute(&self, pending: &[Arc<PendingCall<M>>]) -> Result<Vec<Self::Outcome>, Infallible> {
+        let (receivers, groups) = group_by_facility(pending);
         let calls = groups.into_iter().map(|group| {
-            let together = self.clone();
-            self.tasks.run(async move { together.answer(group).await })
+            let bulk_call = self.clone();
+            self.tasks
+                .run(async move { bulk_call.execute_group(group).await })
         });
         let calls: Vec<_> = calls.collect();
-        let _ = tokio::time::timeout(LANE, join_all(calls)).await;
-        Ok(answers)
+        let _ = tokio::time::timeout(MAX_WAIT, join_all(calls)).await;
+        Ok(receivers)
     }
 }
 
-/// Those of one facility that fit into one message.
-fn grouped<M: Method>(wanted: &[Arc<Wanted<M>>]) -> (Vec<oneshot::Receiver<Answered<M>>>, Vec<Group<M>>) {
-    let mut answers = Vec::with_capacity(wanted.len());
+/// Groups the calls by facility so that each group fits into one message.
+fn group_by_facility<M: Method>(
+    pending: &[Arc<PendingCall<M>>],
+) -> (Vec<oneshot::Receiver<CallOutcome<M>>>, Vec<Group<M>>) {
+    let mut receivers = Vec::with_capacity(pending.len());
     let mut open: HashMap<&Facility, (usize, Group<M>)> = HashMap::new();
     let mut groups = Vec::new();
-    for one in wanted {
-        let (answer, answered) = oneshot::channel();
-        answers.push(answered);
-        let size = one.request.encoded_len();
-        let (bytes, group) = open.entry(&one.facility).or_default();
-        if !group.is_empty() && *bytes + size > BYTES {
+    for call in pending {
+        let (sender, receiver) = oneshot::channel();
+        receivers.push(receiver);
+        let size = call.request.encoded_len();
+        let (bytes, group) = open.entry(&call.facility).or_default();
+        if !group.is_empty() && *bytes + size > MAX_BYTES {
             groups.push(std::mem::take(group));
             *bytes = 0;
         }
         *bytes += size;
-        group.push((Arc::clone(one), answer));
+        group.push((Arc::clone(call), sender));
     }
     groups.extend(open.into_values().map(|(_, group)| group));
-    (answers, groups)
+    (receivers, groups)
 }
 
-impl<M: Method> Together<M> {
-    async fn answer(&self, group: Group<M>) {
+impl<M: Method> BulkCall<M> {
+    async fn execute_group(&self, group: Group<M>) {
         if group.len() == 1 {
             return self.one_by_one(group).await;
         }
         let Some((first, _)) = group.first() else { return };
         let span = first.span.clone();
-        let requests = group.iter().map(|(wanted, _)| wanted.request.clone()).collect();
-        let called = match self.caller.context(&first.facility) {
+        let requests = group.iter().map(|(call, _)| call.request.clone()).collect();
+        let result = match self.credentials.context(&first.facility) {
             Ok(context) => {
-                let called = self.method.several(context.request(requests));
-                called.instrument(span).await
+                let response = self.method.call_many(context.request(requests));
+                response.instrument(span).await
             }
             Err(error) => Err(Status::unavailable(error.to_string())),
         };
-        match called {
+        match result {
             Ok(outcomes) if outcomes.len() == group.len() => {
                 let mut slow = Vec::new();
-                for ((wanted, answer), outcome) in group.into_iter().zip(outcomes) {
+                for ((call, sender), outcome) in group.into_iter().zip(outcomes) {
                     match outcome {
-                        Err(status) if is_still_running(&status) => slow.push((wanted, answer)),
-                        Err(status) => drop(answer.send(Err(Origin::answered(status)))),
-                        Ok(response) => drop(answer.send(Ok(response))),
+                        Err(status) if is_still_running(&status) => slow.push((call, sender)),
+                        Err(status) => drop(sender.send(Err(Origin::answered(status)))),
+                        Ok(response) => drop(sender.send(Ok(response))),
                     }
                 }
                 self.one_by_one(slow).await;
             }
             Ok(_) => {
                 let status = super::malformed("result for each request");
-                tell_all(group, &status);
+                fail_all(group, &status);
             }
-            // A version before does not have the method, and what one request is refused for is told when it comes alone.
-            Err(status) if is_refused_whole(&status) => self.one_by_one(group).await,
-            Err(status) => tell_all(group, &status),
+            // An earlier version does not have the method; and if one request makes the whole call fail, single
+            // calls show which.
+            Err(status) if is_whole_call_refused(&status) => self.one_by_one(group).await,
+            Err(status) => fail_all(group, &status),
         }
     }
 
     async fn one_by_one(&self, group: Group<M>) {
-        let calls = group.into_iter().map(|(wanted, answer)| async move {
-            let request = wanted.context.request(wanted.request.clone());
-            let outcome = self.method.one(request).instrument(wanted.span.clone()).await;
-            drop(answer.send(outcome));
+        let calls = group.into_iter().map(|(call, sender)| async move {
+            let request = call.context.request(call.request.clone());
+            let outcome = self.method.call_one(request).instrument(call.span.clone()).await;
+            drop(sender.send(outcome));
         });
         join_all(calls).await;
     }
 }
 
-fn tell_all<M: Method>(group: Group<M>, status: &Status) {
-    for (_, answer) in group {
-        drop(answer.send(Err(status.clone())));
+fn fail_all<M: Method>(group: Group<M>, status: &Status) {
+    for (_, sender) in group {
+        drop(sender.send(Err(status.clone())));
     }
 }
 
-fn is_refused_whole(status: &Status) -> bool {
+fn is_whole_call_refused(status: &Status) -> bool {
     match status.code() {
         Code::Unimplemented | Code::InvalidArgument | Code::PermissionDenied => true,
         Code::ResourceExhausted => {
@@ -248,6 +252,6 @@ fn reason(status: &Status) -> String {
         .unwrap_or_default()
 }
 
-fn given_up() -> Status {
-    Status::unavailable("the call was given up")
+fn abandoned() -> Status {
+    Status::unavailable("the call was abandoned")
 }

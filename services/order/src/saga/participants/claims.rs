@@ -1,4 +1,4 @@
-//! The claims service.
+//! Calls of the claims service.
 
 use chassis::Tasks;
 use mesh::{Channel, Context};
@@ -16,22 +16,22 @@ use super::{
 };
 use crate::{
     order::{Failure, Order},
-    saga::{Effect, Outcome, ServiceCaller},
+    saga::{Effect, Outcome, ServiceCredentials},
 };
 
 #[derive(Clone)]
-pub(super) struct Claims {
+pub(super) struct ClaimsClient {
     client: ClaimServiceClient<Channel>,
     prepare: Calls<Prepare>,
     submit: Calls<Submit>,
 }
 
-impl Claims {
-    pub(super) fn new(channel: Channel, caller: &ServiceCaller, tasks: &Tasks) -> Claims {
+impl ClaimsClient {
+    pub(super) fn new(channel: Channel, credentials: &ServiceCredentials, tasks: &Tasks) -> ClaimsClient {
         let client = ClaimServiceClient::new(channel);
-        Claims {
-            prepare: Calls::new(Prepare(client.clone()), caller, tasks),
-            submit: Calls::new(Submit(client.clone()), caller, tasks),
+        ClaimsClient {
+            prepare: Calls::new(Prepare(client.clone()), credentials, tasks),
+            submit: Calls::new(Submit(client.clone()), credentials, tasks),
             client,
         }
     }
@@ -50,7 +50,7 @@ impl Claims {
             .map(drop)
     }
 
-    /// An invalid claim is refused with all that is wrong with it.
+    /// Prepares the claim. An invalid claim is refused with all its violations.
     pub(super) async fn prepare(
         &self,
         context: &Context,
@@ -82,7 +82,7 @@ impl Claims {
                 let violations = outcome::claim_violations(&status);
                 let failure = Failure {
                     reason: "CLAIM_INVALID".to_owned(),
-                    message: outcome::in_words(&violations),
+                    message: outcome::describe_violations(&violations),
                     violations,
                 };
                 Ok(Outcome::Refused { failure, undo: false })
@@ -91,7 +91,7 @@ impl Claims {
         }
     }
 
-    /// A submission that the post office rejects has landed: a person looks after it.
+    /// Submits the claim. A submission that the post office rejects counts as done: a person has to review it.
     pub(super) async fn submit(
         &self,
         context: &Context,
@@ -111,7 +111,7 @@ impl Claims {
             .await
         {
             Ok(answer) => answer.into_inner().claim.ok_or_else(|| malformed("claim"))?,
-            // Nothing is left to do for a claim that somebody else has handed in.
+            // The claim was submitted manually: nothing is left to do.
             Err(refused) if outcome::is_refusal(&refused) => {
                 let claim = self.get(context, id).await?;
                 match claim.state() {

@@ -1,4 +1,4 @@
-//! The payment service.
+//! Calls of the payment service.
 
 use chassis::{Tasks, idempotency::REPLAYED};
 use mesh::{Channel, Context};
@@ -14,31 +14,31 @@ use uuid::Uuid;
 use super::{
     super::outcome,
     bulk::{Authorize, Calls},
-    by_hand::{self, Part},
     done, internal, malformed,
+    manual_changes::{self, Part},
 };
 use crate::{
     order::{Failure, Order, State},
-    saga::{Books, Effect, Outcome, ServiceCaller, Wait},
+    saga::{Effect, OrderPayments, Outcome, ServiceCredentials, Wait},
 };
 
 #[derive(Clone)]
-pub(super) struct Payments {
+pub(super) struct PaymentClient {
     client: PaymentServiceClient<Channel>,
     authorize: Calls<Authorize>,
 }
 
-impl Payments {
-    pub(super) fn new(channel: Channel, caller: &ServiceCaller, tasks: &Tasks) -> Payments {
+impl PaymentClient {
+    pub(super) fn new(channel: Channel, credentials: &ServiceCredentials, tasks: &Tasks) -> PaymentClient {
         let client = PaymentServiceClient::new(channel);
-        Payments {
-            authorize: Calls::new(Authorize(client.clone()), caller, tasks),
+        PaymentClient {
+            authorize: Calls::new(Authorize(client.clone()), credentials, tasks),
             client,
         }
     }
 
-    /// Once there is a payment, it is only asked about: it may have been charged. Where there is a payment method
-    /// and the capture comes next, one call does both.
+    /// Authorizes the share. An existing payment is only queried, because it may have been charged. If there is a
+    /// payment method and the capture comes next, one call does both.
     pub(super) async fn authorize(
         &self,
         context: &Context,
@@ -48,9 +48,9 @@ impl Payments {
     ) -> Result<Outcome, Status> {
         let capture = order.immediate && !order.payment_method.is_empty();
         let payment = match order.payment_id {
-            Some(id) => self.by_id(context, id.to_string()).await?,
+            Some(id) => self.get_by_id(context, id.to_string()).await?,
             None => {
-                // An earlier version of this service may have asked under the saga's key, without the capture.
+                // An earlier version of this service may have called with the saga's key and without the capture.
                 let key = if capture {
                     Uuid::new_v5(&key, b"capture")
                 } else {
@@ -71,17 +71,19 @@ impl Payments {
                 {
                     Ok(answer) => {
                         let payment = self.current(context, answer, |answer| answer.payment).await?;
-                        match by_hand::captured(order, &payment)? {
+                        match manual_changes::check_captured(order, &payment)? {
                             Some(Outcome::Done(_)) => {
-                                return Ok(Outcome::Done(Effect::PaymentCaptured(id_of(&payment)?)));
+                                return Ok(Outcome::Done(Effect::PaymentCaptured(payment_id(&payment)?)));
                             }
                             Some(given_back) => return Ok(given_back),
                             None => payment,
                         }
                     }
                     Err(refused) if outcome::is_refusal(&refused) => {
-                        let payment = self.found(context, order, PaymentPurpose::Share, refused).await?;
-                        if let Some(other) = by_hand::another_amount(order, &payment)? {
+                        let payment = self
+                            .get_refused(context, order, PaymentPurpose::Share, refused)
+                            .await?;
+                        if let Some(other) = manual_changes::check_amount(order, &payment)? {
                             return Ok(other);
                         }
                         payment
@@ -90,7 +92,7 @@ impl Payments {
                 }
             }
         };
-        authorization(order, &payment, now)
+        authorization_outcome(order, &payment, now)
     }
 
     pub(super) async fn capture(
@@ -116,20 +118,20 @@ impl Payments {
             Ok(answer) => {
                 let payment = self.current(context, answer, |answer| answer.payment).await?;
                 let unconfirmed = || Status::unavailable("the capture has not been confirmed yet");
-                by_hand::captured(order, &payment)?.ok_or_else(unconfirmed)
+                manual_changes::check_captured(order, &payment)?.ok_or_else(unconfirmed)
             }
             Err(refused) if outcome::is_refusal(&refused) => {
                 let payment = self
-                    .found(context, order, PaymentPurpose::Share, refused.clone())
+                    .get_refused(context, order, PaymentPurpose::Share, refused.clone())
                     .await?;
-                by_hand::captured(order, &payment)?.ok_or(refused)
+                manual_changes::check_captured(order, &payment)?.ok_or(refused)
             }
             Err(status) => Err(status),
         }
     }
 
-    /// Lets the share go. That of an order with immediate capture may have been captured by the call that authorized it, and is
-    /// given back then; another one that is captured somebody has captured by hand.
+    /// Voids the share. With immediate capture the authorizing call may have captured it; then it is refunded. In
+    /// other orders a captured share was captured manually.
     pub(super) async fn void_share(
         &self,
         context: &Context,
@@ -146,15 +148,15 @@ impl Payments {
             Err(status) => return Err(status),
         };
         let payment = self
-            .found(context, order, PaymentPurpose::Share, refused.clone())
+            .get_refused(context, order, PaymentPurpose::Share, refused.clone())
             .await?;
         if !order.immediate {
-            return by_hand::given_back_whole(order, &payment)?.ok_or(refused);
+            return manual_changes::check_fully_refunded(order, &payment)?.ok_or(refused);
         }
-        match by_hand::kept(&payment)? {
-            None if by_hand::is_open(&payment) => Err(Status::unavailable(
-                "the outcome of the payment is being found out",
-            )),
+        match manual_changes::kept_amount(&payment)? {
+            None if manual_changes::is_undecided(&payment) => {
+                Err(Status::unavailable("the outcome of the payment is not known yet"))
+            }
             None => Err(refused),
             Some(0) => Ok(done()),
             Some(_) => {
@@ -173,8 +175,8 @@ impl Payments {
         }
     }
 
-    /// Lets the payment of the balance go. One that the patient has paid meanwhile is to be given back instead.
-    pub(super) async fn let_balance_go(
+    /// Voids the payment of the balance. If the patient has paid it in the meantime, it is to be refunded instead.
+    pub(super) async fn void_balance_step(
         &self,
         context: &Context,
         order: &Order,
@@ -185,9 +187,9 @@ impl Payments {
             Ok(()) => Ok(done()),
             Err(refused) if outcome::is_refusal(&refused) => {
                 let payment = self
-                    .found(context, order, PaymentPurpose::Balance, refused.clone())
+                    .get_refused(context, order, PaymentPurpose::Balance, refused.clone())
                     .await?;
-                by_hand::balance_paid(order, &payment)?.ok_or(refused)
+                manual_changes::check_balance_paid(order, &payment)?.ok_or(refused)
             }
             Err(status) => Err(status),
         }
@@ -204,7 +206,7 @@ impl Payments {
             .await
     }
 
-    /// Gives a part of a refund back. One that somebody has given back already is done.
+    /// Refunds a part of a refund. A part that was already refunded manually is done.
     pub(super) async fn refund(
         &self,
         context: &Context,
@@ -216,7 +218,11 @@ impl Payments {
             return Ok(done());
         }
         let id = match (part.purpose, order.payment_id) {
-            (PaymentPurpose::Balance, _) => self.of(context, order, PaymentPurpose::Balance).await?.id,
+            (PaymentPurpose::Balance, _) => {
+                self.get_by_order(context, order, PaymentPurpose::Balance)
+                    .await?
+                    .id
+            }
             (_, Some(id)) => id.to_string(),
             (_, None) => return Err(internal("the order's payment is not known")),
         };
@@ -229,8 +235,10 @@ impl Payments {
         match self.client.clone().refund_payment(context.request(request)).await {
             Ok(_) => Ok(done()),
             Err(refused) if outcome::is_refusal(&refused) => {
-                let payment = self.found(context, order, part.purpose, refused.clone()).await?;
-                by_hand::given_back(order, &payment, part)?.ok_or(refused)
+                let payment = self
+                    .get_refused(context, order, part.purpose, refused.clone())
+                    .await?;
+                manual_changes::check_refunded(order, &payment, part)?.ok_or(refused)
             }
             Err(status) => Err(status),
         }
@@ -257,7 +265,11 @@ impl Payments {
             .map(drop)
     }
 
-    pub(super) async fn books(&self, context: &Context, order: &Order) -> Result<Books, Status> {
+    pub(super) async fn order_payments(
+        &self,
+        context: &Context,
+        order: &Order,
+    ) -> Result<OrderPayments, Status> {
         let request = ListPaymentsRequest {
             order_id: order.id.to_string(),
             ..ListPaymentsRequest::default()
@@ -267,18 +279,18 @@ impl Payments {
             .clone()
             .list_payments(context.request(request))
             .await?;
-        let mut books = Books::default();
+        let mut payments = OrderPayments::default();
         for payment in answer.into_inner().payments {
-            let paid = by_hand::paid(&payment)?;
+            let paid = manual_changes::totals(&payment)?;
             match payment.purpose() {
-                PaymentPurpose::Balance => books.balance = paid,
-                PaymentPurpose::Share | PaymentPurpose::Unspecified => books.share = paid,
+                PaymentPurpose::Balance => payments.balance = paid,
+                PaymentPurpose::Share | PaymentPurpose::Unspecified => payments.share = paid,
             }
         }
-        Ok(books)
+        Ok(payments)
     }
 
-    /// The payment of an answer, as it is now. An answer that was given before does not say what was given back since.
+    /// The payment of a response in its current state. A replayed response does not include later refunds.
     async fn current<M>(
         &self,
         context: &Context,
@@ -287,27 +299,28 @@ impl Payments {
     ) -> Result<Payment, Status> {
         let is_repeated = answer.metadata().contains_key(REPLAYED);
         let payment = payment(answer.into_inner()).ok_or_else(|| malformed("payment"))?;
-        match is_repeated {
-            true => self.by_id(context, payment.id).await,
-            false => Ok(payment),
+        if is_repeated {
+            self.get_by_id(context, payment.id).await
+        } else {
+            Ok(payment)
         }
     }
 
-    /// The payment that a call was refused for; when it cannot be found, the refusal stands.
-    async fn found(
+    /// The payment that a call was refused for; if it is not found, the refusal stands.
+    async fn get_refused(
         &self,
         context: &Context,
         order: &Order,
         purpose: PaymentPurpose,
         refused: Status,
     ) -> Result<Payment, Status> {
-        match self.of(context, order, purpose).await {
+        match self.get_by_order(context, order, purpose).await {
             Err(status) if status.code() == Code::NotFound => Err(refused),
             found => found,
         }
     }
 
-    async fn by_id(&self, context: &Context, id: String) -> Result<Payment, Status> {
+    async fn get_by_id(&self, context: &Context, id: String) -> Result<Payment, Status> {
         let request = GetPaymentRequest {
             id,
             ..GetPaymentRequest::default()
@@ -315,7 +328,12 @@ impl Payments {
         self.get(context, request).await
     }
 
-    async fn of(&self, context: &Context, order: &Order, purpose: PaymentPurpose) -> Result<Payment, Status> {
+    async fn get_by_order(
+        &self,
+        context: &Context,
+        order: &Order,
+        purpose: PaymentPurpose,
+    ) -> Result<Payment, Status> {
         let request = GetPaymentRequest {
             id: String::new(),
             order_id: order.id.to_string(),
@@ -335,21 +353,32 @@ impl Payments {
     }
 }
 
-/// What a payment's state means for the order that waits for it, `now` by the database's clock.
-fn authorization(order: &Order, payment: &Payment, now: OffsetDateTime) -> Result<Outcome, Status> {
-    let id = id_of(payment)?;
+/// Maps a payment's state to the outcome for its order. `now` is by the database's clock.
+fn authorization_outcome(order: &Order, payment: &Payment, now: OffsetDateTime) -> Result<Outcome, Status> {
+    let id = payment_id(payment)?;
     let unpaid = order.state == State::AwaitingPayment || order.payment_method.is_empty();
     match payment.state() {
         PaymentState::Authorized | PaymentState::Captured => Ok(Outcome::Done(Effect::PaymentAuthorized(id))),
-        // The patient may try another method as long as the window is open.
-        PaymentState::Created | PaymentState::Declined if unpaid => match order.is_expired(now) {
-            true => Ok(refused("PAYMENT_WINDOW_PASSED", "it was not paid in time", true)),
-            false => Ok(Outcome::Wait(Wait::PaymentMethod(id))),
-        },
-        // It is voided, too: PayOrder could still pay it with another card, for an order that is no more.
-        PaymentState::Declined => Ok(refused(decline(payment), "the payment method was declined", true)),
-        PaymentState::Voided => Ok(refused("PAYMENT_VOIDED", "the payment was let go", true)),
-        PaymentState::Expired => Ok(refused("PAYMENT_EXPIRED", "the authorization has lapsed", true)),
+        // The patient may try another method until the payment window closes.
+        PaymentState::Created | PaymentState::Declined if unpaid => {
+            if order.is_expired(now) {
+                Ok(refused(
+                    "PAYMENT_WINDOW_PASSED",
+                    "the order was not paid in time",
+                    true,
+                ))
+            } else {
+                Ok(Outcome::Wait(Wait::PaymentMethod(id)))
+            }
+        }
+        // It is voided as well: otherwise PayOrder could still pay it with another card after the order has ended.
+        PaymentState::Declined => Ok(refused(
+            decline_reason(payment),
+            "the payment method was declined",
+            true,
+        )),
+        PaymentState::Voided => Ok(refused("PAYMENT_VOIDED", "the payment was voided", true)),
+        PaymentState::Expired => Ok(refused("PAYMENT_EXPIRED", "the authorization has expired", true)),
         PaymentState::Created | PaymentState::Authorizing | PaymentState::Unknown => {
             Ok(Outcome::Wait(Wait::PaymentOutcome(id)))
         }
@@ -357,11 +386,11 @@ fn authorization(order: &Order, payment: &Payment, now: OffsetDateTime) -> Resul
     }
 }
 
-fn id_of(payment: &Payment) -> Result<Uuid, Status> {
+fn payment_id(payment: &Payment) -> Result<Uuid, Status> {
     Uuid::parse_str(&payment.id).map_err(|_| malformed("payment"))
 }
 
-fn decline(payment: &Payment) -> &str {
+fn decline_reason(payment: &Payment) -> &str {
     match payment.decline_reason.as_str() {
         "" => "CARD_DECLINED",
         reason => reason,
@@ -376,5 +405,5 @@ fn refused(reason: &str, message: &str, undo: bool) -> Outcome {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
+#[path = "payments_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! The methods that are called for several sagas at once.
+//! The methods that have a variant for many requests.
 
 use chassis::{
     bulk::{self, Outcome},
@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::Method;
 
-/// A method with its companion: the client, what it is called for one and for several, and its messages.
+/// A method and its variant: the client, the two method names, and the messages.
 macro_rules! method {
     ($(#[$doc:meta])* $name:ident($client:ident, $one:ident, $several:ident): $request:ident, $response:ident,
      $requests:ident, $result:ident) => {
@@ -32,11 +32,11 @@ macro_rules! method {
             type Request = $request;
             type Response = $response;
 
-            async fn one(&self, request: Request<$request>) -> Outcome<$response> {
+            async fn call_one(&self, request: Request<$request>) -> Outcome<$response> {
                 self.0.clone().$one(request).await
             }
 
-            async fn several(
+            async fn call_many(
                 &self,
                 requests: Request<Vec<$request>>,
             ) -> Result<Vec<Outcome<$response>>, Status> {

@@ -1,4 +1,4 @@
-//! What happened, as the events that others hear of.
+//! Maps domain changes to published events.
 
 use events::{Event, Meta};
 use proto::order::v1::{
@@ -14,9 +14,9 @@ use crate::{
     saga::{Progress, Saga},
 };
 
-/// Takes the changes that an order has recorded. `saga_id` and `causation_id` are the saga and the event that brought
-/// them about.
-pub fn of_order(order: &mut Order, saga_id: Option<Uuid>, causation_id: Option<Uuid>) -> Vec<Event> {
+/// Takes the recorded changes of an order and maps them to events. `saga_id` and `causation_id` are the saga and
+/// the event that caused the changes.
+pub fn take_from_order(order: &mut Order, saga_id: Option<Uuid>, causation_id: Option<Uuid>) -> Vec<Event> {
     let changes = std::mem::take(&mut order.changes);
     let meta = |version| Meta {
         facility: order.facility.to_string(),
@@ -31,8 +31,9 @@ pub fn of_order(order: &mut Order, saga_id: Option<Uuid>, causation_id: Option<U
         .collect()
 }
 
-/// Takes the progress that a saga has recorded. The steps that came right before its end are told by its last event.
-pub fn of_saga(saga: &mut Saga) -> Vec<Event> {
+/// Takes the recorded progress of a saga and maps it to events. The steps directly before its end are part of its
+/// last event.
+pub fn take_from_saga(saga: &mut Saga) -> Vec<Event> {
     let mut progress = std::mem::take(&mut saga.progress);
     let steps = match progress.last() {
         Some((_, Progress::Completed | Progress::Compensated)) => steps_before_the_end(&mut progress),
@@ -149,17 +150,17 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
                 meta,
             )
         }
-        Change::Adjusted { moves, billed } => {
+        Change::Adjusted { adjustment, billed } => {
             let some = |minor: i64| money(minor).filter(|_| minor != 0);
             let adjusted = OrderAdjusted {
                 order_id,
-                transferred: some(moves.transferred),
-                written_off: some(moves.written_off),
-                patient_written_off: some(moves.patient_written_off),
-                transfer_reversed: some(moves.transfer_reversed),
-                write_off_reversed: some(moves.write_off_reversed),
-                patient_write_off_reversed: some(moves.patient_write_off_reversed),
-                rounding: some(moves.rounding),
+                transferred: some(adjustment.transferred),
+                written_off: some(adjustment.written_off),
+                patient_written_off: some(adjustment.patient_written_off),
+                transfer_reversed: some(adjustment.transfer_reversed),
+                write_off_reversed: some(adjustment.write_off_reversed),
+                patient_write_off_reversed: some(adjustment.patient_write_off_reversed),
+                rounding: some(adjustment.rounding),
                 billed: money(*billed),
             };
             Event::of(&adjusted, meta)
@@ -247,7 +248,7 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
         Progress::Skipped { action, by } => {
             let (step, compensation) = (action.step.name().to_owned(), action.compensation);
             let (actor, reason) = (by.actor.clone(), by.reason.clone());
-            let told = SagaStepSkipped {
+            let event = SagaStepSkipped {
                 saga_id,
                 kind,
                 order_id,
@@ -256,12 +257,12 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
                 actor,
                 reason,
             };
-            Event::of(&told, meta)
+            Event::of(&event, meta)
         }
         Progress::ForceCompleted { action, by } => {
             let (step, compensation) = (action.step.name().to_owned(), action.compensation);
             let (actor, reason) = (by.actor.clone(), by.reason.clone());
-            let told = SagaForceCompleted {
+            let event = SagaForceCompleted {
                 saga_id,
                 kind,
                 order_id,
@@ -270,7 +271,7 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
                 actor,
                 reason,
             };
-            Event::of(&told, meta)
+            Event::of(&event, meta)
         }
         Progress::Completed => Event::of(
             &SagaCompleted {

@@ -1,5 +1,5 @@
-//! What somebody has done to a payment at the payment service itself, past the saga. Read after a refusal, which stands
-//! when there is nothing of the kind, and after an answer that was given before. Pure.
+//! Checks for changes that were made to a payment directly at the payment service. They are read after a refusal,
+//! which stands if there are none, and after a replayed response. Pure.
 
 use money::Money;
 use proto::{
@@ -12,22 +12,22 @@ use super::{done, malformed};
 use crate::{
     order::{Failure, Order},
     refund::{self, Refund},
-    saga::{Effect, Outcome, Paid, Step},
+    saga::{Effect, Outcome, PaymentTotals, Step},
 };
 
-/// What a refund step gives back of one payment.
+/// The part of a refund that a refund step refunds from one payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) purpose: PaymentPurpose,
     /// In minor units.
     pub(super) wanted: i64,
-    /// What the order's other refunds have given back of this payment, or are about to.
+    /// What the order's other refunds have refunded from this payment, or are about to.
     pub(super) others: i64,
 }
 
 impl Part {
-    /// The part of `refund` that `step` gives back; `refunds` are all of the order.
-    pub(super) fn of(refund: &Refund, refunds: &[Refund], step: Step) -> Part {
+    /// The part of `refund` that `step` refunds; `refunds` are all refunds of the order.
+    pub(super) fn new(refund: &Refund, refunds: &[Refund], step: Step) -> Part {
         let (purpose, amount): (_, fn(&Refund) -> i64) = match step {
             Step::RefundBalance => (PaymentPurpose::Balance, |refund| refund.balance),
             _ => (PaymentPurpose::Share, |refund| refund.share),
@@ -43,26 +43,26 @@ impl Part {
     }
 }
 
-/// What was taken and given back by a payment.
-pub(super) fn paid(payment: &Payment) -> Result<Paid, Status> {
-    Ok(Paid {
+/// The captured and refunded amounts of a payment.
+pub(super) fn totals(payment: &Payment) -> Result<PaymentTotals, Status> {
+    Ok(PaymentTotals {
         captured: minor(payment.captured.as_ref())?,
         refunded: minor(payment.refunded.as_ref())?,
         refunding: payment
             .refunds
             .iter()
             .any(|refund| refund.state() == RefundState::Pending),
-        undecided: is_open(payment) || payment.capture_pending,
+        undecided: is_undecided(payment) || payment.capture_pending,
     })
 }
 
-/// Whether the processor has not told yet whether it has set the money aside.
-pub(super) fn is_open(payment: &Payment) -> bool {
+/// Whether the processor has not reported yet whether it has authorized the payment.
+pub(super) fn is_undecided(payment: &Payment) -> bool {
     matches!(payment.state(), PaymentState::Authorizing | PaymentState::Unknown)
 }
 
-/// The payment of the share is over another amount than the order's share: nobody can say which of the two is meant.
-pub(super) fn another_amount(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+/// The payment of the share has another amount than the order's share, and it is unknown which one is correct.
+pub(super) fn check_amount(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     let Some(amount) = &payment.amount else {
         return Ok(None);
     };
@@ -71,18 +71,18 @@ pub(super) fn another_amount(order: &Order, payment: &Payment) -> Result<Option<
     Ok((amount != share).then(|| {
         stuck(format!(
             "the order has a payment of its share over {amount} instead of {share}: void it by hand, then retry the \
-             saga, which then gives the order up"
+             saga, which then ends the order"
         ))
     }))
 }
 
-/// The share was captured. What was given back since counts as not taken; when nothing is left, the order has no
-/// money any more.
-pub(super) fn captured(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+/// The share was captured. Later refunds do not matter unless everything was refunded: then the order has no
+/// payment any more.
+pub(super) fn check_captured(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
     }
-    let paid = decided(payment)?;
+    let paid = decided_totals(payment)?;
     if paid.captured == paid.refunded {
         return Ok(Some(Outcome::Refused {
             failure: Failure::new(
@@ -98,22 +98,22 @@ pub(super) fn captured(order: &Order, payment: &Payment) -> Result<Option<Outcom
     let (captured, share) = (order.money(paid.captured), order.money(order.price.patient_share));
     Ok(Some(stuck(format!(
         "of the share of {share} only {captured} was captured by hand, and the rest of the hold is released: refund the \
-         payment by hand and retry the saga, which then gives the order up"
+         payment by hand and retry the saga, which then ends the order"
     ))))
 }
 
-/// What is kept of a payment that was captured, in minor units.
-pub(super) fn kept(payment: &Payment) -> Result<Option<i64>, Status> {
+/// The amount of a captured payment that was not refunded, in minor units.
+pub(super) fn kept_amount(payment: &Payment) -> Result<Option<i64>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
     }
-    let paid = decided(payment)?;
+    let paid = decided_totals(payment)?;
     Ok(Some(paid.captured - paid.refunded))
 }
 
-/// A captured share cannot be let go; nothing of it is kept once it was given back.
-pub(super) fn given_back_whole(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
-    Ok(kept(payment)?.map(|kept| match kept {
+/// A captured share cannot be voided; it is done once everything was refunded.
+pub(super) fn check_fully_refunded(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+    Ok(kept_amount(payment)?.map(|kept| match kept {
         0 => done(),
         kept => stuck(format!(
             "the payment is captured and {} of it is kept: refund it by hand, then retry the saga",
@@ -122,25 +122,29 @@ pub(super) fn given_back_whole(order: &Order, payment: &Payment) -> Result<Optio
     }))
 }
 
-/// The balance was paid before it could be let go. The order must know of it first: what it gives back is never more
-/// than what it knows to be paid.
-pub(super) fn balance_paid(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
+/// The balance was paid before it could be voided. The order must have processed the payment's event first,
+/// because it never refunds more than it has recorded as paid.
+pub(super) fn check_balance_paid(order: &Order, payment: &Payment) -> Result<Option<Outcome>, Status> {
     if payment.state() != PaymentState::Captured {
         return Ok(None);
     }
-    let paid = decided(payment)?;
+    let paid = decided_totals(payment)?;
     if order.account.balance_paid < paid.captured {
         return Err(Status::unavailable(
-            "the order has not heard of the paid balance yet",
+            "the order has not recorded the paid balance yet",
         ));
     }
     let left = paid.captured - paid.refunded;
     Ok(Some(Outcome::Done(Effect::BalanceToRefund(left))))
 }
 
-/// A part of a refund was given back, by somebody.
-pub(super) fn given_back(order: &Order, payment: &Payment, part: &Part) -> Result<Option<Outcome>, Status> {
-    let paid = decided(payment)?;
+/// A part of a refund was made directly at the payment service.
+pub(super) fn check_refunded(
+    order: &Order,
+    payment: &Payment,
+    part: &Part,
+) -> Result<Option<Outcome>, Status> {
+    let paid = decided_totals(payment)?;
     let given = paid.refunded - part.others;
     if given >= part.wanted {
         return Ok(Some(done()));
@@ -149,7 +153,7 @@ pub(super) fn given_back(order: &Order, payment: &Payment, part: &Part) -> Resul
     if given <= 0 {
         return Ok(None);
     }
-    // Nor is the refund simply refused when the rest could still be given back: what was given would be forgotten.
+    // Even if the rest could be refunded, the refusal must not stand: the part that was refunded would be lost.
     let (wanted, given) = (part.wanted, order.money(given));
     Ok(Some(stuck(format!(
         "of {} that are to be given back {given} were given back by hand: refund the rest of it by hand, then retry the \
@@ -158,12 +162,13 @@ pub(super) fn given_back(order: &Order, payment: &Payment, part: &Part) -> Resul
     ))))
 }
 
-/// What was taken and given back, once no refund is on its way.
-fn decided(payment: &Payment) -> Result<Paid, Status> {
-    let paid = paid(payment)?;
-    match paid.refunding {
-        true => Err(Status::unavailable("a refund of the payment is on its way")),
-        false => Ok(paid),
+/// The captured and refunded amounts, once no refund is in progress.
+fn decided_totals(payment: &Payment) -> Result<PaymentTotals, Status> {
+    let paid = totals(payment)?;
+    if paid.refunding {
+        Err(Status::unavailable("a refund of the payment is in progress"))
+    } else {
+        Ok(paid)
     }
 }
 
@@ -179,5 +184,5 @@ fn minor(wire: Option<&WireMoney>) -> Result<i64, Status> {
 }
 
 #[cfg(test)]
-#[path = "by_hand_tests.rs"]
+#[path = "manual_changes_tests.rs"]
 mod tests;

@@ -1,54 +1,54 @@
-//! What a saga's movement means for the order, its refund, and the saga that may come next. Pure.
+//! Applies a saga's transition to the order, its refund, and the saga that may follow. Pure.
 
 use std::sync::Arc;
 
 use proto::claims::v1::ClaimDetails;
 use time::{Duration, OffsetDateTime};
 
-use super::{Effect, Kind, Saga, State, Step, decide::Movement};
+use super::{Effect, Kind, Saga, State, Step, transition::Transition};
 use crate::{
     order::{Failure, Order, State as OrderState, WrongState},
     refund::{Refund, RefundState},
     settlement::{DenialPolicy, Hold},
 };
 
-/// A saga on its way, with what it works on.
+/// A saga with the order and the refund that it changes.
 #[derive(Clone, Debug)]
-pub struct Run {
+pub struct SagaContext {
     pub saga: Saga,
     pub order: Order,
     pub refund: Option<Refund>,
-    /// The order's claim, if it is at hand.
+    /// The order's claim, if it is loaded.
     pub claim: Option<Arc<ClaimDetails>>,
-    /// The answer that was stored when the order came to rest.
-    pub answer: Option<Vec<u8>>,
-    /// The saga that goes on where this one has ended.
+    /// The response that was stored when the order came to rest.
+    pub response: Option<Vec<u8>>,
+    /// The saga that continues when this one has ended.
     pub(super) successor: Option<Saga>,
 }
 
-/// What the movements go by.
+/// Settings and the time that transitions depend on.
 pub struct Rules<'a> {
-    pub(super) denials: &'a DenialPolicy,
+    pub(super) denial_policy: &'a DenialPolicy,
     pub(super) payment_window: Duration,
-    pub(super) patience: Duration,
+    pub(super) stuck_after: Duration,
     /// By the database's clock.
     pub(super) now: OffsetDateTime,
 }
 
-impl Run {
-    /// A saga that has just begun or was read.
-    pub fn new(saga: Saga, order: Order) -> Run {
-        Run {
+impl SagaContext {
+    /// Creates the context of a saga that has just begun or was read.
+    pub fn new(saga: Saga, order: Order) -> SagaContext {
+        SagaContext {
             saga,
             order,
             refund: None,
             claim: None,
-            answer: None,
+            response: None,
             successor: None,
         }
     }
 
-    /// Whether whoever asked for it has an answer.
+    /// Whether the response to the request that began the saga can be stored.
     pub fn is_at_rest(&self) -> bool {
         match self.saga.kind {
             Kind::RefundOrder => self.saga.has_ended(),
@@ -56,56 +56,60 @@ impl Run {
         }
     }
 
-    /// Where everything is after `movement`.
-    pub(super) fn moved(&self, movement: &Movement, rules: &Rules<'_>) -> Result<Run, WrongState> {
+    /// The context after `transition`.
+    pub(super) fn apply(
+        &self,
+        transition: &Transition,
+        rules: &Rules<'_>,
+    ) -> Result<SagaContext, WrongState> {
         let mut next = self.clone();
-        match movement {
-            // Two steps, as if each had been a call of its own.
-            Movement::Succeeded(Effect::PaymentCaptured(id)) => {
-                let authorized = Movement::Succeeded(Effect::PaymentAuthorized(*id));
-                let captured = Movement::Succeeded(Effect::Nothing);
-                return self.moved(&authorized, rules)?.moved(&captured, rules);
+        match transition {
+            // Two transitions, as if authorization and capture had been separate calls.
+            Transition::Succeeded(Effect::PaymentCaptured(id)) => {
+                let authorized = Transition::Succeeded(Effect::PaymentAuthorized(*id));
+                let captured = Transition::Succeeded(Effect::Nothing);
+                return self.apply(&authorized, rules)?.apply(&captured, rules);
             }
-            Movement::Succeeded(effect) => {
-                next.take_effect(effect);
-                next.saga.succeeded(effect.text());
+            Transition::Succeeded(effect) => {
+                next.apply_effect(effect);
+                next.saga.complete_step(effect.describe());
             }
-            Movement::Refused { failure, undo } => {
-                next.saga.refused(&failure.reason, *undo);
+            Transition::Refused { failure, undo } => {
+                next.saga.fail_step(&failure.reason, *undo);
                 next.fail(failure)?;
             }
-            Movement::AwaitMethod { payment_id } => {
+            Transition::AwaitPaymentMethod { payment_id } => {
                 next.order
                     .await_payment(*payment_id, rules.now + rules.payment_window)?;
                 let until = next.order.expires_at.unwrap_or(rules.now);
                 next.saga.wait(until, false);
-                next.saga.be_patient_until(until, rules.patience);
+                next.saga.extend_deadline(until, rules.stuck_after);
             }
-            Movement::AwaitOutcome { payment_id, pause } => {
-                next.order.payment_begun(*payment_id);
+            Transition::AwaitPaymentOutcome { payment_id, pause } => {
+                next.order.set_payment(*payment_id);
                 next.saga.wait(rules.now + *pause, true);
             }
-            Movement::Retry { pause, counted } => next.saga.retry(rules.now + *pause, *counted),
-            Movement::Stuck { reason, pause } => next.saga.stuck(reason, rules.now + *pause),
-            Movement::HandedOver => next.saga.hand_over(rules.now),
-            Movement::NothingToDo => next.saga.nothing_to_do(),
+            Transition::Retry { pause, counted } => next.saga.retry(rules.now + *pause, *counted),
+            Transition::Stuck { reason, pause } => next.saga.mark_stuck(reason, rules.now + *pause),
+            Transition::Requeue => next.saga.requeue(rules.now),
+            Transition::EmptyPlan => next.saga.complete_empty_plan(),
         }
-        next.follow(rules)?;
-        next.count_change_since(self);
+        next.update_order(rules)?;
+        next.touch_if_busy_changed(self);
         Ok(next)
     }
 
-    pub(super) fn count_change_since(&mut self, before: &Run) {
+    pub(super) fn touch_if_busy_changed(&mut self, before: &SagaContext) {
         if self.order.busy != before.order.busy && self.order.version == before.order.version {
             self.order.touch();
         }
     }
 
-    fn take_effect(&mut self, effect: &Effect) {
+    fn apply_effect(&mut self, effect: &Effect) {
         match effect {
             Effect::Nothing | Effect::ClaimSubmitted { rejection: None } => {}
-            Effect::ClaimPrepared(id) => self.order.claim_prepared(*id),
-            Effect::PaymentAuthorized(id) | Effect::PaymentCaptured(id) => self.order.payment_begun(*id),
+            Effect::ClaimPrepared(id) => self.order.set_claim(*id),
+            Effect::PaymentAuthorized(id) | Effect::PaymentCaptured(id) => self.order.set_payment(*id),
             Effect::BalanceToRefund(left) => {
                 if let Some(refund) = &mut self.refund {
                     refund.balance = *left;
@@ -125,8 +129,8 @@ impl Run {
         }
     }
 
-    /// Brings the order to where its saga has come.
-    pub(super) fn follow(&mut self, rules: &Rules<'_>) -> Result<(), WrongState> {
+    /// Updates the order to the state of its saga.
+    pub(super) fn update_order(&mut self, rules: &Rules<'_>) -> Result<(), WrongState> {
         let unconfirmed = matches!(
             self.order.state,
             OrderState::Pending | OrderState::AwaitingPayment
@@ -144,35 +148,36 @@ impl Run {
                 if unconfirmed {
                     self.order.confirm()?;
                 }
-                // With nothing to capture and nothing to file, no step says that it goes straight on.
+                // Without anything to capture or submit, the plan does not show that the order is fulfilled at
+                // once.
                 if fulfils || self.order.immediate {
                     self.fulfil(rules)?;
                 }
-                self.release();
+                self.clear_busy();
                 Ok(())
             }
             (State::Completed, Kind::FulfilOrder) => {
                 self.fulfil(rules)?;
-                self.release();
+                self.clear_busy();
                 Ok(())
             }
             (State::Completed, Kind::CancelOrder)
             | (State::Compensated, Kind::PlaceOrder | Kind::CancelOrder) => {
-                self.order.undone()?;
-                self.release();
+                self.order.mark_undone()?;
+                self.clear_busy();
                 Ok(())
             }
             (State::Compensated, Kind::FulfilOrder) => {
-                self.give_up(rules);
+                self.begin_cancellation(rules);
                 Ok(())
             }
-            (State::Completed, Kind::RefundOrder) => self.refunded(),
+            (State::Completed, Kind::RefundOrder) => self.apply_refund(),
             (State::Compensated, Kind::RefundOrder) => {
                 self.end_refund(RefundState::Failed);
                 self.order.touch();
-                // Its balance may have been let go.
+                // The payment of the balance may have been voided.
                 if self.refund.as_ref().is_some_and(|refund| refund.whole) {
-                    self.order.balance_let_go();
+                    self.order.request_balance_again();
                 }
                 Ok(())
             }
@@ -187,18 +192,18 @@ impl Run {
 
     fn fulfil(&mut self, rules: &Rules<'_>) -> Result<(), WrongState> {
         self.order.fulfil()?;
-        self.order.settle(rules.denials)
+        self.order.settle(rules.denial_policy)
     }
 
-    fn refunded(&mut self) -> Result<(), WrongState> {
+    fn apply_refund(&mut self) -> Result<(), WrongState> {
         match &self.refund {
-            // All of it was left out.
+            // All of it was skipped by operators.
             Some(refund) if refund.amount() == 0 && !(refund.whole && self.order.is_insured()) => {
                 self.end_refund(RefundState::Failed);
                 self.order.touch();
                 return Ok(());
             }
-            Some(refund) => self.order.refunded(refund)?,
+            Some(refund) => self.order.apply_refund(refund)?,
             None => {}
         }
         self.end_refund(RefundState::Done);
@@ -211,13 +216,13 @@ impl Run {
         }
     }
 
-    /// The order may be decided about by others again.
-    fn release(&mut self) {
+    /// Allows other sagas to change the order again.
+    fn clear_busy(&mut self) {
         self.order.busy = false;
     }
 
-    /// An order whose money cannot be taken any more is cancelled, by the saga for that.
-    fn give_up(&mut self, rules: &Rules<'_>) {
+    /// Begins the saga that cancels an order whose payment can no longer be captured.
+    fn begin_cancellation(&mut self, rules: &Rules<'_>) {
         let order = &mut self.order;
         let plan = Kind::cancel(order);
         let saga = Saga::begin(
@@ -225,7 +230,7 @@ impl Run {
             plan,
             order.facility.clone(),
             order.id,
-            rules.now + rules.patience,
+            rules.now + rules.stuck_after,
         );
         order.saga_id = saga.id;
         self.successor = Some(saga);

@@ -1,4 +1,4 @@
-//! What alarms are made of: the sagas that have not ended, by state, their age, and how many take too long.
+//! The gauges that alerts are based on: open sagas by state, their age, and how many are overdue.
 
 use std::time::Duration;
 
@@ -11,34 +11,34 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::State;
-use crate::store::sagas::{self, Open};
+use crate::store::sagas::{self, OpenSagas};
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_secs(5);
+/// Time between two measurements.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The states of a saga that has not ended.
 const OPEN: [State; 4] = [State::Running, State::Waiting, State::Compensating, State::Stuck];
 
-/// Measures until `shutdown`. Every replica tells the same figures, those of all facilities.
-pub async fn measure(database: Database, shutdown: CancellationToken) {
+/// Records the gauges until `shutdown`. Every replica reports the same figures, for all facilities.
+pub async fn run_metrics(database: Database, shutdown: CancellationToken) {
     let gauges = Gauges::new(&global::meter("order"));
-    let mut interval = tokio::time::interval(EVERY);
+    let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = interval.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        // A database that is down is readiness's business.
-        if let Ok(open) = look(&database).await {
+        // Readiness reports a database that is down.
+        if let Ok(open) = read(&database).await {
             gauges.record(&open);
         }
     }
 }
 
-async fn look(database: &Database) -> Result<Vec<Open>, sqlx::Error> {
+async fn read(database: &Database) -> Result<Vec<OpenSagas>, sqlx::Error> {
     let mut tx = database.begin_system().await?;
-    let open = sagas::open(&mut tx).await?;
+    let open = sagas::count_open(&mut tx).await?;
     tx.commit().await?;
     Ok(open)
 }
@@ -69,8 +69,8 @@ impl Gauges {
         }
     }
 
-    /// A state without a saga is told as zero: an alarm must be able to end.
-    fn record(&self, open: &[Open]) {
+    /// A state without sagas is recorded as zero, so that alerts can end.
+    fn record(&self, open: &[OpenSagas]) {
         for state in OPEN {
             let labels = [KeyValue::new("weft.saga.state", state.name())];
             let row = open.iter().find(|row| row.state == state.name());

@@ -25,41 +25,42 @@ fn reason(outcome: Result<Option<Outcome>, Status>) -> String {
 }
 
 #[test]
-fn a_share_that_was_captured_by_hand_is_captured_and_a_part_of_it_needs_a_person() {
+fn a_manually_captured_share_is_accepted_and_a_partly_captured_one_is_stuck() {
     let order = insured(50_000, 10_000, 40_000);
-    let of = |captured, refunded| captured_of(&order, captured, refunded);
-    assert_eq!(of(10_000, 0).unwrap(), Some(done()));
-    assert_eq!(of(10_000, 2_000).unwrap(), Some(done()));
-    assert!(reason(of(4_000, 0)).starts_with("stuck: of the share of 100.00 only 40.00"));
-    assert_eq!(reason(of(10_000, 10_000)), "PAYMENT_REFUNDED");
-    assert_eq!(reason(of(4_000, 4_000)), "PAYMENT_REFUNDED");
+    let outcome = |captured, refunded| captured_of(&order, captured, refunded);
+    assert_eq!(outcome(10_000, 0).unwrap(), Some(done()));
+    assert_eq!(outcome(10_000, 2_000).unwrap(), Some(done()));
+    assert!(reason(outcome(4_000, 0)).starts_with("stuck: of the share of 100.00 only 40.00"));
+    assert_eq!(reason(outcome(10_000, 10_000)), "PAYMENT_REFUNDED");
+    assert_eq!(reason(outcome(4_000, 4_000)), "PAYMENT_REFUNDED");
     let authorized = payment(PaymentState::Authorized, 10_000, 0, 0);
-    assert_eq!(captured(&order, &authorized).unwrap(), None);
+    assert_eq!(check_captured(&order, &authorized).unwrap(), None);
 }
 
 fn captured_of(order: &Order, taken: i64, given: i64) -> Result<Option<Outcome>, Status> {
-    captured(
+    check_captured(
         order,
         &payment(PaymentState::Captured, order.price.patient_share, taken, given),
     )
 }
 
 #[test]
-fn nothing_is_cancelled_while_captured_money_is_kept() {
+fn a_captured_share_must_be_refunded_before_a_cancellation() {
     let order = insured(50_000, 10_000, 40_000);
-    let of = |refunded| given_back_whole(&order, &payment(PaymentState::Captured, 10_000, 10_000, refunded));
-    assert_eq!(of(10_000).unwrap(), Some(done()));
-    assert!(reason(of(9_000)).contains("10.00 of it is kept"));
+    let outcome =
+        |refunded| check_fully_refunded(&order, &payment(PaymentState::Captured, 10_000, 10_000, refunded));
+    assert_eq!(outcome(10_000).unwrap(), Some(done()));
+    assert!(reason(outcome(9_000)).contains("10.00 of it is kept"));
     let mut refunding = payment(PaymentState::Captured, 10_000, 10_000, 9_000);
     refunding.refunds = vec![WireRefund {
         state: RefundState::Pending.into(),
         ..WireRefund::default()
     }];
-    assert!(given_back_whole(&order, &refunding).is_err());
+    assert!(check_fully_refunded(&order, &refunding).is_err());
 }
 
 #[test]
-fn a_refund_that_was_made_by_hand_is_made_and_a_part_of_it_needs_a_person() {
+fn a_manual_refund_is_accepted_and_a_partial_one_is_stuck() {
     let order = insured(50_000, 10_000, 40_000);
     let refund = |id, share, state| Refund {
         id,
@@ -79,25 +80,25 @@ fn a_refund_that_was_made_by_hand_is_made_and_a_part_of_it_needs_a_person() {
         refund(Uuid::now_v7(), 4_000, refund::RefundState::Done),
         refund(Uuid::now_v7(), 9_000, refund::RefundState::Failed),
     ];
-    let part = Part::of(&this, &all, Step::RefundPayment);
+    let part = Part::new(&this, &all, Step::RefundPayment);
     assert_eq!((part.wanted, part.others), (6_000, 4_000));
-    let of = |refunded| {
+    let outcome = |refunded| {
         let payment = payment(PaymentState::Captured, 10_000, 10_000, refunded);
-        given_back(&order, &payment, &part)
+        check_refunded(&order, &payment, &part)
     };
-    assert_eq!(of(10_000).unwrap(), Some(done()));
-    assert!(reason(of(5_000)).contains("10.00 were given back by hand"));
-    // With enough left to give back all that is wanted, a part of it is given back all the same.
+    assert_eq!(outcome(10_000).unwrap(), Some(done()));
+    assert!(reason(outcome(5_000)).contains("10.00 were given back by hand"));
+    // Even if enough is left to refund the full amount, a part of it was refunded.
     let enough_left = payment(PaymentState::Captured, 20_000, 20_000, 5_000);
-    let found = given_back(&order, &enough_left, &part);
+    let found = check_refunded(&order, &enough_left, &part);
     assert!(reason(found).contains("10.00 were given back by hand"));
-    // It has another reason: the processor refuses, for one.
-    assert_eq!(of(4_000).unwrap(), None);
+    // The refusal has another reason, for example the processor's refusal.
+    assert_eq!(outcome(4_000).unwrap(), None);
 }
 
 #[test]
-fn what_the_processor_has_not_told_is_undecided() {
-    let undecided = |payment: &Payment| paid(payment).unwrap().undecided;
+fn a_payment_without_a_processor_outcome_is_undecided() {
+    let undecided = |payment: &Payment| totals(payment).unwrap().undecided;
     for state in [PaymentState::Authorizing, PaymentState::Unknown] {
         assert!(undecided(&payment(state, 10_000, 0, 0)));
     }
@@ -108,13 +109,13 @@ fn what_the_processor_has_not_told_is_undecided() {
 }
 
 #[test]
-fn a_balance_that_was_paid_meanwhile_is_given_back_once_the_order_knows_of_it() {
+fn a_balance_paid_in_the_meantime_is_refunded_once_the_order_has_recorded_it() {
     let mut order = insured(50_000, 10_000, 40_000);
     let paid = payment(PaymentState::Captured, 8_000, 8_000, 0);
-    assert!(balance_paid(&order, &paid).is_err());
+    assert!(check_balance_paid(&order, &paid).is_err());
     order.account.balance_paid = 8_000;
     assert_eq!(
-        balance_paid(&order, &paid).unwrap(),
+        check_balance_paid(&order, &paid).unwrap(),
         Some(Outcome::Done(Effect::BalanceToRefund(8_000)))
     );
 }

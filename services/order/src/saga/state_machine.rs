@@ -1,30 +1,30 @@
-//! How a saga moves: the transitions of its state machine. When it goes on is told by the database's clock, which says when
-//! it is due; the record of what has happened has the times of the process.
+//! The transitions of the saga's state machine. Due times are by the database's clock; times in the history are by
+//! the process's clock.
 
 use time::{Duration, OffsetDateTime};
 
-use super::{Ended, Ending, Progress, Saga, State, Statement};
+use super::{FinishedStep, OperatorNote, Progress, Saga, State, StepEnding};
 
 impl Saga {
-    /// The current action took effect.
-    pub fn succeeded(&mut self, result: String) {
+    /// The current action has succeeded.
+    pub fn complete_step(&mut self, result: String) {
         let Some(action) = self.action() else { return };
-        self.end_step(Ending::Succeeded, result);
+        self.end_step(StepEnding::Succeeded, result);
         self.record(Progress::StepCompleted(action));
         self.advance();
     }
 
-    /// A plan without steps is done as it begins.
-    pub fn nothing_to_do(&mut self) {
+    /// Completes a plan without steps.
+    pub fn complete_empty_plan(&mut self) {
         if self.plan.is_empty() && !self.has_ended() {
             self.finish(State::Completed, Progress::Completed);
         }
     }
 
-    /// The current step will never succeed: what was done before is undone, in reverse. `undo`: also this step, because
-    /// something may be left over of it.
-    pub fn refused(&mut self, reason: &str, undo: bool) {
-        self.end_step(Ending::Failed, reason.to_owned());
+    /// The current step will never succeed: the steps before it are undone in reverse order. `undo`: this step
+    /// too, because it may have had an effect.
+    pub fn fail_step(&mut self, reason: &str, undo: bool) {
+        self.end_step(StepEnding::Failed, reason.to_owned());
         self.backward = true;
         self.state = State::Compensating;
         reason.clone_into(&mut self.reason);
@@ -34,7 +34,7 @@ impl Saga {
         self.seek_undo(self.position + usize::from(undo));
     }
 
-    /// The current action waits for something outside, at most until `wake_at`.
+    /// The current action waits for an external event until `wake_at` at the latest.
     pub fn wait(&mut self, wake_at: OffsetDateTime, counted: bool) {
         if self.state == State::Running {
             self.state = State::Waiting;
@@ -44,12 +44,13 @@ impl Saga {
         self.touch();
     }
 
-    /// It counts as stuck only `patience` after `time`, which is somebody else's.
-    pub fn be_patient_until(&mut self, time: OffsetDateTime, patience: Duration) {
-        self.deadline_at = self.deadline_at.max(time + patience);
+    /// Moves the deadline to at least `stuck_after` after `time`, because the saga waits for an external party
+    /// until then.
+    pub fn extend_deadline(&mut self, time: OffsetDateTime, stuck_after: Duration) {
+        self.deadline_at = self.deadline_at.max(time + stuck_after);
     }
 
-    /// The current action failed and is tried again at `wake_at`. `counted`: it had all the time it needed.
+    /// The current action has failed and is retried at `wake_at`. `counted`: the try had its full time.
     pub fn retry(&mut self, wake_at: OffsetDateTime, counted: bool) {
         if self.state == State::Waiting {
             self.state = State::Running;
@@ -59,14 +60,15 @@ impl Saga {
         self.touch();
     }
 
-    /// Its driver leaves it to another one, at once.
-    pub fn hand_over(&mut self, now: OffsetDateTime) {
+    /// Makes the saga due at once for another driver.
+    pub fn requeue(&mut self, now: OffsetDateTime) {
         self.wake_at = Some(now);
         self.touch();
     }
 
-    /// A person should look. It is tried again at `wake_at` all the same: what was down may come back.
-    pub fn stuck(&mut self, reason: &str, wake_at: OffsetDateTime) {
+    /// Marks the saga as stuck; an operator should look at it. It is still retried at `wake_at`, because an outage
+    /// may end.
+    pub fn mark_stuck(&mut self, reason: &str, wake_at: OffsetDateTime) {
         self.wake_at = Some(wake_at);
         self.attempts += 1;
         if self.state == State::Stuck {
@@ -83,8 +85,8 @@ impl Saga {
         }
     }
 
-    /// An operator wakes it: at once, with its attempts counted from zero and another `patience`.
-    pub fn wake(&mut self, now: OffsetDateTime, patience: Duration) {
+    /// An operator wakes the saga: it is due at once, with zero attempts and a new deadline.
+    pub fn wake(&mut self, now: OffsetDateTime, stuck_after: Duration) {
         if self.state == State::Stuck {
             self.state = if self.backward {
                 State::Compensating
@@ -94,43 +96,44 @@ impl Saga {
             self.reason.clear();
         }
         self.attempts = 0;
-        self.deadline_at = now + patience;
+        self.deadline_at = now + stuck_after;
         self.wake_at = Some(now);
         self.touch();
     }
 
-    /// An operator leaves the current action out. It goes on with the next one at once, with another `patience`.
-    pub fn skipped(&mut self, by: &Statement, now: OffsetDateTime, patience: Duration) {
+    /// An operator skips the current action. The next one is due at once, with a new deadline.
+    pub fn skip_step(&mut self, by: &OperatorNote, now: OffsetDateTime, stuck_after: Duration) {
         let Some(action) = self.action() else { return };
-        self.end_step(Ending::Skipped, by.reason.clone());
+        self.end_step(StepEnding::Skipped, by.reason.clone());
         let by = by.clone();
         self.record(Progress::Skipped { action, by });
         self.advance();
         if !self.has_ended() {
-            self.wake(now, patience);
+            self.wake(now, stuck_after);
         }
     }
 
-    /// An operator ends it in the direction that it has.
-    pub fn force_completed(&mut self, by: &Statement) {
+    /// An operator ends the saga in its current direction.
+    pub fn force_complete(&mut self, by: &OperatorNote) {
         let Some(action) = self.action() else { return };
-        self.end_step(Ending::Skipped, by.reason.clone());
+        self.end_step(StepEnding::Skipped, by.reason.clone());
         let by = by.clone();
         self.record(Progress::ForceCompleted { action, by });
-        match self.backward {
-            true => self.finish(State::Compensated, Progress::Compensated),
-            false => self.finish(State::Completed, Progress::Completed),
+        if self.backward {
+            self.finish(State::Compensated, Progress::Compensated)
+        } else {
+            self.finish(State::Completed, Progress::Completed)
         }
     }
 
-    /// Another saga takes its work over; whoever still drives it is fenced off.
-    pub fn superseded(&mut self, reason: &str) {
+    /// Another saga takes over; the new epoch fences off the current driver.
+    pub fn supersede(&mut self, reason: &str) {
         self.epoch += 1;
         reason.clone_into(&mut self.reason);
         self.finish(State::Compensated, Progress::Compensated);
     }
 
-    /// Goes on after the current action has ended.
+    /// Continues after the current action.
     fn advance(&mut self) {
         if self.backward {
             self.seek_undo(self.position);
@@ -146,7 +149,7 @@ impl Saga {
     fn seek_undo(&mut self, end: usize) {
         let undone_next = self.plan[..end.min(self.plan.len())]
             .iter()
-            .rposition(|step| step.undoing().is_some());
+            .rposition(|step| step.undo_step().is_some());
         match undone_next {
             Some(position) => {
                 self.state = State::Compensating;
@@ -163,9 +166,9 @@ impl Saga {
         self.begun_at = OffsetDateTime::now_utc();
     }
 
-    fn end_step(&mut self, ending: Ending, result: String) {
+    fn end_step(&mut self, ending: StepEnding, result: String) {
         let Some(action) = self.action() else { return };
-        self.ended.push(Ended {
+        self.finished_steps.push(FinishedStep {
             action,
             ending,
             result,

@@ -21,10 +21,10 @@ fn reason(outcome: Result<Outcome, Status>) -> (String, bool) {
 }
 
 #[test]
-fn an_unknown_outcome_is_waited_for() {
+fn an_unknown_outcome_is_awaited() {
     let order = insured(1_000, 1_000, 0);
     for state in [PaymentState::Unknown, PaymentState::Authorizing] {
-        let outcome = authorization(&order, &payment(state, ""), NOW).unwrap();
+        let outcome = authorization_outcome(&order, &payment(state, ""), NOW).unwrap();
         assert_eq!(outcome, Outcome::Wait(Wait::PaymentOutcome(Uuid::nil())));
     }
 }
@@ -34,7 +34,7 @@ fn a_decline_ends_an_order_that_named_its_method_and_not_one_that_waits_for_one(
     let mut order = insured(1_000, 1_000, 0);
     let declined = payment(PaymentState::Declined, "INSUFFICIENT_FUNDS");
     assert_eq!(
-        reason(authorization(&order, &declined, NOW)),
+        reason(authorization_outcome(&order, &declined, NOW)),
         ("INSUFFICIENT_FUNDS".into(), true)
     );
 
@@ -42,15 +42,15 @@ fn a_decline_ends_an_order_that_named_its_method_and_not_one_that_waits_for_one(
     order
         .await_payment(Uuid::nil(), NOW + time::Duration::seconds(60))
         .unwrap();
-    let waiting = authorization(&order, &declined, NOW).unwrap();
+    let waiting = authorization_outcome(&order, &declined, NOW).unwrap();
     assert_eq!(waiting, Outcome::Wait(Wait::PaymentMethod(Uuid::nil())));
 
     order.expires_at = Some(NOW);
     assert_eq!(
-        reason(authorization(&order, &declined, NOW)),
+        reason(authorization_outcome(&order, &declined, NOW)),
         ("PAYMENT_WINDOW_PASSED".into(), true)
     );
-    // Money that is on its way when the window closes is not given up on.
-    let outcome = authorization(&order, &payment(PaymentState::Unknown, ""), NOW).unwrap();
+    // A payment with an unknown outcome is awaited even after the window has closed.
+    let outcome = authorization_outcome(&order, &payment(PaymentState::Unknown, ""), NOW).unwrap();
     assert_eq!(outcome, Outcome::Wait(Wait::PaymentOutcome(Uuid::nil())));
 }

@@ -1,29 +1,29 @@
-//! What follows from one try at a step.
+//! Chooses the transition after a try of a step.
 
 use mesh::Context;
 use time::{Duration, OffsetDateTime};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{Caller, Effect, Outcome, Saga, Wait, outcome};
+use super::{Effect, Origin, Outcome, Saga, Wait, outcome};
 use crate::{config, order::Failure};
 
-/// How a saga moves after a try.
+/// A transition of a saga after a try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Movement {
+pub(super) enum Transition {
     Succeeded(Effect),
     Refused {
         failure: Failure,
         undo: bool,
     },
-    AwaitMethod {
+    AwaitPaymentMethod {
         payment_id: Uuid,
     },
-    AwaitOutcome {
+    AwaitPaymentOutcome {
         payment_id: Uuid,
         pause: Duration,
     },
-    /// `counted`: the try had all the time it needed.
+    /// `counted`: the try had its full time.
     Retry {
         pause: Duration,
         counted: bool,
@@ -32,81 +32,86 @@ pub(super) enum Movement {
         reason: String,
         pause: Duration,
     },
-    /// Its next step calls a participant that the worker has no place at.
-    HandedOver,
-    /// Its plan has no steps.
-    NothingToDo,
+    /// The next step calls a participant without a free slot.
+    Requeue,
+    /// The plan has no steps.
+    EmptyPlan,
 }
 
-/// Decides by what a try came to. Before the pivot a step that keeps failing is given up, with what it may have left
-/// undone; from the pivot on it is tried until it succeeds, and counts as stuck when that takes too long.
+/// Chooses the transition by the result of a try. Before the pivot a step that keeps failing is abandoned and
+/// undone; from the pivot on it is retried until it succeeds, and the saga counts as stuck when that takes too
+/// long.
 pub(super) fn decide(
     saga: &Saga,
     (settings, now): (&config::Saga, OffsetDateTime),
-    (caller, context): (&Caller, &Context),
+    (origin, context): (&Origin, &Context),
     tried: Result<Outcome, Status>,
-) -> Movement {
+) -> Transition {
     let tries = saga.attempts + 1;
     let overdue = saga.deadline_at <= now;
     let pause = settings.backoff(tries);
     let status = match tried {
-        Ok(Outcome::Done(effect)) => return Movement::Succeeded(effect),
-        Ok(Outcome::Refused { failure, undo }) => return Movement::Refused { failure, undo },
+        Ok(Outcome::Done(effect)) => return Transition::Succeeded(effect),
+        Ok(Outcome::Refused { failure, undo }) => return Transition::Refused { failure, undo },
         Ok(Outcome::Stuck { reason }) => {
             let pause = settings.stuck_retry();
-            return Movement::Stuck { reason, pause };
+            return Transition::Stuck { reason, pause };
         }
-        Ok(Outcome::Wait(Wait::PaymentMethod(payment_id))) => return Movement::AwaitMethod { payment_id },
+        Ok(Outcome::Wait(Wait::PaymentMethod(payment_id))) => {
+            return Transition::AwaitPaymentMethod { payment_id };
+        }
         Ok(Outcome::Wait(Wait::PaymentOutcome(_))) if overdue => {
-            let reason = "the processor has not told the outcome of the payment".to_owned();
-            return Movement::Stuck {
+            let reason = "the processor has not reported the outcome of the payment".to_owned();
+            return Transition::Stuck {
                 reason,
                 pause: settings.stuck_retry(),
             };
         }
         Ok(Outcome::Wait(Wait::PaymentOutcome(payment_id))) => {
-            return Movement::AwaitOutcome { payment_id, pause };
+            return Transition::AwaitPaymentOutcome { payment_id, pause };
         }
         Err(status) => status,
     };
-    let stuck = || Movement::Stuck {
-        reason: outcome::text(&status),
+    let stuck = || Transition::Stuck {
+        reason: outcome::describe(&status),
         pause: settings.stuck_retry(),
     };
     if !outcome::is_transient(&status) {
-        return match saga.may_turn_back() {
-            true => Movement::Refused {
-                failure: outcome::failure(&status),
+        return if saga.can_compensate() {
+            Transition::Refused {
+                failure: outcome::to_failure(&status),
                 undo: false,
-            },
-            false => stuck(),
+            }
+        } else {
+            stuck()
         };
     }
-    if is_impatience(caller, context, &status) && !overdue {
-        return Movement::Retry {
+    if is_caller_timeout(origin, context, &status) && !overdue {
+        return Transition::Retry {
             pause: Duration::ZERO,
             counted: false,
         };
     }
     let exhausted = tries >= settings.step_tries;
-    if exhausted && saga.may_turn_back() && !saga.is_at_pivot() {
-        return Movement::Refused {
-            failure: outcome::failure(&status),
+    if exhausted && saga.can_compensate() && !saga.is_at_pivot() {
+        return Transition::Refused {
+            failure: outcome::to_failure(&status),
             undo: true,
         };
     }
     if overdue || (exhausted && saga.backward) {
         return stuck();
     }
-    Movement::Retry { pause, counted: true }
+    Transition::Retry { pause, counted: true }
 }
 
-/// Whether the caller has no more time, which says nothing about the step. A call ends a little before its caller's
-/// deadline, and the callee may have given up earlier still: in a caller's time, running out of it is never counted.
-fn is_impatience(caller: &Caller, context: &Context, status: &Status) -> bool {
+/// Whether the caller's time was over, which says nothing about the step. A call ends a little before its caller's
+/// deadline, and the callee may have stopped even earlier: in a request, a try that ran out of time is never
+/// counted.
+fn is_caller_timeout(origin: &Origin, context: &Context, status: &Status) -> bool {
     let late = context.remaining().is_some_and(|left| left.is_zero());
     let cut_off = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
-    matches!(caller, Caller::Waiting(_)) && (late || cut_off)
+    matches!(origin, Origin::Request(_)) && (late || cut_off)
 }
 
 #[cfg(test)]
@@ -137,8 +142,8 @@ mod tests {
         saga
     }
 
-    fn after(saga: &Saga, status: Status) -> Movement {
-        let own = (&Caller::Nobody, &Context::new());
+    fn after(saga: &Saga, status: Status) -> Transition {
+        let own = (&Origin::Background, &Context::new());
         decide(
             saga,
             (&config::Saga::default(), NOW),
@@ -148,59 +153,59 @@ mod tests {
     }
 
     #[test]
-    fn what_was_done_by_hand_in_part_is_never_a_refusal() {
+    fn a_step_that_was_partly_done_manually_is_stuck_and_never_refused() {
         let reason = "only a part was captured".to_owned();
         let stuck = Ok(Outcome::Stuck {
             reason: reason.clone(),
         });
-        let own = (&Caller::Nobody, &Context::new());
-        let moved = decide(&at(2, 0), (&config::Saga::default(), NOW), own, stuck);
-        assert!(matches!(moved, Movement::Stuck { reason: found, .. } if found == reason));
+        let own = (&Origin::Background, &Context::new());
+        let transition = decide(&at(2, 0), (&config::Saga::default(), NOW), own, stuck);
+        assert!(matches!(transition, Transition::Stuck { reason: found, .. } if found == reason));
     }
 
     #[test]
-    fn before_the_pivot_a_step_that_keeps_failing_is_given_up_and_undone() {
+    fn before_the_pivot_a_step_that_keeps_failing_is_abandoned_and_undone() {
         assert!(matches!(
             after(&at(1, 3), Status::unavailable("")),
-            Movement::Retry { counted: true, .. }
+            Transition::Retry { counted: true, .. }
         ));
         assert!(matches!(
             after(&at(1, 19), Status::unavailable("")),
-            Movement::Refused { undo: true, .. }
+            Transition::Refused { undo: true, .. }
         ));
         assert!(matches!(
             after(&at(1, 0), Status::failed_precondition("")),
-            Movement::Refused { undo: false, .. }
+            Transition::Refused { undo: false, .. }
         ));
     }
 
     #[test]
-    fn the_pivot_is_refused_only_by_an_answer() {
+    fn the_pivot_is_refused_only_by_the_callees_response() {
         assert!(matches!(
             after(&at(2, 500), Status::unavailable("")),
-            Movement::Retry { .. }
+            Transition::Retry { .. }
         ));
         assert!(matches!(
             after(&at(2, 0), Status::failed_precondition("")),
-            Movement::Refused { .. }
+            Transition::Refused { .. }
         ));
     }
 
     #[test]
-    fn after_the_pivot_nothing_turns_back() {
+    fn after_the_pivot_nothing_is_compensated() {
         assert!(matches!(
             after(&at(3, 500), Status::unavailable("")),
-            Movement::Retry { .. }
+            Transition::Retry { .. }
         ));
         assert!(matches!(
             after(&at(3, 0), Status::failed_precondition("")),
-            Movement::Stuck { .. }
+            Transition::Stuck { .. }
         ));
         let mut late = at(3, 0);
         late.deadline_at = NOW;
         assert!(matches!(
             after(&late, Status::unavailable("")),
-            Movement::Stuck { .. }
+            Transition::Stuck { .. }
         ));
     }
 
@@ -210,31 +215,31 @@ mod tests {
         saga.backward = true;
         assert!(matches!(
             after(&saga, Status::unavailable("")),
-            Movement::Stuck { .. }
+            Transition::Stuck { .. }
         ));
     }
 
     #[tokio::test]
-    async fn a_callers_deadline_is_no_failed_try() {
-        // The call ends before the caller's time is quite over.
+    async fn a_try_that_ends_at_the_callers_deadline_is_not_counted() {
+        // The call ends a little before the caller's deadline.
         for left in [std::time::Duration::ZERO, std::time::Duration::from_secs(60)] {
             let context = Context::new().with_timeout(left);
-            let caller = Caller::Waiting(context.clone());
-            let failed = |caller: &Caller| {
+            let origin = Origin::Request(context.clone());
+            let failed = |origin: &Origin| {
                 let late = Err(Status::deadline_exceeded("out of time"));
                 let by = (&config::Saga::default(), NOW);
-                decide(&at(1, 19), by, (caller, &context), late)
+                decide(&at(1, 19), by, (origin, &context), late)
             };
             assert_eq!(
-                failed(&caller),
-                Movement::Retry {
+                failed(&origin),
+                Transition::Retry {
                     pause: Duration::ZERO,
                     counted: false
                 }
             );
             assert!(matches!(
-                failed(&Caller::Nobody),
-                Movement::Refused { undo: true, .. }
+                failed(&Origin::Background),
+                Transition::Refused { undo: true, .. }
             ));
         }
     }
