@@ -31,7 +31,7 @@ pub fn asyncapi(descriptors: &[u8]) -> Result<Value, Error> {
         });
         channels.insert(subject.clone(), channel);
         operations.insert(format!("publish.{name}"), operation);
-        messages.insert(name.to_owned(), described(&message));
+        messages.insert(name.to_owned(), message_object(&message));
     }
     Ok(json!({
         "asyncapi": "3.0.0",
@@ -50,7 +50,7 @@ pub fn asyncapi(descriptors: &[u8]) -> Result<Value, Error> {
     }))
 }
 
-fn described(message: &MessageDescriptor) -> Value {
+fn message_object(message: &MessageDescriptor) -> Value {
     json!({
         "name": message.full_name(),
         "title": message.name(),
@@ -59,7 +59,7 @@ fn described(message: &MessageDescriptor) -> Value {
         "headers": {"$ref": "#/components/schemas/headers"},
         "payload": {
             "schemaFormat": "application/vnd.google.protobuf;version=3",
-            "schema": whole(message),
+            "schema": schema_text(message),
         },
     })
 }
@@ -121,11 +121,11 @@ fn headers() -> Value {
 }
 
 /// The message in the language of Protobuf, followed by those that it is made of.
-fn whole(message: &MessageDescriptor) -> String {
+fn schema_text(message: &MessageDescriptor) -> String {
     let mut text = String::from("syntax = \"proto3\";\n");
     let (mut waiting, mut seen) = (vec![Kind::Message(message.clone())], Vec::new());
     while let Some(kind) = waiting.pop() {
-        let name = name_of(&kind);
+        let name = kind_name(&kind);
         if seen.contains(&name) {
             continue;
         }
@@ -154,16 +154,16 @@ fn message_text(message: &MessageDescriptor) -> String {
                 _ if field.field_descriptor_proto().proto3_optional() => "optional ",
                 _ => "",
             };
-            let about = commented(&comment(&file, field.path()), "  ");
+            let about = comment_lines(&comment(&file, field.path()), "  ");
             format!(
                 "{about}  {label}{} {} = {};\n",
-                type_of(&field),
+                field_type(&field),
                 field.name(),
                 field.number()
             )
         })
         .collect();
-    let about = commented(&comment(&file, message.path()), "");
+    let about = comment_lines(&comment(&file, message.path()), "");
     format!(
         "// {}\n{about}message {} {{\n{fields}}}\n",
         message.full_name(),
@@ -183,11 +183,11 @@ fn enum_text(values: &EnumDescriptor) -> String {
     )
 }
 
-fn type_of(field: &FieldDescriptor) -> String {
-    name_of(&field.kind())
+fn field_type(field: &FieldDescriptor) -> String {
+    kind_name(&field.kind())
 }
 
-fn name_of(kind: &Kind) -> String {
+fn kind_name(kind: &Kind) -> String {
     match kind {
         Kind::Message(message) => message.full_name().to_owned(),
         Kind::Enum(values) => values.full_name().to_owned(),
@@ -195,7 +195,7 @@ fn name_of(kind: &Kind) -> String {
     }
 }
 
-fn commented(about: &str, indent: &str) -> String {
+fn comment_lines(about: &str, indent: &str) -> String {
     about.lines().map(|line| format!("{indent}// {line}\n")).collect()
 }
 

@@ -11,16 +11,18 @@ use async_nats::{Client, ConnectOptions, connection::State, jetstream};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Outbox, Settings, consumer::Known, gate, limits::Refusals, streams};
+use crate::{
+    Error, Outbox, Settings, consumer::Registration, durability_check, limits::DeniedSubjects, streams,
+};
 
 /// The longest wait between two attempts to reach the broker.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
 /// A connection that went silent is given up after four of these: the client pings three times before it concludes.
-const PING: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How soon a stream that somebody deleted is noticed.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A service's connection to the broker. Cheap to clone. It reconnects for ever.
 #[derive(Clone)]
@@ -36,12 +38,12 @@ struct Inner {
     /// Counts how often the streams were looked after.
     generation: AtomicU64,
     /// A stream seems to be missing: it is looked for at once.
-    look: Notify,
-    refusals: Arc<Refusals>,
+    check_streams: Notify,
+    denied_subjects: Arc<DeniedSubjects>,
     /// Counts lost connections.
     disconnects: Arc<watch::Sender<u64>>,
     /// The consumers that this process runs or stands by for, by name.
-    consumers: Mutex<BTreeMap<String, Known>>,
+    consumers: Mutex<BTreeMap<String, Registration>>,
 }
 
 impl Bus {
@@ -53,20 +55,20 @@ impl Bus {
     pub async fn connect(settings: &Settings, service: &str) -> Result<Self, Error> {
         let (connection, connected) = watch::channel(false);
         let connection = Arc::new(connection);
-        let refusals = Arc::new(Refusals::new());
+        let denied_subjects = Arc::new(DeniedSubjects::new());
         let disconnects = Arc::new(watch::Sender::new(0));
-        let noted = (refusals.clone(), disconnects.clone());
+        let (callback_denied, callback_disconnects) = (denied_subjects.clone(), disconnects.clone());
         let mut options = ConnectOptions::new()
             .name(service)
             .retry_on_initial_connect()
             .reconnect_delay_callback(reconnect_delay)
-            .ping_interval(PING)
+            .ping_interval(PING_INTERVAL)
             .request_timeout(Some(Duration::from_millis(settings.relay.ack_timeout_ms)))
             .event_callback(move |event| {
                 if matches!(event, async_nats::Event::Disconnected) {
-                    noted.1.send_modify(|count| *count += 1);
+                    callback_disconnects.send_modify(|count| *count += 1);
                 }
-                follow(&connection, &noted.0, &event);
+                on_client_event(&connection, &callback_denied, &event);
                 std::future::ready(())
             });
         if let Some(file) = &settings.credentials_file {
@@ -89,8 +91,8 @@ impl Bus {
             connected,
             ready: watch::Sender::new(false),
             generation: AtomicU64::new(0),
-            look: Notify::new(),
-            refusals,
+            check_streams: Notify::new(),
+            denied_subjects,
             disconnects,
             consumers: Mutex::default(),
         })))
@@ -103,18 +105,19 @@ impl Bus {
     /// [`Error::RelaxedSync`] when the server may lose what it acknowledges and the settings do not allow it,
     /// [`Error::TooOld`] when it knows no atomic batches.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
-        let followed = async {
+        let connection_loop = async {
             let mut connected = self.0.connected.clone();
-            let mut applied = streams::Scope::All;
+            let mut scope = streams::Scope::All;
             loop {
-                until(&mut connected, true).await?;
-                if let Err(error) = self.prepare(applied).await {
-                    if error.is_lasting() {
+                wait_for_connection(&mut connected, true).await?;
+                if let Err(error) = self.prepare(scope).await {
+                    if error.is_permanent() {
                         return Err(error);
                     }
                     // One that cannot say how it syncs goes on serving, if it has said so before.
-                    let gone = !matches!(error, Error::Monitoring(_)) && self.0.ready.send_replace(false);
-                    if gone {
+                    let became_unusable =
+                        !matches!(error, Error::Monitoring(_)) && self.0.ready.send_replace(false);
+                    if became_unusable {
                         tracing::error!(error = %error, "the broker is of no use any more; events wait in the outbox");
                     } else {
                         tracing::warn!(error = %error, "the broker is not usable yet");
@@ -122,22 +125,22 @@ impl Bus {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     continue;
                 }
-                applied = streams::Scope::Missing;
+                scope = streams::Scope::Missing;
                 self.0.generation.fetch_add(1, Ordering::Release);
                 if !self.0.ready.send_replace(true) {
                     tracing::info!("the broker is ready");
                 }
                 tokio::select! {
-                    lost = until(&mut connected, false) => lost?,
-                    () = tokio::time::sleep(LOOK_AGAIN) => continue,
-                    () = self.0.look.notified() => continue,
+                    lost = wait_for_connection(&mut connected, false) => lost?,
+                    () = tokio::time::sleep(STREAM_CHECK_INTERVAL) => continue,
+                    () = self.0.check_streams.notified() => continue,
                 }
                 self.0.ready.send_replace(false);
                 tracing::warn!("the broker is gone; events wait in the outbox");
             }
         };
         tokio::select! {
-            ended = followed => ended,
+            ended = connection_loop => ended,
             () = shutdown.cancelled() => Ok(()),
         }
     }
@@ -173,19 +176,19 @@ impl Bus {
         self.0.generation.load(Ordering::Acquire)
     }
 
-    pub(crate) fn know(&self, name: &str, consumer: Known) {
+    pub(crate) fn register(&self, name: &str, consumer: Registration) {
         self.registry().insert(name.to_owned(), consumer);
     }
 
-    pub(crate) fn consumer(&self, name: &str) -> Option<Known> {
+    pub(crate) fn consumer(&self, name: &str) -> Option<Registration> {
         self.registry().get(name).cloned()
     }
 
-    pub(crate) fn consumers(&self) -> BTreeMap<String, Known> {
+    pub(crate) fn consumers(&self) -> BTreeMap<String, Registration> {
         self.registry().clone()
     }
 
-    fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+    fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Registration>> {
         // Nothing that holds it leaves it half done.
         self.0.consumers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,12 +205,12 @@ impl Bus {
     }
 
     /// Looks for the streams soon.
-    pub(crate) fn look_again(&self) {
-        self.0.look.notify_one();
+    pub(crate) fn request_stream_check(&self) {
+        self.0.check_streams.notify_one();
     }
 
-    pub(crate) fn refusals(&self) -> &Refusals {
-        &self.0.refusals
+    pub(crate) fn denied_subjects(&self) -> &DeniedSubjects {
+        &self.0.denied_subjects
     }
 
     /// Changes whenever the connection was lost.
@@ -216,27 +219,31 @@ impl Bus {
     }
 
     async fn prepare(&self, scope: streams::Scope) -> Result<(), Error> {
-        gate::check_sync(&self.0.settings).await?;
+        durability_check::check_sync(&self.0.settings).await?;
         let jetstream = self.jetstream();
         // An answer, before the server's version is looked at; nothing is changed on one that is too old.
-        streams::running(&jetstream, streams::EVENTS).await?;
-        gate::check_version(&self.0.client)?;
+        streams::find(&jetstream, streams::EVENTS).await?;
+        durability_check::check_version(&self.0.client)?;
         streams::apply(&jetstream, &self.0.settings, scope).await
     }
 }
 
-async fn until(connected: &mut watch::Receiver<bool>, wanted: bool) -> Result<(), Error> {
+async fn wait_for_connection(connected: &mut watch::Receiver<bool>, wanted: bool) -> Result<(), Error> {
     let waited = connected.wait_for(|is| *is == wanted).await;
     waited
         .map(drop)
         .map_err(|_| Error::Broker("the connection was closed".into()))
 }
 
-fn follow(connection: &watch::Sender<bool>, refusals: &Refusals, event: &async_nats::Event) {
+fn on_client_event(
+    connection: &watch::Sender<bool>,
+    denied_subjects: &DeniedSubjects,
+    event: &async_nats::Event,
+) {
     match event {
         async_nats::Event::ServerError(error) => {
             let error = error.to_string();
-            refusals.note(&error);
+            denied_subjects.record(&error);
             tracing::warn!(error, "the broker refuses something of this connection");
         }
         async_nats::Event::Connected => drop(connection.send_replace(true)),

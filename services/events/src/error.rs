@@ -32,7 +32,7 @@ pub enum Error {
 
 impl Error {
     /// Whether waiting does not help: somebody must change the broker or the settings.
-    pub(crate) fn is_lasting(&self) -> bool {
+    pub(crate) fn is_permanent(&self) -> bool {
         matches!(self, Self::RelaxedSync { .. } | Self::TooOld { .. })
     }
 

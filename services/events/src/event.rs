@@ -34,7 +34,7 @@ pub struct Meta {
 impl Event {
     /// An event that happened now, in the current span. Its message must carry `(events.v1.event)`, or
     /// [`append`](crate::append) refuses it.
-    pub fn of<M: Message + Name>(message: &M, meta: Meta) -> Self {
+    pub fn new<M: Message + Name>(message: &M, meta: Meta) -> Self {
         Self {
             id: Uuid::now_v7(),
             type_name: M::full_name(),

@@ -118,7 +118,7 @@ impl From<crate::Error> for HandlerError {
 }
 
 /// Runs a handler's work, bounded in time; its panic is a failure like others.
-pub(crate) async fn run<T>(handling: Handling<'_, T>, limit: Duration) -> Result<T, HandlerError> {
+pub(crate) async fn run<T>(handling: HandlerFuture<'_, T>, limit: Duration) -> Result<T, HandlerError> {
     let handled = AssertUnwindSafe(handling).catch_unwind();
     match tokio::time::timeout(limit, handled).await {
         Ok(Ok(result)) => result,
@@ -137,20 +137,28 @@ pub(crate) async fn run<T>(handling: Handling<'_, T>, limit: Duration) -> Result
 }
 
 /// [`Handler`] behind a pointer.
-pub(crate) trait Erased: Send + Sync {
-    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a, ()>;
+pub(crate) trait DynHandler: Send + Sync {
+    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> HandlerFuture<'a, ()>;
 
-    fn handle_all<'a>(&'a self, tx: &'a mut PgConnection, deliveries: &'a [Delivery]) -> Handling<'a, bool>;
+    fn handle_all<'a>(
+        &'a self,
+        tx: &'a mut PgConnection,
+        deliveries: &'a [Delivery],
+    ) -> HandlerFuture<'a, bool>;
 }
 
-pub(crate) type Handling<'a, T> = Pin<Box<dyn Future<Output = Result<T, HandlerError>> + Send + 'a>>;
+pub(crate) type HandlerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, HandlerError>> + Send + 'a>>;
 
-impl<H: Handler> Erased for H {
-    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a, ()> {
+impl<H: Handler> DynHandler for H {
+    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> HandlerFuture<'a, ()> {
         Box::pin(Handler::handle(self, tx, delivery))
     }
 
-    fn handle_all<'a>(&'a self, tx: &'a mut PgConnection, deliveries: &'a [Delivery]) -> Handling<'a, bool> {
+    fn handle_all<'a>(
+        &'a self,
+        tx: &'a mut PgConnection,
+        deliveries: &'a [Delivery],
+    ) -> HandlerFuture<'a, bool> {
         Box::pin(Handler::handle_all(self, tx, deliveries))
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Lag {
 }
 
 /// `None` when the broker does not know the consumer, or cannot be asked.
-pub(crate) async fn of(bus: &Bus, consumer: &str) -> Option<Lag> {
+pub(crate) async fn measure(bus: &Bus, consumer: &str) -> Option<Lag> {
     if !bus.is_ready() {
         return None;
     }

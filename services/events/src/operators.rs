@@ -11,15 +11,15 @@ use crate::{
 
 mod actions;
 mod consumers;
+mod dead_letters;
+mod dry_run;
 mod edits;
+mod error;
 mod events;
-mod failure;
 mod grpc;
 mod held;
-mod letters;
 mod page;
 mod progress;
-mod rehearse;
 pub(crate) mod runs;
 mod show;
 mod tail;
@@ -30,7 +30,7 @@ pub use events::EventOperations;
 
 /// Who calls, as the service's authentication found it.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct Operator {
     /// The facility whose rows the caller may see.
     pub facility: String,
     /// The subject of the token, for the audit trail.
@@ -39,7 +39,7 @@ pub struct Caller {
     pub administrator: bool,
 }
 
-impl Caller {
+impl Operator {
     /// The facilities whose dead letters the caller may see. The empty one is that of the unassigned.
     fn facilities(&self) -> Vec<String> {
         let mut facilities = vec![self.facility.clone()];
@@ -68,25 +68,25 @@ struct Inner {
     bus: Bus,
     pool: PgPool,
     tokens: Tokens,
-    caller: Box<CallerOf>,
+    authenticate: Box<Authenticate>,
 }
 
-type CallerOf = dyn Fn(&Extensions) -> Result<Caller, Status> + Send + Sync;
+type Authenticate = dyn Fn(&Extensions) -> Result<Operator, Status> + Send + Sync;
 
 impl DeadLetters {
-    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `caller` reads what the
+    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `operator` reads what the
     /// server's authentication put into the request's extensions.
     pub fn new(
         bus: &Bus,
         pool: &PgPool,
         page_key: &[u8],
-        caller: impl Fn(&Extensions) -> Result<Caller, Status> + Send + Sync + 'static,
+        authenticate: impl Fn(&Extensions) -> Result<Operator, Status> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
             bus: bus.clone(),
             pool: pool.clone(),
             tokens: Tokens::new(page_key),
-            caller: Box::new(caller),
+            authenticate: Box::new(authenticate),
         }))
     }
 

@@ -12,28 +12,28 @@ use crate::{
 };
 
 /// The largest body in bytes: well below the broker's usual limit of a mebibyte, headers included.
-const MAX_BODY: usize = 512 << 10;
+const MAX_BODY_BYTES: usize = 512 << 10;
 
 /// Lanes of the outbox. Events of one aggregate share a lane, and one relay at a time owns it.
 pub(crate) const LANES: i16 = 16;
 
 /// Events that are written as rows of values; more are written as arrays, by one statement for every number.
-const ROWS: usize = 8;
+const MAX_VALUE_ROWS: usize = 8;
 
 /// Wakes this process's relay. Cheap to clone and to call.
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
-    wakeup: Arc<Notify>,
+    notify: Arc<Notify>,
 }
 
 impl Outbox {
     /// Call after the commit. Without it the relay finds the events at its next look, some 100 ms later.
     pub fn wake(&self) {
-        self.wakeup.notify_one();
+        self.notify.notify_one();
     }
 
-    pub(crate) async fn woken(&self) {
-        self.wakeup.notified().await;
+    pub(crate) async fn notified(&self) {
+        self.notify.notified().await;
     }
 }
 
@@ -44,7 +44,7 @@ impl Outbox {
 /// When a message is no event or too large, or the database fails.
 pub async fn append(connection: &mut PgConnection, events: &[Event]) -> Result<(), Error> {
     let declared = events.iter().map(declared).collect::<Result<Vec<_>, Error>>()?;
-    if declared.len() > ROWS {
+    if declared.len() > MAX_VALUE_ROWS {
         return insert_many(connection, &declared).await;
     }
     if !declared.is_empty() {
@@ -121,11 +121,11 @@ async fn insert_many(
 fn declared(event: &Event) -> Result<(&Event, &'static Declaration), Error> {
     let type_name = &event.type_name;
     let declaration = contract::declaration(type_name).ok_or_else(|| Error::NotAnEvent(type_name.clone()))?;
-    if event.body.len() > MAX_BODY {
+    if event.body.len() > MAX_BODY_BYTES {
         return Err(Error::TooLarge {
             type_name: type_name.clone(),
             size: event.body.len(),
-            limit: MAX_BODY,
+            limit: MAX_BODY_BYTES,
         });
     }
     Ok((event, declaration))

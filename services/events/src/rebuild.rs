@@ -45,18 +45,19 @@ impl Audit {
     /// # Errors
     /// When the database or the broker is away.
     pub async fn compare(&self, window: Duration) -> Result<Report, Error> {
-        self.look_back(window.min(self.bus.settings().stream_age())).await
+        self.compare_since(window.min(self.bus.settings().stream_age()))
+            .await
     }
 
     /// The same as far back as consumers remember what took effect: what the stream keeps no longer counts as missing.
     pub(crate) async fn compare_beyond(&self, window: Duration) -> Result<Report, Error> {
         let remembered = Duration::from_secs(86_400) * self.bus.settings().inbox_kept_days;
-        self.look_back(window.min(remembered)).await
+        self.compare_since(window.min(remembered)).await
     }
 
-    async fn look_back(&self, window: Duration) -> Result<Report, Error> {
+    async fn compare_since(&self, window: Duration) -> Result<Report, Error> {
         let since = OffsetDateTime::now_utc() - window;
-        let mut comparison = Comparison::begin(&self.bus, &self.pool, since).await?;
+        let mut comparison = Comparison::new(&self.bus, &self.pool, since).await?;
         comparison.run().await?;
         let pending = self.pending(since).await?;
         let logged = comparison.logged() + pending;
@@ -107,7 +108,7 @@ impl Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rebuild {
     /// A part of the log is pending again; there is more.
-    Goes,
+    InProgress,
     /// There is nothing left to do.
     Done,
 }
@@ -115,7 +116,7 @@ pub(crate) enum Rebuild {
 /// When the broker has come back empty, makes the log pending again before anything newer is published: consumers then
 /// see every aggregate's events in order, and the inbox drops what had taken effect. It goes by pages, each in a
 /// transaction of its own, and whoever calls next goes on where the last one was.
-pub(crate) async fn after_loss(bus: &Bus, pool: &PgPool) -> Result<Rebuild, Error> {
+pub(crate) async fn republish_after_loss(bus: &Bus, pool: &PgPool) -> Result<Rebuild, Error> {
     let stream = bus
         .jetstream()
         .get_stream(streams::EVENTS)
@@ -161,12 +162,12 @@ pub(crate) async fn after_loss(bus: &Bus, pool: &PgPool) -> Result<Rebuild, Erro
     if lost {
         tracing::warn!("the broker came back without its stream; the event log is published again");
     }
-    let rebuild = page(&mut tx).await?;
+    let rebuild = requeue_page(&mut tx).await?;
     tx.commit().await?;
     Ok(rebuild)
 }
 
-async fn page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
+async fn requeue_page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
     let page = sqlx::query!(
         r#"select p.last_at as "last_at!", p.last_id as "last_id!", p.queued as "queued!"
            from events.stream s cross join lateral events.requeue_page(s.rebuilt_at, s.rebuilt_id, $2) p
@@ -196,5 +197,5 @@ async fn page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
         queued = page.queued,
         "a part of the event log waits to be published again"
     );
-    Ok(Rebuild::Goes)
+    Ok(Rebuild::InProgress)
 }

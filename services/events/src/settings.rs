@@ -42,14 +42,14 @@ pub struct Settings {
     pub operator_actions_kept_days: u32,
     /// Edits of dead letters take effect only once a second operator approves them.
     pub edits_need_approval: bool,
-    pub relay: Relaying,
-    pub consumer: Consuming,
+    pub relay: RelaySettings,
+    pub consumer: ConsumerSettings,
 }
 
 /// How the outbox is published.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Relaying {
+pub struct RelaySettings {
     /// Milliseconds between looks at the outbox when nobody wakes the relay. 10 to 10,000.
     pub poll_ms: u64,
     /// Milliseconds that events wait for others when 50 or more were published just before, so that they share a batch; the
@@ -68,7 +68,7 @@ pub struct Relaying {
 /// How events are consumed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Consuming {
+pub struct ConsumerSettings {
     /// Transactions running at once in one consumer. 1 to 256; each uses a database connection.
     pub concurrency: usize,
     /// Events at most that share a transaction. 1 to 256; 1: each has its own.
@@ -127,13 +127,13 @@ impl Default for Settings {
             inbox_kept_days: 30,
             operator_actions_kept_days: 730,
             edits_need_approval: false,
-            relay: Relaying::default(),
-            consumer: Consuming::default(),
+            relay: RelaySettings::default(),
+            consumer: ConsumerSettings::default(),
         }
     }
 }
 
-impl Default for Relaying {
+impl Default for RelaySettings {
     fn default() -> Self {
         Self {
             poll_ms: 100,
@@ -146,7 +146,7 @@ impl Default for Relaying {
     }
 }
 
-impl Default for Consuming {
+impl Default for ConsumerSettings {
     fn default() -> Self {
         Self {
             concurrency: 8,
@@ -182,195 +182,195 @@ impl Settings {
 
     /// Every setting out of its bounds, not only the first.
     pub fn check(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        let mut must = |holds: bool, setting, problem: &str| {
+        let mut violations = Vec::new();
+        let mut check = |holds: bool, setting, problem: &str| {
             if !holds {
-                found.push(Violation {
+                violations.push(Violation {
                     setting,
                     problem: problem.to_owned(),
                 });
             }
         };
         let (relay, consumer) = (&self.relay, &self.consumer);
-        must(
+        check(
             !self.servers.is_empty(),
             "servers",
             "must name at least one server",
         );
-        must(
+        check(
             self.servers
                 .iter()
                 .all(|server| server.expose().parse::<async_nats::ServerAddr>().is_ok()),
             "servers",
             "must be addresses like nats://host:port",
         );
-        must(
+        check(
             self.monitor_url
                 .as_ref()
                 .is_none_or(|url| url.expose().starts_with("http://")),
             "monitor_url",
             "must start with http://",
         );
-        must(
+        check(
             [1, 3, 5].contains(&self.replicas),
             "replicas",
             "must be 1, 3 or 5",
         );
-        must(
+        check(
             (1..=1_000_000).contains(&self.events_per_second),
             "events_per_second",
             "must be 1 to 1000000",
         );
-        must(
+        check(
             self.events_max_bytes == 0 || self.events_max_bytes >= 1 << 20,
             "events_max_bytes",
             "must be 0, for what events_per_second needs, or 1048576 or more",
         );
-        must(
+        check(
             self.dead_letters_max_bytes >= 1 << 20,
             "dead_letters_max_bytes",
             "must be 1048576 or more",
         );
-        must(
+        check(
             (30..=3_650).contains(&self.operator_actions_kept_days),
             "operator_actions_kept_days",
             "must be 30 to 3650",
         );
         let stream_days = self.events_max_age_days;
-        must(
+        check(
             (1..=365).contains(&stream_days),
             "events_max_age_days",
             "must be 1 to 365",
         );
-        must(
+        check(
             (1..=365).contains(&self.dead_letters_max_age_days),
             "dead_letters_max_age_days",
             "must be 1 to 365",
         );
         let log_days = stream_days..=3_650;
-        must(
+        check(
             log_days.contains(&self.log_kept_days),
             "log_kept_days",
             "must be events_max_age_days to 3650",
         );
         // The row of a discarded event is all that keeps it from taking effect should the stream deliver it again.
-        must(
+        check(
             log_days.contains(&self.dead_letters_kept_days),
             "dead_letters_kept_days",
             "must be events_max_age_days to 3650",
         );
         let inbox_days = stream_days..=365;
-        must(
+        check(
             inbox_days.contains(&self.inbox_kept_days),
             "inbox_kept_days",
             "must be events_max_age_days to 365",
         );
-        must(
+        check(
             (10..=10_000).contains(&relay.poll_ms),
             "relay.poll_ms",
             "must be 10 to 10000",
         );
-        must(relay.gather_ms <= 1_000, "relay.gather_ms", "must be 0 to 1000");
-        must(
+        check(relay.gather_ms <= 1_000, "relay.gather_ms", "must be 0 to 1000");
+        check(
             (1..=1_000).contains(&relay.batch),
             "relay.batch",
             "must be 1 to 1000",
         );
-        must(
+        check(
             (500..=60_000).contains(&relay.lease_ms),
             "relay.lease_ms",
             "must be 500 to 60000",
         );
-        must(
+        check(
             (100..=60_000).contains(&relay.ack_timeout_ms),
             "relay.ack_timeout_ms",
             "must be 100 to 60000",
         );
-        must(
+        check(
             (100..=3_600_000).contains(&relay.held_retry_ms),
             "relay.held_retry_ms",
             "must be 100 to 3600000",
         );
-        found.extend(consumer.check());
-        found
+        violations.extend(consumer.check());
+        violations
     }
 }
 
-impl Consuming {
+impl ConsumerSettings {
     fn check(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        let mut must = |holds: bool, setting, problem: &str| {
+        let mut violations = Vec::new();
+        let mut check = |holds: bool, setting, problem: &str| {
             if !holds {
-                found.push(Violation {
+                violations.push(Violation {
                     setting,
                     problem: problem.to_owned(),
                 });
             }
         };
-        must(
+        check(
             (1..=256).contains(&self.concurrency),
             "consumer.concurrency",
             "must be 1 to 256",
         );
-        must(
+        check(
             (1..=256).contains(&self.batch),
             "consumer.batch",
             "must be 1 to 256",
         );
-        must(
+        check(
             (1..=10_000).contains(&self.max_in_flight),
             "consumer.max_in_flight",
             "must be 1 to 10000",
         );
-        must(
+        check(
             (1_000..=600_000).contains(&self.ack_wait_ms),
             "consumer.ack_wait_ms",
             "must be 1000 to 600000",
         );
         let deliveries = i64::from(self.attempts) + 1..=100;
-        must(
+        check(
             deliveries.contains(&self.max_deliver),
             "consumer.max_deliver",
             "must be more than attempts, at most 100",
         );
-        must(
+        check(
             (1..=50).contains(&self.attempts),
             "consumer.attempts",
             "must be 1 to 50",
         );
-        must(
+        check(
             (10..=60_000).contains(&self.backoff_ms),
             "consumer.backoff_ms",
             "must be 10 to 60000",
         );
         let longest = self.backoff_ms..=3_600_000;
-        must(
+        check(
             longest.contains(&self.max_backoff_ms),
             "consumer.max_backoff_ms",
             "must be backoff_ms to 3600000",
         );
         let handler = 100..=600_000;
-        must(
+        check(
             handler.contains(&self.handler_timeout_ms),
             "consumer.handler_timeout_ms",
             "must be 100 to 600000",
         );
-        must(
+        check(
             (1..=1_000).contains(&self.timeout_tries),
             "consumer.timeout_tries",
             "must be 1 to 1000",
         );
-        must(
+        check(
             (1..=10).contains(&self.crash_tries),
             "consumer.crash_tries",
             "must be 1 to 10",
         );
-        must(
+        check(
             (500..=60_000).contains(&self.lease_ms),
             "consumer.lease_ms",
             "must be 500 to 60000",
         );
-        found
+        violations
     }
 
     /// The wait after the `failures`th failure: doubled each time, bounded, with a fifth of jitter either way.

@@ -42,7 +42,7 @@ pub(crate) async fn begin_seeing(
 /// It is for transactions with rows of several aggregates. Two of them, or one and a caller's, may wait for each other
 /// in a circle; PostgreSQL looks for such after a second (`deadlock_timeout`) and ends any of them. Long before, this
 /// one has stepped back.
-pub(crate) async fn begin_in_haste(
+pub(crate) async fn begin_with_timeout(
     pool: &PgPool,
     facility: &str,
     patience: Duration,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The broker knows no such message.
-const NO_MESSAGE: u64 = 10037;
+const MESSAGE_NOT_FOUND: u64 = 10037;
 
 pub(crate) struct StoredMessage {
     pub(crate) subject: String,
@@ -33,12 +33,12 @@ pub(crate) struct StoredMessage {
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    message: Raw,
+struct MessageResponse {
+    message: RawMessage,
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawMessage {
     subject: String,
     seq: u64,
     #[serde(default)]
@@ -55,7 +55,7 @@ pub(crate) async fn get(
     stream: &str,
     sequence: u64,
 ) -> Result<Option<StoredMessage>, Error> {
-    ask(jetstream, stream, &json!({ "seq": sequence })).await
+    request_message(jetstream, stream, &json!({ "seq": sequence })).await
 }
 
 /// The first message on a subject, wildcards allowed, that has this sequence or a later one.
@@ -66,29 +66,33 @@ pub(crate) async fn next(
     sequence: u64,
 ) -> Result<Option<StoredMessage>, Error> {
     let request = json!({ "seq": sequence, "next_by_subj": subject });
-    ask(jetstream, stream, &request).await
+    request_message(jetstream, stream, &request).await
 }
 
-async fn ask(jetstream: &Context, stream: &str, request: &Value) -> Result<Option<StoredMessage>, Error> {
-    let asked = jetstream
+async fn request_message(
+    jetstream: &Context,
+    stream: &str,
+    request: &Value,
+) -> Result<Option<StoredMessage>, Error> {
+    let response = jetstream
         .request(format!("STREAM.MSG.GET.{stream}"), request)
         .await;
-    let answer: Response<Answer> = asked.map_err(|error| match error.kind() {
+    let response: Response<MessageResponse> = response.map_err(|error| match error.kind() {
         RequestErrorKind::TimedOut => Error::Broker("it does not answer in time".into()),
         _ => Error::broker(error),
     })?;
-    match answer {
-        Response::Ok(answer) => Ok(Some(answer.message.into())),
-        Response::Err { error } if error.error_code().0 == NO_MESSAGE => Ok(None),
+    match response {
+        Response::Ok(response) => Ok(Some(response.message.into())),
+        Response::Err { error } if error.error_code().0 == MESSAGE_NOT_FOUND => Ok(None),
         Response::Err { error } => Err(Error::broker(error)),
     }
 }
 
-impl From<Raw> for StoredMessage {
-    fn from(raw: Raw) -> Self {
+impl From<RawMessage> for StoredMessage {
+    fn from(raw: RawMessage) -> Self {
         let bytes = STANDARD.decode(raw.hdrs).unwrap_or_default();
-        let unreadable = fault(&bytes);
-        let (headers, message_id) = headers(&bytes);
+        let unreadable = header_error(&bytes);
+        let (headers, message_id) = parse_headers(&bytes);
         Self {
             subject: raw.subject,
             sequence: raw.seq,
@@ -102,7 +106,7 @@ impl From<Raw> for StoredMessage {
 }
 
 /// What the client would stumble over.
-fn fault(bytes: &[u8]) -> Option<&'static str> {
+fn header_error(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return None;
     }
@@ -132,7 +136,7 @@ fn fault(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// The headers without the broker's own, and the message id among those.
-fn headers(bytes: &[u8]) -> (Headers, String) {
+fn parse_headers(bytes: &[u8]) -> (Headers, String) {
     let text = String::from_utf8_lossy(bytes);
     let mut message_id = String::new();
     let mut headers = Headers::new();
@@ -155,20 +159,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_that_the_client_stumbles_over_are_known_and_kept_as_text() {
+    fn headers_that_the_client_cannot_parse_are_detected_and_kept_as_text() {
         let fine = b"NATS/1.0\r\nce-id: 7\r\nNats-Msg-Id: m\r\n\r\n";
-        assert_eq!(fault(fine), None);
-        assert_eq!(headers(fine), ([("ce-id".into(), "7".into())].into(), "m".into()));
+        assert_eq!(header_error(fine), None);
+        assert_eq!(
+            parse_headers(fine),
+            ([("ce-id".into(), "7".into())].into(), "m".into())
+        );
         for broken in [
             &b"NATS/1.0\r\nce-id: \xff\r\n\r\n"[..],
             b"NATS/1.0\r\nce id: 7\r\n\r\n",
             b"NATS/1.0\r\nce-id\r\n\r\n",
             b"HTTP/1.1\r\nce-id: 7\r\n\r\n",
         ] {
-            assert!(fault(broken).is_some(), "{broken:?}");
+            assert!(header_error(broken).is_some(), "{broken:?}");
         }
-        let (kept, _) = headers(b"NATS/1.0\r\nce-id: a\xff\r\n\r\n");
+        let (kept, _) = parse_headers(b"NATS/1.0\r\nce-id: a\xff\r\n\r\n");
         assert_eq!(kept["ce-id"], "a\u{fffd}");
-        assert_eq!(fault(b""), None, "a message without headers");
+        assert_eq!(header_error(b""), None, "a message without headers");
     }
 }

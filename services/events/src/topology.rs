@@ -34,43 +34,43 @@ const CONSUMER_SETTINGS: [&str; 6] = [
 /// Everything that [`apply`] would change.
 pub(crate) async fn compare(bus: &Bus) -> Result<Vec<Difference>, Error> {
     let jetstream = bus.jetstream();
-    let mut found = Vec::new();
+    let mut differences = Vec::new();
     for wanted in streams::definitions(bus.settings()) {
         let object = format!("stream {}", wanted.name);
-        match streams::running(&jetstream, &wanted.name).await? {
-            None => found.push(missing(object)),
-            Some(running) => {
-                let is = running.config;
+        match streams::find(&jetstream, &wanted.name).await? {
+            None => differences.push(missing(object)),
+            Some(current) => {
+                let is = current.config;
                 let merged: StreamConfig = streams::merge(&is, &wanted);
-                differences(&object, &json(&is)?, &json(&merged)?, None, &mut found);
+                compare_settings(&object, &json(&is)?, &json(&merged)?, None, &mut differences);
             }
         }
     }
-    for (name, known) in bus.consumers() {
+    for (name, registration) in bus.consumers() {
         let object = format!("consumer {name}");
-        let wanted = consumer::definition(bus, &name, &known.subjects).into_consumer_config();
-        match running(&jetstream, &name).await {
-            None => found.push(missing(object)),
+        let wanted = consumer::definition(bus, &name, &registration.subjects).into_consumer_config();
+        match find_consumer(&jetstream, &name).await {
+            None => differences.push(missing(object)),
             Some(is) => {
                 let settings = Some(CONSUMER_SETTINGS.as_slice());
-                differences(&object, &json(&is)?, &json(&wanted)?, settings, &mut found);
+                compare_settings(&object, &json(&is)?, &json(&wanted)?, settings, &mut differences);
             }
         }
     }
-    Ok(found)
+    Ok(differences)
 }
 
 /// Creates what is missing and updates what differs. Idempotent.
 pub(crate) async fn apply(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
     let jetstream = bus.jetstream();
     streams::apply(&jetstream, bus.settings(), streams::Scope::Forced).await?;
-    for (name, known) in bus.consumers() {
-        consumer::filter(bus, pool, &name, &known.subjects).await?;
+    for (name, registration) in bus.consumers() {
+        consumer::apply_filter(bus, pool, &name, &registration.subjects).await?;
     }
     Ok(())
 }
 
-async fn running(jetstream: &Context, name: &str) -> Option<ConsumerConfig> {
+async fn find_consumer(jetstream: &Context, name: &str) -> Option<ConsumerConfig> {
     let consumer: PullConsumer = jetstream
         .get_consumer_from_stream(name, streams::EVENTS)
         .await
@@ -92,7 +92,13 @@ fn json(config: &impl Serialize) -> Result<Value, Error> {
 }
 
 /// Settings are compared as the broker's own protocol writes them. What is absent there is at its default.
-fn differences(object: &str, is: &Value, wanted: &Value, only: Option<&[&str]>, found: &mut Vec<Difference>) {
+fn compare_settings(
+    object: &str,
+    is: &Value,
+    wanted: &Value,
+    only: Option<&[&str]>,
+    differences: &mut Vec<Difference>,
+) {
     let (Some(is), Some(wanted)) = (is.as_object(), wanted.as_object()) else {
         return;
     };
@@ -101,7 +107,7 @@ fn differences(object: &str, is: &Value, wanted: &Value, only: Option<&[&str]>, 
         let text = |value: Option<&Value>| value.map(ToString::to_string).unwrap_or_default();
         let (is, wanted) = (text(is.get(name)), text(wanted.get(name)));
         if is != wanted && only.is_none_or(|only| only.contains(&name.as_str())) {
-            found.push(Difference {
+            differences.push(Difference {
                 object: object.to_owned(),
                 setting: name.clone(),
                 is,

@@ -21,7 +21,7 @@ pub(crate) fn traceparent(span: &Span) -> String {
 }
 
 /// Hangs a new span below the one that a `traceparent` names; leaves it alone when that cannot be read.
-pub(crate) fn hang_below(span: &Span, traceparent: &str) {
+pub(crate) fn set_parent(span: &Span, traceparent: &str) {
     if let Some(parent) = parse(traceparent) {
         let context = opentelemetry::Context::new().with_remote_span_context(parent);
         // Fails only where no OpenTelemetry layer listens.

@@ -9,14 +9,14 @@ use async_nats::jetstream::{
 use sqlx::PgPool;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{definition, inbound::Inbound};
+use super::{definition, message::Message};
 use crate::{Bus, Error, stored_message, streams};
 
 /// The clocks of the databases may differ by this much, and rows may be deleted for this long while a consumer catches up.
-const MARGIN: time::Duration = time::Duration::hours(1);
+const CLOCK_MARGIN: time::Duration = time::Duration::hours(1);
 
 /// The first server that takes a consumer back.
-const RESETS: (i64, i64, i64) = (2, 14, 0);
+const MIN_RESET_VERSION: (i64, i64, i64) = (2, 14, 0);
 
 /// What a consumer is being given once more, until its cursor is where it was.
 #[derive(Clone, Debug)]
@@ -40,16 +40,16 @@ pub(super) enum Treatment {
 }
 
 /// A consumer with the filter that it is to have.
-pub(crate) struct Filtered {
+pub(crate) struct FilteredConsumer {
     pub(super) consumer: PullConsumer,
     pub(super) catch_up: Option<CatchUp>,
     /// Subjects of which it has not been given what is stored, and the sequence that it had acknowledged.
-    gained: Vec<String>,
+    added: Vec<String>,
     acknowledged: u64,
 }
 
 impl CatchUp {
-    pub(super) fn treatment(&self, message: &Inbound) -> Treatment {
+    pub(super) fn treatment(&self, message: &Message) -> Treatment {
         if message.sequence > self.until {
             return Treatment::Handle;
         }
@@ -61,26 +61,26 @@ impl CatchUp {
             return Treatment::Acknowledged;
         }
         match self.forgotten_until {
-            Some(until) if happened(message) < until + MARGIN => Treatment::Forgotten,
+            Some(until) if occurred_at(message) < until + CLOCK_MARGIN => Treatment::Forgotten,
             _ => Treatment::Handle,
         }
     }
 }
 
-impl Filtered {
+impl FilteredConsumer {
     /// Takes the consumer back, if its filter has gained subjects of which messages are stored. Only for the process
     /// that consumes.
-    pub(super) async fn go_back(
+    pub(super) async fn rewind(
         &mut self,
         bus: &Bus,
         pool: &PgPool,
         subjects: &[String],
     ) -> Result<bool, Error> {
-        if self.gained.is_empty() {
+        if self.added.is_empty() {
             return Ok(false);
         }
         let mut first: Option<u64> = None;
-        for subject in &self.gained {
+        for subject in &self.added {
             let stored = stored_message::next(&bus.jetstream(), streams::EVENTS, subject, 1).await?;
             if let Some(message) = stored {
                 first = Some(first.map_or(message.sequence, |first| first.min(message.sequence)));
@@ -89,10 +89,10 @@ impl Filtered {
         let name = self.consumer.cached_info().name.clone();
         if let Some(first) = first {
             let start = first.min(self.acknowledged + 1);
-            take_back(bus, &mut self.consumer, subjects, start).await?;
+            reset_to(bus, &mut self.consumer, subjects, start).await?;
             tracing::info!(
                 consumer = name,
-                subjects = ?self.gained,
+                subjects = ?self.added,
                 stream.sequence = start,
                 "the filter has gained subjects; the consumer went back to their first message"
             );
@@ -110,16 +110,16 @@ impl Filtered {
 
 /// Creates the consumer, or gives it the filter that it is to have. Before the broker learns of subjects that the filter
 /// gains, they are on record as missing, so that they are caught up with whatever dies in between.
-pub(crate) async fn filter(
+pub(crate) async fn apply_filter(
     bus: &Bus,
     pool: &PgPool,
     name: &str,
     subjects: &[String],
-) -> Result<Filtered, Error> {
+) -> Result<FilteredConsumer, Error> {
     let jetstream = bus.jetstream();
     let wanted = definition(bus, name, subjects);
-    let running = running(&jetstream, name).await?;
-    let stream = streams::running(&jetstream, streams::EVENTS).await?;
+    let running = find_consumer(&jetstream, name).await?;
+    let stream = streams::find(&jetstream, streams::EVENTS).await?;
     let stream = stream
         .as_ref()
         .map_or(OffsetDateTime::UNIX_EPOCH, streams::created);
@@ -143,22 +143,22 @@ pub(crate) async fn filter(
     };
     let recorded = known.as_ref().and_then(|known| known.subjects.as_ref());
     let recorded = recorded.filter(|_| running.is_some());
-    let (mut gained, had): (Vec<_>, Vec<_>) = subjects.iter().cloned().partition(|subject| {
+    let (mut added, complete): (Vec<_>, Vec<_>) = subjects.iter().cloned().partition(|subject| {
         let covered = |by: &[String]| by.iter().any(|filter| covers(filter, subject));
         !covered(filters) || !recorded.is_none_or(|recorded| covered(recorded))
     });
-    gained.dedup();
+    added.dedup();
     let before = known.as_ref().and_then(|known| {
         let until = known.catch_up_until?.unsigned_abs();
         let goes_on = known.catch_up_stream == Some(stream) && until > acknowledged;
         goes_on.then(|| (until, known.catch_up_subjects.clone()))
     });
-    let catch_up = match (before, gained.is_empty()) {
+    let catch_up = match (before, added.is_empty()) {
         (None, true) => None,
         (before, _) => {
             let (until, mut subjects) = before.unwrap_or((acknowledged, Vec::new()));
             subjects.extend(
-                gained
+                added
                     .iter()
                     .filter(|subject| !subjects.contains(subject))
                     .cloned()
@@ -171,20 +171,20 @@ pub(crate) async fn filter(
             })
         }
     };
-    record(pool, name, &had, catch_up.as_ref(), stream).await?;
-    Ok(Filtered {
+    record(pool, name, &complete, catch_up.as_ref(), stream).await?;
+    Ok(FilteredConsumer {
         consumer: create(&jetstream, wanted).await?,
         catch_up,
-        gained,
+        added,
         acknowledged,
     })
 }
 
-/// `had`: the subjects of which nothing is missing.
+/// `complete`: the subjects of which nothing is missing.
 async fn record(
     pool: &PgPool,
     name: &str,
-    had: &[String],
+    complete: &[String],
     catch_up: Option<&CatchUp>,
     stream: OffsetDateTime,
 ) -> Result<(), sqlx::Error> {
@@ -197,7 +197,7 @@ async fn record(
          where name = $1 and (subjects, catch_up_until, catch_up_subjects)
              is distinct from ($2::text[], $3::bigint, $4::text[])",
         name,
-        had,
+        complete,
         until,
         subjects,
         stream,
@@ -215,13 +215,13 @@ fn kept_days(bus: &Bus) -> i32 {
 }
 
 /// When the event happened; no later than it was published.
-fn happened(message: &Inbound) -> OffsetDateTime {
+fn occurred_at(message: &Message) -> OffsetDateTime {
     let named = message.headers.get("ce-time");
     let named = named.and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
     named.map_or(message.published, |named| named.min(message.published))
 }
 
-async fn running(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
+async fn find_consumer(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
     const NOT_FOUND: usize = 404;
     let found = jetstream.get_consumer_from_stream(name, streams::EVENTS).await;
     match found {
@@ -246,13 +246,13 @@ async fn create(
 
 /// A server that cannot take a consumer back gets it anew: it begins with the first message in the stream, and what was
 /// acknowledged is passed over all the same.
-async fn take_back(
+async fn reset_to(
     bus: &Bus,
     consumer: &mut PullConsumer,
     subjects: &[String],
     start: u64,
 ) -> Result<(), Error> {
-    let (major, minor, patch) = RESETS;
+    let (major, minor, patch) = MIN_RESET_VERSION;
     if bus.client().is_server_compatible(major, minor, patch) {
         consumer.reset(Some(start)).await.map_err(Error::broker)?;
         return Ok(());
@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_covers_what_it_takes_all_of() {
+    fn a_filter_covers_a_subject_whose_every_message_it_matches() {
         for (filter, subject) in [
             ("evt.order.order.adjusted", "evt.order.order.adjusted"),
             ("evt.order.order.*", "evt.order.order.adjusted"),

@@ -21,7 +21,7 @@ enum State {
     Idle,
     Running,
     /// Waits for the item of this sequence, which was sent back to the broker.
-    Held(u64),
+    AwaitingRedelivery(u64),
 }
 
 /// An item's place in the stream.
@@ -41,7 +41,7 @@ impl<T: Sequenced> Queue<T> {
     pub(super) fn push(&mut self, id: Uuid, item: T) {
         let key = self.keys.entry(id).or_insert_with(Key::new);
         match key.state {
-            State::Held(awaited) if awaited == item.sequence() => {
+            State::AwaitingRedelivery(awaited) if awaited == item.sequence() => {
                 key.waiting.push_front(item);
                 key.state = State::Idle;
                 self.ready.push_back(id);
@@ -55,18 +55,18 @@ impl<T: Sequenced> Queue<T> {
     }
 
     /// How many keys may run.
-    pub(super) fn ready(&self) -> usize {
+    pub(super) fn ready_count(&self) -> usize {
         self.ready.len()
     }
 
-    /// Takes the next items whose keys may run and that are `wanted`, one of a key and `most` altogether.
-    pub(super) fn take(&mut self, most: usize, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
+    /// Takes the next items whose keys may run and that are `accepts`, one of a key and `max` altogether.
+    pub(super) fn take(&mut self, max: usize, mut accepts: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
         self.ready.retain(|id| {
-            let Some(key) = self.keys.get_mut(id).filter(|_| taken.len() < most) else {
+            let Some(key) = self.keys.get_mut(id).filter(|_| taken.len() < max) else {
                 return true;
             };
-            let Some(item) = key.waiting.pop_front_if(|item| wanted(item)) else {
+            let Some(item) = key.waiting.pop_front_if(|item| accepts(item)) else {
                 return true;
             };
             key.state = State::Running;
@@ -77,7 +77,7 @@ impl<T: Sequenced> Queue<T> {
     }
 
     /// The running item of a key is to run again, before all others.
-    pub(super) fn returned(&mut self, id: Uuid, item: T) {
+    pub(super) fn requeue(&mut self, id: Uuid, item: T) {
         if let Some(key) = self.keys.get_mut(&id) {
             key.waiting.push_front(item);
             key.state = State::Idle;
@@ -86,7 +86,7 @@ impl<T: Sequenced> Queue<T> {
     }
 
     /// The running item of a key has an end, and the next one may run.
-    pub(super) fn finished(&mut self, id: Uuid) {
+    pub(super) fn complete(&mut self, id: Uuid) {
         let Some(key) = self.keys.get_mut(&id) else { return };
         if key.waiting.is_empty() {
             self.keys.remove(&id);
@@ -97,9 +97,9 @@ impl<T: Sequenced> Queue<T> {
     }
 
     /// The running item of a key was sent back and will be delivered again; the rest waits for it.
-    pub(super) fn held(&mut self, id: Uuid, sequence: u64) {
+    pub(super) fn await_redelivery(&mut self, id: Uuid, sequence: u64) {
         if let Some(key) = self.keys.get_mut(&id) {
-            key.state = State::Held(sequence);
+            key.state = State::AwaitingRedelivery(sequence);
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(next(&mut queue), Some(1));
         assert_eq!(next(&mut queue), Some(3));
         assert_eq!(next(&mut queue), None);
-        queue.finished(a);
+        queue.complete(a);
         assert_eq!(next(&mut queue), Some(2));
     }
 
@@ -148,13 +148,13 @@ mod tests {
         queue.push(a, 1);
         assert_eq!(next(&mut queue), Some(1));
         queue.push(a, 2);
-        queue.held(a, 1);
+        queue.await_redelivery(a, 1);
         queue.push(a, 3);
         assert_eq!(next(&mut queue), None);
         queue.push(a, 1);
         for item in [1, 2, 3] {
             assert_eq!(next(&mut queue), Some(item));
-            queue.finished(a);
+            queue.complete(a);
         }
         assert!(queue.keys.is_empty());
     }
@@ -169,9 +169,9 @@ mod tests {
         }
         let even = |item: &u64| item.is_multiple_of(2);
         assert_eq!(queue.take(2, even), [0, 2]);
-        assert_eq!(queue.ready(), 4);
-        queue.returned(ids[2], 2);
-        queue.finished(ids[0]);
+        assert_eq!(queue.ready_count(), 4);
+        queue.requeue(ids[2], 2);
+        queue.complete(ids[0]);
         assert_eq!(queue.take(9, |_| true), [2, 1, 3, 4, 5, 10]);
     }
 }

@@ -5,16 +5,12 @@ use uuid::Uuid;
 
 use super::{
     Worker,
-    attempt::{Effect, Outcome, Purpose, Start, poison},
-    ending::Behind,
-    inbound::Inbound,
+    attempt::{Effect, Outcome, Purpose, Start, poison_error},
+    dead_letter::ParkedBehind,
+    message::Message,
     store,
 };
-use crate::{
-    HandlerError,
-    dead_letter::{self, Class},
-    lease::fence,
-};
+use crate::{HandlerError, failure::Class, lease::fence, replay_notice};
 
 impl Worker {
     /// Handles a message on `retry.<service>.<consumer>`. It shares its key's turn with the aggregate's other
@@ -22,25 +18,22 @@ impl Worker {
     pub(super) async fn replay(
         &self,
         dead_letter: Uuid,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         suspect: bool,
     ) -> Result<Outcome, sqlx::Error> {
         let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
-        let found = store::dead_letter(&mut tx, dead_letter, message).await?;
+        let found = store::find_dead_letter(&mut tx, dead_letter, message).await?;
         tx.rollback().await?;
         // One that is gone was settled long ago.
         let Some((state, event)) = found else {
             return Ok(Outcome::Done);
         };
         // The event itself, and the turn of the message that stands for it.
-        let event = match message.is_reference() {
-            true => &event,
-            false => message,
-        };
+        let event = if message.is_reference() { &event } else { message };
         match state.as_str() {
             "replaying" => {
-                if let Some(outcome) = self.head(dead_letter, event, epoch, suspect).await? {
+                if let Some(outcome) = self.replay_head(dead_letter, event, epoch, suspect).await? {
                     return Ok(outcome);
                 }
                 self.drain_parked(dead_letter, message, epoch, false).await
@@ -52,19 +45,19 @@ impl Worker {
     }
 
     /// The dead letter itself. `None`: it took effect.
-    async fn head(
+    async fn replay_head(
         &self,
         dead_letter: Uuid,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         suspect: bool,
     ) -> Result<Option<Outcome>, sqlx::Error> {
         if suspect {
-            match self.start(message).await? {
-                Start::Go => {}
-                Start::NotBefore(delay) => return Ok(Some(Outcome::Again(delay))),
+            match self.record_start(message).await? {
+                Start::Proceed => {}
+                Start::NotBefore(delay) => return Ok(Some(Outcome::Retry(delay))),
                 Start::Poison(starts) => {
-                    let error = poison(starts);
+                    let error = poison_error(starts);
                     return self
                         .reopen(dead_letter, message, epoch, Class::Crash, &error)
                         .await
@@ -73,19 +66,19 @@ impl Worker {
             }
         }
         let resolve = async |tx: &mut PgConnection| resolve(tx, dead_letter, &self.handler_version).await;
-        match self.effect(message, epoch, Purpose::Replay, resolve).await? {
+        match self.apply(message, epoch, Purpose::Replay, resolve).await? {
             Effect::Committed => Ok(None),
             Effect::Fenced => Ok(Some(Outcome::Fenced)),
-            Effect::Duplicate | Effect::Behind => {
+            Effect::Duplicate | Effect::Blocked => {
                 let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
                 resolve(&mut tx).await?;
                 tx.commit().await?;
                 Ok(None)
             }
-            Effect::Failed(error) => match self.failed(message, &error).await? {
-                Some(delay) => Ok(Some(Outcome::Again(delay))),
+            Effect::Failed(error) => match self.record_failure(message, &error).await? {
+                Some(delay) => Ok(Some(Outcome::Retry(delay))),
                 None => self
-                    .reopen(dead_letter, message, epoch, Class::of(&error), &error)
+                    .reopen(dead_letter, message, epoch, Class::from_error(&error), &error)
                     .await
                     .map(Some),
             },
@@ -96,7 +89,7 @@ impl Worker {
     async fn drain_parked(
         &self,
         dead_letter: Uuid,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         mut suspect: bool,
     ) -> Result<Outcome, sqlx::Error> {
@@ -120,8 +113,8 @@ impl Worker {
                 return Ok(Outcome::Done);
             };
             tx.rollback().await?;
-            let behind = Behind { dead_letter, parked };
-            if let Some(outcome) = self.parked(behind, &next, message, epoch, suspect).await? {
+            let behind = ParkedBehind { dead_letter, parked };
+            if let Some(outcome) = self.replay_parked(behind, &next, message, epoch, suspect).await? {
                 return Ok(outcome);
             }
             suspect = false;
@@ -129,21 +122,21 @@ impl Worker {
     }
 
     /// One parked event. `None`: it took effect.
-    async fn parked(
+    async fn replay_parked(
         &self,
-        behind: Behind,
-        next: &Inbound,
-        carrier: &Inbound,
+        behind: ParkedBehind,
+        next: &Message,
+        carrier: &Message,
         epoch: i64,
         suspect: bool,
     ) -> Result<Option<Outcome>, sqlx::Error> {
         if suspect {
-            match self.start(next).await? {
-                Start::Go => {}
-                Start::NotBefore(delay) => return Ok(Some(Outcome::Again(delay))),
+            match self.record_start(next).await? {
+                Start::Proceed => {}
+                Start::NotBefore(delay) => return Ok(Some(Outcome::Retry(delay))),
                 Start::Poison(starts) => {
                     return self
-                        .bury(next, epoch, Class::Crash, &poison(starts), Some(behind))
+                        .create_dead_letter(next, epoch, Class::Crash, &poison_error(starts), Some(behind))
                         .await
                         .map(Some);
                 }
@@ -151,42 +144,42 @@ impl Worker {
         }
         let parked = behind.parked;
         let remove = async |tx: &mut PgConnection| store::remove_parked(tx, parked).await;
-        match self.effect(next, epoch, Purpose::Replay, remove).await? {
+        match self.apply(next, epoch, Purpose::Replay, remove).await? {
             Effect::Committed => Ok(None),
             Effect::Fenced => Ok(Some(Outcome::Fenced)),
-            Effect::Duplicate | Effect::Behind => {
+            Effect::Duplicate | Effect::Blocked => {
                 let mut tx = store::begin(&self.pool, &next.envelope.facility).await?;
                 store::remove_parked(&mut tx, parked).await?;
                 tx.commit().await?;
                 Ok(None)
             }
             Effect::Failed(error) => self
-                .parked_failed(behind, next, carrier, epoch, &error)
+                .on_parked_failure(behind, next, carrier, epoch, &error)
                 .await
                 .map(Some),
         }
     }
 
-    async fn parked_failed(
+    async fn on_parked_failure(
         &self,
-        behind: Behind,
-        next: &Inbound,
-        carrier: &Inbound,
+        behind: ParkedBehind,
+        next: &Message,
+        carrier: &Message,
         epoch: i64,
         error: &HandlerError,
     ) -> Result<Outcome, sqlx::Error> {
-        let Some(delay) = self.failed(next, error).await? else {
+        let Some(delay) = self.record_failure(next, error).await? else {
             return self
-                .bury(next, epoch, Class::of(error), error, Some(behind))
+                .create_dead_letter(next, epoch, Class::from_error(error), error, Some(behind))
                 .await;
         };
         if carrier.delivered + 1 < self.settings().max_deliver {
-            return Ok(Outcome::Again(delay));
+            return Ok(Outcome::Retry(delay));
         }
         // The message that carries the replay has used up its deliveries: another one goes on.
         let mut tx = store::begin(&self.pool, &next.envelope.facility).await?;
         let message_id = format!("continue:{}:{}", behind.dead_letter, Uuid::new_v4());
-        dead_letter::call(&mut tx, self.bus.service(), behind.dead_letter, message_id).await?;
+        replay_notice::send(&mut tx, self.bus.service(), behind.dead_letter, message_id).await?;
         tx.commit().await?;
         Ok(Outcome::Done)
     }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::runs::TICK;
 
 /// Dead letters of a run whose outcomes are looked at in one turn.
-const LOOKED_AT: i32 = 500;
+const MAX_CHECKED: i32 = 500;
 
 /// Where a run stands.
 pub(super) struct Progress {
@@ -32,7 +32,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// How many may be sent now: by the rate since the start, no burst after a wait, and by the canary's step.
-    pub(super) fn allowance(&self) -> i64 {
+    pub(super) fn send_limit(&self) -> i64 {
         let rate = f64::from(self.rate);
         let by_rate = (rate * self.age_seconds).ceil() as i64 - i64::from(self.sent);
         let by_tick = (rate * TICK.as_secs_f64()).ceil() as i64;
@@ -47,14 +47,14 @@ impl Progress {
 }
 
 /// Counts outcomes of the next ones that were sent. The first outcome of each counts.
-pub(super) async fn look(
+pub(super) async fn record_outcomes(
     tx: &mut PgConnection,
     run: Uuid,
     progress: &mut Progress,
 ) -> Result<(), sqlx::Error> {
     let (from, to) = (
         progress.looked_to,
-        progress.sent.min(progress.looked_to + LOOKED_AT),
+        progress.sent.min(progress.looked_to + MAX_CHECKED),
     );
     let seen = sqlx::query!(
         r#"with seen as materialized (
@@ -104,9 +104,9 @@ pub(super) async fn look(
         run,
         progress.settled_to,
         progress.looked_to,
-        narrow(seen.resolved),
-        narrow(seen.failed),
-        narrow(seen.same_kind),
+        to_i32(seen.resolved),
+        to_i32(seen.failed),
+        to_i32(seen.same_kind),
     )
     .execute(tx)
     .await?;
@@ -114,7 +114,7 @@ pub(super) async fn look(
 }
 
 /// A part of a run is no larger than the run.
-fn narrow(count: i64) -> i32 {
+fn to_i32(count: i64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -139,12 +139,12 @@ pub(super) async fn find(tx: &mut PgConnection, run: Uuid) -> Result<Option<Prog
 }
 
 /// Outcomes that are there and not counted yet: how many took effect, and how many failed again.
-pub(super) async fn not_counted(
+pub(super) async fn count_unrecorded(
     tx: &mut PgConnection,
     run: Uuid,
     progress: &Progress,
 ) -> Result<(i64, i64), sqlx::Error> {
-    let later = sqlx::query!(
+    let unrecorded = sqlx::query!(
         r#"select count(*) filter (where d.state in ('resolved', 'discarded')) as "resolved!",
                   count(*) filter (where d.state = 'open') as "failed!"
            from events.replay_item i cross join lateral (
@@ -157,5 +157,5 @@ pub(super) async fn not_counted(
     )
     .fetch_one(tx)
     .await?;
-    Ok((later.resolved, later.failed))
+    Ok((unrecorded.resolved, unrecorded.failed))
 }

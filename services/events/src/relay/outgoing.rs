@@ -8,13 +8,13 @@ use super::Pending;
 use crate::{Bus, envelope::BODY_OMITTED, trace};
 
 /// The broker keeps the length of the headers in sixteen bits.
-const MAX_HEADERS: usize = u16::MAX as usize;
+const MAX_HEADER_BYTES: usize = u16::MAX as usize;
 
 /// What a batch adds to the headers of a message, at most.
-const BATCH_HEADERS: usize = 160;
+const BATCH_HEADER_BYTES: usize = 160;
 
 /// The longest value in the headers of a copy that had to be cut.
-const CUT_VALUE: usize = 500;
+const MAX_TRUNCATED_VALUE: usize = 500;
 
 /// A row on its way, and the span of its publication.
 pub(super) struct Outgoing<'a> {
@@ -29,7 +29,7 @@ pub(super) struct Outgoing<'a> {
 pub(super) enum Size {
     /// Also with the headers of a batch.
     Batched,
-    Alone,
+    Single,
     TooLarge(String),
 }
 
@@ -52,7 +52,7 @@ impl<'a> Outgoing<'a> {
                 messaging.message.id = row.message_id,
             )
         };
-        trace::hang_below(&span, parent);
+        trace::set_parent(&span, parent);
         let mut outgoing = Self {
             row,
             headers: headers(bus, row, &span),
@@ -60,7 +60,7 @@ impl<'a> Outgoing<'a> {
             _span: span,
         };
         if row.is_copy() {
-            outgoing.fit(limit);
+            outgoing.shrink_to(limit);
         }
         outgoing
     }
@@ -68,9 +68,9 @@ impl<'a> Outgoing<'a> {
     /// Whether the broker takes it.
     pub(super) fn size(&self, limit: usize) -> Size {
         let (headers, total) = (header_bytes(&self.headers), self.bytes());
-        if headers > MAX_HEADERS {
+        if headers > MAX_HEADER_BYTES {
             return Size::TooLarge(format!(
-                "the headers have {headers} bytes; the broker takes {MAX_HEADERS}"
+                "the headers have {headers} bytes; the broker takes {MAX_HEADER_BYTES}"
             ));
         }
         if total > limit {
@@ -78,9 +78,10 @@ impl<'a> Outgoing<'a> {
                 "the message has {total} bytes; the broker takes {limit} (max_payload)"
             ));
         }
-        match total + BATCH_HEADERS > limit || headers + BATCH_HEADERS > MAX_HEADERS {
-            true => Size::Alone,
-            false => Size::Batched,
+        if total + BATCH_HEADER_BYTES > limit || headers + BATCH_HEADER_BYTES > MAX_HEADER_BYTES {
+            Size::Single
+        } else {
+            Size::Batched
         }
     }
 
@@ -89,7 +90,7 @@ impl<'a> Outgoing<'a> {
         header_bytes(&self.headers) + self.body.len()
     }
 
-    fn fit(&mut self, limit: usize) {
+    fn shrink_to(&mut self, limit: usize) {
         if matches!(self.size(limit), Size::TooLarge(_)) && !self.body.is_empty() {
             self.headers.insert(BODY_OMITTED, self.body.len().to_string());
             self.body = Bytes::new();
@@ -103,7 +104,12 @@ impl<'a> Outgoing<'a> {
                 .iter()
                 .filter(|(name, _)| names(name.as_ref()))
                 .filter_map(|(name, values)| {
-                    let value: String = values.first()?.as_str().chars().take(CUT_VALUE).collect();
+                    let value: String = values
+                        .first()?
+                        .as_str()
+                        .chars()
+                        .take(MAX_TRUNCATED_VALUE)
+                        .collect();
                     Some((name.clone(), header_value(&value)))
                 })
                 .collect();

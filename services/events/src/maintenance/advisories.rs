@@ -24,7 +24,7 @@ struct MaxDeliveries {
 }
 
 /// Handles the advisories that are there, for this service's consumers.
-pub(super) async fn follow(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
+pub(super) async fn process(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
     let consumers = sqlx::query_scalar!("select name from events.consumer order by name")
         .fetch_all(pool)
         .await?;
@@ -52,14 +52,14 @@ pub(super) async fn follow(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
         let message = message.map_err(Error::broker)?;
         // One that cannot be read says nothing; it stays in the stream for people.
         if let Ok(advisory) = serde_json::from_slice::<MaxDeliveries>(&message.payload) {
-            again(bus, pool, &advisory).await?;
+            resend(bus, pool, &advisory).await?;
         }
         message.ack().await.map_err(Error::broker)?;
     }
     Ok(())
 }
 
-async fn again(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(), Error> {
+async fn resend(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(), Error> {
     let jetstream = bus.jetstream();
     let message = stored_message::get(&jetstream, streams::EVENTS, advisory.stream_seq).await?;
     // One whose headers no client reads is its consumer's to take out of the stream.
@@ -67,9 +67,9 @@ async fn again(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(),
         return Ok(());
     };
     let mut headers = message.headers;
-    let (envelope, _) = match Envelope::reference(&headers) {
+    let (envelope, _) = match Envelope::parse_reference(&headers) {
         Some(envelope) => (envelope, None),
-        None => Envelope::read(&headers, streams::EVENTS, advisory.stream_seq),
+        None => Envelope::parse_or_placeholder(&headers, streams::EVENTS, advisory.stream_seq),
     };
     headers
         .entry(STREAM.into())

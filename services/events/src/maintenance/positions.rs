@@ -8,7 +8,7 @@ use crate::{Bus, Error, lag::Lag, streams};
 
 /// Writes a consumer's position down, and what it has missed since the last time. Returns whether it has missed events
 /// that nobody has dealt with yet.
-pub(super) async fn observe(
+pub(super) async fn record(
     bus: &Bus,
     pool: &PgPool,
     consumer: &str,

@@ -104,9 +104,9 @@ impl Gauges {
         let jetstream = bus.jetstream();
         self.observe_fill(
             streams::DEAD_LETTERS,
-            streams::running(&jetstream, streams::DEAD_LETTERS).await?,
+            streams::find(&jetstream, streams::DEAD_LETTERS).await?,
         );
-        let Some(stream) = streams::running(&jetstream, streams::EVENTS).await? else {
+        let Some(stream) = streams::find(&jetstream, streams::EVENTS).await? else {
             return Ok(());
         };
         for consumer in consumers {
@@ -189,10 +189,10 @@ impl Gauges {
         stream: &Info,
     ) -> Result<(), Error> {
         // The broker may not have it yet.
-        let Some(found) = lag::of(bus, name).await else {
+        let Some(found) = lag::measure(bus, name).await else {
             return Ok(());
         };
-        let missed = positions::observe(bus, pool, name, &found, stream).await?;
+        let missed = positions::record(bus, pool, name, &found, stream).await?;
         let labels = [
             KeyValue::new("messaging.system", "nats"),
             KeyValue::new("messaging.consumer.group.name", name.to_owned()),

@@ -13,10 +13,10 @@ use tokio::{
 use crate::{Error, Settings};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
-const MAX_ANSWER: u64 = 1 << 20;
+const MAX_RESPONSE_BYTES: u64 = 1 << 20;
 
 /// The first server with atomic batches.
-const OLDEST: (i64, i64, i64) = (2, 12, 0);
+const MIN_VERSION: (i64, i64, i64) = (2, 12, 0);
 
 #[derive(Deserialize)]
 struct JetStream {
@@ -35,12 +35,13 @@ struct Config {
 /// # Errors
 /// [`Error::TooOld`] when it is not.
 pub(crate) fn check_version(client: &Client) -> Result<(), Error> {
-    let (major, minor, patch) = OLDEST;
-    match client.is_server_compatible(major, minor, patch) {
-        true => Ok(()),
-        false => Err(Error::TooOld {
+    let (major, minor, patch) = MIN_VERSION;
+    if client.is_server_compatible(major, minor, patch) {
+        Ok(())
+    } else {
+        Err(Error::TooOld {
             version: client.server_info().version,
-        }),
+        })
     }
 }
 
@@ -77,9 +78,9 @@ async fn get(url: &str) -> std::io::Result<Vec<u8>> {
     stream
         .write_all(format!("GET /jsz?config=true HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())
         .await?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let mut response = Vec::new();
+    stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut response).await?;
+    let end = response.windows(4).position(|window| window == b"\r\n\r\n");
     let start = end.ok_or_else(|| std::io::Error::other("no HTTP answer"))? + 4;
-    Ok(answer.split_off(start))
+    Ok(response.split_off(start))
 }

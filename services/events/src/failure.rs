@@ -1,14 +1,8 @@
-//! What is kept of an event that a consumer gave up on.
+//! The class and the fingerprint of the failure that made an event a dead letter.
 
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
-use uuid::Uuid;
 
-use crate::{
-    HandlerError,
-    envelope::{DEAD_LETTER, FACILITY, Headers, KEY},
-    outbox::{Notice, notify},
-};
+use crate::HandlerError;
 
 /// Why a consumer gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +15,7 @@ pub(crate) enum Class {
 
 impl Class {
     /// The class of an error that is not tried again.
-    pub(crate) fn of(error: &HandlerError) -> Self {
+    pub(crate) fn from_error(error: &HandlerError) -> Self {
         match error {
             HandlerError::Transient(..) | HandlerError::Unavailable(..) => Self::Exhausted,
             HandlerError::Permanent(..) => Self::Permanent,
@@ -63,51 +57,25 @@ fn without_variables(message: &str) -> String {
         .join(" ")
 }
 
-/// Sends a consumer to a dead letter again, or on to what waits behind it. Only it receives the subject. The message is a
-/// reference: the consumer reads the dead letter in the database, so that no replay is too large to be sent.
-pub(crate) async fn call(
-    tx: &mut PgConnection,
-    service: &str,
-    dead_letter: Uuid,
-    message_id: String,
-) -> Result<(), sqlx::Error> {
-    let letter = sqlx::query!(
-        "select aggregate_id, consumer, facility from events.dead_letter where id = $1",
-        dead_letter,
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    let headers = Headers::from([
-        (DEAD_LETTER.into(), dead_letter.to_string()),
-        (KEY.into(), letter.aggregate_id.to_string()),
-        (FACILITY.into(), letter.facility),
-    ]);
-    let notice = Notice {
-        message_id,
-        subject: format!("retry.{service}.{}", letter.consumer),
-        aggregate_id: letter.aggregate_id,
-        headers: &headers,
-        body: &[],
-    };
-    notify(tx, &notice).await
-}
-
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
     fn failures_that_differ_by_ids_and_amounts_share_a_fingerprint() {
-        let of = |text: &str| fingerprint("c", "t", Class::Permanent, &HandlerError::permanent("CODE", text));
+        let fingerprint_of =
+            |text: &str| fingerprint("c", "t", Class::Permanent, &HandlerError::permanent("CODE", text));
         let id = Uuid::now_v7();
         assert_eq!(
-            of("claim 17 paid 12.50 too much"),
-            of("claim 9 paid 340.00 too much")
+            fingerprint_of("claim 17 paid 12.50 too much"),
+            fingerprint_of("claim 9 paid 340.00 too much")
         );
         assert_eq!(
-            of(&format!("no order {id}")),
-            of("no order 00000000-0000-0000-0000-000000000000")
+            fingerprint_of(&format!("no order {id}")),
+            fingerprint_of("no order 00000000-0000-0000-0000-000000000000")
         );
-        assert_ne!(of("no order"), of("no payment"));
+        assert_ne!(fingerprint_of("no order"), fingerprint_of("no payment"));
     }
 }
