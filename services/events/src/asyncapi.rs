@@ -1,4 +1,4 @@
-//! The events for readers outside of Weft: an AsyncAPI 3.0 document made from the contract.
+//! The published events as an AsyncAPI 3.0 document, made from the contract, for readers outside of Weft.
 
 use prost_reflect::{
     Cardinality, DescriptorPool, EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor,
@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, contract};
 
-/// The document. `descriptors` is an encoded `FileDescriptorSet` with comments.
+/// Builds the document. `descriptors` is an encoded `FileDescriptorSet` with comments.
 ///
 /// # Errors
-/// When the descriptors cannot be read.
+/// When the descriptors cannot be decoded.
 pub fn asyncapi(descriptors: &[u8]) -> Result<Value, Error> {
     let pool = DescriptorPool::decode(descriptors).map_err(|error| Error::Envelope(error.to_string()))?;
     let (mut channels, mut operations, mut messages) = (Map::new(), Map::new(), Map::new());
@@ -64,7 +64,7 @@ fn message_object(message: &MessageDescriptor) -> Value {
     })
 }
 
-/// The envelope, as the relay sends it.
+/// The headers of the envelope, as the relay sends them.
 fn headers() -> Value {
     let texts = [
         ("ce-specversion", "Always 1.0."),
@@ -120,7 +120,7 @@ fn headers() -> Value {
     json!({"type": "object", "properties": properties, "required": required})
 }
 
-/// The message in the language of Protobuf, followed by those that it is made of.
+/// The message in Protobuf's language, followed by the messages and enums of its fields.
 fn schema_text(message: &MessageDescriptor) -> String {
     let mut text = String::from("syntax = \"proto3\";\n");
     let (mut waiting, mut seen) = (vec![Kind::Message(message.clone())], Vec::new());
@@ -199,7 +199,7 @@ fn comment_lines(about: &str, indent: &str) -> String {
     about.lines().map(|line| format!("{indent}// {line}\n")).collect()
 }
 
-/// The comment before what lies at this path of a file.
+/// The leading comment of the element at this path of a file.
 fn comment(file: &FileDescriptor, path: &[i32]) -> String {
     let info = file.file_descriptor_proto().source_code_info.as_ref();
     let location = info.and_then(|info| info.location.iter().find(|location| location.path == path));

@@ -15,16 +15,16 @@ use crate::{
     Error, Outbox, Settings, consumer::Registration, durability_check, limits::DeniedSubjects, streams,
 };
 
-/// The longest wait between two attempts to reach the broker.
+/// The longest wait between two attempts to connect to the broker.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
-/// A connection that went silent is given up after four of these: the client pings three times before it concludes.
+/// A silent connection is closed after four of these intervals: the client pings three times first.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How soon a stream that somebody deleted is noticed.
+/// A deleted stream is noticed within this time.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A service's connection to the broker. Cheap to clone. It reconnects for ever.
+/// A service's connection to the broker. Cheap to clone. It reconnects without limit.
 #[derive(Clone)]
 pub struct Bus(Arc<Inner>);
 
@@ -35,9 +35,9 @@ struct Inner {
     outbox: Outbox,
     connected: watch::Receiver<bool>,
     ready: watch::Sender<bool>,
-    /// Counts how often the streams were looked after.
+    /// Incremented at every check of the streams.
     generation: AtomicU64,
-    /// A stream seems to be missing: it is looked for at once.
+    /// Wakes an immediate check of the streams, because one seems to be missing.
     check_streams: Notify,
     denied_subjects: Arc<DeniedSubjects>,
     /// Counts lost connections.
@@ -47,11 +47,11 @@ struct Inner {
 }
 
 impl Bus {
-    /// Starts to connect and returns without waiting: a service starts while the broker is down, and its readiness
-    /// says so. [`Bus::run`] must run for anything to be published or consumed.
+    /// Starts to connect and returns without waiting: a service starts while the broker is down, and reports it by
+    /// its readiness. Nothing is published or consumed until [`Bus::run`] runs.
     ///
     /// # Errors
-    /// Only for credentials or addresses that cannot be read.
+    /// When the credentials or addresses cannot be read.
     pub async fn connect(settings: &Settings, service: &str) -> Result<Self, Error> {
         let (connection, connected) = watch::channel(false);
         let connection = Arc::new(connection);
@@ -98,12 +98,12 @@ impl Bus {
         })))
     }
 
-    /// Sets up the streams whenever the broker is reached (it may have come back empty) and keeps
-    /// [`Bus::status`] true while it stays. Runs until `shutdown`.
+    /// Sets up the streams at every connect (the broker may have come back empty) and keeps [`Bus::status`] true
+    /// while it is connected. Runs until `shutdown`.
     ///
     /// # Errors
-    /// [`Error::RelaxedSync`] when the server may lose what it acknowledges and the settings do not allow it,
-    /// [`Error::TooOld`] when it knows no atomic batches.
+    /// [`Error::RelaxedSync`] when the server may lose acknowledged messages and the settings do not allow it,
+    /// [`Error::TooOld`] when it does not support atomic batches.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
         let connection_loop = async {
             let mut connected = self.0.connected.clone();
@@ -114,7 +114,7 @@ impl Bus {
                     if error.is_permanent() {
                         return Err(error);
                     }
-                    // One that cannot say how it syncs goes on serving, if it has said so before.
+                    // A monitoring error does not stop a broker that has passed the check before.
                     let became_unusable =
                         !matches!(error, Error::Monitoring(_)) && self.0.ready.send_replace(false);
                     if became_unusable {
@@ -145,12 +145,12 @@ impl Bus {
         }
     }
 
-    /// Whether events can be published and consumed now; for readiness.
+    /// Whether events can be published and consumed now. Feeds the readiness probe.
     pub fn status(&self) -> watch::Receiver<bool> {
         self.0.ready.subscribe()
     }
 
-    /// Wakes the relay of this process after a commit.
+    /// The handle that wakes the relay of this process after a commit.
     pub fn outbox(&self) -> Outbox {
         self.0.outbox.clone()
     }
@@ -171,7 +171,7 @@ impl Bus {
         jetstream::new(self.0.client.clone())
     }
 
-    /// Changes whenever the streams were looked after: one of them may be new.
+    /// Changes with every check of the streams: one of them may be new.
     pub(crate) fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
     }
@@ -189,7 +189,7 @@ impl Bus {
     }
 
     fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Registration>> {
-        // Nothing that holds it leaves it half done.
+        // A panic while the lock is held leaves the map consistent.
         self.0.consumers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -204,7 +204,7 @@ impl Bus {
         let _ = status.wait_for(|ready| *ready).await;
     }
 
-    /// Looks for the streams soon.
+    /// Requests a check of the streams now.
     pub(crate) fn request_stream_check(&self) {
         self.0.check_streams.notify_one();
     }
@@ -213,7 +213,7 @@ impl Bus {
         &self.0.denied_subjects
     }
 
-    /// Changes whenever the connection was lost.
+    /// Changes when the connection is lost.
     pub(crate) fn disconnects(&self) -> watch::Receiver<u64> {
         self.0.disconnects.subscribe()
     }
@@ -221,7 +221,7 @@ impl Bus {
     async fn prepare(&self, scope: streams::Scope) -> Result<(), Error> {
         durability_check::check_sync(&self.0.settings).await?;
         let jetstream = self.jetstream();
-        // An answer, before the server's version is looked at; nothing is changed on one that is too old.
+        // This request ensures that the server's version is known. Nothing is changed on a server that is too old.
         streams::find(&jetstream, streams::EVENTS).await?;
         durability_check::check_version(&self.0.client)?;
         streams::apply(&jetstream, &self.0.settings, scope).await

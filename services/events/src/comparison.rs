@@ -1,4 +1,5 @@
-//! The event log beside the stream, both read once, in the order of time, and neither of them held as a whole.
+//! Compares the event log with the stream. Both are read once, in the order of time, without holding either in
+//! memory.
 
 use std::collections::HashMap;
 
@@ -10,33 +11,33 @@ use uuid::Uuid;
 
 use crate::{Bus, Error, streams};
 
-/// Events read from the log at once.
+/// Events read from the log by one query.
 const PAGE: i32 = 5_000;
 
-/// Missing events that one report names; a further audit finds the rest.
+/// The most missing events in one report. A further audit finds the rest.
 const MAX_MISSING: usize = 100_000;
 
-/// Logged events that are looked for at the same time. They are those that were published much later than they
-/// happened, and those that are missing: beyond so many the log is not read on.
+/// The most logged events that are not matched yet: those published much later than they happened, and those
+/// missing. At this bound the log is not read any further.
 const MAX_UNMATCHED: usize = 500_000;
 
-/// Messages of an event may carry a broker's time that differs from the log's by this much.
+/// The broker's time of an event's message may differ from the log's time by this much.
 const CLOCK_SKEW: time::Duration = time::Duration::minutes(5);
 
 pub(crate) struct Comparison<'a> {
     pool: &'a PgPool,
     consumer: PullConsumer,
     messages: pull::Stream,
-    /// Messages that the broker still has for the consumer.
+    /// Messages that the broker has not delivered yet.
     remaining: u64,
-    /// The last event that was read of the log. `None`: all of it was.
+    /// The last event read from the log. `None`: all of it has been read.
     log: Option<(OffsetDateTime, Uuid)>,
-    /// When the last message was published that was read of the stream.
+    /// The publication time of the last message read from the stream.
     published: OffsetDateTime,
     logged: u64,
-    /// Of the log, and not met in the stream yet.
+    /// Logged events that have not been found in the stream yet.
     unmatched_logged: HashMap<Uuid, OffsetDateTime>,
-    /// Of the stream, and not met in the log yet.
+    /// Events of the stream that have not been found in the log yet.
     unmatched_streamed: HashMap<Uuid, OffsetDateTime>,
 }
 
@@ -69,7 +70,7 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    /// Reads whichever is behind, until both are read.
+    /// Reads from the source that is behind, until both have been read.
     pub(crate) async fn run(&mut self) -> Result<(), Error> {
         loop {
             let has_capacity = self.unmatched_logged.len() < MAX_UNMATCHED;
@@ -79,7 +80,7 @@ impl<'a> Comparison<'a> {
                 }
                 _ if self.remaining > 0 => self.read_stream().await?,
                 _ => {
-                    // What the broker acknowledged before the log was read is in the stream by now.
+                    // Messages that the broker acknowledged before the log was read are in the stream by now.
                     self.remaining = self.consumer.info().await.map_err(Error::broker)?.num_pending;
                     if self.remaining == 0 {
                         return Ok(());
@@ -89,12 +90,12 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Events of the log that were read.
+    /// The number of events read from the log.
     pub(crate) fn logged(&self) -> u64 {
         self.logged
     }
 
-    /// What the stream lacks, in the order of the log.
+    /// The events that the stream lacks, in the order of the log.
     pub(crate) fn missing(self) -> Vec<(OffsetDateTime, Uuid)> {
         let mut missing: Vec<_> = self
             .unmatched_logged
@@ -124,7 +125,8 @@ impl<'a> Comparison<'a> {
                 self.unmatched_logged.insert(event.id, event.occurred_at);
             }
         }
-        // What was published long before the events that follow is none of them: a repetition, or a foreign message.
+        // A message published long before the next logged events matches none of them: it is a duplicate or
+        // foreign.
         if let Some((at, _)) = self.log {
             self.unmatched_streamed
                 .retain(|_, published| *published >= at - CLOCK_SKEW);

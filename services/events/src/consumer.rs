@@ -31,7 +31,7 @@ pub(crate) use catch_up::apply_filter;
 pub(crate) use definition::{Registration, definition};
 use pull_loop::Exit;
 
-/// A named subscription of a service. Its position, its failures and its dead letters belong to the name.
+/// A named subscription of a service. Its position, failures and dead letters are stored under the name.
 pub struct Consumer {
     name: &'static str,
     subjects: Vec<String>,
@@ -39,7 +39,7 @@ pub struct Consumer {
     handler_version: String,
 }
 
-/// What every attempt of one consumer needs.
+/// Shared state of all attempts of one consumer.
 struct Worker {
     bus: Bus,
     pool: PgPool,
@@ -49,15 +49,15 @@ struct Worker {
     lease: String,
     metrics: metrics::Consumer,
     batch_size: Mutex<BatchSize>,
-    /// Counts events that have taken effect here.
+    /// Counts the events that have taken effect in this process.
     effects: AtomicU64,
-    /// The last session ended with the connection to the broker.
+    /// The last pull loop ended because the connection to the broker was lost.
     disconnected: AtomicBool,
 }
 
 impl Consumer {
-    /// `name` is unique in the installation and made of letters, digits and dashes: `payment-ledger`. `subjects` are
-    /// `evt.<service>.<aggregate>.<event>`, wildcards allowed.
+    /// `name` is unique in the installation and made of letters, digits and dashes: `payment-ledger`. `subjects`
+    /// are `evt.<service>.<aggregate>.<event>`, wildcards allowed.
     pub fn new(name: &'static str, subjects: &[&str], handler: impl Handler) -> Self {
         Self {
             name,
@@ -71,17 +71,17 @@ impl Consumer {
         self.name
     }
 
-    /// The build that handles, for dead letters: a version or a commit.
+    /// The build that handles events, recorded in dead letters: a version or a commit.
     #[must_use]
     pub fn handler_version(mut self, version: &str) -> Self {
         version.clone_into(&mut self.handler_version);
         self
     }
 
-    /// Consumes until `shutdown`, whatever fails; then finishes the attempts that run, and returns.
+    /// Consumes until `shutdown`, whatever fails; then finishes the running attempts and returns.
     ///
-    /// One process at a time consumes under a name, by lease, so that order within an aggregate holds across
-    /// processes; others stand by.
+    /// One process at a time consumes under a name, by lease, so that the order within an aggregate holds across
+    /// processes. The others stand by.
     ///
     /// # Errors
     /// None at present; the signature is that of every supervised task.
@@ -127,7 +127,7 @@ impl Consumer {
 }
 
 impl Worker {
-    /// Consumes for as long as the lease, the broker and the operator allow.
+    /// Consumes for as long as the process has the lease, the broker is ready and no operator pauses the consumer.
     async fn consume_once(
         self: &Arc<Self>,
         subjects: &[String],
@@ -158,7 +158,7 @@ impl Worker {
         Ok(lease_exit.unwrap_or(end?))
     }
 
-    /// Renews the lease until `stop`; cancels `stop` when the lease is lost or an operator pauses the consumer.
+    /// Renews the lease until `stop`. Cancels `stop` when the lease is lost or an operator pauses the consumer.
     async fn keep_lease(&self, lease: &Lease, stop: &CancellationToken) -> Option<Exit> {
         loop {
             tokio::select! {
@@ -170,7 +170,8 @@ impl Worker {
             let end = match (renewed, paused) {
                 (Ok(false), _) => Exit::Interrupted("another process took the lease"),
                 (_, Ok(true)) => Exit::Interrupted("an operator paused the consumer"),
-                // The database is away: attempts fail by themselves, and the lease may still be ours when it is back.
+                // The database is unavailable: attempts fail by themselves, and the lease may still be valid when
+                // it is back.
                 _ => continue,
             };
             stop.cancel();
@@ -191,7 +192,7 @@ impl Worker {
     }
 
     fn batch_size(&self) -> MutexGuard<'_, BatchSize> {
-        // Nothing that holds it leaves it half done.
+        // A panic while the lock is held leaves the value consistent.
         self.batch_size.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

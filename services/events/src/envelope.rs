@@ -1,4 +1,5 @@
-//! CloudEvents 1.0 in NATS binary mode: the attributes travel as lowercase `ce-*` headers beside the Protobuf body.
+//! CloudEvents 1.0 in NATS binary mode: the attributes are lowercase `ce-*` headers, the Protobuf message is the
+//! body.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -11,21 +12,21 @@ use crate::error::Error;
 /// Header names and values, as they are stored.
 pub(crate) type Headers = BTreeMap<String, String>;
 
-/// Names the dead letter that a message replays or continues after.
+/// The dead letter that a message replays or continues after.
 pub(crate) const DEAD_LETTER: &str = "weft-dead-letter";
 
-/// Of a message that refers to a dead letter: the aggregate whose turn it takes, and the facility whose rows it needs.
+/// The aggregate and the facility of the dead letter that a message refers to.
 pub(crate) const KEY: &str = "weft-key";
 pub(crate) const FACILITY: &str = "weft-facility";
 
-/// Where a message was first, when it is sent again: stream and sequence.
+/// The original stream and sequence of a message that is sent again.
 pub(crate) const STREAM: &str = "weft-stream";
 pub(crate) const SEQUENCE: &str = "weft-sequence";
 
-/// A copy that lacks its body says how large that was.
+/// The size in bytes of a body that a copy omits.
 pub(crate) const BODY_OMITTED: &str = "weft-body-omitted";
 
-/// Of a copy that stands for a message whose headers no client can read: why.
+/// Why the headers of the original cannot be read. Set on the copy that replaces it.
 pub(crate) const UNREADABLE: &str = "weft-unreadable";
 
 /// The attributes of one event message.
@@ -42,7 +43,7 @@ pub(crate) struct Envelope {
     pub(crate) traceparent: String,
 }
 
-/// The headers that an event is published with. The relay adds `ce-source`, which the log does not keep.
+/// The headers that an event is published with. The relay adds `ce-source`, which the log does not store.
 pub(crate) fn encode(envelope: Envelope, occurred_at: OffsetDateTime) -> Headers {
     let time = occurred_at.format(&Rfc3339).unwrap_or_default();
     let correlation = envelope
@@ -74,7 +75,7 @@ pub(crate) fn encode(envelope: Envelope, occurred_at: OffsetDateTime) -> Headers
     headers
 }
 
-/// The headers of a message without the broker's own `Nats-*` control headers, as text that the database takes.
+/// The headers of a message without the broker's own `Nats-*` control headers, as text that the database accepts.
 pub(crate) fn storable_headers(headers: Option<&HeaderMap>) -> Headers {
     let Some(headers) = headers else {
         return Headers::new();
@@ -92,13 +93,13 @@ pub(crate) fn storable_headers(headers: Option<&HeaderMap>) -> Headers {
         .collect()
 }
 
-/// PostgreSQL's text holds every character but this one.
+/// Replaces the only character that PostgreSQL's text cannot hold.
 pub(crate) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
 impl Envelope {
-    /// The attributes, or what can be known without them and why they cannot be read.
+    /// The attributes; or, when they cannot be parsed, a placeholder and the reason.
     pub(crate) fn parse_or_placeholder(
         headers: &Headers,
         stream: &str,
@@ -113,7 +114,7 @@ impl Envelope {
         }
     }
 
-    /// Reads the attributes. An error names the first one that is missing or malformed.
+    /// Parses the attributes. An error names the first one that is missing or malformed.
     pub(crate) fn parse(headers: &Headers) -> Result<Self, Error> {
         Ok(Self {
             event_id: required(headers, "ce-id")?,
@@ -128,7 +129,7 @@ impl Envelope {
         })
     }
 
-    /// What a message that refers to a dead letter says of it. `None`: it says nothing, but brings the event itself, as
+    /// The identity of the dead letter that a message refers to. `None`: the message contains the event itself, as
     /// earlier builds send it.
     pub(crate) fn parse_reference(headers: &Headers) -> Option<Self> {
         let dead_letter = valid_or_none(headers, DEAD_LETTER)?;
@@ -145,9 +146,10 @@ impl Envelope {
         })
     }
 
-    /// What can be known of a message whose attributes cannot be read: enough to keep it as a dead letter. Where it
-    /// names no id or aggregate, its place in the stream does, so that a second delivery is the same event. One that
-    /// is nobody's is known by its place alone: it cannot hold up anybody's aggregate.
+    /// What can be read of a message with malformed attributes: enough to store it as a dead letter. A missing
+    /// event or aggregate id is derived from the position in the stream, so that a redelivery is the same event.
+    /// Without a valid facility both ids are derived from the position, so that the message cannot block another
+    /// facility's aggregate.
     fn placeholder(headers: &Headers, stream: &str, sequence: u64) -> Self {
         let text = |name: &str| headers.get(name).cloned().unwrap_or_default();
         let position = match (headers.get(STREAM), headers.get(SEQUENCE)) {

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::HandlerError;
 
-/// Why a consumer gave up.
+/// Why an event became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Permanent,
@@ -14,7 +14,7 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    /// The class of an error that is not tried again.
+    /// The class of an error that is not retried.
     pub(crate) fn from_error(error: &HandlerError) -> Self {
         match error {
             HandlerError::Transient(..) | HandlerError::Unavailable(..) => Self::Exhausted,
@@ -23,7 +23,7 @@ impl Class {
         }
     }
 
-    /// As it stands in the database and in the subject `dlq.<service>.<consumer>.<class>`.
+    /// The class as stored in the database and used in the subject `dlq.<service>.<consumer>.<class>`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Permanent => "permanent",
@@ -34,14 +34,15 @@ impl Class {
     }
 }
 
-/// Equal for failures of one kind: whatever varies from event to event is taken out of the message first.
+/// A hash that is equal for failures of one kind: parts that vary between events are removed from the message
+/// first.
 pub(crate) fn fingerprint(consumer: &str, type_name: &str, class: Class, error: &HandlerError) -> String {
     let message = without_variables(error.message());
     let parts = [consumer, type_name, class.as_str(), error.code(), &message].join("\u{1f}");
     hex::encode(&Sha256::digest(parts)[..8])
 }
 
-/// Every word with a digit in it becomes `#`: ids, amounts, times and positions all have one.
+/// Replaces every word that has a digit by `#`: ids, amounts, times and positions all have one.
 fn without_variables(message: &str) -> String {
     let words = message.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '.');
     words

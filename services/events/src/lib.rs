@@ -1,6 +1,6 @@
-//! The event backbone: a use case's transaction writes its events to the outbox, the pending part of the log, a relay
-//! publishes them to JetStream, and consumers give each of them effect once, in order within its aggregate. What a consumer cannot
-//! handle becomes a dead letter that operators can see, replay and discard.
+//! Events: a use case's transaction writes its events to the outbox, the pending part of the log. A relay
+//! publishes them to JetStream. Consumers apply each of them once, in order within its aggregate. An event that a
+//! consumer cannot handle becomes a dead letter, which operators can see, replay and discard.
 //!
 //! PostgreSQL is the source of truth; the stream is a copy of the log and can be rebuilt from it.
 

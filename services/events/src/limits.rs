@@ -1,4 +1,4 @@
-//! What the broker takes: the size of a message, and the subjects that its permissions allow.
+//! The broker's limits: the size of a message, and the subjects that its permissions allow.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,16 +10,16 @@ use tokio::{
     time::Instant,
 };
 
-/// A server's greeting is a line of some hundred bytes.
+/// A server's greeting is one line of a few hundred bytes.
 const MAX_GREETING_BYTES: u64 = 64 << 10;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Subjects that are remembered as refused. Beyond them the oldest is forgotten.
+/// The most subjects that are remembered as denied. Beyond it the oldest is forgotten.
 const MAX_SUBJECTS: usize = 1_000;
 
-/// Subjects that the server does not let this client publish to. It says so beside the answers: a publish to such a
-/// subject is never answered.
+/// Subjects that the server does not allow this client to publish to. The server reports this apart from the
+/// request: a publish to such a subject gets no response.
 pub(crate) struct DeniedSubjects(watch::Sender<HashMap<String, Instant>>);
 
 impl DeniedSubjects {
@@ -27,7 +27,8 @@ impl DeniedSubjects {
         Self(watch::Sender::new(HashMap::new()))
     }
 
-    /// Remembers a refusal, if the server's error is one: `Permissions Violation for Publish to "dlq.order.x"`.
+    /// Records the subject, if the server's error is a denial: `Permissions Violation for Publish to
+    /// "dlq.order.x"`.
     pub(crate) fn record(&self, error: &str) {
         let Some((_, subject)) = error.split_once("Permissions Violation for Publish to ") else {
             return;
@@ -44,18 +45,18 @@ impl DeniedSubjects {
         });
     }
 
-    /// The subject is allowed: a message on it was taken.
+    /// Forgets the denial of a subject: a message on it was accepted.
     pub(crate) fn clear(&self, subject: &str) {
         self.0.send_if_modified(|denied| denied.remove(subject).is_some());
     }
 
-    /// Whether a publish to the subject was refused no longer ago than this.
+    /// Whether a publish to the subject was denied less than this time ago.
     pub(crate) fn is_denied(&self, subject: &str, within: Duration) -> bool {
         let denied = self.0.borrow();
         denied.get(subject).is_some_and(|at| at.elapsed() < within)
     }
 
-    /// Returns once a publish to the subject is refused; for ever if it is not.
+    /// Returns once a publish to the subject is denied from now on. Otherwise it never returns.
     pub(crate) async fn denied(&self, subject: &str) {
         let started = Instant::now();
         let mut changes = self.0.subscribe();
@@ -71,8 +72,9 @@ struct Greeting {
     max_payload: usize,
 }
 
-/// The largest message that a server takes now, from the greeting of a connection of its own: a connection keeps the
-/// limit that it was greeted with. The first server that greets decides. `None`: none does within three seconds.
+/// The largest message in bytes that a server accepts now. It is read from the greeting of a new connection, since
+/// a connection keeps the limit of its own greeting. The first server that responds decides. `None`: no server
+/// responds within three seconds.
 pub(crate) async fn max_payload(servers: &[chassis::SecretUrl]) -> Option<usize> {
     for server in servers {
         let Ok(address) = server.expose().parse::<async_nats::ServerAddr>() else {

@@ -17,30 +17,31 @@ mod positions;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Inbox rows removed in one statement, so that pruning never holds locks for long.
+/// Inbox rows deleted by one statement, so that pruning does not hold locks for long.
 const PRUNE_BATCH: i64 = 5_000;
 
-/// Dead letters removed in one statement; they are larger, and have rows elsewhere.
+/// Dead letters deleted by one statement. They are larger and have rows in other tables.
 const DEAD_LETTER_BATCH: i32 = 500;
 
-/// Operators' records looked at in one statement.
+/// Operators' records checked by one statement.
 const ACTION_BATCH: i32 = 5_000;
 
-/// Pages of operators' records that are looked at in one turn: those about dead letters that are still there stay, however
-/// many they are, and the next turn goes on behind them.
+/// The most pages of operators' records checked in one run. Records of dead letters that still exist are kept,
+/// however many they are, and the next run continues after them.
 const MAX_PAGES_PER_RUN: usize = 100;
 
-/// The last of the operators' records that were looked at: its time and its number. `None`: the next is the oldest.
+/// The time and the id of the last of the operators' records that was checked. `None`: the next run starts with
+/// the oldest.
 type Cursor = Mutex<Option<(OffsetDateTime, i64)>>;
 
-/// Failures in a row that last no longer than this are no warning.
+/// Consecutive failures are logged as a warning once they have lasted this long.
 const WARN_AFTER: Duration = Duration::from_secs(15);
 
-/// Days for which the log's partitions exist ahead of time.
+/// Days for which the log's partitions are created ahead.
 const DAYS_AHEAD: i32 = 7;
 
-/// What has to be done again and again: partitions and retention, replays of groups, messages that the broker gave
-/// up on, and the gauges. Every replica may run it.
+/// Periodic work: partitions, retention, replays of groups, messages that the broker stopped delivering, and the
+/// gauges. Every replica may run it.
 pub struct Maintenance {
     bus: Bus,
     pool: PgPool,
@@ -55,7 +56,7 @@ impl Maintenance {
         }
     }
 
-    /// Runs until `shutdown`; what fails is tried again at its next turn.
+    /// Runs until `shutdown`. Failed work is repeated at its next time.
     ///
     /// # Errors
     /// None at present; the signature is that of every supervised task.
@@ -121,7 +122,7 @@ impl Maintenance {
         }
     }
 
-    /// The settled ones; the open ones wait for an operator however old they are.
+    /// Deletes old resolved and discarded dead letters. Open ones are kept for an operator, however old they are.
     async fn prune_dead_letters(&self) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().dead_letters_kept_days).unwrap_or(i32::MAX);
         loop {
@@ -160,7 +161,7 @@ impl Maintenance {
         Ok(())
     }
 
-    /// Of events that have left the stream without an end, and will never be delivered again.
+    /// Deletes failures of events that have left the stream without an outcome and will not be delivered again.
     async fn prune_failures(&self) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().inbox_kept_days).unwrap_or(i32::MAX);
         loop {
@@ -197,13 +198,13 @@ where
         match work().await {
             Ok(()) => failing = None,
             Err(error) => {
-                // At a start the database is often not there yet, and a restart of it is nothing to worry about.
+                // At a start the database is often not available yet, and a short outage needs no warning.
                 if failing.get_or_insert_with(Instant::now).elapsed() < WARN_AFTER {
                     tracing::info!(error = %error, what, "upkeep waits; it is tried again");
                 } else {
                     tracing::warn!(error = %error, what, "upkeep failed; it is tried again");
                 }
-                // Not before the others have had their turn, and not in a tight loop while the database is away.
+                // Lets the other work run, and avoids a tight loop while the database is unavailable.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! Counters and times under OpenTelemetry's messaging conventions.
+//! Counters and durations by OpenTelemetry's messaging conventions.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use opentelemetry::{
     metrics::{Counter, Histogram},
 };
 
-/// What a relay publishes.
+/// Metrics of publishing.
 pub(crate) struct Relay {
     sent: Counter<u64>,
 }
 
-/// What a consumer handles.
+/// Metrics of consuming.
 pub(crate) struct Consumer {
     consumed: Counter<u64>,
     duration: Histogram<f64>,
@@ -66,7 +66,7 @@ impl Consumer {
                 .build(),
             consumer: consumer.to_owned(),
         };
-        // Without a zero to begin with, the first dead letter would be no increase to an alert.
+        // Starts at zero, so that an alert sees the first dead letter as an increase.
         metrics.dead.add(0, &metrics.labels());
         metrics.new_fingerprint.add(0, &metrics.labels());
         metrics
@@ -84,7 +84,7 @@ impl Consumer {
         self.duration.record(took.as_secs_f64(), &labels);
     }
 
-    /// `new_kind`: nothing has failed like this before.
+    /// `new_kind`: no dead letter has had this fingerprint before.
     pub(crate) fn record_dead_letter(&self, new_kind: bool) {
         self.dead.add(1, &self.labels());
         if new_kind {

@@ -35,7 +35,8 @@ pub struct Operator {
     pub facility: String,
     /// The subject of the token, for the audit trail.
     pub subject: String,
-    /// Whether the caller is an administrator, who also sees dead letters whose message names no readable facility.
+    /// Whether the caller is an administrator, who also sees dead letters whose message names no readable
+    /// facility.
     pub administrator: bool,
 }
 
@@ -74,8 +75,8 @@ struct Inner {
 type Authenticate = dyn Fn(&Extensions) -> Result<Operator, Status> + Send + Sync;
 
 impl DeadLetters {
-    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `operator` reads what the
-    /// server's authentication put into the request's extensions.
+    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `operator` reads what
+    /// the server's authentication put into the request's extensions.
     pub fn new(
         bus: &Bus,
         pool: &PgPool,

@@ -37,8 +37,8 @@ impl Outbox {
     }
 }
 
-/// Writes events to the log, as pending, inside the caller's transaction. The transaction must hold the row lock under
-/// which the aggregates' versions were counted up, and run with `weft.facility` set to the events' facility.
+/// Writes events to the log, as pending, inside the caller's transaction. The transaction must hold the row lock
+/// under which the aggregates' versions were counted up, and run with `weft.facility` set to the events' facility.
 ///
 /// # Errors
 /// When a message is no event or too large, or the database fails.
@@ -48,7 +48,8 @@ pub async fn append(connection: &mut PgConnection, events: &[Event]) -> Result<(
         return insert_many(connection, &declared).await;
     }
     if !declared.is_empty() {
-        // Few rows as values cost the server half of what arrays do. There are few statements: one for each number of rows.
+        // Few rows as values cost the server half of what arrays do. There are few statements: one for each number
+        // of rows.
         let mut insert = QueryBuilder::new(
             "insert into events.outbox (lane, occurred_at, id, type, subject, facility, aggregate, aggregate_id, \
              version, saga_id, causation_id, traceparent, body) ",

@@ -49,7 +49,8 @@ impl Audit {
             .await
     }
 
-    /// The same as far back as consumers remember what took effect: what the stream keeps no longer counts as missing.
+    /// The same as far back as consumers remember what took effect: what the stream keeps no longer counts as
+    /// missing.
     pub(crate) async fn compare_beyond(&self, window: Duration) -> Result<Report, Error> {
         let remembered = Duration::from_secs(86_400) * self.bus.settings().inbox_kept_days;
         self.compare_since(window.min(remembered)).await
@@ -113,9 +114,9 @@ pub(crate) enum Rebuild {
     Done,
 }
 
-/// When the broker has come back empty, makes the log pending again before anything newer is published: consumers then
-/// see every aggregate's events in order, and the inbox drops what had taken effect. It goes by pages, each in a
-/// transaction of its own, and whoever calls next goes on where the last one was.
+/// When the broker has come back empty, makes the log pending again before anything newer is published: consumers
+/// then see every aggregate's events in order, and the inbox drops what had taken effect. It goes by pages, each
+/// in a transaction of its own, and whoever calls next goes on where the last one was.
 pub(crate) async fn republish_after_loss(bus: &Bus, pool: &PgPool) -> Result<Rebuild, Error> {
     let stream = bus
         .jetstream()

@@ -20,7 +20,8 @@ mod publish;
 use in_flight::{Backoff, InFlight};
 use lanes::Lanes;
 
-/// Publishes the outbox: reads the lanes it owns in order, publishes, and takes out what the broker has acknowledged.
+/// Publishes the outbox: reads the lanes it owns in order, publishes, and takes out what the broker has
+/// acknowledged.
 ///
 /// Any number of relays share the sixteen lanes; one that dies loses its lanes after `relay.lease_ms`.
 pub struct Relay {
@@ -29,8 +30,8 @@ pub struct Relay {
     metrics: metrics::Relay,
 }
 
-/// Events that are worth the whole time of gathering: a message of a batch of so many costs the broker a quarter of one that is
-/// published by itself, and one of a batch of 200 a tenth.
+/// Events that are worth the whole time of gathering: a message of a batch of so many costs the broker a quarter
+/// of one that is published by itself, and one of a batch of 200 a tenth.
 const FULL_GATHER_EVENTS: usize = 50;
 
 /// A message that waits to be published.
@@ -56,8 +57,8 @@ struct RunState {
     generation: u64,
     /// There may be rows to read.
     read_due: bool,
-    /// There are more rows than one batch takes. Only then is it worth to have several on their way: else rows that
-    /// wait for a batch to land share the next one.
+    /// There are more rows than one batch takes. Only then is it worth to have several on their way: else rows
+    /// that wait for a batch to land share the next one.
     backlog: bool,
     /// Rows that come soon after others wait until then and share a batch.
     gather_until: Instant,

@@ -1,5 +1,5 @@
-//! The message that makes a consumer replay a dead letter, or go on with the events parked behind it. It only names the
-//! dead letter: the consumer reads it from the database, so no replay is too large to be sent.
+//! The message that makes a consumer replay a dead letter, or go on with the events parked behind it. It only
+//! names the dead letter: the consumer reads it from the database, so no replay is too large to be sent.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -9,7 +9,8 @@ use crate::{
     outbox::{Notice, notify},
 };
 
-/// Inserts the message into the outbox, inside the caller's transaction. Only the dead letter's consumer receives its subject.
+/// Inserts the message into the outbox, inside the caller's transaction. Only the dead letter's consumer receives
+/// its subject.
 pub(crate) async fn send(
     tx: &mut PgConnection,
     service: &str,

@@ -19,8 +19,8 @@ pub struct Settings {
     pub allow_relaxed_sync: bool,
     /// Copies of every stream: 1, 3 or 5. Three in production.
     pub replicas: usize,
-    /// Events a second, of all services together and on average over `events_max_age_days`, that the stream EVENTS has
-    /// room for. An insured order makes some 10 events. 1 to 1,000,000.
+    /// Events a second, of all services together and on average over `events_max_age_days`, that the stream EVENTS
+    /// has room for. An insured order makes some 10 events. 1 to 1,000,000.
     pub events_per_second: u32,
     /// Most bytes in the stream EVENTS; beyond them the broker refuses and the outbox backs up. 0: as many as
     /// `events_per_second` and `events_max_age_days` need. Otherwise 1 MiB or more.
@@ -33,8 +33,8 @@ pub struct Settings {
     pub dead_letters_max_bytes: i64,
     /// Days that the event log keeps. 1 to 3,650, and no less than `events_max_age_days`.
     pub log_kept_days: u32,
-    /// Days that a resolved or discarded dead letter is kept; open ones stay. No less than `events_max_age_days`, at
-    /// most 3,650.
+    /// Days that a resolved or discarded dead letter is kept; open ones stay. No less than `events_max_age_days`,
+    /// at most 3,650.
     pub dead_letters_kept_days: u32,
     /// Days that a consumer remembers what took effect. No less than `events_max_age_days`, at most 365.
     pub inbox_kept_days: u32,
@@ -52,8 +52,8 @@ pub struct Settings {
 pub struct RelaySettings {
     /// Milliseconds between looks at the outbox when nobody wakes the relay. 10 to 10,000.
     pub poll_ms: u64,
-    /// Milliseconds that events wait for others when 50 or more were published just before, so that they share a batch; the
-    /// fewer, the shorter. An event that comes after a longer pause goes at once. 0 to 1,000.
+    /// Milliseconds that events wait for others when 50 or more were published just before, so that they share a
+    /// batch; the fewer, the shorter. An event that comes after a longer pause goes at once. 0 to 1,000.
     pub gather_ms: u64,
     /// Events published in one atomic batch. 1 to 1,000.
     pub batch: u32,
@@ -61,7 +61,8 @@ pub struct RelaySettings {
     pub lease_ms: u64,
     /// Milliseconds to wait for the broker's acknowledgement. 100 to 60,000.
     pub ack_timeout_ms: u64,
-    /// Milliseconds before a message that the broker refuses is tried again; it is held meanwhile. 100 to 3,600,000.
+    /// Milliseconds before a message that the broker refuses is tried again; it is held meanwhile. 100 to
+    /// 3,600,000.
     pub held_retry_ms: u64,
 }
 
@@ -87,8 +88,8 @@ pub struct ConsumerSettings {
     pub max_backoff_ms: u64,
     /// Milliseconds that one attempt may take. 100 to 600,000.
     pub handler_timeout_ms: u64,
-    /// Times that an event runs into the database's limit of time, while other events take effect between them, before it
-    /// is dead. 1 to 1,000.
+    /// Times that an event runs into the database's limit of time, while other events take effect between them,
+    /// before it is dead. 1 to 1,000.
     pub timeout_tries: u32,
     /// Recorded starts without an end after which an event counts as what kills the process. 1 to 10.
     pub crash_tries: u32,

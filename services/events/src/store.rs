@@ -11,7 +11,8 @@ pub(crate) enum Unassigned {
     Visible,
 }
 
-/// A transaction that sees the facility's rows, begun in one round trip. The empty facility is that of the unassigned.
+/// A transaction that sees the facility's rows, begun in one round trip. The empty facility is that of the
+/// unassigned.
 pub(crate) async fn begin(
     pool: &PgPool,
     facility: &str,
@@ -37,17 +38,17 @@ pub(crate) async fn begin_seeing(
 }
 
 /// A transaction that gives up rather than let others wait: it fails when one of its statements takes longer than
-/// `patience`, or waits a fifth of that for a lock.
+/// `timeout`, or waits a fifth of that for a lock.
 ///
-/// It is for transactions with rows of several aggregates. Two of them, or one and a caller's, may wait for each other
-/// in a circle; PostgreSQL looks for such after a second (`deadlock_timeout`) and ends any of them. Long before, this
-/// one has stepped back.
+/// It is for transactions with rows of several aggregates. Two of them, or one and a caller's, may wait for each
+/// other in a circle; PostgreSQL looks for such after a second (`deadlock_timeout`) and ends any of them. Long
+/// before, this one has stepped back.
 pub(crate) async fn begin_with_timeout(
     pool: &PgPool,
     facility: &str,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let (statement, lock) = (patience.as_millis(), patience.as_millis() / 5);
+    let (statement, lock) = (timeout.as_millis(), timeout.as_millis() / 5);
     let also = format!(
         ", set_config('statement_timeout', '{statement}', true), set_config('lock_timeout', '{lock}', true)"
     );

@@ -1,5 +1,5 @@
-//! A stored message as the broker's API gives it: headers as bytes. The client closes its connection over headers that
-//! it cannot read, so a message that may have such is read this way.
+//! A stored message as the broker's API gives it: headers as bytes. The client closes its connection over headers
+//! that it cannot read, so a message that may have such is read this way.
 
 use std::str::FromStr as _;
 

@@ -25,7 +25,8 @@ const ADVISORIES_BYTES: i64 = 64 << 20;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The stream's own record of the settings that Weft gave it last. What differs from it has been changed by an operator.
+/// The stream's own record of the settings that Weft gave it last. What differs from it has been changed by an
+/// operator.
 const APPLIED: &str = "weft.applied";
 
 /// The broker has less storage than a stream is to have.

@@ -14,14 +14,15 @@ use super::{
 };
 use crate::{HandlerError, failure::Class, handler, trace};
 
-/// Tries at writing down what became of an event, when the database refuses that in a way that does not pass. Then the
-/// event gives way to others; it comes again, and is dead when its deliveries are used up.
+/// Tries at writing down what became of an event, when the database refuses that in a way that does not pass. Then
+/// the event gives way to others; it comes again, and is dead when its deliveries are used up.
 const BOOKKEEPING_TRIES: u32 = 3;
 
 /// The longest time between two looks whether the database is back, or a lock is gone.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the database may take to end the statement that a handler was interrupted in; its own limit is ten seconds.
+/// How long the database may take to end the statement that a handler was interrupted in; its own limit is ten
+/// seconds.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The code of an event that always needs more than the database's limit of time. It has had its tries.
@@ -35,8 +36,8 @@ pub(super) enum Outcome {
     DeadLettered(String),
     /// Failed; deliver again after this time.
     Retry(Duration),
-    /// The database is away, or somebody has locked what the handler needs: it stays in hand, and is tried after this
-    /// time. That is no failure of the event's.
+    /// The database is away, or somebody has locked what the handler needs: it stays in hand, and is tried after
+    /// this time. That is no failure of the event's.
     Wait(Duration),
     /// Another process may own the consumer: say nothing.
     Fenced,
@@ -72,8 +73,8 @@ pub(super) enum Start {
 }
 
 impl Worker {
-    /// Handles a message to an outcome. When the database cannot take it (an outage, a lock, a limit of time) it waits,
-    /// and nothing is counted.
+    /// Handles a message to an outcome. When the database cannot take it (an outage, a lock, a limit of time) it
+    /// waits, and nothing is counted.
     pub(super) async fn attempt(&self, message: &Message, epoch: i64) -> Outcome {
         let started = Instant::now();
         let span = self.span(message);
@@ -258,8 +259,8 @@ impl Worker {
         Ok(effect)
     }
 
-    /// An event waits for as long as the database cannot take it. But where others take effect between its tries, and it
-    /// alone always needs more than the database's limit of time, the waiting has an end.
+    /// An event waits for as long as the database cannot take it. But where others take effect between its tries,
+    /// and it alone always needs more than the database's limit of time, the waiting has an end.
     async fn on_timeout(
         &self,
         message: &Message,

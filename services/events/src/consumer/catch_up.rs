@@ -1,5 +1,5 @@
-//! A consumer whose filter gains a subject goes back to the first stored message of that subject, because the broker
-//! never goes back by itself: its cursor has passed them.
+//! A consumer whose filter gains a subject goes back to the first stored message of that subject, because the
+//! broker never goes back by itself: its cursor has passed them.
 
 use async_nats::jetstream::{
     Context,
@@ -12,7 +12,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{definition, message::Message};
 use crate::{Bus, Error, stored_message, streams};
 
-/// The clocks of the databases may differ by this much, and rows may be deleted for this long while a consumer catches up.
+/// The clocks of the databases may differ by this much, and rows may be deleted for this long while a consumer
+/// catches up.
 const CLOCK_MARGIN: time::Duration = time::Duration::hours(1);
 
 /// The first server that takes a consumer back.
@@ -68,8 +69,8 @@ impl CatchUp {
 }
 
 impl FilteredConsumer {
-    /// Takes the consumer back, if its filter has gained subjects of which messages are stored. Only for the process
-    /// that consumes.
+    /// Takes the consumer back, if its filter has gained subjects of which messages are stored. Only for the
+    /// process that consumes.
     pub(super) async fn rewind(
         &mut self,
         bus: &Bus,
@@ -108,8 +109,8 @@ impl FilteredConsumer {
     }
 }
 
-/// Creates the consumer, or gives it the filter that it is to have. Before the broker learns of subjects that the filter
-/// gains, they are on record as missing, so that they are caught up with whatever dies in between.
+/// Creates the consumer, or gives it the filter that it is to have. Before the broker learns of subjects that the
+/// filter gains, they are on record as missing, so that they are caught up with whatever dies in between.
 pub(crate) async fn apply_filter(
     bus: &Bus,
     pool: &PgPool,
@@ -244,8 +245,8 @@ async fn create(
     created.map_err(Error::broker)
 }
 
-/// A server that cannot take a consumer back gets it anew: it begins with the first message in the stream, and what was
-/// acknowledged is passed over all the same.
+/// A server that cannot take a consumer back gets it anew: it begins with the first message in the stream, and
+/// what was acknowledged is passed over all the same.
 async fn reset_to(
     bus: &Bus,
     consumer: &mut PullConsumer,

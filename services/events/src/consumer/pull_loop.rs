@@ -32,8 +32,8 @@ use crate::{Error, lease::Lease};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
 
-/// Jobs of sociable events that start as soon as there is one. More of them at once would take the company from each
-/// other: one transaction of many events costs less than many of one.
+/// Jobs of sociable events that start as soon as there is one. More of them at once would take the company from
+/// each other: one transaction of many events costs less than many of one.
 const EAGER_JOBS: usize = 2;
 
 /// How long events wait for company at most while so many jobs run.
@@ -85,7 +85,8 @@ pub(super) async fn run(
     lease: Lease,
     stop: &CancellationToken,
 ) -> Result<Exit, Error> {
-    // From here on: what a lost connection took with it is delivered again to the next session, at once and in order.
+    // From here on: what a lost connection took with it is delivered again to the next session, at once and in
+    // order.
     let mut disconnects = worker.bus.disconnects();
     let Setup {
         consumer,
@@ -251,8 +252,8 @@ impl PullLoop {
         }
     }
 
-    /// The next event that may run, and those that may share its transaction: row-level security goes by the facility,
-    /// and the inbox by the event's id.
+    /// The next event that may run, and those that may share its transaction: row-level security goes by the
+    /// facility, and the inbox by the event's id.
     fn next_job(&mut self) -> Vec<Message> {
         let gathering = self.is_gathering();
         let mut messages = self

@@ -13,16 +13,16 @@ use crate::Error;
 
 pub(super) struct Setup {
     pub(super) consumer: PullConsumer,
-    /// A process may have died over any message from the first of these sequences to the second; none was in hand when
-    /// they are empty.
+    /// A process may have died over any message from the first of these sequences to the second; none was in hand
+    /// when they are empty.
     pub(super) suspects: RangeInclusive<u64>,
     pub(super) catch_up: Option<CatchUp>,
     /// The consumer sequence of the next delivery. `None`: to be taken from the first one.
     pub(super) expected: Option<u64>,
 }
 
-/// Creates or updates the consumer and takes it back to its acknowledgement floor, so that what a former owner had in
-/// hand comes first and in order.
+/// Creates or updates the consumer and takes it back to its acknowledgement floor, so that what a former owner had
+/// in hand comes first and in order.
 pub(super) async fn set_up(
     worker: &Worker,
     subjects: &[String],
@@ -70,7 +70,8 @@ pub(super) async fn set_up(
     let expected = match consumer.reset(None).await {
         Ok(reset) => Some(reset.info.delivered.consumer_sequence + 1),
         Err(error) => {
-            // A server before 2.14 cannot. Once their time is up it delivers unacknowledged messages first, in order.
+            // A server before 2.14 cannot. Once their time is up it delivers unacknowledged messages first, in
+            // order.
             tracing::info!(consumer = worker.name, error = %error, "waiting for messages in hand to come back");
             tokio::select! {
                 () = tokio::time::sleep(ack_wait + Duration::from_secs(1)) => {}

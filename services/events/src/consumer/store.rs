@@ -47,8 +47,8 @@ pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx
     Ok(false)
 }
 
-/// Marks events of one facility as taken effect and forgets their failures: the transaction that does so commits only if
-/// their handlers succeed. What is dead or waits behind a dead letter is marked only by its replay.
+/// Marks events of one facility as taken effect and forgets their failures: the transaction that does so commits
+/// only if their handlers succeed. What is dead or waits behind a dead letter is marked only by its replay.
 pub(super) async fn mark_all(
     tx: &mut PgConnection,
     worker: &Worker,
@@ -58,8 +58,8 @@ pub(super) async fn mark_all(
 ) -> Result<Vec<Mark>, sqlx::Error> {
     let events: Vec<_> = messages.iter().map(|message| message.envelope.event_id).collect();
     let aggregates: Vec<_> = messages.iter().map(Message::key).collect();
-    // `limit` makes the planner look every event up. Left to choose, it reads the whole table once, by a plan that it
-    // keeps from when the table was small.
+    // `limit` makes the planner look every event up. Left to choose, it reads the whole table once, by a plan that
+    // it keeps from when the table was small.
     let rows = sqlx::query!(
         r#"with fence as (
                select 1 from events.lease where name = $1 and epoch = $2 for key share
@@ -114,8 +114,8 @@ pub(super) async fn mark(
     marks.first().copied().ok_or(sqlx::Error::RowNotFound)
 }
 
-/// Refuses a transaction of which PostgreSQL would make a rollback: a handler went on after one of its statements had
-/// failed. The commit of such a transaction is no error by itself.
+/// Refuses a transaction of which PostgreSQL would make a rollback: a handler went on after one of its statements
+/// had failed. The commit of such a transaction is no error by itself.
 pub(super) async fn check_not_aborted(tx: &mut PgConnection) -> Result<(), HandlerError> {
     const IN_FAILED_TRANSACTION: &str = "25P02";
     let Err(error) = sqlx::query("select 1").execute(tx).await else {
@@ -129,8 +129,8 @@ pub(super) async fn check_not_aborted(tx: &mut PgConnection) -> Result<(), Handl
     Err(error.into())
 }
 
-/// Counts a start, unless the event is not due yet or has taken effect: that one comes again for its acknowledgement
-/// alone, and whoever dies then does not die of it.
+/// Counts a start, unless the event is not due yet or has taken effect: that one comes again for its
+/// acknowledgement alone, and whoever dies then does not die of it.
 pub(super) async fn record_start(
     pool: &PgPool,
     consumer: &str,

@@ -20,8 +20,9 @@ const MAX_COPIED_HEADER_BYTES: usize = 16 << 10;
 const ADDED_HEADER_BYTES: usize = 4 << 10;
 
 impl Worker {
-    /// Makes dead letters of such messages among those that were delivered and not acknowledged, and puts copies with
-    /// readable headers in their place: no consumer of the stream could get past them, and each decides for itself.
+    /// Makes dead letters of such messages among those that were delivered and not acknowledged, and puts copies
+    /// with readable headers in their place: no consumer of the stream could get past them, and each decides for
+    /// itself.
     pub(super) async fn dead_letter_unreadable(
         &self,
         subjects: &[String],
@@ -63,8 +64,8 @@ impl Worker {
         Ok(())
     }
 
-    /// The copy comes first: a process that dies in between, or another consumer at the same time, makes the same copy,
-    /// which the broker or the inbox recognises.
+    /// The copy comes first: a process that dies in between, or another consumer at the same time, makes the same
+    /// copy, which the broker or the inbox recognises.
     async fn replace(&self, message: &Message, why: &str) -> Result<(), Error> {
         let jetstream = self.bus.jetstream();
         let max_payload = self.bus.client().max_payload();

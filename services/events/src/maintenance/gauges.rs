@@ -1,4 +1,4 @@
-//! What alarms are made of: how much waits, and for how long.
+//! Gauges for alerts: how much waits, and for how long.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use super::positions;
 use crate::{Bus, Error, lag, streams};
 
-/// A stream that is fuller than this is worth a warning. Alerts have thresholds of their own.
+/// A fuller stream is logged as a warning. Alerts have thresholds of their own.
 const NEARLY_FULL: f64 = 0.8;
 
 pub(super) struct Gauges {
@@ -26,7 +26,7 @@ pub(super) struct Gauges {
     missed: Gauge<u64>,
     held: Gauge<u64>,
     fill: Gauge<f64>,
-    /// A warning was given for these.
+    /// The streams for which a warning was logged.
     nearly_full: Mutex<BTreeSet<&'static str>>,
 }
 
@@ -167,7 +167,7 @@ impl Gauges {
         let fill = stream.state.bytes as f64 / stream.config.max_bytes as f64;
         self.fill
             .record(fill, &[KeyValue::new("messaging.destination.name", name)]);
-        // DEAD_LETTERS lets its oldest go.
+        // DEAD_LETTERS discards its oldest messages when it is full, so it needs no warning.
         let mut warned = self.nearly_full.lock().unwrap_or_else(PoisonError::into_inner);
         if fill < NEARLY_FULL || name != streams::EVENTS {
             warned.remove(name);
@@ -188,7 +188,7 @@ impl Gauges {
         name: &str,
         stream: &Info,
     ) -> Result<(), Error> {
-        // The broker may not have it yet.
+        // The consumer may not exist on the broker yet.
         let Some(found) = lag::measure(bus, name).await else {
             return Ok(());
         };

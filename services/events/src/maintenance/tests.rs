@@ -7,7 +7,7 @@ use tracing::{
 
 use super::*;
 
-/// The levels of what is logged on this thread.
+/// Collects the levels of what is logged on this thread.
 #[derive(Clone, Default)]
 struct Levels(Arc<Mutex<Vec<Level>>>);
 
@@ -41,7 +41,7 @@ impl Subscriber for Levels {
     fn exit(&self, _: &Id) {}
 }
 
-/// What is logged within this time of work that fails every second, save for its tenth turn.
+/// The levels logged within this time by work that fails every second, except in its tenth run.
 async fn logged_within(time: Duration) -> Vec<Level> {
     let levels = Levels::default();
     let _here = tracing::subscriber::set_default(levels.clone());
@@ -63,7 +63,7 @@ async fn logged_within(time: Duration) -> Vec<Level> {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_failure_is_not_logged_as_a_warning() {
-    // Nine failures, a success, and then others for less time than is tolerated.
+    // Nine failures, a success, and then failures for less time than a warning takes.
     let levels = logged_within(Duration::from_secs(9) + WARN_AFTER - Duration::from_secs(1)).await;
     assert!(levels.len() > 20, "{levels:?}");
     assert!(levels.iter().all(|level| *level == Level::INFO), "{levels:?}");

@@ -148,8 +148,8 @@ pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayR
     })
 }
 
-/// Whose turn it is to be advanced: each process goes through the runs in turn, so that 100 which never end hold up no
-/// other.
+/// Whose turn it is to be advanced: each process goes through the runs in turn, so that 100 which never end hold
+/// up no other.
 #[derive(Default)]
 pub(crate) struct Cursor(Mutex<Uuid>);
 

@@ -23,7 +23,8 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 pub(super) type Tail = Pin<Box<dyn Stream<Item = Result<ops::TailEventsResponse, Status>> + Send>>;
 
-/// The events of the caller's facility. What names no facility is shown too: those who may call are administrators.
+/// The events of the caller's facility. What names no facility is shown too: those who may call are
+/// administrators.
 pub(super) async fn start(
     bus: &Bus,
     operator: &Operator,

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{Bus, Error};
 
-/// Batches on their way at once. Each has lanes of its own, so that a lane's next batch is sent only once the fate of
-/// its previous one is known.
+/// Batches on their way at once. Each has lanes of its own, so that a lane's next batch is sent only once the fate
+/// of its previous one is known.
 const GROUPS: usize = 4;
 
 /// Messages that are held by name. That many are no matter of single messages any more: then publishing stops.
@@ -75,8 +75,8 @@ impl InFlight {
         (idle, batches.len())
     }
 
-    /// Sends rows of free lanes, which are in order: all in one batch if they fit, else a batch for each group. True:
-    /// a group has more rows than fit.
+    /// Sends rows of free lanes, which are in order: all in one batch if they fit, else a batch for each group.
+    /// True: a group has more rows than fit.
     pub(super) fn publish(&mut self, bus: &Bus, pool: &PgPool, rows: Vec<Pending>, batch: usize) -> bool {
         if rows.len() <= batch {
             self.send(bus, pool, rows);
@@ -121,8 +121,8 @@ impl InFlight {
         });
     }
 
-    /// Waits until a batch has landed, and returns how many of its events are published. For ever when none is on its
-    /// way.
+    /// Waits until a batch has landed, and returns how many of its events are published. For ever when none is on
+    /// its way.
     ///
     /// # Errors
     /// When what became of a batch cannot be known any more.

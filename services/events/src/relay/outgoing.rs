@@ -34,8 +34,8 @@ pub(super) enum Size {
 }
 
 impl<'a> Outgoing<'a> {
-    /// What did not happen in a trace is published without a span. A copy for DEAD_LETTERS that is larger than `limit`
-    /// goes without its body: the dead letter itself is in the database.
+    /// What did not happen in a trace is published without a span. A copy for DEAD_LETTERS that is larger than
+    /// `limit` goes without its body: the dead letter itself is in the database.
     pub(super) fn new(bus: &Bus, row: &'a Pending, limit: usize) -> Self {
         let parent = row.header("traceparent");
         let span = if parent.is_empty() {

@@ -1,5 +1,5 @@
-//! From rows to acknowledged messages: atomic batches (ADR-50), each by itself where there are few, and one by one where a
-//! batch is refused or a row may be.
+//! From rows to acknowledged messages: atomic batches (ADR-50), each by itself where there are few, and one by one
+//! where a batch is refused or a row may be.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -14,18 +14,19 @@ use super::{
 };
 use crate::{Bus, Error, limits};
 
-/// A batch holds a message id that the broker already has: it was published before, and its deletion here was lost.
+/// A batch holds a message id that the broker already has: it was published before, and its deletion here was
+/// lost.
 const DUPLICATE_IN_BATCH: u64 = 10201;
 
-/// The refusals of class 400 that are about the stream or the account and not about the message: the account's limits
-/// are reached, another stream is expected, the stream is sealed.
+/// The refusals of class 400 that are about the stream or the account and not about the message: the account's
+/// limits are reached, another stream is expected, the stream is sealed.
 const STREAM_OR_ACCOUNT_ERRORS: [u64; 3] = [10002, 10060, 10109];
 
 /// The message is larger than the stream's `max_msg_size`, or its headers than 64 KiB.
 const TOO_LARGE_ERRORS: [u64; 2] = [10054, 10097];
 
-/// Below so many messages an atomic batch costs the broker more than publishing each by itself: it stages every batch in
-/// a store of its own (some 3 ms), whatever its size.
+/// Below so many messages an atomic batch costs the broker more than publishing each by itself: it stages every
+/// batch in a store of its own (some 3 ms), whatever its size.
 const MIN_ATOMIC_BATCH: usize = 12;
 
 /// What the broker answers to a publish.
@@ -71,8 +72,8 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    /// Whether a row may still be sent: an aggregate's events go in their order, and when the broker is away or full,
-    /// others would only wait for the same.
+    /// Whether a row may still be sent: an aggregate's events go in their order, and when the broker is away or
+    /// full, others would only wait for the same.
     fn may_publish(&self, row: &Pending) -> bool {
         self.failure.is_none() && !(row.is_event && self.held.contains(&row.aggregate_id))
     }
@@ -229,8 +230,8 @@ async fn publish_batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Broker
     request(bus, last, headers).await
 }
 
-/// Each by itself, and at once, but for the events of one aggregate: an event is sent only when the broker has the one
-/// before it.
+/// Each by itself, and at once, but for the events of one aggregate: an event is sent only when the broker has the
+/// one before it.
 async fn publish_pipelined(bus: &Bus, mut rows: Vec<Outgoing<'_>>, limit: usize, summary: &mut Summary) {
     loop {
         rows.retain(|outgoing| summary.may_publish(outgoing.row));
