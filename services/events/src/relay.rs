@@ -20,18 +20,18 @@ mod publish;
 use in_flight::{Backoff, InFlight};
 use lanes::Lanes;
 
-/// Publishes the outbox: reads the lanes it owns in order, publishes, and takes out what the broker has
+/// Publishes the outbox: reads the lanes it owns in order, publishes, and removes what the broker has
 /// acknowledged.
 ///
-/// Any number of relays share the sixteen lanes; one that dies loses its lanes after `relay.lease_ms`.
+/// Any number of relays share the sixteen lanes. A relay that crashes loses its lanes after `relay.lease_ms`.
 pub struct Relay {
     bus: Bus,
     pool: PgPool,
     metrics: metrics::Relay,
 }
 
-/// Events that are worth the whole time of gathering: a message of a batch of so many costs the broker a quarter
-/// of one that is published by itself, and one of a batch of 200 a tenth.
+/// From this number of events on the full gather time is waited. A message in a batch of 50 costs the broker a
+/// quarter of a message published alone, and one in a batch of 200 a tenth.
 const FULL_GATHER_EVENTS: usize = 50;
 
 /// A message that waits to be published.
@@ -49,18 +49,18 @@ pub(crate) struct Pending {
     pub(crate) attempts: i32,
 }
 
-/// Where a relay stands.
+/// The state of a running relay.
 struct RunState {
     lanes: Lanes,
     in_flight: InFlight,
-    /// The streams as they were when the relay last made sure that they hold the log.
+    /// The broker's generation at which the relay last ensured that the stream holds the log.
     generation: u64,
     /// There may be rows to read.
     read_due: bool,
-    /// There are more rows than one batch takes. Only then is it worth to have several on their way: else rows
-    /// that wait for a batch to land share the next one.
+    /// There are more rows than one batch takes. Only then are several batches sent at a time; otherwise rows that
+    /// wait for a batch to finish share the next one.
     backlog: bool,
-    /// Rows that come soon after others wait until then and share a batch.
+    /// Rows that are written soon after others wait until then and share a batch.
     gather_until: Instant,
     backoff: Backoff,
 }
@@ -75,10 +75,11 @@ impl Relay {
         }
     }
 
-    /// Runs until `shutdown`, whatever fails: while the database or the broker is away, the outbox backs up.
+    /// Runs until `shutdown`, whatever fails: while the database or the broker is unavailable, the outbox backs
+    /// up.
     ///
     /// # Errors
-    /// None as long as its own tasks can run.
+    /// When one of its own tasks fails to run.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let settings = &self.bus.settings().relay;
         let mut state = RunState {
@@ -105,11 +106,11 @@ impl Relay {
                 () = shutdown.cancelled() => {}
             }
         }
-        // What the last calls have left, as far as a page goes.
+        // Publishes the events of the last calls, up to one page.
         if state.in_flight.is_empty() && state.backoff.is_over() && self.bus.is_ready() {
             self.read(&mut state).await;
         }
-        // A publish that is cut short would be published again.
+        // A publish that is aborted would be repeated.
         while !state.in_flight.is_empty() {
             self.metrics
                 .record_published(state.in_flight.next_result().await?);
@@ -120,7 +121,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Reads and sends. True: there is more to be done at once.
+    /// Reads and publishes. True: there is more to do at once.
     async fn read(&self, state: &mut RunState) -> bool {
         match self.advance(state).await {
             Ok(more) => {
@@ -139,7 +140,7 @@ impl Relay {
     async fn advance(&self, state: &mut RunState) -> Result<bool, Error> {
         let current = self.bus.generation();
         if state.generation != current || state.lanes.renewal_is_due() {
-            // What is on its way belongs to the old stream and the old lanes.
+            // Batches in flight belong to the old stream and the old lanes.
             if !state.in_flight.is_empty() {
                 return Ok(false);
             }
@@ -170,7 +171,8 @@ impl Relay {
         Ok(state.read_due)
     }
 
-    /// How long events that come after these wait for others: the more come, the longer. Few go almost at once.
+    /// How long the next events wait for others: the more were published, the longer. After a few events the wait
+    /// is short.
     fn gather_time(&self, events: usize) -> Duration {
         let longest = Duration::from_millis(self.bus.settings().relay.gather_ms);
         longest.mul_f64(events.min(FULL_GATHER_EVENTS) as f64 / FULL_GATHER_EVENTS as f64)

@@ -14,34 +14,34 @@ use super::{
 };
 use crate::{HandlerError, failure::Class, handler, trace};
 
-/// Tries at writing down what became of an event, when the database refuses that in a way that does not pass. Then
-/// the event gives way to others; it comes again, and is dead when its deliveries are used up.
+/// Tries to record the outcome of an event when the database keeps refusing it. After them the event is
+/// redelivered later, so that others can run, and becomes a dead letter when its deliveries are used up.
 const BOOKKEEPING_TRIES: u32 = 3;
 
-/// The longest time between two looks whether the database is back, or a lock is gone.
+/// The longest wait before an event is retried that the database could not take.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the database may take to end the statement that a handler was interrupted in; its own limit is ten
+/// How long the database may take to end the statement in which a handler was interrupted. Its own limit is ten
 /// seconds.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// The code of an event that always needs more than the database's limit of time. It has had its tries.
+/// The code of an event that always exceeds the database's timeout. It is not retried any more.
 const STATEMENT_TIMED_OUT: &str = "STATEMENT_TIMED_OUT";
 
-/// What the broker is to be told.
+/// The outcome of an attempt, from which the acknowledgement follows.
 pub(super) enum Outcome {
-    /// Took effect, now or before, or waits safely in the database.
+    /// Took effect, now or before, or is parked in the database.
     Done,
-    /// Became a dead letter.
+    /// Became a dead letter, for this reason.
     DeadLettered(String),
-    /// Failed; deliver again after this time.
+    /// Failed. It is redelivered after this time.
     Retry(Duration),
-    /// The database is away, or somebody has locked what the handler needs: it stays in hand, and is tried after
-    /// this time. That is no failure of the event's.
+    /// The database is unavailable, or a lock blocks the handler. The message stays in progress and is retried
+    /// after this time; no failure is counted.
     Wait(Duration),
-    /// Another process may own the consumer: say nothing.
+    /// Another process may own the consumer: nothing is acknowledged.
     Fenced,
-    /// Has no end yet, and says nothing: it is to be tried alone.
+    /// Has no outcome yet, so nothing is acknowledged. It is retried alone.
     RetryAlone,
 }
 
@@ -49,32 +49,32 @@ pub(super) enum Outcome {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Delivery,
-    /// It is the event's turn although it, or one before it, is dead.
+    /// A replay of a dead letter, or of an event parked behind one.
     Replay,
 }
 
-/// What became of a handler's run.
+/// The result of a handler's transaction.
 pub(super) enum Effect {
     Committed,
     /// It had taken effect before, or is a dead letter already.
     Duplicate,
-    /// An earlier event of the aggregate is dead.
+    /// An earlier event of the aggregate is a dead letter.
     Blocked,
     Fenced,
     Failed(HandlerError),
 }
 
-/// Whether a suspect may be handled.
+/// Whether an event may be handled that the process may not survive.
 pub(super) enum Start {
     Proceed,
     NotBefore(Duration),
-    /// Its starts without an end have reached the limit.
+    /// The number of starts without an outcome has reached the limit.
     Poison(u32),
 }
 
 impl Worker {
-    /// Handles a message to an outcome. When the database cannot take it (an outage, a lock, a limit of time) it
-    /// waits, and nothing is counted.
+    /// Handles a message to an outcome. When the database cannot take it (an outage, a lock, a timeout), the
+    /// message waits and no failure is counted.
     pub(super) async fn attempt(&self, message: &Message, epoch: i64) -> Outcome {
         let started = Instant::now();
         let span = self.span(message);
@@ -83,7 +83,7 @@ impl Worker {
         outcome
     }
 
-    /// The span of an attempt, below the event's own trace.
+    /// The span of an attempt, as a child of the event's own trace.
     pub(super) fn span(&self, message: &Message) -> Span {
         let span = tracing::info_span!(
             "process",
@@ -119,7 +119,7 @@ impl Worker {
         };
         match tried {
             Ok(outcome) => outcome,
-            // Outside of the handler only the message itself can be what the database refuses.
+            // Outside of the handler, the database can refuse only the message itself.
             Err(error) if matches!(Fault::of(&error), Fault::Refused) => {
                 self.dead_letter_unstorable(message, epoch, &error).await
             }
@@ -135,7 +135,7 @@ impl Worker {
         }
     }
 
-    /// Keeps what can be kept of a message that the database does not take.
+    /// Stores as a dead letter what the database accepts of a message that it has refused.
     async fn dead_letter_unstorable(&self, message: &Message, epoch: i64, error: &sqlx::Error) -> Outcome {
         let error = HandlerError::permanent("EVENT_UNSTORABLE", error.to_string());
         let write_error = match self
@@ -164,7 +164,7 @@ impl Worker {
                 "what became of an event cannot be recorded; it is delivered again later");
             return Outcome::Retry(Duration::from_millis(self.settings().max_backoff_ms));
         }
-        // A warning at the first time, and ever more rarely.
+        // Logged at the first wait, and at every doubling of their number.
         if waits.is_power_of_two() {
             tracing::warn!(consumer = self.name, event.id = %message.envelope.event_id, error = %error, waits,
                 "the database cannot take an event now; it waits");
@@ -219,7 +219,7 @@ impl Worker {
         Ok(Start::Proceed)
     }
 
-    /// Inbox mark, handler and `also_write` in one transaction.
+    /// Runs the inbox mark, the handler and `also_write` in one transaction.
     pub(super) async fn apply(
         &self,
         message: &Message,
@@ -240,7 +240,7 @@ impl Worker {
                     self.effects.fetch_add(1, Ordering::Relaxed);
                     return Ok(Effect::Committed);
                 }
-                // The event waits as it does while the database is away.
+                // The event waits as it does while the database is unavailable.
                 Err(HandlerError::Unavailable(_, error)) => {
                     drop(tx);
                     let timed_out = matches!(Fault::of(&error), Fault::Timeout);
@@ -252,15 +252,15 @@ impl Worker {
         let interrupted = matches!(&effect, Effect::Failed(error) if error.code() == handler::TIMED_OUT);
         match tokio::time::timeout(ROLLBACK_TIMEOUT, tx.rollback()).await {
             Ok(rolled_back) => rolled_back?,
-            // It was the database that took so long, and not the handler.
+            // The database was slow, not the handler.
             Err(_) if interrupted => return self.on_timeout(message, sqlx::Error::PoolTimedOut, true).await,
             Err(_) => {}
         }
         Ok(effect)
     }
 
-    /// An event waits for as long as the database cannot take it. But where others take effect between its tries,
-    /// and it alone always needs more than the database's limit of time, the waiting has an end.
+    /// An event waits for as long as the database cannot take it. The wait is bounded only for an event that
+    /// exceeds the database's timeout again and again while other events take effect.
     async fn on_timeout(
         &self,
         message: &Message,
@@ -299,7 +299,7 @@ impl Worker {
         handled
     }
 
-    /// Counts a failure. `None`: the event is dead.
+    /// Counts a failure. `None`: the event becomes a dead letter.
     pub(super) async fn record_failure(
         &self,
         message: &Message,

@@ -16,14 +16,15 @@ use super::{
 };
 use crate::{HandlerError, handler};
 
-/// The handlers of one transaction together. Past this the events do not wait for the slow one among them.
+/// The timeout of all handlers of one transaction together. It bounds how long the events wait for a slow one
+/// among them.
 const BATCH_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl Worker {
     /// Handles events of one facility and of different aggregates in one transaction.
     ///
-    /// It happens as a whole or not at all. Where it cannot, because of one handler or the database, nothing is
-    /// counted against anybody: each event is to be tried alone, and what is wrong shows there.
+    /// All of them take effect, or none. When a handler or the database fails, no failure is counted: each event
+    /// is retried alone, which shows the one at fault.
     pub(super) async fn handle_batch(&self, messages: &[Message], epoch: i64) -> Vec<Outcome> {
         let started = Instant::now();
         let spans: Vec<_> = messages.iter().map(|message| self.span(message)).collect();
@@ -68,7 +69,7 @@ impl Worker {
                 Ok(marks)
             }
             Err(error) => {
-                // Now, not some time after this returns: the attempts that follow need the same rows.
+                // Waits for the rollback, since the attempts that follow need the same rows.
                 tx.rollback().await?;
                 Err(error)
             }

@@ -1,17 +1,18 @@
 use std::time::Duration;
 
-/// Handlers' time in one transaction: as long do its rows stay locked, and does its first event wait for its last.
+/// The longest time of all handlers in one transaction. For that time its rows stay locked and its first event
+/// waits for its last.
 const MAX_HANDLER_TIME: Duration = Duration::from_millis(50);
 
-/// What is tried before anything is known.
+/// The size before any commit is known.
 const INITIAL: usize = 8;
 
-/// How many events may share a transaction: as many as their handlers have time for, and fewer while transactions
-/// fall apart.
+/// The number of events that may share a transaction: as many as their handlers' time allows, and fewer after a
+/// rollback.
 pub(super) struct BatchSize {
     max: usize,
     limit: usize,
-    /// A handler's time, smoothed over some eight runs.
+    /// The time of one handler, smoothed over some eight runs.
     handler_time: Duration,
 }
 

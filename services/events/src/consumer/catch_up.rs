@@ -1,5 +1,5 @@
-//! A consumer whose filter gains a subject goes back to the first stored message of that subject, because the
-//! broker never goes back by itself: its cursor has passed them.
+//! When a consumer's filter gains a subject, the consumer is reset to the first stored message of that subject.
+//! The broker does not go back by itself: the consumer's cursor has passed those messages.
 
 use async_nats::jetstream::{
     Context,
@@ -12,39 +12,38 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{definition, message::Message};
 use crate::{Bus, Error, stored_message, streams};
 
-/// The clocks of the databases may differ by this much, and rows may be deleted for this long while a consumer
-/// catches up.
+/// The databases' clocks may differ by this much, and a catch-up may last this long while rows are pruned.
 const CLOCK_MARGIN: time::Duration = time::Duration::hours(1);
 
-/// The first server that takes a consumer back.
+/// The first server version that can reset a consumer.
 const MIN_RESET_VERSION: (i64, i64, i64) = (2, 14, 0);
 
-/// What a consumer is being given once more, until its cursor is where it was.
+/// Messages that a consumer receives again, until its cursor is back where it was.
 #[derive(Clone, Debug)]
 pub(super) struct CatchUp {
-    /// Up to this sequence it had acknowledged everything but `subjects`.
+    /// Up to this sequence everything was acknowledged except messages of `subjects`.
     until: u64,
     subjects: Vec<String>,
-    /// What took effect before this time may not be in the inbox any more. `None`: everything is.
+    /// Effects before this time may have been pruned from the inbox. `None`: none was pruned.
     forgotten_until: Option<OffsetDateTime>,
 }
 
-/// How a message that comes during a catch-up is treated.
+/// How a message received during a catch-up is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Treatment {
-    /// As always: the inbox knows whether it has taken effect.
+    /// Handled as usual: the inbox knows whether it has taken effect.
     Handle,
-    /// It was acknowledged before.
+    /// It was acknowledged before, so it is acknowledged again.
     Acknowledged,
     /// The inbox no longer knows whether it has taken effect.
     Forgotten,
 }
 
-/// A consumer with the filter that it is to have.
+/// A consumer with its new filter.
 pub(crate) struct FilteredConsumer {
     pub(super) consumer: PullConsumer,
     pub(super) catch_up: Option<CatchUp>,
-    /// Subjects of which it has not been given what is stored, and the sequence that it had acknowledged.
+    /// Subjects whose stored messages were not delivered to it, and the sequence up to which it had acknowledged.
     added: Vec<String>,
     acknowledged: u64,
 }
@@ -69,8 +68,8 @@ impl CatchUp {
 }
 
 impl FilteredConsumer {
-    /// Takes the consumer back, if its filter has gained subjects of which messages are stored. Only for the
-    /// process that consumes.
+    /// Resets the consumer if its filter has gained subjects with stored messages. Only the process that consumes
+    /// may call it.
     pub(super) async fn rewind(
         &mut self,
         bus: &Bus,
@@ -109,8 +108,8 @@ impl FilteredConsumer {
     }
 }
 
-/// Creates the consumer, or gives it the filter that it is to have. Before the broker learns of subjects that the
-/// filter gains, they are on record as missing, so that they are caught up with whatever dies in between.
+/// Creates the consumer, or updates its filter. Subjects that the filter gains are recorded as missing before the
+/// broker learns of them, so that a crash in between does not lose their messages.
 pub(crate) async fn apply_filter(
     bus: &Bus,
     pool: &PgPool,
@@ -137,7 +136,7 @@ pub(crate) async fn apply_filter(
     )
     .fetch_optional(pool)
     .await?;
-    // A consumer that is new at the broker begins with the first message in the stream, of every subject.
+    // A consumer that is new to the broker starts with the first message in the stream, of every subject.
     let filters = match &running {
         Some(running) => &running.config.filter_subjects,
         None => subjects,
@@ -181,7 +180,7 @@ pub(crate) async fn apply_filter(
     })
 }
 
-/// `complete`: the subjects of which nothing is missing.
+/// `complete`: the subjects of which no message is missing.
 async fn record(
     pool: &PgPool,
     name: &str,
@@ -208,14 +207,14 @@ async fn record(
     Ok(())
 }
 
-/// Inbox rows and dead letters are kept at least so long.
+/// Inbox rows and dead letters are kept for at least this many days.
 fn kept_days(bus: &Bus) -> i32 {
     let settings = bus.settings();
     let days = settings.inbox_kept_days.min(settings.dead_letters_kept_days);
     i32::try_from(days).unwrap_or(i32::MAX)
 }
 
-/// When the event happened; no later than it was published.
+/// When the event happened, and no later than it was published.
 fn occurred_at(message: &Message) -> OffsetDateTime {
     let named = message.headers.get("ce-time");
     let named = named.and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
@@ -245,8 +244,8 @@ async fn create(
     created.map_err(Error::broker)
 }
 
-/// A server that cannot take a consumer back gets it anew: it begins with the first message in the stream, and
-/// what was acknowledged is passed over all the same.
+/// Resets the consumer to this sequence. On a server that cannot do so the consumer is deleted and created again:
+/// it starts with the first message in the stream, and messages acknowledged before are skipped.
 async fn reset_to(
     bus: &Bus,
     consumer: &mut PullConsumer,
@@ -268,7 +267,7 @@ async fn reset_to(
     Ok(())
 }
 
-/// Whether a filter takes every message that another one, or a plain subject, takes.
+/// Whether a filter matches every message that another filter, or a plain subject, matches.
 fn covers(filter: &str, subject: &str) -> bool {
     let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
     loop {

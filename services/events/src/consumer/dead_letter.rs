@@ -1,4 +1,4 @@
-//! How an event ends that cannot take effect now: dead, or parked behind a dead one.
+//! Stores an event that cannot take effect now: as a dead letter, or parked behind one.
 
 use serde_json::json;
 use sqlx::PgConnection;
@@ -14,19 +14,19 @@ use crate::{
     outbox::{Notice, notify},
 };
 
-/// Characters that are kept of a name or an id.
+/// Characters kept of a name or an id.
 const MAX_NAME_CHARS: usize = 300;
 
-/// Characters that are kept of an error's message.
+/// Characters kept of an error's message.
 const MAX_MESSAGE_CHARS: usize = 1_000;
 
-/// An event that was parked and is now dead itself.
+/// An event that was parked behind a dead letter and becomes one itself.
 pub(super) struct ParkedBehind {
     pub(super) dead_letter: Uuid,
     pub(super) parked: i64,
 }
 
-/// A dead letter as it is told to the stream.
+/// A stored dead letter, as it is published to the stream.
 struct DeadLetter {
     id: Uuid,
     attempts: i32,
@@ -36,7 +36,7 @@ struct DeadLetter {
     parked_behind: Option<Uuid>,
     /// No dead letter has had this fingerprint before.
     new_kind: bool,
-    /// The build that had resolved this kind of failure.
+    /// The build that resolved an earlier failure of this kind.
     resolved_before: String,
 }
 
@@ -52,7 +52,7 @@ impl Worker {
         Ok(Outcome::Done)
     }
 
-    /// Writes the dead letter, the held key and the message for DEAD_LETTERS in one transaction.
+    /// Writes the dead letter, the parked key and the notice for DEAD_LETTERS in one transaction.
     pub(super) async fn create_dead_letter(
         &self,
         message: &Message,
@@ -108,7 +108,7 @@ impl Worker {
         Ok(Outcome::DeadLettered(term_reason(class, error)))
     }
 
-    /// Opens a dead letter again whose replay failed for good.
+    /// Reopens a dead letter whose replay failed for good.
     pub(super) async fn reopen(
         &self,
         dead_letter: Uuid,
@@ -242,7 +242,8 @@ impl Worker {
         }))
     }
 
-    /// The copy for the stream DEAD_LETTERS: the body untouched, the story in the headers.
+    /// Publishes the copy for the stream DEAD_LETTERS: the unchanged body, with the failure's details in the
+    /// headers.
     async fn publish_copy(
         &self,
         tx: &mut PgConnection,
@@ -288,12 +289,12 @@ impl Worker {
     }
 }
 
-/// A name or an id as it is kept: a foreign message may bring one of any length. The headers are kept whole.
+/// Truncates a name or an id, since a foreign message may have one of any length. The headers are kept whole.
 fn truncate(text: &str) -> String {
     text.chars().take(MAX_NAME_CHARS).collect()
 }
 
-/// The reason in the protocol line `+TERM reason`: one line, and short.
+/// The reason in the protocol line `+TERM reason`: one line of at most 200 characters.
 fn term_reason(class: Class, error: &HandlerError) -> String {
     let text = format!("{}: {}", class.as_str(), error.code());
     text.chars()

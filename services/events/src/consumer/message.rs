@@ -10,31 +10,31 @@ use crate::{
     streams,
 };
 
-/// A message as it came from the broker, or as it was parked.
+/// A message as it was delivered by the broker, or as it was parked.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) stream: String,
     pub(super) sequence: u64,
     pub(super) consumer_sequence: u64,
     pub(super) delivered: i64,
-    /// When it came into the stream.
+    /// When the stream stored it.
     pub(super) published: OffsetDateTime,
     pub(super) subject: String,
     pub(super) message_id: String,
     pub(super) headers: Headers,
     pub(super) body: Vec<u8>,
     pub(super) envelope: Envelope,
-    /// Why the envelope cannot be read. Such a message becomes a dead letter without being handled.
+    /// Why the envelope cannot be parsed. Such a message becomes a dead letter without being handled.
     pub(super) malformed: Option<String>,
-    /// Where acknowledgements go.
+    /// The subject for acknowledgements.
     pub(super) reply: Subject,
-    /// The process may have died while it handled this.
+    /// The process may have crashed while it handled this message.
     pub(super) suspect: bool,
-    /// It was handled with others, and all of them are to be tried alone.
+    /// It was handled in a batch that failed, and must be retried alone.
     pub(super) alone: bool,
     /// How often it has waited for the database or a lock.
     pub(super) waits: u32,
-    /// How many events had taken effect here when it last began to wait.
+    /// How many events had taken effect in this process when it last began to wait.
     pub(super) effects_before: u64,
 }
 
@@ -104,15 +104,15 @@ impl Message {
         self.headers.get(DEAD_LETTER)?.parse().ok()
     }
 
-    /// Whether the event is not in it but in the dead letter that it names.
+    /// Whether it only names a dead letter, which contains the event.
     pub(super) fn is_reference(&self) -> bool {
         Envelope::parse_reference(&self.headers).is_some()
     }
 
-    /// What the handler gets of it.
+    /// The event as it is passed to the handler.
     ///
     /// # Errors
-    /// When it cannot be read as an event.
+    /// When it cannot be parsed as an event.
     pub(super) fn delivery(&self) -> Result<Delivery, HandlerError> {
         if let Some(why) = self.headers.get(UNREADABLE) {
             return Err(HandlerError::schema("HEADERS_MALFORMED", why));
@@ -123,7 +123,7 @@ impl Message {
         Ok(Delivery::new(&self.envelope, self.body.clone()))
     }
 
-    /// Whether it may share a transaction with others: an event that nothing is known against.
+    /// Whether it may share a transaction with others: an event without an earlier problem.
     pub(super) fn is_batchable(&self) -> bool {
         !self.suspect && !self.alone && self.malformed.is_none() && self.dead_letter().is_none()
     }

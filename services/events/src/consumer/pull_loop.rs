@@ -1,4 +1,4 @@
-//! One uninterrupted stretch of consuming: deliveries come in stream order, without a gap, to this process alone.
+//! One uninterrupted run of pulling deliveries: they come in stream order, without a gap, to this process alone.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -32,29 +32,29 @@ use crate::{Error, lease::Lease};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
 
-/// Jobs of sociable events that start as soon as there is one. More of them at once would take the company from
-/// each other: one transaction of many events costs less than many of one.
+/// Jobs of batchable events that start at once. Beyond them events wait for a batch, since one transaction of many
+/// events costs less than many of one.
 const EAGER_JOBS: usize = 2;
 
-/// How long events wait for company at most while so many jobs run.
+/// How long events wait for a batch at most while so many jobs run.
 const GATHER_TIME: Duration = Duration::from_millis(10);
 
 /// Why consuming ended.
 pub(super) enum Exit {
     /// The service stops.
     Stopped,
-    /// Another process consumes, or an operator holds the consumer.
+    /// Another process consumes, or an operator paused the consumer.
     Standby,
     Interrupted(&'static str),
 }
 
-/// What runs in one task: one event, or several of one facility that share a transaction.
+/// The work of one task: one event, or several of one facility that share a transaction.
 struct Job {
     messages: Vec<Message>,
-    /// One of each message.
+    /// One for each message.
     outcomes: Vec<Outcome>,
     batchable: bool,
-    /// Kept until the broker is told: the next suspect may kill the process before it.
+    /// Held until the acknowledgement is sent: the next suspect may crash the process.
     _suspect_permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -63,19 +63,19 @@ struct PullLoop {
     lease: Lease,
     queue: Queue<Message>,
     jobs: JoinSet<Job>,
-    /// How many of the jobs are of sociable events, and when the last of them was started.
+    /// The number of jobs of batchable events, and when the last of them was started.
     batchable_jobs: usize,
     last_batch_at: Instant,
-    /// The consumer sequence of the next delivery. `None`: to be taken from the first one.
+    /// The consumer sequence of the next delivery. `None`: taken from the first one.
     expected: Option<u64>,
     /// See [`Setup`].
     suspects: RangeInclusive<u64>,
     catch_up: Option<CatchUp>,
-    /// Reply subjects of the messages that wait or run here, by sequence: their time is extended.
+    /// Reply subjects, by sequence, of the messages that wait or run here. Their acknowledgement wait is extended.
     in_progress: HashMap<u64, Subject>,
-    /// What waits for the database or a lock, by the time at which it is tried again.
+    /// Messages that wait for the database or a lock, by the time of their next attempt.
     waiting: BTreeMap<(Instant, u64), Message>,
-    /// Attempts that the process may not survive run one at a time, so that the guilty one is known.
+    /// Attempts that the process may not survive run one at a time, so that a crash can be attributed.
     suspect_slot: Arc<Semaphore>,
 }
 
@@ -85,8 +85,8 @@ pub(super) async fn run(
     lease: Lease,
     stop: &CancellationToken,
 ) -> Result<Exit, Error> {
-    // From here on: what a lost connection took with it is delivered again to the next session, at once and in
-    // order.
+    // Subscribed before the setup: deliveries lost with a connection are redelivered to the next pull loop, at
+    // once and in order.
     let mut disconnects = worker.bus.disconnects();
     let Setup {
         consumer,
@@ -102,7 +102,7 @@ pub(super) async fn run(
         .messages()
         .await
         .map_err(Error::broker)?;
-    // What a burst of the relay has brought is looked at as a whole.
+    // Messages that arrive together are taken together.
     let mut deliveries = messages.ready_chunks(worker.settings().max_in_flight);
     let mut pull_loop = PullLoop {
         worker: worker.clone(),
@@ -152,7 +152,7 @@ pub(super) async fn run(
 }
 
 impl PullLoop {
-    /// Takes deliveries in. A break is the end of the session.
+    /// Queues deliveries. A break ends the pull loop.
     async fn receive(
         &mut self,
         chunk: Vec<Result<jetstream::Message, pull::MessagesError>>,
@@ -184,7 +184,7 @@ impl PullLoop {
         ControlFlow::Continue(())
     }
 
-    /// Whether a message that comes again while the consumer catches up must not be handled.
+    /// Whether a message received again during a catch-up must not be handled.
     fn skips(&mut self, message: &Message) -> bool {
         let Some(catch_up) = &self.catch_up else {
             return false;
@@ -205,12 +205,12 @@ impl PullLoop {
         }
     }
 
-    /// When the first of what waits is to be tried again.
+    /// When the next waiting message is retried.
     fn next_retry_at(&self) -> Option<Instant> {
         self.waiting.keys().next().map(|(at, _)| *at)
     }
 
-    /// Returns what has waited long enough to the queue.
+    /// Puts messages that have waited long enough back into the queue.
     fn requeue_due(&mut self) {
         let now = Instant::now();
         while let Some(first) = self.waiting.first_entry().filter(|first| first.key().0 <= now) {
@@ -252,8 +252,8 @@ impl PullLoop {
         }
     }
 
-    /// The next event that may run, and those that may share its transaction: row-level security goes by the
-    /// facility, and the inbox by the event's id.
+    /// The next event that may run, and those that may share its transaction. They are of one facility, because of
+    /// row-level security, and have different event ids, because of the inbox.
     fn next_job(&mut self) -> Vec<Message> {
         let gathering = self.is_gathering();
         let mut messages = self
@@ -275,7 +275,7 @@ impl PullLoop {
         messages
     }
 
-    /// Whether sociable events wait for company rather than start.
+    /// Whether batchable events wait for a batch instead of starting.
     fn is_gathering(&self) -> bool {
         self.batchable_jobs >= EAGER_JOBS
             && (1..self.worker.batch_size().current()).contains(&self.queue.ready_count())
@@ -317,7 +317,7 @@ impl PullLoop {
                 message.waits += 1;
                 message.effects_before = self.worker.effects.load(Ordering::Relaxed);
                 message.alone = true;
-                // A repetition is the same start, not another one.
+                // A retry belongs to the same recorded start.
                 message.suspect = false;
                 self.waiting.insert((Instant::now() + delay, sequence), message);
                 return;
@@ -327,21 +327,22 @@ impl PullLoop {
                 self.queue.requeue(key, message);
                 return;
             }
-            // Another process owns the consumer, or soon will: it gets the message again.
+            // Another process owns the consumer, or soon will, and receives the message again.
             Outcome::Fenced => return,
         };
         self.in_progress.remove(&sequence);
         self.send_ack(&message.reply, ack).await;
     }
 
-    /// Tells the broker that everything in hand is still being worked on.
+    /// Extends the acknowledgement wait of everything in progress.
     async fn extend_ack_wait(&self) {
         for reply in self.in_progress.values() {
             self.send_ack(reply, "+WPI".to_owned()).await;
         }
     }
 
-    /// Lets the running attempts end. What has not started is delivered again, to whoever consumes next.
+    /// Waits for the running attempts. Messages that were not started are redelivered to the next process that
+    /// consumes.
     async fn drain(&mut self) {
         while let Some(job) = self.jobs.join_next().await {
             if let Ok(job) = job {
@@ -356,7 +357,7 @@ impl PullLoop {
         }
     }
 
-    /// A lost acknowledgement is harmless: the inbox recognises the event when it comes again.
+    /// A lost acknowledgement is harmless: the inbox recognises the event when it is redelivered.
     async fn send_ack(&self, reply: &Subject, text: String) {
         if let Err(error) = self.worker.bus.client().publish(reply.clone(), text.into()).await {
             tracing::debug!(consumer = self.worker.name, error = %error, "an acknowledgement was not sent");

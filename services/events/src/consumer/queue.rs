@@ -4,10 +4,10 @@ use std::collections::{HashMap, VecDeque};
 
 use uuid::Uuid;
 
-/// What waits, by key. A key is idle, running one item, or held until one item comes back.
+/// Waiting items by key. A key is idle, running one item, or held until one item is redelivered.
 pub(super) struct Queue<T> {
     keys: HashMap<Uuid, Key<T>>,
-    /// Keys with something to run, in the order in which they became ready.
+    /// Keys with an item to run, in the order in which they became ready.
     ready: VecDeque<Uuid>,
 }
 
@@ -20,11 +20,11 @@ struct Key<T> {
 enum State {
     Idle,
     Running,
-    /// Waits for the item of this sequence, which was sent back to the broker.
+    /// Waits for the item of this sequence, which the broker will redeliver.
     AwaitingRedelivery(u64),
 }
 
-/// An item's place in the stream.
+/// An item's position in the stream.
 pub(super) trait Sequenced {
     fn sequence(&self) -> u64;
 }
@@ -37,7 +37,7 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// Adds an item behind those of its key; one that its key is held for goes before them.
+    /// Adds an item behind those of its key. The item that a held key waits for goes before them.
     pub(super) fn push(&mut self, id: Uuid, item: T) {
         let key = self.keys.entry(id).or_insert_with(Key::new);
         match key.state {
@@ -54,12 +54,12 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// How many keys may run.
+    /// The number of keys with an item to run.
     pub(super) fn ready_count(&self) -> usize {
         self.ready.len()
     }
 
-    /// Takes the next items whose keys may run and that are `accepts`, one of a key and `max` altogether.
+    /// Takes the next items that `accepts` holds for, one of each ready key and at most `max`.
     pub(super) fn take(&mut self, max: usize, mut accepts: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
         self.ready.retain(|id| {
@@ -76,7 +76,7 @@ impl<T: Sequenced> Queue<T> {
         taken
     }
 
-    /// The running item of a key is to run again, before all others.
+    /// The running item of a key runs again, before all others.
     pub(super) fn requeue(&mut self, id: Uuid, item: T) {
         if let Some(key) = self.keys.get_mut(&id) {
             key.waiting.push_front(item);
@@ -85,7 +85,7 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// The running item of a key has an end, and the next one may run.
+    /// The running item of a key is finished, and the next one may run.
     pub(super) fn complete(&mut self, id: Uuid) {
         let Some(key) = self.keys.get_mut(&id) else { return };
         if key.waiting.is_empty() {
@@ -96,7 +96,7 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// The running item of a key was sent back and will be delivered again; the rest waits for it.
+    /// The running item of a key will be redelivered, and the others wait for it.
     pub(super) fn await_redelivery(&mut self, id: Uuid, sequence: u64) {
         if let Some(key) = self.keys.get_mut(&id) {
             key.state = State::AwaitingRedelivery(sequence);

@@ -1,4 +1,4 @@
-//! A dead letter's second chance: the head first, then in order what waits behind it.
+//! Replays a dead letter, then in order the events parked behind it.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -13,8 +13,8 @@ use super::{
 use crate::{HandlerError, failure::Class, lease::fence, replay_notice};
 
 impl Worker {
-    /// Handles a message on `retry.<service>.<consumer>`. It shares its key's turn with the aggregate's other
-    /// events, so nothing overtakes.
+    /// Handles a message on `retry.<service>.<consumer>`. It is queued under the same key as the aggregate's other
+    /// events, so that none overtakes it.
     pub(super) async fn replay(
         &self,
         dead_letter: Uuid,
@@ -25,11 +25,11 @@ impl Worker {
         let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
         let found = store::find_dead_letter(&mut tx, dead_letter, message).await?;
         tx.rollback().await?;
-        // One that is gone was settled long ago.
+        // A dead letter that no longer exists was resolved or discarded, and then pruned.
         let Some((state, event)) = found else {
             return Ok(Outcome::Done);
         };
-        // The event itself, and the turn of the message that stands for it.
+        // A reference runs the event that is stored in the dead letter.
         let event = if message.is_reference() { &event } else { message };
         match state.as_str() {
             "replaying" => {
@@ -39,12 +39,12 @@ impl Worker {
                 self.drain_parked(dead_letter, message, epoch, false).await
             }
             "resolved" | "discarded" => self.drain_parked(dead_letter, message, epoch, suspect).await,
-            // A replay that has failed and is told once more.
+            // A duplicate of a replay that has failed.
             _ => Ok(Outcome::Done),
         }
     }
 
-    /// The dead letter itself. `None`: it took effect.
+    /// Replays the dead letter itself. `None`: it took effect.
     async fn replay_head(
         &self,
         dead_letter: Uuid,
@@ -85,7 +85,7 @@ impl Worker {
         }
     }
 
-    /// Everything that waits behind a dead letter that is resolved or discarded; then the aggregate flows again.
+    /// Replays the events parked behind a resolved or discarded dead letter. Then the aggregate is no longer held.
     async fn drain_parked(
         &self,
         dead_letter: Uuid,
@@ -103,7 +103,7 @@ impl Worker {
                 self.name,
                 message.key(),
             );
-            // Another dead letter has become the head: it decides when the rest goes on.
+            // Another dead letter is the head now, and its replay continues with the rest.
             if head.fetch_optional(&mut *tx).await? != Some(dead_letter) {
                 return Ok(Outcome::Done);
             }
@@ -121,7 +121,7 @@ impl Worker {
         }
     }
 
-    /// One parked event. `None`: it took effect.
+    /// Replays one parked event. `None`: it took effect.
     async fn replay_parked(
         &self,
         behind: ParkedBehind,
@@ -176,7 +176,7 @@ impl Worker {
         if carrier.delivered + 1 < self.settings().max_deliver {
             return Ok(Outcome::Retry(delay));
         }
-        // The message that carries the replay has used up its deliveries: another one goes on.
+        // The message that carries the replay has used up its deliveries, so another one continues.
         let mut tx = store::begin(&self.pool, &next.envelope.facility).await?;
         let message_id = format!("continue:{}:{}", behind.dead_letter, Uuid::new_v4());
         replay_notice::send(&mut tx, self.bus.service(), behind.dead_letter, message_id).await?;

@@ -1,4 +1,4 @@
-//! How a session begins: where the consumer goes on.
+//! Sets up the broker's consumer before its messages are pulled.
 
 use std::{ops::RangeInclusive, sync::atomic::Ordering, time::Duration};
 
@@ -13,16 +13,16 @@ use crate::Error;
 
 pub(super) struct Setup {
     pub(super) consumer: PullConsumer,
-    /// A process may have died over any message from the first of these sequences to the second; none was in hand
-    /// when they are empty.
+    /// The process may have crashed on any message in this range of sequences. Empty: no message was
+    /// unacknowledged.
     pub(super) suspects: RangeInclusive<u64>,
     pub(super) catch_up: Option<CatchUp>,
-    /// The consumer sequence of the next delivery. `None`: to be taken from the first one.
+    /// The consumer sequence of the next delivery. `None`: taken from the first one.
     pub(super) expected: Option<u64>,
 }
 
-/// Creates or updates the consumer and takes it back to its acknowledgement floor, so that what a former owner had
-/// in hand comes first and in order.
+/// Creates or updates the consumer and resets it to its acknowledgement floor, so that the messages a former owner
+/// had in progress come first and in order.
 pub(super) async fn set_up(
     worker: &Worker,
     subjects: &[String],
@@ -47,7 +47,7 @@ pub(super) async fn set_up(
     }
     let suspects = acknowledged + 1..=delivered;
     if worker.disconnected.swap(false, Ordering::Relaxed) {
-        // It may have been one of these that the connection was lost over.
+        // The connection may have been lost because of one of these.
         let filters = &info.config.filter_subjects;
         worker
             .dead_letter_unreadable(filters, epoch, acknowledged, delivered)
@@ -70,8 +70,8 @@ pub(super) async fn set_up(
     let expected = match consumer.reset(None).await {
         Ok(reset) => Some(reset.info.delivered.consumer_sequence + 1),
         Err(error) => {
-            // A server before 2.14 cannot. Once their time is up it delivers unacknowledged messages first, in
-            // order.
+            // A server before 2.14 cannot reset. It redelivers unacknowledged messages first, in order, once their
+            // wait is over.
             tracing::info!(consumer = worker.name, error = %error, "waiting for messages in hand to come back");
             tokio::select! {
                 () = tokio::time::sleep(ack_wait + Duration::from_secs(1)) => {}

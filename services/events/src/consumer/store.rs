@@ -1,4 +1,4 @@
-//! A consumer's SQL.
+//! The SQL of a consumer.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::{
     envelope::{Envelope, Headers},
 };
 
-/// What the transaction of an effect finds when it begins.
+/// The state of an event when its transaction begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// The inbox did not know the event, and now does: its handler is to run.
+    /// The event was not in the inbox and now is: its handler must run.
     New,
     /// It has taken effect, or is a dead letter.
     Duplicate,
-    /// An earlier event of the aggregate is dead.
+    /// An earlier event of the aggregate is a dead letter.
     Blocked,
-    /// The consumer is not this process's any more. For every other mark it is, until the end of the transaction.
+    /// This process no longer owns the consumer. With every other mark it does, until the end of the transaction.
     Fenced,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct RecordedStart {
     pub(super) wait: Duration,
 }
 
-/// Makes the consumer known and tells whether an operator paused it.
+/// Registers the consumer and returns whether an operator paused it.
 pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx::Error> {
     let known = sqlx::query_scalar!("select paused from events.consumer where name = $1", consumer);
     if let Some(paused) = known.fetch_optional(pool).await? {
@@ -47,8 +47,8 @@ pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx
     Ok(false)
 }
 
-/// Marks events of one facility as taken effect and forgets their failures: the transaction that does so commits
-/// only if their handlers succeed. What is dead or waits behind a dead letter is marked only by its replay.
+/// Marks events of one facility as taken effect and deletes their failures. The caller commits only if their
+/// handlers succeed. A dead letter, or an event parked behind one, is marked only by its replay.
 pub(super) async fn mark_all(
     tx: &mut PgConnection,
     worker: &Worker,
@@ -58,7 +58,7 @@ pub(super) async fn mark_all(
 ) -> Result<Vec<Mark>, sqlx::Error> {
     let events: Vec<_> = messages.iter().map(|message| message.envelope.event_id).collect();
     let aggregates: Vec<_> = messages.iter().map(Message::key).collect();
-    // `limit` makes the planner look every event up. Left to choose, it reads the whole table once, by a plan that
+    // `limit` makes the planner look each event up. Without it the planner reads the whole table, by a plan that
     // it keeps from when the table was small.
     let rows = sqlx::query!(
         r#"with fence as (
@@ -102,7 +102,7 @@ pub(super) async fn mark_all(
     Ok(marks.collect())
 }
 
-/// [`marks`] for one event.
+/// [`mark_all`] for one event.
 pub(super) async fn mark(
     tx: &mut PgConnection,
     worker: &Worker,
@@ -114,8 +114,8 @@ pub(super) async fn mark(
     marks.first().copied().ok_or(sqlx::Error::RowNotFound)
 }
 
-/// Refuses a transaction of which PostgreSQL would make a rollback: a handler went on after one of its statements
-/// had failed. The commit of such a transaction is no error by itself.
+/// Refuses a transaction that a failed statement has aborted: the handler continued after the error. PostgreSQL
+/// would roll it back at the commit without an error.
 pub(super) async fn check_not_aborted(tx: &mut PgConnection) -> Result<(), HandlerError> {
     const IN_FAILED_TRANSACTION: &str = "25P02";
     let Err(error) = sqlx::query("select 1").execute(tx).await else {
@@ -129,8 +129,8 @@ pub(super) async fn check_not_aborted(tx: &mut PgConnection) -> Result<(), Handl
     Err(error.into())
 }
 
-/// Counts a start, unless the event is not due yet or has taken effect: that one comes again for its
-/// acknowledgement alone, and whoever dies then does not die of it.
+/// Counts a start, unless the event is not due yet or has taken effect. The latter is redelivered only to be
+/// acknowledged, and a crash then is not caused by it.
 pub(super) async fn record_start(
     pool: &PgPool,
     consumer: &str,
@@ -191,7 +191,7 @@ pub(super) async fn record_failure(
     Ok(failures.unsigned_abs())
 }
 
-/// Counts that an event ran into the limit of time while others took effect.
+/// Counts that an event exceeded the timeout while others took effect.
 pub(super) async fn record_timeout(pool: &PgPool, consumer: &str, event: Uuid) -> Result<u32, sqlx::Error> {
     let timeouts = sqlx::query_scalar!(
         "insert into events.failure (consumer, event_id, timeouts) values ($1, $2, 1)
@@ -206,7 +206,7 @@ pub(super) async fn record_timeout(pool: &PgPool, consumer: &str, event: Uuid) -
     Ok(timeouts.unsigned_abs())
 }
 
-/// An attempt whose start was recorded has ended without an outcome: the process did not die in it.
+/// A recorded start has ended without an outcome, but the process has not crashed in it.
 pub(super) async fn clear_unfinished(pool: &PgPool, consumer: &str, event: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update events.failure set unfinished = 0 where consumer = $1 and event_id = $2",
@@ -261,7 +261,7 @@ pub(super) async fn park(
     Ok(())
 }
 
-/// The event at the head of those that wait for an aggregate, as if it had just been delivered on `carrier`.
+/// The first event parked for an aggregate, as if it had just been delivered by `carrier`.
 pub(super) async fn first_parked(
     tx: &mut PgConnection,
     consumer: &str,
@@ -294,7 +294,7 @@ pub(super) async fn first_parked(
     Ok(Some((row.id, message)))
 }
 
-/// The state of a dead letter, and its event as if it had just been delivered on `carrier`.
+/// The state of a dead letter, and its event as if it had just been delivered by `carrier`.
 pub(super) async fn find_dead_letter(
     tx: &mut PgConnection,
     id: Uuid,

@@ -1,4 +1,5 @@
-//! Messages whose headers the client cannot read: it closes the connection over one, so it can never be delivered.
+//! Messages with headers that the client cannot parse. The client closes its connection over one, so it can never
+//! be delivered.
 
 use std::str::FromStr as _;
 
@@ -13,16 +14,16 @@ use crate::{
     streams,
 };
 
-/// Bytes of headers that a copy takes over.
+/// Bytes of the original headers that a copy keeps at most.
 const MAX_COPIED_HEADER_BYTES: usize = 16 << 10;
 
-/// Bytes of the headers that a copy is given.
+/// Bytes reserved for the headers that a copy is given.
 const ADDED_HEADER_BYTES: usize = 4 << 10;
 
 impl Worker {
-    /// Makes dead letters of such messages among those that were delivered and not acknowledged, and puts copies
-    /// with readable headers in their place: no consumer of the stream could get past them, and each decides for
-    /// itself.
+    /// Makes dead letters of such messages among those delivered and not acknowledged, and replaces them by copies
+    /// with readable headers. Without that no consumer of the stream could get past them, and each of the others
+    /// must decide for itself.
     pub(super) async fn dead_letter_unreadable(
         &self,
         subjects: &[String],
@@ -64,8 +65,8 @@ impl Worker {
         Ok(())
     }
 
-    /// The copy comes first: a process that dies in between, or another consumer at the same time, makes the same
-    /// copy, which the broker or the inbox recognises.
+    /// The copy is published first. After a crash in between, or with another consumer at the same time, the same
+    /// copy is published again, and the broker or the inbox recognises it.
     async fn replace(&self, message: &Message, why: &str) -> Result<(), Error> {
         let jetstream = self.bus.jetstream();
         let max_payload = self.bus.client().max_payload();
@@ -88,7 +89,7 @@ impl Worker {
         let stream = jetstream.get_stream(streams::EVENTS).await;
         let stream = stream.map_err(Error::broker)?;
         if let Err(error) = stream.delete_message(message.sequence).await {
-            // Another consumer may have been quicker.
+            // Another consumer may have deleted it first.
             let there = stored_message::get(&jetstream, streams::EVENTS, message.sequence).await?;
             if there.is_some() {
                 return Err(Error::broker(error));
@@ -98,7 +99,7 @@ impl Worker {
     }
 }
 
-/// The headers that can be sent, within bounds: what is lost of them is in the dead letter.
+/// The headers that can be sent, within the bound. The dead letter has all of them.
 fn copy_headers(message: &Message) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut room = MAX_COPIED_HEADER_BYTES;

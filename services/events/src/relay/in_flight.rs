@@ -1,4 +1,4 @@
-//! Batches on their way to the broker, several at a time.
+//! Batches that are being published, several at a time.
 
 use std::{
     collections::BTreeSet,
@@ -14,16 +14,16 @@ use super::{
 };
 use crate::{Bus, Error};
 
-/// Batches on their way at once. Each has lanes of its own, so that a lane's next batch is sent only once the fate
-/// of its previous one is known.
+/// The most batches in flight. Each has lanes of its own, so that a lane's next batch is sent only once the
+/// outcome of its previous one is known.
 const GROUPS: usize = 4;
 
-/// Messages that are held by name. That many are no matter of single messages any more: then publishing stops.
+/// The most held messages. More than that are not the fault of single messages, so publishing stops.
 const MAX_HELD: i32 = 1_000;
 
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Which groups of lanes have a batch on its way.
+/// The groups of lanes, with whether a batch of each is in flight.
 pub(super) struct InFlight {
     groups: [Group; GROUPS],
     running: JoinSet<BatchResult>,
@@ -42,7 +42,7 @@ pub(super) struct Backoff {
     until: Option<Instant>,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 struct BatchResult {
     groups: BTreeSet<usize>,
     published: usize,
@@ -61,7 +61,7 @@ impl InFlight {
         self.running.is_empty()
     }
 
-    /// Of these lanes those that wait for nothing, and how many batches they make.
+    /// The given lanes that wait for nothing, and how many batches they make.
     pub(super) fn idle_lanes(&self, lanes: &[i16]) -> (Vec<i16>, usize) {
         let is_idle = |lane: &i16| {
             let group = &self.groups[group_index(*lane)];
@@ -75,7 +75,7 @@ impl InFlight {
         (idle, batches.len())
     }
 
-    /// Sends rows of free lanes, which are in order: all in one batch if they fit, else a batch for each group.
+    /// Publishes rows of idle lanes, which are in order: in one batch if they fit, else in a batch for each group.
     /// True: a group has more rows than fit.
     pub(super) fn publish(&mut self, bus: &Bus, pool: &PgPool, rows: Vec<Pending>, batch: usize) -> bool {
         if rows.len() <= batch {
@@ -121,11 +121,11 @@ impl InFlight {
         });
     }
 
-    /// Waits until a batch has landed, and returns how many of its events are published. For ever when none is on
-    /// its way.
+    /// Waits until a batch is finished, and returns how many of its messages are published. Never returns when
+    /// none is in flight.
     ///
     /// # Errors
-    /// When what became of a batch cannot be known any more.
+    /// When the result of a batch is lost.
     pub(super) async fn next_result(&mut self) -> Result<usize, Error> {
         let result = match self.running.join_next().await {
             Some(Ok(result)) => result,
@@ -169,7 +169,7 @@ fn group_index(lane: i16) -> usize {
     usize::from(lane.unsigned_abs()) % GROUPS
 }
 
-/// The broker has these rows.
+/// Removes rows that the broker has stored.
 async fn acknowledge(pool: &PgPool, published: &[i64]) -> Result<(), sqlx::Error> {
     if published.is_empty() {
         return Ok(());
@@ -180,7 +180,8 @@ async fn acknowledge(pool: &PgPool, published: &[i64]) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// The broker refuses these rows, and not for want of room or of itself: they wait by name, and all others go on.
+/// Holds rows that the broker refuses for a reason of their own, such as size or permissions. The others are
+/// published.
 async fn hold(bus: &Bus, pool: &PgPool, rows: &[Pending], refused: &[Refused]) -> Result<(), Error> {
     if refused.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Which lanes of the outbox this relay owns.
+//! The lanes of the outbox that this relay owns.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,9 @@ use crate::{
     outbox::LANES,
 };
 
-/// The lanes of one relay. Its owner id is new with every start, so it serves as the fence: rows are read only
-/// together with a lease in that name, and nothing is published after the lease's time by the monotonic clock.
+/// The lanes of one relay. Its owner id is new with every start and serves as the fence: rows are read only
+/// together with a lease of that owner, and nothing is published after the lease has expired by the monotonic
+/// clock.
 pub(super) struct Lanes {
     owner: String,
     ttl: Duration,
@@ -22,7 +23,8 @@ pub(super) struct Lanes {
     lease_until: Option<Instant>,
 }
 
-/// A message that waits. Events have no headers yet: they are made of the columns below them, which notices lack.
+/// A waiting message. Notices have headers. The headers of an event are made of the columns below, which notices
+/// lack.
 struct Row {
     id: i64,
     lane: i16,
@@ -57,13 +59,13 @@ impl Lanes {
         &self.owned
     }
 
-    /// A third of the lease has passed.
+    /// Whether a third of the lease has passed.
     pub(super) fn renewal_is_due(&self) -> bool {
         self.lease_until
             .is_none_or(|lease_until| Instant::now() + self.ttl.mul_f64(2.0 / 3.0) > lease_until)
     }
 
-    /// Renews and balances the lanes when that is due.
+    /// Renews and balances the lanes when the renewal is due.
     pub(super) async fn renew_and_balance(&mut self, pool: &PgPool) -> Result<(), sqlx::Error> {
         if !self.renewal_is_due() {
             return Ok(());
@@ -90,7 +92,7 @@ impl Lanes {
             .is_some_and(|lease_until| Instant::now() < lease_until)
     }
 
-    /// The oldest messages of those of the lanes that are still this relay's.
+    /// The oldest messages of the given lanes, as far as this relay still owns them.
     pub(super) async fn read(
         &self,
         pool: &PgPool,
@@ -112,7 +114,7 @@ impl Lanes {
         rows.into_iter().map(Row::into_pending).collect()
     }
 
-    /// Lets other relays have the lanes at once.
+    /// Releases all lanes, so that other relays can acquire them at once.
     pub(super) async fn release(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         sqlx::query!(
             "update events.lease set until = '-infinity' where owner = $1",
@@ -135,7 +137,7 @@ impl Lanes {
         Ok(())
     }
 
-    /// Says that this relay lives, and returns how many lanes are its part.
+    /// Records that this relay runs, and returns the number of lanes it should own.
     async fn fair_share(&self, pool: &PgPool) -> Result<usize, sqlx::Error> {
         let others = sqlx::query_scalar!(
             r#"with gone as (

@@ -1,4 +1,4 @@
-//! A row as it travels: its headers, and whether the broker can take it.
+//! A row as it is sent: its headers, and whether the broker can accept it.
 
 use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
@@ -7,16 +7,16 @@ use tracing::Span;
 use super::Pending;
 use crate::{Bus, envelope::BODY_OMITTED, trace};
 
-/// The broker keeps the length of the headers in sixteen bits.
+/// The broker stores the length of the headers in sixteen bits.
 const MAX_HEADER_BYTES: usize = u16::MAX as usize;
 
-/// What a batch adds to the headers of a message, at most.
+/// The most bytes that a batch adds to the headers of a message.
 const BATCH_HEADER_BYTES: usize = 160;
 
-/// The longest value in the headers of a copy that had to be cut.
+/// Characters kept of each header of a copy that had to be shortened.
 const MAX_TRUNCATED_VALUE: usize = 500;
 
-/// A row on its way, and the span of its publication.
+/// A row to be sent, and the span of its publication.
 pub(super) struct Outgoing<'a> {
     pub(super) row: &'a Pending,
     pub(super) headers: HeaderMap,
@@ -34,8 +34,8 @@ pub(super) enum Size {
 }
 
 impl<'a> Outgoing<'a> {
-    /// What did not happen in a trace is published without a span. A copy for DEAD_LETTERS that is larger than
-    /// `limit` goes without its body: the dead letter itself is in the database.
+    /// A message without a trace is published without a span. A copy for DEAD_LETTERS that is larger than `limit`
+    /// omits its body: the dead letter itself is in the database.
     pub(super) fn new(bus: &Bus, row: &'a Pending, limit: usize) -> Self {
         let parent = row.header("traceparent");
         let span = if parent.is_empty() {
@@ -65,7 +65,7 @@ impl<'a> Outgoing<'a> {
         outgoing
     }
 
-    /// Whether the broker takes it.
+    /// Whether the broker accepts it.
     pub(super) fn size(&self, limit: usize) -> Size {
         let (headers, total) = (header_bytes(&self.headers), self.bytes());
         if headers > MAX_HEADER_BYTES {
@@ -85,7 +85,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Headers and body, as the broker counts them.
+    /// Headers and body in bytes, as the broker counts them.
     pub(super) fn bytes(&self) -> usize {
         header_bytes(&self.headers) + self.body.len()
     }
@@ -131,15 +131,15 @@ impl Pending {
 fn headers(bus: &Bus, row: &Pending, span: &Span) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", header_value(&row.message_id));
-    // What is published again keeps the source it came with.
+    // A message that is published again keeps its original source.
     headers.insert("ce-source", format!("/weft/{}", bus.service()));
     for (name, value) in &row.headers {
-        // A foreign message may have brought a name that the protocol does not know.
+        // A foreign message may have a name that the protocol does not allow.
         if let Ok(name) = name.parse::<async_nats::HeaderName>() {
             headers.insert(name, header_value(value));
         }
     }
-    // What is consumed hangs below its publication.
+    // The consumer's span becomes a child of the publication.
     let traceparent = trace::traceparent(span);
     if !traceparent.is_empty() {
         headers.insert("traceparent", traceparent);
@@ -147,7 +147,7 @@ fn headers(bus: &Bus, row: &Pending, span: &Span) -> HeaderMap {
     headers
 }
 
-/// A header is one line; an error message may not be.
+/// A header is one line; an error message may have several.
 fn header_value(text: &str) -> HeaderValue {
     let line: String = text
         .chars()
@@ -156,7 +156,7 @@ fn header_value(text: &str) -> HeaderValue {
     line.parse().unwrap_or_else(|_| HeaderValue::new())
 }
 
-/// `NATS/1.0`, a line for each value, and an empty one.
+/// The bytes of `NATS/1.0`, of a line for each value, and of the empty line.
 fn header_bytes(headers: &HeaderMap) -> usize {
     let lines = headers.iter().flat_map(|(name, values)| {
         let name: &str = name.as_ref();

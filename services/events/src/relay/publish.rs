@@ -1,5 +1,5 @@
-//! From rows to acknowledged messages: atomic batches (ADR-50), each by itself where there are few, and one by one
-//! where a batch is refused or a row may be.
+//! Publishes rows: in atomic batches (ADR-50); individually where there are few; one after the other where a batch
+//! is refused or a row may be.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -14,22 +14,21 @@ use super::{
 };
 use crate::{Bus, Error, limits};
 
-/// A batch holds a message id that the broker already has: it was published before, and its deletion here was
-/// lost.
+/// A batch has a message id that the broker already has: it was published before, and its row was not deleted.
 const DUPLICATE_IN_BATCH: u64 = 10201;
 
-/// The refusals of class 400 that are about the stream or the account and not about the message: the account's
-/// limits are reached, another stream is expected, the stream is sealed.
+/// Errors of class 400 that concern the stream or the account and not the message: the account's limits are
+/// reached, another stream is expected, the stream is sealed.
 const STREAM_OR_ACCOUNT_ERRORS: [u64; 3] = [10002, 10060, 10109];
 
-/// The message is larger than the stream's `max_msg_size`, or its headers than 64 KiB.
+/// The message is larger than the stream's `max_msg_size`, or its headers are larger than 64 KiB.
 const TOO_LARGE_ERRORS: [u64; 2] = [10054, 10097];
 
-/// Below so many messages an atomic batch costs the broker more than publishing each by itself: it stages every
-/// batch in a store of its own (some 3 ms), whatever its size.
+/// The fewest messages for an atomic batch. Fewer cost less when published individually: the broker stages every
+/// batch in a store of its own, which takes some 3 ms whatever its size.
 const MIN_ATOMIC_BATCH: usize = 12;
 
-/// What the broker answers to a publish.
+/// The broker's response to a publish.
 #[derive(Deserialize)]
 struct PublishAck {
     error: Option<BrokerError>,
@@ -45,7 +44,7 @@ struct BrokerError {
     description: String,
 }
 
-/// Why the broker does not take a message, whatever becomes of others.
+/// Why the broker refuses a message, independent of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     TooLarge,
@@ -61,19 +60,19 @@ pub(super) struct Refused {
     pub(super) reason: String,
 }
 
-/// What became of rows. Those that are in neither list were not tried, or their fate is unknown.
+/// The results of publishing rows. Rows in neither list were not tried, or their outcome is unknown.
 #[derive(Default)]
 pub(super) struct Summary {
     pub(super) acknowledged: Vec<i64>,
     pub(super) refused: Vec<Refused>,
-    /// The aggregates of the refused rows, whose later events wait with them.
+    /// The aggregates of the refused rows. Their later events wait.
     held: HashSet<Uuid>,
     pub(super) failure: Option<Error>,
 }
 
 impl Summary {
-    /// Whether a row may still be sent: an aggregate's events go in their order, and when the broker is away or
-    /// full, others would only wait for the same.
+    /// Whether a row may still be sent. An aggregate's events go in their order, and when the broker is
+    /// unavailable or full, other rows would fail too.
     fn may_publish(&self, row: &Pending) -> bool {
         self.failure.is_none() && !(row.is_event && self.held.contains(&row.aggregate_id))
     }
@@ -97,7 +96,7 @@ impl Summary {
     }
 }
 
-/// The fate of one message.
+/// The outcome of one message.
 enum Outcome {
     Acknowledged,
     Refused(Code, String),
@@ -118,7 +117,7 @@ pub(super) async fn publish_all(bus: &Bus, pending: &[Pending]) -> Summary {
     let mut summary = Summary::default();
     refresh_payload_limit(bus, pending).await;
     let limit = bus.client().max_payload();
-    // A batch belongs to one stream. Nothing orders a dead letter's copy against events.
+    // A batch belongs to one stream. Dead letters' copies have no order relative to events.
     let (copies, events): (Vec<_>, Vec<_>) = pending
         .iter()
         .map(|row| Outgoing::new(bus, row, limit))
@@ -157,7 +156,7 @@ pub(super) async fn publish_all(bus: &Bus, pending: &[Pending]) -> Summary {
     summary
 }
 
-/// Looks whether the server's limit has changed, when a message that was too large is tried again.
+/// Checks whether the server's limit has changed, when a held message is retried.
 async fn refresh_payload_limit(bus: &Bus, pending: &[Pending]) {
     if pending.iter().all(|row| row.attempts == 0) {
         return;
@@ -183,7 +182,8 @@ async fn refresh_payload_limit(bus: &Bus, pending: &[Pending]) {
     }
 }
 
-/// Parts the rows that a batch could be refused for, and what follows them in their aggregates, from the others.
+/// Separates the rows that could make the broker refuse a batch, and later events of their aggregates, from the
+/// others.
 fn split_doubtful<'a>(
     bus: &Bus,
     rows: Vec<Outgoing<'a>>,
@@ -208,7 +208,7 @@ fn is_recently_denied(bus: &Bus, outgoing: &Outgoing<'_>) -> bool {
     bus.denied_subjects().is_denied(&outgoing.row.subject, recently)
 }
 
-/// All or nothing. An error leaves open whether the broker has stored the batch.
+/// Publishes all rows or none. After an error it is unknown whether the broker has stored the batch.
 async fn publish_batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<BrokerError>, Error> {
     let Some((last, before)) = rows.split_last() else {
         return Ok(None);
@@ -230,8 +230,8 @@ async fn publish_batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Broker
     request(bus, last, headers).await
 }
 
-/// Each by itself, and at once, but for the events of one aggregate: an event is sent only when the broker has the
-/// one before it.
+/// Publishes individually and concurrently, except for events of one aggregate: each is sent only when the broker
+/// has the one before it.
 async fn publish_pipelined(bus: &Bus, mut rows: Vec<Outgoing<'_>>, limit: usize, summary: &mut Summary) {
     loop {
         rows.retain(|outgoing| summary.may_publish(outgoing.row));
@@ -250,7 +250,7 @@ async fn publish_pipelined(bus: &Bus, mut rows: Vec<Outgoing<'_>>, limit: usize,
     }
 }
 
-/// One after the other. What the broker refuses holds back the later events of its aggregate, and nothing else.
+/// Publishes one after the other. A refused row holds back only the later events of its aggregate.
 async fn publish_sequentially(bus: &Bus, rows: &[Outgoing<'_>], limit: usize, summary: &mut Summary) {
     for outgoing in rows {
         if summary.may_publish(outgoing.row) {
@@ -271,7 +271,7 @@ async fn publish_one(bus: &Bus, outgoing: &Outgoing<'_>, limit: usize) -> Result
             format!("the broker's permissions forbid {subject}"),
         )
     };
-    // One that was held is tried, and shows whether the others may be.
+    // A message that was held before is tried, which shows whether the subject is allowed now.
     if outgoing.row.attempts == 0 && is_recently_denied(bus, outgoing) {
         return Ok(not_permitted());
     }
@@ -318,7 +318,7 @@ async fn request(
         Ok(ack) => ack,
         Err(error) => {
             if error.kind() == RequestErrorKind::NoResponders {
-                // The stream is not there: it is set up again, and the log published into it.
+                // The stream is missing: it is created again, and the log is published into it.
                 bus.request_stream_check();
             }
             return Err(Error::broker(error));
