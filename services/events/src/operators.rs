@@ -28,20 +28,20 @@ use page::Tokens;
 
 pub use events::EventOperations;
 
-/// Who calls, as the service's authentication found it.
+/// An operator, as authenticated by the service.
 #[derive(Clone, Debug)]
 pub struct Operator {
-    /// The facility whose rows the caller may see.
+    /// The facility whose rows the operator may see.
     pub facility: String,
     /// The subject of the token, for the audit trail.
     pub subject: String,
-    /// Whether the caller is an administrator, who also sees dead letters whose message names no readable
-    /// facility.
+    /// Whether the operator is an administrator, who also sees dead letters whose message has no valid facility.
     pub administrator: bool,
 }
 
 impl Operator {
-    /// The facilities whose dead letters the caller may see. The empty one is that of the unassigned.
+    /// The facilities whose dead letters the operator may see. The empty one stands for messages without a
+    /// facility.
     fn facilities(&self) -> Vec<String> {
         let mut facilities = vec![self.facility.clone()];
         if self.administrator {
@@ -50,7 +50,7 @@ impl Operator {
         facilities
     }
 
-    /// A transaction that sees what the caller may see.
+    /// Begins a transaction that sees the operator's rows.
     async fn begin(&self, pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         let unassigned = if self.administrator {
             Unassigned::Visible
@@ -75,8 +75,8 @@ struct Inner {
 type Authenticate = dyn Fn(&Extensions) -> Result<Operator, Status> + Send + Sync;
 
 impl DeadLetters {
-    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `operator` reads what
-    /// the server's authentication put into the request's extensions.
+    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `authenticate` reads
+    /// the operator from the request's extensions, where the server's authentication has stored it.
     pub fn new(
         bus: &Bus,
         pool: &PgPool,
@@ -91,7 +91,7 @@ impl DeadLetters {
         }))
     }
 
-    /// The service to mount.
+    /// The gRPC service for the server.
     pub fn into_service(self) -> DeadLetterServiceServer<Self> {
         DeadLetterServiceServer::new(self).max_decoding_message_size(chassis::server::CHECKED_BEFORE)
     }

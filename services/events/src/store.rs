@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 
-/// Whether a transaction sees dead letters whose message names no readable facility, beside those of its own.
+/// Whether a transaction also sees dead letters whose message has no valid facility.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unassigned {
     Hidden,
     Visible,
 }
 
-/// A transaction that sees the facility's rows, begun in one round trip. The empty facility is that of the
-/// unassigned.
+/// Begins a transaction that sees the facility's rows, in one round trip. The empty facility is that of messages
+/// without a valid one.
 pub(crate) async fn begin(
     pool: &PgPool,
     facility: &str,
@@ -37,12 +37,11 @@ pub(crate) async fn begin_seeing(
     begin_with(pool, facility, also).await
 }
 
-/// A transaction that gives up rather than let others wait: it fails when one of its statements takes longer than
+/// Begins a transaction that fails rather than block others: when one of its statements takes longer than
 /// `timeout`, or waits a fifth of that for a lock.
 ///
-/// It is for transactions with rows of several aggregates. Two of them, or one and a caller's, may wait for each
-/// other in a circle; PostgreSQL looks for such after a second (`deadlock_timeout`) and ends any of them. Long
-/// before, this one has stepped back.
+/// It is for transactions with rows of several aggregates. Two of them, or one and a caller's, may deadlock.
+/// PostgreSQL detects this after a second (`deadlock_timeout`) and aborts any of them; this one fails long before.
 pub(crate) async fn begin_with_timeout(
     pool: &PgPool,
     facility: &str,

@@ -1,5 +1,5 @@
-//! A stored message as the broker's API gives it: headers as bytes. The client closes its connection over headers
-//! that it cannot read, so a message that may have such is read this way.
+//! Reads stored messages by the broker's API, which returns the headers as bytes. The client closes its connection
+//! over headers that it cannot parse, so a message that may have such headers is read this way.
 
 use std::str::FromStr as _;
 
@@ -17,18 +17,18 @@ use crate::{
     envelope::{Headers, storable},
 };
 
-/// The broker knows no such message.
+/// The broker has no such message.
 const MESSAGE_NOT_FOUND: u64 = 10037;
 
 pub(crate) struct StoredMessage {
     pub(crate) subject: String,
     pub(crate) sequence: u64,
-    /// As text, whatever they are.
+    /// As text; invalid UTF-8 is replaced.
     pub(crate) headers: Headers,
     pub(crate) message_id: String,
     pub(crate) body: Vec<u8>,
     pub(crate) time: Option<OffsetDateTime>,
-    /// Why a client cannot take the headers. `None`: it can.
+    /// Why the client cannot parse the headers. `None`: it can.
     pub(crate) unreadable: Option<&'static str>,
 }
 
@@ -105,7 +105,7 @@ impl From<RawMessage> for StoredMessage {
     }
 }
 
-/// What the client would stumble over.
+/// Why the client would fail to parse the headers. `None`: it would not.
 fn header_error(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return None;
@@ -135,7 +135,7 @@ fn header_error(bytes: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// The headers without the broker's own, and the message id among those.
+/// The headers without the broker's own, and the message id, which is one of those.
 fn parse_headers(bytes: &[u8]) -> (Headers, String) {
     let text = String::from_utf8_lossy(bytes);
     let mut message_id = String::new();

@@ -1,4 +1,4 @@
-//! The streams, as code. Every service applies the same definitions, so that any of them may start first.
+//! The definitions of the streams. Every service applies the same ones, so that any of them may start first.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) const DEAD_LETTERS: &str = "DEAD_LETTERS";
 pub(crate) const ADVISORIES: &str = "ADVISORIES";
 
 /// How long the broker recognises a message id it has stored. A relay that was stopped for longer may publish an
-/// event twice; the inbox catches it.
+/// event twice; the inbox drops the second one.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// An advisory has some 400 bytes.
@@ -25,24 +25,25 @@ const ADVISORIES_BYTES: i64 = 64 << 20;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The stream's own record of the settings that Weft gave it last. What differs from it has been changed by an
-/// operator.
+/// The metadata key under which a stream stores the settings last applied to it. A setting that differs from them
+/// was changed by an operator.
 const APPLIED: &str = "weft.applied";
 
-/// The broker has less storage than a stream is to have.
+/// The broker has less storage than the stream's `max_bytes`.
 const INSUFFICIENT_STORAGE: u64 = 10047;
 
-/// The least that EVENTS is created with where the broker has too little storage.
+/// The least `max_bytes` of EVENTS where the broker has too little storage.
 const MIN_EVENTS_BYTES: i64 = 64 << 20;
 
-/// What [`apply`] does to streams that are there.
+/// What [`apply`] changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Nothing: those that are missing are created.
+    /// Creates missing streams and changes no others.
     Missing,
-    /// At a start: what this build or its settings want differently, and no operator has changed.
+    /// At a start: also changes settings that this build or its settings define differently, unless an operator
+    /// has changed them.
     All,
-    /// An operator asks for it: everything that differs.
+    /// At an operator's request: changes everything that differs.
     Forced,
 }
 
@@ -88,7 +89,7 @@ async fn update(jetstream: &Context, current: &Info, desired: &Config, scope: Sc
     Ok(())
 }
 
-/// Where the broker has too little storage, the stream gets half of it, and half again: a service must start.
+/// Halves `max_bytes` until the broker has enough storage, so that the service can start.
 async fn create(jetstream: &Context, desired: Config) -> Result<(), Error> {
     let mut target = Config {
         metadata: [(APPLIED.to_owned(), Applied::new(&desired).json())].into(),
@@ -120,7 +121,7 @@ async fn create(jetstream: &Context, desired: Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// What operators change of a stream by the broker's own tools.
+/// The settings of a stream that operators change with the broker's own tools.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Applied {
     max_bytes: i64,
@@ -144,7 +145,7 @@ impl Applied {
     }
 }
 
-/// The configuration that the stream is to have.
+/// The configuration that the stream should have.
 fn target(current: &Config, desired: &Config, scope: Scope) -> Config {
     let mut target = merge(current, desired);
     let applied = current.metadata.get(APPLIED);
@@ -152,7 +153,7 @@ fn target(current: &Config, desired: &Config, scope: Scope) -> Config {
     let mut applies = Applied::new(&target);
     if let Some(before) = applied.filter(|_| scope != Scope::Forced) {
         let now = Applied::new(current);
-        // What is not as it was given stays as the operator has made it, and stays known as that.
+        // A setting that an operator has changed stays, and stays recognisable as changed.
         if now.max_bytes != before.max_bytes {
             (target.max_bytes, applies.max_bytes) = (current.max_bytes, before.max_bytes);
         }
@@ -185,8 +186,8 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
             name: EVENTS.into(),
             description: Some("What happened; a copy of the services' event logs".into()),
             subjects: vec!["evt.>".into(), "retry.>".into()],
-            // Full means that the outbox backs up, not that older events vanish. This rules out the broker's
-            // message schedules, which it refuses on such a stream: long waits are delayed refusals.
+            // When it is full, the outbox backs up and no older event is lost. The broker refuses its message
+            // schedules on such a stream, so long waits are delayed negative acknowledgements.
             discard: DiscardPolicy::New,
             max_bytes: settings.events_bytes(),
             max_age: DAY * settings.events_max_age_days,
@@ -197,7 +198,7 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
             name: DEAD_LETTERS.into(),
             description: Some("What a consumer gave up on".into()),
             subjects: vec!["dlq.>".into()],
-            // Full means that the oldest copies go: the dead letters themselves are in the databases.
+            // When it is full, the oldest copies are deleted: the dead letters themselves are in the databases.
             max_bytes: settings.dead_letters_max_bytes,
             max_age: DAY * settings.dead_letters_max_age_days,
             allow_atomic_publish: true,
@@ -217,7 +218,7 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
     ]
 }
 
-/// The running configuration with what these definitions decide; the rest is the operator's.
+/// The current configuration with the settings that these definitions decide. The others stay as they are.
 pub(crate) fn merge(current: &Config, desired: &Config) -> Config {
     let unlimited = |bytes: i64| if bytes <= 0 { -1 } else { bytes };
     Config {
@@ -234,7 +235,7 @@ pub(crate) fn merge(current: &Config, desired: &Config) -> Config {
     }
 }
 
-/// A stream as the broker has it. `None`: there is no such stream.
+/// The stream as it is on the broker. `None`: there is no such stream.
 pub(crate) async fn find(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
     match jetstream.get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
@@ -243,7 +244,7 @@ pub(crate) async fn find(jetstream: &Context, name: &str) -> Result<Option<Info>
     }
 }
 
-/// When the stream was created, in microseconds as PostgreSQL keeps it.
+/// When the stream was created, with PostgreSQL's precision of microseconds.
 pub(crate) fn created(stream: &Info) -> OffsetDateTime {
     let micros = stream.created.nanosecond() / 1_000 * 1_000;
     stream
@@ -292,7 +293,7 @@ mod tests {
         let desired = events(&settings);
         let started = target(&by_operator, &desired, Scope::All);
         assert_eq!((started.max_bytes, started.max_age), (5 << 30, DAY * 3));
-        // Another start does not take it for its own.
+        // Another start keeps the operator's change.
         let again = target(&started, &desired, Scope::All);
         assert_eq!(again, started);
         let forced = target(&started, &desired, Scope::Forced);

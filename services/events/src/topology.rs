@@ -1,4 +1,4 @@
-//! The broker as it is against the broker as this build wants it.
+//! Compares the broker's streams and consumers with their definitions in this build.
 
 use async_nats::jetstream::{
     Context,
@@ -11,7 +11,7 @@ use sqlx::PgPool;
 
 use crate::{Bus, Error, consumer, streams};
 
-/// A setting that is not as wanted.
+/// A setting that differs from its definition.
 pub(crate) struct Difference {
     /// `stream EVENTS`, `consumer payment-ledger`.
     pub(crate) object: String,
@@ -21,7 +21,7 @@ pub(crate) struct Difference {
     pub(crate) wanted: String,
 }
 
-/// What of a consumer its definition decides.
+/// The settings of a consumer that its definition decides.
 const CONSUMER_SETTINGS: [&str; 6] = [
     "description",
     "ack_wait",
@@ -91,7 +91,7 @@ fn json(config: &impl Serialize) -> Result<Value, Error> {
     serde_json::to_value(config).map_err(Error::broker)
 }
 
-/// Settings are compared as the broker's own protocol writes them. What is absent there is at its default.
+/// Compares settings in the JSON of the broker's protocol. An absent setting has its default.
 fn compare_settings(
     object: &str,
     is: &Value,

@@ -1,4 +1,4 @@
-//! What operators do to dead letters: each action once, however often its request comes, and on record.
+//! Operators' actions on dead letters. Each is executed once, however often its request is sent, and is recorded.
 
 use chassis::idempotency;
 use prost::{Message, Name};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Operator, dead_letters, error::Error, runs};
 use crate::replay_notice;
 
-/// A mutating request, as the audit trail and a repetition of it need to know it.
+/// A mutating request, with what identifies it in the audit trail and when it is repeated.
 pub(super) struct Action<'a> {
     pub(super) name: &'static str,
     pub(super) request_id: Uuid,
@@ -19,7 +19,7 @@ pub(super) struct Action<'a> {
     pub(super) operator: &'a Operator,
 }
 
-/// Does an action that was not done before, and answers a repeated request as the first time.
+/// Executes an action that was not executed before. A repeated request gets the stored response.
 pub(super) async fn execute_once<A: Message + Default>(
     pool: &PgPool,
     action: &Action<'_>,
@@ -42,7 +42,7 @@ pub(super) async fn execute_once<A: Message + Default>(
     Ok(Response::new(response))
 }
 
-/// What an action is about.
+/// The subject of an action, for the audit trail.
 #[derive(Default)]
 pub(super) struct AuditDetail {
     dead_letter: Option<Uuid>,
@@ -82,7 +82,7 @@ impl<'a> Action<'a> {
         })
     }
 
-    /// The answer that this request got before.
+    /// The stored response of an earlier execution of this request.
     pub(super) async fn find_response<A: Message + Default>(
         &self,
         tx: &mut PgConnection,
@@ -104,7 +104,7 @@ impl<'a> Action<'a> {
         Ok(Some(response))
     }
 
-    /// Puts the action and its answer on record. Fails when the same request is faster elsewhere.
+    /// Stores the action and its response. Fails when the same request has been executed concurrently.
     pub(super) async fn record<A: Message>(
         &self,
         tx: &mut PgConnection,
@@ -136,7 +136,7 @@ impl<'a> Action<'a> {
     }
 }
 
-/// Sends a dead letter to its consumer again. One whose replay got lost can be sent once more.
+/// Sends a dead letter to its consumer again. A replay that got lost can be sent once more.
 pub(super) async fn replay(
     tx: &mut PgConnection,
     service: &str,
@@ -172,7 +172,7 @@ pub(super) async fn discard(
     )
     .execute(&mut *tx)
     .await?;
-    // Tells the consumer to go on with what waits behind it.
+    // Makes the consumer continue with the events parked behind it.
     replay_notice::send(tx, service, id, format!("discard:{id}")).await?;
     let dead_letter_row = dead_letters::find(tx, id).await?;
     let response = ops::DiscardDeadLetterResponse {
@@ -200,7 +200,7 @@ pub(super) async fn replay_group(
     Ok((ops::ReplayDeadLetterGroupResponse { run: Some(run) }, detail))
 }
 
-/// The message id differs from replay to replay: the broker drops an id that it has seen within two minutes.
+/// The message id differs between replays, since the broker drops an id that it has stored within two minutes.
 pub(super) async fn send_replay(tx: &mut PgConnection, service: &str, id: Uuid) -> Result<(), sqlx::Error> {
     let count = sqlx::query_scalar!(
         "update events.dead_letter set state = 'replaying', replay_count = replay_count + 1 where id = $1
@@ -219,7 +219,8 @@ pub(super) fn uuid(text: &str, field: &'static str) -> Result<Uuid, Error> {
     })
 }
 
-/// Locks a dead letter until the end of the transaction. `wanted`: what is to be done to it.
+/// Locks an open dead letter until the end of the transaction. `wanted`: the action's past participle, for the
+/// error.
 pub(super) async fn lock_open(tx: &mut PgConnection, id: Uuid, wanted: &'static str) -> Result<(), Error> {
     let state = lock(tx, id).await?;
     if state == "open" {

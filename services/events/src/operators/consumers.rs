@@ -1,4 +1,4 @@
-//! The service's consumers, as administrators see and hold them.
+//! The service's consumers: their status, and pausing them.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(super) async fn set_paused(
     reason: &str,
 ) -> Result<(), Error> {
     let set = sqlx::query!(
-        // Who lets it go on has dealt with what it had missed.
+        // An operator who resumes the consumer has dealt with the events it missed.
         "update events.consumer
          set paused = $2, changed_by = $3, reason = $4, changed_at = now(),
              gap_from = case when $2 then gap_from end, gap_until = case when $2 then gap_until end

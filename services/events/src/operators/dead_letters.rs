@@ -1,14 +1,14 @@
-//! Dead letters and their groups, as rows and as messages.
+//! Queries of dead letters and their groups, and their encoding.
 
 use proto::ops::v1 as ops;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Open dead letters that are grouped: the newest of them.
+/// The most open dead letters that are grouped: the newest ones.
 const MAX_GROUPED: i64 = 10_000;
 
-/// Which dead letters are asked for. Empty texts and `None` mean any.
+/// The filter of a list. Empty strings and `None` match everything.
 pub(super) struct Filter<'a> {
     pub(super) facilities: &'a [String],
     pub(super) states: &'a [String],
@@ -85,7 +85,7 @@ pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<DeadL
     Ok(load(tx, &[id]).await?.into_iter().next())
 }
 
-/// Those of them that the transaction sees, newest first.
+/// The given dead letters that the transaction sees, newest first.
 async fn load(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<DeadLetter>, sqlx::Error> {
     sqlx::query_as!(
         DeadLetter,
@@ -156,7 +156,7 @@ pub(super) async fn list_groups(
     .await
 }
 
-/// Whether more are open than are grouped.
+/// Whether there are more open dead letters than are grouped.
 pub(super) async fn exceeds_grouped(
     tx: &mut PgConnection,
     facilities: &[String],
@@ -227,7 +227,7 @@ impl From<Group> for ops::DeadLetterGroup {
     }
 }
 
-/// The states that a filter means.
+/// The states that a filter selects.
 pub(super) fn states(filter: ops::DeadLetterState) -> Vec<String> {
     let names: &[&str] = match filter {
         ops::DeadLetterState::Unspecified => &["open", "replaying"],
@@ -240,7 +240,7 @@ pub(super) fn states(filter: ops::DeadLetterState) -> Vec<String> {
 }
 
 pub(super) fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
-    // A nanosecond of a second always fits.
+    // The nanosecond of a second always fits.
     prost_types::Timestamp {
         seconds: at.unix_timestamp(),
         nanos: at.nanosecond().cast_signed(),

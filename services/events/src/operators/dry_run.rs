@@ -1,4 +1,4 @@
-//! What a replay would do: the handler in a transaction that is rolled back.
+//! What a replay would do: runs the handler in a transaction that is rolled back.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     handler,
 };
 
-/// Rows added, changed and removed, by table.
+/// Numbers of inserted, updated and deleted rows, by table.
 type Counts = BTreeMap<String, [i64; 3]>;
 
 pub(super) async fn execute(
@@ -64,7 +64,7 @@ pub(super) async fn execute(
         Err(error) => Err(error),
     };
     let response = match outcome {
-        // It says nothing about the event.
+        // This error is not caused by the event.
         Err(HandlerError::Unavailable(_, error)) => return Err(error.into()),
         Ok(()) => ops::RehearseReplayResponse {
             would_resolve: true,
@@ -83,14 +83,14 @@ pub(super) async fn execute(
     Ok(response)
 }
 
-/// What a commit would check.
+/// Checks the constraints that a commit would check.
 async fn check_constraints(tx: &mut PgConnection) -> Result<(), HandlerError> {
     sqlx::query!("set constraints all immediate").execute(tx).await?;
     Ok(())
 }
 
-/// The session's counters. They may still hold what earlier transactions of the connection did: only their growth
-/// tells something.
+/// The counters of the session. They may include earlier transactions of the connection, so only their increase is
+/// used.
 async fn table_counts(tx: &mut PgConnection) -> Result<Counts, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select coalesce(pn.nspname || '.' || p.relname, s.schemaname || '.' || s.relname) as "table!",
@@ -135,7 +135,7 @@ async fn last_event(tx: &mut PgConnection) -> Result<i64, sqlx::Error> {
     last.fetch_one(tx).await
 }
 
-/// The events of this transaction.
+/// The events that this transaction has appended.
 async fn events(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
         "select id, type, aggregate_id, version, occurred_at from events.event_log

@@ -1,5 +1,5 @@
-//! Other bodies for dead letters: checked against the event's type, and approved by a second person where the
-//! settings want it.
+//! Edits of dead letters' bodies: validated against the event's type, and approved by a second person where the
+//! settings require it.
 
 use proto::ops::v1 as ops;
 use sqlx::PgConnection;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::contract;
 
-/// Who must agree to an edit.
+/// Whether an edit needs an approval.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Approval {
     NotRequired,

@@ -2,7 +2,7 @@ use chassis::{idempotency, status::DOMAIN};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-/// Why an operator's call was refused.
+/// Why an operator's request was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("there is no {kind} {id}")]

@@ -22,10 +22,10 @@ use crate::{
 
 const DEFAULT_WINDOW: Duration = Duration::from_secs(86_400);
 
-/// Missing events that an answer names.
+/// The most ids of missing events in a response.
 const MAX_MISSING_IDS: usize = 100;
 
-/// `ops.v1.EventService`: the service's consumers, and its event log against the stream.
+/// `ops.v1.EventService`: the service's consumers, and the audit of its event log against the stream.
 #[derive(Clone)]
 pub struct EventOperations(Arc<Inner>);
 
@@ -36,7 +36,8 @@ struct Inner {
 }
 
 impl EventOperations {
-    /// `operator` reads what the server's authentication put into the request's extensions.
+    /// `authenticate` reads the operator from the request's extensions, where the server's authentication has
+    /// stored it.
     pub fn new(
         bus: &Bus,
         pool: &PgPool,
@@ -49,7 +50,7 @@ impl EventOperations {
         }))
     }
 
-    /// The service to mount.
+    /// The gRPC service for the server.
     pub fn into_service(self) -> EventServiceServer<Self> {
         EventServiceServer::new(self).max_decoding_message_size(chassis::server::CHECKED_BEFORE)
     }
@@ -195,7 +196,7 @@ impl EventService for EventOperations {
         if let Some(answer) = stored {
             return Ok(idempotency::replayed(answer));
         }
-        // The broker is changed before the transaction begins: to do it again changes nothing.
+        // The broker is changed before the transaction begins. Repeating the change has no effect.
         let differences = topology::compare(bus).await.map_err(to_status)?;
         topology::apply(bus, &self.0.pool).await.map_err(to_status)?;
         let detail = AuditDetail::new(format!("{} differences", differences.len()));

@@ -1,14 +1,14 @@
-//! Messages that the broker refuses, as operators see them, try them again, and give them up.
+//! Messages that the broker refuses: operators list, retry and discard them.
 
 use proto::ops::v1 as ops;
 use sqlx::PgConnection;
 
 use super::{actions::AuditDetail, dead_letters, error::Error};
 
-/// Messages in one answer.
+/// The most messages in a response.
 const MAX_MESSAGES: i64 = 100;
 
-/// Events behind one message that are counted.
+/// The most events counted behind one message.
 const MAX_COUNTED: i64 = 1_000;
 
 pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::HeldMessage>, Error> {
@@ -51,7 +51,7 @@ pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::H
     Ok(messages.collect())
 }
 
-/// How many are held, of all facilities.
+/// The number of held messages of all facilities.
 pub(super) async fn count(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let count =
         sqlx::query_scalar!(r#"select coalesce(sum(held), 0)::bigint as "count!" from events.held_depth()"#);
@@ -80,7 +80,7 @@ pub(super) async fn discard(
     tx: &mut PgConnection,
     request: &ops::DiscardHeldMessageRequest,
 ) -> Result<(ops::DiscardHeldMessageResponse, AuditDetail), Error> {
-    // The function sees the rows of all facilities; this one of the caller's alone.
+    // The function sees the rows of all facilities; this query sees those of the operator's facility.
     let held = sqlx::query!(
         "select message_id, subject from events.held where position = $1 for update",
         request.position,

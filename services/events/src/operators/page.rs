@@ -57,7 +57,7 @@ impl Tokens {
     }
 }
 
-/// Rows in a page, from what was asked for.
+/// The number of rows in a page, from the requested size.
 pub(super) fn size(requested: i32) -> Result<i64, Error> {
     match requested {
         0 => Ok(DEFAULT_SIZE.into()),

@@ -1,14 +1,14 @@
-//! Where a replay of a group stands: what was sent, and which outcomes are known.
+//! The progress of a group replay: what was sent, and the outcomes known so far.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::runs::TICK;
 
-/// Dead letters of a run whose outcomes are looked at in one turn.
+/// The most dead letters of a run whose outcomes are checked at a time.
 const MAX_CHECKED: i32 = 500;
 
-/// Where a run stands.
+/// The progress of a run.
 pub(super) struct Progress {
     pub(super) fingerprint: String,
     pub(super) mode: String,
@@ -18,20 +18,21 @@ pub(super) struct Progress {
     pub(super) total: i32,
     pub(super) created_at: time::OffsetDateTime,
     pub(super) age_seconds: f64,
-    /// The first `sent` were sent.
+    /// The items up to this position were sent.
     pub(super) sent: i32,
-    /// There are others.
+    /// Whether there are more.
     pub(super) unsent: bool,
     pub(super) resolved: i64,
     pub(super) failed: i64,
-    /// Failed again in the way that the group had failed; in a run of all kinds, in any way.
+    /// Failed again with the group's fingerprint; in a run of all kinds, with any.
     pub(super) same_kind: i64,
     pub(super) settled_to: i32,
     pub(super) looked_to: i32,
 }
 
 impl Progress {
-    /// How many may be sent now: by the rate since the start, no burst after a wait, and by the canary's step.
+    /// How many may be sent now: bounded by the rate since the start, without a burst after a wait, and by the
+    /// canary's step.
     pub(super) fn send_limit(&self) -> i64 {
         let rate = f64::from(self.rate);
         let by_rate = (rate * self.age_seconds).ceil() as i64 - i64::from(self.sent);
@@ -46,7 +47,7 @@ impl Progress {
     }
 }
 
-/// Counts outcomes of the next ones that were sent. The first outcome of each counts.
+/// Records the outcomes of the next items that were sent. Only the first outcome of each counts.
 pub(super) async fn record_outcomes(
     tx: &mut PgConnection,
     run: Uuid,
@@ -113,7 +114,7 @@ pub(super) async fn record_outcomes(
     Ok(())
 }
 
-/// A part of a run is no larger than the run.
+/// Cannot overflow: a part of a run is no larger than the run.
 fn to_i32(count: i64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
@@ -138,7 +139,7 @@ pub(super) async fn find(tx: &mut PgConnection, run: Uuid) -> Result<Option<Prog
     .await
 }
 
-/// Outcomes that are there and not counted yet: how many took effect, and how many failed again.
+/// Outcomes that exist and are not recorded yet: how many items were resolved, and how many failed again.
 pub(super) async fn count_unrecorded(
     tx: &mut PgConnection,
     run: Uuid,

@@ -1,4 +1,4 @@
-//! Replays of whole groups: sent in the background, at a rate, and stepwise where the operator is careful.
+//! Replays of groups: sent in the background, at a limited rate, and in steps in canary mode.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -19,16 +19,16 @@ use crate::{
     store::{self, Unassigned},
 };
 
-/// Replays a second when the operator says nothing.
+/// Replays a second when the request sets no rate.
 const DEFAULT_RATE: u32 = 10;
 
 /// How often runs are advanced.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
 
-/// Dead letters in one run.
+/// The most dead letters in one run.
 const MAX_ITEMS: i64 = 10_000;
 
-/// Runs that are advanced in one turn, as `events.running_replays` cuts them.
+/// The most runs that are advanced at a time, as `events.running_replays` limits them.
 const MAX_RUNS_PER_TICK: usize = 100;
 
 pub(super) async fn start(
@@ -65,7 +65,7 @@ pub(super) async fn start(
     find(tx, id).await
 }
 
-/// Takes the oldest open dead letters into the run, and returns how many those are.
+/// Adds the oldest open dead letters to the run, and returns their number.
 async fn insert_items(
     tx: &mut PgConnection,
     run: Uuid,
@@ -73,7 +73,7 @@ async fn insert_items(
     fingerprint: &str,
 ) -> Result<i32, sqlx::Error> {
     let facilities = operator.facilities();
-    // The plan that touches the fewest rows is to win, however many there are.
+    // Makes the planner choose the plan that reads the fewest rows, however many there are.
     sqlx::query!(
         "select set_config('random_page_cost', '0', true) as random, set_config('seq_page_cost', '0', true) as seq"
     )
@@ -148,25 +148,25 @@ pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayR
     })
 }
 
-/// Whose turn it is to be advanced: each process goes through the runs in turn, so that 100 which never end hold
-/// up no other.
+/// The run after which the next turn starts. Each process advances the runs in turn, so that 100 runs which do not
+/// end do not block the others.
 #[derive(Default)]
 pub(crate) struct Cursor(Mutex<Uuid>);
 
 impl Cursor {
-    /// The run after which this turn begins.
+    /// The run after which this turn starts.
     fn get(&self) -> Uuid {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next one begins behind these, or anew.
+    /// The next turn starts after these runs, or from the beginning.
     fn advance(&self, runs: &[Uuid]) {
         let next = runs.last().filter(|_| runs.len() == MAX_RUNS_PER_TICK);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = next.copied().unwrap_or_default();
     }
 }
 
-/// Advances the runs whose turn it is. One process at a time advances a run.
+/// Advances the next runs. One process at a time advances a run.
 pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool, cursor: &Cursor) -> Result<(), sqlx::Error> {
     let running = sqlx::query!(
         r#"select id as "id!", facility as "facility!" from events.running_replays($1)"#,
@@ -177,7 +177,7 @@ pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool, cursor: &Cursor) -> Re
     cursor.advance(&running.iter().map(|run| run.id).collect::<Vec<_>>());
     let mut failed = None;
     for run in running {
-        // One that cannot go on now does not hold up the others.
+        // A run that fails to advance does not block the others.
         if let Err(error) = advance_run(bus, pool, run.id, &run.facility).await {
             tracing::debug!(replay_run.id = %run.id, error = %error, "a replay run was not advanced");
             failed = Some(error);
@@ -187,7 +187,7 @@ pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool, cursor: &Cursor) -> Re
 }
 
 async fn advance_run(bus: &Bus, pool: &PgPool, id: Uuid, facility: &str) -> Result<(), sqlx::Error> {
-    // What an administrator sends again may be nobody's.
+    // A run of an administrator may include dead letters without a facility.
     let mut tx = store::begin_seeing(pool, facility, Unassigned::Visible).await?;
     let locked = sqlx::query_scalar!(
         "select true from events.replay_run where id = $1 and state = 'running' for update skip locked",
@@ -253,7 +253,7 @@ async fn send(
     .fetch_all(&mut *tx)
     .await?;
     for item in items {
-        // Somebody may have replayed or discarded it meanwhile.
+        // Another operator may have replayed or discarded it meanwhile.
         if item.state == "open" {
             actions::send_replay(tx, service, item.dead_letter_id).await?;
         }

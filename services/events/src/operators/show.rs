@@ -1,4 +1,4 @@
-//! One dead letter with everything around it.
+//! One dead letter with its body, headers, causes, parked events, actions and latest edit.
 
 use proto::ops::v1 as ops;
 use sqlx::PgConnection;
@@ -42,8 +42,8 @@ pub(super) async fn get(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDeadL
     })
 }
 
-/// The chain of causes, as far as the published part of this service's own log goes; the first one beyond it has
-/// only an id.
+/// The chain of causes, as far as the published part of this service's own log has them. The first cause beyond it
+/// has only an id.
 async fn list_causes(
     tx: &mut PgConnection,
     cause: Option<Uuid>,

@@ -1,4 +1,4 @@
-//! The stream as it grows.
+//! Streams new events to an operator.
 
 use std::{pin::Pin, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{
     streams,
 };
 
-/// How soon the broker forgets a tail whose reader has gone.
+/// The broker deletes the consumer of a tail this long after its reader has gone.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 pub(super) type Tail = Pin<Box<dyn Stream<Item = Result<ops::TailEventsResponse, Status>> + Send>>;
 
-/// The events of the caller's facility. What names no facility is shown too: those who may call are
-/// administrators.
+/// The events of the operator's facility. Events without a facility are included, since only administrators may
+/// call this.
 pub(super) async fn start(
     bus: &Bus,
     operator: &Operator,
