@@ -118,7 +118,7 @@ impl Bus {
                     let became_unusable =
                         !matches!(error, Error::Monitoring(_)) && self.0.ready.send_replace(false);
                     if became_unusable {
-                        tracing::error!(error = %error, "the broker is of no use any more; events wait in the outbox");
+                        tracing::error!(error = %error, "the broker is no longer usable; events wait in the outbox");
                     } else {
                         tracing::warn!(error = %error, "the broker is not usable yet");
                     }
@@ -136,7 +136,7 @@ impl Bus {
                     () = self.0.check_streams.notified() => continue,
                 }
                 self.0.ready.send_replace(false);
-                tracing::warn!("the broker is gone; events wait in the outbox");
+                tracing::warn!("the connection to the broker is lost; events wait in the outbox");
             }
         };
         tokio::select! {
@@ -248,7 +248,7 @@ fn on_client_event(
         }
         async_nats::Event::Connected => drop(connection.send_replace(true)),
         async_nats::Event::Disconnected | async_nats::Event::Closed => drop(connection.send_replace(false)),
-        other => tracing::info!(broker.event = %other, "the broker connection says"),
+        other => tracing::info!(broker.event = %other, "broker connection event"),
     }
 }
 

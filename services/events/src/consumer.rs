@@ -109,7 +109,7 @@ impl Consumer {
                 Ok(Exit::Stopped) => Duration::ZERO,
                 Ok(Exit::Standby) => worker.lease_time() / 3,
                 Ok(Exit::Interrupted(reason)) => {
-                    tracing::info!(consumer = worker.name, reason, "consuming starts over");
+                    tracing::info!(consumer = worker.name, reason, "consuming restarts");
                     Duration::from_millis(100)
                 }
                 Err(error) => {
@@ -153,7 +153,7 @@ impl Worker {
         };
         let (end, lease_exit) = tokio::join!(consume, self.keep_lease(&held_lease, &stop));
         if let Err(error) = held_lease.release(&self.pool).await {
-            tracing::debug!(consumer = self.name, error = %error, "the lease runs out by itself");
+            tracing::debug!(consumer = self.name, error = %error, "the lease was not released; it expires by itself");
         }
         Ok(lease_exit.unwrap_or(end?))
     }

@@ -98,7 +98,7 @@ impl Maintenance {
         if changed.dropped > 0 {
             tracing::info!(
                 dropped = changed.dropped,
-                "old days of the event log were dropped"
+                "old partitions of the event log were dropped"
             );
         }
         Ok(())
@@ -200,9 +200,9 @@ where
             Err(error) => {
                 // At a start the database is often not available yet, and a short outage needs no warning.
                 if failing.get_or_insert_with(Instant::now).elapsed() < WARN_AFTER {
-                    tracing::info!(error = %error, what, "upkeep waits; it is tried again");
+                    tracing::info!(error = %error, what, "maintenance failed; it is retried");
                 } else {
-                    tracing::warn!(error = %error, what, "upkeep failed; it is tried again");
+                    tracing::warn!(error = %error, what, "maintenance keeps failing; it is retried");
                 }
                 // Lets the other work run, and avoids a tight loop while the database is unavailable.
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -51,7 +51,7 @@ impl Consumer {
                 .build(),
             duration: meter
                 .f64_histogram("messaging.process.duration")
-                .with_description("From a delivery's turn to its outcome")
+                .with_description("From the start of handling a delivery to its outcome")
                 .with_unit("s")
                 .build(),
             dead: meter
@@ -61,7 +61,7 @@ impl Consumer {
                 .build(),
             new_fingerprint: meter
                 .u64_counter("weft.dead_letter.new_fingerprint")
-                .with_description("Dead letters of a kind that was not seen before")
+                .with_description("Dead letters with a new fingerprint")
                 .with_unit("{event}")
                 .build(),
             consumer: consumer.to_owned(),

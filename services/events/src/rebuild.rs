@@ -185,7 +185,7 @@ async fn requeue_page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
         )
         .execute(tx)
         .await?;
-        tracing::warn!("the event log waits to be published again as a whole");
+        tracing::warn!("the whole event log is pending again");
         return Ok(Rebuild::Done);
     };
     sqlx::query!(
@@ -196,9 +196,6 @@ async fn requeue_page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
     )
     .execute(tx)
     .await?;
-    tracing::debug!(
-        queued = page.queued,
-        "a part of the event log waits to be published again"
-    );
+    tracing::debug!(queued = page.queued, "a page of the event log is pending again");
     Ok(Rebuild::InProgress)
 }

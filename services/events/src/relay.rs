@@ -116,7 +116,7 @@ impl Relay {
                 .record_published(state.in_flight.next_result().await?);
         }
         if let Err(error) = state.lanes.release(&self.pool).await {
-            tracing::warn!(error = %error, "the relay's lanes could not be released; they run out by themselves");
+            tracing::warn!(error = %error, "the relay's lanes could not be released; their leases expire by themselves");
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Relay {
             Err(error) => {
                 state.backoff.fail();
                 let failures = state.backoff.failures();
-                tracing::warn!(error = %error, failures, "the outbox cannot be read; it will be tried again");
+                tracing::warn!(error = %error, failures, "the outbox cannot be read; the read is retried");
                 false
             }
         }

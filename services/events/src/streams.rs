@@ -67,7 +67,7 @@ async fn update(jetstream: &Context, current: &Info, desired: &Config, scope: Sc
             stream = desired.name,
             max_bytes = target.max_bytes,
             used,
-            "the stream holds more than it is to have room for; its max_bytes is left as it is"
+            "the stream holds more than its configured max_bytes, which is not lowered"
         );
         target.max_bytes = current.config.max_bytes;
     }
@@ -81,7 +81,7 @@ async fn update(jetstream: &Context, current: &Info, desired: &Config, scope: Sc
                 stream = desired.name,
                 max_bytes = target.max_bytes,
                 now = current.config.max_bytes,
-                "the broker has too little storage for the stream's max_bytes, which is left as it is"
+                "the broker has too little storage for the configured max_bytes, which is not changed"
             );
         }
         Err(error) => return Err(Error::broker(error)),
@@ -115,7 +115,7 @@ async fn create(jetstream: &Context, desired: Config) -> Result<(), Error> {
             stream = desired.name,
             max_bytes = target.max_bytes,
             wanted = desired.max_bytes,
-            "stream created with less room than is wanted: the broker's storage (max_file) is too small"
+            "stream created with a smaller max_bytes: the broker's storage (max_file) is too small"
         );
     }
     Ok(())

@@ -128,7 +128,7 @@ impl Worker {
                     && let Err(error) =
                         store::clear_unfinished(&self.pool, &self.name, message.envelope.event_id).await
                 {
-                    tracing::debug!(consumer = self.name, error = %error, "the start of an attempt stays on record");
+                    tracing::debug!(consumer = self.name, error = %error, "the recorded start of an attempt was not cleared");
                 }
                 self.wait_outcome(message, &error)
             }
@@ -152,7 +152,7 @@ impl Worker {
             consumer = self.name,
             stream.sequence = message.sequence,
             error = %write_error,
-            "a message cannot be kept as a dead letter; it stays in the stream alone"
+            "a message cannot be stored as a dead letter; it remains only in the stream"
         );
         Outcome::DeadLettered("it cannot be stored".into())
     }
@@ -161,13 +161,13 @@ impl Worker {
         let waits = message.waits + 1;
         if !Fault::of(error).is_passing() && waits >= BOOKKEEPING_TRIES {
             tracing::error!(consumer = self.name, event.id = %message.envelope.event_id, error = %error,
-                "what became of an event cannot be recorded; it is delivered again later");
+                "the outcome of an event cannot be recorded; it is redelivered later");
             return Outcome::Retry(Duration::from_millis(self.settings().max_backoff_ms));
         }
         // Logged at the first wait, and at every doubling of their number.
         if waits.is_power_of_two() {
             tracing::warn!(consumer = self.name, event.id = %message.envelope.event_id, error = %error, waits,
-                "the database cannot take an event now; it waits");
+                "the database is unavailable for an event; it waits");
         }
         Outcome::Wait(self.settings().backoff(waits).min(MAX_WAIT))
     }

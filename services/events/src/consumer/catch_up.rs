@@ -94,7 +94,7 @@ impl FilteredConsumer {
                 consumer = name,
                 subjects = ?self.added,
                 stream.sequence = start,
-                "the filter has gained subjects; the consumer went back to their first message"
+                "the filter has gained subjects; the consumer was reset to their first message"
             );
         }
         sqlx::query!(

@@ -74,7 +74,7 @@ impl Worker {
             tracing::error!(
                 consumer = self.name,
                 stream.sequence = message.sequence,
-                "another facility's dead letter has the event's id; the event stays in the stream alone"
+                "another facility's dead letter has the event's id; the event remains only in the stream"
             );
             return Ok(Outcome::DeadLettered("its id is taken".into()));
         };
@@ -102,7 +102,7 @@ impl Worker {
             error.code = error.code(),
             error = error.message(),
             error.resolved_before_version = record.resolved_before,
-            "an event is dead"
+            "an event became a dead letter"
         );
         self.metrics.record_dead_letter(record.new_kind);
         Ok(Outcome::DeadLettered(term_reason(class, error)))

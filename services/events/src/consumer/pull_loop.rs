@@ -127,7 +127,7 @@ pub(super) async fn run(
             _ = progress.tick() => pull_loop.extend_ack_wait().await,
             Some(job) = pull_loop.jobs.join_next() => match job {
                 Ok(job) if job.is_fenced() => {
-                    break Ok(Exit::Interrupted("the consumer is not this process's any more"));
+                    break Ok(Exit::Interrupted("another process owns the consumer"));
                 }
                 Ok(job) => pull_loop.finish(job).await,
                 Err(error) => break Err(Error::Broker(format!("an attempt was lost: {error}"))),
@@ -352,7 +352,7 @@ impl PullLoop {
         if self.worker.bus.is_ready() && self.worker.bus.client().flush().await.is_err() {
             tracing::debug!(
                 consumer = self.worker.name,
-                "the last acknowledgements may be lost; the inbox knows"
+                "the last acknowledgements may be lost; the inbox recognises redelivered events"
             );
         }
     }

@@ -72,7 +72,7 @@ pub(super) async fn set_up(
         Err(error) => {
             // A server before 2.14 cannot reset. It redelivers unacknowledged messages first, in order, once their
             // wait is over.
-            tracing::info!(consumer = worker.name, error = %error, "waiting for messages in hand to come back");
+            tracing::info!(consumer = worker.name, error = %error, "waiting for the redelivery of unacknowledged messages");
             tokio::select! {
                 () = tokio::time::sleep(ack_wait + Duration::from_secs(1)) => {}
                 () = stop.cancelled() => {}

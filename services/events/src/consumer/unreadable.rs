@@ -60,7 +60,7 @@ impl Worker {
             consumer = self.name,
             stream.sequence = sequence,
             error = why,
-            "a message has headers that no client can read; it is a dead letter, and a readable copy is in its place"
+            "a message has unreadable headers; it became a dead letter and was replaced by a readable copy"
         );
         Ok(())
     }

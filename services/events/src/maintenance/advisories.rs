@@ -89,7 +89,7 @@ async fn resend(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<()
     tracing::warn!(
         consumer = advisory.consumer,
         stream.sequence = advisory.stream_seq,
-        "the broker stopped delivering an event; it is sent to its consumer once more"
+        "the broker stopped delivering an event; it is sent to its consumer again"
     );
     Ok(())
 }

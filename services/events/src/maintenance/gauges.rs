@@ -61,12 +61,12 @@ impl Gauges {
             dead_age: seconds("weft.dead_letter.age", "Age of the oldest open dead letter"),
             pending: count(
                 "weft.consumer.pending",
-                "Events that a consumer has not been given yet",
+                "Events not delivered to a consumer yet",
                 "{event}",
             ),
             unacknowledged: count(
                 "weft.consumer.unacknowledged",
-                "Events that a consumer has in hand",
+                "Events delivered to a consumer and not acknowledged",
                 "{event}",
             ),
             lag: seconds(
@@ -85,7 +85,7 @@ impl Gauges {
             ),
             fill: meter
                 .f64_gauge("weft.stream.fill")
-                .with_description("Part of its max_bytes that a stream holds")
+                .with_description("Used fraction of a stream's max_bytes")
                 .with_unit("1")
                 .build(),
             nearly_full: Mutex::default(),
@@ -176,7 +176,7 @@ impl Gauges {
                 stream = name,
                 fill,
                 max_bytes = stream.config.max_bytes,
-                "the stream is nearly full: when it is, the broker refuses events, and they wait in the outbox"
+                "the stream is nearly full; a full stream refuses events, and they wait in the outbox"
             );
         }
     }

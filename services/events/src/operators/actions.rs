@@ -37,7 +37,7 @@ pub(super) async fn execute_once<A: Message + Default>(
         action = action.name,
         actor = action.operator.subject,
         request_id = %action.request_id,
-        "an operator acted"
+        "an operator's action was executed"
     );
     Ok(Response::new(response))
 }

@@ -16,7 +16,7 @@ pub(super) enum Error {
     Closed { state: String, wanted: &'static str },
     #[error("the edit is {0}; only a proposed one can be approved")]
     EditClosed(String),
-    #[error("who proposed an edit cannot approve it: a second person must")]
+    #[error("the proposer of an edit cannot approve it: a second person must")]
     OwnEdit,
     #[error("body_json: {0}")]
     Body(String),
@@ -57,7 +57,7 @@ impl From<Error> for Status {
             Error::RequestIdReused => idempotency::Error::KeyReused.into(),
             Error::Concurrent => idempotency::in_progress(),
             Error::Broker(error) => {
-                tracing::warn!(error, "an operator's call failed at the broker");
+                tracing::warn!(error, "an operator's request failed at the broker");
                 chassis::status::unavailable("BROKER_UNAVAILABLE", "the broker cannot be reached")
             }
             Error::Database(error) => chassis::status::database(&error),

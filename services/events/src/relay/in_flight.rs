@@ -143,7 +143,7 @@ impl InFlight {
             failures = failures.max(group.backoff.failures);
         }
         if let Some(error) = result.failure {
-            tracing::warn!(error = %error, failures, "events cannot be published; they will be tried again");
+            tracing::warn!(error = %error, failures, "events cannot be published; they are retried");
         }
         Ok(result.published)
     }
@@ -213,7 +213,7 @@ async fn hold(bus: &Bus, pool: &PgPool, rows: &[Pending], refused: &[Refused]) -
                 position = row.position,
                 error.code = row.code.as_str(),
                 error = row.reason,
-                "the broker refuses a message; it is held, and the others go on"
+                "the broker refuses a message; it is held, and the others are published"
             );
         }
     }

@@ -139,7 +139,7 @@ pub(super) async fn publish_all(bus: &Bus, pending: &[Pending]) -> Summary {
                 if broker_error.err_code != DUPLICATE_IN_BATCH {
                     tracing::warn!(
                         error = broker_error.description,
-                        "the broker refused a batch; publishing singly"
+                        "the broker refused a batch; its messages are published individually"
                     );
                 }
                 // In their order: an aggregate's doubtful rows come after its others.
@@ -166,11 +166,7 @@ async fn refresh_payload_limit(bus: &Bus, pending: &[Pending]) {
     if let Some(limit) = limits::max_payload(&bus.settings().servers).await
         && limit != known
     {
-        tracing::info!(
-            known,
-            limit,
-            "the broker's max_payload has changed; connecting anew"
-        );
+        tracing::info!(known, limit, "the broker's max_payload has changed; reconnecting");
         if client.force_reconnect().await.is_ok() {
             let renewed = async {
                 while client.max_payload() != limit {
