@@ -38,7 +38,10 @@ impl Bus {
             "relay",
             Box::pin(Relay::new(self, pool).run(host.drained.clone())),
         );
-        (host.spawn)("event maintenance", Box::pin(Maintenance::new(self, pool).run(stop())));
+        (host.spawn)(
+            "event maintenance",
+            Box::pin(Maintenance::new(self, pool).run(stop())),
+        );
         (host.spawn)(
             "nats watch",
             Box::pin(watch(self.status(), host.on_broker_change, stop())),

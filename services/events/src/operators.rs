@@ -57,7 +57,7 @@ impl Operator {
         } else {
             Unassigned::Hidden
         };
-        store::begin_seeing(pool, &self.facility, unassigned).await
+        store::begin_with_visibility(pool, &self.facility, unassigned).await
     }
 }
 

@@ -44,7 +44,7 @@ impl Outbox {
 /// # Errors
 /// When a message is not an event or too large, or the database fails.
 pub async fn append(connection: &mut PgConnection, events: &[Event]) -> Result<(), Error> {
-    let declared = events.iter().map(declared).collect::<Result<Vec<_>, Error>>()?;
+    let declared = events.iter().map(validate).collect::<Result<Vec<_>, Error>>()?;
     if declared.len() > MAX_VALUE_ROWS {
         return insert_many(connection, &declared).await;
     }
@@ -120,7 +120,7 @@ async fn insert_many(
     Ok(())
 }
 
-fn declared(event: &Event) -> Result<(&Event, &'static Declaration), Error> {
+fn validate(event: &Event) -> Result<(&Event, &'static Declaration), Error> {
     let type_name = &event.type_name;
     let declaration = contract::declaration(type_name).ok_or_else(|| Error::NotAnEvent(type_name.clone()))?;
     if event.body.len() > MAX_BODY_BYTES {

@@ -52,7 +52,7 @@ impl Audit {
 
     /// The same for as long as consumers remember effects, so events that have left the stream by age count as
     /// missing.
-    pub(crate) async fn compare_beyond(&self, window: Duration) -> Result<Report, Error> {
+    pub(crate) async fn compare_beyond_stream_age(&self, window: Duration) -> Result<Report, Error> {
         let remembered = Duration::from_secs(86_400) * self.bus.settings().inbox_kept_days;
         self.compare_since(window.min(remembered)).await
     }

@@ -1,4 +1,4 @@
-//! The message that makes a consumer replay a dead letter, or go on with the events parked behind it. It only
+//! The message that makes a consumer replay a dead letter, or continue with the events parked behind it. It only
 //! names the dead letter: the consumer reads it from the database, so no replay is too large to be sent.
 
 use sqlx::PgConnection;

@@ -22,19 +22,19 @@ pub(crate) async fn begin(
     } else {
         Unassigned::Hidden
     };
-    begin_seeing(pool, facility, unassigned).await
+    begin_with_visibility(pool, facility, unassigned).await
 }
 
-pub(crate) async fn begin_seeing(
+pub(crate) async fn begin_with_visibility(
     pool: &PgPool,
     facility: &str,
     unassigned: Unassigned,
 ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let also = match unassigned {
+    let extra = match unassigned {
         Unassigned::Hidden => "",
         Unassigned::Visible => ", set_config('weft.unassigned', 'on', true)",
     };
-    begin_with(pool, facility, also).await
+    begin_with(pool, facility, extra).await
 }
 
 /// Begins a transaction that fails rather than block others: when one of its statements takes longer than
@@ -48,18 +48,18 @@ pub(crate) async fn begin_with_timeout(
     timeout: Duration,
 ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let (statement, lock) = (timeout.as_millis(), timeout.as_millis() / 5);
-    let also = format!(
+    let extra = format!(
         ", set_config('statement_timeout', '{statement}', true), set_config('lock_timeout', '{lock}', true)"
     );
-    begin_with(pool, facility, &also).await
+    begin_with(pool, facility, &extra).await
 }
 
 async fn begin_with(
     pool: &PgPool,
     facility: &str,
-    also: &str,
+    extra: &str,
 ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let quoted = facility.replace('\'', "''").replace('\0', "");
-    let statement = format!("begin; select set_config('weft.facility', '{quoted}', true){also}");
+    let statement = format!("begin; select set_config('weft.facility', '{quoted}', true){extra}");
     chassis::postgres::begin_with(pool, AssertSqlSafe(statement)).await
 }

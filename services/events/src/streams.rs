@@ -150,25 +150,25 @@ fn target(current: &Config, desired: &Config, scope: Scope) -> Config {
     let mut target = merge(current, desired);
     let applied = current.metadata.get(APPLIED);
     let applied = applied.and_then(|json| serde_json::from_str::<Applied>(json).ok());
-    let mut applies = Applied::new(&target);
+    let mut new_applied = Applied::new(&target);
     if let Some(before) = applied.filter(|_| scope != Scope::Forced) {
         let now = Applied::new(current);
         // A setting that an operator has changed stays, and stays recognisable as changed.
         if now.max_bytes != before.max_bytes {
-            (target.max_bytes, applies.max_bytes) = (current.max_bytes, before.max_bytes);
+            (target.max_bytes, new_applied.max_bytes) = (current.max_bytes, before.max_bytes);
         }
         if now.max_age_s != before.max_age_s {
-            (target.max_age, applies.max_age_s) = (current.max_age, before.max_age_s);
+            (target.max_age, new_applied.max_age_s) = (current.max_age, before.max_age_s);
         }
         if now.replicas != before.replicas {
-            (target.num_replicas, applies.replicas) = (current.num_replicas, before.replicas);
+            (target.num_replicas, new_applied.replicas) = (current.num_replicas, before.replicas);
         }
         if now.duplicate_window_s != before.duplicate_window_s {
             let window = (current.duplicate_window, before.duplicate_window_s);
-            (target.duplicate_window, applies.duplicate_window_s) = window;
+            (target.duplicate_window, new_applied.duplicate_window_s) = window;
         }
     }
-    target.metadata.insert(APPLIED.to_owned(), applies.json());
+    target.metadata.insert(APPLIED.to_owned(), new_applied.json());
     target
 }
 
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_changes_what_the_settings_want_and_leaves_what_an_operator_has_changed() {
+    fn a_start_applies_changed_settings_and_keeps_an_operators_changes() {
         let mut settings = Settings::default();
         let first = events(&settings);
         let created = target(&first, &first, Scope::All);
@@ -294,15 +294,15 @@ mod tests {
         let started = target(&by_operator, &desired, Scope::All);
         assert_eq!((started.max_bytes, started.max_age), (5 << 30, DAY * 3));
         // Another start keeps the operator's change.
-        let again = target(&started, &desired, Scope::All);
-        assert_eq!(again, started);
+        let restarted = target(&started, &desired, Scope::All);
+        assert_eq!(restarted, started);
         let forced = target(&started, &desired, Scope::Forced);
         assert_eq!(forced.max_bytes, settings.events_bytes());
         assert_eq!(target(&forced, &desired, Scope::All), forced);
     }
 
     #[test]
-    fn a_stream_without_a_record_is_brought_to_what_is_wanted() {
+    fn a_stream_without_recorded_settings_is_updated_to_its_definition() {
         let settings = Settings::default();
         let desired = events(&settings);
         let old = Config {

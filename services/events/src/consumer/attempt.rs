@@ -113,11 +113,11 @@ impl Worker {
     }
 
     async fn try_once(&self, message: &Message, epoch: i64) -> Outcome {
-        let tried = match message.dead_letter() {
+        let result = match message.dead_letter() {
             Some(dead_letter) => self.replay(dead_letter, message, epoch, message.suspect).await,
             None => self.handle_event(message, epoch, message.suspect).await,
         };
-        match tried {
+        match result {
             Ok(outcome) => outcome,
             // Outside of the handler, the database can refuse only the message itself.
             Err(error) if matches!(Fault::of(&error), Fault::Refused) => {

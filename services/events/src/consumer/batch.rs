@@ -101,8 +101,8 @@ impl Worker {
         }
         for ((message, span), mark) in messages.iter().zip(spans).zip(&marks) {
             if *mark == Mark::New {
-                let left = BATCH_TIMEOUT.saturating_sub(started.elapsed());
-                self.handle(tx, message, left.min(self.handler_timeout()))
+                let remaining = BATCH_TIMEOUT.saturating_sub(started.elapsed());
+                self.handle(tx, message, remaining.min(self.handler_timeout()))
                     .instrument(span.clone())
                     .await?;
             }

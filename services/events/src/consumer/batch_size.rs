@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_run_is_forgotten_by_later_quick_ones() {
+    fn later_quick_runs_outweigh_one_slow_run() {
         let mut batch_size = after_steady_commits(Duration::from_micros(300));
         batch_size.record_handler_time(Duration::from_secs(1));
         assert_eq!(batch_size.current(), 1);

@@ -148,15 +148,15 @@ pub(crate) async fn apply_filter(
         !covered(filters) || !recorded.is_none_or(|recorded| covered(recorded))
     });
     added.dedup();
-    let before = known.as_ref().and_then(|known| {
+    let earlier = known.as_ref().and_then(|known| {
         let until = known.catch_up_until?.unsigned_abs();
-        let goes_on = known.catch_up_stream == Some(stream) && until > acknowledged;
-        goes_on.then(|| (until, known.catch_up_subjects.clone()))
+        let is_unfinished = known.catch_up_stream == Some(stream) && until > acknowledged;
+        is_unfinished.then(|| (until, known.catch_up_subjects.clone()))
     });
-    let catch_up = match (before, added.is_empty()) {
+    let catch_up = match (earlier, added.is_empty()) {
         (None, true) => None,
-        (before, _) => {
-            let (until, mut subjects) = before.unwrap_or((acknowledged, Vec::new()));
+        (earlier, _) => {
+            let (until, mut subjects) = earlier.unwrap_or((acknowledged, Vec::new()));
             subjects.extend(
                 added
                     .iter()

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn later_items_wait_for_the_one_that_was_sent_back() {
+    fn later_items_wait_for_an_item_that_is_redelivered() {
         let a = Uuid::from_u128(1);
         let mut queue = Queue::new();
         queue.push(a, 1);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn items_are_taken_together_in_order_and_the_others_keep_their_places() {
+    fn items_are_taken_together_in_order_and_the_others_keep_their_order() {
         let ids: Vec<_> = (0..6).map(Uuid::from_u128).collect();
         let mut queue = Queue::new();
         for (id, item) in ids.iter().zip(0..) {

@@ -155,7 +155,9 @@ impl EventService for EventOperations {
         }
         // The broker is read before the transaction begins.
         let audit = Audit::new(&self.0.bus, &self.0.pool);
-        let report = audit.compare_beyond(window(request.window.as_ref())?).await;
+        let report = audit
+            .compare_beyond_stream_age(window(request.window.as_ref())?)
+            .await;
         let report = report.map_err(to_status)?;
         let republish = async |tx: &mut sqlx::PgConnection| {
             let republished_count = report.requeue(tx).await?;

@@ -188,7 +188,7 @@ pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool, cursor: &Cursor) -> Re
 
 async fn advance_run(bus: &Bus, pool: &PgPool, id: Uuid, facility: &str) -> Result<(), sqlx::Error> {
     // A run of an administrator may include dead letters without a facility.
-    let mut tx = store::begin_seeing(pool, facility, Unassigned::Visible).await?;
+    let mut tx = store::begin_with_visibility(pool, facility, Unassigned::Visible).await?;
     let locked = sqlx::query_scalar!(
         "select true from events.replay_run where id = $1 and state = 'running' for update skip locked",
         id,

@@ -200,8 +200,8 @@ fn split_doubtful<'a>(
 }
 
 fn is_recently_denied(bus: &Bus, outgoing: &Outgoing<'_>) -> bool {
-    let recently = Duration::from_millis(bus.settings().relay.held_retry_ms);
-    bus.denied_subjects().is_denied(&outgoing.row.subject, recently)
+    let window = Duration::from_millis(bus.settings().relay.held_retry_ms);
+    bus.denied_subjects().is_denied(&outgoing.row.subject, window)
 }
 
 /// Publishes all rows or none. After an error it is unknown whether the broker has stored the batch.
