@@ -1,4 +1,4 @@
-//! The events for readers outside of Weft: an AsyncAPI 3.0 document made from the contract.
+//! The published events as an AsyncAPI 3.0 document, made from the contract, for readers outside of Weft.
 
 use prost_reflect::{
     Cardinality, DescriptorPool, EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor,
@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, contract};
 
-/// The document. `descriptors` is an encoded `FileDescriptorSet` with comments.
+/// Builds the document. `descriptors` is an encoded `FileDescriptorSet` with comments.
 ///
 /// # Errors
-/// When the descriptors cannot be read.
+/// When the descriptors cannot be decoded.
 pub fn asyncapi(descriptors: &[u8]) -> Result<Value, Error> {
     let pool = DescriptorPool::decode(descriptors).map_err(|error| Error::Envelope(error.to_string()))?;
     let (mut channels, mut operations, mut messages) = (Map::new(), Map::new(), Map::new());
@@ -31,7 +31,7 @@ pub fn asyncapi(descriptors: &[u8]) -> Result<Value, Error> {
         });
         channels.insert(subject.clone(), channel);
         operations.insert(format!("publish.{name}"), operation);
-        messages.insert(name.to_owned(), described(&message));
+        messages.insert(name.to_owned(), message_object(&message));
     }
     Ok(json!({
         "asyncapi": "3.0.0",
@@ -50,7 +50,7 @@ pub fn asyncapi(descriptors: &[u8]) -> Result<Value, Error> {
     }))
 }
 
-fn described(message: &MessageDescriptor) -> Value {
+fn message_object(message: &MessageDescriptor) -> Value {
     json!({
         "name": message.full_name(),
         "title": message.name(),
@@ -59,12 +59,12 @@ fn described(message: &MessageDescriptor) -> Value {
         "headers": {"$ref": "#/components/schemas/headers"},
         "payload": {
             "schemaFormat": "application/vnd.google.protobuf;version=3",
-            "schema": whole(message),
+            "schema": schema_text(message),
         },
     })
 }
 
-/// The envelope, as the relay sends it.
+/// The headers of the envelope, as the relay sends them.
 fn headers() -> Value {
     let texts = [
         ("ce-specversion", "Always 1.0."),
@@ -120,12 +120,12 @@ fn headers() -> Value {
     json!({"type": "object", "properties": properties, "required": required})
 }
 
-/// The message in the language of Protobuf, followed by those that it is made of.
-fn whole(message: &MessageDescriptor) -> String {
+/// The message in Protobuf's language, followed by the messages and enums of its fields.
+fn schema_text(message: &MessageDescriptor) -> String {
     let mut text = String::from("syntax = \"proto3\";\n");
     let (mut waiting, mut seen) = (vec![Kind::Message(message.clone())], Vec::new());
     while let Some(kind) = waiting.pop() {
-        let name = name_of(&kind);
+        let name = kind_name(&kind);
         if seen.contains(&name) {
             continue;
         }
@@ -154,16 +154,16 @@ fn message_text(message: &MessageDescriptor) -> String {
                 _ if field.field_descriptor_proto().proto3_optional() => "optional ",
                 _ => "",
             };
-            let about = commented(&comment(&file, field.path()), "  ");
+            let about = comment_lines(&comment(&file, field.path()), "  ");
             format!(
                 "{about}  {label}{} {} = {};\n",
-                type_of(&field),
+                field_type(&field),
                 field.name(),
                 field.number()
             )
         })
         .collect();
-    let about = commented(&comment(&file, message.path()), "");
+    let about = comment_lines(&comment(&file, message.path()), "");
     format!(
         "// {}\n{about}message {} {{\n{fields}}}\n",
         message.full_name(),
@@ -183,11 +183,11 @@ fn enum_text(values: &EnumDescriptor) -> String {
     )
 }
 
-fn type_of(field: &FieldDescriptor) -> String {
-    name_of(&field.kind())
+fn field_type(field: &FieldDescriptor) -> String {
+    kind_name(&field.kind())
 }
 
-fn name_of(kind: &Kind) -> String {
+fn kind_name(kind: &Kind) -> String {
     match kind {
         Kind::Message(message) => message.full_name().to_owned(),
         Kind::Enum(values) => values.full_name().to_owned(),
@@ -195,11 +195,11 @@ fn name_of(kind: &Kind) -> String {
     }
 }
 
-fn commented(about: &str, indent: &str) -> String {
+fn comment_lines(about: &str, indent: &str) -> String {
     about.lines().map(|line| format!("{indent}// {line}\n")).collect()
 }
 
-/// The comment before what lies at this path of a file.
+/// The leading comment of the element at this path of a file.
 fn comment(file: &FileDescriptor, path: &[i32]) -> String {
     let info = file.file_descriptor_proto().source_code_info.as_ref();
     let location = info.and_then(|info| info.location.iter().find(|location| location.path == path));

@@ -4,34 +4,30 @@ use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Consumer, Error, Relay, Upkeep};
+use crate::{Bus, Consumer, Error, Maintenance, Relay};
 
-/// Background work of the backbone: it ends when `shutdown` is cancelled, and never before by itself.
+/// A background task. It ends when `shutdown` is cancelled, and not before by itself.
 pub type Task = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
-/// What a service's process lends to the backbone, which knows no process of its own.
+/// What the event tasks need of the service's process.
 pub struct Host<S, B> {
-    /// Runs work under a name for as long as the process lives. An error must stop the process.
+    /// Runs a task under a name for as long as the process lives. An error must stop the process.
     pub spawn: S,
-    /// Told whether the broker can be used, at once and at every change; for readiness.
-    pub broker: B,
+    /// Called with whether the broker is usable, once at the start and at every change. Feeds the readiness probe.
+    pub on_broker_change: B,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
-    /// Cancelled when the process has answered all calls that it took: until then their events are published.
+    /// Cancelled when the process has answered all calls it accepted. Until then their events are published.
     pub drained: CancellationToken,
-    /// The build that handles events, for dead letters.
+    /// The build that handles events, recorded in dead letters.
     pub build: &'static str,
 }
 
 impl Bus {
-    /// Everything that a service of the backbone runs: the connection, a relay, the upkeep and its consumers. `pool`
+    /// Starts all event tasks of a service: the connection, the relay, the maintenance and the consumers. `pool`
     /// is the service's own database, as the role that serves.
-    pub fn take_part<S, B>(
-        &self,
-        pool: &PgPool,
-        consumers: impl IntoIterator<Item = Consumer>,
-        host: Host<S, B>,
-    ) where
+    pub fn start<S, B>(&self, pool: &PgPool, consumers: impl IntoIterator<Item = Consumer>, host: Host<S, B>)
+    where
         S: Fn(&'static str, Task),
         B: Fn(bool) + Send + 'static,
     {
@@ -42,8 +38,14 @@ impl Bus {
             "relay",
             Box::pin(Relay::new(self, pool).run(host.drained.clone())),
         );
-        (host.spawn)("event upkeep", Box::pin(Upkeep::new(self, pool).run(stop())));
-        (host.spawn)("nats watch", Box::pin(watch(self.status(), host.broker, stop())));
+        (host.spawn)(
+            "event maintenance",
+            Box::pin(Maintenance::new(self, pool).run(stop())),
+        );
+        (host.spawn)(
+            "nats watch",
+            Box::pin(watch(self.status(), host.on_broker_change, stop())),
+        );
         for consumer in consumers {
             let (bus, pool, shutdown) = (self.clone(), pool.clone(), stop());
             let name = consumer.name();
@@ -56,12 +58,12 @@ impl Bus {
 
 async fn watch<B: Fn(bool)>(
     mut status: watch::Receiver<bool>,
-    broker: B,
+    on_broker_change: B,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     loop {
         let usable = *status.borrow_and_update();
-        broker(usable);
+        on_broker_change(usable);
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return Ok(()) },
             () = shutdown.cancelled() => return Ok(()),

@@ -11,18 +11,20 @@ use async_nats::{Client, ConnectOptions, connection::State, jetstream};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Outbox, Settings, consumer::Known, gate, limits::Refusals, streams};
+use crate::{
+    Error, Outbox, Settings, consumer::Registration, durability_check, limits::DeniedSubjects, streams,
+};
 
-/// The longest wait between two attempts to reach the broker.
+/// The longest wait between two attempts to connect to the broker.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
-/// A connection that went silent is given up after four of these: the client pings three times before it concludes.
-const PING: Duration = Duration::from_secs(5);
+/// A silent connection is closed after four of these intervals: the client pings three times first.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How soon a stream that somebody deleted is noticed.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// A deleted stream is noticed within this time.
+const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A service's connection to the broker. Cheap to clone. It reconnects for ever.
+/// A service's connection to the broker. Cheap to clone. It reconnects without limit.
 #[derive(Clone)]
 pub struct Bus(Arc<Inner>);
 
@@ -33,40 +35,40 @@ struct Inner {
     outbox: Outbox,
     connected: watch::Receiver<bool>,
     ready: watch::Sender<bool>,
-    /// Counts how often the streams were looked after.
+    /// Incremented at every check of the streams.
     generation: AtomicU64,
-    /// A stream seems to be missing: it is looked for at once.
-    look: Notify,
-    refusals: Arc<Refusals>,
+    /// Wakes an immediate check of the streams, because one seems to be missing.
+    check_streams: Notify,
+    denied_subjects: Arc<DeniedSubjects>,
     /// Counts lost connections.
     disconnects: Arc<watch::Sender<u64>>,
     /// The consumers that this process runs or stands by for, by name.
-    consumers: Mutex<BTreeMap<String, Known>>,
+    consumers: Mutex<BTreeMap<String, Registration>>,
 }
 
 impl Bus {
-    /// Starts to connect and returns without waiting: a service starts while the broker is down, and its readiness
-    /// says so. [`Bus::run`] must run for anything to be published or consumed.
+    /// Starts to connect and returns without waiting: a service starts while the broker is down, and reports it by
+    /// its readiness. Nothing is published or consumed until [`Bus::run`] runs.
     ///
     /// # Errors
-    /// Only for credentials or addresses that cannot be read.
+    /// When the credentials or addresses cannot be read.
     pub async fn connect(settings: &Settings, service: &str) -> Result<Self, Error> {
         let (connection, connected) = watch::channel(false);
         let connection = Arc::new(connection);
-        let refusals = Arc::new(Refusals::new());
+        let denied_subjects = Arc::new(DeniedSubjects::new());
         let disconnects = Arc::new(watch::Sender::new(0));
-        let noted = (refusals.clone(), disconnects.clone());
+        let (callback_denied, callback_disconnects) = (denied_subjects.clone(), disconnects.clone());
         let mut options = ConnectOptions::new()
             .name(service)
             .retry_on_initial_connect()
             .reconnect_delay_callback(reconnect_delay)
-            .ping_interval(PING)
+            .ping_interval(PING_INTERVAL)
             .request_timeout(Some(Duration::from_millis(settings.relay.ack_timeout_ms)))
             .event_callback(move |event| {
                 if matches!(event, async_nats::Event::Disconnected) {
-                    noted.1.send_modify(|count| *count += 1);
+                    callback_disconnects.send_modify(|count| *count += 1);
                 }
-                follow(&connection, &noted.0, &event);
+                on_client_event(&connection, &callback_denied, &event);
                 std::future::ready(())
             });
         if let Some(file) = &settings.credentials_file {
@@ -89,65 +91,66 @@ impl Bus {
             connected,
             ready: watch::Sender::new(false),
             generation: AtomicU64::new(0),
-            look: Notify::new(),
-            refusals,
+            check_streams: Notify::new(),
+            denied_subjects,
             disconnects,
             consumers: Mutex::default(),
         })))
     }
 
-    /// Sets up the streams whenever the broker is reached (it may have come back empty) and keeps
-    /// [`Bus::status`] true while it stays. Runs until `shutdown`.
+    /// Sets up the streams at every connect (the broker may have come back empty) and keeps [`Bus::status`] true
+    /// while it is connected. Runs until `shutdown`.
     ///
     /// # Errors
-    /// [`Error::RelaxedSync`] when the server may lose what it acknowledges and the settings do not allow it,
-    /// [`Error::TooOld`] when it knows no atomic batches.
+    /// [`Error::RelaxedSync`] when the server may lose acknowledged messages and the settings do not allow it,
+    /// [`Error::TooOld`] when it does not support atomic batches.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
-        let followed = async {
+        let connection_loop = async {
             let mut connected = self.0.connected.clone();
-            let mut applied = streams::Scope::All;
+            let mut scope = streams::Scope::All;
             loop {
-                until(&mut connected, true).await?;
-                if let Err(error) = self.prepare(applied).await {
-                    if error.is_lasting() {
+                wait_for_connection(&mut connected, true).await?;
+                if let Err(error) = self.prepare(scope).await {
+                    if error.is_permanent() {
                         return Err(error);
                     }
-                    // One that cannot say how it syncs goes on serving, if it has said so before.
-                    let gone = !matches!(error, Error::Monitoring(_)) && self.0.ready.send_replace(false);
-                    if gone {
-                        tracing::error!(error = %error, "the broker is of no use any more; events wait in the outbox");
+                    // A monitoring error does not stop a broker that has passed the check before.
+                    let became_unusable =
+                        !matches!(error, Error::Monitoring(_)) && self.0.ready.send_replace(false);
+                    if became_unusable {
+                        tracing::error!(error = %error, "the broker is no longer usable; events wait in the outbox");
                     } else {
                         tracing::warn!(error = %error, "the broker is not usable yet");
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     continue;
                 }
-                applied = streams::Scope::Missing;
+                scope = streams::Scope::Missing;
                 self.0.generation.fetch_add(1, Ordering::Release);
                 if !self.0.ready.send_replace(true) {
                     tracing::info!("the broker is ready");
                 }
                 tokio::select! {
-                    lost = until(&mut connected, false) => lost?,
-                    () = tokio::time::sleep(LOOK_AGAIN) => continue,
-                    () = self.0.look.notified() => continue,
+                    lost = wait_for_connection(&mut connected, false) => lost?,
+                    () = tokio::time::sleep(STREAM_CHECK_INTERVAL) => continue,
+                    () = self.0.check_streams.notified() => continue,
                 }
                 self.0.ready.send_replace(false);
-                tracing::warn!("the broker is gone; events wait in the outbox");
+                tracing::warn!("the connection to the broker is lost; events wait in the outbox");
             }
         };
         tokio::select! {
-            ended = followed => ended,
+            ended = connection_loop => ended,
             () = shutdown.cancelled() => Ok(()),
         }
     }
 
-    /// Whether events can be published and consumed now; for readiness.
+    /// Whether events can be published and consumed now. Feeds the readiness probe.
     pub fn status(&self) -> watch::Receiver<bool> {
         self.0.ready.subscribe()
     }
 
-    /// Wakes the relay of this process after a commit.
+    /// The handle that wakes the relay of this process after a commit.
     pub fn outbox(&self) -> Outbox {
         self.0.outbox.clone()
     }
@@ -168,25 +171,25 @@ impl Bus {
         jetstream::new(self.0.client.clone())
     }
 
-    /// Changes whenever the streams were looked after: one of them may be new.
+    /// Changes with every check of the streams: one of them may be new.
     pub(crate) fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
     }
 
-    pub(crate) fn know(&self, name: &str, consumer: Known) {
+    pub(crate) fn register(&self, name: &str, consumer: Registration) {
         self.registry().insert(name.to_owned(), consumer);
     }
 
-    pub(crate) fn consumer(&self, name: &str) -> Option<Known> {
+    pub(crate) fn consumer(&self, name: &str) -> Option<Registration> {
         self.registry().get(name).cloned()
     }
 
-    pub(crate) fn consumers(&self) -> BTreeMap<String, Known> {
+    pub(crate) fn consumers(&self) -> BTreeMap<String, Registration> {
         self.registry().clone()
     }
 
-    fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
-        // Nothing that holds it leaves it half done.
+    fn registry(&self) -> MutexGuard<'_, BTreeMap<String, Registration>> {
+        // A panic while the lock is held leaves the map consistent.
         self.0.consumers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -201,47 +204,51 @@ impl Bus {
         let _ = status.wait_for(|ready| *ready).await;
     }
 
-    /// Looks for the streams soon.
-    pub(crate) fn look_again(&self) {
-        self.0.look.notify_one();
+    /// Requests a check of the streams now.
+    pub(crate) fn request_stream_check(&self) {
+        self.0.check_streams.notify_one();
     }
 
-    pub(crate) fn refusals(&self) -> &Refusals {
-        &self.0.refusals
+    pub(crate) fn denied_subjects(&self) -> &DeniedSubjects {
+        &self.0.denied_subjects
     }
 
-    /// Changes whenever the connection was lost.
+    /// Changes when the connection is lost.
     pub(crate) fn disconnects(&self) -> watch::Receiver<u64> {
         self.0.disconnects.subscribe()
     }
 
     async fn prepare(&self, scope: streams::Scope) -> Result<(), Error> {
-        gate::check_sync(&self.0.settings).await?;
+        durability_check::check_sync(&self.0.settings).await?;
         let jetstream = self.jetstream();
-        // An answer, before the server's version is looked at; nothing is changed on one that is too old.
-        streams::running(&jetstream, streams::EVENTS).await?;
-        gate::check_version(&self.0.client)?;
+        // This request ensures that the server's version is known. Nothing is changed on a server that is too old.
+        streams::find(&jetstream, streams::EVENTS).await?;
+        durability_check::check_version(&self.0.client)?;
         streams::apply(&jetstream, &self.0.settings, scope).await
     }
 }
 
-async fn until(connected: &mut watch::Receiver<bool>, wanted: bool) -> Result<(), Error> {
+async fn wait_for_connection(connected: &mut watch::Receiver<bool>, wanted: bool) -> Result<(), Error> {
     let waited = connected.wait_for(|is| *is == wanted).await;
     waited
         .map(drop)
         .map_err(|_| Error::Broker("the connection was closed".into()))
 }
 
-fn follow(connection: &watch::Sender<bool>, refusals: &Refusals, event: &async_nats::Event) {
+fn on_client_event(
+    connection: &watch::Sender<bool>,
+    denied_subjects: &DeniedSubjects,
+    event: &async_nats::Event,
+) {
     match event {
         async_nats::Event::ServerError(error) => {
             let error = error.to_string();
-            refusals.note(&error);
+            denied_subjects.record(&error);
             tracing::warn!(error, "the broker refuses something of this connection");
         }
         async_nats::Event::Connected => drop(connection.send_replace(true)),
         async_nats::Event::Disconnected | async_nats::Event::Closed => drop(connection.send_replace(false)),
-        other => tracing::info!(broker.event = %other, "the broker connection says"),
+        other => tracing::info!(broker.event = %other, "broker connection event"),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The event log beside the stream, both read once, in the order of time, and neither of them held as a whole.
+//! Compares the event log with the stream. Both are read once, in the order of time, without holding either in
+//! memory.
 
 use std::collections::HashMap;
 
@@ -10,38 +11,38 @@ use uuid::Uuid;
 
 use crate::{Bus, Error, streams};
 
-/// Events read from the log at once.
+/// Events read from the log by one query.
 const PAGE: i32 = 5_000;
 
-/// Missing events that one report names; a further audit finds the rest.
-const MOST_MISSING: usize = 100_000;
+/// The most missing events in one report. A further audit finds the rest.
+const MAX_MISSING: usize = 100_000;
 
-/// Logged events that are looked for at the same time. They are those that were published much later than they
-/// happened, and those that are missing: beyond so many the log is not read on.
-const MOST_SOUGHT: usize = 500_000;
+/// The most logged events that are not matched yet: those published much later than they happened, and those
+/// missing. At this bound the log is not read any further.
+const MAX_UNMATCHED: usize = 500_000;
 
-/// Messages of an event may carry a broker's time that differs from the log's by this much.
+/// The broker's time of an event's message may differ from the log's time by this much.
 const CLOCK_SKEW: time::Duration = time::Duration::minutes(5);
 
 pub(crate) struct Comparison<'a> {
     pool: &'a PgPool,
     consumer: PullConsumer,
     messages: pull::Stream,
-    /// Messages that the broker still has for the consumer.
-    left: u64,
-    /// The last event that was read of the log. `None`: all of it was.
+    /// Messages that the broker has not delivered yet.
+    remaining: u64,
+    /// The last event read from the log. `None`: all of it has been read.
     log: Option<(OffsetDateTime, Uuid)>,
-    /// When the last message was published that was read of the stream.
+    /// The publication time of the last message read from the stream.
     published: OffsetDateTime,
     logged: u64,
-    /// Of the log, and not met in the stream yet.
-    sought: HashMap<Uuid, OffsetDateTime>,
-    /// Of the stream, and not met in the log yet.
-    met: HashMap<Uuid, OffsetDateTime>,
+    /// Logged events that have not been found in the stream yet.
+    unmatched_logged: HashMap<Uuid, OffsetDateTime>,
+    /// Events of the stream that have not been found in the log yet.
+    unmatched_streamed: HashMap<Uuid, OffsetDateTime>,
 }
 
 impl<'a> Comparison<'a> {
-    pub(crate) async fn begin(bus: &Bus, pool: &'a PgPool, since: OffsetDateTime) -> Result<Self, Error> {
+    pub(crate) async fn new(bus: &Bus, pool: &'a PgPool, since: OffsetDateTime) -> Result<Self, Error> {
         let start_time = since - CLOCK_SKEW;
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartTime { start_time },
@@ -58,30 +59,30 @@ impl<'a> Comparison<'a> {
             .map_err(Error::broker)?;
         Ok(Self {
             pool,
-            left: consumer.cached_info().num_pending,
+            remaining: consumer.cached_info().num_pending,
             messages: consumer.messages().await.map_err(Error::broker)?,
             consumer,
             log: Some((since, Uuid::nil())),
             published: start_time,
             logged: 0,
-            sought: HashMap::new(),
-            met: HashMap::new(),
+            unmatched_logged: HashMap::new(),
+            unmatched_streamed: HashMap::new(),
         })
     }
 
-    /// Reads whichever is behind, until both are read.
+    /// Reads from the source that is behind, until both have been read.
     pub(crate) async fn run(&mut self) -> Result<(), Error> {
         loop {
-            let room = self.sought.len() < MOST_SOUGHT;
+            let has_capacity = self.unmatched_logged.len() < MAX_UNMATCHED;
             match self.log {
-                Some((at, _)) if room && (self.left == 0 || at <= self.published) => {
+                Some((at, _)) if has_capacity && (self.remaining == 0 || at <= self.published) => {
                     self.read_log(at).await?;
                 }
-                _ if self.left > 0 => self.read_stream().await?,
+                _ if self.remaining > 0 => self.read_stream().await?,
                 _ => {
-                    // What the broker acknowledged before the log was read is in the stream by now.
-                    self.left = self.consumer.info().await.map_err(Error::broker)?.num_pending;
-                    if self.left == 0 {
+                    // Messages that the broker acknowledged before the log was read are in the stream by now.
+                    self.remaining = self.consumer.info().await.map_err(Error::broker)?.num_pending;
+                    if self.remaining == 0 {
                         return Ok(());
                     }
                 }
@@ -89,16 +90,20 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Events of the log that were read.
+    /// The number of events read from the log.
     pub(crate) fn logged(&self) -> u64 {
         self.logged
     }
 
-    /// What the stream lacks, in the order of the log.
+    /// The events that the stream lacks, in the order of the log.
     pub(crate) fn missing(self) -> Vec<(OffsetDateTime, Uuid)> {
-        let mut missing: Vec<_> = self.sought.into_iter().map(|(id, at)| (at, id)).collect();
+        let mut missing: Vec<_> = self
+            .unmatched_logged
+            .into_iter()
+            .map(|(id, at)| (at, id))
+            .collect();
         missing.sort_unstable();
-        missing.truncate(MOST_MISSING);
+        missing.truncate(MAX_MISSING);
         missing
     }
 
@@ -116,13 +121,15 @@ impl<'a> Comparison<'a> {
         self.log = page.last().map(|last| (last.occurred_at, last.id));
         self.logged += page.len() as u64;
         for event in page {
-            if self.met.remove(&event.id).is_none() {
-                self.sought.insert(event.id, event.occurred_at);
+            if self.unmatched_streamed.remove(&event.id).is_none() {
+                self.unmatched_logged.insert(event.id, event.occurred_at);
             }
         }
-        // What was published long before the events that follow is none of them: a repetition, or a foreign message.
+        // A message published long before the next logged events matches none of them: it is a duplicate or
+        // foreign.
         if let Some((at, _)) = self.log {
-            self.met.retain(|_, published| *published >= at - CLOCK_SKEW);
+            self.unmatched_streamed
+                .retain(|_, published| *published >= at - CLOCK_SKEW);
         }
         Ok(())
     }
@@ -133,15 +140,15 @@ impl<'a> Comparison<'a> {
         };
         let message = message.map_err(Error::broker)?;
         let info = message.info().map_err(Error::broker)?;
-        self.left = info.pending;
+        self.remaining = info.pending;
         self.published = info.published;
         let id = message.headers.as_ref().and_then(|headers| headers.get("ce-id"));
         let id = id.and_then(|id| id.as_str().parse::<Uuid>().ok());
         if let Some(id) = id
-            && self.sought.remove(&id).is_none()
+            && self.unmatched_logged.remove(&id).is_none()
             && self.log.is_some()
         {
-            self.met.insert(id, self.published);
+            self.unmatched_streamed.insert(id, self.published);
         }
         Ok(())
     }

@@ -10,54 +10,54 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Bus, Error, Handler, handler::Erased, lease::Lease, meters::Processing, settings::Consuming};
+use crate::{Bus, Error, Handler, handler::DynHandler, lease::Lease, metrics, settings::ConsumerSettings};
 
 mod attempt;
 mod batch;
+mod batch_size;
 mod catch_up;
+mod dead_letter;
 mod definition;
-mod ending;
-mod inbound;
-mod opening;
-mod pace;
+mod message;
+mod pull_loop;
 mod queue;
 mod replay;
-mod session;
+mod setup;
 mod store;
 mod unreadable;
 
-pub(crate) use catch_up::filter;
-pub(crate) use definition::{Known, definition};
-use pace::Pace;
-use session::End;
+use batch_size::BatchSize;
+pub(crate) use catch_up::apply_filter;
+pub(crate) use definition::{Registration, definition};
+use pull_loop::Exit;
 
-/// A named subscription of a service. Its position, its failures and its dead letters belong to the name.
+/// A named subscription of a service. Its position, failures and dead letters are stored under the name.
 pub struct Consumer {
     name: &'static str,
     subjects: Vec<String>,
-    handler: Arc<dyn Erased>,
+    handler: Arc<dyn DynHandler>,
     handler_version: String,
 }
 
-/// What every attempt of one consumer needs.
+/// Shared state of all attempts of one consumer.
 struct Worker {
     bus: Bus,
     pool: PgPool,
     name: String,
-    handler: Arc<dyn Erased>,
+    handler: Arc<dyn DynHandler>,
     handler_version: String,
     lease: String,
-    meters: Processing,
-    pace: Mutex<Pace>,
-    /// Counts events that have taken effect here.
+    metrics: metrics::Consumer,
+    batch_size: Mutex<BatchSize>,
+    /// Counts the events that have taken effect in this process.
     effects: AtomicU64,
-    /// The last session ended with the connection to the broker.
+    /// The last pull loop ended because the connection to the broker was lost.
     disconnected: AtomicBool,
 }
 
 impl Consumer {
-    /// `name` is unique in the installation and made of letters, digits and dashes: `payment-ledger`. `subjects` are
-    /// `evt.<service>.<aggregate>.<event>`, wildcards allowed.
+    /// `name` is unique in the installation and made of letters, digits and dashes: `payment-ledger`. `subjects`
+    /// are `evt.<service>.<aggregate>.<event>`, wildcards allowed.
     pub fn new(name: &'static str, subjects: &[&str], handler: impl Handler) -> Self {
         Self {
             name,
@@ -71,32 +71,32 @@ impl Consumer {
         self.name
     }
 
-    /// The build that handles, for dead letters: a version or a commit.
+    /// The build that handles events, recorded in dead letters: a version or a commit.
     #[must_use]
     pub fn handler_version(mut self, version: &str) -> Self {
         version.clone_into(&mut self.handler_version);
         self
     }
 
-    /// Consumes until `shutdown`, whatever fails; then finishes the attempts that run, and returns.
+    /// Consumes until `shutdown`, whatever fails; then finishes the running attempts and returns.
     ///
-    /// One process at a time consumes under a name, by lease, so that order within an aggregate holds across
-    /// processes; others stand by.
+    /// One process at a time consumes under a name, by lease, so that the order within an aggregate holds across
+    /// processes. The others stand by.
     ///
     /// # Errors
     /// None at present; the signature is that of every supervised task.
     pub async fn run(self, bus: &Bus, pool: &PgPool, shutdown: CancellationToken) -> Result<(), Error> {
-        let known = Known {
+        let registration = Registration {
             subjects: self.subjects.clone(),
             handler: self.handler.clone(),
         };
-        bus.know(self.name, known);
+        bus.register(self.name, registration);
         let worker = Arc::new(Worker {
             bus: bus.clone(),
             pool: pool.clone(),
             lease: format!("consumer:{}", self.name),
-            meters: Processing::new(self.name),
-            pace: Mutex::new(Pace::new(bus.settings().consumer.batch)),
+            metrics: metrics::Consumer::new(self.name),
+            batch_size: Mutex::new(BatchSize::new(bus.settings().consumer.batch)),
             effects: AtomicU64::new(0),
             disconnected: AtomicBool::new(true),
             name: self.name.to_owned(),
@@ -105,11 +105,11 @@ impl Consumer {
         });
         let owner = Uuid::new_v4();
         while !shutdown.is_cancelled() {
-            let pause = match worker.turn(&self.subjects, owner, &shutdown).await {
-                Ok(End::Stopped) => Duration::ZERO,
-                Ok(End::Standby) => worker.lease_time() / 3,
-                Ok(End::Interrupted(reason)) => {
-                    tracing::info!(consumer = worker.name, reason, "consuming starts over");
+            let pause = match worker.consume_once(&self.subjects, owner, &shutdown).await {
+                Ok(Exit::Stopped) => Duration::ZERO,
+                Ok(Exit::Standby) => worker.lease_time() / 3,
+                Ok(Exit::Interrupted(reason)) => {
+                    tracing::info!(consumer = worker.name, reason, "consuming restarts");
                     Duration::from_millis(100)
                 }
                 Err(error) => {
@@ -127,39 +127,39 @@ impl Consumer {
 }
 
 impl Worker {
-    /// Consumes for as long as the lease, the broker and the operator allow.
-    async fn turn(
+    /// Consumes for as long as the process has the lease, the broker is ready and no operator pauses the consumer.
+    async fn consume_once(
         self: &Arc<Self>,
         subjects: &[String],
         owner: Uuid,
         shutdown: &CancellationToken,
-    ) -> Result<End, Error> {
+    ) -> Result<Exit, Error> {
         tokio::select! {
             () = self.bus.ready() => {}
-            () = shutdown.cancelled() => return Ok(End::Stopped),
+            () = shutdown.cancelled() => return Ok(Exit::Stopped),
         }
         if store::register(&self.pool, &self.name).await? {
-            return Ok(End::Standby);
+            return Ok(Exit::Standby);
         }
         let Some(lease) = Lease::acquire(&self.pool, &self.lease, owner, self.lease_time()).await? else {
-            return Ok(End::Standby);
+            return Ok(Exit::Standby);
         };
         let stop = shutdown.child_token();
-        let kept = lease.clone();
+        let held_lease = lease.clone();
         let consume = async {
-            let end = session::run(self, subjects, lease, &stop).await;
+            let end = pull_loop::run(self, subjects, lease, &stop).await;
             stop.cancel();
             end
         };
-        let (end, kept_because) = tokio::join!(consume, self.keep(&kept, &stop));
-        if let Err(error) = kept.release(&self.pool).await {
-            tracing::debug!(consumer = self.name, error = %error, "the lease runs out by itself");
+        let (end, lease_exit) = tokio::join!(consume, self.keep_lease(&held_lease, &stop));
+        if let Err(error) = held_lease.release(&self.pool).await {
+            tracing::debug!(consumer = self.name, error = %error, "the lease was not released; it expires by itself");
         }
-        Ok(kept_because.unwrap_or(end?))
+        Ok(lease_exit.unwrap_or(end?))
     }
 
-    /// Renews the lease until `stop`; cancels `stop` when the lease is lost or an operator pauses the consumer.
-    async fn keep(&self, lease: &Lease, stop: &CancellationToken) -> Option<End> {
+    /// Renews the lease until `stop`. Cancels `stop` when the lease is lost or an operator pauses the consumer.
+    async fn keep_lease(&self, lease: &Lease, stop: &CancellationToken) -> Option<Exit> {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.lease_time() / 3) => {}
@@ -168,9 +168,10 @@ impl Worker {
             let renewed = lease.renew(&self.pool, self.lease_time()).await;
             let paused = store::register(&self.pool, &self.name).await;
             let end = match (renewed, paused) {
-                (Ok(false), _) => End::Interrupted("another process took the lease"),
-                (_, Ok(true)) => End::Interrupted("an operator paused the consumer"),
-                // The database is away: attempts fail by themselves, and the lease may still be ours when it is back.
+                (Ok(false), _) => Exit::Interrupted("another process took the lease"),
+                (_, Ok(true)) => Exit::Interrupted("an operator paused the consumer"),
+                // The database is unavailable: attempts fail by themselves, and the lease may still be valid when
+                // it is back.
                 _ => continue,
             };
             stop.cancel();
@@ -178,7 +179,7 @@ impl Worker {
         }
     }
 
-    fn settings(&self) -> &Consuming {
+    fn settings(&self) -> &ConsumerSettings {
         &self.bus.settings().consumer
     }
 
@@ -190,8 +191,8 @@ impl Worker {
         Duration::from_millis(self.settings().handler_timeout_ms)
     }
 
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        // Nothing that holds it leaves it half done.
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn batch_size(&self) -> MutexGuard<'_, BatchSize> {
+        // A panic while the lock is held leaves the value consistent.
+        self.batch_size.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

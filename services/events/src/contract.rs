@@ -1,11 +1,11 @@
-//! Which messages are events, as the contract declares it.
+//! The messages that the contract declares as events.
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 
-/// What `(events.v1.event)` says about a message.
+/// The values of the option `(events.v1.event)` of a message.
 pub(crate) struct Declaration {
     pub(crate) subject: String,
     pub(crate) aggregate: String,
@@ -22,12 +22,12 @@ static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
     Contract { pool, declarations }
 });
 
-/// The declaration of a message by its full name. `None`: it is not an event.
+/// Finds the declaration of a message by its full name. `None`: it is not an event.
 pub(crate) fn declaration(type_name: &str) -> Option<&'static Declaration> {
     CONTRACT.declarations.get(type_name)
 }
 
-/// The type of a message as it names it, or, when that is none, as its subject does.
+/// The type that a message names, or, when the contract has no such type, the type declared for its subject.
 pub(crate) fn type_name<'a>(named: &'a str, subject: &str) -> &'a str {
     if CONTRACT.pool.get_message_by_name(named).is_some() {
         return named;
@@ -37,14 +37,14 @@ pub(crate) fn type_name<'a>(named: &'a str, subject: &str) -> &'a str {
     found.map_or(named, |(name, _)| name)
 }
 
-/// A body as Protobuf's JSON, or why it is not a `type_name`.
+/// Decodes a body to Protobuf's JSON. The error says why the body is not a `type_name`.
 pub(crate) fn to_json(type_name: &str, body: &[u8]) -> Result<String, String> {
     let message = decode(type_name, body)?;
     serde_json::to_string(&message).map_err(|error| error.to_string())
 }
 
-/// Protobuf's JSON as a body, or why it is not a whole `type_name` that keeps the contract's rules. Unknown fields are refused: a slip of the pen would
-/// otherwise vanish.
+/// Encodes Protobuf's JSON to a body. The error says why it is not a complete and valid `type_name`. Unknown
+/// fields are refused, since a misspelt field would otherwise be lost.
 pub(crate) fn from_json(type_name: &str, json: &str) -> Result<Vec<u8>, String> {
     let Some(descriptor) = CONTRACT.pool.get_message_by_name(type_name) else {
         return Err(format!("this build does not know {type_name}"));

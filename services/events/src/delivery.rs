@@ -3,7 +3,7 @@ use uuid::Uuid;
 
 use crate::{envelope::Envelope, event::Meta, handler::HandlerError};
 
-/// An event as a handler sees it.
+/// An event as it is passed to a handler.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// The event's id, the same on every delivery and every replay.
@@ -18,7 +18,7 @@ pub struct Delivery {
     pub saga_id: Option<Uuid>,
     pub causation_id: Option<Uuid>,
     pub body: Vec<u8>,
-    /// W3C trace context of the publisher; the handler already runs in a span below it.
+    /// W3C trace context of the publisher. The handler already runs in a span below it.
     pub traceparent: String,
 }
 
@@ -44,10 +44,10 @@ impl Delivery {
         self.type_name == M::full_name()
     }
 
-    /// The body as an `M`.
+    /// Decodes the body as an `M`.
     ///
     /// # Errors
-    /// [`HandlerError::Schema`] when the event is of another type or its body is malformed: hand it on with `?`,
+    /// [`HandlerError::Schema`] when the event is of another type or its body is malformed. Return it with `?`,
     /// and the event becomes a dead letter.
     pub fn decode<M: Message + Name + Default>(&self) -> Result<M, HandlerError> {
         if !self.is::<M>() {
@@ -58,7 +58,7 @@ impl Delivery {
             .map_err(|error| HandlerError::schema("BODY_MALFORMED", error.to_string()))
     }
 
-    /// What an event that follows from this one belongs to.
+    /// The metadata of an event that this one causes.
     pub fn caused(&self, aggregate_id: Uuid, version: i64) -> Meta {
         Meta {
             facility: self.facility.clone(),

@@ -1,4 +1,5 @@
-//! CloudEvents 1.0 in NATS binary mode: the attributes travel as lowercase `ce-*` headers beside the Protobuf body.
+//! CloudEvents 1.0 in NATS binary mode: the attributes are lowercase `ce-*` headers, the Protobuf message is the
+//! body.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -11,21 +12,21 @@ use crate::error::Error;
 /// Header names and values, as they are stored.
 pub(crate) type Headers = BTreeMap<String, String>;
 
-/// Names the dead letter that a message replays or continues after.
+/// The dead letter that a message replays or continues after.
 pub(crate) const DEAD_LETTER: &str = "weft-dead-letter";
 
-/// Of a message that refers to a dead letter: the aggregate whose turn it takes, and the facility whose rows it needs.
+/// The aggregate and the facility of the dead letter that a message refers to.
 pub(crate) const KEY: &str = "weft-key";
 pub(crate) const FACILITY: &str = "weft-facility";
 
-/// Where a message was first, when it is sent again: stream and sequence.
+/// The original stream and sequence of a message that is sent again.
 pub(crate) const STREAM: &str = "weft-stream";
 pub(crate) const SEQUENCE: &str = "weft-sequence";
 
-/// A copy that lacks its body says how large that was.
+/// The size in bytes of a body that a copy omits.
 pub(crate) const BODY_OMITTED: &str = "weft-body-omitted";
 
-/// Of a copy that stands for a message whose headers no client can read: why.
+/// Why the headers of the original cannot be read. Set on the copy that replaces it.
 pub(crate) const UNREADABLE: &str = "weft-unreadable";
 
 /// The attributes of one event message.
@@ -42,8 +43,8 @@ pub(crate) struct Envelope {
     pub(crate) traceparent: String,
 }
 
-/// The headers that an event is published with. The relay adds `ce-source`, which the log does not keep.
-pub(crate) fn headers(envelope: Envelope, occurred_at: OffsetDateTime) -> Headers {
+/// The headers that an event is published with. The relay adds `ce-source`, which the log does not store.
+pub(crate) fn encode(envelope: Envelope, occurred_at: OffsetDateTime) -> Headers {
     let time = occurred_at.format(&Rfc3339).unwrap_or_default();
     let correlation = envelope
         .saga_id
@@ -74,8 +75,8 @@ pub(crate) fn headers(envelope: Envelope, occurred_at: OffsetDateTime) -> Header
     headers
 }
 
-/// The headers of a message without the broker's own `Nats-*` control headers, as text that the database takes.
-pub(crate) fn stored(headers: Option<&HeaderMap>) -> Headers {
+/// The headers of a message without the broker's own `Nats-*` control headers, as text that the database accepts.
+pub(crate) fn storable_headers(headers: Option<&HeaderMap>) -> Headers {
     let Some(headers) = headers else {
         return Headers::new();
     };
@@ -92,24 +93,28 @@ pub(crate) fn stored(headers: Option<&HeaderMap>) -> Headers {
         .collect()
 }
 
-/// PostgreSQL's text holds every character but this one.
+/// Replaces the only character that PostgreSQL's text cannot hold.
 pub(crate) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
 impl Envelope {
-    /// The attributes, or what can be known without them and why they cannot be read.
-    pub(crate) fn read(headers: &Headers, stream: &str, sequence: u64) -> (Self, Option<String>) {
+    /// The attributes; or, when they cannot be parsed, a placeholder and the reason.
+    pub(crate) fn parse_or_placeholder(
+        headers: &Headers,
+        stream: &str,
+        sequence: u64,
+    ) -> (Self, Option<String>) {
         match Self::parse(headers) {
             Ok(envelope) => (envelope, headers.get(UNREADABLE).cloned()),
             Err(error) => (
-                Self::unreadable(headers, stream, sequence),
+                Self::placeholder(headers, stream, sequence),
                 Some(error.to_string()),
             ),
         }
     }
 
-    /// Reads the attributes. An error names the first one that is missing or malformed.
+    /// Parses the attributes. An error names the first one that is missing or malformed.
     pub(crate) fn parse(headers: &Headers) -> Result<Self, Error> {
         Ok(Self {
             event_id: required(headers, "ce-id")?,
@@ -124,16 +129,16 @@ impl Envelope {
         })
     }
 
-    /// What a message that refers to a dead letter says of it. `None`: it says nothing, but brings the event itself, as
+    /// The identity of the dead letter that a message refers to. `None`: the message contains the event itself, as
     /// earlier builds send it.
-    pub(crate) fn reference(headers: &Headers) -> Option<Self> {
-        let dead_letter = known(headers, DEAD_LETTER)?;
+    pub(crate) fn parse_reference(headers: &Headers) -> Option<Self> {
+        let dead_letter = valid_or_none(headers, DEAD_LETTER)?;
         Some(Self {
             event_id: dead_letter,
             type_name: String::new(),
             facility: headers.get(FACILITY).cloned().unwrap_or_default(),
             aggregate: String::new(),
-            aggregate_id: known(headers, KEY)?,
+            aggregate_id: valid_or_none(headers, KEY)?,
             version: 0,
             saga_id: None,
             causation_id: None,
@@ -141,29 +146,30 @@ impl Envelope {
         })
     }
 
-    /// What can be known of a message whose attributes cannot be read: enough to keep it as a dead letter. Where it
-    /// names no id or aggregate, its place in the stream does, so that a second delivery is the same event. One that
-    /// is nobody's is known by its place alone: it cannot hold up anybody's aggregate.
-    fn unreadable(headers: &Headers, stream: &str, sequence: u64) -> Self {
+    /// What can be read of a message with malformed attributes: enough to store it as a dead letter. A missing
+    /// event or aggregate id is derived from the position in the stream, so that a redelivery is the same event.
+    /// Without a valid facility both ids are derived from the position, so that the message cannot block another
+    /// facility's aggregate.
+    fn placeholder(headers: &Headers, stream: &str, sequence: u64) -> Self {
         let text = |name: &str| headers.get(name).cloned().unwrap_or_default();
-        let place = match (headers.get(STREAM), headers.get(SEQUENCE)) {
+        let position = match (headers.get(STREAM), headers.get(SEQUENCE)) {
             (Some(stream), Some(sequence)) => format!("{stream}/{sequence}"),
             _ => format!("{stream}/{sequence}"),
         };
-        let place = Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes());
-        let facility = known(headers, "ce-facility").map(|Facility(name)| name);
+        let position = Uuid::new_v5(&Uuid::NAMESPACE_URL, position.as_bytes());
+        let facility = valid_or_none(headers, "ce-facility").map(|Facility(name)| name);
         let named = |name| {
             facility
                 .as_ref()
-                .and_then(|_| known(headers, name))
-                .unwrap_or(place)
+                .and_then(|_| valid_or_none(headers, name))
+                .unwrap_or(position)
         };
         Self {
             event_id: named("ce-id"),
             type_name: text("ce-type"),
             aggregate: text("ce-aggregate"),
             aggregate_id: named("ce-partitionkey"),
-            version: known(headers, "ce-sequence").unwrap_or_default(),
+            version: valid_or_none(headers, "ce-sequence").unwrap_or_default(),
             saga_id: None,
             causation_id: None,
             traceparent: text("traceparent"),
@@ -206,7 +212,7 @@ fn optional<T: FromStr>(headers: &Headers, name: &str) -> Result<Option<T>, Erro
         .map_err(|_| Error::Envelope(format!("the header {name} cannot be {text:?}")))
 }
 
-fn known<T: FromStr>(headers: &Headers, name: &str) -> Option<T> {
+fn valid_or_none<T: FromStr>(headers: &Headers, name: &str) -> Option<T> {
     optional(headers, name).ok().flatten()
 }
 
@@ -226,21 +232,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nobodys_is_known_by_its_place_alone() {
-        for garbage in ["", "two words", "'; drop table", &"x".repeat(65)] {
-            let (envelope, malformed) = Envelope::read(&headers(garbage), "EVENTS", 7);
-            assert!(malformed.is_some() && envelope.facility.is_empty(), "{garbage}");
+    fn a_message_without_a_facility_is_identified_by_its_stream_position_alone() {
+        for invalid in ["", "two words", "'; drop table", &"x".repeat(65)] {
+            let (envelope, malformed) = Envelope::parse_or_placeholder(&headers(invalid), "EVENTS", 7);
+            assert!(malformed.is_some() && envelope.facility.is_empty(), "{invalid}");
             assert_ne!(envelope.aggregate_id, Uuid::nil());
-            let mut again = headers(garbage);
-            again.insert(STREAM.into(), "EVENTS".into());
-            again.insert(SEQUENCE.into(), "7".into());
-            let (again, _) = Envelope::read(&again, "EVENTS", 99);
+            let mut resent = headers(invalid);
+            resent.insert(STREAM.into(), "EVENTS".into());
+            resent.insert(SEQUENCE.into(), "7".into());
+            let (resent, _) = Envelope::parse_or_placeholder(&resent, "EVENTS", 99);
             assert_eq!(
-                (again.event_id, again.aggregate_id),
+                (resent.event_id, resent.aggregate_id),
                 (envelope.event_id, envelope.aggregate_id)
             );
         }
-        let (envelope, malformed) = Envelope::read(&headers("al-noor"), "EVENTS", 7);
+        let (envelope, malformed) = Envelope::parse_or_placeholder(&headers("al-noor"), "EVENTS", 7);
         assert!(malformed.is_some(), "it names no type");
         assert_eq!(
             (envelope.facility.as_str(), envelope.aggregate_id),

@@ -1,20 +1,20 @@
-/// What can go wrong on this crate's own paths. A handler's failure is a [`crate::HandlerError`].
+/// Errors of this crate's own operations. A handler's failure is a [`crate::HandlerError`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the event store cannot be used: {0}")]
     Database(#[from] sqlx::Error),
     #[error("the broker cannot be used: {0}")]
     Broker(String),
-    /// Whether it syncs before it acknowledges cannot be found out.
+    /// It is unknown whether the broker syncs before it acknowledges.
     #[error("the broker's monitoring page cannot be read: {0}")]
     Monitoring(String),
-    /// The broker acknowledges what it has not synced to disk yet.
+    /// The broker acknowledges messages before it has synced them to disk.
     #[error(
         "the broker at {url} runs with a relaxed sync_interval and may lose acknowledged events; set `sync_interval: \
          always` on the server, or `allow_relaxed_sync = true` here"
     )]
     RelaxedSync { url: String },
-    /// The broker stores the messages of an atomic batch one by one and does not say so.
+    /// The broker does not support atomic batches: it stores their messages one by one without an error.
     #[error("NATS 2.12 or newer is needed; the broker is {version}: upgrade it")]
     TooOld { version: String },
     /// The message's contract lacks the option `(events.v1.event)`.
@@ -31,8 +31,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether waiting does not help: somebody must change the broker or the settings.
-    pub(crate) fn is_lasting(&self) -> bool {
+    /// Whether a retry cannot help, because the broker or the settings must be changed.
+    pub(crate) fn is_permanent(&self) -> bool {
         matches!(self, Self::RelaxedSync { .. } | Self::TooOld { .. })
     }
 

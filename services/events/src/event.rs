@@ -4,37 +4,37 @@ use uuid::Uuid;
 
 use crate::trace;
 
-/// Something that happened, ready to be appended in the transaction that made it happen.
+/// A domain event, to be appended in the transaction of its change.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// A UUID version 7; the message id under which the broker and every consumer know it.
+    /// A UUID version 7. The broker and all consumers use it as the message id.
     pub id: Uuid,
     /// The full name of the message, `order.v1.OrderPlaced`.
     pub type_name: String,
     pub meta: Meta,
     pub occurred_at: OffsetDateTime,
-    /// The trace in which it happened, as a W3C `traceparent`. Empty: none.
+    /// The trace of the change, as a W3C `traceparent`. Empty: none.
     pub traceparent: String,
     /// The encoded message.
     pub body: Vec<u8>,
 }
 
-/// What an event belongs to.
+/// The identity and the context of an event.
 #[derive(Clone, Debug)]
 pub struct Meta {
     pub facility: String,
     pub aggregate_id: Uuid,
-    /// The aggregate's version, counted up under its row lock: the order of events within the aggregate.
+    /// The aggregate's version, incremented under its row lock. It orders the events of the aggregate.
     pub version: i64,
     pub saga_id: Option<Uuid>,
-    /// The event that this one follows from.
+    /// The event that caused this one.
     pub causation_id: Option<Uuid>,
 }
 
 impl Event {
-    /// An event that happened now, in the current span. Its message must carry `(events.v1.event)`, or
+    /// An event that happened now, in the current span. Its message must have the option `(events.v1.event)`, or
     /// [`append`](crate::append) refuses it.
-    pub fn of<M: Message + Name>(message: &M, meta: Meta) -> Self {
+    pub fn new<M: Message + Name>(message: &M, meta: Meta) -> Self {
         Self {
             id: Uuid::now_v7(),
             type_name: M::full_name(),

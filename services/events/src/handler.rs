@@ -6,28 +6,29 @@ use sqlx::PgConnection;
 
 use crate::{delivery::Delivery, envelope::storable};
 
-/// The code of a handler that did not end in time.
+/// The code of a handler that exceeded its timeout.
 pub(crate) const TIMED_OUT: &str = "HANDLER_TIMED_OUT";
 
-/// What a consumer does with an event.
+/// Handles the events of a consumer.
 ///
-/// It runs inside the transaction that holds the inbox mark, with `weft.facility` set to the event's facility: what
-/// it writes through `tx` takes effect exactly once. It must not commit, must not call the network, and must not
-/// depend on anything it does besides `tx`, since a failed attempt is rolled back and repeated.
+/// It runs inside the transaction that holds the inbox mark, with `weft.facility` set to the event's facility:
+/// what it writes through `tx` takes effect exactly once. It must not commit, must not call the network, and must
+/// not have effects other than through `tx`, since a failed attempt is rolled back and repeated.
 pub trait Handler: Send + Sync + 'static {
     /// # Errors
-    /// The attempt is rolled back. The error's class decides what follows: see [`HandlerError`].
+    /// The attempt is rolled back. The error's variant decides what follows: see [`HandlerError`].
     fn handle(
         &self,
         tx: &mut PgConnection,
         delivery: &Delivery,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 
-    /// Does the same with events of one facility and of different aggregates at once, in fewer statements. False: it does not
-    /// take these together, and has done nothing; they are handled one after the other, as by default.
+    /// Handles events of one facility and of different aggregates together, in fewer statements. False: it does
+    /// not handle these together and has done nothing. Then they are handled one after the other, which is the
+    /// default.
     ///
     /// # Errors
-    /// All is rolled back, and the events are handled one by one.
+    /// Everything is rolled back, and the events are handled one by one.
     fn handle_all(
         &self,
         _tx: &mut PgConnection,
@@ -37,20 +38,20 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// Why an attempt failed. The code is UPPER_SNAKE and names the kind of failure; the message says it in words.
+/// Why an attempt failed. The code is UPPER_SNAKE and names the kind of failure; the message describes it.
 #[derive(Debug, thiserror::Error)]
 pub enum HandlerError {
-    /// The database could not take it: an outage, a lock, a limit of time. It says nothing about the event, which waits and
-    /// is tried again for as long as that lasts; nothing is counted, and it never becomes a dead letter.
+    /// The database was not available: an outage, a lock or a timeout. The event is not at fault: it is retried
+    /// for as long as this lasts, no failure is counted, and it does not become a dead letter.
     #[error("DATABASE_UNAVAILABLE: {0}")]
     Unavailable(String, #[source] sqlx::Error),
-    /// May go away: tried again with backoff, and dead when the attempts are used up.
+    /// May succeed later: retried with backoff, and a dead letter when the attempts are used up.
     #[error("{0}: {1}")]
     Transient(String, String),
-    /// Cannot go away by itself: dead at once.
+    /// Cannot succeed later: a dead letter at once.
     #[error("{0}: {1}")]
     Permanent(String, String),
-    /// The event is not what its type promises: dead at once.
+    /// The event does not match its type: a dead letter at once.
     #[error("{0}: {1}")]
     Schema(String, String),
 }
@@ -68,7 +69,8 @@ impl HandlerError {
         Self::Schema(code.into(), storable(message.as_ref()))
     }
 
-    /// A field that must be a UUID and is none, by its name and value: an empty one would say nothing.
+    /// A field that must be a UUID and is not. The message has its name and its quoted value, since the value may
+    /// be empty.
     pub fn not_a_uuid(code: impl Into<String>, field: &str, value: &str) -> Self {
         Self::schema(code, format!("{field}: {value:?} is not a UUID"))
     }
@@ -89,7 +91,7 @@ impl HandlerError {
     }
 }
 
-/// By what the error means: see [`Fault`].
+/// Maps by the meaning of the error: see [`Fault`].
 impl From<sqlx::Error> for HandlerError {
     fn from(error: sqlx::Error) -> Self {
         match Fault::of(&error) {
@@ -117,8 +119,8 @@ impl From<crate::Error> for HandlerError {
     }
 }
 
-/// Runs a handler's work, bounded in time; its panic is a failure like others.
-pub(crate) async fn run<T>(handling: Handling<'_, T>, limit: Duration) -> Result<T, HandlerError> {
+/// Runs a handler with a timeout. A panic becomes a transient error.
+pub(crate) async fn run<T>(handling: HandlerFuture<'_, T>, limit: Duration) -> Result<T, HandlerError> {
     let handled = AssertUnwindSafe(handling).catch_unwind();
     match tokio::time::timeout(limit, handled).await {
         Ok(Ok(result)) => result,
@@ -136,21 +138,29 @@ pub(crate) async fn run<T>(handling: Handling<'_, T>, limit: Duration) -> Result
     }
 }
 
-/// [`Handler`] behind a pointer.
-pub(crate) trait Erased: Send + Sync {
-    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a, ()>;
+/// [`Handler`] as a trait object.
+pub(crate) trait DynHandler: Send + Sync {
+    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> HandlerFuture<'a, ()>;
 
-    fn handle_all<'a>(&'a self, tx: &'a mut PgConnection, deliveries: &'a [Delivery]) -> Handling<'a, bool>;
+    fn handle_all<'a>(
+        &'a self,
+        tx: &'a mut PgConnection,
+        deliveries: &'a [Delivery],
+    ) -> HandlerFuture<'a, bool>;
 }
 
-pub(crate) type Handling<'a, T> = Pin<Box<dyn Future<Output = Result<T, HandlerError>> + Send + 'a>>;
+pub(crate) type HandlerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, HandlerError>> + Send + 'a>>;
 
-impl<H: Handler> Erased for H {
-    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> Handling<'a, ()> {
+impl<H: Handler> DynHandler for H {
+    fn handle<'a>(&'a self, tx: &'a mut PgConnection, delivery: &'a Delivery) -> HandlerFuture<'a, ()> {
         Box::pin(Handler::handle(self, tx, delivery))
     }
 
-    fn handle_all<'a>(&'a self, tx: &'a mut PgConnection, deliveries: &'a [Delivery]) -> Handling<'a, bool> {
+    fn handle_all<'a>(
+        &'a self,
+        tx: &'a mut PgConnection,
+        deliveries: &'a [Delivery],
+    ) -> HandlerFuture<'a, bool> {
         Box::pin(Handler::handle_all(self, tx, deliveries))
     }
 }

@@ -15,18 +15,18 @@ use crate::{
 };
 
 pub(crate) struct Lag {
-    /// Events that the consumer has not been given yet.
+    /// Events that have not been delivered to the consumer.
     pub(crate) pending: u64,
-    /// Events that it has in hand.
+    /// Events that were delivered and are not acknowledged.
     pub(crate) unacknowledged: u64,
     /// The age of the oldest of both. `None`: there is none.
     pub(crate) age: Option<Duration>,
-    /// Its sequence, and when it was published.
+    /// Its sequence and its publication time.
     pub(crate) oldest: Option<(u64, Option<OffsetDateTime>)>,
 }
 
-/// `None` when the broker does not know the consumer, or cannot be asked.
-pub(crate) async fn of(bus: &Bus, consumer: &str) -> Option<Lag> {
+/// `None` when the broker has no such consumer, or cannot be reached.
+pub(crate) async fn measure(bus: &Bus, consumer: &str) -> Option<Lag> {
     if !bus.is_ready() {
         return None;
     }

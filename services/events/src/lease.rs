@@ -1,11 +1,11 @@
-//! Exclusive work by time-bounded lease, and the epoch that fences a former owner off.
+//! Exclusive work by a time-bounded lease. Its epoch fences off a former owner.
 
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-/// Work that this process alone may do, until the lease runs out.
+/// A lease on work that only its owner may do until it expires.
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     pub(crate) name: String,
@@ -14,10 +14,10 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Takes a lease that is free or has run out. `None`: another process has it.
+    /// Acquires a lease that is free or has expired. `None`: another process has it.
     ///
-    /// Waits for the former owner's open transactions that hold [`fence`]: what they commit is over before the new
-    /// owner starts.
+    /// Waits for the former owner's open transactions that hold [`fence`]: they have ended before the new owner
+    /// starts.
     pub(crate) async fn acquire(
         pool: &PgPool,
         name: &str,
@@ -36,7 +36,8 @@ impl Lease {
             "select true from events.lease where name = $1 and until < now() for update skip locked",
             name,
         );
-        // A row share-locked by a running transaction is not skipped for ever: those are short, and this is repeated.
+        // The row is skipped while a transaction has it share-locked. Those transactions are short, and this is
+        // repeated.
         if free.fetch_optional(&mut *tx).await?.is_none() {
             return Ok(None);
         }
@@ -58,7 +59,7 @@ impl Lease {
         }))
     }
 
-    /// Prolongs the lease. False: another process has taken it.
+    /// Extends the lease. False: another process has taken it.
     pub(crate) async fn renew(&self, pool: &PgPool, ttl: Duration) -> Result<bool, sqlx::Error> {
         let renewed = sqlx::query!(
             "update events.lease set until = clock_timestamp() + make_interval(secs => $4)
@@ -87,7 +88,8 @@ impl Lease {
     }
 }
 
-/// Holds the lease's epoch until the end of the transaction: nobody takes over before it. False: somebody has.
+/// Locks the lease's epoch until the end of the transaction, so that no process can take over before it. False:
+/// another process has taken over.
 pub(crate) async fn fence(tx: &mut PgConnection, name: &str, epoch: i64) -> Result<bool, sqlx::Error> {
     let held = sqlx::query_scalar!(
         "select true from events.lease where name = $1 and epoch = $2 for key share",

@@ -1,6 +1,6 @@
-//! The event backbone: a use case's transaction writes its events to the outbox, the pending part of the log, a relay
-//! publishes them to JetStream, and consumers give each of them effect once, in order within its aggregate. What a consumer cannot
-//! handle becomes a dead letter that operators can see, replay and discard.
+//! Events: a use case's transaction writes its events to the outbox, the pending part of the log. A relay
+//! publishes them to JetStream. Consumers apply each of them once, in order within its aggregate. An event that a
+//! consumer cannot handle becomes a dead letter, which operators can see, replay and discard.
 //!
 //! PostgreSQL is the source of truth; the stream is a copy of the log and can be rebuilt from it.
 
@@ -15,7 +15,7 @@ mod trace;
 
 mod bus;
 mod comparison;
-mod gate;
+mod durability_check;
 mod lease;
 mod limits;
 mod rebuild;
@@ -25,14 +25,15 @@ mod streams;
 mod topology;
 
 mod consumer;
-mod dead_letter;
 mod delivery;
+mod failure;
 mod handler;
 mod lag;
-mod meters;
+mod maintenance;
+mod metrics;
 mod operators;
+mod replay_notice;
 mod store;
-mod upkeep;
 
 mod backbone;
 
@@ -46,9 +47,9 @@ pub use delivery::Delivery;
 pub use error::Error;
 pub use event::{Event, Meta};
 pub use handler::{Handler, HandlerError};
-pub use operators::{Caller, DeadLetters, EventOperations};
+pub use maintenance::Maintenance;
+pub use operators::{DeadLetters, EventOperations, Operator};
 pub use outbox::{Outbox, append};
 pub use rebuild::{Audit, Report};
 pub use relay::Relay;
-pub use settings::{Consuming, Relaying, Settings, Violation};
-pub use upkeep::Upkeep;
+pub use settings::{ConsumerSettings, RelaySettings, Settings, Violation};

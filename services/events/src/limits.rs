@@ -1,4 +1,4 @@
-//! What the broker takes: the size of a message, and the subjects that its permissions allow.
+//! The broker's limits: the size of a message, and the subjects that its permissions allow.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,58 +10,58 @@ use tokio::{
     time::Instant,
 };
 
-/// A server's greeting is a line of some hundred bytes.
-const MAX_GREETING: u64 = 64 << 10;
+/// A server's greeting is one line of a few hundred bytes.
+const MAX_GREETING_BYTES: u64 = 64 << 10;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Subjects that are remembered as refused. Beyond them the oldest is forgotten.
-const MOST_SUBJECTS: usize = 1_000;
+/// The most subjects that are remembered as denied. Beyond it the oldest is forgotten.
+const MAX_SUBJECTS: usize = 1_000;
 
-/// Subjects that the server does not let this client publish to. It says so beside the answers: a publish to such a
-/// subject is never answered.
-pub(crate) struct Refusals(watch::Sender<HashMap<String, Instant>>);
+/// Subjects that the server does not allow this client to publish to. The server reports this apart from the
+/// request: a publish to such a subject gets no response.
+pub(crate) struct DeniedSubjects(watch::Sender<HashMap<String, Instant>>);
 
-impl Refusals {
+impl DeniedSubjects {
     pub(crate) fn new() -> Self {
         Self(watch::Sender::new(HashMap::new()))
     }
 
-    /// Remembers a refusal, if the server's error is one: `Permissions Violation for Publish to "dlq.order.x"`.
-    pub(crate) fn note(&self, error: &str) {
+    /// Records the subject, if the server's error is a denial: `Permissions Violation for Publish to
+    /// "dlq.order.x"`.
+    pub(crate) fn record(&self, error: &str) {
         let Some((_, subject)) = error.split_once("Permissions Violation for Publish to ") else {
             return;
         };
         let subject = subject.trim_matches(|c: char| c == '"' || c == '\'' || c.is_whitespace());
-        self.0.send_modify(|refused| {
-            if refused.len() >= MOST_SUBJECTS && !refused.contains_key(subject) {
-                let oldest = refused.iter().min_by_key(|(_, at)| **at);
+        self.0.send_modify(|denied| {
+            if denied.len() >= MAX_SUBJECTS && !denied.contains_key(subject) {
+                let oldest = denied.iter().min_by_key(|(_, at)| **at);
                 if let Some(oldest) = oldest.map(|(subject, _)| subject.clone()) {
-                    refused.remove(&oldest);
+                    denied.remove(&oldest);
                 }
             }
-            refused.insert(subject.to_owned(), Instant::now());
+            denied.insert(subject.to_owned(), Instant::now());
         });
     }
 
-    /// The subject is allowed: a message on it was taken.
-    pub(crate) fn forgive(&self, subject: &str) {
-        self.0
-            .send_if_modified(|refused| refused.remove(subject).is_some());
+    /// Forgets the denial of a subject: a message on it was accepted.
+    pub(crate) fn clear(&self, subject: &str) {
+        self.0.send_if_modified(|denied| denied.remove(subject).is_some());
     }
 
-    /// Whether a publish to the subject was refused no longer ago than this.
-    pub(crate) fn is_refused(&self, subject: &str, within: Duration) -> bool {
-        let refused = self.0.borrow();
-        refused.get(subject).is_some_and(|at| at.elapsed() < within)
+    /// Whether a publish to the subject was denied less than this time ago.
+    pub(crate) fn is_denied(&self, subject: &str, within: Duration) -> bool {
+        let denied = self.0.borrow();
+        denied.get(subject).is_some_and(|at| at.elapsed() < within)
     }
 
-    /// Returns once a publish to the subject is refused; for ever if it is not.
-    pub(crate) async fn refused(&self, subject: &str) {
-        let began = Instant::now();
+    /// Returns once a publish to the subject is denied from now on. Otherwise it never returns.
+    pub(crate) async fn denied(&self, subject: &str) {
+        let started = Instant::now();
         let mut changes = self.0.subscribe();
-        let noted = changes.wait_for(|refused| refused.get(subject).is_some_and(|at| *at >= began));
-        if noted.await.is_err() {
+        let recorded = changes.wait_for(|denied| denied.get(subject).is_some_and(|at| *at >= started));
+        if recorded.await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -72,8 +72,9 @@ struct Greeting {
     max_payload: usize,
 }
 
-/// The largest message that a server takes now, from the greeting of a connection of its own: a connection keeps the
-/// limit that it was greeted with. The first server that greets decides. `None`: none does within three seconds.
+/// The largest message in bytes that a server accepts now. It is read from the greeting of a new connection, since
+/// a connection keeps the limit of its own greeting. The first server that responds decides. `None`: no server
+/// responds within three seconds.
 pub(crate) async fn max_payload(servers: &[chassis::SecretUrl]) -> Option<usize> {
     for server in servers {
         let Ok(address) = server.expose().parse::<async_nats::ServerAddr>() else {
@@ -90,7 +91,7 @@ pub(crate) async fn max_payload(servers: &[chassis::SecretUrl]) -> Option<usize>
 async fn greeting(host: &str, port: u16) -> std::io::Result<usize> {
     let stream = TcpStream::connect((host, port)).await?;
     let mut line = String::new();
-    BufReader::new(stream.take(MAX_GREETING))
+    BufReader::new(stream.take(MAX_GREETING_BYTES))
         .read_line(&mut line)
         .await?;
     let json = line
@@ -104,23 +105,23 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_subject_is_refused_for_as_long_as_the_refusal_is_recent() {
-        let refusals = Refusals::new();
-        refusals.note("nats: Permissions Violation for Publish to \"dlq.order.x\"");
-        refusals.note("nats: Permissions Violation for Subscription to \"evt.order.x\"");
+    async fn a_subject_is_denied_while_its_last_denial_is_recent() {
+        let denied_subjects = DeniedSubjects::new();
+        denied_subjects.record("nats: Permissions Violation for Publish to \"dlq.order.x\"");
+        denied_subjects.record("nats: Permissions Violation for Subscription to \"evt.order.x\"");
         let minute = Duration::from_secs(60);
-        assert!(refusals.is_refused("dlq.order.x", minute));
-        assert!(!refusals.is_refused("evt.order.x", minute));
+        assert!(denied_subjects.is_denied("dlq.order.x", minute));
+        assert!(!denied_subjects.is_denied("evt.order.x", minute));
         tokio::time::advance(minute).await;
-        assert!(!refusals.is_refused("dlq.order.x", minute));
+        assert!(!denied_subjects.is_denied("dlq.order.x", minute));
     }
 
     #[test]
-    fn only_so_many_subjects_are_remembered() {
-        let refusals = Refusals::new();
-        for subject in 0..MOST_SUBJECTS + 10 {
-            refusals.note(&format!("Permissions Violation for Publish to \"s.{subject}\""));
+    fn the_number_of_remembered_subjects_is_bounded() {
+        let denied_subjects = DeniedSubjects::new();
+        for subject in 0..MAX_SUBJECTS + 10 {
+            denied_subjects.record(&format!("Permissions Violation for Publish to \"s.{subject}\""));
         }
-        assert_eq!(refusals.0.borrow().len(), MOST_SUBJECTS);
+        assert_eq!(denied_subjects.0.borrow().len(), MAX_SUBJECTS);
     }
 }

@@ -11,15 +11,15 @@ use crate::{
 
 mod actions;
 mod consumers;
+mod dead_letters;
+mod dry_run;
 mod edits;
+mod error;
 mod events;
-mod failure;
 mod grpc;
 mod held;
-mod letters;
 mod page;
 mod progress;
-mod rehearse;
 pub(crate) mod runs;
 mod show;
 mod tail;
@@ -28,19 +28,20 @@ use page::Tokens;
 
 pub use events::EventOperations;
 
-/// Who calls, as the service's authentication found it.
+/// An operator, as authenticated by the service.
 #[derive(Clone, Debug)]
-pub struct Caller {
-    /// The facility whose rows the caller may see.
+pub struct Operator {
+    /// The facility whose rows the operator may see.
     pub facility: String,
     /// The subject of the token, for the audit trail.
     pub subject: String,
-    /// Whether the caller is an administrator, who also sees dead letters whose message names no readable facility.
+    /// Whether the operator is an administrator, who also sees dead letters whose message has no valid facility.
     pub administrator: bool,
 }
 
-impl Caller {
-    /// The facilities whose dead letters the caller may see. The empty one is that of the unassigned.
+impl Operator {
+    /// The facilities whose dead letters the operator may see. The empty one stands for messages without a
+    /// facility.
     fn facilities(&self) -> Vec<String> {
         let mut facilities = vec![self.facility.clone()];
         if self.administrator {
@@ -49,14 +50,14 @@ impl Caller {
         facilities
     }
 
-    /// A transaction that sees what the caller may see.
+    /// Begins a transaction that sees the operator's rows.
     async fn begin(&self, pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         let unassigned = if self.administrator {
             Unassigned::Visible
         } else {
             Unassigned::Hidden
         };
-        store::begin_seeing(pool, &self.facility, unassigned).await
+        store::begin_with_visibility(pool, &self.facility, unassigned).await
     }
 }
 
@@ -68,29 +69,29 @@ struct Inner {
     bus: Bus,
     pool: PgPool,
     tokens: Tokens,
-    caller: Box<CallerOf>,
+    authenticate: Box<Authenticate>,
 }
 
-type CallerOf = dyn Fn(&Extensions) -> Result<Caller, Status> + Send + Sync;
+type Authenticate = dyn Fn(&Extensions) -> Result<Operator, Status> + Send + Sync;
 
 impl DeadLetters {
-    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `caller` reads what the
-    /// server's authentication put into the request's extensions.
+    /// `page_key` signs page tokens: any secret of 16 bytes or more that all replicas share. `authenticate` reads
+    /// the operator from the request's extensions, where the server's authentication has stored it.
     pub fn new(
         bus: &Bus,
         pool: &PgPool,
         page_key: &[u8],
-        caller: impl Fn(&Extensions) -> Result<Caller, Status> + Send + Sync + 'static,
+        authenticate: impl Fn(&Extensions) -> Result<Operator, Status> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
             bus: bus.clone(),
             pool: pool.clone(),
             tokens: Tokens::new(page_key),
-            caller: Box::new(caller),
+            authenticate: Box::new(authenticate),
         }))
     }
 
-    /// The service to mount.
+    /// The gRPC service for the server.
     pub fn into_service(self) -> DeadLetterServiceServer<Self> {
         DeadLetterServiceServer::new(self).max_decoding_message_size(chassis::server::CHECKED_BEFORE)
     }

@@ -11,44 +11,46 @@ use crate::{
     event::Event,
 };
 
-/// The largest body in bytes: well below the broker's usual limit of a mebibyte, headers included.
-const MAX_BODY: usize = 512 << 10;
+/// The largest body in bytes. With its headers it is well below the broker's usual limit of 1 MiB.
+const MAX_BODY_BYTES: usize = 512 << 10;
 
-/// Lanes of the outbox. Events of one aggregate share a lane, and one relay at a time owns it.
+/// The number of lanes of the outbox. Events of one aggregate share a lane, and one relay at a time owns it.
 pub(crate) const LANES: i16 = 16;
 
-/// Events that are written as rows of values; more are written as arrays, by one statement for every number.
-const ROWS: usize = 8;
+/// The most events written as rows of values. More are written as arrays, by one statement for every number of
+/// events.
+const MAX_VALUE_ROWS: usize = 8;
 
 /// Wakes this process's relay. Cheap to clone and to call.
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
-    wakeup: Arc<Notify>,
+    notify: Arc<Notify>,
 }
 
 impl Outbox {
-    /// Call after the commit. Without it the relay finds the events at its next look, some 100 ms later.
+    /// Call after the commit. Without it the relay finds the events at its next poll, some 100 ms later.
     pub fn wake(&self) {
-        self.wakeup.notify_one();
+        self.notify.notify_one();
     }
 
-    pub(crate) async fn woken(&self) {
-        self.wakeup.notified().await;
+    pub(crate) async fn notified(&self) {
+        self.notify.notified().await;
     }
 }
 
-/// Writes events to the log, as pending, inside the caller's transaction. The transaction must hold the row lock under
-/// which the aggregates' versions were counted up, and run with `weft.facility` set to the events' facility.
+/// Appends events to the log, as pending, inside the caller's transaction. The transaction must hold the row locks
+/// under which the aggregates' versions were incremented, and have `weft.facility` set to the events' facility.
 ///
 /// # Errors
-/// When a message is no event or too large, or the database fails.
+/// When a message is not an event or too large, or the database fails.
 pub async fn append(connection: &mut PgConnection, events: &[Event]) -> Result<(), Error> {
-    let declared = events.iter().map(declared).collect::<Result<Vec<_>, Error>>()?;
-    if declared.len() > ROWS {
+    let declared = events.iter().map(validate).collect::<Result<Vec<_>, Error>>()?;
+    if declared.len() > MAX_VALUE_ROWS {
         return insert_many(connection, &declared).await;
     }
     if !declared.is_empty() {
-        // Few rows as values cost the server half of what arrays do. There are few statements: one for each number of rows.
+        // A few rows of values cost the server half of what arrays cost. There is one statement for each number of
+        // rows.
         let mut insert = QueryBuilder::new(
             "insert into events.outbox (lane, occurred_at, id, type, subject, facility, aggregate, aggregate_id, \
              version, saga_id, causation_id, traceparent, body) ",
@@ -118,20 +120,20 @@ async fn insert_many(
     Ok(())
 }
 
-fn declared(event: &Event) -> Result<(&Event, &'static Declaration), Error> {
+fn validate(event: &Event) -> Result<(&Event, &'static Declaration), Error> {
     let type_name = &event.type_name;
     let declaration = contract::declaration(type_name).ok_or_else(|| Error::NotAnEvent(type_name.clone()))?;
-    if event.body.len() > MAX_BODY {
+    if event.body.len() > MAX_BODY_BYTES {
         return Err(Error::TooLarge {
             type_name: type_name.clone(),
             size: event.body.len(),
-            limit: MAX_BODY,
+            limit: MAX_BODY_BYTES,
         });
     }
     Ok((event, declaration))
 }
 
-/// A message of the backbone's own: a replay, or a copy for the stream DEAD_LETTERS.
+/// A message that is not an event: a replay, or a copy for the stream DEAD_LETTERS.
 pub(crate) struct Notice<'a> {
     pub(crate) message_id: String,
     pub(crate) subject: String,
@@ -140,7 +142,7 @@ pub(crate) struct Notice<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// Puts a notice into the outbox, inside the caller's transaction. It is not an event and not in the log.
+/// Inserts a notice into the outbox, inside the caller's transaction. It is not part of the event log.
 pub(crate) async fn notify(connection: &mut PgConnection, notice: &Notice<'_>) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into events.notice (lane, message_id, subject, aggregate_id, headers, body)
@@ -157,7 +159,7 @@ pub(crate) async fn notify(connection: &mut PgConnection, notice: &Notice<'_>) -
     Ok(())
 }
 
-/// The last byte of every UUID version in use is random or hashed, so it spreads evenly.
+/// The last byte of every UUID version in use is random or hashed, so the lanes are evenly filled.
 pub(crate) fn lane(aggregate_id: Uuid) -> i16 {
     i16::from(aggregate_id.as_bytes()[15]) % LANES
 }

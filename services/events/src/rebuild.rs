@@ -1,4 +1,4 @@
-//! The stream is a copy of the event log. What it lacks is published again.
+//! The audit of the stream against the event log. Events that the stream lacks are published again.
 
 use std::time::Duration;
 
@@ -17,14 +17,15 @@ pub struct Audit {
     pool: PgPool,
 }
 
-/// What an audit found.
+/// The result of an audit.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Events in the log.
+    /// The number of events in the log.
     pub logged: u64,
-    /// Of those, events that still wait to be published, among the last 100,000 that wait.
+    /// Of those, events that wait to be published, among the last 100,000 that wait.
     pub pending: u64,
-    /// Events that are neither in the stream nor on their way, at most 100,000, in the order of the log.
+    /// Events that are neither in the stream nor waiting to be published, at most 100,000, in the order of the
+    /// log.
     pub missing: Vec<Uuid>,
     /// When each of them happened.
     occurred: Vec<OffsetDateTime>,
@@ -39,24 +40,26 @@ impl Audit {
         }
     }
 
-    /// Looks for events of the last `window` that the stream lacks. A window longer than the stream's own
-    /// `events_max_age_days` is cut to it: older events have left the stream rightly.
+    /// Compares the events of the last `window` with the stream. A window longer than the stream's own
+    /// `events_max_age_days` is shortened to it, since older events have left the stream by age.
     ///
     /// # Errors
-    /// When the database or the broker is away.
+    /// When the database or the broker is unavailable.
     pub async fn compare(&self, window: Duration) -> Result<Report, Error> {
-        self.look_back(window.min(self.bus.settings().stream_age())).await
+        self.compare_since(window.min(self.bus.settings().stream_age()))
+            .await
     }
 
-    /// The same as far back as consumers remember what took effect: what the stream keeps no longer counts as missing.
-    pub(crate) async fn compare_beyond(&self, window: Duration) -> Result<Report, Error> {
+    /// The same for as long as consumers remember effects, so events that have left the stream by age count as
+    /// missing.
+    pub(crate) async fn compare_beyond_stream_age(&self, window: Duration) -> Result<Report, Error> {
         let remembered = Duration::from_secs(86_400) * self.bus.settings().inbox_kept_days;
-        self.look_back(window.min(remembered)).await
+        self.compare_since(window.min(remembered)).await
     }
 
-    async fn look_back(&self, window: Duration) -> Result<Report, Error> {
+    async fn compare_since(&self, window: Duration) -> Result<Report, Error> {
         let since = OffsetDateTime::now_utc() - window;
-        let mut comparison = Comparison::begin(&self.bus, &self.pool, since).await?;
+        let mut comparison = Comparison::new(&self.bus, &self.pool, since).await?;
         comparison.run().await?;
         let pending = self.pending(since).await?;
         let logged = comparison.logged() + pending;
@@ -69,11 +72,11 @@ impl Audit {
         })
     }
 
-    /// Publishes again what the report found missing, and returns how many that are. Consumers that know an event
-    /// already give it no second effect.
+    /// Publishes the report's missing events again, and returns their number. Consumers ignore events that have
+    /// taken effect.
     ///
     /// # Errors
-    /// When the database is away.
+    /// When the database is unavailable.
     pub async fn republish(&self, report: &Report) -> Result<u64, Error> {
         let queued = report.requeue(&mut *self.pool.acquire().await?).await?;
         self.bus.outbox().wake();
@@ -87,7 +90,7 @@ impl Audit {
 }
 
 impl Report {
-    /// Makes what is missing pending again.
+    /// Makes the missing events pending again.
     pub(crate) async fn requeue(&self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
         let page = PAGE.unsigned_abs() as usize;
         let mut queued = 0;
@@ -103,31 +106,32 @@ impl Report {
     }
 }
 
-/// Where the rebuild of a lost stream has come to.
+/// The progress of republishing a lost stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rebuild {
-    /// A part of the log is pending again; there is more.
-    Goes,
+    /// A page of the log is pending again; there are more.
+    InProgress,
     /// There is nothing left to do.
     Done,
 }
 
-/// When the broker has come back empty, makes the log pending again before anything newer is published: consumers then
-/// see every aggregate's events in order, and the inbox drops what had taken effect. It goes by pages, each in a
-/// transaction of its own, and whoever calls next goes on where the last one was.
-pub(crate) async fn after_loss(bus: &Bus, pool: &PgPool) -> Result<Rebuild, Error> {
+/// When the broker has come back without its stream, makes the log pending again before anything newer is
+/// published. Consumers then receive every aggregate's events in order, and the inbox drops those that had taken
+/// effect. The log is read by pages, each in a transaction of its own; the next call continues after the last
+/// page.
+pub(crate) async fn republish_after_loss(bus: &Bus, pool: &PgPool) -> Result<Rebuild, Error> {
     let stream = bus
         .jetstream()
         .get_stream(streams::EVENTS)
         .await
         .map_err(Error::broker)?;
     let created = stream.cached_info().created;
-    // PostgreSQL keeps microseconds.
+    // PostgreSQL has a precision of microseconds.
     let created = created
         .replace_nanosecond(created.nanosecond() / 1_000 * 1_000)
         .map_err(Error::broker)?;
     let mut tx = chassis::postgres::begin_with(pool, "begin").await?;
-    // The other relays of this service wait here, and then go on with it.
+    // The other relays of this service wait here, and then continue with it.
     sqlx::query!("select pg_advisory_xact_lock(hashtext('events.stream'))")
         .fetch_one(&mut *tx)
         .await?;
@@ -161,12 +165,12 @@ pub(crate) async fn after_loss(bus: &Bus, pool: &PgPool) -> Result<Rebuild, Erro
     if lost {
         tracing::warn!("the broker came back without its stream; the event log is published again");
     }
-    let rebuild = page(&mut tx).await?;
+    let rebuild = requeue_page(&mut tx).await?;
     tx.commit().await?;
     Ok(rebuild)
 }
 
-async fn page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
+async fn requeue_page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
     let page = sqlx::query!(
         r#"select p.last_at as "last_at!", p.last_id as "last_id!", p.queued as "queued!"
            from events.stream s cross join lateral events.requeue_page(s.rebuilt_at, s.rebuilt_id, $2) p
@@ -181,7 +185,7 @@ async fn page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
         )
         .execute(tx)
         .await?;
-        tracing::warn!("the event log waits to be published again as a whole");
+        tracing::warn!("the whole event log is pending again");
         return Ok(Rebuild::Done);
     };
     sqlx::query!(
@@ -192,9 +196,6 @@ async fn page(tx: &mut PgConnection) -> Result<Rebuild, Error> {
     )
     .execute(tx)
     .await?;
-    tracing::debug!(
-        queued = page.queued,
-        "a part of the event log waits to be published again"
-    );
-    Ok(Rebuild::Goes)
+    tracing::debug!(queued = page.queued, "a page of the event log is pending again");
+    Ok(Rebuild::InProgress)
 }

@@ -8,30 +8,31 @@ use uuid::Uuid;
 use crate::{
     Bus, Error,
     envelope::Headers,
-    meters::Publishing,
+    metrics,
     rebuild::{self, Rebuild},
 };
 
-mod flights;
+mod in_flight;
 mod lanes;
 mod outgoing;
 mod publish;
 
-use flights::{Backoff, Flights};
+use in_flight::{Backoff, InFlight};
 use lanes::Lanes;
 
-/// Publishes the outbox: reads the lanes it owns in order, publishes, and takes out what the broker has acknowledged.
+/// Publishes the outbox: reads the lanes it owns in order, publishes, and removes what the broker has
+/// acknowledged.
 ///
-/// Any number of relays share the sixteen lanes; one that dies loses its lanes after `relay.lease_ms`.
+/// Any number of relays share the sixteen lanes. A relay that crashes loses its lanes after `relay.lease_ms`.
 pub struct Relay {
     bus: Bus,
     pool: PgPool,
-    meters: Publishing,
+    metrics: metrics::Relay,
 }
 
-/// Events that are worth the whole time of gathering: a message of a batch of so many costs the broker a quarter of one that is
-/// published by itself, and one of a batch of 200 a tenth.
-const MANY: usize = 50;
+/// From this number of events on the full gather time is waited. A message in a batch of 50 costs the broker a
+/// quarter of a message published alone, and one in a batch of 200 a tenth.
+const FULL_GATHER_EVENTS: usize = 50;
 
 /// A message that waits to be published.
 pub(crate) struct Pending {
@@ -48,18 +49,18 @@ pub(crate) struct Pending {
     pub(crate) attempts: i32,
 }
 
-/// Where a relay stands.
-struct Course {
+/// The state of a running relay.
+struct RunState {
     lanes: Lanes,
-    flights: Flights,
-    /// The streams as they were when the relay last made sure that they hold the log.
+    in_flight: InFlight,
+    /// The broker's generation at which the relay last ensured that the stream holds the log.
     generation: u64,
     /// There may be rows to read.
-    look: bool,
-    /// There are more rows than one batch takes. Only then is it worth to have several on their way: else rows that
-    /// wait for a batch to land share the next one.
+    read_due: bool,
+    /// There are more rows than one batch takes. Only then are several batches sent at a time; otherwise rows that
+    /// wait for a batch to finish share the next one.
     backlog: bool,
-    /// Rows that come soon after others wait until then and share a batch.
+    /// Rows that are written soon after others wait until then and share a batch.
     gather_until: Instant,
     backoff: Backoff,
 }
@@ -70,21 +71,22 @@ impl Relay {
         Self {
             bus: bus.clone(),
             pool: pool.clone(),
-            meters: Publishing::new(),
+            metrics: metrics::Relay::new(),
         }
     }
 
-    /// Runs until `shutdown`, whatever fails: while the database or the broker is away, the outbox backs up.
+    /// Runs until `shutdown`, whatever fails: while the database or the broker is unavailable, the outbox backs
+    /// up.
     ///
     /// # Errors
-    /// None as long as its own tasks can run.
+    /// When one of its own tasks fails to run.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let settings = &self.bus.settings().relay;
-        let mut course = Course {
+        let mut state = RunState {
             lanes: Lanes::new(Uuid::new_v4(), Duration::from_millis(settings.lease_ms)),
-            flights: Flights::new(),
+            in_flight: InFlight::new(),
             generation: 0,
-            look: true,
+            read_due: true,
             backlog: false,
             gather_until: Instant::now(),
             backoff: Backoff::default(),
@@ -93,95 +95,97 @@ impl Relay {
         let mut poll = tokio::time::interval(Duration::from_millis(settings.poll_ms));
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() {
-            if course.may_read(&self.bus) && self.read(&mut course).await {
+            if state.should_read(&self.bus) && self.read(&mut state).await {
                 continue;
             }
             tokio::select! {
-                published = course.flights.landed() => self.meters.sent(published?),
-                () = outbox.woken() => course.look = true,
-                _ = poll.tick() => course.look = true,
-                () = tokio::time::sleep_until(course.gather_until), if course.look && !course.has_gathered() => {}
+                published = state.in_flight.next_result() => self.metrics.record_published(published?),
+                () = outbox.notified() => state.read_due = true,
+                _ = poll.tick() => state.read_due = true,
+                () = tokio::time::sleep_until(state.gather_until), if state.read_due && !state.gather_time_is_over() => {}
                 () = shutdown.cancelled() => {}
             }
         }
-        // What the last calls have left, as far as a page goes.
-        if course.flights.is_empty() && course.backoff.is_over() && self.bus.is_ready() {
-            self.read(&mut course).await;
+        // Publishes the events of the last calls, up to one page.
+        if state.in_flight.is_empty() && state.backoff.is_over() && self.bus.is_ready() {
+            self.read(&mut state).await;
         }
-        // A publish that is cut short would be published again.
-        while !course.flights.is_empty() {
-            self.meters.sent(course.flights.landed().await?);
+        // A publish that is aborted would be repeated.
+        while !state.in_flight.is_empty() {
+            self.metrics
+                .record_published(state.in_flight.next_result().await?);
         }
-        if let Err(error) = course.lanes.release(&self.pool).await {
-            tracing::warn!(error = %error, "the relay's lanes could not be released; they run out by themselves");
+        if let Err(error) = state.lanes.release(&self.pool).await {
+            tracing::warn!(error = %error, "the relay's lanes could not be released; their leases expire by themselves");
         }
         Ok(())
     }
 
-    /// Reads and sends. True: there is more to be done at once.
-    async fn read(&self, course: &mut Course) -> bool {
-        match self.advance(course).await {
+    /// Reads and publishes. True: there is more to do at once.
+    async fn read(&self, state: &mut RunState) -> bool {
+        match self.advance(state).await {
             Ok(more) => {
-                course.backoff = Backoff::default();
+                state.backoff = Backoff::default();
                 more
             }
             Err(error) => {
-                course.backoff.fail();
-                let failures = course.backoff.failures();
-                tracing::warn!(error = %error, failures, "the outbox cannot be read; it will be tried again");
+                state.backoff.fail();
+                let failures = state.backoff.failures();
+                tracing::warn!(error = %error, failures, "the outbox cannot be read; the read is retried");
                 false
             }
         }
     }
 
-    async fn advance(&self, course: &mut Course) -> Result<bool, Error> {
+    async fn advance(&self, state: &mut RunState) -> Result<bool, Error> {
         let current = self.bus.generation();
-        if course.generation != current || course.lanes.are_due() {
-            // What is on its way belongs to the old stream and the old lanes.
-            if !course.flights.is_empty() {
+        if state.generation != current || state.lanes.renewal_is_due() {
+            // Batches in flight belong to the old stream and the old lanes.
+            if !state.in_flight.is_empty() {
                 return Ok(false);
             }
-            if course.generation != current {
-                if rebuild::after_loss(&self.bus, &self.pool).await? == Rebuild::Goes {
+            if state.generation != current {
+                if rebuild::republish_after_loss(&self.bus, &self.pool).await? == Rebuild::InProgress {
                     return Ok(true);
                 }
-                course.generation = current;
+                state.generation = current;
             }
-            course.lanes.keep(&self.pool).await?;
+            state.lanes.renew_and_balance(&self.pool).await?;
         }
-        let (lanes, batches) = course.flights.free(course.lanes.held());
+        let (lanes, batches) = state.in_flight.idle_lanes(state.lanes.owned());
         if lanes.is_empty() {
             return Ok(false);
         }
         let batch = self.bus.settings().relay.batch as usize;
-        let pending = course.lanes.read(&self.pool, &lanes, batch * batches).await?;
-        if !course.lanes.are_current() {
+        let pending = state.lanes.read(&self.pool, &lanes, batch * batches).await?;
+        if !state.lanes.lease_is_valid() {
             return Ok(true);
         }
         let full = pending.len() == batch * batches;
         if !pending.is_empty() {
-            course.gather_until = Instant::now() + self.gathering(pending.len());
+            state.gather_until = Instant::now() + self.gather_time(pending.len());
         }
-        let cut = course.flights.launch(&self.bus, &self.pool, pending, batch);
-        course.look = full || cut;
-        course.backlog = course.look;
-        Ok(course.look)
+        let truncated = state.in_flight.publish(&self.bus, &self.pool, pending, batch);
+        state.read_due = full || truncated;
+        state.backlog = state.read_due;
+        Ok(state.read_due)
     }
 
-    /// How long events that come after these wait for others: the more come, the longer. Few go almost at once.
-    fn gathering(&self, events: usize) -> Duration {
+    /// How long the next events wait for others: the more were published, the longer. After a few events the wait
+    /// is short.
+    fn gather_time(&self, events: usize) -> Duration {
         let longest = Duration::from_millis(self.bus.settings().relay.gather_ms);
-        longest.mul_f64(events.min(MANY) as f64 / MANY as f64)
+        longest.mul_f64(events.min(FULL_GATHER_EVENTS) as f64 / FULL_GATHER_EVENTS as f64)
     }
 }
 
-impl Course {
-    fn may_read(&self, bus: &Bus) -> bool {
-        let worth = self.backlog || (self.flights.is_empty() && self.has_gathered());
-        self.look && worth && self.backoff.is_over() && bus.is_ready()
+impl RunState {
+    fn should_read(&self, bus: &Bus) -> bool {
+        let worthwhile = self.backlog || (self.in_flight.is_empty() && self.gather_time_is_over());
+        self.read_due && worthwhile && self.backoff.is_over() && bus.is_ready()
     }
 
-    fn has_gathered(&self) -> bool {
+    fn gather_time_is_over(&self) -> bool {
         Instant::now() >= self.gather_until
     }
 }

@@ -3,7 +3,7 @@ use std::{path::PathBuf, time::Duration};
 use chassis::SecretUrl;
 use serde::{Deserialize, Serialize};
 
-/// How a service takes part in the event backbone. Nested in the service's own settings.
+/// Settings of the events of a service. Nested in the service's own settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
@@ -13,14 +13,15 @@ pub struct Settings {
     pub credentials_file: Option<PathBuf>,
     /// Certificate authorities for TLS, PEM. Empty: the system's.
     pub ca_file: Option<PathBuf>,
-    /// The server's monitoring address, `http://host:port`, where the start-up gate reads `sync_interval`.
+    /// The server's monitoring address, `http://host:port`, from which the check at the start reads
+    /// `sync_interval`.
     pub monitor_url: Option<SecretUrl>,
-    /// Start although the broker may acknowledge events before they are on disk, or cannot be asked.
+    /// Start although the broker may acknowledge events before they are on disk, or this cannot be checked.
     pub allow_relaxed_sync: bool,
     /// Copies of every stream: 1, 3 or 5. Three in production.
     pub replicas: usize,
-    /// Events a second, of all services together and on average over `events_max_age_days`, that the stream EVENTS has
-    /// room for. An insured order makes some 10 events. 1 to 1,000,000.
+    /// Events a second that the stream EVENTS is sized for: of all services together, on average over
+    /// `events_max_age_days`. An insured order makes some 10 events. 1 to 1,000,000.
     pub events_per_second: u32,
     /// Most bytes in the stream EVENTS; beyond them the broker refuses and the outbox backs up. 0: as many as
     /// `events_per_second` and `events_max_age_days` need. Otherwise 1 MiB or more.
@@ -29,74 +30,75 @@ pub struct Settings {
     pub events_max_age_days: u32,
     /// Days that a dead letter stays in the stream DEAD_LETTERS. 1 to 365.
     pub dead_letters_max_age_days: u32,
-    /// Most bytes in the stream DEAD_LETTERS; beyond them its oldest copies go. 1 MiB or more.
+    /// Most bytes in the stream DEAD_LETTERS; beyond them its oldest copies are deleted. 1 MiB or more.
     pub dead_letters_max_bytes: i64,
-    /// Days that the event log keeps. 1 to 3,650, and no less than `events_max_age_days`.
+    /// Days that the event log is kept. 1 to 3,650, and no less than `events_max_age_days`.
     pub log_kept_days: u32,
-    /// Days that a resolved or discarded dead letter is kept; open ones stay. No less than `events_max_age_days`, at
-    /// most 3,650.
+    /// Days that a resolved or discarded dead letter is kept; open ones stay. No less than `events_max_age_days`,
+    /// at most 3,650.
     pub dead_letters_kept_days: u32,
-    /// Days that a consumer remembers what took effect. No less than `events_max_age_days`, at most 365.
+    /// Days that a consumer remembers which events took effect. No less than `events_max_age_days`, at most 365.
     pub inbox_kept_days: u32,
-    /// Days that what operators did stays on record, and its request ids known. 30 to 3,650.
+    /// Days that operators' actions and their request ids are kept. 30 to 3,650.
     pub operator_actions_kept_days: u32,
-    /// Edits of dead letters take effect only once a second operator approves them.
+    /// Whether edits of dead letters take effect only after a second operator approves them.
     pub edits_need_approval: bool,
-    pub relay: Relaying,
-    pub consumer: Consuming,
+    pub relay: RelaySettings,
+    pub consumer: ConsumerSettings,
 }
 
-/// How the outbox is published.
+/// Settings of the relay, which publishes the outbox.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Relaying {
-    /// Milliseconds between looks at the outbox when nobody wakes the relay. 10 to 10,000.
+pub struct RelaySettings {
+    /// Milliseconds between polls of the outbox when the relay is not woken. 10 to 10,000.
     pub poll_ms: u64,
-    /// Milliseconds that events wait for others when 50 or more were published just before, so that they share a batch; the
-    /// fewer, the shorter. An event that comes after a longer pause goes at once. 0 to 1,000.
+    /// Milliseconds that events wait for others when 50 or more were published just before, so that they share a
+    /// batch; less after fewer events. An event that follows a longer pause is published at once. 0 to 1,000.
     pub gather_ms: u64,
     /// Events published in one atomic batch. 1 to 1,000.
     pub batch: u32,
-    /// Milliseconds that a lane stays with a relay that has gone silent. 500 to 60,000.
+    /// Milliseconds after which the lanes of a relay that has stopped renewing them are free. 500 to 60,000.
     pub lease_ms: u64,
     /// Milliseconds to wait for the broker's acknowledgement. 100 to 60,000.
     pub ack_timeout_ms: u64,
-    /// Milliseconds before a message that the broker refuses is tried again; it is held meanwhile. 100 to 3,600,000.
+    /// Milliseconds before a held message, which the broker has refused, is retried. 100 to 3,600,000.
     pub held_retry_ms: u64,
 }
 
-/// How events are consumed.
+/// Settings of the consumers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Consuming {
-    /// Transactions running at once in one consumer. 1 to 256; each uses a database connection.
+pub struct ConsumerSettings {
+    /// Concurrent transactions of one consumer. 1 to 256; each uses a database connection.
     pub concurrency: usize,
-    /// Events at most that share a transaction. 1 to 256; 1: each has its own.
+    /// Most events that share a transaction. 1 to 256; 1: each has its own.
     pub batch: usize,
-    /// Messages a consumer holds unacknowledged. 1 to 10,000.
+    /// Most unacknowledged messages of a consumer. 1 to 10,000.
     pub max_in_flight: usize,
-    /// Milliseconds after which the broker delivers an unacknowledged message again. 1,000 to 600,000.
+    /// Milliseconds after which the broker redelivers an unacknowledged message. 1,000 to 600,000.
     pub ack_wait_ms: u64,
     /// Deliveries of one message, whatever their cause. More than `attempts`, at most 100.
     pub max_deliver: i64,
-    /// Attempts of the handler before an event is dead. 1 to 50.
+    /// Attempts of the handler before an event becomes a dead letter. 1 to 50.
     pub attempts: u32,
     /// Milliseconds before the second attempt; doubled thereafter, with jitter. 10 to 60,000.
     pub backoff_ms: u64,
     /// The longest wait between two attempts in milliseconds. At least `backoff_ms`, at most 3,600,000.
     pub max_backoff_ms: u64,
-    /// Milliseconds that one attempt may take. 100 to 600,000.
+    /// The timeout of one attempt in milliseconds. 100 to 600,000.
     pub handler_timeout_ms: u64,
-    /// Times that an event runs into the database's limit of time, while other events take effect between them, before it
-    /// is dead. 1 to 1,000.
+    /// Times that an event exceeds the database's timeout, while other events take effect in between, before it
+    /// becomes a dead letter. 1 to 1,000.
     pub timeout_tries: u32,
-    /// Recorded starts without an end after which an event counts as what kills the process. 1 to 10.
+    /// Recorded starts without an outcome after which an event counts as the cause of the crashes. 1 to 10.
     pub crash_tries: u32,
-    /// Milliseconds that a consumer stays with a process that has gone silent. 500 to 60,000.
+    /// Milliseconds after which the lease of a process that has stopped renewing it expires, and another process
+    /// consumes. 500 to 60,000.
     pub lease_ms: u64,
 }
 
-/// A setting that cannot be used.
+/// A setting with an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The setting, below the events section: `relay.batch`.
@@ -105,7 +107,7 @@ pub struct Violation {
     pub problem: String,
 }
 
-/// What an event takes of the stream: some 900 bytes with its headers, and a quarter more to spare.
+/// Bytes of the stream for one event: some 900 with its headers, and a quarter more in reserve.
 const EVENT_BYTES: i64 = 1_152;
 
 impl Default for Settings {
@@ -127,13 +129,13 @@ impl Default for Settings {
             inbox_kept_days: 30,
             operator_actions_kept_days: 730,
             edits_need_approval: false,
-            relay: Relaying::default(),
-            consumer: Consuming::default(),
+            relay: RelaySettings::default(),
+            consumer: ConsumerSettings::default(),
         }
     }
 }
 
-impl Default for Relaying {
+impl Default for RelaySettings {
     fn default() -> Self {
         Self {
             poll_ms: 100,
@@ -146,7 +148,7 @@ impl Default for Relaying {
     }
 }
 
-impl Default for Consuming {
+impl Default for ConsumerSettings {
     fn default() -> Self {
         Self {
             concurrency: 8,
@@ -180,200 +182,201 @@ impl Settings {
         events.saturating_mul(EVENT_BYTES)
     }
 
-    /// Every setting out of its bounds, not only the first.
+    /// All settings that are out of their bounds.
     pub fn check(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        let mut must = |holds: bool, setting, problem: &str| {
+        let mut violations = Vec::new();
+        let mut check = |holds: bool, setting, problem: &str| {
             if !holds {
-                found.push(Violation {
+                violations.push(Violation {
                     setting,
                     problem: problem.to_owned(),
                 });
             }
         };
         let (relay, consumer) = (&self.relay, &self.consumer);
-        must(
+        check(
             !self.servers.is_empty(),
             "servers",
             "must name at least one server",
         );
-        must(
+        check(
             self.servers
                 .iter()
                 .all(|server| server.expose().parse::<async_nats::ServerAddr>().is_ok()),
             "servers",
             "must be addresses like nats://host:port",
         );
-        must(
+        check(
             self.monitor_url
                 .as_ref()
                 .is_none_or(|url| url.expose().starts_with("http://")),
             "monitor_url",
             "must start with http://",
         );
-        must(
+        check(
             [1, 3, 5].contains(&self.replicas),
             "replicas",
             "must be 1, 3 or 5",
         );
-        must(
+        check(
             (1..=1_000_000).contains(&self.events_per_second),
             "events_per_second",
             "must be 1 to 1000000",
         );
-        must(
+        check(
             self.events_max_bytes == 0 || self.events_max_bytes >= 1 << 20,
             "events_max_bytes",
             "must be 0, for what events_per_second needs, or 1048576 or more",
         );
-        must(
+        check(
             self.dead_letters_max_bytes >= 1 << 20,
             "dead_letters_max_bytes",
             "must be 1048576 or more",
         );
-        must(
+        check(
             (30..=3_650).contains(&self.operator_actions_kept_days),
             "operator_actions_kept_days",
             "must be 30 to 3650",
         );
         let stream_days = self.events_max_age_days;
-        must(
+        check(
             (1..=365).contains(&stream_days),
             "events_max_age_days",
             "must be 1 to 365",
         );
-        must(
+        check(
             (1..=365).contains(&self.dead_letters_max_age_days),
             "dead_letters_max_age_days",
             "must be 1 to 365",
         );
         let log_days = stream_days..=3_650;
-        must(
+        check(
             log_days.contains(&self.log_kept_days),
             "log_kept_days",
             "must be events_max_age_days to 3650",
         );
-        // The row of a discarded event is all that keeps it from taking effect should the stream deliver it again.
-        must(
+        // Only the row of a discarded dead letter keeps its event from taking effect when the stream delivers it
+        // again.
+        check(
             log_days.contains(&self.dead_letters_kept_days),
             "dead_letters_kept_days",
             "must be events_max_age_days to 3650",
         );
         let inbox_days = stream_days..=365;
-        must(
+        check(
             inbox_days.contains(&self.inbox_kept_days),
             "inbox_kept_days",
             "must be events_max_age_days to 365",
         );
-        must(
+        check(
             (10..=10_000).contains(&relay.poll_ms),
             "relay.poll_ms",
             "must be 10 to 10000",
         );
-        must(relay.gather_ms <= 1_000, "relay.gather_ms", "must be 0 to 1000");
-        must(
+        check(relay.gather_ms <= 1_000, "relay.gather_ms", "must be 0 to 1000");
+        check(
             (1..=1_000).contains(&relay.batch),
             "relay.batch",
             "must be 1 to 1000",
         );
-        must(
+        check(
             (500..=60_000).contains(&relay.lease_ms),
             "relay.lease_ms",
             "must be 500 to 60000",
         );
-        must(
+        check(
             (100..=60_000).contains(&relay.ack_timeout_ms),
             "relay.ack_timeout_ms",
             "must be 100 to 60000",
         );
-        must(
+        check(
             (100..=3_600_000).contains(&relay.held_retry_ms),
             "relay.held_retry_ms",
             "must be 100 to 3600000",
         );
-        found.extend(consumer.check());
-        found
+        violations.extend(consumer.check());
+        violations
     }
 }
 
-impl Consuming {
+impl ConsumerSettings {
     fn check(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        let mut must = |holds: bool, setting, problem: &str| {
+        let mut violations = Vec::new();
+        let mut check = |holds: bool, setting, problem: &str| {
             if !holds {
-                found.push(Violation {
+                violations.push(Violation {
                     setting,
                     problem: problem.to_owned(),
                 });
             }
         };
-        must(
+        check(
             (1..=256).contains(&self.concurrency),
             "consumer.concurrency",
             "must be 1 to 256",
         );
-        must(
+        check(
             (1..=256).contains(&self.batch),
             "consumer.batch",
             "must be 1 to 256",
         );
-        must(
+        check(
             (1..=10_000).contains(&self.max_in_flight),
             "consumer.max_in_flight",
             "must be 1 to 10000",
         );
-        must(
+        check(
             (1_000..=600_000).contains(&self.ack_wait_ms),
             "consumer.ack_wait_ms",
             "must be 1000 to 600000",
         );
         let deliveries = i64::from(self.attempts) + 1..=100;
-        must(
+        check(
             deliveries.contains(&self.max_deliver),
             "consumer.max_deliver",
             "must be more than attempts, at most 100",
         );
-        must(
+        check(
             (1..=50).contains(&self.attempts),
             "consumer.attempts",
             "must be 1 to 50",
         );
-        must(
+        check(
             (10..=60_000).contains(&self.backoff_ms),
             "consumer.backoff_ms",
             "must be 10 to 60000",
         );
         let longest = self.backoff_ms..=3_600_000;
-        must(
+        check(
             longest.contains(&self.max_backoff_ms),
             "consumer.max_backoff_ms",
             "must be backoff_ms to 3600000",
         );
         let handler = 100..=600_000;
-        must(
+        check(
             handler.contains(&self.handler_timeout_ms),
             "consumer.handler_timeout_ms",
             "must be 100 to 600000",
         );
-        must(
+        check(
             (1..=1_000).contains(&self.timeout_tries),
             "consumer.timeout_tries",
             "must be 1 to 1000",
         );
-        must(
+        check(
             (1..=10).contains(&self.crash_tries),
             "consumer.crash_tries",
             "must be 1 to 10",
         );
-        must(
+        check(
             (500..=60_000).contains(&self.lease_ms),
             "consumer.lease_ms",
             "must be 500 to 60000",
         );
-        found
+        violations
     }
 
-    /// The wait after the `failures`th failure: doubled each time, bounded, with a fifth of jitter either way.
+    /// The wait after this number of failures: doubled each time, bounded, with a jitter of a fifth either way.
     pub(crate) fn backoff(&self, failures: u32) -> Duration {
         let doubled = self
             .backoff_ms

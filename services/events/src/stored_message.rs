@@ -1,5 +1,5 @@
-//! A stored message as the broker's API gives it: headers as bytes. The client closes its connection over headers that
-//! it cannot read, so a message that may have such is read this way.
+//! Reads stored messages by the broker's API, which returns the headers as bytes. The client closes its connection
+//! over headers that it cannot parse, so a message that may have such headers is read this way.
 
 use std::str::FromStr as _;
 
@@ -17,28 +17,28 @@ use crate::{
     envelope::{Headers, storable},
 };
 
-/// The broker knows no such message.
-const NO_MESSAGE: u64 = 10037;
+/// The broker has no such message.
+const MESSAGE_NOT_FOUND: u64 = 10037;
 
 pub(crate) struct StoredMessage {
     pub(crate) subject: String,
     pub(crate) sequence: u64,
-    /// As text, whatever they are.
+    /// As text; invalid UTF-8 is replaced.
     pub(crate) headers: Headers,
     pub(crate) message_id: String,
     pub(crate) body: Vec<u8>,
     pub(crate) time: Option<OffsetDateTime>,
-    /// Why a client cannot take the headers. `None`: it can.
+    /// Why the client cannot parse the headers. `None`: it can.
     pub(crate) unreadable: Option<&'static str>,
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    message: Raw,
+struct MessageResponse {
+    message: RawMessage,
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawMessage {
     subject: String,
     seq: u64,
     #[serde(default)]
@@ -55,7 +55,7 @@ pub(crate) async fn get(
     stream: &str,
     sequence: u64,
 ) -> Result<Option<StoredMessage>, Error> {
-    ask(jetstream, stream, &json!({ "seq": sequence })).await
+    request_message(jetstream, stream, &json!({ "seq": sequence })).await
 }
 
 /// The first message on a subject, wildcards allowed, that has this sequence or a later one.
@@ -66,29 +66,33 @@ pub(crate) async fn next(
     sequence: u64,
 ) -> Result<Option<StoredMessage>, Error> {
     let request = json!({ "seq": sequence, "next_by_subj": subject });
-    ask(jetstream, stream, &request).await
+    request_message(jetstream, stream, &request).await
 }
 
-async fn ask(jetstream: &Context, stream: &str, request: &Value) -> Result<Option<StoredMessage>, Error> {
-    let asked = jetstream
+async fn request_message(
+    jetstream: &Context,
+    stream: &str,
+    request: &Value,
+) -> Result<Option<StoredMessage>, Error> {
+    let response = jetstream
         .request(format!("STREAM.MSG.GET.{stream}"), request)
         .await;
-    let answer: Response<Answer> = asked.map_err(|error| match error.kind() {
+    let response: Response<MessageResponse> = response.map_err(|error| match error.kind() {
         RequestErrorKind::TimedOut => Error::Broker("it does not answer in time".into()),
         _ => Error::broker(error),
     })?;
-    match answer {
-        Response::Ok(answer) => Ok(Some(answer.message.into())),
-        Response::Err { error } if error.error_code().0 == NO_MESSAGE => Ok(None),
+    match response {
+        Response::Ok(response) => Ok(Some(response.message.into())),
+        Response::Err { error } if error.error_code().0 == MESSAGE_NOT_FOUND => Ok(None),
         Response::Err { error } => Err(Error::broker(error)),
     }
 }
 
-impl From<Raw> for StoredMessage {
-    fn from(raw: Raw) -> Self {
+impl From<RawMessage> for StoredMessage {
+    fn from(raw: RawMessage) -> Self {
         let bytes = STANDARD.decode(raw.hdrs).unwrap_or_default();
-        let unreadable = fault(&bytes);
-        let (headers, message_id) = headers(&bytes);
+        let unreadable = header_error(&bytes);
+        let (headers, message_id) = parse_headers(&bytes);
         Self {
             subject: raw.subject,
             sequence: raw.seq,
@@ -101,8 +105,8 @@ impl From<Raw> for StoredMessage {
     }
 }
 
-/// What the client would stumble over.
-fn fault(bytes: &[u8]) -> Option<&'static str> {
+/// Why the client would fail to parse the headers. `None`: it would not.
+fn header_error(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return None;
     }
@@ -131,8 +135,8 @@ fn fault(bytes: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// The headers without the broker's own, and the message id among those.
-fn headers(bytes: &[u8]) -> (Headers, String) {
+/// The headers without the broker's own, and the message id, which is one of those.
+fn parse_headers(bytes: &[u8]) -> (Headers, String) {
     let text = String::from_utf8_lossy(bytes);
     let mut message_id = String::new();
     let mut headers = Headers::new();
@@ -155,20 +159,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_that_the_client_stumbles_over_are_known_and_kept_as_text() {
+    fn headers_that_the_client_cannot_parse_are_detected_and_kept_as_text() {
         let fine = b"NATS/1.0\r\nce-id: 7\r\nNats-Msg-Id: m\r\n\r\n";
-        assert_eq!(fault(fine), None);
-        assert_eq!(headers(fine), ([("ce-id".into(), "7".into())].into(), "m".into()));
+        assert_eq!(header_error(fine), None);
+        assert_eq!(
+            parse_headers(fine),
+            ([("ce-id".into(), "7".into())].into(), "m".into())
+        );
         for broken in [
             &b"NATS/1.0\r\nce-id: \xff\r\n\r\n"[..],
             b"NATS/1.0\r\nce id: 7\r\n\r\n",
             b"NATS/1.0\r\nce-id\r\n\r\n",
             b"HTTP/1.1\r\nce-id: 7\r\n\r\n",
         ] {
-            assert!(fault(broken).is_some(), "{broken:?}");
+            assert!(header_error(broken).is_some(), "{broken:?}");
         }
-        let (kept, _) = headers(b"NATS/1.0\r\nce-id: a\xff\r\n\r\n");
+        let (kept, _) = parse_headers(b"NATS/1.0\r\nce-id: a\xff\r\n\r\n");
         assert_eq!(kept["ce-id"], "a\u{fffd}");
-        assert_eq!(fault(b""), None, "a message without headers");
+        assert_eq!(header_error(b""), None, "a message without headers");
     }
 }

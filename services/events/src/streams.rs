@@ -1,4 +1,4 @@
-//! The streams, as code. Every service applies the same definitions, so that any of them may start first.
+//! The definitions of the streams. Every service applies the same ones, so that any of them may start first.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) const DEAD_LETTERS: &str = "DEAD_LETTERS";
 pub(crate) const ADVISORIES: &str = "ADVISORIES";
 
 /// How long the broker recognises a message id it has stored. A relay that was stopped for longer may publish an
-/// event twice; the inbox catches it.
+/// event twice; the inbox drops the second one.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// An advisory has some 400 bytes.
@@ -25,61 +25,63 @@ const ADVISORIES_BYTES: i64 = 64 << 20;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The stream's own record of the settings that Weft gave it last. What differs from it has been changed by an operator.
+/// The metadata key under which a stream stores the settings last applied to it. A setting that differs from them
+/// was changed by an operator.
 const APPLIED: &str = "weft.applied";
 
-/// The broker has less storage than a stream is to have.
-const STORAGE_SHORT: u64 = 10047;
+/// The broker has less storage than the stream's `max_bytes`.
+const INSUFFICIENT_STORAGE: u64 = 10047;
 
-/// The least that EVENTS is created with where the broker has too little storage.
-const LEAST_BYTES: i64 = 64 << 20;
+/// The least `max_bytes` of EVENTS where the broker has too little storage.
+const MIN_EVENTS_BYTES: i64 = 64 << 20;
 
-/// What [`apply`] does to streams that are there.
+/// What [`apply`] changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Nothing: those that are missing are created.
+    /// Creates missing streams and changes no others.
     Missing,
-    /// At a start: what this build or its settings want differently, and no operator has changed.
+    /// At a start: also changes settings that this build or its settings define differently, unless an operator
+    /// has changed them.
     All,
-    /// An operator asks for it: everything that differs.
+    /// At an operator's request: changes everything that differs.
     Forced,
 }
 
 /// Creates what is missing and updates what differs. Idempotent.
 pub(crate) async fn apply(jetstream: &Context, settings: &Settings, scope: Scope) -> Result<(), Error> {
-    for wanted in definitions(settings) {
-        match running(jetstream, &wanted.name).await? {
+    for desired in definitions(settings) {
+        match find(jetstream, &desired.name).await? {
             Some(_) if scope == Scope::Missing => {}
-            Some(is) => update(jetstream, &is, &wanted, scope).await?,
-            None => create(jetstream, wanted).await?,
+            Some(current) => update(jetstream, &current, &desired, scope).await?,
+            None => create(jetstream, desired).await?,
         }
     }
     Ok(())
 }
 
-async fn update(jetstream: &Context, is: &Info, wanted: &Config, scope: Scope) -> Result<(), Error> {
-    let mut target = target(&is.config, wanted, scope);
-    let used = i64::try_from(is.state.bytes).unwrap_or(i64::MAX);
-    if target.max_bytes > 0 && target.max_bytes < used && target.max_bytes != is.config.max_bytes {
+async fn update(jetstream: &Context, current: &Info, desired: &Config, scope: Scope) -> Result<(), Error> {
+    let mut target = target(&current.config, desired, scope);
+    let used = i64::try_from(current.state.bytes).unwrap_or(i64::MAX);
+    if target.max_bytes > 0 && target.max_bytes < used && target.max_bytes != current.config.max_bytes {
         tracing::warn!(
-            stream = wanted.name,
+            stream = desired.name,
             max_bytes = target.max_bytes,
             used,
-            "the stream holds more than it is to have room for; its max_bytes is left as it is"
+            "the stream holds more than its configured max_bytes, which is not lowered"
         );
-        target.max_bytes = is.config.max_bytes;
+        target.max_bytes = current.config.max_bytes;
     }
-    if target == is.config {
+    if target == current.config {
         return Ok(());
     }
     match jetstream.update_stream(&target).await {
-        Ok(_) => tracing::info!(stream = wanted.name, "stream updated"),
-        Err(error) if update_code(&error) == Some(STORAGE_SHORT) => {
+        Ok(_) => tracing::info!(stream = desired.name, "stream updated"),
+        Err(error) if update_code(&error) == Some(INSUFFICIENT_STORAGE) => {
             tracing::warn!(
-                stream = wanted.name,
+                stream = desired.name,
                 max_bytes = target.max_bytes,
-                now = is.config.max_bytes,
-                "the broker has too little storage for the stream's max_bytes, which is left as it is"
+                now = current.config.max_bytes,
+                "the broker has too little storage for the configured max_bytes, which is not changed"
             );
         }
         Err(error) => return Err(Error::broker(error)),
@@ -87,38 +89,39 @@ async fn update(jetstream: &Context, is: &Info, wanted: &Config, scope: Scope) -
     Ok(())
 }
 
-/// Where the broker has too little storage, the stream gets half of it, and half again: a service must start.
-async fn create(jetstream: &Context, wanted: Config) -> Result<(), Error> {
+/// Halves `max_bytes` until the broker has enough storage, so that the service can start.
+async fn create(jetstream: &Context, desired: Config) -> Result<(), Error> {
     let mut target = Config {
-        metadata: [(APPLIED.to_owned(), Applied::of(&wanted).json())].into(),
-        ..wanted.clone()
+        metadata: [(APPLIED.to_owned(), Applied::new(&desired).json())].into(),
+        ..desired.clone()
     };
     loop {
         match jetstream.create_stream(target.clone()).await {
             Ok(_) => break,
             Err(error)
-                if create_code(&error) == Some(STORAGE_SHORT) && target.max_bytes / 2 >= LEAST_BYTES =>
+                if create_code(&error) == Some(INSUFFICIENT_STORAGE)
+                    && target.max_bytes / 2 >= MIN_EVENTS_BYTES =>
             {
                 target.max_bytes /= 2;
-                target.metadata = [(APPLIED.to_owned(), Applied::of(&target).json())].into();
+                target.metadata = [(APPLIED.to_owned(), Applied::new(&target).json())].into();
             }
             Err(error) => return Err(Error::broker(error)),
         }
     }
-    if target.max_bytes == wanted.max_bytes {
-        tracing::info!(stream = wanted.name, "stream created");
+    if target.max_bytes == desired.max_bytes {
+        tracing::info!(stream = desired.name, "stream created");
     } else {
         tracing::warn!(
-            stream = wanted.name,
+            stream = desired.name,
             max_bytes = target.max_bytes,
-            wanted = wanted.max_bytes,
-            "stream created with less room than is wanted: the broker's storage (max_file) is too small"
+            wanted = desired.max_bytes,
+            "stream created with a smaller max_bytes: the broker's storage (max_file) is too small"
         );
     }
     Ok(())
 }
 
-/// What operators change of a stream by the broker's own tools.
+/// The settings of a stream that operators change with the broker's own tools.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Applied {
     max_bytes: i64,
@@ -128,7 +131,7 @@ struct Applied {
 }
 
 impl Applied {
-    fn of(config: &Config) -> Self {
+    fn new(config: &Config) -> Self {
         Self {
             max_bytes: config.max_bytes,
             max_age_s: config.max_age.as_secs(),
@@ -142,30 +145,30 @@ impl Applied {
     }
 }
 
-/// The configuration that the stream is to have.
-fn target(is: &Config, wanted: &Config, scope: Scope) -> Config {
-    let mut target = merge(is, wanted);
-    let applied = is.metadata.get(APPLIED);
+/// The configuration that the stream should have.
+fn target(current: &Config, desired: &Config, scope: Scope) -> Config {
+    let mut target = merge(current, desired);
+    let applied = current.metadata.get(APPLIED);
     let applied = applied.and_then(|json| serde_json::from_str::<Applied>(json).ok());
-    let mut applies = Applied::of(&target);
+    let mut new_applied = Applied::new(&target);
     if let Some(before) = applied.filter(|_| scope != Scope::Forced) {
-        let now = Applied::of(is);
-        // What is not as it was given stays as the operator has made it, and stays known as that.
+        let now = Applied::new(current);
+        // A setting that an operator has changed stays, and stays recognisable as changed.
         if now.max_bytes != before.max_bytes {
-            (target.max_bytes, applies.max_bytes) = (is.max_bytes, before.max_bytes);
+            (target.max_bytes, new_applied.max_bytes) = (current.max_bytes, before.max_bytes);
         }
         if now.max_age_s != before.max_age_s {
-            (target.max_age, applies.max_age_s) = (is.max_age, before.max_age_s);
+            (target.max_age, new_applied.max_age_s) = (current.max_age, before.max_age_s);
         }
         if now.replicas != before.replicas {
-            (target.num_replicas, applies.replicas) = (is.num_replicas, before.replicas);
+            (target.num_replicas, new_applied.replicas) = (current.num_replicas, before.replicas);
         }
         if now.duplicate_window_s != before.duplicate_window_s {
-            let window = (is.duplicate_window, before.duplicate_window_s);
-            (target.duplicate_window, applies.duplicate_window_s) = window;
+            let window = (current.duplicate_window, before.duplicate_window_s);
+            (target.duplicate_window, new_applied.duplicate_window_s) = window;
         }
     }
-    target.metadata.insert(APPLIED.to_owned(), applies.json());
+    target.metadata.insert(APPLIED.to_owned(), new_applied.json());
     target
 }
 
@@ -183,8 +186,8 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
             name: EVENTS.into(),
             description: Some("What happened; a copy of the services' event logs".into()),
             subjects: vec!["evt.>".into(), "retry.>".into()],
-            // Full means that the outbox backs up, not that older events vanish. This rules out the broker's
-            // message schedules, which it refuses on such a stream: long waits are delayed refusals.
+            // When it is full, the outbox backs up and no older event is lost. The broker refuses its message
+            // schedules on such a stream, so long waits are delayed negative acknowledgements.
             discard: DiscardPolicy::New,
             max_bytes: settings.events_bytes(),
             max_age: DAY * settings.events_max_age_days,
@@ -195,7 +198,7 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
             name: DEAD_LETTERS.into(),
             description: Some("What a consumer gave up on".into()),
             subjects: vec!["dlq.>".into()],
-            // Full means that the oldest copies go: the dead letters themselves are in the databases.
+            // When it is full, the oldest copies are deleted: the dead letters themselves are in the databases.
             max_bytes: settings.dead_letters_max_bytes,
             max_age: DAY * settings.dead_letters_max_age_days,
             allow_atomic_publish: true,
@@ -215,25 +218,25 @@ pub(crate) fn definitions(settings: &Settings) -> [Config; 3] {
     ]
 }
 
-/// The running configuration with what these definitions decide; the rest is the operator's.
-pub(crate) fn merge(is: &Config, wanted: &Config) -> Config {
+/// The current configuration with the settings that these definitions decide. The others stay as they are.
+pub(crate) fn merge(current: &Config, desired: &Config) -> Config {
     let unlimited = |bytes: i64| if bytes <= 0 { -1 } else { bytes };
     Config {
-        description: wanted.description.clone(),
-        subjects: wanted.subjects.clone(),
-        discard: wanted.discard,
-        max_bytes: unlimited(wanted.max_bytes),
-        max_age: wanted.max_age,
-        num_replicas: wanted.num_replicas,
-        duplicate_window: wanted.duplicate_window,
-        allow_direct: wanted.allow_direct,
-        allow_atomic_publish: wanted.allow_atomic_publish,
-        ..is.clone()
+        description: desired.description.clone(),
+        subjects: desired.subjects.clone(),
+        discard: desired.discard,
+        max_bytes: unlimited(desired.max_bytes),
+        max_age: desired.max_age,
+        num_replicas: desired.num_replicas,
+        duplicate_window: desired.duplicate_window,
+        allow_direct: desired.allow_direct,
+        allow_atomic_publish: desired.allow_atomic_publish,
+        ..current.clone()
     }
 }
 
-/// A stream as the broker has it. `None`: there is no such stream.
-pub(crate) async fn running(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
+/// The stream as it is on the broker. `None`: there is no such stream.
+pub(crate) async fn find(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
     match jetstream.get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) if is_missing(&error) => Ok(None),
@@ -241,7 +244,7 @@ pub(crate) async fn running(jetstream: &Context, name: &str) -> Result<Option<In
     }
 }
 
-/// When the stream was created, in microseconds as PostgreSQL keeps it.
+/// When the stream was created, with PostgreSQL's precision of microseconds.
 pub(crate) fn created(stream: &Info) -> OffsetDateTime {
     let micros = stream.created.nanosecond() / 1_000 * 1_000;
     stream
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_changes_what_the_settings_want_and_leaves_what_an_operator_has_changed() {
+    fn a_start_applies_changed_settings_and_keeps_an_operators_changes() {
         let mut settings = Settings::default();
         let first = events(&settings);
         let created = target(&first, &first, Scope::All);
@@ -287,27 +290,27 @@ mod tests {
             ..created
         };
         settings.events_max_age_days = 3;
-        let wanted = events(&settings);
-        let started = target(&by_operator, &wanted, Scope::All);
+        let desired = events(&settings);
+        let started = target(&by_operator, &desired, Scope::All);
         assert_eq!((started.max_bytes, started.max_age), (5 << 30, DAY * 3));
-        // Another start does not take it for its own.
-        let again = target(&started, &wanted, Scope::All);
-        assert_eq!(again, started);
-        let forced = target(&started, &wanted, Scope::Forced);
+        // Another start keeps the operator's change.
+        let restarted = target(&started, &desired, Scope::All);
+        assert_eq!(restarted, started);
+        let forced = target(&started, &desired, Scope::Forced);
         assert_eq!(forced.max_bytes, settings.events_bytes());
-        assert_eq!(target(&forced, &wanted, Scope::All), forced);
+        assert_eq!(target(&forced, &desired, Scope::All), forced);
     }
 
     #[test]
-    fn a_stream_without_a_record_is_brought_to_what_is_wanted() {
+    fn a_stream_without_recorded_settings_is_updated_to_its_definition() {
         let settings = Settings::default();
-        let wanted = events(&settings);
+        let desired = events(&settings);
         let old = Config {
             max_bytes: 2 << 30,
-            ..wanted.clone()
+            ..desired.clone()
         };
         assert_eq!(
-            target(&old, &wanted, Scope::All).max_bytes,
+            target(&old, &desired, Scope::All).max_bytes,
             settings.events_bytes()
         );
     }

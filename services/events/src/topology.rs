@@ -1,4 +1,4 @@
-//! The broker as it is against the broker as this build wants it.
+//! Compares the broker's streams and consumers with their definitions in this build.
 
 use async_nats::jetstream::{
     Context,
@@ -11,7 +11,7 @@ use sqlx::PgPool;
 
 use crate::{Bus, Error, consumer, streams};
 
-/// A setting that is not as wanted.
+/// A setting that differs from its definition.
 pub(crate) struct Difference {
     /// `stream EVENTS`, `consumer payment-ledger`.
     pub(crate) object: String,
@@ -21,7 +21,7 @@ pub(crate) struct Difference {
     pub(crate) wanted: String,
 }
 
-/// What of a consumer its definition decides.
+/// The settings of a consumer that its definition decides.
 const CONSUMER_SETTINGS: [&str; 6] = [
     "description",
     "ack_wait",
@@ -34,43 +34,43 @@ const CONSUMER_SETTINGS: [&str; 6] = [
 /// Everything that [`apply`] would change.
 pub(crate) async fn compare(bus: &Bus) -> Result<Vec<Difference>, Error> {
     let jetstream = bus.jetstream();
-    let mut found = Vec::new();
+    let mut differences = Vec::new();
     for wanted in streams::definitions(bus.settings()) {
         let object = format!("stream {}", wanted.name);
-        match streams::running(&jetstream, &wanted.name).await? {
-            None => found.push(missing(object)),
-            Some(running) => {
-                let is = running.config;
+        match streams::find(&jetstream, &wanted.name).await? {
+            None => differences.push(missing(object)),
+            Some(current) => {
+                let is = current.config;
                 let merged: StreamConfig = streams::merge(&is, &wanted);
-                differences(&object, &json(&is)?, &json(&merged)?, None, &mut found);
+                compare_settings(&object, &json(&is)?, &json(&merged)?, None, &mut differences);
             }
         }
     }
-    for (name, known) in bus.consumers() {
+    for (name, registration) in bus.consumers() {
         let object = format!("consumer {name}");
-        let wanted = consumer::definition(bus, &name, &known.subjects).into_consumer_config();
-        match running(&jetstream, &name).await {
-            None => found.push(missing(object)),
+        let wanted = consumer::definition(bus, &name, &registration.subjects).into_consumer_config();
+        match find_consumer(&jetstream, &name).await {
+            None => differences.push(missing(object)),
             Some(is) => {
                 let settings = Some(CONSUMER_SETTINGS.as_slice());
-                differences(&object, &json(&is)?, &json(&wanted)?, settings, &mut found);
+                compare_settings(&object, &json(&is)?, &json(&wanted)?, settings, &mut differences);
             }
         }
     }
-    Ok(found)
+    Ok(differences)
 }
 
 /// Creates what is missing and updates what differs. Idempotent.
 pub(crate) async fn apply(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
     let jetstream = bus.jetstream();
     streams::apply(&jetstream, bus.settings(), streams::Scope::Forced).await?;
-    for (name, known) in bus.consumers() {
-        consumer::filter(bus, pool, &name, &known.subjects).await?;
+    for (name, registration) in bus.consumers() {
+        consumer::apply_filter(bus, pool, &name, &registration.subjects).await?;
     }
     Ok(())
 }
 
-async fn running(jetstream: &Context, name: &str) -> Option<ConsumerConfig> {
+async fn find_consumer(jetstream: &Context, name: &str) -> Option<ConsumerConfig> {
     let consumer: PullConsumer = jetstream
         .get_consumer_from_stream(name, streams::EVENTS)
         .await
@@ -91,8 +91,14 @@ fn json(config: &impl Serialize) -> Result<Value, Error> {
     serde_json::to_value(config).map_err(Error::broker)
 }
 
-/// Settings are compared as the broker's own protocol writes them. What is absent there is at its default.
-fn differences(object: &str, is: &Value, wanted: &Value, only: Option<&[&str]>, found: &mut Vec<Difference>) {
+/// Compares settings in the JSON of the broker's protocol. An absent setting has its default.
+fn compare_settings(
+    object: &str,
+    is: &Value,
+    wanted: &Value,
+    only: Option<&[&str]>,
+    differences: &mut Vec<Difference>,
+) {
     let (Some(is), Some(wanted)) = (is.as_object(), wanted.as_object()) else {
         return;
     };
@@ -101,7 +107,7 @@ fn differences(object: &str, is: &Value, wanted: &Value, only: Option<&[&str]>, 
         let text = |value: Option<&Value>| value.map(ToString::to_string).unwrap_or_default();
         let (is, wanted) = (text(is.get(name)), text(wanted.get(name)));
         if is != wanted && only.is_none_or(|only| only.contains(&name.as_str())) {
-            found.push(Difference {
+            differences.push(Difference {
                 object: object.to_owned(),
                 setting: name.clone(),
                 is,

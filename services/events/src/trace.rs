@@ -1,4 +1,4 @@
-//! W3C trace context, as it travels in the header `traceparent`.
+//! W3C trace context, as sent in the header `traceparent`.
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use tracing::Span;
@@ -20,11 +20,11 @@ pub(crate) fn traceparent(span: &Span) -> String {
     )
 }
 
-/// Hangs a new span below the one that a `traceparent` names; leaves it alone when that cannot be read.
-pub(crate) fn hang_below(span: &Span, traceparent: &str) {
+/// Makes a new span a child of the one that a `traceparent` names. An invalid `traceparent` is ignored.
+pub(crate) fn set_parent(span: &Span, traceparent: &str) {
     if let Some(parent) = parse(traceparent) {
         let context = opentelemetry::Context::new().with_remote_span_context(parent);
-        // Fails only where no OpenTelemetry layer listens.
+        // Fails only without an OpenTelemetry layer.
         let _ = span.set_parent(context);
     }
 }

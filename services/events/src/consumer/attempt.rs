@@ -9,81 +9,82 @@ use tracing::{Instrument as _, Span};
 
 use super::{
     Worker,
-    inbound::Inbound,
+    message::Message,
     store::{self, Mark},
 };
-use crate::{HandlerError, dead_letter::Class, handler, trace};
+use crate::{HandlerError, failure::Class, handler, trace};
 
-/// Tries at writing down what became of an event, when the database refuses that in a way that does not pass. Then the
-/// event gives way to others; it comes again, and is dead when its deliveries are used up.
+/// Tries to record the outcome of an event when the database keeps refusing it. After them the event is
+/// redelivered later, so that others can run, and becomes a dead letter when its deliveries are used up.
 const BOOKKEEPING_TRIES: u32 = 3;
 
-/// The longest time between two looks whether the database is back, or a lock is gone.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The longest wait before an event is retried that the database could not take.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the database may take to end the statement that a handler was interrupted in; its own limit is ten seconds.
-const ROLLBACK: Duration = Duration::from_secs(12);
+/// How long the database may take to end the statement in which a handler was interrupted. Its own limit is ten
+/// seconds.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// The code of an event that always needs more than the database's limit of time. It has had its tries.
-const ALWAYS_OUT_OF_TIME: &str = "STATEMENT_TIMED_OUT";
+/// The code of an event that always exceeds the database's timeout. It is not retried any more.
+const STATEMENT_TIMED_OUT: &str = "STATEMENT_TIMED_OUT";
 
-/// What the broker is to be told.
+/// The outcome of an attempt, from which the acknowledgement follows.
 pub(super) enum Outcome {
-    /// Took effect, now or before, or waits safely in the database.
+    /// Took effect, now or before, or is parked in the database.
     Done,
-    /// Became a dead letter.
-    Dead(String),
-    /// Failed; deliver again after this time.
-    Again(Duration),
-    /// The database is away, or somebody has locked what the handler needs: it stays in hand, and is tried after this
-    /// time. That is no failure of the event's.
+    /// Became a dead letter, for this reason.
+    DeadLettered(String),
+    /// Failed. It is redelivered after this time.
+    Retry(Duration),
+    /// The database is unavailable, or a lock blocks the handler. The message stays in progress and is retried
+    /// after this time; no failure is counted.
     Wait(Duration),
-    /// Another process may own the consumer: say nothing.
+    /// Another process may own the consumer: nothing is acknowledged.
     Fenced,
-    /// Has no end yet, and says nothing: it is to be tried alone.
-    Apart,
+    /// Has no outcome yet, so nothing is acknowledged. It is retried alone.
+    RetryAlone,
 }
 
 /// Why a handler runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Delivery,
-    /// It is the event's turn although it, or one before it, is dead.
+    /// A replay of a dead letter, or of an event parked behind one.
     Replay,
 }
 
-/// What became of a handler's run.
+/// The result of a handler's transaction.
 pub(super) enum Effect {
     Committed,
     /// It had taken effect before, or is a dead letter already.
     Duplicate,
-    /// An earlier event of the aggregate is dead.
-    Behind,
+    /// An earlier event of the aggregate is a dead letter.
+    Blocked,
     Fenced,
     Failed(HandlerError),
 }
 
-/// Whether a suspect may be handled.
+/// Whether an event may be handled that the process may not survive.
 pub(super) enum Start {
-    Go,
+    Proceed,
     NotBefore(Duration),
-    /// Its starts without an end have reached the limit.
+    /// The number of starts without an outcome has reached the limit.
     Poison(u32),
 }
 
 impl Worker {
-    /// Handles a message to an outcome. When the database cannot take it (an outage, a lock, a limit of time) it waits,
-    /// and nothing is counted.
-    pub(super) async fn attempt(&self, message: &Inbound, epoch: i64) -> Outcome {
+    /// Handles a message to an outcome. When the database cannot take it (an outage, a lock, a timeout), the
+    /// message waits and no failure is counted.
+    pub(super) async fn attempt(&self, message: &Message, epoch: i64) -> Outcome {
         let started = Instant::now();
         let span = self.span(message);
         let outcome = self.try_once(message, epoch).instrument(span).await;
-        self.meter(message.delivered > 1, started, &outcome);
+        self.record_metrics(message.delivered > 1, started, &outcome);
         outcome
     }
 
-    /// The span of an attempt, below the event's own trace.
-    pub(super) fn span(&self, message: &Inbound) -> Span {
+    /// The span of an attempt, as a child of the event's own trace.
+    pub(super) fn span(&self, message: &Message) -> Span {
         let span = tracing::info_span!(
             "process",
             otel.name = format!("process {}", self.name),
@@ -95,166 +96,179 @@ impl Worker {
             messaging.message.id = message.message_id,
             event.type = message.envelope.type_name,
         );
-        trace::hang_below(&span, &message.envelope.traceparent);
+        trace::set_parent(&span, &message.envelope.traceparent);
         span
     }
 
-    pub(super) fn meter(&self, redelivered: bool, started: Instant, outcome: &Outcome) {
+    pub(super) fn record_metrics(&self, redelivered: bool, started: Instant, outcome: &Outcome) {
         let error = match outcome {
             Outcome::Done => "",
-            Outcome::Again(_) => "transient",
+            Outcome::Retry(_) => "transient",
             Outcome::Wait(_) => "waiting",
-            Outcome::Dead(_) => "dead",
+            Outcome::DeadLettered(_) => "dead",
             Outcome::Fenced => "fenced",
-            Outcome::Apart => return,
+            Outcome::RetryAlone => return,
         };
-        self.meters.processed(redelivered, started.elapsed(), error);
+        self.metrics.record_attempt(redelivered, started.elapsed(), error);
     }
 
-    async fn try_once(&self, message: &Inbound, epoch: i64) -> Outcome {
-        let tried = match message.dead_letter() {
+    async fn try_once(&self, message: &Message, epoch: i64) -> Outcome {
+        let result = match message.dead_letter() {
             Some(dead_letter) => self.replay(dead_letter, message, epoch, message.suspect).await,
-            None => self.event(message, epoch, message.suspect).await,
+            None => self.handle_event(message, epoch, message.suspect).await,
         };
-        match tried {
+        match result {
             Ok(outcome) => outcome,
-            // Outside of the handler only the message itself can be what the database refuses.
+            // Outside of the handler, the database can refuse only the message itself.
             Err(error) if matches!(Fault::of(&error), Fault::Refused) => {
-                self.unstorable(message, epoch, &error).await
+                self.dead_letter_unstorable(message, epoch, &error).await
             }
             Err(error) => {
                 if message.suspect
                     && let Err(error) =
-                        store::survived(&self.pool, &self.name, message.envelope.event_id).await
+                        store::clear_unfinished(&self.pool, &self.name, message.envelope.event_id).await
                 {
-                    tracing::debug!(consumer = self.name, error = %error, "the start of an attempt stays on record");
+                    tracing::debug!(consumer = self.name, error = %error, "the recorded start of an attempt was not cleared");
                 }
-                self.wait(message, &error)
+                self.wait_outcome(message, &error)
             }
         }
     }
 
-    /// Keeps what can be kept of a message that the database does not take.
-    async fn unstorable(&self, message: &Inbound, epoch: i64, error: &sqlx::Error) -> Outcome {
+    /// Stores as a dead letter what the database accepts of a message that it has refused.
+    async fn dead_letter_unstorable(&self, message: &Message, epoch: i64, error: &sqlx::Error) -> Outcome {
         let error = HandlerError::permanent("EVENT_UNSTORABLE", error.to_string());
-        let unwritten = match self.bury(message, epoch, Class::Permanent, &error, None).await {
+        let write_error = match self
+            .create_dead_letter(message, epoch, Class::Permanent, &error, None)
+            .await
+        {
             Ok(outcome) => return outcome,
-            Err(unwritten) => unwritten,
+            Err(write_error) => write_error,
         };
-        if !matches!(Fault::of(&unwritten), Fault::Refused) {
-            return self.wait(message, &unwritten);
+        if !matches!(Fault::of(&write_error), Fault::Refused) {
+            return self.wait_outcome(message, &write_error);
         }
         tracing::error!(
             consumer = self.name,
             stream.sequence = message.sequence,
-            error = %unwritten,
-            "a message cannot be kept as a dead letter; it stays in the stream alone"
+            error = %write_error,
+            "a message cannot be stored as a dead letter; it remains only in the stream"
         );
-        Outcome::Dead("it cannot be stored".into())
+        Outcome::DeadLettered("it cannot be stored".into())
     }
 
-    fn wait(&self, message: &Inbound, error: &sqlx::Error) -> Outcome {
+    fn wait_outcome(&self, message: &Message, error: &sqlx::Error) -> Outcome {
         let waits = message.waits + 1;
         if !Fault::of(error).is_passing() && waits >= BOOKKEEPING_TRIES {
             tracing::error!(consumer = self.name, event.id = %message.envelope.event_id, error = %error,
-                "what became of an event cannot be recorded; it is delivered again later");
-            return Outcome::Again(Duration::from_millis(self.settings().max_backoff_ms));
+                "the outcome of an event cannot be recorded; it is redelivered later");
+            return Outcome::Retry(Duration::from_millis(self.settings().max_backoff_ms));
         }
-        // A warning at the first time, and ever more rarely.
+        // Logged at the first wait, and at every doubling of their number.
         if waits.is_power_of_two() {
             tracing::warn!(consumer = self.name, event.id = %message.envelope.event_id, error = %error, waits,
-                "the database cannot take an event now; it waits");
+                "the database is unavailable for an event; it waits");
         }
-        Outcome::Wait(self.settings().backoff(waits).min(LONGEST_WAIT))
+        Outcome::Wait(self.settings().backoff(waits).min(MAX_WAIT))
     }
 
-    async fn event(&self, message: &Inbound, epoch: i64, suspect: bool) -> Result<Outcome, sqlx::Error> {
+    async fn handle_event(
+        &self,
+        message: &Message,
+        epoch: i64,
+        suspect: bool,
+    ) -> Result<Outcome, sqlx::Error> {
         if suspect {
-            match self.start(message).await? {
-                Start::Go => {}
-                Start::NotBefore(delay) => return Ok(Outcome::Again(delay)),
+            match self.record_start(message).await? {
+                Start::Proceed => {}
+                Start::NotBefore(delay) => return Ok(Outcome::Retry(delay)),
                 Start::Poison(starts) => {
-                    let error = poison(starts);
-                    return self.bury(message, epoch, Class::Crash, &error, None).await;
+                    let error = poison_error(starts);
+                    return self
+                        .create_dead_letter(message, epoch, Class::Crash, &error, None)
+                        .await;
                 }
             }
         }
         let effect = self
-            .effect(message, epoch, Purpose::Delivery, async |_| Ok(()))
+            .apply(message, epoch, Purpose::Delivery, async |_| Ok(()))
             .await?;
         match effect {
             Effect::Committed | Effect::Duplicate => Ok(Outcome::Done),
             Effect::Fenced => Ok(Outcome::Fenced),
-            Effect::Behind => self.park(message, epoch).await,
-            Effect::Failed(error) => match self.failed(message, &error).await? {
-                Some(delay) => Ok(Outcome::Again(delay)),
-                None => self.bury(message, epoch, Class::of(&error), &error, None).await,
+            Effect::Blocked => self.park(message, epoch).await,
+            Effect::Failed(error) => match self.record_failure(message, &error).await? {
+                Some(delay) => Ok(Outcome::Retry(delay)),
+                None => {
+                    self.create_dead_letter(message, epoch, Class::from_error(&error), &error, None)
+                        .await
+                }
             },
         }
     }
 
     /// Records the start of an attempt that the process may not survive.
-    pub(super) async fn start(&self, message: &Inbound) -> Result<Start, sqlx::Error> {
-        let start = store::start(&self.pool, &self.name, message.envelope.event_id).await?;
+    pub(super) async fn record_start(&self, message: &Message) -> Result<Start, sqlx::Error> {
+        let start = store::record_start(&self.pool, &self.name, message.envelope.event_id).await?;
         if start.wait > Duration::ZERO {
             return Ok(Start::NotBefore(start.wait));
         }
         if start.unfinished > self.settings().crash_tries {
             return Ok(Start::Poison(start.unfinished - 1));
         }
-        Ok(Start::Go)
+        Ok(Start::Proceed)
     }
 
-    /// Inbox mark, handler and `also` in one transaction.
-    pub(super) async fn effect(
+    /// Runs the inbox mark, the handler and `also_write` in one transaction.
+    pub(super) async fn apply(
         &self,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         purpose: Purpose,
-        also: impl AsyncFnOnce(&mut PgConnection) -> Result<(), sqlx::Error>,
+        also_write: impl AsyncFnOnce(&mut PgConnection) -> Result<(), sqlx::Error>,
     ) -> Result<Effect, sqlx::Error> {
         let envelope = &message.envelope;
         let mut tx = store::begin(&self.pool, &envelope.facility).await?;
         let effect = match store::mark(&mut tx, self, message, epoch, purpose).await? {
             Mark::Fenced => Effect::Fenced,
-            Mark::Known => Effect::Duplicate,
-            Mark::Behind => Effect::Behind,
+            Mark::Duplicate => Effect::Duplicate,
+            Mark::Blocked => Effect::Blocked,
             Mark::New => match self.handle_alone(&mut tx, message).await {
                 Ok(()) => {
-                    also(&mut tx).await?;
+                    also_write(&mut tx).await?;
                     tx.commit().await?;
                     self.effects.fetch_add(1, Ordering::Relaxed);
                     return Ok(Effect::Committed);
                 }
-                // The event waits as it does while the database is away.
+                // The event waits as it does while the database is unavailable.
                 Err(HandlerError::Unavailable(_, error)) => {
                     drop(tx);
-                    let ran_out = matches!(Fault::of(&error), Fault::Timeout);
-                    return self.out_of_time(message, error, ran_out).await;
+                    let timed_out = matches!(Fault::of(&error), Fault::Timeout);
+                    return self.on_timeout(message, error, timed_out).await;
                 }
                 Err(error) => Effect::Failed(error),
             },
         };
         let interrupted = matches!(&effect, Effect::Failed(error) if error.code() == handler::TIMED_OUT);
-        match tokio::time::timeout(ROLLBACK, tx.rollback()).await {
+        match tokio::time::timeout(ROLLBACK_TIMEOUT, tx.rollback()).await {
             Ok(rolled_back) => rolled_back?,
-            // It was the database that took so long, and not the handler.
-            Err(_) if interrupted => return self.out_of_time(message, sqlx::Error::PoolTimedOut, true).await,
+            // The database was slow, not the handler.
+            Err(_) if interrupted => return self.on_timeout(message, sqlx::Error::PoolTimedOut, true).await,
             Err(_) => {}
         }
         Ok(effect)
     }
 
-    /// An event waits for as long as the database cannot take it. But where others take effect between its tries, and it
-    /// alone always needs more than the database's limit of time, the waiting has an end.
-    async fn out_of_time(
+    /// An event waits for as long as the database cannot take it. The wait is bounded only for an event that
+    /// exceeds the database's timeout again and again while other events take effect.
+    async fn on_timeout(
         &self,
-        message: &Inbound,
+        message: &Message,
         error: sqlx::Error,
-        ran_out: bool,
+        timed_out: bool,
     ) -> Result<Effect, sqlx::Error> {
         let others = self.effects.load(Ordering::Relaxed) > message.effects_before;
-        if !ran_out || message.waits == 0 || !others {
+        if !timed_out || message.waits == 0 || !others {
             return Err(error);
         }
         let times = store::record_timeout(&self.pool, &self.name, message.envelope.event_id).await?;
@@ -264,35 +278,35 @@ impl Worker {
         let text = format!(
             "it ran into the database's limit of time {times} times while others took effect: {error}"
         );
-        Ok(Effect::Failed(HandlerError::transient(ALWAYS_OUT_OF_TIME, text)))
+        Ok(Effect::Failed(HandlerError::transient(STATEMENT_TIMED_OUT, text)))
     }
 
-    async fn handle_alone(&self, tx: &mut PgConnection, message: &Inbound) -> Result<(), HandlerError> {
+    async fn handle_alone(&self, tx: &mut PgConnection, message: &Message) -> Result<(), HandlerError> {
         self.handle(tx, message, self.handler_timeout()).await?;
-        store::intact(tx).await
+        store::check_not_aborted(tx).await
     }
 
     pub(super) async fn handle(
         &self,
         tx: &mut PgConnection,
-        message: &Inbound,
+        message: &Message,
         limit: Duration,
     ) -> Result<(), HandlerError> {
         let delivery = message.delivery()?;
         let started = Instant::now();
         let handled = handler::run(self.handler.handle(tx, &delivery), limit).await;
-        self.pace().handled(started.elapsed());
+        self.batch_size().record_handler_time(started.elapsed());
         handled
     }
 
-    /// Counts a failure. `None`: the event is dead.
-    pub(super) async fn failed(
+    /// Counts a failure. `None`: the event becomes a dead letter.
+    pub(super) async fn record_failure(
         &self,
-        message: &Inbound,
+        message: &Message,
         error: &HandlerError,
     ) -> Result<Option<Duration>, sqlx::Error> {
         let event = message.envelope.event_id;
-        let before = store::failures(&self.pool, &self.name, event).await?;
+        let before = store::count_failures(&self.pool, &self.name, event).await?;
         let delay = self.settings().backoff(before + 1);
         let failures = store::record_failure(&self.pool, &self.name, event, error, delay).await?;
         tracing::warn!(
@@ -303,14 +317,14 @@ impl Worker {
             failures,
             "an attempt failed"
         );
-        let again = matches!(error, HandlerError::Transient(..))
-            && error.code() != ALWAYS_OUT_OF_TIME
+        let retry = matches!(error, HandlerError::Transient(..))
+            && error.code() != STATEMENT_TIMED_OUT
             && failures < self.settings().attempts;
-        Ok(again.then_some(delay))
+        Ok(retry.then_some(delay))
     }
 }
 
-pub(super) fn poison(starts: u32) -> HandlerError {
+pub(super) fn poison_error(starts: u32) -> HandlerError {
     let text = format!("the process died in {starts} recorded attempts at this event");
     HandlerError::permanent("PROCESS_DIED", text)
 }

@@ -11,23 +11,24 @@ use tracing::{Instrument as _, Span};
 use super::{
     Worker,
     attempt::{Outcome, Purpose},
-    inbound::Inbound,
+    message::Message,
     store::{self, Mark},
 };
 use crate::{HandlerError, handler};
 
-/// The handlers of one transaction together. Past this the events do not wait for the slow one among them.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// The timeout of all handlers of one transaction together. It bounds how long the events wait for a slow one
+/// among them.
+const BATCH_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl Worker {
     /// Handles events of one facility and of different aggregates in one transaction.
     ///
-    /// It happens as a whole or not at all. Where it cannot, because of one handler or the database, nothing is
-    /// counted against anybody: each event is to be tried alone, and what is wrong shows there.
-    pub(super) async fn batch(&self, messages: &[Inbound], epoch: i64) -> Vec<Outcome> {
+    /// All of them take effect, or none. When a handler or the database fails, no failure is counted: each event
+    /// is retried alone, which shows the one at fault.
+    pub(super) async fn handle_batch(&self, messages: &[Message], epoch: i64) -> Vec<Outcome> {
         let started = Instant::now();
         let spans: Vec<_> = messages.iter().map(|message| self.span(message)).collect();
-        let marks = match self.together(messages, &spans, epoch).await {
+        let marks = match self.handle_in_one_transaction(messages, &spans, epoch).await {
             Ok(marks) => marks,
             Err(error) => {
                 tracing::debug!(
@@ -36,30 +37,30 @@ impl Worker {
                     error = %error,
                     "events are handled one by one"
                 );
-                self.pace().fell_apart();
-                return messages.iter().map(|_| Outcome::Apart).collect();
+                self.batch_size().record_rollback();
+                return messages.iter().map(|_| Outcome::RetryAlone).collect();
             }
         };
         let outcomes = marks.into_iter().map(|mark| match mark {
-            Mark::New | Mark::Known => Outcome::Done,
-            Mark::Behind => Outcome::Apart,
+            Mark::New | Mark::Duplicate => Outcome::Done,
+            Mark::Blocked => Outcome::RetryAlone,
             Mark::Fenced => Outcome::Fenced,
         });
         outcomes
-            .inspect(|outcome| self.meter(false, started, outcome))
+            .inspect(|outcome| self.record_metrics(false, started, outcome))
             .collect()
     }
 
-    async fn together(
+    async fn handle_in_one_transaction(
         &self,
-        messages: &[Inbound],
+        messages: &[Message],
         spans: &[Span],
         epoch: i64,
     ) -> Result<Vec<Mark>, HandlerError> {
         let Some(first) = messages.first() else {
             return Ok(Vec::new());
         };
-        let mut tx = store::begin_in_haste(&self.pool, &first.envelope.facility, PATIENCE).await?;
+        let mut tx = store::begin_with_timeout(&self.pool, &first.envelope.facility, BATCH_TIMEOUT).await?;
         match self.handle_all(&mut tx, messages, spans, epoch).await {
             Ok(marks) => {
                 tx.commit().await?;
@@ -68,7 +69,7 @@ impl Worker {
                 Ok(marks)
             }
             Err(error) => {
-                // Now, not some time after this returns: the attempts that follow need the same rows.
+                // Waits for the rollback, since the attempts that follow need the same rows.
                 tx.rollback().await?;
                 Err(error)
             }
@@ -78,11 +79,11 @@ impl Worker {
     async fn handle_all(
         &self,
         tx: &mut PgConnection,
-        messages: &[Inbound],
+        messages: &[Message],
         spans: &[Span],
         epoch: i64,
     ) -> Result<Vec<Mark>, HandlerError> {
-        let marks = store::marks(tx, self, messages, epoch, Purpose::Delivery).await?;
+        let marks = store::mark_all(tx, self, messages, epoch, Purpose::Delivery).await?;
         let started = Instant::now();
         let new = messages
             .iter()
@@ -91,22 +92,22 @@ impl Worker {
         let deliveries = new
             .map(|(message, _)| message.delivery())
             .collect::<Result<Vec<_>, _>>()?;
-        let limit = PATIENCE.min(self.handler_timeout());
+        let limit = BATCH_TIMEOUT.min(self.handler_timeout());
         if deliveries.len() > 1 && handler::run(self.handler.handle_all(tx, &deliveries), limit).await? {
             let each = started.elapsed() / u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
-            self.pace().handled(each);
-            store::intact(tx).await?;
+            self.batch_size().record_handler_time(each);
+            store::check_not_aborted(tx).await?;
             return Ok(marks);
         }
         for ((message, span), mark) in messages.iter().zip(spans).zip(&marks) {
             if *mark == Mark::New {
-                let left = PATIENCE.saturating_sub(started.elapsed());
-                self.handle(tx, message, left.min(self.handler_timeout()))
+                let remaining = BATCH_TIMEOUT.saturating_sub(started.elapsed());
+                self.handle(tx, message, remaining.min(self.handler_timeout()))
                     .instrument(span.clone())
                     .await?;
             }
         }
-        store::intact(tx).await?;
+        store::check_not_aborted(tx).await?;
         Ok(marks)
     }
 }

@@ -1,5 +1,5 @@
-//! A consumer whose filter gains a subject goes back to the first stored message of that subject, because the broker
-//! never goes back by itself: its cursor has passed them.
+//! When a consumer's filter gains a subject, the consumer is reset to the first stored message of that subject.
+//! The broker does not go back by itself: the consumer's cursor has passed those messages.
 
 use async_nats::jetstream::{
     Context,
@@ -9,47 +9,47 @@ use async_nats::jetstream::{
 use sqlx::PgPool;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{definition, inbound::Inbound};
+use super::{definition, message::Message};
 use crate::{Bus, Error, stored_message, streams};
 
-/// The clocks of the databases may differ by this much, and rows may be deleted for this long while a consumer catches up.
-const MARGIN: time::Duration = time::Duration::hours(1);
+/// The databases' clocks may differ by this much, and a catch-up may last this long while rows are pruned.
+const CLOCK_MARGIN: time::Duration = time::Duration::hours(1);
 
-/// The first server that takes a consumer back.
-const RESETS: (i64, i64, i64) = (2, 14, 0);
+/// The first server version that can reset a consumer.
+const MIN_RESET_VERSION: (i64, i64, i64) = (2, 14, 0);
 
-/// What a consumer is being given once more, until its cursor is where it was.
+/// Messages that a consumer receives again, until its cursor is back where it was.
 #[derive(Clone, Debug)]
 pub(super) struct CatchUp {
-    /// Up to this sequence it had acknowledged everything but `subjects`.
+    /// Up to this sequence everything was acknowledged except messages of `subjects`.
     until: u64,
     subjects: Vec<String>,
-    /// What took effect before this time may not be in the inbox any more. `None`: everything is.
+    /// Effects before this time may have been pruned from the inbox. `None`: none was pruned.
     forgotten_until: Option<OffsetDateTime>,
 }
 
-/// How a message that comes during a catch-up is treated.
+/// How a message received during a catch-up is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Treatment {
-    /// As always: the inbox knows whether it has taken effect.
+    /// Handled as usual: the inbox knows whether it has taken effect.
     Handle,
-    /// It was acknowledged before.
+    /// It was acknowledged before, so it is acknowledged again.
     Acknowledged,
     /// The inbox no longer knows whether it has taken effect.
     Forgotten,
 }
 
-/// A consumer with the filter that it is to have.
-pub(crate) struct Filtered {
+/// A consumer with its new filter.
+pub(crate) struct FilteredConsumer {
     pub(super) consumer: PullConsumer,
     pub(super) catch_up: Option<CatchUp>,
-    /// Subjects of which it has not been given what is stored, and the sequence that it had acknowledged.
-    gained: Vec<String>,
+    /// Subjects whose stored messages were not delivered to it, and the sequence up to which it had acknowledged.
+    added: Vec<String>,
     acknowledged: u64,
 }
 
 impl CatchUp {
-    pub(super) fn treatment(&self, message: &Inbound) -> Treatment {
+    pub(super) fn treatment(&self, message: &Message) -> Treatment {
         if message.sequence > self.until {
             return Treatment::Handle;
         }
@@ -61,26 +61,26 @@ impl CatchUp {
             return Treatment::Acknowledged;
         }
         match self.forgotten_until {
-            Some(until) if happened(message) < until + MARGIN => Treatment::Forgotten,
+            Some(until) if occurred_at(message) < until + CLOCK_MARGIN => Treatment::Forgotten,
             _ => Treatment::Handle,
         }
     }
 }
 
-impl Filtered {
-    /// Takes the consumer back, if its filter has gained subjects of which messages are stored. Only for the process
-    /// that consumes.
-    pub(super) async fn go_back(
+impl FilteredConsumer {
+    /// Resets the consumer if its filter has gained subjects with stored messages. Only the process that consumes
+    /// may call it.
+    pub(super) async fn rewind(
         &mut self,
         bus: &Bus,
         pool: &PgPool,
         subjects: &[String],
     ) -> Result<bool, Error> {
-        if self.gained.is_empty() {
+        if self.added.is_empty() {
             return Ok(false);
         }
         let mut first: Option<u64> = None;
-        for subject in &self.gained {
+        for subject in &self.added {
             let stored = stored_message::next(&bus.jetstream(), streams::EVENTS, subject, 1).await?;
             if let Some(message) = stored {
                 first = Some(first.map_or(message.sequence, |first| first.min(message.sequence)));
@@ -89,12 +89,12 @@ impl Filtered {
         let name = self.consumer.cached_info().name.clone();
         if let Some(first) = first {
             let start = first.min(self.acknowledged + 1);
-            take_back(bus, &mut self.consumer, subjects, start).await?;
+            reset_to(bus, &mut self.consumer, subjects, start).await?;
             tracing::info!(
                 consumer = name,
-                subjects = ?self.gained,
+                subjects = ?self.added,
                 stream.sequence = start,
-                "the filter has gained subjects; the consumer went back to their first message"
+                "the filter has gained subjects; the consumer was reset to their first message"
             );
         }
         sqlx::query!(
@@ -108,18 +108,18 @@ impl Filtered {
     }
 }
 
-/// Creates the consumer, or gives it the filter that it is to have. Before the broker learns of subjects that the filter
-/// gains, they are on record as missing, so that they are caught up with whatever dies in between.
-pub(crate) async fn filter(
+/// Creates the consumer, or updates its filter. Subjects that the filter gains are recorded as missing before the
+/// broker learns of them, so that a crash in between does not lose their messages.
+pub(crate) async fn apply_filter(
     bus: &Bus,
     pool: &PgPool,
     name: &str,
     subjects: &[String],
-) -> Result<Filtered, Error> {
+) -> Result<FilteredConsumer, Error> {
     let jetstream = bus.jetstream();
     let wanted = definition(bus, name, subjects);
-    let running = running(&jetstream, name).await?;
-    let stream = streams::running(&jetstream, streams::EVENTS).await?;
+    let running = find_consumer(&jetstream, name).await?;
+    let stream = streams::find(&jetstream, streams::EVENTS).await?;
     let stream = stream
         .as_ref()
         .map_or(OffsetDateTime::UNIX_EPOCH, streams::created);
@@ -136,29 +136,29 @@ pub(crate) async fn filter(
     )
     .fetch_optional(pool)
     .await?;
-    // A consumer that is new at the broker begins with the first message in the stream, of every subject.
+    // A consumer that is new to the broker starts with the first message in the stream, of every subject.
     let filters = match &running {
         Some(running) => &running.config.filter_subjects,
         None => subjects,
     };
     let recorded = known.as_ref().and_then(|known| known.subjects.as_ref());
     let recorded = recorded.filter(|_| running.is_some());
-    let (mut gained, had): (Vec<_>, Vec<_>) = subjects.iter().cloned().partition(|subject| {
+    let (mut added, complete): (Vec<_>, Vec<_>) = subjects.iter().cloned().partition(|subject| {
         let covered = |by: &[String]| by.iter().any(|filter| covers(filter, subject));
         !covered(filters) || !recorded.is_none_or(|recorded| covered(recorded))
     });
-    gained.dedup();
-    let before = known.as_ref().and_then(|known| {
+    added.dedup();
+    let earlier = known.as_ref().and_then(|known| {
         let until = known.catch_up_until?.unsigned_abs();
-        let goes_on = known.catch_up_stream == Some(stream) && until > acknowledged;
-        goes_on.then(|| (until, known.catch_up_subjects.clone()))
+        let is_unfinished = known.catch_up_stream == Some(stream) && until > acknowledged;
+        is_unfinished.then(|| (until, known.catch_up_subjects.clone()))
     });
-    let catch_up = match (before, gained.is_empty()) {
+    let catch_up = match (earlier, added.is_empty()) {
         (None, true) => None,
-        (before, _) => {
-            let (until, mut subjects) = before.unwrap_or((acknowledged, Vec::new()));
+        (earlier, _) => {
+            let (until, mut subjects) = earlier.unwrap_or((acknowledged, Vec::new()));
             subjects.extend(
-                gained
+                added
                     .iter()
                     .filter(|subject| !subjects.contains(subject))
                     .cloned()
@@ -171,20 +171,20 @@ pub(crate) async fn filter(
             })
         }
     };
-    record(pool, name, &had, catch_up.as_ref(), stream).await?;
-    Ok(Filtered {
+    record(pool, name, &complete, catch_up.as_ref(), stream).await?;
+    Ok(FilteredConsumer {
         consumer: create(&jetstream, wanted).await?,
         catch_up,
-        gained,
+        added,
         acknowledged,
     })
 }
 
-/// `had`: the subjects of which nothing is missing.
+/// `complete`: the subjects of which no message is missing.
 async fn record(
     pool: &PgPool,
     name: &str,
-    had: &[String],
+    complete: &[String],
     catch_up: Option<&CatchUp>,
     stream: OffsetDateTime,
 ) -> Result<(), sqlx::Error> {
@@ -197,7 +197,7 @@ async fn record(
          where name = $1 and (subjects, catch_up_until, catch_up_subjects)
              is distinct from ($2::text[], $3::bigint, $4::text[])",
         name,
-        had,
+        complete,
         until,
         subjects,
         stream,
@@ -207,21 +207,21 @@ async fn record(
     Ok(())
 }
 
-/// Inbox rows and dead letters are kept at least so long.
+/// Inbox rows and dead letters are kept for at least this many days.
 fn kept_days(bus: &Bus) -> i32 {
     let settings = bus.settings();
     let days = settings.inbox_kept_days.min(settings.dead_letters_kept_days);
     i32::try_from(days).unwrap_or(i32::MAX)
 }
 
-/// When the event happened; no later than it was published.
-fn happened(message: &Inbound) -> OffsetDateTime {
+/// When the event happened, and no later than it was published.
+fn occurred_at(message: &Message) -> OffsetDateTime {
     let named = message.headers.get("ce-time");
     let named = named.and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
     named.map_or(message.published, |named| named.min(message.published))
 }
 
-async fn running(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
+async fn find_consumer(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
     const NOT_FOUND: usize = 404;
     let found = jetstream.get_consumer_from_stream(name, streams::EVENTS).await;
     match found {
@@ -244,15 +244,15 @@ async fn create(
     created.map_err(Error::broker)
 }
 
-/// A server that cannot take a consumer back gets it anew: it begins with the first message in the stream, and what was
-/// acknowledged is passed over all the same.
-async fn take_back(
+/// Resets the consumer to this sequence. On a server that cannot do so the consumer is deleted and created again:
+/// it starts with the first message in the stream, and messages acknowledged before are skipped.
+async fn reset_to(
     bus: &Bus,
     consumer: &mut PullConsumer,
     subjects: &[String],
     start: u64,
 ) -> Result<(), Error> {
-    let (major, minor, patch) = RESETS;
+    let (major, minor, patch) = MIN_RESET_VERSION;
     if bus.client().is_server_compatible(major, minor, patch) {
         consumer.reset(Some(start)).await.map_err(Error::broker)?;
         return Ok(());
@@ -267,7 +267,7 @@ async fn take_back(
     Ok(())
 }
 
-/// Whether a filter takes every message that another one, or a plain subject, takes.
+/// Whether a filter matches every message that another filter, or a plain subject, matches.
 fn covers(filter: &str, subject: &str) -> bool {
     let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
     loop {
@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_covers_what_it_takes_all_of() {
+    fn a_filter_covers_a_subject_whose_every_message_it_matches() {
         for (filter, subject) in [
             ("evt.order.order.adjusted", "evt.order.order.adjusted"),
             ("evt.order.order.*", "evt.order.order.adjusted"),

@@ -2,16 +2,16 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 
-use crate::{Bus, handler::Erased};
+use crate::{Bus, handler::DynHandler};
 
-/// A consumer that this process runs, or stands by for.
+/// A consumer that this process runs or stands by for.
 #[derive(Clone)]
-pub(crate) struct Known {
+pub(crate) struct Registration {
     pub(crate) subjects: Vec<String>,
-    pub(crate) handler: Arc<dyn Erased>,
+    pub(crate) handler: Arc<dyn DynHandler>,
 }
 
-/// The broker's side of a consumer, as code.
+/// The broker's configuration of a consumer.
 pub(crate) fn definition(bus: &Bus, name: &str, subjects: &[String]) -> pull::Config {
     let settings = &bus.settings().consumer;
     let retries = format!("retry.{}.{name}", bus.service());

@@ -4,10 +4,10 @@ use std::collections::{HashMap, VecDeque};
 
 use uuid::Uuid;
 
-/// What waits, by key. A key is idle, running one item, or held until one item comes back.
+/// Waiting items by key. A key is idle, running one item, or held until one item is redelivered.
 pub(super) struct Queue<T> {
     keys: HashMap<Uuid, Key<T>>,
-    /// Keys with something to run, in the order in which they became ready.
+    /// Keys with an item to run, in the order in which they became ready.
     ready: VecDeque<Uuid>,
 }
 
@@ -20,11 +20,11 @@ struct Key<T> {
 enum State {
     Idle,
     Running,
-    /// Waits for the item of this sequence, which was sent back to the broker.
-    Held(u64),
+    /// Waits for the item of this sequence, which the broker will redeliver.
+    AwaitingRedelivery(u64),
 }
 
-/// An item's place in the stream.
+/// An item's position in the stream.
 pub(super) trait Sequenced {
     fn sequence(&self) -> u64;
 }
@@ -37,11 +37,11 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// Adds an item behind those of its key; one that its key is held for goes before them.
+    /// Adds an item behind those of its key. The item that a held key waits for goes before them.
     pub(super) fn push(&mut self, id: Uuid, item: T) {
         let key = self.keys.entry(id).or_insert_with(Key::new);
         match key.state {
-            State::Held(awaited) if awaited == item.sequence() => {
+            State::AwaitingRedelivery(awaited) if awaited == item.sequence() => {
                 key.waiting.push_front(item);
                 key.state = State::Idle;
                 self.ready.push_back(id);
@@ -54,19 +54,19 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// How many keys may run.
-    pub(super) fn ready(&self) -> usize {
+    /// The number of keys with an item to run.
+    pub(super) fn ready_count(&self) -> usize {
         self.ready.len()
     }
 
-    /// Takes the next items whose keys may run and that are `wanted`, one of a key and `most` altogether.
-    pub(super) fn take(&mut self, most: usize, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
+    /// Takes the next items that `accepts` holds for, one of each ready key and at most `max`.
+    pub(super) fn take(&mut self, max: usize, mut accepts: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
         self.ready.retain(|id| {
-            let Some(key) = self.keys.get_mut(id).filter(|_| taken.len() < most) else {
+            let Some(key) = self.keys.get_mut(id).filter(|_| taken.len() < max) else {
                 return true;
             };
-            let Some(item) = key.waiting.pop_front_if(|item| wanted(item)) else {
+            let Some(item) = key.waiting.pop_front_if(|item| accepts(item)) else {
                 return true;
             };
             key.state = State::Running;
@@ -76,8 +76,8 @@ impl<T: Sequenced> Queue<T> {
         taken
     }
 
-    /// The running item of a key is to run again, before all others.
-    pub(super) fn returned(&mut self, id: Uuid, item: T) {
+    /// The running item of a key runs again, before all others.
+    pub(super) fn requeue(&mut self, id: Uuid, item: T) {
         if let Some(key) = self.keys.get_mut(&id) {
             key.waiting.push_front(item);
             key.state = State::Idle;
@@ -85,8 +85,8 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// The running item of a key has an end, and the next one may run.
-    pub(super) fn finished(&mut self, id: Uuid) {
+    /// The running item of a key is finished, and the next one may run.
+    pub(super) fn complete(&mut self, id: Uuid) {
         let Some(key) = self.keys.get_mut(&id) else { return };
         if key.waiting.is_empty() {
             self.keys.remove(&id);
@@ -96,10 +96,10 @@ impl<T: Sequenced> Queue<T> {
         }
     }
 
-    /// The running item of a key was sent back and will be delivered again; the rest waits for it.
-    pub(super) fn held(&mut self, id: Uuid, sequence: u64) {
+    /// The running item of a key will be redelivered, and the others wait for it.
+    pub(super) fn await_redelivery(&mut self, id: Uuid, sequence: u64) {
         if let Some(key) = self.keys.get_mut(&id) {
-            key.state = State::Held(sequence);
+            key.state = State::AwaitingRedelivery(sequence);
         }
     }
 }
@@ -137,30 +137,30 @@ mod tests {
         assert_eq!(next(&mut queue), Some(1));
         assert_eq!(next(&mut queue), Some(3));
         assert_eq!(next(&mut queue), None);
-        queue.finished(a);
+        queue.complete(a);
         assert_eq!(next(&mut queue), Some(2));
     }
 
     #[test]
-    fn later_items_wait_for_the_one_that_was_sent_back() {
+    fn later_items_wait_for_an_item_that_is_redelivered() {
         let a = Uuid::from_u128(1);
         let mut queue = Queue::new();
         queue.push(a, 1);
         assert_eq!(next(&mut queue), Some(1));
         queue.push(a, 2);
-        queue.held(a, 1);
+        queue.await_redelivery(a, 1);
         queue.push(a, 3);
         assert_eq!(next(&mut queue), None);
         queue.push(a, 1);
         for item in [1, 2, 3] {
             assert_eq!(next(&mut queue), Some(item));
-            queue.finished(a);
+            queue.complete(a);
         }
         assert!(queue.keys.is_empty());
     }
 
     #[test]
-    fn items_are_taken_together_in_order_and_the_others_keep_their_places() {
+    fn items_are_taken_together_in_order_and_the_others_keep_their_order() {
         let ids: Vec<_> = (0..6).map(Uuid::from_u128).collect();
         let mut queue = Queue::new();
         for (id, item) in ids.iter().zip(0..) {
@@ -169,9 +169,9 @@ mod tests {
         }
         let even = |item: &u64| item.is_multiple_of(2);
         assert_eq!(queue.take(2, even), [0, 2]);
-        assert_eq!(queue.ready(), 4);
-        queue.returned(ids[2], 2);
-        queue.finished(ids[0]);
+        assert_eq!(queue.ready_count(), 4);
+        queue.requeue(ids[2], 2);
+        queue.complete(ids[0]);
         assert_eq!(queue.take(9, |_| true), [2, 1, 3, 4, 5, 10]);
     }
 }

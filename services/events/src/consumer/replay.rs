@@ -1,70 +1,63 @@
-//! A dead letter's second chance: the head first, then in order what waits behind it.
+//! Replays a dead letter, then in order the events parked behind it.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
     Worker,
-    attempt::{Effect, Outcome, Purpose, Start, poison},
-    ending::Behind,
-    inbound::Inbound,
+    attempt::{Effect, Outcome, Purpose, Start, poison_error},
+    dead_letter::ParkedBehind,
+    message::Message,
     store,
 };
-use crate::{
-    HandlerError,
-    dead_letter::{self, Class},
-    lease::fence,
-};
+use crate::{HandlerError, failure::Class, lease::fence, replay_notice};
 
 impl Worker {
-    /// Handles a message on `retry.<service>.<consumer>`. It shares its key's turn with the aggregate's other
-    /// events, so nothing overtakes.
+    /// Handles a message on `retry.<service>.<consumer>`. It is queued under the same key as the aggregate's other
+    /// events, so that none overtakes it.
     pub(super) async fn replay(
         &self,
         dead_letter: Uuid,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         suspect: bool,
     ) -> Result<Outcome, sqlx::Error> {
         let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
-        let found = store::dead_letter(&mut tx, dead_letter, message).await?;
+        let found = store::find_dead_letter(&mut tx, dead_letter, message).await?;
         tx.rollback().await?;
-        // One that is gone was settled long ago.
+        // A dead letter that no longer exists was resolved or discarded, and then pruned.
         let Some((state, event)) = found else {
             return Ok(Outcome::Done);
         };
-        // The event itself, and the turn of the message that stands for it.
-        let event = match message.is_reference() {
-            true => &event,
-            false => message,
-        };
+        // A reference runs the event that is stored in the dead letter.
+        let event = if message.is_reference() { &event } else { message };
         match state.as_str() {
             "replaying" => {
-                if let Some(outcome) = self.head(dead_letter, event, epoch, suspect).await? {
+                if let Some(outcome) = self.replay_head(dead_letter, event, epoch, suspect).await? {
                     return Ok(outcome);
                 }
                 self.drain_parked(dead_letter, message, epoch, false).await
             }
             "resolved" | "discarded" => self.drain_parked(dead_letter, message, epoch, suspect).await,
-            // A replay that has failed and is told once more.
+            // A duplicate of a replay that has failed.
             _ => Ok(Outcome::Done),
         }
     }
 
-    /// The dead letter itself. `None`: it took effect.
-    async fn head(
+    /// Replays the dead letter itself. `None`: it took effect.
+    async fn replay_head(
         &self,
         dead_letter: Uuid,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         suspect: bool,
     ) -> Result<Option<Outcome>, sqlx::Error> {
         if suspect {
-            match self.start(message).await? {
-                Start::Go => {}
-                Start::NotBefore(delay) => return Ok(Some(Outcome::Again(delay))),
+            match self.record_start(message).await? {
+                Start::Proceed => {}
+                Start::NotBefore(delay) => return Ok(Some(Outcome::Retry(delay))),
                 Start::Poison(starts) => {
-                    let error = poison(starts);
+                    let error = poison_error(starts);
                     return self
                         .reopen(dead_letter, message, epoch, Class::Crash, &error)
                         .await
@@ -73,30 +66,30 @@ impl Worker {
             }
         }
         let resolve = async |tx: &mut PgConnection| resolve(tx, dead_letter, &self.handler_version).await;
-        match self.effect(message, epoch, Purpose::Replay, resolve).await? {
+        match self.apply(message, epoch, Purpose::Replay, resolve).await? {
             Effect::Committed => Ok(None),
             Effect::Fenced => Ok(Some(Outcome::Fenced)),
-            Effect::Duplicate | Effect::Behind => {
+            Effect::Duplicate | Effect::Blocked => {
                 let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
                 resolve(&mut tx).await?;
                 tx.commit().await?;
                 Ok(None)
             }
-            Effect::Failed(error) => match self.failed(message, &error).await? {
-                Some(delay) => Ok(Some(Outcome::Again(delay))),
+            Effect::Failed(error) => match self.record_failure(message, &error).await? {
+                Some(delay) => Ok(Some(Outcome::Retry(delay))),
                 None => self
-                    .reopen(dead_letter, message, epoch, Class::of(&error), &error)
+                    .reopen(dead_letter, message, epoch, Class::from_error(&error), &error)
                     .await
                     .map(Some),
             },
         }
     }
 
-    /// Everything that waits behind a dead letter that is resolved or discarded; then the aggregate flows again.
+    /// Replays the events parked behind a resolved or discarded dead letter. Then the aggregate is no longer held.
     async fn drain_parked(
         &self,
         dead_letter: Uuid,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         mut suspect: bool,
     ) -> Result<Outcome, sqlx::Error> {
@@ -110,7 +103,7 @@ impl Worker {
                 self.name,
                 message.key(),
             );
-            // Another dead letter has become the head: it decides when the rest goes on.
+            // Another dead letter is the head now, and its replay continues with the rest.
             if head.fetch_optional(&mut *tx).await? != Some(dead_letter) {
                 return Ok(Outcome::Done);
             }
@@ -120,30 +113,30 @@ impl Worker {
                 return Ok(Outcome::Done);
             };
             tx.rollback().await?;
-            let behind = Behind { dead_letter, parked };
-            if let Some(outcome) = self.parked(behind, &next, message, epoch, suspect).await? {
+            let behind = ParkedBehind { dead_letter, parked };
+            if let Some(outcome) = self.replay_parked(behind, &next, message, epoch, suspect).await? {
                 return Ok(outcome);
             }
             suspect = false;
         }
     }
 
-    /// One parked event. `None`: it took effect.
-    async fn parked(
+    /// Replays one parked event. `None`: it took effect.
+    async fn replay_parked(
         &self,
-        behind: Behind,
-        next: &Inbound,
-        carrier: &Inbound,
+        behind: ParkedBehind,
+        next: &Message,
+        carrier: &Message,
         epoch: i64,
         suspect: bool,
     ) -> Result<Option<Outcome>, sqlx::Error> {
         if suspect {
-            match self.start(next).await? {
-                Start::Go => {}
-                Start::NotBefore(delay) => return Ok(Some(Outcome::Again(delay))),
+            match self.record_start(next).await? {
+                Start::Proceed => {}
+                Start::NotBefore(delay) => return Ok(Some(Outcome::Retry(delay))),
                 Start::Poison(starts) => {
                     return self
-                        .bury(next, epoch, Class::Crash, &poison(starts), Some(behind))
+                        .create_dead_letter(next, epoch, Class::Crash, &poison_error(starts), Some(behind))
                         .await
                         .map(Some);
                 }
@@ -151,42 +144,42 @@ impl Worker {
         }
         let parked = behind.parked;
         let remove = async |tx: &mut PgConnection| store::remove_parked(tx, parked).await;
-        match self.effect(next, epoch, Purpose::Replay, remove).await? {
+        match self.apply(next, epoch, Purpose::Replay, remove).await? {
             Effect::Committed => Ok(None),
             Effect::Fenced => Ok(Some(Outcome::Fenced)),
-            Effect::Duplicate | Effect::Behind => {
+            Effect::Duplicate | Effect::Blocked => {
                 let mut tx = store::begin(&self.pool, &next.envelope.facility).await?;
                 store::remove_parked(&mut tx, parked).await?;
                 tx.commit().await?;
                 Ok(None)
             }
             Effect::Failed(error) => self
-                .parked_failed(behind, next, carrier, epoch, &error)
+                .on_parked_failure(behind, next, carrier, epoch, &error)
                 .await
                 .map(Some),
         }
     }
 
-    async fn parked_failed(
+    async fn on_parked_failure(
         &self,
-        behind: Behind,
-        next: &Inbound,
-        carrier: &Inbound,
+        behind: ParkedBehind,
+        next: &Message,
+        carrier: &Message,
         epoch: i64,
         error: &HandlerError,
     ) -> Result<Outcome, sqlx::Error> {
-        let Some(delay) = self.failed(next, error).await? else {
+        let Some(delay) = self.record_failure(next, error).await? else {
             return self
-                .bury(next, epoch, Class::of(error), error, Some(behind))
+                .create_dead_letter(next, epoch, Class::from_error(error), error, Some(behind))
                 .await;
         };
         if carrier.delivered + 1 < self.settings().max_deliver {
-            return Ok(Outcome::Again(delay));
+            return Ok(Outcome::Retry(delay));
         }
-        // The message that carries the replay has used up its deliveries: another one goes on.
+        // The message that carries the replay has used up its deliveries, so another one continues.
         let mut tx = store::begin(&self.pool, &next.envelope.facility).await?;
         let message_id = format!("continue:{}:{}", behind.dead_letter, Uuid::new_v4());
-        dead_letter::call(&mut tx, self.bus.service(), behind.dead_letter, message_id).await?;
+        replay_notice::send(&mut tx, self.bus.service(), behind.dead_letter, message_id).await?;
         tx.commit().await?;
         Ok(Outcome::Done)
     }

@@ -1,38 +1,38 @@
-//! A consumer's SQL.
+//! The SQL of a consumer.
 
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-pub(super) use crate::store::{begin, begin_in_haste};
+pub(super) use crate::store::{begin, begin_with_timeout};
 
-use super::{Worker, attempt::Purpose, inbound::Inbound};
+use super::{Worker, attempt::Purpose, message::Message};
 use crate::{
     HandlerError,
     envelope::{Envelope, Headers},
 };
 
-/// What the transaction of an effect finds when it begins.
+/// The state of an event when its transaction begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// The inbox did not know the event, and now does: its handler is to run.
+    /// The event was not in the inbox and now is: its handler must run.
     New,
     /// It has taken effect, or is a dead letter.
-    Known,
-    /// An earlier event of the aggregate is dead.
-    Behind,
-    /// The consumer is not this process's any more. For every other mark it is, until the end of the transaction.
+    Duplicate,
+    /// An earlier event of the aggregate is a dead letter.
+    Blocked,
+    /// This process no longer owns the consumer. With every other mark it does, until the end of the transaction.
     Fenced,
 }
 
 #[derive(Default)]
-pub(super) struct Started {
+pub(super) struct RecordedStart {
     pub(super) unfinished: u32,
     pub(super) wait: Duration,
 }
 
-/// Makes the consumer known and tells whether an operator paused it.
+/// Registers the consumer and returns whether an operator paused it.
 pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx::Error> {
     let known = sqlx::query_scalar!("select paused from events.consumer where name = $1", consumer);
     if let Some(paused) = known.fetch_optional(pool).await? {
@@ -47,19 +47,19 @@ pub(super) async fn register(pool: &PgPool, consumer: &str) -> Result<bool, sqlx
     Ok(false)
 }
 
-/// Marks events of one facility as taken effect and forgets their failures: the transaction that does so commits only if
-/// their handlers succeed. What is dead or waits behind a dead letter is marked only by its replay.
-pub(super) async fn marks(
+/// Marks events of one facility as taken effect and deletes their failures. The caller commits only if their
+/// handlers succeed. A dead letter, or an event parked behind one, is marked only by its replay.
+pub(super) async fn mark_all(
     tx: &mut PgConnection,
     worker: &Worker,
-    messages: &[Inbound],
+    messages: &[Message],
     epoch: i64,
     purpose: Purpose,
 ) -> Result<Vec<Mark>, sqlx::Error> {
     let events: Vec<_> = messages.iter().map(|message| message.envelope.event_id).collect();
-    let aggregates: Vec<_> = messages.iter().map(Inbound::key).collect();
-    // `limit` makes the planner look every event up. Left to choose, it reads the whole table once, by a plan that it
-    // keeps from when the table was small.
+    let aggregates: Vec<_> = messages.iter().map(Message::key).collect();
+    // `limit` makes the planner look each event up. Without it the planner reads the whole table, by a plan that
+    // it keeps from when the table was small.
     let rows = sqlx::query!(
         r#"with fence as (
                select 1 from events.lease where name = $1 and epoch = $2 for key share
@@ -96,27 +96,27 @@ pub(super) async fn marks(
         .map(|row| match (row.held, row.marked, row.behind) {
             (false, ..) => Mark::Fenced,
             (_, true, _) => Mark::New,
-            (.., true) => Mark::Behind,
-            _ => Mark::Known,
+            (.., true) => Mark::Blocked,
+            _ => Mark::Duplicate,
         });
     Ok(marks.collect())
 }
 
-/// [`marks`] for one event.
+/// [`mark_all`] for one event.
 pub(super) async fn mark(
     tx: &mut PgConnection,
     worker: &Worker,
-    message: &Inbound,
+    message: &Message,
     epoch: i64,
     purpose: Purpose,
 ) -> Result<Mark, sqlx::Error> {
-    let marks = marks(tx, worker, std::slice::from_ref(message), epoch, purpose).await?;
+    let marks = mark_all(tx, worker, std::slice::from_ref(message), epoch, purpose).await?;
     marks.first().copied().ok_or(sqlx::Error::RowNotFound)
 }
 
-/// Refuses a transaction of which PostgreSQL would make a rollback: a handler went on after one of its statements had
-/// failed. The commit of such a transaction is no error by itself.
-pub(super) async fn intact(tx: &mut PgConnection) -> Result<(), HandlerError> {
+/// Refuses a transaction that a failed statement has aborted: the handler continued after the error. PostgreSQL
+/// would roll it back at the commit without an error.
+pub(super) async fn check_not_aborted(tx: &mut PgConnection) -> Result<(), HandlerError> {
     const IN_FAILED_TRANSACTION: &str = "25P02";
     let Err(error) = sqlx::query("select 1").execute(tx).await else {
         return Ok(());
@@ -129,9 +129,13 @@ pub(super) async fn intact(tx: &mut PgConnection) -> Result<(), HandlerError> {
     Err(error.into())
 }
 
-/// Counts a start, unless the event is not due yet or has taken effect: that one comes again for its acknowledgement
-/// alone, and whoever dies then does not die of it.
-pub(super) async fn start(pool: &PgPool, consumer: &str, event: Uuid) -> Result<Started, sqlx::Error> {
+/// Counts a start, unless the event is not due yet or has taken effect. The latter is redelivered only to be
+/// acknowledged, and a crash then is not caused by it.
+pub(super) async fn record_start(
+    pool: &PgPool,
+    consumer: &str,
+    event: Uuid,
+) -> Result<RecordedStart, sqlx::Error> {
     let row = sqlx::query!(
         r#"insert into events.failure (consumer, event_id, unfinished)
            select $1, $2, 1 where not exists (select from events.inbox where consumer = $1 and event_id = $2)
@@ -143,13 +147,13 @@ pub(super) async fn start(pool: &PgPool, consumer: &str, event: Uuid) -> Result<
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map_or_else(Started::default, |row| Started {
+    Ok(row.map_or_else(RecordedStart::default, |row| RecordedStart {
         unfinished: row.unfinished.unsigned_abs(),
         wait: Duration::from_secs_f64(row.wait),
     }))
 }
 
-pub(super) async fn failures(pool: &PgPool, consumer: &str, event: Uuid) -> Result<u32, sqlx::Error> {
+pub(super) async fn count_failures(pool: &PgPool, consumer: &str, event: Uuid) -> Result<u32, sqlx::Error> {
     let known = sqlx::query_scalar!(
         "select failures from events.failure where consumer = $1 and event_id = $2",
         consumer,
@@ -187,7 +191,7 @@ pub(super) async fn record_failure(
     Ok(failures.unsigned_abs())
 }
 
-/// Counts that an event ran into the limit of time while others took effect.
+/// Counts that an event exceeded the timeout while others took effect.
 pub(super) async fn record_timeout(pool: &PgPool, consumer: &str, event: Uuid) -> Result<u32, sqlx::Error> {
     let timeouts = sqlx::query_scalar!(
         "insert into events.failure (consumer, event_id, timeouts) values ($1, $2, 1)
@@ -202,8 +206,8 @@ pub(super) async fn record_timeout(pool: &PgPool, consumer: &str, event: Uuid) -
     Ok(timeouts.unsigned_abs())
 }
 
-/// An attempt whose start was recorded has ended without an outcome: the process did not die in it.
-pub(super) async fn survived(pool: &PgPool, consumer: &str, event: Uuid) -> Result<(), sqlx::Error> {
+/// A recorded start has ended without an outcome, but the process has not crashed in it.
+pub(super) async fn clear_unfinished(pool: &PgPool, consumer: &str, event: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update events.failure set unfinished = 0 where consumer = $1 and event_id = $2",
         consumer,
@@ -214,7 +218,7 @@ pub(super) async fn survived(pool: &PgPool, consumer: &str, event: Uuid) -> Resu
     Ok(())
 }
 
-pub(super) async fn forget_failures(
+pub(super) async fn delete_failures(
     tx: &mut PgConnection,
     consumer: &str,
     event: Uuid,
@@ -232,7 +236,7 @@ pub(super) async fn forget_failures(
 pub(super) async fn park(
     tx: &mut PgConnection,
     consumer: &str,
-    message: &Inbound,
+    message: &Message,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into events.parked (consumer, aggregate_id, facility, event_id, message_id, subject, stream,
@@ -257,12 +261,12 @@ pub(super) async fn park(
     Ok(())
 }
 
-/// The event at the head of those that wait for an aggregate, as if it had just been delivered on `carrier`.
+/// The first event parked for an aggregate, as if it had just been delivered by `carrier`.
 pub(super) async fn first_parked(
     tx: &mut PgConnection,
     consumer: &str,
-    carrier: &Inbound,
-) -> Result<Option<(i64, Inbound)>, sqlx::Error> {
+    carrier: &Message,
+) -> Result<Option<(i64, Message)>, sqlx::Error> {
     let row = sqlx::query!(
         "select id, event_id, message_id, subject, stream, stream_sequence, headers, body
          from events.parked where consumer = $1 and aggregate_id = $2 order by id limit 1",
@@ -275,8 +279,8 @@ pub(super) async fn first_parked(
     let headers: Headers =
         serde_json::from_value(row.headers).map_err(|error| sqlx::Error::Decode(error.into()))?;
     let sequence = row.stream_sequence.unsigned_abs();
-    let (envelope, malformed) = Envelope::read(&headers, &row.stream, sequence);
-    let inbound = Inbound {
+    let (envelope, malformed) = Envelope::parse_or_placeholder(&headers, &row.stream, sequence);
+    let message = Message {
         stream: row.stream,
         sequence,
         subject: row.subject,
@@ -287,15 +291,15 @@ pub(super) async fn first_parked(
         malformed,
         ..carrier.clone()
     };
-    Ok(Some((row.id, inbound)))
+    Ok(Some((row.id, message)))
 }
 
-/// The state of a dead letter, and its event as if it had just been delivered on `carrier`.
-pub(super) async fn dead_letter(
+/// The state of a dead letter, and its event as if it had just been delivered by `carrier`.
+pub(super) async fn find_dead_letter(
     tx: &mut PgConnection,
     id: Uuid,
-    carrier: &Inbound,
-) -> Result<Option<(String, Inbound)>, sqlx::Error> {
+    carrier: &Message,
+) -> Result<Option<(String, Message)>, sqlx::Error> {
     let row = sqlx::query!(
         "select state, message_id, subject, stream, stream_sequence, headers, body
          from events.dead_letter where id = $1",
@@ -307,8 +311,8 @@ pub(super) async fn dead_letter(
     let headers: Headers =
         serde_json::from_value(row.headers).map_err(|error| sqlx::Error::Decode(error.into()))?;
     let sequence = row.stream_sequence.unsigned_abs();
-    let (envelope, malformed) = Envelope::read(&headers, &row.stream, sequence);
-    let inbound = Inbound {
+    let (envelope, malformed) = Envelope::parse_or_placeholder(&headers, &row.stream, sequence);
+    let message = Message {
         stream: row.stream,
         sequence,
         subject: row.subject,
@@ -319,7 +323,7 @@ pub(super) async fn dead_letter(
         malformed,
         ..carrier.clone()
     };
-    Ok(Some((row.state, inbound)))
+    Ok(Some((row.state, message)))
 }
 
 pub(super) async fn remove_parked(tx: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {

@@ -1,4 +1,4 @@
-//! What operators do to dead letters: each action once, however often its request comes, and on record.
+//! Operators' actions on dead letters. Each is executed once, however often its request is sent, and is recorded.
 
 use chassis::idempotency;
 use prost::{Message, Name};
@@ -8,57 +8,57 @@ use sqlx::{PgConnection, PgPool};
 use tonic::{Response, Status};
 use uuid::Uuid;
 
-use super::{Caller, failure::Failure, letters, runs};
-use crate::dead_letter;
+use super::{Operator, dead_letters, error::Error, runs};
+use crate::replay_notice;
 
-/// A mutating request, as the audit trail and a repetition of it need to know it.
+/// A mutating request, with what identifies it in the audit trail and when it is repeated.
 pub(super) struct Action<'a> {
     pub(super) name: &'static str,
     pub(super) request_id: Uuid,
     request_hash: Vec<u8>,
-    pub(super) caller: &'a Caller,
+    pub(super) operator: &'a Operator,
 }
 
-/// Does an action that was not done before, and answers a repeated request as the first time.
-pub(super) async fn once<A: Message + Default>(
+/// Executes an action that was not executed before. A repeated request gets the stored response.
+pub(super) async fn execute_once<A: Message + Default>(
     pool: &PgPool,
     action: &Action<'_>,
-    act: impl AsyncFnOnce(&mut PgConnection) -> Result<(A, About), Failure>,
+    act: impl AsyncFnOnce(&mut PgConnection) -> Result<(A, AuditDetail), Error>,
 ) -> Result<Response<A>, Status> {
-    let mut tx = action.caller.begin(pool).await.map_err(Failure::from)?;
-    if let Some(answer) = action.answered(&mut tx).await? {
-        return Ok(idempotency::replayed(answer));
+    let mut tx = action.operator.begin(pool).await.map_err(Error::from)?;
+    if let Some(response) = action.find_response(&mut tx).await? {
+        return Ok(idempotency::replayed(response));
     }
-    chassis::record_effect(&mut tx).await.map_err(Failure::from)?;
-    let (answer, about) = act(&mut tx).await?;
-    action.record(&mut tx, &answer, about).await?;
-    tx.commit().await.map_err(Failure::from)?;
+    chassis::record_effect(&mut tx).await.map_err(Error::from)?;
+    let (response, detail) = act(&mut tx).await?;
+    action.record(&mut tx, &response, detail).await?;
+    tx.commit().await.map_err(Error::from)?;
     tracing::info!(
         action = action.name,
-        actor = action.caller.subject,
+        actor = action.operator.subject,
         request_id = %action.request_id,
-        "an operator acted"
+        "an operator's action was executed"
     );
-    Ok(Response::new(answer))
+    Ok(Response::new(response))
 }
 
-/// What an action is about.
+/// The subject of an action, for the audit trail.
 #[derive(Default)]
-pub(super) struct About {
+pub(super) struct AuditDetail {
     dead_letter: Option<Uuid>,
     run: Option<Uuid>,
     detail: String,
 }
 
-impl About {
-    pub(super) fn said(detail: String) -> Self {
+impl AuditDetail {
+    pub(super) fn new(detail: String) -> Self {
         Self {
             detail,
             ..Self::default()
         }
     }
 
-    pub(super) fn letter(id: Uuid, detail: String) -> Self {
+    pub(super) fn for_dead_letter(id: Uuid, detail: String) -> Self {
         Self {
             dead_letter: Some(id),
             detail,
@@ -68,29 +68,29 @@ impl About {
 }
 
 impl<'a> Action<'a> {
-    pub(super) fn of<M: Message + Name>(
+    pub(super) fn new<M: Message + Name>(
         name: &'static str,
         request: &M,
         request_id: &str,
-        caller: &'a Caller,
-    ) -> Result<Self, Failure> {
+        operator: &'a Operator,
+    ) -> Result<Self, Error> {
         Ok(Self {
             name,
             request_id: uuid(request_id, "request_id")?,
             request_hash: Sha256::digest(request.encode_to_vec()).to_vec(),
-            caller,
+            operator,
         })
     }
 
-    /// The answer that this request got before.
-    pub(super) async fn answered<A: Message + Default>(
+    /// The stored response of an earlier execution of this request.
+    pub(super) async fn find_response<A: Message + Default>(
         &self,
         tx: &mut PgConnection,
-    ) -> Result<Option<A>, Failure> {
+    ) -> Result<Option<A>, Error> {
         let row = sqlx::query!(
             "select request_hash, answer from events.operator_action
              where facility = $1 and action = $2 and request_id = $3",
-            self.caller.facility,
+            self.operator.facility,
             self.name,
             self.request_id,
         );
@@ -98,71 +98,71 @@ impl<'a> Action<'a> {
             return Ok(None);
         };
         if row.request_hash != self.request_hash {
-            return Err(Failure::RequestIdReused);
+            return Err(Error::RequestIdReused);
         }
-        let answer = A::decode(row.answer.as_slice()).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok(Some(answer))
+        let response = A::decode(row.answer.as_slice()).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok(Some(response))
     }
 
-    /// Puts the action and its answer on record. Fails when the same request is faster elsewhere.
+    /// Stores the action and its response. Fails when the same request has been executed concurrently.
     pub(super) async fn record<A: Message>(
         &self,
         tx: &mut PgConnection,
-        answer: &A,
-        about: About,
-    ) -> Result<(), Failure> {
+        response: &A,
+        detail: AuditDetail,
+    ) -> Result<(), Error> {
         let recorded = sqlx::query!(
             "insert into events.operator_action (facility, action, request_id, request_hash, answer, actor,
                  dead_letter_id, replay_run_id, detail)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              on conflict (facility, action, request_id) do nothing",
-            self.caller.facility,
+            self.operator.facility,
             self.name,
             self.request_id,
             self.request_hash,
-            answer.encode_to_vec(),
-            self.caller.subject,
-            about.dead_letter,
-            about.run,
-            about.detail,
+            response.encode_to_vec(),
+            self.operator.subject,
+            detail.dead_letter,
+            detail.run,
+            detail.detail,
         )
         .execute(tx)
         .await?;
         if recorded.rows_affected() == 0 {
-            Err(Failure::Concurrent)
+            Err(Error::Concurrent)
         } else {
             Ok(())
         }
     }
 }
 
-/// Sends a dead letter to its consumer again. One whose replay got lost can be sent once more.
+/// Sends a dead letter to its consumer again. A replay that got lost can be sent once more.
 pub(super) async fn replay(
     tx: &mut PgConnection,
     service: &str,
     request: &ops::ReplayDeadLetterRequest,
-) -> Result<(ops::ReplayDeadLetterResponse, About), Failure> {
+) -> Result<(ops::ReplayDeadLetterResponse, AuditDetail), Error> {
     let id = uuid(&request.dead_letter_id, "dead_letter_id")?;
     let state = lock(tx, id).await?;
     if !matches!(state.as_str(), "open" | "replaying") {
-        return Err(Failure::Closed {
+        return Err(Error::Closed {
             state,
             wanted: "replayed",
         });
     }
-    send(tx, service, id).await?;
-    let letter = letters::find(tx, id).await?;
-    let answer = ops::ReplayDeadLetterResponse {
-        dead_letter: letter.map(Into::into),
+    send_replay(tx, service, id).await?;
+    let dead_letter_row = dead_letters::find(tx, id).await?;
+    let response = ops::ReplayDeadLetterResponse {
+        dead_letter: dead_letter_row.map(Into::into),
     };
-    Ok((answer, About::letter(id, String::new())))
+    Ok((response, AuditDetail::for_dead_letter(id, String::new())))
 }
 
 pub(super) async fn discard(
     tx: &mut PgConnection,
     service: &str,
     request: &ops::DiscardDeadLetterRequest,
-) -> Result<(ops::DiscardDeadLetterResponse, About), Failure> {
+) -> Result<(ops::DiscardDeadLetterResponse, AuditDetail), Error> {
     let id = uuid(&request.dead_letter_id, "dead_letter_id")?;
     lock_open(tx, id, "discarded").await?;
     sqlx::query!(
@@ -172,36 +172,36 @@ pub(super) async fn discard(
     )
     .execute(&mut *tx)
     .await?;
-    // Tells the consumer to go on with what waits behind it.
-    dead_letter::call(tx, service, id, format!("discard:{id}")).await?;
-    let letter = letters::find(tx, id).await?;
-    let answer = ops::DiscardDeadLetterResponse {
-        dead_letter: letter.map(Into::into),
+    // Makes the consumer continue with the events parked behind it.
+    replay_notice::send(tx, service, id, format!("discard:{id}")).await?;
+    let dead_letter_row = dead_letters::find(tx, id).await?;
+    let response = ops::DiscardDeadLetterResponse {
+        dead_letter: dead_letter_row.map(Into::into),
     };
-    Ok((answer, About::letter(id, request.reason.clone())))
+    Ok((response, AuditDetail::for_dead_letter(id, request.reason.clone())))
 }
 
 pub(super) async fn replay_group(
     tx: &mut PgConnection,
-    caller: &Caller,
+    operator: &Operator,
     request: &ops::ReplayDeadLetterGroupRequest,
-) -> Result<(ops::ReplayDeadLetterGroupResponse, About), Failure> {
-    let run = runs::start(tx, caller, request).await?;
+) -> Result<(ops::ReplayDeadLetterGroupResponse, AuditDetail), Error> {
+    let run = runs::start(tx, operator, request).await?;
     let kinds = match request.fingerprint.as_str() {
         "" => "all kinds".to_owned(),
         fingerprint => format!("fingerprint {fingerprint}"),
     };
     let detail = format!("{kinds}, {} dead letters", run.total_count);
-    let about = About {
+    let detail = AuditDetail {
         run: run.id.parse().ok(),
         detail,
-        ..About::default()
+        ..AuditDetail::default()
     };
-    Ok((ops::ReplayDeadLetterGroupResponse { run: Some(run) }, about))
+    Ok((ops::ReplayDeadLetterGroupResponse { run: Some(run) }, detail))
 }
 
-/// The message id differs from replay to replay: the broker drops an id that it has seen within two minutes.
-pub(super) async fn send(tx: &mut PgConnection, service: &str, id: Uuid) -> Result<(), sqlx::Error> {
+/// The message id differs between replays, since the broker drops an id that it has stored within two minutes.
+pub(super) async fn send_replay(tx: &mut PgConnection, service: &str, id: Uuid) -> Result<(), sqlx::Error> {
     let count = sqlx::query_scalar!(
         "update events.dead_letter set state = 'replaying', replay_count = replay_count + 1 where id = $1
          returning replay_count",
@@ -209,33 +209,34 @@ pub(super) async fn send(tx: &mut PgConnection, service: &str, id: Uuid) -> Resu
     )
     .fetch_one(&mut *tx)
     .await?;
-    dead_letter::call(tx, service, id, format!("replay:{id}:{count}")).await
+    replay_notice::send(tx, service, id, format!("replay:{id}:{count}")).await
 }
 
-pub(super) fn uuid(text: &str, field: &'static str) -> Result<Uuid, Failure> {
-    text.parse().map_err(|_| Failure::Invalid {
+pub(super) fn uuid(text: &str, field: &'static str) -> Result<Uuid, Error> {
+    text.parse().map_err(|_| Error::Invalid {
         field,
         problem: "must be a UUID",
     })
 }
 
-/// Locks a dead letter until the end of the transaction. `wanted`: what is to be done to it.
-pub(super) async fn lock_open(tx: &mut PgConnection, id: Uuid, wanted: &'static str) -> Result<(), Failure> {
+/// Locks an open dead letter until the end of the transaction. `wanted`: the action's past participle, for the
+/// error.
+pub(super) async fn lock_open(tx: &mut PgConnection, id: Uuid, wanted: &'static str) -> Result<(), Error> {
     let state = lock(tx, id).await?;
     if state == "open" {
         Ok(())
     } else {
-        Err(Failure::Closed { state, wanted })
+        Err(Error::Closed { state, wanted })
     }
 }
 
-async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<String, Failure> {
+async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<String, Error> {
     let state = sqlx::query_scalar!(
         "select state from events.dead_letter where id = $1 for update",
         id
     );
     let state = state.fetch_optional(tx).await?;
-    state.ok_or_else(|| Failure::NotFound {
+    state.ok_or_else(|| Error::NotFound {
         kind: "dead letter",
         id: id.to_string(),
     })

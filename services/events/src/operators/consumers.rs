@@ -1,14 +1,14 @@
-//! The service's consumers, as administrators see and hold them.
+//! The service's consumers: their status, and pausing them.
 
 use std::time::Duration;
 
 use proto::ops::v1 as ops;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Caller, failure::Failure, letters};
+use super::{Operator, dead_letters, error::Error};
 use crate::{Bus, lag};
 
-pub(super) async fn list(bus: &Bus, pool: &PgPool) -> Result<Vec<ops::ConsumerStatus>, Failure> {
+pub(super) async fn list(bus: &Bus, pool: &PgPool) -> Result<Vec<ops::ConsumerStatus>, Error> {
     let rows = sqlx::query!(
         r#"with depth as materialized (
                select consumer, sum(open)::bigint as open from events.dead_letter_depth() group by consumer
@@ -21,20 +21,20 @@ pub(super) async fn list(bus: &Bus, pool: &PgPool) -> Result<Vec<ops::ConsumerSt
     .await?;
     let mut consumers = Vec::with_capacity(rows.len());
     for row in rows {
-        let lag = lag::of(bus, &row.name).await;
+        let lag = lag::measure(bus, &row.name).await;
         let changed = !row.changed_by.is_empty();
         consumers.push(ops::ConsumerStatus {
             name: row.name,
             paused: row.paused,
             changed_by: row.changed_by,
             reason: row.reason,
-            change_time: changed.then(|| letters::timestamp(row.changed_at)),
+            change_time: changed.then(|| dead_letters::timestamp(row.changed_at)),
             pending_count: lag.as_ref().map_or(0, |lag| lag.pending),
             unacknowledged_count: lag.as_ref().map_or(0, |lag| lag.unacknowledged),
             lag: lag.and_then(|lag| lag.age).map(duration),
             dead_letter_count: row.dead.unsigned_abs(),
-            gap_start_time: row.gap_from.map(letters::timestamp),
-            gap_end_time: row.gap_until.map(letters::timestamp),
+            gap_start_time: row.gap_from.map(dead_letters::timestamp),
+            gap_end_time: row.gap_until.map(dead_letters::timestamp),
         });
     }
     Ok(consumers)
@@ -45,24 +45,24 @@ pub(super) async fn set_paused(
     tx: &mut PgConnection,
     consumer: &str,
     paused: bool,
-    caller: &Caller,
+    operator: &Operator,
     reason: &str,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     let set = sqlx::query!(
-        // Who lets it go on has dealt with what it had missed.
+        // An operator who resumes the consumer has dealt with the events it missed.
         "update events.consumer
          set paused = $2, changed_by = $3, reason = $4, changed_at = now(),
              gap_from = case when $2 then gap_from end, gap_until = case when $2 then gap_until end
          where name = $1",
         consumer,
         paused,
-        caller.subject,
+        operator.subject,
         reason,
     )
     .execute(tx)
     .await?;
     if set.rows_affected() == 0 {
-        return Err(Failure::NotFound {
+        return Err(Error::NotFound {
             kind: "consumer",
             id: consumer.to_owned(),
         });

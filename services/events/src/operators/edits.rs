@@ -1,45 +1,45 @@
-//! Other bodies for dead letters: checked against the event's type, and approved by a second person where the
-//! settings want it.
+//! Edits of dead letters' bodies: validated against the event's type, and approved by a second person where the
+//! settings require it.
 
 use proto::ops::v1 as ops;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Caller,
-    actions::{self, About},
-    failure::Failure,
-    letters,
+    Operator,
+    actions::{self, AuditDetail},
+    dead_letters,
+    error::Error,
 };
 use crate::contract;
 
-/// Who must agree to an edit.
+/// Whether an edit needs an approval.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Approval {
-    Needless,
+    NotRequired,
     SecondPerson,
 }
 
 pub(super) async fn edit(
     tx: &mut PgConnection,
     service: &str,
-    caller: &Caller,
+    operator: &Operator,
     approval: Approval,
     request: &ops::EditDeadLetterRequest,
-) -> Result<(ops::EditDeadLetterResponse, About), Failure> {
-    let letter = actions::uuid(&request.dead_letter_id, "dead_letter_id")?;
-    actions::lock_open(tx, letter, "edited").await?;
+) -> Result<(ops::EditDeadLetterResponse, AuditDetail), Error> {
+    let dead_letter = actions::uuid(&request.dead_letter_id, "dead_letter_id")?;
+    actions::lock_open(tx, dead_letter, "edited").await?;
     let event = sqlx::query!(
         "select type, subject from events.dead_letter where id = $1",
-        letter
+        dead_letter
     )
     .fetch_one(&mut *tx)
     .await?;
     let type_name = contract::type_name(&event.r#type, &event.subject);
-    let body = contract::from_json(type_name, &request.body_json).map_err(Failure::Body)?;
+    let body = contract::from_json(type_name, &request.body_json).map_err(Error::Body)?;
     sqlx::query!(
         "update events.edit set state = 'replaced' where dead_letter_id = $1 and state = 'proposed'",
-        letter
+        dead_letter
     )
     .execute(&mut *tx)
     .await?;
@@ -51,65 +51,71 @@ pub(super) async fn edit(
              $4, $5
          from events.dead_letter where id = $2",
         edit,
-        letter,
+        dead_letter,
         body,
         request.reason,
-        caller.subject,
+        operator.subject,
     )
     .execute(&mut *tx)
     .await?;
-    if approval == Approval::Needless {
-        apply(tx, service, edit, letter, "").await?;
+    if approval == Approval::NotRequired {
+        apply(tx, service, edit, dead_letter, "").await?;
     }
-    let answer = ops::EditDeadLetterResponse {
-        dead_letter: letters::find(tx, letter).await?.map(Into::into),
-        edit: latest(tx, letter).await?,
+    let response = ops::EditDeadLetterResponse {
+        dead_letter: dead_letters::find(tx, dead_letter).await?.map(Into::into),
+        edit: find_latest(tx, dead_letter).await?,
     };
-    Ok((answer, About::letter(letter, request.reason.clone())))
+    Ok((
+        response,
+        AuditDetail::for_dead_letter(dead_letter, request.reason.clone()),
+    ))
 }
 
 pub(super) async fn approve(
     tx: &mut PgConnection,
     service: &str,
-    caller: &Caller,
+    operator: &Operator,
     request: &ops::ApproveDeadLetterEditRequest,
-) -> Result<(ops::ApproveDeadLetterEditResponse, About), Failure> {
+) -> Result<(ops::ApproveDeadLetterEditResponse, AuditDetail), Error> {
     let id = actions::uuid(&request.edit_id, "edit_id")?;
     let edit = sqlx::query!(
         "select dead_letter_id, state, proposed_by, reason from events.edit where id = $1 for update",
         id
     );
     let edit = edit.fetch_optional(&mut *tx).await?;
-    let edit = edit.ok_or_else(|| Failure::NotFound {
+    let edit = edit.ok_or_else(|| Error::NotFound {
         kind: "edit",
         id: id.to_string(),
     })?;
     if edit.state != "proposed" {
-        return Err(Failure::EditClosed(edit.state));
+        return Err(Error::EditClosed(edit.state));
     }
-    if edit.proposed_by == caller.subject {
-        return Err(Failure::OwnEdit);
+    if edit.proposed_by == operator.subject {
+        return Err(Error::OwnEdit);
     }
     actions::lock_open(tx, edit.dead_letter_id, "edited").await?;
-    apply(tx, service, id, edit.dead_letter_id, &caller.subject).await?;
-    let answer = ops::ApproveDeadLetterEditResponse {
-        dead_letter: letters::find(tx, edit.dead_letter_id).await?.map(Into::into),
-        edit: latest(tx, edit.dead_letter_id).await?,
+    apply(tx, service, id, edit.dead_letter_id, &operator.subject).await?;
+    let response = ops::ApproveDeadLetterEditResponse {
+        dead_letter: dead_letters::find(tx, edit.dead_letter_id).await?.map(Into::into),
+        edit: find_latest(tx, edit.dead_letter_id).await?,
     };
-    let said = format!("proposed by {}: {}", edit.proposed_by, edit.reason);
-    Ok((answer, About::letter(edit.dead_letter_id, said)))
+    let detail = format!("proposed by {}: {}", edit.proposed_by, edit.reason);
+    Ok((
+        response,
+        AuditDetail::for_dead_letter(edit.dead_letter_id, detail),
+    ))
 }
 
-pub(super) async fn latest(
+pub(super) async fn find_latest(
     tx: &mut PgConnection,
-    letter: Uuid,
+    dead_letter: Uuid,
 ) -> Result<Option<ops::DeadLetterEdit>, sqlx::Error> {
     let row = sqlx::query!(
         "select e.id, e.state, e.body, e.original_body, e.reason, e.proposed_by, e.proposed_at, e.approved_by, d.type,
              d.subject
          from events.edit e join events.dead_letter d on d.id = e.dead_letter_id
          where e.dead_letter_id = $1 order by e.id desc limit 1",
-        letter,
+        dead_letter,
     );
     let Some(row) = row.fetch_optional(tx).await? else {
         return Ok(None);
@@ -128,7 +134,7 @@ pub(super) async fn latest(
         original_body_json: contract::to_json(type_name, &row.original_body).unwrap_or_default(),
         reason: row.reason,
         proposed_by: row.proposed_by,
-        propose_time: Some(letters::timestamp(row.proposed_at)),
+        propose_time: Some(dead_letters::timestamp(row.proposed_at)),
         approved_by: row.approved_by,
     }))
 }
@@ -137,7 +143,7 @@ async fn apply(
     tx: &mut PgConnection,
     service: &str,
     edit: Uuid,
-    letter: Uuid,
+    dead_letter: Uuid,
     approved_by: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -147,9 +153,9 @@ async fn apply(
          update events.dead_letter set body = applied.body from applied where id = $3",
         edit,
         approved_by,
-        letter,
+        dead_letter,
     )
     .execute(&mut *tx)
     .await?;
-    actions::send(tx, service, letter).await
+    actions::send_replay(tx, service, dead_letter).await
 }

@@ -9,65 +9,66 @@ use sqlx::PgPool;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::{
-    Caller, CallerOf,
-    actions::{About, Action, once},
+    Authenticate, Operator,
+    actions::{Action, AuditDetail, execute_once},
     consumers,
-    failure::Failure,
+    error::Error,
     held, tail,
 };
 use crate::{
-    Audit, Bus, Error, Report,
+    Audit, Bus, Report,
     topology::{self, Difference},
 };
 
 const DEFAULT_WINDOW: Duration = Duration::from_secs(86_400);
 
-/// Missing events that an answer names.
-const MOST_NAMED: usize = 100;
+/// The most ids of missing events in a response.
+const MAX_MISSING_IDS: usize = 100;
 
-/// `ops.v1.EventService`: the service's consumers, and its event log against the stream.
+/// `ops.v1.EventService`: the service's consumers, and the audit of its event log against the stream.
 #[derive(Clone)]
 pub struct EventOperations(Arc<Inner>);
 
 struct Inner {
     bus: Bus,
     pool: PgPool,
-    caller: Box<CallerOf>,
+    authenticate: Box<Authenticate>,
 }
 
 impl EventOperations {
-    /// `caller` reads what the server's authentication put into the request's extensions.
+    /// `authenticate` reads the operator from the request's extensions, where the server's authentication has
+    /// stored it.
     pub fn new(
         bus: &Bus,
         pool: &PgPool,
-        caller: impl Fn(&Extensions) -> Result<Caller, Status> + Send + Sync + 'static,
+        authenticate: impl Fn(&Extensions) -> Result<Operator, Status> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
             bus: bus.clone(),
             pool: pool.clone(),
-            caller: Box::new(caller),
+            authenticate: Box::new(authenticate),
         }))
     }
 
-    /// The service to mount.
+    /// The gRPC service for the server.
     pub fn into_service(self) -> EventServiceServer<Self> {
         EventServiceServer::new(self).max_decoding_message_size(chassis::server::CHECKED_BEFORE)
     }
 
-    fn open<M>(&self, request: Request<M>) -> Result<(Caller, M), Status> {
-        let caller = (self.0.caller)(request.extensions())?;
-        Ok((caller, request.into_inner()))
+    fn open<M>(&self, request: Request<M>) -> Result<(Operator, M), Status> {
+        let operator = (self.0.authenticate)(request.extensions())?;
+        Ok((operator, request.into_inner()))
     }
 
-    async fn compare(&self, asked: Option<&prost_types::Duration>) -> Result<Report, Status> {
+    async fn compare(&self, requested: Option<&prost_types::Duration>) -> Result<Report, Status> {
         let audit = Audit::new(&self.0.bus, &self.0.pool);
-        audit.compare(window(asked)?).await.map_err(failure)
+        audit.compare(window(requested)?).await.map_err(to_status)
     }
 }
 
-fn window(asked: Option<&prost_types::Duration>) -> Result<Duration, Failure> {
-    let window = asked.map_or(Ok(DEFAULT_WINDOW), |window| Duration::try_from(*window));
-    window.map_err(|_| Failure::Invalid {
+fn window(requested: Option<&prost_types::Duration>) -> Result<Duration, Error> {
+    let window = requested.map_or(Ok(DEFAULT_WINDOW), |window| Duration::try_from(*window));
+    window.map_err(|_| Error::Invalid {
         field: "window",
         problem: "must be positive",
     })
@@ -81,8 +82,8 @@ impl EventService for EventOperations {
     ) -> Result<Response<ops::ListConsumersResponse>, Status> {
         self.open(request)?;
         let consumers = consumers::list(&self.0.bus, &self.0.pool).await?;
-        let mut connection = self.0.pool.acquire().await.map_err(Failure::from)?;
-        let held_message_count = held::count(&mut connection).await.map_err(Failure::from)?;
+        let mut connection = self.0.pool.acquire().await.map_err(Error::from)?;
+        let held_message_count = held::count(&mut connection).await.map_err(Error::from)?;
         Ok(Response::new(ops::ListConsumersResponse {
             consumers,
             held_message_count,
@@ -93,32 +94,32 @@ impl EventService for EventOperations {
         &self,
         request: Request<ops::PauseConsumerRequest>,
     ) -> Result<Response<ops::PauseConsumerResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let action = Action::of("PauseConsumer", &request, &request.request_id, &caller)?;
+        let (operator, request) = self.open(request)?;
+        let action = Action::new("PauseConsumer", &request, &request.request_id, &operator)?;
         let pause = async |tx: &mut sqlx::PgConnection| {
-            consumers::set_paused(tx, &request.consumer, true, &caller, &request.reason).await?;
+            consumers::set_paused(tx, &request.consumer, true, &operator, &request.reason).await?;
             Ok((
                 ops::PauseConsumerResponse {},
-                About::said(format!("{}: {}", request.consumer, request.reason)),
+                AuditDetail::new(format!("{}: {}", request.consumer, request.reason)),
             ))
         };
-        once(&self.0.pool, &action, pause).await
+        execute_once(&self.0.pool, &action, pause).await
     }
 
     async fn resume_consumer(
         &self,
         request: Request<ops::ResumeConsumerRequest>,
     ) -> Result<Response<ops::ResumeConsumerResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let action = Action::of("ResumeConsumer", &request, &request.request_id, &caller)?;
+        let (operator, request) = self.open(request)?;
+        let action = Action::new("ResumeConsumer", &request, &request.request_id, &operator)?;
         let resume = async |tx: &mut sqlx::PgConnection| {
-            consumers::set_paused(tx, &request.consumer, false, &caller, "").await?;
+            consumers::set_paused(tx, &request.consumer, false, &operator, "").await?;
             Ok((
                 ops::ResumeConsumerResponse {},
-                About::said(request.consumer.clone()),
+                AuditDetail::new(request.consumer.clone()),
             ))
         };
-        once(&self.0.pool, &action, resume).await
+        execute_once(&self.0.pool, &action, resume).await
     }
 
     async fn audit_events(
@@ -134,7 +135,7 @@ impl EventService for EventOperations {
             missing_event_ids: report
                 .missing
                 .iter()
-                .take(MOST_NAMED)
+                .take(MAX_MISSING_IDS)
                 .map(ToString::to_string)
                 .collect(),
         }))
@@ -144,24 +145,26 @@ impl EventService for EventOperations {
         &self,
         request: Request<ops::RepublishEventsRequest>,
     ) -> Result<Response<ops::RepublishEventsResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let action = Action::of("RepublishEvents", &request, &request.request_id, &caller)?;
-        let mut tx = caller.begin(&self.0.pool).await.map_err(Failure::from)?;
-        let answered: Option<ops::RepublishEventsResponse> = action.answered(&mut tx).await?;
-        tx.rollback().await.map_err(Failure::from)?;
-        if let Some(answer) = answered {
+        let (operator, request) = self.open(request)?;
+        let action = Action::new("RepublishEvents", &request, &request.request_id, &operator)?;
+        let mut tx = operator.begin(&self.0.pool).await.map_err(Error::from)?;
+        let stored: Option<ops::RepublishEventsResponse> = action.find_response(&mut tx).await?;
+        tx.rollback().await.map_err(Error::from)?;
+        if let Some(answer) = stored {
             return Ok(idempotency::replayed(answer));
         }
         // The broker is read before the transaction begins.
         let audit = Audit::new(&self.0.bus, &self.0.pool);
-        let report = audit.compare_beyond(window(request.window.as_ref())?).await;
-        let report = report.map_err(failure)?;
+        let report = audit
+            .compare_beyond_stream_age(window(request.window.as_ref())?)
+            .await;
+        let report = report.map_err(to_status)?;
         let republish = async |tx: &mut sqlx::PgConnection| {
             let republished_count = report.requeue(tx).await?;
-            let said = About::said(format!("{republished_count} events"));
-            Ok((ops::RepublishEventsResponse { republished_count }, said))
+            let detail = AuditDetail::new(format!("{republished_count} events"));
+            Ok((ops::RepublishEventsResponse { republished_count }, detail))
         };
-        let answer = once(&self.0.pool, &action, republish).await?;
+        let answer = execute_once(&self.0.pool, &action, republish).await?;
         self.0.bus.outbox().wake();
         Ok(answer)
     }
@@ -172,34 +175,36 @@ impl EventService for EventOperations {
         &self,
         request: Request<ops::TailEventsRequest>,
     ) -> Result<Response<Self::TailEventsStream>, Status> {
-        let (caller, request) = self.open(request)?;
-        Ok(Response::new(tail::follow(&self.0.bus, &caller, &request).await?))
+        let (operator, request) = self.open(request)?;
+        Ok(Response::new(
+            tail::start(&self.0.bus, &operator, &request).await?,
+        ))
     }
 
     async fn apply_streams(
         &self,
         request: Request<ops::ApplyStreamsRequest>,
     ) -> Result<Response<ops::ApplyStreamsResponse>, Status> {
-        let (caller, request) = self.open(request)?;
+        let (operator, request) = self.open(request)?;
         let bus = &self.0.bus;
         if request.validate_only {
-            let differences = topology::compare(bus).await.map_err(failure)?;
-            return Ok(Response::new(answer(differences)));
+            let differences = topology::compare(bus).await.map_err(to_status)?;
+            return Ok(Response::new(response(differences)));
         }
-        let action = Action::of("ApplyStreams", &request, &request.request_id, &caller)?;
-        let mut tx = caller.begin(&self.0.pool).await.map_err(Failure::from)?;
-        let answered: Option<ops::ApplyStreamsResponse> = action.answered(&mut tx).await?;
-        tx.rollback().await.map_err(Failure::from)?;
-        if let Some(answer) = answered {
+        let action = Action::new("ApplyStreams", &request, &request.request_id, &operator)?;
+        let mut tx = operator.begin(&self.0.pool).await.map_err(Error::from)?;
+        let stored: Option<ops::ApplyStreamsResponse> = action.find_response(&mut tx).await?;
+        tx.rollback().await.map_err(Error::from)?;
+        if let Some(answer) = stored {
             return Ok(idempotency::replayed(answer));
         }
-        // The broker is changed before the transaction begins: to do it again changes nothing.
-        let differences = topology::compare(bus).await.map_err(failure)?;
-        topology::apply(bus, &self.0.pool).await.map_err(failure)?;
-        let said = About::said(format!("{} differences", differences.len()));
-        let answer = answer(differences);
-        once(&self.0.pool, &action, async |_: &mut sqlx::PgConnection| {
-            Ok((answer, said))
+        // The broker is changed before the transaction begins. Repeating the change has no effect.
+        let differences = topology::compare(bus).await.map_err(to_status)?;
+        topology::apply(bus, &self.0.pool).await.map_err(to_status)?;
+        let detail = AuditDetail::new(format!("{} differences", differences.len()));
+        let answer = response(differences);
+        execute_once(&self.0.pool, &action, async |_: &mut sqlx::PgConnection| {
+            Ok((answer, detail))
         })
         .await
     }
@@ -208,8 +213,8 @@ impl EventService for EventOperations {
         &self,
         request: Request<ops::ListHeldMessagesRequest>,
     ) -> Result<Response<ops::ListHeldMessagesResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let mut tx = caller.begin(&self.0.pool).await.map_err(Failure::from)?;
+        let (operator, request) = self.open(request)?;
+        let mut tx = operator.begin(&self.0.pool).await.map_err(Error::from)?;
         let messages = held::list(&mut tx, request.after_position).await?;
         Ok(Response::new(ops::ListHeldMessagesResponse { messages }))
     }
@@ -218,10 +223,10 @@ impl EventService for EventOperations {
         &self,
         request: Request<ops::RetryHeldMessagesRequest>,
     ) -> Result<Response<ops::RetryHeldMessagesResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let action = Action::of("RetryHeldMessages", &request, &request.request_id, &caller)?;
+        let (operator, request) = self.open(request)?;
+        let action = Action::new("RetryHeldMessages", &request, &request.request_id, &operator)?;
         let retry = async |tx: &mut sqlx::PgConnection| held::retry(tx, &request).await;
-        let answer = once(&self.0.pool, &action, retry).await?;
+        let answer = execute_once(&self.0.pool, &action, retry).await?;
         self.0.bus.outbox().wake();
         Ok(answer)
     }
@@ -230,23 +235,23 @@ impl EventService for EventOperations {
         &self,
         request: Request<ops::DiscardHeldMessageRequest>,
     ) -> Result<Response<ops::DiscardHeldMessageResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let action = Action::of("DiscardHeldMessage", &request, &request.request_id, &caller)?;
+        let (operator, request) = self.open(request)?;
+        let action = Action::new("DiscardHeldMessage", &request, &request.request_id, &operator)?;
         let discard = async |tx: &mut sqlx::PgConnection| held::discard(tx, &request).await;
-        let answer = once(&self.0.pool, &action, discard).await?;
+        let answer = execute_once(&self.0.pool, &action, discard).await?;
         self.0.bus.outbox().wake();
         Ok(answer)
     }
 }
 
-fn failure(error: Error) -> Status {
+fn to_status(error: crate::Error) -> Status {
     match error {
-        Error::Database(error) => Failure::Database(error).into(),
-        error => Failure::Broker(error.to_string()).into(),
+        crate::Error::Database(error) => Error::Database(error).into(),
+        error => Error::Broker(error.to_string()).into(),
     }
 }
 
-fn answer(differences: Vec<Difference>) -> ops::ApplyStreamsResponse {
+fn response(differences: Vec<Difference>) -> ops::ApplyStreamsResponse {
     let differences = differences.into_iter().map(|difference| ops::StreamDifference {
         object: difference.object,
         setting: difference.setting,

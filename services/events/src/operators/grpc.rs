@@ -3,12 +3,13 @@ use sqlx::{Postgres, Transaction};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Caller, DeadLetters,
-    actions::{self, About, Action},
+    DeadLetters, Operator,
+    actions::{self, Action, AuditDetail},
+    dead_letters::{self, Filter},
+    dry_run,
     edits::{self, Approval},
-    failure::Failure,
-    letters::{self, Filter},
-    page, rehearse, runs, show,
+    error::Error,
+    page, runs, show,
 };
 
 #[tonic::async_trait]
@@ -17,29 +18,29 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<ops::ListDeadLettersRequest>,
     ) -> Result<Response<ops::ListDeadLettersResponse>, Status> {
-        let (caller, request) = self.open(request)?;
+        let (operator, request) = self.open(request)?;
         let size = page::size(request.page_size)?;
-        let states = letters::states(request.state());
+        let states = dead_letters::states(request.state());
         let scope = [
             "letters",
-            &caller.facility,
+            &operator.facility,
             &states.join(","),
             &request.consumer,
             &request.fingerprint,
         ];
         let cursor = self.0.tokens.decode(&scope, &request.page_token)?;
         let before = cursor.map(|id| actions::uuid(&id, "page_token")).transpose()?;
-        let facilities = caller.facilities();
+        let facilities = operator.facilities();
         let filter = Filter {
             facilities: &facilities,
             states: &states,
             consumer: &request.consumer,
             fingerprint: &request.fingerprint,
             before,
-            at_most: size + 1,
+            limit: size + 1,
         };
-        let mut tx = self.begin(&caller).await?;
-        let mut found = letters::select(&mut tx, &filter).await.map_err(Failure::from)?;
+        let mut tx = self.begin(&operator).await?;
+        let mut found = dead_letters::list(&mut tx, &filter).await.map_err(Error::from)?;
         let more = found.len() as i64 > size;
         found.truncate(usize::try_from(size).unwrap_or_default());
         let mut dead_letters: Vec<ops::DeadLetter> = found.into_iter().map(Into::into).collect();
@@ -58,9 +59,9 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<ops::ListDeadLetterGroupsRequest>,
     ) -> Result<Response<ops::ListDeadLetterGroupsResponse>, Status> {
-        let (caller, request) = self.open(request)?;
+        let (operator, request) = self.open(request)?;
         let size = page::size(request.page_size)?;
-        let scope = ["groups", &caller.facility];
+        let scope = ["groups", &operator.facility];
         let cursor = self
             .0
             .tokens
@@ -68,12 +69,12 @@ impl DeadLetterService for DeadLetters {
             .unwrap_or_default();
         let after = cursor
             .split_once(' ')
-            .and_then(|(count, print)| Some((count.parse().ok()?, print)));
-        let mut tx = self.begin(&caller).await?;
-        let facilities = caller.facilities();
-        let found = letters::groups(&mut tx, &facilities, after, size + 1).await;
-        let mut found = found.map_err(Failure::from)?;
-        let partial = letters::more_than_grouped(&mut tx, &facilities).await;
+            .and_then(|(count, fingerprint)| Some((count.parse().ok()?, fingerprint)));
+        let mut tx = self.begin(&operator).await?;
+        let facilities = operator.facilities();
+        let found = dead_letters::list_groups(&mut tx, &facilities, after, size + 1).await;
+        let mut found = found.map_err(Error::from)?;
+        let partial = dead_letters::exceeds_grouped(&mut tx, &facilities).await;
         let more = found.len() as i64 > size;
         found.truncate(usize::try_from(size).unwrap_or_default());
         let cursors: Vec<_> = found
@@ -85,7 +86,7 @@ impl DeadLetterService for DeadLetters {
         let cursor = cursors.get(groups.len().saturating_sub(1)).filter(|_| more);
         Ok(Response::new(ops::ListDeadLetterGroupsResponse {
             groups,
-            partial: partial.map_err(Failure::from)?,
+            partial: partial.map_err(Error::from)?,
             next_page_token: cursor
                 .map(|cursor| self.0.tokens.encode(&scope, cursor))
                 .unwrap_or_default(),
@@ -96,19 +97,19 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<ops::GetDeadLetterRequest>,
     ) -> Result<Response<ops::GetDeadLetterResponse>, Status> {
-        let (caller, request) = self.open(request)?;
+        let (operator, request) = self.open(request)?;
         let id = actions::uuid(&request.dead_letter_id, "dead_letter_id")?;
-        let mut tx = self.begin(&caller).await?;
-        Ok(Response::new(show::whole(&mut tx, id).await?))
+        let mut tx = self.begin(&operator).await?;
+        Ok(Response::new(show::get(&mut tx, id).await?))
     }
 
     async fn get_replay_run(
         &self,
         request: Request<ops::GetReplayRunRequest>,
     ) -> Result<Response<ops::GetReplayRunResponse>, Status> {
-        let (caller, request) = self.open(request)?;
+        let (operator, request) = self.open(request)?;
         let id = actions::uuid(&request.replay_run_id, "replay_run_id")?;
-        let mut tx = self.begin(&caller).await?;
+        let mut tx = self.begin(&operator).await?;
         let run = Some(runs::find(&mut tx, id).await?);
         Ok(Response::new(ops::GetReplayRunResponse { run }))
     }
@@ -117,9 +118,9 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<ops::ReplayDeadLetterRequest>,
     ) -> Result<Response<ops::ReplayDeadLetterResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let action = Action::of("ReplayDeadLetter", &request, &request.request_id, &caller)?;
-        self.once(&action, async |tx| {
+        let (operator, request) = self.open(request)?;
+        let action = Action::new("ReplayDeadLetter", &request, &request.request_id, &operator)?;
+        self.execute_once(&action, async |tx| {
             actions::replay(tx, self.0.bus.service(), &request).await
         })
         .await
@@ -129,10 +130,10 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<ops::ReplayDeadLetterGroupRequest>,
     ) -> Result<Response<ops::ReplayDeadLetterGroupResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let action = Action::of("ReplayDeadLetterGroup", &request, &request.request_id, &caller)?;
-        self.once(&action, async |tx| {
-            actions::replay_group(tx, &caller, &request).await
+        let (operator, request) = self.open(request)?;
+        let action = Action::new("ReplayDeadLetterGroup", &request, &request.request_id, &operator)?;
+        self.execute_once(&action, async |tx| {
+            actions::replay_group(tx, &operator, &request).await
         })
         .await
     }
@@ -141,16 +142,16 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<ops::DiscardDeadLetterRequest>,
     ) -> Result<Response<ops::DiscardDeadLetterResponse>, Status> {
-        let (caller, request) = self.open(request)?;
+        let (operator, request) = self.open(request)?;
         if request.reason.trim().len() < 3 {
-            return Err(Failure::Invalid {
+            return Err(Error::Invalid {
                 field: "reason",
                 problem: "must say why",
             }
             .into());
         }
-        let action = Action::of("DiscardDeadLetter", &request, &request.request_id, &caller)?;
-        self.once(&action, async |tx| {
+        let action = Action::new("DiscardDeadLetter", &request, &request.request_id, &operator)?;
+        self.execute_once(&action, async |tx| {
             actions::discard(tx, self.0.bus.service(), &request).await
         })
         .await
@@ -160,24 +161,24 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<ops::RehearseReplayRequest>,
     ) -> Result<Response<ops::RehearseReplayResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let answer = rehearse::rehearse(&self.0.bus, &self.0.pool, &caller, &request).await?;
-        Ok(Response::new(answer))
+        let (operator, request) = self.open(request)?;
+        let response = dry_run::execute(&self.0.bus, &self.0.pool, &operator, &request).await?;
+        Ok(Response::new(response))
     }
 
     async fn edit_dead_letter(
         &self,
         request: Request<ops::EditDeadLetterRequest>,
     ) -> Result<Response<ops::EditDeadLetterResponse>, Status> {
-        let (caller, request) = self.open(request)?;
+        let (operator, request) = self.open(request)?;
         let approval = if self.0.bus.settings().edits_need_approval {
             Approval::SecondPerson
         } else {
-            Approval::Needless
+            Approval::NotRequired
         };
-        let action = Action::of("EditDeadLetter", &request, &request.request_id, &caller)?;
-        self.once(&action, async |tx| {
-            edits::edit(tx, self.0.bus.service(), &caller, approval, &request).await
+        let action = Action::new("EditDeadLetter", &request, &request.request_id, &operator)?;
+        self.execute_once(&action, async |tx| {
+            edits::edit(tx, self.0.bus.service(), &operator, approval, &request).await
         })
         .await
     }
@@ -186,32 +187,32 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<ops::ApproveDeadLetterEditRequest>,
     ) -> Result<Response<ops::ApproveDeadLetterEditResponse>, Status> {
-        let (caller, request) = self.open(request)?;
-        let action = Action::of("ApproveDeadLetterEdit", &request, &request.request_id, &caller)?;
-        self.once(&action, async |tx| {
-            edits::approve(tx, self.0.bus.service(), &caller, &request).await
+        let (operator, request) = self.open(request)?;
+        let action = Action::new("ApproveDeadLetterEdit", &request, &request.request_id, &operator)?;
+        self.execute_once(&action, async |tx| {
+            edits::approve(tx, self.0.bus.service(), &operator, &request).await
         })
         .await
     }
 }
 
 impl DeadLetters {
-    fn open<M>(&self, request: Request<M>) -> Result<(Caller, M), Status> {
-        let caller = (self.0.caller)(request.extensions())?;
-        Ok((caller, request.into_inner()))
+    fn open<M>(&self, request: Request<M>) -> Result<(Operator, M), Status> {
+        let operator = (self.0.authenticate)(request.extensions())?;
+        Ok((operator, request.into_inner()))
     }
 
-    async fn begin(&self, caller: &Caller) -> Result<Transaction<'static, Postgres>, Failure> {
-        Ok(caller.begin(&self.0.pool).await?)
+    async fn begin(&self, operator: &Operator) -> Result<Transaction<'static, Postgres>, Error> {
+        Ok(operator.begin(&self.0.pool).await?)
     }
 
-    async fn once<A: prost::Message + Default>(
+    async fn execute_once<A: prost::Message + Default>(
         &self,
         action: &Action<'_>,
-        act: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<(A, About), Failure>,
+        act: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<(A, AuditDetail), Error>,
     ) -> Result<Response<A>, Status> {
-        let answer = actions::once(&self.0.pool, action, act).await?;
+        let response = actions::execute_once(&self.0.pool, action, act).await?;
         self.0.bus.outbox().wake();
-        Ok(answer)
+        Ok(response)
     }
 }

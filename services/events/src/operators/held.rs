@@ -1,17 +1,17 @@
-//! Messages that the broker refuses, as operators see them, try them again, and give them up.
+//! Messages that the broker refuses: operators list, retry and discard them.
 
 use proto::ops::v1 as ops;
 use sqlx::PgConnection;
 
-use super::{actions::About, failure::Failure, letters};
+use super::{actions::AuditDetail, dead_letters, error::Error};
 
-/// Messages in one answer.
-const PAGE: i64 = 100;
+/// The most messages in a response.
+const MAX_MESSAGES: i64 = 100;
 
-/// Events behind one message that are counted.
-const COUNTED: i64 = 1_000;
+/// The most events counted behind one message.
+const MAX_COUNTED: i64 = 1_000;
 
-pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::HeldMessage>, Failure> {
+pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::HeldMessage>, Error> {
     let rows = sqlx::query!(
         r#"select position, kind, facility, aggregate_id, message_id, type, subject, size, code, reason, attempts, since,
                next_at,
@@ -26,8 +26,8 @@ pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::H
                else 0 end as "waiting!"
            from events.held h where position > $1 order by position limit $2"#,
         after,
-        PAGE,
-        COUNTED,
+        MAX_MESSAGES,
+        MAX_COUNTED,
     )
     .fetch_all(tx)
     .await?;
@@ -43,15 +43,15 @@ pub(super) async fn list(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::H
         code: row.code,
         reason: row.reason,
         attempts: row.attempts.unsigned_abs(),
-        hold_time: Some(letters::timestamp(row.since)),
-        retry_time: Some(letters::timestamp(row.next_at)),
-        waiting_count: u32::try_from(row.waiting.min(COUNTED)).unwrap_or(u32::MAX),
-        waiting_partial: row.waiting > COUNTED,
+        hold_time: Some(dead_letters::timestamp(row.since)),
+        retry_time: Some(dead_letters::timestamp(row.next_at)),
+        waiting_count: u32::try_from(row.waiting.min(MAX_COUNTED)).unwrap_or(u32::MAX),
+        waiting_partial: row.waiting > MAX_COUNTED,
     });
     Ok(messages.collect())
 }
 
-/// How many are held, of all facilities.
+/// The number of held messages of all facilities.
 pub(super) async fn count(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let count =
         sqlx::query_scalar!(r#"select coalesce(sum(held), 0)::bigint as "count!" from events.held_depth()"#);
@@ -61,7 +61,7 @@ pub(super) async fn count(connection: &mut PgConnection) -> Result<u64, sqlx::Er
 pub(super) async fn retry(
     tx: &mut PgConnection,
     request: &ops::RetryHeldMessagesRequest,
-) -> Result<(ops::RetryHeldMessagesResponse, About), Failure> {
+) -> Result<(ops::RetryHeldMessagesResponse, AuditDetail), Error> {
     let due = sqlx::query!(
         "update events.held set next_at = '-infinity' where $1::bigint = 0 or position = $1",
         request.position,
@@ -72,15 +72,15 @@ pub(super) async fn retry(
         return Err(not_found(request.position));
     }
     let retried_count = u32::try_from(due.rows_affected()).unwrap_or(u32::MAX);
-    let said = About::said(format!("{retried_count} messages"));
-    Ok((ops::RetryHeldMessagesResponse { retried_count }, said))
+    let detail = AuditDetail::new(format!("{retried_count} messages"));
+    Ok((ops::RetryHeldMessagesResponse { retried_count }, detail))
 }
 
 pub(super) async fn discard(
     tx: &mut PgConnection,
     request: &ops::DiscardHeldMessageRequest,
-) -> Result<(ops::DiscardHeldMessageResponse, About), Failure> {
-    // The function sees the rows of all facilities; this one of the caller's alone.
+) -> Result<(ops::DiscardHeldMessageResponse, AuditDetail), Error> {
+    // The function sees the rows of all facilities; this query sees those of the operator's facility.
     let held = sqlx::query!(
         "select message_id, subject from events.held where position = $1 for update",
         request.position,
@@ -93,15 +93,15 @@ pub(super) async fn discard(
     )
     .fetch_one(tx)
     .await?;
-    let said = About::said(format!(
+    let detail = AuditDetail::new(format!(
         "{} on {}: {}",
         held.message_id, held.subject, request.reason
     ));
-    Ok((ops::DiscardHeldMessageResponse {}, said))
+    Ok((ops::DiscardHeldMessageResponse {}, detail))
 }
 
-fn not_found(position: i64) -> Failure {
-    Failure::NotFound {
+fn not_found(position: i64) -> Error {
+    Error::NotFound {
         kind: "held message",
         id: position.to_string(),
     }

@@ -3,11 +3,11 @@
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-use super::failure::Failure;
+use super::error::Error;
 
 const DEFAULT_SIZE: i32 = 50;
 const MAX_SIZE: i32 = 1_000;
-const TAG: usize = 16;
+const TAG_BYTES: usize = 16;
 
 pub(super) struct Tokens {
     key: Hmac<Sha256>,
@@ -28,23 +28,23 @@ impl Tokens {
     }
 
     /// `None` for the first page.
-    pub(super) fn decode(&self, scope: &[&str], token: &str) -> Result<Option<String>, Failure> {
+    pub(super) fn decode(&self, scope: &[&str], token: &str) -> Result<Option<String>, Error> {
         if token.is_empty() {
             return Ok(None);
         }
-        let invalid = || Failure::Invalid {
+        let invalid = || Error::Invalid {
             field: "page_token",
             problem: "is not a token of this list",
         };
         let bytes = hex::decode(token).map_err(|_| invalid())?;
-        let (tag, cursor) = bytes.split_at_checked(TAG).ok_or_else(invalid)?;
+        let (tag, cursor) = bytes.split_at_checked(TAG_BYTES).ok_or_else(invalid)?;
         let cursor = std::str::from_utf8(cursor).map_err(|_| invalid())?;
         let same = self.mac(scope, cursor).verify_truncated_left(tag);
         same.map(|()| Some(cursor.to_owned())).map_err(|_| invalid())
     }
 
     fn tag(&self, scope: &[&str], cursor: &str) -> Vec<u8> {
-        self.mac(scope, cursor).finalize().into_bytes()[..TAG].to_vec()
+        self.mac(scope, cursor).finalize().into_bytes()[..TAG_BYTES].to_vec()
     }
 
     fn mac(&self, scope: &[&str], cursor: &str) -> Hmac<Sha256> {
@@ -57,12 +57,12 @@ impl Tokens {
     }
 }
 
-/// Rows in a page, from what was asked for.
-pub(super) fn size(asked: i32) -> Result<i64, Failure> {
-    match asked {
+/// The number of rows in a page, from the requested size.
+pub(super) fn size(requested: i32) -> Result<i64, Error> {
+    match requested {
         0 => Ok(DEFAULT_SIZE.into()),
-        1..=MAX_SIZE => Ok(asked.into()),
-        _ => Err(Failure::Invalid {
+        1..=MAX_SIZE => Ok(requested.into()),
+        _ => Err(Error::Invalid {
             field: "page_size",
             problem: "must be 0 to 1000",
         }),

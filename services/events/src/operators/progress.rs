@@ -1,14 +1,14 @@
-//! Where a replay of a group stands: what was sent, and which outcomes are known.
+//! The progress of a group replay: what was sent, and the outcomes known so far.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::runs::TICK;
 
-/// Dead letters of a run whose outcomes are looked at in one turn.
-const LOOKED_AT: i32 = 500;
+/// The most dead letters of a run whose outcomes are checked at a time.
+const MAX_CHECKED: i32 = 500;
 
-/// Where a run stands.
+/// The progress of a run.
 pub(super) struct Progress {
     pub(super) fingerprint: String,
     pub(super) mode: String,
@@ -18,21 +18,22 @@ pub(super) struct Progress {
     pub(super) total: i32,
     pub(super) created_at: time::OffsetDateTime,
     pub(super) age_seconds: f64,
-    /// The first `sent` were sent.
+    /// The items up to this position were sent.
     pub(super) sent: i32,
-    /// There are others.
+    /// Whether there are more.
     pub(super) unsent: bool,
     pub(super) resolved: i64,
     pub(super) failed: i64,
-    /// Failed again in the way that the group had failed; in a run of all kinds, in any way.
+    /// Failed again with the group's fingerprint; in a run of all kinds, with any.
     pub(super) same_kind: i64,
     pub(super) settled_to: i32,
     pub(super) looked_to: i32,
 }
 
 impl Progress {
-    /// How many may be sent now: by the rate since the start, no burst after a wait, and by the canary's step.
-    pub(super) fn allowance(&self) -> i64 {
+    /// How many may be sent now: bounded by the rate since the start, without a burst after a wait, and by the
+    /// canary's step.
+    pub(super) fn send_limit(&self) -> i64 {
         let rate = f64::from(self.rate);
         let by_rate = (rate * self.age_seconds).ceil() as i64 - i64::from(self.sent);
         let by_tick = (rate * TICK.as_secs_f64()).ceil() as i64;
@@ -46,15 +47,15 @@ impl Progress {
     }
 }
 
-/// Counts outcomes of the next ones that were sent. The first outcome of each counts.
-pub(super) async fn look(
+/// Records the outcomes of the next items that were sent. Only the first outcome of each counts.
+pub(super) async fn record_outcomes(
     tx: &mut PgConnection,
     run: Uuid,
     progress: &mut Progress,
 ) -> Result<(), sqlx::Error> {
     let (from, to) = (
         progress.looked_to,
-        progress.sent.min(progress.looked_to + LOOKED_AT),
+        progress.sent.min(progress.looked_to + MAX_CHECKED),
     );
     let seen = sqlx::query!(
         r#"with seen as materialized (
@@ -104,17 +105,17 @@ pub(super) async fn look(
         run,
         progress.settled_to,
         progress.looked_to,
-        narrow(seen.resolved),
-        narrow(seen.failed),
-        narrow(seen.same_kind),
+        to_i32(seen.resolved),
+        to_i32(seen.failed),
+        to_i32(seen.same_kind),
     )
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// A part of a run is no larger than the run.
-fn narrow(count: i64) -> i32 {
+/// Cannot overflow: a part of a run is no larger than the run.
+fn to_i32(count: i64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -138,13 +139,13 @@ pub(super) async fn find(tx: &mut PgConnection, run: Uuid) -> Result<Option<Prog
     .await
 }
 
-/// Outcomes that are there and not counted yet: how many took effect, and how many failed again.
-pub(super) async fn not_counted(
+/// Outcomes that exist and are not recorded yet: how many items were resolved, and how many failed again.
+pub(super) async fn count_unrecorded(
     tx: &mut PgConnection,
     run: Uuid,
     progress: &Progress,
 ) -> Result<(i64, i64), sqlx::Error> {
-    let later = sqlx::query!(
+    let unrecorded = sqlx::query!(
         r#"select count(*) filter (where d.state in ('resolved', 'discarded')) as "resolved!",
                   count(*) filter (where d.state = 'open') as "failed!"
            from events.replay_item i cross join lateral (
@@ -157,5 +158,5 @@ pub(super) async fn not_counted(
     )
     .fetch_one(tx)
     .await?;
-    Ok((later.resolved, later.failed))
+    Ok((unrecorded.resolved, unrecorded.failed))
 }

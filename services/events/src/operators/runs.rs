@@ -1,4 +1,4 @@
-//! Replays of whole groups: sent in the background, at a rate, and stepwise where the operator is careful.
+//! Replays of groups: sent in the background, at a limited rate, and in steps in canary mode.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -10,9 +10,8 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{
-    Caller, actions,
-    failure::Failure,
-    letters,
+    Operator, actions, dead_letters,
+    error::Error,
     progress::{self, Progress},
 };
 use crate::{
@@ -20,23 +19,23 @@ use crate::{
     store::{self, Unassigned},
 };
 
-/// Replays a second when the operator says nothing.
+/// Replays a second when the request sets no rate.
 const DEFAULT_RATE: u32 = 10;
 
 /// How often runs are advanced.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
 
-/// Dead letters in one run.
-const LARGEST: i64 = 10_000;
+/// The most dead letters in one run.
+const MAX_ITEMS: i64 = 10_000;
 
-/// Runs that are advanced in one turn, as `events.running_replays` cuts them.
-const RUNS: usize = 100;
+/// The most runs that are advanced at a time, as `events.running_replays` limits them.
+const MAX_RUNS_PER_TICK: usize = 100;
 
 pub(super) async fn start(
     tx: &mut PgConnection,
-    caller: &Caller,
+    operator: &Operator,
     request: &ops::ReplayDeadLetterGroupRequest,
-) -> Result<ops::ReplayRun, Failure> {
+) -> Result<ops::ReplayRun, Error> {
     let id = Uuid::now_v7();
     let rate = if request.rate == 0 {
         DEFAULT_RATE
@@ -51,30 +50,30 @@ pub(super) async fn start(
         "insert into events.replay_run (id, facility, fingerprint, mode, rate, state, actor, total)
          values ($1, $2, $3, $4, $5, 'running', $6, 0)",
         id,
-        caller.facility,
+        operator.facility,
         request.fingerprint,
         mode,
         rate.cast_signed(),
-        caller.subject,
+        operator.subject,
     )
     .execute(&mut *tx)
     .await?;
-    let total = fill(tx, id, caller, &request.fingerprint).await?;
+    let total = insert_items(tx, id, operator, &request.fingerprint).await?;
     if total == 0 {
-        return Err(Failure::EmptyGroup);
+        return Err(Error::EmptyGroup);
     }
     find(tx, id).await
 }
 
-/// Takes the oldest open dead letters into the run, and returns how many those are.
-async fn fill(
+/// Adds the oldest open dead letters to the run, and returns their number.
+async fn insert_items(
     tx: &mut PgConnection,
     run: Uuid,
-    caller: &Caller,
+    operator: &Operator,
     fingerprint: &str,
 ) -> Result<i32, sqlx::Error> {
-    let facilities = caller.facilities();
-    // The plan that touches the fewest rows is to win, however many there are.
+    let facilities = operator.facilities();
+    // Makes the planner choose the plan that reads the fewest rows, however many there are.
     sqlx::query!(
         "select set_config('random_page_cost', '0', true) as random, set_config('seq_page_cost', '0', true) as seq"
     )
@@ -104,20 +103,20 @@ async fn fill(
         run,
         &facilities,
         fingerprint,
-        LARGEST,
+        MAX_ITEMS,
     )
     .fetch_one(tx)
     .await
 }
 
-pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayRun, Failure> {
+pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayRun, Error> {
     let progress = progress::find(tx, id).await?;
-    let progress = progress.ok_or_else(|| Failure::NotFound {
+    let progress = progress.ok_or_else(|| Error::NotFound {
         kind: "replay run",
         id: id.to_string(),
     })?;
-    let later = progress::not_counted(tx, id, &progress).await?;
-    let count = |counted: i64, later: i64| u32::try_from(counted + later).unwrap_or(u32::MAX);
+    let unrecorded = progress::count_unrecorded(tx, id, &progress).await?;
+    let count = |counted: i64, unrecorded: i64| u32::try_from(counted + unrecorded).unwrap_or(u32::MAX);
     let remaining = i64::from(progress.total - progress.sent);
     let running = progress.state == "running" && remaining > 0;
     let state = match progress.state.as_str() {
@@ -138,10 +137,10 @@ pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayR
         rate: progress.rate.unsigned_abs(),
         total_count: progress.total.unsigned_abs(),
         sent_count: progress.sent.unsigned_abs(),
-        resolved_count: count(progress.resolved, later.0),
-        failed_count: count(progress.failed, later.1),
+        resolved_count: count(progress.resolved, unrecorded.0),
+        failed_count: count(progress.failed, unrecorded.1),
         actor: progress.actor,
-        create_time: Some(letters::timestamp(progress.created_at)),
+        create_time: Some(dead_letters::timestamp(progress.created_at)),
         remaining_duration: running.then(|| prost_types::Duration {
             seconds: (remaining + i64::from(progress.rate) - 1) / i64::from(progress.rate),
             nanos: 0,
@@ -149,37 +148,37 @@ pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<ops::ReplayR
     })
 }
 
-/// Whose turn it is to be advanced: each process goes through the runs in turn, so that 100 which never end hold up no
-/// other.
+/// The run after which the next turn starts. Each process advances the runs in turn, so that 100 runs which do not
+/// end do not block the others.
 #[derive(Default)]
-pub(crate) struct Turn(Mutex<Uuid>);
+pub(crate) struct Cursor(Mutex<Uuid>);
 
-impl Turn {
-    /// The run after which this turn begins.
-    fn begin(&self) -> Uuid {
+impl Cursor {
+    /// The run after which this turn starts.
+    fn get(&self) -> Uuid {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next one begins behind these, or anew.
-    fn end(&self, runs: &[Uuid]) {
-        let next = runs.last().filter(|_| runs.len() == RUNS);
+    /// The next turn starts after these runs, or from the beginning.
+    fn advance(&self, runs: &[Uuid]) {
+        let next = runs.last().filter(|_| runs.len() == MAX_RUNS_PER_TICK);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = next.copied().unwrap_or_default();
     }
 }
 
-/// Advances the runs whose turn it is. One process at a time advances a run.
-pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool, turn: &Turn) -> Result<(), sqlx::Error> {
+/// Advances the next runs. One process at a time advances a run.
+pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool, cursor: &Cursor) -> Result<(), sqlx::Error> {
     let running = sqlx::query!(
         r#"select id as "id!", facility as "facility!" from events.running_replays($1)"#,
-        turn.begin(),
+        cursor.get(),
     )
     .fetch_all(pool)
     .await?;
-    turn.end(&running.iter().map(|run| run.id).collect::<Vec<_>>());
+    cursor.advance(&running.iter().map(|run| run.id).collect::<Vec<_>>());
     let mut failed = None;
     for run in running {
-        // One that cannot go on now does not hold up the others.
-        if let Err(error) = advance_one(bus, pool, run.id, &run.facility).await {
+        // A run that fails to advance does not block the others.
+        if let Err(error) = advance_run(bus, pool, run.id, &run.facility).await {
             tracing::debug!(replay_run.id = %run.id, error = %error, "a replay run was not advanced");
             failed = Some(error);
         }
@@ -187,9 +186,9 @@ pub(crate) async fn advance_all(bus: &Bus, pool: &PgPool, turn: &Turn) -> Result
     failed.map_or(Ok(()), Err)
 }
 
-async fn advance_one(bus: &Bus, pool: &PgPool, id: Uuid, facility: &str) -> Result<(), sqlx::Error> {
-    // What an administrator sends again may be nobody's.
-    let mut tx = store::begin_seeing(pool, facility, Unassigned::Visible).await?;
+async fn advance_run(bus: &Bus, pool: &PgPool, id: Uuid, facility: &str) -> Result<(), sqlx::Error> {
+    // A run of an administrator may include dead letters without a facility.
+    let mut tx = store::begin_with_visibility(pool, facility, Unassigned::Visible).await?;
     let locked = sqlx::query_scalar!(
         "select true from events.replay_run where id = $1 and state = 'running' for update skip locked",
         id,
@@ -206,7 +205,7 @@ async fn advance(tx: &mut PgConnection, service: &str, run: Uuid) -> Result<(), 
     let Some(mut progress) = progress::find(tx, run).await? else {
         return Ok(());
     };
-    progress::look(tx, run, &mut progress).await?;
+    progress::record_outcomes(tx, run, &mut progress).await?;
     let state = if progress.mode == "canary" && progress.same_kind > 0 {
         "stopped"
     } else if !progress.unsent && progress.settled_to >= progress.sent {
@@ -230,8 +229,8 @@ async fn send(
     run: Uuid,
     progress: &Progress,
 ) -> Result<(), sqlx::Error> {
-    let at_most = progress.allowance();
-    if at_most == 0 || !progress.unsent {
+    let limit = progress.send_limit();
+    if limit == 0 || !progress.unsent {
         return Ok(());
     }
     let items = sqlx::query!(
@@ -249,14 +248,14 @@ async fn send(
          returning i.dead_letter_id, next.state",
         run,
         progress.sent,
-        at_most,
+        limit,
     )
     .fetch_all(&mut *tx)
     .await?;
     for item in items {
-        // Somebody may have replayed or discarded it meanwhile.
+        // Another operator may have replayed or discarded it meanwhile.
         if item.state == "open" {
-            actions::send(tx, service, item.dead_letter_id).await?;
+            actions::send_replay(tx, service, item.dead_letter_id).await?;
         }
     }
     Ok(())

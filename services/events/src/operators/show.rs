@@ -1,16 +1,16 @@
-//! One dead letter with everything around it.
+//! One dead letter with its body, headers, causes, parked events, actions and latest edit.
 
 use proto::ops::v1 as ops;
 use sqlx::PgConnection;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use super::{edits, failure::Failure, letters};
+use super::{dead_letters, edits, error::Error};
 use crate::{contract, envelope::Headers};
 
-pub(super) async fn whole(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDeadLetterResponse, Failure> {
-    let letter = letters::find(tx, id).await?;
-    let letter = letter.ok_or_else(|| Failure::NotFound {
+pub(super) async fn get(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDeadLetterResponse, Error> {
+    let dead_letter = dead_letters::find(tx, id).await?;
+    let dead_letter = dead_letter.ok_or_else(|| Error::NotFound {
         kind: "dead letter",
         id: id.to_string(),
     })?;
@@ -27,7 +27,7 @@ pub(super) async fn whole(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDea
         Err(error) => (String::new(), error),
     };
     Ok(ops::GetDeadLetterResponse {
-        dead_letter: Some(letter.into()),
+        dead_letter: Some(dead_letter.into()),
         body: content.body,
         body_json,
         decode_error,
@@ -35,16 +35,19 @@ pub(super) async fn whole(tx: &mut PgConnection, id: Uuid) -> Result<ops::GetDea
             .into_iter()
             .map(|(name, value)| ops::Header { name, value })
             .collect(),
-        causes: causes(tx, content.causation_id).await?,
-        parked: parked(tx, id).await?,
-        actions: actions(tx, id).await?,
-        edit: edits::latest(tx, id).await?,
+        causes: list_causes(tx, content.causation_id).await?,
+        parked: list_parked(tx, id).await?,
+        actions: list_actions(tx, id).await?,
+        edit: edits::find_latest(tx, id).await?,
     })
 }
 
-/// The chain of causes, as far as the published part of this service's own log goes; the first one beyond it has only an
-/// id.
-async fn causes(tx: &mut PgConnection, cause: Option<Uuid>) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
+/// The chain of causes, as far as the published part of this service's own log has them. The first cause beyond it
+/// has only an id.
+async fn list_causes(
+    tx: &mut PgConnection,
+    cause: Option<Uuid>,
+) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"with recursive chain (id, depth) as (
                select $1::uuid, 1 where $1 is not null
@@ -67,12 +70,12 @@ async fn causes(tx: &mut PgConnection, cause: Option<Uuid>) -> Result<Vec<ops::R
         event_type: row.r#type.unwrap_or_default(),
         aggregate_id: row.aggregate_id.map(|id| id.to_string()).unwrap_or_default(),
         aggregate_version: row.version.unwrap_or_default(),
-        occur_time: row.occurred_at.map(letters::timestamp),
+        occur_time: row.occurred_at.map(dead_letters::timestamp),
     });
     Ok(causes.collect())
 }
 
-async fn parked(tx: &mut PgConnection, head: Uuid) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
+async fn list_parked(tx: &mut PgConnection, head: Uuid) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
         "select p.event_id, p.aggregate_id, p.headers
          from events.parked_key k cross join lateral (
@@ -97,13 +100,13 @@ async fn parked(tx: &mut PgConnection, head: Uuid) -> Result<Vec<ops::RelatedEve
             event_type: header("ce-type").to_owned(),
             aggregate_id: row.aggregate_id.to_string(),
             aggregate_version: header("ce-sequence").parse().unwrap_or_default(),
-            occur_time: occurred.map(letters::timestamp),
+            occur_time: occurred.map(dead_letters::timestamp),
         }
     });
     Ok(parked.collect())
 }
 
-async fn actions(tx: &mut PgConnection, id: Uuid) -> Result<Vec<ops::OperatorAction>, sqlx::Error> {
+async fn list_actions(tx: &mut PgConnection, id: Uuid) -> Result<Vec<ops::OperatorAction>, sqlx::Error> {
     let rows = sqlx::query!(
         "select action, actor, created_at, detail from events.operator_action
          where dead_letter_id = $1 order by id limit 100",
@@ -114,7 +117,7 @@ async fn actions(tx: &mut PgConnection, id: Uuid) -> Result<Vec<ops::OperatorAct
     let actions = rows.into_iter().map(|row| ops::OperatorAction {
         action: row.action,
         actor: row.actor,
-        action_time: Some(letters::timestamp(row.created_at)),
+        action_time: Some(dead_letters::timestamp(row.created_at)),
         detail: row.detail,
     });
     Ok(actions.collect())

@@ -1,4 +1,4 @@
-//! The stream as it grows.
+//! Streams new events to an operator.
 
 use std::{pin::Pin, time::Duration};
 
@@ -11,30 +11,31 @@ use proto::ops::v1 as ops;
 use time::OffsetDateTime;
 use tonic::Status;
 
-use super::{Caller, failure::Failure, letters};
+use super::{Operator, dead_letters, error::Error};
 use crate::{
-    Bus, Error, contract,
-    envelope::{Envelope, stored},
+    Bus, contract,
+    envelope::{Envelope, storable_headers},
     streams,
 };
 
-/// How soon the broker forgets a tail whose reader has gone.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+/// The broker deletes the consumer of a tail this long after its reader has gone.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 pub(super) type Tail = Pin<Box<dyn Stream<Item = Result<ops::TailEventsResponse, Status>> + Send>>;
 
-/// The events of the caller's facility. What names no facility is shown too: those who may call are administrators.
-pub(super) async fn follow(
+/// The events of the operator's facility. Events without a facility are included, since only administrators may
+/// call this.
+pub(super) async fn start(
     bus: &Bus,
-    caller: &Caller,
+    operator: &Operator,
     request: &ops::TailEventsRequest,
-) -> Result<Tail, Failure> {
+) -> Result<Tail, Error> {
     let own = format!("evt.{}.", bus.service());
     let subject = match request.subject.as_str() {
         "" => format!("{own}>"),
         subject if subject.starts_with(&own) => subject.to_owned(),
         _ => {
-            return Err(Failure::Invalid {
+            return Err(Error::Invalid {
                 field: "subject",
                 problem: "must be one of this service's own",
             });
@@ -43,7 +44,7 @@ pub(super) async fn follow(
     let deliver_policy = match request.since {
         None => DeliverPolicy::New,
         Some(since) => {
-            let since = Duration::try_from(since).map_err(|_| Failure::Invalid {
+            let since = Duration::try_from(since).map_err(|_| Error::Invalid {
                 field: "since",
                 problem: "must not be negative",
             })?;
@@ -55,14 +56,14 @@ pub(super) async fn follow(
         deliver_policy,
         ack_policy: AckPolicy::None,
         filter_subject: subject,
-        inactive_threshold: FORGOTTEN_AFTER,
+        inactive_threshold: INACTIVE_THRESHOLD,
         ..pull::Config::default()
     };
     let jetstream = bus.jetstream();
     let consumer = jetstream.create_consumer_on_stream(config, streams::EVENTS).await;
     let consumer: PullConsumer = consumer.map_err(broker)?;
     let messages = consumer.messages().await.map_err(broker)?;
-    let facility = caller.facility.clone();
+    let facility = operator.facility.clone();
     let events = messages.filter_map(move |message| {
         let event = match message {
             Ok(message) => Some(event(&message))
@@ -76,17 +77,17 @@ pub(super) async fn follow(
 }
 
 fn event(message: &jetstream::Message) -> ops::TailEventsResponse {
-    let headers = stored(message.headers.as_ref());
+    let headers = storable_headers(message.headers.as_ref());
     let info = message.info().ok();
     let sequence = info.as_ref().map_or(0, |info| info.stream_sequence);
-    let (envelope, _) = Envelope::read(&headers, streams::EVENTS, sequence);
+    let (envelope, _) = Envelope::parse_or_placeholder(&headers, streams::EVENTS, sequence);
     ops::TailEventsResponse {
         event_id: envelope.event_id.to_string(),
         subject: message.subject.to_string(),
         stream_sequence: sequence,
         aggregate_id: envelope.aggregate_id.to_string(),
         aggregate_version: envelope.version,
-        publish_time: info.map(|info| letters::timestamp(info.published)),
+        publish_time: info.map(|info| dead_letters::timestamp(info.published)),
         body_json: contract::to_json(&envelope.type_name, &message.payload).unwrap_or_default(),
         trace_id: envelope.trace_id().to_owned(),
         event_type: envelope.type_name,
@@ -95,6 +96,6 @@ fn event(message: &jetstream::Message) -> ops::TailEventsResponse {
     }
 }
 
-fn broker(error: impl std::fmt::Display) -> Failure {
-    Failure::Broker(Error::broker(error).to_string())
+fn broker(error: impl std::fmt::Display) -> Error {
+    Error::Broker(crate::Error::broker(error).to_string())
 }

@@ -1,4 +1,4 @@
-//! Which lanes of the outbox this relay owns.
+//! The lanes of the outbox that this relay owns.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,18 @@ use crate::{
     outbox::LANES,
 };
 
-/// The lanes of one relay. Its owner id is new with every start, so it serves as the fence: rows are read only
-/// together with a lease in that name, and nothing is published after the lease's time by the monotonic clock.
+/// The lanes of one relay. Its owner id is new with every start and serves as the fence: rows are read only
+/// together with a lease of that owner, and nothing is published after the lease has expired by the monotonic
+/// clock.
 pub(super) struct Lanes {
     owner: String,
     ttl: Duration,
-    held: Vec<i16>,
-    until: Option<Instant>,
+    owned: Vec<i16>,
+    lease_until: Option<Instant>,
 }
 
-/// A message that waits. Events have no headers yet: they are made of the columns below them, which notices lack.
+/// A waiting message. Notices have headers. The headers of an event are made of the columns below, which notices
+/// lack.
 struct Row {
     id: i64,
     lane: i16,
@@ -48,53 +50,54 @@ impl Lanes {
         Self {
             owner: owner.to_string(),
             ttl,
-            held: Vec::new(),
-            until: None,
+            owned: Vec::new(),
+            lease_until: None,
         }
     }
 
-    pub(super) fn held(&self) -> &[i16] {
-        &self.held
+    pub(super) fn owned(&self) -> &[i16] {
+        &self.owned
     }
 
-    /// A third of the lease has passed.
-    pub(super) fn are_due(&self) -> bool {
-        self.until
-            .is_none_or(|until| Instant::now() + self.ttl.mul_f64(2.0 / 3.0) > until)
+    /// Whether a third of the lease has passed.
+    pub(super) fn renewal_is_due(&self) -> bool {
+        self.lease_until
+            .is_none_or(|lease_until| Instant::now() + self.ttl.mul_f64(2.0 / 3.0) > lease_until)
     }
 
-    /// Renews and balances the lanes when that is due.
-    pub(super) async fn keep(&mut self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        if !self.are_due() {
+    /// Renews and balances the lanes when the renewal is due.
+    pub(super) async fn renew_and_balance(&mut self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        if !self.renewal_is_due() {
             return Ok(());
         }
-        if self.until.is_none() {
-            self.lay_out(pool).await?;
+        if self.lease_until.is_none() {
+            self.insert_leases(pool).await?;
         }
-        let asked = Instant::now();
-        let share = self.share(pool).await?;
-        self.held = self.renew(pool).await?;
-        if self.held.len() > share {
-            let surplus = self.held.split_off(share);
-            self.give_back(pool, &surplus).await?;
-        } else if self.held.len() < share {
-            let missing = share - self.held.len();
-            self.held.extend(self.take(pool, missing).await?);
+        let requested_at = Instant::now();
+        let fair_share = self.fair_share(pool).await?;
+        self.owned = self.renew(pool).await?;
+        if self.owned.len() > fair_share {
+            let surplus = self.owned.split_off(fair_share);
+            self.release_lanes(pool, &surplus).await?;
+        } else if self.owned.len() < fair_share {
+            let missing = fair_share - self.owned.len();
+            self.owned.extend(self.acquire(pool, missing).await?);
         }
-        self.until = Some(asked + self.ttl);
+        self.lease_until = Some(requested_at + self.ttl);
         Ok(())
     }
 
-    pub(super) fn are_current(&self) -> bool {
-        self.until.is_some_and(|until| Instant::now() < until)
+    pub(super) fn lease_is_valid(&self) -> bool {
+        self.lease_until
+            .is_some_and(|lease_until| Instant::now() < lease_until)
     }
 
-    /// The oldest messages of those of the lanes that are still this relay's.
+    /// The oldest messages of the given lanes, as far as this relay still owns them.
     pub(super) async fn read(
         &self,
         pool: &PgPool,
         lanes: &[i16],
-        at_most: usize,
+        limit: usize,
     ) -> Result<Vec<Pending>, sqlx::Error> {
         let rows = sqlx::query_as!(
             Row,
@@ -104,14 +107,14 @@ impl Lanes {
                from events.outbox_page($1, $2, $3)"#,
             self.owner,
             lanes,
-            i64::try_from(at_most).unwrap_or(i64::MAX),
+            i64::try_from(limit).unwrap_or(i64::MAX),
         )
         .fetch_all(pool)
         .await?;
-        rows.into_iter().map(Row::pending).collect()
+        rows.into_iter().map(Row::into_pending).collect()
     }
 
-    /// Lets other relays have the lanes at once.
+    /// Releases all lanes, so that other relays can acquire them at once.
     pub(super) async fn release(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         sqlx::query!(
             "update events.lease set until = '-infinity' where owner = $1",
@@ -122,7 +125,7 @@ impl Lanes {
         Ok(())
     }
 
-    async fn lay_out(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+    async fn insert_leases(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         sqlx::query!(
             "insert into events.lease (name, owner, epoch, until)
              select 'lane:' || lane, '', 0, '-infinity' from generate_series(0, $1::int - 1) lane
@@ -134,8 +137,8 @@ impl Lanes {
         Ok(())
     }
 
-    /// Says that this relay lives, and returns how many lanes are its part.
-    async fn share(&self, pool: &PgPool) -> Result<usize, sqlx::Error> {
+    /// Records that this relay runs, and returns the number of lanes it should own.
+    async fn fair_share(&self, pool: &PgPool) -> Result<usize, sqlx::Error> {
         let others = sqlx::query_scalar!(
             r#"with gone as (
                    delete from events.lease where name like 'relay:%' and until < now() - interval '1 hour'
@@ -167,7 +170,7 @@ impl Lanes {
         .await
     }
 
-    async fn take(&self, pool: &PgPool, at_most: usize) -> Result<Vec<i16>, sqlx::Error> {
+    async fn acquire(&self, pool: &PgPool, limit: usize) -> Result<Vec<i16>, sqlx::Error> {
         sqlx::query_scalar!(
             r#"update events.lease
                set owner = $1, epoch = epoch + 1, until = now() + make_interval(secs => $2)
@@ -177,13 +180,13 @@ impl Lanes {
                returning substr(name, 6)::smallint as "lane!""#,
             self.owner,
             self.ttl.as_secs_f64(),
-            i64::try_from(at_most).unwrap_or(i64::MAX),
+            i64::try_from(limit).unwrap_or(i64::MAX),
         )
         .fetch_all(pool)
         .await
     }
 
-    async fn give_back(&self, pool: &PgPool, lanes: &[i16]) -> Result<(), sqlx::Error> {
+    async fn release_lanes(&self, pool: &PgPool, lanes: &[i16]) -> Result<(), sqlx::Error> {
         sqlx::query!(
             "update events.lease set until = '-infinity'
              where owner = $1 and name = any(select 'lane:' || lane from unnest($2::smallint[]) lane)",
@@ -197,7 +200,7 @@ impl Lanes {
 }
 
 impl Row {
-    fn pending(mut self) -> Result<Pending, sqlx::Error> {
+    fn into_pending(mut self) -> Result<Pending, sqlx::Error> {
         let is_event = self.headers.is_none();
         let headers = match self.headers.take() {
             Some(headers) => {
@@ -232,6 +235,6 @@ impl Row {
             causation_id: self.causation_id,
             traceparent: self.traceparent.take()?,
         };
-        Some(envelope::headers(envelope, self.occurred_at?))
+        Some(envelope::encode(envelope, self.occurred_at?))
     }
 }

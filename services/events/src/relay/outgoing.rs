@@ -1,4 +1,4 @@
-//! A row as it travels: its headers, and whether the broker can take it.
+//! A row as it is sent: its headers, and whether the broker can accept it.
 
 use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
@@ -7,16 +7,16 @@ use tracing::Span;
 use super::Pending;
 use crate::{Bus, envelope::BODY_OMITTED, trace};
 
-/// The broker keeps the length of the headers in sixteen bits.
-const MAX_HEADERS: usize = u16::MAX as usize;
+/// The broker stores the length of the headers in sixteen bits.
+const MAX_HEADER_BYTES: usize = u16::MAX as usize;
 
-/// What a batch adds to the headers of a message, at most.
-const BATCH_HEADERS: usize = 160;
+/// The most bytes that a batch adds to the headers of a message.
+const BATCH_HEADER_BYTES: usize = 160;
 
-/// The longest value in the headers of a copy that had to be cut.
-const CUT_VALUE: usize = 500;
+/// Characters kept of each header of a copy that had to be shortened.
+const MAX_TRUNCATED_VALUE: usize = 500;
 
-/// A row on its way, and the span of its publication.
+/// A row to be sent, and the span of its publication.
 pub(super) struct Outgoing<'a> {
     pub(super) row: &'a Pending,
     pub(super) headers: HeaderMap,
@@ -29,13 +29,13 @@ pub(super) struct Outgoing<'a> {
 pub(super) enum Size {
     /// Also with the headers of a batch.
     Batched,
-    Alone,
+    Single,
     TooLarge(String),
 }
 
 impl<'a> Outgoing<'a> {
-    /// What did not happen in a trace is published without a span. A copy for DEAD_LETTERS that is larger than `limit`
-    /// goes without its body: the dead letter itself is in the database.
+    /// A message without a trace is published without a span. A copy for DEAD_LETTERS that is larger than `limit`
+    /// omits its body: the dead letter itself is in the database.
     pub(super) fn new(bus: &Bus, row: &'a Pending, limit: usize) -> Self {
         let parent = row.header("traceparent");
         let span = if parent.is_empty() {
@@ -52,7 +52,7 @@ impl<'a> Outgoing<'a> {
                 messaging.message.id = row.message_id,
             )
         };
-        trace::hang_below(&span, parent);
+        trace::set_parent(&span, parent);
         let mut outgoing = Self {
             row,
             headers: headers(bus, row, &span),
@@ -60,17 +60,17 @@ impl<'a> Outgoing<'a> {
             _span: span,
         };
         if row.is_copy() {
-            outgoing.fit(limit);
+            outgoing.shrink_to(limit);
         }
         outgoing
     }
 
-    /// Whether the broker takes it.
+    /// Whether the broker accepts it.
     pub(super) fn size(&self, limit: usize) -> Size {
         let (headers, total) = (header_bytes(&self.headers), self.bytes());
-        if headers > MAX_HEADERS {
+        if headers > MAX_HEADER_BYTES {
             return Size::TooLarge(format!(
-                "the headers have {headers} bytes; the broker takes {MAX_HEADERS}"
+                "the headers have {headers} bytes; the broker takes {MAX_HEADER_BYTES}"
             ));
         }
         if total > limit {
@@ -78,18 +78,19 @@ impl<'a> Outgoing<'a> {
                 "the message has {total} bytes; the broker takes {limit} (max_payload)"
             ));
         }
-        match total + BATCH_HEADERS > limit || headers + BATCH_HEADERS > MAX_HEADERS {
-            true => Size::Alone,
-            false => Size::Batched,
+        if total + BATCH_HEADER_BYTES > limit || headers + BATCH_HEADER_BYTES > MAX_HEADER_BYTES {
+            Size::Single
+        } else {
+            Size::Batched
         }
     }
 
-    /// Headers and body, as the broker counts them.
+    /// Headers and body in bytes, as the broker counts them.
     pub(super) fn bytes(&self) -> usize {
         header_bytes(&self.headers) + self.body.len()
     }
 
-    fn fit(&mut self, limit: usize) {
+    fn shrink_to(&mut self, limit: usize) {
         if matches!(self.size(limit), Size::TooLarge(_)) && !self.body.is_empty() {
             self.headers.insert(BODY_OMITTED, self.body.len().to_string());
             self.body = Bytes::new();
@@ -103,7 +104,12 @@ impl<'a> Outgoing<'a> {
                 .iter()
                 .filter(|(name, _)| names(name.as_ref()))
                 .filter_map(|(name, values)| {
-                    let value: String = values.first()?.as_str().chars().take(CUT_VALUE).collect();
+                    let value: String = values
+                        .first()?
+                        .as_str()
+                        .chars()
+                        .take(MAX_TRUNCATED_VALUE)
+                        .collect();
                     Some((name.clone(), header_value(&value)))
                 })
                 .collect();
@@ -125,15 +131,15 @@ impl Pending {
 fn headers(bus: &Bus, row: &Pending, span: &Span) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", header_value(&row.message_id));
-    // What is published again keeps the source it came with.
+    // A message that is published again keeps its original source.
     headers.insert("ce-source", format!("/weft/{}", bus.service()));
     for (name, value) in &row.headers {
-        // A foreign message may have brought a name that the protocol does not know.
+        // A foreign message may have a name that the protocol does not allow.
         if let Ok(name) = name.parse::<async_nats::HeaderName>() {
             headers.insert(name, header_value(value));
         }
     }
-    // What is consumed hangs below its publication.
+    // The consumer's span becomes a child of the publication.
     let traceparent = trace::traceparent(span);
     if !traceparent.is_empty() {
         headers.insert("traceparent", traceparent);
@@ -141,7 +147,7 @@ fn headers(bus: &Bus, row: &Pending, span: &Span) -> HeaderMap {
     headers
 }
 
-/// A header is one line; an error message may not be.
+/// A header is one line; an error message may have several.
 fn header_value(text: &str) -> HeaderValue {
     let line: String = text
         .chars()
@@ -150,7 +156,7 @@ fn header_value(text: &str) -> HeaderValue {
     line.parse().unwrap_or_else(|_| HeaderValue::new())
 }
 
-/// `NATS/1.0`, a line for each value, and an empty one.
+/// The bytes of `NATS/1.0`, of a line for each value, and of the empty line.
 fn header_bytes(headers: &HeaderMap) -> usize {
     let lines = headers.iter().flat_map(|(name, values)| {
         let name: &str = name.as_ref();

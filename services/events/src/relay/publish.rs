@@ -1,5 +1,5 @@
-//! From rows to acknowledged messages: atomic batches (ADR-50), each by itself where there are few, and one by one where a
-//! batch is refused or a row may be.
+//! Publishes rows: in atomic batches (ADR-50); individually where there are few; one after the other where a batch
+//! is refused or a row may be.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -14,28 +14,28 @@ use super::{
 };
 use crate::{Bus, Error, limits};
 
-/// A batch holds a message id that the broker already has: it was published before, and its deletion here was lost.
+/// A batch has a message id that the broker already has: it was published before, and its row was not deleted.
 const DUPLICATE_IN_BATCH: u64 = 10201;
 
-/// The refusals of class 400 that are about the stream or the account and not about the message: the account's limits
-/// are reached, another stream is expected, the stream is sealed.
-const NOT_OF_THE_MESSAGE: [u64; 3] = [10002, 10060, 10109];
+/// Errors of class 400 that concern the stream or the account and not the message: the account's limits are
+/// reached, another stream is expected, the stream is sealed.
+const STREAM_OR_ACCOUNT_ERRORS: [u64; 3] = [10002, 10060, 10109];
 
-/// The message is larger than the stream's `max_msg_size`, or its headers than 64 KiB.
-const TOO_LARGE: [u64; 2] = [10054, 10097];
+/// The message is larger than the stream's `max_msg_size`, or its headers are larger than 64 KiB.
+const TOO_LARGE_ERRORS: [u64; 2] = [10054, 10097];
 
-/// Below so many messages an atomic batch costs the broker more than publishing each by itself: it stages every batch in
-/// a store of its own (some 3 ms), whatever its size.
-const LEAST_BATCH: usize = 12;
+/// The fewest messages for an atomic batch. Fewer cost less when published individually: the broker stages every
+/// batch in a store of its own, which takes some 3 ms whatever its size.
+const MIN_ATOMIC_BATCH: usize = 12;
 
-/// What the broker answers to a publish.
+/// The broker's response to a publish.
 #[derive(Deserialize)]
-struct Answer {
-    error: Option<Refusal>,
+struct PublishAck {
+    error: Option<BrokerError>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct BrokerError {
     #[serde(default)]
     code: u64,
     #[serde(default)]
@@ -44,7 +44,7 @@ struct Refusal {
     description: String,
 }
 
-/// Why the broker does not take a message, whatever becomes of others.
+/// Why the broker refuses a message, independent of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     TooLarge,
@@ -60,27 +60,27 @@ pub(super) struct Refused {
     pub(super) reason: String,
 }
 
-/// What became of rows. Those that are in neither list were not tried, or their fate is unknown.
+/// The results of publishing rows. Rows in neither list were not tried, or their outcome is unknown.
 #[derive(Default)]
-pub(super) struct Published {
+pub(super) struct Summary {
     pub(super) acknowledged: Vec<i64>,
     pub(super) refused: Vec<Refused>,
-    /// The aggregates of the refused rows, whose later events wait with them.
+    /// The aggregates of the refused rows. Their later events wait.
     held: HashSet<Uuid>,
     pub(super) failure: Option<Error>,
 }
 
-impl Published {
-    /// Whether a row may still be sent: an aggregate's events go in their order, and when the broker is away or full,
-    /// others would only wait for the same.
-    fn goes_on(&self, row: &Pending) -> bool {
+impl Summary {
+    /// Whether a row may still be sent. An aggregate's events go in their order, and when the broker is
+    /// unavailable or full, other rows would fail too.
+    fn may_publish(&self, row: &Pending) -> bool {
         self.failure.is_none() && !(row.is_event && self.held.contains(&row.aggregate_id))
     }
 
-    fn take(&mut self, outgoing: &Outgoing<'_>, fate: Result<Fate, Error>) {
-        match fate {
-            Ok(Fate::Acknowledged) => self.acknowledged.push(outgoing.row.id),
-            Ok(Fate::Refused(code, reason)) => {
+    fn record(&mut self, outgoing: &Outgoing<'_>, outcome: Result<Outcome, Error>) {
+        match outcome {
+            Ok(Outcome::Acknowledged) => self.acknowledged.push(outgoing.row.id),
+            Ok(Outcome::Refused(code, reason)) => {
                 self.held.insert(outgoing.row.aggregate_id);
                 self.refused.push(Refused {
                     position: outgoing.row.id,
@@ -96,8 +96,8 @@ impl Published {
     }
 }
 
-/// The fate of one message.
-enum Fate {
+/// The outcome of one message.
+enum Outcome {
     Acknowledged,
     Refused(Code, String),
 }
@@ -113,51 +113,51 @@ impl Code {
 }
 
 /// Publishes in order within each aggregate.
-pub(super) async fn all(bus: &Bus, pending: &[Pending]) -> Published {
-    let mut done = Published::default();
-    renew_limit(bus, pending).await;
+pub(super) async fn publish_all(bus: &Bus, pending: &[Pending]) -> Summary {
+    let mut summary = Summary::default();
+    refresh_payload_limit(bus, pending).await;
     let limit = bus.client().max_payload();
-    // A batch belongs to one stream. Nothing orders a dead letter's copy against events.
+    // A batch belongs to one stream. Dead letters' copies have no order relative to events.
     let (copies, events): (Vec<_>, Vec<_>) = pending
         .iter()
         .map(|row| Outgoing::new(bus, row, limit))
         .partition(|outgoing| outgoing.row.is_copy());
     for rows in [events, copies] {
-        let (together, apart) = doubtful_apart(bus, rows, limit);
-        if together.len() < LEAST_BATCH {
-            pipelined(bus, together, limit, &mut done).await;
-            singly(bus, &apart, limit, &mut done).await;
+        let (batchable, doubtful) = split_doubtful(bus, rows, limit);
+        if batchable.len() < MIN_ATOMIC_BATCH {
+            publish_pipelined(bus, batchable, limit, &mut summary).await;
+            publish_sequentially(bus, &doubtful, limit, &mut summary).await;
             continue;
         }
-        match batch(bus, &together).await {
+        match publish_batch(bus, &batchable).await {
             Ok(None) => {
-                let positions = together.iter().map(|outgoing| outgoing.row.id);
-                done.acknowledged.extend(positions);
-                singly(bus, &apart, limit, &mut done).await;
+                let positions = batchable.iter().map(|outgoing| outgoing.row.id);
+                summary.acknowledged.extend(positions);
+                publish_sequentially(bus, &doubtful, limit, &mut summary).await;
             }
-            Ok(Some(refusal)) => {
-                if refusal.err_code != DUPLICATE_IN_BATCH {
+            Ok(Some(broker_error)) => {
+                if broker_error.err_code != DUPLICATE_IN_BATCH {
                     tracing::warn!(
-                        error = refusal.description,
-                        "the broker refused a batch; publishing singly"
+                        error = broker_error.description,
+                        "the broker refused a batch; its messages are published individually"
                     );
                 }
                 // In their order: an aggregate's doubtful rows come after its others.
-                singly(bus, &together, limit, &mut done).await;
-                singly(bus, &apart, limit, &mut done).await;
+                publish_sequentially(bus, &batchable, limit, &mut summary).await;
+                publish_sequentially(bus, &doubtful, limit, &mut summary).await;
             }
-            Err(_) if together.iter().any(|outgoing| is_forbidden(bus, outgoing)) => {
-                singly(bus, &together, limit, &mut done).await;
-                singly(bus, &apart, limit, &mut done).await;
+            Err(_) if batchable.iter().any(|outgoing| is_recently_denied(bus, outgoing)) => {
+                publish_sequentially(bus, &batchable, limit, &mut summary).await;
+                publish_sequentially(bus, &doubtful, limit, &mut summary).await;
             }
-            Err(error) => done.failure = Some(error),
+            Err(error) => summary.failure = Some(error),
         }
     }
-    done
+    summary
 }
 
-/// Looks whether the server's limit has changed, when a message that was too large is tried again.
-async fn renew_limit(bus: &Bus, pending: &[Pending]) {
+/// Checks whether the server's limit has changed, when a held message is retried.
+async fn refresh_payload_limit(bus: &Bus, pending: &[Pending]) {
     if pending.iter().all(|row| row.attempts == 0) {
         return;
     }
@@ -166,11 +166,7 @@ async fn renew_limit(bus: &Bus, pending: &[Pending]) {
     if let Some(limit) = limits::max_payload(&bus.settings().servers).await
         && limit != known
     {
-        tracing::info!(
-            known,
-            limit,
-            "the broker's max_payload has changed; connecting anew"
-        );
+        tracing::info!(known, limit, "the broker's max_payload has changed; reconnecting");
         if client.force_reconnect().await.is_ok() {
             let renewed = async {
                 while client.max_payload() != limit {
@@ -182,33 +178,34 @@ async fn renew_limit(bus: &Bus, pending: &[Pending]) {
     }
 }
 
-/// Parts the rows that a batch could be refused for, and what follows them in their aggregates, from the others.
-fn doubtful_apart<'a>(
+/// Separates the rows that could make the broker refuse a batch, and later events of their aggregates, from the
+/// others.
+fn split_doubtful<'a>(
     bus: &Bus,
     rows: Vec<Outgoing<'a>>,
     limit: usize,
 ) -> (Vec<Outgoing<'a>>, Vec<Outgoing<'a>>) {
-    let mut behind = HashSet::new();
+    let mut blocked = HashSet::new();
     rows.into_iter().partition(|outgoing| {
         let row = outgoing.row;
         let doubtful = row.attempts > 0
             || outgoing.size(limit) != Size::Batched
-            || is_forbidden(bus, outgoing)
-            || (row.is_event && behind.contains(&row.aggregate_id));
+            || is_recently_denied(bus, outgoing)
+            || (row.is_event && blocked.contains(&row.aggregate_id));
         if doubtful && row.is_event {
-            behind.insert(row.aggregate_id);
+            blocked.insert(row.aggregate_id);
         }
         !doubtful
     })
 }
 
-fn is_forbidden(bus: &Bus, outgoing: &Outgoing<'_>) -> bool {
-    let recently = Duration::from_millis(bus.settings().relay.held_retry_ms);
-    bus.refusals().is_refused(&outgoing.row.subject, recently)
+fn is_recently_denied(bus: &Bus, outgoing: &Outgoing<'_>) -> bool {
+    let window = Duration::from_millis(bus.settings().relay.held_retry_ms);
+    bus.denied_subjects().is_denied(&outgoing.row.subject, window)
 }
 
-/// All or nothing. An error leaves open whether the broker has stored the batch.
-async fn batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Refusal>, Error> {
+/// Publishes all rows or none. After an error it is unknown whether the broker has stored the batch.
+async fn publish_batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<BrokerError>, Error> {
     let Some((last, before)) = rows.split_last() else {
         return Ok(None);
     };
@@ -229,75 +226,78 @@ async fn batch(bus: &Bus, rows: &[Outgoing<'_>]) -> Result<Option<Refusal>, Erro
     request(bus, last, headers).await
 }
 
-/// Each by itself, and at once, but for the events of one aggregate: an event is sent only when the broker has the one
-/// before it.
-async fn pipelined(bus: &Bus, mut rows: Vec<Outgoing<'_>>, limit: usize, done: &mut Published) {
+/// Publishes individually and concurrently, except for events of one aggregate: each is sent only when the broker
+/// has the one before it.
+async fn publish_pipelined(bus: &Bus, mut rows: Vec<Outgoing<'_>>, limit: usize, summary: &mut Summary) {
     loop {
-        rows.retain(|outgoing| done.goes_on(outgoing.row));
+        rows.retain(|outgoing| summary.may_publish(outgoing.row));
         if rows.is_empty() {
             return;
         }
-        let mut begun = HashSet::new();
+        let mut started = HashSet::new();
         let (first, later): (Vec<_>, Vec<_>) = rows
             .into_iter()
-            .partition(|outgoing| !outgoing.row.is_event || begun.insert(outgoing.row.aggregate_id));
-        let fates = first.iter().map(|outgoing| fate(bus, outgoing, limit));
-        for (outgoing, fate) in first.iter().zip(join_all(fates).await) {
-            done.take(outgoing, fate);
+            .partition(|outgoing| !outgoing.row.is_event || started.insert(outgoing.row.aggregate_id));
+        let outcomes = first.iter().map(|outgoing| publish_one(bus, outgoing, limit));
+        for (outgoing, outcome) in first.iter().zip(join_all(outcomes).await) {
+            summary.record(outgoing, outcome);
         }
         rows = later;
     }
 }
 
-/// One after the other. What the broker refuses holds back the later events of its aggregate, and nothing else.
-async fn singly(bus: &Bus, rows: &[Outgoing<'_>], limit: usize, done: &mut Published) {
+/// Publishes one after the other. A refused row holds back only the later events of its aggregate.
+async fn publish_sequentially(bus: &Bus, rows: &[Outgoing<'_>], limit: usize, summary: &mut Summary) {
     for outgoing in rows {
-        if done.goes_on(outgoing.row) {
-            let fate = fate(bus, outgoing, limit).await;
-            done.take(outgoing, fate);
+        if summary.may_publish(outgoing.row) {
+            let outcome = publish_one(bus, outgoing, limit).await;
+            summary.record(outgoing, outcome);
         }
     }
 }
 
-async fn fate(bus: &Bus, outgoing: &Outgoing<'_>, limit: usize) -> Result<Fate, Error> {
+async fn publish_one(bus: &Bus, outgoing: &Outgoing<'_>, limit: usize) -> Result<Outcome, Error> {
     if let Size::TooLarge(reason) = outgoing.size(limit) {
-        return Ok(Fate::Refused(Code::TooLarge, reason));
+        return Ok(Outcome::Refused(Code::TooLarge, reason));
     }
-    let forbidden = || {
+    let not_permitted = || {
         let subject = &outgoing.row.subject;
-        Fate::Refused(
+        Outcome::Refused(
             Code::NotPermitted,
             format!("the broker's permissions forbid {subject}"),
         )
     };
-    // One that was held is tried, and shows whether the others may be.
-    if outgoing.row.attempts == 0 && is_forbidden(bus, outgoing) {
-        return Ok(forbidden());
+    // A message that was held before is tried, which shows whether the subject is allowed now.
+    if outgoing.row.attempts == 0 && is_recently_denied(bus, outgoing) {
+        return Ok(not_permitted());
     }
-    let answer = tokio::select! {
-        answer = single(bus, outgoing) => answer?,
-        () = bus.refusals().refused(&outgoing.row.subject) => return Ok(forbidden()),
+    let ack = tokio::select! {
+        ack = request_single(bus, outgoing) => ack?,
+        () = bus.denied_subjects().denied(&outgoing.row.subject) => return Ok(not_permitted()),
     };
-    match answer {
+    match ack {
         None => {
-            bus.refusals().forgive(&outgoing.row.subject);
-            Ok(Fate::Acknowledged)
+            bus.denied_subjects().clear(&outgoing.row.subject);
+            Ok(Outcome::Acknowledged)
         }
-        Some(refusal) if refusal.code == 400 && !NOT_OF_THE_MESSAGE.contains(&refusal.err_code) => {
-            let code = match TOO_LARGE.contains(&refusal.err_code) {
-                true => Code::TooLarge,
-                false => Code::Refused,
+        Some(broker_error)
+            if broker_error.code == 400 && !STREAM_OR_ACCOUNT_ERRORS.contains(&broker_error.err_code) =>
+        {
+            let code = if TOO_LARGE_ERRORS.contains(&broker_error.err_code) {
+                Code::TooLarge
+            } else {
+                Code::Refused
             };
-            Ok(Fate::Refused(code, refusal.description))
+            Ok(Outcome::Refused(code, broker_error.description))
         }
-        Some(refusal) => Err(Error::Broker(format!(
+        Some(broker_error) => Err(Error::Broker(format!(
             "{} was refused: {}",
-            outgoing.row.message_id, refusal.description
+            outgoing.row.message_id, broker_error.description
         ))),
     }
 }
 
-async fn single(bus: &Bus, outgoing: &Outgoing<'_>) -> Result<Option<Refusal>, Error> {
+async fn request_single(bus: &Bus, outgoing: &Outgoing<'_>) -> Result<Option<BrokerError>, Error> {
     request(bus, outgoing, outgoing.headers.clone()).await
 }
 
@@ -305,21 +305,21 @@ async fn request(
     bus: &Bus,
     outgoing: &Outgoing<'_>,
     headers: async_nats::HeaderMap,
-) -> Result<Option<Refusal>, Error> {
+) -> Result<Option<BrokerError>, Error> {
     let sent = bus
         .client()
         .request_with_headers(outgoing.row.subject.clone(), headers, outgoing.body.clone())
         .await;
-    let answer = match sent {
-        Ok(answer) => answer,
+    let ack = match sent {
+        Ok(ack) => ack,
         Err(error) => {
             if error.kind() == RequestErrorKind::NoResponders {
-                // The stream is not there: it is set up again, and the log published into it.
-                bus.look_again();
+                // The stream is missing: it is created again, and the log is published into it.
+                bus.request_stream_check();
             }
             return Err(Error::broker(error));
         }
     };
-    let answer: Answer = serde_json::from_slice(&answer.payload).map_err(Error::broker)?;
-    Ok(answer.error)
+    let ack: PublishAck = serde_json::from_slice(&ack.payload).map_err(Error::broker)?;
+    Ok(ack.error)
 }

@@ -1,4 +1,4 @@
-//! What alarms are made of: how much waits, and for how long.
+//! Gauges for alerts: how much waits, and for how long.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use super::positions;
 use crate::{Bus, Error, lag, streams};
 
-/// A stream that is fuller than this is worth a warning. Alerts have thresholds of their own.
+/// A fuller stream is logged as a warning. Alerts have thresholds of their own.
 const NEARLY_FULL: f64 = 0.8;
 
 pub(super) struct Gauges {
@@ -26,7 +26,7 @@ pub(super) struct Gauges {
     missed: Gauge<u64>,
     held: Gauge<u64>,
     fill: Gauge<f64>,
-    /// A warning was given for these.
+    /// The streams for which a warning was logged.
     nearly_full: Mutex<BTreeSet<&'static str>>,
 }
 
@@ -61,12 +61,12 @@ impl Gauges {
             dead_age: seconds("weft.dead_letter.age", "Age of the oldest open dead letter"),
             pending: count(
                 "weft.consumer.pending",
-                "Events that a consumer has not been given yet",
+                "Events not delivered to a consumer yet",
                 "{event}",
             ),
             unacknowledged: count(
                 "weft.consumer.unacknowledged",
-                "Events that a consumer has in hand",
+                "Events delivered to a consumer and not acknowledged",
                 "{event}",
             ),
             lag: seconds(
@@ -85,7 +85,7 @@ impl Gauges {
             ),
             fill: meter
                 .f64_gauge("weft.stream.fill")
-                .with_description("Part of its max_bytes that a stream holds")
+                .with_description("Used fraction of a stream's max_bytes")
                 .with_unit("1")
                 .build(),
             nearly_full: Mutex::default(),
@@ -104,9 +104,9 @@ impl Gauges {
         let jetstream = bus.jetstream();
         self.observe_fill(
             streams::DEAD_LETTERS,
-            streams::running(&jetstream, streams::DEAD_LETTERS).await?,
+            streams::find(&jetstream, streams::DEAD_LETTERS).await?,
         );
-        let Some(stream) = streams::running(&jetstream, streams::EVENTS).await? else {
+        let Some(stream) = streams::find(&jetstream, streams::EVENTS).await? else {
             return Ok(());
         };
         for consumer in consumers {
@@ -167,7 +167,7 @@ impl Gauges {
         let fill = stream.state.bytes as f64 / stream.config.max_bytes as f64;
         self.fill
             .record(fill, &[KeyValue::new("messaging.destination.name", name)]);
-        // DEAD_LETTERS lets its oldest go.
+        // DEAD_LETTERS discards its oldest messages when it is full, so it needs no warning.
         let mut warned = self.nearly_full.lock().unwrap_or_else(PoisonError::into_inner);
         if fill < NEARLY_FULL || name != streams::EVENTS {
             warned.remove(name);
@@ -176,7 +176,7 @@ impl Gauges {
                 stream = name,
                 fill,
                 max_bytes = stream.config.max_bytes,
-                "the stream is nearly full: when it is, the broker refuses events, and they wait in the outbox"
+                "the stream is nearly full; a full stream refuses events, and they wait in the outbox"
             );
         }
     }
@@ -188,11 +188,11 @@ impl Gauges {
         name: &str,
         stream: &Info,
     ) -> Result<(), Error> {
-        // The broker may not have it yet.
-        let Some(found) = lag::of(bus, name).await else {
+        // The consumer may not exist on the broker yet.
+        let Some(found) = lag::measure(bus, name).await else {
             return Ok(());
         };
-        let missed = positions::observe(bus, pool, name, &found, stream).await?;
+        let missed = positions::record(bus, pool, name, &found, stream).await?;
         let labels = [
             KeyValue::new("messaging.system", "nats"),
             KeyValue::new("messaging.consumer.group.name", name.to_owned()),

@@ -2,9 +2,9 @@ use chassis::{idempotency, status::DOMAIN};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-/// Why an operator's call was refused.
+/// Why an operator's request was refused.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum Error {
     #[error("there is no {kind} {id}")]
     NotFound { kind: &'static str, id: String },
     #[error("{field}: {problem}")]
@@ -16,7 +16,7 @@ pub(super) enum Failure {
     Closed { state: String, wanted: &'static str },
     #[error("the edit is {0}; only a proposed one can be approved")]
     EditClosed(String),
-    #[error("who proposed an edit cannot approve it: a second person must")]
+    #[error("the proposer of an edit cannot approve it: a second person must")]
     OwnEdit,
     #[error("body_json: {0}")]
     Body(String),
@@ -34,33 +34,33 @@ pub(super) enum Failure {
     Database(#[from] sqlx::Error),
 }
 
-impl From<Failure> for Status {
-    fn from(failure: Failure) -> Self {
+impl From<Error> for Status {
+    fn from(failure: Error) -> Self {
         let text = failure.to_string();
         match failure {
-            Failure::NotFound { .. } => status(Code::NotFound, "NOT_FOUND", text),
-            Failure::Invalid { field, problem } => {
+            Error::NotFound { .. } => status(Code::NotFound, "NOT_FOUND", text),
+            Error::Invalid { field, problem } => {
                 let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", DOMAIN, []);
                 details.set_bad_request(vec![FieldViolation::new(field, problem)]);
                 Self::with_error_details(Code::InvalidArgument, text, details)
             }
-            Failure::Closed { .. } => status(Code::FailedPrecondition, "DEAD_LETTER_NOT_OPEN", text),
-            Failure::EditClosed(_) => status(Code::FailedPrecondition, "EDIT_NOT_PROPOSED", text),
-            Failure::OwnEdit => status(Code::PermissionDenied, "SECOND_PERSON_NEEDED", text),
-            Failure::Body(problem) => {
+            Error::Closed { .. } => status(Code::FailedPrecondition, "DEAD_LETTER_NOT_OPEN", text),
+            Error::EditClosed(_) => status(Code::FailedPrecondition, "EDIT_NOT_PROPOSED", text),
+            Error::OwnEdit => status(Code::PermissionDenied, "SECOND_PERSON_NEEDED", text),
+            Error::Body(problem) => {
                 let mut details = ErrorDetails::with_error_info("BODY_MALFORMED", DOMAIN, []);
                 details.set_bad_request(vec![FieldViolation::new("body_json", problem)]);
                 Self::with_error_details(Code::InvalidArgument, text, details)
             }
-            Failure::NoConsumer(_) => status(Code::FailedPrecondition, "CONSUMER_UNKNOWN", text),
-            Failure::EmptyGroup => status(Code::FailedPrecondition, "GROUP_EMPTY", text),
-            Failure::RequestIdReused => idempotency::Error::KeyReused.into(),
-            Failure::Concurrent => idempotency::in_progress(),
-            Failure::Broker(error) => {
-                tracing::warn!(error, "an operator's call failed at the broker");
+            Error::NoConsumer(_) => status(Code::FailedPrecondition, "CONSUMER_UNKNOWN", text),
+            Error::EmptyGroup => status(Code::FailedPrecondition, "GROUP_EMPTY", text),
+            Error::RequestIdReused => idempotency::Error::KeyReused.into(),
+            Error::Concurrent => idempotency::in_progress(),
+            Error::Broker(error) => {
+                tracing::warn!(error, "an operator's request failed at the broker");
                 chassis::status::unavailable("BROKER_UNAVAILABLE", "the broker cannot be reached")
             }
-            Failure::Database(error) => chassis::status::database(&error),
+            Error::Database(error) => chassis::status::database(&error),
         }
     }
 }

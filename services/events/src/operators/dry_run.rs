@@ -1,58 +1,61 @@
-//! What a replay would do: the handler in a transaction that is rolled back.
+//! What a replay would do: runs the handler in a transaction that is rolled back.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use proto::ops::v1 as ops;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Caller, actions, failure::Failure, letters};
+use super::{Operator, actions, dead_letters, error::Error};
 use crate::{
     Bus, Delivery, HandlerError, contract,
-    dead_letter::Class,
     envelope::{Envelope, Headers},
+    failure::Class,
     handler,
 };
 
-/// Rows added, changed and removed, by table.
+/// Numbers of inserted, updated and deleted rows, by table.
 type Counts = BTreeMap<String, [i64; 3]>;
 
-pub(super) async fn rehearse(
+pub(super) async fn execute(
     bus: &Bus,
     pool: &PgPool,
-    caller: &Caller,
+    operator: &Operator,
     request: &ops::RehearseReplayRequest,
-) -> Result<ops::RehearseReplayResponse, Failure> {
+) -> Result<ops::RehearseReplayResponse, Error> {
     let id = actions::uuid(&request.dead_letter_id, "dead_letter_id")?;
-    let mut tx = caller.begin(pool).await?;
-    let letter = sqlx::query!(
+    let mut tx = operator.begin(pool).await?;
+    let dead_letter = sqlx::query!(
         "select state, consumer, type, subject, headers, body from events.dead_letter where id = $1",
         id
     );
-    let letter = letter.fetch_optional(&mut *tx).await?;
-    let letter = letter.ok_or_else(|| Failure::NotFound {
+    let dead_letter = dead_letter.fetch_optional(&mut *tx).await?;
+    let dead_letter = dead_letter.ok_or_else(|| Error::NotFound {
         kind: "dead letter",
         id: id.to_string(),
     })?;
-    if letter.state != "open" {
-        return Err(Failure::Closed {
-            state: letter.state,
+    if dead_letter.state != "open" {
+        return Err(Error::Closed {
+            state: dead_letter.state,
             wanted: "rehearsed",
         });
     }
     let body = match request.body_json.as_str() {
-        "" => letter.body,
-        json => contract::from_json(contract::type_name(&letter.r#type, &letter.subject), json)
-            .map_err(Failure::Body)?,
+        "" => dead_letter.body,
+        json => contract::from_json(
+            contract::type_name(&dead_letter.r#type, &dead_letter.subject),
+            json,
+        )
+        .map_err(Error::Body)?,
     };
-    let known = bus.consumer(&letter.consumer);
-    let known = known.ok_or_else(|| Failure::NoConsumer(letter.consumer.clone()))?;
-    let headers: Headers = serde_json::from_value(letter.headers).unwrap_or_default();
+    let consumer = bus.consumer(&dead_letter.consumer);
+    let consumer = consumer.ok_or_else(|| Error::NoConsumer(dead_letter.consumer.clone()))?;
+    let headers: Headers = serde_json::from_value(dead_letter.headers).unwrap_or_default();
     let limit = Duration::from_millis(bus.settings().consumer.handler_timeout_ms);
-    let (before, last_event) = (counts(&mut tx).await?, last_event(&mut tx).await?);
+    let (before, last_event) = (table_counts(&mut tx).await?, last_event(&mut tx).await?);
     let outcome = match Envelope::parse(&headers) {
         Ok(envelope) => {
             let delivery = Delivery::new(&envelope, body);
-            handler::run(known.handler.handle(&mut tx, &delivery), limit).await
+            handler::run(consumer.handler.handle(&mut tx, &delivery), limit).await
         }
         Err(error) => Err(HandlerError::schema("ENVELOPE_MALFORMED", error.to_string())),
     };
@@ -60,35 +63,35 @@ pub(super) async fn rehearse(
         Ok(()) => check_constraints(&mut tx).await,
         Err(error) => Err(error),
     };
-    let answer = match outcome {
-        // It says nothing about the event.
+    let response = match outcome {
+        // This error is not caused by the event.
         Err(HandlerError::Unavailable(_, error)) => return Err(error.into()),
         Ok(()) => ops::RehearseReplayResponse {
             would_resolve: true,
-            tables: difference(&before, counts(&mut tx).await?),
+            tables: table_changes(&before, table_counts(&mut tx).await?),
             events: events(&mut tx, last_event).await?,
             ..Default::default()
         },
         Err(error) => ops::RehearseReplayResponse {
-            error_class: letters::class(Class::of(&error).as_str()).into(),
+            error_class: dead_letters::error_class(Class::from_error(&error).as_str()).into(),
             error_code: error.code().to_owned(),
             error_message: error.message().to_owned(),
             ..Default::default()
         },
     };
     tx.rollback().await?;
-    Ok(answer)
+    Ok(response)
 }
 
-/// What a commit would check.
+/// Checks the constraints that a commit would check.
 async fn check_constraints(tx: &mut PgConnection) -> Result<(), HandlerError> {
     sqlx::query!("set constraints all immediate").execute(tx).await?;
     Ok(())
 }
 
-/// The session's counters. They may still hold what earlier transactions of the connection did: only their growth
-/// tells something.
-async fn counts(tx: &mut PgConnection) -> Result<Counts, sqlx::Error> {
+/// The counters of the session. They may include earlier transactions of the connection, so only their increase is
+/// used.
+async fn table_counts(tx: &mut PgConnection) -> Result<Counts, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select coalesce(pn.nspname || '.' || p.relname, s.schemaname || '.' || s.relname) as "table!",
                sum(s.n_tup_ins)::bigint as "inserted!", sum(s.n_tup_upd)::bigint as "updated!",
@@ -109,18 +112,18 @@ async fn counts(tx: &mut PgConnection) -> Result<Counts, sqlx::Error> {
     Ok(counts.collect())
 }
 
-fn difference(before: &Counts, after: Counts) -> Vec<ops::TableChange> {
-    let grown = after.into_iter().map(|(table, after)| {
+fn table_changes(before: &Counts, after: Counts) -> Vec<ops::TableChange> {
+    let growth = after.into_iter().map(|(table, after)| {
         let before = before.get(&table).copied().unwrap_or_default();
-        let grown = |at: usize| after[at].saturating_sub(before[at]).unsigned_abs();
+        let growth = |at: usize| after[at].saturating_sub(before[at]).unsigned_abs();
         ops::TableChange {
             table,
-            inserted_count: grown(0),
-            updated_count: grown(1),
-            deleted_count: grown(2),
+            inserted_count: growth(0),
+            updated_count: growth(1),
+            deleted_count: growth(2),
         }
     });
-    grown
+    growth
         .filter(|change| change.inserted_count + change.updated_count + change.deleted_count > 0)
         .collect()
 }
@@ -132,7 +135,7 @@ async fn last_event(tx: &mut PgConnection) -> Result<i64, sqlx::Error> {
     last.fetch_one(tx).await
 }
 
-/// The events of this transaction.
+/// The events that this transaction has appended.
 async fn events(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::RelatedEvent>, sqlx::Error> {
     let rows = sqlx::query!(
         "select id, type, aggregate_id, version, occurred_at from events.event_log
@@ -147,7 +150,7 @@ async fn events(tx: &mut PgConnection, after: i64) -> Result<Vec<ops::RelatedEve
         event_type: row.r#type,
         aggregate_id: row.aggregate_id.to_string(),
         aggregate_version: row.version,
-        occur_time: Some(letters::timestamp(row.occurred_at)),
+        occur_time: Some(dead_letters::timestamp(row.occurred_at)),
     });
     Ok(events.collect())
 }

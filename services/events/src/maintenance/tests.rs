@@ -7,12 +7,12 @@ use tracing::{
 
 use super::*;
 
-/// The levels of what is logged on this thread.
+/// Collects the levels of what is logged on this thread.
 #[derive(Clone, Default)]
 struct Levels(Arc<Mutex<Vec<Level>>>);
 
 impl Levels {
-    fn seen(&self) -> Vec<Level> {
+    fn recorded(&self) -> Vec<Level> {
         self.0.lock().unwrap().clone()
     }
 }
@@ -41,36 +41,37 @@ impl Subscriber for Levels {
     fn exit(&self, _: &Id) {}
 }
 
-/// What is logged within this time of work that fails every second, save for its tenth turn.
+/// The levels logged within this time by work that fails every second, except in its tenth run.
 async fn logged_within(time: Duration) -> Vec<Level> {
     let levels = Levels::default();
     let _here = tracing::subscriber::set_default(levels.clone());
-    let mut turns = 0;
-    let failing = every(Duration::from_millis(1), "a test", || {
-        turns += 1;
-        let succeeds = turns == 10;
+    let mut runs = 0;
+    let failing = run_every(Duration::from_millis(1), "a test", || {
+        runs += 1;
+        let succeeds = runs == 10;
         async move {
-            match succeeds {
-                true => Ok(()),
-                false => Err(Error::Database(sqlx::Error::PoolTimedOut)),
+            if succeeds {
+                Ok(())
+            } else {
+                Err(Error::Database(sqlx::Error::PoolTimedOut))
             }
         }
     });
     let _ = tokio::time::timeout(time, failing).await;
-    levels.seen()
+    levels.recorded()
 }
 
 #[tokio::test(start_paused = true)]
-async fn upkeep_that_fails_for_a_moment_is_no_warning() {
-    // Nine failures, a success, and then others for less time than is tolerated.
-    let levels = logged_within(Duration::from_secs(9) + TOLERATED - Duration::from_secs(1)).await;
+async fn a_short_failure_is_not_logged_as_a_warning() {
+    // Nine failures, a success, and then failures for less time than a warning takes.
+    let levels = logged_within(Duration::from_secs(9) + WARN_AFTER - Duration::from_secs(1)).await;
     assert!(levels.len() > 20, "{levels:?}");
     assert!(levels.iter().all(|level| *level == Level::INFO), "{levels:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn upkeep_that_goes_on_failing_is_a_warning() {
-    let levels = logged_within(Duration::from_secs(9) + TOLERATED + Duration::from_secs(2)).await;
+async fn a_lasting_failure_is_logged_as_a_warning() {
+    let levels = logged_within(Duration::from_secs(9) + WARN_AFTER + Duration::from_secs(2)).await;
     assert_eq!(levels.last(), Some(&Level::WARN), "{levels:?}");
     assert!(levels.contains(&Level::INFO), "{levels:?}");
 }

@@ -17,36 +17,37 @@ mod positions;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Inbox rows removed in one statement, so that pruning never holds locks for long.
-const PRUNED_AT_ONCE: i64 = 5_000;
+/// Inbox rows deleted by one statement, so that pruning does not hold locks for long.
+const PRUNE_BATCH: i64 = 5_000;
 
-/// Dead letters removed in one statement; they are larger, and have rows elsewhere.
-const LETTERS_AT_ONCE: i32 = 500;
+/// Dead letters deleted by one statement. They are larger and have rows in other tables.
+const DEAD_LETTER_BATCH: i32 = 500;
 
-/// Operators' records looked at in one statement.
-const ACTIONS_AT_ONCE: i32 = 5_000;
+/// Operators' records checked by one statement.
+const ACTION_BATCH: i32 = 5_000;
 
-/// Pages of operators' records that are looked at in one turn: those about dead letters that are still there stay, however
-/// many they are, and the next turn goes on behind them.
-const PAGES_IN_A_TURN: usize = 100;
+/// The most pages of operators' records checked in one run. Records of dead letters that still exist are kept,
+/// however many they are, and the next run continues after them.
+const MAX_PAGES_PER_RUN: usize = 100;
 
-/// The last of the operators' records that were looked at: its time and its number. `None`: the next is the oldest.
-type LookedTo = Mutex<Option<(OffsetDateTime, i64)>>;
+/// The time and the id of the last of the operators' records that was checked. `None`: the next run starts with
+/// the oldest.
+type Cursor = Mutex<Option<(OffsetDateTime, i64)>>;
 
-/// Failures in a row that last no longer than this are no warning.
-const TOLERATED: Duration = Duration::from_secs(15);
+/// Consecutive failures are logged as a warning once they have lasted this long.
+const WARN_AFTER: Duration = Duration::from_secs(15);
 
-/// Days for which the log's partitions exist ahead of time.
+/// Days for which the log's partitions are created ahead.
 const DAYS_AHEAD: i32 = 7;
 
-/// What has to be done again and again: partitions and retention, replays of groups, messages that the broker gave
-/// up on, and the gauges. Every replica may run it.
-pub struct Upkeep {
+/// Periodic work: partitions, retention, replays of groups, messages that the broker stopped delivering, and the
+/// gauges. Every replica may run it.
+pub struct Maintenance {
     bus: Bus,
     pool: PgPool,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// `pool` is the service's own database, as the role that serves.
     pub fn new(bus: &Bus, pool: &PgPool) -> Self {
         Self {
@@ -55,26 +56,25 @@ impl Upkeep {
         }
     }
 
-    /// Runs until `shutdown`; what fails is tried again at its next turn.
+    /// Runs until `shutdown`. Failed work is repeated at its next time.
     ///
     /// # Errors
     /// None at present; the signature is that of every supervised task.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let gauges = gauges::Gauges::new();
-        let turn = runs::Turn::default();
-        let looked_to = LookedTo::default();
+        let replay_cursor = runs::Cursor::default();
+        let cursor = Cursor::default();
         let work = async {
             tokio::join!(
-                every(10 * MINUTE, "partitions", || self.partitions()),
-                every(MINUTE, "inbox retention", || self.forget_effects()),
-                every(MINUTE, "dead letter retention", || self.forget_letters()),
-                every(10 * MINUTE, "operators' records", || self
-                    .forget_actions(&looked_to)),
-                every(10 * MINUTE, "failure retention", || self.forget_failures()),
-                every(runs::TICK, "replays", || self.replays(&turn)),
-                every(Duration::from_secs(5), "gauges", || gauges
+                run_every(10 * MINUTE, "partitions", || self.maintain_partitions()),
+                run_every(MINUTE, "inbox retention", || self.prune_inbox()),
+                run_every(MINUTE, "dead letter retention", || self.prune_dead_letters()),
+                run_every(10 * MINUTE, "operators' records", || self.prune_actions(&cursor)),
+                run_every(10 * MINUTE, "failure retention", || self.prune_failures()),
+                run_every(runs::TICK, "replays", || self.advance_replays(&replay_cursor)),
+                run_every(Duration::from_secs(5), "gauges", || gauges
                     .observe(&self.bus, &self.pool)),
-                every(Duration::from_secs(5), "advisories", || advisories::follow(
+                run_every(Duration::from_secs(5), "advisories", || advisories::process(
                     &self.bus, &self.pool
                 )),
             );
@@ -86,7 +86,7 @@ impl Upkeep {
         Ok(())
     }
 
-    async fn partitions(&self) -> Result<(), Error> {
+    async fn maintain_partitions(&self) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().log_kept_days).unwrap_or(i32::MAX);
         let changed = sqlx::query!(
             r#"select events.create_partitions($1) as "made!", events.drop_partitions($2) as "dropped!""#,
@@ -98,13 +98,13 @@ impl Upkeep {
         if changed.dropped > 0 {
             tracing::info!(
                 dropped = changed.dropped,
-                "old days of the event log were dropped"
+                "old partitions of the event log were dropped"
             );
         }
         Ok(())
     }
 
-    async fn forget_effects(&self) -> Result<(), Error> {
+    async fn prune_inbox(&self) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().inbox_kept_days).unwrap_or(i32::MAX);
         loop {
             let pruned = sqlx::query!(
@@ -112,47 +112,47 @@ impl Upkeep {
                      select ctid from events.inbox where received_at < now() - make_interval(days => $1)
                      order by received_at limit $2))",
                 kept,
-                PRUNED_AT_ONCE,
+                PRUNE_BATCH,
             )
             .execute(&self.pool)
             .await?;
-            if pruned.rows_affected() < PRUNED_AT_ONCE.unsigned_abs() {
+            if pruned.rows_affected() < PRUNE_BATCH.unsigned_abs() {
                 return Ok(());
             }
         }
     }
 
-    /// The settled ones; the open ones wait for an operator however old they are.
-    async fn forget_letters(&self) -> Result<(), Error> {
+    /// Deletes old resolved and discarded dead letters. Open ones are kept for an operator, however old they are.
+    async fn prune_dead_letters(&self) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().dead_letters_kept_days).unwrap_or(i32::MAX);
         loop {
             let pruned = sqlx::query_scalar!(
                 r#"select events.prune_dead_letters($1, $2) as "pruned!""#,
                 kept,
-                LETTERS_AT_ONCE,
+                DEAD_LETTER_BATCH,
             );
-            if pruned.fetch_one(&self.pool).await? < LETTERS_AT_ONCE {
+            if pruned.fetch_one(&self.pool).await? < DEAD_LETTER_BATCH {
                 return Ok(());
             }
         }
     }
 
-    async fn forget_actions(&self, looked_to: &LookedTo) -> Result<(), Error> {
+    async fn prune_actions(&self, cursor: &Cursor) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().operator_actions_kept_days).unwrap_or(i32::MAX);
-        for _ in 0..PAGES_IN_A_TURN {
-            let after = *looked_to.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..MAX_PAGES_PER_RUN {
+            let after = *cursor.lock().unwrap_or_else(PoisonError::into_inner);
             let page = sqlx::query!(
                 r#"select looked as "looked!", last_at, last_id
                    from events.prune_operator_actions($1, $2, $3, $4)"#,
                 kept,
-                ACTIONS_AT_ONCE,
+                ACTION_BATCH,
                 after.map(|(at, _)| at),
                 after.map_or(0, |(_, id)| id),
             )
             .fetch_one(&self.pool)
             .await?;
-            let full = page.looked == i64::from(ACTIONS_AT_ONCE);
-            *looked_to.lock().unwrap_or_else(PoisonError::into_inner) =
+            let full = page.looked == i64::from(ACTION_BATCH);
+            *cursor.lock().unwrap_or_else(PoisonError::into_inner) =
                 page.last_at.zip(page.last_id).filter(|_| full);
             if !full {
                 break;
@@ -161,8 +161,8 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Of events that have left the stream without an end, and will never be delivered again.
-    async fn forget_failures(&self) -> Result<(), Error> {
+    /// Deletes failures of events that have left the stream without an outcome and will not be delivered again.
+    async fn prune_failures(&self) -> Result<(), Error> {
         let kept = i32::try_from(self.bus.settings().inbox_kept_days).unwrap_or(i32::MAX);
         loop {
             let pruned = sqlx::query!(
@@ -170,22 +170,22 @@ impl Upkeep {
                      select ctid from events.failure where last_at < now() - make_interval(days => $1)
                      order by last_at limit $2))",
                 kept,
-                PRUNED_AT_ONCE,
+                PRUNE_BATCH,
             )
             .execute(&self.pool)
             .await?;
-            if pruned.rows_affected() < PRUNED_AT_ONCE.unsigned_abs() {
+            if pruned.rows_affected() < PRUNE_BATCH.unsigned_abs() {
                 return Ok(());
             }
         }
     }
 
-    async fn replays(&self, turn: &runs::Turn) -> Result<(), Error> {
-        Ok(runs::advance_all(&self.bus, &self.pool, turn).await?)
+    async fn advance_replays(&self, cursor: &runs::Cursor) -> Result<(), Error> {
+        Ok(runs::advance_all(&self.bus, &self.pool, cursor).await?)
     }
 }
 
-async fn every<F, R>(period: Duration, what: &'static str, mut turn: F)
+async fn run_every<F, R>(period: Duration, what: &'static str, mut work: F)
 where
     F: FnMut() -> R,
     R: Future<Output = Result<(), Error>>,
@@ -195,16 +195,16 @@ where
     let mut failing: Option<Instant> = None;
     loop {
         ticks.tick().await;
-        match turn().await {
+        match work().await {
             Ok(()) => failing = None,
             Err(error) => {
-                // At a start the database is often not there yet, and a restart of it is nothing to worry about.
-                if failing.get_or_insert_with(Instant::now).elapsed() < TOLERATED {
-                    tracing::info!(error = %error, what, "upkeep waits; it is tried again");
+                // At a start the database is often not available yet, and a short outage needs no warning.
+                if failing.get_or_insert_with(Instant::now).elapsed() < WARN_AFTER {
+                    tracing::info!(error = %error, what, "maintenance failed; it is retried");
                 } else {
-                    tracing::warn!(error = %error, what, "upkeep failed; it is tried again");
+                    tracing::warn!(error = %error, what, "maintenance keeps failing; it is retried");
                 }
-                // Not before the others have had their turn, and not in a tight loop while the database is away.
+                // Lets the other work run, and avoids a tight loop while the database is unavailable.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
@@ -212,5 +212,5 @@ where
 }
 
 #[cfg(test)]
-#[path = "upkeep/tests.rs"]
+#[path = "maintenance/tests.rs"]
 mod tests;

@@ -1,5 +1,5 @@
-//! The start-up gate: a broker that acknowledges before it syncs loses acknowledged events when its machine fails, and one
-//! that knows no atomic batches stores their messages one by one and acknowledges the last.
+//! The check of the broker at the start. A broker that acknowledges before it syncs loses acknowledged events when
+//! its machine fails. One without atomic batches stores their messages one by one and acknowledges only the last.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use tokio::{
 use crate::{Error, Settings};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
-const MAX_ANSWER: u64 = 1 << 20;
+const MAX_RESPONSE_BYTES: u64 = 1 << 20;
 
-/// The first server with atomic batches.
-const OLDEST: (i64, i64, i64) = (2, 12, 0);
+/// The first server version with atomic batches.
+const MIN_VERSION: (i64, i64, i64) = (2, 12, 0);
 
 #[derive(Deserialize)]
 struct JetStream {
@@ -29,26 +29,27 @@ struct Config {
     sync_always: bool,
 }
 
-/// Whether the server is new enough, by its greeting. The client has it for certain once the server has answered
-/// something over the connection.
+/// Checks the server's version, as its greeting gives it. The client is certain to have it once the server has
+/// answered a request.
 ///
 /// # Errors
-/// [`Error::TooOld`] when it is not.
+/// [`Error::TooOld`] when the version is below 2.12.
 pub(crate) fn check_version(client: &Client) -> Result<(), Error> {
-    let (major, minor, patch) = OLDEST;
-    match client.is_server_compatible(major, minor, patch) {
-        true => Ok(()),
-        false => Err(Error::TooOld {
+    let (major, minor, patch) = MIN_VERSION;
+    if client.is_server_compatible(major, minor, patch) {
+        Ok(())
+    } else {
+        Err(Error::TooOld {
             version: client.server_info().version,
-        }),
+        })
     }
 }
 
-/// Asks the server's monitoring page how it syncs.
+/// Reads from the server's monitoring page whether it syncs before it acknowledges.
 ///
 /// # Errors
-/// [`Error::RelaxedSync`] when it is relaxed, [`Error::Monitoring`] when it cannot be asked; neither where the settings
-/// allow a relaxed server by name.
+/// [`Error::RelaxedSync`] when it does not, [`Error::Monitoring`] when the page cannot be read. Neither when the
+/// settings allow a relaxed server.
 pub(crate) async fn check_sync(settings: &Settings) -> Result<(), Error> {
     if settings.allow_relaxed_sync {
         return Ok(());
@@ -70,16 +71,16 @@ pub(crate) async fn check_sync(settings: &Settings) -> Result<(), Error> {
     }
 }
 
-/// HTTP 1.0, so that the answer is not chunked and ends with the connection.
+/// Uses HTTP 1.0, so that the response is not chunked and ends with the connection.
 async fn get(url: &str) -> std::io::Result<Vec<u8>> {
     let host = url.trim_start_matches("http://").trim_end_matches('/');
     let mut stream = TcpStream::connect(host).await?;
     stream
         .write_all(format!("GET /jsz?config=true HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())
         .await?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let mut response = Vec::new();
+    stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut response).await?;
+    let end = response.windows(4).position(|window| window == b"\r\n\r\n");
     let start = end.ok_or_else(|| std::io::Error::other("no HTTP answer"))? + 4;
-    Ok(answer.split_off(start))
+    Ok(response.split_off(start))
 }

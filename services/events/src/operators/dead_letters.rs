@@ -1,24 +1,24 @@
-//! Dead letters and their groups, as rows and as messages.
+//! Queries of dead letters and their groups, and their encoding.
 
 use proto::ops::v1 as ops;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Open dead letters that are grouped: the newest of them.
-const GROUPED: i64 = 10_000;
+/// The most open dead letters that are grouped: the newest ones.
+const MAX_GROUPED: i64 = 10_000;
 
-/// Which dead letters are asked for. Empty texts and `None` mean any.
+/// The filter of a list. Empty strings and `None` match everything.
 pub(super) struct Filter<'a> {
     pub(super) facilities: &'a [String],
     pub(super) states: &'a [String],
     pub(super) consumer: &'a str,
     pub(super) fingerprint: &'a str,
     pub(super) before: Option<Uuid>,
-    pub(super) at_most: i64,
+    pub(super) limit: i64,
 }
 
-pub(super) struct Letter {
+pub(super) struct DeadLetter {
     pub(super) id: Uuid,
     pub(super) state: String,
     facility: String,
@@ -66,7 +66,7 @@ pub(super) struct Group {
 }
 
 /// Newest first.
-pub(super) async fn select(tx: &mut PgConnection, filter: &Filter<'_>) -> Result<Vec<Letter>, sqlx::Error> {
+pub(super) async fn list(tx: &mut PgConnection, filter: &Filter<'_>) -> Result<Vec<DeadLetter>, sqlx::Error> {
     let ids = sqlx::query_scalar!(
         r#"select id as "id!" from events.dead_letter_page($1, $2, $3, $4, $5, $6)"#,
         filter.facilities,
@@ -74,21 +74,21 @@ pub(super) async fn select(tx: &mut PgConnection, filter: &Filter<'_>) -> Result
         filter.consumer,
         filter.fingerprint,
         filter.before.unwrap_or(Uuid::max()),
-        filter.at_most,
+        filter.limit,
     )
     .fetch_all(&mut *tx)
     .await?;
     load(tx, &ids).await
 }
 
-pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<Letter>, sqlx::Error> {
+pub(super) async fn find(tx: &mut PgConnection, id: Uuid) -> Result<Option<DeadLetter>, sqlx::Error> {
     Ok(load(tx, &[id]).await?.into_iter().next())
 }
 
-/// Those of them that the transaction sees, newest first.
-async fn load(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Letter>, sqlx::Error> {
+/// The given dead letters that the transaction sees, newest first.
+async fn load(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<DeadLetter>, sqlx::Error> {
     sqlx::query_as!(
-        Letter,
+        DeadLetter,
         r#"select d.id, d.state, d.facility, d.consumer, d.event_id, d.type, d.subject, d.stream, d.stream_sequence,
                d.aggregate, d.aggregate_id, d.version, d.saga_id, d.trace_id, d.error_class, d.error_code,
                d.error_message, d.fingerprint, d.attempts, d.first_failure_at, d.last_failure_at, d.created_at,
@@ -108,11 +108,11 @@ async fn load(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Letter>, sqlx::
 }
 
 /// Largest first, after the group of this size and fingerprint.
-pub(super) async fn groups(
+pub(super) async fn list_groups(
     tx: &mut PgConnection,
     facilities: &[String],
     after: Option<(i64, &str)>,
-    at_most: i64,
+    limit: i64,
 ) -> Result<Vec<Group>, sqlx::Error> {
     let (count, fingerprint) = after.unwrap_or((i64::MAX, ""));
     sqlx::query_as!(
@@ -146,18 +146,18 @@ pub(super) async fn groups(
            cross join lateral (select created_at from events.dead_letter d where d.id = g.ids[1] limit 1) oldest
            order by g.count desc, g.fingerprint"#,
         facilities,
-        GROUPED,
+        MAX_GROUPED,
         count,
         fingerprint,
-        at_most,
+        limit,
         Uuid::max(),
     )
     .fetch_all(tx)
     .await
 }
 
-/// Whether more are open than are grouped.
-pub(super) async fn more_than_grouped(
+/// Whether there are more open dead letters than are grouped.
+pub(super) async fn exceeds_grouped(
     tx: &mut PgConnection,
     facilities: &[String],
 ) -> Result<bool, sqlx::Error> {
@@ -165,44 +165,44 @@ pub(super) async fn more_than_grouped(
         r#"select count(*) > $2::bigint as "more!"
            from events.dead_letter_page($1, array['open', 'replaying'], '', '', $3, $2::bigint + 1)"#,
         facilities,
-        GROUPED,
+        MAX_GROUPED,
         Uuid::max(),
     )
     .fetch_one(tx)
     .await
 }
 
-impl From<Letter> for ops::DeadLetter {
-    fn from(letter: Letter) -> Self {
+impl From<DeadLetter> for ops::DeadLetter {
+    fn from(dead_letter: DeadLetter) -> Self {
         Self {
-            id: letter.id.to_string(),
-            state: state(&letter.state).into(),
-            facility: letter.facility,
-            consumer: letter.consumer,
-            event_id: letter.event_id.to_string(),
-            event_type: letter.r#type,
-            subject: letter.subject,
-            stream: letter.stream,
-            stream_sequence: letter.stream_sequence.unsigned_abs(),
-            aggregate: letter.aggregate,
-            aggregate_id: letter.aggregate_id.to_string(),
-            aggregate_version: letter.version,
-            error_class: class(&letter.error_class).into(),
-            error_code: letter.error_code,
-            error_message: letter.error_message,
-            fingerprint: letter.fingerprint,
-            attempts: letter.attempts.unsigned_abs(),
-            first_failure_time: Some(timestamp(letter.first_failure_at)),
-            last_failure_time: Some(timestamp(letter.last_failure_at)),
-            create_time: Some(timestamp(letter.created_at)),
-            resolve_time: letter.resolved_at.map(timestamp),
-            replay_count: letter.replay_count.unsigned_abs(),
-            parked_count: u32::try_from(letter.parked_count).unwrap_or(u32::MAX),
-            handler_version: letter.handler_version,
-            discard_reason: letter.discard_reason,
-            trace_id: letter.trace_id,
-            saga_id: letter.saga_id.map(|id| id.to_string()).unwrap_or_default(),
-            resolved_before_version: letter.resolved_before_version,
+            id: dead_letter.id.to_string(),
+            state: decode_state(&dead_letter.state).into(),
+            facility: dead_letter.facility,
+            consumer: dead_letter.consumer,
+            event_id: dead_letter.event_id.to_string(),
+            event_type: dead_letter.r#type,
+            subject: dead_letter.subject,
+            stream: dead_letter.stream,
+            stream_sequence: dead_letter.stream_sequence.unsigned_abs(),
+            aggregate: dead_letter.aggregate,
+            aggregate_id: dead_letter.aggregate_id.to_string(),
+            aggregate_version: dead_letter.version,
+            error_class: error_class(&dead_letter.error_class).into(),
+            error_code: dead_letter.error_code,
+            error_message: dead_letter.error_message,
+            fingerprint: dead_letter.fingerprint,
+            attempts: dead_letter.attempts.unsigned_abs(),
+            first_failure_time: Some(timestamp(dead_letter.first_failure_at)),
+            last_failure_time: Some(timestamp(dead_letter.last_failure_at)),
+            create_time: Some(timestamp(dead_letter.created_at)),
+            resolve_time: dead_letter.resolved_at.map(timestamp),
+            replay_count: dead_letter.replay_count.unsigned_abs(),
+            parked_count: u32::try_from(dead_letter.parked_count).unwrap_or(u32::MAX),
+            handler_version: dead_letter.handler_version,
+            discard_reason: dead_letter.discard_reason,
+            trace_id: dead_letter.trace_id,
+            saga_id: dead_letter.saga_id.map(|id| id.to_string()).unwrap_or_default(),
+            resolved_before_version: dead_letter.resolved_before_version,
         }
     }
 }
@@ -213,7 +213,7 @@ impl From<Group> for ops::DeadLetterGroup {
             fingerprint: group.fingerprint,
             consumer: group.consumer,
             event_type: group.r#type,
-            error_class: class(&group.error_class).into(),
+            error_class: error_class(&group.error_class).into(),
             error_code: group.error_code,
             sample_message: group.sample_message,
             count: u32::try_from(group.count).unwrap_or(u32::MAX),
@@ -227,7 +227,7 @@ impl From<Group> for ops::DeadLetterGroup {
     }
 }
 
-/// The states that a filter means.
+/// The states that a filter selects.
 pub(super) fn states(filter: ops::DeadLetterState) -> Vec<String> {
     let names: &[&str] = match filter {
         ops::DeadLetterState::Unspecified => &["open", "replaying"],
@@ -240,14 +240,14 @@ pub(super) fn states(filter: ops::DeadLetterState) -> Vec<String> {
 }
 
 pub(super) fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
-    // A nanosecond of a second always fits.
+    // The nanosecond of a second always fits.
     prost_types::Timestamp {
         seconds: at.unix_timestamp(),
         nanos: at.nanosecond().cast_signed(),
     }
 }
 
-fn state(name: &str) -> ops::DeadLetterState {
+fn decode_state(name: &str) -> ops::DeadLetterState {
     match name {
         "open" => ops::DeadLetterState::Open,
         "replaying" => ops::DeadLetterState::Replaying,
@@ -257,7 +257,7 @@ fn state(name: &str) -> ops::DeadLetterState {
     }
 }
 
-pub(super) fn class(name: &str) -> ops::ErrorClass {
+pub(super) fn error_class(name: &str) -> ops::ErrorClass {
     match name {
         "permanent" => ops::ErrorClass::Permanent,
         "schema" => ops::ErrorClass::Schema,

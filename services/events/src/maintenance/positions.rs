@@ -1,4 +1,4 @@
-//! Where consumers stand in the stream, so that events which leave it before they are acknowledged are noticed.
+//! Records the consumers' positions in the stream, to detect events that leave it before they are acknowledged.
 
 use async_nats::jetstream::stream::Info;
 use sqlx::PgPool;
@@ -6,9 +6,9 @@ use time::OffsetDateTime;
 
 use crate::{Bus, Error, lag::Lag, streams};
 
-/// Writes a consumer's position down, and what it has missed since the last time. Returns whether it has missed events
-/// that nobody has dealt with yet.
-pub(super) async fn observe(
+/// Records a consumer's position and the events it has missed since the last time. Returns whether there are
+/// missed events that no operator has dealt with yet.
+pub(super) async fn record(
     bus: &Bus,
     pool: &PgPool,
     consumer: &str,
@@ -16,7 +16,7 @@ pub(super) async fn observe(
     stream: &Info,
 ) -> Result<bool, Error> {
     let number = |sequence: u64| i64::try_from(sequence).unwrap_or(i64::MAX);
-    // What waits for nothing has everything up to the stream's end behind it.
+    // A consumer without pending events is at the end of the stream.
     let (position, at) = match lag.oldest {
         Some((sequence, published)) => (sequence.saturating_sub(1), published),
         None => (stream.state.last_sequence, None),

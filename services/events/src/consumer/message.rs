@@ -5,53 +5,53 @@ use uuid::Uuid;
 use super::queue::Sequenced;
 use crate::{
     Delivery, HandlerError,
-    envelope::{DEAD_LETTER, Envelope, Headers, UNREADABLE, storable, stored},
+    envelope::{DEAD_LETTER, Envelope, Headers, UNREADABLE, storable, storable_headers},
     stored_message::StoredMessage,
     streams,
 };
 
-/// A message as it came from the broker, or as it was parked.
+/// A message as it was delivered by the broker, or as it was parked.
 #[derive(Clone, Debug)]
-pub(super) struct Inbound {
+pub(super) struct Message {
     pub(super) stream: String,
     pub(super) sequence: u64,
     pub(super) consumer_sequence: u64,
     pub(super) delivered: i64,
-    /// When it came into the stream.
+    /// When the stream stored it.
     pub(super) published: OffsetDateTime,
     pub(super) subject: String,
     pub(super) message_id: String,
     pub(super) headers: Headers,
     pub(super) body: Vec<u8>,
     pub(super) envelope: Envelope,
-    /// Why the envelope cannot be read. Such a message becomes a dead letter without being handled.
+    /// Why the envelope cannot be parsed. Such a message becomes a dead letter without being handled.
     pub(super) malformed: Option<String>,
-    /// Where acknowledgements go.
+    /// The subject for acknowledgements.
     pub(super) reply: Subject,
-    /// The process may have died while it handled this.
+    /// The process may have crashed while it handled this message.
     pub(super) suspect: bool,
-    /// It was handled with others, and all of them are to be tried alone.
-    pub(super) apart: bool,
+    /// It was handled in a batch that failed, and must be retried alone.
+    pub(super) alone: bool,
     /// How often it has waited for the database or a lock.
     pub(super) waits: u32,
-    /// How many events had taken effect here when it last began to wait.
+    /// How many events had taken effect in this process when it last began to wait.
     pub(super) effects_before: u64,
 }
 
-impl Inbound {
+impl Message {
     /// `None` when the message is not a JetStream delivery.
-    pub(super) fn read(message: &jetstream::Message) -> Option<Self> {
+    pub(super) fn from_jetstream(message: &jetstream::Message) -> Option<Self> {
         let info = message.info().ok()?;
         let (stream, sequence) = (info.stream.to_owned(), info.stream_sequence);
-        let headers = stored(message.headers.as_ref());
+        let headers = storable_headers(message.headers.as_ref());
         let message_id = message
             .headers
             .as_ref()
             .and_then(|headers| headers.get("Nats-Msg-Id"));
         let message_id = message_id.map(|id| storable(id.as_str())).unwrap_or_default();
-        let (envelope, malformed) = match Envelope::reference(&headers) {
+        let (envelope, malformed) = match Envelope::parse_reference(&headers) {
             Some(envelope) => (envelope, None),
-            None => Envelope::read(&headers, &stream, sequence),
+            None => Envelope::parse_or_placeholder(&headers, &stream, sequence),
         };
         Some(Self {
             stream,
@@ -66,7 +66,7 @@ impl Inbound {
             malformed,
             reply: message.reply.clone()?,
             suspect: info.delivered > 1,
-            apart: false,
+            alone: false,
             waits: 0,
             effects_before: 0,
             headers,
@@ -74,7 +74,7 @@ impl Inbound {
     }
 
     /// A message that was read from the stream and never delivered.
-    pub(super) fn stored(message: StoredMessage, envelope: Envelope, malformed: &str) -> Self {
+    pub(super) fn from_stored(message: StoredMessage, envelope: Envelope, malformed: &str) -> Self {
         Self {
             stream: streams::EVENTS.to_owned(),
             sequence: message.sequence,
@@ -89,7 +89,7 @@ impl Inbound {
             malformed: Some(malformed.to_owned()),
             reply: Subject::from_static(""),
             suspect: false,
-            apart: false,
+            alone: false,
             waits: 0,
             effects_before: 0,
         }
@@ -104,15 +104,15 @@ impl Inbound {
         self.headers.get(DEAD_LETTER)?.parse().ok()
     }
 
-    /// Whether the event is not in it but in the dead letter that it names.
+    /// Whether it only names a dead letter, which contains the event.
     pub(super) fn is_reference(&self) -> bool {
-        Envelope::reference(&self.headers).is_some()
+        Envelope::parse_reference(&self.headers).is_some()
     }
 
-    /// What the handler gets of it.
+    /// The event as it is passed to the handler.
     ///
     /// # Errors
-    /// When it cannot be read as an event.
+    /// When it cannot be parsed as an event.
     pub(super) fn delivery(&self) -> Result<Delivery, HandlerError> {
         if let Some(why) = self.headers.get(UNREADABLE) {
             return Err(HandlerError::schema("HEADERS_MALFORMED", why));
@@ -123,13 +123,13 @@ impl Inbound {
         Ok(Delivery::new(&self.envelope, self.body.clone()))
     }
 
-    /// Whether it may share a transaction with others: an event that nothing is known against.
-    pub(super) fn is_sociable(&self) -> bool {
-        !self.suspect && !self.apart && self.malformed.is_none() && self.dead_letter().is_none()
+    /// Whether it may share a transaction with others: an event without an earlier problem.
+    pub(super) fn is_batchable(&self) -> bool {
+        !self.suspect && !self.alone && self.malformed.is_none() && self.dead_letter().is_none()
     }
 }
 
-impl Sequenced for Inbound {
+impl Sequenced for Message {
     fn sequence(&self) -> u64 {
         self.sequence
     }

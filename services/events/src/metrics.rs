@@ -1,4 +1,4 @@
-//! Counters and times under OpenTelemetry's messaging conventions.
+//! Counters and durations by OpenTelemetry's messaging conventions.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use opentelemetry::{
     metrics::{Counter, Histogram},
 };
 
-/// What a relay publishes.
-pub(crate) struct Publishing {
+/// Metrics of publishing.
+pub(crate) struct Relay {
     sent: Counter<u64>,
 }
 
-/// What a consumer handles.
-pub(crate) struct Processing {
+/// Metrics of consuming.
+pub(crate) struct Consumer {
     consumed: Counter<u64>,
     duration: Histogram<f64>,
     dead: Counter<u64>,
@@ -21,7 +21,7 @@ pub(crate) struct Processing {
     consumer: String,
 }
 
-impl Publishing {
+impl Relay {
     pub(crate) fn new() -> Self {
         let sent = global::meter("events")
             .u64_counter("messaging.client.sent.messages")
@@ -31,7 +31,7 @@ impl Publishing {
         Self { sent }
     }
 
-    pub(crate) fn sent(&self, messages: usize) {
+    pub(crate) fn record_published(&self, messages: usize) {
         let labels = [
             KeyValue::new("messaging.system", "nats"),
             KeyValue::new("messaging.operation.name", "publish"),
@@ -40,10 +40,10 @@ impl Publishing {
     }
 }
 
-impl Processing {
+impl Consumer {
     pub(crate) fn new(consumer: &str) -> Self {
         let meter = global::meter("events");
-        let meters = Self {
+        let metrics = Self {
             consumed: meter
                 .u64_counter("messaging.client.consumed.messages")
                 .with_description("Deliveries, redeliveries and replays included")
@@ -51,7 +51,7 @@ impl Processing {
                 .build(),
             duration: meter
                 .f64_histogram("messaging.process.duration")
-                .with_description("From a delivery's turn to its outcome")
+                .with_description("From the start of handling a delivery to its outcome")
                 .with_unit("s")
                 .build(),
             dead: meter
@@ -61,19 +61,19 @@ impl Processing {
                 .build(),
             new_fingerprint: meter
                 .u64_counter("weft.dead_letter.new_fingerprint")
-                .with_description("Dead letters of a kind that was not seen before")
+                .with_description("Dead letters with a new fingerprint")
                 .with_unit("{event}")
                 .build(),
             consumer: consumer.to_owned(),
         };
-        // Without a zero to begin with, the first dead letter would be no increase to an alert.
-        meters.dead.add(0, &meters.labels());
-        meters.new_fingerprint.add(0, &meters.labels());
-        meters
+        // Starts at zero, so that an alert sees the first dead letter as an increase.
+        metrics.dead.add(0, &metrics.labels());
+        metrics.new_fingerprint.add(0, &metrics.labels());
+        metrics
     }
 
     /// `error` is empty for an attempt that took effect.
-    pub(crate) fn processed(&self, redelivered: bool, took: Duration, error: &'static str) {
+    pub(crate) fn record_attempt(&self, redelivered: bool, took: Duration, error: &'static str) {
         let mut labels = self.labels();
         labels.push(KeyValue::new("weft.redelivered", redelivered));
         self.consumed.add(1, &labels);
@@ -84,8 +84,8 @@ impl Processing {
         self.duration.record(took.as_secs_f64(), &labels);
     }
 
-    /// `new_kind`: nothing has failed like this before.
-    pub(crate) fn died(&self, new_kind: bool) {
+    /// `new_kind`: no dead letter has had this fingerprint before.
+    pub(crate) fn record_dead_letter(&self, new_kind: bool) {
         self.dead.add(1, &self.labels());
         if new_kind {
             self.new_fingerprint.add(1, &self.labels());

@@ -1,33 +1,33 @@
-//! How an event ends that cannot take effect now: dead, or parked behind a dead one.
+//! Stores an event that cannot take effect now: as a dead letter, or parked behind one.
 
 use serde_json::json;
 use sqlx::PgConnection;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use super::{Worker, attempt::Outcome, inbound::Inbound, store};
+use super::{Worker, attempt::Outcome, message::Message, store};
 use crate::{
     HandlerError,
-    dead_letter::{Class, fingerprint},
     envelope::{DEAD_LETTER, Headers, SEQUENCE, STREAM},
+    failure::{Class, fingerprint},
     lease::fence,
     outbox::{Notice, notify},
 };
 
-/// Characters that are kept of a name or an id.
-const NAME: usize = 300;
+/// Characters kept of a name or an id.
+const MAX_NAME_CHARS: usize = 300;
 
-/// Characters that are kept of an error's message.
-const MESSAGE: usize = 1_000;
+/// Characters kept of an error's message.
+const MAX_MESSAGE_CHARS: usize = 1_000;
 
-/// An event that was parked and is now dead itself.
-pub(super) struct Behind {
+/// An event that was parked behind a dead letter and becomes one itself.
+pub(super) struct ParkedBehind {
     pub(super) dead_letter: Uuid,
     pub(super) parked: i64,
 }
 
-/// A dead letter as it is told to the stream.
-struct Obituary {
+/// A stored dead letter, as it is published to the stream.
+struct DeadLetter {
     id: Uuid,
     attempts: i32,
     first_failure: OffsetDateTime,
@@ -36,30 +36,30 @@ struct Obituary {
     parked_behind: Option<Uuid>,
     /// No dead letter has had this fingerprint before.
     new_kind: bool,
-    /// The build that had resolved this kind of failure.
+    /// The build that resolved an earlier failure of this kind.
     resolved_before: String,
 }
 
 impl Worker {
-    pub(super) async fn park(&self, message: &Inbound, epoch: i64) -> Result<Outcome, sqlx::Error> {
+    pub(super) async fn park(&self, message: &Message, epoch: i64) -> Result<Outcome, sqlx::Error> {
         let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
         if !fence(&mut tx, &self.lease, epoch).await? {
             return Ok(Outcome::Fenced);
         }
         store::park(&mut tx, &self.name, message).await?;
-        store::forget_failures(&mut tx, &self.name, message.envelope.event_id).await?;
+        store::delete_failures(&mut tx, &self.name, message.envelope.event_id).await?;
         tx.commit().await?;
         Ok(Outcome::Done)
     }
 
-    /// Writes the dead letter, the held key and the message for DEAD_LETTERS in one transaction.
-    pub(super) async fn bury(
+    /// Writes the dead letter, the parked key and the notice for DEAD_LETTERS in one transaction.
+    pub(super) async fn create_dead_letter(
         &self,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         class: Class,
         error: &HandlerError,
-        behind: Option<Behind>,
+        behind: Option<ParkedBehind>,
     ) -> Result<Outcome, sqlx::Error> {
         let mut tx = store::begin(&self.pool, &message.envelope.facility).await?;
         if !fence(&mut tx, &self.lease, epoch).await? {
@@ -69,14 +69,14 @@ impl Worker {
             store::remove_parked(&mut tx, behind.parked).await?;
         }
         let parked_behind = behind.map(|behind| behind.dead_letter);
-        let written = self.write(&mut tx, message, class, error, parked_behind).await?;
-        let Some(obituary) = written else {
+        let written = self.insert(&mut tx, message, class, error, parked_behind).await?;
+        let Some(record) = written else {
             tracing::error!(
                 consumer = self.name,
                 stream.sequence = message.sequence,
-                "another facility's dead letter has the event's id; the event stays in the stream alone"
+                "another facility's dead letter has the event's id; the event remains only in the stream"
             );
-            return Ok(Outcome::Dead("its id is taken".into()));
+            return Ok(Outcome::DeadLettered("its id is taken".into()));
         };
         sqlx::query!(
             "insert into events.parked_key (consumer, aggregate_id, facility, dead_letter_id)
@@ -87,32 +87,32 @@ impl Worker {
             self.name,
             message.key(),
             message.envelope.facility,
-            obituary.id,
+            record.id,
         )
         .execute(&mut *tx)
         .await?;
-        self.announce(&mut tx, message, class, error, &obituary).await?;
-        store::forget_failures(&mut tx, &self.name, message.envelope.event_id).await?;
+        self.publish_copy(&mut tx, message, class, error, &record).await?;
+        store::delete_failures(&mut tx, &self.name, message.envelope.event_id).await?;
         tx.commit().await?;
         tracing::error!(
             consumer = self.name,
-            dead_letter.id = %obituary.id,
+            dead_letter.id = %record.id,
             event.id = %message.envelope.event_id,
             error.class = class.as_str(),
             error.code = error.code(),
             error = error.message(),
-            error.resolved_before_version = obituary.resolved_before,
-            "an event is dead"
+            error.resolved_before_version = record.resolved_before,
+            "an event became a dead letter"
         );
-        self.meters.died(obituary.new_kind);
-        Ok(Outcome::Dead(reason(class, error)))
+        self.metrics.record_dead_letter(record.new_kind);
+        Ok(Outcome::DeadLettered(term_reason(class, error)))
     }
 
-    /// Opens a dead letter again whose replay failed for good.
+    /// Reopens a dead letter whose replay failed for good.
     pub(super) async fn reopen(
         &self,
         dead_letter: Uuid,
-        message: &Inbound,
+        message: &Message,
         epoch: i64,
         class: Class,
         error: &HandlerError,
@@ -136,14 +136,18 @@ impl Worker {
             dead_letter,
             class.as_str(),
             error.code(),
-            error.message().chars().take(MESSAGE).collect::<String>(),
+            error
+                .message()
+                .chars()
+                .take(MAX_MESSAGE_CHARS)
+                .collect::<String>(),
             fingerprint(&self.name, &message.envelope.type_name, class, error),
             self.handler_version,
         );
         let Some(row) = row.fetch_optional(&mut *tx).await? else {
             return Ok(Outcome::Done);
         };
-        let obituary = Obituary {
+        let record = DeadLetter {
             id: dead_letter,
             attempts: row.attempts,
             first_failure: row.first_failure_at,
@@ -153,15 +157,16 @@ impl Worker {
             new_kind: row.new_kind,
             resolved_before: String::new(),
         };
-        let original = Inbound {
+        let original = Message {
             stream: row.stream,
             sequence: row.stream_sequence.unsigned_abs(),
             subject: row.subject,
             message_id: row.message_id,
             ..message.clone()
         };
-        self.announce(&mut tx, &original, class, error, &obituary).await?;
-        store::forget_failures(&mut tx, &self.name, message.envelope.event_id).await?;
+        self.publish_copy(&mut tx, &original, class, error, &record)
+            .await?;
+        store::delete_failures(&mut tx, &self.name, message.envelope.event_id).await?;
         tx.commit().await?;
         tracing::error!(
             consumer = self.name,
@@ -170,19 +175,19 @@ impl Worker {
             error = error.message(),
             "the replay of a dead letter failed"
         );
-        self.meters.died(obituary.new_kind);
-        Ok(Outcome::Dead(reason(class, error)))
+        self.metrics.record_dead_letter(record.new_kind);
+        Ok(Outcome::DeadLettered(term_reason(class, error)))
     }
 
     /// `None`: a dead letter of another facility has the event's id.
-    async fn write(
+    async fn insert(
         &self,
         tx: &mut PgConnection,
-        message: &Inbound,
+        message: &Message,
         class: Class,
         error: &HandlerError,
         parked_behind: Option<Uuid>,
-    ) -> Result<Option<Obituary>, sqlx::Error> {
+    ) -> Result<Option<DeadLetter>, sqlx::Error> {
         let envelope = &message.envelope;
         let row = sqlx::query!(
             r#"insert into events.dead_letter (id, facility, state, consumer, event_id, message_id, type, subject,
@@ -203,29 +208,29 @@ impl Worker {
             envelope.facility,
             self.name,
             envelope.event_id,
-            cut(&message.message_id),
-            cut(&envelope.type_name),
+            truncate(&message.message_id),
+            truncate(&envelope.type_name),
             message.subject,
             message.stream,
             i64::try_from(message.sequence).unwrap_or(i64::MAX),
-            cut(&envelope.aggregate),
+            truncate(&envelope.aggregate),
             envelope.aggregate_id,
             envelope.version,
             envelope.saga_id,
             envelope.causation_id,
-            cut(envelope.trace_id()),
+            truncate(envelope.trace_id()),
             json!(message.headers),
             message.body,
             class.as_str(),
-            cut(error.code()),
-            error.message().chars().take(MESSAGE).collect::<String>(),
+            truncate(error.code()),
+            error.message().chars().take(MAX_MESSAGE_CHARS).collect::<String>(),
             fingerprint(&self.name, &envelope.type_name, class, error),
             self.handler_version,
             parked_behind,
         )
         .fetch_optional(tx)
         .await?;
-        Ok(row.map(|row| Obituary {
+        Ok(row.map(|row| DeadLetter {
             id: row.id,
             attempts: row.attempts,
             first_failure: row.first_failure_at,
@@ -237,28 +242,29 @@ impl Worker {
         }))
     }
 
-    /// The copy for the stream DEAD_LETTERS: the body untouched, the story in the headers.
-    async fn announce(
+    /// Publishes the copy for the stream DEAD_LETTERS: the unchanged body, with the failure's details in the
+    /// headers.
+    async fn publish_copy(
         &self,
         tx: &mut PgConnection,
-        message: &Inbound,
+        message: &Message,
         class: Class,
         error: &HandlerError,
-        obituary: &Obituary,
+        record: &DeadLetter,
     ) -> Result<(), sqlx::Error> {
         let time = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
         let fingerprint = fingerprint(&self.name, &message.envelope.type_name, class, error);
         let mut headers: Headers = message.headers.clone();
         headers.extend([
-            (DEAD_LETTER.into(), obituary.id.to_string()),
+            (DEAD_LETTER.into(), record.id.to_string()),
             (STREAM.into(), message.stream.clone()),
             ("weft-subject".into(), message.subject.clone()),
             (SEQUENCE.into(), message.sequence.to_string()),
             ("weft-message-id".into(), message.message_id.clone()),
             ("weft-consumer".into(), self.name.clone()),
-            ("weft-attempts".into(), obituary.attempts.to_string()),
-            ("weft-first-failure".into(), time(obituary.first_failure)),
-            ("weft-last-failure".into(), time(obituary.last_failure)),
+            ("weft-attempts".into(), record.attempts.to_string()),
+            ("weft-first-failure".into(), time(record.first_failure)),
+            ("weft-last-failure".into(), time(record.last_failure)),
             ("weft-error-class".into(), class.as_str().into()),
             ("weft-error-code".into(), error.code().into()),
             (
@@ -267,13 +273,13 @@ impl Worker {
             ),
             ("weft-fingerprint".into(), fingerprint),
             ("weft-handler-version".into(), self.handler_version.clone()),
-            ("weft-replay-count".into(), obituary.replay_count.to_string()),
+            ("weft-replay-count".into(), record.replay_count.to_string()),
         ]);
-        if let Some(behind) = obituary.parked_behind {
+        if let Some(behind) = record.parked_behind {
             headers.insert("weft-parked-behind".into(), behind.to_string());
         }
         let notice = Notice {
-            message_id: format!("dead:{}:{}", obituary.id, obituary.replay_count),
+            message_id: format!("dead:{}:{}", record.id, record.replay_count),
             subject: format!("dlq.{}.{}.{}", self.bus.service(), self.name, class.as_str()),
             aggregate_id: message.key(),
             headers: &headers,
@@ -283,13 +289,13 @@ impl Worker {
     }
 }
 
-/// A name or an id as it is kept: a foreign message may bring one of any length. The headers are kept whole.
-fn cut(text: &str) -> String {
-    text.chars().take(NAME).collect()
+/// Truncates a name or an id, since a foreign message may have one of any length. The headers are kept whole.
+fn truncate(text: &str) -> String {
+    text.chars().take(MAX_NAME_CHARS).collect()
 }
 
-/// The reason in the protocol line `+TERM reason`: one line, and short.
-fn reason(class: Class, error: &HandlerError) -> String {
+/// The reason in the protocol line `+TERM reason`: one line of at most 200 characters.
+fn term_reason(class: Class, error: &HandlerError) -> String {
     let text = format!("{}: {}", class.as_str(), error.code());
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -1,5 +1,5 @@
-//! The backstop behind `max_deliver`: a message that the broker stopped delivering goes to its consumer once more, and
-//! its recorded failures go on counting until it takes effect or is dead.
+//! The fallback for `max_deliver`: a message that the broker stopped delivering is sent to its consumer again. Its
+//! recorded failures keep counting until it takes effect or becomes a dead letter.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ struct MaxDeliveries {
     stream_seq: u64,
 }
 
-/// Handles the advisories that are there, for this service's consumers.
-pub(super) async fn follow(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
+/// Processes the pending advisories for this service's consumers.
+pub(super) async fn process(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
     let consumers = sqlx::query_scalar!("select name from events.consumer order by name")
         .fetch_all(pool)
         .await?;
@@ -50,26 +50,26 @@ pub(super) async fn follow(bus: &Bus, pool: &PgPool) -> Result<(), Error> {
     let mut messages = fetched.map_err(Error::broker)?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(Error::broker)?;
-        // One that cannot be read says nothing; it stays in the stream for people.
+        // A malformed advisory is ignored; it stays in the stream for operators.
         if let Ok(advisory) = serde_json::from_slice::<MaxDeliveries>(&message.payload) {
-            again(bus, pool, &advisory).await?;
+            resend(bus, pool, &advisory).await?;
         }
         message.ack().await.map_err(Error::broker)?;
     }
     Ok(())
 }
 
-async fn again(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(), Error> {
+async fn resend(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(), Error> {
     let jetstream = bus.jetstream();
     let message = stored_message::get(&jetstream, streams::EVENTS, advisory.stream_seq).await?;
-    // One whose headers no client reads is its consumer's to take out of the stream.
+    // A message with unreadable headers is removed from the stream by its consumer.
     let Some(message) = message.filter(|message| message.unreadable.is_none()) else {
         return Ok(());
     };
     let mut headers = message.headers;
-    let (envelope, _) = match Envelope::reference(&headers) {
+    let (envelope, _) = match Envelope::parse_reference(&headers) {
         Some(envelope) => (envelope, None),
-        None => Envelope::read(&headers, streams::EVENTS, advisory.stream_seq),
+        None => Envelope::parse_or_placeholder(&headers, streams::EVENTS, advisory.stream_seq),
     };
     headers
         .entry(STREAM.into())
@@ -89,7 +89,7 @@ async fn again(bus: &Bus, pool: &PgPool, advisory: &MaxDeliveries) -> Result<(),
     tracing::warn!(
         consumer = advisory.consumer,
         stream.sequence = advisory.stream_seq,
-        "the broker stopped delivering an event; it is sent to its consumer once more"
+        "the broker stopped delivering an event; it is sent to its consumer again"
     );
     Ok(())
 }

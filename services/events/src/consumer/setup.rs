@@ -1,4 +1,4 @@
-//! How a session begins: where the consumer goes on.
+//! Sets up the broker's consumer before its messages are pulled.
 
 use std::{ops::RangeInclusive, sync::atomic::Ordering, time::Duration};
 
@@ -7,62 +7,62 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Worker,
-    catch_up::{self, CatchUp, Filtered},
+    catch_up::{self, CatchUp, FilteredConsumer},
 };
 use crate::Error;
 
-pub(super) struct Opened {
+pub(super) struct Setup {
     pub(super) consumer: PullConsumer,
-    /// A process may have died over any message from the first of these sequences to the second; none was in hand when
-    /// they are empty.
-    pub(super) in_hand_before: RangeInclusive<u64>,
+    /// The process may have crashed on any message in this range of sequences. Empty: no message was
+    /// unacknowledged.
+    pub(super) suspects: RangeInclusive<u64>,
     pub(super) catch_up: Option<CatchUp>,
-    /// The consumer sequence of the next delivery. `None`: to be taken from the first one.
+    /// The consumer sequence of the next delivery. `None`: taken from the first one.
     pub(super) expected: Option<u64>,
 }
 
-/// Creates or updates the consumer and takes it back to its acknowledgement floor, so that what a former owner had in
-/// hand comes first and in order.
-pub(super) async fn open(
+/// Creates or updates the consumer and resets it to its acknowledgement floor, so that the messages a former owner
+/// had in progress come first and in order.
+pub(super) async fn set_up(
     worker: &Worker,
     subjects: &[String],
     epoch: i64,
     stop: &CancellationToken,
-) -> Result<Opened, Error> {
+) -> Result<Setup, Error> {
     let settings = worker.settings();
     let ack_wait = Duration::from_millis(settings.ack_wait_ms);
-    let mut filtered = catch_up::filter(&worker.bus, &worker.pool, &worker.name, subjects).await?;
+    let mut filtered = catch_up::apply_filter(&worker.bus, &worker.pool, &worker.name, subjects).await?;
     let info = filtered.consumer.info().await.map_err(Error::broker)?.clone();
     let acknowledged = info.ack_floor.stream_sequence;
-    let delivered_before = info.delivered.stream_sequence;
+    let delivered = info.delivered.stream_sequence;
     if info.num_ack_pending == 0 {
-        filtered.go_back(&worker.bus, &worker.pool, subjects).await?;
+        filtered.rewind(&worker.bus, &worker.pool, subjects).await?;
         let info = filtered.consumer.cached_info();
-        return Ok(Opened {
+        return Ok(Setup {
             expected: Some(info.delivered.consumer_sequence + 1),
             consumer: filtered.consumer,
-            in_hand_before: RangeInclusive::new(1, 0),
+            suspects: RangeInclusive::new(1, 0),
             catch_up: filtered.catch_up,
         });
     }
-    let in_hand_before = acknowledged + 1..=delivered_before;
+    let suspects = acknowledged + 1..=delivered;
     if worker.disconnected.swap(false, Ordering::Relaxed) {
-        // It may have been one of these that the connection was lost over.
+        // The connection may have been lost because of one of these.
         let filters = &info.config.filter_subjects;
         worker
-            .bury_unreadable(filters, epoch, acknowledged, delivered_before)
+            .dead_letter_unreadable(filters, epoch, acknowledged, delivered)
             .await?;
     }
-    if filtered.go_back(&worker.bus, &worker.pool, subjects).await? {
+    if filtered.rewind(&worker.bus, &worker.pool, subjects).await? {
         let info = filtered.consumer.cached_info();
-        return Ok(Opened {
+        return Ok(Setup {
             expected: Some(info.delivered.consumer_sequence + 1),
             consumer: filtered.consumer,
-            in_hand_before,
+            suspects,
             catch_up: filtered.catch_up,
         });
     }
-    let Filtered {
+    let FilteredConsumer {
         mut consumer,
         catch_up,
         ..
@@ -70,8 +70,9 @@ pub(super) async fn open(
     let expected = match consumer.reset(None).await {
         Ok(reset) => Some(reset.info.delivered.consumer_sequence + 1),
         Err(error) => {
-            // A server before 2.14 cannot. Once their time is up it delivers unacknowledged messages first, in order.
-            tracing::info!(consumer = worker.name, error = %error, "waiting for messages in hand to come back");
+            // A server before 2.14 cannot reset. It redelivers unacknowledged messages first, in order, once their
+            // wait is over.
+            tracing::info!(consumer = worker.name, error = %error, "waiting for the redelivery of unacknowledged messages");
             tokio::select! {
                 () = tokio::time::sleep(ack_wait + Duration::from_secs(1)) => {}
                 () = stop.cancelled() => {}
@@ -79,9 +80,9 @@ pub(super) async fn open(
             None
         }
     };
-    Ok(Opened {
+    Ok(Setup {
         consumer,
-        in_hand_before,
+        suspects,
         catch_up,
         expected,
     })

@@ -1,4 +1,4 @@
-//! Batches on their way to the broker, several at a time.
+//! Batches that are being published, several at a time.
 
 use std::{
     collections::BTreeSet,
@@ -14,24 +14,24 @@ use super::{
 };
 use crate::{Bus, Error};
 
-/// Batches on their way at once. Each has lanes of its own, so that a lane's next batch is sent only once the fate of
-/// its previous one is known.
+/// The most batches in flight. Each has lanes of its own, so that a lane's next batch is sent only once the
+/// outcome of its previous one is known.
 const GROUPS: usize = 4;
 
-/// Messages that are held by name. That many are no matter of single messages any more: then publishing stops.
-const MOST_HELD: i32 = 1_000;
+/// The most held messages. More than that are not the fault of single messages, so publishing stops.
+const MAX_HELD: i32 = 1_000;
 
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Which groups of lanes have a batch on its way.
-pub(super) struct Flights {
+/// The groups of lanes, with whether a batch of each is in flight.
+pub(super) struct InFlight {
     groups: [Group; GROUPS],
-    running: JoinSet<Landed>,
+    running: JoinSet<BatchResult>,
 }
 
 #[derive(Default)]
 struct Group {
-    flying: bool,
+    in_flight: bool,
     backoff: Backoff,
 }
 
@@ -42,14 +42,14 @@ pub(super) struct Backoff {
     until: Option<Instant>,
 }
 
-/// What became of a batch.
-struct Landed {
+/// The result of a batch.
+struct BatchResult {
     groups: BTreeSet<usize>,
     published: usize,
     failure: Option<Error>,
 }
 
-impl Flights {
+impl InFlight {
     pub(super) fn new() -> Self {
         Self {
             groups: Default::default(),
@@ -61,88 +61,91 @@ impl Flights {
         self.running.is_empty()
     }
 
-    /// Of these lanes those that wait for nothing, and how many batches they make.
-    pub(super) fn free(&self, lanes: &[i16]) -> (Vec<i16>, usize) {
-        let is_free = |lane: &i16| {
-            let group = &self.groups[group(*lane)];
-            !group.flying && group.backoff.is_over()
+    /// The given lanes that wait for nothing, and how many batches they make.
+    pub(super) fn idle_lanes(&self, lanes: &[i16]) -> (Vec<i16>, usize) {
+        let is_idle = |lane: &i16| {
+            let group = &self.groups[group_index(*lane)];
+            !group.in_flight && group.backoff.is_over()
         };
-        let free: Vec<_> = lanes.iter().copied().filter(is_free).collect();
-        let batches = free.iter().map(|lane| group(*lane)).collect::<BTreeSet<_>>();
-        (free, batches.len())
+        let idle: Vec<_> = lanes.iter().copied().filter(is_idle).collect();
+        let batches = idle
+            .iter()
+            .map(|lane| group_index(*lane))
+            .collect::<BTreeSet<_>>();
+        (idle, batches.len())
     }
 
-    /// Sends rows of free lanes, which are in order: all in one batch if they fit, else a batch for each group. True:
-    /// a group has more rows than fit.
-    pub(super) fn launch(&mut self, bus: &Bus, pool: &PgPool, rows: Vec<Pending>, batch: usize) -> bool {
+    /// Publishes rows of idle lanes, which are in order: in one batch if they fit, else in a batch for each group.
+    /// True: a group has more rows than fit.
+    pub(super) fn publish(&mut self, bus: &Bus, pool: &PgPool, rows: Vec<Pending>, batch: usize) -> bool {
         if rows.len() <= batch {
-            self.fly(bus, pool, rows);
+            self.send(bus, pool, rows);
             return false;
         }
         let mut grouped: [Vec<Pending>; GROUPS] = Default::default();
         for row in rows {
-            grouped[group(row.lane)].push(row);
+            grouped[group_index(row.lane)].push(row);
         }
         let mut more = false;
         for mut rows in grouped {
             more |= rows.len() > batch;
             rows.truncate(batch);
-            self.fly(bus, pool, rows);
+            self.send(bus, pool, rows);
         }
         more
     }
 
-    fn fly(&mut self, bus: &Bus, pool: &PgPool, rows: Vec<Pending>) {
+    fn send(&mut self, bus: &Bus, pool: &PgPool, rows: Vec<Pending>) {
         if rows.is_empty() {
             return;
         }
-        let groups: BTreeSet<_> = rows.iter().map(|row| group(row.lane)).collect();
+        let groups: BTreeSet<_> = rows.iter().map(|row| group_index(row.lane)).collect();
         for group in &groups {
-            self.groups[*group].flying = true;
+            self.groups[*group].in_flight = true;
         }
         let (bus, pool) = (bus.clone(), pool.clone());
         self.running.spawn(async move {
-            let done = publish::all(&bus, &rows).await;
-            let mut failure = done.failure;
-            if let Err(error) = acknowledge(&pool, &done.acknowledged).await {
+            let summary = publish::publish_all(&bus, &rows).await;
+            let mut failure = summary.failure;
+            if let Err(error) = acknowledge(&pool, &summary.acknowledged).await {
                 failure.get_or_insert(error.into());
             }
-            if let Err(error) = hold(&bus, &pool, &rows, &done.refused).await {
+            if let Err(error) = hold(&bus, &pool, &rows, &summary.refused).await {
                 failure.get_or_insert(error);
             }
-            Landed {
+            BatchResult {
                 groups,
-                published: done.acknowledged.len(),
+                published: summary.acknowledged.len(),
                 failure,
             }
         });
     }
 
-    /// Waits until a batch has landed, and returns how many of its events are published. For ever when none is on its
-    /// way.
+    /// Waits until a batch is finished, and returns how many of its messages are published. Never returns when
+    /// none is in flight.
     ///
     /// # Errors
-    /// When what became of a batch cannot be known any more.
-    pub(super) async fn landed(&mut self) -> Result<usize, Error> {
-        let landed = match self.running.join_next().await {
-            Some(Ok(landed)) => landed,
+    /// When the result of a batch is lost.
+    pub(super) async fn next_result(&mut self) -> Result<usize, Error> {
+        let result = match self.running.join_next().await {
+            Some(Ok(result)) => result,
             Some(Err(error)) => return Err(Error::Broker(format!("a batch was lost: {error}"))),
             None => std::future::pending().await,
         };
         let mut failures = 0;
-        for group in landed.groups {
+        for group in result.groups {
             let group = &mut self.groups[group];
-            group.flying = false;
-            match landed.failure {
+            group.in_flight = false;
+            match result.failure {
                 Some(_) => group.backoff.fail(),
                 None => group.backoff = Backoff::default(),
             }
             failures = failures.max(group.backoff.failures);
         }
-        if let Some(error) = landed.failure {
-            tracing::warn!(error = %error, failures, "events cannot be published; they will be tried again");
+        if let Some(error) = result.failure {
+            tracing::warn!(error = %error, failures, "events cannot be published; they are retried");
         }
-        Ok(landed.published)
+        Ok(result.published)
     }
 }
 
@@ -162,11 +165,11 @@ impl Backoff {
     }
 }
 
-fn group(lane: i16) -> usize {
+fn group_index(lane: i16) -> usize {
     usize::from(lane.unsigned_abs()) % GROUPS
 }
 
-/// The broker has these rows.
+/// Removes rows that the broker has stored.
 async fn acknowledge(pool: &PgPool, published: &[i64]) -> Result<(), sqlx::Error> {
     if published.is_empty() {
         return Ok(());
@@ -177,7 +180,8 @@ async fn acknowledge(pool: &PgPool, published: &[i64]) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// The broker refuses these rows, and not for want of room or of itself: they wait by name, and all others go on.
+/// Holds rows that the broker refuses for a reason of their own, such as size or permissions. The others are
+/// published.
 async fn hold(bus: &Bus, pool: &PgPool, rows: &[Pending], refused: &[Refused]) -> Result<(), Error> {
     if refused.is_empty() {
         return Ok(());
@@ -194,7 +198,7 @@ async fn hold(bus: &Bus, pool: &PgPool, rows: &[Pending], refused: &[Refused]) -
         &reasons,
         &sizes,
         Duration::from_millis(settings.held_retry_ms).as_secs_f64(),
-        MOST_HELD,
+        MAX_HELD,
     )
     .fetch_all(pool)
     .await?;
@@ -209,13 +213,13 @@ async fn hold(bus: &Bus, pool: &PgPool, rows: &[Pending], refused: &[Refused]) -
                 position = row.position,
                 error.code = row.code.as_str(),
                 error = row.reason,
-                "the broker refuses a message; it is held, and the others go on"
+                "the broker refuses a message; it is held, and the others are published"
             );
         }
     }
     if held.len() < refused.len() {
         return Err(Error::Broker(format!(
-            "it refuses more than {MOST_HELD} messages, the last one because {}",
+            "it refuses more than {MAX_HELD} messages, the last one because {}",
             refused.last().map_or("", |row| row.reason.as_str())
         )));
     }
