@@ -77,7 +77,7 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
         Change::Placed => {
             let (gross, patient_share) = (money(order.price.gross), money(order.price.patient_share));
             let (payer_net, reference) = (money(order.price.payer_net), order.reference.clone());
-            Event::of(
+            Event::new(
                 &OrderPlaced {
                     order_id,
                     reference,
@@ -88,18 +88,18 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
                 meta,
             )
         }
-        Change::Confirmed => Event::of(&OrderConfirmed { order_id }, meta),
-        Change::Rejected { reason } => Event::of(
+        Change::Confirmed => Event::new(&OrderConfirmed { order_id }, meta),
+        Change::Rejected { reason } => Event::new(
             &OrderRejected {
                 order_id,
                 reason: reason.clone(),
             },
             meta,
         ),
-        Change::Expired => Event::of(&OrderExpired { order_id }, meta),
+        Change::Expired => Event::new(&OrderExpired { order_id }, meta),
         Change::Fulfilled => {
             let (patient_share, payer_net) = (money(order.price.patient_share), money(order.price.payer_net));
-            Event::of(
+            Event::new(
                 &OrderFulfilled {
                     order_id,
                     patient_share,
@@ -108,7 +108,7 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
                 meta,
             )
         }
-        Change::Cancelled { reason } => Event::of(
+        Change::Cancelled { reason } => Event::new(
             &OrderCancelled {
                 order_id,
                 reason: reason.clone(),
@@ -121,7 +121,7 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
             full,
         } => {
             let (patient_share, payer_net) = (money(*patient_share), money(*payer_net));
-            Event::of(
+            Event::new(
                 &OrderReturned {
                     order_id,
                     patient_share,
@@ -139,7 +139,7 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
         } => {
             let (transferred, written_off, balance) =
                 (money(*transferred), money(*written_off), money(*balance));
-            Event::of(
+            Event::new(
                 &OrderBalanceDue {
                     order_id,
                     transferred,
@@ -163,14 +163,14 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
                 rounding: some(adjustment.rounding),
                 billed: money(*billed),
             };
-            Event::of(&adjusted, meta)
+            Event::new(&adjusted, meta)
         }
         Change::Settled {
             written_off,
             patient_written_off,
         } => {
             let (written_off, patient_written_off) = (money(*written_off), money(*patient_written_off));
-            Event::of(
+            Event::new(
                 &OrderSettled {
                     order_id,
                     written_off,
@@ -179,7 +179,7 @@ fn order_event(order: &Order, change: &Change, meta: Meta) -> Event {
                 meta,
             )
         }
-        Change::Reopened { outstanding } => Event::of(
+        Change::Reopened { outstanding } => Event::new(
             &OrderReopened {
                 order_id,
                 outstanding: money(*outstanding),
@@ -193,7 +193,7 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
     let (saga_id, order_id) = (saga.id.to_string(), saga.order_id.to_string());
     let kind = saga.kind.name().to_owned();
     match progress {
-        Progress::Started => Event::of(
+        Progress::Started => Event::new(
             &SagaStarted {
                 saga_id,
                 kind,
@@ -203,7 +203,7 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
         ),
         Progress::StepCompleted(action) => {
             let (step, compensation) = (action.step.name().to_owned(), action.compensation);
-            Event::of(
+            Event::new(
                 &SagaStepCompleted {
                     saga_id,
                     kind,
@@ -214,7 +214,7 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
                 meta,
             )
         }
-        Progress::Compensating { reason } => Event::of(
+        Progress::Compensating { reason } => Event::new(
             &SagaCompensating {
                 saga_id,
                 kind,
@@ -223,7 +223,7 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
             },
             meta,
         ),
-        Progress::Compensated => Event::of(
+        Progress::Compensated => Event::new(
             &SagaCompensated {
                 saga_id,
                 kind,
@@ -234,7 +234,7 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
         ),
         Progress::Stuck { step, reason } => {
             let (step, reason) = (step.name().to_owned(), reason.clone());
-            Event::of(
+            Event::new(
                 &SagaStuck {
                     saga_id,
                     kind,
@@ -257,7 +257,7 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
                 actor,
                 reason,
             };
-            Event::of(&event, meta)
+            Event::new(&event, meta)
         }
         Progress::ForceCompleted { action, by } => {
             let (step, compensation) = (action.step.name().to_owned(), action.compensation);
@@ -271,9 +271,9 @@ fn saga_event(saga: &Saga, progress: &Progress, steps: &[SagaCompletedStep], met
                 actor,
                 reason,
             };
-            Event::of(&event, meta)
+            Event::new(&event, meta)
         }
-        Progress::Completed => Event::of(
+        Progress::Completed => Event::new(
             &SagaCompleted {
                 saga_id,
                 kind,

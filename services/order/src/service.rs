@@ -11,7 +11,7 @@ use chassis::{
     server::CHECKED_BEFORE,
     server::Server,
 };
-use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
+use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
 use mesh::policy::Role;
 use proto::{
     ops::v1::saga_service_server::SagaServiceServer, order::v1::order_service_server::OrderServiceServer,
@@ -58,7 +58,7 @@ impl Service for Orders {
         retention::start(&process, &database, process.sweep_interval(), rules);
         let app = build_app(&settings, &process, database, &bus)?;
 
-        bus.take_part(&pool, consumers(&app), host(&process));
+        bus.start(&pool, consumers(&app), host(&process));
         let worker = Worker::new(app.engine.clone()).run(process.drained.clone());
         process.tasks.spawn("saga worker", worker);
         let metrics = saga::run_metrics(app.database.clone(), process.shutdown.clone());
@@ -149,7 +149,7 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
     let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
     Host {
         spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
-        broker: move |usable| {
+        on_broker_change: move |usable| {
             if usable {
                 nats.up();
             } else {
@@ -162,9 +162,9 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
     }
 }
 
-fn operator(extensions: &Extensions) -> Result<Caller, Status> {
+fn operator(extensions: &Extensions) -> Result<Operator, Status> {
     let identity = Identity::within(extensions)?;
-    Ok(Caller {
+    Ok(Operator {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),
         administrator: identity.roles.has(Role::Admin),

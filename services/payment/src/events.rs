@@ -23,7 +23,7 @@ pub(crate) fn to_event<M: Message + Name>(
         saga_id: None,
         causation_id: Some(causation_id),
     };
-    Event::of(message, meta)
+    Event::new(message, meta)
 }
 
 pub(crate) fn authorized(payment: &Payment, amount: Money) -> wire::PaymentAuthorized {

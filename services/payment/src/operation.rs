@@ -135,11 +135,6 @@ impl Operation {
         }
     }
 
-    /// Marks it as replaced by a void.
-    pub fn abandon(&mut self) {
-        self.state = State::Abandoned;
-    }
-
     /// Whether the processor's final outcome is not recorded yet.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Running | State::Unknown)

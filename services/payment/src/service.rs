@@ -7,7 +7,7 @@ use chassis::{
     postgres::{Database, Migrations},
     server::{CHECKED_BEFORE, Server},
 };
-use events::{Bus, Caller, Consumer, DeadLetters, EventOperations, Host, Task};
+use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
 use mesh::policy::Role;
 use proto::payment::v1::{
     ledger_service_server::LedgerServiceServer, payment_service_server::PaymentServiceServer,
@@ -73,7 +73,7 @@ impl Service for Payment {
             Consumer::new(Orders::NAME, &Orders::SUBJECTS, Orders),
             Consumer::new(Remittances::NAME, &Remittances::SUBJECTS, Remittances),
         ];
-        bus.take_part(app.database.pool(), consumers, host(&process));
+        bus.start(app.database.pool(), consumers, host(&process));
         spawn_workers(&app, &process, settings.ledger.fold_interval());
 
         let page_key = settings.auth.page_key()?;
@@ -111,7 +111,7 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
     let (tasks, nats) = (process.tasks.clone(), process.health.dependency("nats"));
     Host {
         spawn: move |name, task| tasks.spawn(name, async move { Ok(task.await?) }),
-        broker: move |usable| {
+        on_broker_change: move |usable| {
             if usable {
                 nats.up();
             } else {
@@ -143,9 +143,9 @@ fn spawn_workers(app: &App, process: &Process, fold_interval: Duration) {
     });
 }
 
-fn operator(extensions: &Extensions) -> Result<Caller, Status> {
+fn operator(extensions: &Extensions) -> Result<Operator, Status> {
     let identity = Identity::within(extensions)?;
-    Ok(Caller {
+    Ok(Operator {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),
         administrator: identity.roles.has(Role::Admin),
