@@ -1,7 +1,7 @@
 use prost::{Message, Name};
 use uuid::Uuid;
 
-use crate::{envelope::Envelope, event::Meta, handler::HandlerError};
+use crate::{envelope::Envelope, handler::HandlerError};
 
 /// An event as it is passed to a handler.
 #[derive(Clone, Debug)]
@@ -56,16 +56,5 @@ impl Delivery {
         }
         M::decode(self.body.as_slice())
             .map_err(|error| HandlerError::schema("BODY_MALFORMED", error.to_string()))
-    }
-
-    /// The metadata of an event that this one causes.
-    pub fn caused(&self, aggregate_id: Uuid, version: i64) -> Meta {
-        Meta {
-            facility: self.facility.clone(),
-            aggregate_id,
-            version,
-            saga_id: self.saga_id,
-            causation_id: Some(self.id),
-        }
     }
 }

@@ -125,11 +125,7 @@ pub(crate) async fn republish_after_loss(bus: &Bus, pool: &PgPool) -> Result<Reb
         .get_stream(streams::EVENTS)
         .await
         .map_err(Error::broker)?;
-    let created = stream.cached_info().created;
-    // PostgreSQL has a precision of microseconds.
-    let created = created
-        .replace_nanosecond(created.nanosecond() / 1_000 * 1_000)
-        .map_err(Error::broker)?;
+    let created = streams::created(stream.cached_info());
     let mut tx = chassis::postgres::begin_with(pool, "begin").await?;
     // The other relays of this service wait here, and then continue with it.
     sqlx::query!("select pg_advisory_xact_lock(hashtext('events.stream'))")
