@@ -48,7 +48,7 @@ where
 
     fn call(&mut self, mut attempt: Attempt) -> Self::Future {
         let span = span::attempt(&attempt);
-        if let Err(status) = rewrite(&mut attempt) {
+        if let Err(status) = set_headers(&mut attempt) {
             return Box::pin(async move {
                 Err(Failure {
                     status: origin::not_sent(status),
@@ -71,7 +71,7 @@ where
     }
 }
 
-fn rewrite(attempt: &mut Attempt) -> Result<(), Status> {
+fn set_headers(attempt: &mut Attempt) -> Result<(), Status> {
     let headers = attempt.request.headers_mut();
     if let Some(deadline) = attempt.deadline {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -1,6 +1,6 @@
 //! The channel: what generated clients are built on.
 
-mod observe;
+mod snapshot;
 mod tokens;
 
 use std::{
@@ -21,10 +21,10 @@ use crate::{
     attempt::Prepare,
     balance::Balance,
     call::Call,
-    connection::{Connector, Restraint},
+    connection::{Connector, PingBackoff},
     deadline::{self, Deadline},
     discovery::{Target, subset::Subset},
-    endpoint::{Caller, room::Room},
+    endpoint::{ChannelInfo, concurrency_limit::ConcurrencyLimit},
     faults::Faults,
     hedge::Hedge,
     methods::Methods,
@@ -56,7 +56,7 @@ struct Shared {
     policies: Policies,
     methods: RwLock<Arc<Methods>>,
     budgets: Arc<Budgets>,
-    records: Arc<throttle::Records>,
+    histories: Arc<throttle::Histories>,
     published: watch::Receiver<Arc<Published>>,
     health_service: Option<Arc<str>>,
     metrics: Arc<Metrics>,
@@ -72,7 +72,12 @@ impl Channel {
     pub fn connect(options: ChannelOptions, policies: &Policies) -> Result<Channel, Error> {
         options.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let target = Target::parse(&options.target, &options.tuning)?;
+        let target = Target::parse(
+            &options.target,
+            &options.tuning.kubernetes,
+            options.tuning.dns_refresh(),
+            options.tuning.zone.as_deref(),
+        )?;
         target.check_scheme(&options.target, options.tuning.tls.is_some())?;
         let config = options
             .tuning
@@ -88,21 +93,21 @@ impl Channel {
         let connector = Arc::new(Connector {
             tuning: Arc::clone(&tuning),
             credentials,
-            restraint: Restraint::default(),
+            ping_backoff: PingBackoff::default(),
         });
         let metrics = Arc::new(Metrics::new(&options.service, &options.target));
-        let room = Arc::new(Room::new(tuning.max_in_flight, tuning.max_waiting));
+        let concurrency_limit = Arc::new(ConcurrencyLimit::new(tuning.max_in_flight, tuning.max_waiting));
         let demand = Arc::new(Demand::default());
         let (publish, published) = watch::channel(Arc::new(Published::default()));
         let balance = Balance {
             published: published.clone(),
             demand: Arc::clone(&demand),
-            room: Arc::clone(&room),
+            concurrency_limit: Arc::clone(&concurrency_limit),
             service: Arc::from(options.service.as_str()),
             zone: tuning.zone.as_deref().map(Arc::from),
-            scouts: Arc::default(),
+            probe_schedule: Arc::default(),
         };
-        let caller = Arc::new(Caller {
+        let channel_info = Arc::new(ChannelInfo {
             user_agent: user_agent(&options.caller)?,
             ping_interval: tuning.shortest_silence(),
             metrics: Arc::clone(&metrics),
@@ -113,10 +118,10 @@ impl Channel {
             .map(|health| Arc::from(health.service_name.as_str()));
         let supervisor = Supervisor {
             connector,
-            caller,
+            channel_info,
             publish,
             demand,
-            room,
+            concurrency_limit,
             ejections: Arc::default(),
             health_service: health_service.clone(),
             subset: Subset::default(),
@@ -127,7 +132,7 @@ impl Channel {
             policies: policies.clone(),
             methods: RwLock::new(Arc::new(methods)),
             budgets: Arc::new(Budgets::new(|| Arc::new(Budget::new(throttling(&config))))),
-            records: Arc::new(throttle::Records::new(throttle::Record::new)),
+            histories: Arc::new(throttle::Histories::new(throttle::History::new)),
             published,
             health_service,
             metrics: Arc::clone(&metrics),
@@ -152,7 +157,7 @@ impl Channel {
             .as_ref()
             .map(|health| health.service_name.as_str());
         if watched != self.shared.health_service.as_deref() {
-            return Err(service_config::fault(
+            return Err(service_config::invalid(
                 "healthCheckConfig",
                 "cannot change while the channel is open",
             ));
@@ -183,8 +188,8 @@ impl Channel {
         let declared = method.policy.as_ref().map(|policy| policy.timeout);
         let margin = self.shared.options.tuning.deadline_margin();
         let deadline = deadline::effective(&context, own, declared, margin);
-        if let Some(bound) = method.largest_request {
-            request = request.map(|body| bound.on(body));
+        if let Some(limit) = method.request_limit {
+            request = request.map(|body| limit.apply(body));
         }
         Ok(Call {
             method,
@@ -211,13 +216,13 @@ fn stack(balance: Balance, shared: &Shared, tuning: &Tuning, metrics: &Arc<Metri
     let hedge_metrics = Arc::clone(metrics);
     let calls = Hedge {
         attempts,
-        otherwise: retry,
+        retry,
         budgets: Arc::clone(budgets),
         metrics: hedge_metrics,
         replay_limit: limit,
     };
     // A refused call is not to be retried, so that the throttle stands above the retries.
-    let calls = Throttle::new(calls, Arc::clone(&shared.records), Arc::clone(metrics));
+    let calls = Throttle::new(calls, Arc::clone(&shared.histories), Arc::clone(metrics));
     // What the application sees is what is measured, local refusals included.
     let calls = Calls::new(calls, Arc::clone(metrics));
     // Outermost, because everything below takes time.
@@ -257,11 +262,11 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.begin(request) {
-            Ok(call) => match call.method.largest_response {
+            Ok(call) => match call.method.response_limit {
                 None => self.stack.call(call),
-                Some(bound) => {
-                    let answer = self.stack.call(call);
-                    Box::pin(async move { Ok(answer.await?.map(|body| bound.on(body))) })
+                Some(limit) => {
+                    let response = self.stack.call(call);
+                    Box::pin(async move { Ok(response.await?.map(|body| limit.apply(body))) })
                 }
             },
             Err(status) => Box::pin(async move { Err(origin::not_sent(status)) }),

@@ -36,7 +36,7 @@ impl Context {
     ///
     /// # Errors
     /// When `grpc-timeout` is there and unreadable.
-    pub fn arriving(headers: &HeaderMap) -> Result<Context, InvalidTimeout> {
+    pub fn from_headers(headers: &HeaderMap) -> Result<Context, InvalidTimeout> {
         let timeout = grpc_timeout::decode(headers)?;
         let bearer = headers
             .get(AUTHORIZATION)
@@ -179,7 +179,7 @@ mod tests {
         headers.insert("grpc-timeout", "300m".parse().unwrap());
         headers.insert(AUTHORIZATION, "bearer abc".parse().unwrap());
         headers.insert(PREVIOUS_ATTEMPTS, "1".parse().unwrap());
-        let context = Context::arriving(&headers).unwrap();
+        let context = Context::from_headers(&headers).unwrap();
         assert_eq!(context.remaining(), Some(Duration::from_millis(300)));
         assert_eq!(context.bearer().map(|token| &**token), Some("abc"));
         assert!(context.serving_retry());

@@ -18,7 +18,8 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use crate::{
-    call::{Call, Outcome, early_code},
+    call::{Call, Outcome},
+    code,
     context::Context,
     grpc_timeout, origin,
 };
@@ -103,7 +104,7 @@ fn in_time(outcome: Outcome, timer: Pin<Box<Sleep>>) -> Outcome {
         Err(status) => return Err(status),
         Ok(response) => response,
     };
-    if early_code(&response) == Some(Code::Cancelled)
+    if code::early(&response) == Some(Code::Cancelled)
         && let Some(status) = Status::from_header_map(response.headers())
         && expired(status.code(), status.message())
     {

@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use http::{
@@ -17,7 +18,7 @@ use http::{
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::{Error, options::Tuning};
+use crate::Error;
 use dns::Dns;
 use kubernetes::Kubernetes;
 pub use kubernetes::KubernetesApi;
@@ -47,7 +48,13 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    pub(crate) fn parse(target: &str, tuning: &Tuning) -> Result<Target, Error> {
+    /// `dns_refresh` and `kubernetes` are for the targets that need them; `zone` is the zone of this process.
+    pub(crate) fn parse(
+        target: &str,
+        kubernetes: &KubernetesApi,
+        dns_refresh: Duration,
+        zone: Option<&str>,
+    ) -> Result<Target, Error> {
         let fault = |reason: String| Error::Target {
             // What stands before an `@` may be a password.
             target: target
@@ -66,10 +73,10 @@ impl Target {
             }
             Some(("dns", uri)) => Ok(Target::Dns(Dns::new(
                 Address::parse(uri).map_err(fault)?,
-                tuning.dns_refresh(),
+                dns_refresh,
             ))),
             Some(("k8s", uri)) => {
-                let kubernetes = Kubernetes::parse(uri, &tuning.kubernetes, tuning.zone.as_deref());
+                let kubernetes = Kubernetes::parse(uri, kubernetes, zone);
                 kubernetes.map(Target::Kubernetes).map_err(fault)
             }
             _ => Err(fault("must begin with `static:`, `dns:` or `k8s:`".to_owned())),
@@ -77,13 +84,13 @@ impl Target {
     }
 
     /// Tells the endpoints, and every change of them, until nobody listens. `lost` tells of connections that ended.
-    pub(crate) async fn follow(self, updates: mpsc::Sender<Update>, lost: Arc<Notify>) {
+    pub(crate) async fn watch(self, updates: mpsc::Sender<Update>, connection_lost: Arc<Notify>) {
         match self {
             Target::Static(addresses) => {
                 let _ = updates.send(Ok(addresses)).await;
             }
-            Target::Dns(dns) => dns.follow(&updates, &lost).await,
-            Target::Kubernetes(kubernetes) => kubernetes.follow(&updates).await,
+            Target::Dns(dns) => dns.watch(&updates, &connection_lost).await,
+            Target::Kubernetes(kubernetes) => kubernetes.watch(&updates).await,
         }
     }
 
@@ -198,10 +205,14 @@ impl fmt::Display for Address {
 mod tests {
     use super::*;
 
+    fn parse(target: &str) -> Result<Target, Error> {
+        Target::parse(target, &KubernetesApi::default(), Duration::from_secs(30), None)
+    }
+
     #[test]
     fn a_list_is_read_and_repetitions_count_once() {
         let target = "static:http://127.0.0.1:7102, http://[::1]:7103,http://127.0.0.1:7102/";
-        let Ok(Target::Static(addresses)) = Target::parse(target, &Tuning::default()) else {
+        let Ok(Target::Static(addresses)) = parse(target) else {
             panic!("a static target")
         };
         let hosts: Vec<_> = addresses
@@ -236,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_target_with_a_password_is_refused_and_not_repeated() {
-        let error = Target::parse("static:http://u:secret@h:1", &Tuning::default()).unwrap_err();
+        let error = parse("static:http://u:secret@h:1").unwrap_err();
         let text = error.to_string();
         assert!(text.contains("no password") && !text.contains("secret"), "{text}");
     }
@@ -253,7 +264,7 @@ mod tests {
             ("static:http://a:1;zone=", "zone"),
             ("k8s:http://a.b:grpc", "KUBERNETES_SERVICE_HOST"),
         ] {
-            let error = Target::parse(target, &Tuning::default()).unwrap_err().to_string();
+            let error = parse(target).unwrap_err().to_string();
             assert!(error.contains(target) && error.contains(reason), "{error}");
         }
     }

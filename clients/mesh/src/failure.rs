@@ -43,7 +43,7 @@ impl Failure {
     }
 
     pub(crate) fn transport(error: hyper::Error, endpoint: &Address) -> Failure {
-        let reached = if refused(&error) {
+        let reached = if is_refused(&error) {
             Reached::Never
         } else {
             Reached::Perhaps
@@ -74,7 +74,7 @@ pub(crate) fn unavailable(error: hyper::Error, endpoint: &Address) -> Status {
         }
         source = current.source();
     }
-    let mut status = Status::unavailable(format!("connection to {endpoint}: {}", chain(&error)));
+    let mut status = Status::unavailable(format!("connection to {endpoint}: {}", error_chain(&error)));
     status.set_source(Arc::new(error));
     status
 }
@@ -82,7 +82,7 @@ pub(crate) fn unavailable(error: hyper::Error, endpoint: &Address) -> Status {
 /// Whether the peer said that it did not process the request (RFC 9113, sections 6.8 and 8.7), whatever its reason. A
 /// GOAWAY reaches a stream as an error only when the stream's number is above the last one that the peer processed; the
 /// others end with the connection, as an I/O error.
-fn refused(error: &(dyn StdError + 'static)) -> bool {
+fn is_refused(error: &(dyn StdError + 'static)) -> bool {
     let mut source = Some(error);
     while let Some(current) = source {
         if let Some(h2) = current.downcast_ref::<h2::Error>() {
@@ -95,7 +95,7 @@ fn refused(error: &(dyn StdError + 'static)) -> bool {
 }
 
 /// All messages of the chain; the outermost alone says only "http2 error".
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn error_chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(current) = source {

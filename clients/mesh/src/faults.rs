@@ -18,9 +18,9 @@ use tower::Service;
 
 use crate::{
     call::{Attempt, AttemptOutcome},
+    code,
     failure::Failure,
     origin,
-    telemetry::code_name,
 };
 
 /// What goes wrong with the attempts of some methods.
@@ -41,7 +41,7 @@ pub struct Fault {
 
 impl Default for Fault {
     fn default() -> Fault {
-        let abort_code = code_name(Code::Unavailable).to_owned();
+        let abort_code = code::name(Code::Unavailable).to_owned();
         Fault {
             method: "*".to_owned(),
             delay_percent: 0.0,
@@ -70,10 +70,10 @@ impl Fault {
     fn code(&self) -> Option<Code> {
         (1..=16)
             .map(Code::from_i32)
-            .find(|code| code_name(*code) == self.abort_code)
+            .find(|code| code::name(*code) == self.abort_code)
     }
 
-    fn concerns(&self, method: &str) -> bool {
+    fn matches(&self, method: &str) -> bool {
         match self.method.strip_suffix('*') {
             Some(prefix) => method.starts_with(prefix),
             None => self.method == method,
@@ -120,12 +120,12 @@ where
         let Some(fault) = self
             .faults
             .iter()
-            .find(|fault| fault.concerns(&attempt.method.name))
+            .find(|fault| fault.matches(&attempt.method.name))
         else {
             return self.inner.call(attempt);
         };
-        let delay = hits(fault.delay_percent).then(|| Duration::from_millis(fault.delay_ms));
-        let abort = if hits(fault.abort_percent) {
+        let delay = occurs(fault.delay_percent).then(|| Duration::from_millis(fault.delay_ms));
+        let abort = if occurs(fault.abort_percent) {
             fault.code()
         } else {
             None
@@ -139,7 +139,7 @@ where
                 // It looks like an answer of the server, so that nothing above treats it in another way.
                 Some(code) => {
                     attempt.end(code);
-                    Ok(origin::respond(Status::new(code, "injected fault")))
+                    Ok(origin::respond_as_callee(Status::new(code, "injected fault")))
                 }
                 None => inner.call(attempt).await,
             }
@@ -147,7 +147,7 @@ where
     }
 }
 
-fn hits(percent: f64) -> bool {
+fn occurs(percent: f64) -> bool {
     percent > 0.0 && rand::rng().random_range(0.0..100.0) < percent
 }
 
@@ -157,15 +157,15 @@ mod tests {
 
     #[test]
     fn a_fault_concerns_one_method_a_service_or_all() {
-        let concerns = |pattern: &str, method| {
+        let matches = |pattern: &str, method| {
             Fault {
                 method: pattern.to_owned(),
                 ..Fault::default()
             }
-            .concerns(method)
+            .matches(method)
         };
-        assert!(concerns("*", "a.B/C") && concerns("a.B/*", "a.B/C") && concerns("a.B/C", "a.B/C"));
-        assert!(!concerns("a.B/C", "a.B/D") && !concerns("a.C/*", "a.B/C"));
+        assert!(matches("*", "a.B/C") && matches("a.B/*", "a.B/C") && matches("a.B/C", "a.B/C"));
+        assert!(!matches("a.B/C", "a.B/D") && !matches("a.C/*", "a.B/C"));
     }
 
     #[test]

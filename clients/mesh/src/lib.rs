@@ -15,17 +15,20 @@ pub mod policy;
 pub mod snapshot;
 
 mod channel;
+mod method;
 mod methods;
 mod options;
 mod service_config;
 
 mod call;
+mod code;
 mod criticality;
 mod deadline;
 mod telemetry;
 mod throttle;
 
 mod hedge;
+mod latency;
 mod message_size;
 mod replay;
 mod retry;

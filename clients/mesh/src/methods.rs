@@ -4,10 +4,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     Error, MethodPolicy, Policies,
-    call::Method,
-    message_size::Bound,
+    message_size::MessageLimit,
+    method::Method,
     policy::{self, Hedging, Idempotency, Retry},
-    service_config::{MethodConfig, ServiceConfig, fault},
+    service_config::{MethodConfig, ServiceConfig, invalid},
 };
 
 /// Every method that a channel knows, by path.
@@ -21,15 +21,6 @@ pub(crate) struct Methods {
     unlisted: Arc<Method>,
 }
 
-/// Where the parts of a method's policy came from: `contract`, or a place in the service config.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sources {
-    pub(crate) timeout: String,
-    pub(crate) retry: String,
-    pub(crate) hedging: String,
-    pub(crate) wait_for_ready: String,
-}
-
 impl Methods {
     /// Puts the service config on top of the contract.
     ///
@@ -41,14 +32,14 @@ impl Methods {
         config: &ServiceConfig,
         wait_for_ready: bool,
     ) -> Result<Methods, Error> {
-        every_name_is_known(policies, config)?;
+        check_names(policies, config)?;
         let mut by_path = HashMap::new();
         for (path, declared) in policies.iter() {
             let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
             let mut method = Method::new(path.trim_start_matches('/'), None);
             method.wait_for_ready = wait_for_ready;
             let mut policy = declared.clone();
-            if let Some((place, overrides)) = config.of(service, name) {
+            if let Some((place, overrides)) = config.find(service, name) {
                 apply(overrides, place, &mut policy, &mut method)?;
             }
             method.policy = Some(Arc::new(policy));
@@ -80,7 +71,7 @@ impl Methods {
             return method;
         }
         let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
-        let place = self.config.of(service, name).map(|(place, _)| place);
+        let place = self.config.find(service, name).map(|(place, _)| place);
         place
             .and_then(|place| self.configured.get(place))
             .unwrap_or(&self.unlisted)
@@ -91,29 +82,16 @@ impl Methods {
     }
 }
 
-impl Default for Sources {
-    fn default() -> Sources {
-        let contract = || "contract".to_owned();
-        let wait_for_ready = "tuning".to_owned();
-        Sources {
-            timeout: contract(),
-            retry: contract(),
-            hedging: contract(),
-            wait_for_ready,
-        }
-    }
-}
-
 /// What stands for methods that no contract names.
 fn unlisted(wait_for_ready: bool) -> Method {
     let mut unlisted = Method::new("_OTHER", None);
     unlisted.wait_for_ready = wait_for_ready;
-    unlisted.typical = None;
+    unlisted.baseline = None;
     unlisted
 }
 
 /// A method that a known service does not have is a slip. A service that the contract does not have is somebody else's.
-fn every_name_is_known(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
+fn check_names(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
     for (place, overrides) in config.method_config.iter().enumerate() {
         for (index, name) in overrides.name.iter().enumerate() {
             let prefix = if name.service.is_empty() {
@@ -124,7 +102,7 @@ fn every_name_is_known(policies: &Policies, config: &ServiceConfig) -> Result<()
             let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
             let known = name.method.is_empty() || of_service().any(|method| method == name.method);
             if !known && of_service().next().is_some() {
-                return Err(fault(
+                return Err(invalid(
                     &format!("methodConfig[{place}].name[{index}]"),
                     "is not in the contract",
                 ));
@@ -176,14 +154,14 @@ fn apply(
             policy.idempotency = Idempotency::NoSideEffects;
         }
     }
-    let bound = |setting, bytes: Option<u32>| bytes.map(|bytes| Bound { setting, bytes });
-    method.largest_request = bound("maxRequestMessageBytes", overrides.max_request_message_bytes);
-    method.largest_response = bound("maxResponseMessageBytes", overrides.max_response_message_bytes);
-    let mut faults = Vec::new();
-    policy::check(policy, &mut faults);
-    match faults.first() {
+    let limit = |setting, bytes: Option<u32>| bytes.map(|bytes| MessageLimit { setting, bytes });
+    method.request_limit = limit("maxRequestMessageBytes", overrides.max_request_message_bytes);
+    method.response_limit = limit("maxResponseMessageBytes", overrides.max_response_message_bytes);
+    let mut errors = Vec::new();
+    policy::validate(policy, &mut errors);
+    match errors.first() {
         None => Ok(()),
-        Some(reason) => Err(fault(
+        Some(reason) => Err(invalid(
             &format!("methodConfig[{place}]"),
             &format!("for {}: {reason}", method.name),
         )),

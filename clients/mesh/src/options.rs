@@ -41,7 +41,7 @@ impl ChannelOptions {
 
     /// Fails with the first setting that is out of its bounds.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if let Some((setting, reason)) = self.tuning.faults().into_iter().next() {
+        if let Some((setting, reason)) = self.tuning.errors().into_iter().next() {
             return Err(Error::Setting {
                 setting: setting.to_owned(),
                 reason,
@@ -167,11 +167,11 @@ impl Default for Tuning {
 
 impl Tuning {
     /// Every setting that is out of its bounds, as (setting, what is wrong).
-    pub fn faults(&self) -> Vec<(&'static str, String)> {
-        let mut faults = Vec::new();
+    pub fn errors(&self) -> Vec<(&'static str, String)> {
+        let mut errors = Vec::new();
         let mut within = |setting, value: u64, low: u64, high: u64| {
             if !(low..=high).contains(&value) {
-                faults.push((setting, format!("must be {low} to {high}, is {value}")));
+                errors.push((setting, format!("must be {low} to {high}, is {value}")));
             }
         };
         within("connect_timeout_ms", self.connect_timeout_ms, 1, 60_000);
@@ -201,9 +201,9 @@ impl Tuning {
         within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
         within("max_waiting", self.max_waiting as u64, 0, 100_000);
         if let Some(problem) = self.inject.iter().find_map(Fault::problem) {
-            faults.push(("inject", problem));
+            errors.push(("inject", problem));
         }
-        faults
+        errors
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {

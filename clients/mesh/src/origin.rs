@@ -30,18 +30,18 @@ pub enum Origin {
 
 impl Origin {
     /// Tells who made the status of a call that went through a [`Channel`](crate::Channel).
-    pub fn of(status: &Status) -> Origin {
+    pub fn from_status(status: &Status) -> Origin {
         if status.metadata().get(MARK).is_some() {
             return Origin::Callee;
         }
-        if never_sent(status) {
+        if is_not_sent(status) {
             return Origin::NotSent;
         }
         Origin::Client
     }
 
     /// The same status as if the callee had answered with it, for code that stands in for a callee in a test.
-    pub fn answered(mut status: Status) -> Status {
+    pub fn mark_callee(mut status: Status) -> Status {
         let value = tonic::metadata::MetadataValue::from_static(CALLEE);
         status.metadata_mut().insert(MARK, value);
         status
@@ -51,21 +51,21 @@ impl Origin {
 /// Marks the status of a call that was not sent.
 #[derive(Debug, thiserror::Error)]
 #[error("the call was not sent")]
-struct NeverSent;
+struct NotSentMarker;
 
 pub(crate) fn not_sent(mut status: Status) -> Status {
-    status.set_source(Arc::new(NeverSent));
+    status.set_source(Arc::new(NotSentMarker));
     status
 }
 
-pub(crate) fn never_sent(status: &Status) -> bool {
-    std::error::Error::source(status).is_some_and(|source| source.is::<NeverSent>())
+pub(crate) fn is_not_sent(status: &Status) -> bool {
+    std::error::Error::source(status).is_some_and(|source| source.is::<NotSentMarker>())
 }
 
 /// Marks the status in a response's headers or in its trailers, if there is one.
 ///
 /// Details that are no base64 are dropped: tonic's reader of statuses panics on them.
-pub(crate) fn receive(headers: &mut HeaderMap) {
+pub(crate) fn mark_received(headers: &mut HeaderMap) {
     headers.remove(MARK);
     let Some(code) = headers.get(CODE) else { return };
     if code.as_bytes() != b"0" {
@@ -77,8 +77,8 @@ pub(crate) fn receive(headers: &mut HeaderMap) {
 }
 
 /// An error response that was made here in the callee's place.
-pub(crate) fn respond(status: Status) -> Response<Body> {
-    Origin::answered(status).into_http()
+pub(crate) fn respond_as_callee(status: Status) -> Response<Body> {
+    Origin::mark_callee(status).into_http()
 }
 
 /// tonic's own decoder, so that both agree.
@@ -104,33 +104,36 @@ mod tests {
     #[test]
     fn only_a_status_that_was_received_is_the_callees() {
         let mut refused = headers(&[("grpc-status", "9")]);
-        receive(&mut refused);
+        mark_received(&mut refused);
         let received = Status::from_header_map(&refused).unwrap();
-        assert_eq!(Origin::of(&received), Origin::Callee);
+        assert_eq!(Origin::from_status(&received), Origin::Callee);
         assert_eq!(
-            Origin::of(&Status::out_of_range("too large to decode")),
+            Origin::from_status(&Status::out_of_range("too large to decode")),
             Origin::Client
         );
         assert_eq!(
-            Origin::of(&not_sent(Status::unavailable("none"))),
+            Origin::from_status(&not_sent(Status::unavailable("none"))),
             Origin::NotSent
         );
-        assert_eq!(Origin::of(&Origin::answered(Status::aborted(""))), Origin::Callee);
+        assert_eq!(
+            Origin::from_status(&Origin::mark_callee(Status::aborted(""))),
+            Origin::Callee
+        );
     }
 
     #[test]
     fn a_peer_cannot_mark_what_is_made_here() {
         let mut begun = headers(&[(MARK, CALLEE), ("content-type", "application/grpc")]);
-        receive(&mut begun);
+        mark_received(&mut begun);
         let mut local = Status::out_of_range("too large to decode");
         *local.metadata_mut() = MetadataMap::from_headers(begun);
-        assert_eq!(Origin::of(&local), Origin::Client);
+        assert_eq!(Origin::from_status(&local), Origin::Client);
     }
 
     #[test]
     fn details_that_cannot_be_read_are_dropped_and_the_status_stays() {
         let mut refused = headers(&[("grpc-status", "9"), ("grpc-status-details-bin", "not base64!")]);
-        receive(&mut refused);
+        mark_received(&mut refused);
         assert_eq!(
             Status::from_header_map(&refused).unwrap().code(),
             tonic::Code::FailedPrecondition

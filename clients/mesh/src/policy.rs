@@ -8,7 +8,7 @@ pub use proto::mesh::v1::{Criticality, RateLimitClass, Role};
 use tonic::Code;
 
 use crate::Error;
-pub(crate) use descriptors::check;
+pub(crate) use descriptors::validate;
 
 /// The policies of every method of a contract, by path. Cheap to clone.
 #[derive(Clone, Debug, Default)]

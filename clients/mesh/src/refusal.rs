@@ -7,7 +7,7 @@ use http::{HeaderMap, Response};
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt;
 
-use crate::{call::early_code, retry::pushback};
+use crate::{code, retry::pushback};
 
 /// The reason in `google.rpc.ErrorInfo` by which a full server refuses.
 const OVERLOADED: &str = "OVERLOADED";
@@ -26,7 +26,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// `None` for any other code. Reads headers or trailers that carry a status.
-    pub(crate) fn of(headers: &HeaderMap, code: Code) -> Option<Refusal> {
+    pub(crate) fn from_headers(headers: &HeaderMap, code: Code) -> Option<Refusal> {
         if code != Code::ResourceExhausted {
             return None;
         }
@@ -34,14 +34,14 @@ impl Refusal {
         Some(match info {
             Some(info) if info.reason == OVERLOADED => Refusal::Overload,
             Some(_) => Refusal::Limit,
-            None if pushback::wait(headers).is_some() => Refusal::Overload,
+            None if pushback::delay(headers).is_some() => Refusal::Overload,
             None => Refusal::Unexplained,
         })
     }
 
     /// Reads a response that was committed with an error in its headers.
-    pub(crate) fn of_response(response: &Response<Body>) -> Option<Refusal> {
-        Refusal::of(response.headers(), early_code(response)?)
+    pub(crate) fn from_response(response: &Response<Body>) -> Option<Refusal> {
+        Refusal::from_headers(response.headers(), code::early(response)?)
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    fn of(reason: Option<&str>, pushback: Option<&'static str>) -> Refusal {
+    fn refusal(reason: Option<&str>, pushback: Option<&'static str>) -> Refusal {
         let mut details = ErrorDetails::new();
         if let Some(reason) = reason {
             details.set_error_info(reason, "weft", std::collections::HashMap::new());
@@ -61,7 +61,7 @@ mod tests {
             let value = tonic::metadata::MetadataValue::from_static(pushback);
             status.metadata_mut().insert("grpc-retry-pushback-ms", value);
         }
-        Refusal::of_response(&status.into_http()).unwrap()
+        Refusal::from_response(&status.into_http()).unwrap()
     }
 
     #[test]
@@ -75,13 +75,13 @@ mod tests {
             (None, Some("-1"), Refusal::Unexplained),
             (None, None, Refusal::Unexplained),
         ] {
-            assert_eq!(of(reason, pushback), expected, "{reason:?} {pushback:?}");
+            assert_eq!(refusal(reason, pushback), expected, "{reason:?} {pushback:?}");
         }
     }
 
     #[test]
     fn other_codes_are_no_refusal() {
-        assert_eq!(Refusal::of_response(&Status::unavailable("").into_http()), None);
-        assert_eq!(Refusal::of_response(&Response::new(Body::empty())), None);
+        assert_eq!(Refusal::from_response(&Status::unavailable("").into_http()), None);
+        assert_eq!(Refusal::from_response(&Response::new(Body::empty())), None);
     }
 }

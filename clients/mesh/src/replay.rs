@@ -1,6 +1,6 @@
 //! A request that can be sent more than once.
 //!
-//! HTTP bodies cannot be cloned. A unary request is one message, so its bytes are kept up to a limit; a
+//! HTTP bodies cannot be cloned. A unary request is one message, so its bytes are buffered up to a limit; a
 //! client's stream is never held back and passes through once.
 
 use bytes::{Bytes, BytesMut};
@@ -21,43 +21,47 @@ pub(crate) struct Replay {
 
 #[derive(Debug)]
 enum Payload {
-    Kept(Bytes),
-    Once(Option<Body>),
+    Buffered(Bytes),
+    Stream(Option<Body>),
 }
 
 impl Replay {
     /// Takes a request that passes through once.
-    pub(crate) fn once(request: Request<Body>) -> Replay {
+    pub(crate) fn pass_through(request: Request<Body>) -> Replay {
         let (parts, body) = request.into_parts();
         Replay {
             uri: parts.uri,
             headers: parts.headers,
-            payload: Payload::Once(Some(body)),
+            payload: Payload::Stream(Some(body)),
         }
     }
 
     /// Reads a unary request's message; one that is longer than `limit` bytes passes through once.
-    pub(crate) async fn keep(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
+    pub(crate) async fn buffer(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
         let (parts, mut body) = request.into_parts();
-        let mut kept = Bytes::new();
-        let mut more = BytesMut::new();
+        let mut buffered = Bytes::new();
+        let mut joined = BytesMut::new();
         while let Some(frame) = body.frame().await {
             // Nothing was sent: the message could not be encoded, or is larger than the client's own limit.
             let Ok(data) = frame.map_err(origin::not_sent)?.into_data() else {
                 continue;
             };
-            // The usual message is one frame, which is kept as it is.
-            if kept.is_empty() && more.is_empty() {
-                kept = data;
+            // The usual message is one frame, which is buffered as it is.
+            if buffered.is_empty() && joined.is_empty() {
+                buffered = data;
             } else {
-                if more.is_empty() {
-                    more.extend_from_slice(&kept);
+                if joined.is_empty() {
+                    joined.extend_from_slice(&buffered);
                 }
-                more.extend_from_slice(&data);
+                joined.extend_from_slice(&data);
             }
-            if kept.len().max(more.len()) > limit {
-                let read = if more.is_empty() { kept } else { more.freeze() };
-                let payload = Payload::Once(Some(prefixed(read, body)));
+            if buffered.len().max(joined.len()) > limit {
+                let read = if joined.is_empty() {
+                    buffered
+                } else {
+                    joined.freeze()
+                };
+                let payload = Payload::Stream(Some(prefixed(read, body)));
                 return Ok(Replay {
                     uri: parts.uri,
                     headers: parts.headers,
@@ -65,7 +69,11 @@ impl Replay {
                 });
             }
         }
-        let payload = Payload::Kept(if more.is_empty() { kept } else { more.freeze() });
+        let payload = Payload::Buffered(if joined.is_empty() {
+            buffered
+        } else {
+            joined.freeze()
+        });
         Ok(Replay {
             uri: parts.uri,
             headers: parts.headers,
@@ -75,10 +83,10 @@ impl Replay {
 
     /// Keeps a request of which nobody knows whether it is one message, if all of it is there already, as one message
     /// is; a stream that is still being written passes through.
-    pub(crate) async fn keep_if_whole(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
+    pub(crate) async fn buffer_if_complete(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
         let (parts, mut body) = request.into_parts();
         let mut read = BytesMut::new();
-        let whole = loop {
+        let complete = loop {
             match body.frame().now_or_never() {
                 Some(None) => break true,
                 Some(Some(frame)) => {
@@ -93,9 +101,10 @@ impl Replay {
             }
         };
         let read = read.freeze();
-        let payload = match whole {
-            true => Payload::Kept(read),
-            false => Payload::Once(Some(prefixed(read, body))),
+        let payload = if complete {
+            Payload::Buffered(read)
+        } else {
+            Payload::Stream(Some(prefixed(read, body)))
         };
         Ok(Replay {
             uri: parts.uri,
@@ -106,21 +115,21 @@ impl Replay {
 
     /// Puts back a request that the transport returned unsent.
     pub(crate) fn put_back(&mut self, request: Request<Body>) {
-        if let Payload::Once(slot) = &mut self.payload {
+        if let Payload::Stream(slot) = &mut self.payload {
             *slot = Some(request.into_body());
         }
     }
 
     /// Whether [`Replay::request`] has another request to give.
     pub(crate) fn available(&self) -> bool {
-        !matches!(self.payload, Payload::Once(None))
+        !matches!(self.payload, Payload::Stream(None))
     }
 
     /// The request for the next attempt, `None` when it has passed through.
     pub(crate) fn request(&mut self) -> Option<Request<Body>> {
         let body = match &mut self.payload {
-            Payload::Kept(bytes) => Body::new(Full::new(bytes.clone())),
-            Payload::Once(body) => body.take()?,
+            Payload::Buffered(bytes) => Body::new(Full::new(bytes.clone())),
+            Payload::Stream(body) => body.take()?,
         };
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
@@ -155,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_within_the_limit_is_given_again_and_again() {
         for chunks in [&["abcdef"][..], &["ab", "cd", "ef"]] {
-            let mut replay = Replay::keep(request_of(chunks), 6).await.unwrap();
+            let mut replay = Replay::buffer(request_of(chunks), 6).await.unwrap();
             for _ in 0..3 {
                 assert_eq!(text(&mut replay).await.unwrap(), "abcdef");
             }
@@ -167,7 +176,7 @@ mod tests {
         let first = Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(b"ab")));
         let open = futures_util::stream::iter([first]).chain(futures_util::stream::pending());
         let request = Request::new(Body::new(StreamBody::new(open)));
-        let mut replay = Replay::keep_if_whole(request, 64).await.unwrap();
+        let mut replay = Replay::buffer_if_complete(request, 64).await.unwrap();
         let sent = replay
             .request()
             .unwrap()
@@ -179,7 +188,7 @@ mod tests {
         assert_eq!(sent.into_data().unwrap(), "ab");
         assert!(!replay.available());
 
-        let mut replay = Replay::keep_if_whole(request_of(&["ab", "cd"]), 64)
+        let mut replay = Replay::buffer_if_complete(request_of(&["ab", "cd"]), 64)
             .await
             .unwrap();
         for _ in 0..2 {
@@ -190,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_beyond_the_limit_passes_whole_and_once() {
         for chunks in [&["abcdefg"][..], &["ab", "cde", "fg"]] {
-            let mut replay = Replay::keep(request_of(chunks), 4).await.unwrap();
+            let mut replay = Replay::buffer(request_of(chunks), 4).await.unwrap();
             assert_eq!(text(&mut replay).await.unwrap(), "abcdefg");
             assert!(!replay.available() && replay.request().is_none());
         }

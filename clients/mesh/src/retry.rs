@@ -22,7 +22,8 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use crate::{
-    call::{Attempt, AttemptOutcome, Call, Outcome, early_code},
+    call::{Attempt, AttemptOutcome, Call, Outcome},
+    code,
     failure::{Failure, Reached},
     policy,
     refusal::Refusal,
@@ -78,7 +79,7 @@ where
             metrics,
             replay_limit,
         } = self.clone();
-        let budget = Arc::clone(budgets.of(&call.method));
+        let budget = Arc::clone(budgets.get(call.method.criticality()));
         Box::pin(async move {
             let policy = call.method.policy.as_deref();
             let unary = policy.is_some_and(|policy| policy.declared && !policy.client_streaming);
@@ -90,11 +91,11 @@ where
                 request,
             } = call;
             let replay = if unary {
-                Replay::keep(request, replay_limit).await?
+                Replay::buffer(request, replay_limit).await?
             } else if unknown {
-                Replay::keep_if_whole(request, replay_limit).await?
+                Replay::buffer_if_complete(request, replay_limit).await?
             } else {
-                Replay::once(request)
+                Replay::pass_through(request)
             };
             budget.record_call();
             let attempt = Attempt {
@@ -106,15 +107,15 @@ where
                 running: None,
                 request: http::Request::new(Body::empty()),
             };
-            let log = Repetitions::new(metrics, Arc::clone(&attempt.method));
+            let repetitions = Repetitions::new(metrics, Arc::clone(&attempt.method));
             let mut attempts = Attempts {
                 attempt,
                 replay,
                 budget,
-                free: true,
+                transparent_retry_left: true,
                 made: 1,
                 since_pushback: 1,
-                log,
+                repetitions,
             };
             attempts.run(inner).await
         })
@@ -122,7 +123,10 @@ where
 }
 
 /// Ends an attempt that has no answer in its own time.
-async fn within(limit: Option<Duration>, attempt: impl Future<Output = AttemptOutcome>) -> AttemptOutcome {
+async fn with_timeout(
+    limit: Option<Duration>,
+    attempt: impl Future<Output = AttemptOutcome>,
+) -> AttemptOutcome {
     let Some(limit) = limit else {
         return attempt.await;
     };
@@ -138,10 +142,10 @@ async fn within(limit: Option<Duration>, attempt: impl Future<Output = AttemptOu
 
 /// Whether a failed attempt is a reason to send the server less. A request that was not sent, and one that was over a
 /// limit of its caller's own, are none.
-pub(crate) fn burdens(outcome: &AttemptOutcome) -> bool {
+pub(crate) fn counts_as_failure(outcome: &AttemptOutcome) -> bool {
     match outcome {
         Err(failure) => failure.reached != Reached::NoEndpoint,
-        Ok(response) => Refusal::of_response(response) != Some(Refusal::Limit),
+        Ok(response) => Refusal::from_response(response) != Some(Refusal::Limit),
     }
 }
 
@@ -152,18 +156,18 @@ struct Attempts {
     replay: Replay,
     budget: Arc<Budget>,
     /// Whether the one free repetition is still to be had.
-    free: bool,
+    transparent_retry_left: bool,
     /// The policy's attempts, the running one included.
     made: u32,
     /// Attempts since the server last said when to come back: the backoff begins anew there (gRFC A6).
     since_pushback: u32,
-    log: Repetitions,
+    repetitions: Repetitions,
 }
 
 /// What to do after an attempt.
-enum Next {
-    Answer,
-    Again { after: Duration, counted: bool },
+enum Decision {
+    Return,
+    Retry { after: Duration, counted: bool },
 }
 
 impl Attempts {
@@ -178,7 +182,7 @@ impl Attempts {
                 ));
             };
             let attempt = self.attempt.again(self.attempt.previous, request);
-            let mut outcome = within(self.attempt_timeout(), inner.call(attempt)).await;
+            let mut outcome = with_timeout(self.attempt_timeout(), inner.call(attempt)).await;
             if let Err(Failure {
                 request: Some(unsent),
                 ..
@@ -187,16 +191,16 @@ impl Attempts {
                 self.replay
                     .put_back(std::mem::replace(unsent, http::Request::new(Body::empty())));
             }
-            match self.judge(&outcome) {
-                Next::Answer => return outcome.map_err(|failure| failure.status),
-                Next::Again { after, counted } => {
+            match self.decide(&outcome) {
+                Decision::Return => return outcome.map_err(|failure| failure.status),
+                Decision::Retry { after, counted } => {
                     if counted {
                         self.made += 1;
                         self.attempt.previous += 1;
-                        self.log.retries += 1;
-                        self.log.waited += after;
+                        self.repetitions.retries += 1;
+                        self.repetitions.waited += after;
                     } else {
-                        self.log.transparent += 1;
+                        self.repetitions.transparent += 1;
                     }
                     span::record_retry(&outcome, self.made, after);
                     sleep(after).await;
@@ -205,44 +209,44 @@ impl Attempts {
         }
     }
 
-    fn judge(&mut self, outcome: &AttemptOutcome) -> Next {
+    fn decide(&mut self, outcome: &AttemptOutcome) -> Decision {
         if let Err(Failure {
             reached: Reached::Never,
             ..
         }) = outcome
-            && self.free
+            && self.transparent_retry_left
             && self.replay.available()
         {
-            self.free = false;
-            return Next::Again {
+            self.transparent_retry_left = false;
+            return Decision::Retry {
                 after: Duration::ZERO,
                 counted: false,
             };
         }
         let (code, pushback) = match outcome {
             Err(failure) => (failure.status.code(), Pushback::Absent),
-            Ok(response) => match early_code(response) {
+            Ok(response) => match code::early(response) {
                 None | Some(Code::Ok) => {
                     self.budget.record_success();
-                    return Next::Answer;
+                    return Decision::Return;
                 }
-                Some(code) => (code, Pushback::of(response)),
+                Some(code) => (code, Pushback::from_response(response)),
             },
         };
         let Some(retry) = self.policy() else {
-            return Next::Answer;
+            return Decision::Return;
         };
         let timed_out = matches!(outcome, Err(failure) if failure.reached == Reached::TimedOut);
         let retryable = timed_out || retry.retryable_codes.contains(&code);
-        if (retryable || pushback == Pushback::Stop) && burdens(outcome) {
+        if (retryable || pushback == Pushback::Stop) && counts_as_failure(outcome) {
             self.budget.record_failure();
         }
         if !retryable || !self.replay.available() || self.made >= retry.max_attempts {
-            return Next::Answer;
+            return Decision::Return;
         }
-        let backoff = backoff::before(self.since_pushback, &retry);
+        let backoff = backoff::delay(self.since_pushback, &retry);
         let after = match pushback {
-            Pushback::Stop => return Next::Answer,
+            Pushback::Stop => return Decision::Return,
             Pushback::Exactly(wait) => wait,
             Pushback::AtLeast(wait) => backoff.max(wait),
             Pushback::Absent => backoff,
@@ -256,9 +260,9 @@ impl Attempts {
                 Pushback::Exactly(_) => 1,
                 _ => self.since_pushback + 1,
             };
-            Next::Again { after, counted: true }
+            Decision::Retry { after, counted: true }
         } else {
-            Next::Answer
+            Decision::Return
         }
     }
 

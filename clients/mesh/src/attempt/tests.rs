@@ -7,11 +7,7 @@ use tower::{Service, service_fn};
 
 use super::Prepare;
 use crate::{
-    Context,
-    call::{Attempt, Method},
-    context::PREVIOUS_ATTEMPTS,
-    failure::Failure,
-    grpc_timeout,
+    Context, call::Attempt, context::PREVIOUS_ATTEMPTS, failure::Failure, grpc_timeout, method::Method,
     telemetry::Metrics,
 };
 

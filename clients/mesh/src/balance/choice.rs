@@ -11,26 +11,30 @@ use std::sync::Arc;
 use rand::Rng;
 use tokio::time::Instant;
 
-use super::outliers::{self, Scouts};
+use super::{
+    candidate::Candidate,
+    outliers::{self, ProbeSchedule},
+};
 use crate::{
     MethodPolicy,
-    call::{Method, Tried},
+    call::Tried,
     endpoint::{
         Endpoint,
         breaker::{Admission, PROBE_LIMIT, Probe},
-        vitals::{Allowance, Flight},
+        stats::{Blame, InFlight},
     },
+    method::Method,
 };
 
 /// What there is for an attempt.
 #[derive(Debug)]
 pub(crate) enum Choice {
     /// The endpoint, with the call counted as in flight on it.
-    Taken(Arc<Endpoint>, Flight),
+    Selected(Arc<Endpoint>, InFlight),
     /// Every candidate has as many calls in flight as it may.
     Full,
     /// Nothing is connected.
-    Nothing,
+    NotConnected,
 }
 
 /// What an attempt asks of its endpoint.
@@ -38,89 +42,92 @@ pub(crate) enum Choice {
 pub(crate) struct Criteria<'a> {
     pub(crate) method: &'a Method,
     pub(crate) tried: &'a Tried,
-    pub(crate) allowance: Allowance,
+    pub(crate) blame: Blame,
     /// Whether the call has not been sent before.
     pub(crate) first: bool,
     /// The caller's own zone.
     pub(crate) zone: Option<&'a str>,
     /// Which calls find out whether slow endpoints still are.
-    pub(crate) scouts: &'a Scouts,
-}
-
-/// An endpoint that the attempt may go to.
-pub(super) struct Candidate<'a> {
-    pub(super) endpoint: &'a Arc<Endpoint>,
-    /// See [`Slowness::score`](crate::endpoint::slowness::Slowness::score).
-    pub(super) slowness: Option<f64>,
+    pub(crate) probe_schedule: &'a ProbeSchedule,
 }
 
 /// Endpoints are preferred to others, for their zone or their speed, while less than this share of their cap is in
 /// flight: the rest is kept so that a burst is not sent away at once.
-const FULLNESS: f64 = 0.8;
+const PREFERRED_FULLNESS: f64 = 0.8;
 
 pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Choice {
     let now = Instant::now();
     let mut candidates = Vec::with_capacity(endpoints.len());
-    let open = || endpoints.iter().filter(|endpoint| endpoint.open());
+    let open = || endpoints.iter().filter(|endpoint| endpoint.is_open());
     for endpoint in open() {
-        let (admission, slowness) = endpoint.vitals.standing(now);
+        let (admission, outlier_score) = endpoint.stats.admission_and_score(now);
         match admission {
-            Admission::Open => candidates.push(Candidate { endpoint, slowness }),
-            Admission::Shut => {}
-            Admission::ProbeOverdue => endpoint.vitals.expire_probe(),
+            Admission::Allowed => candidates.push(Candidate {
+                endpoint,
+                outlier_score,
+            }),
+            Admission::Denied => {}
+            Admission::ProbeOverdue => endpoint.stats.expire_probe(),
             Admission::ProbeDue if criteria.may_probe() => {
-                if let Some(taken) = criteria.probe(endpoint) {
-                    return taken;
+                if let Some(selected) = criteria.probe(endpoint) {
+                    return selected;
                 }
             }
-            Admission::ProbeDue => endpoint.vitals.want_probe(),
+            Admission::ProbeDue => endpoint.stats.request_probe(),
         }
     }
     // With every endpoint out, a broken one is better than none.
     if candidates.is_empty() {
         candidates.extend(open().map(|endpoint| Candidate {
             endpoint,
-            slowness: None,
+            outlier_score: None,
         }));
     }
-    let some_slow = outliers::mark(&candidates);
-    narrow(&mut candidates, |candidate| !candidate.endpoint.silent());
+    let any_slow = outliers::mark_slow(&candidates);
+    narrow(&mut candidates, |candidate| !candidate.endpoint.ping_overdue());
     narrow(&mut candidates, |candidate| {
-        !criteria.tried.contains(candidate.endpoint.vitals.id())
+        !criteria.tried.contains(candidate.endpoint.stats.id())
     });
-    if some_slow {
-        let scouted = criteria.scouts.due(&candidates).filter(|_| criteria.first);
-        if let Some(taken) = scouted.and_then(|endpoint| criteria.take(endpoint, None)) {
-            return taken;
+    if any_slow {
+        let probed = criteria
+            .probe_schedule
+            .next_probe(&candidates)
+            .filter(|_| criteria.first);
+        if let Some(selected) = probed.and_then(|endpoint| criteria.begin(endpoint, None)) {
+            return selected;
         }
-        let patience = outliers::least_latency(&candidates, now);
+        let min_slow_latency = outliers::min_slow_latency(&candidates, now);
         narrow(&mut candidates, |candidate| {
             let Candidate { endpoint, .. } = candidate;
-            let answers = endpoint.unheard() < patience && endpoint.vitals.fullness() < FULLNESS;
+            let answers =
+                endpoint.silent_for() < min_slow_latency && endpoint.stats.fullness() < PREFERRED_FULLNESS;
             answers && !candidate.slow()
         });
     }
     if let Some(zone) = criteria.zone {
         narrow(&mut candidates, |Candidate { endpoint, .. }| {
             let near = endpoint.address.zone.as_deref() == Some(zone);
-            near && endpoint.vitals.fullness() < FULLNESS && endpoint.vitals.has_share()
+            near && endpoint.stats.fullness() < PREFERRED_FULLNESS && endpoint.stats.within_share()
         });
     }
     if candidates.is_empty() {
-        return Choice::Nothing;
+        return Choice::NotConnected;
     }
-    while let Some(place) = cheaper_of_two(&candidates, now) {
-        if let Some(taken) = criteria.take(candidates.swap_remove(place).endpoint, None) {
-            return taken;
+    while let Some(index) = cheaper_of_two(&candidates, now) {
+        if let Some(selected) = criteria.begin(candidates.swap_remove(index).endpoint, None) {
+            return selected;
         }
     }
     Choice::Full
 }
 
 impl Criteria<'_> {
-    fn take(&self, endpoint: &Arc<Endpoint>, probe: Option<Probe>) -> Option<Choice> {
-        let flight = endpoint.vitals.take_off(self.allowance, probe)?;
-        Some(Choice::Taken(Arc::clone(endpoint), flight.of(self.method)))
+    fn begin(&self, endpoint: &Arc<Endpoint>, probe: Option<Probe>) -> Option<Choice> {
+        let in_flight = endpoint.stats.begin(self.blame, probe)?;
+        Some(Choice::Selected(
+            Arc::clone(endpoint),
+            in_flight.for_method(self.method),
+        ))
     }
 
     /// Only a first attempt probes, because a retry has had its share of bad luck; only one that may be repeated,
@@ -136,18 +143,12 @@ impl Criteria<'_> {
 
     /// Sends the call as the probe, unless another was faster.
     fn probe(&self, endpoint: &Arc<Endpoint>) -> Option<Choice> {
-        let probe = endpoint.vitals.record().breaker.begin_probe()?;
-        let taken = self.take(endpoint, Some(probe));
-        if taken.is_none() {
-            endpoint.vitals.record().breaker.abandon_probe(probe);
+        let probe = endpoint.stats.lock().breaker.begin_probe()?;
+        let selected = self.begin(endpoint, Some(probe));
+        if selected.is_none() {
+            endpoint.stats.lock().breaker.abandon_probe(probe);
         }
-        taken
-    }
-}
-
-impl Candidate<'_> {
-    pub(super) fn slow(&self) -> bool {
-        self.endpoint.vitals.slow()
+        selected
     }
 }
 
@@ -164,7 +165,7 @@ fn cheaper_of_two(candidates: &[Candidate<'_>], now: Instant) -> Option<usize> {
         count => {
             let first = rand::rng().random_range(0..count);
             let second = (first + rand::rng().random_range(1..count)) % count;
-            let cost = |place: usize| candidates[place].endpoint.vitals.cost(now);
+            let cost = |index: usize| candidates[index].endpoint.stats.cost(now);
             Some(if cost(second) < cost(first) { second } else { first })
         }
     }

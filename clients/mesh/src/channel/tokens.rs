@@ -77,6 +77,6 @@ mod tests {
         request.extensions_mut().insert(Context::new().with_bearer("t"));
         let refused = tower::Service::call(&mut channel, request).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unauthenticated);
-        assert_eq!(crate::Origin::of(&refused), crate::Origin::NotSent);
+        assert_eq!(crate::Origin::from_status(&refused), crate::Origin::NotSent);
     }
 }

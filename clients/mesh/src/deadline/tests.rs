@@ -9,7 +9,8 @@ use tower::{Service, service_fn};
 use super::{Deadline, effective};
 use crate::{
     Context,
-    call::{Call, Method, Outcome},
+    call::{Call, Outcome},
+    method::Method,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -8,22 +8,22 @@ use std::hash::{BuildHasher, RandomState};
 use super::Address;
 
 /// Endpoints of one channel.
-pub(crate) const MOST: usize = 1_000;
+pub(crate) const MAX_ENDPOINTS: usize = 1_000;
 
 /// One client's preferences among all endpoints, the same for as long as it lives.
 #[derive(Debug, Default)]
 pub(crate) struct Subset(RandomState);
 
 impl Subset {
-    /// At most `most` of the addresses, in their order.
-    pub(crate) fn of(&self, addresses: Vec<Address>, most: usize) -> Vec<Address> {
-        if addresses.len() <= most {
+    /// At max `max` of the addresses, in their order.
+    pub(crate) fn select(&self, addresses: Vec<Address>, max: usize) -> Vec<Address> {
+        if addresses.len() <= max {
             return addresses;
         }
         let rank = |address: &Address| self.0.hash_one((&address.host, address.port));
         let mut ranks: Vec<u64> = addresses.iter().map(rank).collect();
         ranks.sort_unstable();
-        let last = ranks.get(most).copied().unwrap_or(u64::MAX);
+        let last = ranks.get(max).copied().unwrap_or(u64::MAX);
         let chosen = addresses.into_iter().filter(|address| rank(address) < last);
         chosen.collect()
     }
@@ -50,13 +50,15 @@ mod tests {
 
     #[test]
     fn few_are_taken_whole() {
-        assert_eq!(Subset::default().of(addresses(0..20), 20), addresses(0..20));
+        assert_eq!(Subset::default().select(addresses(0..20), 20), addresses(0..20));
     }
 
     #[test]
     fn clients_differ_and_together_leave_no_endpoint_out() {
         let all = addresses(0..100);
-        let taken: Vec<_> = (0..100).map(|_| Subset::default().of(all.clone(), 20)).collect();
+        let taken: Vec<_> = (0..100)
+            .map(|_| Subset::default().select(all.clone(), 20))
+            .collect();
         assert!(taken.iter().all(|taken| taken.len() == 20));
         let together: HashSet<_> = taken.into_iter().flatten().collect();
         assert_eq!(together.len(), 100);
@@ -65,8 +67,8 @@ mod tests {
     #[test]
     fn a_client_keeps_what_it_has_while_others_come_and_go() {
         let subset = Subset::default();
-        let before = subset.of(addresses(0..100), 20);
-        let after = subset.of(addresses(1..101), 20);
+        let before = subset.select(addresses(0..100), 20);
+        let after = subset.select(addresses(1..101), 20);
         let kept = before.iter().filter(|address| after.contains(address)).count();
         assert!(kept >= 18, "one left and one came: {kept} of 20 stay");
     }

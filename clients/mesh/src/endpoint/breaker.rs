@@ -1,7 +1,7 @@
 //! Takes an endpoint that keeps failing out of rotation, and tries it again with one call.
 //!
 //! ```text
-//! closed --7 failures in a row, or half of the last 10 s--> ejected (1 s, doubling to 60 s)
+//! closed --7 failures in a ejections_in_a_row, or half of the last 10 s--> ejected (1 s, doubling to 60 s)
 //! ejected --time is up--> probing: one call --good----------> closed
 //!                                           --bad, or 5 s---> ejected, longer
 //! ```
@@ -22,17 +22,17 @@ use tokio::time::Instant;
 
 use crate::retry::backoff::jitter;
 
-const CONSECUTIVE: u32 = 7;
+const CONSECUTIVE_FAILURES: u32 = 7;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Fewer calls than this say nothing about a rate.
-const LEAST_CALLS: u32 = 20;
+const MIN_CALLS: u32 = 20;
 const FAILURE_RATE: f64 = 0.5;
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
+const MIN_EJECTION: Duration = Duration::from_secs(1);
+const MAX_EJECTION: Duration = Duration::from_secs(60);
 /// The method of an ejection that followed another.
-const PROBE: &str = "probe";
+const PROBE_METHOD: &str = "probe";
 /// After this long without an ejection the next one is a first one again.
-const FORGIVEN: Duration = Duration::from_secs(60);
+const RESET_AFTER: Duration = Duration::from_secs(60);
 /// A probe without an answer for so long has failed.
 pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -49,15 +49,15 @@ impl Ejections {
         self.connected.store(connected, Ordering::Relaxed);
     }
 
-    fn take(&self) -> bool {
-        let most = self.connected.load(Ordering::Relaxed) / 2;
-        let more = |ejected: usize| (ejected < most).then_some(ejected + 1);
+    fn try_acquire(&self) -> bool {
+        let max = self.connected.load(Ordering::Relaxed) / 2;
+        let more = |ejected: usize| (ejected < max).then_some(ejected + 1);
         self.ejected
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .is_ok()
     }
 
-    fn give_back(&self) {
+    fn release(&self) {
         self.ejected.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -69,8 +69,8 @@ pub(crate) struct Breaker {
     state: State,
     consecutive: u32,
     window: Window,
-    /// Ejections in a row, which the next one's length follows from.
-    row: u32,
+    /// Ejections in a ejections_in_a_row, which the next one's length follows from.
+    ejections_in_a_row: u32,
     readmitted: Option<Instant>,
     /// Probes so far, by which a probe is known.
     probes: u64,
@@ -120,12 +120,12 @@ pub(crate) enum State {
 /// Whether a call may go to the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    Open,
+    Allowed,
     /// The endpoint's time is up: one call should find out.
     ProbeDue,
     /// The probe has not answered in time: [`Breaker::expire_probe`].
     ProbeOverdue,
-    Shut,
+    Denied,
 }
 
 #[derive(Debug)]
@@ -134,7 +134,7 @@ struct Window {
     calls: u32,
     failures: u32,
     /// That the endpoint stays although it should go was told.
-    told: bool,
+    reported: bool,
 }
 
 impl Breaker {
@@ -144,7 +144,7 @@ impl Breaker {
             state: State::Closed,
             consecutive: 0,
             window: Window::new(),
-            row: 0,
+            ejections_in_a_row: 0,
             readmitted: None,
             probes: 0,
         }
@@ -156,10 +156,10 @@ impl Breaker {
 
     pub(crate) fn admission(&self, now: Instant) -> Admission {
         match &self.state {
-            State::Closed => Admission::Open,
+            State::Closed => Admission::Allowed,
             State::Ejected { until, .. } if *until <= now => Admission::ProbeDue,
             State::Probing { until, .. } if *until <= now => Admission::ProbeOverdue,
-            State::Ejected { .. } | State::Probing { .. } => Admission::Shut,
+            State::Ejected { .. } | State::Probing { .. } => Admission::Denied,
         }
     }
 
@@ -188,7 +188,7 @@ impl Breaker {
         {
             self.state = State::Ejected {
                 until: Instant::now(),
-                method: PROBE,
+                method: PROBE_METHOD,
                 reason: reason.clone(),
             };
         }
@@ -199,14 +199,14 @@ impl Breaker {
         match &self.state {
             State::Probing { until, .. } if *until <= Instant::now() => {
                 let text = format!("the probe had no answer for {} s", PROBE_LIMIT.as_secs());
-                self.eject(PROBE, text)
+                self.eject(PROBE_METHOD, text)
             }
             _ => Consequence::Nothing,
         }
     }
 
     /// A call went well. Returns whether the endpoint was readmitted for this.
-    pub(crate) fn succeeded(&mut self, probe: Option<Probe>) -> bool {
+    pub(crate) fn record_success(&mut self, probe: Option<Probe>) -> bool {
         let readmitted = self.is_probed_by(probe);
         if readmitted {
             self.readmit();
@@ -220,17 +220,17 @@ impl Breaker {
 
     /// The health service says that the endpoint serves, which is less than a call that goes well: the next failure
     /// ejects it again.
-    pub(crate) fn found_serving(&mut self, probe: Probe) -> bool {
+    pub(crate) fn health_check_succeeded(&mut self, probe: Probe) -> bool {
         let readmitted = self.is_probed_by(Some(probe));
         if readmitted {
             self.readmit();
-            self.consecutive = CONSECUTIVE - 1;
+            self.consecutive = CONSECUTIVE_FAILURES - 1;
         }
         readmitted
     }
 
     fn readmit(&mut self) {
-        self.ejections.give_back();
+        self.ejections.release();
         self.state = State::Closed;
         self.readmitted = Some(Instant::now());
         self.window.restart();
@@ -240,47 +240,47 @@ impl Breaker {
         matches!(&self.state, State::Probing { probe, .. } if Some(*probe) == candidate)
     }
 
-    pub(crate) fn failed(&mut self, probe: Option<Probe>) -> Consequence {
+    pub(crate) fn record_failure(&mut self, probe: Option<Probe>) -> Consequence {
         if self.is_probed_by(probe) {
-            return self.eject(PROBE, "the probe failed".to_owned());
+            return self.eject(PROBE_METHOD, "the probe failed".to_owned());
         }
         if self.state != State::Closed {
             return Consequence::Nothing;
         }
         self.consecutive += 1;
         self.window.add(true);
-        match self.verdict() {
+        match self.ejection_cause() {
             None => Consequence::Nothing,
-            Some((method, reason)) if self.ejections.take() => {
-                if self.readmitted.is_some_and(|then| then.elapsed() > FORGIVEN) {
-                    self.row = 0;
+            Some((method, reason)) if self.ejections.try_acquire() => {
+                if self.readmitted.is_some_and(|then| then.elapsed() > RESET_AFTER) {
+                    self.ejections_in_a_row = 0;
                 }
                 self.eject(method, reason)
             }
-            Some(_) if std::mem::replace(&mut self.window.told, true) => Consequence::Nothing,
+            Some(_) if std::mem::replace(&mut self.window.reported, true) => Consequence::Nothing,
             Some((method, _)) => Consequence::Unenforced { method },
         }
     }
 
     /// By what method the endpoint was found out, and what was counted.
-    fn verdict(&self) -> Option<(&'static str, String)> {
+    fn ejection_cause(&self) -> Option<(&'static str, String)> {
         let Window { calls, failures, .. } = self.window;
-        if self.consecutive >= CONSECUTIVE {
+        if self.consecutive >= CONSECUTIVE_FAILURES {
             let reason = format!("{} failures in a row", self.consecutive);
             return Some(("consecutive_failures", reason));
         }
         let rate = f64::from(failures) / f64::from(calls.max(1));
-        (calls >= LEAST_CALLS && rate >= FAILURE_RATE).then(|| {
+        (calls >= MIN_CALLS && rate >= FAILURE_RATE).then(|| {
             let reason = format!("{failures} of {calls} calls failed");
             ("failure_percentage", reason)
         })
     }
 
     fn eject(&mut self, method: &'static str, reason: String) -> Consequence {
-        let length = SHORTEST * 2_u32.saturating_pow(self.row.min(16));
-        self.row += 1;
+        let length = MIN_EJECTION * 2_u32.saturating_pow(self.ejections_in_a_row.min(16));
+        self.ejections_in_a_row += 1;
         self.state = State::Ejected {
-            until: Instant::now() + jitter(length.min(LONGEST)),
+            until: Instant::now() + jitter(length.min(MAX_EJECTION)),
             method,
             reason,
         };
@@ -291,7 +291,7 @@ impl Breaker {
 impl Drop for Breaker {
     fn drop(&mut self) {
         if self.state != State::Closed {
-            self.ejections.give_back();
+            self.ejections.release();
         }
     }
 }
@@ -302,7 +302,7 @@ impl Window {
             began: Instant::now(),
             calls: 0,
             failures: 0,
-            told: false,
+            reported: false,
         }
     }
 

@@ -12,8 +12,9 @@ use tower::{Service, service_fn};
 use super::Hedge;
 use crate::{
     Context, MethodPolicy,
-    call::{Attempt, AttemptOutcome, Call, Method, Outcome},
+    call::{Attempt, AttemptOutcome, Call, Outcome},
     failure::{Failure, Reached},
+    method::Method,
     policy::{Hedging, Idempotency},
     retry::budget::{Budget, Budgets, Throttling},
     telemetry::Metrics,
@@ -38,9 +39,7 @@ async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Arc<Budget>) -> (O
     };
     let mut hedge = Hedge {
         attempts,
-        otherwise: service_fn(|_: Call| -> BoxFuture<'static, Outcome> {
-            unreachable!("the method is hedged")
-        }),
+        retry: service_fn(|_: Call| -> BoxFuture<'static, Outcome> { unreachable!("the method is hedged") }),
         budgets: Arc::new(Budgets::new(|| Arc::clone(&budget))),
         metrics: Arc::new(Metrics::new("test", "static:test")),
         replay_limit: 1024,

@@ -8,7 +8,7 @@ use rand::Rng;
 use crate::policy;
 
 /// The wait after attempt number `made` (from 1): `min(initial * multiplier^(made-1), max) * rand(0.8, 1.2)`.
-pub(crate) fn before(made: u32, retry: &policy::Retry) -> Duration {
+pub(crate) fn delay(made: u32, retry: &policy::Retry) -> Duration {
     let exponent = i32::try_from(made.saturating_sub(1)).unwrap_or(i32::MAX);
     let grown = retry.initial_backoff.as_secs_f64() * retry.backoff_multiplier.powi(exponent);
     let capped = grown.min(retry.max_backoff.as_secs_f64());
@@ -37,7 +37,7 @@ mod tests {
         };
         for (made, middle) in [(1, 100), (2, 200), (3, 300), (4, 300), (u32::MAX, 300)] {
             for _ in 0..200 {
-                let wait = before(made, &retry).as_secs_f64() * 1000.0;
+                let wait = delay(made, &retry).as_secs_f64() * 1000.0;
                 let middle = f64::from(middle);
                 assert!(
                     (0.8 * middle..=1.2 * middle).contains(&wait),

@@ -14,7 +14,7 @@ use crate::criticality::PerCriticality;
 
 /// The window is kept in slots of one second.
 const SLOTS: usize = 10;
-const RATIO: f64 = 0.2;
+const RETRY_RATIO: f64 = 0.2;
 const RESERVE_PER_SECOND: f64 = 10.0;
 
 /// The bounds of gRFC A6's `retryThrottling`.
@@ -41,16 +41,16 @@ pub(crate) type Budgets = PerCriticality<Arc<Budget>>;
 impl Budgets {
     /// Changes the buckets' bounds.
     pub(crate) fn set_throttling(&self, throttling: Throttling) {
-        self.all()
+        self.values()
             .into_iter()
             .for_each(|budget| budget.set_throttling(throttling));
     }
 
     /// The retries that could be taken now by the criticality that has the fewest left.
-    pub(crate) fn left(&self) -> u32 {
-        self.all()
+    pub(crate) fn remaining(&self) -> u32 {
+        self.values()
             .into_iter()
-            .map(|budget| budget.left())
+            .map(|budget| budget.remaining())
             .min()
             .unwrap_or_default()
     }
@@ -124,18 +124,18 @@ impl Budget {
     /// Takes one retry, `false` when there is none to take.
     pub(crate) fn withdraw(&self) -> bool {
         self.with(|state| {
-            let room = state.above_threshold() && state.window_left() >= 1.0;
-            if room {
+            let available = state.above_threshold() && state.window_remaining() >= 1.0;
+            if available {
                 state.slot().retries += 1;
             }
-            room
+            available
         })
     }
 
-    fn left(&self) -> u32 {
+    fn remaining(&self) -> u32 {
         self.with(|state| {
             if state.above_threshold() {
-                state.window_left() as u32
+                state.window_remaining() as u32
             } else {
                 0
             }
@@ -152,12 +152,12 @@ impl State {
         self.tokens > self.throttling.max_tokens / 2.0
     }
 
-    fn window_left(&mut self) -> f64 {
+    fn window_remaining(&mut self) -> f64 {
         self.slot();
         let (calls, retries) = self.slots.iter().fold((0, 0), |(calls, retries), slot| {
             (calls + slot.calls, retries + slot.retries)
         });
-        (f64::from(calls) * RATIO + RESERVE_PER_SECOND * SLOTS as f64 - f64::from(retries)).max(0.0)
+        (f64::from(calls) * RETRY_RATIO + RESERVE_PER_SECOND * SLOTS as f64 - f64::from(retries)).max(0.0)
     }
 
     /// The slot of this second; those that have left the window are emptied on the way.
@@ -189,7 +189,7 @@ mod tests {
         (0..500).for_each(|_| budget.record_call());
         assert_eq!(drain(&budget), 100);
         tokio::time::advance(Duration::from_secs(9)).await;
-        assert_eq!(budget.left(), 0);
+        assert_eq!(budget.remaining(), 0);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(
             drain(&budget),
@@ -208,7 +208,7 @@ mod tests {
         assert!(budget.withdraw());
         budget.record_failure();
         assert!(!budget.withdraw());
-        assert_eq!(budget.left(), 0);
+        assert_eq!(budget.remaining(), 0);
         budget.record_success();
         assert!(budget.withdraw());
     }

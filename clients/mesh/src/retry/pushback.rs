@@ -24,9 +24,9 @@ pub(crate) enum Pushback {
 
 impl Pushback {
     /// Reads a response that was committed with an error in its headers.
-    pub(crate) fn of(response: &Response<Body>) -> Pushback {
+    pub(crate) fn from_response(response: &Response<Body>) -> Pushback {
         if response.headers().contains_key(HEADER) {
-            return wait(response.headers()).map_or(Pushback::Stop, Pushback::Exactly);
+            return delay(response.headers()).map_or(Pushback::Stop, Pushback::Exactly);
         }
         if !response.headers().contains_key("grpc-status-details-bin") {
             return Pushback::Absent;
@@ -41,7 +41,7 @@ impl Pushback {
 }
 
 /// The wait that a server asks for; `None` without one, and when it asks not to be tried again.
-pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn delay(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(HEADER)?.to_str().ok()?;
     Some(Duration::from_millis(value.parse().ok()?))
 }
@@ -63,9 +63,12 @@ mod tests {
                 .header(HEADER, value)
                 .body(Body::empty())
                 .unwrap();
-            assert_eq!(Pushback::of(&response), expected, "{value:?}");
+            assert_eq!(Pushback::from_response(&response), expected, "{value:?}");
         }
-        assert_eq!(Pushback::of(&Response::new(Body::empty())), Pushback::Absent);
+        assert_eq!(
+            Pushback::from_response(&Response::new(Body::empty())),
+            Pushback::Absent
+        );
     }
 
     #[test]
@@ -73,6 +76,9 @@ mod tests {
         let wait = Duration::from_secs(2);
         let details = tonic_types::ErrorDetails::with_retry_info(Some(wait));
         let status = Status::with_error_details(tonic::Code::Aborted, "again", details);
-        assert_eq!(Pushback::of(&status.into_http()), Pushback::AtLeast(wait));
+        assert_eq!(
+            Pushback::from_response(&status.into_http()),
+            Pushback::AtLeast(wait)
+        );
     }
 }

@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     Context, MethodPolicy,
-    call::{Attempt, AttemptOutcome, Call, Method, Outcome},
+    call::{Attempt, AttemptOutcome, Call, Outcome},
     failure::{Failure, Reached},
+    method::Method,
     policy::{self, Idempotency},
     telemetry::Metrics,
 };

@@ -9,10 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    MethodPolicy, Policies,
+    MethodPolicy, Policies, code,
     policy::{Hedging, Retry},
     retry::budget::Throttling,
-    telemetry::code_name,
 };
 
 impl Policies {
@@ -26,8 +25,8 @@ impl Policies {
             .iter()
             .filter_map(|(path, policy)| {
                 let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-                let (of, _) = service.rsplit_once('.')?;
-                (of == package).then_some((service, method, policy))
+                let (parent, _) = service.rsplit_once('.')?;
+                (parent == package).then_some((service, method, policy))
             })
             .collect();
         methods.sort_unstable_by_key(|(service, method, _)| (*service, *method));
@@ -69,7 +68,7 @@ fn retry_policy(retry: &Retry) -> Value {
         "initialBackoff": duration(retry.initial_backoff),
         "maxBackoff": duration(retry.max_backoff),
         "backoffMultiplier": retry.backoff_multiplier,
-        "retryableStatusCodes": retry.retryable_codes.iter().copied().map(code_name).collect::<Vec<_>>(),
+        "retryableStatusCodes": retry.retryable_codes.iter().copied().map(code::name).collect::<Vec<_>>(),
     })
 }
 
@@ -77,7 +76,7 @@ fn hedging_policy(hedging: &Hedging) -> Value {
     json!({
         "maxAttempts": hedging.max_attempts,
         "hedgingDelay": duration(hedging.delay),
-        "nonFatalStatusCodes": hedging.non_fatal_codes.iter().copied().map(code_name).collect::<Vec<_>>(),
+        "nonFatalStatusCodes": hedging.non_fatal_codes.iter().copied().map(code::name).collect::<Vec<_>>(),
     })
 }
 

@@ -25,10 +25,10 @@ fn a_standard_config_is_read() {
         }"#,
     )
     .unwrap();
-    assert_eq!(config.of("a.B", "C").unwrap().0, 2);
-    assert_eq!(config.of("a.B", "D").unwrap().0, 1);
-    assert_eq!(config.of("x.Y", "Z").unwrap().0, 0);
-    let (_, exact) = config.of("a.B", "C").unwrap();
+    assert_eq!(config.find("a.B", "C").unwrap().0, 2);
+    assert_eq!(config.find("a.B", "D").unwrap().0, 1);
+    assert_eq!(config.find("x.Y", "Z").unwrap().0, 0);
+    let (_, exact) = config.find("a.B", "C").unwrap();
     assert_eq!(exact.timeout, Some(Duration::from_millis(250)));
     assert_eq!(
         exact.retry_policy.as_ref().unwrap().retryable_status_codes,
@@ -142,7 +142,7 @@ fn standard_fields_and_forms_are_taken() {
                 "retryableStatusCodes": ["UNAVAILABLE"], "perAttemptRecvTimeout": "0.5s"}}]}"#,
     )
     .unwrap();
-    let (_, method) = config.of("a.B", "C").unwrap();
+    let (_, method) = config.find("a.B", "C").unwrap();
     assert_eq!(method.max_request_message_bytes, Some(1_024));
     assert_eq!(method.max_response_message_bytes, Some(2_048));
     let retry = method.retry_policy.as_ref().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! gRPC's connection-backoff.md asks that attempts disperse and do not come much more often than the backoff says: a
 //! server that is just coming back must not be met by all its clients at once, however many calls they have. So the
-//! brought-forward waits are spread, grow with each attempt in vain, and one address of a channel is tried at a time.
+//! brought-forward min_wait are spread, grow with each attempt in vain, and one address of a channel is tried at a time.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use tokio::{
 
 use crate::retry::backoff::jitter;
 
-/// The first wait after a failed attempt, before jitter. Those that follow are longer, up to `LONGEST`.
-const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(5);
+/// The first wait after a failed attempt, before jitter. Those that follow are longer, up to `MAX_WAIT`.
+const INITIAL_WAIT: Duration = Duration::from_millis(500);
+const MAX_WAIT: Duration = Duration::from_secs(5);
 const FACTOR: f64 = 1.6;
 
 /// The wish of a channel's calls for a connection.
 #[derive(Debug)]
 pub(crate) struct Demand {
     raised: Notify,
-    turn: Semaphore,
+    attempt: Semaphore,
 }
 
 impl Default for Demand {
     fn default() -> Demand {
         Demand {
             raised: Notify::new(),
-            turn: Semaphore::new(1),
+            attempt: Semaphore::new(1),
         }
     }
 }
@@ -40,36 +40,40 @@ impl Demand {
         self.raised.notify_waiters();
     }
 
-    /// Waits for `backoff`, or for a call to ask, but no less than `waits` says. The attempt that a call has asked for
-    /// is made while the turn is held.
-    pub(super) async fn wait(&self, backoff: Duration, waits: &mut Waits) -> Option<SemaphorePermit<'_>> {
-        let asked = async {
+    /// MinWait for `backoff`, or for a call to ask, but no less than `min_wait` says. The attempt that a call has asked for
+    /// is made while the permit is held.
+    pub(super) async fn wait(
+        &self,
+        backoff: Duration,
+        min_wait: &mut MinWait,
+    ) -> Option<SemaphorePermit<'_>> {
+        let requested = async {
             let mut raised = std::pin::pin!(self.raised.notified());
             // Calls that ask during the least wait count as well.
             raised.as_mut().enable();
-            sleep(jitter(waits.next.min(backoff))).await;
+            sleep(jitter(min_wait.next.min(backoff))).await;
             raised.await;
-            self.turn.acquire().await.ok()
+            self.attempt.acquire().await.ok()
         };
         tokio::select! {
             () = sleep(backoff) => None,
-            turn = asked => {
-                waits.next = waits.next.mul_f64(FACTOR).min(LONGEST);
-                turn
+            permit = requested => {
+                min_wait.next = min_wait.next.mul_f64(FACTOR).min(MAX_WAIT);
+                permit
             }
         }
     }
 }
 
-/// The least waits of one address since it was last connected.
+/// The least min_wait of one address since it was last connected.
 #[derive(Debug)]
-pub(super) struct Waits {
+pub(super) struct MinWait {
     next: Duration,
 }
 
-impl Waits {
-    pub(super) fn new() -> Waits {
-        Waits { next: FIRST }
+impl MinWait {
+    pub(super) fn new() -> MinWait {
+        MinWait { next: INITIAL_WAIT }
     }
 }
 
@@ -90,12 +94,12 @@ mod tests {
         for address in 0..addresses {
             let (demand, made) = (Arc::clone(&demand), Arc::clone(&made));
             tasks.spawn(async move {
-                let mut waits = Waits::new();
+                let mut min_wait = MinWait::new();
                 loop {
-                    let turn = demand.wait(Duration::from_secs(120), &mut waits).await;
+                    let permit = demand.wait(Duration::from_secs(120), &mut min_wait).await;
                     made.lock().unwrap()[address].push(began.elapsed());
                     sleep(Duration::from_millis(1)).await;
-                    drop(turn);
+                    drop(permit);
                 }
             });
         }
@@ -124,7 +128,7 @@ mod tests {
         };
         assert!(
             late(&made[0]).len() > 20,
-            "no two waits are alike: {:?}",
+            "no two min_wait are alike: {:?}",
             late(&made[0])
         );
         assert!(late(&made[0]).iter().all(|gap| *gap >= 4_000));
@@ -136,7 +140,7 @@ mod tests {
         let began = Instant::now();
         assert!(
             demand
-                .wait(Duration::from_secs(20), &mut Waits::new())
+                .wait(Duration::from_secs(20), &mut MinWait::new())
                 .await
                 .is_none()
         );

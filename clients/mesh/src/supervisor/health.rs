@@ -21,11 +21,11 @@ use tower::Service;
 
 use crate::{endpoint::Endpoint, retry::backoff::jitter};
 
-/// The waits before a broken watch is begun again, before jitter: they grow until the endpoint says something (gRFC
+/// The waits before a error watch is begun again, before jitter: they grow until the endpoint says something (gRFC
 /// A17).
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(120);
-const FACTOR: f64 = 1.6;
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(120);
+const BACKOFF_FACTOR: f64 = 1.6;
 
 /// What an endpoint says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,28 +35,28 @@ pub(super) enum Health {
 }
 
 /// Tells every change to `tell` until that returns `false`. Ends early when there is no more to be told.
-pub(super) async fn follow<F, R>(endpoint: Arc<Endpoint>, service: &str, mut tell: F)
+pub(super) async fn watch<F, R>(endpoint: Arc<Endpoint>, service: &str, mut on_change: F)
 where
     F: FnMut(Health) -> R,
     R: Future<Output = bool>,
 {
-    let mut backoff = FIRST;
+    let mut backoff = INITIAL_BACKOFF;
     loop {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };
-        let broken = match HealthClient::new(Direct(Arc::clone(&endpoint)))
+        let error = match HealthClient::new(UntrackedClient(Arc::clone(&endpoint)))
             .watch(request)
             .await
         {
             Err(status) => status,
-            Ok(answer) => {
-                let mut answers = answer.into_inner();
+            Ok(response) => {
+                let mut changes = response.into_inner();
                 loop {
-                    match answers.message().await {
-                        Ok(Some(answer)) => {
-                            backoff = FIRST;
-                            if !tell(health(answer.status())).await {
+                    match changes.message().await {
+                        Ok(Some(response)) => {
+                            backoff = INITIAL_BACKOFF;
+                            if !on_change(to_health(response.status())).await {
                                 return;
                             }
                         }
@@ -66,19 +66,19 @@ where
                 }
             }
         };
-        if broken.code() == Code::Unimplemented {
-            tell(Health::Serving).await;
+        if error.code() == Code::Unimplemented {
+            on_change(Health::Serving).await;
             return;
         }
-        if !tell(Health::NotServing(format!("health watch: {}", broken.message()))).await {
+        if !on_change(Health::NotServing(format!("health watch: {}", error.message()))).await {
             return;
         }
         sleep(jitter(backoff)).await;
-        backoff = backoff.mul_f64(FACTOR).min(LONGEST);
+        backoff = backoff.mul_f64(BACKOFF_FACTOR).min(MAX_BACKOFF);
     }
 }
 
-fn health(status: ServingStatus) -> Health {
+fn to_health(status: ServingStatus) -> Health {
     match status {
         ServingStatus::Serving => Health::Serving,
         other => Health::NotServing(format!("the endpoint says {}", other.as_str_name())),
@@ -87,9 +87,9 @@ fn health(status: ServingStatus) -> Health {
 
 /// The endpoint without load and breaker: a watch is no call.
 #[derive(Clone)]
-pub(super) struct Direct(pub(super) Arc<Endpoint>);
+pub(super) struct UntrackedClient(pub(super) Arc<Endpoint>);
 
-impl Service<Request<Body>> for Direct {
+impl Service<Request<Body>> for UntrackedClient {
     type Response = Response<Incoming>;
     type Error = hyper::Error;
     type Future = BoxFuture<'static, Result<Response<Incoming>, hyper::Error>>;

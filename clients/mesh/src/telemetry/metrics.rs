@@ -9,8 +9,8 @@ use opentelemetry::{
 };
 use tonic::Code;
 
-use super::{Repetitions, code_name, traffic::Traffic};
-use crate::endpoint::breaker::State;
+use super::{Repetitions, traffic::Traffic};
+use crate::{code, endpoint::breaker::State};
 
 /// The conventions are still a release candidate, so that each name stands in one place.
 const STATUS: &str = "rpc.response.status_code";
@@ -109,7 +109,7 @@ impl Metrics {
             KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", method.clone()),
             KeyValue::new("server.address", self.service.clone()),
-            KeyValue::new(STATUS, code_name(code)),
+            KeyValue::new(STATUS, code::name(code)),
         ];
         self.call_duration.record(duration.as_secs_f64(), &attributes);
     }
@@ -121,12 +121,12 @@ impl Metrics {
     pub(crate) fn attempt_ended(&self, method: &StringValue, code: Code, duration: Duration) {
         self.traffic.attempt_ended(code);
         let [method, target] = self.labels(method);
-        let attributes = [method, target, KeyValue::new("grpc.status", code_name(code))];
+        let attributes = [method, target, KeyValue::new("grpc.status", code::name(code))];
         self.attempt_duration.record(duration.as_secs_f64(), &attributes);
     }
 
     /// Books nothing for the usual call, which is sent once.
-    pub(super) fn repeated(&self, method: &StringValue, repetitions: &Repetitions) {
+    pub(super) fn record_repetitions(&self, method: &StringValue, repetitions: &Repetitions) {
         let &Repetitions {
             retries,
             transparent,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Metrics;
-use crate::call::Method;
+use crate::method::Method;
 
 /// Counted by the layers that repeat a call, and booked when dropped: a call that runs out of time between two
 /// attempts counts as well.
@@ -33,6 +33,6 @@ impl Repetitions {
 impl Drop for Repetitions {
     fn drop(&mut self) {
         let metrics = Arc::clone(&self.metrics);
-        metrics.repeated(&self.method.label, self);
+        metrics.record_repetitions(&self.method.label, self);
     }
 }

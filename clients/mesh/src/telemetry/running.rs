@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tracing::Span;
 
-use super::{Metrics, code_name};
-use crate::call::Method;
+use super::Metrics;
+use crate::{code, method::Method};
 
 /// Whose end is booked.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ impl Running {
         let failed = code != Code::Ok;
         // An attempt that went well says so by having no code.
         if failed || matches!(self.measured, Measured::Call) {
-            self.span.record("rpc.response.status_code", code_name(code));
+            self.span.record("rpc.response.status_code", code::name(code));
         }
         if failed {
             self.span.record("otel.status_code", "ERROR");
@@ -77,7 +77,7 @@ impl Running {
     }
 
     /// Books what a frame of the response says; `None`: the response ended without a status.
-    pub(crate) fn see(&mut self, frame: Option<&Result<Frame<bytes::Bytes>, Status>>) {
+    pub(crate) fn record_frame(&mut self, frame: Option<&Result<Frame<bytes::Bytes>, Status>>) {
         match frame {
             Some(Err(status)) => self.end(status.code()),
             Some(Ok(frame)) => {
@@ -91,8 +91,8 @@ impl Running {
     }
 
     /// Follows a response to its end.
-    pub(crate) fn follow(self, body: Body) -> Body {
-        Body::new(Followed { body, running: self })
+    pub(crate) fn track(self, body: Body) -> Body {
+        Body::new(TrackedBody { body, running: self })
     }
 }
 
@@ -107,12 +107,12 @@ impl Drop for Running {
     }
 }
 
-struct Followed {
+struct TrackedBody {
     body: Body,
     running: Running,
 }
 
-impl HttpBody for Followed {
+impl HttpBody for TrackedBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
@@ -122,7 +122,7 @@ impl HttpBody for Followed {
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        this.running.see(frame.as_ref());
+        this.running.record_frame(frame.as_ref());
         Poll::Ready(frame)
     }
 

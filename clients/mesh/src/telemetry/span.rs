@@ -15,9 +15,9 @@ use tonic::Code;
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::code_name;
 use crate::{
-    call::{Attempt, AttemptOutcome, early_code},
+    call::{Attempt, AttemptOutcome},
+    code,
     discovery::Address,
     endpoint::breaker::State,
 };
@@ -117,7 +117,7 @@ pub(crate) fn record_throttled(probability: f64) {
 fn reason(outcome: &AttemptOutcome) -> String {
     match outcome {
         Err(failure) => failure.status.to_string(),
-        Ok(response) => code_name(early_code(response).unwrap_or(Code::Ok)).to_owned(),
+        Ok(response) => code::name(code::early(response).unwrap_or(Code::Ok)).to_owned(),
     }
 }
 

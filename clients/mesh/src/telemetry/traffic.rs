@@ -56,29 +56,29 @@ impl Traffic {
         }
     }
 
-    pub(super) fn call_ended(&self, code: Code, took: Duration) {
-        self.now(|second| {
+    pub(super) fn call_ended(&self, code: Code, duration: Duration) {
+        self.update(|second| {
             second.calls += 1;
             second.failed_calls += u32::from(failed(code));
-            second.latencies[bucket(took)] += 1;
+            second.latencies[bucket(duration)] += 1;
         });
     }
 
     pub(super) fn attempt_ended(&self, code: Code) {
-        self.now(|second| {
+        self.update(|second| {
             second.attempts += 1;
             second.failed_attempts += u32::from(failed(code));
         });
     }
 
-    fn now(&self, book: impl FnOnce(&mut Second)) {
+    fn update(&self, change: impl FnOnce(&mut Second)) {
         let number = self.began.elapsed().as_secs();
         let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
         let second = &mut seconds[number as usize % WINDOW];
         if second.number != number {
             *second = Second::new(number);
         }
-        book(second);
+        change(second);
     }
 
     /// Sums of the window.
@@ -128,8 +128,8 @@ fn success(all: u32, failed: u32) -> Option<f64> {
     (all > 0).then(|| 1.0 - f64::from(failed) / f64::from(all))
 }
 
-fn bucket(took: Duration) -> usize {
-    let doublings = (took.as_secs_f64() * 1e6 / SHORTEST_US).max(1.0).log2();
+fn bucket(duration: Duration) -> usize {
+    let doublings = (duration.as_secs_f64() * 1e6 / SHORTEST_US).max(1.0).log2();
     ((doublings * PER_DOUBLING) as usize).min(BUCKETS - 1)
 }
 

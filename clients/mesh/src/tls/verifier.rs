@@ -13,19 +13,19 @@ use webpki::EndEntityCert;
 
 /// Accepts servers that one of the authorities vouches for under one of the names.
 #[derive(Debug)]
-pub(super) struct NamedServer {
+pub(super) struct ServerNameVerifier {
     authorities: RootCertStore,
     names: Vec<String>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl NamedServer {
+impl ServerNameVerifier {
     pub(super) fn new(
         authorities: RootCertStore,
         names: Vec<String>,
         provider: &CryptoProvider,
-    ) -> NamedServer {
-        NamedServer {
+    ) -> ServerNameVerifier {
+        ServerNameVerifier {
             authorities,
             names,
             algorithms: provider.signature_verification_algorithms,
@@ -33,7 +33,7 @@ impl NamedServer {
     }
 }
 
-impl ServerCertVerifier for NamedServer {
+impl ServerCertVerifier for ServerNameVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

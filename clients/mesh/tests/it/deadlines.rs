@@ -52,7 +52,7 @@ async fn a_chain_of_hops_spends_one_deadline_and_the_slow_end_is_told_to_stop() 
                 seen.lock()
                     .unwrap()
                     .push(grpc_timeout::decode(&headers).unwrap().unwrap());
-                Context::arriving(&headers)
+                Context::from_headers(&headers)
                     .unwrap()
                     .scope(echo::ask(&channel, READ))
                     .await

@@ -62,7 +62,7 @@ async fn one_caller_over_its_limit_costs_the_others_no_call() {
                 .await
                 .unwrap_err();
             assert_eq!(
-                (status.code(), Origin::of(&status)),
+                (status.code(), Origin::from_status(&status)),
                 (Code::ResourceExhausted, Origin::Callee)
             );
         }
@@ -91,7 +91,7 @@ async fn what_is_refused_here_forbids_the_caller_above_to_retry() {
     for _ in 0..200 {
         let status = echo::ask(&channel, WRITE).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
-        if Origin::of(&status) == Origin::NotSent {
+        if Origin::from_status(&status) == Origin::NotSent {
             here.push(status);
         }
     }
@@ -129,7 +129,7 @@ async fn a_status_tells_whether_the_callee_made_it() {
         .insert("refuse", MetadataValue::from_static("1"));
     let status = echo::call(&channel, WRITE, refuse).await.unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::OutOfRange, Origin::Callee)
     );
 
@@ -143,7 +143,7 @@ async fn a_status_tells_whether_the_callee_made_it() {
         .await
         .unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::OutOfRange, Origin::Client)
     );
 
@@ -154,7 +154,7 @@ async fn a_status_tells_whether_the_callee_made_it() {
         .await
         .unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::OutOfRange, Origin::NotSent)
     );
     assert_eq!(server.calls(), before);
@@ -165,7 +165,7 @@ async fn a_status_tells_whether_the_callee_made_it() {
     late.set_timeout(Duration::from_millis(100));
     let status = echo::call(&channel, WRITE, late).await.unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::DeadlineExceeded, Origin::Client)
     );
 
@@ -173,7 +173,7 @@ async fn a_status_tells_whether_the_callee_made_it() {
         .await
         .unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::Unavailable, Origin::NotSent)
     );
 }

@@ -12,10 +12,10 @@ use std::{
 use http::uri::{Authority, Scheme};
 use serde::Deserialize;
 
-use super::{super::Address, api::Fault};
+use super::{super::Address, api::ApiError};
 
 /// Slices of one Service; more are an error.
-const MOST_SLICES: usize = 1_000;
+const MAX_SLICES: usize = 1_000;
 
 /// What is looked for.
 #[derive(Debug)]
@@ -134,21 +134,21 @@ fn is_label(text: &str) -> bool {
 
 /// What is known of a Service's slices, by their names.
 #[derive(Debug, Default)]
-pub(super) struct Slices(BTreeMap<String, Vec<Found>>);
+pub(super) struct Slices(BTreeMap<String, Vec<ListedEndpoint>>);
 
 /// An endpoint that may be called.
 #[derive(Debug)]
-struct Found {
+struct ListedEndpoint {
     address: Address,
     ready: bool,
 }
 
 impl Slices {
-    pub(super) fn put(&mut self, slice: EndpointSlice, service: &Service) -> Result<(), Fault> {
-        let found = slice.found(service);
+    pub(super) fn insert(&mut self, slice: EndpointSlice, service: &Service) -> Result<(), ApiError> {
+        let found = slice.endpoints(service);
         self.0.insert(slice.metadata.name, found);
-        if self.0.len() > MOST_SLICES {
-            return Err(Fault::TooMany(MOST_SLICES));
+        if self.0.len() > MAX_SLICES {
+            return Err(ApiError::TooMany(MAX_SLICES));
         }
         Ok(())
     }
@@ -162,7 +162,7 @@ impl Slices {
         let all = || self.0.values().flatten();
         let ready = all().any(|found| found.ready);
         let mut chosen: BTreeMap<(bool, &str, u16), &Address> = BTreeMap::new();
-        for Found { address, .. } in all().filter(|found| found.ready == ready) {
+        for ListedEndpoint { address, .. } in all().filter(|found| found.ready == ready) {
             // An endpoint is in two slices for a moment while it moves from one to the other.
             chosen.insert((address.host.contains(':'), &address.host, address.port), address);
         }
@@ -239,7 +239,7 @@ where
 }
 
 impl EndpointSlice {
-    fn found(&self, service: &Service) -> Vec<Found> {
+    fn endpoints(&self, service: &Service) -> Vec<ListedEndpoint> {
         let Some(port) = service.port(self).filter(|_| self.address_type != "FQDN") else {
             return Vec::new();
         };
@@ -257,7 +257,7 @@ impl EndpointSlice {
             let ready = ready.unwrap_or(true);
             let serving = serving.unwrap_or(ready);
             let terminating = terminating.unwrap_or(false);
-            (ready || (serving && terminating)).then_some(Found {
+            (ready || (serving && terminating)).then_some(ListedEndpoint {
                 address: Address {
                     scheme: service.scheme.clone(),
                     authority: authority.clone(),

@@ -101,7 +101,7 @@ fn our_own_strict_reader_takes_what_is_written_from_the_contract() {
             .filter(|(path, _)| path.starts_with(&format!("/{package}.")))
         {
             let (service, method) = path[1..].split_once('/').unwrap();
-            let (_, config) = read.of(service, method).unwrap();
+            let (_, config) = read.find(service, method).unwrap();
             assert_eq!(config.timeout, Some(policy.timeout), "{path}");
             assert_eq!(
                 config

@@ -26,14 +26,14 @@ async fn load(
     let mut next = began;
     while next.duration_since(began) < lasting {
         sleep_until(next).await;
-        let (endpoint, mut flight) = channel.choose(None, &Tried::default());
+        let (endpoint, mut in_flight) = channel.choose(None, &Tried::default());
         let second = began.elapsed().as_secs();
         *counts.entry((endpoint, second)).or_default() += 1;
         let takes = latency(endpoint as usize, began.elapsed());
         calls.spawn(async move {
             sleep(takes).await;
-            flight.answered();
-            flight.settle(Verdict::Good);
+            in_flight.record_headers();
+            in_flight.finish(Verdict::Good);
         });
         while calls.try_join_next().is_some() {}
         next += Duration::from_secs_f64(-(1.0 - rand::rng().random::<f64>()).ln() / per_second);
@@ -47,12 +47,12 @@ fn share(counts: &Counts, endpoint: usize, from: u64, to: u64) -> f64 {
     let within = counts
         .iter()
         .filter(|((_, second), _)| (from..to).contains(second));
-    let (mut of, mut all) = (0, 0);
+    let (mut own, mut all) = (0, 0);
     for ((number, _), count) in within {
         all += count;
-        of += if *number == endpoint as u64 { *count } else { 0 };
+        own += if *number == endpoint as u64 { *count } else { 0 };
     }
-    f64::from(of) / f64::from(all)
+    f64::from(own) / f64::from(all)
 }
 
 /// One answer in 300 takes half a second longer: too few to be felt in the 99th percentile.
@@ -66,7 +66,7 @@ fn hiccup() -> Duration {
 
 /// Quick answers but from one endpoint, which is ten times slower while `slow` says so.
 async fn one_slow(per_second: f64, lasting: Duration, slow: std::ops::Range<u64>) -> Counts {
-    let channel = Channel::of(&[None; 3], 512).await;
+    let channel = Channel::new(&[None; 3], 512).await;
     load(channel, per_second, lasting, |endpoint, at| {
         if endpoint == SLOW && slow.contains(&at.as_secs()) {
             10 * USUAL
@@ -89,7 +89,7 @@ async fn whatever_hiccups_the_others_have_the_slow_one_gets_next_to_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn what_holds_up_all_calls_for_a_moment_does_not_bring_the_slow_one_back() {
-    let channel = Channel::of(&[None; 3], 512).await;
+    let channel = Channel::new(&[None; 3], 512).await;
     // Every five seconds nothing is heard for 300 ms, and then everything at once.
     let counts = load(channel, 75.0, Duration::from_secs(210), |endpoint, at| {
         let slow = endpoint == SLOW && at >= Duration::from_secs(10);
@@ -125,7 +125,7 @@ async fn one_that_is_well_again_gets_its_share_back() {
 
 #[tokio::test(start_paused = true)]
 async fn latencies_that_differ_widely_by_themselves_leave_nobody_out() {
-    let channel = Channel::of(&[None; 3], 512).await;
+    let channel = Channel::new(&[None; 3], 512).await;
     // Every twentieth takes five times the median and more.
     let latency = |_, _| {
         let normal = (0..12).map(|_| rand::rng().random::<f64>()).sum::<f64>() - 6.0;
@@ -145,22 +145,22 @@ async fn latencies_that_differ_widely_by_themselves_leave_nobody_out() {
 
 #[tokio::test(start_paused = true)]
 async fn the_slow_one_helps_when_the_others_have_no_room() {
-    let channel = Channel::of(&[None; 3], 10).await;
+    let channel = Channel::new(&[None; 3], 10).await;
     let answer = |endpoint| if endpoint == SLOW { 10 * USUAL } else { USUAL };
     // All three are known.
     for _ in 0..100 {
-        let mut flights = Vec::new();
+        let mut begun = Vec::new();
         for _ in 0..3 {
-            flights.push(channel.choose(None, &Tried::default()));
+            begun.push(channel.choose(None, &Tried::default()));
         }
-        flights.sort_by_key(|(endpoint, _)| answer(*endpoint as usize));
-        for (endpoint, mut flight) in flights {
+        begun.sort_by_key(|(endpoint, _)| answer(*endpoint as usize));
+        for (endpoint, mut in_flight) in begun {
             sleep(answer(endpoint as usize)).await;
-            flight.answered();
-            flight.settle(Verdict::Good);
+            in_flight.record_headers();
+            in_flight.finish(Verdict::Good);
         }
     }
-    let flights: Vec<_> = (0..20).map(|_| channel.choose(None, &Tried::default())).collect();
-    let first = flights.iter().position(|(endpoint, _)| *endpoint == SLOW as u64);
+    let begun: Vec<_> = (0..20).map(|_| channel.choose(None, &Tried::default())).collect();
+    let first = begun.iter().position(|(endpoint, _)| *endpoint == SLOW as u64);
     assert!(first.is_some_and(|first| first >= 14), "{first:?}");
 }

@@ -23,7 +23,7 @@ fn called(service: &Service, slices: &[Value]) -> Vec<String> {
     let mut known = Slices::default();
     for slice in slices {
         known
-            .put(serde_json::from_value(slice.clone()).unwrap(), service)
+            .insert(serde_json::from_value(slice.clone()).unwrap(), service)
             .unwrap();
     }
     let addresses = known.addresses();
@@ -143,7 +143,7 @@ fn a_service_is_named_with_or_without_its_namespace() {
         "http://payment:grpc/",
         "ftp://payment:grpc",
     ] {
-        let fault = Service::parse(wrong, None, || Ok("own".to_owned())).unwrap_err();
-        assert!(fault.contains(wrong), "{fault}");
+        let error = Service::parse(wrong, None, || Ok("own".to_owned())).unwrap_err();
+        assert!(error.contains(wrong), "{error}");
     }
 }

@@ -21,46 +21,46 @@ use std::{
 use hyper::rt::{Sleep, Timer};
 use tokio::time::{Instant, sleep_until};
 
-use super::pulse::Pulse;
+use super::activity::Activity;
 use crate::options::Tuning;
 
 /// Who notices so late that time is up has not had the processor, and may not have read what had come.
-const HELD_UP: Duration = Duration::from_millis(100);
+const LATE_WAKE_UP: Duration = Duration::from_millis(100);
 
 /// How long a connection may be quiet, and how long a ping's answer may take.
 #[derive(Clone, Copy, Debug)]
-struct Patience {
-    quiet: Duration,
-    answer: Duration,
+struct PingTimes {
+    interval: Duration,
+    timeout: Duration,
 }
 
 /// The timer of one connection's pings.
 #[derive(Clone, Debug)]
-pub(super) struct Pace {
-    pulse: Arc<Pulse>,
-    idle: Patience,
+pub(super) struct KeepaliveTimer {
+    activity: Arc<Activity>,
+    idle: PingTimes,
     /// While calls wait.
-    busy: Patience,
+    busy: PingTimes,
     /// The silence after which a peer that has announced nothing is pinged while calls wait; `None`: never.
     unannounced: Option<Duration>,
     /// What the peer announces does not count: something between here and there has had too many pings.
-    deaf: bool,
+    ignores_announcements: bool,
 }
 
 /// What a channel has learned about pings: shared by all its connections.
 #[derive(Debug, Default)]
-pub(crate) struct Restraint(AtomicU32);
+pub(crate) struct PingBackoff(AtomicU32);
 
 /// The interval is not doubled more often than this.
-const MOST_DOUBLINGS: u32 = 8;
+const MAX_DOUBLINGS: u32 = 8;
 /// Looked at again after this long, where nothing is to be done.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-impl Restraint {
+impl PingBackoff {
     /// A peer went away because it was pinged too often: the interval doubles for all later connections (gRFC A8).
     /// Returns what it is multiplied by from now on.
     pub(crate) fn double(&self) -> u32 {
-        let more = |doublings: u32| (doublings < MOST_DOUBLINGS).then_some(doublings + 1);
+        let more = |doublings: u32| (doublings < MAX_DOUBLINGS).then_some(doublings + 1);
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         self.factor()
     }
@@ -70,42 +70,46 @@ impl Restraint {
     }
 }
 
-impl Pace {
-    pub(super) fn new(pulse: Arc<Pulse>, tuning: &Tuning, restraint: &Restraint) -> Pace {
-        let factor = restraint.factor();
-        let idle = Patience {
-            quiet: tuning.keepalive_interval(),
-            answer: tuning.keepalive_timeout(),
+impl KeepaliveTimer {
+    pub(super) fn new(
+        activity: Arc<Activity>,
+        tuning: &Tuning,
+        ping_backoff: &PingBackoff,
+    ) -> KeepaliveTimer {
+        let factor = ping_backoff.factor();
+        let idle = PingTimes {
+            interval: tuning.keepalive_interval(),
+            timeout: tuning.keepalive_timeout(),
         };
-        let busy = tuning.silence().map_or(idle, |quiet| Patience {
-            quiet: quiet.min(idle.quiet),
-            answer: tuning.silence_timeout().min(idle.answer),
+        let busy = tuning.silence().map_or(idle, |silence| PingTimes {
+            interval: silence.min(idle.interval),
+            timeout: tuning.silence_timeout().min(idle.timeout),
         });
-        Pace {
-            pulse,
+        KeepaliveTimer {
+            activity,
             idle,
             busy,
             unannounced: tuning.keepalive_unannounced().map(|quiet| quiet * factor),
-            deaf: factor > 1,
+            ignores_announcements: factor > 1,
         }
     }
 
-    fn frequent(&self) -> bool {
-        self.pulse.bears_pings() && !self.deaf
+    fn pings_often(&self) -> bool {
+        self.activity.allows_pings() && !self.ignores_announcements
     }
 
     /// What hyper is told as the interval of its pings.
     pub(super) fn interval(&self) -> Duration {
-        self.busy.quiet
+        self.busy.interval
     }
 
     /// What hyper is told as the time for an answer: longer than the interval, by which the two are told apart.
     pub(super) fn timeout(&self) -> Duration {
-        self.busy.quiet + self.idle.answer
+        self.busy.interval + self.idle.timeout
     }
 }
 
-impl Timer for Pace {
+impl Timer for KeepaliveTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.sleep_until(self.now() + duration)
     }
@@ -114,20 +118,20 @@ impl Timer for Pace {
         let (deadline, now) = (Instant::from_std(deadline), Instant::now());
         // hyper counts its interval from something that is past, and the time for an answer from now.
         let phase = if deadline > now + self.interval() {
-            self.pulse.asked();
-            Phase::Asked {
+            self.activity.record_ping();
+            Phase::AfterPing {
                 at: now,
-                excused: false,
+                extended: false,
             }
         } else {
-            Phase::Quiet { until: deadline }
+            Phase::BeforePing { until: deadline }
         };
-        Box::pin(Pause {
-            pace: self.clone(),
+        Box::pin(PingSleep {
+            timer: self.clone(),
             phase,
             alarm: None,
-            dozes: false,
-            frequent: false,
+            idle_alarm: false,
+            pings_often: false,
         })
     }
 
@@ -140,89 +144,92 @@ impl Timer for Pace {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     /// To ping, not before `until`.
-    Quiet { until: Instant },
-    /// To give up; excused once for not having had the processor.
-    Asked { at: Instant, excused: bool },
+    BeforePing { until: Instant },
+    /// To give up; extended once for not having had the processor.
+    AfterPing { at: Instant, extended: bool },
 }
 
 #[derive(Debug)]
-struct Pause {
-    pace: Pace,
+struct PingSleep {
+    timer: KeepaliveTimer,
     phase: Phase,
     alarm: Option<Pin<Box<tokio::time::Sleep>>>,
     /// The alarm was set while the connection was idle: a call is to wake it.
-    dozes: bool,
-    /// The alarm was set for a peer that bears frequent pings.
-    frequent: bool,
+    idle_alarm: bool,
+    /// The alarm was set for a peer that bears pings_often pings.
+    pings_often: bool,
 }
 
-impl Sleep for Pause {}
+impl Sleep for PingSleep {}
 
-impl Pause {
-    fn due(&self, waited_since: Option<Instant>) -> Instant {
-        let Pace {
-            pulse,
+impl PingSleep {
+    fn due(&self, waiting_since: Option<Instant>) -> Instant {
+        let KeepaliveTimer {
+            activity,
             idle,
             busy,
             unannounced,
             ..
-        } = &self.pace;
-        let heard = pulse.last_heard();
-        if !self.frequent {
-            return match (self.phase, waited_since, unannounced) {
-                (Phase::Quiet { until }, Some(since), Some(quiet)) => until.max(heard.max(since) + *quiet),
-                (Phase::Quiet { .. }, ..) => Instant::now() + NEVER,
-                (Phase::Asked { at, .. }, ..) => at.max(heard) + idle.answer,
+        } = &self.timer;
+        let last_read = activity.last_read();
+        if !self.pings_often {
+            return match (self.phase, waiting_since, unannounced) {
+                (Phase::BeforePing { until }, Some(since), Some(quiet)) => {
+                    until.max(last_read.max(since) + *quiet)
+                }
+                (Phase::BeforePing { .. }, ..) => Instant::now() + NEVER,
+                (Phase::AfterPing { at, .. }, ..) => at.max(last_read) + idle.timeout,
             };
         }
-        match (self.phase, waited_since) {
-            (Phase::Quiet { until }, None) => until.max(heard + idle.quiet),
-            (Phase::Quiet { until }, Some(since)) => until.max(heard.max(since) + busy.quiet),
-            (Phase::Asked { at, .. }, None) => at.max(heard) + idle.answer,
-            (Phase::Asked { at, .. }, Some(_)) => at.max(heard) + busy.answer,
+        match (self.phase, waiting_since) {
+            (Phase::BeforePing { until }, None) => until.max(last_read + idle.interval),
+            (Phase::BeforePing { until }, Some(since)) => until.max(last_read.max(since) + busy.interval),
+            (Phase::AfterPing { at, .. }, None) => at.max(last_read) + idle.timeout,
+            (Phase::AfterPing { at, .. }, Some(_)) => at.max(last_read) + busy.timeout,
         }
     }
 }
 
-impl Future for Pause {
+impl Future for PingSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<()> {
         loop {
-            if !self.pace.frequent() {
-                self.pace.pulse.await_announcement(cx.waker());
+            if !self.timer.pings_often() {
+                self.timer.activity.wake_on_announcement(cx.waker());
             }
-            let frequent = self.pace.frequent();
-            let woken = self.dozes && !self.pace.pulse.dozing() || self.frequent != frequent;
-            self.frequent = frequent;
+            let pings_often = self.timer.pings_often();
+            let woken =
+                self.idle_alarm && !self.timer.activity.wake_on_call() || self.pings_often != pings_often;
+            self.pings_often = pings_often;
             if let Some(alarm) = &mut self.alarm
                 && !woken
                 && alarm.as_mut().poll(cx).is_pending()
             {
                 // Whoever polls may not be who polled when the alarm was set.
-                if self.dozes {
-                    self.pace.pulse.doze(cx.waker());
+                if self.idle_alarm {
+                    self.timer.activity.wake_on_next_call(cx.waker());
                 }
                 return Poll::Pending;
             }
-            let waited_since = self.pace.pulse.waited_since();
-            let (due, now) = (self.due(waited_since), Instant::now());
+            let waiting_since = self.timer.activity.waiting_since();
+            let (due, now) = (self.due(waiting_since), Instant::now());
             if due <= now {
                 match &mut self.phase {
-                    Phase::Asked { at, excused } if !*excused && now - due > HELD_UP => {
-                        (*at, *excused) = (now, true);
+                    Phase::AfterPing { at, extended } if !*extended && now - due > LATE_WAKE_UP => {
+                        (*at, *extended) = (now, true);
                         continue;
                     }
                     _ => return Poll::Ready(()),
                 }
             }
             // In a connection that is in use the alarm comes often enough by itself: no call has to move it.
-            let unused = self.pace.pulse.last_used() + self.pace.busy.quiet;
-            self.dozes = waited_since.is_none() && unused <= now;
-            if self.dozes {
-                self.pace.pulse.doze(cx.waker());
+            let unused = self.timer.activity.last_used() + self.timer.busy.interval;
+            self.idle_alarm = waiting_since.is_none() && unused <= now;
+            if self.idle_alarm {
+                self.timer.activity.wake_on_next_call(cx.waker());
             }
-            let next = if waited_since.is_some() || self.dozes {
+            let next = if waiting_since.is_some() || self.idle_alarm {
                 due
             } else {
                 due.min(unused)

@@ -1,6 +1,6 @@
 //! Tells when the peer has said its first word, and notes when it has said its last.
 //!
-//! An HTTP/2 client may send requests before it has heard anything, so that a listener that accepts and then
+//! An HTTP/2 client may send requests before it has first_read anything, so that a listener that accepts and then
 //! hangs looks like a working server. A connection counts as made when the server's preface begins to arrive.
 
 use std::{
@@ -16,35 +16,35 @@ use tokio::{
 };
 
 use super::{
-    frames::{Frames, Said},
-    pulse::Pulse,
+    activity::Activity,
+    frames::{FrameEvent, FrameReader},
 };
 
-/// A stream that reports its first received byte, and tells the pulse of all.
+/// A stream that reports its first received byte, and tells the activity of all.
 #[derive(Debug)]
-pub(super) struct Heard<T> {
+pub(super) struct ActivityIo<T> {
     stream: T,
-    first: Option<oneshot::Sender<()>>,
-    frames: Frames,
-    pulse: Arc<Pulse>,
+    first_read: Option<oneshot::Sender<()>>,
+    frames: FrameReader,
+    activity: Arc<Activity>,
 }
 
-impl<T> Heard<T> {
-    pub(super) fn new(stream: T, pulse: Arc<Pulse>) -> (Heard<T>, oneshot::Receiver<()>) {
-        let (first, heard) = oneshot::channel();
+impl<T> ActivityIo<T> {
+    pub(super) fn new(stream: T, activity: Arc<Activity>) -> (ActivityIo<T>, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
         (
-            Heard {
+            ActivityIo {
                 stream,
-                first: Some(first),
-                frames: Frames::default(),
-                pulse,
+                first_read: Some(sender),
+                frames: FrameReader::default(),
+                activity,
             },
-            heard,
+            receiver,
         )
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Task<'_>,
@@ -53,19 +53,21 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            self.pulse.heard();
-            let Heard { frames, pulse, .. } = &mut *self;
-            frames.read(&buffer.filled()[before..], |said: Said| pulse.said(said));
-            if let Some(first) = self.first.take() {
+            self.activity.record_read();
+            let ActivityIo { frames, activity, .. } = &mut *self;
+            frames.read(&buffer.filled()[before..], |event: FrameEvent| {
+                activity.apply(event)
+            });
+            if let Some(sender) = self.first_read.take() {
                 // Nobody waits any more when connecting took too long.
-                let _ = first.send(());
+                let _ = sender.send(());
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -15,60 +15,60 @@ use std::{
 use tokio::time::Instant;
 
 /// Differences between latencies far below this are those of the machine, not of the endpoint.
-const NOISE: f64 = 0.002;
+const NOISE_FLOOR: f64 = 0.002;
 /// An endpoint is slow when it takes more than this many times what most take...
-const FACTOR: f64 = 3.0;
+const SLOW_FACTOR: f64 = 3.0;
 /// ...and differs by more than this many times what the method's latencies differ by themselves.
-const SPREADS: f64 = 3.0;
+const SLOW_SPREADS: f64 = 3.0;
 /// The weight of one answer in what is typical of a method, once there were as many answers.
-const TYPICAL_WEIGHT: f64 = 1.0 / 64.0;
+const BASELINE_WEIGHT: f64 = 1.0 / 64.0;
 /// The weight of one answer in an endpoint's score. It is less for answers that come closer together than this: calls
 /// that were held up together tell once, not many times...
-const WEIGHT: f64 = 1.0 / 4.0;
-const TOGETHER: Duration = Duration::from_millis(100);
+const ANSWER_WEIGHT: f64 = 1.0 / 4.0;
+const BURST: Duration = Duration::from_millis(100);
 /// ...and more when what was known before is old: at this age that weighs 1/e.
 const DECAY: Duration = Duration::from_secs(10);
 
 /// What is typical of one method at one service. Two answers at once may lose one's word, which does no harm.
 #[derive(Debug, Default)]
-pub(crate) struct Typical {
+pub(crate) struct Baseline {
     answers: AtomicU32,
     /// Averages of the latencies' logarithms and of their distances from it, as the bits of an `f64`.
-    middle: AtomicU64,
+    center: AtomicU64,
     spread: AtomicU64,
 }
 
-impl Typical {
-    /// How far an answer is above what is typical: 1 is the difference from which on an endpoint counts as slow.
+impl Baseline {
+    /// How far an answer is above what is baseline: 1 is the difference from which on an endpoint counts as slow.
     pub(crate) fn excess(&self, latency: Duration) -> f64 {
-        self.scaled((latency.as_secs_f64() + NOISE).ln() - self.middle())
+        self.scaled((latency.as_secs_f64() + NOISE_FLOOR).ln() - self.center())
     }
 
     /// The same, and the answer is remembered.
-    fn learn(&self, latency: Duration) -> f64 {
+    fn record(&self, latency: Duration) -> f64 {
         let answers = self.answers.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let weight = (1.0 / f64::from(answers)).max(TYPICAL_WEIGHT);
-        let (middle, spread) = (self.middle(), self.spread());
-        let logarithm = (latency.as_secs_f64() + NOISE).ln();
+        let weight = (1.0 / f64::from(answers)).max(BASELINE_WEIGHT);
+        let (center, spread) = (self.center(), self.spread());
+        let logarithm = (latency.as_secs_f64() + NOISE_FLOOR).ln();
         if answers == 1 {
-            self.middle.store(logarithm.to_bits(), Ordering::Relaxed);
+            self.center.store(logarithm.to_bits(), Ordering::Relaxed);
             return 0.0;
         }
-        let distance = logarithm - middle;
+        let distance = logarithm - center;
         let excess = self.scaled(distance);
-        let middle = middle + weight * distance;
+        let center = center + weight * distance;
         let spread = spread + weight * (distance.abs() - spread);
-        self.middle.store(middle.to_bits(), Ordering::Relaxed);
+        self.center.store(center.to_bits(), Ordering::Relaxed);
         self.spread.store(spread.to_bits(), Ordering::Relaxed);
         excess
     }
 
     fn scaled(&self, distance: f64) -> f64 {
-        distance / FACTOR.ln().max(SPREADS * self.spread())
+        distance / SLOW_FACTOR.ln().max(SLOW_SPREADS * self.spread())
     }
 
-    fn middle(&self) -> f64 {
-        f64::from_bits(self.middle.load(Ordering::Relaxed))
+    fn center(&self) -> f64 {
+        f64::from_bits(self.center.load(Ordering::Relaxed))
     }
 
     fn spread(&self) -> f64 {
@@ -78,29 +78,29 @@ impl Typical {
 
 /// One endpoint's score.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Slowness(Option<(f64, Instant)>);
+pub(crate) struct OutlierScore(Option<(f64, Instant)>);
 
-impl Slowness {
+impl OutlierScore {
     /// An answer after `latency`.
-    pub(crate) fn answered(&mut self, typical: &Typical, latency: Duration) {
-        self.add(typical.learn(latency));
+    pub(crate) fn record_answer(&mut self, baseline: &Baseline, latency: Duration) {
+        self.add(baseline.record(latency));
     }
 
     /// No answer within `waited`, which tells something only if that is long.
-    pub(crate) fn waited(&mut self, typical: &Typical, waited: Duration) {
-        let excess = typical.excess(waited);
-        if self.score().is_some_and(|score| excess > score) {
+    pub(crate) fn record_wait(&mut self, baseline: &Baseline, waited: Duration) {
+        let excess = baseline.excess(waited);
+        if self.value().is_some_and(|score| excess > score) {
             self.add(excess);
         }
     }
 
     /// 1 is the difference from which on an endpoint counts as slow; `None` while it has answered nothing.
-    pub(crate) fn score(&self) -> Option<f64> {
+    pub(crate) fn value(&self) -> Option<f64> {
         self.0.map(|(score, _)| score)
     }
 
     /// When it was last heard of.
-    pub(crate) fn updated(&self) -> Option<Instant> {
+    pub(crate) fn updated_at(&self) -> Option<Instant> {
         self.0.map(|(_, updated)| updated)
     }
 
@@ -108,8 +108,8 @@ impl Slowness {
         let now = Instant::now();
         let score = self.0.map_or(excess, |(score, updated)| {
             let age = now.saturating_duration_since(updated);
-            let news = |within: Duration| 1.0 - (-age.as_secs_f64() / within.as_secs_f64()).exp();
-            score + news(TOGETHER).min(WEIGHT).max(news(DECAY)) * (excess - score)
+            let weight = |within: Duration| 1.0 - (-age.as_secs_f64() / within.as_secs_f64()).exp();
+            score + weight(BURST).min(ANSWER_WEIGHT).max(weight(DECAY)) * (excess - score)
         });
         self.0 = Some((score, now));
     }
@@ -123,33 +123,33 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    async fn score(typical: &Typical, latencies: impl IntoIterator<Item = Duration>) -> f64 {
-        let mut slowness = Slowness::default();
+    async fn score(baseline: &Baseline, latencies: impl IntoIterator<Item = Duration>) -> f64 {
+        let mut score = OutlierScore::default();
         for latency in latencies {
-            advance(TOGETHER).await;
-            slowness.answered(typical, latency);
+            advance(BURST).await;
+            score.record_answer(baseline, latency);
         }
-        slowness.score().unwrap()
+        score.value().unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn three_answers_in_a_row_tell_and_one_does_not() {
-        let typical = Typical::default();
-        let mut slowness = Slowness::default();
-        (0..100).for_each(|_| slowness.answered(&typical, 50 * MS));
-        advance(TOGETHER).await;
-        (0..5).for_each(|_| slowness.answered(&typical, 500 * MS));
-        assert!(slowness.score().unwrap() < 0.6, "one hiccup that held up five");
+        let baseline = Baseline::default();
+        let mut score = OutlierScore::default();
+        (0..100).for_each(|_| score.record_answer(&baseline, 50 * MS));
+        advance(BURST).await;
+        (0..5).for_each(|_| score.record_answer(&baseline, 500 * MS));
+        assert!(score.value().unwrap() < 0.6, "one hiccup that held up five");
         for _ in 0..2 {
-            advance(TOGETHER).await;
-            slowness.answered(&typical, 500 * MS);
+            advance(BURST).await;
+            score.record_answer(&baseline, 500 * MS);
         }
-        assert!(slowness.score().unwrap() > 1.0);
+        assert!(score.value().unwrap() > 1.0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_asked_for_more_is_not_slow() {
-        let (quick, long) = (Typical::default(), Typical::default());
+        let (quick, long) = (Baseline::default(), Baseline::default());
         score(&quick, [5 * MS; 100]).await;
         score(&long, [900 * MS; 100]).await;
         assert!(score(&long, [1_000 * MS; 20]).await < score(&quick, [20 * MS; 20]).await);
@@ -157,22 +157,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fractions_of_milliseconds_are_noise() {
-        let typical = Typical::default();
-        score(&typical, [Duration::from_micros(200); 100]).await;
-        assert!(score(&typical, [2 * MS; 20]).await < 1.0);
+        let baseline = Baseline::default();
+        score(&baseline, [Duration::from_micros(200); 100]).await;
+        assert!(score(&baseline, [2 * MS; 20]).await < 1.0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_without_an_answer_tells_only_that_it_was_long() {
-        let typical = Typical::default();
-        let mut slowness = Slowness::default();
-        (0..100).for_each(|_| slowness.answered(&typical, 50 * MS));
-        slowness.waited(&typical, MS);
-        assert!(slowness.score().unwrap() > -0.1);
+        let baseline = Baseline::default();
+        let mut score = OutlierScore::default();
+        (0..100).for_each(|_| score.record_answer(&baseline, 50 * MS));
+        score.record_wait(&baseline, MS);
+        assert!(score.value().unwrap() > -0.1);
         for _ in 0..3 {
-            advance(TOGETHER).await;
-            slowness.waited(&typical, 500 * MS);
+            advance(BURST).await;
+            score.record_wait(&baseline, 500 * MS);
         }
-        assert!(slowness.score().unwrap() > 1.0);
+        assert!(score.value().unwrap() > 1.0);
     }
 }

@@ -5,25 +5,25 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    demand::{Demand, Waits},
+    demand::{Demand, MinWait},
     health::{self, Health},
     probe,
 };
 use crate::{
     connection::Connector,
     discovery::Address,
-    endpoint::{Caller, Endpoint, vitals::Vitals},
-    failure::chain,
+    endpoint::{ChannelInfo, Endpoint, stats::Stats},
+    failure::error_chain,
     retry::backoff::jitter,
 };
 
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(120);
-const FACTOR: f64 = 1.6;
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(120);
+const BACKOFF_FACTOR: f64 = 1.6;
 /// A connection that ends sooner was refused. Servers may give a good one less than a second.
-const REFUSED: Duration = Duration::from_millis(500);
+const MIN_LIFETIME: Duration = Duration::from_millis(500);
 
-/// What a keeper tells its supervisor.
+/// What a task tells its supervisor.
 #[derive(Debug)]
 pub(super) enum Report {
     Up(Arc<Endpoint>),
@@ -31,47 +31,47 @@ pub(super) enum Report {
     Failed(Address, Arc<str>),
 }
 
-/// Connects, waits for the connection's end, and connects again.
+/// Connects, min_wait for the connection's end, and connects again.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct ConnectionTask {
     pub(super) address: Address,
     pub(super) connector: Arc<Connector>,
-    pub(super) caller: Arc<Caller>,
-    pub(super) vitals: Arc<Vitals>,
+    pub(super) channel_info: Arc<ChannelInfo>,
+    pub(super) stats: Arc<Stats>,
     pub(super) health_service: Option<Arc<str>>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) demand: Arc<Demand>,
 }
 
-impl Keeper {
+impl ConnectionTask {
     /// Runs until it is aborted or its supervisor is gone.
     pub(super) async fn run(self) {
-        let (mut backoff, mut waits) = (FIRST, Waits::new());
-        let mut turn = None;
+        let (mut backoff, mut min_wait) = (INITIAL_BACKOFF, MinWait::new());
+        let mut permit = None;
         loop {
             let started = Instant::now();
-            let bears_pings = self.vitals.bears_pings();
-            let opened = self.connector.open(&self.address, bears_pings).await;
-            drop(turn.take());
+            let allows_pings = self.stats.allows_pings();
+            let opened = self.connector.open(&self.address, allows_pings).await;
+            drop(permit.take());
             let report = match opened {
                 Ok(connected) => {
-                    self.vitals.reconnected(connected.peer);
-                    let (address, vitals) = (self.address.clone(), Arc::clone(&self.vitals));
-                    let pulse = Arc::clone(&connected.pulse);
-                    let connection = (connected.sender, connected.pulse, connected.peer);
-                    let endpoint = Endpoint::new(address, vitals, connection, Arc::clone(&self.caller));
+                    self.stats.reconnected(connected.peer);
+                    let (address, stats) = (self.address.clone(), Arc::clone(&self.stats));
+                    let activity = Arc::clone(&connected.activity);
+                    let connection = (connected.sender, connected.activity, connected.peer);
+                    let endpoint = Endpoint::new(address, stats, connection, Arc::clone(&self.channel_info));
                     let endpoint = Arc::new(endpoint);
                     let ended = tokio::select! {
                         ended = connected.driver => ended,
                         () = self.publish(Arc::clone(&endpoint)) => return,
                         () = self.probe(endpoint) => return,
                     };
-                    if pulse.pinged_too_often() {
-                        self.restrain();
+                    if activity.pinged_too_often() {
+                        self.back_off_pings();
                     }
-                    self.lost(started.elapsed(), ended)
+                    self.report_end(started.elapsed(), ended)
                 }
-                Err(error) => Report::Failed(self.address.clone(), Arc::from(chain(&error))),
+                Err(error) => Report::Failed(self.address.clone(), Arc::from(error_chain(&error))),
             };
             let lost = matches!(report, Report::Down(_));
             if self.reports.send(report).await.is_err() {
@@ -79,18 +79,18 @@ impl Keeper {
             }
             // A connection that lasted is replaced at once; one that is closed as soon as it is made is not.
             if lost {
-                (backoff, waits) = (FIRST, Waits::new());
+                (backoff, min_wait) = (INITIAL_BACKOFF, MinWait::new());
                 continue;
             }
-            turn = self.demand.wait(jitter(backoff), &mut waits).await;
-            backoff = backoff.mul_f64(FACTOR).min(LONGEST);
+            permit = self.demand.wait(jitter(backoff), &mut min_wait).await;
+            backoff = backoff.mul_f64(BACKOFF_FACTOR).min(MAX_BACKOFF);
         }
     }
 
     /// The other end does not bear the pings that it gets.
-    fn restrain(&self) {
-        self.vitals.set_bears_pings(false);
-        let factor = self.connector.restraint.double();
+    fn back_off_pings(&self) {
+        self.stats.set_allows_pings(false);
+        let factor = self.connector.ping_backoff.double();
         tracing::warn!(
             server.address = %self.address.authority,
             network.peer.address = %self.address.host,
@@ -102,13 +102,13 @@ impl Keeper {
 
     /// What the end of a connection means. One that ends as soon as it is made was refused, such as by a
     /// server that does not like our certificate.
-    fn lost(&self, age: Duration, ended: hyper::Result<()>) -> Report {
-        if age >= REFUSED {
+    fn report_end(&self, age: Duration, ended: hyper::Result<()>) -> Report {
+        if age >= MIN_LIFETIME {
             return Report::Down(self.address.clone());
         }
         let reason = match ended {
             Ok(()) => "the server closed the connection at once".to_owned(),
-            Err(error) => chain(&error),
+            Err(error) => error_chain(&error),
         };
         Report::Failed(self.address.clone(), Arc::from(reason))
     }
@@ -121,7 +121,7 @@ impl Keeper {
             }
             return;
         };
-        health::follow(Arc::clone(&endpoint), service, |health| {
+        health::watch(Arc::clone(&endpoint), service, |health| {
             let report = match health {
                 Health::Serving => Report::Up(Arc::clone(&endpoint)),
                 Health::NotServing(reason) => Report::Failed(self.address.clone(), Arc::from(reason)),
@@ -136,6 +136,6 @@ impl Keeper {
 
     async fn probe(&self, endpoint: Arc<Endpoint>) {
         let service = self.health_service.as_deref().unwrap_or_default();
-        probe::follow(endpoint, service).await;
+        probe::run(endpoint, service).await;
     }
 }
