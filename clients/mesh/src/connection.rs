@@ -1,7 +1,7 @@
 //! One HTTP/2 connection.
 //!
-//! The connection is hyper's, without tonic's channel around it: the supervisor has to learn at once that a
-//! connection is lost, and a request that was never sent has to come back to be sent elsewhere.
+//! Uses hyper's client connection directly instead of tonic's channel: the supervisor must learn at once that a
+//! connection is lost, and a request that was never sent must be returned so that it can be sent elsewhere.
 
 pub(crate) mod activity;
 mod activity_io;
@@ -33,56 +33,57 @@ use activity_io::ActivityIo;
 use keepalive_timer::KeepaliveTimer;
 pub(crate) use keepalive_timer::PingBackoff;
 
-/// Received data the peer may send ahead on one stream, and on the connection. Bytes.
+/// HTTP/2 flow-control windows of one stream and of the connection. Bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Response headers may be this long. Bytes.
+/// Maximum size of response headers. Bytes.
 const HEADER_LIST: u32 = 32 * 1024;
 
-/// Unanswered probes after which the operating system gives a connection up.
+/// Unanswered TCP keepalive probes after which the operating system closes a connection.
 const TCP_PROBES: u32 = 3;
 
-/// Makes connections.
+/// Opens connections.
 #[derive(Debug)]
 pub(crate) struct Connector {
     pub(crate) tuning: Arc<Tuning>,
-    /// `None`: in the clear.
+    /// `None`: plaintext.
     pub(crate) credentials: Option<Credentials>,
     pub(crate) ping_backoff: PingBackoff,
 }
 
-/// Why there is no connection.
+/// Why a connection attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("no connection within {0} ms")]
     Timeout(u64),
     #[error("cannot connect")]
     Tcp(#[source] io::Error),
-    #[error("`{0}` is no host name")]
+    #[error("`{0}` is not a host name")]
     Name(Arc<str>),
-    #[error("no TLS handshake")]
+    #[error("TLS handshake failed")]
     Tls(#[source] io::Error),
-    #[error("the server speaks no HTTP/2")]
+    #[error("the server does not support HTTP/2")]
     Protocol,
-    #[error("the server closed the connection without a word")]
+    #[error("the server closed the connection before sending anything")]
     Closed,
-    #[error("no HTTP/2 handshake")]
+    #[error("HTTP/2 handshake failed")]
     Handshake(#[source] hyper::Error),
 }
 
-/// A connection over which the server has spoken.
+/// An open connection on which the server has sent its first bytes.
 pub(crate) struct Connected {
-    /// What requests are sent on.
+    /// Sends requests.
     pub(crate) sender: SendRequest<Body>,
     pub(crate) activity: Arc<Activity>,
-    /// The other end.
+    /// The server's socket address.
     pub(crate) peer: Option<SocketAddr>,
-    /// Drives the connection, and ends when no more requests are taken.
+    /// Drives the connection; completes when it accepts no more requests.
     pub(crate) driver: BoxFuture<'static, hyper::Result<()>>,
 }
 
 impl Connector {
-    /// Connects, within the time that the tuning gives. `allows_pings`: what the address has announced before.
+    /// Connects within `Tuning::connect_timeout`. `allows_pings`: whether this address has announced before that it
+    /// allows frequent pings.
     pub(crate) async fn open(
         &self,
         address: &Address,
@@ -116,7 +117,7 @@ impl Connector {
         self.handshake(stream, activity, peer).await
     }
 
-    /// Has the operating system find out that the other host is gone, which no server counts as a ping.
+    /// Enables TCP keepalive, which detects a dead host and which servers do not count as HTTP/2 pings.
     fn set_tcp_keepalive_options(&self, stream: &TcpStream) -> io::Result<()> {
         let (quiet, answer) = (self.tuning.keepalive_interval(), self.tuning.keepalive_timeout());
         let seconds = |time: Duration| Duration::from_secs(time.as_secs().max(1));
@@ -148,7 +149,7 @@ impl Connector {
             .max_header_list_size(HEADER_LIST)
             .keep_alive_interval(timer.interval())
             .keep_alive_timeout(timer.timeout())
-            // An idle connection must not turn out dead only when it is needed.
+            // A dead idle connection must be detected before a call needs it.
             .keep_alive_while_idle(true)
             .timer(timer);
         let (stream, first_read) = ActivityIo::new(stream, Arc::clone(&activity));

@@ -1,4 +1,4 @@
-//! One connected server: its connection and what is known about it.
+//! One connected server: its connection and its statistics.
 
 pub(crate) mod breaker;
 pub(crate) mod concurrency_limit;
@@ -37,18 +37,18 @@ use stats::{InFlight, Stats, Verdict};
 pub(crate) struct Endpoint {
     pub(crate) address: Address,
     pub(crate) stats: Arc<Stats>,
-    /// The other end of the connection.
+    /// The server's socket address.
     pub(crate) peer: Option<SocketAddr>,
     sender: SendRequest<Body>,
     activity: Arc<Activity>,
     channel_info: Arc<ChannelInfo>,
 }
 
-/// Who calls: the same for all endpoints of a channel.
+/// Values shared by all endpoints of a channel.
 #[derive(Debug)]
 pub(crate) struct ChannelInfo {
     pub(crate) user_agent: HeaderValue,
-    /// How often it would ping a server.
+    /// The shortest interval at which the channel pings a server.
     pub(crate) ping_interval: Duration,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -71,29 +71,29 @@ impl Endpoint {
         }
     }
 
-    /// Whether the connection still takes requests, as far as is known.
+    /// Whether the connection still accepts requests, as far as is known.
     pub(crate) fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }
 
-    /// Whether the server owes the answer to a ping: it may be gone without a word.
+    /// Whether a ping is overdue: the server may be gone without having closed the connection.
     pub(crate) fn ping_overdue(&self) -> bool {
         self.activity.ping_overdue()
     }
 
-    /// For how long calls have waited and nothing at all has come from the server.
+    /// How long calls have been waiting without any byte received from the server.
     pub(crate) fn silent_for(&self) -> Duration {
         self.activity.silent_for()
     }
 
-    /// Sends one request and follows it to the end of its response.
+    /// Sends one request and records its result at the end of the response.
     pub(crate) async fn send(
         self: Arc<Self>,
         mut in_flight: InFlight,
         mut running: Option<Running>,
         mut request: Request<Body>,
     ) -> AttemptOutcome {
-        // The server may have told, or changed, how many streams it allows.
+        // The server may have sent or changed its limit of concurrent streams.
         self.stats.set_max_streams(self.activity.max_streams());
         set_target(&mut request, &self.address);
         request
@@ -119,7 +119,7 @@ impl Endpoint {
                     Some(request) => Failure::unsent(error.into_error(), &self.address, request),
                     None => Failure::transport(error.into_error(), &self.address),
                 };
-                // A connection that is being closed says nothing about the server behind it.
+                // A request refused by a closing connection says nothing about the server.
                 if failure.reached == Reached::Never {
                     in_flight.discard();
                 } else {
@@ -133,7 +133,7 @@ impl Endpoint {
         }
     }
 
-    /// Sends a request of the mesh's own, which says nothing about load.
+    /// Sends a request of the mesh itself, such as a health check, without recording it in the statistics.
     pub(crate) async fn send_uncounted(
         self: Arc<Self>,
         mut request: Request<Body>,
@@ -146,6 +146,7 @@ impl Endpoint {
         self.sender.clone().send_request(request).await
     }
 
+    /// Notes that the server allows pings at our interval.
     fn record_announcement(&self, headers: &HeaderMap) {
         if !self.activity.allows_pings()
             && min_ping_interval(headers).is_some_and(|minimum| minimum <= self.channel_info.ping_interval)
@@ -155,7 +156,7 @@ impl Endpoint {
         }
     }
 
-    /// Books what the headers tell already.
+    /// Records what the response headers contain, which may already be the final status.
     fn record_headers(&self, response: http::Response<TrackedBody>) -> http::Response<Body> {
         let (mut parts, mut body) = response.into_parts();
         origin::mark_received(&mut parts.headers);
@@ -173,7 +174,7 @@ impl Endpoint {
     }
 }
 
-/// How often the server may be pinged, by its own word.
+/// The shortest ping interval that the server announces.
 fn min_ping_interval(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(MIN_PING_INTERVAL)?.to_str().ok()?;
     Some(Duration::from_millis(value.parse().ok()?))
@@ -190,10 +191,10 @@ fn set_target(request: &mut Request<Body>, address: &Address) {
             .cloned()
             .unwrap_or_else(|| PathAndQuery::from_static("/")),
     );
-    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are all there");
+    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are set");
 }
 
-/// A response's body: books how the call ended, and gives errors the code that [`failure`] decides.
+/// A response's body that records the result of the call, and maps errors to the code that [`failure`] decides.
 struct TrackedBody {
     body: Incoming,
     endpoint: Arc<Endpoint>,
@@ -232,7 +233,7 @@ impl HttpBody for TrackedBody {
                 this.in_flight.finish(Verdict::Bad);
                 Some(Err(failure::unavailable(error, &this.endpoint.address)))
             }
-            // An answer that ends without a status was cut off.
+            // A response that ends without a status was cut off.
             None => {
                 this.in_flight.finish(Verdict::Bad);
                 None

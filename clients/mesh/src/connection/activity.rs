@@ -1,4 +1,4 @@
-//! When the peer was last heard of, and whether anybody waits for it.
+//! The last inbound activity of a connection, and the number of calls awaiting a response.
 
 use std::{
     sync::{
@@ -14,37 +14,38 @@ use tokio::time::Instant;
 
 use super::frames::FrameEvent;
 
-/// A ping that is unanswered for longer than this makes new calls avoid the connection. Answers come within a few
-/// milliseconds unless a machine is short of time, and then another endpoint is the better choice as well.
+/// New calls avoid a connection whose ping is unanswered for longer than this. A healthy peer answers within a few
+/// milliseconds; one that is slower because its machine is overloaded is best avoided as well.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
-/// One connection's signs of life. Moments are microseconds since the connection was connected_at.
+/// The activity of one connection. Times are microseconds since `connected_at`.
 #[derive(Debug)]
 pub(crate) struct Activity {
     connected_at: Instant,
     last_read: AtomicU64,
-    /// The last ping of a quiet connection.
+    /// When the last ping was sent.
     last_ping: AtomicU64,
+    /// Calls whose response has not begun.
     waiting: AtomicUsize,
     /// When `waiting` rose from zero.
     waiting_since: AtomicU64,
-    /// The pings are paced for an idle connection, and are to be woken when it is not.
+    /// The keepalive timer is set for an idle connection; the next call must wake it.
     wake_on_call: AtomicBool,
     waker: AtomicWaker,
-    /// How many streams the peer allows.
+    /// Concurrent streams that the peer allows.
     max_streams: AtomicUsize,
-    /// The peer has said how often it may be pinged, and that is often enough.
+    /// The peer has announced that it allows pings as frequent as ours.
     allows_pings: AtomicBool,
-    /// The peer has gone away because it was pinged too often.
+    /// The peer has sent GOAWAY because it was pinged too often.
     pinged_too_often: AtomicBool,
 }
 
-/// A call whose answer has not begun.
+/// Counts a call as waiting until it is dropped.
 #[derive(Debug)]
 pub(crate) struct WaitingCall(Arc<Activity>);
 
 impl Activity {
-    /// `allows_pings`: event is known of the peer from an earlier connection.
+    /// `allows_pings`: whether the peer has announced it on an earlier connection.
     pub(crate) fn new(allows_pings: bool) -> Activity {
         Activity {
             connected_at: Instant::now(),
@@ -60,7 +61,7 @@ impl Activity {
         }
     }
 
-    /// A call is sent, and waits for the beginning of its answer until the guard is dropped.
+    /// Counts a call as waiting for the beginning of its response until the guard is dropped.
     pub(crate) fn begin_wait(self: &Arc<Activity>) -> WaitingCall {
         if self.waiting.fetch_add(1, Ordering::SeqCst) == 0 {
             self.waiting_since.store(self.now_us(), Ordering::SeqCst);
@@ -77,30 +78,30 @@ impl Activity {
         pinged > self.last_read.load(Ordering::Relaxed) && self.at(pinged).elapsed() > OVERDUE_AFTER
     }
 
-    /// For how long calls have waited and nothing at all has come.
+    /// How long calls have been waiting without any byte received; zero if no call waits.
     pub(crate) fn silent_for(&self) -> Duration {
         self.waiting_since()
             .map_or(Duration::ZERO, |since| since.max(self.last_read()).elapsed())
     }
 
-    /// How many streams the peer allows at a time.
+    /// Concurrent streams that the peer allows.
     pub(crate) fn max_streams(&self) -> usize {
         self.max_streams.load(Ordering::Relaxed)
     }
 
-    /// Whether the peer has shown that it bears frequent pings.
+    /// Whether the peer has announced that it allows frequent pings.
     pub(crate) fn allows_pings(&self) -> bool {
         self.allows_pings.load(Ordering::Relaxed)
     }
 
-    /// The peer has said so: from now on silence is noticed soon.
+    /// Records the peer's announcement: from now on it is pinged soon when it is silent.
     pub(crate) fn set_allows_pings(&self) {
         if !self.allows_pings.swap(true, Ordering::SeqCst) {
             self.waker.wake();
         }
     }
 
-    /// Whether the peer went away because it was pinged too often.
+    /// Whether the peer closed the connection because it was pinged too often.
     pub(crate) fn pinged_too_often(&self) -> bool {
         self.pinged_too_often.load(Ordering::Relaxed)
     }
@@ -112,7 +113,7 @@ impl Activity {
         }
     }
 
-    /// Has `waker` woken when the peer [announces](Activity::set_allows_pings) something.
+    /// Wakes `waker` when the peer [allows frequent pings](Activity::set_allows_pings).
     pub(super) fn wake_on_announcement(&self, waker: &Waker) {
         self.waker.register(waker);
     }
@@ -129,18 +130,18 @@ impl Activity {
         self.at(self.last_read.load(Ordering::Relaxed))
     }
 
-    /// When something was heard, or a call began to wait alone.
+    /// The later of the last read and the time when `waiting` rose from zero.
     pub(super) fn last_used(&self) -> Instant {
         self.last_read()
             .max(self.at(self.waiting_since.load(Ordering::SeqCst)))
     }
 
-    /// Since when somebody has waited.
+    /// Since when at least one call has been waiting without interruption; `None` if none is waiting.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         (self.waiting.load(Ordering::SeqCst) > 0).then(|| self.at(self.waiting_since.load(Ordering::SeqCst)))
     }
 
-    /// Has `waker` woken by the next call, unless one waits already.
+    /// Wakes `waker` on the next call, or at once if a call is already waiting.
     pub(super) fn wake_on_next_call(&self, waker: &Waker) {
         self.waker.register(waker);
         self.wake_on_call.store(true, Ordering::SeqCst);
@@ -157,8 +158,8 @@ impl Activity {
         self.connected_at.elapsed().as_micros() as u64
     }
 
-    fn at(&self, now_us: u64) -> Instant {
-        self.connected_at + Duration::from_micros(now_us)
+    fn at(&self, micros: u64) -> Instant {
+        self.connected_at + Duration::from_micros(micros)
     }
 }
 

@@ -1,7 +1,7 @@
-//! Tells when the peer has said its first word, and notes when it has said its last.
+//! An IO wrapper that signals the first received byte and records every read in [`Activity`].
 //!
-//! An HTTP/2 client may send requests before it has first_read anything, so that a listener that accepts and then
-//! hangs looks like a working server. A connection counts as made when the server's preface begins to arrive.
+//! An HTTP/2 client may send requests before it has received anything, so that a listener that accepts and then
+//! hangs looks like a working server. A connection counts as established when the server's preface begins to arrive.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use super::{
     frames::{FrameEvent, FrameReader},
 };
 
-/// A stream that reports its first received byte, and tells the activity of all.
+/// A stream that signals its first received byte, and passes all received bytes to the frame reader.
 #[derive(Debug)]
 pub(super) struct ActivityIo<T> {
     stream: T,
@@ -59,7 +59,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
                 activity.apply(event)
             });
             if let Some(sender) = self.first_read.take() {
-                // Nobody waits any more when connecting took too long.
+                // The receiver is gone if connecting timed out.
                 let _ = sender.send(());
             }
         }

@@ -1,43 +1,43 @@
-//! Reads two things from the frames that a peer sends, which the HTTP/2 library below keeps to itself: how many streams
-//! it allows, and that it has had too many pings.
+//! Reads two facts from a peer's frames that the HTTP/2 library does not expose: the peer's limit of concurrent
+//! streams, and a GOAWAY because of too many pings.
 //!
-//! Only headers of frames are looked at (RFC 9113, section 4.1), and the payloads of SETTINGS and GOAWAY, up to a bound.
+//! Parses frame headers (RFC 9113, section 4.1), and the payloads of SETTINGS and GOAWAY up to a bound.
 
-/// A frame's header. Bytes.
+/// Length of a frame's header. Bytes.
 const HEADER_LENGTH: usize = 9;
-/// What is stored of a payload. Bytes.
+/// How much of a payload is stored. Bytes.
 const MAX_PAYLOAD: usize = 256;
 const SETTINGS: u8 = 0x4;
 const GOAWAY: u8 = 0x7;
 const ACK: u8 = 0x1;
 const MAX_CONCURRENT_STREAMS: u16 = 0x3;
-/// The last stream's number and the error code.
+/// Length of the last stream's number and the error code in GOAWAY. Bytes.
 const GOAWAY_FIXED: usize = 8;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
 
-/// What a peer events.
+/// What a frame says about the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameEvent {
-    /// It allows so many streams at a time.
+    /// SETTINGS_MAX_CONCURRENT_STREAMS.
     MaxStreams(usize),
-    /// GOAWAY, because it is pinged more often than it bears (gRFC A8).
+    /// GOAWAY, because the peer was pinged more often than it allows (gRFC A8).
     TooManyPings,
 }
 
-/// Follows the frames of one direction of a connection.
+/// Parses the frames of one direction of a connection.
 #[derive(Debug, Default)]
 pub(super) struct FrameReader {
     header: [u8; HEADER_LENGTH],
-    /// Bytes of the header that have come.
+    /// Bytes of the header read so far.
     read: usize,
-    /// Bytes of the payload that are still to come.
+    /// Bytes of the payload not yet read.
     remaining: usize,
     payload: Vec<u8>,
 }
 
 impl FrameReader {
-    /// Takes the next bytes, wherever they were cut.
+    /// Parses the next bytes, which may begin and end anywhere in a frame.
     pub(super) fn read(&mut self, mut bytes: &[u8], mut emit: impl FnMut(FrameEvent)) {
         while !bytes.is_empty() {
             if self.read < HEADER_LENGTH {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_goaway_are_found_among_other_frames_however_they_are_cut() {
+    fn settings_and_goaway_are_found_among_other_frames_at_any_chunk_size() {
         let mut bytes = frame(SETTINGS, 0, &[0, 4, 0, 0, 255, 255, 0, 3, 0, 0, 1, 0]);
         bytes.extend(frame(SETTINGS, ACK, &[]));
         bytes.extend(frame(0, 0, &[7; 1_000]));
@@ -141,18 +141,18 @@ mod tests {
     }
 
     #[test]
-    fn another_reason_to_go_away_is_not_taken_for_too_many_pings() {
+    fn goaway_for_another_reason_is_not_reported_as_too_many_pings() {
         assert_eq!(events(&goaway(0, TOO_MANY_PINGS), 64), []);
         assert_eq!(events(&goaway(0xb, b"too_many_resets"), 64), []);
         assert_eq!(
             events(&goaway(0xb, &[b'x'; 70_000]), 64),
             [],
-            "it is stored up to a bound"
+            "the payload is stored up to a bound"
         );
     }
 
     #[test]
-    fn bytes_that_are_no_frames_do_no_harm() {
+    fn bytes_that_are_not_frames_are_ignored() {
         events(b"HTTP/1.1 400 Bad Request\r\n\r\n", 5);
         events(&[0xff; 10_000], 100);
     }

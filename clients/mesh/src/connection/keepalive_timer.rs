@@ -1,12 +1,12 @@
-//! When a quiet connection is pinged, and how long the answer may take.
+//! The timer of keepalive pings: when a silent connection is pinged, and how long the answer may take.
 //!
-//! hyper pings a connection that has been quiet for one interval, whether it is idle or not, and takes its time from
-//! the timer that it is given. This one makes the interval short while calls wait for an answer and long while none
-//! does, so that a dead connection is found out within its calls' deadlines, and an idle one costs next to nothing.
+//! hyper pings a connection that has been silent for one interval, idle or not, and measures time with the timer that
+//! it is given. This timer makes the interval short while calls are waiting and long while none is, so that a dead
+//! connection is detected within its calls' deadlines, and an idle one costs next to nothing.
 //!
-//! Only a peer that has announced that it bears this is pinged so. Servers of other makers count pings and close the
-//! connection after the third that comes too soon (gRFC A8): by default they allow one in five minutes, and none while
-//! no call is open.
+//! This applies only to peers that have announced that they allow it. Other gRPC servers, such as grpc-go, count
+//! pings and close the connection after the third that comes too soon (gRFC A8): by default they allow one in five
+//! minutes, and none while no call is open.
 
 use std::{
     pin::Pin,
@@ -24,10 +24,11 @@ use tokio::time::{Instant, sleep_until};
 use super::activity::Activity;
 use crate::options::Tuning;
 
-/// Who notices so late that time is up has not had the processor, and may not have read what had come.
+/// If the timer fires later than this after its due time, the process was not scheduled, and may not have read what
+/// had been received.
 const LATE_WAKE_UP: Duration = Duration::from_millis(100);
 
-/// How long a connection may be quiet, and how long a ping's answer may take.
+/// How long a connection may be silent before it is pinged, and how long the answer may take.
 #[derive(Clone, Copy, Debug)]
 struct PingTimes {
     interval: Duration,
@@ -39,26 +40,26 @@ struct PingTimes {
 pub(super) struct KeepaliveTimer {
     activity: Arc<Activity>,
     idle: PingTimes,
-    /// While calls wait.
+    /// While calls are waiting.
     busy: PingTimes,
-    /// The silence after which a peer that has announced nothing is pinged while calls wait; `None`: never.
+    /// The silence after which a peer that has announced nothing is pinged while calls are waiting; `None`: never.
     unannounced: Option<Duration>,
-    /// What the peer announces does not count: something between here and there has had too many pings.
+    /// Ignores the peer's announcement, because something on the way to it has received too many pings.
     ignores_announcements: bool,
 }
 
-/// What a channel has learned about pings: shared by all its connections.
+/// How often the ping interval was doubled. Shared by all connections of a channel.
 #[derive(Debug, Default)]
 pub(crate) struct PingBackoff(AtomicU32);
 
-/// The interval is not doubled more often than this.
+/// Maximum number of doublings of the interval.
 const MAX_DOUBLINGS: u32 = 8;
-/// Looked at again after this long, where nothing is to be done.
+/// Stands for "no ping": the timer is checked again after this.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
 impl PingBackoff {
-    /// A peer went away because it was pinged too often: the interval doubles for all later connections (gRFC A8).
-    /// Returns what it is multiplied by from now on.
+    /// Doubles the interval of all later connections, after a peer closed one because of too many pings (gRFC A8).
+    /// Returns the new factor.
     pub(crate) fn double(&self) -> u32 {
         let more = |doublings: u32| (doublings < MAX_DOUBLINGS).then_some(doublings + 1);
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
@@ -98,12 +99,12 @@ impl KeepaliveTimer {
         self.activity.allows_pings() && !self.ignores_announcements
     }
 
-    /// What hyper is told as the interval of its pings.
+    /// The ping interval passed to hyper.
     pub(super) fn interval(&self) -> Duration {
         self.busy.interval
     }
 
-    /// What hyper is told as the time for an answer: longer than the interval, by which the two are told apart.
+    /// The ping timeout passed to hyper. It is longer than the interval, which tells the two apart in `sleep_until`.
     pub(super) fn timeout(&self) -> Duration {
         self.busy.interval + self.idle.timeout
     }
@@ -116,7 +117,7 @@ impl Timer for KeepaliveTimer {
 
     fn sleep_until(&self, deadline: StdInstant) -> Pin<Box<dyn Sleep>> {
         let (deadline, now) = (Instant::from_std(deadline), Instant::now());
-        // hyper counts its interval from something that is past, and the time for an answer from now.
+        // hyper counts the interval from a time in the past, and the timeout from now.
         let phase = if deadline > now + self.interval() {
             self.activity.record_ping();
             Phase::AfterPing {
@@ -140,12 +141,12 @@ impl Timer for KeepaliveTimer {
     }
 }
 
-/// What is waited for.
+/// What the timer is waiting for.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// To ping, not before `until`.
+    /// The time to ping, not before `until`.
     BeforePing { until: Instant },
-    /// To give up; extended once for not having had the processor.
+    /// The timeout of a ping sent `at`; extended once if the process was not scheduled.
     AfterPing { at: Instant, extended: bool },
 }
 
@@ -154,9 +155,9 @@ struct PingSleep {
     timer: KeepaliveTimer,
     phase: Phase,
     alarm: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// The alarm was set while the connection was idle: a call is to wake it.
+    /// The alarm was set while the connection was idle: the next call must wake it.
     idle_alarm: bool,
-    /// The alarm was set for a peer that bears pings_often pings.
+    /// The alarm was set for a peer that allows frequent pings.
     pings_often: bool,
 }
 
@@ -206,7 +207,7 @@ impl Future for PingSleep {
                 && !woken
                 && alarm.as_mut().poll(cx).is_pending()
             {
-                // Whoever polls may not be who polled when the alarm was set.
+                // The polling task may have changed since the alarm was set.
                 if self.idle_alarm {
                     self.timer.activity.wake_on_next_call(cx.waker());
                 }
@@ -223,7 +224,7 @@ impl Future for PingSleep {
                     _ => return Poll::Ready(()),
                 }
             }
-            // In a connection that is in use the alarm comes often enough by itself: no call has to move it.
+            // On a connection in use the alarm fires often enough by itself, and calls need not wake it.
             let unused = self.timer.activity.last_used() + self.timer.busy.interval;
             self.idle_alarm = waiting_since.is_none() && unused <= now;
             if self.idle_alarm {

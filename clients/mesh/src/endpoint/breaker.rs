@@ -1,14 +1,14 @@
-//! Takes an endpoint that keeps failing out of rotation, and tries it again with one call.
+//! The circuit breaker of an endpoint: ejects an endpoint that keeps failing, and later probes it with one call.
 //!
 //! ```text
-//! closed --7 failures in a ejections_in_a_row, or half of the last 10 s--> ejected (1 s, doubling to 60 s)
-//! ejected --time is up--> probing: one call --good----------> closed
-//!                                           --bad, or 5 s---> ejected, longer
+//! closed --7 failures in a row, or half of the calls of 10 s--> ejected (1 s, doubling to 60 s)
+//! ejected --time is up--> probing: one call --success------------> closed
+//!                                           --failure, or 5 s----> ejected, longer
 //! ```
 //!
-//! The probe is a user's call only if its method may be repeated, answers with one message, and is late within the
-//! probe's time; else it is a `grpc.health.v1.Health/Check`. Only its own end decides: calls that were sent before the
-//! ejection say nothing about now.
+//! The probe is a user's call if its method may be repeated, is unary, and times out within the probe's timeout;
+//! otherwise it is a `grpc.health.v1.Health/Check`. Only the probe's own result counts: calls that were sent before
+//! the ejection say nothing about the present state.
 
 use std::{
     sync::{
@@ -24,19 +24,19 @@ use crate::retry::backoff::jitter;
 
 const CONSECUTIVE_FAILURES: u32 = 7;
 const WINDOW: Duration = Duration::from_secs(10);
-/// Fewer calls than this say nothing about a rate.
+/// The failure rate counts from this number of calls.
 const MIN_CALLS: u32 = 20;
 const FAILURE_RATE: f64 = 0.5;
 const MIN_EJECTION: Duration = Duration::from_secs(1);
 const MAX_EJECTION: Duration = Duration::from_secs(60);
-/// The method of an ejection that followed another.
+/// The detection method reported for an ejection by a failed probe.
 const PROBE_METHOD: &str = "probe";
-/// After this long without an ejection the next one is a first one again.
+/// After this long without an ejection the next one lasts `MIN_EJECTION` again.
 const RESET_AFTER: Duration = Duration::from_secs(60);
-/// A probe without an answer for so long has failed.
+/// A probe without an answer fails after this.
 pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How many endpoints of a channel are ejected, so that at least half of them (and one) remain.
+/// Counts the ejected endpoints of a channel, so that at least half of them, and at least one, remain.
 #[derive(Debug, Default)]
 pub(crate) struct Ejections {
     connected: AtomicUsize,
@@ -44,11 +44,12 @@ pub(crate) struct Ejections {
 }
 
 impl Ejections {
-    /// Tells how many endpoints are connected now, ejected ones included.
+    /// Sets the number of connected endpoints, ejected ones included.
     pub(crate) fn set_connected(&self, connected: usize) {
         self.connected.store(connected, Ordering::Relaxed);
     }
 
+    /// Counts one more ejection, unless too many endpoints are ejected.
     fn try_acquire(&self) -> bool {
         let max = self.connected.load(Ordering::Relaxed) / 2;
         let more = |ejected: usize| (ejected < max).then_some(ejected + 1);
@@ -69,10 +70,10 @@ pub(crate) struct Breaker {
     state: State,
     consecutive: u32,
     window: Window,
-    /// Ejections in a ejections_in_a_row, which the next one's length follows from.
+    /// Determines the length of the next ejection.
     ejections_in_a_row: u32,
     readmitted: Option<Instant>,
-    /// Probes so far, by which a probe is known.
+    /// Number of probes so far; identifies a probe.
     probes: u64,
 }
 
@@ -80,39 +81,39 @@ pub(crate) struct Breaker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe(u64);
 
-/// What a failure leads to.
+/// The effect of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consequence {
     Nothing,
     Ejected,
-    /// It would have been ejected, but too many others are. Told once in a window.
+    /// The endpoint is not ejected, because too many others are. Reported once in a window.
     Unenforced {
-        /// How it was found out, as gRFC A91 names it.
+        /// The detection method, as gRFC A91 names it.
         method: &'static str,
     },
 }
 
-/// What the breaker does with calls.
+/// The state of a breaker.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum State {
     /// Calls pass.
     Closed,
     /// No call passes.
     Ejected {
-        /// Until then.
+        /// When a probe is due.
         until: Instant,
-        /// How it was found out, as gRFC A91 names it.
+        /// The detection method, as gRFC A91 names it.
         method: &'static str,
-        /// What was counted.
+        /// The counts that caused the ejection.
         reason: String,
     },
-    /// One call is on its way to find out.
+    /// One probe is in flight.
     Probing {
-        /// What was counted before the ejection.
+        /// The counts that caused the ejection.
         reason: String,
-        /// Which one.
+        /// The probe in flight.
         probe: Probe,
-        /// When it has failed.
+        /// When the probe fails without an answer.
         until: Instant,
     },
 }
@@ -121,9 +122,9 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     Allowed,
-    /// The endpoint's time is up: one call should find out.
+    /// The ejection is over: one call should be sent as a probe.
     ProbeDue,
-    /// The probe has not answered in time: [`Breaker::expire_probe`].
+    /// The probe has exceeded its timeout: call [`Breaker::expire_probe`].
     ProbeOverdue,
     Denied,
 }
@@ -133,7 +134,7 @@ struct Window {
     began: Instant,
     calls: u32,
     failures: u32,
-    /// That the endpoint stays although it should go was told.
+    /// [`Consequence::Unenforced`] was reported.
     reported: bool,
 }
 
@@ -163,7 +164,7 @@ impl Breaker {
         }
     }
 
-    /// Claims the one probe; `None` when another call was faster.
+    /// Begins the probe; `None` if none is due or another call was faster.
     pub(crate) fn begin_probe(&mut self) -> Option<Probe> {
         let now = Instant::now();
         match &self.state {
@@ -181,7 +182,7 @@ impl Breaker {
         }
     }
 
-    /// A probe ended without telling anything: the next call may try.
+    /// Ends a probe without a result: the next call may be the probe.
     pub(crate) fn abandon_probe(&mut self, ended: Probe) {
         if let State::Probing { reason, probe, .. } = &self.state
             && *probe == ended
@@ -194,7 +195,7 @@ impl Breaker {
         }
     }
 
-    /// Fails a probe that has taken too long.
+    /// Fails a probe that has exceeded its timeout.
     pub(crate) fn expire_probe(&mut self) -> Consequence {
         match &self.state {
             State::Probing { until, .. } if *until <= Instant::now() => {
@@ -205,7 +206,7 @@ impl Breaker {
         }
     }
 
-    /// A call went well. Returns whether the endpoint was readmitted for this.
+    /// Records a success. Returns whether it readmitted the endpoint.
     pub(crate) fn record_success(&mut self, probe: Option<Probe>) -> bool {
         let readmitted = self.is_probed_by(probe);
         if readmitted {
@@ -218,8 +219,8 @@ impl Breaker {
         readmitted
     }
 
-    /// The health service says that the endpoint serves, which is less than a call that goes well: the next failure
-    /// ejects it again.
+    /// Records a health check that reported SERVING, which proves less than a successful call: the next failure ejects
+    /// the endpoint again. Returns whether it readmitted the endpoint.
     pub(crate) fn health_check_succeeded(&mut self, probe: Probe) -> bool {
         let readmitted = self.is_probed_by(Some(probe));
         if readmitted {
@@ -240,6 +241,7 @@ impl Breaker {
         matches!(&self.state, State::Probing { probe, .. } if Some(*probe) == candidate)
     }
 
+    /// Records a failure, and ejects the endpoint if it is one too many.
     pub(crate) fn record_failure(&mut self, probe: Option<Probe>) -> Consequence {
         if self.is_probed_by(probe) {
             return self.eject(PROBE_METHOD, "the probe failed".to_owned());
@@ -262,7 +264,7 @@ impl Breaker {
         }
     }
 
-    /// By what method the endpoint was found out, and what was counted.
+    /// The detection method and the counts, if the endpoint should be ejected.
     fn ejection_cause(&self) -> Option<(&'static str, String)> {
         let Window { calls, failures, .. } = self.window;
         if self.consecutive >= CONSECUTIVE_FAILURES {

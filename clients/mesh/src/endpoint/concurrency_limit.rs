@@ -1,10 +1,10 @@
-//! The bound on calls in flight and on calls that wait for one of those to end.
+//! The limit of calls in flight, and a bounded queue of calls waiting for one of them to end.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, futures::Notified};
 
-/// Shared by all endpoints of a channel.
+/// The limits of a channel. Shared by all its endpoints.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimit {
     max_in_flight: usize,
@@ -14,7 +14,7 @@ pub(crate) struct ConcurrencyLimit {
 }
 
 impl ConcurrencyLimit {
-    /// At max `max_in_flight` calls in flight on each endpoint, and `max_waiting` calls waiting on all of them.
+    /// At most `max_in_flight` calls in flight on each endpoint, and `max_waiting` calls waiting on all of them.
     pub(crate) fn new(max_in_flight: usize, max_waiting: usize) -> ConcurrencyLimit {
         ConcurrencyLimit {
             max_in_flight,
@@ -28,14 +28,14 @@ impl ConcurrencyLimit {
         self.max_in_flight
     }
 
-    /// A call ended.
+    /// Wakes one waiting call, because a call has ended.
     pub(crate) fn release(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.released.notify_one();
         }
     }
 
-    /// A place in the enqueue, `None` when it is full.
+    /// Takes a place in the queue; `None` if it is full.
     pub(crate) fn enqueue(&self) -> Option<QueueSlot<'_>> {
         let max = self.max_waiting;
         let more = |waiting: usize| (waiting < max).then_some(waiting + 1);
@@ -46,12 +46,12 @@ impl ConcurrencyLimit {
     }
 }
 
-/// A place in the enqueue, given back when dropped.
+/// A place in the queue, released when dropped.
 #[derive(Debug)]
 pub(crate) struct QueueSlot<'a>(&'a ConcurrencyLimit);
 
 impl QueueSlot<'_> {
-    /// Completes after a call has ended. To lose no wake-up, enable it before looking for room.
+    /// Completes when a call has ended. Enable it before looking for a free endpoint, or a wake-up may be lost.
     pub(crate) fn released(&self) -> Notified<'_> {
         self.0.released.notified()
     }

@@ -1,11 +1,11 @@
-//! How slow an endpoint is beside what is typical, whichever methods it is asked for.
+//! How slow an endpoint is compared with the usual latency of the methods that it serves.
 //!
-//! The [load](super::load) estimate remembers a single slow answer for seconds. That spreads calls well among equals,
-//! but it cannot tell an endpoint that is slow from one that was, so that a slow one looks cheap whenever the others
-//! have had a hiccup. This score goes by many answers, and does not fade while there are none.
+//! The [load](super::load) estimate remembers a single slow answer for seconds. That spreads calls well among equal
+//! endpoints, but does not distinguish an endpoint that is slow from one that was slow once, so that a slow one looks
+//! cheap whenever the others have had a hiccup. This score averages many answers, and does not decay while there are none.
 //!
-//! Latencies are compared as logarithms, each with what is typical of its own method: an endpoint that was asked
-//! for much is not slow, and where a method's latencies differ widely, a difference means less.
+//! Latencies are compared as logarithms, each with the baseline of its own method: an endpoint that serves expensive
+//! methods is not slow, and where a method's latencies vary widely, a difference means less.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
@@ -14,37 +14,37 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Differences between latencies far below this are those of the machine, not of the endpoint.
+/// Added to every latency, because much smaller differences are noise of the machine. Seconds.
 const NOISE_FLOOR: f64 = 0.002;
-/// An endpoint is slow when it takes more than this many times what most take...
+/// An endpoint is slow if its latency is more than this many times the baseline...
 const SLOW_FACTOR: f64 = 3.0;
-/// ...and differs by more than this many times what the method's latencies differ by themselves.
+/// ...and differs from it by more than this many times the method's own spread.
 const SLOW_SPREADS: f64 = 3.0;
-/// The weight of one answer in what is typical of a method, once there were as many answers.
+/// The weight of one answer in a method's baseline, after the first 64 answers.
 const BASELINE_WEIGHT: f64 = 1.0 / 64.0;
-/// The weight of one answer in an endpoint's score. It is less for answers that come closer together than this: calls
-/// that were held up together tell once, not many times...
+/// The maximum weight of one answer in an endpoint's score.
 const ANSWER_WEIGHT: f64 = 1.0 / 4.0;
+/// Answers closer together than this weigh less: calls that were delayed together count about once.
 const BURST: Duration = Duration::from_millis(100);
-/// ...and more when what was known before is old: at this age that weighs 1/e.
+/// An answer weighs more if the score is old: a score of this age weighs 1/e.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// What is typical of one method at one service. Two answers at once may lose one's word, which does no harm.
+/// The usual latency of one method of one service. Of two concurrent updates one may be lost, which is harmless.
 #[derive(Debug, Default)]
 pub(crate) struct Baseline {
     answers: AtomicU32,
-    /// Averages of the latencies' logarithms and of their distances from it, as the bits of an `f64`.
+    /// Averages of the latencies' logarithms and of their distances from that average, as the bits of an `f64`.
     center: AtomicU64,
     spread: AtomicU64,
 }
 
 impl Baseline {
-    /// How far an answer is above what is baseline: 1 is the difference from which on an endpoint counts as slow.
+    /// How far a latency is above the baseline; above 1 it is slow.
     pub(crate) fn excess(&self, latency: Duration) -> f64 {
         self.scaled((latency.as_secs_f64() + NOISE_FLOOR).ln() - self.center())
     }
 
-    /// The same, and the answer is remembered.
+    /// Adds a latency to the baseline and returns its excess over the previous baseline.
     fn record(&self, latency: Duration) -> f64 {
         let answers = self.answers.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let weight = (1.0 / f64::from(answers)).max(BASELINE_WEIGHT);
@@ -76,17 +76,17 @@ impl Baseline {
     }
 }
 
-/// One endpoint's score.
+/// One endpoint's score, and when it was updated.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OutlierScore(Option<(f64, Instant)>);
 
 impl OutlierScore {
-    /// An answer after `latency`.
+    /// Records an answer after `latency`.
     pub(crate) fn record_answer(&mut self, baseline: &Baseline, latency: Duration) {
         self.add(baseline.record(latency));
     }
 
-    /// No answer within `waited`, which tells something only if that is long.
+    /// Records that there was no answer within `waited`; only a wait that raises the score counts.
     pub(crate) fn record_wait(&mut self, baseline: &Baseline, waited: Duration) {
         let excess = baseline.excess(waited);
         if self.value().is_some_and(|score| excess > score) {
@@ -94,12 +94,12 @@ impl OutlierScore {
         }
     }
 
-    /// 1 is the difference from which on an endpoint counts as slow; `None` while it has answered nothing.
+    /// The average excess over the baselines; above 1 it is slow. `None` before the first answer.
     pub(crate) fn value(&self) -> Option<f64> {
         self.0.map(|(score, _)| score)
     }
 
-    /// When it was last heard of.
+    /// When the score was last updated.
     pub(crate) fn updated_at(&self) -> Option<Instant> {
         self.0.map(|(_, updated)| updated)
     }
@@ -133,13 +133,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn three_answers_in_a_row_tell_and_one_does_not() {
+    async fn three_slow_answers_in_a_row_count_and_one_burst_does_not() {
         let baseline = Baseline::default();
         let mut score = OutlierScore::default();
         (0..100).for_each(|_| score.record_answer(&baseline, 50 * MS));
         advance(BURST).await;
         (0..5).for_each(|_| score.record_answer(&baseline, 500 * MS));
-        assert!(score.value().unwrap() < 0.6, "one hiccup that held up five");
+        assert!(score.value().unwrap() < 0.6, "one hiccup delayed all five");
         for _ in 0..2 {
             advance(BURST).await;
             score.record_answer(&baseline, 500 * MS);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_asked_for_more_is_not_slow() {
+    async fn an_endpoint_that_serves_expensive_methods_is_not_slow() {
         let (quick, long) = (Baseline::default(), Baseline::default());
         score(&quick, [5 * MS; 100]).await;
         score(&long, [900 * MS; 100]).await;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_without_an_answer_tells_only_that_it_was_long() {
+    async fn a_wait_without_an_answer_counts_only_if_it_is_long() {
         let baseline = Baseline::default();
         let mut score = OutlierScore::default();
         (0..100).for_each(|_| score.record_answer(&baseline, 50 * MS));

@@ -9,25 +9,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The time after which an old observation weighs 1/e.
+/// The age at which an observation weighs 1/e.
 const DECAY: Duration = Duration::from_secs(10);
-/// What is assumed while the first answer is awaited.
+/// The estimate before the first answer.
 const INITIAL_ESTIMATE: Duration = Duration::from_millis(30);
-/// One slow answer counts as no more than this many times the present estimate...
+/// One slow answer counts as at most this many times the current estimate...
 const PEAK_FACTOR: f64 = 2.0;
-/// ...or what that was if it was less than this.
+/// ...or of this, if the estimate is lower. Seconds.
 const MIN_PEAK: f64 = 0.001;
-/// A failure counts as this many times the present estimate...
+/// A failure counts as this many times the current estimate...
 const PENALTY_FACTOR: f64 = 10.0;
-/// ...but no less than this...
+/// ...but at least this, in seconds...
 const MIN_PENALTY: f64 = 0.1;
-/// ...and no more than this.
+/// ...and at most this, in seconds.
 const MAX_PENALTY: f64 = 1.0;
 /// How long a new endpoint warms up, and the share of traffic it begins with.
 const WARM_UP: Duration = Duration::from_secs(10);
 const MIN_WARMTH: f64 = 0.1;
 
-/// The latency of one endpoint as it is estimated now.
+/// The estimated latency of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Load {
     created_at: Instant,
@@ -46,7 +46,7 @@ impl Load {
         }
     }
 
-    /// A good answer after `latency`.
+    /// Records a success after `latency`.
     pub(crate) fn record_success(&mut self, latency: Duration) {
         let max = match self.seconds {
             None => f64::MAX,
@@ -55,14 +55,14 @@ impl Load {
         self.observe(latency.as_secs_f64().min(max));
     }
 
-    /// A failure after `latency`.
+    /// Records a failure after `latency`.
     pub(crate) fn record_failure(&mut self, latency: Duration) {
         let estimate = self.estimate(Instant::now());
         let penalty = (estimate * PENALTY_FACTOR).clamp(MIN_PENALTY, MAX_PENALTY);
         self.observe(latency.as_secs_f64().max(penalty));
     }
 
-    /// The estimate in seconds, faded by the time without observations.
+    /// The estimate in seconds, which decays while there are no observations.
     pub(crate) fn estimate(&self, now: Instant) -> f64 {
         match self.seconds {
             None => INITIAL_ESTIMATE.as_secs_f64(),
@@ -70,19 +70,19 @@ impl Load {
         }
     }
 
-    /// The share of an even load that the endpoint should get by its age, 0.1 to 1.
+    /// The part of an even share that the endpoint should get by its age, 0.1 to 1.
     pub(crate) fn warmth(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.created_at).as_secs_f64() / WARM_UP.as_secs_f64();
         age.clamp(MIN_WARMTH, 1.0)
     }
 
-    /// What one more call would cost beside `in_flight` others; comparable between endpoints. An endpoint
-    /// that nothing is known of gets the next call, and no other until that is answered.
+    /// The cost of one more call in addition to `in_flight` others, comparable between endpoints. An endpoint without
+    /// observations gets one call, and no other until that is answered.
     pub(crate) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
         if self.seconds.is_none() && in_flight == 0 {
             return 0.0;
         }
-        // The floor keeps the calls in flight in play when the estimate has faded to nothing.
+        // With a minimum estimate, calls in flight count even after the estimate has decayed to nothing.
         self.estimate(now).max(1e-6) * (in_flight as f64 + 1.0) / self.warmth(now)
     }
 
@@ -126,7 +126,7 @@ mod tests {
         let left = load.estimate(Instant::now());
         assert!(
             (0.03..0.05).contains(&left),
-            "a tenth of a second has faded to {left} s"
+            "a tenth of a second has decayed to {left} s"
         );
     }
 

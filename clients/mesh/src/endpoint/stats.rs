@@ -1,4 +1,4 @@
-//! What is known about an address beyond the life of one connection: its load, its breaker, its calls.
+//! The statistics of one address, which outlive a single connection: load, breaker, calls in flight.
 
 mod in_flight;
 
@@ -23,21 +23,22 @@ use super::{
 };
 use crate::{discovery::Address, telemetry::span};
 
-/// One address's inner.
+/// Statistics of one address.
 #[derive(Debug)]
 pub(crate) struct Stats {
     id: u64,
     address: Address,
     channel_info: Arc<ChannelInfo>,
     concurrency_limit: Arc<ConcurrencyLimit>,
+    /// Calls whose response has not ended.
     in_flight: AtomicUsize,
     /// Streams that the server allows on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
     max_streams: AtomicUsize,
-    /// The server has announced that it bears frequent pings.
+    /// The server has announced that it allows frequent pings.
     allows_pings: AtomicBool,
-    /// A call waits to find out whether the ejected endpoint works again, and none that came could.
+    /// Signals that a probe of the ejected endpoint is due and no call was suitable as one.
     probe_requested: Notify,
-    /// It was much slower than most when it was last looked at.
+    /// Whether the last choice found it much slower than most endpoints.
     slow: AtomicBool,
     inner: Mutex<Inner>,
 }
@@ -48,7 +49,7 @@ pub(crate) struct Inner {
     pub(crate) outlier_score: OutlierScore,
     pub(crate) breaker: Breaker,
     pub(crate) share: Share,
-    /// The other end of the last connection.
+    /// The server's socket address on the last connection.
     pub(crate) peer: Option<SocketAddr>,
 }
 
@@ -81,12 +82,12 @@ impl Stats {
         }
     }
 
-    /// Names the address within its channel.
+    /// Identifies the address within its channel.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
-    /// Calls sent and not yet answered to the end.
+    /// Calls sent whose response has not ended.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -99,8 +100,8 @@ impl Stats {
         self.slow.store(slow, Ordering::Relaxed);
     }
 
-    /// Calls that may be in flight: the channel's own cap, or what the server allows on the connection, which would
-    /// hold back the rest unseen.
+    /// Calls that may be in flight: the lower of the channel's limit and the server's limit of concurrent streams, beyond
+    /// which the HTTP/2 library would queue calls.
     fn cap(&self) -> usize {
         self.concurrency_limit
             .max_in_flight()
@@ -117,7 +118,7 @@ impl Stats {
         self.in_flight() as f64 / self.cap() as f64
     }
 
-    /// Whether the endpoint is preferred for its zone for one more call.
+    /// Whether one more call is within the endpoint's [share](Share) of calls from its own zone.
     pub(crate) fn within_share(&self) -> bool {
         self.lock().share.allows(self.in_flight())
     }
@@ -130,7 +131,7 @@ impl Stats {
         self.allows_pings.store(allowed, Ordering::Relaxed);
     }
 
-    /// Asks for a probe that is no user's call.
+    /// Requests a probe by a health check instead of a user's call.
     pub(crate) fn request_probe(&self) {
         self.probe_requested.notify_one();
     }
@@ -139,7 +140,7 @@ impl Stats {
         self.probe_requested.notified().await;
     }
 
-    /// A new connection after a lost one starts cold again.
+    /// Resets latency and share when a new connection replaces a lost one.
     pub(crate) fn reconnected(&self, peer: Option<SocketAddr>) {
         let mut inner = self.lock();
         inner.start_cold();
@@ -147,7 +148,7 @@ impl Stats {
         inner.peer = peer;
     }
 
-    /// Tells of an ejection, in metrics, in the log and on the running span.
+    /// Reports an ejection in the metrics, in the log and on the current span.
     fn report_ejection(&self, consequence: Consequence) {
         let metrics = &self.channel_info.metrics;
         match consequence {
@@ -164,13 +165,13 @@ impl Stats {
         }
     }
 
-    /// Fails a probe that has taken too long.
+    /// Fails a probe that has exceeded its timeout.
     pub(crate) fn expire_probe(&self) {
         let consequence = self.lock().breaker.expire_probe();
         self.report_ejection(consequence);
     }
 
-    /// Books what the health service said to a probe.
+    /// Records the result of a probe by a health check.
     pub(crate) fn end_probe(&self, probe: Probe, serving: bool) {
         let mut inner = self.lock();
         if serving {
@@ -188,7 +189,7 @@ impl Stats {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the breaker says, and the [slowness](OutlierScore::value).
+    /// The breaker's admission, and the [outlier score](OutlierScore::value).
     pub(crate) fn admission_and_score(&self, now: Instant) -> (Admission, Option<f64>) {
         let inner = self.lock();
         (inner.breaker.admission(now), inner.outlier_score.value())
@@ -198,7 +199,7 @@ impl Stats {
         self.lock().load.cost(self.in_flight(), now)
     }
 
-    /// Begins a call, unless as many as the cap allows are in in_flight.
+    /// Counts a call as in flight; `None` if the cap is reached.
     pub(crate) fn begin(self: &Arc<Self>, blame: Blame, probe: Option<Probe>) -> Option<InFlight> {
         let cap = self.cap();
         let more = |in_flight: usize| (in_flight < cap).then_some(in_flight + 1);
@@ -210,7 +211,7 @@ impl Stats {
 }
 
 impl Inner {
-    /// What was known says nothing about a new connection, nor about a server that is well again.
+    /// Forgets latencies, which do not apply to a new connection or a recovered server.
     fn start_cold(&mut self) {
         self.load = Load::new();
         self.outlier_score = OutlierScore::default();

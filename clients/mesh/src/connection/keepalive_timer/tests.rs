@@ -12,7 +12,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// A peer that has announced that it bears pings.
+    /// A peer that has announced that it allows frequent pings.
     fn new(tuning: &Tuning) -> Peer {
         Peer::with(tuning, true, &PingBackoff::default())
     }
@@ -23,19 +23,19 @@ impl Peer {
         Peer { activity, timer }
     }
 
-    /// As hyper does when something was received just now.
+    /// Sleeps as hyper does after it has received something.
     fn before_ping(&self) -> Pin<Box<dyn Sleep>> {
         self.activity.record_read();
         self.timer.sleep_until(self.timer.now() + self.timer.interval())
     }
 
-    /// As hyper does when it has sent a ping.
+    /// Sleeps as hyper does after it has sent a ping.
     fn after_ping(&self) -> Pin<Box<dyn Sleep>> {
         self.timer.sleep_until(self.timer.now() + self.timer.timeout())
     }
 }
 
-/// How long it sleeps, to the millisecond above.
+/// How long `sleep` takes.
 async fn slept(sleep: &mut Pin<Box<dyn Sleep>>) -> Duration {
     let began = Instant::now();
     poll_fn(|cx| sleep.as_mut().poll(cx)).await;
@@ -47,21 +47,21 @@ fn about(slept: Duration, expected: Duration) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_is_pinged_at_the_keepalives_pace() {
+async fn an_idle_connection_is_pinged_at_the_keepalive_interval() {
     let peer = Peer::new(&Tuning::default());
     assert!(about(slept(&mut peer.before_ping()).await, 20_000 * MS));
     assert!(about(slept(&mut peer.after_ping()).await, 10_000 * MS));
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_calls_wait_on_is_pinged_soon_and_given_up_soon() {
+async fn a_connection_with_waiting_calls_is_pinged_soon_and_closed_soon() {
     let peer = Peer::new(&Tuning::default());
     let waiting = peer.activity.begin_wait();
     assert!(about(slept(&mut peer.before_ping()).await, 500 * MS));
     let mut ping = peer.after_ping();
     assert!(!peer.activity.ping_overdue());
     assert!(timeout(251 * MS, slept(&mut ping)).await.is_err());
-    assert!(peer.activity.ping_overdue(), "new calls avoid it");
+    assert!(peer.activity.ping_overdue(), "new calls avoid the connection");
     assert!(about(slept(&mut ping).await, 749 * MS));
     drop(waiting);
 }
@@ -78,7 +78,7 @@ async fn a_call_on_an_idle_connection_brings_the_ping_forward() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_on_a_connection_in_use_wake_nothing_and_are_pinged_for_all_the_same() {
+async fn calls_on_a_connection_in_use_wake_no_timer_and_it_is_still_pinged() {
     let peer = Peer::new(&Tuning::default());
     let mut idle = peer.before_ping();
     for _ in 0..100 {
@@ -94,7 +94,7 @@ async fn calls_on_a_connection_in_use_wake_nothing_and_are_pinged_for_all_the_sa
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_heard_counts_as_an_answer() {
+async fn any_received_byte_counts_as_an_answer_to_the_ping() {
     let peer = Peer::new(&Tuning::default());
     let _waiting = peer.activity.begin_wait();
     let mut ping = peer.after_ping();
@@ -105,7 +105,7 @@ async fn whatever_is_heard_counts_as_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_was_held_up_itself_blames_nobody_at_once() {
+async fn a_ping_timeout_is_extended_once_after_the_process_itself_was_not_scheduled() {
     let peer = Peer::new(&Tuning::default());
     let _waiting = peer.activity.begin_wait();
     let mut ping = peer.after_ping();
@@ -114,7 +114,7 @@ async fn a_process_that_was_held_up_itself_blames_nobody_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_silence_all_connections_are_alike() {
+async fn without_a_silence_setting_waiting_calls_do_not_change_the_pings() {
     let peer = Peer::new(&Tuning {
         silence_ms: 0,
         ..Tuning::default()
@@ -124,11 +124,11 @@ async fn without_a_silence_all_connections_are_alike() {
     assert!(about(slept(&mut peer.after_ping()).await, 10_000 * MS));
 }
 
-/// What servers of other makers allow by default: one ping in five minutes while calls are open, none else.
+/// What other gRPC servers allow by default: one ping in five minutes while calls are open, none otherwise.
 const ALLOWED: Duration = Duration::from_secs(300);
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_has_announced_nothing_is_pinged_as_seldom_as_other_makers_servers_allow() {
+async fn a_peer_that_has_announced_nothing_is_pinged_as_rarely_as_other_servers_allow() {
     let peer = Peer::with(&Tuning::default(), false, &PingBackoff::default());
     let mut idle = peer.before_ping();
     assert!(
@@ -142,7 +142,7 @@ async fn a_peer_that_has_announced_nothing_is_pinged_as_seldom_as_other_makers_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announcement_makes_silence_noticed_soon_at_once() {
+async fn an_announcement_shortens_the_ping_interval_at_once() {
     let peer = Peer::with(&Tuning::default(), false, &PingBackoff::default());
     let _waiting = peer.activity.begin_wait();
     let mut idle = peer.before_ping();
@@ -155,7 +155,7 @@ async fn an_announcement_makes_silence_noticed_soon_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_pings_double_the_interval_of_later_connections_whatever_is_announced() {
+async fn too_many_pings_double_the_interval_of_later_connections_even_if_the_peer_allows_pings() {
     let ping_backoff = PingBackoff::default();
     assert_eq!(ping_backoff.double(), 2);
     let peer = Peer::with(&Tuning::default(), true, &ping_backoff);

@@ -52,7 +52,7 @@ async fn every_bad_probe_doubles_the_ejection_to_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_of_the_calls_failing_ejects_without_a_row() {
+async fn half_of_the_calls_failing_ejects_without_consecutive_failures() {
     let mut two = breakers(2);
     let ejected = (0..MIN_CALLS).any(|_| {
         two[0].record_success(None);
@@ -77,7 +77,7 @@ async fn at_least_half_of_the_endpoints_remain_and_a_single_one_always() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_disappears_makes_room_for_another_ejection() {
+async fn an_endpoint_that_disappears_permits_another_ejection() {
     let mut three = breakers(3);
     assert!(eject(&mut three[0]));
     assert!(!eject(&mut three[1]));
@@ -86,7 +86,7 @@ async fn an_endpoint_that_disappears_makes_room_for_another_ejection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_tells_nothing_leaves_room_for_the_next() {
+async fn a_probe_without_a_result_allows_the_next_one() {
     let mut two = breakers(2);
     eject(&mut two[0]);
     advance(Duration::from_secs(2)).await;
@@ -96,7 +96,7 @@ async fn a_probe_that_tells_nothing_leaves_room_for_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ejection_that_is_one_too_many_is_told_once_in_a_window() {
+async fn an_ejection_that_is_one_too_many_is_reported_once_in_a_window() {
     let mut two = breakers(2);
     assert!(eject(&mut two[0]));
     for _ in 0..2 {
@@ -111,7 +111,7 @@ async fn an_ejection_that_is_one_too_many_is_told_once_in_a_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_probes_own_end_settles_it() {
+async fn only_the_probes_own_result_ends_the_ejection() {
     let mut two = breakers(2);
     eject(&mut two[0]);
     advance(Duration::from_secs(2)).await;
@@ -135,12 +135,12 @@ async fn a_probe_without_an_answer_has_failed_after_five_seconds() {
     assert_eq!(two[0].expire_probe(), Consequence::Ejected);
     advance(Duration::from_secs(3)).await;
     let next = two[0].begin_probe();
-    assert!(!two[0].record_success(late), "it speaks of the past");
+    assert!(!two[0].record_success(late), "its result is outdated");
     assert!(two[0].record_success(next));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_only_says_that_it_serves_is_ejected_by_the_next_failure() {
+async fn an_endpoint_readmitted_by_a_health_check_is_ejected_by_the_next_failure() {
     let mut two = breakers(2);
     eject(&mut two[0]);
     advance(Duration::from_secs(2)).await;

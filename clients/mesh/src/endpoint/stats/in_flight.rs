@@ -1,4 +1,4 @@
-//! A call that is in flight, and what its end says about the endpoint that it went to.
+//! A call in flight, and the effect of its result on the endpoint's statistics.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -19,33 +19,34 @@ use crate::{
     refusal::Refusal,
 };
 
-/// What a call says about the endpoint that it went to.
+/// What a call's result says about the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It works.
+    /// The endpoint works.
     Good,
-    /// It has too much to do: it costs more, but is not broken.
+    /// The endpoint is overloaded: its cost rises, but it is not broken.
     Busy,
-    /// It failed.
+    /// The call failed.
     Bad,
-    /// It did not answer in time, which is its fault only if it had time.
+    /// The call timed out, which counts against the endpoint only if it had enough time (see [`Blame`]).
     Late,
 }
 
-/// How long a call may take, and how long it must have taken to be the endpoint's fault.
+/// When a call times out, and how long it must have taken for a timeout to count against the endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Blame {
     pub(crate) deadline: Option<Instant>,
-    /// A caller in more of a hurry than this blames nobody: its haste must not eject a healthy endpoint.
+    /// A timeout after less than this does not count against the endpoint: callers with short deadlines must not eject a
+    /// healthy endpoint.
     pub(crate) min_duration: Duration,
 }
 
 impl Blame {
-    /// Half of what the method's policy gives a call is enough to tell a slow endpoint from an impatient caller.
+    /// A timeout counts after half of the method's own timeout.
     pub(crate) fn new(deadline: Option<Instant>, timeout: Option<Duration>) -> Blame {
         Blame {
             deadline,
-            // A method without a timeout of its own does not tell what is slow.
+            // Without a timeout of the method every timeout counts.
             min_duration: timeout
                 .filter(|timeout| *timeout < Duration::MAX)
                 .unwrap_or_default()
@@ -55,8 +56,8 @@ impl Blame {
 }
 
 impl Verdict {
-    /// Codes that an application chooses say nothing bad about the process that sends them. `headers` are those, or
-    /// the trailers, that the code came with.
+    /// Codes chosen by the application do not count against the endpoint. `headers` are the headers or trailers that
+    /// contain the code.
     pub(crate) fn from_code(code: Code, headers: &HeaderMap) -> Verdict {
         match code {
             Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss => Verdict::Bad,
@@ -69,17 +70,17 @@ impl Verdict {
     }
 }
 
-/// A call between its sending and the end of its response. Dropped unsettled, it was given up by its caller.
+/// A call from its sending to the end of its response. If it is dropped before it is finished, its caller abandoned it.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     stats: Arc<Stats>,
     started: Instant,
     blame: Blame,
-    /// What is typical of the method; `None`: the call says nothing about slowness.
+    /// The method's usual latency; `None`: the call does not affect the outlier score.
     baseline: Option<Arc<Baseline>>,
-    /// How long the response's headers took.
+    /// When the response headers arrived, from the start.
     headers_after: Option<Duration>,
-    /// The answer is one message: the call ends with its trailers, not with its headers.
+    /// The response is a single message, so that the latency is that of its trailers, not of its headers.
     one_message: bool,
     probe: Option<Probe>,
     finished: bool,
@@ -99,7 +100,7 @@ impl InFlight {
         }
     }
 
-    /// Latencies are compared with what is typical of the method.
+    /// Compares the latency with the method's baseline.
     pub(crate) fn for_method(mut self, method: &Method) -> InFlight {
         self.baseline = method.baseline.clone();
         self.one_message = method
@@ -109,12 +110,12 @@ impl InFlight {
         self
     }
 
-    /// The response has begun; how it ends is still open.
+    /// Records that the response headers have arrived.
     pub(crate) fn record_headers(&mut self) {
         self.headers_after = Some(self.started.elapsed());
     }
 
-    /// Books the call's end; the first word counts.
+    /// Records the call's result. Later results of the same call are ignored.
     pub(crate) fn finish(&mut self, verdict: Verdict) {
         if !std::mem::replace(&mut self.finished, true) {
             let consequence = self.apply(verdict);
@@ -125,7 +126,7 @@ impl InFlight {
     fn apply(&mut self, verdict: Verdict) -> Consequence {
         let total = self.started.elapsed();
         let latency = match self.headers_after {
-            // A stream takes as long as its readers like.
+            // The duration of a stream depends on its reader.
             Some(headers) if !self.one_message && verdict != Verdict::Late => headers,
             _ => total,
         };
@@ -166,7 +167,7 @@ impl InFlight {
         }
     }
 
-    /// Books a call of which the endpoint never knew.
+    /// Finishes the call without a result: it says nothing about the endpoint.
     pub(crate) fn discard(&mut self) {
         self.finished = true;
         if let Some(probe) = self.probe {
@@ -174,7 +175,7 @@ impl InFlight {
         }
     }
 
-    /// The endpoint is at least so slow.
+    /// Records that the endpoint did not answer within `waited`.
     fn record_wait(&self, waited: Duration) {
         let mut inner = self.stats.lock();
         if waited.as_secs_f64() > inner.load.estimate(Instant::now()) {
@@ -185,8 +186,8 @@ impl InFlight {
         }
     }
 
-    /// A caller that ran out of time blames the endpoint if it had given it time; one that changed its mind does
-    /// not, but has seen how slow the endpoint is at least.
+    /// Records a call that its caller abandoned. It counts as a timeout if its deadline has passed; otherwise only the
+    /// time waited is recorded, as a lower bound of the endpoint's latency.
     fn abandon(&mut self) {
         let now = Instant::now();
         if self.headers_after.is_some() && !self.one_message {
@@ -194,7 +195,7 @@ impl InFlight {
         } else if self.blame.deadline.is_some_and(|deadline| deadline <= now) {
             self.finish(Verdict::Late);
         } else if self.headers_after.is_some() {
-            // The answer had begun, and its caller wants no more of it, such as one too large to decode.
+            // The caller rejected the response after its headers, such as one too large to decode.
             self.discard();
         } else {
             self.record_wait(now.saturating_duration_since(self.started));

@@ -35,7 +35,7 @@ fn within(time: Duration) -> Blame {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_in_a_hurry_eject_nobody_and_patient_ones_do() {
+async fn timeouts_count_only_after_half_of_the_methods_own_timeout() {
     let stats = stats();
     let declared = Some(Duration::from_secs(2));
     for (given, code, ejects) in [
@@ -56,7 +56,7 @@ async fn callers_in_a_hurry_eject_nobody_and_patient_ones_do() {
     }
     assert!(
         stats.lock().load.estimate(Instant::now()) > 0.09,
-        "the wait is known"
+        "the wait is recorded"
     );
 }
 
@@ -71,7 +71,7 @@ async fn no_more_calls_than_the_cap_are_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_run_out_of_time_eject_and_calls_that_are_dropped_do_not() {
+async fn calls_that_time_out_eject_the_endpoint_and_dropped_calls_do_not() {
     let stats = stats();
     for _ in 0..20 {
         drop(stats.begin(within(Duration::from_secs(1)), None));
@@ -84,7 +84,7 @@ async fn calls_that_run_out_of_time_eject_and_calls_that_are_dropped_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_given_up_early_still_tells_that_the_endpoint_is_slow() {
+async fn a_call_abandoned_early_still_records_its_wait_as_latency() {
     let stats = stats();
     let in_flight = stats.begin(Blame::default(), None);
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -103,7 +103,7 @@ fn begin(stats: &Arc<Stats>, streams: bool, given: Duration) -> InFlight {
 }
 
 #[tokio::test(start_paused = true)]
-async fn headers_alone_are_no_answer_unless_the_answer_is_a_stream() {
+async fn headers_alone_are_a_success_only_for_a_streamed_response() {
     for (streams, ejected) in [(false, true), (true, false)] {
         let stats = stats();
         for _ in 0..7 {
@@ -118,7 +118,7 @@ async fn headers_alone_are_no_answer_unless_the_answer_is_a_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_latency_of_one_message_is_that_of_its_end() {
+async fn the_latency_of_a_single_message_is_measured_at_its_end() {
     let stats = stats();
     let mut in_flight = begin(&stats, false, Duration::from_secs(9));
     in_flight.record_headers();
@@ -128,7 +128,7 @@ async fn the_latency_of_one_message_is_that_of_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_server_s_limit_of_streams_bounds_the_calls_in_flight() {
+async fn the_servers_limit_of_streams_bounds_the_calls_in_flight() {
     let stats = stats();
     stats.set_max_streams(1);
     let _first = stats.begin(Blame::default(), None).unwrap();
