@@ -1,4 +1,4 @@
-//! Sends each attempt to an endpoint, and waits while none has room.
+//! Sends each attempt to an endpoint, and waits while all of them are at their concurrency limit.
 
 mod candidate;
 mod choice;
@@ -34,7 +34,7 @@ pub(crate) use outliers::ProbeSchedule;
 #[derive(Clone, Debug)]
 pub(crate) struct Balance {
     pub(crate) published: watch::Receiver<Arc<Published>>,
-    /// Tells the supervisor that calls find nothing connected.
+    /// Signals to the supervisor that calls find no connected endpoint.
     pub(crate) demand: Arc<Demand>,
     pub(crate) concurrency_limit: Arc<ConcurrencyLimit>,
     pub(crate) service: Arc<str>,
@@ -43,8 +43,8 @@ pub(crate) struct Balance {
 }
 
 impl Balance {
-    /// Waits while there is hope of a connection, or for room in a queue of bounded length. The deadline
-    /// above bounds both.
+    /// Waits for a connection unless all endpoints are known to be down, and for a call in flight to end, in a queue of
+    /// bounded length. The call's deadline bounds the wait.
     async fn select(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, InFlight), Failure> {
         let choice = choose(&self.published.borrow().endpoints, criteria);
         match choice {

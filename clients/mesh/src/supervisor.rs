@@ -1,8 +1,8 @@
 //! Keeps a connection to every endpoint, and publishes those that are connected.
 //!
-//! Connections are made before they are needed. One task supervises a channel; it owns one task for each
-//! address, and all of them end when the channel is dropped. A call that finds nothing connected brings the next attempt
-//! forward to a few seconds at most, so that a long backoff does not outlast an outage by minutes ([`Demand`]).
+//! Connections are opened before they are needed. One task supervises a channel; it owns one [`ConnectionTask`] for each
+//! address, and all of them end when the channel is dropped. A call that finds no connection brings the next attempt
+//! forward to a few seconds at most, so that a long backoff does not prolong an outage by minutes ([`Demand`]).
 
 mod connection_task;
 mod demand;
@@ -30,22 +30,23 @@ use crate::{
 use connection_task::{ConnectionTask, Report};
 pub(crate) use demand::Demand;
 
-/// Reports that wait to be worked through; tasks wait when there are more.
+/// Capacity of the queue of reports; connection tasks wait while it is full.
 const REPORT_QUEUE: usize = 64;
-/// An endpoint that has never taken a call may need so long before that is worth a warning.
+/// A failing endpoint that has never been ready is logged as a warning only after this.
 const STARTUP_GRACE: Duration = Duration::from_secs(10);
 
-/// What calls see of the connections.
+/// The connections as calls see them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
+    /// The connected endpoints.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Every address, connected or not.
     pub(crate) addresses: Vec<KnownAddress>,
-    /// Why nothing is connected, once every address has been tried in vain; `None` while there is hope.
+    /// Why nothing is connected, once a connection to every address has failed; `None` before.
     pub(crate) failing: Option<Arc<str>>,
 }
 
-/// One address as it was when it was published.
+/// The state of one address at the time of publication.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownAddress {
     pub(crate) address: Address,
@@ -54,36 +55,36 @@ pub(crate) struct KnownAddress {
     pub(crate) failure: Option<Arc<str>>,
 }
 
-/// Looks after the endpoints of one channel.
+/// Maintains the connections of one channel.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) connector: Arc<Connector>,
     pub(crate) channel_info: Arc<ChannelInfo>,
     pub(crate) publish: watch::Sender<Arc<Published>>,
-    /// Calls that found nothing connected.
+    /// Signalled by calls that find no connected endpoint.
     pub(crate) demand: Arc<Demand>,
     pub(crate) concurrency_limit: Arc<ConcurrencyLimit>,
     pub(crate) ejections: Arc<Ejections>,
-    /// The service whose health is watched on every connection; `None`: connected is healthy.
+    /// The service whose health is watched on every connection; `None`: every connected endpoint is healthy.
     pub(crate) health_service: Option<Arc<str>>,
     pub(crate) subset: Subset,
 }
 
-/// What is known of one address.
+/// The connection task of one address, and its last reported state.
 #[derive(Debug)]
 struct Entry {
     task: AbortHandle,
     stats: Arc<Stats>,
     connected: Option<Arc<Endpoint>>,
     failure: Option<Arc<str>>,
-    /// Since when it takes no calls, and whether that was said as a warning.
+    /// Since when it has been failing, and whether that was logged as a warning.
     failing: Option<(Instant, bool)>,
-    /// It has taken calls before.
+    /// It has been ready before.
     was_ready: bool,
 }
 
 impl Supervisor {
-    /// Looks after the endpoints of `target` until it is dropped.
+    /// Maintains connections to the endpoints of `target` until it is dropped.
     pub(crate) async fn run(self, target: Target) {
         let (reports, mut incoming) = mpsc::channel(REPORT_QUEUE);
         let mut tasks = JoinSet::new();
@@ -91,7 +92,7 @@ impl Supervisor {
         let mut next_id = 0;
         let (updates, mut found) = mpsc::channel(1);
         let connection_lost = Arc::new(Notify::new());
-        // Connections are looked after while a slow name server is asked.
+        // A task of its own, so that a slow name server does not block the handling of connections.
         tasks.spawn(target.watch(updates, Arc::clone(&connection_lost)));
         let mut no_addresses = None;
         loop {
@@ -119,21 +120,21 @@ impl Supervisor {
         }
     }
 
-    /// The addresses to connect to.
+    /// The addresses to connect to: all of them, or a subset if there are too many.
     fn select(&self, addresses: Vec<Address>) -> Vec<Address> {
         let count = addresses.len();
         if count > subset::MAX_ENDPOINTS {
             tracing::debug!(
                 count,
                 most = subset::MAX_ENDPOINTS,
-                "this client takes a part of the endpoints"
+                "too many endpoints, connecting to a subset"
             );
         }
         self.subset.select(addresses, subset::MAX_ENDPOINTS)
     }
 
-    /// Starts tasks of new addresses and ends those of addresses that are gone. Calls in flight on a
-    /// connection that is given up run to their end.
+    /// Starts a connection task for each new address and aborts those of removed addresses. Calls in flight on their
+    /// connections are not aborted.
     fn reconcile(
         &self,
         addresses: &[Address],
@@ -209,8 +210,8 @@ impl Supervisor {
 }
 
 impl Entry {
-    /// One warning for each row of failures: at once for an endpoint that has taken calls before; for one that is still
-    /// starting only when that takes long.
+    /// Logs one warning for each series of failures: at once for an endpoint that has been ready before; for one that is
+    /// still starting only after `STARTUP_GRACE`.
     fn log_failure(&mut self, address: &Address, reason: &str) {
         let first = self.failing.is_none();
         let (since, warned) = self.failing.get_or_insert_with(|| (Instant::now(), false));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::endpoint::Endpoint;
 
-/// An endpoint that the attempt may go to.
+/// A connected endpoint and its outlier score.
 pub(super) struct Candidate<'a> {
     pub(super) endpoint: &'a Arc<Endpoint>,
     /// See [`OutlierScore::value`](crate::endpoint::latency_outlier::OutlierScore::value).

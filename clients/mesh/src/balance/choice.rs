@@ -1,10 +1,10 @@
-//! Which endpoint an attempt goes to: the cheaper of two picked at random.
+//! Chooses the endpoint of an attempt: the cheaper of two picked at random.
 //!
-//! Two random choices spread load nearly as well as knowing all of it, and clients that act on the same stale
-//! picture do not all run to the same endpoint (Mitzenmacher, "The power of two choices").
+//! Two random choices spread load nearly as well as complete knowledge of it, and clients with the same outdated
+//! information do not all choose the same endpoint (Mitzenmacher, "The power of two choices").
 //!
-//! The candidates are narrowed step by step, and a step that would leave none is skipped: admitted by their
-//! breakers, not silent, not tried by this call yet, not much slower than most, in the caller's zone.
+//! The candidates are filtered step by step, and a step that would leave none is skipped: admitted by their
+//! breakers, no overdue ping, not tried by this call yet, not much slower than most, in the caller's zone.
 
 use std::sync::Arc;
 
@@ -26,33 +26,33 @@ use crate::{
     method::Method,
 };
 
-/// What there is for an attempt.
+/// The result of a choice.
 #[derive(Debug)]
 pub(crate) enum Choice {
-    /// The endpoint, with the call counted as in flight on it.
+    /// The endpoint, on which the call is counted as in flight.
     Selected(Arc<Endpoint>, InFlight),
-    /// Every candidate has as many calls in flight as it may.
+    /// Every candidate is at its limit of calls in flight.
     Full,
-    /// Nothing is connected.
+    /// No endpoint is connected.
     NotConnected,
 }
 
-/// What an attempt asks of its endpoint.
+/// What determines the endpoint of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Criteria<'a> {
     pub(crate) method: &'a Method,
     pub(crate) tried: &'a Tried,
     pub(crate) blame: Blame,
-    /// Whether the call has not been sent before.
+    /// Whether this is the first attempt of the call.
     pub(crate) first: bool,
     /// The caller's own zone.
     pub(crate) zone: Option<&'a str>,
-    /// Which calls find out whether slow endpoints still are.
+    /// Decides which calls probe slow endpoints.
     pub(crate) probe_schedule: &'a ProbeSchedule,
 }
 
-/// Endpoints are preferred to others, for their zone or their speed, while less than this share of their cap is in
-/// flight: the rest is kept so that a burst is not sent away at once.
+/// Endpoints are preferred for their zone or their speed while the calls in flight are below this part of their limit;
+/// the rest is reserved for bursts.
 const PREFERRED_FULLNESS: f64 = 0.8;
 
 pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Choice {
@@ -76,7 +76,7 @@ pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Cho
             Admission::ProbeDue => endpoint.stats.request_probe(),
         }
     }
-    // With every endpoint out, a broken one is better than none.
+    // If all endpoints are ejected, a broken one is better than none.
     if candidates.is_empty() {
         candidates.extend(open().map(|endpoint| Candidate {
             endpoint,
@@ -130,9 +130,9 @@ impl Criteria<'_> {
         ))
     }
 
-    /// Only a first attempt probes, because a retry has had its share of bad luck; only one that may be repeated,
-    /// because the endpoint is likely to fail; and only one that answers with one message and counts as late within
-    /// the time that a probe has.
+    /// Whether this attempt may be a probe: only a first attempt, because a retry's call has failed once already; only a
+    /// method that may be repeated, because the probe is likely to fail; and only a unary method whose timeouts count
+    /// within the probe's timeout.
     fn may_probe(&self) -> bool {
         let suits = |policy: &Arc<MethodPolicy>| {
             let one_message = !policy.client_streaming && !policy.server_streaming;
@@ -141,7 +141,7 @@ impl Criteria<'_> {
         self.first && self.method.policy.as_ref().is_some_and(suits)
     }
 
-    /// Sends the call as the probe, unless another was faster.
+    /// Makes the call the probe, unless another call was faster.
     fn probe(&self, endpoint: &Arc<Endpoint>) -> Option<Choice> {
         let probe = endpoint.stats.lock().breaker.begin_probe()?;
         let selected = self.begin(endpoint, Some(probe));

@@ -1,8 +1,8 @@
-//! Endpoints that are much slower than most get no calls but those that find out whether they still are.
+//! Excludes endpoints that are much slower than most, except for occasional calls that probe whether they still are.
 //!
-//! A choice by cost alone sends calls to an endpoint ten times slower whenever the others are busy or have had a
-//! hiccup: one call in twenty, as a simulation has it, which is five times what the 99th percentile bears. So the slow
-//! are left out while the others have room, and at least half of the endpoints stay.
+//! Choosing by cost alone sends calls to an endpoint ten times slower whenever the others are busy or have had a
+//! hiccup: one call in twenty in a simulation, five times as many as the 99th percentile tolerates. So slow endpoints
+//! are excluded while the others have capacity, and at least half of the endpoints stay.
 
 use std::{
     sync::{
@@ -17,14 +17,14 @@ use tokio::time::Instant;
 use super::candidate::Candidate;
 use crate::endpoint::Endpoint;
 
-/// Of so many calls one goes to an endpoint that is left out...
+/// One of this many calls goes to an excluded endpoint...
 const CALLS_PER_PROBE: u32 = 400;
-/// ...and one in this time at least, so that it is found well again where calls are few.
+/// ...and at least one in this time, so that its recovery is detected at low call rates.
 const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Whoever is so much above the lower median counts as slow...
+/// An endpoint is slow if its score exceeds the lower median by more than this...
 const SLOW_ABOVE: f64 = 1.0;
-/// ...until it is no more than this above it. What holds up the others for a moment does not bring it back.
+/// ...until it exceeds it by at most this, so that a short delay of the others does not readmit it.
 const NORMAL_BELOW: f64 = 0.5;
 
 /// Marks the candidates that are much slower than most, and returns whether there are any.
@@ -33,7 +33,7 @@ pub(super) fn mark_slow(candidates: &[Candidate<'_>]) -> bool {
     let (min, max) = scores().fold((f64::MAX, f64::MIN), |(min, max), score| {
         (min.min(score), max.max(score))
     });
-    // The usual case, which needs no order among them.
+    // The usual case, which needs no sorting.
     if max - min <= SLOW_ABOVE && !candidates.iter().any(Candidate::slow) {
         return false;
     }
@@ -58,23 +58,23 @@ pub(super) fn mark_slow(candidates: &[Candidate<'_>]) -> bool {
     candidates.iter().any(Candidate::slow)
 }
 
-/// What the quickest of the slow takes: whoever has said nothing for longer, while calls wait for it, is no better. A
-/// connection that is dead has the best of scores, that of its last answers.
+/// The latency of the fastest slow endpoint. An endpoint that has been silent for longer while calls are waiting is no
+/// better than a slow one: a dead connection keeps the good score of its last answers.
 pub(super) fn min_slow_latency(candidates: &[Candidate<'_>], now: Instant) -> Duration {
     let slow = candidates.iter().filter(|candidate| candidate.slow());
     let latencies = slow.map(|candidate| candidate.endpoint.stats.lock().load.estimate(now));
     Duration::try_from_secs_f64(latencies.fold(f64::MAX, f64::min)).unwrap_or(Duration::MAX)
 }
 
-/// Counts the calls that pass an endpoint over. One for each channel.
+/// Decides which calls probe slow endpoints. One for each channel.
 #[derive(Debug, Default)]
 pub(crate) struct ProbeSchedule {
     calls_since_probe: AtomicU32,
 }
 
 impl ProbeSchedule {
-    /// The endpoint that this call is to go to though it is slow: the one that was not updated_at of for longest.
-    /// One call at a time: while it is waited for, another would tell no more.
+    /// The slow endpoint that this call should probe, if a probe is due: the one whose score is the oldest. An endpoint
+    /// with a call in flight is not probed, because the result of that call is pending.
     pub(super) fn next_probe<'a>(&self, candidates: &[Candidate<'a>]) -> Option<&'a Arc<Endpoint>> {
         let (endpoint, updated_at) = candidates
             .iter()

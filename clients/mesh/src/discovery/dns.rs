@@ -1,4 +1,4 @@
-//! `dns:` targets: every address behind a name, such as a headless Service, is an endpoint.
+//! `dns:` targets: every address of a name, such as a headless Service, is an endpoint.
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,9 +9,9 @@ use tokio::{
 
 use super::{Address, Update};
 
-/// A name is resolved no more often than this, however many connections are lost.
+/// The minimum interval between two resolutions, however many connections are lost.
 const MIN_REFRESH: Duration = Duration::from_secs(1);
-/// How long a name server may take.
+/// Timeout of one resolution.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A name and how often it is resolved.
@@ -30,7 +30,7 @@ impl Dns {
         &self.name
     }
 
-    /// Tells what is behind the name, again and again, until nobody listens.
+    /// Resolves the name periodically and sends the result, until the receiver is dropped.
     pub(super) async fn watch(&self, updates: &mpsc::Sender<Update>, connection_lost: &Notify) {
         let min_refresh = MIN_REFRESH.min(self.refresh);
         loop {
@@ -50,13 +50,13 @@ impl Dns {
                 return;
             }
             sleep(min_refresh).await;
-            // A lost connection may mean that the name has moved.
+            // After a lost connection the name may have other addresses.
             let _ = timeout(rest, connection_lost.notified()).await;
         }
     }
 
-    /// The addresses behind the name now, in a stable order. An empty answer is an error, because a name
-    /// server that forgets for a moment must not take all endpoints away.
+    /// The current addresses of the name, in a stable order. An empty answer is an error, because a temporary failure of
+    /// the name server must not remove all endpoints.
     async fn resolve(&self) -> io::Result<Vec<Address>> {
         let found: BTreeSet<SocketAddr> = tokio::net::lookup_host((&*self.name.host, self.name.port))
             .await?
@@ -67,7 +67,7 @@ impl Dns {
         Ok(found.into_iter().map(|socket| self.address_at(socket)).collect())
     }
 
-    /// The authority stays the name, which is what certificates and virtual hosts are made for.
+    /// The authority stays the name, to which certificates and virtual hosts refer.
     fn address_at(&self, socket: SocketAddr) -> Address {
         Address {
             host: Arc::from(socket.ip().to_string()),

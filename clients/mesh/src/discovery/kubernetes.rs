@@ -1,8 +1,8 @@
-//! `k8s:` targets: the endpoints of a Service, told by the Kubernetes API as soon as they change.
+//! `k8s:` targets: watches the endpoints of a Service through the Kubernetes API.
 //!
 //! The EndpointSlices of the Service are listed once and then watched from the version of that list on. A watch that
-//! ends is begun again where it ended; when the API has forgotten that version (410 Gone), the list is asked for anew.
-//! While the API cannot be reached, the endpoints stay as they were.
+//! ends is resumed from the last version; if the API no longer has that version (410 Gone), the slices are listed again.
+//! While the API is unreachable, the last known endpoints stay in use.
 
 mod account;
 mod api;
@@ -23,37 +23,37 @@ pub use account::KubernetesApi;
 use api::{Api, ApiError, Status};
 use slices::{EndpointSlice, Service, Slices};
 
-/// After a failure.
+/// The backoff after a failure.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 const BACKOFF_FACTOR: f64 = 1.6;
-/// The API is asked to end a watch after about so long: a connection that has died unnoticed costs no more.
+/// The API is asked to end a watch after about this time, which bounds how long a dead connection goes undetected.
 const WATCH_DURATION: Duration = Duration::from_secs(120);
-/// How much longer it may take all the same.
+/// A watch is abandoned if it exceeds that time by this.
 const WATCH_GRACE: Duration = Duration::from_secs(20);
-/// Slices in one answer. Each has a hundred endpoints unless the cluster says otherwise, and a thousand at most.
+/// Slices in one page of a list. A slice has up to a hundred endpoints by default, and never more than a thousand.
 const PAGE_SIZE: usize = 50;
 
-/// A Service, and the API that knows its endpoints.
+/// A Service, and the API that lists its endpoints.
 #[derive(Debug)]
 pub(crate) struct Kubernetes {
     service: Service,
     api: Api,
 }
 
-/// Where the following has got to.
+/// The progress of the watch.
 #[derive(Default)]
 struct Progress {
     slices: Slices,
-    /// What is watched from; `None`: nothing has been listed, or the API has forgotten.
+    /// The version to watch from; `None`: the slices must be listed first.
     version: Option<String>,
-    /// What was told last.
+    /// The addresses that were sent last.
     sent: Option<Vec<Address>>,
 }
 
 impl Kubernetes {
-    /// Reads `http://payment.weft:grpc`: the scheme to speak, the Service, its namespace unless it is the own one, and
-    /// the port by its name in the Service or by its number in the pods.
+    /// Parses `http://payment.weft:grpc`: the scheme, the Service, its namespace (default: the pod's own), and the port
+    /// by its name in the Service or by its number in the pods.
     pub(super) fn parse(
         text: &str,
         settings: &KubernetesApi,
@@ -71,7 +71,7 @@ impl Kubernetes {
         self.service.is_secured()
     }
 
-    /// Tells the endpoints and every change of them, until nobody listens.
+    /// Sends the endpoints and every change of them, until the receiver is dropped.
     pub(super) async fn watch(&self, updates: &mpsc::Sender<Update>) {
         let mut progress = Progress::default();
         let mut backoff = INITIAL_BACKOFF;
@@ -79,7 +79,7 @@ impl Kubernetes {
             let (began, before) = (Instant::now(), progress.version.clone());
             let error = match self.list_and_watch(&mut progress, updates).await {
                 Ok(()) if updates.is_closed() => return,
-                // The API ends every watch some time.
+                // The API ends every watch after some time.
                 Ok(()) if began.elapsed() >= INITIAL_BACKOFF => {
                     backoff = INITIAL_BACKOFF;
                     continue;
@@ -92,7 +92,7 @@ impl Kubernetes {
                 }
                 Err(error) => error,
             };
-            // It came further than the last time.
+            // There was progress since the last failure.
             if progress.version != before {
                 backoff = INITIAL_BACKOFF;
             }
@@ -109,7 +109,7 @@ impl Kubernetes {
         }
     }
 
-    /// Lists if need be, then watches until the watch ends.
+    /// Lists the slices if necessary, then watches until the watch ends.
     async fn list_and_watch(
         &self,
         progress: &mut Progress,
@@ -138,7 +138,7 @@ impl Kubernetes {
         }
     }
 
-    /// All slices, page by page, and the version that they are of.
+    /// Lists all slices page by page, and returns the version of the list.
     async fn list(
         &self,
         progress: &mut Progress,
@@ -165,7 +165,7 @@ impl Kubernetes {
         Ok(version)
     }
 
-    /// Takes in one line of a watch.
+    /// Applies one line of a watch.
     fn apply(&self, line: &[u8], progress: &mut Progress) -> Result<(), ApiError> {
         let event: Event = serde_json::from_slice(line)?;
         match event.kind.as_str() {
@@ -174,7 +174,7 @@ impl Kubernetes {
                 let status: Status = serde_json::from_value(event.object)?;
                 return Err(ApiError::refused(status.code, &status.message));
             }
-            // Whatever a later version may send.
+            // Types of events that a later API version may send.
             _ => return Ok(()),
         }
         let slice: EndpointSlice = serde_json::from_value(event.object)?;
@@ -198,7 +198,7 @@ impl Kubernetes {
     }
 }
 
-/// An EndpointSliceList, as far as it is needed.
+/// The fields of an EndpointSliceList that are needed.
 #[derive(Deserialize)]
 struct List {
     metadata: ListMetadata,
@@ -221,7 +221,7 @@ struct Event {
     object: serde_json::Value,
 }
 
-/// Percent-encodes what may not stand in a query as it is.
+/// Percent-encodes all characters that are not unreserved in a URI.
 fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     text.bytes()

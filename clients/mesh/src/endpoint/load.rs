@@ -1,7 +1,7 @@
-//! What a call costs at an endpoint: peak-EWMA latency times the calls in in_flight.
+//! The cost of a call at an endpoint: peak-EWMA latency times the calls in flight.
 //!
-//! A slow answer counts at once, fast answers win it back over ten seconds (Finagle's "peak EWMA"). Three
-//! corrections keep it honest: a single peak counts as twice the estimate at most, because a hiccup would starve an
+//! A slow answer raises the estimate at once; fast answers lower it over ten seconds (Finagle's "peak EWMA"). There
+//! are three corrections: a single peak counts as at most twice the estimate, because a hiccup would starve an
 //! endpoint for seconds; a failure counts as slow, because an endpoint that fails fast would otherwise attract all
 //! traffic; and a new endpoint costs more at first, because its caches are cold.
 

@@ -1,4 +1,4 @@
-//! Keeps one address connected.
+//! Keeps one address connected: connects, and reconnects with backoff.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,10 +20,10 @@ use crate::{
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(120);
 const BACKOFF_FACTOR: f64 = 1.6;
-/// A connection that ends sooner was refused. Servers may give a good one less than a second.
+/// A connection that ends sooner was refused. A server may close a good one within less than a second.
 const MIN_LIFETIME: Duration = Duration::from_millis(500);
 
-/// What a task tells its supervisor.
+/// A change reported to the supervisor.
 #[derive(Debug)]
 pub(super) enum Report {
     Up(Arc<Endpoint>),
@@ -31,7 +31,7 @@ pub(super) enum Report {
     Failed(Address, Arc<str>),
 }
 
-/// Connects, min_wait for the connection's end, and connects again.
+/// Connects to one address, waits for the connection's end, and reconnects.
 #[derive(Debug)]
 pub(super) struct ConnectionTask {
     pub(super) address: Address,
@@ -44,7 +44,7 @@ pub(super) struct ConnectionTask {
 }
 
 impl ConnectionTask {
-    /// Runs until it is aborted or its supervisor is gone.
+    /// Runs until it is aborted or its supervisor has ended.
     pub(super) async fn run(self) {
         let (mut backoff, mut min_wait) = (INITIAL_BACKOFF, MinWait::new());
         let mut permit = None;
@@ -77,7 +77,7 @@ impl ConnectionTask {
             if self.reports.send(report).await.is_err() {
                 return;
             }
-            // A connection that lasted is replaced at once; one that is closed as soon as it is made is not.
+            // A connection that lasted is replaced at once; one that was refused is replaced after the backoff.
             if lost {
                 (backoff, min_wait) = (INITIAL_BACKOFF, MinWait::new());
                 continue;
@@ -87,7 +87,7 @@ impl ConnectionTask {
         }
     }
 
-    /// The other end does not bear the pings that it gets.
+    /// Lengthens the ping interval after the server has closed the connection because of too many pings.
     fn back_off_pings(&self) {
         self.stats.set_allows_pings(false);
         let factor = self.connector.ping_backoff.double();
@@ -100,8 +100,8 @@ impl ConnectionTask {
         );
     }
 
-    /// What the end of a connection means. One that ends as soon as it is made was refused, such as by a
-    /// server that does not like our certificate.
+    /// The report of a connection's end. One that ends as soon as it is established was refused, such as by a server
+    /// that rejects our certificate.
     fn report_end(&self, age: Duration, ended: hyper::Result<()>) -> Report {
         if age >= MIN_LIFETIME {
             return Report::Down(self.address.clone());
@@ -113,7 +113,7 @@ impl ConnectionTask {
         Report::Failed(self.address.clone(), Arc::from(reason))
     }
 
-    /// Publishes a connected endpoint while it is healthy. Returns only when nobody listens any more.
+    /// Reports a connected endpoint while it is healthy. Returns only when the supervisor has ended.
     async fn publish(&self, endpoint: Arc<Endpoint>) {
         let Some(service) = &self.health_service else {
             if self.reports.send(Report::Up(endpoint)).await.is_ok() {

@@ -1,8 +1,8 @@
-//! Calls that find nothing connected bring the next attempts to connect forward, within bounds.
+//! Calls that find no connection bring the next connection attempts forward, within bounds.
 //!
-//! gRPC's connection-backoff.md asks that attempts disperse and do not come much more often than the backoff says: a
-//! server that is just coming back must not be met by all its clients at once, however many calls they have. So the
-//! brought-forward min_wait are spread, grow with each attempt in vain, and one address of a channel is tried at a time.
+//! gRPC's connection-backoff.md demands that attempts are dispersed and not much more frequent than the backoff: a
+//! recovering server must not be contacted by all its clients at once, however many calls they have. So the shortened
+//! waits have jitter and grow with each failed attempt, and a channel tries one address at a time.
 
 use std::time::Duration;
 
@@ -13,15 +13,16 @@ use tokio::{
 
 use crate::retry::backoff::jitter;
 
-/// The first wait after a failed attempt, before jitter. Those that follow are longer, up to `MAX_WAIT`.
+/// The first minimum wait after a failed attempt, before jitter. Later ones grow up to `MAX_WAIT`.
 const INITIAL_WAIT: Duration = Duration::from_millis(500);
 const MAX_WAIT: Duration = Duration::from_secs(5);
 const FACTOR: f64 = 1.6;
 
-/// The wish of a channel's calls for a connection.
+/// The demand of a channel's calls for a connection.
 #[derive(Debug)]
 pub(crate) struct Demand {
     raised: Notify,
+    /// Permits one early attempt at a time.
     attempt: Semaphore,
 }
 
@@ -35,13 +36,13 @@ impl Default for Demand {
 }
 
 impl Demand {
-    /// A call has found nothing connected.
+    /// Requests an earlier attempt, because a call has found no connection.
     pub(crate) fn raise(&self) {
         self.raised.notify_waiters();
     }
 
-    /// MinWait for `backoff`, or for a call to ask, but no less than `min_wait` says. The attempt that a call has asked for
-    /// is made while the permit is held.
+    /// Waits for `backoff`, or until a call requests an attempt, but at least for `min_wait`. Returns a permit if a call
+    /// requested the attempt; the caller holds it during the attempt.
     pub(super) async fn wait(
         &self,
         backoff: Duration,
@@ -49,7 +50,7 @@ impl Demand {
     ) -> Option<SemaphorePermit<'_>> {
         let requested = async {
             let mut raised = std::pin::pin!(self.raised.notified());
-            // Calls that ask during the least wait count as well.
+            // Requests during the minimum wait count as well.
             raised.as_mut().enable();
             sleep(jitter(min_wait.next.min(backoff))).await;
             raised.await;
@@ -65,7 +66,7 @@ impl Demand {
     }
 }
 
-/// The least min_wait of one address since it was last connected.
+/// The minimum wait of one address; it grows until the address is connected.
 #[derive(Debug)]
 pub(super) struct MinWait {
     next: Duration,
@@ -85,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    /// Attempts of `addresses` that always fail, while a call asks every 10 ms. By address, when each was made.
+    /// Attempts of `addresses` that always fail, while calls request one every 10 ms. Returns their times by address.
     async fn attempts(addresses: usize, lasting: Duration) -> Vec<Vec<Duration>> {
         let demand = Arc::new(Demand::default());
         let made = Arc::new(Mutex::new(vec![Vec::new(); addresses]));
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn however_many_calls_ask_attempts_grow_rare_and_disperse() {
+    async fn attempts_become_rare_and_disperse_however_many_calls_request_them() {
         let made = attempts(3, Duration::from_secs(600)).await;
         for address in &made {
             assert!((100..160).contains(&address.len()), "{} in 600 s", address.len());
@@ -126,16 +127,12 @@ mod tests {
                 .map(|pair| (pair[1] - pair[0]).as_millis());
             gaps.collect::<std::collections::BTreeSet<_>>()
         };
-        assert!(
-            late(&made[0]).len() > 20,
-            "no two min_wait are alike: {:?}",
-            late(&made[0])
-        );
+        assert!(late(&made[0]).len() > 20, "waits differ: {:?}", late(&made[0]));
         assert!(late(&made[0]).iter().all(|gap| *gap >= 4_000));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_asks_and_the_backoff_holds() {
+    async fn without_a_request_the_backoff_applies() {
         let demand = Demand::default();
         let began = Instant::now();
         assert!(

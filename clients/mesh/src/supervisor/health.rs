@@ -1,7 +1,7 @@
-//! Follows an endpoint's own word on its health (`grpc.health.v1`, gRFC A17).
+//! Watches the health that an endpoint reports (`grpc.health.v1`, gRFC A17).
 //!
-//! A connected endpoint gets calls only while it says SERVING. One that does not implement the health service
-//! counts as healthy; a watch that breaks counts as unhealthy until it stands again.
+//! A connected endpoint gets calls only while it reports SERVING. One that does not implement the health service
+//! counts as healthy; one whose watch fails counts as unhealthy until a new watch reports SERVING.
 
 use std::{
     sync::Arc,
@@ -21,20 +21,21 @@ use tower::Service;
 
 use crate::{endpoint::Endpoint, retry::backoff::jitter};
 
-/// The waits before a error watch is begun again, before jitter: they grow until the endpoint says something (gRFC
+/// The backoff before a failed watch is restarted, before jitter: it grows until the endpoint reports a health (gRFC
 /// A17).
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(120);
 const BACKOFF_FACTOR: f64 = 1.6;
 
-/// What an endpoint says.
+/// The reported health of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     Serving,
+    /// With the reason.
     NotServing(String),
 }
 
-/// Tells every change to `tell` until that returns `false`. Ends early when there is no more to be told.
+/// Calls `on_change` with every change until it returns `false`, or until no more changes can come.
 pub(super) async fn watch<F, R>(endpoint: Arc<Endpoint>, service: &str, mut on_change: F)
 where
     F: FnMut(Health) -> R,
@@ -81,11 +82,11 @@ where
 fn to_health(status: ServingStatus) -> Health {
     match status {
         ServingStatus::Serving => Health::Serving,
-        other => Health::NotServing(format!("the endpoint says {}", other.as_str_name())),
+        other => Health::NotServing(format!("the endpoint reports {}", other.as_str_name())),
     }
 }
 
-/// The endpoint without load and breaker: a watch is no call.
+/// Sends requests to the endpoint without recording them in its statistics.
 #[derive(Clone)]
 pub(super) struct UntrackedClient(pub(super) Arc<Endpoint>);
 

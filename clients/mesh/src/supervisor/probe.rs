@@ -1,4 +1,4 @@
-//! Finds out whether an ejected endpoint works again when no user's call may be risked for it.
+//! Probes an ejected endpoint with a health check when no user's call is suitable as the probe.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tonic_health::pb::{
 use super::health::UntrackedClient;
 use crate::endpoint::{Endpoint, breaker::PROBE_LIMIT};
 
-/// Sends a `Health/Check` whenever one is asked for. Never returns.
+/// Sends a `Health/Check` whenever a probe is requested. Never returns.
 pub(super) async fn run(endpoint: Arc<Endpoint>, service: &str) {
     loop {
         endpoint.stats.probe_requested().await;
@@ -23,8 +23,8 @@ pub(super) async fn run(endpoint: Arc<Endpoint>, service: &str) {
     }
 }
 
-/// Whether it says that it serves. One that has no health service, or does not let everybody ask, is alive, and that is
-/// all that can be known of it.
+/// Whether the endpoint reports SERVING. One without a health service, or one that denies access to it, counts as
+/// serving, because it responds and no more can be known.
 async fn is_serving(endpoint: &Arc<Endpoint>, service: &str) -> bool {
     let request = HealthCheckRequest {
         service: service.to_owned(),

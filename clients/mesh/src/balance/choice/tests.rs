@@ -20,7 +20,7 @@ use crate::{
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Endpoints that are connected to nobody, numbered from 0, each in its zone.
+/// Endpoints without a server, numbered from 0, each in its zone.
 struct Channel {
     endpoints: Vec<Arc<Endpoint>>,
     method: Method,
@@ -91,7 +91,7 @@ impl Channel {
         }
     }
 
-    /// Six callers make a hundred calls each, and endpoint `n` answers as `answers[n]` says. Returns the shares.
+    /// Six callers make a hundred calls each; endpoint `n` answers as `answers[n]` says. Returns each endpoint's share.
     async fn share(&self, answers: &[(Duration, Verdict)]) -> Vec<f64> {
         let calls = (0..6).map(|_| async {
             let mut counts = vec![0_u32; answers.len()];
@@ -130,7 +130,7 @@ async fn an_endpoint_that_fails_at_once_attracts_no_load() {
     let quick = (10 * MS, Verdict::Good);
     let shares = channel.share(&[(MS, Verdict::Bad), quick, quick]).await;
     assert!(shares[0] < 0.05, "{shares:?}");
-    // Refusals make it dearer, and do not eject it.
+    // Refusals raise its cost, and do not eject it.
     let channel = Channel::new(&[None; 3], 100).await;
     let shares = channel.share(&[(MS, Verdict::Busy), quick, quick]).await;
     assert!(shares[0] < 0.2, "{shares:?}");
@@ -140,8 +140,8 @@ async fn an_endpoint_that_fails_at_once_attracts_no_load() {
     );
 }
 
-/// Rounds of `calls` at once from zone x; each endpoint takes so many of them as `capacity` says. Returns how many
-/// each got and how many were refused, by round.
+/// Rounds of `calls` at once from zone x; each endpoint accepts as many of them as `capacity` says. Returns for each
+/// round how many calls each endpoint got and how many were refused.
 async fn rounds(
     channel: &Channel,
     calls: usize,
@@ -171,7 +171,7 @@ async fn rounds(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_own_zone_refuses_goes_to_the_others() {
+async fn calls_that_the_own_zone_refuses_go_to_the_others() {
     let channel = Channel::new(&[Some("x"), Some("y"), Some("y")], 512).await;
     let seen = rounds(&channel, 100, &[57, 57, 57], 40).await;
     let refused: usize = seen[5..].iter().map(|(_, refused)| refused).sum();
@@ -184,7 +184,7 @@ async fn what_the_own_zone_refuses_goes_to_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_zone_that_takes_everything_gets_everything() {
+async fn an_own_zone_that_accepts_everything_gets_everything() {
     let channel = Channel::new(&[Some("x"), Some("y"), Some("y")], 512).await;
     let seen = rounds(&channel, 100, &[512, 512, 512], 10).await;
     assert_eq!(seen[0].0.iter().sum::<usize>(), 100);
@@ -205,7 +205,7 @@ async fn the_own_zone_comes_first_until_it_is_four_fifths_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_tried_comes_last_and_is_better_than_nothing() {
+async fn endpoints_already_tried_are_chosen_last() {
     let channel = Channel::new(&[None; 3], 10).await;
     let tried = Tried::default();
     for _ in 0..3 {

@@ -1,5 +1,5 @@
-//! Requests to the Kubernetes API: each on a connection of its own, with the token and the authority that the files
-//! hold at that moment. There are two in some minutes, so that a pool would be for nothing.
+//! Requests to the Kubernetes API: each on its own connection, with the current contents of the token and CA files.
+//! There are about two requests in some minutes, so that a connection pool would be useless.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,44 +24,44 @@ use tokio_rustls::TlsConnector;
 
 use super::account::Account;
 
-/// Connecting and the head of the answer may take so long, and so may each page of a list.
+/// Timeout of connecting and receiving the response headers, and of receiving each page of a list.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A page of slices, or one slice in a watch. Bytes.
+/// Maximum size of a page of slices, or of one slice in a watch. Bytes.
 const MAX_BUFFERED: usize = 8 * 1024 * 1024;
 
-/// Why the API was of no use.
+/// Why a request to the API failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     #[error("{0} cannot be read")]
     File(PathBuf, #[source] io::Error),
-    #[error("{0} holds no certificate authority")]
+    #[error("{0} contains no CA certificate")]
     Authority(PathBuf),
     #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
     Timeout,
     #[error("cannot connect to {0}")]
     Connect(String, #[source] io::Error),
-    #[error("no TLS with {0}")]
+    #[error("TLS handshake with {0} failed")]
     Tls(String, #[source] io::Error),
     #[error("the connection is broken")]
     Http(#[from] hyper::Error),
     #[error("the request cannot be made")]
     Request(#[from] http::Error),
-    #[error("it answers {0}: {1}")]
+    #[error("response {0}: {1}")]
     Refused(u16, String),
-    #[error("it has forgotten the version that was asked for")]
+    #[error("the requested version has expired")]
     Expired,
-    #[error("it sends more than {MAX_BUFFERED} bytes at once")]
+    #[error("a message exceeds {MAX_BUFFERED} bytes")]
     TooLarge,
     #[error("the Service has more than {0} EndpointSlices")]
     TooMany(usize),
-    #[error("what it sends is not understood")]
+    #[error("the response cannot be decoded")]
     Json(#[from] serde_json::Error),
-    #[error("it ended the watch at once")]
+    #[error("the watch ended at once")]
     WatchEndedEarly,
 }
 
 impl ApiError {
-    /// A refusal by its HTTP code. 410 says that the list is needed anew.
+    /// The error of an HTTP status code. 410 means that the slices must be listed again.
     pub(super) fn refused(code: u16, message: &str) -> ApiError {
         if code == StatusCode::GONE.as_u16() {
             ApiError::Expired
@@ -71,16 +71,17 @@ impl ApiError {
     }
 }
 
+/// A client of the API.
 #[derive(Debug)]
 pub(super) struct Api {
     account: Account,
 }
 
-/// An answer that is on its way.
+/// A response body that is being received.
 pub(super) struct Lines {
     body: Incoming,
     received: BytesMut,
-    /// Ends with this value.
+    /// Drives the connection until this value is dropped.
     _connection: JoinSet<()>,
 }
 
@@ -89,7 +90,7 @@ impl Api {
         Api { account }
     }
 
-    /// The answer to a GET.
+    /// Sends a GET and returns the body of a successful response.
     pub(super) async fn get(&self, path: &str) -> Result<Lines, ApiError> {
         let answer = timeout(REQUEST_TIMEOUT, self.request(path)).await;
         let (code, lines) = answer.unwrap_or(Err(ApiError::Timeout))?;
@@ -163,7 +164,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut driver = JoinSet::new();
     driver.spawn(async {
-        // The answer's body tells how it ended.
+        // An error is also reported by the response's body.
         let _ = connection.await;
     });
     let response = sender.send_request(request).await?;
@@ -177,7 +178,7 @@ where
 }
 
 impl Lines {
-    /// The next line without its end, however it was cut into chunks; `None` after the last.
+    /// The next line without its line feed; `None` after the last.
     pub(super) async fn next_line(&mut self) -> Result<Option<Bytes>, ApiError> {
         let mut searched = 0;
         loop {
@@ -188,13 +189,13 @@ impl Lines {
             }
             searched = self.received.len();
             if !self.receive().await? {
-                // Half a line is what a cut connection leaves.
+                // An incomplete line is left by a cut connection, and ignored.
                 return Ok(None);
             }
         }
     }
 
-    /// All of the answer.
+    /// The rest of the body.
     pub(super) async fn read_to_end(mut self) -> Result<Bytes, ApiError> {
         let receiving = async {
             while self.receive().await? {}
@@ -206,7 +207,7 @@ impl Lines {
         Ok(self.received.freeze())
     }
 
-    /// Whether there was more.
+    /// Receives the next chunk; `false` at the end of the body.
     async fn receive(&mut self) -> Result<bool, ApiError> {
         let Some(frame) = self.body.frame().await else {
             return Ok(false);
@@ -221,7 +222,7 @@ impl Lines {
     }
 }
 
-/// What the API says instead of what it was asked for (`meta/v1.Status`).
+/// The API's error object (`meta/v1.Status`).
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Status {
