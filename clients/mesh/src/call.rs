@@ -1,4 +1,4 @@
-//! What travels down the stack: a [`Call`] above the retries, an [`Attempt`] below them.
+//! The requests of the layers: a [`Call`] above the retries, an [`Attempt`] below them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,9 +8,9 @@ use tonic::{Code, Status, body::Body};
 
 use crate::{Context, failure::Failure, method::Method, telemetry::Running};
 
-/// What a call ends with above the retries.
+/// The result of a call.
 pub(crate) type Outcome = Result<Response<Body>, Status>;
-/// What one attempt ends with.
+/// The result of one attempt.
 pub(crate) type AttemptOutcome = Result<Response<Body>, Failure>;
 
 /// One call of the application.
@@ -18,35 +18,35 @@ pub(crate) type AttemptOutcome = Result<Response<Body>, Failure>;
 pub(crate) struct Call {
     pub(crate) method: Arc<Method>,
     pub(crate) context: Context,
-    /// The latest moment at which the answer is of use.
+    /// When the call ends with DEADLINE_EXCEEDED.
     pub(crate) deadline: Option<Instant>,
     pub(crate) request: Request<Body>,
 }
 
-/// One try at a call.
+/// One attempt of a call.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) method: Arc<Method>,
     pub(crate) context: Context,
     pub(crate) deadline: Option<Instant>,
-    /// Attempts that were made before this one and may have reached a server.
+    /// Number of earlier attempts that may have reached a server.
     pub(crate) previous: u32,
-    /// Shared by all attempts of a call.
+    /// The endpoints tried so far. Shared by all attempts of a call.
     pub(crate) tried: Arc<Tried>,
-    /// Books the attempt's end. Set when it starts.
+    /// Measures the attempt. Set when it starts.
     pub(crate) running: Option<Running>,
     pub(crate) request: Request<Body>,
 }
 
 impl Attempt {
-    /// Books that the attempt ended without a response.
+    /// Records that the attempt ended without a response.
     pub(crate) fn end(&mut self, code: Code) {
         if let Some(running) = &mut self.running {
             running.end(code);
         }
     }
 
-    /// Another try at the same call.
+    /// Another attempt of the same call.
     pub(crate) fn again(&self, previous: u32, request: Request<Body>) -> Attempt {
         Attempt {
             method: Arc::clone(&self.method),
@@ -60,7 +60,7 @@ impl Attempt {
     }
 }
 
-/// The endpoints that a call was sent to, so that the next attempt goes elsewhere.
+/// The endpoints to which a call was sent, so that the next attempt uses another one.
 #[derive(Debug, Default)]
 pub(crate) struct Tried(Mutex<Vec<u64>>);
 

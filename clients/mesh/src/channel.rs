@@ -1,4 +1,4 @@
-//! The channel: what generated clients are built on.
+//! The channel, on which generated clients are built.
 
 mod snapshot;
 mod tokens;
@@ -44,7 +44,7 @@ use crate::{
 type Attempts = Prepare<Faults<Balance>>;
 type Stack = Deadline<Calls<Throttle<Hedge<Attempts, Retry<Attempts>>>>>;
 
-/// Calls to one service, over as many endpoints as it has. Cheap to clone; connections end with the last clone.
+/// Sends calls to one service, balanced over all its endpoints. Cheap to clone; connections end with the last clone.
 #[derive(Clone)]
 pub struct Channel {
     shared: Arc<Shared>,
@@ -65,10 +65,10 @@ struct Shared {
 }
 
 impl Channel {
-    /// Makes a channel and starts to connect in the background. Never waits.
+    /// Creates a channel and starts to connect in the background. Never waits.
     ///
     /// # Errors
-    /// When the target, a setting or the service config cannot be used, or outside a tokio runtime.
+    /// If the target, a setting or the service config is invalid, or outside a tokio runtime.
     pub fn connect(options: ChannelOptions, policies: &Policies) -> Result<Channel, Error> {
         options.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
@@ -145,11 +145,11 @@ impl Channel {
         })
     }
 
-    /// Puts another service config in force for the calls that begin from now on. What `healthCheckConfig`
-    /// watches is fixed when the channel is made.
+    /// Applies another service config to the calls that begin from now on. `healthCheckConfig` is fixed when the channel
+    /// is created.
     ///
     /// # Errors
-    /// When the config has a fault, which is named by its path; the config in force stays.
+    /// If the config is invalid, with the path of the first error; the current config stays in force.
     pub fn reconfigure(&self, service_config: &str) -> Result<(), Error> {
         let config = ServiceConfig::parse(service_config)?;
         let watched = config
@@ -200,19 +200,19 @@ impl Channel {
     }
 }
 
-/// Every call passes through these layers. Read from below, as a call does.
+/// The layers of every call, innermost first: a call passes through them from the last to the first.
 fn stack(balance: Balance, shared: &Shared, tuning: &Tuning, metrics: &Arc<Metrics>) -> Stack {
     let budgets = &shared.budgets;
     let limit = tuning.replay_limit_bytes;
-    // Innermost: an endpoint for each attempt, one not tried yet before others.
+    // Innermost: chooses an endpoint for each attempt, preferably one that the call has not tried yet.
     let attempts = balance;
-    // Rehearsed faults look like the endpoint's own.
+    // Injected faults look like the endpoint's own.
     let attempts = Faults::new(attempts, &tuning.inject);
-    // Every attempt says how much time is left and which one it is.
+    // Every attempt carries its remaining time and its number.
     let attempts = Prepare::new(attempts, Arc::clone(metrics));
-    // A call is repeated one attempt after the other...
+    // Retries repeat a call one attempt after the other...
     let retry = Retry::new(attempts.clone(), Arc::clone(budgets), Arc::clone(metrics), limit);
-    // ...or, where its method declares it, one beside the other.
+    // ...and hedges, for methods that declare them, start attempts in parallel.
     let hedge_metrics = Arc::clone(metrics);
     let calls = Hedge {
         attempts,
@@ -221,11 +221,11 @@ fn stack(balance: Balance, shared: &Shared, tuning: &Tuning, metrics: &Arc<Metri
         metrics: hedge_metrics,
         replay_limit: limit,
     };
-    // A refused call is not to be retried, so that the throttle stands above the retries.
+    // Above the retries, because a throttled call must not be retried.
     let calls = Throttle::new(calls, Arc::clone(&shared.histories), Arc::clone(metrics));
-    // What the application sees is what is measured, local refusals included.
+    // Measures calls as the application sees them, throttled ones included.
     let calls = Calls::new(calls, Arc::clone(metrics));
-    // Outermost, because everything below takes time.
+    // Outermost, because the deadline covers everything below.
     Deadline::new(calls)
 }
 

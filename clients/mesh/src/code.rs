@@ -3,7 +3,7 @@
 use http::Response;
 use tonic::{Code, body::Body};
 
-/// A code as metrics and service configs write it.
+/// The name of a code in metrics and service configs.
 pub(crate) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -26,8 +26,8 @@ pub(crate) fn name(code: Code) -> &'static str {
     }
 }
 
-/// The code a response was committed with: `grpc-status` in its headers, or what its HTTP status means to gRPC.
-/// `None` while the code is still to come in the trailers, which is how a success looks.
+/// The code in a response's headers: `grpc-status`, or the code that gRPC assigns to its HTTP status. `None` if the code
+/// follows in the trailers, as it does for a success.
 pub(crate) fn early(response: &Response<Body>) -> Option<Code> {
     if let Some(code) = response.headers().get("grpc-status") {
         return Some(Code::from_bytes(code.as_bytes()));

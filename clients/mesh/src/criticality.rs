@@ -1,8 +1,8 @@
-//! One of a thing for each criticality: what happens to batch work must not be held against what matters.
+//! One value for each criticality, so that failures of batch work do not affect critical calls.
 
 use crate::policy::Criticality;
 
-/// A thing for each criticality.
+/// One value for each criticality.
 #[derive(Debug)]
 pub(crate) struct PerCriticality<T> {
     sheddable: T,

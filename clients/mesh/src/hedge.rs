@@ -1,8 +1,8 @@
-//! Starts another attempt before the first has answered, and takes the first good answer.
+//! Hedging: starts another attempt before the first has answered, and returns the first successful response.
 //!
-//! Only for methods without side effects, and not before the method's observed 95th percentile has passed, so
-//! that about one call in twenty is sent twice and the slow tail is cut (Dean and Barroso, "The tail at
-//! scale"). Hedges draw on the retry budget, and the attempts that lose are cancelled.
+//! Applies only to methods without side effects, and only after the method's observed 95th percentile, so that about
+//! one call in twenty is sent twice and tail latency is cut (Dean and Barroso, "The tail at scale"). Hedges use the
+//! retry budget, and the slower attempts are cancelled.
 
 use std::{
     sync::Arc,
@@ -31,7 +31,7 @@ use crate::{
     telemetry::{Metrics, Repetitions, span},
 };
 
-/// Hedges the calls of methods that declare it, and hands all others to the retries.
+/// Hedges the calls of methods that declare it, and passes all others to the retries.
 #[derive(Clone, Debug)]
 pub(crate) struct Hedge<A, R> {
     pub(crate) attempts: A,
@@ -111,7 +111,7 @@ struct Race<A> {
     replay: Replay,
     hedging: Hedging,
     started: u32,
-    /// Whether the one free repetition is still to be had.
+    /// Whether the one transparent retry is still available.
     transparent_retry_left: bool,
     repetitions: Repetitions,
 }
@@ -125,7 +125,7 @@ where
         let started_at = Instant::now();
         let mut running = FuturesUnordered::new();
         let Some(first) = self.start_attempt() else {
-            return Err(Status::internal("a request that was just read cannot be sent"));
+            return Err(Status::internal("a buffered request cannot be sent"));
         };
         running.push(first);
         let mut failed = None;
@@ -146,7 +146,7 @@ where
                         return outcome.map_err(|failure| failure.status);
                     }
                     Decision::Hedge { at } => {
-                        // A failure need not be waited out: the next attempt starts in its place.
+                        // After a failure the next attempt starts without waiting for the hedging delay.
                         next = next.and(at);
                         if running.is_empty() && next.is_none() {
                             return outcome.map_err(|failure| failure.status);
@@ -175,7 +175,7 @@ where
         &self.template.method
     }
 
-    /// When the next attempt starts, unless it would be one too many or too late.
+    /// When the next attempt starts after `delay`; `None` if it would exceed the attempts or the deadline.
     fn hedge_time(&self, delay: Duration) -> Option<Instant> {
         let then = Instant::now().checked_add(delay)?;
         let in_time = self.template.deadline.is_none_or(|deadline| then < deadline);
@@ -189,7 +189,7 @@ where
         Some(self.attempts.call(attempt))
     }
 
-    /// A request that no server can have seen is sent again once for free, as the retries do it.
+    /// Sends a request that no server can have processed once more without using the budget, as the retries do.
     fn repeat_unsent(&mut self, outcome: &mut AttemptOutcome) -> Option<A::Future> {
         let Err(failure) = outcome else { return None };
         if failure.reached != Reached::Never {
@@ -241,9 +241,9 @@ where
 }
 
 enum Decision {
-    /// The call's answer.
+    /// The outcome is the call's outcome.
     Return,
-    /// Another attempt may do better, from the given moment on.
+    /// Another attempt may succeed, and may start at the given time.
     Hedge { at: Option<Instant> },
 }
 

@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-/// Latencies that are remembered.
+/// Number of latencies kept.
 const CAPACITY: usize = 128;
-/// Fewer say nothing about the tail.
+/// With fewer latencies there is no percentile.
 const MIN_COUNT: usize = 40;
-/// The percentile is computed anew after this many observations.
+/// The percentile is recomputed after this many observations.
 const REFRESH: usize = 16;
 
 /// Recent latencies of one method, as its callers saw them.
@@ -43,7 +43,7 @@ impl RecentLatencies {
         }
     }
 
-    /// `None` while too little was latencies.
+    /// `None` while there are too few latencies.
     pub(crate) fn p95(&self) -> Option<Duration> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).p95
     }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_percentile_follows_the_last_latencies() {
+    fn the_percentile_covers_the_most_recent_latencies() {
         let latencies = RecentLatencies::default();
         (1..MIN_COUNT as u64).for_each(|ms| latencies.record(Duration::from_millis(ms)));
         assert_eq!(latencies.p95(), None);

@@ -1,4 +1,4 @@
-//! The bounds of `maxRequestMessageBytes` and `maxResponseMessageBytes` on each message of a body.
+//! Enforces `maxRequestMessageBytes` and `maxResponseMessageBytes` on each message of a body.
 
 use std::{
     pin::Pin,
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
-/// A flag and the message's length (gRPC over HTTP/2, "Length-Prefixed-Message"). Bytes.
+/// The compression flag and the message's length (gRPC over HTTP/2, "Length-Prefixed-Message"). Bytes.
 const PREFIX_LENGTH: usize = 5;
 
-/// A setting of the service config: its name, and the largest message in bytes.
+/// A limit of the service config: the setting's name, and the maximum size of a message in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MessageLimit {
     pub(crate) setting: &'static str,
@@ -20,7 +20,7 @@ pub(crate) struct MessageLimit {
 }
 
 impl MessageLimit {
-    /// A body that ends with RESOURCE_EXHAUSTED at the first message that is larger.
+    /// Makes the body fail with RESOURCE_EXHAUSTED at the first message that is larger.
     pub(crate) fn apply(self, body: Body) -> Body {
         Body::new(LimitedBody {
             body,
@@ -36,9 +36,9 @@ struct LimitedBody {
     body: Body,
     limit: MessageLimit,
     prefix: [u8; PREFIX_LENGTH],
-    /// Bytes of the prefix that have come.
+    /// Bytes of the prefix read so far.
     read: usize,
-    /// Bytes of the message that are still to come.
+    /// Bytes of the message not yet read.
     left: usize,
 }
 
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_message_is_bounded_and_not_their_sum_however_they_are_cut() {
+    async fn each_message_is_bounded_and_not_their_sum_at_any_chunk_size() {
         for chunk in [1, 4, 7, 4_096] {
             assert!(passes(&[10, 0, 10, 10], chunk, 10).await);
             assert!(!passes(&[10, 0, 11], chunk, 10).await);

@@ -1,4 +1,4 @@
-//! One method as a channel knows it: its effective policy and what has been measured of its calls.
+//! A method of a channel: its effective policy, and measurements of its calls.
 
 use std::sync::Arc;
 
@@ -11,28 +11,29 @@ use crate::{
     policy::{Criticality, MethodPolicy},
 };
 
-/// A method as the channel knows it.
+/// A method of a channel.
 #[derive(Debug)]
 pub(crate) struct Method {
     /// `package.Service/Method`; `_OTHER` for a method that no policy names.
     pub(crate) name: Arc<str>,
-    /// The name as metrics carry it.
+    /// The name as an attribute of metrics.
     pub(crate) label: StringValue,
-    /// `None`: a foreign method, which is balanced and bounded by its caller's deadline, and no more.
+    /// `None`: a method of an unknown contract, which is balanced and bounded by its caller's deadline, but never
+    /// retried.
     pub(crate) policy: Option<Arc<MethodPolicy>>,
-    /// How long its calls take, which hedging goes by.
+    /// Recent latencies of its calls, which determine when to hedge.
     pub(crate) latencies: RecentLatencies,
-    /// What slow endpoints are told by; `None` for what is not one method, but many.
+    /// The usual latency, by which slow endpoints are detected; `None` if this stands for several methods.
     pub(crate) baseline: Option<Arc<Baseline>>,
     /// Whether calls wait for a connection while every endpoint is known to be down.
     pub(crate) wait_for_ready: bool,
-    /// The service config's bounds on messages.
+    /// The service config's limits of message sizes.
     pub(crate) request_limit: Option<MessageLimit>,
     pub(crate) response_limit: Option<MessageLimit>,
     pub(crate) sources: Sources,
 }
 
-/// Where the parts of a method's policy came from: `contract`, or a place in the service config.
+/// The sources of the parts of a method's policy: `contract`, or a path in the service config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sources {
     pub(crate) timeout: String,

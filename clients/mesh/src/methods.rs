@@ -1,4 +1,4 @@
-//! What applies to each method: the contract, and the operator's overrides on top of it.
+//! The effective policy of each method: the contract, overridden by the operator's service config.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,23 +10,23 @@ use crate::{
     service_config::{MethodConfig, ServiceConfig, invalid},
 };
 
-/// Every method that a channel knows, by path.
+/// All methods of a channel, by path.
 #[derive(Debug)]
 pub(crate) struct Methods {
     by_path: HashMap<String, Arc<Method>>,
-    /// For methods that no contract names but the service config does: one for each of its entries.
+    /// For methods that the service config names and the contract does not: one for each entry of the config.
     configured: Vec<Arc<Method>>,
     config: ServiceConfig,
-    /// Stands for every method that no policy names.
+    /// For methods without a policy.
     unlisted: Arc<Method>,
 }
 
 impl Methods {
-    /// Puts the service config on top of the contract.
+    /// Overrides the contract's policies with the service config.
     ///
     /// # Errors
-    /// When the result breaks a rule that the contract must keep, such as a retry of an unsafe method, or
-    /// when the config names a method that the contract does not have.
+    /// If the result violates a rule for policies, such as a retry of a method that is not idempotent, or if the config
+    /// names a method that the contract does not have.
     pub(crate) fn new(
         policies: &Policies,
         config: &ServiceConfig,
@@ -53,7 +53,7 @@ impl Methods {
                 ..MethodPolicy::new(Duration::MAX)
             };
             apply(overrides, place, &mut policy, &mut method)?;
-            // Nobody knows whether the answer is a stream: nothing is concluded from when it ends.
+            // The response may be a stream, so its duration must not count as latency.
             policy.server_streaming = true;
             method.policy = Some(Arc::new(policy));
             configured.push(Arc::new(method));
@@ -82,7 +82,7 @@ impl Methods {
     }
 }
 
-/// What stands for methods that no contract names.
+/// Stands for all methods without a policy.
 fn unlisted(wait_for_ready: bool) -> Method {
     let mut unlisted = Method::new("_OTHER", None);
     unlisted.wait_for_ready = wait_for_ready;
@@ -90,7 +90,7 @@ fn unlisted(wait_for_ready: bool) -> Method {
     unlisted
 }
 
-/// A method that a known service does not have is a slip. A service that the contract does not have is somebody else's.
+/// Rejects method names that a known service does not have. Services that are not in the contract are accepted.
 fn check_names(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
     for (place, overrides) in config.method_config.iter().enumerate() {
         for (index, name) in overrides.name.iter().enumerate() {
@@ -189,7 +189,7 @@ mod tests {
         "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}"#;
 
     #[test]
-    fn overrides_apply_and_say_where_they_come_from() {
+    fn overrides_apply_and_their_sources_are_recorded() {
         let methods = build(&format!(
             r#"{{"methodConfig": [{{"name": [{{}}], "timeout": "7s"}},
                 {{"name": [{{"service": "a.B", "method": "Read"}}], "waitForReady": true, "retryPolicy": {RETRY}}}]}}"#
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn no_override_makes_an_unsafe_method_retried() {
+    fn an_override_that_retries_an_unsafe_method_is_rejected() {
         let error = build(&format!(
             r#"{{"methodConfig": [{{"name": [{{"service": "a.B"}}], "retryPolicy": {RETRY}}}]}}"#
         ));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn services_that_no_contract_names_are_configured_as_the_standard_has_it() {
+    fn services_outside_the_contract_are_configured_as_the_standard_says() {
         let methods = build(&format!(
             r#"{{"methodConfig": [{{"name": [{{"service": "x.Y", "method": "Z"}}], "timeout": "3s", "retryPolicy": {RETRY}}}]}}"#
         ))
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_contract_does_not_have_is_refused() {
+    fn a_method_that_the_contract_does_not_have_is_rejected() {
         let error =
             build(r#"{"methodConfig": [{"name": [{"service": "a.B", "method": "Reed"}]}]}"#).unwrap_err();
         assert!(error.to_string().contains("methodConfig[0].name[0]"));

@@ -1,7 +1,7 @@
 //! A request that can be sent more than once.
 //!
-//! HTTP bodies cannot be cloned. A unary request is one message, so its bytes are buffered up to a limit; a
-//! client's stream is never held back and passes through once.
+//! HTTP bodies cannot be cloned. A unary request is one message, so its bytes are buffered up to a limit; a client
+//! stream is not buffered and can be sent once.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
@@ -11,7 +11,7 @@ use tonic::{Status, body::Body};
 
 use crate::origin;
 
-/// A request taken apart into what stays the same in every attempt.
+/// The parts of a request that are the same in every attempt.
 #[derive(Debug)]
 pub(crate) struct Replay {
     uri: Uri,
@@ -26,7 +26,7 @@ enum Payload {
 }
 
 impl Replay {
-    /// Takes a request that passes through once.
+    /// Takes a request that can be sent once.
     pub(crate) fn pass_through(request: Request<Body>) -> Replay {
         let (parts, body) = request.into_parts();
         Replay {
@@ -36,17 +36,17 @@ impl Replay {
         }
     }
 
-    /// Reads a unary request's message; one that is longer than `limit` bytes passes through once.
+    /// Buffers a unary request's message; one longer than `limit` bytes can be sent once.
     pub(crate) async fn buffer(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
         let (parts, mut body) = request.into_parts();
         let mut buffered = Bytes::new();
         let mut joined = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            // Nothing was sent: the message could not be encoded, or is larger than the client's own limit.
+            // Nothing was sent: the message could not be encoded, or exceeds the client's own limit.
             let Ok(data) = frame.map_err(origin::not_sent)?.into_data() else {
                 continue;
             };
-            // The usual message is one frame, which is buffered as it is.
+            // A message usually is one frame, which is kept without copying.
             if buffered.is_empty() && joined.is_empty() {
                 buffered = data;
             } else {
@@ -81,8 +81,8 @@ impl Replay {
         })
     }
 
-    /// Keeps a request of which nobody knows whether it is one message, if all of it is there already, as one message
-    /// is; a stream that is still being written passes through.
+    /// Buffers a request that may be unary or a stream if all of it is available already, as a unary request is; a stream
+    /// that is still being written can be sent once.
     pub(crate) async fn buffer_if_complete(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
         let (parts, mut body) = request.into_parts();
         let mut read = BytesMut::new();
@@ -113,19 +113,19 @@ impl Replay {
         })
     }
 
-    /// Puts back a request that the transport returned unsent.
+    /// Takes back a request that the transport returned unsent.
     pub(crate) fn put_back(&mut self, request: Request<Body>) {
         if let Payload::Stream(slot) = &mut self.payload {
             *slot = Some(request.into_body());
         }
     }
 
-    /// Whether [`Replay::request`] has another request to give.
+    /// Whether [`Replay::request`] can return another request.
     pub(crate) fn available(&self) -> bool {
         !matches!(self.payload, Payload::Stream(None))
     }
 
-    /// The request for the next attempt, `None` when it has passed through.
+    /// The request for the next attempt; `None` if it was a stream and has been sent.
     pub(crate) fn request(&mut self) -> Option<Request<Body>> {
         let body = match &mut self.payload {
             Payload::Buffered(bytes) => Body::new(Full::new(bytes.clone())),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_within_the_limit_is_given_again_and_again() {
+    async fn a_message_within_the_limit_can_be_sent_repeatedly() {
         for chunks in [&["abcdef"][..], &["ab", "cd", "ef"]] {
             let mut replay = Replay::buffer(request_of(chunks), 6).await.unwrap();
             for _ in 0..3 {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_is_still_being_written_is_not_waited_for() {
+    async fn a_stream_that_is_still_being_written_is_not_buffered() {
         let first = Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(b"ab")));
         let open = futures_util::stream::iter([first]).chain(futures_util::stream::pending());
         let request = Request::new(Body::new(StreamBody::new(open)));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_beyond_the_limit_passes_whole_and_once() {
+    async fn a_message_beyond_the_limit_is_sent_complete_and_once() {
         for chunks in [&["abcdefg"][..], &["ab", "cde", "fg"]] {
             let mut replay = Replay::buffer(request_of(chunks), 4).await.unwrap();
             assert_eq!(text(&mut replay).await.unwrap(), "abcdefg");

@@ -1,9 +1,9 @@
-//! Retries after gRFC A6.
+//! Retries according to gRFC A6.
 //!
-//! A call is tried again when its method may be repeated, its code is declared retryable, the budget has
-//! room, and the wait before the next attempt ends before the deadline does. Response headers commit a call:
-//! what follows them belongs to the application. A request that no server can have seen is sent again once
-//! for free, whatever its method.
+//! A call is retried if its method may be repeated, its code is declared retryable, the budget permits it, and the
+//! backoff ends before the deadline. Response headers without an error commit a call: the rest of the response is passed
+//! to the application. A request that no server can have processed is sent again once without using the budget
+//! (transparent retry), whatever its method.
 
 pub(crate) mod backoff;
 pub(crate) mod budget;
@@ -33,7 +33,7 @@ use crate::{
 use budget::{Budget, Budgets};
 use pushback::Pushback;
 
-/// Makes a [`Call`] of one or several [`Attempt`]s.
+/// Sends a [`Call`] as one or several [`Attempt`]s.
 #[derive(Clone, Debug)]
 pub(crate) struct Retry<S> {
     inner: S,
@@ -68,7 +68,7 @@ where
     type Future = BoxFuture<'static, Outcome>;
 
     fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Status>> {
-        // The layers below wait inside `call`, where the deadline covers the wait.
+        // The layers below wait inside `call`, where the deadline bounds the wait.
         Poll::Ready(Ok(()))
     }
 
@@ -122,7 +122,7 @@ where
     }
 }
 
-/// Ends an attempt that has no answer in its own time.
+/// Ends an attempt with DEADLINE_EXCEEDED if it exceeds its own timeout.
 async fn with_timeout(
     limit: Option<Duration>,
     attempt: impl Future<Output = AttemptOutcome>,
@@ -140,8 +140,8 @@ async fn with_timeout(
     })
 }
 
-/// Whether a failed attempt is a reason to send the server less. A request that was not sent, and one that was over a
-/// limit of its caller's own, are none.
+/// Whether a failed attempt counts against the retry budget. A request that was not sent, or that exceeded a limit of
+/// its caller, does not.
 pub(crate) fn counts_as_failure(outcome: &AttemptOutcome) -> bool {
     match outcome {
         Err(failure) => failure.reached != Reached::NoEndpoint,
@@ -151,15 +151,15 @@ pub(crate) fn counts_as_failure(outcome: &AttemptOutcome) -> bool {
 
 /// The attempts of one call so far.
 struct Attempts {
-    /// What all attempts have in common; its request is a placeholder.
+    /// The template of all attempts; its request is a placeholder.
     attempt: Attempt,
     replay: Replay,
     budget: Arc<Budget>,
-    /// Whether the one free repetition is still to be had.
+    /// Whether the one transparent retry is still available.
     transparent_retry_left: bool,
-    /// The policy's attempts, the running one included.
+    /// Attempts made, the current one included, transparent retries excluded.
     made: u32,
-    /// Attempts since the server last said when to come back: the backoff begins anew there (gRFC A6).
+    /// Attempts since the last pushback with a delay, which restarts the backoff (gRFC A6).
     since_pushback: u32,
     repetitions: Repetitions,
 }
@@ -177,9 +177,7 @@ impl Attempts {
     {
         loop {
             let Some(request) = self.replay.request() else {
-                return Err(Status::internal(
-                    "a request that has passed through was asked for again",
-                ));
+                return Err(Status::internal("a streamed request cannot be sent twice"));
             };
             let attempt = self.attempt.again(self.attempt.previous, request);
             let mut outcome = with_timeout(self.attempt_timeout(), inner.call(attempt)).await;
@@ -251,7 +249,7 @@ impl Attempts {
             Pushback::AtLeast(wait) => backoff.max(wait),
             Pushback::Absent => backoff,
         };
-        // A wait that no clock can hold ends after every deadline.
+        // A delay that overflows the clock ends after every deadline.
         let in_time = Instant::now()
             .checked_add(after)
             .is_some_and(|then| self.attempt.deadline.is_none_or(|deadline| then < deadline));
@@ -266,14 +264,14 @@ impl Attempts {
         }
     }
 
-    /// How long one attempt may take to be answered. The last one has all the time that is left.
+    /// The timeout of one attempt; `None` for the last one, which may use all the remaining time.
     fn attempt_timeout(&self) -> Option<Duration> {
         let retry = self.policy().filter(|retry| self.made < retry.max_attempts)?;
         retry.attempt_timeout.filter(|_| self.replay.available())
     }
 
-    /// The policy, when this call may use it. Work that is itself a retry is not retried from here: the layer
-    /// that retries already will do it again, and layers that all do multiply the load.
+    /// The retry policy, if this call may be retried. Calls made while serving a retry are not retried: the layer above
+    /// retries already, and retries in every layer multiply the load.
     fn policy(&self) -> Option<policy::Retry> {
         let policy = self.attempt.method.policy.as_ref()?;
         if self.attempt.context.serving_retry() || !policy.repeatable() {

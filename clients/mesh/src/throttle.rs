@@ -1,13 +1,13 @@
-//! Refuses calls before they are sent while the callee refuses most of what it gets.
+//! Client-side throttling: refuses calls before they are sent while the callee refuses most calls.
 //!
-//! A server that is overloaded spends its strength on saying no. A client that sees its calls refused sends
-//! only a little more than what is accepted: it refuses by itself with probability
+//! An overloaded server spends its capacity on refusals. A client whose calls are refused sends only a little more than
+//! what is accepted: it refuses a call locally with probability
 //! `max(0, (requests - 2 * accepts) / (requests + 1))` (Site Reliability Engineering, "Handling overload").
 //!
-//! Each criticality has a history of its own: a callee that sheds batch work still takes what matters. Only the
-//! refusal of a full server counts ([`Refusal::Overload`]): one facility over its rate limit must not cost the others
-//! their calls. UNAVAILABLE says that something is broken, which is the breaker's and the retry budget's concern, and
-//! which may be over at once: two minutes of memory would prolong the outage.
+//! Each criticality has its own history, because a callee that sheds batch work still accepts critical calls. Only
+//! refusals of an overloaded server count ([`Refusal::Overload`]): one facility over its rate limit must not affect the
+//! calls of others. UNAVAILABLE does not count: the breaker and the retry budget handle it, and it may end at any time,
+//! so that a history of two minutes would prolong the outage.
 
 use std::{
     collections::HashMap,
@@ -33,17 +33,17 @@ use crate::{
     telemetry::{Metrics, span},
 };
 
-/// What is remembered: two minutes, in slots.
+/// The history covers two minutes, in slots.
 const SLOT: Duration = Duration::from_secs(5);
 const SLOTS: usize = 24;
-/// Requests are let through beyond this many times what is accepted.
+/// The client sends up to this many times the calls that are accepted.
 const MULTIPLIER: f64 = 2.0;
-/// Fewer requests beyond that are no sign of overload: a quiet client must not be stopped by one failure.
+/// Fewer excess requests do not count as overload: a client with few calls must not be throttled after one failure.
 const MIN_EXCESS: u32 = 10;
-/// Some calls must go on, or nobody would notice that the callee is well again.
+/// Some calls must be sent, or the callee's recovery would not be detected.
 const MAX_PROBABILITY: f64 = 0.9;
 
-/// Refuses calls by the channel's own recent history.
+/// Refuses calls according to the channel's recent history.
 #[derive(Clone, Debug)]
 pub(crate) struct Throttle<S> {
     inner: S,
@@ -101,10 +101,10 @@ where
     }
 }
 
-/// RESOURCE_EXHAUSTED with a pushback that forbids another attempt: if this status is passed on, the caller's own
-/// caller must not retry what was refused to keep load away.
+/// RESOURCE_EXHAUSTED with a pushback that forbids retries: if this status is propagated, callers further up must not
+/// retry a call that was refused to reduce load.
 fn throttled_status() -> Status {
-    let text = "refused here: the callee has refused most calls of the last two minutes";
+    let text = "throttled by the client: the callee has refused most calls of the last two minutes";
     let details = ErrorDetails::with_error_info("CLIENT_THROTTLED", "mesh", HashMap::new());
     let mut status = Status::with_error_details(Code::ResourceExhausted, text, details);
     status
@@ -117,7 +117,7 @@ fn throttled_status() -> Status {
 pub(crate) type Histories = PerCriticality<History>;
 
 impl Histories {
-    /// The probability, 0 to 0.9, with which the next call is refused, of the criticality that suffers most.
+    /// The probability, 0 to 0.9, with which the next call is refused, of the criticality where it is highest.
     pub(crate) fn rejection_probability(&self) -> f64 {
         self.values()
             .into_iter()
@@ -126,7 +126,7 @@ impl Histories {
     }
 }
 
-/// Requests and accepts of the last two minutes.
+/// The numbers of requests and of accepted requests of the last two minutes.
 #[derive(Debug)]
 pub(crate) struct History {
     started: Instant,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_matters_passes_while_the_rest_is_refused() {
+    async fn critical_calls_pass_while_normal_ones_are_throttled() {
         let histories = Histories::new(History::new);
         let method = |criticality| {
             let policy = MethodPolicy {
@@ -209,11 +209,14 @@ mod tests {
         (0..100).for_each(|_| histories.get(normal.criticality()).add(false));
         assert!(histories.get(normal.criticality()).rejection_probability() > 0.8);
         assert_eq!(histories.get(critical.criticality()).rejection_probability(), 0.0);
-        assert!(histories.rejection_probability() > 0.8, "people see the worst");
+        assert!(
+            histories.rejection_probability() > 0.8,
+            "the snapshot shows the highest"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_few_failures_of_a_quiet_client_stop_nothing() {
+    async fn a_few_failures_of_a_client_with_few_calls_do_not_throttle_it() {
         let history = History::new();
         (0..9).for_each(|_| history.add(false));
         assert_eq!(history.rejection_probability(), 0.0);
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn accepts_lower_the_refusal_step_by_step() {
+    async fn accepted_calls_lower_the_probability() {
         let history = History::new();
         (0..100).for_each(|_| history.add(false));
         (0..25).for_each(|_| history.add(true));

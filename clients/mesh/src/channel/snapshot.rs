@@ -1,4 +1,4 @@
-//! What a channel tells about itself.
+//! Builds the [`Snapshot`] of a channel.
 
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Channel {
-    /// The channel as it is now. Costs a lock of each endpoint; meant for people, not for every call.
+    /// The current state of the channel. Locks each endpoint once: meant for operators, not for every call.
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
         let published = shared.published.borrow().clone();

@@ -1,4 +1,4 @@
-//! What the server says about coming back.
+//! Pushback: the server's instruction about the next attempt.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use tonic_types::StatusExt;
 /// gRFC A6. Milliseconds.
 pub(crate) const HEADER: &str = "grpc-retry-pushback-ms";
 
-/// The server's word on the next attempt.
+/// The server's instruction about the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushback {
-    /// It said nothing.
+    /// None was sent.
     Absent,
-    /// gRFC A6: wait exactly this long, whatever the policy says.
+    /// gRFC A6: retry after exactly this delay, regardless of the policy.
     Exactly(Duration),
-    /// `google.rpc.RetryInfo`: wait no less than this.
+    /// `google.rpc.RetryInfo`: retry after at least this delay.
     AtLeast(Duration),
-    /// Do not come back: a negative or unreadable pushback.
+    /// Do not retry: a negative or invalid pushback.
     Stop,
 }
 
 impl Pushback {
-    /// Reads a response that was committed with an error in its headers.
+    /// Reads the pushback of a response with an error in its headers.
     pub(crate) fn from_response(response: &Response<Body>) -> Pushback {
         if response.headers().contains_key(HEADER) {
             return delay(response.headers()).map_or(Pushback::Stop, Pushback::Exactly);
@@ -40,7 +40,7 @@ impl Pushback {
     }
 }
 
-/// The wait that a server asks for; `None` without one, and when it asks not to be tried again.
+/// The delay that the server requests; `None` if there is none or a retry is forbidden.
 pub(crate) fn delay(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(HEADER)?.to_str().ok()?;
     Some(Duration::from_millis(value.parse().ok()?))
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pushback_is_obeyed_to_the_millisecond_and_anything_else_stops() {
+    fn a_valid_pushback_is_exact_and_an_invalid_one_stops_retries() {
         for (value, expected) in [
             ("0", Pushback::Exactly(Duration::ZERO)),
             ("250", Pushback::Exactly(Duration::from_millis(250))),
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_info_is_the_least_wait() {
+    fn retry_info_is_a_minimum_delay() {
         let wait = Duration::from_secs(2);
         let details = tonic_types::ErrorDetails::with_retry_info(Some(wait));
         let status = Status::with_error_details(tonic::Code::Aborted, "again", details);

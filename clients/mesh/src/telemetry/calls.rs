@@ -1,4 +1,4 @@
-//! The span and the duration of a whole call, as its caller sees it.
+//! The span and the duration of a call, as its caller sees it.
 
 use std::{
     sync::Arc,
