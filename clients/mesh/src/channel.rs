@@ -241,7 +241,7 @@ fn user_agent(caller: &str) -> Result<HeaderValue, Error> {
     let value = format!("weft-{caller}/{}", env!("CARGO_PKG_VERSION"));
     HeaderValue::try_from(value).map_err(|_| Error::Setting {
         setting: "caller".to_owned(),
-        reason: "holds characters that no header may".to_owned(),
+        reason: "contains characters that are invalid in a header".to_owned(),
     })
 }
 

@@ -1,6 +1,6 @@
-//! Failures on purpose, for rehearsals: attempts are delayed or answered with an error as configured.
+//! Fault injection, for tests of resilience: attempts are delayed or answered with an error as configured.
 //!
-//! They are injected below the retries, so that a rehearsal exercises what a real fault would.
+//! Faults are injected below the retries, so that they have the same effect as real ones.
 
 use std::{
     sync::Arc,
@@ -23,7 +23,7 @@ use crate::{
     origin,
 };
 
-/// What goes wrong with the attempts of some methods.
+/// A fault injected into the attempts of some methods.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fault {
@@ -31,7 +31,7 @@ pub struct Fault {
     pub method: String,
     /// The share of attempts that are delayed. Percent, 0 to 100.
     pub delay_percent: f64,
-    /// How long. Milliseconds, at most 60000.
+    /// The delay. Milliseconds, at most 60000.
     pub delay_ms: u64,
     /// The share of attempts that are not sent but answered with an error. Percent, 0 to 100.
     pub abort_percent: f64,
@@ -53,7 +53,7 @@ impl Default for Fault {
 }
 
 impl Fault {
-    /// What is wrong with the setting, if anything.
+    /// The error of an invalid setting; `None` if it is valid.
     pub(crate) fn problem(&self) -> Option<String> {
         let percent = 0.0..=100.0;
         if !percent.contains(&self.delay_percent) || !percent.contains(&self.abort_percent) {
@@ -64,7 +64,7 @@ impl Fault {
         }
         self.code()
             .is_none()
-            .then(|| format!("`{}` is no error code", self.abort_code))
+            .then(|| format!("`{}` is not an error code", self.abort_code))
     }
 
     fn code(&self) -> Option<Code> {
@@ -136,7 +136,7 @@ where
                 sleep(delay).await;
             }
             match abort {
-                // It looks like an answer of the server, so that nothing above treats it in another way.
+                // Marked as the callee's response, so that the layers above treat it like a real one.
                 Some(code) => {
                     attempt.end(code);
                     Ok(origin::respond_as_callee(Status::new(code, "injected fault")))
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_concerns_one_method_a_service_or_all() {
+    fn a_fault_matches_one_method_a_service_or_all() {
         let matches = |pattern: &str, method| {
             Fault {
                 method: pattern.to_owned(),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_cannot_be_meant_is_refused() {
+    fn an_invalid_setting_is_rejected() {
         assert_eq!(Fault::default().problem(), None);
         for fault in [
             Fault {

@@ -1,7 +1,7 @@
-//! What RESOURCE_EXHAUSTED means: a server that is full, or a limit of this caller's own.
+//! The meaning of RESOURCE_EXHAUSTED: an overloaded server, or a limit of the caller.
 //!
-//! Only a full server is a reason to send it less. A facility that is over its rate limit, or a message that is too
-//! large, says nothing about what the server could do for others.
+//! Only an overloaded server is a reason to send fewer calls. A facility over its rate limit, or a message that is too
+//! large, says nothing about the server's capacity for others.
 
 use http::{HeaderMap, Response};
 use tonic::{Code, Status, body::Body};
@@ -9,23 +9,23 @@ use tonic_types::StatusExt;
 
 use crate::{code, retry::pushback};
 
-/// The reason in `google.rpc.ErrorInfo` by which a full server refuses.
+/// The reason in `google.rpc.ErrorInfo` of an overloaded server.
 const OVERLOADED: &str = "OVERLOADED";
 
 /// Why a call was answered with RESOURCE_EXHAUSTED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The server is full: `ErrorInfo` says OVERLOADED, or there is no `ErrorInfo` and a wait in
-    /// `grpc-retry-pushback-ms`, which is how servers of other makers shed load.
+    /// The server is overloaded: the reason is OVERLOADED, or there is no `ErrorInfo` but a delay in
+    /// `grpc-retry-pushback-ms`, with which other gRPC servers shed load.
     Overload,
-    /// `ErrorInfo` names another reason, such as a rate limit or the size of the message.
+    /// `ErrorInfo` has another reason, such as a rate limit or the size of the message.
     Limit,
-    /// The server gives no reason, as one that finds a message too large or a quota used up.
+    /// The server gives no reason, as for a message that is too large or an exhausted quota.
     Unexplained,
 }
 
 impl Refusal {
-    /// `None` for any other code. Reads headers or trailers that carry a status.
+    /// Reads headers or trailers that contain a status. `None` for any other code.
     pub(crate) fn from_headers(headers: &HeaderMap, code: Code) -> Option<Refusal> {
         if code != Code::ResourceExhausted {
             return None;
@@ -39,7 +39,7 @@ impl Refusal {
         })
     }
 
-    /// Reads a response that was committed with an error in its headers.
+    /// Reads a response with an error in its headers.
     pub(crate) fn from_response(response: &Response<Body>) -> Option<Refusal> {
         Refusal::from_headers(response.headers(), code::early(response)?)
     }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_server_is_told_from_a_limit_of_the_caller() {
+    fn an_overloaded_server_is_distinguished_from_a_limit_of_the_caller() {
         for (reason, pushback, expected) in [
             (Some("OVERLOADED"), Some("100"), Refusal::Overload),
             (Some("OVERLOADED"), None, Refusal::Overload),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn other_codes_are_no_refusal() {
+    fn other_codes_are_not_refusals() {
         assert_eq!(Refusal::from_response(&Status::unavailable("").into_http()), None);
         assert_eq!(Refusal::from_response(&Response::new(Body::empty())), None);
     }

@@ -1,7 +1,7 @@
 //! Overrides by operators: gRPC's standard service config (grpc/proto/service_config.proto, as JSON).
 //!
-//! It is read strictly: what is unknown, unsupported or contradictory is an error that names its path, because
-//! a setting that is silently ignored is found out in an outage.
+//! Parsing is strict: unknown, unsupported or contradictory settings are errors with their path, because a silently
+//! ignored setting would be discovered only in an outage.
 
 mod generate;
 mod scalars;
@@ -14,11 +14,12 @@ use tonic::Code;
 use crate::Error;
 use scalars::{codes, duration, number};
 
-/// The balancing policies of `loadBalancingConfig` that this mesh's own stands in for. The standard ones are among
-/// them, so that one file serves clients in every language; what they promise, it keeps: calls go to what is connected.
+/// The policies of `loadBalancingConfig` that are accepted; all of them select the mesh's own balancer. The standard
+/// ones are among them, so that one file works for clients in every language; like them, it sends calls to connected
+/// endpoints.
 const BALANCERS: [&str; 3] = ["peak_ewma", "round_robin", "pick_first"];
 
-/// A service config that was read without fault.
+/// A valid service config.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ServiceConfig {
@@ -44,7 +45,7 @@ pub(crate) struct MethodConfig {
     pub(crate) hedging_policy: Option<HedgingPolicy>,
 }
 
-/// An empty service is every method; an empty method is every method of the service.
+/// An empty service stands for all methods; an empty method stands for all methods of the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Name {
@@ -94,7 +95,7 @@ pub(crate) struct HealthCheckConfig {
 }
 
 impl ServiceConfig {
-    /// Reads and checks a service config.
+    /// Parses and validates a service config.
     pub(crate) fn parse(json: &str) -> Result<ServiceConfig, Error> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
         let config: ServiceConfig = serde_path_to_error::deserialize(&mut deserializer)
@@ -149,7 +150,7 @@ impl ServiceConfig {
         Ok(())
     }
 
-    /// The first policy that is known is taken, and those that are not are passed over, as the specification says.
+    /// The first known policy is selected and unknown ones are skipped, as the specification says.
     fn check_balancing(&self) -> Result<(), Error> {
         let listed = &self.load_balancing_config;
         if let Some(place) = listed.iter().position(|policy| policy.len() != 1) {
@@ -166,8 +167,8 @@ impl ServiceConfig {
         Err(invalid("loadBalancingConfig", &reason))
     }
 
-    /// What applies to a method, with its place: the exact name goes before the service, the service before
-    /// the default.
+    /// The config of a method, with its index: the exact name takes precedence over the service, the service over the
+    /// default.
     pub(crate) fn find(&self, service: &str, method: &str) -> Option<(usize, &MethodConfig)> {
         [(service, method), (service, ""), ("", "")]
             .into_iter()

@@ -1,7 +1,7 @@
-//! Mutual TLS between services, with the names of SPIFFE and keys that change while the process runs.
+//! Mutual TLS between services, with SPIFFE names and certificates that are rotated while the process runs.
 //!
-//! The files are read again for every new connection. When they cannot be used, as in the middle of a
-//! rotation, the last good ones stay in use and the log says so.
+//! The files are read again for every new connection. If they are invalid, as in the middle of a rotation, the last
+//! valid ones stay in use and a warning is logged.
 
 mod verifier;
 
@@ -23,25 +23,24 @@ use tokio::{sync::Semaphore, time::timeout};
 use crate::{Error, failure::error_chain};
 use verifier::ServerNameVerifier;
 
-/// How long a connection waits for the files.
+/// Timeout of reading the files.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where this process's identity is, and whom it talks to.
+/// The identity of this process, and the accepted servers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// PEM file with the authorities that servers' certificates are checked against; several while one is
-    /// replaced by another.
+    /// PEM file with the CA certificates for verifying servers; several while one is being replaced by another.
     pub ca_file: PathBuf,
-    /// PEM file with this process's certificate and the intermediate ones.
+    /// PEM file with this process's certificate and its intermediate certificates.
     pub cert_file: PathBuf,
     /// PEM file with the certificate's private key.
     pub key_file: PathBuf,
-    /// The URI names that the server's certificate may carry, one is enough: `spiffe://weft/payment`.
+    /// The URI names accepted in the server's certificate, such as `spiffe://weft/payment`.
     pub server_ids: Vec<String>,
 }
 
-/// What the files held at one time.
+/// The contents of the files.
 #[derive(Debug, PartialEq, Eq)]
 struct Files {
     authorities: Vec<u8>,
@@ -61,7 +60,7 @@ pub(crate) struct Credentials {
 enum LoadError {
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] io::Error),
-    #[error("{0} is no PEM file of the kind that is needed")]
+    #[error("{0} is not a PEM file of the expected kind")]
     Pem(PathBuf, #[source] rustls::pki_types::pem::Error),
     #[error("the certificates cannot be used")]
     Tls(#[from] rustls::Error),
@@ -93,8 +92,8 @@ impl Credentials {
         })
     }
 
-    /// What the next connection is to use. Waits for the files for a second at most: a volume that hangs must not stop
-    /// the handshakes of all connections, and holds one thread, not one for each of them.
+    /// The configuration for the next connection. Waits at most a second for the files: a hanging volume must not block
+    /// the handshakes of all connections, and blocks one thread, not one for each of them.
     pub(crate) async fn current(&self) -> Arc<ClientConfig> {
         match timeout(READ_TIMEOUT, self.read()).await {
             Ok(Some(result)) => self.update(result),
@@ -107,7 +106,8 @@ impl Credentials {
         Arc::clone(&self.lock().1)
     }
 
-    /// Three small files, but a disk may hang. One reads at a time; the place is kept until the disk answers.
+    /// Reads the files in a blocking thread, because a disk may hang. One read at a time: the permit is held until the
+    /// read ends.
     async fn read(&self) -> Option<Result<Files, LoadError>> {
         let permit = Arc::clone(&self.reading).acquire_owned().await.ok()?;
         let settings = self.settings.clone();

@@ -1,4 +1,4 @@
-//! From the descriptor set's extension options to [`MethodPolicy`], with every fault of the contract named.
+//! Maps the descriptor set's extension options to [`MethodPolicy`], and collects all errors of the contract.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::Error;
 
 const EXTENSION: &str = "mesh.v1.policy";
 
-/// As [`read`], and services without any policy have defaults.
+/// Like [`read`], but services without any policy get defaults.
 pub(super) fn read_any(encoded: &[u8]) -> Result<Policies, Error> {
     let pool = DescriptorPool::decode(encoded).map_err(Error::Descriptors)?;
     let extension = pool.get_extension_by_name(EXTENSION);
@@ -50,7 +50,7 @@ fn with_method_name(method: &MethodDescriptor, errors: Vec<String>) -> impl Iter
     errors.into_iter().map(move |error| format!("{name}: {error}"))
 }
 
-/// What a method's descriptor says without our options.
+/// The policy of a method without our options.
 fn undeclared(method: &MethodDescriptor) -> MethodPolicy {
     MethodPolicy {
         declared: false,
@@ -68,7 +68,7 @@ fn from_descriptor(method: &MethodDescriptor, timeout: Duration) -> MethodPolicy
     }
 }
 
-/// `None` if the contract does not say.
+/// The idempotency level; `None` if it is not set.
 fn idempotency(method: &MethodDescriptor) -> Option<Idempotency> {
     let options = method.options();
     let level = options.get_field_by_name("idempotency_level");
@@ -184,7 +184,7 @@ fn apply_options(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, error
     });
 }
 
-/// The rules a policy must keep whatever it was read from.
+/// Checks the rules for policies from any source.
 pub(crate) fn validate(policy: &MethodPolicy, errors: &mut Vec<String>) {
     let mut rule = |holds: bool, error: &str| {
         if !holds {
@@ -247,7 +247,7 @@ pub(crate) fn validate(policy: &MethodPolicy, errors: &mut Vec<String>) {
     }
 }
 
-/// A negative duration counts as none, which the check of the field then reports.
+/// A negative duration counts as zero, which [`validate`] then reports.
 fn duration(declared: Option<&prost_types::Duration>) -> Duration {
     declared
         .and_then(|declared| Duration::try_from(*declared).ok())

@@ -1,8 +1,8 @@
-//! The contract as gRPC's standard service config, for clients that are not this crate: Python, Node, Go, Java, C++.
+//! Generates gRPC's standard service config from the contract, for clients in Python, Node, Go, Java and C++.
 //!
-//! Only fields of grpc/proto/service_config.proto are written, and only what a foreign client can do: it knows
-//! no power of two choices, and its `hedgingPolicy` excludes a `retryPolicy`. Where the contract has both, the retry is kept,
-//! because the C core and Go know no hedging and would then do neither.
+//! Only fields of grpc/proto/service_config.proto are written, and only what standard clients support: they have no
+//! balancing by the power of two choices, and their `hedgingPolicy` excludes a `retryPolicy`. If the contract has both,
+//! the retry is kept, because the C core and Go do not support hedging and would then do neither.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ impl Policies {
     /// The service config of a package (`order.v1`), its methods in alphabetical order; `None` if it has none.
     ///
     /// Timeouts are the contract's. A method is retried or hedged only if the contract says that it may be repeated.
-    /// The health that is watched is the whole server's (the empty name), because one connection serves every
-    /// service of the package.
+    /// The health check watches the whole server (the empty name), because one connection serves all services of the
+    /// package.
     pub fn service_config(&self, package: &str) -> Option<Value> {
         let mut methods: Vec<_> = self
             .iter()
@@ -36,7 +36,7 @@ impl Policies {
                 "loadBalancingConfig": [{ "round_robin": {} }],
                 "methodConfig": methods.into_iter().map(method_config).collect::<Vec<_>>(),
                 "retryThrottling": {
-                    // An integer in the standard: the C core refuses `100.0`.
+                    // An integer in the standard: the C core rejects `100.0`.
                     "maxTokens": throttling.max_tokens as u32,
                     "tokenRatio": throttling.token_ratio,
                 },
@@ -80,7 +80,7 @@ fn hedging_policy(hedging: &Hedging) -> Value {
     })
 }
 
-/// As Protobuf's JSON writes durations: seconds with no, three, six or nine digits behind the point.
+/// A duration in Protobuf's JSON format: seconds with zero, three, six or nine decimal places.
 fn duration(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     if nanos == 0 {

@@ -1,4 +1,4 @@
-//! Durations (`"1.5s"`), codes (`"UNAVAILABLE"` or `14`) and numbers (`3` or `"3"`), as Protobuf's JSON writes them.
+//! Durations (`"1.5s"`), codes (`"UNAVAILABLE"` or `14`) and numbers (`3` or `"3"`) in Protobuf's JSON format.
 
 pub(super) mod duration {
     use std::time::Duration;
@@ -12,7 +12,7 @@ pub(super) mod duration {
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is no duration such as \"1.5s\"")))
+        parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a duration such as \"1.5s\"")))
     }
 
     pub(in super::super) fn optional<'de, D: Deserializer<'de>>(
@@ -39,7 +39,7 @@ pub(super) mod duration {
 pub(super) mod number {
     use serde::{Deserialize, Deserializer, de::Error};
 
-    /// The most attempts of a call (gRFC A6).
+    /// Maximum number of attempts of a call (gRFC A6).
     const MAX_ATTEMPTS: u32 = 5;
 
     #[derive(Deserialize)]
@@ -50,7 +50,7 @@ pub(super) mod number {
     }
 
     fn required<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-        let wrong = |text: &str| D::Error::custom(format!("`{text}` is no number of 0 to {}", u32::MAX));
+        let wrong = |text: &str| D::Error::custom(format!("`{text}` is not a number from 0 to {}", u32::MAX));
         match Written::deserialize(deserializer).map_err(|_| wrong("the value"))? {
             Written::Number(number) => Ok(number),
             Written::Text(text) => text.parse().map_err(|_| wrong(&text)),
@@ -95,8 +95,8 @@ pub(super) mod codes {
             Written::Name(name) => name.eq_ignore_ascii_case(code::name(*code)),
         });
         found.ok_or_else(|| match written {
-            Written::Number(number) => format!("{number} is no status code"),
-            Written::Name(name) => format!("`{name}` is no status code"),
+            Written::Number(number) => format!("{number} is not a status code"),
+            Written::Name(name) => format!("`{name}` is not a status code"),
         })
     }
 }

@@ -37,7 +37,7 @@ fn a_standard_config_is_read() {
 }
 
 #[test]
-fn the_standard_balancing_policies_are_taken_and_unknown_ones_before_them_passed_over() {
+fn the_standard_balancing_policies_are_accepted_and_unknown_ones_before_them_skipped() {
     for policies in [
         r#"[{"round_robin": {}}]"#,
         r#"[{"pick_first": {"shuffleAddressList": true}}]"#,
@@ -50,7 +50,7 @@ fn the_standard_balancing_policies_are_taken_and_unknown_ones_before_them_passed
 }
 
 #[test]
-fn every_fault_is_told_with_its_path() {
+fn every_error_is_reported_with_its_path() {
     let method = |rest: &str| format!(r#"{{"methodConfig": [{{"name": [{{"service": "a.B"}}], {rest}}}]}}"#);
     let retry = |field: &str, value: &str| {
         let mut policy = serde_json::json!({
@@ -126,7 +126,7 @@ fn every_fault_is_told_with_its_path() {
 }
 
 #[test]
-fn retries_and_hedging_at_once_are_a_contradiction() {
+fn retries_and_hedging_in_one_config_are_an_error() {
     let json = r#"{"methodConfig": [{"name": [{}],
         "retryPolicy": {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1,
             "retryableStatusCodes": ["UNAVAILABLE"]},
@@ -135,7 +135,7 @@ fn retries_and_hedging_at_once_are_a_contradiction() {
 }
 
 #[test]
-fn standard_fields_and_forms_are_taken() {
+fn standard_fields_and_formats_are_accepted() {
     let config = ServiceConfig::parse(
         r#"{"methodConfig": [{"name": [{}], "maxRequestMessageBytes": "1024", "maxResponseMessageBytes": 2048,
             "retryPolicy": {"maxAttempts": "9", "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 2,
