@@ -44,7 +44,8 @@ use crate::{
 type Attempts = Prepare<Faults<Balance>>;
 type Stack = Deadline<Calls<Throttle<Hedge<Attempts, Retry<Attempts>>>>>;
 
-/// Sends calls to one service, balanced over all its endpoints. Cheap to clone; connections end with the last clone.
+/// Sends calls to one service, balanced over all its endpoints. Cheap to clone; connections end with the last
+/// clone.
 #[derive(Clone)]
 pub struct Channel {
     shared: Arc<Shared>,
@@ -145,8 +146,8 @@ impl Channel {
         })
     }
 
-    /// Applies another service config to the calls that begin from now on. `healthCheckConfig` is fixed when the channel
-    /// is created.
+    /// Applies another service config to the calls that begin from now on. `healthCheckConfig` is fixed when the
+    /// channel is created.
     ///
     /// # Errors
     /// If the config is invalid, with the path of the first error; the current config stays in force.

@@ -26,8 +26,8 @@ pub(crate) fn name(code: Code) -> &'static str {
     }
 }
 
-/// The code in a response's headers: `grpc-status`, or the code that gRPC assigns to its HTTP status. `None` if the code
-/// follows in the trailers, as it does for a success.
+/// The code in a response's headers: `grpc-status`, or the code that gRPC assigns to its HTTP status. `None` if
+/// the code follows in the trailers, as it does for a success.
 pub(crate) fn early(response: &Response<Body>) -> Option<Code> {
     if let Some(code) = response.headers().get("grpc-status") {
         return Some(Code::from_bytes(code.as_bytes()));

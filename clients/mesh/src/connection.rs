@@ -82,8 +82,8 @@ pub(crate) struct Connected {
 }
 
 impl Connector {
-    /// Connects within `Tuning::connect_timeout`. `allows_pings`: whether this address has announced before that it
-    /// allows frequent pings.
+    /// Connects within `Tuning::connect_timeout`. `allows_pings`: whether this address has announced before that
+    /// it allows frequent pings.
     pub(crate) async fn open(
         &self,
         address: &Address,

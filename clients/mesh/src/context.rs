@@ -1,7 +1,8 @@
-//! The context that a server propagates to the calls that it makes: token, deadline, and whether it serves a retry.
+//! The context that a server propagates to the calls that it makes: token, deadline, and whether it serves a
+//! retry.
 //!
-//! [`Context::request`] passes it explicitly. Inside [`Context::scope`] the channel uses it implicitly; task-locals do
-//! not cross `tokio::spawn`, so spawned work must enter the scope again.
+//! [`Context::request`] passes it explicitly. Inside [`Context::scope`] the channel uses it implicitly;
+//! task-locals do not cross `tokio::spawn`, so spawned work must enter the scope again.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -31,8 +32,8 @@ impl Context {
         Context::default()
     }
 
-    /// Reads the context from the headers of an incoming request: its `grpc-timeout` counted from now, its bearer token
-    /// (not verified), and whether it is a retry.
+    /// Reads the context from the headers of an incoming request: its `grpc-timeout` counted from now, its bearer
+    /// token (not verified), and whether it is a retry.
     ///
     /// # Errors
     /// If `grpc-timeout` is invalid.
@@ -80,8 +81,8 @@ impl Context {
         self
     }
 
-    /// Sets whether the work serves a retry: its calls are not retried, so that retries do not multiply from layer to
-    /// layer.
+    /// Sets whether the work serves a retry: its calls are not retried, so that retries do not multiply from layer
+    /// to layer.
     pub fn with_serving_retry(mut self, serving_retry: bool) -> Context {
         self.serving_retry = serving_retry;
         self

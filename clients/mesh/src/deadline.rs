@@ -1,8 +1,8 @@
 //! The outermost layer: ends calls at their deadline, and does not send calls whose deadline has passed.
 //!
-//! This timer covers everything: waiting for a connection, every attempt and the delays between them, and the messages
-//! of a stream after its headers. A timer of a layer below would report CANCELLED; this one always reports
-//! DEADLINE_EXCEEDED.
+//! This timer covers everything: waiting for a connection, every attempt and the delays between them, and the
+//! messages of a stream after its headers. A timer of a layer below would report CANCELLED; this one always
+//! reports DEADLINE_EXCEEDED.
 
 use std::{
     pin::Pin,
@@ -96,7 +96,8 @@ where
     }
 }
 
-/// Maps the CANCELLED of the callee's timer, which may fire before ours, to DEADLINE_EXCEEDED; guards the response body.
+/// Maps the CANCELLED of the callee's timer, which may fire before ours, to DEADLINE_EXCEEDED; guards the response
+/// body.
 fn in_time(outcome: Outcome, timer: Pin<Box<Sleep>>) -> Outcome {
     let response = match outcome {
         Err(status) if expired(status.code(), status.message()) => return Err(exceeded()),

@@ -83,8 +83,8 @@ impl Target {
         }
     }
 
-    /// Sends the endpoints, and every change of them, until the receiver is dropped. `connection_lost` signals that a
-    /// connection has ended.
+    /// Sends the endpoints, and every change of them, until the receiver is dropped. `connection_lost` signals
+    /// that a connection has ended.
     pub(crate) async fn watch(self, updates: mpsc::Sender<Update>, connection_lost: Arc<Notify>) {
         match self {
             Target::Static(addresses) => {
@@ -115,8 +115,8 @@ impl Target {
     }
 }
 
-/// Whether traffic to `target` crosses the network in plaintext: it leaves this machine, and without TLS. `false` for an
-/// invalid target, to which nothing is sent.
+/// Whether traffic to `target` crosses the network in plaintext: it leaves this machine, and without TLS. `false`
+/// for an invalid target, to which nothing is sent.
 pub fn is_exposed(target: &str) -> bool {
     let exposed = |uri: &str| Address::parse(uri.trim()).is_ok_and(|address| address.is_exposed());
     match target.split_once(':') {
@@ -175,8 +175,8 @@ impl Address {
 }
 
 impl Address {
-    /// The address and port for the attributes `network.peer.*`: those of the connection if there is one, otherwise the
-    /// ones to connect to.
+    /// The address and port for the attributes `network.peer.*`: those of the connection if there is one,
+    /// otherwise the ones to connect to.
     pub(crate) fn peer(&self, connection: Option<SocketAddr>) -> (String, u16) {
         connection.map_or_else(
             || (self.host.to_string(), self.port),

@@ -1,8 +1,8 @@
-//! Classifies transport errors: whether the server can have processed the request, and which status the application
-//! gets.
+//! Classifies transport errors: whether the server can have processed the request, and which status the
+//! application gets.
 //!
-//! Transports report a lost connection in several ways (CANCELLED, UNKNOWN, "operation was canceled"). Here the code is
-//! determined from the error's chain of sources, and is UNAVAILABLE for all of them.
+//! Transports report a lost connection in several ways (CANCELLED, UNKNOWN, "operation was canceled"). Here the
+//! code is determined from the error's chain of sources, and is UNAVAILABLE for all of them.
 
 use std::{error::Error as StdError, sync::Arc};
 
@@ -80,8 +80,8 @@ pub(crate) fn unavailable(error: hyper::Error, endpoint: &Address) -> Status {
 }
 
 /// Whether the peer reported that it did not process the request (RFC 9113, sections 6.8 and 8.7), for any reason.
-/// GOAWAY is the error of a stream only if its number is above the last one that the peer processed; the other streams
-/// end with the connection, with an I/O error.
+/// GOAWAY is the error of a stream only if its number is above the last one that the peer processed; the other
+/// streams end with the connection, with an I/O error.
 fn is_refused(error: &(dyn StdError + 'static)) -> bool {
     let mut source = Some(error);
     while let Some(current) = source {

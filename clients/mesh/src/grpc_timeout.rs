@@ -14,8 +14,8 @@ const LARGEST: u128 = 99_999_999;
 #[error("`grpc-timeout` must be one to eight digits and one of H, M, S, m, u, n")]
 pub struct InvalidTimeout;
 
-/// Encodes a timeout in the finest unit that fits in eight digits, rounded down: a callee must not get more time than
-/// its caller has.
+/// Encodes a timeout in the finest unit that fits in eight digits, rounded down: a callee must not get more time
+/// than its caller has.
 pub fn encode(timeout: Duration) -> HeaderValue {
     let units: [(u128, char); 6] = [
         (timeout.as_nanos(), 'n'),

@@ -1,8 +1,8 @@
 //! Hedging: starts another attempt before the first has answered, and returns the first successful response.
 //!
-//! Applies only to methods without side effects, and only after the method's observed 95th percentile, so that about
-//! one call in twenty is sent twice and tail latency is cut (Dean and Barroso, "The tail at scale"). Hedges use the
-//! retry budget, and the slower attempts are cancelled.
+//! Applies only to methods without side effects, and only after the method's observed 95th percentile, so that
+//! about one call in twenty is sent twice and tail latency is cut (Dean and Barroso, "The tail at scale"). Hedges
+//! use the retry budget, and the slower attempts are cancelled.
 
 use std::{
     sync::Arc,

@@ -1,10 +1,11 @@
 //! The client side of the service mesh, without a sidecar: every call between services passes through it.
 //!
-//! A [`Channel`] is a tower service on which generated clients are built. It takes the policy of each method from the
-//! contract ([`Policies`]), the caller's token and deadline from the [`Context`], and handles deadlines, retries,
-//! balancing and connections. It does not depend on any service.
+//! A [`Channel`] is a tower service on which generated clients are built. It takes the policy of each method from
+//! the contract ([`Policies`]), the caller's token and deadline from the [`Context`], and handles deadlines,
+//! retries, balancing and connections. It does not depend on any service.
 //!
-//! The modules below are in reading order: the public interface, then the layers from the outermost to the innermost.
+//! The modules below are in reading order: the public interface, then the layers from the outermost to the
+//! innermost.
 
 #![warn(missing_docs)]
 

@@ -25,8 +25,8 @@ impl Methods {
     /// Overrides the contract's policies with the service config.
     ///
     /// # Errors
-    /// If the result violates a rule for policies, such as a retry of a method that is not idempotent, or if the config
-    /// names a method that the contract does not have.
+    /// If the result violates a rule for policies, such as a retry of a method that is not idempotent, or if the
+    /// config names a method that the contract does not have.
     pub(crate) fn new(
         policies: &Policies,
         config: &ServiceConfig,

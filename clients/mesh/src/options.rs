@@ -9,8 +9,8 @@ use crate::{Error, Fault, Tls, discovery::KubernetesApi};
 /// The options of a [`Channel`](crate::Channel).
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
-    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`. An endpoint
-    /// of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`.
+    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`. An
+    /// endpoint of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`.
     pub target: String,
     /// The called service, for metrics and error messages: `payment`.
     pub service: String,
@@ -74,7 +74,8 @@ pub struct Tuning {
     pub replay_limit_bytes: usize,
     /// Interval at which a `dns:` name is resolved again. Milliseconds, 100 to 30000, default 30000.
     pub dns_refresh_ms: u64,
-    /// Which servers are pinged according to the next four settings. Default: those that announce that they allow it.
+    /// Which servers are pinged according to the next four settings. Default: those that announce that they allow
+    /// it.
     pub pings: Pings,
     /// The silence after which a connection without waiting calls is pinged. Milliseconds, default 20000.
     pub keepalive_interval_ms: u64,
@@ -83,16 +84,17 @@ pub struct Tuning {
     /// The silence after which a connection with waiting calls is pinged, repeatedly; 0: as without waiting calls.
     /// Milliseconds, 0 or 50 to 60000, default 500.
     pub silence_ms: u64,
-    /// Timeout of that ping, after which the connection is closed and its repeatable calls are sent to other endpoints.
-    /// Milliseconds, default 1000.
+    /// Timeout of that ping, after which the connection is closed and its repeatable calls are sent to other
+    /// endpoints. Milliseconds, default 1000.
     pub silence_timeout_ms: u64,
-    /// The silence after which a server that announces nothing is pinged, only while calls are waiting; 0: never. Other
-    /// gRPC servers by default close the connection after three pings less than five minutes apart (gRFC A8).
-    /// Milliseconds, 0 or 10000 to 3600000, default 310000.
+    /// The silence after which a server that announces nothing is pinged, only while calls are waiting; 0: never.
+    /// Other gRPC servers by default close the connection after three pings less than five minutes apart (gRFC
+    /// A8). Milliseconds, 0 or 10000 to 3600000, default 310000.
     pub keepalive_unannounced_ms: u64,
     /// Maximum number of calls in flight on one endpoint. Default 512.
     pub max_in_flight: usize,
-    /// Maximum number of calls of the channel that wait for an endpoint; more fail with RESOURCE_EXHAUSTED. Default 1024.
+    /// Maximum number of calls of the channel that wait for an endpoint; more fail with RESOURCE_EXHAUSTED.
+    /// Default 1024.
     pub max_waiting: usize,
     /// The zone of this process: endpoints of the same zone are preferred while they have capacity. Default none.
     pub zone: Option<String>,
@@ -104,8 +106,8 @@ pub struct Tuning {
     pub inject: Vec<Fault>,
     /// Mutual TLS; required for `https://` targets and permitted only for these. Default none.
     pub tls: Option<Tls>,
-    /// Whether the caller's bearer token is sent to this server: `secured` (over TLS, and to this machine), `plaintext`
-    /// (also over plaintext connections) or `never`. Default `secured`.
+    /// Whether the caller's bearer token is sent to this server: `secured` (over TLS, and to this machine),
+    /// `plaintext` (also over plaintext connections) or `never`. Default `secured`.
     pub bearer: BearerTokens,
 }
 
@@ -113,8 +115,8 @@ pub struct Tuning {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BearerTokens {
-    /// Over TLS and to loopback addresses; a call with a token to another address fails with UNAUTHENTICATED and is not
-    /// sent.
+    /// Over TLS and to loopback addresses; a call with a token to another address fails with UNAUTHENTICATED and
+    /// is not sent.
     #[default]
     Secured,
     /// Also over plaintext connections, for trusted networks.
@@ -130,7 +132,8 @@ pub enum Pings {
     /// Those that announce it with [`MIN_PING_INTERVAL`] in response headers, as Weft's servers do.
     #[default]
     Announced,
-    /// All: for other gRPC servers that are configured to allow it, such as grpc-go with `KeepaliveEnforcementPolicy`.
+    /// All: for other gRPC servers that are configured to allow it, such as grpc-go with
+    /// `KeepaliveEnforcementPolicy`.
     Always,
 }
 

@@ -1,9 +1,9 @@
 //! The origin of a call's status: the callee or the client.
 //!
 //! The code alone does not distinguish them. RESOURCE_EXHAUSTED may be the callee's refusal or a full queue of the
-//! client, OUT_OF_RANGE may be a rule of the callee or a response that the client could not decode. Whether the callee
-//! has refused a call decides about its compensation, so the channel marks every status received from the callee; a
-//! status without the mark was created by the client.
+//! client, OUT_OF_RANGE may be a rule of the callee or a response that the client could not decode. Whether the
+//! callee has refused a call decides about its compensation, so the channel marks every status received from the
+//! callee; a status without the mark was created by the client.
 
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 pub enum Origin {
     /// By the callee.
     Callee,
-    /// By the client, after the request may have been sent: the connection was lost, the call timed out, or the response
-    /// could not be read (too large, malformed, cut off). The callee may have executed the call.
+    /// By the client, after the request may have been sent: the connection was lost, the call timed out, or the
+    /// response could not be read (too large, malformed, cut off). The callee may have executed the call.
     Client,
-    /// By the client, and the request was not sent: it could not be encoded, no endpoint was reachable, the queue was
-    /// full, or the client throttled it.
+    /// By the client, and the request was not sent: it could not be encoded, no endpoint was reachable, the queue
+    /// was full, or the client throttled it.
     NotSent,
 }
 

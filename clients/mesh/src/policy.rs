@@ -49,8 +49,8 @@ pub struct MethodPolicy {
     pub server_streaming: bool,
     /// The full name of the request's message.
     pub input: String,
-    /// Whether the contract has a policy for the method. If not, an operator's service config may enable retries, as the
-    /// standard says.
+    /// Whether the contract has a policy for the method. If not, an operator's service config may enable retries,
+    /// as the standard says.
     pub declared: bool,
 }
 
@@ -67,8 +67,8 @@ pub struct Retry {
     pub backoff_multiplier: f64,
     /// The codes after which a call is retried; never empty, never `Ok`.
     pub retryable_codes: Vec<Code>,
-    /// An attempt without a response after this is abandoned and retried; `None`: it may use all the remaining time of
-    /// the call. `perAttemptRecvTimeout` of the service config.
+    /// An attempt without a response after this is abandoned and retried; `None`: it may use all the remaining
+    /// time of the call. `perAttemptRecvTimeout` of the service config.
     pub attempt_timeout: Option<Duration>,
 }
 
@@ -99,14 +99,14 @@ impl Policies {
     /// Services of the packages `grpc` and `google` are ignored.
     ///
     /// # Errors
-    /// [`Error::Descriptors`] if the bytes cannot be decoded; [`Error::Contract`] with every method that has no policy,
-    /// no idempotency level, or an invalid policy.
+    /// [`Error::Descriptors`] if the bytes cannot be decoded; [`Error::Contract`] with every method that has no
+    /// policy, no idempotency level, or an invalid policy.
     pub fn from_descriptors(encoded: &[u8]) -> Result<Policies, Error> {
         descriptors::read(encoded)
     }
 
-    /// The same for any contract: accepts a service without any policy. Its methods have only the caller's timeout, and
-    /// are retried only if a service config says so.
+    /// The same for any contract: accepts a service without any policy. Its methods have only the caller's
+    /// timeout, and are retried only if a service config says so.
     ///
     /// # Errors
     /// As [`Policies::from_descriptors`], for services that have a policy on some of their methods.

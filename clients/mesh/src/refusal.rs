@@ -1,7 +1,7 @@
 //! The meaning of RESOURCE_EXHAUSTED: an overloaded server, or a limit of the caller.
 //!
-//! Only an overloaded server is a reason to send fewer calls. A facility over its rate limit, or a message that is too
-//! large, says nothing about the server's capacity for others.
+//! Only an overloaded server is a reason to send fewer calls. A facility over its rate limit, or a message that is
+//! too large, says nothing about the server's capacity for others.
 
 use http::{HeaderMap, Response};
 use tonic::{Code, Status, body::Body};

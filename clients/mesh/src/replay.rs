@@ -81,8 +81,8 @@ impl Replay {
         })
     }
 
-    /// Buffers a request that may be unary or a stream if all of it is available already, as a unary request is; a stream
-    /// that is still being written can be sent once.
+    /// Buffers a request that may be unary or a stream if all of it is available already, as a unary request is; a
+    /// stream that is still being written can be sent once.
     pub(crate) async fn buffer_if_complete(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
         let (parts, mut body) = request.into_parts();
         let mut read = BytesMut::new();

@@ -1,9 +1,9 @@
 //! Retries according to gRFC A6.
 //!
 //! A call is retried if its method may be repeated, its code is declared retryable, the budget permits it, and the
-//! backoff ends before the deadline. Response headers without an error commit a call: the rest of the response is passed
-//! to the application. A request that no server can have processed is sent again once without using the budget
-//! (transparent retry), whatever its method.
+//! backoff ends before the deadline. Response headers without an error commit a call: the rest of the response is
+//! passed to the application. A request that no server can have processed is sent again once without using the
+//! budget (transparent retry), whatever its method.
 
 pub(crate) mod backoff;
 pub(crate) mod budget;
@@ -140,8 +140,8 @@ async fn with_timeout(
     })
 }
 
-/// Whether a failed attempt counts against the retry budget. A request that was not sent, or that exceeded a limit of
-/// its caller, does not.
+/// Whether a failed attempt counts against the retry budget. A request that was not sent, or that exceeded a limit
+/// of its caller, does not.
 pub(crate) fn counts_as_failure(outcome: &AttemptOutcome) -> bool {
     match outcome {
         Err(failure) => failure.reached != Reached::NoEndpoint,
@@ -270,8 +270,8 @@ impl Attempts {
         retry.attempt_timeout.filter(|_| self.replay.available())
     }
 
-    /// The retry policy, if this call may be retried. Calls made while serving a retry are not retried: the layer above
-    /// retries already, and retries in every layer multiply the load.
+    /// The retry policy, if this call may be retried. Calls made while serving a retry are not retried: the layer
+    /// above retries already, and retries in every layer multiply the load.
     fn policy(&self) -> Option<policy::Retry> {
         let policy = self.attempt.method.policy.as_ref()?;
         if self.attempt.context.serving_retry() || !policy.repeatable() {

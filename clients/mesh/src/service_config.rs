@@ -1,7 +1,7 @@
 //! Overrides by operators: gRPC's standard service config (grpc/proto/service_config.proto, as JSON).
 //!
-//! Parsing is strict: unknown, unsupported or contradictory settings are errors with their path, because a silently
-//! ignored setting would be discovered only in an outage.
+//! Parsing is strict: unknown, unsupported or contradictory settings are errors with their path, because a
+//! silently ignored setting would be discovered only in an outage.
 
 mod generate;
 mod scalars;
@@ -14,9 +14,9 @@ use tonic::Code;
 use crate::Error;
 use scalars::{codes, duration, number};
 
-/// The policies of `loadBalancingConfig` that are accepted; all of them select the mesh's own balancer. The standard
-/// ones are among them, so that one file works for clients in every language; like them, it sends calls to connected
-/// endpoints.
+/// The policies of `loadBalancingConfig` that are accepted; all of them select the mesh's own balancer. The
+/// standard ones are among them, so that one file works for clients in every language; like them, it sends calls
+/// to connected endpoints.
 const BALANCERS: [&str; 3] = ["peak_ewma", "round_robin", "pick_first"];
 
 /// A valid service config.
@@ -167,8 +167,8 @@ impl ServiceConfig {
         Err(invalid("loadBalancingConfig", &reason))
     }
 
-    /// The config of a method, with its index: the exact name takes precedence over the service, the service over the
-    /// default.
+    /// The config of a method, with its index: the exact name takes precedence over the service, the service over
+    /// the default.
     pub(crate) fn find(&self, service: &str, method: &str) -> Option<(usize, &MethodConfig)> {
         [(service, method), (service, ""), ("", "")]
             .into_iter()

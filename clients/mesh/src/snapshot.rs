@@ -17,13 +17,15 @@ pub struct Snapshot {
     pub traffic: Traffic,
     /// Retries and hedges that the budget permits now, of the criticality that has the fewest.
     pub retries_left: u32,
-    /// The probability, 0 to 0.9, with which the client throttles the next call, of the criticality where it is highest.
+    /// The probability, 0 to 0.9, with which the client throttles the next call, of the criticality where it is
+    /// highest.
     pub refusal: f64,
     /// The effective policies of all methods of the contract, sorted by name.
     pub methods: Vec<Method>,
 }
 
-/// Calls and attempts of the last ten seconds. Only failures of the callee count; a caller's errors count as success.
+/// Calls and attempts of the last ten seconds. Only failures of the callee count; a caller's errors count as
+/// success.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Traffic {
     /// Ended calls per second.

@@ -1,8 +1,9 @@
 //! Keeps a connection to every endpoint, and publishes those that are connected.
 //!
-//! Connections are opened before they are needed. One task supervises a channel; it owns one [`ConnectionTask`] for each
-//! address, and all of them end when the channel is dropped. A call that finds no connection brings the next attempt
-//! forward to a few seconds at most, so that a long backoff does not prolong an outage by minutes ([`Demand`]).
+//! Connections are opened before they are needed. One task supervises a channel; it owns one [`ConnectionTask`]
+//! for each address, and all of them end when the channel is dropped. A call that finds no connection brings the
+//! next attempt forward to a few seconds at most, so that a long backoff does not prolong an outage by minutes
+//! ([`Demand`]).
 
 mod connection_task;
 mod demand;
@@ -133,8 +134,8 @@ impl Supervisor {
         self.subset.select(addresses, subset::MAX_ENDPOINTS)
     }
 
-    /// Starts a connection task for each new address and aborts those of removed addresses. Calls in flight on their
-    /// connections are not aborted.
+    /// Starts a connection task for each new address and aborts those of removed addresses. Calls in flight on
+    /// their connections are not aborted.
     fn reconcile(
         &self,
         addresses: &[Address],
@@ -210,8 +211,8 @@ impl Supervisor {
 }
 
 impl Entry {
-    /// Logs one warning for each series of failures: at once for an endpoint that has been ready before; for one that is
-    /// still starting only after `STARTUP_GRACE`.
+    /// Logs one warning for each series of failures: at once for an endpoint that has been ready before; for one
+    /// that is still starting only after `STARTUP_GRACE`.
     fn log_failure(&mut self, address: &Address, reason: &str) {
         let first = self.failing.is_none();
         let (since, warned) = self.failing.get_or_insert_with(|| (Instant::now(), false));

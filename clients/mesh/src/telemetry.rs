@@ -1,7 +1,7 @@
 //! Spans and metrics of calls and attempts.
 //!
-//! A call has a span and a duration as the application sees it, retries included; each of its attempts has its own,
-//! so that both the effective and the actual success rate are visible.
+//! A call has a span and a duration as the application sees it, retries included; each of its attempts has its
+//! own, so that both the effective and the actual success rate are visible.
 
 mod calls;
 pub(crate) mod metrics;

@@ -1,13 +1,13 @@
 //! Client-side throttling: refuses calls before they are sent while the callee refuses most calls.
 //!
-//! An overloaded server spends its capacity on refusals. A client whose calls are refused sends only a little more than
-//! what is accepted: it refuses a call locally with probability
-//! `max(0, (requests - 2 * accepts) / (requests + 1))` (Site Reliability Engineering, "Handling overload").
+//! An overloaded server spends its capacity on refusals. A client whose calls are refused sends only a little more
+//! than what is accepted: it refuses a call locally with probability `max(0, (requests - 2 * accepts) / (requests
+//! + 1))` (Site Reliability Engineering, "Handling overload").
 //!
 //! Each criticality has its own history, because a callee that sheds batch work still accepts critical calls. Only
-//! refusals of an overloaded server count ([`Refusal::Overload`]): one facility over its rate limit must not affect the
-//! calls of others. UNAVAILABLE does not count: the breaker and the retry budget handle it, and it may end at any time,
-//! so that a history of two minutes would prolong the outage.
+//! refusals of an overloaded server count ([`Refusal::Overload`]): one facility over its rate limit must not
+//! affect the calls of others. UNAVAILABLE does not count: the breaker and the retry budget handle it, and it may
+//! end at any time, so that a history of two minutes would prolong the outage.
 
 use std::{
     collections::HashMap,
@@ -38,7 +38,8 @@ const SLOT: Duration = Duration::from_secs(5);
 const SLOTS: usize = 24;
 /// The client sends up to this many times the calls that are accepted.
 const MULTIPLIER: f64 = 2.0;
-/// Fewer excess requests do not count as overload: a client with few calls must not be throttled after one failure.
+/// Fewer excess requests do not count as overload: a client with few calls must not be throttled after one
+/// failure.
 const MIN_EXCESS: u32 = 10;
 /// Some calls must be sent, or the callee's recovery would not be detected.
 const MAX_PROBABILITY: f64 = 0.9;
@@ -101,8 +102,8 @@ where
     }
 }
 
-/// RESOURCE_EXHAUSTED with a pushback that forbids retries: if this status is propagated, callers further up must not
-/// retry a call that was refused to reduce load.
+/// RESOURCE_EXHAUSTED with a pushback that forbids retries: if this status is propagated, callers further up must
+/// not retry a call that was refused to reduce load.
 fn throttled_status() -> Status {
     let text = "throttled by the client: the callee has refused most calls of the last two minutes";
     let details = ErrorDetails::with_error_info("CLIENT_THROTTLED", "mesh", HashMap::new());

@@ -1,7 +1,7 @@
 //! Mutual TLS between services, with SPIFFE names and certificates that are rotated while the process runs.
 //!
-//! The files are read again for every new connection. If they are invalid, as in the middle of a rotation, the last
-//! valid ones stay in use and a warning is logged.
+//! The files are read again for every new connection. If they are invalid, as in the middle of a rotation, the
+//! last valid ones stay in use and a warning is logged.
 
 mod verifier;
 
@@ -92,8 +92,8 @@ impl Credentials {
         })
     }
 
-    /// The configuration for the next connection. Waits at most a second for the files: a hanging volume must not block
-    /// the handshakes of all connections, and blocks one thread, not one for each of them.
+    /// The configuration for the next connection. Waits at most a second for the files: a hanging volume must not
+    /// block the handshakes of all connections, and blocks one thread, not one for each of them.
     pub(crate) async fn current(&self) -> Arc<ClientConfig> {
         match timeout(READ_TIMEOUT, self.read()).await {
             Ok(Some(result)) => self.update(result),
@@ -106,8 +106,8 @@ impl Credentials {
         Arc::clone(&self.lock().1)
     }
 
-    /// Reads the files in a blocking thread, because a disk may hang. One read at a time: the permit is held until the
-    /// read ends.
+    /// Reads the files in a blocking thread, because a disk may hang. One read at a time: the permit is held until
+    /// the read ends.
     async fn read(&self) -> Option<Result<Files, LoadError>> {
         let permit = Arc::clone(&self.reading).acquire_owned().await.ok()?;
         let settings = self.settings.clone();

@@ -12,8 +12,8 @@ use crate::measure::{allocated, cpu};
 
 const ENDPOINTS: usize = 128;
 
-/// The server's frames on an idle HTTP/2 connection: its settings, and the acknowledgement of the client's (RFC 9113,
-/// section 6.5).
+/// The server's frames on an idle HTTP/2 connection: its settings, and the acknowledgement of the client's (RFC
+/// 9113, section 6.5).
 const SETTINGS_AND_ACKNOWLEDGEMENT: [u8; 18] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0];
 
 pub(crate) async fn print(lasting: Duration) {

@@ -1,9 +1,10 @@
-//! The cost of the mesh: bare tonic, the full stack without TLS and with mutual TLS, and with its metrics collected, in
-//! one run. Spans are not recorded.
+//! The cost of the mesh: bare tonic, the full stack without TLS and with mutual TLS, and with its metrics
+//! collected, in one run. Spans are not recorded.
 //!
-//! Client and server share the process and its processors, so that only ratios of one run are meaningful. The variants
-//! take turns in each round, and medians are printed, so that temporary load of the machine affects all of them alike.
-//! Run it with `cargo bench -p mesh`; `-- SECONDS` sets how long each measurement of a round lasts (default 1).
+//! Client and server share the process and its processors, so that only ratios of one run are meaningful. The
+//! variants take turns in each round, and medians are printed, so that temporary load of the machine affects all
+//! of them alike. Run it with `cargo bench -p mesh`; `-- SECONDS` sets how long each measurement of a round lasts
+//! (default 1).
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot set up has failed")]
 

@@ -51,8 +51,8 @@ pub(crate) struct Criteria<'a> {
     pub(crate) probe_schedule: &'a ProbeSchedule,
 }
 
-/// Endpoints are preferred for their zone or their speed while the calls in flight are below this part of their limit;
-/// the rest is reserved for bursts.
+/// Endpoints are preferred for their zone or their speed while the calls in flight are below this part of their
+/// limit; the rest is reserved for bursts.
 const PREFERRED_FULLNESS: f64 = 0.8;
 
 pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Choice {
@@ -130,9 +130,9 @@ impl Criteria<'_> {
         ))
     }
 
-    /// Whether this attempt may be a probe: only a first attempt, because a retry's call has failed once already; only a
-    /// method that may be repeated, because the probe is likely to fail; and only a unary method whose timeouts count
-    /// within the probe's timeout.
+    /// Whether this attempt may be a probe: only a first attempt, because a retry's call has failed once already;
+    /// only a method that may be repeated, because the probe is likely to fail; and only a unary method whose
+    /// timeouts count within the probe's timeout.
     fn may_probe(&self) -> bool {
         let suits = |policy: &Arc<MethodPolicy>| {
             let one_message = !policy.client_streaming && !policy.server_streaming;

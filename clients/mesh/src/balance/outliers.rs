@@ -1,8 +1,9 @@
-//! Excludes endpoints that are much slower than most, except for occasional calls that probe whether they still are.
+//! Excludes endpoints that are much slower than most, except for occasional calls that probe whether they still
+//! are.
 //!
 //! Choosing by cost alone sends calls to an endpoint ten times slower whenever the others are busy or have had a
-//! hiccup: one call in twenty in a simulation, five times as many as the 99th percentile tolerates. So slow endpoints
-//! are excluded while the others have capacity, and at least half of the endpoints stay.
+//! hiccup: one call in twenty in a simulation, five times as many as the 99th percentile tolerates. So slow
+//! endpoints are excluded while the others have capacity, and at least half of the endpoints stay.
 
 use std::{
     sync::{
@@ -58,8 +59,8 @@ pub(super) fn mark_slow(candidates: &[Candidate<'_>]) -> bool {
     candidates.iter().any(Candidate::slow)
 }
 
-/// The latency of the fastest slow endpoint. An endpoint that has been silent for longer while calls are waiting is no
-/// better than a slow one: a dead connection keeps the good score of its last answers.
+/// The latency of the fastest slow endpoint. An endpoint that has been silent for longer while calls are waiting
+/// is no better than a slow one: a dead connection keeps the good score of its last answers.
 pub(super) fn min_slow_latency(candidates: &[Candidate<'_>], now: Instant) -> Duration {
     let slow = candidates.iter().filter(|candidate| candidate.slow());
     let latencies = slow.map(|candidate| candidate.endpoint.stats.lock().load.estimate(now));
@@ -73,8 +74,8 @@ pub(crate) struct ProbeSchedule {
 }
 
 impl ProbeSchedule {
-    /// The slow endpoint that this call should probe, if a probe is due: the one whose score is the oldest. An endpoint
-    /// with a call in flight is not probed, because the result of that call is pending.
+    /// The slow endpoint that this call should probe, if a probe is due: the one whose score is the oldest. An
+    /// endpoint with a call in flight is not probed, because the result of that call is pending.
     pub(super) fn next_probe<'a>(&self, candidates: &[Candidate<'a>]) -> Option<&'a Arc<Endpoint>> {
         let (endpoint, updated_at) = candidates
             .iter()

@@ -1,7 +1,8 @@
 //! An IO wrapper that signals the first received byte and records every read in [`Activity`].
 //!
 //! An HTTP/2 client may send requests before it has received anything, so that a listener that accepts and then
-//! hangs looks like a working server. A connection counts as established when the server's preface begins to arrive.
+//! hangs looks like a working server. A connection counts as established when the server's preface begins to
+//! arrive.
 
 use std::{
     io,

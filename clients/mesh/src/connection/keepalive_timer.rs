@@ -1,8 +1,8 @@
 //! The timer of keepalive pings: when a silent connection is pinged, and how long the answer may take.
 //!
-//! hyper pings a connection that has been silent for one interval, idle or not, and measures time with the timer that
-//! it is given. This timer makes the interval short while calls are waiting and long while none is, so that a dead
-//! connection is detected within its calls' deadlines, and an idle one costs next to nothing.
+//! hyper pings a connection that has been silent for one interval, idle or not, and measures time with the timer
+//! that it is given. This timer makes the interval short while calls are waiting and long while none is, so that a
+//! dead connection is detected within its calls' deadlines, and an idle one costs next to nothing.
 //!
 //! This applies only to peers that have announced that they allow it. Other gRPC servers, such as grpc-go, count
 //! pings and close the connection after the third that comes too soon (gRFC A8): by default they allow one in five
@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep_until};
 use super::activity::Activity;
 use crate::options::Tuning;
 
-/// If the timer fires later than this after its due time, the process was not scheduled, and may not have read what
-/// had been received.
+/// If the timer fires later than this after its due time, the process was not scheduled, and may not have read
+/// what had been received.
 const LATE_WAKE_UP: Duration = Duration::from_millis(100);
 
 /// How long a connection may be silent before it is pinged, and how long the answer may take.
@@ -104,7 +104,8 @@ impl KeepaliveTimer {
         self.busy.interval
     }
 
-    /// The ping timeout passed to hyper. It is longer than the interval, which tells the two apart in `sleep_until`.
+    /// The ping timeout passed to hyper. It is longer than the interval, which tells the two apart in
+    /// `sleep_until`.
     pub(super) fn timeout(&self) -> Duration {
         self.busy.interval + self.idle.timeout
     }

@@ -55,8 +55,8 @@ impl Dns {
         }
     }
 
-    /// The current addresses of the name, in a stable order. An empty answer is an error, because a temporary failure of
-    /// the name server must not remove all endpoints.
+    /// The current addresses of the name, in a stable order. An empty answer is an error, because a temporary
+    /// failure of the name server must not remove all endpoints.
     async fn resolve(&self) -> io::Result<Vec<Address>> {
         let found: BTreeSet<SocketAddr> = tokio::net::lookup_host((&*self.name.host, self.name.port))
             .await?

@@ -1,8 +1,8 @@
 //! `k8s:` targets: watches the endpoints of a Service through the Kubernetes API.
 //!
-//! The EndpointSlices of the Service are listed once and then watched from the version of that list on. A watch that
-//! ends is resumed from the last version; if the API no longer has that version (410 Gone), the slices are listed again.
-//! While the API is unreachable, the last known endpoints stay in use.
+//! The EndpointSlices of the Service are listed once and then watched from the version of that list on. A watch
+//! that ends is resumed from the last version; if the API no longer has that version (410 Gone), the slices are
+//! listed again. While the API is unreachable, the last known endpoints stay in use.
 
 mod account;
 mod api;
@@ -52,8 +52,8 @@ struct Progress {
 }
 
 impl Kubernetes {
-    /// Parses `http://payment.weft:grpc`: the scheme, the Service, its namespace (default: the pod's own), and the port
-    /// by its name in the Service or by its number in the pods.
+    /// Parses `http://payment.weft:grpc`: the scheme, the Service, its namespace (default: the pod's own), and the
+    /// port by its name in the Service or by its number in the pods.
     pub(super) fn parse(
         text: &str,
         settings: &KubernetesApi,

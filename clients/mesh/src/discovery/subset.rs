@@ -1,7 +1,7 @@
 //! Selects the endpoints that a channel connects to if there are too many of them.
 //!
-//! Each client selects its own subset, so that all endpoints get connections; and a client keeps its endpoints while
-//! others are added and removed (rendezvous hashing, as in gRFC A68's random subsetting).
+//! Each client selects its own subset, so that all endpoints get connections; and a client keeps its endpoints
+//! while others are added and removed (rendezvous hashing, as in gRFC A68's random subsetting).
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The probe is a user's call if its method may be repeated, is unary, and times out within the probe's timeout;
-//! otherwise it is a `grpc.health.v1.Health/Check`. Only the probe's own result counts: calls that were sent before
-//! the ejection say nothing about the present state.
+//! otherwise it is a `grpc.health.v1.Health/Check`. Only the probe's own result counts: calls that were sent
+//! before the ejection say nothing about the present state.
 
 use std::{
     sync::{
@@ -219,8 +219,8 @@ impl Breaker {
         readmitted
     }
 
-    /// Records a health check that reported SERVING, which proves less than a successful call: the next failure ejects
-    /// the endpoint again. Returns whether it readmitted the endpoint.
+    /// Records a health check that reported SERVING, which proves less than a successful call: the next failure
+    /// ejects the endpoint again. Returns whether it readmitted the endpoint.
     pub(crate) fn health_check_succeeded(&mut self, probe: Probe) -> bool {
         let readmitted = self.is_probed_by(Some(probe));
         if readmitted {

@@ -1,11 +1,12 @@
 //! How slow an endpoint is compared with the usual latency of the methods that it serves.
 //!
-//! The [load](super::load) estimate remembers a single slow answer for seconds. That spreads calls well among equal
-//! endpoints, but does not distinguish an endpoint that is slow from one that was slow once, so that a slow one looks
-//! cheap whenever the others have had a hiccup. This score averages many answers, and does not decay while there are none.
+//! The [load](super::load) estimate remembers a single slow answer for seconds. That spreads calls well among
+//! equal endpoints, but does not distinguish an endpoint that is slow from one that was slow once, so that a slow
+//! one looks cheap whenever the others have had a hiccup. This score averages many answers, and does not decay
+//! while there are none.
 //!
-//! Latencies are compared as logarithms, each with the baseline of its own method: an endpoint that serves expensive
-//! methods is not slow, and where a method's latencies vary widely, a difference means less.
+//! Latencies are compared as logarithms, each with the baseline of its own method: an endpoint that serves
+//! expensive methods is not slow, and where a method's latencies vary widely, a difference means less.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},

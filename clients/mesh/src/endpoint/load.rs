@@ -1,9 +1,9 @@
 //! The cost of a call at an endpoint: peak-EWMA latency times the calls in flight.
 //!
-//! A slow answer raises the estimate at once; fast answers lower it over ten seconds (Finagle's "peak EWMA"). There
-//! are three corrections: a single peak counts as at most twice the estimate, because a hiccup would starve an
-//! endpoint for seconds; a failure counts as slow, because an endpoint that fails fast would otherwise attract all
-//! traffic; and a new endpoint costs more at first, because its caches are cold.
+//! A slow answer raises the estimate at once; fast answers lower it over ten seconds (Finagle's "peak EWMA").
+//! There are three corrections: a single peak counts as at most twice the estimate, because a hiccup would starve
+//! an endpoint for seconds; a failure counts as slow, because an endpoint that fails fast would otherwise attract
+//! all traffic; and a new endpoint costs more at first, because its caches are cold.
 
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ impl Load {
         age.clamp(MIN_WARMTH, 1.0)
     }
 
-    /// The cost of one more call in addition to `in_flight` others, comparable between endpoints. An endpoint without
-    /// observations gets one call, and no other until that is answered.
+    /// The cost of one more call in addition to `in_flight` others, comparable between endpoints. An endpoint
+    /// without observations gets one call, and no other until that is answered.
     pub(crate) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
         if self.seconds.is_none() && in_flight == 0 {
             return 0.0;

@@ -1,8 +1,8 @@
 //! How many calls in flight an endpoint of the caller's own zone gets in preference to other zones.
 //!
-//! A caller does not know an endpoint's capacity, which all callers share, so that each finds its share by trial: the
-//! share grows while the endpoint accepts calls, and shrinks when the endpoint is overloaded or a call times out (additive
-//! increase and multiplicative decrease, as in TCP). Calls beyond the share go to all zones.
+//! A caller does not know an endpoint's capacity, which all callers share, so that each finds its share by trial:
+//! the share grows while the endpoint accepts calls, and shrinks when the endpoint is overloaded or a call times
+//! out (additive increase and multiplicative decrease, as in TCP). Calls beyond the share go to all zones.
 
 use tokio::time::Instant;
 
@@ -40,8 +40,8 @@ impl Share {
         (in_flight as f64) < self.calls
     }
 
-    /// Records a success while `in_flight` calls were in flight. The share doubles in each round of calls until it first
-    /// shrinks, and then grows by one call a round.
+    /// Records a success while `in_flight` calls were in flight. The share doubles in each round of calls until it
+    /// first shrinks, and then grows by one call a round.
     pub(crate) fn grow(&mut self, in_flight: usize) {
         if in_flight as f64 >= self.calls * USED_SHARE {
             let more = if self.reduced.is_none() {

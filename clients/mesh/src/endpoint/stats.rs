@@ -100,8 +100,8 @@ impl Stats {
         self.slow.store(slow, Ordering::Relaxed);
     }
 
-    /// Calls that may be in flight: the lower of the channel's limit and the server's limit of concurrent streams, beyond
-    /// which the HTTP/2 library would queue calls.
+    /// Calls that may be in flight: the lower of the channel's limit and the server's limit of concurrent streams,
+    /// beyond which the HTTP/2 library would queue calls.
     fn cap(&self) -> usize {
         self.concurrency_limit
             .max_in_flight()

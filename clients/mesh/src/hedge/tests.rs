@@ -22,7 +22,8 @@ use crate::{
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Sends one hedged call; attempt `n` ends with the outcome of `script[n]` after its time. Returns when each was sent.
+/// Sends one hedged call; attempt `n` ends with the outcome of `script[n]` after its time. Returns when each was
+/// sent.
 async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Arc<Budget>) -> (Outcome, Vec<Duration>) {
     let (sent, started) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
     let script = Arc::new(Mutex::new(script.into_iter()));

@@ -1,5 +1,5 @@
-//! The delay between attempts: exponential, capped, and with 20 % of jitter, so that clients that failed together do not
-//! retry together.
+//! The delay between attempts: exponential, capped, and with 20 % of jitter, so that clients that failed together
+//! do not retry together.
 
 use std::time::Duration;
 

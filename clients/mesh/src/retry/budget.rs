@@ -1,8 +1,8 @@
 //! The retry budget of a channel. Two bounds apply together.
 //!
-//! gRFC A6's token bucket stops retries while more than half of the recent attempts fail. It does not limit the rate,
-//! so a window caps retries at a fifth of the calls of the last ten seconds, plus ten a second so that a client with few
-//! calls can retry at all. Together they keep a client from amplifying an outage.
+//! gRFC A6's token bucket stops retries while more than half of the recent attempts fail. It does not limit the
+//! rate, so a window caps retries at a fifth of the calls of the last ten seconds, plus ten a second so that a
+//! client with few calls can retry at all. Together they keep a client from amplifying an outage.
 //!
 //! Each criticality has its own budget: failing batch work must not use up the retries of critical calls.
 

@@ -1,8 +1,8 @@
 //! Generates gRPC's standard service config from the contract, for clients in Python, Node, Go, Java and C++.
 //!
-//! Only fields of grpc/proto/service_config.proto are written, and only what standard clients support: they have no
-//! balancing by the power of two choices, and their `hedgingPolicy` excludes a `retryPolicy`. If the contract has both,
-//! the retry is kept, because the C core and Go do not support hedging and would then do neither.
+//! Only fields of grpc/proto/service_config.proto are written, and only what standard clients support: they have
+//! no balancing by the power of two choices, and their `hedgingPolicy` excludes a `retryPolicy`. If the contract
+//! has both, the retry is kept, because the C core and Go do not support hedging and would then do neither.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use crate::{
 impl Policies {
     /// The service config of a package (`order.v1`), its methods in alphabetical order; `None` if it has none.
     ///
-    /// Timeouts are the contract's. A method is retried or hedged only if the contract says that it may be repeated.
-    /// The health check watches the whole server (the empty name), because one connection serves all services of the
-    /// package.
+    /// Timeouts are the contract's. A method is retried or hedged only if the contract says that it may be
+    /// repeated. The health check watches the whole server (the empty name), because one connection serves all
+    /// services of the package.
     pub fn service_config(&self, package: &str) -> Option<Value> {
         let mut methods: Vec<_> = self
             .iter()

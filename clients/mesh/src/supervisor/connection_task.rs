@@ -100,8 +100,8 @@ impl ConnectionTask {
         );
     }
 
-    /// The report of a connection's end. One that ends as soon as it is established was refused, such as by a server
-    /// that rejects our certificate.
+    /// The report of a connection's end. One that ends as soon as it is established was refused, such as by a
+    /// server that rejects our certificate.
     fn report_end(&self, age: Duration, ended: hyper::Result<()>) -> Report {
         if age >= MIN_LIFETIME {
             return Report::Down(self.address.clone());

@@ -1,8 +1,8 @@
 //! Calls that find no connection bring the next connection attempts forward, within bounds.
 //!
 //! gRPC's connection-backoff.md demands that attempts are dispersed and not much more frequent than the backoff: a
-//! recovering server must not be contacted by all its clients at once, however many calls they have. So the shortened
-//! waits have jitter and grow with each failed attempt, and a channel tries one address at a time.
+//! recovering server must not be contacted by all its clients at once, however many calls they have. So the
+//! shortened waits have jitter and grow with each failed attempt, and a channel tries one address at a time.
 
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ impl Demand {
         self.raised.notify_waiters();
     }
 
-    /// Waits for `backoff`, or until a call requests an attempt, but at least for `min_wait`. Returns a permit if a call
-    /// requested the attempt; the caller holds it during the attempt.
+    /// Waits for `backoff`, or until a call requests an attempt, but at least for `min_wait`. Returns a permit if
+    /// a call requested the attempt; the caller holds it during the attempt.
     pub(super) async fn wait(
         &self,
         backoff: Duration,
@@ -86,7 +86,8 @@ mod tests {
 
     use super::*;
 
-    /// Attempts of `addresses` that always fail, while calls request one every 10 ms. Returns their times by address.
+    /// Attempts of `addresses` that always fail, while calls request one every 10 ms. Returns their times by
+    /// address.
     async fn attempts(addresses: usize, lasting: Duration) -> Vec<Vec<Duration>> {
         let demand = Arc::new(Demand::default());
         let made = Arc::new(Mutex::new(vec![Vec::new(); addresses]));

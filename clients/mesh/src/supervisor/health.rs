@@ -21,8 +21,8 @@ use tower::Service;
 
 use crate::{endpoint::Endpoint, retry::backoff::jitter};
 
-/// The backoff before a failed watch is restarted, before jitter: it grows until the endpoint reports a health (gRFC
-/// A17).
+/// The backoff before a failed watch is restarted, before jitter: it grows until the endpoint reports a health
+/// (gRFC A17).
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(120);
 const BACKOFF_FACTOR: f64 = 1.6;

@@ -1,5 +1,5 @@
-//! The client's metrics: OpenTelemetry's RPC conventions for calls, gRFC A66 for attempts, gRFC A96 for retries and
-//! hedges, gRFC A91 for ejections.
+//! The client's metrics: OpenTelemetry's RPC conventions for calls, gRFC A66 for attempts, gRFC A96 for retries
+//! and hedges, gRFC A91 for ejections.
 
 use std::{sync::Arc, time::Duration};
 

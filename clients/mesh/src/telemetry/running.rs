@@ -21,8 +21,8 @@ pub(crate) enum Measured {
     Attempt,
 }
 
-/// A call or an attempt that has not ended. If it is dropped, it counts as DEADLINE_EXCEEDED if its deadline has passed,
-/// otherwise as CANCELLED, by its caller or because another attempt was faster.
+/// A call or an attempt that has not ended. If it is dropped, it counts as DEADLINE_EXCEEDED if its deadline has
+/// passed, otherwise as CANCELLED, by its caller or because another attempt was faster.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) metrics: Arc<Metrics>,

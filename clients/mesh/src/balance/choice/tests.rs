@@ -91,7 +91,8 @@ impl Channel {
         }
     }
 
-    /// Six callers make a hundred calls each; endpoint `n` answers as `answers[n]` says. Returns each endpoint's share.
+    /// Six callers make a hundred calls each; endpoint `n` answers as `answers[n]` says. Returns each endpoint's
+    /// share.
     async fn share(&self, answers: &[(Duration, Verdict)]) -> Vec<f64> {
         let calls = (0..6).map(|_| async {
             let mut counts = vec![0_u32; answers.len()];
@@ -140,8 +141,8 @@ async fn an_endpoint_that_fails_at_once_attracts_no_load() {
     );
 }
 
-/// Rounds of `calls` at once from zone x; each endpoint accepts as many of them as `capacity` says. Returns for each
-/// round how many calls each endpoint got and how many were refused.
+/// Rounds of `calls` at once from zone x; each endpoint accepts as many of them as `capacity` says. Returns for
+/// each round how many calls each endpoint got and how many were refused.
 async fn rounds(
     channel: &Channel,
     calls: usize,

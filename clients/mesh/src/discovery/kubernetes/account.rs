@@ -69,7 +69,8 @@ impl Account {
         Ok(text.trim().to_owned())
     }
 
-    /// The current token; the kubelet replaces the file long before the token expires. `None` if a proxy authenticates.
+    /// The current token; the kubelet replaces the file long before the token expires. `None` if a proxy
+    /// authenticates.
     pub(super) fn token(&self) -> io::Result<Option<String>> {
         match fs::read_to_string(self.file("token")) {
             Ok(token) => Ok(Some(token.trim().to_owned())),

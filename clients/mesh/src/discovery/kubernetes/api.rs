@@ -1,5 +1,5 @@
-//! Requests to the Kubernetes API: each on its own connection, with the current contents of the token and CA files.
-//! There are about two requests in some minutes, so that a connection pool would be useless.
+//! Requests to the Kubernetes API: each on its own connection, with the current contents of the token and CA
+//! files. There are about two requests in some minutes, so that a connection pool would be useless.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 

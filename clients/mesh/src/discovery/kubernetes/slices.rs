@@ -1,7 +1,7 @@
 //! EndpointSlices (`discovery.k8s.io/v1`), and which of their endpoints are used.
 //!
-//! The ready endpoints are used. If there is none, the terminating ones that still serve are used, as kube-proxy does
-//! (KEP-1669): a failed rollout must not make the Service unavailable.
+//! The ready endpoints are used. If there is none, the terminating ones that still serve are used, as kube-proxy
+//! does (KEP-1669): a failed rollout must not make the Service unavailable.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -101,8 +101,8 @@ impl Service {
         }
     }
 
-    /// The zone of an endpoint for balancing: the caller's own zone if the endpoint's hints contain it, otherwise the first
-    /// zone of its hints, otherwise the zone that it runs in.
+    /// The zone of an endpoint for balancing: the caller's own zone if the endpoint's hints contain it, otherwise
+    /// the first zone of its hints, otherwise the zone that it runs in.
     fn zone(&self, endpoint: &Endpoint) -> Option<Arc<str>> {
         let hints = endpoint.hints.iter().flat_map(|hints| &hints.for_zones);
         let mut hinted = hints.map(|hint| hint.name.as_str()).peekable();

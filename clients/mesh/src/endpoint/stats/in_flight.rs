@@ -36,8 +36,8 @@ pub(crate) enum Verdict {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Blame {
     pub(crate) deadline: Option<Instant>,
-    /// A timeout after less than this does not count against the endpoint: callers with short deadlines must not eject a
-    /// healthy endpoint.
+    /// A timeout after less than this does not count against the endpoint: callers with short deadlines must not
+    /// eject a healthy endpoint.
     pub(crate) min_duration: Duration,
 }
 
@@ -56,8 +56,8 @@ impl Blame {
 }
 
 impl Verdict {
-    /// Codes chosen by the application do not count against the endpoint. `headers` are the headers or trailers that
-    /// contain the code.
+    /// Codes chosen by the application do not count against the endpoint. `headers` are the headers or trailers
+    /// that contain the code.
     pub(crate) fn from_code(code: Code, headers: &HeaderMap) -> Verdict {
         match code {
             Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss => Verdict::Bad,
@@ -70,7 +70,8 @@ impl Verdict {
     }
 }
 
-/// A call from its sending to the end of its response. If it is dropped before it is finished, its caller abandoned it.
+/// A call from its sending to the end of its response. If it is dropped before it is finished, its caller
+/// abandoned it.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     stats: Arc<Stats>,
@@ -186,8 +187,8 @@ impl InFlight {
         }
     }
 
-    /// Records a call that its caller abandoned. It counts as a timeout if its deadline has passed; otherwise only the
-    /// time waited is recorded, as a lower bound of the endpoint's latency.
+    /// Records a call that its caller abandoned. It counts as a timeout if its deadline has passed; otherwise only
+    /// the time waited is recorded, as a lower bound of the endpoint's latency.
     fn abandon(&mut self) {
         let now = Instant::now();
         if self.headers_after.is_some() && !self.one_message {
