@@ -119,16 +119,16 @@ impl Connector {
 
     /// Enables TCP keepalive, which detects a dead host and which servers do not count as HTTP/2 pings.
     fn set_tcp_keepalive_options(&self, stream: &TcpStream) -> io::Result<()> {
-        let (quiet, answer) = (self.tuning.keepalive_interval(), self.tuning.keepalive_timeout());
+        let (interval, timeout) = (self.tuning.keepalive_interval(), self.tuning.keepalive_timeout());
         let seconds = |time: Duration| Duration::from_secs(time.as_secs().max(1));
         let keepalive = TcpKeepalive::new()
-            .with_time(seconds(quiet))
-            .with_interval(seconds(answer / TCP_PROBES))
+            .with_time(seconds(interval))
+            .with_interval(seconds(timeout / TCP_PROBES))
             .with_retries(TCP_PROBES);
         let socket = SockRef::from(stream);
         socket.set_tcp_keepalive(&keepalive)?;
         #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(quiet + answer))?;
+        socket.set_tcp_user_timeout(Some(interval + timeout))?;
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The outermost layer: ends calls at their deadline, and does not send calls whose deadline has passed.
+//! The outermost layer: ends calls at their deadline, and does not send a call after its deadline.
 //!
 //! This timer covers everything: waiting for a connection, every attempt and the delays between them, and the
 //! messages of a stream after its headers. A timer of a layer below would report CANCELLED; this one always

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-/// Number of latencies kept.
+/// Number of stored latencies.
 const CAPACITY: usize = 128;
 /// With fewer latencies there is no percentile.
 const MIN_COUNT: usize = 40;

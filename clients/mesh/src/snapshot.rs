@@ -61,7 +61,7 @@ pub struct Endpoint {
     pub weight: f64,
     /// Estimated latency, including penalties for failures. Milliseconds.
     pub latency_ms: f64,
-    /// Calls sent whose response has not ended.
+    /// Number of calls sent without a complete response.
     pub in_flight: usize,
     /// `closed`, `ejected` or `probing`.
     pub breaker: &'static str,

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::frames::FrameEvent;
 
-/// New calls avoid a connection whose ping is unanswered for longer than this. A healthy peer answers within a few
-/// milliseconds; one that is slower because its machine is overloaded is best avoided as well.
+/// If a ping is unanswered for longer than this, new calls avoid the connection. A healthy peer answers within a
+/// few milliseconds; one that is slower because its machine is overloaded is best avoided as well.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
 /// The activity of one connection. Times are microseconds since `connected_at`.
@@ -25,7 +25,7 @@ pub(crate) struct Activity {
     last_read: AtomicU64,
     /// When the last ping was sent.
     last_ping: AtomicU64,
-    /// Calls whose response has not begun.
+    /// Number of calls without any response yet.
     waiting: AtomicUsize,
     /// When `waiting` rose from zero.
     waiting_since: AtomicU64,

@@ -176,8 +176,8 @@ impl PingSleep {
         let last_read = activity.last_read();
         if !self.pings_often {
             return match (self.phase, waiting_since, unannounced) {
-                (Phase::BeforePing { until }, Some(since), Some(quiet)) => {
-                    until.max(last_read.max(since) + *quiet)
+                (Phase::BeforePing { until }, Some(since), Some(silence)) => {
+                    until.max(last_read.max(since) + *silence)
                 }
                 (Phase::BeforePing { .. }, ..) => Instant::now() + NEVER,
                 (Phase::AfterPing { at, .. }, ..) => at.max(last_read) + idle.timeout,

@@ -100,7 +100,7 @@ impl Kubernetes {
                 progress.version = None;
             }
             let reason = format!("Kubernetes API: {}", error_chain(&error));
-            tracing::warn!(target.service = %self.service, error = reason, "endpoints cannot be watched, the last ones stay");
+            tracing::warn!(target.service = %self.service, error = reason, "watching endpoints failed, the last known ones stay in use");
             if updates.send(Err(reason.into())).await.is_err() {
                 return;
             }

@@ -30,7 +30,7 @@ pub(crate) struct Stats {
     address: Address,
     channel_info: Arc<ChannelInfo>,
     concurrency_limit: Arc<ConcurrencyLimit>,
-    /// Calls whose response has not ended.
+    /// Number of calls without a complete response.
     in_flight: AtomicUsize,
     /// Streams that the server allows on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
     max_streams: AtomicUsize,
@@ -87,7 +87,7 @@ impl Stats {
         self.id
     }
 
-    /// Calls sent whose response has not ended.
+    /// Number of calls sent without a complete response.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }

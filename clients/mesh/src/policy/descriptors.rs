@@ -155,7 +155,7 @@ fn apply_options(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, error
     };
     policy.roles = declared.roles().collect();
     if policy.roles.len() != declared.roles.len() || policy.roles.contains(&Role::Unspecified) {
-        errors.push("roles: holds a value that is no role".to_owned());
+        errors.push("roles: contains a value that is not a role".to_owned());
     }
     policy.callers = declared.callers.clone();
     policy.audited = declared.audited;
@@ -227,7 +227,7 @@ pub(crate) fn validate(policy: &MethodPolicy, errors: &mut Vec<String>) {
         );
         rule(
             !policy.client_streaming,
-            "retry: a client's stream is not kept, so that it cannot be sent again",
+            "retry: a client stream is not buffered and cannot be sent again",
         );
     }
     if let Some(hedging) = &policy.hedging {

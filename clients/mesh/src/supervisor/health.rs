@@ -1,7 +1,7 @@
 //! Watches the health that an endpoint reports (`grpc.health.v1`, gRFC A17).
 //!
 //! A connected endpoint gets calls only while it reports SERVING. One that does not implement the health service
-//! counts as healthy; one whose watch fails counts as unhealthy until a new watch reports SERVING.
+//! counts as healthy; if a watch fails, the endpoint counts as unhealthy until a new watch reports SERVING.
 
 use std::{
     sync::Arc,

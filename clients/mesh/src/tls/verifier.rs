@@ -11,7 +11,7 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-/// Accepts servers whose certificate is issued by one of the authorities and has one of the names.
+/// Accepts certificates issued by one of the authorities for one of the names.
 #[derive(Debug)]
 pub(super) struct ServerNameVerifier {
     authorities: RootCertStore,

@@ -15,7 +15,7 @@ use tonic::{Code, Request};
 use crate::echo::{self, READ, Server, Text};
 
 #[tokio::test]
-async fn each_hop_gets_less_time_than_the_one_before() {
+async fn each_hop_sees_less_time_than_the_one_before() {
     let server = Server::start(|headers| async move {
         let left = grpc_timeout::decode(&headers).unwrap().unwrap();
         Ok(left.as_micros().to_string())

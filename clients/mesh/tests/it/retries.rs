@@ -70,7 +70,7 @@ async fn a_code_that_is_not_declared_retryable_is_final() {
 }
 
 #[tokio::test]
-async fn calls_made_while_serving_a_retry_are_not_retried() {
+async fn work_that_is_itself_a_retry_is_not_retried_further_down() {
     let server = failing(1, || Status::unavailable("not now"));
     let channel = echo::channel(&[server.address]);
     let retried = Context::new().with_serving_retry(true);
