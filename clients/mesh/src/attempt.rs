@@ -1,4 +1,4 @@
-//! What is rewritten for every attempt: the time that is left, the attempt's number, the token, the trace.
+//! Sets the headers of every attempt: the remaining time, the number of previous attempts, the token, the trace.
 
 use std::{
     sync::Arc,
@@ -20,7 +20,7 @@ use crate::{
     telemetry::{Measured, Metrics, Running, span},
 };
 
-/// Prepares each attempt's headers and wraps it in a span.
+/// Sets each attempt's headers and wraps it in a span.
 #[derive(Clone, Debug)]
 pub(crate) struct Prepare<S> {
     inner: S,
@@ -48,7 +48,7 @@ where
 
     fn call(&mut self, mut attempt: Attempt) -> Self::Future {
         let span = span::attempt(&attempt);
-        if let Err(status) = rewrite(&mut attempt) {
+        if let Err(status) = set_headers(&mut attempt) {
             return Box::pin(async move {
                 Err(Failure {
                     status: origin::not_sent(status),
@@ -71,7 +71,7 @@ where
     }
 }
 
-fn rewrite(attempt: &mut Attempt) -> Result<(), Status> {
+fn set_headers(attempt: &mut Attempt) -> Result<(), Status> {
     let headers = attempt.request.headers_mut();
     if let Some(deadline) = attempt.deadline {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -80,17 +80,18 @@ fn rewrite(attempt: &mut Attempt) -> Result<(), Status> {
         }
         headers.insert(grpc_timeout::HEADER, grpc_timeout::encode(left));
     }
-    // Work for a retry stays work for a retry all the way down, or every second layer would multiply again.
+    // Calls made while serving a retry are marked as retries as well, or layers further down would retry again.
     let previous = attempt.previous.max(attempt.context.serving_retry().into());
     if previous > 0 {
         headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(previous));
     }
-    // A token that the application put there itself is its own choice.
+    // A token that the application has set itself is kept.
     if let Some(token) = attempt.context.bearer()
         && !headers.contains_key(header::AUTHORIZATION)
     {
-        let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-            .map_err(|_| Status::unauthenticated("the caller's token holds characters that no header may"))?;
+        let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
+            Status::unauthenticated("the caller's token contains characters that are invalid in a header")
+        })?;
         value.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, value);
     }

@@ -1,5 +1,6 @@
-//! Sends each attempt to an endpoint, and waits while none has room.
+//! Sends each attempt to an endpoint, and waits while all of them are at their concurrency limit.
 
+mod candidate;
 mod choice;
 mod outliers;
 
@@ -19,53 +20,53 @@ use crate::{
     call::{Attempt, AttemptOutcome},
     endpoint::{
         Endpoint,
-        room::Room,
-        vitals::{Allowance, Flight},
+        concurrency_limit::ConcurrencyLimit,
+        stats::{Blame, InFlight},
     },
     failure::Failure,
     supervisor::{Demand, Published},
     telemetry::span,
 };
 use choice::{Choice, Criteria, choose};
-pub(crate) use outliers::Scouts;
+pub(crate) use outliers::ProbeSchedule;
 
 /// Sends each attempt to one of the published endpoints.
 #[derive(Clone, Debug)]
 pub(crate) struct Balance {
     pub(crate) published: watch::Receiver<Arc<Published>>,
-    /// Tells the supervisor that calls find nothing connected.
+    /// Signals to the supervisor that calls find no connected endpoint.
     pub(crate) demand: Arc<Demand>,
-    pub(crate) room: Arc<Room>,
+    pub(crate) concurrency_limit: Arc<ConcurrencyLimit>,
     pub(crate) service: Arc<str>,
     pub(crate) zone: Option<Arc<str>>,
-    pub(crate) scouts: Arc<Scouts>,
+    pub(crate) probe_schedule: Arc<ProbeSchedule>,
 }
 
 impl Balance {
-    /// Waits while there is hope of a connection, or for room in a queue of bounded length. The deadline
-    /// above bounds both.
-    async fn pick(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, Flight), Failure> {
+    /// Waits for a connection unless all endpoints are known to be down, and for a call in flight to end, in a
+    /// queue of bounded length. The call's deadline bounds the wait.
+    async fn select(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, InFlight), Failure> {
         let choice = choose(&self.published.borrow().endpoints, criteria);
         match choice {
-            Choice::Taken(endpoint, flight) => Ok((endpoint, flight)),
-            Choice::Full | Choice::Nothing => self.wait(criteria).await,
+            Choice::Selected(endpoint, in_flight) => Ok((endpoint, in_flight)),
+            Choice::Full | Choice::NotConnected => self.wait(criteria).await,
         }
     }
 
-    async fn wait(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, Flight), Failure> {
+    async fn wait(&self, criteria: Criteria<'_>) -> Result<(Arc<Endpoint>, InFlight), Failure> {
         let mut changes = self.published.clone();
-        let Some(place) = self.room.queue() else {
+        let Some(slot) = self.concurrency_limit.enqueue() else {
             let text = format!("too many calls wait for an endpoint of {}", self.service);
             return Err(Failure::no_endpoint(Status::resource_exhausted(text)));
         };
         loop {
-            let mut freed = pin!(place.freed());
-            freed.as_mut().enable();
+            let mut released = pin!(slot.released());
+            released.as_mut().enable();
             let published = Arc::clone(&changes.borrow_and_update());
             match choose(&published.endpoints, criteria) {
-                Choice::Taken(endpoint, flight) => return Ok((endpoint, flight)),
+                Choice::Selected(endpoint, in_flight) => return Ok((endpoint, in_flight)),
                 Choice::Full => {}
-                Choice::Nothing => {
+                Choice::NotConnected => {
                     self.demand.raise();
                     if let Some(reason) = &published.failing
                         && !criteria.method.wait_for_ready
@@ -79,7 +80,7 @@ impl Balance {
                 changed = changes.changed() => if changed.is_err() {
                     return Err(Failure::no_endpoint(Status::unavailable("the channel is closed")));
                 },
-                () = freed => {}
+                () = released => {}
             }
         }
     }
@@ -101,21 +102,21 @@ impl Service<Attempt> for Balance {
             let criteria = Criteria {
                 method: &attempt.method,
                 tried: &attempt.tried,
-                allowance: Allowance::new(attempt.deadline, declared),
+                blame: Blame::new(attempt.deadline, declared),
                 first: attempt.previous == 0,
                 zone: balance.zone.as_deref(),
-                scouts: &balance.scouts,
+                probe_schedule: &balance.probe_schedule,
             };
-            let (endpoint, flight) = match balance.pick(criteria).await {
-                Ok(picked) => picked,
+            let (endpoint, in_flight) = match balance.select(criteria).await {
+                Ok(selected) => selected,
                 Err(failure) => {
                     attempt.end(failure.status.code());
                     return Err(failure);
                 }
             };
-            attempt.tried.add(endpoint.vitals.id());
+            attempt.tried.add(endpoint.stats.id());
             span::record_endpoint(&endpoint.address, endpoint.peer);
-            endpoint.send(flight, attempt.running, attempt.request).await
+            endpoint.send(in_flight, attempt.running, attempt.request).await
         })
     }
 }

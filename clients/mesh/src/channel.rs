@@ -1,6 +1,6 @@
-//! The channel: what generated clients are built on.
+//! The channel, on which generated clients are built.
 
-mod observe;
+mod snapshot;
 mod tokens;
 
 use std::{
@@ -21,10 +21,10 @@ use crate::{
     attempt::Prepare,
     balance::Balance,
     call::Call,
-    connection::{Connector, Restraint},
+    connection::{Connector, PingBackoff},
     deadline::{self, Deadline},
     discovery::{Target, subset::Subset},
-    endpoint::{Caller, room::Room},
+    endpoint::{ChannelInfo, concurrency_limit::ConcurrencyLimit},
     faults::Faults,
     hedge::Hedge,
     methods::Methods,
@@ -44,7 +44,8 @@ use crate::{
 type Attempts = Prepare<Faults<Balance>>;
 type Stack = Deadline<Calls<Throttle<Hedge<Attempts, Retry<Attempts>>>>>;
 
-/// Calls to one service, over as many endpoints as it has. Cheap to clone; connections end with the last clone.
+/// Sends calls to one service, balanced over all its endpoints. Cheap to clone; connections end with the last
+/// clone.
 #[derive(Clone)]
 pub struct Channel {
     shared: Arc<Shared>,
@@ -56,7 +57,7 @@ struct Shared {
     policies: Policies,
     methods: RwLock<Arc<Methods>>,
     budgets: Arc<Budgets>,
-    records: Arc<throttle::Records>,
+    histories: Arc<throttle::Histories>,
     published: watch::Receiver<Arc<Published>>,
     health_service: Option<Arc<str>>,
     metrics: Arc<Metrics>,
@@ -65,14 +66,19 @@ struct Shared {
 }
 
 impl Channel {
-    /// Makes a channel and starts to connect in the background. Never waits.
+    /// Creates a channel and starts to connect in the background. Never waits.
     ///
     /// # Errors
-    /// When the target, a setting or the service config cannot be used, or outside a tokio runtime.
+    /// If the target, a setting or the service config is invalid, or outside a tokio runtime.
     pub fn connect(options: ChannelOptions, policies: &Policies) -> Result<Channel, Error> {
         options.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let target = Target::parse(&options.target, &options.tuning)?;
+        let target = Target::parse(
+            &options.target,
+            &options.tuning.kubernetes,
+            options.tuning.dns_refresh(),
+            options.tuning.zone.as_deref(),
+        )?;
         target.check_scheme(&options.target, options.tuning.tls.is_some())?;
         let config = options
             .tuning
@@ -88,21 +94,21 @@ impl Channel {
         let connector = Arc::new(Connector {
             tuning: Arc::clone(&tuning),
             credentials,
-            restraint: Restraint::default(),
+            ping_backoff: PingBackoff::default(),
         });
         let metrics = Arc::new(Metrics::new(&options.service, &options.target));
-        let room = Arc::new(Room::new(tuning.max_in_flight, tuning.max_waiting));
+        let concurrency_limit = Arc::new(ConcurrencyLimit::new(tuning.max_in_flight, tuning.max_waiting));
         let demand = Arc::new(Demand::default());
         let (publish, published) = watch::channel(Arc::new(Published::default()));
         let balance = Balance {
             published: published.clone(),
             demand: Arc::clone(&demand),
-            room: Arc::clone(&room),
+            concurrency_limit: Arc::clone(&concurrency_limit),
             service: Arc::from(options.service.as_str()),
             zone: tuning.zone.as_deref().map(Arc::from),
-            scouts: Arc::default(),
+            probe_schedule: Arc::default(),
         };
-        let caller = Arc::new(Caller {
+        let channel_info = Arc::new(ChannelInfo {
             user_agent: user_agent(&options.caller)?,
             ping_interval: tuning.shortest_silence(),
             metrics: Arc::clone(&metrics),
@@ -113,10 +119,10 @@ impl Channel {
             .map(|health| Arc::from(health.service_name.as_str()));
         let supervisor = Supervisor {
             connector,
-            caller,
+            channel_info,
             publish,
             demand,
-            room,
+            concurrency_limit,
             ejections: Arc::default(),
             health_service: health_service.clone(),
             subset: Subset::default(),
@@ -127,7 +133,7 @@ impl Channel {
             policies: policies.clone(),
             methods: RwLock::new(Arc::new(methods)),
             budgets: Arc::new(Budgets::new(|| Arc::new(Budget::new(throttling(&config))))),
-            records: Arc::new(throttle::Records::new(throttle::Record::new)),
+            histories: Arc::new(throttle::Histories::new(throttle::History::new)),
             published,
             health_service,
             metrics: Arc::clone(&metrics),
@@ -140,11 +146,11 @@ impl Channel {
         })
     }
 
-    /// Puts another service config in force for the calls that begin from now on. What `healthCheckConfig`
-    /// watches is fixed when the channel is made.
+    /// Applies another service config to the calls that begin from now on. `healthCheckConfig` is fixed when the
+    /// channel is created.
     ///
     /// # Errors
-    /// When the config has a fault, which is named by its path; the config in force stays.
+    /// If the config is invalid, with the path of the first error; the current config stays in force.
     pub fn reconfigure(&self, service_config: &str) -> Result<(), Error> {
         let config = ServiceConfig::parse(service_config)?;
         let watched = config
@@ -152,7 +158,7 @@ impl Channel {
             .as_ref()
             .map(|health| health.service_name.as_str());
         if watched != self.shared.health_service.as_deref() {
-            return Err(service_config::fault(
+            return Err(service_config::invalid(
                 "healthCheckConfig",
                 "cannot change while the channel is open",
             ));
@@ -183,8 +189,8 @@ impl Channel {
         let declared = method.policy.as_ref().map(|policy| policy.timeout);
         let margin = self.shared.options.tuning.deadline_margin();
         let deadline = deadline::effective(&context, own, declared, margin);
-        if let Some(bound) = method.largest_request {
-            request = request.map(|body| bound.on(body));
+        if let Some(limit) = method.request_limit {
+            request = request.map(|body| limit.apply(body));
         }
         Ok(Call {
             method,
@@ -195,32 +201,32 @@ impl Channel {
     }
 }
 
-/// Every call passes through these layers. Read from below, as a call does.
+/// The layers of every call, innermost first: a call passes through them from the last to the first.
 fn stack(balance: Balance, shared: &Shared, tuning: &Tuning, metrics: &Arc<Metrics>) -> Stack {
     let budgets = &shared.budgets;
     let limit = tuning.replay_limit_bytes;
-    // Innermost: an endpoint for each attempt, one not tried yet before others.
+    // Innermost: chooses an endpoint for each attempt, preferably one that the call has not tried yet.
     let attempts = balance;
-    // Rehearsed faults look like the endpoint's own.
+    // Injected faults look like the endpoint's own.
     let attempts = Faults::new(attempts, &tuning.inject);
-    // Every attempt says how much time is left and which one it is.
+    // Every attempt carries its remaining time and its number.
     let attempts = Prepare::new(attempts, Arc::clone(metrics));
-    // A call is repeated one attempt after the other...
+    // Retries repeat a call one attempt after the other...
     let retry = Retry::new(attempts.clone(), Arc::clone(budgets), Arc::clone(metrics), limit);
-    // ...or, where its method declares it, one beside the other.
+    // ...and hedges, for methods that declare them, start attempts in parallel.
     let hedge_metrics = Arc::clone(metrics);
     let calls = Hedge {
         attempts,
-        otherwise: retry,
+        retry,
         budgets: Arc::clone(budgets),
         metrics: hedge_metrics,
         replay_limit: limit,
     };
-    // A refused call is not to be retried, so that the throttle stands above the retries.
-    let calls = Throttle::new(calls, Arc::clone(&shared.records), Arc::clone(metrics));
-    // What the application sees is what is measured, local refusals included.
+    // Above the retries, because a throttled call must not be retried.
+    let calls = Throttle::new(calls, Arc::clone(&shared.histories), Arc::clone(metrics));
+    // Measures calls as the application sees them, throttled ones included.
     let calls = Calls::new(calls, Arc::clone(metrics));
-    // Outermost, because everything below takes time.
+    // Outermost, because the deadline covers everything below.
     Deadline::new(calls)
 }
 
@@ -236,7 +242,7 @@ fn user_agent(caller: &str) -> Result<HeaderValue, Error> {
     let value = format!("weft-{caller}/{}", env!("CARGO_PKG_VERSION"));
     HeaderValue::try_from(value).map_err(|_| Error::Setting {
         setting: "caller".to_owned(),
-        reason: "holds characters that no header may".to_owned(),
+        reason: "contains characters that are invalid in a header".to_owned(),
     })
 }
 
@@ -257,11 +263,11 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.begin(request) {
-            Ok(call) => match call.method.largest_response {
+            Ok(call) => match call.method.response_limit {
                 None => self.stack.call(call),
-                Some(bound) => {
-                    let answer = self.stack.call(call);
-                    Box::pin(async move { Ok(answer.await?.map(|body| bound.on(body))) })
+                Some(limit) => {
+                    let response = self.stack.call(call);
+                    Box::pin(async move { Ok(response.await?.map(|body| limit.apply(body))) })
                 }
             },
             Err(status) => Box::pin(async move { Err(origin::not_sent(status)) }),

@@ -1,12 +1,12 @@
 //! One HTTP/2 connection.
 //!
-//! The connection is hyper's, without tonic's channel around it: the supervisor has to learn at once that a
-//! connection is lost, and a request that was never sent has to come back to be sent elsewhere.
+//! Uses hyper's client connection directly instead of tonic's channel: the supervisor must learn at once that a
+//! connection is lost, and a request that was never sent must be returned so that it can be sent elsewhere.
 
+pub(crate) mod activity;
+mod activity_io;
 mod frames;
-mod heard;
-mod pace;
-pub(crate) mod pulse;
+mod keepalive_timer;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,78 +28,84 @@ use crate::{
     options::{Pings, Tuning},
     tls::Credentials,
 };
-use heard::Heard;
-use pace::Pace;
-pub(crate) use pace::Restraint;
-use pulse::Pulse;
+use activity::Activity;
+use activity_io::ActivityIo;
+use keepalive_timer::KeepaliveTimer;
+pub(crate) use keepalive_timer::PingBackoff;
 
-/// Received data the peer may send ahead on one stream, and on the connection. Bytes.
+/// HTTP/2 flow-control windows of one stream and of the connection. Bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Response headers may be this long. Bytes.
+/// Maximum size of response headers. Bytes.
 const HEADER_LIST: u32 = 32 * 1024;
 
-/// Unanswered probes after which the operating system gives a connection up.
+/// Unanswered TCP keepalive probes after which the operating system closes a connection.
 const TCP_PROBES: u32 = 3;
 
-/// Makes connections.
+/// Opens connections.
 #[derive(Debug)]
 pub(crate) struct Connector {
     pub(crate) tuning: Arc<Tuning>,
-    /// `None`: in the clear.
+    /// `None`: plaintext.
     pub(crate) credentials: Option<Credentials>,
-    pub(crate) restraint: Restraint,
+    pub(crate) ping_backoff: PingBackoff,
 }
 
-/// Why there is no connection.
+/// Why a connection attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("no connection within {0} ms")]
-    Late(u64),
+    Timeout(u64),
     #[error("cannot connect")]
     Tcp(#[source] io::Error),
-    #[error("`{0}` is no host name")]
+    #[error("`{0}` is not a host name")]
     Name(Arc<str>),
-    #[error("no TLS handshake")]
+    #[error("TLS handshake failed")]
     Tls(#[source] io::Error),
-    #[error("the server speaks no HTTP/2")]
+    #[error("the server does not support HTTP/2")]
     Protocol,
-    #[error("the server closed the connection without a word")]
+    #[error("the server closed the connection before sending anything")]
     Closed,
-    #[error("no HTTP/2 handshake")]
+    #[error("HTTP/2 handshake failed")]
     Handshake(#[source] hyper::Error),
 }
 
-/// A connection over which the server has spoken.
+/// An open connection on which the server has sent its first bytes.
 pub(crate) struct Connected {
-    /// What requests are sent on.
+    /// Sends requests.
     pub(crate) sender: SendRequest<Body>,
-    pub(crate) pulse: Arc<Pulse>,
-    /// The other end.
+    pub(crate) activity: Arc<Activity>,
+    /// The server's socket address.
     pub(crate) peer: Option<SocketAddr>,
-    /// Drives the connection, and ends when no more requests are taken.
+    /// Drives the connection; completes when it accepts no more requests.
     pub(crate) driver: BoxFuture<'static, hyper::Result<()>>,
 }
 
 impl Connector {
-    /// Connects, within the time that the tuning gives. `bears_pings`: what the address has announced before.
-    pub(crate) async fn open(&self, address: &Address, bears_pings: bool) -> Result<Connected, ConnectError> {
+    /// Connects within `Tuning::connect_timeout`. `allows_pings`: whether this address has announced before that
+    /// it allows frequent pings.
+    pub(crate) async fn open(
+        &self,
+        address: &Address,
+        allows_pings: bool,
+    ) -> Result<Connected, ConnectError> {
         let limit = self.tuning.connect_timeout();
-        timeout(limit, self.connect(address, bears_pings))
+        timeout(limit, self.connect(address, allows_pings))
             .await
-            .unwrap_or(Err(ConnectError::Late(self.tuning.connect_timeout_ms)))
+            .unwrap_or(Err(ConnectError::Timeout(self.tuning.connect_timeout_ms)))
     }
 
-    async fn connect(&self, address: &Address, bears_pings: bool) -> Result<Connected, ConnectError> {
+    async fn connect(&self, address: &Address, allows_pings: bool) -> Result<Connected, ConnectError> {
         let stream = TcpStream::connect((&*address.host, address.port))
             .await
             .map_err(ConnectError::Tcp)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
-        self.watch_host(&stream).map_err(ConnectError::Tcp)?;
-        let pulse = Arc::new(Pulse::new(bears_pings || self.tuning.pings == Pings::Always));
+        self.set_tcp_keepalive_options(&stream)
+            .map_err(ConnectError::Tcp)?;
+        let activity = Arc::new(Activity::new(allows_pings || self.tuning.pings == Pings::Always));
         let peer = stream.peer_addr().ok();
         let Some(credentials) = &self.credentials else {
-            return self.handshake(stream, pulse, peer).await;
+            return self.handshake(stream, activity, peer).await;
         };
         let name = ServerName::try_from(address.host.to_string())
             .map_err(|_| ConnectError::Name(Arc::clone(&address.host)))?;
@@ -108,45 +114,45 @@ impl Connector {
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(ConnectError::Protocol);
         }
-        self.handshake(stream, pulse, peer).await
+        self.handshake(stream, activity, peer).await
     }
 
-    /// Has the operating system find out that the other host is gone, which no server counts as a ping.
-    fn watch_host(&self, stream: &TcpStream) -> io::Result<()> {
-        let (quiet, answer) = (self.tuning.keepalive_interval(), self.tuning.keepalive_timeout());
+    /// Enables TCP keepalive, which detects a dead host and which servers do not count as HTTP/2 pings.
+    fn set_tcp_keepalive_options(&self, stream: &TcpStream) -> io::Result<()> {
+        let (interval, timeout) = (self.tuning.keepalive_interval(), self.tuning.keepalive_timeout());
         let seconds = |time: Duration| Duration::from_secs(time.as_secs().max(1));
         let keepalive = TcpKeepalive::new()
-            .with_time(seconds(quiet))
-            .with_interval(seconds(answer / TCP_PROBES))
+            .with_time(seconds(interval))
+            .with_interval(seconds(timeout / TCP_PROBES))
             .with_retries(TCP_PROBES);
         let socket = SockRef::from(stream);
         socket.set_tcp_keepalive(&keepalive)?;
         #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(quiet + answer))?;
+        socket.set_tcp_user_timeout(Some(interval + timeout))?;
         Ok(())
     }
 
     async fn handshake<T>(
         &self,
         stream: T,
-        pulse: Arc<Pulse>,
+        activity: Arc<Activity>,
         peer: Option<SocketAddr>,
     ) -> Result<Connected, ConnectError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let pace = Pace::new(Arc::clone(&pulse), &self.tuning, &self.restraint);
+        let timer = KeepaliveTimer::new(Arc::clone(&activity), &self.tuning, &self.ping_backoff);
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
-            .keep_alive_interval(pace.interval())
-            .keep_alive_timeout(pace.timeout())
-            // An idle connection must not turn out dead only when it is needed.
+            .keep_alive_interval(timer.interval())
+            .keep_alive_timeout(timer.timeout())
+            // A dead idle connection must be detected before a call needs it.
             .keep_alive_while_idle(true)
-            .timer(pace);
-        let (stream, heard) = Heard::new(stream, Arc::clone(&pulse));
+            .timer(timer);
+        let (stream, first_read) = ActivityIo::new(stream, Arc::clone(&activity));
         let (sender, connection) = builder
             .handshake(TokioIo::new(stream))
             .await
@@ -154,7 +160,7 @@ impl Connector {
         let mut driver = Box::pin(connection);
         tokio::select! {
             biased;
-            Ok(()) = heard => Ok(Connected { sender, pulse, peer, driver }),
+            Ok(()) = first_read => Ok(Connected { sender, activity, peer, driver }),
             ended = &mut driver => match ended {
                 Ok(()) => Err(ConnectError::Closed),
                 Err(error) => Err(ConnectError::Handshake(error)),

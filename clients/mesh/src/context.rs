@@ -1,7 +1,8 @@
-//! Who a call is made for and until when: what a server hands on to the calls it makes.
+//! The context that a server propagates to the calls that it makes: token, deadline, and whether it serves a
+//! retry.
 //!
-//! The explicit way is [`Context::request`]. Inside [`Context::scope`] the channel finds the context by
-//! itself; task-locals do not cross `tokio::spawn`, so spawned work must scope again.
+//! [`Context::request`] passes it explicitly. Inside [`Context::scope`] the channel uses it implicitly;
+//! task-locals do not cross `tokio::spawn`, so spawned work must enter the scope again.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -10,14 +11,14 @@ use tokio::time::Instant;
 
 use crate::grpc_timeout::{self, InvalidTimeout};
 
-/// The header that tells how many attempts were made before this one (gRFC A6).
+/// The header with the number of previous attempts of a call (gRFC A6).
 pub const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 
 tokio::task_local! {
     static CURRENT: Context;
 }
 
-/// What a call inherits from the call that caused it. Cheap to clone; its `Debug` hides the token.
+/// What a call inherits from the request that caused it. Cheap to clone; its `Debug` hides the token.
 #[derive(Clone, Default)]
 pub struct Context {
     deadline: Option<Instant>,
@@ -26,17 +27,17 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context without a deadline and without a caller.
+    /// A context without a deadline and without a token.
     pub fn new() -> Context {
         Context::default()
     }
 
-    /// The context of a request that arrives now: its `grpc-timeout` counted from now, its bearer token (not
-    /// verified), and whether it is itself a retry.
+    /// Reads the context from the headers of an incoming request: its `grpc-timeout` counted from now, its bearer
+    /// token (not verified), and whether it is a retry.
     ///
     /// # Errors
-    /// When `grpc-timeout` is there and unreadable.
-    pub fn arriving(headers: &HeaderMap) -> Result<Context, InvalidTimeout> {
+    /// If `grpc-timeout` is invalid.
+    pub fn from_headers(headers: &HeaderMap) -> Result<Context, InvalidTimeout> {
         let timeout = grpc_timeout::decode(headers)?;
         let bearer = headers
             .get(AUTHORIZATION)
@@ -54,7 +55,7 @@ impl Context {
         })
     }
 
-    /// Sets the deadline `timeout` from now; an earlier one that is already set stays.
+    /// Sets the deadline to `timeout` from now; an earlier deadline stays.
     pub fn with_timeout(self, timeout: Duration) -> Context {
         match Instant::now().checked_add(timeout) {
             Some(deadline) => self.with_deadline(deadline),
@@ -62,8 +63,7 @@ impl Context {
         }
     }
 
-    /// Sets the deadline; an earlier one that is already set stays, because work never gets more time than
-    /// the one who waits for it has.
+    /// Sets the deadline; an earlier deadline stays, because a call must not have more time than its caller.
     pub fn with_deadline(mut self, deadline: Instant) -> Context {
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self
@@ -75,25 +75,25 @@ impl Context {
         self
     }
 
-    /// Takes the token away: calls carry none.
+    /// Removes the token.
     pub(crate) fn without_bearer(mut self) -> Context {
         self.bearer = None;
         self
     }
 
-    /// Says that the work is done for a retry: calls made from here are not retried again, so that retries do
-    /// not multiply from layer to layer.
+    /// Sets whether the work serves a retry: its calls are not retried, so that retries do not multiply from layer
+    /// to layer.
     pub fn with_serving_retry(mut self, serving_retry: bool) -> Context {
         self.serving_retry = serving_retry;
         self
     }
 
-    /// When the caller stops waiting.
+    /// The caller's deadline.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// The time left, zero when it is over; `None` without a deadline.
+    /// The remaining time, zero after the deadline; `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -104,7 +104,7 @@ impl Context {
         self.bearer.as_ref()
     }
 
-    /// Whether the work is done for a retry.
+    /// Whether the work serves a retry.
     pub fn serving_retry(&self) -> bool {
         self.serving_retry
     }
@@ -116,12 +116,12 @@ impl Context {
         request
     }
 
-    /// Runs `future` in this context: calls that name none of their own use it.
+    /// Runs `future` in this context, which its calls use unless they have a context of their own.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
     }
 
-    /// The context of the running task, when it was scoped.
+    /// The context of the current task, if it runs in a [scope](Context::scope).
     pub fn current() -> Option<Context> {
         CURRENT.try_with(Context::clone).ok()
     }
@@ -137,7 +137,7 @@ impl fmt::Debug for Context {
     }
 }
 
-/// The scheme is compared without regard to case (RFC 9110, section 11.1).
+/// The token of a `Bearer` header. The scheme is case-insensitive (RFC 9110, section 11.1).
 fn token(authorization: &str) -> Option<&str> {
     let (scheme, token) = authorization.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_is_only_ever_brought_forward() {
+    async fn a_deadline_is_never_extended() {
         let context = Context::new()
             .with_timeout(Duration::from_secs(1))
             .with_timeout(Duration::from_secs(9));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_scope_is_seen_inside_and_not_outside() {
+    async fn a_context_is_current_only_inside_its_scope() {
         assert!(Context::current().is_none());
         let bearer = Context::new()
             .with_bearer("t")
@@ -174,12 +174,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_arriving_request_hands_on_its_time_token_and_attempt() {
+    async fn a_context_from_headers_has_their_timeout_token_and_retry() {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", "300m".parse().unwrap());
         headers.insert(AUTHORIZATION, "bearer abc".parse().unwrap());
         headers.insert(PREVIOUS_ATTEMPTS, "1".parse().unwrap());
-        let context = Context::arriving(&headers).unwrap();
+        let context = Context::from_headers(&headers).unwrap();
         assert_eq!(context.remaining(), Some(Duration::from_millis(300)));
         assert_eq!(context.bearer().map(|token| &**token), Some("abc"));
         assert!(context.serving_retry());

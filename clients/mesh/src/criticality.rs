@@ -1,8 +1,8 @@
-//! One of a thing for each criticality: what happens to batch work must not be held against what matters.
+//! One value for each criticality, so that failures of batch work do not affect critical calls.
 
-use crate::{call::Method, policy::Criticality};
+use crate::policy::Criticality;
 
-/// A thing for each criticality.
+/// One value for each criticality.
 #[derive(Debug)]
 pub(crate) struct PerCriticality<T> {
     sheddable: T,
@@ -19,16 +19,16 @@ impl<T> PerCriticality<T> {
         }
     }
 
-    /// The one for calls of the method. Foreign methods are normal ones.
-    pub(crate) fn of(&self, method: &Method) -> &T {
-        match method.policy.as_ref().map(|policy| policy.criticality) {
-            Some(Criticality::Sheddable) => &self.sheddable,
-            Some(Criticality::Critical) => &self.critical,
-            Some(Criticality::Normal | Criticality::Unspecified) | None => &self.normal,
+    /// `Unspecified` counts as normal.
+    pub(crate) fn get(&self, criticality: Criticality) -> &T {
+        match criticality {
+            Criticality::Sheddable => &self.sheddable,
+            Criticality::Critical => &self.critical,
+            Criticality::Normal | Criticality::Unspecified => &self.normal,
         }
     }
 
-    pub(crate) fn all(&self) -> [&T; 3] {
+    pub(crate) fn values(&self) -> [&T; 3] {
         [&self.sheddable, &self.normal, &self.critical]
     }
 }

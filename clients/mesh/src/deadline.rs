@@ -1,8 +1,8 @@
-//! The outermost layer: no call outlives its deadline, and a call that is too late is never sent.
+//! The outermost layer: ends calls at their deadline, and does not send a call after its deadline.
 //!
-//! The timer here is the only one that covers everything: waiting for a connection, every attempt and the
-//! waits between them, and the messages of a stream after its headers. A timer that fires below it would
-//! report CANCELLED; running out of time is always DEADLINE_EXCEEDED here.
+//! This timer covers everything: waiting for a connection, every attempt and the delays between them, and the
+//! messages of a stream after its headers. A timer of a layer below would report CANCELLED; this one always
+//! reports DEADLINE_EXCEEDED.
 
 use std::{
     pin::Pin,
@@ -18,7 +18,8 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use crate::{
-    call::{Call, Outcome, early_code},
+    call::{Call, Outcome},
+    code,
     context::Context,
     grpc_timeout, origin,
 };
@@ -57,8 +58,7 @@ pub(crate) fn effective(
     .min()
 }
 
-/// The request's own timeout, as `tonic::Request::set_timeout` leaves it; one that cannot be read is not one
-/// that tonic wrote.
+/// The request's own timeout, as set by `tonic::Request::set_timeout`. INVALID_ARGUMENT if the header is invalid.
 pub(crate) fn own_timeout(headers: &http::HeaderMap) -> Result<Option<Duration>, Status> {
     grpc_timeout::decode(headers).map_err(|error| Status::invalid_argument(error.to_string()))
 }
@@ -96,14 +96,15 @@ where
     }
 }
 
-/// The callee's timer may fire a moment before ours; tonic's own says CANCELLED.
+/// Maps the CANCELLED of the callee's timer, which may fire before ours, to DEADLINE_EXCEEDED; guards the response
+/// body.
 fn in_time(outcome: Outcome, timer: Pin<Box<Sleep>>) -> Outcome {
     let response = match outcome {
         Err(status) if expired(status.code(), status.message()) => return Err(exceeded()),
         Err(status) => return Err(status),
         Ok(response) => response,
     };
-    if early_code(&response) == Some(Code::Cancelled)
+    if code::early(&response) == Some(Code::Cancelled)
         && let Some(status) = Status::from_header_map(response.headers())
         && expired(status.code(), status.message())
     {
@@ -125,7 +126,7 @@ fn exceeded() -> Status {
     Status::deadline_exceeded("the call's deadline passed")
 }
 
-/// A response's body that ends with DEADLINE_EXCEEDED when time is up.
+/// A response's body that ends with DEADLINE_EXCEEDED at the deadline.
 struct Guarded {
     body: Body,
     timer: Option<Pin<Box<Sleep>>>,
@@ -143,12 +144,12 @@ impl HttpBody for Guarded {
         let Some(timer) = &mut this.timer else {
             return Poll::Ready(None);
         };
-        // The timer goes first: a stream that always has something to say must end as well.
+        // The timer is polled first, so that a stream that always has a message ready ends as well.
         if timer.as_mut().poll(cx).is_pending() {
             return Pin::new(&mut this.body).poll_frame(cx);
         }
         this.timer = None;
-        // Dropping the body resets the stream, which tells the callee to stop.
+        // Dropping the body resets the stream, which cancels the callee's work.
         this.body = Body::empty();
         Poll::Ready(Some(Err(exceeded())))
     }

@@ -1,4 +1,4 @@
-//! Where the endpoints are: a fixed list, a name that is resolved again and again, or a Service of Kubernetes.
+//! Discovers endpoints: from a fixed list, a DNS name that is resolved periodically, or a Kubernetes Service.
 
 mod dns;
 mod kubernetes;
@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use http::{
@@ -17,25 +18,25 @@ use http::{
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::{Error, options::Tuning};
+use crate::Error;
 use dns::Dns;
 use kubernetes::Kubernetes;
 pub use kubernetes::KubernetesApi;
 
-/// Where one endpoint listens.
+/// The address of one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     pub(crate) scheme: Scheme,
-    /// What requests name as their authority.
+    /// The authority of requests.
     pub(crate) authority: Authority,
-    /// What is connected to: a host name or an IP address.
+    /// The host name or IP address to connect to.
     pub(crate) host: Arc<str>,
     pub(crate) port: u16,
-    /// Where the endpoint runs, when the target says so.
+    /// The endpoint's zone, if the target names it.
     pub(crate) zone: Option<Arc<str>>,
 }
 
-/// All endpoints as they are now, or why that is not known.
+/// All current endpoints, or why they could not be determined.
 pub(crate) type Update = Result<Vec<Address>, Arc<str>>;
 
 /// The parsed form of `static:<uri>,<uri>…`, `dns:<uri>` or `k8s:<uri>`.
@@ -47,9 +48,15 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    pub(crate) fn parse(target: &str, tuning: &Tuning) -> Result<Target, Error> {
+    /// `dns_refresh` and `kubernetes` are for the targets that need them; `zone` is the zone of this process.
+    pub(crate) fn parse(
+        target: &str,
+        kubernetes: &KubernetesApi,
+        dns_refresh: Duration,
+        zone: Option<&str>,
+    ) -> Result<Target, Error> {
         let fault = |reason: String| Error::Target {
-            // What stands before an `@` may be a password.
+            // The part before an `@` may contain a password.
             target: target
                 .rsplit_once('@')
                 .map_or_else(|| target.to_owned(), |(_, host)| format!("…@{host}")),
@@ -66,28 +73,29 @@ impl Target {
             }
             Some(("dns", uri)) => Ok(Target::Dns(Dns::new(
                 Address::parse(uri).map_err(fault)?,
-                tuning.dns_refresh(),
+                dns_refresh,
             ))),
             Some(("k8s", uri)) => {
-                let kubernetes = Kubernetes::parse(uri, &tuning.kubernetes, tuning.zone.as_deref());
+                let kubernetes = Kubernetes::parse(uri, kubernetes, zone);
                 kubernetes.map(Target::Kubernetes).map_err(fault)
             }
             _ => Err(fault("must begin with `static:`, `dns:` or `k8s:`".to_owned())),
         }
     }
 
-    /// Tells the endpoints, and every change of them, until nobody listens. `lost` tells of connections that ended.
-    pub(crate) async fn follow(self, updates: mpsc::Sender<Update>, lost: Arc<Notify>) {
+    /// Sends the endpoints, and every change of them, until the receiver is dropped. `connection_lost` signals
+    /// that a connection has ended.
+    pub(crate) async fn watch(self, updates: mpsc::Sender<Update>, connection_lost: Arc<Notify>) {
         match self {
             Target::Static(addresses) => {
                 let _ = updates.send(Ok(addresses)).await;
             }
-            Target::Dns(dns) => dns.follow(&updates, &lost).await,
-            Target::Kubernetes(kubernetes) => kubernetes.follow(&updates).await,
+            Target::Dns(dns) => dns.watch(&updates, &connection_lost).await,
+            Target::Kubernetes(kubernetes) => kubernetes.watch(&updates).await,
         }
     }
 
-    /// What is secured must say so in its address, and what says so must be secured.
+    /// Checks that the target's scheme is `https` if TLS is configured, and `http` otherwise.
     pub(crate) fn check_scheme(&self, target: &str, tls: bool) -> Result<(), Error> {
         let expected = if tls { Scheme::HTTPS } else { Scheme::HTTP };
         let as_expected = match self {
@@ -107,8 +115,8 @@ impl Target {
     }
 }
 
-/// Whether what is sent to `target` can be read on its way: it leaves this machine, and without TLS. Of a target that
-/// cannot be read nothing is sent.
+/// Whether traffic to `target` crosses the network in plaintext: it leaves this machine, and without TLS. `false`
+/// for an invalid target, to which nothing is sent.
 pub fn is_exposed(target: &str) -> bool {
     let exposed = |uri: &str| Address::parse(uri.trim()).is_ok_and(|address| address.is_exposed());
     match target.split_once(':') {
@@ -123,7 +131,7 @@ impl Address {
     fn is_exposed(&self) -> bool {
         let loopback = match self.host.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().is_loopback(),
-            // RFC 6761, section 6.3: the name and all below it are this machine's.
+            // RFC 6761, section 6.3: the name and its subdomains are loopback names.
             Err(_) => &*self.host == "localhost" || self.host.ends_with(".localhost"),
         };
         self.scheme != Scheme::HTTPS && !loopback
@@ -137,7 +145,7 @@ impl Address {
         };
         let uri: Uri = uri
             .parse()
-            .map_err(|error| format!("`{text}` is no URI: {error}"))?;
+            .map_err(|error| format!("`{text}` is not a URI: {error}"))?;
         let parts = uri.into_parts();
         let scheme = parts
             .scheme
@@ -167,8 +175,8 @@ impl Address {
 }
 
 impl Address {
-    /// The address and port of the process, as `network.peer.*` names them: those of the connection if there is one,
-    /// else what would be connected to.
+    /// The address and port for the attributes `network.peer.*`: those of the connection if there is one,
+    /// otherwise the ones to connect to.
     pub(crate) fn peer(&self, connection: Option<SocketAddr>) -> (String, u16) {
         connection.map_or_else(
             || (self.host.to_string(), self.port),
@@ -177,7 +185,7 @@ impl Address {
     }
 }
 
-/// The authority, and what is connected to where that is something else.
+/// The authority, followed by the host and port to connect to if that host differs.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Address {
@@ -198,10 +206,14 @@ impl fmt::Display for Address {
 mod tests {
     use super::*;
 
+    fn parse(target: &str) -> Result<Target, Error> {
+        Target::parse(target, &KubernetesApi::default(), Duration::from_secs(30), None)
+    }
+
     #[test]
-    fn a_list_is_read_and_repetitions_count_once() {
+    fn a_list_is_parsed_and_duplicates_count_once() {
         let target = "static:http://127.0.0.1:7102, http://[::1]:7103,http://127.0.0.1:7102/";
-        let Ok(Target::Static(addresses)) = Target::parse(target, &Tuning::default()) else {
+        let Ok(Target::Static(addresses)) = parse(target) else {
             panic!("a static target")
         };
         let hosts: Vec<_> = addresses
@@ -212,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_machine_without_tls_is_exposed() {
+    fn traffic_that_leaves_the_machine_without_tls_is_exposed() {
         for exposed in [
             "static:http://10.0.0.7:7102",
             "static:https://a:1,http://b:1",
@@ -235,14 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn a_target_with_a_password_is_refused_and_not_repeated() {
-        let error = Target::parse("static:http://u:secret@h:1", &Tuning::default()).unwrap_err();
+    fn a_target_with_a_password_is_rejected_and_the_password_is_not_printed() {
+        let error = parse("static:http://u:secret@h:1").unwrap_err();
         let text = error.to_string();
         assert!(text.contains("no password") && !text.contains("secret"), "{text}");
     }
 
     #[test]
-    fn a_target_that_cannot_be_used_says_what_is_wrong() {
+    fn the_error_of_an_invalid_target_gives_the_reason() {
         for (target, reason) in [
             ("http://a:1", "static:"),
             ("static:", "URI"),
@@ -253,7 +265,7 @@ mod tests {
             ("static:http://a:1;zone=", "zone"),
             ("k8s:http://a.b:grpc", "KUBERNETES_SERVICE_HOST"),
         ] {
-            let error = Target::parse(target, &Tuning::default()).unwrap_err().to_string();
+            let error = parse(target).unwrap_err().to_string();
             assert!(error.contains(target) && error.contains(reason), "{error}");
         }
     }

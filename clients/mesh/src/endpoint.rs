@@ -1,11 +1,11 @@
-//! One connected server: its connection and what is known about it.
+//! One connected server: its connection and its statistics.
 
 pub(crate) mod breaker;
+pub(crate) mod concurrency_limit;
+pub(crate) mod latency_outlier;
 mod load;
-pub(crate) mod room;
 mod share;
-pub(crate) mod slowness;
-pub(crate) mod vitals;
+pub(crate) mod stats;
 
 use std::{
     net::SocketAddr,
@@ -21,33 +21,34 @@ use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tonic::{Code, Status, body::Body};
 
 use crate::{
-    call::{AttemptOutcome, early_code},
-    connection::pulse::Pulse,
+    call::AttemptOutcome,
+    code,
+    connection::activity::Activity,
     discovery::Address,
     failure::{self, Failure, Reached},
     options::MIN_PING_INTERVAL,
     origin,
     telemetry::{Metrics, Running},
 };
-use vitals::{Flight, Verdict, Vitals};
+use stats::{InFlight, Stats, Verdict};
 
-/// A connected endpoint. A new connection to the same address is a new endpoint with the same [`Vitals`].
+/// A connected endpoint. A new connection to the same address is a new endpoint with the same [`Stats`].
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: Address,
-    pub(crate) vitals: Arc<Vitals>,
-    /// The other end of the connection.
+    pub(crate) stats: Arc<Stats>,
+    /// The server's socket address.
     pub(crate) peer: Option<SocketAddr>,
     sender: SendRequest<Body>,
-    pulse: Arc<Pulse>,
-    caller: Arc<Caller>,
+    activity: Arc<Activity>,
+    channel_info: Arc<ChannelInfo>,
 }
 
-/// Who calls: the same for all endpoints of a channel.
+/// Values shared by all endpoints of a channel.
 #[derive(Debug)]
-pub(crate) struct Caller {
+pub(crate) struct ChannelInfo {
     pub(crate) user_agent: HeaderValue,
-    /// How often it would ping a server.
+    /// The shortest interval at which the channel pings a server.
     pub(crate) ping_interval: Duration,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -55,74 +56,74 @@ pub(crate) struct Caller {
 impl Endpoint {
     pub(crate) fn new(
         address: Address,
-        vitals: Arc<Vitals>,
-        (sender, pulse, peer): (SendRequest<Body>, Arc<Pulse>, Option<SocketAddr>),
-        caller: Arc<Caller>,
+        stats: Arc<Stats>,
+        (sender, activity, peer): (SendRequest<Body>, Arc<Activity>, Option<SocketAddr>),
+        channel_info: Arc<ChannelInfo>,
     ) -> Endpoint {
-        vitals.set_streams(pulse.streams());
+        stats.set_max_streams(activity.max_streams());
         Endpoint {
             address,
-            vitals,
+            stats,
             peer,
             sender,
-            pulse,
-            caller,
+            activity,
+            channel_info,
         }
     }
 
-    /// Whether the connection still takes requests, as far as is known.
-    pub(crate) fn open(&self) -> bool {
+    /// Whether the connection still accepts requests, as far as is known.
+    pub(crate) fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }
 
-    /// Whether the server owes the answer to a ping: it may be gone without a word.
-    pub(crate) fn silent(&self) -> bool {
-        self.pulse.overdue()
+    /// Whether a ping is overdue: the server may be gone without having closed the connection.
+    pub(crate) fn ping_overdue(&self) -> bool {
+        self.activity.ping_overdue()
     }
 
-    /// For how long calls have waited and nothing at all has come from the server.
-    pub(crate) fn unheard(&self) -> Duration {
-        self.pulse.unheard()
+    /// How long calls have been waiting without any byte received from the server.
+    pub(crate) fn silent_for(&self) -> Duration {
+        self.activity.silent_for()
     }
 
-    /// Sends one request and follows it to the end of its response.
+    /// Sends one request and records its result at the end of the response.
     pub(crate) async fn send(
         self: Arc<Self>,
-        mut flight: Flight,
+        mut in_flight: InFlight,
         mut running: Option<Running>,
         mut request: Request<Body>,
     ) -> AttemptOutcome {
-        // The server may have told, or changed, how many streams it allows.
-        self.vitals.set_streams(self.pulse.streams());
-        aim(&mut request, &self.address);
+        // The server may have sent or changed its limit of concurrent streams.
+        self.stats.set_max_streams(self.activity.max_streams());
+        set_target(&mut request, &self.address);
         request
             .headers_mut()
-            .insert(header::USER_AGENT, self.caller.user_agent.clone());
-        let waiting = self.pulse.wait();
-        let sent = self.sender.clone().try_send_request(request).await;
+            .insert(header::USER_AGENT, self.channel_info.user_agent.clone());
+        let waiting = self.activity.begin_wait();
+        let result = self.sender.clone().try_send_request(request).await;
         drop(waiting);
-        match sent {
+        match result {
             Ok(response) => {
-                flight.answered();
-                let response = response.map(|body| Followed {
+                in_flight.record_headers();
+                let response = response.map(|body| TrackedBody {
                     body,
                     endpoint: Arc::clone(&self),
-                    flight,
+                    in_flight,
                     running,
                 });
-                Ok(self.judge(response))
+                Ok(self.record_headers(response))
             }
-            Err(mut refused) => {
-                let unsent = refused.take_message();
+            Err(mut error) => {
+                let unsent = error.take_message();
                 let failure = match unsent {
-                    Some(request) => Failure::unsent(refused.into_error(), &self.address, request),
-                    None => Failure::transport(refused.into_error(), &self.address),
+                    Some(request) => Failure::unsent(error.into_error(), &self.address, request),
+                    None => Failure::transport(error.into_error(), &self.address),
                 };
-                // A connection that is being closed says nothing about the server behind it.
+                // A request refused by a closing connection says nothing about the server.
                 if failure.reached == Reached::Never {
-                    flight.forget();
+                    in_flight.discard();
                 } else {
-                    flight.settle(Verdict::Bad);
+                    in_flight.finish(Verdict::Bad);
                 }
                 if let Some(running) = &mut running {
                     running.end(failure.status.code());
@@ -132,36 +133,38 @@ impl Endpoint {
         }
     }
 
-    /// Sends a request of the mesh's own, which says nothing about load.
+    /// Sends a request of the mesh itself, such as a health check, without recording it in the statistics.
     pub(crate) async fn send_uncounted(
         self: Arc<Self>,
         mut request: Request<Body>,
     ) -> hyper::Result<http::Response<Incoming>> {
-        aim(&mut request, &self.address);
+        set_target(&mut request, &self.address);
         request
             .headers_mut()
-            .insert(header::USER_AGENT, self.caller.user_agent.clone());
-        let _waiting = self.pulse.wait();
+            .insert(header::USER_AGENT, self.channel_info.user_agent.clone());
+        let _waiting = self.activity.begin_wait();
         self.sender.clone().send_request(request).await
     }
 
-    fn note_announcement(&self, headers: &HeaderMap) {
-        if !self.pulse.bears_pings()
-            && min_ping_interval(headers).is_some_and(|least| least <= self.caller.ping_interval)
+    /// Notes that the server allows pings at our interval.
+    fn record_announcement(&self, headers: &HeaderMap) {
+        if !self.activity.allows_pings()
+            && min_ping_interval(headers).is_some_and(|minimum| minimum <= self.channel_info.ping_interval)
         {
-            self.vitals.set_bears_pings(true);
-            self.pulse.announced();
+            self.stats.set_allows_pings(true);
+            self.activity.set_allows_pings();
         }
     }
 
-    /// Books what the headers tell already.
-    fn judge(&self, response: http::Response<Followed>) -> http::Response<Body> {
+    /// Records what the response headers contain, which may already be the final status.
+    fn record_headers(&self, response: http::Response<TrackedBody>) -> http::Response<Body> {
         let (mut parts, mut body) = response.into_parts();
-        origin::receive(&mut parts.headers);
-        self.note_announcement(&parts.headers);
+        origin::mark_received(&mut parts.headers);
+        self.record_announcement(&parts.headers);
         let mut response = http::Response::from_parts(parts, Body::empty());
-        if let Some(code) = early_code(&response) {
-            body.flight.settle(Verdict::of(code, response.headers()));
+        if let Some(code) = code::early(&response) {
+            body.in_flight
+                .finish(Verdict::from_code(code, response.headers()));
             if let Some(running) = &mut body.running {
                 running.end(code);
             }
@@ -171,13 +174,13 @@ impl Endpoint {
     }
 }
 
-/// How often the server may be pinged, by its own word.
+/// The shortest ping interval that the server announces.
 fn min_ping_interval(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(MIN_PING_INTERVAL)?.to_str().ok()?;
     Some(Duration::from_millis(value.parse().ok()?))
 }
 
-fn aim(request: &mut Request<Body>, address: &Address) {
+fn set_target(request: &mut Request<Body>, address: &Address) {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(address.scheme.clone());
     parts.authority = Some(address.authority.clone());
@@ -188,27 +191,27 @@ fn aim(request: &mut Request<Body>, address: &Address) {
             .cloned()
             .unwrap_or_else(|| PathAndQuery::from_static("/")),
     );
-    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are all there");
+    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are set");
 }
 
-/// A response's body: books how the call ended, and gives errors the code that [`failure`] decides.
-struct Followed {
+/// A response's body that records the result of the call, and maps errors to the code that [`failure`] decides.
+struct TrackedBody {
     body: Incoming,
     endpoint: Arc<Endpoint>,
-    flight: Flight,
+    in_flight: InFlight,
     running: Option<Running>,
 }
 
-impl Followed {
-    fn finish(&mut self, trailers: &HeaderMap) {
+impl TrackedBody {
+    fn record_trailers(&mut self, trailers: &HeaderMap) {
         let code = trailers
             .get("grpc-status")
             .map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
-        self.flight.settle(Verdict::of(code, trailers));
+        self.in_flight.finish(Verdict::from_code(code, trailers));
     }
 }
 
-impl HttpBody for Followed {
+impl HttpBody for TrackedBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
@@ -220,24 +223,24 @@ impl HttpBody for Followed {
         let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
             Some(Ok(frame)) => Some(Ok(match frame.into_trailers() {
                 Ok(mut trailers) => {
-                    origin::receive(&mut trailers);
-                    this.finish(&trailers);
+                    origin::mark_received(&mut trailers);
+                    this.record_trailers(&trailers);
                     Frame::trailers(trailers)
                 }
                 Err(frame) => frame,
             })),
             Some(Err(error)) => {
-                this.flight.settle(Verdict::Bad);
+                this.in_flight.finish(Verdict::Bad);
                 Some(Err(failure::unavailable(error, &this.endpoint.address)))
             }
-            // An answer that ends without a status was cut off.
+            // A response that ends without a status was cut off.
             None => {
-                this.flight.settle(Verdict::Bad);
+                this.in_flight.finish(Verdict::Bad);
                 None
             }
         };
         if let Some(running) = &mut this.running {
-            running.see(frame.as_ref());
+            running.record_frame(frame.as_ref());
         }
         Poll::Ready(frame)
     }

@@ -1,24 +1,24 @@
-//! What can be wrong before any call is made.
+//! Errors of building channels and policies.
 
 /// Why a channel or its policies could not be built. Calls themselves fail with a [`tonic::Status`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bytes are no descriptor set.
+    /// The bytes are not a descriptor set.
     #[error("the descriptor set cannot be read")]
     Descriptors(#[source] prost_reflect::DescriptorError),
-    /// The contract leaves out, or contradicts, what the mesh must know. One line for each fault, each naming its method.
+    /// Required parts of the contract are missing or contradictory. One line for each error, with its method.
     #[error("the contract is incomplete:\n  {}", .0.join("\n  "))]
     Contract(Vec<String>),
     /// The target is not of the form `static:<uri>,…`, `dns:<uri>` or `k8s:<uri>`.
     #[error("target `{target}`: {reason}")]
     Target {
-        /// What was given.
+        /// The configured target.
         target: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A setting is out of its bounds.
+    /// A setting is invalid.
     #[error("setting `{setting}`: {reason}")]
     Setting {
         /// The setting's path.
@@ -26,15 +26,15 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The service config has a fault.
+    /// The service config is invalid.
     #[error("service config, at `{path}`: {reason}")]
     ServiceConfig {
-        /// Where: `methodConfig[0].timeout`.
+        /// The path of the error: `methodConfig[0].timeout`.
         path: String,
-        /// What is wrong there.
+        /// What is wrong with it.
         reason: String,
     },
-    /// A channel runs background work, so that it can only be made inside a tokio runtime.
-    #[error("a channel can only be made inside a tokio runtime")]
+    /// A channel runs background tasks, so it can only be created inside a tokio runtime.
+    #[error("a channel can only be created inside a tokio runtime")]
     NoRuntime,
 }

@@ -1,8 +1,8 @@
-//! What a transport error means: whether the server can have seen the request, and which status the
+//! Classifies transport errors: whether the server can have processed the request, and which status the
 //! application gets.
 //!
-//! Transports report a lost connection in many words (CANCELLED, UNKNOWN, "operation was canceled"). The code
-//! is decided here, by what is found in the error's chain of sources, and is UNAVAILABLE for all of them.
+//! Transports report a lost connection in several ways (CANCELLED, UNKNOWN, "operation was canceled"). Here the
+//! code is determined from the error's chain of sources, and is UNAVAILABLE for all of them.
 
 use std::{error::Error as StdError, sync::Arc};
 
@@ -16,20 +16,20 @@ use crate::{discovery::Address, origin};
 pub(crate) struct Failure {
     pub(crate) status: Status,
     pub(crate) reached: Reached,
-    /// The request, when the transport gave it back unsent.
+    /// The request, if the transport returned it unsent.
     pub(crate) request: Option<Box<Request<Body>>>,
 }
 
-/// Whether the server can have acted on a request.
+/// Whether the server can have processed a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reached {
-    /// It was not sent: there was no endpoint to send it to, or no time left.
+    /// It was not sent: there was no endpoint, or the deadline had passed.
     NoEndpoint,
-    /// It was refused, or never left this process: repeating it is safe for every method.
+    /// It was refused unprocessed, or was not sent by the transport: repeating it is safe for every method.
     Never,
-    /// It may have been acted on.
+    /// It may have been processed.
     Perhaps,
-    /// It may have been acted on, and was not answered within the time of one attempt.
+    /// It may have been processed, and there was no response within the timeout of one attempt.
     TimedOut,
 }
 
@@ -43,7 +43,7 @@ impl Failure {
     }
 
     pub(crate) fn transport(error: hyper::Error, endpoint: &Address) -> Failure {
-        let reached = if refused(&error) {
+        let reached = if is_refused(&error) {
             Reached::Never
         } else {
             Reached::Perhaps
@@ -65,7 +65,7 @@ impl Failure {
     }
 }
 
-/// UNAVAILABLE, or the status that a layer put into the chain itself.
+/// The status of a transport error: UNAVAILABLE, or a status found in the chain of sources.
 pub(crate) fn unavailable(error: hyper::Error, endpoint: &Address) -> Status {
     let mut source: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(current) = source {
@@ -74,15 +74,15 @@ pub(crate) fn unavailable(error: hyper::Error, endpoint: &Address) -> Status {
         }
         source = current.source();
     }
-    let mut status = Status::unavailable(format!("connection to {endpoint}: {}", chain(&error)));
+    let mut status = Status::unavailable(format!("connection to {endpoint}: {}", error_chain(&error)));
     status.set_source(Arc::new(error));
     status
 }
 
-/// Whether the peer said that it did not process the request (RFC 9113, sections 6.8 and 8.7), whatever its reason. A
-/// GOAWAY reaches a stream as an error only when the stream's number is above the last one that the peer processed; the
-/// others end with the connection, as an I/O error.
-fn refused(error: &(dyn StdError + 'static)) -> bool {
+/// Whether the peer reported that it did not process the request (RFC 9113, sections 6.8 and 8.7), for any reason.
+/// GOAWAY is the error of a stream only if its number is above the last one that the peer processed; the other
+/// streams end with the connection, with an I/O error.
+fn is_refused(error: &(dyn StdError + 'static)) -> bool {
     let mut source = Some(error);
     while let Some(current) = source {
         if let Some(h2) = current.downcast_ref::<h2::Error>() {
@@ -94,8 +94,8 @@ fn refused(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// All messages of the chain; the outermost alone says only "http2 error".
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+/// The messages of an error and its sources; the outermost alone is often only "http2 error".
+pub(crate) fn error_chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(current) = source {

@@ -1,6 +1,6 @@
-//! Failures on purpose, for rehearsals: attempts are delayed or answered with an error as configured.
+//! Fault injection, for tests of resilience: attempts are delayed or answered with an error as configured.
 //!
-//! They are injected below the retries, so that a rehearsal exercises what a real fault would.
+//! Faults are injected below the retries, so that they have the same effect as real ones.
 
 use std::{
     sync::Arc,
@@ -18,12 +18,12 @@ use tower::Service;
 
 use crate::{
     call::{Attempt, AttemptOutcome},
+    code,
     failure::Failure,
     origin,
-    telemetry::code_name,
 };
 
-/// What goes wrong with the attempts of some methods.
+/// A fault injected into the attempts of some methods.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fault {
@@ -31,7 +31,7 @@ pub struct Fault {
     pub method: String,
     /// The share of attempts that are delayed. Percent, 0 to 100.
     pub delay_percent: f64,
-    /// How long. Milliseconds, at most 60000.
+    /// The delay. Milliseconds, at most 60000.
     pub delay_ms: u64,
     /// The share of attempts that are not sent but answered with an error. Percent, 0 to 100.
     pub abort_percent: f64,
@@ -41,7 +41,7 @@ pub struct Fault {
 
 impl Default for Fault {
     fn default() -> Fault {
-        let abort_code = code_name(Code::Unavailable).to_owned();
+        let abort_code = code::name(Code::Unavailable).to_owned();
         Fault {
             method: "*".to_owned(),
             delay_percent: 0.0,
@@ -53,7 +53,7 @@ impl Default for Fault {
 }
 
 impl Fault {
-    /// What is wrong with the setting, if anything.
+    /// The error of an invalid setting; `None` if it is valid.
     pub(crate) fn problem(&self) -> Option<String> {
         let percent = 0.0..=100.0;
         if !percent.contains(&self.delay_percent) || !percent.contains(&self.abort_percent) {
@@ -64,16 +64,16 @@ impl Fault {
         }
         self.code()
             .is_none()
-            .then(|| format!("`{}` is no error code", self.abort_code))
+            .then(|| format!("`{}` is not an error code", self.abort_code))
     }
 
     fn code(&self) -> Option<Code> {
         (1..=16)
             .map(Code::from_i32)
-            .find(|code| code_name(*code) == self.abort_code)
+            .find(|code| code::name(*code) == self.abort_code)
     }
 
-    fn concerns(&self, method: &str) -> bool {
+    fn matches(&self, method: &str) -> bool {
         match self.method.strip_suffix('*') {
             Some(prefix) => method.starts_with(prefix),
             None => self.method == method,
@@ -120,12 +120,12 @@ where
         let Some(fault) = self
             .faults
             .iter()
-            .find(|fault| fault.concerns(&attempt.method.name))
+            .find(|fault| fault.matches(&attempt.method.name))
         else {
             return self.inner.call(attempt);
         };
-        let delay = hits(fault.delay_percent).then(|| Duration::from_millis(fault.delay_ms));
-        let abort = if hits(fault.abort_percent) {
+        let delay = occurs(fault.delay_percent).then(|| Duration::from_millis(fault.delay_ms));
+        let abort = if occurs(fault.abort_percent) {
             fault.code()
         } else {
             None
@@ -136,10 +136,10 @@ where
                 sleep(delay).await;
             }
             match abort {
-                // It looks like an answer of the server, so that nothing above treats it in another way.
+                // Marked as the callee's response, so that the layers above treat it like a real one.
                 Some(code) => {
                     attempt.end(code);
-                    Ok(origin::respond(Status::new(code, "injected fault")))
+                    Ok(origin::respond_as_callee(Status::new(code, "injected fault")))
                 }
                 None => inner.call(attempt).await,
             }
@@ -147,7 +147,7 @@ where
     }
 }
 
-fn hits(percent: f64) -> bool {
+fn occurs(percent: f64) -> bool {
     percent > 0.0 && rand::rng().random_range(0.0..100.0) < percent
 }
 
@@ -156,20 +156,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_concerns_one_method_a_service_or_all() {
-        let concerns = |pattern: &str, method| {
+    fn a_fault_matches_one_method_a_service_or_all() {
+        let matches = |pattern: &str, method| {
             Fault {
                 method: pattern.to_owned(),
                 ..Fault::default()
             }
-            .concerns(method)
+            .matches(method)
         };
-        assert!(concerns("*", "a.B/C") && concerns("a.B/*", "a.B/C") && concerns("a.B/C", "a.B/C"));
-        assert!(!concerns("a.B/C", "a.B/D") && !concerns("a.C/*", "a.B/C"));
+        assert!(matches("*", "a.B/C") && matches("a.B/*", "a.B/C") && matches("a.B/C", "a.B/C"));
+        assert!(!matches("a.B/C", "a.B/D") && !matches("a.C/*", "a.B/C"));
     }
 
     #[test]
-    fn a_setting_that_cannot_be_meant_is_refused() {
+    fn an_invalid_setting_is_rejected() {
         assert_eq!(Fault::default().problem(), None);
         for fault in [
             Fault {

@@ -9,13 +9,13 @@ pub const HEADER: HeaderName = HeaderName::from_static("grpc-timeout");
 
 const LARGEST: u128 = 99_999_999;
 
-/// The header is there and does not follow the grammar.
+/// The header is present and does not match the grammar.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`grpc-timeout` must be one to eight digits and one of H, M, S, m, u, n")]
 pub struct InvalidTimeout;
 
-/// Writes a timeout in the finest unit that holds it in eight digits, rounded down: a callee must never
-/// believe that it has more time than its caller.
+/// Encodes a timeout in the finest unit that fits in eight digits, rounded down: a callee must not get more time
+/// than its caller has.
 pub fn encode(timeout: Duration) -> HeaderValue {
     let units: [(u128, char); 6] = [
         (timeout.as_nanos(), 'n'),
@@ -32,10 +32,10 @@ pub fn encode(timeout: Duration) -> HeaderValue {
     HeaderValue::try_from(format!("{count}{unit}")).expect("digits and a letter are a header value")
 }
 
-/// Reads the timeout, `None` when there is none.
+/// Decodes the timeout; `None` without the header.
 ///
 /// # Errors
-/// When the header does not follow the grammar.
+/// If the header does not match the grammar.
 pub fn decode(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
     let Some(value) = headers.get(HEADER) else {
         return Ok(None);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn every_length_of_time_fits_and_never_grows() {
+    fn every_duration_fits_and_is_never_rounded_up() {
         for nanos in [0, 1, 99_999_999, 100_000_000, 5_000_000_000_123, u64::MAX] {
             let timeout = Duration::from_nanos(nanos);
             let value = encode(timeout);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_outside_the_grammar_is_refused() {
+    fn anything_outside_the_grammar_is_rejected() {
         for value in ["", "m", "123456789m", "-1m", "1.5S", "10", "10x", "1 m"] {
             assert_eq!(read(value), Err(InvalidTimeout), "{value}");
         }

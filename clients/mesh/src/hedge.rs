@@ -1,10 +1,8 @@
-//! Starts another attempt before the first has answered, and takes the first good answer.
+//! Hedging: starts another attempt before the first has answered, and returns the first successful response.
 //!
-//! Only for methods without side effects, and not before the method's observed 95th percentile has passed, so
-//! that about one call in twenty is sent twice and the slow tail is cut (Dean and Barroso, "The tail at
-//! scale"). Hedges draw on the retry budget, and the attempts that lose are cancelled.
-
-mod observed;
+//! Applies only to methods without side effects, and only after the method's observed 95th percentile, so that
+//! about one call in twenty is sent twice and tail latency is cut (Dean and Barroso, "The tail at scale"). Hedges
+//! use the retry budget, and the slower attempts are cancelled.
 
 use std::{
     sync::Arc,
@@ -19,24 +17,25 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use crate::{
-    call::{Attempt, AttemptOutcome, Call, Method, Outcome, early_code},
+    call::{Attempt, AttemptOutcome, Call, Outcome},
+    code,
     failure::{Failure, Reached},
+    method::Method,
     policy::Hedging,
     replay::Replay,
     retry::{
         budget::{Budget, Budgets},
-        burdens,
+        counts_as_failure,
         pushback::Pushback,
     },
     telemetry::{Metrics, Repetitions, span},
 };
-pub(crate) use observed::Observed;
 
-/// Hedges the calls of methods that declare it, and hands all others to the retries.
+/// Hedges the calls of methods that declare it, and passes all others to the retries.
 #[derive(Clone, Debug)]
 pub(crate) struct Hedge<A, R> {
     pub(crate) attempts: A,
-    pub(crate) otherwise: R,
+    pub(crate) retry: R,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) replay_limit: usize,
@@ -53,7 +52,7 @@ where
     type Future = R::Future;
 
     fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), Status>> {
-        self.otherwise.poll_ready(cx)
+        self.retry.poll_ready(cx)
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
@@ -63,11 +62,11 @@ where
             .as_ref()
             .and_then(|policy| policy.hedging.clone());
         let Some(hedging) = declared.filter(|_| !call.context.serving_retry()) else {
-            return self.otherwise.call(call);
+            return self.retry.call(call);
         };
         let (attempts, budget, metrics) = (
             self.attempts.clone(),
-            Arc::clone(self.budgets.of(&call.method)),
+            Arc::clone(self.budgets.get(call.method.criticality())),
             Arc::clone(&self.metrics),
         );
         let limit = self.replay_limit;
@@ -78,7 +77,7 @@ where
                 deadline,
                 request,
             } = call;
-            let replay = Replay::keep(request, limit).await?;
+            let replay = Replay::buffer(request, limit).await?;
             budget.record_call();
             let template = Attempt {
                 method: Arc::clone(&method),
@@ -96,8 +95,8 @@ where
                 replay,
                 hedging,
                 started: 0,
-                free: true,
-                log: Repetitions::new(metrics, method),
+                transparent_retry_left: true,
+                repetitions: Repetitions::new(metrics, method),
             };
             race.run().await
         })
@@ -112,9 +111,9 @@ struct Race<A> {
     replay: Replay,
     hedging: Hedging,
     started: u32,
-    /// Whether the one free repetition is still to be had.
-    free: bool,
-    log: Repetitions,
+    /// Whether the one transparent retry is still available.
+    transparent_retry_left: bool,
+    repetitions: Repetitions,
 }
 
 impl<A> Race<A>
@@ -123,16 +122,16 @@ where
     A::Future: Send + 'static,
 {
     async fn run(&mut self) -> Outcome {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let mut running = FuturesUnordered::new();
-        let Some(first) = self.start() else {
-            return Err(Status::internal("a request that was just read cannot be sent"));
+        let Some(first) = self.start_attempt() else {
+            return Err(Status::internal("a buffered request cannot be sent"));
         };
         running.push(first);
         let mut failed = None;
-        let mut next = self.after(self.method().observed.p95().unwrap_or(self.hedging.delay));
+        let mut next = self.hedge_time(self.method().latencies.p95().unwrap_or(self.hedging.delay));
         loop {
-            let wait = next.unwrap_or(begun);
+            let wait = next.unwrap_or(started_at);
             tokio::select! {
                 biased;
                 Some(mut outcome) = running.next() => {
@@ -141,14 +140,14 @@ where
                         running.push(again);
                         continue;
                     }
-                    match self.judge(&outcome) {
-                    Judged::Final => {
-                        self.method().observed.record(begun.elapsed());
+                    match self.decide(&outcome) {
+                    Decision::Return => {
+                        self.method().latencies.record(started_at.elapsed());
                         return outcome.map_err(|failure| failure.status);
                     }
-                    Judged::Failed { again } => {
-                        // A failure need not be waited out: the next attempt starts in its place.
-                        next = next.and(again);
+                    Decision::Hedge { at } => {
+                        // After a failure the next attempt starts without waiting for the hedging delay.
+                        next = next.and(at);
                         if running.is_empty() && next.is_none() {
                             return outcome.map_err(|failure| failure.status);
                         }
@@ -157,12 +156,12 @@ where
                     }
                 }
                 () = sleep_until(wait), if next.is_some() => {
-                    let hedge = self.budget.withdraw().then(|| self.start()).flatten();
+                    let hedge = self.budget.withdraw().then(|| self.start_attempt()).flatten();
                     if hedge.is_some() {
-                        self.log.hedges += 1;
+                        self.repetitions.hedges += 1;
                         span::record_hedge(failed.as_ref(), self.started);
                     }
-                    next = hedge.as_ref().and_then(|_| self.after(self.hedging.delay));
+                    next = hedge.as_ref().and_then(|_| self.hedge_time(self.hedging.delay));
                     running.extend(hedge);
                     if running.is_empty() && let Some(outcome) = failed.take() {
                         return outcome.map_err(|failure| failure.status);
@@ -176,21 +175,21 @@ where
         &self.template.method
     }
 
-    /// When the next attempt starts, unless it would be one too many or too late.
-    fn after(&self, delay: Duration) -> Option<Instant> {
+    /// When the next attempt starts after `delay`; `None` if it would exceed the attempts or the deadline.
+    fn hedge_time(&self, delay: Duration) -> Option<Instant> {
         let then = Instant::now().checked_add(delay)?;
         let in_time = self.template.deadline.is_none_or(|deadline| then < deadline);
         (in_time && self.started < self.hedging.max_attempts && self.replay.available()).then_some(then)
     }
 
-    fn start(&mut self) -> Option<A::Future> {
+    fn start_attempt(&mut self) -> Option<A::Future> {
         let request = self.replay.request()?;
         let attempt = self.template.again(self.started, request);
         self.started += 1;
         Some(self.attempts.call(attempt))
     }
 
-    /// A request that no server can have seen is sent again once for free, as the retries do it.
+    /// Sends a request that no server can have processed once more without using the budget, as the retries do.
     fn repeat_unsent(&mut self, outcome: &mut AttemptOutcome) -> Option<A::Future> {
         let Err(failure) = outcome else { return None };
         if failure.reached != Reached::Never {
@@ -199,25 +198,25 @@ where
         if let Some(unsent) = failure.request.take() {
             self.replay.put_back(*unsent);
         }
-        if !self.free {
+        if !self.transparent_retry_left {
             return None;
         }
         let request = self.replay.request()?;
-        self.free = false;
-        self.log.transparent += 1;
+        self.transparent_retry_left = false;
+        self.repetitions.transparent += 1;
         let attempt = self.template.again(self.started.saturating_sub(1), request);
         Some(self.attempts.call(attempt))
     }
 
-    fn judge(&self, outcome: &AttemptOutcome) -> Judged {
+    fn decide(&self, outcome: &AttemptOutcome) -> Decision {
         let (code, pushback) = match outcome {
             Err(failure) => (failure.status.code(), Pushback::Absent),
-            Ok(response) => match early_code(response) {
+            Ok(response) => match code::early(response) {
                 None | Some(Code::Ok) => {
                     self.budget.record_success();
-                    return Judged::Final;
+                    return Decision::Return;
                 }
-                Some(code) => (code, Pushback::of(response)),
+                Some(code) => (code, Pushback::from_response(response)),
             },
         };
         let codes = &self.hedging.non_fatal_codes;
@@ -227,25 +226,25 @@ where
             codes.contains(&code)
         };
         if !non_fatal {
-            return Judged::Final;
+            return Decision::Return;
         }
-        if burdens(outcome) {
+        if counts_as_failure(outcome) {
             self.budget.record_failure();
         }
-        let again = match pushback {
+        let at = match pushback {
             Pushback::Stop => None,
-            Pushback::Exactly(wait) | Pushback::AtLeast(wait) => self.after(wait),
-            Pushback::Absent => self.after(Duration::ZERO),
+            Pushback::Exactly(wait) | Pushback::AtLeast(wait) => self.hedge_time(wait),
+            Pushback::Absent => self.hedge_time(Duration::ZERO),
         };
-        Judged::Failed { again }
+        Decision::Hedge { at }
     }
 }
 
-enum Judged {
-    /// The call's answer.
-    Final,
-    /// Another attempt may do better, from the given moment on.
-    Failed { again: Option<Instant> },
+enum Decision {
+    /// The outcome is the call's outcome.
+    Return,
+    /// Another attempt may succeed, and may start at the given time.
+    Hedge { at: Option<Instant> },
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! The sidecar-free data plane: what every call between services goes through, on the client's side.
+//! The client side of the service mesh, without a sidecar: every call between services passes through it.
 //!
-//! A [`Channel`] is a tower service that generated clients are built on. It reads how a method may be
-//! called from the contract ([`Policies`]), who calls and until when from the [`Context`], and looks after
-//! deadlines, retries, balancing and connections. It knows no service.
+//! A [`Channel`] is a tower service on which generated clients are built. It takes the policy of each method from
+//! the contract ([`Policies`]), the caller's token and deadline from the [`Context`], and handles deadlines,
+//! retries, balancing and connections. It does not depend on any service.
 //!
-//! The modules below are in reading order: what a caller sees, then the stack from outside in.
+//! The modules below are in reading order: the public interface, then the layers from the outermost to the
+//! innermost.
 
 #![warn(missing_docs)]
 
@@ -15,17 +16,20 @@ pub mod policy;
 pub mod snapshot;
 
 mod channel;
+mod method;
 mod methods;
 mod options;
 mod service_config;
 
 mod call;
+mod code;
 mod criticality;
 mod deadline;
 mod telemetry;
 mod throttle;
 
 mod hedge;
+mod latency;
 mod message_size;
 mod replay;
 mod retry;

@@ -1,4 +1,4 @@
-//! The bounds of `maxRequestMessageBytes` and `maxResponseMessageBytes` on each message of a body.
+//! Enforces `maxRequestMessageBytes` and `maxResponseMessageBytes` on each message of a body.
 
 use std::{
     pin::Pin,
@@ -9,40 +9,40 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
-/// A flag and the message's length (gRPC over HTTP/2, "Length-Prefixed-Message"). Bytes.
-const PREFIX: usize = 5;
+/// The compression flag and the message's length (gRPC over HTTP/2, "Length-Prefixed-Message"). Bytes.
+const PREFIX_LENGTH: usize = 5;
 
-/// A setting of the service config: its name, and the largest message in bytes.
+/// A limit of the service config: the setting's name, and the maximum size of a message in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bound {
+pub(crate) struct MessageLimit {
     pub(crate) setting: &'static str,
     pub(crate) bytes: u32,
 }
 
-impl Bound {
-    /// A body that ends with RESOURCE_EXHAUSTED at the first message that is larger.
-    pub(crate) fn on(self, body: Body) -> Body {
-        Body::new(Bounded {
+impl MessageLimit {
+    /// Makes the body fail with RESOURCE_EXHAUSTED at the first message that is larger.
+    pub(crate) fn apply(self, body: Body) -> Body {
+        Body::new(LimitedBody {
             body,
-            bound: self,
-            prefix: [0; PREFIX],
+            limit: self,
+            prefix: [0; PREFIX_LENGTH],
             read: 0,
             left: 0,
         })
     }
 }
 
-struct Bounded {
+struct LimitedBody {
     body: Body,
-    bound: Bound,
-    prefix: [u8; PREFIX],
-    /// Bytes of the prefix that have come.
+    limit: MessageLimit,
+    prefix: [u8; PREFIX_LENGTH],
+    /// Bytes of the prefix read so far.
     read: usize,
-    /// Bytes of the message that are still to come.
+    /// Bytes of the message not yet read.
     left: usize,
 }
 
-impl Bounded {
+impl LimitedBody {
     fn check(&mut self, mut data: &[u8]) -> Result<(), Status> {
         while !data.is_empty() {
             if self.left > 0 {
@@ -51,14 +51,14 @@ impl Bounded {
                 data = &data[count..];
                 continue;
             }
-            let count = data.len().min(PREFIX - self.read);
+            let count = data.len().min(PREFIX_LENGTH - self.read);
             self.prefix[self.read..self.read + count].copy_from_slice(&data[..count]);
             self.read += count;
             data = &data[count..];
-            if self.read == PREFIX {
+            if self.read == PREFIX_LENGTH {
                 self.read = 0;
                 let [_, length @ ..] = self.prefix;
-                let (length, Bound { setting, bytes }) = (u32::from_be_bytes(length), self.bound);
+                let (length, MessageLimit { setting, bytes }) = (u32::from_be_bytes(length), self.limit);
                 if length > bytes {
                     let text = format!("a message of {length} bytes is larger than {setting} ({bytes})");
                     return Err(Status::resource_exhausted(text));
@@ -70,7 +70,7 @@ impl Bounded {
     }
 }
 
-impl HttpBody for Bounded {
+impl HttpBody for LimitedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -116,13 +116,13 @@ mod tests {
             .map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk))))
             .collect();
         let setting = "maxResponseMessageBytes";
-        let bound = Bound { setting, bytes };
-        let body = bound.on(Body::new(StreamBody::new(futures_util::stream::iter(frames))));
+        let limit = MessageLimit { setting, bytes };
+        let body = limit.apply(Body::new(StreamBody::new(futures_util::stream::iter(frames))));
         body.collect().await.is_ok()
     }
 
     #[tokio::test]
-    async fn each_message_is_bounded_and_not_their_sum_however_they_are_cut() {
+    async fn each_message_is_bounded_and_not_their_sum_at_any_chunk_size() {
         for chunk in [1, 4, 7, 4_096] {
             assert!(passes(&[10, 0, 10, 10], chunk, 10).await);
             assert!(!passes(&[10, 0, 11], chunk, 10).await);

@@ -1,54 +1,45 @@
-//! What applies to each method: the contract, and the operator's overrides on top of it.
+//! The effective policy of each method: the contract, overridden by the operator's service config.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     Error, MethodPolicy, Policies,
-    call::Method,
-    message_size::Bound,
+    message_size::MessageLimit,
+    method::Method,
     policy::{self, Hedging, Idempotency, Retry},
-    service_config::{MethodConfig, ServiceConfig, fault},
+    service_config::{MethodConfig, ServiceConfig, invalid},
 };
 
-/// Every method that a channel knows, by path.
+/// All methods of a channel, by path.
 #[derive(Debug)]
 pub(crate) struct Methods {
     by_path: HashMap<String, Arc<Method>>,
-    /// For methods that no contract names but the service config does: one for each of its entries.
+    /// For methods that the service config names and the contract does not: one for each entry of the config.
     configured: Vec<Arc<Method>>,
     config: ServiceConfig,
-    /// Stands for every method that no policy names.
+    /// For methods without a policy.
     unlisted: Arc<Method>,
 }
 
-/// Where the parts of a method's policy came from: `contract`, or a place in the service config.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sources {
-    pub(crate) timeout: String,
-    pub(crate) retry: String,
-    pub(crate) hedging: String,
-    pub(crate) wait_for_ready: String,
-}
-
 impl Methods {
-    /// Puts the service config on top of the contract.
+    /// Overrides the contract's policies with the service config.
     ///
     /// # Errors
-    /// When the result breaks a rule that the contract must keep, such as a retry of an unsafe method, or
-    /// when the config names a method that the contract does not have.
+    /// If the result violates a rule for policies, such as a retry of a method that is not idempotent, or if the
+    /// config names a method that the contract does not have.
     pub(crate) fn new(
         policies: &Policies,
         config: &ServiceConfig,
         wait_for_ready: bool,
     ) -> Result<Methods, Error> {
-        every_name_is_known(policies, config)?;
+        check_names(policies, config)?;
         let mut by_path = HashMap::new();
         for (path, declared) in policies.iter() {
             let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
             let mut method = Method::new(path.trim_start_matches('/'), None);
             method.wait_for_ready = wait_for_ready;
             let mut policy = declared.clone();
-            if let Some((place, overrides)) = config.of(service, name) {
+            if let Some((place, overrides)) = config.find(service, name) {
                 apply(overrides, place, &mut policy, &mut method)?;
             }
             method.policy = Some(Arc::new(policy));
@@ -62,7 +53,7 @@ impl Methods {
                 ..MethodPolicy::new(Duration::MAX)
             };
             apply(overrides, place, &mut policy, &mut method)?;
-            // Nobody knows whether the answer is a stream: nothing is concluded from when it ends.
+            // The response may be a stream, so its duration must not count as latency.
             policy.server_streaming = true;
             method.policy = Some(Arc::new(policy));
             configured.push(Arc::new(method));
@@ -80,7 +71,7 @@ impl Methods {
             return method;
         }
         let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
-        let place = self.config.of(service, name).map(|(place, _)| place);
+        let place = self.config.find(service, name).map(|(place, _)| place);
         place
             .and_then(|place| self.configured.get(place))
             .unwrap_or(&self.unlisted)
@@ -91,29 +82,16 @@ impl Methods {
     }
 }
 
-impl Default for Sources {
-    fn default() -> Sources {
-        let contract = || "contract".to_owned();
-        let wait_for_ready = "tuning".to_owned();
-        Sources {
-            timeout: contract(),
-            retry: contract(),
-            hedging: contract(),
-            wait_for_ready,
-        }
-    }
-}
-
-/// What stands for methods that no contract names.
+/// Stands for all methods without a policy.
 fn unlisted(wait_for_ready: bool) -> Method {
     let mut unlisted = Method::new("_OTHER", None);
     unlisted.wait_for_ready = wait_for_ready;
-    unlisted.typical = None;
+    unlisted.baseline = None;
     unlisted
 }
 
-/// A method that a known service does not have is a slip. A service that the contract does not have is somebody else's.
-fn every_name_is_known(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
+/// Rejects method names that a known service does not have. Services that are not in the contract are accepted.
+fn check_names(policies: &Policies, config: &ServiceConfig) -> Result<(), Error> {
     for (place, overrides) in config.method_config.iter().enumerate() {
         for (index, name) in overrides.name.iter().enumerate() {
             let prefix = if name.service.is_empty() {
@@ -124,7 +102,7 @@ fn every_name_is_known(policies: &Policies, config: &ServiceConfig) -> Result<()
             let of_service = || policies.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
             let known = name.method.is_empty() || of_service().any(|method| method == name.method);
             if !known && of_service().next().is_some() {
-                return Err(fault(
+                return Err(invalid(
                     &format!("methodConfig[{place}].name[{index}]"),
                     "is not in the contract",
                 ));
@@ -176,14 +154,14 @@ fn apply(
             policy.idempotency = Idempotency::NoSideEffects;
         }
     }
-    let bound = |setting, bytes: Option<u32>| bytes.map(|bytes| Bound { setting, bytes });
-    method.largest_request = bound("maxRequestMessageBytes", overrides.max_request_message_bytes);
-    method.largest_response = bound("maxResponseMessageBytes", overrides.max_response_message_bytes);
-    let mut faults = Vec::new();
-    policy::check(policy, &mut faults);
-    match faults.first() {
+    let limit = |setting, bytes: Option<u32>| bytes.map(|bytes| MessageLimit { setting, bytes });
+    method.request_limit = limit("maxRequestMessageBytes", overrides.max_request_message_bytes);
+    method.response_limit = limit("maxResponseMessageBytes", overrides.max_response_message_bytes);
+    let mut errors = Vec::new();
+    policy::validate(policy, &mut errors);
+    match errors.first() {
         None => Ok(()),
-        Some(reason) => Err(fault(
+        Some(reason) => Err(invalid(
             &format!("methodConfig[{place}]"),
             &format!("for {}: {reason}", method.name),
         )),
@@ -211,7 +189,7 @@ mod tests {
         "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}"#;
 
     #[test]
-    fn overrides_apply_and_say_where_they_come_from() {
+    fn overrides_apply_and_their_sources_are_recorded() {
         let methods = build(&format!(
             r#"{{"methodConfig": [{{"name": [{{}}], "timeout": "7s"}},
                 {{"name": [{{"service": "a.B", "method": "Read"}}], "waitForReady": true, "retryPolicy": {RETRY}}}]}}"#
@@ -231,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn no_override_makes_an_unsafe_method_retried() {
+    fn an_override_that_retries_an_unsafe_method_is_rejected() {
         let error = build(&format!(
             r#"{{"methodConfig": [{{"name": [{{"service": "a.B"}}], "retryPolicy": {RETRY}}}]}}"#
         ));
@@ -243,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn services_that_no_contract_names_are_configured_as_the_standard_has_it() {
+    fn services_outside_the_contract_are_configured_as_the_standard_says() {
         let methods = build(&format!(
             r#"{{"methodConfig": [{{"name": [{{"service": "x.Y", "method": "Z"}}], "timeout": "3s", "retryPolicy": {RETRY}}}]}}"#
         ))
@@ -256,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_contract_does_not_have_is_refused() {
+    fn a_method_that_the_contract_does_not_have_is_rejected() {
         let error =
             build(r#"{"methodConfig": [{"name": [{"service": "a.B", "method": "Reed"}]}]}"#).unwrap_err();
         assert!(error.to_string().contains("methodConfig[0].name[0]"));

@@ -1,4 +1,4 @@
-//! What a channel is made from: its name on both ends, its target, and the tuning operators may change.
+//! The options of a channel: caller and service, target, and the tuning that operators may change.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Fault, Tls, discovery::KubernetesApi};
 
-/// Everything a [`Channel`](crate::Channel) is made from.
+/// The options of a [`Channel`](crate::Channel).
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
-    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`. In
-    /// the first of them an endpoint's zone is written behind it: `http://10.0.0.7:7102;zone=b`.
+    /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`. An
+    /// endpoint of a `static:` target may have a zone: `http://10.0.0.7:7102;zone=b`.
     pub target: String,
-    /// The service at the other end, for metrics and messages: `payment`.
+    /// The called service, for metrics and error messages: `payment`.
     pub service: String,
-    /// The service at this end: `order`.
+    /// The calling service: `order`.
     pub caller: String,
-    /// Limits and times; the defaults suit calls inside one data centre.
+    /// Limits and timeouts; the defaults are for calls inside one data centre.
     pub tuning: Tuning,
-    /// Whether this environment allows [`Tuning::inject`]; where it does not, configuring any is an error.
+    /// Whether this environment allows [`Tuning::inject`]; if not, configuring a fault is an error.
     pub allow_faults: bool,
 }
 
@@ -39,9 +39,9 @@ impl ChannelOptions {
         }
     }
 
-    /// Fails with the first setting that is out of its bounds.
+    /// Fails with the first invalid setting.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if let Some((setting, reason)) = self.tuning.faults().into_iter().next() {
+        if let Some((setting, reason)) = self.tuning.errors().into_iter().next() {
             return Err(Error::Setting {
                 setting: setting.to_owned(),
                 reason,
@@ -58,68 +58,70 @@ impl ChannelOptions {
     }
 }
 
-/// A channel's limits and times, as configuration writes them.
+/// A channel's limits and timeouts, in the format of configuration files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tuning {
-    /// How long one connection attempt may take, name resolution and handshakes included. Milliseconds, default 2000.
+    /// Timeout of one connection attempt, including name resolution and handshakes. Milliseconds, default 2000.
     pub connect_timeout_ms: u64,
-    /// What is kept back from the caller's remaining time for the answer's way back, at most a tenth of it.
+    /// The part of the caller's remaining time that is reserved for returning the response, at most a tenth of it.
     /// Milliseconds, default 5.
     pub deadline_margin_ms: u64,
     /// Whether a call waits for a connection while every endpoint is known to be down, instead of failing
     /// with UNAVAILABLE. Default no.
     pub wait_for_ready: bool,
-    /// Requests larger than this are not kept and so not retried. Bytes, default 65536.
+    /// Requests larger than this are not buffered, and therefore not retried. Bytes, default 65536.
     pub replay_limit_bytes: usize,
-    /// How often a `dns:` name is resolved again. Milliseconds, 100 to 30000, default 30000.
+    /// Interval at which a `dns:` name is resolved again. Milliseconds, 100 to 30000, default 30000.
     pub dns_refresh_ms: u64,
-    /// Which servers are pinged as the next four settings say. Default: those that announce that they bear it.
+    /// Which servers are pinged according to the next four settings. Default: those that announce that they allow
+    /// it.
     pub pings: Pings,
-    /// A connection that no call waits on is pinged after so much silence. Milliseconds, default 20000.
+    /// The silence after which a connection without waiting calls is pinged. Milliseconds, default 20000.
     pub keepalive_interval_ms: u64,
-    /// That ping unanswered for this long ends the connection. Milliseconds, default 10000.
+    /// Timeout of that ping, after which the connection is closed. Milliseconds, default 10000.
     pub keepalive_timeout_ms: u64,
-    /// A connection on which calls wait for an answer is pinged after so much silence, again and again; 0 leaves it to
-    /// the keepalive. Milliseconds, 0 or 50 to 60000, default 500.
+    /// The silence after which a connection with waiting calls is pinged, repeatedly; 0: as without waiting calls.
+    /// Milliseconds, 0 or 50 to 60000, default 500.
     pub silence_ms: u64,
-    /// That ping unanswered for this long ends the connection, and the calls on it that may be repeated go elsewhere.
-    /// Milliseconds, default 1000.
+    /// Timeout of that ping, after which the connection is closed and its repeatable calls are sent to other
+    /// endpoints. Milliseconds, default 1000.
     pub silence_timeout_ms: u64,
-    /// A server that announces nothing is pinged after so much silence while calls wait for an answer, and never else;
-    /// 0: never. Servers of other makers close the connection after three pings within five minutes each, unless they
-    /// are told otherwise (gRFC A8). Milliseconds, 0 or 10000 to 3600000, default 310000.
+    /// The silence after which a server that announces nothing is pinged, only while calls are waiting; 0: never.
+    /// Other gRPC servers by default close the connection after three pings less than five minutes apart (gRFC
+    /// A8). Milliseconds, 0 or 10000 to 3600000, default 310000.
     pub keepalive_unannounced_ms: u64,
-    /// Calls in flight on one endpoint. Default 512.
+    /// Maximum number of calls in flight on one endpoint. Default 512.
     pub max_in_flight: usize,
-    /// Calls that wait for an endpoint, in the whole channel; more fail with RESOURCE_EXHAUSTED. Default 1024.
+    /// Maximum number of calls of the channel that wait for an endpoint; more fail with RESOURCE_EXHAUSTED.
+    /// Default 1024.
     pub max_waiting: usize,
-    /// The zone this process runs in: endpoints of the same zone are preferred while they have room. Default none.
+    /// The zone of this process: endpoints of the same zone are preferred while they have capacity. Default none.
     pub zone: Option<String>,
-    /// Overrides as gRPC's service-config JSON (`methodConfig`, `retryThrottling`, …). Default none.
+    /// Overrides in gRPC's service-config JSON (`methodConfig`, `retryThrottling`, …). Default none.
     pub service_config: Option<String>,
-    /// The Kubernetes API, for `k8s:` targets. Default: as every pod finds it.
+    /// The Kubernetes API, for `k8s:` targets. Default: as in every pod.
     pub kubernetes: KubernetesApi,
-    /// Failures on purpose, for rehearsals; the first that concerns a method applies. Default none.
+    /// Injected faults; the first one that matches a method applies. Default none.
     pub inject: Vec<Fault>,
-    /// Mutual TLS; needed for `https://` targets and only for these. Default none.
+    /// Mutual TLS; required for `https://` targets and permitted only for these. Default none.
     pub tls: Option<Tls>,
-    /// Whether the caller's bearer token goes to this server: `secured` (over TLS, and to this machine), `plaintext`
-    /// (also in the clear) or `never`. Default `secured`.
+    /// Whether the caller's bearer token is sent to this server: `secured` (over TLS, and to this machine),
+    /// `plaintext` (also over plaintext connections) or `never`. Default `secured`.
     pub bearer: BearerTokens,
 }
 
-/// Where the token of the context goes. A token that the application puts into the headers itself always goes.
+/// Where the token of the context is sent. A token that the application sets in the headers itself is always sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BearerTokens {
-    /// Over TLS and to loopback addresses; a call that would carry it elsewhere fails with UNAUTHENTICATED and is not
-    /// sent.
+    /// Over TLS and to loopback addresses; a call with a token to another address fails with UNAUTHENTICATED and
+    /// is not sent.
     #[default]
     Secured,
-    /// Also over plaintext connections, where the network between is trusted.
+    /// Also over plaintext connections, for trusted networks.
     Plaintext,
-    /// Nowhere: the server is somebody else's.
+    /// Nowhere, for servers of third parties.
     Never,
 }
 
@@ -127,16 +129,16 @@ pub enum BearerTokens {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pings {
-    /// Those that announce it with [`MIN_PING_INTERVAL`] in a response's headers, as Weft's do.
+    /// Those that announce it with [`MIN_PING_INTERVAL`] in response headers, as Weft's servers do.
     #[default]
     Announced,
-    /// All: for servers of other makers that were configured to allow it, such as grpc-go's with
+    /// All: for other gRPC servers that are configured to allow it, such as grpc-go with
     /// `KeepaliveEnforcementPolicy`.
     Always,
 }
 
-/// A response's header by which a server announces how often it may be pinged, whether calls are open or not.
-/// Milliseconds.
+/// The response header in which a server announces the shortest ping interval that it allows, with or without open
+/// calls. Milliseconds.
 pub const MIN_PING_INTERVAL: &str = "mesh-min-ping-interval-ms";
 
 impl Default for Tuning {
@@ -166,12 +168,12 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// Every setting that is out of its bounds, as (setting, what is wrong).
-    pub fn faults(&self) -> Vec<(&'static str, String)> {
-        let mut faults = Vec::new();
+    /// All invalid settings, as (setting, reason).
+    pub fn errors(&self) -> Vec<(&'static str, String)> {
+        let mut errors = Vec::new();
         let mut within = |setting, value: u64, low: u64, high: u64| {
             if !(low..=high).contains(&value) {
-                faults.push((setting, format!("must be {low} to {high}, is {value}")));
+                errors.push((setting, format!("must be {low} to {high}, is {value}")));
             }
         };
         within("connect_timeout_ms", self.connect_timeout_ms, 1, 60_000);
@@ -201,9 +203,9 @@ impl Tuning {
         within("max_in_flight", self.max_in_flight as u64, 1, 100_000);
         within("max_waiting", self.max_waiting as u64, 0, 100_000);
         if let Some(problem) = self.inject.iter().find_map(Fault::problem) {
-            faults.push(("inject", problem));
+            errors.push(("inject", problem));
         }
-        faults
+        errors
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
@@ -226,7 +228,7 @@ impl Tuning {
         Duration::from_millis(self.keepalive_timeout_ms)
     }
 
-    /// `None`: connections are pinged alike, whether calls wait or not.
+    /// `None`: waiting calls do not change the ping interval.
     pub(crate) fn silence(&self) -> Option<Duration> {
         (self.silence_ms > 0).then(|| Duration::from_millis(self.silence_ms))
     }
@@ -236,7 +238,7 @@ impl Tuning {
         (self.keepalive_unannounced_ms > 0).then(|| Duration::from_millis(self.keepalive_unannounced_ms))
     }
 
-    /// The shortest silence after which a server that bears it is pinged.
+    /// The shortest silence after which a server that allows frequent pings is pinged.
     pub(crate) fn shortest_silence(&self) -> Duration {
         let keepalive = self.keepalive_interval();
         self.silence().map_or(keepalive, |silence| silence.min(keepalive))

@@ -1,4 +1,4 @@
-//! How each method may be called, read from the contract.
+//! The policy of each method, read from the contract.
 
 mod descriptors;
 
@@ -8,7 +8,7 @@ pub use proto::mesh::v1::{Criticality, RateLimitClass, Role};
 use tonic::Code;
 
 use crate::Error;
-pub(crate) use descriptors::check;
+pub(crate) use descriptors::validate;
 
 /// The policies of every method of a contract, by path. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -16,32 +16,32 @@ pub struct Policies {
     methods: Arc<HashMap<String, Arc<MethodPolicy>>>,
 }
 
-/// What the contract says about one method.
+/// The contract's policy of one method.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MethodPolicy {
-    /// The ceiling of a call, on both sides.
+    /// The maximum duration of a call, enforced by client and server.
     pub timeout: Duration,
-    /// When and how often a failed call is tried again; `None`: never.
+    /// When and how often a failed call is retried; `None`: never.
     pub retry: Option<Retry>,
     /// When a second attempt starts before the first has failed; `None`: never.
     pub hedging: Option<Hedging>,
-    /// What is shed first under overload; never `Unspecified`.
+    /// Determines which calls are shed first under overload; never `Unspecified`.
     pub criticality: Criticality,
-    /// The roles that may call, any one is enough; empty: any authenticated caller.
+    /// The roles that may call, any one of which is sufficient; empty: any authenticated caller.
     pub roles: Vec<Role>,
-    /// The services that may call with a service token; empty: none but people.
+    /// The services that may call with a service token; empty: only users.
     pub callers: Vec<String>,
-    /// The class that rate limits are configured by; never `Unspecified`.
+    /// The class of the configured rate limit; never `Unspecified`.
     pub rate_limit_class: RateLimitClass,
-    /// Whether every call leaves a row in the audit trail.
+    /// Whether every call is recorded in the audit trail.
     pub audited: bool,
     /// Whether the call needs no token.
     pub anonymous: bool,
-    /// How many streams of the method one process serves at once; `None`: no bound of its own.
+    /// The maximum number of concurrent streams of the method in one process; `None`: no limit of its own.
     pub max_streams: Option<u32>,
-    /// What repeating the call may do.
+    /// The effect of repeating a call.
     pub idempotency: Idempotency,
-    /// Whether the request carries a `request_id`, by which the server recognises a repetition.
+    /// Whether the request has a `request_id`, by which the server recognises a repetition.
     pub has_request_id: bool,
     /// Whether the caller sends a stream.
     pub client_streaming: bool,
@@ -49,8 +49,8 @@ pub struct MethodPolicy {
     pub server_streaming: bool,
     /// The full name of the request's message.
     pub input: String,
-    /// Whether the contract says how the method may be called. Where it does not, an operator's service config may
-    /// have it repeated, as the standard has it.
+    /// Whether the contract has a policy for the method. If not, an operator's service config may enable retries,
+    /// as the standard says.
     pub declared: bool,
 }
 
@@ -59,16 +59,16 @@ pub struct MethodPolicy {
 pub struct Retry {
     /// Attempts in all, the first one included: 2 to 5.
     pub max_attempts: u32,
-    /// The wait before the second attempt, before jitter.
+    /// The delay before the second attempt, before jitter.
     pub initial_backoff: Duration,
-    /// The longest wait between two attempts, before jitter.
+    /// The maximum delay between two attempts, before jitter.
     pub max_backoff: Duration,
-    /// What the wait is multiplied by after each attempt; above zero.
+    /// The factor by which the delay grows after each attempt; above zero.
     pub backoff_multiplier: f64,
-    /// The codes worth another attempt; never empty, never `Ok`.
+    /// The codes after which a call is retried; never empty, never `Ok`.
     pub retryable_codes: Vec<Code>,
-    /// An attempt that has no answer after this long is given up, and another made; `None`: it has all the time that
-    /// the call has left. `perAttemptRecvTimeout` of the service config.
+    /// An attempt without a response after this is abandoned and retried; `None`: it may use all the remaining
+    /// time of the call. `perAttemptRecvTimeout` of the service config.
     pub attempt_timeout: Option<Duration>,
 }
 
@@ -77,9 +77,9 @@ pub struct Retry {
 pub struct Hedging {
     /// Attempts in all, the first one included: 2 to 5.
     pub max_attempts: u32,
-    /// The wait before the next attempt while too little has been observed.
+    /// The delay before the next attempt, and before the first hedge while too few latencies have been observed.
     pub delay: Duration,
-    /// The codes after which other attempts may still do better; empty: UNAVAILABLE alone.
+    /// The codes after which other attempts continue; empty: only UNAVAILABLE.
     pub non_fatal_codes: Vec<Code>,
 }
 
@@ -90,23 +90,23 @@ pub enum Idempotency {
     Unknown,
     /// Reads only.
     NoSideEffects,
-    /// A repetition changes nothing more.
+    /// A repetition has no further effect.
     Idempotent,
 }
 
 impl Policies {
-    /// Reads the policies from an encoded `FileDescriptorSet` that holds its imports and extension options.
-    /// Services of the packages `grpc` and `google` are others' contracts and left out.
+    /// Reads the policies from an encoded `FileDescriptorSet` that includes its imports and extension options.
+    /// Services of the packages `grpc` and `google` are ignored.
     ///
     /// # Errors
-    /// [`Error::Descriptors`] when the bytes cannot be read; [`Error::Contract`] with every method that has
-    /// no policy, no idempotency level, or a policy that contradicts itself.
+    /// [`Error::Descriptors`] if the bytes cannot be decoded; [`Error::Contract`] with every method that has no
+    /// policy, no idempotency level, or an invalid policy.
     pub fn from_descriptors(encoded: &[u8]) -> Result<Policies, Error> {
         descriptors::read(encoded)
     }
 
-    /// The same for contracts of any origin: a service none of whose methods has a policy may be called all the same.
-    /// Its methods have no timeout but the caller's, and are repeated only if a service config says so.
+    /// The same for any contract: accepts a service without any policy. Its methods have only the caller's
+    /// timeout, and are retried only if a service config says so.
     ///
     /// # Errors
     /// As [`Policies::from_descriptors`], for services that have a policy on some of their methods.
@@ -114,7 +114,7 @@ impl Policies {
         descriptors::read_any(encoded)
     }
 
-    /// Policies written by hand, by path (`/package.Service/Method`): for clients of contracts that carry none.
+    /// Policies given by path (`/package.Service/Method`), for clients of contracts without policies.
     pub fn from_methods(methods: impl IntoIterator<Item = (String, MethodPolicy)>) -> Policies {
         Policies {
             methods: Arc::new(
@@ -140,7 +140,7 @@ impl Policies {
 }
 
 impl MethodPolicy {
-    /// A unary method without retries that anyone authenticated may call.
+    /// A unary method without retries that any authenticated caller may call.
     pub fn new(timeout: Duration) -> MethodPolicy {
         MethodPolicy {
             timeout,
@@ -162,13 +162,13 @@ impl MethodPolicy {
         }
     }
 
-    /// Whether a call may be sent twice although the first one may have been carried out.
+    /// Whether a call may be sent again although it may have been executed.
     pub fn repeatable(&self) -> bool {
         self.idempotency != Idempotency::Unknown || self.has_request_id
     }
 }
 
-/// A role as tokens write it: without the prefix, in lower case (`cashier`).
+/// The name of a role in tokens: without the prefix, in lower case (`cashier`).
 pub fn role_name(role: Role) -> &'static str {
     match role {
         Role::Unspecified => "unspecified",

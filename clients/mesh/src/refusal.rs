@@ -1,32 +1,32 @@
-//! What RESOURCE_EXHAUSTED means: a server that is full, or a limit of this caller's own.
+//! The meaning of RESOURCE_EXHAUSTED: an overloaded server, or a limit of the caller.
 //!
-//! Only a full server is a reason to send it less. A facility that is over its rate limit, or a message that is too
-//! large, says nothing about what the server could do for others.
+//! Only an overloaded server is a reason to send fewer calls. A facility over its rate limit, or a message that is
+//! too large, says nothing about the server's capacity for others.
 
 use http::{HeaderMap, Response};
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt;
 
-use crate::{call::early_code, retry::pushback};
+use crate::{code, retry::pushback};
 
-/// The reason in `google.rpc.ErrorInfo` by which a full server refuses.
+/// The reason in `google.rpc.ErrorInfo` of an overloaded server.
 const OVERLOADED: &str = "OVERLOADED";
 
 /// Why a call was answered with RESOURCE_EXHAUSTED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The server is full: `ErrorInfo` says OVERLOADED, or there is no `ErrorInfo` and a wait in
-    /// `grpc-retry-pushback-ms`, which is how servers of other makers shed load.
+    /// The server is overloaded: the reason is OVERLOADED, or there is no `ErrorInfo` but a delay in
+    /// `grpc-retry-pushback-ms`, with which other gRPC servers shed load.
     Overload,
-    /// `ErrorInfo` names another reason, such as a rate limit or the size of the message.
+    /// `ErrorInfo` has another reason, such as a rate limit or the size of the message.
     Limit,
-    /// The server gives no reason, as one that finds a message too large or a quota used up.
+    /// The server gives no reason, as for a message that is too large or an exhausted quota.
     Unexplained,
 }
 
 impl Refusal {
-    /// `None` for any other code. Reads headers or trailers that carry a status.
-    pub(crate) fn of(headers: &HeaderMap, code: Code) -> Option<Refusal> {
+    /// Reads headers or trailers that contain a status. `None` for any other code.
+    pub(crate) fn from_headers(headers: &HeaderMap, code: Code) -> Option<Refusal> {
         if code != Code::ResourceExhausted {
             return None;
         }
@@ -34,14 +34,14 @@ impl Refusal {
         Some(match info {
             Some(info) if info.reason == OVERLOADED => Refusal::Overload,
             Some(_) => Refusal::Limit,
-            None if pushback::wait(headers).is_some() => Refusal::Overload,
+            None if pushback::delay(headers).is_some() => Refusal::Overload,
             None => Refusal::Unexplained,
         })
     }
 
-    /// Reads a response that was committed with an error in its headers.
-    pub(crate) fn of_response(response: &Response<Body>) -> Option<Refusal> {
-        Refusal::of(response.headers(), early_code(response)?)
+    /// Reads a response with an error in its headers.
+    pub(crate) fn from_response(response: &Response<Body>) -> Option<Refusal> {
+        Refusal::from_headers(response.headers(), code::early(response)?)
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    fn of(reason: Option<&str>, pushback: Option<&'static str>) -> Refusal {
+    fn refusal(reason: Option<&str>, pushback: Option<&'static str>) -> Refusal {
         let mut details = ErrorDetails::new();
         if let Some(reason) = reason {
             details.set_error_info(reason, "weft", std::collections::HashMap::new());
@@ -61,11 +61,11 @@ mod tests {
             let value = tonic::metadata::MetadataValue::from_static(pushback);
             status.metadata_mut().insert("grpc-retry-pushback-ms", value);
         }
-        Refusal::of_response(&status.into_http()).unwrap()
+        Refusal::from_response(&status.into_http()).unwrap()
     }
 
     #[test]
-    fn a_full_server_is_told_from_a_limit_of_the_caller() {
+    fn an_overloaded_server_is_distinguished_from_a_limit_of_the_caller() {
         for (reason, pushback, expected) in [
             (Some("OVERLOADED"), Some("100"), Refusal::Overload),
             (Some("OVERLOADED"), None, Refusal::Overload),
@@ -75,13 +75,13 @@ mod tests {
             (None, Some("-1"), Refusal::Unexplained),
             (None, None, Refusal::Unexplained),
         ] {
-            assert_eq!(of(reason, pushback), expected, "{reason:?} {pushback:?}");
+            assert_eq!(refusal(reason, pushback), expected, "{reason:?} {pushback:?}");
         }
     }
 
     #[test]
-    fn other_codes_are_no_refusal() {
-        assert_eq!(Refusal::of_response(&Status::unavailable("").into_http()), None);
-        assert_eq!(Refusal::of_response(&Response::new(Body::empty())), None);
+    fn other_codes_are_not_refusals() {
+        assert_eq!(Refusal::from_response(&Status::unavailable("").into_http()), None);
+        assert_eq!(Refusal::from_response(&Response::new(Body::empty())), None);
     }
 }

@@ -1,7 +1,7 @@
 //! A request that can be sent more than once.
 //!
-//! HTTP bodies cannot be cloned. A unary request is one message, so its bytes are kept up to a limit; a
-//! client's stream is never held back and passes through once.
+//! HTTP bodies cannot be cloned. A unary request is one message, so its bytes are buffered up to a limit; a client
+//! stream is not buffered and can be sent once.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
@@ -11,7 +11,7 @@ use tonic::{Status, body::Body};
 
 use crate::origin;
 
-/// A request taken apart into what stays the same in every attempt.
+/// The parts of a request that are the same in every attempt.
 #[derive(Debug)]
 pub(crate) struct Replay {
     uri: Uri,
@@ -21,43 +21,47 @@ pub(crate) struct Replay {
 
 #[derive(Debug)]
 enum Payload {
-    Kept(Bytes),
-    Once(Option<Body>),
+    Buffered(Bytes),
+    Stream(Option<Body>),
 }
 
 impl Replay {
-    /// Takes a request that passes through once.
-    pub(crate) fn once(request: Request<Body>) -> Replay {
+    /// Takes a request that can be sent once.
+    pub(crate) fn pass_through(request: Request<Body>) -> Replay {
         let (parts, body) = request.into_parts();
         Replay {
             uri: parts.uri,
             headers: parts.headers,
-            payload: Payload::Once(Some(body)),
+            payload: Payload::Stream(Some(body)),
         }
     }
 
-    /// Reads a unary request's message; one that is longer than `limit` bytes passes through once.
-    pub(crate) async fn keep(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
+    /// Buffers a unary request's message; one longer than `limit` bytes can be sent once.
+    pub(crate) async fn buffer(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
         let (parts, mut body) = request.into_parts();
-        let mut kept = Bytes::new();
-        let mut more = BytesMut::new();
+        let mut buffered = Bytes::new();
+        let mut joined = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            // Nothing was sent: the message could not be encoded, or is larger than the client's own limit.
+            // Nothing was sent: the message could not be encoded, or exceeds the client's own limit.
             let Ok(data) = frame.map_err(origin::not_sent)?.into_data() else {
                 continue;
             };
-            // The usual message is one frame, which is kept as it is.
-            if kept.is_empty() && more.is_empty() {
-                kept = data;
+            // A message usually is one frame, which is kept without copying.
+            if buffered.is_empty() && joined.is_empty() {
+                buffered = data;
             } else {
-                if more.is_empty() {
-                    more.extend_from_slice(&kept);
+                if joined.is_empty() {
+                    joined.extend_from_slice(&buffered);
                 }
-                more.extend_from_slice(&data);
+                joined.extend_from_slice(&data);
             }
-            if kept.len().max(more.len()) > limit {
-                let read = if more.is_empty() { kept } else { more.freeze() };
-                let payload = Payload::Once(Some(prefixed(read, body)));
+            if buffered.len().max(joined.len()) > limit {
+                let read = if joined.is_empty() {
+                    buffered
+                } else {
+                    joined.freeze()
+                };
+                let payload = Payload::Stream(Some(prefixed(read, body)));
                 return Ok(Replay {
                     uri: parts.uri,
                     headers: parts.headers,
@@ -65,7 +69,11 @@ impl Replay {
                 });
             }
         }
-        let payload = Payload::Kept(if more.is_empty() { kept } else { more.freeze() });
+        let payload = Payload::Buffered(if joined.is_empty() {
+            buffered
+        } else {
+            joined.freeze()
+        });
         Ok(Replay {
             uri: parts.uri,
             headers: parts.headers,
@@ -73,12 +81,12 @@ impl Replay {
         })
     }
 
-    /// Keeps a request of which nobody knows whether it is one message, if all of it is there already, as one message
-    /// is; a stream that is still being written passes through.
-    pub(crate) async fn keep_if_whole(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
+    /// Buffers a request that may be unary or a stream if all of it is available already, as a unary request is; a
+    /// stream that is still being written can be sent once.
+    pub(crate) async fn buffer_if_complete(request: Request<Body>, limit: usize) -> Result<Replay, Status> {
         let (parts, mut body) = request.into_parts();
         let mut read = BytesMut::new();
-        let whole = loop {
+        let complete = loop {
             match body.frame().now_or_never() {
                 Some(None) => break true,
                 Some(Some(frame)) => {
@@ -93,9 +101,10 @@ impl Replay {
             }
         };
         let read = read.freeze();
-        let payload = match whole {
-            true => Payload::Kept(read),
-            false => Payload::Once(Some(prefixed(read, body))),
+        let payload = if complete {
+            Payload::Buffered(read)
+        } else {
+            Payload::Stream(Some(prefixed(read, body)))
         };
         Ok(Replay {
             uri: parts.uri,
@@ -104,23 +113,23 @@ impl Replay {
         })
     }
 
-    /// Puts back a request that the transport returned unsent.
+    /// Takes back a request that the transport returned unsent.
     pub(crate) fn put_back(&mut self, request: Request<Body>) {
-        if let Payload::Once(slot) = &mut self.payload {
+        if let Payload::Stream(slot) = &mut self.payload {
             *slot = Some(request.into_body());
         }
     }
 
-    /// Whether [`Replay::request`] has another request to give.
+    /// Whether [`Replay::request`] can return another request.
     pub(crate) fn available(&self) -> bool {
-        !matches!(self.payload, Payload::Once(None))
+        !matches!(self.payload, Payload::Stream(None))
     }
 
-    /// The request for the next attempt, `None` when it has passed through.
+    /// The request for the next attempt; `None` if it was a stream and has been sent.
     pub(crate) fn request(&mut self) -> Option<Request<Body>> {
         let body = match &mut self.payload {
-            Payload::Kept(bytes) => Body::new(Full::new(bytes.clone())),
-            Payload::Once(body) => body.take()?,
+            Payload::Buffered(bytes) => Body::new(Full::new(bytes.clone())),
+            Payload::Stream(body) => body.take()?,
         };
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
@@ -153,9 +162,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_within_the_limit_is_given_again_and_again() {
+    async fn a_message_within_the_limit_can_be_sent_repeatedly() {
         for chunks in [&["abcdef"][..], &["ab", "cd", "ef"]] {
-            let mut replay = Replay::keep(request_of(chunks), 6).await.unwrap();
+            let mut replay = Replay::buffer(request_of(chunks), 6).await.unwrap();
             for _ in 0..3 {
                 assert_eq!(text(&mut replay).await.unwrap(), "abcdef");
             }
@@ -163,11 +172,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_is_still_being_written_is_not_waited_for() {
+    async fn a_stream_that_is_still_being_written_is_not_buffered() {
         let first = Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(b"ab")));
         let open = futures_util::stream::iter([first]).chain(futures_util::stream::pending());
         let request = Request::new(Body::new(StreamBody::new(open)));
-        let mut replay = Replay::keep_if_whole(request, 64).await.unwrap();
+        let mut replay = Replay::buffer_if_complete(request, 64).await.unwrap();
         let sent = replay
             .request()
             .unwrap()
@@ -179,7 +188,7 @@ mod tests {
         assert_eq!(sent.into_data().unwrap(), "ab");
         assert!(!replay.available());
 
-        let mut replay = Replay::keep_if_whole(request_of(&["ab", "cd"]), 64)
+        let mut replay = Replay::buffer_if_complete(request_of(&["ab", "cd"]), 64)
             .await
             .unwrap();
         for _ in 0..2 {
@@ -188,9 +197,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_beyond_the_limit_passes_whole_and_once() {
+    async fn a_message_beyond_the_limit_is_sent_complete_and_once() {
         for chunks in [&["abcdefg"][..], &["ab", "cde", "fg"]] {
-            let mut replay = Replay::keep(request_of(chunks), 4).await.unwrap();
+            let mut replay = Replay::buffer(request_of(chunks), 4).await.unwrap();
             assert_eq!(text(&mut replay).await.unwrap(), "abcdefg");
             assert!(!replay.available() && replay.request().is_none());
         }

@@ -1,9 +1,9 @@
-//! Retries after gRFC A6.
+//! Retries according to gRFC A6.
 //!
-//! A call is tried again when its method may be repeated, its code is declared retryable, the budget has
-//! room, and the wait before the next attempt ends before the deadline does. Response headers commit a call:
-//! what follows them belongs to the application. A request that no server can have seen is sent again once
-//! for free, whatever its method.
+//! A call is retried if its method may be repeated, its code is declared retryable, the budget permits it, and the
+//! backoff ends before the deadline. Response headers without an error commit a call: the rest of the response is
+//! passed to the application. A request that no server can have processed is sent again once without using the
+//! budget (transparent retry), whatever its method.
 
 pub(crate) mod backoff;
 pub(crate) mod budget;
@@ -22,7 +22,8 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use crate::{
-    call::{Attempt, AttemptOutcome, Call, Outcome, early_code},
+    call::{Attempt, AttemptOutcome, Call, Outcome},
+    code,
     failure::{Failure, Reached},
     policy,
     refusal::Refusal,
@@ -32,7 +33,7 @@ use crate::{
 use budget::{Budget, Budgets};
 use pushback::Pushback;
 
-/// Makes a [`Call`] of one or several [`Attempt`]s.
+/// Sends a [`Call`] as one or several [`Attempt`]s.
 #[derive(Clone, Debug)]
 pub(crate) struct Retry<S> {
     inner: S,
@@ -67,7 +68,7 @@ where
     type Future = BoxFuture<'static, Outcome>;
 
     fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Status>> {
-        // The layers below wait inside `call`, where the deadline covers the wait.
+        // The layers below wait inside `call`, where the deadline bounds the wait.
         Poll::Ready(Ok(()))
     }
 
@@ -78,7 +79,7 @@ where
             metrics,
             replay_limit,
         } = self.clone();
-        let budget = Arc::clone(budgets.of(&call.method));
+        let budget = Arc::clone(budgets.get(call.method.criticality()));
         Box::pin(async move {
             let policy = call.method.policy.as_deref();
             let unary = policy.is_some_and(|policy| policy.declared && !policy.client_streaming);
@@ -90,11 +91,11 @@ where
                 request,
             } = call;
             let replay = if unary {
-                Replay::keep(request, replay_limit).await?
+                Replay::buffer(request, replay_limit).await?
             } else if unknown {
-                Replay::keep_if_whole(request, replay_limit).await?
+                Replay::buffer_if_complete(request, replay_limit).await?
             } else {
-                Replay::once(request)
+                Replay::pass_through(request)
             };
             budget.record_call();
             let attempt = Attempt {
@@ -106,23 +107,26 @@ where
                 running: None,
                 request: http::Request::new(Body::empty()),
             };
-            let log = Repetitions::new(metrics, Arc::clone(&attempt.method));
+            let repetitions = Repetitions::new(metrics, Arc::clone(&attempt.method));
             let mut attempts = Attempts {
                 attempt,
                 replay,
                 budget,
-                free: true,
+                transparent_retry_left: true,
                 made: 1,
                 since_pushback: 1,
-                log,
+                repetitions,
             };
             attempts.run(inner).await
         })
     }
 }
 
-/// Ends an attempt that has no answer in its own time.
-async fn within(limit: Option<Duration>, attempt: impl Future<Output = AttemptOutcome>) -> AttemptOutcome {
+/// Ends an attempt with DEADLINE_EXCEEDED if it exceeds its own timeout.
+async fn with_timeout(
+    limit: Option<Duration>,
+    attempt: impl Future<Output = AttemptOutcome>,
+) -> AttemptOutcome {
     let Some(limit) = limit else {
         return attempt.await;
     };
@@ -136,34 +140,34 @@ async fn within(limit: Option<Duration>, attempt: impl Future<Output = AttemptOu
     })
 }
 
-/// Whether a failed attempt is a reason to send the server less. A request that was not sent, and one that was over a
-/// limit of its caller's own, are none.
-pub(crate) fn burdens(outcome: &AttemptOutcome) -> bool {
+/// Whether a failed attempt counts against the retry budget. A request that was not sent, or that exceeded a limit
+/// of its caller, does not.
+pub(crate) fn counts_as_failure(outcome: &AttemptOutcome) -> bool {
     match outcome {
         Err(failure) => failure.reached != Reached::NoEndpoint,
-        Ok(response) => Refusal::of_response(response) != Some(Refusal::Limit),
+        Ok(response) => Refusal::from_response(response) != Some(Refusal::Limit),
     }
 }
 
 /// The attempts of one call so far.
 struct Attempts {
-    /// What all attempts have in common; its request is a placeholder.
+    /// The template of all attempts; its request is a placeholder.
     attempt: Attempt,
     replay: Replay,
     budget: Arc<Budget>,
-    /// Whether the one free repetition is still to be had.
-    free: bool,
-    /// The policy's attempts, the running one included.
+    /// Whether the one transparent retry is still available.
+    transparent_retry_left: bool,
+    /// Attempts made, the current one included, transparent retries excluded.
     made: u32,
-    /// Attempts since the server last said when to come back: the backoff begins anew there (gRFC A6).
+    /// Attempts since the last pushback with a delay, which restarts the backoff (gRFC A6).
     since_pushback: u32,
-    log: Repetitions,
+    repetitions: Repetitions,
 }
 
 /// What to do after an attempt.
-enum Next {
-    Answer,
-    Again { after: Duration, counted: bool },
+enum Decision {
+    Return,
+    Retry { after: Duration, counted: bool },
 }
 
 impl Attempts {
@@ -173,12 +177,10 @@ impl Attempts {
     {
         loop {
             let Some(request) = self.replay.request() else {
-                return Err(Status::internal(
-                    "a request that has passed through was asked for again",
-                ));
+                return Err(Status::internal("a streamed request cannot be sent twice"));
             };
             let attempt = self.attempt.again(self.attempt.previous, request);
-            let mut outcome = within(self.attempt_timeout(), inner.call(attempt)).await;
+            let mut outcome = with_timeout(self.attempt_timeout(), inner.call(attempt)).await;
             if let Err(Failure {
                 request: Some(unsent),
                 ..
@@ -187,16 +189,16 @@ impl Attempts {
                 self.replay
                     .put_back(std::mem::replace(unsent, http::Request::new(Body::empty())));
             }
-            match self.judge(&outcome) {
-                Next::Answer => return outcome.map_err(|failure| failure.status),
-                Next::Again { after, counted } => {
+            match self.decide(&outcome) {
+                Decision::Return => return outcome.map_err(|failure| failure.status),
+                Decision::Retry { after, counted } => {
                     if counted {
                         self.made += 1;
                         self.attempt.previous += 1;
-                        self.log.retries += 1;
-                        self.log.waited += after;
+                        self.repetitions.retries += 1;
+                        self.repetitions.waited += after;
                     } else {
-                        self.log.transparent += 1;
+                        self.repetitions.transparent += 1;
                     }
                     span::record_retry(&outcome, self.made, after);
                     sleep(after).await;
@@ -205,49 +207,49 @@ impl Attempts {
         }
     }
 
-    fn judge(&mut self, outcome: &AttemptOutcome) -> Next {
+    fn decide(&mut self, outcome: &AttemptOutcome) -> Decision {
         if let Err(Failure {
             reached: Reached::Never,
             ..
         }) = outcome
-            && self.free
+            && self.transparent_retry_left
             && self.replay.available()
         {
-            self.free = false;
-            return Next::Again {
+            self.transparent_retry_left = false;
+            return Decision::Retry {
                 after: Duration::ZERO,
                 counted: false,
             };
         }
         let (code, pushback) = match outcome {
             Err(failure) => (failure.status.code(), Pushback::Absent),
-            Ok(response) => match early_code(response) {
+            Ok(response) => match code::early(response) {
                 None | Some(Code::Ok) => {
                     self.budget.record_success();
-                    return Next::Answer;
+                    return Decision::Return;
                 }
-                Some(code) => (code, Pushback::of(response)),
+                Some(code) => (code, Pushback::from_response(response)),
             },
         };
         let Some(retry) = self.policy() else {
-            return Next::Answer;
+            return Decision::Return;
         };
         let timed_out = matches!(outcome, Err(failure) if failure.reached == Reached::TimedOut);
         let retryable = timed_out || retry.retryable_codes.contains(&code);
-        if (retryable || pushback == Pushback::Stop) && burdens(outcome) {
+        if (retryable || pushback == Pushback::Stop) && counts_as_failure(outcome) {
             self.budget.record_failure();
         }
         if !retryable || !self.replay.available() || self.made >= retry.max_attempts {
-            return Next::Answer;
+            return Decision::Return;
         }
-        let backoff = backoff::before(self.since_pushback, &retry);
+        let backoff = backoff::delay(self.since_pushback, &retry);
         let after = match pushback {
-            Pushback::Stop => return Next::Answer,
+            Pushback::Stop => return Decision::Return,
             Pushback::Exactly(wait) => wait,
             Pushback::AtLeast(wait) => backoff.max(wait),
             Pushback::Absent => backoff,
         };
-        // A wait that no clock can hold ends after every deadline.
+        // A delay that overflows the clock ends after every deadline.
         let in_time = Instant::now()
             .checked_add(after)
             .is_some_and(|then| self.attempt.deadline.is_none_or(|deadline| then < deadline));
@@ -256,20 +258,20 @@ impl Attempts {
                 Pushback::Exactly(_) => 1,
                 _ => self.since_pushback + 1,
             };
-            Next::Again { after, counted: true }
+            Decision::Retry { after, counted: true }
         } else {
-            Next::Answer
+            Decision::Return
         }
     }
 
-    /// How long one attempt may take to be answered. The last one has all the time that is left.
+    /// The timeout of one attempt; `None` for the last one, which may use all the remaining time.
     fn attempt_timeout(&self) -> Option<Duration> {
         let retry = self.policy().filter(|retry| self.made < retry.max_attempts)?;
         retry.attempt_timeout.filter(|_| self.replay.available())
     }
 
-    /// The policy, when this call may use it. Work that is itself a retry is not retried from here: the layer
-    /// that retries already will do it again, and layers that all do multiply the load.
+    /// The retry policy, if this call may be retried. Calls made while serving a retry are not retried: the layer
+    /// above retries already, and retries in every layer multiply the load.
     fn policy(&self) -> Option<policy::Retry> {
         let policy = self.attempt.method.policy.as_ref()?;
         if self.attempt.context.serving_retry() || !policy.repeatable() {

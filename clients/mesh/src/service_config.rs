@@ -1,7 +1,7 @@
 //! Overrides by operators: gRPC's standard service config (grpc/proto/service_config.proto, as JSON).
 //!
-//! It is read strictly: what is unknown, unsupported or contradictory is an error that names its path, because
-//! a setting that is silently ignored is found out in an outage.
+//! Parsing is strict: unknown, unsupported or contradictory settings are errors with their path, because a
+//! silently ignored setting would be discovered only in an outage.
 
 mod generate;
 mod scalars;
@@ -14,11 +14,12 @@ use tonic::Code;
 use crate::Error;
 use scalars::{codes, duration, number};
 
-/// The balancing policies of `loadBalancingConfig` that this mesh's own stands in for. The standard ones are among
-/// them, so that one file serves clients in every language; what they promise, it keeps: calls go to what is connected.
+/// The policies of `loadBalancingConfig` that are accepted; all of them select the mesh's own balancer. The
+/// standard ones are among them, so that one file works for clients in every language; like them, it sends calls
+/// to connected endpoints.
 const BALANCERS: [&str; 3] = ["peak_ewma", "round_robin", "pick_first"];
 
-/// A service config that was read without fault.
+/// A valid service config.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ServiceConfig {
@@ -44,7 +45,7 @@ pub(crate) struct MethodConfig {
     pub(crate) hedging_policy: Option<HedgingPolicy>,
 }
 
-/// An empty service is every method; an empty method is every method of the service.
+/// An empty service stands for all methods; an empty method stands for all methods of the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Name {
@@ -94,14 +95,14 @@ pub(crate) struct HealthCheckConfig {
 }
 
 impl ServiceConfig {
-    /// Reads and checks a service config.
+    /// Parses and validates a service config.
     pub(crate) fn parse(json: &str) -> Result<ServiceConfig, Error> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
         let config: ServiceConfig = serde_path_to_error::deserialize(&mut deserializer)
-            .map_err(|error| fault(&error.path().to_string(), &error.inner().to_string()))?;
+            .map_err(|error| invalid(&error.path().to_string(), &error.inner().to_string()))?;
         deserializer
             .end()
-            .map_err(|error| fault(".", &error.to_string()))?;
+            .map_err(|error| invalid(".", &error.to_string()))?;
         config.check()?;
         Ok(config)
     }
@@ -114,31 +115,34 @@ impl ServiceConfig {
         }) = self.retry_throttling
         {
             if !(max_tokens > 0.0 && max_tokens <= 1000.0) {
-                return Err(fault(
+                return Err(invalid(
                     "retryThrottling.maxTokens",
                     "must be more than 0 and at most 1000",
                 ));
             }
             if token_ratio.is_nan() || token_ratio <= 0.0 {
-                return Err(fault("retryThrottling.tokenRatio", "must be more than 0"));
+                return Err(invalid("retryThrottling.tokenRatio", "must be more than 0"));
             }
         }
         let mut seen: Vec<&Name> = Vec::new();
         for (place, config) in self.method_config.iter().enumerate() {
             if config.retry_policy.is_some() && config.hedging_policy.is_some() {
                 let path = format!("methodConfig[{place}].hedgingPolicy");
-                return Err(fault(&path, "contradicts the retryPolicy beside it"));
+                return Err(invalid(&path, "contradicts the retryPolicy beside it"));
             }
             if config.name.is_empty() {
-                return Err(fault(&format!("methodConfig[{place}].name"), "must not be empty"));
+                return Err(invalid(
+                    &format!("methodConfig[{place}].name"),
+                    "must not be empty",
+                ));
             }
             for (index, name) in config.name.iter().enumerate() {
                 let path = format!("methodConfig[{place}].name[{index}]");
                 if name.service.is_empty() && !name.method.is_empty() {
-                    return Err(fault(&path, "names a method without its service"));
+                    return Err(invalid(&path, "names a method without its service"));
                 }
                 if seen.contains(&name) {
-                    return Err(fault(&path, "was named before"));
+                    return Err(invalid(&path, "was named before"));
                 }
                 seen.push(name);
             }
@@ -146,12 +150,12 @@ impl ServiceConfig {
         Ok(())
     }
 
-    /// The first policy that is known is taken, and those that are not are passed over, as the specification says.
+    /// The first known policy is selected and unknown ones are skipped, as the specification says.
     fn check_balancing(&self) -> Result<(), Error> {
         let listed = &self.load_balancing_config;
         if let Some(place) = listed.iter().position(|policy| policy.len() != 1) {
             let path = format!("loadBalancingConfig[{place}]");
-            return Err(fault(&path, "must name exactly one policy"));
+            return Err(invalid(&path, "must name exactly one policy"));
         }
         let known = |policy: &serde_json::Map<String, serde_json::Value>| {
             policy.keys().any(|name| BALANCERS.contains(&name.as_str()))
@@ -160,25 +164,25 @@ impl ServiceConfig {
             return Ok(());
         }
         let reason = format!("none of these is supported; known are {}", BALANCERS.join(", "));
-        Err(fault("loadBalancingConfig", &reason))
+        Err(invalid("loadBalancingConfig", &reason))
     }
 
-    /// What applies to a method, with its place: the exact name goes before the service, the service before
+    /// The config of a method, with its index: the exact name takes precedence over the service, the service over
     /// the default.
-    pub(crate) fn of(&self, service: &str, method: &str) -> Option<(usize, &MethodConfig)> {
+    pub(crate) fn find(&self, service: &str, method: &str) -> Option<(usize, &MethodConfig)> {
         [(service, method), (service, ""), ("", "")]
             .into_iter()
             .find_map(|(service, method)| {
-                let named = |name: &Name| name.service == service && name.method == method;
+                let matches = |name: &Name| name.service == service && name.method == method;
                 self.method_config
                     .iter()
                     .enumerate()
-                    .find(|(_, config)| config.name.iter().any(named))
+                    .find(|(_, config)| config.name.iter().any(matches))
             })
     }
 }
 
-pub(crate) fn fault(path: &str, reason: &str) -> Error {
+pub(crate) fn invalid(path: &str, reason: &str) -> Error {
     Error::ServiceConfig {
         path: path.to_owned(),
         reason: reason.to_owned(),

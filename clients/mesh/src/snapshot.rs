@@ -1,41 +1,42 @@
-//! A channel as it is at one moment, for operators' eyes.
+//! The state of a channel at one time, for operators.
 
 use serde::Serialize;
 
-/// One channel.
+/// The state of one channel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Snapshot {
-    /// The service at the other end.
+    /// The called service.
     pub service: String,
-    /// What was configured: `static:…` or `dns:…`.
+    /// The configured target: `static:…`, `dns:…` or `k8s:…`.
     pub target: String,
-    /// Every known address, by its authority and address.
+    /// All known addresses, sorted by authority and address.
     pub endpoints: Vec<Endpoint>,
-    /// Why no call can be sent; `None` while one can, or while connections are still being made.
+    /// Why no call can be sent; `None` if calls can be sent, or while the first connections are being opened.
     pub failing: Option<String>,
-    /// What went through it in the last ten seconds.
+    /// Calls and attempts of the last ten seconds.
     pub traffic: Traffic,
-    /// Retries and hedges that the budget allows now, of the criticality that has the fewest left.
+    /// Retries and hedges that the budget permits now, of the criticality that has the fewest.
     pub retries_left: u32,
-    /// The probability, 0 to 0.9, with which the next call is refused before it is sent, of the criticality that suffers
-    /// most.
+    /// The probability, 0 to 0.9, with which the client throttles the next call, of the criticality where it is
+    /// highest.
     pub refusal: f64,
-    /// The effective policy of every method of the contract, by name.
+    /// The effective policies of all methods of the contract, sorted by name.
     pub methods: Vec<Method>,
 }
 
-/// Calls and attempts of the last ten seconds. A failure is the other end's: what a caller did wrong counts as success.
+/// Calls and attempts of the last ten seconds. Only failures of the callee count; a caller's errors count as
+/// success.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Traffic {
-    /// Calls that ended, a second.
+    /// Ended calls per second.
     pub calls_per_s: f64,
-    /// The share of calls that ended well, after all retries, 0 to 1; `None` without calls. The effective success.
+    /// The share of successful calls, after all retries, 0 to 1; `None` without calls. The effective success rate.
     pub success: Option<f64>,
-    /// Attempts that got a response or failed, a second.
+    /// Ended attempts per second.
     pub attempts_per_s: f64,
-    /// The share of attempts that went well, 0 to 1. The actual success.
+    /// The share of successful attempts, 0 to 1; `None` without attempts. The actual success rate.
     pub attempt_success: Option<f64>,
-    /// Median of the calls' durations, within a tenth. Milliseconds.
+    /// Median duration of the calls, exact within a tenth. Milliseconds.
     pub p50_ms: Option<f64>,
     /// 95th percentile. Milliseconds.
     pub p95_ms: Option<f64>,
@@ -43,56 +44,56 @@ pub struct Traffic {
     pub p99_ms: Option<f64>,
 }
 
-/// One address.
+/// The state of one address.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Endpoint {
-    /// What requests name as their authority.
+    /// The authority of requests.
     pub authority: String,
-    /// What is connected to, `host:port`.
+    /// The host and port of the connection, `host:port`.
     pub address: String,
-    /// Where it runs, when the target says so.
+    /// The endpoint's zone, if the target names it.
     pub zone: Option<String>,
-    /// Whether there is a connection that takes calls.
+    /// Whether there is a healthy connection.
     pub connected: bool,
     /// Why there is none.
     pub failure: Option<String>,
-    /// Its share of an even load by its age, 0.1 to 1.
+    /// The part of an even share that it gets by its age, 0.1 to 1.
     pub weight: f64,
-    /// Estimated latency, penalties for failures included. Milliseconds.
+    /// Estimated latency, including penalties for failures. Milliseconds.
     pub latency_ms: f64,
-    /// Calls sent and not yet answered to the end.
+    /// Number of calls sent without a complete response.
     pub in_flight: usize,
     /// `closed`, `ejected` or `probing`.
     pub breaker: &'static str,
     /// Why it was ejected.
     pub reason: Option<String>,
-    /// How long it stays ejected. Milliseconds.
+    /// The remaining time of the ejection. Milliseconds.
     pub ejected_for_ms: Option<u64>,
 }
 
-/// One method's effective policy, and where each part came from.
+/// One method's effective policy, and the source of each part.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Method {
     /// `package.Service/Method`.
     pub name: String,
-    /// Ceiling of a call. Milliseconds.
+    /// The maximum duration of a call. Milliseconds.
     pub timeout_ms: u64,
-    /// Where the timeout came from: `contract`, or a place in the service config.
+    /// The source of the timeout: `contract`, or a path in the service config.
     pub timeout_source: String,
-    /// Attempts in all when retried, 1 when never.
+    /// Maximum number of attempts with retries; 1 without.
     pub max_attempts: u32,
-    /// The codes that are retried.
+    /// The codes after which a call is retried.
     pub retryable_codes: Vec<&'static str>,
-    /// Where the retries came from.
+    /// The source of the retry policy.
     pub retry_source: String,
-    /// Attempts in all when hedged, 1 when never.
+    /// Maximum number of attempts with hedging; 1 without.
     pub max_hedged_attempts: u32,
-    /// Where the hedging came from.
+    /// The source of the hedging policy.
     pub hedging_source: String,
     /// Whether calls wait for a connection while every endpoint is down.
     pub wait_for_ready: bool,
-    /// Where that came from.
+    /// The source of `wait_for_ready`.
     pub wait_for_ready_source: String,
-    /// The 95th percentile that hedges go by, once enough was observed. Milliseconds.
+    /// The 95th percentile that determines when to hedge; `None` while there are too few latencies. Milliseconds.
     pub p95_ms: Option<f64>,
 }

@@ -1,12 +1,13 @@
 //! Keeps a connection to every endpoint, and publishes those that are connected.
 //!
-//! Connections are made before they are needed. One task supervises a channel; it owns one keeper for each
-//! address, and all of them end when the channel is dropped. A call that finds nothing connected brings the next attempt
-//! forward to a few seconds at most, so that a long backoff does not outlast an outage by minutes ([`Demand`]).
+//! Connections are opened before they are needed. One task supervises a channel; it owns one [`ConnectionTask`]
+//! for each address, and all of them end when the channel is dropped. A call that finds no connection brings the
+//! next attempt forward to a few seconds at most, so that a long backoff does not prolong an outage by minutes
+//! ([`Demand`]).
 
+mod connection_task;
 mod demand;
 mod health;
-mod keeper;
 mod probe;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -23,189 +24,199 @@ use crate::{
         Address, Target,
         subset::{self, Subset},
     },
-    endpoint::{Caller, Endpoint, breaker::Ejections, room::Room, vitals::Vitals},
+    endpoint::{
+        ChannelInfo, Endpoint, breaker::Ejections, concurrency_limit::ConcurrencyLimit, stats::Stats,
+    },
 };
+use connection_task::{ConnectionTask, Report};
 pub(crate) use demand::Demand;
-use keeper::{Keeper, Report};
 
-/// Reports that wait to be worked through; keepers wait when there are more.
-const REPORTS: usize = 64;
-/// An endpoint that has never taken a call may need so long before that is worth a warning.
-const STARTS_WITHIN: Duration = Duration::from_secs(10);
+/// Capacity of the queue of reports; connection tasks wait while it is full.
+const REPORT_QUEUE: usize = 64;
+/// A failing endpoint that has never been ready is logged as a warning only after this.
+const STARTUP_GRACE: Duration = Duration::from_secs(10);
 
-/// What calls see of the connections.
+/// The connections as calls see them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
+    /// The connected endpoints.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Every address, connected or not.
-    pub(crate) known: Vec<Known>,
-    /// Why nothing is connected, once every address has been tried in vain; `None` while there is hope.
+    pub(crate) addresses: Vec<KnownAddress>,
+    /// Why nothing is connected, once a connection to every address has failed; `None` before.
     pub(crate) failing: Option<Arc<str>>,
 }
 
-/// One address as it was when it was published.
+/// The state of one address at the time of publication.
 #[derive(Clone, Debug)]
-pub(crate) struct Known {
+pub(crate) struct KnownAddress {
     pub(crate) address: Address,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) stats: Arc<Stats>,
     pub(crate) connected: bool,
     pub(crate) failure: Option<Arc<str>>,
 }
 
-/// Looks after the endpoints of one channel.
+/// Maintains the connections of one channel.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) connector: Arc<Connector>,
-    pub(crate) caller: Arc<Caller>,
+    pub(crate) channel_info: Arc<ChannelInfo>,
     pub(crate) publish: watch::Sender<Arc<Published>>,
-    /// Calls that found nothing connected.
+    /// Signalled by calls that find no connected endpoint.
     pub(crate) demand: Arc<Demand>,
-    pub(crate) room: Arc<Room>,
+    pub(crate) concurrency_limit: Arc<ConcurrencyLimit>,
     pub(crate) ejections: Arc<Ejections>,
-    /// The service whose health is watched on every connection; `None`: connected is healthy.
+    /// The service whose health is watched on every connection; `None`: every connected endpoint is healthy.
     pub(crate) health_service: Option<Arc<str>>,
     pub(crate) subset: Subset,
 }
 
-/// What is known of one address.
+/// The connection task of one address, and its last reported state.
 #[derive(Debug)]
-struct Kept {
+struct Entry {
     task: AbortHandle,
-    vitals: Arc<Vitals>,
+    stats: Arc<Stats>,
     connected: Option<Arc<Endpoint>>,
     failure: Option<Arc<str>>,
-    /// Since when it takes no calls, and whether that was said as a warning.
+    /// Since when it has been failing, and whether that was logged as a warning.
     failing: Option<(Instant, bool)>,
-    /// It has taken calls before.
-    known: bool,
+    /// It has been ready before.
+    was_ready: bool,
 }
 
 impl Supervisor {
-    /// Looks after the endpoints of `target` until it is dropped.
+    /// Maintains connections to the endpoints of `target` until it is dropped.
     pub(crate) async fn run(self, target: Target) {
-        let (reports, mut incoming) = mpsc::channel(REPORTS);
-        let mut keepers = JoinSet::new();
-        let mut kept: HashMap<Address, Kept> = HashMap::new();
+        let (reports, mut incoming) = mpsc::channel(REPORT_QUEUE);
+        let mut tasks = JoinSet::new();
+        let mut entries: HashMap<Address, Entry> = HashMap::new();
         let mut next_id = 0;
         let (updates, mut found) = mpsc::channel(1);
-        let lost = Arc::new(Notify::new());
-        // Connections are looked after while a slow name server is asked.
-        keepers.spawn(target.follow(updates, Arc::clone(&lost)));
-        let mut unknown = None;
+        let connection_lost = Arc::new(Notify::new());
+        // A task of its own, so that a slow name server does not block the handling of connections.
+        tasks.spawn(target.watch(updates, Arc::clone(&connection_lost)));
+        let mut no_addresses = None;
         loop {
             tokio::select! {
                 Some(update) = found.recv() => {
-                    unknown = match update {
+                    no_addresses = match update {
                         Ok(addresses) => {
-                            let addresses = self.choose(addresses);
-                            self.reconcile(&addresses, &mut kept, &mut keepers, &reports, &mut next_id);
+                            let addresses = self.select(addresses);
+                            self.reconcile(&addresses, &mut entries, &mut tasks, &reports, &mut next_id);
                             addresses.is_empty().then(|| Arc::from("it has no endpoint that is ready"))
                         }
                         Err(reason) => Some(reason),
                     };
-                    self.publish(&kept, unknown.clone());
+                    self.publish(&entries, no_addresses.clone());
                 }
                 Some(report) = incoming.recv() => {
                     if !matches!(report, Report::Up(_)) {
-                        lost.notify_one();
+                        connection_lost.notify_one();
                     }
-                    apply(report, &mut kept);
-                    self.publish(&kept, unknown.clone());
+                    apply(report, &mut entries);
+                    self.publish(&entries, no_addresses.clone());
                 }
-                Some(_) = keepers.join_next() => {}
+                Some(_) = tasks.join_next() => {}
             }
         }
     }
 
-    /// The addresses to connect to.
-    fn choose(&self, addresses: Vec<Address>) -> Vec<Address> {
+    /// The addresses to connect to: all of them, or a subset if there are too many.
+    fn select(&self, addresses: Vec<Address>) -> Vec<Address> {
         let count = addresses.len();
-        if count > subset::MOST {
+        if count > subset::MAX_ENDPOINTS {
             tracing::debug!(
                 count,
-                most = subset::MOST,
-                "this client takes a part of the endpoints"
+                most = subset::MAX_ENDPOINTS,
+                "too many endpoints, connecting to a subset"
             );
         }
-        self.subset.of(addresses, subset::MOST)
+        self.subset.select(addresses, subset::MAX_ENDPOINTS)
     }
 
-    /// Starts keepers of new addresses and ends those of addresses that are gone. Calls in flight on a
-    /// connection that is given up run to their end.
+    /// Starts a connection task for each new address and aborts those of removed addresses. Calls in flight on
+    /// their connections are not aborted.
     fn reconcile(
         &self,
         addresses: &[Address],
-        kept: &mut HashMap<Address, Kept>,
-        keepers: &mut JoinSet<()>,
+        entries: &mut HashMap<Address, Entry>,
+        tasks: &mut JoinSet<()>,
         reports: &mpsc::Sender<Report>,
         next_id: &mut u64,
     ) {
-        kept.retain(|address, kept| {
+        entries.retain(|address, entry| {
             let stays = addresses.contains(address);
             if !stays {
-                kept.task.abort();
+                entry.task.abort();
             }
             stays
         });
         for address in addresses {
             *next_id += 1;
-            kept.entry(address.clone()).or_insert_with(|| {
-                let vitals = Arc::new(Vitals::new(
+            entries.entry(address.clone()).or_insert_with(|| {
+                let stats = Arc::new(Stats::new(
                     *next_id,
                     address.clone(),
-                    Arc::clone(&self.caller),
-                    Arc::clone(&self.room),
+                    Arc::clone(&self.channel_info),
+                    Arc::clone(&self.concurrency_limit),
                     Arc::clone(&self.ejections),
                 ));
-                let keeper = Keeper {
+                let task = ConnectionTask {
                     address: address.clone(),
                     connector: Arc::clone(&self.connector),
-                    caller: Arc::clone(&self.caller),
-                    vitals: Arc::clone(&vitals),
+                    channel_info: Arc::clone(&self.channel_info),
+                    stats: Arc::clone(&stats),
                     health_service: self.health_service.clone(),
                     reports: reports.clone(),
                     demand: Arc::clone(&self.demand),
                 };
-                Kept {
-                    task: keepers.spawn(keeper.run()),
-                    vitals,
+                Entry {
+                    task: tasks.spawn(task.run()),
+                    stats,
                     connected: None,
                     failure: None,
                     failing: None,
-                    known: false,
+                    was_ready: false,
                 }
             });
         }
     }
 
-    fn publish(&self, kept: &HashMap<Address, Kept>, unknown: Option<Arc<str>>) {
-        let endpoints: Vec<_> = kept.values().filter_map(|kept| kept.connected.clone()).collect();
-        let known = kept.iter().map(|(address, kept)| Known {
+    fn publish(&self, entries: &HashMap<Address, Entry>, no_addresses: Option<Arc<str>>) {
+        let endpoints: Vec<_> = entries
+            .values()
+            .filter_map(|entry| entry.connected.clone())
+            .collect();
+        let addresses = entries.iter().map(|(address, entry)| KnownAddress {
             address: address.clone(),
-            vitals: Arc::clone(&kept.vitals),
-            connected: kept.connected.is_some(),
-            failure: kept.failure.clone(),
+            stats: Arc::clone(&entry.stats),
+            connected: entry.connected.is_some(),
+            failure: entry.failure.clone(),
         });
-        let known = known.collect();
+        let addresses = addresses.collect();
         self.ejections.set_connected(endpoints.len());
-        let hopeless = endpoints.is_empty() && kept.values().all(|kept| kept.failure.is_some());
-        let reason = || kept.values().find_map(|kept| kept.failure.clone());
-        let failing = if hopeless { unknown.or_else(reason) } else { None };
+        let all_failed = endpoints.is_empty() && entries.values().all(|entry| entry.failure.is_some());
+        let reason = || entries.values().find_map(|entry| entry.failure.clone());
+        let failing = if all_failed {
+            no_addresses.or_else(reason)
+        } else {
+            None
+        };
         self.publish.send_replace(Arc::new(Published {
             endpoints,
-            known,
+            addresses,
             failing,
         }));
     }
 }
 
-impl Kept {
-    /// One warning for each row of failures: at once for an endpoint that has taken calls before; for one that is still
-    /// starting only when that takes long.
-    fn tell(&mut self, address: &Address, reason: &str) {
+impl Entry {
+    /// Logs one warning for each series of failures: at once for an endpoint that has been ready before; for one
+    /// that is still starting only after `STARTUP_GRACE`.
+    fn log_failure(&mut self, address: &Address, reason: &str) {
         let first = self.failing.is_none();
         let (since, warned) = self.failing.get_or_insert_with(|| (Instant::now(), false));
-        if !*warned && (self.known || since.elapsed() >= STARTS_WITHIN) {
+        if !*warned && (self.was_ready || since.elapsed() >= STARTUP_GRACE) {
             *warned = true;
             tracing::warn!(
                 server.address = %address.authority,
@@ -226,28 +237,28 @@ impl Kept {
     }
 }
 
-fn apply(report: Report, kept: &mut HashMap<Address, Kept>) {
+fn apply(report: Report, entries: &mut HashMap<Address, Entry>) {
     match report {
         Report::Up(endpoint) => {
-            if let Some(kept) = kept.get_mut(&endpoint.address) {
+            if let Some(entry) = entries.get_mut(&endpoint.address) {
                 tracing::debug!(endpoint = %endpoint.address, "connected");
-                kept.connected = Some(endpoint);
-                kept.failure = None;
-                kept.failing = None;
-                kept.known = true;
+                entry.connected = Some(endpoint);
+                entry.failure = None;
+                entry.failing = None;
+                entry.was_ready = true;
             }
         }
         Report::Down(address) => {
-            if let Some(kept) = kept.get_mut(&address) {
+            if let Some(entry) = entries.get_mut(&address) {
                 tracing::debug!(endpoint = %address, "connection ended");
-                kept.connected = None;
+                entry.connected = None;
             }
         }
         Report::Failed(address, reason) => {
-            if let Some(kept) = kept.get_mut(&address) {
-                kept.connected = None;
-                kept.tell(&address, &reason);
-                kept.failure = Some(reason);
+            if let Some(entry) = entries.get_mut(&address) {
+                entry.connected = None;
+                entry.log_failure(&address, &reason);
+                entry.failure = Some(reason);
             }
         }
     }

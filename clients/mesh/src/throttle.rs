@@ -1,13 +1,13 @@
-//! Refuses calls before they are sent while the callee refuses most of what it gets.
+//! Client-side throttling: refuses calls before they are sent while the callee refuses most calls.
 //!
-//! A server that is overloaded spends its strength on saying no. A client that sees its calls refused sends
-//! only a little more than what is accepted: it refuses by itself with probability
-//! `max(0, (requests - 2 * accepts) / (requests + 1))` (Site Reliability Engineering, "Handling overload").
+//! An overloaded server spends its capacity on refusals. A client whose calls are refused sends only a little more
+//! than what is accepted: it refuses a call locally with probability `max(0, (requests - 2 * accepts) / (requests
+//! + 1))` (Site Reliability Engineering, "Handling overload").
 //!
-//! Each criticality has a record of its own: a callee that sheds batch work still takes what matters. Only the
-//! refusal of a full server counts ([`Refusal::Overload`]): one facility over its rate limit must not cost the others
-//! their calls. UNAVAILABLE says that something is broken, which is the breaker's and the retry budget's concern, and
-//! which may be over at once: two minutes of memory would prolong the outage.
+//! Each criticality has its own history, because a callee that sheds batch work still accepts critical calls. Only
+//! refusals of an overloaded server count ([`Refusal::Overload`]): one facility over its rate limit must not
+//! affect the calls of others. UNAVAILABLE does not count: the breaker and the retry budget handle it, and it may
+//! end at any time, so that a history of two minutes would prolong the outage.
 
 use std::{
     collections::HashMap,
@@ -33,29 +33,30 @@ use crate::{
     telemetry::{Metrics, span},
 };
 
-/// What is remembered: two minutes, in slots.
+/// The history covers two minutes, in slots.
 const SLOT: Duration = Duration::from_secs(5);
 const SLOTS: usize = 24;
-/// Requests are let through beyond this many times what is accepted.
+/// The client sends up to this many times the calls that are accepted.
 const MULTIPLIER: f64 = 2.0;
-/// Fewer requests beyond that are no sign of overload: a quiet client must not be stopped by one failure.
-const LEAST_EXCESS: u32 = 10;
-/// Some calls must go on, or nobody would notice that the callee is well again.
-const MOST_REFUSED: f64 = 0.9;
+/// Fewer excess requests do not count as overload: a client with few calls must not be throttled after one
+/// failure.
+const MIN_EXCESS: u32 = 10;
+/// Some calls must be sent, or the callee's recovery would not be detected.
+const MAX_PROBABILITY: f64 = 0.9;
 
-/// Refuses calls by the channel's own recent record.
+/// Refuses calls according to the channel's recent history.
 #[derive(Clone, Debug)]
 pub(crate) struct Throttle<S> {
     inner: S,
-    records: Arc<Records>,
+    histories: Arc<Histories>,
     metrics: Arc<Metrics>,
 }
 
 impl<S> Throttle<S> {
-    pub(crate) fn new(inner: S, records: Arc<Records>, metrics: Arc<Metrics>) -> Throttle<S> {
+    pub(crate) fn new(inner: S, histories: Arc<Histories>, metrics: Arc<Metrics>) -> Throttle<S> {
         Throttle {
             inner,
-            records,
+            histories,
             metrics,
         }
     }
@@ -75,36 +76,36 @@ where
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let (records, method) = (Arc::clone(&self.records), Arc::clone(&call.method));
-        let record = records.of(&method);
-        let refusal = record.refusal();
-        if refusal > 0.0 && rand::rng().random::<f64>() < refusal {
-            record.add(false);
+        let (histories, method) = (Arc::clone(&self.histories), Arc::clone(&call.method));
+        let history = histories.get(method.criticality());
+        let probability = history.rejection_probability();
+        if probability > 0.0 && rand::rng().random::<f64>() < probability {
+            history.add(false);
             self.metrics.throttled(&method.label);
             return Box::pin(async move {
-                span::record_throttled(refusal);
-                Err(refused_here())
+                span::record_throttled(probability);
+                Err(throttled_status())
             });
         }
-        let answer = self.inner.call(call);
+        let response = self.inner.call(call);
         Box::pin(async move {
-            let outcome = answer.await;
-            let record = records.of(&method);
+            let outcome = response.await;
+            let history = histories.get(method.criticality());
             match &outcome {
                 // A call that was not sent says nothing about the callee.
-                Err(status) if origin::never_sent(status) => {}
-                Err(_) => record.add(true),
-                Ok(response) => record.add(Refusal::of_response(response) != Some(Refusal::Overload)),
+                Err(status) if origin::is_not_sent(status) => {}
+                Err(_) => history.add(true),
+                Ok(response) => history.add(Refusal::from_response(response) != Some(Refusal::Overload)),
             }
             outcome
         })
     }
 }
 
-/// RESOURCE_EXHAUSTED with a pushback that forbids another attempt: if this status is passed on, the caller's own
-/// caller must not retry what was refused to keep load away.
-fn refused_here() -> Status {
-    let text = "refused here: the callee has refused most calls of the last two minutes";
+/// RESOURCE_EXHAUSTED with a pushback that forbids retries: if this status is propagated, callers further up must
+/// not retry a call that was refused to reduce load.
+fn throttled_status() -> Status {
+    let text = "throttled by the client: the callee has refused most calls of the last two minutes";
     let details = ErrorDetails::with_error_info("CLIENT_THROTTLED", "mesh", HashMap::new());
     let mut status = Status::with_error_details(Code::ResourceExhausted, text, details);
     status
@@ -113,19 +114,22 @@ fn refused_here() -> Status {
     origin::not_sent(status)
 }
 
-/// A channel's records.
-pub(crate) type Records = PerCriticality<Record>;
+/// A channel's histories.
+pub(crate) type Histories = PerCriticality<History>;
 
-impl Records {
-    /// The probability, 0 to 0.9, with which the next call is refused, of the criticality that suffers most.
-    pub(crate) fn refusal(&self) -> f64 {
-        self.all().into_iter().map(Record::refusal).fold(0.0, f64::max)
+impl Histories {
+    /// The probability, 0 to 0.9, with which the next call is refused, of the criticality where it is highest.
+    pub(crate) fn rejection_probability(&self) -> f64 {
+        self.values()
+            .into_iter()
+            .map(History::rejection_probability)
+            .fold(0.0, f64::max)
     }
 }
 
-/// Requests and accepts of the last two minutes.
+/// The numbers of requests and of accepted requests of the last two minutes.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct History {
     started: Instant,
     slots: Mutex<Slots>,
 }
@@ -136,25 +140,25 @@ struct Slots {
     counts: [(u32, u32); SLOTS],
 }
 
-impl Record {
-    pub(crate) fn new() -> Record {
-        Record {
+impl History {
+    pub(crate) fn new() -> History {
+        History {
             started: Instant::now(),
             slots: Mutex::default(),
         }
     }
 
-    fn refusal(&self) -> f64 {
+    fn rejection_probability(&self) -> f64 {
         let (requests, accepts) = self.with(|slots| {
             let sum =
                 |(requests, accepts): (u32, u32), slot: &(u32, u32)| (requests + slot.0, accepts + slot.1);
             slots.counts.iter().fold((0, 0), sum)
         });
-        if requests < accepts.saturating_mul(2).saturating_add(LEAST_EXCESS) {
+        if requests < accepts.saturating_mul(2).saturating_add(MIN_EXCESS) {
             return 0.0;
         }
         let (requests, accepts) = (f64::from(requests), f64::from(accepts));
-        ((requests - MULTIPLIER * accepts) / (requests + 1.0)).clamp(0.0, MOST_REFUSED)
+        ((requests - MULTIPLIER * accepts) / (requests + 1.0)).clamp(0.0, MAX_PROBABILITY)
     }
 
     fn add(&self, accepted: bool) {
@@ -181,20 +185,20 @@ impl Record {
 mod tests {
     use super::*;
     use crate::{
-        call::Method,
+        method::Method,
         policy::{Criticality, MethodPolicy},
     };
 
     #[tokio::test(start_paused = true)]
     async fn a_callee_that_accepts_half_is_not_throttled() {
-        let record = Record::new();
-        (0..100).for_each(|call| record.add(call % 2 == 0));
-        assert_eq!(record.refusal(), 0.0);
+        let history = History::new();
+        (0..100).for_each(|call| history.add(call % 2 == 0));
+        assert_eq!(history.rejection_probability(), 0.0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_matters_passes_while_the_rest_is_refused() {
-        let records = Records::new(Record::new);
+    async fn critical_calls_pass_while_normal_ones_are_throttled() {
+        let histories = Histories::new(History::new);
         let method = |criticality| {
             let policy = MethodPolicy {
                 criticality,
@@ -203,36 +207,43 @@ mod tests {
             Method::new("test.Service/Method", Some(policy))
         };
         let (normal, critical) = (method(Criticality::Normal), method(Criticality::Critical));
-        (0..100).for_each(|_| records.of(&normal).add(false));
-        assert!(records.of(&normal).refusal() > 0.8);
-        assert_eq!(records.of(&critical).refusal(), 0.0);
-        assert!(records.refusal() > 0.8, "people see the worst");
+        (0..100).for_each(|_| histories.get(normal.criticality()).add(false));
+        assert!(histories.get(normal.criticality()).rejection_probability() > 0.8);
+        assert_eq!(histories.get(critical.criticality()).rejection_probability(), 0.0);
+        assert!(
+            histories.rejection_probability() > 0.8,
+            "the snapshot shows the highest"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_few_failures_of_a_quiet_client_stop_nothing() {
-        let record = Record::new();
-        (0..9).for_each(|_| record.add(false));
-        assert_eq!(record.refusal(), 0.0);
-        record.add(false);
-        assert!(record.refusal() > 0.8);
+    async fn a_few_failures_of_a_client_with_few_calls_do_not_throttle_it() {
+        let history = History::new();
+        (0..9).for_each(|_| history.add(false));
+        assert_eq!(history.rejection_probability(), 0.0);
+        history.add(false);
+        assert!(history.rejection_probability() > 0.8);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_callee_that_refuses_all_still_gets_a_tenth() {
-        let record = Record::new();
-        (0..1_000).for_each(|_| record.add(false));
-        assert_eq!(record.refusal(), MOST_REFUSED);
+        let history = History::new();
+        (0..1_000).for_each(|_| history.add(false));
+        assert_eq!(history.rejection_probability(), MAX_PROBABILITY);
         tokio::time::advance(Duration::from_secs(125)).await;
-        assert_eq!(record.refusal(), 0.0, "it is forgotten after two minutes");
+        assert_eq!(
+            history.rejection_probability(),
+            0.0,
+            "it is forgotten after two minutes"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn accepts_lower_the_refusal_step_by_step() {
-        let record = Record::new();
-        (0..100).for_each(|_| record.add(false));
-        (0..25).for_each(|_| record.add(true));
-        let refusal = record.refusal();
-        assert!((refusal - 75.0 / 126.0).abs() < 1e-9, "{refusal}");
+    async fn accepted_calls_lower_the_probability() {
+        let history = History::new();
+        (0..100).for_each(|_| history.add(false));
+        (0..25).for_each(|_| history.add(true));
+        let probability = history.rejection_probability();
+        assert!((probability - 75.0 / 126.0).abs() < 1e-9, "{probability}");
     }
 }

@@ -1,7 +1,7 @@
-//! Mutual TLS between services, with the names of SPIFFE and keys that change while the process runs.
+//! Mutual TLS between services, with SPIFFE names and certificates that are rotated while the process runs.
 //!
-//! The files are read again for every new connection. When they cannot be used, as in the middle of a
-//! rotation, the last good ones stay in use and the log says so.
+//! The files are read again for every new connection. If they are invalid, as in the middle of a rotation, the
+//! last valid ones stay in use and a warning is logged.
 
 mod verifier;
 
@@ -20,28 +20,27 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{Error, failure::chain};
-use verifier::NamedServer;
+use crate::{Error, failure::error_chain};
+use verifier::ServerNameVerifier;
 
-/// How long a connection waits for the files.
-const READ_LIMIT: Duration = Duration::from_secs(1);
+/// Timeout of reading the files.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where this process's identity is, and whom it talks to.
+/// The identity of this process, and the accepted servers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// PEM file with the authorities that servers' certificates are checked against; several while one is
-    /// replaced by another.
+    /// PEM file with the CA certificates for verifying servers; several while one is being replaced by another.
     pub ca_file: PathBuf,
-    /// PEM file with this process's certificate and the intermediate ones.
+    /// PEM file with this process's certificate and its intermediate certificates.
     pub cert_file: PathBuf,
     /// PEM file with the certificate's private key.
     pub key_file: PathBuf,
-    /// The URI names that the server's certificate may carry, one is enough: `spiffe://weft/payment`.
+    /// The URI names accepted in the server's certificate, such as `spiffe://weft/payment`.
     pub server_ids: Vec<String>,
 }
 
-/// What the files held at one time.
+/// The contents of the files.
 #[derive(Debug, PartialEq, Eq)]
 struct Files {
     authorities: Vec<u8>,
@@ -58,10 +57,10 @@ pub(crate) struct Credentials {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum LoadError {
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] io::Error),
-    #[error("{0} is no PEM file of the kind that is needed")]
+    #[error("{0} is not a PEM file of the expected kind")]
     Pem(PathBuf, #[source] rustls::pki_types::pem::Error),
     #[error("the certificates cannot be used")]
     Tls(#[from] rustls::Error),
@@ -80,10 +79,12 @@ impl Credentials {
                 "must name at least one server".to_owned(),
             ));
         }
-        let files = settings.read().map_err(|fault| setting("tls", chain(&fault)))?;
+        let files = settings
+            .read()
+            .map_err(|error| setting("tls", error_chain(&error)))?;
         let config = settings
             .config(&files)
-            .map_err(|fault| setting("tls", chain(&fault)))?;
+            .map_err(|error| setting("tls", error_chain(&error)))?;
         Ok(Credentials {
             settings: settings.clone(),
             current: Mutex::new((files, config)),
@@ -91,57 +92,58 @@ impl Credentials {
         })
     }
 
-    /// What the next connection is to use. Waits for the files for a second at most: a volume that hangs must not stop
-    /// the handshakes of all connections, and holds one thread, not one for each of them.
+    /// The configuration for the next connection. Waits at most a second for the files: a hanging volume must not
+    /// block the handshakes of all connections, and blocks one thread, not one for each of them.
     pub(crate) async fn current(&self) -> Arc<ClientConfig> {
-        match timeout(READ_LIMIT, self.read()).await {
-            Ok(Some(read)) => self.take(read),
+        match timeout(READ_TIMEOUT, self.read()).await {
+            Ok(Some(result)) => self.update(result),
             Ok(None) => {}
             Err(_) => {
                 let file = self.settings.cert_file.display();
                 tracing::warn!(%file, "certificates cannot be read in time, the last good ones stay");
             }
         }
-        Arc::clone(&self.last().1)
+        Arc::clone(&self.lock().1)
     }
 
-    /// Three small files, but a disk may hang. One reads at a time; the place is kept until the disk answers.
-    async fn read(&self) -> Option<Result<Files, Fault>> {
-        let place = Arc::clone(&self.reading).acquire_owned().await.ok()?;
+    /// Reads the files in a blocking thread, because a disk may hang. One read at a time: the permit is held until
+    /// the read ends.
+    async fn read(&self) -> Option<Result<Files, LoadError>> {
+        let permit = Arc::clone(&self.reading).acquire_owned().await.ok()?;
         let settings = self.settings.clone();
         let read = tokio::task::spawn_blocking(move || {
             let files = settings.read();
-            drop(place);
+            drop(permit);
             files
         });
         read.await.ok()
     }
 
-    fn take(&self, read: Result<Files, Fault>) {
-        let fresh = match read {
-            Ok(files) if files == self.last().0 => return,
+    fn update(&self, result: Result<Files, LoadError>) {
+        let fresh = match result {
+            Ok(files) if files == self.lock().0 => return,
             Ok(files) => self.settings.config(&files).map(|config| (files, config)),
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         };
         match fresh {
             Ok(fresh) => {
                 tracing::info!(file = %self.settings.cert_file.display(), "certificates rotated");
-                *self.last() = fresh;
+                *self.lock() = fresh;
             }
-            Err(fault) => {
-                tracing::warn!(error = %chain(&fault), "certificates cannot be used, the last good ones stay");
+            Err(error) => {
+                tracing::warn!(error = %error_chain(&error), "certificates cannot be used, the last good ones stay");
             }
         }
     }
 
-    fn last(&self) -> MutexGuard<'_, (Files, Arc<ClientConfig>)> {
+    fn lock(&self) -> MutexGuard<'_, (Files, Arc<ClientConfig>)> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Tls {
-    fn read(&self) -> Result<Files, Fault> {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Fault::Read(path.clone(), error));
+    fn read(&self) -> Result<Files, LoadError> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| LoadError::Read(path.clone(), error));
         Ok(Files {
             authorities: read(&self.ca_file)?,
             certificate: read(&self.cert_file)?,
@@ -149,15 +151,15 @@ impl Tls {
         })
     }
 
-    fn config(&self, files: &Files) -> Result<Arc<ClientConfig>, Fault> {
+    fn config(&self, files: &Files) -> Result<Arc<ClientConfig>, LoadError> {
         let certificates = |path: &PathBuf, pem: &[u8]| {
             let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
             match parsed {
-                Ok(parsed) if parsed.is_empty() => Err(Fault::Pem(
+                Ok(parsed) if parsed.is_empty() => Err(LoadError::Pem(
                     path.clone(),
                     rustls::pki_types::pem::Error::NoItemsFound,
                 )),
-                parsed => parsed.map_err(|error| Fault::Pem(path.clone(), error)),
+                parsed => parsed.map_err(|error| LoadError::Pem(path.clone(), error)),
             }
         };
         let mut authorities = RootCertStore::empty();
@@ -166,9 +168,9 @@ impl Tls {
         }
         let own = certificates(&self.cert_file, &files.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&files.key)
-            .map_err(|error| Fault::Pem(self.key_file.clone(), error))?;
+            .map_err(|error| LoadError::Pem(self.key_file.clone(), error))?;
         let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
-        let verifier = NamedServer::new(authorities, self.server_ids.clone(), &provider);
+        let verifier = ServerNameVerifier::new(authorities, self.server_ids.clone(), &provider);
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()

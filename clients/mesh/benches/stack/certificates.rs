@@ -1,4 +1,4 @@
-//! An authority and one certificate for each end.
+//! A certificate authority, and one certificate each for server and client.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tempfile::TempDir;

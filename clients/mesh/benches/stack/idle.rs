@@ -1,4 +1,4 @@
-//! What endpoints cost that nobody calls: memory for each, and processor time.
+//! The cost of idle endpoints: memory of each, and processor time.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::measure::{allocated, cpu};
 
 const ENDPOINTS: usize = 128;
 
-/// A server's whole part in an HTTP/2 connection on which nothing happens: its settings, and a word that it has read the
-/// client's (RFC 9113, section 6.5).
+/// The server's frames on an idle HTTP/2 connection: its settings, and the acknowledgement of the client's (RFC
+/// 9113, section 6.5).
 const SETTINGS_AND_ACKNOWLEDGEMENT: [u8; 18] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0];
 
 pub(crate) async fn print(lasting: Duration) {
@@ -47,7 +47,7 @@ pub(crate) async fn print(lasting: Duration) {
     drop(channel);
 }
 
-/// Speaks first and then only listens; its own memory is in the figure, and is small.
+/// Sends the settings and then only reads; its own memory is included in the result, and is small.
 async fn hold(listener: TcpListener) {
     let (mut stream, _) = listener.accept().await.unwrap();
     stream.write_all(&SETTINGS_AND_ACKNOWLEDGEMENT).await.unwrap();
@@ -55,7 +55,7 @@ async fn hold(listener: TcpListener) {
     while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
 }
 
-/// Microseconds of processor time in each second.
+/// Microseconds of processor time per second.
 async fn used(lasting: Duration) -> f64 {
     let before = cpu();
     tokio::time::sleep(lasting).await;

@@ -1,9 +1,10 @@
-//! What the mesh costs: bare tonic, the full stack without TLS and with mutual TLS, and with its metrics collected, in one
-//! run. Spans are not recorded.
+//! The cost of the mesh: bare tonic, the full stack without TLS and with mutual TLS, and with its metrics
+//! collected, in one run. Spans are not recorded.
 //!
-//! Client and server share the process and its processors, so that only ratios of one run mean anything. The three take
-//! turns, round by round, and what is printed are medians, so that a machine that is busy for a while blames none of
-//! them. Run it with `cargo bench -p mesh`; `-- SECONDS` sets how long each measurement of a round lasts (default 1).
+//! Client and server share the process and its processors, so that only ratios of one run are meaningful. The
+//! variants take turns in each round, and medians are printed, so that temporary load of the machine affects all
+//! of them alike. Run it with `cargo bench -p mesh`; `-- SECONDS` sets how long each measurement of a round lasts
+//! (default 1).
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot set up has failed")]
 
@@ -48,7 +49,7 @@ async fn run(lasting: Duration) {
         .unwrap();
     let full = channel(format!("static:http://{plain}"), None);
     let mutual = channel(format!("static:https://{secured}"), Some(certificates.client()));
-    // A channel measures with what is installed when it is made.
+    // A channel uses the meter provider that is installed when it is created.
     let reader = PeriodicReader::builder(InMemoryMetricExporter::default()).build();
     let meters = SdkMeterProvider::builder().with_reader(reader).build();
     opentelemetry::global::set_meter_provider(meters);
@@ -107,7 +108,7 @@ fn print(title: &str, unit: &str, rounds: &[[Figures; 4]]) {
     );
     for (place, name) in NAMES.into_iter().enumerate() {
         let of = |figure: fn(&Figures) -> f64| median(rounds.iter().map(|round| figure(&round[place])));
-        // Of each round by itself: what the machine did meanwhile is the same for both.
+        // Computed for each round, in which the load of the machine is the same for both.
         let ratio = |figure: fn(&Figures) -> f64| {
             median(
                 rounds

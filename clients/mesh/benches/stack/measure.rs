@@ -1,4 +1,4 @@
-//! Calls for a while, and what they cost.
+//! Makes calls for some time and measures their cost.
 
 use std::{
     alloc::System,
@@ -17,23 +17,23 @@ use crate::server::{READ, Text, WATCH};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Of one kind of call.
+/// The measurements of one kind of call.
 #[derive(Clone, Copy)]
 pub(crate) struct Figures {
-    /// A second.
+    /// Calls per second.
     pub(crate) rate: f64,
     /// Processor time of client and server together.
     pub(crate) cpu_us: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
-    /// Of client and server together.
+    /// Allocations of client and server together.
     pub(crate) allocations: f64,
 }
 
-/// So many calls are made before anything counts.
+/// Number of calls before the measurement.
 const WARM_UP: usize = 200;
 
-/// Unary calls, so many at once.
+/// Unary calls, `in_flight` at a time.
 pub(crate) async fn unary<C>(channel: &C, in_flight: usize, lasting: Duration) -> Figures
 where
     C: GrpcService<Body> + Clone + Send + 'static,
@@ -116,13 +116,13 @@ async fn repeat(in_flight: usize, lasting: Duration, call: impl AsyncFn()) -> Fi
     }
 }
 
-/// What the process has used of all processors.
+/// Processor time used by the process.
 pub(crate) fn cpu() -> Duration {
     let used = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
-/// Bytes that are allocated and not freed.
+/// Bytes currently allocated.
 pub(crate) fn allocated() -> usize {
     let stats = ALLOCATOR.stats();
     stats.bytes_allocated - stats.bytes_deallocated

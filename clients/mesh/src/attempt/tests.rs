@@ -7,11 +7,7 @@ use tower::{Service, service_fn};
 
 use super::Prepare;
 use crate::{
-    Context,
-    call::{Attempt, Method},
-    context::PREVIOUS_ATTEMPTS,
-    failure::Failure,
-    grpc_timeout,
+    Context, call::Attempt, context::PREVIOUS_ATTEMPTS, failure::Failure, grpc_timeout, method::Method,
     telemetry::Metrics,
 };
 
@@ -27,7 +23,7 @@ fn attempt(context: Context, deadline: Option<Instant>, previous: u32) -> Attemp
     }
 }
 
-/// Sends an attempt and gives back the headers that it was sent with.
+/// Sends an attempt and returns its headers.
 async fn sent(attempt: Attempt) -> Result<HeaderMap, Failure> {
     let echo = service_fn(|attempt: Attempt| async move {
         let mut response = Response::new(Body::empty());
@@ -42,7 +38,7 @@ async fn sent(attempt: Attempt) -> Result<HeaderMap, Failure> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_attempt_says_how_much_time_is_left_now() {
+async fn every_attempt_carries_its_remaining_time() {
     let deadline = Instant::now() + Duration::from_millis(300);
     for left in [300, 200] {
         let headers = sent(attempt(Context::new(), Some(deadline), 0)).await.unwrap();
@@ -60,7 +56,7 @@ async fn every_attempt_says_how_much_time_is_left_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_repetition_says_that_it_is_one() {
+async fn only_a_retry_carries_the_number_of_previous_attempts() {
     assert!(
         !sent(attempt(Context::new(), None, 0))
             .await
@@ -74,14 +70,14 @@ async fn only_a_repetition_says_that_it_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_sent_for_a_repetition_says_that_it_is_one_itself() {
+async fn a_call_made_while_serving_a_retry_is_marked_as_a_retry() {
     let context = Context::new().with_serving_retry(true);
     let headers = sent(attempt(context, None, 0)).await.unwrap();
     assert_eq!(headers[PREVIOUS_ATTEMPTS], "1");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_is_sent_as_a_value_that_is_never_logged() {
+async fn the_token_is_sent_as_a_sensitive_header_value() {
     let headers = sent(attempt(Context::new().with_bearer("secret"), None, 0))
         .await
         .unwrap();

@@ -1,131 +1,138 @@
-//! Which endpoint an attempt goes to: the cheaper of two picked at random.
+//! Chooses the endpoint of an attempt: the cheaper of two picked at random.
 //!
-//! Two random choices spread load nearly as well as knowing all of it, and clients that act on the same stale
-//! picture do not all run to the same endpoint (Mitzenmacher, "The power of two choices").
+//! Two random choices spread load nearly as well as complete knowledge of it, and clients with the same outdated
+//! information do not all choose the same endpoint (Mitzenmacher, "The power of two choices").
 //!
-//! The candidates are narrowed step by step, and a step that would leave none is skipped: admitted by their
-//! breakers, not silent, not tried by this call yet, not much slower than most, in the caller's zone.
+//! The candidates are filtered step by step, and a step that would leave none is skipped: admitted by their
+//! breakers, no overdue ping, not tried by this call yet, not much slower than most, in the caller's zone.
 
 use std::sync::Arc;
 
 use rand::Rng;
 use tokio::time::Instant;
 
-use super::outliers::{self, Scouts};
+use super::{
+    candidate::Candidate,
+    outliers::{self, ProbeSchedule},
+};
 use crate::{
     MethodPolicy,
-    call::{Method, Tried},
+    call::Tried,
     endpoint::{
         Endpoint,
         breaker::{Admission, PROBE_LIMIT, Probe},
-        vitals::{Allowance, Flight},
+        stats::{Blame, InFlight},
     },
+    method::Method,
 };
 
-/// What there is for an attempt.
+/// The result of a choice.
 #[derive(Debug)]
 pub(crate) enum Choice {
-    /// The endpoint, with the call counted as in flight on it.
-    Taken(Arc<Endpoint>, Flight),
-    /// Every candidate has as many calls in flight as it may.
+    /// The endpoint, on which the call is counted as in flight.
+    Selected(Arc<Endpoint>, InFlight),
+    /// Every candidate is at its limit of calls in flight.
     Full,
-    /// Nothing is connected.
-    Nothing,
+    /// No endpoint is connected.
+    NotConnected,
 }
 
-/// What an attempt asks of its endpoint.
+/// What determines the endpoint of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Criteria<'a> {
     pub(crate) method: &'a Method,
     pub(crate) tried: &'a Tried,
-    pub(crate) allowance: Allowance,
-    /// Whether the call has not been sent before.
+    pub(crate) blame: Blame,
+    /// Whether this is the first attempt of the call.
     pub(crate) first: bool,
     /// The caller's own zone.
     pub(crate) zone: Option<&'a str>,
-    /// Which calls find out whether slow endpoints still are.
-    pub(crate) scouts: &'a Scouts,
+    /// Decides which calls probe slow endpoints.
+    pub(crate) probe_schedule: &'a ProbeSchedule,
 }
 
-/// An endpoint that the attempt may go to.
-pub(super) struct Candidate<'a> {
-    pub(super) endpoint: &'a Arc<Endpoint>,
-    /// See [`Slowness::score`](crate::endpoint::slowness::Slowness::score).
-    pub(super) slowness: Option<f64>,
-}
-
-/// Endpoints are preferred to others, for their zone or their speed, while less than this share of their cap is in
-/// flight: the rest is kept so that a burst is not sent away at once.
-const FULLNESS: f64 = 0.8;
+/// Endpoints are preferred for their zone or their speed while the calls in flight are below this part of their
+/// limit; the rest is reserved for bursts.
+const PREFERRED_FULLNESS: f64 = 0.8;
 
 pub(crate) fn choose(endpoints: &[Arc<Endpoint>], criteria: Criteria<'_>) -> Choice {
     let now = Instant::now();
     let mut candidates = Vec::with_capacity(endpoints.len());
-    let open = || endpoints.iter().filter(|endpoint| endpoint.open());
+    let open = || endpoints.iter().filter(|endpoint| endpoint.is_open());
     for endpoint in open() {
-        let (admission, slowness) = endpoint.vitals.standing(now);
+        let (admission, outlier_score) = endpoint.stats.admission_and_score(now);
         match admission {
-            Admission::Open => candidates.push(Candidate { endpoint, slowness }),
-            Admission::Shut => {}
-            Admission::ProbeOverdue => endpoint.vitals.expire_probe(),
+            Admission::Allowed => candidates.push(Candidate {
+                endpoint,
+                outlier_score,
+            }),
+            Admission::Denied => {}
+            Admission::ProbeOverdue => endpoint.stats.expire_probe(),
             Admission::ProbeDue if criteria.may_probe() => {
-                if let Some(taken) = criteria.probe(endpoint) {
-                    return taken;
+                if let Some(selected) = criteria.probe(endpoint) {
+                    return selected;
                 }
             }
-            Admission::ProbeDue => endpoint.vitals.want_probe(),
+            Admission::ProbeDue => endpoint.stats.request_probe(),
         }
     }
-    // With every endpoint out, a broken one is better than none.
+    // If all endpoints are ejected, a broken one is better than none.
     if candidates.is_empty() {
         candidates.extend(open().map(|endpoint| Candidate {
             endpoint,
-            slowness: None,
+            outlier_score: None,
         }));
     }
-    let some_slow = outliers::mark(&candidates);
-    narrow(&mut candidates, |candidate| !candidate.endpoint.silent());
+    let any_slow = outliers::mark_slow(&candidates);
+    narrow(&mut candidates, |candidate| !candidate.endpoint.ping_overdue());
     narrow(&mut candidates, |candidate| {
-        !criteria.tried.contains(candidate.endpoint.vitals.id())
+        !criteria.tried.contains(candidate.endpoint.stats.id())
     });
-    if some_slow {
-        let scouted = criteria.scouts.due(&candidates).filter(|_| criteria.first);
-        if let Some(taken) = scouted.and_then(|endpoint| criteria.take(endpoint, None)) {
-            return taken;
+    if any_slow {
+        let probed = criteria
+            .probe_schedule
+            .next_probe(&candidates)
+            .filter(|_| criteria.first);
+        if let Some(selected) = probed.and_then(|endpoint| criteria.begin(endpoint, None)) {
+            return selected;
         }
-        let patience = outliers::least_latency(&candidates, now);
+        let min_slow_latency = outliers::min_slow_latency(&candidates, now);
         narrow(&mut candidates, |candidate| {
             let Candidate { endpoint, .. } = candidate;
-            let answers = endpoint.unheard() < patience && endpoint.vitals.fullness() < FULLNESS;
+            let answers =
+                endpoint.silent_for() < min_slow_latency && endpoint.stats.fullness() < PREFERRED_FULLNESS;
             answers && !candidate.slow()
         });
     }
     if let Some(zone) = criteria.zone {
         narrow(&mut candidates, |Candidate { endpoint, .. }| {
             let near = endpoint.address.zone.as_deref() == Some(zone);
-            near && endpoint.vitals.fullness() < FULLNESS && endpoint.vitals.has_share()
+            near && endpoint.stats.fullness() < PREFERRED_FULLNESS && endpoint.stats.within_share()
         });
     }
     if candidates.is_empty() {
-        return Choice::Nothing;
+        return Choice::NotConnected;
     }
-    while let Some(place) = cheaper_of_two(&candidates, now) {
-        if let Some(taken) = criteria.take(candidates.swap_remove(place).endpoint, None) {
-            return taken;
+    while let Some(index) = cheaper_of_two(&candidates, now) {
+        if let Some(selected) = criteria.begin(candidates.swap_remove(index).endpoint, None) {
+            return selected;
         }
     }
     Choice::Full
 }
 
 impl Criteria<'_> {
-    fn take(&self, endpoint: &Arc<Endpoint>, probe: Option<Probe>) -> Option<Choice> {
-        let flight = endpoint.vitals.take_off(self.allowance, probe)?;
-        Some(Choice::Taken(Arc::clone(endpoint), flight.of(self.method)))
+    fn begin(&self, endpoint: &Arc<Endpoint>, probe: Option<Probe>) -> Option<Choice> {
+        let in_flight = endpoint.stats.begin(self.blame, probe)?;
+        Some(Choice::Selected(
+            Arc::clone(endpoint),
+            in_flight.for_method(self.method),
+        ))
     }
 
-    /// Only a first attempt probes, because a retry has had its share of bad luck; only one that may be repeated,
-    /// because the endpoint is likely to fail; and only one that answers with one message and counts as late within
-    /// the time that a probe has.
+    /// Whether this attempt may be a probe: only a first attempt, because a retry's call has failed once already;
+    /// only a method that may be repeated, because the probe is likely to fail; and only a unary method whose
+    /// timeouts count within the probe's timeout.
     fn may_probe(&self) -> bool {
         let suits = |policy: &Arc<MethodPolicy>| {
             let one_message = !policy.client_streaming && !policy.server_streaming;
@@ -134,20 +141,14 @@ impl Criteria<'_> {
         self.first && self.method.policy.as_ref().is_some_and(suits)
     }
 
-    /// Sends the call as the probe, unless another was faster.
+    /// Makes the call the probe, unless another call was faster.
     fn probe(&self, endpoint: &Arc<Endpoint>) -> Option<Choice> {
-        let probe = endpoint.vitals.record().breaker.begin_probe()?;
-        let taken = self.take(endpoint, Some(probe));
-        if taken.is_none() {
-            endpoint.vitals.record().breaker.abandon_probe(probe);
+        let probe = endpoint.stats.lock().breaker.begin_probe()?;
+        let selected = self.begin(endpoint, Some(probe));
+        if selected.is_none() {
+            endpoint.stats.lock().breaker.abandon_probe(probe);
         }
-        taken
-    }
-}
-
-impl Candidate<'_> {
-    pub(super) fn slow(&self) -> bool {
-        self.endpoint.vitals.slow()
+        selected
     }
 }
 
@@ -164,7 +165,7 @@ fn cheaper_of_two(candidates: &[Candidate<'_>], now: Instant) -> Option<usize> {
         count => {
             let first = rand::rng().random_range(0..count);
             let second = (first + rand::rng().random_range(1..count)) % count;
-            let cost = |place: usize| candidates[place].endpoint.vitals.cost(now);
+            let cost = |index: usize| candidates[index].endpoint.stats.cost(now);
             Some(if cost(second) < cost(first) { second } else { first })
         }
     }

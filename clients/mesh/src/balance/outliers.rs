@@ -1,8 +1,9 @@
-//! Endpoints that are much slower than most get no calls but those that find out whether they still are.
+//! Excludes endpoints that are much slower than most, except for occasional calls that probe whether they still
+//! are.
 //!
-//! A choice by cost alone sends calls to an endpoint ten times slower whenever the others are busy or have had a
-//! hiccup: one call in twenty, as a simulation has it, which is five times what the 99th percentile bears. So the slow
-//! are left out while the others have room, and at least half of the endpoints stay.
+//! Choosing by cost alone sends calls to an endpoint ten times slower whenever the others are busy or have had a
+//! hiccup: one call in twenty in a simulation, five times as many as the 99th percentile tolerates. So slow
+//! endpoints are excluded while the others have capacity, and at least half of the endpoints stay.
 
 use std::{
     sync::{
@@ -14,27 +15,27 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::choice::Candidate;
+use super::candidate::Candidate;
 use crate::endpoint::Endpoint;
 
-/// Of so many calls one goes to an endpoint that is left out...
-const CALLS: u32 = 400;
-/// ...and one in this time at least, so that it is found well again where calls are few.
-const LONGEST: Duration = Duration::from_secs(60);
+/// One of this many calls goes to an excluded endpoint...
+const CALLS_PER_PROBE: u32 = 400;
+/// ...and at least one in this time, so that its recovery is detected at low call rates.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Whoever is so much above the lower median counts as slow...
-const ENTER: f64 = 1.0;
-/// ...until it is no more than this above it. What holds up the others for a moment does not bring it back.
-const LEAVE: f64 = 0.5;
+/// An endpoint is slow if its score exceeds the lower median by more than this...
+const SLOW_ABOVE: f64 = 1.0;
+/// ...until it exceeds it by at most this, so that a short delay of the others does not readmit it.
+const NORMAL_BELOW: f64 = 0.5;
 
 /// Marks the candidates that are much slower than most, and returns whether there are any.
-pub(super) fn mark(candidates: &[Candidate<'_>]) -> bool {
-    let scores = || candidates.iter().filter_map(|candidate| candidate.slowness);
-    let (least, most) = scores().fold((f64::MAX, f64::MIN), |(least, most), score| {
-        (least.min(score), most.max(score))
+pub(super) fn mark_slow(candidates: &[Candidate<'_>]) -> bool {
+    let scores = || candidates.iter().filter_map(|candidate| candidate.outlier_score);
+    let (min, max) = scores().fold((f64::MAX, f64::MIN), |(min, max), score| {
+        (min.min(score), max.max(score))
     });
-    // The usual case, which needs no order among them.
-    if most - least <= ENTER && !candidates.iter().any(Candidate::slow) {
+    // The usual case, which needs no sorting.
+    if max - min <= SLOW_ABOVE && !candidates.iter().any(Candidate::slow) {
         return false;
     }
     let mut scores: Vec<_> = scores().collect();
@@ -43,45 +44,51 @@ pub(super) fn mark(candidates: &[Candidate<'_>]) -> bool {
         return false;
     };
     for candidate in candidates {
-        let limit = if candidate.slow() { LEAVE } else { ENTER };
-        let slow = candidate.slowness.is_some_and(|score| score > median + limit);
+        let limit = if candidate.slow() {
+            NORMAL_BELOW
+        } else {
+            SLOW_ABOVE
+        };
+        let slow = candidate
+            .outlier_score
+            .is_some_and(|score| score > median + limit);
         if slow != candidate.slow() {
-            candidate.endpoint.vitals.set_slow(slow);
+            candidate.endpoint.stats.set_slow(slow);
         }
     }
     candidates.iter().any(Candidate::slow)
 }
 
-/// What the quickest of the slow takes: whoever has said nothing for longer, while calls wait for it, is no better. A
-/// connection that is dead has the best of scores, that of its last answers.
-pub(super) fn least_latency(candidates: &[Candidate<'_>], now: Instant) -> Duration {
+/// The latency of the fastest slow endpoint. An endpoint that has been silent for longer while calls are waiting
+/// is no better than a slow one: a dead connection keeps the good score of its last answers.
+pub(super) fn min_slow_latency(candidates: &[Candidate<'_>], now: Instant) -> Duration {
     let slow = candidates.iter().filter(|candidate| candidate.slow());
-    let latencies = slow.map(|candidate| candidate.endpoint.vitals.record().load.estimate(now));
+    let latencies = slow.map(|candidate| candidate.endpoint.stats.lock().load.estimate(now));
     Duration::try_from_secs_f64(latencies.fold(f64::MAX, f64::min)).unwrap_or(Duration::MAX)
 }
 
-/// Counts the calls that pass an endpoint over. One for each channel.
+/// Decides which calls probe slow endpoints. One for each channel.
 #[derive(Debug, Default)]
-pub(crate) struct Scouts {
-    passed: AtomicU32,
+pub(crate) struct ProbeSchedule {
+    calls_since_probe: AtomicU32,
 }
 
-impl Scouts {
-    /// The endpoint that this call is to go to though it is slow: the one that was not heard of for longest.
-    /// One call at a time: while it is waited for, another would tell no more.
-    pub(super) fn due<'a>(&self, candidates: &[Candidate<'a>]) -> Option<&'a Arc<Endpoint>> {
-        let (endpoint, heard) = candidates
+impl ProbeSchedule {
+    /// The slow endpoint that this call should probe, if a probe is due: the one whose score is the oldest. An
+    /// endpoint with a call in flight is not probed, because the result of that call is pending.
+    pub(super) fn next_probe<'a>(&self, candidates: &[Candidate<'a>]) -> Option<&'a Arc<Endpoint>> {
+        let (endpoint, updated_at) = candidates
             .iter()
-            .filter(|candidate| candidate.slow() && candidate.endpoint.vitals.in_flight() == 0)
+            .filter(|candidate| candidate.slow() && candidate.endpoint.stats.in_flight() == 0)
             .filter_map(|candidate| {
-                let heard = candidate.endpoint.vitals.record().slowness.updated()?;
-                Some((candidate.endpoint, heard))
+                let updated_at = candidate.endpoint.stats.lock().outlier_score.updated_at()?;
+                Some((candidate.endpoint, updated_at))
             })
-            .min_by_key(|(_, heard)| *heard)?;
-        let passed = self.passed.fetch_add(1, Ordering::Relaxed);
-        let due = passed + 1 >= CALLS || heard.elapsed() >= LONGEST;
+            .min_by_key(|(_, updated_at)| *updated_at)?;
+        let calls_since_probe = self.calls_since_probe.fetch_add(1, Ordering::Relaxed);
+        let due = calls_since_probe + 1 >= CALLS_PER_PROBE || updated_at.elapsed() >= MAX_PROBE_INTERVAL;
         if due {
-            self.passed.store(0, Ordering::Relaxed);
+            self.calls_since_probe.store(0, Ordering::Relaxed);
         }
         due.then_some(endpoint)
     }

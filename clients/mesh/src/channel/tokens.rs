@@ -1,11 +1,11 @@
-//! Which tokens a channel sends.
+//! Decides whether a channel sends the bearer token of a call's context.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use tonic::Status;
 
 use crate::{BearerTokens, ChannelOptions, Context, discovery::is_exposed};
 
-/// What becomes of the context's token, as the channel's options and its target decide.
+/// What happens to the context's token, as determined by the channel's options and target.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Tokens {
     Send,
@@ -22,15 +22,15 @@ impl Tokens {
         }
     }
 
-    /// The context as the call uses it.
+    /// The context of the call, with or without its token.
     ///
     /// # Errors
-    /// UNAUTHENTICATED when its token would be sent in the clear, as gRPC refuses call credentials there.
+    /// UNAUTHENTICATED if the token would be sent in plaintext, as gRPC refuses call credentials there.
     pub(super) fn apply(self, context: Context, headers: &HeaderMap) -> Result<Context, Status> {
         match self {
             Tokens::Send => Ok(context),
             Tokens::Withhold => Ok(context.without_bearer()),
-            // A token that the application put into the headers itself is its own choice.
+            // A token that the application has set in the headers itself is always sent.
             Tokens::Refuse if context.bearer().is_none() || headers.contains_key(AUTHORIZATION) => {
                 Ok(context)
             }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_go_over_tls_and_to_this_machine_unless_more_is_allowed_by_name() {
+    fn tokens_are_sent_only_over_tls_or_to_this_machine_unless_plaintext_is_allowed() {
         let outcome = |target: &str, bearer: BearerTokens| {
             let mut options = ChannelOptions::new(target, "a", "b");
             options.tuning.bearer = bearer;
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_is_refused_before_it_begins_was_not_sent() {
+    async fn a_call_refused_before_it_begins_has_the_origin_not_sent() {
         let policies = crate::Policies::from_methods([]);
         let options = ChannelOptions::new("dns:http://far:1", "a", "b");
         let mut channel = crate::Channel::connect(options, &policies).unwrap();
@@ -77,6 +77,6 @@ mod tests {
         request.extensions_mut().insert(Context::new().with_bearer("t"));
         let refused = tower::Service::call(&mut channel, request).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unauthenticated);
-        assert_eq!(crate::Origin::of(&refused), crate::Origin::NotSent);
+        assert_eq!(crate::Origin::from_status(&refused), crate::Origin::NotSent);
     }
 }

@@ -1,67 +1,67 @@
-//! Reads two things from the frames that a peer sends, which the HTTP/2 library below keeps to itself: how many streams
-//! it allows, and that it has had too many pings.
+//! Reads two facts from a peer's frames that the HTTP/2 library does not expose: the peer's limit of concurrent
+//! streams, and a GOAWAY because of too many pings.
 //!
-//! Only headers of frames are looked at (RFC 9113, section 4.1), and the payloads of SETTINGS and GOAWAY, up to a bound.
+//! Parses frame headers (RFC 9113, section 4.1), and the payloads of SETTINGS and GOAWAY up to a bound.
 
-/// A frame's header. Bytes.
-const HEADER: usize = 9;
-/// What is kept of a payload. Bytes.
-const KEPT: usize = 256;
+/// Length of a frame's header. Bytes.
+const HEADER_LENGTH: usize = 9;
+/// How much of a payload is stored. Bytes.
+const MAX_PAYLOAD: usize = 256;
 const SETTINGS: u8 = 0x4;
 const GOAWAY: u8 = 0x7;
 const ACK: u8 = 0x1;
 const MAX_CONCURRENT_STREAMS: u16 = 0x3;
-/// The last stream's number and the error code.
+/// Length of the last stream's number and the error code in GOAWAY. Bytes.
 const GOAWAY_FIXED: usize = 8;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
 
-/// What a peer said.
+/// What a frame says about the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    /// It allows so many streams at a time.
-    Streams(usize),
-    /// GOAWAY, because it is pinged more often than it bears (gRFC A8).
+pub(super) enum FrameEvent {
+    /// SETTINGS_MAX_CONCURRENT_STREAMS.
+    MaxStreams(usize),
+    /// GOAWAY, because the peer was pinged more often than it allows (gRFC A8).
     TooManyPings,
 }
 
-/// Follows the frames of one direction of a connection.
+/// Parses the frames of one direction of a connection.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
-    header: [u8; HEADER],
-    /// Bytes of the header that have come.
+pub(super) struct FrameReader {
+    header: [u8; HEADER_LENGTH],
+    /// Bytes of the header read so far.
     read: usize,
-    /// Bytes of the payload that are still to come.
-    left: usize,
+    /// Bytes of the payload not yet read.
+    remaining: usize,
     payload: Vec<u8>,
 }
 
-impl Frames {
-    /// Takes the next bytes, wherever they were cut.
-    pub(super) fn read(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Said)) {
+impl FrameReader {
+    /// Parses the next bytes, which may begin and end anywhere in a frame.
+    pub(super) fn read(&mut self, mut bytes: &[u8], mut emit: impl FnMut(FrameEvent)) {
         while !bytes.is_empty() {
-            if self.read < HEADER {
-                let count = bytes.len().min(HEADER - self.read);
+            if self.read < HEADER_LENGTH {
+                let count = bytes.len().min(HEADER_LENGTH - self.read);
                 self.header[self.read..self.read + count].copy_from_slice(&bytes[..count]);
                 self.read += count;
                 bytes = &bytes[count..];
-                if self.read == HEADER {
+                if self.read == HEADER_LENGTH {
                     let [high, middle, low, ..] = self.header;
-                    self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                    self.remaining = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
                     self.payload.clear();
                 }
             }
-            if self.read == HEADER {
-                let count = bytes.len().min(self.left);
+            if self.read == HEADER_LENGTH {
+                let count = bytes.len().min(self.remaining);
                 if self.is_wanted() {
-                    let kept = count.min(KEPT - self.payload.len());
-                    self.payload.extend_from_slice(&bytes[..kept]);
+                    let stored = count.min(MAX_PAYLOAD - self.payload.len());
+                    self.payload.extend_from_slice(&bytes[..stored]);
                 }
-                self.left -= count;
+                self.remaining -= count;
                 bytes = &bytes[count..];
-                if self.left == 0 {
+                if self.remaining == 0 {
                     self.read = 0;
-                    self.end(&mut tell);
+                    self.end(&mut emit);
                 }
             }
         }
@@ -78,13 +78,13 @@ impl Frames {
         }
     }
 
-    fn end(&self, tell: &mut impl FnMut(Said)) {
+    fn end(&self, emit: &mut impl FnMut(FrameEvent)) {
         match self.kind() {
             (SETTINGS, _) => {
                 for entry in self.payload.chunks_exact(6) {
                     let value = u32::from_be_bytes([entry[2], entry[3], entry[4], entry[5]]);
                     if u16::from_be_bytes([entry[0], entry[1]]) == MAX_CONCURRENT_STREAMS {
-                        tell(Said::Streams(value as usize));
+                        emit(FrameEvent::MaxStreams(value as usize));
                     }
                 }
             }
@@ -92,7 +92,7 @@ impl Frames {
                 let (fixed, debug) = self.payload.split_at(GOAWAY_FIXED);
                 let code = u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
                 if code == ENHANCE_YOUR_CALM && debug == TOO_MANY_PINGS {
-                    tell(Said::TooManyPings);
+                    emit(FrameEvent::TooManyPings);
                 }
             }
             _ => {}
@@ -117,40 +117,43 @@ mod tests {
         frame(GOAWAY, 0, &payload)
     }
 
-    fn said(bytes: &[u8], chunk: usize) -> Vec<Said> {
-        let (mut frames, mut said) = (Frames::default(), Vec::new());
+    fn events(bytes: &[u8], chunk: usize) -> Vec<FrameEvent> {
+        let (mut frames, mut events) = (FrameReader::default(), Vec::new());
         for chunk in bytes.chunks(chunk) {
-            frames.read(chunk, |what| said.push(what));
+            frames.read(chunk, |event| events.push(event));
         }
-        said
+        events
     }
 
     #[test]
-    fn settings_and_goaway_are_found_among_other_frames_however_they_are_cut() {
+    fn settings_and_goaway_are_found_among_other_frames_at_any_chunk_size() {
         let mut bytes = frame(SETTINGS, 0, &[0, 4, 0, 0, 255, 255, 0, 3, 0, 0, 1, 0]);
         bytes.extend(frame(SETTINGS, ACK, &[]));
         bytes.extend(frame(0, 0, &[7; 1_000]));
         bytes.extend(frame(6, 0, &[0; 8]));
         bytes.extend(goaway(0xb, TOO_MANY_PINGS));
         for chunk in [1, 7, 9, 4_096] {
-            assert_eq!(said(&bytes, chunk), [Said::Streams(256), Said::TooManyPings]);
+            assert_eq!(
+                events(&bytes, chunk),
+                [FrameEvent::MaxStreams(256), FrameEvent::TooManyPings]
+            );
         }
     }
 
     #[test]
-    fn another_reason_to_go_away_is_not_taken_for_too_many_pings() {
-        assert_eq!(said(&goaway(0, TOO_MANY_PINGS), 64), []);
-        assert_eq!(said(&goaway(0xb, b"too_many_resets"), 64), []);
+    fn goaway_for_another_reason_is_not_reported_as_too_many_pings() {
+        assert_eq!(events(&goaway(0, TOO_MANY_PINGS), 64), []);
+        assert_eq!(events(&goaway(0xb, b"too_many_resets"), 64), []);
         assert_eq!(
-            said(&goaway(0xb, &[b'x'; 70_000]), 64),
+            events(&goaway(0xb, &[b'x'; 70_000]), 64),
             [],
-            "it is kept up to a bound"
+            "the payload is stored up to a bound"
         );
     }
 
     #[test]
-    fn bytes_that_are_no_frames_do_no_harm() {
-        said(b"HTTP/1.1 400 Bad Request\r\n\r\n", 5);
-        said(&[0xff; 10_000], 100);
+    fn bytes_that_are_not_frames_are_ignored() {
+        events(b"HTTP/1.1 400 Bad Request\r\n\r\n", 5);
+        events(&[0xff; 10_000], 100);
     }
 }

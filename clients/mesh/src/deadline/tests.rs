@@ -9,7 +9,8 @@ use tower::{Service, service_fn};
 use super::{Deadline, effective};
 use crate::{
     Context,
-    call::{Call, Method, Outcome},
+    call::{Call, Outcome},
+    method::Method,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -41,7 +42,7 @@ async fn nothing_is_sent_when_no_time_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_callees_own_timer_comes_out_as_deadline_exceeded_and_a_real_cancel_does_not() {
+async fn the_callees_own_timeout_is_reported_as_deadline_exceeded_and_a_cancellation_is_not() {
     for (message, code) in [
         ("Timeout expired", Code::DeadlineExceeded),
         ("stopped by the user", Code::Cancelled),
@@ -58,7 +59,7 @@ async fn the_callees_own_timer_comes_out_as_deadline_exceeded_and_a_real_cancel_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_never_pauses_ends_as_well() {
+async fn a_stream_that_never_pauses_ends_at_the_deadline() {
     let endless = || {
         futures_util::stream::unfold((), |()| async {
             sleep(MS).await;
@@ -90,7 +91,7 @@ async fn a_stream_that_never_pauses_ends_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_earliest_bound_wins_and_the_callers_keeps_a_margin() {
+async fn the_earliest_deadline_applies_and_the_callers_is_reduced_by_a_margin() {
     let now = Instant::now();
     let caller = Context::new().with_deadline(now + 200 * MS);
     let bound = |own, policy| effective(&caller, own, policy, 5 * MS).map(|deadline| deadline - now);

@@ -1,8 +1,8 @@
-//! `k8s:` targets: the endpoints of a Service, told by the Kubernetes API as soon as they change.
+//! `k8s:` targets: watches the endpoints of a Service through the Kubernetes API.
 //!
-//! The EndpointSlices of the Service are listed once and then watched from the version of that list on. A watch that
-//! ends is begun again where it ended; when the API has forgotten that version (410 Gone), the list is asked for anew.
-//! While the API cannot be reached, the endpoints stay as they were.
+//! The EndpointSlices of the Service are listed once and then watched from the version of that list on. A watch
+//! that ends is resumed from the last version; if the API no longer has that version (410 Gone), the slices are
+//! listed again. While the API is unreachable, the last known endpoints stay in use.
 
 mod account;
 mod api;
@@ -17,43 +17,43 @@ use tokio::{
 };
 
 use super::{Address, Update};
-use crate::{failure::chain, retry::backoff::jitter};
+use crate::{failure::error_chain, retry::backoff::jitter};
 use account::Account;
 pub use account::KubernetesApi;
-use api::{Api, Fault, Status};
+use api::{Api, ApiError, Status};
 use slices::{EndpointSlice, Service, Slices};
 
-/// After a failure.
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
-const FACTOR: f64 = 1.6;
-/// The API is asked to end a watch after about so long: a connection that has died unnoticed costs no more.
-const WATCH: Duration = Duration::from_secs(120);
-/// How much longer it may take all the same.
+/// The backoff after a failure.
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+const BACKOFF_FACTOR: f64 = 1.6;
+/// The API is asked to end a watch after about this time, which bounds how long a dead connection goes undetected.
+const WATCH_DURATION: Duration = Duration::from_secs(120);
+/// A watch is abandoned if it exceeds that time by this.
 const WATCH_GRACE: Duration = Duration::from_secs(20);
-/// Slices in one answer. Each has a hundred endpoints unless the cluster says otherwise, and a thousand at most.
-const PAGE: usize = 50;
+/// Slices in one page of a list. A slice has up to a hundred endpoints by default, and never more than a thousand.
+const PAGE_SIZE: usize = 50;
 
-/// A Service, and the API that knows its endpoints.
+/// A Service, and the API that lists its endpoints.
 #[derive(Debug)]
 pub(crate) struct Kubernetes {
     service: Service,
     api: Api,
 }
 
-/// Where the following has got to.
+/// The progress of the watch.
 #[derive(Default)]
 struct Progress {
     slices: Slices,
-    /// What is watched from; `None`: nothing has been listed, or the API has forgotten.
+    /// The version to watch from; `None`: the slices must be listed first.
     version: Option<String>,
-    /// What was told last.
-    told: Option<Vec<Address>>,
+    /// The addresses that were sent last.
+    sent: Option<Vec<Address>>,
 }
 
 impl Kubernetes {
-    /// Reads `http://payment.weft:grpc`: the scheme to speak, the Service, its namespace unless it is the own one, and
-    /// the port by its name in the Service or by its number in the pods.
+    /// Parses `http://payment.weft:grpc`: the scheme, the Service, its namespace (default: the pod's own), and the
+    /// port by its name in the Service or by its number in the pods.
     pub(super) fn parse(
         text: &str,
         settings: &KubernetesApi,
@@ -71,60 +71,64 @@ impl Kubernetes {
         self.service.is_secured()
     }
 
-    /// Tells the endpoints and every change of them, until nobody listens.
-    pub(super) async fn follow(&self, updates: &mpsc::Sender<Update>) {
+    /// Sends the endpoints and every change of them, until the receiver is dropped.
+    pub(super) async fn watch(&self, updates: &mpsc::Sender<Update>) {
         let mut progress = Progress::default();
-        let mut backoff = FIRST;
+        let mut backoff = INITIAL_BACKOFF;
         loop {
             let (began, before) = (Instant::now(), progress.version.clone());
-            let fault = match self.go_on(&mut progress, updates).await {
+            let error = match self.list_and_watch(&mut progress, updates).await {
                 Ok(()) if updates.is_closed() => return,
-                // The API ends every watch some time.
-                Ok(()) if began.elapsed() >= FIRST => {
-                    backoff = FIRST;
+                // The API ends every watch after some time.
+                Ok(()) if began.elapsed() >= INITIAL_BACKOFF => {
+                    backoff = INITIAL_BACKOFF;
                     continue;
                 }
-                Ok(()) => Fault::Hasty,
-                Err(Fault::Expired) if began.elapsed() >= FIRST => {
+                Ok(()) => ApiError::WatchEndedEarly,
+                Err(ApiError::Expired) if began.elapsed() >= INITIAL_BACKOFF => {
                     tracing::debug!(target.service = %self.service, "the watch has expired: listing again");
                     progress.version = None;
                     continue;
                 }
-                Err(fault) => fault,
+                Err(error) => error,
             };
-            // It came further than the last time.
+            // There was progress since the last failure.
             if progress.version != before {
-                backoff = FIRST;
+                backoff = INITIAL_BACKOFF;
             }
-            if matches!(fault, Fault::Expired) {
+            if matches!(error, ApiError::Expired) {
                 progress.version = None;
             }
-            let reason = format!("Kubernetes API: {}", chain(&fault));
-            tracing::warn!(target.service = %self.service, error = reason, "endpoints cannot be watched, the last ones stay");
+            let reason = format!("Kubernetes API: {}", error_chain(&error));
+            tracing::warn!(target.service = %self.service, error = reason, "watching endpoints failed, the last known ones stay in use");
             if updates.send(Err(reason.into())).await.is_err() {
                 return;
             }
             sleep(jitter(backoff)).await;
-            backoff = backoff.mul_f64(FACTOR).min(LONGEST);
+            backoff = backoff.mul_f64(BACKOFF_FACTOR).min(MAX_BACKOFF);
         }
     }
 
-    /// Lists if need be, then watches until the watch ends.
-    async fn go_on(&self, progress: &mut Progress, updates: &mpsc::Sender<Update>) -> Result<(), Fault> {
+    /// Lists the slices if necessary, then watches until the watch ends.
+    async fn list_and_watch(
+        &self,
+        progress: &mut Progress,
+        updates: &mpsc::Sender<Update>,
+    ) -> Result<(), ApiError> {
         let version = match &progress.version {
             Some(version) => version.clone(),
             None => self.list(progress, updates).await?,
         };
-        let limit = jitter(WATCH);
+        let limit = jitter(WATCH_DURATION);
         let query = format!(
             "watch=1&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={}",
             limit.as_secs()
         );
         let watching = async {
             let mut events = self.api.get(&self.service.path(&query)).await?;
-            while let Some(line) = events.next().await? {
+            while let Some(line) = events.next_line().await? {
                 self.apply(&line, progress)?;
-                self.tell(progress, updates).await;
+                self.send_if_changed(progress, updates).await;
             }
             Ok(())
         };
@@ -134,37 +138,43 @@ impl Kubernetes {
         }
     }
 
-    /// All slices, page by page, and the version that they are of.
-    async fn list(&self, progress: &mut Progress, updates: &mpsc::Sender<Update>) -> Result<String, Fault> {
+    /// Lists all slices page by page, and returns the version of the list.
+    async fn list(
+        &self,
+        progress: &mut Progress,
+        updates: &mpsc::Sender<Update>,
+    ) -> Result<String, ApiError> {
         let mut slices = Slices::default();
-        let mut query = format!("limit={PAGE}");
+        let mut query = format!("limit={PAGE_SIZE}");
         let version = loop {
             let page = self.api.get(&self.service.path(&query)).await?;
-            let page: List = serde_json::from_slice(&page.whole().await?)?;
+            let page: List = serde_json::from_slice(&page.read_to_end().await?)?;
             for slice in page.items {
-                slices.put(slice, &self.service)?;
+                slices.insert(slice, &self.service)?;
             }
             match page.metadata.next {
-                Some(next) if !next.is_empty() => query = format!("limit={PAGE}&continue={}", escaped(&next)),
+                Some(next) if !next.is_empty() => {
+                    query = format!("limit={PAGE_SIZE}&continue={}", percent_encode(&next))
+                }
                 _ => break page.metadata.resource_version,
             }
         };
         progress.slices = slices;
         progress.version = Some(version.clone());
-        self.tell(progress, updates).await;
+        self.send_if_changed(progress, updates).await;
         Ok(version)
     }
 
-    /// Takes in one line of a watch.
-    fn apply(&self, line: &[u8], progress: &mut Progress) -> Result<(), Fault> {
+    /// Applies one line of a watch.
+    fn apply(&self, line: &[u8], progress: &mut Progress) -> Result<(), ApiError> {
         let event: Event = serde_json::from_slice(line)?;
         match event.kind.as_str() {
             "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK" => {}
             "ERROR" => {
                 let status: Status = serde_json::from_value(event.object)?;
-                return Err(Fault::refused(status.code, &status.message));
+                return Err(ApiError::refused(status.code, &status.message));
             }
-            // Whatever a later version may send.
+            // Types of events that a later API version may send.
             _ => return Ok(()),
         }
         let slice: EndpointSlice = serde_json::from_value(event.object)?;
@@ -175,20 +185,20 @@ impl Kubernetes {
                 progress.slices.remove(&slice.metadata.name);
                 Ok(())
             }
-            _ => progress.slices.put(slice, &self.service),
+            _ => progress.slices.insert(slice, &self.service),
         }
     }
 
-    async fn tell(&self, progress: &mut Progress, updates: &mpsc::Sender<Update>) {
+    async fn send_if_changed(&self, progress: &mut Progress, updates: &mpsc::Sender<Update>) {
         let addresses = progress.slices.addresses();
-        if progress.told.as_ref() != Some(&addresses) {
-            progress.told = Some(addresses.clone());
+        if progress.sent.as_ref() != Some(&addresses) {
+            progress.sent = Some(addresses.clone());
             let _ = updates.send(Ok(addresses)).await;
         }
     }
 }
 
-/// An EndpointSliceList, as far as it is needed.
+/// The fields of an EndpointSliceList that are needed.
 #[derive(Deserialize)]
 struct List {
     metadata: ListMetadata,
@@ -211,8 +221,8 @@ struct Event {
     object: serde_json::Value,
 }
 
-/// Percent-encodes what may not stand in a query as it is.
-fn escaped(text: &str) -> String {
+/// Percent-encodes all characters that are not unreserved in a URI.
+fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     text.bytes()
         .map(|byte| {

@@ -1,29 +1,29 @@
-//! Which endpoints a channel connects to when there are more than it should.
+//! Selects the endpoints that a channel connects to if there are too many of them.
 //!
-//! Each client takes its own, so that no endpoint goes without; and a client keeps those that it has while others come
-//! and go (rendezvous hashing, as in gRFC A68's random subsetting).
+//! Each client selects its own subset, so that all endpoints get connections; and a client keeps its endpoints
+//! while others are added and removed (rendezvous hashing, as in gRFC A68's random subsetting).
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::Address;
 
-/// Endpoints of one channel.
-pub(crate) const MOST: usize = 1_000;
+/// Maximum number of endpoints of one channel.
+pub(crate) const MAX_ENDPOINTS: usize = 1_000;
 
-/// One client's preferences among all endpoints, the same for as long as it lives.
+/// One client's ranking of all endpoints. It does not change.
 #[derive(Debug, Default)]
 pub(crate) struct Subset(RandomState);
 
 impl Subset {
-    /// At most `most` of the addresses, in their order.
-    pub(crate) fn of(&self, addresses: Vec<Address>, most: usize) -> Vec<Address> {
-        if addresses.len() <= most {
+    /// At most `max` of the addresses, in their order.
+    pub(crate) fn select(&self, addresses: Vec<Address>, max: usize) -> Vec<Address> {
+        if addresses.len() <= max {
             return addresses;
         }
         let rank = |address: &Address| self.0.hash_one((&address.host, address.port));
         let mut ranks: Vec<u64> = addresses.iter().map(rank).collect();
         ranks.sort_unstable();
-        let last = ranks.get(most).copied().unwrap_or(u64::MAX);
+        let last = ranks.get(max).copied().unwrap_or(u64::MAX);
         let chosen = addresses.into_iter().filter(|address| rank(address) < last);
         chosen.collect()
     }
@@ -49,25 +49,27 @@ mod tests {
     }
 
     #[test]
-    fn few_are_taken_whole() {
-        assert_eq!(Subset::default().of(addresses(0..20), 20), addresses(0..20));
+    fn up_to_the_maximum_all_endpoints_are_selected() {
+        assert_eq!(Subset::default().select(addresses(0..20), 20), addresses(0..20));
     }
 
     #[test]
-    fn clients_differ_and_together_leave_no_endpoint_out() {
+    fn subsets_differ_and_together_cover_all_endpoints() {
         let all = addresses(0..100);
-        let taken: Vec<_> = (0..100).map(|_| Subset::default().of(all.clone(), 20)).collect();
+        let taken: Vec<_> = (0..100)
+            .map(|_| Subset::default().select(all.clone(), 20))
+            .collect();
         assert!(taken.iter().all(|taken| taken.len() == 20));
         let together: HashSet<_> = taken.into_iter().flatten().collect();
         assert_eq!(together.len(), 100);
     }
 
     #[test]
-    fn a_client_keeps_what_it_has_while_others_come_and_go() {
+    fn a_client_keeps_its_endpoints_while_others_are_added_and_removed() {
         let subset = Subset::default();
-        let before = subset.of(addresses(0..100), 20);
-        let after = subset.of(addresses(1..101), 20);
+        let before = subset.select(addresses(0..100), 20);
+        let after = subset.select(addresses(1..101), 20);
         let kept = before.iter().filter(|address| after.contains(address)).count();
-        assert!(kept >= 18, "one left and one came: {kept} of 20 stay");
+        assert!(kept >= 18, "one was removed and one added: {kept} of 20 stay");
     }
 }

@@ -1,14 +1,14 @@
-//! Takes an endpoint that keeps failing out of rotation, and tries it again with one call.
+//! The circuit breaker of an endpoint: ejects an endpoint that keeps failing, and later probes it with one call.
 //!
 //! ```text
-//! closed --7 failures in a row, or half of the last 10 s--> ejected (1 s, doubling to 60 s)
-//! ejected --time is up--> probing: one call --good----------> closed
-//!                                           --bad, or 5 s---> ejected, longer
+//! closed --7 failures in a row, or half of the calls of 10 s--> ejected (1 s, doubling to 60 s)
+//! ejected --time is up--> probing: one call --success------------> closed
+//!                                           --failure, or 5 s----> ejected, longer
 //! ```
 //!
-//! The probe is a user's call only if its method may be repeated, answers with one message, and is late within the
-//! probe's time; else it is a `grpc.health.v1.Health/Check`. Only its own end decides: calls that were sent before the
-//! ejection say nothing about now.
+//! The probe is a user's call if its method may be repeated, is unary, and times out within the probe's timeout;
+//! otherwise it is a `grpc.health.v1.Health/Check`. Only the probe's own result counts: calls that were sent
+//! before the ejection say nothing about the present state.
 
 use std::{
     sync::{
@@ -22,21 +22,21 @@ use tokio::time::Instant;
 
 use crate::retry::backoff::jitter;
 
-const CONSECUTIVE: u32 = 7;
+const CONSECUTIVE_FAILURES: u32 = 7;
 const WINDOW: Duration = Duration::from_secs(10);
-/// Fewer calls than this say nothing about a rate.
-const LEAST_CALLS: u32 = 20;
+/// The failure rate counts from this number of calls.
+const MIN_CALLS: u32 = 20;
 const FAILURE_RATE: f64 = 0.5;
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
-/// The method of an ejection that followed another.
-const PROBE: &str = "probe";
-/// After this long without an ejection the next one is a first one again.
-const FORGIVEN: Duration = Duration::from_secs(60);
-/// A probe without an answer for so long has failed.
+const MIN_EJECTION: Duration = Duration::from_secs(1);
+const MAX_EJECTION: Duration = Duration::from_secs(60);
+/// The detection method reported for an ejection by a failed probe.
+const PROBE_METHOD: &str = "probe";
+/// After this long without an ejection the next one lasts `MIN_EJECTION` again.
+const RESET_AFTER: Duration = Duration::from_secs(60);
+/// A probe without an answer fails after this.
 pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How many endpoints of a channel are ejected, so that at least half of them (and one) remain.
+/// Counts the ejected endpoints of a channel, so that at least half of them, and at least one, remain.
 #[derive(Debug, Default)]
 pub(crate) struct Ejections {
     connected: AtomicUsize,
@@ -44,20 +44,21 @@ pub(crate) struct Ejections {
 }
 
 impl Ejections {
-    /// Tells how many endpoints are connected now, ejected ones included.
+    /// Sets the number of connected endpoints, ejected ones included.
     pub(crate) fn set_connected(&self, connected: usize) {
         self.connected.store(connected, Ordering::Relaxed);
     }
 
-    fn take(&self) -> bool {
-        let most = self.connected.load(Ordering::Relaxed) / 2;
-        let more = |ejected: usize| (ejected < most).then_some(ejected + 1);
+    /// Counts one more ejection, unless too many endpoints are ejected.
+    fn try_acquire(&self) -> bool {
+        let max = self.connected.load(Ordering::Relaxed) / 2;
+        let more = |ejected: usize| (ejected < max).then_some(ejected + 1);
         self.ejected
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .is_ok()
     }
 
-    fn give_back(&self) {
+    fn release(&self) {
         self.ejected.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -69,10 +70,10 @@ pub(crate) struct Breaker {
     state: State,
     consecutive: u32,
     window: Window,
-    /// Ejections in a row, which the next one's length follows from.
-    row: u32,
+    /// Determines the length of the next ejection.
+    ejections_in_a_row: u32,
     readmitted: Option<Instant>,
-    /// Probes so far, by which a probe is known.
+    /// Number of probes so far; identifies a probe.
     probes: u64,
 }
 
@@ -80,39 +81,39 @@ pub(crate) struct Breaker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe(u64);
 
-/// What a failure leads to.
+/// The effect of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consequence {
     Nothing,
     Ejected,
-    /// It would have been ejected, but too many others are. Told once in a window.
+    /// The endpoint is not ejected, because too many others are. Reported once in a window.
     Unenforced {
-        /// How it was found out, as gRFC A91 names it.
+        /// The detection method, as gRFC A91 names it.
         method: &'static str,
     },
 }
 
-/// What the breaker does with calls.
+/// The state of a breaker.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum State {
     /// Calls pass.
     Closed,
     /// No call passes.
     Ejected {
-        /// Until then.
+        /// When a probe is due.
         until: Instant,
-        /// How it was found out, as gRFC A91 names it.
+        /// The detection method, as gRFC A91 names it.
         method: &'static str,
-        /// What was counted.
+        /// The counts that caused the ejection.
         reason: String,
     },
-    /// One call is on its way to find out.
+    /// One probe is in flight.
     Probing {
-        /// What was counted before the ejection.
+        /// The counts that caused the ejection.
         reason: String,
-        /// Which one.
+        /// The probe in flight.
         probe: Probe,
-        /// When it has failed.
+        /// When the probe fails without an answer.
         until: Instant,
     },
 }
@@ -120,12 +121,12 @@ pub(crate) enum State {
 /// Whether a call may go to the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    Open,
-    /// The endpoint's time is up: one call should find out.
+    Allowed,
+    /// The ejection is over: one call should be sent as a probe.
     ProbeDue,
-    /// The probe has not answered in time: [`Breaker::expire_probe`].
+    /// The probe has exceeded its timeout: call [`Breaker::expire_probe`].
     ProbeOverdue,
-    Shut,
+    Denied,
 }
 
 #[derive(Debug)]
@@ -133,8 +134,8 @@ struct Window {
     began: Instant,
     calls: u32,
     failures: u32,
-    /// That the endpoint stays although it should go was told.
-    told: bool,
+    /// [`Consequence::Unenforced`] was reported.
+    reported: bool,
 }
 
 impl Breaker {
@@ -144,7 +145,7 @@ impl Breaker {
             state: State::Closed,
             consecutive: 0,
             window: Window::new(),
-            row: 0,
+            ejections_in_a_row: 0,
             readmitted: None,
             probes: 0,
         }
@@ -156,14 +157,14 @@ impl Breaker {
 
     pub(crate) fn admission(&self, now: Instant) -> Admission {
         match &self.state {
-            State::Closed => Admission::Open,
+            State::Closed => Admission::Allowed,
             State::Ejected { until, .. } if *until <= now => Admission::ProbeDue,
             State::Probing { until, .. } if *until <= now => Admission::ProbeOverdue,
-            State::Ejected { .. } | State::Probing { .. } => Admission::Shut,
+            State::Ejected { .. } | State::Probing { .. } => Admission::Denied,
         }
     }
 
-    /// Claims the one probe; `None` when another call was faster.
+    /// Begins the probe; `None` if none is due or another call was faster.
     pub(crate) fn begin_probe(&mut self) -> Option<Probe> {
         let now = Instant::now();
         match &self.state {
@@ -181,32 +182,32 @@ impl Breaker {
         }
     }
 
-    /// A probe ended without telling anything: the next call may try.
+    /// Ends a probe without a result: the next call may be the probe.
     pub(crate) fn abandon_probe(&mut self, ended: Probe) {
         if let State::Probing { reason, probe, .. } = &self.state
             && *probe == ended
         {
             self.state = State::Ejected {
                 until: Instant::now(),
-                method: PROBE,
+                method: PROBE_METHOD,
                 reason: reason.clone(),
             };
         }
     }
 
-    /// Fails a probe that has taken too long.
+    /// Fails a probe that has exceeded its timeout.
     pub(crate) fn expire_probe(&mut self) -> Consequence {
         match &self.state {
             State::Probing { until, .. } if *until <= Instant::now() => {
                 let text = format!("the probe had no answer for {} s", PROBE_LIMIT.as_secs());
-                self.eject(PROBE, text)
+                self.eject(PROBE_METHOD, text)
             }
             _ => Consequence::Nothing,
         }
     }
 
-    /// A call went well. Returns whether the endpoint was readmitted for this.
-    pub(crate) fn succeeded(&mut self, probe: Option<Probe>) -> bool {
+    /// Records a success. Returns whether it readmitted the endpoint.
+    pub(crate) fn record_success(&mut self, probe: Option<Probe>) -> bool {
         let readmitted = self.is_probed_by(probe);
         if readmitted {
             self.readmit();
@@ -218,19 +219,19 @@ impl Breaker {
         readmitted
     }
 
-    /// The health service says that the endpoint serves, which is less than a call that goes well: the next failure
-    /// ejects it again.
-    pub(crate) fn found_serving(&mut self, probe: Probe) -> bool {
+    /// Records a health check that reported SERVING, which proves less than a successful call: the next failure
+    /// ejects the endpoint again. Returns whether it readmitted the endpoint.
+    pub(crate) fn health_check_succeeded(&mut self, probe: Probe) -> bool {
         let readmitted = self.is_probed_by(Some(probe));
         if readmitted {
             self.readmit();
-            self.consecutive = CONSECUTIVE - 1;
+            self.consecutive = CONSECUTIVE_FAILURES - 1;
         }
         readmitted
     }
 
     fn readmit(&mut self) {
-        self.ejections.give_back();
+        self.ejections.release();
         self.state = State::Closed;
         self.readmitted = Some(Instant::now());
         self.window.restart();
@@ -240,47 +241,48 @@ impl Breaker {
         matches!(&self.state, State::Probing { probe, .. } if Some(*probe) == candidate)
     }
 
-    pub(crate) fn failed(&mut self, probe: Option<Probe>) -> Consequence {
+    /// Records a failure, and ejects the endpoint if it is one too many.
+    pub(crate) fn record_failure(&mut self, probe: Option<Probe>) -> Consequence {
         if self.is_probed_by(probe) {
-            return self.eject(PROBE, "the probe failed".to_owned());
+            return self.eject(PROBE_METHOD, "the probe failed".to_owned());
         }
         if self.state != State::Closed {
             return Consequence::Nothing;
         }
         self.consecutive += 1;
         self.window.add(true);
-        match self.verdict() {
+        match self.ejection_cause() {
             None => Consequence::Nothing,
-            Some((method, reason)) if self.ejections.take() => {
-                if self.readmitted.is_some_and(|then| then.elapsed() > FORGIVEN) {
-                    self.row = 0;
+            Some((method, reason)) if self.ejections.try_acquire() => {
+                if self.readmitted.is_some_and(|then| then.elapsed() > RESET_AFTER) {
+                    self.ejections_in_a_row = 0;
                 }
                 self.eject(method, reason)
             }
-            Some(_) if std::mem::replace(&mut self.window.told, true) => Consequence::Nothing,
+            Some(_) if std::mem::replace(&mut self.window.reported, true) => Consequence::Nothing,
             Some((method, _)) => Consequence::Unenforced { method },
         }
     }
 
-    /// By what method the endpoint was found out, and what was counted.
-    fn verdict(&self) -> Option<(&'static str, String)> {
+    /// The detection method and the counts, if the endpoint should be ejected.
+    fn ejection_cause(&self) -> Option<(&'static str, String)> {
         let Window { calls, failures, .. } = self.window;
-        if self.consecutive >= CONSECUTIVE {
+        if self.consecutive >= CONSECUTIVE_FAILURES {
             let reason = format!("{} failures in a row", self.consecutive);
             return Some(("consecutive_failures", reason));
         }
         let rate = f64::from(failures) / f64::from(calls.max(1));
-        (calls >= LEAST_CALLS && rate >= FAILURE_RATE).then(|| {
+        (calls >= MIN_CALLS && rate >= FAILURE_RATE).then(|| {
             let reason = format!("{failures} of {calls} calls failed");
             ("failure_percentage", reason)
         })
     }
 
     fn eject(&mut self, method: &'static str, reason: String) -> Consequence {
-        let length = SHORTEST * 2_u32.saturating_pow(self.row.min(16));
-        self.row += 1;
+        let length = MIN_EJECTION * 2_u32.saturating_pow(self.ejections_in_a_row.min(16));
+        self.ejections_in_a_row += 1;
         self.state = State::Ejected {
-            until: Instant::now() + jitter(length.min(LONGEST)),
+            until: Instant::now() + jitter(length.min(MAX_EJECTION)),
             method,
             reason,
         };
@@ -291,7 +293,7 @@ impl Breaker {
 impl Drop for Breaker {
     fn drop(&mut self) {
         if self.state != State::Closed {
-            self.ejections.give_back();
+            self.ejections.release();
         }
     }
 }
@@ -302,7 +304,7 @@ impl Window {
             began: Instant::now(),
             calls: 0,
             failures: 0,
-            told: false,
+            reported: false,
         }
     }
 

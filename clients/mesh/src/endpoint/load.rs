@@ -1,36 +1,36 @@
-//! What a call costs at an endpoint: peak-EWMA latency times the calls in flight.
+//! The cost of a call at an endpoint: peak-EWMA latency times the calls in flight.
 //!
-//! A slow answer counts at once, fast answers win it back over ten seconds (Finagle's "peak EWMA"). Three
-//! corrections keep it honest: a single peak counts as twice the estimate at most, because a hiccup would starve an
-//! endpoint for seconds; a failure counts as slow, because an endpoint that fails fast would otherwise attract all
-//! traffic; and a new endpoint costs more at first, because its caches are cold.
+//! A slow answer raises the estimate at once; fast answers lower it over ten seconds (Finagle's "peak EWMA").
+//! There are three corrections: a single peak counts as at most twice the estimate, because a hiccup would starve
+//! an endpoint for seconds; a failure counts as slow, because an endpoint that fails fast would otherwise attract
+//! all traffic; and a new endpoint costs more at first, because its caches are cold.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The time after which an old observation weighs 1/e.
+/// The age at which an observation weighs 1/e.
 const DECAY: Duration = Duration::from_secs(10);
-/// What is assumed while the first answer is awaited.
-const UNKNOWN: Duration = Duration::from_millis(30);
-/// One slow answer counts as no more than this many times the present estimate...
+/// The estimate before the first answer.
+const INITIAL_ESTIMATE: Duration = Duration::from_millis(30);
+/// One slow answer counts as at most this many times the current estimate...
 const PEAK_FACTOR: f64 = 2.0;
-/// ...or what that was if it was less than this.
-const LEAST_PEAK: f64 = 0.001;
-/// A failure counts as this many times the present estimate...
+/// ...or of this, if the estimate is lower. Seconds.
+const MIN_PEAK: f64 = 0.001;
+/// A failure counts as this many times the current estimate...
 const PENALTY_FACTOR: f64 = 10.0;
-/// ...but no less than this...
-const LEAST_PENALTY: f64 = 0.1;
-/// ...and no more than this.
-const MOST_PENALTY: f64 = 1.0;
+/// ...but at least this, in seconds...
+const MIN_PENALTY: f64 = 0.1;
+/// ...and at most this, in seconds.
+const MAX_PENALTY: f64 = 1.0;
 /// How long a new endpoint warms up, and the share of traffic it begins with.
 const WARM_UP: Duration = Duration::from_secs(10);
-const COLD_SHARE: f64 = 0.1;
+const MIN_WARMTH: f64 = 0.1;
 
-/// The latency of one endpoint as it is estimated now.
+/// The estimated latency of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Load {
-    since: Instant,
+    created_at: Instant,
     seconds: Option<f64>,
     updated: Instant,
 }
@@ -40,49 +40,49 @@ impl Load {
     pub(crate) fn new() -> Load {
         let now = Instant::now();
         Load {
-            since: now,
+            created_at: now,
             seconds: None,
             updated: now,
         }
     }
 
-    /// A good answer after `latency`.
-    pub(crate) fn succeeded(&mut self, latency: Duration) {
-        let most = match self.seconds {
+    /// Records a success after `latency`.
+    pub(crate) fn record_success(&mut self, latency: Duration) {
+        let max = match self.seconds {
             None => f64::MAX,
-            Some(_) => self.estimate(Instant::now()).max(LEAST_PEAK) * PEAK_FACTOR,
+            Some(_) => self.estimate(Instant::now()).max(MIN_PEAK) * PEAK_FACTOR,
         };
-        self.observe(latency.as_secs_f64().min(most));
+        self.observe(latency.as_secs_f64().min(max));
     }
 
-    /// A failure after `latency`.
-    pub(crate) fn failed(&mut self, latency: Duration) {
+    /// Records a failure after `latency`.
+    pub(crate) fn record_failure(&mut self, latency: Duration) {
         let estimate = self.estimate(Instant::now());
-        let penalty = (estimate * PENALTY_FACTOR).clamp(LEAST_PENALTY, MOST_PENALTY);
+        let penalty = (estimate * PENALTY_FACTOR).clamp(MIN_PENALTY, MAX_PENALTY);
         self.observe(latency.as_secs_f64().max(penalty));
     }
 
-    /// The estimate in seconds, faded by the time without observations.
+    /// The estimate in seconds, which decays while there are no observations.
     pub(crate) fn estimate(&self, now: Instant) -> f64 {
         match self.seconds {
-            None => UNKNOWN.as_secs_f64(),
-            Some(seconds) => seconds * fade(now.saturating_duration_since(self.updated)),
+            None => INITIAL_ESTIMATE.as_secs_f64(),
+            Some(seconds) => seconds * decay(now.saturating_duration_since(self.updated)),
         }
     }
 
-    /// The share of an even load that the endpoint should get by its age, 0.1 to 1.
+    /// The part of an even share that the endpoint should get by its age, 0.1 to 1.
     pub(crate) fn warmth(&self, now: Instant) -> f64 {
-        let age = now.saturating_duration_since(self.since).as_secs_f64() / WARM_UP.as_secs_f64();
-        age.clamp(COLD_SHARE, 1.0)
+        let age = now.saturating_duration_since(self.created_at).as_secs_f64() / WARM_UP.as_secs_f64();
+        age.clamp(MIN_WARMTH, 1.0)
     }
 
-    /// What one more call would cost beside `in_flight` others; comparable between endpoints. An endpoint
-    /// that nothing is known of gets the next call, and no other until that is answered.
+    /// The cost of one more call in addition to `in_flight` others, comparable between endpoints. An endpoint
+    /// without observations gets one call, and no other until that is answered.
     pub(crate) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
         if self.seconds.is_none() && in_flight == 0 {
             return 0.0;
         }
-        // The floor keeps the calls in flight in play when the estimate has faded to nothing.
+        // With a minimum estimate, calls in flight count even after the estimate has decayed to nothing.
         self.estimate(now).max(1e-6) * (in_flight as f64 + 1.0) / self.warmth(now)
     }
 
@@ -90,7 +90,7 @@ impl Load {
         let now = Instant::now();
         self.seconds = Some(match self.seconds {
             Some(old) if seconds < old => {
-                let weight = fade(now.saturating_duration_since(self.updated));
+                let weight = decay(now.saturating_duration_since(self.updated));
                 old * weight + seconds * (1.0 - weight)
             }
             _ => seconds,
@@ -99,7 +99,7 @@ impl Load {
     }
 }
 
-fn fade(age: Duration) -> f64 {
+fn decay(age: Duration) -> f64 {
     (-age.as_secs_f64() / DECAY.as_secs_f64()).exp()
 }
 
@@ -114,31 +114,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_row_of_peaks_counts_at_once_and_fades_over_the_decay() {
         let mut load = Load::new();
-        load.succeeded(MS);
-        load.succeeded(100 * MS);
+        load.record_success(MS);
+        load.record_success(100 * MS);
         assert_eq!(load.estimate(Instant::now()), 0.002, "one may be a hiccup");
-        (0..6).for_each(|_| load.succeeded(100 * MS));
+        (0..6).for_each(|_| load.record_success(100 * MS));
         assert_eq!(load.estimate(Instant::now()), 0.1);
         for _ in 0..10 {
             advance(Duration::from_secs(1)).await;
-            load.succeeded(MS);
+            load.record_success(MS);
         }
         let left = load.estimate(Instant::now());
         assert!(
             (0.03..0.05).contains(&left),
-            "a tenth of a second has faded to {left} s"
+            "a tenth of a second has decayed to {left} s"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn failing_fast_costs_more_than_answering_slowly() {
         let (mut slow, mut broken) = (Load::new(), Load::new());
-        slow.succeeded(50 * MS);
-        broken.failed(Duration::ZERO);
+        slow.record_success(50 * MS);
+        broken.record_failure(Duration::ZERO);
         let now = Instant::now();
         assert!(broken.cost(0, now) > slow.cost(0, now));
-        (0..10).for_each(|_| broken.failed(Duration::ZERO));
-        assert_eq!(broken.estimate(Instant::now()), MOST_PENALTY);
+        (0..10).for_each(|_| broken.record_failure(Duration::ZERO));
+        assert_eq!(broken.estimate(Instant::now()), MAX_PENALTY);
     }
 
     #[tokio::test(start_paused = true)]
@@ -154,7 +154,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_unknown_endpoint_gets_one_call_to_become_known() {
         let (unknown, mut known) = (Load::new(), Load::new());
-        known.succeeded(MS);
+        known.record_success(MS);
         let now = Instant::now();
         assert!(unknown.cost(0, now) < known.cost(0, now));
         assert!(unknown.cost(1, now) > known.cost(0, now));
@@ -163,7 +163,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_in_flight_raise_the_cost() {
         let mut load = Load::new();
-        load.succeeded(MS);
+        load.record_success(MS);
         let now = Instant::now();
         assert!((load.cost(3, now) / load.cost(0, now) - 4.0).abs() < 1e-9);
     }

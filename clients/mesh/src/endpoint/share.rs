@@ -1,59 +1,62 @@
-//! How many calls in flight an endpoint is preferred for, because it is in the caller's own zone.
+//! How many calls in flight an endpoint of the caller's own zone gets in preference to other zones.
 //!
-//! Nobody knows what an endpoint can do for all its callers together, so that each finds its share by trying: it grows
-//! while the endpoint takes what it gets and shrinks when the endpoint refuses for being full or does not answer in
-//! time (TCP's additive increase and multiplicative decrease). What is beyond the share goes to all zones.
+//! A caller does not know an endpoint's capacity, which all callers share, so that each finds its share by trial:
+//! the share grows while the endpoint accepts calls, and shrinks when the endpoint is overloaded or a call times
+//! out (additive increase and multiplicative decrease, as in TCP). Calls beyond the share go to all zones.
 
 use tokio::time::Instant;
 
-/// The share of an endpoint that nothing is known of. Calls.
-const FIRST: f64 = 32.0;
-const LEAST: f64 = 1.0;
+/// The share of a new endpoint. Calls.
+const INITIAL: f64 = 32.0;
+/// Calls.
+const MIN: f64 = 1.0;
+/// The factor of a decrease.
 const DECREASE: f64 = 0.7;
-/// Above this part of the share its growth counts as used.
-const USED: f64 = 0.5;
+/// The share grows only while at least this part of it is in use.
+const USED_SHARE: f64 = 0.5;
 
+/// The share of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Share {
     calls: f64,
-    most: f64,
-    /// Calls that began before say nothing about the share after.
+    max: f64,
+    /// When the share last shrank. Results of calls that began before do not shrink it again.
     reduced: Option<Instant>,
 }
 
 impl Share {
-    /// The share never exceeds `most`.
-    pub(crate) fn new(most: usize) -> Share {
-        let most = (most as f64).max(LEAST);
+    /// The share never exceeds `max`.
+    pub(crate) fn new(max: usize) -> Share {
+        let max = (max as f64).max(MIN);
         Share {
-            calls: FIRST.min(most),
-            most,
+            calls: INITIAL.min(max),
+            max,
             reduced: None,
         }
     }
 
-    /// Whether one more call beside `in_flight` others is within the share.
-    pub(crate) fn has_room(&self, in_flight: usize) -> bool {
+    /// Whether one more call in addition to `in_flight` others is within the share.
+    pub(crate) fn allows(&self, in_flight: usize) -> bool {
         (in_flight as f64) < self.calls
     }
 
-    /// A call was answered well while `in_flight` were. The share doubles in each round of calls until the first
-    /// refusal, and grows by one call from then on.
+    /// Records a success while `in_flight` calls were in flight. The share doubles in each round of calls until it
+    /// first shrinks, and then grows by one call a round.
     pub(crate) fn grow(&mut self, in_flight: usize) {
-        if in_flight as f64 >= self.calls * USED {
+        if in_flight as f64 >= self.calls * USED_SHARE {
             let more = if self.reduced.is_none() {
                 1.0
             } else {
                 1.0 / self.calls
             };
-            self.calls = (self.calls + more).min(self.most);
+            self.calls = (self.calls + more).min(self.max);
         }
     }
 
-    /// A call that began at `began` was refused, or not answered in time.
+    /// Records that a call that began at `began` was refused or timed out.
     pub(crate) fn shrink(&mut self, began: Instant) {
         if self.reduced.is_none_or(|reduced| reduced < began) {
-            self.calls = (self.calls * DECREASE).max(LEAST);
+            self.calls = (self.calls * DECREASE).max(MIN);
             self.reduced = Some(Instant::now());
         }
     }
@@ -65,10 +68,10 @@ mod tests {
 
     use super::*;
 
-    /// One round: as many calls at once as the share allows, of which the server takes `capacity`.
+    /// One round: as many calls at once as the share allows, of which the server accepts `capacity`.
     fn round(share: &mut Share, capacity: usize) -> usize {
         let began = Instant::now();
-        let in_flight = (0..).find(|count| !share.has_room(*count)).unwrap_or_default();
+        let in_flight = (0..).find(|count| !share.allows(*count)).unwrap_or_default();
         for call in 0..in_flight {
             if call < capacity {
                 share.grow(in_flight);
@@ -100,13 +103,13 @@ mod tests {
         let began = Instant::now();
         tokio::time::advance(Duration::from_millis(5)).await;
         (0..30).for_each(|_| share.shrink(began));
-        assert!(share.has_room(22) && !share.has_room(23));
+        assert!(share.allows(22) && !share.allows(23));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_unused_share_does_not_grow() {
         let mut share = Share::new(512);
         (0..1_000).for_each(|_| share.grow(3));
-        assert!(!share.has_room(32));
+        assert!(!share.allows(32));
     }
 }

@@ -12,8 +12,9 @@ use tower::{Service, service_fn};
 use super::Hedge;
 use crate::{
     Context, MethodPolicy,
-    call::{Attempt, AttemptOutcome, Call, Method, Outcome},
+    call::{Attempt, AttemptOutcome, Call, Outcome},
     failure::{Failure, Reached},
+    method::Method,
     policy::{Hedging, Idempotency},
     retry::budget::{Budget, Budgets, Throttling},
     telemetry::Metrics,
@@ -21,7 +22,8 @@ use crate::{
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Sends one hedged call; attempt `n` ends as `script[n]` tells, after its time. Returns when each was sent.
+/// Sends one hedged call; attempt `n` ends with the outcome of `script[n]` after its time. Returns when each was
+/// sent.
 async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Arc<Budget>) -> (Outcome, Vec<Duration>) {
     let (sent, started) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
     let script = Arc::new(Mutex::new(script.into_iter()));
@@ -38,9 +40,7 @@ async fn run(script: Vec<(Duration, AttemptOutcome)>, budget: Arc<Budget>) -> (O
     };
     let mut hedge = Hedge {
         attempts,
-        otherwise: service_fn(|_: Call| -> BoxFuture<'static, Outcome> {
-            unreachable!("the method is hedged")
-        }),
+        retry: service_fn(|_: Call| -> BoxFuture<'static, Outcome> { unreachable!("the method is hedged") }),
         budgets: Arc::new(Budgets::new(|| Arc::clone(&budget))),
         metrics: Arc::new(Metrics::new("test", "static:test")),
         replay_limit: 1024,
@@ -88,7 +88,7 @@ async fn a_fast_answer_is_not_hedged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_good_answer_wins_and_the_call_ends_with_it() {
+async fn the_first_successful_response_ends_the_call() {
     let script = vec![(300 * MS, good("first")), (15 * MS, good("second"))];
     let started = Instant::now();
     let (outcome, sent) = run(script, plenty()).await;
@@ -98,7 +98,7 @@ async fn the_first_good_answer_wins_and_the_call_ends_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_followed_at_once_and_a_fatal_one_ends_the_call() {
+async fn a_failure_starts_the_next_attempt_at_once_and_a_fatal_one_ends_the_call() {
     let script = vec![(5 * MS, failed(Code::Unavailable)), (5 * MS, good("second"))];
     let (outcome, sent) = run(script, plenty()).await;
     assert_eq!(outcome.unwrap().headers()["name"], "second");
@@ -110,7 +110,7 @@ async fn a_failure_is_followed_at_once_and_a_fatal_one_ends_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_budget_there_is_one_attempt_and_its_answer_is_given() {
+async fn without_budget_there_is_one_attempt_and_its_outcome_is_returned() {
     for outcome in [good("first"), failed(Code::Unavailable)] {
         let expected = outcome.as_ref().unwrap().headers().clone();
         let spent = plenty();
@@ -122,7 +122,7 @@ async fn without_budget_there_is_one_attempt_and_its_answer_is_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_are_bounded_and_the_last_failure_is_given() {
+async fn attempts_are_bounded_and_the_last_failure_is_returned() {
     let script = (0..3).map(|_| (MS, failed(Code::Unavailable))).collect();
     let (outcome, sent) = run(script, plenty()).await;
     assert_eq!(outcome.unwrap().headers()["grpc-status"], "14");
@@ -130,7 +130,7 @@ async fn attempts_are_bounded_and_the_last_failure_is_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_no_server_saw_is_sent_again_once_for_free() {
+async fn an_unprocessed_request_is_sent_again_once_without_budget() {
     let unsent = || -> AttemptOutcome {
         Err(Failure {
             status: Status::unavailable("lost"),

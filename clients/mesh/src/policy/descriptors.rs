@@ -1,4 +1,4 @@
-//! From the descriptor set's extension options to [`MethodPolicy`], with every fault of the contract named.
+//! Maps the descriptor set's extension options to [`MethodPolicy`], and collects all errors of the contract.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const EXTENSION: &str = "mesh.v1.policy";
 /// The option of a value of `mesh.v1.RetryClass` that holds the retries of the class.
 const RETRIES: &str = "mesh.v1.retries";
 
-/// As [`read`], and services without any policy have defaults.
+/// Like [`read`], but services without any policy get defaults.
 pub(super) fn read_any(encoded: &[u8]) -> Result<Policies, Error> {
     let pool = DescriptorPool::decode(encoded).map_err(Error::Descriptors)?;
     let extension = pool.get_extension_by_name(EXTENSION);
@@ -23,42 +23,45 @@ pub(super) fn read_any(encoded: &[u8]) -> Result<Policies, Error> {
             .as_ref()
             .is_some_and(|extension| options.has_extension(extension))
     };
-    let (mut methods, mut faults) = (Vec::new(), Vec::new());
-    for service in pool.services().filter(|service| !foreign(service.package_name())) {
-        let plain = !service.methods().any(|method| has_policy(&method));
+    let (mut methods, mut errors) = (Vec::new(), Vec::new());
+    for service in pool
+        .services()
+        .filter(|service| !is_external(service.package_name()))
+    {
+        let without_policy = !service.methods().any(|method| has_policy(&method));
         for method in service.methods() {
             let path = format!("/{}/{}", service.full_name(), method.name());
             match &extension {
-                Some(extension) if !plain => match method_policy(&method, extension) {
+                Some(extension) if !without_policy => match method_policy(&method, extension) {
                     Ok(policy) => methods.push((path, policy)),
-                    Err(found) => faults.extend(named(&method, found)),
+                    Err(found) => errors.extend(with_method_name(&method, found)),
                 },
                 _ => methods.push((path, undeclared(&method))),
             }
         }
     }
-    if faults.is_empty() {
+    if errors.is_empty() {
         Ok(Policies::from_methods(methods))
     } else {
-        Err(Error::Contract(faults))
+        Err(Error::Contract(errors))
     }
 }
 
-fn named(method: &MethodDescriptor, faults: Vec<String>) -> impl Iterator<Item = String> {
+fn with_method_name(method: &MethodDescriptor, errors: Vec<String>) -> impl Iterator<Item = String> {
     let name = method.full_name().to_owned();
-    faults.into_iter().map(move |fault| format!("{name}: {fault}"))
+    errors.into_iter().map(move |error| format!("{name}: {error}"))
 }
 
-/// What a method's descriptor says without our options.
+/// The policy of a method without our options.
 fn undeclared(method: &MethodDescriptor) -> MethodPolicy {
     MethodPolicy {
         declared: false,
         idempotency: idempotency(method).unwrap_or(Idempotency::Unknown),
-        ..of_descriptor(method, Duration::MAX)
+        ..from_descriptor(method, Duration::MAX)
     }
 }
 
-fn of_descriptor(method: &MethodDescriptor, timeout: Duration) -> MethodPolicy {
+fn from_descriptor(method: &MethodDescriptor, timeout: Duration) -> MethodPolicy {
     MethodPolicy {
         client_streaming: method.is_client_streaming(),
         server_streaming: method.is_server_streaming(),
@@ -67,7 +70,7 @@ fn of_descriptor(method: &MethodDescriptor, timeout: Duration) -> MethodPolicy {
     }
 }
 
-/// `None` if the contract does not say.
+/// The idempotency level; `None` if it is not set.
 fn idempotency(method: &MethodDescriptor) -> Option<Idempotency> {
     let options = method.options();
     let level = options.get_field_by_name("idempotency_level");
@@ -87,23 +90,25 @@ pub(super) fn read(encoded: &[u8]) -> Result<Policies, Error> {
         .get_extension_by_name(EXTENSION)
         .ok_or_else(|| Error::Contract(vec![format!("the descriptor set has no extension {EXTENSION}")]))?;
     let mut methods = Vec::new();
-    let mut faults = Vec::new();
-    let ours = pool.services().filter(|service| !foreign(service.package_name()));
-    for method in ours.flat_map(|service| service.methods().collect::<Vec<_>>()) {
+    let mut errors = Vec::new();
+    let internal = pool
+        .services()
+        .filter(|service| !is_external(service.package_name()));
+    for method in internal.flat_map(|service| service.methods().collect::<Vec<_>>()) {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         match method_policy(&method, &extension) {
             Ok(policy) => methods.push((path, policy)),
-            Err(found) => faults.extend(named(&method, found)),
+            Err(found) => errors.extend(with_method_name(&method, found)),
         }
     }
-    if faults.is_empty() {
+    if errors.is_empty() {
         Ok(Policies::from_methods(methods))
     } else {
-        Err(Error::Contract(faults))
+        Err(Error::Contract(errors))
     }
 }
 
-fn foreign(package: &str) -> bool {
+fn is_external(package: &str) -> bool {
     matches!(package.split('.').next(), Some("grpc" | "google"))
 }
 
@@ -112,37 +117,37 @@ fn method_policy(
     extension: &ExtensionDescriptor,
 ) -> Result<MethodPolicy, Vec<String>> {
     let options = method.options();
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     let idempotency = idempotency(method).unwrap_or_else(|| {
-        faults.push("no idempotency_level".to_owned());
+        errors.push("no idempotency_level".to_owned());
         Idempotency::Unknown
     });
     if !options.has_extension(extension) {
-        faults.push(format!("no ({EXTENSION})"));
-        return Err(faults);
+        errors.push(format!("no ({EXTENSION})"));
+        return Err(errors);
     }
     let declared = options.get_extension(extension);
     let declared = declared
         .as_message()
         .map(|message| message.transcode_to::<wire::MethodPolicy>());
     let Some(Ok(declared)) = declared else {
-        faults.push(format!("({EXTENSION}) cannot be read"));
-        return Err(faults);
+        errors.push(format!("({EXTENSION}) cannot be read"));
+        return Err(errors);
     };
-    let mut policy = of_descriptor(method, duration(declared.timeout.as_ref()));
+    let mut policy = from_descriptor(method, duration(declared.timeout.as_ref()));
     policy.idempotency = idempotency;
     policy.has_request_id = method.input().get_field_by_name("request_id").is_some();
-    policy.retry = retry(&declared, extension, &mut faults);
-    fill(&mut policy, &declared, &mut faults);
-    check(&policy, &mut faults);
-    if faults.is_empty() {
+    policy.retry = retry(&declared, extension, &mut errors);
+    apply_options(&mut policy, &declared, &mut errors);
+    validate(&policy, &mut errors);
+    if errors.is_empty() {
         Ok(policy)
     } else {
-        Err(faults)
+        Err(errors)
     }
 }
 
-fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut Vec<String>) {
+fn apply_options(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, errors: &mut Vec<String>) {
     policy.criticality = match declared.criticality() {
         Criticality::Unspecified => Criticality::Normal,
         declared => declared,
@@ -153,7 +158,7 @@ fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut V
     };
     policy.roles = declared.roles().collect();
     if policy.roles.len() != declared.roles.len() || policy.roles.contains(&Role::Unspecified) {
-        faults.push("roles: holds a value that is no role".to_owned());
+        errors.push("roles: contains a value that is not a role".to_owned());
     }
     policy.callers = declared.callers.clone();
     policy.audited = declared.audited;
@@ -174,17 +179,17 @@ fn fill(policy: &mut MethodPolicy, declared: &wire::MethodPolicy, faults: &mut V
 fn retry(
     declared: &wire::MethodPolicy,
     extension: &ExtensionDescriptor,
-    faults: &mut Vec<String>,
+    errors: &mut Vec<String>,
 ) -> Option<Retry> {
     if declared.retry_class == 0 {
         return declared.retry.as_ref().map(Retry::from);
     }
     if declared.retry.is_some() {
-        faults.push("retry: not beside a retry_class".to_owned());
+        errors.push("retry: not beside a retry_class".to_owned());
     }
     let of_class = retries_of_class(declared.retry_class, extension);
     if of_class.is_none() {
-        faults.push("retry_class: a value without retries".to_owned());
+        errors.push("retry_class: a value without retries".to_owned());
     }
     of_class.as_ref().map(Retry::from)
 }
@@ -216,11 +221,11 @@ impl From<&wire::RetryPolicy> for Retry {
     }
 }
 
-/// The rules a policy must keep whatever it was read from.
-pub(crate) fn check(policy: &MethodPolicy, faults: &mut Vec<String>) {
-    let mut rule = |kept: bool, fault: &str| {
-        if !kept {
-            faults.push(fault.to_owned());
+/// Checks the rules for policies from any source.
+pub(crate) fn validate(policy: &MethodPolicy, errors: &mut Vec<String>) {
+    let mut rule = |holds: bool, error: &str| {
+        if !holds {
+            errors.push(error.to_owned());
         }
     };
     rule(!policy.timeout.is_zero(), "timeout: must be more than zero");
@@ -259,7 +264,7 @@ pub(crate) fn check(policy: &MethodPolicy, faults: &mut Vec<String>) {
         );
         rule(
             !policy.client_streaming,
-            "retry: a client's stream is not kept, so that it cannot be sent again",
+            "retry: a client stream is not buffered and cannot be sent again",
         );
     }
     if let Some(hedging) = &policy.hedging {
@@ -279,7 +284,7 @@ pub(crate) fn check(policy: &MethodPolicy, faults: &mut Vec<String>) {
     }
 }
 
-/// A negative duration counts as none, which the check of the field then reports.
+/// A negative duration counts as zero, which [`validate`] then reports.
 fn duration(declared: Option<&prost_types::Duration>) -> Duration {
     declared
         .and_then(|declared| Duration::try_from(*declared).ok())

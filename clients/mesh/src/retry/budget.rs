@@ -1,10 +1,10 @@
-//! How many retries a channel may send: both bounds must have room.
+//! The retry budget of a channel. Two bounds apply together.
 //!
-//! gRFC A6's token bucket stops retries while more than half of the recent attempts fail. It knows no rate,
-//! so a window beside it caps retries at a fifth of the calls of the last ten seconds, plus ten a second so
-//! that a quiet client can retry at all. Together they keep a client from multiplying an outage.
+//! gRFC A6's token bucket stops retries while more than half of the recent attempts fail. It does not limit the
+//! rate, so a window caps retries at a fifth of the calls of the last ten seconds, plus ten a second so that a
+//! client with few calls can retry at all. Together they keep a client from amplifying an outage.
 //!
-//! Each criticality has a budget of its own: batch work that fails must not use up the retries of what matters.
+//! Each criticality has its own budget: failing batch work must not use up the retries of critical calls.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,17 +12,17 @@ use tokio::time::Instant;
 
 use crate::criticality::PerCriticality;
 
-/// The window is kept in slots of one second.
+/// The window, in slots of one second.
 const SLOTS: usize = 10;
-const RATIO: f64 = 0.2;
+const RETRY_RATIO: f64 = 0.2;
 const RESERVE_PER_SECOND: f64 = 10.0;
 
-/// The bounds of gRFC A6's `retryThrottling`.
+/// The parameters of gRFC A6's `retryThrottling`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Throttling {
     /// The bucket's size, more than 0 and at most 1000. Retries stop at half of it.
     pub(crate) max_tokens: f64,
-    /// What a success puts back; a failure takes one.
+    /// Tokens that a success adds; a failure removes one.
     pub(crate) token_ratio: f64,
 }
 
@@ -39,24 +39,24 @@ impl Default for Throttling {
 pub(crate) type Budgets = PerCriticality<Arc<Budget>>;
 
 impl Budgets {
-    /// Changes the buckets' bounds.
+    /// Changes the parameters of all buckets.
     pub(crate) fn set_throttling(&self, throttling: Throttling) {
-        self.all()
+        self.values()
             .into_iter()
             .for_each(|budget| budget.set_throttling(throttling));
     }
 
-    /// The retries that could be taken now by the criticality that has the fewest left.
-    pub(crate) fn left(&self) -> u32 {
-        self.all()
+    /// The retries available now, of the criticality that has the fewest.
+    pub(crate) fn remaining(&self) -> u32 {
+        self.values()
             .into_iter()
-            .map(|budget| budget.left())
+            .map(|budget| budget.remaining())
             .min()
             .unwrap_or_default()
     }
 }
 
-/// Shared by all calls of one criticality.
+/// The budget of one criticality. Shared by all its calls.
 #[derive(Debug)]
 pub(crate) struct Budget {
     state: Mutex<State>,
@@ -67,7 +67,7 @@ struct State {
     throttling: Throttling,
     tokens: f64,
     started: Instant,
-    /// The second that the newest slot stands for, counted from `started`.
+    /// The second of the newest slot, counted from `started`.
     newest: u64,
     slots: [Slot; SLOTS],
 }
@@ -92,7 +92,7 @@ impl Budget {
         }
     }
 
-    /// It keeps the share that it was filled to.
+    /// The bucket stays filled to the same part of its size.
     fn set_throttling(&self, throttling: Throttling) {
         self.with(|state| {
             state.tokens *= throttling.max_tokens / state.throttling.max_tokens;
@@ -100,12 +100,12 @@ impl Budget {
         });
     }
 
-    /// A call begins.
+    /// Records that a call begins.
     pub(crate) fn record_call(&self) {
         self.with(|state| state.slot().calls += 1);
     }
 
-    /// An attempt succeeded.
+    /// Records a successful attempt.
     pub(crate) fn record_success(&self) {
         self.with(|state| {
             let Throttling {
@@ -116,26 +116,26 @@ impl Budget {
         });
     }
 
-    /// An attempt failed with a retryable code, or the server asked not to be tried again.
+    /// Records an attempt that failed with a retryable code, or whose server forbade a retry.
     pub(crate) fn record_failure(&self) {
         self.with(|state| state.tokens = (state.tokens - 1.0).max(0.0));
     }
 
-    /// Takes one retry, `false` when there is none to take.
+    /// Takes one retry from the budget; `false` if none is available.
     pub(crate) fn withdraw(&self) -> bool {
         self.with(|state| {
-            let room = state.above_threshold() && state.window_left() >= 1.0;
-            if room {
+            let available = state.above_threshold() && state.window_remaining() >= 1.0;
+            if available {
                 state.slot().retries += 1;
             }
-            room
+            available
         })
     }
 
-    fn left(&self) -> u32 {
+    fn remaining(&self) -> u32 {
         self.with(|state| {
             if state.above_threshold() {
-                state.window_left() as u32
+                state.window_remaining() as u32
             } else {
                 0
             }
@@ -152,15 +152,15 @@ impl State {
         self.tokens > self.throttling.max_tokens / 2.0
     }
 
-    fn window_left(&mut self) -> f64 {
+    fn window_remaining(&mut self) -> f64 {
         self.slot();
         let (calls, retries) = self.slots.iter().fold((0, 0), |(calls, retries), slot| {
             (calls + slot.calls, retries + slot.retries)
         });
-        (f64::from(calls) * RATIO + RESERVE_PER_SECOND * SLOTS as f64 - f64::from(retries)).max(0.0)
+        (f64::from(calls) * RETRY_RATIO + RESERVE_PER_SECOND * SLOTS as f64 - f64::from(retries)).max(0.0)
     }
 
-    /// The slot of this second; those that have left the window are emptied on the way.
+    /// The slot of the current second. Clears the slots that have left the window.
     fn slot(&mut self) -> &mut Slot {
         let now = self.started.elapsed().as_secs();
         let passed = (now - self.newest.min(now)).min(SLOTS as u64);
@@ -183,13 +183,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_window_gives_a_fifth_of_the_calls_and_a_reserve_and_fills_up_again() {
+    async fn the_window_permits_a_fifth_of_the_calls_and_a_reserve_and_refills() {
         let budget = Budget::new(Throttling::default());
         assert_eq!(drain(&budget), 100);
         (0..500).for_each(|_| budget.record_call());
         assert_eq!(drain(&budget), 100);
         tokio::time::advance(Duration::from_secs(9)).await;
-        assert_eq!(budget.left(), 0);
+        assert_eq!(budget.remaining(), 0);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(
             drain(&budget),
@@ -208,7 +208,7 @@ mod tests {
         assert!(budget.withdraw());
         budget.record_failure();
         assert!(!budget.withdraw());
-        assert_eq!(budget.left(), 0);
+        assert_eq!(budget.remaining(), 0);
         budget.record_success();
         assert!(budget.withdraw());
     }

@@ -1,4 +1,4 @@
-//! What the server says about coming back.
+//! Pushback: the server's instruction about the next attempt.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use tonic_types::StatusExt;
 /// gRFC A6. Milliseconds.
 pub(crate) const HEADER: &str = "grpc-retry-pushback-ms";
 
-/// The server's word on the next attempt.
+/// The server's instruction about the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushback {
-    /// It said nothing.
+    /// None was sent.
     Absent,
-    /// gRFC A6: wait exactly this long, whatever the policy says.
+    /// gRFC A6: retry after exactly this delay, regardless of the policy.
     Exactly(Duration),
-    /// `google.rpc.RetryInfo`: wait no less than this.
+    /// `google.rpc.RetryInfo`: retry after at least this delay.
     AtLeast(Duration),
-    /// Do not come back: a negative or unreadable pushback.
+    /// Do not retry: a negative or invalid pushback.
     Stop,
 }
 
 impl Pushback {
-    /// Reads a response that was committed with an error in its headers.
-    pub(crate) fn of(response: &Response<Body>) -> Pushback {
+    /// Reads the pushback of a response with an error in its headers.
+    pub(crate) fn from_response(response: &Response<Body>) -> Pushback {
         if response.headers().contains_key(HEADER) {
-            return wait(response.headers()).map_or(Pushback::Stop, Pushback::Exactly);
+            return delay(response.headers()).map_or(Pushback::Stop, Pushback::Exactly);
         }
         if !response.headers().contains_key("grpc-status-details-bin") {
             return Pushback::Absent;
@@ -40,8 +40,8 @@ impl Pushback {
     }
 }
 
-/// The wait that a server asks for; `None` without one, and when it asks not to be tried again.
-pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
+/// The delay that the server requests; `None` if there is none or a retry is forbidden.
+pub(crate) fn delay(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(HEADER)?.to_str().ok()?;
     Some(Duration::from_millis(value.parse().ok()?))
 }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pushback_is_obeyed_to_the_millisecond_and_anything_else_stops() {
+    fn a_valid_pushback_is_exact_and_an_invalid_one_stops_retries() {
         for (value, expected) in [
             ("0", Pushback::Exactly(Duration::ZERO)),
             ("250", Pushback::Exactly(Duration::from_millis(250))),
@@ -63,16 +63,22 @@ mod tests {
                 .header(HEADER, value)
                 .body(Body::empty())
                 .unwrap();
-            assert_eq!(Pushback::of(&response), expected, "{value:?}");
+            assert_eq!(Pushback::from_response(&response), expected, "{value:?}");
         }
-        assert_eq!(Pushback::of(&Response::new(Body::empty())), Pushback::Absent);
+        assert_eq!(
+            Pushback::from_response(&Response::new(Body::empty())),
+            Pushback::Absent
+        );
     }
 
     #[test]
-    fn retry_info_is_the_least_wait() {
+    fn retry_info_is_a_minimum_delay() {
         let wait = Duration::from_secs(2);
         let details = tonic_types::ErrorDetails::with_retry_info(Some(wait));
         let status = Status::with_error_details(tonic::Code::Aborted, "again", details);
-        assert_eq!(Pushback::of(&status.into_http()), Pushback::AtLeast(wait));
+        assert_eq!(
+            Pushback::from_response(&status.into_http()),
+            Pushback::AtLeast(wait)
+        );
     }
 }

@@ -14,13 +14,14 @@ use super::{
 };
 use crate::{
     Context, MethodPolicy,
-    call::{Attempt, AttemptOutcome, Call, Method, Outcome},
+    call::{Attempt, AttemptOutcome, Call, Outcome},
     failure::{Failure, Reached},
+    method::Method,
     policy::{self, Idempotency},
     telemetry::Metrics,
 };
 
-/// When each attempt was sent, and as which one.
+/// When each attempt was sent, and its number of previous attempts.
 type Log = Arc<Mutex<Vec<(Duration, u32)>>>;
 
 fn policy() -> MethodPolicy {
@@ -40,7 +41,7 @@ fn policy() -> MethodPolicy {
     }
 }
 
-/// Sends one call whose attempts end as `outcomes` tells, in order.
+/// Sends one call whose attempts end with `outcomes`, in order.
 async fn run(policy: MethodPolicy, outcomes: Vec<AttemptOutcome>) -> (Outcome, Vec<(Duration, u32)>) {
     let (log, started) = (Log::default(), Instant::now());
     let outcomes = Arc::new(Mutex::new(outcomes.into_iter()));
@@ -88,7 +89,7 @@ fn answered() -> AttemptOutcome {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_double_and_each_attempt_counts_the_ones_before() {
+async fn delays_double_and_each_attempt_carries_the_number_of_previous_ones() {
     let outcomes = vec![
         refused(Code::Unavailable),
         lost(Reached::Perhaps),
@@ -111,14 +112,14 @@ async fn waits_double_and_each_attempt_counts_the_ones_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_answer_is_given_when_the_attempts_are_used_up() {
+async fn the_last_response_is_returned_when_the_attempts_are_used_up() {
     let (outcome, log) = run(policy(), (0..4).map(|_| refused(Code::Unavailable)).collect()).await;
     assert_eq!(outcome.unwrap().headers()["grpc-status"], "14");
     assert_eq!(log.len(), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_no_server_saw_is_sent_again_once_at_once_and_uncounted() {
+async fn an_unprocessed_request_is_sent_again_once_at_once_and_uncounted() {
     let unsafe_method = MethodPolicy::new(Duration::from_secs(1));
     let (outcome, log) = run(unsafe_method.clone(), vec![lost(Reached::Never), answered()]).await;
     assert!(outcome.is_ok());
@@ -130,7 +131,7 @@ async fn a_request_that_no_server_saw_is_sent_again_once_at_once_and_uncounted()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_a_server_may_have_seen_is_not_sent_again_unless_declared_safe() {
+async fn a_request_that_may_have_been_processed_is_not_sent_again_unless_declared_safe() {
     let (outcome, log) = run(
         MethodPolicy::new(Duration::from_secs(1)),
         vec![lost(Reached::Perhaps)],
@@ -152,7 +153,7 @@ async fn a_request_id_makes_a_method_safe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_wait_is_begun_that_ends_after_the_deadline() {
+async fn a_retry_that_would_start_after_the_deadline_is_not_waited_for() {
     let slow = policy::Retry {
         initial_backoff: Duration::from_secs(3),
         max_backoff: Duration::from_secs(3),
@@ -172,7 +173,7 @@ async fn no_wait_is_begun_that_ends_after_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_pushback_the_backoff_begins_anew() {
+async fn a_pushback_restarts_the_backoff() {
     let pushed_back = || {
         let mut status = Status::new(Code::Unavailable, "no");
         let wait = tonic::metadata::MetadataValue::from_static("300");
@@ -200,7 +201,7 @@ async fn after_a_pushback_the_backoff_begins_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_without_an_answer_in_its_own_time_is_given_up_and_made_again() {
+async fn an_attempt_that_exceeds_its_own_timeout_is_retried() {
     let retry = policy::Retry {
         attempt_timeout: Some(Duration::from_millis(200)),
         ..policy().retry.unwrap()

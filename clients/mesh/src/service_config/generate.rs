@@ -1,33 +1,32 @@
-//! The contract as gRPC's standard service config, for clients that are not this crate: Python, Node, Go, Java, C++.
+//! Generates gRPC's standard service config from the contract, for clients in Python, Node, Go, Java and C++.
 //!
-//! Only fields of grpc/proto/service_config.proto are written, and only what a foreign client can do: it knows
-//! no power of two choices, and its `hedgingPolicy` excludes a `retryPolicy`. Where the contract has both, the retry is kept,
-//! because the C core and Go know no hedging and would then do neither.
+//! Only fields of grpc/proto/service_config.proto are written, and only what standard clients support: they have
+//! no balancing by the power of two choices, and their `hedgingPolicy` excludes a `retryPolicy`. If the contract
+//! has both, the retry is kept, because the C core and Go do not support hedging and would then do neither.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::{
-    MethodPolicy, Policies,
+    MethodPolicy, Policies, code,
     policy::{Hedging, Retry},
     retry::budget::Throttling,
-    telemetry::code_name,
 };
 
 impl Policies {
     /// The service config of a package (`order.v1`), its methods in alphabetical order; `None` if it has none.
     ///
-    /// Timeouts are the contract's. A method is retried or hedged only if the contract says that it may be repeated.
-    /// The health that is watched is the whole server's (the empty name), because one connection serves every
-    /// service of the package.
+    /// Timeouts are the contract's. A method is retried or hedged only if the contract says that it may be
+    /// repeated. The health check watches the whole server (the empty name), because one connection serves all
+    /// services of the package.
     pub fn service_config(&self, package: &str) -> Option<Value> {
         let mut methods: Vec<_> = self
             .iter()
             .filter_map(|(path, policy)| {
                 let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-                let (of, _) = service.rsplit_once('.')?;
-                (of == package).then_some((service, method, policy))
+                let (parent, _) = service.rsplit_once('.')?;
+                (parent == package).then_some((service, method, policy))
             })
             .collect();
         methods.sort_unstable_by_key(|(service, method, _)| (*service, *method));
@@ -37,7 +36,7 @@ impl Policies {
                 "loadBalancingConfig": [{ "round_robin": {} }],
                 "methodConfig": methods.into_iter().map(method_config).collect::<Vec<_>>(),
                 "retryThrottling": {
-                    // An integer in the standard: the C core refuses `100.0`.
+                    // An integer in the standard: the C core rejects `100.0`.
                     "maxTokens": throttling.max_tokens as u32,
                     "tokenRatio": throttling.token_ratio,
                 },
@@ -69,7 +68,7 @@ fn retry_policy(retry: &Retry) -> Value {
         "initialBackoff": duration(retry.initial_backoff),
         "maxBackoff": duration(retry.max_backoff),
         "backoffMultiplier": retry.backoff_multiplier,
-        "retryableStatusCodes": retry.retryable_codes.iter().copied().map(code_name).collect::<Vec<_>>(),
+        "retryableStatusCodes": retry.retryable_codes.iter().copied().map(code::name).collect::<Vec<_>>(),
     })
 }
 
@@ -77,11 +76,11 @@ fn hedging_policy(hedging: &Hedging) -> Value {
     json!({
         "maxAttempts": hedging.max_attempts,
         "hedgingDelay": duration(hedging.delay),
-        "nonFatalStatusCodes": hedging.non_fatal_codes.iter().copied().map(code_name).collect::<Vec<_>>(),
+        "nonFatalStatusCodes": hedging.non_fatal_codes.iter().copied().map(code::name).collect::<Vec<_>>(),
     })
 }
 
-/// As Protobuf's JSON writes durations: seconds with no, three, six or nine digits behind the point.
+/// A duration in Protobuf's JSON format: seconds with zero, three, six or nine decimal places.
 fn duration(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     if nanos == 0 {

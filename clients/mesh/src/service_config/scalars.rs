@@ -1,4 +1,4 @@
-//! Durations (`"1.5s"`), codes (`"UNAVAILABLE"` or `14`) and numbers (`3` or `"3"`), as Protobuf's JSON writes them.
+//! Durations (`"1.5s"`), codes (`"UNAVAILABLE"` or `14`) and numbers (`3` or `"3"`) in Protobuf's JSON format.
 
 pub(super) mod duration {
     use std::time::Duration;
@@ -6,13 +6,13 @@ pub(super) mod duration {
     use serde::{Deserialize, Deserializer, de::Error};
 
     /// Ten thousand years, the range of `google.protobuf.Duration`.
-    const MOST_SECONDS: u64 = 315_576_000_000;
+    const MAX_SECONDS: u64 = 315_576_000_000;
 
     pub(in super::super) fn required<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is no duration such as \"1.5s\"")))
+        parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a duration such as \"1.5s\"")))
     }
 
     pub(in super::super) fn optional<'de, D: Deserializer<'de>>(
@@ -31,7 +31,7 @@ pub(super) mod duration {
             return None;
         }
         let nanos = format!("{fraction:0<9}").parse().ok()?;
-        let seconds = seconds.parse().ok().filter(|seconds| *seconds <= MOST_SECONDS)?;
+        let seconds = seconds.parse().ok().filter(|seconds| *seconds <= MAX_SECONDS)?;
         Some(Duration::new(seconds, nanos))
     }
 }
@@ -39,8 +39,8 @@ pub(super) mod duration {
 pub(super) mod number {
     use serde::{Deserialize, Deserializer, de::Error};
 
-    /// The most attempts of a call (gRFC A6).
-    const MOST_ATTEMPTS: u32 = 5;
+    /// Maximum number of attempts of a call (gRFC A6).
+    const MAX_ATTEMPTS: u32 = 5;
 
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -50,7 +50,7 @@ pub(super) mod number {
     }
 
     fn required<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-        let wrong = |text: &str| D::Error::custom(format!("`{text}` is no number of 0 to {}", u32::MAX));
+        let wrong = |text: &str| D::Error::custom(format!("`{text}` is not a number from 0 to {}", u32::MAX));
         match Written::deserialize(deserializer).map_err(|_| wrong("the value"))? {
             Written::Number(number) => Ok(number),
             Written::Text(text) => text.parse().map_err(|_| wrong(&text)),
@@ -64,7 +64,7 @@ pub(super) mod number {
     }
 
     pub(in super::super) fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-        Ok(required(deserializer)?.min(MOST_ATTEMPTS))
+        Ok(required(deserializer)?.min(MAX_ATTEMPTS))
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) mod codes {
     use serde::{Deserialize, Deserializer, de::Error};
     use tonic::Code;
 
-    use crate::telemetry::code_name;
+    use crate::code;
 
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -92,11 +92,11 @@ pub(super) mod codes {
     fn parse(written: &Written) -> Result<Code, String> {
         let found = (0..=16).map(Code::from_i32).find(|code| match written {
             Written::Number(number) => *number == *code as i32,
-            Written::Name(name) => name.eq_ignore_ascii_case(code_name(*code)),
+            Written::Name(name) => name.eq_ignore_ascii_case(code::name(*code)),
         });
         found.ok_or_else(|| match written {
-            Written::Number(number) => format!("{number} is no status code"),
-            Written::Name(name) => format!("`{name}` is no status code"),
+            Written::Number(number) => format!("{number} is not a status code"),
+            Written::Name(name) => format!("`{name}` is not a status code"),
         })
     }
 }

@@ -25,10 +25,10 @@ fn a_standard_config_is_read() {
         }"#,
     )
     .unwrap();
-    assert_eq!(config.of("a.B", "C").unwrap().0, 2);
-    assert_eq!(config.of("a.B", "D").unwrap().0, 1);
-    assert_eq!(config.of("x.Y", "Z").unwrap().0, 0);
-    let (_, exact) = config.of("a.B", "C").unwrap();
+    assert_eq!(config.find("a.B", "C").unwrap().0, 2);
+    assert_eq!(config.find("a.B", "D").unwrap().0, 1);
+    assert_eq!(config.find("x.Y", "Z").unwrap().0, 0);
+    let (_, exact) = config.find("a.B", "C").unwrap();
     assert_eq!(exact.timeout, Some(Duration::from_millis(250)));
     assert_eq!(
         exact.retry_policy.as_ref().unwrap().retryable_status_codes,
@@ -37,7 +37,7 @@ fn a_standard_config_is_read() {
 }
 
 #[test]
-fn the_standard_balancing_policies_are_taken_and_unknown_ones_before_them_passed_over() {
+fn the_standard_balancing_policies_are_accepted_and_unknown_ones_before_them_skipped() {
     for policies in [
         r#"[{"round_robin": {}}]"#,
         r#"[{"pick_first": {"shuffleAddressList": true}}]"#,
@@ -50,7 +50,7 @@ fn the_standard_balancing_policies_are_taken_and_unknown_ones_before_them_passed
 }
 
 #[test]
-fn every_fault_is_told_with_its_path() {
+fn every_error_is_reported_with_its_path() {
     let method = |rest: &str| format!(r#"{{"methodConfig": [{{"name": [{{"service": "a.B"}}], {rest}}}]}}"#);
     let retry = |field: &str, value: &str| {
         let mut policy = serde_json::json!({
@@ -126,7 +126,7 @@ fn every_fault_is_told_with_its_path() {
 }
 
 #[test]
-fn retries_and_hedging_at_once_are_a_contradiction() {
+fn retries_and_hedging_in_one_config_are_an_error() {
     let json = r#"{"methodConfig": [{"name": [{}],
         "retryPolicy": {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1,
             "retryableStatusCodes": ["UNAVAILABLE"]},
@@ -135,14 +135,14 @@ fn retries_and_hedging_at_once_are_a_contradiction() {
 }
 
 #[test]
-fn standard_fields_and_forms_are_taken() {
+fn standard_fields_and_formats_are_accepted() {
     let config = ServiceConfig::parse(
         r#"{"methodConfig": [{"name": [{}], "maxRequestMessageBytes": "1024", "maxResponseMessageBytes": 2048,
             "retryPolicy": {"maxAttempts": "9", "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"], "perAttemptRecvTimeout": "0.5s"}}]}"#,
     )
     .unwrap();
-    let (_, method) = config.of("a.B", "C").unwrap();
+    let (_, method) = config.find("a.B", "C").unwrap();
     assert_eq!(method.max_request_message_bytes, Some(1_024));
     assert_eq!(method.max_response_message_bytes, Some(2_048));
     let retry = method.retry_policy.as_ref().unwrap();

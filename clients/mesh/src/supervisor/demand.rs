@@ -1,8 +1,8 @@
-//! Calls that find nothing connected bring the next attempts to connect forward, within bounds.
+//! Calls that find no connection bring the next connection attempts forward, within bounds.
 //!
-//! gRPC's connection-backoff.md asks that attempts disperse and do not come much more often than the backoff says: a
-//! server that is just coming back must not be met by all its clients at once, however many calls they have. So the
-//! brought-forward waits are spread, grow with each attempt in vain, and one address of a channel is tried at a time.
+//! gRPC's connection-backoff.md demands that attempts are dispersed and not much more frequent than the backoff: a
+//! recovering server must not be contacted by all its clients at once, however many calls they have. So the
+//! shortened waits have jitter and grow with each failed attempt, and a channel tries one address at a time.
 
 use std::time::Duration;
 
@@ -13,63 +13,68 @@ use tokio::{
 
 use crate::retry::backoff::jitter;
 
-/// The first wait after a failed attempt, before jitter. Those that follow are longer, up to `LONGEST`.
-const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(5);
+/// The first minimum wait after a failed attempt, before jitter. Later ones grow up to `MAX_WAIT`.
+const INITIAL_WAIT: Duration = Duration::from_millis(500);
+const MAX_WAIT: Duration = Duration::from_secs(5);
 const FACTOR: f64 = 1.6;
 
-/// The wish of a channel's calls for a connection.
+/// The demand of a channel's calls for a connection.
 #[derive(Debug)]
 pub(crate) struct Demand {
     raised: Notify,
-    turn: Semaphore,
+    /// Permits one early attempt at a time.
+    attempt: Semaphore,
 }
 
 impl Default for Demand {
     fn default() -> Demand {
         Demand {
             raised: Notify::new(),
-            turn: Semaphore::new(1),
+            attempt: Semaphore::new(1),
         }
     }
 }
 
 impl Demand {
-    /// A call has found nothing connected.
+    /// Requests an earlier attempt, because a call has found no connection.
     pub(crate) fn raise(&self) {
         self.raised.notify_waiters();
     }
 
-    /// Waits for `backoff`, or for a call to ask, but no less than `waits` says. The attempt that a call has asked for
-    /// is made while the turn is held.
-    pub(super) async fn wait(&self, backoff: Duration, waits: &mut Waits) -> Option<SemaphorePermit<'_>> {
-        let asked = async {
+    /// Waits for `backoff`, or until a call requests an attempt, but at least for `min_wait`. Returns a permit if
+    /// a call requested the attempt; the caller holds it during the attempt.
+    pub(super) async fn wait(
+        &self,
+        backoff: Duration,
+        min_wait: &mut MinWait,
+    ) -> Option<SemaphorePermit<'_>> {
+        let requested = async {
             let mut raised = std::pin::pin!(self.raised.notified());
-            // Calls that ask during the least wait count as well.
+            // Requests during the minimum wait count as well.
             raised.as_mut().enable();
-            sleep(jitter(waits.next.min(backoff))).await;
+            sleep(jitter(min_wait.next.min(backoff))).await;
             raised.await;
-            self.turn.acquire().await.ok()
+            self.attempt.acquire().await.ok()
         };
         tokio::select! {
             () = sleep(backoff) => None,
-            turn = asked => {
-                waits.next = waits.next.mul_f64(FACTOR).min(LONGEST);
-                turn
+            permit = requested => {
+                min_wait.next = min_wait.next.mul_f64(FACTOR).min(MAX_WAIT);
+                permit
             }
         }
     }
 }
 
-/// The least waits of one address since it was last connected.
+/// The minimum wait of one address; it grows until the address is connected.
 #[derive(Debug)]
-pub(super) struct Waits {
+pub(super) struct MinWait {
     next: Duration,
 }
 
-impl Waits {
-    pub(super) fn new() -> Waits {
-        Waits { next: FIRST }
+impl MinWait {
+    pub(super) fn new() -> MinWait {
+        MinWait { next: INITIAL_WAIT }
     }
 }
 
@@ -81,7 +86,8 @@ mod tests {
 
     use super::*;
 
-    /// Attempts of `addresses` that always fail, while a call asks every 10 ms. By address, when each was made.
+    /// Attempts of `addresses` that always fail, while calls request one every 10 ms. Returns their times by
+    /// address.
     async fn attempts(addresses: usize, lasting: Duration) -> Vec<Vec<Duration>> {
         let demand = Arc::new(Demand::default());
         let made = Arc::new(Mutex::new(vec![Vec::new(); addresses]));
@@ -90,12 +96,12 @@ mod tests {
         for address in 0..addresses {
             let (demand, made) = (Arc::clone(&demand), Arc::clone(&made));
             tasks.spawn(async move {
-                let mut waits = Waits::new();
+                let mut min_wait = MinWait::new();
                 loop {
-                    let turn = demand.wait(Duration::from_secs(120), &mut waits).await;
+                    let permit = demand.wait(Duration::from_secs(120), &mut min_wait).await;
                     made.lock().unwrap()[address].push(began.elapsed());
                     sleep(Duration::from_millis(1)).await;
-                    drop(turn);
+                    drop(permit);
                 }
             });
         }
@@ -109,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn however_many_calls_ask_attempts_grow_rare_and_disperse() {
+    async fn attempts_become_rare_and_disperse_however_many_calls_request_them() {
         let made = attempts(3, Duration::from_secs(600)).await;
         for address in &made {
             assert!((100..160).contains(&address.len()), "{} in 600 s", address.len());
@@ -122,21 +128,17 @@ mod tests {
                 .map(|pair| (pair[1] - pair[0]).as_millis());
             gaps.collect::<std::collections::BTreeSet<_>>()
         };
-        assert!(
-            late(&made[0]).len() > 20,
-            "no two waits are alike: {:?}",
-            late(&made[0])
-        );
+        assert!(late(&made[0]).len() > 20, "waits differ: {:?}", late(&made[0]));
         assert!(late(&made[0]).iter().all(|gap| *gap >= 4_000));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_asks_and_the_backoff_holds() {
+    async fn without_a_request_the_backoff_applies() {
         let demand = Demand::default();
         let began = Instant::now();
         assert!(
             demand
-                .wait(Duration::from_secs(20), &mut Waits::new())
+                .wait(Duration::from_secs(20), &mut MinWait::new())
                 .await
                 .is_none()
         );

@@ -1,7 +1,7 @@
-//! Follows an endpoint's own word on its health (`grpc.health.v1`, gRFC A17).
+//! Watches the health that an endpoint reports (`grpc.health.v1`, gRFC A17).
 //!
-//! A connected endpoint gets calls only while it says SERVING. One that does not implement the health service
-//! counts as healthy; a watch that breaks counts as unhealthy until it stands again.
+//! A connected endpoint gets calls only while it reports SERVING. One that does not implement the health service
+//! counts as healthy; if a watch fails, the endpoint counts as unhealthy until a new watch reports SERVING.
 
 use std::{
     sync::Arc,
@@ -21,42 +21,43 @@ use tower::Service;
 
 use crate::{endpoint::Endpoint, retry::backoff::jitter};
 
-/// The waits before a broken watch is begun again, before jitter: they grow until the endpoint says something (gRFC
-/// A17).
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(120);
-const FACTOR: f64 = 1.6;
+/// The backoff before a failed watch is restarted, before jitter: it grows until the endpoint reports a health
+/// (gRFC A17).
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(120);
+const BACKOFF_FACTOR: f64 = 1.6;
 
-/// What an endpoint says.
+/// The reported health of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     Serving,
+    /// With the reason.
     NotServing(String),
 }
 
-/// Tells every change to `tell` until that returns `false`. Ends early when there is no more to be told.
-pub(super) async fn follow<F, R>(endpoint: Arc<Endpoint>, service: &str, mut tell: F)
+/// Calls `on_change` with every change until it returns `false`, or until no more changes can come.
+pub(super) async fn watch<F, R>(endpoint: Arc<Endpoint>, service: &str, mut on_change: F)
 where
     F: FnMut(Health) -> R,
     R: Future<Output = bool>,
 {
-    let mut backoff = FIRST;
+    let mut backoff = INITIAL_BACKOFF;
     loop {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };
-        let broken = match HealthClient::new(Direct(Arc::clone(&endpoint)))
+        let error = match HealthClient::new(UntrackedClient(Arc::clone(&endpoint)))
             .watch(request)
             .await
         {
             Err(status) => status,
-            Ok(answer) => {
-                let mut answers = answer.into_inner();
+            Ok(response) => {
+                let mut changes = response.into_inner();
                 loop {
-                    match answers.message().await {
-                        Ok(Some(answer)) => {
-                            backoff = FIRST;
-                            if !tell(health(answer.status())).await {
+                    match changes.message().await {
+                        Ok(Some(response)) => {
+                            backoff = INITIAL_BACKOFF;
+                            if !on_change(to_health(response.status())).await {
                                 return;
                             }
                         }
@@ -66,30 +67,30 @@ where
                 }
             }
         };
-        if broken.code() == Code::Unimplemented {
-            tell(Health::Serving).await;
+        if error.code() == Code::Unimplemented {
+            on_change(Health::Serving).await;
             return;
         }
-        if !tell(Health::NotServing(format!("health watch: {}", broken.message()))).await {
+        if !on_change(Health::NotServing(format!("health watch: {}", error.message()))).await {
             return;
         }
         sleep(jitter(backoff)).await;
-        backoff = backoff.mul_f64(FACTOR).min(LONGEST);
+        backoff = backoff.mul_f64(BACKOFF_FACTOR).min(MAX_BACKOFF);
     }
 }
 
-fn health(status: ServingStatus) -> Health {
+fn to_health(status: ServingStatus) -> Health {
     match status {
         ServingStatus::Serving => Health::Serving,
-        other => Health::NotServing(format!("the endpoint says {}", other.as_str_name())),
+        other => Health::NotServing(format!("the endpoint reports {}", other.as_str_name())),
     }
 }
 
-/// The endpoint without load and breaker: a watch is no call.
+/// Sends requests to the endpoint without recording them in its statistics.
 #[derive(Clone)]
-pub(super) struct Direct(pub(super) Arc<Endpoint>);
+pub(super) struct UntrackedClient(pub(super) Arc<Endpoint>);
 
-impl Service<Request<Body>> for Direct {
+impl Service<Request<Body>> for UntrackedClient {
     type Response = Response<Incoming>;
     type Error = hyper::Error;
     type Future = BoxFuture<'static, Result<Response<Incoming>, hyper::Error>>;

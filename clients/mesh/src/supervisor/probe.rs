@@ -1,4 +1,4 @@
-//! Finds out whether an ejected endpoint works again when no user's call may be risked for it.
+//! Probes an ejected endpoint with a health check when no user's call is suitable as the probe.
 
 use std::sync::Arc;
 
@@ -8,32 +8,32 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::health::Direct;
+use super::health::UntrackedClient;
 use crate::endpoint::{Endpoint, breaker::PROBE_LIMIT};
 
-/// Sends a `Health/Check` whenever one is asked for. Never returns.
-pub(super) async fn follow(endpoint: Arc<Endpoint>, service: &str) {
+/// Sends a `Health/Check` whenever a probe is requested. Never returns.
+pub(super) async fn run(endpoint: Arc<Endpoint>, service: &str) {
     loop {
-        endpoint.vitals.probe_wanted().await;
-        let begun = endpoint.vitals.record().breaker.begin_probe();
-        if let Some(probe) = begun {
-            let serves = timeout(PROBE_LIMIT, serves(&endpoint, service)).await;
-            endpoint.vitals.end_probe(probe, serves.unwrap_or(false));
+        endpoint.stats.probe_requested().await;
+        let probe = endpoint.stats.lock().breaker.begin_probe();
+        if let Some(probe) = probe {
+            let serving = timeout(PROBE_LIMIT, is_serving(&endpoint, service)).await;
+            endpoint.stats.end_probe(probe, serving.unwrap_or(false));
         }
     }
 }
 
-/// Whether it says that it serves. One that has no health service, or does not let everybody ask, is alive, and that is
-/// all that can be known of it.
-async fn serves(endpoint: &Arc<Endpoint>, service: &str) -> bool {
+/// Whether the endpoint reports SERVING. One without a health service, or one that denies access to it, counts as
+/// serving, because it responds and no more can be known.
+async fn is_serving(endpoint: &Arc<Endpoint>, service: &str) -> bool {
     let request = HealthCheckRequest {
         service: service.to_owned(),
     };
-    let answer = HealthClient::new(Direct(Arc::clone(endpoint)))
+    let response = HealthClient::new(UntrackedClient(Arc::clone(endpoint)))
         .check(request)
         .await;
-    match answer {
-        Ok(answer) => answer.into_inner().status() == ServingStatus::Serving,
+    match response {
+        Ok(response) => response.into_inner().status() == ServingStatus::Serving,
         Err(status) => matches!(
             status.code(),
             Code::Unimplemented | Code::NotFound | Code::Unauthenticated | Code::PermissionDenied

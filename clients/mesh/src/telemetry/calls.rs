@@ -1,4 +1,4 @@
-//! The span and the duration of a whole call, as its caller sees it.
+//! The span and the duration of a call, as its caller sees it.
 
 use std::{
     sync::Arc,
@@ -12,7 +12,10 @@ use tower::Service;
 use tracing::Instrument;
 
 use super::{Measured, Metrics, Running, span};
-use crate::call::{Call, Outcome, early_code};
+use crate::{
+    call::{Call, Outcome},
+    code,
+};
 
 /// Measures each [`Call`] to the end of its response.
 #[derive(Clone, Debug)]
@@ -43,18 +46,18 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let span = span::call(&call.method.name);
         let mut running = Running::new(Measured::Call, &self.metrics, &call.method, call.deadline, &span);
-        let answer = span.in_scope(|| self.inner.call(call));
+        let response = span.in_scope(|| self.inner.call(call));
         let measured = async move {
-            match answer.await {
+            match response.await {
                 Err(status) => {
                     running.end(status.code());
                     Err(status)
                 }
                 Ok(response) => {
-                    if let Some(code) = early_code(&response) {
+                    if let Some(code) = code::early(&response) {
                         running.end(code);
                     }
-                    Ok(response.map(|body| running.follow(body)))
+                    Ok(response.map(|body| running.track(body)))
                 }
             }
         };

@@ -1,5 +1,5 @@
-//! The client's metrics: OpenTelemetry's RPC conventions for calls, gRFC A66 for attempts, gRFC A96 for what
-//! the retries did, gRFC A91 for ejections.
+//! The client's metrics: OpenTelemetry's RPC conventions for calls, gRFC A66 for attempts, gRFC A96 for retries
+//! and hedges, gRFC A91 for ejections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,27 +9,27 @@ use opentelemetry::{
 };
 use tonic::Code;
 
-use super::{Repetitions, code_name, traffic::Traffic};
-use crate::endpoint::breaker::State;
+use super::{Repetitions, traffic::Traffic};
+use crate::{code, endpoint::breaker::State};
 
-/// The conventions are still a release candidate, so that each name stands in one place.
+/// A constant, because the conventions are still a release candidate.
 const STATUS: &str = "rpc.response.status_code";
 
-/// Seconds.
+/// Bucket boundaries. Seconds.
 const LATENCY: [f64; 16] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
 ];
-/// gRFC A96.
+/// Bucket boundaries of gRFC A96.
 const COUNT: [f64; 5] = [1.0, 2.0, 3.0, 4.0, 5.0];
 
-/// One channel's instruments. They belong to the provider that is installed when the channel is made.
+/// One channel's instruments. They belong to the meter provider that is installed when the channel is created.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// The same, kept for a while for people.
+    /// The calls and attempts of the last ten seconds, for snapshots.
     pub(crate) traffic: Traffic,
-    /// The service at the other end.
+    /// The called service.
     service: StringValue,
-    /// The target as it was configured, which is what gRFC A66 labels its metrics with.
+    /// The target as configured, which is an attribute of gRFC A66's metrics.
     target: StringValue,
     call_duration: Histogram<f64>,
     attempts_started: Counter<u64>,
@@ -109,7 +109,7 @@ impl Metrics {
             KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", method.clone()),
             KeyValue::new("server.address", self.service.clone()),
-            KeyValue::new(STATUS, code_name(code)),
+            KeyValue::new(STATUS, code::name(code)),
         ];
         self.call_duration.record(duration.as_secs_f64(), &attributes);
     }
@@ -121,12 +121,12 @@ impl Metrics {
     pub(crate) fn attempt_ended(&self, method: &StringValue, code: Code, duration: Duration) {
         self.traffic.attempt_ended(code);
         let [method, target] = self.labels(method);
-        let attributes = [method, target, KeyValue::new("grpc.status", code_name(code))];
+        let attributes = [method, target, KeyValue::new("grpc.status", code::name(code))];
         self.attempt_duration.record(duration.as_secs_f64(), &attributes);
     }
 
-    /// Books nothing for the usual call, which is sent once.
-    pub(super) fn repeated(&self, method: &StringValue, repetitions: &Repetitions) {
+    /// Records nothing for a call that was sent only once.
+    pub(super) fn record_repetitions(&self, method: &StringValue, repetitions: &Repetitions) {
         let &Repetitions {
             retries,
             transparent,

@@ -1,11 +1,11 @@
-//! What the repetitions of one call did, booked when the call ends or is given up.
+//! Counts the repetitions of one call, and records them when the call ends or is abandoned.
 
 use std::{sync::Arc, time::Duration};
 
 use super::Metrics;
-use crate::call::Method;
+use crate::method::Method;
 
-/// Counted by the layers that repeat a call, and booked when dropped: a call that runs out of time between two
+/// Updated by the layers that repeat a call, and recorded when dropped, so that a call that times out between two
 /// attempts counts as well.
 #[derive(Debug)]
 pub(crate) struct Repetitions {
@@ -33,6 +33,6 @@ impl Repetitions {
 impl Drop for Repetitions {
     fn drop(&mut self) {
         let metrics = Arc::clone(&self.metrics);
-        metrics.repeated(&self.method.label, self);
+        metrics.record_repetitions(&self.method.label, self);
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured of a call or of one attempt, from its start to the end of its response.
+//! Measures a call or one attempt, from its start to the end of its response.
 
 use std::{
     pin::Pin,
@@ -11,18 +11,18 @@ use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tracing::Span;
 
-use super::{Metrics, code_name};
-use crate::call::Method;
+use super::Metrics;
+use crate::{code, method::Method};
 
-/// Whose end is booked.
+/// What is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Measured {
     Call,
     Attempt,
 }
 
-/// A call or an attempt that has not ended. Dropped, it was given up: DEADLINE_EXCEEDED if its time was up, else
-/// CANCELLED by its caller, or by another attempt that was quicker.
+/// A call or an attempt that has not ended. If it is dropped, it counts as DEADLINE_EXCEEDED if its deadline has
+/// passed, otherwise as CANCELLED, by its caller or because another attempt was faster.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) metrics: Arc<Metrics>,
@@ -53,7 +53,7 @@ impl Running {
         }
     }
 
-    /// Books the end; the first one counts.
+    /// Records the end. Later ends are ignored.
     pub(crate) fn end(&mut self, code: Code) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -67,17 +67,17 @@ impl Running {
             return;
         }
         let failed = code != Code::Ok;
-        // An attempt that went well says so by having no code.
+        // A successful attempt has no code attribute.
         if failed || matches!(self.measured, Measured::Call) {
-            self.span.record("rpc.response.status_code", code_name(code));
+            self.span.record("rpc.response.status_code", code::name(code));
         }
         if failed {
             self.span.record("otel.status_code", "ERROR");
         }
     }
 
-    /// Books what a frame of the response says; `None`: the response ended without a status.
-    pub(crate) fn see(&mut self, frame: Option<&Result<Frame<bytes::Bytes>, Status>>) {
+    /// Records the end if a frame of the response contains it; `None`: the response ended without a status.
+    pub(crate) fn record_frame(&mut self, frame: Option<&Result<Frame<bytes::Bytes>, Status>>) {
         match frame {
             Some(Err(status)) => self.end(status.code()),
             Some(Ok(frame)) => {
@@ -90,9 +90,9 @@ impl Running {
         }
     }
 
-    /// Follows a response to its end.
-    pub(crate) fn follow(self, body: Body) -> Body {
-        Body::new(Followed { body, running: self })
+    /// Measures a response to the end of its body.
+    pub(crate) fn track(self, body: Body) -> Body {
+        Body::new(TrackedBody { body, running: self })
     }
 }
 
@@ -107,12 +107,12 @@ impl Drop for Running {
     }
 }
 
-struct Followed {
+struct TrackedBody {
     body: Body,
     running: Running,
 }
 
-impl HttpBody for Followed {
+impl HttpBody for TrackedBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
@@ -122,7 +122,7 @@ impl HttpBody for Followed {
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        this.running.see(frame.as_ref());
+        this.running.record_frame(frame.as_ref());
         Poll::Ready(frame)
     }
 

@@ -1,7 +1,7 @@
-//! One span for each attempt, and its identity in the request's headers (W3C trace context).
+//! The spans of calls and attempts, their events, and the trace context in the request's headers (W3C).
 //!
-//! The header is written here rather than by the global propagator: a channel must hand on the trace even in
-//! a process that installs none.
+//! The headers are written here rather than by the global propagator: a channel must propagate the trace even in a
+//! process that installs none.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,9 +15,9 @@ use tonic::Code;
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::code_name;
 use crate::{
-    call::{Attempt, AttemptOutcome, early_code},
+    call::{Attempt, AttemptOutcome},
+    code,
     discovery::Address,
     endpoint::breaker::State,
 };
@@ -54,7 +54,7 @@ pub(crate) fn attempt(attempt: &Attempt) -> Span {
     )
 }
 
-/// Notes on the running attempt's span which endpoint was picked, and which process is behind it.
+/// Records on the current attempt's span the chosen endpoint and the address of its process.
 pub(crate) fn record_endpoint(address: &Address, peer: Option<SocketAddr>) {
     let span = Span::current();
     if span.is_disabled() {
@@ -66,7 +66,7 @@ pub(crate) fn record_endpoint(address: &Address, peer: Option<SocketAddr>) {
     span.record("network.peer.port", port);
 }
 
-/// Notes on the running call's span why it is sent again, and when.
+/// Records on the current call's span why and when it is repeated.
 pub(crate) fn record_retry(outcome: &AttemptOutcome, attempts: u32, after: Duration) {
     let span = Span::current();
     if span.is_disabled() {
@@ -85,8 +85,8 @@ pub(crate) fn record_retry(outcome: &AttemptOutcome, attempts: u32, after: Durat
     );
 }
 
-/// Notes on the running call's span that another attempt was started beside the others: after one that failed, or
-/// because none has answered for long enough.
+/// Records on the current call's span that a hedge was started: after a failed attempt, or because no attempt has
+/// answered in time.
 pub(crate) fn record_hedge(failed: Option<&AttemptOutcome>, attempts: u32) {
     let span = Span::current();
     if span.is_disabled() {
@@ -103,7 +103,7 @@ pub(crate) fn record_hedge(failed: Option<&AttemptOutcome>, attempts: u32) {
     );
 }
 
-/// Notes on the running call's span that it was refused here, and how probable that was.
+/// Records on the current call's span that the client throttled it, and with which probability.
 pub(crate) fn record_throttled(probability: f64) {
     let span = Span::current();
     if !span.is_disabled() {
@@ -117,11 +117,11 @@ pub(crate) fn record_throttled(probability: f64) {
 fn reason(outcome: &AttemptOutcome) -> String {
     match outcome {
         Err(failure) => failure.status.to_string(),
-        Ok(response) => code_name(early_code(response).unwrap_or(Code::Ok)).to_owned(),
+        Ok(response) => code::name(code::early(response).unwrap_or(Code::Ok)).to_owned(),
     }
 }
 
-/// Writes `traceparent` and `tracestate` for the span, or for the caller's trace when the span is not recorded.
+/// Writes `traceparent` and `tracestate` for the span, or for the caller's trace if the span is not recorded.
 pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
     let own = span.context();
     let ambient = opentelemetry::Context::current();
@@ -146,7 +146,7 @@ pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
     }
 }
 
-/// Says that an endpoint was taken out of rotation, on the attempt's span and in the log.
+/// Records the ejection of an endpoint on the attempt's span and in the log.
 pub(crate) fn ejected(address: &Address, peer: Option<SocketAddr>, state: &State) {
     let State::Ejected { reason, until, .. } = state else {
         return;

@@ -1,4 +1,4 @@
-//! What went through a channel in the last ten seconds, for people who watch.
+//! The calls and attempts of a channel in the last ten seconds, for snapshots.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -10,9 +10,9 @@ use tonic::Code;
 
 use crate::snapshot;
 
-/// Seconds that are looked back on.
+/// Length of the window. Seconds.
 const WINDOW: usize = 10;
-/// Each bucket of latencies ends a fourth root of two above the one before it: 20 us to 5 minutes.
+/// Upper bounds of the latency buckets grow by the fourth root of two: 20 us to 5 minutes.
 const BUCKETS: usize = 96;
 const SHORTEST_US: f64 = 20.0;
 const PER_DOUBLING: f64 = 4.0;
@@ -26,7 +26,7 @@ pub(crate) struct Traffic {
 
 #[derive(Clone, Copy, Debug)]
 struct Second {
-    /// Which second since the channel was made.
+    /// The number of the second since the channel was created.
     number: u64,
     calls: u32,
     failed_calls: u32,
@@ -56,32 +56,32 @@ impl Traffic {
         }
     }
 
-    pub(super) fn call_ended(&self, code: Code, took: Duration) {
-        self.now(|second| {
+    pub(super) fn call_ended(&self, code: Code, duration: Duration) {
+        self.update(|second| {
             second.calls += 1;
             second.failed_calls += u32::from(failed(code));
-            second.latencies[bucket(took)] += 1;
+            second.latencies[bucket(duration)] += 1;
         });
     }
 
     pub(super) fn attempt_ended(&self, code: Code) {
-        self.now(|second| {
+        self.update(|second| {
             second.attempts += 1;
             second.failed_attempts += u32::from(failed(code));
         });
     }
 
-    fn now(&self, book: impl FnOnce(&mut Second)) {
+    fn update(&self, change: impl FnOnce(&mut Second)) {
         let number = self.began.elapsed().as_secs();
         let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
         let second = &mut seconds[number as usize % WINDOW];
         if second.number != number {
             *second = Second::new(number);
         }
-        book(second);
+        change(second);
     }
 
-    /// Sums of the window.
+    /// The sums of the window.
     pub(crate) fn snapshot(&self) -> snapshot::Traffic {
         let age = self.began.elapsed();
         let oldest = (age.as_secs() + 1).saturating_sub(WINDOW as u64);
@@ -110,7 +110,7 @@ impl Traffic {
     }
 }
 
-/// Whether the other end failed, and not its caller.
+/// Whether the code is a failure of the server, not of its caller.
 fn failed(code: Code) -> bool {
     matches!(
         code,
@@ -128,12 +128,12 @@ fn success(all: u32, failed: u32) -> Option<f64> {
     (all > 0).then(|| 1.0 - f64::from(failed) / f64::from(all))
 }
 
-fn bucket(took: Duration) -> usize {
-    let doublings = (took.as_secs_f64() * 1e6 / SHORTEST_US).max(1.0).log2();
+fn bucket(duration: Duration) -> usize {
+    let doublings = (duration.as_secs_f64() * 1e6 / SHORTEST_US).max(1.0).log2();
     ((doublings * PER_DOUBLING) as usize).min(BUCKETS - 1)
 }
 
-/// The middle of the bucket that holds the quantile, so that it is within a tenth of the truth. Milliseconds.
+/// The middle of the bucket that contains the quantile, which is exact within a tenth. Milliseconds.
 fn quantile(sum: &Second, share: f64) -> Option<f64> {
     let wanted = (f64::from(sum.calls) * share).ceil() as u32;
     let mut seen = 0;
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn rates_successes_and_percentiles_are_of_the_last_ten_seconds() {
+    async fn rates_success_and_percentiles_cover_the_last_ten_seconds() {
         let traffic = Traffic::new();
         assert_eq!(traffic.snapshot().success, None);
         traffic.call_ended(Code::Internal, Duration::from_secs(9));

@@ -4,7 +4,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::*;
 
-/// Files of an identity, in a folder that goes with the value.
+/// The files of an identity, in a temporary folder.
 fn identity() -> (tempfile::TempDir, Tls) {
     let folder = tempfile::tempdir().unwrap();
     let authority_key = KeyPair::generate().unwrap();
@@ -31,10 +31,10 @@ fn identity() -> (tempfile::TempDir, Tls) {
 }
 
 #[tokio::test]
-async fn a_volume_that_hangs_stops_no_handshake_and_holds_one_thread() {
+async fn a_hanging_volume_blocks_no_handshake_and_only_one_thread() {
     let (_folder, tls) = identity();
     let credentials = Credentials::load(&tls).unwrap();
-    // A pipe that nobody writes to: who opens it for reading waits, as on a hung mount.
+    // A pipe without a writer: opening it for reading blocks, as on a hung mount.
     std::fs::remove_file(&tls.key_file).unwrap();
     let made = std::process::Command::new("mkfifo").arg(&tls.key_file).status();
     assert!(made.unwrap().success());
@@ -42,13 +42,9 @@ async fn a_volume_that_hangs_stops_no_handshake_and_holds_one_thread() {
     let first = credentials.current().await;
     let later = futures_util::future::join_all((0..8).map(|_| credentials.current())).await;
     assert!(later.iter().all(|config| Arc::ptr_eq(config, &first)));
-    assert_eq!(
-        credentials.reading.available_permits(),
-        0,
-        "one reads, the others wait for it"
-    );
+    assert_eq!(credentials.reading.available_permits(), 0, "one read at a time");
 
-    // The disk answers again, so that the blocked thread ends.
+    // A writer opens the pipe, so that the blocked thread ends.
     let writer = std::fs::OpenOptions::new()
         .write(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)

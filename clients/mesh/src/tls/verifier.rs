@@ -1,6 +1,6 @@
-//! Checks a server's certificate by its URI name: the chain as usual, the name as SPIFFE has it.
+//! Verifies a server's certificate: the chain as usual, and its URI name as SPIFFE defines it.
 //!
-//! Pods have no lasting DNS names, so that the host that was connected to says nothing about who answers.
+//! Pods have no stable DNS names, so the host name does not identify the server.
 
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -11,21 +11,21 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-/// Accepts servers that one of the authorities vouches for under one of the names.
+/// Accepts certificates issued by one of the authorities for one of the names.
 #[derive(Debug)]
-pub(super) struct NamedServer {
+pub(super) struct ServerNameVerifier {
     authorities: RootCertStore,
     names: Vec<String>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl NamedServer {
+impl ServerNameVerifier {
     pub(super) fn new(
         authorities: RootCertStore,
         names: Vec<String>,
         provider: &CryptoProvider,
-    ) -> NamedServer {
-        NamedServer {
+    ) -> ServerNameVerifier {
+        ServerNameVerifier {
             authorities,
             names,
             algorithms: provider.signature_verification_algorithms,
@@ -33,7 +33,7 @@ impl NamedServer {
     }
 }
 
-impl ServerCertVerifier for NamedServer {
+impl ServerCertVerifier for ServerNameVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -53,7 +53,7 @@ impl ServerCertVerifier for NamedServer {
         let certificate = EndEntityCert::try_from(end_entity)
             .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let presented: Vec<_> = certificate.valid_uri_names().collect();
-        // X509-SVID, section 2, and gRFC A87: exactly one name, or nobody knows whom the certificate speaks for.
+        // X509-SVID, section 2, and gRFC A87: with more than one URI name the identity is ambiguous.
         let text = match presented.as_slice() {
             [name] if self.names.iter().any(|allowed| allowed == name) => {
                 return Ok(ServerCertVerified::assertion());

@@ -1,4 +1,4 @@
-//! Load goes where it is served best, and broken endpoints are left alone.
+//! Balancing prefers fast endpoints and avoids broken ones.
 
 use std::sync::{
     Arc,
@@ -17,13 +17,13 @@ fn answering(name: &'static str) -> Server {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_at_once_gets_next_to_no_traffic_and_costs_no_call() {
+async fn an_endpoint_that_fails_at_once_gets_hardly_any_traffic_and_fails_no_call() {
     let bad = Server::start(|_| async { Err(Status::unavailable("broken")) });
     let (second, third) = (answering("second"), answering("third"));
     let channel = echo::channel(&[bad.address, second.address, third.address]);
     let calls: usize = 2_000;
     for _ in 0..calls {
-        echo::ask(&channel, READ).await.unwrap();
+        echo::call_empty(&channel, READ).await.unwrap();
     }
     assert!(
         bad.calls() * 50 < calls,
@@ -35,7 +35,7 @@ async fn an_endpoint_that_fails_at_once_gets_next_to_no_traffic_and_costs_no_cal
 #[tokio::test]
 async fn a_slow_endpoint_gets_a_small_share() {
     let (progress, observed) = watch::channel((0, false));
-    // An answer takes as long as twenty answers of the others do.
+    // An answer takes as long as twenty answers of the others.
     let slow = Server::start(move |_| {
         let mut observed = observed.clone();
         async move {
@@ -55,7 +55,7 @@ async fn a_slow_endpoint_gets_a_small_share() {
     };
     let (second, third) = (quick(), quick());
     let channel = echo::channel(&[slow.address, second.address, third.address]);
-    // Whoever found the slow one alone would wait for the others' answers in vain.
+    // A call that found only the slow endpoint connected would wait for the others' answers forever.
     while channel
         .snapshot()
         .endpoints
@@ -68,13 +68,13 @@ async fn a_slow_endpoint_gets_a_small_share() {
     }
     let callers = (0..6).map(|_| async {
         for _ in 0..50 {
-            echo::ask(&channel, WRITE).await.unwrap();
+            echo::call_empty(&channel, WRITE).await.unwrap();
         }
-        // The last callers do not wait for answers that nobody asks for any more.
+        // The last calls do not wait for answers to calls that are no longer made.
         progress.send_modify(|(_, over)| *over = true);
     });
     futures_util::future::join_all(callers).await;
-    // Where load is even it gets a hundred.
+    // With an even load it would get a hundred.
     assert!(
         slow.calls() < 40,
         "{} of 300 calls went to the slow endpoint",
@@ -83,7 +83,7 @@ async fn a_slow_endpoint_gets_a_small_share() {
 }
 
 #[tokio::test]
-async fn the_own_zone_is_preferred_and_left_when_it_is_gone() {
+async fn the_own_zone_is_preferred_until_it_has_no_endpoint() {
     let near = answering("near");
     let far = answering("far");
     let mut options = echo::options(&[]);
@@ -93,16 +93,16 @@ async fn the_own_zone_is_preferred_and_left_when_it_is_gone() {
     );
     options.tuning.zone = Some("a".to_owned());
     let channel = Channel::connect(options, &echo::policies()).unwrap();
-    while echo::ask(&channel, READ).await.unwrap() == "far" {}
+    while echo::call_empty(&channel, READ).await.unwrap() == "far" {}
     for _ in 0..50 {
-        assert_eq!(echo::ask(&channel, READ).await.unwrap(), "near");
+        assert_eq!(echo::call_empty(&channel, READ).await.unwrap(), "near");
     }
     drop(near);
-    assert_eq!(echo::ask(&channel, READ).await.unwrap(), "far");
+    assert_eq!(echo::call_empty(&channel, READ).await.unwrap(), "far");
 }
 
 #[tokio::test]
-async fn calls_beyond_the_cap_wait_for_room_in_a_queue_of_bounded_length() {
+async fn calls_beyond_the_limit_wait_in_a_queue_of_bounded_length() {
     let gate = Arc::new(Semaphore::new(1));
     let (behind, inside) = (Arc::clone(&gate), Arc::new(AtomicUsize::new(0)));
     let server = Server::start(move |_| {
@@ -119,10 +119,10 @@ async fn calls_beyond_the_cap_wait_for_room_in_a_queue_of_bounded_length() {
     options.tuning.max_in_flight = 2;
     options.tuning.max_waiting = 2;
     let channel = Channel::connect(options, &echo::policies()).unwrap();
-    echo::ask(&channel, WRITE).await.unwrap();
+    echo::call_empty(&channel, WRITE).await.unwrap();
 
-    let calls: FuturesUnordered<_> = (0..6).map(|_| echo::ask(&channel, WRITE)).collect();
-    // Two are with the server, two wait, and there is no place for the rest.
+    let calls: FuturesUnordered<_> = (0..6).map(|_| echo::call_empty(&channel, WRITE)).collect();
+    // Two are in flight, two wait, and the queue is full for the rest.
     let (refused, taken) = calls.into_future().await;
     let (refused_too, taken) = taken.into_future().await;
     for refusal in [refused, refused_too] {

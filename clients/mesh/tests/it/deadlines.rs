@@ -33,7 +33,7 @@ async fn each_hop_sees_less_time_than_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_chain_of_hops_spends_one_deadline_and_the_slow_end_is_told_to_stop() {
+async fn a_chain_of_hops_shares_one_deadline_and_the_slow_last_hop_is_cancelled() {
     let stopped = Arc::new(AtomicBool::new(false));
     let guard = Arc::clone(&stopped);
     let last = Server::start(move |_| {
@@ -52,9 +52,9 @@ async fn a_chain_of_hops_spends_one_deadline_and_the_slow_end_is_told_to_stop() 
                 seen.lock()
                     .unwrap()
                     .push(grpc_timeout::decode(&headers).unwrap().unwrap());
-                Context::arriving(&headers)
+                Context::from_headers(&headers)
                     .unwrap()
-                    .scope(echo::ask(&channel, READ))
+                    .scope(echo::call_empty(&channel, READ))
                     .await
             }
         })
@@ -62,9 +62,9 @@ async fn a_chain_of_hops_spends_one_deadline_and_the_slow_end_is_told_to_stop() 
     let second = hop(last.address);
     let first = hop(second.address);
     let channel = echo::channel(&[first.address]);
-    // Connections first, so that the deadline is spent on the calls.
+    // Connects first, so that the deadline is spent on the calls.
     let warm = Context::new().with_timeout(Duration::from_secs(1));
-    assert!(warm.scope(echo::ask(&channel, READ)).await.is_err());
+    assert!(warm.scope(echo::call_empty(&channel, READ)).await.is_err());
     seen.lock().unwrap().clear();
     stopped.store(false, Ordering::SeqCst);
 
@@ -83,7 +83,7 @@ async fn a_chain_of_hops_spends_one_deadline_and_the_slow_end_is_told_to_stop() 
     }
 }
 
-/// Says that the work was dropped.
+/// Sets the flag when it is dropped with the handler's future.
 struct Stopped(Arc<AtomicBool>);
 
 impl Drop for Stopped {
@@ -103,7 +103,7 @@ async fn a_slow_callee_ends_as_deadline_exceeded_and_in_time() {
             .await
             .unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-        // The method's own timeout is 5 s; how exact the timer is, is tested with paused time.
+        // The method's own timeout is 5 s; the timer's precision is tested with paused time.
         assert!(started.elapsed() < Duration::from_secs(5));
     }
 }
@@ -112,9 +112,9 @@ async fn a_slow_callee_ends_as_deadline_exceeded_and_in_time() {
 async fn a_call_that_is_too_late_is_never_sent() {
     let server = Server::start(|_| async { Ok(String::new()) });
     let channel = echo::channel(&[server.address]);
-    echo::ask(&channel, READ).await.unwrap();
+    echo::call_empty(&channel, READ).await.unwrap();
     let late = Context::new().with_timeout(Duration::ZERO);
-    let status = late.scope(echo::ask(&channel, READ)).await.unwrap_err();
+    let status = late.scope(echo::call_empty(&channel, READ)).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(server.calls(), 1);
 }
@@ -141,7 +141,7 @@ async fn the_deadline_covers_a_stream_to_its_last_message() {
 }
 
 #[tokio::test]
-async fn a_requests_own_timeout_counts_as_well() {
+async fn a_requests_own_timeout_applies_as_well() {
     let server = Server::start(|_| async { std::future::pending().await });
     let channel = echo::channel(&[server.address]);
     let mut request = Request::new(Text::default());
@@ -151,13 +151,17 @@ async fn a_requests_own_timeout_counts_as_well() {
 }
 
 #[tokio::test]
-async fn the_callers_token_is_passed_on_and_an_own_one_kept() {
+async fn the_callers_token_is_propagated_and_a_requests_own_token_is_kept() {
     let server =
         Server::start(|headers| async move { Ok(headers["authorization"].to_str().unwrap().to_owned()) });
     let channel = echo::channel(&[server.address]);
     let caller = Context::new().with_bearer("callers");
     assert_eq!(
-        caller.clone().scope(echo::ask(&channel, READ)).await.unwrap(),
+        caller
+            .clone()
+            .scope(echo::call_empty(&channel, READ))
+            .await
+            .unwrap(),
         "Bearer callers"
     );
     let mut request = caller.request(Text::default());

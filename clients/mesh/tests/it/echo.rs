@@ -1,4 +1,4 @@
-//! A service that does what a test tells it to, with a contract of its own that no other crate sees.
+//! A service that answers as a test defines, with a contract of its own.
 
 use std::{
     convert::Infallible,
@@ -87,8 +87,8 @@ pub(crate) async fn call(
         .await
 }
 
-/// Calls a unary method with nothing to say.
-pub(crate) async fn ask(channel: &Channel, path: &'static str) -> Result<String, Status> {
+/// Calls a unary method with an empty request.
+pub(crate) async fn call_empty(channel: &Channel, path: &'static str) -> Result<String, Status> {
     call(channel, path, Request::new(Text::default()))
         .await
         .map(|answer| answer.into_inner().text)
@@ -110,7 +110,7 @@ pub(crate) async fn watch(
 type Answer = Result<String, Status>;
 type Handler = Arc<dyn Fn(HeaderMap) -> BoxFuture<'static, Answer> + Send + Sync>;
 
-/// A server in a runtime of its own, so that dropping it cuts its connections as a killed process does.
+/// A server in its own runtime, so that dropping it cuts its connections like a killed process.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     calls: Arc<AtomicUsize>,
@@ -119,7 +119,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers every call with what `handler` makes of its headers; a stream repeats it every 20 ms.
+    /// Answers every call with the result of `handler` for its headers; a stream repeats it every 20 ms.
     pub(crate) fn start<F, R>(handler: F) -> Server
     where
         F: Fn(HeaderMap) -> R + Send + Sync + 'static,
@@ -138,7 +138,7 @@ impl Server {
         })
     }
 
-    /// A server that serves its health as well.
+    /// A server with a health service.
     pub(crate) fn with_health<H, F, R>(health: HealthServer<H>, handler: F) -> Server
     where
         H: Health,
@@ -214,7 +214,7 @@ impl Server {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// Tells clients to go away, and finishes what is under way.
+    /// Shuts down gracefully: sends GOAWAY and finishes the calls in progress.
     pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
     }
@@ -222,15 +222,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Leaking the sender's signal would read as a graceful stop: the runtime goes first.
+        // The runtime is stopped first, because dropping the sender would shut the server down gracefully.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// An address where nothing listens.
-pub(crate) fn dead_end() -> SocketAddr {
+/// An address without a listener.
+pub(crate) fn unused_address() -> SocketAddr {
     bind("127.0.0.1:0".parse().unwrap()).local_addr().unwrap()
 }
 
@@ -270,7 +270,7 @@ impl tower::Service<HttpRequest<Body>> for Echo {
             } else {
                 grpc.unary(echo, request).await
             };
-            // As Weft's servers announce it.
+            // As Weft's servers do.
             let least = HeaderValue::from_static("50");
             response.headers_mut().insert(MIN_PING_INTERVAL, least);
             Ok(response)

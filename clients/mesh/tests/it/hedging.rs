@@ -1,4 +1,4 @@
-//! The slow tail of safe methods is cut, at a bounded price.
+//! Hedging cuts the tail latency of safe methods at a bounded cost.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -44,12 +44,12 @@ fn stuttering() -> Server {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_is_overtaken_by_a_second_attempt() {
+async fn a_second_attempt_answers_when_the_first_does_not() {
     let server = stuttering();
     let channel = Channel::connect(echo::options(&[server.address]), &hedged(DELAY)).unwrap();
     let calls: usize = 100;
     for _ in 0..calls {
-        echo::ask(&channel, READ).await.unwrap();
+        echo::call_empty(&channel, READ).await.unwrap();
     }
     assert!(
         (calls + 1..calls * 13 / 10).contains(&server.calls()),
@@ -59,11 +59,11 @@ async fn an_answer_that_does_not_come_is_overtaken_by_a_second_attempt() {
 }
 
 #[tokio::test]
-async fn a_failed_attempt_is_followed_at_once() {
+async fn a_failed_attempt_starts_the_next_one_at_once() {
     let broken = Server::start(|_| async { Err(Status::unavailable("broken")) });
     let good = Server::start(|_| async { Ok("good".to_owned()) });
     let channel = Channel::connect(echo::options(&[broken.address, good.address]), &hedged(DELAY)).unwrap();
     for _ in 0..20 {
-        assert_eq!(echo::ask(&channel, READ).await.unwrap(), "good");
+        assert_eq!(echo::call_empty(&channel, READ).await.unwrap(), "good");
     }
 }

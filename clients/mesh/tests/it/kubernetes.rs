@@ -1,4 +1,4 @@
-//! Endpoints by the Kubernetes API.
+//! Endpoints from the Kubernetes API.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     kubernetes_api::Api,
 };
 
-/// What a pod's service account has mounted.
+/// The mounted files of a pod's service account.
 struct Account(TempDir);
 
 impl Account {
@@ -54,23 +54,23 @@ fn ready(address: &str) -> Value {
     json!({"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false}})
 }
 
-/// Waits until the channel knows just these endpoints.
-async fn knows(channel: &Channel, expected: &[&str]) {
+/// Waits until the channel has exactly these endpoints.
+async fn wait_for_endpoints(channel: &Channel, expected: &[&str]) {
     let waiting = async {
-        while known(channel) != expected {
+        while endpoints(channel) != expected {
             sleep(Duration::from_millis(5)).await;
         }
     };
     let waited = timeout(Duration::from_secs(30), waiting).await;
-    waited.unwrap_or_else(|_| panic!("{:?} instead of {expected:?}", known(channel)));
+    waited.unwrap_or_else(|_| panic!("{:?} instead of {expected:?}", endpoints(channel)));
 }
 
-fn known(channel: &Channel) -> Vec<String> {
+fn endpoints(channel: &Channel) -> Vec<String> {
     let endpoints = channel.snapshot().endpoints;
     endpoints.into_iter().map(|endpoint| endpoint.address).collect()
 }
 
-async fn asked(api: &Api, request: &str) {
+async fn wait_for_request(api: &Api, request: &str) {
     let waiting = async {
         while api.requests().last().map(String::as_str) != Some(request) {
             sleep(Duration::from_millis(5)).await;
@@ -88,19 +88,19 @@ async fn calls_go_to_the_pods_of_a_service_and_follow_its_changes() {
     let account = Account::new("t");
     let channel = account.plain(&api);
     api.put("payment-a", first.address.port(), &[ready("127.0.0.1")]);
-    while echo::ask(&channel, READ).await.is_err() {
+    while echo::call_empty(&channel, READ).await.is_err() {
         tokio::task::yield_now().await;
     }
     let port = second.address.port();
     api.put("payment-a", port, &[ready("127.0.0.1")]);
-    while echo::ask(&channel, READ).await.unwrap() != "second" {}
+    while echo::call_empty(&channel, READ).await.unwrap() != "second" {}
     assert_eq!(
         channel.snapshot().endpoints[0].authority,
         format!("payment.weft:{port}")
     );
     api.delete("payment-a");
-    knows(&channel, &[]).await;
-    let refused = echo::ask(&channel, READ).await.unwrap_err();
+    wait_for_endpoints(&channel, &[]).await;
+    let refused = echo::call_empty(&channel, READ).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(
         refused.message().contains("no endpoint that is ready"),
@@ -127,76 +127,76 @@ async fn a_list_of_many_pages_is_read_to_its_end() {
         "127.0.1.4:1",
         "127.0.1.5:1",
     ];
-    knows(&channel, &all).await;
-    asked(&api, &format!("watch {}", api.version())).await;
+    wait_for_endpoints(&channel, &all).await;
+    wait_for_request(&api, &format!("watch {}", api.version())).await;
 }
 
 #[tokio::test]
-async fn a_watch_that_was_cut_goes_on_where_it_was_without_a_list() {
+async fn an_interrupted_watch_is_resumed_without_a_list() {
     let api = Api::start("t").await;
     api.put("payment-a", 1, &[ready("127.0.1.1")]);
     let account = Account::new("t");
     let channel = account.plain(&api);
-    knows(&channel, &["127.0.1.1:1"]).await;
-    asked(&api, "watch 101").await;
+    wait_for_endpoints(&channel, &["127.0.1.1:1"]).await;
+    wait_for_request(&api, "watch 101").await;
     api.put("payment-b", 1, &[ready("127.0.1.2")]);
-    knows(&channel, &["127.0.1.1:1", "127.0.1.2:1"]).await;
-    // The bookmark has arrived once the change after it has.
+    wait_for_endpoints(&channel, &["127.0.1.1:1", "127.0.1.2:1"]).await;
+    // The bookmark has arrived once the change after it has arrived.
     api.bookmark();
     api.put("payment-b", 1, &[ready("127.0.1.3")]);
-    knows(&channel, &["127.0.1.1:1", "127.0.1.3:1"]).await;
+    wait_for_endpoints(&channel, &["127.0.1.1:1", "127.0.1.3:1"]).await;
     api.bookmark();
     api.cut();
-    asked(&api, "watch 105").await;
+    wait_for_request(&api, "watch 105").await;
     api.delete("payment-a");
-    knows(&channel, &["127.0.1.3:1"]).await;
+    wait_for_endpoints(&channel, &["127.0.1.3:1"]).await;
     let lists = api.requests().iter().filter(|request| *request == "list").count();
     assert_eq!(lists, 1, "{:?}", api.requests());
 }
 
 #[tokio::test]
-async fn what_the_api_has_forgotten_is_listed_again() {
+async fn slices_are_listed_again_when_the_version_has_expired() {
     let api = Api::start("t").await;
     api.put("payment-a", 1, &[ready("127.0.1.1")]);
     let account = Account::new("t");
     let channel = account.plain(&api);
-    knows(&channel, &["127.0.1.1:1"]).await;
-    asked(&api, "watch 101").await;
-    // Told on the open watch.
+    wait_for_endpoints(&channel, &["127.0.1.1:1"]).await;
+    wait_for_request(&api, "watch 101").await;
+    // Reported on the open watch.
     api.forget();
-    asked(&api, "watch 102").await;
+    wait_for_request(&api, "watch 102").await;
     assert_eq!(api.requests(), ["list", "watch 101", "list", "watch 102"]);
-    // Told to the next watch: the change in between would be lost without the list.
+    // Reported to the next watch: the change in between would be lost without the list.
     api.accept_only("another");
     api.cut();
-    asked(&api, "401").await;
+    wait_for_request(&api, "401").await;
     api.delete("payment-a");
     api.put("payment-b", 1, &[ready("127.0.1.2")]);
     api.forget();
     api.accept_only("t");
-    knows(&channel, &["127.0.1.2:1"]).await;
+    wait_for_endpoints(&channel, &["127.0.1.2:1"]).await;
 }
 
 #[tokio::test]
-async fn the_token_is_read_anew_and_endpoints_stay_while_it_is_refused() {
+async fn the_token_is_read_for_each_request_and_endpoints_stay_while_it_is_rejected() {
     let api = Api::start("first").await;
     api.put("payment-a", 1, &[ready("127.0.1.1")]);
     let account = Account::new("first");
     let channel = account.plain(&api);
-    knows(&channel, &["127.0.1.1:1"]).await;
-    asked(&api, "watch 101").await;
+    wait_for_endpoints(&channel, &["127.0.1.1:1"]).await;
+    wait_for_request(&api, "watch 101").await;
     api.accept_only("second");
     api.cut();
-    asked(&api, "401").await;
-    assert_eq!(known(&channel), ["127.0.1.1:1"]);
+    wait_for_request(&api, "401").await;
+    assert_eq!(endpoints(&channel), ["127.0.1.1:1"]);
     account.write("token", "second\n");
-    asked(&api, "watch 101").await;
+    wait_for_request(&api, "watch 101").await;
     api.put("payment-a", 1, &[ready("127.0.1.2")]);
-    knows(&channel, &["127.0.1.2:1"]).await;
+    wait_for_endpoints(&channel, &["127.0.1.2:1"]).await;
 }
 
 #[tokio::test]
-async fn the_api_is_trusted_by_the_accounts_authority_alone() {
+async fn only_the_accounts_authority_is_trusted_for_the_api() {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -219,12 +219,12 @@ async fn the_api_is_trusted_by_the_accounts_authority_alone() {
     let foreign = CertificateParams::default().self_signed(&key).unwrap();
     account.write("ca.crt", &foreign.pem());
     let channel = account.channel(format!("https://{}", api.address));
-    let refused = echo::ask(&channel, READ).await.unwrap_err();
+    let refused = echo::call_empty(&channel, READ).await.unwrap_err();
     assert!(
         refused.message().contains("invalid peer certificate"),
         "{refused}"
     );
     assert!(api.requests().is_empty());
     account.write("ca.crt", &authority.pem());
-    knows(&channel, &["127.0.1.1:1"]).await;
+    wait_for_endpoints(&channel, &["127.0.1.1:1"]).await;
 }

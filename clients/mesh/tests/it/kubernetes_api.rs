@@ -1,5 +1,5 @@
-//! Imitates what the Kubernetes API does for EndpointSlices, as its documentation of API concepts has it: paged lists,
-//! watches of JSON lines from a version on, bookmarks, 410 Gone, bearer tokens. It knows one Service.
+//! Imitates the Kubernetes API for EndpointSlices of one Service, according to its documentation of API concepts:
+//! paged lists, watches as JSON lines from a version on, bookmarks, 410 Gone, bearer tokens.
 
 use std::{
     collections::BTreeMap,
@@ -29,11 +29,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 const PATH: &str = "/apis/discovery.k8s.io/v1/namespaces/weft/endpointslices";
 
-/// A running API. Its connections end with it.
+/// A running API. Its connections end when it is dropped.
 pub(crate) struct Api {
     pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
-    /// Counts what happened, for open watches.
+    /// Counts changes, for open watches.
     changed: watch::Sender<u64>,
     _task: JoinSet<()>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Api {
 struct State {
     version: u64,
     slices: BTreeMap<String, Value>,
-    /// Events by the version that each led to.
+    /// Events, each with the version that it created.
     log: Vec<(u64, Value)>,
     /// Watches from before this version get 410 Gone.
     oldest: u64,
@@ -126,7 +126,7 @@ impl Api {
         });
     }
 
-    /// Something else in the cluster has changed, and this is how far watches have come.
+    /// Sends a bookmark, as after a change elsewhere in the cluster.
     pub(crate) fn bookmark(&self) {
         self.change(|state| {
             let metadata = json!({"resourceVersion": state.version.to_string()});
@@ -134,7 +134,7 @@ impl Api {
         });
     }
 
-    /// Forgets all versions up to the present one: those who watch are told so, as are those who come back.
+    /// Expires all versions up to the current one, for open watches and for later ones.
     pub(crate) fn forget(&self) {
         self.change(|state| {
             state.oldest = state.version;
@@ -157,7 +157,7 @@ impl Api {
         self.state.lock().unwrap().version
     }
 
-    /// `list`, `watch 104` and `401`, in the order in which they were asked for.
+    /// The requests in order: `list`, `watch 104` and `401`.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -208,9 +208,9 @@ fn answer(
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .collect();
-    let asked_well = request.uri().path() == PATH
+    let expected = request.uri().path() == PATH
         && query.get("labelSelector") == Some(&"kubernetes.io%2Fservice-name%3Dpayment");
-    if !asked_well {
+    if !expected {
         return refusal(StatusCode::NOT_FOUND, "not found");
     }
     if query.get("watch") != Some(&"1") {
@@ -227,7 +227,7 @@ fn answer(
     Response::new(watching(from, cuts, Arc::clone(shared), changes.clone()))
 }
 
-/// Two slices at most in one answer, whatever was asked for, so that pages are needed soon.
+/// At most two slices in one page, whatever the limit of the request, so that paging is tested.
 fn list(state: &State, query: &BTreeMap<&str, &str>) -> Response<Body> {
     let from = query
         .get("continue")
@@ -245,7 +245,7 @@ fn list(state: &State, query: &BTreeMap<&str, &str>) -> Response<Body> {
 /// Every event after `from`, each in two chunks.
 fn watching(from: u64, cuts: u64, shared: Arc<Mutex<State>>, mut changes: watch::Receiver<u64>) -> Body {
     let (send, receive) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
-    // Ends with the reader.
+    // Ends when the reader is dropped.
     drop(tokio::spawn(async move {
         let mut sent = from;
         loop {

@@ -1,4 +1,4 @@
-//! What operators see and change.
+//! Snapshots, service configs and injected faults.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ fn answering() -> Server {
 }
 
 #[tokio::test]
-async fn a_snapshot_shows_endpoints_breakers_and_where_policies_come_from() {
+async fn a_snapshot_shows_endpoints_breakers_and_the_sources_of_policies() {
     let good = answering();
     let bad = Server::start(|_| async { Err(Status::unavailable("broken")) });
-    let dead = echo::dead_end();
+    let dead = echo::unused_address();
     let mut options = echo::options(&[good.address, bad.address, dead]);
     options.tuning.service_config = Some(
         r#"{"methodConfig": [{"name": [{"service": "mesh.test.v1.EchoService", "method": "Write"}], "timeout": "1.5s"}]}"#
@@ -32,7 +32,7 @@ async fn a_snapshot_shows_endpoints_breakers_and_where_policies_come_from() {
     while !endpoint_connected(&channel, bad.address) || !endpoint_connected(&channel, good.address) {
         tokio::task::yield_now().await;
     }
-    futures_util::future::join_all((0..60).map(|_| echo::ask(&channel, WRITE))).await;
+    futures_util::future::join_all((0..60).map(|_| echo::call_empty(&channel, WRITE))).await;
     assert!(endpoint(good.address).connected && endpoint(good.address).breaker == "closed");
     let ejected = endpoint(bad.address);
     assert!(
@@ -74,7 +74,7 @@ async fn a_snapshot_shows_endpoints_breakers_and_where_policies_come_from() {
 }
 
 #[tokio::test]
-async fn another_service_config_applies_to_the_next_call_and_a_faulty_one_does_not() {
+async fn a_new_service_config_applies_to_the_next_call_and_an_invalid_one_does_not() {
     let server = Server::start(|_| async { std::future::pending().await });
     let channel = echo::channel(&[server.address]);
     let config =
@@ -86,10 +86,10 @@ async fn another_service_config_applies_to_the_next_call_and_a_faulty_one_does_n
     ));
     let started = std::time::Instant::now();
     assert_eq!(
-        echo::ask(&channel, WRITE).await.unwrap_err().code(),
+        echo::call_empty(&channel, WRITE).await.unwrap_err().code(),
         Code::DeadlineExceeded
     );
-    // The method's own time is 5 s.
+    // The method's own timeout is 5 s.
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
@@ -109,7 +109,7 @@ async fn injected_faults_exercise_the_retries_and_need_permission() {
     let channel = Channel::connect(options.clone(), &echo::policies()).unwrap();
     let mut failed = 0;
     for _ in 0..100 {
-        failed += u32::from(echo::ask(&channel, READ).await.is_err());
+        failed += u32::from(echo::call_empty(&channel, READ).await.is_err());
     }
     assert!(
         failed < 15,
@@ -120,14 +120,14 @@ async fn injected_faults_exercise_the_retries_and_need_permission() {
     options.tuning.inject[0].abort_percent = 100.0;
     let channel = Channel::connect(options, &echo::policies()).unwrap();
     assert_eq!(
-        echo::ask(&channel, WRITE).await.unwrap_err().message(),
+        echo::call_empty(&channel, WRITE).await.unwrap_err().message(),
         "injected fault"
     );
-    echo::ask(&channel, READ).await.unwrap();
+    echo::call_empty(&channel, READ).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_endpoint_gets_calls_only_while_it_says_serving() {
+async fn an_endpoint_gets_calls_only_while_it_reports_serving() {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_service_status("echo", tonic_health::ServingStatus::NotServing)
@@ -139,7 +139,7 @@ async fn an_endpoint_gets_calls_only_while_it_says_serving() {
     let channel = Channel::connect(options, &echo::policies()).unwrap();
     for _ in 0..20 {
         assert_eq!(
-            echo::ask(&channel, READ).await.unwrap(),
+            echo::call_empty(&channel, READ).await.unwrap(),
             "second",
             "the other implements no health service"
         );
@@ -147,7 +147,7 @@ async fn an_endpoint_gets_calls_only_while_it_says_serving() {
     reporter
         .set_service_status("echo", tonic_health::ServingStatus::Serving)
         .await;
-    while echo::ask(&channel, READ).await.unwrap() != "first" {}
+    while echo::call_empty(&channel, READ).await.unwrap() != "first" {}
     reporter
         .set_service_status("echo", tonic_health::ServingStatus::NotServing)
         .await;
@@ -155,7 +155,7 @@ async fn an_endpoint_gets_calls_only_while_it_says_serving() {
         tokio::task::yield_now().await;
     }
     for _ in 0..20 {
-        assert_eq!(echo::ask(&channel, READ).await.unwrap(), "second");
+        assert_eq!(echo::call_empty(&channel, READ).await.unwrap(), "second");
     }
 }
 
@@ -167,11 +167,11 @@ fn endpoint_connected(channel: &Channel, address: std::net::SocketAddr) -> bool 
 }
 
 #[tokio::test]
-async fn attempts_that_run_out_of_time_are_counted_as_failed() {
+async fn attempts_that_time_out_are_counted_as_failed() {
     let server = Server::start(|_| std::future::pending());
     let channel = echo::channel(&[server.address]);
     let caller = Context::new().with_timeout(Duration::from_millis(200));
-    let calls = (0..100).map(|_| caller.clone().scope(echo::ask(&channel, READ)));
+    let calls = (0..100).map(|_| caller.clone().scope(echo::call_empty(&channel, READ)));
     for outcome in futures_util::future::join_all(calls).await {
         assert_eq!(outcome.unwrap_err().code(), Code::DeadlineExceeded);
     }

@@ -1,4 +1,4 @@
-//! Policies as they are read from contracts.
+//! Reading policies from contracts.
 
 use std::{path::Path, time::Duration};
 
@@ -22,7 +22,7 @@ fn compile(file: &str) -> Vec<u8> {
 }
 
 #[test]
-fn every_declaration_arrives() {
+fn every_declared_option_is_read() {
     let policies = Policies::from_descriptors(&compile("good.proto")).unwrap();
     let get = policies.method("/good.v1.LibraryService/GetBook").unwrap();
     assert_eq!(get.timeout, Duration::from_millis(500));
@@ -73,36 +73,36 @@ fn a_method_may_name_a_class_of_retries_that_the_contract_defines() {
 }
 
 #[test]
-fn every_fault_is_told_with_its_method() {
-    let Err(Error::Contract(faults)) = Policies::from_descriptors(&compile("bad.proto")) else {
-        panic!("a contract with faults")
+fn every_error_is_reported_with_its_method() {
+    let Err(Error::Contract(errors)) = Policies::from_descriptors(&compile("bad.proto")) else {
+        panic!("a contract with errors")
     };
-    let told = |method: &str, fault: &str| {
-        faults
+    let reported = |method: &str, error: &str| {
+        errors
             .iter()
-            .any(|line| line.starts_with(&format!("bad.v1.FaultyService.{method}: {fault}")))
+            .any(|line| line.starts_with(&format!("bad.v1.FaultyService.{method}: {error}")))
     };
-    assert!(told("NoPolicy", "no (mesh.v1.policy)"), "{faults:#?}");
-    assert!(told("NoLevel", "no idempotency_level"), "{faults:#?}");
-    assert!(told("NoTimeout", "timeout"), "{faults:#?}");
+    assert!(reported("NoPolicy", "no (mesh.v1.policy)"), "{errors:#?}");
+    assert!(reported("NoLevel", "no idempotency_level"), "{errors:#?}");
+    assert!(reported("NoTimeout", "timeout"), "{errors:#?}");
     assert!(
-        told("UnsafeRetry", "retry: needs an idempotency_level"),
-        "{faults:#?}"
+        reported("UnsafeRetry", "retry: needs an idempotency_level"),
+        "{errors:#?}"
     );
-    assert!(told("UnsafeRetry", "retry.max_attempts"), "{faults:#?}");
+    assert!(reported("UnsafeRetry", "retry.max_attempts"), "{errors:#?}");
     assert!(
-        told("UnsafeHedge", "hedging: needs NO_SIDE_EFFECTS"),
-        "{faults:#?}"
-    );
-    assert!(
-        told("TwoRetries", "retry: not beside a retry_class"),
-        "{faults:#?}"
+        reported("UnsafeHedge", "hedging: needs NO_SIDE_EFFECTS"),
+        "{errors:#?}"
     );
     assert!(
-        told("UnsafeRetryClass", "retry: needs an idempotency_level"),
-        "{faults:#?}"
+        reported("TwoRetries", "retry: not beside a retry_class"),
+        "{errors:#?}"
     );
-    assert_eq!(faults.len(), 8);
+    assert!(
+        reported("UnsafeRetryClass", "retry: needs an idempotency_level"),
+        "{errors:#?}"
+    );
+    assert_eq!(errors.len(), 8);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn the_contract_of_this_repository_is_complete() {
 }
 
 #[test]
-fn a_contract_without_our_options_is_taken_with_defaults_and_ours_stay_strict() {
+fn a_contract_without_our_options_gets_deerrors_and_one_with_options_is_validated() {
     let plain = compile("plain.proto");
     assert!(Policies::from_descriptors(&plain).is_err());
     let policies = Policies::from_any_descriptors(&plain).unwrap();

@@ -1,4 +1,4 @@
-//! What a refusal means: a full server, a limit of one caller, or nothing that the callee said at all.
+//! Refusals: by an overloaded server, because of a caller's limit, or by the client itself.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::echo::{self, READ, Server, Text, WRITE};
 
-/// As the chassis's server says no.
+/// A refusal like those of the chassis's server.
 fn exhausted(reason: &str, pushback: &'static str) -> Status {
     let details = ErrorDetails::with_error_info(reason, "weft", HashMap::new());
     let mut status = Status::with_error_details(Code::ResourceExhausted, "no", details);
@@ -37,7 +37,7 @@ fn retrying() -> Policies {
 }
 
 #[tokio::test]
-async fn one_caller_over_its_limit_costs_the_others_no_call() {
+async fn a_caller_over_its_limit_does_not_affect_the_calls_of_others() {
     for (reason, pushback) in [("RATE_LIMITED", "1"), ("MESSAGE_TOO_LARGE", "-1")] {
         let served = Arc::new(AtomicUsize::new(0));
         let server = {
@@ -58,61 +58,65 @@ async fn one_caller_over_its_limit_costs_the_others_no_call() {
         for _ in 0..150 {
             let status = limited
                 .clone()
-                .scope(echo::ask(&channel, READ))
+                .scope(echo::call_empty(&channel, READ))
                 .await
                 .unwrap_err();
             assert_eq!(
-                (status.code(), Origin::of(&status)),
+                (status.code(), Origin::from_status(&status)),
                 (Code::ResourceExhausted, Origin::Callee)
             );
         }
         assert_eq!(channel.snapshot().refusal, 0.0, "{reason}");
         let other = Context::new().with_bearer("other");
         for _ in 0..50 {
-            other.clone().scope(echo::ask(&channel, READ)).await.unwrap();
+            other
+                .clone()
+                .scope(echo::call_empty(&channel, READ))
+                .await
+                .unwrap();
         }
         assert_eq!(served.load(Ordering::SeqCst), 50);
     }
 }
 
 #[tokio::test]
-async fn a_message_too_large_is_not_tried_again() {
+async fn a_message_too_large_is_not_retried() {
     let server = Server::start(|_| async { Err(exhausted("MESSAGE_TOO_LARGE", "-1")) });
     let channel = Channel::connect(echo::options(&[server.address]), &retrying()).unwrap();
-    echo::ask(&channel, READ).await.unwrap_err();
+    echo::call_empty(&channel, READ).await.unwrap_err();
     assert_eq!(server.calls(), 1);
 }
 
 #[tokio::test]
-async fn what_is_refused_here_forbids_the_caller_above_to_retry() {
+async fn a_throttled_call_must_not_be_retried_by_callers_further_up() {
     let server = Server::start(|_| async { Err(exhausted("OVERLOADED", "1")) });
     let channel = Channel::connect(echo::options(&[server.address]), &echo::policies()).unwrap();
-    let mut here = Vec::new();
+    let mut throttled = Vec::new();
     for _ in 0..200 {
-        let status = echo::ask(&channel, WRITE).await.unwrap_err();
+        let status = echo::call_empty(&channel, WRITE).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
-        if Origin::of(&status) == Origin::NotSent {
-            here.push(status);
+        if Origin::from_status(&status) == Origin::NotSent {
+            throttled.push(status);
         }
     }
-    assert_eq!(server.calls() + here.len(), 200);
-    let refused = here.pop().expect("most calls are refused here");
+    assert_eq!(server.calls() + throttled.len(), 200);
+    let refused = throttled.pop().expect("most calls are throttled");
     assert_eq!(refused.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
 
-    // A service that passes the refusal on, and its caller.
+    // A service that propagates the refusal, and its caller.
     let relaying = Server::start(move |_| {
         let refused = refused.clone();
         async move { Err(refused) }
     });
     let channel = Channel::connect(echo::options(&[relaying.address]), &retrying()).unwrap();
     for _ in 0..50 {
-        echo::ask(&channel, READ).await.unwrap_err();
+        echo::call_empty(&channel, READ).await.unwrap_err();
     }
     assert_eq!((relaying.calls(), channel.snapshot().refusal), (50, 0.0));
 }
 
 #[tokio::test]
-async fn a_status_tells_whether_the_callee_made_it() {
+async fn the_origin_of_a_status_is_known() {
     let server = Server::start(|headers| async move {
         if headers.contains_key("refuse") {
             return Err(Status::out_of_range("the callee's rule"));
@@ -129,7 +133,7 @@ async fn a_status_tells_whether_the_callee_made_it() {
         .insert("refuse", MetadataValue::from_static("1"));
     let status = echo::call(&channel, WRITE, refuse).await.unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::OutOfRange, Origin::Callee)
     );
 
@@ -143,7 +147,7 @@ async fn a_status_tells_whether_the_callee_made_it() {
         .await
         .unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::OutOfRange, Origin::Client)
     );
 
@@ -154,7 +158,7 @@ async fn a_status_tells_whether_the_callee_made_it() {
         .await
         .unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::OutOfRange, Origin::NotSent)
     );
     assert_eq!(server.calls(), before);
@@ -165,21 +169,21 @@ async fn a_status_tells_whether_the_callee_made_it() {
     late.set_timeout(Duration::from_millis(100));
     let status = echo::call(&channel, WRITE, late).await.unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::DeadlineExceeded, Origin::Client)
     );
 
-    let status = echo::ask(&echo::channel(&[echo::dead_end()]), WRITE)
+    let status = echo::call_empty(&echo::channel(&[echo::unused_address()]), WRITE)
         .await
         .unwrap_err();
     assert_eq!(
-        (status.code(), Origin::of(&status)),
+        (status.code(), Origin::from_status(&status)),
         (Code::Unavailable, Origin::NotSent)
     );
 }
 
 #[tokio::test]
-async fn a_callee_that_asks_for_an_endless_wait_gets_no_other_attempt_and_breaks_nothing() {
+async fn an_endless_pushback_delay_prevents_retries_and_causes_no_overflow() {
     let wait = prost_types::Duration {
         seconds: i64::MAX,
         nanos: 999_999_999,
@@ -204,7 +208,7 @@ async fn a_callee_that_asks_for_an_endless_wait_gets_no_other_attempt_and_breaks
         let policies = if hedged { hedging() } else { echo::policies() };
         let channel = Channel::connect(echo::options(&[server.address]), &policies).unwrap();
         let before = server.calls();
-        let status = echo::ask(&channel, READ).await.unwrap_err();
+        let status = echo::call_empty(&channel, READ).await.unwrap_err();
         assert_eq!((status.code(), server.calls()), (Code::Unavailable, before + 1));
     }
 }

@@ -1,4 +1,4 @@
-//! Traces go on in the callee, and metrics have the conventions' names.
+//! Traces continue in the callee, and metrics have the names of the conventions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,10 +23,10 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
 
-    // Another test may be the first to meet a span's call site, at the very moment when this one begins to listen, and
-    // the call site then counts as one that nobody listens to.
+    // If another test registers a span's call site while this one sets its subscriber, the call site is cached as
+    // disabled.
     let other = Server::start(|_| async { Err(Status::unavailable("never")) });
-    echo::ask(&echo::channel(&[other.address]), READ)
+    echo::call_empty(&echo::channel(&[other.address]), READ)
         .await
         .unwrap_err();
     tracing::callsite::rebuild_interest_cache();
@@ -43,7 +43,7 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
         }
     });
     let channel = echo::channel(&[server.address]);
-    let parent = async { echo::ask(&channel, READ).await.unwrap() }
+    let parent = async { echo::call_empty(&channel, READ).await.unwrap() }
         .instrument(tracing::info_span!("handler"))
         .await;
 
@@ -81,7 +81,7 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
     let events: Vec<_> = calls[0].events.iter().map(|event| &*event.name).collect();
     assert_eq!(events, ["retry"]);
 
-    // A hedge says why it was sent: because the first attempt failed, or did not answer.
+    // A hedge event has the reason: the first attempt failed, or did not answer.
     for (answers, delay_ms, reason) in [(true, 4_000, "UNAVAILABLE"), (false, 20, "no answer yet")] {
         exporter.reset();
         let first = std::sync::atomic::AtomicBool::new(true);
@@ -98,7 +98,7 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
         let options = echo::options(&[server.address]);
         let policies = crate::hedging::hedged(Duration::from_millis(delay_ms));
         let channel = Channel::connect(options, &policies).unwrap();
-        echo::ask(&channel, READ).await.unwrap();
+        echo::call_empty(&channel, READ).await.unwrap();
         let spans = exporter.get_finished_spans().unwrap();
         let call = spans.iter().find(|span| span.name.starts_with("Sent.")).unwrap();
         let hedges: Vec<_> = call.events.iter().filter(|event| event.name == "hedge").collect();
@@ -111,12 +111,12 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
         assert_eq!(reasons, [reason]);
     }
 
-    // Of two endpoints that fail one is ejected, which the attempt that led to it tells.
+    // Of two endpoints that fail one is ejected, with an event on the span of the attempt that caused it.
     exporter.reset();
     let broken = || Server::start(|_| async { Err(Status::unavailable("broken")) });
     let (first, second) = (broken(), broken());
     let channel = echo::channel(&[first.address, second.address]);
-    let told = || {
+    let ejection_reported = || {
         let spans = exporter.get_finished_spans().unwrap();
         let events = spans
             .iter()
@@ -127,8 +127,8 @@ async fn the_callee_continues_the_trace_and_every_attempt_is_a_span() {
             event.attributes.iter().any(reason)
         })
     };
-    while !told() {
-        echo::ask(&channel, READ).await.unwrap_err();
+    while !ejection_reported() {
+        echo::call_empty(&channel, READ).await.unwrap_err();
     }
 }
 
@@ -151,13 +151,13 @@ async fn calls_attempts_and_retries_are_counted_under_the_conventions_names() {
         }
     });
     let channel = Channel::connect(echo::options(&[server.address]), &echo::policies()).unwrap();
-    echo::ask(&channel, READ).await.unwrap();
+    echo::call_empty(&channel, READ).await.unwrap();
     // Of two endpoints that fail only one is ejected.
     let broken = || Server::start(|_| async { Err(Status::unavailable("broken")) });
     let (first, second) = (broken(), broken());
     let channel = echo::channel(&[first.address, second.address]);
     while first.calls() < 7 || second.calls() < 7 {
-        echo::ask(&channel, READ).await.unwrap_err();
+        echo::call_empty(&channel, READ).await.unwrap_err();
     }
     provider.force_flush().unwrap();
 

@@ -89,15 +89,15 @@ impl Client {
 }
 
 #[tokio::test]
-async fn both_sides_know_each_other_by_their_uri_names() {
+async fn both_sides_authenticate_each_other_by_their_uri_names() {
     let authority = authority();
     let server = server(&authority, SERVER);
     let channel = Client::new(&authority, &authority).channel(&server);
-    assert_eq!(echo::ask(&channel, READ).await.unwrap(), "secured");
+    assert_eq!(echo::call_empty(&channel, READ).await.unwrap(), "secured");
 }
 
 #[tokio::test]
-async fn a_server_of_another_name_or_authority_is_refused_with_the_reason() {
+async fn a_server_of_another_name_or_authority_is_rejected_with_the_reason() {
     let (ours, foreign) = (authority(), authority());
     for (server, reason) in [
         (
@@ -112,7 +112,7 @@ async fn a_server_of_another_name_or_authority_is_refused_with_the_reason() {
         (server_with(&ours, &[]), "0 URI names"),
     ] {
         let channel = Client::new(&ours, &ours).channel(&server);
-        let status = echo::ask(&channel, READ).await.unwrap_err();
+        let status = echo::call_empty(&channel, READ).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.message().contains(reason), "{}", status.message());
         assert_eq!(server.calls(), 0);
@@ -120,37 +120,37 @@ async fn a_server_of_another_name_or_authority_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn certificates_are_rotated_without_a_restart_and_a_broken_file_changes_nothing() {
+async fn certificates_are_rotated_without_a_restart_and_an_invalid_file_is_ignored() {
     let (ours, foreign) = (authority(), authority());
     let first = server(&ours, SERVER);
     let client = Client::new(&ours, &foreign);
     let channel = client.channel(&first);
     assert!(
-        echo::ask(&channel, READ).await.is_err(),
+        echo::call_empty(&channel, READ).await.is_err(),
         "the server does not know the client's authority"
     );
 
     client.rotate(&ours);
-    while echo::ask(&channel, READ).await.is_err() {
+    while echo::call_empty(&channel, READ).await.is_err() {
         tokio::task::yield_now().await;
     }
 
     fs::write(&client.tls.cert_file, "half a certific").unwrap();
     let address = first.address;
     drop(first);
-    while echo::ask(&channel, READ).await.is_ok() {}
+    while echo::call_empty(&channel, READ).await.is_ok() {}
     let (certificate, key) = issue(&ours, SERVER);
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(certificate, key))
         .client_ca_root(Certificate::from_pem(ours.pem()));
     let _second = Server::with_tls_at(address, tls, |_| async { Ok("again".to_owned()) });
-    while echo::ask(&channel, READ).await.is_err() {
+    while echo::call_empty(&channel, READ).await.is_err() {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn what_is_secured_must_say_so_in_its_address() {
+async fn tls_settings_require_an_https_target_and_vice_versa() {
     let ours = authority();
     let client = Client::new(&ours, &ours);
     let mut options = echo::options(&["127.0.0.1:1".parse().unwrap()]);

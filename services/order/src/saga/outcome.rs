@@ -69,7 +69,7 @@ impl Effect {
 /// commit, or of the client: a method or payment that was not found may be found later, and an oversized response
 /// may follow an effect.
 pub(crate) fn is_transient(status: &Status) -> bool {
-    if Origin::of(status) != Origin::Callee {
+    if Origin::from_status(status) != Origin::Callee {
         return true;
     }
     match status.code() {
@@ -94,7 +94,7 @@ pub(crate) fn is_transient(status: &Status) -> bool {
 /// Whether the callee has refused the call. The reason is found in the callee's records.
 pub(crate) fn is_refusal(status: &Status) -> bool {
     let refused = matches!(status.code(), Code::FailedPrecondition | Code::AlreadyExists);
-    refused && Origin::of(status) == Origin::Callee
+    refused && Origin::from_status(status) == Origin::Callee
 }
 
 /// Maps a failed call to the failure of an order.
@@ -188,7 +188,7 @@ mod tests {
     fn an_error_that_a_retry_cannot_change_is_not_transient() {
         let refused = Status::failed_precondition("");
         assert!(is_transient(&refused), "it was made on this side of the wire");
-        assert!(!is_transient(&Origin::answered(refused)));
+        assert!(!is_transient(&Origin::mark_callee(refused)));
         assert!(is_transient(&Status::unavailable("")) && is_transient(&Status::unauthenticated("")));
     }
 
@@ -200,7 +200,7 @@ mod tests {
             Code::DataLoss,
             Code::OutOfRange,
         ] {
-            assert!(is_transient(&Origin::answered(Status::new(code, ""))), "{code:?}");
+            assert!(is_transient(&Origin::mark_callee(Status::new(code, ""))), "{code:?}");
         }
     }
 }

@@ -148,7 +148,7 @@ mod tests {
             saga,
             (&config::Saga::default(), NOW),
             own,
-            Err(mesh::Origin::answered(status)),
+            Err(mesh::Origin::mark_callee(status)),
         )
     }
 

@@ -7,33 +7,33 @@ use tokio::{io::DuplexStream, time::sleep};
 
 use super::*;
 use crate::{
-    connection::pulse::Pulse,
+    connection::activity::Activity,
     discovery::Address,
     endpoint::{
-        Caller,
+        ChannelInfo,
         breaker::Ejections,
-        room::Room,
-        vitals::{Verdict, Vitals},
+        concurrency_limit::ConcurrencyLimit,
+        stats::{Stats, Verdict},
     },
     telemetry::Metrics,
 };
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Endpoints that are connected to nobody, numbered from 0, each in its zone.
+/// Endpoints without a server, numbered from 0, each in its zone.
 struct Channel {
     endpoints: Vec<Arc<Endpoint>>,
     method: Method,
-    scouts: Scouts,
+    probe_schedule: ProbeSchedule,
     _connections: Vec<(DuplexStream, Box<dyn Send>)>,
 }
 
 impl Channel {
-    async fn of(zones: &[Option<&str>], cap: usize) -> Channel {
-        let room = Arc::new(Room::new(cap, 1));
+    async fn new(zones: &[Option<&str>], cap: usize) -> Channel {
+        let concurrency_limit = Arc::new(ConcurrencyLimit::new(cap, 1));
         let ejections = Arc::new(Ejections::default());
         ejections.set_connected(zones.len());
-        let caller = Arc::new(Caller {
+        let channel_info = Arc::new(ChannelInfo {
             user_agent: HeaderValue::from_static("test"),
             ping_interval: MS,
             metrics: Arc::new(Metrics::new("test", "static:test")),
@@ -41,7 +41,7 @@ impl Channel {
         let mut channel = Channel {
             endpoints: Vec::new(),
             method: Method::new("test.Service/Method", None),
-            scouts: Scouts::default(),
+            probe_schedule: ProbeSchedule::default(),
             _connections: Vec::new(),
         };
         for (number, zone) in zones.iter().enumerate() {
@@ -57,18 +57,18 @@ impl Channel {
                 port: 1,
                 zone: zone.map(Arc::from),
             };
-            let vitals = Vitals::new(
+            let stats = Stats::new(
                 number as u64,
                 address.clone(),
-                Arc::clone(&caller),
-                Arc::clone(&room),
+                Arc::clone(&channel_info),
+                Arc::clone(&concurrency_limit),
                 Arc::clone(&ejections),
             );
             let endpoint = Endpoint::new(
                 address,
-                Arc::new(vitals),
-                (sender, Arc::new(Pulse::new(true)), None),
-                Arc::clone(&caller),
+                Arc::new(stats),
+                (sender, Arc::new(Activity::new(true)), None),
+                Arc::clone(&channel_info),
             );
             channel.endpoints.push(Arc::new(endpoint));
             channel._connections.push((far, Box::new(connection)));
@@ -76,32 +76,33 @@ impl Channel {
         channel
     }
 
-    fn choose(&self, zone: Option<&str>, tried: &Tried) -> (u64, Flight) {
+    fn choose(&self, zone: Option<&str>, tried: &Tried) -> (u64, InFlight) {
         let criteria = Criteria {
             method: &self.method,
             tried,
-            allowance: Allowance::default(),
+            blame: Blame::default(),
             first: true,
             zone,
-            scouts: &self.scouts,
+            probe_schedule: &self.probe_schedule,
         };
         match choose(&self.endpoints, criteria) {
-            Choice::Taken(endpoint, flight) => (endpoint.vitals.id(), flight),
+            Choice::Selected(endpoint, in_flight) => (endpoint.stats.id(), in_flight),
             other => panic!("{other:?}"),
         }
     }
 
-    /// Six callers make a hundred calls each, and endpoint `n` answers as `answers[n]` says. Returns the shares.
+    /// Six callers make a hundred calls each; endpoint `n` answers as `answers[n]` says. Returns each endpoint's
+    /// share.
     async fn share(&self, answers: &[(Duration, Verdict)]) -> Vec<f64> {
         let calls = (0..6).map(|_| async {
             let mut counts = vec![0_u32; answers.len()];
             for _ in 0..100 {
-                let (endpoint, mut flight) = self.choose(None, &Tried::default());
+                let (endpoint, mut in_flight) = self.choose(None, &Tried::default());
                 let (time, verdict) = answers[endpoint as usize];
                 counts[endpoint as usize] += 1;
                 sleep(time).await;
-                flight.answered();
-                flight.settle(verdict);
+                in_flight.record_headers();
+                in_flight.finish(verdict);
             }
             counts
         });
@@ -117,31 +118,31 @@ impl Channel {
 async fn equal_endpoints_share_and_a_slow_one_gets_little() {
     let three = [None; 3];
     let quick = (10 * MS, Verdict::Good);
-    let even = Channel::of(&three, 100).await.share(&[quick; 3]).await;
+    let even = Channel::new(&three, 100).await.share(&[quick; 3]).await;
     assert!(even.iter().all(|share| (0.2..0.5).contains(share)), "{even:?}");
     let slow = (100 * MS, Verdict::Good);
-    let shares = Channel::of(&three, 100).await.share(&[slow, quick, quick]).await;
+    let shares = Channel::new(&three, 100).await.share(&[slow, quick, quick]).await;
     assert!(shares[0] < 0.1, "{shares:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_fails_at_once_attracts_no_load() {
-    let channel = Channel::of(&[None; 3], 100).await;
+    let channel = Channel::new(&[None; 3], 100).await;
     let quick = (10 * MS, Verdict::Good);
     let shares = channel.share(&[(MS, Verdict::Bad), quick, quick]).await;
     assert!(shares[0] < 0.05, "{shares:?}");
-    // Refusals make it dearer, and do not eject it.
-    let channel = Channel::of(&[None; 3], 100).await;
+    // Refusals raise its cost, and do not eject it.
+    let channel = Channel::new(&[None; 3], 100).await;
     let shares = channel.share(&[(MS, Verdict::Busy), quick, quick]).await;
     assert!(shares[0] < 0.2, "{shares:?}");
     assert_eq!(
-        channel.endpoints[0].vitals.standing(Instant::now()).0,
-        Admission::Open
+        channel.endpoints[0].stats.admission_and_score(Instant::now()).0,
+        Admission::Allowed
     );
 }
 
-/// Rounds of `calls` at once from zone x; each endpoint takes so many of them as `capacity` says. Returns how many
-/// each got and how many were refused, by round.
+/// Rounds of `calls` at once from zone x; each endpoint accepts as many of them as `capacity` says. Returns for
+/// each round how many calls each endpoint got and how many were refused.
 async fn rounds(
     channel: &Channel,
     calls: usize,
@@ -151,19 +152,19 @@ async fn rounds(
     let mut seen = Vec::new();
     for _ in 0..rounds {
         let tried = Tried::default();
-        let mut flights: Vec<_> = (0..calls).map(|_| channel.choose(Some("x"), &tried)).collect();
+        let mut begun: Vec<_> = (0..calls).map(|_| channel.choose(Some("x"), &tried)).collect();
         tokio::time::advance(10 * MS).await;
         let mut counts = vec![0; capacity.len()];
         let mut refused = 0;
-        for (endpoint, flight) in &mut flights {
+        for (endpoint, in_flight) in &mut begun {
             let count = &mut counts[*endpoint as usize];
             *count += 1;
-            flight.answered();
+            in_flight.record_headers();
             let full = *count > capacity[*endpoint as usize];
             refused += usize::from(full);
-            flight.settle(if full { Verdict::Busy } else { Verdict::Good });
+            in_flight.finish(if full { Verdict::Busy } else { Verdict::Good });
         }
-        drop(flights);
+        drop(begun);
         tokio::time::advance(100 * MS).await;
         seen.push((counts, refused));
     }
@@ -171,8 +172,8 @@ async fn rounds(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_own_zone_refuses_goes_to_the_others() {
-    let channel = Channel::of(&[Some("x"), Some("y"), Some("y")], 512).await;
+async fn calls_that_the_own_zone_refuses_go_to_the_others() {
+    let channel = Channel::new(&[Some("x"), Some("y"), Some("y")], 512).await;
     let seen = rounds(&channel, 100, &[57, 57, 57], 40).await;
     let refused: usize = seen[5..].iter().map(|(_, refused)| refused).sum();
     assert!(refused <= 35 * 3, "{refused} of 3500: {seen:?}");
@@ -184,8 +185,8 @@ async fn what_the_own_zone_refuses_goes_to_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_zone_that_takes_everything_gets_everything() {
-    let channel = Channel::of(&[Some("x"), Some("y"), Some("y")], 512).await;
+async fn an_own_zone_that_accepts_everything_gets_everything() {
+    let channel = Channel::new(&[Some("x"), Some("y"), Some("y")], 512).await;
     let seen = rounds(&channel, 100, &[512, 512, 512], 10).await;
     assert_eq!(seen[0].0.iter().sum::<usize>(), 100);
     assert!(seen[4..].iter().all(|(counts, _)| counts[0] == 100), "{seen:?}");
@@ -193,26 +194,26 @@ async fn an_own_zone_that_takes_everything_gets_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn the_own_zone_comes_first_until_it_is_four_fifths_full() {
-    let channel = Channel::of(&[Some("a"), Some("b")], 10).await;
-    let mut flights = Vec::new();
+    let channel = Channel::new(&[Some("a"), Some("b")], 10).await;
+    let mut begun = Vec::new();
     for _ in 0..8 {
-        let (endpoint, flight) = channel.choose(Some("a"), &Tried::default());
+        let (endpoint, in_flight) = channel.choose(Some("a"), &Tried::default());
         assert_eq!(endpoint, 0);
-        flights.push(flight);
+        begun.push(in_flight);
     }
     let mut others = (0..8).map(|_| channel.choose(Some("a"), &Tried::default()));
     assert!(others.any(|(endpoint, _)| endpoint == 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_tried_comes_last_and_is_better_than_nothing() {
-    let channel = Channel::of(&[None; 3], 10).await;
+async fn endpoints_already_tried_are_chosen_last() {
+    let channel = Channel::new(&[None; 3], 10).await;
     let tried = Tried::default();
     for _ in 0..3 {
-        let (endpoint, flight) = channel.choose(None, &tried);
+        let (endpoint, in_flight) = channel.choose(None, &tried);
         assert!(!tried.contains(endpoint));
         tried.add(endpoint);
-        drop(flight);
+        drop(in_flight);
     }
     channel.choose(None, &tried);
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KubernetesApi {
-    /// Its address: `https://10.96.0.1:443`, or `http://` for a proxy that signs in by itself. Default: what the
-    /// kubelet puts into every container's environment.
+    /// Its address: `https://10.96.0.1:443`, or `http://` for a proxy that authenticates by itself. Default: the
+    /// address that the kubelet sets in every container's environment.
     pub url: Option<String>,
     /// The folder with `token`, `ca.crt` and `namespace`. Default: where the kubelet mounts the service account.
     pub account_folder: PathBuf,
@@ -25,7 +25,7 @@ impl Default for KubernetesApi {
     }
 }
 
-/// The same, found to be usable.
+/// The validated settings.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) host: String,
@@ -57,7 +57,7 @@ impl Account {
         self.folder.join(name)
     }
 
-    /// The namespace of the pod itself.
+    /// The pod's own namespace.
     pub(super) fn namespace(&self) -> Result<String, String> {
         let path = self.file("namespace");
         let text = fs::read_to_string(&path).map_err(|error| {
@@ -69,7 +69,8 @@ impl Account {
         Ok(text.trim().to_owned())
     }
 
-    /// The token as it is now: the kubelet replaces it long before it expires. `None` where a proxy signs in.
+    /// The current token; the kubelet replaces the file long before the token expires. `None` if a proxy
+    /// authenticates.
     pub(super) fn token(&self) -> io::Result<Option<String>> {
         match fs::read_to_string(self.file("token")) {
             Ok(token) => Ok(Some(token.trim().to_owned())),

@@ -1,5 +1,5 @@
-//! Requests to the Kubernetes API: each on a connection of its own, with the token and the authority that the files
-//! hold at that moment. There are two in some minutes, so that a pool would be for nothing.
+//! Requests to the Kubernetes API: each on its own connection, with the current contents of the token and CA
+//! files. There are about two requests in some minutes, so that a connection pool would be useless.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,63 +24,64 @@ use tokio_rustls::TlsConnector;
 
 use super::account::Account;
 
-/// Connecting and the head of the answer may take so long, and so may each page of a list.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// A page of slices, or one slice in a watch. Bytes.
-const LARGEST: usize = 8 * 1024 * 1024;
+/// Timeout of connecting and receiving the response headers, and of receiving each page of a list.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of a page of slices, or of one slice in a watch. Bytes.
+const MAX_BUFFERED: usize = 8 * 1024 * 1024;
 
-/// Why the API was of no use.
+/// Why a request to the API failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum ApiError {
     #[error("{0} cannot be read")]
     File(PathBuf, #[source] io::Error),
-    #[error("{0} holds no certificate authority")]
+    #[error("{0} contains no CA certificate")]
     Authority(PathBuf),
-    #[error("no answer within {} s", PATIENCE.as_secs())]
-    Late,
+    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
     #[error("cannot connect to {0}")]
     Connect(String, #[source] io::Error),
-    #[error("no TLS with {0}")]
+    #[error("TLS handshake with {0} failed")]
     Tls(String, #[source] io::Error),
     #[error("the connection is broken")]
     Http(#[from] hyper::Error),
     #[error("the request cannot be made")]
     Request(#[from] http::Error),
-    #[error("it answers {0}: {1}")]
+    #[error("response {0}: {1}")]
     Refused(u16, String),
-    #[error("it has forgotten the version that was asked for")]
+    #[error("the requested version has expired")]
     Expired,
-    #[error("it sends more than {LARGEST} bytes at once")]
-    TooMuch,
+    #[error("a message exceeds {MAX_BUFFERED} bytes")]
+    TooLarge,
     #[error("the Service has more than {0} EndpointSlices")]
     TooMany(usize),
-    #[error("what it sends is not understood")]
+    #[error("the response cannot be decoded")]
     Json(#[from] serde_json::Error),
-    #[error("it ended the watch at once")]
-    Hasty,
+    #[error("the watch ended at once")]
+    WatchEndedEarly,
 }
 
-impl Fault {
-    /// A refusal by its HTTP code. 410 says that the list is needed anew.
-    pub(super) fn refused(code: u16, message: &str) -> Fault {
+impl ApiError {
+    /// The error of an HTTP status code. 410 means that the slices must be listed again.
+    pub(super) fn refused(code: u16, message: &str) -> ApiError {
         if code == StatusCode::GONE.as_u16() {
-            Fault::Expired
+            ApiError::Expired
         } else {
-            Fault::Refused(code, message.chars().take(300).collect())
+            ApiError::Refused(code, message.chars().take(300).collect())
         }
     }
 }
 
+/// A client of the API.
 #[derive(Debug)]
 pub(super) struct Api {
     account: Account,
 }
 
-/// An answer that is on its way.
+/// A response body that is being received.
 pub(super) struct Lines {
     body: Incoming,
     received: BytesMut,
-    /// Ends with this value.
+    /// Drives the connection until this value is dropped.
     _connection: JoinSet<()>,
 }
 
@@ -89,28 +90,28 @@ impl Api {
         Api { account }
     }
 
-    /// The answer to a GET.
-    pub(super) async fn get(&self, path: &str) -> Result<Lines, Fault> {
-        let answer = timeout(PATIENCE, self.ask(path)).await;
-        let (code, lines) = answer.unwrap_or(Err(Fault::Late))?;
+    /// Sends a GET and returns the body of a successful response.
+    pub(super) async fn get(&self, path: &str) -> Result<Lines, ApiError> {
+        let answer = timeout(REQUEST_TIMEOUT, self.request(path)).await;
+        let (code, lines) = answer.unwrap_or(Err(ApiError::Timeout))?;
         if code.is_success() {
             return Ok(lines);
         }
-        let text = lines.whole().await.unwrap_or_default();
+        let text = lines.read_to_end().await.unwrap_or_default();
         let status: Status = serde_json::from_slice(&text).unwrap_or_default();
-        Err(Fault::refused(code.as_u16(), &status.message))
+        Err(ApiError::refused(code.as_u16(), &status.message))
     }
 
-    async fn ask(&self, path: &str) -> Result<(StatusCode, Lines), Fault> {
+    async fn request(&self, path: &str) -> Result<(StatusCode, Lines), ApiError> {
         let Account { host, port, .. } = &self.account;
         let at = || format!("{host}:{port}");
         let stream = TcpStream::connect((host.as_str(), *port))
             .await
-            .map_err(|error| Fault::Connect(at(), error))?;
+            .map_err(|error| ApiError::Connect(at(), error))?;
         let token = self
             .account
             .token()
-            .map_err(|error| Fault::File(self.account.file("token"), error))?;
+            .map_err(|error| ApiError::File(self.account.file("token"), error))?;
         let host_header = if host.contains(':') {
             format!("[{host}]:{port}")
         } else {
@@ -128,42 +129,42 @@ impl Api {
         }
         let request = request.body(Empty::new())?;
         if !self.account.secured {
-            return exchange(stream, request).await;
+            return send_request(stream, request).await;
         }
-        let name =
-            ServerName::try_from(host.clone()).map_err(|error| Fault::Tls(at(), io::Error::other(error)))?;
+        let name = ServerName::try_from(host.clone())
+            .map_err(|error| ApiError::Tls(at(), io::Error::other(error)))?;
         let tls = TlsConnector::from(self.tls()?)
             .connect(name, stream)
             .await
-            .map_err(|error| Fault::Tls(at(), error))?;
-        exchange(tls, request).await
+            .map_err(|error| ApiError::Tls(at(), error))?;
+        send_request(tls, request).await
     }
 
-    fn tls(&self) -> Result<Arc<ClientConfig>, Fault> {
+    fn tls(&self) -> Result<Arc<ClientConfig>, ApiError> {
         let path = self.account.file("ca.crt");
-        let pem = std::fs::read(&path).map_err(|error| Fault::File(path.clone(), error))?;
+        let pem = std::fs::read(&path).map_err(|error| ApiError::File(path.clone(), error))?;
         let mut authorities = RootCertStore::empty();
         let parsed: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
         if authorities.add_parsable_certificates(parsed).0 == 0 {
-            return Err(Fault::Authority(path));
+            return Err(ApiError::Authority(path));
         }
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| Fault::Tls(self.account.host.clone(), io::Error::other(error)))?
+            .map_err(|error| ApiError::Tls(self.account.host.clone(), io::Error::other(error)))?
             .with_root_certificates(authorities)
             .with_no_client_auth();
         Ok(Arc::new(config))
     }
 }
 
-async fn exchange<T>(stream: T, request: Request<Empty<Bytes>>) -> Result<(StatusCode, Lines), Fault>
+async fn send_request<T>(stream: T, request: Request<Empty<Bytes>>) -> Result<(StatusCode, Lines), ApiError>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut driver = JoinSet::new();
     driver.spawn(async {
-        // The answer's body tells how it ended.
+        // An error is also reported by the response's body.
         let _ = connection.await;
     });
     let response = sender.send_request(request).await?;
@@ -177,8 +178,8 @@ where
 }
 
 impl Lines {
-    /// The next line without its end, however it was cut into chunks; `None` after the last.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+    /// The next line without its line feed; `None` after the last.
+    pub(super) async fn next_line(&mut self) -> Result<Option<Bytes>, ApiError> {
         let mut searched = 0;
         loop {
             if let Some(end) = self.received[searched..].iter().position(|byte| *byte == b'\n') {
@@ -188,30 +189,32 @@ impl Lines {
             }
             searched = self.received.len();
             if !self.receive().await? {
-                // Half a line is what a cut connection leaves.
+                // An incomplete line is left by a cut connection, and ignored.
                 return Ok(None);
             }
         }
     }
 
-    /// All of the answer.
-    pub(super) async fn whole(mut self) -> Result<Bytes, Fault> {
+    /// The rest of the body.
+    pub(super) async fn read_to_end(mut self) -> Result<Bytes, ApiError> {
         let receiving = async {
             while self.receive().await? {}
             Ok(())
         };
-        timeout(PATIENCE, receiving).await.unwrap_or(Err(Fault::Late))?;
+        timeout(REQUEST_TIMEOUT, receiving)
+            .await
+            .unwrap_or(Err(ApiError::Timeout))?;
         Ok(self.received.freeze())
     }
 
-    /// Whether there was more.
-    async fn receive(&mut self) -> Result<bool, Fault> {
+    /// Receives the next chunk; `false` at the end of the body.
+    async fn receive(&mut self) -> Result<bool, ApiError> {
         let Some(frame) = self.body.frame().await else {
             return Ok(false);
         };
         if let Ok(data) = frame?.into_data() {
-            if self.received.len() + data.len() > LARGEST {
-                return Err(Fault::TooMuch);
+            if self.received.len() + data.len() > MAX_BUFFERED {
+                return Err(ApiError::TooLarge);
             }
             self.received.extend_from_slice(&data);
         }
@@ -219,7 +222,7 @@ impl Lines {
     }
 }
 
-/// What the API says instead of what it was asked for (`meta/v1.Status`).
+/// The API's error object (`meta/v1.Status`).
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Status {

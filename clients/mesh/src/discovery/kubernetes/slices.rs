@@ -1,7 +1,7 @@
-//! EndpointSlices (`discovery.k8s.io/v1`), and which of their endpoints are called.
+//! EndpointSlices (`discovery.k8s.io/v1`), and which of their endpoints are used.
 //!
-//! Called are the endpoints that are ready. When there is none, those are that still serve while they stop, as
-//! kube-proxy has it (KEP-1669): a rollout that goes wrong must not turn everybody away.
+//! The ready endpoints are used. If there is none, the terminating ones that still serve are used, as kube-proxy
+//! does (KEP-1669): a failed rollout must not make the Service unavailable.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,12 +12,12 @@ use std::{
 use http::uri::{Authority, Scheme};
 use serde::Deserialize;
 
-use super::{super::Address, api::Fault};
+use super::{super::Address, api::ApiError};
 
-/// Slices of one Service; more are an error.
-const MOST_SLICES: usize = 1_000;
+/// Maximum number of slices of one Service; more are an error.
+const MAX_SLICES: usize = 1_000;
 
-/// What is looked for.
+/// The Service and port of a target.
 #[derive(Debug)]
 pub(super) struct Service {
     scheme: Scheme,
@@ -78,7 +78,7 @@ impl Service {
         self.scheme == Scheme::HTTPS
     }
 
-    /// Where its slices are.
+    /// The path of a request for its slices.
     pub(super) fn path(&self, query: &str) -> String {
         let Service { name, namespace, .. } = self;
         format!(
@@ -91,7 +91,7 @@ impl Service {
         match &self.port {
             Port::Number(number) => {
                 let listed = slice.ports.iter().any(|port| port.port == Some(*number));
-                // A slice without ports is for all of them.
+                // A slice without ports stands for all ports.
                 (slice.ports.is_empty() || listed).then_some(*number)
             }
             Port::Name(name) => {
@@ -101,7 +101,8 @@ impl Service {
         }
     }
 
-    /// The zone that an endpoint counts as: the own one if it is hinted for it, else where it is hinted for or runs.
+    /// The zone of an endpoint for balancing: the caller's own zone if the endpoint's hints contain it, otherwise
+    /// the first zone of its hints, otherwise the zone that it runs in.
     fn zone(&self, endpoint: &Endpoint) -> Option<Arc<str>> {
         let hints = endpoint.hints.iter().flat_map(|hints| &hints.for_zones);
         let mut hinted = hints.map(|hint| hint.name.as_str()).peekable();
@@ -123,7 +124,7 @@ impl fmt::Display for Service {
     }
 }
 
-/// A label of DNS (RFC 1123), which names of Services, namespaces and ports are.
+/// Whether `text` is a DNS label (RFC 1123), as names of Services, namespaces and ports are.
 fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&text.len())
@@ -132,23 +133,23 @@ fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// What is known of a Service's slices, by their names.
+/// The endpoints of a Service's slices, by the slices' names.
 #[derive(Debug, Default)]
-pub(super) struct Slices(BTreeMap<String, Vec<Found>>);
+pub(super) struct Slices(BTreeMap<String, Vec<ListedEndpoint>>);
 
-/// An endpoint that may be called.
+/// An endpoint of a slice that is ready, or terminating and still serving.
 #[derive(Debug)]
-struct Found {
+struct ListedEndpoint {
     address: Address,
     ready: bool,
 }
 
 impl Slices {
-    pub(super) fn put(&mut self, slice: EndpointSlice, service: &Service) -> Result<(), Fault> {
-        let found = slice.found(service);
+    pub(super) fn insert(&mut self, slice: EndpointSlice, service: &Service) -> Result<(), ApiError> {
+        let found = slice.endpoints(service);
         self.0.insert(slice.metadata.name, found);
-        if self.0.len() > MOST_SLICES {
-            return Err(Fault::TooMany(MOST_SLICES));
+        if self.0.len() > MAX_SLICES {
+            return Err(ApiError::TooMany(MAX_SLICES));
         }
         Ok(())
     }
@@ -157,16 +158,16 @@ impl Slices {
         self.0.remove(name);
     }
 
-    /// The endpoints to call now, each once, in a stable order.
+    /// The endpoints to use now, without duplicates, in a stable order.
     pub(super) fn addresses(&self) -> Vec<Address> {
         let all = || self.0.values().flatten();
         let ready = all().any(|found| found.ready);
         let mut chosen: BTreeMap<(bool, &str, u16), &Address> = BTreeMap::new();
-        for Found { address, .. } in all().filter(|found| found.ready == ready) {
-            // An endpoint is in two slices for a moment while it moves from one to the other.
+        for ListedEndpoint { address, .. } in all().filter(|found| found.ready == ready) {
+            // An endpoint may be in two slices while it moves from one to the other.
             chosen.insert((address.host.contains(':'), &address.host, address.port), address);
         }
-        // A pod of two families is one endpoint.
+        // A dual-stack pod is one endpoint: only one address family is used.
         let families: BTreeSet<bool> = chosen.keys().map(|(v6, ..)| *v6).collect();
         let family = families.first().copied();
         let of_family = chosen.into_iter().filter(|((v6, ..), _)| Some(*v6) == family);
@@ -174,7 +175,7 @@ impl Slices {
     }
 }
 
-/// An EndpointSlice, as far as it is needed. A bookmark is one with a version alone.
+/// The fields of an EndpointSlice that are needed. A bookmark has only a version.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct EndpointSlice {
@@ -229,7 +230,7 @@ struct ForZone {
     name: String,
 }
 
-/// Go writes an empty list as `null`.
+/// Deserializes `null`, which Go writes for an empty list, as an empty list.
 fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -239,7 +240,7 @@ where
 }
 
 impl EndpointSlice {
-    fn found(&self, service: &Service) -> Vec<Found> {
+    fn endpoints(&self, service: &Service) -> Vec<ListedEndpoint> {
         let Some(port) = service.port(self).filter(|_| self.address_type != "FQDN") else {
             return Vec::new();
         };
@@ -253,15 +254,15 @@ impl EndpointSlice {
                 serving,
                 terminating,
             } = &endpoint.conditions;
-            // What is not said is meant well (the API's own documentation of the fields).
+            // Absent conditions count as favourable, as the API documents.
             let ready = ready.unwrap_or(true);
             let serving = serving.unwrap_or(ready);
             let terminating = terminating.unwrap_or(false);
-            (ready || (serving && terminating)).then_some(Found {
+            (ready || (serving && terminating)).then_some(ListedEndpoint {
                 address: Address {
                     scheme: service.scheme.clone(),
                     authority: authority.clone(),
-                    // All of them are the same endpoint, and the first is the one to use.
+                    // All addresses belong to the same endpoint; the API says to use the first.
                     host: Arc::from(endpoint.addresses.first()?.as_str()),
                     port,
                     zone: service.zone(endpoint),

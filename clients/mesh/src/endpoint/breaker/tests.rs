@@ -9,25 +9,25 @@ fn breakers(count: usize) -> Vec<Breaker> {
 }
 
 fn eject(breaker: &mut Breaker) -> bool {
-    (0..CONSECUTIVE).any(|_| breaker.failed(None) == Consequence::Ejected)
+    (0..CONSECUTIVE_FAILURES).any(|_| breaker.record_failure(None) == Consequence::Ejected)
 }
 
 #[tokio::test(start_paused = true)]
 async fn seven_failures_in_a_row_eject_and_a_good_probe_readmits() {
     let mut two = breakers(2);
     let breaker = &mut two[0];
-    for _ in 1..CONSECUTIVE {
-        assert_eq!(breaker.failed(None), Consequence::Nothing);
+    for _ in 1..CONSECUTIVE_FAILURES {
+        assert_eq!(breaker.record_failure(None), Consequence::Nothing);
     }
-    assert_eq!(breaker.failed(None), Consequence::Ejected);
-    assert_eq!(breaker.admission(Instant::now()), Admission::Shut);
+    assert_eq!(breaker.record_failure(None), Consequence::Ejected);
+    assert_eq!(breaker.admission(Instant::now()), Admission::Denied);
     advance(Duration::from_millis(1_201)).await;
     assert_eq!(breaker.admission(Instant::now()), Admission::ProbeDue);
     let probe = breaker.begin_probe();
     assert!(probe.is_some());
     assert_eq!(breaker.begin_probe(), None, "one probe at a time");
-    assert_eq!(breaker.admission(Instant::now()), Admission::Shut);
-    breaker.succeeded(probe);
+    assert_eq!(breaker.admission(Instant::now()), Admission::Denied);
+    breaker.record_success(probe);
     assert_eq!(breaker.state(), &State::Closed);
 }
 
@@ -39,7 +39,7 @@ async fn every_bad_probe_doubles_the_ejection_to_a_minute() {
     for expected in [2, 4, 8, 16, 32, 60, 60] {
         advance(Duration::from_secs(80)).await;
         let probe = breaker.begin_probe();
-        assert_eq!(breaker.failed(probe), Consequence::Ejected);
+        assert_eq!(breaker.record_failure(probe), Consequence::Ejected);
         let State::Ejected { until, .. } = breaker.state() else {
             panic!("ejected")
         };
@@ -52,11 +52,11 @@ async fn every_bad_probe_doubles_the_ejection_to_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_of_the_calls_failing_ejects_without_a_row() {
+async fn half_of_the_calls_failing_ejects_without_consecutive_failures() {
     let mut two = breakers(2);
-    let ejected = (0..LEAST_CALLS).any(|_| {
-        two[0].succeeded(None);
-        two[0].failed(None) == Consequence::Ejected
+    let ejected = (0..MIN_CALLS).any(|_| {
+        two[0].record_success(None);
+        two[0].record_failure(None) == Consequence::Ejected
     });
     assert!(ejected);
     assert!(matches!(two[0].state(), State::Ejected { reason, .. } if reason == "10 of 20 calls failed"));
@@ -77,7 +77,7 @@ async fn at_least_half_of_the_endpoints_remain_and_a_single_one_always() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_disappears_makes_room_for_another_ejection() {
+async fn an_endpoint_that_disappears_permits_another_ejection() {
     let mut three = breakers(3);
     assert!(eject(&mut three[0]));
     assert!(!eject(&mut three[1]));
@@ -86,7 +86,7 @@ async fn an_endpoint_that_disappears_makes_room_for_another_ejection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_tells_nothing_leaves_room_for_the_next() {
+async fn a_probe_without_a_result_allows_the_next_one() {
     let mut two = breakers(2);
     eject(&mut two[0]);
     advance(Duration::from_secs(2)).await;
@@ -96,31 +96,31 @@ async fn a_probe_that_tells_nothing_leaves_room_for_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ejection_that_is_one_too_many_is_told_once_in_a_window() {
+async fn an_ejection_that_is_one_too_many_is_reported_once_in_a_window() {
     let mut two = breakers(2);
     assert!(eject(&mut two[0]));
     for _ in 0..2 {
-        let told: Vec<_> = (0..20)
-            .map(|_| two[1].failed(None))
+        let reported: Vec<_> = (0..20)
+            .map(|_| two[1].record_failure(None))
             .filter(|consequence| *consequence != Consequence::Nothing)
             .collect();
         let method = "consecutive_failures";
-        assert_eq!(told, [Consequence::Unenforced { method }]);
+        assert_eq!(reported, [Consequence::Unenforced { method }]);
         advance(2 * WINDOW).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_probes_own_end_settles_it() {
+async fn only_the_probes_own_result_ends_the_ejection() {
     let mut two = breakers(2);
     eject(&mut two[0]);
     advance(Duration::from_secs(2)).await;
     let probe = two[0].begin_probe();
     // Calls that were sent before the ejection end now.
-    assert_eq!(two[0].failed(None), Consequence::Nothing);
-    assert!(!two[0].succeeded(None));
-    assert_eq!(two[0].admission(Instant::now()), Admission::Shut);
-    assert!(two[0].succeeded(probe));
+    assert_eq!(two[0].record_failure(None), Consequence::Nothing);
+    assert!(!two[0].record_success(None));
+    assert_eq!(two[0].admission(Instant::now()), Admission::Denied);
+    assert!(two[0].record_success(probe));
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,16 +135,16 @@ async fn a_probe_without_an_answer_has_failed_after_five_seconds() {
     assert_eq!(two[0].expire_probe(), Consequence::Ejected);
     advance(Duration::from_secs(3)).await;
     let next = two[0].begin_probe();
-    assert!(!two[0].succeeded(late), "it speaks of the past");
-    assert!(two[0].succeeded(next));
+    assert!(!two[0].record_success(late), "its result is outdated");
+    assert!(two[0].record_success(next));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_only_says_that_it_serves_is_ejected_by_the_next_failure() {
+async fn an_endpoint_readmitted_by_a_health_check_is_ejected_by_the_next_failure() {
     let mut two = breakers(2);
     eject(&mut two[0]);
     advance(Duration::from_secs(2)).await;
     let probe = two[0].begin_probe().unwrap();
-    assert!(two[0].found_serving(probe));
-    assert_eq!(two[0].failed(None), Consequence::Ejected);
+    assert!(two[0].health_check_succeeded(probe));
+    assert_eq!(two[0].record_failure(None), Consequence::Ejected);
 }

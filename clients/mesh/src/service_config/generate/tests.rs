@@ -22,7 +22,7 @@ fn hedging() -> Hedging {
     }
 }
 
-/// The one method's config, of a policy that differs from the plain one by `change`.
+/// The config generated for one method, whose default policy is modified by `change`.
 fn config_of(change: impl FnOnce(&mut MethodPolicy)) -> Value {
     let mut policy = MethodPolicy::new(Duration::from_secs(5));
     change(&mut policy);
@@ -69,7 +69,7 @@ fn hedging_is_written_only_where_there_is_no_retry() {
 }
 
 #[test]
-fn what_may_not_be_repeated_is_neither_retried_nor_hedged() {
+fn a_method_that_may_not_be_repeated_is_neither_retried_nor_hedged() {
     let config = config_of(|policy| {
         policy.retry = Some(retry());
         policy.hedging = Some(hedging());
@@ -88,9 +88,9 @@ fn a_package_without_methods_has_no_config() {
     assert!(policies.service_config("a.v1.Things").is_none());
 }
 
-/// The strict reader of operators' overrides is a second opinion on names and formats.
+/// The strict parser of operators' overrides checks the generated names and formats.
 #[test]
-fn our_own_strict_reader_takes_what_is_written_from_the_contract() {
+fn the_strict_parser_accepts_the_config_generated_from_the_contract() {
     let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
     for package in ["order.v1", "payment.v1", "claims.v1"] {
         let config = policies.service_config(package).unwrap();
@@ -101,7 +101,7 @@ fn our_own_strict_reader_takes_what_is_written_from_the_contract() {
             .filter(|(path, _)| path.starts_with(&format!("/{package}.")))
         {
             let (service, method) = path[1..].split_once('/').unwrap();
-            let (_, config) = read.of(service, method).unwrap();
+            let (_, config) = read.find(service, method).unwrap();
             assert_eq!(config.timeout, Some(policy.timeout), "{path}");
             assert_eq!(
                 config

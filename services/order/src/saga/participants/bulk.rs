@@ -197,7 +197,7 @@ impl<M: Method> BulkCall<M> {
                 for ((call, sender), outcome) in group.into_iter().zip(outcomes) {
                     match outcome {
                         Err(status) if is_still_running(&status) => slow.push((call, sender)),
-                        Err(status) => drop(sender.send(Err(Origin::answered(status)))),
+                        Err(status) => drop(sender.send(Err(Origin::mark_callee(status)))),
                         Ok(response) => drop(sender.send(Ok(response))),
                     }
                 }

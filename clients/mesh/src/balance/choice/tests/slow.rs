@@ -1,4 +1,4 @@
-//! One of three endpoints answers ten times slower than the others, which have their hiccups.
+//! One of three endpoints answers ten times slower than the others, which have occasional hiccups.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use super::*;
 const USUAL: Duration = Duration::from_millis(60);
 const SLOW: usize = 0;
 
-/// Calls by the endpoint and the second in which they began.
+/// Number of calls by endpoint and by the second in which they began.
 type Counts = BTreeMap<(u64, u64), u32>;
 
-/// Calls that come at random moments; `latency` says how long an endpoint takes at a moment after the beginning.
+/// Makes calls at random times; `latency` is an endpoint's latency at a time after the start.
 async fn load(
     channel: Channel,
     per_second: f64,
@@ -26,14 +26,14 @@ async fn load(
     let mut next = began;
     while next.duration_since(began) < lasting {
         sleep_until(next).await;
-        let (endpoint, mut flight) = channel.choose(None, &Tried::default());
+        let (endpoint, mut in_flight) = channel.choose(None, &Tried::default());
         let second = began.elapsed().as_secs();
         *counts.entry((endpoint, second)).or_default() += 1;
         let takes = latency(endpoint as usize, began.elapsed());
         calls.spawn(async move {
             sleep(takes).await;
-            flight.answered();
-            flight.settle(Verdict::Good);
+            in_flight.record_headers();
+            in_flight.finish(Verdict::Good);
         });
         while calls.try_join_next().is_some() {}
         next += Duration::from_secs_f64(-(1.0 - rand::rng().random::<f64>()).ln() / per_second);
@@ -47,15 +47,15 @@ fn share(counts: &Counts, endpoint: usize, from: u64, to: u64) -> f64 {
     let within = counts
         .iter()
         .filter(|((_, second), _)| (from..to).contains(second));
-    let (mut of, mut all) = (0, 0);
+    let (mut own, mut all) = (0, 0);
     for ((number, _), count) in within {
         all += count;
-        of += if *number == endpoint as u64 { *count } else { 0 };
+        own += if *number == endpoint as u64 { *count } else { 0 };
     }
-    f64::from(of) / f64::from(all)
+    f64::from(own) / f64::from(all)
 }
 
-/// One answer in 300 takes half a second longer: too few to be felt in the 99th percentile.
+/// One answer in 300 takes half a second longer: too few to affect the 99th percentile.
 fn hiccup() -> Duration {
     if rand::rng().random_bool(1.0 / 300.0) {
         500 * MS
@@ -64,9 +64,9 @@ fn hiccup() -> Duration {
     }
 }
 
-/// Quick answers but from one endpoint, which is ten times slower while `slow` says so.
+/// All endpoints answer quickly, except one that is ten times slower during the seconds `slow`.
 async fn one_slow(per_second: f64, lasting: Duration, slow: std::ops::Range<u64>) -> Counts {
-    let channel = Channel::of(&[None; 3], 512).await;
+    let channel = Channel::new(&[None; 3], 512).await;
     load(channel, per_second, lasting, |endpoint, at| {
         if endpoint == SLOW && slow.contains(&at.as_secs()) {
             10 * USUAL
@@ -78,7 +78,7 @@ async fn one_slow(per_second: f64, lasting: Duration, slow: std::ops::Range<u64>
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_hiccups_the_others_have_the_slow_one_gets_next_to_nothing() {
+async fn a_slow_endpoint_gets_hardly_any_calls_although_the_others_have_hiccups() {
     for per_second in [20.0, 75.0, 300.0] {
         let counts = one_slow(per_second, Duration::from_secs(210), 10..u64::MAX).await;
         let share = share(&counts, SLOW, 12, 210);
@@ -88,9 +88,9 @@ async fn whatever_hiccups_the_others_have_the_slow_one_gets_next_to_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_holds_up_all_calls_for_a_moment_does_not_bring_the_slow_one_back() {
-    let channel = Channel::of(&[None; 3], 512).await;
-    // Every five seconds nothing is heard for 300 ms, and then everything at once.
+async fn a_short_delay_of_all_calls_does_not_readmit_the_slow_endpoint() {
+    let channel = Channel::new(&[None; 3], 512).await;
+    // Every five seconds no answer arrives for 300 ms, and then all of them at once.
     let counts = load(channel, 75.0, Duration::from_secs(210), |endpoint, at| {
         let slow = endpoint == SLOW && at >= Duration::from_secs(10);
         let takes = if slow { 10 * USUAL } else { USUAL };
@@ -103,8 +103,8 @@ async fn what_holds_up_all_calls_for_a_moment_does_not_bring_the_slow_one_back()
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_well_again_gets_its_share_back() {
-    // Where calls are few, one a minute finds out.
+async fn a_recovered_endpoint_gets_its_share_back() {
+    // At low call rates one probe a minute detects the recovery.
     for (per_second, within) in [(75.0, 30), (2.0, 180)] {
         let last = 60 + within + 60;
         let counts = one_slow(per_second, Duration::from_secs(last), 10..60).await;
@@ -124,9 +124,9 @@ async fn one_that_is_well_again_gets_its_share_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn latencies_that_differ_widely_by_themselves_leave_nobody_out() {
-    let channel = Channel::of(&[None; 3], 512).await;
-    // Every twentieth takes five times the median and more.
+async fn widely_varying_latencies_exclude_no_endpoint() {
+    let channel = Channel::new(&[None; 3], 512).await;
+    // One in twenty takes five times the median or more.
     let latency = |_, _| {
         let normal = (0..12).map(|_| rand::rng().random::<f64>()).sum::<f64>() - 6.0;
         USUAL.mul_f64(normal.exp())
@@ -144,23 +144,23 @@ async fn latencies_that_differ_widely_by_themselves_leave_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_slow_one_helps_when_the_others_have_no_room() {
-    let channel = Channel::of(&[None; 3], 10).await;
+async fn the_slow_endpoint_gets_calls_when_the_others_are_full() {
+    let channel = Channel::new(&[None; 3], 10).await;
     let answer = |endpoint| if endpoint == SLOW { 10 * USUAL } else { USUAL };
-    // All three are known.
+    // First all three get a score.
     for _ in 0..100 {
-        let mut flights = Vec::new();
+        let mut begun = Vec::new();
         for _ in 0..3 {
-            flights.push(channel.choose(None, &Tried::default()));
+            begun.push(channel.choose(None, &Tried::default()));
         }
-        flights.sort_by_key(|(endpoint, _)| answer(*endpoint as usize));
-        for (endpoint, mut flight) in flights {
+        begun.sort_by_key(|(endpoint, _)| answer(*endpoint as usize));
+        for (endpoint, mut in_flight) in begun {
             sleep(answer(endpoint as usize)).await;
-            flight.answered();
-            flight.settle(Verdict::Good);
+            in_flight.record_headers();
+            in_flight.finish(Verdict::Good);
         }
     }
-    let flights: Vec<_> = (0..20).map(|_| channel.choose(None, &Tried::default())).collect();
-    let first = flights.iter().position(|(endpoint, _)| *endpoint == SLOW as u64);
+    let begun: Vec<_> = (0..20).map(|_| channel.choose(None, &Tried::default())).collect();
+    let first = begun.iter().position(|(endpoint, _)| *endpoint == SLOW as u64);
     assert!(first.is_some_and(|first| first >= 14), "{first:?}");
 }

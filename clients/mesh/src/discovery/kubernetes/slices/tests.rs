@@ -23,7 +23,7 @@ fn called(service: &Service, slices: &[Value]) -> Vec<String> {
     let mut known = Slices::default();
     for slice in slices {
         known
-            .put(serde_json::from_value(slice.clone()).unwrap(), service)
+            .insert(serde_json::from_value(slice.clone()).unwrap(), service)
             .unwrap();
     }
     let addresses = known.addresses();
@@ -37,7 +37,7 @@ fn called(service: &Service, slices: &[Value]) -> Vec<String> {
 }
 
 #[test]
-fn ready_endpoints_are_called_and_serving_ones_that_stop_only_when_there_is_none() {
+fn terminating_endpoints_that_serve_are_used_only_if_none_is_ready() {
     let service = service("http://payment:grpc", None);
     let ready = endpoint(
         "10.0.0.1",
@@ -53,7 +53,7 @@ fn ready_endpoints_are_called_and_serving_ones_that_stop_only_when_there_is_none
         "10.0.0.5",
         &json!({"ready": false, "serving": false, "terminating": true}),
     );
-    // A Service that publishes addresses before they are ready says ready of everything.
+    // A Service with publishNotReadyAddresses reports all endpoints as ready.
     let announced = endpoint(
         "10.0.0.6",
         &json!({"ready": true, "serving": true, "terminating": true}),
@@ -73,7 +73,7 @@ fn ready_endpoints_are_called_and_serving_ones_that_stop_only_when_there_is_none
 }
 
 #[test]
-fn a_port_is_found_by_its_name_or_by_its_number() {
+fn a_port_is_found_by_name_or_by_number() {
     let one = [slice("a", &[endpoint("10.0.0.1", &json!({}))])];
     for (target, found) in [
         ("http://payment.weft:probe", Some("10.0.0.1:7202")),
@@ -108,7 +108,7 @@ fn an_endpoint_counts_once_over_slices_and_families() {
 }
 
 #[test]
-fn a_hint_for_the_own_zone_counts_before_the_zone_of_the_endpoint() {
+fn a_hint_for_the_own_zone_takes_precedence_over_the_zone_of_the_endpoint() {
     let mut near = endpoint("10.0.0.1", &json!({}));
     near["zone"] = json!("a");
     let mut lent = endpoint("10.0.0.2", &json!({}));
@@ -143,7 +143,7 @@ fn a_service_is_named_with_or_without_its_namespace() {
         "http://payment:grpc/",
         "ftp://payment:grpc",
     ] {
-        let fault = Service::parse(wrong, None, || Ok("own".to_owned())).unwrap_err();
-        assert!(fault.contains(wrong), "{fault}");
+        let error = Service::parse(wrong, None, || Ok("own".to_owned())).unwrap_err();
+        assert!(error.contains(wrong), "{error}");
     }
 }

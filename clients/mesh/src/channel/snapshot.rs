@@ -1,23 +1,23 @@
-//! What a channel tells about itself.
+//! Builds the [`Snapshot`] of a channel.
 
 use tokio::time::Instant;
 
 use super::Channel;
 use crate::{
-    call,
+    code,
     discovery::Address,
-    endpoint::{breaker::State, vitals::Vitals},
+    endpoint::{breaker::State, stats::Stats},
+    method,
     snapshot::{self, Snapshot},
-    supervisor::Known,
-    telemetry::code_name,
+    supervisor::KnownAddress,
 };
 
 impl Channel {
-    /// The channel as it is now. Costs a lock of each endpoint; meant for people, not for every call.
+    /// The current state of the channel. Locks each endpoint once: meant for operators, not for every call.
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
         let published = shared.published.borrow().clone();
-        let mut endpoints: Vec<_> = published.known.iter().map(endpoint).collect();
+        let mut endpoints: Vec<_> = published.addresses.iter().map(endpoint).collect();
         endpoints.sort_by(|a, b| (&a.authority, &a.address).cmp(&(&b.authority, &b.address)));
         let mut methods: Vec<_> = shared
             .methods()
@@ -31,14 +31,14 @@ impl Channel {
             endpoints,
             failing: published.failing.as_deref().map(str::to_owned),
             traffic: shared.metrics.traffic.snapshot(),
-            retries_left: shared.budgets.left(),
-            refusal: shared.records.refusal(),
+            retries_left: shared.budgets.remaining(),
+            refusal: shared.histories.rejection_probability(),
             methods,
         }
     }
 }
 
-fn endpoint(known: &Known) -> snapshot::Endpoint {
+fn endpoint(known: &KnownAddress) -> snapshot::Endpoint {
     let now = Instant::now();
     let Address {
         authority,
@@ -47,9 +47,9 @@ fn endpoint(known: &Known) -> snapshot::Endpoint {
         zone,
         ..
     } = &known.address;
-    let vitals: &Vitals = &known.vitals;
-    let record = vitals.record();
-    let (breaker, reason, until) = match record.breaker.state() {
+    let stats: &Stats = &known.stats;
+    let inner = stats.lock();
+    let (breaker, reason, until) = match inner.breaker.state() {
         State::Closed => ("closed", None, None),
         State::Ejected { until, reason, .. } => ("ejected", Some(reason.clone()), Some(*until)),
         State::Probing { reason, .. } => ("probing", Some(reason.clone()), None),
@@ -60,23 +60,23 @@ fn endpoint(known: &Known) -> snapshot::Endpoint {
         zone: zone.as_deref().map(str::to_owned),
         connected: known.connected,
         failure: known.failure.as_deref().map(str::to_owned),
-        weight: record.load.warmth(now),
-        latency_ms: record.load.estimate(now) * 1000.0,
-        in_flight: vitals.in_flight(),
+        weight: inner.load.warmth(now),
+        latency_ms: inner.load.estimate(now) * 1000.0,
+        in_flight: stats.in_flight(),
         breaker,
         reason,
         ejected_for_ms: until.map(|until| until.saturating_duration_since(now).as_millis() as u64),
     }
 }
 
-fn method(method: &call::Method) -> Option<snapshot::Method> {
+fn method(method: &method::Method) -> Option<snapshot::Method> {
     let policy = method.policy.as_ref()?;
     let retry = policy.retry.as_ref();
     let codes = retry.map(|retry| {
         retry
             .retryable_codes
             .iter()
-            .map(|code| code_name(*code))
+            .map(|code| code::name(*code))
             .collect()
     });
     Some(snapshot::Method {
@@ -90,6 +90,6 @@ fn method(method: &call::Method) -> Option<snapshot::Method> {
         hedging_source: method.sources.hedging.clone(),
         wait_for_ready: method.wait_for_ready,
         wait_for_ready_source: method.sources.wait_for_ready.clone(),
-        p95_ms: method.observed.p95().map(|p95| p95.as_secs_f64() * 1000.0),
+        p95_ms: method.latencies.p95().map(|p95| p95.as_secs_f64() * 1000.0),
     })
 }

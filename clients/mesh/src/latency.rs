@@ -5,16 +5,16 @@ use std::{
     time::Duration,
 };
 
-/// Latencies that are remembered.
-const KEPT: usize = 128;
-/// Fewer say nothing about the tail.
-const LEAST: usize = 40;
-/// The percentile is computed anew after this many observations.
+/// Number of stored latencies.
+const CAPACITY: usize = 128;
+/// With fewer latencies there is no percentile.
+const MIN_COUNT: usize = 40;
+/// The percentile is recomputed after this many observations.
 const REFRESH: usize = 16;
 
 /// Recent latencies of one method, as its callers saw them.
 #[derive(Debug, Default)]
-pub(crate) struct Observed(Mutex<Ring>);
+pub(crate) struct RecentLatencies(Mutex<Ring>);
 
 #[derive(Debug, Default)]
 struct Ring {
@@ -24,18 +24,18 @@ struct Ring {
     p95: Option<Duration>,
 }
 
-impl Observed {
+impl RecentLatencies {
     pub(crate) fn record(&self, latency: Duration) {
         let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = ring.next;
-        if ring.latencies.len() < KEPT {
+        if ring.latencies.len() < CAPACITY {
             ring.latencies.push(latency);
         } else {
             ring.latencies[place] = latency;
         }
-        ring.next = (place + 1) % KEPT;
+        ring.next = (place + 1) % CAPACITY;
         ring.since_refresh += 1;
-        if ring.latencies.len() >= LEAST && (ring.p95.is_none() || ring.since_refresh >= REFRESH) {
+        if ring.latencies.len() >= MIN_COUNT && (ring.p95.is_none() || ring.since_refresh >= REFRESH) {
             let mut sorted = ring.latencies.clone();
             sorted.sort_unstable();
             ring.p95 = Some(sorted[sorted.len() * 95 / 100]);
@@ -43,7 +43,7 @@ impl Observed {
         }
     }
 
-    /// `None` while too little was observed.
+    /// `None` while there are too few latencies.
     pub(crate) fn p95(&self) -> Option<Duration> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).p95
     }
@@ -54,13 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_percentile_follows_the_last_latencies() {
-        let observed = Observed::default();
-        (1..LEAST as u64).for_each(|ms| observed.record(Duration::from_millis(ms)));
-        assert_eq!(observed.p95(), None);
-        observed.record(Duration::from_millis(LEAST as u64));
-        assert_eq!(observed.p95(), Some(Duration::from_millis(39)));
-        (0..2 * KEPT).for_each(|_| observed.record(Duration::from_millis(7)));
-        assert_eq!(observed.p95(), Some(Duration::from_millis(7)));
+    fn the_percentile_covers_the_most_recent_latencies() {
+        let latencies = RecentLatencies::default();
+        (1..MIN_COUNT as u64).for_each(|ms| latencies.record(Duration::from_millis(ms)));
+        assert_eq!(latencies.p95(), None);
+        latencies.record(Duration::from_millis(MIN_COUNT as u64));
+        assert_eq!(latencies.p95(), Some(Duration::from_millis(39)));
+        (0..2 * CAPACITY).for_each(|_| latencies.record(Duration::from_millis(7)));
+        assert_eq!(latencies.p95(), Some(Duration::from_millis(7)));
     }
 }
