@@ -85,7 +85,7 @@ fn crates_import_only_what_the_architecture_allows() {
 }
 
 #[test]
-fn only_data_crates_speak_sql_and_only_events_speaks_nats() {
+fn only_data_crates_use_sqlx_and_only_events_uses_the_nats_client() {
     for package in members() {
         for (library, allowed) in RESERVED {
             let uses = dependencies(&package).contains(library);

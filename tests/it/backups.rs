@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use serde_json::Value;
 use tests::{Durability, Options, Service, Stack, eventually, workspace_root};
 
-use crate::cli_rig::{Weft, balance, errors, example};
+use crate::cli_fixture::{Weft, balance, errors, example};
 
 const RUNBOOK: &str = "docs/runbooks/backup-restore.md";
 const LOST: &str =
@@ -14,9 +14,9 @@ const LOST: &str =
 const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_runbook_dumps_and_restores_is_all_there_and_goes_on() {
+async fn the_backup_runbook_restores_everything_and_processing_continues() {
     let stack = Stack::with(Options::default().own_postgres(Durability::Fast)).await;
-    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let weft = Weft::new(&stack, "TEST-FAC-1", &["admin"]);
     weft.json(&["order", "import", &example("01_submission.xml")])
         .await;
     weft.json(&["remittance", "import", &example("02_remittance_partial.xml")])
@@ -113,9 +113,10 @@ async fn caught_up(weft: &Weft<'_>) {
             let of = |field: &str| consumer["consumer"][field] == "0";
             of("pendingCount") && of("unacknowledgedCount")
         };
-        match audit.status.success() && pending(weft).await == 0 && consumers.iter().all(is_idle) {
-            true => Ok(()),
-            false => Err(format!("{}{lag:#}", errors(&audit))),
+        if audit.status.success() && pending(weft).await == 0 && consumers.iter().all(is_idle) {
+            Ok(())
+        } else {
+            Err(format!("{}{lag:#}", errors(&audit)))
         }
     })
     .await;

@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(30);
 type Row = (String, String, String, Option<String>, String);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_call_of_an_audited_method_leaves_a_row_whatever_became_of_it() {
+async fn every_call_of_an_audited_method_leaves_a_row_for_any_outcome() {
     let stack = Stack::with(Options::default().only(&[Service::Payment])).await;
     let request = VoidPaymentRequest {
         request_id: REQUEST.to_owned(),
@@ -82,7 +82,7 @@ async fn every_call_of_an_audited_method_leaves_a_row_whatever_became_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_the_database_refuses_holds_up_no_other() {
+async fn an_audit_record_that_the_database_refuses_delays_no_other() {
     let stack = Stack::with(Options::default().only(&[Service::Payment])).await;
     let owner = stack.database(Service::Payment).owner().await;
     sqlx::query("alter table chassis.audit add constraint not_f9 check (facility <> 'F9')")

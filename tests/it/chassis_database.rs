@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chassis::{Facility, Process, Sections, health::Status, postgres};
 use proto::claims::v1::{WithdrawClaimRequest, claim_service_client::ClaimServiceClient};
 use sqlx::PgPool;
-use tests::{Durability, FaultyLink, Options, Postgres, Service, Stack, eventually};
+use tests::{Durability, Options, Postgres, Service, Stack, TcpFaultProxy, eventually};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 /// A migrated database, and a process that uses it as a service does.
@@ -139,7 +139,7 @@ async fn statements_are_bounded_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_postgresql_is_noticed_both_ways_and_no_stale_connection_is_used() {
+async fn a_postgresql_restart_is_noticed_both_ways_and_no_stale_connection_is_used() {
     let fixture = Fixture::on(Postgres::start(Durability::Fast).await).await;
     let facility = Facility::new("F1").unwrap();
     let ready = |fixture: &Fixture| fixture.process.health.down().is_empty();
@@ -159,7 +159,7 @@ async fn a_restarted_postgresql_is_noticed_both_ways_and_no_stale_connection_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_behind_is_told_by_set_and_version() {
+async fn an_unmigrated_database_is_reported_by_set_and_version() {
     let server = Postgres::shared().await;
     let fresh = server.database("order").await;
     let settings = postgres::Settings {
@@ -212,7 +212,7 @@ async fn is_refused(stack: &Stack, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_row_level_security_does_not_bind_is_refused_in_words() {
+async fn a_role_that_bypasses_row_level_security_is_refused_with_a_reason() {
     let stack = Stack::with(Options::default().own_postgres(Durability::Fast).only(&[])).await;
     let superuser = stack.database(Service::Claims).superuser().await;
     for (grant, revoke, words) in [
@@ -236,10 +236,10 @@ async fn a_role_that_row_level_security_does_not_bind_is_refused_in_words() {
 
 /// A pooler is known by what its sessions say, not by how long they take.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_answers_slowly_is_taken_for_no_pooler() {
+async fn a_slow_server_is_not_mistaken_for_a_pooler() {
     let server = Postgres::shared().await;
     let fresh = server.database("order").await;
-    let link = FaultyLink::to(&format!("127.0.0.1:{}", server.port())).await;
+    let link = TcpFaultProxy::start(&format!("127.0.0.1:{}", server.port())).await;
     let address: std::net::SocketAddr = link.address().parse().unwrap();
     let options = postgres::DatabaseUrl::new(fresh.app_url())
         .connect_options()

@@ -16,7 +16,7 @@ async fn migrated(sets: &[&str]) -> Database {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_answers_are_pruned_for_every_facility_and_unanswered_ones_kept_longer() {
+async fn old_responses_are_pruned_for_every_facility_and_unfinished_requests_kept_longer() {
     let database = migrated(&["chassis"]).await;
     let (superuser, app) = (database.superuser().await, database.app().await);
     // Four pages of two; each number is an age in hours: of the request, of its answer.
@@ -88,7 +88,7 @@ async fn the_audit_trail_is_kept_for_its_time_and_never_less_than_thirty_days() 
 
 /// What makes room is the service itself, rule by rule.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_process_deletes_what_is_old_and_a_rule_that_fails_holds_up_no_other() {
+async fn a_running_process_deletes_old_rows_and_a_failing_rule_blocks_no_other() {
     let fixture = Fixture::new().await;
     let insert = "insert into chassis.audit (at, facility, subject, method, status)
          values (now() - interval '500 days', 'F1', 'clerk', 'm', 'OK'), (now(), 'F1', 'clerk', 'm', 'OK')";
@@ -117,7 +117,7 @@ async fn a_running_process_deletes_what_is_old_and_a_rule_that_fails_holds_up_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sagas_that_ended_long_ago_go_with_their_steps_and_open_ones_stay() {
+async fn sagas_that_ended_long_ago_are_deleted_with_their_steps_and_open_ones_kept() {
     let database = migrated(&["chassis", "events", "order"]).await;
     let superuser = database.superuser().await;
     // Three sagas of 500 days ago: ended, still open, ended lately. One of today.

@@ -74,7 +74,7 @@ async fn withdraw(app: &PgPool, number: &str) {
 }
 
 #[tokio::test]
-async fn numbers_stay_taken_or_free_through_the_migrations_and_after() {
+async fn claim_numbers_stay_reserved_or_free_through_the_migrations_and_after() {
     let (database, superuser) = of_the_version_before().await;
     let app = database.app().await;
     for files in BEFORE..BEFORE + 10 {

@@ -7,7 +7,7 @@ use std::{
 
 use tests::{Stack, workspace_root};
 
-use crate::cli_rig::{errors, finished};
+use crate::cli_fixture::{errors, finished};
 
 #[test]
 fn every_file_that_a_command_of_the_document_names_is_there() {

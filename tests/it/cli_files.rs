@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 use tests::{Service, Stack, workspace_root};
 
-use crate::cli_rig::{Weft, errors};
+use crate::cli_fixture::{Weft, errors};
 
 /// What becomes of a file where nothing came before.
 enum Verdict {
@@ -105,10 +105,10 @@ fn input(name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_submission_and_csv_of_the_collection_has_its_verdict_and_the_same_again() {
+async fn every_submission_and_csv_of_the_test_inputs_has_its_expected_outcome_twice() {
     let stack = Stack::start().await;
     for (number, (name, verdict)) in FILES.iter().enumerate() {
-        let weft = Weft::of(&stack, &format!("files-{number}"), &["admin"]);
+        let weft = Weft::new(&stack, &format!("files-{number}"), &["admin"]);
         let money = if name.ends_with("csv") { "15.30" } else { "500.00" };
         match verdict {
             Taken => {
@@ -213,10 +213,10 @@ const CORRECTIONS: [(&str, &str, &str); 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_corrected_file_takes_what_the_wrong_one_left_and_nothing_twice() {
+async fn a_corrected_file_imports_what_the_wrong_one_left_out_and_nothing_twice() {
     let stack = Stack::start().await;
     for (number, (name, wrong, meant)) in CORRECTIONS.into_iter().enumerate() {
-        let weft = Weft::of(&stack, &format!("corrected-{number}"), &["admin"]);
+        let weft = Weft::new(&stack, &format!("corrected-{number}"), &["admin"]);
         assert_eq!(outcome(&weft, name).await.0, "refused", "{name}");
         let text = fs::read_to_string(input(name)).unwrap();
         assert!(text.contains(wrong), "{name}");
@@ -238,7 +238,7 @@ async fn a_corrected_file_takes_what_the_wrong_one_left_and_nothing_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_good_invoices_of_a_file_are_kept_when_the_wrong_one_is_corrected() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let heading = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country";
     let when = "2011-01-04 10:00:00";
     let wrong = format!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tests::{Options, Service, Stack};
 
-use crate::cli_rig::{Weft, balance, online_retail};
+use crate::cli_fixture::{Weft, balance, online_retail};
 
 /// What the data set's description says of all eight files together; the money in pence.
 const INVOICES: i64 = 789;
@@ -31,7 +31,7 @@ async fn eight_days_are_accounted_for_to_the_penny_and_a_second_import_changes_n
     // A busy machine is no reason for a card to be declined.
     let options = Options::default().set(Service::Payment, "processor.timeout_ms", "20000");
     let stack = Stack::with(options).await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let first = import(&weft, &files).await;
     assert_eq!(
         sum(&first, |report| count(&report["read"]["documents"])),
@@ -135,9 +135,9 @@ fn pence(value: &Value) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_declined_card_refused_is_taken_with_another_one() {
+async fn invoices_of_a_declined_card_are_imported_with_another_card() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let file = stack.folder().join("invoices.csv");
     let heading = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country";
     let text = format!(

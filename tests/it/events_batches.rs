@@ -11,18 +11,19 @@ use tests::backbone::Recorder;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::events_rig::{Rig, event};
+use crate::events_fixture::{Fixture, event};
 
 const EFFECTS: &str = "select count(*) from effect";
 
-/// A rig with events in the stream that nobody has consumed yet: several at a time come to whoever does.
-async fn waiting(events: &[Event]) -> Rig {
-    let mut rig = Rig::start().await;
-    rig.publish();
-    rig.append_all(events).await;
-    rig.eventually_count(0, "select count(*) from events.outbox")
+/// A fixture with events in the stream that nobody has consumed yet: several at a time come to whoever does.
+async fn waiting(events: &[Event]) -> Fixture {
+    let mut fixture = Fixture::start().await;
+    fixture.publish();
+    fixture.append_all(events).await;
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    rig
+    fixture
 }
 
 /// An event of each of so many aggregates.
@@ -36,13 +37,13 @@ async fn many_events_take_effect_in_few_transactions_and_in_order() {
     let events: Vec<_> = (1..=5)
         .flat_map(|version| aggregates.iter().map(move |id| event(*id, version)))
         .collect();
-    let mut rig = waiting(&events).await;
-    rig.consume(|_| Ok(()));
+    let mut fixture = waiting(&events).await;
+    fixture.consume(|_| Ok(()));
     for aggregate in aggregates {
-        assert_eq!(rig.effects(aggregate, 5).await, [1, 2, 3, 4, 5]);
+        assert_eq!(fixture.effects(aggregate, 5).await, [1, 2, 3, 4, 5]);
     }
-    assert_eq!(rig.database.count(EFFECTS).await, 200);
-    let transactions = rig
+    assert_eq!(fixture.database.count(EFFECTS).await, 200);
+    let transactions = fixture
         .database
         .count("select count(distinct xmin::text) from effect")
         .await;
@@ -50,14 +51,14 @@ async fn many_events_take_effect_in_few_transactions_and_in_order() {
 }
 
 #[tokio::test]
-async fn an_event_that_fails_among_others_is_counted_as_if_it_had_been_alone() {
+async fn an_event_that_fails_in_a_batch_has_its_attempts_counted_as_if_it_were_alone() {
     let guilty = event(Uuid::new_v4(), 7);
     let mut events = firsts(40);
     events.insert(20, guilty.clone());
-    let mut rig = waiting(&events).await;
+    let mut fixture = waiting(&events).await;
     let tries = Arc::new(AtomicU32::new(0));
     let counted = tries.clone();
-    rig.consume(move |delivery| {
+    fixture.consume(move |delivery| {
         if delivery.version == 7 {
             counted.fetch_add(1, Ordering::SeqCst);
             return Err(HandlerError::transient("NOT_YET", "try again"));
@@ -65,34 +66,35 @@ async fn an_event_that_fails_among_others_is_counted_as_if_it_had_been_alone() {
         Ok(())
     });
     let dead = "select count(*) from events.dead_letter where error_class = 'exhausted' and attempts = 5";
-    rig.eventually_count(1, dead).await;
-    rig.eventually_count(40, EFFECTS).await;
-    assert!(rig.versions(guilty.meta.aggregate_id).await.is_empty());
+    fixture.eventually_count(1, dead).await;
+    fixture.eventually_count(40, EFFECTS).await;
+    assert!(fixture.versions(guilty.meta.aggregate_id).await.is_empty());
     // The five that count, and the one with others that does not.
     assert_eq!(tries.load(Ordering::SeqCst), 6);
     assert_eq!(
-        rig.database.count("select count(*) from events.inbox").await,
+        fixture.database.count("select count(*) from events.inbox").await,
         40,
         "what was rolled back with it has one mark"
     );
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_among_others_fails_alone() {
+async fn a_handler_that_panics_in_a_batch_fails_alone() {
     let mut events = firsts(10);
     events.insert(5, event(Uuid::new_v4(), 7));
-    let mut rig = waiting(&events).await;
+    let mut fixture = waiting(&events).await;
     let tries = AtomicU32::new(0);
-    rig.consume(move |delivery| {
+    fixture.consume(move |delivery| {
         assert!(
             delivery.version != 7 || tries.fetch_add(1, Ordering::SeqCst) > 1,
             "odd"
         );
         Ok(())
     });
-    rig.eventually_count(11, EFFECTS).await;
+    fixture.eventually_count(11, EFFECTS).await;
     assert_eq!(
-        rig.database
+        fixture
+            .database
             .count("select count(*) from events.dead_letter")
             .await,
         0
@@ -113,16 +115,19 @@ impl Handler for Careless {
 }
 
 #[tokio::test]
-async fn a_handler_that_ignores_a_failed_statement_takes_no_effect_from_others_and_is_found() {
+async fn a_handler_that_ignores_a_failed_statement_loses_no_effect_of_others_and_is_reported() {
     let mut events = firsts(10);
     events.push(event(Uuid::new_v4(), 7));
-    let mut rig = waiting(&events).await;
-    rig.consume_with(Careless);
+    let mut fixture = waiting(&events).await;
+    fixture.consume_with(Careless);
     let dead = "select count(*) from events.dead_letter
                 where error_class = 'exhausted' and error_code = 'FAILURE_IGNORED'";
-    rig.eventually_count(1, dead).await;
-    rig.eventually_count(10, EFFECTS).await;
-    assert_eq!(rig.database.count("select count(*) from events.inbox").await, 10);
+    fixture.eventually_count(1, dead).await;
+    fixture.eventually_count(10, EFFECTS).await;
+    assert_eq!(
+        fixture.database.count("select count(*) from events.inbox").await,
+        10
+    );
 }
 
 /// Writes down which facility the database took the transaction for.
@@ -141,28 +146,30 @@ impl Handler for FacilityRecorder {
 
 #[tokio::test]
 async fn events_of_two_facilities_do_not_share_a_transaction() {
-    let mut rig = Rig::start().await;
+    let mut fixture = Fixture::start().await;
     let seen = "create table seen (event_id uuid primary key, facility text, setting text);
                 grant select, insert on seen to order_app";
-    rig.database.owner().await.execute(seen).await.unwrap();
+    fixture.database.owner().await.execute(seen).await.unwrap();
     for round in 0..15 {
         for facility in ["al-noor", "al-safa"] {
             let mut event = event(Uuid::new_v4(), round);
             event.meta.facility = facility.into();
             let begin = format!("begin; select set_config('weft.facility', '{facility}', true)");
-            let mut tx = rig.pool.begin_with(AssertSqlSafe(begin)).await.unwrap();
+            let mut tx = fixture.pool.begin_with(AssertSqlSafe(begin)).await.unwrap();
             events::append(&mut tx, &[event]).await.unwrap();
             tx.commit().await.unwrap();
         }
     }
-    rig.publish();
-    rig.eventually_count(0, "select count(*) from events.outbox")
+    fixture.publish();
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    rig.consume_with(FacilityRecorder);
-    rig.eventually_count(30, "select count(*) from seen").await;
-    rig.eventually_count(0, "select count(*) from seen where facility <> setting")
+    fixture.consume_with(FacilityRecorder);
+    fixture.eventually_count(30, "select count(*) from seen").await;
+    fixture
+        .eventually_count(0, "select count(*) from seen where facility <> setting")
         .await;
-    let transactions = rig
+    let transactions = fixture
         .database
         .count("select count(distinct xmin::text) from seen")
         .await;
@@ -170,29 +177,32 @@ async fn events_of_two_facilities_do_not_share_a_transaction() {
 }
 
 #[tokio::test]
-async fn a_row_that_somebody_else_locks_delays_its_own_event_alone() {
+async fn a_locked_row_delays_only_the_event_that_needs_it() {
     let events = firsts(20);
     let locked = &events[10];
-    let mut rig = waiting(&events).await;
+    let mut fixture = waiting(&events).await;
     // The same key in a transaction that is still open: the handler's insert waits for its end.
-    let owner = rig.database.owner().await;
+    let owner = fixture.database.owner().await;
     let mut other = owner.begin().await.unwrap();
     let taken = sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, 0)");
     let taken = taken.bind(locked.id).bind(Uuid::new_v4());
     taken.execute(&mut *other).await.unwrap();
-    rig.consume(|_| Ok(()));
-    rig.eventually_count(19, EFFECTS).await;
-    assert!(rig.versions(locked.meta.aggregate_id).await.is_empty());
+    fixture.consume(|_| Ok(()));
+    fixture.eventually_count(19, EFFECTS).await;
+    assert!(fixture.versions(locked.meta.aggregate_id).await.is_empty());
     other.rollback().await.unwrap();
-    assert_eq!(rig.effects(locked.meta.aggregate_id, 1).await, [1]);
+    assert_eq!(fixture.effects(locked.meta.aggregate_id, 1).await, [1]);
     assert_eq!(
-        rig.database.count("select count(*) from events.failure").await,
+        fixture
+            .database
+            .count("select count(*) from events.failure")
+            .await,
         0,
         "nobody failed"
     );
 }
 
-/// More than the batches that start at once, and fewer than the connections of the rig's pool.
+/// More than the batches that start at once, and fewer than the connections of the fixture's pool.
 const MEETING: usize = 3;
 
 /// Ends once so many have run at the same time.
@@ -238,9 +248,9 @@ impl Handler for Meeting {
 }
 
 #[tokio::test]
-async fn slow_handlers_run_beside_each_other() {
-    let mut rig = waiting(&firsts(16)).await;
+async fn slow_handlers_run_concurrently() {
+    let mut fixture = waiting(&firsts(16)).await;
     // One after the other they would never end.
-    rig.consume_with(Meeting(watch::Sender::default()));
-    rig.eventually_count(16, EFFECTS).await;
+    fixture.consume_with(Meeting(watch::Sender::default()));
+    fixture.eventually_count(16, EFFECTS).await;
 }

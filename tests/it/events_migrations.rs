@@ -19,7 +19,8 @@ const BEFORE: &str = "
     insert into events.lease (name, owner, epoch, until) values ('lane:1', 'a relay', 1, now() + interval '1 hour')";
 
 #[tokio::test]
-async fn what_waited_before_the_outbox_was_a_partition_is_published_and_what_was_published_can_be_again() {
+async fn pending_events_from_before_the_partitioned_outbox_are_published_and_published_ones_can_be_republished()
+ {
     let server = Postgres::shared().await;
     let database = server.database("order").await;
     database.migrate(&["chassis"]).await;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     events_filters::{GAINED, append, consume, effects, nothing_came_twice, pass},
-    events_rig::{CONSUMER, Rig, SOON, event, settings},
+    events_fixture::{CONSUMER, Fixture, SOON, event, settings},
 };
 
 /// A request that is never answered runs into its limit of 5 s, and messages in hand come back after their own.
@@ -70,19 +70,19 @@ async fn carry(
     to.shutdown().await
 }
 
-/// A rig that takes its broker for one of 2.12.
-async fn on_an_older_broker() -> Rig {
+/// A fixture that takes its broker for one of 2.12.
+async fn on_an_older_broker() -> Fixture {
     let nats = Nats::start().await;
     let older = older(&nats, "2.12.8").await;
-    Rig::on(nats, |settings| {
+    Fixture::on(nats, |settings| {
         settings.servers = vec![older.as_str().into()];
         settings.consumer.ack_wait_ms = 1_000;
     })
     .await
 }
 
-async fn consumer(rig: &Rig) -> Option<jetstream::consumer::Info> {
-    let jetstream = jetstream::new(rig.nats.client().await);
+async fn consumer(fixture: &Fixture) -> Option<jetstream::consumer::Info> {
+    let jetstream = jetstream::new(fixture.nats.client().await);
     let consumer: PullConsumer = jetstream
         .get_consumer_from_stream(CONSUMER, "EVENTS")
         .await
@@ -92,7 +92,7 @@ async fn consumer(rig: &Rig) -> Option<jetstream::consumer::Info> {
 
 /// It would store the messages of a batch one by one, and its answer would look like that to a batch.
 #[tokio::test]
-async fn a_broker_before_2_12_is_refused_with_the_version_that_is_needed_and_left_as_it_is() {
+async fn a_broker_before_2_12_is_refused_with_the_required_version_and_not_changed() {
     let nats = Nats::start().await;
     let mut settings = settings(&nats);
     settings.servers = vec![older(&nats, "2.11.11").await.as_str().into()];
@@ -109,15 +109,18 @@ async fn a_broker_before_2_12_is_refused_with_the_version_that_is_needed_and_lef
 }
 
 #[tokio::test]
-async fn on_a_broker_before_2_14_a_consumer_that_gains_a_subject_is_created_anew_and_does_nothing_twice() {
-    let mut rig = on_an_older_broker().await;
-    let aggregate = pass(&mut rig).await;
-    let created = consumer(&rig).await.unwrap().created;
-    consume(&mut rig, &[SUBJECT, GAINED]);
-    append(&rig, aggregate, 11..=14).await;
-    assert_eq!(effects(&rig, aggregate, 14).await, (1..=14).collect::<Vec<_>>());
-    nothing_came_twice(&rig).await;
-    assert_ne!(consumer(&rig).await.unwrap().created, created);
+async fn on_a_broker_before_2_14_a_consumer_that_gains_a_subject_is_recreated_without_a_second_effect() {
+    let mut fixture = on_an_older_broker().await;
+    let aggregate = pass(&mut fixture).await;
+    let created = consumer(&fixture).await.unwrap().created;
+    consume(&mut fixture, &[SUBJECT, GAINED]);
+    append(&fixture, aggregate, 11..=14).await;
+    assert_eq!(
+        effects(&fixture, aggregate, 14).await,
+        (1..=14).collect::<Vec<_>>()
+    );
+    nothing_came_twice(&fixture).await;
+    assert_ne!(consumer(&fixture).await.unwrap().created, created);
 }
 
 /// Dies with what it has in hand.
@@ -130,23 +133,25 @@ impl Handler for Hangs {
 }
 
 #[tokio::test]
-async fn on_a_broker_before_2_14_what_a_process_died_over_comes_back_in_order() {
-    let mut rig = on_an_older_broker().await;
-    let client = rig.nats.client().await;
+async fn on_a_broker_before_2_14_unacknowledged_events_are_redelivered_in_order() {
+    let mut fixture = on_an_older_broker().await;
+    let client = fixture.nats.client().await;
     let mut unanswered = client.subscribe(format!("{UNKNOWN}>")).await.unwrap();
     client.flush().await.unwrap();
-    rig.publish();
+    fixture.publish();
     let aggregate = Uuid::new_v4();
-    rig.append(aggregate, 1..=5).await;
-    let died = rig.consume_with(Hangs);
+    fixture.append(aggregate, 1..=5).await;
+    let died = fixture.consume_with(Hangs);
     eventually(SOON, || async {
-        consumer(&rig).await.is_some_and(|info| info.num_ack_pending > 0)
+        consumer(&fixture)
+            .await
+            .is_some_and(|info| info.num_ack_pending > 0)
     })
     .await;
     died.abort();
-    rig.consume(|_| Ok(()));
+    fixture.consume(|_| Ok(()));
     let versions = eventually(LATER, || async {
-        let versions = rig.versions(aggregate).await;
+        let versions = fixture.versions(aggregate).await;
         (versions.len() >= 5).then_some(versions)
     })
     .await;
@@ -155,10 +160,10 @@ async fn on_a_broker_before_2_14_what_a_process_died_over_comes_back_in_order() 
 }
 
 #[tokio::test]
-async fn a_stream_that_takes_no_atomic_batches_gets_every_event_by_itself_in_order() {
-    let mut rig = Rig::start().await;
-    rig.bus_is_ready().await;
-    let jetstream = jetstream::new(rig.nats.client().await);
+async fn a_stream_without_atomic_batches_gets_each_event_alone_and_in_order() {
+    let mut fixture = Fixture::start().await;
+    fixture.bus_is_ready().await;
+    let jetstream = jetstream::new(fixture.nats.client().await);
     let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
     let mut config = stream.info().await.unwrap().config.clone();
     config.allow_atomic_publish = false;
@@ -168,11 +173,12 @@ async fn a_stream_that_takes_no_atomic_batches_gets_every_event_by_itself_in_ord
     let events: Vec<_> = (1..=5)
         .flat_map(|version| aggregates.iter().map(move |id| event(*id, version)))
         .collect();
-    rig.append_all(&events).await;
-    rig.publish();
-    rig.eventually_count(0, "select count(*) from events.outbox")
+    fixture.append_all(&events).await;
+    fixture.publish();
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    let published = published(&rig.nats).await;
+    let published = published(&fixture.nats).await;
     assert_eq!(published.len(), events.len());
     for aggregate in aggregates {
         let of_it = published.iter().filter(|event| event.aggregate == aggregate);

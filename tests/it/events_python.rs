@@ -10,7 +10,7 @@ use std::{
 use tests::workspace_root;
 use uuid::Uuid;
 
-use crate::events_rig::Rig;
+use crate::events_fixture::Fixture;
 
 const PROTOS: [&str; 4] = [
     "order/v1/events.proto",
@@ -22,19 +22,22 @@ const PROTOS: [&str; 4] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_reader_sees_each_event_once_and_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::start().await;
-    rig.publish();
+    let mut fixture = Fixture::start().await;
+    fixture.publish();
     let first = [Uuid::new_v4(), Uuid::new_v4()];
     for aggregate in first {
-        rig.append(aggregate, [1]).await;
+        fixture.append(aggregate, [1]).await;
     }
     generate(folder.path());
-    let seen: BTreeSet<_> = read(folder.path(), rig.nats.url(), 2).await.into_iter().collect();
+    let seen: BTreeSet<_> = read(folder.path(), fixture.nats.url(), 2)
+        .await
+        .into_iter()
+        .collect();
     assert_eq!(seen, first.map(|order| order.to_string()).into());
 
     let later = Uuid::new_v4();
-    rig.append(later, [1]).await;
-    let seen = read(folder.path(), rig.nats.url(), 1).await;
+    fixture.append(later, [1]).await;
+    let seen = read(folder.path(), fixture.nats.url(), 1).await;
     assert_eq!(seen, [later.to_string()]);
 }
 

@@ -74,9 +74,10 @@ impl Shell {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .output()
             .expect("bash is on PATH");
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(format!("{example}\n{}", String::from_utf8_lossy(&output.stderr))),
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(format!("{example}\n{}", String::from_utf8_lossy(&output.stderr)))
         }
     }
 }

@@ -10,7 +10,7 @@ use tests::{Service, Stack, binaries};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_services_key_makes_no_administrator_and_no_other_service() {
+async fn a_services_key_signs_no_token_of_an_administrator_or_of_another_service() {
     let stack = Stack::start().await;
     let mut forged = stack.issuer().claims("al-noor", &["admin"]);
     for service in [None, Some("order"), Some("claims")] {
@@ -65,7 +65,7 @@ fn settings(program: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_secret_is_printed_whatever_setting_and_form_it_stands_in() {
+async fn no_secret_is_printed_from_any_setting_in_any_form() {
     const FORMS: [&str; 8] = [
         "postgres://user:MARKER@host:5432/db",
         "postgres://user:se/MARKER@host",
@@ -128,7 +128,7 @@ async fn no_secret_is_printed_whatever_setting_and_form_it_stands_in() {
 
 /// The example of the README under "Configuration", with the settings of its own that have no default.
 #[tokio::test]
-async fn the_readmes_example_of_a_configuration_is_complete() {
+async fn the_configuration_example_of_the_readme_is_complete() {
     let readme = include_str!("../../README.md");
     let part = readme.split("## Configuration").nth(1).unwrap();
     let toml: String = part

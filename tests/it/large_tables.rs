@@ -16,8 +16,8 @@ use tests::{
 use uuid::Uuid;
 
 use crate::{
-    order_rig::SOON,
-    payment_rig::{self, Rig},
+    order_fixture::SOON,
+    payment_fixture::{self, Fixture},
 };
 
 const ROWS: u64 = 50_000;
@@ -119,14 +119,14 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
     let database = stack.database(Service::Payment);
     let folded = "select folded_to - (select max(id) from payment.ledger_entry) from payment.ledger_folded";
     eventually(SOON, || async { database.count(folded).await == 0 }).await;
-    let (payments, ledger) = payment_rig::clients(&stack, payment_rig::FACILITY);
-    let rig = Rig {
+    let (payments, ledger) = payment_fixture::clients(&stack, payment_fixture::FACILITY);
+    let fixture = Fixture {
         stack,
         payments,
         ledger,
     };
-    pay(&rig).await;
-    publish_past_a_held_event(&rig.stack).await;
+    pay(&fixture).await;
+    publish_past_a_held_event(&fixture.stack).await;
     let sweeps = [
         "chassis.audit a",
         "lease_until < now()",
@@ -141,8 +141,8 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
         "from events.outbox limit 100001",
         "events.aside(own_lanes)",
     ];
-    check(&rig.stack, Service::Payment, &sweeps).await;
-    let database = rig.stack.database(Service::Payment);
+    check(&fixture.stack, Service::Payment, &sweeps).await;
+    let database = fixture.stack.database(Service::Payment);
     let old = "select count(*) from events.operator_action
                where created_at < now() - interval '730 days' and dead_letter_id is null";
     eventually(SOON, || async { database.count(old).await == 0 }).await;
@@ -159,7 +159,7 @@ async fn publish_past_a_held_event(stack: &Stack) {
         eventually(SOON, || async { waiting().await == expected.cast_signed() }).await;
     };
     waiting(ROWS + 1).await;
-    let token = stack.token(payment_rig::FACILITY, &["admin"]);
+    let token = stack.token(payment_fixture::FACILITY, &["admin"]);
     let mut events = EventServiceClient::new(stack.connect(Service::Payment, &token));
     let held = events
         .list_held_messages(ListHeldMessagesRequest::default())
@@ -181,15 +181,15 @@ async fn publish_past_a_held_event(stack: &Stack) {
 }
 
 /// Authorizes, captures, refunds and voids, a few at once and one after the other.
-async fn pay(rig: &Rig) {
+async fn pay(fixture: &Fixture) {
     for at_once in (1..=TIMES).chain([16]) {
         let paid = (0..at_once).map(|_| async {
-            let payment = rig.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
-            let payment = rig.capture(&payment, None).await.unwrap();
-            rig.refund(&payment, None).await.unwrap();
+            let payment = fixture.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
+            let payment = fixture.capture(&payment, None).await.unwrap();
+            fixture.refund(&payment, None).await.unwrap();
             let order = Uuid::new_v4();
-            rig.authorize(order, 100, "tok_visa").await.unwrap();
-            rig.void(order).await.unwrap();
+            fixture.authorize(order, 100, "tok_visa").await.unwrap();
+            fixture.void(order).await.unwrap();
         });
         join_all(paid).await;
     }

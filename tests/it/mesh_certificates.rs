@@ -8,7 +8,7 @@ use rcgen::{
 };
 use tests::{Hop, Hops, eventually};
 
-use crate::mesh_rig::{Caller, Load, hops, turn};
+use crate::mesh_fixture::{Caller, Load, hops, turn};
 
 const SERVER: &str = "spiffe://weft.test/order";
 const CLIENT: &str = "spiffe://weft.test/tests";
@@ -93,7 +93,7 @@ async fn secured(hops: &Hops, files: &Files) -> Hop {
 }
 
 #[tokio::test]
-async fn certificates_and_their_authority_change_under_load_and_no_call_fails() {
+async fn certificates_and_their_authority_are_rotated_under_load_without_a_failed_call() {
     let _turn = turn().await;
     let hops = hops();
     let (old, new) = (authority("old"), authority("new"));
@@ -143,7 +143,7 @@ async fn certificates_and_their_authority_change_under_load_and_no_call_fails() 
 }
 
 #[tokio::test]
-async fn expired_foreign_and_nameless_certificates_are_refused_each_with_its_reason_in_the_log() {
+async fn expired_untrusted_and_nameless_certificates_are_refused_and_the_reason_is_logged() {
     let _turn = turn().await;
     let hops = hops();
     let (ours, foreign) = (authority("ours"), authority("foreign"));
@@ -177,7 +177,7 @@ async fn expired_foreign_and_nameless_certificates_are_refused_each_with_its_rea
         println!("{name}: {line}");
         assert!(line.contains(reason), "{name}: {line}");
     }
-    assert_eq!(hop.tally().await.begun, 0);
+    assert_eq!(hop.stats().await.started, 0);
     let caller = Files::new(&hops, "good", &[&ours], &ours, &named(CLIENT)).caller(&hops, &[&hop]);
     caller.list().await.unwrap();
 }

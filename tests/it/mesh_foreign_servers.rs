@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::mesh_rig::policies;
+use crate::mesh_fixture::policies;
 
 #[derive(Clone, Copy, Debug)]
 enum Language {
@@ -45,7 +45,7 @@ async fn a_call_of_ten_seconds_is_made_once_on_one_connection() {
 
 #[tokio::test]
 #[ignore = "takes a minute and a half: `make load`"]
-async fn a_quiet_connection_stays() {
+async fn an_idle_connection_stays_open() {
     let both = LANGUAGES.map(|language| async move {
         let server = Server::start(language, 0).await;
         let relay = Relay::before(server.port).await;
@@ -60,7 +60,7 @@ async fn a_quiet_connection_stays() {
 
 /// Whoever sets the pings too often is told so by the server, and the channel heeds it.
 #[tokio::test]
-async fn after_too_many_pings_the_channel_pings_seldom() {
+async fn after_too_many_pings_the_channel_pings_less_often() {
     let mut server = Server::start(Language::Python, 3).await;
     let relay = Relay::before(server.port).await;
     let channel = channel(&relay, Pings::Always);

@@ -89,7 +89,7 @@ struct Counted {
 
 /// Counts what the orders cost; `None` when one of them was not answered as fulfilled at its first call.
 async fn count(in_flight: usize) -> Option<Counted> {
-    let stack = Arc::new(Stack::with(patient()).await);
+    let stack = Arc::new(Stack::with(slow_polling()).await);
     let mut databases = BTreeMap::new();
     for service in Service::ALL {
         databases.insert(
@@ -103,7 +103,7 @@ async fn count(in_flight: usize) -> Option<Counted> {
 
     let began = Instant::now();
     place(&stack, ORDERS, in_flight).await?;
-    settled(&stack, ORDERS).await;
+    wait_until_booked(&stack, ORDERS).await;
     let at_once = SqlCounters::read(&databases).await.unwrap();
     // A session reports its commits and rows when it ends.
     for service in Service::ALL {
@@ -114,11 +114,11 @@ async fn count(in_flight: usize) -> Option<Counted> {
     let mut counters = SqlCounters::read(&databases).await.unwrap();
     counters.take_statements_and_wal(at_once);
     let events = events(&stack).await - events_before;
-    Some(Counted::of(&counters.since(&before), events, seconds))
+    Some(Counted::new(&counters.since(&before), events, seconds))
 }
 
 /// Services that seldom look for work that nobody has told them of: what that costs depends on the time it takes.
-fn patient() -> Options {
+fn slow_polling() -> Options {
     let mut options = Options::default().count_statements();
     for (service, name) in [
         (Service::Order, "saga.poll_ms"),
@@ -178,7 +178,7 @@ fn three_lines() -> PlaceOrderRequest {
 }
 
 /// Waits until all is published and in the ledger.
-async fn settled(stack: &Stack, orders: usize) {
+async fn wait_until_booked(stack: &Stack, orders: usize) {
     eventually(SOON, || async {
         for service in Service::ALL {
             let depth = "select depth from events.outbox_depth()";
@@ -190,9 +190,10 @@ async fn settled(stack: &Stack, orders: usize) {
         let booked =
             "select count(distinct order_id) from payment.ledger_transaction where cause = 'ORDER_FULFILLED'";
         let booked = stack.database(Service::Payment).count(booked).await;
-        match booked == orders as i64 {
-            true => Ok(()),
-            false => Err(format!("{booked} of {orders} orders are in the ledger")),
+        if booked == orders as i64 {
+            Ok(())
+        } else {
+            Err(format!("{booked} of {orders} orders are in the ledger"))
         }
     })
     .await;
@@ -221,7 +222,7 @@ async fn sessions_ended(databases: &BTreeMap<String, PgPool>) -> bool {
 }
 
 impl Counted {
-    fn of(counters: &SqlCounters, events: i64, seconds: f64) -> Counted {
+    fn new(counters: &SqlCounters, events: i64, seconds: f64) -> Counted {
         let statements = counters.statements();
         let calls: i64 = statements.iter().map(|one| one.calls).sum();
         let plans: i64 = statements.iter().map(|one| one.plans).sum();

@@ -58,7 +58,7 @@ async fn every_rule_of_the_contract_is_enforced_and_names_its_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_between_fields_are_enforced_in_words() {
+async fn rules_between_fields_are_enforced_with_their_messages() {
     let stack = Stack::start().await;
     let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
     let mut rules = 0;
@@ -119,9 +119,10 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
         for bad in bad_requests(&inner, depth - 1) {
             let mut request = DynamicMessage::new(message.clone());
             let nested = Value::Message(bad.request);
-            let (value, place) = match field.is_list() {
-                true => (Value::List(vec![nested]), format!("{}[0]", field.name())),
-                false => (nested, field.name().to_owned()),
+            let (value, place) = if field.is_list() {
+                (Value::List(vec![nested]), format!("{}[0]", field.name()))
+            } else {
+                (nested, field.name().to_owned())
             };
             request.set_field(&field, value);
             found.push(Bad {
@@ -328,19 +329,20 @@ pub(crate) async fn send(stack: &Stack, method: &MethodDescriptor, body: Bytes) 
         .input()
         .get_field_by_name("requests")
         .is_some_and(|field| field.is_list());
-    let answer = match method.is_client_streaming() {
-        true => client
+    let answer = if method.is_client_streaming() {
+        client
             .client_streaming(Request::new(tokio_stream::once(body)), path, Raw)
             .await
-            .map(drop),
-        false => match client.server_streaming(Request::new(body), path, Raw).await {
+            .map(drop)
+    } else {
+        match client.server_streaming(Request::new(body), path, Raw).await {
             Ok(mut answers) if takes_several => {
                 let answer = answers.get_mut().message().await.unwrap();
                 refused_alone(&DynamicMessage::decode(method.output(), answer.unwrap()).unwrap())
                     .map_or(Ok(()), Err)
             }
             answer => answer.map(drop),
-        },
+        }
     };
     answer.err().unwrap_or_else(|| Status::ok("it was not refused"))
 }

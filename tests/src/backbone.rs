@@ -25,7 +25,7 @@ pub const CONSUMER: &str = "order-recorder";
 pub const SUBJECT: &str = "evt.order.order.confirmed";
 
 /// Gives a fresh database of the service `order` the backbone's tables, and `effect`, where [`Recorder`] writes.
-pub async fn lay_out(database: &Database) {
+pub async fn prepare_database(database: &Database) {
     database.migrate(&["chassis", "events"]).await;
     let effect = "create table effect (id bigint generated always as identity, event_id uuid primary key,
                       aggregate_id uuid not null, version bigint not null,

@@ -38,7 +38,7 @@ use tonic::{
 
 /// A span and the service that it came from.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReceivedSpan {
     /// `service.name` of its resource.
     pub service: String,
     /// The span.
@@ -50,16 +50,16 @@ pub struct Seen {
 pub struct Collector {
     scheme: &'static str,
     address: SocketAddr,
-    kept: Kept,
+    received: Received,
     _running: DropGuard,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Kept(Arc<Mutex<Signals>>);
+struct Received(Arc<Mutex<Signals>>);
 
 #[derive(Debug, Default)]
 struct Signals {
-    spans: Vec<Seen>,
+    spans: Vec<ReceivedSpan>,
     /// The latest of each service and name.
     metrics: BTreeMap<(String, String), Metric>,
     logs: Vec<(String, LogRecord)>,
@@ -91,13 +91,13 @@ impl Collector {
             .await
             .expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let kept = Kept::default();
+        let received = Received::default();
         let running = CancellationToken::new();
         let gzip = CompressionEncoding::Gzip;
         let server = server
-            .add_service(TraceServiceServer::new(kept.clone()).accept_compressed(gzip))
-            .add_service(MetricsServiceServer::new(kept.clone()).accept_compressed(gzip))
-            .add_service(LogsServiceServer::new(kept.clone()).accept_compressed(gzip))
+            .add_service(TraceServiceServer::new(received.clone()).accept_compressed(gzip))
+            .add_service(MetricsServiceServer::new(received.clone()).accept_compressed(gzip))
+            .add_service(LogsServiceServer::new(received.clone()).accept_compressed(gzip))
             .serve_with_incoming_shutdown(
                 TcpListenerStream::new(listener),
                 running.clone().cancelled_owned(),
@@ -106,7 +106,7 @@ impl Collector {
         Collector {
             scheme,
             address,
-            kept,
+            received,
             _running: running.drop_guard(),
         }
     }
@@ -117,8 +117,8 @@ impl Collector {
     }
 
     /// All spans so far.
-    pub fn spans(&self) -> Vec<Seen> {
-        self.kept.signals().spans.clone()
+    pub fn spans(&self) -> Vec<ReceivedSpan> {
+        self.received.signals().spans.clone()
     }
 
     /// Whether a service has sent a metric of this name.
@@ -128,12 +128,12 @@ impl Collector {
 
     /// The services and the names of the metrics that they have sent.
     pub fn metrics(&self) -> BTreeSet<(String, String)> {
-        self.kept.signals().metrics.keys().cloned().collect()
+        self.received.signals().metrics.keys().cloned().collect()
     }
 
     /// What a service's counter last said, of all its points.
     pub fn counter(&self, service: &str, name: &str) -> Option<i64> {
-        let signals = self.kept.signals();
+        let signals = self.received.signals();
         let metric = signals.metrics.get(&(service.to_owned(), name.to_owned()))?;
         let Some(metric::Data::Sum(sum)) = &metric.data else {
             return None;
@@ -147,7 +147,7 @@ impl Collector {
 
     /// What a service's gauge last said at the point that has the attribute.
     pub fn gauge(&self, service: &str, name: &str, attribute: (&str, &str)) -> Option<f64> {
-        let signals = self.kept.signals();
+        let signals = self.received.signals();
         let metric = signals.metrics.get(&(service.to_owned(), name.to_owned()))?;
         let Some(metric::Data::Gauge(gauge)) = &metric.data else {
             return None;
@@ -164,11 +164,11 @@ impl Collector {
 
     /// All log records so far, with the service that they came from.
     pub fn logs(&self) -> Vec<(String, LogRecord)> {
-        self.kept.signals().logs.clone()
+        self.received.signals().logs.clone()
     }
 }
 
-impl Kept {
+impl Received {
     fn signals(&self) -> MutexGuard<'_, Signals> {
         self.0.lock().expect("nothing panics while it is held")
     }
@@ -189,7 +189,7 @@ fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
 }
 
 #[async_trait]
-impl TraceService for Kept {
+impl TraceService for Received {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -197,7 +197,7 @@ impl TraceService for Kept {
         for resource in request.into_inner().resource_spans {
             let service = service_of(resource.resource.as_ref());
             let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.signals().spans.extend(spans.map(|span| Seen {
+            self.signals().spans.extend(spans.map(|span| ReceivedSpan {
                 service: service.clone(),
                 span,
             }));
@@ -207,7 +207,7 @@ impl TraceService for Kept {
 }
 
 #[async_trait]
-impl MetricsService for Kept {
+impl MetricsService for Received {
     async fn export(
         &self,
         request: Request<ExportMetricsServiceRequest>,
@@ -224,7 +224,7 @@ impl MetricsService for Kept {
 }
 
 #[async_trait]
-impl LogsService for Kept {
+impl LogsService for Received {
     async fn export(
         &self,
         request: Request<ExportLogsServiceRequest>,

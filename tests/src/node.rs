@@ -33,7 +33,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts one on a database that [`crate::backbone::lay_out`] has laid out.
+    /// Starts one on a database that [`crate::backbone::prepare_database`] has laid out.
     ///
     /// # Panics
     /// When the program cannot be started.
@@ -75,11 +75,11 @@ impl Node {
     }
 
     /// Holds it as if its machine stood still (SIGSTOP).
-    pub fn stop(&self) {
+    pub fn suspend(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on after [`Node::stop`].
+    /// Lets it go on after [`Node::suspend`].
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }

@@ -91,16 +91,16 @@ impl Plan {
                 + number("Rows Removed by Filter")
                 + number("Rows Removed by Index Recheck");
             let touched = per_loop * number("Actual Loops").max(1.0);
-            let mut complain = |what: String| {
+            let mut report = |what: String| {
                 found.push(Excess {
                     what,
                     query: self.query.clone(),
                 });
             };
             if node["Node Type"] == "Seq Scan" && table == whole {
-                complain(format!("reads {name} from end to end"));
+                report(format!("reads {name} from end to end"));
             } else if touched > at_most as f64 {
-                complain(format!(
+                report(format!(
                     "touches {touched} rows of {name} ({})",
                     node["Node Type"]
                 ));

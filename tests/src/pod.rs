@@ -50,7 +50,7 @@ impl PodSpec {
     ///
     /// # Panics
     /// When the manifests cannot be rendered.
-    pub fn of_overlay(overlay: &str) -> Vec<PodSpec> {
+    pub fn load_overlay(overlay: &str) -> Vec<PodSpec> {
         let rendered = Command::new(workspace_root().join("scripts/k8s-validate"))
             .args(["--processes", overlay])
             .output()
@@ -82,7 +82,7 @@ impl Pod {
                  a read-only root"
             );
         }
-        let specs = PodSpec::of_overlay(overlay);
+        let specs = PodSpec::load_overlay(overlay);
         let ports: BTreeMap<String, u16> = specs
             .iter()
             .map(|spec| (spec.name.clone(), port::free()))
@@ -98,7 +98,7 @@ impl Pod {
         let (grpc, probe) = (ports[&spec.name], port::free());
         let program = binaries::program(&spec.name).await;
         let folder = stack.folder().join(format!("pod-{}", spec.name));
-        let volumes = provide(spec, stack, &folder);
+        let volumes = prepare_volumes(spec, stack, &folder);
         let mut environment = spec.environment.clone();
         environment.extend(addresses(spec, stack, ports, probe));
         let mut command = if isolated() {
@@ -188,7 +188,7 @@ fn isolated() -> bool {
 }
 
 /// What the operator provides, and folders of the pod's own: each mount with where its content is.
-fn provide(spec: &PodSpec, stack: &Stack, folder: &Path) -> Vec<(Mount, PathBuf)> {
+fn prepare_volumes(spec: &PodSpec, stack: &Stack, folder: &Path) -> Vec<(Mount, PathBuf)> {
     let mut volumes = Vec::new();
     for mount in &spec.mounts {
         let source = folder.join("volumes").join(&mount.volume);
@@ -291,17 +291,17 @@ exec chroot --userspec="$user" --groups="${user#*:}" "$root" /service "$@"
 
 fn isolate(spec: &PodSpec, program: &Path, folder: &Path, volumes: &[(Mount, PathBuf)]) -> Command {
     let root = folder.join("root");
-    let made = |path: PathBuf| {
+    let create = |path: PathBuf| {
         fs::create_dir_all(&path).expect("the folder is the test's own");
         path
     };
-    made(root.clone());
+    create(root.clone());
     fs::set_permissions(&root, Permissions::from_mode(0o755)).expect("the folder is the test's own");
     for library in ["usr", "lib", "lib64"] {
         let system = Path::new("/").join(library);
         match fs::read_link(&system) {
             Ok(target) => symlink(target, root.join(library)).expect("the folder is the test's own"),
-            Err(_) if system.is_dir() => drop(made(root.join(library))),
+            Err(_) if system.is_dir() => drop(create(root.join(library))),
             Err(_) => {}
         }
     }
@@ -313,7 +313,7 @@ fn isolate(spec: &PodSpec, program: &Path, folder: &Path, volumes: &[(Mount, Pat
         .arg(format!("{}:{}", spec.user, spec.group));
     for (mount, source) in volumes {
         let below = mount.path.strip_prefix("/").expect("mounts are absolute");
-        made(root.join(below));
+        create(root.join(below));
         command
             .arg(&mount.path)
             .arg(source)

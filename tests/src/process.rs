@@ -22,11 +22,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output appended to `log`. `parting` is the signal that the watchdog ends it with.
+    /// Starts `command` with its output appended to `log`. `final_signal` is the signal that the watchdog ends it with.
     ///
     /// # Panics
     /// When the program cannot be started.
-    pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path, parting: &str) -> Process {
+    pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path, final_signal: &str) -> Process {
         let output = File::options()
             .create(true)
             .append(true)
@@ -34,7 +34,7 @@ impl Process {
             .expect("the log's folder is the test's own");
         let errors = output.try_clone().expect("a file can be shared");
         command.stdout(output).stderr(errors);
-        Process::start(name, command, log, parting)
+        Process::start(name, command, log, final_signal)
     }
 
     /// The same, with what it writes to standard error left to the caller to read.
@@ -42,20 +42,20 @@ impl Process {
         name: &str,
         command: &mut Command,
         log: &Path,
-        parting: &str,
+        final_signal: &str,
     ) -> (Process, ChildStderr) {
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut process = Process::start(name, command, log, parting);
+        let mut process = Process::start(name, command, log, final_signal);
         let errors = process.child.stderr.take().expect("it is piped");
         (process, errors)
     }
 
-    fn start(name: &str, command: &mut Command, log: &Path, parting: &str) -> Process {
+    fn start(name: &str, command: &mut Command, log: &Path, final_signal: &str) -> Process {
         let child = command
             .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
-        watchdog::watch(parting, child.id());
+        watchdog::watch(final_signal, child.id());
         Process {
             name: name.to_owned(),
             child,

@@ -36,20 +36,20 @@ rm -f "$folders"
 
 /// Has the process ended with this signal (`KILL`, `QUIT`) when the test process is gone.
 pub fn watch(signal: &str, pid: u32) {
-    tell(&format!("watch {signal} {pid}"));
+    send(&format!("watch {signal} {pid}"));
 }
 
 /// The process has been waited for: its number may belong to another by now.
 pub fn forget(pid: u32) {
-    tell(&format!("forget {pid}"));
+    send(&format!("forget {pid}"));
 }
 
 /// Has the folder removed when the test process is gone.
 pub fn remove(folder: &Path) {
-    tell(&format!("remove {}", folder.display()));
+    send(&format!("remove {}", folder.display()));
 }
 
-fn tell(line: &str) {
+fn send(line: &str) {
     static SHELL: OnceLock<Mutex<Child>> = OnceLock::new();
     let shell = SHELL.get_or_init(|| Mutex::new(start()));
     let mut shell = shell.lock().unwrap_or_else(PoisonError::into_inner);

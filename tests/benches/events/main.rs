@@ -7,10 +7,10 @@
 
 use tokio_util::sync::CancellationToken;
 
-mod business;
-mod flow;
+mod end_to_end;
+mod environment;
+mod outbox_overhead;
 mod publishing;
-mod site;
 
 #[tokio::main]
 async fn main() {
@@ -27,10 +27,10 @@ async fn main() {
         publishing::relay().await;
     }
     if runs("flow") {
-        flow::commit_to_effect().await;
+        end_to_end::commit_to_effect().await;
     }
     if runs("business") {
-        business::with_and_without_the_outbox().await;
+        outbox_overhead::with_and_without_the_outbox().await;
     }
 }
 

@@ -89,7 +89,7 @@ impl Counting {
         })
     }
 
-    /// Ends, when everything is settled.
+    /// Ends the counting, after everything is complete.
     pub(crate) async fn end(self, system: &System) -> anyhow::Result<Counted> {
         self.stop.store(true, Ordering::Relaxed);
         let processes = tokio::task::spawn_blocking(|| self.sampler.join())

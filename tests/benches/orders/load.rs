@@ -22,8 +22,8 @@ use tonic::{
 };
 
 use crate::{
-    raw::Raw,
-    requests::{Fate, Request, Requests},
+    raw_codec::Raw,
+    requests::{Expected, Request, Requests},
     system::System,
 };
 
@@ -84,7 +84,7 @@ pub(crate) enum OnDrop {
     Count,
 }
 
-enum Ending {
+enum Outcome {
     Fulfilled,
     Declined,
     Invalid,
@@ -131,7 +131,7 @@ impl Load {
                     let request = load.requests.next();
                     let began = Instant::now();
                     // A refused call is sent again by the caller, as a client with retries does.
-                    while let Ending::Refused = load.call(request.clone(), began, &phase).await
+                    while let Outcome::Refused = load.call(request.clone(), began, &phase).await
                         && Instant::now() < phase.end
                     {
                         tokio::time::sleep(AFTER_REFUSAL).await;
@@ -179,22 +179,22 @@ impl Load {
         phase.answers(ran)
     }
 
-    async fn call(&self, request: Request, since: Instant, phase: &Phase) -> Ending {
+    async fn call(&self, request: Request, since: Instant, phase: &Phase) -> Outcome {
         let (ending, answer) = self.place(&request).await;
         let now = Instant::now();
         let mut answers = phase.lock();
         match &ending {
-            Ending::Fulfilled => {
+            Outcome::Fulfilled => {
                 answers.fulfilled += 1;
                 answers.in_time += u64::from(now <= phase.end);
             }
-            Ending::Declined => answers.declined += 1,
-            Ending::Invalid => answers.invalid += 1,
-            Ending::Repeated => answers.repeated += 1,
-            Ending::Refused => answers.refused += 1,
-            Ending::Failed(why) => *answers.errors.entry(why.clone()).or_default() += 1,
+            Outcome::Declined => answers.declined += 1,
+            Outcome::Invalid => answers.invalid += 1,
+            Outcome::Repeated => answers.repeated += 1,
+            Outcome::Refused => answers.refused += 1,
+            Outcome::Failed(why) => *answers.errors.entry(why.clone()).or_default() += 1,
         }
-        if !matches!(ending, Ending::Refused | Ending::Failed(_)) {
+        if !matches!(ending, Outcome::Refused | Outcome::Failed(_)) {
             answers
                 .latency
                 .saturating_record((now - since).as_micros() as u64);
@@ -203,14 +203,14 @@ impl Load {
         if request.answered.is_none() {
             let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
             match &ending {
-                Ending::Fulfilled => sum.fulfilled += 1,
-                Ending::Declined | Ending::Invalid => sum.rejected += 1,
-                Ending::Failed(_) => sum.unknown += 1,
-                Ending::Refused | Ending::Repeated => {}
+                Outcome::Fulfilled => sum.fulfilled += 1,
+                Outcome::Declined | Outcome::Invalid => sum.rejected += 1,
+                Outcome::Failed(_) => sum.unknown += 1,
+                Outcome::Refused | Outcome::Repeated => {}
             }
             drop(sum);
             if let Some(answer) = answer
-                && !matches!(ending, Ending::Failed(_))
+                && !matches!(ending, Outcome::Failed(_))
             {
                 self.requests.remember(request, answer);
             }
@@ -218,11 +218,11 @@ impl Load {
         ending
     }
 
-    async fn place(&self, request: &Request) -> (Ending, Option<Bytes>) {
+    async fn place(&self, request: &Request) -> (Outcome, Option<Bytes>) {
         let channel = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
         let mut client = tonic::client::Grpc::new(self.channels[channel].clone());
         if let Err(error) = client.ready().await {
-            return (Ending::Failed(format!("no connection: {error}")), None);
+            return (Outcome::Failed(format!("no connection: {error}")), None);
         }
         let mut call = tonic::Request::new(request.message.clone());
         call.metadata_mut()
@@ -230,10 +230,10 @@ impl Load {
         call.set_timeout(DEADLINE);
         let answer = match client.unary(call, PathAndQuery::from_static(METHOD), Raw).await {
             Ok(answer) => answer,
-            Err(status) if status.code() == Code::ResourceExhausted => return (Ending::Refused, None),
+            Err(status) if status.code() == Code::ResourceExhausted => return (Outcome::Refused, None),
             Err(status) => {
                 return (
-                    Ending::Failed(format!("{:?}: {}", status.code(), status.message())),
+                    Outcome::Failed(format!("{:?}: {}", status.code(), status.message())),
                     None,
                 );
             }
@@ -241,31 +241,31 @@ impl Load {
         let marked = answer.metadata().contains_key(REPLAYED);
         let answer = answer.into_inner();
         let ending = match &request.answered {
-            Some(_) if !marked => Ending::Failed("a repetition was not marked as one".to_owned()),
+            Some(_) if !marked => Outcome::Failed("a repetition was not marked as one".to_owned()),
             Some(first) if *first != answer => {
-                Ending::Failed("a repetition was answered otherwise".to_owned())
+                Outcome::Failed("a repetition was answered otherwise".to_owned())
             }
-            Some(_) => Ending::Repeated,
-            None => ending(request.fate, &answer),
+            Some(_) => Outcome::Repeated,
+            None => ending(request.expected, &answer),
         };
         (ending, Some(answer))
     }
 }
 
 /// Whether a first answer is what has to become of the request.
-fn ending(fate: Fate, answer: &Bytes) -> Ending {
+fn ending(expected: Expected, answer: &Bytes) -> Outcome {
     let Ok(PlaceOrderResponse { order: Some(order) }) = PlaceOrderResponse::decode(answer.clone()) else {
-        return Ending::Failed("an answer without an order".to_owned());
+        return Outcome::Failed("an answer without an order".to_owned());
     };
     let reason = order
         .failure
         .as_ref()
         .map_or("", |failure| failure.reason.as_str());
-    match (fate, order.state(), reason) {
-        (Fate::Fulfilled, OrderState::Fulfilled | OrderState::Settled, _) => Ending::Fulfilled,
-        (Fate::Declined, OrderState::Rejected, "INSUFFICIENT_FUNDS") => Ending::Declined,
-        (Fate::Invalid, OrderState::Rejected, "CLAIM_INVALID") => Ending::Invalid,
-        (_, state, _) => Ending::Failed(format!("answered {} {reason}", state.as_str_name())),
+    match (expected, order.state(), reason) {
+        (Expected::Fulfilled, OrderState::Fulfilled | OrderState::Settled, _) => Outcome::Fulfilled,
+        (Expected::Declined, OrderState::Rejected, "INSUFFICIENT_FUNDS") => Outcome::Declined,
+        (Expected::Invalid, OrderState::Rejected, "CLAIM_INVALID") => Outcome::Invalid,
+        (_, state, _) => Outcome::Failed(format!("answered {} {reason}", state.as_str_name())),
     }
 }
 

@@ -12,11 +12,11 @@ mod release;
 mod system;
 
 mod load;
-mod raw;
+mod raw_codec;
 mod requests;
 
+mod completion;
 mod counters;
-mod settled;
 
 mod report;
 mod runs;

@@ -30,7 +30,7 @@ impl Release {
         let target =
             env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
         let folder = given.map_or_else(|| target.join("release"), Path::to_owned);
-        Release::of("ours", &folder)
+        Release::new("ours", &folder)
     }
 
     /// Another checkout's, or those in a folder.
@@ -39,10 +39,10 @@ impl Release {
     /// As [`Release::ours`].
     pub(crate) fn against(given: &Path) -> anyhow::Result<Release> {
         let built = given.join("target/release");
-        Release::of("against", if built.is_dir() { &built } else { given })
+        Release::new("against", if built.is_dir() { &built } else { given })
     }
 
-    fn of(name: &'static str, folder: &Path) -> anyhow::Result<Release> {
+    fn new(name: &'static str, folder: &Path) -> anyhow::Result<Release> {
         let folder = fs::canonicalize(folder)
             .with_context(|| format!("{}: build it with cargo build --release --bins", folder.display()))?;
         for program in PROGRAMS {

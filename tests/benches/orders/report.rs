@@ -7,11 +7,11 @@ use serde::Serialize;
 use tests::{SqlCounters, sql_counters::Statement};
 
 use crate::{
+    completion::Completion,
     counters::{Counted, Used},
     load::Answers,
     machine::Machine,
     requests::Kind,
-    settled::Settled,
 };
 
 /// So many statements are told, those that took longest first.
@@ -45,7 +45,8 @@ pub(crate) struct Report {
     pub(crate) failures: Vec<String>,
     pub(crate) answers: Answered,
     pub(crate) commit_to_ledger_ms: Option<[f64; 2]>,
-    pub(crate) settled: Settled,
+    #[serde(rename = "settled")]
+    pub(crate) completion: Completion,
     pub(crate) cost: Cost,
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) machine: Machine,
@@ -126,7 +127,7 @@ impl Report {
 }
 
 impl Answered {
-    pub(crate) fn of(answers: &Answers) -> Answered {
+    pub(crate) fn new(answers: &Answers) -> Answered {
         Answered {
             orders_per_s: answers.rate(),
             p50_ms: answers.quantile(0.5),
@@ -145,7 +146,7 @@ impl Answered {
 }
 
 impl Cost {
-    pub(crate) fn of(counted: &Counted, orders: u64) -> Cost {
+    pub(crate) fn new(counted: &Counted, orders: u64) -> Cost {
         let per = |number: f64| number / orders.max(1) as f64;
         let per_order = |number: i64| per(number as f64);
         let statements = counted.sql.statements();
@@ -257,7 +258,7 @@ impl fmt::Display for Report {
             answers.refused,
             answers.dropped
         )?;
-        write!(f, "  settled    after {:.1} s", self.settled.seconds)?;
+        write!(f, "  settled    after {:.1} s", self.completion.seconds)?;
         if let Some([p50, p95]) = self.commit_to_ledger_ms {
             write!(
                 f,
@@ -303,9 +304,10 @@ impl fmt::Display for Report {
         for (table, size) in &cost.batch_sizes {
             write!(f, "{table} {size:.1}, ")?;
         }
-        match self.failures.is_empty() {
-            true => Ok(()),
-            false => write!(f, "\n  FAILED     {}", self.failures.join("\n             ")),
+        if self.failures.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "\n  FAILED     {}", self.failures.join("\n             "))
         }
     }
 }

@@ -49,7 +49,7 @@ impl fmt::Display for Kind {
 
 /// What has to become of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Expected {
     Fulfilled,
     Declined,
     Invalid,
@@ -60,7 +60,7 @@ pub(crate) enum Fate {
 pub(crate) struct Request {
     pub(crate) message: Bytes,
     pub(crate) authorization: MetadataValue<Ascii>,
-    pub(crate) fate: Fate,
+    pub(crate) expected: Expected,
     /// For a repetition: what the first call was answered.
     pub(crate) answered: Option<Bytes>,
 }
@@ -116,17 +116,17 @@ impl Requests {
             }
         }
         let drawn = random.random_range(0..10_000);
-        let (template, fate) = match self.kind {
-            _ if drawn < DECLINED => (&self.declined, Fate::Declined),
-            Kind::Insured if drawn < DECLINED + INVALID => (&self.invalid, Fate::Invalid),
-            _ => (&self.fulfilled, Fate::Fulfilled),
+        let (template, expected) = match self.kind {
+            _ if drawn < DECLINED => (&self.declined, Expected::Declined),
+            Kind::Insured if drawn < DECLINED + INVALID => (&self.invalid, Expected::Invalid),
+            _ => (&self.fulfilled, Expected::Fulfilled),
         };
         let point: f64 = random.random();
         let facility = self.shares.partition_point(|share| *share < point);
         Request {
             message: template.fill(),
             authorization: self.tokens[facility.min(self.tokens.len() - 1)].clone(),
-            fate,
+            expected,
             answered: None,
         }
     }

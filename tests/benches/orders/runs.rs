@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::{
     Arguments, Loop,
+    completion::{self, Completion},
     counters::Counting,
     load::{Answers, Load, OnDrop},
     machine::Machine,
@@ -13,7 +14,6 @@ use crate::{
     report::{self, Cost, Report},
     requests::{Kind, Requests},
     search::{DRAINED, Search},
-    settled::{self, Settled},
     system::System,
 };
 
@@ -93,7 +93,7 @@ impl Plan<'_> {
                 let report = self
                     .measure(&running, Phase::Closed { callers: *callers })
                     .await?;
-                reports.push(self.tell(report)?);
+                reports.push(self.record(report)?);
             }
         }
         if self.arguments.runs.contains(&Loop::Open) {
@@ -131,19 +131,19 @@ impl Plan<'_> {
         let mut rate = found;
         for _ in 1..TRIES {
             let report = self.measure(running, Phase::Hold { rate, found }).await?;
-            let report = self.tell(report)?;
+            let report = self.record(report)?;
             if report.failures.is_empty() {
                 return Ok(Some(report));
             }
             rate *= LOWERED;
         }
         let report = self.measure(running, Phase::Hold { rate, found }).await?;
-        self.tell(report).map(Some)
+        self.record(report).map(Some)
     }
 
     async fn measure(&self, running: &Running, phase: Phase) -> anyhow::Result<Report> {
         let Running { system, load } = running;
-        let rest = Settled::wait(system, self.kind, load.sum(), DRAINED).await?;
+        let rest = Completion::wait(system, self.kind, load.sum(), DRAINED).await?;
         ensure!(
             rest.problems.is_empty(),
             "not settled {DRAINED:?} after a load: {}",
@@ -160,9 +160,9 @@ impl Plan<'_> {
                 load.open(rate, hold, OnDrop::Count).await
             }
         };
-        let settled = Settled::wait(system, self.kind, load.sum(), settled::WITHIN).await?;
+        let completion = Completion::wait(system, self.kind, load.sum(), completion::WITHIN).await?;
         let counted = counting.end(system).await?;
-        let commit_to_ledger_ms = settled::commit_to_ledger(system).await?;
+        let commit_to_ledger_ms = completion::commit_to_ledger(system).await?;
         Ok(Report {
             run: match phase {
                 Phase::Closed { callers } => format!("{callers} in flight"),
@@ -182,19 +182,19 @@ impl Plan<'_> {
                 Phase::Closed { .. } => None,
                 Phase::Hold { found, .. } => Some(found),
             },
-            failures: self.failures(&phase, &answers, &settled),
-            cost: Cost::of(&counted, answers.orders()),
-            answers: report::Answered::of(&answers),
+            failures: self.failures(&phase, &answers, &completion),
+            cost: Cost::new(&counted, answers.orders()),
+            answers: report::Answered::new(&answers),
             commit_to_ledger_ms,
-            settled,
+            completion,
             settings: system.settings.clone(),
             machine: self.machine.clone(),
         })
     }
 
     /// Why a run is no good.
-    fn failures(&self, phase: &Phase, answers: &Answers, settled: &Settled) -> Vec<String> {
-        let mut failures = settled.problems.clone();
+    fn failures(&self, phase: &Phase, answers: &Answers, completion: &Completion) -> Vec<String> {
+        let mut failures = completion.problems.clone();
         match phase {
             Phase::Closed { .. } => {
                 let errors = answers.errors.iter();
@@ -215,7 +215,7 @@ impl Plan<'_> {
         }
     }
 
-    fn tell(&self, report: Report) -> anyhow::Result<Report> {
+    fn record(&self, report: Report) -> anyhow::Result<Report> {
         println!("{report}");
         if let Some(file) = &self.arguments.json {
             report.append(file)?;

@@ -11,11 +11,11 @@ use super::Durability;
 use crate::{binaries, process::Process};
 
 /// The users to become when root, in order of preference.
-const SERVANTS: [&str; 2] = ["postgres", "nobody"];
+const SYSTEM_USERS: [&str; 2] = ["postgres", "nobody"];
 
 /// Creates a cluster in `folder/data`, superuser `postgres`, no passwords.
 pub(super) fn init(folder: &Path) {
-    if let Some((user, group)) = servant() {
+    if let Some((user, group)) = system_user() {
         chown(folder, Some(user), Some(group)).expect("root may give a folder away");
     }
     let mut command = command("initdb", folder);
@@ -82,19 +82,19 @@ pub(super) fn require_passwords(folder: &Path, roles: &str) {
 fn command(program: &str, folder: &Path) -> Command {
     let mut command = Command::new(binaries::tool(program));
     command.current_dir(folder);
-    if let Some((user, group)) = servant() {
+    if let Some((user, group)) = system_user() {
         command.uid(user).gid(group);
     }
     command
 }
 
 /// Whom to become; none when we are not root.
-fn servant() -> Option<(u32, u32)> {
+fn system_user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let found = SERVANTS
+    let found = SYSTEM_USERS
         .iter()
         .find_map(|name| users.lines().find_map(|line| identity(line, name)));
     Some(found.expect("root needs a user `postgres` or `nobody` to run PostgreSQL as"))

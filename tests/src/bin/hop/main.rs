@@ -2,14 +2,14 @@
 //!
 //! It stands in the place of the order service, so that it has a contract with policies to serve.
 
-mod board;
+mod control;
 mod handlers;
 
 use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
-use board::Board;
 use chassis::{Process, Sections, Upstream, Violations};
+use control::Control;
 use handlers::Handlers;
 use proto::order::v1::order_service_client::OrderServiceClient;
 use serde::{Deserialize, Serialize};
@@ -17,10 +17,10 @@ use tokio::net::TcpListener;
 use tonic::codegen::http;
 
 fn main() -> ExitCode {
-    chassis::run::<Hop>()
+    chassis::run::<HopService>()
 }
 
-struct Hop;
+struct HopService;
 
 /// The sections of every service, and where tests talk to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ impl chassis::Settings for Settings {
     }
 }
 
-impl chassis::Service for Hop {
+impl chassis::Service for HopService {
     const NAME: &'static str = "hop";
     const ABOUT: &'static str = "Does what a test tells it to";
     type Settings = Settings;
@@ -90,12 +90,12 @@ impl chassis::Service for Hop {
     }
 
     async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
-        let board = Board::default();
-        let control = TcpListener::bind(settings.control).await.context("control")?;
-        let (read, shutdown) = (board.clone(), process.shutdown.clone());
+        let control = Control::default();
+        let listener = TcpListener::bind(settings.control).await.context("control")?;
+        let (server, shutdown) = (control.clone(), process.shutdown.clone());
         process.tasks.spawn("control", async move {
             tokio::select! {
-                () = read.follow(control) => {}
+                () = server.serve(listener) => {}
                 () = shutdown.cancelled() => {}
             }
             Ok(())
@@ -106,6 +106,6 @@ impl chassis::Service for Hop {
         };
         let server = chassis::Server::new(&process, &settings.grpc, &settings.auth);
         let name = http::HeaderValue::try_from(settings.grpc.listen.to_string())?;
-        server.service(Handlers { name, board, next }).serve().await
+        server.service(Handlers { name, control, next }).serve().await
     }
 }
