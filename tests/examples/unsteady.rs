@@ -1,5 +1,5 @@
-//! Stands before the order service and refuses each call twice, so that retries can be watched by hand:
-//! `cargo run -p tests --example unsteady -- 127.0.0.1:7101`, then call 127.0.0.1:7109 instead.
+//! A proxy before the order service that rejects each call twice, to observe retries by hand: `cargo run -p tests
+//! --example unsteady -- 127.0.0.1:7101`, then call 127.0.0.1:7109 instead.
 
 use std::env;
 

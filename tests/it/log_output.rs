@@ -109,7 +109,7 @@ async fn a_panic_is_logged_as_a_structured_line() {
         .collect();
     let panicked = lines.iter().find(|line| line["message"] == "panicked");
     let panicked = panicked.unwrap_or_else(|| panic!("{log}"));
-    assert_eq!(panicked["panic.message"], "the hop was told to panic");
+    assert_eq!(panicked["panic.message"], "the hop is set to panic");
     assert!(
         panicked["panic.location"]
             .as_str()

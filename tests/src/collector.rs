@@ -1,4 +1,4 @@
-//! An OTLP collector that keeps what it gets.
+//! An OTLP collector that stores what it receives.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +36,7 @@ use tonic::{
     transport::{Certificate, Identity, Server, ServerTlsConfig},
 };
 
-/// A span and the service that it came from.
+/// A received span with the service that sent it.
 #[derive(Clone, Debug)]
 pub struct ReceivedSpan {
     /// `service.name` of its resource.
@@ -45,7 +45,7 @@ pub struct ReceivedSpan {
     pub span: Span,
 }
 
-/// The collector; it takes traces, metrics and logs until it is dropped.
+/// The collector; it receives traces, metrics and logs until it is dropped.
 #[derive(Debug)]
 pub struct Collector {
     scheme: &'static str,
@@ -60,19 +60,19 @@ struct Received(Arc<Mutex<Signals>>);
 #[derive(Debug, Default)]
 struct Signals {
     spans: Vec<ReceivedSpan>,
-    /// The latest of each service and name.
+    /// The latest value by service and name.
     metrics: BTreeMap<(String, String), Metric>,
     logs: Vec<(String, LogRecord)>,
 }
 
 impl Collector {
-    /// Starts one on a free port.
+    /// Starts a collector on a free port.
     pub async fn start() -> Collector {
         Collector::serving("http", Server::builder()).await
     }
 
-    /// Starts one that takes TLS alone, and clients with a certificate of `clients` alone. All three are PEM;
-    /// the certificate is for 127.0.0.1.
+    /// Starts a collector that accepts only TLS, and only clients with a certificate of `clients`. All three are
+    /// PEM; the certificate is for 127.0.0.1.
     ///
     /// # Panics
     /// When the certificate and its key do not belong together.
@@ -111,7 +111,7 @@ impl Collector {
         }
     }
 
-    /// What belongs into `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }
@@ -131,7 +131,7 @@ impl Collector {
         self.received.signals().metrics.keys().cloned().collect()
     }
 
-    /// What a service's counter last said, of all its points.
+    /// The last value of a service's counter, summed over all its data points.
     pub fn counter(&self, service: &str, name: &str) -> Option<i64> {
         let signals = self.received.signals();
         let metric = signals.metrics.get(&(service.to_owned(), name.to_owned()))?;
@@ -145,7 +145,7 @@ impl Collector {
         Some(counted.sum())
     }
 
-    /// What a service's gauge last said at the point that has the attribute.
+    /// The last value of a service's gauge at the data point with the attribute.
     pub fn gauge(&self, service: &str, name: &str, attribute: (&str, &str)) -> Option<f64> {
         let signals = self.received.signals();
         let metric = signals.metrics.get(&(service.to_owned(), name.to_owned()))?;
@@ -162,7 +162,7 @@ impl Collector {
         }
     }
 
-    /// All log records so far, with the service that they came from.
+    /// All log records so far, with the service that sent them.
     pub fn logs(&self) -> Vec<(String, LogRecord)> {
         self.received.signals().logs.clone()
     }
@@ -179,7 +179,7 @@ fn service_of(resource: Option<&Resource>) -> String {
     name.unwrap_or_default().to_owned()
 }
 
-/// The attribute's value, if it is there and a text.
+/// The attribute's value, if it exists and is a string.
 fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
     let attribute = attributes.iter().find(|attribute| attribute.key == key)?;
     match attribute.value.as_ref()?.value.as_ref()? {

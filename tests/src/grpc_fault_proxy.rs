@@ -1,4 +1,5 @@
-//! A door before the order service that turns calls away: what gRPC clients of any language do about it can be seen.
+//! A gRPC proxy before the order service that rejects or ignores calls, to observe how gRPC clients of any
+//! language react.
 
 use std::{
     convert::Infallible,
@@ -19,7 +20,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-/// Takes calls of `order.v1.OrderService` until it is dropped.
+/// Accepts calls of `order.v1.OrderService` until it is dropped.
 #[derive(Debug)]
 pub struct GrpcFaultProxy {
     address: SocketAddr,
@@ -27,33 +28,34 @@ pub struct GrpcFaultProxy {
     _server: AbortOnDropHandle<()>,
 }
 
-/// What can be seen of one attempt of a call.
+/// One attempt of a call, as the client sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// `PlaceOrder`.
+    /// The method, such as `PlaceOrder`.
     pub method: String,
-    /// How many attempts the client says it made before this one (`grpc-previous-rpc-attempts`); none is 0.
+    /// Number of attempts that the client made before this one (`grpc-previous-rpc-attempts`); 0 if it says none.
     pub previous: u32,
-    /// The time that the client leaves for it (`grpc-timeout`).
+    /// The remaining time that the client sent (`grpc-timeout`).
     pub timeout: Option<Duration>,
 }
 
-/// What becomes of an attempt.
+/// What the proxy does with an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultAction {
-    /// It goes through to the service.
+    /// Forwards it to the service.
     Forward,
-    /// It ends at once with UNAVAILABLE.
+    /// Ends it at once with UNAVAILABLE.
     Reject,
-    /// It is never answered.
+    /// Never answers it.
     Ignore,
 }
 
 impl GrpcFaultProxy {
-    /// Opens a door at `listen` (`127.0.0.1:0`) that passes calls on to `service` (`127.0.0.1:7101`).
+    /// Starts a proxy at `listen` (`127.0.0.1:0`) for the service at `service` (`127.0.0.1:7101`). `action`
+    /// decides about each attempt.
     ///
     /// # Errors
-    /// When one of the addresses is none, or `listen` is taken.
+    /// When one of the addresses is invalid, or `listen` is in use.
     pub async fn start(
         listen: &str,
         service: &str,
@@ -76,12 +78,12 @@ impl GrpcFaultProxy {
         })
     }
 
-    /// Where it takes calls: `127.0.0.1:PORT`.
+    /// Its address: `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// What came so far, oldest first.
+    /// The attempts so far, oldest first.
     pub fn attempts(&self) -> Vec<Attempt> {
         self.attempts
             .lock()
@@ -90,7 +92,8 @@ impl GrpcFaultProxy {
     }
 }
 
-/// Not by tonic's server: it answers for a caller who is out of time, and what is ignored here must stay unanswered.
+/// Serves without tonic's server, which would answer a call whose deadline has passed: an ignored call must stay
+/// unanswered.
 async fn serve(listener: TcpListener, handler: Handler) {
     let mut connections = JoinSet::new();
     while let Ok((connection, _)) = listener.accept().await {
@@ -120,15 +123,15 @@ impl Handler {
         &self,
         request: http::Request<Body>,
     ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
-        // Clients that ask for health are told that there is none to ask: that counts as healthy.
+        // Health checks get UNIMPLEMENTED, which clients count as healthy.
         let is_order_call = request.uri().path().starts_with("/order.v1.OrderService/");
         let action = is_order_call.then(|| self.record(Attempt::from_request(&request)));
         let upstream = self.upstream.clone();
         async move {
             Ok(match action {
-                None => Status::unimplemented("only orders go through this door").into_http(),
+                None => Status::unimplemented("this proxy forwards only order.v1.OrderService").into_http(),
                 Some(FaultAction::Forward) => forward(upstream, request).await,
-                Some(FaultAction::Reject) => Status::unavailable("the door is shut").into_http(),
+                Some(FaultAction::Reject) => Status::unavailable("rejected by the test proxy").into_http(),
                 Some(FaultAction::Ignore) => std::future::pending().await,
             })
         }

@@ -1,4 +1,4 @@
-//! A service process that does as a test tells it: the chassis's server, with all its layers, around handlers that
+//! A service process with behaviour set by a test: the chassis's server with all its layers around handlers that
 //! work for a while, refuse, or call the next process of the same kind (`src/bin/hop`).
 
 use std::{
@@ -18,15 +18,15 @@ use tokio::{
 
 use crate::{Issuer, port, service::Instance, token, watchdog};
 
-/// The header of an answer that names the hop by its address.
+/// Response header with the address of the hop that answered.
 pub const ANSWERED_BY: &str = "answered-by";
 
-/// What a hop's handlers do. By default they answer at once.
+/// Behaviour of a hop's handlers. By default they answer at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Behavior {
-    /// How long each call is worked on. Milliseconds.
+    /// Duration of each call's work. Milliseconds.
     pub work_ms: u64,
-    /// How many calls are worked on at once, the others wait for their turn; 0 is without bound.
+    /// Calls that are worked on concurrently; the others wait. 0 is unlimited.
     pub max_concurrent: usize,
     /// Whether every call is answered UNAVAILABLE at once.
     pub refuse: bool,
@@ -34,26 +34,27 @@ pub struct Behavior {
     pub panic: bool,
 }
 
-/// What a hop has seen since it was started.
+/// Statistics of a hop since its start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Calls that reached the handlers.
     pub started: u64,
-    /// Those among them that said they were a repetition (`grpc-previous-rpc-attempts`).
+    /// Those among them that were marked as retries (`grpc-previous-rpc-attempts`).
     pub retried: u64,
-    /// Calls whose work was dropped before its end.
+    /// Calls that were dropped before their work ended.
     pub cancelled: u64,
-    /// How long the others were worked on, in all, without the wait for their turn. Microseconds.
+    /// Total work time of the other calls, without the wait for a slot. Microseconds.
     pub worked_us: u64,
-    /// Calls that were worked on to the end.
+    /// Calls that finished their work.
     pub finished: u64,
-    /// The time that was left when work began, of the latest calls. Microseconds.
+    /// Remaining time at the start of the work, of the latest calls. Microseconds.
     pub remaining_us: Vec<u64>,
-    /// How long after its deadline work was dropped, negative for before, of the latest calls. Microseconds.
+    /// Time between the deadline and the drop of the work, negative if it was dropped before, of the latest calls.
+    /// Microseconds.
     pub late_us: Vec<i64>,
 }
 
-/// What several hops have in common: a folder, and whom they believe.
+/// Shared by several hops: a folder and the trusted issuer.
 #[derive(Debug)]
 pub struct Hops {
     program: PathBuf,
@@ -62,7 +63,7 @@ pub struct Hops {
 }
 
 impl Hops {
-    /// None yet. `program` is the built `hop`.
+    /// Prepares a group without hops. `program` is the built `hop`.
     ///
     /// # Panics
     /// When the temp dir is not writable.
@@ -79,19 +80,19 @@ impl Hops {
         }
     }
 
-    /// Starts one, with settings by their dotted names beside those that it needs, and waits until it serves.
+    /// Starts a hop with additional settings by dotted name, and waits until it serves.
     pub async fn start(&self, settings: &[(&str, &str)]) -> Hop {
         self.start_in(&BTreeMap::new(), settings).await
     }
 
-    /// The same, with environment variables (`OTEL_…`).
+    /// Starts a hop with environment variables too (`OTEL_…`).
     pub async fn start_in(&self, environment: &BTreeMap<String, String>, settings: &[(&str, &str)]) -> Hop {
         let hop = self.prepare(environment, settings);
         hop.restart().await;
         hop
     }
 
-    /// The same, with its log in a pipe that nobody reads unless the caller does.
+    /// Starts a hop with its log in a pipe that only the caller reads.
     pub async fn start_piped(
         &self,
         environment: &BTreeMap<String, String>,
@@ -122,18 +123,18 @@ impl Hops {
         }
     }
 
-    /// The token of a person who may do everything.
+    /// The token of an administrator.
     pub fn bearer(&self) -> Arc<str> {
         Arc::from(self.issuer.token("al-noor", &["admin"]).as_str())
     }
 
-    /// A folder for the test's own files; gone with the hops.
+    /// A folder for files of the test, removed with the hops.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 }
 
-/// One process. Its ports stay the same over its restarts.
+/// One process. Its ports stay the same over restarts.
 #[derive(Debug)]
 pub struct Hop {
     instance: Instance,
@@ -142,17 +143,17 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// Where it takes calls: `127.0.0.1:PORT`.
+    /// gRPC address: `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.instance.grpc)
     }
 
-    /// Where it answers probes: `127.0.0.1:PORT`.
+    /// Probe address: `127.0.0.1:PORT`.
     pub fn probe_address(&self) -> String {
         format!("127.0.0.1:{}", self.instance.probe)
     }
 
-    /// Asks its probe port whether it lives, as a kubelet does.
+    /// Checks its liveness on the probe port, as a kubelet does.
     ///
     /// # Errors
     /// The call's status.
@@ -160,17 +161,17 @@ impl Hop {
         self.instance.health("liveness").await.map(drop)
     }
 
-    /// Has its handlers do something else from the next call on.
+    /// Changes the behaviour of its handlers from the next call on.
     pub async fn set_behavior(&self, behavior: Behavior) {
         self.send(&behavior).await;
     }
 
-    /// What it has seen.
+    /// Its statistics since the start.
     pub async fn stats(&self) -> Stats {
         self.send(&()).await
     }
 
-    /// Kills it as a crash would.
+    /// Kills it with SIGKILL, as in a crash.
     pub fn kill9(&self) {
         self.instance.kill9();
     }
@@ -180,14 +181,14 @@ impl Hop {
         self.instance.stop().await
     }
 
-    /// Starts it (again), and waits until it serves. Its orders and its stats are new.
+    /// Starts or restarts it, and waits until it serves. Behaviour and statistics are reset.
     pub async fn restart(&self) {
         self.instance.kill9();
         self.instance.spawn();
         self.instance.serving("startup").await;
     }
 
-    /// The memory that it has made its own, without what it has mapped from files. KiB.
+    /// Its anonymous memory, without mapped files. KiB.
     ///
     /// # Panics
     /// When it is not running.
@@ -196,15 +197,15 @@ impl Hop {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is running");
         let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let kib = anonymous.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        kib.expect("Linux tells it in KiB")
+        kib.expect("Linux reports it in KiB")
     }
 
-    /// Everything that it has logged.
+    /// Its whole log.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// One line there, one line back, as JSON.
+    /// Sends one line of JSON to the control port and reads one line back.
     async fn send(&self, message: &impl Serialize) -> Stats {
         let reply: io::Result<Stats> = async {
             let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", self.control)).await?);
@@ -216,6 +217,6 @@ impl Hop {
             Ok(serde_json::from_str(&line)?)
         }
         .await;
-        reply.unwrap_or_else(|error| panic!("no message from a hop: {error}\n{}", self.instance.log()))
+        reply.unwrap_or_else(|error| panic!("no reply from a hop: {error}\n{}", self.instance.log()))
     }
 }

@@ -1,5 +1,5 @@
-//! The harness: real PostgreSQL, real NATS and the real service binaries as child processes, for scenarios in
-//! `tests/it/` that read like stories.
+//! Test harness: starts real PostgreSQL, real NATS and the real service binaries as child processes for the
+//! scenarios in `tests/it/`.
 //!
 //! ```no_run
 //! # async fn story() {
@@ -12,8 +12,8 @@
 //! # }
 //! ```
 //!
-//! Every child process and temporary folder is gone when the test process is, however it ends (`watchdog`).
-//! The modules are in reading order.
+//! Every child process is stopped and every temporary folder removed when the test process ends, also after a
+//! crash or kill (`watchdog`). The modules are in reading order.
 
 pub mod stack;
 

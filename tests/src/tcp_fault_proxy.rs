@@ -1,4 +1,4 @@
-//! A TCP link between two processes that a test makes slow, silent or dead, and points at another server.
+//! A TCP proxy between two processes that a test makes slow, silent or dead, or points at another server.
 
 use std::{
     io,
@@ -17,12 +17,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 const CHUNK: usize = 16 << 10;
 
-/// Chunks on their way in one direction of a slow connection; beyond them the sender is made to wait.
+/// Chunks buffered in one direction of a slow connection; beyond them the sender has to wait.
 const IN_FLIGHT: usize = 1_024;
 
-/// Listens on a port of its own and carries every connection to a server, until it is dropped.
+/// Listens on a free port and forwards every connection to a server, until it is dropped.
 ///
-/// A fault holds until the next call of [`TcpFaultProxy::heal`] or of another fault; there is one at a time.
+/// A fault lasts until the next call of [`TcpFaultProxy::heal`] or of another fault; only one fault is active at a
+/// time.
 #[derive(Debug)]
 pub struct TcpFaultProxy {
     address: SocketAddr,
@@ -34,9 +35,9 @@ pub struct TcpFaultProxy {
 struct State {
     server: String,
     fault: Fault,
-    /// How often everything open was reset.
+    /// How often all open connections were reset.
     resets: u64,
-    /// How often everything open was left for dead.
+    /// How often all open connections were stalled.
     stalls: u64,
 }
 
@@ -49,7 +50,7 @@ enum Fault {
 }
 
 impl TcpFaultProxy {
-    /// A link in good order to `server` (`127.0.0.1:4222`).
+    /// Starts a proxy without a fault to `server` (`127.0.0.1:4222`).
     ///
     /// # Panics
     /// When there is no free port.
@@ -71,23 +72,23 @@ impl TcpFaultProxy {
         }
     }
 
-    /// Where to connect instead of to the server: `127.0.0.1:PORT`.
+    /// The address to connect to instead of the server: `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// Everything arrives this much later, in both directions, on open and on new connections.
+    /// Delays all bytes in both directions, on open and on new connections.
     pub fn delay(&self, by: Duration) {
         self.set(Fault::Delay(by));
     }
 
-    /// Connections are accepted and stay open, and whatever is sent either way vanishes. What lost bytes this way is
-    /// reset when the fault ends.
+    /// Accepts connections, keeps them open and discards all bytes in both directions. Connections that lost bytes
+    /// are reset when the fault ends.
     pub fn black_hole(&self) {
         self.set(Fault::BlackHole);
     }
 
-    /// New connections are reset at once; open ones live on until [`TcpFaultProxy::reset_connections`].
+    /// Resets new connections at once; open ones continue until [`TcpFaultProxy::reset_connections`].
     pub fn refuse(&self) {
         self.set(Fault::Refuse);
     }
@@ -102,13 +103,14 @@ impl TcpFaultProxy {
         self.state.send_modify(|state| state.resets += 1);
     }
 
-    /// Every open connection goes silent for good, as when the server's machine dies without a word, until
-    /// [`TcpFaultProxy::reset_connections`]. New ones are carried.
+    /// Silences every open connection, as when the server's machine disappears, until
+    /// [`TcpFaultProxy::reset_connections`]. New connections are forwarded.
     pub fn stall_connections(&self) {
         self.state.send_modify(|state| state.stalls += 1);
     }
 
-    /// New connections lead to `server`; open ones stay where they lead until [`TcpFaultProxy::reset_connections`].
+    /// Forwards new connections to `server`; open ones stay with their server until
+    /// [`TcpFaultProxy::reset_connections`].
     pub fn point_to(&self, server: &str) {
         self.state
             .send_modify(|state| server.clone_into(&mut state.server));
@@ -125,7 +127,7 @@ async fn listen(listener: TcpListener, state: watch::Receiver<State>) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => drop(connections.spawn(connection(client, state.clone()))),
-                // A client that has gone already, or too many open files for a moment.
+                // The client has disconnected already, or too many files are open for a moment.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -133,7 +135,7 @@ async fn listen(listener: TcpListener, state: watch::Receiver<State>) {
     }
 }
 
-/// What a connection does when the state changes.
+/// What a connection does in the current state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Forward,
@@ -142,7 +144,7 @@ enum Mode {
 }
 
 impl State {
-    /// The course of a connection that began in the state `initial`.
+    /// The mode of a connection that began in the state `initial`.
     fn mode(&self, initial: &State) -> Mode {
         if self.resets != initial.resets {
             Mode::Reset
@@ -154,7 +156,7 @@ impl State {
     }
 }
 
-/// Ends with a reset, unless both sides closed in order.
+/// Handles one connection. It ends with a reset, unless both sides closed it gracefully.
 async fn connection(mut client: TcpStream, mut state: watch::Receiver<State>) {
     let initial = state.borrow_and_update().clone();
     let mut server = match initial.fault {
@@ -173,7 +175,7 @@ async fn connection(mut client: TcpStream, mut state: watch::Receiver<State>) {
     }
 }
 
-/// Fails when the connection is to be carried no longer, or one side resets it.
+/// Forwards bytes both ways. Fails when the connection must no longer be forwarded, or one side resets it.
 async fn forward(
     client: &mut TcpStream,
     server: &mut TcpStream,
@@ -192,7 +194,7 @@ async fn forward(
     }
 }
 
-/// Loses what comes for as long as the connection is silent. It is of no use thereafter.
+/// Discards all bytes for as long as the connection is silent. It cannot be used afterwards.
 async fn discard<'a>(
     ends: impl IntoIterator<Item = &'a mut TcpStream>,
     state: &mut watch::Receiver<State>,
@@ -203,7 +205,7 @@ async fn discard<'a>(
     });
     let lost = async {
         futures_util::future::join_all(lost).await;
-        // Even the end of one side does not come through to the other.
+        // The end of one side is not passed to the other either.
         std::future::pending::<()>().await;
     };
     tokio::select! {

@@ -1,4 +1,4 @@
-//! What the crate `events` keeps in the database of a service.
+//! Tables of the crate `events` in the database of a service.
 
 /// Two thirds of the dead letters are open, most of them of one consumer; half are of one kind. One run replays a tenth of
 /// them; a twentieth of the rows waits behind one dead letter.

@@ -1,4 +1,4 @@
-//! The control: what tests have told the process to do, and what it has seen.
+//! Control port: sets the behaviour of the handlers and reports their statistics.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-/// So many of the latest calls are remembered one by one.
+/// Number of latest calls for which individual values are kept.
 const LATEST: usize = 1_000;
 
 #[derive(Clone, Default)]
@@ -28,11 +28,11 @@ struct State {
 }
 
 impl Control {
-    /// Reads orders and shows the stats, one connection after the other.
+    /// Accepts behaviours and returns the statistics, one connection at a time.
     pub(crate) async fn serve(self, listener: TcpListener) {
         loop {
             if let Ok((stream, _)) = listener.accept().await {
-                // A test that goes away in the middle of a word has ended.
+                // A test that disconnects in the middle of a message has ended.
                 let _ = self.handle(stream).await;
             }
         }
@@ -58,7 +58,7 @@ impl Control {
         (state.behavior, state.slots.clone())
     }
 
-    /// Notes that a call is worked on from now.
+    /// Records the start of a call's work.
     pub(crate) fn begin(&self, context: &Context) -> Work {
         let stats = &mut self.state().stats;
         stats.started += 1;
@@ -78,7 +78,7 @@ impl Control {
     }
 }
 
-/// One call's work; dropped unfinished, it was stopped.
+/// The work of one call. Dropping it unfinished counts it as cancelled.
 pub(crate) struct Work {
     control: Control,
     deadline: Option<Instant>,
@@ -86,7 +86,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// It was worked on for so long.
+    /// Records the end of the work and its duration.
     pub(crate) fn finish(mut self, worked: Duration) {
         self.finished = true;
         let stats = &mut self.control.state().stats;

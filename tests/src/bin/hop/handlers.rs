@@ -1,4 +1,4 @@
-//! What stands behind the layers: every method of the order service, all doing the same.
+//! Handlers behind the server's layers: every method of the order service, all with the same behaviour.
 
 use std::{
     convert::Infallible,
@@ -19,12 +19,12 @@ use tonic::{
 
 use crate::control::Control;
 
-/// An uncompressed message without a field that is set: what any response can look like.
+/// An uncompressed empty message, which is valid for every response type.
 const EMPTY: &[u8] = &[0; 5];
 
 #[derive(Clone)]
 pub(crate) struct Handlers {
-    /// Every answer says whose it is.
+    /// Address of this hop, sent with every response.
     pub(crate) name: http::HeaderValue,
     pub(crate) control: Control,
     pub(crate) next: Option<OrderServiceClient<Channel>>,
@@ -34,10 +34,10 @@ impl Handlers {
     async fn work(self, context: &Context) -> Result<(), Status> {
         let work = self.control.begin(context);
         let (behavior, slots) = self.control.behavior();
-        assert!(!behavior.panic, "the hop was told to panic");
+        assert!(!behavior.panic, "the hop is set to panic");
         if behavior.refuse {
             work.finish(Duration::ZERO);
-            return Err(Status::unavailable("the hop was told to refuse"));
+            return Err(Status::unavailable("the hop is set to refuse"));
         }
         let _slot = match slots {
             Some(slots) => slots.acquire_owned().await.ok(),

@@ -1,6 +1,6 @@
-//! A service process for the scenarios of the mesh: real layers, and handlers that do as a test tells them.
+//! A service process for the mesh scenarios: real layers around handlers with behaviour set by a test.
 //!
-//! It stands in the place of the order service, so that it has a contract with policies to serve.
+//! It serves the contract of the order service, so that it has methods with policies.
 
 mod control;
 mod handlers;
@@ -22,22 +22,22 @@ fn main() -> ExitCode {
 
 struct HopService;
 
-/// The sections of every service, and where tests talk to it.
+/// The sections of every service, and the control port.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Settings {
     grpc: chassis::server::Settings,
     probe: chassis::health::Settings,
-    /// Not used: it has nothing to store, and so is never ready either, only started.
+    /// Not used: the hop stores nothing. It therefore reports startup and liveness, but never readiness.
     database: chassis::postgres::Settings,
     auth: chassis::auth::Settings,
     idempotency: chassis::idempotency::Settings,
     audit: chassis::audit::Settings,
     telemetry: chassis::telemetry::Settings,
     drain: chassis::drain::Settings,
-    /// Where tests say what is to be done, and ask what was.
+    /// Control port of the tests.
     control: SocketAddr,
-    /// The hop that calls go on to; none where the target is empty.
+    /// The next hop, to which calls are forwarded; none if the target is empty.
     next: Upstream,
 }
 
@@ -82,7 +82,7 @@ impl chassis::Settings for Settings {
 
 impl chassis::Service for HopService {
     const NAME: &'static str = "hop";
-    const ABOUT: &'static str = "Does what a test tells it to";
+    const ABOUT: &'static str = "Serves calls with behaviour set by a test";
     type Settings = Settings;
 
     fn migrations() -> Vec<chassis::postgres::Migrations> {
