@@ -1,4 +1,4 @@
-//! The description of the events that readers elsewhere work from is that of the contract as it is now.
+//! The AsyncAPI document for other readers of the events matches the current contract.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 fn the_checked_in_asyncapi_document_is_fresh() {
     let kept = fs::read_to_string(tests::workspace_root().join("docs/asyncapi.json")).unwrap();
     let now = events::asyncapi(proto::DESCRIPTORS).unwrap();
-    // The texts are long: the file's name says enough.
+    // The texts are long: the file name is enough for the message.
     assert!(
         kept == format!("{now:#}\n"),
         "docs/asyncapi.json is stale: run `make asyncapi`"

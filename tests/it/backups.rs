@@ -1,4 +1,5 @@
-//! `docs/runbooks/backup-restore.md` as it is walked: dumped, lost, restored, and everything is there and goes on.
+//! Runs `docs/runbooks/backup-restore.md`: the databases are dumped, lost and restored, everything is there again
+//! and processing continues.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -85,7 +86,7 @@ async fn the_backup_runbook_restores_everything_and_processing_continues() {
     .await;
 }
 
-/// What a person of the facility can see.
+/// Everything that a user of the facility can read.
 async fn everything(weft: &Weft<'_>) -> Vec<Value> {
     let mut all = Vec::new();
     for command in [
@@ -103,7 +104,7 @@ async fn everything(weft: &Weft<'_>) -> Vec<Value> {
     all
 }
 
-/// Waits until the stream lacks no event, and every consumer has had all of them.
+/// Waits until the stream lacks no event and every consumer has consumed all of them.
 async fn caught_up(weft: &Weft<'_>) {
     eventually(SOON, || async {
         let audit = weft.run(&["events", "audit"]).await;
@@ -144,7 +145,7 @@ fn blocks() -> Vec<String> {
         .collect()
 }
 
-/// Runs what the runbook says in the stack's folder.
+/// Runs a script of the runbook in the stack's folder.
 fn run(stack: &Stack, script: &str) {
     let output = Command::new("bash")
         .args(["-euo", "pipefail", "-c", script])

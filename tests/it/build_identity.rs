@@ -1,4 +1,4 @@
-//! Which build a program is, as dead letters and traces name it.
+//! The build identity of a program, as dead letters and traces name it.
 
 use std::{
     path::Path,

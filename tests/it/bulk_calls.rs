@@ -1,5 +1,5 @@
-//! Calls for several requests: each has the outcome that it would have alone, alone and together are repetitions of each other,
-//! and sagas that run at the same time call together.
+//! Calls for several requests: each request has the outcome that it would have alone, requests sent alone and in a
+//! call are repetitions of each other, and concurrent sagas share their calls.
 
 use futures_util::future::join_all;
 use proto::{
@@ -25,7 +25,7 @@ use crate::{
     samples::insured_order,
 };
 
-/// An administrator's call, who may make what services make.
+/// A call as an administrator, who may also make the calls that are meant for services.
 async fn authorized(
     stack: &Stack,
     requests: Vec<AuthorizePaymentRequest>,
@@ -75,11 +75,11 @@ async fn payments_requested_in_one_call_have_the_outcomes_that_they_would_have_a
         details.bad_request().unwrap().field_violations[0].field,
         "order_id"
     );
-    // One request that comes twice in a call has one effect and one answer.
+    // A request that occurs twice in one call has one effect and one answer.
     assert_eq!(payment(&results[3]), payment(&results[0]));
     assert_ne!(results[3].replayed, results[0].replayed);
 
-    // The whole again, and one of them alone: nothing happens twice.
+    // Repeating the call, or one of its requests alone, has no further effect.
     let again = authorized(&fixture.stack, requests).await.unwrap();
     assert_eq!(payment(&again[0]), payment(&results[0]));
     assert_eq!(payment(&again[1]), payment(&results[1]));

@@ -1,4 +1,4 @@
-//! A service's database: its schema, its rows' facilities, and its comings and goings.
+//! A service's database: its schema, row-level security by facility, and behaviour during outages.
 
 use std::{sync::Arc, time::Duration};
 
@@ -113,7 +113,7 @@ async fn a_transaction_sees_one_facility_and_without_one_none() {
         .unwrap();
     assert_eq!((none, bare), (0, 0));
 
-    // Nor can it write another's rows.
+    // It cannot write rows of another facility either.
     let mut tx = fixture
         .database
         .begin(&Facility::new("F2").unwrap())
@@ -144,7 +144,7 @@ async fn a_postgresql_restart_is_noticed_both_ways_and_no_stale_connection_is_us
     let facility = Facility::new("F1").unwrap();
     let ready = |fixture: &Fixture| fixture.process.health.down().is_empty();
     eventually(Duration::from_secs(5), || async { ready(&fixture) }).await;
-    // Some connections to go stale.
+    // Opens connections that become stale.
     futures_util::future::join_all((0..8).map(|_| fixture.count(&facility))).await;
 
     fixture.server.stop().await;
@@ -200,7 +200,7 @@ async fn a_service_is_not_ready_until_its_database_is_migrated() {
     .await;
 }
 
-/// Starts a service that must not serve on its database, and waits until it has stopped with these words.
+/// Starts a service that must refuse to serve on its database, and waits until it has stopped with this message.
 async fn is_refused(stack: &Stack, words: &str) {
     stack.spawn(Service::Claims);
     eventually(Duration::from_secs(20), || async {
@@ -234,7 +234,7 @@ async fn a_role_that_bypasses_row_level_security_is_refused_with_a_reason() {
     stack.restart(Service::Claims).await;
 }
 
-/// A pooler is known by what its sessions say, not by how long they take.
+/// A pooler is detected by its sessions' answers, not by their latency.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_server_is_not_mistaken_for_a_pooler() {
     let server = Postgres::shared().await;
@@ -288,7 +288,7 @@ async fn a_read_only_server_is_unavailable_and_not_ready_and_comes_back_by_itsel
             "alter system set default_transaction_read_only = on",
             "alter system reset default_transaction_read_only",
         ),
-        // As when the role is to use another server from now on.
+        // As if the role were moved to another server.
         ("alter role claims_app nologin", "alter role claims_app login"),
         // SQLSTATE 53300, as with max_connections.
         (

@@ -1,4 +1,4 @@
-//! One effect and one answer for a request that comes more than once.
+//! A request that is sent more than once has one effect and one answer.
 
 use std::time::Duration;
 
@@ -33,14 +33,14 @@ fn facility(name: &str) -> Facility {
     Facility::new(name).unwrap()
 }
 
-/// No call is to look whether the first one still runs.
+/// Long enough that no waiter checks whether the first request still runs.
 const AGES: Duration = Duration::from_secs(60);
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Claims and, where it is new, answers; gives back the answer and whether the work was done here.
+/// Claims the key and, if it is new, stores an answer. Returns the answer and whether the work was done here.
 async fn once(fixture: &Fixture, reference: &str) -> Result<(Vec<u8>, bool), Error> {
     let (facility, key, id) = (facility("F1"), key(reference), Uuid::new_v4());
     let mut tx = fixture.database.begin(&facility).await?;
@@ -135,7 +135,7 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
             .unwrap(),
         Claim::New
     );
-    // Whoever comes now waits for this transaction before it is told.
+    // A request that arrives now waits for this transaction before it gets its answer.
     let late = async {
         let mut tx = fixture.database.begin(&facility).await.unwrap();
         idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4())
@@ -155,7 +155,7 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
     assert_eq!(none, None, "waiting ends with the deadline");
 }
 
-/// The database itself counts how often the key is read, by a policy that has a side effect.
+/// The database counts the reads of the key, by a policy that has a side effect.
 const COUNT_READS: [&str; 3] = [
     "create sequence chassis.reads",
     "grant usage on sequence chassis.reads to public",
@@ -185,7 +185,7 @@ async fn waiters_for_one_key_share_their_database_reads() {
     let (database, owned) = (&fixture.database, (&facility, &key));
     let waiting: Vec<_> = (0..200)
         .map(|n| {
-            // Some give up sooner than others, the one that asks among them.
+            // Some waiters time out sooner than others, including the one that reads.
             let deadline = if n % 2 == 0 {
                 began + Duration::from_millis(100 + n)
             } else {
@@ -195,12 +195,12 @@ async fn waiters_for_one_key_share_their_database_reads() {
         })
         .collect();
     let answered = async {
-        // Long enough for each of them to have asked several times.
+        // Long enough for each of them to have read several times.
         eventually(Duration::from_secs(60), || async { reads().await >= 10 }).await;
         let asked = reads().await;
         let most = 8 + began.elapsed().as_millis() as i64 / 200;
         assert!(asked <= most, "{asked} reads, at most {most} for one");
-        // Another process answers: nobody here is told.
+        // Another process stores the answer; this process is not notified.
         let answer = "update chassis.idempotency set answer = 'abc', answered_at = now()";
         sqlx::query(answer).execute(&fixture.owner).await.unwrap();
         asked
@@ -242,7 +242,7 @@ async fn only_one_waiter_at_a_time_checks_whether_the_first_request_still_runs()
         }
     });
     futures_util::future::join_all(waiting).await;
-    // One a pause, and not one a pause for each of them.
+    // One read for each interval, and not one for each waiter and interval.
     let looks = looks.into_inner();
     let most = began.elapsed().as_millis() / pause.as_millis() + 1;
     assert!(

@@ -36,7 +36,7 @@ async fn two_facilities_number_their_claims_alike_in_one_transaction() {
     held.rollback().await.unwrap();
     waits.await.unwrap().unwrap();
     assert!(here.iter().chain(&there).all(Result::is_ok));
-    // 64 in one, and the one that was held up.
+    // 64 in one transaction, and the one that was blocked.
     assert_eq!(
         fixture
             .count("select count(distinct xmin::text) from claims.claim")

@@ -1,4 +1,4 @@
-//! Many submissions in flight, and what can happen to them: kills, stops, a post office that is silent for some.
+//! Many submissions in flight during kills, stops, and a post office that does not answer some of them.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use tonic::Code;
 
 use crate::{
     claims_batch_fixture::{
-        ACCEPTED, FILED, HELD, SOON, blocked, drafts, execute, hold_claim, insist, refusal, send_submissions,
-        slow_down,
+        ACCEPTED, FILED, HELD, SOON, blocked, drafts, execute, hold_claim, refusal, send_submissions,
+        slow_down, submit_until_all_succeed,
     },
     claims_fixture::{Fixture, submit},
 };
@@ -20,7 +20,7 @@ async fn submissions_interrupted_by_a_kill_are_each_finished_once() {
     let fixture = Fixture::with(options.set(Service::Claims, "post_office.timeout_ms", "1000")).await;
     let drafts = drafts(&fixture, &["SANDBOX-SLOW"; 48]).await;
     let requests: Vec<_> = drafts.iter().map(submit).collect();
-    // All have been called when it is killed; some may have been answered.
+    // All requests have been sent when it is killed; some may have been answered.
     let (cut_short, ()) = tokio::join!(send_submissions(&fixture, &requests), async {
         eventually(SOON, || async { fixture.count(FILED).await == 48 }).await;
         fixture.stack.kill9(Service::Claims);
@@ -44,14 +44,14 @@ async fn submissions_killed_while_their_outcomes_are_written_are_each_finished_o
     });
     fixture.stack.restart(Service::Claims).await;
     let finished = finished_once(&fixture, &requests).await;
-    // What was answered before is answered again.
+    // Requests that were answered before get the same answer.
     for (before, after) in cut_short.into_iter().zip(finished) {
         assert!(before.is_err() || before.unwrap() == after);
     }
 }
 
 async fn finished_once(fixture: &Fixture, requests: &[SubmitClaimRequest]) -> Vec<Claim> {
-    let finished = insist(fixture, requests).await;
+    let finished = submit_until_all_succeed(fixture, requests).await;
     let claims: BTreeSet<_> = finished.iter().map(|claim| claim.id.clone()).collect();
     let wanted: BTreeSet<_> = requests.iter().map(|request| request.id.clone()).collect();
     assert_eq!(claims, wanted);
@@ -96,9 +96,9 @@ async fn a_post_office_that_fails_for_some_claims_delays_none_of_the_others() {
         }
     }
     assert_eq!(fixture.count(HELD).await, 0, "all are given back");
-    // Those that were refused go on.
+    // The refused submissions continue.
     let down: Vec<_> = requests.iter().skip(1).step_by(8).cloned().collect();
-    let taken = insist(&fixture, &down).await;
+    let taken = submit_until_all_succeed(&fixture, &down).await;
     assert!(taken.iter().all(|claim| claim.state() == ClaimState::Accepted));
 }
 
@@ -126,14 +126,14 @@ async fn a_permanently_failing_follow_up_ends_no_lease_of_another_claim() {
     let claim = drafts(&fixture, &["TEST-INS-1"]).await.remove(0);
     let pool = fixture.stack.database(Service::Claims).superuser().await;
     let mut tx = hold_claim(&pool, &claim).await;
-    // Due, with details that nobody can read.
+    // Makes the claim due, with details that cannot be decoded.
     let due = format!(
         "update claims.claim set state = 'SUBMITTED', submitted_at = now(), next_filing_at = now() - interval '1 hour',
              details = '\\xff' where id = '{}'",
         claim.id
     );
     execute(&mut tx, &due).await;
-    // In the queue for the row before the follow-up, which cannot see yet that the claim is due.
+    // Queues for the row before the follow-up, which cannot see yet that the claim is due.
     let (queued, other) = (pool.clone(), claim.clone());
     let other = tokio::spawn(async move { hold_claim(&queued, &other).await });
     let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
@@ -155,7 +155,7 @@ async fn a_permanently_failing_follow_up_ends_no_lease_of_another_claim() {
             .contains("a claim cannot be followed up")
     };
     eventually(SOON, || async { failed() }).await;
-    // It has set the claim aside by the time it has stopped.
+    // The follow-up has set the claim aside by the time the service has stopped.
     assert!(fixture.stack.stop(Service::Claims).await.success());
     let held = "select count(*) from claims.claim where filing_until > now() + interval '30 minutes'";
     assert_eq!(fixture.count(held).await, 1);

@@ -1,4 +1,4 @@
-//! What the scenarios of claims that come at the same time share: many calls at once, and transactions that are held up.
+//! Fixture for concurrent claims: many calls at once, and transactions that are blocked.
 
 use std::time::Duration;
 
@@ -70,8 +70,11 @@ pub(crate) async fn drafts(fixture: &Fixture, payers: &[&str]) -> Vec<Claim> {
     drafts.into_iter().map(Result::unwrap).collect()
 }
 
-/// Sends the same submissions until each of them has succeeded.
-pub(crate) async fn insist(fixture: &Fixture, requests: &[SubmitClaimRequest]) -> Vec<Claim> {
+/// Repeats the same submissions until each of them has succeeded.
+pub(crate) async fn submit_until_all_succeed(
+    fixture: &Fixture,
+    requests: &[SubmitClaimRequest],
+) -> Vec<Claim> {
     eventually(SOON, || async {
         let answers = send_submissions(fixture, requests).await;
         answers.into_iter().collect::<Result<Vec<_>, _>>()
@@ -88,7 +91,7 @@ pub(crate) async fn execute(conn: &mut PgConnection, sql: &str) {
     conn.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
 }
 
-/// Every transaction of the service takes a while, so that others wait behind it.
+/// Slows down every transaction of the service, so that others wait behind it.
 pub(crate) async fn slow_down(pool: &PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let function = "create function public.take_a_while() returns trigger language plpgsql
@@ -114,7 +117,7 @@ pub(crate) async fn blocked(fixture: &Fixture) {
     eventually(SOON, || async { fixture.count(waiting).await > 0 }).await;
 }
 
-/// Holds the first transaction that prepares a claim of this order.
+/// Blocks the first transaction that prepares a claim of this order.
 pub(crate) async fn hold_order(
     pool: &PgPool,
     request: &PrepareClaimRequest,
@@ -129,7 +132,7 @@ pub(crate) async fn hold_order(
     tx
 }
 
-/// Holds the first transaction that locks this claim.
+/// Blocks the first transaction that locks this claim.
 pub(crate) async fn hold_claim(pool: &PgPool, claim: &Claim) -> Transaction<'static, Postgres> {
     let mut tx = pool.begin().await.unwrap();
     sqlx::query("select from claims.claim where id = $1 for update")

@@ -1,5 +1,5 @@
-//! Claims that are prepared, submitted and withdrawn at the same time share their transactions, and none of them suffers from
-//! another.
+//! Claims that are prepared, submitted and withdrawn concurrently share transactions, and a failing one does not
+//! affect the others.
 
 use futures_util::future::join_all;
 use proto::claims::v1::{ClaimState, SubmitClaimRequest, WithdrawClaimRequest};
@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::{
     claims_batch_fixture::{
-        ACCEPTED, FILED, HELD, SOON, blocked, draft_of, drafts, hold_claim, hold_order, insist, refusal,
-        send_drafts, send_submissions, slow_down,
+        ACCEPTED, FILED, HELD, SOON, blocked, draft_of, drafts, hold_claim, hold_order, refusal, send_drafts,
+        send_submissions, slow_down, submit_until_all_succeed,
     },
     claims_fixture::{Fixture, reason, submit},
 };
@@ -37,7 +37,7 @@ async fn a_taken_number_and_a_withdrawn_order_among_64_drafts_are_refused_alone(
     requests[40].order_id.clone_from(&withdrawn.order_id);
     requests[50].order_id.clone_from(&known.order_id);
 
-    // While the first transaction is held up, 64 fill the next one.
+    // While the first transaction is blocked, 64 requests fill the next one.
     let first = draft_of("TEST-INS-1");
     let pool = fixture.stack.database(Service::Claims).superuser().await;
     let held = hold_order(&pool, &first).await;
@@ -61,7 +61,7 @@ async fn a_taken_number_and_a_withdrawn_order_among_64_drafts_are_refused_alone(
         (Code::AlreadyExists, "ORDER_BILLED".to_owned())
     );
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 61);
-    // The one of before, the one that was held up, and 61 in one transaction.
+    // The earlier one, the blocked one, and 61 in one transaction.
     let count = "select count(*) from claims.claim";
     assert_eq!(fixture.count(count).await, 63);
     let transactions = "select count(distinct xmin::text) from claims.claim";
@@ -88,7 +88,7 @@ async fn what_is_refused_among_64_submissions_leaves_no_lease_behind() {
         .await
         .unwrap();
 
-    // [10] is withdrawn, [20] is known to nobody, [30] comes with the id of another request, [63] is repeated.
+    // [10] is withdrawn, [20] does not exist, [30] has the id of another request, [63] is repeated.
     let mut requests: Vec<_> = drafts.iter().map(submit).collect();
     requests[20].id = Uuid::new_v4().to_string();
     requests[30].request_id.clone_from(&earlier.request_id);
@@ -130,7 +130,7 @@ async fn what_is_refused_among_64_submissions_leaves_no_lease_behind() {
     );
     assert_eq!(fixture.count(&untouched).await, 0);
     assert_eq!(fixture.count(HELD).await, 0);
-    let submitted = insist(&fixture, &[submit(&drafts[30]), submit(&drafts[20])]).await;
+    let submitted = submit_until_all_succeed(&fixture, &[submit(&drafts[30]), submit(&drafts[20])]).await;
     assert!(
         submitted
             .iter()
@@ -157,7 +157,8 @@ async fn what_is_refused_among_64_withdrawals_is_refused_alone() {
             Ok::<_, Status>(answer.claim)
         }
     };
-    // [10] was withdrawn before by the same request, [30] comes with the id of that one, [20] is with the post office.
+    // [10] was withdrawn before by the same request, [30] has the id of that request, [20] is with the post
+    // office.
     let mut requests: Vec<_> = drafts.iter().map(|draft| withdrawal(&draft.order_id)).collect();
     let earlier = send(requests[10].clone()).await.unwrap();
     requests[30].request_id = requests[10].request_id.clone();
@@ -200,7 +201,7 @@ async fn what_is_refused_among_64_withdrawals_is_refused_alone() {
     assert_eq!(fixture.get(&drafts[30].id).await, drafts[30]);
     let withdrawn = "select count(*) from claims.claim where state = 'WITHDRAWN'";
     assert_eq!(fixture.count(withdrawn).await, 62);
-    // The earlier one, the one that was held up, and 60 in one transaction.
+    // The earlier one, the blocked one, and 60 in one transaction.
     let transactions = "select count(distinct xmin::text) from claims.claim where state = 'WITHDRAWN'";
     assert_eq!(fixture.count(transactions).await, 3);
     let published = "select count(*) from events.event_log where type = 'claims.v1.ClaimWithdrawn'";

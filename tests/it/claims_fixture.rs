@@ -1,4 +1,4 @@
-//! What the scenarios of the claims service share: a stack with only that service, and files as payers write them.
+//! Fixture for the claims service: a stack with only that service, and files as payers write them.
 
 use std::fmt::Write as _;
 
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::samples;
 
-/// The claims service of one facility's biller.
+/// The claims service with a client of a biller of one facility.
 pub(crate) struct Fixture {
     pub(crate) stack: Stack,
     pub(crate) claims: ClaimServiceClient<Client>,
@@ -36,12 +36,12 @@ impl Fixture {
         Fixture { stack, claims }
     }
 
-    /// The same service as another facility sees it.
+    /// A client of another facility.
     pub(crate) fn elsewhere(&self) -> ClaimServiceClient<Client> {
         of(&self.stack, "al-qamar")
     }
 
-    /// A draft that the post office has taken.
+    /// A claim that the post office has accepted for processing.
     pub(crate) async fn filed(&self, details: ClaimDetails) -> Claim {
         filed(&self.claims, details).await
     }
@@ -104,7 +104,7 @@ pub(crate) async fn filed(claims: &ClaimServiceClient<Client>, details: ClaimDet
     claim.unwrap()
 }
 
-/// Sends a file in small pieces.
+/// Imports a file in small chunks.
 pub(crate) async fn import(
     claims: &ClaimServiceClient<Client>,
     request_id: &str,
@@ -113,7 +113,7 @@ pub(crate) async fn import(
     import_bytes(claims, request_id, "advice.xml", document.as_bytes()).await
 }
 
-/// Sends a file as it lies on a disk, in small pieces.
+/// Imports the bytes of a file in small chunks.
 pub(crate) async fn import_bytes(
     claims: &ClaimServiceClient<Client>,
     request_id: &str,
@@ -153,7 +153,7 @@ pub(crate) fn story_claim() -> ClaimDetails {
     details
 }
 
-/// A payer's file around claims that are written already.
+/// A payer's file that contains these claim elements.
 pub(crate) fn file(claims: &[String]) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?><Remittance.Advice><Header><SenderID>TEST-TPA-1</SenderID>\
@@ -164,7 +164,7 @@ pub(crate) fn file(claims: &[String]) -> String {
     )
 }
 
-/// What a payer says of one claim: (activity, net, payment, denial code) by line.
+/// The claim element of a remittance: (activity, net, payment, denial code) by line.
 pub(crate) fn advice(claim_id: &str, lines: &[(&str, &str, &str, &str)]) -> String {
     let mut text = format!(
         "<Claim><ID>{claim_id}</ID><IDPayer>PYR-{claim_id}</IDPayer><ProviderID>TEST-FAC-1</ProviderID>\
@@ -187,14 +187,14 @@ pub(crate) fn advice(claim_id: &str, lines: &[(&str, &str, &str, &str)]) -> Stri
     text + "</Claim>"
 }
 
-/// Fils of an amount that must be there.
+/// The fils of an amount, which must be set.
 pub(crate) fn fils(amount: Option<&Money>) -> i64 {
     money::Money::try_from(amount.expect("the amount is there"))
         .unwrap()
         .minor()
 }
 
-/// The violations that a refused request names, as (field, rule).
+/// The violations of a refused request, as (field, rule).
 pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     let details = status.get_error_details();
@@ -211,7 +211,7 @@ pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The reason that a status gives.
+/// The reason of a status.
 pub(crate) fn reason(status: &Status) -> String {
     status
         .get_error_details()

@@ -1,4 +1,4 @@
-//! Lines that are held or discarded: the version before, which books whatever is parked, never sees them.
+//! Held and discarded lines are invisible to the previous version, which books every parked line.
 
 use proto::claims::v1::{ClaimDetails, ParkedReason, ParkedResolution};
 use tests::Postgres;
@@ -9,7 +9,7 @@ use crate::{
     samples,
 };
 
-/// An early line that is discarded, one that waits, and one that turns out to be a stranger's when its claim is filed.
+/// One early line is discarded, one waits, and one turns out to be another payer's when its claim is submitted.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_previous_version_sees_only_the_early_lines() {
     let fixture = Fixture::start().await;
@@ -53,7 +53,7 @@ async fn the_previous_version_sees_only_the_early_lines() {
     assert_eq!(fils(booked.unwrap().unwrap().net_paid.as_ref()), 4_000);
 }
 
-/// A build between the versions kept all of them in one table.
+/// A build between the two versions kept all lines in one table.
 #[tokio::test]
 async fn lines_that_were_held_or_discarded_before_the_migration_are_moved() {
     let server = Postgres::shared().await;

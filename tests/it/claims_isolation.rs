@@ -1,4 +1,5 @@
-//! No claim of one facility is visible to another: not through the API, not through SQL as the service's own role.
+//! No claim of one facility is visible to another: neither through the API nor through SQL with the service's
+//! role.
 
 use proto::claims::v1::{GetClaimRequest, ListClaimsRequest, SubmitClaimRequest};
 use sqlx::{AssertSqlSafe, PgPool};

@@ -1,4 +1,4 @@
-//! A remittance import that is killed in the middle goes on where it was: nothing is booked twice, nothing is left out.
+//! A remittance import that is killed resumes where it was: nothing is booked twice or left out.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn a_killed_import_resumes_where_it_was_and_books_nothing_twice() {
     assert_eq!(again, report, "the same request has the same answer");
 }
 
-/// One dirham for each claim; every tenth is one that was filed.
+/// A file that pays one dirham for each claim; every tenth claim was submitted.
 fn mixed_file() -> String {
     let claims: Vec<String> = (0..FILED + UNKNOWN)
         .map(|place| match place % 10 {

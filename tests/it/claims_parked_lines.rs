@@ -1,4 +1,4 @@
-//! Lines of remittances that come before their claim is filed, and are booked when it is.
+//! Remittance lines that arrive before their claim is submitted, and are booked when it is.
 
 use proto::claims::v1::{ParkedReason, ParkedResolution};
 use tests::Service;
@@ -30,7 +30,7 @@ async fn early_lines_that_repeat_one_another_are_booked_once_when_their_claim_is
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_is_not_left_behind_by_a_claim_that_is_filed_while_it_is_parked() {
     let fixture = Fixture::start().await;
-    // The import has found no claim, and waits to write its lines while the claim is filed.
+    // The import has found no claim, and is blocked from writing its lines while the claim is submitted.
     let owner = fixture.stack.database(Service::Claims).owner().await;
     let mut blocked = owner.begin().await.unwrap();
     sqlx::query("lock table claims.remittance_claim in exclusive mode")

@@ -1,5 +1,5 @@
-//! Files as payers write them, byte for byte: what becomes of each is pinned, and what becomes of several that speak of
-//! one claim.
+//! Remittance files as payers write them, byte for byte: the outcome of each file, and of several files about one
+//! claim.
 
 use proto::claims::v1::{
     Activity, Claim, ClaimDetails, FinancialStatus, GetClaimRequest, ParkedReason, ParkedResolution,
@@ -16,7 +16,7 @@ use crate::{
     samples,
 };
 
-/// Every remittance of `tests/inputs`, the claim that it speaks of, and what becomes of it where nothing came before.
+/// Every remittance in `tests/inputs`, its claim, and its outcome when it is the first one.
 const REMITTANCES: [(&str, &str, &str); 31] = [
     ("02_bom.xml", "CLM-0001", "booked 3 = 240.00"),
     ("02_crlf.xml", "CLM-0001", "booked 3 = 240.00"),
@@ -59,7 +59,7 @@ fn input(name: &str) -> Vec<u8> {
     std::fs::read(workspace_root().join("tests/inputs").join(name)).unwrap()
 }
 
-/// The claim of the examples under another number.
+/// The claim of the examples with another number.
 fn claim_of(number: &str) -> ClaimDetails {
     ClaimDetails {
         claim_id: number.to_owned(),
@@ -95,7 +95,7 @@ fn rules(report: &RemittanceReport) -> Vec<&str> {
     rules.map(|violation| violation.rule.as_str()).collect()
 }
 
-/// What a report comes to; it must account for every line and every fils.
+/// Summarizes a report; it must account for every line and every fils.
 pub(crate) fn outcome(report: &RemittanceReport) -> String {
     let parts = [
         &report.booked,
@@ -159,7 +159,7 @@ async fn the_same_payment_in_another_file_is_reported_and_booked_only_on_request
     for (name, expected) in [
         ("02_silent.xml", "booked 3 = 130.00"),
         ("02_silent_crlf.xml", "repeated 3 REPEATED"),
-        // Another amount is another payment.
+        // A line with another amount is another payment.
         (
             "02_sixty.xml",
             "booked 1 = 80.00 repeated 2 REPEATED PAID_ABOVE_NET",
@@ -235,7 +235,7 @@ async fn another_payers_remittance_is_reported_and_held_and_does_not_use_the_pay
         ("PYR-CLM-1", "TEST-TPA-1")
     );
 
-    // The version before books whatever it finds here.
+    // The previous version books everything that it finds here.
     assert_eq!(fixture.count("select count(*) from claims.parked_line").await, 0);
     let held = parked(&fixture.claims, ParkedReason::ForeignSender).await;
     assert_eq!((held.len(), held[0].sender_id.as_str()), (1, "OTHER-TPA"));
@@ -288,7 +288,8 @@ async fn a_line_whose_net_differs_from_the_claim_is_reported() {
     assert_eq!(fils(report.above_net.as_ref()), 90_000);
 }
 
-/// A claim whose event would be too large to publish: it is refused by name, and the import of the file ends.
+/// The event of the claim would be too large to publish: the claim is refused with a reason, and the import of the
+/// file ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_can_never_be_booked_is_refused_and_the_others_are_imported() {
     let fixture = Fixture::start().await;

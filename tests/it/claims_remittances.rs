@@ -1,4 +1,5 @@
-//! What a payer's file does: booked, parked, refused, found again, and never more than once.
+//! Import of payers' files: lines are booked, parked, refused or recognized as repetitions, and never booked
+//! twice.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::{
     samples,
 };
 
-/// Known fault 1 of an earlier system: a bad claim took the good ones of its file along.
+/// Known fault 1 of an earlier system: an invalid claim made the valid ones of its file fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_invalid_claim_never_stops_the_others_of_the_file() {
     let fixture = Fixture::start().await;
@@ -58,7 +59,7 @@ async fn one_invalid_claim_never_stops_the_others_of_the_file() {
         FinancialStatus::Paid
     );
 
-    // A claim is taken whole or not at all; the corrected file brings what is missing, and nothing twice.
+    // A claim is booked as a whole or not at all; the corrected file adds what is missing, and nothing twice.
     assert_eq!(fixture.get(&half.id).await.remittance_lines, []);
     let corrected = file(&[
         advice("GOOD", &[("A1", "100", "60", "PRCE-001")]),
@@ -114,7 +115,7 @@ async fn early_lines_are_parked_and_booked_when_their_claim_is_filed() {
     assert_eq!((report.booked_lines, report.parked_lines), (0, 2));
     assert_eq!(fils(report.parked.as_ref()), 7_500);
 
-    // A draft is not filed yet: the payer cannot mean it.
+    // A draft is not submitted yet: the payer cannot refer to it.
     let mut claims = fixture.claims.clone();
     let draft = crate::claims_fixture::prepare(samples::claim("CLM-1"));
     let draft = claims
@@ -146,7 +147,7 @@ async fn early_lines_are_parked_and_booked_when_their_claim_is_filed() {
     );
     let published = "select count(*) from events.event_log where type = 'claims.v1.ClaimRemitted'";
     assert_eq!(fixture.count(published).await, 1);
-    // The activity that the claim does not have goes on waiting, in sight.
+    // The line of an activity that the claim does not have stays parked and visible.
     assert_eq!(fixture.count("select count(*) from claims.parked_line").await, 1);
 }
 
@@ -245,7 +246,7 @@ async fn excess_of_a_parked_line_is_shown_with_the_claim() {
         .await;
     }
 
-    // The payments that were missing take the excess up; what was paid too much stays in sight.
+    // The missing payments use up the excess; the overpayment stays visible.
     fixture
         .import(&file(&[advice("CLM-2", &[("A1", "100", "100", "")])]))
         .await
@@ -286,7 +287,7 @@ async fn a_file_that_is_wrong_as_a_whole_is_refused_with_every_field_named() {
     );
     let published = "select count(*) from events.event_log where type = 'claims.v1.FileFailed'";
     assert_eq!(fixture.count(published).await, 4);
-    // As broken as before, it leaves nothing more behind.
+    // Importing the same invalid file again leaves nothing more behind.
     let again = document.replace("</Remittance.Advice>", "");
     fixture.import(&again).await.unwrap_err();
     assert_eq!(fixture.count(published).await, 4);
@@ -317,7 +318,8 @@ async fn a_test_file_is_checked_and_not_kept() {
     assert_eq!(fixture.count(kept).await, 0);
 }
 
-/// Known fault 4: claim numbers were unique across all facilities. Known fault 5 is in `claims_walkthrough`.
+/// Known fault 4: claim numbers were unique across all facilities. Known fault 5 is covered by
+/// `claims_walkthrough`.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_facilities_have_a_claim_of_the_same_number_and_a_file_pays_its_own() {
     let fixture = Fixture::start().await;
@@ -331,7 +333,7 @@ async fn two_facilities_have_a_claim_of_the_same_number_and_a_file_pays_its_own(
         FinancialStatus::Paid
     );
 
-    // The same bytes are another facility's own file.
+    // The same bytes are another file for another facility.
     let request_id = uuid::Uuid::new_v4().to_string();
     let second = import(&elsewhere, &request_id, &document)
         .await

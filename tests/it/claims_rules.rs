@@ -21,7 +21,7 @@ fn encounter(details: &mut ClaimDetails) -> &mut Encounter {
     details.encounter.as_mut().unwrap()
 }
 
-/// One way to break each rule of a single claim: (rule, field below the details, what is changed).
+/// One violation of each rule of a single claim: (rule, field below the details, change).
 const BROKEN: &[(&str, &str, Change)] = &[
     ("GROSS_BELOW_PARTS", "gross", |d| {
         d.gross = Some(samples::aed(119));

@@ -1,4 +1,4 @@
-//! The way to the post office: refusals, outages, late answers, repetitions and crashes.
+//! Submission to the post office: refusals, outages, late answers, repetitions and crashes.
 
 use std::time::Duration;
 

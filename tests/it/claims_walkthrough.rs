@@ -1,4 +1,4 @@
-//! One claim through the five files: paid 240.00, then 340.00, then 190.00 after the takeback.
+//! One claim through the five example files: 240.00 paid, then 340.00, then 190.00 after the takeback.
 
 use prost::Message as _;
 use proto::claims::v1::{
@@ -100,8 +100,8 @@ fn assert_stands(claim: &Claim, net_paid: i64, status: FinancialStatus) {
     );
 }
 
-/// An earlier system told two stories of what a claim was paid. Here the events' amounts add up to what the claim shows,
-/// and no version is left out or told twice.
+/// In an earlier system two records of what a claim was paid disagreed. Here the amounts of the events add up to
+/// what the claim shows, and no version is missing or repeated.
 async fn assert_one_story_is_told(fixture: &Fixture, claim: &Claim) {
     let pool = fixture.stack.database(Service::Claims).superuser().await;
     let events: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(

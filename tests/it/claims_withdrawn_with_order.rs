@@ -1,4 +1,4 @@
-//! Claims follow orders that ended before they were fulfilled.
+//! Claims are withdrawn when their order ends before its fulfilment.
 
 use std::time::Duration;
 

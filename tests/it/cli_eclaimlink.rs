@@ -1,5 +1,5 @@
-//! The five eClaimLink files, imported one after the other by the command line: what was paid is the same for the
-//! order, the claim and the ledger at each step.
+//! The five eClaimLink files, imported one after the other by the command line: the amount paid agrees between the
+//! order, the claim and the ledger after each file.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tests::{Stack, eventually};
 
 use crate::cli_fixture::{Weft, balance, errors, example, minor};
 
-/// Paid by the payer after each file, in fils, and the order's state then.
+/// Amount paid by the payer after each file, in fils, and the order's state.
 const STORY: [(&str, &str, i64, &str); 5] = [
     ("order", "01_submission.xml", 0, "ORDER_STATE_FULFILLED"),
     (
@@ -113,7 +113,7 @@ async fn a_claim_whose_card_was_declined_is_imported_with_another_card() {
             .len(),
         2
     );
-    // The payer's answer is for the one that was filed.
+    // The payer's remittance refers to the claim that was submitted.
     weft.json(&["remittance", "import", &example("02_remittance_partial.xml")])
         .await;
     eventually(Duration::from_secs(30), || {

@@ -1,4 +1,5 @@
-//! `weft events` and `weft dlq` against running services: a claim's event that names no order, and what becomes of it.
+//! `weft events` and `weft dlq` against running services: a claim's event whose order id is invalid, and how
+//! operators handle it.
 
 use std::{fs, time::Duration};
 
@@ -13,7 +14,7 @@ use crate::cli_fixture::{Weft, errors};
 
 const FACILITY: &str = "TEST-FAC-1";
 
-/// Publishes an event as the claims service would, but for an order that cannot be one.
+/// Publishes an event as the claims service would, but with an invalid order id.
 async fn publish_misspelt(stack: &Stack) {
     publish_misspelt_of(stack, FACILITY).await;
 }

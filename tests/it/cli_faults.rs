@@ -1,4 +1,4 @@
-//! What the command line says and does when something goes wrong: files, answers that do not come, full disks.
+//! Behaviour of the command line on failures: malformed files, missing answers, full disks.
 
 use std::{fs, process::Stdio, time::Duration};
 
@@ -92,7 +92,7 @@ async fn a_repeated_import_reports_what_a_killed_one_had_placed_as_unchanged() {
     let import = ["order", "import", &file, "--concurrency", "2"];
     weft.json(&import).await;
     written(&stack, &lines);
-    // The import cannot come to its end.
+    // The import cannot finish.
     stack.kill9(Service::Payment);
     let mut killed = stack.weft(&stack.token("shop", &["admin"])).await;
     killed.args(import).stdout(Stdio::null()).stderr(Stdio::null());

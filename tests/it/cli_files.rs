@@ -1,5 +1,5 @@
-//! Every submission and every CSV file of `tests/inputs` through `weft order import`: what becomes of each, in which words
-//! and with which totals, the second time too; and what a corrected file mends.
+//! Every submission and every CSV file of `tests/inputs` through `weft order import`: the outcome, reason and
+//! totals of each, the second time too, and the effect of a corrected file.
 
 use std::fs;
 
@@ -8,13 +8,13 @@ use tests::{Service, Stack, workspace_root};
 
 use crate::cli_fixture::{Weft, errors};
 
-/// What becomes of a file where nothing came before.
+/// The outcome of a file that is imported first.
 enum Verdict {
     /// The order of its claim is placed.
     Taken,
-    /// Its one document is refused: the reason begins so and names this.
+    /// Its one document is refused; the reason starts with the first text and contains the second.
     Refused(&'static str, &'static str),
-    /// The file is refused whole, and says this.
+    /// The whole file is refused with this message.
     Whole(&'static str),
 }
 
@@ -164,7 +164,7 @@ async fn every_submission_and_csv_of_the_test_inputs_has_its_expected_outcome_tw
     assert!(forgotten.is_empty(), "no verdict for {forgotten:?}");
 }
 
-/// A CSV file, or an XML file that is a submission in whatever encoding.
+/// A CSV file, or an XML submission in any encoding.
 fn is_of_orders(name: &str) -> bool {
     let bytes = fs::read(input(name)).unwrap();
     let text: String = bytes
@@ -175,7 +175,7 @@ fn is_of_orders(name: &str) -> bool {
     name.ends_with(".csv") || (name.ends_with(".xml") && text.contains("Claim.Submission"))
 }
 
-/// The one outcome of a file of one document, its money and its reason. The report must balance and account for all of it.
+/// Outcome, money and reason of a file with one document. The report must balance and account for all of it.
 async fn outcome(weft: &Weft<'_>, name: &str) -> (String, String, String) {
     outcome_of(weft, &input(name)).await
 }
@@ -204,7 +204,8 @@ async fn orders(weft: &Weft<'_>) -> usize {
     listed["orders"].as_array().map_or(0, Vec::len)
 }
 
-/// What is wrong in a file, and what was meant; the file's other claims or invoices came with the wrong one already.
+/// A wrong text of a file and its correction; the file's other claims or invoices were imported with the wrong one
+/// already.
 const CORRECTIONS: [(&str, &str, &str); 4] = [
     ("02nul.csv", "\0", ""),
     ("02nul_sub.xml", "\0", ""),
@@ -234,7 +235,7 @@ async fn a_corrected_file_imports_what_the_wrong_one_left_out_and_nothing_twice(
     assert_eq!(charged, 4, "each was charged once");
 }
 
-/// An invoice that is taken whole or not at all keeps the others of its file.
+/// An invoice is imported as a whole or not at all and does not affect the others of its file.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_good_invoices_of_a_file_are_kept_when_the_wrong_one_is_corrected() {
     let stack = Stack::start().await;

@@ -1,4 +1,4 @@
-//! What the scenarios of the command line share: running it, and reading what it prints.
+//! Fixture for the command line: runs it and reads its output.
 
 use std::{
     path::PathBuf,
@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use tests::{Bearer, Stack, workspace_root};
 
-/// The command line of one person of one facility.
+/// The command line with a token of one user of one facility.
 pub(crate) struct Weft<'a> {
     pub(crate) stack: &'a Stack,
     token: Bearer,
@@ -22,7 +22,7 @@ impl Weft<'_> {
         }
     }
 
-    /// That of another person than the usual one.
+    /// As [`Weft::new`], with a given subject in the token.
     pub(crate) fn with_subject<'a>(stack: &'a Stack, name: &str, facility: &str, roles: &[&str]) -> Weft<'a> {
         let mut claims = stack.issuer().claims(facility, roles);
         claims["sub"] = name.into();
@@ -32,17 +32,17 @@ impl Weft<'_> {
         }
     }
 
-    /// Runs it to its end.
+    /// Runs a command and waits for its end.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = self.stack.weft(&self.token).await;
         command.args(arguments);
         finished(command).await
     }
 
-    /// What it prints as JSON.
+    /// Runs a command and parses its JSON output.
     ///
     /// # Panics
-    /// When it does not end with exit code 0.
+    /// When it does not exit with 0.
     pub(crate) async fn json(&self, arguments: &[&str]) -> Value {
         let mut all = vec!["--output", "json"];
         all.extend(arguments);
@@ -57,7 +57,7 @@ impl Weft<'_> {
     }
 }
 
-/// Runs a command without holding up the runtime.
+/// Runs a command without blocking the runtime.
 pub(crate) async fn finished(mut command: Command) -> Output {
     let output = tokio::task::spawn_blocking(move || command.output()).await;
     output
@@ -65,12 +65,12 @@ pub(crate) async fn finished(mut command: Command) -> Output {
         .expect("the program is built")
 }
 
-/// What a command said on standard error.
+/// The standard error of a command.
 pub(crate) fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// One of the five files that the repository ships.
+/// The path of one of the five files that the repository ships.
 pub(crate) fn example(name: &str) -> String {
     workspace_root()
         .join("docs/examples/eclaimlink")
@@ -79,7 +79,7 @@ pub(crate) fn example(name: &str) -> String {
         .to_string()
 }
 
-/// The real orders that lie beside the repository and are not part of it.
+/// The real orders of the data set, which is not part of the repository.
 pub(crate) fn online_retail() -> Option<Vec<PathBuf>> {
     let folder = workspace_root().join("../shared/data/online-retail");
     let entries = std::fs::read_dir(folder).ok()?;
@@ -89,7 +89,7 @@ pub(crate) fn online_retail() -> Option<Vec<PathBuf>> {
     Some(files)
 }
 
-/// An amount as Protobuf's JSON writes it, in the currency's hundredths.
+/// An amount in Protobuf JSON, in hundredths of the currency.
 pub(crate) fn minor(money: &Value) -> i64 {
     let units: i64 = money["units"]
         .as_str()

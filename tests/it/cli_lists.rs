@@ -1,11 +1,11 @@
-//! What is said where there is nothing to show, and of names and options that are wrong.
+//! Messages about empty lists, unknown names and invalid options.
 
 use serde_json::Value;
 use tests::Stack;
 
 use crate::cli_fixture::{Weft, errors, example};
 
-/// What a command prints when it ends well.
+/// The output of a successful command.
 async fn shown(weft: &Weft<'_>, line: &str) -> String {
     let output = weft.run(&line.split(' ').collect::<Vec<_>>()).await;
     assert_eq!(output.status.code(), Some(0), "{line}: {}", errors(&output));
@@ -122,7 +122,7 @@ async fn a_time_limit_applies_only_to_the_main_call_of_a_command() {
         "R-1",
     ];
     weft.json(&placed).await;
-    // GetOrder, by which the order is found, has 5 s; FulfilOrder has more.
+    // GetOrder, which finds the order, has 5 s; FulfilOrder has more.
     weft.json(&["--timeout", "10s", "order", "fulfil", "R-1"]).await;
     weft.json(&[
         "--timeout",
@@ -219,7 +219,7 @@ async fn changing_commands_print_json_with_output_json() {
     assert_eq!(demo.status.code(), Some(2), "{}", errors(&demo));
 }
 
-/// Untrue second violations: of an amount in another currency nothing is known but that.
+/// If the currency of an amount is wrong, no other violation of it is reported, since it would be unfounded.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_violation_of_an_amount_is_reported_once() {
     let stack = Stack::start().await;

@@ -10,7 +10,7 @@ use crate::cli_fixture::Weft;
 async fn the_calls_between_the_services_are_shown_with_the_policies_in_force() {
     let stack = Stack::start().await;
     let weft = Weft::new(&stack, "TEST-FAC-1", &["operator"]);
-    // A service that came up before the ones it calls connects to them a moment later.
+    // A service that started before its peers connects to them a moment later.
     let shown = eventually(Duration::from_secs(20), || async {
         let shown = weft.json(&["mesh", "top"]).await;
         let edges = shown["services"][0]["edges"].as_array().unwrap();

@@ -1,4 +1,4 @@
-//! Mistakes that the command line can tell at once: another service's address, a field that is left out, an empty file.
+//! Mistakes that the command line reports at once: another service's address, a missing field, an empty file.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What `weft order place` only checks, and how an order is named in every command.
+//! `weft order place` with validation only, and references to orders in all commands.
 
 use serde_json::Value;
 use tests::{Service, Stack};
@@ -37,7 +37,7 @@ async fn validating_a_request_file_places_and_charges_nothing() {
             errors(&output)
         );
     }
-    // Every option that the file decides is refused beside it, before anything is sent.
+    // Every option that the file already sets is refused beside it, before anything is sent.
     for beside in [
         &["--capture", "immediate"][..],
         &["--payment-method", "tok_visa"],
@@ -55,7 +55,7 @@ async fn validating_a_request_file_places_and_charges_nothing() {
     }
     assert_eq!(rows(&stack).await, [0, 0]);
 
-    // The same file without the option is an order: what was counted above can be more than nothing.
+    // Without the option the same file places an order: the counts above can change.
     weft.json(&["order", "place", "--request", &file]).await;
     assert_eq!(rows(&stack).await, [1, 1]);
 }
@@ -136,13 +136,13 @@ async fn wrong_usage_is_reported_in_json_with_output_json() {
     );
 }
 
-/// The error in JSON.
+/// Parses the error in JSON.
 fn error_json(errors: &str) -> Value {
     let whole: Value = serde_json::from_str(errors).expect("one JSON document");
     whole["error"].clone()
 }
 
-/// Orders and payments.
+/// Number of orders and payments.
 async fn rows(stack: &Stack) -> [i64; 2] {
     [
         stack

@@ -1,5 +1,5 @@
-//! `weft remittance parked|book|discard`: what was not booked is listed with what it waits for, and is booked or discarded
-//! once.
+//! `weft remittance parked|book|discard`: lines that were not booked are listed with what they wait for, and are
+//! booked or discarded once.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::cli_fixture::{Weft, errors, example, minor};
 
 const CLAIM: &str = "TEST-FAC-1/CLM-0001";
 
-/// What was paid on the claim, in fils.
+/// The net amount paid on the claim, in fils.
 async fn net_paid(weft: &Weft<'_>) -> i64 {
     minor(&weft.json(&["claim", "get", CLAIM]).await["claim"]["netPaid"])
 }
@@ -30,7 +30,7 @@ fn line_of(lines: &[Value], activity: &str) -> String {
         .to_owned()
 }
 
-/// The command's output as people see it.
+/// The command's output as text.
 async fn shown(weft: &Weft<'_>, arguments: &[&str]) -> String {
     let output = weft.run(arguments).await;
     assert_eq!(

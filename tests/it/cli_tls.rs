@@ -80,7 +80,8 @@ async fn mutual_tls_refuses_clients_without_a_certificate_and_accepts_renewed_on
     .await;
     assert!(probe.status.success(), "{}", errors(&probe));
 
-    // Renewed twice: the first certificates have expired, and whoever still had them would be alone.
+    // The certificates were renewed twice: the first ones have expired, and a process that still used them could
+    // not connect.
     let renewed = || fs::read(system.path("tls/order.pem")).unwrap();
     eventually(LONG, || async { renewed() != first }).await;
     let second = renewed();

@@ -1,4 +1,5 @@
-//! `weft up` as a new user runs it: all processes, their deaths, and what a killed one leaves behind.
+//! `weft up` as a new user runs it: start, kills of single processes, and the state after a kill of the
+//! supervisor.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! A system that `weft up` runs in a folder of the scenario's own.
+//! A system that `weft up` runs in a folder of the scenario.
 
 use std::{
     fs,
@@ -14,13 +14,13 @@ use tests::program;
 
 use crate::cli_fixture::finished;
 
-/// A folder that a system of its own lives in.
+/// The folder of a local system.
 pub(crate) struct LocalSystem(TempDir);
 
 impl LocalSystem {
     pub(crate) fn new() -> LocalSystem {
         let folder = tempfile::tempdir().unwrap();
-        // PostgreSQL may run as another user, who must be able to pass.
+        // PostgreSQL may run as another user, who must be able to traverse the folder.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         LocalSystem(folder)
     }
@@ -29,7 +29,7 @@ impl LocalSystem {
         self.0.path().join("weft").join(inside)
     }
 
-    /// The programs alone, as on a machine that has nothing else of the checkout.
+    /// Copies only the programs, as on a machine without the checkout.
     pub(crate) async fn install(&self) -> PathBuf {
         let installed = self.0.path().join("bin");
         fs::create_dir_all(&installed).unwrap();
@@ -42,7 +42,7 @@ impl LocalSystem {
         installed
     }
 
-    /// Runs the command line from a folder that holds nothing else.
+    /// Runs the command line from a folder without other files.
     pub(crate) async fn weft(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program("weft").await);
         command
@@ -66,7 +66,7 @@ impl LocalSystem {
             .collect()
     }
 
-    /// 0 while it does not run.
+    /// Its process id, or 0 while it does not run.
     pub(crate) async fn pid(&self, name: &str) -> u64 {
         let status = self.status().await;
         let processes = status["processes"].as_array().cloned().unwrap_or_default();
@@ -76,7 +76,7 @@ impl LocalSystem {
 }
 
 impl Drop for LocalSystem {
-    /// However the test ends, nothing of it goes on.
+    /// Stops the system, however the test ends.
     fn drop(&mut self) {
         let description = fs::read_to_string(self.path("weft.json")).unwrap_or_default();
         let description: Value = serde_json::from_str(&description).unwrap_or_default();

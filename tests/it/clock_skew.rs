@@ -1,4 +1,4 @@
-//! The clocks of a process and of its database differ by an hour: what is due is due by the database's.
+//! The clocks of a process and of its database differ by an hour: due times follow the database's clock.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use tests::{Database, Options, Service};
 
 use crate::{order_fixture::Fixture, samples::self_pay_order};
 
-/// Statements find these before PostgreSQL's own.
+/// Functions that statements find before PostgreSQL's own.
 const AN_HOUR_BEHIND: &str = "create schema behind;
      grant usage on schema behind to public;
      create function behind.now() returns timestamptz language sql stable

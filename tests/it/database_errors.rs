@@ -1,4 +1,4 @@
-//! What becomes of work that meets an error of PostgreSQL: one table for calls and consumers.
+//! How errors of PostgreSQL are mapped: one table for calls and consumers.
 
 use chassis::{postgres::Fault, status};
 use events::HandlerError;

@@ -1,4 +1,4 @@
-//! A database that is there and cannot be used: calls are refused as to be repeated, and go on by themselves afterwards.
+//! A database that is reachable but unusable: calls are refused as retryable, and succeed again afterwards.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     samples::self_pay_order,
 };
 
-/// The password that the services know, and the one that the database has for a while.
+/// The password that the services use, and the one that the database requires for a while.
 const KNOWN: &str = "known-4711";
 const CHANGED: &str = "changed-0815";
 
@@ -51,7 +51,7 @@ async fn terminate(superuser: &PgPool, service: Service) {
     execute(superuser, terminate).await;
 }
 
-/// Waits until a service is ready, or is not.
+/// Waits until a service has this readiness.
 async fn readiness(stack: &Stack, service: Service, wanted: ServingStatus) {
     eventually(SOON, || async {
         let status = stack.health(service, "readiness").await;
@@ -117,7 +117,7 @@ async fn a_changed_database_password_fails_calls_and_the_service_recovers_when_i
     execute(&superuser, format!("alter role order_app password '{CHANGED}'")).await;
     terminate(&superuser, Service::Order).await;
     readiness(&fixture.stack, Service::Order, ServingStatus::NotServing).await;
-    // A session that was just being opened may have got in.
+    // A session that was being opened may have succeeded.
     eventually(SOON, || async {
         terminate(&superuser, Service::Order).await;
         fixture
@@ -132,7 +132,7 @@ async fn a_changed_database_password_fails_calls_and_the_service_recovers_when_i
         (Code::Unavailable, "DATABASE_UNAVAILABLE"),
         "{refused}"
     );
-    // The log says what is wrong, and no password.
+    // The log has the error, but no password.
     let log = || std::fs::read_to_string(fixture.stack.folder().join("order.log")).unwrap();
     eventually(SOON, || async {
         let log = log();

@@ -1,4 +1,4 @@
-//! Events that share a transaction of their consumer, and those that must not.
+//! Events that share a transaction of their consumer, and events that must not.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ use crate::events_fixture::{Fixture, event};
 
 const EFFECTS: &str = "select count(*) from effect";
 
-/// A fixture with events in the stream that nobody has consumed yet: several at a time come to whoever does.
+/// A fixture with unconsumed events in the stream, so that a consumer receives several at a time.
 async fn waiting(events: &[Event]) -> Fixture {
     let mut fixture = Fixture::start().await;
     fixture.publish();
@@ -26,7 +26,7 @@ async fn waiting(events: &[Event]) -> Fixture {
     fixture
 }
 
-/// An event of each of so many aggregates.
+/// The first event of each of `count` aggregates.
 fn firsts(count: usize) -> Vec<Event> {
     (0..count).map(|_| event(Uuid::new_v4(), 1)).collect()
 }
@@ -69,7 +69,7 @@ async fn an_event_that_fails_in_a_batch_has_its_attempts_counted_as_if_it_were_a
     fixture.eventually_count(1, dead).await;
     fixture.eventually_count(40, EFFECTS).await;
     assert!(fixture.versions(guilty.meta.aggregate_id).await.is_empty());
-    // The five that count, and the one with others that does not.
+    // The five attempts that count, and the one in a batch that does not.
     assert_eq!(tries.load(Ordering::SeqCst), 6);
     assert_eq!(
         fixture.database.count("select count(*) from events.inbox").await,
@@ -101,7 +101,7 @@ async fn a_handler_that_panics_in_a_batch_fails_alone() {
     );
 }
 
-/// Goes on after its own statement has failed, for version 7.
+/// Ignores the failure of its own statement, for version 7.
 struct Careless;
 
 impl Handler for Careless {
@@ -130,7 +130,7 @@ async fn a_handler_that_ignores_a_failed_statement_loses_no_effect_of_others_and
     );
 }
 
-/// Writes down which facility the database took the transaction for.
+/// Records the facility of the transaction as the database sees it.
 struct FacilityRecorder;
 
 impl Handler for FacilityRecorder {
@@ -181,7 +181,7 @@ async fn a_locked_row_delays_only_the_event_that_needs_it() {
     let events = firsts(20);
     let locked = &events[10];
     let mut fixture = waiting(&events).await;
-    // The same key in a transaction that is still open: the handler's insert waits for its end.
+    // The same key in an open transaction: the handler's insert waits for its end.
     let owner = fixture.database.owner().await;
     let mut other = owner.begin().await.unwrap();
     let taken = sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, 0)");
@@ -205,7 +205,7 @@ async fn a_locked_row_delays_only_the_event_that_needs_it() {
 /// More than the batches that start at once, and fewer than the connections of the fixture's pool.
 const MEETING: usize = 3;
 
-/// Ends once so many have run at the same time.
+/// Ends once this many handlers have run at the same time.
 struct Meeting(watch::Sender<Attendance>);
 
 #[derive(Default)]
@@ -214,7 +214,7 @@ struct Attendance {
     most: usize,
 }
 
-/// Leaves when it is dropped: a handler may be given up.
+/// Counts one attendee until it is dropped: a handler may be cancelled.
 struct Seat<'a>(&'a watch::Sender<Attendance>);
 
 impl<'a> Seat<'a> {
@@ -250,7 +250,7 @@ impl Handler for Meeting {
 #[tokio::test]
 async fn slow_handlers_run_concurrently() {
     let mut fixture = waiting(&firsts(16)).await;
-    // One after the other they would never end.
+    // Run one after the other, they would never end.
     fixture.consume_with(Meeting(watch::Sender::default()));
     fixture.eventually_count(16, EFFECTS).await;
 }

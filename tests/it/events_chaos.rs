@@ -1,5 +1,5 @@
-//! Relay, consumer, NATS and PostgreSQL are killed again and again while events flow. Nothing is lost, every effect
-//! comes once, and order is kept within every aggregate.
+//! Relay, consumer, NATS and PostgreSQL are killed again and again during a flow of events. No event is lost,
+//! every effect occurs once, and the order within every aggregate is kept.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn a_long_storm_of_kills_loses_nothing_repeats_nothing_and_keeps_order() {
     .await;
 }
 
-/// `WEFT_CHAOS_SEED` repeats a run's choice of victims and pauses.
+/// `WEFT_CHAOS_SEED` reproduces a run's kills and pauses.
 async fn run(plan: ChaosPlan) {
     let given = std::env::var("WEFT_CHAOS_SEED").ok();
     let seed = given.map_or_else(|| rand::rng().random(), |seed| seed.parse().unwrap());

@@ -1,4 +1,5 @@
-//! A service's database, a broker, a relay and a consumer, all of which may be killed, and what must hold thereafter.
+//! Fixture for chaos runs: a database, a broker, a relay and a consumer that are killed, and the checks
+//! afterwards.
 
 use std::{
     collections::HashMap,
@@ -17,12 +18,12 @@ use tests::{
 use tokio::{sync::Semaphore, task::JoinSet};
 use uuid::Uuid;
 
-/// How bad it gets.
+/// Size of a chaos run.
 pub(crate) struct ChaosPlan {
     pub(crate) events: usize,
     pub(crate) aggregates: usize,
     pub(crate) kills: usize,
-    /// The time for everything, the last effect included.
+    /// Time limit of the whole run, including the last effect.
     pub(crate) within: Duration,
 }
 
@@ -35,7 +36,7 @@ pub(crate) struct ChaosFixture {
     pool: PgPool,
 }
 
-/// How often each was killed.
+/// Number of kills of each process.
 #[derive(Default)]
 pub(crate) struct KillCounts(HashMap<Victim, usize>);
 
@@ -49,7 +50,7 @@ enum Victim {
 
 const VICTIMS: [Victim; 4] = [Victim::Relay, Victim::Consumer, Victim::Nats, Victim::Postgres];
 
-/// What the checks expect to find none of.
+/// Violations, each with a query that counts them; all must be 0.
 const VIOLATIONS: [(&str, &str); 7] = [
     (
         "business rows whose version is not that of their last event",
@@ -90,7 +91,7 @@ impl ChaosFixture {
         let mut settings = backbone::settings(nats.url(), nats.monitoring_url());
         settings.events_max_bytes = 1 << 30;
         settings.relay.ack_timeout_ms = 2_000;
-        // Here it is not the event's fault when the process dies over it.
+        // A process that dies here is not the fault of an event.
         settings.consumer.crash_tries = 10;
         settings.consumer.max_deliver = 100;
         settings.consumer.max_in_flight = plan.events.min(256);
@@ -148,7 +149,7 @@ impl ChaosFixture {
         kills
     }
 
-    /// Kills at once, and brings back after a while.
+    /// Kills a process at once and restarts it after `down`.
     fn kill(&self, victim: Victim, down: Duration) -> impl Future<Output = Victim> + Send + use<> {
         let (postgres, nats) = (self.postgres.clone(), self.nats.clone());
         let (relay, consumer) = (self.relay.clone(), self.consumer.clone());
@@ -170,7 +171,7 @@ impl ChaosFixture {
         }
     }
 
-    /// Waits until everything has taken effect.
+    /// Waits until every event has taken effect.
     pub(crate) async fn wait_until_consumed(&self, plan: &ChaosPlan, started: Instant) {
         let left = plan.within.saturating_sub(started.elapsed());
         eventually(left, || async {
@@ -230,7 +231,8 @@ impl fmt::Display for KillCounts {
     }
 }
 
-/// Counts one aggregate up, an event with each step. What became of a commit that was cut off is read from the table.
+/// Increments the version of one aggregate and appends an event with each step. After an interrupted commit, the
+/// table tells whether it succeeded.
 async fn produce(pool: PgPool, aggregate: Uuid, versions: i64, allowed: Arc<Semaphore>) {
     let mut version = 1;
     while version <= versions {
@@ -251,7 +253,7 @@ async fn step(pool: &PgPool, aggregate: Uuid, version: i64) -> anyhow::Result<()
     );
     let counted = counted.bind(aggregate).bind(version).execute(&mut *tx).await?;
     if counted.rows_affected() == 0 {
-        // The commit that seemed to fail had gone through.
+        // The commit that seemed to fail had succeeded.
         return Ok(());
     }
     events::append(&mut tx, &[event(aggregate, version)]).await?;

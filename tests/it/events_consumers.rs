@@ -1,4 +1,4 @@
-//! What administrators see of the backbone, and how they hold a consumer.
+//! The backbone as administrators see it, and how they pause a consumer.
 
 use events::EventOperations;
 use proto::ops::v1::{self as ops, event_service_server::EventService as _};
@@ -46,7 +46,7 @@ async fn a_paused_consumer_waits_and_shows_its_lag_and_goes_on_when_resumed() {
         reason: "the payer is down".into(),
     };
     operations.pause_consumer(by(FACILITY, pause)).await.unwrap();
-    // The process that consumes lets go of its lease.
+    // The consuming process releases its lease.
     fixture
         .eventually_count(
             1,

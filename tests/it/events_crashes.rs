@@ -1,4 +1,4 @@
-//! A handler that takes its whole process down.
+//! A handler that aborts its process.
 
 use tests::{
     Node, Role,
@@ -22,7 +22,7 @@ async fn an_event_that_aborts_the_process_is_quarantined_after_two_tries_and_the
         fixture.append(*aggregate, 4..=6).await;
     }
     let mut settings = backbone::settings(fixture.nats.url(), fixture.nats.monitoring_url());
-    // What was on its way to a process that died comes again after this.
+    // Events in delivery to a process that died are redelivered after this time.
     settings.consumer.ack_wait_ms = 2_000;
     let node = Node::start(Role::AbortsAt(7), &fixture.database, &settings).await;
 
@@ -41,7 +41,7 @@ async fn an_event_that_aborts_the_process_is_quarantined_after_two_tries_and_the
             .await,
         1
     );
-    // Unsuspected the first time, then twice as a suspect whose start was recorded.
+    // The first crash is not attributed to the event; the next two, whose start was recorded, are.
     assert_eq!(deaths, 3);
 }
 
@@ -68,7 +68,8 @@ async fn an_event_that_aborts_the_process_in_a_transaction_with_others_is_quaran
         fixture.database.count("select count(*) from events.inbox").await,
         40
     );
-    // What had taken effect and came again, because its acknowledgement died with the process, is not held against it.
+    // Events that had taken effect and were redelivered, because their acknowledgement was lost with the process,
+    // do not count a crash.
     assert_eq!(
         fixture
             .database
@@ -78,8 +79,8 @@ async fn an_event_that_aborts_the_process_in_a_transaction_with_others_is_quaran
     );
 }
 
-/// Does what Kubernetes does, a process that has died is started again, until version 7 of an aggregate is a dead
-/// letter. Returns how often the process died.
+/// Restarts a process that has died, as Kubernetes does, until version 7 of an aggregate is a dead letter. Returns
+/// the number of deaths.
 async fn until_quarantined(fixture: &Fixture, node: &Node, guilty: Uuid) -> u32 {
     let mut deaths = 0;
     let buried = format!(

@@ -1,4 +1,4 @@
-//! A consumer that gives up on chosen events, and the operator who looks after them.
+//! Fixture for dead letters: a consumer that fails chosen events, and an operator.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::events_fixture::{FACILITY, Fixture, SOON};
 
-/// Events with these versions fail for good, until they are taken out.
+/// Versions of events that fail permanently, until they are removed.
 pub(crate) type Poison = Arc<Mutex<BTreeSet<i64>>>;
 
 pub(crate) struct DeadLetterFixture {
@@ -27,7 +27,7 @@ impl DeadLetterFixture {
         Self::on(Nats::start().await, poisoned, |_| {}).await
     }
 
-    /// The same on a broker that is there already, with other settings.
+    /// Starts on an existing broker with changed settings.
     pub(crate) async fn on(
         nats: Nats,
         poisoned: impl IntoIterator<Item = i64>,
@@ -49,7 +49,7 @@ impl DeadLetterFixture {
         fixture
     }
 
-    /// Nobody consumes yet. `approval`: edits of dead letters need a second person.
+    /// Starts without a consumer. `approval`: edits of dead letters need a second person.
     pub(crate) async fn with(approval: bool) -> DeadLetterFixture {
         Self::new(Fixture::with(|settings| settings.edits_need_approval = approval).await)
     }
@@ -81,7 +81,7 @@ impl DeadLetterFixture {
         self.poison.lock().unwrap().clear();
     }
 
-    /// Waits for this many open dead letters.
+    /// Waits until this many dead letters are open.
     pub(crate) async fn open(&self, count: usize) -> Vec<ops::DeadLetter> {
         eventually(SOON, || async {
             let request = ops::ListDeadLettersRequest {
@@ -171,7 +171,7 @@ impl DeadLetterFixture {
     }
 }
 
-/// What the operator olivia of a facility asks.
+/// A request of the operator olivia of a facility.
 pub(crate) fn by<M>(facility: &str, message: M) -> Request<M> {
     let caller = Caller {
         facility: facility.into(),

@@ -1,4 +1,4 @@
-//! Looking twice at a dead letter: rehearsed replays, other bodies, and failures that come back.
+//! Dry runs of replays, edits of dead letters, and recurring failures.
 
 use events::{Caller, Delivery, EventOperations, Handler, HandlerError};
 use proto::{
@@ -19,7 +19,7 @@ use crate::{
     events_fixture::{FACILITY, Fixture, SOON, event},
 };
 
-/// Takes only orders whose number is `good`, and publishes an event about each.
+/// Accepts only orders with the number `good`, and publishes an event about each.
 struct Picky;
 
 impl Handler for Picky {
@@ -57,7 +57,7 @@ fn edit(letter: &ops::DeadLetter, body: &str) -> tonic::Request<ops::EditDeadLet
     by(FACILITY, request)
 }
 
-/// A fixture whose one event is dead, because its order is not `good`.
+/// A fixture with one dead letter, whose order number is not `good`.
 async fn picky(approval: bool) -> (DeadLetterFixture, Uuid, ops::DeadLetter) {
     let mut fixture = DeadLetterFixture::with(approval).await;
     let aggregate = Uuid::new_v4();

@@ -1,4 +1,5 @@
-//! Events that a consumer gives up on: kept, shown and replayed; and the others never wait for them.
+//! Events that a consumer fails to process are kept, shown and replayed; events of other aggregates never wait for
+//! them.
 
 use std::sync::{
     Arc,
@@ -206,7 +207,7 @@ async fn a_parked_event_that_fails_becomes_the_dead_letter_that_blocks_its_aggre
     assert_eq!(fixture.backbone.effects(aggregate, 5).await, [1, 2, 3, 4, 5]);
 }
 
-/// A handler that the process does not survive: its attempts never end.
+/// A handler that kills its process: its attempts never end.
 struct Deadly(Arc<AtomicU32>);
 
 impl Handler for Deadly {
@@ -233,7 +234,7 @@ async fn an_event_that_kills_the_process_is_quarantined_and_the_others_are_consu
     fixture.append(deadly, 13..=14).await;
     fixture.append(other, 1..=3).await;
     let starts = Arc::new(AtomicU32::new(0));
-    // The first death leaves no trace but a delivery; the next two are on record.
+    // The first death leaves only a delivery; the next two are recorded.
     for death in 1..=3 {
         let process = fixture.consume_with(Deadly(starts.clone()));
         eventually(SOON, || async { starts.load(Ordering::SeqCst) == death }).await;

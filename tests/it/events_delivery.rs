@@ -1,4 +1,4 @@
-//! From a committed transaction to one effect, in order, through what may fail on the way.
+//! Delivery of events from a committed transaction to one effect, in order, across failures.
 
 use std::{
     sync::{
@@ -88,7 +88,7 @@ async fn an_event_delivered_twice_has_one_effect() {
     let aggregate = Uuid::new_v4();
     fixture.append(aggregate, [1]).await;
     fixture.effects(aggregate, 1).await;
-    // The same message under another message id: what a relay does that comes back after the duplicate window.
+    // The same message with another message id, as a relay sends it that restarts after the duplicate window.
     let jetstream = jetstream::new(fixture.nats.client().await);
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     let mut copy = stream.direct_get(1).await.unwrap();
@@ -215,7 +215,8 @@ async fn a_consumer_that_lost_its_acknowledgements_starts_over_without_a_second_
     fixture.append(aggregate, 1..=10).await;
     fixture.effects(aggregate, 10).await;
     first.cancel();
-    // Back to the beginning: as if the process had died between every commit and its acknowledgement.
+    // Resets the consumer to the beginning, as if the process had died between every commit and its
+    // acknowledgement.
     let jetstream = jetstream::new(fixture.nats.client().await);
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     eventually(SOON, || async {

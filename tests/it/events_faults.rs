@@ -1,4 +1,5 @@
-//! Whatever the broker suffers, callers are not refused: the outbox backs up, and drains by itself.
+//! During any fault of the broker, callers are not refused: events stay in the outbox and are published
+//! afterwards.
 
 use std::time::Duration;
 
@@ -8,18 +9,18 @@ use uuid::Uuid;
 
 use crate::events_fixture::{Fixture, SOON, event};
 
-/// A silent connection is given up after some 20 s.
+/// Longer than the about 20 s after which a silent connection is closed.
 const LATER: Duration = Duration::from_secs(60);
 
 const BACKLOG: &str = "select count(*) from events.outbox";
 
-/// A fixture whose broker and monitoring page are behind links.
+/// A fixture whose broker and monitoring page are behind fault proxies.
 async fn linked() -> (Fixture, TcpFaultProxy, TcpFaultProxy) {
     let nats = tests::Nats::start().await;
     let link = TcpFaultProxy::start(nats.address()).await;
     let monitoring = TcpFaultProxy::start(nats.monitoring_address()).await;
     let fixture = Fixture::on(nats, |settings| {
-        // The first server is one that nobody answers for.
+        // Nothing listens at the first server's address.
         settings.servers = vec![
             "nats://127.0.0.1:9".into(),
             format!("nats://{}", link.address()).into(),
@@ -50,7 +51,7 @@ async fn a_full_stream_holds_events_in_the_outbox_until_there_is_space() {
     let total = ROUNDS * 50;
     let jetstream = jetstream::new(fixture.nats.client().await);
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
-    // The stream takes what fits, to the last message, and no more.
+    // The stream accepts messages up to its limit and no more.
     eventually(SOON, || async {
         let stored = stream.get_info().await.unwrap().state.messages as i64;
         let waiting = fixture.database.count(BACKLOG).await;
@@ -66,7 +67,7 @@ async fn a_full_stream_holds_events_in_the_outbox_until_there_is_space() {
         "a full broker serves consumers and is no reason to be unready"
     );
 
-    // What retention does in days, a little at a time.
+    // Frees space a little at a time, as retention does over days.
     eventually(LATER, || async {
         let taken = fixture.database.count("select count(*) from effect").await;
         let info = stream.get_info().await.unwrap();
@@ -98,7 +99,7 @@ async fn a_slow_broker_slows_publishing_alone() {
 
     const DELAY: Duration = Duration::from_millis(300);
     link.delay(DELAY);
-    // A caller who waited for the broker even once per commit would need 12 s.
+    // A caller that waited for the broker even once per commit would need 12 s.
     tokio::time::timeout(DELAY * 20, async {
         for version in 2..=41 {
             fixture.append(aggregate, [version]).await;
@@ -121,7 +122,7 @@ async fn a_network_partition_holds_events_in_the_outbox_and_its_end_drains_them(
     for version in 2..=40 {
         fixture.append(aggregate, [version]).await;
     }
-    // Longer than the relay waits for an acknowledgement, so that what it has sent is in doubt.
+    // Longer than the relay waits for an acknowledgement, so that the state of its sent messages is unknown.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(fixture.database.count(BACKLOG).await, 39);
     assert_eq!(fixture.versions(aggregate).await, [1]);
@@ -140,7 +141,7 @@ async fn a_client_finds_a_broker_that_restarts_on_another_address() {
     fixture.append(aggregate, [1]).await;
     fixture.effects(aggregate, 1).await;
 
-    // The machine is gone without a word: the client's connection is open and dead.
+    // The machine disappears: the client's connection is open and dead.
     link.stall_connections();
     fixture.nats.restart_elsewhere().await;
     link.point_to(fixture.nats.address());

@@ -1,4 +1,4 @@
-//! Two relays, each a process, and the lanes of one outbox.
+//! Two relay processes and the lanes of one outbox.
 
 use std::{
     sync::{
@@ -47,7 +47,7 @@ async fn a_relay_suspended_past_its_lease_is_fenced_off_and_order_is_kept() {
     };
     owned_by(2).await;
 
-    // A steady flow, so that whoever stops has a batch in hand.
+    // A steady flow, so that the suspended relay has a batch in flight.
     let aggregates: Arc<Vec<Uuid>> = Arc::new((0..64).map(|_| Uuid::new_v4()).collect());
     let (over, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
     let flow = tokio::spawn({
@@ -69,7 +69,7 @@ async fn a_relay_suspended_past_its_lease_is_fenced_off_and_order_is_kept() {
     for (stopped, other) in [(&first, &second), (&second, &first), (&first, &second)] {
         stopped.suspend();
         owned_by(1).await;
-        // The other has published beyond what the stopped one holds in memory.
+        // The other relay has published beyond what the suspended one holds in memory.
         let reached = rounds.load(Ordering::SeqCst);
         eventually(SOON, || async {
             let waiting = format!("select count(*) from events.outbox where version <= {reached}");

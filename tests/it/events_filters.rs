@@ -1,4 +1,5 @@
-//! A consumer whose filter gains a subject: it gets what it had passed of it, once, and nothing else a second time.
+//! A consumer whose filter gains a subject receives the earlier events of the subject once, and no other event
+//! twice.
 
 use events::{Caller, Consumer, Delivery, Event, EventOperations, Handler, HandlerError, Meta, Upkeep};
 use proto::{
@@ -18,7 +19,7 @@ use crate::{
 
 pub(crate) const GAINED: &str = "evt.order.order.fulfilled";
 
-/// Writes every event down; a second time is a violated key, and a dead letter.
+/// Records every event; a second delivery violates the key and becomes a dead letter.
 struct Every;
 
 impl Handler for Every {
@@ -61,7 +62,7 @@ pub(crate) fn consume(fixture: &mut Fixture, subjects: &[&str]) -> CancellationT
     fixture.consume_as(Consumer::new(CONSUMER, subjects, Every))
 }
 
-/// Odd versions are of the subject that was there before, even ones of the one that is gained.
+/// Odd versions are of the existing subject, even ones of the added subject.
 pub(crate) async fn append(fixture: &Fixture, aggregate: Uuid, versions: std::ops::RangeInclusive<i64>) {
     let events: Vec<_> = versions
         .map(|version| match version % 2 {
@@ -94,14 +95,14 @@ pub(crate) async fn nothing_came_twice(fixture: &Fixture) {
     assert_eq!(fixture.database.count(letters).await, 0);
 }
 
-/// Ten events are in the stream, and the consumer has passed the five that it does not know yet.
+/// Ten events are in the stream, and the consumer has passed the five of the subject that it does not consume yet.
 async fn passed() -> (Fixture, Uuid) {
     let mut fixture = Fixture::start().await;
     let aggregate = pass(&mut fixture).await;
     (fixture, aggregate)
 }
 
-/// The same in a fixture that has just started.
+/// The same in a started fixture.
 pub(crate) async fn pass(fixture: &mut Fixture) -> Uuid {
     fixture.publish();
     let consumer = consume(fixture, &[SUBJECT]);
@@ -125,11 +126,11 @@ async fn a_consumer_whose_filter_gains_a_subject_receives_its_earlier_events() {
         (1..=14).collect::<Vec<_>>()
     );
     stop(&fixture, consumer).await;
-    // Those that it had passed came in their order.
+    // The earlier events arrived in order.
     let in_order = fixture.versions(aggregate).await;
     let of_gained: Vec<_> = in_order.into_iter().filter(|version| version % 2 == 0).collect();
     assert_eq!(of_gained, [2, 4, 6, 8, 10, 12, 14]);
-    // Once more, it goes on where it was.
+    // After another restart it continues where it was.
     consume(&mut fixture, &[SUBJECT, GAINED]);
     append(&fixture, aggregate, 15..=16).await;
     assert_eq!(
@@ -167,7 +168,7 @@ async fn an_earlier_event_that_may_have_been_pruned_from_the_inbox_takes_no_effe
     let consumer = consume(&mut fixture, &[SUBJECT, GAINED]);
     assert_eq!(effects(&fixture, aggregate, 10).await.len(), 10);
     stop(&fixture, consumer).await;
-    // An earlier build takes its place for a while, and somebody empties the inbox.
+    // An earlier build runs for a while, and the inbox is emptied.
     let consumer = consume(&mut fixture, &[SUBJECT]);
     append(&fixture, aggregate, 11..=11).await;
     assert_eq!(effects(&fixture, aggregate, 11).await.len(), 11);
@@ -186,7 +187,7 @@ async fn an_earlier_event_that_may_have_been_pruned_from_the_inbox_takes_no_effe
 #[tokio::test]
 async fn a_consumer_catches_up_with_a_filter_that_was_widened_before_it_started() {
     let (mut fixture, aggregate) = passed().await;
-    // The earlier build consumes; the next one stands by, and an operator applies its definitions.
+    // The earlier build consumes; the next one waits for the lease, and an operator applies its definitions.
     let earlier = consume(&mut fixture, &[SUBJECT]);
     append(&fixture, aggregate, 11..=11).await;
     assert_eq!(effects(&fixture, aggregate, 6).await.len(), 6);
@@ -244,7 +245,7 @@ async fn a_consumer_that_the_broker_lost_during_catch_up_repeats_no_effect() {
     nothing_came_twice(&fixture).await;
 }
 
-/// A database of before the migration knows nothing of filters: the broker's own is what the consumer had.
+/// A database from before the migration stores no filters: the consumer's filter at the broker is used.
 #[tokio::test]
 async fn a_consumer_from_before_the_migration_catches_up_too() {
     let (mut fixture, aggregate) = passed().await;

@@ -1,5 +1,5 @@
-//! What the event scenarios stand on: one service's database with the backbone's tables, a broker, and a consumer
-//! that writes down what took effect.
+//! Fixture for events: one service's database with the backbone's tables, a broker, and a consumer that records
+//! effects.
 
 use std::{future::Future, time::Duration};
 
@@ -27,17 +27,17 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// A database, a broker and a connection; nothing is published or consumed yet.
+    /// Starts a database, a broker and a connection; nothing is published or consumed yet.
     pub(crate) async fn start() -> Fixture {
         Self::with(|_| {}).await
     }
 
-    /// The same with other settings.
+    /// Starts with changed settings.
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Fixture {
         Self::on(Nats::start().await, change).await
     }
 
-    /// The same on a broker that is there already.
+    /// Starts on an existing broker.
     pub(crate) async fn on(nats: Nats, change: impl FnOnce(&mut Settings)) -> Fixture {
         let server = Postgres::shared().await;
         let database = server.database("order").await;
@@ -68,7 +68,7 @@ impl Fixture {
         self.spawn(|stop| relay.run(stop));
     }
 
-    /// Runs something of the backbone until the fixture is dropped.
+    /// Runs a part of the backbone until the fixture is dropped.
     pub(crate) fn spawn<F>(&mut self, run: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = Result<(), events::Error>> + Send + 'static,
@@ -77,8 +77,8 @@ impl Fixture {
         self.tasks.spawn(running);
     }
 
-    /// Consumes until the token is cancelled or the fixture is dropped. `decide` runs after the effect was written and
-    /// before it is committed.
+    /// Consumes until the token is cancelled or the fixture is dropped. `decide` runs between the insert of the
+    /// effect and the commit.
     pub(crate) fn consume(
         &mut self,
         decide: impl Fn(&Delivery) -> Result<(), HandlerError> + Send + Sync + 'static,
@@ -88,8 +88,8 @@ impl Fixture {
         stop
     }
 
-    /// Consumes with any handler. Aborting is what the death of the process is to the database and the broker: nothing
-    /// is committed, acknowledged or released.
+    /// Consumes with any handler. To the database and the broker, aborting the task looks like the death of the
+    /// process: nothing is committed, acknowledged or released.
     pub(crate) fn consume_with(&mut self, handler: impl Handler) -> AbortHandle {
         let stop = self.stop.child_token();
         self.run_consumer(handler, stop)
@@ -114,7 +114,7 @@ impl Fixture {
         stop
     }
 
-    /// Everything running, and every event takes effect.
+    /// Starts a fixture that publishes and consumes, and in which every event takes effect.
     pub(crate) async fn flowing() -> Fixture {
         let mut fixture = Fixture::start().await;
         fixture.publish();
@@ -122,7 +122,7 @@ impl Fixture {
         fixture
     }
 
-    /// Appends events of one aggregate with these versions, in one transaction.
+    /// Appends events of one aggregate with these versions in one transaction.
     pub(crate) async fn append(
         &self,
         aggregate: Uuid,
@@ -141,7 +141,7 @@ impl Fixture {
         self.bus.outbox().wake();
     }
 
-    /// Waits until this many effects are there, then returns their versions in the order in which they came.
+    /// Waits until this many effects exist, then returns their versions in the order of their effects.
     pub(crate) async fn effects(&self, aggregate: Uuid, count: usize) -> Vec<i64> {
         eventually(SOON, || async {
             let versions = self.versions(aggregate).await;
@@ -178,7 +178,7 @@ impl Drop for Fixture {
     }
 }
 
-/// Short times, on this broker.
+/// Settings with short times for this broker.
 pub(crate) fn settings(nats: &Nats) -> Settings {
     backbone::settings(nats.url(), nats.monitoring_url())
 }

@@ -1,4 +1,4 @@
-//! Messages of others on Weft's subjects, and a database that makes events wait: neither holds up the rest.
+//! Messages of other publishers on Weft's subjects, and a locked database: neither blocks other events.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     events_fixture::{Fixture, event},
 };
 
-/// Publishes headers as they are, which no client library would send.
+/// Publishes raw headers, which no client library would send.
 pub(crate) async fn publish_raw(fixture: &Fixture, headers: &[u8]) {
     let mut socket = TcpStream::connect(fixture.nats.address()).await.unwrap();
     let subject = "evt.order.order.confirmed";
@@ -59,7 +59,7 @@ async fn messages_with_unreadable_headers_become_dead_letters_and_the_rest_is_co
         assert_eq!(letter.error_code, "HEADERS_MALFORMED");
         assert_eq!(letter.error_class(), ops::ErrorClass::Schema);
     }
-    // A replay finds them as they are, and is answered.
+    // A replay finds the same headers, and is answered.
     let letter = &fixture.open(3).await[0];
     fixture.replay(&letter.id).await;
     eventually(Duration::from_secs(20), || async {
@@ -132,7 +132,7 @@ async fn a_lock_held_longer_than_all_attempts_delays_events_without_a_dead_lette
     fixture.consume(|_| Ok(()));
     let (locked, free) = (Uuid::new_v4(), Uuid::new_v4());
     fixture.append_all(&[event(locked, 1), event(locked, 2)]).await;
-    // With one place for handlers: what waits does not take it.
+    // With one concurrent handler: a waiting event does not occupy it.
     fixture.append(free, 2..=30).await;
     assert_eq!(fixture.effects(free, 29).await, (2..=30).collect::<Vec<_>>());
     // Two attempts and their backoff have long passed.

@@ -1,4 +1,4 @@
-//! What the broker refuses for a message's own sake is held by name, and everything else is published.
+//! A message that the broker refuses for its own content is held and listed, and everything else is published.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
 const BACKLOG: &str = "select count(*) from events.outbox";
 const HELD: &str = "select count(*) from events.held";
 
-/// A body of a confirmed order that has about this many bytes: an unknown field is as good as any.
+/// An event of a confirmed order with a body of about `bytes` bytes, made large by an unknown field.
 fn large(aggregate: Uuid, version: i64, bytes: usize) -> events::Event {
     let mut event = event(aggregate, version);
     // Field 100, length-delimited.
@@ -118,7 +118,7 @@ async fn any_number_of_events_behind_a_held_one_are_set_aside_and_published_in_o
     nats.set_max_payload(64 << 10).await;
     let mut fixture = Fixture::on(nats, |settings| {
         settings.relay.held_retry_ms = 200;
-        // Of a lane 64 events are read at once.
+        // 64 events of a lane are read at once.
         settings.relay.batch = 50;
     })
     .await;
@@ -231,7 +231,7 @@ async fn messages_of_a_forbidden_subject_are_held_and_retried_by_an_operator() {
 
     fixture.backbone.nats.forbid_publishing("nothing.at.all").await;
     fixture.backbone.bus_is_ready().await;
-    // The permission is looked at again only when the message is tried.
+    // The permission is checked again only when the message is retried.
     let request = ops::RetryHeldMessagesRequest {
         position: messages[0].position,
         request_id: Uuid::new_v4().to_string(),
@@ -255,7 +255,7 @@ async fn a_dead_letter_of_any_size_is_copied_without_its_body_and_can_be_replaye
     nats.set_max_payload(64 << 10).await;
     let fixture = DeadLetterFixture::on(nats, [1], |_| {}).await;
     let aggregate = Uuid::new_v4();
-    // With the story in its headers the copy is too large, without its body it is not.
+    // With the failure in its headers the copy is too large, without its body it is not.
     let headers = 900;
     fixture
         .backbone

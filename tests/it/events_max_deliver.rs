@@ -1,4 +1,4 @@
-//! The backstop behind the broker's limit on deliveries: what it stops delivering is handled all the same.
+//! Events that the broker stops delivering at its limit (`max_deliver`) are still handled.
 
 use std::sync::{
     Arc,
@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use crate::events_fixture::{CONSUMER, Fixture, SOON};
 
-/// A fixture whose one event has used up its deliveries: each process that took it died before anything was recorded.
+/// A fixture whose only event has used up its deliveries: each process that received it died before it recorded
+/// anything.
 async fn given_up() -> (Fixture, Event) {
     let mut fixture = Fixture::with(|settings| settings.consumer.max_deliver = 6).await;
     fixture.publish();
@@ -43,7 +44,7 @@ async fn given_up() -> (Fixture, Event) {
             message.unwrap().ack_with(nak).await.unwrap();
             deaths.fetch_add(1, Ordering::SeqCst);
         }
-        // The broker says so at the pull after the last delivery.
+        // The broker reports it at the pull after the last delivery.
         advisories.get_info().await.unwrap().state.messages == 1
     })
     .await;

@@ -1,10 +1,10 @@
-//! What a database of an earlier build keeps when it is migrated.
+//! Events that a database of an earlier build keeps when it is migrated.
 
 use sqlx::{Executor as _, PgPool};
 use tests::Postgres;
 
-/// Six events of one aggregate, of which the broker has the first three, and a copy for DEAD_LETTERS, as a build before
-/// the outbox was a partition left them.
+/// Six events of one aggregate, three of them published, and a copy for DEAD_LETTERS, as stored by a build from
+/// before the partitioned outbox.
 const BEFORE: &str = "
     insert into events.event_log (occurred_at, id, type, subject, facility, aggregate, aggregate_id, version, headers,
                                   body)
@@ -50,7 +50,7 @@ async fn pending_events_from_before_the_partitioned_outbox_are_published_and_pub
     assert_eq!(waiting(&superuser).await, events);
 }
 
-/// What a relay would publish, in its order.
+/// The events that a relay would publish, in order.
 async fn waiting(superuser: &PgPool) -> Vec<String> {
     let page = "select convert_from(body, 'utf8') from events.outbox_page('a relay', '{1}', 100)";
     sqlx::query_scalar(page).fetch_all(superuser).await.unwrap()

@@ -1,4 +1,4 @@
-//! Brokers that lack what newer ones have: the tests' own behind a link that makes it older, and one that takes no batches.
+//! Older brokers: the test's broker behind a proxy that makes it look older, and a stream without atomic batches.
 
 use std::{io, time::Duration};
 
@@ -22,14 +22,14 @@ use crate::{
     events_fixture::{CONSUMER, Fixture, SOON, event, settings},
 };
 
-/// A request that is never answered runs into its limit of 5 s, and messages in hand come back after their own.
+/// An unanswered request times out after 5 s, and unacknowledged messages are redelivered after their own limit.
 const LATER: Duration = Duration::from_secs(60);
 
-/// What takes a consumer back. Servers before 2.14 know no such request and answer nothing.
+/// Request that resets a consumer. Servers before 2.14 do not know it and do not answer.
 const RESET: &str = "$JS.API.CONSUMER.RESET.";
 const UNKNOWN: &str = "$JS.API.CONSUMER.UNKNOWN.";
 
-/// Where the broker greets as this version, and does not know what came with 2.14.
+/// Starts a proxy through which the broker reports this version and does not support what 2.14 added.
 async fn older(nats: &Nats, version: &str) -> String {
     let named = |version: &str| format!("\"version\":\"{version}\"");
     let greeting = (named(&nats.client().await.server_info().version), named(version));
@@ -48,8 +48,8 @@ async fn older(nats: &Nats, version: &str) -> String {
     url
 }
 
-/// Carries what is sent one way, with a word of the protocol's lines of one kind replaced. A message's body ends with a line
-/// break, so that nothing is held back.
+/// Forwards one direction, with one word replaced in the protocol lines of one kind. A message body ends with a
+/// line break, so that nothing is held back.
 async fn carry(
     from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -70,7 +70,7 @@ async fn carry(
     to.shutdown().await
 }
 
-/// A fixture that takes its broker for one of 2.12.
+/// A fixture whose broker looks like 2.12.
 async fn on_an_older_broker() -> Fixture {
     let nats = Nats::start().await;
     let older = older(&nats, "2.12.8").await;
@@ -90,7 +90,7 @@ async fn consumer(fixture: &Fixture) -> Option<jetstream::consumer::Info> {
     Some(consumer.cached_info().clone())
 }
 
-/// It would store the messages of a batch one by one, and its answer would look like that to a batch.
+/// It would store the messages of a batch one by one, with an answer that looks like that to a batch.
 #[tokio::test]
 async fn a_broker_before_2_12_is_refused_with_the_required_version_and_not_changed() {
     let nats = Nats::start().await;
@@ -123,7 +123,7 @@ async fn on_a_broker_before_2_14_a_consumer_that_gains_a_subject_is_recreated_wi
     assert_ne!(consumer(&fixture).await.unwrap().created, created);
 }
 
-/// Dies with what it has in hand.
+/// Never finishes its events.
 struct Hangs;
 
 impl Handler for Hangs {

@@ -1,4 +1,4 @@
-//! What operators do about dead letters: see their own, discard, and replay whole groups.
+//! Operators and dead letters: they see those of their facility, discard them, and replay whole groups.
 
 use std::collections::BTreeSet;
 
@@ -260,7 +260,7 @@ async fn dead_letters_are_pruned_long_after_their_resolution_and_never_while_ope
         let upkeep = Upkeep::new(&fixture.backbone.bus, &fixture.backbone.pool);
         fixture.backbone.spawn(|stop| upkeep.run(stop));
     };
-    // Another settled one is the witness that pruning has come by.
+    // Another resolved dead letter shows that pruning has run.
     age(89).await.unwrap();
     sqlx::query("update events.dead_letter set resolved_at = now() - interval '91 days' where id = $1::uuid")
         .bind(&of(1).id)
@@ -333,7 +333,7 @@ async fn a_blocked_replay_run_does_not_block_the_others() {
     assert_eq!(begun.unwrap().get_ref().run.as_ref().unwrap().total_count, 1);
     let run = fixture.run(other, ops::ReplayMode::Straight, 100).await;
     assert_eq!((run.state(), run.sent_count), (ops::ReplayRunState::Finished, 1));
-    // The first goes on as soon as it can.
+    // The first run continues as soon as it can.
     sqlx::query("drop trigger refuse on events.replay_item")
         .execute(&superuser)
         .await
@@ -349,7 +349,7 @@ async fn a_hundred_blocked_replay_runs_do_not_block_a_later_one() {
     let fixture = DeadLetterFixture::start([1]).await;
     fixture.backbone.append(Uuid::new_v4(), [1]).await;
     let lost = fixture.open(1).await.remove(0);
-    // Its replay has no outcome, in every one of these runs.
+    // The replay has no outcome in every one of these runs.
     let never = format!(
         "update events.dead_letter set state = 'replaying' where id = '{0}';
          insert into events.replay_run (id, facility, fingerprint, mode, rate, state, actor, total)

@@ -1,4 +1,4 @@
-//! The reader of events in Python that `docs/events.md` shows.
+//! The Python event reader that `docs/events.md` shows.
 
 use std::{
     collections::BTreeSet,
@@ -47,7 +47,7 @@ fn python() -> Command {
     python
 }
 
-/// As the page says, but into a folder of the test's.
+/// Generates the code as documented, but into a folder of the test.
 fn generate(folder: &Path) {
     let mut protoc = python();
     protoc.args([
@@ -64,7 +64,7 @@ fn generate(folder: &Path) {
     assert!(protoc.status().expect("`make setup` installs Python").success());
 }
 
-/// The orders that the reader prints until there are this many.
+/// Reads the orders that the reader prints until there are this many.
 async fn read(folder: &Path, server: &str, count: usize) -> Vec<String> {
     let mut reader = python();
     reader
@@ -82,12 +82,12 @@ async fn read(folder: &Path, server: &str, count: usize) -> Vec<String> {
     reading.await.unwrap()
 }
 
-/// Killed with the test that started it.
+/// A running reader, killed when it is dropped.
 struct Reader(Child);
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,5 @@
-//! A consumer that starts over gets again what is behind its oldest open message, whether it took effect or not.
+//! A consumer that restarts receives everything behind its oldest unacknowledged message again, whether it took
+//! effect or not.
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use events::HandlerError;
@@ -8,11 +9,11 @@ use uuid::Uuid;
 
 use crate::events_fixture::{CONSUMER, Fixture, SOON};
 
-/// A start is counted so that a message which kills its process is found. One that took effect has killed nobody.
+/// Starts are counted to find a message that kills its process. An event that took effect has killed no process.
 #[tokio::test]
 async fn redeliveries_of_an_event_that_took_effect_do_not_count_as_crashes() {
     let mut fixture = Fixture::with(|settings| {
-        // The first event waits for its retry as long as the scenario lasts, and holds the acknowledgement floor.
+        // The first event waits for its retry during the whole scenario, and holds back the acknowledgement floor.
         settings.consumer.backoff_ms = 60_000;
         settings.consumer.max_backoff_ms = 60_000;
     })

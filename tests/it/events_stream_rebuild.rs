@@ -1,4 +1,4 @@
-//! The stream is a copy of the log, and can be made again.
+//! The stream is a copy of the event log and can be rebuilt from it.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn a_pending_event_outlives_its_partition_of_the_log() {
     assert_eq!(fixture.database.count(logged).await, 1);
     let published = published(&fixture.nats).await;
     assert_eq!((published.len(), published[0].aggregate), (1, aggregate));
-    // Now that it is published it is as old as it looks.
+    // Now that it is published, its age is that of its event.
     fixture.database.count(drop_old).await;
     assert_eq!(fixture.database.count(logged).await, 0);
 }

@@ -1,4 +1,4 @@
-//! The streams as operators find and change them, what leaves them unread, and the days of the log.
+//! Streams as operators see and change them, events that consumers missed, and the daily partitions of the log.
 
 use async_nats::jetstream;
 use events::{Bus, Caller, EventOperations, Upkeep};
@@ -73,7 +73,7 @@ async fn a_consumer_that_missed_events_reports_them_and_receives_them_from_the_l
     fixture
         .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    // Its place is before the second event.
+    // Its position is before the second event.
     fixture
         .eventually_count(1, "select count(*) from events.consumer where position = 1")
         .await;

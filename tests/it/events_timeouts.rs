@@ -1,4 +1,5 @@
-//! Events that run into the database's limit of time: those that always do have an end, and an outage is no one's fault.
+//! Events that exceed the database's statement timeout: those that always do become dead letters, and an outage
+//! counts against no event.
 
 use std::sync::{
     Arc,
@@ -14,7 +15,7 @@ use crate::events_fixture::{CONSUMER, Fixture, SOON, event};
 
 const SLOW: i64 = 1;
 
-/// Needs more than the limit of time for events of the version [`SLOW`].
+/// Exceeds the timeout for events of the version [`SLOW`].
 struct Slow(Arc<AtomicUsize>);
 
 impl Handler for Slow {
@@ -63,7 +64,8 @@ async fn an_event_that_always_times_out_while_others_take_effect_becomes_a_dead_
     fixture.consume_with(Slow(tries.clone()));
     let (slow, free) = (Uuid::new_v4(), Uuid::new_v4());
     fixture.append_all(&[event(slow, SLOW), event(slow, 2)]).await;
-    // While nothing else takes effect it may be the database: more tries than are allowed, and it waits.
+    // While no other event takes effect, the database may be the cause: the event is tried more often than
+    // allowed, and waits.
     tried(&tries, 8).await;
     assert_eq!(fixture.database.count(LETTERS).await, 0);
     let flow = async {
@@ -82,7 +84,7 @@ async fn an_event_that_always_times_out_while_others_take_effect_becomes_a_dead_
     let as_told = "select count(*) from events.dead_letter where error_class = 'exhausted'
                    and error_code = 'STATEMENT_TIMED_OUT' and attempts >= 3 and version = 1";
     assert_eq!(fixture.database.count(as_told).await, 1);
-    // What comes after it waits behind it.
+    // Later events of the aggregate wait behind it.
     fixture
         .eventually_count(1, "select count(*) from events.parked")
         .await;

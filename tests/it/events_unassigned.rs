@@ -1,5 +1,4 @@
-//! Messages that name no readable facility: administrators look after them, nobody else sees them, and they stall
-//! nothing.
+//! Messages without a readable facility: only administrators see and handle them, and they block nothing.
 
 use async_nats::HeaderMap;
 use events::Caller;
@@ -18,7 +17,7 @@ use crate::{
     events_fixture::{FACILITY, Fixture, SOON},
 };
 
-/// What an administrator of some other facility asks.
+/// A request of an administrator of another facility.
 fn by_administrator<M>(message: M) -> Request<M> {
     let caller = Caller {
         facility: "head-office".into(),
@@ -28,7 +27,7 @@ fn by_administrator<M>(message: M) -> Request<M> {
     from(caller, message)
 }
 
-/// Publishes a confirmed order with only these headers beside its aggregate's.
+/// Publishes a confirmed order with only these headers besides its aggregate's.
 async fn publish(fixture: &Fixture, aggregate: Uuid, headers: &[(&str, &str)]) {
     let key = aggregate.to_string();
     let mut all = HeaderMap::new();
@@ -48,7 +47,7 @@ async fn publish(fixture: &Fixture, aggregate: Uuid, headers: &[(&str, &str)]) {
     publish.await.unwrap().await.unwrap();
 }
 
-/// What an administrator sees, once it is this much.
+/// Waits until an administrator sees this many.
 async fn unassigned(fixture: &DeadLetterFixture, count: usize) -> Vec<ops::DeadLetter> {
     eventually(SOON, || async {
         let request = by_administrator(ops::ListDeadLettersRequest::default());
@@ -118,7 +117,7 @@ async fn a_message_without_a_facility_is_handled_by_administrators() {
         .unwrap();
     assert_eq!(groups.get_ref().groups[0].count, 1);
 
-    // This build cannot read it either time.
+    // This build cannot read it before or after the replay.
     fixture
         .operator
         .replay_dead_letter(by_administrator(replay(letter)))
@@ -204,7 +203,7 @@ async fn only_administrators_see_a_message_without_a_facility() {
     }
     let letters = unassigned(&fixture, 4).await;
     for facility in [FACILITY, "head-office", ""] {
-        // An administrator alone, whatever the facility, is told of them.
+        // Only an administrator, of any facility, sees them.
         let listed = fixture
             .operator
             .list_dead_letters(by(facility, Default::default()))
@@ -257,7 +256,7 @@ async fn a_message_without_or_of_another_facility_does_not_block_the_aggregate_i
     let [letter] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
-    // The aggregate is held now: neither of these takes that over, or stalls over it.
+    // The aggregate is blocked now: neither of these takes over the block, or waits for it.
     publish(&fixture.backbone, aggregate, &[]).await;
     publish(
         &fixture.backbone,

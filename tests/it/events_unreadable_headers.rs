@@ -1,4 +1,4 @@
-//! A message whose headers no client can read: each consumer that meets it has a dead letter of its own.
+//! A message with headers that no client can read: each consumer that receives it keeps its own dead letter.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{events_fixture::Fixture, events_foreign_messages::publish_raw};
 
-/// Counts what it is given.
+/// Counts its deliveries.
 struct Counting(Arc<AtomicUsize>);
 
 impl Handler for Counting {
@@ -30,7 +30,7 @@ async fn every_consumer_keeps_a_message_with_unreadable_headers_as_its_own_dead_
     let aggregate = Uuid::new_v4();
     fixture.append(aggregate, [1]).await;
     fixture.effects(aggregate, 1).await;
-    // Its attributes could be read but for one other header; the next names nothing, and its headers grow when read.
+    // In the first message only one unrelated header is unreadable; the second names no event, and its headers grow when read.
     let id = Uuid::new_v4();
     let named = format!(
         "NATS/1.0\r\nce-id: {id}\r\nce-type: order.v1.OrderConfirmed\r\nce-facility: al-noor\r\nce-partitionkey: {id}\r\n\
@@ -47,7 +47,7 @@ async fn every_consumer_keeps_a_message_with_unreadable_headers_as_its_own_dead_
         .eventually_count(2, "select count(*) from events.dead_letter")
         .await;
 
-    // One that comes later, and has met none of them yet.
+    // A consumer that starts later and has received none of them yet.
     let handled = Arc::new(AtomicUsize::new(0));
     fixture.consume_as(Consumer::new(
         "order-second",
@@ -66,7 +66,7 @@ async fn every_consumer_keeps_a_message_with_unreadable_headers_as_its_own_dead_
         )
         .await;
     assert_eq!(handled.load(Ordering::Relaxed), 3, "none of the unreadable ones");
-    // The same two for the first: its copies of them are known.
+    // The first consumer still has the same two dead letters: it recognizes the copies.
     let letters = "select count(*) from events.dead_letter";
     assert_eq!(fixture.database.count(letters).await, 4);
     let same = "select count(distinct event_id) from events.dead_letter";

@@ -1,4 +1,4 @@
-//! Background work goes on past a row that fails for good, and the row shows.
+//! Background work continues past a row that fails permanently, and the row is reported.
 
 use proto::{
     claims::v1::ClaimState,
@@ -16,7 +16,7 @@ use crate::{
     samples::self_pay_order,
 };
 
-/// Makes a statement of the service fail for good where `condition` holds, as a broken row would.
+/// Makes a statement of the service fail permanently where `condition` holds, as a corrupt row would.
 async fn break_rows(stack: &Stack, service: Service, table: &str, event: &str, condition: &str) {
     let owner = stack.database(service).owner().await;
     let trigger = format!(
@@ -38,7 +38,7 @@ async fn an_authorization_that_cannot_be_expired_does_not_block_the_others() {
         .set(Service::Payment, "authorization.lifetime_s", "3")
         .set(Service::Payment, "authorization.sweep_ms", "50");
     let fixture = payment_fixture::Fixture::with(options).await;
-    // The one that lapses first.
+    // The one that expires first.
     let broken = Uuid::new_v4();
     let payment = fixture.authorize(broken, 3_000, "tok_visa").await.unwrap();
     let condition = format!("new.payment_id = '{}'", payment.id);

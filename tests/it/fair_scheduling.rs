@@ -1,4 +1,5 @@
-//! What the workers take up: nobody waits for a service that is slow for others, or behind the backlog of another facility.
+//! Scheduling of the workers: no saga waits for a service that is slow for others, or behind the backlog of
+//! another facility.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::{
     samples::{aed, insured_order, self_pay_order},
 };
 
-/// Sagas that are due, the oldest first: the first facility has many, at both participants.
+/// Due sagas, the oldest first: the first facility has many, at both participants.
 const SAGAS: &str = "insert into orders.saga (id, facility, kind, order_id, plan, position, state, version, wake_at,
          deadline_at, begun_at, created_at, updated_at)
      select gen_random_uuid(), facility, 'place_order', gen_random_uuid(), array['prepare_claim', 'authorize_payment'],
@@ -27,7 +28,7 @@ const SAGAS: &str = "insert into orders.saga (id, facility, kind, order_id, plan
            union all select 'elsewhere', 1, 1
            union all select 'last', 1, -60) due";
 
-/// As [`SAGAS`], operations that nobody works on.
+/// As [`SAGAS`]: operations without a worker.
 const OPERATIONS: &str = "set session_replication_role = replica;
      insert into payment.operation (id, facility, payment_id, kind, state, root_id, currency, amount, request_id, lease_until)
      select gen_random_uuid(), facility, gen_random_uuid(), 'AUTHORIZE', 'UNKNOWN', gen_random_uuid(), 'AED', 1,
@@ -49,7 +50,8 @@ async fn filled(service: &str, rows: &str) -> (Database, PgPool) {
     (database, app)
 }
 
-/// Whose sagas are claimed at `participant`, in alphabetical order, by a worker that drives two of `al-noor` already.
+/// The facilities of the sagas that a worker claims at `participant`, in alphabetical order. The worker drives two
+/// of `al-noor` already.
 async fn sagas(app: &PgPool, participant: &str, at_most: i32) -> Vec<String> {
     sqlx::query_scalar(
         "select facility from orders.claim_due_sagas(gen_random_uuid(), '1 minute', $1, $2, '{al-noor}', '{2}') order by 1",
@@ -79,7 +81,7 @@ async fn due_sagas_are_claimed_per_participant_and_round_robin_by_facility() {
     assert_eq!(sagas(&app, "payment", 3).await, ["al-noor"; 3]);
     assert_eq!(sagas(&app, "claims", 5).await, ["al-noor"]);
     assert!(sagas(&app, "claims", 5).await.is_empty());
-    // What the version before asks for while both serve.
+    // The query of the previous version, while both serve.
     let rest = "select count(*) from orders.claim_due_sagas(gen_random_uuid(), '1 minute', 100)";
     let rest: i64 = sqlx::query_scalar(rest).fetch_one(&app).await.unwrap();
     assert_eq!(rest, 46);
@@ -96,7 +98,7 @@ async fn open_operations_are_resumed_round_robin_by_facility() {
     assert_eq!(rest, 46);
 }
 
-/// The worker resumes one saga at each participant, and `slow_service` waits for its tables as long as it may.
+/// The worker resumes one saga at each participant, and `slow_service` waits for locks for as long as possible.
 async fn one_at_a_time(slow_service: Service) -> Fixture {
     let options = Options::default()
         .set(Service::Order, "saga.concurrency", "1")
@@ -105,7 +107,7 @@ async fn one_at_a_time(slow_service: Service) -> Fixture {
     Fixture::with(options).await
 }
 
-/// Until the transaction ends, every call of the service takes all the time that it has.
+/// Until the transaction ends, every call of the service uses its full deadline.
 async fn slow(fixture: &Fixture, service: Service, table: &str) -> Transaction<'static, Postgres> {
     let superuser = fixture.stack.database(service).superuser().await;
     let mut slow = superuser.begin().await.unwrap();
@@ -117,7 +119,7 @@ async fn slow(fixture: &Fixture, service: Service, table: &str) -> Transaction<'
     slow
 }
 
-/// An order that the insurer pays, so that only the claims service is called.
+/// An order that the insurer pays completely, so that only the claims service is called.
 fn insured_alone() -> PlaceOrderRequest {
     let mut request = insured_order("");
     request.patient_share = Some(aed(0));
@@ -127,13 +129,13 @@ fn insured_alone() -> PlaceOrderRequest {
     request
 }
 
-/// Asks for something and waits for a second only: then a worker goes on with it.
+/// Sends a request and waits for only a second: then a worker continues it.
 async fn begin<M: Clone, R>(request: M, call: impl AsyncFn(Request<M>) -> Result<R, Status>) {
     eventually(SOON, || async {
         let mut request = Request::new(request.clone());
         request.set_timeout(Duration::from_secs(1));
         match call(request).await {
-            // It may have been begun without an answer in time.
+            // It may have begun without an answer in time.
             Err(status) if status.code() != Code::Aborted => Err(status.to_string()),
             _ => Ok(()),
         }

@@ -1,4 +1,4 @@
-//! The clients in `clients/service-config`: gRPC's own libraries for Python and Node do what the contract says.
+//! The clients in `clients/service-config`: gRPC's libraries for Python and Node follow the contract.
 
 use std::{
     path::Path,
@@ -32,7 +32,7 @@ enum Language {
     Node,
 }
 
-/// One of the programs, and whom it calls as whom.
+/// One of the programs, its target and its token.
 struct Client {
     language: Language,
     order: String,
@@ -100,7 +100,7 @@ impl Client {
         self.sent_its_timeout(&proxy, Duration::from_secs(2));
     }
 
-    /// One attempt was made, and it stderr how much time was left.
+    /// Asserts that exactly one attempt was made, and that it sent its remaining time.
     fn sent_its_timeout(&self, proxy: &GrpcFaultProxy, limit: Duration) {
         let timeouts: Vec<_> = proxy.attempts().iter().map(|attempt| attempt.timeout).collect();
         assert!(

@@ -1,4 +1,4 @@
-//! What a person sees who asks the services with a real `grpcurl` and no contract at hand.
+//! The services as seen with a real `grpcurl` and no contract files.
 
 use std::process::{Command, Output};
 

@@ -1,4 +1,4 @@
-//! What Kubernetes' probes see.
+//! The health checks that Kubernetes' probes call.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! No list and no sweep reads a large table from end to end: the plans that PostgreSQL carries out are looked at.
+//! No list and no sweep scans a large table completely: the plans that PostgreSQL executes are checked.
 //!
 //! `make bench-tables` measures the same calls at ten million rows.
 
@@ -23,10 +23,10 @@ use crate::{
 const ROWS: u64 = 50_000;
 /// A page of 50, its lines and one more of each; a sweep's page of 1,000.
 const TOUCHED_AT_MOST: u64 = 1_500;
-/// PostgreSQL tries a plan for any value after five for one.
+/// Number of repetitions: PostgreSQL considers a generic plan after five executions.
 const TIMES: usize = 7;
 
-/// A system whose service has months of work behind it, and logs its plans.
+/// Starts a stack whose service has large tables, and logs its plans.
 async fn filled(service: Service) -> Stack {
     let options = Options::default()
         .own_postgres(Durability::Fast)
@@ -40,7 +40,7 @@ async fn filled(service: Service) -> Stack {
     stack
 }
 
-/// Makes every call of the service, waits until each of the sweeps has been carried out, and looks at all plans.
+/// Makes every call of the service, waits until each of the sweeps has run, and checks all plans.
 async fn check(stack: &Stack, service: Service, sweeps: &[&str]) {
     for call in tables::calls(stack, service) {
         for _ in 0..TIMES {
@@ -64,9 +64,10 @@ async fn check(stack: &Stack, service: Service, sweeps: &[&str]) {
     assert!(excesses.is_empty(), "{excesses:#?}");
 }
 
-/// Up to 10,000 open dead letters are counted (of an administrator's facilities and of states, each in turn), a replay's
-/// outcomes are looked at as far as it has sent, 5,000 effects are forgotten at once, and so many of what operators did are
-/// looked at. A relay's page is 2,000 events of several lanes; of the log 5,000 events are compared or published again at once.
+/// Bounds of single plans: up to 10,000 open dead letters are counted (once by an administrator's facilities and
+/// once by states), a replay's outcomes are read as far as it has sent, 5,000 effects and as many of the
+/// operators' actions are pruned at once. A relay's page is 2,000 events of several lanes; 5,000 events of the log
+/// are compared or republished at once.
 fn touched_at_most(plan: &Plan) -> u64 {
     let counts = [
         "grouped as (",
@@ -90,8 +91,8 @@ fn touched_at_most(plan: &Plan) -> u64 {
     }
 }
 
-/// The table of applied migrations is named as its service is; the ledger is folded 20,000 entries at a time; of what waits in
-/// the outbox 100,000 are counted.
+/// Plans with another bound: the table of applied migrations has the name of its service; the ledger is folded
+/// 20,000 entries at a time; 100,000 pending events of the outbox are counted.
 fn is_bounded_otherwise(plan: &Plan) -> bool {
     plan.query.contains("weft_migrations")
         || plan.query.starts_with("insert into payment.ledger_total")
@@ -137,7 +138,7 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
         "seen as materialized",
         "state = 'running' and id > after",
         "from events.operator_action a",
-        // What waits is counted, and its age found.
+        // The pending events are counted, and the age of the oldest is read.
         "from events.outbox limit 100001",
         "events.aside(own_lanes)",
     ];
@@ -150,8 +151,8 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
     assert_eq!(database.count(kept).await, (ROWS / 3 - 1).cast_signed());
 }
 
-/// What waits behind a held event is read once, and the events of others, which wait behind that, are published. What the
-/// stream lacks of two days is published again.
+/// Events behind a held one are read once, and events of other aggregates behind those are published. Events of
+/// two days that the stream lacks are published again.
 async fn publish_past_a_held_event(stack: &Stack) {
     let database = stack.database(Service::Payment);
     let waiting = async |expected: u64| {
@@ -180,7 +181,7 @@ async fn publish_past_a_held_event(stack: &Stack) {
     waiting(ROWS + 1).await;
 }
 
-/// Authorizes, captures, refunds and voids, a few at once and one after the other.
+/// Authorizes, captures, refunds and voids, both concurrently and one after the other.
 async fn pay(fixture: &Fixture) {
     for at_once in (1..=TIMES).chain([16]) {
         let paid = (0..at_once).map(|_| async {

@@ -1,4 +1,4 @@
-//! Where log lines go, and what happens when nobody takes them.
+//! Log output, and its behaviour when the log is not read.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use tonic::Code;
 
 use crate::mesh_fixture::{Caller, hops};
 
-/// For what is waited for; nothing is judged by how long it takes.
+/// Limit of all waits; no assertion depends on how long a wait takes.
 const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +35,7 @@ async fn an_unread_log_blocks_no_call_and_dropped_lines_are_counted() {
         ("OTEL_METRIC_EXPORT_INTERVAL".to_owned(), "200".to_owned()),
     ]);
     let hops = hops();
-    // Each call writes many lines; a pipe takes 64 KiB, and some thousand lines wait behind it.
+    // Each call writes many lines; a pipe holds 64 KiB, and some thousand lines queue behind it.
     let (hop, log) = hops
         .start_piped(&environment, &[("telemetry.log", "trace")])
         .await;
@@ -53,7 +53,7 @@ async fn an_unread_log_blocks_no_call_and_dropped_lines_are_counted() {
     let taken = Arc::new(AtomicUsize::new(0));
     let counted = taken.clone();
     let reader = std::thread::spawn(move || {
-        // Those of the service itself; the libraries' go on until the exporters have ended.
+        // The counts of the service itself; the libraries write lines until the exporters have ended.
         let mut own = Vec::new();
         for line in BufReader::new(log).lines() {
             counted.fetch_add(1, Ordering::Relaxed);

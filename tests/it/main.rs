@@ -1,6 +1,6 @@
-//! Scenarios on real servers. One binary, so that one PostgreSQL server serves them all.
+//! Scenarios on real servers, in one binary, so that they share one PostgreSQL server.
 
-// In a scenario an unwrap is an assertion; clippy allows it by itself only inside the test functions.
+// In a scenario an unwrap is an assertion; clippy allows it only inside test functions.
 #![allow(clippy::unwrap_used)]
 
 mod architecture;

@@ -79,7 +79,8 @@ impl Files {
     }
 }
 
-/// A hop that lets in whom `files` trusts, for a second at a time, so that every change is met.
+/// A hop that accepts clients trusted by `files`, with a connection age of a second, so that every change takes
+/// effect.
 async fn secured(hops: &Hops, files: &Files) -> Hop {
     let path = |name: &str| files.path(name).to_string_lossy().into_owned();
     hops.start(&[
@@ -114,18 +115,19 @@ async fn certificates_and_their_authority_are_rotated_under_load_without_a_faile
         .await;
     };
     load.go_on_for(Duration::from_millis(300)).await;
-    // Fresh certificates of the same authority.
+    // New certificates of the same authority.
     server.issue(&old, &named(SERVER));
     client.issue(&old, &named(CLIENT));
     taken(1).await;
-    // First both ends trust both authorities, then the certificates change, then the old one is left out.
+    // First both ends trust both authorities, then the certificates are replaced, then the old authority is
+    // removed.
     server.trust(&[&old, &new]);
     client.trust(&[&old, &new]);
     taken(2).await;
     server.issue(&new, &named(SERVER));
     client.issue(&new, &named(CLIENT));
     taken(3).await;
-    // No connection of before may be left when the old authority goes.
+    // No earlier connection may remain when the old authority is removed.
     load.go_on_for(Duration::from_millis(1_300)).await;
     server.trust(&[&new]);
     client.trust(&[&new]);

@@ -1,4 +1,4 @@
-//! Time runs out, in a chain of processes and on a connection that went silent.
+//! Deadlines in a chain of processes and on a connection that has gone silent.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ async fn too_little_time(deadline: Duration, calls: usize, verdict: Verdict) -> 
     let chain = chain(&hops).await;
     let caller = Caller::new(&hops, [&chain[0]]);
     for _ in 0..5 {
-        // Connections are made, and the token is known.
+        // The connections are open, and the token is verified.
         caller.list().await.unwrap();
     }
     let warm = chain[2].stats().await.started as usize;
@@ -138,8 +138,8 @@ async fn a_silent_connection_is_detected_by_default_and_its_calls_are_retried_el
     let options = ChannelOptions::new(target, "order", "tests");
     let caller = Caller::with(&hops, options).within(Duration::from_secs(4));
     caller.connected(2).await;
-    // Long enough for two calls at a time: one alone would always find the quicker endpoint free, and nothing is said of a
-    // connection that no call needs.
+    // Long enough for two concurrent calls: a single one would always find the faster endpoint free, and a
+    // connection without calls is not checked.
     for hop in [&silent, &sound] {
         hop.set_behavior(work(30)).await;
     }

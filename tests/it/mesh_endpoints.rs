@@ -1,4 +1,4 @@
-//! Some of the endpoints are in trouble, and callers do not notice.
+//! Some of the endpoints fail or are slow, and callers do not notice.
 
 use std::{
     sync::{Arc, Mutex},
@@ -83,7 +83,7 @@ async fn ten_times_slower(lasting: Duration, verdict: Verdict) -> anyhow::Result
     }
     let caller = Caller::new(&hops, &all);
     caller.connected(3).await;
-    // The slow one's answers are slow: what the healthy ones took at the same time is known by who answered.
+    // The slow hop's answers are slow; the latency of the healthy ones at that time is measured by who answered.
     let slow = all[0].address();
     let healthy = Arc::new(Mutex::new(Vec::new()));
     let load = Load::start(75, {
@@ -121,7 +121,7 @@ async fn ten_times_slower(lasting: Duration, verdict: Verdict) -> anyhow::Result
          of {} calls",
         calls.len(),
     );
-    // Evenly spread it would be a third.
+    // An even spread would be a third.
     assert!(
         by_the_slow as usize * 10 <= calls.len(),
         "{by_the_slow} of {} calls went to the slow one",

@@ -1,4 +1,4 @@
-//! What the scenarios of the mesh share: hops as real processes, callers on the mesh's channel, and steady load.
+//! Fixture for the mesh: hops as real processes, callers on the mesh's channel, and steady load.
 
 use std::{
     collections::BTreeMap,
@@ -19,23 +19,23 @@ use uuid::Uuid;
 
 pub(crate) const LIST: &str = "/order.v1.OrderService/ListOrders";
 
-/// One scenario has the machine to itself, as far as the others are scenarios of the mesh.
+/// Lets only one scenario of the mesh run at a time.
 pub(crate) async fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await
 }
 
-/// What a scenario is judged by.
+/// What a scenario asserts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// What was called, answered, refused and lost: the same on every machine, however busy. `make test`.
+    /// Numbers of calls, answers, refusals and losses: the same on every machine, however busy. `make test`.
     Counts,
-    /// And how long it took. `make load`, on a machine that does nothing else.
+    /// Also durations. `make load`, on an otherwise idle machine.
     Times,
 }
 
-/// A measurement of time that a busy machine may spoil: it is taken up to three times, and once is enough. `Err` is for
-/// what took too long or was not done in time; what went wrong is asserted, every time.
+/// Takes a time measurement, which a busy machine may spoil, up to three times; one success is enough. `Err` is a
+/// duration that was too long; other faults are asserted every time.
 pub(crate) async fn measured<F>(mut measure: impl FnMut() -> F)
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -71,7 +71,7 @@ pub(crate) fn target<'a>(hops: impl IntoIterator<Item = &'a Hop>) -> String {
     format!("static:{}", uris.join(","))
 }
 
-/// Calls hops over one channel.
+/// A client that calls hops over one channel.
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) channel: Channel,
@@ -101,12 +101,12 @@ impl Caller {
         self
     }
 
-    /// A call without side effects, of normal criticality.
+    /// Makes a call without side effects, of normal criticality.
     pub(crate) async fn list(&self) -> Result<(), Status> {
         self.answered_by().await.map(drop)
     }
 
-    /// The same, and the address of the hop that answered.
+    /// Makes the same call and returns the address of the hop that answered.
     pub(crate) async fn answered_by(&self) -> Result<String, Status> {
         let request = self.context().request(ListOrdersRequest::default());
         let answer = self.client().list_orders(request).await?;
@@ -114,7 +114,7 @@ impl Caller {
         Ok(hop.to_str().unwrap().to_owned())
     }
 
-    /// A call that has effects and a request id, of high criticality.
+    /// Makes a call with effects and a request id, of high criticality.
     pub(crate) async fn cancel(&self) -> Result<(), Status> {
         let request = CancelOrderRequest {
             request_id: Uuid::new_v4().to_string(),
@@ -125,7 +125,7 @@ impl Caller {
         self.client().cancel_order(request).await.map(drop)
     }
 
-    /// Waits until so many endpoints are connected, and takes calls.
+    /// Waits until this many endpoints are connected and available.
     pub(crate) async fn connected(&self, count: usize) {
         eventually(Duration::from_secs(10), || async {
             let endpoints = self.channel.snapshot().endpoints;
@@ -147,16 +147,16 @@ impl Caller {
     }
 }
 
-/// One call of a load.
+/// The result of one call of a load.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    /// When it was due, counted from the load's beginning. Waiting for the machine counts as the call's time.
+    /// Due time, since the start of the load. Delays of the machine count as the call's time.
     pub(crate) due: Duration,
     pub(crate) took: Duration,
     pub(crate) outcome: Result<(), Status>,
 }
 
-/// Calls that come at a steady rate, whatever becomes of those before.
+/// Calls at a steady rate, independent of earlier calls.
 pub(crate) struct Load {
     pub(crate) began: Instant,
     stop: tokio::sync::oneshot::Sender<()>,
@@ -197,7 +197,7 @@ impl Load {
         Load { began, stop, running }
     }
 
-    /// Makes no further calls, and waits for the last answer.
+    /// Stops the load and waits for the last answer.
     pub(crate) async fn stop(self) -> Samples {
         drop(self.stop);
         Samples(self.running.await.unwrap())
@@ -208,7 +208,7 @@ impl Load {
     }
 }
 
-/// What became of a load's calls.
+/// Results of a load's calls.
 #[derive(Clone)]
 pub(crate) struct Samples(pub(crate) Vec<Sample>);
 
@@ -251,7 +251,7 @@ impl Samples {
         self.0.iter().filter(of).count()
     }
 
-    /// Of the calls that went well.
+    /// Latency quantile of the successful calls.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let mut took: Vec<_> = self
             .0

@@ -1,4 +1,4 @@
-//! More calls than can be served: what is served is still worth it, and what matters most gets through.
+//! More calls than can be served: served calls still meet their deadlines, and critical calls are preferred.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::mesh_fixture::{Caller, Load, Verdict, hops, measured, turn};
 
-/// Places and milliseconds of work: together 100 calls a second, on a machine that has nothing else to do.
+/// Concurrency and duration of the work: together 100 calls a second on an idle machine.
 const PLACES: usize = 8;
 const WORK_MS: u64 = 80;
 
@@ -39,7 +39,7 @@ async fn overload(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
     let caller = Caller::new(&hops, [&hop]).within(Duration::from_secs(1));
     caller.connected(1).await;
     for _ in 0..5 {
-        // Quiet times come first, as they do in life.
+        // A quiet phase comes first, as in production.
         caller.list().await.unwrap();
         caller.cancel().await.unwrap();
     }
@@ -52,7 +52,7 @@ async fn overload(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
         let caller = cancels.clone();
         async move { caller.cancel().await }
     });
-    // What counts is not how the flood begins.
+    // The start of the overload is not measured.
     normal.go_on_for(Duration::from_secs(2)).await;
     let warmed_up = normal.began.elapsed();
     let before = hop.stats().await;
@@ -63,7 +63,7 @@ async fn overload(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
     let (normal, critical) = (normal.since(warmed_up), critical.since(warmed_up));
     let goodput = (normal.good() + critical.good()) as f64 / took.as_secs_f64();
     let offered = (normal.len() + critical.len()) as f64 / took.as_secs_f64();
-    // A busy machine's timers are late, which makes the work longer than it was told to be.
+    // A busy machine's timers are late, which makes the work longer than configured.
     let work_s =
         (after.worked_us - before.worked_us) as f64 / 1e6 / (after.finished - before.finished) as f64;
     let capacity = PLACES as f64 / work_s;
@@ -85,7 +85,7 @@ async fn overload(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
         critical.failures(),
         normal.failures()
     );
-    // What is refused was not begun: every call that began has ended, and none but those that were let in began.
+    // Refused calls were never started: every started call has ended, and only admitted calls were started.
     eventually(Duration::from_secs(20), || async {
         let stats = hop.stats().await;
         stats.started == stats.finished + stats.cancelled

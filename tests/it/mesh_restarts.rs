@@ -1,4 +1,4 @@
-//! Endpoints die, are replaced, and all go away for a while.
+//! Endpoints die, are replaced, and are all unavailable for a while.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ async fn a_killed_endpoint_and_a_rolling_restart_of_all_fail_no_call() {
     assert_eq!(calls.good(), calls.len(), "{:?}", calls.failures());
 }
 
-/// First the processes are there and refuse every call, then they are gone.
+/// First the processes refuse every call, then they are gone.
 #[tokio::test]
 async fn an_outage_of_all_endpoints_causes_no_retry_storm_and_ends_with_the_first_endpoint() {
     let _turn = turn().await;

@@ -1,4 +1,4 @@
-//! Calls that must not be repeated are not, and layers that all repeat do not multiply.
+//! Calls that must not be retried are not, and retries of several layers do not multiply.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn a_method_with_effects_and_no_request_id_is_not_repeated() {
     let seen = first.stats().await.started + second.stats().await.started;
     assert_eq!(seen, 1, "refused by the service");
 
-    // The process dies with the call in hand: nobody knows what it did.
+    // The process dies during the call: its effect is unknown.
     for hop in [&first, &second] {
         hop.set_behavior(Behavior {
             work_ms: 60_000,
@@ -77,7 +77,7 @@ async fn a_method_with_effects_and_no_request_id_is_not_repeated() {
     assert_eq!(calling.await.unwrap().unwrap_err().code(), Code::Unavailable);
     assert_eq!(other.stats().await.started, seen, "lost with its process");
 
-    // With a request id it is.
+    // With a request id it is retried.
     let caller = Caller::new(&hops, [other]);
     other.set_behavior(REFUSE).await;
     assert_eq!(caller.cancel().await.unwrap_err().code(), Code::Unavailable);
@@ -109,7 +109,7 @@ async fn three_layers_that_all_repeat_add_up_and_do_not_multiply() {
          of {} calls under load",
         calls.len()
     );
-    // Four from the second hop, then three more from each layer above.
+    // Four attempts by the second hop, then three more by each layer above.
     assert!((4..=10).contains(&one), "{one}");
     assert!(per_call <= 1.2, "{per_call:.2}");
 }

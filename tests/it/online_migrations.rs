@@ -1,4 +1,4 @@
-//! A migration that runs while the last version of a service goes on serving.
+//! Migrations that run while the previous version of a service continues to serve.
 
 use std::sync::{
     Arc,
@@ -21,7 +21,7 @@ use crate::{
 
 const CALLERS: usize = 4;
 
-/// Reads and writes of all three services, and one order that the saga worker and a consumer take on.
+/// Reads and writes of all three services, and one order that the saga worker and a consumer process.
 async fn mixed_load(fixture: &Fixture, rounds: &AtomicUsize) -> Result<(), Status> {
     let order = fixture.place(insured_order("tok_visa")).await?;
     assert_eq!(order.state(), OrderState::Fulfilled, "{order:?}");
@@ -58,7 +58,7 @@ async fn mixed_load(fixture: &Fixture, rounds: &AtomicUsize) -> Result<(), Statu
     Ok(())
 }
 
-/// Runs the mixed load by several callers while `migrate` does, and tells what failed.
+/// Runs the mixed load by several callers during `migrate`, and returns the failures.
 async fn under_load(fixture: &Arc<Fixture>, migrate: impl AsyncFnOnce()) -> Vec<Status> {
     let over = Arc::new(AtomicBool::new(false));
     let rounds = Arc::new(AtomicUsize::new(0));
@@ -73,7 +73,7 @@ async fn under_load(fixture: &Arc<Fixture>, migrate: impl AsyncFnOnce()) -> Vec<
             })
         })
         .collect();
-    // Sessions have prepared their statements, and will use them again.
+    // Sessions have prepared their statements, and will reuse them.
     let warm = async |more: usize| {
         let from = rounds.load(Ordering::Relaxed);
         eventually(SOON, || async {
@@ -136,7 +136,7 @@ async fn a_column_added_to_every_table_fails_no_call_and_no_event() {
     assert_eq!(dead_letters(&fixture).await, 0);
 }
 
-/// Statements name their columns, so that only another type of one of them makes a prepared statement stale.
+/// Statements name their columns, so that a prepared statement becomes stale only if the type of a column changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_of_another_type_fails_no_call_and_no_event() {
     let fixture = Arc::new(Fixture::with(Options::default()).await);

@@ -1,4 +1,4 @@
-//! Orders that come at the same time share transactions, and nothing else.
+//! Concurrent orders share transactions, and nothing else.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use crate::{
 
 const OTHER: &str = "al-safa";
 const CALLS: usize = 16;
-/// Enough for a machine that has much else to do.
+/// Long enough for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 type Call = JoinHandle<Result<Order, Status>>;
 
-/// Keeps all from writing a table until it is dropped.
+/// Locks a table against writes until the transaction is dropped.
 async fn hold(fixture: &Fixture, service: Service, table: &str) -> Transaction<'static, Postgres> {
     let pool = fixture.stack.database(service).superuser().await;
     let mut held = pool.begin().await.unwrap();
@@ -41,13 +41,13 @@ fn send(orders: &OrderServiceClient<Client>, request: PlaceOrderRequest) -> Call
     tokio::spawn(async move { Ok(orders.place_order(request).await?.into_inner().order.unwrap()) })
 }
 
-/// Returns when a transaction waits for a held table, and what was sent before has arrived.
+/// Waits until a transaction waits for a locked table and the earlier requests have arrived.
 async fn arrived(fixture: &Fixture, service: Service, clients: &[&OrderServiceClient<Client>]) {
     let waiting = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
                    where d.datname = current_database() and l.relation is not null and not l.granted";
     let database = fixture.stack.database(service);
     eventually(SOON, || async { database.count(waiting).await > 0 }).await;
-    // Calls of one connection are taken up in their order.
+    // Calls of one connection are processed in order.
     for client in clients {
         for _ in 0..10 {
             let nothing = GetOrderRequest {
@@ -60,8 +60,8 @@ async fn arrived(fixture: &Fixture, service: Service, clients: &[&OrderServiceCl
     }
 }
 
-/// Returns when so many orders wait to be concluded, or one has waited for long: the sagas of a slow machine are written in
-/// between, and wait there.
+/// Waits until this many orders wait to be concluded, or one has waited for long: on a slow machine the sagas are
+/// written in between, and wait there.
 async fn concluding(fixture: &Fixture, orders: i64) {
     let claims = fixture.stack.database(Service::Claims);
     let accepted = "select count(*) from claims.claim where state = 'ACCEPTED'";
@@ -88,7 +88,7 @@ async fn concurrent_payments_of_two_facilities_share_transactions() {
     share_transactions(Service::Payment, "payment.ledger_transaction").await;
 }
 
-/// Orders of two facilities have rows in the table that one transaction wrote.
+/// Asserts that one transaction wrote rows of orders of two facilities to the table.
 async fn share_transactions(service: Service, table: &str) {
     let fixture = Fixture::start().await;
     let clients = [client_of(&fixture, FACILITY), client_of(&fixture, OTHER)];
@@ -96,7 +96,7 @@ async fn share_transactions(service: Service, table: &str) {
         "select count(*) from (
              select from {table} group by xmin::text having count(distinct facility) = 2) shared"
     );
-    // On a busy machine calls that are sent at once may come one by one.
+    // On a busy machine concurrent calls may arrive one by one.
     for _ in 0..20 {
         let held = hold(&fixture, service, table).await;
         let calls: Vec<Call> = (0..CALLS)
@@ -130,7 +130,7 @@ async fn among_orders_written_together_one_with_a_taken_reference_is_refused_alo
     };
     fixture.place(with_reference("INV-1")).await.unwrap();
     let held = hold(&fixture, Service::Order, "orders.order_line").await;
-    // The second and the third of them have a number of their own in common.
+    // The second and the third request have the same reference.
     let references = ["INV-1", "INV-2", "INV-2"].into_iter().map(with_reference);
     let repeated = with_reference("INV-3");
     let others = (4..CALLS).map(|number| with_reference(&format!("INV-{number}")));
@@ -149,7 +149,7 @@ async fn among_orders_written_together_one_with_a_taken_reference_is_refused_alo
     let taken = (Code::AlreadyExists, "REFERENCE_TAKEN".to_owned());
     let refusals: Vec<_> = answers.iter().map(refused).collect();
     assert_eq!(refusals[0].as_ref(), Some(&taken));
-    // One of the two, whichever came first.
+    // One of the two succeeds, depending on which came first.
     let refused_of_the_pair: Vec<_> = refusals[1..3].iter().flatten().collect();
     assert_eq!(refused_of_the_pair, [&taken]);
     assert!(refusals[3..].iter().all(Option::is_none), "{refusals:?}");
@@ -183,7 +183,7 @@ async fn orders_whose_process_is_killed_before_they_are_concluded_are_finished_o
     assert_eq!(fixture.rows("select count(*) from orders.placed_order").await, 8);
 }
 
-/// Of those that shared a transaction only one is told the database's own error.
+/// Of the orders that shared a transaction only one gets the database's own error.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_whose_transaction_the_database_interrupted_continue_and_never_get_stuck() {
     let fixture = Fixture::with(Options::default().set(Service::Order, "saga.lease_ms", "60000")).await;
@@ -192,7 +192,7 @@ async fn orders_whose_transaction_the_database_interrupted_continue_and_never_ge
         .map(|_| send(&fixture.orders, insured_order("tok_visa")))
         .collect();
     concluding(&fixture, 8).await;
-    // The first transaction has one order, and the second has those that came while it waited.
+    // The first transaction has one order, and the second has those that arrived while it waited.
     for _ in 0..2 {
         let waiting = "select coalesce(min(pid), 0)::bigint from pg_stat_activity
                        where datname = current_database() and wait_event_type = 'Lock'";
@@ -206,7 +206,7 @@ async fn orders_whose_transaction_the_database_interrupted_continue_and_never_ge
     }
     drop(held);
     for call in calls {
-        // Some were answered with the outage.
+        // Some calls failed with the outage.
         let _ = call.await.unwrap();
     }
     let fulfilled = "select count(*) from orders.placed_order where state = 'fulfilled'";
@@ -242,7 +242,7 @@ async fn a_transaction_for_two_facilities_reaches_no_row_of_one_through_the_othe
     assert!(store::sagas::save(&mut tx, &[moved]).await.unwrap().is_empty());
     tx.rollback().await.unwrap();
 
-    // And what the transaction does not work for, it does not see, and cannot write.
+    // Rows of a facility that the transaction does not work for are invisible and cannot be written.
     let mut tx = pool.begin().await.unwrap();
     work_for(&mut tx, &format!("{OTHER},al-noor-2")).await;
     assert!(store::orders::get(&mut tx, id).await.unwrap().is_none());

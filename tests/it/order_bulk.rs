@@ -1,4 +1,4 @@
-//! Several orders in one call: each has the outcome that it would have alone, whatever becomes of the others.
+//! Several orders in one call: each has the outcome that it would have alone, independent of the others.
 
 use std::{fmt::Write as _, fs};
 
@@ -121,14 +121,14 @@ async fn one_invalid_order_does_not_fail_the_others_and_a_retry_of_the_call_chan
 
     let again = place(&fixture, &requests).await.unwrap();
     for (number, (now, before)) in again.iter().zip(&results).enumerate() {
-        // Nothing is kept of a check: it is made anew.
+        // A validation is not stored: it is repeated.
         assert!(
             now.result == before.result || requests[number].validate_only,
             "{number}"
         );
         assert_eq!(now.replayed, [0, 2, 7].contains(&number), "{number}");
     }
-    // Alone and together are repetitions of each other.
+    // A request sent alone is a repetition of the same request in a call.
     let alone = fixture
         .orders
         .clone()
@@ -238,7 +238,7 @@ async fn orders_of_a_call_whose_process_is_killed_are_placed_once_when_it_is_rep
         requests: requests.clone(),
     };
     let call = tokio::spawn(async move { orders.place_orders(sent).await });
-    // All are begun, and those that are slow are being paid.
+    // All are begun, and the slow ones are being paid.
     let payments = fixture.stack.database(Service::Payment);
     let paid = async || payments.count("select count(*) from payment.payment").await == 12;
     eventually(SOON, paid).await;
@@ -305,7 +305,7 @@ async fn an_import_places_its_orders_together() {
         format!("select count(*) from chassis.audit where method = '{METHOD}' and request_id is not null");
     let calls =
         format!("select count(*) from chassis.audit where method = '{METHOD}' and request_id is null");
-    // An order that comes alone is placed alone.
+    // A single order is placed alone.
     eventually(SOON, || async {
         let (placed, calls) = (fixture.rows(&placed).await, fixture.rows(&calls).await);
         if calls > 0 && placed >= 2 * calls {

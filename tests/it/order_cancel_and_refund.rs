@@ -1,4 +1,4 @@
-//! Cancelling, refunding, settling.
+//! Cancellation, refunds and settlement of orders.
 
 use proto::{
     claims::v1::ClaimState,
@@ -216,7 +216,7 @@ async fn a_compensation_that_keeps_failing_is_stuck_until_an_operator_retries_it
         .set(Service::Order, "saga.backoff_ms", "20")
         .only(&[Service::Order, Service::Payment]);
     let fixture = Fixture::with(options).await;
-    // The claims service is down: neither the draft nor its withdrawal gets through.
+    // The claims service is down: neither the draft nor its withdrawal is processed.
     let placed = fixture.place(insured_order("tok_visa")).await;
     assert_eq!(placed.unwrap().state(), OrderState::Pending);
     let stuck = eventually(SOON, || async {

@@ -1,4 +1,4 @@
-//! What the order scenarios stand on: all services, impatient, with clients of one facility.
+//! Fixture for orders: all services with short timeouts, and clients of one facility.
 
 use std::time::Duration;
 
@@ -127,7 +127,7 @@ impl Fixture {
             .unwrap())
     }
 
-    /// Waits until the order is in that state.
+    /// Waits until the order has this state.
     pub(crate) async fn becomes(&self, id: &str, state: OrderState) -> Order {
         eventually(SOON, || async {
             let order = self.get(id).await.map_err(|status| status.to_string())?;
@@ -194,7 +194,7 @@ impl Fixture {
             .sagas
     }
 
-    /// How much money the payment of the order's share holds, took and gave back, in whole units.
+    /// The amounts authorized, captured and refunded by the payment of the order's share, in whole units.
     pub(crate) async fn money_of(&self, order_id: &str) -> (i64, i64, i64) {
         let payments = self.payments_of(order_id).await;
         assert_eq!(payments.len(), 1, "{payments:?}");
@@ -207,7 +207,7 @@ impl Fixture {
         )
     }
 
-    /// The ledger's balances for the order in whole units, those that are not zero.
+    /// The ledger's non-zero balances of the order, in whole units.
     pub(crate) async fn balance_of(&self, order_id: &str) -> Vec<(String, i64)> {
         let request = GetTrialBalanceRequest {
             order_id: order_id.to_owned(),
@@ -242,7 +242,7 @@ impl Fixture {
     }
 }
 
-/// The steps of a saga as a story: `prepare_claim`, and `undo prepare_claim` for its compensation.
+/// The names of a saga's steps: `prepare_claim`, and `undo prepare_claim` for its compensation.
 pub(crate) fn step_names(saga: &Saga) -> Vec<String> {
     let name = |step: &SagaStep| {
         if step.compensation {

@@ -1,4 +1,4 @@
-//! The same request more than once, at once, and across a crash.
+//! The same request sent more than once, concurrently, and across a crash.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The payer pays what was billed to the patient or written off, the patient pays what is billed, and people decide about
-//! parts of it: the books agree at the end of each story.
+//! The payer pays an amount that was billed to the patient or written off, the patient pays a bill, and people
+//! decide about parts of it: the ledger agrees at the end of each scenario.
 
 use proto::{
     order::v1::{
@@ -19,7 +19,7 @@ use crate::{
     samples::{aed, insured_order, self_pay_order},
 };
 
-/// A fulfilled order over 120 dirhams, and the number of its claim over 100.
+/// A fulfilled order over 120 dirhams, and the number of its claim over 100 dirhams.
 async fn fulfilled(fixture: &Fixture) -> (Order, String) {
     let request = insured_order("tok_visa");
     let claim_id = request.claim.as_ref().unwrap().claim_id.clone();
@@ -50,7 +50,7 @@ async fn resolve(fixture: &Fixture, request: ResolveOrderBalanceRequest) -> Resu
     Ok(answer.into_inner().order.unwrap())
 }
 
-/// Pays the balance as soon as the payment service has heard of it.
+/// Pays the balance as soon as the payment service has consumed its event.
 async fn pay(fixture: &Fixture, order: &Order) {
     let request = PayOrderRequest {
         request_id: fresh(),
@@ -95,7 +95,7 @@ async fn a_payment_by_the_payer_after_the_patient_was_billed_clears_the_debt() {
     assert_eq!(settled.patient_balance, Some(aed(0)));
     assert_eq!(settled.transferred, Some(aed(0)));
     books_become(&fixture, &order, &PAID_IN_FULL).await;
-    // Before the payment service has heard of it, the balance could still be paid.
+    // Before the payment service has consumed the event, the balance could still be paid.
     eventually(SOON, || async {
         let request = ListPaymentsRequest {
             order_id: order.id.clone(),
@@ -199,7 +199,8 @@ async fn a_part_is_billed_and_a_part_is_written_off() {
         (due.state(), due.patient_balance.clone()),
         (OrderState::BalanceDue, Some(aed(25)))
     );
-    // A part of the patient's balance: its payment is let go for a moment, and then asks for what is left.
+    // A part of the patient's balance is written off: its payment is voided, and then charged with the remaining
+    // amount.
     let forgiven = resolution(&order, BalanceResolution::WriteOff, Some(5));
     let due = resolve(&fixture, forgiven).await.unwrap();
     assert_eq!(due.patient_balance, Some(aed(20)));
@@ -223,7 +224,7 @@ async fn a_part_is_billed_and_a_part_is_written_off() {
     ];
     books_become(&fixture, &order, &books).await;
 
-    // However late it is repeated, a part is written off once.
+    // A part is written off once, however late the request is repeated.
     forget_answers(&fixture).await;
     assert_eq!(resolve(&fixture, part).await.unwrap().written_off, Some(aed(20)));
     books_become(&fixture, &order, &books).await;
@@ -299,7 +300,7 @@ async fn a_refund_made_at_the_payment_service_is_recorded_as_a_refund_of_the_ord
     books_become(&fixture, &order, &[]).await;
 }
 
-/// As if a day had passed, and another.
+/// Deletes the stored answers, as if two days had passed.
 async fn forget_answers(fixture: &Fixture) {
     for service in [tests::Service::Order, tests::Service::Payment] {
         let pool = fixture.stack.database(service).superuser().await;
@@ -351,7 +352,7 @@ async fn money_moves_once_however_late_a_request_is_repeated() {
     assert_eq!(fixture.rows("select count(*) from orders.placed_order").await, 1);
     assert_eq!(fixture.money_of(&placed.id).await, (20, 20, 8));
 
-    // Another request under one of these ids is still another one.
+    // Another request with one of these ids is still refused.
     forget_answers(&fixture).await;
     let mut other = placing;
     other.patient_id = "PT-9".to_owned();

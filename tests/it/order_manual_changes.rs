@@ -1,5 +1,5 @@
-//! What somebody has done by hand, at the payment service or at the claims service, is found by the saga that was to do
-//! it. Every path that docs/runbooks/stuck-sagas.md names is walked here, in the service's own time.
+//! Changes made by hand at the payment or claims service are found by the saga that would have made them. Every
+//! procedure of docs/runbooks/stuck-sagas.md is tested here, at the service's own pace.
 
 use proto::{
     claims::v1::{ClaimState, SubmitClaimRequest},
@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::{
     order_fixture::{Fixture, SOON, fresh, reason},
     samples::{aed, insured_order, self_pay_order},
-    stuck_saga_fixture::{becomes_stuck, begin_to_fulfil, impatient, retried},
+    stuck_saga_fixture::{becomes_stuck, begin_to_fulfil, retried, stuck_soon},
 };
 
 async fn capture_by_hand(fixture: &Fixture, order: &Order, units: Option<i64>) {
@@ -41,14 +41,14 @@ async fn confirmed(fixture: &Fixture) -> Order {
     order
 }
 
-/// Stuck after a second, and then only woken by hand.
-fn hasty() -> Options {
-    impatient().set(Service::Order, "saga.patience_s", "1")
+/// Sagas become stuck after a second, and are then resumed only by an operator.
+fn stuck_after_a_second() -> Options {
+    stuck_soon().set(Service::Order, "saga.patience_s", "1")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stuck_saga_continues_when_the_claim_was_submitted_by_hand() {
-    let fixture = Fixture::with(hasty()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let mut request = insured_order("tok_visa");
     request.capture_mode = CaptureMode::OnFulfilment.into();
     let order = fixture.place(request).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_share_that_was_captured_by_hand_is_not_captured_again_and_the_order_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partial_manual_capture_leaves_the_saga_stuck_and_the_order_is_cancelled_once_it_is_refunded() {
-    let fixture = Fixture::with(hasty()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let order = confirmed(&fixture).await;
     capture_by_hand(&fixture, &order, Some(10)).await;
     begin_to_fulfil(&fixture, &order.id).await;
@@ -104,7 +104,7 @@ async fn a_partial_manual_capture_leaves_the_saga_stuck_and_the_order_is_cancell
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_waits_for_captured_money_to_be_given_back_by_hand() {
-    let fixture = Fixture::with(hasty()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let order = confirmed(&fixture).await;
     capture_by_hand(&fixture, &order, None).await;
     let mut request = tonic::Request::new(CancelOrderRequest {
@@ -124,7 +124,7 @@ async fn a_cancellation_waits_for_captured_money_to_be_given_back_by_hand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_that_was_voided_by_hand_cancels_the_order() {
-    let options = hasty().set(Service::Payment, "processor.ask_again_ms", "60000");
+    let options = stuck_after_a_second().set(Service::Payment, "processor.ask_again_ms", "60000");
     let fixture = Fixture::with(options).await;
     let order = confirmed(&fixture).await;
     fixture.stack.stop(Service::Payment).await;
@@ -146,7 +146,7 @@ async fn a_share_that_was_voided_by_hand_cancels_the_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelling_or_fulfilling_an_order_with_a_stuck_saga_is_refused_with_the_reason() {
-    let fixture = Fixture::with(hasty()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let order = confirmed(&fixture).await;
     fixture.stack.stop(Service::Payment).await;
     begin_to_fulfil(&fixture, &order.id).await;
@@ -170,7 +170,7 @@ async fn cancelling_or_fulfilling_an_order_with_a_stuck_saga_is_refused_with_the
     }
 }
 
-/// The event that would wake a saga comes while a process drives it: the saga goes on as soon as it would wait.
+/// The event that would wake a saga arrives while a process drives it: the saga continues instead of waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wake_up_while_a_saga_is_driven_is_not_lost() {
     let fixture =
@@ -179,7 +179,7 @@ async fn a_wake_up_while_a_saga_is_driven_is_not_lost() {
     assert_eq!(order.state(), OrderState::AwaitingPayment);
     let saga_id = order.saga_id.parse().unwrap();
 
-    // Another process has taken it, and looks at the payment.
+    // Another process has claimed the saga and reads the payment.
     let database = fixture.stack.database(Service::Order);
     sqlx::query(
         "update orders.saga set lease_owner = gen_random_uuid(), lease_until = now() + interval '1 hour',
@@ -209,7 +209,7 @@ async fn a_wake_up_while_a_saga_is_driven_is_not_lost() {
     })
     .await;
 
-    // It had looked before the patient paid.
+    // It had read the payment before the patient paid.
     driven.wait(time::OffsetDateTime::now_utc() + time::Duration::hours(1), false);
     let moved = order::store::sagas::Moved::released(&driven, driven.epoch);
     let saved = order::store::sagas::save(&mut tx, &[moved]).await.unwrap();
@@ -218,7 +218,7 @@ async fn a_wake_up_while_a_saga_is_driven_is_not_lost() {
     fixture.becomes(&order.id, OrderState::Confirmed).await;
 }
 
-/// What the patient's time has taken is not taken from the saga's.
+/// Time spent waiting for the patient does not count as time of the saga.
 #[tokio::test(flavor = "multi_thread")]
 async fn time_spent_waiting_for_the_patient_does_not_count_towards_the_sagas_deadline() {
     let options = Options::default()

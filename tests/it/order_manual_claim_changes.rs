@@ -1,4 +1,4 @@
-//! What somebody does to an order's claim at the claims service itself, past the order's saga.
+//! Changes made to an order's claim at the claims service, outside the order's saga.
 
 use proto::{
     claims::v1::{ClaimState, SubmitClaimRequest, WithdrawClaimRequest},
@@ -9,10 +9,10 @@ use proto::{
 use crate::{
     order_fixture::{Fixture, fresh},
     samples::{aed, insured_order, line},
-    stuck_saga_fixture::{becomes_stuck, begin_to_fulfil, impatient},
+    stuck_saga_fixture::{becomes_stuck, begin_to_fulfil, stuck_soon},
 };
 
-/// A confirmed order whose claim is a draft.
+/// Places and confirms an order whose claim is a draft.
 async fn confirmed(fixture: &Fixture, request: PlaceOrderRequest) -> Order {
     let order = fixture
         .place(PlaceOrderRequest {
@@ -38,7 +38,7 @@ async fn submit_claim_of(fixture: &Fixture, order: &Order) -> ClaimState {
     answer.into_inner().claim.unwrap().state()
 }
 
-/// The order ends fulfilled, its saga completed, and the claim was filed once.
+/// Asserts that the order ends fulfilled with its saga completed, and that the claim was submitted once.
 async fn is_fulfilled(fixture: &Fixture, order: &Order) -> Order {
     let fulfilled = fixture.fulfil(&order.id).await.unwrap();
     assert_eq!(fulfilled.state(), OrderState::Fulfilled, "{fulfilled:?}");
@@ -63,7 +63,7 @@ async fn an_order_whose_claim_was_submitted_by_hand_is_fulfilled() {
     );
 }
 
-/// Its submission is the first thing that cannot be taken back: a refusal would cancel the order and withdraw the claim.
+/// The submission is the first irreversible step: a refusal would cancel the order and withdraw the claim.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_without_a_share_whose_claim_was_submitted_by_hand_is_not_cancelled() {
     let fixture = Fixture::start().await;
@@ -90,7 +90,7 @@ async fn an_order_whose_claim_was_submitted_and_rejected_is_fulfilled_for_review
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_claim_was_withdrawn_by_hand_becomes_stuck() {
-    let fixture = Fixture::with(impatient()).await;
+    let fixture = Fixture::with(stuck_soon()).await;
     let order = confirmed(&fixture, insured_order("tok_visa")).await;
     let request = WithdrawClaimRequest {
         request_id: fresh(),

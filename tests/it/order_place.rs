@@ -1,4 +1,4 @@
-//! Placing orders: what is confirmed, what is refused, and what is left of it.
+//! Placing orders: confirmation, rejection, and the state that remains.
 
 use std::time::Duration;
 
@@ -207,7 +207,7 @@ async fn a_call_with_a_short_deadline_is_answered_while_its_saga_continues() {
             .set(Service::Payment, "processor.timeout_ms", "8000"),
     )
     .await;
-    // On a machine that is too slow for one deadline, another call is answered in time.
+    // On a machine that is too slow for one deadline, a later call is answered in time.
     for _ in 0..20 {
         let mut request = tonic::Request::new(self_pay_order("tok_slow"));
         request.set_timeout(Duration::from_millis(1_500));
@@ -293,7 +293,7 @@ async fn another_facility_sees_nothing_of_an_order() {
     .await;
 }
 
-/// The process that drives a saga is alive: its lease should not have to run out only because the database was away.
+/// The process that drives the saga is alive: after a database outage it should not wait for its lease to expire.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_interrupted_by_a_database_outage_continues_after_it() {
     let options = Options::default()

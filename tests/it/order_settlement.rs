@@ -1,4 +1,4 @@
-//! What becomes of an order when the payer has answered: billed to the patient, looked at by a person, written off.
+//! Settlement of an order after the payer's remittance: billed to the patient, reviewed by a person, written off.
 
 use proto::{
     order::v1::{BalanceResolution, Order, OrderState, ResolveOrderBalanceRequest, SettlementHold},
@@ -13,7 +13,7 @@ use crate::{
     samples::insured_order,
 };
 
-/// A fulfilled order over 120 dirhams of whose 100 the payer pays 60, with this denial code.
+/// A fulfilled order over 120 dirhams, for which the payer pays 60 of 100 with this denial code.
 async fn cut_by_the_payer(fixture: &Fixture, denial_code: &str) -> Order {
     let request = insured_order("tok_visa");
     let claim_id = request.claim.as_ref().unwrap().claim_id.clone();

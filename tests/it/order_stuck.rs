@@ -1,4 +1,4 @@
-//! Sagas that need a person: skipped and force-completed, through gRPC and the command line.
+//! Stuck sagas that an operator skips or force-completes, through gRPC and the command line.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::{
     cli_fixture::{Weft, errors},
     order_fixture::{FACILITY, Fixture, SOON, fresh, reason},
     samples::{insured_order, self_pay_order},
-    stuck_saga_fixture::{becomes_stuck, begin_to_fulfil, force, forcing, impatient, skip, skipping},
+    stuck_saga_fixture::{becomes_stuck, begin_to_fulfil, force, forcing, skip, skipping, stuck_soon},
 };
 
-/// A confirmed order whose hold cannot be released, and its cancellation, which is stuck at that.
+/// A confirmed order whose authorization cannot be voided, and its stuck cancellation.
 async fn stuck_cancellation(fixture: &Fixture) -> (Order, Saga) {
     let mut request = insured_order("tok_void_fails");
     request.capture_mode = CaptureMode::OnFulfilment.into();
@@ -46,7 +46,7 @@ async fn becomes_stuck_cancelling(fixture: &Fixture, order: &Order) -> (Order, S
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_whose_void_is_skipped_ends_and_reports_the_remaining_hold() {
-    let fixture = Fixture::with(impatient()).await;
+    let fixture = Fixture::with(stuck_soon()).await;
     let (order, saga) = stuck_cancellation(&fixture).await;
     let request = skipping(&saga);
     let skipped = skip(&fixture, request.clone()).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_cancellation_whose_void_is_skipped_ends_and_reports_the_remaining_hol
             ("withdraw_claim", SagaStepState::Succeeded)
         ]
     );
-    // Neither the payment nor the ledger says otherwise.
+    // The payment and the ledger agree.
     assert_eq!(
         fixture.payments_of(&order.id).await[0].state(),
         PaymentState::Authorized
@@ -93,7 +93,8 @@ async fn a_cancellation_whose_void_is_skipped_ends_and_reports_the_remaining_hol
     );
     assert!(fixture.balance_of(&order.id).await.is_empty());
 
-    // The same request has its first answer, whatever has become of the saga since; another one has nothing to do.
+    // A repeated request has its first answer, independent of the saga's later state; another one has nothing to
+    // do.
     assert_eq!(skip(&fixture, request).await.unwrap(), skipped);
     let again = skip(&fixture, skipping(&ended)).await.unwrap_err();
     assert_eq!(
@@ -112,7 +113,7 @@ async fn a_cancellation_whose_void_is_skipped_ends_and_reports_the_remaining_hol
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forced_cancellation_ends_at_once_and_reports_what_was_done_by_hand() {
-    let fixture = Fixture::with(impatient()).await;
+    let fixture = Fixture::with(stuck_soon()).await;
     let (order, saga) = stuck_cancellation(&fixture).await;
     let elsewhere = SkipSagaStepRequest {
         step: "withdraw_claim".into(),
@@ -136,7 +137,7 @@ async fn a_forced_cancellation_ends_at_once_and_reports_what_was_done_by_hand() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_waits_for_its_claims_service_is_compensated_without_it() {
-    let fixture = Fixture::with(impatient().only(&[Service::Order, Service::Payment])).await;
+    let fixture = Fixture::with(stuck_soon().only(&[Service::Order, Service::Payment])).await;
     let placed = fixture.place(insured_order("tok_visa")).await.unwrap();
     let saga = becomes_stuck(&fixture, &placed.id).await;
     assert_eq!(saga.current_step, "prepare_claim");
@@ -148,7 +149,7 @@ async fn an_order_that_waits_for_its_claims_service_is_compensated_without_it() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_claim_cannot_be_submitted_is_fulfilled_for_review() {
-    let options = impatient().set(Service::Order, "saga.patience_s", "1");
+    let options = stuck_soon().set(Service::Order, "saga.patience_s", "1");
     let fixture = Fixture::with(options).await;
     let mut request = insured_order("tok_visa");
     request.capture_mode = CaptureMode::OnFulfilment.into();
@@ -178,7 +179,7 @@ async fn an_order_whose_claim_cannot_be_submitted_is_fulfilled_for_review() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_cannot_contradict_what_the_payment_service_has_recorded() {
-    let options = impatient().set(Service::Order, "saga.patience_s", "1").set(
+    let options = stuck_soon().set(Service::Order, "saga.patience_s", "1").set(
         Service::Payment,
         "processor.ask_again_ms",
         "60000",
@@ -189,10 +190,10 @@ async fn an_operator_cannot_contradict_what_the_payment_service_has_recorded() {
         .await
         .unwrap();
     begin_to_fulfil(&fixture, &order.id).await;
-    // The capture is made, and the payment service has not been told yet.
+    // The capture is made, and the payment service has no answer yet.
     let saga = becomes_stuck(&fixture, &order.id).await;
     assert_eq!(saga.current_step, "capture_payment");
-    // While a worker tries the step once more, the saga is busy.
+    // While a worker retries the step, the saga is busy.
     eventually(SOON, || async {
         reason(&skip(&fixture, skipping(&saga)).await.unwrap_err()) == "STEP_NEEDED"
     })
@@ -205,10 +206,10 @@ async fn an_operator_cannot_contradict_what_the_payment_service_has_recorded() {
     assert_eq!(fixture.rows("select count(*) from orders.saga_action").await, 0);
 }
 
-/// Somebody has captured the payment by hand, and the card network has not told whether it has done that.
+/// The payment was captured by hand, and the card network has not answered yet whether it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_order_is_cancelled_by_hand_while_a_capture_may_have_taken_its_money() {
-    let options = impatient().set(Service::Order, "saga.patience_s", "1").set(
+    let options = stuck_soon().set(Service::Order, "saga.patience_s", "1").set(
         Service::Payment,
         "processor.ask_again_ms",
         "60000",
@@ -234,7 +235,7 @@ async fn no_order_is_cancelled_by_hand_while_a_capture_may_have_taken_its_money(
     refused_as(&fixture, &saga, "PAYMENT_PENDING").await;
     assert_eq!(fixture.rows("select count(*) from orders.saga_action").await, 0);
 
-    // It is asked again, and had done it.
+    // The network is queried again, and had captured it.
     let asked = "update payment.operation set lease_until = now() where state = 'UNKNOWN'";
     let payments = fixture.stack.database(Service::Payment).superuser().await;
     sqlx::query(asked).execute(&payments).await.unwrap();
@@ -249,7 +250,7 @@ async fn no_order_is_cancelled_by_hand_while_a_capture_may_have_taken_its_money(
     );
 }
 
-/// The saga can neither be skipped nor force-completed. While a worker tries its step, it is busy.
+/// Asserts that the saga can neither be skipped nor force-completed. While a worker tries its step, it is busy.
 async fn refused_as(fixture: &Fixture, saga: &Saga, expected: &str) {
     eventually(SOON, || async {
         let skipped = skip(fixture, skipping(saga)).await.unwrap_err();
@@ -268,7 +269,7 @@ async fn refused_as(fixture: &Fixture, saga: &Saga, expected: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_operators_may_intervene_and_only_in_stuck_sagas() {
-    let fixture = Fixture::with(impatient()).await;
+    let fixture = Fixture::with(stuck_soon()).await;
     let order = fixture.place(self_pay_order("")).await.unwrap();
     let saga = fixture.saga(&order.saga_id).await;
     assert_eq!(saga.state(), SagaState::Waiting);
@@ -292,7 +293,7 @@ async fn only_operators_may_intervene_and_only_in_stuck_sagas() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_asks_before_it_skips_and_names_what_comes_next() {
-    let fixture = Fixture::with(impatient()).await;
+    let fixture = Fixture::with(stuck_soon()).await;
     let (order, saga) = stuck_cancellation(&fixture).await;
     let weft = Weft::new(&fixture.stack, FACILITY, &["operator", "viewer"]);
 
@@ -350,7 +351,7 @@ async fn the_command_line_asks_before_it_skips_and_names_what_comes_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_retry_is_on_record_with_its_author() {
-    let fixture = Fixture::with(impatient()).await;
+    let fixture = Fixture::with(stuck_soon()).await;
     let (_, saga) = stuck_cancellation(&fixture).await;
     let request = RetrySagaRequest {
         request_id: fresh(),

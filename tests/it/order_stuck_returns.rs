@@ -1,4 +1,4 @@
-//! Stuck where something is taken back: refunds, the payment of a balance, the withdrawal of a claim.
+//! Sagas that are stuck while undoing something: refunds, the payment of a balance, the withdrawal of a claim.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::{
     claims_fixture::{advice, file, import},
     order_fixture::{Fixture, SOON, fresh, reason},
     samples::{aed, insured_order, self_pay_order},
-    stuck_saga_fixture::{becomes_stuck, force, forcing, impatient, retried, skip, skipping},
+    stuck_saga_fixture::{becomes_stuck, force, forcing, retried, skip, skipping, stuck_soon},
 };
 
-/// Overdue after a second, so that a service that is away makes a saga stuck.
-fn hurried() -> Options {
-    impatient().set(Service::Order, "saga.patience_s", "1")
+/// Sagas time out after a second, so that an unavailable service makes them stuck.
+fn stuck_after_a_second() -> Options {
+    stuck_soon().set(Service::Order, "saga.patience_s", "1")
 }
 
 async fn paid_at_once(fixture: &Fixture, request: PlaceOrderRequest) -> Order {
@@ -33,7 +33,7 @@ async fn paid_at_once(fixture: &Fixture, request: PlaceOrderRequest) -> Order {
     fixture.place(request).await.unwrap()
 }
 
-/// An order whose payer pays none of its 100 dirhams: the patient owes them.
+/// An order whose payer denies all of its 100 dirhams: the patient owes them.
 async fn denied(fixture: &Fixture) -> Order {
     let request = insured_order("tok_visa");
     let claim_id = request.claim.as_ref().unwrap().claim_id.clone();
@@ -42,20 +42,20 @@ async fn denied(fixture: &Fixture) -> Order {
     fixture.becomes(&order.id, OrderState::BalanceDue).await
 }
 
-/// The payer tells of another payment for the 100 dirhams that it was asked for.
+/// The payer remits another payment for the 100 dirhams that it was billed.
 async fn remit(fixture: &Fixture, claim_id: &str, payment: &str, denial_code: &str) {
     let document = file(&[advice(claim_id, &[("A1", "100.00", payment, denial_code)])]);
     import(&fixture.claims, &fresh(), &document).await.unwrap();
 }
 
-/// Pays what the patient owes.
+/// Pays the patient's balance.
 async fn paid(fixture: &Fixture, order: &Order, payment_method: &str) -> Order {
     let paying = PayOrderRequest {
         request_id: fresh(),
         order_id: order.id.clone(),
         payment_method: payment_method.to_owned(),
     };
-    // The payment service hears by an event of what the patient owes.
+    // The payment service learns by an event what the patient owes.
     eventually(SOON, || async {
         let paid = fixture.payments.clone().pay_order(paying.clone()).await;
         paid.map_err(|status| status.to_string())
@@ -64,7 +64,7 @@ async fn paid(fixture: &Fixture, order: &Order, payment_method: &str) -> Order {
     fixture.becomes(&order.id, OrderState::Settled).await
 }
 
-/// Begins to give back this many dirhams, or everything, and does not wait for the end.
+/// Starts a refund of this many dirhams, or of everything, without waiting for its end.
 async fn begin_to_refund(fixture: &Fixture, order: &Order, amount: Option<i64>) {
     let mut request = tonic::Request::new(RefundOrderRequest {
         request_id: fresh(),
@@ -74,11 +74,11 @@ async fn begin_to_refund(fixture: &Fixture, order: &Order, amount: Option<i64>) 
         ..RefundOrderRequest::default()
     });
     request.set_timeout(Duration::from_secs(2));
-    // Out of time or not: the refund is written down, and its saga goes on.
+    // With or without a timeout, the refund is stored, and its saga continues.
     let _ = fixture.orders.clone().refund_order(request).await;
 }
 
-/// Ten dirhams of a walk-in's thirty that cannot be given back, because the payment service is away for a while.
+/// A stuck refund of ten of a walk-in patient's thirty dirhams: the payment service is unavailable for a while.
 async fn stuck_refund(fixture: &Fixture) -> (Order, Saga) {
     let order = paid_at_once(fixture, self_pay_order("tok_visa")).await;
     assert_eq!(order.state(), OrderState::Settled);
@@ -90,7 +90,7 @@ async fn stuck_refund(fixture: &Fixture) -> (Order, Saga) {
     (order, saga)
 }
 
-/// Skips as soon as the payment service can be asked what is in its books.
+/// Skips the step as soon as the payment service can confirm its records.
 async fn skip_now(fixture: &Fixture, saga: &Saga) -> Saga {
     let request = skipping(saga);
     eventually(SOON, || async {
@@ -100,7 +100,7 @@ async fn skip_now(fixture: &Fixture, saga: &Saga) -> Saga {
     .await
 }
 
-/// Why it can neither be skipped nor force-completed, once the payment service can be asked.
+/// The reasons why it can neither be skipped nor force-completed, once the payment service is available.
 async fn refusals(fixture: &Fixture, saga: &Saga) -> [String; 2] {
     eventually(SOON, || async {
         let skipped = skip(fixture, skipping(saga)).await.unwrap_err();
@@ -126,7 +126,7 @@ fn state_of(saga: &Saga, step: &str) -> SagaStepState {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refund_whose_step_is_skipped_fails_and_reports_the_amount_not_refunded() {
-    let fixture = Fixture::with(hurried()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let (order, saga) = stuck_refund(&fixture).await;
     let skipped = skip_now(&fixture, &saga).await;
     assert_eq!(skipped.state(), SagaState::Completed);
@@ -138,7 +138,7 @@ async fn a_refund_whose_step_is_skipped_fails_and_reports_the_amount_not_refunde
     assert!(left.remarks[0].message.contains("10.00"), "{left:?}");
     assert_eq!(fixture.money_of(&order.id).await, (30, 30, 0));
 
-    // What was not given back is there to be refunded.
+    // The amount that was not refunded can be refunded later.
     begin_to_refund(&fixture, &left, None).await;
     let returned = fixture.becomes(&order.id, OrderState::Returned).await;
     assert_eq!(returned.refunded, Some(aed(30)));
@@ -147,7 +147,7 @@ async fn a_refund_whose_step_is_skipped_fails_and_reports_the_amount_not_refunde
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refund_that_was_made_by_hand_is_forced_and_not_skipped() {
-    let fixture = Fixture::with(hurried()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let (order, saga) = stuck_refund(&fixture).await;
     let refused_reason = eventually(SOON, || async {
         let refused = force(&fixture, forcing(&saga)).await.unwrap_err();
@@ -178,7 +178,7 @@ async fn a_refund_that_was_made_by_hand_is_forced_and_not_skipped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refund_in_progress_is_neither_skipped_nor_forced() {
-    let options = hurried().set(Service::Payment, "processor.ask_again_ms", "60000");
+    let options = stuck_after_a_second().set(Service::Payment, "processor.ask_again_ms", "60000");
     let fixture = Fixture::with(options).await;
     let order = denied(&fixture).await;
     let settled = paid(&fixture, &order, "tok_refund_timeout").await;
@@ -197,7 +197,7 @@ async fn a_refund_in_progress_is_neither_skipped_nor_forced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_return_whose_balance_cannot_be_voided_ends_when_the_step_is_skipped() {
-    let fixture = Fixture::with(hurried()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let order = denied(&fixture).await;
     fixture.stack.stop(Service::Payment).await;
     begin_to_refund(&fixture, &order, None).await;
@@ -232,7 +232,7 @@ async fn a_return_whose_balance_cannot_be_voided_ends_when_the_step_is_skipped()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_ends_without_the_claims_service_which_withdraws_the_draft_later() {
-    let fixture = Fixture::with(hurried()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let mut request = insured_order("tok_visa");
     request.capture_mode = CaptureMode::OnFulfilment.into();
     let order = fixture.place(request).await.unwrap();
@@ -262,7 +262,7 @@ async fn a_cancellation_ends_without_the_claims_service_which_withdraws_the_draf
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_return_waits_for_the_withdrawal_of_its_claim() {
-    let fixture = Fixture::with(hurried()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let order = paid_at_once(&fixture, insured_order("tok_visa")).await;
     fixture.stack.stop(Service::Claims).await;
     begin_to_refund(&fixture, &order, None).await;
@@ -279,10 +279,11 @@ async fn a_return_waits_for_the_withdrawal_of_its_claim() {
     );
 }
 
-/// The payer has paid what the patient had paid, and takes it back while the patient's money is on its way back.
+/// The payer has paid what the patient had paid already, and takes it back while the patient's refund is in
+/// progress.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credit_that_the_payer_takes_back_during_its_refund_is_owed_again() {
-    let fixture = Fixture::with(hurried()).await;
+    let fixture = Fixture::with(stuck_after_a_second()).await;
     let order = denied(&fixture).await;
     paid(&fixture, &order, "tok_visa").await;
     let claim = fixture.claims_of(&order.id).await.remove(0);

@@ -1,4 +1,4 @@
-//! A saga that goes straight on is not written after every step: its participants remember what it has asked for.
+//! An undisturbed saga is not written after every step: its participants store what it has requested.
 
 use proto::{
     ops::v1::{Saga, SagaState, SagaStepState},
@@ -11,7 +11,7 @@ use crate::{
     samples::insured_order,
 };
 
-/// An authorization takes this long, and the payment service waits for it.
+/// Starts with a card network whose authorizations take this long, and a payment service that waits for it.
 async fn with_a_slow_card_network(milliseconds: &str) -> Fixture {
     let options = Options::default()
         .set(Service::Payment, "sandbox.slow_ms", milliseconds)
@@ -19,7 +19,7 @@ async fn with_a_slow_card_network(milliseconds: &str) -> Fixture {
     Fixture::with(options).await
 }
 
-/// How often each type of event was told of the order and its saga.
+/// The number of events of each type that were published about the order and its saga.
 async fn event_counts(fixture: &Fixture, order: &Order) -> Vec<(String, i64)> {
     let pool = fixture.stack.database(Service::Order).owner().await;
     let query = "select type, count(*) from events.event_log where aggregate_id::text in ($1, $2) group by type order by type";
@@ -40,7 +40,7 @@ fn was_quick(saga: &Saga) -> bool {
     seconds(&saga.update_time) - seconds(&saga.create_time) < 1.9
 }
 
-/// The one order, as it is kept.
+/// The only order, as stored.
 async fn kept(fixture: &Fixture) -> Result<Order, String> {
     let pool = fixture.stack.database(Service::Order).superuser().await;
     let id: Option<uuid::Uuid> = sqlx::query_scalar("select id from orders.placed_order")
@@ -57,7 +57,7 @@ async fn kept(fixture: &Fixture) -> Result<Order, String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undisturbed_saga_is_written_only_at_its_begin_and_end() {
     let fixture = Fixture::start().await;
-    // On a machine with much else to do one may take longer than two seconds.
+    // On a busy machine one may take longer than two seconds.
     let (order, saga) = eventually(SOON, || async {
         let order = fixture.place(insured_order("tok_visa")).await.unwrap();
         assert_eq!(order.state(), OrderState::Fulfilled, "{order:?}");

@@ -1,4 +1,4 @@
-//! Orders that wait to be paid, and who watches them: until they are paid, or for as long as they may wait.
+//! Orders that wait for payment, watches of them, and their expiry.
 
 use proto::{
     claims::v1::ClaimState,

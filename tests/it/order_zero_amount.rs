@@ -1,4 +1,4 @@
-//! A visit that costs nothing is an order, too.
+//! Orders of zero amount.
 
 use proto::{
     claims::v1::ClaimState,

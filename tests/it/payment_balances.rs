@@ -1,4 +1,5 @@
-//! What the payer refuses and the patient pays: when it can be paid, how often, and what is booked for it.
+//! Balances that the payer denies and the patient pays: when they can be paid, how often, and their ledger
+//! entries.
 
 use proto::{
     order::v1::{OrderAdjusted, OrderBalanceDue, OrderSettled},
@@ -73,7 +74,7 @@ async fn an_amount_denied_by_the_payer_is_paid_by_the_patient_also_when_it_grows
         (Revenue, -10_000),
     ];
     assert_eq!(fixture.balances(order).await, books);
-    // No charge is large enough alone.
+    // No single charge is large enough.
     let refunded = fixture.refund(&paid, Some(4_500)).await.unwrap();
     assert_eq!(
         (minor(refunded.refunded.as_ref()), refunded.refunds.len()),
@@ -84,7 +85,7 @@ async fn an_amount_denied_by_the_payer_is_paid_by_the_patient_also_when_it_grows
     assert_eq!(fixture.statement(order).await.given_back, 5_000);
 }
 
-/// The order tells what was billed in all: what it knows of the payments does not matter.
+/// The order's event has the total amount billed: what the order service knows of the payments does not matter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_denial_before_the_order_service_sees_the_payment_charges_nothing_twice() {
     let fixture = Fixture::start().await;
@@ -112,7 +113,7 @@ async fn a_second_denial_before_the_order_service_sees_the_payment_charges_nothi
     assert_eq!(fixture.balances(order).await, books);
 }
 
-/// A consumer that gains a subject catches up on what it has passed.
+/// A consumer that gains a subject catches up on earlier events.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_event_is_booked_and_does_not_override_a_newer_one() {
     let fixture = Fixture::start().await;

@@ -1,4 +1,4 @@
-//! Calls that come at the same time share their transactions, and nothing else: each has its own effect, answer and error.
+//! Concurrent calls share transactions, and nothing else: each has its own effect, answer and error.
 
 use futures_util::future::join_all;
 use proto::payment::v1::{
@@ -13,7 +13,7 @@ use crate::payment_fixture::{Fixture, SOON, Statement, aed, authorize, fresh, re
 
 const SHARE: PaymentPurpose = PaymentPurpose::Share;
 
-/// Never refuses callers for being slow: they wait for each other here.
+/// A fixture that never sheds slow calls: callers wait for each other here.
 async fn fixture() -> Fixture {
     let options = Options::default()
         .set(Service::Payment, "grpc.min_in_flight", "512")
@@ -27,7 +27,7 @@ fn requests(count: usize) -> Vec<AuthorizePaymentRequest> {
         .collect()
 }
 
-/// Sends all at once; the answers in the same order.
+/// Sends all concurrently; the answers have the order of the requests.
 async fn send_all(fixture: &Fixture, requests: &[AuthorizePaymentRequest]) -> Vec<Result<Payment, Status>> {
     join_all(requests.iter().map(|request| fixture.send(request.clone()))).await
 }
@@ -40,8 +40,8 @@ async fn count(fixture: &Fixture, query: &str) -> i64 {
     fixture.stack.database(Service::Payment).count(query).await
 }
 
-/// The transactions in which payments were begun, and authorized and captured by the card network, and those in which they
-/// were booked and answered: what one transaction writes has one time.
+/// The number of transactions in which payments were begun, authorized and captured by the card network, and
+/// booked and answered: all rows of one transaction have one time.
 async fn transactions(fixture: &Fixture) -> [i64; 4] {
     [
         count(
@@ -117,7 +117,7 @@ async fn among_many_successful_payments_a_declined_an_unanswered_and_an_unknown_
     let good = requests(40);
     let declined = authorize(Uuid::new_v4(), 1_000, "tok_decline");
     let silent = authorize(Uuid::new_v4(), 1_000, "tok_timeout_charged");
-    // Under the id of another request, which is in the same crowd.
+    // Has the id of another request of the same batch.
     let reused = AuthorizePaymentRequest {
         request_id: good[7].request_id.clone(),
         ..authorize(Uuid::new_v4(), 1_000, "tok_visa")
@@ -136,7 +136,7 @@ async fn among_many_successful_payments_a_declined_an_unanswered_and_an_unknown_
     assert_eq!(declined.unwrap().state(), PaymentState::Declined);
     assert_eq!(silenced.unwrap().state(), PaymentState::Unknown);
     assert_eq!(missing.unwrap_err().code(), Code::NotFound);
-    // One of the two that share an id has it.
+    // One of the two requests with the same id succeeds.
     let mut payments = Vec::new();
     let mut refused = Vec::new();
     for answer in answers.into_iter().chain([reused]) {
@@ -199,7 +199,8 @@ async fn of_concurrent_captures_of_one_payment_one_takes_the_money() {
     }
 }
 
-/// A void names the order, a capture the payment: in one transaction they must not both decide by what was there before.
+/// A void names the order, a capture the payment: in one transaction they must not both decide by the earlier
+/// state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_void_and_a_capture_at_once_never_both_succeed() {
     let fixture = fixture().await;
@@ -235,7 +236,7 @@ async fn a_void_and_a_capture_at_once_never_both_succeed() {
 async fn many_payments_in_flight_at_a_kill_are_each_resumed_and_charged_once() {
     let fixture = fixture().await;
     let requests = requests(48);
-    // The card network is held up, so that all are between their first transaction and the charge.
+    // The card network is blocked, so that all are between their first transaction and the charge.
     let pool = fixture.stack.database(Service::Payment).superuser().await;
     let mut network = pool.begin().await.unwrap();
     sqlx::query("lock table sandbox.card_authorization in access exclusive mode")
@@ -283,7 +284,7 @@ async fn many_captures_killed_at_any_point_are_each_booked_once() {
         async move { payments.capture_payment(request).await.is_ok() }
     }));
     let calls = tokio::spawn(calls);
-    // Some have been carried out by then, some have been answered, some have not begun.
+    // By then some have been executed, some have been answered, and some have not begun.
     let charged = "select count(*) from sandbox.card_operation";
     eventually(SOON, || async { count(&fixture, charged).await > 0 }).await;
     fixture.stack.kill9(Service::Payment);

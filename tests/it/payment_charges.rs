@@ -1,4 +1,5 @@
-//! One request authorizes and captures: one answer, and the processor's books and ours say the same, whatever comes between.
+//! One request authorizes and captures: one answer, and the records of the processor and of the payment service
+//! agree across all faults.
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ async fn a_charge_is_one_request_with_both_events_and_one_ledger_transaction() {
             .await,
         1
     );
-    // What was charged so can be given back.
+    // Such a charge can be refunded.
     let refunded = fixture.refund(&payment, Some(300)).await.unwrap();
     assert_eq!(refunded.refunds.len(), 1);
     assert_eq!(fixture.statement(order).await.given_back, 300);
@@ -95,7 +96,8 @@ async fn a_capture_without_an_answer_is_resolved_after_the_authorization_was_pub
     assert_eq!(fixture.statement(order).await, CHARGED_ONCE);
 }
 
-/// The authorization of an operation that was not written yet is asked about, and its capture is sent under the same key.
+/// The authorization of an operation that was not stored yet is queried, and its capture is sent with the same
+/// key.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_after_the_capture_and_before_anything_is_written_it_is_charged_once_and_booked() {
     let options = Options::default().set(Service::Payment, "processor.timeout_ms", "4000");
@@ -170,14 +172,14 @@ async fn a_charge_without_a_payment_method_is_refused_and_leaves_nothing() {
     assert_eq!(database.count("select count(*) from payment.payment").await, 0);
 }
 
-/// A system whose order service never hears what this method has done, neither as an answer nor as an event.
-async fn deaf_to(method: &str, options: Options) -> order_fixture::Fixture {
+/// A system whose order service never learns the result of this method, neither by an answer nor by an event.
+async fn without_answers_to(method: &str, options: Options) -> order_fixture::Fixture {
     let options = options
         .set(Service::Order, "saga.backoff_ms", "200")
         .set(Service::Order, "saga.stuck_retry_s", "1")
         .set(Service::Payment, "processor.poll_ms", "20");
     let fixture = order_fixture::Fixture::with(options).await;
-    // No answer to the call is ever kept, for a reason that may pass.
+    // No answer to the call is ever stored, for a transient reason.
     let unanswered = format!(
         "create function public.unanswered() returns trigger language plpgsql as $$ begin
              raise exception 'not now' using errcode = 'lock_not_available';
@@ -206,7 +208,7 @@ async fn change_payments(fixture: &order_fixture::Fixture, sql: &str) {
         .unwrap();
 }
 
-/// An order over 30 dirhams that is captured at once.
+/// An order over 30 dirhams, captured at once.
 fn charged_at_once(payment_method: &str) -> PlaceOrderRequest {
     PlaceOrderRequest {
         capture_mode: CaptureMode::Immediate.into(),
@@ -214,7 +216,7 @@ fn charged_at_once(payment_method: &str) -> PlaceOrderRequest {
     }
 }
 
-/// Places an order that is captured at once, and does not wait for its end.
+/// Places an order that is captured at once, without waiting for its end.
 async fn begin_to_place(fixture: &order_fixture::Fixture) -> String {
     let mut request = tonic::Request::new(charged_at_once("tok_visa"));
     request.set_timeout(Duration::from_secs(2));
@@ -222,7 +224,7 @@ async fn begin_to_place(fixture: &order_fixture::Fixture) -> String {
     placed.into_inner().order.unwrap().id
 }
 
-/// The one payment, once its money was taken.
+/// Waits until the only payment is captured.
 async fn charged(fixture: &order_fixture::Fixture) -> Payment {
     eventually(SOON, || async {
         let listed = fixture
@@ -240,7 +242,7 @@ async fn charged(fixture: &order_fixture::Fixture) -> Payment {
     .await
 }
 
-/// Gives all of it back, past the order.
+/// Refunds all of it, outside the order's saga.
 async fn refund_by_hand(fixture: &order_fixture::Fixture, payment: &Payment) {
     let request = RefundPaymentRequest {
         request_id: order_fixture::fresh(),
@@ -251,10 +253,10 @@ async fn refund_by_hand(fixture: &order_fixture::Fixture, payment: &Payment) {
     fixture.payments.clone().refund_payment(request).await.unwrap();
 }
 
-/// When it gives up, the money goes back by itself.
+/// When the saga times out, the money is refunded automatically.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_saga_times_out_after_a_charge_without_an_answer_refunds_it() {
-    let fixture = deaf_to(
+    let fixture = without_answers_to(
         "AuthorizePayment",
         Options::default().set(Service::Order, "saga.step_tries", "4"),
     )
@@ -270,7 +272,7 @@ async fn an_order_whose_saga_times_out_after_a_charge_without_an_answer_refunds_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_cancelled_after_a_charge_without_an_answer_refunds_it() {
-    let fixture = deaf_to("AuthorizePayment", Options::default()).await;
+    let fixture = without_answers_to("AuthorizePayment", Options::default()).await;
     let order = begin_to_place(&fixture).await;
     charged(&fixture).await;
     let mut request = tonic::Request::new(CancelOrderRequest {
@@ -284,7 +286,7 @@ async fn an_order_cancelled_after_a_charge_without_an_answer_refunds_it() {
     assert_eq!(fixture.money_of(&order).await, (30, 30, 30));
 }
 
-/// The answer that is kept says that the money was taken, and not that it went back since.
+/// The stored answer says that the payment was captured, and not that it was refunded since.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_unanswered_charge_was_refunded_by_hand_is_rejected() {
     let options = Options::default()
@@ -316,7 +318,7 @@ async fn an_order_whose_unanswered_charge_was_refunded_by_hand_is_rejected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_unanswered_capture_was_refunded_by_hand_is_cancelled() {
-    let fixture = deaf_to("CapturePayment", Options::default()).await;
+    let fixture = without_answers_to("CapturePayment", Options::default()).await;
     let order = fixture.place(self_pay_order("tok_visa")).await.unwrap();
     assert_eq!(order.state(), OrderState::Confirmed);
     begin_to_fulfil(&fixture, &order.id).await;

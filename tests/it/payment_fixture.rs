@@ -1,5 +1,5 @@
-//! What the payment scenarios stand on: the payment service alone, impatient, with a client and a look into what the
-//! card network has really done.
+//! Fixture for payments: the payment service alone with short timeouts, a client, and a view of the card network's
+//! own records.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) struct Fixture {
     pub(crate) ledger: LedgerServiceClient<Client>,
 }
 
-/// What the holder of the card sees of one order.
+/// The card holder's statement of one order.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Statement {
     pub(crate) holds: i64,
@@ -138,7 +138,7 @@ impl Fixture {
             .unwrap())
     }
 
-    /// Waits until the order's payment is in that state.
+    /// Waits until the order's payment has this state.
     pub(crate) async fn becomes(&self, order: Uuid, purpose: PaymentPurpose, state: PaymentState) -> Payment {
         eventually(SOON, || async {
             let payment = self
@@ -189,7 +189,7 @@ impl Fixture {
             .collect()
     }
 
-    /// Publishes an event as the service that owns it would, and waits until the payment service has consumed it.
+    /// Publishes an event as its service would, and waits until the payment service has consumed it.
     pub(crate) async fn publish<M: Name + prost::Message>(&self, consumer: &str, aggregate: Uuid, event: &M) {
         self.publish_version(consumer, (aggregate, 1), event).await;
     }
@@ -222,7 +222,7 @@ impl Fixture {
         eventually(SOON, || async { database.count(&consumed).await == 1 }).await;
     }
 
-    /// The balances of an order's accounts in minor units, and that they sum to zero.
+    /// The balances of an order's accounts in minor units; asserts that they sum to zero.
     pub(crate) async fn balances(&self, order: Uuid) -> Vec<(LedgerAccount, i64)> {
         let request = GetTrialBalanceRequest {
             order_id: order.to_string(),
@@ -267,7 +267,7 @@ pub(crate) fn authorize(order: Uuid, minor: i64, method: &str) -> AuthorizePayme
     }
 }
 
-/// An authorization whose amount is taken at once.
+/// A request to authorize and capture at once.
 pub(crate) fn charge(order: Uuid, minor: i64, method: &str) -> AuthorizePaymentRequest {
     AuthorizePaymentRequest {
         capture: true,
@@ -295,7 +295,7 @@ pub(crate) fn reason(status: &Status) -> String {
         .unwrap_or_default()
 }
 
-/// Whether an answer is marked as given before.
+/// Whether a response is marked as a repeated one.
 pub(crate) fn replayed<M>(response: &Response<M>) -> bool {
     response.metadata().contains_key("idempotency-replayed")
 }

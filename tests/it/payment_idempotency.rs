@@ -1,4 +1,4 @@
-//! One effect and one answer, and nothing for strangers.
+//! Repeated requests have one effect and one answer, and other facilities see nothing.
 
 use proto::payment::v1::{GetPaymentRequest, ListPaymentsRequest, PaymentState, RefundPaymentRequest};
 use tests::Service;
@@ -54,7 +54,7 @@ async fn a_request_id_with_another_body_is_refused() {
         (refused.code(), reason(&refused).as_str()),
         (Code::FailedPrecondition, "IDEMPOTENCY_KEY_REUSED")
     );
-    // What fails is not kept: the id is free again once the request is right.
+    // A failed request is not stored: its id can be used again for the corrected request.
     let mut nothing = authorize(Uuid::new_v4(), 0, "tok_visa");
     assert_eq!(
         fixture.send(nothing.clone()).await.unwrap_err().code(),

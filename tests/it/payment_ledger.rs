@@ -1,4 +1,4 @@
-//! The ledger: what is booked for whom, that it balances, and that nobody can change it.
+//! The ledger: its entries, its balance, and its protection against changes.
 
 use proto::{
     claims::v1::{BookedLine, ClaimRemittance, ClaimRemitted, ClaimTakenBack},

@@ -1,4 +1,4 @@
-//! The trial balance is exact at any moment, while entries are folded into totals behind it.
+//! The trial balance is exact at any time, while entries are folded into totals in the background.
 
 use proto::payment::v1::{GetTrialBalanceRequest, LedgerAccount::Cash};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -24,7 +24,7 @@ async fn charge(fixture: &Fixture, amount: i64) {
     fixture.capture(&payment, None).await.unwrap();
 }
 
-/// Numbers its entries, and commits them when it is told to.
+/// Inserts numbered entries, and leaves the commit to the caller.
 async fn slow_writer(fixture: &Fixture, amount: i64) -> PgConnection {
     let url = fixture.stack.database(Service::Payment).superuser_url();
     let mut writer = PgConnection::connect(&url).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a caller holds in its hand outlives the process that gave it out.
+//! Page tokens stay valid beyond the process that issued them.
 
 use proto::payment::v1::ListPaymentsRequest;
 use tests::Service;
@@ -32,7 +32,7 @@ async fn a_page_token_survives_a_restart() {
     assert_ne!(first.payments[0].id, second.payments[0].id);
 }
 
-/// The job that migrates has no keys, and should need none.
+/// The migration job has no keys, and should need none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_needs_only_the_settings_of_the_database() {
     let fixture = Fixture::start().await;

@@ -1,4 +1,4 @@
-//! The sandbox keeps its promises by itself, whoever calls it: each key takes effect once.
+//! The card sandbox by itself: each key takes effect once.
 
 use chassis::Tasks;
 use money::{Currency, Money};

@@ -1,4 +1,4 @@
-//! The processor does not answer, or the process dies: the outcome is found out, and nobody is charged twice.
+//! The processor does not answer, or the process dies: the outcome is queried, and no card is charged twice.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn a_time_out_that_did_charge_ends_authorized_with_one_hold() {
         PaymentState::Unknown
     );
     let payment = fixture.becomes(order, SHARE, PaymentState::Authorized).await;
-    // The same request now has its answer, and asks for nothing any more.
+    // The repeated request has its answer now, without another query.
     assert_eq!(fixture.send(request).await.unwrap(), payment);
     assert_eq!(fixture.statement(order).await.holds, 1);
     assert_eq!(sent(&fixture, order).await, 1);
@@ -59,7 +59,8 @@ async fn a_call_with_a_short_deadline_is_answered_in_time_and_the_payment_contin
         .set(Service::Payment, "sandbox.slow_ms", "3000")
         .set(Service::Payment, "processor.timeout_ms", "5000");
     let fixture = Fixture::with(options).await;
-    // A request that comes too late for its first transaction is not begun: connections and statements are made before.
+    // A request with too little time for its first transaction is not begun: connections and statements are
+    // prepared before.
     fixture.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
     let order = Uuid::new_v4();
     let mut request = Request::new(authorize(order, 4_200, "tok_slow"));
@@ -149,7 +150,7 @@ async fn a_payment_killed_before_the_processor_was_reached_continues_after_the_r
     let fixture = Fixture::start().await;
     let order = Uuid::new_v4();
     let request = authorize(order, 1_500, "tok_visa");
-    // The card network is held up, so that the kill falls between the first transaction and the charge.
+    // The card network is blocked, so that the kill falls between the first transaction and the charge.
     let pool = fixture.stack.database(Service::Payment).superuser().await;
     let mut network = pool.begin().await.unwrap();
     sqlx::query("lock table sandbox.card_authorization in access exclusive mode")
@@ -223,7 +224,7 @@ async fn killed_after_the_charge_and_before_its_booking_it_is_booked_after_the_r
     );
 }
 
-/// How often an authorization for this order was sent to the card network.
+/// Number of authorizations for this order that were sent to the card network.
 async fn sent(fixture: &Fixture, order: Uuid) -> i64 {
     let query = format!(
         "select sum(requests)::bigint from sandbox.card_authorization where merchant_reference = '{order}:SHARE'"
@@ -231,16 +232,16 @@ async fn sent(fixture: &Fixture, order: Uuid) -> i64 {
     fixture.stack.database(Service::Payment).count(&query).await
 }
 
-/// A network that could not be reached has not been silent: nothing was sent, and nothing has to be found out.
+/// If the network could not be reached, nothing was sent, and nothing has to be queried.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_card_network_that_cannot_be_reached_in_time_declines_no_payment() {
     let options = Options::default()
         .set(Service::Payment, "sandbox.max_connections", "1")
         .set(Service::Payment, "processor.timeout_ms", "20000");
     let fixture = Fixture::with(options).await;
-    // Connections and statements are made before: the answer has to be written in little time.
+    // Connections and statements are prepared before: the answer has to be written in little time.
     fixture.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
-    // The only line to the network is taken, by a call that hangs in the middle.
+    // The only connection to the network is used by a call that hangs.
     let superuser = fixture.stack.database(Service::Payment).superuser().await;
     let mut held = superuser.begin().await.unwrap();
     sqlx::query("lock table sandbox.card_authorization in access exclusive mode")
@@ -282,8 +283,8 @@ async fn a_card_network_that_cannot_be_reached_in_time_declines_no_payment() {
     assert_eq!(fixture.send(asked).await.unwrap().id, payment.id);
 }
 
-/// The process that works on an operation is alive: its lease should not have to run out only because the database was
-/// away.
+/// The process that works on the operation is alive: after a database outage it should not wait for its lease to
+/// expire.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_interrupted_by_a_database_outage_is_resumed_after_it() {
     let options = Options::default()

@@ -1,4 +1,5 @@
-//! What was accepted can be read again by a client with the default bound of 4 MiB, one by one and in lists.
+//! Everything that was accepted can be read by a client with the default message limit of 4 MiB, one by one and in
+//! lists.
 
 use std::collections::HashSet;
 
@@ -19,9 +20,9 @@ use crate::{
     validation::{Raw, fields, send, server_of},
 };
 
-/// What gRPC libraries read unless they are told otherwise.
+/// Default maximum message size of gRPC libraries.
 const DEFAULT_BOUND: usize = 4 * 1024 * 1024;
-/// Lists that are bounded by what they list.
+/// Lists without pages, bounded by what they list.
 const WITHOUT_PAGES: [&str; 2] = ["ListConsumers", "ListHeldMessages"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +78,7 @@ async fn a_claim_with_large_attachments_stays_readable_and_so_does_each_attachme
     }
 }
 
-/// A claim of about this many bytes.
+/// A claim of about `bytes` bytes.
 fn large(claim_id: &str, bytes: usize) -> ClaimDetails {
     let mut details = samples::claim(claim_id);
     let value = "v".repeat(60_000);
@@ -134,7 +135,7 @@ async fn every_page_of_every_list_fits_into_a_default_client_and_the_pages_reach
         .services()
         .flat_map(|service| service.methods().collect::<Vec<_>>())
     {
-        // Lists without pages: the handful of consumers of a process, and at most 100 messages without their bodies.
+        // Lists without pages: the few consumers of a process, and at most 100 messages without their bodies.
         if method.name().starts_with("List") && !WITHOUT_PAGES.contains(&method.name()) {
             let (pages, items) = read_all(&fixture.stack, &method).await;
             lists.push((method.name().to_owned(), pages, items));
@@ -158,7 +159,7 @@ async fn every_page_of_every_list_fits_into_a_default_client_and_the_pages_reach
     assert!(pages > 1 && items == 1_500, "{lists:?}");
 }
 
-/// Dead letters with long errors, as a handler may write them.
+/// Inserts dead letters with long errors, as a handler may write them.
 async fn fill_wide_rows(stack: &Stack) {
     let pool = stack.database(Service::Order).superuser().await;
     let rows = "insert into events.dead_letter (id, facility, state, consumer, event_id, message_id, type, subject, stream,
@@ -170,7 +171,7 @@ async fn fill_wide_rows(stack: &Stack) {
     sqlx::query(rows).bind(FACILITY).execute(&pool).await.unwrap();
 }
 
-/// How many pages a list has, and how many items; each is read with the largest page size.
+/// Reads a list with the largest page size and returns its number of pages and items.
 async fn read_all(stack: &Stack, method: &MethodDescriptor) -> (usize, usize) {
     let mut token = String::new();
     let (mut pages, mut items, mut tokens) = (0, 0, HashSet::new());

@@ -1,4 +1,4 @@
-//! What is passing at a start is no warning in a service's log; what lasts, or is lost, is one.
+//! Transient conditions at a start are no warnings in a service's log; lasting ones and lost endpoints are.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tests::{Options, Service, Stack, eventually};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 const LONG: Duration = Duration::from_secs(60);
-/// How long an endpoint may take to start.
+/// Time that an endpoint may take to start without a warning.
 const TOLERATED: time::Duration = time::Duration::seconds(10);
 
 /// A line of the order service's log about an endpoint of another service.

@@ -1,4 +1,4 @@
-//! Sagas that get stuck soon, and what an operator does to them.
+//! Fixture for stuck sagas: settings with which they become stuck soon, and an operator's calls.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use tonic::Status;
 
 use crate::order_fixture::{Fixture, SOON, fresh};
 
-/// Soon stuck, and then left alone: a retry in the middle would only make the scenarios wait.
-pub(crate) fn impatient() -> Options {
+/// Sagas become stuck soon and are then not retried automatically: a retry would only delay the scenarios.
+pub(crate) fn stuck_soon() -> Options {
     Options::default()
         .set(Service::Order, "saga.step_tries", "2")
         .set(Service::Order, "saga.backoff_ms", "20")
         .set(Service::Order, "saga.stuck_retry_s", "600")
 }
 
-/// Begins to fulfil an order, and does not wait for the end.
+/// Starts the fulfilment of an order without waiting for its end.
 pub(crate) async fn begin_to_fulfil(fixture: &Fixture, order_id: &str) {
     let mut request = tonic::Request::new(FulfilOrderRequest {
         request_id: fresh(),
@@ -66,7 +66,8 @@ pub(crate) async fn force(fixture: &Fixture, request: ForceCompleteSagaRequest) 
     Ok(answer.into_inner().saga.unwrap())
 }
 
-/// Wakes a stuck saga until its order is in that state: the mesh may need a moment to find a service that has come back.
+/// Retries a stuck saga until its order has this state: the mesh may need a moment to find a service that was
+/// restarted.
 pub(crate) async fn retried(fixture: &Fixture, saga: &Saga, (order_id, state): (&str, OrderState)) -> Order {
     eventually(SOON, || async {
         let order = fixture.get(order_id).await.map_err(|status| status.to_string())?;
@@ -78,7 +79,7 @@ pub(crate) async fn retried(fixture: &Fixture, saga: &Saga, (order_id, state): (
                 request_id: fresh(),
                 id: saga.id.clone(),
             };
-            // It may go on in this moment.
+            // It may already be running.
             let _ = fixture.sagas.clone().retry_saga(request).await;
         }
         Err(format!("{order:?}"))

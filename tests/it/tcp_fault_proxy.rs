@@ -1,4 +1,4 @@
-//! The link that scenarios of a bad network go through.
+//! The TCP fault proxy of the harness.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Long enough that a byte that is going to come has come.
+/// Long enough for a byte that is forwarded to arrive.
 const A_WHILE: Duration = Duration::from_millis(300);
 const SOON: Duration = Duration::from_secs(10);
 

@@ -12,7 +12,8 @@ use crate::samples;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const RPC_METRICS: [&str; 2] = ["rpc.server.call.duration", "rpc.client.call.duration"];
 
-/// A stack that exports everything quickly, an order of a declined card, and the collector that saw it.
+/// A stack with short export intervals, an order with a declined card, and the collector that received its
+/// telemetry.
 async fn declined_order() -> (Stack, Collector) {
     let collector = Collector::start().await;
     let options = Options::default()

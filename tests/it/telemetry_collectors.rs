@@ -1,4 +1,4 @@
-//! Where telemetry goes, as the `OTEL_*` variables say: to collectors with TLS, and to none that is not trusted.
+//! Export of telemetry by the `OTEL_*` variables: to collectors with TLS, and to no untrusted one.
 
 use std::{collections::BTreeMap, fs, process::Command};
 
@@ -16,7 +16,7 @@ fn authority(name: &str) -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A certificate for this name and its key, as PEM.
+/// A certificate for this name, and its key, as PEM.
 fn issued(issuer: &Authority, name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -24,7 +24,7 @@ fn issued(issuer: &Authority, name: &str) -> (String, String) {
     (certificate.pem(), key.serialize_pem())
 }
 
-/// What a service needs to be taken by the collector, in files of the hops' folder.
+/// The variables and files with which the collector accepts a service, in the hops' folder.
 fn variables(
     hops: &Hops,
     collector: &Collector,

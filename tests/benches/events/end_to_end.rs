@@ -15,9 +15,9 @@ use crate::environment::Environment;
 const RATE: u32 = 1_000;
 const SECONDS: u32 = 20;
 
-/// A transaction of a business row and its event every millisecond, whether or not the earlier ones are through. Both
-/// times are PostgreSQL's own commit timestamps, taken just before a commit is synced: what is measured has the one
-/// sync in it that lies between them.
+/// Commits a business row and its event every millisecond, independent of earlier ones. Both times are
+/// PostgreSQL's commit timestamps, taken just before a commit is synced: the measured time includes the one sync
+/// between them.
 pub(crate) async fn commit_to_effect() {
     let environment = Environment::start().await;
     let superuser = environment.database.superuser().await;
@@ -29,7 +29,7 @@ pub(crate) async fn commit_to_effect() {
     let _running = (environment.relay(), environment.consume());
     let cause = "create table cause (event_id uuid primary key); grant insert on cause to order_app";
     environment.database.owner().await.execute(cause).await.unwrap();
-    // Connections and statements are warm before anything counts.
+    // Warms up connections and statements before the measurement.
     produce(&environment, 2).await;
     let warm = i64::from(2 * RATE);
     wait_for_effects(&environment, warm).await;

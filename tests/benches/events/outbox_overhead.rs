@@ -1,4 +1,4 @@
-//! What the outbox adds to a business transaction.
+//! Cost of the outbox in a business transaction.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ const CLIENTS: usize = 16;
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_secs(3);
 
-/// The transaction of PlaceOrder on the order service's own tables, with its two events and without.
+/// Measures the transaction of PlaceOrder on the order service's own tables, with its two events and without.
 pub(crate) async fn with_and_without_the_outbox() {
     let environment = Environment::start().await;
     environment.database.migrate(&["order"]).await;
@@ -22,7 +22,7 @@ pub(crate) async fn with_and_without_the_outbox() {
     for _ in 0..ROUNDS {
         let without = throughput(&environment.pool, false).await;
         let with = throughput(&environment.pool, true).await;
-        // Nobody publishes here: the outbox would be longer than it ever is.
+        // Events are not published here: the outbox would become longer than it ever is.
         owner.execute("truncate events.outbox").await.unwrap();
         ratios.push(with / without);
         plain.push(without);

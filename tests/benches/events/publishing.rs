@@ -16,8 +16,8 @@ const BATCH: usize = 500;
 const IN_FLIGHT: usize = 4;
 const LONG: Duration = Duration::from_secs(300);
 
-/// The broker alone, on two cores with its client: one message after the other, each awaited, against atomic batches as
-/// the relay sends them.
+/// Measures the broker alone, on two cores with its client: single awaited messages against atomic batches as the
+/// relay sends them.
 pub(crate) async fn batches_against_singles() {
     let environment = Environment::start().await;
     let client = environment.nats.client().await;
@@ -49,7 +49,7 @@ pub(crate) async fn batches_against_singles() {
     );
 }
 
-/// A full outbox, drained by one relay.
+/// Measures one relay that drains a full outbox.
 pub(crate) async fn relay() {
     const EVENTS: usize = 50_000;
     const AGGREGATES: usize = 2_000;
@@ -115,7 +115,7 @@ async fn acked(client: &Client, headers: HeaderMap) {
     assert!(answer.get("error").is_none(), "{answer}");
 }
 
-/// What the relay sends with an event, in number and size.
+/// The headers of an event, in the number and size that the relay sends.
 fn headers() -> HeaderMap {
     let id = Uuid::now_v7().to_string();
     let mut headers = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! Whether everything that was ordered is done: what counts as done is decided here, behind the API.
+//! Whether all orders of a load are complete, checked in the databases behind the API.
 
 use std::{
     collections::HashMap,
@@ -15,30 +15,30 @@ use crate::{load::Sum, requests::Kind, system::System};
 /// How long after the load all orders may take to be complete.
 pub(crate) const WITHIN: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
-/// Of so many orders the time from the order's end to its entry in the ledger is taken.
+/// Number of orders for which the time from the order's end to its ledger entry is measured.
 const SAMPLE: i64 = 2_000;
 
-/// What was found after a load.
+/// Result of the check after a load.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Completion {
-    /// How long it took.
+    /// Time until completion.
     pub(crate) seconds: f64,
-    /// What is not as it has to be. Empty: all is complete.
+    /// Unmet conditions. Empty: all orders are complete.
     pub(crate) problems: Vec<String>,
 }
 
-/// Orders: fulfilled, rejected, all, and how many numbers of the callers they carry.
+/// Orders: fulfilled, rejected, all, and their number of distinct client references.
 const ORDERS: &str = "
     select count(*) filter (where state in ('fulfilled', 'settled')), count(*) filter (where state = 'rejected'),
            count(*), count(distinct reference)
     from orders.placed_order";
-/// Payments: captured in full; taken anything of without that; holding money.
+/// Payments: captured in full; partly captured; with an open authorization.
 const PAYMENTS: &str = "
     select count(*) filter (where state = 'CAPTURED' and captured = amount),
            count(*) filter (where captured > 0 and not (state = 'CAPTURED' and captured = amount)),
            count(*) filter (where state = 'AUTHORIZED')
     from payment.payment";
-/// Claims: accepted; neither that nor withdrawn.
+/// Claims: accepted; neither accepted nor withdrawn.
 const CLAIMS: &str = "
     select count(*) filter (where state = 'ACCEPTED'), count(*) filter (where state not in ('ACCEPTED', 'WITHDRAWN'))
     from claims.claim";
@@ -67,7 +67,7 @@ impl Completion {
         let began = Instant::now();
         loop {
             let mut problems = pending(system).await?;
-            // Counting is dear, and says nothing before that.
+            // The counts are expensive, and mean nothing before.
             if problems.is_empty() {
                 problems = counted(system, kind, sum).await?;
             }
@@ -80,7 +80,7 @@ impl Completion {
     }
 }
 
-/// What is still on its way.
+/// Work that is still pending.
 async fn pending(system: &System) -> anyhow::Result<Vec<String>> {
     let mut problems = Vec::new();
     for (service, pool) in &system.databases {
@@ -100,7 +100,7 @@ async fn pending(system: &System) -> anyhow::Result<Vec<String>> {
     Ok(problems)
 }
 
-/// What does not add up: orders = captures = accepted claims, each once for every request.
+/// Counts that do not agree: orders = captures = accepted claims, each once for every request.
 async fn counted(system: &System, kind: Kind, sum: Sum) -> anyhow::Result<Vec<String>> {
     let database = |service: &str| {
         system
@@ -126,7 +126,7 @@ async fn counted(system: &System, kind: Kind, sum: Sum) -> anyhow::Result<Vec<St
         orders == fulfilled + rejected,
         format!("{} orders have not ended", orders - fulfilled - rejected),
     );
-    // What became of a call that failed, its caller does not know.
+    // The outcome of a failed call is unknown to its caller.
     require(
         (sum.fulfilled..=sum.fulfilled + sum.unknown).contains(&fulfilled),
         format!(

@@ -1,4 +1,4 @@
-//! The load: an open loop at a fixed rate, and closed loops of so many callers.
+//! The load: an open loop at a fixed rate, and closed loops with a number of callers.
 
 use std::{
     collections::BTreeMap,
@@ -35,10 +35,10 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(20);
 /// The open loop lets at most the arrivals of this time be unfinished; those beyond are dropped.
 const UNFINISHED: Duration = Duration::from_secs(2);
 const UNFINISHED_CALLS: std::ops::RangeInclusive<usize> = 64..=4096;
-/// A repetition's answer carries it.
+/// Header that marks a repeated answer.
 const REPLAYED: &str = "idempotency-replayed";
 
-/// Calls one system.
+/// The load on one system.
 pub(crate) struct Load {
     channels: Vec<Channel>,
     next: AtomicUsize,
@@ -46,22 +46,22 @@ pub(crate) struct Load {
     sum: Mutex<Sum>,
 }
 
-/// What the callers know of all requests since the system started, repetitions not counted.
+/// Results of all requests since the system started, without repetitions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) fulfilled: i64,
     pub(crate) rejected: i64,
-    /// Failed or PENDING: an order may have come of it, and it may have been fulfilled.
+    /// Failed or PENDING: an order may exist, and may have been fulfilled.
     pub(crate) unknown: i64,
 }
 
-/// What became of the calls of one phase.
+/// Results of the calls of one phase.
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
-    /// Microseconds of every call that was answered as it had to be.
+    /// Latency in microseconds of every call with the expected answer.
     pub(crate) latency: Histogram<u64>,
     pub(crate) fulfilled: u64,
-    /// Of these, before the phase's end.
+    /// Those of them that ended within the phase.
     pub(crate) in_time: u64,
     pub(crate) declined: u64,
     pub(crate) invalid: u64,
@@ -71,9 +71,9 @@ pub(crate) struct Answers {
     pub(crate) refused: u64,
     /// Arrivals of the open loop that were not sent, because too many were unfinished.
     pub(crate) dropped: u64,
-    /// Everything else, by what was wrong.
+    /// All other failures, by reason.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// The phase without the time that the last calls took beyond it.
+    /// The length of the phase, without the time that the last calls took beyond it.
     pub(crate) length: Duration,
 }
 
@@ -115,12 +115,12 @@ impl Load {
         }))
     }
 
-    /// What is known of all requests so far.
+    /// Results of all requests so far.
     pub(crate) fn sum(&self) -> Sum {
         *self.sum.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `callers` call without a pause, each with one request at a time.
+    /// `callers` make calls without a pause, each with one request at a time.
     pub(crate) async fn closed(self: &Arc<Self>, callers: u32, length: Duration) -> Answers {
         let phase = Arc::new(Phase::new(length));
         let running = TaskTracker::new();
@@ -252,7 +252,7 @@ impl Load {
     }
 }
 
-/// Whether a first answer is what has to become of the request.
+/// Compares a first answer with the expected outcome.
 fn ending(expected: Expected, answer: &Bytes) -> Outcome {
     let Ok(PlaceOrderResponse { order: Some(order) }) = PlaceOrderResponse::decode(answer.clone()) else {
         return Outcome::Failed("an answer without an order".to_owned());
@@ -270,7 +270,7 @@ fn ending(expected: Expected, answer: &Bytes) -> Outcome {
 }
 
 impl Answers {
-    /// Orders that were made: each once, however often it was asked for.
+    /// Number of orders made, each counted once, however often it was requested.
     pub(crate) fn orders(&self) -> u64 {
         self.fulfilled + self.declined + self.invalid
     }

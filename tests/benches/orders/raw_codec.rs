@@ -1,4 +1,4 @@
-//! Calls whose messages stay encoded: the load generator must not cost what it measures.
+//! A codec for encoded messages: the load generator must not have the cost that it measures.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::{
@@ -6,7 +6,7 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// Sends and receives messages as they are on the wire.
+/// Passes messages through as they are on the wire.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Raw;
 

@@ -1,4 +1,4 @@
-//! What is told of a run: a table, and one line of JSON.
+//! Report of a run: a table, and one line of JSON.
 
 use std::{collections::BTreeMap, fmt, fs::OpenOptions, io::Write as _, path::Path};
 
@@ -14,9 +14,9 @@ use crate::{
     requests::Kind,
 };
 
-/// So many statements are told, those that took longest first.
+/// Number of reported statements, those with the longest total time.
 const STATEMENTS: usize = 25;
-/// Tables by whose inserts batches are told: what one statement wrote of them.
+/// Tables for which the rows per inserting statement are reported.
 const BATCHES: [&str; 7] = [
     "chassis.idempotency",
     "orders.placed_order",
@@ -39,9 +39,9 @@ pub(crate) struct Report {
     pub(crate) quick: bool,
     /// Arrivals a second of the open loop.
     pub(crate) offered_rate: Option<f64>,
-    /// What the search had found.
+    /// The rate that the search found.
     pub(crate) searched_rate: Option<f64>,
-    /// Why the run is no good. Empty: it is.
+    /// The reasons why the run has failed. Empty: it has succeeded.
     pub(crate) failures: Vec<String>,
     pub(crate) answers: Answered,
     pub(crate) commit_to_ledger_ms: Option<[f64; 2]>,
@@ -52,7 +52,7 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
 }
 
-/// What callers saw.
+/// The run as callers saw it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Answered {
     pub(crate) orders_per_s: f64,
@@ -69,16 +69,16 @@ pub(crate) struct Answered {
     errors: BTreeMap<String, u64>,
 }
 
-/// What an order cost. Everything is per order, unless it says otherwise.
+/// Cost of an order. Values are per order, unless stated otherwise.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Cost {
-    /// How many orders it is the mean of: fulfilled and rejected ones.
+    /// Number of orders in the mean: fulfilled and rejected ones.
     orders: u64,
     /// By process, and by database for PostgreSQL's sessions.
     processor_us: BTreeMap<String, f64>,
-    /// Of the system, without the load generator.
+    /// Sum of the system, without the load generator.
     pub(crate) processor_us_in_all: f64,
-    /// How long processes of the system waited for a core.
+    /// Time that processes of the system waited for a core.
     waited_us: f64,
     switches: f64,
     pub(crate) statements: f64,
@@ -88,9 +88,9 @@ pub(crate) struct Cost {
     rows_inserted: f64,
     rows_updated: f64,
     rows_deleted: f64,
-    /// Of all updates.
+    /// Share of all updates.
     hot_share: f64,
-    /// In all tables, at the end.
+    /// Total of all tables at the end.
     dead_rows: i64,
     pub(crate) wal_bytes: f64,
     wal_records: f64,
@@ -100,7 +100,7 @@ pub(crate) struct Cost {
     messages_in: f64,
     messages_out: f64,
     message_bytes_in: f64,
-    /// Rows of a table that one inserting statement wrote.
+    /// Rows of a table per inserting statement.
     batch_sizes: BTreeMap<String, f64>,
     top_statements: Vec<StatementCost>,
 }
@@ -207,7 +207,7 @@ impl Cost {
     }
 }
 
-/// The rows of a table that were inserted, by the statements that insert into it.
+/// Rows inserted into a table, divided by the statements that insert into it.
 fn batch_sizes(sql: &SqlCounters) -> BTreeMap<String, f64> {
     let mut sizes = BTreeMap::new();
     for (service, table, changed) in sql.tables().filter(|(_, table, _)| BATCHES.contains(table)) {
@@ -312,7 +312,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The medians of all rounds, and how those of two releases relate.
+/// Prints the medians of all rounds, and the ratios of two releases.
 pub(crate) fn summary(reports: &[Report]) {
     type Figure = (&'static str, fn(&Report) -> f64);
     let figures: [Figure; 8] = [

@@ -1,4 +1,4 @@
-//! What is run, in which order.
+//! The runs and their order.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::{
     system::System,
 };
 
-/// A rate that was found and does not hold is lowered to so much of it, so often.
+/// A rate that was found but does not hold is multiplied by this, at most `TRIES` times.
 const LOWERED: f64 = 0.9;
 const TRIES: u32 = 4;
 
 /// Runs everything; false when a run has failed.
 ///
 /// # Errors
-/// When something is refused, or a system does not answer.
+/// When a precondition is not met, or a system does not answer.
 pub(crate) async fn all(arguments: Arguments) -> anyhow::Result<bool> {
     let mut releases = vec![Release::ours(arguments.binaries.as_deref())?];
     if let Some(against) = &arguments.against {
@@ -52,7 +52,7 @@ pub(crate) async fn all(arguments: Arguments) -> anyhow::Result<bool> {
                 }
             }
         }
-        // Who is first has the colder machine: they take turns in that, too.
+        // The first release runs on a colder machine: they alternate in being first, too.
         releases.reverse();
     }
     report::summary(&reports);
@@ -76,7 +76,7 @@ struct Running {
     load: Arc<Load>,
 }
 
-/// What one measured phase is.
+/// Kind of a measured phase.
 enum Phase {
     Closed { callers: u32 },
     Hold { rate: f64, found: f64 },
@@ -120,7 +120,7 @@ impl Plan<'_> {
         Ok(Running { system, load })
     }
 
-    /// Searches the highest rate and holds it; one that does not hold is lowered. `None` when no rate holds.
+    /// Searches the highest rate and holds it; a rate that does not hold is lowered. `None` when no rate holds.
     async fn hold(&self, running: &Running) -> anyhow::Result<Option<Report>> {
         let search = self.search();
         let found = search.run(&running.system, &running.load, self.kind).await?;
@@ -192,7 +192,7 @@ impl Plan<'_> {
         })
     }
 
-    /// Why a run is no good.
+    /// The reasons why a run has failed.
     fn failures(&self, phase: &Phase, answers: &Answers, completion: &Completion) -> Vec<String> {
         let mut failures = completion.problems.clone();
         match phase {

@@ -1,4 +1,4 @@
-//! The highest rate that keeps the limit, by bisection.
+//! Searches the highest rate that keeps the latency limit, by bisection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +9,12 @@ use crate::{
     system::System,
 };
 
-/// Below this there is nothing to search for.
+/// Lowest rate that is searched, in orders a second.
 const LOWEST: f64 = 1.0;
 /// How long the backlog of an overload may take to complete before the next trial begins.
 pub(crate) const DRAINED: Duration = Duration::from_secs(180);
 
-/// How to search.
+/// Parameters of the search.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Search {
     pub(crate) start_rate: f64,
@@ -25,7 +25,7 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// The highest rate that was found to hold: zero when none did.
+    /// Searches the highest rate that holds; zero when none does.
     ///
     /// # Errors
     /// When a server does not answer, or the backlog of an overload never completes.
@@ -49,7 +49,7 @@ impl Search {
         Ok(held)
     }
 
-    /// Why the rate does not hold, if it does not.
+    /// Tries a rate; returns the reason if it does not hold.
     async fn trial(
         &self,
         system: &System,
@@ -77,7 +77,7 @@ impl Search {
         Ok(why)
     }
 
-    /// What of the answers breaks the limit.
+    /// The limit that the answers exceed, if any.
     pub(crate) fn broken_by(&self, answers: &Answers) -> Option<String> {
         let p95 = answers.quantile(0.95);
         if let Some((error, count)) = answers.errors.first_key_value() {
