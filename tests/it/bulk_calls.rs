@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::{
-    claims_fixture::{self, prepare, story_claim, submit},
+    claims_fixture::{self, example_claim, prepare, submit},
     order_fixture,
     payment_fixture::{FACILITY, Fixture, SOON, charge, clients, reason},
     samples::insured_order,
@@ -120,12 +120,12 @@ async fn claims_are_prepared_and_submitted_together_each_with_its_outcome() {
     let token = fixture.stack.token("al-noor", &["admin"]);
     let channel = fixture.stack.connect(Service::Claims, &token);
     let mut claims = proto::claims::v1::claim_service_client::ClaimServiceClient::new(channel);
-    let mut second = story_claim();
+    let mut second = example_claim();
     second.claim_id.push('2');
-    let mut wrong = story_claim();
+    let mut wrong = example_claim();
     wrong.claim_id.push('3');
     wrong.gross = None;
-    let drafts = [story_claim(), wrong, second].map(prepare);
+    let drafts = [example_claim(), wrong, second].map(prepare);
     let call = PrepareClaimsRequest {
         requests: drafts.to_vec(),
     };

@@ -108,6 +108,6 @@ async fn another_facilitys_claim_is_neither_submitted_nor_withdrawn_in_a_transac
         "it has no claim of these orders"
     );
     assert_eq!(fixture.count(untouched).await, 32);
-    let buried = "select count(*) from claims.tombstone where facility = 'al-qamar'";
-    assert_eq!(fixture.count(buried).await, 32);
+    let tombstones = "select count(*) from claims.tombstone where facility = 'al-qamar'";
+    assert_eq!(fixture.count(tombstones).await, 32);
 }

@@ -241,7 +241,7 @@ async fn sixty_four_callers_share_the_transactions_of_their_claims() {
         assert_eq!(
             fixture.count(transactions).await,
             4,
-            "one caller shares with nobody"
+            "a single caller shares no transaction"
         );
     }
     let callers = (0..CALLERS).map(|_| async {

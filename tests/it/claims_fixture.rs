@@ -137,7 +137,7 @@ pub(crate) async fn import_bytes(
 }
 
 /// The claim of the five files: three activities over 150, 100 and 150 dirhams.
-pub(crate) fn story_claim() -> ClaimDetails {
+pub(crate) fn example_claim() -> ClaimDetails {
     let mut details = samples::claim("CLM-0001");
     details.gross = Some(samples::aed(500));
     details.patient_share = Some(samples::aed(100));

@@ -6,8 +6,8 @@ use tests::{Database, Postgres};
 /// Number of migrations of the previous version.
 const BEFORE: usize = 6;
 
-/// NUMBER-1 is a draft whose number was withdrawn twice before; NUMBER-2 was withdrawn after its submission, and
-/// has a history.
+/// NUMBER-1 has a valid draft after two that were withdrawn before submission; NUMBER-2 was withdrawn after its
+/// submission, and has a history.
 const ROWS: &str = "insert into claims.claim (id, facility, order_id, provider_id, claim_id, payer_id, state, details,
          submitted_at, filing_epoch)
      select claim.id::uuid, 'al-noor', gen_random_uuid(), 'MF4252', claim.number, 'INS001', claim.state, '',
@@ -25,7 +25,7 @@ const ROWS: &str = "insert into claims.claim (id, facility, order_id, provider_i
      values ('al-noor', '00000000-0000-7000-8000-000000000004', '00000000-0000-4000-8000-000000000001', 0, 0, 'A1', 100,
          'AED', '', 'CHQ', now())";
 
-async fn of_the_version_before() -> (Database, PgPool) {
+async fn previous_version() -> (Database, PgPool) {
     let server = Postgres::shared().await;
     let database = server.database("claims").await;
     database.migrate(&["chassis", "events"]).await;
@@ -76,7 +76,7 @@ async fn withdraw(app: &PgPool, number: &str) {
 
 #[tokio::test]
 async fn claim_numbers_stay_reserved_or_free_through_the_migrations_and_after() {
-    let (database, superuser) = of_the_version_before().await;
+    let (database, superuser) = previous_version().await;
     let app = database.app().await;
     for files in BEFORE..BEFORE + 10 {
         database.migrate_some("claims", files..=files).await;
@@ -103,7 +103,7 @@ async fn claim_numbers_stay_reserved_or_free_through_the_migrations_and_after() 
 
 #[tokio::test]
 async fn a_lease_changes_no_column_of_an_index_on_claims() {
-    let (database, superuser) = of_the_version_before().await;
+    let (database, superuser) = previous_version().await;
     database.migrate_some("claims", BEFORE..).await;
     let indexed: Vec<String> = sqlx::query_scalar(
         "select distinct c.relname || ' ' || a.attname

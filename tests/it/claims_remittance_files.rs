@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     claims_fixture::{
-        Fixture, advice, file, filed, fils, import_bytes, parked, resolve, story_claim, violations,
+        Fixture, advice, example_claim, file, filed, fils, import_bytes, parked, resolve, violations,
     },
     samples,
 };
@@ -63,7 +63,7 @@ fn input(name: &str) -> Vec<u8> {
 fn claim_of(number: &str) -> ClaimDetails {
     ClaimDetails {
         claim_id: number.to_owned(),
-        ..story_claim()
+        ..example_claim()
     }
 }
 
@@ -155,7 +155,7 @@ async fn every_remittance_file_of_the_test_inputs_has_its_expected_outcome() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_payment_in_another_file_is_reported_and_booked_only_on_request() {
     let fixture = Fixture::start().await;
-    let claim = fixture.filed(story_claim()).await;
+    let claim = fixture.filed(example_claim()).await;
     for (name, expected) in [
         ("02_silent.xml", "booked 3 = 130.00"),
         ("02_silent_crlf.xml", "repeated 3 REPEATED"),

@@ -251,9 +251,9 @@ async fn excess_of_a_parked_line_is_shown_with_the_claim() {
         .import(&file(&[advice("CLM-2", &[("A1", "100", "100", "")])]))
         .await
         .unwrap();
-    let mended = fixture.get(&excess.id).await;
-    assert_eq!(fils(mended.taken_back_above_paid.as_ref()), 0);
-    assert_eq!(fils(mended.net_paid.as_ref()), 6_000);
+    let corrected = fixture.get(&excess.id).await;
+    assert_eq!(fils(corrected.taken_back_above_paid.as_ref()), 0);
+    assert_eq!(fils(corrected.net_paid.as_ref()), 6_000);
 }
 
 /// Known fault 6: RecordCount was not checked.

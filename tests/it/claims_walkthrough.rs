@@ -8,7 +8,7 @@ use proto::claims::v1::{
 use tests::Service;
 use uuid::Uuid;
 
-use crate::claims_fixture::{Fixture, fils, story_claim};
+use crate::claims_fixture::{Fixture, example_claim, fils};
 
 const PARTIAL: &str = include_str!("../../docs/examples/eclaimlink/02_remittance_partial.xml");
 const AFTER_RESUBMISSION: &str = include_str!("../../docs/examples/eclaimlink/04_remittance_after_resub.xml");
@@ -17,7 +17,7 @@ const TAKEBACK: &str = include_str!("../../docs/examples/eclaimlink/05_remittanc
 #[tokio::test(flavor = "multi_thread")]
 async fn the_five_example_files_pay_240_then_340_then_190() {
     let fixture = Fixture::start().await;
-    let claim = fixture.filed(story_claim()).await;
+    let claim = fixture.filed(example_claim()).await;
     assert_eq!(
         (claim.state(), claim.financial_status()),
         (ClaimState::Accepted, FinancialStatus::Pending)
@@ -68,7 +68,7 @@ async fn the_five_example_files_pay_240_then_340_then_190() {
     ];
     assert_eq!(statuses, expected);
 
-    assert_one_story_is_told(&fixture, &last).await;
+    assert_events_add_up(&fixture, &last).await;
 }
 
 async fn resubmit(fixture: &Fixture, claim: &Claim) -> Claim {
@@ -102,7 +102,7 @@ fn assert_stands(claim: &Claim, net_paid: i64, status: FinancialStatus) {
 
 /// In an earlier system two records of what a claim was paid disagreed. Here the amounts of the events add up to
 /// what the claim shows, and no version is missing or repeated.
-async fn assert_one_story_is_told(fixture: &Fixture, claim: &Claim) {
+async fn assert_events_add_up(fixture: &Fixture, claim: &Claim) {
     let pool = fixture.stack.database(Service::Claims).superuser().await;
     let events: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
         "select type, version, body from events.event_log where aggregate = 'claim' order by version",

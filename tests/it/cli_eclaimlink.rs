@@ -9,7 +9,7 @@ use tests::{Stack, eventually};
 use crate::cli_fixture::{Weft, balance, errors, example, minor};
 
 /// Amount paid by the payer after each file, in fils, and the order's state.
-const STORY: [(&str, &str, i64, &str); 5] = [
+const FILES: [(&str, &str, i64, &str); 5] = [
     ("order", "01_submission.xml", 0, "ORDER_STATE_FULFILLED"),
     (
         "remittance",
@@ -36,12 +36,12 @@ const STORY: [(&str, &str, i64, &str); 5] = [
 async fn order_claim_and_ledger_agree_after_each_of_the_five_files() {
     let stack = Stack::start().await;
     let weft = Weft::new(&stack, "TEST-FAC-1", &["admin"]);
-    for (noun, file, paid, state) in STORY {
+    for (noun, file, paid, state) in FILES {
         weft.json(&[noun, "import", &example(file)]).await;
         eventually(Duration::from_secs(30), || agreed(&weft, paid, state)).await;
     }
     let before = whole(&weft).await;
-    for (noun, file, ..) in STORY {
+    for (noun, file, ..) in FILES {
         let report = weft.json(&[noun, "import", &example(file)]).await;
         match noun {
             "order" => assert_eq!(

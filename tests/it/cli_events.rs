@@ -15,11 +15,11 @@ use crate::cli_fixture::{Weft, errors};
 const FACILITY: &str = "TEST-FAC-1";
 
 /// Publishes an event as the claims service would, but with an invalid order id.
-async fn publish_misspelt(stack: &Stack) {
-    publish_misspelt_of(stack, FACILITY).await;
+async fn publish_malformed(stack: &Stack) {
+    publish_malformed_of(stack, FACILITY).await;
 }
 
-async fn publish_misspelt_of(stack: &Stack, facility: &str) {
+async fn publish_malformed_of(stack: &Stack, facility: &str) {
     let (claim, event) = (Uuid::new_v4().to_string(), Uuid::now_v7().to_string());
     let mut headers = HeaderMap::new();
     for (name, value) in [
@@ -59,8 +59,8 @@ async fn open(weft: &Weft<'_>, count: usize) -> Vec<Value> {
 async fn an_operator_handles_dead_letters_from_the_command_line() {
     let stack = Stack::start().await;
     let weft = Weft::new(&stack, FACILITY, &["admin", "operator"]);
-    publish_misspelt(&stack).await;
-    publish_misspelt(&stack).await;
+    publish_malformed(&stack).await;
+    publish_malformed(&stack).await;
     let letters = open(&weft, 2).await;
     let id = |at: usize| letters[at]["deadLetter"]["id"].as_str().unwrap();
 
@@ -123,7 +123,7 @@ async fn an_operator_handles_dead_letters_from_the_command_line() {
     assert_eq!(
         asked.status.code(),
         Some(2),
-        "nobody can answer: {}",
+        "no terminal to answer: {}",
         errors(&asked)
     );
     weft.json(&["dlq", "discard", id(1), "--reason", "entered twice", "--yes"])
@@ -171,7 +171,7 @@ async fn an_operator_handles_dead_letters_from_the_command_line() {
 async fn groups_with_more_dead_letters_than_are_counted_are_marked() {
     let stack = Stack::start().await;
     let weft = Weft::new(&stack, FACILITY, &["operator"]);
-    publish_misspelt(&stack).await;
+    publish_malformed(&stack).await;
     open(&weft, 1).await;
     let copies = "insert into events.dead_letter
         select copy.* from events.dead_letter d, generate_series(1, 10000) n,
@@ -192,7 +192,7 @@ async fn groups_with_more_dead_letters_than_are_counted_are_marked() {
 async fn an_administrator_handles_messages_without_a_facility_from_the_command_line() {
     let stack = Stack::start().await;
     let administrator = Weft::new(&stack, "head-office", &["admin"]);
-    publish_misspelt_of(&stack, "no facility at all").await;
+    publish_malformed_of(&stack, "no facility at all").await;
     let letters = open(&administrator, 1).await;
     let id = letters[0]["deadLetter"]["id"].as_str().unwrap();
     for roles in [&["operator"][..], &["clerk", "viewer", "operator"]] {
@@ -258,7 +258,7 @@ async fn an_edit_is_approved_by_a_second_person_from_the_command_line() {
     let stack = Stack::with(options).await;
     let olivia = Weft::with_subject(&stack, "olivia", FACILITY, &["operator"]);
     let peter = Weft::with_subject(&stack, "peter", FACILITY, &["operator"]);
-    publish_misspelt(&stack).await;
+    publish_malformed(&stack).await;
     let letters = open(&olivia, 1).await;
     let id = letters[0]["deadLetter"]["id"].as_str().unwrap();
     assert_eq!(letters[0]["deadLetter"]["handlerVersion"], "0.1.0+4e1f0c2a9b71");
@@ -294,7 +294,7 @@ async fn an_edit_is_approved_by_a_second_person_from_the_command_line() {
     assert_eq!(
         asked.status.code(),
         Some(2),
-        "nobody can answer: {}",
+        "no terminal to answer: {}",
         errors(&asked)
     );
     let approved = peter.json(&["dlq", "approve", id, "--yes"]).await;

@@ -52,9 +52,9 @@ async fn many_events_take_effect_in_few_transactions_and_in_order() {
 
 #[tokio::test]
 async fn an_event_that_fails_in_a_batch_has_its_attempts_counted_as_if_it_were_alone() {
-    let guilty = event(Uuid::new_v4(), 7);
+    let failing = event(Uuid::new_v4(), 7);
     let mut events = firsts(40);
-    events.insert(20, guilty.clone());
+    events.insert(20, failing.clone());
     let mut fixture = waiting(&events).await;
     let tries = Arc::new(AtomicU32::new(0));
     let counted = tries.clone();
@@ -68,7 +68,7 @@ async fn an_event_that_fails_in_a_batch_has_its_attempts_counted_as_if_it_were_a
     let dead = "select count(*) from events.dead_letter where error_class = 'exhausted' and attempts = 5";
     fixture.eventually_count(1, dead).await;
     fixture.eventually_count(40, EFFECTS).await;
-    assert!(fixture.versions(guilty.meta.aggregate_id).await.is_empty());
+    assert!(fixture.versions(failing.meta.aggregate_id).await.is_empty());
     // The five attempts that count, and the one in a batch that does not.
     assert_eq!(tries.load(Ordering::SeqCst), 6);
     assert_eq!(
@@ -102,9 +102,9 @@ async fn a_handler_that_panics_in_a_batch_fails_alone() {
 }
 
 /// Ignores the failure of its own statement, for version 7.
-struct Careless;
+struct IgnoresFailedStatement;
 
-impl Handler for Careless {
+impl Handler for IgnoresFailedStatement {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         if delivery.version == 7 {
             let _ = sqlx::query("select 1 / 0").execute(tx).await;
@@ -119,7 +119,7 @@ async fn a_handler_that_ignores_a_failed_statement_loses_no_effect_of_others_and
     let mut events = firsts(10);
     events.push(event(Uuid::new_v4(), 7));
     let mut fixture = waiting(&events).await;
-    fixture.consume_with(Careless);
+    fixture.consume_with(IgnoresFailedStatement);
     let dead = "select count(*) from events.dead_letter
                 where error_class = 'exhausted' and error_code = 'FAILURE_IGNORED'";
     fixture.eventually_count(1, dead).await;
@@ -198,46 +198,46 @@ async fn a_locked_row_delays_only_the_event_that_needs_it() {
             .count("select count(*) from events.failure")
             .await,
         0,
-        "nobody failed"
+        "no event failed"
     );
 }
 
 /// More than the batches that start at once, and fewer than the connections of the fixture's pool.
-const MEETING: usize = 3;
+const BARRIER_SIZE: usize = 3;
 
 /// Ends once this many handlers have run at the same time.
-struct Meeting(watch::Sender<Attendance>);
+struct HandlerBarrier(watch::Sender<Arrivals>);
 
 #[derive(Default)]
-struct Attendance {
+struct Arrivals {
     now: usize,
     most: usize,
 }
 
 /// Counts one attendee until it is dropped: a handler may be cancelled.
-struct Seat<'a>(&'a watch::Sender<Attendance>);
+struct Arrival<'a>(&'a watch::Sender<Arrivals>);
 
-impl<'a> Seat<'a> {
-    fn take(meeting: &'a watch::Sender<Attendance>) -> Self {
-        meeting.send_modify(|seats| {
+impl<'a> Arrival<'a> {
+    fn take(barrier: &'a watch::Sender<Arrivals>) -> Self {
+        barrier.send_modify(|seats| {
             seats.now += 1;
             seats.most = seats.most.max(seats.now);
         });
-        Self(meeting)
+        Self(barrier)
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for Arrival<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|seats| seats.now -= 1);
     }
 }
 
-impl Handler for Meeting {
+impl Handler for HandlerBarrier {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
-        let _seat = Seat::take(&self.0);
+        let _arrival = Arrival::take(&self.0);
         let mut seats = self.0.subscribe();
-        seats.wait_for(|seats| seats.most >= MEETING).await.unwrap();
+        seats.wait_for(|seats| seats.most >= BARRIER_SIZE).await.unwrap();
         sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, 1)")
             .bind(delivery.id)
             .bind(delivery.aggregate_id)
@@ -251,6 +251,6 @@ impl Handler for Meeting {
 async fn slow_handlers_run_concurrently() {
     let mut fixture = waiting(&firsts(16)).await;
     // Run one after the other, they would never end.
-    fixture.consume_with(Meeting(watch::Sender::default()));
+    fixture.consume_with(HandlerBarrier(watch::Sender::default()));
     fixture.eventually_count(16, EFFECTS).await;
 }

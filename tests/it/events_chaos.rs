@@ -42,7 +42,7 @@ async fn run(plan: ChaosPlan) {
     fixture.wait_until_consumed(&plan, started).await;
     println!("kills: {kills}");
     println!(
-        "events: {} in {produced_after:.0?}, settled after {:.0?}",
+        "events: {} in {produced_after:.0?}, all consumed after {:.0?}",
         plan.events,
         started.elapsed()
     );

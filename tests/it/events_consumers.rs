@@ -85,7 +85,7 @@ async fn a_paused_consumer_waits_and_shows_its_lag_and_goes_on_when_resumed() {
 async fn a_consumer_that_is_not_there_cannot_be_paused() {
     let fixture = Fixture::start().await;
     let pause = ops::PauseConsumerRequest {
-        consumer: "nobody".into(),
+        consumer: "unknown".into(),
         request_id: request_id(),
         reason: "no reason".into(),
     };

@@ -77,7 +77,7 @@ impl DeadLetterFixture {
         }
     }
 
-    pub(crate) fn cure(&self) {
+    pub(crate) fn stop_failing(&self) {
         self.poison.lock().unwrap().clear();
     }
 

@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// Accepts only orders with the number `good`, and publishes an event about each.
-struct Picky;
+struct GoodNumbersOnly;
 
-impl Handler for Picky {
+impl Handler for GoodNumbersOnly {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         let order = delivery.decode::<OrderConfirmed>()?.order_id;
         sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, $3)")
@@ -58,10 +58,10 @@ fn edit(letter: &ops::DeadLetter, body: &str) -> tonic::Request<ops::EditDeadLet
 }
 
 /// A fixture with one dead letter, whose order number is not `good`.
-async fn picky(approval: bool) -> (DeadLetterFixture, Uuid, ops::DeadLetter) {
+async fn with_dead_letter(approval: bool) -> (DeadLetterFixture, Uuid, ops::DeadLetter) {
     let mut fixture = DeadLetterFixture::with(approval).await;
     let aggregate = Uuid::new_v4();
-    fixture.backbone.consume_with(Picky);
+    fixture.backbone.consume_with(GoodNumbersOnly);
     fixture.backbone.append(aggregate, [1]).await;
     let letter = fixture.open(1).await.remove(0);
     (fixture, aggregate, letter)
@@ -69,7 +69,7 @@ async fn picky(approval: bool) -> (DeadLetterFixture, Uuid, ops::DeadLetter) {
 
 #[tokio::test]
 async fn a_dry_run_of_a_replay_reports_its_changes_and_commits_nothing() {
-    let (fixture, aggregate, letter) = picky(false).await;
+    let (fixture, aggregate, letter) = with_dead_letter(false).await;
     let bad = fixture
         .operator
         .rehearse_replay(rehearsal(&letter, ""))
@@ -112,7 +112,7 @@ async fn a_dry_run_of_a_replay_reports_its_changes_and_commits_nothing() {
 
 #[tokio::test]
 async fn an_edited_dead_letter_takes_effect_and_keeps_the_original_body() {
-    let (fixture, aggregate, letter) = picky(false).await;
+    let (fixture, aggregate, letter) = with_dead_letter(false).await;
     for broken in [r#"{"orderId": 5}"#, r#"{"order": "good"}"#, "{}{}", "good"] {
         let refused = fixture
             .operator
@@ -145,7 +145,7 @@ async fn an_edited_dead_letter_takes_effect_and_keeps_the_original_body() {
 
 #[tokio::test]
 async fn an_edit_needs_the_approval_of_a_second_person_if_so_configured() {
-    let (fixture, aggregate, letter) = picky(true).await;
+    let (fixture, aggregate, letter) = with_dead_letter(true).await;
     let first = fixture
         .operator
         .edit_dead_letter(edit(&letter, r#"{"orderId": "nearly"}"#))
@@ -198,7 +198,7 @@ async fn a_recurring_failure_names_the_build_in_which_it_was_resolved() {
     fixture.backbone.append(Uuid::new_v4(), [1]).await;
     let letter = fixture.open(1).await.remove(0);
     assert_eq!(letter.resolved_before_version, "");
-    fixture.cure();
+    fixture.stop_failing();
     fixture.replay(&letter.id).await;
     fixture
         .until_state(&letter.id, ops::DeadLetterState::Resolved)

@@ -61,7 +61,7 @@ async fn a_failing_event_is_dead_lettered_and_replayed_once_and_the_later_ones_f
             .any(|header| header.name == "ce-id" && header.value == kept.event_id)
     );
 
-    fixture.cure();
+    fixture.stop_failing();
     fixture.replay(&letter.id).await;
     assert_eq!(fixture.backbone.effects(bad, 4).await, [1, 2, 3, 4]);
     fixture
@@ -174,7 +174,7 @@ async fn a_replay_that_fails_again_opens_the_dead_letter_again() {
         )
         .await;
     assert!(fixture.backbone.versions(aggregate).await.is_empty());
-    fixture.cure();
+    fixture.stop_failing();
     fixture.replay(&letter.id).await;
     assert_eq!(fixture.backbone.effects(aggregate, 2).await, [1, 2]);
     assert_eq!(fixture.get(&letter.id).await.dead_letter.unwrap().replay_count, 2);
@@ -202,15 +202,15 @@ async fn a_parked_event_that_fails_becomes_the_dead_letter_that_blocks_its_aggre
     };
     assert_eq!((second.aggregate_version, second.parked_count), (3, 2));
     assert_eq!(fixture.backbone.versions(aggregate).await, [1, 2]);
-    fixture.cure();
+    fixture.stop_failing();
     fixture.replay(&second.id).await;
     assert_eq!(fixture.backbone.effects(aggregate, 5).await, [1, 2, 3, 4, 5]);
 }
 
 /// A handler that kills its process: its attempts never end.
-struct Deadly(Arc<AtomicU32>);
+struct KillsProcess(Arc<AtomicU32>);
 
-impl Handler for Deadly {
+impl Handler for KillsProcess {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         if delivery.version == 13 {
             self.0.fetch_add(1, Ordering::SeqCst);
@@ -236,11 +236,11 @@ async fn an_event_that_kills_the_process_is_quarantined_and_the_others_are_consu
     let starts = Arc::new(AtomicU32::new(0));
     // The first death leaves only a delivery; the next two are recorded.
     for death in 1..=3 {
-        let process = fixture.consume_with(Deadly(starts.clone()));
+        let process = fixture.consume_with(KillsProcess(starts.clone()));
         eventually(SOON, || async { starts.load(Ordering::SeqCst) == death }).await;
         process.abort();
     }
-    fixture.consume_with(Deadly(starts.clone()));
+    fixture.consume_with(KillsProcess(starts.clone()));
     fixture
         .eventually_count(
             1,

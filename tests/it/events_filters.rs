@@ -20,9 +20,9 @@ use crate::{
 pub(crate) const GAINED: &str = "evt.order.order.fulfilled";
 
 /// Records every event; a second delivery violates the key and becomes a dead letter.
-struct Every;
+struct RecordsEvery;
 
-impl Handler for Every {
+impl Handler for RecordsEvery {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, $3)")
             .bind(delivery.id)
@@ -59,7 +59,7 @@ fn gained(aggregate: Uuid, version: i64) -> Event {
 }
 
 pub(crate) fn consume(fixture: &mut Fixture, subjects: &[&str]) -> CancellationToken {
-    fixture.consume_as(Consumer::new(CONSUMER, subjects, Every))
+    fixture.consume_as(Consumer::new(CONSUMER, subjects, RecordsEvery))
 }
 
 /// Odd versions are of the existing subject, even ones of the added subject.
@@ -83,27 +83,27 @@ async fn stop(fixture: &Fixture, consumer: CancellationToken) {
         .await;
 }
 
-/// What took effect, in the order of versions.
+/// The versions that took effect, in ascending order.
 pub(crate) async fn effects(fixture: &Fixture, aggregate: Uuid, count: usize) -> Vec<i64> {
     let mut versions = fixture.effects(aggregate, count).await;
     versions.sort_unstable();
     versions
 }
 
-pub(crate) async fn nothing_came_twice(fixture: &Fixture) {
+pub(crate) async fn assert_no_duplicates(fixture: &Fixture) {
     let letters = "select count(*) from events.dead_letter";
     assert_eq!(fixture.database.count(letters).await, 0);
 }
 
 /// Ten events are in the stream, and the consumer has passed the five of the subject that it does not consume yet.
-async fn passed() -> (Fixture, Uuid) {
+async fn with_passed_events() -> (Fixture, Uuid) {
     let mut fixture = Fixture::start().await;
-    let aggregate = pass(&mut fixture).await;
+    let aggregate = pass_events(&mut fixture).await;
     (fixture, aggregate)
 }
 
-/// The same in a started fixture.
-pub(crate) async fn pass(fixture: &mut Fixture) -> Uuid {
+/// Does this in a started fixture.
+pub(crate) async fn pass_events(fixture: &mut Fixture) -> Uuid {
     fixture.publish();
     let consumer = consume(fixture, &[SUBJECT]);
     let aggregate = Uuid::new_v4();
@@ -118,7 +118,7 @@ pub(crate) async fn pass(fixture: &mut Fixture) -> Uuid {
 
 #[tokio::test]
 async fn a_consumer_whose_filter_gains_a_subject_receives_its_earlier_events() {
-    let (mut fixture, aggregate) = passed().await;
+    let (mut fixture, aggregate) = with_passed_events().await;
     let consumer = consume(&mut fixture, &[SUBJECT, GAINED]);
     append(&fixture, aggregate, 11..=14).await;
     assert_eq!(
@@ -137,12 +137,12 @@ async fn a_consumer_whose_filter_gains_a_subject_receives_its_earlier_events() {
         effects(&fixture, aggregate, 16).await,
         (1..=16).collect::<Vec<_>>()
     );
-    nothing_came_twice(&fixture).await;
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
 async fn effects_older_than_the_pruned_inbox_are_not_repeated() {
-    let (mut fixture, aggregate) = passed().await;
+    let (mut fixture, aggregate) = with_passed_events().await;
     let superuser = fixture.database.superuser().await;
     superuser
         .execute("update events.inbox set received_at = now() - interval '31 days'")
@@ -159,12 +159,12 @@ async fn effects_older_than_the_pruned_inbox_are_not_repeated() {
         effects(&fixture, aggregate, 14).await,
         (1..=14).collect::<Vec<_>>()
     );
-    nothing_came_twice(&fixture).await;
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
 async fn an_earlier_event_that_may_have_been_pruned_from_the_inbox_takes_no_effect() {
-    let (mut fixture, aggregate) = passed().await;
+    let (mut fixture, aggregate) = with_passed_events().await;
     let consumer = consume(&mut fixture, &[SUBJECT, GAINED]);
     assert_eq!(effects(&fixture, aggregate, 10).await.len(), 10);
     stop(&fixture, consumer).await;
@@ -181,12 +181,12 @@ async fn an_earlier_event_that_may_have_been_pruned_from_the_inbox_takes_no_effe
         effects(&fixture, aggregate, 15).await,
         (1..=15).collect::<Vec<_>>()
     );
-    nothing_came_twice(&fixture).await;
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
 async fn a_consumer_catches_up_with_a_filter_that_was_widened_before_it_started() {
-    let (mut fixture, aggregate) = passed().await;
+    let (mut fixture, aggregate) = with_passed_events().await;
     // The earlier build consumes; the next one waits for the lease, and an operator applies its definitions.
     let earlier = consume(&mut fixture, &[SUBJECT]);
     append(&fixture, aggregate, 11..=11).await;
@@ -213,12 +213,12 @@ async fn a_consumer_catches_up_with_a_filter_that_was_widened_before_it_started(
         effects(&fixture, aggregate, 11).await,
         (1..=11).collect::<Vec<_>>()
     );
-    nothing_came_twice(&fixture).await;
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
 async fn a_consumer_that_the_broker_lost_during_catch_up_repeats_no_effect() {
-    let (mut fixture, aggregate) = passed().await;
+    let (mut fixture, aggregate) = with_passed_events().await;
     let consumer = consume(&mut fixture, &[SUBJECT, GAINED]);
     assert_eq!(effects(&fixture, aggregate, 10).await.len(), 10);
     stop(&fixture, consumer).await;
@@ -242,13 +242,13 @@ async fn a_consumer_that_the_broker_lost_during_catch_up_repeats_no_effect() {
         effects(&fixture, aggregate, 14).await,
         (1..=14).collect::<Vec<_>>()
     );
-    nothing_came_twice(&fixture).await;
+    assert_no_duplicates(&fixture).await;
 }
 
 /// A database from before the migration stores no filters: the consumer's filter at the broker is used.
 #[tokio::test]
 async fn a_consumer_from_before_the_migration_catches_up_too() {
-    let (mut fixture, aggregate) = passed().await;
+    let (mut fixture, aggregate) = with_passed_events().await;
     let superuser = fixture.database.superuser().await;
     superuser
         .execute("update events.consumer set subjects = null")
@@ -259,7 +259,7 @@ async fn a_consumer_from_before_the_migration_catches_up_too() {
         effects(&fixture, aggregate, 10).await,
         (1..=10).collect::<Vec<_>>()
     );
-    nothing_came_twice(&fixture).await;
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use crate::events_fixture::{CONSUMER, Fixture, SOON};
 
 /// A fixture whose only event has used up its deliveries: each process that received it died before it recorded
 /// anything.
-async fn given_up() -> (Fixture, Event) {
+async fn beyond_max_deliver() -> (Fixture, Event) {
     let mut fixture = Fixture::with(|settings| settings.consumer.max_deliver = 6).await;
     fixture.publish();
     // The consumer registers itself, with the broker and in the database.
@@ -59,7 +59,7 @@ fn upkeep(fixture: &mut Fixture) {
 
 #[tokio::test]
 async fn an_event_beyond_max_deliver_still_takes_effect() {
-    let (mut fixture, event) = given_up().await;
+    let (mut fixture, event) = beyond_max_deliver().await;
     let handled = Arc::new(AtomicU32::new(0));
     let count = handled.clone();
     fixture.consume(move |_| {
@@ -73,7 +73,7 @@ async fn an_event_beyond_max_deliver_still_takes_effect() {
 
 #[tokio::test]
 async fn an_event_beyond_max_deliver_becomes_a_dead_letter_when_it_fails() {
-    let (mut fixture, event) = given_up().await;
+    let (mut fixture, event) = beyond_max_deliver().await;
     fixture.consume(|delivery: &Delivery| match delivery.version {
         13 => Err(HandlerError::permanent("ORDER_ODD", "the order is odd")),
         _ => Ok(()),

@@ -18,7 +18,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    events_filters::{GAINED, append, consume, effects, nothing_came_twice, pass},
+    events_filters::{GAINED, append, assert_no_duplicates, consume, effects, pass_events},
     events_fixture::{CONSUMER, Fixture, SOON, event, settings},
 };
 
@@ -111,7 +111,7 @@ async fn a_broker_before_2_12_is_refused_with_the_required_version_and_not_chang
 #[tokio::test]
 async fn on_a_broker_before_2_14_a_consumer_that_gains_a_subject_is_recreated_without_a_second_effect() {
     let mut fixture = on_an_older_broker().await;
-    let aggregate = pass(&mut fixture).await;
+    let aggregate = pass_events(&mut fixture).await;
     let created = consumer(&fixture).await.unwrap().created;
     consume(&mut fixture, &[SUBJECT, GAINED]);
     append(&fixture, aggregate, 11..=14).await;
@@ -119,7 +119,7 @@ async fn on_a_broker_before_2_14_a_consumer_that_gains_a_subject_is_recreated_wi
         effects(&fixture, aggregate, 14).await,
         (1..=14).collect::<Vec<_>>()
     );
-    nothing_came_twice(&fixture).await;
+    assert_no_duplicates(&fixture).await;
     assert_ne!(consumer(&fixture).await.unwrap().created, created);
 }
 

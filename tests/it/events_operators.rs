@@ -164,7 +164,7 @@ async fn a_group_is_replayed_at_a_rate_and_reports_its_outcome() {
         fixture.backbone.append(Uuid::new_v4(), 1..=2).await;
     }
     let letters = fixture.open(15).await;
-    fixture.cure();
+    fixture.stop_failing();
     let run = fixture.run(&letters[0], ops::ReplayMode::Straight, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Finished);
     assert_eq!(
@@ -188,7 +188,7 @@ async fn a_canary_stops_at_the_first_failure_of_the_same_kind() {
     assert_eq!(run.state(), ops::ReplayRunState::Stopped);
     assert_eq!((run.sent_count, run.resolved_count, run.failed_count), (1, 0, 1));
     fixture.open(15).await;
-    fixture.cure();
+    fixture.stop_failing();
     let run = fixture.run(&letters[0], ops::ReplayMode::Canary, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Finished);
     assert_eq!(run.resolved_count, 15);
@@ -208,7 +208,7 @@ async fn all_open_dead_letters_are_replayed_in_one_run_whatever_their_kind() {
         .map(|letter| letter.fingerprint)
         .collect();
     assert_eq!(kinds.len(), 2);
-    fixture.cure();
+    fixture.stop_failing();
     let all_kinds = ops::DeadLetter::default();
     let run = fixture.run(&all_kinds, ops::ReplayMode::Straight, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Finished);
@@ -338,7 +338,7 @@ async fn a_blocked_replay_run_does_not_block_the_others() {
         .execute(&superuser)
         .await
         .unwrap();
-    fixture.cure();
+    fixture.stop_failing();
     fixture
         .until_state(&stuck.id, ops::DeadLetterState::Resolved)
         .await;
@@ -366,7 +366,7 @@ async fn a_hundred_blocked_replay_runs_do_not_block_a_later_one() {
         .unwrap();
     fixture.backbone.append(Uuid::new_v4(), [1]).await;
     let later = fixture.open(1).await.remove(0);
-    fixture.cure();
+    fixture.stop_failing();
     let run = fixture.run(&later, ops::ReplayMode::Straight, 100).await;
     assert_eq!(
         (run.state(), run.resolved_count),

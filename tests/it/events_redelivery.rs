@@ -19,12 +19,12 @@ async fn redeliveries_of_an_event_that_took_effect_do_not_count_as_crashes() {
     })
     .await;
     fixture.publish();
-    let (waiting, innocent) = (Uuid::new_v4(), Uuid::new_v4());
+    let (waiting, unrelated) = (Uuid::new_v4(), Uuid::new_v4());
     fixture.append(waiting, [1]).await;
     fixture
         .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    fixture.append(innocent, [1]).await;
+    fixture.append(unrelated, [1]).await;
     let client = async_nats::connect(fixture.nats.url()).await.unwrap();
     let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
     for _ in 0..5 {
@@ -36,7 +36,7 @@ async fn redeliveries_of_an_event_that_took_effect_do_not_count_as_crashes() {
                 Ok(())
             }
         });
-        fixture.effects(innocent, 1).await;
+        fixture.effects(unrelated, 1).await;
         eventually(SOON, || async {
             let mut consumer: PullConsumer = stream.get_consumer(CONSUMER).await.unwrap();
             let info = consumer.info().await.unwrap();
@@ -63,7 +63,7 @@ async fn redeliveries_of_an_event_that_took_effect_do_not_count_as_crashes() {
             .await,
         0
     );
-    fixture.append(innocent, [2]).await;
+    fixture.append(unrelated, [2]).await;
     fixture.consume(|_| Ok(()));
-    assert_eq!(fixture.effects(innocent, 2).await, [1, 2]);
+    assert_eq!(fixture.effects(unrelated, 2).await, [1, 2]);
 }

@@ -55,7 +55,7 @@ async fn tried(tries: &AtomicUsize, more: usize) {
     .await;
 }
 
-const LETTERS: &str = "select count(*) from events.dead_letter";
+const DEAD_LETTERS: &str = "select count(*) from events.dead_letter";
 
 #[tokio::test]
 async fn an_event_that_always_times_out_while_others_take_effect_becomes_a_dead_letter() {
@@ -67,7 +67,7 @@ async fn an_event_that_always_times_out_while_others_take_effect_becomes_a_dead_
     // While no other event takes effect, the database may be the cause: the event is tried more often than
     // allowed, and waits.
     tried(&tries, 8).await;
-    assert_eq!(fixture.database.count(LETTERS).await, 0);
+    assert_eq!(fixture.database.count(DEAD_LETTERS).await, 0);
     let flow = async {
         for version in 2.. {
             fixture.append(free, [version]).await;
@@ -75,15 +75,15 @@ async fn an_event_that_always_times_out_while_others_take_effect_becomes_a_dead_
         }
     };
     let dead = eventually(SOON, || async {
-        (fixture.database.count(LETTERS).await == 1).then_some(())
+        (fixture.database.count(DEAD_LETTERS).await == 1).then_some(())
     });
     tokio::select! {
         () = dead => {}
         () = flow => {}
     }
-    let as_told = "select count(*) from events.dead_letter where error_class = 'exhausted'
+    let exhausted = "select count(*) from events.dead_letter where error_class = 'exhausted'
                    and error_code = 'STATEMENT_TIMED_OUT' and attempts >= 3 and version = 1";
-    assert_eq!(fixture.database.count(as_told).await, 1);
+    assert_eq!(fixture.database.count(exhausted).await, 1);
     // Later events of the aggregate wait behind it.
     fixture
         .eventually_count(1, "select count(*) from events.parked")
@@ -106,7 +106,7 @@ async fn restarts_of_a_consumer_do_not_count_as_crashes_of_a_waiting_event() {
             )
             .await;
     }
-    assert_eq!(fixture.database.count(LETTERS).await, 0);
-    let accused = "select count(*) from events.failure where unfinished > 1 or failures > 0";
-    assert_eq!(fixture.database.count(accused).await, 0);
+    assert_eq!(fixture.database.count(DEAD_LETTERS).await, 0);
+    let counted = "select count(*) from events.failure where unfinished > 1 or failures > 0";
+    assert_eq!(fixture.database.count(counted).await, 0);
 }

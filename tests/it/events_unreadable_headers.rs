@@ -30,7 +30,8 @@ async fn every_consumer_keeps_a_message_with_unreadable_headers_as_its_own_dead_
     let aggregate = Uuid::new_v4();
     fixture.append(aggregate, [1]).await;
     fixture.effects(aggregate, 1).await;
-    // In the first message only one unrelated header is unreadable; the second names no event, and its headers grow when read.
+    // In the first message only one unrelated header is unreadable; the second names no event, and its headers
+    // grow when read.
     let id = Uuid::new_v4();
     let named = format!(
         "NATS/1.0\r\nce-id: {id}\r\nce-type: order.v1.OrderConfirmed\r\nce-facility: al-noor\r\nce-partitionkey: {id}\r\n\

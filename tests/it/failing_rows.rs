@@ -80,7 +80,7 @@ async fn a_claim_that_cannot_be_followed_up_does_not_block_the_others() {
     let pending = || proto::claims::v1::ClaimDetails {
         payer_id: "SANDBOX-PENDING".to_owned(),
         claim_id: format!("CLM-{}", Uuid::new_v4().simple()),
-        ..claims_fixture::story_claim()
+        ..claims_fixture::example_claim()
     };
     let broken = fixture.filed(pending()).await;
     let condition = format!(

@@ -126,7 +126,7 @@ async fn no_secret_is_printed_from_any_setting_in_any_form() {
     }
 }
 
-/// The example of the README under "Configuration", with the settings of its own that have no default.
+/// The README's example under "Configuration", with the example's settings that have no default.
 #[tokio::test]
 async fn the_configuration_example_of_the_readme_is_complete() {
     let readme = include_str!("../../README.md");

@@ -64,8 +64,8 @@ async fn check(stack: &Stack, service: Service, sweeps: &[&str]) {
     assert!(excesses.is_empty(), "{excesses:#?}");
 }
 
-/// Bounds of single plans: up to 10,000 open dead letters are counted (once by an administrator's facilities and
-/// once by states), a replay's outcomes are read as far as it has sent, 5,000 effects and as many of the
+/// Bounds of single plans: up to 10,000 open dead letters are counted (for each of an administrator's facilities
+/// and each state in turn), a replay's outcomes are read as far as it has sent, 5,000 effects and as many of the
 /// operators' actions are pruned at once. A relay's page is 2,000 events of several lanes; 5,000 events of the log
 /// are compared or republished at once.
 fn touched_at_most(plan: &Plan) -> u64 {

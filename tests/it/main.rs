@@ -113,6 +113,7 @@ mod order_unwritten_steps;
 mod order_waiting;
 mod order_zero_amount;
 mod payment_balances;
+mod payment_batch_faults;
 mod payment_batches;
 mod payment_cards;
 mod payment_charges;

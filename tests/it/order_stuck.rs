@@ -82,7 +82,7 @@ async fn a_cancellation_whose_void_is_skipped_ends_and_reports_the_remaining_hol
             ("withdraw_claim", SagaStepState::Succeeded)
         ]
     );
-    // The payment and the ledger agree.
+    // The payment and the ledger agree with it.
     assert_eq!(
         fixture.payments_of(&order.id).await[0].state(),
         PaymentState::Authorized
@@ -224,13 +224,13 @@ async fn no_order_is_cancelled_by_hand_while_a_capture_may_have_taken_its_money(
         id: order.payment_id.clone(),
         amount: None,
     };
-    let unheard = fixture
+    let timed_out = fixture
         .payments
         .clone()
         .capture_payment(by_hand)
         .await
         .unwrap_err();
-    assert_eq!(reason(&unheard), "PROCESSOR_TIMEOUT");
+    assert_eq!(reason(&timed_out), "PROCESSOR_TIMEOUT");
     let (order, saga) = becomes_stuck_cancelling(&fixture, &order).await;
     refused_as(&fixture, &saga, "PAYMENT_PENDING").await;
     assert_eq!(fixture.rows("select count(*) from orders.saga_action").await, 0);

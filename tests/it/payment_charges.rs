@@ -193,7 +193,7 @@ async fn without_answers_to(method: &str, options: Options) -> order_fixture::Fi
     let pause = PauseConsumerRequest {
         consumer: "order-payments".to_owned(),
         request_id: order_fixture::fresh(),
-        reason: "it is not to hear of the charge".to_owned(),
+        reason: "it must not consume the charge".to_owned(),
     };
     let mut events = EventServiceClient::new(fixture.stack.connect(Service::Order, &token));
     events.pause_consumer(pause).await.unwrap();

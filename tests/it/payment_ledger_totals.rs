@@ -24,7 +24,7 @@ async fn charge(fixture: &Fixture, amount: i64) {
     fixture.capture(&payment, None).await.unwrap();
 }
 
-/// Inserts numbered entries, and leaves the commit to the caller.
+/// Inserts entries, which take their numbers, and leaves the commit to the caller.
 async fn slow_writer(fixture: &Fixture, amount: i64) -> PgConnection {
     let url = fixture.stack.database(Service::Payment).superuser_url();
     let mut writer = PgConnection::connect(&url).await.unwrap();

@@ -38,8 +38,8 @@ async fn a_proxy_forwards_delays_and_discards() {
     assert!(timeout(A_WHILE, ask(&mut late)).await.is_err());
 
     link.heal();
-    for mut deprived in [client, late] {
-        assert!(timeout(SOON, ask(&mut deprived)).await.unwrap().is_err());
+    for mut reset in [client, late] {
+        assert!(timeout(SOON, ask(&mut reset)).await.unwrap().is_err());
     }
     let mut client = TcpStream::connect(link.address()).await.unwrap();
     assert_eq!(ask(&mut client).await.unwrap(), b'a');

@@ -1,5 +1,4 @@
-//! Every rule that the contract declares is enforced by the services: one invalid request for each rule. They are
-//! generated from the descriptors, so that a new rule is covered without a change here.
+//! The services enforce every rule of the contract: one invalid request for each, generated from the descriptors.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,8 +19,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 /// How deep requests nest: a line's observation in an activity of a claim of an order.
 const DEPTH: usize = 5;
 
-/// Rows of every table except the audit trail, which records refusals on purpose, and the event backbone's own
-/// state.
+/// Rows of every table except the audit trail, which records refusals, and the event backbone's own state.
 const ROWS: &str = "select coalesce(sum((xpath('/row/c/text()', query_to_xml(format('select count(*) as c from %I.%I', \
     table_schema, table_name), false, true, '')))[1]::text::bigint), 0)::bigint from information_schema.tables \
     where table_type = 'BASE TABLE' and table_schema not in ('pg_catalog', 'information_schema', 'weft_migrations') \
@@ -135,8 +133,7 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
     found
 }
 
-/// Whether a field's items are requests of their own: an error of one is its own result (`bulk_calls`,
-/// `order_bulk`).
+/// Whether a field's items are requests, each with a result of its own (`bulk_calls`, `order_bulk`).
 fn are_requests(rules: &DynamicMessage) -> bool {
     let items = inner(rules, "repeated").and_then(|rules| inner(&rules, "items"));
     let ignore = items.and_then(|items| items.get_field_by_name("ignore")?.as_enum_number());

@@ -1,7 +1,7 @@
 //! Tables of any size, filled by the server itself, as lists and sweeps read them after many months.
 //!
-//! Of every thousand rows of the facility `al-noor` one is in a rare state, of a rare payer or in a rare account; every
-//! hundred thousandth line has the code `RARE`. A tenth of the rows belongs to another facility.
+//! One of every thousand rows of the facility `al-noor` is in a rare state, of a rare payer or in a rare account;
+//! every hundred thousandth line has the code `RARE`. A tenth of the rows belongs to another facility.
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 

@@ -144,8 +144,8 @@ impl Load {
         phase.answers(length)
     }
 
-    /// `rate` calls arrive each second, evenly, whether or not earlier ones are answered. Latency counts from when a call
-    /// should have been sent.
+    /// `rate` calls arrive each second, evenly, independent of earlier answers. Latency counts from the time at
+    /// which a call was due.
     pub(crate) async fn open(self: &Arc<Self>, rate: f64, length: Duration, on_drop: OnDrop) -> Answers {
         let phase = Arc::new(Phase::new(length));
         let began = Instant::now();

@@ -1,7 +1,7 @@
 //! Latency of every list of every service, on tables of ten thousand rows and of many more.
 //!
-//! `make bench-tables`, or `cargo bench -p tests --bench tables -- ROWS` (default 10,000,000; the largest table has three
-//! times as many, and ten million need some 30 GB of disk for a while).
+//! `make bench-tables`, or `cargo bench -p tests --bench tables -- ROWS` (default 10,000,000; the largest table
+//! has three times as many, and ten million need about 30 GB of disk for a while).
 
 use std::time::{Duration, Instant};
 
