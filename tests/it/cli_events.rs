@@ -235,7 +235,7 @@ async fn an_administrator_handles_messages_without_a_facility_from_the_command_l
             "discard",
             id,
             "--reason",
-            "sent again by the claims desk",
+            "sent again by the claims team",
             "--yes",
         ])
         .await;

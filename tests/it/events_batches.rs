@@ -214,14 +214,14 @@ struct Arrivals {
     most: usize,
 }
 
-/// Counts one attendee until it is dropped: a handler may be cancelled.
+/// Counts one running handler until it is dropped: a handler may be cancelled.
 struct Arrival<'a>(&'a watch::Sender<Arrivals>);
 
 impl<'a> Arrival<'a> {
-    fn take(barrier: &'a watch::Sender<Arrivals>) -> Self {
-        barrier.send_modify(|seats| {
-            seats.now += 1;
-            seats.most = seats.most.max(seats.now);
+    fn new(barrier: &'a watch::Sender<Arrivals>) -> Self {
+        barrier.send_modify(|arrivals| {
+            arrivals.now += 1;
+            arrivals.most = arrivals.most.max(arrivals.now);
         });
         Self(barrier)
     }
@@ -229,15 +229,18 @@ impl<'a> Arrival<'a> {
 
 impl Drop for Arrival<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|seats| seats.now -= 1);
+        self.0.send_modify(|arrivals| arrivals.now -= 1);
     }
 }
 
 impl Handler for HandlerBarrier {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
-        let _arrival = Arrival::take(&self.0);
-        let mut seats = self.0.subscribe();
-        seats.wait_for(|seats| seats.most >= BARRIER_SIZE).await.unwrap();
+        let _arrival = Arrival::new(&self.0);
+        let mut arrivals = self.0.subscribe();
+        arrivals
+            .wait_for(|arrivals| arrivals.most >= BARRIER_SIZE)
+            .await
+            .unwrap();
         sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, 1)")
             .bind(delivery.id)
             .bind(delivery.aggregate_id)

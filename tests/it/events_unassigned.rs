@@ -108,7 +108,7 @@ async fn a_message_without_a_facility_is_handled_by_administrators() {
     assert_eq!(
         shown.get_ref().body_json,
         format!(r#"{{"orderId":"{aggregate}"}}"#),
-        "its subject tells its type"
+        "its type is read from its subject"
     );
     let groups = fixture
         .operator

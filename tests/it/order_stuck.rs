@@ -54,7 +54,7 @@ async fn a_cancellation_whose_void_is_skipped_ends_and_reports_the_remaining_hol
     assert_eq!(action.kind(), SagaActionKind::Skipped);
     assert_eq!(
         (action.step.as_str(), action.reason.as_str()),
-        ("void_payment", "the network was told by telephone")
+        ("void_payment", "the network was notified by telephone")
     );
     assert!(!action.actor.is_empty());
 
@@ -65,7 +65,7 @@ async fn a_cancellation_whose_void_is_skipped_ends_and_reports_the_remaining_hol
         ("HOLD_NOT_RELEASED", saga.id.as_str())
     );
     assert!(
-        remark.message.contains("20.00") && remark.message.ends_with("the network was told by telephone"),
+        remark.message.contains("20.00") && remark.message.ends_with("the network was notified by telephone"),
         "{remark:?}"
     );
     let ended = fixture.saga(&saga.id).await;

@@ -42,7 +42,7 @@ pub(crate) fn skipping(saga: &Saga) -> SkipSagaStepRequest {
     SkipSagaStepRequest {
         request_id: fresh(),
         id: saga.id.clone(),
-        reason: "the network was told by telephone".into(),
+        reason: "the network was notified by telephone".into(),
         step: saga.current_step.clone(),
     }
 }

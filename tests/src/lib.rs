@@ -2,7 +2,7 @@
 //! scenarios in `tests/it/`.
 //!
 //! ```no_run
-//! # async fn story() {
+//! # async fn scenario() {
 //! let stack = tests::Stack::start().await;
 //! let clerk = stack.token("al-noor", &["clerk", "cashier"]);
 //! let channel = stack.connect(tests::Service::Order, &clerk);
