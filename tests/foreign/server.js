@@ -1,6 +1,6 @@
 // A server of gRPC's own library for Node, with its default settings.
 //
-// Answers ListOrders with no orders after so many seconds as the argument says. Prints its port, then a line for each call.
+// Answers ListOrders with no orders after the seconds given as argument. Prints its port, then a line for each call.
 
 'use strict';
 

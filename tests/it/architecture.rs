@@ -1,10 +1,10 @@
-//! Who may import whom, as `ARCHITECTURE.md` draws it. `deny.toml` bans the same from the other side.
+//! Checks the dependencies between crates that `ARCHITECTURE.md` draws. `deny.toml` forbids the others too.
 
 use std::{collections::BTreeSet, path::Path};
 
 use cargo_metadata::{MetadataCommand, Package};
 
-/// Every crate of the workspace, and which crates of the workspace it may use.
+/// Every crate of the workspace, and the workspace crates that it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("money", &["proto"]),
@@ -85,7 +85,7 @@ fn crates_import_only_what_the_architecture_allows() {
 }
 
 #[test]
-fn only_data_crates_speak_sql_and_only_events_speaks_nats() {
+fn only_data_crates_use_sqlx_and_only_events_uses_the_nats_client() {
     for package in members() {
         for (library, allowed) in RESERVED {
             let uses = dependencies(&package).contains(library);
@@ -110,7 +110,7 @@ fn folder_and_crate_have_the_same_name() {
     }
 }
 
-/// `ARCHITECTURE.md` promises nothing that no test proves.
+/// Every guarantee in `ARCHITECTURE.md` names an existing test.
 #[test]
 fn every_test_that_the_architecture_names_exists() {
     let document = std::fs::read_to_string(tests::workspace_root().join("ARCHITECTURE.md")).unwrap();
@@ -137,7 +137,7 @@ fn every_test_that_the_architecture_names_exists() {
     assert!(missing.is_empty(), "no test is called {missing:#?}");
 }
 
-/// All Rust sources of the workspace, one after the other.
+/// All Rust sources of the workspace, concatenated.
 fn sources(folder: &Path) -> String {
     let mut all = String::new();
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -1,4 +1,4 @@
-//! The description of the events that readers elsewhere work from is that of the contract as it is now.
+//! The AsyncAPI document for other readers of the events matches the current contract.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 fn the_checked_in_asyncapi_document_is_fresh() {
     let kept = fs::read_to_string(tests::workspace_root().join("docs/asyncapi.json")).unwrap();
     let now = events::asyncapi(proto::DESCRIPTORS).unwrap();
-    // The texts are long: the file's name says enough.
+    // The texts are long: the file name is enough for the message.
     assert!(
         kept == format!("{now:#}\n"),
         "docs/asyncapi.json is stale: run `make asyncapi`"
@@ -19,7 +19,7 @@ fn the_checked_in_asyncapi_document_is_fresh() {
 }
 
 #[test]
-fn it_is_valid_by_the_schema_of_asyncapi_and_a_broken_one_is_not() {
+fn the_asyncapi_document_is_valid_by_the_schema_and_a_broken_one_is_not() {
     let mut document = events::asyncapi(proto::DESCRIPTORS).unwrap();
     let valid = validate(&document);
     let said = String::from_utf8_lossy(&valid.stderr);
@@ -46,7 +46,7 @@ fn validate(document: &Value) -> Output {
 }
 
 #[test]
-fn every_reference_in_it_leads_somewhere() {
+fn every_reference_in_the_asyncapi_document_resolves() {
     let document = events::asyncapi(proto::DESCRIPTORS).unwrap();
     let mut found = 0;
     let mut waiting = vec![&document];

@@ -1,4 +1,5 @@
-//! `docs/runbooks/backup-restore.md` as it is walked: dumped, lost, restored, and everything is there and goes on.
+//! Runs `docs/runbooks/backup-restore.md`: the databases are dumped, lost and restored, everything is there again
+//! and processing continues.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -6,7 +7,7 @@ use async_nats::jetstream;
 use serde_json::Value;
 use tests::{Durability, Options, Service, Stack, eventually, workspace_root};
 
-use crate::cli_rig::{Weft, balance, errors, example};
+use crate::cli_fixture::{Weft, balance, errors, example};
 
 const RUNBOOK: &str = "docs/runbooks/backup-restore.md";
 const LOST: &str =
@@ -14,9 +15,9 @@ const LOST: &str =
 const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_runbook_dumps_and_restores_is_all_there_and_goes_on() {
+async fn the_backup_runbook_restores_everything_and_processing_continues() {
     let stack = Stack::with(Options::default().own_postgres(Durability::Fast)).await;
-    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let weft = Weft::new(&stack, "TEST-FAC-1", &["admin"]);
     weft.json(&["order", "import", &example("01_submission.xml")])
         .await;
     weft.json(&["remittance", "import", &example("02_remittance_partial.xml")])
@@ -85,7 +86,7 @@ async fn what_the_runbook_dumps_and_restores_is_all_there_and_goes_on() {
     .await;
 }
 
-/// What a person of the facility can see.
+/// Everything that a user of the facility can read.
 async fn everything(weft: &Weft<'_>) -> Vec<Value> {
     let mut all = Vec::new();
     for command in [
@@ -103,7 +104,7 @@ async fn everything(weft: &Weft<'_>) -> Vec<Value> {
     all
 }
 
-/// Waits until the stream lacks no event, and every consumer has had all of them.
+/// Waits until the stream lacks no event and every consumer has consumed all of them.
 async fn caught_up(weft: &Weft<'_>) {
     eventually(SOON, || async {
         let audit = weft.run(&["events", "audit"]).await;
@@ -113,9 +114,10 @@ async fn caught_up(weft: &Weft<'_>) {
             let of = |field: &str| consumer["consumer"][field] == "0";
             of("pendingCount") && of("unacknowledgedCount")
         };
-        match audit.status.success() && pending(weft).await == 0 && consumers.iter().all(is_idle) {
-            true => Ok(()),
-            false => Err(format!("{}{lag:#}", errors(&audit))),
+        if audit.status.success() && pending(weft).await == 0 && consumers.iter().all(is_idle) {
+            Ok(())
+        } else {
+            Err(format!("{}{lag:#}", errors(&audit)))
         }
     })
     .await;
@@ -143,7 +145,7 @@ fn blocks() -> Vec<String> {
         .collect()
 }
 
-/// Runs what the runbook says in the stack's folder.
+/// Runs a script of the runbook in the stack's folder.
 fn run(stack: &Stack, script: &str) {
     let output = Command::new("bash")
         .args(["-euo", "pipefail", "-c", script])

@@ -1,4 +1,4 @@
-//! Which build a program is, as dead letters and traces name it.
+//! The build identity of a program, as dead letters and traces name it.
 
 use std::{
     path::Path,
@@ -7,7 +7,7 @@ use std::{
 
 use tests::workspace_root;
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     assert!(
         output.status.success(),
         "{}",
@@ -17,22 +17,22 @@ fn said(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_program_tells_its_build_and_a_service_can_be_told_another() {
+async fn every_program_prints_its_build_and_weft_build_overrides_it() {
     for name in ["order", "payment", "claims", "weft"] {
         let program = tests::program(name).await;
-        let told = Command::new(&program)
+        let output = Command::new(&program)
             .arg("--version")
             .env_remove("WEFT_BUILD")
             .output();
-        let told = said(&told.unwrap());
+        let version = stdout(&output.unwrap());
         assert!(
-            told.starts_with(&format!("{name} ")) && told.len() > name.len() + 1,
-            "{told}"
+            version.starts_with(&format!("{name} ")) && version.len() > name.len() + 1,
+            "{version}"
         );
     }
     let mut order = Command::new(tests::program("order").await);
-    let told = order.arg("--version").env("WEFT_BUILD", "0.1.0+image.7").output();
-    assert_eq!(said(&told.unwrap()), "order 0.1.0+image.7");
+    let output = order.arg("--version").env("WEFT_BUILD", "0.1.0+image.7").output();
+    assert_eq!(stdout(&output.unwrap()), "order 0.1.0+image.7");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_release_from_a_checkout_names_its_commit_and_a_build_without_one_its_versio
         .arg(&script)
         .arg(workspace_root().join("scripts/build_identity.rs"))
         .output();
-    said(&compiled.unwrap());
+    stdout(&compiled.unwrap());
     let build = |profile: &str, given: &str, place: &Path| {
         let mut script = Command::new(&script);
         script
@@ -53,7 +53,7 @@ fn a_release_from_a_checkout_names_its_commit_and_a_build_without_one_its_versio
             .env("CARGO_PKG_VERSION", "0.1.0")
             .env("PROFILE", profile)
             .env("WEFT_BUILD", given);
-        said(&script.output().unwrap())
+        stdout(&script.output().unwrap())
     };
     let named = |said: &str, name: &str| {
         said.lines()
@@ -73,7 +73,7 @@ fn a_release_from_a_checkout_names_its_commit_and_a_build_without_one_its_versio
         git.current_dir(folder.path())
             .args(["-c", "user.name=tests", "-c", "user.email=tests@weft.test"])
             .args(arguments);
-        said(&git.output().unwrap())
+        stdout(&git.output().unwrap())
     };
     git(&["init", "--quiet"]);
     git(&["commit", "--quiet", "--allow-empty", "--message", "first"]);

@@ -1,5 +1,5 @@
-//! Calls for several requests: each has the outcome that it would have alone, alone and together are repetitions of each other,
-//! and sagas that run at the same time call together.
+//! Calls for several requests: each request has the outcome that it would have alone, requests sent alone and in a
+//! call are repetitions of each other, and concurrent sagas share their calls.
 
 use futures_util::future::join_all;
 use proto::{
@@ -19,13 +19,13 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::{
-    claims_rig::{self, prepare, story_claim, submit},
-    order_rig,
-    payment_rig::{FACILITY, Rig, SOON, charge, clients, reason},
+    claims_fixture::{self, example_claim, prepare, submit},
+    order_fixture,
+    payment_fixture::{FACILITY, Fixture, SOON, charge, clients, reason},
     samples::insured_order,
 };
 
-/// An administrator's call, who may make what services make.
+/// A call as an administrator, who may also make the calls that are meant for services.
 async fn authorized(
     stack: &Stack,
     requests: Vec<AuthorizePaymentRequest>,
@@ -54,8 +54,8 @@ fn error(result: &AuthorizePaymentsResult) -> rpc::Status {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn payments_that_are_asked_for_together_have_the_outcomes_that_they_would_have_alone() {
-    let rig = Rig::start().await;
+async fn payments_requested_in_one_call_have_the_outcomes_that_they_would_have_alone() {
+    let fixture = Fixture::start().await;
     let request = |method: &str| charge(Uuid::new_v4(), 800, method);
     let mut invalid = request("tok_visa");
     invalid.order_id = "none".to_owned();
@@ -64,68 +64,68 @@ async fn payments_that_are_asked_for_together_have_the_outcomes_that_they_would_
     reused.request_id = good.request_id.clone();
     let requests = vec![good.clone(), request("tok_decline"), invalid, good.clone()];
 
-    let results = authorized(&rig.stack, requests.clone()).await.unwrap();
+    let results = authorized(&fixture.stack, requests.clone()).await.unwrap();
     assert_eq!(payment(&results[0]).state(), PaymentState::Captured);
     assert_eq!(payment(&results[1]).state(), PaymentState::Declined);
     let refused = error(&results[2]);
     assert_eq!(refused.code, i32::from(Code::InvalidArgument));
-    let told = chassis::bulk::from_message(&refused);
-    let details = tonic_types::StatusExt::get_error_details(&told);
+    let status = chassis::bulk::from_message(&refused);
+    let details = tonic_types::StatusExt::get_error_details(&status);
     assert_eq!(
         details.bad_request().unwrap().field_violations[0].field,
         "order_id"
     );
-    // One request that comes twice in a call has one effect and one answer.
+    // A request that occurs twice in one call has one effect and one answer.
     assert_eq!(payment(&results[3]), payment(&results[0]));
     assert_ne!(results[3].replayed, results[0].replayed);
 
-    // The whole again, and one of them alone: nothing happens twice.
-    let again = authorized(&rig.stack, requests).await.unwrap();
+    // Repeating the call, or one of its requests alone, has no further effect.
+    let again = authorized(&fixture.stack, requests).await.unwrap();
     assert_eq!(payment(&again[0]), payment(&results[0]));
     assert_eq!(payment(&again[1]), payment(&results[1]));
     assert_eq!(error(&again[2]), refused);
     assert!(again[0].replayed && again[1].replayed && !again[2].replayed);
-    assert_eq!(rig.send(good).await.unwrap(), payment(&results[0]));
-    let other = error(&authorized(&rig.stack, vec![reused]).await.unwrap()[0]);
+    assert_eq!(fixture.send(good).await.unwrap(), payment(&results[0]));
+    let other = error(&authorized(&fixture.stack, vec![reused]).await.unwrap()[0]);
     assert_eq!(
         reason(&chassis::bulk::from_message(&other)),
         "IDEMPOTENCY_KEY_REUSED"
     );
-    let database = rig.stack.database(Service::Payment);
+    let database = fixture.stack.database(Service::Payment);
     assert_eq!(database.count("select count(*) from payment.payment").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_for_no_payment_or_too_many_and_one_by_a_clerk_are_refused_whole() {
-    let rig = Rig::start().await;
+async fn a_call_for_no_payment_for_too_many_or_by_a_clerk_is_refused_as_a_whole() {
+    let fixture = Fixture::start().await;
     for count in [0, 65] {
         let requests = (0..count).map(|_| charge(Uuid::new_v4(), 800, "tok_visa"));
-        let refused = authorized(&rig.stack, requests.collect()).await.unwrap_err();
+        let refused = authorized(&fixture.stack, requests.collect()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().contains("requests"), "{refused:?}");
     }
-    let (mut clerk, _) = clients(&rig.stack, FACILITY);
+    let (mut clerk, _) = clients(&fixture.stack, FACILITY);
     let requests = vec![charge(Uuid::new_v4(), 800, "tok_visa")];
     let refused = clerk
         .authorize_payments(AuthorizePaymentsRequest { requests })
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
-    let database = rig.stack.database(Service::Payment);
+    let database = fixture.stack.database(Service::Payment);
     assert_eq!(database.count("select count(*) from payment.payment").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_are_prepared_and_submitted_together_each_with_its_outcome() {
-    let rig = claims_rig::Rig::start().await;
-    let token = rig.stack.token("al-noor", &["admin"]);
-    let channel = rig.stack.connect(Service::Claims, &token);
+    let fixture = claims_fixture::Fixture::start().await;
+    let token = fixture.stack.token("al-noor", &["admin"]);
+    let channel = fixture.stack.connect(Service::Claims, &token);
     let mut claims = proto::claims::v1::claim_service_client::ClaimServiceClient::new(channel);
-    let mut second = story_claim();
+    let mut second = example_claim();
     second.claim_id.push('2');
-    let mut wrong = story_claim();
+    let mut wrong = example_claim();
     wrong.claim_id.push('3');
     wrong.gross = None;
-    let drafts = [story_claim(), wrong, second].map(prepare);
+    let drafts = [example_claim(), wrong, second].map(prepare);
     let call = PrepareClaimsRequest {
         requests: drafts.to_vec(),
     };
@@ -149,7 +149,10 @@ async fn claims_are_prepared_and_submitted_together_each_with_its_outcome() {
     };
     assert_eq!(refused.code(), Code::InvalidArgument);
     let alone = claims.prepare_claim(drafts[1].clone()).await.unwrap_err();
-    assert_eq!(claims_rig::violations(&refused), claims_rig::violations(&alone));
+    assert_eq!(
+        claims_fixture::violations(&refused),
+        claims_fixture::violations(&alone)
+    );
     let again = claims.prepare_claims(call).await.unwrap().into_inner().results;
     assert!(again[0].replayed && !again[1].replayed && again[2].replayed);
 
@@ -169,9 +172,9 @@ async fn claims_are_prepared_and_submitted_together_each_with_its_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_come_at_once_call_the_other_services_together() {
-    let rig = order_rig::Rig::start().await;
-    let orders = (0..24).map(|_| rig.place(insured_order("tok_visa")));
+async fn concurrent_orders_share_their_calls_to_the_other_services() {
+    let fixture = order_fixture::Fixture::start().await;
+    let orders = (0..24).map(|_| fixture.place(insured_order("tok_visa")));
     for order in join_all(orders).await {
         assert_eq!(order.unwrap().state(), OrderState::Fulfilled);
     }
@@ -184,14 +187,14 @@ async fn orders_that_come_at_once_call_the_other_services_together() {
             "select count(*) from chassis.audit where method = '{method}' and service = 'order' and status = 'OK'"
         );
         eventually(SOON, || async {
-            match rig.stack.database(service).count(&calls).await {
+            match fixture.stack.database(service).count(&calls).await {
                 0 => Err(format!("no call of {method}")),
                 _ => Ok(()),
             }
         })
         .await;
     }
-    let payments = rig.stack.database(Service::Payment);
+    let payments = fixture.stack.database(Service::Payment);
     assert_eq!(
         payments
             .count("select count(*) from payment.payment where state = 'CAPTURED'")

@@ -1,4 +1,4 @@
-//! Who did what: the audit trail of a service.
+//! The audit trail of a service.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(30);
 type Row = (String, String, String, Option<String>, String);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_call_of_an_audited_method_leaves_a_row_whatever_became_of_it() {
+async fn every_call_of_an_audited_method_leaves_a_row_for_any_outcome() {
     let stack = Stack::with(Options::default().only(&[Service::Payment])).await;
     let request = VoidPaymentRequest {
         request_id: REQUEST.to_owned(),
@@ -35,7 +35,7 @@ async fn every_call_of_an_audited_method_leaves_a_row_whatever_became_of_it() {
     };
     assert_eq!(call("F1", "viewer", &request).await, Code::PermissionDenied);
     assert_eq!(call("F2", "cashier", &nameless).await, Code::InvalidArgument);
-    // A void that comes before its payment is taken down.
+    // A void before its payment is recorded.
     assert_eq!(call("F1", "cashier", &request).await, Code::Ok);
 
     let pool = stack.database(Service::Payment).superuser().await;
@@ -65,11 +65,11 @@ async fn every_call_of_an_audited_method_leaves_a_row_whatever_became_of_it() {
     assert_eq!(rows[1], row("F2", Some("7"), "INVALID_ARGUMENT"));
     assert_eq!(rows[2], row("F1", Some(REQUEST), "OK"));
 
-    // The service itself can neither change nor erase what it wrote.
+    // The service's role can neither change nor delete what it wrote.
     let app = stack.database(Service::Payment).app().await;
     for statement in [
         "delete from chassis.audit",
-        "update chassis.audit set subject = 'nobody'",
+        "update chassis.audit set subject = 'other'",
         "update chassis.audit set status = 'OK' where status = 'STARTED'",
     ] {
         let refused = sqlx::query(statement).execute(&app).await.unwrap_err();
@@ -82,7 +82,7 @@ async fn every_call_of_an_audited_method_leaves_a_row_whatever_became_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_the_database_refuses_holds_up_no_other() {
+async fn an_audit_record_that_the_database_refuses_delays_no_other() {
     let stack = Stack::with(Options::default().only(&[Service::Payment])).await;
     let owner = stack.database(Service::Payment).owner().await;
     sqlx::query("alter table chassis.audit add constraint not_f9 check (facility <> 'F9')")
@@ -148,7 +148,7 @@ async fn records_wait_for_a_lock_and_for_an_outage_and_none_is_lost() {
     for _ in 0..3 {
         call("viewer").await.unwrap_err();
     }
-    // Longer than lock_timeout, by the log and not by the clock.
+    // Longer than `lock_timeout`, observed in the log and not by time.
     eventually(SOON, || async {
         stack.log(Service::Payment).contains("the audit trail waits")
     })
@@ -173,7 +173,7 @@ async fn records_wait_for_a_lock_and_for_an_outage_and_none_is_lost() {
     stack.postgres().restart().await;
     eventually(SOON, || async { database.count(rows).await == 6 }).await;
 
-    // What was answered last is written before the process ends.
+    // The record of the last call is written before the process ends.
     call("viewer").await.unwrap_err();
     assert!(stack.stop(Service::Payment).await.success());
     assert_eq!(database.count(rows).await, 7);
@@ -184,7 +184,7 @@ async fn no_effect_is_without_its_row_whenever_the_process_is_killed() {
     let stack = Stack::with(Options::default().only(&[Service::Payment])).await;
     let token = stack.token("F1", &["cashier"]);
     let database = stack.database(Service::Payment);
-    // Nothing but the transaction of the effect can write a row.
+    // Only the transaction of the effect can write a row.
     let owner = database.owner().await;
     sqlx::query("alter function chassis.conclude_audit rename to unreachable")
         .execute(&owner)

@@ -1,11 +1,11 @@
-//! A service's database: its schema, its rows' facilities, and its comings and goings.
+//! A service's database: its schema, row-level security by facility, and behaviour during outages.
 
 use std::{sync::Arc, time::Duration};
 
 use chassis::{Facility, Process, Sections, health::Status, postgres};
 use proto::claims::v1::{WithdrawClaimRequest, claim_service_client::ClaimServiceClient};
 use sqlx::PgPool;
-use tests::{Durability, FaultyLink, Options, Postgres, Service, Stack, eventually};
+use tests::{Durability, Options, Postgres, Service, Stack, TcpFaultProxy, eventually};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 /// A migrated database, and a process that uses it as a service does.
@@ -113,7 +113,7 @@ async fn a_transaction_sees_one_facility_and_without_one_none() {
         .unwrap();
     assert_eq!((none, bare), (0, 0));
 
-    // Nor can it write another's rows.
+    // It cannot write rows of another facility either.
     let mut tx = fixture
         .database
         .begin(&Facility::new("F2").unwrap())
@@ -139,12 +139,12 @@ async fn statements_are_bounded_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_postgresql_is_noticed_both_ways_and_no_stale_connection_is_used() {
+async fn a_postgresql_restart_is_noticed_both_ways_and_no_stale_connection_is_used() {
     let fixture = Fixture::on(Postgres::start(Durability::Fast).await).await;
     let facility = Facility::new("F1").unwrap();
     let ready = |fixture: &Fixture| fixture.process.health.down().is_empty();
     eventually(Duration::from_secs(5), || async { ready(&fixture) }).await;
-    // Some connections to go stale.
+    // Opens connections that become stale.
     futures_util::future::join_all((0..8).map(|_| fixture.count(&facility))).await;
 
     fixture.server.stop().await;
@@ -159,7 +159,7 @@ async fn a_restarted_postgresql_is_noticed_both_ways_and_no_stale_connection_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_behind_is_told_by_set_and_version() {
+async fn an_unmigrated_database_is_reported_by_set_and_version() {
     let server = Postgres::shared().await;
     let fresh = server.database("order").await;
     let settings = postgres::Settings {
@@ -200,7 +200,7 @@ async fn a_service_is_not_ready_until_its_database_is_migrated() {
     .await;
 }
 
-/// Starts a service that must not serve on its database, and waits until it has stopped with these words.
+/// Starts a service that must refuse to serve on its database, and waits until it has stopped with this message.
 async fn is_refused(stack: &Stack, words: &str) {
     stack.spawn(Service::Claims);
     eventually(Duration::from_secs(20), || async {
@@ -212,7 +212,7 @@ async fn is_refused(stack: &Stack, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_row_level_security_does_not_bind_is_refused_in_words() {
+async fn a_role_that_bypasses_row_level_security_is_refused_with_a_reason() {
     let stack = Stack::with(Options::default().own_postgres(Durability::Fast).only(&[])).await;
     let superuser = stack.database(Service::Claims).superuser().await;
     for (grant, revoke, words) in [
@@ -234,12 +234,12 @@ async fn a_role_that_row_level_security_does_not_bind_is_refused_in_words() {
     stack.restart(Service::Claims).await;
 }
 
-/// A pooler is known by what its sessions say, not by how long they take.
+/// A pooler is detected by its sessions' answers, not by their latency.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_answers_slowly_is_taken_for_no_pooler() {
+async fn a_slow_server_is_not_mistaken_for_a_pooler() {
     let server = Postgres::shared().await;
     let fresh = server.database("order").await;
-    let link = FaultyLink::to(&format!("127.0.0.1:{}", server.port())).await;
+    let link = TcpFaultProxy::start(&format!("127.0.0.1:{}", server.port())).await;
     let address: std::net::SocketAddr = link.address().parse().unwrap();
     let options = postgres::DatabaseUrl::new(fresh.app_url())
         .connect_options()
@@ -288,7 +288,7 @@ async fn a_read_only_server_is_unavailable_and_not_ready_and_comes_back_by_itsel
             "alter system set default_transaction_read_only = on",
             "alter system reset default_transaction_read_only",
         ),
-        // As when the role is to use another server from now on.
+        // As if the role were moved to another server.
         ("alter role claims_app nologin", "alter role claims_app login"),
         // SQLSTATE 53300, as with max_connections.
         (

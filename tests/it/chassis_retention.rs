@@ -1,4 +1,4 @@
-//! Rows that are deleted by age, and those that stay.
+//! Deletion of old rows, and the rows that are kept.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::chassis_database::Fixture;
 
-/// A database that no process uses: one would delete by itself.
+/// A database without a running service, which would delete rows by itself.
 async fn migrated(sets: &[&str]) -> Database {
     let database = Postgres::shared().await.database("order").await;
     database.migrate(sets).await;
@@ -16,10 +16,10 @@ async fn migrated(sets: &[&str]) -> Database {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_answers_are_pruned_for_every_facility_and_unanswered_ones_kept_longer() {
+async fn old_responses_are_pruned_for_every_facility_and_unfinished_requests_kept_longer() {
     let database = migrated(&["chassis"]).await;
     let (superuser, app) = (database.superuser().await, database.app().await);
-    // Four pages of two; each number is an age in hours: of the request, of its answer.
+    // Four pages of two rows; the numbers are ages in hours of the request and of its answer.
     for (facility, created, answered) in [
         ("F1", 30, Some(29)),
         ("F2", 29, None),
@@ -59,7 +59,7 @@ async fn old_answers_are_pruned_for_every_facility_and_unanswered_ones_kept_long
     .fetch_all(&superuser)
     .await
     .unwrap();
-    // An answer that was given lately is kept, however old its request is.
+    // A recent answer is kept, however old its request is.
     assert_eq!(kept, [29, 28, 27, 1]);
 }
 
@@ -81,14 +81,14 @@ async fn the_audit_trail_is_kept_for_its_time_and_never_less_than_thirty_days() 
     assert_eq!((deleted, upto.is_some()), (1, true), "there may be more");
     let (deleted, upto): (i64, Option<String>) = prune("450 days", 10).await.unwrap();
     assert_eq!((deleted, upto), (0, None));
-    // Who would erase the trail with the service's own role is left with its last thirty days.
+    // A deletion with the service's own role leaves the last thirty days.
     let (deleted, _): (i64, Option<String>) = prune("0 days", 10).await.unwrap();
     assert_eq!(deleted, 2);
 }
 
-/// What makes room is the service itself, rule by rule.
+/// The service itself deletes old rows, rule by rule.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_process_deletes_what_is_old_and_a_rule_that_fails_holds_up_no_other() {
+async fn a_running_process_deletes_old_rows_and_a_failing_rule_blocks_no_other() {
     let fixture = Fixture::new().await;
     let insert = "insert into chassis.audit (at, facility, subject, method, status)
          values (now() - interval '500 days', 'F1', 'clerk', 'm', 'OK'), (now(), 'F1', 'clerk', 'm', 'OK')";
@@ -117,10 +117,10 @@ async fn a_running_process_deletes_what_is_old_and_a_rule_that_fails_holds_up_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sagas_that_ended_long_ago_go_with_their_steps_and_open_ones_stay() {
+async fn sagas_that_ended_long_ago_are_deleted_with_their_steps_and_open_ones_kept() {
     let database = migrated(&["chassis", "events", "order"]).await;
     let superuser = database.superuser().await;
-    // Three sagas of 500 days ago: ended, still open, ended lately. One of today.
+    // Three sagas of 500 days ago: one ended then, one still open, one ended recently. One saga of today.
     for (number, state, updated) in [
         (1, "completed", 450),
         (2, "stuck", 450),

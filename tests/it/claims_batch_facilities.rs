@@ -7,13 +7,13 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    claims_batch_rig::{blocked, draft_of, drafts, hold_claim, hold_order, send_draft, send_submission},
-    claims_rig::{Rig, submit},
+    claims_batch_fixture::{blocked, draft_of, drafts, hold_claim, hold_order, send_draft, send_submission},
+    claims_fixture::{Fixture, submit},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_facilities_number_their_claims_alike_in_one_transaction() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let requests: Vec<_> = (0..32).map(|_| draft_of("TEST-INS-1")).collect();
     let alike = requests.iter().cloned().map(|request| {
         let mut other = draft_of("TEST-INS-1");
@@ -22,45 +22,46 @@ async fn two_facilities_number_their_claims_alike_in_one_transaction() {
     });
     let elsewhere: Vec<_> = alike.collect();
     let first = draft_of("TEST-INS-1");
-    let pool = rig.stack.database(Service::Claims).superuser().await;
+    let pool = fixture.stack.database(Service::Claims).superuser().await;
     let held = hold_order(&pool, &first).await;
-    let waits = tokio::spawn(send_draft(rig.claims.clone(), first));
-    blocked(&rig).await;
+    let waits = tokio::spawn(send_draft(fixture.claims.clone(), first));
+    blocked(&fixture).await;
     let here = requests
         .into_iter()
-        .map(|request| send_draft(rig.claims.clone(), request));
+        .map(|request| send_draft(fixture.claims.clone(), request));
     let there = elsewhere
         .into_iter()
-        .map(|request| send_draft(rig.elsewhere(), request));
+        .map(|request| send_draft(fixture.elsewhere(), request));
     let (here, there) = tokio::join!(join_all(here), join_all(there));
     held.rollback().await.unwrap();
     waits.await.unwrap().unwrap();
     assert!(here.iter().chain(&there).all(Result::is_ok));
-    // 64 in one, and the one that was held up.
+    // 64 in one transaction, and the one that was blocked.
     assert_eq!(
-        rig.count("select count(distinct xmin::text) from claims.claim")
+        fixture
+            .count("select count(distinct xmin::text) from claims.claim")
             .await,
         2
     );
     let mine = "select count(*) from claims.claim where facility = 'al-qamar'";
-    assert_eq!(rig.count(mine).await, 32);
+    assert_eq!(fixture.count(mine).await, 32);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_facilitys_claim_is_neither_submitted_nor_withdrawn_in_a_transaction_with_its_own() {
-    let rig = Rig::start().await;
-    let drafts = drafts(&rig, &["TEST-INS-1"; 65]).await;
-    let pool = rig.stack.database(Service::Claims).superuser().await;
+    let fixture = Fixture::start().await;
+    let drafts = drafts(&fixture, &["TEST-INS-1"; 65]).await;
+    let pool = fixture.stack.database(Service::Claims).superuser().await;
     let held = hold_claim(&pool, &drafts[64]).await;
-    let waits = tokio::spawn(send_submission(rig.claims.clone(), submit(&drafts[64])));
-    blocked(&rig).await;
+    let waits = tokio::spawn(send_submission(fixture.claims.clone(), submit(&drafts[64])));
+    blocked(&fixture).await;
     let (own, foreign) = drafts[..64].split_at(32);
     let here = own
         .iter()
-        .map(|draft| send_submission(rig.claims.clone(), submit(draft)));
+        .map(|draft| send_submission(fixture.claims.clone(), submit(draft)));
     let there = foreign
         .iter()
-        .map(|draft| send_submission(rig.elsewhere(), submit(draft)));
+        .map(|draft| send_submission(fixture.elsewhere(), submit(draft)));
     let (here, there) = tokio::join!(join_all(here), join_all(there));
     held.rollback().await.unwrap();
     waits.await.unwrap().unwrap();
@@ -75,7 +76,7 @@ async fn another_facilitys_claim_is_neither_submitted_nor_withdrawn_in_a_transac
     );
     let untouched =
         "select count(*) from claims.claim where state = 'VALIDATED' and filing_epoch = 0 and version = 1";
-    assert_eq!(rig.count(untouched).await, 32);
+    assert_eq!(fixture.count(untouched).await, 32);
 
     let withdraw = |mut claims: proto::claims::v1::claim_service_client::ClaimServiceClient<_>,
                     order_id: &str| {
@@ -87,14 +88,14 @@ async fn another_facilitys_claim_is_neither_submitted_nor_withdrawn_in_a_transac
         async move { claims.withdraw_claim(request).await.unwrap().into_inner().claim }
     };
     let held = hold_claim(&pool, &drafts[64]).await;
-    let waits = tokio::spawn(withdraw(rig.claims.clone(), &drafts[64].order_id));
-    blocked(&rig).await;
+    let waits = tokio::spawn(withdraw(fixture.claims.clone(), &drafts[64].order_id));
+    blocked(&fixture).await;
     let here = own
         .iter()
-        .map(|draft| withdraw(rig.claims.clone(), &draft.order_id));
+        .map(|draft| withdraw(fixture.claims.clone(), &draft.order_id));
     let there = foreign
         .iter()
-        .map(|draft| withdraw(rig.elsewhere(), &draft.order_id));
+        .map(|draft| withdraw(fixture.elsewhere(), &draft.order_id));
     let (here, there) = tokio::join!(join_all(here), join_all(there));
     held.rollback().await.unwrap();
     waits.await.unwrap();
@@ -106,7 +107,7 @@ async fn another_facilitys_claim_is_neither_submitted_nor_withdrawn_in_a_transac
         there.iter().all(Option::is_none),
         "it has no claim of these orders"
     );
-    assert_eq!(rig.count(untouched).await, 32);
-    let buried = "select count(*) from claims.tombstone where facility = 'al-qamar'";
-    assert_eq!(rig.count(buried).await, 32);
+    assert_eq!(fixture.count(untouched).await, 32);
+    let tombstones = "select count(*) from claims.tombstone where facility = 'al-qamar'";
+    assert_eq!(fixture.count(tombstones).await, 32);
 }

@@ -1,5 +1,5 @@
-//! Claims that are prepared, submitted and withdrawn at the same time share their transactions, and none of them suffers from
-//! another.
+//! Claims that are prepared, submitted and withdrawn concurrently share transactions, and a failing one does not
+//! affect the others.
 
 use futures_util::future::join_all;
 use proto::claims::v1::{ClaimState, SubmitClaimRequest, WithdrawClaimRequest};
@@ -8,23 +8,24 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::{
-    claims_batch_rig::{
-        ACCEPTED, FILED, HELD, SOON, blocked, draft_of, drafts, hold_claim, hold_order, insist, refusal,
-        send_drafts, send_submissions, slow_down,
+    claims_batch_fixture::{
+        ACCEPTED, FILED, HELD, SOON, blocked, draft_of, drafts, hold_claim, hold_order, refusal, send_drafts,
+        send_submissions, slow_down, submit_until_all_succeed,
     },
-    claims_rig::{Rig, reason, submit},
+    claims_fixture::{Fixture, reason, submit},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_number_and_a_withdrawn_order_among_64_drafts_are_refused_alone() {
-    let rig = Rig::start().await;
-    let known = drafts(&rig, &["TEST-INS-1"]).await.remove(0);
+    let fixture = Fixture::start().await;
+    let known = drafts(&fixture, &["TEST-INS-1"]).await.remove(0);
     let withdrawn = WithdrawClaimRequest {
         request_id: Uuid::new_v4().to_string(),
         order_id: Uuid::new_v4().to_string(),
         reason: "cancelled".to_owned(),
     };
-    rig.claims
+    fixture
+        .claims
         .clone()
         .withdraw_claim(withdrawn.clone())
         .await
@@ -36,14 +37,14 @@ async fn a_taken_number_and_a_withdrawn_order_among_64_drafts_are_refused_alone(
     requests[40].order_id.clone_from(&withdrawn.order_id);
     requests[50].order_id.clone_from(&known.order_id);
 
-    // While the first transaction is held up, 64 fill the next one.
+    // While the first transaction is blocked, 64 requests fill the next one.
     let first = draft_of("TEST-INS-1");
-    let pool = rig.stack.database(Service::Claims).superuser().await;
+    let pool = fixture.stack.database(Service::Claims).superuser().await;
     let held = hold_order(&pool, &first).await;
-    let mut claims = rig.claims.clone();
+    let mut claims = fixture.claims.clone();
     let waits = tokio::spawn(async move { claims.prepare_claim(first).await });
-    blocked(&rig).await;
-    let answers = send_drafts(&rig, &requests).await;
+    blocked(&fixture).await;
+    let answers = send_drafts(&fixture, &requests).await;
     held.rollback().await.unwrap();
     waits.await.unwrap().unwrap();
 
@@ -60,40 +61,45 @@ async fn a_taken_number_and_a_withdrawn_order_among_64_drafts_are_refused_alone(
         (Code::AlreadyExists, "ORDER_BILLED".to_owned())
     );
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 61);
-    // The one of before, the one that was held up, and 61 in one transaction.
+    // The earlier one, the blocked one, and 61 in one transaction.
     let count = "select count(*) from claims.claim";
-    assert_eq!(rig.count(count).await, 63);
+    assert_eq!(fixture.count(count).await, 63);
     let transactions = "select count(distinct xmin::text) from claims.claim";
-    assert_eq!(rig.count(transactions).await, 3);
+    assert_eq!(fixture.count(transactions).await, 3);
     let keys = "select count(*) from chassis.idempotency where method like '%/PrepareClaim'";
-    assert_eq!(rig.count(keys).await, 63);
+    assert_eq!(fixture.count(keys).await, 63);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_among_64_submissions_leaves_no_lease_behind() {
-    let rig = Rig::start().await;
-    let drafts = drafts(&rig, &["TEST-INS-1"; 64]).await;
+    let fixture = Fixture::start().await;
+    let drafts = drafts(&fixture, &["TEST-INS-1"; 64]).await;
     let withdrawal = WithdrawClaimRequest {
         request_id: Uuid::new_v4().to_string(),
         order_id: drafts[10].order_id.clone(),
         reason: "cancelled".to_owned(),
     };
-    rig.claims.clone().withdraw_claim(withdrawal).await.unwrap();
+    fixture.claims.clone().withdraw_claim(withdrawal).await.unwrap();
     let earlier = submit(&drafts[63]);
-    rig.claims.clone().submit_claim(earlier.clone()).await.unwrap();
+    fixture
+        .claims
+        .clone()
+        .submit_claim(earlier.clone())
+        .await
+        .unwrap();
 
-    // [10] is withdrawn, [20] is known to nobody, [30] comes with the id of another request, [63] is repeated.
+    // [10] is withdrawn, [20] does not exist, [30] has the id of another request, [63] is repeated.
     let mut requests: Vec<_> = drafts.iter().map(submit).collect();
     requests[20].id = Uuid::new_v4().to_string();
     requests[30].request_id.clone_from(&earlier.request_id);
     requests[63] = earlier;
     let others = requests.split_off(1);
-    let pool = rig.stack.database(Service::Claims).superuser().await;
+    let pool = fixture.stack.database(Service::Claims).superuser().await;
     let held = hold_claim(&pool, &drafts[0]).await;
-    let mut claims = rig.claims.clone();
+    let mut claims = fixture.claims.clone();
     let first = requests.remove(0);
     let waits = tokio::spawn(async move { claims.submit_claim(first).await });
-    blocked(&rig).await;
+    blocked(&fixture).await;
     // 63 wait for the second transaction, which the 64th fills.
     let last = Uuid::new_v4().to_string();
     let unknown = SubmitClaimRequest {
@@ -101,7 +107,7 @@ async fn what_is_refused_among_64_submissions_leaves_no_lease_behind() {
         id: last,
     };
     let sent = [others, vec![unknown]].concat();
-    let answers = send_submissions(&rig, &sent).await;
+    let answers = send_submissions(&fixture, &sent).await;
     held.rollback().await.unwrap();
     waits.await.unwrap().unwrap();
 
@@ -117,14 +123,14 @@ async fn what_is_refused_among_64_submissions_leaves_no_lease_behind() {
         (Code::FailedPrecondition, "IDEMPOTENCY_KEY_REUSED".to_owned())
     );
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 60);
-    assert_eq!(rig.get(&drafts[30].id).await, drafts[30]);
+    assert_eq!(fixture.get(&drafts[30].id).await, drafts[30]);
     let untouched = format!(
         "select filing_epoch from claims.claim where filing_until is null and id = '{}'",
         drafts[30].id
     );
-    assert_eq!(rig.count(&untouched).await, 0);
-    assert_eq!(rig.count(HELD).await, 0);
-    let submitted = insist(&rig, &[submit(&drafts[30]), submit(&drafts[20])]).await;
+    assert_eq!(fixture.count(&untouched).await, 0);
+    assert_eq!(fixture.count(HELD).await, 0);
+    let submitted = submit_until_all_succeed(&fixture, &[submit(&drafts[30]), submit(&drafts[20])]).await;
     assert!(
         submitted
             .iter()
@@ -135,38 +141,39 @@ async fn what_is_refused_among_64_submissions_leaves_no_lease_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_among_64_withdrawals_is_refused_alone() {
     let options = Options::default().set(Service::Claims, "sandbox.slow_ms", "600000");
-    let rig = Rig::with(options.set(Service::Claims, "post_office.timeout_ms", "60000")).await;
+    let fixture = Fixture::with(options.set(Service::Claims, "post_office.timeout_ms", "60000")).await;
     let mut payers = ["TEST-INS-1"; 64];
     payers[20] = "SANDBOX-SLOW";
-    let drafts = drafts(&rig, &payers).await;
+    let drafts = drafts(&fixture, &payers).await;
     let withdrawal = |order_id: &str| WithdrawClaimRequest {
         request_id: Uuid::new_v4().to_string(),
         order_id: order_id.to_owned(),
         reason: "cancelled".to_owned(),
     };
     let send = |request: WithdrawClaimRequest| {
-        let mut claims = rig.claims.clone();
+        let mut claims = fixture.claims.clone();
         async move {
             let answer = claims.withdraw_claim(request).await?.into_inner();
             Ok::<_, Status>(answer.claim)
         }
     };
-    // [10] was withdrawn before by the same request, [30] comes with the id of that one, [20] is with the post office.
+    // [10] was withdrawn before by the same request, [30] has the id of that request, [20] is with the post
+    // office.
     let mut requests: Vec<_> = drafts.iter().map(|draft| withdrawal(&draft.order_id)).collect();
     let earlier = send(requests[10].clone()).await.unwrap();
     requests[30].request_id = requests[10].request_id.clone();
-    let (mut claims, request) = (rig.claims.clone(), submit(&drafts[20]));
+    let (mut claims, request) = (fixture.claims.clone(), submit(&drafts[20]));
     let silent = tokio::spawn(async move { claims.submit_claim(request).await });
-    eventually(SOON, || async { rig.count(FILED).await == 1 }).await;
+    eventually(SOON, || async { fixture.count(FILED).await == 1 }).await;
     // No claim of this order has arrived.
     let late = draft_of("TEST-INS-1");
     requests.push(withdrawal(&late.order_id));
 
     let first = requests.remove(0);
-    let pool = rig.stack.database(Service::Claims).superuser().await;
+    let pool = fixture.stack.database(Service::Claims).superuser().await;
     let held = hold_claim(&pool, &drafts[0]).await;
     let waits = tokio::spawn(send(first));
-    blocked(&rig).await;
+    blocked(&fixture).await;
     let answers = join_all(requests.into_iter().map(send)).await;
     held.rollback().await.unwrap();
     waits.await.unwrap().unwrap();
@@ -191,15 +198,15 @@ async fn what_is_refused_among_64_withdrawals_is_refused_alone() {
         );
     }
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 62);
-    assert_eq!(rig.get(&drafts[30].id).await, drafts[30]);
+    assert_eq!(fixture.get(&drafts[30].id).await, drafts[30]);
     let withdrawn = "select count(*) from claims.claim where state = 'WITHDRAWN'";
-    assert_eq!(rig.count(withdrawn).await, 62);
-    // The earlier one, the one that was held up, and 60 in one transaction.
+    assert_eq!(fixture.count(withdrawn).await, 62);
+    // The earlier one, the blocked one, and 60 in one transaction.
     let transactions = "select count(distinct xmin::text) from claims.claim where state = 'WITHDRAWN'";
-    assert_eq!(rig.count(transactions).await, 3);
-    let told = "select count(*) from events.event_log where type = 'claims.v1.ClaimWithdrawn'";
-    assert_eq!(rig.count(told).await, 62);
-    let refused = send_drafts(&rig, &[late]).await;
+    assert_eq!(fixture.count(transactions).await, 3);
+    let published = "select count(*) from events.event_log where type = 'claims.v1.ClaimWithdrawn'";
+    assert_eq!(fixture.count(published).await, 62);
+    let refused = send_drafts(&fixture, &[late]).await;
     assert_eq!(
         refusal(&refused[0]),
         (Code::FailedPrecondition, "ORDER_WITHDRAWN".to_owned())
@@ -210,12 +217,13 @@ async fn what_is_refused_among_64_withdrawals_is_refused_alone() {
 async fn sixty_four_callers_share_the_transactions_of_their_claims() {
     const CALLERS: usize = 64;
     const CLAIMS_OF_ONE: usize = 3;
-    let rig = Rig::start().await;
-    let pool = rig.stack.database(Service::Claims).superuser().await;
+    let fixture = Fixture::start().await;
+    let pool = fixture.stack.database(Service::Claims).superuser().await;
     slow_down(&pool).await;
-    let file = async |rig: &Rig| {
-        let drafted = drafts(rig, &["TEST-INS-1"]).await;
-        rig.claims
+    let file = async |fixture: &Fixture| {
+        let drafted = drafts(fixture, &["TEST-INS-1"]).await;
+        fixture
+            .claims
             .clone()
             .submit_claim(submit(&drafted[0]))
             .await
@@ -227,21 +235,25 @@ async fn sixty_four_callers_share_the_transactions_of_their_claims() {
         "select count(distinct xmin::text) from claims.claim",
     ];
     for _ in 0..4 {
-        file(&rig).await;
+        file(&fixture).await;
     }
     for transactions in transactions {
-        assert_eq!(rig.count(transactions).await, 4, "one caller shares with nobody");
+        assert_eq!(
+            fixture.count(transactions).await,
+            4,
+            "a single caller shares no transaction"
+        );
     }
     let callers = (0..CALLERS).map(|_| async {
         for _ in 0..CLAIMS_OF_ONE {
-            file(&rig).await;
+            file(&fixture).await;
         }
     });
     join_all(callers).await;
     let claims = (CALLERS * CLAIMS_OF_ONE) as i64;
-    assert_eq!(rig.count(ACCEPTED).await, claims + 4);
+    assert_eq!(fixture.count(ACCEPTED).await, claims + 4);
     for transactions in transactions {
-        let shared = rig.count(transactions).await - 4;
+        let shared = fixture.count(transactions).await - 4;
         assert!(
             shared * 3 < claims,
             "{shared} transactions for {claims} claims: {transactions}"

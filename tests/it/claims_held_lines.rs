@@ -1,58 +1,59 @@
-//! Lines that are held or discarded: the version before, which books whatever is parked, never sees them.
+//! Held and discarded lines are invisible to the previous version, which books every parked line.
 
 use proto::claims::v1::{ClaimDetails, ParkedReason, ParkedResolution};
 use tests::Postgres;
 use tonic::Code;
 
 use crate::{
-    claims_rig::{Rig, advice, file, fils, parked, resolve},
+    claims_fixture::{Fixture, advice, file, fils, parked, resolve},
     samples,
 };
 
-/// An early line that is discarded, one that waits, and one that turns out to be a stranger's when its claim is filed.
+/// One early line is discarded, one waits, and one turns out to be another payer's when its claim is submitted.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_version_before_sees_the_early_lines_alone() {
-    let rig = Rig::start().await;
+async fn the_previous_version_sees_only_the_early_lines() {
+    let fixture = Fixture::start().await;
     for (number, claim) in ["GONE", "WAITS", "CLM-1"].into_iter().enumerate() {
         let document = file(&[advice(claim, &[("A1", "100", "40", "PRCE-001")])]);
         let document = document.replace("CHQ-1", &format!("CHQ-{number}"));
-        rig.import(&document.replace("TEST-TPA-1", "OTHER-TPA"))
+        fixture
+            .import(&document.replace("TEST-TPA-1", "OTHER-TPA"))
             .await
             .unwrap();
     }
     let seen = "select count(*) from claims.parked_line";
-    assert_eq!(rig.count(seen).await, 3);
-    let lines = parked(&rig.claims, ParkedReason::Early).await;
+    assert_eq!(fixture.count(seen).await, 3);
+    let lines = parked(&fixture.claims, ParkedReason::Early).await;
     let gone = lines.iter().find(|line| line.claim_id == "GONE").unwrap();
-    resolve(&rig.claims, gone.id, ParkedResolution::Discard)
+    resolve(&fixture.claims, gone.id, ParkedResolution::Discard)
         .await
         .unwrap();
-    assert_eq!(rig.count(seen).await, 2);
-    let again = resolve(&rig.claims, gone.id, ParkedResolution::Discard).await;
+    assert_eq!(fixture.count(seen).await, 2);
+    let again = resolve(&fixture.claims, gone.id, ParkedResolution::Discard).await;
     assert_eq!(again.unwrap_err().code(), Code::NotFound);
 
     let details = ClaimDetails {
         receiver_id: "TPA-OF-THE-FILE".to_owned(),
         ..samples::claim("CLM-1")
     };
-    let claim = rig.filed(details).await;
+    let claim = fixture.filed(details).await;
     assert_eq!(fils(claim.net_paid.as_ref()), 0);
-    assert_eq!(rig.count(seen).await, 1);
-    let held = parked(&rig.claims, ParkedReason::ForeignSender).await;
+    assert_eq!(fixture.count(seen).await, 1);
+    let held = parked(&fixture.claims, ParkedReason::ForeignSender).await;
     let ids: Vec<_> = lines
         .iter()
         .filter(|line| line.claim_id == "CLM-1")
         .map(|line| line.id)
         .collect();
     assert_eq!(held.iter().map(|line| line.id).collect::<Vec<_>>(), ids);
-    let all = parked(&rig.claims, ParkedReason::Unspecified).await;
+    let all = parked(&fixture.claims, ParkedReason::Unspecified).await;
     assert_eq!(all.len(), 2, "newest first, of both tables: {all:?}");
     assert!(all[0].id > all[1].id);
-    let booked = resolve(&rig.claims, held[0].id, ParkedResolution::Book).await;
+    let booked = resolve(&fixture.claims, held[0].id, ParkedResolution::Book).await;
     assert_eq!(fils(booked.unwrap().unwrap().net_paid.as_ref()), 4_000);
 }
 
-/// A build between the versions kept all of them in one table.
+/// A build between the two versions kept all lines in one table.
 #[tokio::test]
 async fn lines_that_were_held_or_discarded_before_the_migration_are_moved() {
     let server = Postgres::shared().await;

@@ -1,4 +1,5 @@
-//! No claim of one facility is visible to another: not through the API, not through SQL as the service's own role.
+//! No claim of one facility is visible to another: neither through the API nor through SQL with the service's
+//! role.
 
 use proto::claims::v1::{GetClaimRequest, ListClaimsRequest, SubmitClaimRequest};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -7,7 +8,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    claims_rig::{Rig, advice, file},
+    claims_fixture::{Fixture, advice, file},
     samples,
 };
 
@@ -25,9 +26,9 @@ const TABLES: [&str; 9] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_facilitys_claim_is_not_found_through_the_api() {
-    let rig = Rig::start().await;
-    let claim = rig.filed(samples::claim("CLM-1")).await;
-    let mut elsewhere = rig.elsewhere();
+    let fixture = Fixture::start().await;
+    let claim = fixture.filed(samples::claim("CLM-1")).await;
+    let mut elsewhere = fixture.elsewhere();
     let by_id = GetClaimRequest {
         id: claim.id.clone(),
         ..GetClaimRequest::default()
@@ -58,7 +59,7 @@ async fn another_facilitys_claim_is_not_found_through_the_api() {
         .into_inner();
     assert!(listed.claims.is_empty());
 
-    let ours = rig
+    let ours = fixture
         .claims
         .clone()
         .get_claim(by_number)
@@ -72,12 +73,12 @@ async fn another_facilitys_claim_is_not_found_through_the_api() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_services_role_sees_no_row_without_its_facility_and_changes_no_line() {
-    let rig = Rig::start().await;
-    rig.filed(samples::claim("CLM-1")).await;
+    let fixture = Fixture::start().await;
+    fixture.filed(samples::claim("CLM-1")).await;
     let lines = [("A1", "100", "100", ""), ("A9", "5", "5", "")];
-    rig.import(&file(&[advice("CLM-1", &lines)])).await.unwrap();
+    fixture.import(&file(&[advice("CLM-1", &lines)])).await.unwrap();
 
-    let app = rig.stack.database(Service::Claims).app().await;
+    let app = fixture.stack.database(Service::Claims).app().await;
     for table in TABLES {
         assert_eq!(seen(&app, "", table).await, 0, "{table} without a facility");
         assert_eq!(
@@ -100,7 +101,7 @@ async fn the_services_role_sees_no_row_without_its_facility_and_changes_no_line(
         );
     }
 
-    let superuser = rig.stack.database(Service::Claims).superuser().await;
+    let superuser = fixture.stack.database(Service::Claims).superuser().await;
     for change in [
         "update claims.remittance_line set payment = 0",
         "delete from claims.remittance_line",
@@ -126,10 +127,10 @@ async fn seen(app: &PgPool, facility: &str, table: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_go_through_all_claims_once_newest_first() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let mut filed = Vec::new();
     for number in 0..5 {
-        filed.push(rig.filed(samples::claim(&format!("CLM-{number}"))).await.id);
+        filed.push(fixture.filed(samples::claim(&format!("CLM-{number}"))).await.id);
     }
     filed.reverse();
     let (mut listed, mut page_token) = (Vec::new(), String::new());
@@ -139,7 +140,7 @@ async fn pages_go_through_all_claims_once_newest_first() {
             page_token,
             ..ListClaimsRequest::default()
         };
-        let page = rig
+        let page = fixture
             .claims
             .clone()
             .list_claims(request)

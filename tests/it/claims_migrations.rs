@@ -1,12 +1,13 @@
-//! A filled database of the version before goes through the migrations, and that version goes on serving.
+//! A filled database of the previous version is migrated while that version continues to serve.
 
 use sqlx::PgPool;
 use tests::{Database, Postgres};
 
-/// The migrations that the version before has.
+/// Number of migrations of the previous version.
 const BEFORE: usize = 6;
 
-/// NUMBER-1 stands and was withdrawn twice before it was handed in; NUMBER-2 was withdrawn after that, and has a history.
+/// NUMBER-1 has a valid draft after two that were withdrawn before submission; NUMBER-2 was withdrawn after its
+/// submission, and has a history.
 const ROWS: &str = "insert into claims.claim (id, facility, order_id, provider_id, claim_id, payer_id, state, details,
          submitted_at, filing_epoch)
      select claim.id::uuid, 'al-noor', gen_random_uuid(), 'MF4252', claim.number, 'INS001', claim.state, '',
@@ -24,7 +25,7 @@ const ROWS: &str = "insert into claims.claim (id, facility, order_id, provider_i
      values ('al-noor', '00000000-0000-7000-8000-000000000004', '00000000-0000-4000-8000-000000000001', 0, 0, 'A1', 100,
          'AED', '', 'CHQ', now())";
 
-async fn of_the_version_before() -> (Database, PgPool) {
+async fn previous_version() -> (Database, PgPool) {
     let server = Postgres::shared().await;
     let database = server.database("claims").await;
     database.migrate(&["chassis", "events"]).await;
@@ -34,7 +35,7 @@ async fn of_the_version_before() -> (Database, PgPool) {
     (database, superuser)
 }
 
-/// As the version before writes a draft; whether there was room for it.
+/// Inserts a draft as the previous version does. Returns whether the number was free.
 async fn draft(app: &PgPool, number: &str) -> bool {
     let mut tx = app.begin().await.unwrap();
     sqlx::raw_sql("select set_config('weft.facility', 'al-noor', true)")
@@ -54,7 +55,7 @@ async fn draft(app: &PgPool, number: &str) -> bool {
     written.rows_affected() == 1
 }
 
-/// As the version before withdraws what stands under a number.
+/// Withdraws the current claim of a number as the previous version does.
 async fn withdraw(app: &PgPool, number: &str) {
     let mut tx = app.begin().await.unwrap();
     sqlx::raw_sql("select set_config('weft.facility', 'al-noor', true)")
@@ -74,8 +75,8 @@ async fn withdraw(app: &PgPool, number: &str) {
 }
 
 #[tokio::test]
-async fn numbers_stay_taken_or_free_through_the_migrations_and_after() {
-    let (database, superuser) = of_the_version_before().await;
+async fn claim_numbers_stay_reserved_or_free_through_the_migrations_and_after() {
+    let (database, superuser) = previous_version().await;
     let app = database.app().await;
     for files in BEFORE..BEFORE + 10 {
         database.migrate_some("claims", files..=files).await;
@@ -93,7 +94,7 @@ async fn numbers_stay_taken_or_free_through_the_migrations_and_after() {
     withdraw(&app, "NUMBER-1").await;
     assert!(draft(&app, "NUMBER-1").await, "it was never handed in");
     assert!(!draft(&app, "NUMBER-1").await, "once");
-    // A history still belongs to a claim that there is.
+    // A history still belongs to an existing claim.
     let lost = sqlx::query("delete from claims.claim where claim_id = 'NUMBER-2'")
         .execute(&superuser)
         .await;
@@ -102,7 +103,7 @@ async fn numbers_stay_taken_or_free_through_the_migrations_and_after() {
 
 #[tokio::test]
 async fn a_lease_changes_no_column_of_an_index_on_claims() {
-    let (database, superuser) = of_the_version_before().await;
+    let (database, superuser) = previous_version().await;
     database.migrate_some("claims", BEFORE..).await;
     let indexed: Vec<String> = sqlx::query_scalar(
         "select distinct c.relname || ' ' || a.attname

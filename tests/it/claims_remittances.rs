@@ -1,4 +1,5 @@
-//! What a payer's file does: booked, parked, refused, found again, and never more than once.
+//! Import of payers' files: lines are booked, parked, refused or recognized as repetitions, and never booked
+//! twice.
 
 use std::time::Duration;
 
@@ -6,19 +7,19 @@ use proto::claims::v1::{ClaimState, FinancialStatus};
 use tests::{Service, eventually};
 
 use crate::{
-    claims_rig::{Rig, advice, file, filed, fils, import, violations},
-    cli_rig::{Weft, errors},
+    claims_fixture::{Fixture, advice, file, filed, fils, import, violations},
+    cli_fixture::{Weft, errors},
     samples,
 };
 
-/// Known fault 1 of an earlier system: a bad claim took the good ones of its file along.
+/// Known fault 1 of an earlier system: an invalid claim made the valid ones of its file fail.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bad_claim_never_stops_the_others_of_the_file() {
-    let rig = Rig::start().await;
-    let good = rig.filed(samples::claim("GOOD")).await;
-    let bad = rig.filed(samples::claim("BAD")).await;
-    let half = rig.filed(samples::claim("HALF")).await;
-    let last = rig.filed(samples::claim("LAST")).await;
+async fn one_invalid_claim_never_stops_the_others_of_the_file() {
+    let fixture = Fixture::start().await;
+    let good = fixture.filed(samples::claim("GOOD")).await;
+    let bad = fixture.filed(samples::claim("BAD")).await;
+    let half = fixture.filed(samples::claim("HALF")).await;
+    let last = fixture.filed(samples::claim("LAST")).await;
     let document = file(&[
         advice("GOOD", &[("A1", "100", "60", "PRCE-001")]),
         advice("BAD", &[("A1", "100", "100.01", "")]),
@@ -26,7 +27,7 @@ async fn one_bad_claim_never_stops_the_others_of_the_file() {
         advice("HALF", &[("A1", "100", "90", "PRCE-001"), ("A1", "100", "0", "")]),
         advice("LAST", &[("A1", "100", "100", "")]),
     ]);
-    let report = rig.import(&document).await.unwrap();
+    let report = fixture.import(&document).await.unwrap();
 
     assert_eq!(
         (report.claim_count, report.booked_lines, report.refused_lines),
@@ -48,15 +49,18 @@ async fn one_bad_claim_never_stops_the_others_of_the_file() {
             ("HALF", "DENIAL_CODE_MISSING"),
         ]
     );
-    assert_eq!(fils(rig.get(&good.id).await.net_paid.as_ref()), 6_000);
+    assert_eq!(fils(fixture.get(&good.id).await.net_paid.as_ref()), 6_000);
     assert_eq!(
-        rig.get(&bad.id).await.financial_status(),
+        fixture.get(&bad.id).await.financial_status(),
         FinancialStatus::Pending
     );
-    assert_eq!(rig.get(&last.id).await.financial_status(), FinancialStatus::Paid);
+    assert_eq!(
+        fixture.get(&last.id).await.financial_status(),
+        FinancialStatus::Paid
+    );
 
-    // A claim is taken whole or not at all; the corrected file brings what is missing, and nothing twice.
-    assert_eq!(rig.get(&half.id).await.remittance_lines, []);
+    // A claim is booked as a whole or not at all; the corrected file adds what is missing, and nothing twice.
+    assert_eq!(fixture.get(&half.id).await.remittance_lines, []);
     let corrected = file(&[
         advice("GOOD", &[("A1", "100", "60", "PRCE-001")]),
         advice("BAD", &[("A1", "100", "100", "")]),
@@ -66,23 +70,26 @@ async fn one_bad_claim_never_stops_the_others_of_the_file() {
         ),
         advice("LAST", &[("A1", "100", "100", "")]),
     ]);
-    let report = rig.import(&corrected).await.unwrap();
+    let report = fixture.import(&corrected).await.unwrap();
     assert_eq!(
         (report.booked_lines, report.repeated_lines, report.refused_lines),
         (3, 2, 0)
     );
-    assert_eq!(rig.get(&bad.id).await.financial_status(), FinancialStatus::Paid);
-    assert_eq!(fils(rig.get(&half.id).await.net_paid.as_ref()), 9_000);
-    assert_eq!(fils(rig.get(&good.id).await.net_paid.as_ref()), 6_000);
+    assert_eq!(
+        fixture.get(&bad.id).await.financial_status(),
+        FinancialStatus::Paid
+    );
+    assert_eq!(fils(fixture.get(&half.id).await.net_paid.as_ref()), 9_000);
+    assert_eq!(fils(fixture.get(&good.id).await.net_paid.as_ref()), 6_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_comes_again_changes_nothing_and_answers_its_first_report() {
-    let rig = Rig::start().await;
-    let claim = rig.filed(samples::claim("CLM-1")).await;
+async fn a_repeated_file_changes_nothing_and_returns_its_first_report() {
+    let fixture = Fixture::start().await;
+    let claim = fixture.filed(samples::claim("CLM-1")).await;
     let document = file(&[advice("CLM-1", &[("A1", "100", "40", "PRCE-001")])]);
-    let first = rig.import(&document).await.unwrap();
-    let second = rig.import(&document).await.unwrap();
+    let first = fixture.import(&document).await.unwrap();
+    let second = fixture.import(&document).await.unwrap();
     assert!(!first.duplicate && second.duplicate);
     assert_eq!(
         proto::claims::v1::RemittanceReport {
@@ -91,26 +98,26 @@ async fn a_file_that_comes_again_changes_nothing_and_answers_its_first_report() 
         },
         first
     );
-    let stands = rig.get(&claim.id).await;
+    let stands = fixture.get(&claim.id).await;
     assert_eq!(
         (fils(stands.net_paid.as_ref()), stands.remittance_lines.len()),
         (4_000, 1)
     );
-    let told = "select count(*) from events.event_log where type = 'claims.v1.FileDuplicate'";
-    assert_eq!(rig.count(told).await, 1);
+    let published = "select count(*) from events.event_log where type = 'claims.v1.FileDuplicate'";
+    assert_eq!(fixture.count(published).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_that_are_early_wait_for_their_claim_and_are_booked_when_it_is_filed() {
-    let rig = Rig::start().await;
+async fn early_lines_are_parked_and_booked_when_their_claim_is_filed() {
+    let fixture = Fixture::start().await;
     let lines = [("A1", "100", "70", "PRCE-001"), ("A9", "5", "5", "")];
-    let report = rig.import(&file(&[advice("CLM-1", &lines)])).await.unwrap();
+    let report = fixture.import(&file(&[advice("CLM-1", &lines)])).await.unwrap();
     assert_eq!((report.booked_lines, report.parked_lines), (0, 2));
     assert_eq!(fils(report.parked.as_ref()), 7_500);
 
-    // A draft is not filed yet: the payer cannot mean it.
-    let mut claims = rig.claims.clone();
-    let draft = crate::claims_rig::prepare(samples::claim("CLM-1"));
+    // A draft is not submitted yet: the payer cannot refer to it.
+    let mut claims = fixture.claims.clone();
+    let draft = crate::claims_fixture::prepare(samples::claim("CLM-1"));
     let draft = claims
         .prepare_claim(draft)
         .await
@@ -119,12 +126,12 @@ async fn lines_that_are_early_wait_for_their_claim_and_are_booked_when_it_is_fil
         .claim
         .unwrap();
     assert_eq!(
-        rig.get(&draft.id).await.financial_status(),
+        fixture.get(&draft.id).await.financial_status(),
         FinancialStatus::Pending
     );
 
     let filed = claims
-        .submit_claim(crate::claims_rig::submit(&draft))
+        .submit_claim(crate::claims_fixture::submit(&draft))
         .await
         .unwrap()
         .into_inner()
@@ -138,22 +145,23 @@ async fn lines_that_are_early_wait_for_their_claim_and_are_booked_when_it_is_fil
         (filed.id_payer.as_str(), filed.remittance_lines.len()),
         ("PYR-CLM-1", 1)
     );
-    let told = "select count(*) from events.event_log where type = 'claims.v1.ClaimRemitted'";
-    assert_eq!(rig.count(told).await, 1);
-    // The activity that the claim does not have goes on waiting, in sight.
-    assert_eq!(rig.count("select count(*) from claims.parked_line").await, 1);
+    let published = "select count(*) from events.event_log where type = 'claims.v1.ClaimRemitted'";
+    assert_eq!(fixture.count(published).await, 1);
+    // The line of an activity that the claim does not have stays parked and visible.
+    assert_eq!(fixture.count("select count(*) from claims.parked_line").await, 1);
 }
 
 /// Known fault 7: such a takeback broke a constraint and lost the file.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_takeback_beyond_what_was_paid_is_booked_named_and_counts_up_to_it() {
-    let rig = Rig::start().await;
-    let claim = rig.filed(samples::claim("CLM-1")).await;
-    let other = rig.filed(samples::claim("CLM-2")).await;
-    rig.import(&file(&[advice("CLM-1", &[("A1", "100", "60", "PRCE-001")])]))
+async fn a_takeback_above_the_amount_paid_is_booked_reported_and_counted_up_to_that_amount() {
+    let fixture = Fixture::start().await;
+    let claim = fixture.filed(samples::claim("CLM-1")).await;
+    let other = fixture.filed(samples::claim("CLM-2")).await;
+    fixture
+        .import(&file(&[advice("CLM-1", &[("A1", "100", "60", "PRCE-001")])]))
         .await
         .unwrap();
-    let report = rig
+    let report = fixture
         .import(&file(&[
             advice("CLM-1", &[("A1", "100", "-80", "PRCE-003")]),
             advice("CLM-2", &[("A1", "100", "100", "")]),
@@ -162,28 +170,31 @@ async fn a_takeback_beyond_what_was_paid_is_booked_named_and_counts_up_to_it() {
         .unwrap();
     assert_eq!((report.booked_lines, report.refused_lines), (2, 0));
     assert_eq!(report.violations[0].rule, "TAKEBACK_ABOVE_PAID");
-    let stands = rig.get(&claim.id).await;
+    let stands = fixture.get(&claim.id).await;
     assert_eq!(stands.financial_status(), FinancialStatus::TakenBack);
     assert_eq!(
         (fils(stands.taken_back.as_ref()), fils(stands.net_paid.as_ref())),
         (6_000, 0)
     );
-    assert_eq!(rig.get(&other.id).await.financial_status(), FinancialStatus::Paid);
+    assert_eq!(
+        fixture.get(&other.id).await.financial_status(),
+        FinancialStatus::Paid
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_paid_beyond_the_net_is_booked_named_and_counts_up_to_it() {
-    let rig = Rig::start().await;
-    let claim = rig.filed(samples::claim("CLM-1")).await;
+async fn a_payment_above_the_net_is_booked_reported_and_counted_up_to_the_net() {
+    let fixture = Fixture::start().await;
+    let claim = fixture.filed(samples::claim("CLM-1")).await;
     let first = file(&[advice("CLM-1", &[("A1", "100", "60", "PRCE-001")])]);
-    assert_eq!(rig.import(&first).await.unwrap().violations, []);
-    let path = rig.stack.folder().join("surplus.xml");
+    assert_eq!(fixture.import(&first).await.unwrap().violations, []);
+    let path = fixture.stack.folder().join("surplus.xml");
     std::fs::write(
         &path,
         file(&[advice("CLM-1", &[("A1", "100", "70", "PRCE-001")])]),
     )
     .unwrap();
-    let weft = Weft::of(&rig.stack, "al-noor", &["biller"]);
+    let weft = Weft::new(&fixture.stack, "al-noor", &["biller"]);
     let shown = weft
         .run(&["remittance", "import", &path.display().to_string()])
         .await;
@@ -191,7 +202,7 @@ async fn what_is_paid_beyond_the_net_is_booked_named_and_counts_up_to_it() {
     let remark =
         "CLM-1 A1 PAID_ABOVE_NET: 130.00 is paid on a net of 100.00; booked, and 30.00 beyond the net";
     assert!(text.contains(remark), "{text}{}", errors(&shown));
-    let stands = rig.get(&claim.id).await;
+    let stands = fixture.get(&claim.id).await;
     assert_eq!(stands.financial_status(), FinancialStatus::Paid);
     assert_eq!(
         (fils(stands.net_paid.as_ref()), stands.remittance_lines.len()),
@@ -200,8 +211,8 @@ async fn what_is_paid_beyond_the_net_is_booked_named_and_counts_up_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_line_that_waited_pays_or_takes_beyond_its_claim_is_shown_with_the_claim() {
-    let rig = Rig::start().await;
+async fn excess_of_a_parked_line_is_shown_with_the_claim() {
+    let fixture = Fixture::start().await;
     for early in [
         file(&[
             advice("CLM-1", &[("A1", "100", "60", "PRCE-001")]),
@@ -209,17 +220,17 @@ async fn what_a_line_that_waited_pays_or_takes_beyond_its_claim_is_shown_with_th
         ]),
         file(&[advice("CLM-1", &[("A1", "100", "70", "PRCE-001")])]),
     ] {
-        let report = rig.import(&early).await.unwrap();
+        let report = fixture.import(&early).await.unwrap();
         assert_eq!((report.booked_lines, report.violations), (0, Vec::new()));
     }
-    let surplus = rig.filed(samples::claim("CLM-1")).await;
+    let surplus = fixture.filed(samples::claim("CLM-1")).await;
     assert_eq!(fils(surplus.net_paid.as_ref()), 10_000);
     assert_eq!(fils(surplus.paid_above_net.as_ref()), 3_000);
     assert_eq!(fils(surplus.activities[0].paid_above_net.as_ref()), 3_000);
-    let excess = rig.filed(samples::claim("CLM-2")).await;
+    let excess = fixture.filed(samples::claim("CLM-2")).await;
     assert_eq!(fils(excess.taken_back_above_paid.as_ref()), 4_000);
 
-    let weft = Weft::of(&rig.stack, "al-noor", &["viewer"]);
+    let weft = Weft::new(&fixture.stack, "al-noor", &["viewer"]);
     for (claim, shown) in [
         ("CLM-1", "paid above net   30.00 AED"),
         ("CLM-2", "taken above paid 40.00 AED"),
@@ -230,25 +241,26 @@ async fn what_a_line_that_waited_pays_or_takes_beyond_its_claim_is_shown_with_th
     }
     for rule in ["PAID_ABOVE_NET", "TAKEBACK_ABOVE_PAID"] {
         eventually(Duration::from_secs(20), || async {
-            rig.stack.log(Service::Claims).contains(rule)
+            fixture.stack.log(Service::Claims).contains(rule)
         })
         .await;
     }
 
-    // The payments that were missing take the excess up; what was paid too much stays in sight.
-    rig.import(&file(&[advice("CLM-2", &[("A1", "100", "100", "")])]))
+    // The missing payments use up the excess; the overpayment stays visible.
+    fixture
+        .import(&file(&[advice("CLM-2", &[("A1", "100", "100", "")])]))
         .await
         .unwrap();
-    let mended = rig.get(&excess.id).await;
-    assert_eq!(fils(mended.taken_back_above_paid.as_ref()), 0);
-    assert_eq!(fils(mended.net_paid.as_ref()), 6_000);
+    let corrected = fixture.get(&excess.id).await;
+    assert_eq!(fils(corrected.taken_back_above_paid.as_ref()), 0);
+    assert_eq!(fils(corrected.net_paid.as_ref()), 6_000);
 }
 
 /// Known fault 6: RecordCount was not checked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_wrong_as_a_whole_is_refused_with_every_field_named() {
-    let rig = Rig::start().await;
-    rig.filed(samples::claim("CLM-1")).await;
+    let fixture = Fixture::start().await;
+    fixture.filed(samples::claim("CLM-1")).await;
     let document = file(&[advice("CLM-1", &[("A1", "100", "100", "")])]);
     for (from, to, field, rule) in [
         (
@@ -266,52 +278,62 @@ async fn a_file_that_is_wrong_as_a_whole_is_refused_with_every_field_named() {
             "FIELD_INVALID",
         ),
     ] {
-        let refused = rig.import(&document.replace(from, to)).await.unwrap_err();
+        let refused = fixture.import(&document.replace(from, to)).await.unwrap_err();
         assert_eq!(violations(&refused), [(field.to_owned(), rule.to_owned())]);
     }
-    assert_eq!(rig.count("select count(*) from claims.remittance_line").await, 0);
-    let told = "select count(*) from events.event_log where type = 'claims.v1.FileFailed'";
-    assert_eq!(rig.count(told).await, 4);
-    // As broken as before, it leaves nothing more behind.
+    assert_eq!(
+        fixture.count("select count(*) from claims.remittance_line").await,
+        0
+    );
+    let published = "select count(*) from events.event_log where type = 'claims.v1.FileFailed'";
+    assert_eq!(fixture.count(published).await, 4);
+    // Importing the same invalid file again leaves nothing more behind.
     let again = document.replace("</Remittance.Advice>", "");
-    rig.import(&again).await.unwrap_err();
-    assert_eq!(rig.count(told).await, 4);
+    fixture.import(&again).await.unwrap_err();
+    assert_eq!(fixture.count(published).await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_file_is_checked_and_not_kept() {
-    let rig = Rig::start().await;
-    let claim = rig.filed(samples::claim("CLM-1")).await;
-    rig.filed(samples::claim("CLM-2")).await;
+    let fixture = Fixture::start().await;
+    let claim = fixture.filed(samples::claim("CLM-1")).await;
+    fixture.filed(samples::claim("CLM-2")).await;
     let document = file(&[
         advice("CLM-1", &[("A1", "100", "100", ""), ("A1", "100", "1", "")]),
         advice("CLM-2", &[("A1", "100", "100", "")]),
         advice("UNKNOWN", &[("A1", "5", "5", "")]),
     ]);
-    let report = rig.import(&document.replace("PRODUCTION", "TEST")).await.unwrap();
+    let report = fixture
+        .import(&document.replace("PRODUCTION", "TEST"))
+        .await
+        .unwrap();
     assert!(report.test && !report.duplicate);
     assert_eq!(
         (report.booked_lines, report.parked_lines, report.refused_lines),
         (1, 1, 2)
     );
-    assert_eq!(rig.get(&claim.id).await.version, claim.version);
+    assert_eq!(fixture.get(&claim.id).await.version, claim.version);
     let kept =
         "select (select count(*) from claims.remittance_file) + (select count(*) from claims.parked_line)";
-    assert_eq!(rig.count(kept).await, 0);
+    assert_eq!(fixture.count(kept).await, 0);
 }
 
-/// Known fault 4: claim numbers were unique across all facilities. Known fault 5 is in `claims_story`.
+/// Known fault 4: claim numbers were unique across all facilities. Known fault 5 is covered by
+/// `claims_walkthrough`.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_facilities_have_a_claim_of_the_same_number_and_a_file_pays_its_own() {
-    let rig = Rig::start().await;
-    let ours = rig.filed(samples::claim("CLM-1")).await;
-    let elsewhere = rig.elsewhere();
+    let fixture = Fixture::start().await;
+    let ours = fixture.filed(samples::claim("CLM-1")).await;
+    let elsewhere = fixture.elsewhere();
     let theirs = filed(&elsewhere, samples::claim("CLM-1")).await;
     let document = file(&[advice("CLM-1", &[("A1", "100", "100", "")])]);
-    let first = rig.import(&document).await.unwrap();
-    assert_eq!(rig.get(&ours.id).await.financial_status(), FinancialStatus::Paid);
+    let first = fixture.import(&document).await.unwrap();
+    assert_eq!(
+        fixture.get(&ours.id).await.financial_status(),
+        FinancialStatus::Paid
+    );
 
-    // The same bytes are another facility's own file.
+    // The same bytes are another file for another facility.
     let request_id = uuid::Uuid::new_v4().to_string();
     let second = import(&elsewhere, &request_id, &document)
         .await
@@ -332,5 +354,8 @@ async fn two_facilities_have_a_claim_of_the_same_number_and_a_file_pays_its_own(
         .claim
         .unwrap();
     assert_eq!(theirs.financial_status(), FinancialStatus::Paid);
-    assert_eq!(rig.count("select count(*) from claims.remittance_line").await, 2);
+    assert_eq!(
+        fixture.count("select count(*) from claims.remittance_line").await,
+        2
+    );
 }

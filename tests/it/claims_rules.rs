@@ -11,7 +11,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    claims_rig::{Rig, advice, file, prepare, reason, violations},
+    claims_fixture::{Fixture, advice, file, prepare, reason, violations},
     samples,
 };
 
@@ -21,7 +21,7 @@ fn encounter(details: &mut ClaimDetails) -> &mut Encounter {
     details.encounter.as_mut().unwrap()
 }
 
-/// One way to break each rule of a single claim: (rule, field below the details, what is changed).
+/// One violation of each rule of a single claim: (rule, field below the details, change).
 const BROKEN: &[(&str, &str, Change)] = &[
     ("GROSS_BELOW_PARTS", "gross", |d| {
         d.gross = Some(samples::aed(119));
@@ -83,11 +83,11 @@ const BROKEN: &[(&str, &str, Change)] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_broken_rule_of_a_claim_is_named_and_nothing_is_kept() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     for (rule, field, change) in BROKEN {
         let mut details = samples::claim("CLM-BAD");
         change(&mut details);
-        let status = rig
+        let status = fixture
             .claims
             .clone()
             .prepare_claim(prepare(details))
@@ -102,7 +102,7 @@ async fn every_broken_rule_of_a_claim_is_named_and_nothing_is_kept() {
     let mut details = samples::claim("CLM-BAD");
     details.gross = Some(samples::aed(1));
     details.emirates_id_number = "784-1984-1234567-1".to_owned();
-    let together = rig
+    let together = fixture
         .claims
         .clone()
         .prepare_claim(prepare(details))
@@ -112,17 +112,17 @@ async fn every_broken_rule_of_a_claim_is_named_and_nothing_is_kept() {
 
     let kept = "select (select count(*) from claims.claim) + (select count(*) from chassis.idempotency) \
                 + (select count(*) from events.event_log)";
-    assert_eq!(rig.count(kept).await, 0);
+    assert_eq!(fixture.count(kept).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_is_prepared_once_and_validating_keeps_nothing() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let request = PrepareClaimRequest {
         validate_only: true,
         ..prepare(samples::claim("CLM-1"))
     };
-    let checked = rig
+    let checked = fixture
         .claims
         .clone()
         .prepare_claim(request)
@@ -132,10 +132,10 @@ async fn a_claim_is_prepared_once_and_validating_keeps_nothing() {
         .claim
         .unwrap();
     assert_eq!(checked.id, "");
-    assert_eq!(rig.count("select count(*) from claims.claim").await, 0);
+    assert_eq!(fixture.count("select count(*) from claims.claim").await, 0);
 
-    let filed = rig.filed(samples::claim("CLM-1")).await;
-    let again = rig
+    let filed = fixture.filed(samples::claim("CLM-1")).await;
+    let again = fixture
         .claims
         .clone()
         .prepare_claim(prepare(samples::claim("CLM-1")))
@@ -149,7 +149,7 @@ async fn a_claim_is_prepared_once_and_validating_keeps_nothing() {
         order_id: filed.order_id,
         ..prepare(samples::claim("CLM-2"))
     };
-    let billed = rig.claims.clone().prepare_claim(other).await.unwrap_err();
+    let billed = fixture.claims.clone().prepare_claim(other).await.unwrap_err();
     assert_eq!(
         (billed.code(), reason(&billed).as_str()),
         (Code::AlreadyExists, "ORDER_BILLED")
@@ -171,19 +171,20 @@ fn again(id: &str, kind: ResubmissionType, details: Option<ClaimDetails>) -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_broken_rule_of_a_resubmission_is_named_and_nothing_changes() {
-    let rig = Rig::start().await;
-    let claim = rig.filed(samples::claim("CLM-1")).await;
+    let fixture = Fixture::start().await;
+    let claim = fixture.filed(samples::claim("CLM-1")).await;
     let early = again(&claim.id, ResubmissionType::Correction, None);
-    let early = rig.claims.clone().resubmit_claim(early).await.unwrap_err();
+    let early = fixture.claims.clone().resubmit_claim(early).await.unwrap_err();
     assert_eq!(
         violations(&early),
         [("resubmission.type".to_owned(), "NO_EARLIER_REMITTANCE".to_owned())]
     );
 
-    rig.import(&file(&[advice("CLM-1", &[("A1", "100", "0", "AUTH-001")])]))
+    fixture
+        .import(&file(&[advice("CLM-1", &[("A1", "100", "0", "AUTH-001")])]))
         .await
         .unwrap();
-    let version = rig.get(&claim.id).await.version;
+    let version = fixture.get(&claim.id).await.version;
     let changes: [(&str, &str, Change); 4] = [
         ("ACTIVITY_IDS_CHANGED", "details.activities", |d| {
             d.activities[0].id = "A9".to_owned();
@@ -202,26 +203,26 @@ async fn every_broken_rule_of_a_resubmission_is_named_and_nothing_changes() {
         let mut details = samples::claim("CLM-1");
         change(&mut details);
         let bad = again(&claim.id, ResubmissionType::Correction, Some(details));
-        let named = violations(&rig.claims.clone().resubmit_claim(bad).await.unwrap_err());
+        let named = violations(&fixture.claims.clone().resubmit_claim(bad).await.unwrap_err());
         assert!(
             named.contains(&(field.to_owned(), rule.to_owned())),
             "{rule}: {named:?}"
         );
     }
-    let unchanged = rig.get(&claim.id).await;
+    let unchanged = fixture.get(&claim.id).await;
     assert_eq!((unchanged.version, unchanged.cycle), (version, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_withdrawal_that_comes_first_refuses_the_late_draft_and_a_paid_claim_stays() {
-    let rig = Rig::start().await;
+async fn a_withdrawal_refuses_a_draft_that_arrives_later_and_a_paid_claim_stays() {
+    let fixture = Fixture::start().await;
     let late = prepare(samples::claim("CLM-1"));
     let withdraw = |order_id: &str| WithdrawClaimRequest {
         request_id: Uuid::new_v4().to_string(),
         order_id: order_id.to_owned(),
         reason: "cancelled".to_owned(),
     };
-    let nothing = rig
+    let nothing = fixture
         .claims
         .clone()
         .withdraw_claim(withdraw(&late.order_id))
@@ -229,14 +230,15 @@ async fn a_withdrawal_that_comes_first_refuses_the_late_draft_and_a_paid_claim_s
         .unwrap()
         .into_inner();
     assert!(nothing.claim.is_none());
-    let refused = rig.claims.clone().prepare_claim(late).await.unwrap_err();
+    let refused = fixture.claims.clone().prepare_claim(late).await.unwrap_err();
     assert_eq!(reason(&refused), "ORDER_WITHDRAWN");
 
-    let claim = rig.filed(samples::claim("CLM-2")).await;
-    rig.import(&file(&[advice("CLM-2", &[("A1", "100", "100", "")])]))
+    let claim = fixture.filed(samples::claim("CLM-2")).await;
+    fixture
+        .import(&file(&[advice("CLM-2", &[("A1", "100", "100", "")])]))
         .await
         .unwrap();
-    let paid = rig
+    let paid = fixture
         .claims
         .clone()
         .withdraw_claim(withdraw(&claim.order_id))

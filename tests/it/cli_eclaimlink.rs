@@ -1,15 +1,15 @@
-//! The five eClaimLink files, imported one after the other by the command line: what was paid is the same for the
-//! order, the claim and the ledger at each step.
+//! The five eClaimLink files, imported one after the other by the command line: the amount paid agrees between the
+//! order, the claim and the ledger after each file.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use tests::{Stack, eventually};
 
-use crate::cli_rig::{Weft, balance, errors, example, minor};
+use crate::cli_fixture::{Weft, balance, errors, example, minor};
 
-/// Paid by the payer after each file, in fils, and the order's state then.
-const STORY: [(&str, &str, i64, &str); 5] = [
+/// Amount paid by the payer after each file, in fils, and the order's state.
+const FILES: [(&str, &str, i64, &str); 5] = [
     ("order", "01_submission.xml", 0, "ORDER_STATE_FULFILLED"),
     (
         "remittance",
@@ -35,13 +35,13 @@ const STORY: [(&str, &str, i64, &str); 5] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn order_claim_and_ledger_agree_after_each_of_the_five_files() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
-    for (noun, file, paid, state) in STORY {
+    let weft = Weft::new(&stack, "TEST-FAC-1", &["admin"]);
+    for (noun, file, paid, state) in FILES {
         weft.json(&[noun, "import", &example(file)]).await;
         eventually(Duration::from_secs(30), || agreed(&weft, paid, state)).await;
     }
     let before = whole(&weft).await;
-    for (noun, file, ..) in STORY {
+    for (noun, file, ..) in FILES {
         let report = weft.json(&[noun, "import", &example(file)]).await;
         match noun {
             "order" => assert_eq!(
@@ -67,12 +67,13 @@ async fn agreed(weft: &Weft<'_>, paid: i64, state: &str) -> Result<(), String> {
     let agreed =
         paid_by == [paid; 3] && order["state"] == state && balance(&ledger, "PAYER_RECEIVABLE") == open;
     let cash = [balance(&ledger, "CASH"), -balance(&ledger, "REVENUE")];
-    match agreed && cash == [10_000, 50_000] && ledger["balanced"] == true {
-        true => Ok(()),
-        false => Err(format!(
+    if agreed && cash == [10_000, 50_000] && ledger["balanced"] == true {
+        Ok(())
+    } else {
+        Err(format!(
             "claim, order, ledger: {paid_by:?}, order {}, {ledger:#}",
             order["state"]
-        )),
+        ))
     }
 }
 
@@ -87,7 +88,7 @@ async fn whole(weft: &Weft<'_>) -> [Value; 3] {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_whose_card_was_declined_is_imported_with_another_card() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let weft = Weft::new(&stack, "TEST-FAC-1", &["admin"]);
     let file = example("01_submission.xml");
     let import = async |card| {
         let report = weft
@@ -112,7 +113,7 @@ async fn a_claim_whose_card_was_declined_is_imported_with_another_card() {
             .len(),
         2
     );
-    // The payer's answer is for the one that was filed.
+    // The payer's remittance refers to the claim that was submitted.
     weft.json(&["remittance", "import", &example("02_remittance_partial.xml")])
         .await;
     eventually(Duration::from_secs(30), || {
@@ -122,9 +123,9 @@ async fn a_claim_whose_card_was_declined_is_imported_with_another_card() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_payer_is_to_pay_is_shown_with_the_order() {
+async fn the_amount_due_from_another_payer_is_shown_with_the_order() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let weft = Weft::new(&stack, "TEST-FAC-1", &["admin"]);
     let text = std::fs::read_to_string(example("01_submission.xml"))
         .unwrap()
         .replace("<Gross>500.00<", "<Gross>550.00<");
@@ -146,7 +147,7 @@ async fn what_another_payer_is_to_pay_is_shown_with_the_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_file_is_checked_and_leaves_nothing_behind() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let weft = Weft::new(&stack, "TEST-FAC-1", &["admin"]);
     let text = std::fs::read_to_string(example("01_submission.xml"))
         .unwrap()
         .replace("PRODUCTION", "TEST");
@@ -168,7 +169,7 @@ async fn a_test_file_is_checked_and_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_breaks_its_own_rules_is_refused_whole_and_a_bad_claim_alone() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "TEST-FAC-1", &["admin"]);
+    let weft = Weft::new(&stack, "TEST-FAC-1", &["admin"]);
     let good = std::fs::read_to_string(example("01_submission.xml")).unwrap();
     let file = stack.folder().join("changed.xml");
     let path = file.display().to_string();

@@ -1,4 +1,5 @@
-//! `weft events` and `weft dlq` against running services: a claim's event that names no order, and what becomes of it.
+//! `weft events` and `weft dlq` against running services: a claim's event whose order id is invalid, and how
+//! operators handle it.
 
 use std::{fs, time::Duration};
 
@@ -9,16 +10,16 @@ use serde_json::Value;
 use tests::{Options, Service, Stack, eventually};
 use uuid::Uuid;
 
-use crate::cli_rig::{Weft, errors};
+use crate::cli_fixture::{Weft, errors};
 
 const FACILITY: &str = "TEST-FAC-1";
 
-/// Publishes an event as the claims service would, but for an order that cannot be one.
-async fn publish_misspelt(stack: &Stack) {
-    publish_misspelt_of(stack, FACILITY).await;
+/// Publishes an event as the claims service would, but with an invalid order id.
+async fn publish_malformed(stack: &Stack) {
+    publish_malformed_of(stack, FACILITY).await;
 }
 
-async fn publish_misspelt_of(stack: &Stack, facility: &str) {
+async fn publish_malformed_of(stack: &Stack, facility: &str) {
     let (claim, event) = (Uuid::new_v4().to_string(), Uuid::now_v7().to_string());
     let mut headers = HeaderMap::new();
     for (name, value) in [
@@ -55,11 +56,11 @@ async fn open(weft: &Weft<'_>, count: usize) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_looks_after_dead_letters_from_the_command_line() {
+async fn an_operator_handles_dead_letters_from_the_command_line() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, FACILITY, &["admin", "operator"]);
-    publish_misspelt(&stack).await;
-    publish_misspelt(&stack).await;
+    let weft = Weft::new(&stack, FACILITY, &["admin", "operator"]);
+    publish_malformed(&stack).await;
+    publish_malformed(&stack).await;
     let letters = open(&weft, 2).await;
     let id = |at: usize| letters[at]["deadLetter"]["id"].as_str().unwrap();
 
@@ -122,7 +123,7 @@ async fn an_operator_looks_after_dead_letters_from_the_command_line() {
     assert_eq!(
         asked.status.code(),
         Some(2),
-        "nobody can answer: {}",
+        "no terminal to answer: {}",
         errors(&asked)
     );
     weft.json(&["dlq", "discard", id(1), "--reason", "entered twice", "--yes"])
@@ -142,10 +143,10 @@ async fn an_operator_looks_after_dead_letters_from_the_command_line() {
     ];
     let empty = weft.run(&empty).await;
     assert_eq!(empty.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&empty.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&empty.stdout).into_owned();
     assert!(
-        told.contains(r#"ORDER_ID_MALFORMED: order_id: "" is not a UUID"#),
-        "{told}"
+        stdout.contains(r#"ORDER_ID_MALFORMED: order_id: "" is not a UUID"#),
+        "{stdout}"
     );
 
     fs::write(&body, format!(r#"{{"orderId": "{}"}}"#, Uuid::new_v4())).unwrap();
@@ -167,10 +168,10 @@ async fn an_operator_looks_after_dead_letters_from_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn groups_of_more_dead_letters_than_are_counted_say_so() {
+async fn groups_with_more_dead_letters_than_are_counted_are_marked() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, FACILITY, &["operator"]);
-    publish_misspelt(&stack).await;
+    let weft = Weft::new(&stack, FACILITY, &["operator"]);
+    publish_malformed(&stack).await;
     open(&weft, 1).await;
     let copies = "insert into events.dead_letter
         select copy.* from events.dead_letter d, generate_series(1, 10000) n,
@@ -188,14 +189,14 @@ async fn groups_of_more_dead_letters_than_are_counted_say_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_administrator_looks_after_what_is_nobodys_from_the_command_line() {
+async fn an_administrator_handles_messages_without_a_facility_from_the_command_line() {
     let stack = Stack::start().await;
-    let administrator = Weft::of(&stack, "head-office", &["admin"]);
-    publish_misspelt_of(&stack, "no facility at all").await;
+    let administrator = Weft::new(&stack, "head-office", &["admin"]);
+    publish_malformed_of(&stack, "no facility at all").await;
     let letters = open(&administrator, 1).await;
     let id = letters[0]["deadLetter"]["id"].as_str().unwrap();
     for roles in [&["operator"][..], &["clerk", "viewer", "operator"]] {
-        let operator = Weft::of(&stack, FACILITY, roles);
+        let operator = Weft::new(&stack, FACILITY, roles);
         open(&operator, 0).await;
         let none = operator.json(&["dlq", "groups"]).await;
         assert_eq!(none["groups"], Value::Array(vec![]));
@@ -234,7 +235,7 @@ async fn an_administrator_looks_after_what_is_nobodys_from_the_command_line() {
             "discard",
             id,
             "--reason",
-            "sent again by the claims desk",
+            "sent again by the claims team",
             "--yes",
         ])
         .await;
@@ -255,9 +256,9 @@ async fn an_edit_is_approved_by_a_second_person_from_the_command_line() {
         .set(Service::Order, "events.edits_need_approval", "true")
         .environment("WEFT_BUILD", "0.1.0+4e1f0c2a9b71");
     let stack = Stack::with(options).await;
-    let olivia = Weft::of_person(&stack, "olivia", FACILITY, &["operator"]);
-    let peter = Weft::of_person(&stack, "peter", FACILITY, &["operator"]);
-    publish_misspelt(&stack).await;
+    let olivia = Weft::with_subject(&stack, "olivia", FACILITY, &["operator"]);
+    let peter = Weft::with_subject(&stack, "peter", FACILITY, &["operator"]);
+    publish_malformed(&stack).await;
     let letters = open(&olivia, 1).await;
     let id = letters[0]["deadLetter"]["id"].as_str().unwrap();
     assert_eq!(letters[0]["deadLetter"]["handlerVersion"], "0.1.0+4e1f0c2a9b71");
@@ -293,7 +294,7 @@ async fn an_edit_is_approved_by_a_second_person_from_the_command_line() {
     assert_eq!(
         asked.status.code(),
         Some(2),
-        "nobody can answer: {}",
+        "no terminal to answer: {}",
         errors(&asked)
     );
     let approved = peter.json(&["dlq", "approve", id, "--yes"]).await;
@@ -306,11 +307,15 @@ async fn an_edit_is_approved_by_a_second_person_from_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_administrator_looks_after_the_events_from_the_command_line() {
+async fn an_administrator_operates_consumers_and_streams_from_the_command_line() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, FACILITY, &["admin"]);
-    weft.json(&["order", "import", &crate::cli_rig::example("01_submission.xml")])
-        .await;
+    let weft = Weft::new(&stack, FACILITY, &["admin"]);
+    weft.json(&[
+        "order",
+        "import",
+        &crate::cli_fixture::example("01_submission.xml"),
+    ])
+    .await;
 
     let audited = weft.json(&["events", "audit"]).await;
     let logged = |at: usize| audited["audits"][at]["audit"]["loggedCount"].as_str().unwrap() != "0";

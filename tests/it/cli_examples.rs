@@ -1,4 +1,4 @@
-//! The files that `docs/cli.md` names: they are there, and the commands take them as the document says.
+//! The files that `docs/cli.md` names exist, and the commands accept them as documented.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use tests::{Stack, workspace_root};
 
-use crate::cli_rig::{errors, finished};
+use crate::cli_fixture::{errors, finished};
 
 #[test]
 fn every_file_that_a_command_of_the_document_names_is_there() {
@@ -30,7 +30,7 @@ async fn the_commands_of_the_document_take_the_example_files() {
         .into_iter()
         .filter(|command| command.contains("docs/examples/"))
         .collect();
-    // The payer's first answer comes before its claim is filed again.
+    // The payer's first remittance precedes the resubmission of its claim.
     let (resubmissions, others): (Vec<_>, Vec<_>) = examples
         .into_iter()
         .partition(|command| command.contains("resubmit"));
@@ -54,7 +54,7 @@ fn commands() -> Vec<String> {
         .collect()
 }
 
-/// Runs a command as it is pasted into a shell at the root of the checkout.
+/// Runs a command as if pasted into a shell at the root of the checkout.
 async fn pasted(stack: &Stack, line: &str) -> Output {
     let weft = stack.weft(&stack.token("clinic", &["admin"])).await;
     let mut command = Command::new("bash");

@@ -1,11 +1,11 @@
-//! What the command line says and does when something goes wrong: files, answers that do not come, full disks.
+//! Behaviour of the command line on failures: malformed files, missing answers, full disks.
 
 use std::{fs, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use tests::{Options, Service, Stack, eventually};
 
-use crate::cli_rig::{Weft, errors, finished};
+use crate::cli_fixture::{Weft, errors, finished};
 
 const HEADING: &str = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country";
 
@@ -16,9 +16,9 @@ fn written(stack: &Stack, lines: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quotation_mark_that_is_not_closed_swallows_no_invoice_and_changes_no_price() {
+async fn an_unclosed_quotation_mark_loses_no_invoice_and_changes_no_price() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let file = written(
         &stack,
         &[
@@ -54,10 +54,10 @@ async fn a_quotation_mark_that_is_not_closed_swallows_no_invoice_and_changes_no_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_nobody_paid_in_time_is_imported_with_a_card() {
+async fn an_expired_unpaid_order_is_imported_again_with_a_card() {
     let options = Options::default().set(Service::Order, "orders.payment_window_s", "1");
     let stack = Stack::with(options).await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let file = written(&stack, &["1,A,a,1,2011-01-04 10:00:00,1.00,7.0,UK"]);
     let line = "order place --line A:1:1.00:a --currency GBP --patient 7 --reference 1";
     weft.json(&line.split(' ').collect::<Vec<_>>()).await;
@@ -82,9 +82,9 @@ async fn an_order_that_nobody_paid_in_time_is_imported_with_a_card() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_that_was_killed_says_unchanged_of_what_it_had_taken() {
+async fn a_repeated_import_reports_what_a_killed_one_had_placed_as_unchanged() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let line = |number: i64| format!("{number},A,a,1,2011-01-04 10:00:00,1.00,{number}.0,UK");
     let lines: Vec<String> = (1..=10).map(line).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -92,7 +92,7 @@ async fn an_import_that_was_killed_says_unchanged_of_what_it_had_taken() {
     let import = ["order", "import", &file, "--concurrency", "2"];
     weft.json(&import).await;
     written(&stack, &lines);
-    // The import cannot come to its end.
+    // The import cannot finish.
     stack.kill9(Service::Payment);
     let mut killed = stack.weft(&stack.token("shop", &["admin"])).await;
     killed.args(import).stdout(Stdio::null()).stderr(Stdio::null());
@@ -116,9 +116,9 @@ async fn an_import_that_was_killed_says_unchanged_of_what_it_had_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_without_an_answer_names_the_request_id_that_makes_its_repetition_safe() {
+async fn a_call_without_an_answer_prints_the_request_id_for_a_safe_retry() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let place = [
         "-o",
         "json",
@@ -132,10 +132,12 @@ async fn a_call_without_an_answer_names_the_request_id_that_makes_its_repetition
     stack.kill9(Service::Order);
     let failed = weft.run(&place).await;
     assert_eq!(failed.status.code(), Some(1));
-    let told: Value = serde_json::from_slice(&failed.stderr).expect("one JSON document");
-    let id = told["error"]["requestId"].as_str().expect("it names the request");
-    let next = told["error"]["next"].as_str().unwrap_or_default();
-    assert!(next.contains(&format!("--request-id {id}")), "{told}");
+    let error: Value = serde_json::from_slice(&failed.stderr).expect("one JSON document");
+    let id = error["error"]["requestId"]
+        .as_str()
+        .expect("it names the request");
+    let next = error["error"]["next"].as_str().unwrap_or_default();
+    assert!(next.contains(&format!("--request-id {id}")), "{error}");
     stack.restart(Service::Order).await;
     let again: Vec<&str> = place.iter().copied().chain(["--request-id", id]).collect();
     for _ in 0..2 {
@@ -147,9 +149,9 @@ async fn a_call_without_an_answer_names_the_request_id_that_makes_its_repetition
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_cannot_be_written_is_a_failure_and_a_reader_who_has_gone_is_none() {
+async fn a_write_error_fails_the_command_and_a_closed_pipe_does_not() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let token = stack.token("shop", &["admin"]);
     for arguments in [
         &["order", "list"][..],
@@ -189,7 +191,7 @@ async fn output_that_cannot_be_written_is_a_failure_and_a_reader_who_has_gone_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_whose_system_is_stopped_sends_no_call_to_strangers() {
+async fn commands_in_the_folder_of_a_stopped_system_send_no_call() {
     let stack = Stack::start().await;
     let mut command = stack.weft(&stack.token("shop", &["admin"])).await;
     for service in Service::ALL {
@@ -198,10 +200,10 @@ async fn a_folder_whose_system_is_stopped_sends_no_call_to_strangers() {
     command.args(["order", "list"]);
     let refused = finished(command).await;
     assert_eq!(refused.status.code(), Some(1));
-    let told = errors(&refused);
+    let error = errors(&refused);
     let folder = stack.folder().display().to_string();
     assert!(
-        told.contains(&format!("nothing runs in {folder}: `weft up` starts it")),
-        "{told}"
+        error.contains(&format!("nothing runs in {folder}: `weft up` starts it")),
+        "{error}"
     );
 }

@@ -1,20 +1,20 @@
-//! Every submission and every CSV file of `tests/inputs` through `weft order import`: what becomes of each, in which words
-//! and with which totals, the second time too; and what a corrected file mends.
+//! Every submission and every CSV file of `tests/inputs` through `weft order import`: the outcome, reason and
+//! totals of each, the second time too, and the effect of a corrected file.
 
 use std::fs;
 
 use serde_json::Value;
 use tests::{Service, Stack, workspace_root};
 
-use crate::cli_rig::{Weft, errors};
+use crate::cli_fixture::{Weft, errors};
 
-/// What becomes of a file where nothing came before.
+/// The outcome of a file that is imported first.
 enum Verdict {
     /// The order of its claim is placed.
     Taken,
-    /// Its one document is refused: the reason begins so and names this.
+    /// Its one document is refused; the reason starts with the first text and contains the second.
     Refused(&'static str, &'static str),
-    /// The file is refused whole, and says this.
+    /// The whole file is refused with this message.
     Whole(&'static str),
 }
 
@@ -105,10 +105,10 @@ fn input(name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_submission_and_csv_of_the_collection_has_its_verdict_and_the_same_again() {
+async fn every_submission_and_csv_of_the_test_inputs_has_its_expected_outcome_twice() {
     let stack = Stack::start().await;
     for (number, (name, verdict)) in FILES.iter().enumerate() {
-        let weft = Weft::of(&stack, &format!("files-{number}"), &["admin"]);
+        let weft = Weft::new(&stack, &format!("files-{number}"), &["admin"]);
         let money = if name.ends_with("csv") { "15.30" } else { "500.00" };
         match verdict {
             Taken => {
@@ -164,7 +164,7 @@ async fn every_submission_and_csv_of_the_collection_has_its_verdict_and_the_same
     assert!(forgotten.is_empty(), "no verdict for {forgotten:?}");
 }
 
-/// A CSV file, or an XML file that is a submission in whatever encoding.
+/// A CSV file, or an XML submission in any encoding.
 fn is_of_orders(name: &str) -> bool {
     let bytes = fs::read(input(name)).unwrap();
     let text: String = bytes
@@ -175,7 +175,7 @@ fn is_of_orders(name: &str) -> bool {
     name.ends_with(".csv") || (name.ends_with(".xml") && text.contains("Claim.Submission"))
 }
 
-/// The one outcome of a file of one document, its money and its reason. The report must balance and account for all of it.
+/// Outcome, money and reason of a file with one document. The report must balance and account for all of it.
 async fn outcome(weft: &Weft<'_>, name: &str) -> (String, String, String) {
     outcome_of(weft, &input(name)).await
 }
@@ -204,7 +204,8 @@ async fn orders(weft: &Weft<'_>) -> usize {
     listed["orders"].as_array().map_or(0, Vec::len)
 }
 
-/// What is wrong in a file, and what was meant; the file's other claims or invoices came with the wrong one already.
+/// A wrong text of a file and its correction; the file's other claims or invoices were imported with the wrong one
+/// already.
 const CORRECTIONS: [(&str, &str, &str); 4] = [
     ("02nul.csv", "\0", ""),
     ("02nul_sub.xml", "\0", ""),
@@ -213,10 +214,10 @@ const CORRECTIONS: [(&str, &str, &str); 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_corrected_file_takes_what_the_wrong_one_left_and_nothing_twice() {
+async fn a_corrected_file_imports_what_the_wrong_one_left_out_and_nothing_twice() {
     let stack = Stack::start().await;
     for (number, (name, wrong, meant)) in CORRECTIONS.into_iter().enumerate() {
-        let weft = Weft::of(&stack, &format!("corrected-{number}"), &["admin"]);
+        let weft = Weft::new(&stack, &format!("corrected-{number}"), &["admin"]);
         assert_eq!(outcome(&weft, name).await.0, "refused", "{name}");
         let text = fs::read_to_string(input(name)).unwrap();
         assert!(text.contains(wrong), "{name}");
@@ -234,11 +235,11 @@ async fn a_corrected_file_takes_what_the_wrong_one_left_and_nothing_twice() {
     assert_eq!(charged, 4, "each was charged once");
 }
 
-/// An invoice that is taken whole or not at all keeps the others of its file.
+/// An invoice is imported as a whole or not at all and does not affect the others of its file.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_good_invoices_of_a_file_are_kept_when_the_wrong_one_is_corrected() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let heading = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country";
     let when = "2011-01-04 10:00:00";
     let wrong = format!(

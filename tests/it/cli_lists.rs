@@ -1,11 +1,11 @@
-//! What is said where there is nothing to show, and of names and options that are wrong.
+//! Messages about empty lists, unknown names and invalid options.
 
 use serde_json::Value;
 use tests::Stack;
 
-use crate::cli_rig::{Weft, errors, example};
+use crate::cli_fixture::{Weft, errors, example};
 
-/// What a command prints when it ends well.
+/// The output of a successful command.
 async fn shown(weft: &Weft<'_>, line: &str) -> String {
     let output = weft.run(&line.split(' ').collect::<Vec<_>>()).await;
     assert_eq!(output.status.code(), Some(0), "{line}: {}", errors(&output));
@@ -13,9 +13,9 @@ async fn shown(weft: &Weft<'_>, line: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_list_says_no_more_than_what_was_asked_for() {
+async fn an_empty_list_is_described_by_its_filters() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     for (line, text) in [
         ("order list", "no orders"),
         ("payment list", "no payments"),
@@ -68,7 +68,7 @@ async fn an_empty_list_says_no_more_than_what_was_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_does_not_exist_is_refused_and_the_nearest_one_named() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     for (line, code, text) in [
         (
             "dlq list --consumer payment-ledgr",
@@ -101,16 +101,16 @@ async fn a_name_that_does_not_exist_is_refused_and_the_nearest_one_named() {
         assert_eq!(output.status.code(), Some(code), "{line}: {}", errors(&output));
         assert!(errors(&output).contains(text), "{line}: {}", errors(&output));
         let output = weft.run(&[&["-o", "json"], &arguments[..]].concat()).await;
-        let told: Value = serde_json::from_slice(&output.stderr).expect("one JSON document");
-        let message = told["error"]["message"].as_str().unwrap_or_default();
-        assert!(message.contains(text), "{line}: {told:#}");
+        let error: Value = serde_json::from_slice(&output.stderr).expect("one JSON document");
+        let message = error["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains(text), "{line}: {error:#}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_time_limit_is_refused_by_the_call_that_a_command_is_about_alone() {
+async fn a_time_limit_applies_only_to_the_main_call_of_a_command() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let placed = [
         "order",
         "place",
@@ -122,7 +122,7 @@ async fn a_time_limit_is_refused_by_the_call_that_a_command_is_about_alone() {
         "R-1",
     ];
     weft.json(&placed).await;
-    // GetOrder, by which the order is found, has 5 s; FulfilOrder has more.
+    // GetOrder, which finds the order, has 5 s; FulfilOrder has more.
     weft.json(&["--timeout", "10s", "order", "fulfil", "R-1"]).await;
     weft.json(&[
         "--timeout",
@@ -149,9 +149,9 @@ async fn a_time_limit_is_refused_by_the_call_that_a_command_is_about_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_saga_that_has_ended_has_no_step_to_leave_out() {
+async fn an_ended_saga_has_no_step_to_skip() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let placed = [
         "order",
         "place",
@@ -183,9 +183,9 @@ async fn a_saga_that_has_ended_has_no_step_to_leave_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changes_something_answers_in_json_where_json_is_asked_for() {
+async fn changing_commands_print_json_with_output_json() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let paused = weft
         .json(&[
             "events",
@@ -219,11 +219,11 @@ async fn what_changes_something_answers_in_json_where_json_is_asked_for() {
     assert_eq!(demo.status.code(), Some(2), "{}", errors(&demo));
 }
 
-/// Untrue second violations: of an amount in another currency nothing is known but that.
+/// If the currency of an amount is wrong, no other violation of it is reported, since it would be unfounded.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_fault_of_an_amount_is_named_once() {
+async fn one_violation_of_an_amount_is_reported_once() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let placed = [
         "order",
         "place",
@@ -248,9 +248,9 @@ async fn one_fault_of_an_amount_is_named_once() {
         let output = weft
             .run(&["-o", "json", "order", "refund", "R-1", "--amount", amount])
             .await;
-        let told: Value = serde_json::from_slice(&output.stderr).expect("one JSON document");
-        let violations = told["error"]["violations"].as_array().unwrap();
-        assert_eq!(violations.len(), 1, "{told:#}");
+        let error: Value = serde_json::from_slice(&output.stderr).expect("one JSON document");
+        let violations = error["error"]["violations"].as_array().unwrap();
+        assert_eq!(violations.len(), 1, "{error:#}");
         assert_eq!(violations[0]["description"], text);
     }
 }

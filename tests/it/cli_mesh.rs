@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tests::{Stack, eventually};
 
-use crate::cli_rig::Weft;
+use crate::cli_fixture::Weft;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_edges_between_the_services_are_shown_with_the_policies_in_force() {
+async fn the_calls_between_the_services_are_shown_with_the_policies_in_force() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "TEST-FAC-1", &["operator"]);
-    // A service that came up before the ones it calls connects to them a moment later.
+    let weft = Weft::new(&stack, "TEST-FAC-1", &["operator"]);
+    // A service that started before its peers connects to them a moment later.
     let shown = eventually(Duration::from_secs(20), || async {
         let shown = weft.json(&["mesh", "top"]).await;
         let edges = shown["services"][0]["edges"].as_array().unwrap();

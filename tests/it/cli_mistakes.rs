@@ -1,21 +1,21 @@
-//! Mistakes that the command line can tell at once: another service's address, a field that is left out, an empty file.
+//! Mistakes that the command line reports at once: another service's address, a missing field, an empty file.
 
 use std::fs;
 
 use serde_json::{Value, json};
 use tests::{Service, Stack, workspace_root};
 
-use crate::cli_rig::{Weft, errors, finished};
+use crate::cli_fixture::{Weft, errors, finished};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_address_of_another_service_is_told_with_the_one_that_answers_there() {
+async fn a_wrong_service_address_is_reported_with_the_service_that_answers_there() {
     let stack = Stack::start().await;
     let id = "018f2d5e-0000-7000-8000-000000000001";
     let http = |address: String| format!("http://{address}");
     let order = http(stack.address(Service::Order));
     let claims = http(stack.address(Service::Claims));
     let probe = http(stack.probe_address(Service::Payment));
-    for (variable, url, arguments, served, told) in [
+    for (variable, url, arguments, served, hint) in [
         (
             "WEFT_PAYMENT_URL",
             &order,
@@ -43,7 +43,7 @@ async fn the_address_of_another_service_is_told_with_the_one_that_answers_there(
         let refused = finished(command).await;
         assert_eq!(refused.status.code(), Some(1), "{}", errors(&refused));
         let error: Value = serde_json::from_slice(&refused.stderr).expect("one JSON document");
-        let expected = format!("the server at {url} does not serve {served}: {told}");
+        let expected = format!("the server at {url} does not serve {served}: {hint}");
         assert_eq!(error["error"]["message"], expected.as_str(), "{error}");
         assert_eq!(error["error"]["code"], "UNIMPLEMENTED", "{error}");
         let next = error["error"]["next"].as_str().unwrap_or_default();
@@ -52,7 +52,7 @@ async fn the_address_of_another_service_is_told_with_the_one_that_answers_there(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_none_of_ours_and_serves_something_else_is_told_as_such() {
+async fn an_unrelated_grpc_server_is_reported_as_such() {
     let stack = Stack::start().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -62,17 +62,17 @@ async fn a_server_that_is_none_of_ours_and_serves_something_else_is_told_as_such
             .add_routes(tonic::service::Routes::default())
             .serve_with_incoming(incoming),
     );
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let refused = weft.run(&["payment", "list", "--payment-url", &url]).await;
     assert_eq!(refused.status.code(), Some(1), "{}", errors(&refused));
-    let told = format!(
+    let message = format!(
         "the server at {url} does not serve payment.v1.PaymentService: is this the address of another service?"
     );
-    assert!(errors(&refused).contains(&told), "{}", errors(&refused));
+    assert!(errors(&refused).contains(&message), "{}", errors(&refused));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_to_another_services_address_stops_and_says_so() {
+async fn an_import_to_another_services_address_stops_with_the_reason() {
     let stack = Stack::start().await;
     let file = workspace_root().join("docs/examples/eclaimlink/01_submission.xml");
     let mut command = stack.weft(&stack.token("clinic", &["admin"])).await;
@@ -83,8 +83,9 @@ async fn an_import_to_another_services_address_stops_and_says_so() {
     assert_eq!(stopped.status.code(), Some(1), "{}", errors(&stopped));
     let report: Value = serde_json::from_slice(&stopped.stdout).unwrap();
     let reason = report["remarks"][0]["reason"].as_str().unwrap_or_default();
-    let told = format!("the server at {url} does not serve order.v1.OrderService: it is the payment service");
-    assert!(reason.contains(&told), "{report:#}");
+    let message =
+        format!("the server at {url} does not serve order.v1.OrderService: it is the payment service");
+    assert!(reason.contains(&message), "{report:#}");
     assert!(
         report["stopped"].is_string() && report["undecided"]["entries"] == 1,
         "{report:#}"
@@ -92,9 +93,9 @@ async fn an_import_to_another_services_address_stops_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_enum_that_is_left_out_is_named_with_the_values_that_it_may_have() {
+async fn a_missing_enum_field_is_named_with_its_possible_values() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "clinic", &["admin"]);
+    let weft = Weft::new(&stack, "clinic", &["admin"]);
     let money = |units: u32| json!({"currencyCode": "AED", "units": units});
     let claim = json!({
         "claimId": "C-1", "payerId": "TEST-INS-1", "providerId": "TEST-FAC-1", "memberId": "M-1",
@@ -107,16 +108,16 @@ async fn an_enum_that_is_left_out_is_named_with_the_values_that_it_may_have() {
     let place =
         "order place --line A:1:100.00 --patient-share 20.00 --payment-method tok_visa --claim claim.json";
     let refused = weft.run(&place.split(' ').collect::<Vec<_>>()).await;
-    let told = errors(&refused);
-    assert_eq!(refused.status.code(), Some(1), "{told}");
+    let message = errors(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
     let line = "- claim.diagnoses[0].type: must be one of DIAGNOSIS_TYPE_PRINCIPAL, DIAGNOSIS_TYPE_SECONDARY";
-    assert!(told.contains(line), "{told}");
+    assert!(message.contains(line), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_empty_is_wrong_usage_and_named() {
+async fn an_empty_file_is_wrong_usage_and_is_named() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "clinic", &["admin"]);
+    let weft = Weft::new(&stack, "clinic", &["admin"]);
     for (name, content) in [
         ("empty.xml", ""),
         ("blank.xml", " \r\n"),
@@ -127,10 +128,10 @@ async fn a_file_that_is_empty_is_wrong_usage_and_named() {
         let path = file.display().to_string();
         for command in ["order", "remittance"] {
             let refused = weft.run(&[command, "import", &path]).await;
-            let told = errors(&refused);
-            assert_eq!(refused.status.code(), Some(2), "{command} {name}: {told}");
+            let message = errors(&refused);
+            assert_eq!(refused.status.code(), Some(2), "{command} {name}: {message}");
             let line = format!("error: {path} is empty: there is nothing to import");
-            assert!(told.starts_with(&line), "{command} {name}: {told}");
+            assert!(message.starts_with(&line), "{command} {name}: {message}");
         }
     }
 }

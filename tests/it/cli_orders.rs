@@ -1,15 +1,15 @@
-//! What `weft order place` only checks, and how an order is named in every command.
+//! `weft order place` with validation only, and references to orders in all commands.
 
 use serde_json::Value;
 use tests::{Service, Stack};
 use uuid::Uuid;
 
-use crate::cli_rig::{Weft, errors};
+use crate::cli_fixture::{Weft, errors};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_file_that_is_only_checked_places_nothing_and_charges_nothing() {
+async fn validating_a_request_file_places_and_charges_nothing() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let file = stack.folder().join("order.json");
     let money = r#"{"currencyCode": "AED", "units": "15"}"#;
     let line = format!(r#"{{"code": "A", "quantity": {{"value": "1"}}, "amount": {money}}}"#);
@@ -37,7 +37,7 @@ async fn a_request_file_that_is_only_checked_places_nothing_and_charges_nothing(
             errors(&output)
         );
     }
-    // Every option that the file decides is refused beside it, before anything is sent.
+    // Every option that the file already sets is refused beside it, before anything is sent.
     for beside in [
         &["--capture", "immediate"][..],
         &["--payment-method", "tok_visa"],
@@ -55,15 +55,15 @@ async fn a_request_file_that_is_only_checked_places_nothing_and_charges_nothing(
     }
     assert_eq!(rows(&stack).await, [0, 0]);
 
-    // The same file without the option is an order: what was counted above can be more than nothing.
+    // Without the option the same file places an order: the counts above can change.
     weft.json(&["order", "place", "--request", &file]).await;
     assert_eq!(rows(&stack).await, [1, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reference_names_an_order_in_every_command_also_one_that_looks_like_an_id() {
+async fn an_order_can_be_named_by_its_reference_in_every_command_even_if_it_looks_like_an_id() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let looks_like_an_id = Uuid::new_v4().to_string();
     for reference in ["R-1", &looks_like_an_id] {
         let place = [
@@ -107,13 +107,13 @@ async fn a_reference_names_an_order_in_every_command_also_one_that_looks_like_an
         .run(&["-o", "json", "payment", "get", "--order", "R-9"])
         .await;
     assert_eq!(unknown.status.code(), Some(1));
-    assert_eq!(told(&errors(&unknown))["code"], "NOT_FOUND");
+    assert_eq!(error_json(&errors(&unknown))["code"], "NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_usage_is_told_in_json_where_json_is_asked_for() {
+async fn wrong_usage_is_reported_in_json_with_output_json() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     for wrong in [
         &["-o", "json", "order", "place"][..],
         &["order", "list", "--output=json", "--state", "NEW"],
@@ -124,7 +124,7 @@ async fn wrong_usage_is_told_in_json_where_json_is_asked_for() {
     ] {
         let output = weft.run(wrong).await;
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", errors(&output));
-        let error = told(&errors(&output));
+        let error = error_json(&errors(&output));
         assert_eq!(error["kind"], "usage", "{wrong:?}");
         assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()));
     }
@@ -136,13 +136,13 @@ async fn wrong_usage_is_told_in_json_where_json_is_asked_for() {
     );
 }
 
-/// The error in JSON.
-fn told(errors: &str) -> Value {
+/// Parses the error in JSON.
+fn error_json(errors: &str) -> Value {
     let whole: Value = serde_json::from_str(errors).expect("one JSON document");
     whole["error"].clone()
 }
 
-/// Orders and payments.
+/// Number of orders and payments.
 async fn rows(stack: &Stack) -> [i64; 2] {
     [
         stack

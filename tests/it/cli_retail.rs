@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tests::{Options, Service, Stack};
 
-use crate::cli_rig::{Weft, balance, online_retail};
+use crate::cli_fixture::{Weft, balance, online_retail};
 
-/// What the data set's description says of all eight files together; the money in pence.
+/// Totals of all eight files according to the data set's description; the money in pence.
 const INVOICES: i64 = 789;
 const LINES: i64 = 16_022;
 const NET: i64 = 36_602_495;
@@ -28,10 +28,10 @@ async fn eight_days_are_accounted_for_to_the_penny_and_a_second_import_changes_n
         eprintln!("skipped: ../shared/data/online-retail is not here");
         return;
     };
-    // A busy machine is no reason for a card to be declined.
+    // A card must not be declined because the machine is busy.
     let options = Options::default().set(Service::Payment, "processor.timeout_ms", "20000");
     let stack = Stack::with(options).await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let first = import(&weft, &files).await;
     assert_eq!(
         sum(&first, |report| count(&report["read"]["documents"])),
@@ -103,7 +103,7 @@ async fn import(weft: &Weft<'_>, files: &[PathBuf]) -> Vec<Value> {
     reports
 }
 
-/// Orders, refunds, payments and ledger transactions, as the databases have them.
+/// Number of orders, refunds, payments and ledger transactions in the databases.
 async fn counts(stack: &Stack) -> [i64; 4] {
     let (order, payment) = (stack.database(Service::Order), stack.database(Service::Payment));
     [
@@ -135,9 +135,9 @@ fn pence(value: &Value) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_declined_card_refused_is_taken_with_another_one() {
+async fn invoices_of_a_declined_card_are_imported_with_another_card() {
     let stack = Stack::start().await;
-    let weft = Weft::of(&stack, "shop", &["admin"]);
+    let weft = Weft::new(&stack, "shop", &["admin"]);
     let file = stack.folder().join("invoices.csv");
     let heading = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country";
     let text = format!(

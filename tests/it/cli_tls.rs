@@ -11,8 +11,8 @@ use serde_json::Value;
 use tests::{eventually, workspace_root};
 
 use crate::{
-    cli_home::{Home, pid},
-    cli_rig::{errors, finished},
+    cli_fixture::{errors, finished},
+    cli_up_fixture::{LocalSystem, pid},
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -28,18 +28,18 @@ const PLACE: [&str; 8] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demonstration_tells_its_story_over_mutual_tls() {
-    let home = Home::new();
-    let demo = home.weft(&["demo", "--tls"]).await;
+async fn the_demonstration_runs_over_mutual_tls() {
+    let system = LocalSystem::new();
+    let demo = system.weft(&["demo", "--tls"]).await;
     assert!(demo.status.success(), "{}", errors(&demo));
-    let settings = fs::read_to_string(home.path("demo/config/order.toml")).unwrap();
+    let settings = fs::read_to_string(system.path("demo/config/order.toml")).unwrap();
     assert!(settings.contains("[payment.tls]"), "{settings}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secured_system_refuses_who_has_no_certificate_and_takes_renewed_ones() {
-    let home = Home::new();
-    let up = home
+async fn mutual_tls_refuses_clients_without_a_certificate_and_accepts_renewed_ones() {
+    let system = LocalSystem::new();
+    let up = system
         .weft(&[
             "up",
             "--detach",
@@ -50,15 +50,15 @@ async fn a_secured_system_refuses_who_has_no_certificate_and_takes_renewed_ones(
         ])
         .await;
     assert!(up.status.success(), "{}", errors(&up));
-    let first = fs::read(home.path("tls/order.pem")).unwrap();
+    let first = fs::read(system.path("tls/order.pem")).unwrap();
     let variables: Value =
-        serde_json::from_slice(&home.weft(&["--output", "json", "env"]).await.stdout).unwrap();
+        serde_json::from_slice(&system.weft(&["--output", "json", "env"]).await.stdout).unwrap();
     let variable = |name: &str| variables[name].as_str().unwrap().to_owned();
 
-    let placed = home.weft(&PLACE).await;
+    let placed = system.weft(&PLACE).await;
     assert!(placed.status.success(), "{}", errors(&placed));
     let plaintext = format!("http://{}", variable("ORDER"));
-    let refused = home
+    let refused = system
         .weft(&["--order-url", &plaintext, "--timeout", "5s", "order", "list"])
         .await;
     assert_eq!(refused.status.code(), Some(1));
@@ -80,28 +80,29 @@ async fn a_secured_system_refuses_who_has_no_certificate_and_takes_renewed_ones(
     .await;
     assert!(probe.status.success(), "{}", errors(&probe));
 
-    // Renewed twice: the first certificates have expired, and whoever still had them would be alone.
-    let renewed = || fs::read(home.path("tls/order.pem")).unwrap();
+    // The certificates were renewed twice: the first ones have expired, and a process that still used them could
+    // not connect.
+    let renewed = || fs::read(system.path("tls/order.pem")).unwrap();
     eventually(LONG, || async { renewed() != first }).await;
     let second = renewed();
     eventually(LONG, || async { renewed() != second }).await;
-    let before = home.pid("payment").await;
+    let before = system.pid("payment").await;
     kill_process(pid(before), Signal::KILL).unwrap();
     eventually(LONG, || async {
-        home.pid("payment").await != before && home.status().await["ready"] == true
+        system.pid("payment").await != before && system.status().await["ready"] == true
     })
     .await;
-    let placed = home.weft(&PLACE).await;
+    let placed = system.weft(&PLACE).await;
     assert!(placed.status.success(), "{}", errors(&placed));
-    let log = fs::read_to_string(home.path("log/order.log")).unwrap();
+    let log = fs::read_to_string(system.path("log/order.log")).unwrap();
     assert!(log.contains("certificates rotated"), "{log}");
-    let down = home.weft(&["down"]).await;
+    let down = system.weft(&["down"]).await;
     assert!(down.status.success(), "{}", errors(&down));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_secured_call_needs_is_asked_for_by_name() {
-    let home = Home::new();
+async fn missing_tls_options_are_named() {
+    let system = LocalSystem::new();
     let remote = ["--token", "t", "--order-url", "https://127.0.0.1:1"];
     for (options, named) in [
         (&[][..], "--ca, --cert and --key"),
@@ -109,15 +110,15 @@ async fn what_a_secured_call_needs_is_asked_for_by_name() {
         (&["--ca", "a", "--cert", "b", "--key", "c"][..], "cannot read"),
     ] {
         let arguments = [&remote[..], options, &["order", "list"]].concat();
-        let refused = home.weft(&arguments).await;
+        let refused = system.weft(&arguments).await;
         assert_eq!(refused.status.code(), Some(2), "{}", errors(&refused));
         assert!(errors(&refused).contains(named), "{}", errors(&refused));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_secures_calls_is_refused_where_it_would_have_no_effect() {
-    let home = Home::new();
+async fn tls_options_without_effect_are_refused() {
+    let system = LocalSystem::new();
     for option in ["--ca", "--cert", "--key", "--trust-domain"] {
         for addresses in [
             &["--order-url", "http://127.0.0.1:1"][..],
@@ -130,11 +131,11 @@ async fn what_secures_calls_is_refused_where_it_would_have_no_effect() {
             &[],
         ] {
             let arguments = [&["--token", "t", option, "x"], addresses, &["order", "list"]].concat();
-            let refused = home.weft(&arguments).await;
+            let refused = system.weft(&arguments).await;
             assert_eq!(refused.status.code(), Some(2), "{}", errors(&refused));
-            let told = errors(&refused);
+            let message = errors(&refused);
             let named = format!("{option} is for https:// addresses, and http://127.0.0.1:");
-            assert!(told.contains(&named), "{told}");
+            assert!(message.contains(&named), "{message}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `weft up` as a new user runs it: all processes, their deaths, and what a killed one leaves behind.
+//! `weft up` as a new user runs it: start, kills of single processes, and the state after a kill of the
+//! supervisor.
 
 use std::{
     fs,
@@ -11,59 +12,59 @@ use serde_json::Value;
 use tests::{eventually, workspace_root};
 
 use crate::{
-    cli_home::{Home, pid},
-    cli_rig::{errors, finished},
+    cli_fixture::{errors, finished},
+    cli_up_fixture::{LocalSystem, pid},
 };
 
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_system_of_ones_own_starts_survives_deaths_and_stops() {
-    let home = Home::new();
+async fn a_local_system_starts_survives_kills_and_stops() {
+    let system = LocalSystem::new();
 
-    let up = home.weft(&["up", "--detach", "--free-ports"]).await;
+    let up = system.weft(&["up", "--detach", "--free-ports"]).await;
     assert!(up.status.success(), "{}", errors(&up));
-    let again = home.weft(&["up"]).await;
+    let again = system.weft(&["up"]).await;
     assert_eq!(again.status.code(), Some(1));
     assert!(errors(&again).contains("already runs"), "{}", errors(&again));
 
-    let placed = home.weft(&PLACE).await;
+    let placed = system.weft(&PLACE).await;
     assert!(placed.status.success(), "{}", errors(&placed));
-    let variables = json(&home.weft(&["--output", "json", "env"]).await);
+    let variables = json(&system.weft(&["--output", "json", "env"]).await);
     assert!(variables.get("CA").is_none(), "{variables:#}");
     for (name, length) in [("ORDER", 10), ("PAYMENT_PROBE", 10), ("TOKEN", 100)] {
         assert!(variables[name].as_str().unwrap().len() > length, "{variables:#}");
     }
 
     for name in ["order", "postgresql", "nats"] {
-        let before = home.pid(name).await;
+        let before = system.pid(name).await;
         kill_process(pid(before), Signal::KILL).unwrap();
         eventually(LONG, || async {
-            home.pid(name).await != before && home.status().await["ready"] == true
+            system.pid(name).await != before && system.status().await["ready"] == true
         })
         .await;
     }
-    let placed = home.weft(&PLACE).await;
+    let placed = system.weft(&PLACE).await;
     assert!(placed.status.success(), "{}", errors(&placed));
 
-    let supervisor = home.status().await["pid"].as_u64().unwrap();
-    let children = home.pids().await;
+    let supervisor = system.status().await["pid"].as_u64().unwrap();
+    let children = system.pids().await;
     kill_process(pid(supervisor), Signal::KILL).unwrap();
     for child in children {
         eventually(LONG, || async { test_kill_process(pid(child)).is_err() }).await;
     }
-    assert_eq!(home.weft(&["status"]).await.status.code(), Some(1));
+    assert_eq!(system.weft(&["status"]).await.status.code(), Some(1));
 
-    let up = home.weft(&["up", "--detach", "--free-ports"]).await;
+    let up = system.weft(&["up", "--detach", "--free-ports"]).await;
     assert!(up.status.success(), "{}", errors(&up));
-    let again = json(&home.weft(&["--output", "json", "env"]).await);
+    let again = json(&system.weft(&["--output", "json", "env"]).await);
     for address in ["ORDER", "ORDER_PROBE", "PAYMENT", "CLAIMS"] {
         assert_eq!(again[address], variables[address], "{address} has moved");
     }
-    let orders = json(&home.weft(&["--output", "json", "order", "list"]).await);
+    let orders = json(&system.weft(&["--output", "json", "order", "list"]).await);
     assert_eq!(orders["orders"].as_array().unwrap().len(), 2);
-    let children = home.pids().await;
-    let down = home.weft(&["down"]).await;
+    let children = system.pids().await;
+    let down = system.weft(&["down"]).await;
     assert!(down.status.success(), "{}", errors(&down));
     assert!(
         children
@@ -74,9 +75,9 @@ async fn a_system_of_ones_own_starts_survives_deaths_and_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demonstration_needs_nothing_of_the_checkout() {
-    let home = Home::new();
-    let installed = home.install().await;
+async fn the_demonstration_runs_without_the_checkout() {
+    let system = LocalSystem::new();
+    let installed = system.install().await;
     let empty = installed.parent().unwrap().join("empty");
     fs::create_dir(&empty).unwrap();
     let tools = workspace_root().join(".tools/bin");
@@ -89,8 +90,8 @@ async fn the_demonstration_needs_nothing_of_the_checkout() {
         .current_dir(&empty);
     let demo = finished(command).await;
     assert!(demo.status.success(), "{}", errors(&demo));
-    let told = String::from_utf8_lossy(&demo.stdout);
-    assert!(told.contains("All figures are as expected"), "{told}");
+    let stdout = String::from_utf8_lossy(&demo.stdout);
+    assert!(stdout.contains("All figures are as expected"), "{stdout}");
     let unpacked = empty.join(".weft/demo/examples");
     let shipped = workspace_root().join("docs/examples/eclaimlink");
     let files: Vec<_> = fs::read_dir(&unpacked).unwrap().flatten().collect();
@@ -104,19 +105,20 @@ async fn the_demonstration_needs_nothing_of_the_checkout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_usage_a_refusal_and_a_success_have_their_exit_codes() {
-    let home = Home::new();
+async fn wrong_usage_refusal_and_success_have_their_own_exit_codes() {
+    let system = LocalSystem::new();
     assert_eq!(
-        home.weft(&["order", "list", "--limit", "none"])
+        system
+            .weft(&["order", "list", "--limit", "none"])
             .await
             .status
             .code(),
         Some(2)
     );
-    let keyless = home.weft(&["order", "list"]).await;
+    let keyless = system.weft(&["order", "list"]).await;
     assert_eq!(keyless.status.code(), Some(2));
     assert!(errors(&keyless).contains("weft up"), "{}", errors(&keyless));
-    let nobody = home
+    let unavailable = system
         .weft(&[
             "--token",
             "t",
@@ -126,14 +128,14 @@ async fn wrong_usage_a_refusal_and_a_success_have_their_exit_codes() {
             "list",
         ])
         .await;
-    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(unavailable.status.code(), Some(1));
     assert!(
-        errors(&nobody).contains("UNAVAILABLE") && errors(&nobody).contains("next: "),
+        errors(&unavailable).contains("UNAVAILABLE") && errors(&unavailable).contains("next: "),
         "{}",
-        errors(&nobody)
+        errors(&unavailable)
     );
     assert_eq!(
-        home.weft(&["mesh", "policy", "PlaceOrder"]).await.status.code(),
+        system.weft(&["mesh", "policy", "PlaceOrder"]).await.status.code(),
         Some(0)
     );
 }

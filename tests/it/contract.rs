@@ -1,4 +1,4 @@
-//! What every contract must say, read from the descriptors that the services start with.
+//! Rules for every contract, checked on the descriptors that the services start with.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,7 @@ use prost_reflect::{
     DescriptorPool, EnumDescriptor, FileDescriptor, Kind, MessageDescriptor, MethodDescriptor,
 };
 
-/// The files of our own packages; what they import from others is not ours to change.
+/// The files of this project's packages; imported ones are not checked.
 fn contracts() -> Vec<FileDescriptor> {
     let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
     let others = ["google.", "buf.", "grpc."];
@@ -49,8 +49,8 @@ fn every_rpc_has_a_mesh_policy_and_an_idempotency_level() {
     }
 }
 
-/// Whom a service calls is read from its source: where a generated client is named, the methods that are called there.
-/// Work that nobody waits for is done with the service's own token, which only a named caller may use.
+/// The calls of a service are found in its source: the methods that are called where a generated client is named.
+/// Background work uses the service's own token, which only a declared caller may use.
 #[test]
 fn every_method_that_a_service_calls_names_it_as_a_caller() {
     let policies = Policies::from_descriptors(proto::DESCRIPTORS).unwrap();
@@ -76,7 +76,7 @@ fn every_method_that_a_service_calls_names_it_as_a_caller() {
     assert!(called >= 10, "the order service's calls are found: {called}");
 }
 
-/// The sources of a service, without white space, so that a call that spans lines is one.
+/// The sources of a service without white space, so that a call over several lines is found.
 fn sources(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -91,8 +91,8 @@ fn sources(folder: &Path) -> Vec<String> {
     found
 }
 
-/// Whether a source calls the method through a client: `.get_claim(context.request(`, or names it beside the client as one
-/// that is called for one request and for several.
+/// Whether a source calls the method through a client: `.get_claim(context.request(`, or names it beside the
+/// client as one that is called for one request and for several.
 fn calls(source: &str, method: &str) -> bool {
     let mut snake = String::new();
     for letter in method.chars() {
@@ -127,8 +127,8 @@ fn only_methods_that_may_be_repeated_are_retried_or_hedged() {
     }
 }
 
-/// The rule of free text: what a person writes to say why, a `reason` or a `comment`, may have several lines, in every request
-/// and in every event that carries it on. An answer is not checked, and needs no rule.
+/// Free text that a person writes as a `reason` or `comment` may have several lines, in every request and in every
+/// event that contains it. Responses are not validated and need no rule.
 #[test]
 fn every_reason_of_a_request_or_event_may_have_several_lines() {
     let events = contracts()
@@ -192,7 +192,7 @@ fn every_message_field_enum_value_and_rpc_is_explained() {
     assert!(silent.is_empty(), "no comment on {silent:#?}");
 }
 
-/// What `make contracts` does, on a copy whose wire form was changed.
+/// Runs the check of `make contracts` on a copy with a changed wire format.
 #[test]
 fn a_change_that_breaks_the_wire_is_refused() {
     let folder = tempfile::tempdir().unwrap();

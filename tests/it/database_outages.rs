@@ -1,4 +1,4 @@
-//! A database that is there and cannot be used: calls are refused as to be repeated, and go on by themselves afterwards.
+//! A database that is reachable but unusable: calls are refused as retryable, and succeed again afterwards.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::{
-    order_rig::{Rig, SOON, reason},
+    order_fixture::{Fixture, SOON, reason},
     samples::self_pay_order,
 };
 
-/// The password that the services know, and the one that the database has for a while.
+/// The password that the services use, and the one that the database requires for a while.
 const KNOWN: &str = "known-4711";
 const CHANGED: &str = "changed-0815";
 
@@ -51,7 +51,7 @@ async fn terminate(superuser: &PgPool, service: Service) {
     execute(superuser, terminate).await;
 }
 
-/// Waits until a service is ready, or is not.
+/// Waits until a service has this readiness.
 async fn readiness(stack: &Stack, service: Service, wanted: ServingStatus) {
     eventually(SOON, || async {
         let status = stack.health(service, "readiness").await;
@@ -61,7 +61,7 @@ async fn readiness(stack: &Stack, service: Service, wanted: ServingStatus) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_unavailable_to_callers_and_says_nothing_of_the_database() {
+async fn a_full_disk_is_unavailable_to_callers_without_database_details() {
     let (stack, claims) = claims().await;
     withdraw(&claims).await.unwrap();
     let database = stack.database(Service::Claims);
@@ -80,7 +80,7 @@ async fn a_full_disk_is_unavailable_to_callers_and_says_nothing_of_the_database(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_are_terminated_again_and_again_cost_calls_and_never_the_service() {
+async fn repeatedly_terminated_sessions_fail_calls_and_never_the_service() {
     let (stack, claims) = claims().await;
     let superuser = stack.database(Service::Claims).superuser().await;
     withdraw(&claims).await.unwrap();
@@ -97,42 +97,43 @@ async fn sessions_that_are_terminated_again_and_again_cost_calls_and_never_the_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_password_refuses_calls_and_loses_nothing_and_the_former_one_lets_the_service_go_on() {
+async fn a_changed_database_password_fails_calls_and_the_service_recovers_when_it_is_restored() {
     let options = Options::default()
         .database_password(KNOWN)
         .set(Service::Payment, "sandbox.slow_ms", "1000")
         .set(Service::Payment, "processor.timeout_ms", "2000");
-    let rig = Rig::with(options).await;
-    let superuser = rig.stack.database(Service::Order).superuser().await;
+    let fixture = Fixture::with(options).await;
+    let superuser = fixture.stack.database(Service::Order).superuser().await;
     let request = self_pay_order("tok_slow");
     let placing = {
-        let (mut orders, request) = (rig.orders.clone(), request.clone());
+        let (mut orders, request) = (fixture.orders.clone(), request.clone());
         tokio::spawn(async move { orders.place_order(request).await })
     };
     let under_way = "select count(*) from sandbox.card_authorization";
     eventually(SOON, || async {
-        rig.stack.database(Service::Payment).count(under_way).await == 1
+        fixture.stack.database(Service::Payment).count(under_way).await == 1
     })
     .await;
     execute(&superuser, format!("alter role order_app password '{CHANGED}'")).await;
     terminate(&superuser, Service::Order).await;
-    readiness(&rig.stack, Service::Order, ServingStatus::NotServing).await;
-    // A session that was just being opened may have got in.
+    readiness(&fixture.stack, Service::Order, ServingStatus::NotServing).await;
+    // A session that was being opened may have succeeded.
     eventually(SOON, || async {
         terminate(&superuser, Service::Order).await;
-        rig.rows("select count(*) from pg_stat_activity where usename = 'order_app'")
+        fixture
+            .rows("select count(*) from pg_stat_activity where usename = 'order_app'")
             .await
             == 0
     })
     .await;
-    let refused = rig.place(self_pay_order("tok_visa")).await.unwrap_err();
+    let refused = fixture.place(self_pay_order("tok_visa")).await.unwrap_err();
     assert_eq!(
         (refused.code(), reason(&refused).as_str()),
         (Code::Unavailable, "DATABASE_UNAVAILABLE"),
         "{refused}"
     );
-    // The log says what is wrong, and no password.
-    let log = || std::fs::read_to_string(rig.stack.folder().join("order.log")).unwrap();
+    // The log has the error, but no password.
+    let log = || std::fs::read_to_string(fixture.stack.folder().join("order.log")).unwrap();
     eventually(SOON, || async {
         let log = log();
         let mut down = log.lines().filter(|line| line.contains("a dependency is down"));
@@ -142,15 +143,15 @@ async fn a_changed_password_refuses_calls_and_loses_nothing_and_the_former_one_l
     let _ = placing.await.unwrap();
 
     execute(&superuser, format!("alter role order_app password '{KNOWN}'")).await;
-    readiness(&rig.stack, Service::Order, ServingStatus::Serving).await;
+    readiness(&fixture.stack, Service::Order, ServingStatus::Serving).await;
     let confirmed = "select count(*) from orders.placed_order where state = 'confirmed'";
-    eventually(SOON, || async { rig.rows(confirmed).await == 1 }).await;
-    let order = rig.place(request).await.unwrap();
+    eventually(SOON, || async { fixture.rows(confirmed).await == 1 }).await;
+    let order = fixture.place(request).await.unwrap();
     assert_eq!(order.state(), OrderState::Confirmed);
-    assert_eq!(rig.money_of(&order.id).await, (30, 0, 0));
-    assert_eq!(rig.rows("select count(*) from orders.placed_order").await, 1);
+    assert_eq!(fixture.money_of(&order.id).await, (30, 0, 0));
+    assert_eq!(fixture.rows("select count(*) from orders.placed_order").await, 1);
     eventually(SOON, || async {
-        rig.rows("select count(*) from events.outbox").await == 0
+        fixture.rows("select count(*) from events.outbox").await == 0
     })
     .await;
     for secret in [KNOWN, CHANGED] {

@@ -1,4 +1,4 @@
-//! What administrators see of the backbone, and how they hold a consumer.
+//! The backbone as administrators see it, and how they pause a consumer.
 
 use events::EventOperations;
 use proto::ops::v1::{self as ops, event_service_server::EventService as _};
@@ -7,12 +7,12 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    events_rig::{CONSUMER, FACILITY, Rig, SOON},
-    events_story::by,
+    events_dead_letter_fixture::by,
+    events_fixture::{CONSUMER, FACILITY, Fixture, SOON},
 };
 
-fn operations(rig: &Rig) -> EventOperations {
-    EventOperations::new(&rig.bus, &rig.pool, |extensions| {
+fn operations(fixture: &Fixture) -> EventOperations {
+    EventOperations::new(&fixture.bus, &fixture.pool, |extensions| {
         Ok(extensions.get().cloned().unwrap())
     })
 }
@@ -34,11 +34,11 @@ async fn status(operations: &EventOperations) -> ops::ConsumerStatus {
 
 #[tokio::test]
 async fn a_paused_consumer_waits_and_shows_its_lag_and_goes_on_when_resumed() {
-    let rig = Rig::flowing().await;
-    let operations = operations(&rig);
+    let fixture = Fixture::flowing().await;
+    let operations = operations(&fixture);
     let aggregate = Uuid::new_v4();
-    rig.append(aggregate, [1]).await;
-    rig.effects(aggregate, 1).await;
+    fixture.append(aggregate, [1]).await;
+    fixture.effects(aggregate, 1).await;
 
     let pause = ops::PauseConsumerRequest {
         consumer: CONSUMER.into(),
@@ -46,13 +46,14 @@ async fn a_paused_consumer_waits_and_shows_its_lag_and_goes_on_when_resumed() {
         reason: "the payer is down".into(),
     };
     operations.pause_consumer(by(FACILITY, pause)).await.unwrap();
-    // The process that consumes lets go of its lease.
-    rig.eventually_count(
-        1,
-        "select count(*) from events.lease where name like 'consumer:%' and until < now()",
-    )
-    .await;
-    rig.append(aggregate, 2..=4).await;
+    // The consuming process releases its lease.
+    fixture
+        .eventually_count(
+            1,
+            "select count(*) from events.lease where name like 'consumer:%' and until < now()",
+        )
+        .await;
+    fixture.append(aggregate, 2..=4).await;
     let seen = eventually(SOON, || async {
         let seen = status(&operations).await;
         if seen.pending_count == 3 {
@@ -67,28 +68,28 @@ async fn a_paused_consumer_waits_and_shows_its_lag_and_goes_on_when_resumed() {
         (seen.changed_by.as_str(), seen.reason.as_str()),
         ("olivia", "the payer is down")
     );
-    assert_eq!(rig.versions(aggregate).await, [1]);
+    assert_eq!(fixture.versions(aggregate).await, [1]);
 
     let resume = ops::ResumeConsumerRequest {
         consumer: CONSUMER.into(),
         request_id: request_id(),
     };
     operations.resume_consumer(by(FACILITY, resume)).await.unwrap();
-    assert_eq!(rig.effects(aggregate, 4).await, [1, 2, 3, 4]);
+    assert_eq!(fixture.effects(aggregate, 4).await, [1, 2, 3, 4]);
     let audited =
         "select count(*) from events.operator_action where action in ('PauseConsumer', 'ResumeConsumer')";
-    assert_eq!(rig.database.count(audited).await, 2);
+    assert_eq!(fixture.database.count(audited).await, 2);
 }
 
 #[tokio::test]
 async fn a_consumer_that_is_not_there_cannot_be_paused() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let pause = ops::PauseConsumerRequest {
-        consumer: "nobody".into(),
+        consumer: "unknown".into(),
         request_id: request_id(),
         reason: "no reason".into(),
     };
-    let refused = operations(&rig)
+    let refused = operations(&fixture)
         .pause_consumer(by(FACILITY, pause))
         .await
         .unwrap_err();
@@ -97,12 +98,12 @@ async fn a_consumer_that_is_not_there_cannot_be_paused() {
 
 #[tokio::test]
 async fn an_administrator_audits_and_republishes_once() {
-    let rig = Rig::flowing().await;
-    let operations = operations(&rig);
+    let fixture = Fixture::flowing().await;
+    let operations = operations(&fixture);
     let aggregate = Uuid::new_v4();
-    let events = rig.append(aggregate, 1..=3).await;
-    rig.effects(aggregate, 3).await;
-    let jetstream = async_nats::jetstream::new(rig.nats.client().await);
+    let events = fixture.append(aggregate, 1..=3).await;
+    fixture.effects(aggregate, 3).await;
+    let jetstream = async_nats::jetstream::new(fixture.nats.client().await);
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     stream.delete_message(2).await.unwrap();
 
@@ -124,7 +125,8 @@ async fn an_administrator_audits_and_republishes_once() {
             .unwrap();
         assert_eq!(answer.get_ref().republished_count, 1);
     }
-    rig.eventually_count(0, "select count(*) from events.outbox")
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
     assert_eq!(stream.get_info().await.unwrap().state.messages, 3);
 }

@@ -1,4 +1,4 @@
-//! A handler that takes its whole process down.
+//! A handler that aborts its process.
 
 use tests::{
     Node, Role,
@@ -7,76 +7,90 @@ use tests::{
 };
 use uuid::Uuid;
 
-use crate::events_rig::{Rig, SOON, event};
+use crate::events_fixture::{Fixture, SOON, event};
 
 #[tokio::test]
 async fn an_event_that_aborts_the_process_is_quarantined_after_two_tries_and_the_others_flow() {
-    let mut rig = Rig::start().await;
-    rig.publish();
-    let (guilty, innocent): (Uuid, Vec<Uuid>) = (Uuid::new_v4(), (0..10).map(|_| Uuid::new_v4()).collect());
-    for aggregate in &innocent {
-        rig.append(*aggregate, 1..=3).await;
+    let mut fixture = Fixture::start().await;
+    fixture.publish();
+    let (failing, unrelated): (Uuid, Vec<Uuid>) = (Uuid::new_v4(), (0..10).map(|_| Uuid::new_v4()).collect());
+    for aggregate in &unrelated {
+        fixture.append(*aggregate, 1..=3).await;
     }
-    rig.append(guilty, [1, 2, 7, 8]).await;
-    for aggregate in &innocent {
-        rig.append(*aggregate, 4..=6).await;
+    fixture.append(failing, [1, 2, 7, 8]).await;
+    for aggregate in &unrelated {
+        fixture.append(*aggregate, 4..=6).await;
     }
-    let mut settings = backbone::settings(rig.nats.url(), rig.nats.monitoring_url());
-    // What was on its way to a process that died comes again after this.
+    let mut settings = backbone::settings(fixture.nats.url(), fixture.nats.monitoring_url());
+    // Events in delivery to a process that died are redelivered after this time.
     settings.consumer.ack_wait_ms = 2_000;
-    let node = Node::start(Role::AbortsAt(7), &rig.database, &settings).await;
+    let node = Node::start(Role::AbortsAt(7), &fixture.database, &settings).await;
 
-    let deaths = until_quarantined(&rig, &node, guilty).await;
-    for aggregate in &innocent {
-        assert_eq!(rig.effects(*aggregate, 6).await, (1..=6).collect::<Vec<_>>());
+    let deaths = until_quarantined(&fixture, &node, failing).await;
+    for aggregate in &unrelated {
+        assert_eq!(fixture.effects(*aggregate, 6).await, (1..=6).collect::<Vec<_>>());
     }
-    rig.eventually_count(1, "select count(*) from events.parked")
+    fixture
+        .eventually_count(1, "select count(*) from events.parked")
         .await;
-    assert_eq!(rig.versions(guilty).await, [1, 2]);
+    assert_eq!(fixture.versions(failing).await, [1, 2]);
     assert_eq!(
-        rig.database
+        fixture
+            .database
             .count("select count(*) from events.dead_letter")
             .await,
         1
     );
-    // Unsuspected the first time, then twice as a suspect whose start was recorded.
+    // The first crash is not attributed to the event; the next two, whose start was recorded, are.
     assert_eq!(deaths, 3);
 }
 
 #[tokio::test]
 async fn an_event_that_aborts_the_process_in_a_transaction_with_others_is_quarantined_alone() {
-    let mut rig = Rig::start().await;
-    rig.publish();
-    let (guilty, innocent): (Uuid, Vec<Uuid>) = (Uuid::new_v4(), (0..40).map(|_| Uuid::new_v4()).collect());
-    let mut events: Vec<_> = innocent.iter().map(|id| event(*id, 1)).collect();
-    events.insert(20, event(guilty, 7));
-    rig.append_all(&events).await;
-    rig.eventually_count(0, "select count(*) from events.outbox")
+    let mut fixture = Fixture::start().await;
+    fixture.publish();
+    let (failing, unrelated): (Uuid, Vec<Uuid>) = (Uuid::new_v4(), (0..40).map(|_| Uuid::new_v4()).collect());
+    let mut events: Vec<_> = unrelated.iter().map(|id| event(*id, 1)).collect();
+    events.insert(20, event(failing, 7));
+    fixture.append_all(&events).await;
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    let mut settings = backbone::settings(rig.nats.url(), rig.nats.monitoring_url());
+    let mut settings = backbone::settings(fixture.nats.url(), fixture.nats.monitoring_url());
     settings.consumer.ack_wait_ms = 2_000;
-    let node = Node::start(Role::AbortsAt(7), &rig.database, &settings).await;
-    assert_eq!(until_quarantined(&rig, &node, guilty).await, 3);
-    rig.eventually_count(40, "select count(*) from effect").await;
-    rig.eventually_count(1, "select count(*) from events.dead_letter")
+    let node = Node::start(Role::AbortsAt(7), &fixture.database, &settings).await;
+    assert_eq!(until_quarantined(&fixture, &node, failing).await, 3);
+    fixture.eventually_count(40, "select count(*) from effect").await;
+    fixture
+        .eventually_count(1, "select count(*) from events.dead_letter")
         .await;
-    assert_eq!(rig.database.count("select count(*) from events.inbox").await, 40);
-    // What had taken effect and came again, because its acknowledgement died with the process, is not held against it.
-    assert_eq!(rig.database.count("select count(*) from events.failure").await, 0);
+    assert_eq!(
+        fixture.database.count("select count(*) from events.inbox").await,
+        40
+    );
+    // Events that had taken effect and were redelivered, because their acknowledgement was lost with the process,
+    // do not count a crash.
+    assert_eq!(
+        fixture
+            .database
+            .count("select count(*) from events.failure")
+            .await,
+        0
+    );
 }
 
-/// Does what Kubernetes does, a process that has died is started again, until version 7 of an aggregate is a dead
-/// letter. Returns how often the process died.
-async fn until_quarantined(rig: &Rig, node: &Node, guilty: Uuid) -> u32 {
+/// Restarts a process that has died, as Kubernetes does, until version 7 of an aggregate is a dead letter. Returns
+/// the number of deaths.
+async fn until_quarantined(fixture: &Fixture, node: &Node, failing: Uuid) -> u32 {
     let mut deaths = 0;
-    let buried = format!(
+    let quarantined = format!(
         "select count(*) from events.dead_letter
-         where consumer = '{CONSUMER}' and error_class = 'crash' and version = 7 and aggregate_id = '{guilty}'"
+         where consumer = '{CONSUMER}' and error_class = 'crash' and version = 7 and aggregate_id = '{failing}'"
     );
-    while rig.database.count(&buried).await == 0 {
+    while fixture.database.count(&quarantined).await == 0 {
         assert!(deaths < 10, "{}", node.log());
         eventually(SOON, || async {
-            node.ended() || rig.database.count(&buried).await == 1
+            node.ended() || fixture.database.count(&quarantined).await == 1
         })
         .await;
         if node.ended() {

@@ -1,4 +1,5 @@
-//! Events that a consumer gives up on: kept, shown and replayed; and the others never wait for them.
+//! Events that a consumer fails to process are kept, shown and replayed; events of other aggregates never wait for
+//! them.
 
 use std::sync::{
     Arc,
@@ -13,27 +14,27 @@ use tests::eventually;
 use uuid::Uuid;
 
 use crate::{
-    events_rig::{CONSUMER, Rig, SOON, event},
-    events_story::Story,
+    events_dead_letter_fixture::DeadLetterFixture,
+    events_fixture::{CONSUMER, Fixture, SOON, event},
 };
 
 #[tokio::test]
-async fn a_poisoned_event_is_kept_shown_and_replayed_once_and_those_behind_it_follow_in_order() {
-    let story = Story::start([2]).await;
+async fn a_failing_event_is_dead_lettered_and_replayed_once_and_the_later_ones_follow_in_order() {
+    let fixture = DeadLetterFixture::start([2]).await;
     let (bad, good) = (Uuid::new_v4(), Uuid::new_v4());
-    story.rig.append(bad, 1..=4).await;
-    story.rig.append(good, [1, 3, 4]).await;
-    assert_eq!(story.rig.effects(good, 3).await, [1, 3, 4]);
-    let [letter] = &story.open(1).await[..] else {
+    fixture.backbone.append(bad, 1..=4).await;
+    fixture.backbone.append(good, [1, 3, 4]).await;
+    assert_eq!(fixture.backbone.effects(good, 3).await, [1, 3, 4]);
+    let [letter] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
-    story
-        .rig
+    fixture
+        .backbone
         .eventually_count(2, "select count(*) from events.parked")
         .await;
-    assert_eq!(story.rig.versions(bad).await, [1]);
+    assert_eq!(fixture.backbone.versions(bad).await, [1]);
 
-    let shown = story.get(&letter.id).await;
+    let shown = fixture.get(&letter.id).await;
     let kept = shown.dead_letter.unwrap();
     assert_eq!(
         (kept.consumer.as_str(), kept.error_code.as_str()),
@@ -60,19 +61,19 @@ async fn a_poisoned_event_is_kept_shown_and_replayed_once_and_those_behind_it_fo
             .any(|header| header.name == "ce-id" && header.value == kept.event_id)
     );
 
-    story.cure();
-    story.replay(&letter.id).await;
-    assert_eq!(story.rig.effects(bad, 4).await, [1, 2, 3, 4]);
-    story
+    fixture.stop_failing();
+    fixture.replay(&letter.id).await;
+    assert_eq!(fixture.backbone.effects(bad, 4).await, [1, 2, 3, 4]);
+    fixture
         .until_state(&letter.id, ops::DeadLetterState::Resolved)
         .await;
-    story
-        .rig
+    fixture
+        .backbone
         .eventually_count(0, "select count(*) from events.parked_key")
         .await;
-    story.rig.append(bad, [5]).await;
-    assert_eq!(story.rig.effects(bad, 5).await, [1, 2, 3, 4, 5]);
-    let actions = story.get(&letter.id).await.actions;
+    fixture.backbone.append(bad, [5]).await;
+    assert_eq!(fixture.backbone.effects(bad, 5).await, [1, 2, 3, 4, 5]);
+    let actions = fixture.get(&letter.id).await.actions;
     assert_eq!(
         (actions[0].action.as_str(), actions[0].actor.as_str()),
         ("ReplayDeadLetter", "olivia")
@@ -80,13 +81,13 @@ async fn a_poisoned_event_is_kept_shown_and_replayed_once_and_those_behind_it_fo
 }
 
 #[tokio::test]
-async fn the_copy_in_the_stream_tells_the_story_in_its_headers() {
-    let story = Story::start([1]).await;
-    let sent = &story.rig.append(Uuid::new_v4(), [1]).await[0];
-    let [letter] = &story.open(1).await[..] else {
+async fn the_copy_in_the_stream_has_the_failure_in_its_headers() {
+    let fixture = DeadLetterFixture::start([1]).await;
+    let sent = &fixture.backbone.append(Uuid::new_v4(), [1]).await[0];
+    let [letter] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
-    let jetstream = jetstream::new(story.rig.nats.client().await);
+    let jetstream = jetstream::new(fixture.backbone.nats.client().await);
     let stream = jetstream.get_stream("DEAD_LETTERS").await.unwrap();
     let message = eventually(SOON, || stream.direct_get(1)).await;
     assert_eq!(
@@ -118,96 +119,98 @@ async fn the_copy_in_the_stream_tells_the_story_in_its_headers() {
 
 #[tokio::test]
 async fn a_body_that_is_not_its_type_is_a_schema_error() {
-    let story = Story::start([]).await;
+    let fixture = DeadLetterFixture::start([]).await;
     let mut broken = event(Uuid::new_v4(), 1);
     broken.body = vec![0xff, 0xff];
-    story.rig.append_all(&[broken]).await;
-    let [letter] = &story.open(1).await[..] else {
+    fixture.backbone.append_all(&[broken]).await;
+    let [letter] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
     assert_eq!(letter.error_class(), ops::ErrorClass::Schema);
-    let shown = story.get(&letter.id).await;
+    let shown = fixture.get(&letter.id).await;
     assert!(shown.body_json.is_empty() && !shown.decode_error.is_empty());
     assert_eq!(shown.body, [0xff, 0xff]);
 }
 
 #[tokio::test]
-async fn an_error_that_does_not_go_away_exhausts_its_attempts() {
-    let mut rig = Rig::start().await;
-    rig.publish();
+async fn a_lasting_error_exhausts_its_attempts() {
+    let mut fixture = Fixture::start().await;
+    fixture.publish();
     let healed = Arc::new(AtomicBool::new(false));
     let heals = healed.clone();
-    rig.consume(move |delivery| match delivery.version {
+    fixture.consume(move |delivery| match delivery.version {
         1 if !heals.load(Ordering::SeqCst) => Err(HandlerError::transient("PAYER_DOWN", "no answer")),
         2 if !heals.load(Ordering::SeqCst) => panic!("a defect"),
         _ => Ok(()),
     });
     let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
-    rig.append(first, [1]).await;
-    rig.append(second, [2]).await;
+    fixture.append(first, [1]).await;
+    fixture.append(second, [2]).await;
     let exhausted =
         "select count(*) from events.dead_letter where error_class = 'exhausted' and attempts = 5";
-    rig.eventually_count(2, exhausted).await;
+    fixture.eventually_count(2, exhausted).await;
     let panicked = "select count(*) from events.dead_letter
                     where error_code = 'HANDLER_PANICKED' and error_message = 'a defect'";
-    assert_eq!(rig.database.count(panicked).await, 1);
+    assert_eq!(fixture.database.count(panicked).await, 1);
     healed.store(true, Ordering::SeqCst);
-    rig.append(Uuid::new_v4(), [1]).await;
-    rig.eventually_count(1, "select count(*) from effect").await;
+    fixture.append(Uuid::new_v4(), [1]).await;
+    fixture.eventually_count(1, "select count(*) from effect").await;
 }
 
 #[tokio::test]
 async fn a_replay_that_fails_again_opens_the_dead_letter_again() {
-    let story = Story::start([1]).await;
+    let fixture = DeadLetterFixture::start([1]).await;
     let aggregate = Uuid::new_v4();
-    story.rig.append(aggregate, 1..=2).await;
-    let [letter] = &story.open(1).await[..] else {
+    fixture.backbone.append(aggregate, 1..=2).await;
+    let [letter] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
-    story.replay(&letter.id).await;
-    story
-        .rig
+    fixture.replay(&letter.id).await;
+    fixture
+        .backbone
         .eventually_count(
             1,
             "select count(*) from events.dead_letter where attempts = 2 and state = 'open'",
         )
         .await;
-    assert!(story.rig.versions(aggregate).await.is_empty());
-    story.cure();
-    story.replay(&letter.id).await;
-    assert_eq!(story.rig.effects(aggregate, 2).await, [1, 2]);
-    assert_eq!(story.get(&letter.id).await.dead_letter.unwrap().replay_count, 2);
+    assert!(fixture.backbone.versions(aggregate).await.is_empty());
+    fixture.stop_failing();
+    fixture.replay(&letter.id).await;
+    assert_eq!(fixture.backbone.effects(aggregate, 2).await, [1, 2]);
+    assert_eq!(fixture.get(&letter.id).await.dead_letter.unwrap().replay_count, 2);
 }
 
 #[tokio::test]
-async fn a_parked_event_that_fails_becomes_the_new_head() {
-    let story = Story::start([1, 3]).await;
+async fn a_parked_event_that_fails_becomes_the_dead_letter_that_blocks_its_aggregate() {
+    let fixture = DeadLetterFixture::start([1, 3]).await;
     let aggregate = Uuid::new_v4();
-    story.rig.append(aggregate, 1..=5).await;
-    let [first] = &story.open(1).await[..] else {
+    fixture.backbone.append(aggregate, 1..=5).await;
+    let [first] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
-    story
-        .rig
+    fixture
+        .backbone
         .eventually_count(4, "select count(*) from events.parked")
         .await;
-    story.poison.lock().unwrap().remove(&1);
-    story.replay(&first.id).await;
-    story.until_state(&first.id, ops::DeadLetterState::Resolved).await;
-    let [second] = &story.open(1).await[..] else {
+    fixture.poison.lock().unwrap().remove(&1);
+    fixture.replay(&first.id).await;
+    fixture
+        .until_state(&first.id, ops::DeadLetterState::Resolved)
+        .await;
+    let [second] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
     assert_eq!((second.aggregate_version, second.parked_count), (3, 2));
-    assert_eq!(story.rig.versions(aggregate).await, [1, 2]);
-    story.cure();
-    story.replay(&second.id).await;
-    assert_eq!(story.rig.effects(aggregate, 5).await, [1, 2, 3, 4, 5]);
+    assert_eq!(fixture.backbone.versions(aggregate).await, [1, 2]);
+    fixture.stop_failing();
+    fixture.replay(&second.id).await;
+    assert_eq!(fixture.backbone.effects(aggregate, 5).await, [1, 2, 3, 4, 5]);
 }
 
-/// A handler that the process does not survive: its attempts never end.
-struct Deadly(Arc<AtomicU32>);
+/// A handler that kills its process: its attempts never end.
+struct KillsProcess(Arc<AtomicU32>);
 
-impl Handler for Deadly {
+impl Handler for KillsProcess {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         if delivery.version == 13 {
             self.0.fetch_add(1, Ordering::SeqCst);
@@ -224,27 +227,29 @@ impl Handler for Deadly {
 }
 
 #[tokio::test]
-async fn an_event_that_kills_the_process_is_quarantined_and_the_others_flow() {
-    let mut rig = Rig::start().await;
-    rig.publish();
+async fn an_event_that_kills_the_process_is_quarantined_and_the_others_are_consumed() {
+    let mut fixture = Fixture::start().await;
+    fixture.publish();
     let (deadly, other) = (Uuid::new_v4(), Uuid::new_v4());
-    rig.append(deadly, 13..=14).await;
-    rig.append(other, 1..=3).await;
+    fixture.append(deadly, 13..=14).await;
+    fixture.append(other, 1..=3).await;
     let starts = Arc::new(AtomicU32::new(0));
-    // The first death leaves no trace but a delivery; the next two are on record.
+    // The first death leaves only a delivery; the next two are recorded.
     for death in 1..=3 {
-        let process = rig.consume_with(Deadly(starts.clone()));
+        let process = fixture.consume_with(KillsProcess(starts.clone()));
         eventually(SOON, || async { starts.load(Ordering::SeqCst) == death }).await;
         process.abort();
     }
-    rig.consume_with(Deadly(starts.clone()));
-    rig.eventually_count(
-        1,
-        "select count(*) from events.dead_letter where error_class = 'crash'",
-    )
-    .await;
-    assert_eq!(rig.effects(other, 3).await, [1, 2, 3]);
-    rig.eventually_count(1, "select count(*) from events.parked")
+    fixture.consume_with(KillsProcess(starts.clone()));
+    fixture
+        .eventually_count(
+            1,
+            "select count(*) from events.dead_letter where error_class = 'crash'",
+        )
+        .await;
+    assert_eq!(fixture.effects(other, 3).await, [1, 2, 3]);
+    fixture
+        .eventually_count(1, "select count(*) from events.parked")
         .await;
     assert_eq!(starts.load(Ordering::SeqCst), 3);
 }

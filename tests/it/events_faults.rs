@@ -1,25 +1,26 @@
-//! Whatever the broker suffers, callers are not refused: the outbox backs up, and drains by itself.
+//! During any fault of the broker, callers are not refused: events stay in the outbox and are published
+//! afterwards.
 
 use std::time::Duration;
 
 use async_nats::jetstream;
-use tests::{FaultyLink, eventually};
+use tests::{TcpFaultProxy, eventually};
 use uuid::Uuid;
 
-use crate::events_rig::{Rig, SOON, event};
+use crate::events_fixture::{Fixture, SOON, event};
 
-/// A silent connection is given up after some 20 s.
+/// Longer than the about 20 s after which a silent connection is closed.
 const LATER: Duration = Duration::from_secs(60);
 
 const BACKLOG: &str = "select count(*) from events.outbox";
 
-/// A rig whose broker and monitoring page are behind links.
-async fn linked() -> (Rig, FaultyLink, FaultyLink) {
+/// A fixture whose broker and monitoring page are behind fault proxies.
+async fn linked() -> (Fixture, TcpFaultProxy, TcpFaultProxy) {
     let nats = tests::Nats::start().await;
-    let link = FaultyLink::to(nats.address()).await;
-    let monitoring = FaultyLink::to(nats.monitoring_address()).await;
-    let rig = Rig::on(nats, |settings| {
-        // The first server is one that nobody answers for.
+    let link = TcpFaultProxy::start(nats.address()).await;
+    let monitoring = TcpFaultProxy::start(nats.monitoring_address()).await;
+    let fixture = Fixture::on(nats, |settings| {
+        // Nothing listens at the first server's address.
         settings.servers = vec![
             "nats://127.0.0.1:9".into(),
             format!("nats://{}", link.address()).into(),
@@ -28,32 +29,32 @@ async fn linked() -> (Rig, FaultyLink, FaultyLink) {
         settings.relay.ack_timeout_ms = 1_000;
     })
     .await;
-    (rig, link, monitoring)
+    (fixture, link, monitoring)
 }
 
-async fn everything_running(rig: &mut Rig) {
-    rig.publish();
-    rig.consume(|_| Ok(()));
+async fn everything_running(fixture: &mut Fixture) {
+    fixture.publish();
+    fixture.consume(|_| Ok(()));
 }
 
 #[tokio::test]
-async fn a_full_stream_backs_the_outbox_up_until_there_is_room() {
+async fn a_full_stream_holds_events_in_the_outbox_until_there_is_space() {
     const ROUNDS: i64 = 60;
-    let mut rig = Rig::with(|settings| settings.events_max_bytes = 1 << 20).await;
-    everything_running(&mut rig).await;
-    eventually(SOON, || async { rig.bus.status().borrow().then_some(()) }).await;
+    let mut fixture = Fixture::with(|settings| settings.events_max_bytes = 1 << 20).await;
+    everything_running(&mut fixture).await;
+    eventually(SOON, || async { fixture.bus.status().borrow().then_some(()) }).await;
     let aggregates: Vec<_> = (0..50).map(|_| Uuid::new_v4()).collect();
     for version in 1..=ROUNDS {
         let round: Vec<_> = aggregates.iter().map(|id| event(*id, version)).collect();
-        rig.append_all(&round).await;
+        fixture.append_all(&round).await;
     }
     let total = ROUNDS * 50;
-    let jetstream = jetstream::new(rig.nats.client().await);
+    let jetstream = jetstream::new(fixture.nats.client().await);
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
-    // The stream takes what fits, to the last message, and no more.
+    // The stream accepts messages up to its limit and no more.
     eventually(SOON, || async {
         let stored = stream.get_info().await.unwrap().state.messages as i64;
-        let waiting = rig.database.count(BACKLOG).await;
+        let waiting = fixture.database.count(BACKLOG).await;
         if stored > 0 && stored + waiting == total && waiting > 0 {
             Ok(())
         } else {
@@ -62,88 +63,92 @@ async fn a_full_stream_backs_the_outbox_up_until_there_is_room() {
     })
     .await;
     assert!(
-        *rig.bus.status().borrow(),
+        *fixture.bus.status().borrow(),
         "a full broker serves consumers and is no reason to be unready"
     );
 
-    // What retention does in days, a little at a time.
+    // Frees space a little at a time, as retention does over days.
     eventually(LATER, || async {
-        let taken = rig.database.count("select count(*) from effect").await;
+        let taken = fixture.database.count("select count(*) from effect").await;
         let info = stream.get_info().await.unwrap();
         let done = info.state.first_sequence.max(taken.unsigned_abs() + 1);
         stream.purge().sequence(done).await.unwrap();
-        match taken == total {
-            true => Ok(()),
-            false => Err(format!("{taken} of {total} took effect")),
+        if taken == total {
+            Ok(())
+        } else {
+            Err(format!("{taken} of {total} took effect"))
         }
     })
     .await;
-    assert_eq!(rig.database.count(BACKLOG).await, 0);
+    assert_eq!(fixture.database.count(BACKLOG).await, 0);
     for aggregate in aggregates {
-        assert_eq!(rig.versions(aggregate).await, (1..=ROUNDS).collect::<Vec<_>>());
+        assert_eq!(
+            fixture.versions(aggregate).await,
+            (1..=ROUNDS).collect::<Vec<_>>()
+        );
     }
 }
 
 #[tokio::test]
 async fn a_slow_broker_slows_publishing_alone() {
-    let (mut rig, link, _monitoring) = linked().await;
-    everything_running(&mut rig).await;
+    let (mut fixture, link, _monitoring) = linked().await;
+    everything_running(&mut fixture).await;
     let aggregate = Uuid::new_v4();
-    rig.append(aggregate, [1]).await;
-    rig.effects(aggregate, 1).await;
+    fixture.append(aggregate, [1]).await;
+    fixture.effects(aggregate, 1).await;
 
     const DELAY: Duration = Duration::from_millis(300);
     link.delay(DELAY);
-    // A caller who waited for the broker even once per commit would need 12 s.
+    // A caller that waited for the broker even once per commit would need 12 s.
     tokio::time::timeout(DELAY * 20, async {
         for version in 2..=41 {
-            rig.append(aggregate, [version]).await;
+            fixture.append(aggregate, [version]).await;
         }
     })
     .await
     .unwrap();
-    assert_eq!(rig.effects(aggregate, 41).await, (1..=41).collect::<Vec<_>>());
+    assert_eq!(fixture.effects(aggregate, 41).await, (1..=41).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn a_partition_backs_the_outbox_up_and_its_end_drains_it() {
-    let (mut rig, link, _monitoring) = linked().await;
-    everything_running(&mut rig).await;
+async fn a_network_partition_holds_events_in_the_outbox_and_its_end_drains_them() {
+    let (mut fixture, link, _monitoring) = linked().await;
+    everything_running(&mut fixture).await;
     let aggregate = Uuid::new_v4();
-    rig.append(aggregate, [1]).await;
-    rig.effects(aggregate, 1).await;
+    fixture.append(aggregate, [1]).await;
+    fixture.effects(aggregate, 1).await;
 
     link.black_hole();
     for version in 2..=40 {
-        rig.append(aggregate, [version]).await;
+        fixture.append(aggregate, [version]).await;
     }
-    // Longer than the relay waits for an acknowledgement, so that what it has sent is in doubt.
+    // Longer than the relay waits for an acknowledgement, so that the state of its sent messages is unknown.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(rig.database.count(BACKLOG).await, 39);
-    assert_eq!(rig.versions(aggregate).await, [1]);
+    assert_eq!(fixture.database.count(BACKLOG).await, 39);
+    assert_eq!(fixture.versions(aggregate).await, [1]);
 
     link.heal();
-    rig.append(aggregate, [41]).await;
-    assert_eq!(rig.effects(aggregate, 41).await, (1..=41).collect::<Vec<_>>());
-    rig.eventually_count(0, BACKLOG).await;
+    fixture.append(aggregate, [41]).await;
+    assert_eq!(fixture.effects(aggregate, 41).await, (1..=41).collect::<Vec<_>>());
+    fixture.eventually_count(0, BACKLOG).await;
 }
 
 #[tokio::test]
-async fn a_broker_that_comes_back_elsewhere_is_found_by_a_client_that_was_not_told() {
-    let (mut rig, link, monitoring) = linked().await;
-    everything_running(&mut rig).await;
+async fn a_client_finds_a_broker_that_restarts_on_another_address() {
+    let (mut fixture, link, monitoring) = linked().await;
+    everything_running(&mut fixture).await;
     let aggregate = Uuid::new_v4();
-    rig.append(aggregate, [1]).await;
-    rig.effects(aggregate, 1).await;
+    fixture.append(aggregate, [1]).await;
+    fixture.effects(aggregate, 1).await;
 
-    // The machine is gone without a word: the client's connection is open and dead.
-    link.strand();
-    rig.nats.restart_elsewhere().await;
-    link.point_to(rig.nats.address());
-    monitoring.point_to(rig.nats.monitoring_address());
-    rig.append(aggregate, 2..=20).await;
+    // The machine disappears: the client's connection is open and dead.
+    link.stall_connections();
+    fixture.nats.restart_elsewhere().await;
+    link.point_to(fixture.nats.address());
+    monitoring.point_to(fixture.nats.monitoring_address());
+    fixture.append(aggregate, 2..=20).await;
     let versions = eventually(LATER, || async {
-        let versions = rig.versions(aggregate).await;
+        let versions = fixture.versions(aggregate).await;
         if versions.len() == 20 {
             Ok(versions)
         } else {
@@ -152,5 +157,5 @@ async fn a_broker_that_comes_back_elsewhere_is_found_by_a_client_that_was_not_to
     })
     .await;
     assert_eq!(versions, (1..=20).collect::<Vec<_>>());
-    rig.eventually_count(0, BACKLOG).await;
+    fixture.eventually_count(0, BACKLOG).await;
 }

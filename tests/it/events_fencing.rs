@@ -1,4 +1,4 @@
-//! Two relays, each a process, and the lanes of one outbox.
+//! Two relay processes and the lanes of one outbox.
 
 use std::{
     sync::{
@@ -15,21 +15,24 @@ use tests::{
 };
 use uuid::Uuid;
 
-use crate::events_rig::{Rig, SOON};
+use crate::events_fixture::{Fixture, SOON};
 
 const LANES: &str = "select count(*) from events.lease where name like 'lane:%' and until > now()";
 const OWNERS: &str =
     "select count(distinct owner) from events.lease where name like 'lane:%' and until > now()";
 
 #[tokio::test]
-async fn a_relay_that_stood_still_past_its_lease_is_fenced_off_and_order_is_kept() {
-    let rig = Rig::start().await;
-    let settings = backbone::settings(rig.nats.url(), rig.nats.monitoring_url());
-    let first = Node::start(Role::Relay, &rig.database, &settings).await;
-    let second = Node::start(Role::Relay, &rig.database, &settings).await;
+async fn a_relay_suspended_past_its_lease_is_fenced_off_and_order_is_kept() {
+    let fixture = Fixture::start().await;
+    let settings = backbone::settings(fixture.nats.url(), fixture.nats.monitoring_url());
+    let first = Node::start(Role::Relay, &fixture.database, &settings).await;
+    let second = Node::start(Role::Relay, &fixture.database, &settings).await;
     let owned_by = async |owners: i64| {
         eventually(SOON, || async {
-            let seen = (rig.database.count(LANES).await, rig.database.count(OWNERS).await);
+            let seen = (
+                fixture.database.count(LANES).await,
+                fixture.database.count(OWNERS).await,
+            );
             if seen == (16, owners) {
                 Ok(())
             } else {
@@ -44,12 +47,16 @@ async fn a_relay_that_stood_still_past_its_lease_is_fenced_off_and_order_is_kept
     };
     owned_by(2).await;
 
-    // A steady flow, so that whoever stops has a batch in hand.
+    // A steady flow, so that the suspended relay has a batch in flight.
     let aggregates: Arc<Vec<Uuid>> = Arc::new((0..64).map(|_| Uuid::new_v4()).collect());
     let (over, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
     let flow = tokio::spawn({
-        let (aggregates, over, rounds, pool) =
-            (aggregates.clone(), over.clone(), rounds.clone(), rig.pool.clone());
+        let (aggregates, over, rounds, pool) = (
+            aggregates.clone(),
+            over.clone(),
+            rounds.clone(),
+            fixture.pool.clone(),
+        );
         async move {
             while !over.load(Ordering::SeqCst) {
                 let version = rounds.fetch_add(1, Ordering::SeqCst) + 1;
@@ -60,13 +67,13 @@ async fn a_relay_that_stood_still_past_its_lease_is_fenced_off_and_order_is_kept
         }
     });
     for (stopped, other) in [(&first, &second), (&second, &first), (&first, &second)] {
-        stopped.stop();
+        stopped.suspend();
         owned_by(1).await;
-        // The other has published beyond what the stopped one holds in memory.
+        // The other relay has published beyond what the suspended one holds in memory.
         let reached = rounds.load(Ordering::SeqCst);
         eventually(SOON, || async {
             let waiting = format!("select count(*) from events.outbox where version <= {reached}");
-            rig.database.count(&waiting).await == 0
+            fixture.database.count(&waiting).await == 0
         })
         .await;
         stopped.resume();
@@ -75,11 +82,12 @@ async fn a_relay_that_stood_still_past_its_lease_is_fenced_off_and_order_is_kept
     }
     over.store(true, Ordering::SeqCst);
     flow.await.unwrap();
-    rig.eventually_count(0, "select count(*) from events.outbox")
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
 
     let versions = rounds.load(Ordering::SeqCst);
-    let published = published(&rig.nats).await;
+    let published = published(&fixture.nats).await;
     assert_eq!(published.len() as i64, versions * aggregates.len() as i64);
     for aggregate in aggregates.iter() {
         let of_it = published.iter().filter(|event| event.aggregate == *aggregate);

@@ -1,4 +1,5 @@
-//! A consumer whose filter gains a subject: it gets what it had passed of it, once, and nothing else a second time.
+//! A consumer whose filter gains a subject receives the earlier events of the subject once, and no other event
+//! twice.
 
 use events::{Caller, Consumer, Delivery, Event, EventOperations, Handler, HandlerError, Meta, Upkeep};
 use proto::{
@@ -12,16 +13,16 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    events_rig::{CONSUMER, FACILITY, Rig, SOON, event},
-    events_story::by,
+    events_dead_letter_fixture::by,
+    events_fixture::{CONSUMER, FACILITY, Fixture, SOON, event},
 };
 
 pub(crate) const GAINED: &str = "evt.order.order.fulfilled";
 
-/// Writes every event down; a second time is a violated key, and a dead letter.
-struct Every;
+/// Records every event; a second delivery violates the key and becomes a dead letter.
+struct RecordsEvery;
 
-impl Handler for Every {
+impl Handler for RecordsEvery {
     async fn handle(&self, tx: &mut PgConnection, delivery: &Delivery) -> Result<(), HandlerError> {
         sqlx::query("insert into effect (event_id, aggregate_id, version) values ($1, $2, $3)")
             .bind(delivery.id)
@@ -57,125 +58,141 @@ fn gained(aggregate: Uuid, version: i64) -> Event {
     Event::of(&fulfilled, meta)
 }
 
-pub(crate) fn consume(rig: &mut Rig, subjects: &[&str]) -> CancellationToken {
-    rig.consume_as(Consumer::new(CONSUMER, subjects, Every))
+pub(crate) fn consume(fixture: &mut Fixture, subjects: &[&str]) -> CancellationToken {
+    fixture.consume_as(Consumer::new(CONSUMER, subjects, RecordsEvery))
 }
 
-/// Odd versions are of the subject that was there before, even ones of the one that is gained.
-pub(crate) async fn append(rig: &Rig, aggregate: Uuid, versions: std::ops::RangeInclusive<i64>) {
+/// Odd versions are of the existing subject, even ones of the added subject.
+pub(crate) async fn append(fixture: &Fixture, aggregate: Uuid, versions: std::ops::RangeInclusive<i64>) {
     let events: Vec<_> = versions
         .map(|version| match version % 2 {
             0 => gained(aggregate, version),
             _ => event(aggregate, version),
         })
         .collect();
-    rig.append_all(&events).await;
+    fixture.append_all(&events).await;
 }
 
-async fn stop(rig: &Rig, consumer: CancellationToken) {
+async fn stop(fixture: &Fixture, consumer: CancellationToken) {
     consumer.cancel();
-    rig.eventually_count(
-        0,
-        "select count(*) from events.lease where name like 'consumer:%' and until > now()",
-    )
-    .await;
+    fixture
+        .eventually_count(
+            0,
+            "select count(*) from events.lease where name like 'consumer:%' and until > now()",
+        )
+        .await;
 }
 
-/// What took effect, in the order of versions.
-pub(crate) async fn effects(rig: &Rig, aggregate: Uuid, count: usize) -> Vec<i64> {
-    let mut versions = rig.effects(aggregate, count).await;
+/// The versions that took effect, in ascending order.
+pub(crate) async fn effects(fixture: &Fixture, aggregate: Uuid, count: usize) -> Vec<i64> {
+    let mut versions = fixture.effects(aggregate, count).await;
     versions.sort_unstable();
     versions
 }
 
-pub(crate) async fn nothing_came_twice(rig: &Rig) {
+pub(crate) async fn assert_no_duplicates(fixture: &Fixture) {
     let letters = "select count(*) from events.dead_letter";
-    assert_eq!(rig.database.count(letters).await, 0);
+    assert_eq!(fixture.database.count(letters).await, 0);
 }
 
-/// Ten events are in the stream, and the consumer has passed the five that it does not know yet.
-async fn passed() -> (Rig, Uuid) {
-    let mut rig = Rig::start().await;
-    let aggregate = pass(&mut rig).await;
-    (rig, aggregate)
+/// Ten events are in the stream, and the consumer has passed the five of the subject that it does not consume yet.
+async fn with_passed_events() -> (Fixture, Uuid) {
+    let mut fixture = Fixture::start().await;
+    let aggregate = pass_events(&mut fixture).await;
+    (fixture, aggregate)
 }
 
-/// The same in a rig that has just started.
-pub(crate) async fn pass(rig: &mut Rig) -> Uuid {
-    rig.publish();
-    let consumer = consume(rig, &[SUBJECT]);
+/// Does this in a started fixture.
+pub(crate) async fn pass_events(fixture: &mut Fixture) -> Uuid {
+    fixture.publish();
+    let consumer = consume(fixture, &[SUBJECT]);
     let aggregate = Uuid::new_v4();
-    append(rig, aggregate, 1..=10).await;
-    rig.eventually_count(0, "select count(*) from events.outbox")
+    append(fixture, aggregate, 1..=10).await;
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    assert_eq!(effects(rig, aggregate, 5).await, [1, 3, 5, 7, 9]);
-    stop(rig, consumer).await;
+    assert_eq!(effects(fixture, aggregate, 5).await, [1, 3, 5, 7, 9]);
+    stop(fixture, consumer).await;
     aggregate
 }
 
 #[tokio::test]
-async fn a_consumer_whose_filter_gains_a_subject_gets_what_it_had_passed_of_it() {
-    let (mut rig, aggregate) = passed().await;
-    let consumer = consume(&mut rig, &[SUBJECT, GAINED]);
-    append(&rig, aggregate, 11..=14).await;
-    assert_eq!(effects(&rig, aggregate, 14).await, (1..=14).collect::<Vec<_>>());
-    stop(&rig, consumer).await;
-    // Those that it had passed came in their order.
-    let in_order = rig.versions(aggregate).await;
+async fn a_consumer_whose_filter_gains_a_subject_receives_its_earlier_events() {
+    let (mut fixture, aggregate) = with_passed_events().await;
+    let consumer = consume(&mut fixture, &[SUBJECT, GAINED]);
+    append(&fixture, aggregate, 11..=14).await;
+    assert_eq!(
+        effects(&fixture, aggregate, 14).await,
+        (1..=14).collect::<Vec<_>>()
+    );
+    stop(&fixture, consumer).await;
+    // The earlier events arrived in order.
+    let in_order = fixture.versions(aggregate).await;
     let of_gained: Vec<_> = in_order.into_iter().filter(|version| version % 2 == 0).collect();
     assert_eq!(of_gained, [2, 4, 6, 8, 10, 12, 14]);
-    // Once more, it goes on where it was.
-    consume(&mut rig, &[SUBJECT, GAINED]);
-    append(&rig, aggregate, 15..=16).await;
-    assert_eq!(effects(&rig, aggregate, 16).await, (1..=16).collect::<Vec<_>>());
-    nothing_came_twice(&rig).await;
+    // After another restart it continues where it was.
+    consume(&mut fixture, &[SUBJECT, GAINED]);
+    append(&fixture, aggregate, 15..=16).await;
+    assert_eq!(
+        effects(&fixture, aggregate, 16).await,
+        (1..=16).collect::<Vec<_>>()
+    );
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
-async fn what_took_effect_before_the_inbox_was_pruned_is_not_done_again() {
-    let (mut rig, aggregate) = passed().await;
-    let superuser = rig.database.superuser().await;
+async fn effects_older_than_the_pruned_inbox_are_not_repeated() {
+    let (mut fixture, aggregate) = with_passed_events().await;
+    let superuser = fixture.database.superuser().await;
     superuser
         .execute("update events.inbox set received_at = now() - interval '31 days'")
         .await
         .unwrap();
-    let upkeep = Upkeep::new(&rig.bus, &rig.pool);
-    rig.spawn(|stop| upkeep.run(stop));
-    rig.eventually_count(0, "select count(*) from events.inbox").await;
-    consume(&mut rig, &[SUBJECT, GAINED]);
-    append(&rig, aggregate, 11..=14).await;
-    assert_eq!(effects(&rig, aggregate, 14).await, (1..=14).collect::<Vec<_>>());
-    nothing_came_twice(&rig).await;
+    let upkeep = Upkeep::new(&fixture.bus, &fixture.pool);
+    fixture.spawn(|stop| upkeep.run(stop));
+    fixture
+        .eventually_count(0, "select count(*) from events.inbox")
+        .await;
+    consume(&mut fixture, &[SUBJECT, GAINED]);
+    append(&fixture, aggregate, 11..=14).await;
+    assert_eq!(
+        effects(&fixture, aggregate, 14).await,
+        (1..=14).collect::<Vec<_>>()
+    );
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
-async fn an_event_of_the_subject_that_the_inbox_may_have_forgotten_takes_no_effect() {
-    let (mut rig, aggregate) = passed().await;
-    let consumer = consume(&mut rig, &[SUBJECT, GAINED]);
-    assert_eq!(effects(&rig, aggregate, 10).await.len(), 10);
-    stop(&rig, consumer).await;
-    // An earlier build takes its place for a while, and somebody empties the inbox.
-    let consumer = consume(&mut rig, &[SUBJECT]);
-    append(&rig, aggregate, 11..=11).await;
-    assert_eq!(effects(&rig, aggregate, 11).await.len(), 11);
-    stop(&rig, consumer).await;
-    let superuser = rig.database.superuser().await;
+async fn an_earlier_event_that_may_have_been_pruned_from_the_inbox_takes_no_effect() {
+    let (mut fixture, aggregate) = with_passed_events().await;
+    let consumer = consume(&mut fixture, &[SUBJECT, GAINED]);
+    assert_eq!(effects(&fixture, aggregate, 10).await.len(), 10);
+    stop(&fixture, consumer).await;
+    // An earlier build runs for a while, and the inbox is emptied.
+    let consumer = consume(&mut fixture, &[SUBJECT]);
+    append(&fixture, aggregate, 11..=11).await;
+    assert_eq!(effects(&fixture, aggregate, 11).await.len(), 11);
+    stop(&fixture, consumer).await;
+    let superuser = fixture.database.superuser().await;
     superuser.execute("delete from events.inbox").await.unwrap();
-    consume(&mut rig, &[SUBJECT, GAINED]);
-    append(&rig, aggregate, 12..=15).await;
-    assert_eq!(effects(&rig, aggregate, 15).await, (1..=15).collect::<Vec<_>>());
-    nothing_came_twice(&rig).await;
+    consume(&mut fixture, &[SUBJECT, GAINED]);
+    append(&fixture, aggregate, 12..=15).await;
+    assert_eq!(
+        effects(&fixture, aggregate, 15).await,
+        (1..=15).collect::<Vec<_>>()
+    );
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
-async fn a_filter_that_was_widened_before_the_consumer_started_is_caught_up_with_all_the_same() {
-    let (mut rig, aggregate) = passed().await;
-    // The earlier build consumes; the next one stands by, and an operator applies its definitions.
-    let earlier = consume(&mut rig, &[SUBJECT]);
-    append(&rig, aggregate, 11..=11).await;
-    assert_eq!(effects(&rig, aggregate, 6).await.len(), 6);
-    consume(&mut rig, &[SUBJECT, GAINED]);
-    let operations = EventOperations::new(&rig.bus, &rig.pool, |extensions| {
+async fn a_consumer_catches_up_with_a_filter_that_was_widened_before_it_started() {
+    let (mut fixture, aggregate) = with_passed_events().await;
+    // The earlier build consumes; the next one waits for the lease, and an operator applies its definitions.
+    let earlier = consume(&mut fixture, &[SUBJECT]);
+    append(&fixture, aggregate, 11..=11).await;
+    assert_eq!(effects(&fixture, aggregate, 6).await.len(), 6);
+    consume(&mut fixture, &[SUBJECT, GAINED]);
+    let operations = EventOperations::new(&fixture.bus, &fixture.pool, |extensions| {
         Ok(extensions.get::<Caller>().unwrap().clone())
     });
     eventually(SOON, || async {
@@ -192,17 +209,20 @@ async fn a_filter_that_was_widened_before_the_consumer_started_is_caught_up_with
     })
     .await;
     earlier.cancel();
-    assert_eq!(effects(&rig, aggregate, 11).await, (1..=11).collect::<Vec<_>>());
-    nothing_came_twice(&rig).await;
+    assert_eq!(
+        effects(&fixture, aggregate, 11).await,
+        (1..=11).collect::<Vec<_>>()
+    );
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
-async fn a_consumer_that_the_broker_lost_while_it_caught_up_does_nothing_again() {
-    let (mut rig, aggregate) = passed().await;
-    let consumer = consume(&mut rig, &[SUBJECT, GAINED]);
-    assert_eq!(effects(&rig, aggregate, 10).await.len(), 10);
-    stop(&rig, consumer).await;
-    let superuser = rig.database.superuser().await;
+async fn a_consumer_that_the_broker_lost_during_catch_up_repeats_no_effect() {
+    let (mut fixture, aggregate) = with_passed_events().await;
+    let consumer = consume(&mut fixture, &[SUBJECT, GAINED]);
+    assert_eq!(effects(&fixture, aggregate, 10).await.len(), 10);
+    stop(&fixture, consumer).await;
+    let superuser = fixture.database.superuser().await;
     superuser
         .execute(
             "update events.inbox set received_at = now() - interval '31 days'
@@ -211,33 +231,39 @@ async fn a_consumer_that_the_broker_lost_while_it_caught_up_does_nothing_again()
         )
         .await
         .unwrap();
-    let jetstream = async_nats::jetstream::new(rig.nats.client().await);
+    let jetstream = async_nats::jetstream::new(fixture.nats.client().await);
     jetstream
         .delete_consumer_from_stream(CONSUMER, "EVENTS")
         .await
         .unwrap();
-    consume(&mut rig, &[SUBJECT, GAINED]);
-    append(&rig, aggregate, 11..=14).await;
-    assert_eq!(effects(&rig, aggregate, 14).await, (1..=14).collect::<Vec<_>>());
-    nothing_came_twice(&rig).await;
+    consume(&mut fixture, &[SUBJECT, GAINED]);
+    append(&fixture, aggregate, 11..=14).await;
+    assert_eq!(
+        effects(&fixture, aggregate, 14).await,
+        (1..=14).collect::<Vec<_>>()
+    );
+    assert_no_duplicates(&fixture).await;
 }
 
-/// A database of before the migration knows nothing of filters: the broker's own is what the consumer had.
+/// A database from before the migration stores no filters: the consumer's filter at the broker is used.
 #[tokio::test]
-async fn a_consumer_of_before_the_migration_is_caught_up_with_as_well() {
-    let (mut rig, aggregate) = passed().await;
-    let superuser = rig.database.superuser().await;
+async fn a_consumer_from_before_the_migration_catches_up_too() {
+    let (mut fixture, aggregate) = with_passed_events().await;
+    let superuser = fixture.database.superuser().await;
     superuser
         .execute("update events.consumer set subjects = null")
         .await
         .unwrap();
-    consume(&mut rig, &[SUBJECT, GAINED]);
-    assert_eq!(effects(&rig, aggregate, 10).await, (1..=10).collect::<Vec<_>>());
-    nothing_came_twice(&rig).await;
+    consume(&mut fixture, &[SUBJECT, GAINED]);
+    assert_eq!(
+        effects(&fixture, aggregate, 10).await,
+        (1..=10).collect::<Vec<_>>()
+    );
+    assert_no_duplicates(&fixture).await;
 }
 
 #[tokio::test]
-async fn the_migration_bounds_what_an_inbox_of_before_may_have_forgotten() {
+async fn the_migration_records_up_to_when_an_earlier_inbox_may_have_been_pruned() {
     let server = Postgres::shared().await;
     let database = server.database("order").await;
     database.migrate(&["chassis"]).await;

@@ -1,10 +1,10 @@
-//! What a database of an earlier build keeps when it is migrated.
+//! Events that a database of an earlier build keeps when it is migrated.
 
 use sqlx::{Executor as _, PgPool};
 use tests::Postgres;
 
-/// Six events of one aggregate, of which the broker has the first three, and a copy for DEAD_LETTERS, as a build before
-/// the outbox was a partition left them.
+/// Six events of one aggregate, three of them published, and a copy for DEAD_LETTERS, as stored by a build from
+/// before the partitioned outbox.
 const BEFORE: &str = "
     insert into events.event_log (occurred_at, id, type, subject, facility, aggregate, aggregate_id, version, headers,
                                   body)
@@ -19,7 +19,8 @@ const BEFORE: &str = "
     insert into events.lease (name, owner, epoch, until) values ('lane:1', 'a relay', 1, now() + interval '1 hour')";
 
 #[tokio::test]
-async fn what_waited_before_the_outbox_was_a_partition_is_published_and_what_was_published_can_be_again() {
+async fn pending_events_from_before_the_partitioned_outbox_are_published_and_published_ones_can_be_republished()
+ {
     let server = Postgres::shared().await;
     let database = server.database("order").await;
     database.migrate(&["chassis"]).await;
@@ -49,7 +50,7 @@ async fn what_waited_before_the_outbox_was_a_partition_is_published_and_what_was
     assert_eq!(waiting(&superuser).await, events);
 }
 
-/// What a relay would publish, in its order.
+/// The events that a relay would publish, in order.
 async fn waiting(superuser: &PgPool) -> Vec<String> {
     let page = "select convert_from(body, 'utf8') from events.outbox_page('a relay', '{1}', 100)";
     sqlx::query_scalar(page).fetch_all(superuser).await.unwrap()

@@ -1,4 +1,4 @@
-//! Brokers that lack what newer ones have: the tests' own behind a link that makes it older, and one that takes no batches.
+//! Older brokers: the test's broker behind a proxy that makes it look older, and a stream without atomic batches.
 
 use std::{io, time::Duration};
 
@@ -18,18 +18,18 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    events_filters::{GAINED, append, consume, effects, nothing_came_twice, pass},
-    events_rig::{CONSUMER, Rig, SOON, event, settings},
+    events_filters::{GAINED, append, assert_no_duplicates, consume, effects, pass_events},
+    events_fixture::{CONSUMER, Fixture, SOON, event, settings},
 };
 
-/// A request that is never answered runs into its limit of 5 s, and messages in hand come back after their own.
+/// An unanswered request times out after 5 s, and unacknowledged messages are redelivered after their own limit.
 const LATER: Duration = Duration::from_secs(60);
 
-/// What takes a consumer back. Servers before 2.14 know no such request and answer nothing.
+/// Request that resets a consumer. Servers before 2.14 do not know it and do not answer.
 const RESET: &str = "$JS.API.CONSUMER.RESET.";
 const UNKNOWN: &str = "$JS.API.CONSUMER.UNKNOWN.";
 
-/// Where the broker greets as this version, and does not know what came with 2.14.
+/// Starts a proxy through which the broker reports this version and does not support what 2.14 added.
 async fn older(nats: &Nats, version: &str) -> String {
     let named = |version: &str| format!("\"version\":\"{version}\"");
     let greeting = (named(&nats.client().await.server_info().version), named(version));
@@ -48,8 +48,8 @@ async fn older(nats: &Nats, version: &str) -> String {
     url
 }
 
-/// Carries what is sent one way, with a word of the protocol's lines of one kind replaced. A message's body ends with a line
-/// break, so that nothing is held back.
+/// Forwards one direction, with one word replaced in the protocol lines of one kind. A message body ends with a
+/// line break, so that nothing is held back.
 async fn carry(
     from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -70,19 +70,19 @@ async fn carry(
     to.shutdown().await
 }
 
-/// A rig that takes its broker for one of 2.12.
-async fn on_an_older_broker() -> Rig {
+/// A fixture whose broker looks like 2.12.
+async fn on_an_older_broker() -> Fixture {
     let nats = Nats::start().await;
     let older = older(&nats, "2.12.8").await;
-    Rig::on(nats, |settings| {
+    Fixture::on(nats, |settings| {
         settings.servers = vec![older.as_str().into()];
         settings.consumer.ack_wait_ms = 1_000;
     })
     .await
 }
 
-async fn consumer(rig: &Rig) -> Option<jetstream::consumer::Info> {
-    let jetstream = jetstream::new(rig.nats.client().await);
+async fn consumer(fixture: &Fixture) -> Option<jetstream::consumer::Info> {
+    let jetstream = jetstream::new(fixture.nats.client().await);
     let consumer: PullConsumer = jetstream
         .get_consumer_from_stream(CONSUMER, "EVENTS")
         .await
@@ -90,9 +90,9 @@ async fn consumer(rig: &Rig) -> Option<jetstream::consumer::Info> {
     Some(consumer.cached_info().clone())
 }
 
-/// It would store the messages of a batch one by one, and its answer would look like that to a batch.
+/// It would store the messages of a batch one by one, with an answer that looks like that to a batch.
 #[tokio::test]
-async fn a_broker_before_2_12_is_refused_with_the_version_that_is_needed_and_left_as_it_is() {
+async fn a_broker_before_2_12_is_refused_with_the_required_version_and_not_changed() {
     let nats = Nats::start().await;
     let mut settings = settings(&nats);
     settings.servers = vec![older(&nats, "2.11.11").await.as_str().into()];
@@ -109,18 +109,21 @@ async fn a_broker_before_2_12_is_refused_with_the_version_that_is_needed_and_lef
 }
 
 #[tokio::test]
-async fn on_a_broker_before_2_14_a_consumer_that_gains_a_subject_is_created_anew_and_does_nothing_twice() {
-    let mut rig = on_an_older_broker().await;
-    let aggregate = pass(&mut rig).await;
-    let created = consumer(&rig).await.unwrap().created;
-    consume(&mut rig, &[SUBJECT, GAINED]);
-    append(&rig, aggregate, 11..=14).await;
-    assert_eq!(effects(&rig, aggregate, 14).await, (1..=14).collect::<Vec<_>>());
-    nothing_came_twice(&rig).await;
-    assert_ne!(consumer(&rig).await.unwrap().created, created);
+async fn on_a_broker_before_2_14_a_consumer_that_gains_a_subject_is_recreated_without_a_second_effect() {
+    let mut fixture = on_an_older_broker().await;
+    let aggregate = pass_events(&mut fixture).await;
+    let created = consumer(&fixture).await.unwrap().created;
+    consume(&mut fixture, &[SUBJECT, GAINED]);
+    append(&fixture, aggregate, 11..=14).await;
+    assert_eq!(
+        effects(&fixture, aggregate, 14).await,
+        (1..=14).collect::<Vec<_>>()
+    );
+    assert_no_duplicates(&fixture).await;
+    assert_ne!(consumer(&fixture).await.unwrap().created, created);
 }
 
-/// Dies with what it has in hand.
+/// Never finishes its events.
 struct Hangs;
 
 impl Handler for Hangs {
@@ -130,23 +133,25 @@ impl Handler for Hangs {
 }
 
 #[tokio::test]
-async fn on_a_broker_before_2_14_what_a_process_died_over_comes_back_in_order() {
-    let mut rig = on_an_older_broker().await;
-    let client = rig.nats.client().await;
+async fn on_a_broker_before_2_14_unacknowledged_events_are_redelivered_in_order() {
+    let mut fixture = on_an_older_broker().await;
+    let client = fixture.nats.client().await;
     let mut unanswered = client.subscribe(format!("{UNKNOWN}>")).await.unwrap();
     client.flush().await.unwrap();
-    rig.publish();
+    fixture.publish();
     let aggregate = Uuid::new_v4();
-    rig.append(aggregate, 1..=5).await;
-    let died = rig.consume_with(Hangs);
+    fixture.append(aggregate, 1..=5).await;
+    let died = fixture.consume_with(Hangs);
     eventually(SOON, || async {
-        consumer(&rig).await.is_some_and(|info| info.num_ack_pending > 0)
+        consumer(&fixture)
+            .await
+            .is_some_and(|info| info.num_ack_pending > 0)
     })
     .await;
     died.abort();
-    rig.consume(|_| Ok(()));
+    fixture.consume(|_| Ok(()));
     let versions = eventually(LATER, || async {
-        let versions = rig.versions(aggregate).await;
+        let versions = fixture.versions(aggregate).await;
         (versions.len() >= 5).then_some(versions)
     })
     .await;
@@ -155,10 +160,10 @@ async fn on_a_broker_before_2_14_what_a_process_died_over_comes_back_in_order() 
 }
 
 #[tokio::test]
-async fn a_stream_that_takes_no_atomic_batches_gets_every_event_by_itself_in_order() {
-    let mut rig = Rig::start().await;
-    rig.bus_is_ready().await;
-    let jetstream = jetstream::new(rig.nats.client().await);
+async fn a_stream_without_atomic_batches_gets_each_event_alone_and_in_order() {
+    let mut fixture = Fixture::start().await;
+    fixture.bus_is_ready().await;
+    let jetstream = jetstream::new(fixture.nats.client().await);
     let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
     let mut config = stream.info().await.unwrap().config.clone();
     config.allow_atomic_publish = false;
@@ -168,11 +173,12 @@ async fn a_stream_that_takes_no_atomic_batches_gets_every_event_by_itself_in_ord
     let events: Vec<_> = (1..=5)
         .flat_map(|version| aggregates.iter().map(move |id| event(*id, version)))
         .collect();
-    rig.append_all(&events).await;
-    rig.publish();
-    rig.eventually_count(0, "select count(*) from events.outbox")
+    fixture.append_all(&events).await;
+    fixture.publish();
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    let published = published(&rig.nats).await;
+    let published = published(&fixture.nats).await;
     assert_eq!(published.len(), events.len());
     for aggregate in aggregates {
         let of_it = published.iter().filter(|event| event.aggregate == aggregate);

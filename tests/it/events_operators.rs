@@ -1,4 +1,4 @@
-//! What operators do about dead letters: see their own, discard, and replay whole groups.
+//! Operators and dead letters: they see those of their facility, discard them, and replay whole groups.
 
 use std::collections::BTreeSet;
 
@@ -8,16 +8,16 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    events_rig::{FACILITY, event},
-    events_story::{Story, by},
+    events_dead_letter_fixture::{DeadLetterFixture, by},
+    events_fixture::{FACILITY, event},
 };
 
 #[tokio::test]
-async fn a_discarded_dead_letter_lets_the_rest_go_on_without_it() {
-    let story = Story::start([2]).await;
+async fn the_events_behind_a_discarded_dead_letter_are_processed() {
+    let fixture = DeadLetterFixture::start([2]).await;
     let aggregate = Uuid::new_v4();
-    story.rig.append(aggregate, 1..=4).await;
-    let [letter] = &story.open(1).await[..] else {
+    fixture.backbone.append(aggregate, 1..=4).await;
+    let [letter] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
     let request = ops::DiscardDeadLetterRequest {
@@ -27,7 +27,7 @@ async fn a_discarded_dead_letter_lets_the_rest_go_on_without_it() {
     };
     let discard = |request: &ops::DiscardDeadLetterRequest| {
         let request = by(FACILITY, request.clone());
-        story.operator.discard_dead_letter(request)
+        fixture.operator.discard_dead_letter(request)
     };
     let answer = discard(&request).await.unwrap();
     let repeated = discard(&request).await.unwrap();
@@ -42,8 +42,8 @@ async fn a_discarded_dead_letter_lets_the_rest_go_on_without_it() {
         Code::FailedPrecondition
     );
 
-    assert_eq!(story.rig.effects(aggregate, 3).await, [1, 3, 4]);
-    let shown = story.get(&letter.id).await;
+    assert_eq!(fixture.backbone.effects(aggregate, 3).await, [1, 3, 4]);
+    let shown = fixture.get(&letter.id).await;
     assert_eq!(
         shown.dead_letter.unwrap().state(),
         ops::DeadLetterState::Discarded
@@ -54,7 +54,7 @@ async fn a_discarded_dead_letter_lets_the_rest_go_on_without_it() {
         dead_letter_id: letter.id.clone(),
         request_id: Uuid::new_v4().to_string(),
     };
-    let refused = story
+    let refused = fixture
         .operator
         .replay_dead_letter(by(FACILITY, again))
         .await
@@ -63,19 +63,19 @@ async fn a_discarded_dead_letter_lets_the_rest_go_on_without_it() {
 }
 
 #[tokio::test]
-async fn an_operator_sees_the_own_facility_only() {
-    let story = Story::start([1]).await;
-    story.rig.append(Uuid::new_v4(), [1]).await;
-    let [letter] = &story.open(1).await[..] else {
+async fn an_operator_sees_only_dead_letters_of_its_facility() {
+    let fixture = DeadLetterFixture::start([1]).await;
+    fixture.backbone.append(Uuid::new_v4(), [1]).await;
+    let [letter] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
-    let listed = story
+    let listed = fixture
         .operator
         .list_dead_letters(by("other", Default::default()))
         .await
         .unwrap();
     assert_eq!(listed.get_ref().dead_letters, []);
-    let groups = story
+    let groups = fixture
         .operator
         .list_dead_letter_groups(by("other", Default::default()))
         .await
@@ -84,7 +84,7 @@ async fn an_operator_sees_the_own_facility_only() {
     let request = ops::GetDeadLetterRequest {
         dead_letter_id: letter.id.clone(),
     };
-    let refused = story
+    let refused = fixture
         .operator
         .get_dead_letter(by("other", request))
         .await
@@ -94,25 +94,25 @@ async fn an_operator_sees_the_own_facility_only() {
         dead_letter_id: letter.id.clone(),
         request_id: Uuid::new_v4().to_string(),
     };
-    let refused = story
+    let refused = fixture
         .operator
         .replay_dead_letter(by("other", request))
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     let hidden = sqlx::query_scalar::<_, i64>("select count(*) from events.dead_letter");
-    assert_eq!(hidden.fetch_one(&story.rig.pool).await.unwrap(), 0);
+    assert_eq!(hidden.fetch_one(&fixture.backbone.pool).await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn failures_of_one_kind_are_one_group_and_pages_hold_all_of_them() {
-    let story = Story::start([1, 2]).await;
+    let fixture = DeadLetterFixture::start([1, 2]).await;
     for _ in 0..5 {
-        story.rig.append(Uuid::new_v4(), [1]).await;
+        fixture.backbone.append(Uuid::new_v4(), [1]).await;
     }
-    story.rig.append(Uuid::new_v4(), [2, 3]).await;
-    story.open(6).await;
-    let answer = story
+    fixture.backbone.append(Uuid::new_v4(), [2, 3]).await;
+    fixture.open(6).await;
+    let answer = fixture
         .operator
         .list_dead_letter_groups(by(FACILITY, Default::default()))
         .await
@@ -131,7 +131,7 @@ async fn failures_of_one_kind_are_one_group_and_pages_hold_all_of_them() {
             fingerprint: group.fingerprint.clone(),
             ..Default::default()
         };
-        let page = story
+        let page = fixture
             .operator
             .list_dead_letters(by(FACILITY, request))
             .await
@@ -149,7 +149,7 @@ async fn failures_of_one_kind_are_one_group_and_pages_hold_all_of_them() {
         page_token: "00ff".into(),
         ..Default::default()
     };
-    let refused = story
+    let refused = fixture
         .operator
         .list_dead_letters(by(FACILITY, request))
         .await
@@ -159,122 +159,122 @@ async fn failures_of_one_kind_are_one_group_and_pages_hold_all_of_them() {
 
 #[tokio::test]
 async fn a_group_is_replayed_at_a_rate_and_reports_its_outcome() {
-    let story = Story::start([1]).await;
+    let fixture = DeadLetterFixture::start([1]).await;
     for _ in 0..15 {
-        story.rig.append(Uuid::new_v4(), 1..=2).await;
+        fixture.backbone.append(Uuid::new_v4(), 1..=2).await;
     }
-    let letters = story.open(15).await;
-    story.cure();
-    let run = story.run(&letters[0], ops::ReplayMode::Straight, 100).await;
+    let letters = fixture.open(15).await;
+    fixture.stop_failing();
+    let run = fixture.run(&letters[0], ops::ReplayMode::Straight, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Finished);
     assert_eq!(
         (run.total_count, run.resolved_count, run.failed_count),
         (15, 15, 0)
     );
-    story
-        .rig
+    fixture
+        .backbone
         .eventually_count(30, "select count(*) from effect")
         .await;
 }
 
 #[tokio::test]
 async fn a_canary_stops_at_the_first_failure_of_the_same_kind() {
-    let story = Story::start([1]).await;
+    let fixture = DeadLetterFixture::start([1]).await;
     for _ in 0..15 {
-        story.rig.append(Uuid::new_v4(), [1]).await;
+        fixture.backbone.append(Uuid::new_v4(), [1]).await;
     }
-    let letters = story.open(15).await;
-    let run = story.run(&letters[0], ops::ReplayMode::Canary, 100).await;
+    let letters = fixture.open(15).await;
+    let run = fixture.run(&letters[0], ops::ReplayMode::Canary, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Stopped);
     assert_eq!((run.sent_count, run.resolved_count, run.failed_count), (1, 0, 1));
-    story.open(15).await;
-    story.cure();
-    let run = story.run(&letters[0], ops::ReplayMode::Canary, 100).await;
+    fixture.open(15).await;
+    fixture.stop_failing();
+    let run = fixture.run(&letters[0], ops::ReplayMode::Canary, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Finished);
     assert_eq!(run.resolved_count, 15);
 }
 
 #[tokio::test]
 async fn all_open_dead_letters_are_replayed_in_one_run_whatever_their_kind() {
-    let story = Story::start([1]).await;
+    let fixture = DeadLetterFixture::start([1]).await;
     let mut broken = event(Uuid::new_v4(), 2);
     broken.body = vec![0xff, 0xff];
-    story.rig.append_all(&[broken]).await;
-    story.rig.append(Uuid::new_v4(), [1]).await;
-    let kinds: BTreeSet<_> = story
+    fixture.backbone.append_all(&[broken]).await;
+    fixture.backbone.append(Uuid::new_v4(), [1]).await;
+    let kinds: BTreeSet<_> = fixture
         .open(2)
         .await
         .into_iter()
         .map(|letter| letter.fingerprint)
         .collect();
     assert_eq!(kinds.len(), 2);
-    story.cure();
+    fixture.stop_failing();
     let all_kinds = ops::DeadLetter::default();
-    let run = story.run(&all_kinds, ops::ReplayMode::Straight, 100).await;
+    let run = fixture.run(&all_kinds, ops::ReplayMode::Straight, 100).await;
     assert_eq!(run.state(), ops::ReplayRunState::Finished);
     assert_eq!((run.total_count, run.resolved_count, run.failed_count), (2, 1, 1));
     let said = "select count(*) from events.operator_action where detail = 'all kinds, 2 dead letters'";
-    assert_eq!(story.rig.database.count(said).await, 1);
+    assert_eq!(fixture.backbone.database.count(said).await, 1);
 }
 
 #[tokio::test]
-async fn dead_letters_are_forgotten_once_they_are_long_settled_and_never_while_open() {
-    let mut story = Story::start([1, 2, 3]).await;
+async fn dead_letters_are_pruned_long_after_their_resolution_and_never_while_open() {
+    let mut fixture = DeadLetterFixture::start([1, 2, 3]).await;
     let aggregates: Vec<_> = (0..3).map(|_| Uuid::new_v4()).collect();
     for (aggregate, version) in aggregates.iter().zip(1..) {
-        story.rig.append(*aggregate, [version]).await;
+        fixture.backbone.append(*aggregate, [version]).await;
     }
-    let letters = story.open(3).await;
+    let letters = fixture.open(3).await;
     let of = |version: i64| {
         letters
             .iter()
             .find(|letter| letter.aggregate_version == version)
             .unwrap()
     };
-    story.poison.lock().unwrap().remove(&1);
-    let run = story.run(of(1), ops::ReplayMode::Straight, 100).await;
+    fixture.poison.lock().unwrap().remove(&1);
+    let run = fixture.run(of(1), ops::ReplayMode::Straight, 100).await;
     assert_eq!(run.total_count, 3, "they are of one kind");
     let discard = ops::DiscardDeadLetterRequest {
         dead_letter_id: of(2).id.clone(),
         request_id: Uuid::new_v4().to_string(),
         reason: "entered twice".into(),
     };
-    story
+    fixture
         .operator
         .discard_dead_letter(by(FACILITY, discard))
         .await
         .unwrap();
-    story
-        .rig
+    fixture
+        .backbone
         .eventually_count(1, "select count(*) from events.parked_key")
         .await;
 
-    let owner = story.rig.database.owner().await;
+    let owner = fixture.backbone.database.owner().await;
     let age = |days: i32| {
         sqlx::query("update events.dead_letter set created_at = now() - make_interval(days => $1),
                          resolved_at = case when resolved_at is not null then now() - make_interval(days => $1) end")
             .bind(days)
             .execute(&owner)
     };
-    let prune = async |story: &mut Story| {
-        let upkeep = Upkeep::new(&story.rig.bus, &story.rig.pool);
-        story.rig.spawn(|stop| upkeep.run(stop));
+    let prune = async |fixture: &mut DeadLetterFixture| {
+        let upkeep = Upkeep::new(&fixture.backbone.bus, &fixture.backbone.pool);
+        fixture.backbone.spawn(|stop| upkeep.run(stop));
     };
-    // Another settled one is the witness that pruning has come by.
+    // Another resolved dead letter shows that pruning has run.
     age(89).await.unwrap();
     sqlx::query("update events.dead_letter set resolved_at = now() - interval '91 days' where id = $1::uuid")
         .bind(&of(1).id)
         .execute(&owner)
         .await
         .unwrap();
-    prune(&mut story).await;
-    story
-        .rig
+    prune(&mut fixture).await;
+    fixture
+        .backbone
         .eventually_count(2, "select count(*) from events.dead_letter")
         .await;
     assert_eq!(
-        story
-            .rig
+        fixture
+            .backbone
             .database
             .count("select count(*) from events.replay_item")
             .await,
@@ -282,30 +282,30 @@ async fn dead_letters_are_forgotten_once_they_are_long_settled_and_never_while_o
     );
 
     age(1_000).await.unwrap();
-    prune(&mut story).await;
-    story
-        .rig
+    prune(&mut fixture).await;
+    fixture
+        .backbone
         .eventually_count(1, "select count(*) from events.dead_letter")
         .await;
-    let open = story.open(1).await;
+    let open = fixture.open(1).await;
     assert_eq!(open[0].id, of(3).id);
     let audited = "select count(*) from events.operator_action";
     assert_eq!(
-        story.rig.database.count(audited).await,
+        fixture.backbone.database.count(audited).await,
         2,
         "what operators did stays on record"
     );
 }
 
 #[tokio::test]
-async fn a_run_that_cannot_go_on_does_not_hold_up_the_others() {
-    let story = Story::start([1]).await;
-    story.rig.append(Uuid::new_v4(), [1]).await;
-    let stuck = story.open(1).await.remove(0);
+async fn a_blocked_replay_run_does_not_block_the_others() {
+    let fixture = DeadLetterFixture::start([1]).await;
+    fixture.backbone.append(Uuid::new_v4(), [1]).await;
+    let stuck = fixture.open(1).await.remove(0);
     let mut broken = event(Uuid::new_v4(), 2);
     broken.body = vec![0xff, 0xff];
-    story.rig.append_all(&[broken]).await;
-    let letters = story.open(2).await;
+    fixture.backbone.append_all(&[broken]).await;
+    let letters = fixture.open(2).await;
     let other = letters.iter().find(|letter| letter.id != stuck.id).unwrap();
     assert_ne!(other.fingerprint, stuck.fingerprint);
     let refuse = format!(
@@ -315,7 +315,7 @@ async fn a_run_that_cannot_go_on_does_not_hold_up_the_others() {
          when (old.dead_letter_id = '{}') execute function refuse()",
         stuck.id
     );
-    let superuser = story.rig.database.superuser().await;
+    let superuser = fixture.backbone.database.superuser().await;
     sqlx::raw_sql(sqlx::AssertSqlSafe(refuse))
         .execute(&superuser)
         .await
@@ -326,28 +326,30 @@ async fn a_run_that_cannot_go_on_does_not_hold_up_the_others() {
         rate: 100,
         mode: ops::ReplayMode::Straight.into(),
     };
-    let begun = story
+    let begun = fixture
         .operator
         .replay_dead_letter_group(by(FACILITY, request))
         .await;
     assert_eq!(begun.unwrap().get_ref().run.as_ref().unwrap().total_count, 1);
-    let run = story.run(other, ops::ReplayMode::Straight, 100).await;
+    let run = fixture.run(other, ops::ReplayMode::Straight, 100).await;
     assert_eq!((run.state(), run.sent_count), (ops::ReplayRunState::Finished, 1));
-    // The first goes on as soon as it can.
+    // The first run continues as soon as it can.
     sqlx::query("drop trigger refuse on events.replay_item")
         .execute(&superuser)
         .await
         .unwrap();
-    story.cure();
-    story.until_state(&stuck.id, ops::DeadLetterState::Resolved).await;
+    fixture.stop_failing();
+    fixture
+        .until_state(&stuck.id, ops::DeadLetterState::Resolved)
+        .await;
 }
 
 #[tokio::test]
-async fn a_hundred_runs_that_never_end_do_not_hold_up_a_later_one() {
-    let story = Story::start([1]).await;
-    story.rig.append(Uuid::new_v4(), [1]).await;
-    let lost = story.open(1).await.remove(0);
-    // Its replay has no outcome, in every one of these runs.
+async fn a_hundred_blocked_replay_runs_do_not_block_a_later_one() {
+    let fixture = DeadLetterFixture::start([1]).await;
+    fixture.backbone.append(Uuid::new_v4(), [1]).await;
+    let lost = fixture.open(1).await.remove(0);
+    // The replay has no outcome in every one of these runs.
     let never = format!(
         "update events.dead_letter set state = 'replaying' where id = '{0}';
          insert into events.replay_run (id, facility, fingerprint, mode, rate, state, actor, total)
@@ -357,15 +359,15 @@ async fn a_hundred_runs_that_never_end_do_not_hold_up_a_later_one() {
          select id, '{0}', facility, 1, now() from events.replay_run",
         lost.id
     );
-    let superuser = story.rig.database.superuser().await;
+    let superuser = fixture.backbone.database.superuser().await;
     sqlx::raw_sql(sqlx::AssertSqlSafe(never))
         .execute(&superuser)
         .await
         .unwrap();
-    story.rig.append(Uuid::new_v4(), [1]).await;
-    let later = story.open(1).await.remove(0);
-    story.cure();
-    let run = story.run(&later, ops::ReplayMode::Straight, 100).await;
+    fixture.backbone.append(Uuid::new_v4(), [1]).await;
+    let later = fixture.open(1).await.remove(0);
+    fixture.stop_failing();
+    let run = fixture.run(&later, ops::ReplayMode::Straight, 100).await;
     assert_eq!(
         (run.state(), run.resolved_count),
         (ops::ReplayRunState::Finished, 1)

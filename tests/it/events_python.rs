@@ -1,4 +1,4 @@
-//! The reader of events in Python that `docs/events.md` shows.
+//! The Python event reader that `docs/events.md` shows.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use std::{
 use tests::workspace_root;
 use uuid::Uuid;
 
-use crate::events_rig::Rig;
+use crate::events_fixture::Fixture;
 
 const PROTOS: [&str; 4] = [
     "order/v1/events.proto",
@@ -22,19 +22,22 @@ const PROTOS: [&str; 4] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_reader_sees_each_event_once_and_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::start().await;
-    rig.publish();
+    let mut fixture = Fixture::start().await;
+    fixture.publish();
     let first = [Uuid::new_v4(), Uuid::new_v4()];
     for aggregate in first {
-        rig.append(aggregate, [1]).await;
+        fixture.append(aggregate, [1]).await;
     }
     generate(folder.path());
-    let seen: BTreeSet<_> = read(folder.path(), rig.nats.url(), 2).await.into_iter().collect();
+    let seen: BTreeSet<_> = read(folder.path(), fixture.nats.url(), 2)
+        .await
+        .into_iter()
+        .collect();
     assert_eq!(seen, first.map(|order| order.to_string()).into());
 
     let later = Uuid::new_v4();
-    rig.append(later, [1]).await;
-    let seen = read(folder.path(), rig.nats.url(), 1).await;
+    fixture.append(later, [1]).await;
+    let seen = read(folder.path(), fixture.nats.url(), 1).await;
     assert_eq!(seen, [later.to_string()]);
 }
 
@@ -44,7 +47,7 @@ fn python() -> Command {
     python
 }
 
-/// As the page says, but into a folder of the test's.
+/// Generates the code as documented, but into a folder of the test.
 fn generate(folder: &Path) {
     let mut protoc = python();
     protoc.args([
@@ -61,7 +64,7 @@ fn generate(folder: &Path) {
     assert!(protoc.status().expect("`make setup` installs Python").success());
 }
 
-/// The orders that the reader prints until there are this many.
+/// Reads the orders that the reader prints until there are this many.
 async fn read(folder: &Path, server: &str, count: usize) -> Vec<String> {
     let mut reader = python();
     reader
@@ -79,12 +82,12 @@ async fn read(folder: &Path, server: &str, count: usize) -> Vec<String> {
     reading.await.unwrap()
 }
 
-/// Killed with the test that started it.
+/// A running reader, killed when it is dropped.
 struct Reader(Child);
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

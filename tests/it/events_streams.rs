@@ -1,4 +1,4 @@
-//! The streams as operators find and change them, what leaves them unread, and the days of the log.
+//! Streams as operators see and change them, events that consumers missed, and the daily partitions of the log.
 
 use async_nats::jetstream;
 use events::{Bus, Caller, EventOperations, Upkeep};
@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    events_rig::{FACILITY, Rig, SOON, settings},
-    events_story::by,
+    events_dead_letter_fixture::by,
+    events_fixture::{FACILITY, Fixture, SOON, settings},
 };
 
-fn operations(rig: &Rig) -> EventOperations {
-    EventOperations::new(&rig.bus, &rig.pool, |extensions| {
+fn operations(fixture: &Fixture) -> EventOperations {
+    EventOperations::new(&fixture.bus, &fixture.pool, |extensions| {
         Ok(extensions
             .get::<Caller>()
             .expect("the test says who calls")
@@ -22,10 +22,10 @@ fn operations(rig: &Rig) -> EventOperations {
 }
 
 #[tokio::test]
-async fn what_an_operator_changes_of_a_stream_stays_over_starts_until_it_is_applied() {
-    let rig = Rig::start().await;
-    rig.bus_is_ready().await;
-    let context = jetstream::new(rig.nats.client().await);
+async fn an_operators_change_of_a_stream_survives_restarts_until_the_definition_is_applied() {
+    let fixture = Fixture::start().await;
+    fixture.bus_is_ready().await;
+    let context = jetstream::new(fixture.nats.client().await);
     let mut stream = context.get_stream("EVENTS").await.unwrap();
     let mut config = stream.info().await.unwrap().config.clone();
     let wanted = config.max_bytes;
@@ -33,13 +33,13 @@ async fn what_an_operator_changes_of_a_stream_stays_over_starts_until_it_is_appl
     context.update_stream(&config).await.unwrap();
 
     let stop = CancellationToken::new();
-    let another = Bus::connect(&settings(&rig.nats), "payment").await.unwrap();
+    let another = Bus::connect(&settings(&fixture.nats), "payment").await.unwrap();
     let (running, stopped) = (another.clone(), stop.clone());
     let running = tokio::spawn(async move { running.run(stopped).await });
     eventually(SOON, || async { another.status().borrow().then_some(()) }).await;
     assert_eq!(stream.info().await.unwrap().config.max_bytes, wanted * 2);
 
-    let operator = operations(&rig);
+    let operator = operations(&fixture);
     let request = ops::ApplyStreamsRequest {
         request_id: Uuid::new_v4().to_string(),
         validate_only: false,
@@ -59,30 +59,33 @@ async fn what_an_operator_changes_of_a_stream_stays_over_starts_until_it_is_appl
 }
 
 #[tokio::test]
-async fn a_consumer_that_missed_events_shows_and_gets_them_from_the_log() {
-    let mut rig = Rig::start().await;
-    rig.publish();
-    let upkeep = Upkeep::new(&rig.bus, &rig.pool);
-    rig.spawn(|stop| upkeep.run(stop));
-    let consumer = rig.consume(|_| Ok(()));
+async fn a_consumer_that_missed_events_reports_them_and_receives_them_from_the_log() {
+    let mut fixture = Fixture::start().await;
+    fixture.publish();
+    let upkeep = Upkeep::new(&fixture.bus, &fixture.pool);
+    fixture.spawn(|stop| upkeep.run(stop));
+    let consumer = fixture.consume(|_| Ok(()));
     let aggregate = Uuid::new_v4();
-    rig.append(aggregate, [1]).await;
-    rig.effects(aggregate, 1).await;
+    fixture.append(aggregate, [1]).await;
+    fixture.effects(aggregate, 1).await;
     consumer.cancel();
-    rig.append(aggregate, 2..=4).await;
-    rig.eventually_count(0, "select count(*) from events.outbox")
+    fixture.append(aggregate, 2..=4).await;
+    fixture
+        .eventually_count(0, "select count(*) from events.outbox")
         .await;
-    // Its place is before the second event.
-    rig.eventually_count(1, "select count(*) from events.consumer where position = 1")
+    // Its position is before the second event.
+    fixture
+        .eventually_count(1, "select count(*) from events.consumer where position = 1")
         .await;
-    let context = jetstream::new(rig.nats.client().await);
+    let context = jetstream::new(fixture.nats.client().await);
     context.get_stream("EVENTS").await.unwrap().purge().await.unwrap();
-    rig.eventually_count(
-        1,
-        "select count(*) from events.consumer where gap_from is not null",
-    )
-    .await;
-    let operator = operations(&rig);
+    fixture
+        .eventually_count(
+            1,
+            "select count(*) from events.consumer where gap_from is not null",
+        )
+        .await;
+    let operator = operations(&fixture);
     let listed = async || {
         let request = by(FACILITY, ops::ListConsumersRequest::default());
         let answer = operator.list_consumers(request).await.unwrap();
@@ -98,8 +101,8 @@ async fn a_consumer_that_missed_events_shows_and_gets_them_from_the_log() {
     assert_eq!(republish().await.unwrap().get_ref().republished_count, 4);
     let repeated = republish().await.unwrap();
     assert_eq!(repeated.metadata().get("idempotency-replayed").unwrap(), "true");
-    rig.consume(|_| Ok(()));
-    assert_eq!(rig.effects(aggregate, 4).await, [1, 2, 3, 4]);
+    fixture.consume(|_| Ok(()));
+    assert_eq!(fixture.effects(aggregate, 4).await, [1, 2, 3, 4]);
     let request = ops::ResumeConsumerRequest {
         consumer: listed().await.name,
         request_id: Uuid::new_v4().to_string(),
@@ -110,23 +113,26 @@ async fn a_consumer_that_missed_events_shows_and_gets_them_from_the_log() {
 
 #[tokio::test]
 async fn a_day_that_began_in_the_default_partition_gets_a_partition_of_its_own() {
-    let mut rig = Rig::start().await;
-    let events = rig.append(Uuid::new_v4(), [1]).await;
-    let superuser = rig.database.superuser().await;
+    let mut fixture = Fixture::start().await;
+    let events = fixture.append(Uuid::new_v4(), [1]).await;
+    let superuser = fixture.database.superuser().await;
     sqlx::query("update events.outbox set occurred_at = '2020-01-01 12:00:00+00'")
         .execute(&superuser)
         .await
         .unwrap();
-    rig.publish();
-    rig.eventually_count(1, "select count(*) from events.event_log_default")
+    fixture.publish();
+    fixture
+        .eventually_count(1, "select count(*) from events.event_log_default")
         .await;
-    rig.database
+    fixture
+        .database
         .count("select events.create_partitions(7)::bigint")
         .await;
     let moved = sqlx::query_scalar::<_, Uuid>("select id from events.event_log_20200101");
     assert_eq!(moved.fetch_all(&superuser).await.unwrap(), [events[0].id]);
     assert_eq!(
-        rig.database
+        fixture
+            .database
             .count("select count(*) from events.event_log_default")
             .await,
         0

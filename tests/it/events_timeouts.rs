@@ -1,4 +1,5 @@
-//! Events that run into the database's limit of time: those that always do have an end, and an outage is no one's fault.
+//! Events that exceed the database's statement timeout: those that always do become dead letters, and an outage
+//! counts against no event.
 
 use std::sync::{
     Arc,
@@ -10,11 +11,11 @@ use sqlx::PgConnection;
 use tests::{backbone::SUBJECT, eventually};
 use uuid::Uuid;
 
-use crate::events_rig::{CONSUMER, Rig, SOON, event};
+use crate::events_fixture::{CONSUMER, Fixture, SOON, event};
 
 const SLOW: i64 = 1;
 
-/// Needs more than the limit of time for events of the version [`SLOW`].
+/// Exceeds the timeout for events of the version [`SLOW`].
 struct Slow(Arc<AtomicUsize>);
 
 impl Handler for Slow {
@@ -36,14 +37,14 @@ impl Handler for Slow {
     }
 }
 
-async fn rig() -> Rig {
-    let mut rig = Rig::with(|settings| {
+async fn fixture() -> Fixture {
+    let mut fixture = Fixture::with(|settings| {
         settings.consumer.attempts = 2;
         settings.consumer.timeout_tries = 3;
     })
     .await;
-    rig.publish();
-    rig
+    fixture.publish();
+    fixture
 }
 
 async fn tried(tries: &AtomicUsize, more: usize) {
@@ -54,55 +55,58 @@ async fn tried(tries: &AtomicUsize, more: usize) {
     .await;
 }
 
-const LETTERS: &str = "select count(*) from events.dead_letter";
+const DEAD_LETTERS: &str = "select count(*) from events.dead_letter";
 
 #[tokio::test]
-async fn an_event_that_always_runs_out_of_time_while_others_take_effect_becomes_a_dead_letter() {
-    let mut rig = rig().await;
+async fn an_event_that_always_times_out_while_others_take_effect_becomes_a_dead_letter() {
+    let mut fixture = fixture().await;
     let tries = Arc::new(AtomicUsize::new(0));
-    rig.consume_with(Slow(tries.clone()));
+    fixture.consume_with(Slow(tries.clone()));
     let (slow, free) = (Uuid::new_v4(), Uuid::new_v4());
-    rig.append_all(&[event(slow, SLOW), event(slow, 2)]).await;
-    // While nothing else takes effect it may be the database: more tries than are allowed, and it waits.
+    fixture.append_all(&[event(slow, SLOW), event(slow, 2)]).await;
+    // While no other event takes effect, the database may be the cause: the event is tried more often than
+    // allowed, and waits.
     tried(&tries, 8).await;
-    assert_eq!(rig.database.count(LETTERS).await, 0);
+    assert_eq!(fixture.database.count(DEAD_LETTERS).await, 0);
     let flow = async {
         for version in 2.. {
-            rig.append(free, [version]).await;
+            fixture.append(free, [version]).await;
             tried(&tries, 1).await;
         }
     };
     let dead = eventually(SOON, || async {
-        (rig.database.count(LETTERS).await == 1).then_some(())
+        (fixture.database.count(DEAD_LETTERS).await == 1).then_some(())
     });
     tokio::select! {
         () = dead => {}
         () = flow => {}
     }
-    let as_told = "select count(*) from events.dead_letter where error_class = 'exhausted'
+    let exhausted = "select count(*) from events.dead_letter where error_class = 'exhausted'
                    and error_code = 'STATEMENT_TIMED_OUT' and attempts >= 3 and version = 1";
-    assert_eq!(rig.database.count(as_told).await, 1);
-    // What comes after it waits behind it.
-    rig.eventually_count(1, "select count(*) from events.parked")
+    assert_eq!(fixture.database.count(exhausted).await, 1);
+    // Later events of the aggregate wait behind it.
+    fixture
+        .eventually_count(1, "select count(*) from events.parked")
         .await;
 }
 
 #[tokio::test]
-async fn an_event_that_waits_while_its_consumer_starts_over_again_and_again_is_no_crash() {
-    let mut rig = rig().await;
+async fn restarts_of_a_consumer_do_not_count_as_crashes_of_a_waiting_event() {
+    let mut fixture = fixture().await;
     let tries = Arc::new(AtomicUsize::new(0));
-    rig.append(Uuid::new_v4(), [SLOW]).await;
+    fixture.append(Uuid::new_v4(), [SLOW]).await;
     for _ in 0..5 {
-        let consumer = rig.consume_as(Consumer::new(CONSUMER, &[SUBJECT], Slow(tries.clone())));
+        let consumer = fixture.consume_as(Consumer::new(CONSUMER, &[SUBJECT], Slow(tries.clone())));
         tried(&tries, 2).await;
         consumer.cancel();
-        rig.eventually_count(
-            0,
-            "select count(*) from events.lease where name like 'consumer:%' and until > now()",
-        )
-        .await;
+        fixture
+            .eventually_count(
+                0,
+                "select count(*) from events.lease where name like 'consumer:%' and until > now()",
+            )
+            .await;
     }
-    assert_eq!(rig.database.count(LETTERS).await, 0);
-    let accused = "select count(*) from events.failure where unfinished > 1 or failures > 0";
-    assert_eq!(rig.database.count(accused).await, 0);
+    assert_eq!(fixture.database.count(DEAD_LETTERS).await, 0);
+    let counted = "select count(*) from events.failure where unfinished > 1 or failures > 0";
+    assert_eq!(fixture.database.count(counted).await, 0);
 }

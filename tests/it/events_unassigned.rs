@@ -1,5 +1,4 @@
-//! Messages that name no readable facility: administrators look after them, nobody else sees them, and they stall
-//! nothing.
+//! Messages without a readable facility: only administrators see and handle them, and they block nothing.
 
 use async_nats::HeaderMap;
 use events::Caller;
@@ -14,11 +13,11 @@ use tonic::{Code, Request};
 use uuid::Uuid;
 
 use crate::{
-    events_rig::{FACILITY, Rig, SOON},
-    events_story::{Story, by, from},
+    events_dead_letter_fixture::{DeadLetterFixture, by, from},
+    events_fixture::{FACILITY, Fixture, SOON},
 };
 
-/// What an administrator of some other facility asks.
+/// A request of an administrator of another facility.
 fn by_administrator<M>(message: M) -> Request<M> {
     let caller = Caller {
         facility: "head-office".into(),
@@ -28,8 +27,8 @@ fn by_administrator<M>(message: M) -> Request<M> {
     from(caller, message)
 }
 
-/// Publishes a confirmed order with only these headers beside its aggregate's.
-async fn publish(rig: &Rig, aggregate: Uuid, headers: &[(&str, &str)]) {
+/// Publishes a confirmed order with only these headers besides its aggregate's.
+async fn publish(fixture: &Fixture, aggregate: Uuid, headers: &[(&str, &str)]) {
     let key = aggregate.to_string();
     let mut all = HeaderMap::new();
     for (name, value) in headers
@@ -41,18 +40,18 @@ async fn publish(rig: &Rig, aggregate: Uuid, headers: &[(&str, &str)]) {
     let body = OrderConfirmed {
         order_id: aggregate.to_string(),
     };
-    let jetstream = async_nats::jetstream::new(rig.nats.client().await);
+    let jetstream = async_nats::jetstream::new(fixture.nats.client().await);
     eventually(SOON, || jetstream.get_stream("EVENTS")).await;
     let publish =
         jetstream.publish_with_headers("evt.order.order.confirmed", all, body.encode_to_vec().into());
     publish.await.unwrap().await.unwrap();
 }
 
-/// What an administrator sees, once it is this much.
-async fn unassigned(story: &Story, count: usize) -> Vec<ops::DeadLetter> {
+/// Waits until an administrator sees this many.
+async fn unassigned(fixture: &DeadLetterFixture, count: usize) -> Vec<ops::DeadLetter> {
     eventually(SOON, || async {
         let request = by_administrator(ops::ListDeadLettersRequest::default());
-        let answer = story.operator.list_dead_letters(request).await.unwrap();
+        let answer = fixture.operator.list_dead_letters(request).await.unwrap();
         let letters = answer.into_inner().dead_letters;
         if letters.len() == count {
             Ok(letters)
@@ -89,11 +88,11 @@ fn discard(letter: &ops::DeadLetter) -> ops::DiscardDeadLetterRequest {
 }
 
 #[tokio::test]
-async fn a_message_of_no_facility_is_looked_after_by_administrators() {
-    let story = Story::start([]).await;
+async fn a_message_without_a_facility_is_handled_by_administrators() {
+    let fixture = DeadLetterFixture::start([]).await;
     let aggregate = Uuid::new_v4();
-    publish(&story.rig, aggregate, &[]).await;
-    let [letter] = &unassigned(&story, 1).await[..] else {
+    publish(&fixture.backbone, aggregate, &[]).await;
+    let [letter] = &unassigned(&fixture, 1).await[..] else {
         panic!("one dead letter")
     };
     assert_eq!(letter.error_class(), ops::ErrorClass::Schema);
@@ -101,7 +100,7 @@ async fn a_message_of_no_facility_is_looked_after_by_administrators() {
         (letter.facility.as_str(), letter.error_code.as_str()),
         ("", "ENVELOPE_MALFORMED")
     );
-    let shown = story
+    let shown = fixture
         .operator
         .get_dead_letter(by_administrator(get(letter)))
         .await
@@ -109,30 +108,30 @@ async fn a_message_of_no_facility_is_looked_after_by_administrators() {
     assert_eq!(
         shown.get_ref().body_json,
         format!(r#"{{"orderId":"{aggregate}"}}"#),
-        "its subject tells its type"
+        "its type is read from its subject"
     );
-    let groups = story
+    let groups = fixture
         .operator
         .list_dead_letter_groups(by_administrator(Default::default()))
         .await
         .unwrap();
     assert_eq!(groups.get_ref().groups[0].count, 1);
 
-    // This build cannot read it either time.
-    story
+    // This build cannot read it before or after the replay.
+    fixture
         .operator
         .replay_dead_letter(by_administrator(replay(letter)))
         .await
         .unwrap();
     let failed_again = "select count(*) from events.dead_letter where state = 'open' and replay_count = 1";
-    story.rig.eventually_count(1, failed_again).await;
+    fixture.backbone.eventually_count(1, failed_again).await;
     let group = ops::ReplayDeadLetterGroupRequest {
         fingerprint: letter.fingerprint.clone(),
         request_id: request_id(),
         rate: 100,
         mode: ops::ReplayMode::Canary.into(),
     };
-    let run = story
+    let run = fixture
         .operator
         .replay_dead_letter_group(by_administrator(group))
         .await
@@ -142,7 +141,7 @@ async fn a_message_of_no_facility_is_looked_after_by_administrators() {
         let request = ops::GetReplayRunRequest {
             replay_run_id: replay_run_id.clone(),
         };
-        let answer = story
+        let answer = fixture
             .operator
             .get_replay_run(by_administrator(request))
             .await
@@ -156,7 +155,7 @@ async fn a_message_of_no_facility_is_looked_after_by_administrators() {
     })
     .await;
 
-    story
+    fixture
         .operator
         .discard_dead_letter(by_administrator(discard(letter)))
         .await
@@ -166,7 +165,7 @@ async fn a_message_of_no_facility_is_looked_after_by_administrators() {
         subject: "arthur".into(),
         administrator: true,
     };
-    let shown = story
+    let shown = fixture
         .operator
         .get_dead_letter(from(another, get(letter)))
         .await
@@ -185,49 +184,49 @@ async fn a_message_of_no_facility_is_looked_after_by_administrators() {
         done,
         [("ReplayDeadLetter", "adele"), ("DiscardDeadLetter", "adele")]
     );
-    story
-        .rig
+    fixture
+        .backbone
         .eventually_count(0, "select count(*) from events.parked_key")
         .await;
 }
 
 #[tokio::test]
-async fn nobody_but_an_administrator_sees_a_message_of_no_facility() {
-    let story = Story::start([]).await;
+async fn only_administrators_see_a_message_without_a_facility() {
+    let fixture = DeadLetterFixture::start([]).await;
     for garbage in [
         "two words",
         "nul\0",
         "'; drop table events.dead_letter; --",
         &"x".repeat(5_000),
     ] {
-        publish(&story.rig, Uuid::new_v4(), &[("ce-facility", garbage)]).await;
+        publish(&fixture.backbone, Uuid::new_v4(), &[("ce-facility", garbage)]).await;
     }
-    let letters = unassigned(&story, 4).await;
+    let letters = unassigned(&fixture, 4).await;
     for facility in [FACILITY, "head-office", ""] {
-        // An administrator alone, whatever the facility, is told of them.
-        let listed = story
+        // Only an administrator, of any facility, sees them.
+        let listed = fixture
             .operator
             .list_dead_letters(by(facility, Default::default()))
             .await
             .unwrap();
-        let groups = story
+        let groups = fixture
             .operator
             .list_dead_letter_groups(by(facility, Default::default()))
             .await
             .unwrap();
         assert!(listed.get_ref().dead_letters.is_empty() && groups.get_ref().groups.is_empty());
         let refusals = [
-            story
+            fixture
                 .operator
                 .get_dead_letter(by(facility, get(&letters[0])))
                 .await
                 .err(),
-            story
+            fixture
                 .operator
                 .replay_dead_letter(by(facility, replay(&letters[0])))
                 .await
                 .err(),
-            story
+            fixture
                 .operator
                 .discard_dead_letter(by(facility, discard(&letters[0])))
                 .await
@@ -237,7 +236,7 @@ async fn nobody_but_an_administrator_sees_a_message_of_no_facility() {
             assert_eq!(refused.unwrap().code(), Code::NotFound);
         }
     }
-    let mut connection = story.rig.pool.acquire().await.unwrap();
+    let mut connection = fixture.backbone.pool.acquire().await.unwrap();
     connection
         .execute("select set_config('weft.facility', '', false)")
         .await
@@ -247,41 +246,43 @@ async fn nobody_but_an_administrator_sees_a_message_of_no_facility() {
 }
 
 #[tokio::test]
-async fn a_message_of_nobody_or_of_another_does_not_hold_up_an_aggregate_it_names() {
-    let story = Story::start([2]).await;
+async fn a_message_without_or_of_another_facility_does_not_block_the_aggregate_it_names() {
+    let fixture = DeadLetterFixture::start([2]).await;
     let aggregate = Uuid::new_v4();
-    publish(&story.rig, aggregate, &[]).await;
-    unassigned(&story, 1).await;
-    story.rig.append(aggregate, 1..=3).await;
-    assert_eq!(story.rig.effects(aggregate, 1).await, [1]);
-    let [letter] = &story.open(1).await[..] else {
+    publish(&fixture.backbone, aggregate, &[]).await;
+    unassigned(&fixture, 1).await;
+    fixture.backbone.append(aggregate, 1..=3).await;
+    assert_eq!(fixture.backbone.effects(aggregate, 1).await, [1]);
+    let [letter] = &fixture.open(1).await[..] else {
         panic!("one dead letter")
     };
-    // The aggregate is held now: neither of these takes that over, or stalls over it.
-    publish(&story.rig, aggregate, &[]).await;
+    // The aggregate is blocked now: neither of these takes over the block, or waits for it.
+    publish(&fixture.backbone, aggregate, &[]).await;
     publish(
-        &story.rig,
+        &fixture.backbone,
         aggregate,
         &[("ce-facility", "other"), ("ce-id", "no id")],
     )
     .await;
     publish(
-        &story.rig,
+        &fixture.backbone,
         Uuid::new_v4(),
         &[("ce-facility", "other"), ("ce-id", &letter.event_id)],
     )
     .await;
-    unassigned(&story, 2).await;
+    unassigned(&fixture, 2).await;
     let of_another = "select count(*) from events.dead_letter where facility = 'other'";
-    story.rig.eventually_count(1, of_another).await;
-    story.cure();
-    story.replay(&letter.id).await;
-    assert_eq!(story.rig.effects(aggregate, 3).await, [1, 2, 3]);
-    let jetstream = async_nats::jetstream::new(story.rig.nats.client().await);
+    fixture.backbone.eventually_count(1, of_another).await;
+    fixture.stop_failing();
+    fixture.replay(&letter.id).await;
+    assert_eq!(fixture.backbone.effects(aggregate, 3).await, [1, 2, 3]);
+    let jetstream = async_nats::jetstream::new(fixture.backbone.nats.client().await);
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     eventually(SOON, || async {
-        let mut consumer: async_nats::jetstream::consumer::PullConsumer =
-            stream.get_consumer(crate::events_rig::CONSUMER).await.unwrap();
+        let mut consumer: async_nats::jetstream::consumer::PullConsumer = stream
+            .get_consumer(crate::events_fixture::CONSUMER)
+            .await
+            .unwrap();
         let info = consumer.info().await.unwrap();
         (info.num_pending, info.num_ack_pending) == (0, 0)
     })

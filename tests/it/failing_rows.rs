@@ -1,4 +1,4 @@
-//! Background work goes on past a row that fails for good, and the row shows.
+//! Background work continues past a row that fails permanently, and the row is reported.
 
 use proto::{
     claims::v1::ClaimState,
@@ -10,13 +10,13 @@ use tests::{Options, Service, Stack, eventually};
 use uuid::Uuid;
 
 use crate::{
-    claims_rig, order_rig,
-    order_rig::{SOON, fresh},
-    payment_rig,
+    claims_fixture, order_fixture,
+    order_fixture::{SOON, fresh},
+    payment_fixture,
     samples::self_pay_order,
 };
 
-/// Makes a statement of the service fail for good where `condition` holds, as a broken row would.
+/// Makes a statement of the service fail permanently where `condition` holds, as a corrupt row would.
 async fn break_rows(stack: &Stack, service: Service, table: &str, event: &str, condition: &str) {
     let owner = stack.database(service).owner().await;
     let trigger = format!(
@@ -33,17 +33,17 @@ async fn break_rows(stack: &Stack, service: Service, table: &str, event: &str, c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authorization_that_cannot_be_let_go_keeps_no_other_from_lapsing() {
+async fn an_authorization_that_cannot_be_expired_does_not_block_the_others() {
     let options = Options::default()
         .set(Service::Payment, "authorization.lifetime_s", "3")
         .set(Service::Payment, "authorization.sweep_ms", "50");
-    let rig = payment_rig::Rig::with(options).await;
-    // The one that lapses first.
+    let fixture = payment_fixture::Fixture::with(options).await;
+    // The one that expires first.
     let broken = Uuid::new_v4();
-    let payment = rig.authorize(broken, 3_000, "tok_visa").await.unwrap();
+    let payment = fixture.authorize(broken, 3_000, "tok_visa").await.unwrap();
     let condition = format!("new.payment_id = '{}'", payment.id);
     break_rows(
-        &rig.stack,
+        &fixture.stack,
         Service::Payment,
         "payment.operation",
         "insert",
@@ -53,61 +53,69 @@ async fn an_authorization_that_cannot_be_let_go_keeps_no_other_from_lapsing() {
     let mut others = Vec::new();
     for _ in 0..3 {
         let order = Uuid::new_v4();
-        rig.authorize(order, 3_000, "tok_visa").await.unwrap();
+        fixture.authorize(order, 3_000, "tok_visa").await.unwrap();
         others.push(order);
     }
     for order in others {
-        rig.becomes(order, PaymentPurpose::Share, PaymentState::Expired)
+        fixture
+            .becomes(order, PaymentPurpose::Share, PaymentState::Expired)
             .await;
     }
-    let broken = rig.get(broken, PaymentPurpose::Share).await.unwrap();
+    let broken = fixture.get(broken, PaymentPurpose::Share).await.unwrap();
     assert_eq!(broken.state(), PaymentState::Authorized);
     eventually(SOON, || async {
-        rig.stack.log(Service::Payment).contains("cannot be let go")
+        fixture.stack.log(Service::Payment).contains("cannot be let go")
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_that_cannot_be_followed_up_keeps_no_other_from_its_turn() {
+async fn a_claim_that_cannot_be_followed_up_does_not_block_the_others() {
     let options = Options::default()
         .set(Service::Claims, "sandbox.acknowledge_after_ms", "1500")
         .set(Service::Claims, "post_office.poll_ms", "50")
         .set(Service::Claims, "post_office.ask_again_ms", "50")
         .set(Service::Claims, "post_office.concurrency", "1");
-    let rig = claims_rig::Rig::with(options).await;
+    let fixture = claims_fixture::Fixture::with(options).await;
     let pending = || proto::claims::v1::ClaimDetails {
         payer_id: "SANDBOX-PENDING".to_owned(),
         claim_id: format!("CLM-{}", Uuid::new_v4().simple()),
-        ..claims_rig::story_claim()
+        ..claims_fixture::example_claim()
     };
-    let broken = rig.filed(pending()).await;
+    let broken = fixture.filed(pending()).await;
     let condition = format!(
         "new.id = '{}' and new.filing_epoch <> old.filing_epoch",
         broken.id
     );
-    break_rows(&rig.stack, Service::Claims, "claims.claim", "update", &condition).await;
-    let other = rig.filed(pending()).await;
+    break_rows(
+        &fixture.stack,
+        Service::Claims,
+        "claims.claim",
+        "update",
+        &condition,
+    )
+    .await;
+    let other = fixture.filed(pending()).await;
     eventually(SOON, || async {
-        rig.get(&other.id).await.state() == ClaimState::Accepted
+        fixture.get(&other.id).await.state() == ClaimState::Accepted
     })
     .await;
-    assert_eq!(rig.get(&broken.id).await.state(), ClaimState::Submitted);
+    assert_eq!(fixture.get(&broken.id).await.state(), ClaimState::Submitted);
     let aside = format!(
         "select count(*) from claims.claim where id = '{}' and next_filing_at > now() + interval '20 s'",
         broken.id
     );
-    eventually(SOON, || async { rig.count(&aside).await == 1 }).await;
+    eventually(SOON, || async { fixture.count(&aside).await == 1 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_saga_that_cannot_be_read_is_stuck_and_others_go_on() {
-    let rig = order_rig::Rig::start().await;
+async fn an_unreadable_saga_becomes_stuck_and_the_others_continue() {
+    let fixture = order_fixture::Fixture::start().await;
     let (broken, other) = (
-        rig.place(self_pay_order("")).await.unwrap(),
-        rig.place(self_pay_order("")).await.unwrap(),
+        fixture.place(self_pay_order("")).await.unwrap(),
+        fixture.place(self_pay_order("")).await.unwrap(),
     );
-    let owner = rig.stack.database(Service::Order).superuser().await;
+    let owner = fixture.stack.database(Service::Order).superuser().await;
     let unreadable = format!(
         "alter table orders.saga drop constraint if exists saga_kind_check;
          update orders.saga set plan = array['a_step_of_a_later_version'], wake_at = now() where id = '{}'",
@@ -122,13 +130,13 @@ async fn a_saga_that_cannot_be_read_is_stuck_and_others_go_on() {
              and wake_at > now() and reason <> ''",
         broken.saga_id
     );
-    eventually(SOON, || async { rig.rows(&stuck).await == 1 }).await;
+    eventually(SOON, || async { fixture.rows(&stuck).await == 1 }).await;
 
     let pay = PayOrderRequest {
         request_id: fresh(),
         order_id: other.id.clone(),
         payment_method: "tok_visa".into(),
     };
-    rig.payments.clone().pay_order(pay).await.unwrap();
-    rig.becomes(&other.id, OrderState::Confirmed).await;
+    fixture.payments.clone().pay_order(pay).await.unwrap();
+    fixture.becomes(&other.id, OrderState::Confirmed).await;
 }

@@ -1,4 +1,4 @@
-//! The clients in `clients/service-config`: gRPC's own libraries for Python and Node do what the contract says.
+//! The clients in `clients/service-config`: gRPC's libraries for Python and Node follow the contract.
 
 use std::{
     path::Path,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tests::{Attempt, Door, Manner, Service, Stack, workspace_root};
+use tests::{Attempt, FaultAction, GrpcFaultProxy, Service, Stack, workspace_root};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_other_languages_retry_and_give_up_as_the_contract_says() {
@@ -32,7 +32,7 @@ enum Language {
     Node,
 }
 
-/// One of the programs, and whom it calls as whom.
+/// One of the programs, its target and its token.
 struct Client {
     language: Language,
     order: String,
@@ -41,20 +41,20 @@ struct Client {
 
 impl Client {
     async fn retries_until_its_order_is_placed(&self) -> Value {
-        let door = self
-            .door(|attempt| match attempt.previous {
-                0 | 1 => Manner::Refuse,
-                _ => Manner::Pass,
+        let proxy = self
+            .proxy(|attempt| match attempt.previous {
+                0 | 1 => FaultAction::Reject,
+                _ => FaultAction::Forward,
             })
             .await;
-        let order = self.answers(&door.address(), &["place"]).await;
+        let order = self.answers(&proxy.address(), &["place"]).await;
         assert_eq!(
             order["state"], "ORDER_STATE_CONFIRMED",
             "{:?}: {order:#}",
             self.language
         );
 
-        let attempts = door.attempts();
+        let attempts = proxy.attempts();
         let previous: Vec<u32> = attempts.iter().map(|attempt| attempt.previous).collect();
         assert_eq!(previous, [0, 1, 2], "{:?}", self.language);
         order
@@ -65,11 +65,12 @@ impl Client {
         assert_eq!(read["id"], placed["id"], "{:?}", self.language);
         assert_eq!(read["lines"], placed["lines"], "{:?}", self.language);
 
-        let nobody = uuid::Uuid::new_v4().to_string();
-        let door = self.door(|_| Manner::Pass).await;
-        self.fails(&door.address(), &["get", &nobody], "NOT_FOUND").await;
+        let unknown = uuid::Uuid::new_v4().to_string();
+        let proxy = self.proxy(|_| FaultAction::Forward).await;
+        self.fails(&proxy.address(), &["get", &unknown], "NOT_FOUND")
+            .await;
         assert_eq!(
-            door.attempts().len(),
+            proxy.attempts().len(),
             1,
             "{:?} does not repeat what would fail again",
             self.language
@@ -78,9 +79,9 @@ impl Client {
 
     /// The program sets no deadline: the 5 seconds are the contract's.
     async fn gives_up_when_the_contract_says(&self, order: &Value) {
-        let door = self.door(|_| Manner::Ignore).await;
+        let proxy = self.proxy(|_| FaultAction::Ignore).await;
         let started = Instant::now();
-        self.fails(&door.address(), &["get", id(order)], "DEADLINE_EXCEEDED")
+        self.fails(&proxy.address(), &["get", id(order)], "DEADLINE_EXCEEDED")
             .await;
         let elapsed = started.elapsed();
         assert!(
@@ -88,28 +89,34 @@ impl Client {
             "{:?} gave up after {elapsed:?}",
             self.language
         );
-        self.told_the_server(&door, Duration::from_secs(5));
+        self.sent_its_timeout(&proxy, Duration::from_secs(5));
     }
 
     async fn gives_up_sooner_when_asked_to(&self, order: &Value) {
-        let door = self.door(|_| Manner::Ignore).await;
+        let proxy = self.proxy(|_| FaultAction::Ignore).await;
         let arguments = ["--deadline", "2", "get", id(order)];
-        self.fails(&door.address(), &arguments, "DEADLINE_EXCEEDED").await;
-        self.told_the_server(&door, Duration::from_secs(2));
+        self.fails(&proxy.address(), &arguments, "DEADLINE_EXCEEDED")
+            .await;
+        self.sent_its_timeout(&proxy, Duration::from_secs(2));
     }
 
-    /// One attempt was made, and it said how much time was left.
-    fn told_the_server(&self, door: &Door, limit: Duration) {
-        let told: Vec<_> = door.attempts().iter().map(|attempt| attempt.timeout).collect();
+    /// Asserts that exactly one attempt was made, and that it sent its remaining time.
+    fn sent_its_timeout(&self, proxy: &GrpcFaultProxy, limit: Duration) {
+        let timeouts: Vec<_> = proxy.attempts().iter().map(|attempt| attempt.timeout).collect();
         assert!(
-            matches!(told[..], [Some(timeout)] if timeout <= limit),
-            "{:?} told the server {told:?}",
+            matches!(timeouts[..], [Some(timeout)] if timeout <= limit),
+            "{:?} sent {timeouts:?}",
             self.language
         );
     }
 
-    async fn door(&self, manner: impl Fn(&Attempt) -> Manner + Send + Sync + 'static) -> Door {
-        Door::open("127.0.0.1:0", &self.order, manner).await.unwrap()
+    async fn proxy(
+        &self,
+        action: impl Fn(&Attempt) -> FaultAction + Send + Sync + 'static,
+    ) -> GrpcFaultProxy {
+        GrpcFaultProxy::start("127.0.0.1:0", &self.order, action)
+            .await
+            .unwrap()
     }
 
     /// The order that the program prints.
@@ -122,9 +129,9 @@ impl Client {
     async fn fails(&self, target: &str, arguments: &[&str], code: &str) {
         let output = self.run(target, arguments).await;
         let expected = format!("{code} after");
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(
-            output.status.code() == Some(1) && said.contains(&expected),
+            output.status.code() == Some(1) && stderr.contains(&expected),
             "{:?}: {output:?}",
             self.language
         );

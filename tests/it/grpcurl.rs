@@ -1,4 +1,4 @@
-//! `docs/grpcurl.md` is run from top to bottom by a real `grpcurl`, as a reader would paste it.
+//! Runs `docs/grpcurl.md` from top to bottom with a real `grpcurl`, as a reader would.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 use prost_reflect::DescriptorPool;
 use tests::{Service, Stack, eventually, workspace_root};
 
-/// That of `weft env`, which the dead letter names.
+/// The facility of `weft env`, which the dead letter names.
 const FACILITY: &str = "local";
 const DOCUMENT: &str = "docs/grpcurl.md";
 
@@ -22,7 +22,7 @@ async fn every_documented_grpcurl_example_works() {
         .into_iter()
         .filter(|example| !example.contains("weft env"))
     {
-        // Events settle on their own time, so that an example may have to be pasted again.
+        // Events take effect asynchronously, so that an example may have to be repeated.
         eventually(Duration::from_secs(15), || async { shell.paste(&example) }).await;
     }
 }
@@ -40,7 +40,7 @@ fn every_rpc_has_a_grpcurl_example() {
     assert!(missing.is_empty(), "{DOCUMENT} has no example of {missing:?}");
 }
 
-/// A shell that keeps its variables from one paste to the next.
+/// A shell that keeps its variables between examples.
 struct Shell {
     folder: PathBuf,
     environment: Vec<(&'static str, String)>,
@@ -74,9 +74,10 @@ impl Shell {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .output()
             .expect("bash is on PATH");
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(format!("{example}\n{}", String::from_utf8_lossy(&output.stderr))),
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(format!("{example}\n{}", String::from_utf8_lossy(&output.stderr)))
         }
     }
 }

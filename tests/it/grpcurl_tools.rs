@@ -1,4 +1,4 @@
-//! What a person sees who asks the services with a real `grpcurl` and no contract at hand.
+//! The services as seen with a real `grpcurl` and no contract files.
 
 use std::process::{Command, Output};
 
@@ -20,16 +20,16 @@ async fn the_details_of_a_refusal_are_readable() {
     let header = format!("authorization: Bearer {}", token.as_str());
     let method = "payment.v1.PaymentService/VoidPayment";
     let refused = grpcurl(&["-H", &header, "-d", r#"{"request_id": "7"}"#, &address, method]);
-    let told = String::from_utf8_lossy(&refused.stderr);
+    let message = String::from_utf8_lossy(&refused.stderr);
     for wanted in [
         "google.rpc.ErrorInfo",
         "\"reason\":\"INVALID_REQUEST\"",
         "fieldViolations",
         "\"field\":\"request_id\"",
     ] {
-        assert!(told.contains(wanted), "{wanted} is not in {told}");
+        assert!(message.contains(wanted), "{wanted} is not in {message}");
     }
-    assert!(!told.contains("not recognized"), "{told}");
+    assert!(!message.contains("not recognized"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The harness itself: what every other scenario relies on.
+//! Properties of the harness that every other scenario relies on.
 
 use std::time::Duration;
 

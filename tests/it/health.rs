@@ -1,4 +1,4 @@
-//! What Kubernetes' probes see.
+//! The health checks that Kubernetes' probes call.
 
 use std::time::Duration;
 
@@ -27,7 +27,10 @@ async fn every_probe_answers_for_its_own_service() {
                 "{service}: {name:?}"
             );
         }
-        let unknown = stack.health(service, "nobody.v1.NoService").await.unwrap_err();
+        let unknown = stack
+            .health(service, "unknown.v1.UnknownService")
+            .await
+            .unwrap_err();
         assert_eq!(unknown.code(), Code::NotFound);
     }
 }

@@ -1,5 +1,5 @@
-//! Values that no field takes, tried over the wire in every field of every method: made from the descriptors, so that
-//! a new method or field is tried without a line here.
+//! Invalid values, sent in every field of every method. They are generated from the descriptors, so that a new
+//! method or field is covered without a change here.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::validation::{fields, has_option, rows, rule_of, send};
 
 /// How deep requests nest: a line's observation in an activity of a claim of an order.
 const DEPTH: usize = 5;
-/// Stands in a text for bytes that are not UTF-8.
+/// Placeholder in a text for bytes that are not UTF-8.
 const ILL_FORMED: &str = "\u{1}ill\u{1}";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +135,7 @@ fn hostile_requests(message: &MessageDescriptor, depth: usize) -> Vec<Hostile> {
     found
 }
 
-/// The values as the field holds them, with the path that names each.
+/// The values in the shape of the field, with the path that names each.
 fn placed(field: &FieldDescriptor, values: Vec<(String, Value)>) -> Vec<(String, Value, String)> {
     let name = field.name();
     let place = |(what, value)| match (field.is_list(), field.is_map()) {
@@ -282,7 +282,7 @@ fn with(message: &MessageDescriptor, field: &str, value: Value) -> Value {
     Value::Message(one)
 }
 
-/// The encoded request, with bytes that are not UTF-8 where the mark for them stands.
+/// The encoded request, with bytes that are not UTF-8 in place of the placeholder.
 fn ill_formed(request: &DynamicMessage) -> Bytes {
     let mut bytes = request.encode_to_vec();
     let mark = ILL_FORMED.as_bytes();

@@ -1,4 +1,4 @@
-//! What the keys of services are worth, and what the programs print of their secrets.
+//! Permissions of the services' keys, and secrets in the output of the programs.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use tests::{Service, Stack, binaries};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_services_key_makes_no_administrator_and_no_other_service() {
+async fn a_services_key_signs_no_token_of_an_administrator_or_of_another_service() {
     let stack = Stack::start().await;
     let mut forged = stack.issuer().claims("al-noor", &["admin"]);
     for service in [None, Some("order"), Some("claims")] {
@@ -49,7 +49,7 @@ async fn a_services_key_makes_no_administrator_and_no_other_service() {
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
 }
 
-/// The names of all settings of a service, as its own list has them.
+/// The names of all settings of a service, from its own list.
 fn settings(program: &str) -> Vec<String> {
     let output = Command::new(program).arg("check-config").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -65,7 +65,7 @@ fn settings(program: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_secret_is_printed_whatever_setting_and_form_it_stands_in() {
+async fn no_secret_is_printed_from_any_setting_in_any_form() {
     const FORMS: [&str; 8] = [
         "postgres://user:MARKER@host:5432/db",
         "postgres://user:se/MARKER@host",
@@ -97,7 +97,7 @@ async fn no_secret_is_printed_whatever_setting_and_form_it_stands_in() {
                 }
             }
         }
-        // What is no URL: a secret, a pair that is none, a file that cannot be read, the environment.
+        // Values that are no URL: a secret, an invalid pair, an unreadable file, the environment.
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "[database]\nurl = \"postgres://u:MARKER@h\n").unwrap();
         let numbers = tempfile::NamedTempFile::new().unwrap();
@@ -126,9 +126,9 @@ async fn no_secret_is_printed_whatever_setting_and_form_it_stands_in() {
     }
 }
 
-/// The example of the README under "Configuration", with the settings of its own that have no default.
+/// The README's example under "Configuration", with the example's settings that have no default.
 #[tokio::test]
-async fn the_readmes_example_of_a_configuration_is_complete() {
+async fn the_configuration_example_of_the_readme_is_complete() {
     let readme = include_str!("../../README.md");
     let part = readme.split("## Configuration").nth(1).unwrap();
     let toml: String = part
@@ -150,7 +150,7 @@ async fn the_readmes_example_of_a_configuration_is_complete() {
     let program = binaries::program("order").await;
     let mut command = Command::new(program);
     command.current_dir(folder.path()).env(variable, value);
-    // The same words, but for what connects.
+    // The same text, except for the connection settings.
     command.args(words.map(|word| if word == "serve" { "check-config" } else { word }));
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);

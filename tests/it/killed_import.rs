@@ -1,4 +1,4 @@
-//! Everything is killed once in the middle of an import, and nothing is lost, doubled or charged twice.
+//! Every server is killed once during an import, and nothing is lost, duplicated or charged twice.
 
 use std::{fmt::Write as _, fs, path::PathBuf, process::Stdio, time::Duration};
 
@@ -12,7 +12,7 @@ const PLACED: &str = "select count(*) from orders.placed_order";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_survives_a_kill_of_every_server() {
-    // A busy machine is no reason for a card to be declined: only the kills are.
+    // A card must be declined only because of the kills, not because the machine is busy.
     let options = Options::default().own_postgres(Durability::Durable);
     let stack = Stack::with(options.set(Service::Payment, "processor.timeout_ms", "20000")).await;
     let file = orders_file(&stack);
@@ -122,9 +122,9 @@ async fn placed(stack: &Stack, at_least: i64) {
     .await;
 }
 
-/// What the last kill interrupted is resumed by its saga, a little after the import has ended. An authorization that
-/// was on its way when the card network went down with PostgreSQL may come to be a time-out that did not charge: that
-/// order is rejected for this reason alone, and the import has placed it anew.
+/// The sagas resume what the last kill interrupted, shortly after the import has ended. An authorization in flight
+/// when the card network went down with PostgreSQL may end as a time-out without a charge: only then is its order
+/// rejected, and the import has placed it again.
 async fn all_settled(order: &Database) {
     let open = "select count(*) from orders.placed_order where state not in ('settled', 'rejected')";
     eventually(Duration::from_secs(60), || async {
@@ -147,7 +147,7 @@ async fn all_settled(order: &Database) {
     assert_eq!(order.count(others).await, 0);
 }
 
-/// Asks the card network's own books, which the payment service only reaches by calls.
+/// Checks the card network's own records, which the payment service reaches only by calls.
 async fn assert_no_double_charge(stack: &Stack) {
     let payment = stack.database(Service::Payment);
     for charged in ["charges = 1 and holds = 1", "charges > 0 or holds > 0"] {
@@ -166,13 +166,13 @@ async fn assert_no_double_charge(stack: &Stack) {
     assert_eq!(charged, price(stack).await);
 }
 
-/// What the settled orders cost.
+/// The total price of the settled orders.
 async fn price(stack: &Stack) -> i64 {
     let price = "select sum(gross)::bigint from orders.placed_order where state = 'settled'";
     stack.database(Service::Order).count(price).await
 }
 
-/// Revenue is booked by events, so it is there a little later.
+/// Revenue is booked by events, so it appears a little later.
 async fn assert_ledger_agrees(stack: &Stack) {
     let payment = stack.database(Service::Payment);
     let price = price(stack).await;

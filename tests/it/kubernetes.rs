@@ -1,4 +1,4 @@
-//! The overlays in `k8s/`, run as processes as their pods would run.
+//! Runs the overlays in `k8s/` as processes, as their pods would run.
 
 use proto::claims::v1::claim_service_client::ClaimServiceClient;
 use tests::{Options, Pod, Stack};
@@ -6,7 +6,7 @@ use tonic::service::interceptor::InterceptedService;
 use uuid::Uuid;
 
 use crate::{
-    claims_rig::{advice, file, import},
+    claims_fixture::{advice, file, import},
     samples,
 };
 
@@ -21,9 +21,9 @@ async fn production_runs_with_a_read_only_root_as_another_user_and_takes_a_remit
     }
     let biller = stack.token("al-noor", &["clerk", "biller", "viewer"]);
     let claims = ClaimServiceClient::new(InterceptedService::new(pods[0].channel(), biller));
-    crate::claims_rig::filed(&claims, samples::claim("POD")).await;
+    crate::claims_fixture::filed(&claims, samples::claim("POD")).await;
     let document = file(&[advice("POD", &[("A1", "100", "100", "")])]);
-    // The upload is kept in a file until it is whole.
+    // The upload is stored in a file until it is complete.
     let report = import(&claims, &Uuid::new_v4().to_string(), &document)
         .await
         .unwrap()

@@ -1,4 +1,4 @@
-//! No list and no sweep reads a large table from end to end: the plans that PostgreSQL carries out are looked at.
+//! No list and no sweep scans a large table completely: the plans that PostgreSQL executes are checked.
 //!
 //! `make bench-tables` measures the same calls at ten million rows.
 
@@ -16,17 +16,17 @@ use tests::{
 use uuid::Uuid;
 
 use crate::{
-    order_rig::SOON,
-    payment_rig::{self, Rig},
+    order_fixture::SOON,
+    payment_fixture::{self, Fixture},
 };
 
 const ROWS: u64 = 50_000;
 /// A page of 50, its lines and one more of each; a sweep's page of 1,000.
 const TOUCHED_AT_MOST: u64 = 1_500;
-/// PostgreSQL tries a plan for any value after five for one.
+/// Number of repetitions: PostgreSQL considers a generic plan after five executions.
 const TIMES: usize = 7;
 
-/// A system whose service has months of work behind it, and logs its plans.
+/// Starts a stack whose service has large tables, and logs its plans.
 async fn filled(service: Service) -> Stack {
     let options = Options::default()
         .own_postgres(Durability::Fast)
@@ -40,7 +40,7 @@ async fn filled(service: Service) -> Stack {
     stack
 }
 
-/// Makes every call of the service, waits until each of the sweeps has been carried out, and looks at all plans.
+/// Makes every call of the service, waits until each of the sweeps has run, and checks all plans.
 async fn check(stack: &Stack, service: Service, sweeps: &[&str]) {
     for call in tables::calls(stack, service) {
         for _ in 0..TIMES {
@@ -64,9 +64,10 @@ async fn check(stack: &Stack, service: Service, sweeps: &[&str]) {
     assert!(excesses.is_empty(), "{excesses:#?}");
 }
 
-/// Up to 10,000 open dead letters are counted (of an administrator's facilities and of states, each in turn), a replay's
-/// outcomes are looked at as far as it has sent, 5,000 effects are forgotten at once, and so many of what operators did are
-/// looked at. A relay's page is 2,000 events of several lanes; of the log 5,000 events are compared or published again at once.
+/// Bounds of single plans: up to 10,000 open dead letters are counted (for each of an administrator's facilities
+/// and each state in turn), a replay's outcomes are read as far as it has sent, 5,000 effects and as many of the
+/// operators' actions are pruned at once. A relay's page is 2,000 events of several lanes; 5,000 events of the log
+/// are compared or republished at once.
 fn touched_at_most(plan: &Plan) -> u64 {
     let counts = [
         "grouped as (",
@@ -90,8 +91,8 @@ fn touched_at_most(plan: &Plan) -> u64 {
     }
 }
 
-/// The table of applied migrations is named as its service is; the ledger is folded 20,000 entries at a time; of what waits in
-/// the outbox 100,000 are counted.
+/// Plans with another bound: the table of applied migrations has the name of its service; the ledger is folded
+/// 20,000 entries at a time; 100,000 pending events of the outbox are counted.
 fn is_bounded_otherwise(plan: &Plan) -> bool {
     plan.query.contains("weft_migrations")
         || plan.query.starts_with("insert into payment.ledger_total")
@@ -119,14 +120,14 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
     let database = stack.database(Service::Payment);
     let folded = "select folded_to - (select max(id) from payment.ledger_entry) from payment.ledger_folded";
     eventually(SOON, || async { database.count(folded).await == 0 }).await;
-    let (payments, ledger) = payment_rig::clients(&stack, payment_rig::FACILITY);
-    let rig = Rig {
+    let (payments, ledger) = payment_fixture::clients(&stack, payment_fixture::FACILITY);
+    let fixture = Fixture {
         stack,
         payments,
         ledger,
     };
-    pay(&rig).await;
-    publish_past_a_held_event(&rig.stack).await;
+    pay(&fixture).await;
+    publish_past_a_held_event(&fixture.stack).await;
     let sweeps = [
         "chassis.audit a",
         "lease_until < now()",
@@ -137,12 +138,12 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
         "seen as materialized",
         "state = 'running' and id > after",
         "from events.operator_action a",
-        // What waits is counted, and its age found.
+        // The pending events are counted, and the age of the oldest is read.
         "from events.outbox limit 100001",
         "events.aside(own_lanes)",
     ];
-    check(&rig.stack, Service::Payment, &sweeps).await;
-    let database = rig.stack.database(Service::Payment);
+    check(&fixture.stack, Service::Payment, &sweeps).await;
+    let database = fixture.stack.database(Service::Payment);
     let old = "select count(*) from events.operator_action
                where created_at < now() - interval '730 days' and dead_letter_id is null";
     eventually(SOON, || async { database.count(old).await == 0 }).await;
@@ -150,8 +151,8 @@ async fn lists_and_sweeps_of_payments_touch_a_page_of_rows_however_many_there_ar
     assert_eq!(database.count(kept).await, (ROWS / 3 - 1).cast_signed());
 }
 
-/// What waits behind a held event is read once, and the events of others, which wait behind that, are published. What the
-/// stream lacks of two days is published again.
+/// Events behind a held one are read once, and events of other aggregates behind those are published. Events of
+/// two days that the stream lacks are published again.
 async fn publish_past_a_held_event(stack: &Stack) {
     let database = stack.database(Service::Payment);
     let waiting = async |expected: u64| {
@@ -159,7 +160,7 @@ async fn publish_past_a_held_event(stack: &Stack) {
         eventually(SOON, || async { waiting().await == expected.cast_signed() }).await;
     };
     waiting(ROWS + 1).await;
-    let token = stack.token(payment_rig::FACILITY, &["admin"]);
+    let token = stack.token(payment_fixture::FACILITY, &["admin"]);
     let mut events = EventServiceClient::new(stack.connect(Service::Payment, &token));
     let held = events
         .list_held_messages(ListHeldMessagesRequest::default())
@@ -180,16 +181,16 @@ async fn publish_past_a_held_event(stack: &Stack) {
     waiting(ROWS + 1).await;
 }
 
-/// Authorizes, captures, refunds and voids, a few at once and one after the other.
-async fn pay(rig: &Rig) {
+/// Authorizes, captures, refunds and voids, both concurrently and one after the other.
+async fn pay(fixture: &Fixture) {
     for at_once in (1..=TIMES).chain([16]) {
         let paid = (0..at_once).map(|_| async {
-            let payment = rig.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
-            let payment = rig.capture(&payment, None).await.unwrap();
-            rig.refund(&payment, None).await.unwrap();
+            let payment = fixture.authorize(Uuid::new_v4(), 100, "tok_visa").await.unwrap();
+            let payment = fixture.capture(&payment, None).await.unwrap();
+            fixture.refund(&payment, None).await.unwrap();
             let order = Uuid::new_v4();
-            rig.authorize(order, 100, "tok_visa").await.unwrap();
-            rig.void(order).await.unwrap();
+            fixture.authorize(order, 100, "tok_visa").await.unwrap();
+            fixture.void(order).await.unwrap();
         });
         join_all(paid).await;
     }

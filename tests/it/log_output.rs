@@ -1,4 +1,4 @@
-//! Where log lines go, and what happens when nobody takes them.
+//! Log output, and its behaviour when the log is not read.
 
 use std::{
     collections::BTreeMap,
@@ -15,16 +15,16 @@ use proto::{
     payment::v1::{GetPaymentRequest, payment_service_client::PaymentServiceClient},
 };
 use serde_json::Value;
-use tests::{Collector, eventually, hop::Orders};
+use tests::{Collector, eventually, hop_service::Behavior};
 use tonic::Code;
 
-use crate::mesh_rig::{Caller, hops};
+use crate::mesh_fixture::{Caller, hops};
 
-/// For what is waited for; nothing is judged by how long it takes.
+/// Limit of all waits; no assertion depends on how long a wait takes.
 const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_up_no_call_and_what_is_dropped_is_counted() {
+async fn an_unread_log_blocks_no_call_and_dropped_lines_are_counted() {
     let collector = Collector::start().await;
     let environment = BTreeMap::from([
         ("OTEL_METRICS_EXPORTER".to_owned(), "otlp".to_owned()),
@@ -35,11 +35,11 @@ async fn a_log_that_nobody_reads_holds_up_no_call_and_what_is_dropped_is_counted
         ("OTEL_METRIC_EXPORT_INTERVAL".to_owned(), "200".to_owned()),
     ]);
     let hops = hops();
-    // Each call writes many lines; a pipe takes 64 KiB, and some thousand lines wait behind it.
+    // Each call writes many lines; a pipe holds 64 KiB, and some thousand lines queue behind it.
     let (hop, log) = hops
         .start_piped(&environment, &[("telemetry.log", "trace")])
         .await;
-    let caller = Caller::of(&hops, [&hop]);
+    let caller = Caller::new(&hops, [&hop]);
     let dropped = || collector.counter("hop", "weft.log.dropped").unwrap_or_default();
     eventually(SOON, || async {
         caller.list().await.unwrap();
@@ -53,7 +53,7 @@ async fn a_log_that_nobody_reads_holds_up_no_call_and_what_is_dropped_is_counted
     let taken = Arc::new(AtomicUsize::new(0));
     let counted = taken.clone();
     let reader = std::thread::spawn(move || {
-        // Those of the service itself; the libraries' go on until the exporters have ended.
+        // The counts of the service itself; the libraries write lines until the exporters have ended.
         let mut own = Vec::new();
         for line in BufReader::new(log).lines() {
             counted.fetch_add(1, Ordering::Relaxed);
@@ -73,12 +73,12 @@ async fn a_log_that_nobody_reads_holds_up_no_call_and_what_is_dropped_is_counted
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_log_has_no_reader_at_all_stops_in_time() {
+async fn a_service_with_an_unread_log_stops_in_time() {
     let hops = hops();
     let (hop, log) = hops
         .start_piped(&BTreeMap::new(), &[("telemetry.log", "trace")])
         .await;
-    let caller = Caller::of(&hops, [&hop]);
+    let caller = Caller::new(&hops, [&hop]);
     for _ in 0..200 {
         caller.list().await.unwrap();
     }
@@ -88,18 +88,18 @@ async fn a_service_whose_log_has_no_reader_at_all_stops_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_is_a_log_line_like_any_other() {
+async fn a_panic_is_logged_as_a_structured_line() {
     let hops = hops();
     let hop = hops.start(&[]).await;
-    let caller = Caller::of(&hops, [&hop]);
+    let caller = Caller::new(&hops, [&hop]);
     caller.list().await.unwrap();
-    hop.tell(Orders {
+    hop.set_behavior(Behavior {
         panic: true,
-        ..Orders::default()
+        ..Behavior::default()
     })
     .await;
     caller.cancel().await.unwrap_err();
-    hop.tell(Orders::default()).await;
+    hop.set_behavior(Behavior::default()).await;
     eventually(SOON, || async { caller.list().await }).await;
     assert!(hop.stop().await.success());
     let log = hop.log();
@@ -109,7 +109,7 @@ async fn a_panic_is_a_log_line_like_any_other() {
         .collect();
     let panicked = lines.iter().find(|line| line["message"] == "panicked");
     let panicked = panicked.unwrap_or_else(|| panic!("{log}"));
-    assert_eq!(panicked["panic.message"], "the hop was told to panic");
+    assert_eq!(panicked["panic.message"], "the hop is set to panic");
     assert!(
         panicked["panic.location"]
             .as_str()
@@ -119,7 +119,7 @@ async fn a_panic_is_a_log_line_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_break_the_protocol_fill_no_log() {
+async fn protocol_errors_of_callers_do_not_flood_the_log() {
     let hops = hops();
     let hop = hops.start(&[]).await;
     let channel = tonic::transport::Channel::from_shared(format!("http://{}", hop.address()))
@@ -138,10 +138,10 @@ async fn callers_that_break_the_protocol_fill_no_log() {
     }
     assert!(hop.stop().await.success());
     let log = hop.log();
-    let told: Vec<_> = log
+    let lines: Vec<_> = log
         .lines()
         .filter(|line| line.contains("broke gRPC's protocol"))
         .collect();
-    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(lines.len(), 1, "{lines:#?}");
     assert!(log.lines().count() < 30, "{log}");
 }

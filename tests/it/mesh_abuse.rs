@@ -1,4 +1,4 @@
-//! Peers that use HTTP/2 against the server: its memory stays bounded, and others are served meanwhile.
+//! Peers that abuse HTTP/2: the server's memory stays bounded, and others are served meanwhile.
 
 use std::{
     pin::pin,
@@ -14,12 +14,12 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::mesh_rig::{Caller, LIST, Load, hops, turn};
+use crate::mesh_fixture::{Caller, LIST, Load, hops, turn};
 
 const LASTING: Duration = Duration::from_secs(2);
-/// How much memory one kind of abuse may cost. KiB.
+/// Maximum memory that one kind of abuse may use. KiB.
 const COST: u64 = 16 * 1024;
-/// Abusers at once.
+/// Number of concurrent abusers.
 const ABUSERS: u32 = 4;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -49,7 +49,7 @@ fn literals(fields: &[(&str, &str)]) -> Vec<u8> {
     for (name, value) in fields {
         block.push(0);
         for text in [name, value] {
-            // Seven bits hold the length up to 126; beyond, the rest follows in sevens.
+            // Seven bits hold a length up to 126; a larger one continues in groups of seven bits.
             match text.len() {
                 length @ 0..=126 => block.push(length as u8),
                 length => {
@@ -84,8 +84,8 @@ fn call_of(path: &str, bearer: &str) -> Vec<u8> {
     ])
 }
 
-/// Opens a connection and goes on with `next` for as long as the server lets it, again and again. Returns how many
-/// connections the server ended, and how many bytes it was sent.
+/// Repeatedly opens a connection and sends `next` for as long as the server allows. Returns the number of
+/// connections that the server closed, and of bytes sent.
 async fn abuse(address: String, until: Instant, mut next: impl FnMut(u32) -> Vec<u8>) -> (u32, usize) {
     let (mut ended, mut sent) = (0, 0);
     while Instant::now() < until {
@@ -93,8 +93,8 @@ async fn abuse(address: String, until: Instant, mut next: impl FnMut(u32) -> Vec
             break;
         };
         let (mut from, mut to) = stream.into_split();
-        // What comes back is read and forgotten, or the server would wait for the abuser.
-        let heard = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
+        // Responses are read and discarded, or the server would wait for the abuser.
+        let reader = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
         let mut word = PREFACE.to_vec();
         word.extend(frame(SETTINGS, 0, 0, &[]));
         let mut turn = 0;
@@ -104,21 +104,21 @@ async fn abuse(address: String, until: Instant, mut next: impl FnMut(u32) -> Vec
             }
             sent += word.len();
             if Instant::now() >= until {
-                break heard.is_finished();
+                break reader.is_finished();
             }
             word = next(turn);
             turn += 1;
             tokio::task::yield_now().await;
         };
-        heard.abort();
+        reader.abort();
         ended += u32::from(over);
     }
     (ended, sent)
 }
 
-/// Runs an abuse beside a steady caller, and says what it cost.
+/// Runs an abuse beside a steady caller, and reports its cost.
 async fn beside_a_caller<R>(title: &str, hops: &Hops, hop: &Hop, abuse: impl Future<Output = R>) -> R {
-    let caller = Caller::of(hops, [hop]);
+    let caller = Caller::new(hops, [hop]);
     caller.list().await.unwrap();
     let before = hop.memory_kib();
     let load = Load::start(50, move || {
@@ -148,7 +148,7 @@ async fn beside_a_caller<R>(title: &str, hops: &Hops, hop: &Hop, abuse: impl Fut
     outcome
 }
 
-/// So many abusers at once; returns how many of their connections the server ended.
+/// Runs `ABUSERS` abusers concurrently; returns how many of their connections the server closed.
 async fn crowd<N>(hop: &Hop, abuser: impl Fn() -> N) -> u32
 where
     N: FnMut(u32) -> Vec<u8> + Send + 'static,
@@ -198,7 +198,7 @@ async fn streams_that_are_opened_and_reset_end_their_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_without_an_end_end_their_connection() {
+async fn endless_headers_end_their_connection() {
     let _turn = turn().await;
     let hops = hops();
     let hop = hops.start(&[]).await;
@@ -220,7 +220,7 @@ async fn headers_without_an_end_end_their_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tiny_frames_without_end_cost_no_memory() {
+async fn endless_tiny_frames_use_no_memory() {
     let _turn = turn().await;
     let hops = hops();
     let hop = hops.start(&[]).await;
@@ -249,7 +249,7 @@ async fn tiny_frames_without_end_cost_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_say_nothing_or_nothing_more_lose_their_place() {
+async fn silent_connections_are_closed_to_admit_others() {
     let _turn = turn().await;
     let hops = hops();
     let hop = hops
@@ -260,7 +260,7 @@ async fn connections_that_say_nothing_or_nothing_more_lose_their_place() {
         ])
         .await;
     beside_a_caller("idle connections", &hops, &hop, async {
-        // Some say what HTTP/2 begins with, and then nothing.
+        // Some send the HTTP/2 preface, and then nothing.
         let mut polite = Vec::new();
         for _ in 0..100 {
             let mut stream = TcpStream::connect(hop.address()).await.unwrap();
@@ -272,8 +272,8 @@ async fn connections_that_say_nothing_or_nothing_more_lose_their_place() {
         for _ in 0..200 {
             idle.push(TcpStream::connect(hop.address()).await.unwrap());
         }
-        // There is no place left, and still a newcomer is served when the silent ones' time is up.
-        let newcomer = Caller::of(&hops, [&hop]);
+        // No slot is free, and a new client is still served when the silent connections time out.
+        let newcomer = Caller::new(&hops, [&hop]);
         eventually(Duration::from_secs(8), || newcomer.list()).await;
         for mut stream in idle.into_iter().chain(polite) {
             let mut sink = tokio::io::sink();
@@ -286,7 +286,7 @@ async fn connections_that_say_nothing_or_nothing_more_lose_their_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_swells_when_it_is_unpacked_is_refused_packed() {
+async fn a_decompression_bomb_is_refused_before_it_is_decompressed() {
     let _turn = turn().await;
     let hops = hops();
     let hop = hops.start(&[]).await;
@@ -316,10 +316,10 @@ async fn bomb(channel: Channel, bearer: String) -> Code {
     client.list_orders(request).await.unwrap_err().code()
 }
 
-/// More calls than the server works on at once, each without its message, from one clerk. One stream stays open on each
-/// connection, so that it never counts as idle.
+/// More calls than the server's concurrency limit, each without its message, from one clerk. One stream stays open
+/// on each connection, so that it never counts as idle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_sent_calls_lock_nobody_out() {
+async fn half_sent_calls_do_not_lock_out_other_callers() {
     const PLACE: &str = "/order.v1.OrderService/PlaceOrder";
     let _turn = turn().await;
     let hops = hops();
@@ -346,7 +346,7 @@ async fn half_sent_calls_lock_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_silent_sockets_on_the_probe_port_keep_no_probe_out() {
+async fn a_thousand_silent_sockets_on_the_probe_port_do_not_block_probes() {
     let _turn = turn().await;
     let hops = hops();
     let hop = hops.start(&[]).await;
@@ -358,10 +358,10 @@ async fn a_thousand_silent_sockets_on_the_probe_port_keep_no_probe_out() {
         }
         silent.push(socket);
         if n % 100 == 99 {
-            hop.lives().await.unwrap();
+            hop.check_liveness().await.unwrap();
         }
     }
     for _ in 0..10 {
-        hop.lives().await.unwrap();
+        hop.check_liveness().await.unwrap();
     }
 }

@@ -8,7 +8,7 @@ use rcgen::{
 };
 use tests::{Hop, Hops, eventually};
 
-use crate::mesh_rig::{Caller, Load, hops, turn};
+use crate::mesh_fixture::{Caller, Load, hops, turn};
 
 const SERVER: &str = "spiffe://weft.test/order";
 const CLIENT: &str = "spiffe://weft.test/tests";
@@ -79,7 +79,8 @@ impl Files {
     }
 }
 
-/// A hop that lets in whom `files` trusts, for a second at a time, so that every change is met.
+/// A hop that accepts clients trusted by `files`, with a connection age of a second, so that every change takes
+/// effect.
 async fn secured(hops: &Hops, files: &Files) -> Hop {
     let path = |name: &str| files.path(name).to_string_lossy().into_owned();
     hops.start(&[
@@ -93,7 +94,7 @@ async fn secured(hops: &Hops, files: &Files) -> Hop {
 }
 
 #[tokio::test]
-async fn certificates_and_their_authority_change_under_load_and_no_call_fails() {
+async fn certificates_and_their_authority_are_rotated_under_load_without_a_failed_call() {
     let _turn = turn().await;
     let hops = hops();
     let (old, new) = (authority("old"), authority("new"));
@@ -114,18 +115,19 @@ async fn certificates_and_their_authority_change_under_load_and_no_call_fails() 
         .await;
     };
     load.go_on_for(Duration::from_millis(300)).await;
-    // Fresh certificates of the same authority.
+    // New certificates of the same authority.
     server.issue(&old, &named(SERVER));
     client.issue(&old, &named(CLIENT));
     taken(1).await;
-    // First both ends trust both authorities, then the certificates change, then the old one is left out.
+    // First both ends trust both authorities, then the certificates are replaced, then the old authority is
+    // removed.
     server.trust(&[&old, &new]);
     client.trust(&[&old, &new]);
     taken(2).await;
     server.issue(&new, &named(SERVER));
     client.issue(&new, &named(CLIENT));
     taken(3).await;
-    // No connection of before may be left when the old authority goes.
+    // No earlier connection may remain when the old authority is removed.
     load.go_on_for(Duration::from_millis(1_300)).await;
     server.trust(&[&new]);
     client.trust(&[&new]);
@@ -143,7 +145,7 @@ async fn certificates_and_their_authority_change_under_load_and_no_call_fails() 
 }
 
 #[tokio::test]
-async fn expired_foreign_and_nameless_certificates_are_refused_each_with_its_reason_in_the_log() {
+async fn expired_untrusted_and_nameless_certificates_are_refused_and_the_reason_is_logged() {
     let _turn = turn().await;
     let hops = hops();
     let (ours, foreign) = (authority("ours"), authority("foreign"));
@@ -177,7 +179,7 @@ async fn expired_foreign_and_nameless_certificates_are_refused_each_with_its_rea
         println!("{name}: {line}");
         assert!(line.contains(reason), "{name}: {line}");
     }
-    assert_eq!(hop.tally().await.begun, 0);
+    assert_eq!(hop.stats().await.started, 0);
     let caller = Files::new(&hops, "good", &[&ours], &ours, &named(CLIENT)).caller(&hops, &[&hop]);
     caller.list().await.unwrap();
 }

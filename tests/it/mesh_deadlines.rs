@@ -1,13 +1,13 @@
-//! Time runs out, in a chain of processes and on a connection that went silent.
+//! Deadlines in a chain of processes and on a connection that has gone silent.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use mesh::ChannelOptions;
-use tests::{FaultyLink, Hop, Hops, eventually, hop::Orders};
+use tests::{Hop, Hops, TcpFaultProxy, eventually, hop_service::Behavior};
 use tonic::Code;
 
-use crate::mesh_rig::{Caller, Load, Verdict, hops, measured, target, turn};
+use crate::mesh_fixture::{Caller, Load, Verdict, hops, measured, target, turn};
 
 const DEADLINE: Duration = Duration::from_millis(200);
 
@@ -19,10 +19,10 @@ pub(crate) async fn chain(hops: &Hops) -> [Hop; 3] {
     [first, second, third]
 }
 
-fn work(work_ms: u64) -> Orders {
-    Orders {
+fn work(work_ms: u64) -> Behavior {
+    Behavior {
         work_ms,
-        ..Orders::default()
+        ..Behavior::default()
     }
 }
 
@@ -45,13 +45,13 @@ async fn the_slow_hop_of_a_chain_stops_within_milliseconds_of_the_deadline() {
 async fn too_little_time(deadline: Duration, calls: usize, verdict: Verdict) -> anyhow::Result<()> {
     let hops = hops();
     let chain = chain(&hops).await;
-    let caller = Caller::of(&hops, [&chain[0]]);
+    let caller = Caller::new(&hops, [&chain[0]]);
     for _ in 0..5 {
-        // Connections are made, and the token is known.
+        // The connections are open, and the token is verified.
         caller.list().await.unwrap();
     }
-    let warm = chain[2].tally().await.begun as usize;
-    chain[2].tell(work(60_000)).await;
+    let warm = chain[2].stats().await.started as usize;
+    chain[2].set_behavior(work(60_000)).await;
     let caller = caller.within(deadline);
     let mut longest = Duration::ZERO;
     for _ in 0..calls {
@@ -61,20 +61,20 @@ async fn too_little_time(deadline: Duration, calls: usize, verdict: Verdict) -> 
         longest = longest.max(began.elapsed());
     }
     eventually(Duration::from_secs(5), || async {
-        let tally = chain[2].tally().await;
-        tally.begun == tally.finished + tally.stopped
+        let stats = chain[2].stats().await;
+        stats.started == stats.finished + stats.cancelled
     })
     .await;
 
     let mut left = Vec::new();
     for hop in &chain {
-        let tally = hop.tally().await;
+        let stats = hop.stats().await;
         assert_eq!(
-            tally.begun as usize,
+            stats.started as usize,
             warm + calls,
             "nothing is sent twice or late"
         );
-        left.push(tally.left_us[warm..].to_vec());
+        left.push(stats.remaining_us[warm..].to_vec());
     }
     for call in 0..calls {
         let [first, second, third] = [&left[0], &left[1], &left[2]].map(|hop| hop[call]);
@@ -84,7 +84,7 @@ async fn too_little_time(deadline: Duration, calls: usize, verdict: Verdict) -> 
             "{first} {second} {third}"
         );
     }
-    let mut late = chain[2].tally().await.late_us;
+    let mut late = chain[2].stats().await.late_us;
     late.sort_unstable();
     let median = |hop: &[u64]| {
         let mut sorted = hop.to_vec();
@@ -108,40 +108,40 @@ async fn too_little_time(deadline: Duration, calls: usize, verdict: Verdict) -> 
 }
 
 #[tokio::test]
-async fn nothing_is_sent_on_after_the_deadline() {
+async fn no_call_is_forwarded_after_the_deadline() {
     let _turn = turn().await;
     let hops = hops();
     let chain = chain(&hops).await;
-    let caller = Caller::of(&hops, [&chain[0]]);
+    let caller = Caller::new(&hops, [&chain[0]]);
     caller.list().await.unwrap();
-    chain[1].tell(work(250)).await;
+    chain[1].set_behavior(work(250)).await;
     let caller = caller.within(DEADLINE);
     for _ in 0..3 {
         assert_eq!(caller.list().await.unwrap_err().code(), Code::DeadlineExceeded);
     }
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(chain[1].tally().await.begun, 1 + 3);
+    assert_eq!(chain[1].stats().await.started, 1 + 3);
     assert_eq!(
-        chain[2].tally().await.begun,
+        chain[2].stats().await.started,
         1,
         "the work of the second ended too late"
     );
 }
 
 #[tokio::test]
-async fn a_connection_that_goes_silent_is_found_out_by_default_and_its_calls_go_elsewhere_in_time() {
+async fn a_silent_connection_is_detected_by_default_and_its_calls_are_retried_elsewhere_in_time() {
     let _turn = turn().await;
     let hops = hops();
     let (silent, sound) = tokio::join!(hops.start(&[]), hops.start(&[]));
-    let link = FaultyLink::to(&silent.address()).await;
+    let link = TcpFaultProxy::start(&silent.address()).await;
     let target = format!("static:http://{},http://{}", link.address(), sound.address());
     let options = ChannelOptions::new(target, "order", "tests");
     let caller = Caller::with(&hops, options).within(Duration::from_secs(4));
     caller.connected(2).await;
-    // Long enough for two calls at a time: one alone would always find the quicker endpoint free, and nothing is said of a
-    // connection that no call needs.
+    // Long enough for two concurrent calls: a single one would always find the faster endpoint free, and a
+    // connection without calls is not checked.
     for hop in [&silent, &sound] {
-        hop.tell(work(30)).await;
+        hop.set_behavior(work(30)).await;
     }
     let calling = caller.clone();
     let load = Load::start(100, move || {

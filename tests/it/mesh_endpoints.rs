@@ -1,16 +1,16 @@
-//! Some of the endpoints are in trouble, and callers do not notice.
+//! Some of the endpoints fail or are slow, and callers do not notice.
 
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use tests::hop::Orders;
+use tests::hop_service::Behavior;
 
-use crate::mesh_rig::{Caller, Load, Verdict, hops, measured, three, turn};
+use crate::mesh_fixture::{Caller, Load, Verdict, hops, measured, three, turn};
 
 #[tokio::test]
-async fn an_endpoint_that_fails_every_call_at_once_costs_no_call_and_gets_next_to_none() {
+async fn an_endpoint_that_fails_every_call_at_once_costs_no_call_and_receives_almost_none() {
     let _turn = turn().await;
     failing_at_once(Duration::from_secs(6)).await;
 }
@@ -26,12 +26,12 @@ async fn failing_at_once(lasting: Duration) {
     let hops = hops();
     let all = three(&hops, &[]).await;
     let bad = &all[0];
-    bad.tell(Orders {
+    bad.set_behavior(Behavior {
         refuse: true,
-        ..Orders::default()
+        ..Behavior::default()
     })
     .await;
-    let caller = Caller::of(&hops, &all);
+    let caller = Caller::new(&hops, &all);
     caller.connected(3).await;
 
     let calling = caller.clone();
@@ -40,10 +40,10 @@ async fn failing_at_once(lasting: Duration) {
         async move { caller.list().await }
     });
     load.go_on_for(Duration::from_secs(1)).await;
-    let first = bad.tally().await.begun;
+    let first = bad.stats().await.started;
     load.go_on_for(lasting).await;
     let calls = load.stop().await;
-    let later = bad.tally().await.begun - first;
+    let later = bad.stats().await.started - first;
     let share = later as f64 / calls.since(Duration::from_secs(1)).len() as f64;
     println!(
         "one of three fails at once: {} calls, success {:.4} %, the bad one got {first} in the first second, then {:.2} %",
@@ -66,7 +66,7 @@ async fn an_endpoint_that_is_ten_times_slower_gets_few_of_the_calls() {
 
 #[tokio::test]
 #[ignore = "takes a minute: `make load`"]
-async fn an_endpoint_that_is_ten_times_slower_is_not_felt_for_long() {
+async fn an_endpoint_that_is_ten_times_slower_keeps_the_latency_low_over_a_long_load() {
     let _turn = turn().await;
     measured(|| ten_times_slower(Duration::from_secs(60), Verdict::Times)).await;
 }
@@ -74,16 +74,16 @@ async fn an_endpoint_that_is_ten_times_slower_is_not_felt_for_long() {
 async fn ten_times_slower(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
     let hops = hops();
     let all = three(&hops, &[]).await;
-    let work = |work_ms| Orders {
+    let work = |work_ms| Behavior {
         work_ms,
-        ..Orders::default()
+        ..Behavior::default()
     };
     for hop in &all {
-        hop.tell(work(60)).await;
+        hop.set_behavior(work(60)).await;
     }
-    let caller = Caller::of(&hops, &all);
+    let caller = Caller::new(&hops, &all);
     caller.connected(3).await;
-    // The slow one's answers are slow: what the healthy ones took at the same time is known by who answered.
+    // The slow hop's answers are slow; the latency of the healthy ones at that time is measured by who answered.
     let slow = all[0].address();
     let healthy = Arc::new(Mutex::new(Vec::new()));
     let load = Load::start(75, {
@@ -100,12 +100,12 @@ async fn ten_times_slower(lasting: Duration, verdict: Verdict) -> anyhow::Result
         }
     });
     load.go_on_for(Duration::from_millis(500)).await;
-    all[0].tell(work(600)).await;
+    all[0].set_behavior(work(600)).await;
     load.go_on_for(Duration::from_secs(1)).await;
     let (known, since) = (load.began.elapsed(), Instant::now());
-    let before = all[0].tally().await.begun;
+    let before = all[0].stats().await.started;
     load.go_on_for(lasting).await;
-    let by_the_slow = all[0].tally().await.begun - before;
+    let by_the_slow = all[0].stats().await.started - before;
     let calls = load.stop().await.since(known);
     assert_eq!(calls.good(), calls.len(), "{:?}", calls.failures());
 
@@ -121,7 +121,7 @@ async fn ten_times_slower(lasting: Duration, verdict: Verdict) -> anyhow::Result
          of {} calls",
         calls.len(),
     );
-    // Evenly spread it would be a third.
+    // An even spread would be a third.
     assert!(
         by_the_slow as usize * 10 <= calls.len(),
         "{by_the_slow} of {} calls went to the slow one",

@@ -1,6 +1,6 @@
-//! The mesh's client against servers of other makers with their default settings: gRPC's own for Python and Node.
+//! The mesh's client against other gRPC servers with their default settings: gRPC's own for Python and Node.
 //!
-//! They count the pings that a client sends and close the connection after three that come too soon (gRFC A8).
+//! They count the pings of a client and close the connection after three that come too soon (gRFC A8).
 
 use std::{
     process::Stdio,
@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::mesh_rig::policies;
+use crate::mesh_fixture::policies;
 
 #[derive(Clone, Copy, Debug)]
 enum Language {
@@ -45,7 +45,7 @@ async fn a_call_of_ten_seconds_is_made_once_on_one_connection() {
 
 #[tokio::test]
 #[ignore = "takes a minute and a half: `make load`"]
-async fn a_quiet_connection_stays() {
+async fn an_idle_connection_stays_open() {
     let both = LANGUAGES.map(|language| async move {
         let server = Server::start(language, 0).await;
         let relay = Relay::before(server.port).await;
@@ -58,9 +58,9 @@ async fn a_quiet_connection_stays() {
     futures_util::future::join_all(both).await;
 }
 
-/// Whoever sets the pings too often is told so by the server, and the channel heeds it.
+/// If pings are configured too often, the server reports it, and the channel reduces them.
 #[tokio::test]
-async fn after_too_many_pings_the_channel_pings_seldom() {
+async fn after_too_many_pings_the_channel_pings_less_often() {
     let mut server = Server::start(Language::Python, 3).await;
     let relay = Relay::before(server.port).await;
     let channel = channel(&relay, Pings::Always);
@@ -85,7 +85,7 @@ async fn after_too_many_pings_the_channel_pings_seldom() {
     assert!(server.calls().await >= 3);
 }
 
-/// The pings are much more frequent than by default, so that three seconds are enough for too many.
+/// The pings are much more frequent than by default, so that three seconds suffice for too many.
 fn channel(relay: &Relay, pings: Pings) -> Channel {
     let target = format!("static:http://127.0.0.1:{}", relay.port);
     let mut options = ChannelOptions::new(target, "order", "tests");
@@ -111,7 +111,7 @@ struct Server {
 }
 
 impl Server {
-    /// Each call takes so many seconds.
+    /// Starts a server whose calls take this many seconds.
     async fn start(language: Language, seconds: u32) -> Server {
         let root = workspace_root();
         let (interpreter, file) = match language {
@@ -135,7 +135,7 @@ impl Server {
         }
     }
 
-    /// How many calls it has seen: ends the server.
+    /// Stops the server and returns its number of calls.
     async fn calls(&mut self) -> usize {
         self._process.start_kill().unwrap();
         let mut calls = 0;
@@ -146,7 +146,7 @@ impl Server {
     }
 }
 
-/// Counts the connections that pass through it, and the pings that clients send.
+/// A TCP relay that counts the connections and the pings of clients.
 struct Relay {
     port: u16,
     connections: Arc<AtomicUsize>,
@@ -176,7 +176,7 @@ impl Relay {
         }
     }
 
-    /// Connections and pings so far.
+    /// Number of connections and pings so far.
     fn seen(&self) -> (usize, usize) {
         (
             self.connections.load(Ordering::SeqCst),
@@ -185,7 +185,7 @@ impl Relay {
     }
 }
 
-/// Passes bytes both ways until one side ends.
+/// Forwards bytes both ways until one side closes.
 async fn relay(client: TcpStream, server: u16, pings: Arc<AtomicUsize>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
         return;
@@ -214,7 +214,7 @@ async fn relay(client: TcpStream, server: u16, pings: Arc<AtomicUsize>) {
     }
 }
 
-/// Takes whole frames from the bytes, and returns how many of them are pings, answers to pings left out.
+/// Removes complete frames from the bytes and returns the number of pings, without ping acknowledgements.
 fn take_pings(bytes: &mut Vec<u8>) -> usize {
     const HEADER: usize = 9;
     const PING: u8 = 6;

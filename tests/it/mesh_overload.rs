@@ -1,26 +1,26 @@
-//! More calls than can be served: what is served is still worth it, and what matters most gets through.
+//! More calls than can be served: served calls still meet their deadlines, and critical calls are preferred.
 
 use std::time::Duration;
 
 use anyhow::ensure;
-use tests::{eventually, hop::Orders};
+use tests::{eventually, hop_service::Behavior};
 use tonic::Code;
 
-use crate::mesh_rig::{Caller, Load, Verdict, hops, measured, turn};
+use crate::mesh_fixture::{Caller, Load, Verdict, hops, measured, turn};
 
-/// Places and milliseconds of work: together 100 calls a second, on a machine that has nothing else to do.
+/// Concurrency and duration of the work: together 100 calls a second on an idle machine.
 const PLACES: usize = 8;
 const WORK_MS: u64 = 80;
 
 #[tokio::test]
-async fn beyond_its_capacity_a_server_starts_nothing_that_it_refuses_and_prefers_what_matters() {
+async fn an_overloaded_server_starts_no_call_that_it_refuses_and_prefers_critical_calls() {
     let _turn = turn().await;
     overload(Duration::from_secs(4), Verdict::Counts).await.unwrap();
 }
 
 #[tokio::test]
 #[ignore = "takes half a minute: `make load`"]
-async fn at_three_times_its_capacity_a_server_does_nine_tenths_of_it_and_all_that_matters_for_long() {
+async fn at_three_times_its_capacity_a_server_serves_nine_tenths_of_it_and_all_critical_calls() {
     let _turn = turn().await;
     measured(|| overload(Duration::from_secs(30), Verdict::Times)).await;
 }
@@ -30,16 +30,16 @@ async fn overload(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
     let hop = hops
         .start(&[("grpc.min_in_flight", "32"), ("grpc.max_in_flight", "128")])
         .await;
-    hop.tell(Orders {
+    hop.set_behavior(Behavior {
         work_ms: WORK_MS,
-        places: PLACES,
-        ..Orders::default()
+        max_concurrent: PLACES,
+        ..Behavior::default()
     })
     .await;
-    let caller = Caller::of(&hops, [&hop]).within(Duration::from_secs(1));
+    let caller = Caller::new(&hops, [&hop]).within(Duration::from_secs(1));
     caller.connected(1).await;
     for _ in 0..5 {
-        // Quiet times come first, as they do in life.
+        // A quiet phase comes first, as in production.
         caller.list().await.unwrap();
         caller.cancel().await.unwrap();
     }
@@ -52,18 +52,18 @@ async fn overload(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
         let caller = cancels.clone();
         async move { caller.cancel().await }
     });
-    // What counts is not how the flood begins.
+    // The start of the overload is not measured.
     normal.go_on_for(Duration::from_secs(2)).await;
-    let settled = normal.began.elapsed();
-    let before = hop.tally().await;
+    let warmed_up = normal.began.elapsed();
+    let before = hop.stats().await;
     normal.go_on_for(lasting).await;
-    let took = normal.began.elapsed() - settled;
-    let after = hop.tally().await;
+    let took = normal.began.elapsed() - warmed_up;
+    let after = hop.stats().await;
     let (normal, critical) = tokio::join!(normal.stop(), critical.stop());
-    let (normal, critical) = (normal.since(settled), critical.since(settled));
+    let (normal, critical) = (normal.since(warmed_up), critical.since(warmed_up));
     let goodput = (normal.good() + critical.good()) as f64 / took.as_secs_f64();
     let offered = (normal.len() + critical.len()) as f64 / took.as_secs_f64();
-    // A busy machine's timers are late, which makes the work longer than it was told to be.
+    // A busy machine's timers are late, which makes the work longer than configured.
     let work_s =
         (after.worked_us - before.worked_us) as f64 / 1e6 / (after.finished - before.finished) as f64;
     let capacity = PLACES as f64 / work_s;
@@ -85,10 +85,10 @@ async fn overload(lasting: Duration, verdict: Verdict) -> anyhow::Result<()> {
         critical.failures(),
         normal.failures()
     );
-    // What is refused was not begun: every call that began has ended, and none but those that were let in began.
+    // Refused calls were never started: every started call has ended, and only admitted calls were started.
     eventually(Duration::from_secs(20), || async {
-        let tally = hop.tally().await;
-        tally.begun == tally.finished + tally.stopped
+        let stats = hop.stats().await;
+        stats.started == stats.finished + stats.cancelled
     })
     .await;
     if verdict == Verdict::Counts {

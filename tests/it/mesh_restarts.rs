@@ -1,24 +1,24 @@
-//! Endpoints die, are replaced, and all go away for a while.
+//! Endpoints die, are replaced, and are all unavailable for a while.
 
 use std::time::{Duration, Instant};
 
-use tests::{eventually, hop::Orders};
+use tests::{eventually, hop_service::Behavior};
 
-use crate::mesh_rig::{Caller, Load, hops, three, turn};
+use crate::mesh_fixture::{Caller, Load, hops, three, turn};
 
 #[tokio::test]
 async fn a_killed_endpoint_and_a_rolling_restart_of_all_fail_no_call() {
     let _turn = turn().await;
     let hops = hops();
     let all = three(&hops, &[]).await;
-    let work = Orders {
+    let work = Behavior {
         work_ms: 20,
-        ..Orders::default()
+        ..Behavior::default()
     };
     for hop in &all {
-        hop.tell(work).await;
+        hop.set_behavior(work).await;
     }
-    let caller = Caller::of(&hops, &all);
+    let caller = Caller::new(&hops, &all);
     caller.connected(3).await;
     let calling = caller.clone();
     let load = Load::start(150, move || {
@@ -32,14 +32,14 @@ async fn a_killed_endpoint_and_a_rolling_restart_of_all_fail_no_call() {
     caller.connected(2).await;
     load.go_on_for(Duration::from_millis(300)).await;
     all[0].restart().await;
-    all[0].tell(work).await;
+    all[0].set_behavior(work).await;
     caller.connected(3).await;
 
     let rolling = load.began.elapsed();
     for hop in &all {
         assert!(hop.stop().await.success());
         hop.restart().await;
-        hop.tell(work).await;
+        hop.set_behavior(work).await;
         caller.connected(3).await;
     }
     load.go_on_for(Duration::from_millis(300)).await;
@@ -53,14 +53,14 @@ async fn a_killed_endpoint_and_a_rolling_restart_of_all_fail_no_call() {
     assert_eq!(calls.good(), calls.len(), "{:?}", calls.failures());
 }
 
-/// First the processes are there and refuse every call, then they are gone.
+/// First the processes refuse every call, then they are gone.
 #[tokio::test]
-async fn an_outage_of_all_endpoints_is_not_multiplied_and_is_over_when_the_first_is_back() {
+async fn an_outage_of_all_endpoints_causes_no_retry_storm_and_ends_with_the_first_endpoint() {
     let _turn = turn().await;
     let lasting = Duration::from_secs(10);
     let hops = hops();
     let all = three(&hops, &[]).await;
-    let caller = Caller::of(&hops, &all);
+    let caller = Caller::new(&hops, &all);
     caller.connected(3).await;
     let calling = caller.clone();
     let load = Load::start(150, move || {
@@ -70,20 +70,20 @@ async fn an_outage_of_all_endpoints_is_not_multiplied_and_is_over_when_the_first
     load.go_on_for(Duration::from_secs(1)).await;
     let refusing = load.began.elapsed();
     for hop in &all {
-        hop.tell(Orders {
+        hop.set_behavior(Behavior {
             refuse: true,
-            ..Orders::default()
+            ..Behavior::default()
         })
         .await;
     }
     let mut before = 0;
     for hop in &all {
-        before += hop.tally().await.begun;
+        before += hop.stats().await.started;
     }
     load.go_on_for(lasting).await;
     let mut seen = 0;
     for hop in &all {
-        seen += hop.tally().await.begun;
+        seen += hop.stats().await.started;
     }
     let gone = load.began.elapsed();
     all.iter().for_each(|hop| hop.kill9());

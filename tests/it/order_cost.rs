@@ -1,4 +1,4 @@
-//! What an order costs the database and the broker, in counts that no machine changes.
+//! Cost of an order at the database and the broker, in counts that do not depend on the machine.
 
 use std::{
     collections::BTreeMap,
@@ -20,21 +20,21 @@ use tests::{Options, Service, SqlCounters, Stack, eventually};
 use crate::samples::{aed, insured_order, line};
 
 const ORDERS: usize = 300;
-/// Callers at once. On a machine that is too slow to answer so many in time, half as many, and half of that.
+/// Concurrent callers. A machine that is too slow to answer all in time uses half as many, and then a quarter.
 const IN_FLIGHT: [usize; 3] = [64, 32, 16];
 const SOON: Duration = Duration::from_secs(60);
 
-/// What may be counted at most: so much for each order, and so much for each second that the load took, since the
-/// services look for work while they wait, and a slow machine waits longer.
+/// Upper bound of a count: per order, and per second of the load, since the services poll while they wait, and a
+/// slow machine waits longer.
 struct Bound {
     name: &'static str,
     per_order: f64,
     per_second: f64,
 }
 
-/// What was counted on 2026-11-28, and as much room as a machine needs on which fewer orders share a transaction: 32 to 46
-/// statements, 18 to 26 plans and 8 to 13 commits an order; where orders take more than two seconds, their sagas are written in
-/// between. They are lowered as orders become cheaper, and never raised.
+/// Counts of 2026-11-28 plus a margin for machines on which fewer orders share a transaction: 32 to 46 statements,
+/// 18 to 26 plans and 8 to 13 commits an order; where orders take more than two seconds, their sagas are written
+/// in between. The bounds are lowered as orders become cheaper, and never raised.
 const BOUNDS: [Bound; 6] = [
     Bound {
         name: "statements",
@@ -61,7 +61,7 @@ const BOUNDS: [Bound; 6] = [
         per_order: 15.4,
         per_second: 0.0,
     },
-    // All but those that PostgreSQL calls HOT.
+    // All updates except heap-only ones (HOT).
     Bound {
         name: "updates that write index entries",
         per_order: 9.0,
@@ -79,17 +79,17 @@ async fn an_insured_order_costs_no_more_than_its_bounds() {
     panic!("the machine does not answer {} callers in time", IN_FLIGHT[2]);
 }
 
-/// What was counted.
+/// Counts of one load.
 struct Counted {
     sums: BTreeMap<&'static str, f64>,
     seconds: f64,
-    /// What helps to find what has become dearer.
+    /// Details that help to find a regression.
     details: String,
 }
 
-/// Counts what the orders cost; `None` when one of them was not answered as fulfilled at its first call.
+/// Counts the cost of the orders; `None` when one of them was not fulfilled by its first call.
 async fn count(in_flight: usize) -> Option<Counted> {
-    let stack = Arc::new(Stack::with(patient()).await);
+    let stack = Arc::new(Stack::with(slow_polling()).await);
     let mut databases = BTreeMap::new();
     for service in Service::ALL {
         databases.insert(
@@ -103,7 +103,7 @@ async fn count(in_flight: usize) -> Option<Counted> {
 
     let began = Instant::now();
     place(&stack, ORDERS, in_flight).await?;
-    settled(&stack, ORDERS).await;
+    wait_until_booked(&stack, ORDERS).await;
     let at_once = SqlCounters::read(&databases).await.unwrap();
     // A session reports its commits and rows when it ends.
     for service in Service::ALL {
@@ -114,11 +114,11 @@ async fn count(in_flight: usize) -> Option<Counted> {
     let mut counters = SqlCounters::read(&databases).await.unwrap();
     counters.take_statements_and_wal(at_once);
     let events = events(&stack).await - events_before;
-    Some(Counted::of(&counters.since(&before), events, seconds))
+    Some(Counted::new(&counters.since(&before), events, seconds))
 }
 
-/// Services that seldom look for work that nobody has told them of: what that costs depends on the time it takes.
-fn patient() -> Options {
+/// Services with long poll intervals: the cost of polling depends on the duration of the load.
+fn slow_polling() -> Options {
     let mut options = Options::default().count_statements();
     for (service, name) in [
         (Service::Order, "saga.poll_ms"),
@@ -134,7 +134,7 @@ fn patient() -> Options {
     options
 }
 
-/// Places the orders; `None` as soon as one is not answered as fulfilled.
+/// Places the orders; `None` as soon as one is not fulfilled by its first call.
 async fn place(stack: &Arc<Stack>, orders: usize, in_flight: usize) -> Option<()> {
     let token = stack.token("al-noor", &["clerk"]);
     let left = Arc::new(AtomicUsize::new(orders));
@@ -157,7 +157,7 @@ async fn place(stack: &Arc<Stack>, orders: usize, in_flight: usize) -> Option<()
     ended.into_iter().map(Result::unwrap).collect()
 }
 
-/// Three lines over 120 dirhams, of which the insurer is asked for 100.
+/// Three lines over 120 dirhams, of which the insurer is billed 100.
 fn three_lines() -> PlaceOrderRequest {
     let mut order = insured_order("tok_visa");
     order.lines = vec![line("SVC-CONS", 60), line("SVC-XRAY", 40), line("SVC-LAB", 20)];
@@ -177,8 +177,8 @@ fn three_lines() -> PlaceOrderRequest {
     order
 }
 
-/// Waits until all is published and in the ledger.
-async fn settled(stack: &Stack, orders: usize) {
+/// Waits until all events are published and booked in the ledger.
+async fn wait_until_booked(stack: &Stack, orders: usize) {
     eventually(SOON, || async {
         for service in Service::ALL {
             let depth = "select depth from events.outbox_depth()";
@@ -190,9 +190,10 @@ async fn settled(stack: &Stack, orders: usize) {
         let booked =
             "select count(distinct order_id) from payment.ledger_transaction where cause = 'ORDER_FULFILLED'";
         let booked = stack.database(Service::Payment).count(booked).await;
-        match booked == orders as i64 {
-            true => Ok(()),
-            false => Err(format!("{booked} of {orders} orders are in the ledger")),
+        if booked == orders as i64 {
+            Ok(())
+        } else {
+            Err(format!("{booked} of {orders} orders are in the ledger"))
         }
     })
     .await;
@@ -221,7 +222,7 @@ async fn sessions_ended(databases: &BTreeMap<String, PgPool>) -> bool {
 }
 
 impl Counted {
-    fn of(counters: &SqlCounters, events: i64, seconds: f64) -> Counted {
+    fn new(counters: &SqlCounters, events: i64, seconds: f64) -> Counted {
         let statements = counters.statements();
         let calls: i64 = statements.iter().map(|one| one.calls).sum();
         let plans: i64 = statements.iter().map(|one| one.plans).sum();
@@ -238,7 +239,7 @@ impl Counted {
         }
         let (mut updated, mut hot) = (0, 0);
         for (service, name, table) in counters.tables() {
-            // Leases are renewed by time, whatever is ordered.
+            // Leases are renewed by time, independent of the number of orders.
             if name != "events.lease" {
                 updated += table.updated;
                 hot += table.hot_updated;

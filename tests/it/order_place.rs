@@ -1,4 +1,4 @@
-//! Placing orders: what is confirmed, what is refused, and what is left of it.
+//! Placing orders: confirmation, rejection, and the state that remains.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use tests::{Durability, Options, Service, eventually};
 use tonic::Code;
 
 use crate::{
-    order_rig::{FACILITY, Rig, SOON, fresh, reason, story},
+    order_fixture::{FACILITY, Fixture, SOON, fresh, reason, step_names},
     samples::{aed, insured_order, line, self_pay_order},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_goes_as_far_as_its_capture_mode_says() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
 
-    let confirmed = rig.place(self_pay_order("tok_visa")).await.unwrap();
+    let confirmed = fixture.place(self_pay_order("tok_visa")).await.unwrap();
     assert_eq!(confirmed.state(), OrderState::Confirmed);
-    assert_eq!(rig.money_of(&confirmed.id).await, (30, 0, 0));
-    let settled = rig.fulfil(&confirmed.id).await.unwrap();
+    assert_eq!(fixture.money_of(&confirmed.id).await, (30, 0, 0));
+    let settled = fixture.fulfil(&confirmed.id).await.unwrap();
     assert_eq!(settled.state(), OrderState::Settled);
-    assert_eq!(rig.money_of(&confirmed.id).await, (30, 30, 0));
+    assert_eq!(fixture.money_of(&confirmed.id).await, (30, 30, 0));
 
-    let fulfilled = rig.place(insured_order("tok_visa")).await.unwrap();
+    let fulfilled = fixture.place(insured_order("tok_visa")).await.unwrap();
     assert_eq!(fulfilled.state(), OrderState::Fulfilled);
-    assert_eq!(rig.money_of(&fulfilled.id).await, (20, 20, 0));
-    let saga = rig.saga(&fulfilled.saga_id).await;
+    assert_eq!(fixture.money_of(&fulfilled.id).await, (20, 20, 0));
+    let saga = fixture.saga(&fulfilled.saga_id).await;
     assert_eq!(
-        story(&saga),
+        step_names(&saga),
         [
             "prepare_claim",
             "authorize_payment",
@@ -43,7 +43,7 @@ async fn an_order_goes_as_far_as_its_capture_mode_says() {
     assert_eq!(saga.state(), SagaState::Completed);
     assert!(saga.steps[2].pivot);
 
-    let again = rig.fulfil(&fulfilled.id).await.unwrap_err();
+    let again = fixture.fulfil(&fulfilled.id).await.unwrap_err();
     assert_eq!(
         (again.code(), reason(&again).as_str()),
         (Code::FailedPrecondition, "ORDER_FULFILLED")
@@ -52,14 +52,20 @@ async fn an_order_goes_as_far_as_its_capture_mode_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_declined_card_rejects_the_order_and_withdraws_its_claim() {
-    let rig = Rig::start().await;
-    let order = rig.place(insured_order("tok_insufficient_funds")).await.unwrap();
+    let fixture = Fixture::start().await;
+    let order = fixture
+        .place(insured_order("tok_insufficient_funds"))
+        .await
+        .unwrap();
     assert_eq!(order.state(), OrderState::Rejected);
     assert_eq!(order.failure.unwrap().reason, "INSUFFICIENT_FUNDS");
-    assert_eq!(rig.claims_of(&order.id).await[0].state(), ClaimState::Withdrawn);
-    let saga = rig.saga(&order.saga_id).await;
     assert_eq!(
-        story(&saga),
+        fixture.claims_of(&order.id).await[0].state(),
+        ClaimState::Withdrawn
+    );
+    let saga = fixture.saga(&order.saga_id).await;
+    assert_eq!(
+        step_names(&saga),
         [
             "prepare_claim",
             "authorize_payment",
@@ -73,13 +79,13 @@ async fn a_declined_card_rejects_the_order_and_withdraws_its_claim() {
         order_id: order.id,
         payment_method: "tok_visa".into(),
     };
-    let refused = rig.payments.clone().pay_order(late).await.unwrap_err();
+    let refused = fixture.payments.clone().pay_order(late).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_claim_rejects_the_order_with_every_violation_and_takes_no_money() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let mut request = insured_order("tok_visa");
     let claim = request.claim.as_mut().unwrap();
     claim.diagnoses.push(Diagnosis {
@@ -92,10 +98,10 @@ async fn an_invalid_claim_rejects_the_order_with_every_violation_and_takes_no_mo
         validate_only: true,
         ..request.clone()
     };
-    let refused = rig.place(checked).await.unwrap_err();
+    let refused = fixture.place(checked).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
 
-    let order = rig.place(request).await.unwrap();
+    let order = fixture.place(request).await.unwrap();
     assert_eq!(order.state(), OrderState::Rejected);
     let failure = order.failure.unwrap();
     assert_eq!(failure.reason, "CLAIM_INVALID");
@@ -107,33 +113,36 @@ async fn an_invalid_claim_rejects_the_order_with_every_violation_and_takes_no_mo
             .all(|violation| violation.field.starts_with("claim")),
         "{failure:?}"
     );
-    assert!(rig.payments_of(&order.id).await.is_empty());
+    assert!(fixture.payments_of(&order.id).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timed_out_charge_is_found_out_about_and_never_repeated() {
-    let rig = Rig::start().await;
-    let charged = rig.place(self_pay_order("tok_timeout_charged")).await.unwrap();
-    let charged = rig.becomes(&charged.id, OrderState::Confirmed).await;
-    assert_eq!(rig.money_of(&charged.id).await, (30, 0, 0));
+async fn a_timed_out_charge_is_queried_and_never_repeated() {
+    let fixture = Fixture::start().await;
+    let charged = fixture
+        .place(self_pay_order("tok_timeout_charged"))
+        .await
+        .unwrap();
+    let charged = fixture.becomes(&charged.id, OrderState::Confirmed).await;
+    assert_eq!(fixture.money_of(&charged.id).await, (30, 0, 0));
 
-    let lost = rig
+    let lost = fixture
         .place(self_pay_order("tok_timeout_not_charged"))
         .await
         .unwrap();
-    let lost = rig.becomes(&lost.id, OrderState::Rejected).await;
-    assert_eq!(rig.money_of(&lost.id).await, (0, 0, 0));
-    assert_eq!(rig.saga(&lost.saga_id).await.state(), SagaState::Compensated);
+    let lost = fixture.becomes(&lost.id, OrderState::Rejected).await;
+    assert_eq!(fixture.money_of(&lost.id).await, (0, 0, 0));
+    assert_eq!(fixture.saga(&lost.saga_id).await.state(), SagaState::Compensated);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_capture_undoes_everything_in_reverse() {
-    let rig = Rig::start().await;
-    let order = rig.place(insured_order("tok_capture_fails")).await.unwrap();
-    let order = rig.becomes(&order.id, OrderState::Cancelled).await;
-    let saga = rig.saga(&order.saga_id).await;
+    let fixture = Fixture::start().await;
+    let order = fixture.place(insured_order("tok_capture_fails")).await.unwrap();
+    let order = fixture.becomes(&order.id, OrderState::Cancelled).await;
+    let saga = fixture.saga(&order.saga_id).await;
     assert_eq!(
-        story(&saga),
+        step_names(&saga),
         [
             "prepare_claim",
             "authorize_payment",
@@ -142,27 +151,36 @@ async fn a_refused_capture_undoes_everything_in_reverse() {
             "undo prepare_claim"
         ]
     );
-    assert_eq!(rig.payments_of(&order.id).await[0].state(), PaymentState::Voided);
-    assert_eq!(rig.claims_of(&order.id).await[0].state(), ClaimState::Withdrawn);
+    assert_eq!(
+        fixture.payments_of(&order.id).await[0].state(),
+        PaymentState::Voided
+    );
+    assert_eq!(
+        fixture.claims_of(&order.id).await[0].state(),
+        ClaimState::Withdrawn
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_is_fulfilled_in_vain_is_cancelled() {
-    let rig = Rig::start().await;
-    let order = rig.place(self_pay_order("tok_capture_fails")).await.unwrap();
+async fn an_order_whose_fulfilment_fails_is_cancelled() {
+    let fixture = Fixture::start().await;
+    let order = fixture.place(self_pay_order("tok_capture_fails")).await.unwrap();
     assert_eq!(order.state(), OrderState::Confirmed);
-    let given_up = rig.fulfil(&order.id).await.unwrap();
+    let given_up = fixture.fulfil(&order.id).await.unwrap();
     assert_eq!(given_up.state(), OrderState::Cancelled);
-    assert_eq!(rig.payments_of(&order.id).await[0].state(), PaymentState::Voided);
+    assert_eq!(
+        fixture.payments_of(&order.id).await[0].state(),
+        PaymentState::Voided
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn figures_that_do_not_add_up_are_all_named_and_nothing_is_written() {
-    let rig = Rig::start().await;
+async fn inconsistent_amounts_are_all_named_and_nothing_is_written() {
+    let fixture = Fixture::start().await;
     let mut request = insured_order("tok_visa");
     request.lines.push(line("X", 1));
     request.patient_share = Some(aed(30));
-    let refused = rig.place(request).await.unwrap_err();
+    let refused = fixture.place(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     for field in ["claim.net", "claim.gross", "claim.patient_share"] {
         assert!(refused.message().contains(field), "{refused:?}");
@@ -174,7 +192,7 @@ async fn figures_that_do_not_add_up_are_all_named_and_nothing_is_written() {
         "events.event_log",
     ] {
         assert_eq!(
-            rig.rows(&format!("select count(*) from {table}")).await,
+            fixture.rows(&format!("select count(*) from {table}")).await,
             0,
             "{table}"
         );
@@ -182,22 +200,22 @@ async fn figures_that_do_not_add_up_are_all_named_and_nothing_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_short_deadline_is_answered_with_the_saga_going_on() {
-    let rig = Rig::with(
+async fn a_call_with_a_short_deadline_is_answered_while_its_saga_continues() {
+    let fixture = Fixture::with(
         Options::default()
             .set(Service::Payment, "sandbox.slow_ms", "2500")
             .set(Service::Payment, "processor.timeout_ms", "8000"),
     )
     .await;
-    // On a machine that is too slow for one deadline, another call is answered in time.
+    // On a machine that is too slow for one deadline, a later call is answered in time.
     for _ in 0..20 {
         let mut request = tonic::Request::new(self_pay_order("tok_slow"));
         request.set_timeout(Duration::from_millis(1_500));
-        match rig.orders.clone().place_order(request).await {
+        match fixture.orders.clone().place_order(request).await {
             Ok(answer) => {
                 let order = answer.into_inner().order.unwrap();
                 assert_eq!(order.state(), OrderState::Pending);
-                rig.becomes(&order.id, OrderState::Confirmed).await;
+                fixture.becomes(&order.id, OrderState::Confirmed).await;
                 return;
             }
             Err(status) => assert!(
@@ -210,12 +228,12 @@ async fn a_short_deadline_is_answered_with_the_saga_going_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_saved_from_a_participant_that_is_down() {
-    let rig = Rig::start().await;
-    rig.stack.kill9(Service::Payment);
+async fn an_order_completes_after_a_participant_was_down() {
+    let fixture = Fixture::start().await;
+    fixture.stack.kill9(Service::Payment);
     let mut request = tonic::Request::new(self_pay_order("tok_visa"));
     request.set_timeout(Duration::from_secs(2));
-    let order = rig
+    let order = fixture
         .orders
         .clone()
         .place_order(request)
@@ -225,18 +243,18 @@ async fn an_order_is_saved_from_a_participant_that_is_down() {
         .order
         .unwrap();
     assert_eq!(order.state(), OrderState::Pending);
-    rig.stack.restart(Service::Payment).await;
-    rig.becomes(&order.id, OrderState::Confirmed).await;
-    assert_eq!(rig.money_of(&order.id).await, (30, 0, 0));
+    fixture.stack.restart(Service::Payment).await;
+    fixture.becomes(&order.id, OrderState::Confirmed).await;
+    assert_eq!(fixture.money_of(&order.id).await, (30, 0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_facility_sees_nothing_of_an_order() {
-    let rig = Rig::start().await;
-    let order = rig.place(self_pay_order("tok_visa")).await.unwrap();
-    let stranger = rig.stack.token("elsewhere", &["admin"]);
+    let fixture = Fixture::start().await;
+    let order = fixture.place(self_pay_order("tok_visa")).await.unwrap();
+    let stranger = fixture.stack.token("elsewhere", &["admin"]);
     let mut orders = proto::order::v1::order_service_client::OrderServiceClient::new(
-        rig.stack.connect(Service::Order, &stranger),
+        fixture.stack.connect(Service::Order, &stranger),
     );
     let request = proto::order::v1::GetOrderRequest {
         id: order.id.clone(),
@@ -256,7 +274,7 @@ async fn another_facility_sees_nothing_of_an_order() {
         Code::NotFound
     );
 
-    let pool = rig.stack.database(Service::Order).app().await;
+    let pool = fixture.stack.database(Service::Order).app().await;
     for (facility, expected) in [(None, 0_i64), (Some("elsewhere"), 0), (Some(FACILITY), 1)] {
         let mut tx = pool.begin().await.unwrap();
         if let Some(facility) = facility {
@@ -270,43 +288,43 @@ async fn another_facility_sees_nothing_of_an_order() {
         }
     }
     tests::eventually(SOON, || async {
-        rig.rows("select count(*) from events.outbox").await == 0
+        fixture.rows("select count(*) from events.outbox").await == 0
     })
     .await;
 }
 
-/// The process that drives a saga is alive: its lease should not have to run out only because the database was away.
+/// The process that drives the saga is alive: after a database outage it should not wait for its lease to expire.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_saga_that_the_database_has_interrupted_goes_on_when_it_is_back() {
+async fn a_saga_interrupted_by_a_database_outage_continues_after_it() {
     let options = Options::default()
         .own_postgres(Durability::Durable)
         .set(Service::Order, "saga.lease_ms", "60000")
         .set(Service::Payment, "sandbox.slow_ms", "1000")
         .set(Service::Payment, "processor.timeout_ms", "2000");
-    let rig = Rig::with(options).await;
+    let fixture = Fixture::with(options).await;
     let placing = {
-        let mut orders = rig.orders.clone();
+        let mut orders = fixture.orders.clone();
         tokio::spawn(async move { orders.place_order(self_pay_order("tok_slow")).await })
     };
     let under_way = "select count(*) from sandbox.card_authorization";
     eventually(SOON, || async {
-        rig.stack.database(Service::Payment).count(under_way).await == 1
+        fixture.stack.database(Service::Payment).count(under_way).await == 1
     })
     .await;
-    rig.stack.postgres().kill9();
+    fixture.stack.postgres().kill9();
     let _ = placing.await.unwrap();
-    rig.stack.postgres().restart().await;
+    fixture.stack.postgres().restart().await;
     let confirmed = "select count(*) from orders.placed_order where state = 'confirmed'";
-    eventually(SOON, || async { rig.rows(confirmed).await == 1 }).await;
+    eventually(SOON, || async { fixture.rows(confirmed).await == 1 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_items_code_is_neither_blank_nor_hides_anything() {
-    let rig = Rig::start().await;
+async fn a_line_code_has_no_blank_or_invisible_characters() {
+    let fixture = Fixture::start().await;
     for code in ["  ", "A\nB", "A\u{7}", "\u{85}"] {
         let mut request = self_pay_order("tok_visa");
         request.lines = vec![line(code, 10)];
-        let refused = rig.place(request).await.unwrap_err();
+        let refused = fixture.place(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{code:?}");
         assert!(
             refused
@@ -317,5 +335,5 @@ async fn an_items_code_is_neither_blank_nor_hides_anything() {
     }
     let mut request = self_pay_order("tok_visa");
     request.lines = vec![line("Ä 1/2-β", 10)];
-    rig.place(request).await.unwrap();
+    fixture.place(request).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What becomes of an order when the payer has answered: billed to the patient, looked at by a person, written off.
+//! Settlement of an order after the payer's remittance: billed to the patient, reviewed by a person, written off.
 
 use proto::{
     order::v1::{BalanceResolution, Order, OrderState, ResolveOrderBalanceRequest, SettlementHold},
@@ -8,23 +8,23 @@ use tests::eventually;
 use tonic::{Code, Status};
 
 use crate::{
-    claims_rig::{advice, file, import},
-    order_rig::{Rig, SOON, fresh, reason},
+    claims_fixture::{advice, file, import},
+    order_fixture::{Fixture, SOON, fresh, reason},
     samples::insured_order,
 };
 
-/// A fulfilled order over 120 dirhams of whose 100 the payer pays 60, with this denial code.
-async fn cut_by_the_payer(rig: &Rig, denial_code: &str) -> Order {
+/// A fulfilled order over 120 dirhams, for which the payer pays 60 of 100 with this denial code.
+async fn cut_by_the_payer(fixture: &Fixture, denial_code: &str) -> Order {
     let request = insured_order("tok_visa");
     let claim_id = request.claim.as_ref().unwrap().claim_id.clone();
-    let order = rig.place(request).await.unwrap();
+    let order = fixture.place(request).await.unwrap();
     assert_eq!(order.state(), OrderState::Fulfilled);
     let document = file(&[advice(&claim_id, &[("A1", "100.00", "60.00", denial_code)])]);
-    import(&rig.claims, &fresh(), &document).await.unwrap();
+    import(&fixture.claims, &fresh(), &document).await.unwrap();
     order
 }
 
-async fn resolve(rig: &Rig, order: &Order, resolution: BalanceResolution) -> Result<Order, Status> {
+async fn resolve(fixture: &Fixture, order: &Order, resolution: BalanceResolution) -> Result<Order, Status> {
     let request = ResolveOrderBalanceRequest {
         request_id: fresh(),
         id: order.id.clone(),
@@ -32,7 +32,7 @@ async fn resolve(rig: &Rig, order: &Order, resolution: BalanceResolution) -> Res
         reason: "looked at".to_owned(),
         amount: None,
     };
-    Ok(rig
+    Ok(fixture
         .orders
         .clone()
         .resolve_order_balance(request)
@@ -42,13 +42,13 @@ async fn resolve(rig: &Rig, order: &Order, resolution: BalanceResolution) -> Res
         .unwrap())
 }
 
-async fn ledger_becomes(rig: &Rig, order: &Order, expected: &[(&str, i64)]) {
+async fn ledger_becomes(fixture: &Fixture, order: &Order, expected: &[(&str, i64)]) {
     let expected: Vec<_> = expected
         .iter()
         .map(|(account, units)| ((*account).to_owned(), *units))
         .collect();
     eventually(SOON, || async {
-        let balance = rig.balance_of(&order.id).await;
+        let balance = fixture.balance_of(&order.id).await;
         if balance == expected {
             Ok(())
         } else {
@@ -58,9 +58,10 @@ async fn ledger_becomes(rig: &Rig, order: &Order, expected: &[(&str, i64)]) {
     .await;
 }
 
-async fn held_for_review(rig: &Rig, order: &Order) {
+async fn held_for_review(fixture: &Fixture, order: &Order) {
     eventually(SOON, || async {
-        rig.get(&order.id)
+        fixture
+            .get(&order.id)
             .await
             .is_ok_and(|order| order.settlement_hold() == SettlementHold::Review)
     })
@@ -68,10 +69,10 @@ async fn held_for_review(rig: &Rig, order: &Order) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_payer_does_not_cover_is_owed_and_paid_by_the_patient() {
-    let rig = Rig::start().await;
-    let order = cut_by_the_payer(&rig, "COPY-002").await;
-    let due = rig.becomes(&order.id, OrderState::BalanceDue).await;
+async fn an_amount_not_covered_by_the_payer_is_billed_to_and_paid_by_the_patient() {
+    let fixture = Fixture::start().await;
+    let order = cut_by_the_payer(&fixture, "COPY-002").await;
+    let due = fixture.becomes(&order.id, OrderState::BalanceDue).await;
     assert_eq!(due.patient_balance.unwrap().units, 40);
     let owed = [
         ("patient_receivable", 40),
@@ -79,14 +80,14 @@ async fn what_the_payer_does_not_cover_is_owed_and_paid_by_the_patient() {
         ("payer_cash", 60),
         ("revenue", -120),
     ];
-    ledger_becomes(&rig, &order, &owed).await;
+    ledger_becomes(&fixture, &order, &owed).await;
 
     let pay = |payment_method: &str| PayOrderRequest {
         request_id: fresh(),
         order_id: order.id.clone(),
         payment_method: payment_method.to_owned(),
     };
-    let declined = rig
+    let declined = fixture
         .payments
         .clone()
         .pay_order(pay("tok_decline"))
@@ -94,7 +95,7 @@ async fn what_the_payer_does_not_cover_is_owed_and_paid_by_the_patient() {
         .unwrap()
         .into_inner();
     assert_eq!(declined.payment.unwrap().state(), PaymentState::Declined);
-    let paid = rig
+    let paid = fixture
         .payments
         .clone()
         .pay_order(pay("tok_visa"))
@@ -102,9 +103,9 @@ async fn what_the_payer_does_not_cover_is_owed_and_paid_by_the_patient() {
         .unwrap()
         .into_inner();
     assert_eq!(paid.payment.unwrap().state(), PaymentState::Captured);
-    rig.becomes(&order.id, OrderState::Settled).await;
+    fixture.becomes(&order.id, OrderState::Settled).await;
     ledger_becomes(
-        &rig,
+        &fixture,
         &order,
         &[("cash", 60), ("payer_cash", 60), ("revenue", -120)],
     )
@@ -112,14 +113,14 @@ async fn what_the_payer_does_not_cover_is_owed_and_paid_by_the_patient() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_policy_knows_waits_for_a_person_who_writes_it_off_or_bills_it() {
-    let rig = Rig::start().await;
-    let written_off = cut_by_the_payer(&rig, "WRNG-001").await;
-    let billed = cut_by_the_payer(&rig, "WRNG-001").await;
-    held_for_review(&rig, &written_off).await;
-    held_for_review(&rig, &billed).await;
+async fn an_unknown_denial_waits_for_a_person_who_writes_it_off_or_bills_it() {
+    let fixture = Fixture::start().await;
+    let written_off = cut_by_the_payer(&fixture, "WRNG-001").await;
+    let billed = cut_by_the_payer(&fixture, "WRNG-001").await;
+    held_for_review(&fixture, &written_off).await;
+    held_for_review(&fixture, &billed).await;
 
-    let settled = resolve(&rig, &written_off, BalanceResolution::WriteOff)
+    let settled = resolve(&fixture, &written_off, BalanceResolution::WriteOff)
         .await
         .unwrap();
     assert_eq!(settled.state(), OrderState::Settled);
@@ -129,8 +130,8 @@ async fn what_no_policy_knows_waits_for_a_person_who_writes_it_off_or_bills_it()
         ("revenue", -120),
         ("bad_debt", 40),
     ];
-    ledger_becomes(&rig, &written_off, &lost).await;
-    let again = resolve(&rig, &written_off, BalanceResolution::WriteOff)
+    ledger_becomes(&fixture, &written_off, &lost).await;
+    let again = resolve(&fixture, &written_off, BalanceResolution::WriteOff)
         .await
         .unwrap_err();
     assert_eq!(
@@ -138,11 +139,13 @@ async fn what_no_policy_knows_waits_for_a_person_who_writes_it_off_or_bills_it()
         (Code::FailedPrecondition, "NOTHING_OPEN")
     );
 
-    let due = resolve(&rig, &billed, BalanceResolution::BillPatient)
+    let due = resolve(&fixture, &billed, BalanceResolution::BillPatient)
         .await
         .unwrap();
     assert_eq!(due.state(), OrderState::BalanceDue);
-    let forgiven = resolve(&rig, &billed, BalanceResolution::WriteOff).await.unwrap();
+    let forgiven = resolve(&fixture, &billed, BalanceResolution::WriteOff)
+        .await
+        .unwrap();
     assert_eq!(forgiven.state(), OrderState::Settled);
-    ledger_becomes(&rig, &billed, &lost).await;
+    ledger_becomes(&fixture, &billed, &lost).await;
 }

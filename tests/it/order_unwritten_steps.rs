@@ -1,4 +1,4 @@
-//! A saga that goes straight on is not written after every step: its participants remember what it has asked for.
+//! An undisturbed saga is not written after every step: its participants store what it has requested.
 
 use proto::{
     ops::v1::{Saga, SagaState, SagaStepState},
@@ -7,23 +7,23 @@ use proto::{
 use tests::{Options, Service, eventually};
 
 use crate::{
-    order_rig::{Rig, SOON},
+    order_fixture::{Fixture, SOON},
     samples::insured_order,
 };
 
-/// An authorization takes this long, and the payment service waits for it.
-async fn with_a_slow_card_network(milliseconds: &str) -> Rig {
+/// Starts with a card network whose authorizations take this long, and a payment service that waits for it.
+async fn with_a_slow_card_network(milliseconds: &str) -> Fixture {
     let options = Options::default()
         .set(Service::Payment, "sandbox.slow_ms", milliseconds)
         .set(Service::Payment, "processor.timeout_ms", "30000");
-    Rig::with(options).await
+    Fixture::with(options).await
 }
 
-/// How often each type of event was told of the order and its saga.
-async fn told_of(rig: &Rig, order: &Order) -> Vec<(String, i64)> {
-    let pool = rig.stack.database(Service::Order).owner().await;
-    let told = "select type, count(*) from events.event_log where aggregate_id::text in ($1, $2) group by type order by type";
-    sqlx::query_as(told)
+/// The number of events of each type that were published about the order and its saga.
+async fn event_counts(fixture: &Fixture, order: &Order) -> Vec<(String, i64)> {
+    let pool = fixture.stack.database(Service::Order).owner().await;
+    let query = "select type, count(*) from events.event_log where aggregate_id::text in ($1, $2) group by type order by type";
+    sqlx::query_as(query)
         .bind(&order.id)
         .bind(&order.saga_id)
         .fetch_all(&pool)
@@ -40,27 +40,28 @@ fn was_quick(saga: &Saga) -> bool {
     seconds(&saga.update_time) - seconds(&saga.create_time) < 1.9
 }
 
-/// The one order, as it is kept.
-async fn kept(rig: &Rig) -> Result<Order, String> {
-    let pool = rig.stack.database(Service::Order).superuser().await;
+/// The only order, as stored.
+async fn kept(fixture: &Fixture) -> Result<Order, String> {
+    let pool = fixture.stack.database(Service::Order).superuser().await;
     let id: Option<uuid::Uuid> = sqlx::query_scalar("select id from orders.placed_order")
         .fetch_optional(&pool)
         .await
         .unwrap();
     let id = id.ok_or("there is no order yet")?;
-    rig.get(&id.to_string())
+    fixture
+        .get(&id.to_string())
         .await
         .map_err(|status| status.to_string())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_meets_no_obstacle_is_written_when_it_begins_and_when_it_ends() {
-    let rig = Rig::start().await;
-    // On a machine with much else to do one may take longer than two seconds.
+async fn an_undisturbed_saga_is_written_only_at_its_begin_and_end() {
+    let fixture = Fixture::start().await;
+    // On a busy machine one may take longer than two seconds.
     let (order, saga) = eventually(SOON, || async {
-        let order = rig.place(insured_order("tok_visa")).await.unwrap();
+        let order = fixture.place(insured_order("tok_visa")).await.unwrap();
         assert_eq!(order.state(), OrderState::Fulfilled, "{order:?}");
-        let saga = rig.saga(&order.saga_id).await;
+        let saga = fixture.saga(&order.saga_id).await;
         was_quick(&saga).then_some((order, saga))
     })
     .await;
@@ -82,7 +83,7 @@ async fn an_order_that_meets_no_obstacle_is_written_when_it_begins_and_when_it_e
     );
     let once = |name: &str| (format!("order.v1.{name}"), 1);
     assert_eq!(
-        told_of(&rig, &order).await,
+        event_counts(&fixture, &order).await,
         [
             once("OrderConfirmed"),
             once("OrderFulfilled"),
@@ -94,15 +95,16 @@ async fn an_order_that_meets_no_obstacle_is_written_when_it_begins_and_when_it_e
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_before_a_step_that_takes_long_can_be_read_meanwhile() {
-    let rig = with_a_slow_card_network("10000").await;
-    let client = rig.orders.clone();
+async fn earlier_steps_can_be_read_while_a_long_step_runs() {
+    let fixture = with_a_slow_card_network("10000").await;
+    let client = fixture.orders.clone();
     let placing = tokio::spawn(async move { client.clone().place_order(insured_order("tok_slow")).await });
     let order = eventually(SOON, || async {
-        let order = kept(&rig).await?;
-        match order.claim_id.is_empty() {
-            false => Ok(order),
-            true => Err(format!("{order:?}")),
+        let order = kept(&fixture).await?;
+        if order.claim_id.is_empty() {
+            Err(format!("{order:?}"))
+        } else {
+            Ok(order)
         }
     })
     .await;
@@ -112,33 +114,33 @@ async fn what_came_before_a_step_that_takes_long_can_be_read_meanwhile() {
     );
     assert!(!placing.is_finished());
     placing.await.unwrap().unwrap();
-    let order = rig.becomes(&order.id, OrderState::Fulfilled).await;
-    assert_eq!(rig.money_of(&order.id).await, (20, 20, 0));
+    let order = fixture.becomes(&order.id, OrderState::Fulfilled).await;
+    assert_eq!(fixture.money_of(&order.id).await, (20, 20, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn steps_that_were_not_written_are_asked_for_again_after_a_crash_and_done_once() {
-    let rig = with_a_slow_card_network("5000").await;
-    let client = rig.orders.clone();
+async fn unwritten_steps_are_requested_again_after_a_crash_and_take_effect_once() {
+    let fixture = with_a_slow_card_network("5000").await;
+    let client = fixture.orders.clone();
     let placing = tokio::spawn(async move { client.clone().place_order(insured_order("tok_slow")).await });
     let order = eventually(SOON, || async {
-        let order = kept(&rig).await?;
-        match rig.payments_of(&order.id).await.as_slice() {
+        let order = kept(&fixture).await?;
+        match fixture.payments_of(&order.id).await.as_slice() {
             [] => Err("there is no payment yet".to_owned()),
             _ => Ok(order),
         }
     })
     .await;
     assert_eq!(order.state(), OrderState::Pending);
-    rig.stack.kill9(Service::Order);
+    fixture.stack.kill9(Service::Order);
     assert!(placing.await.unwrap().is_err());
-    rig.stack.restart(Service::Order).await;
+    fixture.stack.restart(Service::Order).await;
 
-    let order = rig.becomes(&order.id, OrderState::Fulfilled).await;
-    let claims = rig.claims_of(&order.id).await;
+    let order = fixture.becomes(&order.id, OrderState::Fulfilled).await;
+    let claims = fixture.claims_of(&order.id).await;
     assert_eq!(
         (claims.len(), claims[0].id.as_str()),
         (1, order.claim_id.as_str())
     );
-    assert_eq!(rig.money_of(&order.id).await, (20, 20, 0));
+    assert_eq!(fixture.money_of(&order.id).await, (20, 20, 0));
 }

@@ -1,4 +1,4 @@
-//! Orders that wait to be paid, and who watches them: until they are paid, or for as long as they may wait.
+//! Orders that wait for payment, watches of them, and their expiry.
 
 use proto::{
     claims::v1::ClaimState,
@@ -9,20 +9,20 @@ use tests::{Options, Service};
 use tonic::Code;
 
 use crate::{
-    order_rig::{Rig, fresh},
+    order_fixture::{Fixture, fresh},
     samples::{insured_order, self_pay_order},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_without_a_payment_method_waits_for_one() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let mut request = self_pay_order("");
     request.capture_mode = CaptureMode::Immediate.into();
-    let order = rig.place(request).await.unwrap();
+    let order = fixture.place(request).await.unwrap();
     assert_eq!(order.state(), OrderState::AwaitingPayment);
     assert!(order.expire_time.is_some());
 
-    let mut watch = rig
+    let mut watch = fixture
         .orders
         .clone()
         .watch_order(WatchOrderRequest { id: order.id.clone() })
@@ -31,7 +31,8 @@ async fn an_order_without_a_payment_method_waits_for_one() {
         .into_inner();
     let (request_id, order_id) = (fresh(), order.id.clone());
     let payment_method = "tok_visa".to_owned();
-    rig.payments
+    fixture
+        .payments
         .clone()
         .pay_order(PayOrderRequest {
             request_id,
@@ -51,11 +52,11 @@ async fn an_order_without_a_payment_method_waits_for_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_ends_ok_only_when_its_order_has_ended() {
-    let rig = Rig::start().await;
-    let waiting = rig.place(self_pay_order("")).await.unwrap();
+    let fixture = Fixture::start().await;
+    let waiting = fixture.place(self_pay_order("")).await.unwrap();
     let mut request = tonic::Request::new(WatchOrderRequest { id: waiting.id });
     request.set_timeout(std::time::Duration::from_millis(1_500));
-    let mut watch = rig
+    let mut watch = fixture
         .orders
         .clone()
         .watch_order(request)
@@ -72,8 +73,8 @@ async fn a_watch_ends_ok_only_when_its_order_has_ended() {
 
     let mut request = self_pay_order("tok_visa");
     request.capture_mode = CaptureMode::Immediate.into();
-    let settled = rig.place(request).await.unwrap();
-    let watched = rig
+    let settled = fixture.place(request).await.unwrap();
+    let watched = fixture
         .orders
         .clone()
         .watch_order(WatchOrderRequest { id: settled.id })
@@ -85,16 +86,22 @@ async fn a_watch_ends_ok_only_when_its_order_has_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_not_paid_in_time_expires_and_leaves_nothing() {
-    let rig = Rig::with(Options::default().set(Service::Order, "orders.payment_window_s", "1")).await;
-    let order = rig.place(insured_order("")).await.unwrap();
+    let fixture = Fixture::with(Options::default().set(Service::Order, "orders.payment_window_s", "1")).await;
+    let order = fixture.place(insured_order("")).await.unwrap();
     assert_eq!(order.state(), OrderState::AwaitingPayment);
-    let expired = rig.becomes(&order.id, OrderState::Expired).await;
+    let expired = fixture.becomes(&order.id, OrderState::Expired).await;
     assert_eq!(expired.failure.unwrap().reason, "PAYMENT_WINDOW_PASSED");
-    assert_eq!(rig.payments_of(&order.id).await[0].state(), PaymentState::Voided);
-    assert_eq!(rig.claims_of(&order.id).await[0].state(), ClaimState::Withdrawn);
+    assert_eq!(
+        fixture.payments_of(&order.id).await[0].state(),
+        PaymentState::Voided
+    );
+    assert_eq!(
+        fixture.claims_of(&order.id).await[0].state(),
+        ClaimState::Withdrawn
+    );
     let (request_id, order_id) = (fresh(), order.id.clone());
     let payment_method = "tok_visa".to_owned();
-    let late = rig
+    let late = fixture
         .payments
         .clone()
         .pay_order(PayOrderRequest {

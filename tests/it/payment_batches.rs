@@ -1,87 +1,98 @@
-//! Calls that come at the same time share their transactions, and nothing else: each has its own effect, answer and error.
+//! Concurrent calls share transactions, and nothing else: each has its own effect, answer and error.
 
 use futures_util::future::join_all;
-use proto::payment::v1::{
-    AuthorizePaymentRequest, CapturePaymentRequest, Payment, PaymentPurpose, PaymentState,
-};
-use tests::{Options, Service, eventually};
+use proto::payment::v1::{AuthorizePaymentRequest, Payment, PaymentPurpose, PaymentState};
+use tests::{Options, Service};
 use tonic::{Code, Status};
-use tonic_health::pb::health_check_response::ServingStatus;
 use uuid::Uuid;
 
-use crate::payment_rig::{Rig, SOON, Statement, aed, authorize, fresh, reason};
+use crate::payment_fixture::{Fixture, Statement, authorize, fresh, reason};
 
 const SHARE: PaymentPurpose = PaymentPurpose::Share;
 
-/// Never refuses callers for being slow: they wait for each other here.
-async fn rig() -> Rig {
+/// A fixture that never sheds slow calls: callers wait for each other here.
+pub(crate) async fn fixture() -> Fixture {
     let options = Options::default()
         .set(Service::Payment, "grpc.min_in_flight", "512")
         .set(Service::Payment, "processor.timeout_ms", "5000");
-    Rig::with(options).await
+    Fixture::with(options).await
 }
 
-fn requests(count: usize) -> Vec<AuthorizePaymentRequest> {
+pub(crate) fn requests(count: usize) -> Vec<AuthorizePaymentRequest> {
     (0..count)
         .map(|_| authorize(Uuid::new_v4(), 1_000, "tok_visa"))
         .collect()
 }
 
-/// Sends all at once; the answers in the same order.
-async fn send_all(rig: &Rig, requests: &[AuthorizePaymentRequest]) -> Vec<Result<Payment, Status>> {
-    join_all(requests.iter().map(|request| rig.send(request.clone()))).await
+/// Sends all concurrently; the answers have the order of the requests.
+pub(crate) async fn send_all(
+    fixture: &Fixture,
+    requests: &[AuthorizePaymentRequest],
+) -> Vec<Result<Payment, Status>> {
+    join_all(requests.iter().map(|request| fixture.send(request.clone()))).await
 }
 
-fn order(request: &AuthorizePaymentRequest) -> Uuid {
+pub(crate) fn order(request: &AuthorizePaymentRequest) -> Uuid {
     request.order_id.parse().unwrap()
 }
 
-async fn count(rig: &Rig, query: &str) -> i64 {
-    rig.stack.database(Service::Payment).count(query).await
+pub(crate) async fn count(fixture: &Fixture, query: &str) -> i64 {
+    fixture.stack.database(Service::Payment).count(query).await
 }
 
-/// The transactions in which payments were begun, and authorized and captured by the card network, and those in which they
-/// were booked and answered: what one transaction writes has one time.
-async fn transactions(rig: &Rig) -> [i64; 4] {
+/// The number of transactions in which payments were begun, authorized and captured by the card network, and
+/// booked and answered: all rows of one transaction have one time.
+async fn transactions(fixture: &Fixture) -> [i64; 4] {
     [
-        count(rig, "select count(distinct created_at) from payment.operation").await,
         count(
-            rig,
+            fixture,
+            "select count(distinct created_at) from payment.operation",
+        )
+        .await,
+        count(
+            fixture,
             "select count(distinct created_at) from sandbox.card_authorization",
         )
         .await,
         count(
-            rig,
+            fixture,
             "select count(distinct created_at) from sandbox.card_operation",
         )
         .await,
-        count(rig, "select count(distinct answered_at) from chassis.idempotency").await,
+        count(
+            fixture,
+            "select count(distinct answered_at) from chassis.idempotency",
+        )
+        .await,
     ]
 }
 
-async fn pay(rig: &Rig) {
-    let payment = rig.authorize(Uuid::new_v4(), 1_000, "tok_visa").await.unwrap();
-    let captured = rig.capture(&payment, None).await.unwrap();
+async fn pay(fixture: &Fixture) {
+    let payment = fixture
+        .authorize(Uuid::new_v4(), 1_000, "tok_visa")
+        .await
+        .unwrap();
+    let captured = fixture.capture(&payment, None).await.unwrap();
     assert_eq!(captured.state(), PaymentState::Captured);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_callers_at_once_need_less_than_a_third_of_the_transactions_of_one_after_the_other() {
     const EACH: usize = 4;
-    let rig = rig().await;
+    let fixture = fixture().await;
     for _ in 0..64 {
-        pay(&rig).await;
+        pay(&fixture).await;
     }
-    let alone = transactions(&rig).await;
-    assert_eq!(alone, [128, 64, 64, 128], "one alone waits for nobody");
+    let alone = transactions(&fixture).await;
+    assert_eq!(alone, [128, 64, 64, 128], "a single caller waits for no other");
 
     join_all((0..64).map(|_| async {
         for _ in 0..EACH {
-            pay(&rig).await;
+            pay(&fixture).await;
         }
     }))
     .await;
-    let all = transactions(&rig).await;
+    let all = transactions(&fixture).await;
     for (all, alone) in all.into_iter().zip(alone) {
         let together = all - alone;
         assert!(
@@ -91,22 +102,22 @@ async fn sixty_four_callers_at_once_need_less_than_a_third_of_the_transactions_o
         );
     }
     assert_eq!(
-        count(&rig, "select count(*) from payment.ledger_transaction").await,
+        count(&fixture, "select count(*) from payment.ledger_transaction").await,
         64 * (1 + EACH as i64)
     );
     assert_eq!(
-        count(&rig, "select sum(amount)::bigint from payment.ledger_entry").await,
+        count(&fixture, "select sum(amount)::bigint from payment.ledger_entry").await,
         0
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn among_many_good_ones_a_declined_a_silent_and_an_unknown_one_fail_alone() {
-    let rig = rig().await;
+async fn among_many_successful_payments_a_declined_an_unanswered_and_an_unknown_one_fail_alone() {
+    let fixture = fixture().await;
     let good = requests(40);
     let declined = authorize(Uuid::new_v4(), 1_000, "tok_decline");
     let silent = authorize(Uuid::new_v4(), 1_000, "tok_timeout_charged");
-    // Under the id of another request, which is in the same crowd.
+    // Has the id of another request of the same batch.
     let reused = AuthorizePaymentRequest {
         request_id: good[7].request_id.clone(),
         ..authorize(Uuid::new_v4(), 1_000, "tok_visa")
@@ -116,16 +127,16 @@ async fn among_many_good_ones_a_declined_a_silent_and_an_unknown_one_fail_alone(
         ..Payment::default()
     };
     let (answers, declined, silenced, reused, missing) = tokio::join!(
-        send_all(&rig, &good),
-        rig.send(declined),
-        rig.send(silent.clone()),
-        rig.send(reused.clone()),
-        rig.capture(&missing, None),
+        send_all(&fixture, &good),
+        fixture.send(declined),
+        fixture.send(silent.clone()),
+        fixture.send(reused.clone()),
+        fixture.capture(&missing, None),
     );
     assert_eq!(declined.unwrap().state(), PaymentState::Declined);
     assert_eq!(silenced.unwrap().state(), PaymentState::Unknown);
     assert_eq!(missing.unwrap_err().code(), Code::NotFound);
-    // One of the two that share an id has it.
+    // One of the two requests with the same id succeeds.
     let mut payments = Vec::new();
     let mut refused = Vec::new();
     for answer in answers.into_iter().chain([reused]) {
@@ -142,27 +153,29 @@ async fn among_many_good_ones_a_declined_a_silent_and_an_unknown_one_fail_alone(
             .all(|payment| payment.state() == PaymentState::Authorized)
     );
 
-    let captured = join_all(payments.iter().map(|payment| rig.capture(payment, None))).await;
+    let captured = join_all(payments.iter().map(|payment| fixture.capture(payment, None))).await;
     for captured in captured {
         assert_eq!(captured.unwrap().state(), PaymentState::Captured);
     }
-    rig.becomes(order(&silent), SHARE, PaymentState::Authorized).await;
+    fixture
+        .becomes(order(&silent), SHARE, PaymentState::Authorized)
+        .await;
     assert_eq!(
-        count(&rig, "select count(*) from payment.ledger_transaction").await,
+        count(&fixture, "select count(*) from payment.ledger_transaction").await,
         40
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_captures_of_one_payment_at_once_one_takes_the_money() {
-    let rig = rig().await;
-    let payments: Vec<Payment> = send_all(&rig, &requests(8))
+async fn of_concurrent_captures_of_one_payment_one_takes_the_money() {
+    let fixture = fixture().await;
+    let payments: Vec<Payment> = send_all(&fixture, &requests(8))
         .await
         .into_iter()
         .map(Result::unwrap)
         .collect();
     let twice = payments.iter().chain(&payments);
-    let answers = join_all(twice.map(|payment| rig.capture(payment, None))).await;
+    let answers = join_all(twice.map(|payment| fixture.capture(payment, None))).await;
     let (first, second) = answers.split_at(payments.len());
     for ((payment, first), second) in payments.iter().zip(first).zip(second) {
         let refused = match (first, second) {
@@ -179,174 +192,58 @@ async fn of_captures_of_one_payment_at_once_one_takes_the_money() {
             charged: 1_000,
             given_back: 0,
         };
-        assert_eq!(rig.statement(payment.order_id.parse().unwrap()).await, statement);
+        assert_eq!(
+            fixture.statement(payment.order_id.parse().unwrap()).await,
+            statement
+        );
     }
 }
 
-/// A void names the order, a capture the payment: in one transaction they must not both decide by what was there before.
+/// A void names the order, a capture the payment: in one transaction they must not both decide by the earlier
+/// state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_void_and_a_capture_at_once_never_both_succeed() {
-    let rig = rig().await;
-    let payments: Vec<Payment> = send_all(&rig, &requests(32))
+    let fixture = fixture().await;
+    let payments: Vec<Payment> = send_all(&fixture, &requests(32))
         .await
         .into_iter()
         .map(Result::unwrap)
         .collect();
-    let captures = join_all(payments.iter().map(|payment| rig.capture(payment, None)));
+    let captures = join_all(payments.iter().map(|payment| fixture.capture(payment, None)));
     let voids = join_all(
         payments
             .iter()
-            .map(|payment| rig.void(payment.order_id.parse().unwrap())),
+            .map(|payment| fixture.void(payment.order_id.parse().unwrap())),
     );
     let (captured, voided) = tokio::join!(captures, voids);
     for ((payment, captured), voided) in payments.iter().zip(captured).zip(voided) {
         assert!(captured.is_ok() != voided.is_ok(), "{captured:?} {voided:?}");
-        let now = rig.get(payment.order_id.parse().unwrap(), SHARE).await.unwrap();
-        let state = match captured.is_ok() {
-            true => PaymentState::Captured,
-            false => PaymentState::Voided,
+        let now = fixture
+            .get(payment.order_id.parse().unwrap(), SHARE)
+            .await
+            .unwrap();
+        let state = if captured.is_ok() {
+            PaymentState::Captured
+        } else {
+            PaymentState::Voided
         };
         assert_eq!(now.state(), state);
-        assert_eq!(rig.events(&now).await.len(), 2, "authorized, and one end");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_with_many_in_flight_each_is_resumed_and_charged_once() {
-    let rig = rig().await;
-    let requests = requests(48);
-    // The card network is held up, so that all are between their first transaction and the charge.
-    let pool = rig.stack.database(Service::Payment).superuser().await;
-    let mut network = pool.begin().await.unwrap();
-    sqlx::query("lock table sandbox.card_authorization in access exclusive mode")
-        .execute(&mut *network)
-        .await
-        .unwrap();
-    let calls = join_all(requests.iter().map(|request| {
-        let (mut payments, request) = (rig.payments.clone(), request.clone());
-        async move { payments.authorize_payment(request).await }
-    }));
-    let calls = tokio::spawn(calls);
-    let begun = "select count(*) from payment.payment where state = 'AUTHORIZING'";
-    eventually(SOON, || async { count(&rig, begun).await == 48 }).await;
-    rig.stack.kill9(Service::Payment);
-    assert!(calls.await.unwrap().iter().all(Result::is_err));
-    network.rollback().await.unwrap();
-
-    rig.stack.restart(Service::Payment).await;
-    for request in &requests {
-        let payment = eventually(SOON, || rig.send(request.clone())).await;
-        assert_eq!(payment.state(), PaymentState::Authorized);
-        assert_eq!(rig.statement(order(request)).await.holds, 1);
-        assert_eq!(rig.events(&payment).await, ["Authorized"]);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_point_of_many_captures_each_is_booked_once() {
-    let rig = rig().await;
-    let payments: Vec<Payment> = send_all(&rig, &requests(48))
-        .await
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
-    let captures: Vec<CapturePaymentRequest> = payments
-        .iter()
-        .map(|payment| CapturePaymentRequest {
-            request_id: fresh(),
-            id: payment.id.clone(),
-            amount: Some(aed(600)),
-        })
-        .collect();
-    let calls = join_all(captures.iter().map(|request| {
-        let (mut payments, request) = (rig.payments.clone(), request.clone());
-        async move { payments.capture_payment(request).await.is_ok() }
-    }));
-    let calls = tokio::spawn(calls);
-    // Some have been carried out by then, some have been answered, some have not begun.
-    let charged = "select count(*) from sandbox.card_operation";
-    eventually(SOON, || async { count(&rig, charged).await > 0 }).await;
-    rig.stack.kill9(Service::Payment);
-    calls.await.unwrap();
-
-    rig.stack.restart(Service::Payment).await;
-    for request in &captures {
-        let captured = eventually(SOON, || async {
-            let answer = rig.payments.clone().capture_payment(request.clone()).await;
-            answer.map(|answer| answer.into_inner().payment.unwrap())
-        })
-        .await;
-        assert_eq!(captured.state(), PaymentState::Captured);
-        assert_eq!(rig.events(&captured).await, ["Authorized", "Captured"]);
-        assert_eq!(
-            rig.statement(captured.order_id.parse().unwrap()).await.charged,
-            600
-        );
-    }
-    assert_eq!(
-        count(&rig, "select count(*) from payment.ledger_transaction").await,
-        48
-    );
-    assert_eq!(
-        count(
-            &rig,
-            "select count(*) from payment.operation where state in ('RUNNING', 'UNKNOWN')"
-        )
-        .await,
-        0
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drain_finishes_all_that_waits_in_the_queue() {
-    let rig = rig().await;
-    let requests = requests(130);
-    let pool = rig.stack.database(Service::Payment).superuser().await;
-    let mut held = pool.begin().await.unwrap();
-    sqlx::query("lock table payment.payment in access exclusive mode")
-        .execute(&mut *held)
-        .await
-        .unwrap();
-    let calls = join_all(requests.iter().map(|request| {
-        let (mut payments, request) = (rig.payments.clone(), request.clone());
-        async move { payments.authorize_payment(request).await }
-    }));
-    let calls = tokio::spawn(calls);
-    // A second transaction begins only when a whole batch waits behind the first.
-    let inserting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' \
-                     and datname = current_database() and query like 'insert into payment.payment%'";
-    eventually(SOON, || async { count(&rig, inserting).await == 2 }).await;
-    let stopped = async {
-        let released = async {
-            eventually(SOON, || async {
-                let serves = rig.stack.health(Service::Payment, "readiness").await;
-                !matches!(serves, Ok(ServingStatus::Serving))
-            })
-            .await;
-            held.rollback().await.unwrap();
-        };
-        tokio::join!(rig.stack.stop(Service::Payment), released).0
-    };
-    let (answers, status) = tokio::join!(calls, stopped);
-    assert!(status.success(), "{status}\n{}", rig.stack.log(Service::Payment));
-    let answered = answers.unwrap().iter().filter(|answer| answer.is_ok()).count();
-    assert!(answered >= 65, "{answered}");
-
-    rig.stack.restart(Service::Payment).await;
-    for request in &requests {
-        let payment = eventually(SOON, || rig.send(request.clone())).await;
-        assert_eq!(payment.state(), PaymentState::Authorized);
-        assert_eq!(rig.events(&payment).await, ["Authorized"]);
-        assert_eq!(rig.statement(order(request)).await.holds, 1);
+        assert_eq!(fixture.events(&now).await.len(), 2, "authorized, and one end");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_refuses_operations_that_refer_to_nothing_or_to_another_payment_and_deletes_none() {
-    let rig = rig().await;
-    let one = rig.authorize(Uuid::new_v4(), 1_000, "tok_visa").await.unwrap();
-    let other = rig.authorize(Uuid::new_v4(), 1_000, "tok_visa").await.unwrap();
-    let superuser = rig.stack.database(Service::Payment).superuser().await;
+    let fixture = fixture().await;
+    let one = fixture
+        .authorize(Uuid::new_v4(), 1_000, "tok_visa")
+        .await
+        .unwrap();
+    let other = fixture
+        .authorize(Uuid::new_v4(), 1_000, "tok_visa")
+        .await
+        .unwrap();
+    let superuser = fixture.stack.database(Service::Payment).superuser().await;
     let authorization_of = |payment: &Payment| {
         let id = &payment.id;
         format!("(select id from payment.operation where payment_id = '{id}')")
@@ -375,7 +272,7 @@ async fn the_database_refuses_operations_that_refer_to_nothing_or_to_another_pay
             "{facility} {payment} {root} {target}: {taken:?}"
         );
     }
-    let app = rig.stack.database(Service::Payment).app().await;
+    let app = fixture.stack.database(Service::Payment).app().await;
     for table in [
         "payment",
         "operation",

@@ -5,18 +5,18 @@ use tests::{Options, Service};
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::payment_rig::{Rig, Statement, minor, reason};
+use crate::payment_fixture::{Fixture, Statement, minor, reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn approved_cards_are_captured_and_the_holder_is_charged_once() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     for card in ["tok_visa", "tok_mastercard", "tok_amex", "tok_slow"] {
         let order = Uuid::new_v4();
-        let payment = rig.authorize(order, 12_050, card).await.unwrap();
+        let payment = fixture.authorize(order, 12_050, card).await.unwrap();
         assert_eq!(payment.state(), PaymentState::Authorized, "{card}");
         assert_eq!(minor(payment.authorized.as_ref()), 12_050);
         assert!(payment.expire_time.is_some() && !payment.processor_reference.is_empty());
-        let payment = rig.capture(&payment, None).await.unwrap();
+        let payment = fixture.capture(&payment, None).await.unwrap();
         assert_eq!(
             (payment.state(), minor(payment.captured.as_ref())),
             (PaymentState::Captured, 12_050)
@@ -27,14 +27,14 @@ async fn approved_cards_are_captured_and_the_holder_is_charged_once() {
             charged: 12_050,
             given_back: 0,
         };
-        assert_eq!(rig.statement(order).await, statement, "{card}");
-        assert_eq!(rig.events(&payment).await, ["Authorized", "Captured"]);
+        assert_eq!(fixture.statement(order).await, statement, "{card}");
+        assert_eq!(fixture.events(&payment).await, ["Authorized", "Captured"]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn declined_cards_say_why_and_another_method_may_be_tried() {
-    let rig = Rig::start().await;
+async fn declined_cards_return_the_reason_and_another_method_may_be_tried() {
+    let fixture = Fixture::start().await;
     for (card, why) in [
         ("tok_decline", "CARD_DECLINED"),
         ("tok_insufficient_funds", "INSUFFICIENT_FUNDS"),
@@ -44,129 +44,132 @@ async fn declined_cards_say_why_and_another_method_may_be_tried() {
         ("tok_nobody_knows", "INVALID_PAYMENT_METHOD"),
     ] {
         let order = Uuid::new_v4();
-        let declined = rig.authorize(order, 500, card).await.unwrap();
+        let declined = fixture.authorize(order, 500, card).await.unwrap();
         assert_eq!(
             (declined.state(), declined.decline_reason.as_str()),
             (PaymentState::Declined, why)
         );
         assert_eq!(
-            reason(&rig.authorize(order, 501, "tok_visa").await.unwrap_err()),
+            reason(&fixture.authorize(order, 501, "tok_visa").await.unwrap_err()),
             "AMOUNT_MISMATCH"
         );
-        let paid = rig.authorize(order, 500, "tok_visa").await.unwrap();
+        let paid = fixture.authorize(order, 500, "tok_visa").await.unwrap();
         assert_eq!((&paid.id, paid.state()), (&declined.id, PaymentState::Authorized));
-        assert_eq!(rig.statement(order).await.holds, 1);
+        assert_eq!(fixture.statement(order).await.holds, 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_after_the_authorization_leaves_the_payment_where_it_was() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let order = Uuid::new_v4();
-    let payment = rig.authorize(order, 700, "tok_capture_fails").await.unwrap();
-    let refused = rig.capture(&payment, None).await.unwrap_err();
+    let payment = fixture.authorize(order, 700, "tok_capture_fails").await.unwrap();
+    let refused = fixture.capture(&payment, None).await.unwrap_err();
     assert_eq!(
         (refused.code(), reason(&refused).as_str()),
         (Code::FailedPrecondition, "CAPTURE_REFUSED")
     );
     assert_eq!(
-        rig.get(order, PaymentPurpose::Share).await.unwrap().state(),
+        fixture.get(order, PaymentPurpose::Share).await.unwrap().state(),
         PaymentState::Authorized
     );
-    assert_eq!(rig.balances(order).await, []);
+    assert_eq!(fixture.balances(order).await, []);
 
     let order = Uuid::new_v4();
-    rig.authorize(order, 700, "tok_void_fails").await.unwrap();
-    assert_eq!(reason(&rig.void(order).await.unwrap_err()), "VOID_REFUSED");
+    fixture.authorize(order, 700, "tok_void_fails").await.unwrap();
+    assert_eq!(reason(&fixture.void(order).await.unwrap_err()), "VOID_REFUSED");
     assert_eq!(
-        rig.get(order, PaymentPurpose::Share).await.unwrap().state(),
+        fixture.get(order, PaymentPurpose::Share).await.unwrap().state(),
         PaymentState::Authorized
     );
 
     let order = Uuid::new_v4();
-    let payment = rig.authorize(order, 700, "tok_refund_fails").await.unwrap();
-    let payment = rig.capture(&payment, None).await.unwrap();
+    let payment = fixture.authorize(order, 700, "tok_refund_fails").await.unwrap();
+    let payment = fixture.capture(&payment, None).await.unwrap();
     assert_eq!(
-        reason(&rig.refund(&payment, None).await.unwrap_err()),
+        reason(&fixture.refund(&payment, None).await.unwrap_err()),
         "REFUND_REFUSED"
     );
-    let payment = rig.get(order, PaymentPurpose::Share).await.unwrap();
+    let payment = fixture.get(order, PaymentPurpose::Share).await.unwrap();
     assert_eq!(minor(payment.refunded.as_ref()), 0);
     assert_eq!(payment.refunds[0].state(), RefundState::Failed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_states_and_amounts_are_refused_with_precise_reasons() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let order = Uuid::new_v4();
-    let payment = rig.authorize(order, 900, "tok_visa").await.unwrap();
+    let payment = fixture.authorize(order, 900, "tok_visa").await.unwrap();
     assert_eq!(
-        reason(&rig.refund(&payment, None).await.unwrap_err()),
+        reason(&fixture.refund(&payment, None).await.unwrap_err()),
         "PAYMENT_NOT_CAPTURED"
     );
     assert_eq!(
-        reason(&rig.capture(&payment, Some(901)).await.unwrap_err()),
+        reason(&fixture.capture(&payment, Some(901)).await.unwrap_err()),
         "CAPTURE_EXCEEDS_AUTHORIZED"
     );
-    let again = rig.authorize(order, 900, "tok_visa").await.unwrap_err();
+    let again = fixture.authorize(order, 900, "tok_visa").await.unwrap_err();
     assert_eq!(
         (again.code(), reason(&again).as_str()),
         (Code::AlreadyExists, "PAYMENT_EXISTS")
     );
     for amount in [0, -5] {
         assert_eq!(
-            rig.capture(&payment, Some(amount)).await.unwrap_err().code(),
+            fixture.capture(&payment, Some(amount)).await.unwrap_err().code(),
             Code::InvalidArgument
         );
     }
-    let payment = rig.capture(&payment, Some(400)).await.unwrap();
+    let payment = fixture.capture(&payment, Some(400)).await.unwrap();
     assert_eq!(minor(payment.captured.as_ref()), 400);
     assert_eq!(
-        reason(&rig.capture(&payment, None).await.unwrap_err()),
+        reason(&fixture.capture(&payment, None).await.unwrap_err()),
         "PAYMENT_CAPTURED"
     );
-    assert_eq!(reason(&rig.void(order).await.unwrap_err()), "PAYMENT_CAPTURED");
+    assert_eq!(
+        reason(&fixture.void(order).await.unwrap_err()),
+        "PAYMENT_CAPTURED"
+    );
 
     let order = Uuid::new_v4();
-    let created = rig.authorize(order, 900, "").await.unwrap();
+    let created = fixture.authorize(order, 900, "").await.unwrap();
     assert_eq!(created.state(), PaymentState::Created);
     assert_eq!(
-        reason(&rig.capture(&created, None).await.unwrap_err()),
+        reason(&fixture.capture(&created, None).await.unwrap_err()),
         "PAYMENT_NOT_AUTHORIZED"
     );
     assert_eq!(
-        rig.authorize(order, 900, "").await.unwrap_err().code(),
+        fixture.authorize(order, 900, "").await.unwrap_err().code(),
         Code::AlreadyExists
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authorization_that_nobody_captures_lapses() {
+async fn an_uncaptured_authorization_expires() {
     let options = Options::default()
         .set(Service::Payment, "authorization.lifetime_s", "1")
         .set(Service::Payment, "authorization.sweep_ms", "50");
-    let rig = Rig::with(options).await;
+    let fixture = Fixture::with(options).await;
     let order = Uuid::new_v4();
-    let payment = rig.authorize(order, 900, "tok_visa").await.unwrap();
-    let expired = rig
+    let payment = fixture.authorize(order, 900, "tok_visa").await.unwrap();
+    let expired = fixture
         .becomes(order, PaymentPurpose::Share, PaymentState::Expired)
         .await;
     assert_eq!(
-        reason(&rig.capture(&payment, None).await.unwrap_err()),
+        reason(&fixture.capture(&payment, None).await.unwrap_err()),
         "PAYMENT_EXPIRED"
     );
-    assert_eq!(rig.statement(order).await.holds, 0);
-    assert_eq!(rig.events(&expired).await, ["Authorized", "Voided"]);
-    assert_eq!(rig.void(order).await.unwrap().state(), PaymentState::Expired);
+    assert_eq!(fixture.statement(order).await.holds, 0);
+    assert_eq!(fixture.events(&expired).await, ["Authorized", "Voided"]);
+    assert_eq!(fixture.void(order).await.unwrap().state(), PaymentState::Expired);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_payments_hold_each_payment_once_and_newest_first() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let mut orders = Vec::new();
     for _ in 0..5 {
         let order = Uuid::new_v4();
-        rig.authorize(order, 100, "tok_visa").await.unwrap();
+        fixture.authorize(order, 100, "tok_visa").await.unwrap();
         orders.insert(0, order.to_string());
     }
     let mut listed = Vec::new();
@@ -175,7 +178,7 @@ async fn pages_of_payments_hold_each_payment_once_and_newest_first() {
         ..ListPaymentsRequest::default()
     };
     loop {
-        let page = rig
+        let page = fixture
             .payments
             .clone()
             .list_payments(request.clone())
@@ -191,7 +194,8 @@ async fn pages_of_payments_hold_each_payment_once_and_newest_first() {
     assert_eq!(listed, orders);
     request.page_token = "forged".to_owned();
     assert_eq!(
-        rig.payments
+        fixture
+            .payments
             .clone()
             .list_payments(request)
             .await

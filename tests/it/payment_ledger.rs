@@ -1,4 +1,4 @@
-//! The ledger: what is booked for whom, that it balances, and that nobody can change it.
+//! The ledger: its entries, its balance, and its protection against changes.
 
 use proto::{
     claims::v1::{BookedLine, ClaimRemittance, ClaimRemitted, ClaimTakenBack},
@@ -15,8 +15,8 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::{
-    cli_rig::{Weft, errors},
-    payment_rig::{FACILITY, Rig, aed, fresh, minor, reason},
+    cli_fixture::{Weft, errors},
+    payment_fixture::{FACILITY, Fixture, aed, fresh, minor, reason},
 };
 
 pub(crate) const LEDGER: &str = "payment-ledger";
@@ -34,16 +34,16 @@ fn remittance(order: Uuid, amounts: &[i64]) -> ClaimRemittance {
     }
 }
 
-pub(crate) async fn fulfilled(rig: &Rig, order: Uuid, share: i64, net: i64) {
+pub(crate) async fn fulfilled(fixture: &Fixture, order: Uuid, share: i64, net: i64) {
     let event = OrderFulfilled {
         order_id: order.to_string(),
         patient_share: Some(aed(share)),
         payer_net: Some(aed(net)),
     };
-    rig.publish(LEDGER, order, &event).await;
+    fixture.publish(LEDGER, order, &event).await;
 }
 
-pub(crate) async fn balance_due(rig: &Rig, order: Uuid, transferred: i64, balance: i64) {
+pub(crate) async fn balance_due(fixture: &Fixture, order: Uuid, transferred: i64, balance: i64) {
     let event = OrderBalanceDue {
         order_id: order.to_string(),
         transferred: Some(aed(transferred)),
@@ -51,16 +51,20 @@ pub(crate) async fn balance_due(rig: &Rig, order: Uuid, transferred: i64, balanc
         balance: Some(aed(balance)),
         billed: None,
     };
-    rig.publish(LEDGER, order, &event).await;
+    fixture.publish(LEDGER, order, &event).await;
 }
 
-pub(crate) async fn pay(rig: &Rig, order: Uuid, method: &str) -> Result<proto::payment::v1::Payment, Status> {
+pub(crate) async fn pay(
+    fixture: &Fixture,
+    order: Uuid,
+    method: &str,
+) -> Result<proto::payment::v1::Payment, Status> {
     let request = PayOrderRequest {
         request_id: fresh(),
         order_id: order.to_string(),
         payment_method: method.to_owned(),
     };
-    Ok(rig
+    Ok(fixture
         .payments
         .clone()
         .pay_order(request)
@@ -71,31 +75,31 @@ pub(crate) async fn pay(rig: &Rig, order: Uuid, method: &str) -> Result<proto::p
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orders_books_follow_it_from_fulfilment_over_remittances_to_its_end() {
-    let rig = Rig::start().await;
+async fn the_ledger_follows_an_order_from_fulfilment_to_settlement() {
+    let fixture = Fixture::start().await;
     let order = Uuid::new_v4();
-    let payment = rig.authorize(order, 5_000, "tok_visa").await.unwrap();
-    assert_eq!(rig.balances(order).await, []);
-    rig.capture(&payment, None).await.unwrap();
-    fulfilled(&rig, order, 5_000, 34_000).await;
+    let payment = fixture.authorize(order, 5_000, "tok_visa").await.unwrap();
+    assert_eq!(fixture.balances(order).await, []);
+    fixture.capture(&payment, None).await.unwrap();
+    fulfilled(&fixture, order, 5_000, 34_000).await;
     let books = [
         (PatientReceivable, 0),
         (PayerReceivable, 34_000),
         (Cash, 5_000),
         (Revenue, -39_000),
     ];
-    assert_eq!(rig.balances(order).await, books);
+    assert_eq!(fixture.balances(order).await, books);
 
     let remitted = ClaimRemitted {
         remittance: Some(remittance(order, &[15_000, 9_000, 0])),
     };
-    rig.publish(REMITTANCES, Uuid::new_v4(), &remitted).await;
+    fixture.publish(REMITTANCES, Uuid::new_v4(), &remitted).await;
     let taken_back = ClaimTakenBack {
         remittance: Some(remittance(order, &[-15_000, 10_000])),
     };
-    rig.publish(REMITTANCES, Uuid::new_v4(), &taken_back).await;
+    fixture.publish(REMITTANCES, Uuid::new_v4(), &taken_back).await;
     assert_eq!(
-        rig.balances(order).await,
+        fixture.balances(order).await,
         [
             (PatientReceivable, 0),
             (PayerReceivable, 15_000),
@@ -110,17 +114,17 @@ async fn an_orders_books_follow_it_from_fulfilment_over_remittances_to_its_end()
         written_off: Some(aed(15_000)),
         patient_written_off: None,
     };
-    rig.publish(LEDGER, order, &settled).await;
+    fixture.publish(LEDGER, order, &settled).await;
     let returned = OrderReturned {
         order_id: order.to_string(),
         patient_share: Some(aed(5_000)),
         payer_net: None,
         full: false,
     };
-    rig.publish(LEDGER, order, &returned).await;
-    rig.refund(&payment, None).await.unwrap();
+    fixture.publish(LEDGER, order, &returned).await;
+    fixture.refund(&payment, None).await.unwrap();
     assert_eq!(
-        rig.balances(order).await,
+        fixture.balances(order).await,
         [
             (PatientReceivable, 0),
             (PayerReceivable, 0),
@@ -135,7 +139,7 @@ async fn an_orders_books_follow_it_from_fulfilment_over_remittances_to_its_end()
         order_id: order.to_string(),
         ..ListLedgerEntriesRequest::default()
     };
-    let entries = rig
+    let entries = fixture
         .ledger
         .clone()
         .list_ledger_entries(request)
@@ -158,11 +162,11 @@ async fn an_orders_books_follow_it_from_fulfilment_over_remittances_to_its_end()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payer_that_pays_late_has_the_patients_debt_and_the_write_off_reversed_in_the_books() {
-    let rig = Rig::start().await;
+async fn a_late_payment_by_the_payer_reverses_the_patients_debt_and_the_write_off_in_the_ledger() {
+    let fixture = Fixture::start().await;
     let order = Uuid::new_v4();
-    fulfilled(&rig, order, 0, 10_000).await;
-    balance_due(&rig, order, 4_000, 4_000).await;
+    fulfilled(&fixture, order, 0, 10_000).await;
+    balance_due(&fixture, order, 4_000, 4_000).await;
     let adjusted = |event: OrderAdjusted| OrderAdjusted {
         order_id: order.to_string(),
         ..event
@@ -172,19 +176,19 @@ async fn a_payer_that_pays_late_has_the_patients_debt_and_the_write_off_reversed
         billed: Some(aed(4_000)),
         ..OrderAdjusted::default()
     };
-    rig.publish(LEDGER, order, &adjusted(written_off)).await;
+    fixture.publish(LEDGER, order, &adjusted(written_off)).await;
     let books = [
         (PatientReceivable, 4_000),
         (PayerReceivable, 0),
         (Revenue, -10_000),
         (BadDebt, 6_000),
     ];
-    assert_eq!(rig.balances(order).await, books);
+    assert_eq!(fixture.balances(order).await, books);
 
     let paid = ClaimRemitted {
         remittance: Some(remittance(order, &[9_999])),
     };
-    rig.publish("payment-remittances", order, &paid).await;
+    fixture.publish("payment-remittances", order, &paid).await;
     let reversed = OrderAdjusted {
         transfer_reversed: Some(aed(4_000)),
         write_off_reversed: Some(aed(6_000)),
@@ -192,8 +196,8 @@ async fn a_payer_that_pays_late_has_the_patients_debt_and_the_write_off_reversed
         billed: Some(aed(0)),
         ..OrderAdjusted::default()
     };
-    rig.publish(LEDGER, order, &adjusted(reversed)).await;
-    let balances = rig.balances(order).await;
+    fixture.publish(LEDGER, order, &adjusted(reversed)).await;
+    let balances = fixture.balances(order).await;
     for (account, expected) in [
         (PatientReceivable, 0),
         (PayerReceivable, 0),
@@ -204,17 +208,17 @@ async fn a_payer_that_pays_late_has_the_patients_debt_and_the_write_off_reversed
         assert!(balances.contains(&(account, expected)), "{balances:?}");
     }
     assert_eq!(
-        reason(&pay(&rig, order, "tok_visa").await.unwrap_err()),
+        reason(&pay(&fixture, order, "tok_visa").await.unwrap_err()),
         "NOTHING_DUE"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_database_refuses_what_does_not_balance_and_any_change_of_what_is_booked() {
-    let rig = Rig::start().await;
+async fn the_database_refuses_unbalanced_transactions_and_any_change_of_booked_entries() {
+    let fixture = Fixture::start().await;
     let order = Uuid::new_v4();
-    fulfilled(&rig, order, 100, 200).await;
-    let superuser = rig.stack.database(Service::Payment).superuser().await;
+    fulfilled(&fixture, order, 100, 200).await;
+    let superuser = fixture.stack.database(Service::Payment).superuser().await;
     let booking = |amounts: &str| {
         format!(
             "with t as (
@@ -251,11 +255,12 @@ async fn the_database_refuses_what_does_not_balance_and_any_change_of_what_is_bo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sums_beyond_64_bits_are_right_or_refused_in_words() {
-    let rig = Rig::start().await;
+async fn sums_beyond_64_bits_are_exact_or_refused_with_a_reason() {
+    let fixture = Fixture::start().await;
     let most = i64::MAX;
     let trial_balance = async || {
-        rig.ledger
+        fixture
+            .ledger
             .clone()
             .get_trial_balance(GetTrialBalanceRequest::default())
             .await
@@ -274,7 +279,7 @@ async fn sums_beyond_64_bits_are_right_or_refused_in_words() {
              from booked, (values ('CASH', {most}), ('REVENUE', -{most})) as side (account, amount)"
         )
     };
-    let superuser = rig.stack.database(Service::Payment).superuser().await;
+    let superuser = fixture.stack.database(Service::Payment).superuser().await;
     superuser.execute(sqlx::AssertSqlSafe(book(2))).await.unwrap();
     let balance = trial_balance().await.unwrap().into_inner();
     assert!(balance.balanced);
@@ -286,7 +291,7 @@ async fn sums_beyond_64_bits_are_right_or_refused_in_words() {
     let debit = cash.debit.as_ref().unwrap();
     // Twice 92,233,720,368,547,758.07.
     assert_eq!((debit.units, debit.nanos), (184_467_440_737_095_516, 140_000_000));
-    let weft = Weft::of(&rig.stack, FACILITY, &["viewer"]);
+    let weft = Weft::new(&fixture.stack, FACILITY, &["viewer"]);
     let shown = weft.run(&["ledger", "balance"]).await;
     let table = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(

@@ -1,4 +1,4 @@
-//! The sandbox keeps its promises by itself, whoever calls it: each key takes effect once.
+//! The card sandbox by itself: each key takes effect once.
 
 use chassis::Tasks;
 use money::{Currency, Money};
@@ -11,7 +11,7 @@ use tests::Service;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::payment_rig::{Rig, Statement};
+use crate::payment_fixture::{Fixture, Statement};
 
 fn aed(minor: i64) -> Money {
     Money::new(minor, Currency::AED)
@@ -26,8 +26,8 @@ fn authorization(order: Uuid, token: &str) -> Authorize {
     }
 }
 
-async fn sandbox(rig: &Rig) -> Sandbox {
-    let pool = rig.stack.database(Service::Payment).app().await;
+async fn sandbox(fixture: &Fixture) -> Sandbox {
+    let pool = fixture.stack.database(Service::Payment).app().await;
     Sandbox::new(
         pool,
         &config::Sandbox {
@@ -39,9 +39,9 @@ async fn sandbox(rig: &Rig) -> Sandbox {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_call_repeated_at_once_takes_effect_once_and_answers_alike() {
-    let rig = Rig::start().await;
-    let (sandbox, sent) = (sandbox(&rig).await, Sent::default());
+async fn concurrent_repetitions_of_a_call_take_effect_once_and_answer_alike() {
+    let fixture = Fixture::start().await;
+    let (sandbox, sent) = (sandbox(&fixture).await, Sent::default());
     let order = Uuid::new_v4();
     let authorize = authorization(order, "tok_visa");
     let capture = Capture {
@@ -67,7 +67,7 @@ async fn every_call_repeated_at_once_takes_effect_once_and_answers_alike() {
         charged: 800,
         given_back: 300,
     };
-    assert_eq!(rig.statement(order).await, statement);
+    assert_eq!(fixture.statement(order).await, statement);
 
     let second = Capture {
         key: Uuid::new_v4(),
@@ -90,8 +90,8 @@ async fn every_call_repeated_at_once_takes_effect_once_and_answers_alike() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
-    let rig = Rig::start().await;
-    let (sandbox, sent) = (sandbox(&rig).await, Sent::default());
+    let fixture = Fixture::start().await;
+    let (sandbox, sent) = (sandbox(&fixture).await, Sent::default());
     for token in ["tok_visa", "tok_timeout_charged", "tok_timeout_not_charged"] {
         let order = Uuid::new_v4();
         let late = authorization(order, token);
@@ -113,14 +113,14 @@ async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
             Standing::Settled(refused),
             "{token}"
         );
-        assert_eq!(rig.statement(order).await.holds, 0, "{token}");
+        assert_eq!(fixture.statement(order).await.holds, 0, "{token}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_call_is_there_or_not_when_it_is_asked_about() {
-    let rig = Rig::start().await;
-    let (sandbox, sent) = (sandbox(&rig).await, Sent::default());
+async fn a_call_without_an_answer_can_be_queried_whether_or_not_it_took_effect() {
+    let fixture = Fixture::start().await;
+    let (sandbox, sent) = (sandbox(&fixture).await, Sent::default());
     for (token, there) in [("tok_timeout_charged", true), ("tok_timeout_not_charged", false)] {
         let call = authorization(Uuid::new_v4(), token);
         assert!(sandbox.authorize(&call, &sent).await.is_err());
@@ -142,8 +142,8 @@ fn same<E: std::fmt::Debug>(answers: Vec<Result<Outcome, E>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_of_all_cards_at_once_have_each_its_own_outcome() {
-    let rig = Rig::start().await;
-    let (sandbox, order) = (sandbox(&rig).await, Uuid::new_v4());
+    let fixture = Fixture::start().await;
+    let (sandbox, order) = (sandbox(&fixture).await, Uuid::new_v4());
     let authorized = futures_util::future::join_all((0..64).map(|at| {
         let (token, sandbox) = (
             ["tok_visa", "tok_decline", "tok_capture_fails", "tok_refund_fails"][at % 4],
@@ -212,13 +212,13 @@ async fn calls_of_all_cards_at_once_have_each_its_own_outcome() {
         charged: 32_000,
         given_back: 16 * 400,
     };
-    assert_eq!(rig.statement(order).await, statement);
+    assert_eq!(fixture.statement(order).await, statement);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_was_given_up_before_it_left_never_arrives() {
-    let rig = Rig::start().await;
-    let (sandbox, sent) = (sandbox(&rig).await, Sent::default());
+async fn a_call_cancelled_before_it_was_sent_never_arrives() {
+    let fixture = Fixture::start().await;
+    let (sandbox, sent) = (sandbox(&fixture).await, Sent::default());
     let call = authorization(Uuid::new_v4(), "tok_visa");
     assert!(sent.give_up());
     assert!(sandbox.authorize(&call, &sent).await.is_err());

@@ -1,4 +1,4 @@
-//! Requests that pass every rule, to be bent by the scenarios.
+//! Valid requests, which the scenarios change.
 
 use proto::{
     claims::v1::{Activity, ClaimDetails, Diagnosis, DiagnosisType, Encounter},
@@ -7,7 +7,7 @@ use proto::{
 };
 use uuid::Uuid;
 
-/// So many dirhams.
+/// An amount in dirhams.
 pub(crate) fn aed(units: i64) -> Money {
     Money {
         currency_code: "AED".to_owned(),
@@ -16,7 +16,7 @@ pub(crate) fn aed(units: i64) -> Money {
     }
 }
 
-/// A walk-in's order over 30 dirhams, captured when it is fulfilled.
+/// An order of a self-paying patient over 30 dirhams, captured on fulfilment.
 pub(crate) fn self_pay_order(payment_method: &str) -> PlaceOrderRequest {
     PlaceOrderRequest {
         request_id: Uuid::new_v4().to_string(),
@@ -27,7 +27,7 @@ pub(crate) fn self_pay_order(payment_method: &str) -> PlaceOrderRequest {
     }
 }
 
-/// An order over 120 dirhams of which the insurer is asked for 100, captured at once.
+/// An order over 120 dirhams, of which the insurer is billed 100, captured at once.
 pub(crate) fn insured_order(payment_method: &str) -> PlaceOrderRequest {
     PlaceOrderRequest {
         patient_id: "PT-0001".to_owned(),
@@ -39,7 +39,7 @@ pub(crate) fn insured_order(payment_method: &str) -> PlaceOrderRequest {
     }
 }
 
-/// A line of one piece.
+/// A line with quantity one.
 pub(crate) fn line(code: &str, amount: i64) -> PlaceOrderLine {
     PlaceOrderLine {
         code: code.to_owned(),

@@ -1,4 +1,4 @@
-//! The service configs that other languages' clients load are those of the contract as it is now.
+//! The checked-in service configs for clients in other languages match the current contract.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ fn the_checked_in_service_configs_are_fresh() {
         let file = format!("clients/service-config/{service}.json");
         let kept = fs::read_to_string(tests::workspace_root().join(&file)).unwrap();
         let now = policies.service_config(&format!("{service}.v1")).unwrap();
-        // The texts are long: the file's name says enough.
+        // The texts are long: the file name is enough for the message.
         assert!(
             kept == format!(
                 "{now:#}

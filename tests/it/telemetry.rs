@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use proto::order::v1::{OrderState, order_service_client::OrderServiceClient};
-use tests::{Collector, Options, Seen, Service, Stack, eventually};
+use tests::{Collector, Options, ReceivedSpan, Service, Stack, eventually};
 use tonic::Request;
 
 use crate::samples;
@@ -12,7 +12,8 @@ use crate::samples;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const RPC_METRICS: [&str; 2] = ["rpc.server.call.duration", "rpc.client.call.duration"];
 
-/// A stack that exports everything quickly, an order of a declined card, and the collector that saw it.
+/// A stack with short export intervals, an order with a declined card, and the collector that received its
+/// telemetry.
 async fn declined_order() -> (Stack, Collector) {
     let collector = Collector::start().await;
     let options = Options::default()
@@ -69,9 +70,10 @@ async fn one_trace_spans_the_caller_the_services_the_processor_and_the_events() 
         .into_iter()
         .filter(|(service, kind, name)| !seen(service, *kind, name))
         .collect();
-        match missing.is_empty() {
-            true => Ok(()),
-            false => Err(format!("not seen: {missing:?} in {:#?}", outline(&collector))),
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("not seen: {missing:?} in {:#?}", outline(&collector)))
         }
     })
     .await;
@@ -85,9 +87,10 @@ async fn rpc_metrics_and_logs_with_trace_ids_arrive_under_their_conventional_nam
             .iter()
             .filter(|metric| !collector.has_metric("order", metric))
             .collect();
-        match missing.is_empty() {
-            true => Ok(()),
-            false => Err(format!("{missing:?} of {:?}", collector.metrics())),
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{missing:?} of {:?}", collector.metrics()))
         }
     })
     .await;
@@ -123,7 +126,7 @@ async fn sagas_that_have_not_ended_are_counted_by_state_with_the_age_of_the_olde
 }
 
 /// The spans of the caller's trace.
-fn spans(collector: &Collector) -> Vec<Seen> {
+fn spans(collector: &Collector) -> Vec<ReceivedSpan> {
     let trace = hex(TRACE);
     collector
         .spans()

@@ -1,11 +1,11 @@
-//! Where telemetry goes, as the `OTEL_*` variables say: to collectors with TLS, and to none that is not trusted.
+//! Export of telemetry by the `OTEL_*` variables: to collectors with TLS, and to no untrusted one.
 
 use std::{collections::BTreeMap, fs, process::Command};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tests::{Collector, Hops};
 
-use crate::mesh_rig::{Caller, hops};
+use crate::mesh_fixture::{Caller, hops};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -16,7 +16,7 @@ fn authority(name: &str) -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A certificate for this name and its key, as PEM.
+/// A certificate for this name, and its key, as PEM.
 fn issued(issuer: &Authority, name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -24,7 +24,7 @@ fn issued(issuer: &Authority, name: &str) -> (String, String) {
     (certificate.pem(), key.serialize_pem())
 }
 
-/// What a service needs to be taken by the collector, in files of the hops' folder.
+/// The variables and files with which the collector accepts a service, in the hops' folder.
 fn variables(
     hops: &Hops,
     collector: &Collector,
@@ -59,7 +59,7 @@ async fn all_signals_reach_a_collector_that_takes_tls_and_client_certificates_al
     environment.insert("OTEL_SERVICE_NAME".to_owned(), "front".to_owned());
     environment.insert("OTEL_PROPAGATORS".to_owned(), "b3".to_owned());
     let hop = hops.start_in(&environment, &[]).await;
-    Caller::of(&hops, [&hop]).list().await.unwrap();
+    Caller::new(&hops, [&hop]).list().await.unwrap();
     assert!(hop.stop().await.success(), "{}", hop.log());
     let log = hop.log();
     assert!(
@@ -92,20 +92,20 @@ async fn a_collector_that_is_not_trusted_gets_nothing_and_the_service_serves_and
     public.remove("OTEL_EXPORTER_OTLP_CERTIFICATE");
     for environment in [foreign, public] {
         let hop = hops.start_in(&environment, &[]).await;
-        Caller::of(&hops, [&hop]).list().await.unwrap();
+        Caller::new(&hops, [&hop]).list().await.unwrap();
         assert!(hop.stop().await.success(), "{}", hop.log());
         assert_eq!((collector.spans().len(), collector.logs().len()), (0, 0));
     }
 }
 
 #[test]
-fn a_variable_that_cannot_be_obeyed_is_refused_by_serve_and_named_by_check_config() {
+fn an_unsupported_otel_variable_is_refused_by_serve_and_named_by_check_config() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty.pem");
     fs::write(&empty, "nothing").unwrap();
     let empty = empty.to_str().unwrap();
     let certificate = "OTEL_EXPORTER_OTLP_CERTIFICATE";
-    for (name, value, told) in [
+    for (name, value, message) in [
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "collector:4317",
@@ -126,7 +126,7 @@ fn a_variable_that_cannot_be_obeyed_is_refused_by_serve_and_named_by_check_confi
             let errors = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(2), "{verb}: {errors}");
             assert_eq!(
-                errors.matches(&format!("{name}: {told}")).count(),
+                errors.matches(&format!("{name}: {message}")).count(),
                 1,
                 "{verb}: {errors}"
             );

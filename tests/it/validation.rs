@@ -1,5 +1,4 @@
-//! Every rule that the contract declares is enforced by the services: one bad request for each, made from the
-//! descriptors, so that a new rule is tested without a line here.
+//! The services enforce every rule of the contract: one invalid request for each, generated from the descriptors.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,7 +19,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 /// How deep requests nest: a line's observation in an activity of a claim of an order.
 const DEPTH: usize = 5;
 
-/// Rows of every table but the audit trail, which records refusals on purpose, and the event backbone's own state.
+/// Rows of every table except the audit trail, which records refusals, and the event backbone's own state.
 const ROWS: &str = "select coalesce(sum((xpath('/row/c/text()', query_to_xml(format('select count(*) as c from %I.%I', \
     table_schema, table_name), false, true, '')))[1]::text::bigint), 0)::bigint from information_schema.tables \
     where table_type = 'BASE TABLE' and table_schema not in ('pg_catalog', 'information_schema', 'weft_migrations') \
@@ -58,7 +57,7 @@ async fn every_rule_of_the_contract_is_enforced_and_names_its_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_between_fields_are_enforced_in_words() {
+async fn rules_between_fields_are_enforced_with_their_messages() {
     let stack = Stack::start().await;
     let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
     let mut rules = 0;
@@ -90,7 +89,7 @@ async fn rules_between_fields_are_enforced_in_words() {
     assert!(rules >= 4, "only {rules} rules were found");
 }
 
-/// A request that breaks one rule at `path`, and maybe others by what it leaves out.
+/// A request that violates one rule at `path`, and maybe others by missing fields.
 struct Bad {
     path: String,
     request: DynamicMessage,
@@ -119,9 +118,10 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
         for bad in bad_requests(&inner, depth - 1) {
             let mut request = DynamicMessage::new(message.clone());
             let nested = Value::Message(bad.request);
-            let (value, place) = match field.is_list() {
-                true => (Value::List(vec![nested]), format!("{}[0]", field.name())),
-                false => (nested, field.name().to_owned()),
+            let (value, place) = if field.is_list() {
+                (Value::List(vec![nested]), format!("{}[0]", field.name()))
+            } else {
+                (nested, field.name().to_owned())
             };
             request.set_field(&field, value);
             found.push(Bad {
@@ -133,14 +133,14 @@ fn bad_requests(message: &MessageDescriptor, depth: usize) -> Vec<Bad> {
     found
 }
 
-/// Whether a field's items are requests of their own: what is wrong with one is its own result (`bulk_calls`, `order_bulk`).
+/// Whether a field's items are requests, each with a result of its own (`bulk_calls`, `order_bulk`).
 fn are_requests(rules: &DynamicMessage) -> bool {
     let items = inner(rules, "repeated").and_then(|rules| inner(&rules, "items"));
     let ignore = items.and_then(|items| items.get_field_by_name("ignore")?.as_enum_number());
     ignore == Some(3) // IGNORE_ALWAYS
 }
 
-/// Values that break the rules of a field, one for each rule; `None` leaves it out.
+/// Values that violate the rules of a field, one for each rule; `None` leaves the field out.
 fn bad_values(field: &FieldDescriptor, rules: &DynamicMessage) -> Vec<Option<Value>> {
     let mut bad = Vec::new();
     if flag(rules, "required") {
@@ -203,7 +203,7 @@ fn bad_of_kind(field: &FieldDescriptor, kind: &str, rules: &DynamicMessage) -> V
     bad
 }
 
-/// An amount below nothing, a time that runs backwards.
+/// A negative amount or duration.
 fn negative(field: &FieldDescriptor, part: &str) -> Value {
     let mut value = Value::default_value(&field.kind());
     if let Some(message) = value.as_message_mut() {
@@ -216,7 +216,7 @@ fn field_rules(field: &FieldDescriptor) -> Option<DynamicMessage> {
     extension(&field.options(), "buf.validate.field")
 }
 
-/// The words of the rules between the fields of a message.
+/// The messages of the rules between the fields of a message.
 fn message_rules(message: &MessageDescriptor) -> Vec<String> {
     let rules = extension(&message.options(), "buf.validate.message");
     let rules = rules.map(|rules| list(&rules, "cel")).unwrap_or_default();
@@ -233,7 +233,7 @@ fn message_rules(message: &MessageDescriptor) -> Vec<String> {
         .collect()
 }
 
-/// A value within a field's rules, if it is set.
+/// The value of an option within a field's rules, if it is set.
 pub(crate) fn rule_of(field: &FieldDescriptor, path: &[&str]) -> Option<Value> {
     let mut value = Value::Message(field_rules(field)?);
     for name in path {
@@ -246,7 +246,7 @@ pub(crate) fn rule_of(field: &FieldDescriptor, path: &[&str]) -> Option<Value> {
     Some(value)
 }
 
-/// Whether the field has this option, a flag.
+/// Whether the field has this boolean option.
 pub(crate) fn has_option(field: &FieldDescriptor, name: &str) -> bool {
     let extension = field.parent_pool().get_extension_by_name(name).unwrap();
     field
@@ -310,7 +310,7 @@ pub(crate) async fn rows(stack: &Stack) -> BTreeMap<Service, i64> {
     rows
 }
 
-/// Who serves a method. Every service serves the operators' tools; sagas are the order service's.
+/// The service of a method. Every service serves the operators' tools; sagas belong to the order service.
 pub(crate) fn server_of(method: &MethodDescriptor) -> Service {
     match method.parent_service().package_name() {
         "payment.v1" => Service::Payment,
@@ -328,24 +328,25 @@ pub(crate) async fn send(stack: &Stack, method: &MethodDescriptor, body: Bytes) 
         .input()
         .get_field_by_name("requests")
         .is_some_and(|field| field.is_list());
-    let answer = match method.is_client_streaming() {
-        true => client
+    let answer = if method.is_client_streaming() {
+        client
             .client_streaming(Request::new(tokio_stream::once(body)), path, Raw)
             .await
-            .map(drop),
-        false => match client.server_streaming(Request::new(body), path, Raw).await {
+            .map(drop)
+    } else {
+        match client.server_streaming(Request::new(body), path, Raw).await {
             Ok(mut answers) if takes_several => {
                 let answer = answers.get_mut().message().await.unwrap();
                 refused_alone(&DynamicMessage::decode(method.output(), answer.unwrap()).unwrap())
                     .map_or(Ok(()), Err)
             }
             answer => answer.map(drop),
-        },
+        }
     };
     answer.err().unwrap_or_else(|| Status::ok("it was not refused"))
 }
 
-/// Why the first request of several was refused. Its fields are named from the call's message on.
+/// The error of the first of several requests. Its fields are named relative to the call's message.
 fn refused_alone(answer: &DynamicMessage) -> Option<Status> {
     let results = list(answer, "results");
     let error = inner(results.first()?.as_message()?, "error")?;
@@ -360,7 +361,7 @@ fn refused_alone(answer: &DynamicMessage) -> Option<Status> {
     ))
 }
 
-/// Bytes as they are.
+/// A codec that passes encoded bytes through.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Raw;
 

@@ -1,5 +1,5 @@
-//! What scenarios and benches of the event backbone share: a service's database with its tables, events, and a
-//! handler that writes down what took effect.
+//! Shared by scenarios and benches of the event backbone: the schema, settings and events of a service, and a
+//! handler that records its effects.
 
 use std::str::FromStr;
 
@@ -15,17 +15,18 @@ use uuid::Uuid;
 
 use crate::{Database, Nats};
 
-/// The tenant of every event.
+/// Facility of every event.
 pub const FACILITY: &str = "al-noor";
 
-/// The consumer that writes effects down.
+/// Name of the consumer that records effects.
 pub const CONSUMER: &str = "order-recorder";
 
-/// Its subject.
+/// Subject of that consumer.
 pub const SUBJECT: &str = "evt.order.order.confirmed";
 
-/// Gives a fresh database of the service `order` the backbone's tables, and `effect`, where [`Recorder`] writes.
-pub async fn lay_out(database: &Database) {
+/// Creates the backbone's tables in a fresh database of the service `order`, and the table `effect`, where
+/// [`Recorder`] writes.
+pub async fn prepare_database(database: &Database) {
     database.migrate(&["chassis", "events"]).await;
     let effect = "create table effect (id bigint generated always as identity, event_id uuid primary key,
                       aggregate_id uuid not null, version bigint not null,
@@ -35,8 +36,8 @@ pub async fn lay_out(database: &Database) {
     owner.execute(effect).await.expect("the table is new");
 }
 
-/// Short times, so that a scenario with five attempts and a lease takes a moment. The addresses are the broker's own
-/// and its monitoring page's.
+/// Settings with short times, so that a scenario with five attempts and a lease ends quickly. `nats` is the
+/// broker's URL, `monitoring` that of its monitoring page.
 pub fn settings(nats: &str, monitoring: &str) -> Settings {
     let mut settings = Settings {
         servers: vec![nats.into()],
@@ -53,7 +54,7 @@ pub fn settings(nats: &str, monitoring: &str) -> Settings {
     settings
 }
 
-/// An event of an order, `order.v1.OrderConfirmed`.
+/// An `order.v1.OrderConfirmed` event.
 pub fn event(aggregate: Uuid, version: i64) -> Event {
     let meta = Meta {
         facility: FACILITY.into(),
@@ -70,19 +71,19 @@ pub fn event(aggregate: Uuid, version: i64) -> Event {
     )
 }
 
-/// A transaction of [`FACILITY`], begun in one round trip as the services do.
+/// Begins a transaction of [`FACILITY`] in one round trip, as the services do.
 ///
 /// # Errors
-/// When the database is away.
+/// When the database is unavailable.
 pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let statement = format!("begin; select set_config('weft.facility', '{FACILITY}', true)");
     pool.begin_with(AssertSqlSafe(statement)).await
 }
 
-/// Appends events in a transaction of their own.
+/// Appends events in one transaction.
 ///
 /// # Errors
-/// When the database is away: whether the events are there is then open.
+/// When the database is unavailable. The events may or may not be stored then.
 pub async fn append(pool: &PgPool, events: &[Event]) -> Result<(), events::Error> {
     let mut tx = begin(pool).await?;
     events::append(&mut tx, events).await?;
@@ -90,7 +91,7 @@ pub async fn append(pool: &PgPool, events: &[Event]) -> Result<(), events::Error
     Ok(())
 }
 
-/// Writes the effect down, then lets the scenario decide, before the commit.
+/// Inserts the effect, then runs the scenario's check before the commit.
 pub struct Recorder<F>(pub F);
 
 impl<F> Handler for Recorder<F>
@@ -109,7 +110,7 @@ where
     }
 }
 
-/// An event as the stream holds it.
+/// An event as it is stored in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
     pub id: Uuid,
@@ -117,10 +118,10 @@ pub struct Published {
     pub version: i64,
 }
 
-/// The events in the stream, in its order.
+/// Reads all events of the stream in stream order.
 ///
 /// # Panics
-/// When the stream is not there, or ends before its last message was read.
+/// When the stream does not exist or ends before its last message was read.
 pub async fn published(nats: &Nats) -> Vec<Published> {
     let jetstream = jetstream::new(nats.client().await);
     let config = pull::Config {

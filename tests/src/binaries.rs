@@ -1,4 +1,4 @@
-//! Where the programs are that the harness starts.
+//! Locates the programs that the harness starts.
 
 use std::{
     env,
@@ -15,9 +15,9 @@ pub fn workspace_root() -> &'static Path {
         .expect("the crate lies in a folder of the workspace")
 }
 
-/// The path of one of our own programs (`order`, `weft`), built as it is now.
+/// The path of one of the workspace's programs (`order`, `weft`), built from the current sources.
 ///
-/// `WEFT_BINARIES` names a folder of finished ones instead, to test a release build.
+/// `WEFT_BINARIES` names a folder of prebuilt programs instead, to test a release build.
 pub async fn program(name: &str) -> PathBuf {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
     let folder = BUILT
@@ -33,14 +33,15 @@ pub async fn program(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// A program of others: what `scripts/setup` provides, then what PATH does.
+/// The path of an external program: the one that `scripts/setup` provides, otherwise the one on PATH.
 pub(crate) fn tool(name: &str) -> PathBuf {
     let ours = workspace_root().join(".tools/bin").join(name);
-    // Resolved, because a server that runs as another user may not be able to enter the checkout.
+    // Symbolic links are resolved, because a server that runs as another user may not be able to enter the
+    // checkout.
     ours.canonicalize().unwrap_or_else(|_| PathBuf::from(name))
 }
 
-/// `cargo test` alone builds no program of another crate.
+/// Builds all programs, because `cargo test` alone builds none of another crate.
 fn build() -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)

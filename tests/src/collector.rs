@@ -1,4 +1,4 @@
-//! An OTLP collector that keeps what it gets.
+//! An OTLP collector that stores what it receives.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,43 +36,43 @@ use tonic::{
     transport::{Certificate, Identity, Server, ServerTlsConfig},
 };
 
-/// A span and the service that it came from.
+/// A received span with the service that sent it.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReceivedSpan {
     /// `service.name` of its resource.
     pub service: String,
     /// The span.
     pub span: Span,
 }
 
-/// The collector; it takes traces, metrics and logs until it is dropped.
+/// The collector; it receives traces, metrics and logs until it is dropped.
 #[derive(Debug)]
 pub struct Collector {
     scheme: &'static str,
     address: SocketAddr,
-    kept: Kept,
+    received: Received,
     _running: DropGuard,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Kept(Arc<Mutex<Signals>>);
+struct Received(Arc<Mutex<Signals>>);
 
 #[derive(Debug, Default)]
 struct Signals {
-    spans: Vec<Seen>,
-    /// The latest of each service and name.
+    spans: Vec<ReceivedSpan>,
+    /// The latest value by service and name.
     metrics: BTreeMap<(String, String), Metric>,
     logs: Vec<(String, LogRecord)>,
 }
 
 impl Collector {
-    /// Starts one on a free port.
+    /// Starts a collector on a free port.
     pub async fn start() -> Collector {
         Collector::serving("http", Server::builder()).await
     }
 
-    /// Starts one that takes TLS alone, and clients with a certificate of `clients` alone. All three are PEM;
-    /// the certificate is for 127.0.0.1.
+    /// Starts a collector that accepts only TLS, and only clients with a certificate of `clients`. All three are
+    /// PEM; the certificate is for 127.0.0.1.
     ///
     /// # Panics
     /// When the certificate and its key do not belong together.
@@ -91,13 +91,13 @@ impl Collector {
             .await
             .expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let kept = Kept::default();
+        let received = Received::default();
         let running = CancellationToken::new();
         let gzip = CompressionEncoding::Gzip;
         let server = server
-            .add_service(TraceServiceServer::new(kept.clone()).accept_compressed(gzip))
-            .add_service(MetricsServiceServer::new(kept.clone()).accept_compressed(gzip))
-            .add_service(LogsServiceServer::new(kept.clone()).accept_compressed(gzip))
+            .add_service(TraceServiceServer::new(received.clone()).accept_compressed(gzip))
+            .add_service(MetricsServiceServer::new(received.clone()).accept_compressed(gzip))
+            .add_service(LogsServiceServer::new(received.clone()).accept_compressed(gzip))
             .serve_with_incoming_shutdown(
                 TcpListenerStream::new(listener),
                 running.clone().cancelled_owned(),
@@ -106,19 +106,19 @@ impl Collector {
         Collector {
             scheme,
             address,
-            kept,
+            received,
             _running: running.drop_guard(),
         }
     }
 
-    /// What belongs into `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }
 
     /// All spans so far.
-    pub fn spans(&self) -> Vec<Seen> {
-        self.kept.signals().spans.clone()
+    pub fn spans(&self) -> Vec<ReceivedSpan> {
+        self.received.signals().spans.clone()
     }
 
     /// Whether a service has sent a metric of this name.
@@ -128,12 +128,12 @@ impl Collector {
 
     /// The services and the names of the metrics that they have sent.
     pub fn metrics(&self) -> BTreeSet<(String, String)> {
-        self.kept.signals().metrics.keys().cloned().collect()
+        self.received.signals().metrics.keys().cloned().collect()
     }
 
-    /// What a service's counter last said, of all its points.
+    /// The last value of a service's counter, summed over all its data points.
     pub fn counter(&self, service: &str, name: &str) -> Option<i64> {
-        let signals = self.kept.signals();
+        let signals = self.received.signals();
         let metric = signals.metrics.get(&(service.to_owned(), name.to_owned()))?;
         let Some(metric::Data::Sum(sum)) = &metric.data else {
             return None;
@@ -145,9 +145,9 @@ impl Collector {
         Some(counted.sum())
     }
 
-    /// What a service's gauge last said at the point that has the attribute.
+    /// The last value of a service's gauge at the data point with the attribute.
     pub fn gauge(&self, service: &str, name: &str, attribute: (&str, &str)) -> Option<f64> {
-        let signals = self.kept.signals();
+        let signals = self.received.signals();
         let metric = signals.metrics.get(&(service.to_owned(), name.to_owned()))?;
         let Some(metric::Data::Gauge(gauge)) = &metric.data else {
             return None;
@@ -162,13 +162,13 @@ impl Collector {
         }
     }
 
-    /// All log records so far, with the service that they came from.
+    /// All log records so far, with the service that sent them.
     pub fn logs(&self) -> Vec<(String, LogRecord)> {
-        self.kept.signals().logs.clone()
+        self.received.signals().logs.clone()
     }
 }
 
-impl Kept {
+impl Received {
     fn signals(&self) -> MutexGuard<'_, Signals> {
         self.0.lock().expect("nothing panics while it is held")
     }
@@ -179,7 +179,7 @@ fn service_of(resource: Option<&Resource>) -> String {
     name.unwrap_or_default().to_owned()
 }
 
-/// The attribute's value, if it is there and a text.
+/// The attribute's value, if it exists and is a string.
 fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
     let attribute = attributes.iter().find(|attribute| attribute.key == key)?;
     match attribute.value.as_ref()?.value.as_ref()? {
@@ -189,7 +189,7 @@ fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
 }
 
 #[async_trait]
-impl TraceService for Kept {
+impl TraceService for Received {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -197,7 +197,7 @@ impl TraceService for Kept {
         for resource in request.into_inner().resource_spans {
             let service = service_of(resource.resource.as_ref());
             let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.signals().spans.extend(spans.map(|span| Seen {
+            self.signals().spans.extend(spans.map(|span| ReceivedSpan {
                 service: service.clone(),
                 span,
             }));
@@ -207,7 +207,7 @@ impl TraceService for Kept {
 }
 
 #[async_trait]
-impl MetricsService for Kept {
+impl MetricsService for Received {
     async fn export(
         &self,
         request: Request<ExportMetricsServiceRequest>,
@@ -224,7 +224,7 @@ impl MetricsService for Kept {
 }
 
 #[async_trait]
-impl LogsService for Kept {
+impl LogsService for Received {
     async fn export(
         &self,
         request: Request<ExportLogsServiceRequest>,

@@ -1,4 +1,4 @@
-//! Waiting on a condition instead of sleeping.
+//! Waiting for a condition instead of sleeping.
 
 use std::{
     fmt::Display,
@@ -7,15 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long between two looks at the condition.
+/// Time between two checks of the condition.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Looks at a condition every 20 ms until it holds, and returns what it found.
+/// Checks a condition every 20 ms until it holds, and returns its value.
 ///
-/// The condition answers `bool`, `Option<T>` or `Result<T, E>`; false, `None` and `Err` mean "not yet".
+/// The condition returns `bool`, `Option<T>` or `Result<T, E>`; false, `None` and `Err` mean "not yet".
 ///
 /// # Panics
-/// When it does not hold `within` the time, at the caller's line and with the last error.
+/// When it does not hold `within` this time; the message has the caller's line and the last error.
 #[track_caller]
 pub fn eventually<C, F>(
     within: Duration,
@@ -43,9 +43,9 @@ where
     }
 }
 
-/// What a condition may answer.
+/// A result of a condition.
 pub trait Outcome {
-    /// What it found once it holds.
+    /// The value of a condition that holds.
     type Value;
 
     /// The value, or why it does not hold yet.

@@ -1,8 +1,8 @@
-//! The harness: real PostgreSQL, real NATS and the real service binaries as child processes, for scenarios in
-//! `tests/it/` that read like stories.
+//! Test harness: starts real PostgreSQL, real NATS and the real service binaries as child processes for the
+//! scenarios in `tests/it/`.
 //!
 //! ```no_run
-//! # async fn story() {
+//! # async fn scenario() {
 //! let stack = tests::Stack::start().await;
 //! let clerk = stack.token("al-noor", &["clerk", "cashier"]);
 //! let channel = stack.connect(tests::Service::Order, &clerk);
@@ -12,12 +12,12 @@
 //! # }
 //! ```
 //!
-//! Every child process and temporary folder is gone when the test process is, however it ends (`watchdog`).
-//! The modules are in reading order.
+//! Every child process is stopped and every temporary folder removed when the test process ends, also after a
+//! crash or kill (`watchdog`). The modules are in reading order.
 
 pub mod stack;
 
-pub mod hop;
+pub mod hop_service;
 pub mod pod;
 pub mod service;
 pub mod token;
@@ -31,8 +31,8 @@ pub mod sql_counters;
 pub mod tables;
 
 pub mod collector;
-pub mod door;
-pub mod faulty_link;
+pub mod grpc_fault_proxy;
+pub mod tcp_fault_proxy;
 
 pub mod eventually;
 
@@ -42,11 +42,10 @@ mod process;
 pub mod watchdog;
 
 pub use binaries::{program, workspace_root};
-pub use collector::{Collector, Seen};
-pub use door::{Attempt, Door, Manner};
+pub use collector::{Collector, ReceivedSpan};
 pub use eventually::eventually;
-pub use faulty_link::FaultyLink;
-pub use hop::{Hop, Hops};
+pub use grpc_fault_proxy::{Attempt, FaultAction, GrpcFaultProxy};
+pub use hop_service::{Hop, Hops};
 pub use nats::Nats;
 pub use node::{Node, Role};
 pub use pod::{Pod, PodSpec};
@@ -54,4 +53,5 @@ pub use postgres::{Database, Durability, Postgres};
 pub use service::Service;
 pub use sql_counters::SqlCounters;
 pub use stack::{Options, Stack};
+pub use tcp_fault_proxy::TcpFaultProxy;
 pub use token::{Bearer, Issuer};

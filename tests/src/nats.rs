@@ -1,4 +1,4 @@
-//! A NATS server of a test's own, with JetStream.
+//! A NATS server with JetStream for one test.
 
 use std::{fs, path::Path, process::Command, sync::Mutex, time::Duration};
 
@@ -12,13 +12,13 @@ use tokio::{
 
 use crate::{binaries, eventually, process::Process, watchdog};
 
-/// Before the lines that a test has added to the configuration.
+/// Separates the base configuration from the lines that a test has added.
 const ADDED: &str = "# added\n";
 
 const START: Duration = Duration::from_secs(20);
 
-/// A NATS server with JetStream that syncs every write, as production does. It keeps its ports and its data over
-/// a restart.
+/// A NATS server with JetStream that syncs every write, as in production. It keeps its ports and data over a
+/// restart.
 #[derive(Debug)]
 pub struct Nats {
     folder: TempDir,
@@ -33,7 +33,7 @@ struct Ports {
 }
 
 impl Nats {
-    /// Starts one on ports of its own choice.
+    /// Starts a server on free ports.
     ///
     /// # Panics
     /// When it is not up within 20 s; the message ends with its log.
@@ -41,7 +41,7 @@ impl Nats {
         Self::start_with("").await
     }
 
-    /// The same, where nobody may publish to a subject.
+    /// Starts a server on which publishing to a subject is forbidden.
     ///
     /// # Panics
     /// As [`Nats::start`].
@@ -64,45 +64,45 @@ impl Nats {
         }
     }
 
-    /// Where clients connect: `nats://127.0.0.1:PORT`.
+    /// Client URL: `nats://127.0.0.1:PORT`.
     pub fn url(&self) -> &str {
         &self.ports.nats[0]
     }
 
-    /// Where it listens, without the scheme: `127.0.0.1:PORT`.
+    /// Client address without the scheme: `127.0.0.1:PORT`.
     pub fn address(&self) -> &str {
         address(self.url())
     }
 
-    /// Where its monitoring pages are, without the scheme.
+    /// Address of its monitoring pages, without the scheme.
     pub fn monitoring_address(&self) -> &str {
         address(self.monitoring_url())
     }
 
-    /// The base of its monitoring pages (`/jsz`, `/varz`): `http://127.0.0.1:PORT`.
+    /// Base URL of its monitoring pages (`/jsz`, `/varz`): `http://127.0.0.1:PORT`.
     pub fn monitoring_url(&self) -> &str {
         &self.ports.monitoring[0]
     }
 
-    /// A client of it.
+    /// Connects a client.
     pub async fn client(&self) -> async_nats::Client {
         async_nats::connect(self.url())
             .await
             .expect("the server answered when it started")
     }
 
-    /// Kills it as a crash would.
+    /// Kills it with SIGKILL, as in a crash.
     pub fn kill9(&self) {
         self.lock().kill9();
     }
 
-    /// Stops it in order.
+    /// Stops it gracefully.
     pub async fn stop(&self) {
         self.lock().signal(Signal::TERM);
         eventually(Duration::from_secs(10), || async { self.lock().ended() }).await;
     }
 
-    /// Starts it again, on the same ports and data, and waits until it answers.
+    /// Restarts it on the same ports and data, and waits until it accepts connections.
     pub async fn restart(&self) {
         let (listen, monitoring) = (self.address(), self.monitoring_address());
         self.lock().kill9();
@@ -111,7 +111,7 @@ impl Nats {
         *self.lock() = process;
     }
 
-    /// Starts it again with the same data, on ports that nobody knows yet.
+    /// Restarts it with the same data on new ports.
     pub async fn restart_elsewhere(&mut self) {
         self.lock().kill9();
         let mut process = spawn(self.folder.path(), "127.0.0.1:-1", "127.0.0.1:-1", "");
@@ -119,27 +119,27 @@ impl Nats {
         *self.lock() = process;
     }
 
-    /// Throws away everything that a killed server had stored.
+    /// Deletes everything that a killed server had stored.
     pub fn wipe(&self) {
         fs::remove_dir_all(self.folder.path().join("jetstream")).expect("the folder is the test's own");
     }
 
-    /// Changes the largest message that it takes, without a restart.
+    /// Changes the maximum message size without a restart.
     pub async fn set_max_payload(&self, bytes: usize) {
         self.reload(&format!("max_payload: {bytes}\n")).await;
     }
 
-    /// Forbids another subject, on a server that was started by [`Nats::forbidding`], without a restart. Connections are
-    /// closed for it and come back.
+    /// Forbids another subject, without a restart, on a server that [`Nats::forbidding`] has started. Connections
+    /// are closed for it and reconnect.
     pub async fn forbid_publishing(&self, subject: &str) {
         self.reload(&forbidden(subject)).await;
     }
 
-    /// Adds lines to its configuration, in place of those added before, and has it read again.
+    /// Adds lines to its configuration in place of those added before, and reloads it.
     async fn reload(&self, lines: &str) {
         let file = self.folder.path().join("nats.conf");
         let now = fs::read_to_string(&file).expect("the folder is the test's own");
-        // The rest must stay as it was: a server refuses a reload that would change its ports.
+        // The rest must not change: a server refuses a reload that would change its ports.
         let base = now.split(ADDED).next().unwrap_or_default();
         fs::write(&file, format!("{base}{ADDED}{lines}")).expect("the folder is the test's own");
         let before = self.config_load_time().await;
@@ -170,7 +170,7 @@ impl Nats {
             .expect("the server answers");
         let (_, rest) = answer
             .split_once("\"config_load_time\": \"")
-            .expect("the page tells it");
+            .expect("the page has it");
         rest.split('"').next().unwrap_or_default().to_owned()
     }
 
@@ -210,7 +210,7 @@ fn configuration(folder: &Path, listen: &str, monitoring: &str) -> String {
     )
 }
 
-/// The server writes its ports once it listens, into a file that carries its process number.
+/// The server writes its ports once it listens, into a file named after its process id.
 async fn ports(folder: &Path, process: &mut Process) -> Ports {
     let file = folder.join(format!("nats-server_{}.ports", process.id()));
     let ports = eventually(START, || {

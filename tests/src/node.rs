@@ -1,4 +1,4 @@
-//! A relay or a consumer as a process of its own, to be killed or stopped.
+//! A relay or a consumer in a separate process that a scenario can kill or suspend.
 
 use std::{
     process::Command,
@@ -16,13 +16,13 @@ use crate::{Database, binaries, process::Process, watchdog};
 pub enum Role {
     /// Publishes the outbox.
     Relay,
-    /// Consumes as [`crate::backbone::CONSUMER`], and writes effects down.
+    /// Consumes as [`crate::backbone::CONSUMER`] and records effects.
     Consumer,
-    /// The same; it aborts its process at every event of this version, before the commit.
+    /// As `Consumer`, but aborts its process at every event of this version, before the commit.
     AbortsAt(i64),
 }
 
-/// The program `backbone-node`, running.
+/// A running `backbone-node` process.
 #[derive(Debug)]
 pub struct Node {
     role: Role,
@@ -33,7 +33,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts one on a database that [`crate::backbone::lay_out`] has laid out.
+    /// Starts a process on a database that [`crate::backbone::prepare_database`] has prepared.
     ///
     /// # Panics
     /// When the program cannot be started.
@@ -54,7 +54,7 @@ impl Node {
         node
     }
 
-    /// Starts it again, killing it first if it runs.
+    /// Starts or restarts it, killing it first if it runs.
     pub async fn restart(&self) {
         self.kill9();
         let mut command = Command::new(binaries::program("backbone-node").await);
@@ -69,22 +69,22 @@ impl Node {
         *self.process() = Some(process);
     }
 
-    /// Kills it as a crash would.
+    /// Kills it with SIGKILL, as in a crash.
     pub fn kill9(&self) {
         drop(self.process().take());
     }
 
-    /// Holds it as if its machine stood still (SIGSTOP).
-    pub fn stop(&self) {
+    /// Suspends it with SIGSTOP, as if its machine stood still.
+    pub fn suspend(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on after [`Node::stop`].
+    /// Resumes it after [`Node::suspend`].
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has exited.
     pub fn ended(&self) -> bool {
         self.process()
             .as_mut()

@@ -1,11 +1,11 @@
-//! Which plans PostgreSQL really carried out, as its own module `auto_explain` logs them: also those inside functions.
+//! Executed query plans, as PostgreSQL's module `auto_explain` logs them, including those inside functions.
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use crate::{Database, Postgres};
 
-/// A plan that was carried out.
+/// An executed plan.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The statement.
@@ -13,16 +13,17 @@ pub struct Plan {
     root: Value,
 }
 
-/// A place in a plan that touched more rows than it should.
+/// A node of a plan that touched more rows than allowed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Excess {
-    /// What is wrong, and with which table.
+    /// The problem and the table.
     pub what: String,
     /// The statement.
     pub query: String,
 }
 
-/// Has every plan logged that the service's role carries out in sessions from now on. The server must be the test's own.
+/// Enables logging of every plan that the service's role executes in new sessions. The server must not be shared
+/// with other tests.
 pub async fn log(database: &Database, role: &str) {
     let settings = [
         ("session_preload_libraries", "auto_explain"),
@@ -42,10 +43,10 @@ pub async fn log(database: &Database, role: &str) {
     }
 }
 
-/// Every plan in the server's log.
+/// Reads every plan from the server's log.
 ///
 /// # Panics
-/// When the log holds none: then nothing was checked.
+/// When the log has no plan: then nothing was checked.
 pub fn logged(server: &Postgres) -> Vec<Plan> {
     let log = server.whole_log();
     let mut plans = Vec::new();
@@ -69,7 +70,7 @@ pub fn logged(server: &Postgres) -> Vec<Plan> {
 }
 
 impl Plan {
-    /// Where it read one of the `large` tables from end to end, or touched more than `at_most` rows of one.
+    /// Nodes that scanned one of the `large` tables completely, or touched more than `at_most` rows of one.
     pub fn excesses(&self, large: &[&str], at_most: u64) -> Vec<Excess> {
         let mut found = Vec::new();
         self.visit(&self.root, large, at_most, &mut found);
@@ -78,10 +79,10 @@ impl Plan {
 
     fn visit(&self, node: &Value, large: &[&str], at_most: u64, found: &mut Vec<Excess>) {
         let number = |name: &str| node[name].as_f64().unwrap_or(0.0);
-        // A day of a partitioned table counts as the table.
+        // A daily partition counts as its table.
         let table = node["Relation Name"].as_str().unwrap_or_default();
         let whole = table.split_once("_20").map_or(table, |(whole, _)| whole);
-        // An index that is read for a bitmap names itself only.
+        // A bitmap index scan names only the index.
         let index = node["Index Name"].as_str().unwrap_or_default();
         let concerned = large
             .iter()
@@ -91,16 +92,16 @@ impl Plan {
                 + number("Rows Removed by Filter")
                 + number("Rows Removed by Index Recheck");
             let touched = per_loop * number("Actual Loops").max(1.0);
-            let mut complain = |what: String| {
+            let mut report = |what: String| {
                 found.push(Excess {
                     what,
                     query: self.query.clone(),
                 });
             };
             if node["Node Type"] == "Seq Scan" && table == whole {
-                complain(format!("reads {name} from end to end"));
+                report(format!("reads {name} from end to end"));
             } else if touched > at_most as f64 {
-                complain(format!(
+                report(format!(
                     "touches {touched} rows of {name} ({})",
                     node["Node Type"]
                 ));

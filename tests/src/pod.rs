@@ -1,5 +1,6 @@
-//! A service run as its pod would run it: the settings of an overlay in `k8s/`, no other environment, another user, a
-//! read-only root with nothing in it but what the manifests mount. The addresses of servers and peers are the test's.
+//! Runs a service as its pod would run it: with the settings of an overlay in `k8s/`, no other environment,
+//! another user, and a read-only root that holds only what the manifests mount. The addresses of servers and peers
+//! are those of the test.
 
 use std::{
     collections::BTreeMap,
@@ -20,11 +21,11 @@ use tonic_health::pb::{
 
 use crate::{Service, Stack, binaries, eventually, port, process::Process, token, workspace_root};
 
-/// A debug build on a busy machine.
+/// Long enough for a debug build on a busy machine.
 const READY: Duration = Duration::from_secs(60);
 const DRAINED: Duration = Duration::from_secs(60);
 
-/// What one server of an overlay runs with.
+/// Settings of one server of an overlay.
 #[derive(Clone, Debug, Deserialize)]
 pub struct PodSpec {
     /// The service.
@@ -40,17 +41,18 @@ pub struct PodSpec {
 struct Mount {
     path: PathBuf,
     read_only: bool,
-    /// A folder of the pod's own. Otherwise it has what the operator provides under the volume's name.
+    /// Whether the mount is an empty folder of the pod. Otherwise it holds what the operator provides under the
+    /// volume's name.
     empty: bool,
     volume: String,
 }
 
 impl PodSpec {
-    /// The servers of an overlay.
+    /// Renders an overlay and returns its servers.
     ///
     /// # Panics
     /// When the manifests cannot be rendered.
-    pub fn of_overlay(overlay: &str) -> Vec<PodSpec> {
+    pub fn load_overlay(overlay: &str) -> Vec<PodSpec> {
         let rendered = Command::new(workspace_root().join("scripts/k8s-validate"))
             .args(["--processes", overlay])
             .output()
@@ -74,7 +76,8 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Starts all servers of an overlay on the servers of a stack, each with the addresses of the others.
+    /// Starts all servers of an overlay against the PostgreSQL and NATS of a stack, each with the addresses of the
+    /// others.
     pub async fn start_all(overlay: &str, stack: &Stack) -> Vec<Pod> {
         if !isolated() {
             eprintln!(
@@ -82,7 +85,7 @@ impl Pod {
                  a read-only root"
             );
         }
-        let specs = PodSpec::of_overlay(overlay);
+        let specs = PodSpec::load_overlay(overlay);
         let ports: BTreeMap<String, u16> = specs
             .iter()
             .map(|spec| (spec.name.clone(), port::free()))
@@ -98,13 +101,13 @@ impl Pod {
         let (grpc, probe) = (ports[&spec.name], port::free());
         let program = binaries::program(&spec.name).await;
         let folder = stack.folder().join(format!("pod-{}", spec.name));
-        let volumes = provide(spec, stack, &folder);
+        let volumes = prepare_volumes(spec, stack, &folder);
         let mut environment = spec.environment.clone();
         environment.extend(addresses(spec, stack, ports, probe));
         let mut command = if isolated() {
             isolate(spec, &program, &folder, &volumes)
         } else {
-            // The volumes are where they are.
+            // Without a mount namespace the settings name the volumes by their real paths.
             for value in environment.values_mut() {
                 for (mount, source) in &volumes {
                     if let Ok(below) = Path::new(&*value).strip_prefix(&mount.path) {
@@ -129,12 +132,12 @@ impl Pod {
         &self.name
     }
 
-    /// A connection to it.
+    /// A connection to its gRPC port.
     pub fn channel(&self) -> Channel {
         endpoint(self.grpc)
     }
 
-    /// Waits until its probe port says that it is ready.
+    /// Waits until its probe port reports readiness.
     pub async fn ready(&self) {
         eventually(READY, || async {
             if self
@@ -182,13 +185,14 @@ fn endpoint(port: u16) -> Channel {
         .connect_lazy()
 }
 
-/// Whether a root of its own can be made for a process.
+/// Whether this user may create a mount namespace and a root for a process.
 fn isolated() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// What the operator provides, and folders of the pod's own: each mount with where its content is.
-fn provide(spec: &PodSpec, stack: &Stack, folder: &Path) -> Vec<(Mount, PathBuf)> {
+/// Creates what the operator provides and the pod's empty folders. Returns each mount with the path of its
+/// content.
+fn prepare_volumes(spec: &PodSpec, stack: &Stack, folder: &Path) -> Vec<(Mount, PathBuf)> {
     let mut volumes = Vec::new();
     for mount in &spec.mounts {
         let source = folder.join("volumes").join(&mount.volume);
@@ -227,7 +231,7 @@ fn service_of(spec: &PodSpec) -> Service {
         .expect("the overlays run our services")
 }
 
-/// The settings that name other processes, and whom the test's tokens are from.
+/// Settings that name other processes, and the issuer of the test's tokens.
 fn addresses(
     spec: &PodSpec,
     stack: &Stack,
@@ -266,7 +270,7 @@ fn addresses(
         .collect()
 }
 
-/// Runs in a mount namespace of its own. What the image has besides the program is the system's libraries. `$1` is the
+/// Runs in a separate mount namespace. Besides the program, the image has the system's libraries. `$1` is the
 /// root, `$2` the program, `$3` user and group; then each mount as three arguments up to `--`, then the command.
 const ISOLATE: &str = r#"set -e
 root=$1; program=$2; user=$3; shift 3
@@ -291,17 +295,17 @@ exec chroot --userspec="$user" --groups="${user#*:}" "$root" /service "$@"
 
 fn isolate(spec: &PodSpec, program: &Path, folder: &Path, volumes: &[(Mount, PathBuf)]) -> Command {
     let root = folder.join("root");
-    let made = |path: PathBuf| {
+    let create = |path: PathBuf| {
         fs::create_dir_all(&path).expect("the folder is the test's own");
         path
     };
-    made(root.clone());
+    create(root.clone());
     fs::set_permissions(&root, Permissions::from_mode(0o755)).expect("the folder is the test's own");
     for library in ["usr", "lib", "lib64"] {
         let system = Path::new("/").join(library);
         match fs::read_link(&system) {
             Ok(target) => symlink(target, root.join(library)).expect("the folder is the test's own"),
-            Err(_) if system.is_dir() => drop(made(root.join(library))),
+            Err(_) if system.is_dir() => drop(create(root.join(library))),
             Err(_) => {}
         }
     }
@@ -313,7 +317,7 @@ fn isolate(spec: &PodSpec, program: &Path, folder: &Path, volumes: &[(Mount, Pat
         .arg(format!("{}:{}", spec.user, spec.group));
     for (mount, source) in volumes {
         let below = mount.path.strip_prefix("/").expect("mounts are absolute");
-        made(root.join(below));
+        create(root.join(below));
         command
             .arg(&mount.path)
             .arg(source)

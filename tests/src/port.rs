@@ -1,4 +1,4 @@
-//! Ports for servers that cannot be told to choose their own.
+//! Ports for servers that cannot choose their own.
 
 use std::{
     net::TcpListener,
@@ -6,15 +6,15 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-/// Below the ranges that operating systems give to outgoing connections, so that none of those takes a port
-/// between the look and the server's start.
+/// Below the ephemeral port ranges of operating systems, so that no outgoing connection takes a port between the
+/// check and the server's start.
 const FIRST: u16 = 15_000;
 const COUNT: u16 = 17_000;
 
-/// A port of 127.0.0.1 that nothing listens on. No two calls in one process get the same.
+/// Finds a free port of 127.0.0.1. No two calls in one process return the same port.
 pub(crate) fn free() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes that run side by side start far apart.
+    // Concurrent test processes start far apart.
     let start = (process::id() % 170 * 100) as u16;
     for _ in 0..COUNT {
         let offset = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of the test process's own, and a fresh database for each test and service.
+//! A PostgreSQL server of the test process, and a fresh database for each test and service.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -29,14 +29,14 @@ const SERVICES: [&str; 3] = ["order", "payment", "claims"];
 /// Whether a commit survives a crash of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Nothing is synced: fast, and enough where the server is never killed.
+    /// Nothing is synced: fast, and sufficient where the server is never killed.
     Fast,
     /// As in production: a commit is on disk before it is acknowledged.
     Durable,
 }
 
-/// A PostgreSQL server as a child process, on TCP at 127.0.0.1, everyone trusted. It keeps its port and its data
-/// over a restart.
+/// A PostgreSQL server as a child process, on 127.0.0.1 and without passwords. It keeps its port and data over a
+/// restart.
 #[derive(Debug)]
 pub struct Postgres {
     folder: TempDir,
@@ -46,18 +46,18 @@ pub struct Postgres {
     settings: &'static [&'static str],
     /// None while it is stopped.
     process: Mutex<Option<Process>>,
-    /// Databases whose tests are over, dropped when the next one is made.
+    /// Databases of finished tests, dropped when the next one is created.
     discarded: Mutex<Vec<String>>,
 }
 
 impl Postgres {
-    /// The fast server that all tests of a process share, started by the first who asks. Never stop this one.
+    /// The fast server that all tests of a process share, started on first use. It must never be stopped.
     pub async fn shared() -> Arc<Postgres> {
         static SHARED: OnceCell<Arc<Postgres>> = OnceCell::const_new();
         Arc::clone(SHARED.get_or_init(|| Postgres::start(Durability::Fast)).await)
     }
 
-    /// A server of one's own, for tests that stop or kill it.
+    /// Starts a separate server, for tests that stop or kill it.
     ///
     /// # Panics
     /// When it is not up within 30 s; the message ends with its log.
@@ -65,7 +65,7 @@ impl Postgres {
         Postgres::start_with(durability, &[]).await
     }
 
-    /// A fast server of one's own that counts statements, those inside of functions and triggers included.
+    /// Starts a separate fast server that counts statements, including those inside functions and triggers.
     ///
     /// # Panics
     /// As [`Postgres::start`].
@@ -106,7 +106,7 @@ impl Postgres {
         self.port
     }
 
-    /// Starts it, killing it first if it runs, and waits until it answers.
+    /// Starts or restarts it, killing it first if it runs, and waits until it accepts connections.
     ///
     /// # Panics
     /// When it is not up within 30 s.
@@ -119,7 +119,7 @@ impl Postgres {
         .await;
     }
 
-    /// Stops it in order: sessions are ended, everything is written.
+    /// Stops it gracefully: sessions are ended and everything is written.
     pub async fn stop(&self) {
         // SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
         if let Some(process) = self.process().as_mut() {
@@ -134,13 +134,13 @@ impl Postgres {
         drop(self.process().take());
     }
 
-    /// Kills it as a crash would: SIGKILL to the postmaster. Its sessions notice within a moment.
+    /// Kills it as in a crash: SIGKILL to the postmaster. Its sessions notice soon after.
     pub fn kill9(&self) {
         drop(self.process().take());
     }
 
-    /// Gives the roles that the services serve as this password, and lets them in by it alone from now on. Sessions that
-    /// are open go on. For a server of one's own.
+    /// Sets this password for the roles that the services serve as, and requires it from now on. Open sessions
+    /// continue. Only for a server that is not shared.
     pub async fn require_password(&self, password: &str) {
         let mut connection = self.connect("postgres").await.expect("the server is up");
         let roles = SERVICES.map(|service| format!("{service}_app"));
@@ -184,7 +184,7 @@ impl Postgres {
         self.options(database, "postgres").connect().await
     }
 
-    /// After a kill, sessions that have not noticed yet make the new postmaster give up: it is started again.
+    /// After a kill, remaining sessions make the new postmaster exit: it is started again.
     fn spawn_unless_running(&self) {
         let mut process = self.process();
         if process.as_mut().is_none_or(|process| process.ended().is_some()) {

@@ -10,10 +10,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::watchdog;
 
-/// How many lines of a log are shown when a test fails.
+/// Number of log lines that are shown when a test fails.
 const TAIL: usize = 40;
 
-/// A running child. Dropping it kills it.
+/// A running child process. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
@@ -22,11 +22,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output appended to `log`. `parting` is the signal that the watchdog ends it with.
+    /// Starts `command` with its output appended to `log`. `final_signal` is the signal with which the watchdog
+    /// ends it.
     ///
     /// # Panics
     /// When the program cannot be started.
-    pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path, parting: &str) -> Process {
+    pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path, final_signal: &str) -> Process {
         let output = File::options()
             .create(true)
             .append(true)
@@ -34,28 +35,28 @@ impl Process {
             .expect("the log's folder is the test's own");
         let errors = output.try_clone().expect("a file can be shared");
         command.stdout(output).stderr(errors);
-        Process::start(name, command, log, parting)
+        Process::start(name, command, log, final_signal)
     }
 
-    /// The same, with what it writes to standard error left to the caller to read.
+    /// Starts `command` with its standard error piped to the caller.
     pub(crate) fn spawn_piped(
         name: &str,
         command: &mut Command,
         log: &Path,
-        parting: &str,
+        final_signal: &str,
     ) -> (Process, ChildStderr) {
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut process = Process::start(name, command, log, parting);
+        let mut process = Process::start(name, command, log, final_signal);
         let errors = process.child.stderr.take().expect("it is piped");
         (process, errors)
     }
 
-    fn start(name: &str, command: &mut Command, log: &Path, parting: &str) -> Process {
+    fn start(name: &str, command: &mut Command, log: &Path, final_signal: &str) -> Process {
         let child = command
             .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
-        watchdog::watch(parting, child.id());
+        watchdog::watch(final_signal, child.id());
         Process {
             name: name.to_owned(),
             child,
@@ -63,17 +64,17 @@ impl Process {
         }
     }
 
-    /// Its process number.
+    /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has ended, and how.
+    /// Its exit status, once it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child of ours can be waited for")
     }
 
-    /// Sends a signal. A process that has ended already is left in peace.
+    /// Sends a signal, unless the process has ended already.
     pub(crate) fn signal(&mut self, signal: Signal) {
         if self.ended().is_none() {
             let pid = Pid::from_child(&self.child);
@@ -81,7 +82,7 @@ impl Process {
         }
     }
 
-    /// Kills it as a crash would, and waits the moment until it is gone.
+    /// Kills it with SIGKILL, as in a crash, and waits until it is gone.
     pub(crate) fn kill9(&mut self) {
         let _ = self.child.kill();
         self.child.wait().expect("a child of ours can be waited for");

@@ -35,7 +35,7 @@ impl Service {
     /// All of them.
     pub const ALL: [Service; 3] = [Service::Order, Service::Payment, Service::Claims];
 
-    /// Its one noun: program, database, proto package.
+    /// Its name: program, database and proto package.
     pub fn name(self) -> &'static str {
         match self {
             Service::Order => "order",
@@ -90,7 +90,7 @@ impl Instance {
         self.environment.extend(variables.clone());
     }
 
-    /// Runs `migrate` to its end.
+    /// Runs `migrate` and waits for its end.
     pub(crate) async fn migrate(&self) {
         let mut command = self.command("migrate");
         let done = tokio::task::spawn_blocking(move || command.output())
@@ -107,7 +107,7 @@ impl Instance {
         *self.process() = Some(process);
     }
 
-    /// Starts it with its log in a pipe that the caller may read.
+    /// Starts it with its log in a pipe for the caller.
     pub(crate) fn spawn_piped(&self) -> ChildStderr {
         let mut command = self.command("serve");
         let (process, errors) = Process::spawn_piped(self.name, &mut command, &self.log, "KILL");
@@ -115,12 +115,12 @@ impl Instance {
         errors
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it reports readiness.
     pub(crate) async fn ready(&self) {
         self.serving("readiness").await;
     }
 
-    /// Waits until its probe port says that `name` is serving.
+    /// Waits until its probe port reports `name` as serving.
     pub(crate) async fn serving(&self, name: &str) {
         eventually(READY, || async {
             if let Some(process) = self.process().as_mut() {
@@ -145,7 +145,7 @@ impl Instance {
         .await;
     }
 
-    /// What the probe port answers about `name`, as a kubelet asks it.
+    /// The health status of `name` on the probe port, as a kubelet reads it.
     pub(crate) async fn health(&self, name: &str) -> Result<ServingStatus, tonic::Status> {
         let mut client = HealthClient::new(self.probe_channel());
         let mut request = tonic::Request::new(HealthCheckRequest {
@@ -155,12 +155,12 @@ impl Instance {
         Ok(client.check(request).await?.into_inner().status())
     }
 
-    /// Kills it as a crash would.
+    /// Kills it with SIGKILL, as in a crash.
     pub(crate) fn kill9(&self) {
         drop(self.process().take());
     }
 
-    /// Asks it to stop, and waits until it has drained.
+    /// Sends SIGTERM, and waits until it has drained.
     pub(crate) async fn stop(&self) -> ExitStatus {
         if let Some(process) = self.process().as_mut() {
             process.signal(Signal::TERM);
@@ -187,7 +187,7 @@ impl Instance {
         endpoint(self.probe).connect_lazy()
     }
 
-    /// The child sees nothing of the environment that the tests run in but what it needs to run at all.
+    /// The child gets no environment of the tests except PATH.
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.program);
         command

@@ -1,14 +1,14 @@
-//! What statements cost PostgreSQL, by its own counters: statements, plans, rows, WAL and commits.
+//! Cost of statements by PostgreSQL's own counters: statements, plans, rows, WAL and commits.
 //!
-//! Two readings are subtracted from each other. `pg_stat_statements` and the WAL are exact at once; commits and rows
-//! are reported by a session when it ends, or at the latest [`REPORTED_WITHIN`] after it became idle.
+//! Two readings are subtracted from each other. `pg_stat_statements` and the WAL are exact at once; a session
+//! reports its commits and rows when it ends, or at the latest [`REPORTED_WITHIN`] after it became idle.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Executor as _, PgPool, Row as _, postgres::PgRow};
 
-/// What a server has to be started with, so that its statements are counted.
+/// Server settings that are required to count statements.
 pub const SETTINGS: [&str; 4] = [
     "shared_preload_libraries=pg_stat_statements",
     "pg_stat_statements.track=all",
@@ -16,7 +16,7 @@ pub const SETTINGS: [&str; 4] = [
     "pg_stat_statements.max=10000",
 ];
 
-/// How long PostgreSQL keeps the commits and rows of an idle session to itself (`PGSTAT_IDLE_INTERVAL`).
+/// How long an idle session may delay the report of its commits and rows (`PGSTAT_IDLE_INTERVAL`).
 pub const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A reading of a server's counters, or the difference of two.
@@ -24,9 +24,9 @@ pub const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 pub struct SqlCounters {
     statements: BTreeMap<Key, Statement>,
     tables: BTreeMap<(String, String), Table>,
-    /// Commits by service, those that wrote nothing included.
+    /// Commits by service, including those that wrote nothing.
     pub commits: BTreeMap<String, i64>,
-    /// The whole server's.
+    /// WAL of the whole server.
     pub wal: Wal,
 }
 
@@ -41,32 +41,32 @@ struct Key {
 /// One statement, with constants replaced by parameters.
 #[derive(Clone, Debug, Serialize)]
 pub struct Statement {
-    /// Whose database it ran in.
+    /// The service of the database it ran in.
     pub service: String,
     /// Its text, in one line.
     pub text: String,
-    /// Whether a client sent it; otherwise it ran in a function or trigger.
+    /// Whether a client sent it; otherwise a function or trigger ran it.
     pub top_level: bool,
     /// How often it ran.
     pub calls: i64,
     /// How often it was planned.
     pub plans: i64,
-    /// The rows that it returned or changed.
+    /// Rows returned or changed.
     pub rows: i64,
-    /// How long it was planned and executed, statements inside of it included.
+    /// Planning and execution time, including statements inside it.
     pub milliseconds: f64,
-    /// What it wrote to the WAL, statements inside of it included.
+    /// Bytes written to the WAL, including statements inside it.
     pub wal_bytes: i64,
 }
 
-/// What changed in one table.
+/// Row changes of one table.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Table {
     /// Rows inserted.
     pub inserted: i64,
     /// Rows updated.
     pub updated: i64,
-    /// Of these, the heap-only ones, which wrote no index entry.
+    /// Heap-only updates among these, which wrote no index entry.
     pub hot_updated: i64,
     /// Rows deleted.
     pub deleted: i64,
@@ -74,16 +74,16 @@ pub struct Table {
     pub dead: i64,
 }
 
-/// What the server wrote to its WAL.
+/// WAL written by the server.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Wal {
-    /// Bytes, from the WAL's position.
+    /// Bytes, from the WAL position.
     pub bytes: i64,
     /// Records.
     pub records: i64,
     /// Full page images.
     pub full_pages: i64,
-    /// How often it was synced to disk.
+    /// Number of syncs to disk.
     pub syncs: i64,
 }
 
@@ -102,7 +102,8 @@ const WAL: &str = "
     select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint, wal_records, wal_fpi, wal_sync from pg_stat_wal";
 
 impl SqlCounters {
-    /// Creates what reading needs in each service's database. The pools are a superuser's.
+    /// Creates the extension that [`SqlCounters::read`] needs in each service's database. The pools are a
+    /// superuser's.
     ///
     /// # Errors
     /// When the server was not started with [`SETTINGS`].
@@ -149,7 +150,7 @@ impl SqlCounters {
         Ok(read)
     }
 
-    /// What was counted since an earlier reading.
+    /// The difference to an earlier reading.
     #[must_use]
     pub fn since(mut self, earlier: &SqlCounters) -> SqlCounters {
         for (key, statement) in &mut self.statements {
@@ -180,13 +181,14 @@ impl SqlCounters {
         self
     }
 
-    /// Replaces what is known at once by an earlier reading's, where the rest had to be waited for.
+    /// Takes the statements and the WAL, which are exact at once, from an earlier reading, where this one had to
+    /// wait for the rest.
     pub fn take_statements_and_wal(&mut self, earlier: SqlCounters) {
         self.statements = earlier.statements;
         self.wal = earlier.wal;
     }
 
-    /// The statements, those that took longest in all first.
+    /// The statements, the longest total time first.
     pub fn statements(&self) -> Vec<&Statement> {
         let mut all: Vec<_> = self.statements.values().collect();
         all.sort_by(|one, other| other.milliseconds.total_cmp(&one.milliseconds));
@@ -214,7 +216,7 @@ impl SqlCounters {
 }
 
 impl Table {
-    /// Which part of the updates wrote no index entry: 1 when there were none.
+    /// Share of heap-only updates: 1 when there were no updates.
     pub fn hot_share(&self) -> f64 {
         if self.updated == 0 {
             1.0

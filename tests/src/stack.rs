@@ -1,4 +1,4 @@
-//! The whole system on real servers: NATS, PostgreSQL and the services, wired to each other.
+//! The whole system on real servers: NATS, PostgreSQL and the services, connected to each other.
 
 mod options;
 mod wiring;
@@ -17,10 +17,10 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{Bearer, Database, Issuer, Nats, Postgres, Service, binaries, service::Instance, watchdog};
 
-/// A connection that carries a token. It reconnects by itself after a restart; it never retries.
+/// A connection that sends a token with every call. It reconnects after a restart and never retries.
 pub type Client = InterceptedService<Channel, Bearer>;
 
-/// A running system. Dropping it ends it; when the test has failed, the ends of the services' logs are shown.
+/// A running system. Dropping it stops it; if the test has failed, the ends of the services' logs are printed.
 #[derive(Debug)]
 pub struct Stack {
     instances: BTreeMap<Service, Instance>,
@@ -32,12 +32,13 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts the usual one: all services ready, a NATS of its own, databases of its own on the shared PostgreSQL.
+    /// Starts the default stack: all services ready, a NATS server of its own, databases of its own on the shared
+    /// PostgreSQL.
     pub async fn start() -> Stack {
         Stack::with(Options::default()).await
     }
 
-    /// Starts one that differs.
+    /// Starts a stack with options.
     ///
     /// # Panics
     /// When a part is not ready within 30 s; the message ends with its log.
@@ -66,12 +67,12 @@ impl Stack {
         stack
     }
 
-    /// A token for a person of one facility, good for an hour.
+    /// A token for a user of one facility, valid for an hour.
     pub fn token(&self, facility: &str, roles: &[&str]) -> Bearer {
         self.issuer.token(facility, roles)
     }
 
-    /// The key that tokens are signed with, for tests of bad ones.
+    /// The issuer of the tokens, for tests of invalid ones.
     pub fn issuer(&self) -> &Issuer {
         &self.issuer
     }
@@ -86,18 +87,18 @@ impl Stack {
         self.instance(service).channel()
     }
 
-    /// Where a service takes calls: `127.0.0.1:PORT`.
+    /// gRPC address of a service: `127.0.0.1:PORT`.
     pub fn address(&self, service: Service) -> String {
         format!("127.0.0.1:{}", self.instance(service).grpc)
     }
 
-    /// Where it answers probes: `127.0.0.1:PORT`.
+    /// Probe address of a service: `127.0.0.1:PORT`.
     pub fn probe_address(&self, service: Service) -> String {
         format!("127.0.0.1:{}", self.instance(service).probe)
     }
 
-    /// The command line, pointed at this stack and carrying a token: `stack.weft(&token).await.args(["order", "list"])`.
-    /// Run it off the runtime's threads, or it may wait for what it blocks.
+    /// The command line, configured for this stack and with a token: `stack.weft(&token).await.args(["order",
+    /// "list"])`. Run it outside the runtime's threads, or it may wait for what it blocks.
     pub async fn weft(&self, token: &Bearer) -> Command {
         let mut command = Command::new(binaries::program("weft").await);
         for service in Service::ALL {
@@ -111,15 +112,16 @@ impl Stack {
         command
     }
 
-    /// What the probe port answers about `name` (`readiness`, `order.v1.OrderService`), as a kubelet asks it.
+    /// The health status of `name` (`readiness`, `order.v1.OrderService`) on the probe port, as a kubelet reads
+    /// it.
     ///
     /// # Errors
-    /// The call's status, when the process is gone or knows no such name.
+    /// The call's status, when the process is gone or does not know the name.
     pub async fn health(&self, service: Service, name: &str) -> Result<ServingStatus, Status> {
         self.instance(service).health(name).await
     }
 
-    /// Kills a service as a crash would.
+    /// Kills a service with SIGKILL, as in a crash.
     pub fn kill9(&self, service: Service) {
         self.instance(service).kill9();
     }
@@ -129,13 +131,13 @@ impl Stack {
         self.instance(service).stop().await
     }
 
-    /// Starts a service (again), on the same addresses, and waits until it is ready.
+    /// Starts or restarts a service on the same addresses, and waits until it is ready.
     pub async fn restart(&self, service: Service) {
         self.spawn(service);
         self.ready(service).await;
     }
 
-    /// Starts a service (again) without waiting.
+    /// Starts or restarts a service without waiting.
     pub fn spawn(&self, service: Service) {
         self.instance(service).kill9();
         self.instance(service).spawn();
@@ -146,7 +148,7 @@ impl Stack {
         self.instance(service).ready().await;
     }
 
-    /// The process number of a running service, for measurements.
+    /// The process id of a running service, for measurements.
     pub fn pid(&self, service: Service) -> Option<u32> {
         self.instance(service).pid()
     }
@@ -161,7 +163,8 @@ impl Stack {
         &self.databases[&service]
     }
 
-    /// The PostgreSQL server. Stop or kill it only when the options asked for one of the stack's own.
+    /// The PostgreSQL server. It may be stopped or killed only if the options asked for a server of the stack's
+    /// own.
     pub fn postgres(&self) -> &Postgres {
         &self.postgres
     }
@@ -171,7 +174,7 @@ impl Stack {
         &self.nats
     }
 
-    /// A folder for the test's own files; gone with the stack.
+    /// A folder for files of the test, removed with the stack.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

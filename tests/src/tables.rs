@@ -1,7 +1,7 @@
-//! Tables of any size, filled by the server itself: what lists and sweeps read after many months.
+//! Tables of any size, filled by the server itself, as lists and sweeps read them after many months.
 //!
-//! Of every thousand rows of the facility `al-noor` one is in a rare state, of a rare payer or in a rare account; every
-//! hundred thousandth line has the code `RARE`. A tenth of the rows belongs to another facility.
+//! One of every thousand rows of the facility `al-noor` is in a rare state, of a rare payer or in a rare account;
+//! every hundred thousandth line has the code `RARE`. A tenth of the rows belongs to another facility.
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
@@ -15,15 +15,16 @@ pub use calls::{Call, calls};
 /// The facility that most rows belong to.
 pub const FACILITY: &str = "al-noor";
 
-/// Fills the tables of one service with `rows` each (the ledger: three times as many), and lets the planner know.
+/// Fills the tables of one service with `rows` rows each (the ledger with three times as many), and updates the
+/// planner's statistics.
 ///
 /// # Panics
-/// When the schema does not take them: the generator has to follow the migrations.
+/// When the schema does not accept the rows: the generator has to follow the migrations.
 pub async fn fill(database: &Database, service: Service, rows: u64) {
     let mut connection = PgConnection::connect(&database.superuser_url())
         .await
         .expect("the server is up");
-    // No trigger and no foreign key is looked at: the rows are right by construction, and many.
+    // Triggers and foreign keys are not checked: the rows are correct by construction, and many.
     let statements = [
         "set session_replication_role = replica; set synchronous_commit = off",
         "create or replace function pg_temp.uid(kind integer, n bigint) returns uuid language sql immutable
@@ -44,7 +45,7 @@ pub async fn fill(database: &Database, service: Service, rows: u64) {
     for statement in tables {
         run(&mut connection, statement, rows).await;
     }
-    // Every service has the tables of the events; one with its own consumers stands for all.
+    // Every service has the tables of the crate `events`; a service with its own consumers stands for all.
     if service == Service::Payment {
         for statement in &events::EVENTS {
             run(&mut connection, statement, rows).await;

@@ -1,4 +1,4 @@
-//! Who calls: tokens as the operators' identity provider would mint them, and the keys they are checked by.
+//! Tokens as the operator's identity provider would issue them, and the keys that verify them.
 
 use std::{
     fs,
@@ -14,14 +14,15 @@ use tonic::{Request, Status, metadata::AsciiMetadataValue, service::Interceptor}
 
 use crate::Service;
 
-/// Who issues the harness's tokens.
+/// Issuer of the harness's tokens.
 pub const ISSUER: &str = "https://identity.weft.test";
-/// Whom they are for.
+/// Audience of the harness's tokens.
 pub const AUDIENCE: &str = "weft";
-/// The name of the identity provider's key in the JWKS file. A service's key has the service's name.
+/// Key id of the identity provider in the JWKS file. A service's key has the service's name.
 pub const KEY_ID: &str = "tests";
 
-/// The identity provider's Ed25519 key, one more for each service, and the JWKS file that services check tokens by.
+/// The Ed25519 keys of the identity provider and of each service, and the JWKS file with which services verify
+/// tokens.
 pub struct Issuer {
     key: Key,
     services: Vec<(Service, Key)>,
@@ -57,7 +58,7 @@ impl Key {
 }
 
 impl Issuer {
-    /// Makes the keys and writes `jwks.json` and `<service>.pem` into `folder`.
+    /// Creates the keys and writes `jwks.json` and `<service>.pem` into `folder`.
     pub fn create(folder: &Path) -> Issuer {
         let key = Key::create(KEY_ID);
         let services = Service::ALL.map(|service| {
@@ -84,22 +85,22 @@ impl Issuer {
         issuer
     }
 
-    /// The public keys, as services read them.
+    /// Path of the public keys that services read.
     pub fn jwks_file(&self) -> PathBuf {
         self.folder.join("jwks.json")
     }
 
-    /// The private key in PEM, for a service's own tokens.
+    /// Path of a service's private key in PEM, which signs its own tokens.
     pub fn signing_key_file(&self, service: Service) -> PathBuf {
         self.folder.join(format!("{service}.pem"))
     }
 
-    /// A token for a person of one facility, good for an hour.
+    /// A token for a user of one facility, valid for an hour.
     pub fn token(&self, facility: &str, roles: &[&str]) -> Bearer {
         self.sign(&self.claims(facility, roles))
     }
 
-    /// The claims of such a token, to be bent before they are signed.
+    /// The claims of such a token, to be changed before they are signed.
     pub fn claims(&self, facility: &str, roles: &[&str]) -> Value {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -136,7 +137,7 @@ impl std::fmt::Debug for Issuer {
     }
 }
 
-/// A signed token. As an interceptor it puts itself on every request.
+/// A signed token. As an interceptor it adds itself to every request.
 #[derive(Clone, Debug)]
 pub struct Bearer(String);
 

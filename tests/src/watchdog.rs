@@ -1,9 +1,9 @@
-//! Ends every child process and removes every temporary folder when the test process is gone, also when it was
+//! Ends every child process and removes every temporary folder when the test process is gone, also if it was
 //! killed or aborted, where no destructor runs.
 //!
-//! One shell per test process reads from a pipe what there is to clean up. The kernel closes the pipe with the
-//! process, whatever its end; the shell then reads the end of the file and cleans up. The pipe is close-on-exec,
-//! so no child holds it open.
+//! One shell per test process reads from a pipe what to clean up. The kernel closes the pipe when the test process
+//! ends for any reason; the shell then reads end-of-file and cleans up. The pipe is close-on-exec, so no child
+//! holds it open.
 
 use std::{
     io::Write as _,
@@ -34,22 +34,22 @@ while read -r folder; do rm -rf "$folder"; done <"$folders"
 rm -f "$folders"
 "#;
 
-/// Has the process ended with this signal (`KILL`, `QUIT`) when the test process is gone.
+/// Registers a process to be ended with this signal (`KILL`, `QUIT`) when the test process is gone.
 pub fn watch(signal: &str, pid: u32) {
-    tell(&format!("watch {signal} {pid}"));
+    send(&format!("watch {signal} {pid}"));
 }
 
-/// The process has been waited for: its number may belong to another by now.
+/// Removes a process that has been waited for: its id may belong to another by now.
 pub fn forget(pid: u32) {
-    tell(&format!("forget {pid}"));
+    send(&format!("forget {pid}"));
 }
 
-/// Has the folder removed when the test process is gone.
+/// Registers a folder to be removed when the test process is gone.
 pub fn remove(folder: &Path) {
-    tell(&format!("remove {}", folder.display()));
+    send(&format!("remove {}", folder.display()));
 }
 
-fn tell(line: &str) {
+fn send(line: &str) {
     static SHELL: OnceLock<Mutex<Child>> = OnceLock::new();
     let shell = SHELL.get_or_init(|| Mutex::new(start()));
     let mut shell = shell.lock().unwrap_or_else(PoisonError::into_inner);

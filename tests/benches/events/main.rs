@@ -1,4 +1,4 @@
-//! What the event backbone carries and what it costs: `cargo bench -p tests --bench events [-- NAME…]`.
+//! Throughput and latency of the event backbone: `cargo bench -p tests --bench events [-- NAME…]`.
 //!
 //! PostgreSQL and NATS are real and sync every write, as in production. They share the machine with the bench, so
 //! compare figures of one run with each other, not with another machine's.
@@ -7,10 +7,10 @@
 
 use tokio_util::sync::CancellationToken;
 
-mod business;
-mod flow;
+mod end_to_end;
+mod environment;
+mod outbox_overhead;
 mod publishing;
-mod site;
 
 #[tokio::main]
 async fn main() {
@@ -27,14 +27,14 @@ async fn main() {
         publishing::relay().await;
     }
     if runs("flow") {
-        flow::commit_to_effect().await;
+        end_to_end::commit_to_effect().await;
     }
     if runs("business") {
-        business::with_and_without_the_outbox().await;
+        outbox_overhead::with_and_without_the_outbox().await;
     }
 }
 
-/// Stops what it is given to when it is dropped.
+/// Cancels its token when it is dropped.
 struct Stop(CancellationToken);
 
 impl Drop for Stop {
@@ -43,7 +43,7 @@ impl Drop for Stop {
     }
 }
 
-/// The middle value.
+/// The median.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

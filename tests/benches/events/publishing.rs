@@ -10,17 +10,17 @@ use tests::{
 };
 use uuid::Uuid;
 
-use crate::{median, site::Site};
+use crate::{environment::Environment, median};
 
 const BATCH: usize = 500;
 const IN_FLIGHT: usize = 4;
 const LONG: Duration = Duration::from_secs(300);
 
-/// The broker alone, on two cores with its client: one message after the other, each awaited, against atomic batches as
-/// the relay sends them.
+/// Measures the broker alone, on two cores with its client: single awaited messages against atomic batches as the
+/// relay sends them.
 pub(crate) async fn batches_against_singles() {
-    let site = Site::start().await;
-    let client = site.nats.client().await;
+    let environment = Environment::start().await;
+    let client = environment.nats.client().await;
     let (mut singles, mut batches, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
         let single = rate(1_000, async {
@@ -49,30 +49,30 @@ pub(crate) async fn batches_against_singles() {
     );
 }
 
-/// A full outbox, drained by one relay.
+/// Measures one relay that drains a full outbox.
 pub(crate) async fn relay() {
     const EVENTS: usize = 50_000;
     const AGGREGATES: usize = 2_000;
     let mut rates = Vec::new();
     for _ in 0..3 {
-        let site = Site::start().await;
+        let environment = Environment::start().await;
         let aggregates: Vec<_> = (0..AGGREGATES).map(|_| Uuid::new_v4()).collect();
         for version in 1..=(EVENTS / AGGREGATES) as i64 {
             for some in aggregates.chunks(500) {
                 let events: Vec<_> = some.iter().map(|id| event(*id, version)).collect();
-                append(&site.pool, &events).await.unwrap();
+                append(&environment.pool, &events).await.unwrap();
             }
         }
         let rate = rate(EVENTS, async {
-            let _relay = site.relay();
+            let _relay = environment.relay();
             eventually(LONG, || async {
                 let pending = "select count(*) from (select from events.outbox limit 1) pending";
-                site.database.count(pending).await == 0
+                environment.database.count(pending).await == 0
             })
             .await;
         })
         .await;
-        let jetstream = async_nats::jetstream::new(site.nats.client().await);
+        let jetstream = async_nats::jetstream::new(environment.nats.client().await);
         let stream = jetstream.get_stream("EVENTS").await.unwrap();
         assert_eq!(stream.cached_info().state.messages, EVENTS as u64);
         println!(
@@ -115,7 +115,7 @@ async fn acked(client: &Client, headers: HeaderMap) {
     assert!(answer.get("error").is_none(), "{answer}");
 }
 
-/// What the relay sends with an event, in number and size.
+/// The headers of an event, in the number and size that the relay sends.
 fn headers() -> HeaderMap {
     let id = Uuid::now_v7().to_string();
     let mut headers = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! What is counted while a load runs: processor time by process, PostgreSQL's counters, and the broker's.
+//! Counters of a load: processor time by process, PostgreSQL's counters, and the broker's.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,13 +18,13 @@ use tests::{SqlCounters, sql_counters::REPORTED_WITHIN};
 
 use crate::system::System;
 
-/// How often processes are looked at. What a process used between the last look and its end is lost.
+/// Sampling interval of processes. What a process uses between the last sample and its end is lost.
 const LOOK: Duration = Duration::from_millis(500);
 const STREAM: &str = "EVENTS";
 /// The load generator's own name among the processes.
 const OWN: &str = "load generator";
 
-/// Everything that one load cost.
+/// The whole cost of one load.
 #[derive(Debug)]
 pub(crate) struct Counted {
     pub(crate) processes: BTreeMap<String, Used>,
@@ -32,22 +32,22 @@ pub(crate) struct Counted {
     pub(crate) broker: Broker,
 }
 
-/// The processor time that a group of processes used.
+/// Processor time used by a group of processes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Used {
     pub(crate) nanoseconds: u64,
-    /// How long it could have run and did not get a core.
+    /// Time that it was runnable without a core.
     pub(crate) waited_ns: u64,
-    /// How often it got a core.
+    /// Number of times it was scheduled.
     pub(crate) switches: u64,
 }
 
-/// What the broker took and gave.
+/// Messages that the broker received and sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Broker {
     /// Messages in the stream of events.
     pub(crate) events: i64,
-    /// All messages of clients, acknowledgements and requests included.
+    /// All messages of clients, including acknowledgements and requests.
     pub(crate) messages_in: i64,
     pub(crate) messages_out: i64,
     pub(crate) bytes_in: i64,
@@ -57,11 +57,11 @@ pub(crate) struct Broker {
 #[derive(Clone, Debug)]
 pub(crate) struct Consumer {
     pub(crate) name: String,
-    /// Messages that it has not acknowledged, delivered or not.
+    /// Unacknowledged messages, delivered or not.
     pub(crate) pending: i64,
 }
 
-/// Counts from its start to its end.
+/// Counts between `start` and `end`.
 pub(crate) struct Counting {
     sql: SqlCounters,
     broker: Broker,
@@ -70,9 +70,9 @@ pub(crate) struct Counting {
 }
 
 impl Counting {
-    /// Begins; the system should be at rest.
+    /// Starts counting; the system should be idle.
     pub(crate) async fn start(system: &System) -> anyhow::Result<Counting> {
-        // What idle sessions keep to themselves belongs to what was before.
+        // Counts that idle sessions have not reported yet belong to the time before.
         tokio::time::sleep(REPORTED_WITHIN).await;
         let sql = SqlCounters::read(&system.databases).await?;
         let broker = system.broker().await?;
@@ -89,7 +89,7 @@ impl Counting {
         })
     }
 
-    /// Ends, when everything is settled.
+    /// Ends the counting, after everything is complete.
     pub(crate) async fn end(self, system: &System) -> anyhow::Result<Counted> {
         self.stop.store(true, Ordering::Relaxed);
         let processes = tokio::task::spawn_blocking(|| self.sampler.join())
@@ -97,7 +97,7 @@ impl Counting {
             .ok()
             .context("the processes' time cannot be read")?;
         let broker = system.broker().await?;
-        // Statements and WAL are known at once, the rest when idle sessions have reported it.
+        // Statements and WAL are exact at once, the rest when idle sessions have reported it.
         let at_once = SqlCounters::read(&system.databases).await?;
         tokio::time::sleep(REPORTED_WITHIN).await;
         let mut sql = SqlCounters::read(&system.databases).await?;
@@ -156,7 +156,7 @@ impl System {
     }
 }
 
-/// Adds up what every thread of the system's processes uses, until it is told to stop.
+/// Sums the usage of every thread of the system's processes, until `until` is set.
 fn sample(roots: &BTreeMap<String, u32>, until: &AtomicBool) -> BTreeMap<String, Used> {
     let mut threads: HashMap<(u32, u32), Seen> = HashMap::new();
     let mut first = true;
@@ -166,7 +166,7 @@ fn sample(roots: &BTreeMap<String, u32>, until: &AtomicBool) -> BTreeMap<String,
             for (thread, used) in used_by(pid) {
                 let seen = threads.entry((pid, thread)).or_insert_with(|| Seen {
                     group: group.clone(),
-                    // A thread that has come since the start has used all its time since then.
+                    // A thread that started later has used all its time since the start.
                     before: if first { used } else { Used::default() },
                     now: used,
                 });
@@ -197,7 +197,7 @@ struct Seen {
     now: Used,
 }
 
-/// The processes and what each counts as; PostgreSQL's by the database that they work for.
+/// The processes and their group; PostgreSQL's sessions are grouped by database.
 fn processes(roots: &BTreeMap<String, u32>) -> Vec<(u32, String)> {
     let mut processes = vec![(std::process::id(), OWN.to_owned())];
     for (name, pid) in roots {
@@ -215,7 +215,7 @@ fn processes(roots: &BTreeMap<String, u32>) -> Vec<(u32, String)> {
     processes
 }
 
-/// What a child of PostgreSQL counts as, by its title: `postgres: order_app order 127.0.0.1(45918) idle`.
+/// The group of a child of PostgreSQL, by its title: `postgres: order_app order 127.0.0.1(45918) idle`.
 fn session(title: &str) -> String {
     let words: Vec<&str> = title.split([' ', '\0']).collect();
     match words[..] {

@@ -1,4 +1,4 @@
-//! The load: an open loop at a fixed rate, and closed loops of so many callers.
+//! The load: an open loop at a fixed rate, and closed loops with a number of callers.
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +22,8 @@ use tonic::{
 };
 
 use crate::{
-    raw::Raw,
-    requests::{Fate, Request, Requests},
+    raw_codec::Raw,
+    requests::{Expected, Request, Requests},
     system::System,
 };
 
@@ -35,10 +35,10 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(20);
 /// The open loop lets at most the arrivals of this time be unfinished; those beyond are dropped.
 const UNFINISHED: Duration = Duration::from_secs(2);
 const UNFINISHED_CALLS: std::ops::RangeInclusive<usize> = 64..=4096;
-/// A repetition's answer carries it.
+/// Header that marks a repeated answer.
 const REPLAYED: &str = "idempotency-replayed";
 
-/// Calls one system.
+/// The load on one system.
 pub(crate) struct Load {
     channels: Vec<Channel>,
     next: AtomicUsize,
@@ -46,22 +46,22 @@ pub(crate) struct Load {
     sum: Mutex<Sum>,
 }
 
-/// What the callers know of all requests since the system started, repetitions not counted.
+/// Results of all requests since the system started, without repetitions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) fulfilled: i64,
     pub(crate) rejected: i64,
-    /// Failed or PENDING: an order may have come of it, and it may have been fulfilled.
+    /// Failed or PENDING: an order may exist, and may have been fulfilled.
     pub(crate) unknown: i64,
 }
 
-/// What became of the calls of one phase.
+/// Results of the calls of one phase.
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
-    /// Microseconds of every call that was answered as it had to be.
+    /// Latency in microseconds of every call with the expected answer.
     pub(crate) latency: Histogram<u64>,
     pub(crate) fulfilled: u64,
-    /// Of these, before the phase's end.
+    /// Those of them that ended within the phase.
     pub(crate) in_time: u64,
     pub(crate) declined: u64,
     pub(crate) invalid: u64,
@@ -71,9 +71,9 @@ pub(crate) struct Answers {
     pub(crate) refused: u64,
     /// Arrivals of the open loop that were not sent, because too many were unfinished.
     pub(crate) dropped: u64,
-    /// Everything else, by what was wrong.
+    /// All other failures, by reason.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// The phase without the time that the last calls took beyond it.
+    /// The length of the phase, without the time that the last calls took beyond it.
     pub(crate) length: Duration,
 }
 
@@ -84,7 +84,7 @@ pub(crate) enum OnDrop {
     Count,
 }
 
-enum Ending {
+enum Outcome {
     Fulfilled,
     Declined,
     Invalid,
@@ -115,12 +115,12 @@ impl Load {
         }))
     }
 
-    /// What is known of all requests so far.
+    /// Results of all requests so far.
     pub(crate) fn sum(&self) -> Sum {
         *self.sum.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `callers` call without a pause, each with one request at a time.
+    /// `callers` make calls without a pause, each with one request at a time.
     pub(crate) async fn closed(self: &Arc<Self>, callers: u32, length: Duration) -> Answers {
         let phase = Arc::new(Phase::new(length));
         let running = TaskTracker::new();
@@ -131,7 +131,7 @@ impl Load {
                     let request = load.requests.next();
                     let began = Instant::now();
                     // A refused call is sent again by the caller, as a client with retries does.
-                    while let Ending::Refused = load.call(request.clone(), began, &phase).await
+                    while let Outcome::Refused = load.call(request.clone(), began, &phase).await
                         && Instant::now() < phase.end
                     {
                         tokio::time::sleep(AFTER_REFUSAL).await;
@@ -144,8 +144,8 @@ impl Load {
         phase.answers(length)
     }
 
-    /// `rate` calls arrive each second, evenly, whether or not earlier ones are answered. Latency counts from when a call
-    /// should have been sent.
+    /// `rate` calls arrive each second, evenly, independent of earlier answers. Latency counts from the time at
+    /// which a call was due.
     pub(crate) async fn open(self: &Arc<Self>, rate: f64, length: Duration, on_drop: OnDrop) -> Answers {
         let phase = Arc::new(Phase::new(length));
         let began = Instant::now();
@@ -179,22 +179,22 @@ impl Load {
         phase.answers(ran)
     }
 
-    async fn call(&self, request: Request, since: Instant, phase: &Phase) -> Ending {
+    async fn call(&self, request: Request, since: Instant, phase: &Phase) -> Outcome {
         let (ending, answer) = self.place(&request).await;
         let now = Instant::now();
         let mut answers = phase.lock();
         match &ending {
-            Ending::Fulfilled => {
+            Outcome::Fulfilled => {
                 answers.fulfilled += 1;
                 answers.in_time += u64::from(now <= phase.end);
             }
-            Ending::Declined => answers.declined += 1,
-            Ending::Invalid => answers.invalid += 1,
-            Ending::Repeated => answers.repeated += 1,
-            Ending::Refused => answers.refused += 1,
-            Ending::Failed(why) => *answers.errors.entry(why.clone()).or_default() += 1,
+            Outcome::Declined => answers.declined += 1,
+            Outcome::Invalid => answers.invalid += 1,
+            Outcome::Repeated => answers.repeated += 1,
+            Outcome::Refused => answers.refused += 1,
+            Outcome::Failed(why) => *answers.errors.entry(why.clone()).or_default() += 1,
         }
-        if !matches!(ending, Ending::Refused | Ending::Failed(_)) {
+        if !matches!(ending, Outcome::Refused | Outcome::Failed(_)) {
             answers
                 .latency
                 .saturating_record((now - since).as_micros() as u64);
@@ -203,14 +203,14 @@ impl Load {
         if request.answered.is_none() {
             let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
             match &ending {
-                Ending::Fulfilled => sum.fulfilled += 1,
-                Ending::Declined | Ending::Invalid => sum.rejected += 1,
-                Ending::Failed(_) => sum.unknown += 1,
-                Ending::Refused | Ending::Repeated => {}
+                Outcome::Fulfilled => sum.fulfilled += 1,
+                Outcome::Declined | Outcome::Invalid => sum.rejected += 1,
+                Outcome::Failed(_) => sum.unknown += 1,
+                Outcome::Refused | Outcome::Repeated => {}
             }
             drop(sum);
             if let Some(answer) = answer
-                && !matches!(ending, Ending::Failed(_))
+                && !matches!(ending, Outcome::Failed(_))
             {
                 self.requests.remember(request, answer);
             }
@@ -218,11 +218,11 @@ impl Load {
         ending
     }
 
-    async fn place(&self, request: &Request) -> (Ending, Option<Bytes>) {
+    async fn place(&self, request: &Request) -> (Outcome, Option<Bytes>) {
         let channel = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
         let mut client = tonic::client::Grpc::new(self.channels[channel].clone());
         if let Err(error) = client.ready().await {
-            return (Ending::Failed(format!("no connection: {error}")), None);
+            return (Outcome::Failed(format!("no connection: {error}")), None);
         }
         let mut call = tonic::Request::new(request.message.clone());
         call.metadata_mut()
@@ -230,10 +230,10 @@ impl Load {
         call.set_timeout(DEADLINE);
         let answer = match client.unary(call, PathAndQuery::from_static(METHOD), Raw).await {
             Ok(answer) => answer,
-            Err(status) if status.code() == Code::ResourceExhausted => return (Ending::Refused, None),
+            Err(status) if status.code() == Code::ResourceExhausted => return (Outcome::Refused, None),
             Err(status) => {
                 return (
-                    Ending::Failed(format!("{:?}: {}", status.code(), status.message())),
+                    Outcome::Failed(format!("{:?}: {}", status.code(), status.message())),
                     None,
                 );
             }
@@ -241,36 +241,36 @@ impl Load {
         let marked = answer.metadata().contains_key(REPLAYED);
         let answer = answer.into_inner();
         let ending = match &request.answered {
-            Some(_) if !marked => Ending::Failed("a repetition was not marked as one".to_owned()),
+            Some(_) if !marked => Outcome::Failed("a repetition was not marked as one".to_owned()),
             Some(first) if *first != answer => {
-                Ending::Failed("a repetition was answered otherwise".to_owned())
+                Outcome::Failed("a repetition was answered otherwise".to_owned())
             }
-            Some(_) => Ending::Repeated,
-            None => ending(request.fate, &answer),
+            Some(_) => Outcome::Repeated,
+            None => ending(request.expected, &answer),
         };
         (ending, Some(answer))
     }
 }
 
-/// Whether a first answer is what has to become of the request.
-fn ending(fate: Fate, answer: &Bytes) -> Ending {
+/// Compares a first answer with the expected outcome.
+fn ending(expected: Expected, answer: &Bytes) -> Outcome {
     let Ok(PlaceOrderResponse { order: Some(order) }) = PlaceOrderResponse::decode(answer.clone()) else {
-        return Ending::Failed("an answer without an order".to_owned());
+        return Outcome::Failed("an answer without an order".to_owned());
     };
     let reason = order
         .failure
         .as_ref()
         .map_or("", |failure| failure.reason.as_str());
-    match (fate, order.state(), reason) {
-        (Fate::Fulfilled, OrderState::Fulfilled | OrderState::Settled, _) => Ending::Fulfilled,
-        (Fate::Declined, OrderState::Rejected, "INSUFFICIENT_FUNDS") => Ending::Declined,
-        (Fate::Invalid, OrderState::Rejected, "CLAIM_INVALID") => Ending::Invalid,
-        (_, state, _) => Ending::Failed(format!("answered {} {reason}", state.as_str_name())),
+    match (expected, order.state(), reason) {
+        (Expected::Fulfilled, OrderState::Fulfilled | OrderState::Settled, _) => Outcome::Fulfilled,
+        (Expected::Declined, OrderState::Rejected, "INSUFFICIENT_FUNDS") => Outcome::Declined,
+        (Expected::Invalid, OrderState::Rejected, "CLAIM_INVALID") => Outcome::Invalid,
+        (_, state, _) => Outcome::Failed(format!("answered {} {reason}", state.as_str_name())),
     }
 }
 
 impl Answers {
-    /// Orders that were made: each once, however often it was asked for.
+    /// Number of orders made, each counted once, however often it was requested.
     pub(crate) fn orders(&self) -> u64 {
         self.fulfilled + self.declined + self.invalid
     }

@@ -1,4 +1,4 @@
-//! What the figures depend on beside the code: the machine, its disk, and who else uses it.
+//! What the figures depend on besides the code: the machine, its disk, and its other users.
 
 use std::{
     collections::HashMap,
@@ -12,12 +12,12 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
 
-/// Above this share of one core a process of others disturbs.
+/// Share of one core above which another process disturbs the measurement.
 const DISTURBS: f64 = 0.05;
 const LOOK: Duration = Duration::from_secs(2);
 const SYNCS: usize = 300;
 
-/// The machine that was measured on.
+/// Description of the machine.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Machine {
     kernel: String,
@@ -27,15 +27,15 @@ pub(crate) struct Machine {
     file_system: String,
     fdatasync_p50_us: u64,
     fdatasync_p99_us: u64,
-    /// Processes of others that used more than 5 % of a core before the start.
+    /// Other processes that used more than 5 % of a core before the start.
     busy: Vec<String>,
 }
 
 impl Machine {
-    /// Looks at the machine, and at the disk below `folder`.
+    /// Examines the machine and the disk of `folder`.
     ///
     /// # Errors
-    /// When others use it and `allow_busy` is not set, or when the folder is in memory.
+    /// When other processes use it and `allow_busy` is not set, or when the folder is in memory.
     pub(crate) fn examine(folder: &Path, allow_busy: bool) -> anyhow::Result<Machine> {
         let file_system = file_system(folder)?;
         ensure!(
@@ -82,7 +82,7 @@ fn file_system(folder: &Path) -> anyhow::Result<String> {
         let (place, kind) = (fields.next()?, fields.next()?);
         folder.starts_with(place).then(|| (place.len(), kind.to_owned()))
     });
-    // Of several at the same place the last one counts.
+    // Of several mounts at the same place the last one counts.
     let (_, kind) = holding
         .max_by_key(|(length, _)| *length)
         .context("no file system holds the folder")?;
@@ -107,7 +107,7 @@ fn fdatasync(folder: &Path) -> anyhow::Result<(u64, u64)> {
     Ok((times[SYNCS / 2], times[SYNCS * 99 / 100]))
 }
 
-/// The processes that use the machine, other than this one: `name (pid): share of a core`.
+/// Other processes that use the machine: `name (pid): share of a core`.
 fn busy() -> Vec<String> {
     let before = ticks();
     let began = Instant::now();
@@ -137,7 +137,7 @@ fn ticks() -> HashMap<(u32, String), u64> {
             continue;
         };
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // The name is in parentheses and may hold some itself.
+        // The name is in parentheses and may contain parentheses.
         let (Some(open), Some(close)) = (stat.find('('), stat.rfind(')')) else {
             continue;
         };

@@ -1,7 +1,7 @@
-//! How many orders a second the whole system carries, and what one costs: `make bench-orders`.
+//! Throughput of the whole system in orders a second, and the cost of one order: `make bench-orders`.
 //!
-//! The load goes through the public gRPC API of what `weft up` starts from release binaries. docs/performance.md says
-//! what each figure means.
+//! The load uses the public gRPC API of a system that `weft up` starts from release binaries. docs/performance.md
+//! explains each figure.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -12,11 +12,11 @@ mod release;
 mod system;
 
 mod load;
-mod raw;
+mod raw_codec;
 mod requests;
 
+mod completion;
 mod counters;
-mod settled;
 
 mod report;
 mod runs;

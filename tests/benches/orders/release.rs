@@ -1,4 +1,4 @@
-//! The programs that are measured: from where, of which commit, and whether they are a release build.
+//! The measured programs: their folder and commit, and whether they are release builds.
 
 use std::{
     env, fs,
@@ -17,32 +17,32 @@ pub(crate) struct Release {
     /// `ours` or `against`.
     pub(crate) name: &'static str,
     folder: PathBuf,
-    /// What `weft --version` says: the version and the commit.
+    /// Output of `weft --version`: the version and the commit.
     pub(crate) build: String,
 }
 
 impl Release {
-    /// This checkout's.
+    /// The binaries of this checkout, or those in a given folder.
     ///
     /// # Errors
-    /// When a program is missing or no release build.
+    /// When a program is missing or is no release build.
     pub(crate) fn ours(given: Option<&Path>) -> anyhow::Result<Release> {
         let target =
             env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
         let folder = given.map_or_else(|| target.join("release"), Path::to_owned);
-        Release::of("ours", &folder)
+        Release::new("ours", &folder)
     }
 
-    /// Another checkout's, or those in a folder.
+    /// The binaries of another checkout, or those in a folder.
     ///
     /// # Errors
     /// As [`Release::ours`].
     pub(crate) fn against(given: &Path) -> anyhow::Result<Release> {
         let built = given.join("target/release");
-        Release::of("against", if built.is_dir() { &built } else { given })
+        Release::new("against", if built.is_dir() { &built } else { given })
     }
 
-    fn of(name: &'static str, folder: &Path) -> anyhow::Result<Release> {
+    fn new(name: &'static str, folder: &Path) -> anyhow::Result<Release> {
         let folder = fs::canonicalize(folder)
             .with_context(|| format!("{}: build it with cargo build --release --bins", folder.display()))?;
         for program in PROGRAMS {
@@ -69,7 +69,7 @@ impl Release {
         Ok(Release { name, folder, build })
     }
 
-    /// Runs the command line for the system in `home`. Settings of the caller's own shell do not reach it.
+    /// The command line for the system in `home`, without settings of the caller's environment.
     pub(crate) fn weft(&self, home: &Path) -> Command {
         let mut command = Command::new(self.folder.join("weft"));
         for (name, _) in env::vars_os() {
@@ -81,7 +81,7 @@ impl Release {
                 command.env_remove(name);
             }
         }
-        // There are nats-server and PostgreSQL, if they are not on PATH.
+        // Finds nats-server and PostgreSQL there, if they are not on PATH.
         command.current_dir(workspace_root()).arg("--dir").arg(home);
         command
     }

@@ -1,4 +1,4 @@
-//! What is told of a run: a table, and one line of JSON.
+//! Report of a run: a table, and one line of JSON.
 
 use std::{collections::BTreeMap, fmt, fs::OpenOptions, io::Write as _, path::Path};
 
@@ -7,16 +7,16 @@ use serde::Serialize;
 use tests::{SqlCounters, sql_counters::Statement};
 
 use crate::{
+    completion::Completion,
     counters::{Counted, Used},
     load::Answers,
     machine::Machine,
     requests::Kind,
-    settled::Settled,
 };
 
-/// So many statements are told, those that took longest first.
+/// Number of reported statements, those with the longest total time.
 const STATEMENTS: usize = 25;
-/// Tables by whose inserts batches are told: what one statement wrote of them.
+/// Tables for which the rows per inserting statement are reported.
 const BATCHES: [&str; 7] = [
     "chassis.idempotency",
     "orders.placed_order",
@@ -39,19 +39,20 @@ pub(crate) struct Report {
     pub(crate) quick: bool,
     /// Arrivals a second of the open loop.
     pub(crate) offered_rate: Option<f64>,
-    /// What the search had found.
+    /// The rate that the search found.
     pub(crate) searched_rate: Option<f64>,
-    /// Why the run is no good. Empty: it is.
+    /// The reasons why the run has failed. Empty: it has succeeded.
     pub(crate) failures: Vec<String>,
     pub(crate) answers: Answered,
     pub(crate) commit_to_ledger_ms: Option<[f64; 2]>,
-    pub(crate) settled: Settled,
+    #[serde(rename = "settled")]
+    pub(crate) completion: Completion,
     pub(crate) cost: Cost,
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) machine: Machine,
 }
 
-/// What callers saw.
+/// The run as callers saw it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Answered {
     pub(crate) orders_per_s: f64,
@@ -68,16 +69,16 @@ pub(crate) struct Answered {
     errors: BTreeMap<String, u64>,
 }
 
-/// What an order cost. Everything is per order, unless it says otherwise.
+/// Cost of an order. Values are per order, unless stated otherwise.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Cost {
-    /// How many orders it is the mean of: fulfilled and rejected ones.
+    /// Number of orders in the mean: fulfilled and rejected ones.
     orders: u64,
     /// By process, and by database for PostgreSQL's sessions.
     processor_us: BTreeMap<String, f64>,
-    /// Of the system, without the load generator.
+    /// Sum of the system, without the load generator.
     pub(crate) processor_us_in_all: f64,
-    /// How long processes of the system waited for a core.
+    /// Time that processes of the system waited for a core.
     waited_us: f64,
     switches: f64,
     pub(crate) statements: f64,
@@ -87,9 +88,9 @@ pub(crate) struct Cost {
     rows_inserted: f64,
     rows_updated: f64,
     rows_deleted: f64,
-    /// Of all updates.
+    /// Share of all updates.
     hot_share: f64,
-    /// In all tables, at the end.
+    /// Total of all tables at the end.
     dead_rows: i64,
     pub(crate) wal_bytes: f64,
     wal_records: f64,
@@ -99,7 +100,7 @@ pub(crate) struct Cost {
     messages_in: f64,
     messages_out: f64,
     message_bytes_in: f64,
-    /// Rows of a table that one inserting statement wrote.
+    /// Rows of a table per inserting statement.
     batch_sizes: BTreeMap<String, f64>,
     top_statements: Vec<StatementCost>,
 }
@@ -126,7 +127,7 @@ impl Report {
 }
 
 impl Answered {
-    pub(crate) fn of(answers: &Answers) -> Answered {
+    pub(crate) fn new(answers: &Answers) -> Answered {
         Answered {
             orders_per_s: answers.rate(),
             p50_ms: answers.quantile(0.5),
@@ -145,7 +146,7 @@ impl Answered {
 }
 
 impl Cost {
-    pub(crate) fn of(counted: &Counted, orders: u64) -> Cost {
+    pub(crate) fn new(counted: &Counted, orders: u64) -> Cost {
         let per = |number: f64| number / orders.max(1) as f64;
         let per_order = |number: i64| per(number as f64);
         let statements = counted.sql.statements();
@@ -206,7 +207,7 @@ impl Cost {
     }
 }
 
-/// The rows of a table that were inserted, by the statements that insert into it.
+/// Rows inserted into a table, divided by the statements that insert into it.
 fn batch_sizes(sql: &SqlCounters) -> BTreeMap<String, f64> {
     let mut sizes = BTreeMap::new();
     for (service, table, changed) in sql.tables().filter(|(_, table, _)| BATCHES.contains(table)) {
@@ -257,7 +258,7 @@ impl fmt::Display for Report {
             answers.refused,
             answers.dropped
         )?;
-        write!(f, "  settled    after {:.1} s", self.settled.seconds)?;
+        write!(f, "  settled    after {:.1} s", self.completion.seconds)?;
         if let Some([p50, p95]) = self.commit_to_ledger_ms {
             write!(
                 f,
@@ -303,14 +304,15 @@ impl fmt::Display for Report {
         for (table, size) in &cost.batch_sizes {
             write!(f, "{table} {size:.1}, ")?;
         }
-        match self.failures.is_empty() {
-            true => Ok(()),
-            false => write!(f, "\n  FAILED     {}", self.failures.join("\n             ")),
+        if self.failures.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "\n  FAILED     {}", self.failures.join("\n             "))
         }
     }
 }
 
-/// The medians of all rounds, and how those of two releases relate.
+/// Prints the medians of all rounds, and the ratios of two releases.
 pub(crate) fn summary(reports: &[Report]) {
     type Figure = (&'static str, fn(&Report) -> f64);
     let figures: [Figure; 8] = [

@@ -1,4 +1,4 @@
-//! What is ordered: encoded once, and numbered anew for each call.
+//! Requests of the load: encoded once, with new ids for each call.
 
 use std::{fmt, sync::Mutex, sync::PoisonError};
 
@@ -15,20 +15,20 @@ use serde::Serialize;
 use tonic::metadata::{Ascii, MetadataValue};
 use uuid::Uuid;
 
-/// In ten thousand requests so many are repetitions of one that was answered.
+/// Repetitions of an answered request, per ten thousand requests.
 const REPEATED: u32 = 100;
-/// So many are paid by a card that is declined.
+/// Requests with a declined card, per ten thousand.
 const DECLINED: u32 = 100;
-/// So many have a claim that breaks a rule; insured orders alone.
+/// Requests with an invalid claim, per ten thousand; only of insured orders.
 const INVALID: u32 = 10;
-/// From how many answered requests those that are repeated are drawn.
+/// Number of answered requests from which repetitions are drawn.
 const REMEMBERED: usize = 512;
 
-/// In the encoded request: what the request's own id and number are written over.
+/// Placeholders in the encoded request for the request's id and number.
 const ID: &str = "00000000-0000-4000-8000-00000000feed";
 const NUMBER: &str = "0000000000004000800000000000feed";
 
-/// What kind of order.
+/// Kind of order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
@@ -47,37 +47,38 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What has to become of a request.
+/// Expected outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Expected {
     Fulfilled,
     Declined,
     Invalid,
 }
 
-/// One call to be made.
+/// One call of the load.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) message: Bytes,
     pub(crate) authorization: MetadataValue<Ascii>,
-    pub(crate) fate: Fate,
-    /// For a repetition: what the first call was answered.
+    pub(crate) expected: Expected,
+    /// For a repetition: the answer of the first call.
     pub(crate) answered: Option<Bytes>,
 }
 
-/// Makes the requests of one system.
+/// Generates the requests for one system.
 pub(crate) struct Requests {
     kind: Kind,
     fulfilled: Template,
     declined: Template,
     invalid: Template,
     tokens: Vec<MetadataValue<Ascii>>,
-    /// For each facility, the share of requests of it and those before it (Zipf, exponent 1).
+    /// For each facility, the cumulative share of its requests and those of the facilities before it (Zipf,
+    /// exponent 1).
     shares: Vec<f64>,
     remembered: Mutex<Vec<Request>>,
 }
 
-/// An encoded request, with the places of its own id and numbers.
+/// An encoded request, with the positions of its id and numbers.
 struct Template {
     message: Vec<u8>,
     ids: Vec<usize>,
@@ -85,7 +86,7 @@ struct Template {
 }
 
 impl Requests {
-    /// For facilities with these tokens.
+    /// Requests of the facilities with these tokens.
     pub(crate) fn new(kind: Kind, tokens: &[String]) -> anyhow::Result<Requests> {
         let sum: f64 = (1..=tokens.len()).map(|rank| 1.0 / rank as f64).sum();
         let mut share = 0.0;
@@ -105,7 +106,7 @@ impl Requests {
         })
     }
 
-    /// The next call.
+    /// Generates the next call.
     pub(crate) fn next(&self) -> Request {
         let mut random = rand::rng();
         let drawn = random.random_range(0..10_000);
@@ -116,22 +117,22 @@ impl Requests {
             }
         }
         let drawn = random.random_range(0..10_000);
-        let (template, fate) = match self.kind {
-            _ if drawn < DECLINED => (&self.declined, Fate::Declined),
-            Kind::Insured if drawn < DECLINED + INVALID => (&self.invalid, Fate::Invalid),
-            _ => (&self.fulfilled, Fate::Fulfilled),
+        let (template, expected) = match self.kind {
+            _ if drawn < DECLINED => (&self.declined, Expected::Declined),
+            Kind::Insured if drawn < DECLINED + INVALID => (&self.invalid, Expected::Invalid),
+            _ => (&self.fulfilled, Expected::Fulfilled),
         };
         let point: f64 = random.random();
         let facility = self.shares.partition_point(|share| *share < point);
         Request {
             message: template.fill(),
             authorization: self.tokens[facility.min(self.tokens.len() - 1)].clone(),
-            fate,
+            expected,
             answered: None,
         }
     }
 
-    /// Keeps one that was answered, to be repeated some time.
+    /// Stores an answered request for later repetition.
     pub(crate) fn remember(&self, request: Request, answer: Bytes) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let request = Request {
@@ -181,7 +182,7 @@ impl Template {
 
 const CODES: [(&str, i64); 3] = [("SVC-CONS", 60), ("SVC-XRAY", 40), ("SVC-LAB", 20)];
 
-/// An order over 120 dirhams; of an insured one the insurer is asked for 100.
+/// An order over 120 dirhams; of an insured one the insurer is billed 100.
 fn order(kind: Kind, payment_method: &str) -> PlaceOrderRequest {
     let line = |(code, amount): (&str, i64)| PlaceOrderLine {
         code: code.to_owned(),

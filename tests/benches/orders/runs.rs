@@ -1,4 +1,4 @@
-//! What is run, in which order.
+//! The runs and their order.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::{
     Arguments, Loop,
+    completion::{self, Completion},
     counters::Counting,
     load::{Answers, Load, OnDrop},
     machine::Machine,
@@ -13,18 +14,17 @@ use crate::{
     report::{self, Cost, Report},
     requests::{Kind, Requests},
     search::{DRAINED, Search},
-    settled::{self, Settled},
     system::System,
 };
 
-/// A rate that was found and does not hold is lowered to so much of it, so often.
+/// A rate that was found but does not hold is multiplied by this, at most `TRIES` times.
 const LOWERED: f64 = 0.9;
 const TRIES: u32 = 4;
 
 /// Runs everything; false when a run has failed.
 ///
 /// # Errors
-/// When something is refused, or a system does not answer.
+/// When a precondition is not met, or a system does not answer.
 pub(crate) async fn all(arguments: Arguments) -> anyhow::Result<bool> {
     let mut releases = vec![Release::ours(arguments.binaries.as_deref())?];
     if let Some(against) = &arguments.against {
@@ -52,7 +52,7 @@ pub(crate) async fn all(arguments: Arguments) -> anyhow::Result<bool> {
                 }
             }
         }
-        // Who is first has the colder machine: they take turns in that, too.
+        // The first release runs on a colder machine: they alternate in being first, too.
         releases.reverse();
     }
     report::summary(&reports);
@@ -76,7 +76,7 @@ struct Running {
     load: Arc<Load>,
 }
 
-/// What one measured phase is.
+/// Kind of a measured phase.
 enum Phase {
     Closed { callers: u32 },
     Hold { rate: f64, found: f64 },
@@ -93,7 +93,7 @@ impl Plan<'_> {
                 let report = self
                     .measure(&running, Phase::Closed { callers: *callers })
                     .await?;
-                reports.push(self.tell(report)?);
+                reports.push(self.record(report)?);
             }
         }
         if self.arguments.runs.contains(&Loop::Open) {
@@ -120,7 +120,7 @@ impl Plan<'_> {
         Ok(Running { system, load })
     }
 
-    /// Searches the highest rate and holds it; one that does not hold is lowered. `None` when no rate holds.
+    /// Searches the highest rate and holds it; a rate that does not hold is lowered. `None` when no rate holds.
     async fn hold(&self, running: &Running) -> anyhow::Result<Option<Report>> {
         let search = self.search();
         let found = search.run(&running.system, &running.load, self.kind).await?;
@@ -131,19 +131,19 @@ impl Plan<'_> {
         let mut rate = found;
         for _ in 1..TRIES {
             let report = self.measure(running, Phase::Hold { rate, found }).await?;
-            let report = self.tell(report)?;
+            let report = self.record(report)?;
             if report.failures.is_empty() {
                 return Ok(Some(report));
             }
             rate *= LOWERED;
         }
         let report = self.measure(running, Phase::Hold { rate, found }).await?;
-        self.tell(report).map(Some)
+        self.record(report).map(Some)
     }
 
     async fn measure(&self, running: &Running, phase: Phase) -> anyhow::Result<Report> {
         let Running { system, load } = running;
-        let rest = Settled::wait(system, self.kind, load.sum(), DRAINED).await?;
+        let rest = Completion::wait(system, self.kind, load.sum(), DRAINED).await?;
         ensure!(
             rest.problems.is_empty(),
             "not settled {DRAINED:?} after a load: {}",
@@ -160,9 +160,9 @@ impl Plan<'_> {
                 load.open(rate, hold, OnDrop::Count).await
             }
         };
-        let settled = Settled::wait(system, self.kind, load.sum(), settled::WITHIN).await?;
+        let completion = Completion::wait(system, self.kind, load.sum(), completion::WITHIN).await?;
         let counted = counting.end(system).await?;
-        let commit_to_ledger_ms = settled::commit_to_ledger(system).await?;
+        let commit_to_ledger_ms = completion::commit_to_ledger(system).await?;
         Ok(Report {
             run: match phase {
                 Phase::Closed { callers } => format!("{callers} in flight"),
@@ -182,19 +182,19 @@ impl Plan<'_> {
                 Phase::Closed { .. } => None,
                 Phase::Hold { found, .. } => Some(found),
             },
-            failures: self.failures(&phase, &answers, &settled),
-            cost: Cost::of(&counted, answers.orders()),
-            answers: report::Answered::of(&answers),
+            failures: self.failures(&phase, &answers, &completion),
+            cost: Cost::new(&counted, answers.orders()),
+            answers: report::Answered::new(&answers),
             commit_to_ledger_ms,
-            settled,
+            completion,
             settings: system.settings.clone(),
             machine: self.machine.clone(),
         })
     }
 
-    /// Why a run is no good.
-    fn failures(&self, phase: &Phase, answers: &Answers, settled: &Settled) -> Vec<String> {
-        let mut failures = settled.problems.clone();
+    /// The reasons why a run has failed.
+    fn failures(&self, phase: &Phase, answers: &Answers, completion: &Completion) -> Vec<String> {
+        let mut failures = completion.problems.clone();
         match phase {
             Phase::Closed { .. } => {
                 let errors = answers.errors.iter();
@@ -215,7 +215,7 @@ impl Plan<'_> {
         }
     }
 
-    fn tell(&self, report: Report) -> anyhow::Result<Report> {
+    fn record(&self, report: Report) -> anyhow::Result<Report> {
         println!("{report}");
         if let Some(file) = &self.arguments.json {
             report.append(file)?;

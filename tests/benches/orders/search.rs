@@ -1,20 +1,20 @@
-//! The highest rate that keeps the limit, by bisection.
+//! Searches the highest rate that keeps the latency limit, by bisection.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    completion::{self, Completion},
     load::{Answers, Load, OnDrop},
     requests::Kind,
-    settled::{self, Settled},
     system::System,
 };
 
-/// Below this there is nothing to search for.
+/// Lowest rate that is searched, in orders a second.
 const LOWEST: f64 = 1.0;
-/// How long what an overload has left behind may take to be settled, before the next trial begins.
+/// How long the backlog of an overload may take to complete before the next trial begins.
 pub(crate) const DRAINED: Duration = Duration::from_secs(180);
 
-/// How to search.
+/// Parameters of the search.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Search {
     pub(crate) start_rate: f64,
@@ -25,10 +25,10 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// The highest rate that was found to hold: zero when none did.
+    /// Searches the highest rate that holds; zero when none does.
     ///
     /// # Errors
-    /// When a server does not answer, or what an overload has left is never settled.
+    /// When a server does not answer, or the backlog of an overload never completes.
     pub(crate) async fn run(&self, system: &System, load: &Arc<Load>, kind: Kind) -> anyhow::Result<f64> {
         let (mut held, mut failed) = (0.0, f64::INFINITY);
         let mut rate = self.start_rate;
@@ -49,7 +49,7 @@ impl Search {
         Ok(held)
     }
 
-    /// Why the rate does not hold, if it does not.
+    /// Tries a rate; returns the reason if it does not hold.
     async fn trial(
         &self,
         system: &System,
@@ -62,13 +62,13 @@ impl Search {
         if why.is_none() {
             let answers = load.open(rate, self.measure, OnDrop::Stop).await;
             why = self.broken_by(&answers);
-            let settled = Settled::wait(system, kind, load.sum(), settled::WITHIN).await?;
-            why = why.or_else(|| settled.problems.first().cloned());
+            let completion = Completion::wait(system, kind, load.sum(), completion::WITHIN).await?;
+            why = why.or_else(|| completion.problems.first().cloned());
             if why.is_none() {
                 println!("  {rate:7.1}/s holds: p95 {:.1} ms", answers.quantile(0.95));
             }
         }
-        let drained = Settled::wait(system, kind, load.sum(), DRAINED).await?;
+        let drained = Completion::wait(system, kind, load.sum(), DRAINED).await?;
         anyhow::ensure!(
             drained.problems.is_empty(),
             "not settled {DRAINED:?} after a load: {}",
@@ -77,7 +77,7 @@ impl Search {
         Ok(why)
     }
 
-    /// What of the answers breaks the limit.
+    /// The limit that the answers exceed, if any.
     pub(crate) fn broken_by(&self, answers: &Answers) -> Option<String> {
         let p95 = answers.quantile(0.95);
         if let Some((error, count)) = answers.errors.first_key_value() {

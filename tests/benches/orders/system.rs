@@ -1,4 +1,4 @@
-//! A system that `weft up` runs: started fresh, found to be durable, stopped.
+//! A system that `weft up` runs: it is started fresh, checked for durability, and stopped.
 
 use std::{
     collections::BTreeMap,
@@ -39,9 +39,9 @@ pub(crate) struct System {
     /// The order service: `http://127.0.0.1:PORT`.
     pub(crate) order_url: String,
     monitor_port: u16,
-    /// A superuser's pool for the database of each service.
+    /// A superuser's pool for each service's database.
     pub(crate) databases: BTreeMap<String, PgPool>,
-    /// What durability rests on, as the servers say it.
+    /// The settings on which durability depends, as the servers report them.
     pub(crate) settings: BTreeMap<String, String>,
     keep: bool,
 }
@@ -50,19 +50,19 @@ impl System {
     /// Starts one in a new folder below `parent`.
     ///
     /// # Errors
-    /// When it does not start, or when it would lose what it has acknowledged.
+    /// When it does not start, or when it could lose acknowledged data.
     pub(crate) async fn start(release: &Release, parent: &Path, keep: bool) -> anyhow::Result<System> {
         let home = parent.join(format!("weft-bench-{}-{}", std::process::id(), release.name));
         if home.exists() {
             fs::remove_dir_all(&home)?;
         }
-        // PostgreSQL may run as another user, who has to pass through.
+        // PostgreSQL may run as another user, who must be able to traverse the folder.
         fs::create_dir(&home)?;
         fs::set_permissions(&home, fs::Permissions::from_mode(0o711))?;
         if !keep {
             watchdog::remove(&home);
         }
-        // The first start makes the data folder, which the setting has to be in before the second.
+        // The first start creates the data folder, which must contain the setting before the second start.
         stop(&mut up(release, &home).await?).await?;
         let mut settings = OpenOptions::new()
             .append(true)
@@ -129,7 +129,7 @@ impl System {
             .with_context(|| format!("NATS' monitor answers {page} without JSON"))
     }
 
-    /// The processes by name: the services and servers, and what looks after them.
+    /// The processes by name: the services, the servers and their supervisor.
     pub(crate) fn processes(&self) -> anyhow::Result<BTreeMap<String, u32>> {
         let mut processes = BTreeMap::from([("weft".to_owned(), self.weft.id())]);
         for entry in fs::read_dir(self.home.join("run"))?.flatten() {
@@ -144,7 +144,7 @@ impl System {
         Ok(processes)
     }
 
-    /// Stops it in order and removes its folder.
+    /// Stops it gracefully and removes its folder.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         for pool in self.databases.values() {
             pool.close().await;
@@ -158,7 +158,7 @@ impl System {
         Ok(())
     }
 
-    /// Asks the servers, as the services see them, whether what is acknowledged is on disk.
+    /// Checks, with the services' own view of the servers, that acknowledged data is on disk.
     async fn require_durability(&mut self) -> anyhow::Result<()> {
         let passwords = json(&self.home.join("config/postgres.json"))?;
         for (service, pool) in &self.databases {
@@ -198,7 +198,7 @@ impl System {
 impl Drop for System {
     fn drop(&mut self) {
         if let Ok(None) = self.weft.try_wait() {
-            // It stops what it runs when it is asked to; killed, it leaves that to its watchdogs.
+            // On SIGTERM it stops its processes; on SIGKILL it leaves that to its watchdogs.
             let _ = kill_process(Pid::from_child(&self.weft), Signal::TERM);
             let began = Instant::now();
             while let Ok(None) = self.weft.try_wait()

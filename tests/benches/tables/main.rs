@@ -1,7 +1,7 @@
-//! What lists cost when tables have grown: every list of every service, at ten thousand rows and at many more.
+//! Latency of every list of every service, on tables of ten thousand rows and of many more.
 //!
-//! `make bench-tables`, or `cargo bench -p tests --bench tables -- ROWS` (default 10,000,000; the largest table has three
-//! times as many, and ten million need some 30 GB of disk for a while).
+//! `make bench-tables`, or `cargo bench -p tests --bench tables -- ROWS` (default 10,000,000; the largest table
+//! has three times as many, and ten million need about 30 GB of disk for a while).
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tests::{Durability, Options, Service, Stack, eventually, tables};
 const SMALL: u64 = 10_000;
 const LARGE: u64 = 10_000_000;
 const TIMES: usize = 100;
-/// Folding 30 million ledger entries takes its time.
+/// Long enough to fold 30 million ledger entries.
 const FOLDED: Duration = Duration::from_secs(1_800);
 
 #[tokio::main]

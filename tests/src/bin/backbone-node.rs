@@ -1,5 +1,5 @@
-//! `backbone-node relay|consumer|aborts-at-VERSION DATABASE_URL SETTINGS`: one part of the event backbone alone in a
-//! process, for scenarios that kill it. SETTINGS are the backbone's, as JSON. Runs until it is killed.
+//! `backbone-node relay|consumer|aborts-at-VERSION DATABASE_URL SETTINGS`: one part of the event backbone in a
+//! process of its own, for scenarios that kill it. SETTINGS are the backbone's, as JSON. Runs until it is killed.
 
 use std::time::Duration;
 

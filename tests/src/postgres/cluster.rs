@@ -1,4 +1,4 @@
-//! `initdb` and `postgres`, as another user where the tests run as root: both refuse root.
+//! Runs `initdb` and `postgres`, as another user where the tests run as root: both refuse root.
 
 use std::{
     fs,
@@ -10,12 +10,12 @@ use std::{
 use super::Durability;
 use crate::{binaries, process::Process};
 
-/// The users to become when root, in order of preference.
-const SERVANTS: [&str; 2] = ["postgres", "nobody"];
+/// Users to run the server as when root, in order of preference.
+const SYSTEM_USERS: [&str; 2] = ["postgres", "nobody"];
 
 /// Creates a cluster in `folder/data`, superuser `postgres`, no passwords.
 pub(super) fn init(folder: &Path) {
-    if let Some((user, group)) = servant() {
+    if let Some((user, group)) = system_user() {
         chown(folder, Some(user), Some(group)).expect("root may give a folder away");
     }
     let mut command = command("initdb", folder);
@@ -66,15 +66,15 @@ pub(super) fn spawn(folder: &Path, port: u16, durability: Durability, more: &[&'
     for setting in settings.iter().chain(more) {
         command.args(["-c", setting]);
     }
-    // SIGQUIT is the immediate shutdown: it also gives the shared memory back.
+    // SIGQUIT is the immediate shutdown: it also releases the shared memory.
     Process::spawn("postgres", &mut command, &folder.join("postgres.log"), "QUIT")
 }
 
-/// Lets these roles in by password alone once the server has read its configuration again; all others are trusted.
+/// Requires a password of these roles once the server has reloaded its configuration; all others are trusted.
 pub(super) fn require_passwords(folder: &Path, roles: &str) {
     let file = folder.join("data/pg_hba.conf");
     let rules = fs::read_to_string(&file).expect("initdb has written it");
-    // The first rule that fits decides.
+    // The first matching rule applies.
     let rules = format!("host all {roles} 127.0.0.1/32 scram-sha-256\n{rules}");
     fs::write(&file, rules).expect("the folder is the test's own");
 }
@@ -82,25 +82,25 @@ pub(super) fn require_passwords(folder: &Path, roles: &str) {
 fn command(program: &str, folder: &Path) -> Command {
     let mut command = Command::new(binaries::tool(program));
     command.current_dir(folder);
-    if let Some((user, group)) = servant() {
+    if let Some((user, group)) = system_user() {
         command.uid(user).gid(group);
     }
     command
 }
 
-/// Whom to become; none when we are not root.
-fn servant() -> Option<(u32, u32)> {
+/// User and group to run the server as; none when not root.
+fn system_user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let found = SERVANTS
+    let found = SYSTEM_USERS
         .iter()
         .find_map(|name| users.lines().find_map(|line| identity(line, name)));
     Some(found.expect("root needs a user `postgres` or `nobody` to run PostgreSQL as"))
 }
 
-/// The user and group numbers in a line of `/etc/passwd`, when it is this user's.
+/// User and group ids in a line of `/etc/passwd`, if it is this user's.
 fn identity(line: &str, name: &str) -> Option<(u32, u32)> {
     let mut fields = line.split(':');
     (fields.next()? == name).then_some(())?;

@@ -10,11 +10,11 @@ use sqlx::{
 use super::Postgres;
 use crate::workspace_root;
 
-/// A stopped server shows quickly: a pool goes on trying to connect for as long as this.
+/// A pool keeps trying to connect for this long; short, so that a stopped server is noticed quickly.
 const ACQUIRE: Duration = Duration::from_secs(3);
 
-/// A database `<service>_<random>`, owned by `<service>_owner`; `<service>_app` may connect and owns nothing.
-/// Migrations are the service's own affair (`order migrate`). It is discarded when dropped.
+/// A database `<service>_<random>`, owned by `<service>_owner`; `<service>_app` may connect and owns nothing. The
+/// service applies the migrations (`order migrate`). The database is discarded when dropped.
 #[derive(Debug)]
 pub struct Database {
     server: Arc<Postgres>,
@@ -62,22 +62,22 @@ impl Database {
         &self.name
     }
 
-    /// Where `migrate` connects: as the owner of the schema.
+    /// URL for `migrate`: as the owner of the schema.
     pub fn owner_url(&self) -> String {
         self.url(&format!("{}_owner", self.service))
     }
 
-    /// Where `serve` connects: as the role that row-level security binds.
+    /// URL for `serve`: as the role that row-level security binds.
     pub fn app_url(&self) -> String {
         self.url(&format!("{}_app", self.service))
     }
 
-    /// The same with a password, for a server that [`Postgres::require_password`] has made ask for it.
+    /// URL for `serve` with a password, for a server on which [`Postgres::require_password`] was called.
     pub fn app_url_with(&self, password: &str) -> String {
         self.url(&format!("{}_app:{password}", self.service))
     }
 
-    /// Where a test looks behind the scenes: as the superuser, whom row-level security does not bind.
+    /// URL of the superuser, whom row-level security does not bind.
     pub fn superuser_url(&self) -> String {
         self.url("postgres")
     }
@@ -92,7 +92,7 @@ impl Database {
         }
     }
 
-    /// Applies those of a set's migrations whose places in it are given: the first has 0.
+    /// Applies the migrations of a set at the given positions; the first has 0.
     ///
     /// # Panics
     /// When one cannot be applied.
@@ -111,13 +111,14 @@ impl Database {
             let mut session = owner.acquire().await.expect("the server is up");
             let role = format!("set weft.app_role = '{}_app'", self.service);
             run(&mut session, role).await;
-            // Alone: some migrations are no transaction, which several statements at once would make them.
+            // Each file is sent alone: some migrations must not run in a transaction, which several statements at
+            // once would make them.
             let applied = session.execute(AssertSqlSafe(sql)).await;
             applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         }
     }
 
-    /// A small pool as the service's own role, for tests of what it may see.
+    /// A small pool as the service's role, for tests of what it may see.
     pub async fn app(&self) -> PgPool {
         self.pool(&format!("{}_app", self.service)).await
     }
@@ -132,11 +133,11 @@ impl Database {
         self.pool("postgres").await
     }
 
-    /// One number that a query without parameters answers, asked as the superuser:
-    /// `database.count("select count(*) from orders.orders").await`.
+    /// Runs a query without parameters as the superuser and returns its one number: `database.count("select
+    /// count(*) from orders.orders").await`.
     ///
     /// # Panics
-    /// When the query fails or answers no bigint.
+    /// When the query fails or returns no bigint.
     pub async fn count(&self, query: &str) -> i64 {
         let mut connection = self.server.connect(&self.name).await.expect("the server is up");
         let count = sqlx::query_scalar(AssertSqlSafe(query))
@@ -145,11 +146,11 @@ impl Database {
         count.unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
-    /// Empties a table and leaves its file no room to grow, as on a disk that is full: PostgreSQL itself fails to extend it,
-    /// with SQLSTATE 53100. It has room again once it is truncated, which gives it another file.
+    /// Empties a table and keeps its file from growing, as on a full disk: PostgreSQL fails to extend it with
+    /// SQLSTATE 53100. Truncating the table gives it a new file and ends this.
     pub async fn fill_disk_under(&self, table: &str) {
         let superuser = self.superuser().await;
-        // Its lock keeps everybody from the new file until the device without room stands in its place.
+        // The lock keeps other sessions from the new file until `/dev/full` stands in its place.
         let mut emptying = superuser.begin().await.expect("the server is up");
         run(&mut emptying, format!("truncate {table}")).await;
         let path = format!("select pg_relation_filepath('{table}')");
@@ -180,7 +181,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // Dropping a database takes a connection, which a destructor cannot wait for.
+        // Dropping a database needs a connection, and a destructor cannot wait for one.
         self.server.discarded().push(std::mem::take(&mut self.name));
     }
 }

@@ -1,11 +1,11 @@
-//! Which service is told what.
+//! Settings of each service of a stack.
 
 use std::{collections::BTreeMap, path::Path};
 
 use super::Options;
 use crate::{Database, Issuer, Nats, Service, binaries, service::Instance, token};
 
-/// Tells every service where its servers and its peers are and whom to believe.
+/// Configures every service with its servers, its peers and the trusted issuer.
 pub(super) async fn wire(
     options: &Options,
     folder: &Path,
@@ -57,7 +57,7 @@ pub(super) async fn wire(
     instances
 }
 
-/// Whom a service calls; it has a setting `<peer>.target` for each.
+/// The services that a service calls; it has a setting `<peer>.target` for each.
 fn peers(service: Service) -> &'static [Service] {
     match service {
         Service::Order => &[Service::Payment, Service::Claims],

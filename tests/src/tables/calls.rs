@@ -1,4 +1,4 @@
-//! Every list of every service, narrowed down in every way, on tables that [`fill`](super::fill) has filled.
+//! Every list of every service with every filter, on tables that [`fill`](super::fill) has filled.
 
 use std::pin::Pin;
 
@@ -23,24 +23,24 @@ use crate::{Service, Stack};
 
 type Running = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
-/// A call that reads.
+/// A read-only call.
 pub struct Call {
-    /// What it asks for: `ListOrders line_code=RARE`.
+    /// Method and filters: `ListOrders line_code=RARE`.
     pub name: String,
     run: Box<dyn Fn() -> Running + Send + Sync>,
 }
 
 impl Call {
-    /// Makes it, and reads the page after the first one, if there is one.
+    /// Makes the call, and reads the second page if there is one.
     ///
     /// # Errors
-    /// The status that it was refused with.
+    /// The status of the failed call.
     pub async fn run(&self) -> Result<(), Status> {
         (self.run)().await
     }
 }
 
-/// Lists from the first page to the second, once for each way to narrow the list down.
+/// Lists the first and the second page, once for each filter.
 macro_rules! lists {
     ($calls:ident, $client:expr, $method:ident, $request:ident: $({ $($field:ident: $value:expr),* }),+ $(,)?) => {
         $({
@@ -66,10 +66,10 @@ macro_rules! lists {
     };
 }
 
-/// An order that is there.
+/// An existing order.
 const AN_ORDER: &str = "01900000-0000-7001-8000-00000000004d";
 
-/// The calls of one service, as an administrator.
+/// All calls of one service, made by an administrator.
 pub fn calls(stack: &Stack, service: Service) -> Vec<Call> {
     let channel = stack.connect(service, &stack.token(FACILITY, &["admin"]));
     let mut calls = Vec::new();
@@ -106,7 +106,7 @@ pub fn calls(stack: &Stack, service: Service) -> Vec<Call> {
     calls
 }
 
-/// Makes a call that has one answer.
+/// Adds a call with a single response.
 macro_rules! one {
     ($calls:ident, $client:expr, $method:ident, $request:expr) => {{
         let (client, request) = ($client.clone(), $request);
@@ -120,7 +120,8 @@ macro_rules! one {
     }};
 }
 
-/// As an administrator, who sees the unassigned ones too, and as an operator, who does not.
+/// Adds the dead-letter calls twice: as an administrator, who also sees unassigned ones, and as an operator, who
+/// does not.
 fn dead_letters(calls: &mut Vec<Call>, stack: &Stack, administrator: crate::stack::Client) {
     let operator = stack.connect(Service::Payment, &stack.token(FACILITY, &["operator"]));
     for channel in [administrator.clone(), operator] {

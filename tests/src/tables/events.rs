@@ -1,10 +1,10 @@
-//! What the crate `events` keeps in the database of a service.
+//! Tables of the crate `events` in the database of a service.
 
-/// Two thirds of the dead letters are open, most of them of one consumer; half are of one kind. One run replays a tenth of
-/// them; a twentieth of the rows waits behind one dead letter.
+/// Two thirds of the dead letters are open, most of them of one consumer; half are of one kind. One run replays a
+/// tenth of them; a twentieth of the rows waits behind one dead letter.
 ///
-/// In the outbox up to 200,000 events wait behind one that the broker refuses, and up to 20,000 others behind those. Of what
-/// operators did three years ago, two thirds, the oldest, is about open dead letters.
+/// In the outbox up to 200,000 events wait behind one that the broker refuses, and up to 20,000 others behind
+/// those. Two thirds of the operators' actions of three years ago, the oldest ones, are about open dead letters.
 pub(super) const EVENTS: [&str; 12] = [
     "do $$ begin
         for day in 1 .. 13 loop

@@ -1,4 +1,4 @@
-//! What stands behind the layers: every method of the order service, all doing the same.
+//! Handlers behind the server's layers: every method of the order service, all with the same behaviour.
 
 use std::{
     convert::Infallible,
@@ -17,35 +17,35 @@ use tonic::{
     server::NamedService,
 };
 
-use crate::board::Board;
+use crate::control::Control;
 
-/// An uncompressed message without a field that is set: what any response can look like.
+/// An uncompressed empty message, which is valid for every response type.
 const EMPTY: &[u8] = &[0; 5];
 
 #[derive(Clone)]
 pub(crate) struct Handlers {
-    /// Every answer says whose it is.
+    /// Address of this hop, sent with every response.
     pub(crate) name: http::HeaderValue,
-    pub(crate) board: Board,
+    pub(crate) control: Control,
     pub(crate) next: Option<OrderServiceClient<Channel>>,
 }
 
 impl Handlers {
     async fn work(self, context: &Context) -> Result<(), Status> {
-        let work = self.board.begin(context);
-        let (orders, places) = self.board.orders();
-        assert!(!orders.panic, "the hop was told to panic");
-        if orders.refuse {
+        let work = self.control.begin(context);
+        let (behavior, slots) = self.control.behavior();
+        assert!(!behavior.panic, "the hop is set to panic");
+        if behavior.refuse {
             work.finish(Duration::ZERO);
-            return Err(Status::unavailable("the hop was told to refuse"));
+            return Err(Status::unavailable("the hop is set to refuse"));
         }
-        let _place = match places {
-            Some(places) => places.acquire_owned().await.ok(),
+        let _slot = match slots {
+            Some(slots) => slots.acquire_owned().await.ok(),
             None => None,
         };
         let began = Instant::now();
-        tokio::time::sleep(Duration::from_millis(orders.work_ms)).await;
-        let passed_on = match self.next {
+        tokio::time::sleep(Duration::from_millis(behavior.work_ms)).await;
+        let forwarded = match self.next {
             Some(mut next) => {
                 let request = context.request(ListOrdersRequest::default());
                 next.list_orders(request).await.map(drop)
@@ -53,7 +53,7 @@ impl Handlers {
             None => Ok(()),
         };
         work.finish(began.elapsed());
-        passed_on
+        forwarded
     }
 }
 
@@ -96,6 +96,6 @@ fn answer(name: http::HeaderValue) -> http::Response<Body> {
         http::header::CONTENT_TYPE,
         http::HeaderValue::from_static("application/grpc"),
     );
-    headers.insert(tests::hop::ANSWERED_BY, name);
+    headers.insert(tests::hop_service::ANSWERED_BY, name);
     response
 }

@@ -1,15 +1,15 @@
-//! A service process for the scenarios of the mesh: real layers, and handlers that do as a test tells them.
+//! A service process for the mesh scenarios: real layers around handlers with behaviour set by a test.
 //!
-//! It stands in the place of the order service, so that it has a contract with policies to serve.
+//! It serves the contract of the order service, so that it has methods with policies.
 
-mod board;
+mod control;
 mod handlers;
 
 use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
-use board::Board;
 use chassis::{Process, Sections, Upstream, Violations};
+use control::Control;
 use handlers::Handlers;
 use proto::order::v1::order_service_client::OrderServiceClient;
 use serde::{Deserialize, Serialize};
@@ -17,27 +17,27 @@ use tokio::net::TcpListener;
 use tonic::codegen::http;
 
 fn main() -> ExitCode {
-    chassis::run::<Hop>()
+    chassis::run::<HopService>()
 }
 
-struct Hop;
+struct HopService;
 
-/// The sections of every service, and where tests talk to it.
+/// The sections of every service, and the control port.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Settings {
     grpc: chassis::server::Settings,
     probe: chassis::health::Settings,
-    /// Not used: it has nothing to store, and so is never ready either, only started.
+    /// Not used: the hop stores nothing. It therefore reports startup and liveness, but never readiness.
     database: chassis::postgres::Settings,
     auth: chassis::auth::Settings,
     idempotency: chassis::idempotency::Settings,
     audit: chassis::audit::Settings,
     telemetry: chassis::telemetry::Settings,
     drain: chassis::drain::Settings,
-    /// Where tests say what is to be done, and ask what was.
+    /// Control port of the tests.
     control: SocketAddr,
-    /// The hop that calls go on to; none where the target is empty.
+    /// The next hop, to which calls are forwarded; none if the target is empty.
     next: Upstream,
 }
 
@@ -80,9 +80,9 @@ impl chassis::Settings for Settings {
     }
 }
 
-impl chassis::Service for Hop {
+impl chassis::Service for HopService {
     const NAME: &'static str = "hop";
-    const ABOUT: &'static str = "Does what a test tells it to";
+    const ABOUT: &'static str = "Serves calls with behaviour set by a test";
     type Settings = Settings;
 
     fn migrations() -> Vec<chassis::postgres::Migrations> {
@@ -90,12 +90,12 @@ impl chassis::Service for Hop {
     }
 
     async fn serve(settings: Settings, process: Process) -> anyhow::Result<()> {
-        let board = Board::default();
-        let control = TcpListener::bind(settings.control).await.context("control")?;
-        let (read, shutdown) = (board.clone(), process.shutdown.clone());
+        let control = Control::default();
+        let listener = TcpListener::bind(settings.control).await.context("control")?;
+        let (server, shutdown) = (control.clone(), process.shutdown.clone());
         process.tasks.spawn("control", async move {
             tokio::select! {
-                () = read.follow(control) => {}
+                () = server.serve(listener) => {}
                 () = shutdown.cancelled() => {}
             }
             Ok(())
@@ -106,6 +106,6 @@ impl chassis::Service for Hop {
         };
         let server = chassis::Server::new(&process, &settings.grpc, &settings.auth);
         let name = http::HeaderValue::try_from(settings.grpc.listen.to_string())?;
-        server.service(Handlers { name, board, next }).serve().await
+        server.service(Handlers { name, control, next }).serve().await
     }
 }
