@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use events::{Caller, DeadLetters, HandlerError, Settings, Upkeep};
+use events::{Operator, DeadLetters, HandlerError, Settings, Maintenance};
 use proto::ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _};
 use tests::{Nats, eventually};
 use tonic::Request;
@@ -57,15 +57,15 @@ impl DeadLetterFixture {
     fn new(mut backbone: Fixture) -> DeadLetterFixture {
         backbone.publish();
         let poison = Poison::default();
-        let upkeep = Upkeep::new(&backbone.bus, &backbone.pool);
-        backbone.spawn(|stop| upkeep.run(stop));
+        let maintenance = Maintenance::new(&backbone.bus, &backbone.pool);
+        backbone.spawn(|stop| maintenance.run(stop));
         let operator = DeadLetters::new(
             &backbone.bus,
             &backbone.pool,
             b"sixteen bytes or more",
             |extensions| {
                 Ok(extensions
-                    .get::<Caller>()
+                    .get::<Operator>()
                     .expect("the test says who calls")
                     .clone())
             },
@@ -173,7 +173,7 @@ impl DeadLetterFixture {
 
 /// A request of the operator olivia of a facility.
 pub(crate) fn by<M>(facility: &str, message: M) -> Request<M> {
-    let caller = Caller {
+    let caller = Operator {
         facility: facility.into(),
         subject: "olivia".into(),
         administrator: false,
@@ -181,7 +181,7 @@ pub(crate) fn by<M>(facility: &str, message: M) -> Request<M> {
     from(caller, message)
 }
 
-pub(crate) fn from<M>(caller: Caller, message: M) -> Request<M> {
+pub(crate) fn from<M>(caller: Operator, message: M) -> Request<M> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(caller);
     request

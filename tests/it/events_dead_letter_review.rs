@@ -1,6 +1,6 @@
 //! Dry runs of replays, edits of dead letters, and recurring failures.
 
-use events::{Caller, Delivery, EventOperations, Handler, HandlerError};
+use events::{Operator, Delivery, EventOperations, Handler, HandlerError};
 use proto::{
     ops::v1::{
         self as ops, dead_letter_service_server::DeadLetterService as _,
@@ -166,7 +166,7 @@ async fn an_edit_needs_the_approval_of_a_second_person_if_so_configured() {
                 request_id: Uuid::new_v4().to_string(),
             },
         );
-        let caller = Caller {
+        let caller = Operator {
             facility: FACILITY.into(),
             subject: who.into(),
             administrator: false,
@@ -214,7 +214,7 @@ async fn a_recurring_failure_names_the_build_in_which_it_was_resolved() {
 async fn administrators_tail_the_stream_and_see_what_applying_the_streams_would_change() {
     let fixture = Fixture::flowing().await;
     let operations = EventOperations::new(&fixture.bus, &fixture.pool, |extensions| {
-        Ok(extensions.get::<Caller>().unwrap().clone())
+        Ok(extensions.get::<Operator>().unwrap().clone())
     });
     let aggregate = Uuid::new_v4();
     fixture.append(aggregate, 1..=2).await;

@@ -1,7 +1,7 @@
 //! A consumer whose filter gains a subject receives the earlier events of the subject once, and no other event
 //! twice.
 
-use events::{Caller, Consumer, Delivery, Event, EventOperations, Handler, HandlerError, Meta, Upkeep};
+use events::{Operator, Consumer, Delivery, Event, EventOperations, Handler, HandlerError, Meta, Maintenance};
 use proto::{
     google::r#type::Money,
     ops::v1::{self as ops, event_service_server::EventService as _},
@@ -55,7 +55,7 @@ fn gained(aggregate: Uuid, version: i64) -> Event {
         saga_id: None,
         causation_id: None,
     };
-    Event::of(&fulfilled, meta)
+    Event::new(&fulfilled, meta)
 }
 
 pub(crate) fn consume(fixture: &mut Fixture, subjects: &[&str]) -> CancellationToken {
@@ -148,8 +148,8 @@ async fn effects_older_than_the_pruned_inbox_are_not_repeated() {
         .execute("update events.inbox set received_at = now() - interval '31 days'")
         .await
         .unwrap();
-    let upkeep = Upkeep::new(&fixture.bus, &fixture.pool);
-    fixture.spawn(|stop| upkeep.run(stop));
+    let maintenance = Maintenance::new(&fixture.bus, &fixture.pool);
+    fixture.spawn(|stop| maintenance.run(stop));
     fixture
         .eventually_count(0, "select count(*) from events.inbox")
         .await;
@@ -193,7 +193,7 @@ async fn a_consumer_catches_up_with_a_filter_that_was_widened_before_it_started(
     assert_eq!(effects(&fixture, aggregate, 6).await.len(), 6);
     consume(&mut fixture, &[SUBJECT, GAINED]);
     let operations = EventOperations::new(&fixture.bus, &fixture.pool, |extensions| {
-        Ok(extensions.get::<Caller>().unwrap().clone())
+        Ok(extensions.get::<Operator>().unwrap().clone())
     });
     eventually(SOON, || async {
         let request = ops::ApplyStreamsRequest {

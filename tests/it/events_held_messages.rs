@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use events::{Caller, EventOperations};
+use events::{Operator, EventOperations};
 use proto::ops::v1::{self as ops, event_service_server::EventService as _};
 use tests::{
     Nats,
@@ -39,7 +39,7 @@ fn large(aggregate: Uuid, version: i64, bytes: usize) -> events::Event {
 fn operations(fixture: &Fixture) -> EventOperations {
     EventOperations::new(&fixture.bus, &fixture.pool, |extensions| {
         Ok(extensions
-            .get::<Caller>()
+            .get::<Operator>()
             .expect("the test says who calls")
             .clone())
     })

@@ -9,7 +9,7 @@ use async_nats::jetstream::{
     self,
     consumer::{PullConsumer, pull},
 };
-use events::{Delivery, Event, HandlerError, Upkeep};
+use events::{Delivery, Event, HandlerError, Maintenance};
 use futures_util::StreamExt as _;
 use tests::eventually;
 use uuid::Uuid;
@@ -52,9 +52,9 @@ async fn beyond_max_deliver() -> (Fixture, Event) {
     (fixture, event)
 }
 
-fn upkeep(fixture: &mut Fixture) {
-    let upkeep = Upkeep::new(&fixture.bus, &fixture.pool);
-    fixture.spawn(|stop| upkeep.run(stop));
+fn maintenance(fixture: &mut Fixture) {
+    let maintenance = Maintenance::new(&fixture.bus, &fixture.pool);
+    fixture.spawn(|stop| maintenance.run(stop));
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn an_event_beyond_max_deliver_still_takes_effect() {
         count.fetch_add(1, Ordering::SeqCst);
         Ok(())
     });
-    upkeep(&mut fixture);
+    maintenance(&mut fixture);
     assert_eq!(fixture.effects(event.meta.aggregate_id, 1).await, [13]);
     assert_eq!(handled.load(Ordering::SeqCst), 1);
 }
@@ -78,7 +78,7 @@ async fn an_event_beyond_max_deliver_becomes_a_dead_letter_when_it_fails() {
         13 => Err(HandlerError::permanent("ORDER_ODD", "the order is odd")),
         _ => Ok(()),
     });
-    upkeep(&mut fixture);
+    maintenance(&mut fixture);
     fixture
         .eventually_count(1, "select count(*) from events.dead_letter where state = 'open'")
         .await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use events::Upkeep;
+use events::Maintenance;
 use proto::ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _};
 use tonic::Code;
 use uuid::Uuid;
@@ -257,8 +257,8 @@ async fn dead_letters_are_pruned_long_after_their_resolution_and_never_while_ope
             .execute(&owner)
     };
     let prune = async |fixture: &mut DeadLetterFixture| {
-        let upkeep = Upkeep::new(&fixture.backbone.bus, &fixture.backbone.pool);
-        fixture.backbone.spawn(|stop| upkeep.run(stop));
+        let maintenance = Maintenance::new(&fixture.backbone.bus, &fixture.backbone.pool);
+        fixture.backbone.spawn(|stop| maintenance.run(stop));
     };
     // Another resolved dead letter shows that pruning has run.
     age(89).await.unwrap();

@@ -1,7 +1,7 @@
 //! Streams as operators see and change them, events that consumers missed, and the daily partitions of the log.
 
 use async_nats::jetstream;
-use events::{Bus, Caller, EventOperations, Upkeep};
+use events::{Bus, Operator, EventOperations, Maintenance};
 use proto::ops::v1::{self as ops, event_service_server::EventService as _};
 use tests::eventually;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use crate::{
 fn operations(fixture: &Fixture) -> EventOperations {
     EventOperations::new(&fixture.bus, &fixture.pool, |extensions| {
         Ok(extensions
-            .get::<Caller>()
+            .get::<Operator>()
             .expect("the test says who calls")
             .clone())
     })
@@ -62,8 +62,8 @@ async fn an_operators_change_of_a_stream_survives_restarts_until_the_definition_
 async fn a_consumer_that_missed_events_reports_them_and_receives_them_from_the_log() {
     let mut fixture = Fixture::start().await;
     fixture.publish();
-    let upkeep = Upkeep::new(&fixture.bus, &fixture.pool);
-    fixture.spawn(|stop| upkeep.run(stop));
+    let maintenance = Maintenance::new(&fixture.bus, &fixture.pool);
+    fixture.spawn(|stop| maintenance.run(stop));
     let consumer = fixture.consume(|_| Ok(()));
     let aggregate = Uuid::new_v4();
     fixture.append(aggregate, [1]).await;

@@ -1,7 +1,7 @@
 //! Messages without a readable facility: only administrators see and handle them, and they block nothing.
 
 use async_nats::HeaderMap;
-use events::Caller;
+use events::Operator;
 use prost::Message as _;
 use proto::{
     ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _},
@@ -19,7 +19,7 @@ use crate::{
 
 /// A request of an administrator of another facility.
 fn by_administrator<M>(message: M) -> Request<M> {
-    let caller = Caller {
+    let caller = Operator {
         facility: "head-office".into(),
         subject: "adele".into(),
         administrator: true,
@@ -160,7 +160,7 @@ async fn a_message_without_a_facility_is_handled_by_administrators() {
         .discard_dead_letter(by_administrator(discard(letter)))
         .await
         .unwrap();
-    let another = Caller {
+    let another = Operator {
         facility: "elsewhere".into(),
         subject: "arthur".into(),
         administrator: true,

@@ -95,6 +95,7 @@ mod mesh_foreign_servers;
 mod mesh_overload;
 mod mesh_restarts;
 mod mesh_retries;
+mod naming;
 mod online_migrations;
 mod order_batches;
 mod order_bulk;

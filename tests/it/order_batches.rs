@@ -238,7 +238,7 @@ async fn a_transaction_for_two_facilities_reaches_no_row_of_one_through_the_othe
     let mut saga = store::sagas::get(&mut tx, order.saga_id).await.unwrap().unwrap();
     let epoch = saga.epoch;
     saga.facility = disguised.facility.clone();
-    let moved = store::sagas::Moved::released(&saga, epoch);
+    let moved = store::sagas::SagaUpdate::released(&saga, epoch);
     assert!(store::sagas::save(&mut tx, &[moved]).await.unwrap().is_empty());
     tx.rollback().await.unwrap();
 
@@ -249,7 +249,7 @@ async fn a_transaction_for_two_facilities_reaches_no_row_of_one_through_the_othe
     let key = Key::of("order.v1.OrderService/PlaceOrder", &fresh(), &()).unwrap();
     let mut order = order;
     order.id = Uuid::now_v7();
-    let new = store::orders::New {
+    let new = store::orders::NewRow {
         order: &order,
         lines: &[],
         claim: None,

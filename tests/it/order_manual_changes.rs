@@ -211,7 +211,7 @@ async fn a_wake_up_while_a_saga_is_driven_is_not_lost() {
 
     // It had read the payment before the patient paid.
     driven.wait(time::OffsetDateTime::now_utc() + time::Duration::hours(1), false);
-    let moved = order::store::sagas::Moved::released(&driven, driven.epoch);
+    let moved = order::store::sagas::SagaUpdate::released(&driven, driven.epoch);
     let saved = order::store::sagas::save(&mut tx, &[moved]).await.unwrap();
     assert_eq!(saved, [driven.id]);
     tx.commit().await.unwrap();

@@ -208,7 +208,7 @@ impl Fixture {
             saga_id: None,
             causation_id: None,
         };
-        let event = Event::of(event, meta);
+        let event = Event::new(event, meta);
         let mut tx = pool.begin().await.unwrap();
         events::append(&mut tx, std::slice::from_ref(&event))
             .await

@@ -4,7 +4,7 @@ use chassis::Tasks;
 use money::{Currency, Money};
 use payment::{
     config,
-    processor::{Authorize, Capture, Outcome, Processor as _, Refund, Sent, Standing, Void},
+    processor::{Authorize, Capture, Outcome, Processor as _, Refund, Dispatch, CallStatus, Void},
     sandbox::Sandbox,
 };
 use tests::Service;
@@ -41,7 +41,7 @@ async fn sandbox(fixture: &Fixture) -> Sandbox {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_repetitions_of_a_call_take_effect_once_and_answer_alike() {
     let fixture = Fixture::start().await;
-    let (sandbox, sent) = (sandbox(&fixture).await, Sent::default());
+    let (sandbox, dispatch) = (sandbox(&fixture).await, Dispatch::default());
     let order = Uuid::new_v4();
     let authorize = authorization(order, "tok_visa");
     let capture = Capture {
@@ -55,11 +55,11 @@ async fn concurrent_repetitions_of_a_call_take_effect_once_and_answer_alike() {
         amount: aed(300),
     };
 
-    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.authorize(&authorize, &sent))).await;
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.authorize(&authorize, &dispatch))).await;
     same(answers);
-    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.capture(&capture, &sent))).await;
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.capture(&capture, &dispatch))).await;
     same(answers);
-    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.refund(&refund, &sent))).await;
+    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.refund(&refund, &dispatch))).await;
     same(answers);
     let statement = Statement {
         holds: 1,
@@ -76,14 +76,14 @@ async fn concurrent_repetitions_of_a_call_take_effect_once_and_answer_alike() {
     let refused = Outcome::Refused {
         reason: "ALREADY_CAPTURED".to_owned(),
     };
-    assert_eq!(sandbox.capture(&second, &sent).await.unwrap(), refused);
+    assert_eq!(sandbox.capture(&second, &dispatch).await.unwrap(), refused);
     let beyond = Refund {
         key: Uuid::new_v4(),
         amount: aed(501),
         ..refund
     };
     assert!(matches!(
-        sandbox.refund(&beyond, &sent).await.unwrap(),
+        sandbox.refund(&beyond, &dispatch).await.unwrap(),
         Outcome::Refused { .. }
     ));
 }
@@ -91,26 +91,26 @@ async fn concurrent_repetitions_of_a_call_take_effect_once_and_answer_alike() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
     let fixture = Fixture::start().await;
-    let (sandbox, sent) = (sandbox(&fixture).await, Sent::default());
+    let (sandbox, dispatch) = (sandbox(&fixture).await, Dispatch::default());
     for token in ["tok_visa", "tok_timeout_charged", "tok_timeout_not_charged"] {
         let order = Uuid::new_v4();
         let late = authorization(order, token);
-        assert_eq!(sandbox.query(late.key).await.unwrap(), Standing::Absent);
+        assert_eq!(sandbox.query(late.key).await.unwrap(), CallStatus::NotFound);
         let void = Void {
             key: Uuid::new_v4(),
             authorization: late.key,
         };
         assert!(matches!(
-            sandbox.void(&void, &sent).await.unwrap(),
+            sandbox.void(&void, &dispatch).await.unwrap(),
             Outcome::Approved { .. }
         ));
         let refused = Outcome::Refused {
             reason: "AUTHORIZATION_VOIDED".to_owned(),
         };
-        assert_eq!(sandbox.authorize(&late, &sent).await.unwrap(), refused, "{token}");
+        assert_eq!(sandbox.authorize(&late, &dispatch).await.unwrap(), refused, "{token}");
         assert_eq!(
             sandbox.query(late.key).await.unwrap(),
-            Standing::Settled(refused),
+            CallStatus::Completed(refused),
             "{token}"
         );
         assert_eq!(fixture.statement(order).await.holds, 0, "{token}");
@@ -120,17 +120,17 @@ async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_without_an_answer_can_be_queried_whether_or_not_it_took_effect() {
     let fixture = Fixture::start().await;
-    let (sandbox, sent) = (sandbox(&fixture).await, Sent::default());
+    let (sandbox, dispatch) = (sandbox(&fixture).await, Dispatch::default());
     for (token, there) in [("tok_timeout_charged", true), ("tok_timeout_not_charged", false)] {
         let call = authorization(Uuid::new_v4(), token);
-        assert!(sandbox.authorize(&call, &sent).await.is_err());
+        assert!(sandbox.authorize(&call, &dispatch).await.is_err());
         let standing = sandbox.query(call.key).await.unwrap();
         assert_eq!(
-            matches!(standing, Standing::Settled(Outcome::Approved { .. })),
+            matches!(standing, CallStatus::Completed(Outcome::Approved { .. })),
             there,
             "{token}: {standing:?}"
         );
-        assert_eq!(standing == Standing::Absent, !there, "{token}");
+        assert_eq!(standing == CallStatus::NotFound, !there, "{token}");
     }
 }
 
@@ -154,7 +154,7 @@ async fn calls_of_all_cards_at_once_have_each_its_own_outcome() {
             (
                 token,
                 call.key,
-                sandbox.authorize(&call, &Sent::default()).await.unwrap(),
+                sandbox.authorize(&call, &Dispatch::default()).await.unwrap(),
             )
         }
     }))
@@ -184,8 +184,8 @@ async fn calls_of_all_cards_at_once_have_each_its_own_outcome() {
                 authorization,
                 amount: aed(400),
             };
-            let captured = sandbox.capture(&capture, &Sent::default()).await.unwrap();
-            let refunded = sandbox.refund(&refund, &Sent::default()).await.unwrap();
+            let captured = sandbox.capture(&capture, &Dispatch::default()).await.unwrap();
+            let refunded = sandbox.refund(&refund, &Dispatch::default()).await.unwrap();
             (token, captured, refunded)
         },
     ))
@@ -218,10 +218,10 @@ async fn calls_of_all_cards_at_once_have_each_its_own_outcome() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_cancelled_before_it_was_sent_never_arrives() {
     let fixture = Fixture::start().await;
-    let (sandbox, sent) = (sandbox(&fixture).await, Sent::default());
+    let (sandbox, dispatch) = (sandbox(&fixture).await, Dispatch::default());
     let call = authorization(Uuid::new_v4(), "tok_visa");
-    assert!(sent.give_up());
-    assert!(sandbox.authorize(&call, &sent).await.is_err());
-    assert_eq!(sandbox.query(call.key).await.unwrap(), Standing::Absent);
-    assert!(sandbox.authorize(&call, &Sent::default()).await.is_ok());
+    assert!(dispatch.cancel());
+    assert!(sandbox.authorize(&call, &dispatch).await.is_err());
+    assert_eq!(sandbox.query(call.key).await.unwrap(), CallStatus::NotFound);
+    assert!(sandbox.authorize(&call, &Dispatch::default()).await.is_ok());
 }

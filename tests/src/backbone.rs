@@ -63,7 +63,7 @@ pub fn event(aggregate: Uuid, version: i64) -> Event {
         saga_id: None,
         causation_id: None,
     };
-    Event::of(
+    Event::new(
         &OrderConfirmed {
             order_id: aggregate.to_string(),
         },
