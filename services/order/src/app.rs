@@ -6,9 +6,9 @@ use chassis::{PageTokens, batch::Batcher, postgres::Database};
 use time::OffsetDateTime;
 
 use crate::{
+    accept_orders::AcceptOrders,
     config,
     order_notifier::OrderNotifier,
-    place_order::AcceptOrders,
     saga::{Engine, Participants},
     settlement::DenialPolicy,
 };

@@ -118,7 +118,7 @@ pub async fn begin(
 /// The error for a request that must wait for the order's current saga.
 pub async fn busy_error(conn: &mut PgConnection, order: &Order) -> Result<Error, Error> {
     let saga = store::sagas::get(conn, order.saga_id).await?;
-    Ok(saga.map_or(Error::Busy, |saga| saga.busy_error()))
+    Ok(saga.map_or(Error::Busy, |saga| Error::busy(&saga)))
 }
 
 /// Stops a PlaceOrder saga that has not begun to capture. Voiding (or refunding) and withdrawing undo everything
@@ -129,7 +129,7 @@ async fn stop_place_order(conn: &mut PgConnection, order: &Order) -> Result<(), 
     let at = saga.action().map(|action| action.step);
     let fulfils = matches!(at, Some(Step::CapturePayment | Step::SubmitClaim));
     if saga.kind != Kind::PlaceOrder || saga.backward || fulfils {
-        return Err(saga.busy_error());
+        return Err(Error::busy(&saga));
     }
     let epoch = saga.epoch;
     saga.supersede("CANCELLED");

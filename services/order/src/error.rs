@@ -6,7 +6,11 @@ use chassis::{Violations, auth, batch, idempotency, postgres::Fault, status};
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::{order::WrongState, refund::PlanError, saga::InterventionError};
+use crate::{
+    order::WrongState,
+    refund::PlanError,
+    saga::{self, InterventionError, Saga},
+};
 
 /// The error of a use case.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,15 @@ impl Error {
 }
 
 impl Error {
+    /// The error for requests that want to change an order while `saga` is running.
+    pub fn busy(saga: &Saga) -> Error {
+        let step = saga.action().map(|action| action.step.name());
+        match (saga.state, step) {
+            (saga::State::Stuck, Some(step)) => Error::SagaStuck(saga.id, step.to_owned()),
+            _ => Error::Busy,
+        }
+    }
+
     /// Whether the database is unavailable.
     pub fn is_outage(&self) -> bool {
         match self {

@@ -15,6 +15,7 @@ pub mod refund_order;
 pub mod resolve_order_balance;
 pub mod watch_order;
 
+pub mod accept_orders;
 pub mod app;
 pub mod events;
 pub mod order_notifier;

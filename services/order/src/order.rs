@@ -1,9 +1,13 @@
 //! The domain: an order, its price, and its transitions. No I/O, no wire types.
 
+mod account;
+mod adjustment;
 mod line;
 mod remark;
 mod state;
 
+pub use account::{Account, Activity, Hold, Remittance};
+pub use adjustment::Adjustment;
 use chassis::Facility;
 pub use line::Line;
 use money::{Currency, Money};
@@ -12,8 +16,6 @@ use serde::{Deserialize, Serialize};
 pub use state::State;
 use time::OffsetDateTime;
 use uuid::Uuid;
-
-use crate::settlement::{Account, Activity, Adjustment, Hold};
 
 /// Coded goods or services given to a patient, without the lines. Amounts are minor units of `currency`.
 #[derive(Clone, Debug, PartialEq)]

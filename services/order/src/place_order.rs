@@ -1,11 +1,8 @@
 //! PlaceOrder: accepts an order and drives it to a final state if the caller's time allows.
 
-mod accept;
 
 use std::sync::Arc;
 
-pub use accept::AcceptOrders;
-use accept::AcceptedOrder;
 use chassis::{
     Violations, audit,
     idempotency::{self, Claim},
@@ -16,6 +13,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
+    accept_orders::AcceptedOrder,
     app::App,
     error::Error,
     events,

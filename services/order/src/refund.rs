@@ -101,7 +101,7 @@ impl Order {
         self.account.payer_returned += payer_net;
         if full {
             self.enter(State::Returned)?;
-            self.hold = crate::settlement::Hold::None;
+            self.hold = crate::order::Hold::None;
         }
         if patient_share == 0 && payer_net == 0 && !full {
             self.touch();

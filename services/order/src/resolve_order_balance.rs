@@ -67,7 +67,14 @@ async fn execute_new(app: &App, request: &Request, input: &Input) -> Result<Resp
     let from = order.version;
     order.resolve(input.resolution, amount)?;
     store::orders::save(&mut tx, &[(&order, from)]).await?;
-    resolutions::insert(&mut tx, &order, &request.key, input, amount).await?;
+    let row = resolutions::NewRow {
+        order: &order,
+        key: &request.key,
+        resolution: input.resolution,
+        amount,
+        reason: &input.reason,
+    };
+    resolutions::insert(&mut tx, row).await?;
     ::events::append(&mut tx, &events::take_from_order(&mut order, None, None)).await?;
     let bytes = pending_response(&mut tx, request, id)
         .await?

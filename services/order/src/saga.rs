@@ -36,7 +36,6 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 pub use worker::Worker;
 
-use crate::error::Error;
 
 /// The state of a saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,15 +203,6 @@ impl Saga {
             .pivot(&self.plan)
             .is_none_or(|pivot| self.position <= pivot);
         !self.backward && self.kind != Kind::CancelOrder && before_pivot
-    }
-
-    /// The error for other requests that want to change the order while this saga is running.
-    pub fn busy_error(&self) -> Error {
-        let step = self.action().map(|action| action.step.name());
-        match (self.state, step) {
-            (State::Stuck, Some(step)) => Error::SagaStuck(self.id, step.to_owned()),
-            _ => Error::Busy,
-        }
     }
 
     /// Whether it continues with its next step without being saved. Until it pauses, compensates or ends, the

@@ -23,7 +23,7 @@ use crate::{
     config::Settings,
     grpc::Grpc,
     order_notifier::OrderNotifier,
-    place_order::AcceptOrders,
+    accept_orders::AcceptOrders,
     saga::{self, Engine, Participants, Parts, ServiceCredentials, Worker},
     subscriptions::{ClaimEvents, PaymentEvents},
 };

@@ -1,19 +1,15 @@
 //! Settlement after fulfilment: what the payer has paid or refused, and what happens to the rest. Pure; driven by
 //! events.
 
-mod account;
-mod adjustment;
 mod evaluate;
 mod policy;
 mod resolution;
 mod reversal;
 
-pub use account::{Account, Activity, Hold, Remittance};
-pub use adjustment::Adjustment;
 pub use policy::{DenialPolicy, Disposition};
 pub use resolution::Resolution;
 
-use crate::order::{Change, Order, State, WrongState};
+use crate::order::{Account, Activity, Adjustment, Change, Hold, Order, Remittance, State, WrongState};
 use evaluate::{Decision, decide};
 
 impl Order {

@@ -20,6 +20,11 @@ impl<R: Copy> Column<'_, R> {
     }
 }
 
+/// A number of attempts as a column holds it.
+fn attempts(made: u32) -> i32 {
+    i32::try_from(made).unwrap_or(i32::MAX)
+}
+
 /// The error for a column that the domain cannot represent: it was written by a newer release or manually.
 pub(crate) fn corrupt(what: &'static str) -> sqlx::Error {
     sqlx::Error::Decode(format!("unreadable {what}").into())

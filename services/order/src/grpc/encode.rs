@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::{
     order::{Failure, Line, Order, Remark, State},
     refund::{Refund, RefundState},
-    settlement::Hold,
+    order::Hold,
 };
 
 /// Encodes an order with its lines and refunds.

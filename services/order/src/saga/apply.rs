@@ -9,7 +9,8 @@ use super::{Effect, Kind, Saga, State, Step, transition::Transition};
 use crate::{
     order::{Failure, Order, State as OrderState, WrongState},
     refund::{Refund, RefundState},
-    settlement::{DenialPolicy, Hold},
+    order::Hold,
+    settlement::DenialPolicy,
 };
 
 /// A saga with the order and the refund that it changes.

@@ -7,7 +7,7 @@ use super::{Action, Kind, OperatorNote, Saga, SagaContext, Step, apply::Rules};
 use crate::{
     order::{OpenIssue, WrongState},
     refund::{Refund, RefundState},
-    settlement::Hold,
+    order::Hold,
 };
 
 /// What an operator does to a stuck saga.

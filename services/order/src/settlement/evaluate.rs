@@ -1,6 +1,7 @@
 //! Decides what to do about the amounts that the payer left open.
 
-use super::{Activity, Disposition, Hold};
+use super::Disposition;
+use crate::order::{Activity, Hold};
 
 /// The largest difference between a claim's net and the sum of its activities, in minor units.
 pub(super) const ROUNDING: i64 = 1;

@@ -1,7 +1,6 @@
 //! A person's resolution of open amounts.
 
-use super::{Activity, Adjustment, Hold};
-use crate::order::{Order, WrongState};
+use crate::order::{Activity, Adjustment, Hold, Order, WrongState};
 
 /// What happens to an open amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

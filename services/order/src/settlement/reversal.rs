@@ -1,7 +1,7 @@
 //! Reversals: the payer pays what was billed to the patient or written off before.
 
-use super::{Adjustment, evaluate::ROUNDING};
-use crate::order::Order;
+use super::evaluate::ROUNDING;
+use crate::order::{Adjustment, Order};
 
 impl Order {
     /// Reverses what was transferred or written off and is paid now, activity by activity. The patient's debt is

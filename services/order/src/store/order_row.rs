@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::corrupt;
 use crate::{
     order::{Order, Price, State},
-    settlement::{Account, Hold},
+    order::{Account, Hold},
 };
 
 /// All columns of an order.

@@ -4,29 +4,32 @@ use chassis::{Facility, idempotency::Key};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{order::Order, resolve_order_balance::Input};
+use crate::{order::Order, settlement::Resolution};
 
-/// Inserts a resolution of `amount` minor units. A second one of the same request violates
-/// `balance_resolution_request`.
-pub async fn insert(
-    conn: &mut PgConnection,
-    order: &Order,
-    key: &Key,
-    input: &Input,
-    amount: i64,
-) -> Result<(), sqlx::Error> {
+/// A resolution to be inserted.
+pub struct NewRow<'a> {
+    pub order: &'a Order,
+    pub key: &'a Key,
+    pub resolution: Resolution,
+    /// In minor units.
+    pub amount: i64,
+    pub reason: &'a str,
+}
+
+/// Inserts a resolution. A second one of the same request violates `balance_resolution_request`.
+pub async fn insert(conn: &mut PgConnection, row: NewRow<'_>) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into orders.balance_resolution (id, facility, order_id, request_id, request_hash, resolution, amount,
              reason)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
         Uuid::now_v7(),
-        order.facility.as_str(),
-        order.id,
-        key.request_id(),
-        key.hash(),
-        input.resolution.name(),
-        amount,
-        input.reason
+        row.order.facility.as_str(),
+        row.order.id,
+        row.key.request_id(),
+        row.key.hash(),
+        row.resolution.name(),
+        row.amount,
+        row.reason
     )
     .execute(conn)
     .await?;

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::sagas::count;
+use super::attempts;
 use crate::saga::Saga;
 
 /// A finished step as it is shown.
@@ -43,7 +43,7 @@ impl<'a> Columns<'a> {
                 columns.compensations.push(step.action.compensation);
                 columns.endings.push(step.ending.name());
                 columns.results.push(&step.result);
-                columns.attempts.push(count(step.attempts));
+                columns.attempts.push(attempts(step.attempts));
                 columns.begun_at.push(step.begun_at);
                 columns.ended_at.push(step.ended_at);
             }

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, postgres::types::PgInterval};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Column, corrupt, saga_row::Row, saga_steps::Columns};
+use super::{Column, attempts, corrupt, saga_row::Row, saga_steps::Columns};
 use crate::saga::{Participant, Saga, State};
 
 /// Whether the process that writes a saga keeps its lease.
@@ -168,7 +168,7 @@ pub async fn save(conn: &mut PgConnection, updates: &[SagaUpdate<'_>]) -> Result
         &column.map(|update| update.saga.backward),
         &column.map(|update| update.saga.state.name()) as &[&str],
         &column.map(|update| update.saga.reason.as_str()) as &[&str],
-        &column.map(|update| count(update.saga.attempts)),
+        &column.map(|update| attempts(update.saga.attempts)),
         &column.map(|update| update.saga.version),
         &column.map(|update| update.lease.owner()) as &[Option<Uuid>],
         &column.map(|update| update.lease.ms()) as &[Option<f64>],
@@ -189,10 +189,6 @@ pub async fn save(conn: &mut PgConnection, updates: &[SagaUpdate<'_>]) -> Result
     )
     .fetch_all(conn)
     .await
-}
-
-pub(super) fn count(attempts: u32) -> i32 {
-    i32::try_from(attempts).unwrap_or(i32::MAX)
 }
 
 /// Renews the lease; false when another process has leased the saga.

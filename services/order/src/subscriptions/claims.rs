@@ -12,7 +12,8 @@ use super::{lock, minor_units, save};
 use crate::{
     error::Error,
     order::Order,
-    settlement::{Activity, DenialPolicy, Remittance},
+    order::{Activity, Remittance},
+    settlement::DenialPolicy,
 };
 
 /// Settles orders by what payers pay, refuse and take back. A claim's events arrive in order; a repeated one is

@@ -1,6 +1,6 @@
 //! The amounts that a settlement moves.
 
-use crate::order::State;
+use super::State;
 
 /// The amounts that a settlement moves, in minor units. Only `rounding` can be negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
