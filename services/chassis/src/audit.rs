@@ -22,15 +22,15 @@ pub(crate) use writer::{Writer, start};
 use crate::{Facility, contract::text};
 
 /// How much of a request id that is none is kept. A UUID has 36 characters.
-const MAX_REQUEST_ID: usize = 64;
+const MAX_REQUEST_ID_CHARS: usize = 64;
 
 tokio::task_local! {
-    static CURRENT: Started;
+    static CURRENT: AuditedCall;
 }
 
 /// An audited call that has begun. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Started {
+pub(crate) struct AuditedCall {
     call_id: Uuid,
     /// When it came in; with the id, the key of its row.
     at: OffsetDateTime,
@@ -41,25 +41,25 @@ pub(crate) struct Started {
     /// Known once the message has been read.
     request_id: Arc<OnceLock<String>>,
     /// How its requests ended, if it came with several that have rows of their own.
-    requests: Arc<Mutex<Vec<(Started, Code)>>>,
+    requests: Arc<Mutex<Vec<(AuditedCall, Code)>>>,
 }
 
-/// What [`Started`] is made of.
-pub(crate) struct Caller {
+/// What [`AuditedCall`] is made of.
+pub(crate) struct Actor {
     pub(crate) facility: Facility,
     pub(crate) subject: String,
     pub(crate) service: Option<String>,
 }
 
-impl Started {
+impl AuditedCall {
     /// A call of `method` that comes in now.
-    pub(crate) fn now(caller: Caller, method: String, request_id: Arc<OnceLock<String>>) -> Started {
-        Started {
+    pub(crate) fn new(actor: Actor, method: String, request_id: Arc<OnceLock<String>>) -> AuditedCall {
+        AuditedCall {
             call_id: Uuid::new_v4(),
             at: OffsetDateTime::now_utc(),
-            facility: caller.facility,
-            subject: caller.subject,
-            service: caller.service,
+            facility: actor.facility,
+            subject: actor.subject,
+            service: actor.service,
             method,
             request_id,
             requests: Arc::default(),
@@ -67,18 +67,18 @@ impl Started {
     }
 
     /// One request of this call, as a call of its own.
-    fn request(&self, request_id: &str) -> Started {
-        Started {
+    fn request(&self, request_id: &str) -> AuditedCall {
+        AuditedCall {
             call_id: Uuid::new_v4(),
             at: OffsetDateTime::now_utc(),
-            request_id: Arc::new(OnceLock::from(kept_request_id(request_id))),
+            request_id: Arc::new(OnceLock::from(sanitize_request_id(request_id))),
             requests: Arc::default(),
             ..self.clone()
         }
     }
 
     /// The requests that have ended, each with its code.
-    pub(crate) fn take_requests(&self) -> Vec<(Started, Code)> {
+    pub(crate) fn take_requests(&self) -> Vec<(AuditedCall, Code)> {
         mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -88,27 +88,27 @@ impl Started {
     }
 
     /// The call as it ended.
-    pub(crate) fn ended(self, status: &'static str) -> Record {
-        Record {
+    pub(crate) fn into_record(self, status: &'static str) -> AuditRecord {
+        AuditRecord {
             request_id: self.request_id.get().cloned(),
-            started: self,
+            call: self,
             status,
         }
     }
 }
 
 /// A request id as the trail keeps it, also one that is refused: bounded, and what can be written everywhere.
-pub(crate) fn kept_request_id(id: &str) -> String {
-    text::shown(id, MAX_REQUEST_ID).into_owned()
+pub(crate) fn sanitize_request_id(id: &str) -> String {
+    text::sanitized(id, MAX_REQUEST_ID_CHARS).into_owned()
 }
 
 /// Runs `work` as one of several requests of the call that runs, with a row of its own if the call is audited: who asked for
 /// what is found by the `request_id`.
-pub(crate) async fn as_request<R>(
+pub(crate) async fn run_request<R>(
     request_id: &str,
     work: impl Future<Output = Result<R, Status>>,
 ) -> Result<R, Status> {
-    let Ok(call) = CURRENT.try_with(Started::clone) else {
+    let Ok(call) = CURRENT.try_with(AuditedCall::clone) else {
         return work.await;
     };
     let request = call.request(request_id);
@@ -131,18 +131,18 @@ pub async fn record_effect(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 /// The call that has asked for an effect, if it is audited; for effects that another task brings about.
 #[derive(Clone, Debug)]
-pub struct Origin(Option<Started>);
+pub struct Origin(Option<AuditedCall>);
 
 impl Origin {
     /// The call that runs.
     pub fn current() -> Origin {
-        Origin(CURRENT.try_with(Started::clone).ok())
+        Origin(CURRENT.try_with(AuditedCall::clone).ok())
     }
 }
 
 /// Makes `work` that of the call that runs now, whatever task it runs in.
 pub(crate) fn inherit<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    let call = CURRENT.try_with(Started::clone).ok();
+    let call = CURRENT.try_with(AuditedCall::clone).ok();
     async move {
         match call {
             Some(call) => call.scope(work).await,
@@ -159,7 +159,7 @@ pub async fn record_effects<'a>(
     conn: &mut PgConnection,
     origins: impl IntoIterator<Item = &'a Origin>,
 ) -> Result<(), sqlx::Error> {
-    let calls: Vec<&Started> = origins
+    let calls: Vec<&AuditedCall> = origins
         .into_iter()
         .filter_map(|origin| origin.0.as_ref())
         .collect();
@@ -196,22 +196,22 @@ pub async fn record_effects<'a>(
 
 /// One call of an audited method that has ended.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
-    started: Started,
+pub(crate) struct AuditRecord {
+    call: AuditedCall,
     request_id: Option<String>,
     status: &'static str,
 }
 
-impl Record {
+impl AuditRecord {
     /// The last resort.
     pub(crate) fn log(&self, why: &str) {
         tracing::error!(
-            audit.at = %self.started.at,
-            audit.call_id = %self.started.call_id,
-            audit.facility = %self.started.facility,
-            audit.subject = self.started.subject,
-            audit.service = self.started.service.as_deref().unwrap_or_default(),
-            audit.method = self.started.method,
+            audit.at = %self.call.at,
+            audit.call_id = %self.call.call_id,
+            audit.facility = %self.call.facility,
+            audit.subject = self.call.subject,
+            audit.service = self.call.service.as_deref().unwrap_or_default(),
+            audit.method = self.call.method,
             audit.request_id = self.request_id.as_deref().unwrap_or_default(),
             audit.status = self.status,
             "{why}"

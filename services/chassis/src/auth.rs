@@ -19,7 +19,7 @@ pub use jwk::key_id;
 use serde::{Deserialize, Serialize};
 pub use service_tokens::{Error as SigningError, ServiceTokens};
 use sha2::{Digest, Sha256};
-pub use token::Refused;
+pub use token::TokenError;
 pub use verifier::Verifier;
 
 use crate::{PageTokens, Secret, SecretUrl, Violations};

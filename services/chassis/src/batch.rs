@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use queue::{Entry, Next, Queue};
+use queue::{Entry, NextStep, Queue};
 use tokio::{sync::oneshot, time::Instant};
 use tonic::Status;
 use uuid::Uuid;
@@ -56,7 +56,7 @@ pub struct Limits {
     /// Items of one transaction.
     pub items: usize,
     /// Transactions at once. A further one begins only when there are items for a whole batch.
-    pub lanes: usize,
+    pub concurrency: usize,
     /// Items that wait; more are refused.
     pub waiting: usize,
 }
@@ -65,7 +65,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             items: 64,
-            lanes: 2,
+            concurrency: 2,
             waiting: 1_024,
         }
     }
@@ -73,13 +73,13 @@ impl Default for Limits {
 
 /// Why an item has no outcome.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused<E> {
+pub enum SubmitError<E> {
     /// Too many wait. Nothing was done.
     #[error("too many requests wait")]
     Full,
     /// Its time was over before its turn came. Nothing was done.
     #[error("the time was over before the request's turn came")]
-    Late,
+    Expired,
     /// It alone failed, and nothing of it was kept; in an outage, one of all that failed.
     #[error(transparent)]
     Failed(E),
@@ -92,37 +92,40 @@ pub enum Refused<E> {
     Panicked,
 }
 
-impl<E> Refused<E> {
+impl<E> SubmitError<E> {
     /// Whether the same item may be carried out when it is submitted again, which its own error says otherwise.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Refused::Full | Refused::Late | Refused::Outage)
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            SubmitError::Full | SubmitError::Expired | SubmitError::Outage
+        )
     }
 
     /// The item's own error, or the status of a request that was not carried out.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED `QUEUE_FULL`, DEADLINE_EXCEEDED, UNAVAILABLE in an outage, or INTERNAL after a panic.
-    pub fn into_failure(self) -> Result<E, Status> {
+    pub fn into_error(self) -> Result<E, Status> {
         match self {
-            Refused::Failed(error) => Ok(error),
-            Refused::Full => {
+            SubmitError::Failed(error) => Ok(error),
+            SubmitError::Full => {
                 let text = "too many requests wait; try again";
-                Err(status::exhausted("QUEUE_FULL", text, AGAIN))
+                Err(status::resource_exhausted("QUEUE_FULL", text, RETRY_AFTER))
             }
-            Refused::Late => Err(Status::deadline_exceeded(
+            SubmitError::Expired => Err(Status::deadline_exceeded(
                 "the time was over before the request's turn came; nothing was done",
             )),
-            Refused::Outage => Err(status::unavailable(
+            SubmitError::Outage => Err(status::unavailable(
                 "DATABASE_UNAVAILABLE",
                 "the database cannot be used now",
             )),
-            Refused::Panicked => Err(status::internal(&std::io::Error::other("a command has panicked"))),
+            SubmitError::Panicked => Err(status::internal(&std::io::Error::other("a command has panicked"))),
         }
     }
 }
 
 /// How long a caller waits before it asks again where too many wait.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Collects the items of one kind of command. Cheap to clone.
 pub struct Batcher<C: Command>(Arc<Inner<C>>);
@@ -153,12 +156,12 @@ impl<C: Command> Batcher<C> {
     /// finished, whoever stops waiting.
     ///
     /// # Errors
-    /// [`Refused`]; nothing was kept then.
+    /// [`SubmitError`]; nothing was kept then.
     pub async fn submit(
         &self,
         item: C::Item,
         deadline: Option<Instant>,
-    ) -> Result<C::Outcome, Refused<C::Error>> {
+    ) -> Result<C::Outcome, SubmitError<C::Error>> {
         let (answer, outcome) = oneshot::channel();
         let entry = Entry {
             aggregate: self.0.command.aggregate(&item),
@@ -167,41 +170,41 @@ impl<C: Command> Batcher<C> {
             answer,
         };
         if !self.lock().push(entry) {
-            return Err(Refused::Full);
+            return Err(SubmitError::Full);
         }
-        self.begin();
-        outcome.await.unwrap_or(Err(Refused::Panicked))
+        self.start_batches();
+        outcome.await.unwrap_or(Err(SubmitError::Panicked))
     }
 
-    /// Begins as many transactions as there are lanes and items for.
-    fn begin(&self) {
+    /// Begins as many transactions as there are concurrency and items for.
+    fn start_batches(&self) {
         loop {
             let next = self.lock().next();
-            if matches!(next, Next::Nothing) {
+            if matches!(next, NextStep::Idle) {
                 return;
             }
             let batcher = self.clone();
-            self.0.tasks.run(async move { batcher.go(next).await });
+            self.0.tasks.run(async move { batcher.run(next).await });
         }
     }
 
-    async fn go(self, mut next: Next<C>) {
-        while let Next::Gather(until) = next {
+    async fn run(self, mut next: NextStep<C>) {
+        while let NextStep::WaitUntil(until) = next {
             tokio::time::sleep_until(until).await;
-            next = self.lock().gathered();
+            next = self.lock().after_wait();
         }
-        if let Next::Batch(batch) = next {
+        if let NextStep::Batch(batch) = next {
             let aggregates: Vec<_> = batch.iter().map(|entry| entry.aggregate).collect();
-            self.carry_out(batch).await;
+            self.execute_batch(batch).await;
             self.lock().finished(&aggregates);
         }
-        self.begin();
+        self.start_batches();
     }
 
     /// Carries a batch out, in halves where that fails.
-    async fn carry_out(&self, batch: Vec<Entry<C>>) {
-        let mut pieces = vec![batch];
-        while let Some(mut piece) = pieces.pop() {
+    async fn execute_batch(&self, batch: Vec<Entry<C>>) {
+        let mut pending = vec![batch];
+        while let Some(mut piece) = pending.pop() {
             let items: Vec<_> = piece.iter().map(|entry| entry.item.clone()).collect();
             let done = AssertUnwindSafe(self.0.command.execute(&items))
                 .catch_unwind()
@@ -214,14 +217,14 @@ impl<C: Command> Batcher<C> {
                     continue;
                 }
                 Ok(Err(error)) if self.0.command.is_outage(&error) => {
-                    let mut failure = Refused::Failed(error);
+                    let mut failure = SubmitError::Failed(error);
                     for entry in piece {
-                        entry.answer(Err(mem::replace(&mut failure, Refused::Outage)));
+                        entry.answer(Err(mem::replace(&mut failure, SubmitError::Outage)));
                     }
                     continue;
                 }
-                Ok(Err(error)) => Refused::Failed(error),
-                Ok(Ok(_)) | Err(_) => Refused::Panicked,
+                Ok(Err(error)) => SubmitError::Failed(error),
+                Ok(Ok(_)) | Err(_) => SubmitError::Panicked,
             };
             if piece.len() > 1 {
                 tracing::warn!(
@@ -231,7 +234,7 @@ impl<C: Command> Batcher<C> {
                     "a transaction has failed; its items are tried again in halves"
                 );
                 let second = piece.split_off(piece.len() / 2);
-                pieces.extend([second, piece]);
+                pending.extend([second, piece]);
             } else if let Some(entry) = piece.pop() {
                 entry.answer(Err(failure));
             }

@@ -13,7 +13,7 @@ use tracing::{Instrument as _, Span};
 use crate::{Tasks, audit, contract, idempotency::REPLAYED, status};
 
 /// How much longer than half of a call's requests the others may take.
-const PATIENCE: Duration = Duration::from_millis(200);
+const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The reason of a request that takes much longer than the others of its call. Repeated, it waits for its own outcome.
 pub const STILL_RUNNING: &str = "STILL_RUNNING";
@@ -24,7 +24,7 @@ pub type Outcome<R> = Result<Response<R>, Status>;
 /// Carries out the requests of one call at the same time, each checked by the rules of its own contract, and gives their
 /// outcomes in the same order. Those that take 200 ms longer than half of them are answered UNAVAILABLE `STILL_RUNNING`, so
 /// that a slow one does not keep the others waiting; they are finished, and the drain waits for them.
-pub async fn carry_out<M, R, F>(
+pub async fn execute<M, R, F>(
     call: Request<Vec<M>>,
     handle: impl Fn(Request<M>) -> F + Send + 'static,
 ) -> Vec<Outcome<R>>
@@ -44,18 +44,20 @@ where
         .map(|(at, begun)| async move { (at, ended(begun).await) })
         .collect();
     let mut ended = 0;
-    let mut patience = pin!(tokio::time::sleep(PATIENCE));
+    let mut straggler_timeout = pin!(tokio::time::sleep(STRAGGLER_TIMEOUT));
     loop {
         tokio::select! {
             next = running.next() => match next {
                 Some((at, outcome)) => outcomes[at] = Some(outcome),
                 None => break,
             },
-            () = &mut patience, if ended >= half => break,
+            () = &mut straggler_timeout, if ended >= half => break,
         }
         ended += 1;
         if ended == half {
-            patience.as_mut().reset(Instant::now() + PATIENCE);
+            straggler_timeout
+                .as_mut()
+                .reset(Instant::now() + STRAGGLER_TIMEOUT);
         }
     }
     if !running.is_empty() {
@@ -86,9 +88,9 @@ where
     }
 }
 
-/// As [`carry_out`], for requests of which each is waited for to its end. If the call is audited each has a row of its own, with
+/// As [`execute`], for requests of which each is waited for to its end. If the call is audited each has a row of its own, with
 /// its `request_id`. They begin one after the other: checking a large request takes a while, in which other calls must get on.
-pub async fn carry_out_all<M, R, F>(
+pub async fn execute_all<M, R, F>(
     call: Request<Vec<M>>,
     request_id: impl Fn(&M) -> String,
     handle: impl Fn(Request<M>) -> F,
@@ -104,7 +106,7 @@ where
     for message in requests {
         let request_id = request_id(&message);
         let begun = begin(&call, message, &handle);
-        let request = async move { audit::as_request(&request_id, ended(begun)).await };
+        let request = async move { audit::run_request(&request_id, ended(begun)).await };
         running.push(run(tasks.as_ref(), request));
         tokio::task::yield_now().await;
     }

@@ -65,7 +65,7 @@ pub fn load<S: Settings>(name: &str, sources: &Sources) -> Effective<S> {
     let mut merged = tree::Merged::new(defaults);
     if let Some(path) = &sources.file {
         match read_file(path) {
-            Ok(values) => merged.file(values, &mut violations),
+            Ok(values) => merged.merge_file(values, &mut violations),
             Err(reason) => violations.add(path.display().to_string(), reason),
         }
     }
@@ -81,13 +81,13 @@ pub fn load<S: Settings>(name: &str, sources: &Sources) -> Effective<S> {
             .split("__")
             .map(str::to_lowercase)
             .collect();
-        merged.text(&path, &text, Origin::Environment(variable), &mut violations);
+        merged.set_text(&path, &text, Origin::Environment(variable), &mut violations);
     }
     for flag in &sources.flags {
         match flag.split_once('=') {
             Some((key, text)) => {
                 let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-                merged.text(&path, text, Origin::Flag, &mut violations);
+                merged.set_text(&path, text, Origin::Flag, &mut violations);
             }
             // What is no pair may be a secret that was meant to be one.
             None => violations.add("--set", "must be `KEY=VALUE`, the key a dotted path"),

@@ -19,7 +19,7 @@ pub(crate) use service::HealthService;
 use tokio::{sync::watch, time::Instant};
 
 /// While a dependency is down, another reason is logged no sooner than this after the one before.
-const ANOTHER_REASON: Duration = Duration::from_secs(5);
+const MIN_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The probe port: plaintext, health only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -167,21 +167,21 @@ impl Dependency {
     /// seconds: a server that was stopped may be back and refuse the password.
     pub fn down(&self, reason: &dyn std::fmt::Display) {
         let reason = reason.to_string();
-        if self.is_news(&reason) {
+        if self.should_log(&reason) {
             tracing::warn!(dependency.name = %self.name, error.message = reason, "a dependency is down");
         }
     }
 
     /// Notes that it is down, and says whether that is to be logged.
-    fn is_news(&self, reason: &str) -> bool {
+    fn should_log(&self, reason: &str) -> bool {
         let was_up = self.set(false);
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, at) = &*logged;
-        let is_news = was_up || (before != reason && at.elapsed() >= ANOTHER_REASON);
-        if is_news {
+        let should_log = was_up || (before != reason && at.elapsed() >= MIN_LOG_INTERVAL);
+        if should_log {
             *logged = (reason.to_owned(), Instant::now());
         }
-        is_news
+        should_log
     }
 
     /// Whether it was last said to be up.
@@ -256,17 +256,17 @@ mod tests {
     async fn another_reason_of_a_dependency_that_stays_down_is_logged_once_in_five_seconds() {
         let postgres = Health::new().dependency("postgresql");
         assert!(
-            !postgres.is_news("connection refused"),
+            !postgres.should_log("connection refused"),
             "it may come up in a moment"
         );
-        tokio::time::advance(ANOTHER_REASON).await;
-        assert!(postgres.is_news("connection refused"));
-        assert!(!postgres.is_news("wrong password"));
-        tokio::time::advance(ANOTHER_REASON).await;
-        assert!(!postgres.is_news("connection refused"));
-        assert!(postgres.is_news("wrong password"));
+        tokio::time::advance(MIN_LOG_INTERVAL).await;
+        assert!(postgres.should_log("connection refused"));
+        assert!(!postgres.should_log("wrong password"));
+        tokio::time::advance(MIN_LOG_INTERVAL).await;
+        assert!(!postgres.should_log("connection refused"));
+        assert!(postgres.should_log("wrong password"));
         postgres.up();
-        assert!(postgres.is_news("wrong password"));
+        assert!(postgres.should_log("wrong password"));
     }
 
     #[test]

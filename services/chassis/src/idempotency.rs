@@ -3,20 +3,20 @@
 //! A use case claims its key in the transaction that does the work, and stores its answer in the transaction that
 //! completes it. A repetition gets the first answer; while there is none yet, it can wait for it.
 
-mod answers;
 mod key;
-mod several;
-mod waiting;
+mod responses;
+mod store;
+mod waiters;
 
 use std::time::Duration;
 
-pub use answers::{Claim, answer, claim, replay, replayed};
 pub use key::Key;
+pub use responses::{KeyState, acquire, replay, replayed, store_response};
 use serde::{Deserialize, Serialize};
-pub use several::{Request, answer_all, claim_all, find};
+pub use store::{NewKey, acquire_all, find, store_responses};
 use tonic::Status;
-pub(crate) use waiting::Waiting;
-pub use waiting::{announce, wait};
+pub(crate) use waiters::Waiters;
+pub use waiters::{notify_waiters, wait_for_response};
 
 use crate::{Violations, retention::Rule, status};
 

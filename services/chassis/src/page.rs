@@ -1,7 +1,7 @@
 //! Page tokens and sizes (AIP-158). A token is signed and belongs to one method, facility and filter: it can neither
 //! be forged nor carried over to another list.
 
-mod bytes;
+mod byte_limit;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 use tonic::Status;
 
-pub use bytes::{Filling, cut};
+pub use byte_limit::{Builder, truncate};
 
 use crate::{Facility, status};
 

@@ -20,8 +20,8 @@ use std::{
 pub use clock::Clock;
 pub use fault::{Fault, is_read_only};
 pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
-pub use requirements::broken;
-pub use schema::missing;
+pub use requirements::unmet_requirements;
+pub use schema::missing_migrations;
 pub(crate) use schema::watch as watch_schema;
 pub use settings::Settings;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 pub use url::DatabaseUrl;
 
-use crate::{Facility, Process, idempotency::Waiting, retention};
+use crate::{Facility, Process, idempotency::Waiters, retention};
 
 /// The name of the dependency that [`watch`] keeps.
 const DEPENDENCY: &str = "postgresql";
@@ -38,7 +38,7 @@ const DEPENDENCY: &str = "postgresql";
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
-    waiting: Arc<Waiting>,
+    waiters: Arc<Waiters>,
     clock: Clock,
 }
 
@@ -51,10 +51,11 @@ impl Database {
     pub fn connect(settings: &Settings, process: &Process) -> Result<Database, sqlx::Error> {
         let options = settings.connect_options(process.name)?;
         let outages = watch::Outages::default();
-        let pool = watch::distrusting(settings.pool_options(), &outages).connect_lazy_with(options.clone());
+        let pool =
+            watch::verify_after_outage(settings.pool_options(), &outages).connect_lazy_with(options.clone());
         let database = Database {
             pool,
-            waiting: Arc::default(),
+            waiters: Arc::default(),
             clock: Clock::default(),
         };
         // One process has one database; a second one, in tests, is only not pruned and not audited to.
@@ -116,8 +117,8 @@ impl Database {
     }
 
     /// The answers that calls wait for.
-    pub(crate) fn waiting(&self) -> &Waiting {
-        &self.waiting
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.waiters
     }
 }
 

@@ -184,11 +184,13 @@ pub fn masked(text: &str) -> Cow<'_, str> {
     let mut in_url = false;
     for part in text.split_inclusive(is_separator) {
         let bare = part.strip_suffix(is_separator).unwrap_or(part);
-        match bare.contains("://") {
-            true => shown.push_str(&masked_inside(bare)),
-            // A password that holds a separator goes on here.
-            false if in_url && bare.contains('@') => return Cow::Borrowed(MASK),
-            false => shown.push_str(bare),
+        if bare.contains("://") {
+            shown.push_str(&masked_inside(bare));
+        } else if in_url && bare.contains('@') {
+            // The rest of a password that contains a separator.
+            return Cow::Borrowed(MASK);
+        } else {
+            shown.push_str(bare);
         }
         in_url |= bare.contains("://");
         shown.push_str(&part[bare.len()..]);

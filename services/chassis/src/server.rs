@@ -1,29 +1,29 @@
 //! The gRPC port: what a request passes through before its handler, and how connections begin and end.
 
 mod admission;
-mod answer_size;
 mod audit;
 mod authentication;
 mod authorization;
 mod call;
+mod cancellation;
 mod connections;
 mod deadline;
-mod edges;
 mod frames;
-mod held;
-mod idleness;
-mod listening;
-mod notices;
+mod guarded_body;
+mod idle_timeout;
+mod listeners;
+mod log_throttle;
+mod mesh_service;
 mod protocol;
 mod rate_limit;
 mod receive;
 mod reflection;
-mod refusals;
-mod reset;
+mod rejected_calls;
+mod response_size;
 mod settings;
 mod stale_plan;
-mod streams;
-mod supervision;
+mod stream_limits;
+mod stream_timeout;
 mod telemetry;
 pub mod tls;
 mod validation;
@@ -32,7 +32,7 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use anyhow::Context as _;
 use call::{Layer, Method, Stack};
-pub(crate) use connections::{Slots, opening};
+pub(crate) use connections::{ConnectionLimit, detect};
 use http::Request;
 use proto::ops::v1::mesh_service_server::MeshServiceServer;
 pub use rate_limit::{Rate, RateLimits};
@@ -55,7 +55,7 @@ use crate::{
 
 /// The limit that a generated service is mounted with: none of its own, because the layers in front of it have refused
 /// what is larger than `grpc.max_message_bytes`.
-pub const CHECKED_BEFORE: usize = usize::MAX;
+pub const NO_DECODING_LIMIT: usize = usize::MAX;
 
 /// A server under construction: mount services on it, then [`serve`](Server::serve).
 pub struct Server {
@@ -78,7 +78,8 @@ impl Server {
         }
         // Every process tells how its calls fare.
         .service(
-            MeshServiceServer::new(edges::Edges(process.clone())).max_decoding_message_size(CHECKED_BEFORE),
+            MeshServiceServer::new(mesh_service::Service(process.clone()))
+                .max_decoding_message_size(NO_DECODING_LIMIT),
         )
     }
 
@@ -110,13 +111,16 @@ impl Server {
             .map(tls::Acceptor::load)
             .transpose()
             .context("grpc.tls")?;
-        let ports = listening::bind(&self.settings, &self.process.settings).await?;
+        let listeners = listeners::bind(&self.settings, &self.process.settings).await?;
         self.process
             .health
             .mounted(self.mounted.iter().map(ToString::to_string));
-        let probes = self.process.tasks.run(serve_probes(ports.probe, self.probes()?));
+        let probes = self
+            .process
+            .tasks
+            .run(serve_probes(listeners.probe, self.probes()?));
         self.process.health.started();
-        connections::serve(ports.grpc, acceptor, stack, &self.settings, &self.process).await;
+        connections::serve(listeners.grpc, acceptor, stack, &self.settings, &self.process).await;
         probes.abort();
         Ok(())
     }
@@ -162,7 +166,7 @@ impl Server {
             // Outermost, so that every answer is seen, refusals too; it continues the caller's trace.
             Arc::new(telemetry::Layer::new()),
             // Whatever is answered below, the caller can read it.
-            Arc::new(answer_size::Layer::new(settings.max_message_bytes)),
+            Arc::new(response_size::Layer::new(settings.max_message_bytes)),
             // What is no gRPC costs nothing more.
             Arc::new(protocol::Layer::new(self.services())),
             // Time counts from here, waiting included.
@@ -175,7 +179,7 @@ impl Server {
             // Before anything is held for the call; what goes wrong is answered at the bottom, where it is recorded.
             Arc::new(receive::Layer::new(settings, process.shutdown.clone())),
             // From here on the work goes on when its caller is gone; only the deadline's answer does not wait.
-            Arc::new(supervision::Layer::new(process.tasks.clone())),
+            Arc::new(cancellation::Layer::new(process.tasks.clone())),
             // Knows the caller, and sees what became of the call: refusals below are recorded, too.
             Arc::new(audit::Layer::new(process)),
             Arc::new(authorization::Layer::new(
@@ -185,7 +189,7 @@ impl Server {
             // One facility's haste is refused before it takes a place.
             Arc::new(rate_limit::Layer::new(settings.rate_limits.clone())),
             // What stays open has a place of its own, until it ends.
-            Arc::new(streams::Layer::new(settings)),
+            Arc::new(stream_limits::Layer::new(settings)),
             // Whoever may not call takes no place; a place is kept until the handler ends.
             Arc::new(admission::Layer::new(
                 settings.min_in_flight,

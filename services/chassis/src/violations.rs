@@ -58,7 +58,7 @@ impl Violations {
     }
 
     /// Forgets the violations that are not `wanted`, by their place in the list and their field.
-    pub(crate) fn keep(&mut self, wanted: impl Fn(usize, &str) -> bool) {
+    pub(crate) fn retain(&mut self, wanted: impl Fn(usize, &str) -> bool) {
         let mut index = 0;
         self.found.retain(|violation| {
             index += 1;

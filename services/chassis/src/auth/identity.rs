@@ -23,15 +23,15 @@ impl Identity {
     ///
     /// # Errors
     /// UNAUTHENTICATED when the request did not come through the server's layers, or the method is anonymous.
-    pub fn of<M>(request: &Request<M>) -> Result<Identity, Status> {
-        Identity::within(request.extensions()).cloned()
+    pub fn from_request<M>(request: &Request<M>) -> Result<Identity, Status> {
+        Identity::from_extensions(request.extensions()).cloned()
     }
 
     /// The caller of the request that these extensions belong to.
     ///
     /// # Errors
-    /// As [`Identity::of`].
-    pub fn within(extensions: &Extensions) -> Result<&Identity, Status> {
+    /// As [`Identity::from_request`].
+    pub fn from_extensions(extensions: &Extensions) -> Result<&Identity, Status> {
         let identity = extensions.get::<Identity>();
         identity.ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))
     }

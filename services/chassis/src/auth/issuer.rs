@@ -102,7 +102,7 @@ impl Issuer {
     }
 
     /// With the others, too.
-    pub(crate) fn of_every_kind() -> Issuer {
+    pub(crate) fn with_all_algorithms() -> Issuer {
         Issuer::with(vec![
             Signer::p256("ec"),
             Signer::rsa("rsa", Algorithm::RS256),

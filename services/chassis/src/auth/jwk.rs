@@ -47,7 +47,7 @@ pub(super) struct Key {
 
 /// Why a set cannot be used. None of the texts holds a value of the set, but for the names of keys.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum Error {
     #[error("is no JSON Web Key Set: {0}")]
     Format(String),
     #[error("holds {0} keys, more than {MAX_KEYS}")]
@@ -72,53 +72,56 @@ pub(crate) enum Fault {
 }
 
 /// The keys of one document. A key of a kind that is not used here is passed over, as RFC 7517, section 5 wants.
-pub(super) fn parse(bytes: &[u8], allowed: &[Algorithm], all_services: bool) -> Result<Vec<Key>, Fault> {
+pub(super) fn parse(bytes: &[u8], allowed: &[Algorithm], all_services: bool) -> Result<Vec<Key>, Error> {
     let document: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Fault::Format(format!("line {}, column {}", error.line(), error.column())))?;
+        .map_err(|error| Error::Format(format!("line {}, column {}", error.line(), error.column())))?;
     let listed = document.get("keys").and_then(Value::as_array);
-    let listed = listed.ok_or_else(|| Fault::Format("it has no list `keys`".to_owned()))?;
+    let listed = listed.ok_or_else(|| Error::Format("it has no list `keys`".to_owned()))?;
     if listed.len() > MAX_KEYS {
-        return Err(Fault::TooMany(listed.len()));
+        return Err(Error::TooMany(listed.len()));
     }
     let mut keys = Vec::new();
-    let mut passed_over = Vec::new();
+    let mut skipped = Vec::new();
     for (index, value) in listed.iter().enumerate() {
         let name = match value.get("kid").and_then(Value::as_str) {
-            Some(kid) => shown(kid),
+            Some(kid) => quoted(kid),
             None => format!("number {}", index + 1),
         };
         let symmetric = value.get("kty").and_then(Value::as_str) == Some("oct");
         if symmetric || value.get("d").is_some() || value.get("k").is_some() {
-            return Err(Fault::Private(name));
+            return Err(Error::Private(name));
         }
         let owner = owner(value, &name)?;
         match key(value, owner, allowed) {
             Ok(key) if all_services && key.owner == Owner::IdentityProvider => {
-                return Err(Fault::NoService { kid: name });
+                return Err(Error::NoService { kid: name });
             }
             Ok(key) => keys.push(key),
-            Err(reason) => passed_over.push(format!("{name}: {reason}")),
+            Err(reason) => skipped.push(format!("{name}: {reason}")),
         }
     }
     if keys.is_empty() {
-        let reasons = match passed_over.is_empty() {
-            true => "the list is empty".to_owned(),
-            false => passed_over.join("; ").chars().take(500).collect(),
+        let reasons = if skipped.is_empty() {
+            "the list is empty".to_owned()
+        } else {
+            skipped.join("; ").chars().take(500).collect()
         };
-        return Err(Fault::Empty(reasons));
+        return Err(Error::Empty(reasons));
     }
     Ok(keys)
 }
 
-fn owner(jwk: &Value, name: &str) -> Result<Owner, Fault> {
+fn owner(jwk: &Value, name: &str) -> Result<Owner, Error> {
     let service = match jwk.get(SERVICE_MEMBER) {
         None | Some(Value::Null) => return Ok(Owner::IdentityProvider),
         Some(service) => service.as_str().unwrap_or_default(),
     };
-    let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    match !service.is_empty() && service.len() <= 63 && service.chars().all(spelt) {
-        true => Ok(Owner::Service(Arc::from(service))),
-        false => Err(Fault::ServiceName { kid: name.to_owned() }),
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_name = !service.is_empty() && service.len() <= 63 && service.chars().all(allowed);
+    if is_name {
+        Ok(Owner::Service(Arc::from(service)))
+    } else {
+        Err(Error::ServiceName { kid: name.to_owned() })
     }
 }
 
@@ -178,7 +181,7 @@ impl KeySet {
     pub(super) fn new(
         keys: impl IntoIterator<Item = Arc<Key>>,
         own: Option<(&str, &str)>,
-    ) -> Result<KeySet, Fault> {
+    ) -> Result<KeySet, Error> {
         let mut set = KeySet::default();
         for key in keys {
             if let Some((own, service)) = own
@@ -186,13 +189,13 @@ impl KeySet {
                 && key.owner == Owner::IdentityProvider
             {
                 let (kid, service) = (key.name(), service.to_owned());
-                return Err(Fault::Unmarked { kid, service });
+                return Err(Error::Unmarked { kid, service });
             }
             let by_kid = key.kid.clone().filter(|kid| *kid != key.thumbprint);
             for name in by_kid.into_iter().chain([key.thumbprint.clone()]) {
                 let named = set.0.entry(name).or_default();
                 if let Some(other) = named.iter().find(|other| other.owner != key.owner) {
-                    return Err(Fault::Owners {
+                    return Err(Error::Owners {
                         kid: key.name(),
                         one: other.owner.to_string(),
                         other: key.owner.to_string(),
@@ -234,7 +237,7 @@ pub(super) struct WrongAlgorithm;
 
 impl Key {
     fn name(&self) -> String {
-        shown(self.kid.as_deref().unwrap_or(&self.thumbprint))
+        quoted(self.kid.as_deref().unwrap_or(&self.thumbprint))
     }
 }
 
@@ -245,7 +248,7 @@ impl fmt::Debug for Key {
 }
 
 /// A key's name as messages show it: bounded, without control characters.
-fn shown(kid: &str) -> String {
+fn quoted(kid: &str) -> String {
     let short: String = kid.chars().take(64).collect();
     format!("\"{}\"", short.escape_debug())
 }

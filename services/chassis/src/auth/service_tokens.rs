@@ -18,8 +18,8 @@ use crate::Facility;
 const LIFETIME_S: u64 = 300;
 /// A token with less left than this is not handed out any more: it must outlive the call it is for.
 const MIN_LEFT_S: u64 = 60;
-/// Facilities whose tokens are kept at once.
-const KEPT_AT_MOST: usize = 10_000;
+/// Facilities whose tokens are cache at once.
+const CACHE_CAPACITY: usize = 10_000;
 
 /// Signs a service's own tokens, one per facility at a time. Cheap to clone.
 #[derive(Clone)]
@@ -33,10 +33,10 @@ struct Inner {
     audience: String,
     header: Header,
     key: EncodingKey,
-    kept: Mutex<HashMap<Facility, Kept>>,
+    cache: Mutex<HashMap<Facility, CachedToken>>,
 }
 
-struct Kept {
+struct CachedToken {
     token: Arc<str>,
     expires: u64,
 }
@@ -87,7 +87,7 @@ impl ServiceTokens {
         let key = EncodingKey::from_ed_pem(&pem).map_err(|_| Error::Format)?;
         let kid = match &settings.signing_key_id {
             Some(kid) => kid.clone(),
-            None => key_id(public_half(&pem).ok_or(Error::Format)?.as_ref()),
+            None => key_id(public_key(&pem).ok_or(Error::Format)?.as_ref()),
         };
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(kid);
@@ -97,7 +97,7 @@ impl ServiceTokens {
             audience: settings.audience.clone(),
             header,
             key,
-            kept: Mutex::default(),
+            cache: Mutex::default(),
         };
         Ok(ServiceTokens {
             inner: Arc::new(inner),
@@ -110,18 +110,21 @@ impl ServiceTokens {
     /// When signing fails.
     pub fn bearer(&self, facility: &Facility) -> Result<Arc<str>, Error> {
         let now = get_current_timestamp();
-        let mut kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = kept.get(facility).filter(|kept| kept.expires >= now + MIN_LEFT_S) {
+        let mut cache = self.inner.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = cache
+            .get(facility)
+            .filter(|cached| cached.expires >= now + MIN_LEFT_S)
+        {
             return Ok(token.token.clone());
         }
-        if kept.len() >= KEPT_AT_MOST {
-            kept.retain(|_, kept| kept.expires >= now + MIN_LEFT_S);
+        if cache.len() >= CACHE_CAPACITY {
+            cache.retain(|_, cached| cached.expires >= now + MIN_LEFT_S);
         }
         let token: Arc<str> = self.inner.sign(facility, now)?.into();
-        if kept.len() < KEPT_AT_MOST {
-            kept.insert(
+        if cache.len() < CACHE_CAPACITY {
+            cache.insert(
                 facility.clone(),
-                Kept {
+                CachedToken {
                     token: token.clone(),
                     expires: now + LIFETIME_S,
                 },
@@ -137,7 +140,7 @@ pub(super) fn own_key_id(settings: &Settings) -> Result<Option<String>, Error> {
         return Ok(None);
     };
     let pem = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
-    let public = public_half(&pem).ok_or(Error::Format)?;
+    let public = public_key(&pem).ok_or(Error::Format)?;
     Ok(Some(key_id(public.as_ref())))
 }
 
@@ -166,7 +169,7 @@ impl std::fmt::Debug for ServiceTokens {
     }
 }
 
-fn public_half(pem: &[u8]) -> Option<impl AsRef<[u8]>> {
+fn public_key(pem: &[u8]) -> Option<impl AsRef<[u8]>> {
     let text = std::str::from_utf8(pem).ok()?;
     let base64: String = text
         .lines()

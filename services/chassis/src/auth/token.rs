@@ -26,7 +26,7 @@ pub(super) const SERVICE_SUBJECT: &str = "service:";
 
 /// Why a token is not believed. Told to the caller: it gives away nothing that the token does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum TokenError {
     /// It is too long to be read.
     #[error("the token is longer than {MAX_BYTES} bytes")]
     TooLong,
@@ -93,10 +93,10 @@ pub enum Refused {
     #[error(
         "the identity provider's keys sign for people: the token must not claim a service, in `service` or `sub`"
     )]
-    ServiceByPerson,
+    ServiceFromProvider,
     /// A service speaks for another one, or for a person.
     #[error("a service's key signs for that service alone: `service` must be its name, and `roles` empty")]
-    NotItsOwn,
+    ServiceMismatch,
 }
 
 /// A token taken apart; its signature has not been checked.
@@ -110,24 +110,24 @@ pub(super) struct Parts<'a> {
 
 /// What a token proves, and until when in seconds since 1970.
 #[derive(Debug)]
-pub(super) struct Proof {
+pub(super) struct VerifiedToken {
     pub(super) identity: Identity,
     pub(super) expires: f64,
 }
 
 impl Parts<'_> {
-    pub(super) fn read(token: &str) -> Result<Parts<'_>, Refused> {
+    pub(super) fn parse(token: &str) -> Result<Parts<'_>, TokenError> {
         if token.len() > MAX_BYTES {
-            return Err(Refused::TooLong);
+            return Err(TokenError::TooLong);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(Refused::Shape)?;
-        let (header, payload) = signed.split_once('.').ok_or(Refused::Shape)?;
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Shape)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::Shape)?;
         if payload.contains('.') {
-            return Err(Refused::Shape);
+            return Err(TokenError::Shape);
         }
-        let header = object(header)?.ok_or(Refused::Header)?;
+        let header = object(header)?.ok_or(TokenError::Header)?;
         if header.contains_key("crit") || header.contains_key("b64") {
-            return Err(Refused::Critical);
+            return Err(TokenError::Critical);
         }
         let text = |name: &str| header.get(name).and_then(Value::as_str);
         let typed = header.get("typ").is_none_or(|kind| {
@@ -136,18 +136,18 @@ impl Parts<'_> {
             matches!(kind, "jwt" | "at+jwt")
         });
         if !typed {
-            return Err(Refused::Type);
+            return Err(TokenError::Type);
         }
         let algorithm = match text("alg") {
             Some("EdDSA" | "Ed25519") => Algorithm::EdDSA,
             Some("ES256") => Algorithm::ES256,
             Some("RS256") => Algorithm::RS256,
             Some("PS256") => Algorithm::PS256,
-            _ => return Err(Refused::Algorithm),
+            _ => return Err(TokenError::Algorithm),
         };
         Ok(Parts {
             algorithm,
-            kid: text("kid").ok_or(Refused::NoKeyId)?.to_owned(),
+            kid: text("kid").ok_or(TokenError::NoKeyId)?.to_owned(),
             signed,
             payload,
             signature,
@@ -155,26 +155,31 @@ impl Parts<'_> {
     }
 
     /// What the token proves at `now`, when `key` has signed it.
-    pub(super) fn verify(&self, key: &Key, settings: &Settings, now: f64) -> Result<Proof, Refused> {
+    pub(super) fn verify(
+        &self,
+        key: &Key,
+        settings: &Settings,
+        now: f64,
+    ) -> Result<VerifiedToken, TokenError> {
         let signed = self.signed.as_bytes();
         if URL_SAFE_NO_PAD.decode(self.signature).is_err() {
-            return Err(Refused::Shape);
+            return Err(TokenError::Shape);
         }
         match crypto::verify(self.signature, signed, &key.decoding, key.algorithm) {
             Ok(true) => {}
-            _ => return Err(Refused::Signature),
+            _ => return Err(TokenError::Signature),
         }
-        let claims = Claims(object(self.payload)?.ok_or(Refused::Payload)?);
+        let claims = Claims(object(self.payload)?.ok_or(TokenError::Payload)?);
         claims.check(settings, now)?;
         let identity = claims.identity(&key.owner)?;
-        let expires = claims.time("exp")?.ok_or(Refused::Missing("exp"))?;
-        Ok(Proof { identity, expires })
+        let expires = claims.time("exp")?.ok_or(TokenError::Missing("exp"))?;
+        Ok(VerifiedToken { identity, expires })
     }
 }
 
 /// A part of the token as a JSON object; `None` when it is something else.
-fn object(part: &str) -> Result<Option<Map<String, Value>>, Refused> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Refused::Shape)?;
+fn object(part: &str) -> Result<Option<Map<String, Value>>, TokenError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Shape)?;
     Ok(serde_json::from_slice(&bytes).ok())
 }
 
@@ -182,61 +187,63 @@ struct Claims(Map<String, Value>);
 
 impl Claims {
     /// The rules that hold for every token, whoever has signed it.
-    fn check(&self, settings: &Settings, now: f64) -> Result<(), Refused> {
+    fn check(&self, settings: &Settings, now: f64) -> Result<(), TokenError> {
         let leeway = settings.leeway_s as f64;
-        let expires = self.time("exp")?.ok_or(Refused::Missing("exp"))?;
+        let expires = self.time("exp")?.ok_or(TokenError::Missing("exp"))?;
         if now >= expires + leeway {
-            return Err(Refused::Expired);
+            return Err(TokenError::Expired);
         }
         if self.time("nbf")?.is_some_and(|from| from > now + leeway) {
-            return Err(Refused::NotYet);
+            return Err(TokenError::NotYet);
         }
         if self.time("iat")?.is_some_and(|made| made > now + leeway) {
-            return Err(Refused::IssuedInFuture);
+            return Err(TokenError::IssuedInFuture);
         }
-        if self.text("iss")?.ok_or(Refused::Missing("iss"))? != settings.issuer {
-            return Err(Refused::Issuer);
+        if self.text("iss")?.ok_or(TokenError::Missing("iss"))? != settings.issuer {
+            return Err(TokenError::Issuer);
         }
-        let audience = self.get("aud").ok_or(Refused::Missing("aud"))?;
+        let audience = self.get("aud").ok_or(TokenError::Missing("aud"))?;
         let listed = match audience {
             Value::String(_) => std::slice::from_ref(audience),
             Value::Array(listed) => listed,
-            _ => return Err(Refused::Claim("aud", "text or a list of texts")),
+            _ => return Err(TokenError::Claim("aud", "text or a list of texts")),
         };
-        match listed.iter().any(|one| one.as_str() == Some(&settings.audience)) {
-            true => Ok(()),
-            false => Err(Refused::Audience),
+        if listed.iter().any(|one| one.as_str() == Some(&settings.audience)) {
+            Ok(())
+        } else {
+            Err(TokenError::Audience)
         }
     }
 
     /// Who calls; whose key has signed decides what may be claimed.
-    fn identity(&self, owner: &Owner) -> Result<Identity, Refused> {
-        let subject = self.text("sub")?.ok_or(Refused::Missing("sub"))?;
-        let writable = !subject.is_empty() && text::refusal(subject, Lines::One).is_none();
+    fn identity(&self, owner: &Owner) -> Result<Identity, TokenError> {
+        let subject = self.text("sub")?.ok_or(TokenError::Missing("sub"))?;
+        let writable = !subject.is_empty() && text::violation(subject, Lines::One).is_none();
         if !writable || subject.chars().count() > MAX_SUBJECT {
-            return Err(Refused::Claim("sub", "one line of 1 to 256 characters"));
+            return Err(TokenError::Claim("sub", "one line of 1 to 256 characters"));
         }
         let roles = self.roles()?;
         let service = self.text("service")?;
         let service = match owner {
             Owner::IdentityProvider if service.is_some() || subject.starts_with(SERVICE_SUBJECT) => {
-                return Err(Refused::ServiceByPerson);
+                return Err(TokenError::ServiceFromProvider);
             }
             Owner::IdentityProvider => None,
             Owner::Service(name) if service == Some(name) && roles.is_empty() => Some(name.to_string()),
-            Owner::Service(_) => return Err(Refused::NotItsOwn),
+            Owner::Service(_) => return Err(TokenError::ServiceMismatch),
         };
-        let facility = self.text("facility").map_err(|_| Refused::Facility)?;
+        let facility = self.text("facility").map_err(|_| TokenError::Facility)?;
         Ok(Identity {
             subject: subject.to_owned(),
-            facility: Facility::new(facility.ok_or(Refused::Facility)?).map_err(|_| Refused::Facility)?,
+            facility: Facility::new(facility.ok_or(TokenError::Facility)?)
+                .map_err(|_| TokenError::Facility)?,
             roles: RoleSet::from_names(roles),
             service,
         })
     }
 
-    fn roles(&self) -> Result<Vec<&str>, Refused> {
-        let wrong = Refused::Claim("roles", "a list of at most 256 texts");
+    fn roles(&self) -> Result<Vec<&str>, TokenError> {
+        let wrong = TokenError::Claim("roles", "a list of at most 256 texts");
         let Some(roles) = self.get("roles") else {
             return Ok(Vec::new());
         };
@@ -246,7 +253,7 @@ impl Claims {
     }
 
     /// A NumericDate: seconds since 1970, with a fraction if need be (RFC 7519, section 2).
-    fn time(&self, name: &'static str) -> Result<Option<f64>, Refused> {
+    fn time(&self, name: &'static str) -> Result<Option<f64>, TokenError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -255,15 +262,15 @@ impl Claims {
             .filter(|seconds| (0.0..=LAST_SECOND).contains(seconds));
         match seconds {
             Some(seconds) => Ok(Some(seconds)),
-            None => Err(Refused::Claim(name, "a number of seconds since 1970")),
+            None => Err(TokenError::Claim(name, "a number of seconds since 1970")),
         }
     }
 
-    fn text(&self, name: &'static str) -> Result<Option<&str>, Refused> {
+    fn text(&self, name: &'static str) -> Result<Option<&str>, TokenError> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Refused::Claim(name, "text")),
+            Some(_) => Err(TokenError::Claim(name, "text")),
         }
     }
 

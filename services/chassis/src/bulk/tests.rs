@@ -17,14 +17,14 @@ fn submit(id: &str) -> SubmitClaimRequest {
     }
 }
 
-async fn carried_out<F>(
+async fn run<F>(
     requests: Vec<SubmitClaimRequest>,
     handle: impl Fn(SubmitClaimRequest) -> F + Send + 'static,
 ) -> Vec<Outcome<SubmitClaimResponse>>
 where
     F: Future<Output = Outcome<SubmitClaimResponse>> + Send + 'static,
 {
-    carry_out(
+    execute(
         Request::new(requests),
         move |request: Request<SubmitClaimRequest>| handle(request.into_inner()),
     )
@@ -45,7 +45,7 @@ async fn each_request_has_the_outcome_that_it_would_have_alone() {
         known.to_string(),
         refused.to_string(),
     ];
-    let outcomes = carried_out(
+    let outcomes = run(
         ids.iter().map(|id| submit(id)).collect(),
         move |request| async move {
             match request.id {
@@ -76,7 +76,7 @@ async fn one_that_takes_long_keeps_no_other_waiting_and_is_finished() {
     let (finished, mut finish) = tokio::sync::mpsc::unbounded_channel();
     let ids = [slow, Uuid::new_v4(), Uuid::new_v4()];
     let began = Instant::now();
-    let outcomes = carried_out(
+    let outcomes = run(
         ids.iter().map(|id| submit(&id.to_string())).collect(),
         move |request| {
             let finished = finished.clone();
@@ -92,14 +92,14 @@ async fn one_that_takes_long_keeps_no_other_waiting_and_is_finished() {
     .await;
     assert_eq!(reason(&outcomes[0]), STILL_RUNNING);
     assert!(outcomes[1].is_ok() && outcomes[2].is_ok());
-    assert_eq!(began.elapsed(), PATIENCE);
+    assert_eq!(began.elapsed(), STRAGGLER_TIMEOUT);
     assert_eq!(finish.recv().await, Some(slow.to_string()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_are_all_slow_are_waited_for() {
     let ids = [Uuid::new_v4(), Uuid::new_v4()];
-    let outcomes = carried_out(
+    let outcomes = run(
         ids.iter().map(|id| submit(&id.to_string())).collect(),
         |_| async {
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -125,7 +125,7 @@ async fn a_slow_one_is_waited_for_where_all_are() {
         }
         Ok(Response::new(SubmitClaimResponse::default()))
     };
-    let outcomes = carry_out_all(Request::new(requests.collect()), request_id, handle).await;
+    let outcomes = execute_all(Request::new(requests.collect()), request_id, handle).await;
     assert!(outcomes[0].is_ok() && outcomes[1].is_ok());
     assert_eq!(reason(&outcomes[2]), "INVALID_REQUEST");
 }
@@ -147,7 +147,7 @@ async fn other_work_gets_on_while_many_requests_begin() {
         begun.lock().unwrap().push(turns.load(Ordering::Relaxed));
         async { Ok(Response::new(SubmitClaimResponse::default())) }
     };
-    let outcomes = carry_out_all(Request::new(requests), request_id, handle).await;
+    let outcomes = execute_all(Request::new(requests), request_id, handle).await;
     other.abort();
     assert!(outcomes.iter().all(Result::is_ok));
     let begun = begun.into_inner().unwrap();
@@ -156,10 +156,10 @@ async fn other_work_gets_on_while_many_requests_begin() {
 
 #[test]
 fn a_status_is_the_same_after_its_way_as_a_message() {
-    let status = status::exhausted("QUEUE_FULL", "too many requests wait", PATIENCE);
+    let status = status::resource_exhausted("QUEUE_FULL", "too many requests wait", STRAGGLER_TIMEOUT);
     let back = from_message(&to_message(&status));
     assert_eq!((back.code(), back.message()), (status.code(), status.message()));
     let details = back.get_error_details();
     assert_eq!(details.error_info().unwrap().reason, "QUEUE_FULL");
-    assert_eq!(details.retry_info().unwrap().retry_delay, Some(PATIENCE));
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(STRAGGLER_TIMEOUT));
 }

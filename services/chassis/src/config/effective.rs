@@ -35,10 +35,10 @@ impl<S> Effective<S> {
     ///
     /// # Errors
     /// What is wrong with the section, and with what could not be read.
-    pub fn into_settings_of(mut self, section: &str) -> Result<S, Violations> {
-        let (unread, own) = (self.unread, format!("{section}."));
+    pub fn into_settings_for(mut self, section: &str) -> Result<S, Violations> {
+        let (unread, section) = (self.unread, format!("{section}."));
         self.violations
-            .keep(|index, field| index < unread || field.starts_with(&own));
+            .retain(|index, field| index < unread || field.starts_with(&section));
         self.into_settings()
     }
 
@@ -73,7 +73,7 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
         let origin = origin(&merged.origins, &path.join("."));
         violations.add(
             path.join("."),
-            format!("{} ({origin})", bounded(&error.inner().to_string())),
+            format!("{} ({origin})", with_bounds(&error.inner().to_string())),
         );
         if !merged.reset(&path) {
             break S::default();
@@ -92,7 +92,7 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
 }
 
 /// The reader names a Rust type where it expects a whole number: its bounds are what helps.
-fn bounded(reason: &str) -> String {
+fn with_bounds(reason: &str) -> String {
     for (kind, least, most) in [
         ("u8", "0", u8::MAX.to_string()),
         ("u16", "0", u16::MAX.to_string()),
@@ -155,9 +155,12 @@ fn masked(value: &Value) -> Value {
             // A comma in a password has divided it.
             let is_rest =
                 |item: &Value| item.as_str().is_some_and(|text| text.contains('@')) && !is_url(item);
-            let shown = |item: &Value| match holds_urls && is_rest(item) {
-                true => Value::from("***"),
-                false => masked(item),
+            let shown = |item: &Value| {
+                if holds_urls && is_rest(item) {
+                    Value::from("***")
+                } else {
+                    masked(item)
+                }
             };
             Value::Array(items.iter().map(shown).collect())
         }

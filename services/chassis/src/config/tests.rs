@@ -30,7 +30,7 @@ impl Default for Shop {
             address_file: None,
             grpc: server::Settings::default(),
             probe: health::Settings::default(),
-            database: postgres::Settings::of("shop"),
+            database: postgres::Settings::for_service("shop"),
             auth: auth::Settings {
                 jwks_file: Some("jwks.json".into()),
                 ..auth::Settings::default()
@@ -179,7 +179,7 @@ fn an_unknown_setting_names_the_nearest_one_wherever_it_comes_from() {
             &["databse.url=x", "zzz=1"],
         ),
     );
-    let told = effective.violations().to_string();
+    let violations = effective.violations().to_string();
     for text in [
         "databse: is not a setting, did you mean database? (file)",
         "grpc.max_in_fligth: is not a setting, did you mean grpc.max_in_flight? (file)",
@@ -188,7 +188,7 @@ fn an_unknown_setting_names_the_nearest_one_wherever_it_comes_from() {
         "databse.url: is not a setting, did you mean database.url? (flag)",
         "zzz: is not a setting (flag)",
     ] {
-        assert!(told.contains(text), "{text} is not in {told}");
+        assert!(violations.contains(text), "{text} is not in {violations}");
     }
 }
 
@@ -196,16 +196,19 @@ fn an_unknown_setting_names_the_nearest_one_wherever_it_comes_from() {
 fn a_number_that_a_setting_cannot_hold_is_refused_with_its_bounds() {
     let flags = ["grpc.max_in_flight=-1", "window_s=5000000000", "retries=many"];
     let effective = load::<Shop>("shop", &sources(None, &[], &flags));
-    let told = effective.violations().to_string();
+    let violations = effective.violations().to_string();
     for setting in ["grpc.max_in_flight", "window_s", "retries"] {
-        assert!(told.contains(setting), "{told}");
+        assert!(violations.contains(setting), "{violations}");
     }
     assert_eq!(
-        told.matches("must be a whole number from 0 to ").count(),
+        violations.matches("must be a whole number from 0 to ").count(),
         3,
-        "{told}"
+        "{violations}"
     );
-    assert!(!told.contains("u32") && !told.contains("usize"), "{told}");
+    assert!(
+        !violations.contains("u32") && !violations.contains("usize"),
+        "{violations}"
+    );
 }
 
 #[test]
@@ -292,7 +295,7 @@ fn whoever_uses_one_section_is_not_bothered_with_the_others() {
     let wrong = |text: &str| {
         let file = file(text);
         let effective = load::<Shop>("shop", &sources(Some(file.path()), &[], &[]));
-        let of_database = effective.into_settings_of("database");
+        let of_database = effective.into_settings_for("database");
         of_database.err().map(|violations| violations.to_string())
     };
     assert_eq!(

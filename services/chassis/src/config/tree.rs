@@ -24,12 +24,12 @@ impl Merged {
     }
 
     /// Lays the tables of a file over the tree.
-    pub(super) fn file(&mut self, values: Value, violations: &mut Violations) {
+    pub(super) fn merge_file(&mut self, values: Value, violations: &mut Violations) {
         let defaults = self.defaults.clone();
-        self.lay(&defaults, values, &mut Vec::new(), violations);
+        self.merge(&defaults, values, &mut Vec::new(), violations);
     }
 
-    fn lay(&mut self, default: &Value, value: Value, path: &mut Vec<String>, violations: &mut Violations) {
+    fn merge(&mut self, default: &Value, value: Value, path: &mut Vec<String>, violations: &mut Violations) {
         let (Value::Object(known), Value::Object(given)) = (default, value.clone()) else {
             return self.set(path, value, Origin::File);
         };
@@ -39,29 +39,35 @@ impl Merged {
         for (key, value) in given {
             path.push(key.clone());
             match known.get(&key) {
-                Some(default) => self.lay(default, value, path, violations),
-                None => violations.add(path.join("."), self.unknown(path, &Origin::File)),
+                Some(default) => self.merge(default, value, path, violations),
+                None => violations.add(path.join("."), self.describe_unknown(path, &Origin::File)),
             }
             path.pop();
         }
     }
 
     /// Sets one value that came as text, read as the default's type says.
-    pub(super) fn text(&mut self, path: &[String], text: &str, origin: Origin, violations: &mut Violations) {
+    pub(super) fn set_text(
+        &mut self,
+        path: &[String],
+        text: &str,
+        origin: Origin,
+        violations: &mut Violations,
+    ) {
         match self.kind(path) {
-            Some(kind) => self.set(path, read(text, kind), origin),
-            None => violations.add(path.join("."), self.unknown(path, &origin)),
+            Some(kind) => self.set(path, parse(text, kind), origin),
+            None => violations.add(path.join("."), self.describe_unknown(path, &origin)),
         }
     }
 
     /// What is said of a path that is none, with the setting or section that was probably meant.
-    fn unknown(&self, path: &[String], origin: &Origin) -> String {
+    fn describe_unknown(&self, path: &[String], origin: &Origin) -> String {
         let mut known = Vec::new();
-        list(&self.defaults, "", &mut known);
+        list_paths(&self.defaults, "", &mut known);
         let typed = path.join(".");
-        let alike = known.iter().map(|name| (strsim::jaro(&typed, name), name));
-        let nearest = alike
-            .filter(|(likeness, _)| *likeness > ALIKE)
+        let similar = known.iter().map(|name| (strsim::jaro(&typed, name), name));
+        let nearest = similar
+            .filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
             .max_by(|(one, _), (other, _)| one.total_cmp(other));
         match nearest {
             // A section, or a setting that has the typed one as a section.
@@ -128,23 +134,23 @@ impl Merged {
 }
 
 /// How alike two names must be for one to be named for the other; what clap takes for its own hints.
-const ALIKE: f64 = 0.7;
+const MIN_SIMILARITY: f64 = 0.7;
 
 /// The dotted paths of all sections and settings.
-fn list(value: &Value, path: &str, known: &mut Vec<String>) {
+fn list_paths(value: &Value, path: &str, known: &mut Vec<String>) {
     let Value::Object(table) = value else { return };
     for (key, value) in table {
         let path = match path {
             "" => key.clone(),
             path => format!("{path}.{key}"),
         };
-        list(value, &path, known);
+        list_paths(value, &path, known);
         known.push(path);
     }
 }
 
 /// A value of no known type stays text until its reader refuses it.
-fn read(text: &str, kind: &Value) -> Value {
+fn parse(text: &str, kind: &Value) -> Value {
     match kind {
         Value::Bool(_) | Value::Number(_) => scalar(text),
         Value::Array(_) if text.trim_start().starts_with('[') => scalar(text),

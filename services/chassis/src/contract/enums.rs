@@ -14,7 +14,7 @@ pub(super) fn must_be(values: &EnumDescriptor) -> String {
 mod tests {
     use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 
-    use super::super::{POOL, broken_rules, limits};
+    use super::super::{POOL, collect_violations, limits};
 
     /// The fields of enums of every message that a rule is about, or that none is.
     fn fields() -> Vec<(FieldDescriptor, prost_reflect::EnumDescriptor)> {
@@ -34,16 +34,16 @@ mod tests {
             .collect()
     }
 
-    fn told(field: &FieldDescriptor, number: i32) -> Option<String> {
+    fn violation_of(field: &FieldDescriptor, number: i32) -> Option<String> {
         let mut message = DynamicMessage::new(field.parent_message().clone());
         message.set_field(field, Value::EnumNumber(number));
-        let violations = broken_rules(message).unwrap();
+        let violations = collect_violations(message).unwrap();
         let of_field = violations
             .iter()
             .filter(|violation| violation.field == field.name());
-        let told: Vec<String> = of_field.map(|violation| violation.description.clone()).collect();
-        assert!(told.len() <= 1, "{}: {told:?}", field.full_name());
-        told.into_iter().next()
+        let descriptions: Vec<String> = of_field.map(|violation| violation.description.clone()).collect();
+        assert!(descriptions.len() <= 1, "{}: {descriptions:?}", field.full_name());
+        descriptions.into_iter().next()
     }
 
     #[test]
@@ -52,20 +52,20 @@ mod tests {
         for (field, values) in fields() {
             let names = super::must_be(&values);
             assert_eq!(
-                told(&field, 9_999).as_ref(),
+                violation_of(&field, 9_999).as_ref(),
                 Some(&names),
                 "{}",
                 field.full_name()
             );
-            if let Some(told) = told(&field, 0) {
-                assert_eq!(told, names, "{}", field.full_name());
+            if let Some(description) = violation_of(&field, 0) {
+                assert_eq!(description, names, "{}", field.full_name());
                 left_out += 1;
             }
         }
         assert!(left_out >= 6, "only {left_out} fields of enums must be set");
     }
 
-    /// Were another number refused, its name would be told all the same.
+    /// Were another number refused, its name would be violation_of all the same.
     #[test]
     fn no_number_but_zero_is_refused_of_those_that_are_defined() {
         for (field, _) in fields() {

@@ -8,7 +8,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessag
 use super::{
     POOL, enums,
     text::{self, Lines},
-    well_formed,
+    well_known_types,
 };
 
 /// The longest text without a rule of its own, in characters; each takes up to four bytes.
@@ -18,10 +18,10 @@ const MAX_BYTES: usize = 64 * 1024;
 /// The longest list or map without a rule of its own.
 const MAX_ITEMS: usize = 1_000;
 /// Faults that are collected at most; a caller that has more mends these first.
-const MAX_FAULTS: usize = 200;
+const MAX_VIOLATIONS: usize = 200;
 
 /// A field and what is wrong with it.
-pub(super) struct Fault {
+pub(super) struct FieldViolation {
     pub(super) path: String,
     pub(super) description: String,
 }
@@ -32,7 +32,7 @@ static FIELDS: LazyLock<HashMap<String, Limits>> = LazyLock::new(|| {
         .all_messages()
         .flat_map(|message| message.fields().collect::<Vec<_>>());
     fields
-        .map(|field| (field.full_name().to_owned(), Limits::of(&field)))
+        .map(|field| (field.full_name().to_owned(), Limits::from_field(&field)))
         .collect()
 });
 
@@ -61,7 +61,7 @@ impl Limits {
     };
 
     /// A field's own rule of its length goes before the default; the validator checks it then.
-    fn of(field: &FieldDescriptor) -> Limits {
+    fn from_field(field: &FieldDescriptor) -> Limits {
         let own = |path: &[&str]| rule(field, path);
         let is_bounded = |kind: &str, rules: &[&str]| {
             rules.iter().any(|name| {
@@ -119,20 +119,22 @@ pub(super) fn rule(field: &FieldDescriptor, path: &[&str]) -> Option<Value> {
 
 /// Cuts lists that are too long to one item more than they may have, so that the cost of checking a message is bounded
 /// and the rule about their length still fails. What else is wrong is told in the order of the fields.
-pub(super) fn check(message: &mut DynamicMessage) -> Vec<Fault> {
-    let mut walk = Walk { faults: Vec::new() };
-    walk.message(message, &mut String::new());
-    walk.faults
+pub(super) fn check(message: &mut DynamicMessage) -> Vec<FieldViolation> {
+    let mut checker = Checker {
+        violations: Vec::new(),
+    };
+    checker.message(message, &mut String::new());
+    checker.violations
 }
 
-struct Walk {
-    faults: Vec<Fault>,
+struct Checker {
+    violations: Vec<FieldViolation>,
 }
 
-impl Walk {
+impl Checker {
     fn add(&mut self, path: &str, description: impl Into<String>) {
-        if self.faults.len() < MAX_FAULTS {
-            self.faults.push(Fault {
+        if self.violations.len() < MAX_VIOLATIONS {
+            self.violations.push(FieldViolation {
                 path: path.to_owned(),
                 description: description.into(),
             });
@@ -140,7 +142,7 @@ impl Walk {
     }
 
     fn message(&mut self, message: &mut DynamicMessage, path: &mut String) {
-        match well_formed::check(message) {
+        match well_known_types::check(message) {
             Some(Ok(())) => return,
             Some(Err(fault)) => return self.add(path, fault),
             None => {}
@@ -244,8 +246,8 @@ impl Walk {
                 format!("must be at most {} characters", grouped(limits.max_chars)),
             );
         }
-        if let Some(refusal) = text::refusal(text, limits.lines) {
-            self.add(path, refusal);
+        if let Some(violation) = text::violation(text, limits.lines) {
+            self.add(path, violation);
         }
     }
 
@@ -274,7 +276,7 @@ impl Walk {
 
 fn shown_key(key: &MapKey) -> String {
     match key {
-        MapKey::String(key) => format!("{:?}", text::shown(key, 50)),
+        MapKey::String(key) => format!("{:?}", text::sanitized(key, 50)),
         MapKey::Bool(key) => key.to_string(),
         MapKey::I32(key) => key.to_string(),
         MapKey::I64(key) => key.to_string(),

@@ -17,7 +17,7 @@ pub(crate) enum Lines {
 /// them; bidirectional embeddings, overrides and isolates, because they change how the text around them is shown; and
 /// noncharacters, because XML cannot hold them. Line ends and tabs are taken in texts of several lines. The
 /// bidirectional marks U+200E, U+200F and U+061C, which Arabic and Hebrew texts need, and joiners are taken.
-pub(crate) fn refusal(text: &str, lines: Lines) -> Option<String> {
+pub(crate) fn violation(text: &str, lines: Lines) -> Option<String> {
     let refused = text.chars().find(|&c| !is_allowed(c, lines))?;
     let code = u32::from(refused);
     Some(match (refused, lines) {
@@ -50,9 +50,9 @@ fn is_noncharacter(c: char) -> bool {
 
 /// A text that can be kept, logged and echoed: one line of at most `max_chars` characters, a longer one cut and
 /// ended with "…". What a text may not hold is replaced by U+FFFD.
-pub(crate) fn shown(text: &str, max_chars: usize) -> Cow<'_, str> {
+pub(crate) fn sanitized(text: &str, max_chars: usize) -> Cow<'_, str> {
     let is_cut = text.len() > max_chars && text.chars().nth(max_chars).is_some();
-    if !is_cut && refusal(text, Lines::One).is_none() {
+    if !is_cut && violation(text, Lines::One).is_none() {
         return Cow::Borrowed(text);
     }
     let kept = if is_cut {
@@ -83,10 +83,10 @@ mod tests {
         for code in (0..0x20).chain(0x7f..0xa0) {
             let c = char::from_u32(code).unwrap();
             let text = format!("a{c}b");
-            assert!(refusal(&text, Lines::One).is_some(), "U+{code:04X}");
+            assert!(violation(&text, Lines::One).is_some(), "U+{code:04X}");
             let is_line_end = matches!(c, '\n' | '\r' | '\t');
             assert_eq!(
-                refusal(&text, Lines::Several).is_none(),
+                violation(&text, Lines::Several).is_none(),
                 is_line_end,
                 "U+{code:04X}"
             );
@@ -103,9 +103,9 @@ mod tests {
             '\u{1fffe}',
             '\u{fdd0}',
         ] {
-            assert!(refusal(&c.to_string(), Lines::Several).is_some(), "{c:?}");
+            assert!(violation(&c.to_string(), Lines::Several).is_some(), "{c:?}");
         }
-        assert!(refusal("\u{2028}", Lines::One).is_some());
+        assert!(violation("\u{2028}", Lines::One).is_some());
     }
 
     #[test]
@@ -119,16 +119,16 @@ mod tests {
             "a\u{a0}b",
             "\u{fffd}",
         ] {
-            assert_eq!(refusal(text, Lines::One), None, "{text:?}");
+            assert_eq!(violation(text, Lines::One), None, "{text:?}");
         }
     }
 
     #[test]
     fn what_is_shown_is_cut_and_clean_and_never_dropped() {
-        assert_eq!(shown("order.v1", 100), "order.v1");
-        assert_eq!(shown("abcdef", 6), "abcdef");
-        assert_eq!(shown("abcdefg", 6), "abcde…");
-        assert_eq!(shown("a\0b\nc", 6), "a\u{fffd}b\u{fffd}c");
-        assert_eq!(shown(&"ع".repeat(7), 6).chars().count(), 6);
+        assert_eq!(sanitized("order.v1", 100), "order.v1");
+        assert_eq!(sanitized("abcdef", 6), "abcdef");
+        assert_eq!(sanitized("abcdefg", 6), "abcde…");
+        assert_eq!(sanitized("a\0b\nc", 6), "a\u{fffd}b\u{fffd}c");
+        assert_eq!(sanitized(&"ع".repeat(7), 6).chars().count(), 6);
     }
 }

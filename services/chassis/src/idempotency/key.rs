@@ -21,7 +21,7 @@ impl Key {
     ///
     /// # Errors
     /// INVALID_ARGUMENT when `request_id` is not a UUID.
-    pub fn of(method: &str, request_id: &str, message: &impl Message) -> Result<Key, Status> {
+    pub fn new(method: &str, request_id: &str, message: &impl Message) -> Result<Key, Status> {
         let request_id =
             Uuid::parse_str(request_id).map_err(|_| status::invalid_field("request_id", "must be a UUID"))?;
         let hash = Sha256::digest(message.encode_to_vec()).into();

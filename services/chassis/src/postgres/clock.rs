@@ -13,7 +13,7 @@ pub struct Clock(Arc<RwLock<Option<Reading>>>);
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     time: OffsetDateTime,
-    asked: Instant,
+    sent: Instant,
 }
 
 impl Clock {
@@ -21,12 +21,12 @@ impl Clock {
     /// due here. Until PostgreSQL has answered for the first time, the time by the clock of this process.
     pub fn now(&self) -> OffsetDateTime {
         let read = *self.0.read().unwrap_or_else(PoisonError::into_inner);
-        read.map_or_else(OffsetDateTime::now_utc, |read| read.time + read.asked.elapsed())
+        read.map_or_else(OffsetDateTime::now_utc, |read| read.time + read.sent.elapsed())
     }
 
-    /// PostgreSQL has answered `time` to a question that was sent at `asked`.
-    pub(super) fn set(&self, time: OffsetDateTime, asked: Instant) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Reading { time, asked });
+    /// PostgreSQL has answered `time` to a question that was sent at `sent`.
+    pub(super) fn set(&self, time: OffsetDateTime, sent: Instant) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Reading { time, sent });
     }
 }
 
@@ -40,9 +40,9 @@ mod tests {
     async fn the_time_is_that_of_the_last_reading_and_what_has_passed_since_it_was_asked_for() {
         let (clock, by_postgresql) = (Clock::default(), OffsetDateTime::UNIX_EPOCH);
         assert!(clock.now() > by_postgresql, "it was not read yet");
-        let asked = Instant::now();
+        let sent = Instant::now();
         tokio::time::advance(Duration::from_millis(300)).await;
-        clock.clone().set(by_postgresql, asked);
+        clock.clone().set(by_postgresql, sent);
         tokio::time::advance(Duration::from_millis(700)).await;
         assert_eq!(clock.now(), by_postgresql + Duration::from_secs(1));
     }

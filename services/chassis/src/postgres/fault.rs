@@ -1,6 +1,6 @@
 //! What an error of the database means for the work that met it: the one table from SQLSTATE to meaning.
 //!
-//! Calls, event consumers, workers, the audit writer and imports all decide by [`Fault::of`]; nothing else in the
+//! Calls, event consumers, workers, the audit writer and imports all decide by [`Fault::classify`]; nothing else in the
 //! workspace reads a class of SQLSTATE. Constraints that callers can break are turned into errors of the domain before.
 //! The codes are those of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
@@ -35,11 +35,11 @@ pub enum Fault {
 
 impl Fault {
     /// The meaning of `error`. Sessions that `error` gives a reason to doubt are not used again.
-    pub fn of(error: &Error) -> Fault {
+    pub fn classify(error: &Error) -> Fault {
         match error {
             Error::Database(inner) => {
-                let fault = meaning(&**inner);
-                doubt(fault, &inner.code().unwrap_or_default());
+                let fault = classify_database_error(&**inner);
+                invalidate_sessions(fault, &inner.code().unwrap_or_default());
                 fault
             }
             // A protocol error leaves a session that nobody can use; the others end or never begin one.
@@ -55,7 +55,7 @@ impl Fault {
     }
 
     /// Whether the same work may succeed when it is done again, without any change to it.
-    pub fn is_passing(self) -> bool {
+    pub fn is_transient(self) -> bool {
         match self {
             Fault::Outage | Fault::Contention | Fault::Timeout | Fault::StalePlan => true,
             Fault::Refused | Fault::Bug => false,
@@ -72,7 +72,7 @@ pub fn is_read_only(error: &Error) -> bool {
     code.is_some_and(|code| code == READ_ONLY)
 }
 
-fn meaning(error: &dyn DatabaseError) -> Fault {
+fn classify_database_error(error: &dyn DatabaseError) -> Fault {
     let severity = error
         .try_downcast_ref::<PgDatabaseError>()
         .map(PgDatabaseError::severity);
@@ -80,10 +80,10 @@ fn meaning(error: &dyn DatabaseError) -> Fault {
     if matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic)) {
         return Fault::Outage;
     }
-    by_code(&error.code().unwrap_or_default(), error.message())
+    classify_code(&error.code().unwrap_or_default(), error.message())
 }
 
-fn by_code(code: &str, message: &str) -> Fault {
+fn classify_code(code: &str, message: &str) -> Fault {
     match code {
         // query_canceled: by statement_timeout, or by an administrator. 25P03, 25P04: idle or too long in a transaction.
         "57014" | "25P03" | "25P04" => return Fault::Timeout,
@@ -115,21 +115,24 @@ fn by_code(code: &str, message: &str) -> Fault {
 
 /// When sessions of before were last found to be of no more use. It belongs to the process: an error does not say which
 /// session it came from, and is judged where no pool is at hand.
-static DOUBTED: LazyLock<SharedInstant> = LazyLock::new(SharedInstant::default);
+static INVALIDATED_AT: LazyLock<SharedInstant> = LazyLock::new(SharedInstant::default);
 
 /// A read-only server refuses many at once; its sessions are closed once in this time.
-const READ_ONLY_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+const READ_ONLY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
-fn doubt(fault: Fault, code: &str) {
-    let read_only = code == READ_ONLY && DOUBTED.elapsed().is_none_or(|since| since > READ_ONLY_PAUSE);
+fn invalidate_sessions(fault: Fault, code: &str) {
+    let read_only = code == READ_ONLY
+        && INVALIDATED_AT
+            .elapsed()
+            .is_none_or(|since| since > READ_ONLY_INTERVAL);
     if fault == Fault::StalePlan || read_only {
-        DOUBTED.set_now();
+        INVALIDATED_AT.set_now();
     }
 }
 
 /// Whether a session of this age may hold a stale statement or lead to a server that was given up.
-pub(super) fn is_doubted(age: std::time::Duration) -> bool {
-    DOUBTED.elapsed().is_some_and(|since| age >= since)
+pub(super) fn is_invalidated(age: std::time::Duration) -> bool {
+    INVALIDATED_AT.elapsed().is_some_and(|since| age >= since)
 }
 
 #[cfg(test)]
@@ -155,7 +158,7 @@ mod tests {
         ];
         for (fault, codes) in cases {
             for code in codes.split(' ') {
-                assert_eq!(by_code(code, ""), fault, "{code}");
+                assert_eq!(classify_code(code, ""), fault, "{code}");
             }
         }
     }
@@ -163,15 +166,18 @@ mod tests {
     #[test]
     fn a_changed_result_type_is_told_from_what_no_server_supports() {
         let changed = "cached plan must not change result type";
-        assert_eq!(by_code("0A000", changed), Fault::StalePlan);
-        assert_eq!(by_code("0A000", "cannot truncate a foreign table"), Fault::Bug);
+        assert_eq!(classify_code("0A000", changed), Fault::StalePlan);
+        assert_eq!(
+            classify_code("0A000", "cannot truncate a foreign table"),
+            Fault::Bug
+        );
     }
 
     #[test]
     fn only_what_is_refused_and_bugs_do_not_pass() {
-        assert!(Fault::of(&Error::PoolTimedOut).is_passing());
-        assert!(Fault::of(&Error::Io(std::io::ErrorKind::ConnectionReset.into())).is_passing());
-        assert!(!Fault::of(&Error::RowNotFound).is_passing());
-        assert!(!Fault::Refused.is_passing() && Fault::Contention.is_passing());
+        assert!(Fault::classify(&Error::PoolTimedOut).is_transient());
+        assert!(Fault::classify(&Error::Io(std::io::ErrorKind::ConnectionReset.into())).is_transient());
+        assert!(!Fault::classify(&Error::RowNotFound).is_transient());
+        assert!(!Fault::Refused.is_transient() && Fault::Contention.is_transient());
     }
 }

@@ -10,7 +10,7 @@ use sqlx::{
 use super::Settings;
 
 /// Between two looks whether another run has ended.
-const TURN: Duration = Duration::from_millis(200);
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One set of migrations.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<A
         .bind(app_role)
         .execute(&mut conn)
         .await?;
-    take_turn(&mut conn).await?;
+    acquire_lock(&mut conn).await?;
     drop_invalid_indexes(&mut conn).await?;
     let mut done = Vec::new();
     for set in std::iter::once(chassis()).chain(sets) {
@@ -91,7 +91,7 @@ pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<A
 
 /// Waits until no other run is under way; the turn ends with the connection. It asks again and again instead of waiting
 /// in a statement: `create index concurrently` waits for every statement of the database, and would for that one.
-async fn take_turn(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+async fn acquire_lock(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     loop {
         let free: bool =
             sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended('weft_migrations', 0))")
@@ -100,7 +100,7 @@ async fn take_turn(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
         if free {
             return Ok(());
         }
-        tokio::time::sleep(TURN).await;
+        tokio::time::sleep(LOCK_RETRY_INTERVAL).await;
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Settings {
 
 impl Settings {
     /// The defaults of the service called `name`: database, roles and all on 127.0.0.1:5432.
-    pub fn of(name: &str) -> Settings {
+    pub fn for_service(name: &str) -> Settings {
         let url = |role: &str| DatabaseUrl::new(format!("postgres://{name}_{role}@127.0.0.1:5432/{name}"));
         Settings {
             url: url("app"),
@@ -51,7 +51,7 @@ impl Settings {
 
     /// The limits of a session, set when it begins and not in the message that opens it: PgBouncer refuses what it does not
     /// know there. Statements are short: compiling one costs more than it saves.
-    fn limits(&self) -> String {
+    fn session_limits(&self) -> String {
         format!(
             "set statement_timeout = {}; set idle_in_transaction_session_timeout = {}; set lock_timeout = {}; set jit = off",
             self.statement_timeout_ms, self.idle_in_transaction_timeout_ms, self.lock_timeout_ms
@@ -59,7 +59,7 @@ impl Settings {
     }
 
     pub(super) fn pool_options(&self) -> PoolOptions<Postgres> {
-        let limits = self.limits();
+        let limits = self.session_limits();
         PgPoolOptions::new()
             .after_connect(move |conn, _| {
                 let limits = limits.clone();
@@ -73,7 +73,7 @@ impl Settings {
             .acquire_timeout(Duration::from_millis(self.acquire_timeout_ms))
             .idle_timeout(Duration::from_secs(300))
             .max_lifetime(Duration::from_secs(1800))
-            // A test costs every transaction a round trip; see `watch::distrusting` for when it is worth it.
+            // A test costs every transaction a round trip; see `watch::verify_after_outage` for when it is worth it.
             .test_before_acquire(false)
     }
 

@@ -42,7 +42,7 @@ impl CallLayer for Layer {
         let allowed = match (call.policy(), call.request.extensions().get::<Identity>()) {
             (Some(policy), Some(identity)) => allow(policy, identity).and_then(|()| {
                 let peer = call.request.extensions().get::<Peer>();
-                peer.map_or(Ok(()), |peer| self.services.vouch(policy, identity, peer))
+                peer.map_or(Ok(()), |peer| self.services.check_peer(policy, identity, peer))
             }),
             _ => Err(status::unauthenticated("NO_TOKEN", "the call needs a token")),
         };
@@ -59,7 +59,7 @@ fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
         if policy.callers.contains(service) {
             return Ok(());
         }
-        return Err(status::denied(
+        return Err(status::permission_denied(
             "CALLER_NOT_ALLOWED",
             format!("service {service} may not call this method"),
         ));
@@ -68,7 +68,7 @@ fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
         return Ok(());
     }
     let wanted: Vec<_> = policy.roles.iter().map(|role| role_name(*role)).collect();
-    Err(status::denied(
+    Err(status::permission_denied(
         "ROLE_MISSING",
         format!("the call needs one of these roles: {}", wanted.join(", ")),
     ))
@@ -82,14 +82,14 @@ impl Services {
     /// Whether `peer` may send this identity's token: a service's is good from that service alone, so that it is worth
     /// nothing without the certificate; a person's comes from the person's own program, or from a service that the method
     /// names as a caller.
-    fn vouch(&self, policy: &MethodPolicy, identity: &Identity, peer: &Peer) -> Result<(), Status> {
+    fn check_peer(&self, policy: &MethodPolicy, identity: &Identity, peer: &Peer) -> Result<(), Status> {
         let refusal = |reason: &str, text: String| {
             tracing::warn!(
                 client.name = peer.name(),
                 token.service = identity.service,
                 "a token was used by a process that may not"
             );
-            Err(status::denied(reason, text))
+            Err(status::permission_denied(reason, text))
         };
         if let Some(service) = &identity.service {
             if self.0.get(service).is_some_and(|id| id == peer.name()) {
@@ -158,7 +158,7 @@ mod tests {
         let order = caller(&[], Some("order"));
         let from = |id| {
             services
-                .vouch(&policy(&[], &["order"]), &order, &tls::peer(id))
+                .check_peer(&policy(&[], &["order"]), &order, &tls::peer(id))
                 .is_ok()
         };
         assert!(from("spiffe://weft/order"));
@@ -173,7 +173,7 @@ mod tests {
         let services = self::services(&named);
         let from = |id| {
             services
-                .vouch(&policy(&[], &["order"]), &order, &tls::peer(id))
+                .check_peer(&policy(&[], &["order"]), &order, &tls::peer(id))
                 .is_ok()
         };
         assert!(from("spiffe://weft/ns/weft/sa/order"));
@@ -184,8 +184,12 @@ mod tests {
     fn a_service_hands_on_tokens_of_people_to_methods_that_name_it_as_a_caller() {
         let services = services(&[]);
         let person = caller(&["clerk"], None);
-        let of_order = policy(&[], &["order"]);
-        let from = |id| services.vouch(&of_order, &person, &tls::peer(id)).is_ok();
+        let order_policy = policy(&[], &["order"]);
+        let from = |id| {
+            services
+                .check_peer(&order_policy, &person, &tls::peer(id))
+                .is_ok()
+        };
         assert!(from("spiffe://weft/order") && from("spiffe://weft/somebodys-program"));
         assert!(!from("spiffe://weft/claims"));
     }

@@ -121,7 +121,7 @@ impl Stack {
     }
 
     /// Answers one request.
-    pub(super) fn answer(self: Arc<Stack>, request: Request<Body>) -> BoxFuture<'static, Response> {
+    pub(super) fn handle(self: Arc<Stack>, request: Request<Body>) -> BoxFuture<'static, Response> {
         let call = Call {
             arrival: Instant::now(),
             method: self.methods.get(request.uri().path()).cloned(),
@@ -131,12 +131,12 @@ impl Stack {
             request,
         };
         let answer = Next { stack: self, at: 0 }.run(call);
-        Box::pin(answer.map(announced))
+        Box::pin(answer.map(with_ping_interval))
     }
 }
 
 /// Tells clients that they may ping often: this server does not count pings.
-fn announced(mut response: Response) -> Response {
+fn with_ping_interval(mut response: Response) -> Response {
     let least = HeaderValue::from_static(MIN_PING_INTERVAL_MS);
     response.headers_mut().insert(mesh::MIN_PING_INTERVAL, least);
     response

@@ -75,7 +75,7 @@ impl Frames {
             let text = "a message is compressed, and `grpc-encoding` does not say with what";
             return status::protocol(Code::Internal, MALFORMED_FRAME, text);
         };
-        let encoding = crate::contract::text::shown(encoding, 50);
+        let encoding = crate::contract::text::sanitized(encoding, 50);
         let text = format!(
             "messages compressed with {encoding} are not taken, only those of `grpc-encoding: identity`"
         );

@@ -16,10 +16,10 @@ use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
 };
-use crate::{contract::text::shown, status};
+use crate::{contract::text::sanitized, status};
 
-/// How much of a header's name, of a content type or of a path is told.
-const MAX_TOLD_CHARS: usize = 100;
+/// How much of a header's name, of a content type or of a path is truncated.
+const MAX_ECHO_CHARS: usize = 100;
 
 /// The reason of a request that sends no message where there must be one, or more than one.
 pub(super) const MESSAGE_COUNT: &str = "MESSAGE_COUNT";
@@ -27,8 +27,8 @@ pub(super) const MESSAGE_COUNT: &str = "MESSAGE_COUNT";
 pub(super) const MALFORMED_FRAME: &str = "MALFORMED_FRAME";
 const UNKNOWN_METHOD: &str = "UNKNOWN_METHOD";
 
-/// The reasons of callers' mistakes with the protocol. They are told in the log once a minute for each address.
-const MISTAKES: [&str; 9] = [
+/// The reasons of callers' mistakes with the protocol. They are truncated in the log once a minute for each address.
+const VIOLATIONS: [&str; 9] = [
     MESSAGE_COUNT,
     MALFORMED_FRAME,
     UNKNOWN_METHOD,
@@ -41,7 +41,7 @@ const MISTAKES: [&str; 9] = [
 ];
 
 /// Which of the protocol's mistakes this answer's status is.
-pub(super) fn mistake(headers: &HeaderMap, code: Code) -> Option<&'static str> {
+pub(super) fn violation_reason(headers: &HeaderMap, code: Code) -> Option<&'static str> {
     if !matches!(
         code,
         Code::InvalidArgument | Code::Unimplemented | Code::Internal | Code::DeadlineExceeded
@@ -50,7 +50,7 @@ pub(super) fn mistake(headers: &HeaderMap, code: Code) -> Option<&'static str> {
     }
     let details = Status::from_header_map(headers)?.get_error_details();
     match details.error_info() {
-        Some(info) => MISTAKES.into_iter().find(|reason| *reason == info.reason),
+        Some(info) => VIOLATIONS.into_iter().find(|reason| *reason == info.reason),
         // From the services that are not ours, health and reflection.
         None => (code == Code::Unimplemented).then_some(UNKNOWN_METHOD),
     }
@@ -66,7 +66,7 @@ impl Layer {
         Layer { services }
     }
 
-    fn refusal(&self, call: &Call) -> Option<Response> {
+    fn check(&self, call: &Call) -> Option<Response> {
         let request = &call.request;
         if request.method() != Method::POST {
             return Some(not_post(request.method()));
@@ -87,20 +87,20 @@ impl Layer {
             .strip_prefix('/')
             .and_then(|path| path.split_once('/'))
             .map(|(service, _)| service);
-        let foreign = |name: &&str| self.services.iter().any(|served| served == name);
-        match service.filter(foreign) {
+        let is_served = |name: &&str| self.services.iter().any(|served| served == name);
+        match service.filter(is_served) {
             // It knows its methods itself.
             Some(name) if name.starts_with("grpc.") => Ok(()),
             Some(name) => Err(status::unimplemented(
                 UNKNOWN_METHOD,
                 format!(
                     "{name} has no method {}",
-                    told(path.rsplit('/').next().unwrap_or_default())
+                    truncated(path.rsplit('/').next().unwrap_or_default())
                 ),
             )),
             None => Err(status::unimplemented(
                 "UNKNOWN_SERVICE",
-                format!("no service is served at {}", told(path)),
+                format!("no service is served at {}", truncated(path)),
             )),
         }
     }
@@ -108,7 +108,7 @@ impl Layer {
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
-        match self.refusal(&call) {
+        match self.check(&call) {
             None => next.run(call),
             Some(refusal) => Box::pin(async { refusal }),
         }
@@ -117,7 +117,7 @@ impl CallLayer for Layer {
 
 /// As grpc-go answers it: by HTTP's status for clients of HTTP, and by gRPC's.
 fn not_post(method: &Method) -> Response {
-    let text = format!("gRPC calls are POST requests, not {}", told(method.as_str()));
+    let text = format!("gRPC calls are POST requests, not {}", truncated(method.as_str()));
     let mut response = refuse(status::protocol(Code::Internal, "METHOD_NOT_ALLOWED", text));
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response
@@ -129,7 +129,7 @@ fn not_post(method: &Method) -> Response {
 /// HTTP status 415 is what the specification asks for.
 fn unsupported(content_type: Option<&HeaderValue>) -> Response {
     let found = content_type.map_or("none".into(), |value| {
-        told(&String::from_utf8_lossy(value.as_bytes()))
+        truncated(&String::from_utf8_lossy(value.as_bytes()))
     });
     let text = format!("the content-type must be application/grpc or application/grpc+proto; it is {found}");
     let mut response = refuse(status::protocol(
@@ -171,14 +171,14 @@ fn check_metadata(headers: &HeaderMap) -> Result<(), Status> {
     match malformed {
         None => Ok(()),
         Some((name, _)) => {
-            let text = format!("the metadata `{}` is not base64", told(name.as_str()));
+            let text = format!("the metadata `{}` is not base64", truncated(name.as_str()));
             Err(status::protocol(Code::Internal, "MALFORMED_METADATA", text))
         }
     }
 }
 
-fn told(text: &str) -> String {
-    shown(text, MAX_TOLD_CHARS).into_owned()
+fn truncated(text: &str) -> String {
+    sanitized(text, MAX_ECHO_CHARS).into_owned()
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 mod abuse;
 pub(crate) mod fixture;
 mod forbidden_headers;
+mod mutual_tls;
 mod protocol;
 mod reflection;
-mod secured;
-mod served;
+mod test_server;
 
 use fixture::{Fixture, Raw, ended, get, place, reason, request};
 use proto::order::v1::WatchOrderRequest;
@@ -27,7 +27,7 @@ async fn a_call_without_a_believable_token_or_role_reaches_no_handler() {
         fixture
             .stack
             .clone()
-            .answer(request("GetOrder", &get(), &[]))
+            .handle(request("GetOrder", &get(), &[]))
             .await,
     )
     .await
@@ -42,7 +42,7 @@ async fn a_call_without_a_believable_token_or_role_reaches_no_handler() {
         fixture
             .stack
             .clone()
-            .answer(request("GetOrder", &get(), &headers))
+            .handle(request("GetOrder", &get(), &headers))
             .await,
     )
     .await
@@ -59,7 +59,7 @@ async fn a_call_without_a_believable_token_or_role_reaches_no_handler() {
         fixture
             .stack
             .clone()
-            .answer(request("PlaceOrder", &place(), &headers))
+            .handle(request("PlaceOrder", &place(), &headers))
             .await,
     )
     .await
@@ -190,7 +190,7 @@ async fn a_handler_survives_its_caller() {
     let mut call = fixture
         .stack
         .clone()
-        .answer(request("PlaceOrder", &place(), &headers));
+        .handle(request("PlaceOrder", &place(), &headers));
     while fixture.calls() == 0 {
         assert!(futures_util::poll!(&mut call).is_pending());
         tokio::task::yield_now().await;
@@ -216,7 +216,7 @@ async fn a_handler_without_effects_is_stopped_at_its_deadline_and_when_its_calle
     let mut call = fixture
         .stack
         .clone()
-        .answer(request("GetOrder", &get(), &headers));
+        .handle(request("GetOrder", &get(), &headers));
     while fixture.calls() < 2 {
         assert!(futures_util::poll!(&mut call).is_pending());
         tokio::task::yield_now().await;
@@ -253,7 +253,7 @@ async fn a_full_server_refuses_at_once_and_says_when_to_come_back() {
         fixture
             .stack
             .clone()
-            .answer(request("GetOrder", &get(), &headers)),
+            .handle(request("GetOrder", &get(), &headers)),
     );
     while fixture.calls() == 0 {
         tokio::task::yield_now().await;
@@ -276,7 +276,7 @@ async fn what_nobody_serves_is_unimplemented() {
     let fixture = Fixture::new().await;
     let mut unknown = request("GetOrder", &get(), &[]);
     *unknown.uri_mut() = "/claims.v1.ClaimService/GetClaim".parse().unwrap();
-    let status = ended(fixture.stack.clone().answer(unknown).await).await.0;
+    let status = ended(fixture.stack.clone().handle(unknown).await).await.0;
     assert_eq!(status.code(), Code::Unimplemented);
 }
 

@@ -19,14 +19,14 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use verifier::NamedClients;
+use verifier::SpiffeVerifier;
 
 use crate::Violations;
 
-/// How long files that were looked at count as unchanged.
-const RECHECK: Duration = Duration::from_secs(1);
+/// How long files that were checked_at at count as unchanged.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a handshake waits for the files. A volume may hang.
-const READ_LIMIT: Duration = Duration::from_secs(1);
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where this process's identity is, and whom it lets in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,9 +54,9 @@ pub struct Settings {
 impl Settings {
     pub(super) fn check(&self, violations: &mut Violations) {
         let domain = &self.trust_domain;
-        let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
         violations.require(
-            !domain.is_empty() && domain.chars().all(spelt),
+            !domain.is_empty() && domain.chars().all(allowed),
             "trust_domain",
             "must be a SPIFFE trust domain, without spiffe://",
         );
@@ -87,8 +87,8 @@ impl Settings {
         }
     }
 
-    fn read(&self) -> Result<Files, Fault> {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Fault::Read(path.clone(), error));
+    fn read(&self) -> Result<Files, Error> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Error::Read(path.clone(), error));
         Ok(Files {
             authorities: read(&self.client_ca_file)?,
             certificate: read(&self.cert_file)?,
@@ -96,16 +96,16 @@ impl Settings {
         })
     }
 
-    fn config(&self, files: &Files) -> Result<Arc<ServerConfig>, Fault> {
+    fn config(&self, files: &Files) -> Result<Arc<ServerConfig>, Error> {
         let mut authorities = RootCertStore::empty();
         for authority in certificates(&self.client_ca_file, &files.authorities)? {
             authorities.add(authority)?;
         }
         let own = certificates(&self.cert_file, &files.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&files.key)
-            .map_err(|error| Fault::Pem(self.key_file.clone(), error))?;
+            .map_err(|error| Error::Pem(self.key_file.clone(), error))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = NamedClients::new(authorities, self, provider.clone())?;
+        let verifier = SpiffeVerifier::new(authorities, self, provider.clone())?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -135,15 +135,15 @@ pub(super) struct Acceptor {
 }
 
 struct Current {
-    looked: Instant,
+    checked_at: Instant,
     files: Files,
     config: Arc<ServerConfig>,
     /// The last thing that was wrong, so that it is logged once.
-    fault: Option<String>,
+    error: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum Error {
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] io::Error),
     #[error("{0} is no PEM file of the kind that is needed")]
@@ -162,10 +162,10 @@ impl Acceptor {
         Ok(Acceptor {
             settings: settings.clone(),
             current: Mutex::new(Current {
-                looked: Instant::now(),
+                checked_at: Instant::now(),
                 files,
                 config,
-                fault: None,
+                error: None,
             }),
             reading: Arc::new(Semaphore::new(1)),
         })
@@ -177,44 +177,44 @@ impl Acceptor {
         TlsAcceptor::from(config).accept(tcp).await
     }
 
-    /// Looks at the files at most once in [`RECHECK`]. While they are being read, other handshakes go on with what was
+    /// Looks at the files at most once in [`CHECK_INTERVAL`]. While they are being read, other handshakes go on with what was
     /// read last.
     async fn config(&self) -> Arc<ServerConfig> {
-        if self.current().looked.elapsed() < RECHECK {
+        if self.current().checked_at.elapsed() < CHECK_INTERVAL {
             return self.current().config.clone();
         }
-        if let Ok(place) = self.reading.clone().try_acquire_owned() {
+        if let Ok(permit) = self.reading.clone().try_acquire_owned() {
             let settings = self.settings.clone();
             let read = tokio::task::spawn_blocking(move || {
                 let read = settings.read();
-                drop(place);
+                drop(permit);
                 read
             });
-            match timeout(READ_LIMIT, read).await {
-                Ok(Ok(read)) => self.take(read),
+            match timeout(READ_TIMEOUT, read).await {
+                Ok(Ok(read)) => self.apply(read),
                 Ok(Err(_)) => {}
-                Err(_) => self.current().tell("they cannot be read in time".to_owned()),
+                Err(_) => self.current().log_error("they cannot be read in time".to_owned()),
             }
         }
         self.current().config.clone()
     }
 
-    fn take(&self, read: Result<Files, Fault>) {
+    fn apply(&self, read: Result<Files, Error>) {
         let fresh = match read {
             Ok(files) if files == self.current().files => None,
             Ok(files) => Some(self.settings.config(&files).map(|config| (files, config))),
-            Err(fault) => Some(Err(fault)),
+            Err(error) => Some(Err(error)),
         };
         let mut current = self.current();
-        current.looked = Instant::now();
+        current.checked_at = Instant::now();
         match fresh {
-            None => current.fault = None,
+            None => current.error = None,
             Some(Ok((files, config))) => {
                 tracing::info!(tls.cert_file = %self.settings.cert_file.display(), "certificates rotated");
-                (current.files, current.config, current.fault) = (files, config, None);
+                (current.files, current.config, current.error) = (files, config, None);
             }
             // Half of a rotation looks like this for a moment, too.
-            Some(Err(fault)) => current.tell(describe(&fault)),
+            Some(Err(error)) => current.log_error(describe(&error)),
         }
     }
 
@@ -224,32 +224,32 @@ impl Acceptor {
 }
 
 impl Current {
-    /// Logs a fault that is new.
-    fn tell(&mut self, fault: String) {
-        if self.fault.as_ref() != Some(&fault) {
+    /// Logs a error that is new.
+    fn log_error(&mut self, error: String) {
+        if self.error.as_ref() != Some(&error) {
             tracing::warn!(
-                error.message = fault,
+                error.message = error,
                 "certificates cannot be used: the last good ones stay"
             );
-            self.fault = Some(fault);
+            self.error = Some(error);
         }
     }
 }
 
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match parsed {
-        Ok(parsed) if parsed.is_empty() => Err(Fault::Pem(
+        Ok(parsed) if parsed.is_empty() => Err(Error::Pem(
             path.to_owned(),
             rustls::pki_types::pem::Error::NoItemsFound,
         )),
-        parsed => parsed.map_err(|error| Fault::Pem(path.to_owned(), error)),
+        parsed => parsed.map_err(|error| Error::Pem(path.to_owned(), error)),
     }
 }
 
-fn describe(fault: &Fault) -> String {
-    let source = std::error::Error::source(fault);
-    source.map_or_else(|| fault.to_string(), |source| format!("{fault}: {source}"))
+fn describe(error: &Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// The process at the other end of a secured connection.
@@ -257,9 +257,9 @@ fn describe(fault: &Fault) -> String {
 pub struct Peer(Arc<str>);
 
 impl Peer {
-    pub(super) fn of(stream: &TlsStream<TcpStream>) -> Option<Peer> {
+    pub(super) fn from_stream(stream: &TlsStream<TcpStream>) -> Option<Peer> {
         let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-        let name = verifier::name(certificate).ok()?;
+        let name = verifier::spiffe_id(certificate).ok()?;
         Some(Peer(name.into()))
     }
 

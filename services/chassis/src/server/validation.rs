@@ -44,7 +44,7 @@ impl Layer {
     fn check_stream(&self, call: &mut Call, method: Arc<Method>) {
         let body = std::mem::take(call.request.body_mut());
         let frames = Frames::new(call.request.headers_mut(), self.max_message_bytes);
-        *call.request.body_mut() = Body::new(Checked {
+        *call.request.body_mut() = Body::new(ValidatedBody {
             body,
             frames,
             method,
@@ -71,14 +71,14 @@ impl CallLayer for Layer {
 
 /// The body of a stream: each message is checked before it is passed on, and the first bad one ends the stream with
 /// its refusal.
-struct Checked {
+struct ValidatedBody {
     body: Body,
     frames: Frames,
     method: Arc<Method>,
     request_id: Arc<OnceLock<String>>,
 }
 
-impl http_body::Body for Checked {
+impl http_body::Body for ValidatedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -92,9 +92,9 @@ impl http_body::Body for Checked {
                 return Poll::Ready(Some(Ok(Frame::data(message))));
             }
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(task)) else {
-                return Poll::Ready(whole(&self.frames).err().map(Err));
+                return Poll::Ready(check_complete(&self.frames).err().map(Err));
             };
-            match frame.map_err(cut_off)?.into_data() {
+            match frame.map_err(body_error)?.into_data() {
                 Ok(piece) => self.frames.push(piece),
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             }
@@ -103,7 +103,7 @@ impl http_body::Body for Checked {
 }
 
 /// What a body ends with: the connection's end, or one of our own refusals, which say why.
-pub(super) fn cut_off(error: Status) -> Status {
+pub(super) fn body_error(error: Status) -> Status {
     if error.details().is_empty() {
         return Status::cancelled("the request was cut off");
     }
@@ -111,15 +111,15 @@ pub(super) fn cut_off(error: Status) -> Status {
 }
 
 /// Refuses a body that has ended within a message.
-pub(super) fn whole(frames: &Frames) -> Result<(), Status> {
-    match frames.is_empty() {
-        true => Ok(()),
-        false => Err(status::protocol(
-            Code::Internal,
-            MALFORMED_FRAME,
-            "the request ends before its message does",
-        )),
+pub(super) fn check_complete(frames: &Frames) -> Result<(), Status> {
+    if frames.is_empty() {
+        return Ok(());
     }
+    Err(status::protocol(
+        Code::Internal,
+        MALFORMED_FRAME,
+        "the request ends before its message does",
+    ))
 }
 
 /// Refuses a call that has not exactly one message, with the code of gRPC's table (statuscodes.md).
@@ -131,13 +131,13 @@ pub(super) fn message_count(found: &str) -> Status {
 fn check_message(method: &Method, request_id: &OnceLock<String>, frame: Bytes) -> Result<(), Status> {
     let message = frames::message(frame);
     let decoded = DynamicMessage::decode(method.input.clone(), message.clone());
-    let decoded = decoded.map_err(|error| contract::undecodable(&method.input, &message, &error))?;
+    let decoded = decoded.map_err(|error| contract::decode_error(&method.input, &message, &error))?;
     if method.policy.has_request_id
         && let Some(id) = decoded.get_field_by_name("request_id")
         && let Some(id) = id.as_str()
     {
         // Kept for the audit trail also when it is refused below.
-        let _ = request_id.set(audit::kept_request_id(id));
+        let _ = request_id.set(audit::sanitize_request_id(id));
     }
     contract::validate(decoded)
 }

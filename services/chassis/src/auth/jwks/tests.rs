@@ -11,10 +11,10 @@ use tokio::{
 use super::*;
 use crate::{Health, SecretUrl, auth::issuer::Issuer, health::Status};
 
-/// A server of keys that counts how often it was asked, and answers when it is let.
+/// A server of keys that counts how often it was request_count, and answers when it is let.
 struct Idp {
     port: u16,
-    asked: Arc<AtomicUsize>,
+    request_count: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
 }
 
@@ -23,14 +23,18 @@ impl Idp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let idp = Idp {
             port: listener.local_addr().unwrap().port(),
-            asked: Arc::default(),
+            request_count: Arc::default(),
             gate: Arc::new(Semaphore::new(0)),
         };
-        let (asked, gate, file) = (idp.asked.clone(), idp.gate.clone(), folder.join("jwks.json"));
+        let (request_count, gate, file) = (
+            idp.request_count.clone(),
+            idp.gate.clone(),
+            folder.join("jwks.json"),
+        );
         tokio::spawn(async move {
             while let Ok((mut tcp, _)) = listener.accept().await {
                 let _ = tcp.read(&mut [0; 4096]).await;
-                asked.fetch_add(1, Ordering::SeqCst);
+                request_count.fetch_add(1, Ordering::SeqCst);
                 gate.acquire().await.unwrap().forget();
                 let keys = std::fs::read_to_string(&file).unwrap_or_default();
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{keys}", keys.len());
@@ -49,11 +53,11 @@ impl Idp {
     }
 }
 
-fn looping(keys: &Arc<Keys>, health: &Health) -> tokio_util::task::AbortOnDropHandle<()> {
+fn spawn_refresh_loop(keys: &Arc<Keys>, health: &Health) -> tokio_util::task::AbortOnDropHandle<()> {
     let (keys, dependency) = (keys.clone(), health.dependency("jwks"));
     dependency.up();
     tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-        keys.keep_fresh(dependency, CancellationToken::new()).await;
+        keys.refresh_loop(dependency, CancellationToken::new()).await;
     }))
 }
 
@@ -62,7 +66,7 @@ async fn all_callers_with_a_new_key_wait_for_one_reading_and_get_it() {
     let issuer = Issuer::new();
     let idp = Idp::new(issuer.folder.path()).await;
     let keys = Arc::new(Keys::new(&idp.settings(), "order").unwrap());
-    let _looping = looping(&keys, &Health::new());
+    let _refreshing = spawn_refresh_loop(&keys, &Health::new());
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let keys = keys.clone();
@@ -73,7 +77,7 @@ async fn all_callers_with_a_new_key_wait_for_one_reading_and_get_it() {
     for caller in callers {
         assert!(caller.await.unwrap());
     }
-    assert_eq!(idp.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(idp.request_count.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -83,23 +87,23 @@ async fn unknown_keys_cause_no_reading_each_and_hold_nobody_up_who_has_a_known_o
     let keys = Arc::new(Keys::new(&idp.settings(), "order").unwrap());
     idp.gate.add_permits(1);
     keys.refresh().await.unwrap();
-    let _looping = looping(&keys, &Health::new());
+    let _refreshing = spawn_refresh_loop(&keys, &Health::new());
     for number in 0..100 {
         let unknown = keys.find(&format!("unknown-{number}"), Algorithm::EdDSA).await;
-        assert_eq!(unknown.err(), Some(Missing::Unknown));
+        assert_eq!(unknown.err(), Some(LookupError::Unknown));
     }
-    assert_eq!(idp.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(idp.request_count.load(Ordering::SeqCst), 1);
     // Somebody waits for a reading that hangs.
-    keys.readings.send_modify(|readings| readings.ended = None);
-    let waiting = tokio::spawn({
+    keys.refreshes.send_modify(|refreshes| refreshes.ended = None);
+    let waiters = tokio::spawn({
         let keys = keys.clone();
         async move { keys.find("unknown", Algorithm::EdDSA).await.is_err() }
     });
-    while idp.asked.load(Ordering::SeqCst) < 2 {
+    while idp.request_count.load(Ordering::SeqCst) < 2 {
         tokio::task::yield_now().await;
     }
     assert!(keys.find("k1", Algorithm::EdDSA).await.is_ok());
-    assert!(!waiting.is_finished());
+    assert!(!waiters.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +118,7 @@ async fn keys_that_cannot_be_read_again_count_for_a_while_and_then_no_more() {
     keys.refresh().await.unwrap();
     let health = Health::new();
     health.started();
-    let _looping = looping(&keys, &health);
+    let _refreshing = spawn_refresh_loop(&keys, &health);
     let kept = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let known = || keys.lookup("k1", Algorithm::EdDSA).is_ok();

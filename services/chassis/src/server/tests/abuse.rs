@@ -1,4 +1,4 @@
-//! Peers that hold what they were given: places, streams, connections. By hand on HTTP/2, against a served process.
+//! Peers that hold what they were given: places, streams, connections. By hand on HTTP/2, against a server process.
 
 use std::{future::Future, time::Duration};
 
@@ -17,7 +17,7 @@ use tonic_health::pb::HealthCheckRequest;
 
 use super::{
     fixture::{get, reason},
-    served::Served,
+    test_server::TestServer,
 };
 use crate::server::Settings;
 
@@ -35,8 +35,8 @@ pub(super) struct Peer {
 
 impl Peer {
     /// Its streams may be sent so many bytes.
-    pub(super) async fn connect(served: &Served, window: u32) -> Peer {
-        let tcp = TcpStream::connect(served.address).await.unwrap();
+    pub(super) async fn connect(server: &TestServer, window: u32) -> Peer {
+        let tcp = TcpStream::connect(server.address).await.unwrap();
         let mut client = h2::client::Builder::new();
         let (requests, connection) = client
             .initial_window_size(window)
@@ -46,7 +46,7 @@ impl Peer {
         drop(tokio::spawn(connection));
         Peer {
             requests,
-            token: served.issuer.token(|_| {}),
+            token: server.issuer.token(|_| {}),
         }
     }
 
@@ -106,20 +106,20 @@ pub(super) fn refusal(answer: &Response<RecvStream>) -> Option<Status> {
 }
 
 /// An ordinary call over a connection of its own.
-pub(super) async fn ordinary(served: &Served) -> Result<(), Status> {
-    let mut client = OrderServiceClient::new(served.grpc.clone());
-    client.get_order(served.request(get(), "")).await.map(drop)
+pub(super) async fn ordinary(server: &TestServer) -> Result<(), Status> {
+    let mut client = OrderServiceClient::new(server.grpc.clone());
+    client.get_order(server.request(get(), "")).await.map(drop)
 }
 
 #[tokio::test]
 async fn half_sent_calls_take_no_place_and_are_refused_in_time() {
-    let served = Served::with(Settings {
+    let server = TestServer::with(Settings {
         max_in_flight: 2,
         receive_timeout_ms: 1_500,
         ..Settings::default()
     })
     .await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let peer = Peer::connect(&server, 65_535).await;
     let mut halves = Vec::new();
     for path in ["/order.v1.OrderService/PlaceOrder", WATCH_ORDER, WATCH] {
         for _ in 0..10 {
@@ -132,7 +132,7 @@ async fn half_sent_calls_take_no_place_and_are_refused_in_time() {
         .await;
     assert!(refusal(&answer).is_none());
     for _ in 0..5 {
-        ordinary(&served).await.unwrap();
+        ordinary(&server).await.unwrap();
     }
     for (answer, _body) in halves {
         let answer = timeout(SOON, answer).await.unwrap().unwrap();
@@ -142,17 +142,17 @@ async fn half_sent_calls_take_no_place_and_are_refused_in_time() {
             (Code::DeadlineExceeded, "REQUEST_TOO_SLOW")
         );
     }
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_caller_that_sends_a_bit_now_and_then_does_not_get_more_time() {
-    let served = Served::with(Settings {
+    let server = TestServer::with(Settings {
         receive_timeout_ms: 300,
         ..Settings::default()
     })
     .await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let peer = Peer::connect(&server, 65_535).await;
     let (answer, mut body) = peer.begin("/order.v1.OrderService/GetOrder", &[], None).await;
     // The prefix of a message of a thousand bytes.
     body.send_data(Bytes::from_static(&[0, 0, 0, 3, 232]), false)
@@ -171,12 +171,12 @@ async fn a_caller_that_sends_a_bit_now_and_then_does_not_get_more_time() {
 
 #[tokio::test]
 async fn a_reader_that_does_not_read_loses_its_stream_at_the_deadline_and_its_place_with_it() {
-    let served = Served::with(Settings {
+    let server = TestServer::with(Settings {
         max_streams: 1,
         ..Settings::default()
     })
     .await;
-    let peer = Peer::connect(&served, 0).await;
+    let peer = Peer::connect(&server, 0).await;
     // Its first message comes after a second.
     let headers = [("x-do", "trickle"), ("grpc-timeout", "1500m")];
     let held = peer.call(WATCH_ORDER, &headers, watch_order()).await;
@@ -192,8 +192,8 @@ async fn a_reader_that_does_not_read_loses_its_stream_at_the_deadline_and_its_pl
 
 #[tokio::test]
 async fn a_large_answer_to_a_reader_that_does_not_read_ends_at_the_deadline() {
-    let served = Served::with(Settings::default()).await;
-    let peer = Peer::connect(&served, 1).await;
+    let server = TestServer::with(Settings::default()).await;
+    let peer = Peer::connect(&server, 1).await;
     let headers = [("x-do", "large"), ("grpc-timeout", "1S")];
     let answer = peer
         .call("/order.v1.OrderService/GetOrder", &headers, frame(&get()))
@@ -215,35 +215,35 @@ async fn a_large_answer_to_a_reader_that_does_not_read_ends_at_the_deadline() {
 
 #[tokio::test]
 async fn readers_that_do_not_read_do_not_hold_the_drain() {
-    let served = Served::with(Settings {
+    let server = TestServer::with(Settings {
         stream_grace_ms: 100,
         ..Settings::default()
     })
     .await;
-    let peer = Peer::connect(&served, 0).await;
+    let peer = Peer::connect(&server, 0).await;
     let order = peer
         .call(WATCH_ORDER, &[("x-do", "trickle")], watch_order())
         .await;
     let health = peer.call(WATCH, &[], watch_health()).await;
     let (_half, _body) = peer.begin("/order.v1.OrderService/GetOrder", &[], None).await;
-    let mut mute = TcpStream::connect(served.address).await.unwrap();
+    let mut mute = TcpStream::connect(server.address).await.unwrap();
     mute.write_all(b"PRI").await.unwrap();
-    served.process.shutdown.cancel();
+    server.process.shutdown.cancel();
     // Its grace is two minutes.
-    timeout(SOON, served.serving).await.unwrap().unwrap().unwrap();
+    timeout(SOON, server.serving).await.unwrap().unwrap().unwrap();
     drop((order, health));
 }
 
 #[tokio::test]
 async fn open_streams_are_bounded_for_each_facility_and_a_watch_that_ends_gives_its_place_back() {
-    let served = Served::with(Settings {
+    let server = TestServer::with(Settings {
         max_streams_per_facility: 2,
         ..Settings::default()
     })
     .await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let peer = Peer::connect(&server, 65_535).await;
     let other = Peer {
-        token: served.issuer.token(|claims| claims["facility"] = "F2".into()),
+        token: server.issuer.token(|claims| claims["facility"] = "F2".into()),
         ..peer.clone()
     };
     let watch = async |peer: &Peer| {
@@ -260,7 +260,7 @@ async fn open_streams_are_bounded_for_each_facility_and_a_watch_that_ends_gives_
     assert_eq!(watch(&peer).await.unwrap_err(), "TOO_MANY_STREAMS");
     let _other = watch(&other).await.unwrap();
     // Ordinary calls are no streams.
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
     drop(first);
     timeout(SOON, async { while watch(&peer).await.is_err() {} })
         .await
@@ -269,8 +269,8 @@ async fn open_streams_are_bounded_for_each_facility_and_a_watch_that_ends_gives_
 
 #[tokio::test]
 async fn strangers_streams_are_bounded_on_a_connection_and_others_health_is_answered() {
-    let served = Served::with(Settings::default()).await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let server = TestServer::with(Settings::default()).await;
+    let peer = Peer::connect(&server, 65_535).await;
     let mut held = Vec::new();
     let refused = loop {
         let answer = peer.call(WATCH, &[], watch_health()).await;
@@ -281,7 +281,7 @@ async fn strangers_streams_are_bounded_on_a_connection_and_others_health_is_answ
     };
     assert_eq!(reason(&refused), "TOO_MANY_STREAMS");
     assert_eq!(held.len(), 16);
-    let other = Peer::connect(&served, 65_535).await;
+    let other = Peer::connect(&server, 65_535).await;
     let answer = other
         .call("/grpc.health.v1.Health/Check", &[], watch_health())
         .await;
@@ -290,45 +290,45 @@ async fn strangers_streams_are_bounded_on_a_connection_and_others_health_is_answ
 
 #[tokio::test]
 async fn strangers_who_fill_the_port_give_way_to_callers() {
-    let served = Served::with(Settings {
+    let server = TestServer::with(Settings {
         max_connections: 4,
         ..Settings::default()
     })
     .await;
     let mut strangers = Vec::new();
     for _ in 0..8 {
-        let peer = Peer::connect(&served, 65_535).await;
+        let peer = Peer::connect(&server, 65_535).await;
         strangers.push((peer.call(WATCH, &[], watch_health()).await, peer));
     }
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
     let mut silent = Vec::new();
     for _ in 0..20 {
-        silent.push(TcpStream::connect(served.address).await.unwrap());
+        silent.push(TcpStream::connect(server.address).await.unwrap());
     }
     // The caller's connection is still the same one.
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_stream_does_not_hold_a_connection_beyond_its_age_and_grace() {
-    let served = Served::with(Settings {
+    let server = TestServer::with(Settings {
         max_connection_age_s: 1,
         max_connection_age_grace_s: 1,
         ..Settings::default()
     })
     .await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let peer = Peer::connect(&server, 65_535).await;
     let mut watch = peer.call(WATCH, &[], watch_health()).await.into_body();
     let end = timeout(SOON, async { while let Some(Ok(_)) = watch.data().await {} });
     end.await.unwrap();
-    let fresh = Peer::connect(&served, 65_535).await;
+    let fresh = Peer::connect(&server, 65_535).await;
     assert!(refusal(&fresh.call(WATCH, &[], watch_health()).await).is_none());
 }
 
 #[tokio::test]
 async fn a_client_that_speaks_http1_is_told_so() {
-    let served = Served::with(Settings::default()).await;
-    let mut tcp = TcpStream::connect(served.address).await.unwrap();
+    let server = TestServer::with(Settings::default()).await;
+    let mut tcp = TcpStream::connect(server.address).await.unwrap();
     tcp.write_all(b"GET /healthz HTTP/1.1\r\nhost: order\r\n\r\n")
         .await
         .unwrap();
@@ -343,10 +343,10 @@ async fn a_client_that_speaks_http1_is_told_so() {
 
 #[tokio::test]
 async fn silent_sockets_on_the_probe_port_do_not_keep_probes_out() {
-    let served = Served::with(Settings::default()).await;
+    let server = TestServer::with(Settings::default()).await;
     let mut silent = Vec::new();
     for n in 0..200 {
-        let mut socket = TcpStream::connect(served.probe_address).await.unwrap();
+        let mut socket = TcpStream::connect(server.probe_address).await.unwrap();
         if n % 2 == 0 {
             socket
                 .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
@@ -355,8 +355,8 @@ async fn silent_sockets_on_the_probe_port_do_not_keep_probes_out() {
         }
         silent.push(socket);
         if n % 20 == 0 {
-            assert!(served.health("liveness").await.is_ok());
+            assert!(server.health("liveness").await.is_ok());
         }
     }
-    assert!(served.health("liveness").await.is_ok());
+    assert!(server.health("liveness").await.is_ok());
 }

@@ -178,7 +178,7 @@ impl Fixture {
     ) -> (Status, usize) {
         let mut all = vec![("authorization", format!("Bearer {}", self.clerk()))];
         all.extend(headers.iter().map(|(name, value)| (*name, value.to_string())));
-        ended(self.stack.clone().answer(request(method, message, &all)).await).await
+        ended(self.stack.clone().handle(request(method, message, &all)).await).await
     }
 
     pub(super) fn calls(&self) -> usize {

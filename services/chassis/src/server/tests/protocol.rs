@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use super::{
     abuse::{Peer, SOON, frame, ordinary, refusal, watch_health},
     fixture::{get, reason},
-    served::Served,
+    test_server::TestServer,
 };
 use crate::server::Settings;
 
@@ -73,8 +73,8 @@ async fn answered(peer: &Peer, path: &str, headers: HeaderMap, body: Bytes) -> S
 
 #[tokio::test]
 async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     for path in [GET_ORDER, CHECK, "/"] {
         for content_type in [
             Some(&b"application/json"[..]),
@@ -112,13 +112,13 @@ async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
             );
         }
     }
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }
 
 #[tokio::test]
 async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     let long = format!("/{}/GetOrder", "x".repeat(8_000));
     for (path, expected) in [
         ("/order.v1.OrderService/Nothing", "UNKNOWN_METHOD"),
@@ -149,13 +149,13 @@ async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
     )
     .await;
     assert_eq!(foreign.code(), Code::Unimplemented);
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }
 
 #[tokio::test]
 async fn headers_beyond_their_bound_are_refused_by_http_and_the_connection_goes_on() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     let long = format!("/{}", "x".repeat(20_000));
     let answer = send(&peer, Method::POST, &long, usual(&peer), Bytes::new()).await;
     match answer {
@@ -172,8 +172,8 @@ async fn headers_beyond_their_bound_are_refused_by_http_and_the_connection_goes_
 
 #[tokio::test]
 async fn metadata_are_checked_where_the_protocol_says_what_they_are() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     for value in ["!", "A", "AAE=,-"] {
         let refused = answered(
             &peer,
@@ -240,8 +240,8 @@ fn prefixed(flag: u8, length: u32, message: &[u8]) -> Bytes {
 
 #[tokio::test]
 async fn a_body_that_is_not_one_whole_message_gets_the_code_of_grpcs_table() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     let whole = frame(&get());
     let twice = Bytes::from([&whole[..], &whole[..]].concat());
     let cut = whole.slice(..whole.len() - 1);
@@ -277,13 +277,13 @@ async fn a_body_that_is_not_one_whole_message_gets_the_code_of_grpcs_table() {
             "identity"
         );
     }
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }
 
 #[tokio::test]
 async fn trailers_of_a_caller_are_passed_over() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     let (answer, mut body) = peer.begin(GET_ORDER, &[], None).await;
     body.send_data(frame(&get()), false).unwrap();
     let mut trailers = HeaderMap::new();
@@ -296,12 +296,12 @@ async fn trailers_of_a_caller_are_passed_over() {
 
 #[tokio::test]
 async fn mistakes_take_no_place_from_ordinary_calls() {
-    let served = Served::with(Settings {
+    let server = TestServer::with(Settings {
         max_anonymous_calls: 4,
         ..Settings::default()
     })
     .await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let peer = Peer::connect(&server, 65_535).await;
     let mut open = Vec::new();
     for _ in 0..32 {
         // Their bodies never end.

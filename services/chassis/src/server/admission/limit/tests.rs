@@ -9,11 +9,11 @@ const CAPACITY: usize = 100;
 /// A process that works on a hundred calls at once and makes the rest wait.
 struct Process {
     limit: Limit,
-    chance: StdRng,
+    rng: StdRng,
 }
 
 /// What a number of rounds came to.
-struct Outcome {
+struct Summary {
     /// Calls done, as a share of what the process can do.
     goodput: f64,
     lowest: usize,
@@ -21,41 +21,41 @@ struct Outcome {
 }
 
 impl Process {
-    fn new(least: usize, most: usize) -> Process {
+    fn new(min: usize, max: usize) -> Process {
         Process {
-            limit: Limit::new(least, most),
-            chance: StdRng::seed_from_u64(7),
+            limit: Limit::new(min, max),
+            rng: StdRng::seed_from_u64(7),
         }
     }
 
     /// Serves a demand for so many calls at once, each of which takes half to one and a half times `work`. Of the
     /// limit, callers may fill the `share`.
-    async fn serve(&mut self, work: Duration, demand: usize, share: f64, rounds: usize) -> Outcome {
-        let mut outcome = Outcome {
+    async fn serve(&mut self, work: Duration, demand: usize, share: f64, rounds: usize) -> Summary {
+        let mut summary = Summary {
             goodput: 0.0,
             lowest: usize::MAX,
             highest: 0,
         };
         let (began, mut done) = (Instant::now(), 0);
         for _ in 0..rounds {
-            let room = (self.limit.current() as f64 * share) as usize;
-            let in_flight = demand.min(room);
+            let available = (self.limit.current() as f64 * share) as usize;
+            let in_flight = demand.min(available);
             let queue = (in_flight as f64 / CAPACITY as f64).max(1.0);
             advance(work.mul_f64(queue)).await;
             for _ in 0..in_flight {
-                let took = work.mul_f64(queue * self.chance.random_range(0.5..1.5));
-                self.limit.learn("A/B", took, Ending::Ended, in_flight);
+                let took = work.mul_f64(queue * self.rng.random_range(0.5..1.5));
+                self.limit.record("A/B", took, Outcome::Completed, in_flight);
             }
-            if demand > room {
-                self.limit.refused();
+            if demand > available {
+                self.limit.record_rejection();
             }
             done += in_flight;
-            outcome.lowest = outcome.lowest.min(self.limit.current());
-            outcome.highest = outcome.highest.max(self.limit.current());
+            summary.lowest = summary.lowest.min(self.limit.current());
+            summary.highest = summary.highest.max(self.limit.current());
         }
         let possible = began.elapsed().as_secs_f64() / work.as_secs_f64() * CAPACITY as f64;
-        outcome.goodput = done as f64 / possible;
-        outcome
+        summary.goodput = done as f64 / possible;
+        summary
     }
 }
 
@@ -111,10 +111,10 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
             } else {
                 ("A/Slow", 900)
             };
-            limit.learn(
+            limit.record(
                 method,
                 Duration::from_millis(took + round % 3),
-                Ending::Ended,
+                Outcome::Completed,
                 100,
             );
         }
@@ -123,7 +123,7 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
     for round in 0..100_u64 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1 + round), Ending::Ended, 100);
+            limit.record("A/Quick", Duration::from_secs(1 + round), Outcome::Completed, 100);
         }
     }
     assert_eq!(limit.current(), 10);
@@ -131,34 +131,39 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
     for _ in 0..100 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1), Ending::Ended, 2);
+            limit.record("A/Quick", Duration::from_secs(1), Outcome::Completed, 2);
         }
     }
     for _ in 0..200 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1), Ending::Ended, limit.current());
+            limit.record(
+                "A/Quick",
+                Duration::from_secs(1),
+                Outcome::Completed,
+                limit.current(),
+            );
         }
     }
     assert_eq!(limit.current(), 100);
     let fixed = Limit::new(100, 100);
-    fixed.learn("A/B", Duration::from_secs(60), Ending::Ended, 100);
+    fixed.record("A/B", Duration::from_secs(60), Outcome::Completed, 100);
     assert_eq!(fixed.current(), 100);
 }
 
 #[tokio::test(start_paused = true)]
 async fn calls_that_run_out_of_time_bring_the_limit_down_and_it_comes_back_with_the_first_quick_ones() {
     let limit = Limit::new(10, 100);
-    let windows = async |took: u64, ending: Ending| {
+    let windows = async |took: u64, outcome: Outcome| {
         for _ in 0..200 {
             advance(WINDOW).await;
             for _ in 0..20 {
-                limit.learn("A/B", Duration::from_millis(took), ending, limit.current());
+                limit.record("A/B", Duration::from_millis(took), outcome, limit.current());
             }
         }
         limit.current()
     };
-    assert_eq!(windows(10, Ending::Ended).await, 100);
-    assert_eq!(windows(5_000, Ending::OutOfTime).await, 10);
-    assert_eq!(windows(10, Ending::Ended).await, 100);
+    assert_eq!(windows(10, Outcome::Completed).await, 100);
+    assert_eq!(windows(5_000, Outcome::DeadlineExceeded).await, 10);
+    assert_eq!(windows(10, Outcome::Completed).await, 100);
 }

@@ -18,22 +18,22 @@ use super::{
     call::{Call, Layer as CallLayer, Next},
 };
 use crate::{
-    contract::{grouped, text::shown},
+    contract::{grouped, text::sanitized},
     status,
 };
 
-/// What gRPC libraries read unless they are told otherwise.
-const READ_BY_DEFAULT: usize = 4 * 1024 * 1024;
-const PREFIX: usize = 5;
+/// What gRPC libraries read unless they are details otherwise.
+const DEFAULT_MAX_BYTES: usize = 4 * 1024 * 1024;
+const PREFIX_BYTES: usize = 5;
 /// gRPC libraries refuse trailers beyond 8 KiB, names and 32 bytes for each field included; what is sent beside a status
 /// needs this much at most.
 const MAX_STATUS_BYTES: usize = 8 * 1024 - 512;
 /// How much of a status that is too large is kept; less, if that is too much as it is encoded.
-const KEPT_CHARS: usize = 500;
-const KEPT_VIOLATION_BYTES: usize = 3 * 1024;
+const MAX_KEPT_CHARS: usize = 500;
+const MAX_KEPT_VIOLATION_BYTES: usize = 3 * 1024;
 
-const MESSAGE: &str = "grpc-message";
-const DETAILS: &str = "grpc-status-details-bin";
+const MESSAGE_HEADER: &str = "grpc-message";
+const DETAILS_HEADER: &str = "grpc-status-details-bin";
 
 pub(super) struct Layer {
     max_bytes: usize,
@@ -43,7 +43,7 @@ impl Layer {
     /// Who takes larger requests is asked for by callers that read larger answers.
     pub(super) fn new(max_message_bytes: usize) -> Layer {
         Layer {
-            max_bytes: max_message_bytes.max(READ_BY_DEFAULT),
+            max_bytes: max_message_bytes.max(DEFAULT_MAX_BYTES),
         }
     }
 }
@@ -56,13 +56,13 @@ impl CallLayer for Layer {
             shorten(response.headers_mut());
             let max_bytes = self.max_bytes;
             response.map(|body| {
-                Body::new(Measured {
+                Body::new(LimitedBody {
                     body,
                     method,
                     max_bytes,
-                    left: 0,
-                    prefix: Vec::with_capacity(PREFIX),
-                    end: End::NotYet,
+                    remaining: 0,
+                    prefix: Vec::with_capacity(PREFIX_BYTES),
+                    end: End::Open,
                 })
             })
         })
@@ -78,11 +78,11 @@ fn shorten(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else {
         return;
     };
-    let (mut chars, mut violation_bytes) = (KEPT_CHARS, KEPT_VIOLATION_BYTES);
+    let (mut chars, mut violation_bytes) = (MAX_KEPT_CHARS, MAX_KEPT_VIOLATION_BYTES);
     loop {
-        headers.remove(DETAILS);
+        headers.remove(DETAILS_HEADER);
         // The code and the text are headers in any case.
-        let _ = cut(&status, chars, violation_bytes).add_header(headers);
+        let _ = truncate(&status, chars, violation_bytes).add_header(headers);
         if status_bytes(headers) <= MAX_STATUS_BYTES || chars == 1 {
             return;
         }
@@ -93,60 +93,60 @@ fn shorten(headers: &mut HeaderMap) {
 /// What a status takes in headers: percent signs in its text and base64 in its details included.
 fn status_bytes(headers: &HeaderMap) -> usize {
     let size = |name| headers.get(name).map_or(0, http::HeaderValue::len);
-    size(MESSAGE) + size(DETAILS)
+    size(MESSAGE_HEADER) + size(DETAILS_HEADER)
 }
 
 /// The status with texts of at most so many characters, and violations of at most so many bytes together.
-fn cut(status: &Status, chars: usize, violation_bytes: usize) -> Status {
-    let told = status.get_error_details();
+fn truncate(status: &Status, chars: usize, violation_bytes: usize) -> Status {
+    let details = status.get_error_details();
     let mut kept = ErrorDetails::new();
-    if let Some(info) = told.error_info() {
-        let (reason, domain) = (shown(&info.reason, chars), shown(&info.domain, chars));
+    if let Some(info) = details.error_info() {
+        let (reason, domain) = (sanitized(&info.reason, chars), sanitized(&info.domain, chars));
         kept.set_error_info(reason, domain, std::collections::HashMap::new());
     }
-    if let Some(retry) = told.retry_info() {
+    if let Some(retry) = details.retry_info() {
         kept.set_retry_info(retry.retry_delay);
     }
     let mut bytes = 0;
-    for violation in told.bad_request().iter().flat_map(|bad| &bad.field_violations) {
-        let field = shown(&violation.field, chars);
-        let description = shown(&violation.description, chars);
+    for violation in details.bad_request().iter().flat_map(|bad| &bad.field_violations) {
+        let field = sanitized(&violation.field, chars);
+        let description = sanitized(&violation.description, chars);
         bytes += field.len() + description.len();
         if bytes > violation_bytes {
             break;
         }
         kept.add_bad_request_violation(field, description);
     }
-    Status::with_error_details(status.code(), shown(status.message(), chars), kept)
+    Status::with_error_details(status.code(), sanitized(status.message(), chars), kept)
 }
 
 enum End {
-    NotYet,
+    Open,
     /// What is to be sent after the part that fits.
     Refused(Box<Status>),
     Sent,
 }
 
 /// An answer whose messages are measured by their prefixes.
-struct Measured {
+struct LimitedBody {
     body: Body,
     method: Option<String>,
     max_bytes: usize,
     /// Bytes that are still to come of the message under way.
-    left: usize,
+    remaining: usize,
     /// What has come of the prefix of the next one.
     prefix: Vec<u8>,
     end: End,
 }
 
-impl Measured {
+impl LimitedBody {
     /// The part of `data` before a message that is too large, and how large that is.
-    fn measure(&mut self, data: &Bytes) -> Option<(usize, usize)> {
+    fn find_oversized(&mut self, data: &Bytes) -> Option<(usize, usize)> {
         let mut at = 0;
         while at < data.len() {
-            if self.left > 0 {
-                let step = self.left.min(data.len() - at);
-                self.left -= step;
+            if self.remaining > 0 {
+                let step = self.remaining.min(data.len() - at);
+                self.remaining -= step;
                 at += step;
                 continue;
             }
@@ -155,10 +155,10 @@ impl Measured {
             if let [_, length @ ..] = self.prefix.as_slice()
                 && let Ok(length) = <[u8; 4]>::try_from(length)
             {
-                self.left = u32::from_be_bytes(length) as usize;
+                self.remaining = u32::from_be_bytes(length) as usize;
                 self.prefix.clear();
-                if self.left > self.max_bytes {
-                    return Some((at.saturating_sub(PREFIX), self.left));
+                if self.remaining > self.max_bytes {
+                    return Some((at.saturating_sub(PREFIX_BYTES), self.remaining));
                 }
             }
         }
@@ -188,7 +188,7 @@ impl Measured {
     }
 }
 
-impl HttpBody for Measured {
+impl HttpBody for LimitedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -197,7 +197,7 @@ impl HttpBody for Measured {
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match std::mem::replace(&mut self.end, End::Sent) {
-            End::NotYet => self.end = End::NotYet,
+            End::Open => self.end = End::Open,
             End::Sent => return Poll::Ready(None),
             End::Refused(refusal) => {
                 let mut trailers = HeaderMap::new();
@@ -212,7 +212,7 @@ impl HttpBody for Measured {
             return Poll::Ready(None);
         };
         let frame = match frame?.into_data() {
-            Ok(data) => match self.measure(&data) {
+            Ok(data) => match self.find_oversized(&data) {
                 Some((fitting, bytes)) => {
                     self.refuse(bytes);
                     Frame::data(data.slice(..fitting))
@@ -232,7 +232,7 @@ impl HttpBody for Measured {
 
     fn is_end_stream(&self) -> bool {
         match self.end {
-            End::NotYet => self.body.is_end_stream(),
+            End::Open => self.body.is_end_stream(),
             End::Refused(_) => false,
             End::Sent => true,
         }
@@ -250,7 +250,7 @@ mod tests {
     fn message(length: usize) -> Vec<u8> {
         let mut message = vec![0];
         message.put_u32(u32::try_from(length).unwrap());
-        message.resize(PREFIX + length, 7);
+        message.resize(PREFIX_BYTES + length, 7);
         message
     }
 
@@ -259,15 +259,15 @@ mod tests {
         let frames = pieces
             .into_iter()
             .map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece))));
-        let mut body = Measured {
+        let mut body = LimitedBody {
             body: Body::new(StreamBody::new(futures_util::stream::iter(
                 frames.collect::<Vec<_>>(),
             ))),
             method: None,
             max_bytes: 10,
-            left: 0,
+            remaining: 0,
             prefix: Vec::new(),
-            end: End::NotYet,
+            end: End::Open,
         };
         let (mut bytes, mut status) = (0, None);
         while let Some(frame) = body.frame().await {

@@ -11,32 +11,32 @@ use tokio::task::JoinSet;
 
 /// Tasks that run, counted by facility. Dropping it ends them.
 #[derive(Debug, Default)]
-pub struct Running {
+pub struct FacilityTasks {
     tasks: JoinSet<()>,
-    held: Held,
+    counter: Counter,
 }
 
 type Counts = BTreeMap<String, i32>;
 
 #[derive(Clone, Debug, Default)]
-struct Held(Arc<Mutex<Counts>>);
+struct Counter(Arc<Mutex<Counts>>);
 
-/// A task's part in the count, until it is dropped.
-struct Part {
+/// A task's guard in the count, until it is dropped.
+struct CountGuard {
     facility: String,
-    held: Held,
+    counter: Counter,
 }
 
-impl Running {
+impl FacilityTasks {
     /// Runs `work` for a facility.
     pub fn spawn(&mut self, facility: String, work: impl Future<Output = ()> + Send + 'static) {
-        *self.held.counts().entry(facility.clone()).or_default() += 1;
-        let part = Part {
+        *self.counter.counts().entry(facility.clone()).or_default() += 1;
+        let guard = CountGuard {
             facility,
-            held: self.held.clone(),
+            counter: self.counter.clone(),
         };
         self.tasks.spawn(async move {
-            let _part = part;
+            let _guard = guard;
             work.await;
         });
     }
@@ -48,32 +48,32 @@ impl Running {
 
     /// The facilities whose tasks run, and how many tasks each has, as two columns of the same length.
     pub fn by_facility(&self) -> (Vec<String>, Vec<i32>) {
-        self.held.counts().clone().into_iter().unzip()
+        self.counter.counts().clone().into_iter().unzip()
     }
 
-    /// Waits until one has ended. `None`: none runs.
-    pub async fn ended(&mut self) -> Option<()> {
+    /// Waits until one has join_next. `None`: none runs.
+    pub async fn join_next(&mut self) -> Option<()> {
         // The runtime has told of one that has panicked.
         let _ = self.tasks.join_next().await?;
         while self.tasks.try_join_next().is_some() {}
         Some(())
     }
 
-    /// Waits until all have ended.
-    pub async fn all_ended(mut self) {
-        while self.ended().await.is_some() {}
+    /// Waits until all have join_next.
+    pub async fn join_all(mut self) {
+        while self.join_next().await.is_some() {}
     }
 }
 
-impl Held {
+impl Counter {
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Part {
+impl Drop for CountGuard {
     fn drop(&mut self) {
-        let mut counts = self.held.counts();
+        let mut counts = self.counter.counts();
         if let Some(count) = counts.get_mut(&self.facility) {
             *count -= 1;
             if *count == 0 {
@@ -91,22 +91,22 @@ mod tests {
 
     #[tokio::test]
     async fn tasks_are_counted_by_facility_until_they_end_or_panic() {
-        let mut running = Running::default();
-        assert!(running.ended().await.is_none());
+        let mut tasks = FacilityTasks::default();
+        assert!(tasks.join_next().await.is_none());
         let (end, ends) = oneshot::channel::<()>();
         for _ in 0..2 {
-            running.spawn("al-noor".into(), std::future::pending());
+            tasks.spawn("al-noor".into(), std::future::pending());
         }
-        running.spawn("elsewhere".into(), async move {
+        tasks.spawn("elsewhere".into(), async move {
             ends.await.unwrap();
             panic!("it counts no longer");
         });
-        assert_eq!(running.count(), 3);
-        let held = vec!["al-noor".to_owned(), "elsewhere".to_owned()];
-        assert_eq!(running.by_facility(), (held, vec![2, 1]));
+        assert_eq!(tasks.count(), 3);
+        let counter = vec!["al-noor".to_owned(), "elsewhere".to_owned()];
+        assert_eq!(tasks.by_facility(), (counter, vec![2, 1]));
         end.send(()).unwrap();
-        assert!(running.ended().await.is_some());
-        assert_eq!(running.count(), 2);
-        assert_eq!(running.by_facility(), (vec!["al-noor".to_owned()], vec![2]));
+        assert!(tasks.join_next().await.is_some());
+        assert_eq!(tasks.count(), 2);
+        assert_eq!(tasks.by_facility(), (vec!["al-noor".to_owned()], vec![2]));
     }
 }

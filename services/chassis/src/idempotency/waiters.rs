@@ -1,6 +1,6 @@
-//! Waiting for the answer of a request that is being carried out.
+//! Waiters for the answer of a request that is being carried out.
 //!
-//! Of all the calls in a process that wait for the same answer, one asks the database; it hands the answer, or its turn
+//! Of all the calls in a process that wait for the same answer, one asks the database; it hands the answer, or its poll
 //! when its own time is over, to the others. However many wait, the database is asked as often as for one: at once, then
 //! after 10 ms, and then ever more rarely, down to five times a second.
 
@@ -23,11 +23,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The answers that calls of this process wait for. Holds those that somebody waits for now.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting(Mutex<HashMap<Arc<Wanted>, Weak<Answer>>>);
+pub(crate) struct Waiters(Mutex<HashMap<Arc<RequestId>, Weak<Pending>>>);
 
 /// What an answer belongs to.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Wanted {
+struct RequestId {
     facility: Facility,
     method: String,
     request_id: uuid::Uuid,
@@ -35,28 +35,28 @@ struct Wanted {
 
 /// One answer that is waited for.
 #[derive(Debug)]
-struct Answer {
-    wanted: Arc<Wanted>,
+struct Pending {
+    id: Arc<RequestId>,
     /// Rung when this process has stored it.
-    announced: Notify,
+    notified: Notify,
     /// Held by the call that asks for it.
-    turn: sync::Mutex<Turn>,
+    poll: sync::Mutex<Poll>,
 }
 
 #[derive(Debug)]
-struct Turn {
+struct Poll {
     found: Option<Vec<u8>>,
     pause: Duration,
     next: Instant,
 }
 
 /// Wakes those in this process who [`wait`] for the answer; others find it by asking.
-pub fn announce(database: &Database, facility: &Facility, key: &Key) {
-    let wanted = Wanted::of(facility, key);
-    let all = database.waiting().lock();
-    if let Some(answer) = all.get(&wanted).and_then(Weak::upgrade) {
+pub fn notify_waiters(database: &Database, facility: &Facility, key: &Key) {
+    let id = RequestId::new(facility, key);
+    let all = database.waiters().lock();
+    if let Some(pending) = all.get(&id).and_then(Weak::upgrade) {
         // Kept when nobody listens at this moment.
-        answer.announced.notify_one();
+        pending.notified.notify_one();
     }
 }
 
@@ -66,40 +66,44 @@ pub fn announce(database: &Database, facility: &Facility, key: &Key) {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn wait(
+pub async fn wait_for_response(
     database: &Database,
     facility: &Facility,
     key: &Key,
     pause: Duration,
     deadline: Instant,
 ) -> Result<Option<Vec<u8>>, sqlx::Error> {
-    let awaited = Awaited::new(database.waiting(), Wanted::of(facility, key));
-    let answer = &awaited.answer;
-    let Ok(mut turn) = timeout_at(deadline, answer.turn.lock()).await else {
+    let waiter = Waiter::new(database.waiters(), RequestId::new(facility, key));
+    let pending = &waiter.pending;
+    let Ok(mut poll) = timeout_at(deadline, pending.poll.lock()).await else {
         return Ok(None);
     };
-    let give_up = deadline.min(Instant::now() + pause);
+    let pause_ends = deadline.min(Instant::now() + pause);
     loop {
-        if turn.found.is_some() {
-            return Ok(turn.found.clone());
+        if poll.found.is_some() {
+            return Ok(poll.found.clone());
         }
         let woken = async {
             tokio::select! {
-                () = answer.announced.notified() => {}
-                () = sleep_until(turn.next) => {}
+                () = pending.notified.notified() => {}
+                () = sleep_until(poll.next) => {}
             }
         };
-        if timeout_at(give_up, woken).await.is_err() {
+        if timeout_at(pause_ends, woken).await.is_err() {
             return Ok(None);
         }
         // Also when it fails: those who wait do not all ask at once.
-        turn.next = Instant::now() + turn.pause;
-        turn.pause = (turn.pause * 2).min(LONGEST_PAUSE);
-        turn.found = stored(database, facility, key).await?;
+        poll.next = Instant::now() + poll.pause;
+        poll.pause = (poll.pause * 2).min(LONGEST_PAUSE);
+        poll.found = find_response(database, facility, key).await?;
     }
 }
 
-async fn stored(database: &Database, facility: &Facility, key: &Key) -> Result<Option<Vec<u8>>, sqlx::Error> {
+async fn find_response(
+    database: &Database,
+    facility: &Facility,
+    key: &Key,
+) -> Result<Option<Vec<u8>>, sqlx::Error> {
     let mut tx = database.begin(facility).await?;
     let found = sqlx::query_scalar!(
         "select answer from chassis.idempotency where facility = $1 and method = $2 and request_id = $3",
@@ -113,9 +117,9 @@ async fn stored(database: &Database, facility: &Facility, key: &Key) -> Result<O
     Ok(found.flatten())
 }
 
-impl Wanted {
-    fn of(facility: &Facility, key: &Key) -> Wanted {
-        Wanted {
+impl RequestId {
+    fn new(facility: &Facility, key: &Key) -> RequestId {
+        RequestId {
             facility: facility.clone(),
             method: key.method.clone(),
             request_id: key.request_id,
@@ -123,48 +127,48 @@ impl Wanted {
     }
 }
 
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Wanted>, Weak<Answer>>> {
+impl Waiters {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<RequestId>, Weak<Pending>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A call's share in an answer; the last one to go forgets it.
-struct Awaited<'a> {
-    waiting: &'a Waiting,
-    answer: Arc<Answer>,
+struct Waiter<'a> {
+    waiters: &'a Waiters,
+    pending: Arc<Pending>,
 }
 
-impl Awaited<'_> {
-    fn new(waiting: &Waiting, wanted: Wanted) -> Awaited<'_> {
-        let mut all = waiting.lock();
-        let known = all.get(&wanted).and_then(Weak::upgrade);
-        let answer = known.unwrap_or_else(|| {
-            let wanted = Arc::new(wanted);
-            let turn = Turn {
+impl Waiter<'_> {
+    fn new(waiters: &Waiters, id: RequestId) -> Waiter<'_> {
+        let mut all = waiters.lock();
+        let known = all.get(&id).and_then(Weak::upgrade);
+        let pending = known.unwrap_or_else(|| {
+            let id = Arc::new(id);
+            let poll = Poll {
                 found: None,
                 pause: FIRST_PAUSE,
                 next: Instant::now(),
             };
-            let answer = Arc::new(Answer {
-                wanted: wanted.clone(),
-                announced: Notify::new(),
-                turn: sync::Mutex::new(turn),
+            let pending = Arc::new(Pending {
+                id: id.clone(),
+                notified: Notify::new(),
+                poll: sync::Mutex::new(poll),
             });
-            all.insert(wanted, Arc::downgrade(&answer));
-            answer
+            all.insert(id, Arc::downgrade(&pending));
+            pending
         });
         drop(all);
-        Awaited { waiting, answer }
+        Waiter { waiters, pending }
     }
 }
 
-impl Drop for Awaited<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let mut all = self.waiting.lock();
+        let mut all = self.waiters.lock();
         // Others clone it under the lock alone.
-        if Arc::strong_count(&self.answer) == 1 {
-            all.remove(&self.answer.wanted);
+        if Arc::strong_count(&self.pending) == 1 {
+            all.remove(&self.pending.id);
         }
     }
 }

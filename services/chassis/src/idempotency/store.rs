@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Claim, Error, Key};
+use super::{Error, Key, KeyState};
 use crate::Facility;
 
 /// One of several requests.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct NewKey<'a> {
     /// Whose it is.
     pub facility: &'a Facility,
     /// What makes the request the same.
@@ -18,7 +18,7 @@ pub struct Request<'a> {
     /// What it makes or changes.
     pub resource_id: Uuid,
     /// Its answer, encoded, where the transaction that claims the key completes the request.
-    pub answer: Option<&'a [u8]>,
+    pub response: Option<&'a [u8]>,
 }
 
 /// Claims the keys of requests in the transaction that does their work, and stores the answers of those that have one.
@@ -27,12 +27,12 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn claim_all(conn: &mut PgConnection, requests: &[Request<'_>]) -> Result<Vec<bool>, sqlx::Error> {
-    let column = |value: fn(&Request<'_>) -> Uuid| requests.iter().map(value).collect::<Vec<_>>();
+pub async fn acquire_all(conn: &mut PgConnection, requests: &[NewKey<'_>]) -> Result<Vec<bool>, sqlx::Error> {
+    let column = |value: fn(&NewKey<'_>) -> Uuid| requests.iter().map(value).collect::<Vec<_>>();
     let facilities: Vec<_> = requests.iter().map(|request| request.facility.as_str()).collect();
     let methods: Vec<_> = requests.iter().map(|request| request.key.method()).collect();
     let hashes: Vec<_> = requests.iter().map(|request| request.key.hash()).collect();
-    let answers: Vec<_> = requests.iter().map(|request| request.answer).collect();
+    let responses: Vec<_> = requests.iter().map(|request| request.response).collect();
     let resources = column(|request| request.resource_id);
     // In one order, so that two transactions with keys in common wait for each other one way only.
     let claimed = sqlx::query_scalar!(
@@ -49,7 +49,7 @@ pub async fn claim_all(conn: &mut PgConnection, requests: &[Request<'_>]) -> Res
         &column(|request| request.key.request_id()),
         &hashes as &[&[u8]],
         &resources,
-        &answers as &[Option<&[u8]>],
+        &responses as &[Option<&[u8]>],
     )
     .fetch_all(conn)
     .await?;
@@ -67,7 +67,7 @@ pub async fn claim_all(conn: &mut PgConnection, requests: &[Request<'_>]) -> Res
 pub async fn find(
     conn: &mut PgConnection,
     requests: &[(&Facility, &Key)],
-) -> Result<Vec<Option<Result<Claim, Error>>>, sqlx::Error> {
+) -> Result<Vec<Option<Result<KeyState, Error>>>, sqlx::Error> {
     let facilities: Vec<_> = requests.iter().map(|(facility, _)| facility.as_str()).collect();
     let methods: Vec<_> = requests.iter().map(|(_, key)| key.method()).collect();
     let ids: Vec<_> = requests.iter().map(|(_, key)| key.request_id()).collect();
@@ -89,8 +89,8 @@ pub async fn find(
         let row = known.get(&(facility.as_str(), key.method(), key.request_id()))?;
         Some(match &row.answer {
             _ if row.request_hash != key.hash() => Err(Error::KeyReused),
-            Some(answer) => Ok(Claim::Answered(answer.clone())),
-            None => Ok(Claim::Running {
+            Some(answer) => Ok(KeyState::Completed(answer.clone())),
+            None => Ok(KeyState::InProgress {
                 resource_id: row.resource_id,
             }),
         })
@@ -99,18 +99,21 @@ pub async fn find(
 }
 
 /// Stores the answers of requests in the transaction that completes them, and gives back the stored ones in the same
-/// order: the first writer wins. Call [`announce`](super::announce) for each once that has committed.
+/// order: the first writer wins. Call [`notify_waiters`](super::notify_waiters) for each once that has committed.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn answer_all(
+pub async fn store_responses(
     conn: &mut PgConnection,
-    answers: &[(&Facility, &Key, Vec<u8>)],
+    responses: &[(&Facility, &Key, Vec<u8>)],
 ) -> Result<Vec<Vec<u8>>, sqlx::Error> {
-    let facilities: Vec<_> = answers.iter().map(|(facility, ..)| facility.as_str()).collect();
-    let methods: Vec<_> = answers.iter().map(|(_, key, _)| key.method()).collect();
-    let ids: Vec<_> = answers.iter().map(|(_, key, _)| key.request_id()).collect();
-    let own: Vec<_> = answers.iter().map(|(.., answer)| answer.as_slice()).collect();
+    let facilities: Vec<_> = responses.iter().map(|(facility, ..)| facility.as_str()).collect();
+    let methods: Vec<_> = responses.iter().map(|(_, key, _)| key.method()).collect();
+    let ids: Vec<_> = responses.iter().map(|(_, key, _)| key.request_id()).collect();
+    let encoded: Vec<_> = responses
+        .iter()
+        .map(|(.., response)| response.as_slice())
+        .collect();
     let rows = sqlx::query!(
         r#"update chassis.idempotency i
          set answer = coalesce(i.answer, new.answer), answered_at = coalesce(i.answered_at, now())
@@ -120,7 +123,7 @@ pub async fn answer_all(
         &facilities as &[&str],
         &methods as &[&str],
         &ids,
-        &own as &[&[u8]],
+        &encoded as &[&[u8]],
     )
     .fetch_all(conn)
     .await?;
@@ -128,10 +131,10 @@ pub async fn answer_all(
         .into_iter()
         .map(|row| ((row.facility, row.method, row.request_id), row.answer))
         .collect();
-    let first = |(facility, key, own): &(&Facility, &Key, Vec<u8>)| {
-        let of = (facility.to_string(), key.method().to_owned(), key.request_id());
+    let first = |(facility, key, encoded): &(&Facility, &Key, Vec<u8>)| {
+        let id = (facility.to_string(), key.method().to_owned(), key.request_id());
         // A key that was pruned in between has this answer.
-        stored.remove(&of).unwrap_or_else(|| own.clone())
+        stored.remove(&id).unwrap_or_else(|| encoded.clone())
     };
-    Ok(answers.iter().map(first).collect())
+    Ok(responses.iter().map(first).collect())
 }

@@ -1,4 +1,4 @@
-//! Answers that hold something until they have ended, and are handed to HTTP/2 in pieces.
+//! Answers that hold something until they have ended, and are handed to HTTP/2 in chunks.
 
 use std::{
     pin::Pin,
@@ -12,35 +12,35 @@ use tonic::body::Body;
 use super::Response;
 
 /// The largest piece that HTTP/2 gets at once: one frame. It takes a piece as soon as the peer's window has room for
-/// one byte, and buffers the rest of it however long the peer does not read.
-const PIECE: usize = 16 * 1024;
+/// one byte, and buffers the remaining of it however long the peer does not read.
+const MAX_CHUNK: usize = 16 * 1024;
 
-/// Gives `held` back when the answer has ended or is dropped.
-pub(super) fn hold<T: Send + Unpin + 'static>(response: Response, held: T) -> Response {
+/// Gives `guard` back when the answer has ended or is dropped.
+pub(super) fn with_guard<T: Send + Unpin + 'static>(response: Response, guard: T) -> Response {
     response.map(|body| {
-        Body::new(Held {
+        Body::new(GuardedBody {
             body,
-            rest: Bytes::new(),
-            _held: held,
+            remaining: Bytes::new(),
+            _guard: guard,
         })
     })
 }
 
-struct Held<T> {
+struct GuardedBody<T> {
     body: Body,
     /// What is left of the frame that came last.
-    rest: Bytes,
-    _held: T,
+    remaining: Bytes,
+    _guard: T,
 }
 
-impl<T> Held<T> {
-    fn piece(&mut self) -> Frame<Bytes> {
-        let length = self.rest.len().min(PIECE);
-        Frame::data(self.rest.split_to(length))
+impl<T> GuardedBody<T> {
+    fn next_chunk(&mut self) -> Frame<Bytes> {
+        let length = self.remaining.len().min(MAX_CHUNK);
+        Frame::data(self.remaining.split_to(length))
     }
 }
 
-impl<T: Unpin> HttpBody for Held<T> {
+impl<T: Unpin> HttpBody for GuardedBody<T> {
     type Data = Bytes;
     type Error = tonic::Status;
 
@@ -48,8 +48,8 @@ impl<T: Unpin> HttpBody for Held<T> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        if !self.rest.is_empty() {
-            return Poll::Ready(Some(Ok(self.piece())));
+        if !self.remaining.is_empty() {
+            return Poll::Ready(Some(Ok(self.next_chunk())));
         }
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
@@ -57,25 +57,25 @@ impl<T: Unpin> HttpBody for Held<T> {
         };
         Poll::Ready(Some(Ok(match frame.into_data() {
             Ok(data) => {
-                self.rest = data;
-                self.piece()
+                self.remaining = data;
+                self.next_chunk()
             }
             Err(frame) => frame,
         })))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.remaining.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.body.size_hint();
-        let rest = self.rest.len() as u64;
+        let remaining = self.remaining.len() as u64;
         // The upper bound first: it must never be below the lower one.
         if let Some(upper) = hint.upper() {
-            hint.set_upper(upper + rest);
+            hint.set_upper(upper + remaining);
         }
-        hint.set_lower(hint.lower() + rest);
+        hint.set_lower(hint.lower() + remaining);
         hint
     }
 }
@@ -90,19 +90,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_answer_goes_out_in_pieces_and_gives_back_what_it_held() {
-        let place = Arc::new(());
+        let guard = Arc::new(());
         let message: Vec<u8> = (0..40_000_u32).map(|n| n as u8).collect();
         let response = http::Response::new(Body::new(Full::new(Bytes::from(message.clone()))));
-        let mut body = hold(response, place.clone()).into_body();
-        let mut pieces = Vec::new();
+        let mut body = with_guard(response, guard.clone()).into_body();
+        let mut chunks = Vec::new();
         while let Some(frame) = body.frame().await {
-            pieces.push(frame.unwrap().into_data().unwrap());
+            chunks.push(frame.unwrap().into_data().unwrap());
         }
-        let sizes: Vec<_> = pieces.iter().map(Bytes::len).collect();
-        assert_eq!(sizes, [PIECE, PIECE, 40_000 - 2 * PIECE]);
-        assert_eq!(pieces.concat(), message);
-        assert_eq!(Arc::strong_count(&place), 2);
+        let sizes: Vec<_> = chunks.iter().map(Bytes::len).collect();
+        assert_eq!(sizes, [MAX_CHUNK, MAX_CHUNK, 40_000 - 2 * MAX_CHUNK]);
+        assert_eq!(chunks.concat(), message);
+        assert_eq!(Arc::strong_count(&guard), 2);
         drop(body);
-        assert_eq!(Arc::strong_count(&place), 1);
+        assert_eq!(Arc::strong_count(&guard), 1);
     }
 }

@@ -5,18 +5,18 @@ use sqlx::PgConnection;
 use tonic::{Response, Status, metadata::MetadataValue};
 use uuid::Uuid;
 
-use super::{Error, Key, REPLAYED, Request, answer_all, claim_all, find};
+use super::{Error, Key, NewKey, REPLAYED, acquire_all, find, store_responses};
 use crate::{Facility, audit, status};
 
 /// What a claim found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum KeyState {
     /// The key is this request's: do the work.
     New,
     /// It was answered before, with these bytes.
-    Answered(Vec<u8>),
+    Completed(Vec<u8>),
     /// It was claimed before, for this resource, and not answered yet: it runs, or was cut short.
-    Running {
+    InProgress {
         /// What the first request made.
         resource_id: Uuid,
     },
@@ -27,46 +27,46 @@ pub enum Claim {
 ///
 /// # Errors
 /// [`Error::KeyReused`] when the key was claimed for another request.
-pub async fn claim(
+pub async fn acquire(
     conn: &mut PgConnection,
     facility: &Facility,
     key: &Key,
     resource_id: Uuid,
-) -> Result<Claim, Error> {
-    let request = Request {
+) -> Result<KeyState, Error> {
+    let new = NewKey {
         facility,
         key,
         resource_id,
-        answer: None,
+        response: None,
     };
     // Under READ COMMITTED, the second statement sees what the first one had to wait for.
     for _ in 0..3 {
-        if claim_all(conn, &[request]).await?.contains(&true) {
+        if acquire_all(conn, &[new]).await?.contains(&true) {
             // What the key's transaction does, it does for the call that runs.
             audit::record_effect(conn).await?;
-            return Ok(Claim::New);
+            return Ok(KeyState::New);
         }
         // Nothing is found when it was pruned between the two statements.
-        if let Some(known) = find(conn, &[(facility, key)]).await?.into_iter().flatten().next() {
-            return known;
+        if let Some(knencoded) = find(conn, &[(facility, key)]).await?.into_iter().flatten().next() {
+            return knencoded;
         }
     }
     Err(Error::Database(sqlx::Error::RowNotFound))
 }
 
 /// Stores the answer in the transaction that completes the request, and gives back the stored one: the first writer
-/// wins. Call [`announce`](super::announce) once that has committed.
+/// wins. Call [`notify_waiters`](super::notify_waiters) once that has committed.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn answer(
+pub async fn store_response(
     conn: &mut PgConnection,
     facility: &Facility,
     key: &Key,
     message: &impl Message,
 ) -> Result<Vec<u8>, sqlx::Error> {
-    let own = message.encode_to_vec();
-    let stored = answer_all(conn, &[(facility, key, own)]).await?;
+    let encoded = message.encode_to_vec();
+    let stored = store_responses(conn, &[(facility, key, encoded)]).await?;
     Ok(stored.into_iter().next().unwrap_or_default())
 }
 
