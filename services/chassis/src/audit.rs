@@ -1,8 +1,8 @@
 //! The audit trail: one row for every call of an audited method.
 //!
-//! A call that has effects writes its row in the transaction of the first of them ([`record_effect`], by
-//! [`idempotency::claim`](crate::idempotency::claim)): no effect is without a row, whatever is killed. How calls ended
-//! is written by the [`Writer`](writer), many at once, behind a bounded queue.
+//! A call with effects writes its row in the transaction of its first effect ([`record_effect`], called by
+//! [`idempotency::acquire`](crate::idempotency::acquire)), so every committed effect has a row even if the process
+//! is killed. The [`Writer`](writer) adds how calls ended, many in one statement, from a bounded queue.
 
 mod settings;
 mod writer;
@@ -21,30 +21,30 @@ pub(crate) use writer::{Writer, start};
 
 use crate::{Facility, contract::text};
 
-/// How much of a request id that is none is kept. A UUID has 36 characters.
+/// Characters of an invalid request id that are kept. A UUID has 36.
 const MAX_REQUEST_ID_CHARS: usize = 64;
 
 tokio::task_local! {
     static CURRENT: AuditedCall;
 }
 
-/// An audited call that has begun. Cheap to clone.
+/// An audited call that has started. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct AuditedCall {
     call_id: Uuid,
-    /// When it came in; with the id, the key of its row.
+    /// When it arrived; together with the id, the key of its row.
     at: OffsetDateTime,
     facility: Facility,
     subject: String,
     service: Option<String>,
     method: String,
-    /// Known once the message has been read.
+    /// Set once the message has been read.
     request_id: Arc<OnceLock<String>>,
-    /// How its requests ended, if it came with several that have rows of their own.
+    /// Results of the call's requests, if it carries several that have rows of their own.
     requests: Arc<Mutex<Vec<(AuditedCall, Code)>>>,
 }
 
-/// What [`AuditedCall`] is made of.
+/// Who makes an [`AuditedCall`].
 pub(crate) struct Actor {
     pub(crate) facility: Facility,
     pub(crate) subject: String,
@@ -52,7 +52,7 @@ pub(crate) struct Actor {
 }
 
 impl AuditedCall {
-    /// A call of `method` that comes in now.
+    /// A call of `method` that arrives now.
     pub(crate) fn new(actor: Actor, method: String, request_id: Arc<OnceLock<String>>) -> AuditedCall {
         AuditedCall {
             call_id: Uuid::new_v4(),
@@ -66,7 +66,7 @@ impl AuditedCall {
         }
     }
 
-    /// One request of this call, as a call of its own.
+    /// One request of this call, audited as a call of its own.
     fn request(&self, request_id: &str) -> AuditedCall {
         AuditedCall {
             call_id: Uuid::new_v4(),
@@ -77,17 +77,17 @@ impl AuditedCall {
         }
     }
 
-    /// The requests that have ended, each with its code.
+    /// Takes the requests that have ended, each with its code.
     pub(crate) fn take_requests(&self) -> Vec<(AuditedCall, Code)> {
         mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Runs `work` as this call's: what it claims is recorded as begun by it.
+    /// Runs `work` as part of this call: effects in it are recorded with this call's row.
     pub(crate) async fn scope<F: Future>(self, work: F) -> F::Output {
         CURRENT.scope(self, work).await
     }
 
-    /// The call as it ended.
+    /// The record of the call's end.
     pub(crate) fn into_record(self, status: &'static str) -> AuditRecord {
         AuditRecord {
             request_id: self.request_id.get().cloned(),
@@ -97,13 +97,13 @@ impl AuditedCall {
     }
 }
 
-/// A request id as the trail keeps it, also one that is refused: bounded, and what can be written everywhere.
+/// A request id as stored in the audit trail, also if it is rejected: bounded and without control characters.
 pub(crate) fn sanitize_request_id(id: &str) -> String {
     text::sanitized(id, MAX_REQUEST_ID_CHARS).into_owned()
 }
 
-/// Runs `work` as one of several requests of the call that runs, with a row of its own if the call is audited: who asked for
-/// what is found by the `request_id`.
+/// Runs `work` as one of several requests of the current call. If the call is audited, the request has a row of
+/// its own, which is found by the `request_id`.
 pub(crate) async fn run_request<R>(
     request_id: &str,
     work: impl Future<Output = Result<R, Status>>,
@@ -120,8 +120,8 @@ pub(crate) async fn run_request<R>(
     outcome
 }
 
-/// Writes the row of the call that runs, if it is audited, in the transaction of its first effect. To be called where a
-/// request is made the only one of its id: [`idempotency::claim`](crate::idempotency::claim) does.
+/// Writes the row of the current call, if it is audited, in the transaction of its first effect. Call it where a
+/// request's idempotency key is inserted; [`idempotency::acquire`](crate::idempotency::acquire) does.
 ///
 /// # Errors
 /// When the database fails.
@@ -129,18 +129,18 @@ pub async fn record_effect(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     record_effects(conn, [&Origin::current()]).await
 }
 
-/// The call that has asked for an effect, if it is audited; for effects that another task brings about.
+/// The audited call that caused an effect, if there is one; for effects that are written by another task.
 #[derive(Clone, Debug)]
 pub struct Origin(Option<AuditedCall>);
 
 impl Origin {
-    /// The call that runs.
+    /// The current call.
     pub fn current() -> Origin {
         Origin(CURRENT.try_with(AuditedCall::clone).ok())
     }
 }
 
-/// Makes `work` that of the call that runs now, whatever task it runs in.
+/// Runs `work` as part of the current call, in any task.
 pub(crate) fn inherit<F: Future>(work: F) -> impl Future<Output = F::Output> {
     let call = CURRENT.try_with(AuditedCall::clone).ok();
     async move {
@@ -194,7 +194,7 @@ pub async fn record_effects<'a>(
     Ok(())
 }
 
-/// One call of an audited method that has ended.
+/// The end of one call of an audited method.
 #[derive(Clone, Debug)]
 pub(crate) struct AuditRecord {
     call: AuditedCall,
@@ -203,7 +203,7 @@ pub(crate) struct AuditRecord {
 }
 
 impl AuditRecord {
-    /// The last resort.
+    /// Logs the record, when it cannot be stored.
     pub(crate) fn log(&self, why: &str) {
         tracing::error!(
             audit.at = %self.call.at,

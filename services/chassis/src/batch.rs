@@ -1,7 +1,7 @@
-//! Many callers, one transaction: what is asked for at the same time is written together.
+//! Executes the commands of concurrent callers together in one transaction.
 //!
-//! A caller that comes alone is served at once. While its transaction runs others queue up, and the next transaction
-//! takes them all. Where many come, it waits some milliseconds for those that are on their way.
+//! A single caller is served at once. While its transaction runs, others queue, and the next transaction takes
+//! them all. Under load, a transaction waits some milliseconds for more items.
 
 mod queue;
 
@@ -26,24 +26,24 @@ use crate::{
     status::{self, chain},
 };
 
-/// A kind of command that can be carried out for several callers at once.
+/// A kind of command that can be executed for several callers in one transaction.
 pub trait Command: Send + Sync + 'static {
-    /// What one caller asks for.
+    /// The command of one caller.
     type Item: Send + Sync + 'static;
-    /// What becomes of it.
+    /// The result for one caller.
     type Outcome: Send + 'static;
-    /// Why nothing became of any item.
+    /// Why the whole transaction failed.
     type Error: Error + Send + 'static;
 
-    /// What the item works on. No two items of one aggregate are carried out at the same time.
+    /// The aggregate that the item changes. Two items of one aggregate never run at the same time.
     fn aggregate(&self, item: &Self::Item) -> Uuid;
 
-    /// Whether the database cannot be used, so that the error says nothing about the items.
+    /// Whether the database is unavailable, so that the error does not concern the items.
     fn is_outage(&self, error: &Self::Error) -> bool;
 
-    /// Carries all items out in one transaction, sorted by their aggregates, and answers their outcomes in that order. What
-    /// can be expected of an item, a conflict or a repetition, is its outcome. After an error nothing is kept, and the
-    /// items are tried again in halves until the one that causes it stands alone; in an outage all of them have failed.
+    /// Executes all items, sorted by aggregate, in one transaction, and returns their outcomes in that order.
+    /// Expected results of an item, such as a conflict or a repetition, are outcomes. An error rolls everything
+    /// back; the items are retried in halves until the failing one is found. In an outage all of them fail.
     fn execute(
         &self,
         items: &[Arc<Self::Item>],
@@ -53,11 +53,11 @@ pub trait Command: Send + Sync + 'static {
 /// The bounds of a [`Batcher`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Items of one transaction.
+    /// Items in one transaction.
     pub items: usize,
-    /// Transactions at once. A further one begins only when there are items for a whole batch.
+    /// Concurrent transactions. A further one starts only when a full batch is waiting.
     pub concurrency: usize,
-    /// Items that wait; more are refused.
+    /// Items in the queue; further ones are rejected.
     pub waiting: usize,
 }
 
@@ -74,26 +74,27 @@ impl Default for Limits {
 /// Why an item has no outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError<E> {
-    /// Too many wait. Nothing was done.
+    /// The queue is full. Nothing was done.
     #[error("too many requests wait")]
     Full,
-    /// Its time was over before its turn came. Nothing was done.
+    /// Its deadline passed while it was queued. Nothing was done.
     #[error("the time was over before the request's turn came")]
     Expired,
-    /// It alone failed, and nothing of it was kept; in an outage, one of all that failed.
+    /// This item failed, and its changes were rolled back; in an outage, one of all items that failed.
     #[error(transparent)]
     Failed(E),
-    /// The database could not be used, as another item of the transaction is told with its error. What it wrote may have
-    /// been kept.
+    /// The database was unavailable; another item of the transaction carries the error. Its changes may have been
+    /// committed.
     #[error("the database cannot be used")]
     Outage,
-    /// Its execution panicked.
+    /// Executing it panicked.
     #[error("the request's execution panicked")]
     Panicked,
 }
 
 impl<E> SubmitError<E> {
-    /// Whether the same item may be carried out when it is submitted again, which its own error says otherwise.
+    /// Whether submitting the same item again may succeed. For [`SubmitError::Failed`] the item's own error
+    /// decides.
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
@@ -101,7 +102,7 @@ impl<E> SubmitError<E> {
         )
     }
 
-    /// The item's own error, or the status of a request that was not carried out.
+    /// The item's own error, or the status of an item that was not executed.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED `QUEUE_FULL`, DEADLINE_EXCEEDED, UNAVAILABLE in an outage, or INTERNAL after a panic.
@@ -124,10 +125,10 @@ impl<E> SubmitError<E> {
     }
 }
 
-/// How long a caller waits before it asks again where too many wait.
+/// How long a caller waits before it retries after a full queue.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Collects the items of one kind of command. Cheap to clone.
+/// Batches the items of one kind of command. Cheap to clone.
 pub struct Batcher<C: Command>(Arc<Inner<C>>);
 
 struct Inner<C: Command> {
@@ -143,7 +144,7 @@ impl<C: Command> Clone for Batcher<C> {
 }
 
 impl<C: Command> Batcher<C> {
-    /// A batcher whose transactions the drain waits for.
+    /// A batcher. The drain waits for its transactions.
     pub fn new(command: C, limits: Limits, tasks: Tasks) -> Batcher<C> {
         Batcher(Arc::new(Inner {
             command,
@@ -152,11 +153,11 @@ impl<C: Command> Batcher<C> {
         }))
     }
 
-    /// Has the item carried out. One whose caller has gone, or whose `deadline` has passed, is not begun; what has begun is
-    /// finished, whoever stops waiting.
+    /// Executes the item. It is not started if its caller is gone or `deadline` has passed; once started, it is
+    /// finished even if the caller stops waiting.
     ///
     /// # Errors
-    /// [`SubmitError`]; nothing was kept then.
+    /// [`SubmitError`]. Except in an outage, nothing was committed.
     pub async fn submit(
         &self,
         item: C::Item,
@@ -176,7 +177,7 @@ impl<C: Command> Batcher<C> {
         outcome.await.unwrap_or(Err(SubmitError::Panicked))
     }
 
-    /// Begins as many transactions as there are concurrency and items for.
+    /// Starts as many transactions as the concurrency limit and the queued items allow.
     fn start_batches(&self) {
         loop {
             let next = self.lock().next();
@@ -201,7 +202,7 @@ impl<C: Command> Batcher<C> {
         self.start_batches();
     }
 
-    /// Carries a batch out, in halves where that fails.
+    /// Executes a batch; retries it in halves if it fails.
     async fn execute_batch(&self, batch: Vec<Entry<C>>) {
         let mut pending = vec![batch];
         while let Some(mut piece) = pending.pop() {

@@ -1,4 +1,4 @@
-//! The contract's descriptors at run time, and the rules that its messages must keep.
+//! The contract's descriptors at run time, and the validation of messages.
 
 mod decode_error;
 mod enums;
@@ -27,8 +27,8 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 
 static VALIDATOR: LazyLock<Validator> = LazyLock::new(Validator::new);
 
-/// What the contract says about each rule between the fields of a message, by the rule's id: the validator keeps only
-/// the id of these.
+/// The message of each CEL rule between fields, by the rule's id. The validator reports only the id of these
+/// rules.
 static CEL_MESSAGES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
     let Some(rules) = POOL.get_extension_by_name("buf.validate.message") else {
         return HashMap::new();
@@ -52,18 +52,18 @@ pub(crate) fn pool() -> &'static DescriptorPool {
     &POOL
 }
 
-/// The names of the services: what their packages begin with.
+/// The names of the services: the first parts of their packages.
 pub(crate) fn services() -> BTreeSet<String> {
     let package = |service: prost_reflect::ServiceDescriptor| service.package_name().to_owned();
     let first = |package: String| package.split('.').next().map(str::to_owned);
     POOL.services().map(package).filter_map(first).collect()
 }
 
-/// What an encoded message breaks of the rules of its contract, and of those that hold for every field. The server checks
-/// every request with them by itself; this is for messages that come another way.
+/// The violations of an encoded message: of its contract's rules, and of the limits that apply to every field. The
+/// server validates every request by itself; this is for messages from elsewhere.
 ///
 /// # Errors
-/// When the contract has no message of this name, or the bytes are none.
+/// When the contract has no message of this name, or the bytes cannot be decoded.
 pub fn violations(name: &str, bytes: &[u8]) -> Result<Violations, String> {
     let descriptor = POOL.get_message_by_name(name);
     let descriptor = descriptor.ok_or_else(|| format!("{name} is not in the contract"))?;
@@ -71,7 +71,7 @@ pub fn violations(name: &str, bytes: &[u8]) -> Result<Violations, String> {
     collect_violations(message).map_err(|error| error.to_string())
 }
 
-/// Checks a request that came within another one.
+/// Validates a request that is part of another one.
 ///
 /// # Errors
 /// INVALID_ARGUMENT `INVALID_REQUEST` with every violation.
@@ -83,7 +83,7 @@ pub(crate) fn check<M: Message + Name>(message: &M) -> Result<(), Status> {
     validate(decoded.map_err(|error| status::internal(&error))?)
 }
 
-/// Checks a request.
+/// Validates a request.
 ///
 /// # Errors
 /// INVALID_ARGUMENT `INVALID_REQUEST` with every violation.
@@ -97,12 +97,12 @@ pub(crate) fn validate(message: DynamicMessage) -> Result<(), Status> {
 }
 
 fn collect_violations(mut message: DynamicMessage) -> Result<Violations, Error> {
-    // First, because it bounds the cost of what follows.
+    // First, because it bounds the cost of the rest.
     let faults = limits::check(&mut message);
     let broken = match VALIDATOR.validate(&message) {
         Ok(()) => None,
         Err(Error::Validation(broken)) => Some(broken),
-        // A rule cannot be computed over a value that is not well-formed.
+        // A rule cannot be evaluated on a value that is not well-formed.
         Err(_) if !faults.is_empty() => None,
         Err(error) => return Err(error),
     };
@@ -110,7 +110,7 @@ fn collect_violations(mut message: DynamicMessage) -> Result<Violations, Error> 
     for violation in broken.iter().flat_map(|broken| broken.violations()) {
         violations.add(violation.field_path(), describe(violation));
     }
-    // A field that breaks a rule of its own is named with that one only.
+    // A field that breaks a rule of its own is reported with that rule only.
     let named: HashSet<String> = violations
         .iter()
         .map(|violation| violation.field.clone())
@@ -121,7 +121,7 @@ fn collect_violations(mut message: DynamicMessage) -> Result<Violations, Error> 
     Ok(violations)
 }
 
-/// What a broken rule asks for, in words.
+/// Describes what a broken rule requires.
 fn describe(violation: &Violation) -> String {
     if violation.rule_id().starts_with("enum.")
         && let Some(Kind::Enum(values)) = violation.field_descriptor().map(FieldDescriptor::kind)
@@ -135,7 +135,7 @@ fn describe(violation: &Violation) -> String {
     }
 }
 
-/// Rules for well-known formats come with their id only: `string.uuid`, `string.email_empty`.
+/// Violations of well-known formats carry an id only: `string.uuid`, `string.email_empty`.
 fn describe_rule(rule: &str) -> String {
     let format = rule.split_once('.').map_or(rule, |(_, format)| format);
     if let Some(format) = format.strip_suffix("_empty") {

@@ -1,5 +1,5 @@
-//! Work of several facilities that runs at the same time. Who has how much of it decides whose is begun next: no facility
-//! waits behind the backlog of another.
+//! Concurrent tasks counted by facility, so that a worker can pick next from the facility with the fewest: no
+//! facility waits behind the backlog of another.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::task::JoinSet;
 
-/// Tasks that run, counted by facility. Dropping it ends them.
+/// Running tasks, counted by facility. Dropping it aborts them.
 #[derive(Debug, Default)]
 pub struct FacilityTasks {
     tasks: JoinSet<()>,
@@ -21,7 +21,7 @@ type Counts = BTreeMap<String, i32>;
 #[derive(Clone, Debug, Default)]
 struct Counter(Arc<Mutex<Counts>>);
 
-/// A task's guard in the count, until it is dropped.
+/// Counts a task until it is dropped.
 struct CountGuard {
     facility: String,
     counter: Counter,
@@ -41,25 +41,25 @@ impl FacilityTasks {
         });
     }
 
-    /// How many tasks run.
+    /// The number of running tasks.
     pub fn count(&self) -> usize {
         self.tasks.len()
     }
 
-    /// The facilities whose tasks run, and how many tasks each has, as two columns of the same length.
+    /// The facilities with running tasks and the number of tasks of each, as two columns of the same length.
     pub fn by_facility(&self) -> (Vec<String>, Vec<i32>) {
         self.counter.counts().clone().into_iter().unzip()
     }
 
-    /// Waits until one has join_next. `None`: none runs.
+    /// Waits until a task ends. `None` when no task is running.
     pub async fn join_next(&mut self) -> Option<()> {
-        // The runtime has told of one that has panicked.
+        // The panic hook has logged a panic.
         let _ = self.tasks.join_next().await?;
         while self.tasks.try_join_next().is_some() {}
         Some(())
     }
 
-    /// Waits until all have join_next.
+    /// Waits until all tasks have ended.
     pub async fn join_all(mut self) {
         while self.join_next().await.is_some() {}
     }

@@ -1,7 +1,7 @@
-//! Writes how calls ended: many records in one statement.
+//! Writes how calls ended, many records in one statement.
 //!
-//! Only what passes is waited for: an outage, a lock, a limit of time. A record that the database refuses is found by
-//! halving its batch; it is kept in the log, counted, and the others go on.
+//! Only transient errors are retried: an outage, a lock, a timeout. A record that the database rejects is found by
+//! halving its batch; it is logged and counted, and the others are written.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::{
 const QUEUE_CAPACITY: usize = 4096;
 const BATCH_SIZE: usize = 256;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Tries while the process stops; before that there is no end to them.
+/// Attempts while the process stops. Before that, attempts are unlimited.
 const SHUTDOWN_ATTEMPTS: u32 = 3;
-/// How long an answer waits for room among the records when the database is slow.
+/// How long a response waits for space in the queue when the database is slow.
 const ENQUEUE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Where records are handed in.
+/// Accepts records for writing.
 #[derive(Clone)]
 pub(crate) struct Writer {
     records: mpsc::Sender<AuditRecord>,
@@ -31,7 +31,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Hands a record in; when there is no room for it within 50 ms, it is kept in the log only.
+    /// Queues a record. When the queue stays full for 50 ms, the record is logged instead.
     pub(crate) async fn enqueue(&self, record: AuditRecord) {
         if let Err(error) = self.records.send_timeout(record, ENQUEUE_TIMEOUT).await {
             let (mpsc::error::SendTimeoutError::Timeout(record)
@@ -41,7 +41,7 @@ impl Writer {
     }
 }
 
-/// Starts the writer. It ends when the last sender is gone and everything is written.
+/// Starts the writer. It ends when the last sender is dropped and everything is written.
 pub(crate) fn start(process: &Process) -> Writer {
     let (records, receiver) = mpsc::channel(QUEUE_CAPACITY);
     let lost = LostRecords::new();
@@ -57,10 +57,10 @@ pub(crate) fn start(process: &Process) -> Writer {
     Writer { records, lost }
 }
 
-/// Why the audit trail does not hold a record.
+/// Why a record is missing from the audit trail.
 const REASONS: [&str; 3] = ["refused", "full", "stopping"];
 
-/// Counts and logs records that the audit trail does not hold.
+/// Counts and logs records that are missing from the audit trail.
 #[derive(Clone)]
 struct LostRecords(Counter<u64>);
 
@@ -110,7 +110,7 @@ impl Worker {
                 .iter()
                 .for_each(|record| record.log("there is no database for the audit trail"));
         };
-        // What is still to be written, the next last: halves of what was refused as a whole.
+        // Parts still to be written, the next one last: halves of a rejected batch.
         let mut pending = vec![batch];
         while let Some(records) = pending.pop() {
             let Err(error) = self.write_with_retries(database, records).await else {
@@ -138,7 +138,7 @@ impl Worker {
         }
     }
 
-    /// Writes the records as a whole, and waits for as long as what fails may pass.
+    /// Writes the records in one statement; retries while the error is transient.
     async fn write_with_retries(
         &self,
         database: &Database,

@@ -1,4 +1,4 @@
-//! One small document over HTTP/1.1, bounded in time and size.
+//! Fetches one small document over HTTP/1.1, with a bound on time and size.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -47,25 +47,25 @@ pub(crate) enum Error {
     Timeout,
 }
 
-/// Where the document is, and whose certificate its server has to have.
+/// The URL of the document, and which certificates its server may have.
 pub(super) struct Location {
     url: SecretUrl,
     uri: Uri,
     host: String,
-    /// `user:password`, sent as HTTP's basic authentication.
+    /// `user:password`, sent as HTTP basic authentication.
     credentials: Option<String>,
-    /// With them the document comes over TLS from a server that they vouch for; without one it comes in the clear.
+    /// The trusted authorities of the server for `https://`; `None` for `http://`.
     trust: Option<Trust>,
 }
 
 enum Trust {
     Public,
-    /// Read anew for every fetch, so that an authority can be replaced.
+    /// Read again for every fetch, so that an authority can be replaced.
     File(PathBuf),
 }
 
 impl Location {
-    /// Takes the URL of the settings apart. Connects to nothing.
+    /// Parses the URL of the settings. Does not connect.
     pub(super) fn new(settings: &Settings) -> Result<Location, Error> {
         let uri: Uri = settings.jwks_url.expose().parse().map_err(|_| Error::Url)?;
         let authority = uri.authority().ok_or(Error::Url)?;
@@ -133,7 +133,7 @@ impl Location {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
-        // Ends with the exchange: the server is asked to close, and `get` bounds how long anyone waits.
+        // Ends with the response: the server is asked to close, and `get` bounds the time.
         tokio::spawn(connection);
         let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);

@@ -1,4 +1,4 @@
-//! One JSON Web Key Set (RFC 7517): which keys it holds, whose each one is, and the one algorithm that it verifies.
+//! A JSON Web Key Set (RFC 7517): its keys, the owner of each, and the one algorithm that each verifies.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -10,19 +10,20 @@ use jsonwebtoken::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The member of a JWK that names the service whose key it is. A key without it is the identity provider's.
+/// The member of a JWK that names the service that owns the key. A key without it belongs to the identity
+/// provider.
 pub(super) const SERVICE_MEMBER: &str = "weft_service";
-/// More keys than this are no key set of an identity provider.
+/// Keys in one set. No identity provider needs more.
 const MAX_KEYS: usize = 100;
-/// RSA moduli, in bytes: RFC 7518, section 3.3 wants 2048 bits; more than 8192 only cost time.
+/// Length of RSA moduli, in bytes: RFC 7518, section 3.3 requires 2048 bits; more than 8192 only cost time.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
-/// Who signs with a key.
+/// The owner of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
     /// Signs the tokens of people.
     IdentityProvider,
-    /// Signs the tokens of this service, and nothing else.
+    /// Signs the tokens of this service only.
     Service(Arc<str>),
 }
 
@@ -40,12 +41,12 @@ pub(super) struct Key {
     pub(super) owner: Owner,
     pub(super) algorithm: Algorithm,
     pub(super) decoding: DecodingKey,
-    /// The thumbprint (RFC 7638), under which a key is found as well as by its `kid`.
+    /// The thumbprint (RFC 7638). A key is found by it as well as by its `kid`.
     thumbprint: String,
     kid: Option<String>,
 }
 
-/// Why a set cannot be used. None of the texts holds a value of the set, but for the names of keys.
+/// Why a set cannot be used. The messages contain no value of the set other than names of keys.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum Error {
     #[error("is no JSON Web Key Set: {0}")]
@@ -71,7 +72,7 @@ pub(crate) enum Error {
     ServiceName { kid: String },
 }
 
-/// The keys of one document. A key of a kind that is not used here is passed over, as RFC 7517, section 5 wants.
+/// The keys of one document. Keys of unsupported kinds are skipped, as RFC 7517, section 5 requires.
 pub(super) fn parse(bytes: &[u8], allowed: &[Algorithm], all_services: bool) -> Result<Vec<Key>, Error> {
     let document: Value = serde_json::from_slice(bytes)
         .map_err(|error| Error::Format(format!("line {}, column {}", error.line(), error.column())))?;
@@ -125,7 +126,8 @@ fn owner(jwk: &Value, name: &str) -> Result<Owner, Error> {
     }
 }
 
-/// The key that a JWK holds, or why it is not used. Services sign with EdDSA, whatever the identity provider may use.
+/// The key in a JWK, or why it is not used. Services sign with EdDSA, independent of the identity provider's
+/// algorithms.
 fn key(value: &Value, owner: Owner, allowed: &[Algorithm]) -> Result<Key, String> {
     let text = |member: &str| value.get(member).and_then(Value::as_str);
     if text("use").is_some_and(|usage| usage != "sig") {
@@ -153,7 +155,8 @@ fn key(value: &Value, owner: Owner, allowed: &[Algorithm]) -> Result<Key, String
     if text("kty") == Some("RSA") && !modulus.is_some_and(|n| RSA_BYTES.contains(&n.len())) {
         return Err("an RSA key has 2048 to 8192 bits".to_owned());
     }
-    // `alg` and the like are judged above, and names that the library does not know must not spoil the key.
+    // `alg` and similar members are checked above. Values that the library does not know must not make the key
+    // unusable.
     let mut bare = value.clone();
     if let Value::Object(members) = &mut bare {
         members.retain(|name, _| matches!(name.as_str(), "kty" | "crv" | "x" | "y" | "n" | "e"));
@@ -169,12 +172,12 @@ fn key(value: &Value, owner: Owner, allowed: &[Algorithm]) -> Result<Key, String
     })
 }
 
-/// Keys by their `kid` and by their thumbprint.
+/// Keys by `kid` and by thumbprint.
 #[derive(Default)]
 pub(super) struct KeySet(HashMap<String, Vec<Arc<Key>>>);
 
 impl KeySet {
-    /// The keys of several documents together. `own` is the thumbprint of the key that `service` signs with itself.
+    /// The keys of several documents. `own` is the thumbprint of the key with which `service` itself signs.
     ///
     /// # Errors
     /// When a key has two owners, or the service's own key could sign for people.
@@ -207,7 +210,7 @@ impl KeySet {
         Ok(set)
     }
 
-    /// The key of this name for this algorithm; `Err` when the name is known, and its keys are for other algorithms.
+    /// The key with this name for this algorithm; `Err` when keys with this name exist for other algorithms only.
     pub(super) fn find(&self, kid: &str, algorithm: Algorithm) -> Option<Result<Arc<Key>, WrongAlgorithm>> {
         let named = self.0.get(kid)?;
         let fitting = named.iter().find(|key| key.algorithm == algorithm).cloned();
@@ -218,7 +221,7 @@ impl KeySet {
         self.0.is_empty()
     }
 
-    /// What tells two sets apart: the keys, and what they may do.
+    /// Identifies the content of a set: the keys, their algorithms and their owners.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut lines: Vec<_> = self
             .0
@@ -231,7 +234,7 @@ impl KeySet {
     }
 }
 
-/// The key is pinned to another algorithm than the token names.
+/// The key is for another algorithm than the token's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WrongAlgorithm;
 
@@ -247,13 +250,13 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A key's name as messages show it: bounded, without control characters.
+/// A key's name for messages: bounded, without control characters.
 fn quoted(kid: &str) -> String {
     let short: String = kid.chars().take(64).collect();
     format!("\"{}\"", short.escape_debug())
 }
 
-/// The thumbprint of an Ed25519 public key of 32 bytes (RFC 7638): its `kid` where no other is given.
+/// The thumbprint of an Ed25519 public key of 32 bytes (RFC 7638), used as its `kid` where no other is given.
 pub fn key_id(public: &[u8]) -> String {
     let canonical = format!(
         r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#,

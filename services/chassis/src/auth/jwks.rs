@@ -1,5 +1,5 @@
-//! The public keys that are in force: read from a file or a URL, again at intervals, and when a token names a key that
-//! is not there. One task reads; whoever needs a new key waits for that reading.
+//! The public keys in use. They are read from a file or a URL at intervals, and when a token names an unknown key.
+//! One task reads them; callers with an unknown key wait for its result.
 
 use std::{
     path::PathBuf,
@@ -21,18 +21,18 @@ use super::{
 };
 use crate::health::Dependency;
 
-/// A token with an unknown key makes the keys be read again, but not more often than this.
+/// Shortest time between two refreshes that are caused by tokens with unknown keys.
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-/// Keys that could not be read are asked for again after this, or after the usual interval if that is shorter.
+/// Delay before a retry after a failed refresh; the refresh interval if that is shorter.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a caller with an unknown key waits for a reading that is under way.
+/// How long a caller with an unknown key waits for a refresh.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// Callers that wait so at once; more are refused.
+/// Callers that wait for a refresh at once; further ones are rejected.
 const MAX_WAITERS: usize = 1_024;
 /// The largest file of keys, in bytes.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
-/// The keys that are known now.
+/// The public keys and where they come from.
 pub(super) struct Keys {
     sources: Vec<Source>,
     algorithms: Vec<Algorithm>,
@@ -46,7 +46,7 @@ pub(super) struct Keys {
     waiters: Semaphore,
 }
 
-/// The keys in force, and which version of them it is.
+/// The keys in use, and the version of the set.
 #[derive(Default)]
 struct ActiveKeys {
     set: KeySet,
@@ -61,20 +61,20 @@ struct RefreshState {
     ended: Option<Instant>,
 }
 
-/// A key and the version of the set that it was found in.
+/// A key and the version of the set that contains it.
 pub(super) struct FoundKey {
     pub(super) key: Arc<Key>,
     pub(super) version: u64,
 }
 
-/// Why a token's key is not there.
+/// Why a token's key is not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LookupError {
     /// No known key has this name.
     Unknown,
     /// The key of this name is for another algorithm.
     Algorithm,
-    /// There are no keys at all now.
+    /// No keys are loaded.
     NoKeys,
 }
 
@@ -84,11 +84,11 @@ enum Location {
 }
 
 struct Source {
-    /// The setting that names it.
+    /// The setting that configures it.
     setting: &'static str,
     location: Location,
     all_services: bool,
-    /// What was read last, and when.
+    /// The keys of the last successful read, and its time.
     last: RwLock<Option<(Instant, Vec<Arc<Key>>)>>,
 }
 
@@ -154,14 +154,14 @@ impl Keys {
         })
     }
 
-    /// Whether reading them can only fail for good.
+    /// Whether all keys come from files, so that a failed read is permanent.
     pub(super) fn are_from_files(&self) -> bool {
         self.sources
             .iter()
             .all(|source| matches!(source.location, Location::File(_)))
     }
 
-    /// Reads all keys anew; where that fails, the last ones stay until they are too old.
+    /// Reads all keys again. When that fails, the last ones stay in use until they are too old.
     pub(super) async fn refresh(&self) -> Result<(), Error> {
         self.refreshes.send_modify(|refreshes| refreshes.running = true);
         let mut outcome = Ok(());
@@ -179,8 +179,8 @@ impl Keys {
         outcome
     }
 
-    /// Puts what was read in force, beside the last keys of what was not and is not too old. Keys that contradict each
-    /// other count as not read.
+    /// Starts using what was read, together with the last keys of sources that failed and are not too old. Keys
+    /// that contradict each other count as a failed read.
     fn activate(&self, fresh: Vec<Option<Vec<Arc<Key>>>>) -> Result<(), Error> {
         let own = self.own_key.as_ref().map(|(id, service)| (id.as_str(), *service));
         let together = |fresh: &[Option<Vec<Arc<Key>>>]| {
@@ -213,7 +213,7 @@ impl Keys {
         outcome
     }
 
-    /// Reads again and again, and when somebody asks. Ends with the process.
+    /// Refreshes the keys at intervals and on request, until `shutdown`.
     pub(super) async fn refresh_loop(&self, dependency: Dependency, shutdown: CancellationToken) {
         let mut failed = !dependency.is_up();
         loop {
@@ -236,7 +236,7 @@ impl Keys {
                     crate::status::chain(error)
                 )),
                 (Ok(()), _) => dependency.up(),
-                // The last good keys stay in use, so that this is no reason to stop serving.
+                // The last good keys stay in use, so the process remains ready.
                 (Err(error), None) => {
                     tracing::warn!(error.message = crate::status::chain(error), "keys not refreshed");
                 }
@@ -262,13 +262,13 @@ impl Keys {
         ended.is_some_and(|ended| ended.elapsed() < MIN_REFRESH_INTERVAL)
     }
 
-    /// Which version of the keys is in force; another one may lack a key.
+    /// The version of the set in use; another version may lack a key.
     pub(super) fn version(&self) -> u64 {
         self.active().version
     }
 
-    /// The key called `kid`. When there is none the keys may have changed: the caller waits for one reading, which all
-    /// who wait share, and which is not begun within five seconds of the last one.
+    /// The key `kid`. If it is unknown, the keys may have changed: the caller waits for one refresh, which all
+    /// waiting callers share, and which starts five seconds after the last one at the earliest.
     pub(super) async fn find(&self, kid: &str, algorithm: Algorithm) -> Result<FoundKey, LookupError> {
         let mut refreshes = self.refreshes.subscribe();
         let before = *refreshes.borrow_and_update();
@@ -279,7 +279,7 @@ impl Keys {
         if let Ok(_permit) = self.waiters.try_acquire() {
             self.refresh_requested.notify_one();
             let ended = refreshes.wait_for(|refreshes| refreshes.done > before.done);
-            // Without an answer in time the keys are what they were.
+            // On a timeout the keys are looked up as they are.
             let _ = tokio::time::timeout(MAX_WAIT, ended).await;
         }
         self.lookup(kid, algorithm)

@@ -1,4 +1,4 @@
-//! Tokens for work that no caller asked for: resumed sagas, timers.
+//! Tokens for work without a caller: resumed sagas, timers.
 
 use std::{
     collections::HashMap,
@@ -14,14 +14,14 @@ use serde::Serialize;
 use super::{Settings, key_id, token::SERVICE_SUBJECT};
 use crate::Facility;
 
-/// Seconds that a token lives.
+/// Lifetime of a token, in seconds.
 const LIFETIME_S: u64 = 300;
-/// A token with less left than this is not handed out any more: it must outlive the call it is for.
+/// A token with less lifetime left is not reused: it must outlive the call that it is for.
 const MIN_LEFT_S: u64 = 60;
-/// Facilities whose tokens are cache at once.
+/// Facilities with a cached token.
 const CACHE_CAPACITY: usize = 10_000;
 
-/// Signs a service's own tokens, one per facility at a time. Cheap to clone.
+/// Signs the service's own tokens and caches one per facility. Cheap to clone.
 #[derive(Clone)]
 pub struct ServiceTokens {
     inner: Arc<Inner>,
@@ -44,7 +44,7 @@ struct CachedToken {
 /// Why tokens cannot be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is nothing to sign with.
+    /// No signing key is configured.
     #[error("auth.signing_key_file is not set: work without a caller needs it")]
     NoKey,
     /// The file cannot be read.
@@ -55,7 +55,7 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// It holds something else.
+    /// The file is not an Ed25519 key.
     #[error("the signing key is no Ed25519 key in PKCS #8 PEM")]
     Format,
     /// The signature failed.
@@ -77,10 +77,10 @@ struct Claims<'a> {
 }
 
 impl ServiceTokens {
-    /// Tokens of the service called `service`.
+    /// Tokens of the service `service`.
     ///
     /// # Errors
-    /// When there is no key, or none that can be used.
+    /// When there is no key, or it cannot be used.
     pub fn new(service: &'static str, settings: &Settings) -> Result<ServiceTokens, Error> {
         let path = settings.signing_key_file.clone().ok_or(Error::NoKey)?;
         let pem = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
@@ -104,7 +104,7 @@ impl ServiceTokens {
         })
     }
 
-    /// A token to work for `facility` with, good for another minute at least.
+    /// A token for background work of `facility`, valid for at least another minute.
     ///
     /// # Errors
     /// When signing fails.
@@ -134,7 +134,7 @@ impl ServiceTokens {
     }
 }
 
-/// The thumbprint of the key that this service signs with; `None` when it signs nothing.
+/// The thumbprint of this service's signing key; `None` when none is configured.
 pub(super) fn own_key_id(settings: &Settings) -> Result<Option<String>, Error> {
     let Some(path) = settings.signing_key_file.clone() else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! A signed JWT: its parts, and the rules for its header and its claims (RFC 7515, 7519, 8725 and 9068).
+//! A signed JWT: its parts, and the rules for its header and claims (RFC 7515, 7519, 8725 and 9068).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, crypto};
@@ -13,21 +13,21 @@ use crate::{
     contract::text::{self, Lines},
 };
 
-/// Longer tokens are refused unread, in bytes. The headers of a call have 16 KiB together.
+/// Longest token, in bytes. All headers of a call together have 16 KiB.
 const MAX_BYTES: usize = 8 * 1024;
-/// Longer subjects are refused, in characters.
+/// Longest subject, in characters.
 const MAX_SUBJECT: usize = 256;
-/// More roles in a token than this are refused.
+/// Most roles in a token.
 const MAX_ROLES: usize = 256;
 /// The last second of the year 9999.
 const LAST_SECOND: f64 = 253_402_300_799.0;
-/// What the subjects of services' tokens begin with; no person's may.
+/// Prefix of the subjects of services' tokens; not allowed for people.
 pub(super) const SERVICE_SUBJECT: &str = "service:";
 
-/// Why a token is not believed. Told to the caller: it gives away nothing that the token does not hold.
+/// Why a token is rejected. Sent to the caller; it reveals nothing beyond the token's own content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It is too long to be read.
+    /// It is too long.
     #[error("the token is longer than {MAX_BYTES} bytes")]
     TooLong,
     /// It is not three parts of base64url.
@@ -35,71 +35,71 @@ pub enum TokenError {
         "the token is no signed JWT: three parts of base64url without padding, joined by dots (RFC 7515)"
     )]
     Shape,
-    /// The header is no JSON object.
+    /// The header is not a JSON object.
     #[error("the token's header is no JSON object")]
     Header,
-    /// The payload is no JSON object.
+    /// The payload is not a JSON object.
     #[error("the token's payload is no JSON object")]
     Payload,
-    /// It is signed in a way that is not used here, or not at all.
+    /// It is unsigned, or signed with an unsupported algorithm.
     #[error("the token must be signed with EdDSA, ES256, RS256 or PS256 (`alg` in its header)")]
     Algorithm,
-    /// The key of this name is for another algorithm.
+    /// The key with this name is for another algorithm.
     #[error("the token's key is not for the token's `alg`")]
     KeyAlgorithm,
-    /// It demands an extension that is not understood (RFC 7515, section 4.1.11).
+    /// It requires an extension that is not supported (RFC 7515, section 4.1.11).
     #[error("the token's header demands extensions (`crit`), and none is supported")]
     Critical,
-    /// It is a signed JWT of another kind, as an ID token or a logout token is.
+    /// It is another kind of signed JWT, such as an ID token or a logout token.
     #[error("the token is of another kind: `typ` must be JWT or at+jwt, or be left out")]
     Type,
-    /// It does not say which key has signed it.
+    /// It does not name the key that signed it.
     #[error("the token's header names no key (`kid`)")]
     NoKeyId,
     /// No known key has its `kid`.
     #[error("the token's key is not known")]
     UnknownKey,
-    /// The keys could not be read: nothing is wrong with the token.
+    /// The keys could not be read; the token may be valid.
     #[error("tokens cannot be checked now: the public keys could not be read")]
     NoKeys,
-    /// The signature is not that of the key.
+    /// The signature does not match the key.
     #[error("the token's signature is wrong")]
     Signature,
-    /// A claim that every token has.
+    /// A required claim is missing.
     #[error("the token lacks the claim `{0}`")]
     Missing(&'static str),
-    /// A claim of the wrong type.
+    /// A claim has the wrong type.
     #[error("the token's claim `{0}` must be {1}")]
     Claim(&'static str, &'static str),
-    /// Its time is over.
+    /// It has expired.
     #[error("the token has expired")]
     Expired,
-    /// Its time has not come.
+    /// It is not valid yet.
     #[error("the token is not valid yet")]
     NotYet,
-    /// It says that it was made in the future.
+    /// Its `iat` is in the future.
     #[error("the token was issued in the future (`iat`)")]
     IssuedInFuture,
-    /// Somebody else's.
+    /// It has another issuer.
     #[error("the token's issuer is wrong")]
     Issuer,
-    /// For somebody else.
+    /// It has another audience.
     #[error("the token's audience is wrong")]
     Audience,
     /// It names no facility.
     #[error("the token names no facility")]
     Facility,
-    /// The identity provider speaks for a service.
+    /// It is signed by the identity provider and claims to be a service.
     #[error(
         "the identity provider's keys sign for people: the token must not claim a service, in `service` or `sub`"
     )]
     ServiceFromProvider,
-    /// A service speaks for another one, or for a person.
+    /// It is signed by a service and claims to be another service, or a person.
     #[error("a service's key signs for that service alone: `service` must be its name, and `roles` empty")]
     ServiceMismatch,
 }
 
-/// A token taken apart; its signature has not been checked.
+/// A parsed token whose signature has not been checked.
 pub(super) struct Parts<'a> {
     pub(super) algorithm: Algorithm,
     pub(super) kid: String,
@@ -108,7 +108,7 @@ pub(super) struct Parts<'a> {
     signature: &'a str,
 }
 
-/// What a token proves, and until when in seconds since 1970.
+/// A verified token: the identity and the expiry, in seconds since 1970.
 #[derive(Debug)]
 pub(super) struct VerifiedToken {
     pub(super) identity: Identity,
@@ -154,7 +154,7 @@ impl Parts<'_> {
         })
     }
 
-    /// What the token proves at `now`, when `key` has signed it.
+    /// Verifies the token at `now` with `key`.
     pub(super) fn verify(
         &self,
         key: &Key,
@@ -186,7 +186,7 @@ fn object(part: &str) -> Result<Option<Map<String, Value>>, TokenError> {
 struct Claims(Map<String, Value>);
 
 impl Claims {
-    /// The rules that hold for every token, whoever has signed it.
+    /// The rules that apply to every token.
     fn check(&self, settings: &Settings, now: f64) -> Result<(), TokenError> {
         let leeway = settings.leeway_s as f64;
         let expires = self.time("exp")?.ok_or(TokenError::Missing("exp"))?;
@@ -215,7 +215,7 @@ impl Claims {
         }
     }
 
-    /// Who calls; whose key has signed decides what may be claimed.
+    /// The caller; the key's owner decides which claims are allowed.
     fn identity(&self, owner: &Owner) -> Result<Identity, TokenError> {
         let subject = self.text("sub")?.ok_or(TokenError::Missing("sub"))?;
         let writable = !subject.is_empty() && text::violation(subject, Lines::One).is_none();
@@ -252,7 +252,7 @@ impl Claims {
         listed.map(|role| role.as_str().ok_or(wrong)).collect()
     }
 
-    /// A NumericDate: seconds since 1970, with a fraction if need be (RFC 7519, section 2).
+    /// A NumericDate: seconds since 1970, with an optional fraction (RFC 7519, section 2).
     fn time(&self, name: &'static str) -> Result<Option<f64>, TokenError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
@@ -274,7 +274,7 @@ impl Claims {
         }
     }
 
-    /// A claim that is `null` counts as left out.
+    /// A claim that is `null` counts as missing.
     fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }

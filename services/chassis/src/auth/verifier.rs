@@ -1,4 +1,4 @@
-//! From a bearer token to an identity.
+//! Verifies bearer tokens.
 
 use std::{
     sync::Arc,
@@ -14,11 +14,11 @@ use super::{
     token::{Parts, VerifiedToken},
 };
 
-/// A verified token is cache no longer than this.
+/// How long a verified token is cached.
 const CACHE_TTL: Duration = Duration::from_secs(60);
 const CACHE_CAPACITY: u64 = 10_000;
 
-/// Checks tokens, and remembers those that it has checked. Cheap to clone.
+/// Verifies tokens and caches the results. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     keys: Arc<Keys>,
@@ -30,16 +30,16 @@ pub struct Verifier {
 #[derive(Debug)]
 struct CachedToken {
     token: VerifiedToken,
-    /// The key_version of the keys that it was checked with: a key that is withdrawn stops counting at once.
+    /// The version of the keys it was verified with: a withdrawn key is rejected at once.
     key_version: u64,
 }
 
 impl Verifier {
-    /// A verifier with its keys read.
+    /// A verifier with its keys loaded.
     ///
     /// # Errors
-    /// When they come from files alone and cannot be used. Keys from a URL are asked for until they come; readiness
-    /// waits for them as the dependency `jwks`.
+    /// When all keys come from files and cannot be used. Keys from a URL are retried; readiness waits for them as
+    /// the dependency `jwks`.
     pub async fn start(settings: &Settings, process: &crate::Process) -> anyhow::Result<Verifier> {
         let verifier = Verifier::new(settings, process.name)?;
         let dependency = process.health.dependency("jwks");
@@ -69,7 +69,7 @@ impl Verifier {
         })
     }
 
-    /// Shows how old the keys are.
+    /// Exports the age of the keys.
     fn register_metrics(&self) {
         let keys = Arc::downgrade(&self.keys);
         opentelemetry::global::meter("weft")
@@ -84,10 +84,10 @@ impl Verifier {
             .build();
     }
 
-    /// The identity that `token` proves.
+    /// The identity that `bearer` proves.
     ///
     /// # Errors
-    /// Why it proves none.
+    /// Why the token is rejected.
     pub async fn verify(&self, bearer: &str) -> Result<Identity, TokenError> {
         let hash: [u8; 32] = Sha256::digest(bearer).into();
         if let Some(known) = self.cache.get(&hash) {

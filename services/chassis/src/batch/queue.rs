@@ -1,4 +1,4 @@
-//! What waits, and which of it may go together.
+//! The queue of a batcher, and which items form the next batch.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -11,14 +11,16 @@ use uuid::Uuid;
 
 use super::{Command, Limits, SubmitError};
 
-/// From so many items at a time on, a transaction waits for more. Below it costs a caller more than it saves.
+/// Recent demand from which on a transaction waits for more items. Below it, waiting costs callers more than it
+/// saves.
 const WAIT_THRESHOLD: usize = 4;
-/// It waits until no item has come for so long: those of one transaction come from another one, together,
+/// The wait ends when no item has arrived for this long: callers of the previous transaction tend to return
+/// together.
 const QUIET_PERIOD: Duration = Duration::from_millis(2);
-/// or for so long.
+/// Longest wait.
 const MAX_WAIT: Duration = Duration::from_millis(8);
 
-/// An item that waits.
+/// A queued item.
 pub(super) struct Entry<C: Command> {
     pub(super) aggregate: Uuid,
     pub(super) item: Arc<C::Item>,
@@ -27,7 +29,7 @@ pub(super) struct Entry<C: Command> {
 }
 
 impl<C: Command> Entry<C> {
-    /// Tells the caller; one that has gone is not told.
+    /// Sends the outcome to the caller, if it still waits.
     pub(super) fn answer(self, outcome: Result<C::Outcome, SubmitError<C::Error>>) {
         let _ = self.answer.send(outcome);
     }
@@ -36,20 +38,20 @@ impl<C: Command> Entry<C> {
 pub(super) struct Queue<C: Command> {
     limits: Limits,
     waiting: VecDeque<Entry<C>>,
-    /// The aggregates of the transactions that run.
+    /// The aggregates of the running transactions.
     busy_aggregates: HashSet<Uuid>,
     batches_running: usize,
-    /// How many the last transaction was for, and how many more had come when it ended.
+    /// Items of the last transaction, plus the items queued when it ended.
     recent_demand: usize,
     wait: Option<Wait>,
 }
 
-/// What is to be done next.
+/// What the batcher does next.
 pub(super) enum NextStep<C: Command> {
     Idle,
-    /// Carry these out, sorted by aggregate.
+    /// Execute these items, sorted by aggregate.
     Batch(Vec<Entry<C>>),
-    /// Look again at this time, with [`Queue::after_wait`]; more will have come.
+    /// Wait until this time, then call [`Queue::after_wait`].
     WaitUntil(Instant),
 }
 
@@ -72,7 +74,7 @@ impl<C: Command> Queue<C> {
         }
     }
 
-    /// False when too many wait.
+    /// False when the queue is full.
     pub(super) fn push(&mut self, entry: Entry<C>) -> bool {
         let fits = self.waiting.len() < self.limits.waiting;
         if fits {
@@ -84,7 +86,7 @@ impl<C: Command> Queue<C> {
         fits
     }
 
-    /// The next batch, if a lane is free for it: the items that have waited longest. Where many come, more are waited for.
+    /// The next batch, if the concurrency limit allows one: the oldest items. Under load it waits for more.
     pub(super) fn next(&mut self) -> NextStep<C> {
         let is_whole = self.waiting.len() >= self.limits.items;
         if self.waiting.is_empty()
@@ -107,7 +109,7 @@ impl<C: Command> Queue<C> {
         self.take().map_or(NextStep::Idle, NextStep::Batch)
     }
 
-    /// What is to be done when a time to gather is over.
+    /// The next step after a wait.
     pub(super) fn after_wait(&mut self) -> NextStep<C> {
         let Some(wait) = self.wait else {
             return NextStep::Idle;
@@ -117,7 +119,7 @@ impl<C: Command> Queue<C> {
             return NextStep::WaitUntil(until);
         }
         self.wait = None;
-        // A whole batch may have gone ahead; what is left goes when that has ended.
+        // A full batch may have started meanwhile; the remaining items follow when it ends.
         if self.batches_running > 0 {
             return NextStep::Idle;
         }
@@ -144,7 +146,7 @@ impl<C: Command> Queue<C> {
         Some(batch)
     }
 
-    /// A batch has been carried out.
+    /// Records that a batch has ended.
     pub(super) fn finished(&mut self, aggregates: &[Uuid]) {
         self.batches_running -= 1;
         self.recent_demand = aggregates.len() + self.waiting.len();
@@ -153,7 +155,7 @@ impl<C: Command> Queue<C> {
         }
     }
 
-    /// Nobody waits any more for an item whose caller has gone; one that is late is told so.
+    /// Drops items whose callers are gone, and answers expired ones.
     fn drop_expired(&mut self) {
         let now = Instant::now();
         let is_expired = |entry: &Entry<C>| entry.deadline.is_some_and(|deadline| deadline <= now);

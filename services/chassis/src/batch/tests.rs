@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-/// What a test's item behavior.
+/// What a test's item does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Behavior {
     Succeed,
@@ -18,7 +18,7 @@ enum Behavior {
     Outage,
 }
 
-/// Why a transaction of a test fails.
+/// Why a test's transaction fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 struct Failure(&'static str);
@@ -28,7 +28,7 @@ struct Item {
     behavior: Behavior,
 }
 
-/// Keeps the sizes of the transactions that it committed, and lets a test hold them up.
+/// Records the sizes of committed transactions, and lets a test block them.
 #[derive(Clone)]
 struct Store {
     gate: Arc<Semaphore>,
@@ -41,7 +41,7 @@ impl Store {
         Store::with(Semaphore::MAX_PERMITS)
     }
 
-    /// The first transaction begins, and then all wait until [`Store::unblock`].
+    /// The first transaction starts; all wait until [`Store::unblock`].
     fn blocked() -> Store {
         Store::with(0)
     }
@@ -108,7 +108,7 @@ fn batcher(store: &Store, limits: Limits) -> Batcher<Store> {
 
 type Submitted = Result<Uuid, SubmitError<Failure>>;
 
-/// Submits them in their order; all wait at once.
+/// Submits them in order without waiting for outcomes.
 async fn submit_all(
     batcher: &Batcher<Store>,
     items: impl IntoIterator<Item = Item>,
@@ -169,7 +169,7 @@ async fn where_many_come_a_transaction_waits_for_those_on_their_way() {
     assert_eq!(store.sizes(), [1, 7]);
     assert!(begun.elapsed() < Duration::from_millis(8));
 
-    // The one that comes alone next is not told from many; the one after it is.
+    // The next single item still counts as load; the one after it does not.
     batcher.submit(item(8, Behavior::Succeed), None).await.unwrap();
     let begun = Instant::now();
     batcher.submit(item(9, Behavior::Succeed), None).await.unwrap();
@@ -277,7 +277,7 @@ async fn in_an_outage_all_fail_at_once() {
     store.unblock();
     let ended = submitted.join_all().await;
     let count = |matches: fn(&Submitted) -> bool| ended.iter().filter(|(_, ended)| matches(ended)).count();
-    // The first was alone.
+    // The first was in a transaction of its own.
     assert_eq!(count(|ended| ended.is_ok()), 1);
     assert_eq!(
         count(|ended| matches!(ended, Err(SubmitError::Failed(Failure("an outage"))))),
@@ -329,7 +329,7 @@ async fn the_drain_waits_for_all_that_is_queued_though_the_callers_have_begun_to
     let tasks = Tasks::new(CancellationToken::new());
     let batcher = Batcher::new(store.clone(), Limits::default(), tasks.clone());
     let mut submitted = submit_all(&batcher, (0..8).map(|number| item(number, Behavior::Succeed))).await;
-    // The first runs: it is finished though nobody waits for it.
+    // The first is running: it is finished although its caller is gone.
     submitted.abort_all();
     while submitted.join_next().await.is_some() {}
     store.unblock();

@@ -1,4 +1,4 @@
-//! The tree of settings while the sources are laid over one another.
+//! The tree of settings while sources are merged.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::Origin;
 use crate::Violations;
 
-/// The values so far, and who set each one.
+/// The merged values, and the source of each.
 pub(super) struct Merged {
     pub(super) defaults: Value,
     pub(super) values: Value,
@@ -23,7 +23,7 @@ impl Merged {
         }
     }
 
-    /// Lays the tables of a file over the tree.
+    /// Merges the tables of a file.
     pub(super) fn merge_file(&mut self, values: Value, violations: &mut Violations) {
         let defaults = self.defaults.clone();
         self.merge(&defaults, values, &mut Vec::new(), violations);
@@ -46,7 +46,7 @@ impl Merged {
         }
     }
 
-    /// Sets one value that came as text, read as the default's type says.
+    /// Sets one value given as text, parsed according to the default's type.
     pub(super) fn set_text(
         &mut self,
         path: &[String],
@@ -60,7 +60,7 @@ impl Merged {
         }
     }
 
-    /// What is said of a path that is none, with the setting or section that was probably meant.
+    /// The error for an unknown path, with the setting or section that was probably meant.
     fn describe_unknown(&self, path: &[String], origin: &Origin) -> String {
         let mut known = Vec::new();
         list_paths(&self.defaults, "", &mut known);
@@ -70,7 +70,7 @@ impl Merged {
             .filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
             .max_by(|(one, _), (other, _)| one.total_cmp(other));
         match nearest {
-            // A section, or a setting that has the typed one as a section.
+            // A section, or a setting that has the given path as its section.
             Some((_, name)) if *name == typed => format!("is a section, not a setting ({origin})"),
             Some((_, name)) => format!("is not a setting, did you mean {name}? ({origin})"),
             None => format!("is not a setting ({origin})"),
@@ -84,12 +84,12 @@ impl Merged {
             match at {
                 Value::Object(table) if table.is_empty() => return Some(&Value::Null),
                 Value::Object(table) => at = table.get(key)?,
-                // A section that is left out by default; its reader knows its keys.
+                // A section that is absent by default; the deserializer knows its keys.
                 Value::Null => return Some(&Value::Null),
                 _ => return None,
             }
         }
-        // A whole section cannot be written as one text.
+        // A whole section cannot be given as text.
         if at.as_object().is_some_and(|table| !table.is_empty()) {
             None
         } else {
@@ -110,12 +110,12 @@ impl Merged {
         self.origins.insert(path.join("."), origin);
     }
 
-    /// The value that stands at a dotted path.
+    /// The value at a dotted path.
     pub(super) fn at(&self, path: &[String]) -> Option<&Value> {
         path.iter().try_fold(&self.values, |at, key| at.get(key))
     }
 
-    /// Puts the default back at the deepest part of `path` that has one; false when it stood there already.
+    /// Restores the default at the deepest part of `path` that has one; false if it was already there.
     pub(super) fn reset(&mut self, path: &[String]) -> bool {
         for depth in (1..=path.len()).rev() {
             let part = &path[..depth];
@@ -133,7 +133,7 @@ impl Merged {
     }
 }
 
-/// How alike two names must be for one to be named for the other; what clap takes for its own hints.
+/// Least similarity (Jaro) for suggesting a name; the same as clap's.
 const MIN_SIMILARITY: f64 = 0.7;
 
 /// The dotted paths of all sections and settings.
@@ -149,7 +149,7 @@ fn list_paths(value: &Value, path: &str, known: &mut Vec<String>) {
     }
 }
 
-/// A value of no known type stays text until its reader refuses it.
+/// A value of unknown type stays text; the deserializer decides.
 fn parse(text: &str, kind: &Value) -> Value {
     match kind {
         Value::Bool(_) | Value::Number(_) => scalar(text),
@@ -163,7 +163,7 @@ fn parse(text: &str, kind: &Value) -> Value {
     }
 }
 
-/// Text as a TOML value; text that is none stays text.
+/// Parses text as a TOML value; other text stays text.
 pub(super) fn scalar(text: &str) -> Value {
     format!("value = {text}")
         .parse::<toml::Table>()

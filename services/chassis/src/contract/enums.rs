@@ -1,9 +1,9 @@
-//! What a field of an enum may be, by name: the rules of the contract know numbers, which nobody sends.
+//! Describes the valid values of an enum field by name; the contract's rules contain numbers only.
 
 use prost_reflect::EnumDescriptor;
 
-/// `must be one of PAYMENT_PURPOSE_SHARE, PAYMENT_PURPOSE_BALANCE`. Zero is what a field is that is left out, and is no name
-/// to send.
+/// `must be one of PAYMENT_PURPOSE_SHARE, PAYMENT_PURPOSE_BALANCE`. Zero means that the field is missing, so it is
+/// not listed.
 pub(super) fn must_be(values: &EnumDescriptor) -> String {
     let given = values.values().filter(|value| value.number() != 0);
     let names: Vec<String> = given.map(|value| value.name().to_owned()).collect();
@@ -16,7 +16,7 @@ mod tests {
 
     use super::super::{POOL, collect_violations, limits};
 
-    /// The fields of enums of every message that a rule is about, or that none is.
+    /// All enum fields of the contracts' messages.
     fn fields() -> Vec<(FieldDescriptor, prost_reflect::EnumDescriptor)> {
         let ours = |package: &str| {
             ["order.", "payment.", "claims.", "ops."]
@@ -65,7 +65,7 @@ mod tests {
         assert!(left_out >= 6, "only {left_out} fields of enums must be set");
     }
 
-    /// Were another number refused, its name would be violation_of all the same.
+    /// The description lists all names except zero, so no rule may exclude another value.
     #[test]
     fn no_number_but_zero_is_refused_of_those_that_are_defined() {
         for (field, _) in fields() {

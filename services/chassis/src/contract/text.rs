@@ -1,4 +1,4 @@
-//! What a text may hold, wherever it comes from: a field, a header, a token.
+//! Which characters a text may contain: in fields, headers and tokens.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,12 @@ pub(crate) enum Lines {
     Several,
 }
 
-/// What is wrong with a text, in words; `None` when nothing is.
+/// What is wrong with a text; `None` if it is valid.
 ///
-/// Refused are control characters (C0 with NUL, DEL, C1), because logs, terminals, XML and PostgreSQL cannot keep
-/// them; bidirectional embeddings, overrides and isolates, because they change how the text around them is shown; and
-/// noncharacters, because XML cannot hold them. Line ends and tabs are taken in texts of several lines. The
-/// bidirectional marks U+200E, U+200F and U+061C, which Arabic and Hebrew texts need, and joiners are taken.
+/// Not allowed are control characters (C0 with NUL, DEL, C1), because logs, terminals, XML and PostgreSQL cannot
+/// store them; bidirectional embeddings, overrides and isolates, because they change how the surrounding text is
+/// displayed; and noncharacters, because XML cannot contain them. Texts of several lines may contain line ends and
+/// tabs. The bidirectional marks U+200E, U+200F and U+061C, which Arabic and Hebrew need, and joiners are allowed.
 pub(crate) fn violation(text: &str, lines: Lines) -> Option<String> {
     let refused = text.chars().find(|&c| !is_allowed(c, lines))?;
     let code = u32::from(refused);
@@ -39,7 +39,7 @@ fn is_allowed(c: char, lines: Lines) -> bool {
     }
 }
 
-/// Embeddings, overrides and isolates, and what ends them.
+/// Embeddings, overrides and isolates, and their terminators.
 fn is_bidirectional_control(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -48,8 +48,8 @@ fn is_noncharacter(c: char) -> bool {
     matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe
 }
 
-/// A text that can be kept, logged and echoed: one line of at most `max_chars` characters, a longer one cut and
-/// ended with "…". What a text may not hold is replaced by U+FFFD.
+/// Makes a text safe to store, log and echo: one line of at most `max_chars` characters, truncated with "…".
+/// Characters that are not allowed are replaced by U+FFFD.
 pub(crate) fn sanitized(text: &str, max_chars: usize) -> Cow<'_, str> {
     let is_cut = text.len() > max_chars && text.chars().nth(max_chars).is_some();
     if !is_cut && violation(text, Lines::One).is_none() {

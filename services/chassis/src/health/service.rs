@@ -1,4 +1,5 @@
-//! `grpc.health.v1`, as its protocol says: an unknown service is NOT_FOUND to Check, and SERVICE_UNKNOWN to Watch.
+//! `grpc.health.v1`, following its protocol: an unknown service is NOT_FOUND for Check, and SERVICE_UNKNOWN for
+//! Watch.
 
 use std::pin::Pin;
 
@@ -15,7 +16,7 @@ use crate::contract::text;
 /// Longer than the name of any service.
 const MAX_SERVICE_CHARS: usize = 256;
 
-/// Answers for one process.
+/// The health service of one process.
 #[derive(Clone, Debug)]
 pub(crate) struct HealthService(pub(crate) Health);
 
@@ -37,10 +38,10 @@ impl health_server::Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, GrpcStatus> {
-        // Kept for as long as the caller watches; no service has a longer name.
+        // Kept as long as the caller watches, so its length is bounded.
         let service = text::sanitized(&request.get_ref().service, MAX_SERVICE_CHARS).into_owned();
         let state = self.0.watch();
-        // Says the state now and then each change of it, until the process closes its doors.
+        // Sends the current status and then each change, until the process closes its watches.
         let changes = stream::unfold((state, service, None), |(mut state, service, last)| async move {
             loop {
                 let (status, closed) = {

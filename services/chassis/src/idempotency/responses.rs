@@ -1,4 +1,4 @@
-//! The key and the answer of one request.
+//! The key and the response of a single request.
 
 use prost::Message;
 use sqlx::PgConnection;
@@ -8,25 +8,25 @@ use uuid::Uuid;
 use super::{Error, Key, NewKey, REPLAYED, acquire_all, find, store_responses};
 use crate::{Facility, audit, status};
 
-/// What a claim found.
+/// The state of a request's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// The key is this request's: do the work.
+    /// The key was inserted now: do the work.
     New,
-    /// It was answered before, with these bytes.
+    /// The request has completed, with this encoded response.
     Completed(Vec<u8>),
-    /// It was claimed before, for this resource, and not answered yet: it runs, or was cut short.
+    /// An earlier request with this key has not completed: it is running, or was interrupted.
     InProgress {
-        /// What the first request made.
+        /// The resource that the first request creates or changes.
         resource_id: Uuid,
     },
 }
 
-/// Claims `key` for the resource that the request will make or change. In the same transaction as the work: when that
-/// rolls back, the claim does too. Another claim of the same key waits for that transaction.
+/// Inserts `key` for the resource that the request creates or changes, in the same transaction as the work:
+/// rolling back removes the key. A concurrent transaction with the same key waits for this one.
 ///
 /// # Errors
-/// [`Error::KeyReused`] when the key was claimed for another request.
+/// [`Error::KeyReused`] when the key was used for another request.
 pub async fn acquire(
     conn: &mut PgConnection,
     facility: &Facility,
@@ -39,23 +39,23 @@ pub async fn acquire(
         resource_id,
         response: None,
     };
-    // Under READ COMMITTED, the second statement sees what the first one had to wait for.
+    // Under READ COMMITTED, the second statement sees the row that the first one waited for.
     for _ in 0..3 {
         if acquire_all(conn, &[new]).await?.contains(&true) {
-            // What the key's transaction does, it does for the call that runs.
+            // Effects in the key's transaction belong to the current call.
             audit::record_effect(conn).await?;
             return Ok(KeyState::New);
         }
-        // Nothing is found when it was pruned between the two statements.
-        if let Some(knencoded) = find(conn, &[(facility, key)]).await?.into_iter().flatten().next() {
-            return knencoded;
+        // The row is missing if it was pruned between the two statements.
+        if let Some(known) = find(conn, &[(facility, key)]).await?.into_iter().flatten().next() {
+            return known;
         }
     }
     Err(Error::Database(sqlx::Error::RowNotFound))
 }
 
-/// Stores the answer in the transaction that completes the request, and gives back the stored one: the first writer
-/// wins. Call [`notify_waiters`](super::notify_waiters) once that has committed.
+/// Stores the response in the transaction that completes the request, and returns the stored one: the first writer
+/// wins. Call [`notify_waiters`](super::notify_waiters) after the commit.
 ///
 /// # Errors
 /// When the database fails.
@@ -70,17 +70,17 @@ pub async fn store_response(
     Ok(stored.into_iter().next().unwrap_or_default())
 }
 
-/// A stored answer as a response, marked as repeated.
+/// Decodes a stored response and marks it as repeated.
 ///
 /// # Errors
-/// INTERNAL when the bytes are not such a message.
+/// INTERNAL when the bytes cannot be decoded.
 pub fn replay<M: Message + Default>(bytes: &[u8]) -> Result<Response<M>, Status> {
     M::decode(bytes)
         .map(replayed)
         .map_err(|error| status::internal(&error))
 }
 
-/// A response marked as repeated.
+/// Marks a response as repeated.
 pub fn replayed<M>(message: M) -> Response<M> {
     let mut response = Response::new(message);
     response

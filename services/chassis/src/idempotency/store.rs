@@ -1,4 +1,4 @@
-//! The keys of several requests to one method, in one statement.
+//! SQL for the keys and responses of several requests, in one statement each.
 
 use std::collections::HashMap;
 
@@ -8,22 +8,22 @@ use uuid::Uuid;
 use super::{Error, Key, KeyState};
 use crate::Facility;
 
-/// One of several requests.
+/// The key of a new request.
 #[derive(Clone, Copy, Debug)]
 pub struct NewKey<'a> {
-    /// Whose it is.
+    /// The request's facility.
     pub facility: &'a Facility,
-    /// What makes the request the same.
+    /// The request's key.
     pub key: &'a Key,
-    /// What it makes or changes.
+    /// The resource that the request creates or changes.
     pub resource_id: Uuid,
-    /// Its answer, encoded, where the transaction that claims the key completes the request.
+    /// The encoded response, if this transaction also completes the request.
     pub response: Option<&'a [u8]>,
 }
 
-/// Claims the keys of requests in the transaction that does their work, and stores the answers of those that have one.
-/// True for each whose key it claimed; of the others, also of a second one with the same key in `requests`, [`find`] says
-/// more. Another transaction that claims one of the keys waits for this one.
+/// Inserts the keys of requests in the transaction that does their work, and stores the responses of those that
+/// have one. True for each key that was inserted. For the others, including a second request with the same key in
+/// `requests`, call [`find`]. A concurrent transaction with one of the keys waits for this one.
 ///
 /// # Errors
 /// When the database fails.
@@ -34,7 +34,7 @@ pub async fn acquire_all(conn: &mut PgConnection, requests: &[NewKey<'_>]) -> Re
     let hashes: Vec<_> = requests.iter().map(|request| request.key.hash()).collect();
     let responses: Vec<_> = requests.iter().map(|request| request.response).collect();
     let resources = column(|request| request.resource_id);
-    // In one order, so that two transactions with keys in common wait for each other one way only.
+    // Sorted, so that two transactions with keys in common cannot deadlock.
     let claimed = sqlx::query_scalar!(
         "insert into chassis.idempotency (facility, method, request_id, request_hash, resource_id, answer, answered_at)
          select facility, method, request_id, request_hash, resource_id, answer,
@@ -59,8 +59,8 @@ pub async fn acquire_all(conn: &mut PgConnection, requests: &[NewKey<'_>]) -> Re
         .collect())
 }
 
-/// What is known of requests, in their order: the answer of each that was made before, that it is being carried out, or
-/// that its key was used for another request. `None` for a key that nobody has claimed.
+/// The states of requests' keys, in the same order: completed, in progress, or an error if the key was used for
+/// another request. `None` for an unknown key.
 ///
 /// # Errors
 /// When the database fails.
@@ -98,8 +98,8 @@ pub async fn find(
     Ok(requests.iter().map(state).collect())
 }
 
-/// Stores the answers of requests in the transaction that completes them, and gives back the stored ones in the same
-/// order: the first writer wins. Call [`notify_waiters`](super::notify_waiters) for each once that has committed.
+/// Stores the responses of requests in the transaction that completes them, and returns the stored ones in the
+/// same order: the first writer wins. Call [`notify_waiters`](super::notify_waiters) for each after the commit.
 ///
 /// # Errors
 /// When the database fails.
@@ -133,7 +133,7 @@ pub async fn store_responses(
         .collect();
     let first = |(facility, key, encoded): &(&Facility, &Key, Vec<u8>)| {
         let id = (facility.to_string(), key.method().to_owned(), key.request_id());
-        // A key that was pruned in between has this answer.
+        // The row was pruned meanwhile.
         stored.remove(&id).unwrap_or_else(|| encoded.clone())
     };
     Ok(responses.iter().map(first).collect())

@@ -1,8 +1,8 @@
-//! Waiters for the answer of a request that is being carried out.
+//! Waits for the response of a request that is in progress.
 //!
-//! Of all the calls in a process that wait for the same answer, one asks the database; it hands the answer, or its poll
-//! when its own time is over, to the others. However many wait, the database is asked as often as for one: at once, then
-//! after 10 ms, and then ever more rarely, down to five times a second.
+//! Of all calls in a process that wait for the same response, one polls the database. It shares the response with
+//! the others; when its own time is over, the next one continues to poll. The number of queries is independent of
+//! the number of waiters: at once, after 10 ms, and then at growing intervals up to 200 ms.
 
 use std::{
     collections::HashMap,
@@ -21,11 +21,11 @@ use crate::{Facility, postgres::Database};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// The answers that calls of this process wait for. Holds those that somebody waits for now.
+/// The responses that calls of this process wait for now.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Mutex<HashMap<Arc<RequestId>, Weak<Pending>>>);
 
-/// What an answer belongs to.
+/// Identifies the request.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct RequestId {
     facility: Facility,
@@ -33,13 +33,13 @@ struct RequestId {
     request_id: uuid::Uuid,
 }
 
-/// One answer that is waited for.
+/// One awaited response.
 #[derive(Debug)]
 struct Pending {
     id: Arc<RequestId>,
-    /// Rung when this process has stored it.
+    /// Notified when this process has stored the response.
     notified: Notify,
-    /// Held by the call that asks for it.
+    /// Locked by the call that polls.
     poll: sync::Mutex<Poll>,
 }
 
@@ -50,19 +50,19 @@ struct Poll {
     next: Instant,
 }
 
-/// Wakes those in this process who [`wait`] for the answer; others find it by asking.
+/// Wakes the calls of this process in [`wait_for_response`]; other processes find the response by polling.
 pub fn notify_waiters(database: &Database, facility: &Facility, key: &Key) {
     let id = RequestId::new(facility, key);
     let all = database.waiters().lock();
     if let Some(pending) = all.get(&id).and_then(Weak::upgrade) {
-        // Kept when nobody listens at this moment.
+        // The notification is kept if no call is listening at this moment.
         pending.notified.notify_one();
     }
 }
 
-/// Waits for the first request's answer, at most until `deadline`. `None` when there is none by then, and also, for one
-/// call of those that wait at a time, after each `pause`: it is to see whether the request is still being carried out, and
-/// waits again behind the others.
+/// Waits for the first request's response, at most until `deadline`. Returns `None` when there is none by then.
+/// After each `pause` it also returns `None` to the one call that polls, so that this call can check whether the
+/// request is still in progress; it then waits again behind the others.
 ///
 /// # Errors
 /// When the database fails.
@@ -92,7 +92,7 @@ pub async fn wait_for_response(
         if timeout_at(pause_ends, woken).await.is_err() {
             return Ok(None);
         }
-        // Also when it fails: those who wait do not all ask at once.
+        // Also after an error, so that the waiting calls do not all query at once.
         poll.next = Instant::now() + poll.pause;
         poll.pause = (poll.pause * 2).min(LONGEST_PAUSE);
         poll.found = find_response(database, facility, key).await?;
@@ -133,7 +133,7 @@ impl Waiters {
     }
 }
 
-/// A call's share in an answer; the last one to go forgets it.
+/// A call's reference to an awaited response; the last one removes the entry.
 struct Waiter<'a> {
     waiters: &'a Waiters,
     pending: Arc<Pending>,
@@ -166,7 +166,7 @@ impl Waiter<'_> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut all = self.waiters.lock();
-        // Others clone it under the lock alone.
+        // References are cloned only under this lock.
         if Arc::strong_count(&self.pending) == 1 {
             all.remove(&self.pending.id);
         }

@@ -1,28 +1,29 @@
-//! Pages that end before a bound in bytes, because clients take messages of 4 MiB unless they say otherwise.
+//! Limits pages to a size in bytes, because gRPC clients accept messages of at most 4 MiB by default.
 
 use prost::Message;
 
-/// The bytes of a page's items. A larger one ends before it, with a token for the rest; an item that is larger alone is a page.
+/// Bytes of the items of a page. A page ends before it would exceed this, with a token for the rest; a larger
+/// single item is a page of its own.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
-/// How many items are read at first; more follow as they turn out small.
+/// Items in the first read; later reads double.
 const FIRST_CHUNK: usize = 4;
 const MAX_CHUNK: usize = 64;
 
-/// Cuts a page at the bound. Whether something was cut off, so that another page follows.
+/// Truncates a page to the limit. Returns whether items were removed, so that another page follows.
 pub fn truncate<M: Message>(page: &mut Vec<M>) -> bool {
     let mut bytes = 0;
     let fitting = page.iter().take_while(|item| {
         bytes += item.encoded_len();
         bytes <= MAX_BYTES
     });
-    // A page without any item would never end.
+    // An empty page would never make progress.
     let fitting = fitting.count().max(1);
     let is_truncated = fitting < page.len();
     page.truncate(fitting);
     is_truncated
 }
 
-/// A page whose items are read a few at a time, so that no more is read than fits.
+/// A page whose items are read in chunks, so that few more are read than fit.
 #[derive(Debug)]
 pub struct Builder<'a, K, M> {
     keys: &'a [K],
@@ -33,7 +34,7 @@ pub struct Builder<'a, K, M> {
 }
 
 impl<'a, K, M: Message> Builder<'a, K, M> {
-    /// An empty page for the items of these keys.
+    /// An empty page for the items with these keys.
     pub fn new(keys: &'a [K]) -> Builder<'a, K, M> {
         Builder {
             keys,
@@ -44,7 +45,7 @@ impl<'a, K, M: Message> Builder<'a, K, M> {
         }
     }
 
-    /// The keys whose items are to be read now; `None` when the page is full or all are read.
+    /// The keys of the next chunk to read; `None` when the page is full or complete.
     pub fn next_keys(&mut self) -> Option<&'a [K]> {
         if self.bytes > MAX_BYTES || self.requested == self.keys.len() {
             return None;
@@ -56,7 +57,7 @@ impl<'a, K, M: Message> Builder<'a, K, M> {
         Some(keys)
     }
 
-    /// Takes the items of the keys that were given last, in their order.
+    /// Adds the items of the last keys, in their order.
     pub fn add(&mut self, items: impl IntoIterator<Item = M>) {
         for item in items {
             self.bytes += item.encoded_len();
@@ -64,7 +65,7 @@ impl<'a, K, M: Message> Builder<'a, K, M> {
         }
     }
 
-    /// The page, and whether something of it was left out.
+    /// The page, and whether items were left out.
     pub fn finish(mut self) -> (Vec<M>, bool) {
         let is_truncated = truncate(&mut self.items) || self.requested < self.keys.len();
         (self.items, is_truncated)
@@ -75,7 +76,7 @@ impl<'a, K, M: Message> Builder<'a, K, M> {
 mod tests {
     use super::*;
 
-    /// Read with the sizes of the items as their keys.
+    /// Uses the items' sizes as their keys.
     fn filled(sizes: &[usize]) -> (Vec<usize>, bool, usize) {
         let mut builder = Builder::new(sizes);
         let mut read = 0;

@@ -1,4 +1,4 @@
-//! The database's clock. What statements compare with `now()` is computed by it: the clocks of the processes may differ from
+//! The database's clock, for times that statements compare with `now()`. The clocks of processes may differ from
 //! it, and from each other.
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-/// The time in PostgreSQL, as it was read last; it is read once a second. Cheap to clone.
+/// The time in PostgreSQL, read once a second. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Arc<RwLock<Option<Reading>>>);
 
@@ -17,14 +17,14 @@ struct Reading {
 }
 
 impl Clock {
-    /// The time by the database's clock, ahead of it by at most the time that the last reading took: what is due there is
-    /// due here. Until PostgreSQL has answered for the first time, the time by the clock of this process.
+    /// The database's time. It may be ahead by at most the duration of the last query, so what is due in the
+    /// database is due here. Before the first query it is the time of this process.
     pub fn now(&self) -> OffsetDateTime {
         let read = *self.0.read().unwrap_or_else(PoisonError::into_inner);
         read.map_or_else(OffsetDateTime::now_utc, |read| read.time + read.sent.elapsed())
     }
 
-    /// PostgreSQL has answered `time` to a question that was sent at `sent`.
+    /// Records that PostgreSQL returned `time` to a query sent at `sent`.
     pub(super) fn set(&self, time: OffsetDateTime, sent: Instant) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Reading { time, sent });
     }

@@ -1,8 +1,8 @@
-//! What an error of the database means for the work that met it: the one table from SQLSTATE to meaning.
+//! Classifies database errors: the only table from SQLSTATE to meaning.
 //!
-//! Calls, event consumers, workers, the audit writer and imports all decide by [`Fault::classify`]; nothing else in the
-//! workspace reads a class of SQLSTATE. Constraints that callers can break are turned into errors of the domain before.
-//! The codes are those of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+//! Calls, event consumers, workers, the audit writer and imports decide by [`Fault::classify`]; no other code in
+//! the workspace interprets classes of SQLSTATE. Violations of constraints by callers are mapped to domain errors
+//! before. The codes are those of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
 use std::sync::LazyLock;
 
@@ -14,27 +14,27 @@ use sqlx::{
 
 use super::SharedInstant;
 
-/// What an error of the database means.
+/// The class of a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The database cannot be used now: unreachable, stopping, full, read-only, without the role, the right or the
-    /// schema that this service needs. It says nothing about what was asked. Wait until it is back.
+    /// The database is unavailable: unreachable, stopping, full, read-only, or without the role, permission or
+    /// schema that the service needs. The error does not concern the request. Wait until the database is back.
     Outage,
-    /// Another transaction was in the way: a lock, a deadlock, a serialization failure. Once more.
+    /// A conflict with another transaction: a lock, a deadlock, a serialization failure. Retry.
     Contention,
-    /// The statement or the transaction ran into its limit of time. Once more, later.
+    /// The statement or the transaction reached its time limit. Retry later.
     Timeout,
-    /// A prepared statement does not fit the schema any more, or is gone. The sessions that may hold such a statement
-    /// are closed when the pool hands them out next. Once more, at once.
+    /// A prepared statement does not match the schema any more, or is missing. The pool closes the sessions that
+    /// may hold it. Retry at once.
     StalePlan,
-    /// The data is refused, and will be refused every time.
+    /// The data is rejected, and always will be.
     Refused,
-    /// Neither the database's state nor the data is to blame.
+    /// Any other error: a bug.
     Bug,
 }
 
 impl Fault {
-    /// The meaning of `error`. Sessions that `error` gives a reason to doubt are not used again.
+    /// Classifies `error`. After a stale plan or a read-only error, older sessions are not used again.
     pub fn classify(error: &Error) -> Fault {
         match error {
             Error::Database(inner) => {
@@ -42,7 +42,7 @@ impl Fault {
                 invalidate_sessions(fault, &inner.code().unwrap_or_default());
                 fault
             }
-            // A protocol error leaves a session that nobody can use; the others end or never begin one.
+            // A protocol error makes the session unusable; the others end it or prevent it.
             Error::Io(_)
             | Error::Tls(_)
             | Error::Protocol(_)
@@ -54,7 +54,7 @@ impl Fault {
         }
     }
 
-    /// Whether the same work may succeed when it is done again, without any change to it.
+    /// Whether the same work may succeed when it is repeated unchanged.
     pub fn is_transient(self) -> bool {
         match self {
             Fault::Outage | Fault::Contention | Fault::Timeout | Fault::StalePlan => true,
@@ -63,10 +63,10 @@ impl Fault {
     }
 }
 
-/// The server has refused a write because it or the transaction is read-only.
+/// read_only_sql_transaction: the server or the transaction is read-only.
 const READ_ONLY: &str = "25006";
 
-/// Whether the server takes reads only: a standby, or a primary that was fenced off.
+/// Whether the server is read-only: a standby, or a fenced former primary.
 pub fn is_read_only(error: &Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| code == READ_ONLY)
@@ -76,7 +76,7 @@ fn classify_database_error(error: &dyn DatabaseError) -> Fault {
     let severity = error
         .try_downcast_ref::<PgDatabaseError>()
         .map(PgDatabaseError::severity);
-    // The session has ended, or was not let in, for whatever reason: logged out, database gone, too many sessions.
+    // The session has ended or was rejected, for any reason: login, missing database, too many sessions.
     if matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic)) {
         return Fault::Outage;
     }
@@ -85,26 +85,27 @@ fn classify_database_error(error: &dyn DatabaseError) -> Fault {
 
 fn classify_code(code: &str, message: &str) -> Fault {
     match code {
-        // query_canceled: by statement_timeout, or by an administrator. 25P03, 25P04: idle or too long in a transaction.
+        // query_canceled: by statement_timeout, or by an administrator. 25P03, 25P04: idle or transaction timeout.
         "57014" | "25P03" | "25P04" => return Fault::Timeout,
         // lock_not_available, object_in_use
         "55P03" | "55006" => return Fault::Contention,
-        // The only feature_not_supported that passes; the others are statements that no server takes.
+        // The only transient feature_not_supported; all others are unsupported statements.
         "0A000" if message.contains("cached plan") => return Fault::StalePlan,
-        // invalid_sql_statement_name, duplicate_prepared_statement: the session is not the one that we prepared in.
+        // invalid_sql_statement_name, duplicate_prepared_statement: not the session in which we prepared.
         "26000" | "42P05" => return Fault::StalePlan,
         READ_ONLY => return Fault::Outage,
         // transaction_integrity_constraint_violation
         "40002" => return Fault::Refused,
-        // program_limit_exceeded: a value too large for an index, for one
+        // program_limit_exceeded: for example, a value too large for an index
         "54000" => return Fault::Refused,
-        // Undefined table, column, function, object, schema: statements are checked against the migrations when they are
-        // compiled, so the database is behind them. `migrate` mends it.
+        // Undefined table, column, function, object, schema: statements are checked against the migrations at
+        // compile time, so the database is behind. `migrate` fixes it.
         "42P01" | "42703" | "42883" | "42704" | "3F000" => return Fault::Outage,
         _ => {}
     }
     match code.get(..2).unwrap_or_default() {
-        // Connection, authorization, catalog name, resources, operator intervention, system and configuration trouble.
+        // Connection, authorization, catalog name, resources, operator intervention, system and configuration
+        // errors.
         "08" | "28" | "3D" | "53" | "57" | "58" | "F0" => Fault::Outage,
         "40" => Fault::Contention,
         // Data exception, integrity constraint violation.
@@ -113,11 +114,11 @@ fn classify_code(code: &str, message: &str) -> Fault {
     }
 }
 
-/// When sessions of before were last found to be of no more use. It belongs to the process: an error does not say which
-/// session it came from, and is judged where no pool is at hand.
+/// When older sessions were last declared unusable. It is global to the process: an error does not carry its
+/// session, and is classified where no pool is available.
 static INVALIDATED_AT: LazyLock<SharedInstant> = LazyLock::new(SharedInstant::default);
 
-/// A read-only server refuses many at once; its sessions are closed once in this time.
+/// A read-only server rejects many statements at once; its sessions are closed at most once in this time.
 const READ_ONLY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn invalidate_sessions(fault: Fault, code: &str) {
@@ -130,7 +131,7 @@ fn invalidate_sessions(fault: Fault, code: &str) {
     }
 }
 
-/// Whether a session of this age may hold a stale statement or lead to a server that was given up.
+/// Whether a session of this age may hold a stale statement or be connected to a fenced server.
 pub(super) fn is_invalidated(age: std::time::Duration) -> bool {
     INVALIDATED_AT.elapsed().is_some_and(|since| age >= since)
 }

@@ -1,4 +1,4 @@
-//! Whether the database has the schema that this version of the service needs.
+//! Checks whether the database has the schema that this version of the service needs.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::{Process, health::Dependency};
 
-/// How often a database that is behind is looked at again.
+/// Interval of the check.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// What PostgreSQL says where nothing was ever migrated: no such table, no such schema, or no right to check.
+/// PostgreSQL's codes for a database without migrations: missing table, missing schema, or no permission.
 const NOT_MIGRATED: [&str; 3] = ["42P01", "3F000", "42501"];
 
-/// The migrations that the database lacks, set by set; none when it is up to date. Reads as the serving role.
+/// The migrations that the database lacks, by set; empty when it is up to date. Reads as the serving role.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses.
+/// When the database cannot be reached or rejects a statement.
 pub async fn missing_migrations(
     settings: &Settings,
     sets: &[Migrations],
@@ -57,7 +57,7 @@ async fn applied(conn: &mut PgConnection, set: &str) -> Result<HashSet<i64>, sql
     }
 }
 
-/// The migrations that the database has and this build does not know, set by set.
+/// The migrations in the database that this build does not know, by set.
 async fn unknown_migrations(settings: &Settings, sets: &[Migrations]) -> Result<Vec<Applied>, sqlx::Error> {
     let mut conn = PgConnection::connect_with(&settings.url.connect_options()?).await?;
     let mut unknown = Vec::new();
@@ -80,9 +80,9 @@ async fn unknown_migrations(settings: &Settings, sets: &[Migrations]) -> Result<
     Ok(unknown)
 }
 
-/// Stops the process when the database cannot be served from at all, and says why. Otherwise keeps the dependency
-/// `schema` true to what the database lacks: it looks until the schema is there, and again whenever PostgreSQL was
-/// away, since it may have come back as another one.
+/// Stops the process when the database does not meet the requirements. Otherwise keeps the dependency `schema` up
+/// to date: checks until the schema is complete, and again after each outage of PostgreSQL, since another server
+/// may have taken over.
 pub(crate) async fn watch(process: Process, settings: Settings, sets: Vec<Migrations>) {
     let dependency = process.health.dependency("schema");
     let mut check = SchemaCheck::default();
@@ -104,7 +104,7 @@ pub(crate) async fn watch(process: Process, settings: Settings, sets: Vec<Migrat
     }
 }
 
-/// What was found and warned since PostgreSQL was last away.
+/// The state of the check since PostgreSQL's last outage.
 struct SchemaCheck {
     due: bool,
     warned: bool,
@@ -124,7 +124,7 @@ impl SchemaCheck {
         *self = SchemaCheck::default();
     }
 
-    /// The error is what is wrong for good. What cannot be asked now is asked at the next check.
+    /// Returns the unmet requirements as an error. Failed queries are repeated at the next check.
     async fn run(
         &mut self,
         process: &Process,
@@ -169,7 +169,7 @@ impl SchemaCheck {
                     self.warned = true;
                 }
             }
-            // That the database is down is warned by its own dependency.
+            // The dependency `postgresql` reports that the database is down.
             Err(_) => {}
         }
         Ok(())

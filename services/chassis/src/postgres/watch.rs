@@ -1,5 +1,5 @@
-//! Whether PostgreSQL answers, and what time it is there, asked about once a second on a connection of its own: a busy pool is
-//! not a dead database.
+//! Monitors whether PostgreSQL is available, and reads its time, about once a second. It uses a connection of its
+//! own, because a busy pool does not mean that the database is down.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -12,18 +12,18 @@ use super::{Clock, SharedInstant, fault};
 use crate::health::Dependency;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Interval and patience together stay below the two seconds within which readiness must drop.
+/// Interval and timeout together stay below two seconds, the limit for readiness to drop.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(700);
-/// While down it is asked more often, so that the process is back soon after it is.
+/// Shorter while it is down, so that the process is ready again soon after.
 const INTERVAL_DOWN: Duration = Duration::from_millis(250);
-/// A connection idle for longer may have been closed by something in between.
+/// A connection that was idle for longer may have been closed by the network.
 const MAX_UNVERIFIED_IDLE: Duration = Duration::from_secs(60);
 
-/// When PostgreSQL was last seen to be down.
+/// When PostgreSQL was last down.
 pub(super) type Outages = Arc<SharedInstant>;
 
-/// Tests a pooled connection before use when there is a reason to doubt it: it is older than the last outage, or was
-/// idle for long. One that may hold a stale statement, or leads to a server that was given up, is closed.
+/// Tests a pooled connection before use if it is older than the last outage, or was idle for long. A connection
+/// that may hold a stale statement, or is connected to a fenced server, is closed.
 pub(super) fn verify_after_outage(
     options: PoolOptions<Postgres>,
     outages: &Outages,
@@ -45,7 +45,7 @@ pub(super) fn verify_after_outage(
     })
 }
 
-/// Keeps `dependency` and `clock` true to what PostgreSQL answers, until `shutdown`.
+/// Updates `dependency` and `clock` about once a second, until `shutdown`.
 pub(super) async fn watch(
     options: PgConnectOptions,
     dependency: Dependency,
@@ -72,7 +72,7 @@ pub(super) async fn watch(
         }
     }
     if let Some(conn) = conn {
-        // The server notices a connection that is merely dropped as well.
+        // A connection that is only dropped is closed by the server as well.
         let _ = timeout(PROBE_TIMEOUT, conn.close()).await;
     }
 }
@@ -91,8 +91,8 @@ async fn probe(
     Ok(conn)
 }
 
-/// The time there. A standby, and a primary that was fenced off by `default_transaction_read_only`, answer and take no
-/// write. The two fail as a write would, with 25006.
+/// The database's time. A standby, and a primary fenced by `default_transaction_read_only`, answer queries but
+/// reject writes: there this fails as a write would, with 25006.
 async fn query_time(conn: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
     let rows = sqlx::raw_sql(PROBE_QUERY).fetch_all(conn).await?;
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
@@ -101,8 +101,8 @@ async fn query_time(conn: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Err
         .map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// Fails as a write would where the server takes none. It needs no table and leaves nothing behind, and no prepared
-/// statement that could go stale. Its only row is the time, in microseconds since 1970.
+/// Fails like a write on a read-only server. Needs no table, changes nothing, and leaves no prepared statement
+/// that could go stale. Its only row is the time, in microseconds since 1970.
 const PROBE_QUERY: &str = "do $$ begin
     if current_setting('transaction_read_only')::boolean then
         raise read_only_sql_transaction using message =

@@ -10,7 +10,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// Answers every connection with the same bytes, over TLS if there is a certificate, and keeps what was received.
+/// Answers every connection with the same bytes, over TLS if there is a certificate, and returns the requests
+/// received.
 async fn serve(answer: &'static str, tls: Option<TlsAcceptor>) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

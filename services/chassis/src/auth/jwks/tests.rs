@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 use crate::{Health, SecretUrl, auth::issuer::Issuer, health::Status};
 
-/// A server of keys that counts how often it was request_count, and answers when it is let.
+/// A key server that counts requests, and responds when the test allows it.
 struct Idp {
     port: u16,
     request_count: Arc<AtomicUsize>,
@@ -93,7 +93,7 @@ async fn unknown_keys_cause_no_reading_each_and_hold_nobody_up_who_has_a_known_o
         assert_eq!(unknown.err(), Some(LookupError::Unknown));
     }
     assert_eq!(idp.request_count.load(Ordering::SeqCst), 1);
-    // Somebody waits for a reading that hangs.
+    // A caller waits for a refresh that hangs.
     keys.refreshes.send_modify(|refreshes| refreshes.ended = None);
     let waiters = tokio::spawn({
         let keys = keys.clone();
@@ -123,7 +123,7 @@ async fn keys_that_cannot_be_read_again_count_for_a_while_and_then_no_more() {
     std::fs::remove_file(&path).unwrap();
     let known = || keys.lookup("k1", Algorithm::EdDSA).is_ok();
 
-    // Files are read by other threads, so that the loop is given the time it needs.
+    // Files are read by other threads, so the loop gets time to finish.
     async fn until(what: impl Fn() -> bool) -> bool {
         for _ in 0..20_000 {
             if what() {
@@ -166,7 +166,8 @@ async fn the_services_keys_may_stand_in_a_file_of_their_own() {
     keys.refresh().await.unwrap();
     assert!(keys.lookup("k1", Algorithm::EdDSA).is_ok() && keys.lookup("payment", Algorithm::EdDSA).is_ok());
 
-    // The identity provider cannot take a service's name over: what it publishes is not taken, and the last keys stay.
+    // The identity provider cannot use a service's key id: its document is rejected, and the last keys stay in
+    // use.
     let mut stolen = people[0].clone();
     stolen["kid"] = "payment".into();
     write("jwks.json", &[stolen]);

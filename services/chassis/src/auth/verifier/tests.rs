@@ -200,7 +200,7 @@ async fn an_identity_provider_may_sign_by_each_allowed_algorithm_and_no_other() 
         assert_eq!(all.verify(&forged).await, Err(TokenError::Signature), "{kid}");
         assert_eq!(strict.verify(&token).await, Err(TokenError::UnknownKey), "{kid}");
     }
-    // The services' keys are not the identity provider's.
+    // The services' keys are independent of the identity provider's algorithms.
     assert!(strict.verify(&issuer.service_token("payment")).await.is_ok());
 }
 
@@ -211,7 +211,7 @@ async fn a_services_key_signs_for_that_service_alone() {
     let identity = verifier.verify(&issuer.service_token("payment")).await.unwrap();
     assert_eq!(identity.service.as_deref(), Some("payment"));
     for bend in [
-        // The forged administrator: any facility, all roles.
+        // A forged administrator: any facility, all roles.
         (|claims| claims["roles"] = json!(["admin"])) as fn(&mut Value),
         |claims| claims["roles"] = json!([]),
         |claims| claims["service"] = "order".into(),
@@ -245,7 +245,7 @@ async fn a_remembered_token_still_expires_and_a_withdrawn_key_stops_counting_at_
     verified.token.expires = now() - 6.0;
     let hash = Sha256::digest(&token).into();
     verifier.cache.insert(hash, Arc::new(verified));
-    // Asked anew, so that the token's own expiry decides.
+    // Verified again, so that the token's own expiry decides.
     assert!(verifier.verify(&token).await.is_ok());
     assert!(verifier.cache.get(&hash).unwrap().token.expires > now());
 
