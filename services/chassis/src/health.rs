@@ -78,7 +78,8 @@ pub enum Status {
 pub struct Dependency {
     name: Arc<str>,
     state: Arc<watch::Sender<State>>,
-    /// The reason that was logged last, and when. It is empty until the dependency was first down.
+    /// The reason that was logged last, and when. At first it is empty, with the time of registration: a
+    /// dependency has five seconds to come up before it is logged as down.
     logged: Arc<Mutex<(String, Instant)>>,
 }
 

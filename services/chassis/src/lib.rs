@@ -1,7 +1,7 @@
-//! What every service process is made of: configuration, telemetry, health, the server and its layers, PostgreSQL,
-//! and a clean end.
+//! The common parts of every service process: configuration, telemetry, health, the server and its layers,
+//! PostgreSQL, and a graceful shutdown.
 //!
-//! A service declares itself by [`Service`] and runs by [`run()`]:
+//! A service implements [`Service`] and runs with [`run()`]:
 //!
 //! ```ignore
 //! #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! The command line and the life of the process.
+//! The command line and the life cycle of the process.
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -12,13 +12,14 @@ use crate::{
     telemetry::{self, LogWriter},
 };
 
-/// Wrong usage or configuration (`EX_USAGE` would be 64; clap exits with 2 as well).
+/// Exit code for wrong usage or configuration (`EX_USAGE` would be 64; clap exits with 2 as well).
 const USAGE_ERROR: u8 = 2;
 
 /// Runs the service as a program: `serve`, `migrate` or `check-config`. Exits with 0 after a clean stop, 1 after a
 /// failure, 2 when the command line or the configuration is wrong.
 pub fn run<S: Service>() -> ExitCode {
-    // Two providers may be compiled in, and rustls then refuses to choose. A second installation changes nothing.
+    // Several providers may be compiled in, and rustls does not choose between them. Installing a second time has
+    // no effect.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let matches = match command::<S>().try_get_matches() {
         Ok(matches) => matches,
@@ -64,7 +65,7 @@ fn command<S: Service>() -> Command {
 }
 
 fn sources(matches: &ArgMatches) -> Sources {
-    // Global arguments are found at the innermost level.
+    // The innermost subcommand holds the global arguments.
     let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
     Sources {
         file: matches.get_one::<String>("config").map(PathBuf::from),
@@ -80,7 +81,7 @@ fn sources(matches: &ArgMatches) -> Sources {
     }
 }
 
-/// What is wrong with the command line; or help and the version, which are the output then.
+/// Prints the usage error; or help or the version, which are regular output.
 fn exit_for(error: &clap::Error) -> ExitCode {
     let printed = error.print();
     if error.use_stderr() {
@@ -90,7 +91,7 @@ fn exit_for(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// Whether all output has been taken. A full disk is a failure; a reader who has gone is none.
+/// Success if all output was written. A full disk is a failure; a closed pipe is not.
 fn flush_stdout() -> ExitCode {
     match std::io::stdout().flush() {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +107,7 @@ fn output_error(error: &std::io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Whoever reads standard error may have gone.
+/// Standard error may be closed.
 fn print_error(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -122,7 +123,7 @@ fn check_config<S: Settings>(effective: &Effective<S>) -> ExitCode {
     ExitCode::from(USAGE_ERROR)
 }
 
-/// The settings, unless they or the `OTEL_*` variables are wrong.
+/// The settings, unless they or the `OTEL_*` variables are invalid.
 fn with_telemetry<S>(settings: Result<S, Violations>) -> Result<S, Violations> {
     let found = telemetry::check_environment();
     match settings {
@@ -176,16 +177,16 @@ fn migrate<S: Service>(settings: &S::Settings) -> anyhow::Result<ExitCode> {
 }
 
 fn serve<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
-    // Dropped last, also by a panic: the lines that are left are written then.
+    // Dropped last, also after a panic: it then writes the remaining lines.
     let writer = LogWriter::stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(run_process::<S>(settings, &writer));
-    // Blocking work that hangs, a name lookup for one, must not hold the exit.
+    // Blocking work that hangs, such as a name lookup, must not delay the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
 
-/// From the first log line to the last flush. What goes wrong in between is logged here.
+/// Runs the process from the first log line to the last flush, and logs its failure.
 async fn run_process<S: Service>(settings: S::Settings, writer: &LogWriter) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(S::NAME, settings.sections().telemetry, writer)?;
     let process = Process::new(S::NAME, &settings.sections())?;
@@ -202,7 +203,7 @@ async fn run_process<S: Service>(settings: S::Settings, writer: &LogWriter) -> a
 
     let served = S::serve(settings, process.clone()).await;
 
-    // Serving may have ended by itself; the rest of the process must end either way.
+    // The service may have stopped by itself; the rest of the process must stop too.
     process.shutdown.cancel();
     process.drained.cancel();
     if !process.tasks.finished_within(grace).await {

@@ -1,4 +1,4 @@
-//! gRPC statuses that always say why: ErrorInfo with a reason, and the details that its code calls for.
+//! gRPC statuses with details: ErrorInfo with a reason, and the details that belong to the code.
 
 use std::time::Duration;
 
@@ -11,25 +11,25 @@ use crate::{
     postgres::{Fault, is_read_only},
 };
 
-/// The domain of every reason.
+/// The domain of all reasons.
 pub const DOMAIN: &str = "weft";
 
-/// What of the violations is listed in a status. It travels in HTTP/2 trailers, which gRPC libraries refuse beyond 8 KiB,
-/// and base64 makes a third more of it.
+/// Bytes of violations in a status. A status is sent in HTTP/2 trailers, which gRPC libraries reject beyond 8 KiB,
+/// and base64 adds a third.
 const MAX_VIOLATION_BYTES: usize = 4 * 1024;
 /// Tags and lengths of one violation.
 const FIELD_OVERHEAD: usize = 8;
-/// The same violations in the status' text, for people.
+/// Bytes of violations in the status's message.
 const MAX_TEXT_BYTES: usize = 1024;
-/// The longest text of a status.
+/// Longest message of a status.
 const MAX_TEXT_CHARS: usize = 2048;
-/// How much of one violation's description is listed.
+/// Characters of a violation's description.
 const MAX_DESCRIPTION_CHARS: usize = 500;
-/// How much of a name that was not found is listed.
+/// Characters of the name of something that was not found.
 const MAX_ID_CHARS: usize = 200;
 
-/// INVALID_ARGUMENT `INVALID_REQUEST`, naming every field that breaks a rule: as many as fit into 4 KiB, whole fields
-/// before their parts, and how many more there are.
+/// INVALID_ARGUMENT `INVALID_REQUEST`, with every field that breaks a rule: as many as fit into 4 KiB, whole
+/// fields before their parts, and the number of further ones.
 pub fn invalid(violations: &Violations) -> Status {
     let mut details = with_reason("INVALID_REQUEST");
     let listed = select(violations, MAX_VIOLATION_BYTES);
@@ -70,7 +70,7 @@ fn select(violations: &Violations, max_bytes: usize) -> Vec<Violation> {
     listed
 }
 
-/// A long description is cut, so that no violation is left out for its length.
+/// Truncates a long description, so that no violation is left out because of its length.
 fn shorten(violation: &Violation) -> Violation {
     Violation {
         field: sanitized(&violation.field, MAX_DESCRIPTION_CHARS).into_owned(),
@@ -94,7 +94,7 @@ pub fn invalid_field(field: &str, description: impl Into<String>) -> Status {
     invalid(&violations)
 }
 
-/// NOT_FOUND `<KIND>_NOT_FOUND`; also for what another facility owns.
+/// NOT_FOUND `<KIND>_NOT_FOUND`; also for what belongs to another facility.
 pub fn not_found(kind: &str, id: impl std::fmt::Display) -> Status {
     let reason = format!("{}_NOT_FOUND", kind.to_uppercase().replace([' ', '-'], "_"));
     let mut details = with_reason(&reason);
@@ -104,12 +104,13 @@ pub fn not_found(kind: &str, id: impl std::fmt::Display) -> Status {
     build(Code::NotFound, format!("no such {kind}: {id}"), details)
 }
 
-/// FAILED_PRECONDITION: what the request names is in a state that does not allow it.
+/// FAILED_PRECONDITION: the state of the named resource does not allow the request.
 pub fn failed_precondition(reason: &str, text: impl Into<String>) -> Status {
     build(Code::FailedPrecondition, text, with_reason(reason))
 }
 
-/// ABORTED: another request was quicker, or still runs. The same request may be sent again after `retry_after`.
+/// ABORTED: a concurrent request was faster, or is still running. The same request may be sent again after
+/// `retry_after`.
 pub fn aborted(reason: &str, text: impl Into<String>, retry_after: Duration) -> Status {
     build(Code::Aborted, text, with_retry(reason, retry_after))
 }
@@ -119,7 +120,7 @@ pub fn already_exists(reason: &str, text: impl Into<String>) -> Status {
     build(Code::AlreadyExists, text, with_reason(reason))
 }
 
-/// UNAVAILABLE: something that the request needs is down. Worth another try after a second.
+/// UNAVAILABLE: a dependency of the request is down. Retry after a second.
 pub fn unavailable(reason: &str, text: impl Into<String>) -> Status {
     build(
         Code::Unavailable,
@@ -133,8 +134,7 @@ pub fn resource_exhausted(reason: &str, text: impl Into<String>, retry_after: Du
     build(Code::ResourceExhausted, text, with_retry(reason, retry_after))
 }
 
-/// RESOURCE_EXHAUSTED: a message has more bytes than there may be. It will not be smaller the next time: no other try is
-/// worth it.
+/// RESOURCE_EXHAUSTED: a message is too large. A retry would have the same size, so there is no retry delay.
 pub fn too_large(reason: &str, text: impl Into<String>) -> Status {
     build(Code::ResourceExhausted, text, with_reason(reason))
 }
@@ -145,7 +145,7 @@ pub fn deadline_exceeded() -> Status {
     build(Code::DeadlineExceeded, text, with_reason("OUT_OF_TIME"))
 }
 
-/// DEADLINE_EXCEEDED `REQUEST_TOO_SLOW`: the caller did not send its request in time, and nothing was started.
+/// DEADLINE_EXCEEDED `REQUEST_TOO_SLOW`: the request was not received in time, and nothing was started.
 pub fn request_too_slow(text: impl Into<String>) -> Status {
     Status::with_error_details(Code::DeadlineExceeded, text, with_reason("REQUEST_TOO_SLOW"))
 }
@@ -155,7 +155,7 @@ pub fn draining() -> Status {
     unavailable("DRAINING", "the server is stopping: ask another one")
 }
 
-/// UNAUTHENTICATED: there is no token, or none that can be believed.
+/// UNAUTHENTICATED: there is no token, or it is invalid.
 pub fn unauthenticated(reason: &str, text: impl Into<String>) -> Status {
     build(Code::Unauthenticated, text, with_reason(reason))
 }
@@ -170,12 +170,12 @@ pub fn unimplemented(reason: &str, text: impl Into<String>) -> Status {
     build(Code::Unimplemented, text, with_reason(reason))
 }
 
-/// The code that gRPC's specification gives to a request that breaks its protocol.
+/// A protocol violation, with the code of gRPC's specification.
 pub(crate) fn protocol(code: Code, reason: &str, text: impl Into<String>) -> Status {
     build(code, text, with_reason(reason))
 }
 
-/// INTERNAL, with nothing of `error` in it; it is logged here, once, with its whole chain.
+/// INTERNAL, without any content of `error`, which is logged here, once, with its causes.
 pub fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
     tracing::error!(error.message = chain(error), "a request failed inside");
     build(
@@ -185,7 +185,7 @@ pub fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
     )
 }
 
-/// The status for a database error that no domain rule has turned into its own, by what the error means ([`Fault`]).
+/// The status of a database error that no domain rule maps, by its class ([`Fault`]).
 pub fn database(error: &sqlx::Error) -> Status {
     match Fault::classify(error) {
         Fault::Outage => {
@@ -214,11 +214,11 @@ pub fn database(error: &sqlx::Error) -> Status {
     }
 }
 
-/// The reason of a call that met a stale statement: the server makes it once more by itself.
+/// The reason of a call that used a stale statement: the server repeats the call once by itself.
 pub(crate) const PLAN_CHANGED: &str = "DATABASE_PLAN_CHANGED";
 
-/// Data that the contract let through and the database refuses. The database's words name its tables and the caller's
-/// data, so they go into the log alone.
+/// Data that the contract allows and the database rejects. The database's message contains names of tables and the
+/// caller's data, so it is only logged.
 fn refused(error: &sqlx::Error) -> Status {
     tracing::error!(
         error.message = chain(error),
@@ -238,7 +238,7 @@ fn refused(error: &sqlx::Error) -> Status {
     }
 }
 
-/// Whatever a text was made from, it is one line of bounded length: it travels in a trailer and is logged by callers.
+/// Every message is one line of bounded length: it is sent in a trailer, and callers log it.
 fn build(code: Code, text: impl Into<String>, details: ErrorDetails) -> Status {
     let text = text.into();
     Status::with_error_details(code, sanitized(&text, MAX_TEXT_CHARS), details)

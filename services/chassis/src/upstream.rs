@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Process, Violations};
 
-/// The environment variable that allows faults on purpose. It belongs to the environment and not to the settings, so that
-/// a file that was written for a rehearsal is refused where nobody rehearses.
+/// The environment variable that allows fault injection. It is not a setting, so that a file written for a failure
+/// test is rejected in other environments.
 pub(crate) const ALLOW_FAULTS: &str = "WEFT_ALLOW_FAULTS";
 
-/// Anything but `true` forbids them.
+/// Only `true` allows it.
 pub(crate) fn allows_faults(value: Option<&str>) -> bool {
     value == Some("true")
 }
 
-/// Where another service is, and how calls to it behave.
+/// The target of another service, and the behavior of calls to it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
     /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`.
     pub target: String,
-    /// Overrides of the contract's policies: a file with gRPC's service-config JSON. Read again when it changes; a
-    /// file that cannot be used changes nothing. Default none.
+    /// Overrides of the contract's policies: a file with gRPC's service-config JSON. Read again when it changes;
+    /// an invalid file has no effect. Default none.
     pub service_config_file: Option<PathBuf>,
-    /// Mutual TLS, for `https://` targets and only for these. Default none.
+    /// Mutual TLS, only for `https://` targets. Default none.
     pub tls: Option<mesh::Tls>,
-    /// Limits and times of the channel.
+    /// Limits and timeouts of the channel.
     pub tuning: mesh::Tuning,
 }
 
@@ -41,7 +41,7 @@ impl Upstream {
         }
     }
 
-    /// Names what breaks a rule; call it within the section's name.
+    /// Reports violations; call it within the section's name.
     pub fn check(&self, violations: &mut Violations) {
         let known = ["static:", "dns:", "k8s:"]
             .iter()
@@ -101,7 +101,7 @@ pub enum Error {
 }
 
 impl Process {
-    /// A channel to another service. Connects in the background; never waits.
+    /// A channel to another service. It connects in the background, without blocking.
     ///
     /// # Errors
     /// When the target or the service config cannot be used.

@@ -1,5 +1,5 @@
-//! A bound on the calls being worked on, which follows how long they take. Past it, a call is refused at once, and told
-//! that nothing was started and when to try again; what matters least is refused first.
+//! Limits the calls in progress; the limit adapts to their latency. Beyond it a call is rejected at once, with a
+//! status that says that nothing was started and when to retry. Less critical calls are rejected first.
 
 mod limit;
 mod pushback;
@@ -47,14 +47,14 @@ impl Layer {
     /// A permit for a call.
     ///
     /// # Errors
-    /// How long the caller is to stay away, when those that its kind may take are taken.
+    /// The delay before the caller may retry, when the limit for this criticality is reached.
     fn acquire(&self, criticality: Criticality) -> Result<Permit, Duration> {
         let percent = match criticality {
             Criticality::Sheddable => 70,
             Criticality::Unspecified | Criticality::Normal => 90,
             Criticality::Critical => 100,
         };
-        // Rounded down, so that a small limit keeps something back, too; but something must pass.
+        // Rounded down, so that a small limit also reserves something; but at least one call must pass.
         let bound = (self.limit.current() * percent / 100).max(1);
         let permit = Permit(self.in_flight.clone());
         if self.in_flight.fetch_add(1, Ordering::AcqRel) < bound {
@@ -68,7 +68,7 @@ impl Layer {
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
-        // Probes must be answered most of all when it is full.
+        // Health checks must also be answered at the limit.
         let Some(policy) = call.policy() else {
             return next.run(call);
         };
@@ -80,7 +80,7 @@ impl CallLayer for Layer {
             }
         };
         let streams = policy.client_streaming || policy.server_streaming;
-        // A stream takes as long as its readers like.
+        // The duration of a stream depends on its reader.
         let sample = call.method.clone().filter(|_| !streams).map(|method| Sample {
             limit: self.limit.clone(),
             in_flight: self.in_flight.clone(),
@@ -100,7 +100,7 @@ impl CallLayer for Layer {
     }
 }
 
-/// What the limit learns from one call, also when the call is dropped at its deadline.
+/// Measures one call for the limit, also if the call is dropped at its deadline.
 struct Sample {
     limit: Arc<Limit>,
     in_flight: Arc<AtomicUsize>,
@@ -122,7 +122,7 @@ impl Drop for Sample {
         let outcome = match (self.completed, expired) {
             (true, _) => Outcome::Completed,
             (false, true) => Outcome::DeadlineExceeded,
-            // Its caller has gone: that says nothing about the server.
+            // The caller is gone, which says nothing about the server.
             (false, false) => return,
         };
         let in_flight = self.in_flight.load(Ordering::Relaxed);
@@ -131,7 +131,7 @@ impl Drop for Sample {
     }
 }
 
-/// RESOURCE_EXHAUSTED `OVERLOADED`, to be tried again after about a second.
+/// RESOURCE_EXHAUSTED `OVERLOADED`, with a retry after about a second.
 pub(super) fn overloaded(text: &str) -> tonic::Status {
     overloaded_status(text, Duration::from_millis(rand::rng().random_range(500..1_500)))
 }
@@ -149,7 +149,7 @@ fn overloaded_status(text: &str, wait: Duration) -> tonic::Status {
     refusal
 }
 
-/// Given back when dropped, a refused one as well.
+/// Released when dropped, also for a rejected call.
 struct Permit(Arc<AtomicUsize>);
 
 impl Drop for Permit {

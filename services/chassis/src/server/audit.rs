@@ -1,4 +1,4 @@
-//! Who did what: a row for every call of an audited method, refused ones included.
+//! Writes an audit row for every call of an audited method, including rejected ones.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ impl CallLayer for Layer {
             for (request, code) in audited.take_requests() {
                 self.writer.enqueue(request.into_record(code_name(code))).await;
             }
-            // A single answer that is not a refusal has its OK in trailers, which are still to come.
+            // The OK of a successful unary response is in its trailers, which follow later.
             let code = response
                 .headers()
                 .get("grpc-status")

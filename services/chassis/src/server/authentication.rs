@@ -1,4 +1,4 @@
-//! Who calls, by its bearer token.
+//! Identifies the caller by its bearer token.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Whether the caller may call this method, by the method's policy.
+//! Decides by the method's policy whether the caller may call it.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// `known` are the names of all services, `tls` says by which ids their processes are known.
+    /// `known` are the names of all services; `tls` maps them to the SPIFFE ids of their processes.
     pub(super) fn new(
         known: impl IntoIterator<Item = impl Into<String>>,
         tls: Option<&tls::Settings>,
@@ -53,7 +53,8 @@ impl CallLayer for Layer {
     }
 }
 
-/// A service is judged by its name alone, a person by its roles: any one is enough, none wanted lets everyone in.
+/// A service is allowed by its name only; a person by any one of the policy's roles, or always if the policy has
+/// none.
 fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
     if let Some(service) = &identity.service {
         if policy.callers.contains(service) {
@@ -74,14 +75,13 @@ fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
     ))
 }
 
-/// The services and the SPIFFE ids of their processes. On a plaintext port there are none, and nothing to compare a token
-/// with.
+/// The SPIFFE ids of the services. Empty on a plaintext port, where tokens cannot be compared with a certificate.
 struct Services(BTreeMap<String, String>);
 
 impl Services {
-    /// Whether `peer` may send this identity's token: a service's is good from that service alone, so that it is worth
-    /// nothing without the certificate; a person's comes from the person's own program, or from a service that the method
-    /// names as a caller.
+    /// Whether `peer` may send this identity's token. A service's token is accepted from that service only, so it
+    /// is useless without the certificate. A person's token is accepted from the person's own client, or from a
+    /// service that the method lists as a caller.
     fn check_peer(&self, policy: &MethodPolicy, identity: &Identity, peer: &Peer) -> Result<(), Status> {
         let refusal = |reason: &str, text: String| {
             tracing::warn!(

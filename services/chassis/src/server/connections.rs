@@ -1,4 +1,4 @@
-//! Connections: accepted up to their bounds, aged, and drained.
+//! Connections: limits on their number, age and idle time, and the drain.
 
 mod connection_limit;
 pub(crate) mod detect;
@@ -31,12 +31,12 @@ use super::{
 };
 use crate::Process;
 
-/// For how long a connection that is to go must have had no call: its last bytes are on their way.
+/// How long a closing connection must have been without calls, so that its last bytes are sent.
 const FLUSH_TIME: Duration = Duration::from_millis(250);
-/// After a failed accept: the process is out of file descriptors, as a rule, and trying at once does not help.
+/// Delay after a failed accept, which usually means that the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until the process is to stop and what was taken is finished, or the grace is over.
+/// Serves until the process stops and accepted calls are finished, or the grace period is over.
 pub(super) async fn serve(
     listener: TcpListener,
     acceptor: Option<Acceptor>,
@@ -68,7 +68,7 @@ pub(super) async fn serve(
         () = server.accept(listener) => {}
         () = announced => {}
     }
-    // The listener is closed by now. Open health watches must not hold the connections.
+    // The listener is closed here. Open health watches must not keep connections open.
     process.health.closed();
     draining.cancel();
     server.tracker.close();
@@ -108,16 +108,16 @@ struct Connections {
     shared: Arc<Shared>,
 }
 
-/// What every connection needs.
+/// Shared by all connections.
 struct Shared {
     /// `None` when the port is plaintext.
     acceptor: Option<Acceptor>,
     stack: Arc<Stack>,
     settings: Settings,
     log_throttle: LogThrottle,
-    /// Connections are asked to end.
+    /// Cancelled when connections must close gracefully.
     draining: CancellationToken,
-    /// Connections are cut.
+    /// Cancelled when connections must close at once.
     ended: CancellationToken,
 }
 
@@ -155,7 +155,7 @@ impl Connections {
     }
 }
 
-/// One connection from its first byte to its end.
+/// A connection, from its first byte to its end.
 struct Connection {
     shared: Arc<Shared>,
     http2: http2::Builder<stream_timeout::Executor>,
@@ -165,7 +165,7 @@ struct Connection {
 
 impl Connection {
     async fn run(self, tcp: TcpStream) {
-        // Nagle's algorithm would hold small answers back. A socket that refuses is closed already.
+        // Nagle's algorithm would delay small responses. It fails only if the socket is already closed.
         let _ = tcp.set_nodelay(true);
         let (evicted, shared) = (self.info.evicted.clone(), self.shared.clone());
         let stopped = async {
@@ -188,13 +188,13 @@ impl Connection {
             Ok(Some(Negotiated::Plain(tcp))) => self.serve(tcp, None).await,
             Ok(Some(Negotiated::Tls(tls, peer))) => self.serve(tls, peer).await,
             Ok(None) => {}
-            // Load balancers open plaintext connections and say nothing, to see whether the port is open.
+            // Load balancers open plaintext connections without sending anything, to check the port.
             Err(_) if shared.acceptor.is_none() => {}
             Err(_) => self.refuse("handshake", "it did not shake hands in time"),
         }
     }
 
-    /// The connection once it has begun HTTP/2.
+    /// The connection, once it has started HTTP/2; `None` if it was rejected.
     async fn negotiate<IO>(&self, mut io: IO) -> Option<PrefixedIo<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -230,7 +230,7 @@ impl Connection {
             }
         };
         let peer = Peer::from_stream(&tls);
-        // Whoever shakes hands and then says nothing keeps no permit.
+        // A peer that is silent after the handshake is also subject to the timeout.
         let tls = self.negotiate(tls).await?;
         Some(Negotiated::Tls(Box::new(tls), peer))
     }
@@ -275,7 +275,7 @@ impl Connection {
         let max_idle = seconds(settings.max_connection_idle_s);
         let close_timeout = Duration::from_millis(settings.handshake_timeout_ms);
         let reason = tokio::select! {
-            // Errors are the peer's way to go: reset, broken, timed out. Calls that were lost are seen as such.
+            // An error means that the peer has disconnected or timed out. Lost calls are recorded as such.
             _ = connection.as_mut() => return,
             () = self.cut_or_evicted() => return,
             () = draining.cancelled() => CloseReason::Drain,
@@ -283,7 +283,7 @@ impl Connection {
             () = idle.elapsed(max_idle) => CloseReason::Idle,
         };
         connection.as_mut().graceful_shutdown();
-        // A peer that does not answer is not waited for, once what it has called for is finished.
+        // Does not wait for a peer that does not respond, once its calls are finished.
         let stopped = async {
             draining.cancelled().await;
             sleep(settings.stream_grace()).await;
@@ -294,7 +294,7 @@ impl Connection {
                 CloseReason::Idle => sleep(close_timeout).await,
                 CloseReason::Age | CloseReason::Drain => std::future::pending().await,
             }
-            // A call may have come at the last moment.
+            // A call may have started at the last moment.
             idle.elapsed(FLUSH_TIME).await;
         };
         let aged = async {
@@ -302,7 +302,7 @@ impl Connection {
                 CloseReason::Age | CloseReason::Idle => {
                     sleep(seconds(settings.max_connection_age_grace_s)).await
                 }
-                // The server's own grace counts.
+                // The drain's own grace period applies.
                 CloseReason::Drain => std::future::pending().await,
             }
         };
@@ -316,7 +316,7 @@ impl Connection {
         }
     }
 
-    /// It is cut, or another one needs its permit.
+    /// Completes when the server ends all connections, or this one is evicted.
     async fn cut_or_evicted(&self) {
         tokio::select! {
             () = self.shared.ended.cancelled() => {}
@@ -325,13 +325,13 @@ impl Connection {
     }
 }
 
-/// A connection that has begun HTTP/2.
+/// A connection that has started HTTP/2.
 enum Negotiated {
     Plain(PrefixedIo<TcpStream>),
     Tls(Box<PrefixedIo<TlsStream<TcpStream>>>, Option<Peer>),
 }
 
-/// Why a connection was asked to go.
+/// Why a connection is closed.
 #[derive(Clone, Copy)]
 enum CloseReason {
     Drain,
@@ -339,7 +339,7 @@ enum CloseReason {
     Idle,
 }
 
-/// A tenth more or less, so that connections made together do not end together.
+/// Ten per cent more or less, so that connections of the same age do not end together.
 fn jittered(age: Duration) -> Duration {
     age.mul_f64(rand::rng().random_range(0.9..1.1))
 }

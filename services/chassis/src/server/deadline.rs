@@ -1,4 +1,4 @@
-//! No call outlives its caller's deadline, and what comes out then is DEADLINE_EXCEEDED.
+//! Enforces the caller's deadline with DEADLINE_EXCEEDED.
 
 use std::{
     future::Future,
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::status;
 
-/// The longest call of a stranger with a single answer: a health check.
+/// Time limit of an anonymous unary call: a health check.
 const ANONYMOUS_CALL: Duration = Duration::from_secs(5);
-/// The longest stream of a stranger: a health watch, reflection.
+/// Time limit of an anonymous stream: a health watch, reflection.
 const ANONYMOUS_STREAM: Duration = Duration::from_secs(3_600);
 
 pub(super) struct Layer {
@@ -54,7 +54,7 @@ impl CallLayer for Layer {
             None if shape.server_streams => ANONYMOUS_STREAM,
             None => ANONYMOUS_CALL,
         };
-        // The earlier one of this and the caller's own.
+        // The earlier of this deadline and the caller's own.
         let context = context.with_deadline(call.arrival + longest);
         let deadline = context.deadline().unwrap_or(call.arrival + longest);
         call.request.extensions_mut().insert(context.clone());
@@ -78,8 +78,8 @@ impl CallLayer for Layer {
 }
 
 impl Layer {
-    /// Headers were in time; the messages that follow must be too. A health watch goes on while the process announces
-    /// that it stops, and is ended by health itself.
+    /// Applies the deadline to the messages of a stream. A health watch continues while the process announces its
+    /// stop; the health service ends it.
     fn limit_body(&self, response: Response, deadline: Instant, is_method: bool) -> Response {
         response.map(|body| {
             Body::new(DeadlineBody {
@@ -94,12 +94,12 @@ impl Layer {
     }
 }
 
-/// A stream of answers that ends at its deadline, or a while after the process was told to stop.
+/// A response stream that ends at its deadline, or after the grace period once the process stops.
 struct DeadlineBody {
     body: Body,
     deadline: Option<Pin<Box<Sleep>>>,
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Runs once the process is to stop.
+    /// Started when the process stops.
     grace: Option<Pin<Box<Sleep>>>,
     stream_grace: Duration,
     ended: bool,
@@ -140,12 +140,12 @@ impl HttpBody for DeadlineBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        // First, so that a stream that always has a message ends, too.
+        // Checked first, so that a stream that always has a message also ends.
         let Poll::Ready(expired) = self.poll_expired(task) else {
             return Pin::new(&mut self.body).poll_frame(task);
         };
         self.ended = true;
-        // What the handler would still have sent is dropped with its body.
+        // Drops the handler's remaining messages.
         self.body = Body::empty();
         let mut trailers = HeaderMap::new();
         match expired.add_header(&mut trailers) {

@@ -1,4 +1,4 @@
-//! gRPC's framing of messages: one byte says whether a message is compressed, four how long it is.
+//! gRPC message framing: one byte for compression, four for the length, then the message.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
@@ -9,17 +9,16 @@ use crate::{contract::grouped, status};
 
 const PREFIX: usize = 5;
 
-/// Takes the frames out of a body, piece by piece. What is kept is at most one message.
+/// Extracts frames from the chunks of a body. Buffers at most one message.
 pub(super) struct Frames {
     buffer: BytesMut,
     max_message_bytes: usize,
-    /// What `grpc-encoding` says that compressed messages are compressed with.
+    /// The compression named by `grpc-encoding`.
     encoding: Option<String>,
 }
 
 impl Frames {
-    /// The frames of a request with these headers. `grpc-encoding` is taken out of them: what comes out of here is not
-    /// compressed.
+    /// The frames of a request with these headers. Removes `grpc-encoding`, because the frames are uncompressed.
     pub(super) fn new(headers: &mut HeaderMap, max_message_bytes: usize) -> Frames {
         let encoding = headers.remove("grpc-encoding");
         Frames {
@@ -35,16 +34,16 @@ impl Frames {
         self.buffer.put(piece);
     }
 
-    /// Whether nothing is left of a message that has not come to its end.
+    /// Whether no part of an incomplete message is left.
     pub(super) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// The next message with its prefix, once all of it is there. It is refused by its prefix alone.
+    /// The next complete message with its prefix. Invalid messages are rejected by the prefix alone.
     ///
     /// # Errors
     /// UNIMPLEMENTED `COMPRESSED` and RESOURCE_EXHAUSTED `MESSAGE_TOO_LARGE`; INTERNAL when it is compressed and
-    /// nothing says with what.
+    /// no encoding is named.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, Status> {
         let Some(mut prefix) = self.buffer.get(..PREFIX) else {
             return Ok(None);
@@ -69,7 +68,7 @@ impl Frames {
         Ok(Some(self.buffer.split_to(whole).freeze()))
     }
 
-    /// What the gRPC specification of compression says; the encodings that are taken are named in a header.
+    /// The error that gRPC's compression specification requires; a header lists the accepted encodings.
     fn compressed(&self) -> Status {
         let Some(encoding) = &self.encoding else {
             let text = "a message is compressed, and `grpc-encoding` does not say with what";
@@ -87,7 +86,7 @@ impl Frames {
     }
 }
 
-/// The message behind the prefix of a whole frame.
+/// The message without the frame's prefix.
 pub(super) fn message(mut frame: Bytes) -> Bytes {
     frame.advance(PREFIX.min(frame.len()));
     frame
@@ -100,7 +99,7 @@ fn too_large(length: usize, limit: usize) -> Status {
         grouped(limit)
     );
     let mut refusal = status::too_large("MESSAGE_TOO_LARGE", text);
-    // It will not be smaller the next time.
+    // A retry would have the same size.
     refusal
         .metadata_mut()
         .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));

@@ -1,4 +1,4 @@
-//! Answers that hold something until they have ended, and are handed to HTTP/2 in chunks.
+//! Response bodies that keep a guard until they end, and pass data to HTTP/2 in chunks.
 
 use std::{
     pin::Pin,
@@ -11,11 +11,11 @@ use tonic::body::Body;
 
 use super::Response;
 
-/// The largest piece that HTTP/2 gets at once: one frame. It takes a piece as soon as the peer's window has room for
-/// one byte, and buffers the remaining of it however long the peer does not read.
+/// Largest chunk passed to HTTP/2: one frame. HTTP/2 takes a chunk as soon as the peer's window allows one byte,
+/// and buffers the rest for as long as the peer does not read.
 const MAX_CHUNK: usize = 16 * 1024;
 
-/// Gives `guard` back when the answer has ended or is dropped.
+/// Drops `guard` when the response has ended or is dropped.
 pub(super) fn with_guard<T: Send + Unpin + 'static>(response: Response, guard: T) -> Response {
     response.map(|body| {
         Body::new(GuardedBody {
@@ -28,7 +28,7 @@ pub(super) fn with_guard<T: Send + Unpin + 'static>(response: Response, guard: T
 
 struct GuardedBody<T> {
     body: Body,
-    /// What is left of the frame that came last.
+    /// The rest of the last frame.
     remaining: Bytes,
     _guard: T,
 }

@@ -1,4 +1,4 @@
-//! How long a connection has had no call.
+//! Measures how long a connection has had no calls.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ pub(super) struct IdleTimer {
     idle_since: Mutex<Instant>,
 }
 
-/// A call, until its answer has ended or nobody waits for the rest.
+/// A call, until its response ends or is dropped.
 #[derive(Debug)]
 pub(super) struct OpenCall(Arc<IdleTimer>);
 
@@ -34,12 +34,12 @@ impl IdleTimer {
         OpenCall(Arc::clone(self))
     }
 
-    /// Whether no call is open_calls.
+    /// Whether no call is open.
     pub(super) fn is_idle(&self) -> bool {
         self.open_calls.load(Ordering::Relaxed) == 0
     }
 
-    /// Waits until no call has been open_calls for so long.
+    /// Waits until no call has been open for `limit`.
     pub(super) async fn elapsed(&self, limit: Duration) {
         loop {
             let idle = if self.is_idle() {

@@ -1,4 +1,4 @@
-//! The two ports, bound before anything is promised.
+//! Binds the gRPC port and the probe port.
 
 use std::{
     net::SocketAddr,
@@ -23,7 +23,7 @@ struct Addresses {
     probe: SocketAddr,
 }
 
-/// Binds both, logs the addresses, and writes them where they are looked for.
+/// Binds both ports, logs the addresses, and writes them to `address_file`.
 pub(super) async fn bind(settings: &Settings, process: &ProcessSettings) -> anyhow::Result<Listeners> {
     let grpc = listen("grpc.listen", settings.listen).await?;
     let probe = listen("probe.listen", process.probe.listen).await?;
@@ -45,7 +45,7 @@ async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListene
         .with_context(|| format!("{setting}: cannot listen on {address}"))
 }
 
-/// Readers see the whole file or none.
+/// Replaces the file atomically.
 fn write_addresses(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
     let mut temporary: PathBuf = path.to_owned();
     temporary

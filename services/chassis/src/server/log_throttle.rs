@@ -1,4 +1,5 @@
-//! Log lines about callers' mistakes, connections that were refused among them: one a minute for each address and text.
+//! Throttles log lines about callers' errors, such as refused connections: one per minute for each address and
+//! text.
 
 use std::{
     collections::HashMap,
@@ -10,22 +11,22 @@ use std::{
 use tokio::time::Instant;
 
 const INTERVAL: Duration = Duration::from_secs(60);
-/// Addresses and texts that are remembered. Beyond, nothing is logged until the minute of some is over.
+/// Addresses and texts in memory. When it is full, new ones are not logged until old ones expire.
 const MAX_ENTRIES: usize = 1_024;
 
-/// What has been logged lately.
+/// When each address and text was last logged.
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle(Mutex<HashMap<(IpAddr, String), LastLogged>>);
 
 #[derive(Debug)]
 struct LastLogged {
     at: Instant,
-    /// The same mistakes of the address since.
+    /// Lines suppressed since.
     suppressed: u64,
 }
 
 impl LogThrottle {
-    /// Logs that a connection was refused for `cause`, with what it is about.
+    /// Logs that a connection was refused because of `cause`, with details.
     pub(super) fn connection_refused(&self, peer: SocketAddr, cause: &'static str, detail: &str) {
         let Some(suppressed) = self.admit(peer.ip(), detail) else {
             return;
@@ -39,7 +40,7 @@ impl LogThrottle {
         );
     }
 
-    /// Logs that a call from `address` broke the protocol, and why.
+    /// Logs that a call from `address` violated the protocol, and how.
     pub(super) fn protocol_violation(&self, address: IpAddr, method: &str, reason: &'static str) {
         let Some(suppressed) = self.admit(address, reason) else {
             return;
@@ -53,7 +54,7 @@ impl LogThrottle {
         );
     }
 
-    /// How many were passed over since the last line, when another one is due.
+    /// `None` when the line is suppressed; otherwise how many were suppressed since the last one.
     fn admit(&self, address: IpAddr, text: &str) -> Option<u64> {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

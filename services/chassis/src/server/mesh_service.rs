@@ -1,4 +1,4 @@
-//! `ops.v1.MeshService`: how the calls that this process makes fare.
+//! `ops.v1.MeshService`: serves call statistics of this process.
 
 use proto::ops::v1::{
     GetMeshSnapshotRequest, GetMeshSnapshotResponse, MeshBreakerState, MeshEdge, MeshEndpoint, MeshMethod,
@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Process;
 
-/// Answers from the process's own channels.
+/// Serves snapshots of the process's channels.
 pub(super) struct Service(pub(super) Process);
 
 #[tonic::async_trait]

@@ -1,5 +1,5 @@
-//! Requests that break gRPC's protocol (PROTOCOL-HTTP2.md), answered before anything is done for them: no time, no
-//! place, no token is spent. What is wrong with their messages is answered where messages are read.
+//! Rejects requests that violate gRPC's protocol (PROTOCOL-HTTP2.md) before they use any resources. Errors in
+//! messages are handled where messages are read.
 
 use std::sync::LazyLock;
 
@@ -18,16 +18,16 @@ use super::{
 };
 use crate::{contract::text::sanitized, status};
 
-/// How much of a header's name, of a content type or of a path is truncated.
+/// Characters of a header's name, a content type or a path that are repeated in an error.
 const MAX_ECHO_CHARS: usize = 100;
 
-/// The reason of a request that sends no message where there must be one, or more than one.
+/// The reason of a request with no message, or with more than one.
 pub(super) const MESSAGE_COUNT: &str = "MESSAGE_COUNT";
-/// The reason of bytes that are no messages.
+/// The reason of bytes that are not a valid frame.
 pub(super) const MALFORMED_FRAME: &str = "MALFORMED_FRAME";
 const UNKNOWN_METHOD: &str = "UNKNOWN_METHOD";
 
-/// The reasons of callers' mistakes with the protocol. They are truncated in the log once a minute for each address.
+/// The reasons of protocol violations. They are logged once a minute for each address.
 const VIOLATIONS: [&str; 9] = [
     MESSAGE_COUNT,
     MALFORMED_FRAME,
@@ -40,7 +40,7 @@ const VIOLATIONS: [&str; 9] = [
     "UNSUPPORTED_CONTENT_TYPE",
 ];
 
-/// Which of the protocol's mistakes this answer's status is.
+/// The reason, if the response's status is a protocol violation.
 pub(super) fn violation_reason(headers: &HeaderMap, code: Code) -> Option<&'static str> {
     if !matches!(
         code,
@@ -51,7 +51,7 @@ pub(super) fn violation_reason(headers: &HeaderMap, code: Code) -> Option<&'stat
     let details = Status::from_header_map(headers)?.get_error_details();
     match details.error_info() {
         Some(info) => VIOLATIONS.into_iter().find(|reason| *reason == info.reason),
-        // From the services that are not ours, health and reflection.
+        // From third-party services: health and reflection.
         None => (code == Code::Unimplemented).then_some(UNKNOWN_METHOD),
     }
 }
@@ -89,7 +89,7 @@ impl Layer {
             .map(|(service, _)| service);
         let is_served = |name: &&str| self.services.iter().any(|served| served == name);
         match service.filter(is_served) {
-            // It knows its methods itself.
+            // Third-party services check their methods themselves.
             Some(name) if name.starts_with("grpc.") => Ok(()),
             Some(name) => Err(status::unimplemented(
                 UNKNOWN_METHOD,
@@ -115,7 +115,7 @@ impl CallLayer for Layer {
     }
 }
 
-/// As grpc-go answers it: by HTTP's status for clients of HTTP, and by gRPC's.
+/// As grpc-go responds: with an HTTP status for HTTP clients, and with a gRPC status.
 fn not_post(method: &Method) -> Response {
     let text = format!("gRPC calls are POST requests, not {}", truncated(method.as_str()));
     let mut response = refuse(status::protocol(Code::Internal, "METHOD_NOT_ALLOWED", text));
@@ -126,7 +126,7 @@ fn not_post(method: &Method) -> Response {
     response
 }
 
-/// HTTP status 415 is what the specification asks for.
+/// The specification requires HTTP status 415.
 fn unsupported(content_type: Option<&HeaderValue>) -> Response {
     let found = content_type.map_or("none".into(), |value| {
         truncated(&String::from_utf8_lossy(value.as_bytes()))
@@ -141,8 +141,8 @@ fn unsupported(content_type: Option<&HeaderValue>) -> Response {
     response
 }
 
-/// `application/grpc`, with `+proto` or without, with parameters or without. Other message formats are not taken, nor
-/// is gRPC-Web.
+/// `application/grpc`, with or without `+proto` and parameters. Other message formats and gRPC-Web are not
+/// supported.
 fn is_grpc(content_type: &HeaderValue) -> bool {
     let Ok(text) = content_type.to_str() else {
         return false;
@@ -153,7 +153,7 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
         .any(|taken| media_type.eq_ignore_ascii_case(taken))
 }
 
-/// Binary metadata are base64, padded or not; several values may be joined by commas.
+/// Binary metadata is base64, with or without padding; several values may be joined by commas.
 fn check_metadata(headers: &HeaderMap) -> Result<(), Status> {
     static BASE64: LazyLock<GeneralPurpose> = LazyLock::new(|| {
         let lenient = GeneralPurposeConfig::new()

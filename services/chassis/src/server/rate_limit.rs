@@ -1,9 +1,10 @@
-//! How often one facility may call, by the method's class: one facility's batch does not starve the others.
+//! Limits the rate of calls of each facility, by the method's class, so that one facility's batch does not starve
+//! the others.
 //!
-//! The generic cell rate algorithm (ITU-T I.371): each facility and class has one point in time, until which its calls
-//! are arrival_times for. A call moves it on by the time that one call is interval, and is refused when it lies further ahead
-//! than a burst is interval. A call for several requests is taken as one, and moves it on by what all of them are interval: the
-//! calls after it wait for that.
+//! The generic cell rate algorithm (ITU-T I.371): each facility and class has a theoretical arrival time. A call
+//! advances it by one interval, and is rejected when it is further ahead than the burst allows. A call for several
+//! requests is accepted like a single one, and advances it by one interval for each request, so that the following
+//! calls wait.
 
 use std::{
     collections::HashMap,
@@ -28,11 +29,11 @@ use super::{
 };
 use crate::{Facility, Identity, Violations, status};
 
-/// Beyond this many, facilities that have been quiet are forgotten; they start anew with a full burst. After that, as
-/// many again must come before it is looked for quiet ones once more, so that a call costs the same however many are
-/// active.
+/// From this many entries on, facilities without recent calls are removed; they start again with a full burst. The
+/// next sweep follows after the number of entries has doubled, so that the cost of a call does not depend on their
+/// number.
 const MAX_IDLE_ENTRIES: usize = 10_000;
-/// What one call counts as at most: no method takes more requests at once.
+/// Most requests counted for one call; no method accepts more.
 const MAX_REQUESTS: u32 = 64;
 
 /// The limits by class, for each facility, in one process.
@@ -49,13 +50,13 @@ pub struct RateLimits {
     pub admin: Rate,
 }
 
-/// Calls in a length of time.
+/// A rate of calls.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rate {
-    /// Calls per second, on average. 0, the default, is without limit.
+    /// Calls per second, on average. Default 0: unlimited.
     pub per_second: u32,
-    /// Calls at once after a pause; at least 1. Default 100.
+    /// Calls at once after a pause, at least 1. Default 100.
     pub burst: u32,
 }
 
@@ -98,14 +99,14 @@ pub(super) struct Layer {
 
 struct ArrivalTimes {
     until: HashMap<(Facility, i32), Instant>,
-    /// How many there are when quiet ones are looked for.
+    /// The number of entries at which the next sweep starts.
     sweep_at: usize,
     #[cfg(test)]
     swept: usize,
 }
 
 impl ArrivalTimes {
-    /// Until when the calls of one facility and class are arrival_times for.
+    /// The theoretical arrival time of a facility and class.
     fn until(&mut self, key: (Facility, i32), now: Instant) -> &mut Instant {
         if self.until.len() >= self.sweep_at && !self.until.contains_key(&key) {
             #[cfg(test)]
@@ -139,10 +140,10 @@ impl Layer {
         }
     }
 
-    /// Accounts for a call with so many requests.
+    /// Counts a call with this many requests.
     ///
     /// # Errors
-    /// How long to wait, when it is one too many.
+    /// The delay before a retry, when the rate is exceeded.
     fn acquire(&self, facility: &Facility, class: RateLimitClass, requests: u32) -> Result<(), Duration> {
         let rate = self.limits.for_class(class);
         if rate.per_second == 0 {
@@ -179,7 +180,7 @@ impl CallLayer for Layer {
     }
 }
 
-/// How many requests a call carries; one, unless its method takes several.
+/// The number of requests in a call; one, unless its method takes several.
 fn requests(call: &Call) -> u32 {
     let field = call.method.as_ref().and_then(|method| method.requests);
     match (field, &call.received) {
@@ -190,7 +191,7 @@ fn requests(call: &Call) -> u32 {
     }
 }
 
-/// How often a field occurs in an encoded message, as far as that can be read.
+/// Counts a field in an encoded message, as far as it can be decoded.
 fn occurrences(mut message: Bytes, field: u32) -> u32 {
     let mut count = 0;
     while message.has_remaining()
@@ -202,7 +203,8 @@ fn occurrences(mut message: Bytes, field: u32) -> u32 {
     count
 }
 
-/// Longer by up to a half, and by up to 100 ms at least, so that those who were refused together do not return together.
+/// Adds up to a half, or up to 100 ms if that is more, so that callers that were rejected together do not return
+/// together.
 fn jittered(wait: Duration) -> Duration {
     let most = (wait / 2).max(Duration::from_millis(100));
     wait + most.mul_f64(rand::rng().random_range(0.0..1.0))
@@ -258,7 +260,7 @@ mod tests {
             read: rate,
             ..RateLimits::default()
         });
-        // None of them is quiet yet when the last one comes.
+        // All entries are still in use when the last one is added.
         let calls = 3 * MAX_IDLE_ENTRIES;
         for n in 0..calls {
             layer
@@ -305,7 +307,7 @@ mod tests {
         let encoded = Bytes::from(prost::Message::encode_to_vec(&message));
         assert_eq!(occurrences(encoded.clone(), 1), 3);
         assert_eq!(occurrences(encoded, 2), 0);
-        // Two, and one that is cut off.
+        // Two fields, and a truncated one.
         assert_eq!(occurrences(Bytes::from_static(&[10, 0, 10, 0, 10, 9]), 1), 2);
     }
 

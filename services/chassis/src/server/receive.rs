@@ -1,6 +1,6 @@
-//! Receives the one message of a unary request before anything is held for the call: no place, no task. A caller that
-//! sends half of a message is refused in time, and what all of them make the process keep meanwhile is bounded, for
-//! each facility as well. Streams of a caller are bounded in time between their parts.
+//! Receives the message of a unary request before a permit or a task is allocated for the call. A caller that
+//! sends half a message is rejected after a timeout, and the memory for partial requests is limited in total and
+//! for each facility. Client streams have a time limit between two messages.
 
 use std::{
     collections::HashMap,
@@ -28,9 +28,9 @@ use super::{
 };
 use crate::{Facility, Identity, status};
 
-/// What a request costs beside its message.
+/// Memory of a request besides its message, in bytes.
 const OVERHEAD: usize = 4 * 1024;
-/// One facility may make the process keep this share of the bound: 1 in so many.
+/// One facility may use one part in this many of the total.
 const FACILITY_SHARE: usize = 4;
 
 pub(super) struct Layer {
@@ -56,7 +56,7 @@ impl Layer {
         }
     }
 
-    /// The check_complete message with its prefix, before the time is over.
+    /// The complete message with its prefix, before the timeout.
     async fn receive(
         &self,
         body: Body,
@@ -126,7 +126,7 @@ impl CallLayer for Layer {
                     .record(call.method.as_deref(), "RECEIVING", Duration::ZERO);
             }
             if call.method.is_some() {
-                // What went wrong is answered by the layer that checks messages, below those that keep the records.
+                // Errors are answered by the validation layer, below the audit trail.
                 call.received = Some(received);
             } else {
                 match received {
@@ -141,7 +141,7 @@ impl CallLayer for Layer {
     }
 }
 
-/// The bytes of requests that the process keeps.
+/// Limits the bytes of requests in memory.
 struct ByteBudget {
     max_bytes: usize,
     usage: Mutex<Usage>,
@@ -150,7 +150,7 @@ struct ByteBudget {
 #[derive(Default)]
 struct Usage {
     bytes: usize,
-    /// By facility, strangers as `None`. Holds those that keep something now.
+    /// By facility; anonymous callers as `None`. Contains only those with bytes in use.
     facilities: HashMap<Option<Facility>, usize>,
 }
 
@@ -167,7 +167,7 @@ impl ByteBudget {
     }
 }
 
-/// What one call makes the process keep; given back when dropped.
+/// The bytes of one call; released when dropped.
 struct Allocation {
     budget: Arc<ByteBudget>,
     facility: Option<Facility>,
@@ -184,7 +184,7 @@ impl Allocation {
     }
 
     /// # Errors
-    /// RESOURCE_EXHAUSTED when the process, or the facility, keeps too much already.
+    /// RESOURCE_EXHAUSTED when the limit of the process, or of the facility, is reached.
     fn add(&mut self, bytes: usize) -> Result<(), Status> {
         let mut usage = self.budget.lock();
         let facility = usage.facilities.get(&self.facility).copied().unwrap_or_default();
@@ -214,7 +214,7 @@ impl Drop for Allocation {
     }
 }
 
-/// A caller's stream, which must go on within `gap` while it is waited for, and end by the deadline.
+/// A client stream with a time limit between two messages while the handler waits, and with the call's deadline.
 struct GapTimeoutBody {
     body: Body,
     gap: Duration,
@@ -288,7 +288,7 @@ mod tests {
         others
             .iter_mut()
             .for_each(|allocation| allocation.add(100).unwrap());
-        // The process keeps 360 now.
+        // 360 bytes are in use.
         assert!(Allocation::new(&budget, facility("F4")).add(60).is_err());
         drop((first, second, others));
         let usage = budget.lock();

@@ -1,5 +1,5 @@
-//! Reflection, v1 and v1alpha, of what the process serves and nothing else: every service, message, field, extension
-//! and file, with its options, and the details of errors.
+//! Server reflection, v1 and v1alpha, for the served services only: every service, message, field, extension and
+//! file, with options, and the error details.
 
 mod index;
 
@@ -13,32 +13,32 @@ use tonic::{Code, Request, Response, Status, Streaming, service::RoutesBuilder};
 
 use crate::contract::text::sanitized;
 
-/// How much of a query is repeated in its answer.
+/// Characters of a query that are repeated in the response.
 const MAX_ECHO_CHARS: usize = 1_000;
 
-/// Who may ask for the contracts that a process serves.
+/// Who may use reflection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Access {
-    /// Anybody who reaches the port.
+    /// Any caller.
     #[default]
     Open,
-    /// Whoever has a token, of any role.
+    /// Callers with a valid token, of any role.
     Token,
-    /// No caller: reflection is not served.
+    /// Reflection is not served.
     Off,
 }
 
-/// The paths of both versions begin with this.
+/// The path prefix of both versions.
 pub(super) const PREFIX: &str = "/grpc.reflection.";
 
-/// Their full names.
+/// The full names of both versions.
 pub(super) const SERVICES: [&str; 2] = [
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// Mounts both versions for the services of these names, and health.
+/// Mounts both versions for these services, and health.
 pub(super) fn mount(routes: &mut RoutesBuilder, mounted: &[&str]) -> anyhow::Result<()> {
     let index = Arc::new(Index::new(mounted).context("the contract's descriptors are broken")?);
     routes.add_service(v1::server(Arc::clone(&index)));
@@ -46,7 +46,7 @@ pub(super) fn mount(routes: &mut RoutesBuilder, mounted: &[&str]) -> anyhow::Res
     Ok(())
 }
 
-/// One query; both versions ask the same.
+/// A query; the same in both versions.
 enum Query<'a> {
     Services,
     File(&'a str),
@@ -85,7 +85,7 @@ impl Index {
     }
 }
 
-/// The two versions differ in nothing but the names of their types.
+/// The two versions differ only in the names of their types.
 macro_rules! version {
     ($version:ident) => {
         mod $version {
@@ -110,7 +110,7 @@ macro_rules! version {
                 type ServerReflectionInfoStream =
                     Pin<Box<dyn Stream<Item = Result<ServerReflectionResponse, Status>> + Send>>;
 
-                /// An answer for each query, an error too; only the caller ends the stream.
+                /// One response for each query, also for an error; only the caller ends the stream.
                 async fn server_reflection_info(
                     &self,
                     queries: Request<Streaming<ServerReflectionRequest>>,
@@ -169,7 +169,7 @@ macro_rules! version {
                 }
             }
 
-            /// The query, with names of bounded length.
+            /// The query with truncated names.
             fn echo(request: ServerReflectionRequest) -> ServerReflectionRequest {
                 let cut = |name: String| sanitized(&name, MAX_ECHO_CHARS).into_owned();
                 let message_request = request.message_request.map(|query| match query {

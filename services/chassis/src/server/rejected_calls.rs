@@ -1,4 +1,5 @@
-//! Calls that the process refuses to protect itself and others: counted, and told on the call's span.
+//! Records calls that the process rejects to protect itself and others: a counter, and an event on the call's
+//! span.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ impl RejectedCalls {
         RejectedCalls(counter.build())
     }
 
-    /// Tells of a call of `method` that was refused for `reason`, and that may come back after `wait`.
+    /// Records that a call of `method` was rejected for `reason`, with the retry delay `wait`.
     pub(super) fn record(&self, method: Option<&Method>, reason: &'static str, wait: Duration) {
         let method = method.map_or("_OTHER", |method| method.name.as_str());
         let reason = KeyValue::new("mesh.refusal.reason", reason);
@@ -88,7 +89,7 @@ mod tests {
         let provider = SdkTracerProvider::builder()
             .with_simple_exporter(exporter.clone())
             .build();
-        // Made outside, because metrics without a provider are told on the span as well.
+        // Created outside the span, because an instrument without a provider logs an event.
         let rejected = RejectedCalls::new();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {

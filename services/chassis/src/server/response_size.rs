@@ -1,5 +1,4 @@
-//! No answer is larger than its caller can take: messages that gRPC libraries would not read are not sent, and the
-//! trailers of an error are short.
+//! Limits responses to what callers can read: messages and trailers that gRPC libraries would reject are not sent.
 
 use std::{
     pin::Pin,
@@ -22,13 +21,13 @@ use crate::{
     status,
 };
 
-/// What gRPC libraries read unless they are details otherwise.
+/// Default limit of gRPC libraries.
 const DEFAULT_MAX_BYTES: usize = 4 * 1024 * 1024;
 const PREFIX_BYTES: usize = 5;
-/// gRPC libraries refuse trailers beyond 8 KiB, names and 32 bytes for each field included; what is sent beside a status
-/// needs this much at most.
+/// gRPC libraries reject trailers beyond 8 KiB, including names and 32 bytes for each field; the rest is reserved
+/// for other trailers.
 const MAX_STATUS_BYTES: usize = 8 * 1024 - 512;
-/// How much of a status that is too large is kept; less, if that is too much as it is encoded.
+/// How much of an oversized status is kept; halved until the encoded status fits.
 const MAX_KEPT_CHARS: usize = 500;
 const MAX_KEPT_VIOLATION_BYTES: usize = 3 * 1024;
 
@@ -40,7 +39,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Who takes larger requests is asked for by callers that read larger answers.
+    /// Callers that need larger requests than the default are assumed to accept larger responses.
     pub(super) fn new(max_message_bytes: usize) -> Layer {
         Layer {
             max_bytes: max_message_bytes.max(DEFAULT_MAX_BYTES),
@@ -69,8 +68,8 @@ impl CallLayer for Layer {
     }
 }
 
-/// A status that would not be read is cut: its reason stays, and the beginning of the rest. How many bytes a character
-/// takes depends on its script, so the cuts are halved until it fits.
+/// Truncates an oversized status: it keeps the reason and the beginning of its texts. The encoded size of a
+/// character depends on its script, so the limits are halved until the status fits.
 fn shorten(headers: &mut HeaderMap) {
     if status_bytes(headers) <= MAX_STATUS_BYTES {
         return;
@@ -81,7 +80,7 @@ fn shorten(headers: &mut HeaderMap) {
     let (mut chars, mut violation_bytes) = (MAX_KEPT_CHARS, MAX_KEPT_VIOLATION_BYTES);
     loop {
         headers.remove(DETAILS_HEADER);
-        // The code and the text are headers in any case.
+        // The code and the message are always headers.
         let _ = truncate(&status, chars, violation_bytes).add_header(headers);
         if status_bytes(headers) <= MAX_STATUS_BYTES || chars == 1 {
             return;
@@ -90,13 +89,13 @@ fn shorten(headers: &mut HeaderMap) {
     }
 }
 
-/// What a status takes in headers: percent signs in its text and base64 in its details included.
+/// The size of a status in headers, including percent-encoding and base64.
 fn status_bytes(headers: &HeaderMap) -> usize {
     let size = |name| headers.get(name).map_or(0, http::HeaderValue::len);
     size(MESSAGE_HEADER) + size(DETAILS_HEADER)
 }
 
-/// The status with texts of at most so many characters, and violations of at most so many bytes together.
+/// The status with texts of at most `chars` characters, and violations of at most `violation_bytes` in total.
 fn truncate(status: &Status, chars: usize, violation_bytes: usize) -> Status {
     let details = status.get_error_details();
     let mut kept = ErrorDetails::new();
@@ -122,25 +121,25 @@ fn truncate(status: &Status, chars: usize, violation_bytes: usize) -> Status {
 
 enum End {
     Open,
-    /// What is to be sent after the part that fits.
+    /// The status to send after the part that fits.
     Refused(Box<Status>),
     Sent,
 }
 
-/// An answer whose messages are measured by their prefixes.
+/// A response body whose messages are measured by their prefixes.
 struct LimitedBody {
     body: Body,
     method: Option<String>,
     max_bytes: usize,
-    /// Bytes that are still to come of the message under way.
+    /// Bytes left in the current message.
     remaining: usize,
-    /// What has come of the prefix of the next one.
+    /// The received part of the next message's prefix.
     prefix: Vec<u8>,
     end: End,
 }
 
 impl LimitedBody {
-    /// The part of `data` before a message that is too large, and how large that is.
+    /// The length of `data` before an oversized message, and the size of that message.
     fn find_oversized(&mut self, data: &Bytes) -> Option<(usize, usize)> {
         let mut at = 0;
         while at < data.len() {
@@ -179,7 +178,7 @@ impl LimitedBody {
             grouped(self.max_bytes)
         );
         let mut refusal = status::too_large("ANSWER_TOO_LARGE", text);
-        // It will not be smaller the next time.
+        // A retry would have the same size.
         refusal
             .metadata_mut()
             .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
@@ -254,7 +253,7 @@ mod tests {
         message
     }
 
-    /// What of an answer in these pieces is sent, and the status after it if it was refused.
+    /// The number of bytes sent of a response in these pieces, and the status if it was rejected.
     async fn sent(pieces: Vec<Vec<u8>>) -> (usize, Option<Status>) {
         let frames = pieces
             .into_iter()
@@ -332,7 +331,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             long.add_header(&mut headers).unwrap();
             shorten(&mut headers);
-            // As RFC 9113 counts a list of headers.
+            // The size of a header list in RFC 9113.
             let size: usize = headers
                 .iter()
                 .map(|(name, value)| name.as_str().len() + value.len() + 32)

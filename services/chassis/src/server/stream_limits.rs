@@ -1,6 +1,6 @@
-//! Bounds on what stays open: streams of methods, for the process, for each method and for each facility; and calls scope
-//! strangers (health, reflection), for the process, for each address and for each connection. A permit is held until the
-//! answer has ended.
+//! Limits open streams: of methods, for the process, for each method and for each facility; and anonymous calls
+//! (health, reflection), for the process, for each address and for each connection. A permit is held until the
+//! response has ended.
 
 use std::{
     collections::HashMap,
@@ -24,10 +24,10 @@ use crate::{Facility, Identity, status};
 
 /// Calls of strangers at once on one connection.
 const MAX_ANONYMOUS_PER_CONNECTION: usize = 16;
-/// One address may have this share of all strangers' calls: 1 in so many.
+/// One address may have one part in this many of all anonymous calls.
 const ANONYMOUS_SHARE: usize = 4;
 
-/// What is counted.
+/// What is limited.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Scope {
     Process,
@@ -57,7 +57,7 @@ impl Layer {
         }
     }
 
-    /// What the call counts for, and the bound on each. Nothing for a single answer to somebody known.
+    /// The limits that apply to the call. Empty for an authenticated unary call.
     fn bounds(&self, call: &Call) -> Vec<(Scope, usize)> {
         let extensions = call.request.extensions();
         if call.is_anonymous() {
@@ -124,13 +124,13 @@ fn too_many(full: &Scope, wait: Duration) -> Status {
     refusal
 }
 
-/// How many are open.
+/// The number of open streams in each scope.
 #[derive(Default)]
 struct OpenStreams(Mutex<HashMap<Scope, usize>>);
 
 impl OpenStreams {
     /// # Errors
-    /// The first one that is full.
+    /// The first scope that is at its limit.
     fn acquire(open: &Arc<OpenStreams>, bounds: Vec<(Scope, usize)>) -> Result<Option<Permit>, Scope> {
         if bounds.is_empty() {
             return Ok(None);
@@ -157,7 +157,7 @@ impl OpenStreams {
     }
 }
 
-/// Given back when dropped.
+/// Released when dropped.
 struct Permit {
     open: Arc<OpenStreams>,
     taken: Vec<Scope>,

@@ -1,7 +1,7 @@
-//! Resets HTTP/2 streams whose peers do not read. What is to be sent waits for the peer's window, and hyper asks the
-//! answer for nothing meanwhile, so that a deadline inside the answer would not be noticed. The timers here run beside
-//! the stream: at the deadline of its call, and after the grace of streams when the server drains, the stream is
-//! dropped, which resets it with CANCEL and ends what its answer guard.
+//! Resets HTTP/2 streams whose peers do not read. Data waits for the peer's window, and meanwhile hyper does not
+//! poll the response, so a deadline inside the response would not be noticed. The timers here run beside the
+//! stream: at the call's deadline, and after the streams' grace period when the server drains, the stream is
+//! dropped, which resets it with CANCEL and drops the response's guards.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -14,31 +14,31 @@ use std::{
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// How long the last bytes of an answer that ended at its deadline may take.
+/// How long the last bytes of a response that ended at its deadline may take.
 const FLUSH_TIME: Duration = Duration::from_millis(250);
 
 tokio::task_local! {
     static STREAM: Arc<OnceLock<StreamLimits>>;
 }
 
-/// How long a stream may last.
+/// The time limits of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamLimits {
     pub(super) deadline: Instant,
-    /// Whether it is to end early when the server drains: a single answer is waited for.
+    /// Whether it ends early when the server drains; unary responses are finished.
     pub(super) ends_with_server: bool,
 }
 
-/// Bounds the HTTP/2 stream that is being answered. Without effect elsewhere.
+/// Sets the limits of the current HTTP/2 stream. No effect outside a stream.
 pub(super) fn limit_stream(limits: StreamLimits) {
-    // A call sets it once, at its beginning.
+    // Set once, at the start of a call.
     let _ = STREAM.try_with(|stream| stream.set(limits));
 }
 
-/// Runs HTTP/2 streams within their bounds.
+/// Runs HTTP/2 streams within their time limits.
 #[derive(Clone, Debug)]
 pub(super) struct Executor {
-    /// The server has closed its door.
+    /// Cancelled when the server stops accepting.
     pub(super) draining: CancellationToken,
     pub(super) stream_grace: Duration,
 }
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// When a stream that never ends by itself is dropped.
+    /// The time after which a stream that never ends is dropped.
     async fn dropped(ends_with_server: bool) -> Duration {
         let draining = CancellationToken::new();
         let executor = Executor {

@@ -1,4 +1,4 @@
-//! A span and a measurement for every call, until the last byte of its answer.
+//! A span and a duration for every call, until the last byte of its response.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -27,15 +27,15 @@ use super::{
 };
 use crate::telemetry::parent;
 
-/// The conventions are about to settle on this key; it stands here once.
+/// The semantic conventions may still change this key, so it is defined once.
 const STATUS_CODE: &str = "rpc.response.status_code";
 const DURATION: &str = "rpc.server.call.duration";
-/// Seconds, as the conventions advise.
+/// In seconds, as the semantic conventions recommend.
 const BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
-/// Methods that nobody serves share one name, so that callers cannot make up names without end.
+/// Unknown methods share one name, because callers could invent any number of names.
 const UNKNOWN_METHOD: &str = "_OTHER";
 
 pub(super) struct Layer {
@@ -61,7 +61,7 @@ impl Layer {
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
-        // A kubelet's probe every few seconds is no news.
+        // Health checks every few seconds are not recorded.
         let foreign = call.method.is_none();
         if foreign && call.request.uri().path().starts_with("/grpc.health.") {
             return next.run(call);
@@ -82,7 +82,7 @@ impl CallLayer for Layer {
             weft.facility = Empty,
             weft.subject = Empty,
         );
-        // Before the span is entered for the first time; refused only when no layer records spans.
+        // Before the span is first entered; fails only when no layer records spans.
         let _ = span.set_parent(parent(call.request.headers()));
         let connection = call.request.extensions().get::<Arc<ConnectionInfo>>();
         let record = CallRecord {
@@ -111,19 +111,19 @@ fn code(headers: &HeaderMap) -> Option<Code> {
         .map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-/// Records the call when its answer has ended, or nobody waits for the rest of it.
+/// Records the call when its response has ended or is dropped.
 struct CallRecord {
     method: Arc<str>,
     span: Span,
     began: Instant,
     duration: Histogram<f64>,
     code: Option<Code>,
-    /// How the caller broke the protocol, if it did.
+    /// How the caller violated the protocol, if it did.
     violation: Option<&'static str>,
     log_throttle: Arc<LogThrottle>,
-    /// Where the caller is.
+    /// The caller's address.
     address: IpAddr,
-    /// Whether it is told in the log even when it went well: the calls that change something.
+    /// Whether success is logged at level info: for calls that change something.
     logs_success: bool,
 }
 
@@ -148,7 +148,7 @@ impl Drop for CallRecord {
 }
 
 impl CallRecord {
-    /// Notes the status that stands in these headers or trailers, if one does.
+    /// Sets the status from headers or trailers, if they contain one.
     fn set_status(&mut self, headers: &HeaderMap) {
         self.code = code(headers);
         self.violation = self
@@ -186,7 +186,7 @@ impl CallRecord {
     }
 }
 
-/// The codes that are the server's failures, by the conventions; others are the caller's mistakes.
+/// The codes that the semantic conventions count as server errors.
 fn is_failure(code: Code) -> bool {
     matches!(
         code,
@@ -199,7 +199,7 @@ fn is_failure(code: Code) -> bool {
     )
 }
 
-/// A code as the protocol spells it.
+/// The code's name in the protocol.
 pub(super) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

@@ -1,4 +1,4 @@
-//! Mutual TLS on the gRPC port: who the other process is, by its SPIFFE name.
+//! Mutual TLS on the gRPC port; peers are identified by their SPIFFE ids.
 
 mod verifier;
 
@@ -23,12 +23,12 @@ use verifier::SpiffeVerifier;
 
 use crate::Violations;
 
-/// How long files that were checked_at at count as unchanged.
+/// How long files count as unchanged after a check.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a handshake waits for the files. A volume may hang.
+/// How long a handshake waits for the files; a volume may hang.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where this process's identity is, and whom it lets in.
+/// This process's certificate, and which clients are accepted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -36,17 +36,17 @@ pub struct Settings {
     pub cert_file: PathBuf,
     /// PEM file with the certificate's private key. Read again when it changes.
     pub key_file: PathBuf,
-    /// PEM file with the authorities that clients' certificates are checked against; several while one is
-    /// replaced by another. Read again when it changes.
+    /// PEM file with the authorities of clients' certificates; several during a rotation. Read again when it
+    /// changes.
     pub client_ca_file: PathBuf,
-    /// Clients carry a name of this SPIFFE trust domain: `weft` for `spiffe://weft/order`.
+    /// The SPIFFE trust domain of clients: `weft` for `spiffe://weft/order`.
     pub trust_domain: String,
-    /// The only SPIFFE ids that are let in. Default: all of the trust domain.
+    /// The accepted SPIFFE ids. Default: all of the trust domain.
     #[serde(default)]
     pub client_ids: Vec<String>,
-    /// The SPIFFE ids of the services by their names, where they are not `spiffe://<trust_domain>/<service>`: a
-    /// service's token is good from the process with this id alone, and such a process hands on tokens of people to the
-    /// methods that name it as a caller, and to no others.
+    /// The SPIFFE ids of services, where they are not `spiffe://<trust_domain>/<service>`. A service's token is
+    /// accepted only from the process with this id. That process may forward tokens of people to methods that list
+    /// the service as a caller, and to no others.
     #[serde(default)]
     pub service_ids: BTreeMap<String, String>,
 }
@@ -79,7 +79,7 @@ impl Settings {
         );
     }
 
-    /// The SPIFFE id that a service's processes have.
+    /// The SPIFFE id of a service's processes.
     pub(super) fn service_id(&self, service: &str) -> String {
         match self.service_ids.get(service) {
             Some(id) => id.clone(),
@@ -111,14 +111,14 @@ impl Settings {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(own, key)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        // A resumed session would not show its certificate again, and could outlive it.
+        // A resumed session would not present its certificate again, and could outlive it.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
 }
 
-/// What the files held at one time.
+/// The content of the files.
 #[derive(PartialEq, Eq)]
 struct Files {
     authorities: Vec<u8>,
@@ -126,11 +126,12 @@ struct Files {
     key: Vec<u8>,
 }
 
-/// Makes connections secure, with what the files hold now.
+/// Accepts TLS connections with the current content of the files.
 pub(super) struct Acceptor {
     settings: Settings,
     current: Mutex<Current>,
-    /// One reads at a time. The place is kept until the volume answers, so that a volume that hangs holds one thread.
+    /// Limits reads to one at a time. The permit is held until the volume responds, so that a volume that hangs
+    /// blocks one thread only.
     reading: Arc<Semaphore>,
 }
 
@@ -138,7 +139,7 @@ struct Current {
     checked_at: Instant,
     files: Files,
     config: Arc<ServerConfig>,
-    /// The last thing that was wrong, so that it is logged once.
+    /// The last error, so that it is logged once.
     error: Option<String>,
 }
 
@@ -171,14 +172,13 @@ impl Acceptor {
         })
     }
 
-    /// Shakes hands. The error says what is wrong with the client's certificate.
+    /// Completes the handshake. The error says what is wrong with the client's certificate.
     pub(super) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = self.config().await;
         TlsAcceptor::from(config).accept(tcp).await
     }
 
-    /// Looks at the files at most once in [`CHECK_INTERVAL`]. While they are being read, other handshakes go on with what was
-    /// read last.
+    /// Checks the files at most once per [`CHECK_INTERVAL`]. Meanwhile other handshakes use the last content.
     async fn config(&self) -> Arc<ServerConfig> {
         if self.current().checked_at.elapsed() < CHECK_INTERVAL {
             return self.current().config.clone();
@@ -213,7 +213,7 @@ impl Acceptor {
                 tracing::info!(tls.cert_file = %self.settings.cert_file.display(), "certificates rotated");
                 (current.files, current.config, current.error) = (files, config, None);
             }
-            // Half of a rotation looks like this for a moment, too.
+            // A half-finished rotation also looks like this for a moment.
             Some(Err(error)) => current.log_error(describe(&error)),
         }
     }
@@ -224,7 +224,7 @@ impl Acceptor {
 }
 
 impl Current {
-    /// Logs a error that is new.
+    /// Logs an error if it is a new one.
     fn log_error(&mut self, error: String) {
         if self.error.as_ref() != Some(&error) {
             tracing::warn!(
@@ -252,7 +252,7 @@ fn describe(error: &Error) -> String {
     source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
-/// The process at the other end of a secured connection.
+/// The process at the other end of a TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer(Arc<str>);
 

@@ -1,5 +1,5 @@
-//! The rules that stand in the contract, checked once for all handlers: handlers get valid messages only, be it the one
-//! message of a request or each one of a stream.
+//! Validates every message by the rules in the contract, so that handlers get valid messages only: the message of
+//! a unary request, or each one of a stream.
 
 use std::{
     pin::Pin,
@@ -31,7 +31,7 @@ impl Layer {
         Layer { max_message_bytes }
     }
 
-    /// Checks the one message of a request, and puts it into the request again.
+    /// Validates the message of a unary request, and puts it back into the request.
     fn check(call: &mut Call, method: &Method) -> Result<(), Status> {
         let only = call.received.take().transpose()?;
         let only = only.ok_or_else(|| message_count("none"))?;
@@ -40,7 +40,7 @@ impl Layer {
         Ok(())
     }
 
-    /// Checks the messages of a stream as its handler reads them.
+    /// Validates the messages of a stream as the handler reads them.
     fn check_stream(&self, call: &mut Call, method: Arc<Method>) {
         let body = std::mem::take(call.request.body_mut());
         let frames = Frames::new(call.request.headers_mut(), self.max_message_bytes);
@@ -69,8 +69,8 @@ impl CallLayer for Layer {
     }
 }
 
-/// The body of a stream: each message is checked before it is passed on, and the first bad one ends the stream with
-/// its refusal.
+/// The body of a stream: each message is validated before it is passed on, and the first invalid one ends the
+/// stream with an error.
 struct ValidatedBody {
     body: Body,
     frames: Frames,
@@ -102,7 +102,7 @@ impl http_body::Body for ValidatedBody {
     }
 }
 
-/// What a body ends with: the connection's end, or one of our own refusals, which say why.
+/// Maps the error at the end of a body: a closed connection, or an error of a layer above, which has details.
 pub(super) fn body_error(error: Status) -> Status {
     if error.details().is_empty() {
         return Status::cancelled("the request was cut off");
@@ -110,7 +110,7 @@ pub(super) fn body_error(error: Status) -> Status {
     error
 }
 
-/// Refuses a body that has ended within a message.
+/// Rejects a body that ends within a message.
 pub(super) fn check_complete(frames: &Frames) -> Result<(), Status> {
     if frames.is_empty() {
         return Ok(());
@@ -122,7 +122,7 @@ pub(super) fn check_complete(frames: &Frames) -> Result<(), Status> {
     ))
 }
 
-/// Refuses a call that has not exactly one message, with the code of gRPC's table (statuscodes.md).
+/// Rejects a call without exactly one message, with the code of gRPC's table (statuscodes.md).
 pub(super) fn message_count(found: &str) -> Status {
     let text = format!("the request must be exactly one message; there is {found}");
     status::protocol(Code::Unimplemented, MESSAGE_COUNT, text)
@@ -136,7 +136,7 @@ fn check_message(method: &Method, request_id: &OnceLock<String>, frame: Bytes) -
         && let Some(id) = decoded.get_field_by_name("request_id")
         && let Some(id) = id.as_str()
     {
-        // Kept for the audit trail also when it is refused below.
+        // Kept for the audit trail even if the message is rejected below.
         let _ = request_id.set(audit::sanitize_request_id(id));
     }
     contract::validate(decoded)

@@ -1,4 +1,4 @@
-//! The file with an upstream's service config, followed while the process runs.
+//! Watches the file with an upstream's service config.
 
 use std::{
     io,
@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 
-/// How soon a change is noticed, at the latest. A mounted ConfigMap takes longer to arrive.
+/// Interval of the check. A mounted ConfigMap takes longer to arrive.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What a file held when it was read last.
+/// The content of the file at the last read.
 pub(super) struct File {
     path: PathBuf,
     content: String,
@@ -37,7 +37,7 @@ impl File {
         &self.content
     }
 
-    /// Gives the channel what the file says, whenever it says something else, until `shutdown`.
+    /// Applies each change of the file to the channel, until `shutdown`.
     pub(super) async fn follow(
         mut self,
         channel: mesh::Channel,
@@ -48,7 +48,7 @@ impl File {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
-            // The file's own time is cheap to ask for; it is read only when that has changed.
+            // Reading the modification time is cheap; the content is read only when that has changed.
             let modified = tokio::fs::metadata(&self.path)
                 .await
                 .and_then(|file| file.modified());
@@ -84,7 +84,7 @@ impl File {
 }
 
 fn load(path: &Path) -> io::Result<(String, Option<SystemTime>)> {
-    // The time first: a change in between is then noticed at the next look.
+    // The modification time first, so that a change in between is noticed at the next check.
     let modified = std::fs::metadata(path)?.modified().ok();
     Ok((std::fs::read_to_string(path)?, modified))
 }

@@ -1,13 +1,14 @@
-//! How many calls at once the process works on well, found out by how long they take.
+//! Adaptive limit of concurrent calls, derived from their latency.
 //!
-//! Additive increase, multiplicative decrease, as TCP does it: while calls take not much longer than in baseline times, and
-//! the limit is in use, it grows by its square root each window; once they take twice as long, it falls by a seventh.
-//! Each method has a baseline time of its own, so that a mix of quick and slow methods is not taken for congestion. It
-//! follows slower calls only while next to nothing else is worked on: under load it would take the queue for the throughput.
+//! Additive increase, multiplicative decrease, as in TCP: while calls take not much longer than their baseline,
+//! and the limit is in use, it grows by its square root each window; once they take twice as long, it falls by a
+//! seventh. Each method has a baseline latency of its own, so that a mix of fast and slow methods is not mistaken
+//! for congestion. The baseline follows slower calls only under very low load: otherwise it would include the time
+//! in queues.
 //!
-//! A baseline time that is too short would have the limit fall for ever. So a fall is is_evaluated by what it did: above the
-//! capacity fewer calls at once get as much done. If they get less done, there was no queue, and what they take is
-//! their baseline time; the limit goes back to where it fell from.
+//! A baseline that is too short would make the limit fall for ever. So a fall is evaluated by its effect: above
+//! the capacity, fewer concurrent calls have the same throughput. If the throughput drops, there was no queue, and
+//! the current latency is the baseline; the limit returns to where it fell from.
 
 use std::{
     collections::HashMap,
@@ -20,35 +21,36 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A window is at min so long, and has at min so many calls.
+/// Minimum duration and number of calls of a window.
 const WINDOW: Duration = Duration::from_millis(250);
 const MIN_SAMPLES: u32 = 16;
-/// Calls that take so many times their baseline time queue somewhere.
+/// Calls that take more than this multiple of their baseline are queued somewhere.
 const MAX_SLOWDOWN: f64 = 2.0;
-/// Below this a call counts as quick: a scheduler's whim is no congestion. Seconds.
+/// Latencies are at least this, in seconds, so that scheduling delays do not count as congestion.
 const MIN_LATENCY_S: f64 = 0.005;
 const DECREASE: f64 = 6.0 / 7.0;
-/// The limit grows only when at min this share of it was in use, or a call was rejected.
+/// The limit grows only when at least this share of it was in use, or a call was rejected.
 const GROWTH_UTILIZATION: f64 = 0.8;
-/// With less than this share of the lower bound in use, calls that take long do so by their nature.
+/// With less than this share of the lower bound in use, slow calls are slow by nature, not by congestion.
 const LOW_UTILIZATION: f64 = 0.5;
-/// How fast the baseline time follows windows that are quicker, and, in baseline times, windows that are slower.
+/// How fast the baseline follows faster windows, and, under low load, slower windows.
 const FALL_RATE: f64 = 0.3;
 const RISE_RATE: f64 = 0.3;
-/// A fall is is_evaluated when the limit has come down to this share, by whether more than this share is still done.
+/// A fall is evaluated when the limit has dropped to this share; it is undone unless more than this share of the
+/// throughput remains.
 const EVALUATION_SHARE: f64 = 0.7;
 const MIN_THROUGHPUT_SHARE: f64 = 0.85;
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// With an answer, whichever.
+    /// With any response.
     Completed,
-    /// At its deadline. It took long, and nothing was done.
+    /// At its deadline: it took long, without a result.
     DeadlineExceeded,
 }
 
-/// The limit, between its bounds. Begins at the upper one.
+/// The limit, between its bounds. It starts at the upper one.
 pub(super) struct Limit {
     min: f64,
     max: f64,
@@ -59,18 +61,18 @@ pub(super) struct Limit {
 struct Estimate {
     limit: f64,
     window: Window,
-    /// Where the limit stood when it began to fall.
+    /// The limit and throughput when the fall began.
     fall: Option<Checkpoint>,
-    /// By name. Bounded by the contract.
+    /// By method name; bounded by the contract.
     methods: HashMap<String, Method>,
 }
 
 struct Window {
     began: Instant,
     samples: u32,
-    /// How many times their baseline times the calls took.
+    /// Sum of the calls' latencies, each divided by its baseline.
     slowdown: f64,
-    /// The baseline times of the calls that ended. Seconds.
+    /// Sum of the baselines of the completed calls, in seconds; divided by the window's duration when it closes.
     throughput: f64,
     peak_in_flight: usize,
     rejected: bool,
@@ -78,14 +80,14 @@ struct Window {
 
 #[derive(Default)]
 struct Method {
-    /// Seconds that a call takes in baseline times; `None` until the first window ends.
+    /// Latency without load, in seconds; `None` until the first window ends.
     baseline: Option<f64>,
     /// In this window.
     samples: u32,
     seconds: f64,
 }
 
-/// A limit, and how much was done under it: calls' baseline times in a second.
+/// A limit and its throughput: seconds of baseline latency completed per second.
 #[derive(Clone, Copy)]
 struct Checkpoint {
     limit: f64,
@@ -106,7 +108,7 @@ impl Window {
 }
 
 impl Limit {
-    /// Bounds that are the same make a fixed limit.
+    /// Equal bounds make a fixed limit.
     pub(super) fn new(min: usize, max: usize) -> Limit {
         Limit {
             min: min.min(max) as f64,
@@ -125,12 +127,12 @@ impl Limit {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Notes that a call found no place: calls of little weight never fill all of them.
+    /// Records a rejection: less critical calls never use the whole limit.
     pub(super) fn record_rejection(&self) {
         self.estimate().window.rejected = true;
     }
 
-    /// Learns from a call that has ended while `in_flight` were being worked on.
+    /// Records a call that ended while `in_flight` calls were in progress.
     pub(super) fn record(&self, method: &str, took: Duration, outcome: Outcome, in_flight: usize) {
         if self.min >= self.max {
             return;
@@ -164,7 +166,7 @@ impl Estimate {
             self.methods.insert(name.to_owned(), Method::default());
         }
         let baseline = self.methods.get_mut(name).map_or(took, |method| {
-            // How long a call was waited for in vain is no measure of how long it takes.
+            // A call that timed out says nothing about the method's baseline.
             if outcome == Outcome::Completed {
                 method.samples += 1;
                 method.seconds += took;
@@ -180,7 +182,7 @@ impl Estimate {
         window.peak_in_flight = window.peak_in_flight.max(in_flight);
     }
 
-    /// Ends the window, and draws the conclusions.
+    /// Ends the window and adjusts the limit.
     fn close(&mut self, min: f64, max: f64) {
         let window = std::mem::replace(&mut self.window, Window::new());
         let peak_in_flight = window.peak_in_flight as f64;
@@ -188,7 +190,7 @@ impl Estimate {
         let throughput = window.throughput / window.began.elapsed().as_secs_f64();
         let mut is_low_load = peak_in_flight < min * LOW_UTILIZATION;
         if slowdown > MAX_SLOWDOWN {
-            // What is in flight may be far below a limit that was never reached.
+            // The calls in flight may be far below a limit that was never reached.
             let current = Checkpoint {
                 limit: self.limit.min(peak_in_flight),
                 throughput,

@@ -1,5 +1,5 @@
-//! When a rejected caller is to come back: later the more are rejected, and each at a moment of its own, so that those who
-//! were rejected together do not return together.
+//! When a rejected caller may retry: later under more rejections, and with jitter, so that callers that were
+//! rejected together do not return together.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -9,20 +9,20 @@ use std::{
 use rand::Rng;
 use tokio::time::Instant;
 
-/// While next to nothing is rejected.
+/// The delay when almost no calls are rejected.
 const MIN_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
-/// How long is counted previous it counts.
+/// Length of the counting window.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How many calls are rejected for one that is accepted.
+/// Rejected calls for each accepted one.
 pub(super) struct RejectionRate(Mutex<Counts>);
 
 struct Counts {
     began: Instant,
     accepted: u32,
     rejected: u32,
-    /// Of the window previous.
+    /// The rate of the previous window.
     previous: f64,
 }
 
@@ -40,8 +40,8 @@ impl RejectionRate {
         self.count(|counts| counts.accepted += 1);
     }
 
-    /// How long the rejected caller is to stay away. Whoever could be served between two of its calls was rejected for
-    /// nothing, so that the wait grows with the number of those who wait.
+    /// The delay for a rejected caller. It grows with the number of rejected callers: only as many should return
+    /// as can be accepted.
     pub(super) fn rejected(&self) -> Duration {
         let ratio = self.count(|counts| counts.rejected += 1);
         jittered(MIN_DELAY.mul_f64(1.0 + ratio)).min(MAX_DELAY)
@@ -51,7 +51,7 @@ impl RejectionRate {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let age = counts.began.elapsed();
         if age >= WINDOW {
-            // After a pause nothing is known.
+            // After a pause the old rate does not apply.
             let previous = if age < 2 * WINDOW { counts.ratio() } else { 0.0 };
             *counts = Counts {
                 began: Instant::now(),
@@ -71,7 +71,7 @@ impl Counts {
     }
 }
 
-/// Half more or less.
+/// Between half and one and a half times the delay.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::rng().random_range(0.5..1.5))
 }
@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    /// The mean of many refusals, after `rejected` of them for each call that was accepted.
+    /// The mean of many delays, with `rejected` rejections for each accepted call.
     fn mean(rejections: &RejectionRate, rejected: usize) -> Duration {
         for _ in 0..200 {
             rejections.accepted();

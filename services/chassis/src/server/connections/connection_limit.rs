@@ -1,4 +1,4 @@
-//! Who may have a connection: so many in all, so many from one address, and the silent go first.
+//! Limits connections in total and per address; connections without calls are evicted first.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,26 +12,26 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// What the server knows of one connection.
+/// The state of one connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionInfo {
-    /// Counts up, so that the smallest is the oldest.
+    /// Increases, so that the smallest is the oldest.
     pub(crate) id: u64,
-    /// The address, or the /64 network of an IPv6 address: one host has the whole of it.
+    /// The address, or the /64 network of an IPv6 address, which is assigned to one host as a whole.
     pub(crate) address: IpAddr,
-    /// It is to end at once: another one needs its permit.
+    /// Cancelled when the connection must end at once, to make room for another.
     pub(crate) evicted: CancellationToken,
     called: AtomicBool,
     authenticated: AtomicBool,
 }
 
 impl ConnectionInfo {
-    /// Notes that it has made a call.
+    /// Records that it has made a call.
     pub(crate) fn mark_called(&self) {
         self.called.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that it has made a call with a good token.
+    /// Records that it has made a call with a valid token.
     pub(crate) fn mark_authenticated(&self) {
         self.authenticated.store(true, Ordering::Relaxed);
     }
@@ -45,7 +45,7 @@ impl ConnectionInfo {
     }
 }
 
-/// The connections that are open, within their bounds.
+/// The open connections and their limits.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimit {
     max: usize,
@@ -61,7 +61,7 @@ struct OpenConnections {
     addresses: HashMap<IpAddr, usize>,
 }
 
-/// A permit, until it is dropped.
+/// A permit for one connection; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     limit: Arc<ConnectionLimit>,
@@ -71,9 +71,9 @@ pub(crate) struct Permit {
 /// Why a connection gets no permit.
 #[derive(Debug, PartialEq, Eq)]
 enum Rejected {
-    /// Until one is released.
+    /// The total limit is reached; a permit may be released later.
     Full,
-    /// Its address has as many as it may have.
+    /// The limit of its address is reached.
     PerAddress,
 }
 
@@ -87,9 +87,9 @@ impl ConnectionLimit {
         })
     }
 
-    /// A permit for a connection from `address`. When all are open, the oldest connection that has made no call goes,
-    /// then the oldest that has made none with a good token; when there is none, this waits. `None` when the address has
-    /// as many as it may have, and all of them have made calls.
+    /// A permit for a connection from `address`. At the total limit, the oldest connection without calls is
+    /// evicted, then the oldest without a call with a valid token; if there is none, this waits. `None` when the
+    /// address has reached its limit, and all of its connections have made calls.
     pub(crate) async fn admit(self: &Arc<ConnectionLimit>, address: IpAddr) -> Option<Permit> {
         let address = network(address);
         loop {
@@ -139,7 +139,7 @@ impl ConnectionLimit {
 }
 
 impl OpenConnections {
-    /// Ends the oldest connection of a kind; false when there is none.
+    /// Evicts the oldest matching connection; false when there is none.
     fn evict(&mut self, kind: impl Fn(&ConnectionInfo) -> bool) -> bool {
         let Some(victim) = self.by_id.values().find(|candidate| kind(candidate)).cloned() else {
             return false;
@@ -169,7 +169,7 @@ impl Drop for Permit {
     }
 }
 
-/// What is counted as one address.
+/// The unit that counts as one address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,4 +1,5 @@
-//! What a connection begins with: HTTP/2's preface (RFC 9113, section 3.4), or something else by mistake.
+//! Detects the protocol of a connection by its first bytes: the HTTP/2 preface (RFC 9113, section 3.4), or another
+//! protocol.
 
 use std::{
     io,
@@ -12,25 +13,25 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
-/// What a client that speaks HTTP/1 may still send while it is answered.
+/// Bytes of an HTTP/1 request that are read and discarded after the response.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024;
 
-/// The first bytes of a connection.
+/// The protocol that the peer uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// The whole preface, which is to be read again.
+    /// The HTTP/2 preface; it must be read again.
     Http2,
     /// A request of HTTP/1.
     Http1,
     /// A TLS handshake.
     Tls,
     Other,
-    /// The peer has gone without a word.
+    /// The peer has closed the connection without sending anything.
     Closed,
 }
 
 impl Protocol {
-    /// What the peer speaks.
+    /// The protocol's name, for messages.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Protocol::Http2 => "HTTP/2",
@@ -42,7 +43,7 @@ impl Protocol {
     }
 }
 
-/// CountingIo until it is clear what the peer speaks; takes as long as the peer does.
+/// Reads until the protocol is known. Has no timeout of its own.
 pub(crate) async fn detect<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<Protocol> {
     let mut bytes = [0; PREFACE.len()];
     let mut length = 0;
@@ -74,7 +75,8 @@ fn classify(bytes: &[u8]) -> Option<Protocol> {
     }
 }
 
-/// Whether the first byte, which stays to be read, begins a TLS handshake; `None` when the peer has gone.
+/// Whether the first byte, which is not consumed, starts a TLS handshake; `None` when the peer has closed the
+/// connection.
 pub(crate) async fn is_tls(tcp: &tokio::net::TcpStream) -> io::Result<Option<bool>> {
     let mut first = [0];
     Ok(match tcp.peek(&mut first).await? {
@@ -83,7 +85,7 @@ pub(crate) async fn is_tls(tcp: &tokio::net::TcpStream) -> io::Result<Option<boo
     })
 }
 
-/// Tells a client that speaks HTTP/1 what it should speak.
+/// Responds to an HTTP/1 client with the protocol to use.
 pub(crate) async fn respond_http1<IO>(io: &mut IO, text: &str) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -95,13 +97,13 @@ where
     );
     io.write_all(answer.as_bytes()).await?;
     io.shutdown().await?;
-    // Closed with bytes unread, TCP would take the answer back.
+    // Closing with unread bytes would make TCP discard the response.
     let mut rest = io.take(MAX_DISCARDED_BYTES as u64);
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     Ok(())
 }
 
-/// A connection whose preface is read once more.
+/// A connection whose HTTP/2 preface is read again.
 #[derive(Debug)]
 pub(crate) struct PrefixedIo<IO> {
     preface: Bytes,
@@ -203,7 +205,7 @@ mod tests {
         assert_eq!(again, PREFACE);
     }
 
-    /// Counts the looks.
+    /// Counts reads.
     struct CountingIo<IO> {
         io: IO,
         polls: usize,

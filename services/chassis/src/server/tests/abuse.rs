@@ -1,4 +1,4 @@
-//! Peers that hold what they were given: places, streams, connections. By hand on HTTP/2, against a server process.
+//! Peers that hold resources: permits, streams, connections. With a raw HTTP/2 client, against a running server.
 
 use std::{future::Future, time::Duration};
 
@@ -23,10 +23,10 @@ use crate::server::Settings;
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const WATCH_ORDER: &str = "/order.v1.OrderService/WatchOrder";
-/// For what is waited for; nothing is judged by how long it takes.
+/// Limit for every wait; no test depends on how long it takes.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
-/// One connection of a client that does as it likes.
+/// A connection of a raw HTTP/2 client.
 #[derive(Clone)]
 pub(super) struct Peer {
     pub(super) requests: SendRequest<Bytes>,
@@ -34,7 +34,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Its streams may be sent so many bytes.
+    /// With this window for each stream.
     pub(super) async fn connect(server: &TestServer, window: u32) -> Peer {
         let tcp = TcpStream::connect(server.address).await.unwrap();
         let mut client = h2::client::Builder::new();
@@ -50,7 +50,7 @@ impl Peer {
         }
     }
 
-    /// Begins a call; its message is sent only if there is one.
+    /// Starts a call; without a message, its request stays open.
     pub(super) async fn begin(
         &self,
         path: &str,
@@ -105,7 +105,7 @@ pub(super) fn refusal(answer: &Response<RecvStream>) -> Option<Status> {
     Status::from_header_map(answer.headers())
 }
 
-/// An ordinary call over a connection of its own.
+/// An ordinary call on a connection of its own.
 pub(super) async fn ordinary(server: &TestServer) -> Result<(), Status> {
     let mut client = OrderServiceClient::new(server.grpc.clone());
     client.get_order(server.request(get(), "")).await.map(drop)
@@ -126,7 +126,7 @@ async fn half_sent_calls_take_no_place_and_are_refused_in_time() {
             halves.push(peer.begin(path, &[], None).await);
         }
     }
-    // They have all been read once this connection's later call is answered.
+    // All of them have been read once a later call on this connection is answered.
     let answer = peer
         .call("/order.v1.OrderService/GetOrder", &[], frame(&get()))
         .await;

@@ -1,4 +1,4 @@
-//! The layers in front of a handler that does what the request's `x-do` header says.
+//! The layers in front of a handler that acts on the request's `x-do` header.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,7 @@ use crate::{
     server::{Response, Settings, call::Stack},
 };
 
-/// Stands for the order service's handlers; only what the layers do is tested here.
+/// Imitates the order service's handlers; these tests are about the layers.
 #[derive(Clone, Default)]
 pub(super) struct Orders {
     calls: Arc<AtomicUsize>,
@@ -49,7 +49,7 @@ impl Orders {
 
     /// Whether a handler waits.
     pub(super) fn working(&self) -> bool {
-        // Every clone of a handler holds one, too: only what is held beyond the clones' own counts.
+        // Every clone of a handler holds one too, so only references beyond the clones count.
         Arc::strong_count(&self.waiting) > Arc::strong_count(&self.calls)
     }
 }
@@ -117,7 +117,7 @@ impl Orders {
     }
 }
 
-/// What a handler answers that met a prepared statement of before a change of the schema.
+/// The response of a handler that used a prepared statement from before a schema change.
 fn stale() -> Response {
     crate::status::unavailable(crate::status::PLAN_CHANGED, "the schema has changed").into_http()
 }

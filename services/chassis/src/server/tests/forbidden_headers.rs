@@ -1,4 +1,4 @@
-//! Headers that HTTP/2 itself forbids, written byte by byte: no client library sends them.
+//! Headers that HTTP/2 forbids, written byte by byte, because no client library sends them.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,17 +23,17 @@ fn literal(name: &str, value: &str) -> Vec<u8> {
     field
 }
 
-/// How a peer that writes bytes by hand is answered.
+/// The response to a peer that writes raw bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Answered {
     Response,
-    /// Its stream ends with this error code (RFC 9113, section 7).
+    /// The stream ends with this error code (RFC 9113, section 7).
     Reset(u32),
-    /// Its connection does.
+    /// The connection ends with this error code.
     GoAway(u32),
 }
 
-/// What answers the header block of a request on a connection of its own.
+/// The response to a request's header block, on a connection of its own.
 async fn answer_to(server: &TestServer, block: &[u8]) -> Answered {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;

@@ -36,7 +36,7 @@ fn named(name: &str) -> CertificateParams {
     params
 }
 
-/// One process's files.
+/// The files of one process.
 struct Files(TempDir);
 
 impl Files {
@@ -71,7 +71,7 @@ impl Files {
         };
         Settings {
             tls: Some(tls),
-            // A client takes a connection that does not last a second for a broken server.
+            // A client treats a connection that lasts less than a second as a broken server.
             max_connection_age_s: 2,
             ..Settings::default()
         }
@@ -91,7 +91,7 @@ impl Files {
     }
 }
 
-/// What is logged on this thread.
+/// The log of this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -199,7 +199,7 @@ async fn certificates_and_the_authority_itself_change_under_steady_calls_and_non
     let channel = client.channel(&server);
     let mut calls = 0_u32;
     let mut until = async |rotations: usize| {
-        // Connections are two seconds old at most, so that every state of the files is used.
+        // Connections are at most two seconds old, so every state of the files is used.
         while log.count("certificates rotated tls.cert_file") < rotations {
             let answer = ask(&server, &channel).await;
             assert!(answer.is_ok(), "{answer:?} after {calls} calls\n{}", log.text());

@@ -1,4 +1,5 @@
-//! Mistakes with the protocol, as gRPC's PROTOCOL-HTTP2 and status codes documents answer them; and what it allows.
+//! Protocol violations and their responses according to gRPC's PROTOCOL-HTTP2 and status code documents; and valid
+//! variants.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::RecvStream;
@@ -52,7 +53,7 @@ fn with(peer: &Peer, name: &'static str, value: &[u8]) -> HeaderMap {
     headers
 }
 
-/// The status of an answer, be it in its headers or in its trailers.
+/// The status of a response, in its headers or its trailers.
 async fn status(answer: Response<RecvStream>) -> Status {
     if let Some(refused) = refusal(&answer) {
         return refused;
@@ -130,7 +131,7 @@ async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
         ("//GetOrder", "UNKNOWN_SERVICE"),
         (&long, "UNKNOWN_SERVICE"),
     ] {
-        // Strangers are told as well.
+        // Callers without a token get the same response.
         let mut headers = usual(&peer);
         headers.remove(header::AUTHORIZATION);
         let refused = answered(&peer, path, headers, frame(&get())).await;
@@ -199,7 +200,7 @@ async fn metadata_are_checked_where_the_protocol_says_what_they_are() {
         assert_eq!(refused.code(), Code::InvalidArgument, "{timeout}");
         assert!(refused.message().contains("grpc-timeout"), "{refused}");
     }
-    // What nobody reads may hold what HTTP lets through.
+    // Headers that the server does not read may contain anything that HTTP allows.
     for (name, value) in [
         ("x-note-bin", &b"AAE"[..]),
         ("x-note-bin", b"AAE=,AAE"),

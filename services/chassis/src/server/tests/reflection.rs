@@ -1,4 +1,4 @@
-//! What a tool finds out by reflection, over the wire.
+//! Reflection over the network.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1alpha;
 use super::test_server::TestServer;
 use crate::server::{Reflection, Settings};
 
-/// Asks all of it on one stream.
+/// Sends all queries on one stream.
 async fn ask(
     channel: &Channel,
     token: Option<&str>,
@@ -152,7 +152,7 @@ async fn what_is_listed_can_be_loaded_with_its_options_and_the_details_of_errors
     );
 }
 
-/// Files come in any order; each is taken once those that it imports are there.
+/// Files come in any order; each is added after its imports.
 fn pool(mut files: BTreeMap<String, Vec<u8>>) -> DescriptorPool {
     let mut pool = DescriptorPool::new();
     while !files.is_empty() {

@@ -1,4 +1,4 @@
-//! The server on real ports.
+//! A server on real ports.
 
 use std::{net::SocketAddr, sync::Mutex};
 

@@ -4,7 +4,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::*;
 
-/// Files of an identity, in a folder that goes with the value.
+/// The files of an identity, in a folder that is deleted with the value.
 fn identity() -> (tempfile::TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let authority_key = KeyPair::generate().unwrap();
@@ -37,7 +37,7 @@ async fn a_volume_that_hangs_stops_no_handshake_and_holds_one_thread() {
     let (_folder, settings) = identity();
     let acceptor = Acceptor::load(&settings).unwrap();
     let good = acceptor.current().config.clone();
-    // A pipe that nobody writes to: who opens it for reading waits, as on a hung mount.
+    // A pipe without a writer: opening it for reading blocks, as on a hung mount.
     std::fs::remove_file(&settings.key_file).unwrap();
     let made = std::process::Command::new("mkfifo")
         .arg(&settings.key_file)
@@ -50,7 +50,7 @@ async fn a_volume_that_hangs_stops_no_handshake_and_holds_one_thread() {
     assert_eq!(acceptor.reading.available_permits(), 0, "one reads");
     assert!(acceptor.current().error.is_some(), "it is told");
 
-    // The volume answers again, so that the blocked thread ends.
+    // The volume responds again, so that the blocked thread ends.
     let writer = std::fs::OpenOptions::new()
         .write(true)
         .custom_flags(0o4000)

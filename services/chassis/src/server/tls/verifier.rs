@@ -1,4 +1,4 @@
-//! Checks a client's certificate by its URI name: the chain as usual, the name as SPIFFE has it.
+//! Verifies a client's certificate: the chain with webpki, and its SPIFFE id.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use webpki::EndEntityCert;
 
 use super::Settings;
 
-/// Lets clients in that one of the authorities vouches for under a name of the trust domain.
+/// Accepts clients with a certificate from one of the authorities and a SPIFFE id of the trust domain.
 #[derive(Debug)]
 pub(super) struct SpiffeVerifier {
     chain: Arc<dyn ClientCertVerifier>,
@@ -54,7 +54,7 @@ impl SpiffeVerifier {
     }
 }
 
-/// The one URI name that a SPIFFE certificate carries (X509-SVID, section 2).
+/// The SPIFFE id: a certificate has exactly one URI name (X509-SVID, section 2).
 pub(super) fn spiffe_id(certificate: &CertificateDer<'_>) -> Result<String, Error> {
     let certificate = EndEntityCert::try_from(certificate)
         .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;

@@ -1,4 +1,4 @@
-//! What the variables may hold, and what is said of those that are not obeyed.
+//! Valid values of the variables, and messages about unsupported ones.
 
 use super::*;
 

@@ -26,7 +26,7 @@ async fn a_changed_file_is_taken_and_a_broken_one_leaves_the_last_good_one_in_fo
     let channel = process.channel("payment", &upstream(&file)).unwrap();
     assert_eq!(timeout(&channel), 7_000);
 
-    // A new file, so that its time differs however coarse the file system's clock is.
+    // A distinct time, so that the change is visible on file systems with a coarse clock.
     let replace = |content: &str, at: u64| {
         fs::write(&file, content).unwrap();
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);

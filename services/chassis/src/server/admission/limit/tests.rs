@@ -6,15 +6,15 @@ use super::*;
 const WORK: Duration = Duration::from_millis(20);
 const CAPACITY: usize = 100;
 
-/// A process that works on a hundred calls at once and makes the rest wait.
+/// A process with a capacity of a hundred concurrent calls; further ones queue.
 struct Process {
     limit: Limit,
     rng: StdRng,
 }
 
-/// What a number of rounds came to.
+/// The result of several rounds.
 struct Summary {
-    /// Calls done, as a share of what the process can do.
+    /// Calls done, as a share of the process's capacity.
     goodput: f64,
     lowest: usize,
     highest: usize,
@@ -28,8 +28,8 @@ impl Process {
         }
     }
 
-    /// Serves a demand for so many calls at once, each of which takes half to one and a half times `work`. Of the
-    /// limit, callers may fill the `share`.
+    /// Serves a demand of concurrent calls, each of which takes half to one and a half times `work`. Callers may
+    /// use `share` of the limit.
     async fn serve(&mut self, work: Duration, demand: usize, share: f64, rounds: usize) -> Summary {
         let mut summary = Summary {
             goodput: 0.0,
@@ -69,7 +69,7 @@ async fn under_overload_it_holds_near_the_capacity_and_afterwards_it_recovers() 
     assert!(held.lowest >= CAPACITY * 9 / 10, "{}", held.lowest);
     assert!(held.highest <= CAPACITY * 3, "{}", held.highest);
     assert!(held.goodput > 0.95, "{}", held.goodput);
-    // Work that is quick again lets it grow as far as it is used.
+    // With fast work the limit grows as far as it is used.
     process.serve(WORK / 4, 1_000, 1.0, 8_000).await;
     assert!(
         process.limit.current() >= CAPACITY * 2,
@@ -82,7 +82,7 @@ async fn under_overload_it_holds_near_the_capacity_and_afterwards_it_recovers() 
 async fn callers_who_may_not_fill_it_let_it_grow_again_all_the_same() {
     let mut process = Process::new(10, 1_000);
     process.serve(WORK, 50, 0.7, 50).await;
-    // Something else on the machine takes all of its time for a while.
+    // Another process uses the CPU for a while.
     process.serve(WORK * 20, 900, 0.7, 50).await;
     process.serve(WORK, 900, 0.7, 1_000).await;
     let held = process.serve(WORK, 900, 0.7, 3_000).await;
@@ -92,7 +92,7 @@ async fn callers_who_may_not_fill_it_let_it_grow_again_all_the_same() {
 #[tokio::test(start_paused = true)]
 async fn a_quiet_time_that_is_too_short_is_found_out() {
     let mut process = Process::new(10, 1_000);
-    // A cache answered, and now it does not.
+    // A cache answered before, and no longer does.
     process.serve(WORK / 4, 50, 1.0, 200).await;
     process.serve(WORK, 900, 1.0, 2_000).await;
     let held = process.serve(WORK, 900, 1.0, 3_000).await;
@@ -127,7 +127,7 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
         }
     }
     assert_eq!(limit.current(), 10);
-    // What has become slow by its nature is accepted as soon as there is a quiet time to learn it in.
+    // A method that has become slow is accepted as soon as low load allows measuring it.
     for _ in 0..100 {
         advance(WINDOW).await;
         for _ in 0..20 {
