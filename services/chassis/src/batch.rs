@@ -75,10 +75,10 @@ impl Default for Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError<E> {
     /// The queue is full. Nothing was done.
-    #[error("too many requests wait")]
+    #[error("too many requests are waiting")]
     Full,
     /// Its deadline passed while it was queued. Nothing was done.
-    #[error("the time was over before the request's turn came")]
+    #[error("the deadline passed before the request was started")]
     Expired,
     /// This item failed, and its changes were rolled back; in an outage, one of all items that failed.
     #[error(transparent)]
@@ -110,17 +110,17 @@ impl<E> SubmitError<E> {
         match self {
             SubmitError::Failed(error) => Ok(error),
             SubmitError::Full => {
-                let text = "too many requests wait; try again";
+                let text = "too many requests are waiting; try again";
                 Err(status::resource_exhausted("QUEUE_FULL", text, RETRY_AFTER))
             }
             SubmitError::Expired => Err(Status::deadline_exceeded(
-                "the time was over before the request's turn came; nothing was done",
+                "the deadline passed before the request was started; nothing was done",
             )),
             SubmitError::Outage => Err(status::unavailable(
                 "DATABASE_UNAVAILABLE",
                 "the database cannot be used now",
             )),
-            SubmitError::Panicked => Err(status::internal(&std::io::Error::other("a command has panicked"))),
+            SubmitError::Panicked => Err(status::internal(&std::io::Error::other("a command panicked"))),
         }
     }
 }
@@ -232,7 +232,7 @@ impl<C: Command> Batcher<C> {
                     command = type_name::<C>(),
                     items = piece.len(),
                     error.message = chain(&failure),
-                    "a transaction has failed; its items are tried again in halves"
+                    "transaction failed; retrying its items in halves"
                 );
                 let second = piece.split_off(piece.len() / 2);
                 pending.extend([second, piece]);

@@ -164,7 +164,7 @@ pub fn results<R, T>(
 
 /// Encodes a status, with its details, as a message.
 fn to_message(status: &Status) -> rpc::Status {
-    let details = rpc::Status::decode(status.details()).map(|told| told.details);
+    let details = rpc::Status::decode(status.details()).map(|message| message.details);
     rpc::Status {
         code: status.code().into(),
         message: status.message().to_owned(),

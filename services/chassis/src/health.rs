@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_reason_of_a_dependency_that_stays_down_is_logged_once_in_five_seconds() {
+    async fn a_changed_reason_of_a_dependency_that_stays_down_is_logged_once_in_five_seconds() {
         let postgres = Health::new().dependency("postgresql");
         assert!(
             !postgres.should_log("connection refused"),

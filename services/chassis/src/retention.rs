@@ -64,7 +64,7 @@ impl Sweeper {
                     tracing::warn!(
                         db.collection.name = rule.table,
                         error.message = status::chain(&error),
-                        "old rows cannot be deleted; they are tried again at the next sweep"
+                        "deleting old rows failed; retrying in the next run"
                     );
                 }
             }

@@ -60,7 +60,7 @@ fn command<S: Service>() -> Command {
         .arg(config)
         .arg(set)
         .subcommand(Command::new("serve").about("Serve until SIGTERM or SIGINT, then drain"))
-        .subcommand(Command::new("migrate").about("Bring the database to this version's schema; needs database.* alone"))
+        .subcommand(Command::new("migrate").about("Bring the database to this version's schema; needs only database.*"))
         .subcommand(Command::new("check-config").about("Print the settings in effect and what is wrong with them"))
 }
 
@@ -209,7 +209,7 @@ async fn run_process<S: Service>(settings: S::Settings, writer: &LogWriter) -> a
     if !process.tasks.finished_within(grace).await {
         tracing::warn!(
             tasks.running = process.tasks.running(),
-            "stopping with work unfinished"
+            "stopping with unfinished tasks"
         );
     }
     let outcome = match (served, process.tasks.failure()) {

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_form_a_url_has_its_secret_is_masked() {
+    fn secrets_in_urls_of_any_form_are_masked() {
         for (url, shown) in [
             ("postgres://app:s3c@h:1/db", "postgres://app:***@h:1/db"),
             ("postgres://app:a@b@h/db", "postgres://app:***@h/db"),
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_inside_other_texts_are_masked_too() {
+    fn urls_in_other_texts_are_masked_too() {
         for (text, shown) in [
             ("nothing to hide", "nothing to hide"),
             (

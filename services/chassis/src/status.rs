@@ -141,7 +141,7 @@ pub fn too_large(reason: &str, text: impl Into<String>) -> Status {
 
 /// DEADLINE_EXCEEDED `OUT_OF_TIME`.
 pub fn deadline_exceeded() -> Status {
-    let text = "the deadline passed before the call was done; it may still be carried out";
+    let text = "the deadline passed before the call was done; it may still be executed";
     build(Code::DeadlineExceeded, text, with_reason("OUT_OF_TIME"))
 }
 
@@ -152,7 +152,7 @@ pub fn request_too_slow(text: impl Into<String>) -> Status {
 
 /// UNAVAILABLE `DRAINING`: the process is stopping.
 pub fn draining() -> Status {
-    unavailable("DRAINING", "the server is stopping: ask another one")
+    unavailable("DRAINING", "the server is stopping; use another one")
 }
 
 /// UNAUTHENTICATED: there is no token, or it is invalid.
@@ -177,10 +177,10 @@ pub(crate) fn protocol(code: Code, reason: &str, text: impl Into<String>) -> Sta
 
 /// INTERNAL, without any content of `error`, which is logged here, once, with its causes.
 pub fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
-    tracing::error!(error.message = chain(error), "a request failed inside");
+    tracing::error!(error.message = chain(error), "internal error");
     build(
         Code::Internal,
-        "something failed inside; see the service's log",
+        "internal error; see the service's log",
         with_reason("INTERNAL"),
     )
 }
@@ -222,7 +222,7 @@ pub(crate) const PLAN_CHANGED: &str = "DATABASE_PLAN_CHANGED";
 fn refused(error: &sqlx::Error) -> Status {
     tracing::error!(
         error.message = chain(error),
-        "the database refuses the data of a request"
+        "the database rejected the data of a request"
     );
     let found = error.as_database_error();
     let code = found
@@ -230,11 +230,11 @@ fn refused(error: &sqlx::Error) -> Status {
         .unwrap_or_default();
     match &*code {
         // unique_violation
-        "23505" => already_exists("ALREADY_EXISTS", "what the request would create exists already"),
+        "23505" => already_exists("ALREADY_EXISTS", "what the request would create already exists"),
         code if code.starts_with("22") || code.starts_with("54") => {
             invalid_field("", "the request has a value that cannot be stored")
         }
-        _ => failed_precondition("CONSTRAINT_VIOLATED", "the request contradicts what is stored"),
+        _ => failed_precondition("CONSTRAINT_VIOLATED", "the request contradicts stored data"),
     }
 }
 
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_violations_fit_into_a_trailer_and_say_how_many_are_untold() {
+    fn a_thousand_violations_fit_into_a_trailer_with_the_number_of_omitted_ones() {
         let mut violations = Violations::new();
         for line in 0..1_000 {
             violations.add(format!("lines[{line}].amount"), "must be set");
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_echoed_is_cut_and_never_dropped() {
+    fn echoed_text_is_truncated_and_never_dropped() {
         let long = "x".repeat(3_000_000);
         let status = not_found("service", format!("{long}\0"));
         assert!(status.details().len() + status.message().len() < 1024);

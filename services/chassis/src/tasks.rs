@@ -44,14 +44,14 @@ impl Tasks {
         self.tracker.spawn(async move {
             let ended = match running.await {
                 Ok(Ok(())) if tasks.shutdown.is_cancelled() => return,
-                Ok(Ok(())) => "it ended unasked".to_owned(),
+                Ok(Ok(())) => "it ended before the shutdown".to_owned(),
                 Ok(Err(error)) => format!("{error:#}"),
                 Err(error) => error.to_string(),
             };
             tracing::error!(
                 task.name = name,
                 error.message = ended,
-                "a task has died: stopping"
+                "task ended; stopping the process"
             );
             tasks.fail(format!("task {name}: {ended}"));
         });
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_dies_unasked_stops_the_process_with_its_reason() {
+    async fn a_task_that_ends_early_stops_the_process_with_its_reason() {
         let shutdown = CancellationToken::new();
         let tasks = Tasks::new(shutdown.clone());
         tasks.spawn("relay", async { anyhow::bail!("the stream is gone") });
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_counts_as_dying() {
+    async fn a_panic_stops_the_process() {
         let shutdown = CancellationToken::new();
         let tasks = Tasks::new(shutdown.clone());
         tasks.spawn("relay", async { panic!("boom") });
@@ -112,12 +112,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_ends_when_asked_is_no_failure() {
+    async fn a_task_that_ends_at_the_shutdown_is_no_failure() {
         let shutdown = CancellationToken::new();
         let tasks = Tasks::new(shutdown.clone());
-        let asked = shutdown.clone();
+        let stopping = shutdown.clone();
         tasks.spawn("relay", async move {
-            asked.cancelled().await;
+            stopping.cancelled().await;
             Ok(())
         });
         shutdown.cancel();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_for_the_rest_is_bounded() {
+    async fn waiting_for_tasks_is_bounded() {
         let tasks = Tasks::new(CancellationToken::new());
         drop(tasks.run(std::future::pending::<()>()));
         assert!(!tasks.finished_within(Duration::from_secs(20)).await);

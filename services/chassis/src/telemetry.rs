@@ -64,7 +64,7 @@ pub(crate) fn check_environment() -> Violations {
             // A violation that applies to all signals is reported once.
             let known = found
                 .iter()
-                .all(|fault| violations.iter().any(|told| told == fault));
+                .all(|fault| violations.iter().any(|reported| reported == fault));
             if !known {
                 violations.extend(found);
             }
@@ -97,9 +97,10 @@ pub(crate) fn start(
         .with_location(false)
         .with_threads(false)
         .with_target(false)
-        .with_filter(ours());
+        .with_filter(export_filter());
     let exported = loggers.as_ref().map(|loggers| {
-        opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(loggers).with_filter(ours())
+        opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(loggers)
+            .with_filter(export_filter())
     });
     tracing_subscriber::registry()
         .with(spans)
@@ -107,15 +108,15 @@ pub(crate) fn start(
         .with(logs)
         .try_init()?;
     std::panic::set_hook(Box::new(log_panic));
-    writer.dropped.measure();
+    writer.dropped.register_metric();
     match endpoint {
         Some(endpoint) => tracing::info!(otlp.endpoint = endpoint, "exporting telemetry"),
-        None => tracing::info!("no OTEL_EXPORTER_OTLP_ENDPOINT is set: traces and metrics stay here"),
+        None => tracing::info!("no OTEL_EXPORTER_OTLP_ENDPOINT is set: traces and metrics are not exported"),
     }
     for variable in environment.without_effect() {
         tracing::warn!(
             variable,
-            "this variable is set and has no effect; docs/telemetry.md lists those that have"
+            "this variable is set and has no effect; docs/telemetry.md lists the supported ones"
         );
     }
     Ok(Telemetry {
@@ -148,7 +149,7 @@ fn backtrace() -> Option<Backtrace> {
 }
 
 /// Excludes the transport's spans and events: exporting them would create more of them.
-fn ours() -> Targets {
+fn export_filter() -> Targets {
     let silent = tracing_subscriber::filter::LevelFilter::OFF;
     [
         "h2",

@@ -111,7 +111,7 @@ impl Process {
         options.allow_faults = self.allows_faults;
         if self.allows_faults && !options.tuning.inject.is_empty() {
             let faults = options.tuning.inject.len();
-            tracing::warn!(service, faults, "calls fail on purpose");
+            tracing::warn!(service, faults, "fault injection is on");
         }
         if let Some(tls) = &upstream.tls {
             options.tuning.tls = Some(tls.clone());
@@ -129,8 +129,8 @@ impl Process {
             source,
         })?;
         if let Some(file) = file {
-            let following = file.follow(channel.clone(), self.shutdown.clone());
-            self.tasks.spawn("service config", following);
+            let watching = file.watch(channel.clone(), self.shutdown.clone());
+            self.tasks.spawn("service config", watching);
         }
         self.channels.add(channel.clone());
         Ok(channel)
@@ -143,7 +143,7 @@ mod tests {
     use crate::server::tests::fixture::process;
 
     #[tokio::test]
-    async fn faults_on_purpose_are_refused_where_the_environment_does_not_allow_them() {
+    async fn fault_injection_is_rejected_where_the_environment_does_not_allow_it() {
         let mut upstream = Upstream::local(1);
         upstream.tuning.inject = vec![mesh::Fault::default()];
         for (value, allowed) in [(None, false), (Some("1"), false), (Some("true"), true)] {

@@ -70,7 +70,7 @@ impl LostRecords {
         let counter = meter
             .u64_counter("weft.audit.lost")
             .with_unit("{record}")
-            .with_description("Audit records that the database does not hold as they ended; the log does");
+            .with_description("Audit records missing from the database; they are in the log");
         let counter = counter.build();
         // An alert on the increase must see the first one.
         for reason in REASONS {
@@ -83,8 +83,8 @@ impl LostRecords {
         self.0.add(1, &[KeyValue::new("weft.audit.reason", reason)]);
         record.log(match reason {
             "refused" => "the database refuses an audit record: it is kept in the log only",
-            "full" => "too many audit records wait for the database: this one is kept in the log only",
-            _ => "the process stops and the database is away: this audit record is kept in the log only",
+            "full" => "audit queue is full; this record is only in the log",
+            _ => "the process stops while the database is down; this audit record is only in the log",
         });
     }
 }
@@ -108,7 +108,7 @@ impl Worker {
         let Some(database) = self.process.database() else {
             return batch
                 .iter()
-                .for_each(|record| record.log("there is no database for the audit trail"));
+                .for_each(|record| record.log("no database for the audit trail"));
         };
         // Parts still to be written, the next one last: halves of a rejected batch.
         let mut pending = vec![batch];
@@ -126,7 +126,7 @@ impl Worker {
                 [record] => {
                     tracing::error!(
                         error.message = status::chain(&error),
-                        "an audit record is refused"
+                        "audit record rejected by the database"
                     );
                     self.lost.record(record, "refused");
                 }

@@ -35,11 +35,11 @@ pub(crate) enum Error {
     Authorities { path: PathBuf, reason: String },
     #[error("the connection failed")]
     Connect(#[from] std::io::Error),
-    #[error("the exchange failed")]
+    #[error("the HTTP exchange failed")]
     Http(#[from] hyper::Error),
-    #[error("the answer was {0}: redirects are not followed, name the final URL")]
+    #[error("the response was {0}: redirects are not followed, name the final URL")]
     Redirect(StatusCode),
-    #[error("the answer was {0}")]
+    #[error("the response was {0}")]
     Status(StatusCode),
     #[error("the document is larger than {MAX_BYTES} bytes, or was cut off")]
     Body,

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn admin_has_every_role_and_nobody_the_unspecified_one() {
+    fn admin_has_every_role_and_the_unspecified_role_is_never_granted() {
         let admin = RoleSet::from_names(["admin"]);
         assert!(ROLES.into_iter().all(|role| admin.has(role)));
         assert!(!RoleSet::from_names(["clerk", "unknown"]).has(Role::Cashier));

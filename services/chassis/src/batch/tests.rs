@@ -124,7 +124,7 @@ async fn submit_all(
 }
 
 #[tokio::test]
-async fn one_alone_waits_for_nobody() {
+async fn a_single_item_does_not_wait() {
     let store = Store::open();
     let batcher = batcher(&store, Limits::default());
     assert_eq!(
@@ -135,7 +135,7 @@ async fn one_alone_waits_for_nobody() {
 }
 
 #[tokio::test]
-async fn what_comes_while_a_transaction_runs_shares_the_next_in_the_order_of_its_aggregates() {
+async fn items_queued_during_a_transaction_share_the_next_one_sorted_by_aggregate() {
     let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
     let submitted = submit_all(
@@ -152,7 +152,7 @@ async fn what_comes_while_a_transaction_runs_shares_the_next_in_the_order_of_its
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_many_come_a_transaction_waits_for_those_on_their_way() {
+async fn under_load_a_transaction_waits_for_more_items() {
     let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
     let mut submitted =
@@ -178,7 +178,7 @@ async fn where_many_come_a_transaction_waits_for_those_on_their_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_more_items_without_end() {
+async fn the_wait_for_more_items_is_bounded() {
     let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
     let mut submitted =
@@ -197,7 +197,7 @@ async fn nobody_waits_for_more_items_without_end() {
 }
 
 #[tokio::test]
-async fn a_second_lane_opens_for_a_whole_batch_only() {
+async fn a_second_transaction_starts_for_a_full_batch_only() {
     let limits = Limits {
         items: 4,
         ..Limits::default()
@@ -219,7 +219,7 @@ async fn a_second_lane_opens_for_a_whole_batch_only() {
 }
 
 #[tokio::test]
-async fn two_items_of_one_aggregate_are_carried_out_one_after_the_other() {
+async fn two_items_of_one_aggregate_are_executed_one_after_the_other() {
     let store = Store::blocked();
     let limits = Limits {
         items: 2,
@@ -241,7 +241,7 @@ async fn two_items_of_one_aggregate_are_carried_out_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn of_64_the_one_that_fails_or_panics_fails_alone() {
+async fn of_64_items_only_the_one_that_fails_or_panics_fails() {
     for behavior in [Behavior::Fail, Behavior::Panic] {
         let store = Store::blocked();
         let batcher = batcher(&store, Limits::default());
@@ -288,7 +288,7 @@ async fn in_an_outage_all_fail_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_late_or_unwanted_when_its_turn_comes_is_not_begun() {
+async fn an_expired_or_abandoned_item_is_not_executed() {
     let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
     let first = submit_all(&batcher, [item(1, Behavior::Succeed)]).await;
@@ -308,7 +308,7 @@ async fn what_is_late_or_unwanted_when_its_turn_comes_is_not_begun() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_and_begins_nothing() {
+async fn a_full_queue_rejects_items_without_executing_them() {
     let limits = Limits {
         waiting: 2,
         ..Limits::default()
@@ -324,7 +324,7 @@ async fn a_full_queue_refuses_and_begins_nothing() {
 }
 
 #[tokio::test]
-async fn the_drain_waits_for_all_that_is_queued_though_the_callers_have_begun_to_leave() {
+async fn the_drain_waits_for_the_running_transaction_after_its_callers_are_gone() {
     let store = Store::blocked();
     let tasks = Tasks::new(CancellationToken::new());
     let batcher = Batcher::new(store.clone(), Limits::default(), tasks.clone());

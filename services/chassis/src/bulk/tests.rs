@@ -37,7 +37,7 @@ fn reason(outcome: &Outcome<SubmitClaimResponse>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_request_has_the_outcome_that_it_would_have_alone() {
+async fn each_request_has_the_outcome_of_a_call_of_its_own() {
     let (good, known, refused) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
     let ids = [
         good.to_string(),
@@ -63,15 +63,15 @@ async fn each_request_has_the_outcome_that_it_would_have_alone() {
     let details = invalid.get_error_details();
     assert_eq!(details.bad_request().unwrap().field_violations[0].field, "id");
     assert_eq!(reason(&outcomes[3]), "WRONG_STATE");
-    let told = results(outcomes, |result, replayed| (result.is_ok(), replayed));
+    let replays = results(outcomes, |result, replayed| (result.is_ok(), replayed));
     assert_eq!(
-        told,
+        replays,
         [(true, false), (false, false), (true, true), (false, false)]
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_takes_long_keeps_no_other_waiting_and_is_finished() {
+async fn a_slow_request_does_not_delay_the_others_and_is_finished() {
     let slow = Uuid::new_v4();
     let (finished, mut finish) = tokio::sync::mpsc::unbounded_channel();
     let ids = [slow, Uuid::new_v4(), Uuid::new_v4()];
@@ -111,7 +111,7 @@ async fn requests_that_are_all_slow_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_one_is_waited_for_where_all_are() {
+async fn execute_all_waits_for_slow_requests() {
     let slow = Uuid::new_v4();
     let ids = [slow, Uuid::new_v4()];
     let requests = ids
@@ -131,7 +131,7 @@ async fn a_slow_one_is_waited_for_where_all_are() {
 }
 
 #[tokio::test]
-async fn other_work_gets_on_while_many_requests_begin() {
+async fn other_tasks_run_while_many_requests_start() {
     let turns = Arc::new(AtomicUsize::new(0));
     let counted = turns.clone();
     let other = tokio::spawn(async move {
@@ -155,8 +155,8 @@ async fn other_work_gets_on_while_many_requests_begin() {
 }
 
 #[test]
-fn a_status_is_the_same_after_its_way_as_a_message() {
-    let status = status::resource_exhausted("QUEUE_FULL", "too many requests wait", STRAGGLER_TIMEOUT);
+fn a_status_survives_encoding_as_a_message() {
+    let status = status::resource_exhausted("QUEUE_FULL", "too many requests are waiting", STRAGGLER_TIMEOUT);
     let back = from_message(&to_message(&status));
     assert_eq!((back.code(), back.message()), (status.code(), status.message()));
     let details = back.get_error_details();

@@ -58,7 +58,7 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
         };
         let path = segments(error.path());
         // A setting without a default has no known type, so text may stand for a number or a boolean.
-        if let Some(Value::String(text)) = merged.at(&path) {
+        if let Some(Value::String(text)) = merged.get(&path) {
             let value = tree::scalar(text);
             if !value.is_string() {
                 let origin = merged

@@ -139,7 +139,7 @@ fn flags_win_over_the_environment_that_over_the_file_and_that_over_defaults() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once() {
+fn all_violations_are_reported_together() {
     let file = file("window = 5\nwindow_s = 7200\n[grpc]\nlisten = \"nowhere\"\nmax_in_flight = 0\n");
     let effective = load::<Shop>(
         "shop",
@@ -254,7 +254,7 @@ fn secrets_are_read_and_never_printed() {
 }
 
 #[test]
-fn a_file_that_is_missing_or_no_toml_is_a_violation() {
+fn a_missing_or_invalid_file_is_a_violation() {
     assert_eq!(
         fields(&load::<Shop>(
             "shop",
@@ -291,7 +291,7 @@ fn a_section_that_is_left_out_by_default_can_be_set_key_by_key() {
 }
 
 #[test]
-fn whoever_uses_one_section_is_not_bothered_with_the_others() {
+fn settings_for_one_section_ignore_violations_in_others() {
     let wrong = |text: &str| {
         let file = file(text);
         let effective = load::<Shop>("shop", &sources(Some(file.path()), &[], &[]));

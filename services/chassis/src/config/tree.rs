@@ -111,7 +111,7 @@ impl Merged {
     }
 
     /// The value at a dotted path.
-    pub(super) fn at(&self, path: &[String]) -> Option<&Value> {
+    pub(super) fn get(&self, path: &[String]) -> Option<&Value> {
         path.iter().try_fold(&self.values, |at, key| at.get(key))
     }
 
@@ -124,7 +124,7 @@ impl Merged {
                 .try_fold(&self.defaults, |at, key| at.get(key))
                 .cloned();
             if let Some(default) = default {
-                let changed = self.at(part) != Some(&default);
+                let changed = self.get(part) != Some(&default);
                 self.set(part, default, Origin::Default);
                 return changed;
             }

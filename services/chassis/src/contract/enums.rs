@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn an_enum_that_is_left_out_or_unknown_is_told_the_names_it_may_have() {
+    fn a_missing_or_unknown_enum_value_is_reported_with_the_valid_names() {
         let mut left_out = 0;
         for (field, values) in fields() {
             let names = super::must_be(&values);
@@ -67,7 +67,7 @@ mod tests {
 
     /// The description lists all names except zero, so no rule may exclude another value.
     #[test]
-    fn no_number_but_zero_is_refused_of_those_that_are_defined() {
+    fn of_the_defined_numbers_only_zero_is_rejected() {
         for (field, _) in fields() {
             let refused = limits::rule(&field, &["enum", "not_in"]);
             let refused = refused

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_the_text_around_it_or_is_no_character_is_refused() {
+    fn bidirectional_controls_and_noncharacters_are_rejected() {
         for c in [
             '\u{202e}',
             '\u{2066}',
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_texts_of_all_scripts_are_taken() {
+    fn names_and_texts_of_all_scripts_are_accepted() {
         for text in [
             "José O'Neil",
             "محمد\u{200f} (ب)",
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_cut_and_clean_and_never_dropped() {
+    fn sanitized_text_is_truncated_and_clean_and_never_dropped() {
         assert_eq!(sanitized("order.v1", 100), "order.v1");
         assert_eq!(sanitized("abcdef", 6), "abcdef");
         assert_eq!(sanitized("abcdefg", 6), "abcde…");

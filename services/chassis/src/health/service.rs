@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_tells_each_change_and_ends_when_the_process_closes() {
+    async fn a_watch_sends_each_change_and_ends_when_the_process_closes() {
         let health = Health::new();
         let mut watch = HealthService(health.clone())
             .watch(request("readiness"))

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_is_that_of_the_last_reading_and_what_has_passed_since_it_was_asked_for() {
+    async fn the_time_is_the_last_reading_plus_the_time_since_its_query() {
         let (clock, by_postgresql) = (Clock::default(), OffsetDateTime::UNIX_EPOCH);
         assert!(clock.now() > by_postgresql, "it was not read yet");
         let sent = Instant::now();

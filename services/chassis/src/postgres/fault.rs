@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_result_type_is_told_from_what_no_server_supports() {
+    fn a_changed_result_type_is_distinguished_from_unsupported_features() {
         let changed = "cached plan must not change result type";
         assert_eq!(classify_code("0A000", changed), Fault::StalePlan);
         assert_eq!(
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_refused_and_bugs_do_not_pass() {
+    fn only_refused_data_and_bugs_are_permanent() {
         assert!(Fault::classify(&Error::PoolTimedOut).is_transient());
         assert!(Fault::classify(&Error::Io(std::io::ErrorKind::ConnectionReset.into())).is_transient());
         assert!(!Fault::classify(&Error::RowNotFound).is_transient());

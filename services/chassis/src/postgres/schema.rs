@@ -154,7 +154,7 @@ impl SchemaCheck {
                 {
                     tracing::warn!(
                         database.unknown = format_sets(&unknown),
-                        "the database is newer than this build; it serves all the same, since migrations only add"
+                        "the database is newer than this build; it still works, because migrations only add"
                     );
                 }
             }

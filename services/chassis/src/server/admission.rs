@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_matters_least_is_refused_first_and_places_are_given_back() {
+    async fn the_least_critical_calls_are_rejected_first_and_permits_are_released() {
         let layer = Layer::new(10, 10);
         let taken: Vec<_> = (0..7)
             .map(|_| layer.acquire(Criticality::Sheddable).unwrap())
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_when_to_come_back() {
+    fn a_rejection_has_a_retry_delay() {
         let refusal = overloaded_for(Duration::from_millis(230));
         assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
         assert_eq!(refusal.metadata().get("grpc-retry-pushback-ms").unwrap(), "230");

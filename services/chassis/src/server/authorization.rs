@@ -87,7 +87,7 @@ impl Services {
             tracing::warn!(
                 client.name = peer.name(),
                 token.service = identity.service,
-                "a token was used by a process that may not"
+                "token rejected: not accepted from this peer"
             );
             Err(status::permission_denied(reason, text))
         };
@@ -101,7 +101,7 @@ impl Services {
         let relaying = self.0.iter().find(|(_, id)| *id == peer.name());
         match relaying {
             Some((service, _)) if !policy.callers.contains(service) => {
-                let text = format!("service {service} may not call this method, in anybody's name");
+                let text = format!("service {service} may not call this method, for any user");
                 refusal("PEER_MAY_NOT_RELAY", text)
             }
             _ => Ok(()),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_calls_only_what_names_it_whatever_roles_it_claims() {
+    fn a_service_calls_only_methods_that_list_it_with_any_roles() {
         let policy = policy(&[], &["order"]);
         assert!(allow(&policy, &caller(&[], Some("order"))).is_ok());
         assert!(allow(&policy, &caller(&["admin"], Some("claims"))).is_err());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_services_token_is_good_from_the_process_with_that_services_whole_id_only() {
+    fn a_services_token_is_accepted_only_from_the_process_with_its_exact_id() {
         let services = services(&[]);
         let order = caller(&[], Some("order"));
         let from = |id| {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_hands_on_tokens_of_people_to_methods_that_name_it_as_a_caller() {
+    fn a_service_forwards_tokens_of_people_to_methods_that_list_it_as_a_caller() {
         let services = services(&[]);
         let person = caller(&["clerk"], None);
         let order_policy = policy(&[], &["order"]);

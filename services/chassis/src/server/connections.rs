@@ -61,7 +61,7 @@ pub(super) async fn serve(
     let announced = async {
         process.shutdown.cancelled().await;
         process.health.draining();
-        tracing::info!("not serving any more: draining");
+        tracing::info!("draining");
         sleep(drain.announce()).await;
     };
     tokio::select! {
@@ -75,7 +75,7 @@ pub(super) async fn serve(
     if timeout(drain.grace(), server.tracker.wait()).await.is_err() {
         tracing::warn!(
             connections.open = server.tracker.len(),
-            "the grace is over: connections are cut"
+            "grace period is over; closing connections"
         );
         server.shared.ended.cancel();
         server.tracker.wait().await;
@@ -129,13 +129,13 @@ impl Connections {
             let (tcp, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(error.message = %error, "a connection was not accepted");
+                    tracing::warn!(error.message = %error, "accepting a connection failed");
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let Some(permit) = limit.admit(address.ip()).await else {
-                let detail = "its address has as many as grpc.max_connections_per_address allows";
+                let detail = "its address has reached grpc.max_connections_per_address";
                 self.shared
                     .log_throttle
                     .connection_refused(address, "too many", detail);
@@ -190,7 +190,7 @@ impl Connection {
             Ok(None) => {}
             // Load balancers open plaintext connections without sending anything, to check the port.
             Err(_) if shared.acceptor.is_none() => {}
-            Err(_) => self.refuse("handshake", "it did not shake hands in time"),
+            Err(_) => self.refuse("handshake", "the handshake timed out"),
         }
     }
 
@@ -349,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_of_one_moment_do_not_end_in_one() {
+    fn connections_of_the_same_age_do_not_end_together() {
         let age = Duration::from_secs(100);
         let ages: std::collections::BTreeSet<_> = (0..100).map(|_| jittered(age)).collect();
         assert!(ages.len() > 90);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_out_whole_however_they_come_in() {
+    fn messages_are_extracted_whole_from_any_chunks() {
         let mut frames = frames(Some("identity"));
         let both = [frame(0, 3), frame(0, 0), frame(0, 10)].concat();
         let mut lengths = Vec::new();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_too_large_is_refused_before_it_has_come() {
+    fn an_oversized_message_is_rejected_by_its_prefix() {
         let mut frames = frames(None);
         frames.push(&frame(0, 11)[..PREFIX]);
         let refusal = frames.next().unwrap_err();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_message_is_refused_with_the_encodings_that_are_taken() {
+    fn a_compressed_message_is_rejected_with_the_accepted_encodings() {
         let mut compressed = frames(Some("gzip"));
         compressed.push(&frame(0, 2)[..]);
         assert!(compressed.next().unwrap().is_some());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_nothing_explains_is_the_callers_broken_protocol() {
+    fn an_unexplained_flag_is_a_protocol_violation() {
         for (encoding, flag) in [(None, 1), (Some("identity"), 1), (None, 2)] {
             let mut frames = frames(encoding);
             frames.push(&frame(flag, 2)[..]);

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_large_answer_goes_out_in_pieces_and_gives_back_what_it_held() {
+    async fn a_large_response_is_sent_in_chunks_and_drops_its_guard() {
         let guard = Arc::new(());
         let message: Vec<u8> = (0..40_000_u32).map(|n| n as u8).collect();
         let response = http::Response::new(Body::new(Full::new(Bytes::from(message.clone()))));

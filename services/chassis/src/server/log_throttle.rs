@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_is_told_of_once_a_minute_for_each_text_with_how_often() {
+    async fn an_address_is_logged_once_a_minute_for_each_text_with_a_count() {
         let throttle = LogThrottle::default();
         let (first, second) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         assert_eq!(throttle.admit(first, "HTTP/1"), Some(0));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_remembered_is_bounded() {
+    async fn the_number_of_entries_is_bounded() {
         let throttle = LogThrottle::default();
         for n in 0..2 * MAX_ENTRIES as u32 {
             throttle.admit(IpAddr::V4(n.into()), "TLS");

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_types_of_grpc_are_told_from_others() {
+    fn content_types_of_grpc_are_distinguished_from_others() {
         let is = |text: &str| is_grpc(&HeaderValue::from_str(text).unwrap());
         for taken in [
             "application/grpc",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_metadata_may_be_padded_or_not_and_joined_and_nothing_else() {
+    fn binary_metadata_is_base64_padded_or_not_and_may_be_joined() {
         let check = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("x-trace-bin", HeaderValue::from_static(value));

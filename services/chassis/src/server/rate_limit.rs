@@ -107,7 +107,7 @@ struct ArrivalTimes {
 
 impl ArrivalTimes {
     /// The theoretical arrival time of a facility and class.
-    fn until(&mut self, key: (Facility, i32), now: Instant) -> &mut Instant {
+    fn entry(&mut self, key: (Facility, i32), now: Instant) -> &mut Instant {
         if self.until.len() >= self.sweep_at && !self.until.contains_key(&key) {
             #[cfg(test)]
             {
@@ -153,7 +153,7 @@ impl Layer {
         let max_ahead = interval * (rate.burst - 1);
         let now = Instant::now();
         let mut arrival_times = self.arrival_times.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = arrival_times.until((facility.clone(), class as i32), now);
+        let until = arrival_times.entry((facility.clone(), class as i32), now);
         let ahead = until.saturating_duration_since(now);
         if ahead > max_ahead {
             return Err(ahead - max_ahead);
@@ -211,7 +211,7 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 fn rate_limited(wait: Duration) -> Status {
-    let text = "the facility calls too often; nothing was started";
+    let text = "the facility exceeds its rate limit; nothing was started";
     let mut refusal = status::resource_exhausted("RATE_LIMITED", text, wait);
     let pushback = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
     refusal
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_passes_then_the_rate_holds_for_each_facility_and_class_alone() {
+    async fn after_a_burst_the_rate_applies_to_each_facility_and_class() {
         let rate = Rate {
             per_second: 10,
             burst: 3,
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_are_refused_together_do_not_return_together() {
+    fn callers_rejected_together_do_not_return_together() {
         let waits: std::collections::BTreeSet<_> = (0..100)
             .map(|_| jittered(Duration::from_millis(10)).as_micros())
             .collect();

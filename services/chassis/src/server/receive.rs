@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_facility_keeps_its_share_and_leaves_the_others_theirs() {
+    fn a_facility_is_limited_to_its_share() {
         let budget = Arc::new(ByteBudget::new(400));
         let facility = |name: &str| Some(Facility::new(name).unwrap());
         let mut first = Allocation::new(&budget, facility("F1"));

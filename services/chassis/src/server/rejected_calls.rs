@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_counted_with_its_reason() {
+    fn a_rejection_is_counted_with_its_reason() {
         let exporter = InMemoryMetricExporter::default();
         let provider = SdkMeterProvider::builder()
             .with_periodic_exporter(exporter.clone())
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_on_the_calls_span_with_its_reason_and_wait() {
+    fn a_rejection_is_an_event_on_the_calls_span_with_its_reason_and_delay() {
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder()
             .with_simple_exporter(exporter.clone())

@@ -170,10 +170,10 @@ impl LimitedBody {
             rpc.method = method,
             bytes,
             max_bytes = self.max_bytes,
-            "an answer is too large to send"
+            "response too large"
         );
         let text = format!(
-            "the answer has {} bytes, at most {} are sent: ask for less at once",
+            "the response has {} bytes, at most {} are sent; request less at once",
             grouped(bytes),
             grouped(self.max_bytes)
         );
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_that_fit_pass_however_they_are_cut() {
+    async fn messages_within_the_limit_pass_in_any_chunks() {
         let all = [message(10), message(0), message(3)].concat();
         let length = all.len();
         assert_eq!(sent(vec![all.clone()]).await.0, length);
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_is_too_large_ends_the_answer_with_a_reason() {
+    async fn an_oversized_message_ends_the_response_with_a_reason() {
         let (passed, status) = sent(vec![[message(3), message(11), message(1)].concat()]).await;
         let status = status.unwrap();
         assert_eq!((passed, status.code()), (8, Code::ResourceExhausted));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_is_too_large_is_cut_and_keeps_its_reason() {
+    fn an_oversized_status_is_truncated_and_keeps_its_reason() {
         let mut details = ErrorDetails::with_error_info("BODY_MALFORMED", "weft", []);
         details.add_bad_request_violation("body_json", "x".repeat(100_000));
         let long = Status::with_error_details(Code::InvalidArgument, "y".repeat(100_000), details);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_in_any_script_is_cut_to_what_is_read() {
+    fn a_status_in_any_script_is_truncated_to_the_limit() {
         for text in ["محمد بن زايد ", "漢字", "😀", "a \"b\" {c}"] {
             let mut details = ErrorDetails::with_error_info("INVALID_REQUEST", "weft", []);
             for number in 0..100 {

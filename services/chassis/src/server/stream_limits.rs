@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{Facility, Identity, status};
 
-/// Calls of strangers at once on one connection.
+/// Anonymous calls at once on one connection.
 const MAX_ANONYMOUS_PER_CONNECTION: usize = 16;
 /// One address may have one part in this many of all anonymous calls.
 const ANONYMOUS_SHARE: usize = 4;
@@ -117,7 +117,7 @@ fn too_many(full: &Scope, wait: Duration) -> Status {
         Scope::Address(_) => "the address",
         Scope::Connection(_) => "the connection",
     };
-    let text = format!("{owner} has as many open streams as it may have; nothing was started");
+    let text = format!("{owner} has reached its limit of open streams; nothing was started");
     let mut refusal = status::resource_exhausted("TOO_MANY_STREAMS", text, wait);
     let pushback = MetadataValue::from(wait.as_millis() as u64);
     refusal.metadata_mut().insert("grpc-retry-pushback-ms", pushback);
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_bound_holds_by_itself_and_nothing_is_counted_for_a_refusal() {
+    fn each_limit_applies_by_itself_and_a_rejection_counts_for_none() {
         let open = Arc::new(OpenStreams::default());
         let facility = |name: &str| Scope::Facility(Facility::new(name).unwrap());
         let acquire =

@@ -193,7 +193,7 @@ impl Acceptor {
             match timeout(READ_TIMEOUT, read).await {
                 Ok(Ok(read)) => self.apply(read),
                 Ok(Err(_)) => {}
-                Err(_) => self.current().log_error("they cannot be read in time".to_owned()),
+                Err(_) => self.current().log_error("reading them timed out".to_owned()),
             }
         }
         self.current().config.clone()

@@ -8,7 +8,7 @@ use crate::Violations;
 
 pub(super) const SIGNALS: [&str; 3] = ["TRACES", "METRICS", "LOGS"];
 /// Variables of a signal's exporter; each also exists for all signals.
-const OF_EXPORTER: [&str; 9] = [
+const EXPORTER_VARIABLES: [&str; 9] = [
     "ENDPOINT",
     "PROTOCOL",
     "HEADERS",
@@ -19,7 +19,7 @@ const OF_EXPORTER: [&str; 9] = [
     "CLIENT_KEY",
     "CLIENT_CERTIFICATE",
 ];
-const OF_TLS: [&str; 3] = ["CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"];
+const TLS_VARIABLES: [&str; 3] = ["CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"];
 /// The endpoint when a signal's exporter is set without one.
 const DEFAULT_ENDPOINT: &str = "http://localhost:4317";
 
@@ -73,7 +73,7 @@ impl Environment {
     }
 
     /// The value of a signal's exporter variable, or of the one for all signals, with the variable's name.
-    pub(super) fn of_exporter(&self, signal: &str, what: &str) -> Option<(String, &str)> {
+    pub(super) fn exporter_variable(&self, signal: &str, what: &str) -> Option<(String, &str)> {
         [
             format!("OTEL_EXPORTER_OTLP_{signal}_{what}"),
             format!("OTEL_EXPORTER_OTLP_{what}"),
@@ -157,15 +157,15 @@ impl Environment {
             ("COMPRESSION", &["gzip", "none"], "must be gzip or none"),
             ("INSECURE", &["true", "false"], "must be true or false"),
         ] {
-            let set = self.of_exporter(signal, what);
+            let set = self.exporter_variable(signal, what);
             if let Some((name, value)) = set.filter(|(_, value)| !one_of(value, allowed)) {
                 add_once(violations, &name, &format!("{rule}; is {value}"));
             }
         }
-        if let Some((name, value)) = self.of_exporter(signal, "TIMEOUT") {
+        if let Some((name, value)) = self.exporter_variable(signal, "TIMEOUT") {
             self.check_number(&name, Some(value), &MILLISECONDS, violations);
         }
-        let headers = self.of_exporter(signal, "HEADERS");
+        let headers = self.exporter_variable(signal, "HEADERS");
         if let Some((name, _)) = headers.filter(|(_, value)| !value.split_terminator(',').all(is_header)) {
             add_once(
                 violations,
@@ -173,7 +173,7 @@ impl Environment {
                 "must be name=value, with commas between several",
             );
         }
-        let own = |what| self.of_exporter(signal, what).map(|(name, _)| name);
+        let own = |what| self.exporter_variable(signal, what).map(|(name, _)| name);
         let missing = match (own("CLIENT_CERTIFICATE"), own("CLIENT_KEY")) {
             (Some(certificate), None) => Some((certificate, "CLIENT_KEY")),
             (None, Some(key)) => Some((key, "CLIENT_CERTIFICATE")),
@@ -232,21 +232,21 @@ impl Environment {
     /// The names of variables that are set and have no effect.
     pub(super) fn without_effect(&self) -> Vec<&str> {
         let secure = self.secure_signals().next().is_some();
-        let of_exporter = |name: &str| {
+        let is_exporter_variable = |name: &str| {
             name.strip_prefix("OTEL_EXPORTER_OTLP_").is_some_and(|what| {
-                let of_signal = |signal: &&str| what.strip_prefix(signal)?.strip_prefix('_');
-                let what = SIGNALS.iter().find_map(of_signal).unwrap_or(what);
-                OF_EXPORTER.contains(&what) && (secure || !OF_TLS.contains(&what))
+                let strip_signal = |signal: &&str| what.strip_prefix(signal)?.strip_prefix('_');
+                let what = SIGNALS.iter().find_map(strip_signal).unwrap_or(what);
+                EXPORTER_VARIABLES.contains(&what) && (secure || !TLS_VARIABLES.contains(&what))
             })
         };
-        let obeyed = |name: &str| match name {
+        let has_effect = |name: &str| match name {
             DISABLED | RESOURCE | TEMPORALITY | SAMPLER | "OTEL_SERVICE_NAME" => true,
             SAMPLER_ARG => self
                 .get(SAMPLER)
                 .is_some_and(|sampler| sampler.ends_with("traceidratio")),
             PROPAGATORS => self.get(name) == Some("tracecontext"),
             _ => {
-                of_exporter(name)
+                is_exporter_variable(name)
                     || SIGNALS
                         .iter()
                         .any(|signal| name == format!("OTEL_{signal}_EXPORTER"))
@@ -258,7 +258,7 @@ impl Environment {
             .iter()
             .filter(|(name, value)| !is_service_link(name, value));
         set.map(|(name, _)| name.as_str())
-            .filter(|name| !obeyed(name))
+            .filter(|name| !has_effect(name))
             .collect()
     }
 
@@ -278,11 +278,11 @@ impl Environment {
         if self.get(DISABLED).is_some_and(|value| is(value, "true")) || exporter == Some("none") {
             return Ok(None);
         }
-        let Some((name, endpoint)) = self.of_exporter(signal, "ENDPOINT") else {
+        let Some((name, endpoint)) = self.exporter_variable(signal, "ENDPOINT") else {
             return Ok(exporter.map(|_| DEFAULT_ENDPOINT.to_owned()));
         };
         let endpoint = endpoint.trim();
-        let insecure = self.of_exporter(signal, "INSECURE");
+        let insecure = self.exporter_variable(signal, "INSECURE");
         let full = match (endpoint.contains("://"), insecure) {
             (false, Some((_, value))) if is(value, "true") => format!("http://{endpoint}"),
             (false, Some(_)) => format!("https://{endpoint}"),

@@ -93,7 +93,7 @@ impl DroppedLines {
     }
 
     /// Exports the count as a metric.
-    pub(super) fn measure(&self) {
+    pub(super) fn register_metric(&self) {
         let dropped = self.clone();
         opentelemetry::global::meter("weft")
             .u64_observable_counter("weft.log.dropped")
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_beyond_the_buffer_are_counted_and_hold_up_nobody() {
+    fn lines_beyond_the_buffer_are_counted_and_do_not_block() {
         let (writer, reader) = piped();
         // A pipe takes 64 KiB.
         let line = [b'x'; 1_024];

@@ -36,7 +36,7 @@ pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Re
     let mut tracers = SdkTracerProvider::builder().with_resource(resource.clone());
     if let Some(endpoint) = &traces {
         let builder = SpanExporter::builder().with_tonic();
-        let exporter = to(endpoint, environment, "TRACES", builder)?
+        let exporter = configure(endpoint, environment, "TRACES", builder)?
             .build()
             .context("the trace exporter cannot start")?;
         tracers = tracers.with_batch_exporter(exporter);
@@ -46,7 +46,7 @@ pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Re
     let mut meters = SdkMeterProvider::builder().with_resource(resource.clone());
     if let Some(endpoint) = &metrics {
         let builder = MetricExporter::builder().with_tonic();
-        let exporter = to(endpoint, environment, "METRICS", builder)?
+        let exporter = configure(endpoint, environment, "METRICS", builder)?
             .build()
             .context("the metric exporter cannot start")?;
         meters = meters.with_periodic_exporter(exporter);
@@ -56,7 +56,7 @@ pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Re
     let mut loggers = None;
     if let Some(endpoint) = &logs {
         let builder = LogExporter::builder().with_tonic();
-        let exporter = to(endpoint, environment, "LOGS", builder)?
+        let exporter = configure(endpoint, environment, "LOGS", builder)?
             .build()
             .context("the log exporter cannot start")?;
         loggers = Some(
@@ -86,7 +86,7 @@ pub(super) fn tracer(tracers: &SdkTracerProvider) -> SdkTracer {
 }
 
 /// Configures an exporter for `endpoint`, with TLS for `https://`.
-fn to<B: WithExportConfig + WithTonicConfig>(
+fn configure<B: WithExportConfig + WithTonicConfig>(
     endpoint: &str,
     environment: &Environment,
     signal: &str,
@@ -103,7 +103,7 @@ fn to<B: WithExportConfig + WithTonicConfig>(
 /// client certificate if one is set.
 pub(super) fn tls(environment: &Environment, signal: &str) -> Result<ClientTlsConfig, Violations> {
     let read = |what: &str| -> Result<Option<(String, Vec<u8>)>, Violations> {
-        let Some((name, path)) = environment.of_exporter(signal, what) else {
+        let Some((name, path)) = environment.exporter_variable(signal, what) else {
             return Ok(None);
         };
         match std::fs::read(path) {

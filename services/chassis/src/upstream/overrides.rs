@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 
 /// Interval of the check. A mounted ConfigMap takes longer to arrive.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The content of the file at the last read.
 pub(super) struct File {
@@ -38,14 +38,14 @@ impl File {
     }
 
     /// Applies each change of the file to the channel, until `shutdown`.
-    pub(super) async fn follow(
+    pub(super) async fn watch(
         mut self,
         channel: mesh::Channel,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
             // Reading the modification time is cheap; the content is read only when that has changed.
@@ -59,7 +59,7 @@ impl File {
             match tokio::fs::read_to_string(&self.path).await {
                 Ok(content) if content == self.content => {}
                 Ok(content) => self.apply(&channel, content),
-                Err(error) => self.keep(&error),
+                Err(error) => self.log_unusable(&error),
             }
         }
     }
@@ -70,11 +70,11 @@ impl File {
                 tracing::info!(file.path = %self.path.display(), "the service config has changed");
                 self.content = content;
             }
-            Err(error) => self.keep(&error),
+            Err(error) => self.log_unusable(&error),
         }
     }
 
-    fn keep(&self, error: &dyn std::error::Error) {
+    fn log_unusable(&self, error: &dyn std::error::Error) {
         tracing::error!(
             file.path = %self.path.display(),
             error.message = %error,

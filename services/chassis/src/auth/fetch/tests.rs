@@ -54,7 +54,7 @@ fn settings(url: String) -> Settings {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
 #[tokio::test]
-async fn the_user_of_a_url_is_sent_as_basic_authentication_and_shown_nowhere() {
+async fn the_user_of_a_url_is_sent_as_basic_authentication_and_always_masked() {
     let (port, received) = serve(OK, None).await;
     let location = Location::new(&settings(format!("http://u:s%2Fcret@127.0.0.1:{port}/keys?a=b"))).unwrap();
     assert_eq!(location.get().await.unwrap(), "{}");
@@ -104,7 +104,7 @@ async fn redirects_errors_and_large_documents_are_refused() {
 }
 
 #[tokio::test]
-async fn a_server_of_the_own_authority_is_trusted_when_its_file_is_named() {
+async fn a_private_authority_is_trusted_when_its_file_is_configured() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -130,7 +130,7 @@ async fn a_server_of_the_own_authority_is_trusted_when_its_file_is_named() {
 }
 
 #[test]
-fn plaintext_is_for_those_who_allow_it_by_name() {
+fn plaintext_must_be_allowed_by_the_setting() {
     let mut plain = settings("http://idp.test/keys".to_owned());
     assert!(Location::new(&plain).is_ok());
     plain.jwks_allow_http = false;

@@ -40,7 +40,7 @@ fn ed(more: Value) -> Value {
 }
 
 #[test]
-fn a_key_goes_by_its_thumbprint_as_rfc_8037_computes_it() {
+fn a_key_is_found_by_its_rfc_8037_thumbprint() {
     let thumbprint = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
     assert_eq!(key_id(&URL_SAFE_NO_PAD.decode(ED).unwrap()), thumbprint);
     let set = set(json!([ed(json!({"kid": "k1"}))])).unwrap();
@@ -75,7 +75,7 @@ fn each_key_verifies_one_algorithm_which_its_kind_or_its_alg_says() {
 }
 
 #[test]
-fn keys_of_other_kinds_are_passed_over_and_a_set_without_a_usable_one_says_why() {
+fn keys_of_other_kinds_are_skipped_and_a_set_without_a_usable_one_says_why() {
     let odd = json!([
         {"kty": "RSA", "kid": "enc", "n": RSA, "e": "AQAB", "use": "enc"},
         {"kty": "RSA", "kid": "short", "n": "AQAB", "e": "AQAB"},
@@ -143,7 +143,7 @@ fn services_sign_with_eddsa_alone_and_their_file_holds_no_other_keys() {
 }
 
 #[test]
-fn a_services_own_key_that_is_not_marked_is_refused_with_what_to_do() {
+fn a_services_own_key_that_is_not_marked_is_rejected_with_a_remedy() {
     let own = key_id(&URL_SAFE_NO_PAD.decode(ED).unwrap());
     let of = |jwk: Value| {
         let keys = read(json!([jwk])).unwrap().into_iter().map(Arc::new);

@@ -62,7 +62,7 @@ fn spawn_refresh_loop(keys: &Arc<Keys>, health: &Health) -> tokio_util::task::Ab
 }
 
 #[tokio::test]
-async fn all_callers_with_a_new_key_wait_for_one_reading_and_get_it() {
+async fn all_callers_with_a_new_key_share_one_refresh() {
     let issuer = Issuer::new();
     let idp = Idp::new(issuer.folder.path()).await;
     let keys = Arc::new(Keys::new(&idp.settings(), "order").unwrap());
@@ -81,7 +81,7 @@ async fn all_callers_with_a_new_key_wait_for_one_reading_and_get_it() {
 }
 
 #[tokio::test]
-async fn unknown_keys_cause_no_reading_each_and_hold_nobody_up_who_has_a_known_one() {
+async fn unknown_keys_share_a_refresh_and_do_not_delay_known_keys() {
     let issuer = Issuer::new();
     let idp = Idp::new(issuer.folder.path()).await;
     let keys = Arc::new(Keys::new(&idp.settings(), "order").unwrap());
@@ -107,7 +107,7 @@ async fn unknown_keys_cause_no_reading_each_and_hold_nobody_up_who_has_a_known_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_cannot_be_read_again_count_for_a_while_and_then_no_more() {
+async fn keys_that_cannot_be_refreshed_expire() {
     let issuer = Issuer::new();
     let path = issuer.folder.path().join("jwks.json");
     let settings = Settings {
@@ -142,7 +142,7 @@ async fn keys_that_cannot_be_read_again_count_for_a_while_and_then_no_more() {
 }
 
 #[tokio::test]
-async fn the_services_keys_may_stand_in_a_file_of_their_own() {
+async fn the_services_keys_may_be_in_a_separate_file() {
     let issuer = Issuer::new();
     let path = issuer.folder.path();
     let all: serde_json::Value =

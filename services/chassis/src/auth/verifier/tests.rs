@@ -19,7 +19,7 @@ async fn verifier_with(settings: &Settings) -> Verifier {
 }
 
 #[tokio::test]
-async fn a_good_token_proves_who_calls_for_which_facility_in_which_roles() {
+async fn a_valid_token_proves_subject_facility_and_roles() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let token = issuer.token(|_| {});
@@ -33,7 +33,7 @@ async fn a_good_token_proves_who_calls_for_which_facility_in_which_roles() {
 }
 
 #[tokio::test]
-async fn every_claim_that_is_wrong_or_missing_is_refused_with_words_that_name_it() {
+async fn every_invalid_or_missing_claim_is_rejected_by_name() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let now = get_current_timestamp();
@@ -112,7 +112,7 @@ async fn clocks_may_differ_by_the_leeway_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_header_that_demands_what_is_not_understood_is_refused() {
+async fn a_header_with_unsupported_members_is_rejected() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let cases = [
@@ -146,12 +146,12 @@ async fn a_token_signed_in_another_way_or_with_another_key_is_refused() {
     let hmac = encode(&header, &claims, &EncodingKey::from_secret(&public)).unwrap();
     assert_eq!(verifier.verify(&hmac).await, Err(TokenError::Algorithm));
 
-    let stranger = Issuer::new();
+    let other_issuer = Issuer::new();
     assert_eq!(
-        verifier.verify(&stranger.token(|_| {})).await,
+        verifier.verify(&other_issuer.token(|_| {})).await,
         Err(TokenError::Signature)
     );
-    let mut unknown = stranger;
+    let mut unknown = other_issuer;
     unknown.kid = "k2".to_owned();
     assert_eq!(
         verifier.verify(&unknown.token(|_| {})).await,
@@ -160,7 +160,7 @@ async fn a_token_signed_in_another_way_or_with_another_key_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_is_refused_with_what_is_wrong() {
+async fn a_malformed_token_is_rejected_with_the_reason() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let good = issuer.token(|_| {});
@@ -237,7 +237,7 @@ async fn the_identity_providers_keys_sign_for_no_service() {
 }
 
 #[tokio::test]
-async fn a_remembered_token_still_expires_and_a_withdrawn_key_stops_counting_at_once() {
+async fn a_cached_token_still_expires_and_a_withdrawn_key_is_rejected_at_once() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let token = issuer.token(|_| {});
@@ -284,7 +284,7 @@ async fn a_services_own_token_names_the_service_and_the_facility() {
 }
 
 #[tokio::test]
-async fn an_old_flat_key_set_is_refused_with_what_to_do() {
+async fn an_old_flat_key_set_is_rejected_with_a_remedy() {
     let issuer = Issuer::new();
     let path = issuer.folder.path().join("jwks.json");
     let flat = std::fs::read_to_string(&path)

@@ -147,10 +147,7 @@ impl Limit {
         estimate.close(self.min, self.max);
         self.current.store(estimate.limit as usize, Ordering::Relaxed);
         if estimate.limit < before {
-            tracing::debug!(
-                limit = estimate.limit,
-                "calls take too long: fewer are taken at once"
-            );
+            tracing::debug!(limit = estimate.limit, "admission limit lowered");
         }
     }
 

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_more_are_refused_the_later_they_come_back_and_never_in_step() {
+    async fn more_rejections_mean_longer_delays_with_jitter() {
         let rejections = RejectionRate::new();
         let few = mean(&rejections, 1);
         advance(2 * WINDOW).await;

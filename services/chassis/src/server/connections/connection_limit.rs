@@ -189,32 +189,32 @@ mod tests {
     }
 
     #[test]
-    fn when_all_are_taken_the_silent_go_first_then_strangers_and_callers_stay() {
+    fn at_the_limit_unused_connections_are_evicted_first_then_unauthenticated_ones() {
         let limit = ConnectionLimit::new(3, 3);
         let caller = limit.try_admit(address(1)).unwrap();
         caller.connection.mark_called();
         caller.connection.mark_authenticated();
-        let stranger = limit.try_admit(address(2)).unwrap();
-        stranger.connection.mark_called();
+        let unauthenticated = limit.try_admit(address(2)).unwrap();
+        unauthenticated.connection.mark_called();
         let silent = limit.try_admit(address(3)).unwrap();
         let first = limit.try_admit(address(4)).unwrap();
         assert!(silent.connection.evicted.is_cancelled());
         first.connection.mark_called();
         first.connection.mark_authenticated();
         let second = limit.try_admit(address(5)).unwrap();
-        assert!(stranger.connection.evicted.is_cancelled());
+        assert!(unauthenticated.connection.evicted.is_cancelled());
         second.connection.mark_authenticated();
         assert!(
             limit
                 .try_admit(address(6))
                 .is_ok_and(|_| second.connection.evicted.is_cancelled())
         );
-        drop((silent, stranger));
+        drop((silent, unauthenticated));
         assert!(!caller.connection.evicted.is_cancelled() && !first.connection.evicted.is_cancelled());
     }
 
     #[test]
-    fn one_address_has_its_share_and_a_network_of_ipv6_counts_as_one() {
+    fn an_address_is_limited_and_an_ipv6_network_counts_as_one_address() {
         let limit = ConnectionLimit::new(100, 2);
         let candidate = [
             limit.try_admit(address(1)).unwrap(),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_finds_no_slot_waits_for_one() {
+    async fn without_a_free_permit_a_connection_waits() {
         let limit = ConnectionLimit::new(1, 1);
         let candidate = limit.admit(address(1)).await.unwrap();
         candidate.connection.mark_called();

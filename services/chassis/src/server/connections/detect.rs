@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_preface_that_comes_in_bits_is_waited_for_without_looking_again_and_again() {
+    async fn a_preface_in_single_bytes_is_awaited_without_busy_polling() {
         let (mut peer, io) = tokio::io::duplex(64);
         let mut io = CountingIo { io, polls: 0 };
         let sent = async {

@@ -24,7 +24,7 @@ use crate::server::Settings;
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const WATCH_ORDER: &str = "/order.v1.OrderService/WatchOrder";
 /// Limit for every wait; no test depends on how long it takes.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+pub(super) const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A connection of a raw HTTP/2 client.
 #[derive(Clone)]
@@ -81,7 +81,7 @@ impl Peer {
         message: Bytes,
     ) -> Response<RecvStream> {
         let (answer, _body) = self.begin(path, headers, Some(message)).await;
-        timeout(SOON, answer).await.unwrap().unwrap()
+        timeout(WAIT_LIMIT, answer).await.unwrap().unwrap()
     }
 }
 
@@ -135,7 +135,7 @@ async fn half_sent_calls_take_no_place_and_are_refused_in_time() {
         ordinary(&server).await.unwrap();
     }
     for (answer, _body) in halves {
-        let answer = timeout(SOON, answer).await.unwrap().unwrap();
+        let answer = timeout(WAIT_LIMIT, answer).await.unwrap().unwrap();
         let refused = refusal(&answer).unwrap();
         assert_eq!(
             (refused.code(), reason(&refused).as_str()),
@@ -146,7 +146,7 @@ async fn half_sent_calls_take_no_place_and_are_refused_in_time() {
 }
 
 #[tokio::test]
-async fn a_caller_that_sends_a_bit_now_and_then_does_not_get_more_time() {
+async fn a_caller_that_sends_slowly_does_not_get_more_time() {
     let server = TestServer::with(Settings {
         receive_timeout_ms: 300,
         ..Settings::default()
@@ -158,7 +158,7 @@ async fn a_caller_that_sends_a_bit_now_and_then_does_not_get_more_time() {
     body.send_data(Bytes::from_static(&[0, 0, 0, 3, 232]), false)
         .unwrap();
     let mut answer = Box::pin(answer);
-    let refused = timeout(SOON, async {
+    let refused = timeout(WAIT_LIMIT, async {
         loop {
             let _ = body.send_data(Bytes::from_static(&[0]), false);
             if let Ok(answer) = timeout(Duration::from_millis(20), &mut answer).await {
@@ -184,7 +184,7 @@ async fn a_reader_that_does_not_read_loses_its_stream_at_the_deadline_and_its_pl
     let full = peer.call(WATCH_ORDER, &headers, watch_order()).await;
     assert_eq!(reason(&refusal(&full).unwrap()), "TOO_MANY_STREAMS");
     let mut body = held.into_body();
-    let end = timeout(SOON, body.data()).await.unwrap();
+    let end = timeout(WAIT_LIMIT, body.data()).await.unwrap();
     assert_eq!(end.unwrap().unwrap_err().reason(), Some(h2::Reason::CANCEL));
     let next = peer.call(WATCH_ORDER, &headers, watch_order()).await;
     assert!(refusal(&next).is_none());
@@ -200,7 +200,7 @@ async fn a_large_answer_to_a_reader_that_does_not_read_ends_at_the_deadline() {
         .await;
     let mut body = answer.into_body();
     let mut received = 0;
-    let end = timeout(SOON, async {
+    let end = timeout(WAIT_LIMIT, async {
         loop {
             match body.data().await {
                 Some(Ok(data)) => received += data.len(),
@@ -230,12 +230,16 @@ async fn readers_that_do_not_read_do_not_hold_the_drain() {
     mute.write_all(b"PRI").await.unwrap();
     server.process.shutdown.cancel();
     // Its grace is two minutes.
-    timeout(SOON, server.serving).await.unwrap().unwrap().unwrap();
+    timeout(WAIT_LIMIT, server.serving)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     drop((order, health));
 }
 
 #[tokio::test]
-async fn open_streams_are_bounded_for_each_facility_and_a_watch_that_ends_gives_its_place_back() {
+async fn open_streams_are_limited_for_each_facility_and_a_watch_that_ends_releases_its_permit() {
     let server = TestServer::with(Settings {
         max_streams_per_facility: 2,
         ..Settings::default()
@@ -262,13 +266,13 @@ async fn open_streams_are_bounded_for_each_facility_and_a_watch_that_ends_gives_
     // Ordinary calls are no streams.
     ordinary(&server).await.unwrap();
     drop(first);
-    timeout(SOON, async { while watch(&peer).await.is_err() {} })
+    timeout(WAIT_LIMIT, async { while watch(&peer).await.is_err() {} })
         .await
         .unwrap();
 }
 
 #[tokio::test]
-async fn strangers_streams_are_bounded_on_a_connection_and_others_health_is_answered() {
+async fn anonymous_streams_are_limited_per_connection_and_other_health_checks_are_answered() {
     let server = TestServer::with(Settings::default()).await;
     let peer = Peer::connect(&server, 65_535).await;
     let mut held = Vec::new();
@@ -295,10 +299,10 @@ async fn strangers_who_fill_the_port_give_way_to_callers() {
         ..Settings::default()
     })
     .await;
-    let mut strangers = Vec::new();
+    let mut anonymous = Vec::new();
     for _ in 0..8 {
         let peer = Peer::connect(&server, 65_535).await;
-        strangers.push((peer.call(WATCH, &[], watch_health()).await, peer));
+        anonymous.push((peer.call(WATCH, &[], watch_health()).await, peer));
     }
     ordinary(&server).await.unwrap();
     let mut silent = Vec::new();
@@ -319,21 +323,23 @@ async fn a_stream_does_not_hold_a_connection_beyond_its_age_and_grace() {
     .await;
     let peer = Peer::connect(&server, 65_535).await;
     let mut watch = peer.call(WATCH, &[], watch_health()).await.into_body();
-    let end = timeout(SOON, async { while let Some(Ok(_)) = watch.data().await {} });
+    let end = timeout(WAIT_LIMIT, async {
+        while let Some(Ok(_)) = watch.data().await {}
+    });
     end.await.unwrap();
     let fresh = Peer::connect(&server, 65_535).await;
     assert!(refusal(&fresh.call(WATCH, &[], watch_health()).await).is_none());
 }
 
 #[tokio::test]
-async fn a_client_that_speaks_http1_is_told_so() {
+async fn an_http1_client_gets_an_explanation() {
     let server = TestServer::with(Settings::default()).await;
     let mut tcp = TcpStream::connect(server.address).await.unwrap();
     tcp.write_all(b"GET /healthz HTTP/1.1\r\nhost: order\r\n\r\n")
         .await
         .unwrap();
     let mut answer = String::new();
-    timeout(SOON, tcp.read_to_string(&mut answer))
+    timeout(WAIT_LIMIT, tcp.read_to_string(&mut answer))
         .await
         .unwrap()
         .unwrap();

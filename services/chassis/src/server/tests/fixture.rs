@@ -35,20 +35,20 @@ pub(super) struct Orders {
     calls: Arc<AtomicUsize>,
     /// Held by the handlers that wait.
     waiting: Arc<()>,
-    pub(super) go_on: Arc<Notify>,
+    pub(super) resume: Arc<Notify>,
     pub(super) done: Arc<Notify>,
 }
 
 impl Orders {
     /// Waits until a handler has been called.
-    pub(super) async fn begun(&self) {
+    pub(super) async fn wait_until_called(&self) {
         while self.calls.load(Ordering::Acquire) == 0 {
             tokio::task::yield_now().await;
         }
     }
 
     /// Whether a handler waits.
-    pub(super) fn working(&self) -> bool {
+    pub(super) fn is_working(&self) -> bool {
         // Every clone of a handler holds one too, so only references beyond the clones count.
         Arc::strong_count(&self.waiting) > Arc::strong_count(&self.calls)
     }
@@ -88,7 +88,7 @@ impl Orders {
             "always stale" => stale(),
             "wait" => {
                 let _waiting = Arc::clone(&self.waiting);
-                self.go_on.notified().await;
+                self.resume.notified().await;
                 self.done.notify_one();
                 answer([message()])
             }

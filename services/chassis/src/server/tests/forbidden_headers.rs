@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{
-    abuse::{SOON, ordinary},
+    abuse::{WAIT_LIMIT, ordinary},
     protocol::GET_ORDER,
     test_server::TestServer,
 };
@@ -95,7 +95,7 @@ async fn headers_that_http2_forbids_end_their_stream_or_their_connection() {
             Answered::GoAway(PROTOCOL_ERROR),
         ),
     ] {
-        let answered = timeout(SOON, answer_to(&server, &block))
+        let answered = timeout(WAIT_LIMIT, answer_to(&server, &block))
             .await
             .expect("no peer hangs");
         assert_eq!(answered, expected, "{}", block.escape_ascii());

@@ -134,7 +134,7 @@ async fn ask(server: &TestServer, channel: &mesh::Channel) -> Result<(), Status>
 }
 
 #[tokio::test]
-async fn both_ends_know_each_other_and_the_probe_port_stays_plaintext() {
+async fn both_ends_are_authenticated_and_the_probe_port_stays_plaintext() {
     let ours = authority("ours");
     let files = Files::new(&[&ours], &ours, &named(SERVER));
     let server = TestServer::with(files.server()).await;
@@ -156,7 +156,7 @@ async fn both_ends_know_each_other_and_the_probe_port_stays_plaintext() {
 }
 
 #[tokio::test]
-async fn every_certificate_that_is_not_good_is_refused_with_its_reason_in_the_log() {
+async fn every_invalid_certificate_is_rejected_with_its_reason_in_the_log() {
     let (log, _capturing) = Log::capture();
     let (ours, foreign) = (authority("ours"), authority("foreign"));
     let files = Files::new(&[&ours], &ours, &named(SERVER));
@@ -218,9 +218,12 @@ async fn certificates_and_the_authority_itself_change_under_steady_calls_and_non
     client.trust(&[&new]);
     until(3).await;
     fs::write(files.0.path().join("key.pem"), "half a ke").unwrap();
-    let stranger = Files::new(&[&new], &old, &named(CLIENT)).channel(&server);
+    let old_client = Files::new(&[&new], &old, &named(CLIENT)).channel(&server);
     while log.count("the last good ones stay") == 0 {
-        assert!(ask(&server, &stranger).await.is_err(), "the old authority is out");
+        assert!(
+            ask(&server, &old_client).await.is_err(),
+            "the old authority is out"
+        );
         ask(&server, &channel).await.unwrap();
     }
     assert!(calls > 100, "{calls}");

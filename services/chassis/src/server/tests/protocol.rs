@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::{
-    abuse::{Peer, SOON, frame, ordinary, refusal, watch_health},
+    abuse::{Peer, WAIT_LIMIT, frame, ordinary, refusal, watch_health},
     fixture::{get, reason},
     test_server::TestServer,
 };
@@ -34,11 +34,11 @@ async fn send(
     *request.headers_mut() = headers;
     let (answer, mut sent) = requests.send_request(request, false)?;
     sent.send_data(body, true)?;
-    timeout(SOON, answer).await.expect("no call hangs")
+    timeout(WAIT_LIMIT, answer).await.expect("no call hangs")
 }
 
 /// The headers of an ordinary call.
-fn usual(peer: &Peer) -> HeaderMap {
+fn default_headers(peer: &Peer) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -48,7 +48,7 @@ fn usual(peer: &Peer) -> HeaderMap {
 }
 
 fn with(peer: &Peer, name: &'static str, value: &[u8]) -> HeaderMap {
-    let mut headers = usual(peer);
+    let mut headers = default_headers(peer);
     headers.insert(name, HeaderValue::from_bytes(value).unwrap());
     headers
 }
@@ -59,7 +59,7 @@ async fn status(answer: Response<RecvStream>) -> Status {
         return refused;
     }
     let mut body = answer.into_body();
-    let trailers = timeout(SOON, async {
+    let trailers = timeout(WAIT_LIMIT, async {
         while let Some(data) = body.data().await {
             data.unwrap();
         }
@@ -73,7 +73,7 @@ async fn answered(peer: &Peer, path: &str, headers: HeaderMap, body: Bytes) -> S
 }
 
 #[tokio::test]
-async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
+async fn other_content_types_and_http_methods_get_an_http_and_a_grpc_status() {
     let server = TestServer::start().await;
     let peer = Peer::connect(&server, 65_535).await;
     for path in [GET_ORDER, CHECK, "/"] {
@@ -82,7 +82,7 @@ async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
             Some(b"application/grpc-web"),
             None,
         ] {
-            let mut headers = usual(&peer);
+            let mut headers = default_headers(&peer);
             headers.remove(header::CONTENT_TYPE);
             if let Some(content_type) = content_type {
                 headers.insert(
@@ -101,7 +101,7 @@ async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
             );
         }
         for method in [Method::GET, Method::PUT, Method::OPTIONS] {
-            let answer = send(&peer, method, path, usual(&peer), Bytes::new())
+            let answer = send(&peer, method, path, default_headers(&peer), Bytes::new())
                 .await
                 .unwrap();
             assert_eq!(answer.status(), 405);
@@ -117,7 +117,7 @@ async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
 }
 
 #[tokio::test]
-async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
+async fn an_unknown_path_is_unimplemented_and_named_at_any_length() {
     let server = TestServer::start().await;
     let peer = Peer::connect(&server, 65_535).await;
     let long = format!("/{}/GetOrder", "x".repeat(8_000));
@@ -132,7 +132,7 @@ async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
         (&long, "UNKNOWN_SERVICE"),
     ] {
         // Callers without a token get the same response.
-        let mut headers = usual(&peer);
+        let mut headers = default_headers(&peer);
         headers.remove(header::AUTHORIZATION);
         let refused = answered(&peer, path, headers, frame(&get())).await;
         assert_eq!(
@@ -145,7 +145,7 @@ async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
     let foreign = answered(
         &peer,
         "/grpc.health.v1.Health/Nothing",
-        usual(&peer),
+        default_headers(&peer),
         watch_health(),
     )
     .await;
@@ -154,17 +154,17 @@ async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
 }
 
 #[tokio::test]
-async fn headers_beyond_their_bound_are_refused_by_http_and_the_connection_goes_on() {
+async fn oversized_headers_are_rejected_by_http_and_the_connection_stays_open() {
     let server = TestServer::start().await;
     let peer = Peer::connect(&server, 65_535).await;
     let long = format!("/{}", "x".repeat(20_000));
-    let answer = send(&peer, Method::POST, &long, usual(&peer), Bytes::new()).await;
+    let answer = send(&peer, Method::POST, &long, default_headers(&peer), Bytes::new()).await;
     match answer {
         Ok(answer) => assert_eq!(answer.status(), 431),
         Err(error) => assert!(error.is_reset() || error.reason().is_some(), "{error}"),
     }
     assert_eq!(
-        answered(&peer, GET_ORDER, usual(&peer), frame(&get()))
+        answered(&peer, GET_ORDER, default_headers(&peer), frame(&get()))
             .await
             .code(),
         Code::Ok
@@ -172,7 +172,7 @@ async fn headers_beyond_their_bound_are_refused_by_http_and_the_connection_goes_
 }
 
 #[tokio::test]
-async fn metadata_are_checked_where_the_protocol_says_what_they_are() {
+async fn metadata_is_checked_where_the_protocol_defines_it() {
     let server = TestServer::start().await;
     let peer = Peer::connect(&server, 65_535).await;
     for value in ["!", "A", "AAE=,-"] {
@@ -223,7 +223,7 @@ async fn metadata_are_checked_where_the_protocol_says_what_they_are() {
     .await;
     assert_eq!(refused.code(), Code::Unauthenticated);
     // grpc-go and grpc-java answer a call without it as well.
-    let mut headers = usual(&peer);
+    let mut headers = default_headers(&peer);
     headers.remove(header::TE);
     assert_eq!(
         answered(&peer, GET_ORDER, headers, frame(&get())).await.code(),
@@ -240,7 +240,7 @@ fn prefixed(flag: u8, length: u32, message: &[u8]) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_one_whole_message_gets_the_code_of_grpcs_table() {
+async fn a_body_that_is_not_one_complete_message_gets_the_code_of_grpcs_table() {
     let server = TestServer::start().await;
     let peer = Peer::connect(&server, 65_535).await;
     let whole = frame(&get());
@@ -260,7 +260,7 @@ async fn a_body_that_is_not_one_whole_message_gets_the_code_of_grpcs_table() {
                 "MESSAGE_TOO_LARGE",
             ),
         ] {
-            let refused = answered(&peer, path, usual(&peer), body).await;
+            let refused = answered(&peer, path, default_headers(&peer), body).await;
             assert_eq!(
                 (refused.code(), reason(&refused).as_str()),
                 (code, expected),
@@ -282,7 +282,7 @@ async fn a_body_that_is_not_one_whole_message_gets_the_code_of_grpcs_table() {
 }
 
 #[tokio::test]
-async fn trailers_of_a_caller_are_passed_over() {
+async fn trailers_of_a_caller_are_ignored() {
     let server = TestServer::start().await;
     let peer = Peer::connect(&server, 65_535).await;
     let (answer, mut body) = peer.begin(GET_ORDER, &[], None).await;
@@ -291,12 +291,12 @@ async fn trailers_of_a_caller_are_passed_over() {
     trailers.insert("grpc-status", HeaderValue::from_static("13"));
     trailers.insert("x-note-bin", HeaderValue::from_static("!"));
     body.send_trailers(trailers).unwrap();
-    let answer = timeout(SOON, answer).await.unwrap().unwrap();
+    let answer = timeout(WAIT_LIMIT, answer).await.unwrap().unwrap();
     assert_eq!(status(answer).await.code(), Code::Ok);
 }
 
 #[tokio::test]
-async fn mistakes_take_no_place_from_ordinary_calls() {
+async fn protocol_violations_take_no_permit_from_ordinary_calls() {
     let server = TestServer::with(Settings {
         max_anonymous_calls: 4,
         ..Settings::default()
@@ -309,11 +309,13 @@ async fn mistakes_take_no_place_from_ordinary_calls() {
         open.push(peer.begin("/nobody/Serves", &[], None).await);
     }
     for (answer, _body) in open {
-        let answer = timeout(SOON, answer).await.unwrap().unwrap();
+        let answer = timeout(WAIT_LIMIT, answer).await.unwrap().unwrap();
         assert_eq!(refusal(&answer).unwrap().code(), Code::Unimplemented);
     }
     assert_eq!(
-        answered(&peer, CHECK, usual(&peer), watch_health()).await.code(),
+        answered(&peer, CHECK, default_headers(&peer), watch_health())
+            .await
+            .code(),
         Code::Ok
     );
 }

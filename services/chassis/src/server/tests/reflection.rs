@@ -65,7 +65,7 @@ fn is_error(answer: &MessageResponse, code: Code) -> bool {
 }
 
 #[tokio::test]
-async fn each_question_gets_its_answer_and_an_unknown_name_ends_nothing() {
+async fn each_query_gets_a_response_and_an_unknown_name_does_not_end_the_stream() {
     let server = TestServer::start().await;
     let long = "x".repeat(100_000);
     let numbers = |name: &str| Some(MessageRequest::AllExtensionNumbersOfType(name.to_owned()));
@@ -94,7 +94,7 @@ async fn each_question_gets_its_answer_and_an_unknown_name_ends_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_listed_can_be_loaded_with_its_options_and_the_details_of_errors() {
+async fn listed_services_can_be_loaded_with_options_and_error_details() {
     let server = TestServer::start().await;
     let listed = ask(
         &server.grpc,
@@ -183,7 +183,7 @@ async fn the_options_of_the_mesh_are_found_by_number_and_by_name() {
 }
 
 #[tokio::test]
-async fn the_older_version_answers_alike() {
+async fn v1alpha_responds_like_v1() {
     let server = TestServer::start().await;
     let ask = |name: &str| v1alpha::ServerReflectionRequest {
         host: String::new(),
@@ -210,7 +210,7 @@ async fn the_older_version_answers_alike() {
 }
 
 #[tokio::test]
-async fn reflection_can_be_switched_off_or_ask_for_a_token() {
+async fn reflection_can_be_switched_off_or_require_a_token() {
     let with = async |reflection| {
         TestServer::with(Settings {
             reflection,

@@ -99,7 +99,7 @@ impl TestServer {
 }
 
 #[tokio::test]
-async fn it_finishes_what_it_took_and_says_not_serving_before_it_refuses() {
+async fn it_reports_not_serving_before_it_refuses_and_finishes_accepted_calls() {
     let server = TestServer::start().await;
     for service in ["", "startup", "liveness", "readiness", "order.v1.OrderService"] {
         assert_eq!(
@@ -113,7 +113,7 @@ async fn it_finishes_what_it_took_and_says_not_serving_before_it_refuses() {
     let mut client = OrderServiceClient::new(server.grpc.clone());
     let request = server.request(get(), "wait");
     let call = tokio::spawn(async move { client.get_order(request).await });
-    server.orders.begun().await;
+    server.orders.wait_until_called().await;
     let watch = HealthCheckRequest {
         service: "readiness".to_owned(),
     };
@@ -140,14 +140,14 @@ async fn it_finishes_what_it_took_and_says_not_serving_before_it_refuses() {
         !server.process.drained.is_cancelled(),
         "what open calls wait for goes on"
     );
-    server.orders.go_on.notify_one();
+    server.orders.resume.notify_one();
     assert!(call.await.unwrap().is_ok());
     server.serving.await.unwrap().unwrap();
     assert!(server.process.drained.is_cancelled());
 }
 
 #[tokio::test]
-async fn whoever_says_nothing_loses_its_place_and_others_wait_for_one() {
+async fn a_silent_connection_is_closed_and_a_waiting_one_gets_its_permit() {
     let settings = Settings {
         max_connections: 1,
         handshake_timeout_ms: 200,

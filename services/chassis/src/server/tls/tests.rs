@@ -48,7 +48,7 @@ async fn a_volume_that_hangs_stops_no_handshake_and_holds_one_thread() {
     let configs = futures_util::future::join_all((0..9).map(|_| acceptor.config())).await;
     assert!(configs.iter().all(|config| Arc::ptr_eq(config, &good)));
     assert_eq!(acceptor.reading.available_permits(), 0, "one reads");
-    assert!(acceptor.current().error.is_some(), "it is told");
+    assert!(acceptor.current().error.is_some(), "it is logged");
 
     // The volume responds again, so that the blocked thread ends.
     let writer = std::fs::OpenOptions::new()

@@ -79,7 +79,7 @@ async fn under_overload_it_holds_near_the_capacity_and_afterwards_it_recovers() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_who_may_not_fill_it_let_it_grow_again_all_the_same() {
+async fn the_limit_recovers_even_if_callers_may_not_fill_it() {
     let mut process = Process::new(10, 1_000);
     process.serve(WORK, 50, 0.7, 50).await;
     // Another process uses the CPU for a while.
@@ -90,7 +90,7 @@ async fn callers_who_may_not_fill_it_let_it_grow_again_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_time_that_is_too_short_is_found_out() {
+async fn a_baseline_that_is_too_short_is_corrected() {
     let mut process = Process::new(10, 1_000);
     // A cache answered before, and no longer does.
     process.serve(WORK / 4, 50, 1.0, 200).await;
@@ -101,7 +101,7 @@ async fn a_quiet_time_that_is_too_short_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
+async fn it_stays_within_its_bounds_and_a_slow_method_is_no_congestion() {
     let limit = Limit::new(10, 100);
     for round in 0..100_u64 {
         advance(WINDOW).await;
@@ -152,7 +152,7 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_run_out_of_time_bring_the_limit_down_and_it_comes_back_with_the_first_quick_ones() {
+async fn calls_that_time_out_lower_the_limit_and_fast_calls_raise_it_again() {
     let limit = Limit::new(10, 100);
     let windows = async |took: u64, outcome: Outcome| {
         for _ in 0..200 {
