@@ -1,8 +1,8 @@
 //! The audit trail: one row for every call of an audited method.
 //!
-//! A call that has effects writes its row in the transaction of the first of them ([`record_effect`], by
-//! [`idempotency::claim`](crate::idempotency::claim)): no effect is without a row, whatever is killed. How calls ended
-//! is written by the [`Writer`](writer), many at once, behind a bounded queue.
+//! A call with effects writes its row in the transaction of its first effect ([`record_effect`], called by
+//! [`idempotency::acquire`](crate::idempotency::acquire)), so every committed effect has a row even if the process
+//! is killed. The [`Writer`](writer) adds how calls ended, many in one statement, from a bounded queue.
 
 mod settings;
 mod writer;
@@ -21,94 +21,94 @@ pub(crate) use writer::{Writer, start};
 
 use crate::{Facility, contract::text};
 
-/// How much of a request id that is none is kept. A UUID has 36 characters.
-const MAX_REQUEST_ID: usize = 64;
+/// Characters of an invalid request id that are kept. A UUID has 36.
+const MAX_REQUEST_ID_CHARS: usize = 64;
 
 tokio::task_local! {
-    static CURRENT: Started;
+    static CURRENT: AuditedCall;
 }
 
-/// An audited call that has begun. Cheap to clone.
+/// An audited call that has started. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Started {
+pub(crate) struct AuditedCall {
     call_id: Uuid,
-    /// When it came in; with the id, the key of its row.
+    /// When it arrived; together with the id, the key of its row.
     at: OffsetDateTime,
     facility: Facility,
     subject: String,
     service: Option<String>,
     method: String,
-    /// Known once the message has been read.
+    /// Set once the message has been read.
     request_id: Arc<OnceLock<String>>,
-    /// How its requests ended, if it came with several that have rows of their own.
-    requests: Arc<Mutex<Vec<(Started, Code)>>>,
+    /// Results of the call's requests, if it carries several that have rows of their own.
+    requests: Arc<Mutex<Vec<(AuditedCall, Code)>>>,
 }
 
-/// What [`Started`] is made of.
-pub(crate) struct Caller {
+/// Who makes an [`AuditedCall`].
+pub(crate) struct Actor {
     pub(crate) facility: Facility,
     pub(crate) subject: String,
     pub(crate) service: Option<String>,
 }
 
-impl Started {
-    /// A call of `method` that comes in now.
-    pub(crate) fn now(caller: Caller, method: String, request_id: Arc<OnceLock<String>>) -> Started {
-        Started {
+impl AuditedCall {
+    /// A call of `method` that arrives now.
+    pub(crate) fn new(actor: Actor, method: String, request_id: Arc<OnceLock<String>>) -> AuditedCall {
+        AuditedCall {
             call_id: Uuid::new_v4(),
             at: OffsetDateTime::now_utc(),
-            facility: caller.facility,
-            subject: caller.subject,
-            service: caller.service,
+            facility: actor.facility,
+            subject: actor.subject,
+            service: actor.service,
             method,
             request_id,
             requests: Arc::default(),
         }
     }
 
-    /// One request of this call, as a call of its own.
-    fn request(&self, request_id: &str) -> Started {
-        Started {
+    /// One request of this call, audited as a call of its own.
+    fn request(&self, request_id: &str) -> AuditedCall {
+        AuditedCall {
             call_id: Uuid::new_v4(),
             at: OffsetDateTime::now_utc(),
-            request_id: Arc::new(OnceLock::from(kept_request_id(request_id))),
+            request_id: Arc::new(OnceLock::from(sanitize_request_id(request_id))),
             requests: Arc::default(),
             ..self.clone()
         }
     }
 
-    /// The requests that have ended, each with its code.
-    pub(crate) fn take_requests(&self) -> Vec<(Started, Code)> {
+    /// Takes the requests that have ended, each with its code.
+    pub(crate) fn take_requests(&self) -> Vec<(AuditedCall, Code)> {
         mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Runs `work` as this call's: what it claims is recorded as begun by it.
+    /// Runs `work` as part of this call: effects in it are recorded with this call's row.
     pub(crate) async fn scope<F: Future>(self, work: F) -> F::Output {
         CURRENT.scope(self, work).await
     }
 
-    /// The call as it ended.
-    pub(crate) fn ended(self, status: &'static str) -> Record {
-        Record {
+    /// The record of the call's end.
+    pub(crate) fn into_record(self, status: &'static str) -> AuditRecord {
+        AuditRecord {
             request_id: self.request_id.get().cloned(),
-            started: self,
+            call: self,
             status,
         }
     }
 }
 
-/// A request id as the trail keeps it, also one that is refused: bounded, and what can be written everywhere.
-pub(crate) fn kept_request_id(id: &str) -> String {
-    text::shown(id, MAX_REQUEST_ID).into_owned()
+/// A request id as stored in the audit trail, also if it is rejected: bounded and without control characters.
+pub(crate) fn sanitize_request_id(id: &str) -> String {
+    text::sanitized(id, MAX_REQUEST_ID_CHARS).into_owned()
 }
 
-/// Runs `work` as one of several requests of the call that runs, with a row of its own if the call is audited: who asked for
-/// what is found by the `request_id`.
-pub(crate) async fn as_request<R>(
+/// Runs `work` as one of several requests of the current call. If the call is audited, the request has a row of
+/// its own, which is found by the `request_id`.
+pub(crate) async fn run_request<R>(
     request_id: &str,
     work: impl Future<Output = Result<R, Status>>,
 ) -> Result<R, Status> {
-    let Ok(call) = CURRENT.try_with(Started::clone) else {
+    let Ok(call) = CURRENT.try_with(AuditedCall::clone) else {
         return work.await;
     };
     let request = call.request(request_id);
@@ -120,8 +120,8 @@ pub(crate) async fn as_request<R>(
     outcome
 }
 
-/// Writes the row of the call that runs, if it is audited, in the transaction of its first effect. To be called where a
-/// request is made the only one of its id: [`idempotency::claim`](crate::idempotency::claim) does.
+/// Writes the row of the current call, if it is audited, in the transaction of its first effect. Call it where a
+/// request's idempotency key is inserted; [`idempotency::acquire`](crate::idempotency::acquire) does.
 ///
 /// # Errors
 /// When the database fails.
@@ -129,20 +129,20 @@ pub async fn record_effect(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     record_effects(conn, [&Origin::current()]).await
 }
 
-/// The call that has asked for an effect, if it is audited; for effects that another task brings about.
+/// The audited call that caused an effect, if there is one; for effects that are written by another task.
 #[derive(Clone, Debug)]
-pub struct Origin(Option<Started>);
+pub struct Origin(Option<AuditedCall>);
 
 impl Origin {
-    /// The call that runs.
+    /// The current call.
     pub fn current() -> Origin {
-        Origin(CURRENT.try_with(Started::clone).ok())
+        Origin(CURRENT.try_with(AuditedCall::clone).ok())
     }
 }
 
-/// Makes `work` that of the call that runs now, whatever task it runs in.
+/// Runs `work` as part of the current call, in any task.
 pub(crate) fn inherit<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    let call = CURRENT.try_with(Started::clone).ok();
+    let call = CURRENT.try_with(AuditedCall::clone).ok();
     async move {
         match call {
             Some(call) => call.scope(work).await,
@@ -159,7 +159,7 @@ pub async fn record_effects<'a>(
     conn: &mut PgConnection,
     origins: impl IntoIterator<Item = &'a Origin>,
 ) -> Result<(), sqlx::Error> {
-    let calls: Vec<&Started> = origins
+    let calls: Vec<&AuditedCall> = origins
         .into_iter()
         .filter_map(|origin| origin.0.as_ref())
         .collect();
@@ -194,24 +194,24 @@ pub async fn record_effects<'a>(
     Ok(())
 }
 
-/// One call of an audited method that has ended.
+/// The end of one call of an audited method.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
-    started: Started,
+pub(crate) struct AuditRecord {
+    call: AuditedCall,
     request_id: Option<String>,
     status: &'static str,
 }
 
-impl Record {
-    /// The last resort.
+impl AuditRecord {
+    /// Logs the record, when it cannot be stored.
     pub(crate) fn log(&self, why: &str) {
         tracing::error!(
-            audit.at = %self.started.at,
-            audit.call_id = %self.started.call_id,
-            audit.facility = %self.started.facility,
-            audit.subject = self.started.subject,
-            audit.service = self.started.service.as_deref().unwrap_or_default(),
-            audit.method = self.started.method,
+            audit.at = %self.call.at,
+            audit.call_id = %self.call.call_id,
+            audit.facility = %self.call.facility,
+            audit.subject = self.call.subject,
+            audit.service = self.call.service.as_deref().unwrap_or_default(),
+            audit.method = self.call.method,
             audit.request_id = self.request_id.as_deref().unwrap_or_default(),
             audit.status = self.status,
             "{why}"

@@ -1,4 +1,4 @@
-//! Who calls: signed JWTs, checked against the keys of the identity provider and of the services, and the identity that
+//! Authentication: JWTs verified with the keys of the identity provider and of the services, and the identity that
 //! they prove.
 
 mod fetch;
@@ -19,49 +19,52 @@ pub use jwk::key_id;
 use serde::{Deserialize, Serialize};
 pub use service_tokens::{Error as SigningError, ServiceTokens};
 use sha2::{Digest, Sha256};
-pub use token::Refused;
+pub use token::TokenError;
 pub use verifier::Verifier;
 
 use crate::{PageTokens, Secret, SecretUrl, Violations};
 
-/// Whose tokens are believed.
+/// Which token issuers are trusted.
 ///
-/// A key whose JWK has the member `weft_service` signs the tokens of that service and nothing else. Every other key is
-/// the identity provider's: it signs the tokens of people, and cannot sign for a service.
+/// A key whose JWK has the member `weft_service` signs the tokens of that service only. Every other key belongs to
+/// the identity provider: it signs the tokens of people, and cannot sign for a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     /// The file with the identity provider's public keys (RFC 7517). Either this or `jwks_url`.
     pub jwks_file: Option<PathBuf>,
-    /// Where the identity provider's public keys are fetched: `https://`. Either this or `jwks_file`.
+    /// The URL of the identity provider's public keys: `https://`. Either this or `jwks_file`.
     pub jwks_url: SecretUrl,
-    /// The PEM file with the authorities that vouch for the server of `jwks_url`. Default: the public ones.
+    /// The PEM file with the authorities that sign the certificate of `jwks_url`'s server. Default: the public
+    /// ones.
     pub jwks_ca_file: Option<PathBuf>,
-    /// Whether `jwks_url` may be `http://`: who can answer in the server's place can then sign for everybody. Default
-    /// no.
+    /// Whether `jwks_url` may be `http://`. Anybody who can impersonate that server can then sign any token.
+    /// Default no.
     pub jwks_allow_http: bool,
-    /// Seconds between two readings of the keys, 1 to 86400. Default 300.
+    /// Seconds between two refreshes of the keys, 1 to 86400. Default 300.
     pub jwks_refresh_s: u64,
-    /// Seconds after which keys that could not be read again count no more, `jwks_refresh_s` to 2592000. Default 21600.
+    /// Seconds after which keys that could not be refreshed are no longer used, `jwks_refresh_s` to 2592000.
+    /// Default 21600.
     pub jwks_max_age_s: u64,
-    /// The file with the services' public keys (RFC 7517), each with its `weft_service`. Not needed when they stand in
-    /// the document of `jwks_file` or `jwks_url`.
+    /// The file with the services' public keys (RFC 7517), each with its `weft_service`. Not needed when
+    /// `jwks_file` or `jwks_url` contains them.
     pub service_keys_file: Option<PathBuf>,
-    /// What the identity provider may sign with: `EdDSA`, `ES256`, `RS256`, `PS256`. Default all four. Services sign
-    /// with EdDSA.
+    /// The algorithms that the identity provider may sign with: `EdDSA`, `ES256`, `RS256`, `PS256`. Default all
+    /// four. Services sign with EdDSA.
     pub algorithms: Vec<String>,
-    /// The `iss` that a token must carry. Default `weft`.
+    /// The `iss` that a token must have. Default `weft`.
     pub issuer: String,
-    /// The `aud` that a token must hold. Default `weft`.
+    /// The `aud` that a token must contain. Default `weft`.
     pub audience: String,
-    /// Seconds that clocks may differ by, 0 to 300. Default 5.
+    /// Allowed difference between clocks, in seconds, 0 to 300. Default 5.
     pub leeway_s: u64,
-    /// The PKCS #8 PEM file with the Ed25519 key that signs this service's own tokens. Without it the service can do
-    /// no work that has no caller.
+    /// The PKCS #8 PEM file with the Ed25519 key that signs this service's own tokens. Without it the service
+    /// cannot do background work that calls other services.
     pub signing_key_file: Option<PathBuf>,
-    /// The `kid` of that key. Default: the thumbprint of its public half (RFC 7638).
+    /// The `kid` of that key. Default: the thumbprint of its public key (RFC 7638).
     pub signing_key_id: Option<String>,
-    /// What page tokens are signed with. Default: derived from the signing key; without one, made anew at each start.
+    /// The key that signs page tokens. Default: derived from the signing key; without one, generated at each
+    /// start.
     pub page_token_key: Secret,
 }
 
@@ -108,7 +111,7 @@ impl Settings {
         allowed.map(|(_, algorithm)| algorithm).collect()
     }
 
-    /// The signer of page tokens, the same in every replica that has the same key.
+    /// The signer of page tokens; the same in all replicas with the same key.
     ///
     /// # Errors
     /// When the signing key's file cannot be read.
@@ -116,7 +119,7 @@ impl Settings {
         Ok(PageTokens::new(&self.page_key()?))
     }
 
-    /// What page tokens are signed with, for those who sign them by themselves.
+    /// The key that signs page tokens, for code that signs them itself.
     ///
     /// # Errors
     /// When the signing key's file cannot be read.

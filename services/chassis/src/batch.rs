@@ -1,7 +1,7 @@
-//! Many callers, one transaction: what is asked for at the same time is written together.
+//! Executes the commands of concurrent callers together in one transaction.
 //!
-//! A caller that comes alone is served at once. While its transaction runs others queue up, and the next transaction
-//! takes them all. Where many come, it waits some milliseconds for those that are on their way.
+//! A single caller is served at once. While its transaction runs, others queue, and the next transaction takes
+//! them all. Under load, a transaction waits some milliseconds for more items.
 
 mod queue;
 
@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use queue::{Entry, Next, Queue};
+use queue::{Entry, NextStep, Queue};
 use tokio::{sync::oneshot, time::Instant};
 use tonic::Status;
 use uuid::Uuid;
@@ -26,24 +26,24 @@ use crate::{
     status::{self, chain},
 };
 
-/// A kind of command that can be carried out for several callers at once.
+/// A kind of command that can be executed for several callers in one transaction.
 pub trait Command: Send + Sync + 'static {
-    /// What one caller asks for.
+    /// The command of one caller.
     type Item: Send + Sync + 'static;
-    /// What becomes of it.
+    /// The result for one caller.
     type Outcome: Send + 'static;
-    /// Why nothing became of any item.
+    /// Why the whole transaction failed.
     type Error: Error + Send + 'static;
 
-    /// What the item works on. No two items of one aggregate are carried out at the same time.
+    /// The aggregate that the item changes. Two items of one aggregate never run at the same time.
     fn aggregate(&self, item: &Self::Item) -> Uuid;
 
-    /// Whether the database cannot be used, so that the error says nothing about the items.
+    /// Whether the database is unavailable, so that the error does not concern the items.
     fn is_outage(&self, error: &Self::Error) -> bool;
 
-    /// Carries all items out in one transaction, sorted by their aggregates, and answers their outcomes in that order. What
-    /// can be expected of an item, a conflict or a repetition, is its outcome. After an error nothing is kept, and the
-    /// items are tried again in halves until the one that causes it stands alone; in an outage all of them have failed.
+    /// Executes all items, sorted by aggregate, in one transaction, and returns their outcomes in that order.
+    /// Expected results of an item, such as a conflict or a repetition, are outcomes. An error rolls everything
+    /// back; the items are retried in halves until the failing one is found. In an outage all of them fail.
     fn execute(
         &self,
         items: &[Arc<Self::Item>],
@@ -53,11 +53,11 @@ pub trait Command: Send + Sync + 'static {
 /// The bounds of a [`Batcher`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Items of one transaction.
+    /// Items in one transaction.
     pub items: usize,
-    /// Transactions at once. A further one begins only when there are items for a whole batch.
-    pub lanes: usize,
-    /// Items that wait; more are refused.
+    /// Concurrent transactions. A further one starts only when a full batch is waiting.
+    pub concurrency: usize,
+    /// Items in the queue; further ones are rejected.
     pub waiting: usize,
 }
 
@@ -65,7 +65,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             items: 64,
-            lanes: 2,
+            concurrency: 2,
             waiting: 1_024,
         }
     }
@@ -73,58 +73,62 @@ impl Default for Limits {
 
 /// Why an item has no outcome.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused<E> {
-    /// Too many wait. Nothing was done.
-    #[error("too many requests wait")]
+pub enum SubmitError<E> {
+    /// The queue is full. Nothing was done.
+    #[error("too many requests are waiting")]
     Full,
-    /// Its time was over before its turn came. Nothing was done.
-    #[error("the time was over before the request's turn came")]
-    Late,
-    /// It alone failed, and nothing of it was kept; in an outage, one of all that failed.
+    /// Its deadline passed while it was queued. Nothing was done.
+    #[error("the deadline passed before the request was started")]
+    Expired,
+    /// This item failed, and its changes were rolled back; in an outage, one of all items that failed.
     #[error(transparent)]
     Failed(E),
-    /// The database could not be used, as another item of the transaction is told with its error. What it wrote may have
-    /// been kept.
+    /// The database was unavailable; another item of the transaction carries the error. Its changes may have been
+    /// committed.
     #[error("the database cannot be used")]
     Outage,
-    /// Its execution panicked.
+    /// Executing it panicked.
     #[error("the request's execution panicked")]
     Panicked,
 }
 
-impl<E> Refused<E> {
-    /// Whether the same item may be carried out when it is submitted again, which its own error says otherwise.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Refused::Full | Refused::Late | Refused::Outage)
+impl<E> SubmitError<E> {
+    /// Whether submitting the same item again may succeed. For [`SubmitError::Failed`] the item's own error
+    /// decides.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            SubmitError::Full | SubmitError::Expired | SubmitError::Outage
+        )
     }
 
-    /// The item's own error, or the status of a request that was not carried out.
+    /// The item's own error, or the status of an item that was not executed.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED `QUEUE_FULL`, DEADLINE_EXCEEDED, UNAVAILABLE in an outage, or INTERNAL after a panic.
-    pub fn into_failure(self) -> Result<E, Status> {
+    pub fn into_error(self) -> Result<E, Status> {
         match self {
-            Refused::Failed(error) => Ok(error),
-            Refused::Full => {
-                let text = "too many requests wait; try again";
-                Err(status::exhausted("QUEUE_FULL", text, AGAIN))
+            SubmitError::Failed(error) => Ok(error),
+            SubmitError::Full => {
+                let text = "too many requests are waiting; try again";
+                Err(status::resource_exhausted("QUEUE_FULL", text, RETRY_AFTER))
             }
-            Refused::Late => Err(Status::deadline_exceeded(
-                "the time was over before the request's turn came; nothing was done",
+            SubmitError::Expired => Err(Status::deadline_exceeded(
+                "the deadline passed before the request was started; nothing was done",
             )),
-            Refused::Outage => Err(status::unavailable(
+            SubmitError::Outage => Err(status::unavailable(
                 "DATABASE_UNAVAILABLE",
                 "the database cannot be used now",
             )),
-            Refused::Panicked => Err(status::internal(&std::io::Error::other("a command has panicked"))),
+            SubmitError::Panicked => Err(status::internal(&std::io::Error::other("a command panicked"))),
         }
     }
 }
 
-/// How long a caller waits before it asks again where too many wait.
-const AGAIN: Duration = Duration::from_millis(100);
+/// How long a caller waits before it retries after a full queue.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Collects the items of one kind of command. Cheap to clone.
+/// Batches the items of one kind of command. Cheap to clone.
 pub struct Batcher<C: Command>(Arc<Inner<C>>);
 
 struct Inner<C: Command> {
@@ -140,7 +144,7 @@ impl<C: Command> Clone for Batcher<C> {
 }
 
 impl<C: Command> Batcher<C> {
-    /// A batcher whose transactions the drain waits for.
+    /// A batcher. The drain waits for its transactions.
     pub fn new(command: C, limits: Limits, tasks: Tasks) -> Batcher<C> {
         Batcher(Arc::new(Inner {
             command,
@@ -149,16 +153,16 @@ impl<C: Command> Batcher<C> {
         }))
     }
 
-    /// Has the item carried out. One whose caller has gone, or whose `deadline` has passed, is not begun; what has begun is
-    /// finished, whoever stops waiting.
+    /// Executes the item. It is not started if its caller is gone or `deadline` has passed; once started, it is
+    /// finished even if the caller stops waiting.
     ///
     /// # Errors
-    /// [`Refused`]; nothing was kept then.
+    /// [`SubmitError`]. Except in an outage, nothing was committed.
     pub async fn submit(
         &self,
         item: C::Item,
         deadline: Option<Instant>,
-    ) -> Result<C::Outcome, Refused<C::Error>> {
+    ) -> Result<C::Outcome, SubmitError<C::Error>> {
         let (answer, outcome) = oneshot::channel();
         let entry = Entry {
             aggregate: self.0.command.aggregate(&item),
@@ -167,41 +171,41 @@ impl<C: Command> Batcher<C> {
             answer,
         };
         if !self.lock().push(entry) {
-            return Err(Refused::Full);
+            return Err(SubmitError::Full);
         }
-        self.begin();
-        outcome.await.unwrap_or(Err(Refused::Panicked))
+        self.start_batches();
+        outcome.await.unwrap_or(Err(SubmitError::Panicked))
     }
 
-    /// Begins as many transactions as there are lanes and items for.
-    fn begin(&self) {
+    /// Starts as many transactions as the concurrency limit and the queued items allow.
+    fn start_batches(&self) {
         loop {
             let next = self.lock().next();
-            if matches!(next, Next::Nothing) {
+            if matches!(next, NextStep::Idle) {
                 return;
             }
             let batcher = self.clone();
-            self.0.tasks.run(async move { batcher.go(next).await });
+            self.0.tasks.run(async move { batcher.run(next).await });
         }
     }
 
-    async fn go(self, mut next: Next<C>) {
-        while let Next::Gather(until) = next {
+    async fn run(self, mut next: NextStep<C>) {
+        while let NextStep::WaitUntil(until) = next {
             tokio::time::sleep_until(until).await;
-            next = self.lock().gathered();
+            next = self.lock().after_wait();
         }
-        if let Next::Batch(batch) = next {
+        if let NextStep::Batch(batch) = next {
             let aggregates: Vec<_> = batch.iter().map(|entry| entry.aggregate).collect();
-            self.carry_out(batch).await;
+            self.execute_batch(batch).await;
             self.lock().finished(&aggregates);
         }
-        self.begin();
+        self.start_batches();
     }
 
-    /// Carries a batch out, in halves where that fails.
-    async fn carry_out(&self, batch: Vec<Entry<C>>) {
-        let mut pieces = vec![batch];
-        while let Some(mut piece) = pieces.pop() {
+    /// Executes a batch; retries it in halves if it fails.
+    async fn execute_batch(&self, batch: Vec<Entry<C>>) {
+        let mut pending = vec![batch];
+        while let Some(mut piece) = pending.pop() {
             let items: Vec<_> = piece.iter().map(|entry| entry.item.clone()).collect();
             let done = AssertUnwindSafe(self.0.command.execute(&items))
                 .catch_unwind()
@@ -214,24 +218,24 @@ impl<C: Command> Batcher<C> {
                     continue;
                 }
                 Ok(Err(error)) if self.0.command.is_outage(&error) => {
-                    let mut failure = Refused::Failed(error);
+                    let mut failure = SubmitError::Failed(error);
                     for entry in piece {
-                        entry.answer(Err(mem::replace(&mut failure, Refused::Outage)));
+                        entry.answer(Err(mem::replace(&mut failure, SubmitError::Outage)));
                     }
                     continue;
                 }
-                Ok(Err(error)) => Refused::Failed(error),
-                Ok(Ok(_)) | Err(_) => Refused::Panicked,
+                Ok(Err(error)) => SubmitError::Failed(error),
+                Ok(Ok(_)) | Err(_) => SubmitError::Panicked,
             };
             if piece.len() > 1 {
                 tracing::warn!(
                     command = type_name::<C>(),
                     items = piece.len(),
                     error.message = chain(&failure),
-                    "a transaction has failed; its items are tried again in halves"
+                    "transaction failed; retrying its items in halves"
                 );
                 let second = piece.split_off(piece.len() / 2);
-                pieces.extend([second, piece]);
+                pending.extend([second, piece]);
             } else if let Some(entry) = piece.pop() {
                 entry.answer(Err(failure));
             }

@@ -1,4 +1,4 @@
-//! Calls that carry several requests, each of which is carried out and answered as if it had come alone.
+//! Calls that carry several requests. Each request is executed and answered as if it were a call of its own.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -12,19 +12,20 @@ use tracing::{Instrument as _, Span};
 
 use crate::{Tasks, audit, contract, idempotency::REPLAYED, status};
 
-/// How much longer than half of a call's requests the others may take.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How much longer than the faster half of a call's requests the others may take.
+const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The reason of a request that takes much longer than the others of its call. Repeated, it waits for its own outcome.
+/// The error reason of a request that takes much longer than the others of its call. When repeated, it waits for
+/// its own outcome.
 pub const STILL_RUNNING: &str = "STILL_RUNNING";
 
-/// What became of one request.
+/// The result of one request.
 pub type Outcome<R> = Result<Response<R>, Status>;
 
-/// Carries out the requests of one call at the same time, each checked by the rules of its own contract, and gives their
-/// outcomes in the same order. Those that take 200 ms longer than half of them are answered UNAVAILABLE `STILL_RUNNING`, so
-/// that a slow one does not keep the others waiting; they are finished, and the drain waits for them.
-pub async fn carry_out<M, R, F>(
+/// Executes the requests of one call concurrently, each validated by its own contract, and returns the outcomes in
+/// the same order. Requests that take 200 ms longer than half of them are answered UNAVAILABLE `STILL_RUNNING`, so
+/// that they do not delay the others; they are still finished, and the drain waits for them.
+pub async fn execute<M, R, F>(
     call: Request<Vec<M>>,
     handle: impl Fn(Request<M>) -> F + Send + 'static,
 ) -> Vec<Outcome<R>>
@@ -44,18 +45,20 @@ where
         .map(|(at, begun)| async move { (at, ended(begun).await) })
         .collect();
     let mut ended = 0;
-    let mut patience = pin!(tokio::time::sleep(PATIENCE));
+    let mut straggler_timeout = pin!(tokio::time::sleep(STRAGGLER_TIMEOUT));
     loop {
         tokio::select! {
             next = running.next() => match next {
                 Some((at, outcome)) => outcomes[at] = Some(outcome),
                 None => break,
             },
-            () = &mut patience, if ended >= half => break,
+            () = &mut straggler_timeout, if ended >= half => break,
         }
         ended += 1;
         if ended == half {
-            patience.as_mut().reset(Instant::now() + PATIENCE);
+            straggler_timeout
+                .as_mut()
+                .reset(Instant::now() + STRAGGLER_TIMEOUT);
         }
     }
     if !running.is_empty() {
@@ -71,7 +74,7 @@ where
         .collect()
 }
 
-/// Runs a part of a call to its end, as of that call.
+/// Runs a part of a call in a task, with the call's context.
 fn run<F>(tasks: Option<&Tasks>, part: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -86,9 +89,10 @@ where
     }
 }
 
-/// As [`carry_out`], for requests of which each is waited for to its end. If the call is audited each has a row of its own, with
-/// its `request_id`. They begin one after the other: checking a large request takes a while, in which other calls must get on.
-pub async fn carry_out_all<M, R, F>(
+/// As [`execute`], but waits for every request. If the call is audited, each request has an audit row with its
+/// `request_id`. They start one after the other, with a yield in between, because validating a large request takes
+/// long enough to delay other calls.
+pub async fn execute_all<M, R, F>(
     call: Request<Vec<M>>,
     request_id: impl Fn(&M) -> String,
     handle: impl Fn(Request<M>) -> F,
@@ -104,7 +108,7 @@ where
     for message in requests {
         let request_id = request_id(&message);
         let begun = begin(&call, message, &handle);
-        let request = async move { audit::as_request(&request_id, ended(begun)).await };
+        let request = async move { audit::run_request(&request_id, ended(begun)).await };
         running.push(run(tasks.as_ref(), request));
         tokio::task::yield_now().await;
     }
@@ -114,7 +118,7 @@ where
         .collect()
 }
 
-/// What the requests of one call have in common.
+/// Metadata and extensions, common to the requests of one call.
 type Call = (MetadataMap, Extensions);
 
 fn parts<M>(call: Request<Vec<M>>) -> (Call, Vec<M>) {
@@ -122,7 +126,7 @@ fn parts<M>(call: Request<Vec<M>>) -> (Call, Vec<M>) {
     ((metadata, extensions), requests)
 }
 
-/// Checks a request and hands it to its handler.
+/// Validates a request and passes it to its handler.
 fn begin<M, F>(
     (metadata, extensions): &Call,
     message: M,
@@ -140,8 +144,8 @@ async fn ended<R>(begun: Result<impl Future<Output = Outcome<R>>, Status>) -> Ou
     begun?.await
 }
 
-/// The outcomes as the results of an answer: the response or the error of each, and whether it is that of an earlier request of
-/// the same id.
+/// Maps outcomes to the results of a response: the response or error of each request, and whether it is the stored
+/// response of an earlier request with the same id.
 pub fn results<R, T>(
     outcomes: Vec<Outcome<R>>,
     result: impl Fn(Result<R, rpc::Status>, bool) -> T,
@@ -158,9 +162,9 @@ pub fn results<R, T>(
         .collect()
 }
 
-/// The status as a message of its own, with its details.
+/// Encodes a status, with its details, as a message.
 fn to_message(status: &Status) -> rpc::Status {
-    let details = rpc::Status::decode(status.details()).map(|told| told.details);
+    let details = rpc::Status::decode(status.details()).map(|message| message.details);
     rpc::Status {
         code: status.code().into(),
         message: status.message().to_owned(),
@@ -168,7 +172,7 @@ fn to_message(status: &Status) -> rpc::Status {
     }
 }
 
-/// The status that a message stands for.
+/// Decodes a status from a message.
 pub fn from_message(message: &rpc::Status) -> Status {
     Status::with_details(
         Code::from_i32(message.code),

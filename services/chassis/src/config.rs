@@ -1,7 +1,7 @@
-//! Settings: defaults < TOML file < environment < flags, with everything that is wrong told at once.
+//! Settings: defaults < TOML file < environment < flags. All errors are reported together.
 //!
-//! The defaults' own shape says which settings exist. A setting that is unknown is an error wherever it
-//! comes from, except below a table that is empty by default, whose keys are data.
+//! The structure of the defaults defines which settings exist. An unknown setting is an error in every source,
+//! except below a table that is empty by default, whose keys are data.
 
 mod effective;
 mod tree;
@@ -16,28 +16,28 @@ use crate::{Sections, Violations};
 
 /// A service's settings: plain data with defaults.
 pub trait Settings: Serialize + DeserializeOwned + Default + Send + Sync + 'static {
-    /// The parts that the chassis acts on and checks by itself.
+    /// The sections that the chassis uses and checks.
     fn sections(&self) -> Sections<'_>;
 
-    /// Names every setting of the service's own that breaks a rule, by its dotted path.
+    /// Reports each of the service's own settings that breaks a rule, by its dotted path.
     fn check(&self, violations: &mut Violations);
 }
 
-/// Where settings come from, beside the defaults.
+/// Sources of settings, besides the defaults.
 #[derive(Debug, Default)]
 pub struct Sources {
     /// A TOML file.
     pub file: Option<PathBuf>,
     /// The process's environment; only `SERVICE__…` is read.
     pub environment: Vec<(String, String)>,
-    /// `key=value` pairs, the key a dotted path.
+    /// `key=value` pairs; the key is a dotted path.
     pub flags: Vec<String>,
 }
 
-/// Which source had the last word on a setting.
+/// The source that set a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// Not set by any source.
     Default,
     /// The file.
     File,
@@ -58,14 +58,14 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Merges the sources of the service called `name` and checks the result. Nothing stops at the first fault.
+/// Merges the sources for the service `name` and checks the result. Errors are collected.
 pub fn load<S: Settings>(name: &str, sources: &Sources) -> Effective<S> {
     let mut violations = Violations::new();
     let defaults = serde_json::to_value(S::default()).unwrap_or(Value::Null);
     let mut merged = tree::Merged::new(defaults);
     if let Some(path) = &sources.file {
         match read_file(path) {
-            Ok(values) => merged.file(values, &mut violations),
+            Ok(values) => merged.merge_file(values, &mut violations),
             Err(reason) => violations.add(path.display().to_string(), reason),
         }
     }
@@ -81,15 +81,15 @@ pub fn load<S: Settings>(name: &str, sources: &Sources) -> Effective<S> {
             .split("__")
             .map(str::to_lowercase)
             .collect();
-        merged.text(&path, &text, Origin::Environment(variable), &mut violations);
+        merged.set_text(&path, &text, Origin::Environment(variable), &mut violations);
     }
     for flag in &sources.flags {
         match flag.split_once('=') {
             Some((key, text)) => {
                 let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-                merged.text(&path, text, Origin::Flag, &mut violations);
+                merged.set_text(&path, text, Origin::Flag, &mut violations);
             }
-            // What is no pair may be a secret that was meant to be one.
+            // Text without `=` may be a secret, so it is not repeated.
             None => violations.add("--set", "must be `KEY=VALUE`, the key a dotted path"),
         }
     }
@@ -98,7 +98,7 @@ pub fn load<S: Settings>(name: &str, sources: &Sources) -> Effective<S> {
 
 fn read_file(path: &PathBuf) -> Result<Value, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
-    // The parser would show the line as it stands, with the secret that may be in it.
+    // The parser's own message would show the line, and with it a possible secret.
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| {
             text[..span.start.min(text.len())].lines().count().max(1)

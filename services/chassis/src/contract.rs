@@ -1,10 +1,10 @@
-//! The contract's descriptors at run time, and the rules that its messages must keep.
+//! The contract's descriptors at run time, and the validation of messages.
 
+mod decode_error;
 mod enums;
 mod limits;
 pub(crate) mod text;
-mod undecodable;
-mod well_formed;
+mod well_known_types;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -16,8 +16,8 @@ use prost_protovalidate::{Error, Validator, Violation};
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind};
 use tonic::Status;
 
+pub(crate) use decode_error::decode_error;
 pub(crate) use limits::grouped;
-pub(crate) use undecodable::undecodable;
 
 use crate::{Violations, status};
 
@@ -27,9 +27,9 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 
 static VALIDATOR: LazyLock<Validator> = LazyLock::new(Validator::new);
 
-/// What the contract says about each rule between the fields of a message, by the rule's id: the validator keeps only
-/// the id of these.
-static BETWEEN_FIELDS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
+/// The message of each CEL rule between fields, by the rule's id. The validator reports only the id of these
+/// rules.
+static CEL_MESSAGES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
     let Some(rules) = POOL.get_extension_by_name("buf.validate.message") else {
         return HashMap::new();
     };
@@ -52,26 +52,26 @@ pub(crate) fn pool() -> &'static DescriptorPool {
     &POOL
 }
 
-/// The names of the services: what their packages begin with.
+/// The names of the services: the first parts of their packages.
 pub(crate) fn services() -> BTreeSet<String> {
     let package = |service: prost_reflect::ServiceDescriptor| service.package_name().to_owned();
     let first = |package: String| package.split('.').next().map(str::to_owned);
     POOL.services().map(package).filter_map(first).collect()
 }
 
-/// What an encoded message breaks of the rules of its contract, and of those that hold for every field. The server checks
-/// every request with them by itself; this is for messages that come another way.
+/// The violations of an encoded message: of its contract's rules, and of the limits that apply to every field. The
+/// server validates every request by itself; this is for messages from elsewhere.
 ///
 /// # Errors
-/// When the contract has no message of this name, or the bytes are none.
+/// When the contract has no message of this name, or the bytes cannot be decoded.
 pub fn violations(name: &str, bytes: &[u8]) -> Result<Violations, String> {
     let descriptor = POOL.get_message_by_name(name);
     let descriptor = descriptor.ok_or_else(|| format!("{name} is not in the contract"))?;
     let message = DynamicMessage::decode(descriptor, bytes).map_err(|error| error.to_string())?;
-    broken_rules(message).map_err(|error| error.to_string())
+    collect_violations(message).map_err(|error| error.to_string())
 }
 
-/// Checks a request that came within another one.
+/// Validates a request that is part of another one.
 ///
 /// # Errors
 /// INVALID_ARGUMENT `INVALID_REQUEST` with every violation.
@@ -83,33 +83,34 @@ pub(crate) fn check<M: Message + Name>(message: &M) -> Result<(), Status> {
     validate(decoded.map_err(|error| status::internal(&error))?)
 }
 
-/// Checks a request.
+/// Validates a request.
 ///
 /// # Errors
 /// INVALID_ARGUMENT `INVALID_REQUEST` with every violation.
 pub(crate) fn validate(message: DynamicMessage) -> Result<(), Status> {
-    let violations = broken_rules(message).map_err(|error| status::internal(&error))?;
-    match violations.is_empty() {
-        true => Ok(()),
-        false => Err(status::invalid(&violations)),
+    let violations = collect_violations(message).map_err(|error| status::internal(&error))?;
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(status::invalid(&violations))
     }
 }
 
-fn broken_rules(mut message: DynamicMessage) -> Result<Violations, Error> {
-    // First, because it bounds the cost of what follows.
+fn collect_violations(mut message: DynamicMessage) -> Result<Violations, Error> {
+    // First, because it bounds the cost of the rest.
     let faults = limits::check(&mut message);
     let broken = match VALIDATOR.validate(&message) {
         Ok(()) => None,
         Err(Error::Validation(broken)) => Some(broken),
-        // A rule cannot be computed over a value that is not well-formed.
+        // A rule cannot be evaluated on a value that is not well-formed.
         Err(_) if !faults.is_empty() => None,
         Err(error) => return Err(error),
     };
     let mut violations = Violations::new();
     for violation in broken.iter().flat_map(|broken| broken.violations()) {
-        violations.add(violation.field_path(), described(violation));
+        violations.add(violation.field_path(), describe(violation));
     }
-    // A field that breaks a rule of its own is named with that one only.
+    // A field that breaks a rule of its own is reported with that rule only.
     let named: HashSet<String> = violations
         .iter()
         .map(|violation| violation.field.clone())
@@ -120,33 +121,33 @@ fn broken_rules(mut message: DynamicMessage) -> Result<Violations, Error> {
     Ok(violations)
 }
 
-/// What a broken rule asks for, in words.
-fn described(violation: &Violation) -> String {
+/// Describes what a broken rule requires.
+fn describe(violation: &Violation) -> String {
     if violation.rule_id().starts_with("enum.")
         && let Some(Kind::Enum(values)) = violation.field_descriptor().map(FieldDescriptor::kind)
     {
         return enums::must_be(&values);
     }
-    match (violation.message(), BETWEEN_FIELDS.get(violation.rule_id())) {
+    match (violation.message(), CEL_MESSAGES.get(violation.rule_id())) {
         ("", Some(said)) => said.clone(),
-        ("", None) => words(violation.rule_id()),
+        ("", None) => describe_rule(violation.rule_id()),
         (said, _) => said.to_owned(),
     }
 }
 
-/// Rules for well-known formats come with their id only: `string.uuid`, `string.email_empty`.
-fn words(rule: &str) -> String {
+/// Violations of well-known formats carry an id only: `string.uuid`, `string.email_empty`.
+fn describe_rule(rule: &str) -> String {
     let format = rule.split_once('.').map_or(rule, |(_, format)| format);
     if let Some(format) = format.strip_suffix("_empty") {
-        return format!("must not be empty; it must be {}", named(format));
+        return format!("must not be empty; it must be {}", describe_format(format));
     }
     match format {
         "required" => "must be set".to_owned(),
-        format => format!("must be {}", named(format)),
+        format => format!("must be {}", describe_format(format)),
     }
 }
 
-fn named(format: &str) -> String {
+fn describe_format(format: &str) -> String {
     match format {
         "uuid" => "a UUID, as in 6f1c9a4e-2d1b-4c55-9a65-0b1f6d1f8a11".to_owned(),
         "tuuid" => "a UUID without dashes".to_owned(),

@@ -1,4 +1,4 @@
-//! How a process stops: it says so, stops accepting, finishes what it took, and flushes, in bounded time.
+//! Graceful shutdown in bounded time: report NOT_SERVING, stop accepting, finish accepted work, flush.
 
 use std::time::Duration;
 
@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::Violations;
 
-/// How long each step of stopping may take.
+/// The time limit of each step of the shutdown.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Milliseconds between saying NOT_SERVING and refusing connections, for callers to look away. Default 200.
+    /// Milliseconds between reporting NOT_SERVING and refusing connections, so that callers can switch. Default
+    /// 200.
     pub announce_ms: u64,
-    /// Milliseconds that calls and background work get to finish, in all. Default 20000, at most 300000.
+    /// Milliseconds for calls and background work to finish, in total. Default 20000, at most 300000.
     pub grace_ms: u64,
 }
 
@@ -26,12 +27,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// From NOT_SERVING to the last accepted connection.
+    /// The time from NOT_SERVING to the last accepted connection.
     pub fn announce(&self) -> Duration {
         Duration::from_millis(self.announce_ms)
     }
 
-    /// The bound on finishing what was taken.
+    /// The time limit for finishing accepted work.
     pub fn grace(&self) -> Duration {
         Duration::from_millis(self.grace_ms)
     }

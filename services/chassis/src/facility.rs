@@ -4,12 +4,12 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// A facility's identifier: 1 to 64 of `A-Z a-z 0-9 . _ -`. Every business row belongs to one. Cheap to clone.
+/// A tenant's identifier: 1 to 64 of `A-Z a-z 0-9 . _ -`. Every business row belongs to one. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Facility(Arc<str>);
 
-/// A facility's identifier breaks its grammar.
+/// The identifier has an invalid length or character.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a facility must be 1 to 64 of A-Z a-z 0-9 . _ -")]
 pub struct InvalidFacility;
@@ -18,10 +18,10 @@ impl Facility {
     /// The longest identifier, in bytes.
     pub const MAX_LEN: usize = 64;
 
-    /// Checks and takes an identifier.
+    /// Validates an identifier.
     ///
     /// # Errors
-    /// When it breaks the grammar.
+    /// When its length or a character is invalid.
     pub fn new(name: impl AsRef<str>) -> Result<Facility, InvalidFacility> {
         let name = name.as_ref();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');

@@ -1,7 +1,7 @@
-//! What the process says about itself: started, alive, ready.
+//! The health of the process: started, alive, ready.
 //!
-//! Liveness never depends on a dependency: restarting a process does not bring its database back. Readiness
-//! follows every registered dependency, and ends with the drain.
+//! Liveness never depends on a dependency: restarting a process does not repair its database. Readiness follows
+//! every registered dependency, and ends with the drain.
 
 mod probe;
 mod service;
@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use service::HealthService;
 use tokio::{sync::watch, time::Instant};
 
-/// While a dependency is down, another reason is logged no sooner than this after the one before.
-const ANOTHER_REASON: Duration = Duration::from_secs(5);
+/// While a dependency is down, a changed reason is logged at most once in this time.
+const MIN_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The probe port: plaintext, health only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Another port of 127.0.0.1.
+    /// The defaults on another port of 127.0.0.1.
     pub fn on_port(port: u16) -> Settings {
         Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
@@ -46,7 +46,7 @@ impl Settings {
     }
 }
 
-/// The process's state of health. Cheap to clone; starts as alive, not started, not ready.
+/// The health of the process. Cheap to clone. At first it is alive, not started and not ready.
 #[derive(Clone, Debug)]
 pub struct Health {
     state: Arc<watch::Sender<State>>,
@@ -56,34 +56,35 @@ pub struct Health {
 pub(crate) struct State {
     started: bool,
     draining: bool,
-    /// No more answers will follow: open watches end.
+    /// Open watches end.
     closed: bool,
     dependencies: BTreeMap<String, bool>,
     services: BTreeSet<String>,
 }
 
-/// What a health check answers.
+/// The result of a health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Calls are served.
     Serving,
     /// Calls are not served now.
     NotServing,
-    /// The process knows no such service.
+    /// The process does not serve this service.
     Unknown,
 }
 
-/// One thing that readiness depends on. It counts as down until it is said to be up.
+/// A dependency of readiness. It is down until [`Dependency::up`] is called.
 #[derive(Clone, Debug)]
 pub struct Dependency {
     name: Arc<str>,
     state: Arc<watch::Sender<State>>,
-    /// The reason that was logged last, and when. At first there is none, and the dependency has yet to be reached.
+    /// The reason that was logged last, and when. At first it is empty, with the time of registration: a
+    /// dependency has five seconds to come up before it is logged as down.
     logged: Arc<Mutex<(String, Instant)>>,
 }
 
 impl Health {
-    /// A process that has just begun.
+    /// A process that has just started.
     pub fn new() -> Health {
         Health {
             state: Arc::new(watch::Sender::new(State::default())),
@@ -101,7 +102,7 @@ impl Health {
         dependency
     }
 
-    /// What a check of `service` answers: `startup`, `liveness`, `readiness`, the empty name, or a mounted
+    /// The result of a check of `service`: `startup`, `liveness`, `readiness`, the empty name, or a mounted
     /// `package.Service`.
     pub fn status(&self, service: &str) -> Status {
         self.state.borrow().status(service)
@@ -118,9 +119,9 @@ impl Health {
             .collect()
     }
 
-    /// Waits until calls are served.
+    /// Waits until the process is ready.
     pub async fn ready(&self) {
-        // The sender lives in `self`, so that waiting ends only by becoming ready.
+        // The sender lives in `self`, so this ends only when the process is ready.
         let _ = self
             .state
             .subscribe()
@@ -156,35 +157,35 @@ impl Default for Health {
 }
 
 impl Dependency {
-    /// It answers.
+    /// Reports that the dependency is available.
     pub fn up(&self) {
         if self.set(true) {
             tracing::info!(dependency.name = %self.name, "a dependency is up");
         }
     }
 
-    /// It does not answer, and why. Logged when it was up, and when the reason is another one, at most once in five
-    /// seconds: a server that was stopped may be back and refuse the password.
+    /// Reports that the dependency is unavailable, and why. Logged on the change, and when the reason changes, at
+    /// most once in five seconds: a server that was restarted may now reject the password.
     pub fn down(&self, reason: &dyn std::fmt::Display) {
         let reason = reason.to_string();
-        if self.is_news(&reason) {
+        if self.should_log(&reason) {
             tracing::warn!(dependency.name = %self.name, error.message = reason, "a dependency is down");
         }
     }
 
-    /// Notes that it is down, and says whether that is to be logged.
-    fn is_news(&self, reason: &str) -> bool {
+    /// Marks the dependency as down, and returns whether to log the reason.
+    fn should_log(&self, reason: &str) -> bool {
         let was_up = self.set(false);
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, at) = &*logged;
-        let is_news = was_up || (before != reason && at.elapsed() >= ANOTHER_REASON);
-        if is_news {
+        let should_log = was_up || (before != reason && at.elapsed() >= MIN_LOG_INTERVAL);
+        if should_log {
             *logged = (reason.to_owned(), Instant::now());
         }
-        is_news
+        should_log
     }
 
-    /// Whether it was last said to be up.
+    /// Whether it was last reported to be up.
     pub fn is_up(&self) -> bool {
         self.state
             .borrow()
@@ -253,20 +254,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_reason_of_a_dependency_that_stays_down_is_logged_once_in_five_seconds() {
+    async fn a_changed_reason_of_a_dependency_that_stays_down_is_logged_once_in_five_seconds() {
         let postgres = Health::new().dependency("postgresql");
         assert!(
-            !postgres.is_news("connection refused"),
+            !postgres.should_log("connection refused"),
             "it may come up in a moment"
         );
-        tokio::time::advance(ANOTHER_REASON).await;
-        assert!(postgres.is_news("connection refused"));
-        assert!(!postgres.is_news("wrong password"));
-        tokio::time::advance(ANOTHER_REASON).await;
-        assert!(!postgres.is_news("connection refused"));
-        assert!(postgres.is_news("wrong password"));
+        tokio::time::advance(MIN_LOG_INTERVAL).await;
+        assert!(postgres.should_log("connection refused"));
+        assert!(!postgres.should_log("wrong password"));
+        tokio::time::advance(MIN_LOG_INTERVAL).await;
+        assert!(!postgres.should_log("connection refused"));
+        assert!(postgres.should_log("wrong password"));
         postgres.up();
-        assert!(postgres.is_news("wrong password"));
+        assert!(postgres.should_log("wrong password"));
     }
 
     #[test]

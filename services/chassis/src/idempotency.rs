@@ -1,37 +1,38 @@
-//! One effect and one answer for a request that is sent more than once (as Stripe and AIP-155 do it).
+//! A request that is sent more than once takes effect once and has one response (as with Stripe and AIP-155).
 //!
-//! A use case claims its key in the transaction that does the work, and stores its answer in the transaction that
-//! completes it. A repetition gets the first answer; while there is none yet, it can wait for it.
+//! A use case inserts the request's key in the transaction that does the work, and stores the response in the
+//! transaction that completes it. A repetition gets the first response; while there is none yet, it can wait for
+//! it.
 
-mod answers;
 mod key;
-mod several;
-mod waiting;
+mod responses;
+mod store;
+mod waiters;
 
 use std::time::Duration;
 
-pub use answers::{Claim, answer, claim, replay, replayed};
 pub use key::Key;
+pub use responses::{KeyState, acquire, replay, replayed, store_response};
 use serde::{Deserialize, Serialize};
-pub use several::{Request, answer_all, claim_all, find};
+pub use store::{NewKey, acquire_all, find, store_responses};
 use tonic::Status;
-pub(crate) use waiting::Waiting;
-pub use waiting::{announce, wait};
+pub(crate) use waiters::Waiters;
+pub use waiters::{notify_waiters, wait_for_response};
 
 use crate::{Violations, retention::Rule, status};
 
-/// The response metadata that marks a repeated answer.
+/// The response metadata that marks a repeated response.
 pub const REPLAYED: &str = "idempotency-replayed";
 
-/// How long answers are kept.
+/// How long responses are kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Hours that an answer is kept after it was given, 24 at least. Default 24. A request without an answer is kept thirty
-    /// times as long.
+    /// Hours that a response is kept, at least 24. Default 24. A request without a response is kept thirty times
+    /// as long.
     pub keep_hours: u32,
-    /// Seconds between two sweeps of everything that is deleted by age: answers, and what other settings keep for a number
-    /// of days. Default 300.
+    /// Seconds between two runs of the deletion of old rows: responses, and rows that other settings keep for a
+    /// number of days. Default 300.
     pub prune_interval_s: u32,
 }
 
@@ -53,7 +54,7 @@ impl Settings {
         }
     }
 
-    /// The time between two sweeps of everything that is deleted by age.
+    /// The time between two runs of the deletion of old rows.
     pub(crate) fn sweep_interval(&self) -> Duration {
         Duration::from_secs(self.prune_interval_s.into())
     }
@@ -68,13 +69,13 @@ impl Settings {
     }
 }
 
-/// Why a key cannot be claimed.
+/// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The same `request_id` came with another request before.
     #[error("the request_id was used for another request")]
     KeyReused,
-    /// The database could not say.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -91,7 +92,7 @@ impl From<Error> for Status {
     }
 }
 
-/// ABORTED `REQUEST_IN_PROGRESS`: the first request with this id still runs. Ask again in a moment.
+/// ABORTED `REQUEST_IN_PROGRESS`: the first request with this id is still running. Retry shortly.
 pub fn in_progress() -> Status {
     let text = "the same request is still being carried out";
     status::aborted("REQUEST_IN_PROGRESS", text, Duration::from_millis(200))

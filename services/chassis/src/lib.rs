@@ -1,7 +1,7 @@
-//! What every service process is made of: configuration, telemetry, health, the server and its layers, PostgreSQL,
-//! and a clean end.
+//! The common parts of every service process: configuration, telemetry, health, the server and its layers,
+//! PostgreSQL, and a graceful shutdown.
 //!
-//! A service declares itself by [`Service`] and runs by [`run()`]:
+//! A service implements [`Service`] and runs with [`run()`]:
 //!
 //! ```ignore
 //! #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -10,7 +10,7 @@
 //!     pub address_file: Option<PathBuf>,
 //!     pub grpc: chassis::server::Settings,
 //!     pub probe: chassis::health::Settings,
-//!     pub database: chassis::postgres::Settings, // chassis::postgres::Settings::of("order") by default
+//!     pub database: chassis::postgres::Settings, // chassis::postgres::Settings::for_service("order") by default
 //!     pub auth: chassis::auth::Settings,
 //!     pub idempotency: chassis::idempotency::Settings,
 //!     pub audit: chassis::audit::Settings,
@@ -52,11 +52,11 @@ pub mod status;
 pub mod audit;
 pub mod batch;
 pub mod bulk;
+pub mod facility_tasks;
 pub mod idempotency;
 pub mod page;
 pub mod postgres;
 pub mod retention;
-pub mod running;
 
 pub use audit::record_effect;
 pub use auth::Identity;

@@ -1,7 +1,7 @@
-//! Page tokens and sizes (AIP-158). A token is signed and belongs to one method, facility and filter: it can neither
-//! be forged nor carried over to another list.
+//! Page tokens and sizes (AIP-158). A token is signed and bound to one method, facility and filter: it cannot be
+//! forged or used for another list.
 
-mod bytes;
+mod byte_limit;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
@@ -9,35 +9,35 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 use tonic::Status;
 
-pub use bytes::{Filling, cut};
+pub use byte_limit::{Builder, truncate};
 
 use crate::{Facility, status};
 
-/// The size of a page when the request names none.
+/// Page size when the request has none.
 pub const DEFAULT_SIZE: u32 = 50;
-/// The largest page; a request for more gets this many.
+/// Largest page; larger requests are reduced to it.
 pub const MAX_SIZE: u32 = 1000;
 
 const SIGNATURE_LEN: usize = 16;
 
-/// Signs and reads page tokens. Cheap to clone.
+/// Signs and verifies page tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct PageTokens {
     key: Hmac<Sha256>,
 }
 
-/// The list that a token belongs to.
+/// The list that a token is bound to.
 #[derive(Clone, Copy, Debug)]
 pub struct List<'a> {
     /// `package.Service/Method`.
     pub method: &'a str,
-    /// Whose rows are listed.
+    /// The facility of the rows.
     pub facility: &'a Facility,
-    /// What the list is filtered by, in any stable form.
+    /// The filter, in any stable form.
     pub filter: &'a str,
 }
 
-/// The number of rows to answer with: the default for 0, at most [`MAX_SIZE`].
+/// The number of rows of a page: the default for 0, at most [`MAX_SIZE`].
 ///
 /// # Errors
 /// INVALID_ARGUMENT when it is negative.
@@ -57,10 +57,10 @@ impl PageTokens {
         }
     }
 
-    /// The token for the page that begins after `cursor`.
+    /// The token of the page that begins after `cursor`.
     ///
     /// # Errors
-    /// INTERNAL when the cursor cannot be written as JSON.
+    /// INTERNAL when the cursor cannot be encoded as JSON.
     pub fn encode<C: Serialize>(&self, list: &List<'_>, cursor: &C) -> Result<String, Status> {
         let cursor = serde_json::to_vec(cursor).map_err(|error| status::internal(&error))?;
         let mut token = self.sign(list, &cursor).finalize().into_bytes()[..SIGNATURE_LEN].to_vec();
@@ -68,10 +68,10 @@ impl PageTokens {
         Ok(URL_SAFE_NO_PAD.encode(token))
     }
 
-    /// The cursor in a token; `None` for the empty token, which asks for the first page.
+    /// The cursor in a token; `None` for the empty token, which requests the first page.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when the token is not ours, or another list's.
+    /// INVALID_ARGUMENT when the signature is wrong, or the token belongs to another list.
     pub fn decode<C: DeserializeOwned>(&self, list: &List<'_>, token: &str) -> Result<Option<C>, Status> {
         if token.is_empty() {
             return Ok(None);
@@ -90,7 +90,7 @@ impl PageTokens {
         serde_json::from_slice(cursor).map(Some).map_err(|_| refused())
     }
 
-    /// Every part is preceded by its length, so that no two lists sign the same bytes.
+    /// The length precedes every part, so that two different lists never sign the same bytes.
     fn sign(&self, list: &List<'_>, cursor: &[u8]) -> Hmac<Sha256> {
         let mut mac = self.key.clone();
         for part in [

@@ -1,4 +1,4 @@
-//! PostgreSQL: the pool, transactions that belong to a facility, migrations, and whether it answers.
+//! PostgreSQL: the pool, transactions bound to facilities, migrations, and availability.
 
 mod clock;
 mod fault;
@@ -20,8 +20,8 @@ use std::{
 pub use clock::Clock;
 pub use fault::{Fault, is_read_only};
 pub use migrations::{Applied, Error as MigrationError, Migrations, migrate};
-pub use requirements::broken;
-pub use schema::missing;
+pub use requirements::unmet_requirements;
+pub use schema::missing_migrations;
 pub(crate) use schema::watch as watch_schema;
 pub use settings::Settings;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
@@ -29,35 +29,36 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 pub use url::DatabaseUrl;
 
-use crate::{Facility, Process, idempotency::Waiting, retention};
+use crate::{Facility, Process, idempotency::Waiters, retention};
 
-/// The name of the dependency that [`watch`] keeps.
+/// The dependency that [`watch`] updates.
 const DEPENDENCY: &str = "postgresql";
 
 /// The service's database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
-    waiting: Arc<Waiting>,
+    waiters: Arc<Waiters>,
     clock: Clock,
 }
 
 impl Database {
-    /// A pool that opens its connections as they are needed: a service starts while its database is down, and is not
-    /// ready until it answers. Starts watching it, and deleting old answers and audit records.
+    /// Creates a pool that connects on demand: a service starts while its database is down, and becomes ready when
+    /// it is up. Also starts monitoring the database and deleting old responses and audit records.
     ///
     /// # Errors
-    /// When the URL is unreadable.
+    /// When the URL is invalid.
     pub fn connect(settings: &Settings, process: &Process) -> Result<Database, sqlx::Error> {
         let options = settings.connect_options(process.name)?;
         let outages = watch::Outages::default();
-        let pool = watch::distrusting(settings.pool_options(), &outages).connect_lazy_with(options.clone());
+        let pool =
+            watch::verify_after_outage(settings.pool_options(), &outages).connect_lazy_with(options.clone());
         let database = Database {
             pool,
-            waiting: Arc::default(),
+            waiters: Arc::default(),
             clock: Clock::default(),
         };
-        // One process has one database; a second one, in tests, is only not pruned and not audited to.
+        // A process has one database. A second one, in tests, is neither pruned nor used for the audit trail.
         let _ = process.database.set(database.clone());
         let dependency = process.health.dependency(DEPENDENCY);
         let shutdown = process.shutdown.clone();
@@ -72,61 +73,61 @@ impl Database {
         Ok(database)
     }
 
-    /// Opens a transaction that sees and writes the rows of one facility, in one round trip.
+    /// Begins a transaction with access to the rows of one facility, in one round trip.
     ///
     /// # Errors
-    /// When no connection is to be had within the setting's time.
+    /// When no connection becomes available within `acquire_timeout_ms`.
     pub async fn begin(&self, facility: &Facility) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         self.begin_for(std::iter::once(facility)).await
     }
 
-    /// Opens a transaction that sees and writes the rows of several facilities, in one round trip. Statements join on
-    /// facility and id, so that none of them reaches another's rows.
+    /// Begins a transaction with access to the rows of several facilities, in one round trip. Statements must join
+    /// on facility and id, so that none reaches another facility's rows.
     ///
     /// # Errors
-    /// When no connection is to be had within the setting's time.
+    /// When no connection becomes available within `acquire_timeout_ms`.
     pub async fn begin_for<'a>(
         &self,
         facilities: impl Iterator<Item = &'a Facility>,
     ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         let facilities: BTreeSet<&str> = facilities.map(Facility::as_str).collect();
-        // A facility's grammar has neither a quote nor a comma in it.
+        // A facility contains neither quotes nor commas.
         let names = facilities.into_iter().collect::<Vec<_>>().join(",");
         let statement = format!("begin; select set_config('weft.facility', '{names}', true)");
         begin_with(&self.pool, AssertSqlSafe(statement)).await
     }
 
-    /// Opens a transaction of no facility: for infrastructure tables and security-definer functions. Row-level
-    /// security hides every business row from it.
+    /// Begins a transaction without a facility: for infrastructure tables and security-definer functions.
+    /// Row-level security hides all business rows from it.
     ///
     /// # Errors
-    /// When no connection is to be had within the setting's time.
+    /// When no connection becomes available within `acquire_timeout_ms`.
     pub async fn begin_system(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         begin_with(&self.pool, "begin; select set_config('weft.facility', '', true)").await
     }
 
-    /// The pool itself.
+    /// The pool.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Its clock: whatever a statement compares with `now()` is computed by it.
+    /// The database's clock. Use it for every time that a statement compares with `now()`.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The answers that calls wait for.
-    pub(crate) fn waiting(&self) -> &Waiting {
-        &self.waiting
+    /// The calls that wait for responses.
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.waiters
     }
 }
 
-/// Begins a transaction with `statement`, in a task of its own: sqlx loses count of a transaction whose beginning is dropped
-/// half-way, and would put its connection back into the pool with the transaction open. When the caller is gone, the task
-/// ends its transaction by itself. Every transaction of a service begins here.
+/// Begins a transaction with `statement`, in a task of its own: if the beginning of a transaction is dropped
+/// half-way, sqlx would return the connection to the pool with the transaction open. If the caller is gone, the
+/// task rolls the transaction back. Every transaction of a service begins here.
 ///
 /// # Errors
-/// When no connection is to be had within the setting's time.
+/// When no connection becomes available within `acquire_timeout_ms`.
 pub async fn begin_with(
     pool: &PgPool,
     statement: impl SqlSafeStr + Send + 'static,
@@ -137,7 +138,7 @@ pub async fn begin_with(
     begun.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
-/// A point in time that other threads may read.
+/// A point in time, shared between threads.
 #[derive(Debug)]
 pub(crate) struct SharedInstant {
     epoch: Instant,
@@ -150,7 +151,7 @@ impl SharedInstant {
         self.micros.store(micros, Ordering::Release);
     }
 
-    /// Time passed since it was last set; `None` when it never was.
+    /// Time since it was last set; `None` if it was never set.
     fn elapsed(&self) -> Option<std::time::Duration> {
         let at = std::time::Duration::from_micros(self.micros.load(Ordering::Acquire));
         (!at.is_zero()).then(|| self.epoch.elapsed().saturating_sub(at))

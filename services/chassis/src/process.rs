@@ -1,4 +1,4 @@
-//! What a service's code gets to run with.
+//! The running process: what a service's code works with.
 
 use std::{
     path::PathBuf,
@@ -14,25 +14,25 @@ use crate::{Health, Sections, Tasks, audit, drain, health, idempotency, postgres
 pub struct Process {
     /// The service's name.
     pub name: &'static str,
-    /// Cancelled when the process is to stop: nothing new is begun.
+    /// Cancelled when the process must stop: no new work is started.
     pub shutdown: CancellationToken,
-    /// Cancelled when the server has answered all that it took: work that answers wait for, a saga's steps for one,
-    /// goes on until then.
+    /// Cancelled when the server has answered all accepted calls: work that responses wait for, such as a saga's
+    /// steps, continues until then.
     pub drained: CancellationToken,
     /// Its background work.
     pub tasks: Tasks,
-    /// What it says about itself.
+    /// The health of the process.
     pub health: Health,
-    /// How methods may be called.
+    /// The contract's policies for calls.
     pub policies: mesh::Policies,
     pub(crate) settings: Arc<ProcessSettings>,
     pub(crate) channels: Channels,
-    /// Whether upstreams may have `tuning.inject`.
+    /// Whether upstreams may set `tuning.inject`.
     pub(crate) allows_faults: bool,
     pub(crate) database: Arc<OnceLock<Database>>,
 }
 
-/// The sections that the process acts on by itself.
+/// The sections of the settings that the process itself uses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ProcessSettings {
     pub(crate) address_file: Option<PathBuf>,
@@ -42,7 +42,7 @@ pub(crate) struct ProcessSettings {
     pub(crate) drain: drain::Settings,
 }
 
-/// The channels that the process calls by, for those who watch.
+/// The process's channels to other services, for `ops.v1.MeshService`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Channels(Arc<Mutex<Vec<mesh::Channel>>>);
 
@@ -61,7 +61,7 @@ impl Channels {
 }
 
 impl Process {
-    /// A process made of these sections. Services get theirs from [`run`](crate::run()); tests make one.
+    /// A process with these sections. [`run`](crate::run()) creates it for services; tests create their own.
     ///
     /// # Errors
     /// When the contract's policies cannot be read.
@@ -87,7 +87,7 @@ impl Process {
         })
     }
 
-    /// The time between two sweeps of what is deleted by age.
+    /// The time between two runs of the deletion of old rows.
     pub fn sweep_interval(&self) -> std::time::Duration {
         self.settings.idempotency.sweep_interval()
     }

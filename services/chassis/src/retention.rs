@@ -1,4 +1,4 @@
-//! Rows that are deleted once they are old enough, a page at a time, in the background.
+//! Deletes old rows, a page at a time, in the background.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Process, postgres::Database, status};
 
-/// Rows that one statement looks at: few enough to hold no lock for long.
+/// Rows that one statement examines; few enough to hold locks only briefly.
 const PAGE: i32 = 1_000;
 
-/// What is deleted of one table, and when.
+/// Which rows of a table are deleted, and when.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// The table, for metrics and log lines: `chassis.audit`.
     pub table: &'static str,
-    /// A function `(kept interval, after text, at_most integer) returns table (deleted bigint, upto text)`. It looks at
-    /// `at_most` rows, oldest first, after the place `after` (null: from the oldest on), deletes those that are older than
-    /// `kept`, and says where the next page begins (null: this was the last).
+    /// A function `(kept interval, after text, at_most integer) returns table (deleted bigint, upto text)`. It
+    /// examines `at_most` rows, oldest first, from the position `after` (null: from the oldest), deletes those
+    /// older than `kept`, and returns the position of the next page (null: this was the last).
     pub function: &'static str,
     /// How long rows are kept.
     pub keep: Duration,
 }
 
-/// Starts deleting by these rules, every `interval`, until the process stops.
+/// Deletes by these rules every `interval`, until the process stops.
 pub fn start(process: &Process, database: &Database, interval: Duration, rules: Vec<Rule>) {
     let sweeper = Sweeper {
         pool: database.pool().clone(),
@@ -59,12 +59,12 @@ impl Sweeper {
                 () = self.shutdown.cancelled() => return,
             }
             for rule in &self.rules {
-                // The others are swept all the same.
+                // The other rules are still applied.
                 if let Err(error) = self.sweep(rule).await {
                     tracing::warn!(
                         db.collection.name = rule.table,
                         error.message = status::chain(&error),
-                        "old rows cannot be deleted; they are tried again at the next sweep"
+                        "deleting old rows failed; retrying in the next run"
                     );
                 }
             }

@@ -1,4 +1,4 @@
-//! The command line and the life of the process.
+//! The command line and the life cycle of the process.
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -12,22 +12,23 @@ use crate::{
     telemetry::{self, LogWriter},
 };
 
-/// Wrong usage or configuration (`EX_USAGE` would be 64; clap exits with 2 as well).
-const MISUSE: u8 = 2;
+/// Exit code for wrong usage or configuration (`EX_USAGE` would be 64; clap exits with 2 as well).
+const USAGE_ERROR: u8 = 2;
 
 /// Runs the service as a program: `serve`, `migrate` or `check-config`. Exits with 0 after a clean stop, 1 after a
 /// failure, 2 when the command line or the configuration is wrong.
 pub fn run<S: Service>() -> ExitCode {
-    // Two providers may be compiled in, and rustls then refuses to choose. A second installation changes nothing.
+    // Several providers may be compiled in, and rustls does not choose between them. Installing a second time has
+    // no effect.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let matches = match command::<S>().try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => return told(&error),
+        Err(error) => return exit_for(&error),
     };
     let effective = config::load::<S::Settings>(S::NAME, &sources(&matches));
     match matches.subcommand_name() {
         Some("check-config") => check_config(&effective),
-        Some("migrate") => with_settings(effective.into_settings_of("database"), |settings| {
+        Some("migrate") => with_settings(effective.into_settings_for("database"), |settings| {
             migrate::<S>(&settings)
         }),
         _ => with_settings(with_telemetry(effective.into_settings()), serve::<S>),
@@ -59,12 +60,12 @@ fn command<S: Service>() -> Command {
         .arg(config)
         .arg(set)
         .subcommand(Command::new("serve").about("Serve until SIGTERM or SIGINT, then drain"))
-        .subcommand(Command::new("migrate").about("Bring the database to this version's schema; needs database.* alone"))
+        .subcommand(Command::new("migrate").about("Bring the database to this version's schema; needs only database.*"))
         .subcommand(Command::new("check-config").about("Print the settings in effect and what is wrong with them"))
 }
 
 fn sources(matches: &ArgMatches) -> Sources {
-    // Global arguments are found at the innermost level.
+    // The innermost subcommand holds the global arguments.
     let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
     Sources {
         file: matches.get_one::<String>("config").map(PathBuf::from),
@@ -80,33 +81,34 @@ fn sources(matches: &ArgMatches) -> Sources {
     }
 }
 
-/// What is wrong with the command line; or help and the version, which are the output then.
-fn told(error: &clap::Error) -> ExitCode {
+/// Prints the usage error; or help or the version, which are regular output.
+fn exit_for(error: &clap::Error) -> ExitCode {
     let printed = error.print();
-    match error.use_stderr() {
-        true => ExitCode::from(MISUSE),
-        false => printed.map_or_else(|error| unwritable(&error), |()| written()),
+    if error.use_stderr() {
+        ExitCode::from(USAGE_ERROR)
+    } else {
+        printed.map_or_else(|error| output_error(&error), |()| flush_stdout())
     }
 }
 
-/// Whether all output has been taken. A full disk is a failure; a reader who has gone is none.
-fn written() -> ExitCode {
+/// Success if all output was written. A full disk is a failure; a closed pipe is not.
+fn flush_stdout() -> ExitCode {
     match std::io::stdout().flush() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => unwritable(&error),
+        Err(error) => output_error(&error),
     }
 }
 
-fn unwritable(error: &std::io::Error) -> ExitCode {
+fn output_error(error: &std::io::Error) -> ExitCode {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         return ExitCode::SUCCESS;
     }
-    complain(&format!("error: the output cannot be written: {error}"));
+    print_error(&format!("error: the output cannot be written: {error}"));
     ExitCode::FAILURE
 }
 
-/// Whoever reads standard error may have gone.
-fn complain(line: &str) {
+/// Standard error may be closed.
+fn print_error(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -115,13 +117,13 @@ fn check_config<S: Settings>(effective: &Effective<S>) -> ExitCode {
     let mut violations = effective.violations().clone();
     violations.extend(telemetry::check_environment());
     if violations.is_empty() {
-        return printed.map_or_else(|error| unwritable(&error), |()| written());
+        return printed.map_or_else(|error| output_error(&error), |()| flush_stdout());
     }
-    report(&violations);
-    ExitCode::from(MISUSE)
+    print_violations(&violations);
+    ExitCode::from(USAGE_ERROR)
 }
 
-/// The settings, unless they or the `OTEL_*` variables are wrong.
+/// The settings, unless they or the `OTEL_*` variables are invalid.
 fn with_telemetry<S>(settings: Result<S, Violations>) -> Result<S, Violations> {
     let found = telemetry::check_environment();
     match settings {
@@ -133,28 +135,28 @@ fn with_telemetry<S>(settings: Result<S, Violations>) -> Result<S, Violations> {
     }
 }
 
-fn report(violations: &Violations) {
-    complain("the configuration is wrong:");
+fn print_violations(violations: &Violations) {
+    print_error("the configuration is wrong:");
     for violation in violations.iter() {
-        complain(&format!("  {}: {}", violation.field, violation.description));
+        print_error(&format!("  {}: {}", violation.field, violation.description));
     }
 }
 
 fn with_settings<S: Settings>(
     settings: Result<S, Violations>,
-    act: impl FnOnce(S) -> anyhow::Result<ExitCode>,
+    action: impl FnOnce(S) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
     let settings = match settings {
         Ok(settings) => settings,
         Err(violations) => {
-            report(&violations);
-            return ExitCode::from(MISUSE);
+            print_violations(&violations);
+            return ExitCode::from(USAGE_ERROR);
         }
     };
-    match act(settings) {
+    match action(settings) {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("error: {error:#}"));
+            print_error(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -167,25 +169,25 @@ fn migrate<S: Service>(settings: &S::Settings) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         for set in postgres::migrate(settings.sections().database, S::migrations()).await? {
             if let Err(error) = writeln!(std::io::stdout(), "{set}") {
-                return Ok(unwritable(&error));
+                return Ok(output_error(&error));
             }
         }
-        Ok(written())
+        Ok(flush_stdout())
     })
 }
 
 fn serve<S: Service>(settings: S::Settings) -> anyhow::Result<ExitCode> {
-    // Dropped last, also by a panic: the lines that are left are written then.
+    // Dropped last, also after a panic: it then writes the remaining lines.
     let writer = LogWriter::stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(live::<S>(settings, &writer));
-    // Blocking work that hangs, a name lookup for one, must not hold the exit.
+    let ended = runtime.block_on(run_process::<S>(settings, &writer));
+    // Blocking work that hangs, such as a name lookup, must not delay the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
 
-/// From the first log line to the last flush. What goes wrong in between is logged here.
-async fn live<S: Service>(settings: S::Settings, writer: &LogWriter) -> anyhow::Result<ExitCode> {
+/// Runs the process from the first log line to the last flush, and logs its failure.
+async fn run_process<S: Service>(settings: S::Settings, writer: &LogWriter) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(S::NAME, settings.sections().telemetry, writer)?;
     let process = Process::new(S::NAME, &settings.sections())?;
     let grace = process.settings.drain.grace();
@@ -201,13 +203,13 @@ async fn live<S: Service>(settings: S::Settings, writer: &LogWriter) -> anyhow::
 
     let served = S::serve(settings, process.clone()).await;
 
-    // Serving may have ended by itself; the rest of the process must end either way.
+    // The service may have stopped by itself; the rest of the process must stop too.
     process.shutdown.cancel();
     process.drained.cancel();
     if !process.tasks.finished_within(grace).await {
         tracing::warn!(
             tasks.running = process.tasks.running(),
-            "stopping with work unfinished"
+            "stopping with unfinished tasks"
         );
     }
     let outcome = match (served, process.tasks.failure()) {

@@ -1,4 +1,4 @@
-//! Settings that are never printed whole: secrets, and URLs that may hold one.
+//! Settings that are never printed in full: secrets, and URLs that may contain one.
 
 use std::{borrow::Cow, fmt};
 
@@ -9,7 +9,8 @@ use serde_json::Value;
 const REDACTED: &str = "[redacted]";
 const MASK: &str = "***";
 
-/// Parameters of URLs whose values are shown. All others are masked: what a server takes as a secret is not known here.
+/// URL parameters whose values are shown. All others are masked, because it is unknown which ones a server treats
+/// as secret.
 const SHOWN_PARAMETERS: [&str; 12] = [
     "sslmode",
     "ssl-mode",
@@ -25,12 +26,12 @@ const SHOWN_PARAMETERS: [&str; 12] = [
     "statement-cache-capacity",
 ];
 
-/// A secret from the configuration; empty means that none is set. `Debug` and `Serialize` hide it.
+/// A secret from the configuration; empty means not set. `Debug` and `Serialize` hide it.
 #[derive(Clone, Debug, Default)]
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// Whether one is set.
+    /// Whether it is set.
     pub fn is_set(&self) -> bool {
         !self.expose().is_empty()
     }
@@ -59,8 +60,8 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// A URL that may hold a user, a password or a token; empty means that none is set. `Debug`, `Display` and `Serialize`
-/// show it with these masked.
+/// A URL that may contain a user, a password or a token; empty means not set. `Debug`, `Display` and `Serialize`
+/// mask these.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -70,12 +71,12 @@ impl SecretUrl {
         SecretUrl(url.into())
     }
 
-    /// Whether one is set.
+    /// Whether it is set.
     pub fn is_set(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// The URL with all that it holds.
+    /// The URL in full.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -113,7 +114,7 @@ impl Serialize for SecretUrl {
 
 impl<'de> Deserialize<'de> for SecretUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SecretUrl, D::Error> {
-        // `null` stands for a URL that is not set.
+        // `null` means not set.
         match Value::deserialize(deserializer)? {
             Value::String(url) => Ok(SecretUrl(url)),
             Value::Null => Ok(SecretUrl::default()),
@@ -122,7 +123,7 @@ impl<'de> Deserialize<'de> for SecretUrl {
     }
 }
 
-/// Reads text without repeating in the error what stands there instead.
+/// Reads text; the error does not repeat the value.
 pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::String(text) => Ok(text),
@@ -130,8 +131,8 @@ pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     }
 }
 
-/// The URL as it may be shown: without password, without a token in the user's place, without the values of unknown
-/// parameters. Where it cannot be told what is what, nothing behind the scheme is shown.
+/// The URL for display: without password, without a token as the user, without values of unknown parameters. If
+/// the URL is ambiguous, only the scheme is shown.
 pub(crate) fn masked_url(url: &str) -> Cow<'_, str> {
     if url.is_empty() {
         return Cow::Borrowed("");
@@ -141,7 +142,7 @@ pub(crate) fn masked_url(url: &str) -> Cow<'_, str> {
     };
     let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
     let (authority, behind) = rest.split_at(end);
-    // A password that was not percent-encoded may hold any of the delimiters, so that its end lies behind them.
+    // A password that is not percent-encoded may contain a delimiter; it then ends after that.
     if behind.contains('@') || scheme.contains('@') {
         return Cow::Owned(format!("{scheme}://{MASK}"));
     }
@@ -157,7 +158,7 @@ pub(crate) fn masked_url(url: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{scheme}://{authority}{path}{query}"))
 }
 
-/// A user without a password is a role to PostgreSQL, and a token to NATS and others.
+/// A user without a password is a role for PostgreSQL, and a token for NATS and others.
 fn masked_user(scheme: &str, user: &str) -> String {
     match user.split_once(':') {
         Some((name, _)) => format!("{name}:{MASK}"),
@@ -175,7 +176,7 @@ fn masked_query(query: &str) -> String {
     query.split('&').map(shown).collect::<Vec<_>>().join("&")
 }
 
-/// Any text as it may be shown: each URL in it is masked, and all of it where the end of a URL is unclear.
+/// The text for display: each URL in it is masked, or the whole text if the end of a URL is ambiguous.
 pub fn masked(text: &str) -> Cow<'_, str> {
     if !text.contains("://") {
         return Cow::Borrowed(text);
@@ -184,11 +185,13 @@ pub fn masked(text: &str) -> Cow<'_, str> {
     let mut in_url = false;
     for part in text.split_inclusive(is_separator) {
         let bare = part.strip_suffix(is_separator).unwrap_or(part);
-        match bare.contains("://") {
-            true => shown.push_str(&masked_inside(bare)),
-            // A password that holds a separator goes on here.
-            false if in_url && bare.contains('@') => return Cow::Borrowed(MASK),
-            false => shown.push_str(bare),
+        if bare.contains("://") {
+            shown.push_str(&masked_inside(bare));
+        } else if in_url && bare.contains('@') {
+            // The rest of a password that contains a separator.
+            return Cow::Borrowed(MASK);
+        } else {
+            shown.push_str(bare);
         }
         in_url |= bare.contains("://");
         shown.push_str(&part[bare.len()..]);
@@ -200,7 +203,7 @@ fn is_separator(c: char) -> bool {
     matches!(c, ',' | ';' | '"' | '\'') || c.is_whitespace()
 }
 
-/// `static:http://u:p@h:1` is a URL behind a word.
+/// Masks a URL that follows a word, as in `static:http://u:p@h:1`.
 fn masked_inside(text: &str) -> String {
     let scheme = text.find("://").unwrap_or(0);
     let begins = text[..scheme]
@@ -214,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_form_a_url_has_its_secret_is_masked() {
+    fn secrets_in_urls_of_any_form_are_masked() {
         for (url, shown) in [
             ("postgres://app:s3c@h:1/db", "postgres://app:***@h:1/db"),
             ("postgres://app:a@b@h/db", "postgres://app:***@h/db"),
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_inside_other_texts_are_masked_too() {
+    fn urls_in_other_texts_are_masked_too() {
         for (text, shown) in [
             ("nothing to hide", "nothing to hide"),
             (

@@ -1,13 +1,13 @@
-//! The settings that every service nests.
+//! The sections of settings that every service has.
 
 use std::path::Path;
 
 use crate::{Violations, audit, auth, drain, health, idempotency, postgres, server, telemetry};
 
-/// The chassis's part of a service's settings. Each field is named as its section is.
+/// The chassis's sections of a service's settings. Each field has the name of its section.
 #[derive(Clone, Copy, Debug)]
 pub struct Sections<'a> {
-    /// A file that gets the bound addresses as `{"grpc": "…", "probe": "…"}` once the process listens.
+    /// A file to which the bound addresses are written as `{"grpc": "…", "probe": "…"}` once the process listens.
     pub address_file: Option<&'a Path>,
     /// The gRPC port and its limits.
     pub grpc: &'a server::Settings,
@@ -15,15 +15,15 @@ pub struct Sections<'a> {
     pub probe: &'a health::Settings,
     /// The service's database.
     pub database: &'a postgres::Settings,
-    /// Whose tokens are believed, and the key for tokens of its own.
+    /// Trusted token issuers, and the key for the service's own tokens.
     pub auth: &'a auth::Settings,
-    /// How long answers are kept.
+    /// How long responses are kept.
     pub idempotency: &'a idempotency::Settings,
     /// How long the audit trail is kept.
     pub audit: &'a audit::Settings,
     /// Logs; traces and metrics are set by `OTEL_*`.
     pub telemetry: &'a telemetry::Settings,
-    /// How long stopping may take.
+    /// Time limits of the shutdown.
     pub drain: &'a drain::Settings,
 }
 

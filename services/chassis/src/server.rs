@@ -1,29 +1,29 @@
-//! The gRPC port: what a request passes through before its handler, and how connections begin and end.
+//! The gRPC server: the layers in front of the handlers, and the life cycle of connections.
 
 mod admission;
-mod answer_size;
 mod audit;
 mod authentication;
 mod authorization;
 mod call;
+mod cancellation;
 mod connections;
 mod deadline;
-mod edges;
 mod frames;
-mod held;
-mod idleness;
-mod listening;
-mod notices;
+mod guarded_body;
+mod idle_timeout;
+mod listeners;
+mod log_throttle;
+mod mesh_service;
 mod protocol;
 mod rate_limit;
 mod receive;
 mod reflection;
-mod refusals;
-mod reset;
+mod rejected_calls;
+mod response_size;
 mod settings;
 mod stale_plan;
-mod streams;
-mod supervision;
+mod stream_limits;
+mod stream_timeout;
 mod telemetry;
 pub mod tls;
 mod validation;
@@ -32,7 +32,7 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use anyhow::Context as _;
 use call::{Layer, Method, Stack};
-pub(crate) use connections::{Slots, opening};
+pub(crate) use connections::{ConnectionLimit, detect};
 use http::Request;
 use proto::ops::v1::mesh_service_server::MeshServiceServer;
 pub use rate_limit::{Rate, RateLimits};
@@ -53,11 +53,11 @@ use crate::{
     health::{HealthService, serve_probes},
 };
 
-/// The limit that a generated service is mounted with: none of its own, because the layers in front of it have refused
-/// what is larger than `grpc.max_message_bytes`.
-pub const CHECKED_BEFORE: usize = usize::MAX;
+/// Decoding limit for mounted services: none, because the server's layers already reject messages over
+/// `grpc.max_message_bytes`.
+pub const NO_DECODING_LIMIT: usize = usize::MAX;
 
-/// A server under construction: mount services on it, then [`serve`](Server::serve).
+/// Builder of a server: mount services, then [`serve`](Server::serve).
 pub struct Server {
     process: Process,
     settings: Settings,
@@ -67,7 +67,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without services but `ops.v1.MeshService`.
+    /// A server with `ops.v1.MeshService` only.
     pub fn new(process: &Process, settings: &Settings, auth: &auth::Settings) -> Server {
         Server {
             process: process.clone(),
@@ -76,9 +76,10 @@ impl Server {
             routes: RoutesBuilder::default(),
             mounted: Vec::new(),
         }
-        // Every process tells how its calls fare.
+        // Every process serves statistics of its own calls.
         .service(
-            MeshServiceServer::new(edges::Edges(process.clone())).max_decoding_message_size(CHECKED_BEFORE),
+            MeshServiceServer::new(mesh_service::Service(process.clone()))
+                .max_decoding_message_size(NO_DECODING_LIMIT),
         )
     }
 
@@ -95,14 +96,14 @@ impl Server {
         self
     }
 
-    /// Serves until the process is to stop, then drains: says NOT_SERVING, goes on accepting for the announced time,
-    /// and finishes what it took within the grace. Binds both ports before it says that it has started.
+    /// Serves until the process stops, then drains: reports NOT_SERVING, accepts calls for the announced time, and
+    /// finishes accepted calls within the grace period. Binds both ports before it reports that it has started.
     ///
     /// # Errors
-    /// When a port or the keys cannot be had, or a mounted method is not in the contract.
+    /// When a port or the keys are unavailable, or a mounted method is not in the contract.
     pub async fn serve(mut self) -> anyhow::Result<()> {
         let stack = self.stack().await?;
-        // A wrong certificate is told before anything is promised.
+        // A bad certificate must fail the start.
         let acceptor = self
             .settings
             .tls
@@ -110,13 +111,16 @@ impl Server {
             .map(tls::Acceptor::load)
             .transpose()
             .context("grpc.tls")?;
-        let ports = listening::bind(&self.settings, &self.process.settings).await?;
+        let listeners = listeners::bind(&self.settings, &self.process.settings).await?;
         self.process
             .health
             .mounted(self.mounted.iter().map(ToString::to_string));
-        let probes = self.process.tasks.run(serve_probes(ports.probe, self.probes()?));
+        let probes = self
+            .process
+            .tasks
+            .run(serve_probes(listeners.probe, self.probes()?));
         self.process.health.started();
-        connections::serve(ports.grpc, acceptor, stack, &self.settings, &self.process).await;
+        connections::serve(listeners.grpc, acceptor, stack, &self.settings, &self.process).await;
         probes.abort();
         Ok(())
     }
@@ -126,7 +130,7 @@ impl Server {
         let methods = self.methods()?;
         let verifier = Verifier::start(&self.auth, &self.process).await?;
         let mut routes = std::mem::take(&mut self.routes);
-        // Clients that balance by themselves watch health here (gRFC A17); probes ask on a port of their own.
+        // Clients with their own load balancing watch health on this port (gRFC A17); probes use the probe port.
         routes.add_service(self.health());
         if self.settings.reflection != Reflection::Off {
             reflection::mount(&mut routes, &self.mounted)?;
@@ -138,11 +142,11 @@ impl Server {
         )))
     }
 
-    /// What answers on the probe port: health, and so much reflection that it can be asked without its contract.
+    /// The services of the probe port: health, and reflection so that health can be called without its contract.
     fn probes(&self) -> anyhow::Result<Routes> {
         let mut routes = RoutesBuilder::default();
         routes.add_service(self.health());
-        // Nothing on that port asks for a token.
+        // The probe port does not authenticate.
         if self.settings.reflection == Reflection::Open {
             reflection::mount(&mut routes, &[])?;
         }
@@ -153,52 +157,53 @@ impl Server {
         HealthServer::new(HealthService(self.process.health.clone()))
     }
 
-    /// Every request passes through these layers, from the top down.
+    /// Every request passes through these layers, from top to bottom.
     fn layers(&self, verifier: Verifier) -> Vec<Arc<dyn Layer>> {
         let Server {
             settings, process, ..
         } = self;
         vec![
-            // Outermost, so that every answer is seen, refusals too; it continues the caller's trace.
+            // Outermost: observes every response, including rejections, and continues the caller's trace.
             Arc::new(telemetry::Layer::new()),
-            // Whatever is answered below, the caller can read it.
-            Arc::new(answer_size::Layer::new(settings.max_message_bytes)),
-            // What is no gRPC costs nothing more.
+            // Limits every response below to what the caller can read.
+            Arc::new(response_size::Layer::new(settings.max_message_bytes)),
+            // Requests that are not gRPC must not cost more.
             Arc::new(protocol::Layer::new(self.services())),
-            // Time counts from here, waiting included.
+            // The time includes all waiting below.
             Arc::new(deadline::Layer::new(
                 process.shutdown.clone(),
                 settings.stream_grace(),
             )),
-            // Nothing is done for strangers.
+            // No further work for unauthenticated callers.
             Arc::new(authentication::Layer::new(verifier, settings.reflection)),
-            // Before anything is held for the call; what goes wrong is answered at the bottom, where it is recorded.
+            // Before anything is allocated for the call; its errors are answered by the last layers, below the
+            // audit trail.
             Arc::new(receive::Layer::new(settings, process.shutdown.clone())),
-            // From here on the work goes on when its caller is gone; only the deadline's answer does not wait.
-            Arc::new(supervision::Layer::new(process.tasks.clone())),
-            // Knows the caller, and sees what became of the call: refusals below are recorded, too.
+            // From here on the work continues when its caller is gone; only the deadline's response is immediate.
+            Arc::new(cancellation::Layer::new(process.tasks.clone())),
+            // Knows the caller, and records the outcome of the call, including rejections below.
             Arc::new(audit::Layer::new(process)),
             Arc::new(authorization::Layer::new(
                 contract::services(),
                 settings.tls.as_ref(),
             )),
-            // One facility's haste is refused before it takes a place.
+            // Rejects a facility over its rate before it takes a permit.
             Arc::new(rate_limit::Layer::new(settings.rate_limits.clone())),
-            // What stays open has a place of its own, until it ends.
-            Arc::new(streams::Layer::new(settings)),
-            // Whoever may not call takes no place; a place is kept until the handler ends.
+            // Streams hold a permit of their own until they end.
+            Arc::new(stream_limits::Layer::new(settings)),
+            // Only authorized calls take a permit, until the handler ends.
             Arc::new(admission::Layer::new(
                 settings.min_in_flight,
                 settings.max_in_flight,
             )),
-            // The costliest check comes last. Handlers get valid requests only.
+            // The most expensive check comes last. Handlers get valid requests only.
             Arc::new(validation::Layer::new(settings.max_message_bytes)),
-            // Repeats what is valid and holds its place.
+            // Repeats a valid call under the same permit.
             Arc::new(stale_plan::Layer),
         ]
     }
 
-    /// The full names of the services that are served, with those that are not in the contract.
+    /// The full names of all services that are served, including those that are not in the contract.
     fn services(&self) -> Vec<String> {
         let reflection = match self.settings.reflection {
             Reflection::Off => &[][..],
@@ -237,10 +242,10 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// The answer to a call.
+/// The response to a call.
 type Response = http::Response<Body>;
 
-/// What the layers stand in front of.
+/// The handlers behind the layers.
 type Handlers = Routes;
 
 #[cfg(test)]

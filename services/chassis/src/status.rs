@@ -1,4 +1,4 @@
-//! gRPC statuses that always say why: ErrorInfo with a reason, and the details that its code calls for.
+//! gRPC statuses with details: ErrorInfo with a reason, and the details that belong to the code.
 
 use std::time::Duration;
 
@@ -7,38 +7,39 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
     Violation, Violations,
-    contract::text::shown,
+    contract::text::sanitized,
     postgres::{Fault, is_read_only},
 };
 
-/// The domain of every reason.
+/// The domain of all reasons.
 pub const DOMAIN: &str = "weft";
 
-/// What of the violations is told in a status. It travels in HTTP/2 trailers, which gRPC libraries refuse beyond 8 KiB,
-/// and base64 makes a third more of it.
+/// Bytes of violations in a status. A status is sent in HTTP/2 trailers, which gRPC libraries reject beyond 8 KiB,
+/// and base64 adds a third.
 const MAX_VIOLATION_BYTES: usize = 4 * 1024;
 /// Tags and lengths of one violation.
 const FIELD_OVERHEAD: usize = 8;
-/// The same violations in the status' text, for people.
+/// Bytes of violations in the status's message.
 const MAX_TEXT_BYTES: usize = 1024;
-/// The longest text of a status.
+/// Longest message of a status.
 const MAX_TEXT_CHARS: usize = 2048;
-/// How much of one violation's description is told.
+/// Characters of a violation's description.
 const MAX_DESCRIPTION_CHARS: usize = 500;
-/// How much of a name that was not found is told.
+/// Characters of the name of something that was not found.
 const MAX_ID_CHARS: usize = 200;
 
-/// INVALID_ARGUMENT `INVALID_REQUEST`, naming every field that breaks a rule: as many as fit into 4 KiB, whole fields
-/// before their parts, and how many more there are.
+/// INVALID_ARGUMENT `INVALID_REQUEST`, with every field that breaks a rule: as many as fit into 4 KiB, whole
+/// fields before their parts, and the number of further ones.
 pub fn invalid(violations: &Violations) -> Status {
-    let mut details = because("INVALID_REQUEST");
-    let told = told(violations, MAX_VIOLATION_BYTES);
+    let mut details = with_reason("INVALID_REQUEST");
+    let listed = select(violations, MAX_VIOLATION_BYTES);
     details.set_bad_request(
-        told.iter()
+        listed
+            .iter()
             .map(|found| FieldViolation::new(&found.field, &found.description))
             .collect::<Vec<_>>(),
     );
-    let text = told_in_words(violations);
+    let text = summarize(violations);
     build(
         Code::InvalidArgument,
         format!("the request is invalid: {text}"),
@@ -46,11 +47,11 @@ pub fn invalid(violations: &Violations) -> Status {
     )
 }
 
-fn told(violations: &Violations, max_bytes: usize) -> Vec<Violation> {
-    let mut ordered: Vec<Violation> = violations.iter().map(cut).collect();
+fn select(violations: &Violations, max_bytes: usize) -> Vec<Violation> {
+    let mut ordered: Vec<Violation> = violations.iter().map(shorten).collect();
     ordered.sort_by_key(|violation| violation.field.matches(['.', '[']).count());
     let mut bytes = 0;
-    let mut told: Vec<Violation> = ordered
+    let mut listed: Vec<Violation> = ordered
         .iter()
         .take_while(|violation| {
             bytes += violation.field.len() + violation.description.len() + FIELD_OVERHEAD;
@@ -58,28 +59,28 @@ fn told(violations: &Violations, max_bytes: usize) -> Vec<Violation> {
         })
         .cloned()
         .collect();
-    let untold = ordered.len() - told.len();
-    if untold > 0 {
-        let description = format!("{untold} more violations");
-        told.push(Violation {
+    let omitted = ordered.len() - listed.len();
+    if omitted > 0 {
+        let description = format!("{omitted} more violations");
+        listed.push(Violation {
             field: String::new(),
             description,
         });
     }
-    told
+    listed
 }
 
-/// A long description is cut, so that no violation is left out for its length.
-fn cut(violation: &Violation) -> Violation {
+/// Truncates a long description, so that no violation is left out because of its length.
+fn shorten(violation: &Violation) -> Violation {
     Violation {
-        field: shown(&violation.field, MAX_DESCRIPTION_CHARS).into_owned(),
-        description: shown(&violation.description, MAX_DESCRIPTION_CHARS).into_owned(),
+        field: sanitized(&violation.field, MAX_DESCRIPTION_CHARS).into_owned(),
+        description: sanitized(&violation.description, MAX_DESCRIPTION_CHARS).into_owned(),
     }
 }
 
-fn told_in_words(violations: &Violations) -> String {
-    let told = told(violations, MAX_TEXT_BYTES);
-    let words = told.iter().map(|violation| match violation.field.as_str() {
+fn summarize(violations: &Violations) -> String {
+    let listed = select(violations, MAX_TEXT_BYTES);
+    let words = listed.iter().map(|violation| match violation.field.as_str() {
         "" => violation.description.clone(),
         field => format!("{field}: {}", violation.description),
     });
@@ -93,96 +94,100 @@ pub fn invalid_field(field: &str, description: impl Into<String>) -> Status {
     invalid(&violations)
 }
 
-/// NOT_FOUND `<KIND>_NOT_FOUND`; also for what another facility owns.
+/// NOT_FOUND `<KIND>_NOT_FOUND`; also for what belongs to another facility.
 pub fn not_found(kind: &str, id: impl std::fmt::Display) -> Status {
     let reason = format!("{}_NOT_FOUND", kind.to_uppercase().replace([' ', '-'], "_"));
-    let mut details = because(&reason);
+    let mut details = with_reason(&reason);
     let id = id.to_string();
-    let id = shown(&id, MAX_ID_CHARS);
+    let id = sanitized(&id, MAX_ID_CHARS);
     details.set_resource_info(kind, &*id, "", "");
     build(Code::NotFound, format!("no such {kind}: {id}"), details)
 }
 
-/// FAILED_PRECONDITION: what the request names is in a state that does not allow it.
+/// FAILED_PRECONDITION: the state of the named resource does not allow the request.
 pub fn failed_precondition(reason: &str, text: impl Into<String>) -> Status {
-    build(Code::FailedPrecondition, text, because(reason))
+    build(Code::FailedPrecondition, text, with_reason(reason))
 }
 
-/// ABORTED: another request was quicker, or still runs. The same request may be sent again after `retry_after`.
+/// ABORTED: a concurrent request was faster, or is still running. The same request may be sent again after
+/// `retry_after`.
 pub fn aborted(reason: &str, text: impl Into<String>, retry_after: Duration) -> Status {
-    build(Code::Aborted, text, retrying(reason, retry_after))
+    build(Code::Aborted, text, with_retry(reason, retry_after))
 }
 
 /// ALREADY_EXISTS.
 pub fn already_exists(reason: &str, text: impl Into<String>) -> Status {
-    build(Code::AlreadyExists, text, because(reason))
+    build(Code::AlreadyExists, text, with_reason(reason))
 }
 
-/// UNAVAILABLE: something that the request needs is down. Worth another try after a second.
+/// UNAVAILABLE: a dependency of the request is down. Retry after a second.
 pub fn unavailable(reason: &str, text: impl Into<String>) -> Status {
-    build(Code::Unavailable, text, retrying(reason, Duration::from_secs(1)))
+    build(
+        Code::Unavailable,
+        text,
+        with_retry(reason, Duration::from_secs(1)),
+    )
 }
 
 /// RESOURCE_EXHAUSTED: a limit is reached, and nothing was started.
-pub fn exhausted(reason: &str, text: impl Into<String>, retry_after: Duration) -> Status {
-    build(Code::ResourceExhausted, text, retrying(reason, retry_after))
+pub fn resource_exhausted(reason: &str, text: impl Into<String>, retry_after: Duration) -> Status {
+    build(Code::ResourceExhausted, text, with_retry(reason, retry_after))
 }
 
-/// RESOURCE_EXHAUSTED: a message has more bytes than there may be. It will not be smaller the next time: no other try is
-/// worth it.
+/// RESOURCE_EXHAUSTED: a message is too large. A retry would have the same size, so there is no retry delay.
 pub fn too_large(reason: &str, text: impl Into<String>) -> Status {
-    build(Code::ResourceExhausted, text, because(reason))
+    build(Code::ResourceExhausted, text, with_reason(reason))
 }
 
 /// DEADLINE_EXCEEDED `OUT_OF_TIME`.
-pub fn out_of_time() -> Status {
-    let text = "the deadline passed before the call was done; it may still be carried out";
-    build(Code::DeadlineExceeded, text, because("OUT_OF_TIME"))
+pub fn deadline_exceeded() -> Status {
+    let text = "the deadline passed before the call was done; it may still be executed";
+    build(Code::DeadlineExceeded, text, with_reason("OUT_OF_TIME"))
 }
 
-/// DEADLINE_EXCEEDED `REQUEST_TOO_SLOW`: the caller did not send its request in time, and nothing was started.
+/// DEADLINE_EXCEEDED `REQUEST_TOO_SLOW`: the request was not received in time, and nothing was started.
 pub fn request_too_slow(text: impl Into<String>) -> Status {
-    Status::with_error_details(Code::DeadlineExceeded, text, because("REQUEST_TOO_SLOW"))
+    Status::with_error_details(Code::DeadlineExceeded, text, with_reason("REQUEST_TOO_SLOW"))
 }
 
 /// UNAVAILABLE `DRAINING`: the process is stopping.
 pub fn draining() -> Status {
-    unavailable("DRAINING", "the server is stopping: ask another one")
+    unavailable("DRAINING", "the server is stopping; use another one")
 }
 
-/// UNAUTHENTICATED: there is no token, or none that can be believed.
+/// UNAUTHENTICATED: there is no token, or it is invalid.
 pub fn unauthenticated(reason: &str, text: impl Into<String>) -> Status {
-    build(Code::Unauthenticated, text, because(reason))
+    build(Code::Unauthenticated, text, with_reason(reason))
 }
 
 /// PERMISSION_DENIED.
-pub fn denied(reason: &str, text: impl Into<String>) -> Status {
-    build(Code::PermissionDenied, text, because(reason))
+pub fn permission_denied(reason: &str, text: impl Into<String>) -> Status {
+    build(Code::PermissionDenied, text, with_reason(reason))
 }
 
 /// UNIMPLEMENTED.
 pub fn unimplemented(reason: &str, text: impl Into<String>) -> Status {
-    build(Code::Unimplemented, text, because(reason))
+    build(Code::Unimplemented, text, with_reason(reason))
 }
 
-/// The code that gRPC's specification gives to a request that breaks its protocol.
+/// A protocol violation, with the code of gRPC's specification.
 pub(crate) fn protocol(code: Code, reason: &str, text: impl Into<String>) -> Status {
-    build(code, text, because(reason))
+    build(code, text, with_reason(reason))
 }
 
-/// INTERNAL, with nothing of `error` in it; it is logged here, once, with its whole chain.
+/// INTERNAL, without any content of `error`, which is logged here, once, with its causes.
 pub fn internal(error: &(dyn std::error::Error + 'static)) -> Status {
-    tracing::error!(error.message = chain(error), "a request failed inside");
+    tracing::error!(error.message = chain(error), "internal error");
     build(
         Code::Internal,
-        "something failed inside; see the service's log",
-        because("INTERNAL"),
+        "internal error; see the service's log",
+        with_reason("INTERNAL"),
     )
 }
 
-/// The status for a database error that no domain rule has turned into its own, by what the error means ([`Fault`]).
+/// The status of a database error that no domain rule maps, by its class ([`Fault`]).
 pub fn database(error: &sqlx::Error) -> Status {
-    match Fault::of(error) {
+    match Fault::classify(error) {
         Fault::Outage => {
             tracing::warn!(error.message = chain(error), "the database cannot be used");
             let text = if is_read_only(error) {
@@ -209,15 +214,15 @@ pub fn database(error: &sqlx::Error) -> Status {
     }
 }
 
-/// The reason of a call that met a stale statement: the server makes it once more by itself.
+/// The reason of a call that used a stale statement: the server repeats the call once by itself.
 pub(crate) const PLAN_CHANGED: &str = "DATABASE_PLAN_CHANGED";
 
-/// Data that the contract let through and the database refuses. The database's words name its tables and the caller's
-/// data, so they go into the log alone.
+/// Data that the contract allows and the database rejects. The database's message contains names of tables and the
+/// caller's data, so it is only logged.
 fn refused(error: &sqlx::Error) -> Status {
     tracing::error!(
         error.message = chain(error),
-        "the database refuses the data of a request"
+        "the database rejected the data of a request"
     );
     let found = error.as_database_error();
     let code = found
@@ -225,26 +230,26 @@ fn refused(error: &sqlx::Error) -> Status {
         .unwrap_or_default();
     match &*code {
         // unique_violation
-        "23505" => already_exists("ALREADY_EXISTS", "what the request would create exists already"),
+        "23505" => already_exists("ALREADY_EXISTS", "what the request would create already exists"),
         code if code.starts_with("22") || code.starts_with("54") => {
             invalid_field("", "the request has a value that cannot be stored")
         }
-        _ => failed_precondition("CONSTRAINT_VIOLATED", "the request contradicts what is stored"),
+        _ => failed_precondition("CONSTRAINT_VIOLATED", "the request contradicts stored data"),
     }
 }
 
-/// Whatever a text was made from, it is one line of bounded length: it travels in a trailer and is logged by callers.
+/// Every message is one line of bounded length: it is sent in a trailer, and callers log it.
 fn build(code: Code, text: impl Into<String>, details: ErrorDetails) -> Status {
     let text = text.into();
-    Status::with_error_details(code, shown(&text, MAX_TEXT_CHARS), details)
+    Status::with_error_details(code, sanitized(&text, MAX_TEXT_CHARS), details)
 }
 
-fn because(reason: &str) -> ErrorDetails {
+fn with_reason(reason: &str) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new())
 }
 
-fn retrying(reason: &str, retry_after: Duration) -> ErrorDetails {
-    let mut details = because(reason);
+fn with_retry(reason: &str, retry_after: Duration) -> ErrorDetails {
+    let mut details = with_reason(reason);
     details.set_retry_info(Some(retry_after));
     details
 }
@@ -273,7 +278,7 @@ mod tests {
             (failed_precondition("WRONG_STATE", "no"), "WRONG_STATE"),
             (aborted("LOST_RACE", "no", Duration::ZERO), "LOST_RACE"),
             (unavailable("DATABASE_UNAVAILABLE", "no"), "DATABASE_UNAVAILABLE"),
-            (out_of_time(), "OUT_OF_TIME"),
+            (deadline_exceeded(), "OUT_OF_TIME"),
             (internal(&std::fmt::Error), "INTERNAL"),
         ];
         for (status, reason) in statuses {
@@ -283,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_violations_fit_into_a_trailer_and_say_how_many_are_untold() {
+    fn a_thousand_violations_fit_into_a_trailer_with_the_number_of_omitted_ones() {
         let mut violations = Violations::new();
         for line in 0..1_000 {
             violations.add(format!("lines[{line}].amount"), "must be set");
@@ -292,10 +297,10 @@ mod tests {
         let status = invalid(&violations);
         assert!(status.details().len() + status.message().len() < 8 * 1024 * 3 / 4);
         let details = status.get_error_details();
-        let told = &details.bad_request().unwrap().field_violations;
-        assert_eq!(told[0].field, "lines");
-        let untold = format!("{} more violations", 1_001 - (told.len() - 1));
-        assert_eq!(told.last().unwrap().description, untold);
+        let listed = &details.bad_request().unwrap().field_violations;
+        assert_eq!(listed[0].field, "lines");
+        let omitted = format!("{} more violations", 1_001 - (listed.len() - 1));
+        assert_eq!(listed.last().unwrap().description, omitted);
     }
 
     #[test]
@@ -316,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_echoed_is_cut_and_never_dropped() {
+    fn echoed_text_is_truncated_and_never_dropped() {
         let long = "x".repeat(3_000_000);
         let status = not_found("service", format!("{long}\0"));
         assert!(status.details().len() + status.message().len() < 1024);

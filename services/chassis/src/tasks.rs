@@ -1,4 +1,4 @@
-//! Spawned work: named, supervised, waited for.
+//! Spawned tasks: named, supervised, and awaited by the drain.
 
 use std::{
     future::Future,
@@ -10,10 +10,10 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-/// The background work of a process. Cheap to clone.
+/// The background tasks of a process. Cheap to clone.
 ///
-/// Nothing here is cancelled from outside: work watches [`Process::shutdown`](crate::Process) and ends by itself;
-/// what has not ended within the drain's grace is dropped with the process.
+/// Tasks are not cancelled from outside: they watch [`Process::shutdown`](crate::Process) and end by themselves.
+/// Tasks that have not ended within the drain's grace period are dropped with the process.
 #[derive(Clone, Debug)]
 pub struct Tasks {
     tracker: TaskTracker,
@@ -22,7 +22,7 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Work that belongs to the process stopped by `shutdown`.
+    /// Tasks of the process that `shutdown` stops.
     pub fn new(shutdown: CancellationToken) -> Tasks {
         Tasks {
             tracker: TaskTracker::new(),
@@ -31,32 +31,33 @@ impl Tasks {
         }
     }
 
-    /// Runs work that lasts as long as the process. If it ends unasked, with an error, by a panic, or just so, the
-    /// process stops and exits with a failure.
+    /// Runs a task for the lifetime of the process. If it ends before the shutdown, with an error, a panic or
+    /// success, the process stops with a failure.
     pub fn spawn<F>(&self, name: &'static str, work: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let tasks = self.clone();
-        // No span: one that lasts as long as the process would swallow every trace that begins in it.
+        // No span: a span that lasts as long as the process would become the parent of every trace that starts in
+        // it.
         let running = self.tracker.spawn(work);
         self.tracker.spawn(async move {
             let ended = match running.await {
                 Ok(Ok(())) if tasks.shutdown.is_cancelled() => return,
-                Ok(Ok(())) => "it ended unasked".to_owned(),
+                Ok(Ok(())) => "it ended before the shutdown".to_owned(),
                 Ok(Err(error)) => format!("{error:#}"),
                 Err(error) => error.to_string(),
             };
             tracing::error!(
                 task.name = name,
                 error.message = ended,
-                "a task has died: stopping"
+                "task ended; stopping the process"
             );
             tasks.fail(format!("task {name}: {ended}"));
         });
     }
 
-    /// Runs one piece of work to its end, whoever stops waiting for its result; the drain waits for it.
+    /// Runs a task to its end, even if the caller stops waiting for its result; the drain waits for it.
     pub fn run<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -65,7 +66,7 @@ impl Tasks {
         self.tracker.spawn(work.in_current_span())
     }
 
-    /// How much is running.
+    /// The number of running tasks.
     pub fn running(&self) -> usize {
         self.tracker.len()
     }
@@ -81,7 +82,7 @@ impl Tasks {
         self.shutdown.cancel();
     }
 
-    /// Waits for all work to end, at most `grace`; false when some is left.
+    /// Waits until all tasks have ended, for at most `grace`; false when some are left.
     pub(crate) async fn finished_within(&self, grace: Duration) -> bool {
         self.tracker.close();
         tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_dies_unasked_stops_the_process_with_its_reason() {
+    async fn a_task_that_ends_early_stops_the_process_with_its_reason() {
         let shutdown = CancellationToken::new();
         let tasks = Tasks::new(shutdown.clone());
         tasks.spawn("relay", async { anyhow::bail!("the stream is gone") });
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_counts_as_dying() {
+    async fn a_panic_stops_the_process() {
         let shutdown = CancellationToken::new();
         let tasks = Tasks::new(shutdown.clone());
         tasks.spawn("relay", async { panic!("boom") });
@@ -111,12 +112,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_ends_when_asked_is_no_failure() {
+    async fn a_task_that_ends_at_the_shutdown_is_no_failure() {
         let shutdown = CancellationToken::new();
         let tasks = Tasks::new(shutdown.clone());
-        let asked = shutdown.clone();
+        let stopping = shutdown.clone();
         tasks.spawn("relay", async move {
-            asked.cancelled().await;
+            stopping.cancelled().await;
             Ok(())
         });
         shutdown.cancel();
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_for_the_rest_is_bounded() {
+    async fn waiting_for_tasks_is_bounded() {
         let tasks = Tasks::new(CancellationToken::new());
         drop(tasks.run(std::future::pending::<()>()));
         assert!(!tasks.finished_within(Duration::from_secs(20)).await);

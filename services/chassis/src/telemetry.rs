@@ -1,5 +1,5 @@
-//! What can be seen of a process: JSON logs on stderr, and traces, metrics and logs by OTLP when the standard
-//! `OTEL_*` variables name a collector.
+//! Telemetry: JSON logs on stderr; and traces, metrics and logs by OTLP when the standard `OTEL_*` variables set a
+//! collector.
 
 mod environment;
 mod json;
@@ -26,7 +26,7 @@ use crate::Violations;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Levels by target, as in `info,order=debug`. Default `info`, `warn` from libraries that talk a lot.
+    /// Levels by target, as in `info,order=debug`. Default `info`, and `warn` for verbose libraries.
     pub log: String,
 }
 
@@ -54,17 +54,17 @@ pub(crate) struct Telemetry {
     loggers: Option<SdkLoggerProvider>,
 }
 
-/// What is wrong with the `OTEL_*` variables and the files that they name.
+/// Violations in the `OTEL_*` variables and the files that they name.
 pub(crate) fn check_environment() -> Violations {
     let environment = Environment::new(std::env::vars_os());
     let mut violations = Violations::new();
     environment.check(&mut violations);
     for signal in environment.secure_signals() {
         if let Err(found) = otlp::tls(&environment, signal) {
-            // What all signals share is told once.
+            // A violation that applies to all signals is reported once.
             let known = found
                 .iter()
-                .all(|fault| violations.iter().any(|told| told == fault));
+                .all(|fault| violations.iter().any(|reported| reported == fault));
             if !known {
                 violations.extend(found);
             }
@@ -73,7 +73,7 @@ pub(crate) fn check_environment() -> Violations {
     violations
 }
 
-/// Starts to log by `writer`, and to export when a collector is named. Needs a running runtime.
+/// Starts logging to `writer`, and exporting if a collector is set. Needs a running runtime.
 pub(crate) fn start(
     name: &'static str,
     settings: &Settings,
@@ -91,15 +91,16 @@ pub(crate) fn start(
         .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
         .with_writer(writer.lines.clone())
         .with_filter(EnvFilter::try_new(&settings.log)?);
-    // Spans are made without a collector too: the logs carry their ids, and callees continue the trace.
+    // Spans exist without a collector too: logs contain their ids, and called services continue the trace.
     let spans = tracing_opentelemetry::layer()
         .with_tracer(otlp::tracer(&tracers))
         .with_location(false)
         .with_threads(false)
         .with_target(false)
-        .with_filter(ours());
+        .with_filter(export_filter());
     let exported = loggers.as_ref().map(|loggers| {
-        opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(loggers).with_filter(ours())
+        opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge::new(loggers)
+            .with_filter(export_filter())
     });
     tracing_subscriber::registry()
         .with(spans)
@@ -107,15 +108,15 @@ pub(crate) fn start(
         .with(logs)
         .try_init()?;
     std::panic::set_hook(Box::new(log_panic));
-    writer.dropped.measure();
+    writer.dropped.register_metric();
     match endpoint {
         Some(endpoint) => tracing::info!(otlp.endpoint = endpoint, "exporting telemetry"),
-        None => tracing::info!("no OTEL_EXPORTER_OTLP_ENDPOINT is set: traces and metrics stay here"),
+        None => tracing::info!("no OTEL_EXPORTER_OTLP_ENDPOINT is set: traces and metrics are not exported"),
     }
     for variable in environment.without_effect() {
         tracing::warn!(
             variable,
-            "this variable is set and has no effect; docs/telemetry.md lists those that have"
+            "this variable is set and has no effect; docs/telemetry.md lists the supported ones"
         );
     }
     Ok(Telemetry {
@@ -125,7 +126,7 @@ pub(crate) fn start(
     })
 }
 
-/// Logs a panic as any other line: the default hook writes to standard error and waits for its reader.
+/// Logs a panic like any other line; the default hook would block on standard error.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let message = payload
@@ -135,7 +136,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(
         panic.message = message.unwrap_or("no text"),
         panic.location = panic.location().map(display),
-        // Empty unless RUST_BACKTRACE asks for it.
+        // Empty unless RUST_BACKTRACE is set.
         panic.backtrace = backtrace().map(display),
         thread.name = std::thread::current().name(),
         "panicked"
@@ -147,8 +148,8 @@ fn backtrace() -> Option<Backtrace> {
     (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace)
 }
 
-/// Exporting makes calls of its own: were the transport's spans and events exported, each export would make more.
-fn ours() -> Targets {
+/// Excludes the transport's spans and events: exporting them would create more of them.
+fn export_filter() -> Targets {
     let silent = tracing_subscriber::filter::LevelFilter::OFF;
     [
         "h2",
@@ -168,8 +169,8 @@ fn ours() -> Targets {
 }
 
 impl Telemetry {
-    /// Sends what is left. Each signal blocks for a few seconds when the collector is gone, so they run aside and at
-    /// once.
+    /// Exports what is left. Each signal may block for a few seconds when the collector is down, so they run
+    /// concurrently on blocking threads.
     pub(crate) async fn flush(self) {
         let Telemetry {
             tracers,
@@ -182,7 +183,7 @@ impl Telemetry {
             spawn_blocking(move || loggers.map_or(Ok(()), |loggers| loggers.shutdown())),
         ];
         for flushed in flushing {
-            // Nobody is left to tell about a collector that does not answer.
+            // At this point a failed export cannot be reported.
             let _ = flushed.await;
         }
     }

@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Process, Violations};
 
-/// The environment variable that allows faults on purpose. It belongs to the environment and not to the settings, so that
-/// a file that was written for a rehearsal is refused where nobody rehearses.
+/// The environment variable that allows fault injection. It is not a setting, so that a file written for a failure
+/// test is rejected in other environments.
 pub(crate) const ALLOW_FAULTS: &str = "WEFT_ALLOW_FAULTS";
 
-/// Anything but `true` forbids them.
+/// Only `true` allows it.
 pub(crate) fn allows_faults(value: Option<&str>) -> bool {
     value == Some("true")
 }
 
-/// Where another service is, and how calls to it behave.
+/// The target of another service, and the behavior of calls to it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
     /// `static:http://127.0.0.1:7102,http://…`, `dns:http://payment:7102` or `k8s:http://payment.weft:grpc`.
     pub target: String,
-    /// Overrides of the contract's policies: a file with gRPC's service-config JSON. Read again when it changes; a
-    /// file that cannot be used changes nothing. Default none.
+    /// Overrides of the contract's policies: a file with gRPC's service-config JSON. Read again when it changes;
+    /// an invalid file has no effect. Default none.
     pub service_config_file: Option<PathBuf>,
-    /// Mutual TLS, for `https://` targets and only for these. Default none.
+    /// Mutual TLS, only for `https://` targets. Default none.
     pub tls: Option<mesh::Tls>,
-    /// Limits and times of the channel.
+    /// Limits and timeouts of the channel.
     pub tuning: mesh::Tuning,
 }
 
@@ -41,7 +41,7 @@ impl Upstream {
         }
     }
 
-    /// Names what breaks a rule; call it within the section's name.
+    /// Reports violations; call it within the section's name.
     pub fn check(&self, violations: &mut Violations) {
         let known = ["static:", "dns:", "k8s:"]
             .iter()
@@ -101,7 +101,7 @@ pub enum Error {
 }
 
 impl Process {
-    /// A channel to another service. Connects in the background; never waits.
+    /// A channel to another service. It connects in the background, without blocking.
     ///
     /// # Errors
     /// When the target or the service config cannot be used.
@@ -111,7 +111,7 @@ impl Process {
         options.allow_faults = self.allows_faults;
         if self.allows_faults && !options.tuning.inject.is_empty() {
             let faults = options.tuning.inject.len();
-            tracing::warn!(service, faults, "calls fail on purpose");
+            tracing::warn!(service, faults, "fault injection is on");
         }
         if let Some(tls) = &upstream.tls {
             options.tuning.tls = Some(tls.clone());
@@ -129,8 +129,8 @@ impl Process {
             source,
         })?;
         if let Some(file) = file {
-            let following = file.follow(channel.clone(), self.shutdown.clone());
-            self.tasks.spawn("service config", following);
+            let watching = file.watch(channel.clone(), self.shutdown.clone());
+            self.tasks.spawn("service config", watching);
         }
         self.channels.add(channel.clone());
         Ok(channel)
@@ -143,7 +143,7 @@ mod tests {
     use crate::server::tests::fixture::process;
 
     #[tokio::test]
-    async fn faults_on_purpose_are_refused_where_the_environment_does_not_allow_them() {
+    async fn fault_injection_is_rejected_where_the_environment_does_not_allow_it() {
         let mut upstream = Upstream::local(1);
         upstream.tuning.inject = vec![mesh::Fault::default()];
         for (value, allowed) in [(None, false), (Some("1"), false), (Some("true"), true)] {

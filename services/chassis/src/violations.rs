@@ -1,8 +1,8 @@
-//! Everything that is wrong with an input, collected so that it is told at once.
+//! Collects all violations of an input, so that they are reported together.
 
 use std::fmt;
 
-/// What is wrong, field by field: of a configuration or of a request.
+/// The violations of a configuration or a request, by field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Violations {
     prefix: Vec<String>,
@@ -14,17 +14,17 @@ pub struct Violations {
 pub struct Violation {
     /// The dotted path of the field: `grpc.listen`, `lines[2].price`.
     pub field: String,
-    /// What the field must be, in words.
+    /// What the field must be.
     pub description: String,
 }
 
 impl Violations {
-    /// None yet.
+    /// Without violations.
     pub fn new() -> Violations {
         Violations::default()
     }
 
-    /// Records that `field`, relative to the surrounding [`Violations::within`], breaks a rule.
+    /// Adds a violation of `field`, relative to the surrounding [`Violations::within`].
     pub fn add(&mut self, field: impl AsRef<str>, description: impl Into<String>) {
         let mut path = self.prefix.clone();
         if !field.as_ref().is_empty() {
@@ -36,29 +36,29 @@ impl Violations {
         });
     }
 
-    /// Records a violation of `field` unless `kept`.
+    /// Adds a violation of `field` unless `kept`.
     pub fn require(&mut self, kept: bool, field: impl AsRef<str>, description: impl Into<String>) {
         if !kept {
             self.add(field, description);
         }
     }
 
-    /// Runs `check` with every field it names placed under `section`.
+    /// Runs `check` with its fields prefixed by `section`.
     pub fn within(&mut self, section: impl Into<String>, check: impl FnOnce(&mut Violations)) {
         self.prefix.push(section.into());
         check(self);
         self.prefix.pop();
     }
 
-    /// Takes over what another check has found.
+    /// Adds the violations of another check.
     pub fn extend(&mut self, others: Violations) {
         for violation in others.found {
             self.add(violation.field, violation.description);
         }
     }
 
-    /// Forgets the violations that are not `wanted`, by their place in the list and their field.
-    pub(crate) fn keep(&mut self, wanted: impl Fn(usize, &str) -> bool) {
+    /// Removes the violations that are not `wanted`, by index and field.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(usize, &str) -> bool) {
         let mut index = 0;
         self.found.retain(|violation| {
             index += 1;
@@ -66,27 +66,27 @@ impl Violations {
         });
     }
 
-    /// Takes the secrets out of the descriptions: a check may repeat the value that it has found.
+    /// Masks secrets in the descriptions, which may repeat a value.
     pub(crate) fn mask(&mut self) {
         for violation in &mut self.found {
             violation.description = crate::masked(&violation.description).into_owned();
         }
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there are no violations.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// What is wrong, in the order it was found.
+    /// The violations, in the order they were added.
     pub fn iter(&self) -> std::slice::Iter<'_, Violation> {
         self.found.iter()
     }
 
-    /// `Ok` when nothing is wrong.
+    /// `Ok` when there are no violations.
     ///
     /// # Errors
-    /// Itself, when something is.
+    /// The violations.
     pub fn into_result(self) -> Result<(), Violations> {
         if self.is_empty() { Ok(()) } else { Err(self) }
     }

@@ -1,4 +1,4 @@
-//! How long the audit trail is kept.
+//! Settings: how long the audit trail is kept.
 
 use std::time::Duration;
 

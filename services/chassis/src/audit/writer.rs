@@ -1,39 +1,39 @@
-//! Writes how calls ended: many records in one statement.
+//! Writes how calls ended, many records in one statement.
 //!
-//! Only what passes is waited for: an outage, a lock, a limit of time. A record that the database refuses is found by
-//! halving its batch; it is kept in the log, counted, and the others go on.
+//! Only transient errors are retried: an outage, a lock, a timeout. A record that the database rejects is found by
+//! halving its batch; it is logged and counted, and the others are written.
 
 use std::time::Duration;
 
 use opentelemetry::{KeyValue, global, metrics::Counter};
 use tokio::sync::mpsc;
 
-use super::Record;
+use super::AuditRecord;
 use crate::{
     Process,
     postgres::{Database, Fault},
     status,
 };
 
-const QUEUED_AT_MOST: usize = 4096;
-const BATCH: usize = 256;
-const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// Tries while the process stops; before that there is no end to them.
-const LAST_TRIES: u32 = 3;
-/// How long an answer waits for room among the records when the database is slow.
-const PATIENCE: Duration = Duration::from_millis(50);
+const QUEUE_CAPACITY: usize = 4096;
+const BATCH_SIZE: usize = 256;
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Attempts while the process stops. Before that, attempts are unlimited.
+const SHUTDOWN_ATTEMPTS: u32 = 3;
+/// How long a response waits for space in the queue when the database is slow.
+const ENQUEUE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Where records are handed in.
+/// Accepts records for writing.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    records: mpsc::Sender<Record>,
-    lost: Lost,
+    records: mpsc::Sender<AuditRecord>,
+    lost: LostRecords,
 }
 
 impl Writer {
-    /// Hands a record in; when there is no room for it within 50 ms, it is kept in the log only.
-    pub(crate) async fn keep(&self, record: Record) {
-        if let Err(error) = self.records.send_timeout(record, PATIENCE).await {
+    /// Queues a record. When the queue stays full for 50 ms, the record is logged instead.
+    pub(crate) async fn enqueue(&self, record: AuditRecord) {
+        if let Err(error) = self.records.send_timeout(record, ENQUEUE_TIMEOUT).await {
             let (mpsc::error::SendTimeoutError::Timeout(record)
             | mpsc::error::SendTimeoutError::Closed(record)) = error;
             self.lost.record(&record, "full");
@@ -41,84 +41,84 @@ impl Writer {
     }
 }
 
-/// Starts the writer. It ends when the last sender is gone and everything is written.
+/// Starts the writer. It ends when the last sender is dropped and everything is written.
 pub(crate) fn start(process: &Process) -> Writer {
-    let (records, receiver) = mpsc::channel(QUEUED_AT_MOST);
-    let lost = Lost::new();
-    let work = Work {
+    let (records, receiver) = mpsc::channel(QUEUE_CAPACITY);
+    let lost = LostRecords::new();
+    let worker = Worker {
         process: process.clone(),
         receiver,
         lost: lost.clone(),
     };
     process.tasks.spawn("audit", async move {
-        work.run().await;
+        worker.run().await;
         Ok(())
     });
     Writer { records, lost }
 }
 
-/// Why the audit trail does not hold a record.
+/// Why a record is missing from the audit trail.
 const REASONS: [&str; 3] = ["refused", "full", "stopping"];
 
-/// Counts and logs records that the audit trail does not hold.
+/// Counts and logs records that are missing from the audit trail.
 #[derive(Clone)]
-struct Lost(Counter<u64>);
+struct LostRecords(Counter<u64>);
 
-impl Lost {
-    fn new() -> Lost {
+impl LostRecords {
+    fn new() -> LostRecords {
         let meter = global::meter("weft");
         let counter = meter
             .u64_counter("weft.audit.lost")
             .with_unit("{record}")
-            .with_description("Audit records that the database does not hold as they ended; the log does");
+            .with_description("Audit records missing from the database; they are in the log");
         let counter = counter.build();
         // An alert on the increase must see the first one.
         for reason in REASONS {
             counter.add(0, &[KeyValue::new("weft.audit.reason", reason)]);
         }
-        Lost(counter)
+        LostRecords(counter)
     }
 
-    fn record(&self, record: &Record, reason: &'static str) {
+    fn record(&self, record: &AuditRecord, reason: &'static str) {
         self.0.add(1, &[KeyValue::new("weft.audit.reason", reason)]);
         record.log(match reason {
             "refused" => "the database refuses an audit record: it is kept in the log only",
-            "full" => "too many audit records wait for the database: this one is kept in the log only",
-            _ => "the process stops and the database is away: this audit record is kept in the log only",
+            "full" => "audit queue is full; this record is only in the log",
+            _ => "the process stops while the database is down; this audit record is only in the log",
         });
     }
 }
 
-struct Work {
+struct Worker {
     process: Process,
-    receiver: mpsc::Receiver<Record>,
-    lost: Lost,
+    receiver: mpsc::Receiver<AuditRecord>,
+    lost: LostRecords,
 }
 
-impl Work {
+impl Worker {
     async fn run(mut self) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while self.receiver.recv_many(&mut batch, BATCH).await > 0 {
-            self.keep(&batch).await;
+        let mut batch = Vec::with_capacity(BATCH_SIZE);
+        while self.receiver.recv_many(&mut batch, BATCH_SIZE).await > 0 {
+            self.write_batch(&batch).await;
             batch.clear();
         }
     }
 
-    async fn keep(&self, batch: &[Record]) {
+    async fn write_batch(&self, batch: &[AuditRecord]) {
         let Some(database) = self.process.database() else {
             return batch
                 .iter()
-                .for_each(|record| record.log("there is no database for the audit trail"));
+                .for_each(|record| record.log("no database for the audit trail"));
         };
-        // What is still to be written, the next last: halves of what was refused as a whole.
-        let mut left = vec![batch];
-        while let Some(records) = left.pop() {
-            let Err(error) = self.insist(database, records).await else {
+        // Parts still to be written, the next one last: halves of a rejected batch.
+        let mut pending = vec![batch];
+        while let Some(records) = pending.pop() {
+            let Err(error) = self.write_with_retries(database, records).await else {
                 continue;
             };
             match records {
                 [] => {}
-                records if Fault::of(&error).is_passing() => {
+                records if Fault::classify(&error).is_transient() => {
                     for record in records {
                         self.lost.record(record, "stopping");
                     }
@@ -126,29 +126,33 @@ impl Work {
                 [record] => {
                     tracing::error!(
                         error.message = status::chain(&error),
-                        "an audit record is refused"
+                        "audit record rejected by the database"
                     );
                     self.lost.record(record, "refused");
                 }
                 records => {
                     let (first, second) = records.split_at(records.len() / 2);
-                    left.extend([second, first]);
+                    pending.extend([second, first]);
                 }
             }
         }
     }
 
-    /// Writes the records as a whole, and waits for as long as what fails may pass.
-    async fn insist(&self, database: &Database, records: &[Record]) -> Result<(), sqlx::Error> {
-        let mut last_tries = 0;
+    /// Writes the records in one statement; retries while the error is transient.
+    async fn write_with_retries(
+        &self,
+        database: &Database,
+        records: &[AuditRecord],
+    ) -> Result<(), sqlx::Error> {
+        let mut shutdown_attempts = 0;
         loop {
             let Err(error) = write(database, records).await else {
                 return Ok(());
             };
             if self.process.shutdown.is_cancelled() {
-                last_tries += 1;
+                shutdown_attempts += 1;
             }
-            if !Fault::of(&error).is_passing() || last_tries >= LAST_TRIES {
+            if !Fault::classify(&error).is_transient() || shutdown_attempts >= SHUTDOWN_ATTEMPTS {
                 return Err(error);
             }
             tracing::warn!(
@@ -156,25 +160,25 @@ impl Work {
                 audit.records = records.len(),
                 "the audit trail waits for the database"
             );
-            tokio::time::sleep(RETRY_AFTER).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 }
 
-async fn write(database: &Database, records: &[Record]) -> Result<(), sqlx::Error> {
-    fn column<T>(records: &[Record], value: impl Fn(&Record) -> T) -> Vec<T> {
+async fn write(database: &Database, records: &[AuditRecord]) -> Result<(), sqlx::Error> {
+    fn column<T>(records: &[AuditRecord], value: impl Fn(&AuditRecord) -> T) -> Vec<T> {
         records.iter().map(value).collect()
     }
     sqlx::query!(
         "select chassis.conclude_audit($1, $2, $3, $4, $5, $6, $7, $8)",
-        &column(records, |record| record.started.at),
-        &column(records, |record| record.started.facility.as_str().to_owned()),
-        &column(records, |record| record.started.subject.clone()),
-        &column(records, |record| record.started.service.clone()) as &[Option<String>],
-        &column(records, |record| record.started.method.clone()),
+        &column(records, |record| record.call.at),
+        &column(records, |record| record.call.facility.as_str().to_owned()),
+        &column(records, |record| record.call.subject.clone()),
+        &column(records, |record| record.call.service.clone()) as &[Option<String>],
+        &column(records, |record| record.call.method.clone()),
         &column(records, |record| record.request_id.clone()) as &[Option<String>],
         &column(records, |record| record.status.to_owned()),
-        &column(records, |record| record.started.call_id),
+        &column(records, |record| record.call.call_id),
     )
     .execute(database.pool())
     .await?;

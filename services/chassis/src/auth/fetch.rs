@@ -1,4 +1,4 @@
-//! One small document over HTTP/1.1, bounded in time and size.
+//! Fetches one small document over HTTP/1.1, with a bound on time and size.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -35,37 +35,37 @@ pub(crate) enum Error {
     Authorities { path: PathBuf, reason: String },
     #[error("the connection failed")]
     Connect(#[from] std::io::Error),
-    #[error("the exchange failed")]
-    Exchange(#[from] hyper::Error),
-    #[error("the answer was {0}: redirects are not followed, name the final URL")]
+    #[error("the HTTP exchange failed")]
+    Http(#[from] hyper::Error),
+    #[error("the response was {0}: redirects are not followed, name the final URL")]
     Redirect(StatusCode),
-    #[error("the answer was {0}")]
-    Answer(StatusCode),
+    #[error("the response was {0}")]
+    Status(StatusCode),
     #[error("the document is larger than {MAX_BYTES} bytes, or was cut off")]
     Body,
     #[error("there was no answer within {} s", TIMEOUT.as_secs())]
-    Slow,
+    Timeout,
 }
 
-/// Where the document is, and whose certificate its server has to have.
+/// The URL of the document, and which certificates its server may have.
 pub(super) struct Location {
     url: SecretUrl,
     uri: Uri,
     host: String,
-    /// `user:password`, sent as HTTP's basic authentication.
+    /// `user:password`, sent as HTTP basic authentication.
     credentials: Option<String>,
-    /// With them the document comes over TLS from a server that they vouch for; without one it comes in the clear.
+    /// The trusted authorities of the server for `https://`; `None` for `http://`.
     trust: Option<Trust>,
 }
 
 enum Trust {
     Public,
-    /// Read anew for every fetch, so that an authority can be replaced.
+    /// Read again for every fetch, so that an authority can be replaced.
     File(PathBuf),
 }
 
 impl Location {
-    /// Takes the URL of the settings apart. Connects to nothing.
+    /// Parses the URL of the settings. Does not connect.
     pub(super) fn new(settings: &Settings) -> Result<Location, Error> {
         let uri: Uri = settings.jwks_url.expose().parse().map_err(|_| Error::Url)?;
         let authority = uri.authority().ok_or(Error::Url)?;
@@ -90,7 +90,7 @@ impl Location {
     }
 
     /// The URL without its secrets.
-    pub(super) fn shown(&self) -> String {
+    pub(super) fn masked_url(&self) -> String {
         self.url.to_string()
     }
 
@@ -98,28 +98,28 @@ impl Location {
     pub(super) async fn get(&self) -> Result<Bytes, Error> {
         tokio::time::timeout(TIMEOUT, self.fetch())
             .await
-            .unwrap_or(Err(Error::Slow))
+            .unwrap_or(Err(Error::Timeout))
     }
 
     async fn fetch(&self) -> Result<Bytes, Error> {
-        let usual = if self.trust.is_some() { 443 } else { 80 };
-        let port = self.uri.port_u16().unwrap_or(usual);
+        let default_port = if self.trust.is_some() { 443 } else { 80 };
+        let port = self.uri.port_u16().unwrap_or(default_port);
         let response = match &self.trust {
             Some(trust) => {
                 let name = ServerName::try_from(self.host.clone()).map_err(|_| Error::Url)?;
                 let connector = TlsConnector::from(trust.client().await?);
                 let tcp = TcpStream::connect((self.host.as_str(), port)).await?;
-                self.exchange(connector.connect(name, tcp).await?).await?
+                self.send_request(connector.connect(name, tcp).await?).await?
             }
             None => {
-                self.exchange(TcpStream::connect((self.host.as_str(), port)).await?)
+                self.send_request(TcpStream::connect((self.host.as_str(), port)).await?)
                     .await?
             }
         };
         match response.status() {
             StatusCode::OK => {}
             status if status.is_redirection() => return Err(Error::Redirect(status)),
-            status => return Err(Error::Answer(status)),
+            status => return Err(Error::Status(status)),
         }
         let body = Limited::new(response.into_body(), MAX_BYTES)
             .collect()
@@ -128,12 +128,12 @@ impl Location {
         Ok(body.to_bytes())
     }
 
-    async fn exchange<I>(&self, io: I) -> Result<http::Response<Incoming>, Error>
+    async fn send_request<I>(&self, io: I) -> Result<http::Response<Incoming>, Error>
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
-        // Ends with the exchange: the server is asked to close, and `get` bounds how long anyone waits.
+        // Ends with the response: the server is asked to close, and `get` bounds the time.
         tokio::spawn(connection);
         let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -157,19 +157,21 @@ impl Trust {
         match self {
             Trust::Public => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
             Trust::File(path) => {
-                let fault = |reason: String| Error::Authorities {
+                let unusable = |reason: String| Error::Authorities {
                     path: path.clone(),
                     reason,
                 };
                 let pem = tokio::fs::read(path)
                     .await
-                    .map_err(|error| fault(error.to_string()))?;
+                    .map_err(|error| unusable(error.to_string()))?;
                 for authority in CertificateDer::pem_slice_iter(&pem) {
-                    let authority = authority.map_err(|error| fault(error.to_string()))?;
-                    roots.add(authority).map_err(|error| fault(error.to_string()))?;
+                    let authority = authority.map_err(|error| unusable(error.to_string()))?;
+                    roots
+                        .add(authority)
+                        .map_err(|error| unusable(error.to_string()))?;
                 }
                 if roots.is_empty() {
-                    return Err(fault("it holds no certificate".to_owned()));
+                    return Err(unusable("it holds no certificate".to_owned()));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What a verified token says about the caller.
+//! The caller's identity, from a verified token.
 
 use mesh::policy::{Role, role_name};
 use tonic::{Extensions, Request, Status};
@@ -8,36 +8,36 @@ use crate::{Facility, status};
 /// The caller of a request. The facility and the roles come from the token, never from the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The `sub` claim: who it is.
+    /// The `sub` claim: the user or the service.
     pub subject: String,
-    /// The `facility` claim: whose rows it sees.
+    /// The `facility` claim: the tenant whose rows the caller can see.
     pub facility: Facility,
-    /// The `roles` claim: what it may do.
+    /// The `roles` claim: which methods the caller may call.
     pub roles: RoleSet,
-    /// The `service` claim: which service calls on its own behalf; `None` for people.
+    /// The `service` claim: the service that calls on its own behalf; `None` for people.
     pub service: Option<String>,
 }
 
 impl Identity {
-    /// The caller of `request`, as the server's authentication has found it.
+    /// The caller of `request`, set by the server's authentication.
     ///
     /// # Errors
-    /// UNAUTHENTICATED when the request did not come through the server's layers, or the method is anonymous.
-    pub fn of<M>(request: &Request<M>) -> Result<Identity, Status> {
-        Identity::within(request.extensions()).cloned()
+    /// UNAUTHENTICATED when the request did not pass through the server's layers, or the method is anonymous.
+    pub fn from_request<M>(request: &Request<M>) -> Result<Identity, Status> {
+        Identity::from_extensions(request.extensions()).cloned()
     }
 
-    /// The caller of the request that these extensions belong to.
+    /// The caller of the request with these extensions.
     ///
     /// # Errors
-    /// As [`Identity::of`].
-    pub fn within(extensions: &Extensions) -> Result<&Identity, Status> {
+    /// As [`Identity::from_request`].
+    pub fn from_extensions(extensions: &Extensions) -> Result<&Identity, Status> {
         let identity = extensions.get::<Identity>();
         identity.ok_or_else(|| status::unauthenticated("NO_TOKEN", "the call needs a token"))
     }
 }
 
-/// Some of the contract's roles.
+/// A set of the contract's roles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleSet(u16);
 
@@ -51,13 +51,14 @@ const ROLES: [Role; 6] = [
 ];
 
 impl RoleSet {
-    /// The roles of these names (`clerk`). Other names are left out: a token may be meant for others, too.
+    /// The roles with these names (`clerk`). Unknown names are ignored: a token may also be meant for other
+    /// systems.
     pub fn from_names<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> RoleSet {
         let known = |name: N| ROLES.into_iter().find(|role| role_name(*role) == name.as_ref());
         names.into_iter().filter_map(known).collect()
     }
 
-    /// Whether `role` is one of them, or all are, by `admin`.
+    /// Whether `role` is in the set; `admin` includes all roles.
     pub fn has(self, role: Role) -> bool {
         let bits = bit(role) | bit(Role::Admin);
         self.0 & bits != 0
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn admin_has_every_role_and_nobody_the_unspecified_one() {
+    fn admin_has_every_role_and_the_unspecified_role_is_never_granted() {
         let admin = RoleSet::from_names(["admin"]);
         assert!(ROLES.into_iter().all(|role| admin.has(role)));
         assert!(!RoleSet::from_names(["clerk", "unknown"]).has(Role::Cashier));

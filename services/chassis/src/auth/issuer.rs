@@ -1,4 +1,4 @@
-//! Signs tokens for tests, as an identity provider and as a service would.
+//! Signs tokens for tests, as the identity provider and as services.
 
 use aws_lc_rs::{
     encoding::AsDer,
@@ -16,8 +16,8 @@ use tempfile::TempDir;
 
 use super::Settings;
 
-/// An identity provider with a key of each kind (`k1` is Ed25519, `ec`, `rsa` and `pss` say what they are), and two
-/// services with one key each.
+/// An identity provider with a key for each algorithm (`k1` is Ed25519; `ec`, `rsa` and `pss` are named after
+/// theirs), and two services with one key each.
 pub(crate) struct Issuer {
     pub(crate) folder: TempDir,
     person: Signer,
@@ -25,7 +25,7 @@ pub(crate) struct Issuer {
     pub(crate) kid: String,
 }
 
-/// A private key, the name that verifiers find it by, and its public half as a JWK.
+/// A private key, its `kid`, and its public key as a JWK.
 struct Signer {
     kid: &'static str,
     algorithm: Algorithm,
@@ -96,13 +96,13 @@ impl Signer {
 }
 
 impl Issuer {
-    /// With the Ed25519 keys alone, which are made in no time.
+    /// With Ed25519 keys only, which are quick to generate.
     pub(crate) fn new() -> Issuer {
         Issuer::with(vec![])
     }
 
-    /// With the others, too.
-    pub(crate) fn of_every_kind() -> Issuer {
+    /// With a key for each algorithm.
+    pub(crate) fn with_all_algorithms() -> Issuer {
         Issuer::with(vec![
             Signer::p256("ec"),
             Signer::rsa("rsa", Algorithm::RS256),
@@ -141,12 +141,12 @@ impl Issuer {
         }
     }
 
-    /// A good token, but for what `bend` does to its claims.
+    /// A valid token, with its claims changed by `bend`.
     pub(crate) fn token(&self, bend: impl FnOnce(&mut Value)) -> String {
         self.with_header(|_| {}, bend)
     }
 
-    /// A good token, but for what the two do to its header and to its claims.
+    /// A valid token, with its header and its claims changed.
     pub(crate) fn with_header(
         &self,
         bend_header: impl FnOnce(&mut Value),
@@ -159,7 +159,7 @@ impl Issuer {
         self.person.sign(&header, &claims)
     }
 
-    /// A token that the key called `kid` has signed.
+    /// A token signed with the key `kid`.
     pub(crate) fn signed_by(&self, kid: &str, bend: impl FnOnce(&mut Value)) -> String {
         let signer = self.others.iter().find(|signer| signer.kid == kid).unwrap();
         let mut claims = claims();

@@ -1,4 +1,4 @@
-//! One JSON Web Key Set (RFC 7517): which keys it holds, whose each one is, and the one algorithm that it verifies.
+//! A JSON Web Key Set (RFC 7517): its keys, the owner of each, and the one algorithm that each verifies.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -10,19 +10,20 @@ use jsonwebtoken::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The member of a JWK that names the service whose key it is. A key without it is the identity provider's.
+/// The member of a JWK that names the service that owns the key. A key without it belongs to the identity
+/// provider.
 pub(super) const SERVICE_MEMBER: &str = "weft_service";
-/// More keys than this are no key set of an identity provider.
+/// Keys in one set. No identity provider needs more.
 const MAX_KEYS: usize = 100;
-/// RSA moduli, in bytes: RFC 7518, section 3.3 wants 2048 bits; more than 8192 only cost time.
+/// Length of RSA moduli, in bytes: RFC 7518, section 3.3 requires 2048 bits; more than 8192 only cost time.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
-/// Who signs with a key.
+/// The owner of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
     /// Signs the tokens of people.
     IdentityProvider,
-    /// Signs the tokens of this service, and nothing else.
+    /// Signs the tokens of this service only.
     Service(Arc<str>),
 }
 
@@ -40,14 +41,14 @@ pub(super) struct Key {
     pub(super) owner: Owner,
     pub(super) algorithm: Algorithm,
     pub(super) decoding: DecodingKey,
-    /// The thumbprint (RFC 7638), under which a key is found as well as by its `kid`.
+    /// The thumbprint (RFC 7638). A key is found by it as well as by its `kid`.
     thumbprint: String,
     kid: Option<String>,
 }
 
-/// Why a set cannot be used. None of the texts holds a value of the set, but for the names of keys.
+/// Why a set cannot be used. The messages contain no value of the set other than names of keys.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum Error {
     #[error("is no JSON Web Key Set: {0}")]
     Format(String),
     #[error("holds {0} keys, more than {MAX_KEYS}")]
@@ -71,58 +72,62 @@ pub(crate) enum Fault {
     ServiceName { kid: String },
 }
 
-/// The keys of one document. A key of a kind that is not used here is passed over, as RFC 7517, section 5 wants.
-pub(super) fn parse(bytes: &[u8], allowed: &[Algorithm], all_services: bool) -> Result<Vec<Key>, Fault> {
+/// The keys of one document. Keys of unsupported kinds are skipped, as RFC 7517, section 5 requires.
+pub(super) fn parse(bytes: &[u8], allowed: &[Algorithm], all_services: bool) -> Result<Vec<Key>, Error> {
     let document: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Fault::Format(format!("line {}, column {}", error.line(), error.column())))?;
+        .map_err(|error| Error::Format(format!("line {}, column {}", error.line(), error.column())))?;
     let listed = document.get("keys").and_then(Value::as_array);
-    let listed = listed.ok_or_else(|| Fault::Format("it has no list `keys`".to_owned()))?;
+    let listed = listed.ok_or_else(|| Error::Format("it has no list `keys`".to_owned()))?;
     if listed.len() > MAX_KEYS {
-        return Err(Fault::TooMany(listed.len()));
+        return Err(Error::TooMany(listed.len()));
     }
     let mut keys = Vec::new();
-    let mut passed_over = Vec::new();
+    let mut skipped = Vec::new();
     for (index, value) in listed.iter().enumerate() {
         let name = match value.get("kid").and_then(Value::as_str) {
-            Some(kid) => shown(kid),
+            Some(kid) => quoted(kid),
             None => format!("number {}", index + 1),
         };
         let symmetric = value.get("kty").and_then(Value::as_str) == Some("oct");
         if symmetric || value.get("d").is_some() || value.get("k").is_some() {
-            return Err(Fault::Private(name));
+            return Err(Error::Private(name));
         }
         let owner = owner(value, &name)?;
         match key(value, owner, allowed) {
             Ok(key) if all_services && key.owner == Owner::IdentityProvider => {
-                return Err(Fault::NoService { kid: name });
+                return Err(Error::NoService { kid: name });
             }
             Ok(key) => keys.push(key),
-            Err(reason) => passed_over.push(format!("{name}: {reason}")),
+            Err(reason) => skipped.push(format!("{name}: {reason}")),
         }
     }
     if keys.is_empty() {
-        let reasons = match passed_over.is_empty() {
-            true => "the list is empty".to_owned(),
-            false => passed_over.join("; ").chars().take(500).collect(),
+        let reasons = if skipped.is_empty() {
+            "the list is empty".to_owned()
+        } else {
+            skipped.join("; ").chars().take(500).collect()
         };
-        return Err(Fault::Empty(reasons));
+        return Err(Error::Empty(reasons));
     }
     Ok(keys)
 }
 
-fn owner(jwk: &Value, name: &str) -> Result<Owner, Fault> {
+fn owner(jwk: &Value, name: &str) -> Result<Owner, Error> {
     let service = match jwk.get(SERVICE_MEMBER) {
         None | Some(Value::Null) => return Ok(Owner::IdentityProvider),
         Some(service) => service.as_str().unwrap_or_default(),
     };
-    let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    match !service.is_empty() && service.len() <= 63 && service.chars().all(spelt) {
-        true => Ok(Owner::Service(Arc::from(service))),
-        false => Err(Fault::ServiceName { kid: name.to_owned() }),
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_name = !service.is_empty() && service.len() <= 63 && service.chars().all(allowed);
+    if is_name {
+        Ok(Owner::Service(Arc::from(service)))
+    } else {
+        Err(Error::ServiceName { kid: name.to_owned() })
     }
 }
 
-/// The key that a JWK holds, or why it is not used. Services sign with EdDSA, whatever the identity provider may use.
+/// The key in a JWK, or why it is not used. Services sign with EdDSA, independent of the identity provider's
+/// algorithms.
 fn key(value: &Value, owner: Owner, allowed: &[Algorithm]) -> Result<Key, String> {
     let text = |member: &str| value.get(member).and_then(Value::as_str);
     if text("use").is_some_and(|usage| usage != "sig") {
@@ -150,7 +155,8 @@ fn key(value: &Value, owner: Owner, allowed: &[Algorithm]) -> Result<Key, String
     if text("kty") == Some("RSA") && !modulus.is_some_and(|n| RSA_BYTES.contains(&n.len())) {
         return Err("an RSA key has 2048 to 8192 bits".to_owned());
     }
-    // `alg` and the like are judged above, and names that the library does not know must not spoil the key.
+    // `alg` and similar members are checked above. Values that the library does not know must not make the key
+    // unusable.
     let mut bare = value.clone();
     if let Value::Object(members) = &mut bare {
         members.retain(|name, _| matches!(name.as_str(), "kty" | "crv" | "x" | "y" | "n" | "e"));
@@ -166,19 +172,19 @@ fn key(value: &Value, owner: Owner, allowed: &[Algorithm]) -> Result<Key, String
     })
 }
 
-/// Keys by their `kid` and by their thumbprint.
+/// Keys by `kid` and by thumbprint.
 #[derive(Default)]
 pub(super) struct KeySet(HashMap<String, Vec<Arc<Key>>>);
 
 impl KeySet {
-    /// The keys of several documents together. `own` is the thumbprint of the key that `service` signs with itself.
+    /// The keys of several documents. `own` is the thumbprint of the key with which `service` itself signs.
     ///
     /// # Errors
     /// When a key has two owners, or the service's own key could sign for people.
     pub(super) fn new(
         keys: impl IntoIterator<Item = Arc<Key>>,
         own: Option<(&str, &str)>,
-    ) -> Result<KeySet, Fault> {
+    ) -> Result<KeySet, Error> {
         let mut set = KeySet::default();
         for key in keys {
             if let Some((own, service)) = own
@@ -186,13 +192,13 @@ impl KeySet {
                 && key.owner == Owner::IdentityProvider
             {
                 let (kid, service) = (key.name(), service.to_owned());
-                return Err(Fault::Unmarked { kid, service });
+                return Err(Error::Unmarked { kid, service });
             }
             let by_kid = key.kid.clone().filter(|kid| *kid != key.thumbprint);
             for name in by_kid.into_iter().chain([key.thumbprint.clone()]) {
                 let named = set.0.entry(name).or_default();
                 if let Some(other) = named.iter().find(|other| other.owner != key.owner) {
-                    return Err(Fault::Owners {
+                    return Err(Error::Owners {
                         kid: key.name(),
                         one: other.owner.to_string(),
                         other: key.owner.to_string(),
@@ -204,7 +210,7 @@ impl KeySet {
         Ok(set)
     }
 
-    /// The key of this name for this algorithm; `Err` when the name is known, and its keys are for other algorithms.
+    /// The key with this name for this algorithm; `Err` when keys with this name exist for other algorithms only.
     pub(super) fn find(&self, kid: &str, algorithm: Algorithm) -> Option<Result<Arc<Key>, WrongAlgorithm>> {
         let named = self.0.get(kid)?;
         let fitting = named.iter().find(|key| key.algorithm == algorithm).cloned();
@@ -215,7 +221,7 @@ impl KeySet {
         self.0.is_empty()
     }
 
-    /// What tells two sets apart: the keys, and what they may do.
+    /// Identifies the content of a set: the keys, their algorithms and their owners.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut lines: Vec<_> = self
             .0
@@ -228,13 +234,13 @@ impl KeySet {
     }
 }
 
-/// The key is pinned to another algorithm than the token names.
+/// The key is for another algorithm than the token's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WrongAlgorithm;
 
 impl Key {
     fn name(&self) -> String {
-        shown(self.kid.as_deref().unwrap_or(&self.thumbprint))
+        quoted(self.kid.as_deref().unwrap_or(&self.thumbprint))
     }
 }
 
@@ -244,13 +250,13 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A key's name as messages show it: bounded, without control characters.
-fn shown(kid: &str) -> String {
+/// A key's name for messages: bounded, without control characters.
+fn quoted(kid: &str) -> String {
     let short: String = kid.chars().take(64).collect();
     format!("\"{}\"", short.escape_debug())
 }
 
-/// The thumbprint of an Ed25519 public key of 32 bytes (RFC 7638): its `kid` where no other is given.
+/// The thumbprint of an Ed25519 public key of 32 bytes (RFC 7638), used as its `kid` where no other is given.
 pub fn key_id(public: &[u8]) -> String {
     let canonical = format!(
         r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#,

@@ -1,5 +1,5 @@
-//! The public keys that are in force: read from a file or a URL, again at intervals, and when a token names a key that
-//! is not there. One task reads; whoever needs a new key waits for that reading.
+//! The public keys in use. They are read from a file or a URL at intervals, and when a token names an unknown key.
+//! One task reads them; callers with an unknown key wait for its result.
 
 use std::{
     path::PathBuf,
@@ -21,74 +21,74 @@ use super::{
 };
 use crate::health::Dependency;
 
-/// A token with an unknown key makes the keys be read again, but not more often than this.
-const COOL_DOWN: Duration = Duration::from_secs(5);
-/// Keys that could not be read are asked for again after this, or after the usual interval if that is shorter.
-const RETRY: Duration = Duration::from_secs(5);
-/// How long a caller with an unknown key waits for a reading that is under way.
-const WAIT: Duration = Duration::from_secs(10);
-/// Callers that wait so at once; more are refused.
-const MAX_WAITING: usize = 1_024;
+/// Shortest time between two refreshes that are caused by tokens with unknown keys.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Delay before a retry after a failed refresh; the refresh interval if that is shorter.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a caller with an unknown key waits for a refresh.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+/// Callers that wait for a refresh at once; further ones are rejected.
+const MAX_WAITERS: usize = 1_024;
 /// The largest file of keys, in bytes.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
-/// The keys that are known now.
+/// The public keys and where they come from.
 pub(super) struct Keys {
     sources: Vec<Source>,
     algorithms: Vec<Algorithm>,
     /// The thumbprint of this service's own signing key, and the service's name.
-    own: Option<(String, &'static str)>,
-    every: Duration,
+    own_key: Option<(String, &'static str)>,
+    refresh_interval: Duration,
     max_age: Duration,
-    known: RwLock<Arc<Known>>,
-    wanted: Notify,
-    readings: watch::Sender<Readings>,
-    waiting: Semaphore,
+    active: RwLock<Arc<ActiveKeys>>,
+    refresh_requested: Notify,
+    refreshes: watch::Sender<RefreshState>,
+    waiters: Semaphore,
 }
 
-/// The keys in force, and which edition of them it is.
+/// The keys in use, and the version of the set.
 #[derive(Default)]
-struct Known {
+struct ActiveKeys {
     set: KeySet,
     fingerprint: [u8; 32],
-    edition: u64,
+    version: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Readings {
+struct RefreshState {
     done: u64,
     running: bool,
     ended: Option<Instant>,
 }
 
-/// A key and the edition of the set that it was found in.
-pub(super) struct Found {
+/// A key and the version of the set that contains it.
+pub(super) struct FoundKey {
     pub(super) key: Arc<Key>,
-    pub(super) edition: u64,
+    pub(super) version: u64,
 }
 
-/// Why a token's key is not there.
+/// Why a token's key is not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(super) enum LookupError {
     /// No known key has this name.
     Unknown,
     /// The key of this name is for another algorithm.
     Algorithm,
-    /// There are no keys at all now.
+    /// No keys are loaded.
     NoKeys,
 }
 
-enum Place {
+enum Location {
     File(PathBuf),
     Url(fetch::Location),
 }
 
 struct Source {
-    /// The setting that names it.
+    /// The setting that configures it.
     setting: &'static str,
-    place: Place,
+    location: Location,
     all_services: bool,
-    /// What was read last, and when.
+    /// The keys of the last successful read, and its time.
     last: RwLock<Option<(Instant, Vec<Arc<Key>>)>>,
 }
 
@@ -113,10 +113,10 @@ pub(crate) enum Error {
     Content {
         setting: &'static str,
         from: String,
-        source: jwk::Fault,
+        source: jwk::Error,
     },
     #[error("auth: the keys cannot be used together")]
-    Together(#[source] jwk::Fault),
+    Together(#[source] jwk::Error),
     #[error("auth.jwks_url")]
     Location(#[source] fetch::Error),
     #[error("auth.signing_key_file")]
@@ -127,96 +127,104 @@ impl Keys {
     pub(super) fn new(settings: &Settings, service: &'static str) -> Result<Keys, Error> {
         let mut sources = Vec::new();
         if let Some(path) = &settings.jwks_file {
-            sources.push(Source::new("jwks_file", Place::File(path.clone()), false));
+            sources.push(Source::new("jwks_file", Location::File(path.clone()), false));
         }
         if settings.jwks_url.is_set() {
             let location = fetch::Location::new(settings).map_err(Error::Location)?;
-            sources.push(Source::new("jwks_url", Place::Url(location), false));
+            sources.push(Source::new("jwks_url", Location::Url(location), false));
         }
         if let Some(path) = &settings.service_keys_file {
-            sources.push(Source::new("service_keys_file", Place::File(path.clone()), true));
+            sources.push(Source::new(
+                "service_keys_file",
+                Location::File(path.clone()),
+                true,
+            ));
         }
         let own = service_tokens::own_key_id(settings)?;
         Ok(Keys {
             sources,
             algorithms: settings.algorithms(),
-            own: own.map(|id| (id, service)),
-            every: settings.refresh(),
+            own_key: own.map(|id| (id, service)),
+            refresh_interval: settings.refresh(),
             max_age: settings.max_age(),
-            known: RwLock::default(),
-            wanted: Notify::new(),
-            readings: watch::Sender::default(),
-            waiting: Semaphore::new(MAX_WAITING),
+            active: RwLock::default(),
+            refresh_requested: Notify::new(),
+            refreshes: watch::Sender::default(),
+            waiters: Semaphore::new(MAX_WAITERS),
         })
     }
 
-    /// Whether reading them can only fail for good.
-    pub(super) fn are_local(&self) -> bool {
+    /// Whether all keys come from files, so that a failed read is permanent.
+    pub(super) fn are_from_files(&self) -> bool {
         self.sources
             .iter()
-            .all(|source| matches!(source.place, Place::File(_)))
+            .all(|source| matches!(source.location, Location::File(_)))
     }
 
-    /// Reads all keys anew; where that fails, the last ones stay until they are too old.
+    /// Reads all keys again. When that fails, the last ones stay in use until they are too old.
     pub(super) async fn refresh(&self) -> Result<(), Error> {
-        self.readings.send_modify(|readings| readings.running = true);
+        self.refreshes.send_modify(|refreshes| refreshes.running = true);
         let mut outcome = Ok(());
         let mut fresh = Vec::with_capacity(self.sources.len());
         for source in &self.sources {
             let read = source.read(&self.algorithms).await;
             fresh.push(read.map_err(|error| outcome = Err(error)).ok());
         }
-        let outcome = outcome.and(self.put_in_force(fresh));
-        self.readings.send_modify(|readings| {
-            readings.done += 1;
-            readings.running = false;
-            readings.ended = Some(Instant::now());
+        let outcome = outcome.and(self.activate(fresh));
+        self.refreshes.send_modify(|refreshes| {
+            refreshes.done += 1;
+            refreshes.running = false;
+            refreshes.ended = Some(Instant::now());
         });
         outcome
     }
 
-    /// Puts what was read in force, beside the last keys of what was not and is not too old. Keys that contradict each
-    /// other count as not read.
-    fn put_in_force(&self, fresh: Vec<Option<Vec<Arc<Key>>>>) -> Result<(), Error> {
-        let own = self.own.as_ref().map(|(id, service)| (id.as_str(), *service));
+    /// Starts using what was read, together with the last keys of sources that failed and are not too old. Keys
+    /// that contradict each other count as a failed read.
+    fn activate(&self, fresh: Vec<Option<Vec<Arc<Key>>>>) -> Result<(), Error> {
+        let own = self.own_key.as_ref().map(|(id, service)| (id.as_str(), *service));
         let together = |fresh: &[Option<Vec<Arc<Key>>>]| {
             let each = self.sources.iter().enumerate();
             let keys = each.flat_map(|(index, source)| match fresh.get(index) {
                 Some(Some(keys)) => keys.clone(),
-                _ => source.within(self.max_age),
+                _ => source.keys_younger_than(self.max_age),
             });
             KeySet::new(keys, own).map_err(Error::Together)
         };
         let (set, outcome) = match together(&fresh) {
             Ok(set) => {
                 for (source, keys) in self.sources.iter().zip(fresh) {
-                    source.keep(keys);
+                    source.store(keys);
                 }
                 (set, Ok(()))
             }
             Err(error) => (together(&[])?, Err(error)),
         };
         let fingerprint = set.fingerprint();
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.fingerprint != fingerprint {
-            let edition = known.edition + 1;
-            *known = Arc::new(Known {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        if active.fingerprint != fingerprint {
+            let version = active.version + 1;
+            *active = Arc::new(ActiveKeys {
                 set,
                 fingerprint,
-                edition,
+                version,
             });
         }
         outcome
     }
 
-    /// Reads again and again, and when somebody asks. Ends with the process.
-    pub(super) async fn keep_fresh(&self, dependency: Dependency, shutdown: CancellationToken) {
+    /// Refreshes the keys at intervals and on request, until `shutdown`.
+    pub(super) async fn refresh_loop(&self, dependency: Dependency, shutdown: CancellationToken) {
         let mut failed = !dependency.is_up();
         loop {
-            let pause = if failed { RETRY.min(self.every) } else { self.every };
+            let pause = if failed {
+                RETRY_INTERVAL.min(self.refresh_interval)
+            } else {
+                self.refresh_interval
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.wanted.notified() => if self.is_cooling_down() { continue },
+                () = self.refresh_requested.notified() => if self.is_rate_limited() { continue },
                 () = shutdown.cancelled() => return,
             }
             let outcome = self.refresh().await;
@@ -228,7 +236,7 @@ impl Keys {
                     crate::status::chain(error)
                 )),
                 (Ok(()), _) => dependency.up(),
-                // The last good keys stay in use, so that this is no reason to stop serving.
+                // The last good keys stay in use, so the process remains ready.
                 (Err(error), None) => {
                     tracing::warn!(error.message = crate::status::chain(error), "keys not refreshed");
                 }
@@ -249,59 +257,59 @@ impl Keys {
             .filter_map(|source| Some((source.setting, source.age()?.as_secs_f64())))
     }
 
-    fn is_cooling_down(&self) -> bool {
-        let ended = self.readings.borrow().ended;
-        ended.is_some_and(|ended| ended.elapsed() < COOL_DOWN)
+    fn is_rate_limited(&self) -> bool {
+        let ended = self.refreshes.borrow().ended;
+        ended.is_some_and(|ended| ended.elapsed() < MIN_REFRESH_INTERVAL)
     }
 
-    /// Which edition of the keys is in force; another one may lack a key.
-    pub(super) fn edition(&self) -> u64 {
-        self.known().edition
+    /// The version of the set in use; another version may lack a key.
+    pub(super) fn version(&self) -> u64 {
+        self.active().version
     }
 
-    /// The key called `kid`. When there is none the keys may have changed: the caller waits for one reading, which all
-    /// who wait share, and which is not begun within five seconds of the last one.
-    pub(super) async fn find(&self, kid: &str, algorithm: Algorithm) -> Result<Found, Missing> {
-        let mut readings = self.readings.subscribe();
-        let before = *readings.borrow_and_update();
+    /// The key `kid`. If it is unknown, the keys may have changed: the caller waits for one refresh, which all
+    /// waiting callers share, and which starts five seconds after the last one at the earliest.
+    pub(super) async fn find(&self, kid: &str, algorithm: Algorithm) -> Result<FoundKey, LookupError> {
+        let mut refreshes = self.refreshes.subscribe();
+        let before = *refreshes.borrow_and_update();
         match self.lookup(kid, algorithm) {
-            Err(Missing::Unknown | Missing::NoKeys) if before.running || !self.is_cooling_down() => {}
+            Err(LookupError::Unknown | LookupError::NoKeys) if before.running || !self.is_rate_limited() => {}
             found => return found,
         }
-        if let Ok(_place) = self.waiting.try_acquire() {
-            self.wanted.notify_one();
-            let ended = readings.wait_for(|readings| readings.done > before.done);
-            // Without an answer in time the keys are what they were.
-            let _ = tokio::time::timeout(WAIT, ended).await;
+        if let Ok(_permit) = self.waiters.try_acquire() {
+            self.refresh_requested.notify_one();
+            let ended = refreshes.wait_for(|refreshes| refreshes.done > before.done);
+            // On a timeout the keys are looked up as they are.
+            let _ = tokio::time::timeout(MAX_WAIT, ended).await;
         }
         self.lookup(kid, algorithm)
     }
 
-    fn lookup(&self, kid: &str, algorithm: Algorithm) -> Result<Found, Missing> {
-        let known = self.known();
-        if known.set.is_empty() {
-            return Err(Missing::NoKeys);
+    fn lookup(&self, kid: &str, algorithm: Algorithm) -> Result<FoundKey, LookupError> {
+        let active = self.active();
+        if active.set.is_empty() {
+            return Err(LookupError::NoKeys);
         }
-        match known.set.find(kid, algorithm) {
-            Some(Ok(key)) => Ok(Found {
+        match active.set.find(kid, algorithm) {
+            Some(Ok(key)) => Ok(FoundKey {
                 key,
-                edition: known.edition,
+                version: active.version,
             }),
-            Some(Err(WrongAlgorithm)) => Err(Missing::Algorithm),
-            None => Err(Missing::Unknown),
+            Some(Err(WrongAlgorithm)) => Err(LookupError::Algorithm),
+            None => Err(LookupError::Unknown),
         }
     }
 
-    fn known(&self) -> Arc<Known> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn active(&self) -> Arc<ActiveKeys> {
+        self.active.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Source {
-    fn new(setting: &'static str, place: Place, all_services: bool) -> Source {
+    fn new(setting: &'static str, location: Location, all_services: bool) -> Source {
         Source {
             setting,
-            place,
+            location,
             all_services,
             last: RwLock::default(),
         }
@@ -309,8 +317,8 @@ impl Source {
 
     async fn read(&self, algorithms: &[Algorithm]) -> Result<Vec<Arc<Key>>, Error> {
         let setting = self.setting;
-        let (from, bytes) = match &self.place {
-            Place::File(path) => {
+        let (from, bytes) = match &self.location {
+            Location::File(path) => {
                 let from = path.display().to_string();
                 let metadata = tokio::fs::metadata(path).await;
                 if metadata.is_ok_and(|metadata| metadata.len() > MAX_FILE_BYTES) {
@@ -327,8 +335,8 @@ impl Source {
                     }
                 }
             }
-            Place::Url(location) => {
-                let from = location.shown();
+            Location::Url(location) => {
+                let from = location.masked_url();
                 match location.get().await {
                     Ok(bytes) => (from, bytes),
                     Err(source) => {
@@ -351,7 +359,7 @@ impl Source {
         }
     }
 
-    fn keep(&self, keys: Option<Vec<Arc<Key>>>) {
+    fn store(&self, keys: Option<Vec<Arc<Key>>>) {
         if let Some(keys) = keys {
             *self.last.write().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), keys));
         }
@@ -362,7 +370,7 @@ impl Source {
         last.as_ref().map(|(at, _)| at.elapsed())
     }
 
-    fn within(&self, max_age: Duration) -> Vec<Arc<Key>> {
+    fn keys_younger_than(&self, max_age: Duration) -> Vec<Arc<Key>> {
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
         match &*last {
             Some((at, keys)) if at.elapsed() <= max_age => keys.clone(),
@@ -374,7 +382,7 @@ impl Source {
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Keys")
-            .field("edition", &self.edition())
+            .field("version", &self.version())
             .finish_non_exhaustive()
     }
 }

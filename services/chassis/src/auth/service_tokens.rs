@@ -1,4 +1,4 @@
-//! Tokens for work that no caller asked for: resumed sagas, timers.
+//! Tokens for work without a caller: resumed sagas, timers.
 
 use std::{
     collections::HashMap,
@@ -14,14 +14,14 @@ use serde::Serialize;
 use super::{Settings, key_id, token::SERVICE_SUBJECT};
 use crate::Facility;
 
-/// Seconds that a token lives.
+/// Lifetime of a token, in seconds.
 const LIFETIME_S: u64 = 300;
-/// A token with less left than this is not handed out any more: it must outlive the call it is for.
+/// A token with less lifetime left is not reused: it must outlive the call that it is for.
 const MIN_LEFT_S: u64 = 60;
-/// Facilities whose tokens are kept at once.
-const KEPT_AT_MOST: usize = 10_000;
+/// Facilities with a cached token.
+const CACHE_CAPACITY: usize = 10_000;
 
-/// Signs a service's own tokens, one per facility at a time. Cheap to clone.
+/// Signs the service's own tokens and caches one per facility. Cheap to clone.
 #[derive(Clone)]
 pub struct ServiceTokens {
     inner: Arc<Inner>,
@@ -33,10 +33,10 @@ struct Inner {
     audience: String,
     header: Header,
     key: EncodingKey,
-    kept: Mutex<HashMap<Facility, Kept>>,
+    cache: Mutex<HashMap<Facility, CachedToken>>,
 }
 
-struct Kept {
+struct CachedToken {
     token: Arc<str>,
     expires: u64,
 }
@@ -44,7 +44,7 @@ struct Kept {
 /// Why tokens cannot be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is nothing to sign with.
+    /// No signing key is configured.
     #[error("auth.signing_key_file is not set: work without a caller needs it")]
     NoKey,
     /// The file cannot be read.
@@ -55,7 +55,7 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// It holds something else.
+    /// The file is not an Ed25519 key.
     #[error("the signing key is no Ed25519 key in PKCS #8 PEM")]
     Format,
     /// The signature failed.
@@ -77,17 +77,17 @@ struct Claims<'a> {
 }
 
 impl ServiceTokens {
-    /// Tokens of the service called `service`.
+    /// Tokens of the service `service`.
     ///
     /// # Errors
-    /// When there is no key, or none that can be used.
+    /// When there is no key, or it cannot be used.
     pub fn new(service: &'static str, settings: &Settings) -> Result<ServiceTokens, Error> {
         let path = settings.signing_key_file.clone().ok_or(Error::NoKey)?;
         let pem = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
         let key = EncodingKey::from_ed_pem(&pem).map_err(|_| Error::Format)?;
         let kid = match &settings.signing_key_id {
             Some(kid) => kid.clone(),
-            None => key_id(public_half(&pem).ok_or(Error::Format)?.as_ref()),
+            None => key_id(public_key(&pem).ok_or(Error::Format)?.as_ref()),
         };
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(kid);
@@ -97,31 +97,34 @@ impl ServiceTokens {
             audience: settings.audience.clone(),
             header,
             key,
-            kept: Mutex::default(),
+            cache: Mutex::default(),
         };
         Ok(ServiceTokens {
             inner: Arc::new(inner),
         })
     }
 
-    /// A token to work for `facility` with, good for another minute at least.
+    /// A token for background work of `facility`, valid for at least another minute.
     ///
     /// # Errors
     /// When signing fails.
     pub fn bearer(&self, facility: &Facility) -> Result<Arc<str>, Error> {
         let now = get_current_timestamp();
-        let mut kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = kept.get(facility).filter(|kept| kept.expires >= now + MIN_LEFT_S) {
+        let mut cache = self.inner.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = cache
+            .get(facility)
+            .filter(|cached| cached.expires >= now + MIN_LEFT_S)
+        {
             return Ok(token.token.clone());
         }
-        if kept.len() >= KEPT_AT_MOST {
-            kept.retain(|_, kept| kept.expires >= now + MIN_LEFT_S);
+        if cache.len() >= CACHE_CAPACITY {
+            cache.retain(|_, cached| cached.expires >= now + MIN_LEFT_S);
         }
         let token: Arc<str> = self.inner.sign(facility, now)?.into();
-        if kept.len() < KEPT_AT_MOST {
-            kept.insert(
+        if cache.len() < CACHE_CAPACITY {
+            cache.insert(
                 facility.clone(),
-                Kept {
+                CachedToken {
                     token: token.clone(),
                     expires: now + LIFETIME_S,
                 },
@@ -131,13 +134,13 @@ impl ServiceTokens {
     }
 }
 
-/// The thumbprint of the key that this service signs with; `None` when it signs nothing.
+/// The thumbprint of this service's signing key; `None` when none is configured.
 pub(super) fn own_key_id(settings: &Settings) -> Result<Option<String>, Error> {
     let Some(path) = settings.signing_key_file.clone() else {
         return Ok(None);
     };
     let pem = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
-    let public = public_half(&pem).ok_or(Error::Format)?;
+    let public = public_key(&pem).ok_or(Error::Format)?;
     Ok(Some(key_id(public.as_ref())))
 }
 
@@ -166,7 +169,7 @@ impl std::fmt::Debug for ServiceTokens {
     }
 }
 
-fn public_half(pem: &[u8]) -> Option<impl AsRef<[u8]>> {
+fn public_key(pem: &[u8]) -> Option<impl AsRef<[u8]>> {
     let text = std::str::from_utf8(pem).ok()?;
     let base64: String = text
         .lines()

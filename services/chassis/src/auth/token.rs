@@ -1,4 +1,4 @@
-//! A signed JWT: its parts, and the rules for its header and its claims (RFC 7515, 7519, 8725 and 9068).
+//! A signed JWT: its parts, and the rules for its header and claims (RFC 7515, 7519, 8725 and 9068).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, crypto};
@@ -13,21 +13,21 @@ use crate::{
     contract::text::{self, Lines},
 };
 
-/// Longer tokens are refused unread, in bytes. The headers of a call have 16 KiB together.
+/// Longest token, in bytes. All headers of a call together have 16 KiB.
 const MAX_BYTES: usize = 8 * 1024;
-/// Longer subjects are refused, in characters.
+/// Longest subject, in characters.
 const MAX_SUBJECT: usize = 256;
-/// More roles in a token than this are refused.
+/// Most roles in a token.
 const MAX_ROLES: usize = 256;
 /// The last second of the year 9999.
 const LAST_SECOND: f64 = 253_402_300_799.0;
-/// What the subjects of services' tokens begin with; no person's may.
+/// Prefix of the subjects of services' tokens; not allowed for people.
 pub(super) const SERVICE_SUBJECT: &str = "service:";
 
-/// Why a token is not believed. Told to the caller: it gives away nothing that the token does not hold.
+/// Why a token is rejected. Sent to the caller; it reveals nothing beyond the token's own content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// It is too long to be read.
+pub enum TokenError {
+    /// It is too long.
     #[error("the token is longer than {MAX_BYTES} bytes")]
     TooLong,
     /// It is not three parts of base64url.
@@ -35,71 +35,71 @@ pub enum Refused {
         "the token is no signed JWT: three parts of base64url without padding, joined by dots (RFC 7515)"
     )]
     Shape,
-    /// The header is no JSON object.
+    /// The header is not a JSON object.
     #[error("the token's header is no JSON object")]
     Header,
-    /// The payload is no JSON object.
+    /// The payload is not a JSON object.
     #[error("the token's payload is no JSON object")]
     Payload,
-    /// It is signed in a way that is not used here, or not at all.
+    /// It is unsigned, or signed with an unsupported algorithm.
     #[error("the token must be signed with EdDSA, ES256, RS256 or PS256 (`alg` in its header)")]
     Algorithm,
-    /// The key of this name is for another algorithm.
+    /// The key with this name is for another algorithm.
     #[error("the token's key is not for the token's `alg`")]
     KeyAlgorithm,
-    /// It demands an extension that is not understood (RFC 7515, section 4.1.11).
+    /// It requires an extension that is not supported (RFC 7515, section 4.1.11).
     #[error("the token's header demands extensions (`crit`), and none is supported")]
     Critical,
-    /// It is a signed JWT of another kind, as an ID token or a logout token is.
+    /// It is another kind of signed JWT, such as an ID token or a logout token.
     #[error("the token is of another kind: `typ` must be JWT or at+jwt, or be left out")]
     Type,
-    /// It does not say which key has signed it.
+    /// It does not name the key that signed it.
     #[error("the token's header names no key (`kid`)")]
     NoKeyId,
     /// No known key has its `kid`.
     #[error("the token's key is not known")]
     UnknownKey,
-    /// The keys could not be read: nothing is wrong with the token.
+    /// The keys could not be read; the token may be valid.
     #[error("tokens cannot be checked now: the public keys could not be read")]
     NoKeys,
-    /// The signature is not that of the key.
+    /// The signature does not match the key.
     #[error("the token's signature is wrong")]
     Signature,
-    /// A claim that every token has.
+    /// A required claim is missing.
     #[error("the token lacks the claim `{0}`")]
     Missing(&'static str),
-    /// A claim of the wrong type.
+    /// A claim has the wrong type.
     #[error("the token's claim `{0}` must be {1}")]
     Claim(&'static str, &'static str),
-    /// Its time is over.
+    /// It has expired.
     #[error("the token has expired")]
     Expired,
-    /// Its time has not come.
+    /// It is not valid yet.
     #[error("the token is not valid yet")]
     NotYet,
-    /// It says that it was made in the future.
+    /// Its `iat` is in the future.
     #[error("the token was issued in the future (`iat`)")]
     IssuedInFuture,
-    /// Somebody else's.
+    /// It has another issuer.
     #[error("the token's issuer is wrong")]
     Issuer,
-    /// For somebody else.
+    /// It has another audience.
     #[error("the token's audience is wrong")]
     Audience,
     /// It names no facility.
     #[error("the token names no facility")]
     Facility,
-    /// The identity provider speaks for a service.
+    /// It is signed by the identity provider and claims to be a service.
     #[error(
         "the identity provider's keys sign for people: the token must not claim a service, in `service` or `sub`"
     )]
-    ServiceByPerson,
-    /// A service speaks for another one, or for a person.
+    ServiceFromProvider,
+    /// It is signed by a service and claims to be another service, or a person.
     #[error("a service's key signs for that service alone: `service` must be its name, and `roles` empty")]
-    NotItsOwn,
+    ServiceMismatch,
 }
 
-/// A token taken apart; its signature has not been checked.
+/// A parsed token whose signature has not been checked.
 pub(super) struct Parts<'a> {
     pub(super) algorithm: Algorithm,
     pub(super) kid: String,
@@ -108,26 +108,26 @@ pub(super) struct Parts<'a> {
     signature: &'a str,
 }
 
-/// What a token proves, and until when in seconds since 1970.
+/// A verified token: the identity and the expiry, in seconds since 1970.
 #[derive(Debug)]
-pub(super) struct Proof {
+pub(super) struct VerifiedToken {
     pub(super) identity: Identity,
     pub(super) expires: f64,
 }
 
 impl Parts<'_> {
-    pub(super) fn read(token: &str) -> Result<Parts<'_>, Refused> {
+    pub(super) fn parse(token: &str) -> Result<Parts<'_>, TokenError> {
         if token.len() > MAX_BYTES {
-            return Err(Refused::TooLong);
+            return Err(TokenError::TooLong);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(Refused::Shape)?;
-        let (header, payload) = signed.split_once('.').ok_or(Refused::Shape)?;
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Shape)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::Shape)?;
         if payload.contains('.') {
-            return Err(Refused::Shape);
+            return Err(TokenError::Shape);
         }
-        let header = object(header)?.ok_or(Refused::Header)?;
+        let header = object(header)?.ok_or(TokenError::Header)?;
         if header.contains_key("crit") || header.contains_key("b64") {
-            return Err(Refused::Critical);
+            return Err(TokenError::Critical);
         }
         let text = |name: &str| header.get(name).and_then(Value::as_str);
         let typed = header.get("typ").is_none_or(|kind| {
@@ -136,107 +136,114 @@ impl Parts<'_> {
             matches!(kind, "jwt" | "at+jwt")
         });
         if !typed {
-            return Err(Refused::Type);
+            return Err(TokenError::Type);
         }
         let algorithm = match text("alg") {
             Some("EdDSA" | "Ed25519") => Algorithm::EdDSA,
             Some("ES256") => Algorithm::ES256,
             Some("RS256") => Algorithm::RS256,
             Some("PS256") => Algorithm::PS256,
-            _ => return Err(Refused::Algorithm),
+            _ => return Err(TokenError::Algorithm),
         };
         Ok(Parts {
             algorithm,
-            kid: text("kid").ok_or(Refused::NoKeyId)?.to_owned(),
+            kid: text("kid").ok_or(TokenError::NoKeyId)?.to_owned(),
             signed,
             payload,
             signature,
         })
     }
 
-    /// What the token proves at `now`, when `key` has signed it.
-    pub(super) fn verify(&self, key: &Key, settings: &Settings, now: f64) -> Result<Proof, Refused> {
+    /// Verifies the token at `now` with `key`.
+    pub(super) fn verify(
+        &self,
+        key: &Key,
+        settings: &Settings,
+        now: f64,
+    ) -> Result<VerifiedToken, TokenError> {
         let signed = self.signed.as_bytes();
         if URL_SAFE_NO_PAD.decode(self.signature).is_err() {
-            return Err(Refused::Shape);
+            return Err(TokenError::Shape);
         }
         match crypto::verify(self.signature, signed, &key.decoding, key.algorithm) {
             Ok(true) => {}
-            _ => return Err(Refused::Signature),
+            _ => return Err(TokenError::Signature),
         }
-        let claims = Claims(object(self.payload)?.ok_or(Refused::Payload)?);
+        let claims = Claims(object(self.payload)?.ok_or(TokenError::Payload)?);
         claims.check(settings, now)?;
         let identity = claims.identity(&key.owner)?;
-        let expires = claims.time("exp")?.ok_or(Refused::Missing("exp"))?;
-        Ok(Proof { identity, expires })
+        let expires = claims.time("exp")?.ok_or(TokenError::Missing("exp"))?;
+        Ok(VerifiedToken { identity, expires })
     }
 }
 
 /// A part of the token as a JSON object; `None` when it is something else.
-fn object(part: &str) -> Result<Option<Map<String, Value>>, Refused> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Refused::Shape)?;
+fn object(part: &str) -> Result<Option<Map<String, Value>>, TokenError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Shape)?;
     Ok(serde_json::from_slice(&bytes).ok())
 }
 
 struct Claims(Map<String, Value>);
 
 impl Claims {
-    /// The rules that hold for every token, whoever has signed it.
-    fn check(&self, settings: &Settings, now: f64) -> Result<(), Refused> {
+    /// The rules that apply to every token.
+    fn check(&self, settings: &Settings, now: f64) -> Result<(), TokenError> {
         let leeway = settings.leeway_s as f64;
-        let expires = self.time("exp")?.ok_or(Refused::Missing("exp"))?;
+        let expires = self.time("exp")?.ok_or(TokenError::Missing("exp"))?;
         if now >= expires + leeway {
-            return Err(Refused::Expired);
+            return Err(TokenError::Expired);
         }
         if self.time("nbf")?.is_some_and(|from| from > now + leeway) {
-            return Err(Refused::NotYet);
+            return Err(TokenError::NotYet);
         }
         if self.time("iat")?.is_some_and(|made| made > now + leeway) {
-            return Err(Refused::IssuedInFuture);
+            return Err(TokenError::IssuedInFuture);
         }
-        if self.text("iss")?.ok_or(Refused::Missing("iss"))? != settings.issuer {
-            return Err(Refused::Issuer);
+        if self.text("iss")?.ok_or(TokenError::Missing("iss"))? != settings.issuer {
+            return Err(TokenError::Issuer);
         }
-        let audience = self.get("aud").ok_or(Refused::Missing("aud"))?;
+        let audience = self.get("aud").ok_or(TokenError::Missing("aud"))?;
         let listed = match audience {
             Value::String(_) => std::slice::from_ref(audience),
             Value::Array(listed) => listed,
-            _ => return Err(Refused::Claim("aud", "text or a list of texts")),
+            _ => return Err(TokenError::Claim("aud", "text or a list of texts")),
         };
-        match listed.iter().any(|one| one.as_str() == Some(&settings.audience)) {
-            true => Ok(()),
-            false => Err(Refused::Audience),
+        if listed.iter().any(|one| one.as_str() == Some(&settings.audience)) {
+            Ok(())
+        } else {
+            Err(TokenError::Audience)
         }
     }
 
-    /// Who calls; whose key has signed decides what may be claimed.
-    fn identity(&self, owner: &Owner) -> Result<Identity, Refused> {
-        let subject = self.text("sub")?.ok_or(Refused::Missing("sub"))?;
-        let writable = !subject.is_empty() && text::refusal(subject, Lines::One).is_none();
+    /// The caller; the key's owner decides which claims are allowed.
+    fn identity(&self, owner: &Owner) -> Result<Identity, TokenError> {
+        let subject = self.text("sub")?.ok_or(TokenError::Missing("sub"))?;
+        let writable = !subject.is_empty() && text::violation(subject, Lines::One).is_none();
         if !writable || subject.chars().count() > MAX_SUBJECT {
-            return Err(Refused::Claim("sub", "one line of 1 to 256 characters"));
+            return Err(TokenError::Claim("sub", "one line of 1 to 256 characters"));
         }
         let roles = self.roles()?;
         let service = self.text("service")?;
         let service = match owner {
             Owner::IdentityProvider if service.is_some() || subject.starts_with(SERVICE_SUBJECT) => {
-                return Err(Refused::ServiceByPerson);
+                return Err(TokenError::ServiceFromProvider);
             }
             Owner::IdentityProvider => None,
             Owner::Service(name) if service == Some(name) && roles.is_empty() => Some(name.to_string()),
-            Owner::Service(_) => return Err(Refused::NotItsOwn),
+            Owner::Service(_) => return Err(TokenError::ServiceMismatch),
         };
-        let facility = self.text("facility").map_err(|_| Refused::Facility)?;
+        let facility = self.text("facility").map_err(|_| TokenError::Facility)?;
         Ok(Identity {
             subject: subject.to_owned(),
-            facility: Facility::new(facility.ok_or(Refused::Facility)?).map_err(|_| Refused::Facility)?,
+            facility: Facility::new(facility.ok_or(TokenError::Facility)?)
+                .map_err(|_| TokenError::Facility)?,
             roles: RoleSet::from_names(roles),
             service,
         })
     }
 
-    fn roles(&self) -> Result<Vec<&str>, Refused> {
-        let wrong = Refused::Claim("roles", "a list of at most 256 texts");
+    fn roles(&self) -> Result<Vec<&str>, TokenError> {
+        let wrong = TokenError::Claim("roles", "a list of at most 256 texts");
         let Some(roles) = self.get("roles") else {
             return Ok(Vec::new());
         };
@@ -245,8 +252,8 @@ impl Claims {
         listed.map(|role| role.as_str().ok_or(wrong)).collect()
     }
 
-    /// A NumericDate: seconds since 1970, with a fraction if need be (RFC 7519, section 2).
-    fn time(&self, name: &'static str) -> Result<Option<f64>, Refused> {
+    /// A NumericDate: seconds since 1970, with an optional fraction (RFC 7519, section 2).
+    fn time(&self, name: &'static str) -> Result<Option<f64>, TokenError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -255,19 +262,19 @@ impl Claims {
             .filter(|seconds| (0.0..=LAST_SECOND).contains(seconds));
         match seconds {
             Some(seconds) => Ok(Some(seconds)),
-            None => Err(Refused::Claim(name, "a number of seconds since 1970")),
+            None => Err(TokenError::Claim(name, "a number of seconds since 1970")),
         }
     }
 
-    fn text(&self, name: &'static str) -> Result<Option<&str>, Refused> {
+    fn text(&self, name: &'static str) -> Result<Option<&str>, TokenError> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Refused::Claim(name, "text")),
+            Some(_) => Err(TokenError::Claim(name, "text")),
         }
     }
 
-    /// A claim that is `null` counts as left out.
+    /// A claim that is `null` counts as missing.
     fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }

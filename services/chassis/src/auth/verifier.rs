@@ -1,4 +1,4 @@
-//! From a bearer token to an identity.
+//! Verifies bearer tokens.
 
 use std::{
     sync::Arc,
@@ -9,68 +9,68 @@ use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Identity, Refused, Settings,
-    jwks::{Keys, Missing},
-    token::{Parts, Proof},
+    Identity, Settings, TokenError,
+    jwks::{Keys, LookupError},
+    token::{Parts, VerifiedToken},
 };
 
-/// A verified token is remembered no longer than this.
-const REMEMBERED: Duration = Duration::from_secs(60);
-const REMEMBERED_AT_MOST: u64 = 10_000;
+/// How long a verified token is cached.
+const CACHE_TTL: Duration = Duration::from_secs(60);
+const CACHE_CAPACITY: u64 = 10_000;
 
-/// Checks tokens, and remembers those that it has checked. Cheap to clone.
+/// Verifies tokens and caches the results. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     keys: Arc<Keys>,
     settings: Arc<Settings>,
     /// By the token's SHA-256, so that no token stays in memory.
-    remembered: Cache<[u8; 32], Arc<Verified>>,
+    cache: Cache<[u8; 32], Arc<CachedToken>>,
 }
 
 #[derive(Debug)]
-struct Verified {
-    proof: Proof,
-    /// The edition of the keys that it was checked with: a key that is withdrawn stops counting at once.
-    edition: u64,
+struct CachedToken {
+    token: VerifiedToken,
+    /// The version of the keys it was verified with: a withdrawn key is rejected at once.
+    key_version: u64,
 }
 
 impl Verifier {
-    /// A verifier with its keys read.
+    /// A verifier with its keys loaded.
     ///
     /// # Errors
-    /// When they come from files alone and cannot be used. Keys from a URL are asked for until they come; readiness
-    /// waits for them as the dependency `jwks`.
+    /// When all keys come from files and cannot be used. Keys from a URL are retried; readiness waits for them as
+    /// the dependency `jwks`.
     pub async fn start(settings: &Settings, process: &crate::Process) -> anyhow::Result<Verifier> {
         let verifier = Verifier::new(settings, process.name)?;
         let dependency = process.health.dependency("jwks");
         match verifier.keys.refresh().await {
             Ok(()) => dependency.up(),
-            Err(error) if verifier.keys.are_local() => return Err(error.into()),
+            Err(error) if verifier.keys.are_from_files() => return Err(error.into()),
             Err(error) => dependency.down(&crate::status::chain(&error)),
         }
-        verifier.measure();
+        verifier.register_metrics();
         let (keys, shutdown) = (verifier.keys.clone(), process.shutdown.clone());
         process.tasks.spawn("jwks", async move {
-            keys.keep_fresh(dependency, shutdown).await;
+            keys.refresh_loop(dependency, shutdown).await;
             Ok(())
         });
         Ok(verifier)
     }
 
     fn new(settings: &Settings, service: &'static str) -> anyhow::Result<Verifier> {
-        let remembered = Cache::builder()
-            .max_capacity(REMEMBERED_AT_MOST)
-            .time_to_live(REMEMBERED)
+        let cache = Cache::builder()
+            .max_capacity(CACHE_CAPACITY)
+            .time_to_live(CACHE_TTL)
             .build();
         Ok(Verifier {
             keys: Arc::new(Keys::new(settings, service)?),
             settings: Arc::new(settings.clone()),
-            remembered,
+            cache,
         })
     }
 
-    /// Shows how old the keys are.
-    fn measure(&self) {
+    /// Exports the age of the keys.
+    fn register_metrics(&self) {
         let keys = Arc::downgrade(&self.keys);
         opentelemetry::global::meter("weft")
             .f64_observable_gauge("weft.auth.keys.age")
@@ -84,37 +84,37 @@ impl Verifier {
             .build();
     }
 
-    /// The identity that `token` proves.
+    /// The identity that `bearer` proves.
     ///
     /// # Errors
-    /// Why it proves none.
-    pub async fn verify(&self, token: &str) -> Result<Identity, Refused> {
-        let hash: [u8; 32] = Sha256::digest(token).into();
-        if let Some(known) = self.remembered.get(&hash) {
-            let lasts = known.proof.expires + self.settings.leeway_s as f64 > now();
-            if lasts && known.edition == self.keys.edition() {
-                return Ok(known.proof.identity.clone());
+    /// Why the token is rejected.
+    pub async fn verify(&self, bearer: &str) -> Result<Identity, TokenError> {
+        let hash: [u8; 32] = Sha256::digest(bearer).into();
+        if let Some(known) = self.cache.get(&hash) {
+            let lasts = known.token.expires + self.settings.leeway_s as f64 > now();
+            if lasts && known.key_version == self.keys.version() {
+                return Ok(known.token.identity.clone());
             }
-            self.remembered.invalidate(&hash);
+            self.cache.invalidate(&hash);
         }
-        let verified = self.check(token).await?;
-        let identity = verified.proof.identity.clone();
-        self.remembered.insert(hash, Arc::new(verified));
+        let verified = self.check(bearer).await?;
+        let identity = verified.token.identity.clone();
+        self.cache.insert(hash, Arc::new(verified));
         Ok(identity)
     }
 
-    async fn check(&self, token: &str) -> Result<Verified, Refused> {
-        let parts = Parts::read(token)?;
+    async fn check(&self, bearer: &str) -> Result<CachedToken, TokenError> {
+        let parts = Parts::parse(bearer)?;
         let found = self.keys.find(&parts.kid, parts.algorithm).await;
-        let found = found.map_err(|missing| match missing {
-            Missing::Unknown => Refused::UnknownKey,
-            Missing::Algorithm => Refused::KeyAlgorithm,
-            Missing::NoKeys => Refused::NoKeys,
+        let found = found.map_err(|error| match error {
+            LookupError::Unknown => TokenError::UnknownKey,
+            LookupError::Algorithm => TokenError::KeyAlgorithm,
+            LookupError::NoKeys => TokenError::NoKeys,
         })?;
-        let proof = parts.verify(&found.key, &self.settings, now())?;
-        Ok(Verified {
-            proof,
-            edition: found.edition,
+        let token = parts.verify(&found.key, &self.settings, now())?;
+        Ok(CachedToken {
+            token,
+            key_version: found.version,
         })
     }
 }
@@ -128,5 +128,4 @@ fn now() -> f64 {
 }
 
 #[cfg(test)]
-#[path = "verifier_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! What waits, and which of it may go together.
+//! The queue of a batcher, and which items form the next batch.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -9,26 +9,28 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
-use super::{Command, Limits, Refused};
+use super::{Command, Limits, SubmitError};
 
-/// From so many items at a time on, a transaction waits for more. Below it costs a caller more than it saves.
-const MANY: usize = 4;
-/// It waits until no item has come for so long: those of one transaction come from another one, together,
-const QUIET: Duration = Duration::from_millis(2);
-/// or for so long.
-const LONGEST: Duration = Duration::from_millis(8);
+/// Recent demand from which on a transaction waits for more items. Below it, waiting costs callers more than it
+/// saves.
+const WAIT_THRESHOLD: usize = 4;
+/// The wait ends when no item has arrived for this long: callers of the previous transaction tend to return
+/// together.
+const QUIET_PERIOD: Duration = Duration::from_millis(2);
+/// Longest wait.
+const MAX_WAIT: Duration = Duration::from_millis(8);
 
-/// An item that waits.
+/// A queued item.
 pub(super) struct Entry<C: Command> {
     pub(super) aggregate: Uuid,
     pub(super) item: Arc<C::Item>,
     pub(super) deadline: Option<Instant>,
-    pub(super) answer: oneshot::Sender<Result<C::Outcome, Refused<C::Error>>>,
+    pub(super) answer: oneshot::Sender<Result<C::Outcome, SubmitError<C::Error>>>,
 }
 
 impl<C: Command> Entry<C> {
-    /// Tells the caller; one that has gone is not told.
-    pub(super) fn answer(self, outcome: Result<C::Outcome, Refused<C::Error>>) {
+    /// Sends the outcome to the caller, if it still waits.
+    pub(super) fn answer(self, outcome: Result<C::Outcome, SubmitError<C::Error>>) {
         let _ = self.answer.send(outcome);
     }
 }
@@ -36,26 +38,26 @@ impl<C: Command> Entry<C> {
 pub(super) struct Queue<C: Command> {
     limits: Limits,
     waiting: VecDeque<Entry<C>>,
-    /// The aggregates of the transactions that run.
-    running: HashSet<Uuid>,
-    lanes: usize,
-    /// How many the last transaction was for, and how many more had come when it ended.
-    lately: usize,
-    gathering: Option<Gathering>,
+    /// The aggregates of the running transactions.
+    busy_aggregates: HashSet<Uuid>,
+    batches_running: usize,
+    /// Items of the last transaction, plus the items queued when it ended.
+    recent_demand: usize,
+    wait: Option<Wait>,
 }
 
-/// What is to be done next.
-pub(super) enum Next<C: Command> {
-    Nothing,
-    /// Carry these out, sorted by aggregate.
+/// What the batcher does next.
+pub(super) enum NextStep<C: Command> {
+    Idle,
+    /// Execute these items, sorted by aggregate.
     Batch(Vec<Entry<C>>),
-    /// Look again at this time, with [`Queue::gathered`]; more will have come.
-    Gather(Instant),
+    /// Wait until this time, then call [`Queue::after_wait`].
+    WaitUntil(Instant),
 }
 
 /// A transaction that waits for more items.
 #[derive(Clone, Copy)]
-struct Gathering {
+struct Wait {
     since: Instant,
     newest: Instant,
 }
@@ -65,68 +67,71 @@ impl<C: Command> Queue<C> {
         Queue {
             limits,
             waiting: VecDeque::new(),
-            running: HashSet::new(),
-            lanes: 0,
-            lately: 0,
-            gathering: None,
+            busy_aggregates: HashSet::new(),
+            batches_running: 0,
+            recent_demand: 0,
+            wait: None,
         }
     }
 
-    /// False when too many wait.
+    /// False when the queue is full.
     pub(super) fn push(&mut self, entry: Entry<C>) -> bool {
         let fits = self.waiting.len() < self.limits.waiting;
         if fits {
             self.waiting.push_back(entry);
-            if let Some(gathering) = &mut self.gathering {
-                gathering.newest = Instant::now();
+            if let Some(wait) = &mut self.wait {
+                wait.newest = Instant::now();
             }
         }
         fits
     }
 
-    /// The next batch, if a lane is free for it: the items that have waited longest. Where many come, more are waited for.
-    pub(super) fn next(&mut self) -> Next<C> {
+    /// The next batch, if the concurrency limit allows one: the oldest items. Under load it waits for more.
+    pub(super) fn next(&mut self) -> NextStep<C> {
         let is_whole = self.waiting.len() >= self.limits.items;
-        if self.waiting.is_empty() || self.lanes >= self.limits.lanes || (self.lanes > 0 && !is_whole) {
-            return Next::Nothing;
+        if self.waiting.is_empty()
+            || self.batches_running >= self.limits.concurrency
+            || (self.batches_running > 0 && !is_whole)
+        {
+            return NextStep::Idle;
         }
-        if !is_whole && self.gathering.is_some() {
-            return Next::Nothing;
+        if !is_whole && self.wait.is_some() {
+            return NextStep::Idle;
         }
-        if !is_whole && self.lately >= MANY {
+        if !is_whole && self.recent_demand >= WAIT_THRESHOLD {
             let now = Instant::now();
-            self.gathering = Some(Gathering {
+            self.wait = Some(Wait {
                 since: now,
                 newest: now,
             });
-            return Next::Gather(now + QUIET);
+            return NextStep::WaitUntil(now + QUIET_PERIOD);
         }
-        self.take().map_or(Next::Nothing, Next::Batch)
+        self.take().map_or(NextStep::Idle, NextStep::Batch)
     }
 
-    /// What is to be done when a time to gather is over.
-    pub(super) fn gathered(&mut self) -> Next<C> {
-        let Some(gathering) = self.gathering else {
-            return Next::Nothing;
+    /// The next step after a wait.
+    pub(super) fn after_wait(&mut self) -> NextStep<C> {
+        let Some(wait) = self.wait else {
+            return NextStep::Idle;
         };
-        let until = (gathering.newest + QUIET).min(gathering.since + LONGEST);
-        if Instant::now() < until && self.lanes == 0 && !self.waiting.is_empty() {
-            return Next::Gather(until);
+        let until = (wait.newest + QUIET_PERIOD).min(wait.since + MAX_WAIT);
+        if Instant::now() < until && self.batches_running == 0 && !self.waiting.is_empty() {
+            return NextStep::WaitUntil(until);
         }
-        self.gathering = None;
-        // A whole batch may have gone ahead; what is left goes when that has ended.
-        if self.lanes > 0 {
-            return Next::Nothing;
+        self.wait = None;
+        // A full batch may have started meanwhile; the remaining items follow when it ends.
+        if self.batches_running > 0 {
+            return NextStep::Idle;
         }
-        self.take().map_or(Next::Nothing, Next::Batch)
+        self.take().map_or(NextStep::Idle, NextStep::Batch)
     }
 
     fn take(&mut self) -> Option<Vec<Entry<C>>> {
-        self.drop_the_late();
+        self.drop_expired();
         let mut batch: Vec<Entry<C>> = Vec::new();
         let mut others = VecDeque::with_capacity(self.waiting.len());
         for entry in self.waiting.drain(..) {
-            if batch.len() < self.limits.items && self.running.insert(entry.aggregate) {
+            if batch.len() < self.limits.items && self.busy_aggregates.insert(entry.aggregate) {
                 batch.push(entry);
             } else {
                 others.push_back(entry);
@@ -137,29 +142,29 @@ impl<C: Command> Queue<C> {
             return None;
         }
         batch.sort_by_key(|entry| entry.aggregate);
-        self.lanes += 1;
+        self.batches_running += 1;
         Some(batch)
     }
 
-    /// A batch has been carried out.
+    /// Records that a batch has ended.
     pub(super) fn finished(&mut self, aggregates: &[Uuid]) {
-        self.lanes -= 1;
-        self.lately = aggregates.len() + self.waiting.len();
+        self.batches_running -= 1;
+        self.recent_demand = aggregates.len() + self.waiting.len();
         for aggregate in aggregates {
-            self.running.remove(aggregate);
+            self.busy_aggregates.remove(aggregate);
         }
     }
 
-    /// Nobody waits any more for an item whose caller has gone; one that is late is told so.
-    fn drop_the_late(&mut self) {
+    /// Drops items whose callers are gone, and answers expired ones.
+    fn drop_expired(&mut self) {
         let now = Instant::now();
-        let is_late = |entry: &Entry<C>| entry.deadline.is_some_and(|deadline| deadline <= now);
+        let is_expired = |entry: &Entry<C>| entry.deadline.is_some_and(|deadline| deadline <= now);
         for _ in 0..self.waiting.len() {
             let Some(entry) = self.waiting.pop_front() else {
                 return;
             };
-            if is_late(&entry) {
-                entry.answer(Err(Refused::Late));
+            if is_expired(&entry) {
+                entry.answer(Err(SubmitError::Expired));
             } else if !entry.answer.is_closed() {
                 self.waiting.push_back(entry);
             }

@@ -11,24 +11,24 @@ use super::*;
 
 /// What a test's item does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Does {
+enum Behavior {
     Succeed,
     Fail,
     Panic,
-    MeetAnOutage,
+    Outage,
 }
 
-/// Why a transaction of a test fails.
+/// Why a test's transaction fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 struct Failure(&'static str);
 
 struct Item {
     aggregate: Uuid,
-    does: Does,
+    behavior: Behavior,
 }
 
-/// Keeps the sizes of the transactions that it committed, and lets a test hold them up.
+/// Records the sizes of committed transactions, and lets a test block them.
 #[derive(Clone)]
 struct Store {
     gate: Arc<Semaphore>,
@@ -41,8 +41,8 @@ impl Store {
         Store::with(Semaphore::MAX_PERMITS)
     }
 
-    /// The first transaction begins, and then all wait until [`Store::go_on`].
-    fn held_up() -> Store {
+    /// The first transaction starts; all wait until [`Store::unblock`].
+    fn blocked() -> Store {
         Store::with(0)
     }
 
@@ -54,7 +54,7 @@ impl Store {
         }
     }
 
-    fn go_on(&self) {
+    fn unblock(&self) {
         self.gate.add_permits(Semaphore::MAX_PERMITS / 2);
     }
 
@@ -80,13 +80,13 @@ impl Command for Store {
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
         assert!(
-            items.iter().all(|item| item.does != Does::Panic),
+            items.iter().all(|item| item.behavior != Behavior::Panic),
             "an item panics"
         );
-        if items.iter().any(|item| item.does == Does::Fail) {
+        if items.iter().any(|item| item.behavior == Behavior::Fail) {
             return Err(Failure("an item fails"));
         }
-        if items.iter().any(|item| item.does == Does::MeetAnOutage) {
+        if items.iter().any(|item| item.behavior == Behavior::Outage) {
             return Err(Failure("an outage"));
         }
         let aggregates: Vec<_> = items.iter().map(|item| item.aggregate).collect();
@@ -95,10 +95,10 @@ impl Command for Store {
     }
 }
 
-fn item(number: u128, does: Does) -> Item {
+fn item(number: u128, behavior: Behavior) -> Item {
     Item {
         aggregate: Uuid::from_u128(number),
-        does,
+        behavior,
     }
 }
 
@@ -106,13 +106,13 @@ fn batcher(store: &Store, limits: Limits) -> Batcher<Store> {
     Batcher::new(store.clone(), limits, Tasks::new(CancellationToken::new()))
 }
 
-type Ended = Result<Uuid, Refused<Failure>>;
+type Submitted = Result<Uuid, SubmitError<Failure>>;
 
-/// Submits them in their order; all wait at once.
+/// Submits them in order without waiting for outcomes.
 async fn submit_all(
     batcher: &Batcher<Store>,
     items: impl IntoIterator<Item = Item>,
-) -> JoinSet<(Uuid, Ended)> {
+) -> JoinSet<(Uuid, Submitted)> {
     let mut submitted = JoinSet::new();
     for item in items {
         let batcher = batcher.clone();
@@ -124,22 +124,26 @@ async fn submit_all(
 }
 
 #[tokio::test]
-async fn one_alone_waits_for_nobody() {
+async fn a_single_item_does_not_wait() {
     let store = Store::open();
     let batcher = batcher(&store, Limits::default());
     assert_eq!(
-        batcher.submit(item(1, Does::Succeed), None).await.unwrap(),
+        batcher.submit(item(1, Behavior::Succeed), None).await.unwrap(),
         Uuid::from_u128(1)
     );
     assert_eq!(store.sizes(), [1]);
 }
 
 #[tokio::test]
-async fn what_comes_while_a_transaction_runs_shares_the_next_in_the_order_of_its_aggregates() {
-    let store = Store::held_up();
+async fn items_queued_during_a_transaction_share_the_next_one_sorted_by_aggregate() {
+    let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
-    let submitted = submit_all(&batcher, (0..33).rev().map(|number| item(number, Does::Succeed))).await;
-    store.go_on();
+    let submitted = submit_all(
+        &batcher,
+        (0..33).rev().map(|number| item(number, Behavior::Succeed)),
+    )
+    .await;
+    store.unblock();
     for (aggregate, ended) in submitted.join_all().await {
         assert_eq!(ended.unwrap(), aggregate);
     }
@@ -148,15 +152,16 @@ async fn what_comes_while_a_transaction_runs_shares_the_next_in_the_order_of_its
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_many_come_a_transaction_waits_for_those_on_their_way() {
-    let store = Store::held_up();
+async fn under_load_a_transaction_waits_for_more_items() {
+    let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
-    let mut submitted = vec![submit_all(&batcher, (0..5).map(|number| item(number, Does::Succeed))).await];
-    store.go_on();
+    let mut submitted =
+        vec![submit_all(&batcher, (0..5).map(|number| item(number, Behavior::Succeed))).await];
+    store.unblock();
     let begun = Instant::now();
     for number in 5..8 {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        submitted.push(submit_all(&batcher, [item(number, Does::Succeed)]).await);
+        submitted.push(submit_all(&batcher, [item(number, Behavior::Succeed)]).await);
     }
     for submitted in submitted {
         submitted.join_all().await;
@@ -164,23 +169,24 @@ async fn where_many_come_a_transaction_waits_for_those_on_their_way() {
     assert_eq!(store.sizes(), [1, 7]);
     assert!(begun.elapsed() < Duration::from_millis(8));
 
-    // The one that comes alone next is not told from many; the one after it is.
-    batcher.submit(item(8, Does::Succeed), None).await.unwrap();
+    // The next single item still counts as load; the one after it does not.
+    batcher.submit(item(8, Behavior::Succeed), None).await.unwrap();
     let begun = Instant::now();
-    batcher.submit(item(9, Does::Succeed), None).await.unwrap();
+    batcher.submit(item(9, Behavior::Succeed), None).await.unwrap();
     assert_eq!(begun.elapsed(), Duration::ZERO);
     assert_eq!(store.sizes(), [1, 7, 1, 1]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_more_items_without_end() {
-    let store = Store::held_up();
+async fn the_wait_for_more_items_is_bounded() {
+    let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
-    let mut submitted = vec![submit_all(&batcher, (0..5).map(|number| item(number, Does::Succeed))).await];
-    store.go_on();
+    let mut submitted =
+        vec![submit_all(&batcher, (0..5).map(|number| item(number, Behavior::Succeed))).await];
+    store.unblock();
     for number in 5..35 {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        submitted.push(submit_all(&batcher, [item(number, Does::Succeed)]).await);
+        submitted.push(submit_all(&batcher, [item(number, Behavior::Succeed)]).await);
     }
     for submitted in submitted {
         submitted.join_all().await;
@@ -191,18 +197,18 @@ async fn nobody_waits_for_more_items_without_end() {
 }
 
 #[tokio::test]
-async fn a_second_lane_opens_for_a_whole_batch_only() {
+async fn a_second_transaction_starts_for_a_full_batch_only() {
     let limits = Limits {
         items: 4,
         ..Limits::default()
     };
-    let store = Store::held_up();
+    let store = Store::blocked();
     let batcher = batcher(&store, limits);
-    let mut submitted = submit_all(&batcher, (0..4).map(|number| item(number, Does::Succeed))).await;
+    let mut submitted = submit_all(&batcher, (0..4).map(|number| item(number, Behavior::Succeed))).await;
     assert_eq!(store.begun.load(Ordering::SeqCst), 1);
-    let more = submit_all(&batcher, [item(4, Does::Succeed)]).await;
+    let more = submit_all(&batcher, [item(4, Behavior::Succeed)]).await;
     assert_eq!(store.begun.load(Ordering::SeqCst), 2);
-    store.go_on();
+    store.unblock();
     while let Some(ended) = submitted.join_next().await {
         ended.unwrap().1.unwrap();
     }
@@ -213,16 +219,16 @@ async fn a_second_lane_opens_for_a_whole_batch_only() {
 }
 
 #[tokio::test]
-async fn two_items_of_one_aggregate_are_carried_out_one_after_the_other() {
-    let store = Store::held_up();
+async fn two_items_of_one_aggregate_are_executed_one_after_the_other() {
+    let store = Store::blocked();
     let limits = Limits {
         items: 2,
         ..Limits::default()
     };
     let batcher = batcher(&store, limits);
-    let items = [1, 1, 1, 2].map(|number| item(number, Does::Succeed));
+    let items = [1, 1, 1, 2].map(|number| item(number, Behavior::Succeed));
     let submitted = submit_all(&batcher, items).await;
-    store.go_on();
+    store.unblock();
     for (_, ended) in submitted.join_all().await {
         ended.unwrap();
     }
@@ -235,18 +241,19 @@ async fn two_items_of_one_aggregate_are_carried_out_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn of_64_the_one_that_fails_or_panics_fails_alone() {
-    for does in [Does::Fail, Does::Panic] {
-        let store = Store::held_up();
+async fn of_64_items_only_the_one_that_fails_or_panics_fails() {
+    for behavior in [Behavior::Fail, Behavior::Panic] {
+        let store = Store::blocked();
         let batcher = batcher(&store, Limits::default());
-        let items = (0..65).map(|number| item(number, if number == 40 { does } else { Does::Succeed }));
+        let items =
+            (0..65).map(|number| item(number, if number == 40 { behavior } else { Behavior::Succeed }));
         let submitted = submit_all(&batcher, items).await;
-        store.go_on();
+        store.unblock();
         for (aggregate, ended) in submitted.join_all().await {
             match (aggregate == Uuid::from_u128(40), ended) {
                 (false, Ok(_)) => {}
-                (true, Err(Refused::Failed(Failure("an item fails")))) if does == Does::Fail => {}
-                (true, Err(Refused::Panicked)) if does == Does::Panic => {}
+                (true, Err(SubmitError::Failed(Failure("an item fails")))) if behavior == Behavior::Fail => {}
+                (true, Err(SubmitError::Panicked)) if behavior == Behavior::Panic => {}
                 (_, ended) => panic!("{aggregate}: {ended:?}"),
             }
         }
@@ -257,38 +264,43 @@ async fn of_64_the_one_that_fails_or_panics_fails_alone() {
 
 #[tokio::test]
 async fn in_an_outage_all_fail_at_once() {
-    let store = Store::held_up();
+    let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
-    let items = [Does::Succeed, Does::Succeed, Does::MeetAnOutage, Does::Succeed];
+    let items = [
+        Behavior::Succeed,
+        Behavior::Succeed,
+        Behavior::Outage,
+        Behavior::Succeed,
+    ];
     let items = (0..4).map(|number| item(number, items[number as usize]));
     let submitted = submit_all(&batcher, items).await;
-    store.go_on();
+    store.unblock();
     let ended = submitted.join_all().await;
-    let count = |matches: fn(&Ended) -> bool| ended.iter().filter(|(_, ended)| matches(ended)).count();
-    // The first was alone.
+    let count = |matches: fn(&Submitted) -> bool| ended.iter().filter(|(_, ended)| matches(ended)).count();
+    // The first was in a transaction of its own.
     assert_eq!(count(|ended| ended.is_ok()), 1);
     assert_eq!(
-        count(|ended| matches!(ended, Err(Refused::Failed(Failure("an outage"))))),
+        count(|ended| matches!(ended, Err(SubmitError::Failed(Failure("an outage"))))),
         1
     );
-    assert_eq!(count(|ended| matches!(ended, Err(Refused::Outage))), 2);
+    assert_eq!(count(|ended| matches!(ended, Err(SubmitError::Outage))), 2);
     assert_eq!(store.begun.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_late_or_unwanted_when_its_turn_comes_is_not_begun() {
-    let store = Store::held_up();
+async fn an_expired_or_abandoned_item_is_not_executed() {
+    let store = Store::blocked();
     let batcher = batcher(&store, Limits::default());
-    let first = submit_all(&batcher, [item(1, Does::Succeed)]).await;
+    let first = submit_all(&batcher, [item(1, Behavior::Succeed)]).await;
     let deadline = Instant::now() + Duration::from_secs(1);
     let (waits, b) = (batcher.clone(), batcher.clone());
-    let late = tokio::spawn(async move { waits.submit(item(2, Does::Succeed), Some(deadline)).await });
-    let unwanted = tokio::spawn(async move { b.submit(item(3, Does::Succeed), None).await });
+    let late = tokio::spawn(async move { waits.submit(item(2, Behavior::Succeed), Some(deadline)).await });
+    let unwanted = tokio::spawn(async move { b.submit(item(3, Behavior::Succeed), None).await });
     tokio::time::sleep(Duration::from_secs(2)).await;
     unwanted.abort();
-    let last = submit_all(&batcher, [item(4, Does::Succeed)]).await;
-    store.go_on();
-    assert!(matches!(late.await.unwrap(), Err(Refused::Late)));
+    let last = submit_all(&batcher, [item(4, Behavior::Succeed)]).await;
+    store.unblock();
+    assert!(matches!(late.await.unwrap(), Err(SubmitError::Expired)));
     first.join_all().await;
     last.join_all().await;
     let committed = store.committed.lock().unwrap().clone();
@@ -296,31 +308,31 @@ async fn what_is_late_or_unwanted_when_its_turn_comes_is_not_begun() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_and_begins_nothing() {
+async fn a_full_queue_rejects_items_without_executing_them() {
     let limits = Limits {
         waiting: 2,
         ..Limits::default()
     };
-    let store = Store::held_up();
+    let store = Store::blocked();
     let batcher = batcher(&store, limits);
-    let submitted = submit_all(&batcher, (0..3).map(|number| item(number, Does::Succeed))).await;
-    let refused = batcher.submit(item(9, Does::Succeed), None).await;
-    assert!(matches!(refused, Err(Refused::Full)));
-    store.go_on();
+    let submitted = submit_all(&batcher, (0..3).map(|number| item(number, Behavior::Succeed))).await;
+    let refused = batcher.submit(item(9, Behavior::Succeed), None).await;
+    assert!(matches!(refused, Err(SubmitError::Full)));
+    store.unblock();
     submitted.join_all().await;
     assert_eq!(store.committed.lock().unwrap().iter().flatten().count(), 3);
 }
 
 #[tokio::test]
-async fn the_drain_waits_for_all_that_is_queued_though_the_callers_have_begun_to_leave() {
-    let store = Store::held_up();
+async fn the_drain_waits_for_the_running_transaction_after_its_callers_are_gone() {
+    let store = Store::blocked();
     let tasks = Tasks::new(CancellationToken::new());
     let batcher = Batcher::new(store.clone(), Limits::default(), tasks.clone());
-    let mut submitted = submit_all(&batcher, (0..8).map(|number| item(number, Does::Succeed))).await;
-    // The first runs: it is finished though nobody waits for it.
+    let mut submitted = submit_all(&batcher, (0..8).map(|number| item(number, Behavior::Succeed))).await;
+    // The first is running: it is finished although its caller is gone.
     submitted.abort_all();
     while submitted.join_next().await.is_some() {}
-    store.go_on();
+    store.unblock();
     assert!(tasks.finished_within(Duration::from_secs(10)).await);
     assert_eq!(store.sizes(), [1]);
 }

@@ -17,14 +17,14 @@ fn submit(id: &str) -> SubmitClaimRequest {
     }
 }
 
-async fn carried_out<F>(
+async fn run<F>(
     requests: Vec<SubmitClaimRequest>,
     handle: impl Fn(SubmitClaimRequest) -> F + Send + 'static,
 ) -> Vec<Outcome<SubmitClaimResponse>>
 where
     F: Future<Output = Outcome<SubmitClaimResponse>> + Send + 'static,
 {
-    carry_out(
+    execute(
         Request::new(requests),
         move |request: Request<SubmitClaimRequest>| handle(request.into_inner()),
     )
@@ -37,7 +37,7 @@ fn reason(outcome: &Outcome<SubmitClaimResponse>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_request_has_the_outcome_that_it_would_have_alone() {
+async fn each_request_has_the_outcome_of_a_call_of_its_own() {
     let (good, known, refused) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
     let ids = [
         good.to_string(),
@@ -45,7 +45,7 @@ async fn each_request_has_the_outcome_that_it_would_have_alone() {
         known.to_string(),
         refused.to_string(),
     ];
-    let outcomes = carried_out(
+    let outcomes = run(
         ids.iter().map(|id| submit(id)).collect(),
         move |request| async move {
             match request.id {
@@ -63,20 +63,20 @@ async fn each_request_has_the_outcome_that_it_would_have_alone() {
     let details = invalid.get_error_details();
     assert_eq!(details.bad_request().unwrap().field_violations[0].field, "id");
     assert_eq!(reason(&outcomes[3]), "WRONG_STATE");
-    let told = results(outcomes, |result, replayed| (result.is_ok(), replayed));
+    let replays = results(outcomes, |result, replayed| (result.is_ok(), replayed));
     assert_eq!(
-        told,
+        replays,
         [(true, false), (false, false), (true, true), (false, false)]
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_takes_long_keeps_no_other_waiting_and_is_finished() {
+async fn a_slow_request_does_not_delay_the_others_and_is_finished() {
     let slow = Uuid::new_v4();
     let (finished, mut finish) = tokio::sync::mpsc::unbounded_channel();
     let ids = [slow, Uuid::new_v4(), Uuid::new_v4()];
     let began = Instant::now();
-    let outcomes = carried_out(
+    let outcomes = run(
         ids.iter().map(|id| submit(&id.to_string())).collect(),
         move |request| {
             let finished = finished.clone();
@@ -92,14 +92,14 @@ async fn one_that_takes_long_keeps_no_other_waiting_and_is_finished() {
     .await;
     assert_eq!(reason(&outcomes[0]), STILL_RUNNING);
     assert!(outcomes[1].is_ok() && outcomes[2].is_ok());
-    assert_eq!(began.elapsed(), PATIENCE);
+    assert_eq!(began.elapsed(), STRAGGLER_TIMEOUT);
     assert_eq!(finish.recv().await, Some(slow.to_string()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_are_all_slow_are_waited_for() {
     let ids = [Uuid::new_v4(), Uuid::new_v4()];
-    let outcomes = carried_out(
+    let outcomes = run(
         ids.iter().map(|id| submit(&id.to_string())).collect(),
         |_| async {
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -111,7 +111,7 @@ async fn requests_that_are_all_slow_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_one_is_waited_for_where_all_are() {
+async fn execute_all_waits_for_slow_requests() {
     let slow = Uuid::new_v4();
     let ids = [slow, Uuid::new_v4()];
     let requests = ids
@@ -125,13 +125,13 @@ async fn a_slow_one_is_waited_for_where_all_are() {
         }
         Ok(Response::new(SubmitClaimResponse::default()))
     };
-    let outcomes = carry_out_all(Request::new(requests.collect()), request_id, handle).await;
+    let outcomes = execute_all(Request::new(requests.collect()), request_id, handle).await;
     assert!(outcomes[0].is_ok() && outcomes[1].is_ok());
     assert_eq!(reason(&outcomes[2]), "INVALID_REQUEST");
 }
 
 #[tokio::test]
-async fn other_work_gets_on_while_many_requests_begin() {
+async fn other_tasks_run_while_many_requests_start() {
     let turns = Arc::new(AtomicUsize::new(0));
     let counted = turns.clone();
     let other = tokio::spawn(async move {
@@ -147,7 +147,7 @@ async fn other_work_gets_on_while_many_requests_begin() {
         begun.lock().unwrap().push(turns.load(Ordering::Relaxed));
         async { Ok(Response::new(SubmitClaimResponse::default())) }
     };
-    let outcomes = carry_out_all(Request::new(requests), request_id, handle).await;
+    let outcomes = execute_all(Request::new(requests), request_id, handle).await;
     other.abort();
     assert!(outcomes.iter().all(Result::is_ok));
     let begun = begun.into_inner().unwrap();
@@ -155,11 +155,11 @@ async fn other_work_gets_on_while_many_requests_begin() {
 }
 
 #[test]
-fn a_status_is_the_same_after_its_way_as_a_message() {
-    let status = status::exhausted("QUEUE_FULL", "too many requests wait", PATIENCE);
+fn a_status_survives_encoding_as_a_message() {
+    let status = status::resource_exhausted("QUEUE_FULL", "too many requests are waiting", STRAGGLER_TIMEOUT);
     let back = from_message(&to_message(&status));
     assert_eq!((back.code(), back.message()), (status.code(), status.message()));
     let details = back.get_error_details();
     assert_eq!(details.error_info().unwrap().reason, "QUEUE_FULL");
-    assert_eq!(details.retry_info().unwrap().retry_delay, Some(PATIENCE));
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(STRAGGLER_TIMEOUT));
 }

@@ -1,4 +1,4 @@
-//! The settings as they came out, and where each value came from.
+//! The merged settings, and the origin of each value.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,14 +10,14 @@ use super::{
 };
 use crate::Violations;
 
-/// Settings after all sources were merged, with everything that is wrong with them. Prints as TOML, secrets
-/// redacted, each line with its origin.
+/// Settings merged from all sources, with all violations. Prints as TOML, secrets redacted, each line with its
+/// origin.
 #[derive(Debug)]
 pub struct Effective<S> {
     settings: S,
     origins: BTreeMap<String, Origin>,
     violations: Violations,
-    /// How many of the violations, the first ones, are of what could not be read at all.
+    /// How many violations, from the first on, concern values that could not be read.
     unread: usize,
 }
 
@@ -25,31 +25,31 @@ impl<S> Effective<S> {
     /// The settings.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
+    /// All violations.
     pub fn into_settings(self) -> Result<S, Violations> {
         self.violations.into_result().map(|()| self.settings)
     }
 
-    /// The settings, for somebody who uses those of one section alone: what is wrong elsewhere is none of their
-    /// business. A setting that nobody knows is, since it may have been meant for the section.
+    /// The settings, for code that uses one section only: violations in other sections are ignored. Unknown
+    /// settings are not, because they may be misspelled settings of this section.
     ///
     /// # Errors
-    /// What is wrong with the section, and with what could not be read.
-    pub fn into_settings_of(mut self, section: &str) -> Result<S, Violations> {
-        let (unread, own) = (self.unread, format!("{section}."));
+    /// Violations in the section, and values that could not be read.
+    pub fn into_settings_for(mut self, section: &str) -> Result<S, Violations> {
+        let (unread, section) = (self.unread, format!("{section}."));
         self.violations
-            .keep(|index, field| index < unread || field.starts_with(&own));
+            .retain(|index, field| index < unread || field.starts_with(&section));
         self.into_settings()
     }
 
-    /// Everything that is wrong.
+    /// All violations.
     pub fn violations(&self) -> &Violations {
         &self.violations
     }
 }
 
-/// Reads the merged tree. A value that cannot be read is reported and read as its default, so that the rest
-/// is still checked.
+/// Deserializes the merged tree. A value that cannot be read is reported and replaced by its default, so that the
+/// rest is still checked.
 pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations) -> Effective<S> {
     let settings = loop {
         let error = match serde_path_to_error::deserialize::<_, S>(merged.values.clone()) {
@@ -57,8 +57,8 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
             Err(error) => error,
         };
         let path = segments(error.path());
-        // Text under a setting without a default may have meant a number or a switch.
-        if let Some(Value::String(text)) = merged.at(&path) {
+        // A setting without a default has no known type, so text may stand for a number or a boolean.
+        if let Some(Value::String(text)) = merged.get(&path) {
             let value = tree::scalar(text);
             if !value.is_string() {
                 let origin = merged
@@ -73,7 +73,7 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
         let origin = origin(&merged.origins, &path.join("."));
         violations.add(
             path.join("."),
-            format!("{} ({origin})", bounded(&error.inner().to_string())),
+            format!("{} ({origin})", with_bounds(&error.inner().to_string())),
         );
         if !merged.reset(&path) {
             break S::default();
@@ -91,8 +91,8 @@ pub(super) fn build<S: Settings>(mut merged: Merged, mut violations: Violations)
     }
 }
 
-/// The reader names a Rust type where it expects a whole number: its bounds are what helps.
-fn bounded(reason: &str) -> String {
+/// The deserializer names a Rust type where it expects a whole number; the type's bounds are more helpful.
+fn with_bounds(reason: &str) -> String {
     for (kind, least, most) in [
         ("u8", "0", u8::MAX.to_string()),
         ("u16", "0", u16::MAX.to_string()),
@@ -124,7 +124,7 @@ fn segments(path: &serde_path_to_error::Path) -> Vec<String> {
         .collect()
 }
 
-/// Who set the value at `path`, or the table above it.
+/// The source of the value at `path`, or of the table above it.
 fn origin(origins: &BTreeMap<String, Origin>, path: &str) -> Origin {
     let mut at = path;
     loop {
@@ -145,19 +145,22 @@ impl<S: Settings> fmt::Display for Effective<S> {
     }
 }
 
-/// Every text without the secrets of the URLs in it, whatever the setting is meant for.
+/// Masks the secrets of URLs in every text, for every setting.
 fn masked(value: &Value) -> Value {
     match value {
         Value::String(text) => Value::String(crate::masked(text).into_owned()),
         Value::Array(items) => {
             let is_url = |item: &Value| item.as_str().is_some_and(|text| text.contains("://"));
             let holds_urls = items.iter().any(is_url);
-            // A comma in a password has divided it.
+            // The rest of a password that contains a comma.
             let is_rest =
                 |item: &Value| item.as_str().is_some_and(|text| text.contains('@')) && !is_url(item);
-            let shown = |item: &Value| match holds_urls && is_rest(item) {
-                true => Value::from("***"),
-                false => masked(item),
+            let shown = |item: &Value| {
+                if holds_urls && is_rest(item) {
+                    Value::from("***")
+                } else {
+                    masked(item)
+                }
             };
             Value::Array(items.iter().map(shown).collect())
         }

@@ -30,7 +30,7 @@ impl Default for Shop {
             address_file: None,
             grpc: server::Settings::default(),
             probe: health::Settings::default(),
-            database: postgres::Settings::of("shop"),
+            database: postgres::Settings::for_service("shop"),
             auth: auth::Settings {
                 jwks_file: Some("jwks.json".into()),
                 ..auth::Settings::default()
@@ -139,7 +139,7 @@ fn flags_win_over_the_environment_that_over_the_file_and_that_over_defaults() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once() {
+fn all_violations_are_reported_together() {
     let file = file("window = 5\nwindow_s = 7200\n[grpc]\nlisten = \"nowhere\"\nmax_in_flight = 0\n");
     let effective = load::<Shop>(
         "shop",
@@ -179,7 +179,7 @@ fn an_unknown_setting_names_the_nearest_one_wherever_it_comes_from() {
             &["databse.url=x", "zzz=1"],
         ),
     );
-    let told = effective.violations().to_string();
+    let violations = effective.violations().to_string();
     for text in [
         "databse: is not a setting, did you mean database? (file)",
         "grpc.max_in_fligth: is not a setting, did you mean grpc.max_in_flight? (file)",
@@ -188,7 +188,7 @@ fn an_unknown_setting_names_the_nearest_one_wherever_it_comes_from() {
         "databse.url: is not a setting, did you mean database.url? (flag)",
         "zzz: is not a setting (flag)",
     ] {
-        assert!(told.contains(text), "{text} is not in {told}");
+        assert!(violations.contains(text), "{text} is not in {violations}");
     }
 }
 
@@ -196,16 +196,19 @@ fn an_unknown_setting_names_the_nearest_one_wherever_it_comes_from() {
 fn a_number_that_a_setting_cannot_hold_is_refused_with_its_bounds() {
     let flags = ["grpc.max_in_flight=-1", "window_s=5000000000", "retries=many"];
     let effective = load::<Shop>("shop", &sources(None, &[], &flags));
-    let told = effective.violations().to_string();
+    let violations = effective.violations().to_string();
     for setting in ["grpc.max_in_flight", "window_s", "retries"] {
-        assert!(told.contains(setting), "{told}");
+        assert!(violations.contains(setting), "{violations}");
     }
     assert_eq!(
-        told.matches("must be a whole number from 0 to ").count(),
+        violations.matches("must be a whole number from 0 to ").count(),
         3,
-        "{told}"
+        "{violations}"
     );
-    assert!(!told.contains("u32") && !told.contains("usize"), "{told}");
+    assert!(
+        !violations.contains("u32") && !violations.contains("usize"),
+        "{violations}"
+    );
 }
 
 #[test]
@@ -251,7 +254,7 @@ fn secrets_are_read_and_never_printed() {
 }
 
 #[test]
-fn a_file_that_is_missing_or_no_toml_is_a_violation() {
+fn a_missing_or_invalid_file_is_a_violation() {
     assert_eq!(
         fields(&load::<Shop>(
             "shop",
@@ -288,11 +291,11 @@ fn a_section_that_is_left_out_by_default_can_be_set_key_by_key() {
 }
 
 #[test]
-fn whoever_uses_one_section_is_not_bothered_with_the_others() {
+fn settings_for_one_section_ignore_violations_in_others() {
     let wrong = |text: &str| {
         let file = file(text);
         let effective = load::<Shop>("shop", &sources(Some(file.path()), &[], &[]));
-        let of_database = effective.into_settings_of("database");
+        let of_database = effective.into_settings_for("database");
         of_database.err().map(|violations| violations.to_string())
     };
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The tree of settings while the sources are laid over one another.
+//! The tree of settings while sources are merged.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::Origin;
 use crate::Violations;
 
-/// The values so far, and who set each one.
+/// The merged values, and the source of each.
 pub(super) struct Merged {
     pub(super) defaults: Value,
     pub(super) values: Value,
@@ -23,13 +23,13 @@ impl Merged {
         }
     }
 
-    /// Lays the tables of a file over the tree.
-    pub(super) fn file(&mut self, values: Value, violations: &mut Violations) {
+    /// Merges the tables of a file.
+    pub(super) fn merge_file(&mut self, values: Value, violations: &mut Violations) {
         let defaults = self.defaults.clone();
-        self.lay(&defaults, values, &mut Vec::new(), violations);
+        self.merge(&defaults, values, &mut Vec::new(), violations);
     }
 
-    fn lay(&mut self, default: &Value, value: Value, path: &mut Vec<String>, violations: &mut Violations) {
+    fn merge(&mut self, default: &Value, value: Value, path: &mut Vec<String>, violations: &mut Violations) {
         let (Value::Object(known), Value::Object(given)) = (default, value.clone()) else {
             return self.set(path, value, Origin::File);
         };
@@ -39,32 +39,38 @@ impl Merged {
         for (key, value) in given {
             path.push(key.clone());
             match known.get(&key) {
-                Some(default) => self.lay(default, value, path, violations),
-                None => violations.add(path.join("."), self.unknown(path, &Origin::File)),
+                Some(default) => self.merge(default, value, path, violations),
+                None => violations.add(path.join("."), self.describe_unknown(path, &Origin::File)),
             }
             path.pop();
         }
     }
 
-    /// Sets one value that came as text, read as the default's type says.
-    pub(super) fn text(&mut self, path: &[String], text: &str, origin: Origin, violations: &mut Violations) {
+    /// Sets one value given as text, parsed according to the default's type.
+    pub(super) fn set_text(
+        &mut self,
+        path: &[String],
+        text: &str,
+        origin: Origin,
+        violations: &mut Violations,
+    ) {
         match self.kind(path) {
-            Some(kind) => self.set(path, read(text, kind), origin),
-            None => violations.add(path.join("."), self.unknown(path, &origin)),
+            Some(kind) => self.set(path, parse(text, kind), origin),
+            None => violations.add(path.join("."), self.describe_unknown(path, &origin)),
         }
     }
 
-    /// What is said of a path that is none, with the setting or section that was probably meant.
-    fn unknown(&self, path: &[String], origin: &Origin) -> String {
+    /// The error for an unknown path, with the setting or section that was probably meant.
+    fn describe_unknown(&self, path: &[String], origin: &Origin) -> String {
         let mut known = Vec::new();
-        list(&self.defaults, "", &mut known);
+        list_paths(&self.defaults, "", &mut known);
         let typed = path.join(".");
-        let alike = known.iter().map(|name| (strsim::jaro(&typed, name), name));
-        let nearest = alike
-            .filter(|(likeness, _)| *likeness > ALIKE)
+        let similar = known.iter().map(|name| (strsim::jaro(&typed, name), name));
+        let nearest = similar
+            .filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
             .max_by(|(one, _), (other, _)| one.total_cmp(other));
         match nearest {
-            // A section, or a setting that has the typed one as a section.
+            // A section, or a setting that has the given path as its section.
             Some((_, name)) if *name == typed => format!("is a section, not a setting ({origin})"),
             Some((_, name)) => format!("is not a setting, did you mean {name}? ({origin})"),
             None => format!("is not a setting ({origin})"),
@@ -78,12 +84,12 @@ impl Merged {
             match at {
                 Value::Object(table) if table.is_empty() => return Some(&Value::Null),
                 Value::Object(table) => at = table.get(key)?,
-                // A section that is left out by default; its reader knows its keys.
+                // A section that is absent by default; the deserializer knows its keys.
                 Value::Null => return Some(&Value::Null),
                 _ => return None,
             }
         }
-        // A whole section cannot be written as one text.
+        // A whole section cannot be given as text.
         if at.as_object().is_some_and(|table| !table.is_empty()) {
             None
         } else {
@@ -104,12 +110,12 @@ impl Merged {
         self.origins.insert(path.join("."), origin);
     }
 
-    /// The value that stands at a dotted path.
-    pub(super) fn at(&self, path: &[String]) -> Option<&Value> {
+    /// The value at a dotted path.
+    pub(super) fn get(&self, path: &[String]) -> Option<&Value> {
         path.iter().try_fold(&self.values, |at, key| at.get(key))
     }
 
-    /// Puts the default back at the deepest part of `path` that has one; false when it stood there already.
+    /// Restores the default at the deepest part of `path` that has one; false if it was already there.
     pub(super) fn reset(&mut self, path: &[String]) -> bool {
         for depth in (1..=path.len()).rev() {
             let part = &path[..depth];
@@ -118,7 +124,7 @@ impl Merged {
                 .try_fold(&self.defaults, |at, key| at.get(key))
                 .cloned();
             if let Some(default) = default {
-                let changed = self.at(part) != Some(&default);
+                let changed = self.get(part) != Some(&default);
                 self.set(part, default, Origin::Default);
                 return changed;
             }
@@ -127,24 +133,24 @@ impl Merged {
     }
 }
 
-/// How alike two names must be for one to be named for the other; what clap takes for its own hints.
-const ALIKE: f64 = 0.7;
+/// Least similarity (Jaro) for suggesting a name; the same as clap's.
+const MIN_SIMILARITY: f64 = 0.7;
 
 /// The dotted paths of all sections and settings.
-fn list(value: &Value, path: &str, known: &mut Vec<String>) {
+fn list_paths(value: &Value, path: &str, known: &mut Vec<String>) {
     let Value::Object(table) = value else { return };
     for (key, value) in table {
         let path = match path {
             "" => key.clone(),
             path => format!("{path}.{key}"),
         };
-        list(value, &path, known);
+        list_paths(value, &path, known);
         known.push(path);
     }
 }
 
-/// A value of no known type stays text until its reader refuses it.
-fn read(text: &str, kind: &Value) -> Value {
+/// A value of unknown type stays text; the deserializer decides.
+fn parse(text: &str, kind: &Value) -> Value {
     match kind {
         Value::Bool(_) | Value::Number(_) => scalar(text),
         Value::Array(_) if text.trim_start().starts_with('[') => scalar(text),
@@ -157,7 +163,7 @@ fn read(text: &str, kind: &Value) -> Value {
     }
 }
 
-/// Text as a TOML value; text that is none stays text.
+/// Parses text as a TOML value; other text stays text.
 pub(super) fn scalar(text: &str) -> Value {
     format!("value = {text}")
         .parse::<toml::Table>()

@@ -1,9 +1,9 @@
-//! What a field of an enum may be, by name: the rules of the contract know numbers, which nobody sends.
+//! Describes the valid values of an enum field by name; the contract's rules contain numbers only.
 
 use prost_reflect::EnumDescriptor;
 
-/// `must be one of PAYMENT_PURPOSE_SHARE, PAYMENT_PURPOSE_BALANCE`. Zero is what a field is that is left out, and is no name
-/// to send.
+/// `must be one of PAYMENT_PURPOSE_SHARE, PAYMENT_PURPOSE_BALANCE`. Zero means that the field is missing, so it is
+/// not listed.
 pub(super) fn must_be(values: &EnumDescriptor) -> String {
     let given = values.values().filter(|value| value.number() != 0);
     let names: Vec<String> = given.map(|value| value.name().to_owned()).collect();
@@ -14,9 +14,9 @@ pub(super) fn must_be(values: &EnumDescriptor) -> String {
 mod tests {
     use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 
-    use super::super::{POOL, broken_rules, limits};
+    use super::super::{POOL, collect_violations, limits};
 
-    /// The fields of enums of every message that a rule is about, or that none is.
+    /// All enum fields of the contracts' messages.
     fn fields() -> Vec<(FieldDescriptor, prost_reflect::EnumDescriptor)> {
         let ours = |package: &str| {
             ["order.", "payment.", "claims.", "ops."]
@@ -34,40 +34,40 @@ mod tests {
             .collect()
     }
 
-    fn told(field: &FieldDescriptor, number: i32) -> Option<String> {
+    fn violation_of(field: &FieldDescriptor, number: i32) -> Option<String> {
         let mut message = DynamicMessage::new(field.parent_message().clone());
         message.set_field(field, Value::EnumNumber(number));
-        let violations = broken_rules(message).unwrap();
+        let violations = collect_violations(message).unwrap();
         let of_field = violations
             .iter()
             .filter(|violation| violation.field == field.name());
-        let told: Vec<String> = of_field.map(|violation| violation.description.clone()).collect();
-        assert!(told.len() <= 1, "{}: {told:?}", field.full_name());
-        told.into_iter().next()
+        let descriptions: Vec<String> = of_field.map(|violation| violation.description.clone()).collect();
+        assert!(descriptions.len() <= 1, "{}: {descriptions:?}", field.full_name());
+        descriptions.into_iter().next()
     }
 
     #[test]
-    fn an_enum_that_is_left_out_or_unknown_is_told_the_names_it_may_have() {
+    fn a_missing_or_unknown_enum_value_is_reported_with_the_valid_names() {
         let mut left_out = 0;
         for (field, values) in fields() {
             let names = super::must_be(&values);
             assert_eq!(
-                told(&field, 9_999).as_ref(),
+                violation_of(&field, 9_999).as_ref(),
                 Some(&names),
                 "{}",
                 field.full_name()
             );
-            if let Some(told) = told(&field, 0) {
-                assert_eq!(told, names, "{}", field.full_name());
+            if let Some(description) = violation_of(&field, 0) {
+                assert_eq!(description, names, "{}", field.full_name());
                 left_out += 1;
             }
         }
         assert!(left_out >= 6, "only {left_out} fields of enums must be set");
     }
 
-    /// Were another number refused, its name would be told all the same.
+    /// The description lists all names except zero, so no rule may exclude another value.
     #[test]
-    fn no_number_but_zero_is_refused_of_those_that_are_defined() {
+    fn of_the_defined_numbers_only_zero_is_rejected() {
         for (field, _) in fields() {
             let refused = limits::rule(&field, &["enum", "not_in"]);
             let refused = refused

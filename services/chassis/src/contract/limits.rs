@@ -1,4 +1,4 @@
-//! What holds for every field of every message, beside the rules that the field has of its own in the contract.
+//! Limits that apply to every field of every message, in addition to the field's own rules in the contract.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -8,31 +8,31 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessag
 use super::{
     POOL, enums,
     text::{self, Lines},
-    well_formed,
+    well_known_types,
 };
 
-/// The longest text without a rule of its own, in characters; each takes up to four bytes.
+/// Longest string without a rule of its own, in characters of up to four bytes.
 const MAX_CHARS: usize = 1_000;
-/// The longest `bytes` without a rule of its own.
+/// Longest `bytes` without a rule of its own.
 const MAX_BYTES: usize = 64 * 1024;
-/// The longest list or map without a rule of its own.
+/// Longest list or map without a rule of its own.
 const MAX_ITEMS: usize = 1_000;
-/// Faults that are collected at most; a caller that has more mends these first.
-const MAX_FAULTS: usize = 200;
+/// Violations reported for one message.
+const MAX_VIOLATIONS: usize = 200;
 
-/// A field and what is wrong with it.
-pub(super) struct Fault {
+/// A field and what it must be.
+pub(super) struct FieldViolation {
     pub(super) path: String,
     pub(super) description: String,
 }
 
-/// The bounds of one field, by its full name.
+/// The limits of each field, by full name.
 static FIELDS: LazyLock<HashMap<String, Limits>> = LazyLock::new(|| {
     let fields = POOL
         .all_messages()
         .flat_map(|message| message.fields().collect::<Vec<_>>());
     fields
-        .map(|field| (field.full_name().to_owned(), Limits::of(&field)))
+        .map(|field| (field.full_name().to_owned(), Limits::from_field(&field)))
         .collect()
 });
 
@@ -43,7 +43,7 @@ struct Limits {
     max_bytes: usize,
     max_items: usize,
     max_encoded_bytes: usize,
-    /// The items are requests, each of which is checked by itself.
+    /// The items are requests that are validated one by one.
     skips_items: bool,
 }
 
@@ -60,8 +60,8 @@ impl Limits {
         skips_items: false,
     };
 
-    /// A field's own rule of its length goes before the default; the validator checks it then.
-    fn of(field: &FieldDescriptor) -> Limits {
+    /// A rule of the field's own replaces the default limit; the validator checks it.
+    fn from_field(field: &FieldDescriptor) -> Limits {
         let own = |path: &[&str]| rule(field, path);
         let is_bounded = |kind: &str, rules: &[&str]| {
             rules.iter().any(|name| {
@@ -103,7 +103,7 @@ fn option(field: &FieldDescriptor, name: &str) -> Option<Value> {
         .then(|| options.get_extension(&extension).into_owned())
 }
 
-/// A value within the field's rules, if it is set.
+/// A value in the field's rules, if set.
 pub(super) fn rule(field: &FieldDescriptor, path: &[&str]) -> Option<Value> {
     let mut value = option(field, "buf.validate.field")?;
     for name in path {
@@ -117,22 +117,24 @@ pub(super) fn rule(field: &FieldDescriptor, path: &[&str]) -> Option<Value> {
     Some(value)
 }
 
-/// Cuts lists that are too long to one item more than they may have, so that the cost of checking a message is bounded
-/// and the rule about their length still fails. What else is wrong is told in the order of the fields.
-pub(super) fn check(message: &mut DynamicMessage) -> Vec<Fault> {
-    let mut walk = Walk { faults: Vec::new() };
-    walk.message(message, &mut String::new());
-    walk.faults
+/// Truncates lists that are too long to one item more than their limit: this bounds the cost of validation, and
+/// the rule about their length still fails. Other violations are reported in the order of the fields.
+pub(super) fn check(message: &mut DynamicMessage) -> Vec<FieldViolation> {
+    let mut checker = Checker {
+        violations: Vec::new(),
+    };
+    checker.message(message, &mut String::new());
+    checker.violations
 }
 
-struct Walk {
-    faults: Vec<Fault>,
+struct Checker {
+    violations: Vec<FieldViolation>,
 }
 
-impl Walk {
+impl Checker {
     fn add(&mut self, path: &str, description: impl Into<String>) {
-        if self.faults.len() < MAX_FAULTS {
-            self.faults.push(Fault {
+        if self.violations.len() < MAX_VIOLATIONS {
+            self.violations.push(FieldViolation {
                 path: path.to_owned(),
                 description: description.into(),
             });
@@ -140,7 +142,7 @@ impl Walk {
     }
 
     fn message(&mut self, message: &mut DynamicMessage, path: &mut String) {
-        match well_formed::check(message) {
+        match well_known_types::check(message) {
             Some(Ok(())) => return,
             Some(Err(fault)) => return self.add(path, fault),
             None => {}
@@ -216,7 +218,7 @@ impl Walk {
             }
             Value::F32(number) if !number.is_finite() => self.add(path, "must be a finite number"),
             Value::F64(number) if !number.is_finite() => self.add(path, "must be a finite number"),
-            // PostgreSQL's bigint has no more.
+            // The range of PostgreSQL's bigint.
             Value::U64(number) if i64::try_from(*number).is_err() => {
                 self.add(path, "must be at most 9,223,372,036,854,775,807");
             }
@@ -244,12 +246,12 @@ impl Walk {
                 format!("must be at most {} characters", grouped(limits.max_chars)),
             );
         }
-        if let Some(refusal) = text::refusal(text, limits.lines) {
-            self.add(path, refusal);
+        if let Some(violation) = text::violation(text, limits.lines) {
+            self.add(path, violation);
         }
     }
 
-    /// What an Any holds keeps the same rules, if its type is in the contract.
+    /// The message in an Any is checked by the same limits, if its type is in the contract.
     fn any(&mut self, any: &DynamicMessage, path: &mut String) {
         let type_url = any.get_field_by_name("type_url");
         let value = any.get_field_by_name("value");
@@ -274,7 +276,7 @@ impl Walk {
 
 fn shown_key(key: &MapKey) -> String {
     match key {
-        MapKey::String(key) => format!("{:?}", text::shown(key, 50)),
+        MapKey::String(key) => format!("{:?}", text::sanitized(key, 50)),
         MapKey::Bool(key) => key.to_string(),
         MapKey::I32(key) => key.to_string(),
         MapKey::I64(key) => key.to_string(),
@@ -283,7 +285,7 @@ fn shown_key(key: &MapKey) -> String {
     }
 }
 
-/// 65536 as 65,536.
+/// Formats 65536 as 65,536.
 pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);

@@ -1,4 +1,4 @@
-//! What a text may hold, wherever it comes from: a field, a header, a token.
+//! Which characters a text may contain: in fields, headers and tokens.
 
 use std::borrow::Cow;
 
@@ -11,13 +11,13 @@ pub(crate) enum Lines {
     Several,
 }
 
-/// What is wrong with a text, in words; `None` when nothing is.
+/// What is wrong with a text; `None` if it is valid.
 ///
-/// Refused are control characters (C0 with NUL, DEL, C1), because logs, terminals, XML and PostgreSQL cannot keep
-/// them; bidirectional embeddings, overrides and isolates, because they change how the text around them is shown; and
-/// noncharacters, because XML cannot hold them. Line ends and tabs are taken in texts of several lines. The
-/// bidirectional marks U+200E, U+200F and U+061C, which Arabic and Hebrew texts need, and joiners are taken.
-pub(crate) fn refusal(text: &str, lines: Lines) -> Option<String> {
+/// Not allowed are control characters (C0 with NUL, DEL, C1), because logs, terminals, XML and PostgreSQL cannot
+/// store them; bidirectional embeddings, overrides and isolates, because they change how the surrounding text is
+/// displayed; and noncharacters, because XML cannot contain them. Texts of several lines may contain line ends and
+/// tabs. The bidirectional marks U+200E, U+200F and U+061C, which Arabic and Hebrew need, and joiners are allowed.
+pub(crate) fn violation(text: &str, lines: Lines) -> Option<String> {
     let refused = text.chars().find(|&c| !is_allowed(c, lines))?;
     let code = u32::from(refused);
     Some(match (refused, lines) {
@@ -39,7 +39,7 @@ fn is_allowed(c: char, lines: Lines) -> bool {
     }
 }
 
-/// Embeddings, overrides and isolates, and what ends them.
+/// Embeddings, overrides and isolates, and their terminators.
 fn is_bidirectional_control(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -48,11 +48,11 @@ fn is_noncharacter(c: char) -> bool {
     matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe
 }
 
-/// A text that can be kept, logged and echoed: one line of at most `max_chars` characters, a longer one cut and
-/// ended with "…". What a text may not hold is replaced by U+FFFD.
-pub(crate) fn shown(text: &str, max_chars: usize) -> Cow<'_, str> {
+/// Makes a text safe to store, log and echo: one line of at most `max_chars` characters, truncated with "…".
+/// Characters that are not allowed are replaced by U+FFFD.
+pub(crate) fn sanitized(text: &str, max_chars: usize) -> Cow<'_, str> {
     let is_cut = text.len() > max_chars && text.chars().nth(max_chars).is_some();
-    if !is_cut && refusal(text, Lines::One).is_none() {
+    if !is_cut && violation(text, Lines::One).is_none() {
         return Cow::Borrowed(text);
     }
     let kept = if is_cut {
@@ -83,10 +83,10 @@ mod tests {
         for code in (0..0x20).chain(0x7f..0xa0) {
             let c = char::from_u32(code).unwrap();
             let text = format!("a{c}b");
-            assert!(refusal(&text, Lines::One).is_some(), "U+{code:04X}");
+            assert!(violation(&text, Lines::One).is_some(), "U+{code:04X}");
             let is_line_end = matches!(c, '\n' | '\r' | '\t');
             assert_eq!(
-                refusal(&text, Lines::Several).is_none(),
+                violation(&text, Lines::Several).is_none(),
                 is_line_end,
                 "U+{code:04X}"
             );
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_the_text_around_it_or_is_no_character_is_refused() {
+    fn bidirectional_controls_and_noncharacters_are_rejected() {
         for c in [
             '\u{202e}',
             '\u{2066}',
@@ -103,13 +103,13 @@ mod tests {
             '\u{1fffe}',
             '\u{fdd0}',
         ] {
-            assert!(refusal(&c.to_string(), Lines::Several).is_some(), "{c:?}");
+            assert!(violation(&c.to_string(), Lines::Several).is_some(), "{c:?}");
         }
-        assert!(refusal("\u{2028}", Lines::One).is_some());
+        assert!(violation("\u{2028}", Lines::One).is_some());
     }
 
     #[test]
-    fn names_and_texts_of_all_scripts_are_taken() {
+    fn names_and_texts_of_all_scripts_are_accepted() {
         for text in [
             "José O'Neil",
             "محمد\u{200f} (ب)",
@@ -119,16 +119,16 @@ mod tests {
             "a\u{a0}b",
             "\u{fffd}",
         ] {
-            assert_eq!(refusal(text, Lines::One), None, "{text:?}");
+            assert_eq!(violation(text, Lines::One), None, "{text:?}");
         }
     }
 
     #[test]
-    fn what_is_shown_is_cut_and_clean_and_never_dropped() {
-        assert_eq!(shown("order.v1", 100), "order.v1");
-        assert_eq!(shown("abcdef", 6), "abcdef");
-        assert_eq!(shown("abcdefg", 6), "abcde…");
-        assert_eq!(shown("a\0b\nc", 6), "a\u{fffd}b\u{fffd}c");
-        assert_eq!(shown(&"ع".repeat(7), 6).chars().count(), 6);
+    fn sanitized_text_is_truncated_and_clean_and_never_dropped() {
+        assert_eq!(sanitized("order.v1", 100), "order.v1");
+        assert_eq!(sanitized("abcdef", 6), "abcdef");
+        assert_eq!(sanitized("abcdefg", 6), "abcde…");
+        assert_eq!(sanitized("a\0b\nc", 6), "a\u{fffd}b\u{fffd}c");
+        assert_eq!(sanitized(&"ع".repeat(7), 6).chars().count(), 6);
     }
 }

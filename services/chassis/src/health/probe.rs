@@ -1,4 +1,4 @@
-//! The probe port: plaintext, health and its reflection only, for kubelets that speak no TLS and carry no token.
+//! The probe port: plaintext, health and its reflection only, because kubelets use neither TLS nor a token.
 
 use std::{convert::Infallible, pin::pin, time::Duration};
 
@@ -13,22 +13,22 @@ use tonic::{body::Body, service::Routes};
 use tower::ServiceExt;
 
 use crate::server::{
-    Slots,
-    opening::{self, Opening, Reopened},
+    ConnectionLimit,
+    detect::{self, PrefixedIo, Protocol},
 };
 
-/// A connection that lasts longer is closed.
-const LONGEST: Duration = Duration::from_secs(3600);
-/// For the preface of HTTP/2.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// More than this many have no reason to be open. For a further one the oldest that has asked nothing is closed, or
-/// the oldest of all: a probe asks as soon as it is connected, and goes.
+/// Longest lifetime of a connection.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
+/// How long a peer may take to send the HTTP/2 preface.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Open connections at once. A further one replaces the oldest that has sent no request, or else the oldest: a
+/// probe sends its request at once and disconnects.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Answers probes by `routes`, through the drain too, until it is dropped.
+/// Answers probes with `routes`, also during the drain, until the future is dropped.
 pub(crate) async fn serve(listener: TcpListener, routes: Routes) {
-    // One address is as good as many: the kubelet's is the node's.
-    let slots = Slots::new(MAX_CONNECTIONS, MAX_CONNECTIONS + 1);
+    // No lower limit per address: all probes come from the node's address.
+    let limit = ConnectionLimit::new(MAX_CONNECTIONS, MAX_CONNECTIONS + 1);
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (tcp, address) = tokio::select! {
@@ -41,28 +41,28 @@ pub(crate) async fn serve(listener: TcpListener, routes: Routes) {
             },
             Some(_) = connections.join_next() => continue,
         };
-        // All of them are strangers: there is always one that goes.
-        let Some(slot) = slots.admit(address.ip()).await else {
+        // No connection is authenticated, so one can always be evicted.
+        let Some(permit) = limit.admit(address.ip()).await else {
             continue;
         };
         let routes = routes.clone();
         connections.spawn(async move {
-            let evicted = slot.connection.evicted.clone();
-            let connection = slot.connection.clone();
-            let answered = answer(tcp, routes, move || connection.called());
+            let evicted = permit.connection.evicted.clone();
+            let connection = permit.connection.clone();
+            let served = serve_connection(tcp, routes, move || connection.mark_called());
             tokio::select! {
-                _ = timeout(LONGEST, answered) => {}
+                _ = timeout(MAX_CONNECTION_AGE, served) => {}
                 () = evicted.cancelled() => {}
             }
-            drop(slot);
+            drop(permit);
         });
     }
 }
 
-async fn answer(mut tcp: TcpStream, routes: Routes, called: impl Fn()) {
+async fn serve_connection(mut tcp: TcpStream, routes: Routes, called: impl Fn()) {
     if !matches!(
-        timeout(HANDSHAKE, opening::read(&mut tcp)).await,
-        Ok(Ok(Opening::Http2))
+        timeout(PREFACE_TIMEOUT, detect::detect(&mut tcp)).await,
+        Ok(Ok(Protocol::Http2))
     ) {
         return;
     }
@@ -84,7 +84,7 @@ async fn answer(mut tcp: TcpStream, routes: Routes, called: impl Fn()) {
         .max_header_list_size(8 * 1024)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
-        .serve_connection(TokioIo::new(Reopened::new(tcp)), service);
-    // An error is the peer's way to go.
+        .serve_connection(TokioIo::new(PrefixedIo::new(tcp)), service);
+    // An error means that the peer has disconnected.
     let _ = pin!(connection).await;
 }

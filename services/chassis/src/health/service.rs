@@ -1,4 +1,5 @@
-//! `grpc.health.v1`, as its protocol says: an unknown service is NOT_FOUND to Check, and SERVICE_UNKNOWN to Watch.
+//! `grpc.health.v1`, following its protocol: an unknown service is NOT_FOUND for Check, and SERVICE_UNKNOWN for
+//! Watch.
 
 use std::pin::Pin;
 
@@ -15,7 +16,7 @@ use crate::contract::text;
 /// Longer than the name of any service.
 const MAX_SERVICE_CHARS: usize = 256;
 
-/// Answers for one process.
+/// The health service of one process.
 #[derive(Clone, Debug)]
 pub(crate) struct HealthService(pub(crate) Health);
 
@@ -27,7 +28,7 @@ impl health_server::Health for HealthService {
     ) -> Result<Response<HealthCheckResponse>, GrpcStatus> {
         match self.0.status(&request.get_ref().service) {
             Status::Unknown => Err(crate::status::not_found("service", &request.get_ref().service)),
-            known => Ok(Response::new(answer(known))),
+            known => Ok(Response::new(encode(known))),
         }
     }
 
@@ -37,18 +38,18 @@ impl health_server::Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, GrpcStatus> {
-        // Kept for as long as the caller watches; no service has a longer name.
-        let service = text::shown(&request.get_ref().service, MAX_SERVICE_CHARS).into_owned();
+        // Kept as long as the caller watches, so its length is bounded.
+        let service = text::sanitized(&request.get_ref().service, MAX_SERVICE_CHARS).into_owned();
         let state = self.0.watch();
-        // Says the state now and then each change of it, until the process closes its doors.
-        let changes = stream::unfold((state, service, None), |(mut state, service, said)| async move {
+        // Sends the current status and then each change, until the process closes its watches.
+        let changes = stream::unfold((state, service, None), |(mut state, service, last)| async move {
             loop {
                 let (status, closed) = {
                     let now = state.borrow_and_update();
                     (now.status(&service), now.is_closed())
                 };
-                if said != Some(status) {
-                    return Some((Ok(answer(status)), (state, service, Some(status))));
+                if last != Some(status) {
+                    return Some((Ok(encode(status)), (state, service, Some(status))));
                 }
                 if closed || state.changed().await.is_err() {
                     return None;
@@ -59,7 +60,7 @@ impl health_server::Health for HealthService {
     }
 }
 
-fn answer(status: Status) -> HealthCheckResponse {
+fn encode(status: Status) -> HealthCheckResponse {
     let status = match status {
         Status::Serving => ServingStatus::Serving,
         Status::NotServing => ServingStatus::NotServing,
@@ -77,7 +78,7 @@ mod tests {
 
     use super::{health_server::Health as _, *};
 
-    fn of(service: &str) -> Request<HealthCheckRequest> {
+    fn request(service: &str) -> Request<HealthCheckRequest> {
         Request::new(HealthCheckRequest {
             service: service.to_owned(),
         })
@@ -87,19 +88,19 @@ mod tests {
     async fn an_unknown_service_is_not_found_to_check_and_unknown_to_watch() {
         let service = HealthService(Health::new());
         assert_eq!(
-            service.check(of("nobody")).await.unwrap_err().code(),
+            service.check(request("nobody")).await.unwrap_err().code(),
             Code::NotFound
         );
-        let mut watch = service.watch(of("nobody")).await.unwrap().into_inner();
-        let said = watch.next().await.unwrap().unwrap();
-        assert_eq!(said.status(), ServingStatus::ServiceUnknown);
+        let mut watch = service.watch(request("nobody")).await.unwrap().into_inner();
+        let last = watch.next().await.unwrap().unwrap();
+        assert_eq!(last.status(), ServingStatus::ServiceUnknown);
     }
 
     #[tokio::test]
-    async fn a_watch_tells_each_change_and_ends_when_the_process_closes() {
+    async fn a_watch_sends_each_change_and_ends_when_the_process_closes() {
         let health = Health::new();
         let mut watch = HealthService(health.clone())
-            .watch(of("readiness"))
+            .watch(request("readiness"))
             .await
             .unwrap()
             .into_inner();

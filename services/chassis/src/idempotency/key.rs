@@ -1,4 +1,4 @@
-//! What makes two requests the same one.
+//! The idempotency key of a request.
 
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::status;
 
-/// A request's identity within a facility: its method, its `request_id`, and a fingerprint of all it says.
+/// Identifies a request within a facility: its method, its `request_id`, and a fingerprint of its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     pub(super) method: String,
@@ -17,11 +17,11 @@ pub struct Key {
 
 impl Key {
     /// The key of `message`, sent to `method` (`package.Service/Method`). The fingerprint is the SHA-256 of the
-    /// message encoded anew, so that unknown fields and the order on the wire do not count.
+    /// message encoded again, so unknown fields and the order of fields do not matter.
     ///
     /// # Errors
     /// INVALID_ARGUMENT when `request_id` is not a UUID.
-    pub fn of(method: &str, request_id: &str, message: &impl Message) -> Result<Key, Status> {
+    pub fn new(method: &str, request_id: &str, message: &impl Message) -> Result<Key, Status> {
         let request_id =
             Uuid::parse_str(request_id).map_err(|_| status::invalid_field("request_id", "must be a UUID"))?;
         let hash = Sha256::digest(message.encode_to_vec()).into();
@@ -37,12 +37,12 @@ impl Key {
         self.request_id
     }
 
-    /// The method that it was sent to: `package.Service/Method`.
+    /// The method: `package.Service/Method`.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The fingerprint of all that the request says, to be kept beside what it made.
+    /// The fingerprint of the request's content, to be stored with what it creates.
     pub fn hash(&self) -> &[u8] {
         &self.hash
     }

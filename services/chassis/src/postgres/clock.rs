@@ -1,4 +1,4 @@
-//! The database's clock. What statements compare with `now()` is computed by it: the clocks of the processes may differ from
+//! The database's clock, for times that statements compare with `now()`. The clocks of processes may differ from
 //! it, and from each other.
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -6,27 +6,27 @@ use std::sync::{Arc, PoisonError, RwLock};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-/// The time in PostgreSQL, as it was read last; it is read once a second. Cheap to clone.
+/// The time in PostgreSQL, read once a second. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Arc<RwLock<Option<Reading>>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     time: OffsetDateTime,
-    asked: Instant,
+    sent: Instant,
 }
 
 impl Clock {
-    /// The time by the database's clock, ahead of it by at most the time that the last reading took: what is due there is
-    /// due here. Until PostgreSQL has answered for the first time, the time by the clock of this process.
+    /// The database's time. It may be ahead by at most the duration of the last query, so what is due in the
+    /// database is due here. Before the first query it is the time of this process.
     pub fn now(&self) -> OffsetDateTime {
         let read = *self.0.read().unwrap_or_else(PoisonError::into_inner);
-        read.map_or_else(OffsetDateTime::now_utc, |read| read.time + read.asked.elapsed())
+        read.map_or_else(OffsetDateTime::now_utc, |read| read.time + read.sent.elapsed())
     }
 
-    /// PostgreSQL has answered `time` to a question that was sent at `asked`.
-    pub(super) fn set(&self, time: OffsetDateTime, asked: Instant) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Reading { time, asked });
+    /// Records that PostgreSQL returned `time` to a query sent at `sent`.
+    pub(super) fn set(&self, time: OffsetDateTime, sent: Instant) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Reading { time, sent });
     }
 }
 
@@ -37,12 +37,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_is_that_of_the_last_reading_and_what_has_passed_since_it_was_asked_for() {
+    async fn the_time_is_the_last_reading_plus_the_time_since_its_query() {
         let (clock, by_postgresql) = (Clock::default(), OffsetDateTime::UNIX_EPOCH);
         assert!(clock.now() > by_postgresql, "it was not read yet");
-        let asked = Instant::now();
+        let sent = Instant::now();
         tokio::time::advance(Duration::from_millis(300)).await;
-        clock.clone().set(by_postgresql, asked);
+        clock.clone().set(by_postgresql, sent);
         tokio::time::advance(Duration::from_millis(700)).await;
         assert_eq!(clock.now(), by_postgresql + Duration::from_secs(1));
     }

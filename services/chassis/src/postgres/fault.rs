@@ -1,8 +1,8 @@
-//! What an error of the database means for the work that met it: the one table from SQLSTATE to meaning.
+//! Classifies database errors: the only table from SQLSTATE to meaning.
 //!
-//! Calls, event consumers, workers, the audit writer and imports all decide by [`Fault::of`]; nothing else in the
-//! workspace reads a class of SQLSTATE. Constraints that callers can break are turned into errors of the domain before.
-//! The codes are those of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+//! Calls, event consumers, workers, the audit writer and imports decide by [`Fault::classify`]; no other code in
+//! the workspace interprets classes of SQLSTATE. Violations of constraints by callers are mapped to domain errors
+//! before. The codes are those of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
 use std::sync::LazyLock;
 
@@ -14,35 +14,35 @@ use sqlx::{
 
 use super::SharedInstant;
 
-/// What an error of the database means.
+/// The class of a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The database cannot be used now: unreachable, stopping, full, read-only, without the role, the right or the
-    /// schema that this service needs. It says nothing about what was asked. Wait until it is back.
+    /// The database is unavailable: unreachable, stopping, full, read-only, or without the role, permission or
+    /// schema that the service needs. The error does not concern the request. Wait until the database is back.
     Outage,
-    /// Another transaction was in the way: a lock, a deadlock, a serialization failure. Once more.
+    /// A conflict with another transaction: a lock, a deadlock, a serialization failure. Retry.
     Contention,
-    /// The statement or the transaction ran into its limit of time. Once more, later.
+    /// The statement or the transaction reached its time limit. Retry later.
     Timeout,
-    /// A prepared statement does not fit the schema any more, or is gone. The sessions that may hold such a statement
-    /// are closed when the pool hands them out next. Once more, at once.
+    /// A prepared statement does not match the schema any more, or is missing. The pool closes the sessions that
+    /// may hold it. Retry at once.
     StalePlan,
-    /// The data is refused, and will be refused every time.
+    /// The data is rejected, and always will be.
     Refused,
-    /// Neither the database's state nor the data is to blame.
+    /// Any other error: a bug.
     Bug,
 }
 
 impl Fault {
-    /// The meaning of `error`. Sessions that `error` gives a reason to doubt are not used again.
-    pub fn of(error: &Error) -> Fault {
+    /// Classifies `error`. After a stale plan or a read-only error, older sessions are not used again.
+    pub fn classify(error: &Error) -> Fault {
         match error {
             Error::Database(inner) => {
-                let fault = meaning(&**inner);
-                doubt(fault, &inner.code().unwrap_or_default());
+                let fault = classify_database_error(&**inner);
+                invalidate_sessions(fault, &inner.code().unwrap_or_default());
                 fault
             }
-            // A protocol error leaves a session that nobody can use; the others end or never begin one.
+            // A protocol error makes the session unusable; the others end it or prevent it.
             Error::Io(_)
             | Error::Tls(_)
             | Error::Protocol(_)
@@ -54,8 +54,8 @@ impl Fault {
         }
     }
 
-    /// Whether the same work may succeed when it is done again, without any change to it.
-    pub fn is_passing(self) -> bool {
+    /// Whether the same work may succeed when it is repeated unchanged.
+    pub fn is_transient(self) -> bool {
         match self {
             Fault::Outage | Fault::Contention | Fault::Timeout | Fault::StalePlan => true,
             Fault::Refused | Fault::Bug => false,
@@ -63,48 +63,49 @@ impl Fault {
     }
 }
 
-/// The server has refused a write because it or the transaction is read-only.
+/// read_only_sql_transaction: the server or the transaction is read-only.
 const READ_ONLY: &str = "25006";
 
-/// Whether the server takes reads only: a standby, or a primary that was fenced off.
+/// Whether the server is read-only: a standby, or a fenced former primary.
 pub fn is_read_only(error: &Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| code == READ_ONLY)
 }
 
-fn meaning(error: &dyn DatabaseError) -> Fault {
+fn classify_database_error(error: &dyn DatabaseError) -> Fault {
     let severity = error
         .try_downcast_ref::<PgDatabaseError>()
         .map(PgDatabaseError::severity);
-    // The session has ended, or was not let in, for whatever reason: logged out, database gone, too many sessions.
+    // The session has ended or was rejected, for any reason: login, missing database, too many sessions.
     if matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic)) {
         return Fault::Outage;
     }
-    by_code(&error.code().unwrap_or_default(), error.message())
+    classify_code(&error.code().unwrap_or_default(), error.message())
 }
 
-fn by_code(code: &str, message: &str) -> Fault {
+fn classify_code(code: &str, message: &str) -> Fault {
     match code {
-        // query_canceled: by statement_timeout, or by an administrator. 25P03, 25P04: idle or too long in a transaction.
+        // query_canceled: by statement_timeout, or by an administrator. 25P03, 25P04: idle or transaction timeout.
         "57014" | "25P03" | "25P04" => return Fault::Timeout,
         // lock_not_available, object_in_use
         "55P03" | "55006" => return Fault::Contention,
-        // The only feature_not_supported that passes; the others are statements that no server takes.
+        // The only transient feature_not_supported; all others are unsupported statements.
         "0A000" if message.contains("cached plan") => return Fault::StalePlan,
-        // invalid_sql_statement_name, duplicate_prepared_statement: the session is not the one that we prepared in.
+        // invalid_sql_statement_name, duplicate_prepared_statement: not the session in which we prepared.
         "26000" | "42P05" => return Fault::StalePlan,
         READ_ONLY => return Fault::Outage,
         // transaction_integrity_constraint_violation
         "40002" => return Fault::Refused,
-        // program_limit_exceeded: a value too large for an index, for one
+        // program_limit_exceeded: for example, a value too large for an index
         "54000" => return Fault::Refused,
-        // Undefined table, column, function, object, schema: statements are checked against the migrations when they are
-        // compiled, so the database is behind them. `migrate` mends it.
+        // Undefined table, column, function, object, schema: statements are checked against the migrations at
+        // compile time, so the database is behind. `migrate` fixes it.
         "42P01" | "42703" | "42883" | "42704" | "3F000" => return Fault::Outage,
         _ => {}
     }
     match code.get(..2).unwrap_or_default() {
-        // Connection, authorization, catalog name, resources, operator intervention, system and configuration trouble.
+        // Connection, authorization, catalog name, resources, operator intervention, system and configuration
+        // errors.
         "08" | "28" | "3D" | "53" | "57" | "58" | "F0" => Fault::Outage,
         "40" => Fault::Contention,
         // Data exception, integrity constraint violation.
@@ -113,23 +114,26 @@ fn by_code(code: &str, message: &str) -> Fault {
     }
 }
 
-/// When sessions of before were last found to be of no more use. It belongs to the process: an error does not say which
-/// session it came from, and is judged where no pool is at hand.
-static DOUBTED: LazyLock<SharedInstant> = LazyLock::new(SharedInstant::default);
+/// When older sessions were last declared unusable. It is global to the process: an error does not carry its
+/// session, and is classified where no pool is available.
+static INVALIDATED_AT: LazyLock<SharedInstant> = LazyLock::new(SharedInstant::default);
 
-/// A read-only server refuses many at once; its sessions are closed once in this time.
-const READ_ONLY_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+/// A read-only server rejects many statements at once; its sessions are closed at most once in this time.
+const READ_ONLY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
-fn doubt(fault: Fault, code: &str) {
-    let read_only = code == READ_ONLY && DOUBTED.elapsed().is_none_or(|since| since > READ_ONLY_PAUSE);
+fn invalidate_sessions(fault: Fault, code: &str) {
+    let read_only = code == READ_ONLY
+        && INVALIDATED_AT
+            .elapsed()
+            .is_none_or(|since| since > READ_ONLY_INTERVAL);
     if fault == Fault::StalePlan || read_only {
-        DOUBTED.set_now();
+        INVALIDATED_AT.set_now();
     }
 }
 
-/// Whether a session of this age may hold a stale statement or lead to a server that was given up.
-pub(super) fn is_doubted(age: std::time::Duration) -> bool {
-    DOUBTED.elapsed().is_some_and(|since| age >= since)
+/// Whether a session of this age may hold a stale statement or be connected to a fenced server.
+pub(super) fn is_invalidated(age: std::time::Duration) -> bool {
+    INVALIDATED_AT.elapsed().is_some_and(|since| age >= since)
 }
 
 #[cfg(test)]
@@ -155,23 +159,26 @@ mod tests {
         ];
         for (fault, codes) in cases {
             for code in codes.split(' ') {
-                assert_eq!(by_code(code, ""), fault, "{code}");
+                assert_eq!(classify_code(code, ""), fault, "{code}");
             }
         }
     }
 
     #[test]
-    fn a_changed_result_type_is_told_from_what_no_server_supports() {
+    fn a_changed_result_type_is_distinguished_from_unsupported_features() {
         let changed = "cached plan must not change result type";
-        assert_eq!(by_code("0A000", changed), Fault::StalePlan);
-        assert_eq!(by_code("0A000", "cannot truncate a foreign table"), Fault::Bug);
+        assert_eq!(classify_code("0A000", changed), Fault::StalePlan);
+        assert_eq!(
+            classify_code("0A000", "cannot truncate a foreign table"),
+            Fault::Bug
+        );
     }
 
     #[test]
-    fn only_what_is_refused_and_bugs_do_not_pass() {
-        assert!(Fault::of(&Error::PoolTimedOut).is_passing());
-        assert!(Fault::of(&Error::Io(std::io::ErrorKind::ConnectionReset.into())).is_passing());
-        assert!(!Fault::of(&Error::RowNotFound).is_passing());
-        assert!(!Fault::Refused.is_passing() && Fault::Contention.is_passing());
+    fn only_refused_data_and_bugs_are_permanent() {
+        assert!(Fault::classify(&Error::PoolTimedOut).is_transient());
+        assert!(Fault::classify(&Error::Io(std::io::ErrorKind::ConnectionReset.into())).is_transient());
+        assert!(!Fault::classify(&Error::RowNotFound).is_transient());
+        assert!(!Fault::Refused.is_transient() && Fault::Contention.is_transient());
     }
 }

@@ -1,4 +1,4 @@
-//! Bringing the schema up to date: several sets of migrations in one database, each with a version table of its own.
+//! Migrates the schema: several sets of migrations in one database, each with a version table of its own.
 
 use std::{collections::HashSet, fmt, time::Duration};
 
@@ -9,31 +9,31 @@ use sqlx::{
 
 use super::Settings;
 
-/// Between two looks whether another run has ended.
-const TURN: Duration = Duration::from_millis(200);
+/// Interval between attempts to get the migration lock.
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One set of migrations.
 #[derive(Debug)]
 pub struct Migrations {
-    /// Its name, by which its versions are kept in `weft_migrations.<name>`: lower case letters and `_`.
+    /// Its name; its versions are stored in `weft_migrations.<name>`. Lower case letters and `_`.
     pub name: &'static str,
     /// `sqlx::migrate!("../../migrations/<name>")`.
     pub migrator: Migrator,
 }
 
-/// What was done for one set.
+/// The result for one set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The set.
     pub name: &'static str,
-    /// The versions that were new to this database.
+    /// The versions that were applied now.
     pub versions: Vec<i64>,
 }
 
-/// Why the schema could not be brought up to date.
+/// Why the migration failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database could not be reached or refused.
+    /// The database could not be reached, or rejected a statement.
     #[error("the database cannot be used")]
     Database(#[from] sqlx::Error),
     /// A set could not be applied.
@@ -41,7 +41,7 @@ pub enum Error {
     Set {
         /// The set's name.
         set: &'static str,
-        /// What PostgreSQL or the check of the applied versions said.
+        /// The error from PostgreSQL, or from the check of the applied versions.
         source: MigrateError,
     },
 }
@@ -53,12 +53,12 @@ pub(super) fn chassis() -> Migrations {
     }
 }
 
-/// Applies the chassis's migrations and then `sets`, in order, as the role of `migrate_url`. Grants go to the role of
-/// `url`, which migrations find as `chassis.app_role()`. Applied ones are left alone; two runs at once wait for each
-/// other.
+/// Applies the chassis's migrations and then `sets`, in order, as the role of `migrate_url`. Grants go to the role
+/// of `url`, which migrations get from `chassis.app_role()`. Applied migrations are skipped; concurrent runs wait
+/// for each other.
 ///
 /// # Errors
-/// When the database cannot be reached, a migration fails (and is rolled back), or an applied one has changed.
+/// When the database cannot be reached, a migration fails (and is rolled back), or an applied one was changed.
 pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<Applied>, Error> {
     let app_role = settings.url.user()?;
     let mut conn = PgConnection::connect_with(&settings.migrate_url.connect_options()?).await?;
@@ -66,7 +66,7 @@ pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<A
         .bind(app_role)
         .execute(&mut conn)
         .await?;
-    take_turn(&mut conn).await?;
+    acquire_lock(&mut conn).await?;
     drop_invalid_indexes(&mut conn).await?;
     let mut done = Vec::new();
     for set in std::iter::once(chassis()).chain(sets) {
@@ -76,7 +76,7 @@ pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<A
             .map_err(|source| Error::Set { set: name, source })?;
         done.push(Applied { name, versions });
     }
-    // The serving role looks whether the schema is the one that it needs.
+    // The serving role checks the versions of the schema.
     sqlx::raw_sql(
         "do $$ begin
              execute format('grant usage on schema weft_migrations to %I', chassis.app_role());
@@ -89,9 +89,9 @@ pub async fn migrate(settings: &Settings, sets: Vec<Migrations>) -> Result<Vec<A
     Ok(done)
 }
 
-/// Waits until no other run is under way; the turn ends with the connection. It asks again and again instead of waiting
-/// in a statement: `create index concurrently` waits for every statement of the database, and would for that one.
-async fn take_turn(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// Waits until no other run holds the lock, which is released with the connection. It polls instead of blocking in
+/// a statement, because `create index concurrently` waits for all running statements of the database.
+async fn acquire_lock(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     loop {
         let free: bool =
             sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended('weft_migrations', 0))")
@@ -100,11 +100,11 @@ async fn take_turn(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
         if free {
             return Ok(());
         }
-        tokio::time::sleep(TURN).await;
+        tokio::time::sleep(LOCK_RETRY_INTERVAL).await;
     }
 }
 
-/// An index whose building was cut short stays behind, invalid and in the way of the next try.
+/// An interrupted `create index concurrently` leaves an invalid index, which makes the next attempt fail.
 async fn drop_invalid_indexes(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let invalid: Vec<String> = sqlx::query_scalar(
         "select format('%I.%I', n.nspname, c.relname)
@@ -120,7 +120,7 @@ async fn drop_invalid_indexes(conn: &mut PgConnection) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// Where the applied versions of a set are kept.
+/// The table of a set's applied versions.
 pub(super) fn version_table(set: &str) -> String {
     format!("weft_migrations.{set}")
 }

@@ -1,4 +1,4 @@
-//! Whether the database has the schema that this version of the service needs.
+//! Checks whether the database has the schema that this version of the service needs.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -11,17 +11,20 @@ use super::{
 };
 use crate::{Process, health::Dependency};
 
-/// How often a database that is behind is looked at again.
+/// Interval of the check.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// What PostgreSQL says where nothing was ever migrated: no such table, no such schema, or no right to look.
-const NEVER_MIGRATED: [&str; 3] = ["42P01", "3F000", "42501"];
+/// PostgreSQL's codes for a database without migrations: missing table, missing schema, or no permission.
+const NOT_MIGRATED: [&str; 3] = ["42P01", "3F000", "42501"];
 
-/// The migrations that the database lacks, set by set; none when it is up to date. Reads as the serving role.
+/// The migrations that the database lacks, by set; empty when it is up to date. Reads as the serving role.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses.
-pub async fn missing(settings: &Settings, sets: &[Migrations]) -> Result<Vec<Applied>, sqlx::Error> {
+/// When the database cannot be reached or rejects a statement.
+pub async fn missing_migrations(
+    settings: &Settings,
+    sets: &[Migrations],
+) -> Result<Vec<Applied>, sqlx::Error> {
     let mut conn = PgConnection::connect_with(&settings.url.connect_options()?).await?;
     let mut missing = Vec::new();
     for set in std::iter::once(&chassis()).chain(sets) {
@@ -46,7 +49,7 @@ async fn applied(conn: &mut PgConnection, set: &str) -> Result<HashSet<i64>, sql
         Err(sqlx::Error::Database(error))
             if error
                 .code()
-                .is_some_and(|code| NEVER_MIGRATED.contains(&code.as_ref())) =>
+                .is_some_and(|code| NOT_MIGRATED.contains(&code.as_ref())) =>
         {
             Ok(HashSet::new())
         }
@@ -54,8 +57,8 @@ async fn applied(conn: &mut PgConnection, set: &str) -> Result<HashSet<i64>, sql
     }
 }
 
-/// The migrations that the database has and this build does not know, set by set.
-async fn unknown(settings: &Settings, sets: &[Migrations]) -> Result<Vec<Applied>, sqlx::Error> {
+/// The migrations in the database that this build does not know, by set.
+async fn unknown_migrations(settings: &Settings, sets: &[Migrations]) -> Result<Vec<Applied>, sqlx::Error> {
     let mut conn = PgConnection::connect_with(&settings.url.connect_options()?).await?;
     let mut unknown = Vec::new();
     for set in std::iter::once(&chassis()).chain(sets) {
@@ -77,22 +80,22 @@ async fn unknown(settings: &Settings, sets: &[Migrations]) -> Result<Vec<Applied
     Ok(unknown)
 }
 
-/// Stops the process when the database cannot be served from at all, and says why. Otherwise keeps the dependency
-/// `schema` true to what the database lacks: it looks until the schema is there, and again whenever PostgreSQL was
-/// away, since it may have come back as another one.
+/// Stops the process when the database does not meet the requirements. Otherwise keeps the dependency `schema` up
+/// to date: checks until the schema is complete, and again after each outage of PostgreSQL, since another server
+/// may have taken over.
 pub(crate) async fn watch(process: Process, settings: Settings, sets: Vec<Migrations>) {
     let dependency = process.health.dependency("schema");
-    let mut look = Look::default();
+    let mut check = SchemaCheck::default();
     loop {
         let away = process.health.down().iter().any(|name| name == super::DEPENDENCY);
         if away {
-            look.again();
-        } else if look.due
-            && let Err(broken) = look.at(&process, &settings, &sets, &dependency).await
+            check.reset();
+        } else if check.due
+            && let Err(unmet) = check.run(&process, &settings, &sets, &dependency).await
         {
             return process
                 .tasks
-                .fail(format!("the database cannot be used: {}", broken.join("; ")));
+                .fail(format!("the database cannot be used: {}", unmet.join("; ")));
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
@@ -101,28 +104,28 @@ pub(crate) async fn watch(process: Process, settings: Settings, sets: Vec<Migrat
     }
 }
 
-/// What was found and told since PostgreSQL was last away.
-struct Look {
+/// The state of the check since PostgreSQL's last outage.
+struct SchemaCheck {
     due: bool,
-    told: bool,
+    warned: bool,
 }
 
-impl Default for Look {
-    fn default() -> Look {
-        Look {
+impl Default for SchemaCheck {
+    fn default() -> SchemaCheck {
+        SchemaCheck {
             due: true,
-            told: false,
+            warned: false,
         }
     }
 }
 
-impl Look {
-    fn again(&mut self) {
-        *self = Look::default();
+impl SchemaCheck {
+    fn reset(&mut self) {
+        *self = SchemaCheck::default();
     }
 
-    /// The error is what is wrong for good. What cannot be asked now is asked at the next look.
-    async fn at(
+    /// Returns the unmet requirements as an error. Failed queries are repeated at the next check.
+    async fn run(
         &mut self,
         process: &Process,
         settings: &Settings,
@@ -132,9 +135,9 @@ impl Look {
         let Ok(options) = settings.url.connect_options() else {
             return Ok(());
         };
-        match requirements::broken(&options).await {
-            Ok(broken) if broken.is_empty() => {}
-            Ok(broken) => return Err(broken),
+        match requirements::unmet_requirements(&options).await {
+            Ok(unmet) if unmet.is_empty() => {}
+            Ok(unmet) => return Err(unmet),
             Err(sqlx::Error::PoolTimedOut) => {
                 let why = "the database takes more than two seconds to answer, or stands behind a pooler with one session";
                 dependency.down(&why);
@@ -142,38 +145,38 @@ impl Look {
             }
             Err(_) => return Ok(()),
         }
-        match missing(settings, sets).await {
+        match missing_migrations(settings, sets).await {
             Ok(missing) if missing.is_empty() => {
                 dependency.up();
                 self.due = false;
-                if let Ok(unknown) = unknown(settings, sets).await
+                if let Ok(unknown) = unknown_migrations(settings, sets).await
                     && !unknown.is_empty()
                 {
                     tracing::warn!(
-                        database.unknown = listed(&unknown),
-                        "the database is newer than this build; it serves all the same, since migrations only add"
+                        database.unknown = format_sets(&unknown),
+                        "the database is newer than this build; it still works, because migrations only add"
                     );
                 }
             }
             Ok(missing) => {
-                dependency.down(&format!("the database lacks {}", listed(&missing)));
-                if !self.told {
+                dependency.down(&format!("the database lacks {}", format_sets(&missing)));
+                if !self.warned {
                     tracing::warn!(
-                        database.lacks = listed(&missing),
+                        database.lacks = format_sets(&missing),
                         "the database is behind: run `{} migrate`; not ready until then",
                         process.name
                     );
-                    self.told = true;
+                    self.warned = true;
                 }
             }
-            // That the database is down is told by its own dependency.
+            // The dependency `postgresql` reports that the database is down.
             Err(_) => {}
         }
         Ok(())
     }
 }
 
-fn listed(sets: &[Applied]) -> String {
+fn format_sets(sets: &[Applied]) -> String {
     let sets: Vec<String> = sets
         .iter()
         .map(|set| format!("{} {:?}", set.name, set.versions))

@@ -12,15 +12,15 @@ use sqlx::{
 use super::DatabaseUrl;
 use crate::Violations;
 
-/// Where the database is and how much of it is used.
+/// The database and the limits on its use.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// As what `serve` connects: a role without `superuser` and `bypassrls`.
+    /// The URL that `serve` uses; its role must not have `superuser` or `bypassrls`.
     pub url: DatabaseUrl,
-    /// As what `migrate` connects: the role that owns the schema.
+    /// The URL that `migrate` uses; its role owns the schema.
     pub migrate_url: DatabaseUrl,
-    /// Connections at most. Default 16.
+    /// Most connections. Default 16.
     pub max_connections: u32,
     /// Connections kept open while idle. Default 1.
     pub min_connections: u32,
@@ -28,15 +28,15 @@ pub struct Settings {
     pub acquire_timeout_ms: u64,
     /// Milliseconds that one statement may run. Default 10000.
     pub statement_timeout_ms: u64,
-    /// Milliseconds that a transaction may sit idle. Default 10000.
+    /// Milliseconds that a transaction may be idle. Default 10000.
     pub idle_in_transaction_timeout_ms: u64,
     /// Milliseconds that a statement waits for a lock. Default 5000.
     pub lock_timeout_ms: u64,
 }
 
 impl Settings {
-    /// The defaults of the service called `name`: database, roles and all on 127.0.0.1:5432.
-    pub fn of(name: &str) -> Settings {
+    /// The defaults of the service `name`: its database and roles on 127.0.0.1:5432.
+    pub fn for_service(name: &str) -> Settings {
         let url = |role: &str| DatabaseUrl::new(format!("postgres://{name}_{role}@127.0.0.1:5432/{name}"));
         Settings {
             url: url("app"),
@@ -49,9 +49,9 @@ impl Settings {
         Ok(self.url.connect_options()?.application_name(application))
     }
 
-    /// The limits of a session, set when it begins and not in the message that opens it: PgBouncer refuses what it does not
-    /// know there. Statements are short: compiling one costs more than it saves.
-    fn limits(&self) -> String {
+    /// The limits of a session. They are set after the start, because PgBouncer rejects unknown parameters in the
+    /// startup message. JIT is off: statements are short, and compiling costs more than it saves.
+    fn session_limits(&self) -> String {
         format!(
             "set statement_timeout = {}; set idle_in_transaction_session_timeout = {}; set lock_timeout = {}; set jit = off",
             self.statement_timeout_ms, self.idle_in_transaction_timeout_ms, self.lock_timeout_ms
@@ -59,7 +59,7 @@ impl Settings {
     }
 
     pub(super) fn pool_options(&self) -> PoolOptions<Postgres> {
-        let limits = self.limits();
+        let limits = self.session_limits();
         PgPoolOptions::new()
             .after_connect(move |conn, _| {
                 let limits = limits.clone();
@@ -73,7 +73,7 @@ impl Settings {
             .acquire_timeout(Duration::from_millis(self.acquire_timeout_ms))
             .idle_timeout(Duration::from_secs(300))
             .max_lifetime(Duration::from_secs(1800))
-            // A test costs every transaction a round trip; see `watch::distrusting` for when it is worth it.
+            // A test would cost a round trip for each transaction; `watch::verify_after_outage` tests when needed.
             .test_before_acquire(false)
     }
 

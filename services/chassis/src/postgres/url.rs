@@ -22,16 +22,16 @@ impl DatabaseUrl {
         &self.0
     }
 
-    /// How to connect there.
+    /// The connection options.
     ///
     /// # Errors
     /// When it is not a PostgreSQL URL.
     pub fn connect_options(&self) -> Result<PgConnectOptions, sqlx::Error> {
-        // PgBouncer refuses a session that names extra_float_digits; since PostgreSQL 12 its default is exact.
+        // PgBouncer rejects sessions that set extra_float_digits; its default is exact since PostgreSQL 12.
         Ok(PgConnectOptions::from_str(&self.0)?.extra_float_digits(None))
     }
 
-    /// The role that it connects as.
+    /// The role in the URL.
     ///
     /// # Errors
     /// When it is not a PostgreSQL URL.

@@ -1,5 +1,5 @@
-//! Whether PostgreSQL answers, and what time it is there, asked about once a second on a connection of its own: a busy pool is
-//! not a dead database.
+//! Monitors whether PostgreSQL is available, and reads its time, about once a second. It uses a connection of its
+//! own, because a busy pool does not mean that the database is down.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -12,33 +12,40 @@ use super::{Clock, SharedInstant, fault};
 use crate::health::Dependency;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Interval and patience together stay below the two seconds within which readiness must drop.
-const PATIENCE: Duration = Duration::from_millis(700);
-/// While down it is asked more often, so that the process is back soon after it is.
+/// Interval and timeout together stay below two seconds, the limit for readiness to drop.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(700);
+/// Shorter while it is down, so that the process is ready again soon after.
 const INTERVAL_DOWN: Duration = Duration::from_millis(250);
-/// A connection idle for longer may have been closed by something in between.
-const IDLE: Duration = Duration::from_secs(60);
+/// A connection that was idle for longer may have been closed by the network.
+const MAX_UNVERIFIED_IDLE: Duration = Duration::from_secs(60);
 
-/// When PostgreSQL was last seen to be down.
+/// When PostgreSQL was last down.
 pub(super) type Outages = Arc<SharedInstant>;
 
-/// Tests a pooled connection before use when there is a reason to doubt it: it is older than the last outage, or was
-/// idle for long. One that may hold a stale statement, or leads to a server that was given up, is closed.
-pub(super) fn distrusting(options: PoolOptions<Postgres>, outages: &Outages) -> PoolOptions<Postgres> {
+/// Tests a pooled connection before use if it is older than the last outage, or was idle for long. A connection
+/// that may hold a stale statement, or is connected to a fenced server, is closed.
+pub(super) fn verify_after_outage(
+    options: PoolOptions<Postgres>,
+    outages: &Outages,
+) -> PoolOptions<Postgres> {
     let outages = outages.clone();
     options.before_acquire(move |conn, about| {
-        let dead = fault::is_doubted(about.age);
-        let doubtful = about.idle_for > IDLE || outages.elapsed().is_some_and(|since| about.age >= since);
+        let dead = fault::is_invalidated(about.age);
+        let unverified =
+            about.idle_for > MAX_UNVERIFIED_IDLE || outages.elapsed().is_some_and(|since| about.age >= since);
         Box::pin(async move {
-            if dead || !doubtful {
+            if dead || !unverified {
                 return Ok(!dead);
             }
-            Ok(matches!(timeout(PATIENCE, look(conn)).await, Ok(Ok(_))))
+            Ok(matches!(
+                timeout(PROBE_TIMEOUT, query_time(conn)).await,
+                Ok(Ok(_))
+            ))
         })
     })
 }
 
-/// Keeps `dependency` and `clock` true to what PostgreSQL answers, until `shutdown`.
+/// Updates `dependency` and `clock` about once a second, until `shutdown`.
 pub(super) async fn watch(
     options: PgConnectOptions,
     dependency: Dependency,
@@ -48,9 +55,9 @@ pub(super) async fn watch(
 ) {
     let mut conn = None;
     loop {
-        match within_patience(ask(conn.take(), &options, &clock)).await {
-            Ok(asked) => {
-                conn = Some(asked);
+        match with_timeout(probe(conn.take(), &options, &clock)).await {
+            Ok(open) => {
+                conn = Some(open);
                 dependency.up();
             }
             Err(error) => {
@@ -65,12 +72,12 @@ pub(super) async fn watch(
         }
     }
     if let Some(conn) = conn {
-        // The server notices a connection that is merely dropped as well.
-        let _ = timeout(PATIENCE, conn.close()).await;
+        // A connection that is only dropped is closed by the server as well.
+        let _ = timeout(PROBE_TIMEOUT, conn.close()).await;
     }
 }
 
-async fn ask(
+async fn probe(
     conn: Option<PgConnection>,
     options: &PgConnectOptions,
     clock: &Clock,
@@ -79,24 +86,24 @@ async fn ask(
         Some(conn) => conn,
         None => PgConnection::connect_with(options).await?,
     };
-    let asked = Instant::now();
-    clock.set(look(&mut conn).await?, asked);
+    let sent = Instant::now();
+    clock.set(query_time(&mut conn).await?, sent);
     Ok(conn)
 }
 
-/// The time there. A standby, and a primary that was fenced off by `default_transaction_read_only`, answer and take no
-/// write. The two fail as a write would, with 25006.
-async fn look(conn: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
-    let rows = sqlx::raw_sql(LOOK).fetch_all(conn).await?;
+/// The database's time. A standby, and a primary fenced by `default_transaction_read_only`, answer queries but
+/// reject writes: there this fails as a write would, with 25006.
+async fn query_time(conn: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
+    let rows = sqlx::raw_sql(PROBE_QUERY).fetch_all(conn).await?;
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let micros: i64 = row.try_get(0)?;
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
         .map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// Fails as a write would where the server takes none. It needs no table and leaves nothing behind, and no prepared
-/// statement that could go stale. Its only row is the time, in microseconds since 1970.
-const LOOK: &str = "do $$ begin
+/// Fails like a write on a read-only server. Needs no table, changes nothing, and leaves no prepared statement
+/// that could go stale. Its only row is the time, in microseconds since 1970.
+const PROBE_QUERY: &str = "do $$ begin
     if current_setting('transaction_read_only')::boolean then
         raise read_only_sql_transaction using message =
             case when pg_is_in_recovery() then 'the server is a standby' else 'the server is read-only' end;
@@ -104,8 +111,8 @@ const LOOK: &str = "do $$ begin
 end $$;
 select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
-async fn within_patience<T>(asking: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    timeout(PATIENCE, asking)
+async fn with_timeout<T>(probing: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(PROBE_TIMEOUT, probing)
         .await
         .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }

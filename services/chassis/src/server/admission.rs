@@ -1,5 +1,5 @@
-//! A bound on the calls being worked on, which follows how long they take. Past it, a call is refused at once, and told
-//! that nothing was started and when to try again; what matters least is refused first.
+//! Limits the calls in progress; the limit adapts to their latency. Beyond it a call is rejected at once, with a
+//! status that says that nothing was started and when to retry. Less critical calls are rejected first.
 
 mod limit;
 mod pushback;
@@ -13,9 +13,9 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use limit::{Ending, Limit};
+use limit::{Limit, Outcome};
 use mesh::policy::Criticality;
-use pushback::Pressure;
+use pushback::RejectionRate;
 use rand::Rng;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
@@ -23,15 +23,15 @@ use tonic::metadata::MetadataValue;
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Method, Next, refuse},
-    refusals::Refusals,
+    rejected_calls::RejectedCalls,
 };
 use crate::status;
 
 pub(super) struct Layer {
     limit: Arc<Limit>,
     in_flight: Arc<AtomicUsize>,
-    pressure: Pressure,
-    refusals: Refusals,
+    rejections: RejectionRate,
+    rejected: RejectedCalls,
 }
 
 impl Layer {
@@ -39,109 +39,109 @@ impl Layer {
         Layer {
             limit: Arc::new(Limit::new(min_in_flight, max_in_flight)),
             in_flight: Arc::default(),
-            pressure: Pressure::new(),
-            refusals: Refusals::new(),
+            rejections: RejectionRate::new(),
+            rejected: RejectedCalls::new(),
         }
     }
 
-    /// A place for a call.
+    /// A permit for a call.
     ///
     /// # Errors
-    /// How long the caller is to stay away, when those that its kind may take are taken.
-    fn enter(&self, criticality: Criticality) -> Result<Place, Duration> {
+    /// The delay before the caller may retry, when the limit for this criticality is reached.
+    fn acquire(&self, criticality: Criticality) -> Result<Permit, Duration> {
         let percent = match criticality {
             Criticality::Sheddable => 70,
             Criticality::Unspecified | Criticality::Normal => 90,
             Criticality::Critical => 100,
         };
-        // Rounded down, so that a small limit keeps something back, too; but something must pass.
+        // Rounded down, so that a small limit also reserves something; but at least one call must pass.
         let bound = (self.limit.current() * percent / 100).max(1);
-        let place = Place(self.in_flight.clone());
+        let permit = Permit(self.in_flight.clone());
         if self.in_flight.fetch_add(1, Ordering::AcqRel) < bound {
-            self.pressure.taken();
-            return Ok(place);
+            self.rejections.accepted();
+            return Ok(permit);
         }
-        self.limit.refused();
-        Err(self.pressure.refused())
+        self.limit.record_rejection();
+        Err(self.rejections.rejected())
     }
 }
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
-        // Probes must be answered most of all when it is full.
+        // Health checks must also be answered at the limit.
         let Some(policy) = call.policy() else {
             return next.run(call);
         };
-        let place = match self.enter(policy.criticality) {
-            Ok(place) => place,
+        let permit = match self.acquire(policy.criticality) {
+            Ok(permit) => permit,
             Err(wait) => {
-                self.refusals.tell(call.method.as_deref(), "OVERLOADED", wait);
-                return Box::pin(async move { refuse(full(wait)) });
+                self.rejected.record(call.method.as_deref(), "OVERLOADED", wait);
+                return Box::pin(async move { refuse(overloaded_for(wait)) });
             }
         };
         let streams = policy.client_streaming || policy.server_streaming;
-        // A stream takes as long as its readers like.
-        let lesson = call.method.clone().filter(|_| !streams).map(|method| Lesson {
+        // The duration of a stream depends on its reader.
+        let sample = call.method.clone().filter(|_| !streams).map(|method| Sample {
             limit: self.limit.clone(),
             in_flight: self.in_flight.clone(),
             method,
             begun: Instant::now(),
             deadline: call.context.deadline(),
-            ended: false,
+            completed: false,
         });
         Box::pin(async move {
             let response = next.run(call).await;
-            if let Some(lesson) = lesson {
-                lesson.end();
+            if let Some(sample) = sample {
+                sample.complete();
             }
-            drop(place);
+            drop(permit);
             response
         })
     }
 }
 
-/// What the limit learns from one call, also when the call is dropped at its deadline.
-struct Lesson {
+/// Measures one call for the limit, also if the call is dropped at its deadline.
+struct Sample {
     limit: Arc<Limit>,
     in_flight: Arc<AtomicUsize>,
     method: Arc<Method>,
     begun: Instant,
     deadline: Option<Instant>,
-    ended: bool,
+    completed: bool,
 }
 
-impl Lesson {
-    fn end(mut self) {
-        self.ended = true;
+impl Sample {
+    fn complete(mut self) {
+        self.completed = true;
     }
 }
 
-impl Drop for Lesson {
+impl Drop for Sample {
     fn drop(&mut self) {
-        let out_of_time = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let ending = match (self.ended, out_of_time) {
-            (true, _) => Ending::Ended,
-            (false, true) => Ending::OutOfTime,
-            // Its caller has gone: that says nothing about the server.
+        let expired = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let outcome = match (self.completed, expired) {
+            (true, _) => Outcome::Completed,
+            (false, true) => Outcome::DeadlineExceeded,
+            // The caller is gone, which says nothing about the server.
             (false, false) => return,
         };
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         self.limit
-            .learn(&self.method.name, self.begun.elapsed(), ending, in_flight);
+            .record(&self.method.name, self.begun.elapsed(), outcome, in_flight);
     }
 }
 
-/// RESOURCE_EXHAUSTED `OVERLOADED`, to be tried again after about a second.
+/// RESOURCE_EXHAUSTED `OVERLOADED`, with a retry after about a second.
 pub(super) fn overloaded(text: &str) -> tonic::Status {
-    full_because(text, Duration::from_millis(rand::rng().random_range(500..1_500)))
+    overloaded_status(text, Duration::from_millis(rand::rng().random_range(500..1_500)))
 }
 
-fn full(wait: Duration) -> tonic::Status {
-    full_because("the server is full; nothing was started", wait)
+fn overloaded_for(wait: Duration) -> tonic::Status {
+    overloaded_status("the server is full; nothing was started", wait)
 }
 
-fn full_because(text: &str, wait: Duration) -> tonic::Status {
-    let mut refusal = status::exhausted("OVERLOADED", text, wait);
+fn overloaded_status(text: &str, wait: Duration) -> tonic::Status {
+    let mut refusal = status::resource_exhausted("OVERLOADED", text, wait);
     refusal.metadata_mut().insert(
         "grpc-retry-pushback-ms",
         MetadataValue::from(wait.as_millis() as u64),
@@ -149,10 +149,10 @@ fn full_because(text: &str, wait: Duration) -> tonic::Status {
     refusal
 }
 
-/// Given back when dropped, a refused one as well.
-struct Place(Arc<AtomicUsize>);
+/// Released when dropped, also for a rejected call.
+struct Permit(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -163,26 +163,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_matters_least_is_refused_first_and_places_are_given_back() {
+    async fn the_least_critical_calls_are_rejected_first_and_permits_are_released() {
         let layer = Layer::new(10, 10);
         let taken: Vec<_> = (0..7)
-            .map(|_| layer.enter(Criticality::Sheddable).unwrap())
+            .map(|_| layer.acquire(Criticality::Sheddable).unwrap())
             .collect();
-        assert!(layer.enter(Criticality::Sheddable).is_err());
+        assert!(layer.acquire(Criticality::Sheddable).is_err());
         let normal: Vec<_> = (0..2)
-            .map(|_| layer.enter(Criticality::Normal).unwrap())
+            .map(|_| layer.acquire(Criticality::Normal).unwrap())
             .collect();
-        assert!(layer.enter(Criticality::Normal).is_err());
-        let critical = layer.enter(Criticality::Critical).unwrap();
-        assert!(layer.enter(Criticality::Critical).is_err());
+        assert!(layer.acquire(Criticality::Normal).is_err());
+        let critical = layer.acquire(Criticality::Critical).unwrap();
+        assert!(layer.acquire(Criticality::Critical).is_err());
         drop((taken, normal, critical));
         assert_eq!(layer.in_flight.load(Ordering::Acquire), 0);
-        assert!(layer.enter(Criticality::Sheddable).is_ok());
+        assert!(layer.acquire(Criticality::Sheddable).is_ok());
     }
 
     #[test]
-    fn a_refusal_says_when_to_come_back() {
-        let refusal = full(Duration::from_millis(230));
+    fn a_rejection_has_a_retry_delay() {
+        let refusal = overloaded_for(Duration::from_millis(230));
         assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
         assert_eq!(refusal.metadata().get("grpc-retry-pushback-ms").unwrap(), "230");
     }

@@ -1,4 +1,4 @@
-//! Who did what: a row for every call of an audited method, refused ones included.
+//! Writes an audit row for every call of an audited method, including rejected ones.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Identity, Process,
-    audit::{self, Caller, Started, Writer},
+    audit::{self, Actor, AuditedCall, Writer},
 };
 
 pub(super) struct Layer {
@@ -36,23 +36,23 @@ impl CallLayer for Layer {
         let Some(identity) = call.request.extensions().get::<Identity>().cloned() else {
             return next.run(call);
         };
-        let caller = Caller {
+        let actor = Actor {
             facility: identity.facility,
             subject: identity.subject,
             service: identity.service,
         };
-        let started = Started::now(caller, method.name.clone(), Arc::clone(&call.request_id));
+        let audited = AuditedCall::new(actor, method.name.clone(), Arc::clone(&call.request_id));
         Box::pin(async move {
-            let response = started.clone().scope(next.run(call)).await;
-            for (request, code) in started.take_requests() {
-                self.writer.keep(request.ended(code_name(code))).await;
+            let response = audited.clone().scope(next.run(call)).await;
+            for (request, code) in audited.take_requests() {
+                self.writer.enqueue(request.into_record(code_name(code))).await;
             }
-            // A single answer that is not a refusal has its OK in trailers, which are still to come.
+            // The OK of a successful unary response is in its trailers, which follow later.
             let code = response
                 .headers()
                 .get("grpc-status")
                 .map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()));
-            self.writer.keep(started.ended(code_name(code))).await;
+            self.writer.enqueue(audited.into_record(code_name(code))).await;
             response
         })
     }

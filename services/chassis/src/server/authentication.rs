@@ -1,4 +1,4 @@
-//! Who calls, by its bearer token.
+//! Identifies the caller by its bearer token.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use tracing::Span;
 use super::{
     Reflection, Response,
     call::{Call, Layer as CallLayer, Next, refuse},
-    connections::Connection,
+    connections::ConnectionInfo,
     reflection,
 };
 use crate::{
-    auth::{Refused, Verifier},
+    auth::{TokenError, Verifier},
     status,
 };
 
@@ -28,10 +28,8 @@ impl Layer {
 
     fn is_anonymous(&self, call: &Call) -> bool {
         let is_reflection = call.request.uri().path().starts_with(reflection::PREFIX);
-        match is_reflection && self.reflection == Reflection::Token {
-            true => false,
-            false => call.is_anonymous(),
-        }
+        let needs_token = is_reflection && self.reflection == Reflection::Token;
+        !needs_token && call.is_anonymous()
     }
 }
 
@@ -47,8 +45,8 @@ impl CallLayer for Layer {
             };
             match self.verifier.verify(&token).await {
                 Ok(identity) => {
-                    if let Some(connection) = call.request.extensions().get::<Arc<Connection>>() {
-                        connection.authenticated();
+                    if let Some(connection) = call.request.extensions().get::<Arc<ConnectionInfo>>() {
+                        connection.mark_authenticated();
                     }
                     Span::current()
                         .record("weft.facility", identity.facility.as_str())
@@ -56,7 +54,7 @@ impl CallLayer for Layer {
                     call.request.extensions_mut().insert(identity);
                     next.run(call).await
                 }
-                Err(refused @ Refused::NoKeys) => {
+                Err(refused @ TokenError::NoKeys) => {
                     refuse(status::unavailable("KEYS_UNAVAILABLE", refused.to_string()))
                 }
                 Err(refused) => refuse(status::unauthenticated("INVALID_TOKEN", refused.to_string())),

@@ -1,4 +1,4 @@
-//! Whether the caller may call this method, by the method's policy.
+//! Decides by the method's policy whether the caller may call it.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// `known` are the names of all services, `tls` says by which ids their processes are known.
+    /// `known` are the names of all services; `tls` maps them to the SPIFFE ids of their processes.
     pub(super) fn new(
         known: impl IntoIterator<Item = impl Into<String>>,
         tls: Option<&tls::Settings>,
@@ -42,7 +42,7 @@ impl CallLayer for Layer {
         let allowed = match (call.policy(), call.request.extensions().get::<Identity>()) {
             (Some(policy), Some(identity)) => allow(policy, identity).and_then(|()| {
                 let peer = call.request.extensions().get::<Peer>();
-                peer.map_or(Ok(()), |peer| self.services.vouch(policy, identity, peer))
+                peer.map_or(Ok(()), |peer| self.services.check_peer(policy, identity, peer))
             }),
             _ => Err(status::unauthenticated("NO_TOKEN", "the call needs a token")),
         };
@@ -53,13 +53,14 @@ impl CallLayer for Layer {
     }
 }
 
-/// A service is judged by its name alone, a person by its roles: any one is enough, none wanted lets everyone in.
+/// A service is allowed by its name only; a person by any one of the policy's roles, or always if the policy has
+/// none.
 fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
     if let Some(service) = &identity.service {
         if policy.callers.contains(service) {
             return Ok(());
         }
-        return Err(status::denied(
+        return Err(status::permission_denied(
             "CALLER_NOT_ALLOWED",
             format!("service {service} may not call this method"),
         ));
@@ -68,28 +69,27 @@ fn allow(policy: &MethodPolicy, identity: &Identity) -> Result<(), Status> {
         return Ok(());
     }
     let wanted: Vec<_> = policy.roles.iter().map(|role| role_name(*role)).collect();
-    Err(status::denied(
+    Err(status::permission_denied(
         "ROLE_MISSING",
         format!("the call needs one of these roles: {}", wanted.join(", ")),
     ))
 }
 
-/// The services and the SPIFFE ids of their processes. On a plaintext port there are none, and nothing to compare a token
-/// with.
+/// The SPIFFE ids of the services. Empty on a plaintext port, where tokens cannot be compared with a certificate.
 struct Services(BTreeMap<String, String>);
 
 impl Services {
-    /// Whether `peer` may send this identity's token: a service's is good from that service alone, so that it is worth
-    /// nothing without the certificate; a person's comes from the person's own program, or from a service that the method
-    /// names as a caller.
-    fn vouch(&self, policy: &MethodPolicy, identity: &Identity, peer: &Peer) -> Result<(), Status> {
+    /// Whether `peer` may send this identity's token. A service's token is accepted from that service only, so it
+    /// is useless without the certificate. A person's token is accepted from the person's own client, or from a
+    /// service that the method lists as a caller.
+    fn check_peer(&self, policy: &MethodPolicy, identity: &Identity, peer: &Peer) -> Result<(), Status> {
         let refusal = |reason: &str, text: String| {
             tracing::warn!(
                 client.name = peer.name(),
                 token.service = identity.service,
-                "a token was used by a process that may not"
+                "token rejected: not accepted from this peer"
             );
-            Err(status::denied(reason, text))
+            Err(status::permission_denied(reason, text))
         };
         if let Some(service) = &identity.service {
             if self.0.get(service).is_some_and(|id| id == peer.name()) {
@@ -101,7 +101,7 @@ impl Services {
         let relaying = self.0.iter().find(|(_, id)| *id == peer.name());
         match relaying {
             Some((service, _)) if !policy.callers.contains(service) => {
-                let text = format!("service {service} may not call this method, in anybody's name");
+                let text = format!("service {service} may not call this method, for any user");
                 refusal("PEER_MAY_NOT_RELAY", text)
             }
             _ => Ok(()),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_calls_only_what_names_it_whatever_roles_it_claims() {
+    fn a_service_calls_only_methods_that_list_it_with_any_roles() {
         let policy = policy(&[], &["order"]);
         assert!(allow(&policy, &caller(&[], Some("order"))).is_ok());
         assert!(allow(&policy, &caller(&["admin"], Some("claims"))).is_err());
@@ -153,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn a_services_token_is_good_from_the_process_with_that_services_whole_id_only() {
+    fn a_services_token_is_accepted_only_from_the_process_with_its_exact_id() {
         let services = services(&[]);
         let order = caller(&[], Some("order"));
         let from = |id| {
             services
-                .vouch(&policy(&[], &["order"]), &order, &tls::peer(id))
+                .check_peer(&policy(&[], &["order"]), &order, &tls::peer(id))
                 .is_ok()
         };
         assert!(from("spiffe://weft/order"));
@@ -173,7 +173,7 @@ mod tests {
         let services = self::services(&named);
         let from = |id| {
             services
-                .vouch(&policy(&[], &["order"]), &order, &tls::peer(id))
+                .check_peer(&policy(&[], &["order"]), &order, &tls::peer(id))
                 .is_ok()
         };
         assert!(from("spiffe://weft/ns/weft/sa/order"));
@@ -181,11 +181,15 @@ mod tests {
     }
 
     #[test]
-    fn a_service_hands_on_tokens_of_people_to_methods_that_name_it_as_a_caller() {
+    fn a_service_forwards_tokens_of_people_to_methods_that_list_it_as_a_caller() {
         let services = services(&[]);
         let person = caller(&["clerk"], None);
-        let of_order = policy(&[], &["order"]);
-        let from = |id| services.vouch(&of_order, &person, &tls::peer(id)).is_ok();
+        let order_policy = policy(&[], &["order"]);
+        let from = |id| {
+            services
+                .check_peer(&order_policy, &person, &tls::peer(id))
+                .is_ok()
+        };
         assert!(from("spiffe://weft/order") && from("spiffe://weft/somebodys-program"));
         assert!(!from("spiffe://weft/claims"));
     }

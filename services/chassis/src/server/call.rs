@@ -1,4 +1,4 @@
-//! One call on its way through the layers.
+//! A call and the layers that it passes through.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ pub(super) struct Method {
     pub(super) name: String,
     pub(super) policy: MethodPolicy,
     pub(super) input: MessageDescriptor,
-    /// The number of the field that holds the requests, if it takes several at once.
+    /// The number of the field with the requests, for a method that takes several at once.
     pub(super) requests: Option<u32>,
 }
 
@@ -43,23 +43,23 @@ impl Method {
     }
 }
 
-/// A request, and what the layers have found out about it.
+/// A request, with what the layers have added.
 pub(super) struct Call {
-    /// When it came in.
+    /// When it arrived.
     pub(super) arrival: Instant,
-    /// What it calls; `None` for health, reflection, and what nobody serves.
+    /// The called method; `None` for health, reflection, and unknown methods.
     pub(super) method: Option<Arc<Method>>,
-    /// Who it is for and until when.
+    /// The caller's token and deadline.
     pub(super) context: Context,
     /// Its `request_id`, once the message has been read.
     pub(super) request_id: Arc<OnceLock<String>>,
-    /// The one message of a call to a method, with its prefix, or why it did not come; `None` when the caller sends a
-    /// stream, and once it is in the request again.
+    /// The single message of a call, with its prefix, or the error while receiving it; `None` for client streams,
+    /// and after the message is back in the request.
     pub(super) received: Option<Result<Bytes, Status>>,
     pub(super) request: Request<Body>,
 }
 
-/// Who sends more than one message.
+/// Which side sends more than one message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub(super) client_streams: bool,
@@ -71,7 +71,7 @@ impl Call {
         self.method.as_ref().map(|method| &method.policy)
     }
 
-    /// What is neither a method nor health is taken for a stream both ways.
+    /// Anything that is neither a method nor health counts as a bidirectional stream.
     pub(super) fn shape(&self) -> Shape {
         let (client_streams, server_streams) = match (self.policy(), self.request.uri().path()) {
             (Some(policy), _) => (policy.client_streaming, policy.server_streaming),
@@ -85,19 +85,19 @@ impl Call {
         }
     }
 
-    /// Whether anyone may make it.
+    /// Whether it needs no token.
     pub(super) fn is_anonymous(&self) -> bool {
         self.policy().is_none_or(|policy| policy.anonymous)
     }
 }
 
-/// One thing that is done for every call.
+/// One step in handling every call.
 pub(super) trait Layer: Send + Sync {
-    /// Answers the call, by `next` or without it.
+    /// Handles the call, with or without calling `next`.
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response>;
 }
 
-/// How often a client may ping. As often as the mesh's settings let it. Milliseconds.
+/// Shortest interval of pings that clients may use, in milliseconds; equal to the mesh's own minimum.
 const MIN_PING_INTERVAL_MS: &str = "50";
 
 /// The layers and, behind them, the handlers.
@@ -120,8 +120,8 @@ impl Stack {
         }
     }
 
-    /// Answers one request.
-    pub(super) fn answer(self: Arc<Stack>, request: Request<Body>) -> BoxFuture<'static, Response> {
+    /// Handles one request.
+    pub(super) fn handle(self: Arc<Stack>, request: Request<Body>) -> BoxFuture<'static, Response> {
         let call = Call {
             arrival: Instant::now(),
             method: self.methods.get(request.uri().path()).cloned(),
@@ -131,18 +131,18 @@ impl Stack {
             request,
         };
         let answer = Next { stack: self, at: 0 }.run(call);
-        Box::pin(answer.map(announced))
+        Box::pin(answer.map(with_ping_interval))
     }
 }
 
-/// Tells clients that they may ping often: this server does not count pings.
-fn announced(mut response: Response) -> Response {
+/// Announces the shortest ping interval to clients; this server does not count pings.
+fn with_ping_interval(mut response: Response) -> Response {
     let least = HeaderValue::from_static(MIN_PING_INTERVAL_MS);
     response.headers_mut().insert(mesh::MIN_PING_INTERVAL, least);
     response
 }
 
-/// What comes below a layer.
+/// The layers below the current one, and the handlers.
 #[derive(Clone)]
 pub(super) struct Next {
     stack: Arc<Stack>,
@@ -177,7 +177,7 @@ impl Next {
     }
 }
 
-/// A refusal as an answer.
+/// An error response.
 pub(super) fn refuse(status: Status) -> Response {
     status.into_http()
 }

@@ -1,16 +1,16 @@
-//! Connections: accepted up to their bounds, aged, and drained.
+//! Connections: limits on their number, age and idle time, and the drain.
 
-pub(crate) mod opening;
-mod slots;
+mod connection_limit;
+pub(crate) mod detect;
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+pub(crate) use connection_limit::{ConnectionInfo, ConnectionLimit};
+use detect::{PrefixedIo, Protocol};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use opening::{Opening, Reopened};
 use rand::Rng;
-pub(crate) use slots::{Connection, Slots};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -23,20 +23,20 @@ use tonic::body::Body;
 use super::{
     Settings,
     call::Stack,
-    held::hold,
-    idleness::Idleness,
-    notices::Notices,
-    reset,
+    guarded_body::with_guard,
+    idle_timeout::IdleTimer,
+    log_throttle::LogThrottle,
+    stream_timeout,
     tls::{Acceptor, Peer},
 };
 use crate::Process;
 
-/// For how long a connection that is to go must have had no call: its last bytes are on their way.
-const FLUSH: Duration = Duration::from_millis(250);
-/// After a failed accept: the process is out of file descriptors, as a rule, and trying at once does not help.
+/// How long a closing connection must have been without calls, so that its last bytes are sent.
+const FLUSH_TIME: Duration = Duration::from_millis(250);
+/// Delay after a failed accept, which usually means that the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until the process is to stop and what was taken is finished, or the grace is over.
+/// Serves until the process stops and accepted calls are finished, or the grace period is over.
 pub(super) async fn serve(
     listener: TcpListener,
     acceptor: Option<Acceptor>,
@@ -48,11 +48,11 @@ pub(super) async fn serve(
     let server = Connections {
         http2: http2(settings, &draining),
         tracker: TaskTracker::new(),
-        each: Arc::new(Each {
+        shared: Arc::new(Shared {
             acceptor,
             stack,
             settings: settings.clone(),
-            notices: Notices::default(),
+            log_throttle: LogThrottle::default(),
             draining: draining.clone(),
             ended: CancellationToken::new(),
         }),
@@ -61,30 +61,30 @@ pub(super) async fn serve(
     let announced = async {
         process.shutdown.cancelled().await;
         process.health.draining();
-        tracing::info!("not serving any more: draining");
+        tracing::info!("draining");
         sleep(drain.announce()).await;
     };
     tokio::select! {
         () = server.accept(listener) => {}
         () = announced => {}
     }
-    // The listener is closed by now. Open health watches must not hold the connections.
+    // The listener is closed here. Open health watches must not keep connections open.
     process.health.closed();
     draining.cancel();
     server.tracker.close();
     if timeout(drain.grace(), server.tracker.wait()).await.is_err() {
         tracing::warn!(
             connections.open = server.tracker.len(),
-            "the grace is over: connections are cut"
+            "grace period is over; closing connections"
         );
-        server.each.ended.cancel();
+        server.shared.ended.cancel();
         server.tracker.wait().await;
     }
     process.drained.cancel();
 }
 
-fn http2(settings: &Settings, draining: &CancellationToken) -> http2::Builder<reset::Executor> {
-    let mut http2 = http2::Builder::new(reset::Executor {
+fn http2(settings: &Settings, draining: &CancellationToken) -> http2::Builder<stream_timeout::Executor> {
+    let mut http2 = http2::Builder::new(stream_timeout::Executor {
         draining: draining.clone(),
         stream_grace: settings.stream_grace(),
     });
@@ -103,120 +103,122 @@ fn http2(settings: &Settings, draining: &CancellationToken) -> http2::Builder<re
 }
 
 struct Connections {
-    http2: http2::Builder<reset::Executor>,
+    http2: http2::Builder<stream_timeout::Executor>,
     tracker: TaskTracker,
-    each: Arc<Each>,
+    shared: Arc<Shared>,
 }
 
-/// What every connection needs.
-struct Each {
+/// Shared by all connections.
+struct Shared {
     /// `None` when the port is plaintext.
     acceptor: Option<Acceptor>,
     stack: Arc<Stack>,
     settings: Settings,
-    notices: Notices,
-    /// Connections are asked to end.
+    log_throttle: LogThrottle,
+    /// Cancelled when connections must close gracefully.
     draining: CancellationToken,
-    /// Connections are cut.
+    /// Cancelled when connections must close at once.
     ended: CancellationToken,
 }
 
 impl Connections {
     async fn accept(&self, listener: TcpListener) {
-        let settings = &self.each.settings;
-        let slots = Slots::new(settings.max_connections, settings.max_connections_per_address);
+        let settings = &self.shared.settings;
+        let limit = ConnectionLimit::new(settings.max_connections, settings.max_connections_per_address);
         loop {
             let (tcp, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(error.message = %error, "a connection was not accepted");
+                    tracing::warn!(error.message = %error, "accepting a connection failed");
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let Some(slot) = slots.admit(address.ip()).await else {
-                let detail = "its address has as many as grpc.max_connections_per_address allows";
-                self.each.notices.refused(address, "too many", detail);
+            let Some(permit) = limit.admit(address.ip()).await else {
+                let detail = "its address has reached grpc.max_connections_per_address";
+                self.shared
+                    .log_throttle
+                    .connection_refused(address, "too many", detail);
                 continue;
             };
-            let conversation = Conversation {
-                each: self.each.clone(),
+            let connection = Connection {
+                shared: self.shared.clone(),
                 http2: self.http2.clone(),
-                connection: slot.connection.clone(),
+                info: permit.connection.clone(),
                 address,
             };
             self.tracker.spawn(async move {
-                conversation.run(tcp).await;
-                drop(slot);
+                connection.run(tcp).await;
+                drop(permit);
             });
         }
     }
 }
 
-/// One connection from its first byte to its end.
-struct Conversation {
-    each: Arc<Each>,
-    http2: http2::Builder<reset::Executor>,
-    connection: Arc<Connection>,
+/// A connection, from its first byte to its end.
+struct Connection {
+    shared: Arc<Shared>,
+    http2: http2::Builder<stream_timeout::Executor>,
+    info: Arc<ConnectionInfo>,
     address: SocketAddr,
 }
 
-impl Conversation {
+impl Connection {
     async fn run(self, tcp: TcpStream) {
-        // Nagle's algorithm would hold small answers back. A socket that refuses is closed already.
+        // Nagle's algorithm would delay small responses. It fails only if the socket is already closed.
         let _ = tcp.set_nodelay(true);
-        let (evicted, each) = (self.connection.evicted.clone(), self.each.clone());
+        let (evicted, shared) = (self.info.evicted.clone(), self.shared.clone());
         let stopped = async {
-            each.draining.cancelled().await;
-            sleep(each.settings.stream_grace()).await;
+            shared.draining.cancelled().await;
+            sleep(shared.settings.stream_grace()).await;
         };
-        let opened = async {
-            match &self.each.acceptor {
-                None => self.open(tcp).await.map(Opened::Plain),
-                Some(acceptor) => self.secure(acceptor, tcp).await,
+        let negotiated = async {
+            match &self.shared.acceptor {
+                None => self.negotiate(tcp).await.map(Negotiated::Plain),
+                Some(acceptor) => self.negotiate_tls(acceptor, tcp).await,
             }
         };
-        let handshake = Duration::from_millis(each.settings.handshake_timeout_ms);
-        let opened = tokio::select! {
-            opened = timeout(handshake, opened) => opened,
+        let handshake = Duration::from_millis(shared.settings.handshake_timeout_ms);
+        let negotiated = tokio::select! {
+            negotiated = timeout(handshake, negotiated) => negotiated,
             () = stopped => return,
             () = evicted.cancelled() => return,
         };
-        match opened {
-            Ok(Some(Opened::Plain(tcp))) => self.hold(tcp, None).await,
-            Ok(Some(Opened::Secured(tls, peer))) => self.hold(tls, peer).await,
+        match negotiated {
+            Ok(Some(Negotiated::Plain(tcp))) => self.serve(tcp, None).await,
+            Ok(Some(Negotiated::Tls(tls, peer))) => self.serve(tls, peer).await,
             Ok(None) => {}
-            // Load balancers open plaintext connections and say nothing, to see whether the port is open.
-            Err(_) if each.acceptor.is_none() => {}
-            Err(_) => self.refuse("handshake", "it did not shake hands in time"),
+            // Load balancers open plaintext connections without sending anything, to check the port.
+            Err(_) if shared.acceptor.is_none() => {}
+            Err(_) => self.refuse("handshake", "the handshake timed out"),
         }
     }
 
-    /// The connection once it has begun HTTP/2.
-    async fn open<IO>(&self, mut io: IO) -> Option<Reopened<IO>>
+    /// The connection, once it has started HTTP/2; `None` if it was rejected.
+    async fn negotiate<IO>(&self, mut io: IO) -> Option<PrefixedIo<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        match opening::read(&mut io).await.ok()? {
-            Opening::Http2 => return Some(Reopened::new(io)),
-            Opening::Closed => {}
-            Opening::Http1 => {
-                self.refuse_protocol(&Opening::Http1);
+        match detect::detect(&mut io).await.ok()? {
+            Protocol::Http2 => return Some(PrefixedIo::new(io)),
+            Protocol::Closed => {}
+            Protocol::Http1 => {
+                self.refuse_protocol(&Protocol::Http1);
                 let text = "This port speaks gRPC over HTTP/2 without an upgrade from HTTP/1.";
-                let _ = opening::answer_http1(&mut io, text).await;
+                let _ = detect::respond_http1(&mut io, text).await;
             }
             other => self.refuse_protocol(&other),
         }
         None
     }
 
-    async fn secure(&self, acceptor: &Acceptor, mut tcp: TcpStream) -> Option<Opened> {
-        if !opening::begins_tls(&tcp).await.ok()?? {
-            let spoken = opening::read(&mut tcp).await.ok()?;
+    async fn negotiate_tls(&self, acceptor: &Acceptor, mut tcp: TcpStream) -> Option<Negotiated> {
+        if !detect::is_tls(&tcp).await.ok()?? {
+            let spoken = detect::detect(&mut tcp).await.ok()?;
             self.refuse("plaintext", &format!("it speaks {} without TLS", spoken.name()));
-            if spoken == Opening::Http1 {
+            if spoken == Protocol::Http1 {
                 let text = "This port speaks gRPC over HTTP/2 with TLS.";
-                let _ = opening::answer_http1(&mut tcp, text).await;
+                let _ = detect::respond_http1(&mut tcp, text).await;
             }
             return None;
         }
@@ -227,113 +229,117 @@ impl Conversation {
                 return None;
             }
         };
-        let peer = Peer::of(&tls);
-        // Whoever shakes hands and then says nothing keeps no slot.
-        let tls = self.open(tls).await?;
-        Some(Opened::Secured(Box::new(tls), peer))
+        let peer = Peer::from_stream(&tls);
+        // A peer that is silent after the handshake is also subject to the timeout.
+        let tls = self.negotiate(tls).await?;
+        Some(Negotiated::Tls(Box::new(tls), peer))
     }
 
-    fn refuse_protocol(&self, spoken: &Opening) {
+    fn refuse_protocol(&self, spoken: &Protocol) {
         let detail = format!("it speaks {}; the port speaks HTTP/2", spoken.name());
         self.refuse("protocol", &detail);
     }
 
     fn refuse(&self, cause: &'static str, detail: &str) {
-        self.each.notices.refused(self.address, cause, detail);
+        self.shared
+            .log_throttle
+            .connection_refused(self.address, cause, detail);
     }
 
-    async fn hold<IO>(self, io: IO, peer: Option<Peer>)
+    async fn serve<IO>(self, io: IO, peer: Option<Peer>)
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Each {
+        let Shared {
             stack,
             settings,
             draining,
             ended,
             ..
-        } = &*self.each;
-        let (stack, idleness) = (stack.clone(), Idleness::new());
-        let (calls, known) = (Arc::clone(&idleness), self.connection.clone());
+        } = &*self.shared;
+        let (stack, idle) = (stack.clone(), IdleTimer::new());
+        let (calls, known) = (Arc::clone(&idle), self.info.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            known.called();
+            known.mark_called();
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(known.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
-            let (answer, open) = (stack.clone().answer(request), calls.begin());
-            async move { Ok::<_, Infallible>(hold(answer.await, open)) }
+            let (answer, open) = (stack.clone().handle(request), calls.start_call());
+            async move { Ok::<_, Infallible>(with_guard(answer.await, open)) }
         });
         let mut connection = pin!(self.http2.serve_connection(TokioIo::new(io), service));
         let seconds = Duration::from_secs;
         let age = jittered(seconds(settings.max_connection_age_s));
-        let idle = seconds(settings.max_connection_idle_s);
-        let farewell = Duration::from_millis(settings.handshake_timeout_ms);
-        let leaving = tokio::select! {
-            // Errors are the peer's way to go: reset, broken, timed out. Calls that were lost are seen as such.
+        let max_idle = seconds(settings.max_connection_idle_s);
+        let close_timeout = Duration::from_millis(settings.handshake_timeout_ms);
+        let reason = tokio::select! {
+            // An error means that the peer has disconnected or timed out. Lost calls are recorded as such.
             _ = connection.as_mut() => return,
-            () = self.gone() => return,
-            () = draining.cancelled() => Leaving::Drain,
-            () = sleep(age) => Leaving::Age,
-            () = idleness.lasts(idle) => Leaving::Idle,
+            () = self.cut_or_evicted() => return,
+            () = draining.cancelled() => CloseReason::Drain,
+            () = sleep(age) => CloseReason::Age,
+            () = idle.elapsed(max_idle) => CloseReason::Idle,
         };
         connection.as_mut().graceful_shutdown();
-        // A peer that does not answer is not waited for, once what it has called for is finished.
+        // Does not wait for a peer that does not respond, once its calls are finished.
         let stopped = async {
             draining.cancelled().await;
             sleep(settings.stream_grace()).await;
-            idleness.lasts(FLUSH).await;
+            idle.elapsed(FLUSH_TIME).await;
         };
         let idled = async {
-            match leaving {
-                Leaving::Idle => sleep(farewell).await,
-                Leaving::Age | Leaving::Drain => std::future::pending().await,
+            match reason {
+                CloseReason::Idle => sleep(close_timeout).await,
+                CloseReason::Age | CloseReason::Drain => std::future::pending().await,
             }
-            // A call may have come at the last moment.
-            idleness.lasts(FLUSH).await;
+            // A call may have started at the last moment.
+            idle.elapsed(FLUSH_TIME).await;
         };
         let aged = async {
-            match leaving {
-                Leaving::Age | Leaving::Idle => sleep(seconds(settings.max_connection_age_grace_s)).await,
-                // The server's own grace counts.
-                Leaving::Drain => std::future::pending().await,
+            match reason {
+                CloseReason::Age | CloseReason::Idle => {
+                    sleep(seconds(settings.max_connection_age_grace_s)).await
+                }
+                // The drain's own grace period applies.
+                CloseReason::Drain => std::future::pending().await,
             }
         };
         tokio::select! {
             _ = connection => {}
             () = ended.cancelled() => {}
-            () = self.connection.evicted.cancelled() => {}
+            () = self.info.evicted.cancelled() => {}
             () = stopped => {}
             () = idled => {}
             () = aged => {}
         }
     }
 
-    /// It is cut, or another one needs its slot.
-    async fn gone(&self) {
+    /// Completes when the server ends all connections, or this one is evicted.
+    async fn cut_or_evicted(&self) {
         tokio::select! {
-            () = self.each.ended.cancelled() => {}
-            () = self.connection.evicted.cancelled() => {}
+            () = self.shared.ended.cancelled() => {}
+            () = self.info.evicted.cancelled() => {}
         }
     }
 }
 
-/// A connection that has begun HTTP/2.
-enum Opened {
-    Plain(Reopened<TcpStream>),
-    Secured(Box<Reopened<TlsStream<TcpStream>>>, Option<Peer>),
+/// A connection that has started HTTP/2.
+enum Negotiated {
+    Plain(PrefixedIo<TcpStream>),
+    Tls(Box<PrefixedIo<TlsStream<TcpStream>>>, Option<Peer>),
 }
 
-/// Why a connection was asked to go.
+/// Why a connection is closed.
 #[derive(Clone, Copy)]
-enum Leaving {
+enum CloseReason {
     Drain,
     Age,
     Idle,
 }
 
-/// A tenth more or less, so that connections made together do not end together.
+/// Ten per cent more or less, so that connections of the same age do not end together.
 fn jittered(age: Duration) -> Duration {
     age.mul_f64(rand::rng().random_range(0.9..1.1))
 }
@@ -343,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_of_one_moment_do_not_end_in_one() {
+    fn connections_of_the_same_age_do_not_end_together() {
         let age = Duration::from_secs(100);
         let ages: std::collections::BTreeSet<_> = (0..100).map(|_| jittered(age)).collect();
         assert!(ages.len() > 90);

@@ -1,4 +1,4 @@
-//! No call outlives its caller's deadline, and what comes out then is DEADLINE_EXCEEDED.
+//! Enforces the caller's deadline with DEADLINE_EXCEEDED.
 
 use std::{
     future::Future,
@@ -19,13 +19,13 @@ use tonic::{Status, body::Body};
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
-    reset::{self, Bound},
+    stream_timeout::{self, StreamLimits},
 };
 use crate::status;
 
-/// The longest call of a stranger with a single answer: a health check.
+/// Time limit of an anonymous unary call: a health check.
 const ANONYMOUS_CALL: Duration = Duration::from_secs(5);
-/// The longest stream of a stranger: a health watch, reflection.
+/// Time limit of an anonymous stream: a health watch, reflection.
 const ANONYMOUS_STREAM: Duration = Duration::from_secs(3_600);
 
 pub(super) struct Layer {
@@ -54,38 +54,38 @@ impl CallLayer for Layer {
             None if shape.server_streams => ANONYMOUS_STREAM,
             None => ANONYMOUS_CALL,
         };
-        // The earlier one of this and the caller's own.
+        // The earlier of this deadline and the caller's own.
         let context = context.with_deadline(call.arrival + longest);
         let deadline = context.deadline().unwrap_or(call.arrival + longest);
         call.request.extensions_mut().insert(context.clone());
         call.context = context;
-        let of_method = call.method.is_some();
+        let is_method = call.method.is_some();
         Box::pin(async move {
             if deadline <= Instant::now() {
-                return refuse(status::out_of_time());
+                return refuse(status::deadline_exceeded());
             }
-            reset::bound(Bound {
+            stream_timeout::limit_stream(StreamLimits {
                 deadline,
                 ends_with_server: shape.server_streams,
             });
             match timeout_at(deadline, next.run(call)).await {
-                Ok(response) if shape.server_streams => self.guard(response, deadline, of_method),
+                Ok(response) if shape.server_streams => self.limit_body(response, deadline, is_method),
                 Ok(response) => response,
-                Err(_) => refuse(status::out_of_time()),
+                Err(_) => refuse(status::deadline_exceeded()),
             }
         })
     }
 }
 
 impl Layer {
-    /// Headers were in time; the messages that follow must be too. A health watch goes on while the process announces
-    /// that it stops, and is ended by health itself.
-    fn guard(&self, response: Response, deadline: Instant, of_method: bool) -> Response {
+    /// Applies the deadline to the messages of a stream. A health watch continues while the process announces its
+    /// stop; the health service ends it.
+    fn limit_body(&self, response: Response, deadline: Instant, is_method: bool) -> Response {
         response.map(|body| {
-            Body::new(Guarded {
+            Body::new(DeadlineBody {
                 body,
                 deadline: Some(Box::pin(sleep_until(deadline))),
-                draining: of_method.then(|| Box::pin(self.shutdown.clone().cancelled_owned())),
+                draining: is_method.then(|| Box::pin(self.shutdown.clone().cancelled_owned())),
                 grace: None,
                 stream_grace: self.stream_grace,
                 ended: false,
@@ -94,21 +94,21 @@ impl Layer {
     }
 }
 
-/// A stream of answers that ends at its deadline, or a while after the process was told to stop.
-struct Guarded {
+/// A response stream that ends at its deadline, or after the grace period once the process stops.
+struct DeadlineBody {
     body: Body,
     deadline: Option<Pin<Box<Sleep>>>,
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Runs once the process is to stop.
+    /// Started when the process stops.
     grace: Option<Pin<Box<Sleep>>>,
     stream_grace: Duration,
     ended: bool,
 }
 
-impl Guarded {
-    fn poll_over(&mut self, task: &mut Task<'_>) -> Poll<Status> {
-        if elapsed(&mut self.deadline, task) {
-            return Poll::Ready(status::out_of_time());
+impl DeadlineBody {
+    fn poll_expired(&mut self, task: &mut Task<'_>) -> Poll<Status> {
+        if has_elapsed(&mut self.deadline, task) {
+            return Poll::Ready(status::deadline_exceeded());
         }
         if let Some(draining) = &mut self.draining
             && draining.as_mut().poll(task).is_ready()
@@ -116,20 +116,20 @@ impl Guarded {
             self.draining = None;
             self.grace = Some(Box::pin(tokio::time::sleep(self.stream_grace)));
         }
-        if elapsed(&mut self.grace, task) {
+        if has_elapsed(&mut self.grace, task) {
             return Poll::Ready(status::draining());
         }
         Poll::Pending
     }
 }
 
-fn elapsed(timer: &mut Option<Pin<Box<Sleep>>>, task: &mut Task<'_>) -> bool {
+fn has_elapsed(timer: &mut Option<Pin<Box<Sleep>>>, task: &mut Task<'_>) -> bool {
     timer
         .as_mut()
         .is_some_and(|timer| timer.as_mut().poll(task).is_ready())
 }
 
-impl HttpBody for Guarded {
+impl HttpBody for DeadlineBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -140,15 +140,15 @@ impl HttpBody for Guarded {
         if self.ended {
             return Poll::Ready(None);
         }
-        // First, so that a stream that always has a message ends, too.
-        let Poll::Ready(over) = self.poll_over(task) else {
+        // Checked first, so that a stream that always has a message also ends.
+        let Poll::Ready(expired) = self.poll_expired(task) else {
             return Pin::new(&mut self.body).poll_frame(task);
         };
         self.ended = true;
-        // What the handler would still have sent is dropped with its body.
+        // Drops the handler's remaining messages.
         self.body = Body::empty();
         let mut trailers = HeaderMap::new();
-        match over.add_header(&mut trailers) {
+        match expired.add_header(&mut trailers) {
             Ok(()) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             Err(error) => Poll::Ready(Some(Err(error))),
         }

@@ -1,4 +1,4 @@
-//! gRPC's framing of messages: one byte says whether a message is compressed, four how long it is.
+//! gRPC message framing: one byte for compression, four for the length, then the message.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
@@ -9,17 +9,16 @@ use crate::{contract::grouped, status};
 
 const PREFIX: usize = 5;
 
-/// Takes the frames out of a body, piece by piece. What is kept is at most one message.
+/// Extracts frames from the chunks of a body. Buffers at most one message.
 pub(super) struct Frames {
     buffer: BytesMut,
     max_message_bytes: usize,
-    /// What `grpc-encoding` says that compressed messages are compressed with.
+    /// The compression named by `grpc-encoding`.
     encoding: Option<String>,
 }
 
 impl Frames {
-    /// The frames of a request with these headers. `grpc-encoding` is taken out of them: what comes out of here is not
-    /// compressed.
+    /// The frames of a request with these headers. Removes `grpc-encoding`, because the frames are uncompressed.
     pub(super) fn new(headers: &mut HeaderMap, max_message_bytes: usize) -> Frames {
         let encoding = headers.remove("grpc-encoding");
         Frames {
@@ -35,16 +34,16 @@ impl Frames {
         self.buffer.put(piece);
     }
 
-    /// Whether nothing is left of a message that has not come to its end.
+    /// Whether no part of an incomplete message is left.
     pub(super) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// The next message with its prefix, once all of it is there. It is refused by its prefix alone.
+    /// The next complete message with its prefix. Invalid messages are rejected by the prefix alone.
     ///
     /// # Errors
     /// UNIMPLEMENTED `COMPRESSED` and RESOURCE_EXHAUSTED `MESSAGE_TOO_LARGE`; INTERNAL when it is compressed and
-    /// nothing says with what.
+    /// no encoding is named.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, Status> {
         let Some(mut prefix) = self.buffer.get(..PREFIX) else {
             return Ok(None);
@@ -69,13 +68,13 @@ impl Frames {
         Ok(Some(self.buffer.split_to(whole).freeze()))
     }
 
-    /// What the gRPC specification of compression says; the encodings that are taken are named in a header.
+    /// The error that gRPC's compression specification requires; a header lists the accepted encodings.
     fn compressed(&self) -> Status {
         let Some(encoding) = &self.encoding else {
             let text = "a message is compressed, and `grpc-encoding` does not say with what";
             return status::protocol(Code::Internal, MALFORMED_FRAME, text);
         };
-        let encoding = crate::contract::text::shown(encoding, 50);
+        let encoding = crate::contract::text::sanitized(encoding, 50);
         let text = format!(
             "messages compressed with {encoding} are not taken, only those of `grpc-encoding: identity`"
         );
@@ -87,7 +86,7 @@ impl Frames {
     }
 }
 
-/// The message behind the prefix of a whole frame.
+/// The message without the frame's prefix.
 pub(super) fn message(mut frame: Bytes) -> Bytes {
     frame.advance(PREFIX.min(frame.len()));
     frame
@@ -100,7 +99,7 @@ fn too_large(length: usize, limit: usize) -> Status {
         grouped(limit)
     );
     let mut refusal = status::too_large("MESSAGE_TOO_LARGE", text);
-    // It will not be smaller the next time.
+    // A retry would have the same size.
     refusal
         .metadata_mut()
         .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_out_whole_however_they_come_in() {
+    fn messages_are_extracted_whole_from_any_chunks() {
         let mut frames = frames(Some("identity"));
         let both = [frame(0, 3), frame(0, 0), frame(0, 10)].concat();
         let mut lengths = Vec::new();
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_too_large_is_refused_before_it_has_come() {
+    fn an_oversized_message_is_rejected_by_its_prefix() {
         let mut frames = frames(None);
         frames.push(&frame(0, 11)[..PREFIX]);
         let refusal = frames.next().unwrap_err();
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_message_is_refused_with_the_encodings_that_are_taken() {
+    fn a_compressed_message_is_rejected_with_the_accepted_encodings() {
         let mut compressed = frames(Some("gzip"));
         compressed.push(&frame(0, 2)[..]);
         assert!(compressed.next().unwrap().is_some());
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_nothing_explains_is_the_callers_broken_protocol() {
+    fn an_unexplained_flag_is_a_protocol_violation() {
         for (encoding, flag) in [(None, 1), (Some("identity"), 1), (None, 2)] {
             let mut frames = frames(encoding);
             frames.push(&frame(flag, 2)[..]);

@@ -1,5 +1,5 @@
-//! Requests that break gRPC's protocol (PROTOCOL-HTTP2.md), answered before anything is done for them: no time, no
-//! place, no token is spent. What is wrong with their messages is answered where messages are read.
+//! Rejects requests that violate gRPC's protocol (PROTOCOL-HTTP2.md) before they use any resources. Errors in
+//! messages are handled where messages are read.
 
 use std::sync::LazyLock;
 
@@ -16,19 +16,19 @@ use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
 };
-use crate::{contract::text::shown, status};
+use crate::{contract::text::sanitized, status};
 
-/// How much of a header's name, of a content type or of a path is told.
-const MAX_TOLD_CHARS: usize = 100;
+/// Characters of a header's name, a content type or a path that are repeated in an error.
+const MAX_ECHO_CHARS: usize = 100;
 
-/// The reason of a request that sends no message where there must be one, or more than one.
+/// The reason of a request with no message, or with more than one.
 pub(super) const MESSAGE_COUNT: &str = "MESSAGE_COUNT";
-/// The reason of bytes that are no messages.
+/// The reason of bytes that are not a valid frame.
 pub(super) const MALFORMED_FRAME: &str = "MALFORMED_FRAME";
 const UNKNOWN_METHOD: &str = "UNKNOWN_METHOD";
 
-/// The reasons of callers' mistakes with the protocol. They are told in the log once a minute for each address.
-const MISTAKES: [&str; 9] = [
+/// The reasons of protocol violations. They are logged once a minute for each address.
+const VIOLATIONS: [&str; 9] = [
     MESSAGE_COUNT,
     MALFORMED_FRAME,
     UNKNOWN_METHOD,
@@ -40,8 +40,8 @@ const MISTAKES: [&str; 9] = [
     "UNSUPPORTED_CONTENT_TYPE",
 ];
 
-/// Which of the protocol's mistakes this answer's status is.
-pub(super) fn mistake(headers: &HeaderMap, code: Code) -> Option<&'static str> {
+/// The reason, if the response's status is a protocol violation.
+pub(super) fn violation_reason(headers: &HeaderMap, code: Code) -> Option<&'static str> {
     if !matches!(
         code,
         Code::InvalidArgument | Code::Unimplemented | Code::Internal | Code::DeadlineExceeded
@@ -50,8 +50,8 @@ pub(super) fn mistake(headers: &HeaderMap, code: Code) -> Option<&'static str> {
     }
     let details = Status::from_header_map(headers)?.get_error_details();
     match details.error_info() {
-        Some(info) => MISTAKES.into_iter().find(|reason| *reason == info.reason),
-        // From the services that are not ours, health and reflection.
+        Some(info) => VIOLATIONS.into_iter().find(|reason| *reason == info.reason),
+        // From third-party services: health and reflection.
         None => (code == Code::Unimplemented).then_some(UNKNOWN_METHOD),
     }
 }
@@ -66,7 +66,7 @@ impl Layer {
         Layer { services }
     }
 
-    fn refusal(&self, call: &Call) -> Option<Response> {
+    fn check(&self, call: &Call) -> Option<Response> {
         let request = &call.request;
         if request.method() != Method::POST {
             return Some(not_post(request.method()));
@@ -87,20 +87,20 @@ impl Layer {
             .strip_prefix('/')
             .and_then(|path| path.split_once('/'))
             .map(|(service, _)| service);
-        let foreign = |name: &&str| self.services.iter().any(|served| served == name);
-        match service.filter(foreign) {
-            // It knows its methods itself.
+        let is_served = |name: &&str| self.services.iter().any(|served| served == name);
+        match service.filter(is_served) {
+            // Third-party services check their methods themselves.
             Some(name) if name.starts_with("grpc.") => Ok(()),
             Some(name) => Err(status::unimplemented(
                 UNKNOWN_METHOD,
                 format!(
                     "{name} has no method {}",
-                    told(path.rsplit('/').next().unwrap_or_default())
+                    truncated(path.rsplit('/').next().unwrap_or_default())
                 ),
             )),
             None => Err(status::unimplemented(
                 "UNKNOWN_SERVICE",
-                format!("no service is served at {}", told(path)),
+                format!("no service is served at {}", truncated(path)),
             )),
         }
     }
@@ -108,16 +108,16 @@ impl Layer {
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
-        match self.refusal(&call) {
+        match self.check(&call) {
             None => next.run(call),
             Some(refusal) => Box::pin(async { refusal }),
         }
     }
 }
 
-/// As grpc-go answers it: by HTTP's status for clients of HTTP, and by gRPC's.
+/// As grpc-go responds: with an HTTP status for HTTP clients, and with a gRPC status.
 fn not_post(method: &Method) -> Response {
-    let text = format!("gRPC calls are POST requests, not {}", told(method.as_str()));
+    let text = format!("gRPC calls are POST requests, not {}", truncated(method.as_str()));
     let mut response = refuse(status::protocol(Code::Internal, "METHOD_NOT_ALLOWED", text));
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response
@@ -126,10 +126,10 @@ fn not_post(method: &Method) -> Response {
     response
 }
 
-/// HTTP status 415 is what the specification asks for.
+/// The specification requires HTTP status 415.
 fn unsupported(content_type: Option<&HeaderValue>) -> Response {
     let found = content_type.map_or("none".into(), |value| {
-        told(&String::from_utf8_lossy(value.as_bytes()))
+        truncated(&String::from_utf8_lossy(value.as_bytes()))
     });
     let text = format!("the content-type must be application/grpc or application/grpc+proto; it is {found}");
     let mut response = refuse(status::protocol(
@@ -141,8 +141,8 @@ fn unsupported(content_type: Option<&HeaderValue>) -> Response {
     response
 }
 
-/// `application/grpc`, with `+proto` or without, with parameters or without. Other message formats are not taken, nor
-/// is gRPC-Web.
+/// `application/grpc`, with or without `+proto` and parameters. Other message formats and gRPC-Web are not
+/// supported.
 fn is_grpc(content_type: &HeaderValue) -> bool {
     let Ok(text) = content_type.to_str() else {
         return false;
@@ -153,7 +153,7 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
         .any(|taken| media_type.eq_ignore_ascii_case(taken))
 }
 
-/// Binary metadata are base64, padded or not; several values may be joined by commas.
+/// Binary metadata is base64, with or without padding; several values may be joined by commas.
 fn check_metadata(headers: &HeaderMap) -> Result<(), Status> {
     static BASE64: LazyLock<GeneralPurpose> = LazyLock::new(|| {
         let lenient = GeneralPurposeConfig::new()
@@ -171,14 +171,14 @@ fn check_metadata(headers: &HeaderMap) -> Result<(), Status> {
     match malformed {
         None => Ok(()),
         Some((name, _)) => {
-            let text = format!("the metadata `{}` is not base64", told(name.as_str()));
+            let text = format!("the metadata `{}` is not base64", truncated(name.as_str()));
             Err(status::protocol(Code::Internal, "MALFORMED_METADATA", text))
         }
     }
 }
 
-fn told(text: &str) -> String {
-    shown(text, MAX_TOLD_CHARS).into_owned()
+fn truncated(text: &str) -> String {
+    sanitized(text, MAX_ECHO_CHARS).into_owned()
 }
 
 #[cfg(test)]
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_types_of_grpc_are_told_from_others() {
+    fn content_types_of_grpc_are_distinguished_from_others() {
         let is = |text: &str| is_grpc(&HeaderValue::from_str(text).unwrap());
         for taken in [
             "application/grpc",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_metadata_may_be_padded_or_not_and_joined_and_nothing_else() {
+    fn binary_metadata_is_base64_padded_or_not_and_may_be_joined() {
         let check = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("x-trace-bin", HeaderValue::from_static(value));

@@ -1,9 +1,10 @@
-//! How often one facility may call, by the method's class: one facility's batch does not starve the others.
+//! Limits the rate of calls of each facility, by the method's class, so that one facility's batch does not starve
+//! the others.
 //!
-//! The generic cell rate algorithm (ITU-T I.371): each facility and class has one point in time, until which its calls
-//! are accounted for. A call moves it on by the time that one call is worth, and is refused when it lies further ahead
-//! than a burst is worth. A call for several requests is taken as one, and moves it on by what all of them are worth: the
-//! calls after it wait for that.
+//! The generic cell rate algorithm (ITU-T I.371): each facility and class has a theoretical arrival time. A call
+//! advances it by one interval, and is rejected when it is further ahead than the burst allows. A call for several
+//! requests is accepted like a single one, and advances it by one interval for each request, so that the following
+//! calls wait.
 
 use std::{
     collections::HashMap,
@@ -24,16 +25,16 @@ use super::{
     Response,
     call::{Call, Layer as CallLayer, Next, refuse},
     frames,
-    refusals::Refusals,
+    rejected_calls::RejectedCalls,
 };
 use crate::{Facility, Identity, Violations, status};
 
-/// Beyond this many, facilities that have been quiet are forgotten; they start anew with a full burst. After that, as
-/// many again must come before it is looked for quiet ones once more, so that a call costs the same however many are
-/// active.
-const REMEMBERED: usize = 10_000;
-/// What one call counts as at most: no method takes more requests at once.
-const MOST_REQUESTS: u32 = 64;
+/// From this many entries on, facilities without recent calls are removed; they start again with a full burst. The
+/// next sweep follows after the number of entries has doubled, so that the cost of a call does not depend on their
+/// number.
+const MAX_IDLE_ENTRIES: usize = 10_000;
+/// Most requests counted for one call; no method accepts more.
+const MAX_REQUESTS: u32 = 64;
 
 /// The limits by class, for each facility, in one process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -49,13 +50,13 @@ pub struct RateLimits {
     pub admin: Rate,
 }
 
-/// Calls in a length of time.
+/// A rate of calls.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rate {
-    /// Calls per second, on average. 0, the default, is without limit.
+    /// Calls per second, on average. Default 0: unlimited.
     pub per_second: u32,
-    /// Calls at once after a pause; at least 1. Default 100.
+    /// Calls at once after a pause, at least 1. Default 100.
     pub burst: u32,
 }
 
@@ -69,7 +70,7 @@ impl Default for Rate {
 }
 
 impl RateLimits {
-    fn of(&self, class: RateLimitClass) -> Rate {
+    fn for_class(&self, class: RateLimitClass) -> Rate {
         match class {
             RateLimitClass::Unspecified | RateLimitClass::Read => self.read,
             RateLimitClass::Write => self.write,
@@ -92,38 +93,38 @@ impl RateLimits {
 
 pub(super) struct Layer {
     limits: RateLimits,
-    accounted: Mutex<Accounted>,
-    refusals: Refusals,
+    arrival_times: Mutex<ArrivalTimes>,
+    rejected: RejectedCalls,
 }
 
-struct Accounted {
+struct ArrivalTimes {
     until: HashMap<(Facility, i32), Instant>,
-    /// How many there are when quiet ones are looked for.
+    /// The number of entries at which the next sweep starts.
     sweep_at: usize,
     #[cfg(test)]
     swept: usize,
 }
 
-impl Accounted {
-    /// Until when the calls of one facility and class are accounted for.
-    fn until(&mut self, key: (Facility, i32), now: Instant) -> &mut Instant {
+impl ArrivalTimes {
+    /// The theoretical arrival time of a facility and class.
+    fn entry(&mut self, key: (Facility, i32), now: Instant) -> &mut Instant {
         if self.until.len() >= self.sweep_at && !self.until.contains_key(&key) {
             #[cfg(test)]
             {
                 self.swept += self.until.len();
             }
             self.until.retain(|_, until| *until > now);
-            self.sweep_at = (self.until.len() * 2).max(REMEMBERED);
+            self.sweep_at = (self.until.len() * 2).max(MAX_IDLE_ENTRIES);
         }
         self.until.entry(key).or_insert(now)
     }
 }
 
-impl Default for Accounted {
-    fn default() -> Accounted {
-        Accounted {
+impl Default for ArrivalTimes {
+    fn default() -> ArrivalTimes {
+        ArrivalTimes {
             until: HashMap::new(),
-            sweep_at: REMEMBERED,
+            sweep_at: MAX_IDLE_ENTRIES,
             #[cfg(test)]
             swept: 0,
         }
@@ -134,30 +135,30 @@ impl Layer {
     pub(super) fn new(limits: RateLimits) -> Layer {
         Layer {
             limits,
-            accounted: Mutex::default(),
-            refusals: Refusals::new(),
+            arrival_times: Mutex::default(),
+            rejected: RejectedCalls::new(),
         }
     }
 
-    /// Accounts for a call with so many requests.
+    /// Counts a call with this many requests.
     ///
     /// # Errors
-    /// How long to wait, when it is one too many.
-    fn account(&self, facility: &Facility, class: RateLimitClass, requests: u32) -> Result<(), Duration> {
-        let rate = self.limits.of(class);
+    /// The delay before a retry, when the rate is exceeded.
+    fn acquire(&self, facility: &Facility, class: RateLimitClass, requests: u32) -> Result<(), Duration> {
+        let rate = self.limits.for_class(class);
         if rate.per_second == 0 {
             return Ok(());
         }
-        let worth = Duration::from_secs(1) / rate.per_second;
-        let ahead_at_most = worth * (rate.burst - 1);
+        let interval = Duration::from_secs(1) / rate.per_second;
+        let max_ahead = interval * (rate.burst - 1);
         let now = Instant::now();
-        let mut accounted = self.accounted.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = accounted.until((facility.clone(), class as i32), now);
+        let mut arrival_times = self.arrival_times.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = arrival_times.entry((facility.clone(), class as i32), now);
         let ahead = until.saturating_duration_since(now);
-        if ahead > ahead_at_most {
-            return Err(ahead - ahead_at_most);
+        if ahead > max_ahead {
+            return Err(ahead - max_ahead);
         }
-        *until = now + ahead + worth * requests;
+        *until = now + ahead + interval * requests;
         Ok(())
     }
 }
@@ -168,29 +169,29 @@ impl CallLayer for Layer {
         else {
             return next.run(call);
         };
-        match self.account(&identity.facility, policy.rate_limit_class, requests(&call)) {
+        match self.acquire(&identity.facility, policy.rate_limit_class, requests(&call)) {
             Ok(()) => next.run(call),
             Err(wait) => {
                 let wait = jittered(wait);
-                self.refusals.tell(call.method.as_deref(), "RATE_LIMITED", wait);
-                Box::pin(async move { refuse(too_often(wait)) })
+                self.rejected.record(call.method.as_deref(), "RATE_LIMITED", wait);
+                Box::pin(async move { refuse(rate_limited(wait)) })
             }
         }
     }
 }
 
-/// How many requests a call carries; one, unless its method takes several.
+/// The number of requests in a call; one, unless its method takes several.
 fn requests(call: &Call) -> u32 {
     let field = call.method.as_ref().and_then(|method| method.requests);
     match (field, &call.received) {
         (Some(field), Some(Ok(frame))) => {
-            occurrences(frames::message(frame.clone()), field).clamp(1, MOST_REQUESTS)
+            occurrences(frames::message(frame.clone()), field).clamp(1, MAX_REQUESTS)
         }
         _ => 1,
     }
 }
 
-/// How often a field occurs in an encoded message, as far as that can be read.
+/// Counts a field in an encoded message, as far as it can be decoded.
 fn occurrences(mut message: Bytes, field: u32) -> u32 {
     let mut count = 0;
     while message.has_remaining()
@@ -202,15 +203,16 @@ fn occurrences(mut message: Bytes, field: u32) -> u32 {
     count
 }
 
-/// Longer by up to a half, and by up to 100 ms at least, so that those who were refused together do not return together.
+/// Adds up to a half, or up to 100 ms if that is more, so that callers that were rejected together do not return
+/// together.
 fn jittered(wait: Duration) -> Duration {
     let most = (wait / 2).max(Duration::from_millis(100));
     wait + most.mul_f64(rand::rng().random_range(0.0..1.0))
 }
 
-fn too_often(wait: Duration) -> Status {
-    let text = "the facility calls too often; nothing was started";
-    let mut refusal = status::exhausted("RATE_LIMITED", text, wait);
+fn rate_limited(wait: Duration) -> Status {
+    let text = "the facility exceeds its rate limit; nothing was started";
+    let mut refusal = status::resource_exhausted("RATE_LIMITED", text, wait);
     let pushback = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
     refusal
         .metadata_mut()
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_passes_then_the_rate_holds_for_each_facility_and_class_alone() {
+    async fn after_a_burst_the_rate_applies_to_each_facility_and_class() {
         let rate = Rate {
             per_second: 10,
             burst: 3,
@@ -236,13 +238,13 @@ mod tests {
             write: rate,
             ..RateLimits::default()
         });
-        let write = |name: &str| layer.account(&facility(name), RateLimitClass::Write, 1);
+        let write = |name: &str| layer.acquire(&facility(name), RateLimitClass::Write, 1);
         for _ in 0..3 {
             assert_eq!(write("F1"), Ok(()));
         }
         assert_eq!(write("F1"), Err(Duration::from_millis(100)));
         assert_eq!(write("F2"), Ok(()));
-        assert_eq!(layer.account(&facility("F1"), RateLimitClass::Read, 1), Ok(()));
+        assert_eq!(layer.acquire(&facility("F1"), RateLimitClass::Read, 1), Ok(()));
         tokio::time::advance(Duration::from_millis(100)).await;
         assert_eq!(write("F1"), Ok(()));
         assert!(write("F1").is_err());
@@ -258,26 +260,26 @@ mod tests {
             read: rate,
             ..RateLimits::default()
         });
-        // None of them is quiet yet when the last one comes.
-        let calls = 3 * REMEMBERED;
+        // All entries are still in use when the last one is added.
+        let calls = 3 * MAX_IDLE_ENTRIES;
         for n in 0..calls {
             layer
-                .account(&facility(&format!("F{n}")), RateLimitClass::Read, 1)
+                .acquire(&facility(&format!("F{n}")), RateLimitClass::Read, 1)
                 .unwrap();
         }
-        let swept = layer.accounted.lock().unwrap().swept;
+        let swept = layer.arrival_times.lock().unwrap().swept;
         assert!(
             swept <= 2 * calls,
             "{swept} entries were looked at for {calls} calls"
         );
         tokio::time::advance(Duration::from_secs(2)).await;
-        for n in 0..2 * REMEMBERED {
+        for n in 0..2 * MAX_IDLE_ENTRIES {
             layer
-                .account(&facility(&format!("G{n}")), RateLimitClass::Read, 1)
+                .acquire(&facility(&format!("G{n}")), RateLimitClass::Read, 1)
                 .unwrap();
         }
-        let remembered = layer.accounted.lock().unwrap().until.len();
-        assert!(remembered <= 2 * REMEMBERED, "{remembered} are remembered");
+        let remembered = layer.arrival_times.lock().unwrap().until.len();
+        assert!(remembered <= 2 * MAX_IDLE_ENTRIES, "{remembered} are remembered");
     }
 
     #[tokio::test(start_paused = true)]
@@ -290,7 +292,7 @@ mod tests {
             write,
             ..RateLimits::default()
         });
-        let write = |requests| layer.account(&facility("F1"), RateLimitClass::Write, requests);
+        let write = |requests| layer.acquire(&facility("F1"), RateLimitClass::Write, requests);
         assert_eq!(write(20), Ok(()));
         assert_eq!(write(1), Err(Duration::from_secs(2)));
         tokio::time::advance(Duration::from_secs(2)).await;
@@ -305,12 +307,12 @@ mod tests {
         let encoded = Bytes::from(prost::Message::encode_to_vec(&message));
         assert_eq!(occurrences(encoded.clone(), 1), 3);
         assert_eq!(occurrences(encoded, 2), 0);
-        // Two, and one that is cut off.
+        // Two fields, and a truncated one.
         assert_eq!(occurrences(Bytes::from_static(&[10, 0, 10, 0, 10, 9]), 1), 2);
     }
 
     #[test]
-    fn those_who_are_refused_together_do_not_return_together() {
+    fn callers_rejected_together_do_not_return_together() {
         let waits: std::collections::BTreeSet<_> = (0..100)
             .map(|_| jittered(Duration::from_millis(10)).as_micros())
             .collect();

@@ -1,6 +1,6 @@
-//! Receives the one message of a unary request before anything is held for the call: no place, no task. A caller that
-//! sends half of a message is refused in time, and what all of them make the process keep meanwhile is bounded, for
-//! each facility as well. Streams of a caller are bounded in time between their parts.
+//! Receives the message of a unary request before a permit or a task is allocated for the call. A caller that
+//! sends half a message is rejected after a timeout, and the memory for partial requests is limited in total and
+//! for each facility. Client streams have a time limit between two messages.
 
 use std::{
     collections::HashMap,
@@ -23,15 +23,15 @@ use super::{
     admission::overloaded,
     call::{Call, Layer as CallLayer, Next, refuse},
     frames::Frames,
-    refusals::Refusals,
-    validation::{cut_off, message_count, whole},
+    rejected_calls::RejectedCalls,
+    validation::{body_error, check_complete, message_count},
 };
 use crate::{Facility, Identity, status};
 
-/// What a request costs beside its message.
+/// Memory of a request besides its message, in bytes.
 const OVERHEAD: usize = 4 * 1024;
-/// One facility may make the process keep this share of the bound: 1 in so many.
-const SHARE: usize = 4;
+/// One facility may use one part in this many of the total.
+const FACILITY_SHARE: usize = 4;
 
 pub(super) struct Layer {
     shutdown: CancellationToken,
@@ -39,8 +39,8 @@ pub(super) struct Layer {
     timeout: Duration,
     gap: Duration,
     max_message_bytes: usize,
-    kept: Arc<Kept>,
-    refusals: Refusals,
+    budget: Arc<ByteBudget>,
+    rejected: RejectedCalls,
 }
 
 impl Layer {
@@ -51,17 +51,17 @@ impl Layer {
             timeout: Duration::from_millis(settings.receive_timeout_ms),
             gap: Duration::from_millis(settings.max_message_gap_ms),
             max_message_bytes: settings.max_message_bytes,
-            kept: Arc::new(Kept::new(settings.max_receive_bytes)),
-            refusals: Refusals::new(),
+            budget: Arc::new(ByteBudget::new(settings.max_receive_bytes)),
+            rejected: RejectedCalls::new(),
         }
     }
 
-    /// The whole message with its prefix, before the time is over.
+    /// The complete message with its prefix, before the timeout.
     async fn receive(
         &self,
         body: Body,
         frames: Frames,
-        charge: &mut Charge,
+        allocation: &mut Allocation,
         arrival: Instant,
     ) -> Result<Bytes, Status> {
         let stopping = async {
@@ -69,7 +69,7 @@ impl Layer {
             sleep(self.stream_grace).await;
         };
         tokio::select! {
-            received = timeout_at(arrival + self.timeout, collect(body, frames, charge)) => {
+            received = timeout_at(arrival + self.timeout, collect(body, frames, allocation)) => {
                 received.unwrap_or_else(|_| Err(self.too_slow()))
             }
             () = stopping => Err(status::draining()),
@@ -85,14 +85,14 @@ impl Layer {
     }
 }
 
-async fn collect(mut body: Body, mut frames: Frames, charge: &mut Charge) -> Result<Bytes, Status> {
-    charge.add(OVERHEAD)?;
+async fn collect(mut body: Body, mut frames: Frames, allocation: &mut Allocation) -> Result<Bytes, Status> {
+    allocation.add(OVERHEAD)?;
     let mut only = None;
     while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.map_err(cut_off)?.into_data() else {
+        let Ok(piece) = frame.map_err(body_error)?.into_data() else {
             continue;
         };
-        charge.add(piece.len())?;
+        allocation.add(piece.len())?;
         frames.push(piece);
         if only.is_none() {
             only = frames.next()?;
@@ -101,7 +101,7 @@ async fn collect(mut body: Body, mut frames: Frames, charge: &mut Charge) -> Res
             return Err(message_count("more than one"));
         }
     }
-    whole(&frames)?;
+    check_complete(&frames)?;
     only.ok_or_else(|| message_count("none"))
 }
 
@@ -109,22 +109,24 @@ impl CallLayer for Layer {
     fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
         let body = std::mem::take(call.request.body_mut());
         if call.shape().client_streams {
-            *call.request.body_mut() = Body::new(Paced::new(body, self.gap, call.context.deadline()));
+            *call.request.body_mut() =
+                Body::new(GapTimeoutBody::new(body, self.gap, call.context.deadline()));
             return next.run(call);
         }
         let facility = call.request.extensions().get::<Identity>();
-        let mut charge = Charge::new(&self.kept, facility.map(|identity| identity.facility.clone()));
+        let mut allocation =
+            Allocation::new(&self.budget, facility.map(|identity| identity.facility.clone()));
         Box::pin(async move {
             let frames = Frames::new(call.request.headers_mut(), self.max_message_bytes);
-            let received = self.receive(body, frames, &mut charge, call.arrival).await;
+            let received = self.receive(body, frames, &mut allocation, call.arrival).await;
             if let Err(refusal) = &received
                 && refusal.code() == tonic::Code::ResourceExhausted
             {
-                self.refusals
-                    .tell(call.method.as_deref(), "RECEIVING", Duration::ZERO);
+                self.rejected
+                    .record(call.method.as_deref(), "RECEIVING", Duration::ZERO);
             }
             if call.method.is_some() {
-                // What went wrong is answered by the layer that checks messages, below those that keep the records.
+                // Errors are answered by the validation layer, below the audit trail.
                 call.received = Some(received);
             } else {
                 match received {
@@ -133,96 +135,96 @@ impl CallLayer for Layer {
                 }
             }
             let response = next.run(call).await;
-            drop(charge);
+            drop(allocation);
             response
         })
     }
 }
 
-/// The bytes of requests that the process keeps.
-struct Kept {
-    most: usize,
-    state: Mutex<KeptNow>,
+/// Limits the bytes of requests in memory.
+struct ByteBudget {
+    max_bytes: usize,
+    usage: Mutex<Usage>,
 }
 
 #[derive(Default)]
-struct KeptNow {
+struct Usage {
     bytes: usize,
-    /// By facility, strangers as `None`. Holds those that keep something now.
+    /// By facility; anonymous callers as `None`. Contains only those with bytes in use.
     facilities: HashMap<Option<Facility>, usize>,
 }
 
-impl Kept {
-    fn new(most: usize) -> Kept {
-        Kept {
-            most,
-            state: Mutex::default(),
+impl ByteBudget {
+    fn new(max_bytes: usize) -> ByteBudget {
+        ByteBudget {
+            max_bytes,
+            usage: Mutex::default(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, KeptNow> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one call makes the process keep; given back when dropped.
-struct Charge {
-    kept: Arc<Kept>,
+/// The bytes of one call; released when dropped.
+struct Allocation {
+    budget: Arc<ByteBudget>,
     facility: Option<Facility>,
     bytes: usize,
 }
 
-impl Charge {
-    fn new(kept: &Arc<Kept>, facility: Option<Facility>) -> Charge {
-        Charge {
-            kept: kept.clone(),
+impl Allocation {
+    fn new(budget: &Arc<ByteBudget>, facility: Option<Facility>) -> Allocation {
+        Allocation {
+            budget: budget.clone(),
             facility,
             bytes: 0,
         }
     }
 
     /// # Errors
-    /// RESOURCE_EXHAUSTED when the process, or the facility, keeps too much already.
+    /// RESOURCE_EXHAUSTED when the limit of the process, or of the facility, is reached.
     fn add(&mut self, bytes: usize) -> Result<(), Status> {
-        let mut now = self.kept.lock();
-        let facility = now.facilities.get(&self.facility).copied().unwrap_or_default();
-        let most = self.kept.most;
-        if now.bytes + bytes > most || facility + bytes > most / SHARE {
+        let mut usage = self.budget.lock();
+        let facility = usage.facilities.get(&self.facility).copied().unwrap_or_default();
+        let max_bytes = self.budget.max_bytes;
+        if usage.bytes + bytes > max_bytes || facility + bytes > max_bytes / FACILITY_SHARE {
             return Err(overloaded(
                 "too many requests are being received; nothing was started",
             ));
         }
-        now.bytes += bytes;
-        *now.facilities.entry(self.facility.clone()).or_default() += bytes;
+        usage.bytes += bytes;
+        *usage.facilities.entry(self.facility.clone()).or_default() += bytes;
         self.bytes += bytes;
         Ok(())
     }
 }
 
-impl Drop for Charge {
+impl Drop for Allocation {
     fn drop(&mut self) {
-        let mut now = self.kept.lock();
-        now.bytes -= self.bytes;
-        if let Some(bytes) = now.facilities.get_mut(&self.facility) {
+        let mut usage = self.budget.lock();
+        usage.bytes -= self.bytes;
+        if let Some(bytes) = usage.facilities.get_mut(&self.facility) {
             *bytes -= self.bytes;
             if *bytes == 0 {
-                now.facilities.remove(&self.facility);
+                usage.facilities.remove(&self.facility);
             }
         }
     }
 }
 
-/// A caller's stream, which must go on within `gap` while it is waited for, and end by the deadline.
-struct Paced {
+/// A client stream with a time limit between two messages while the handler waits, and with the call's deadline.
+struct GapTimeoutBody {
     body: Body,
     gap: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Paced {
-    fn new(body: Body, gap: Duration, deadline: Option<Instant>) -> Paced {
-        Paced {
+impl GapTimeoutBody {
+    fn new(body: Body, gap: Duration, deadline: Option<Instant>) -> GapTimeoutBody {
+        GapTimeoutBody {
             body,
             gap,
             waiting: None,
@@ -231,7 +233,7 @@ impl Paced {
     }
 }
 
-impl HttpBody for Paced {
+impl HttpBody for GapTimeoutBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -257,7 +259,7 @@ impl HttpBody for Paced {
             && deadline.as_mut().poll(cx).is_ready()
         {
             self.body = Body::empty();
-            return Poll::Ready(Some(Err(status::out_of_time())));
+            return Poll::Ready(Some(Err(status::deadline_exceeded())));
         }
         Poll::Pending
     }
@@ -272,30 +274,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_facility_keeps_its_share_and_leaves_the_others_theirs() {
-        let kept = Arc::new(Kept::new(400));
+    fn a_facility_is_limited_to_its_share() {
+        let budget = Arc::new(ByteBudget::new(400));
         let facility = |name: &str| Some(Facility::new(name).unwrap());
-        let mut first = Charge::new(&kept, facility("F1"));
+        let mut first = Allocation::new(&budget, facility("F1"));
         first.add(60).unwrap();
-        let mut second = Charge::new(&kept, facility("F1"));
+        let mut second = Allocation::new(&budget, facility("F1"));
         assert!(second.add(60).is_err());
         let mut others: Vec<_> = [facility("F2"), facility("F3"), None]
             .into_iter()
-            .map(|facility| Charge::new(&kept, facility))
+            .map(|facility| Allocation::new(&budget, facility))
             .collect();
-        others.iter_mut().for_each(|charge| charge.add(100).unwrap());
-        // The process keeps 360 now.
-        assert!(Charge::new(&kept, facility("F4")).add(60).is_err());
+        others
+            .iter_mut()
+            .for_each(|allocation| allocation.add(100).unwrap());
+        // 360 bytes are in use.
+        assert!(Allocation::new(&budget, facility("F4")).add(60).is_err());
         drop((first, second, others));
-        let now = kept.lock();
-        assert_eq!((now.bytes, now.facilities.len()), (0, 0));
+        let usage = budget.lock();
+        assert_eq!((usage.bytes, usage.facilities.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_pauses_too_long_ends() {
         let (sender, frames) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Status>>(4);
         let frames = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(frames));
-        let mut body = Paced::new(Body::new(frames), Duration::from_secs(30), None);
+        let mut body = GapTimeoutBody::new(Body::new(frames), Duration::from_secs(30), None);
         for _ in 0..3 {
             tokio::time::advance(Duration::from_secs(20)).await;
             sender

@@ -1,5 +1,5 @@
-//! Reflection, v1 and v1alpha, of what the process serves and nothing else: every service, message, field, extension
-//! and file, with its options, and the details of errors.
+//! Server reflection, v1 and v1alpha, for the served services only: every service, message, field, extension and
+//! file, with options, and the error details.
 
 mod index;
 
@@ -11,34 +11,34 @@ use index::{Found, Index};
 use serde::{Deserialize, Serialize};
 use tonic::{Code, Request, Response, Status, Streaming, service::RoutesBuilder};
 
-use crate::contract::text::shown;
+use crate::contract::text::sanitized;
 
-/// How much of a question is repeated in its answer.
+/// Characters of a query that are repeated in the response.
 const MAX_ECHO_CHARS: usize = 1_000;
 
-/// Who may ask for the contracts that a process serves.
+/// Who may use reflection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Access {
-    /// Anybody who reaches the port.
+    /// Any caller.
     #[default]
     Open,
-    /// Whoever has a token, of any role.
+    /// Callers with a valid token, of any role.
     Token,
-    /// No caller: reflection is not served.
+    /// Reflection is not served.
     Off,
 }
 
-/// The paths of both versions begin with this.
+/// The path prefix of both versions.
 pub(super) const PREFIX: &str = "/grpc.reflection.";
 
-/// Their full names.
+/// The full names of both versions.
 pub(super) const SERVICES: [&str; 2] = [
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// Mounts both versions for the services of these names, and health.
+/// Mounts both versions for these services, and health.
 pub(super) fn mount(routes: &mut RoutesBuilder, mounted: &[&str]) -> anyhow::Result<()> {
     let index = Arc::new(Index::new(mounted).context("the contract's descriptors are broken")?);
     routes.add_service(v1::server(Arc::clone(&index)));
@@ -46,8 +46,8 @@ pub(super) fn mount(routes: &mut RoutesBuilder, mounted: &[&str]) -> anyhow::Res
     Ok(())
 }
 
-/// One question; both versions ask the same.
-enum Question<'a> {
+/// A query; the same in both versions.
+enum Query<'a> {
     Services,
     File(&'a str),
     Symbol(&'a str),
@@ -57,35 +57,35 @@ enum Question<'a> {
 }
 
 impl Index {
-    fn answer(&self, question: &Question<'_>) -> Result<Found<'_>, (Code, String)> {
+    fn answer(&self, query: &Query<'_>) -> Result<Found<'_>, (Code, String)> {
         let missing = |what: &str, name: &str| {
-            let name = shown(name, MAX_ECHO_CHARS);
+            let name = sanitized(name, MAX_ECHO_CHARS);
             (Code::NotFound, format!("no such {what} is served: {name}"))
         };
-        match *question {
-            Question::Services => Ok(Found::Services(self.services())),
-            Question::File(name) => self
+        match *query {
+            Query::Services => Ok(Found::Services(self.services())),
+            Query::File(name) => self
                 .file(name)
                 .map(Found::File)
                 .ok_or_else(|| missing("file", name)),
-            Question::Symbol(name) => self
+            Query::Symbol(name) => self
                 .file_of_symbol(name)
                 .map(Found::File)
                 .ok_or_else(|| missing("symbol", name)),
-            Question::Extension(name, number) => self
+            Query::Extension(name, number) => self
                 .file_of_extension(name, number)
                 .map(Found::File)
                 .ok_or_else(|| missing("extension", &format!("{number} of {name}"))),
-            Question::ExtensionNumbers(name) => self
+            Query::ExtensionNumbers(name) => self
                 .extension_numbers(name)
                 .map(Found::Numbers)
                 .ok_or_else(|| missing("message", name)),
-            Question::None => Err((Code::InvalidArgument, "message_request must be set".to_owned())),
+            Query::None => Err((Code::InvalidArgument, "message_request must be set".to_owned())),
         }
     }
 }
 
-/// The two versions differ in nothing but the names of their types.
+/// The two versions differ only in the names of their types.
 macro_rules! version {
     ($version:ident) => {
         mod $version {
@@ -110,31 +110,31 @@ macro_rules! version {
                 type ServerReflectionInfoStream =
                     Pin<Box<dyn Stream<Item = Result<ServerReflectionResponse, Status>> + Send>>;
 
-                /// An answer for each question, an error too; only the caller ends the stream.
+                /// One response for each query, also for an error; only the caller ends the stream.
                 async fn server_reflection_info(
                     &self,
-                    questions: Request<Streaming<ServerReflectionRequest>>,
+                    queries: Request<Streaming<ServerReflectionRequest>>,
                 ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
                     let index = Arc::clone(&self.0);
-                    let answers = questions
+                    let answers = queries
                         .into_inner()
-                        .map(move |question| question.map(|question| answer(&index, question)));
+                        .map(move |query| query.map(|query| answer(&index, query)));
                     Ok(Response::new(Box::pin(answers)))
                 }
             }
 
             fn answer(index: &Index, request: ServerReflectionRequest) -> ServerReflectionResponse {
-                let question = match &request.message_request {
-                    Some(MessageRequest::ListServices(_)) => Question::Services,
-                    Some(MessageRequest::FileByFilename(name)) => Question::File(name),
-                    Some(MessageRequest::FileContainingSymbol(name)) => Question::Symbol(name),
+                let query = match &request.message_request {
+                    Some(MessageRequest::ListServices(_)) => Query::Services,
+                    Some(MessageRequest::FileByFilename(name)) => Query::File(name),
+                    Some(MessageRequest::FileContainingSymbol(name)) => Query::Symbol(name),
                     Some(MessageRequest::FileContainingExtension(wanted)) => {
-                        Question::Extension(&wanted.containing_type, wanted.extension_number)
+                        Query::Extension(&wanted.containing_type, wanted.extension_number)
                     }
-                    Some(MessageRequest::AllExtensionNumbersOfType(name)) => Question::ExtensionNumbers(name),
-                    None => Question::None,
+                    Some(MessageRequest::AllExtensionNumbersOfType(name)) => Query::ExtensionNumbers(name),
+                    None => Query::None,
                 };
-                let response = match index.answer(&question) {
+                let response = match index.answer(&query) {
                     Ok(Found::Services(names)) => {
                         MessageResponse::ListServicesResponse(ListServiceResponse {
                             service: names
@@ -150,8 +150,8 @@ macro_rules! version {
                     }
                     Ok(Found::Numbers(numbers)) => {
                         MessageResponse::AllExtensionNumbersResponse(ExtensionNumberResponse {
-                            base_type_name: match &question {
-                                Question::ExtensionNumbers(name) => (*name).to_owned(),
+                            base_type_name: match &query {
+                                Query::ExtensionNumbers(name) => (*name).to_owned(),
                                 _ => String::new(),
                             },
                             extension_number: numbers.to_vec(),
@@ -163,16 +163,16 @@ macro_rules! version {
                     }),
                 };
                 ServerReflectionResponse {
-                    valid_host: shown(&request.host, MAX_ECHO_CHARS).into_owned(),
+                    valid_host: sanitized(&request.host, MAX_ECHO_CHARS).into_owned(),
                     original_request: Some(echo(request)),
                     message_response: Some(response),
                 }
             }
 
-            /// The question, with names of bounded length.
+            /// The query with truncated names.
             fn echo(request: ServerReflectionRequest) -> ServerReflectionRequest {
-                let cut = |name: String| shown(&name, MAX_ECHO_CHARS).into_owned();
-                let message_request = request.message_request.map(|question| match question {
+                let cut = |name: String| sanitized(&name, MAX_ECHO_CHARS).into_owned();
+                let message_request = request.message_request.map(|query| match query {
                     MessageRequest::ListServices(name) => MessageRequest::ListServices(cut(name)),
                     MessageRequest::FileByFilename(name) => MessageRequest::FileByFilename(cut(name)),
                     MessageRequest::FileContainingSymbol(name) => {

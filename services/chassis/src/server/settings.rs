@@ -1,4 +1,4 @@
-//! The gRPC port's settings. HTTP/2's own are set here, not inherited.
+//! Settings of the gRPC port. HTTP/2 settings are explicit, not the library's defaults.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,58 +13,59 @@ use crate::Violations;
 pub struct Settings {
     /// The address to listen on; port 0 takes a free one. Default 127.0.0.1:7101.
     pub listen: SocketAddr,
-    /// Connections at once. For a further one the oldest that has made no call with a good token is closed; when there
-    /// is none, it waits. Default 1024.
+    /// Connections at once. A further one replaces the oldest without a call with a valid token; if there is none,
+    /// it waits. Default 1024.
     pub max_connections: usize,
-    /// Connections at once from one address; further ones are closed. Raise it behind a load balancer, which has one
-    /// address for all callers. Default 256.
+    /// Connections at once from one address; further ones are closed. Raise it behind a load balancer, which has
+    /// one address for all callers. Default 256.
     pub max_connections_per_address: usize,
-    /// Calls being worked on at once, in the whole process, at most; further ones are refused. Default 512.
+    /// Most calls in progress in the whole process; further ones are rejected. Default 512.
     pub max_in_flight: usize,
-    /// How far that bound falls by itself while calls take longer than in quiet times; the same as `max_in_flight`
-    /// or more: not at all. Default 64.
+    /// Lower bound of that limit, which falls while calls take longer than their baseline. With `max_in_flight` or
+    /// more, the limit is fixed. Default 64.
     pub min_in_flight: usize,
-    /// Streams of methods being served at once, in the whole process; further ones are refused. The contract may bound
-    /// single methods further. Default 4096.
+    /// Open streams of methods in the whole process; further ones are rejected. The contract may limit single
+    /// methods further. Default 4096.
     pub max_streams: usize,
-    /// Of those, streams of one facility. Default 1024.
+    /// Open streams of one facility. Default 1024.
     pub max_streams_per_facility: usize,
-    /// Calls without a token (health, reflection) being served at once, in the whole process: 16 of them on one
-    /// connection, a quarter from one address. Default 4096.
+    /// Calls without a token (health, reflection) in progress in the whole process; at most 16 on one connection,
+    /// and a quarter from one address. Default 4096.
     pub max_anonymous_calls: usize,
     /// Bytes of one request message. Default 4194304.
     pub max_message_bytes: usize,
-    /// Bytes of all requests being received and worked on at once, with 4 KiB for each; at least four times
-    /// `max_message_bytes`. One facility may take a quarter. Further requests are refused. Default 67108864.
+    /// Bytes of all requests being received and handled, plus 4 KiB for each; at least four times
+    /// `max_message_bytes`. One facility may use a quarter. Further requests are rejected. Default 67108864.
     pub max_receive_bytes: usize,
     /// Milliseconds for the message of a unary request to arrive. Default 10000.
     pub receive_timeout_ms: u64,
-    /// Milliseconds between two parts of a caller's stream, while the next one is waited for. Default 30000.
+    /// Milliseconds between two messages of a client stream, while the server waits for one. Default 30000.
     pub max_message_gap_ms: u64,
     /// Streams at once on one connection. Default 256.
     pub max_concurrent_streams: u32,
     /// Bytes of all headers of one request. Default 16384.
     pub max_header_list_bytes: u32,
-    /// Milliseconds for a new connection to shake hands and begin HTTP/2. Default 5000.
+    /// Milliseconds for a new connection to complete the TLS handshake and start HTTP/2. Default 5000.
     pub handshake_timeout_ms: u64,
     /// Milliseconds between pings on a connection. Default 20000.
     pub keepalive_interval_ms: u64,
-    /// Milliseconds for the answer to a ping, before the connection counts as dead. Default 10000.
+    /// Milliseconds until the response to a ping; after that the connection is closed. Default 10000.
     pub keepalive_timeout_ms: u64,
-    /// Seconds until a connection is asked to go, give or take a tenth, so that load spreads. Default 1800.
+    /// Seconds until a connection is closed gracefully, plus or minus ten per cent, so that load spreads. Default
+    /// 1800.
     pub max_connection_age_s: u64,
-    /// Seconds that open calls get on a connection that was asked to go for its age; then it is closed. Default 600.
+    /// Seconds for open calls to finish on a connection that is closed for its age. Default 600.
     pub max_connection_age_grace_s: u64,
-    /// Seconds without a call until a connection is asked to go. An open stream, such as a health watch, is a call.
-    /// Default 300.
+    /// Seconds without a call until a connection is closed gracefully. An open stream, such as a health watch, is
+    /// a call. Default 300.
     pub max_connection_idle_s: u64,
-    /// Milliseconds that open streams get to end by themselves when the process stops. Default 2000.
+    /// Milliseconds for open streams to end when the process stops. Default 2000.
     pub stream_grace_ms: u64,
-    /// Who may ask for the contracts by reflection: `open` (anybody), `token` (whoever has one) or `off`. Default open.
+    /// Who may use reflection: `open` (any caller), `token` (any caller with a token) or `off`. Default open.
     pub reflection: Reflection,
     /// Mutual TLS; without it the port is plaintext, as the probe port always is. Default none.
     pub tls: Option<tls::Settings>,
-    /// How often one facility may call. Default: as it likes.
+    /// Rate limits of each facility. Default: unlimited.
     pub rate_limits: RateLimits,
 }
 

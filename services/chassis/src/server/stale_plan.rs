@@ -1,8 +1,8 @@
-//! A call that met a prepared statement which no longer fits the schema is made once more, on a session without it. A
-//! migration that changes a column's type while the service runs is then not seen by any caller.
+//! Repeats a call once if a prepared statement did not match the schema any more, on a session without the
+//! statement. So callers do not notice a migration that changes a column's type while the service runs.
 //!
-//! That is safe for every method: the transaction that met the statement is rolled back, and what the call may have
-//! committed before is found by its `request_id`, as when a client repeats it.
+//! This is safe for every method: the failed transaction is rolled back, and what the call may have committed
+//! before is found by its `request_id`, as when a client repeats the call.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -26,7 +26,7 @@ impl CallLayer for Layer {
         }
         Box::pin(async move {
             let (parts, body) = call.request.into_parts();
-            // The checks above have read it whole: these are its bytes in memory, and a copy shares them.
+            // The layers above have read it completely: the bytes are in memory, and copies share them.
             let bytes = match body.collect().await {
                 Ok(collected) => collected.to_bytes(),
                 Err(status) => return refuse(status),

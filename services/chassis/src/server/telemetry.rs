@@ -1,4 +1,4 @@
-//! A span and a measurement for every call, until the last byte of its answer.
+//! A span and a duration for every call, until the last byte of its response.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -21,26 +21,26 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::{
     Response,
     call::{Call, Layer as CallLayer, Next},
-    connections::Connection,
-    notices::Notices,
+    connections::ConnectionInfo,
+    log_throttle::LogThrottle,
     protocol,
 };
 use crate::telemetry::parent;
 
-/// The conventions are about to settle on this key; it stands here once.
+/// The semantic conventions may still change this key, so it is defined once.
 const STATUS_CODE: &str = "rpc.response.status_code";
 const DURATION: &str = "rpc.server.call.duration";
-/// Seconds, as the conventions advise.
+/// In seconds, as the semantic conventions recommend.
 const BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
-/// Methods that nobody serves share one name, so that callers cannot make up names without end.
-const OTHER: &str = "_OTHER";
+/// Unknown methods share one name, because callers could invent any number of names.
+const UNKNOWN_METHOD: &str = "_OTHER";
 
 pub(super) struct Layer {
     duration: Histogram<f64>,
-    notices: Arc<Notices>,
+    log_throttle: Arc<LogThrottle>,
 }
 
 impl Layer {
@@ -54,14 +54,14 @@ impl Layer {
             .build();
         Layer {
             duration,
-            notices: Arc::default(),
+            log_throttle: Arc::default(),
         }
     }
 }
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
-        // A kubelet's probe every few seconds is no news.
+        // Health checks every few seconds are not recorded.
         let foreign = call.method.is_none();
         if foreign && call.request.uri().path().starts_with("/grpc.health.") {
             return next.run(call);
@@ -69,7 +69,7 @@ impl CallLayer for Layer {
         let method: Arc<str> = call
             .method
             .as_ref()
-            .map_or(OTHER, |method| method.name.as_str())
+            .map_or(UNKNOWN_METHOD, |method| method.name.as_str())
             .into();
         let span = tracing::info_span!(
             "call",
@@ -82,27 +82,27 @@ impl CallLayer for Layer {
             weft.facility = Empty,
             weft.subject = Empty,
         );
-        // Before the span is entered for the first time; refused only when no layer records spans.
+        // Before the span is first entered; fails only when no layer records spans.
         let _ = span.set_parent(parent(call.request.headers()));
-        let connection = call.request.extensions().get::<Arc<Connection>>();
-        let ending = Ending {
+        let connection = call.request.extensions().get::<Arc<ConnectionInfo>>();
+        let record = CallRecord {
             method,
             span: span.clone(),
             began: call.arrival,
             duration: self.duration.clone(),
             code: None,
-            mistake: None,
-            notices: self.notices.clone(),
+            violation: None,
+            log_throttle: self.log_throttle.clone(),
             address: connection.map_or(Ipv4Addr::UNSPECIFIED.into(), |connection| connection.address),
-            told: call.policy().is_some_and(|policy| policy.audited),
+            logs_success: call.policy().is_some_and(|policy| policy.audited),
         };
-        Box::pin(async move { observe(next.run(call).instrument(span).await, ending) })
+        Box::pin(async move { observe(next.run(call).instrument(span).await, record) })
     }
 }
 
-fn observe(response: Response, mut ending: Ending) -> Response {
-    ending.ends(response.headers());
-    response.map(|body| Body::new(Observed { body, ending }))
+fn observe(response: Response, mut record: CallRecord) -> Response {
+    record.set_status(response.headers());
+    response.map(|body| Body::new(ObservedBody { body, record }))
 }
 
 fn code(headers: &HeaderMap) -> Option<Code> {
@@ -111,23 +111,23 @@ fn code(headers: &HeaderMap) -> Option<Code> {
         .map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-/// Records the call when its answer has ended, or nobody waits for the rest of it.
-struct Ending {
+/// Records the call when its response has ended or is dropped.
+struct CallRecord {
     method: Arc<str>,
     span: Span,
     began: Instant,
     duration: Histogram<f64>,
     code: Option<Code>,
-    /// How the caller broke the protocol, if it did.
-    mistake: Option<&'static str>,
-    notices: Arc<Notices>,
-    /// Where the caller is.
+    /// How the caller violated the protocol, if it did.
+    violation: Option<&'static str>,
+    log_throttle: Arc<LogThrottle>,
+    /// The caller's address.
     address: IpAddr,
-    /// Whether it is told in the log even when it went well: the calls that change something.
-    told: bool,
+    /// Whether success is logged at level info: for calls that change something.
+    logs_success: bool,
 }
 
-impl Drop for Ending {
+impl Drop for CallRecord {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
         let name = code_name(code);
@@ -143,21 +143,24 @@ impl Drop for Ending {
         }
         let took = self.began.elapsed();
         self.duration.record(took.as_secs_f64(), &attributes);
-        self.span.in_scope(|| self.tell(code, took));
+        self.span.in_scope(|| self.log(code, took));
     }
 }
 
-impl Ending {
-    /// Notes the status that stands in these headers or trailers, if one does.
-    fn ends(&mut self, headers: &HeaderMap) {
+impl CallRecord {
+    /// Sets the status from headers or trailers, if they contain one.
+    fn set_status(&mut self, headers: &HeaderMap) {
         self.code = code(headers);
-        self.mistake = self.code.and_then(|code| protocol::mistake(headers, code));
+        self.violation = self
+            .code
+            .and_then(|code| protocol::violation_reason(headers, code));
     }
 
-    fn tell(&self, code: Code, took: Duration) {
+    fn log(&self, code: Code, took: Duration) {
         let (method, status, duration_ms) = (&*self.method, code_name(code), took.as_secs_f64() * 1e3);
-        if let Some(mistake) = self.mistake {
-            self.notices.mistaken(self.address, method, mistake);
+        if let Some(violation) = self.violation {
+            self.log_throttle
+                .protocol_violation(self.address, method, violation);
         } else if is_failure(code) {
             tracing::warn!(
                 rpc.method = method,
@@ -165,7 +168,7 @@ impl Ending {
                 duration_ms,
                 "a call failed"
             );
-        } else if self.told {
+        } else if self.logs_success {
             tracing::info!(
                 rpc.method = method,
                 rpc.status = status,
@@ -183,7 +186,7 @@ impl Ending {
     }
 }
 
-/// The codes that are the server's failures, by the conventions; others are the caller's mistakes.
+/// The codes that the semantic conventions count as server errors.
 fn is_failure(code: Code) -> bool {
     matches!(
         code,
@@ -196,7 +199,7 @@ fn is_failure(code: Code) -> bool {
     )
 }
 
-/// A code as the protocol spells it.
+/// The code's name in the protocol.
 pub(super) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -219,12 +222,12 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
-struct Observed {
+struct ObservedBody {
     body: Body,
-    ending: Ending,
+    record: CallRecord,
 }
 
-impl HttpBody for Observed {
+impl HttpBody for ObservedBody {
     type Data = Bytes;
     type Error = tonic::Status;
 
@@ -232,12 +235,12 @@ impl HttpBody for Observed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        let span = self.ending.span.clone();
+        let span = self.record.span.clone();
         let frame = ready!(span.in_scope(|| Pin::new(&mut self.body).poll_frame(context)));
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            self.ending.ends(trailers);
+            self.record.set_status(trailers);
         }
         Poll::Ready(frame)
     }

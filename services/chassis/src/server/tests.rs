@@ -1,10 +1,10 @@
 mod abuse;
 pub(crate) mod fixture;
 mod forbidden_headers;
+mod mutual_tls;
 mod protocol;
 mod reflection;
-mod secured;
-mod served;
+mod test_server;
 
 use fixture::{Fixture, Raw, ended, get, place, reason, request};
 use proto::order::v1::WatchOrderRequest;
@@ -14,20 +14,20 @@ use tonic_types::StatusExt;
 use super::*;
 
 #[tokio::test]
-async fn the_handler_sees_who_calls_and_the_context_to_call_on_with() {
+async fn the_handler_gets_the_identity_and_the_context() {
     let fixture = Fixture::new().await;
     let (status, messages) = fixture.call("GetOrder", &get(), &[("x-do", "who")]).await;
     assert_eq!((status.code(), messages), (Code::Ok, 1), "{status}");
 }
 
 #[tokio::test]
-async fn a_call_without_a_believable_token_or_role_reaches_no_handler() {
+async fn a_call_without_a_valid_token_or_role_reaches_no_handler() {
     let fixture = Fixture::new().await;
     let bare = ended(
         fixture
             .stack
             .clone()
-            .answer(request("GetOrder", &get(), &[]))
+            .handle(request("GetOrder", &get(), &[]))
             .await,
     )
     .await
@@ -42,7 +42,7 @@ async fn a_call_without_a_believable_token_or_role_reaches_no_handler() {
         fixture
             .stack
             .clone()
-            .answer(request("GetOrder", &get(), &headers))
+            .handle(request("GetOrder", &get(), &headers))
             .await,
     )
     .await
@@ -59,7 +59,7 @@ async fn a_call_without_a_believable_token_or_role_reaches_no_handler() {
         fixture
             .stack
             .clone()
-            .answer(request("PlaceOrder", &place(), &headers))
+            .handle(request("PlaceOrder", &place(), &headers))
             .await,
     )
     .await
@@ -72,7 +72,7 @@ async fn a_call_without_a_believable_token_or_role_reaches_no_handler() {
 }
 
 #[tokio::test]
-async fn a_bad_request_names_every_field_in_words_and_reaches_no_handler() {
+async fn an_invalid_request_describes_every_field_and_reaches_no_handler() {
     let fixture = Fixture::new().await;
     let mut bad = place();
     bad.request_id = "7".to_owned();
@@ -102,7 +102,7 @@ async fn a_bad_request_names_every_field_in_words_and_reaches_no_handler() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_message_are_the_callers_mistake() {
+async fn bytes_that_cannot_be_decoded_are_the_callers_error() {
     let fixture = Fixture::new().await;
     let (status, _) = fixture.call("GetOrder", &Raw(&[0xff, 0xff, 0xff]), &[]).await;
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -117,7 +117,7 @@ async fn bytes_that_are_no_message_are_the_callers_mistake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn out_of_time_is_deadline_exceeded_and_a_handler_with_effects_goes_on() {
+async fn a_timeout_is_deadline_exceeded_and_a_handler_with_effects_continues() {
     let fixture = Fixture::new().await;
     let began = tokio::time::Instant::now();
     let (status, _) = fixture
@@ -132,12 +132,12 @@ async fn out_of_time_is_deadline_exceeded_and_a_handler_with_effects_goes_on() {
         (Code::DeadlineExceeded, "OUT_OF_TIME")
     );
     assert_eq!(began.elapsed().as_millis() / 10, 30);
-    fixture.orders.go_on.notify_one();
+    fixture.orders.resume.notify_one();
     fixture.orders.done.notified().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_without_a_deadline_or_with_a_long_one_gets_the_policys() {
+async fn a_call_without_a_deadline_or_with_a_long_one_gets_the_policys_timeout() {
     let fixture = Fixture::new().await;
     for headers in [
         &[("x-do", "hang")][..],
@@ -151,7 +151,7 @@ async fn a_call_without_a_deadline_or_with_a_long_one_gets_the_policys() {
 }
 
 #[tokio::test]
-async fn a_call_that_arrives_out_of_time_is_not_begun() {
+async fn a_call_that_arrives_after_its_deadline_is_not_started() {
     let fixture = Fixture::new().await;
     let (status, _) = fixture.call("GetOrder", &get(), &[("grpc-timeout", "0n")]).await;
     assert_eq!(status.code(), Code::DeadlineExceeded);
@@ -168,7 +168,7 @@ async fn a_stream_ends_at_its_deadline_with_its_messages_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_stream_is_sent_elsewhere_when_the_process_stops() {
+async fn an_open_stream_ends_as_draining_when_the_process_stops() {
     let fixture = Fixture::new().await;
     let watch = WatchOrderRequest { id: get().id };
     fixture.process.shutdown.cancel();
@@ -190,13 +190,13 @@ async fn a_handler_survives_its_caller() {
     let mut call = fixture
         .stack
         .clone()
-        .answer(request("PlaceOrder", &place(), &headers));
+        .handle(request("PlaceOrder", &place(), &headers));
     while fixture.calls() == 0 {
         assert!(futures_util::poll!(&mut call).is_pending());
         tokio::task::yield_now().await;
     }
     drop(call);
-    fixture.orders.go_on.notify_one();
+    fixture.orders.resume.notify_one();
     fixture.orders.done.notified().await;
 }
 
@@ -206,7 +206,7 @@ async fn a_handler_without_effects_is_stopped_at_its_deadline_and_when_its_calle
     let in_time = [("x-do", "wait"), ("grpc-timeout", "300m")];
     let (status, _) = fixture.call("GetOrder", &get(), &in_time).await;
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    while fixture.orders.working() {
+    while fixture.orders.is_working() {
         tokio::task::yield_now().await;
     }
     let headers = [
@@ -216,13 +216,13 @@ async fn a_handler_without_effects_is_stopped_at_its_deadline_and_when_its_calle
     let mut call = fixture
         .stack
         .clone()
-        .answer(request("GetOrder", &get(), &headers));
+        .handle(request("GetOrder", &get(), &headers));
     while fixture.calls() < 2 {
         assert!(futures_util::poll!(&mut call).is_pending());
         tokio::task::yield_now().await;
     }
     drop(call);
-    while fixture.orders.working() {
+    while fixture.orders.is_working() {
         tokio::task::yield_now().await;
     }
 }
@@ -239,7 +239,7 @@ async fn a_handler_that_panics_is_an_internal_error() {
 }
 
 #[tokio::test]
-async fn a_full_server_refuses_at_once_and_says_when_to_come_back() {
+async fn a_full_server_rejects_calls_at_once_with_a_retry_delay() {
     let fixture = Fixture::with(Settings {
         max_in_flight: 1,
         ..Settings::default()
@@ -253,7 +253,7 @@ async fn a_full_server_refuses_at_once_and_says_when_to_come_back() {
         fixture
             .stack
             .clone()
-            .answer(request("GetOrder", &get(), &headers)),
+            .handle(request("GetOrder", &get(), &headers)),
     );
     while fixture.calls() == 0 {
         tokio::task::yield_now().await;
@@ -266,22 +266,22 @@ async fn a_full_server_refuses_at_once_and_says_when_to_come_back() {
     let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
     let pushback: u64 = pushback.to_str().unwrap().parse().unwrap();
     assert!((50..=5_000).contains(&pushback), "{pushback}");
-    fixture.orders.go_on.notify_one();
+    fixture.orders.resume.notify_one();
     assert_eq!(ended(first.await.unwrap()).await.0.code(), Code::Ok);
     assert_eq!(fixture.call("GetOrder", &get(), &[]).await.0.code(), Code::Ok);
 }
 
 #[tokio::test]
-async fn what_nobody_serves_is_unimplemented() {
+async fn an_unknown_method_is_unimplemented() {
     let fixture = Fixture::new().await;
     let mut unknown = request("GetOrder", &get(), &[]);
     *unknown.uri_mut() = "/claims.v1.ClaimService/GetClaim".parse().unwrap();
-    let status = ended(fixture.stack.clone().answer(unknown).await).await.0;
+    let status = ended(fixture.stack.clone().handle(unknown).await).await.0;
     assert_eq!(status.code(), Code::Unimplemented);
 }
 
 #[tokio::test]
-async fn a_call_that_meets_a_changed_schema_is_made_once_more_and_not_twice() {
+async fn a_call_with_a_stale_plan_is_repeated_once_only() {
     let fixture = Fixture::new().await;
     let (status, messages) = fixture.call("PlaceOrder", &place(), &[("x-do", "stale")]).await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Mutual TLS on the gRPC port: who the other process is, by its SPIFFE name.
+//! Mutual TLS on the gRPC port; peers are identified by their SPIFFE ids.
 
 mod verifier;
 
@@ -19,16 +19,16 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use verifier::NamedClients;
+use verifier::SpiffeVerifier;
 
 use crate::Violations;
 
-/// How long files that were looked at count as unchanged.
-const RECHECK: Duration = Duration::from_secs(1);
-/// How long a handshake waits for the files. A volume may hang.
-const READ_LIMIT: Duration = Duration::from_secs(1);
+/// How long files count as unchanged after a check.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a handshake waits for the files; a volume may hang.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where this process's identity is, and whom it lets in.
+/// This process's certificate, and which clients are accepted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -36,17 +36,17 @@ pub struct Settings {
     pub cert_file: PathBuf,
     /// PEM file with the certificate's private key. Read again when it changes.
     pub key_file: PathBuf,
-    /// PEM file with the authorities that clients' certificates are checked against; several while one is
-    /// replaced by another. Read again when it changes.
+    /// PEM file with the authorities of clients' certificates; several during a rotation. Read again when it
+    /// changes.
     pub client_ca_file: PathBuf,
-    /// Clients carry a name of this SPIFFE trust domain: `weft` for `spiffe://weft/order`.
+    /// The SPIFFE trust domain of clients: `weft` for `spiffe://weft/order`.
     pub trust_domain: String,
-    /// The only SPIFFE ids that are let in. Default: all of the trust domain.
+    /// The accepted SPIFFE ids. Default: all of the trust domain.
     #[serde(default)]
     pub client_ids: Vec<String>,
-    /// The SPIFFE ids of the services by their names, where they are not `spiffe://<trust_domain>/<service>`: a
-    /// service's token is good from the process with this id alone, and such a process hands on tokens of people to the
-    /// methods that name it as a caller, and to no others.
+    /// The SPIFFE ids of services, where they are not `spiffe://<trust_domain>/<service>`. A service's token is
+    /// accepted only from the process with this id. That process may forward tokens of people to methods that list
+    /// the service as a caller, and to no others.
     #[serde(default)]
     pub service_ids: BTreeMap<String, String>,
 }
@@ -54,9 +54,9 @@ pub struct Settings {
 impl Settings {
     pub(super) fn check(&self, violations: &mut Violations) {
         let domain = &self.trust_domain;
-        let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
         violations.require(
-            !domain.is_empty() && domain.chars().all(spelt),
+            !domain.is_empty() && domain.chars().all(allowed),
             "trust_domain",
             "must be a SPIFFE trust domain, without spiffe://",
         );
@@ -79,7 +79,7 @@ impl Settings {
         );
     }
 
-    /// The SPIFFE id that a service's processes have.
+    /// The SPIFFE id of a service's processes.
     pub(super) fn service_id(&self, service: &str) -> String {
         match self.service_ids.get(service) {
             Some(id) => id.clone(),
@@ -87,8 +87,8 @@ impl Settings {
         }
     }
 
-    fn read(&self) -> Result<Files, Fault> {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Fault::Read(path.clone(), error));
+    fn read(&self) -> Result<Files, Error> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Error::Read(path.clone(), error));
         Ok(Files {
             authorities: read(&self.client_ca_file)?,
             certificate: read(&self.cert_file)?,
@@ -96,29 +96,29 @@ impl Settings {
         })
     }
 
-    fn config(&self, files: &Files) -> Result<Arc<ServerConfig>, Fault> {
+    fn config(&self, files: &Files) -> Result<Arc<ServerConfig>, Error> {
         let mut authorities = RootCertStore::empty();
         for authority in certificates(&self.client_ca_file, &files.authorities)? {
             authorities.add(authority)?;
         }
         let own = certificates(&self.cert_file, &files.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&files.key)
-            .map_err(|error| Fault::Pem(self.key_file.clone(), error))?;
+            .map_err(|error| Error::Pem(self.key_file.clone(), error))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = NamedClients::new(authorities, self, provider.clone())?;
+        let verifier = SpiffeVerifier::new(authorities, self, provider.clone())?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(own, key)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        // A resumed session would not show its certificate again, and could outlive it.
+        // A resumed session would not present its certificate again, and could outlive it.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
 }
 
-/// What the files held at one time.
+/// The content of the files.
 #[derive(PartialEq, Eq)]
 struct Files {
     authorities: Vec<u8>,
@@ -126,24 +126,25 @@ struct Files {
     key: Vec<u8>,
 }
 
-/// Makes connections secure, with what the files hold now.
+/// Accepts TLS connections with the current content of the files.
 pub(super) struct Acceptor {
     settings: Settings,
     current: Mutex<Current>,
-    /// One reads at a time. The place is kept until the volume answers, so that a volume that hangs holds one thread.
+    /// Limits reads to one at a time. The permit is held until the volume responds, so that a volume that hangs
+    /// blocks one thread only.
     reading: Arc<Semaphore>,
 }
 
 struct Current {
-    looked: Instant,
+    checked_at: Instant,
     files: Files,
     config: Arc<ServerConfig>,
-    /// The last thing that was wrong, so that it is logged once.
-    fault: Option<String>,
+    /// The last error, so that it is logged once.
+    error: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum Error {
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] io::Error),
     #[error("{0} is no PEM file of the kind that is needed")]
@@ -162,59 +163,58 @@ impl Acceptor {
         Ok(Acceptor {
             settings: settings.clone(),
             current: Mutex::new(Current {
-                looked: Instant::now(),
+                checked_at: Instant::now(),
                 files,
                 config,
-                fault: None,
+                error: None,
             }),
             reading: Arc::new(Semaphore::new(1)),
         })
     }
 
-    /// Shakes hands. The error says what is wrong with the client's certificate.
+    /// Completes the handshake. The error says what is wrong with the client's certificate.
     pub(super) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = self.config().await;
         TlsAcceptor::from(config).accept(tcp).await
     }
 
-    /// Looks at the files at most once in [`RECHECK`]. While they are being read, other handshakes go on with what was
-    /// read last.
+    /// Checks the files at most once per [`CHECK_INTERVAL`]. Meanwhile other handshakes use the last content.
     async fn config(&self) -> Arc<ServerConfig> {
-        if self.current().looked.elapsed() < RECHECK {
+        if self.current().checked_at.elapsed() < CHECK_INTERVAL {
             return self.current().config.clone();
         }
-        if let Ok(place) = self.reading.clone().try_acquire_owned() {
+        if let Ok(permit) = self.reading.clone().try_acquire_owned() {
             let settings = self.settings.clone();
             let read = tokio::task::spawn_blocking(move || {
                 let read = settings.read();
-                drop(place);
+                drop(permit);
                 read
             });
-            match timeout(READ_LIMIT, read).await {
-                Ok(Ok(read)) => self.take(read),
+            match timeout(READ_TIMEOUT, read).await {
+                Ok(Ok(read)) => self.apply(read),
                 Ok(Err(_)) => {}
-                Err(_) => self.current().tell("they cannot be read in time".to_owned()),
+                Err(_) => self.current().log_error("reading them timed out".to_owned()),
             }
         }
         self.current().config.clone()
     }
 
-    fn take(&self, read: Result<Files, Fault>) {
+    fn apply(&self, read: Result<Files, Error>) {
         let fresh = match read {
             Ok(files) if files == self.current().files => None,
             Ok(files) => Some(self.settings.config(&files).map(|config| (files, config))),
-            Err(fault) => Some(Err(fault)),
+            Err(error) => Some(Err(error)),
         };
         let mut current = self.current();
-        current.looked = Instant::now();
+        current.checked_at = Instant::now();
         match fresh {
-            None => current.fault = None,
+            None => current.error = None,
             Some(Ok((files, config))) => {
                 tracing::info!(tls.cert_file = %self.settings.cert_file.display(), "certificates rotated");
-                (current.files, current.config, current.fault) = (files, config, None);
+                (current.files, current.config, current.error) = (files, config, None);
             }
-            // Half of a rotation looks like this for a moment, too.
-            Some(Err(fault)) => current.tell(describe(&fault)),
+            // A half-finished rotation also looks like this for a moment.
+            Some(Err(error)) => current.log_error(describe(&error)),
         }
     }
 
@@ -224,42 +224,42 @@ impl Acceptor {
 }
 
 impl Current {
-    /// Logs a fault that is new.
-    fn tell(&mut self, fault: String) {
-        if self.fault.as_ref() != Some(&fault) {
+    /// Logs an error if it is a new one.
+    fn log_error(&mut self, error: String) {
+        if self.error.as_ref() != Some(&error) {
             tracing::warn!(
-                error.message = fault,
+                error.message = error,
                 "certificates cannot be used: the last good ones stay"
             );
-            self.fault = Some(fault);
+            self.error = Some(error);
         }
     }
 }
 
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match parsed {
-        Ok(parsed) if parsed.is_empty() => Err(Fault::Pem(
+        Ok(parsed) if parsed.is_empty() => Err(Error::Pem(
             path.to_owned(),
             rustls::pki_types::pem::Error::NoItemsFound,
         )),
-        parsed => parsed.map_err(|error| Fault::Pem(path.to_owned(), error)),
+        parsed => parsed.map_err(|error| Error::Pem(path.to_owned(), error)),
     }
 }
 
-fn describe(fault: &Fault) -> String {
-    let source = std::error::Error::source(fault);
-    source.map_or_else(|| fault.to_string(), |source| format!("{fault}: {source}"))
+fn describe(error: &Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
-/// The process at the other end of a secured connection.
+/// The process at the other end of a TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer(Arc<str>);
 
 impl Peer {
-    pub(super) fn of(stream: &TlsStream<TcpStream>) -> Option<Peer> {
+    pub(super) fn from_stream(stream: &TlsStream<TcpStream>) -> Option<Peer> {
         let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-        let name = verifier::name(certificate).ok()?;
+        let name = verifier::spiffe_id(certificate).ok()?;
         Some(Peer(name.into()))
     }
 

@@ -1,5 +1,5 @@
-//! The rules that stand in the contract, checked once for all handlers: handlers get valid messages only, be it the one
-//! message of a request or each one of a stream.
+//! Validates every message by the rules in the contract, so that handlers get valid messages only: the message of
+//! a unary request, or each one of a stream.
 
 use std::{
     pin::Pin,
@@ -31,7 +31,7 @@ impl Layer {
         Layer { max_message_bytes }
     }
 
-    /// Checks the one message of a request, and puts it into the request again.
+    /// Validates the message of a unary request, and puts it back into the request.
     fn check(call: &mut Call, method: &Method) -> Result<(), Status> {
         let only = call.received.take().transpose()?;
         let only = only.ok_or_else(|| message_count("none"))?;
@@ -40,11 +40,11 @@ impl Layer {
         Ok(())
     }
 
-    /// Checks the messages of a stream as its handler reads them.
+    /// Validates the messages of a stream as the handler reads them.
     fn check_stream(&self, call: &mut Call, method: Arc<Method>) {
         let body = std::mem::take(call.request.body_mut());
         let frames = Frames::new(call.request.headers_mut(), self.max_message_bytes);
-        *call.request.body_mut() = Body::new(Checked {
+        *call.request.body_mut() = Body::new(ValidatedBody {
             body,
             frames,
             method,
@@ -69,16 +69,16 @@ impl CallLayer for Layer {
     }
 }
 
-/// The body of a stream: each message is checked before it is passed on, and the first bad one ends the stream with
-/// its refusal.
-struct Checked {
+/// The body of a stream: each message is validated before it is passed on, and the first invalid one ends the
+/// stream with an error.
+struct ValidatedBody {
     body: Body,
     frames: Frames,
     method: Arc<Method>,
     request_id: Arc<OnceLock<String>>,
 }
 
-impl http_body::Body for Checked {
+impl http_body::Body for ValidatedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -92,9 +92,9 @@ impl http_body::Body for Checked {
                 return Poll::Ready(Some(Ok(Frame::data(message))));
             }
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(task)) else {
-                return Poll::Ready(whole(&self.frames).err().map(Err));
+                return Poll::Ready(check_complete(&self.frames).err().map(Err));
             };
-            match frame.map_err(cut_off)?.into_data() {
+            match frame.map_err(body_error)?.into_data() {
                 Ok(piece) => self.frames.push(piece),
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             }
@@ -102,27 +102,27 @@ impl http_body::Body for Checked {
     }
 }
 
-/// What a body ends with: the connection's end, or one of our own refusals, which say why.
-pub(super) fn cut_off(error: Status) -> Status {
+/// Maps the error at the end of a body: a closed connection, or an error of a layer above, which has details.
+pub(super) fn body_error(error: Status) -> Status {
     if error.details().is_empty() {
         return Status::cancelled("the request was cut off");
     }
     error
 }
 
-/// Refuses a body that has ended within a message.
-pub(super) fn whole(frames: &Frames) -> Result<(), Status> {
-    match frames.is_empty() {
-        true => Ok(()),
-        false => Err(status::protocol(
-            Code::Internal,
-            MALFORMED_FRAME,
-            "the request ends before its message does",
-        )),
+/// Rejects a body that ends within a message.
+pub(super) fn check_complete(frames: &Frames) -> Result<(), Status> {
+    if frames.is_empty() {
+        return Ok(());
     }
+    Err(status::protocol(
+        Code::Internal,
+        MALFORMED_FRAME,
+        "the request ends before its message does",
+    ))
 }
 
-/// Refuses a call that has not exactly one message, with the code of gRPC's table (statuscodes.md).
+/// Rejects a call without exactly one message, with the code of gRPC's table (statuscodes.md).
 pub(super) fn message_count(found: &str) -> Status {
     let text = format!("the request must be exactly one message; there is {found}");
     status::protocol(Code::Unimplemented, MESSAGE_COUNT, text)
@@ -131,13 +131,13 @@ pub(super) fn message_count(found: &str) -> Status {
 fn check_message(method: &Method, request_id: &OnceLock<String>, frame: Bytes) -> Result<(), Status> {
     let message = frames::message(frame);
     let decoded = DynamicMessage::decode(method.input.clone(), message.clone());
-    let decoded = decoded.map_err(|error| contract::undecodable(&method.input, &message, &error))?;
+    let decoded = decoded.map_err(|error| contract::decode_error(&method.input, &message, &error))?;
     if method.policy.has_request_id
         && let Some(id) = decoded.get_field_by_name("request_id")
         && let Some(id) = id.as_str()
     {
-        // Kept for the audit trail also when it is refused below.
-        let _ = request_id.set(audit::kept_request_id(id));
+        // Kept for the audit trail even if the message is rejected below.
+        let _ = request_id.set(audit::sanitize_request_id(id));
     }
     contract::validate(decoded)
 }

@@ -1,4 +1,4 @@
-//! The `OTEL_*` variables: which are obeyed, what they may hold, and which of those that are set have no effect.
+//! The `OTEL_*` variables: which are supported, their valid values, and which ones have no effect.
 
 use std::{collections::BTreeMap, ffi::OsString, ops::RangeInclusive};
 
@@ -7,8 +7,8 @@ use http::{HeaderName, Uri};
 use crate::Violations;
 
 pub(super) const SIGNALS: [&str; 3] = ["TRACES", "METRICS", "LOGS"];
-/// Variables of a signal's exporter; each exists for all signals as well.
-const OF_EXPORTER: [&str; 9] = [
+/// Variables of a signal's exporter; each also exists for all signals.
+const EXPORTER_VARIABLES: [&str; 9] = [
     "ENDPOINT",
     "PROTOCOL",
     "HEADERS",
@@ -19,14 +19,14 @@ const OF_EXPORTER: [&str; 9] = [
     "CLIENT_KEY",
     "CLIENT_CERTIFICATE",
 ];
-const OF_TLS: [&str; 3] = ["CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"];
-/// Where exporters send when a signal's exporter is chosen and no endpoint is.
+const TLS_VARIABLES: [&str; 3] = ["CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"];
+/// The endpoint when a signal's exporter is set without one.
 const DEFAULT_ENDPOINT: &str = "http://localhost:4317";
 
 const MILLISECONDS: RangeInclusive<u64> = 1..=86_400_000;
 const QUEUED: RangeInclusive<u64> = 1..=1_000_000;
 const COUNT: RangeInclusive<u64> = 0..=10_000;
-/// The numbers that the SDK reads by itself. It ignores the `…_EXPORT_TIMEOUT` of its threads.
+/// Numbers that the SDK reads by itself. It ignores the `…_EXPORT_TIMEOUT` variables.
 const NUMBERS: [(&str, RangeInclusive<u64>); 10] = [
     ("OTEL_BSP_SCHEDULE_DELAY", MILLISECONDS),
     ("OTEL_BSP_MAX_QUEUE_SIZE", QUEUED),
@@ -54,7 +54,7 @@ const RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
 const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
 const PROPAGATORS: &str = "OTEL_PROPAGATORS";
 
-/// The variables that are set; an empty one counts as not set, as the specification says.
+/// The variables that are set; an empty one counts as not set, as the specification requires.
 #[derive(Debug, Default)]
 pub(super) struct Environment(BTreeMap<String, String>);
 
@@ -72,8 +72,8 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The variable of a signal's exporter, or the one for all, with its name.
-    pub(super) fn of_exporter(&self, signal: &str, what: &str) -> Option<(String, &str)> {
+    /// The value of a signal's exporter variable, or of the one for all signals, with the variable's name.
+    pub(super) fn exporter_variable(&self, signal: &str, what: &str) -> Option<(String, &str)> {
         [
             format!("OTEL_EXPORTER_OTLP_{signal}_{what}"),
             format!("OTEL_EXPORTER_OTLP_{what}"),
@@ -82,13 +82,12 @@ impl Environment {
         .find_map(|name| self.get(&name).map(|value| (name, value)))
     }
 
-    /// Where a signal goes; `None` when it is not exported, or when the address is one that [`Environment::check`]
-    /// refuses.
+    /// The endpoint of a signal; `None` when it is not exported, or [`Environment::check`] rejects the address.
     pub(super) fn endpoint(&self, signal: &str) -> Option<String> {
         self.read_endpoint(signal).ok().flatten()
     }
 
-    /// The signals that go out by TLS.
+    /// The signals that are exported with TLS.
     pub(super) fn secure_signals(&self) -> impl Iterator<Item = &'static str> {
         SIGNALS.into_iter().filter(|signal| {
             let endpoint = self.endpoint(signal);
@@ -96,7 +95,7 @@ impl Environment {
         })
     }
 
-    /// What `OTEL_SERVICE_NAME` or the resource's attributes call the service.
+    /// The service name from `OTEL_SERVICE_NAME` or the resource attributes.
     pub(super) fn service_name(&self) -> Option<&str> {
         let named = || {
             self.attributes()
@@ -105,7 +104,7 @@ impl Environment {
         self.get("OTEL_SERVICE_NAME").or_else(named)
     }
 
-    /// Finds what cannot be obeyed. Values that may hold a secret are not repeated.
+    /// Reports invalid values. Values that may contain a secret are not repeated.
     pub(super) fn check(&self, violations: &mut Violations) {
         match self.get(DISABLED) {
             Some(value) if is(value, "true") => return,
@@ -158,15 +157,15 @@ impl Environment {
             ("COMPRESSION", &["gzip", "none"], "must be gzip or none"),
             ("INSECURE", &["true", "false"], "must be true or false"),
         ] {
-            let set = self.of_exporter(signal, what);
+            let set = self.exporter_variable(signal, what);
             if let Some((name, value)) = set.filter(|(_, value)| !one_of(value, allowed)) {
                 add_once(violations, &name, &format!("{rule}; is {value}"));
             }
         }
-        if let Some((name, value)) = self.of_exporter(signal, "TIMEOUT") {
+        if let Some((name, value)) = self.exporter_variable(signal, "TIMEOUT") {
             self.check_number(&name, Some(value), &MILLISECONDS, violations);
         }
-        let headers = self.of_exporter(signal, "HEADERS");
+        let headers = self.exporter_variable(signal, "HEADERS");
         if let Some((name, _)) = headers.filter(|(_, value)| !value.split_terminator(',').all(is_header)) {
             add_once(
                 violations,
@@ -174,7 +173,7 @@ impl Environment {
                 "must be name=value, with commas between several",
             );
         }
-        let own = |what| self.of_exporter(signal, what).map(|(name, _)| name);
+        let own = |what| self.exporter_variable(signal, what).map(|(name, _)| name);
         let missing = match (own("CLIENT_CERTIFICATE"), own("CLIENT_KEY")) {
             (Some(certificate), None) => Some((certificate, "CLIENT_KEY")),
             (None, Some(key)) => Some((key, "CLIENT_CERTIFICATE")),
@@ -230,24 +229,24 @@ impl Environment {
         }
     }
 
-    /// The names of variables that are set and change nothing.
+    /// The names of variables that are set and have no effect.
     pub(super) fn without_effect(&self) -> Vec<&str> {
         let secure = self.secure_signals().next().is_some();
-        let of_exporter = |name: &str| {
+        let is_exporter_variable = |name: &str| {
             name.strip_prefix("OTEL_EXPORTER_OTLP_").is_some_and(|what| {
-                let of_signal = |signal: &&str| what.strip_prefix(signal)?.strip_prefix('_');
-                let what = SIGNALS.iter().find_map(of_signal).unwrap_or(what);
-                OF_EXPORTER.contains(&what) && (secure || !OF_TLS.contains(&what))
+                let strip_signal = |signal: &&str| what.strip_prefix(signal)?.strip_prefix('_');
+                let what = SIGNALS.iter().find_map(strip_signal).unwrap_or(what);
+                EXPORTER_VARIABLES.contains(&what) && (secure || !TLS_VARIABLES.contains(&what))
             })
         };
-        let obeyed = |name: &str| match name {
+        let has_effect = |name: &str| match name {
             DISABLED | RESOURCE | TEMPORALITY | SAMPLER | "OTEL_SERVICE_NAME" => true,
             SAMPLER_ARG => self
                 .get(SAMPLER)
                 .is_some_and(|sampler| sampler.ends_with("traceidratio")),
             PROPAGATORS => self.get(name) == Some("tracecontext"),
             _ => {
-                of_exporter(name)
+                is_exporter_variable(name)
                     || SIGNALS
                         .iter()
                         .any(|signal| name == format!("OTEL_{signal}_EXPORTER"))
@@ -259,11 +258,11 @@ impl Environment {
             .iter()
             .filter(|(name, value)| !is_service_link(name, value));
         set.map(|(name, _)| name.as_str())
-            .filter(|name| !obeyed(name))
+            .filter(|name| !has_effect(name))
             .collect()
     }
 
-    /// The pairs of `OTEL_RESOURCE_ATTRIBUTES`; `None` for what is none.
+    /// The pairs of `OTEL_RESOURCE_ATTRIBUTES`; `None` for an invalid pair.
     fn attributes(&self) -> impl Iterator<Item = Option<(&str, &str)>> {
         self.get(RESOURCE)
             .unwrap_or_default()
@@ -279,11 +278,11 @@ impl Environment {
         if self.get(DISABLED).is_some_and(|value| is(value, "true")) || exporter == Some("none") {
             return Ok(None);
         }
-        let Some((name, endpoint)) = self.of_exporter(signal, "ENDPOINT") else {
+        let Some((name, endpoint)) = self.exporter_variable(signal, "ENDPOINT") else {
             return Ok(exporter.map(|_| DEFAULT_ENDPOINT.to_owned()));
         };
         let endpoint = endpoint.trim();
-        let insecure = self.of_exporter(signal, "INSECURE");
+        let insecure = self.exporter_variable(signal, "INSECURE");
         let full = match (endpoint.contains("://"), insecure) {
             (false, Some((_, value))) if is(value, "true") => format!("http://{endpoint}"),
             (false, Some(_)) => format!("https://{endpoint}"),
@@ -319,8 +318,8 @@ pub(super) fn is_secure(endpoint: &str) -> bool {
         .is_ok_and(|uri| uri.scheme_str() == Some("https"))
 }
 
-/// Kubernetes tells pods where the Services of their namespace are: `OTEL_COLLECTOR_SERVICE_HOST` for one that is named
-/// `otel-collector`.
+/// Variables that Kubernetes sets in pods for Services of the namespace: `OTEL_COLLECTOR_SERVICE_HOST` for a
+/// Service called `otel-collector`.
 fn is_service_link(name: &str, value: &str) -> bool {
     let address = value.starts_with("tcp://") || value.starts_with("udp://");
     name.ends_with("_SERVICE_HOST")
@@ -344,7 +343,7 @@ fn is_header(pair: &str) -> bool {
         .is_some_and(|(name, value)| name.trim().parse::<HeaderName>().is_ok() && value.is_ascii())
 }
 
-/// A variable for all signals is found wrong for each of them, and told once.
+/// A variable for all signals is checked for each of them, but reported once.
 fn add_once(violations: &mut Violations, name: &str, rule: &str) {
     if violations.iter().all(|violation| violation.field != name) {
         violations.add(name, rule);

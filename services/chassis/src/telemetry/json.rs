@@ -1,4 +1,4 @@
-//! One log line: a JSON object with the event's fields and the ids of the trace it belongs to.
+//! Log lines: JSON objects with the event's fields and the ids of its trace.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
-//! Writes log lines from a thread of its own, so that a reader of standard error that stalls holds up no call.
+//! Writes log lines from a separate thread, so that a stalled reader of standard error does not block calls.
 //!
-//! Up to [`BUFFERED_LINES`] lines wait for the reader. What comes beyond is dropped and counted: as the metric
-//! `weft.log.dropped`, and in a warning every [`REPORT_INTERVAL`] in which some were dropped.
+//! Up to [`BUFFERED_LINES`] lines are buffered. Further lines are dropped and counted: in the metric
+//! `weft.log.dropped`, and in a warning in every [`REPORT_INTERVAL`] with dropped lines.
 
 use std::{
     io::{self, Write},
@@ -17,15 +17,15 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// How many lines wait at most.
+/// Capacity of the buffer, in lines.
 const BUFFERED_LINES: usize = 8_192;
 /// The time between two warnings about dropped lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the end of the process waits for the reader to take the lines that are left. The writer's own bounds, of
-/// 100 ms to enqueue the end and of 1 s to write what is before it, come first unless standard output is stuck too.
+/// How long the exit of the process waits for the remaining lines to be written. The writer's own limits, 100 ms
+/// to enqueue the end and 1 s to write what precedes it, apply first unless standard output is blocked too.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where log lines go to. Dropping it writes the lines that are left, for at most two seconds.
+/// The destination of log lines. Dropping it writes the remaining lines, for at most two seconds.
 pub(crate) struct LogWriter {
     pub(super) lines: NonBlocking,
     pub(super) dropped: DroppedLines,
@@ -45,7 +45,7 @@ impl LogWriter {
         LogWriter::new(io::stderr())
     }
 
-    /// The count of what it did not write.
+    /// The count of lines that were not written.
     pub(crate) fn dropped_lines(&self) -> &DroppedLines {
         &self.dropped
     }
@@ -87,13 +87,13 @@ impl Drop for LogWriter {
 }
 
 impl DroppedLines {
-    /// How many since the process began.
+    /// Dropped lines since the process started.
     pub(crate) fn count(&self) -> u64 {
         self.overflow.dropped_lines() as u64 + self.unwritten.load(Ordering::Relaxed)
     }
 
-    /// Exports the count.
-    pub(super) fn measure(&self) {
+    /// Exports the count as a metric.
+    pub(super) fn register_metric(&self) {
         let dropped = self.clone();
         opentelemetry::global::meter("weft")
             .u64_observable_counter("weft.log.dropped")
@@ -105,7 +105,7 @@ impl DroppedLines {
             .build();
     }
 
-    /// Warns of dropped lines until `shutdown`. A warning that is dropped itself is followed by another one.
+    /// Warns about dropped lines until `shutdown`. If the warning itself is dropped, another one follows.
     pub(crate) async fn report(self, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(REPORT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -131,7 +131,7 @@ impl DroppedLines {
     }
 }
 
-/// The output, with a count of what it did not take: its reader may have gone.
+/// Counts lines that could not be written, because the reader is gone.
 struct Output<W> {
     output: W,
     unwritten: Arc<AtomicU64>,
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_beyond_the_buffer_are_counted_and_hold_up_nobody() {
+    fn lines_beyond_the_buffer_are_counted_and_do_not_block() {
         let (writer, reader) = piped();
         // A pipe takes 64 KiB.
         let line = [b'x'; 1_024];
@@ -176,7 +176,7 @@ mod tests {
             writer.lines.clone().write_all(&line).unwrap();
         }
         assert!(writer.dropped.count() > 0);
-        // Nobody reads: the end does not wait for ever.
+        // No reader: dropping must not block for ever.
         drop(writer);
         drop(reader);
     }

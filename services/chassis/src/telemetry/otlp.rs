@@ -1,4 +1,4 @@
-//! The exporters, as the `OTEL_*` variables say.
+//! The exporters, configured by the `OTEL_*` variables.
 
 use anyhow::Context;
 use opentelemetry::{global, trace::TracerProvider};
@@ -21,7 +21,7 @@ pub(super) struct Exporters {
     pub(super) tracers: SdkTracerProvider,
     pub(super) meters: SdkMeterProvider,
     pub(super) loggers: Option<SdkLoggerProvider>,
-    /// Where it goes; `None` when nowhere.
+    /// The first endpoint in use; `None` when nothing is exported.
     pub(super) endpoint: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Re
     let mut tracers = SdkTracerProvider::builder().with_resource(resource.clone());
     if let Some(endpoint) = &traces {
         let builder = SpanExporter::builder().with_tonic();
-        let exporter = to(endpoint, environment, "TRACES", builder)?
+        let exporter = configure(endpoint, environment, "TRACES", builder)?
             .build()
             .context("the trace exporter cannot start")?;
         tracers = tracers.with_batch_exporter(exporter);
@@ -46,7 +46,7 @@ pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Re
     let mut meters = SdkMeterProvider::builder().with_resource(resource.clone());
     if let Some(endpoint) = &metrics {
         let builder = MetricExporter::builder().with_tonic();
-        let exporter = to(endpoint, environment, "METRICS", builder)?
+        let exporter = configure(endpoint, environment, "METRICS", builder)?
             .build()
             .context("the metric exporter cannot start")?;
         meters = meters.with_periodic_exporter(exporter);
@@ -56,7 +56,7 @@ pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Re
     let mut loggers = None;
     if let Some(endpoint) = &logs {
         let builder = LogExporter::builder().with_tonic();
-        let exporter = to(endpoint, environment, "LOGS", builder)?
+        let exporter = configure(endpoint, environment, "LOGS", builder)?
             .build()
             .context("the log exporter cannot start")?;
         loggers = Some(
@@ -69,7 +69,7 @@ pub(super) fn start(name: &'static str, environment: &Environment) -> anyhow::Re
 
     global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_tracer_provider(tracers.clone());
-    // A provider without a reader complains about instruments that are asked for their value.
+    // Without a reader, a provider logs errors about observable instruments.
     if metrics.is_some() {
         global::set_meter_provider(meters.clone());
     }
@@ -85,8 +85,8 @@ pub(super) fn tracer(tracers: &SdkTracerProvider) -> SdkTracer {
     tracers.tracer("weft")
 }
 
-/// An exporter that sends to `endpoint`, by TLS when it says `https://`.
-fn to<B: WithExportConfig + WithTonicConfig>(
+/// Configures an exporter for `endpoint`, with TLS for `https://`.
+fn configure<B: WithExportConfig + WithTonicConfig>(
     endpoint: &str,
     environment: &Environment,
     signal: &str,
@@ -99,11 +99,11 @@ fn to<B: WithExportConfig + WithTonicConfig>(
     Ok(exporter.with_tls_config(tls(environment, signal)?))
 }
 
-/// How a collector is called by TLS: checked by the authorities of `…_CERTIFICATE`, or by the public ones, and with a
-/// client certificate if there is one.
+/// The TLS configuration of a collector's client: the authorities of `…_CERTIFICATE`, or the public ones, and a
+/// client certificate if one is set.
 pub(super) fn tls(environment: &Environment, signal: &str) -> Result<ClientTlsConfig, Violations> {
     let read = |what: &str| -> Result<Option<(String, Vec<u8>)>, Violations> {
-        let Some((name, path)) = environment.of_exporter(signal, what) else {
+        let Some((name, path)) = environment.exporter_variable(signal, what) else {
             return Ok(None);
         };
         match std::fs::read(path) {
@@ -129,7 +129,7 @@ pub(super) fn tls(environment: &Environment, signal: &str) -> Result<ClientTlsCo
     }
 }
 
-/// The transport takes a file without certificates, and then trusts nobody.
+/// The transport accepts a file without certificates, and would then trust no server.
 fn check_certificates(name: &str, pem: &[u8]) -> Result<(), Violations> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {

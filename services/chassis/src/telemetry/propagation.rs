@@ -1,4 +1,4 @@
-//! The caller's trace, from its headers (W3C trace context).
+//! The caller's trace context, from the headers (W3C Trace Context).
 
 use http::HeaderMap;
 use opentelemetry::{
@@ -7,12 +7,12 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
-/// The context that `traceparent` and `tracestate` name; an empty one without them.
+/// The context in `traceparent` and `tracestate`; empty without them.
 pub(crate) fn parent(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
 }
 
-/// The longest `traceparent` or `tracestate` that is carried on.
+/// Longest `traceparent` or `tracestate` that is propagated, in bytes.
 const MAX_HEADER: usize = 512;
 
 struct Headers<'a>(&'a HeaderMap);
@@ -20,7 +20,7 @@ struct Headers<'a>(&'a HeaderMap);
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         let value = self.0.get(key).and_then(|value| value.to_str().ok());
-        // What is longer than W3C's limit may be left out, and is kept by nothing here.
+        // W3C allows dropping longer values.
         value.filter(|value| value.len() <= MAX_HEADER)
     }
 

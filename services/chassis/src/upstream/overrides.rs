@@ -1,4 +1,4 @@
-//! The file with an upstream's service config, followed while the process runs.
+//! Watches the file with an upstream's service config.
 
 use std::{
     io,
@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 
-/// How soon a change is noticed, at the latest. A mounted ConfigMap takes longer to arrive.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Interval of the check. A mounted ConfigMap takes longer to arrive.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a file held when it was read last.
+/// The content of the file at the last read.
 pub(super) struct File {
     path: PathBuf,
     content: String,
@@ -37,18 +37,18 @@ impl File {
         &self.content
     }
 
-    /// Gives the channel what the file says, whenever it says something else, until `shutdown`.
-    pub(super) async fn follow(
+    /// Applies each change of the file to the channel, until `shutdown`.
+    pub(super) async fn watch(
         mut self,
         channel: mesh::Channel,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
-            // The file's own time is cheap to ask for; it is read only when that has changed.
+            // Reading the modification time is cheap; the content is read only when that has changed.
             let modified = tokio::fs::metadata(&self.path)
                 .await
                 .and_then(|file| file.modified());
@@ -59,7 +59,7 @@ impl File {
             match tokio::fs::read_to_string(&self.path).await {
                 Ok(content) if content == self.content => {}
                 Ok(content) => self.apply(&channel, content),
-                Err(error) => self.keep(&error),
+                Err(error) => self.log_unusable(&error),
             }
         }
     }
@@ -70,11 +70,11 @@ impl File {
                 tracing::info!(file.path = %self.path.display(), "the service config has changed");
                 self.content = content;
             }
-            Err(error) => self.keep(&error),
+            Err(error) => self.log_unusable(&error),
         }
     }
 
-    fn keep(&self, error: &dyn std::error::Error) {
+    fn log_unusable(&self, error: &dyn std::error::Error) {
         tracing::error!(
             file.path = %self.path.display(),
             error.message = %error,
@@ -84,7 +84,7 @@ impl File {
 }
 
 fn load(path: &Path) -> io::Result<(String, Option<SystemTime>)> {
-    // The time first: a change in between is then noticed at the next look.
+    // The modification time first, so that a change in between is noticed at the next check.
     let modified = std::fs::metadata(path)?.modified().ok();
     Ok((std::fs::read_to_string(path)?, modified))
 }

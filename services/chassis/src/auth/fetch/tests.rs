@@ -10,33 +10,35 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// Answers every connection with the same bytes, over TLS if there is a certificate, and keeps what was asked.
+/// Answers every connection with the same bytes, over TLS if there is a certificate, and returns the requests
+/// received.
 async fn serve(answer: &'static str, tls: Option<TlsAcceptor>) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let kept = asked.clone();
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let requests = received.clone();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             match &tls {
-                None => exchange(tcp, answer, &kept).await,
+                None => respond(tcp, answer, &requests).await,
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(tcp).await {
-                        exchange(stream, answer, &kept).await;
+                        respond(stream, answer, &requests).await;
                     }
                 }
             }
         }
     });
-    (port, asked)
+    (port, received)
 }
 
-async fn exchange(mut io: impl AsyncRead + AsyncWrite + Unpin, answer: &str, kept: &Mutex<Vec<String>>) {
-    let mut asked = vec![0; 4096];
-    let length = io.read(&mut asked).await.unwrap_or(0);
-    kept.lock()
+async fn respond(mut io: impl AsyncRead + AsyncWrite + Unpin, answer: &str, requests: &Mutex<Vec<String>>) {
+    let mut received = vec![0; 4096];
+    let length = io.read(&mut received).await.unwrap_or(0);
+    requests
+        .lock()
         .unwrap()
-        .push(String::from_utf8_lossy(&asked[..length]).into_owned());
+        .push(String::from_utf8_lossy(&received[..length]).into_owned());
     let _ = io.write_all(answer.as_bytes()).await;
     let _ = io.shutdown().await;
 }
@@ -52,20 +54,23 @@ fn settings(url: String) -> Settings {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
 #[tokio::test]
-async fn the_user_of_a_url_is_sent_as_basic_authentication_and_shown_nowhere() {
-    let (port, asked) = serve(OK, None).await;
+async fn the_user_of_a_url_is_sent_as_basic_authentication_and_always_masked() {
+    let (port, received) = serve(OK, None).await;
     let location = Location::new(&settings(format!("http://u:s%2Fcret@127.0.0.1:{port}/keys?a=b"))).unwrap();
     assert_eq!(location.get().await.unwrap(), "{}");
-    let asked = asked.lock().unwrap()[0].to_ascii_lowercase();
+    let received = received.lock().unwrap()[0].to_ascii_lowercase();
     let basic = STANDARD.encode("u:s/cret").to_ascii_lowercase();
-    assert!(asked.starts_with("get /keys?a=b http/1.1\r\n"), "{asked}");
+    assert!(received.starts_with("get /keys?a=b http/1.1\r\n"), "{received}");
     assert!(
-        asked.contains(&format!("authorization: basic {basic}")),
-        "{asked}"
+        received.contains(&format!("authorization: basic {basic}")),
+        "{received}"
     );
-    assert!(asked.contains(&format!("host: 127.0.0.1:{port}\r\n")), "{asked}");
+    assert!(
+        received.contains(&format!("host: 127.0.0.1:{port}\r\n")),
+        "{received}"
+    );
     assert_eq!(
-        location.shown(),
+        location.masked_url(),
         format!("http://u:***@127.0.0.1:{port}/keys?a=***")
     );
 }
@@ -84,7 +89,7 @@ async fn redirects_errors_and_large_documents_are_refused() {
         .unwrap()
         .get()
         .await;
-    assert!(matches!(answer, Err(Error::Answer(_))), "{answer:?}");
+    assert!(matches!(answer, Err(Error::Status(_))), "{answer:?}");
     let large = format!(
         "HTTP/1.1 200 OK\r\ncontent-length: {0}\r\n\r\n{1}",
         MAX_BYTES + 1,
@@ -99,7 +104,7 @@ async fn redirects_errors_and_large_documents_are_refused() {
 }
 
 #[tokio::test]
-async fn a_server_of_the_own_authority_is_trusted_when_its_file_is_named() {
+async fn a_private_authority_is_trusted_when_its_file_is_configured() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -125,7 +130,7 @@ async fn a_server_of_the_own_authority_is_trusted_when_its_file_is_named() {
 }
 
 #[test]
-fn plaintext_is_for_those_who_allow_it_by_name() {
+fn plaintext_must_be_allowed_by_the_setting() {
     let mut plain = settings("http://idp.test/keys".to_owned());
     assert!(Location::new(&plain).is_ok());
     plain.jwks_allow_http = false;

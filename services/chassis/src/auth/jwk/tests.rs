@@ -16,7 +16,7 @@ const EC: (&str, &str) = (
 );
 const RSA: &str = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
 
-fn read(keys: impl serde::Serialize) -> Result<Vec<Key>, Fault> {
+fn read(keys: impl serde::Serialize) -> Result<Vec<Key>, Error> {
     parse(
         json!({ "keys": serde_json::to_value(keys).unwrap() })
             .to_string()
@@ -26,7 +26,7 @@ fn read(keys: impl serde::Serialize) -> Result<Vec<Key>, Fault> {
     )
 }
 
-fn set(keys: impl serde::Serialize) -> Result<KeySet, Fault> {
+fn set(keys: impl serde::Serialize) -> Result<KeySet, Error> {
     KeySet::new(read(keys)?.into_iter().map(Arc::new), None)
 }
 
@@ -40,7 +40,7 @@ fn ed(more: Value) -> Value {
 }
 
 #[test]
-fn a_key_goes_by_its_thumbprint_as_rfc_8037_computes_it() {
+fn a_key_is_found_by_its_rfc_8037_thumbprint() {
     let thumbprint = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
     assert_eq!(key_id(&URL_SAFE_NO_PAD.decode(ED).unwrap()), thumbprint);
     let set = set(json!([ed(json!({"kid": "k1"}))])).unwrap();
@@ -75,7 +75,7 @@ fn each_key_verifies_one_algorithm_which_its_kind_or_its_alg_says() {
 }
 
 #[test]
-fn keys_of_other_kinds_are_passed_over_and_a_set_without_a_usable_one_says_why() {
+fn keys_of_other_kinds_are_skipped_and_a_set_without_a_usable_one_says_why() {
     let odd = json!([
         {"kty": "RSA", "kid": "enc", "n": RSA, "e": "AQAB", "use": "enc"},
         {"kty": "RSA", "kid": "short", "n": "AQAB", "e": "AQAB"},
@@ -83,7 +83,7 @@ fn keys_of_other_kinds_are_passed_over_and_a_set_without_a_usable_one_says_why()
         {"kty": "AKP", "kid": "later", "alg": "ML-DSA-44"},
         {"kty": "EC", "kid": "half", "crv": "P-256", "x": EC.0},
     ]);
-    let Err(Fault::Empty(reasons)) = read(odd.clone()) else {
+    let Err(Error::Empty(reasons)) = read(odd.clone()) else {
         panic!("there is no usable key")
     };
     for kid in ["enc", "short", "sha512", "later", "half"] {
@@ -96,18 +96,18 @@ fn keys_of_other_kinds_are_passed_over_and_a_set_without_a_usable_one_says_why()
 
 #[test]
 fn a_document_that_is_no_public_key_set_is_refused() {
-    let format = |bytes: &[u8]| matches!(parse(bytes, &ALL, false), Err(Fault::Format(_)));
+    let format = |bytes: &[u8]| matches!(parse(bytes, &ALL, false), Err(Error::Format(_)));
     assert!(format(b"<html>") && format(b"[]") && format(br#"{"keys": 3}"#));
     let private = ed(json!({"d": "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}));
     for secret in [private, json!({"kty": "oct", "k": "c2VjcmV0"})] {
         let fault = read(json!([secret])).unwrap_err();
-        assert!(matches!(fault, Fault::Private(_)), "{fault}");
+        assert!(matches!(fault, Error::Private(_)), "{fault}");
         assert!(!fault.to_string().contains("c2VjcmV0"));
     }
     let many: Vec<_> = (0..=MAX_KEYS).map(|_| ed(json!({}))).collect();
     assert_eq!(
         read(Value::Array(many)).unwrap_err(),
-        Fault::TooMany(MAX_KEYS + 1)
+        Error::TooMany(MAX_KEYS + 1)
     );
 }
 
@@ -121,29 +121,29 @@ fn a_key_has_one_owner() {
         ed(json!({"kid": "a"})),
         ed(json!({"kid": "b", "weft_service": "order"}))
     ]);
-    assert!(matches!(set(twice), Err(Fault::Owners { .. })));
+    assert!(matches!(set(twice), Err(Error::Owners { .. })));
     let shared_name = json!([
         ed(json!({"kid": "a", "weft_service": "order"})),
         {"kty": "EC", "crv": "P-256", "kid": "a", "x": EC.0, "y": EC.1},
     ]);
-    assert!(matches!(set(shared_name), Err(Fault::Owners { .. })));
+    assert!(matches!(set(shared_name), Err(Error::Owners { .. })));
     for name in [json!(""), json!("Order"), json!(7), json!("a b")] {
         let fault = read(json!([ed(json!({"weft_service": name}))])).unwrap_err();
-        assert!(matches!(fault, Fault::ServiceName { .. }), "{fault}");
+        assert!(matches!(fault, Error::ServiceName { .. }), "{fault}");
     }
 }
 
 #[test]
 fn services_sign_with_eddsa_alone_and_their_file_holds_no_other_keys() {
     let ec = json!({"kty": "EC", "crv": "P-256", "x": EC.0, "y": EC.1, "weft_service": "order"});
-    assert!(matches!(read(json!([ec])), Err(Fault::Empty(_))));
+    assert!(matches!(read(json!([ec])), Err(Error::Empty(_))));
     let unmarked = json!({"keys": [ed(json!({}))]}).to_string();
     let fault = parse(unmarked.as_bytes(), &ALL, true).unwrap_err();
-    assert!(matches!(fault, Fault::NoService { .. }), "{fault}");
+    assert!(matches!(fault, Error::NoService { .. }), "{fault}");
 }
 
 #[test]
-fn a_services_own_key_that_is_not_marked_is_refused_with_what_to_do() {
+fn a_services_own_key_that_is_not_marked_is_rejected_with_a_remedy() {
     let own = key_id(&URL_SAFE_NO_PAD.decode(ED).unwrap());
     let of = |jwk: Value| {
         let keys = read(json!([jwk])).unwrap().into_iter().map(Arc::new);

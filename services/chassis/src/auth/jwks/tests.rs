@@ -11,10 +11,10 @@ use tokio::{
 use super::*;
 use crate::{Health, SecretUrl, auth::issuer::Issuer, health::Status};
 
-/// A server of keys that counts how often it was asked, and answers when it is let.
+/// A key server that counts requests, and responds when the test allows it.
 struct Idp {
     port: u16,
-    asked: Arc<AtomicUsize>,
+    request_count: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
 }
 
@@ -23,14 +23,18 @@ impl Idp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let idp = Idp {
             port: listener.local_addr().unwrap().port(),
-            asked: Arc::default(),
+            request_count: Arc::default(),
             gate: Arc::new(Semaphore::new(0)),
         };
-        let (asked, gate, file) = (idp.asked.clone(), idp.gate.clone(), folder.join("jwks.json"));
+        let (request_count, gate, file) = (
+            idp.request_count.clone(),
+            idp.gate.clone(),
+            folder.join("jwks.json"),
+        );
         tokio::spawn(async move {
             while let Ok((mut tcp, _)) = listener.accept().await {
                 let _ = tcp.read(&mut [0; 4096]).await;
-                asked.fetch_add(1, Ordering::SeqCst);
+                request_count.fetch_add(1, Ordering::SeqCst);
                 gate.acquire().await.unwrap().forget();
                 let keys = std::fs::read_to_string(&file).unwrap_or_default();
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{keys}", keys.len());
@@ -49,20 +53,20 @@ impl Idp {
     }
 }
 
-fn looping(keys: &Arc<Keys>, health: &Health) -> tokio_util::task::AbortOnDropHandle<()> {
+fn spawn_refresh_loop(keys: &Arc<Keys>, health: &Health) -> tokio_util::task::AbortOnDropHandle<()> {
     let (keys, dependency) = (keys.clone(), health.dependency("jwks"));
     dependency.up();
     tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-        keys.keep_fresh(dependency, CancellationToken::new()).await;
+        keys.refresh_loop(dependency, CancellationToken::new()).await;
     }))
 }
 
 #[tokio::test]
-async fn all_callers_with_a_new_key_wait_for_one_reading_and_get_it() {
+async fn all_callers_with_a_new_key_share_one_refresh() {
     let issuer = Issuer::new();
     let idp = Idp::new(issuer.folder.path()).await;
     let keys = Arc::new(Keys::new(&idp.settings(), "order").unwrap());
-    let _looping = looping(&keys, &Health::new());
+    let _refreshing = spawn_refresh_loop(&keys, &Health::new());
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let keys = keys.clone();
@@ -73,37 +77,37 @@ async fn all_callers_with_a_new_key_wait_for_one_reading_and_get_it() {
     for caller in callers {
         assert!(caller.await.unwrap());
     }
-    assert_eq!(idp.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(idp.request_count.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn unknown_keys_cause_no_reading_each_and_hold_nobody_up_who_has_a_known_one() {
+async fn unknown_keys_share_a_refresh_and_do_not_delay_known_keys() {
     let issuer = Issuer::new();
     let idp = Idp::new(issuer.folder.path()).await;
     let keys = Arc::new(Keys::new(&idp.settings(), "order").unwrap());
     idp.gate.add_permits(1);
     keys.refresh().await.unwrap();
-    let _looping = looping(&keys, &Health::new());
+    let _refreshing = spawn_refresh_loop(&keys, &Health::new());
     for number in 0..100 {
         let unknown = keys.find(&format!("unknown-{number}"), Algorithm::EdDSA).await;
-        assert_eq!(unknown.err(), Some(Missing::Unknown));
+        assert_eq!(unknown.err(), Some(LookupError::Unknown));
     }
-    assert_eq!(idp.asked.load(Ordering::SeqCst), 1);
-    // Somebody waits for a reading that hangs.
-    keys.readings.send_modify(|readings| readings.ended = None);
-    let waiting = tokio::spawn({
+    assert_eq!(idp.request_count.load(Ordering::SeqCst), 1);
+    // A caller waits for a refresh that hangs.
+    keys.refreshes.send_modify(|refreshes| refreshes.ended = None);
+    let waiters = tokio::spawn({
         let keys = keys.clone();
         async move { keys.find("unknown", Algorithm::EdDSA).await.is_err() }
     });
-    while idp.asked.load(Ordering::SeqCst) < 2 {
+    while idp.request_count.load(Ordering::SeqCst) < 2 {
         tokio::task::yield_now().await;
     }
     assert!(keys.find("k1", Algorithm::EdDSA).await.is_ok());
-    assert!(!waiting.is_finished());
+    assert!(!waiters.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_cannot_be_read_again_count_for_a_while_and_then_no_more() {
+async fn keys_that_cannot_be_refreshed_expire() {
     let issuer = Issuer::new();
     let path = issuer.folder.path().join("jwks.json");
     let settings = Settings {
@@ -114,12 +118,12 @@ async fn keys_that_cannot_be_read_again_count_for_a_while_and_then_no_more() {
     keys.refresh().await.unwrap();
     let health = Health::new();
     health.started();
-    let _looping = looping(&keys, &health);
+    let _refreshing = spawn_refresh_loop(&keys, &health);
     let kept = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let known = || keys.lookup("k1", Algorithm::EdDSA).is_ok();
 
-    // Files are read by other threads, so that the loop is given the time it needs.
+    // Files are read by other threads, so the loop gets time to finish.
     async fn until(what: impl Fn() -> bool) -> bool {
         for _ in 0..20_000 {
             if what() {
@@ -138,7 +142,7 @@ async fn keys_that_cannot_be_read_again_count_for_a_while_and_then_no_more() {
 }
 
 #[tokio::test]
-async fn the_services_keys_may_stand_in_a_file_of_their_own() {
+async fn the_services_keys_may_be_in_a_separate_file() {
     let issuer = Issuer::new();
     let path = issuer.folder.path();
     let all: serde_json::Value =
@@ -162,7 +166,8 @@ async fn the_services_keys_may_stand_in_a_file_of_their_own() {
     keys.refresh().await.unwrap();
     assert!(keys.lookup("k1", Algorithm::EdDSA).is_ok() && keys.lookup("payment", Algorithm::EdDSA).is_ok());
 
-    // The identity provider cannot take a service's name over: what it publishes is not taken, and the last keys stay.
+    // The identity provider cannot use a service's key id: its document is rejected, and the last keys stay in
+    // use.
     let mut stolen = people[0].clone();
     stolen["kid"] = "payment".into();
     write("jwks.json", &[stolen]);

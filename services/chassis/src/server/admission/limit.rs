@@ -1,13 +1,14 @@
-//! How many calls at once the process works on well, found out by how long they take.
+//! Adaptive limit of concurrent calls, derived from their latency.
 //!
-//! Additive increase, multiplicative decrease, as TCP does it: while calls take not much longer than in quiet times, and
-//! the limit is in use, it grows by its square root each window; once they take twice as long, it falls by a seventh.
-//! Each method has a quiet time of its own, so that a mix of quick and slow methods is not taken for congestion. It
-//! follows slower calls only while next to nothing else is worked on: under load it would take the queue for the work.
+//! Additive increase, multiplicative decrease, as in TCP: while calls take not much longer than their baseline,
+//! and the limit is in use, it grows by its square root each window; once they take twice as long, it falls by a
+//! seventh. Each method has a baseline latency of its own, so that a mix of fast and slow methods is not mistaken
+//! for congestion. The baseline follows slower calls only under very low load: otherwise it would include the time
+//! in queues.
 //!
-//! A quiet time that is too short would have the limit fall for ever. So a fall is judged by what it did: above the
-//! capacity fewer calls at once get as much done. If they get less done, there was no queue, and what they take is
-//! their quiet time; the limit goes back to where it fell from.
+//! A baseline that is too short would make the limit fall for ever. So a fall is evaluated by its effect: above
+//! the capacity, fewer concurrent calls have the same throughput. If the throughput drops, there was no queue, and
+//! the current latency is the baseline; the limit returns to where it fell from.
 
 use std::{
     collections::HashMap,
@@ -20,76 +21,77 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A window is at least so long, and has at least so many calls.
+/// Minimum duration and number of calls of a window.
 const WINDOW: Duration = Duration::from_millis(250);
-const LEAST_SAMPLES: u32 = 16;
-/// Calls that take so many times their quiet time queue somewhere.
-const TOLERANCE: f64 = 2.0;
-/// Below this a call counts as quick: a scheduler's whim is no congestion. Seconds.
-const QUICK: f64 = 0.005;
+const MIN_SAMPLES: u32 = 16;
+/// Calls that take more than this multiple of their baseline are queued somewhere.
+const MAX_SLOWDOWN: f64 = 2.0;
+/// Latencies are at least this, in seconds, so that scheduling delays do not count as congestion.
+const MIN_LATENCY_S: f64 = 0.005;
 const DECREASE: f64 = 6.0 / 7.0;
-/// The limit grows only when at least this share of it was in use, or a call was refused.
-const IN_USE: f64 = 0.8;
-/// With less than this share of the lower bound in use, calls that take long do so by their nature.
-const QUIET: f64 = 0.5;
-/// How fast the quiet time follows windows that are quicker, and, in quiet times, windows that are slower.
-const FALL: f64 = 0.3;
-const RISE: f64 = 0.3;
-/// A fall is judged when the limit has come down to this share, by whether more than this share is still done.
-const JUDGED: f64 = 0.7;
-const STILL_DONE: f64 = 0.85;
+/// The limit grows only when at least this share of it was in use, or a call was rejected.
+const GROWTH_UTILIZATION: f64 = 0.8;
+/// With less than this share of the lower bound in use, slow calls are slow by nature, not by congestion.
+const LOW_UTILIZATION: f64 = 0.5;
+/// How fast the baseline follows faster windows, and, under low load, slower windows.
+const FALL_RATE: f64 = 0.3;
+const RISE_RATE: f64 = 0.3;
+/// A fall is evaluated when the limit has dropped to this share; it is undone unless more than this share of the
+/// throughput remains.
+const EVALUATION_SHARE: f64 = 0.7;
+const MIN_THROUGHPUT_SHARE: f64 = 0.85;
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// With an answer, whichever.
-    Ended,
-    /// At its deadline. It took long, and nothing was done.
-    OutOfTime,
+pub(super) enum Outcome {
+    /// With any response.
+    Completed,
+    /// At its deadline: it took long, without a result.
+    DeadlineExceeded,
 }
 
-/// The limit, between its bounds. Begins at the upper one.
+/// The limit, between its bounds. It starts at the upper one.
 pub(super) struct Limit {
-    least: f64,
-    most: f64,
+    min: f64,
+    max: f64,
     current: AtomicUsize,
-    record: Mutex<Record>,
+    estimate: Mutex<Estimate>,
 }
 
-struct Record {
+struct Estimate {
     limit: f64,
     window: Window,
-    /// Where the limit stood when it began to fall.
-    fall: Option<Stand>,
-    /// By name. Bounded by the contract.
+    /// The limit and throughput when the fall began.
+    fall: Option<Checkpoint>,
+    /// By method name; bounded by the contract.
     methods: HashMap<String, Method>,
 }
 
 struct Window {
     began: Instant,
     samples: u32,
-    /// How many times their quiet times the calls took.
-    stretch: f64,
-    /// The quiet times of the calls that ended. Seconds.
-    work: f64,
-    fullest: usize,
-    refused: bool,
+    /// Sum of the calls' latencies, each divided by its baseline.
+    slowdown: f64,
+    /// Sum of the baselines of the completed calls, in seconds; divided by the window's duration when it closes.
+    throughput: f64,
+    peak_in_flight: usize,
+    rejected: bool,
 }
 
 #[derive(Default)]
 struct Method {
-    /// Seconds that a call takes in quiet times; `None` until the first window ends.
-    quiet: Option<f64>,
+    /// Latency without load, in seconds; `None` until the first window ends.
+    baseline: Option<f64>,
     /// In this window.
     samples: u32,
     seconds: f64,
 }
 
-/// A limit, and how much was done under it: calls' quiet times in a second.
+/// A limit and its throughput: seconds of baseline latency completed per second.
 #[derive(Clone, Copy)]
-struct Stand {
+struct Checkpoint {
     limit: f64,
-    work: f64,
+    throughput: f64,
 }
 
 impl Window {
@@ -97,23 +99,23 @@ impl Window {
         Window {
             began: Instant::now(),
             samples: 0,
-            stretch: 0.0,
-            work: 0.0,
-            fullest: 0,
-            refused: false,
+            slowdown: 0.0,
+            throughput: 0.0,
+            peak_in_flight: 0,
+            rejected: false,
         }
     }
 }
 
 impl Limit {
-    /// Bounds that are the same make a fixed limit.
-    pub(super) fn new(least: usize, most: usize) -> Limit {
+    /// Equal bounds make a fixed limit.
+    pub(super) fn new(min: usize, max: usize) -> Limit {
         Limit {
-            least: least.min(most) as f64,
-            most: most as f64,
-            current: AtomicUsize::new(most),
-            record: Mutex::new(Record {
-                limit: most as f64,
+            min: min.min(max) as f64,
+            max: max as f64,
+            current: AtomicUsize::new(max),
+            estimate: Mutex::new(Estimate {
+                limit: max as f64,
                 window: Window::new(),
                 fall: None,
                 methods: HashMap::new(),
@@ -125,97 +127,96 @@ impl Limit {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Notes that a call found no place: calls of little weight never fill all of them.
-    pub(super) fn refused(&self) {
-        self.record().window.refused = true;
+    /// Records a rejection: less critical calls never use the whole limit.
+    pub(super) fn record_rejection(&self) {
+        self.estimate().window.rejected = true;
     }
 
-    /// Learns from a call that has ended while `in_flight` were being worked on.
-    pub(super) fn learn(&self, method: &str, took: Duration, ending: Ending, in_flight: usize) {
-        if self.least >= self.most {
+    /// Records a call that ended while `in_flight` calls were in progress.
+    pub(super) fn record(&self, method: &str, took: Duration, outcome: Outcome, in_flight: usize) {
+        if self.min >= self.max {
             return;
         }
-        let mut record = self.record();
-        record.count(method, took.as_secs_f64(), ending, in_flight);
-        let window = &record.window;
-        if window.samples < LEAST_SAMPLES || window.began.elapsed() < WINDOW {
+        let mut estimate = self.estimate();
+        estimate.count(method, took.as_secs_f64(), outcome, in_flight);
+        let window = &estimate.window;
+        if window.samples < MIN_SAMPLES || window.began.elapsed() < WINDOW {
             return;
         }
-        let before = record.limit;
-        record.close(self.least, self.most);
-        self.current.store(record.limit as usize, Ordering::Relaxed);
-        if record.limit < before {
-            tracing::debug!(
-                limit = record.limit,
-                "calls take too long: fewer are taken at once"
-            );
+        let before = estimate.limit;
+        estimate.close(self.min, self.max);
+        self.current.store(estimate.limit as usize, Ordering::Relaxed);
+        if estimate.limit < before {
+            tracing::debug!(limit = estimate.limit, "admission limit lowered");
         }
     }
 
-    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    fn estimate(&self) -> std::sync::MutexGuard<'_, Estimate> {
+        self.estimate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Record {
-    fn count(&mut self, name: &str, took: f64, ending: Ending, in_flight: usize) {
-        let took = took.max(QUICK);
+impl Estimate {
+    fn count(&mut self, name: &str, took: f64, outcome: Outcome, in_flight: usize) {
+        let took = took.max(MIN_LATENCY_S);
         if !self.methods.contains_key(name) {
             self.methods.insert(name.to_owned(), Method::default());
         }
-        let quiet = self.methods.get_mut(name).map_or(took, |method| {
-            // How long a call was waited for in vain is no measure of how long it takes.
-            if ending == Ending::Ended {
+        let baseline = self.methods.get_mut(name).map_or(took, |method| {
+            // A call that timed out says nothing about the method's baseline.
+            if outcome == Outcome::Completed {
                 method.samples += 1;
                 method.seconds += took;
             }
-            method.quiet.unwrap_or(took)
+            method.baseline.unwrap_or(took)
         });
         let window = &mut self.window;
         window.samples += 1;
-        window.stretch += took / quiet;
-        if ending == Ending::Ended {
-            window.work += quiet;
+        window.slowdown += took / baseline;
+        if outcome == Outcome::Completed {
+            window.throughput += baseline;
         }
-        window.fullest = window.fullest.max(in_flight);
+        window.peak_in_flight = window.peak_in_flight.max(in_flight);
     }
 
-    /// Ends the window, and draws the conclusions.
-    fn close(&mut self, least: f64, most: f64) {
+    /// Ends the window and adjusts the limit.
+    fn close(&mut self, min: f64, max: f64) {
         let window = std::mem::replace(&mut self.window, Window::new());
-        let fullest = window.fullest as f64;
-        let stretch = window.stretch / f64::from(window.samples);
-        let work = window.work / window.began.elapsed().as_secs_f64();
-        let mut at_rest = fullest < least * QUIET;
-        if stretch > TOLERANCE {
-            // What is in flight may be far below a limit that was never reached.
-            let now = Stand {
-                limit: self.limit.min(fullest),
-                work,
+        let peak_in_flight = window.peak_in_flight as f64;
+        let slowdown = window.slowdown / f64::from(window.samples);
+        let throughput = window.throughput / window.began.elapsed().as_secs_f64();
+        let mut is_low_load = peak_in_flight < min * LOW_UTILIZATION;
+        if slowdown > MAX_SLOWDOWN {
+            // The calls in flight may be far below a limit that was never reached.
+            let current = Checkpoint {
+                limit: self.limit.min(peak_in_flight),
+                throughput,
             };
-            let from = *self.fall.get_or_insert(now);
-            let judged = now.limit <= from.limit * JUDGED;
-            if judged && work < from.work * STILL_DONE {
-                at_rest = true;
+            let from = *self.fall.get_or_insert(current);
+            let is_evaluated = current.limit <= from.limit * EVALUATION_SHARE;
+            if is_evaluated && throughput < from.throughput * MIN_THROUGHPUT_SHARE {
+                is_low_load = true;
                 self.limit = from.limit;
                 self.fall = None;
             } else {
-                self.fall = Some(if judged { now } else { from });
-                self.limit = now.limit * DECREASE;
+                self.fall = Some(if is_evaluated { current } else { from });
+                self.limit = current.limit * DECREASE;
             }
         } else {
             self.fall = None;
-            if window.refused || fullest >= self.limit * IN_USE {
+            if window.rejected || peak_in_flight >= self.limit * GROWTH_UTILIZATION {
                 self.limit += self.limit.sqrt();
             }
         }
-        self.limit = self.limit.clamp(least, most);
-        self.methods.values_mut().for_each(|method| method.close(at_rest));
+        self.limit = self.limit.clamp(min, max);
+        self.methods
+            .values_mut()
+            .for_each(|method| method.close(is_low_load));
     }
 }
 
 impl Method {
-    fn close(&mut self, at_rest: bool) {
+    fn close(&mut self, is_low_load: bool) {
         let (samples, seconds) = (
             std::mem::take(&mut self.samples),
             std::mem::take(&mut self.seconds),
@@ -224,13 +225,13 @@ impl Method {
             return;
         }
         let mean = seconds / f64::from(samples);
-        let quiet = self.quiet.get_or_insert(mean);
-        let pace = match (mean < *quiet, at_rest) {
-            (true, _) => FALL,
-            (false, true) => RISE,
+        let baseline = self.baseline.get_or_insert(mean);
+        let rate = match (mean < *baseline, is_low_load) {
+            (true, _) => FALL_RATE,
+            (false, true) => RISE_RATE,
             (false, false) => 0.0,
         };
-        *quiet += (mean - *quiet) * pace;
+        *baseline += (mean - *baseline) * rate;
     }
 }
 

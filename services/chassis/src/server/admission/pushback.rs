@@ -1,5 +1,5 @@
-//! When a refused caller is to come back: later the more are refused, and each at a moment of its own, so that those who
-//! were refused together do not return together.
+//! When a rejected caller may retry: later under more rejections, and with jitter, so that callers that were
+//! rejected together do not return together.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -9,69 +9,69 @@ use std::{
 use rand::Rng;
 use tokio::time::Instant;
 
-/// While next to nothing is refused.
-const LEAST: Duration = Duration::from_millis(100);
-const MOST: Duration = Duration::from_secs(5);
-/// How long is counted before it counts.
+/// The delay when almost no calls are rejected.
+const MIN_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// Length of the counting window.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How many calls are refused for one that is taken.
-pub(super) struct Pressure(Mutex<Counts>);
+/// Rejected calls for each accepted one.
+pub(super) struct RejectionRate(Mutex<Counts>);
 
 struct Counts {
     began: Instant,
-    taken: u32,
-    refused: u32,
-    /// Of the window before.
-    before: f64,
+    accepted: u32,
+    rejected: u32,
+    /// The rate of the previous window.
+    previous: f64,
 }
 
-impl Pressure {
-    pub(super) fn new() -> Pressure {
-        Pressure(Mutex::new(Counts {
+impl RejectionRate {
+    pub(super) fn new() -> RejectionRate {
+        RejectionRate(Mutex::new(Counts {
             began: Instant::now(),
-            taken: 0,
-            refused: 0,
-            before: 0.0,
+            accepted: 0,
+            rejected: 0,
+            previous: 0.0,
         }))
     }
 
-    pub(super) fn taken(&self) {
-        self.count(|counts| counts.taken += 1);
+    pub(super) fn accepted(&self) {
+        self.count(|counts| counts.accepted += 1);
     }
 
-    /// How long the refused caller is to stay away. Whoever could be served between two of its calls was refused for
-    /// nothing, so that the wait grows with the number of those who wait.
-    pub(super) fn refused(&self) -> Duration {
-        let refused_for_one = self.count(|counts| counts.refused += 1);
-        jittered(LEAST.mul_f64(1.0 + refused_for_one)).min(MOST)
+    /// The delay for a rejected caller. It grows with the number of rejected callers: only as many should return
+    /// as can be accepted.
+    pub(super) fn rejected(&self) -> Duration {
+        let ratio = self.count(|counts| counts.rejected += 1);
+        jittered(MIN_DELAY.mul_f64(1.0 + ratio)).min(MAX_DELAY)
     }
 
     fn count(&self, count: impl FnOnce(&mut Counts)) -> f64 {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let age = counts.began.elapsed();
         if age >= WINDOW {
-            // After a pause nothing is known.
-            let before = if age < 2 * WINDOW { counts.ratio() } else { 0.0 };
+            // After a pause the old rate does not apply.
+            let previous = if age < 2 * WINDOW { counts.ratio() } else { 0.0 };
             *counts = Counts {
                 began: Instant::now(),
-                taken: 0,
-                refused: 0,
-                before,
+                accepted: 0,
+                rejected: 0,
+                previous,
             };
         }
         count(&mut counts);
-        counts.before.max(counts.ratio())
+        counts.previous.max(counts.ratio())
     }
 }
 
 impl Counts {
     fn ratio(&self) -> f64 {
-        f64::from(self.refused) / f64::from(self.taken.max(1))
+        f64::from(self.rejected) / f64::from(self.accepted.max(1))
     }
 }
 
-/// Half more or less.
+/// Between half and one and a half times the delay.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::rng().random_range(0.5..1.5))
 }
@@ -84,29 +84,33 @@ mod tests {
 
     use super::*;
 
-    /// The mean of many refusals, after `refused` of them for each call that was taken.
-    fn mean(pressure: &Pressure, refused: usize) -> Duration {
+    /// The mean of many delays, with `rejected` rejections for each accepted call.
+    fn mean(rejections: &RejectionRate, rejected: usize) -> Duration {
         for _ in 0..200 {
-            pressure.taken();
+            rejections.accepted();
         }
-        let waits: Vec<_> = (0..200 * refused).map(|_| pressure.refused()).collect();
-        assert!(waits.iter().all(|wait| (LEAST / 2..=MOST).contains(wait)));
+        let waits: Vec<_> = (0..200 * rejected).map(|_| rejections.rejected()).collect();
+        assert!(
+            waits
+                .iter()
+                .all(|wait| (MIN_DELAY / 2..=MAX_DELAY).contains(wait))
+        );
         let different: BTreeSet<_> = waits.iter().map(Duration::as_millis).collect();
         assert!(different.len() > 50, "they come back in step");
         waits.iter().sum::<Duration>() / u32::try_from(waits.len()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_more_are_refused_the_later_they_come_back_and_never_in_step() {
-        let pressure = Pressure::new();
-        let few = mean(&pressure, 1);
+    async fn more_rejections_mean_longer_delays_with_jitter() {
+        let rejections = RejectionRate::new();
+        let few = mean(&rejections, 1);
         advance(2 * WINDOW).await;
-        mean(&pressure, 8);
+        mean(&rejections, 8);
         advance(WINDOW).await;
-        let many = mean(&pressure, 8);
-        assert!(few < LEAST * 2 && many > LEAST * 7, "{few:?}, {many:?}");
+        let many = mean(&rejections, 8);
+        assert!(few < MIN_DELAY * 2 && many > MIN_DELAY * 7, "{few:?}, {many:?}");
         // Forgotten after a pause.
         advance(5 * WINDOW).await;
-        assert!(mean(&pressure, 1) < LEAST * 2);
+        assert!(mean(&rejections, 1) < MIN_DELAY * 2);
     }
 }

@@ -1,4 +1,4 @@
-//! Every name that reflection finds, and the encoded file that declares it.
+//! The index of reflection: each name, and the encoded file that declares it.
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use prost_reflect::{DescriptorPool, EnumDescriptor, FileDescriptor, MessageDescr
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use tonic_reflection::pb;
 
-/// What is served beside the mounted services.
+/// Services that are served in addition to the mounted ones.
 const ALWAYS: [&str; 3] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// What the details of errors are made of.
+/// Files of the error details.
 const DETAILS: [&str; 2] = ["google/rpc/error_details.proto", "google/rpc/status.proto"];
 
 /// `FileDescriptorProto.source_code_info`.
@@ -30,7 +30,7 @@ pub(super) enum Found<'a> {
     Numbers(&'a [i32]),
 }
 
-/// The files that declare what is served, and all that they import.
+/// The files of the served services, and all their imports.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     services: Vec<String>,
@@ -95,7 +95,7 @@ impl Index {
 
     fn add(&mut self, file: &FileDescriptor) -> anyhow::Result<()> {
         let encoded = file.encode_to_vec();
-        // Comments stay in the contract's own files, where readers look for them.
+        // Only the contract's own files keep their comments.
         let is_foreign = ["google/", "buf/"]
             .iter()
             .any(|folder| file.name().starts_with(folder));
@@ -137,7 +137,7 @@ impl Index {
     }
 }
 
-/// The files of the details, named as everybody imports them.
+/// The files of the error details, under their usual import paths.
 fn details() -> Result<Vec<FileDescriptorProto>, prost::DecodeError> {
     let mut files = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?.file;
     for file in &mut files {

@@ -1,4 +1,4 @@
-//! The layers in front of a handler that does what the request's `x-do` header says.
+//! The layers in front of a handler that acts on the request's `x-do` header.
 
 use std::{
     convert::Infallible,
@@ -29,27 +29,27 @@ use crate::{
     server::{Response, Settings, call::Stack},
 };
 
-/// Stands for the order service's handlers; only what the layers do is tested here.
+/// Imitates the order service's handlers; these tests are about the layers.
 #[derive(Clone, Default)]
 pub(super) struct Orders {
     calls: Arc<AtomicUsize>,
     /// Held by the handlers that wait.
     waiting: Arc<()>,
-    pub(super) go_on: Arc<Notify>,
+    pub(super) resume: Arc<Notify>,
     pub(super) done: Arc<Notify>,
 }
 
 impl Orders {
     /// Waits until a handler has been called.
-    pub(super) async fn begun(&self) {
+    pub(super) async fn wait_until_called(&self) {
         while self.calls.load(Ordering::Acquire) == 0 {
             tokio::task::yield_now().await;
         }
     }
 
     /// Whether a handler waits.
-    pub(super) fn working(&self) -> bool {
-        // Every clone of a handler holds one, too: only what is held beyond the clones' own counts.
+    pub(super) fn is_working(&self) -> bool {
+        // Every clone of a handler holds one too, so only references beyond the clones count.
         Arc::strong_count(&self.waiting) > Arc::strong_count(&self.calls)
     }
 }
@@ -88,7 +88,7 @@ impl Orders {
             "always stale" => stale(),
             "wait" => {
                 let _waiting = Arc::clone(&self.waiting);
-                self.go_on.notified().await;
+                self.resume.notified().await;
                 self.done.notify_one();
                 answer([message()])
             }
@@ -117,7 +117,7 @@ impl Orders {
     }
 }
 
-/// What a handler answers that met a prepared statement of before a change of the schema.
+/// The response of a handler that used a prepared statement from before a schema change.
 fn stale() -> Response {
     crate::status::unavailable(crate::status::PLAN_CHANGED, "the schema has changed").into_http()
 }
@@ -178,7 +178,7 @@ impl Fixture {
     ) -> (Status, usize) {
         let mut all = vec![("authorization", format!("Bearer {}", self.clerk()))];
         all.extend(headers.iter().map(|(name, value)| (*name, value.to_string())));
-        ended(self.stack.clone().answer(request(method, message, &all)).await).await
+        ended(self.stack.clone().handle(request(method, message, &all)).await).await
     }
 
     pub(super) fn calls(&self) -> usize {

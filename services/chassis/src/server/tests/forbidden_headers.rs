@@ -1,4 +1,4 @@
-//! Headers that HTTP/2 itself forbids, written byte by byte: no client library sends them.
+//! Headers that HTTP/2 forbids, written byte by byte, because no client library sends them.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -7,9 +7,9 @@ use tokio::{
 };
 
 use super::{
-    abuse::{SOON, ordinary},
+    abuse::{WAIT_LIMIT, ordinary},
     protocol::GET_ORDER,
-    served::Served,
+    test_server::TestServer,
 };
 
 /// A header field as a literal without indexing and without Huffman coding (RFC 7541, section 6.2.2).
@@ -23,24 +23,24 @@ fn literal(name: &str, value: &str) -> Vec<u8> {
     field
 }
 
-/// How a peer that writes bytes by hand is answered.
+/// The response to a peer that writes raw bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Answered {
     Response,
-    /// Its stream ends with this error code (RFC 9113, section 7).
+    /// The stream ends with this error code (RFC 9113, section 7).
     Reset(u32),
-    /// Its connection does.
+    /// The connection ends with this error code.
     GoAway(u32),
 }
 
-/// What answers the header block of a request on a connection of its own.
-async fn answer_to(served: &Served, block: &[u8]) -> Answered {
+/// The response to a request's header block, on a connection of its own.
+async fn answer_to(server: &TestServer, block: &[u8]) -> Answered {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
     const END_STREAM_AND_HEADERS: u8 = 5;
-    let mut tcp = TcpStream::connect(served.address).await.unwrap();
+    let mut tcp = TcpStream::connect(server.address).await.unwrap();
     let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     sent.extend([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]);
     sent.extend(&(block.len() as u32).to_be_bytes()[1..]);
@@ -65,7 +65,7 @@ async fn answer_to(served: &Served, block: &[u8]) -> Answered {
 #[tokio::test]
 async fn headers_that_http2_forbids_end_their_stream_or_their_connection() {
     const PROTOCOL_ERROR: u32 = 1;
-    let served = Served::start().await;
+    let server = TestServer::start().await;
     let call = |path: &str, more: &[(&str, &str)]| {
         let mut block = literal(":method", "POST");
         block.extend(literal(":scheme", "http"));
@@ -95,10 +95,10 @@ async fn headers_that_http2_forbids_end_their_stream_or_their_connection() {
             Answered::GoAway(PROTOCOL_ERROR),
         ),
     ] {
-        let answered = timeout(SOON, answer_to(&served, &block))
+        let answered = timeout(WAIT_LIMIT, answer_to(&server, &block))
             .await
             .expect("no peer hangs");
         assert_eq!(answered, expected, "{}", block.escape_ascii());
     }
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }

@@ -1,4 +1,5 @@
-//! Mistakes with the protocol, as gRPC's PROTOCOL-HTTP2 and status codes documents answer them; and what it allows.
+//! Protocol violations and their responses according to gRPC's PROTOCOL-HTTP2 and status code documents; and valid
+//! variants.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::RecvStream;
@@ -7,9 +8,9 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::{
-    abuse::{Peer, SOON, frame, ordinary, refusal, watch_health},
+    abuse::{Peer, WAIT_LIMIT, frame, ordinary, refusal, watch_health},
     fixture::{get, reason},
-    served::Served,
+    test_server::TestServer,
 };
 use crate::server::Settings;
 
@@ -33,11 +34,11 @@ async fn send(
     *request.headers_mut() = headers;
     let (answer, mut sent) = requests.send_request(request, false)?;
     sent.send_data(body, true)?;
-    timeout(SOON, answer).await.expect("no call hangs")
+    timeout(WAIT_LIMIT, answer).await.expect("no call hangs")
 }
 
 /// The headers of an ordinary call.
-fn usual(peer: &Peer) -> HeaderMap {
+fn default_headers(peer: &Peer) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -47,18 +48,18 @@ fn usual(peer: &Peer) -> HeaderMap {
 }
 
 fn with(peer: &Peer, name: &'static str, value: &[u8]) -> HeaderMap {
-    let mut headers = usual(peer);
+    let mut headers = default_headers(peer);
     headers.insert(name, HeaderValue::from_bytes(value).unwrap());
     headers
 }
 
-/// The status of an answer, be it in its headers or in its trailers.
+/// The status of a response, in its headers or its trailers.
 async fn status(answer: Response<RecvStream>) -> Status {
     if let Some(refused) = refusal(&answer) {
         return refused;
     }
     let mut body = answer.into_body();
-    let trailers = timeout(SOON, async {
+    let trailers = timeout(WAIT_LIMIT, async {
         while let Some(data) = body.data().await {
             data.unwrap();
         }
@@ -72,16 +73,16 @@ async fn answered(peer: &Peer, path: &str, headers: HeaderMap, body: Bytes) -> S
 }
 
 #[tokio::test]
-async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+async fn other_content_types_and_http_methods_get_an_http_and_a_grpc_status() {
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     for path in [GET_ORDER, CHECK, "/"] {
         for content_type in [
             Some(&b"application/json"[..]),
             Some(b"application/grpc-web"),
             None,
         ] {
-            let mut headers = usual(&peer);
+            let mut headers = default_headers(&peer);
             headers.remove(header::CONTENT_TYPE);
             if let Some(content_type) = content_type {
                 headers.insert(
@@ -100,7 +101,7 @@ async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
             );
         }
         for method in [Method::GET, Method::PUT, Method::OPTIONS] {
-            let answer = send(&peer, method, path, usual(&peer), Bytes::new())
+            let answer = send(&peer, method, path, default_headers(&peer), Bytes::new())
                 .await
                 .unwrap();
             assert_eq!(answer.status(), 405);
@@ -112,13 +113,13 @@ async fn other_content_types_and_http_methods_get_https_own_status_and_grpcs() {
             );
         }
     }
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+async fn an_unknown_path_is_unimplemented_and_named_at_any_length() {
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     let long = format!("/{}/GetOrder", "x".repeat(8_000));
     for (path, expected) in [
         ("/order.v1.OrderService/Nothing", "UNKNOWN_METHOD"),
@@ -130,8 +131,8 @@ async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
         ("//GetOrder", "UNKNOWN_SERVICE"),
         (&long, "UNKNOWN_SERVICE"),
     ] {
-        // Strangers are told as well.
-        let mut headers = usual(&peer);
+        // Callers without a token get the same response.
+        let mut headers = default_headers(&peer);
         headers.remove(header::AUTHORIZATION);
         let refused = answered(&peer, path, headers, frame(&get())).await;
         assert_eq!(
@@ -144,26 +145,26 @@ async fn what_nobody_serves_is_unimplemented_and_named_however_long_its_path() {
     let foreign = answered(
         &peer,
         "/grpc.health.v1.Health/Nothing",
-        usual(&peer),
+        default_headers(&peer),
         watch_health(),
     )
     .await;
     assert_eq!(foreign.code(), Code::Unimplemented);
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }
 
 #[tokio::test]
-async fn headers_beyond_their_bound_are_refused_by_http_and_the_connection_goes_on() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+async fn oversized_headers_are_rejected_by_http_and_the_connection_stays_open() {
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     let long = format!("/{}", "x".repeat(20_000));
-    let answer = send(&peer, Method::POST, &long, usual(&peer), Bytes::new()).await;
+    let answer = send(&peer, Method::POST, &long, default_headers(&peer), Bytes::new()).await;
     match answer {
         Ok(answer) => assert_eq!(answer.status(), 431),
         Err(error) => assert!(error.is_reset() || error.reason().is_some(), "{error}"),
     }
     assert_eq!(
-        answered(&peer, GET_ORDER, usual(&peer), frame(&get()))
+        answered(&peer, GET_ORDER, default_headers(&peer), frame(&get()))
             .await
             .code(),
         Code::Ok
@@ -171,9 +172,9 @@ async fn headers_beyond_their_bound_are_refused_by_http_and_the_connection_goes_
 }
 
 #[tokio::test]
-async fn metadata_are_checked_where_the_protocol_says_what_they_are() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+async fn metadata_is_checked_where_the_protocol_defines_it() {
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     for value in ["!", "A", "AAE=,-"] {
         let refused = answered(
             &peer,
@@ -199,7 +200,7 @@ async fn metadata_are_checked_where_the_protocol_says_what_they_are() {
         assert_eq!(refused.code(), Code::InvalidArgument, "{timeout}");
         assert!(refused.message().contains("grpc-timeout"), "{refused}");
     }
-    // What nobody reads may hold what HTTP lets through.
+    // Headers that the server does not read may contain anything that HTTP allows.
     for (name, value) in [
         ("x-note-bin", &b"AAE"[..]),
         ("x-note-bin", b"AAE=,AAE"),
@@ -222,7 +223,7 @@ async fn metadata_are_checked_where_the_protocol_says_what_they_are() {
     .await;
     assert_eq!(refused.code(), Code::Unauthenticated);
     // grpc-go and grpc-java answer a call without it as well.
-    let mut headers = usual(&peer);
+    let mut headers = default_headers(&peer);
     headers.remove(header::TE);
     assert_eq!(
         answered(&peer, GET_ORDER, headers, frame(&get())).await.code(),
@@ -239,9 +240,9 @@ fn prefixed(flag: u8, length: u32, message: &[u8]) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_one_whole_message_gets_the_code_of_grpcs_table() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+async fn a_body_that_is_not_one_complete_message_gets_the_code_of_grpcs_table() {
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     let whole = frame(&get());
     let twice = Bytes::from([&whole[..], &whole[..]].concat());
     let cut = whole.slice(..whole.len() - 1);
@@ -259,7 +260,7 @@ async fn a_body_that_is_not_one_whole_message_gets_the_code_of_grpcs_table() {
                 "MESSAGE_TOO_LARGE",
             ),
         ] {
-            let refused = answered(&peer, path, usual(&peer), body).await;
+            let refused = answered(&peer, path, default_headers(&peer), body).await;
             assert_eq!(
                 (refused.code(), reason(&refused).as_str()),
                 (code, expected),
@@ -277,42 +278,44 @@ async fn a_body_that_is_not_one_whole_message_gets_the_code_of_grpcs_table() {
             "identity"
         );
     }
-    ordinary(&served).await.unwrap();
+    ordinary(&server).await.unwrap();
 }
 
 #[tokio::test]
-async fn trailers_of_a_caller_are_passed_over() {
-    let served = Served::start().await;
-    let peer = Peer::connect(&served, 65_535).await;
+async fn trailers_of_a_caller_are_ignored() {
+    let server = TestServer::start().await;
+    let peer = Peer::connect(&server, 65_535).await;
     let (answer, mut body) = peer.begin(GET_ORDER, &[], None).await;
     body.send_data(frame(&get()), false).unwrap();
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("13"));
     trailers.insert("x-note-bin", HeaderValue::from_static("!"));
     body.send_trailers(trailers).unwrap();
-    let answer = timeout(SOON, answer).await.unwrap().unwrap();
+    let answer = timeout(WAIT_LIMIT, answer).await.unwrap().unwrap();
     assert_eq!(status(answer).await.code(), Code::Ok);
 }
 
 #[tokio::test]
-async fn mistakes_take_no_place_from_ordinary_calls() {
-    let served = Served::with(Settings {
+async fn protocol_violations_take_no_permit_from_ordinary_calls() {
+    let server = TestServer::with(Settings {
         max_anonymous_calls: 4,
         ..Settings::default()
     })
     .await;
-    let peer = Peer::connect(&served, 65_535).await;
+    let peer = Peer::connect(&server, 65_535).await;
     let mut open = Vec::new();
     for _ in 0..32 {
         // Their bodies never end.
         open.push(peer.begin("/nobody/Serves", &[], None).await);
     }
     for (answer, _body) in open {
-        let answer = timeout(SOON, answer).await.unwrap().unwrap();
+        let answer = timeout(WAIT_LIMIT, answer).await.unwrap().unwrap();
         assert_eq!(refusal(&answer).unwrap().code(), Code::Unimplemented);
     }
     assert_eq!(
-        answered(&peer, CHECK, usual(&peer), watch_health()).await.code(),
+        answered(&peer, CHECK, default_headers(&peer), watch_health())
+            .await
+            .code(),
         Code::Ok
     );
 }

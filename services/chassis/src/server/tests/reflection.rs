@@ -1,4 +1,4 @@
-//! What a tool finds out by reflection, over the wire.
+//! Reflection over the network.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use tonic_reflection::pb::v1::{
 };
 use tonic_reflection::pb::v1alpha;
 
-use super::served::Served;
+use super::test_server::TestServer;
 use crate::server::{Reflection, Settings};
 
-/// Asks all of it on one stream.
+/// Sends all queries on one stream.
 async fn ask(
     channel: &Channel,
     token: Option<&str>,
@@ -65,8 +65,8 @@ fn is_error(answer: &MessageResponse, code: Code) -> bool {
 }
 
 #[tokio::test]
-async fn each_question_gets_its_answer_and_an_unknown_name_ends_nothing() {
-    let served = Served::start().await;
+async fn each_query_gets_a_response_and_an_unknown_name_does_not_end_the_stream() {
+    let server = TestServer::start().await;
     let long = "x".repeat(100_000);
     let numbers = |name: &str| Some(MessageRequest::AllExtensionNumbersOfType(name.to_owned()));
     let questions = vec![
@@ -80,7 +80,7 @@ async fn each_question_gets_its_answer_and_an_unknown_name_ends_nothing() {
         symbol("order.v1.OrderService.PlaceOrder"),
         symbol("google.rpc.ErrorInfo"),
     ];
-    let answers = ask(&served.grpc, None, questions).await.unwrap();
+    let answers = ask(&server.grpc, None, questions).await.unwrap();
     assert_eq!(answers.len(), 9);
     for (at, answer) in answers[..7].iter().enumerate() {
         let code = if at == 4 {
@@ -94,10 +94,10 @@ async fn each_question_gets_its_answer_and_an_unknown_name_ends_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_listed_can_be_loaded_with_its_options_and_the_details_of_errors() {
-    let served = Served::start().await;
+async fn listed_services_can_be_loaded_with_options_and_error_details() {
+    let server = TestServer::start().await;
     let listed = ask(
-        &served.grpc,
+        &server.grpc,
         None,
         vec![Some(MessageRequest::ListServices(String::new()))],
     );
@@ -118,7 +118,7 @@ async fn what_is_listed_can_be_loaded_with_its_options_and_the_details_of_errors
     let mut files = BTreeMap::new();
     let mut questions: Vec<_> = wanted.map(symbol).collect();
     while !questions.is_empty() {
-        for answer in ask(&served.grpc, None, std::mem::take(&mut questions))
+        for answer in ask(&server.grpc, None, std::mem::take(&mut questions))
             .await
             .unwrap()
         {
@@ -152,7 +152,7 @@ async fn what_is_listed_can_be_loaded_with_its_options_and_the_details_of_errors
     );
 }
 
-/// Files come in any order; each is taken once those that it imports are there.
+/// Files come in any order; each is added after its imports.
 fn pool(mut files: BTreeMap<String, Vec<u8>>) -> DescriptorPool {
     let mut pool = DescriptorPool::new();
     while !files.is_empty() {
@@ -165,7 +165,7 @@ fn pool(mut files: BTreeMap<String, Vec<u8>>) -> DescriptorPool {
 
 #[tokio::test]
 async fn the_options_of_the_mesh_are_found_by_number_and_by_name() {
-    let served = Served::start().await;
+    let server = TestServer::start().await;
     let of = "google.protobuf.MethodOptions";
     let questions = vec![
         extension(of, 50100),
@@ -173,7 +173,7 @@ async fn the_options_of_the_mesh_are_found_by_number_and_by_name() {
         Some(MessageRequest::AllExtensionNumbersOfType(of.to_owned())),
         symbol("grpc.reflection.v1alpha.ServerReflection"),
     ];
-    let answers = ask(&served.grpc, None, questions).await.unwrap();
+    let answers = ask(&server.grpc, None, questions).await.unwrap();
     assert!(is_file(&answers[0]) && is_file(&answers[1]) && is_file(&answers[3]));
     let MessageResponse::AllExtensionNumbersResponse(numbers) = &answers[2] else {
         panic!("{answers:?}")
@@ -183,8 +183,8 @@ async fn the_options_of_the_mesh_are_found_by_number_and_by_name() {
 }
 
 #[tokio::test]
-async fn the_older_version_answers_alike() {
-    let served = Served::start().await;
+async fn v1alpha_responds_like_v1() {
+    let server = TestServer::start().await;
     let ask = |name: &str| v1alpha::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(
@@ -192,7 +192,7 @@ async fn the_older_version_answers_alike() {
         ),
     };
     let questions = tokio_stream::iter([ask("no.such"), ask("grpc.reflection.v1.ServerReflection")]);
-    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(served.grpc.clone());
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(server.grpc.clone());
     let answers = client
         .server_reflection_info(questions)
         .await
@@ -210,28 +210,28 @@ async fn the_older_version_answers_alike() {
 }
 
 #[tokio::test]
-async fn reflection_can_be_switched_off_or_ask_for_a_token() {
+async fn reflection_can_be_switched_off_or_require_a_token() {
     let with = async |reflection| {
-        Served::with(Settings {
+        TestServer::with(Settings {
             reflection,
             ..Settings::default()
         })
         .await
     };
     let services = || vec![Some(MessageRequest::ListServices(String::new()))];
-    let served = with(Reflection::Off).await;
-    for channel in [&served.grpc, &served.probe] {
+    let server = with(Reflection::Off).await;
+    for channel in [&server.grpc, &server.probe] {
         let refused = ask(channel, None, services()).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unimplemented);
     }
-    let served = with(Reflection::Token).await;
-    let refused = ask(&served.grpc, None, services()).await.unwrap_err();
+    let server = with(Reflection::Token).await;
+    let refused = ask(&server.grpc, None, services()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
-    let token = served.issuer.token(|_| {});
+    let token = server.issuer.token(|_| {});
     assert_eq!(
-        ask(&served.grpc, Some(&token), services()).await.unwrap().len(),
+        ask(&server.grpc, Some(&token), services()).await.unwrap().len(),
         1
     );
-    let refused = ask(&served.probe, None, services()).await.unwrap_err();
+    let refused = ask(&server.probe, None, services()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
 }

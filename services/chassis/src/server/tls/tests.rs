@@ -4,7 +4,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::*;
 
-/// Files of an identity, in a folder that goes with the value.
+/// The files of an identity, in a folder that is deleted with the value.
 fn identity() -> (tempfile::TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let authority_key = KeyPair::generate().unwrap();
@@ -37,20 +37,20 @@ async fn a_volume_that_hangs_stops_no_handshake_and_holds_one_thread() {
     let (_folder, settings) = identity();
     let acceptor = Acceptor::load(&settings).unwrap();
     let good = acceptor.current().config.clone();
-    // A pipe that nobody writes to: who opens it for reading waits, as on a hung mount.
+    // A pipe without a writer: opening it for reading blocks, as on a hung mount.
     std::fs::remove_file(&settings.key_file).unwrap();
     let made = std::process::Command::new("mkfifo")
         .arg(&settings.key_file)
         .status();
     assert!(made.unwrap().success());
-    acceptor.current().looked -= 2 * RECHECK;
+    acceptor.current().checked_at -= 2 * CHECK_INTERVAL;
 
     let configs = futures_util::future::join_all((0..9).map(|_| acceptor.config())).await;
     assert!(configs.iter().all(|config| Arc::ptr_eq(config, &good)));
     assert_eq!(acceptor.reading.available_permits(), 0, "one reads");
-    assert!(acceptor.current().fault.is_some(), "it is told");
+    assert!(acceptor.current().error.is_some(), "it is logged");
 
-    // The volume answers again, so that the blocked thread ends.
+    // The volume responds again, so that the blocked thread ends.
     let writer = std::fs::OpenOptions::new()
         .write(true)
         .custom_flags(0o4000)

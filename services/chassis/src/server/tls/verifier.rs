@@ -1,4 +1,4 @@
-//! Checks a client's certificate by its URI name: the chain as usual, the name as SPIFFE has it.
+//! Verifies a client's certificate: the chain with webpki, and its SPIFFE id.
 
 use std::sync::Arc;
 
@@ -16,46 +16,46 @@ use webpki::EndEntityCert;
 
 use super::Settings;
 
-/// Lets clients in that one of the authorities vouches for under a name of the trust domain.
+/// Accepts clients with a certificate from one of the authorities and a SPIFFE id of the trust domain.
 #[derive(Debug)]
-pub(super) struct NamedClients {
+pub(super) struct SpiffeVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     prefix: String,
-    names: Vec<String>,
+    allowed_ids: Vec<String>,
 }
 
-impl NamedClients {
+impl SpiffeVerifier {
     pub(super) fn new(
         authorities: RootCertStore,
         settings: &Settings,
         provider: Arc<CryptoProvider>,
-    ) -> Result<NamedClients, VerifierBuilderError> {
-        Ok(NamedClients {
+    ) -> Result<SpiffeVerifier, VerifierBuilderError> {
+        Ok(SpiffeVerifier {
             chain: WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build()?,
             prefix: format!("spiffe://{}/", settings.trust_domain),
-            names: settings.client_ids.clone(),
+            allowed_ids: settings.client_ids.clone(),
         })
     }
 
-    fn admit(&self, name: &str) -> Result<(), Error> {
-        if !name.starts_with(&self.prefix) {
+    fn check_id(&self, id: &str) -> Result<(), Error> {
+        if !id.starts_with(&self.prefix) {
             return Err(Error::General(format!(
-                "the client is {name}, and not of {}",
+                "the client is {id}, and not of {}",
                 self.prefix
             )));
         }
-        if self.names.is_empty() || self.names.iter().any(|allowed| allowed == name) {
+        if self.allowed_ids.is_empty() || self.allowed_ids.iter().any(|allowed| allowed == id) {
             return Ok(());
         }
         Err(Error::General(format!(
-            "the client is {name}, and not one of {:?}",
-            self.names
+            "the client is {id}, and not one of {:?}",
+            self.allowed_ids
         )))
     }
 }
 
-/// The one URI name that a SPIFFE certificate carries (X509-SVID, section 2).
-pub(super) fn name(certificate: &CertificateDer<'_>) -> Result<String, Error> {
+/// The SPIFFE id: a certificate has exactly one URI name (X509-SVID, section 2).
+pub(super) fn spiffe_id(certificate: &CertificateDer<'_>) -> Result<String, Error> {
     let certificate = EndEntityCert::try_from(certificate)
         .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
     let mut names = certificate.valid_uri_names();
@@ -70,7 +70,7 @@ pub(super) fn name(certificate: &CertificateDer<'_>) -> Result<String, Error> {
     }
 }
 
-impl ClientCertVerifier for NamedClients {
+impl ClientCertVerifier for SpiffeVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.chain.root_hint_subjects()
     }
@@ -82,7 +82,7 @@ impl ClientCertVerifier for NamedClients {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        self.admit(&name(end_entity)?)?;
+        self.check_id(&spiffe_id(end_entity)?)?;
         Ok(verified)
     }
 

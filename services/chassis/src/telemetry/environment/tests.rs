@@ -1,4 +1,4 @@
-//! What the variables may hold, and what is said of those that are not obeyed.
+//! Valid values of the variables, and messages about unsupported ones.
 
 use super::*;
 
@@ -9,14 +9,14 @@ fn environment(pairs: &[(&str, &str)]) -> Environment {
 fn faults(pairs: &[(&str, &str)]) -> Vec<String> {
     let mut violations = Violations::new();
     environment(pairs).check(&mut violations);
-    let told = violations
+    let messages = violations
         .iter()
         .map(|found| format!("{}: {}", found.field, found.description));
-    told.collect()
+    messages.collect()
 }
 
 #[test]
-fn a_value_that_cannot_be_obeyed_is_refused_once_with_its_variable_and_what_is_expected() {
+fn an_invalid_value_is_reported_once_with_its_variable_and_what_is_expected() {
     for (name, value, expected) in [
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -185,7 +185,7 @@ fn variables_without_effect_are_named() {
 }
 
 #[test]
-fn the_links_that_kubernetes_sets_for_a_service_named_otel_collector_are_passed_over() {
+fn the_links_that_kubernetes_sets_for_a_service_named_otel_collector_are_ignored() {
     let linked = environment(&[
         ("OTEL_COLLECTOR_SERVICE_HOST", "10.0.0.7"),
         ("OTEL_COLLECTOR_SERVICE_PORT", "4317"),

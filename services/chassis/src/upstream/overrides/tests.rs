@@ -18,7 +18,7 @@ fn timeout(channel: &mesh::Channel) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_file_is_taken_and_a_broken_one_leaves_the_last_good_one_in_force() {
+async fn a_changed_file_is_applied_and_an_invalid_one_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("payment.json");
     fs::write(&file, config("7s")).unwrap();
@@ -26,7 +26,7 @@ async fn a_changed_file_is_taken_and_a_broken_one_leaves_the_last_good_one_in_fo
     let channel = process.channel("payment", &upstream(&file)).unwrap();
     assert_eq!(timeout(&channel), 7_000);
 
-    // A new file, so that its time differs however coarse the file system's clock is.
+    // A distinct time, so that the change is visible on file systems with a coarse clock.
     let replace = |content: &str, at: u64| {
         fs::write(&file, content).unwrap();
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
@@ -54,7 +54,7 @@ async fn a_changed_file_is_taken_and_a_broken_one_leaves_the_last_good_one_in_fo
 }
 
 #[tokio::test]
-async fn a_file_that_is_wrong_from_the_start_is_told() {
+async fn an_invalid_file_fails_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("payment.json");
     let error = process().channel("payment", &upstream(&file)).unwrap_err();

@@ -6,56 +6,56 @@ use super::*;
 const WORK: Duration = Duration::from_millis(20);
 const CAPACITY: usize = 100;
 
-/// A process that works on a hundred calls at once and makes the rest wait.
+/// A process with a capacity of a hundred concurrent calls; further ones queue.
 struct Process {
     limit: Limit,
-    chance: StdRng,
+    rng: StdRng,
 }
 
-/// What a number of rounds came to.
-struct Outcome {
-    /// Calls done, as a share of what the process can do.
+/// The result of several rounds.
+struct Summary {
+    /// Calls done, as a share of the process's capacity.
     goodput: f64,
     lowest: usize,
     highest: usize,
 }
 
 impl Process {
-    fn new(least: usize, most: usize) -> Process {
+    fn new(min: usize, max: usize) -> Process {
         Process {
-            limit: Limit::new(least, most),
-            chance: StdRng::seed_from_u64(7),
+            limit: Limit::new(min, max),
+            rng: StdRng::seed_from_u64(7),
         }
     }
 
-    /// Serves a demand for so many calls at once, each of which takes half to one and a half times `work`. Of the
-    /// limit, callers may fill the `share`.
-    async fn serve(&mut self, work: Duration, demand: usize, share: f64, rounds: usize) -> Outcome {
-        let mut outcome = Outcome {
+    /// Serves a demand of concurrent calls, each of which takes half to one and a half times `work`. Callers may
+    /// use `share` of the limit.
+    async fn serve(&mut self, work: Duration, demand: usize, share: f64, rounds: usize) -> Summary {
+        let mut summary = Summary {
             goodput: 0.0,
             lowest: usize::MAX,
             highest: 0,
         };
         let (began, mut done) = (Instant::now(), 0);
         for _ in 0..rounds {
-            let room = (self.limit.current() as f64 * share) as usize;
-            let in_flight = demand.min(room);
+            let available = (self.limit.current() as f64 * share) as usize;
+            let in_flight = demand.min(available);
             let queue = (in_flight as f64 / CAPACITY as f64).max(1.0);
             advance(work.mul_f64(queue)).await;
             for _ in 0..in_flight {
-                let took = work.mul_f64(queue * self.chance.random_range(0.5..1.5));
-                self.limit.learn("A/B", took, Ending::Ended, in_flight);
+                let took = work.mul_f64(queue * self.rng.random_range(0.5..1.5));
+                self.limit.record("A/B", took, Outcome::Completed, in_flight);
             }
-            if demand > room {
-                self.limit.refused();
+            if demand > available {
+                self.limit.record_rejection();
             }
             done += in_flight;
-            outcome.lowest = outcome.lowest.min(self.limit.current());
-            outcome.highest = outcome.highest.max(self.limit.current());
+            summary.lowest = summary.lowest.min(self.limit.current());
+            summary.highest = summary.highest.max(self.limit.current());
         }
         let possible = began.elapsed().as_secs_f64() / work.as_secs_f64() * CAPACITY as f64;
-        outcome.goodput = done as f64 / possible;
-        outcome
+        summary.goodput = done as f64 / possible;
+        summary
     }
 }
 
@@ -69,7 +69,7 @@ async fn under_overload_it_holds_near_the_capacity_and_afterwards_it_recovers() 
     assert!(held.lowest >= CAPACITY * 9 / 10, "{}", held.lowest);
     assert!(held.highest <= CAPACITY * 3, "{}", held.highest);
     assert!(held.goodput > 0.95, "{}", held.goodput);
-    // Work that is quick again lets it grow as far as it is used.
+    // With fast work the limit grows as far as it is used.
     process.serve(WORK / 4, 1_000, 1.0, 8_000).await;
     assert!(
         process.limit.current() >= CAPACITY * 2,
@@ -79,10 +79,10 @@ async fn under_overload_it_holds_near_the_capacity_and_afterwards_it_recovers() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_who_may_not_fill_it_let_it_grow_again_all_the_same() {
+async fn the_limit_recovers_even_if_callers_may_not_fill_it() {
     let mut process = Process::new(10, 1_000);
     process.serve(WORK, 50, 0.7, 50).await;
-    // Something else on the machine takes all of its time for a while.
+    // Another process uses the CPU for a while.
     process.serve(WORK * 20, 900, 0.7, 50).await;
     process.serve(WORK, 900, 0.7, 1_000).await;
     let held = process.serve(WORK, 900, 0.7, 3_000).await;
@@ -90,9 +90,9 @@ async fn callers_who_may_not_fill_it_let_it_grow_again_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_time_that_is_too_short_is_found_out() {
+async fn a_baseline_that_is_too_short_is_corrected() {
     let mut process = Process::new(10, 1_000);
-    // A cache answered, and now it does not.
+    // A cache answered before, and no longer does.
     process.serve(WORK / 4, 50, 1.0, 200).await;
     process.serve(WORK, 900, 1.0, 2_000).await;
     let held = process.serve(WORK, 900, 1.0, 3_000).await;
@@ -101,7 +101,7 @@ async fn a_quiet_time_that_is_too_short_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
+async fn it_stays_within_its_bounds_and_a_slow_method_is_no_congestion() {
     let limit = Limit::new(10, 100);
     for round in 0..100_u64 {
         advance(WINDOW).await;
@@ -111,10 +111,10 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
             } else {
                 ("A/Slow", 900)
             };
-            limit.learn(
+            limit.record(
                 method,
                 Duration::from_millis(took + round % 3),
-                Ending::Ended,
+                Outcome::Completed,
                 100,
             );
         }
@@ -123,42 +123,47 @@ async fn it_never_leaves_its_bounds_and_a_slow_method_is_no_congestion() {
     for round in 0..100_u64 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1 + round), Ending::Ended, 100);
+            limit.record("A/Quick", Duration::from_secs(1 + round), Outcome::Completed, 100);
         }
     }
     assert_eq!(limit.current(), 10);
-    // What has become slow by its nature is accepted as soon as there is a quiet time to learn it in.
+    // A method that has become slow is accepted as soon as low load allows measuring it.
     for _ in 0..100 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1), Ending::Ended, 2);
+            limit.record("A/Quick", Duration::from_secs(1), Outcome::Completed, 2);
         }
     }
     for _ in 0..200 {
         advance(WINDOW).await;
         for _ in 0..20 {
-            limit.learn("A/Quick", Duration::from_secs(1), Ending::Ended, limit.current());
+            limit.record(
+                "A/Quick",
+                Duration::from_secs(1),
+                Outcome::Completed,
+                limit.current(),
+            );
         }
     }
     assert_eq!(limit.current(), 100);
     let fixed = Limit::new(100, 100);
-    fixed.learn("A/B", Duration::from_secs(60), Ending::Ended, 100);
+    fixed.record("A/B", Duration::from_secs(60), Outcome::Completed, 100);
     assert_eq!(fixed.current(), 100);
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_run_out_of_time_bring_the_limit_down_and_it_comes_back_with_the_first_quick_ones() {
+async fn calls_that_time_out_lower_the_limit_and_fast_calls_raise_it_again() {
     let limit = Limit::new(10, 100);
-    let windows = async |took: u64, ending: Ending| {
+    let windows = async |took: u64, outcome: Outcome| {
         for _ in 0..200 {
             advance(WINDOW).await;
             for _ in 0..20 {
-                limit.learn("A/B", Duration::from_millis(took), ending, limit.current());
+                limit.record("A/B", Duration::from_millis(took), outcome, limit.current());
             }
         }
         limit.current()
     };
-    assert_eq!(windows(10, Ending::Ended).await, 100);
-    assert_eq!(windows(5_000, Ending::OutOfTime).await, 10);
-    assert_eq!(windows(10, Ending::Ended).await, 100);
+    assert_eq!(windows(10, Outcome::Completed).await, 100);
+    assert_eq!(windows(5_000, Outcome::DeadlineExceeded).await, 10);
+    assert_eq!(windows(10, Outcome::Completed).await, 100);
 }

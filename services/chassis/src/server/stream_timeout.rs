@@ -1,7 +1,7 @@
-//! Resets HTTP/2 streams whose peers do not read. What is to be sent waits for the peer's window, and hyper asks the
-//! answer for nothing meanwhile, so that a deadline inside the answer would not be noticed. The timers here run beside
-//! the stream: at the deadline of its call, and after the grace of streams when the server drains, the stream is
-//! dropped, which resets it with CANCEL and ends what its answer held.
+//! Resets HTTP/2 streams whose peers do not read. Data waits for the peer's window, and meanwhile hyper does not
+//! poll the response, so a deadline inside the response would not be noticed. The timers here run beside the
+//! stream: at the call's deadline, and after the streams' grace period when the server drains, the stream is
+//! dropped, which resets it with CANCEL and drops the response's guards.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -14,31 +14,31 @@ use std::{
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// How long the last bytes of an answer that ended at its deadline may take.
-const LINGER: Duration = Duration::from_millis(250);
+/// How long the last bytes of a response that ended at its deadline may take.
+const FLUSH_TIME: Duration = Duration::from_millis(250);
 
 tokio::task_local! {
-    static STREAM: Arc<OnceLock<Bound>>;
+    static STREAM: Arc<OnceLock<StreamLimits>>;
 }
 
-/// How long a stream may last.
+/// The time limits of a stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bound {
+pub(super) struct StreamLimits {
     pub(super) deadline: Instant,
-    /// Whether it is to end early when the server drains: a single answer is waited for.
+    /// Whether it ends early when the server drains; unary responses are finished.
     pub(super) ends_with_server: bool,
 }
 
-/// Bounds the HTTP/2 stream that is being answered. Without effect elsewhere.
-pub(super) fn bound(bound: Bound) {
-    // A call sets it once, at its beginning.
-    let _ = STREAM.try_with(|stream| stream.set(bound));
+/// Sets the limits of the current HTTP/2 stream. No effect outside a stream.
+pub(super) fn limit_stream(limits: StreamLimits) {
+    // Set once, at the start of a call.
+    let _ = STREAM.try_with(|stream| stream.set(limits));
 }
 
-/// Runs HTTP/2 streams within their bounds.
+/// Runs HTTP/2 streams within their time limits.
 #[derive(Clone, Debug)]
 pub(super) struct Executor {
-    /// The server has closed its door.
+    /// Cancelled when the server stops accepting.
     pub(super) draining: CancellationToken,
     pub(super) stream_grace: Duration,
 }
@@ -51,21 +51,21 @@ where
     fn execute(&self, stream: F) {
         let executor = self.clone();
         let set = Arc::new(OnceLock::new());
-        let bound = set.clone();
+        let limits = set.clone();
         drop(tokio::spawn(STREAM.scope(set, async move {
             let mut stream = pin!(stream);
-            let mut over: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+            let mut expired: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
             poll_fn(|cx| {
                 if stream.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                if over.is_none()
-                    && let Some(bound) = bound.get()
+                if expired.is_none()
+                    && let Some(limits) = limits.get()
                 {
-                    over = Some(Box::pin(executor.clone().over(*bound)));
+                    expired = Some(Box::pin(executor.clone().expired(*limits)));
                 }
-                match &mut over {
-                    Some(over) => over.as_mut().poll(cx),
+                match &mut expired {
+                    Some(expired) => expired.as_mut().poll(cx),
                     None => Poll::Pending,
                 }
             })
@@ -75,16 +75,16 @@ where
 }
 
 impl Executor {
-    async fn over(self, bound: Bound) {
+    async fn expired(self, limits: StreamLimits) {
         let drained = async {
-            if !bound.ends_with_server {
+            if !limits.ends_with_server {
                 return pending().await;
             }
             self.draining.cancelled().await;
-            sleep(self.stream_grace + LINGER).await;
+            sleep(self.stream_grace + FLUSH_TIME).await;
         };
         tokio::select! {
-            () = sleep_until(bound.deadline + LINGER) => {}
+            () = sleep_until(limits.deadline + FLUSH_TIME) => {}
             () = drained => {}
         }
     }
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// When a stream that never ends by itself is dropped.
+    /// The time after which a stream that never ends is dropped.
     async fn dropped(ends_with_server: bool) -> Duration {
         let draining = CancellationToken::new();
         let executor = Executor {
@@ -105,10 +105,10 @@ mod tests {
             stream_grace: Duration::from_secs(2),
         };
         let began = Instant::now();
-        let (held, ended) = oneshot::channel::<()>();
+        let (guard, ended) = oneshot::channel::<()>();
         executor.execute(async move {
-            let _held = held;
-            bound(Bound {
+            let _guard = guard;
+            limit_stream(StreamLimits {
                 deadline: Instant::now() + Duration::from_secs(60),
                 ends_with_server,
             });

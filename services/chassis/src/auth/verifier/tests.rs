@@ -9,17 +9,17 @@ use crate::{
 };
 
 async fn verifier(issuer: &Issuer) -> Verifier {
-    verifier_of(&issuer.settings()).await
+    verifier_with(&issuer.settings()).await
 }
 
-async fn verifier_of(settings: &Settings) -> Verifier {
+async fn verifier_with(settings: &Settings) -> Verifier {
     let verifier = Verifier::new(settings, "order").unwrap();
     verifier.keys.refresh().await.unwrap();
     verifier
 }
 
 #[tokio::test]
-async fn a_good_token_proves_who_calls_for_which_facility_in_which_roles() {
+async fn a_valid_token_proves_subject_facility_and_roles() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let token = issuer.token(|_| {});
@@ -33,34 +33,38 @@ async fn a_good_token_proves_who_calls_for_which_facility_in_which_roles() {
 }
 
 #[tokio::test]
-async fn every_claim_that_is_wrong_or_missing_is_refused_with_words_that_name_it() {
+async fn every_invalid_or_missing_claim_is_rejected_by_name() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let now = get_current_timestamp();
     let seconds = "a number of seconds since 1970";
-    let subject = Refused::Claim("sub", "one line of 1 to 256 characters");
-    let roles = Refused::Claim("roles", "a list of at most 256 texts");
-    let cases: Vec<(&str, Value, Refused)> = vec![
-        ("exp", json!(now - 60), Refused::Expired),
-        ("exp", json!(now as f64 - 5.5), Refused::Expired),
-        ("exp", json!("soon"), Refused::Claim("exp", seconds)),
-        ("exp", json!(-1), Refused::Claim("exp", seconds)),
-        ("exp", json!(1e300), Refused::Claim("exp", seconds)),
-        ("nbf", json!(now + 60), Refused::NotYet),
-        ("nbf", json!([]), Refused::Claim("nbf", seconds)),
-        ("iat", json!(now + 60), Refused::IssuedInFuture),
-        ("iss", json!("mallory"), Refused::Issuer),
-        ("iss", json!(["weft"]), Refused::Claim("iss", "text")),
-        ("aud", json!("elsewhere"), Refused::Audience),
-        ("aud", json!(["a", "b"]), Refused::Audience),
-        ("aud", json!(7), Refused::Claim("aud", "text or a list of texts")),
-        ("facility", Value::Null, Refused::Facility),
-        ("facility", json!("F1'; --"), Refused::Facility),
-        ("facility", json!(1), Refused::Facility),
-        ("exp", Value::Null, Refused::Missing("exp")),
-        ("iss", Value::Null, Refused::Missing("iss")),
-        ("aud", Value::Null, Refused::Missing("aud")),
-        ("sub", Value::Null, Refused::Missing("sub")),
+    let subject = TokenError::Claim("sub", "one line of 1 to 256 characters");
+    let roles = TokenError::Claim("roles", "a list of at most 256 texts");
+    let cases: Vec<(&str, Value, TokenError)> = vec![
+        ("exp", json!(now - 60), TokenError::Expired),
+        ("exp", json!(now as f64 - 5.5), TokenError::Expired),
+        ("exp", json!("soon"), TokenError::Claim("exp", seconds)),
+        ("exp", json!(-1), TokenError::Claim("exp", seconds)),
+        ("exp", json!(1e300), TokenError::Claim("exp", seconds)),
+        ("nbf", json!(now + 60), TokenError::NotYet),
+        ("nbf", json!([]), TokenError::Claim("nbf", seconds)),
+        ("iat", json!(now + 60), TokenError::IssuedInFuture),
+        ("iss", json!("mallory"), TokenError::Issuer),
+        ("iss", json!(["weft"]), TokenError::Claim("iss", "text")),
+        ("aud", json!("elsewhere"), TokenError::Audience),
+        ("aud", json!(["a", "b"]), TokenError::Audience),
+        (
+            "aud",
+            json!(7),
+            TokenError::Claim("aud", "text or a list of texts"),
+        ),
+        ("facility", Value::Null, TokenError::Facility),
+        ("facility", json!("F1'; --"), TokenError::Facility),
+        ("facility", json!(1), TokenError::Facility),
+        ("exp", Value::Null, TokenError::Missing("exp")),
+        ("iss", Value::Null, TokenError::Missing("iss")),
+        ("aud", Value::Null, TokenError::Missing("aud")),
+        ("sub", Value::Null, TokenError::Missing("sub")),
         ("sub", json!(""), subject),
         ("sub", json!("a\u{0}b"), subject),
         ("sub", json!("a\u{202e}b"), subject),
@@ -98,7 +102,7 @@ async fn clocks_may_differ_by_the_leeway_and_no_more() {
     let issuer = Issuer::new();
     let mut settings = issuer.settings();
     settings.leeway_s = 120;
-    let (strict, patient) = (verifier(&issuer).await, verifier_of(&settings).await);
+    let (strict, patient) = (verifier(&issuer).await, verifier_with(&settings).await);
     let now = get_current_timestamp();
     for (claim, value) in [("exp", now - 60), ("nbf", now + 60), ("iat", now + 60)] {
         let token = issuer.token(|claims| claims[claim] = value.into());
@@ -108,18 +112,18 @@ async fn clocks_may_differ_by_the_leeway_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_header_that_demands_what_is_not_understood_is_refused() {
+async fn a_header_with_unsupported_members_is_rejected() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let cases = [
-        ("crit", json!(["exp"]), Refused::Critical),
-        ("b64", json!(false), Refused::Critical),
-        ("typ", json!("logout+jwt"), Refused::Type),
-        ("typ", json!(7), Refused::Type),
-        ("alg", json!("none"), Refused::Algorithm),
-        ("alg", json!("RS512"), Refused::Algorithm),
-        ("alg", json!("RS256"), Refused::KeyAlgorithm),
-        ("kid", Value::Null, Refused::NoKeyId),
+        ("crit", json!(["exp"]), TokenError::Critical),
+        ("b64", json!(false), TokenError::Critical),
+        ("typ", json!("logout+jwt"), TokenError::Type),
+        ("typ", json!(7), TokenError::Type),
+        ("alg", json!("none"), TokenError::Algorithm),
+        ("alg", json!("RS512"), TokenError::Algorithm),
+        ("alg", json!("RS256"), TokenError::KeyAlgorithm),
+        ("kid", Value::Null, TokenError::NoKeyId),
     ];
     for (name, value, refused) in cases {
         let token = issuer.with_header(|header| header[name] = value.clone(), |_| {});
@@ -140,23 +144,23 @@ async fn a_token_signed_in_another_way_or_with_another_key_is_refused() {
     header.kid = Some("k1".to_owned());
     let public = std::fs::read(issuer.folder.path().join("jwks.json")).unwrap();
     let hmac = encode(&header, &claims, &EncodingKey::from_secret(&public)).unwrap();
-    assert_eq!(verifier.verify(&hmac).await, Err(Refused::Algorithm));
+    assert_eq!(verifier.verify(&hmac).await, Err(TokenError::Algorithm));
 
-    let stranger = Issuer::new();
+    let other_issuer = Issuer::new();
     assert_eq!(
-        verifier.verify(&stranger.token(|_| {})).await,
-        Err(Refused::Signature)
+        verifier.verify(&other_issuer.token(|_| {})).await,
+        Err(TokenError::Signature)
     );
-    let mut unknown = stranger;
+    let mut unknown = other_issuer;
     unknown.kid = "k2".to_owned();
     assert_eq!(
         verifier.verify(&unknown.token(|_| {})).await,
-        Err(Refused::UnknownKey)
+        Err(TokenError::UnknownKey)
     );
 }
 
 #[tokio::test]
-async fn what_is_no_token_is_refused_with_what_is_wrong() {
+async fn a_malformed_token_is_rejected_with_the_reason() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let good = issuer.token(|_| {});
@@ -165,14 +169,14 @@ async fn what_is_no_token_is_refused_with_what_is_wrong() {
     };
     let array = URL_SAFE_NO_PAD.encode("[]");
     for (token, refused) in [
-        ("no token".to_owned(), Refused::Shape),
-        (format!("{header}.{payload}"), Refused::Shape),
-        (format!("{good}.{signature}"), Refused::Shape),
-        (format!("{header}=.{payload}.{signature}"), Refused::Shape),
-        (format!("{good}="), Refused::Shape),
-        (format!("{array}.{payload}.{signature}"), Refused::Header),
-        (format!("{header}.{payload}.{array}"), Refused::Signature),
-        ("a".repeat(8 * 1024 + 1), Refused::TooLong),
+        ("no token".to_owned(), TokenError::Shape),
+        (format!("{header}.{payload}"), TokenError::Shape),
+        (format!("{good}.{signature}"), TokenError::Shape),
+        (format!("{header}=.{payload}.{signature}"), TokenError::Shape),
+        (format!("{good}="), TokenError::Shape),
+        (format!("{array}.{payload}.{signature}"), TokenError::Header),
+        (format!("{header}.{payload}.{array}"), TokenError::Signature),
+        ("a".repeat(8 * 1024 + 1), TokenError::TooLong),
     ] {
         assert_eq!(verifier.verify(&token).await, Err(refused), "{token:.40}");
     }
@@ -180,11 +184,11 @@ async fn what_is_no_token_is_refused_with_what_is_wrong() {
 
 #[tokio::test]
 async fn an_identity_provider_may_sign_by_each_allowed_algorithm_and_no_other() {
-    let issuer = Issuer::of_every_kind();
+    let issuer = Issuer::with_all_algorithms();
     let all = verifier(&issuer).await;
     let mut settings = issuer.settings();
     settings.algorithms = vec!["EdDSA".to_owned()];
-    let strict = verifier_of(&settings).await;
+    let strict = verifier_with(&settings).await;
     for kid in ["ec", "rsa", "pss"] {
         let token = issuer.signed_by(kid, |_| {});
         let identity = all.verify(&token).await.unwrap();
@@ -193,10 +197,10 @@ async fn an_identity_provider_may_sign_by_each_allowed_algorithm_and_no_other() 
         let mut wrong = URL_SAFE_NO_PAD.decode(signature).unwrap();
         wrong[9] ^= 1;
         let forged = format!("{head}.{}", URL_SAFE_NO_PAD.encode(wrong));
-        assert_eq!(all.verify(&forged).await, Err(Refused::Signature), "{kid}");
-        assert_eq!(strict.verify(&token).await, Err(Refused::UnknownKey), "{kid}");
+        assert_eq!(all.verify(&forged).await, Err(TokenError::Signature), "{kid}");
+        assert_eq!(strict.verify(&token).await, Err(TokenError::UnknownKey), "{kid}");
     }
-    // The services' keys are not the identity provider's.
+    // The services' keys are independent of the identity provider's algorithms.
     assert!(strict.verify(&issuer.service_token("payment")).await.is_ok());
 }
 
@@ -207,14 +211,14 @@ async fn a_services_key_signs_for_that_service_alone() {
     let identity = verifier.verify(&issuer.service_token("payment")).await.unwrap();
     assert_eq!(identity.service.as_deref(), Some("payment"));
     for bend in [
-        // The forged administrator: any facility, all roles.
+        // A forged administrator: any facility, all roles.
         (|claims| claims["roles"] = json!(["admin"])) as fn(&mut Value),
         |claims| claims["roles"] = json!([]),
         |claims| claims["service"] = "order".into(),
         |claims| claims["service"] = "payment".into(),
     ] {
         let token = issuer.signed_by("payment", bend);
-        assert_eq!(verifier.verify(&token).await, Err(Refused::NotItsOwn));
+        assert_eq!(verifier.verify(&token).await, Err(TokenError::ServiceMismatch));
     }
 }
 
@@ -226,24 +230,24 @@ async fn the_identity_providers_keys_sign_for_no_service() {
         let token = issuer.token(|claims| claims[claim] = value.into());
         assert_eq!(
             verifier.verify(&token).await,
-            Err(Refused::ServiceByPerson),
+            Err(TokenError::ServiceFromProvider),
             "{claim}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_remembered_token_still_expires_and_a_withdrawn_key_stops_counting_at_once() {
+async fn a_cached_token_still_expires_and_a_withdrawn_key_is_rejected_at_once() {
     let issuer = Issuer::new();
     let verifier = verifier(&issuer).await;
     let token = issuer.token(|_| {});
     let mut verified = verifier.check(&token).await.unwrap();
-    verified.proof.expires = now() - 6.0;
+    verified.token.expires = now() - 6.0;
     let hash = Sha256::digest(&token).into();
-    verifier.remembered.insert(hash, Arc::new(verified));
-    // Asked anew, so that the token's own expiry decides.
+    verifier.cache.insert(hash, Arc::new(verified));
+    // Verified again, so that the token's own expiry decides.
     assert!(verifier.verify(&token).await.is_ok());
-    assert!(verifier.remembered.get(&hash).unwrap().proof.expires > now());
+    assert!(verifier.cache.get(&hash).unwrap().token.expires > now());
 
     let other = Issuer::new();
     let withdrawn = std::fs::read(other.folder.path().join("jwks.json")).unwrap();
@@ -254,11 +258,11 @@ async fn a_remembered_token_still_expires_and_a_withdrawn_key_stops_counting_at_
         let keys = verifier.keys.clone();
         let health = crate::Health::new();
         async move {
-            keys.keep_fresh(health.dependency("jwks"), Default::default())
+            keys.refresh_loop(health.dependency("jwks"), Default::default())
                 .await;
         }
     });
-    assert_eq!(verifier.verify(&token).await, Err(Refused::UnknownKey));
+    assert_eq!(verifier.verify(&token).await, Err(TokenError::UnknownKey));
     looping.abort();
 }
 
@@ -280,7 +284,7 @@ async fn a_services_own_token_names_the_service_and_the_facility() {
 }
 
 #[tokio::test]
-async fn an_old_flat_key_set_is_refused_with_what_to_do() {
+async fn an_old_flat_key_set_is_rejected_with_a_remedy() {
     let issuer = Issuer::new();
     let path = issuer.folder.path().join("jwks.json");
     let flat = std::fs::read_to_string(&path)
@@ -290,5 +294,8 @@ async fn an_old_flat_key_set_is_refused_with_what_to_do() {
     let verifier = Verifier::new(&issuer.settings(), "order").unwrap();
     let error = crate::status::chain(&verifier.keys.refresh().await.unwrap_err());
     assert!(error.contains(r#"add "weft_service": "order" to it"#), "{error}");
-    assert_eq!(verifier.verify(&issuer.token(|_| {})).await, Err(Refused::NoKeys));
+    assert_eq!(
+        verifier.verify(&issuer.token(|_| {})).await,
+        Err(TokenError::NoKeys)
+    );
 }

@@ -1,4 +1,4 @@
-//! The server on real ports.
+//! A server on real ports.
 
 use std::{net::SocketAddr, sync::Mutex};
 
@@ -19,7 +19,7 @@ use tonic_reflection::pb::v1::{
 use super::fixture::{Orders, get, process};
 use crate::{Process, Server, auth::issuer::Issuer, drain, process::ProcessSettings, server::Settings};
 
-pub(super) struct Served {
+pub(super) struct TestServer {
     orders: Orders,
     pub(super) issuer: Issuer,
     pub(super) process: Process,
@@ -30,13 +30,13 @@ pub(super) struct Served {
     pub(super) serving: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Served {
-    pub(super) async fn start() -> Served {
-        Served::with(Settings::default()).await
+impl TestServer {
+    pub(super) async fn start() -> TestServer {
+        TestServer::with(Settings::default()).await
     }
 
     /// A server with these settings, on ports of its own.
-    pub(super) async fn with(settings: Settings) -> Served {
+    pub(super) async fn with(settings: Settings) -> TestServer {
         let folder = TempDir::new().unwrap();
         let addresses = folder.path().join("addresses.json");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -65,7 +65,7 @@ impl Served {
             Channel::from_shared(uri).unwrap().connect_lazy()
         };
         let (grpc, probe) = (channel("grpc"), channel("probe"));
-        Served {
+        TestServer {
             orders,
             issuer,
             process,
@@ -99,25 +99,25 @@ impl Served {
 }
 
 #[tokio::test]
-async fn it_finishes_what_it_took_and_says_not_serving_before_it_refuses() {
-    let served = Served::start().await;
+async fn it_reports_not_serving_before_it_refuses_and_finishes_accepted_calls() {
+    let server = TestServer::start().await;
     for service in ["", "startup", "liveness", "readiness", "order.v1.OrderService"] {
         assert_eq!(
-            served.health(service).await,
+            server.health(service).await,
             Ok(ServingStatus::Serving),
             "{service}"
         );
     }
-    assert_eq!(served.health("claims.v1.ClaimService").await, Err(Code::NotFound));
+    assert_eq!(server.health("claims.v1.ClaimService").await, Err(Code::NotFound));
 
-    let mut client = OrderServiceClient::new(served.grpc.clone());
-    let request = served.request(get(), "wait");
+    let mut client = OrderServiceClient::new(server.grpc.clone());
+    let request = server.request(get(), "wait");
     let call = tokio::spawn(async move { client.get_order(request).await });
-    served.orders.begun().await;
+    server.orders.wait_until_called().await;
     let watch = HealthCheckRequest {
         service: "readiness".to_owned(),
     };
-    let mut watch = HealthClient::new(served.grpc.clone())
+    let mut watch = HealthClient::new(server.grpc.clone())
         .watch(watch)
         .await
         .unwrap()
@@ -127,42 +127,42 @@ async fn it_finishes_what_it_took_and_says_not_serving_before_it_refuses() {
         ServingStatus::Serving
     );
 
-    served.process.shutdown.cancel();
+    server.process.shutdown.cancel();
     assert_eq!(
         watch.next().await.unwrap().unwrap().status(),
         ServingStatus::NotServing
     );
     assert!(watch.next().await.is_none(), "a watch does not hold the drain");
-    assert_eq!(served.health("readiness").await, Ok(ServingStatus::NotServing));
-    assert_eq!(served.health("liveness").await, Ok(ServingStatus::Serving));
+    assert_eq!(server.health("readiness").await, Ok(ServingStatus::NotServing));
+    assert_eq!(server.health("liveness").await, Ok(ServingStatus::Serving));
 
     assert!(
-        !served.process.drained.is_cancelled(),
+        !server.process.drained.is_cancelled(),
         "what open calls wait for goes on"
     );
-    served.orders.go_on.notify_one();
+    server.orders.resume.notify_one();
     assert!(call.await.unwrap().is_ok());
-    served.serving.await.unwrap().unwrap();
-    assert!(served.process.drained.is_cancelled());
+    server.serving.await.unwrap().unwrap();
+    assert!(server.process.drained.is_cancelled());
 }
 
 #[tokio::test]
-async fn whoever_says_nothing_loses_its_place_and_others_wait_for_one() {
+async fn a_silent_connection_is_closed_and_a_waiting_one_gets_its_permit() {
     let settings = Settings {
         max_connections: 1,
         handshake_timeout_ms: 200,
         ..Settings::default()
     };
-    let served = Served::with(settings).await;
-    let mut silent = TcpStream::connect(served.address).await.unwrap();
+    let server = TestServer::with(settings).await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
     let seen = Mutex::new(Vec::new());
     let closed = async {
         assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
         seen.lock().unwrap().push("closed");
     };
     let answered = async {
-        let mut client = OrderServiceClient::new(served.grpc.clone());
-        client.get_order(served.request(get(), "")).await.unwrap();
+        let mut client = OrderServiceClient::new(server.grpc.clone());
+        client.get_order(server.request(get(), "")).await.unwrap();
         seen.lock().unwrap().push("answered");
     };
     tokio::join!(closed, answered);
@@ -171,7 +171,7 @@ async fn whoever_says_nothing_loses_its_place_and_others_wait_for_one() {
 
 #[tokio::test]
 async fn reflection_shows_what_is_served_and_nothing_else() {
-    let served = Served::start().await;
+    let server = TestServer::start().await;
     let ask = |message: MessageRequest| ServerReflectionRequest {
         host: String::new(),
         message_request: Some(message),
@@ -185,7 +185,7 @@ async fn reflection_shows_what_is_served_and_nothing_else() {
             "payment.v1.PaymentService".to_owned(),
         )),
     ]);
-    let mut client = ServerReflectionClient::new(served.grpc.clone());
+    let mut client = ServerReflectionClient::new(server.grpc.clone());
     let answers = client
         .server_reflection_info(questions)
         .await

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tracing::subscriber::DefaultGuard;
 
-use super::{fixture::get, served::Served};
+use super::{fixture::get, test_server::TestServer};
 use crate::server::{Settings, tls};
 
 const SERVER: &str = "spiffe://weft.test/order";
@@ -36,7 +36,7 @@ fn named(name: &str) -> CertificateParams {
     params
 }
 
-/// One process's files.
+/// The files of one process.
 struct Files(TempDir);
 
 impl Files {
@@ -71,15 +71,15 @@ impl Files {
         };
         Settings {
             tls: Some(tls),
-            // A client takes a connection that does not last a second for a broken server.
+            // A client treats a connection that lasts less than a second as a broken server.
             max_connection_age_s: 2,
             ..Settings::default()
         }
     }
 
-    fn channel(&self, served: &Served) -> mesh::Channel {
+    fn channel(&self, server: &TestServer) -> mesh::Channel {
         let file = |name| self.0.path().join(name);
-        let target = format!("static:https://{}", served.address);
+        let target = format!("static:https://{}", server.address);
         let mut options = mesh::ChannelOptions::new(target, "order", "claims");
         options.tuning.tls = Some(mesh::Tls {
             ca_file: file("ca.pem"),
@@ -87,11 +87,11 @@ impl Files {
             key_file: file("key.pem"),
             server_ids: vec![SERVER.to_owned()],
         });
-        mesh::Channel::connect(options, &served.process.policies).unwrap()
+        mesh::Channel::connect(options, &server.process.policies).unwrap()
     }
 }
 
-/// What is logged on this thread.
+/// The log of this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -125,8 +125,8 @@ impl Write for Log {
     }
 }
 
-async fn ask(served: &Served, channel: &mesh::Channel) -> Result<(), Status> {
-    let request = served.request(get(), "");
+async fn ask(server: &TestServer, channel: &mesh::Channel) -> Result<(), Status> {
+    let request = server.request(get(), "");
     OrderServiceClient::new(channel.clone())
         .get_order(request)
         .await
@@ -134,16 +134,16 @@ async fn ask(served: &Served, channel: &mesh::Channel) -> Result<(), Status> {
 }
 
 #[tokio::test]
-async fn both_ends_know_each_other_and_the_probe_port_stays_plaintext() {
+async fn both_ends_are_authenticated_and_the_probe_port_stays_plaintext() {
     let ours = authority("ours");
-    let server = Files::new(&[&ours], &ours, &named(SERVER));
-    let served = Served::with(server.server()).await;
+    let files = Files::new(&[&ours], &ours, &named(SERVER));
+    let server = TestServer::with(files.server()).await;
     let client = Files::new(&[&ours], &ours, &named(CLIENT));
-    let channel = client.channel(&served);
-    ask(&served, &channel).await.unwrap();
-    assert_eq!(served.health("readiness").await, Ok(ServingStatus::Serving));
+    let channel = client.channel(&server);
+    ask(&server, &channel).await.unwrap();
+    assert_eq!(server.health("readiness").await, Ok(ServingStatus::Serving));
 
-    let bearer = served.issuer.service_token("payment");
+    let bearer = server.issuer.service_token("payment");
     let mut request = tonic::Request::new(get());
     request
         .metadata_mut()
@@ -156,11 +156,11 @@ async fn both_ends_know_each_other_and_the_probe_port_stays_plaintext() {
 }
 
 #[tokio::test]
-async fn every_certificate_that_is_not_good_is_refused_with_its_reason_in_the_log() {
+async fn every_invalid_certificate_is_rejected_with_its_reason_in_the_log() {
     let (log, _capturing) = Log::capture();
     let (ours, foreign) = (authority("ours"), authority("foreign"));
-    let server = Files::new(&[&ours], &ours, &named(SERVER));
-    let served = Served::with(server.server()).await;
+    let files = Files::new(&[&ours], &ours, &named(SERVER));
+    let server = TestServer::with(files.server()).await;
     let mut expired = named(CLIENT);
     expired.not_before = rcgen::date_time_ymd(2020, 1, 1);
     expired.not_after = rcgen::date_time_ymd(2021, 1, 1);
@@ -180,48 +180,51 @@ async fn every_certificate_that_is_not_good_is_refused_with_its_reason_in_the_lo
         (&ours, named("spiffe://weft.test/payment"), "not one of"),
     ] {
         let client = Files::new(&[&ours], issuer, &params);
-        let channel = client.channel(&served);
-        let status = ask(&served, &channel).await.unwrap_err();
+        let channel = client.channel(&server);
+        let status = ask(&server, &channel).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{reason}: {status}");
         assert!(log.count(reason) > 0, "{reason} is not in the log");
     }
-    let good = Files::new(&[&ours], &ours, &named(CLIENT)).channel(&served);
-    ask(&served, &good).await.unwrap();
+    let good = Files::new(&[&ours], &ours, &named(CLIENT)).channel(&server);
+    ask(&server, &good).await.unwrap();
 }
 
 #[tokio::test]
 async fn certificates_and_the_authority_itself_change_under_steady_calls_and_none_fails() {
     let (log, _capturing) = Log::capture();
     let (old, new) = (authority("old"), authority("new"));
-    let server = Files::new(&[&old], &old, &named(SERVER));
+    let files = Files::new(&[&old], &old, &named(SERVER));
     let client = Files::new(&[&old], &old, &named(CLIENT));
-    let served = Served::with(server.server()).await;
-    let channel = client.channel(&served);
+    let server = TestServer::with(files.server()).await;
+    let channel = client.channel(&server);
     let mut calls = 0_u32;
     let mut until = async |rotations: usize| {
-        // Connections are two seconds old at most, so that every state of the files is used.
+        // Connections are at most two seconds old, so every state of the files is used.
         while log.count("certificates rotated tls.cert_file") < rotations {
-            let answer = ask(&served, &channel).await;
+            let answer = ask(&server, &channel).await;
             assert!(answer.is_ok(), "{answer:?} after {calls} calls\n{}", log.text());
             calls += 1;
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     until(0).await;
-    server.trust(&[&old, &new]);
+    files.trust(&[&old, &new]);
     client.trust(&[&old, &new]);
     until(1).await;
-    server.issue(&new, &named(SERVER));
+    files.issue(&new, &named(SERVER));
     client.issue(&new, &named(CLIENT));
     until(2).await;
-    server.trust(&[&new]);
+    files.trust(&[&new]);
     client.trust(&[&new]);
     until(3).await;
-    fs::write(server.0.path().join("key.pem"), "half a ke").unwrap();
-    let stranger = Files::new(&[&new], &old, &named(CLIENT)).channel(&served);
+    fs::write(files.0.path().join("key.pem"), "half a ke").unwrap();
+    let old_client = Files::new(&[&new], &old, &named(CLIENT)).channel(&server);
     while log.count("the last good ones stay") == 0 {
-        assert!(ask(&served, &stranger).await.is_err(), "the old authority is out");
-        ask(&served, &channel).await.unwrap();
+        assert!(
+            ask(&server, &old_client).await.is_err(),
+            "the old authority is out"
+        );
+        ask(&server, &channel).await.unwrap();
     }
     assert!(calls > 100, "{calls}");
 }

@@ -1,5 +1,4 @@
-//! No answer is larger than its caller can take: messages that gRPC libraries would not read are not sent, and the
-//! trailers of an error are short.
+//! Limits responses to what callers can read: messages and trailers that gRPC libraries would reject are not sent.
 
 use std::{
     pin::Pin,
@@ -18,32 +17,32 @@ use super::{
     call::{Call, Layer as CallLayer, Next},
 };
 use crate::{
-    contract::{grouped, text::shown},
+    contract::{grouped, text::sanitized},
     status,
 };
 
-/// What gRPC libraries read unless they are told otherwise.
-const READ_BY_DEFAULT: usize = 4 * 1024 * 1024;
-const PREFIX: usize = 5;
-/// gRPC libraries refuse trailers beyond 8 KiB, names and 32 bytes for each field included; what is sent beside a status
-/// needs this much at most.
+/// Default limit of gRPC libraries.
+const DEFAULT_MAX_BYTES: usize = 4 * 1024 * 1024;
+const PREFIX_BYTES: usize = 5;
+/// gRPC libraries reject trailers beyond 8 KiB, including names and 32 bytes for each field; the rest is reserved
+/// for other trailers.
 const MAX_STATUS_BYTES: usize = 8 * 1024 - 512;
-/// How much of a status that is too large is kept; less, if that is too much as it is encoded.
-const KEPT_CHARS: usize = 500;
-const KEPT_VIOLATION_BYTES: usize = 3 * 1024;
+/// How much of an oversized status is kept; halved until the encoded status fits.
+const MAX_KEPT_CHARS: usize = 500;
+const MAX_KEPT_VIOLATION_BYTES: usize = 3 * 1024;
 
-const MESSAGE: &str = "grpc-message";
-const DETAILS: &str = "grpc-status-details-bin";
+const MESSAGE_HEADER: &str = "grpc-message";
+const DETAILS_HEADER: &str = "grpc-status-details-bin";
 
 pub(super) struct Layer {
     max_bytes: usize,
 }
 
 impl Layer {
-    /// Who takes larger requests is asked for by callers that read larger answers.
+    /// Callers that need larger requests than the default are assumed to accept larger responses.
     pub(super) fn new(max_message_bytes: usize) -> Layer {
         Layer {
-            max_bytes: max_message_bytes.max(READ_BY_DEFAULT),
+            max_bytes: max_message_bytes.max(DEFAULT_MAX_BYTES),
         }
     }
 }
@@ -56,21 +55,21 @@ impl CallLayer for Layer {
             shorten(response.headers_mut());
             let max_bytes = self.max_bytes;
             response.map(|body| {
-                Body::new(Measured {
+                Body::new(LimitedBody {
                     body,
                     method,
                     max_bytes,
-                    left: 0,
-                    prefix: Vec::with_capacity(PREFIX),
-                    end: End::NotYet,
+                    remaining: 0,
+                    prefix: Vec::with_capacity(PREFIX_BYTES),
+                    end: End::Open,
                 })
             })
         })
     }
 }
 
-/// A status that would not be read is cut: its reason stays, and the beginning of the rest. How many bytes a character
-/// takes depends on its script, so the cuts are halved until it fits.
+/// Truncates an oversized status: it keeps the reason and the beginning of its texts. The encoded size of a
+/// character depends on its script, so the limits are halved until the status fits.
 fn shorten(headers: &mut HeaderMap) {
     if status_bytes(headers) <= MAX_STATUS_BYTES {
         return;
@@ -78,11 +77,11 @@ fn shorten(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else {
         return;
     };
-    let (mut chars, mut violation_bytes) = (KEPT_CHARS, KEPT_VIOLATION_BYTES);
+    let (mut chars, mut violation_bytes) = (MAX_KEPT_CHARS, MAX_KEPT_VIOLATION_BYTES);
     loop {
-        headers.remove(DETAILS);
-        // The code and the text are headers in any case.
-        let _ = cut(&status, chars, violation_bytes).add_header(headers);
+        headers.remove(DETAILS_HEADER);
+        // The code and the message are always headers.
+        let _ = truncate(&status, chars, violation_bytes).add_header(headers);
         if status_bytes(headers) <= MAX_STATUS_BYTES || chars == 1 {
             return;
         }
@@ -90,63 +89,63 @@ fn shorten(headers: &mut HeaderMap) {
     }
 }
 
-/// What a status takes in headers: percent signs in its text and base64 in its details included.
+/// The size of a status in headers, including percent-encoding and base64.
 fn status_bytes(headers: &HeaderMap) -> usize {
     let size = |name| headers.get(name).map_or(0, http::HeaderValue::len);
-    size(MESSAGE) + size(DETAILS)
+    size(MESSAGE_HEADER) + size(DETAILS_HEADER)
 }
 
-/// The status with texts of at most so many characters, and violations of at most so many bytes together.
-fn cut(status: &Status, chars: usize, violation_bytes: usize) -> Status {
-    let told = status.get_error_details();
+/// The status with texts of at most `chars` characters, and violations of at most `violation_bytes` in total.
+fn truncate(status: &Status, chars: usize, violation_bytes: usize) -> Status {
+    let details = status.get_error_details();
     let mut kept = ErrorDetails::new();
-    if let Some(info) = told.error_info() {
-        let (reason, domain) = (shown(&info.reason, chars), shown(&info.domain, chars));
+    if let Some(info) = details.error_info() {
+        let (reason, domain) = (sanitized(&info.reason, chars), sanitized(&info.domain, chars));
         kept.set_error_info(reason, domain, std::collections::HashMap::new());
     }
-    if let Some(retry) = told.retry_info() {
+    if let Some(retry) = details.retry_info() {
         kept.set_retry_info(retry.retry_delay);
     }
     let mut bytes = 0;
-    for violation in told.bad_request().iter().flat_map(|bad| &bad.field_violations) {
-        let field = shown(&violation.field, chars);
-        let description = shown(&violation.description, chars);
+    for violation in details.bad_request().iter().flat_map(|bad| &bad.field_violations) {
+        let field = sanitized(&violation.field, chars);
+        let description = sanitized(&violation.description, chars);
         bytes += field.len() + description.len();
         if bytes > violation_bytes {
             break;
         }
         kept.add_bad_request_violation(field, description);
     }
-    Status::with_error_details(status.code(), shown(status.message(), chars), kept)
+    Status::with_error_details(status.code(), sanitized(status.message(), chars), kept)
 }
 
 enum End {
-    NotYet,
-    /// What is to be sent after the part that fits.
+    Open,
+    /// The status to send after the part that fits.
     Refused(Box<Status>),
     Sent,
 }
 
-/// An answer whose messages are measured by their prefixes.
-struct Measured {
+/// A response body whose messages are measured by their prefixes.
+struct LimitedBody {
     body: Body,
     method: Option<String>,
     max_bytes: usize,
-    /// Bytes that are still to come of the message under way.
-    left: usize,
-    /// What has come of the prefix of the next one.
+    /// Bytes left in the current message.
+    remaining: usize,
+    /// The received part of the next message's prefix.
     prefix: Vec<u8>,
     end: End,
 }
 
-impl Measured {
-    /// The part of `data` before a message that is too large, and how large that is.
-    fn measure(&mut self, data: &Bytes) -> Option<(usize, usize)> {
+impl LimitedBody {
+    /// The length of `data` before an oversized message, and the size of that message.
+    fn find_oversized(&mut self, data: &Bytes) -> Option<(usize, usize)> {
         let mut at = 0;
         while at < data.len() {
-            if self.left > 0 {
-                let step = self.left.min(data.len() - at);
-                self.left -= step;
+            if self.remaining > 0 {
+                let step = self.remaining.min(data.len() - at);
+                self.remaining -= step;
                 at += step;
                 continue;
             }
@@ -155,10 +154,10 @@ impl Measured {
             if let [_, length @ ..] = self.prefix.as_slice()
                 && let Ok(length) = <[u8; 4]>::try_from(length)
             {
-                self.left = u32::from_be_bytes(length) as usize;
+                self.remaining = u32::from_be_bytes(length) as usize;
                 self.prefix.clear();
-                if self.left > self.max_bytes {
-                    return Some((at.saturating_sub(PREFIX), self.left));
+                if self.remaining > self.max_bytes {
+                    return Some((at.saturating_sub(PREFIX_BYTES), self.remaining));
                 }
             }
         }
@@ -171,15 +170,15 @@ impl Measured {
             rpc.method = method,
             bytes,
             max_bytes = self.max_bytes,
-            "an answer is too large to send"
+            "response too large"
         );
         let text = format!(
-            "the answer has {} bytes, at most {} are sent: ask for less at once",
+            "the response has {} bytes, at most {} are sent; request less at once",
             grouped(bytes),
             grouped(self.max_bytes)
         );
         let mut refusal = status::too_large("ANSWER_TOO_LARGE", text);
-        // It will not be smaller the next time.
+        // A retry would have the same size.
         refusal
             .metadata_mut()
             .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
@@ -188,7 +187,7 @@ impl Measured {
     }
 }
 
-impl HttpBody for Measured {
+impl HttpBody for LimitedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -197,7 +196,7 @@ impl HttpBody for Measured {
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match std::mem::replace(&mut self.end, End::Sent) {
-            End::NotYet => self.end = End::NotYet,
+            End::Open => self.end = End::Open,
             End::Sent => return Poll::Ready(None),
             End::Refused(refusal) => {
                 let mut trailers = HeaderMap::new();
@@ -212,7 +211,7 @@ impl HttpBody for Measured {
             return Poll::Ready(None);
         };
         let frame = match frame?.into_data() {
-            Ok(data) => match self.measure(&data) {
+            Ok(data) => match self.find_oversized(&data) {
                 Some((fitting, bytes)) => {
                     self.refuse(bytes);
                     Frame::data(data.slice(..fitting))
@@ -232,7 +231,7 @@ impl HttpBody for Measured {
 
     fn is_end_stream(&self) -> bool {
         match self.end {
-            End::NotYet => self.body.is_end_stream(),
+            End::Open => self.body.is_end_stream(),
             End::Refused(_) => false,
             End::Sent => true,
         }
@@ -250,24 +249,24 @@ mod tests {
     fn message(length: usize) -> Vec<u8> {
         let mut message = vec![0];
         message.put_u32(u32::try_from(length).unwrap());
-        message.resize(PREFIX + length, 7);
+        message.resize(PREFIX_BYTES + length, 7);
         message
     }
 
-    /// What of an answer in these pieces is sent, and the status after it if it was refused.
+    /// The number of bytes sent of a response in these pieces, and the status if it was rejected.
     async fn sent(pieces: Vec<Vec<u8>>) -> (usize, Option<Status>) {
         let frames = pieces
             .into_iter()
             .map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece))));
-        let mut body = Measured {
+        let mut body = LimitedBody {
             body: Body::new(StreamBody::new(futures_util::stream::iter(
                 frames.collect::<Vec<_>>(),
             ))),
             method: None,
             max_bytes: 10,
-            left: 0,
+            remaining: 0,
             prefix: Vec::new(),
-            end: End::NotYet,
+            end: End::Open,
         };
         let (mut bytes, mut status) = (0, None);
         while let Some(frame) = body.frame().await {
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_that_fit_pass_however_they_are_cut() {
+    async fn messages_within_the_limit_pass_in_any_chunks() {
         let all = [message(10), message(0), message(3)].concat();
         let length = all.len();
         assert_eq!(sent(vec![all.clone()]).await.0, length);
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_is_too_large_ends_the_answer_with_a_reason() {
+    async fn an_oversized_message_ends_the_response_with_a_reason() {
         let (passed, status) = sent(vec![[message(3), message(11), message(1)].concat()]).await;
         let status = status.unwrap();
         assert_eq!((passed, status.code()), (8, Code::ResourceExhausted));
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_is_too_large_is_cut_and_keeps_its_reason() {
+    fn an_oversized_status_is_truncated_and_keeps_its_reason() {
         let mut details = ErrorDetails::with_error_info("BODY_MALFORMED", "weft", []);
         details.add_bad_request_violation("body_json", "x".repeat(100_000));
         let long = Status::with_error_details(Code::InvalidArgument, "y".repeat(100_000), details);
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_in_any_script_is_cut_to_what_is_read() {
+    fn a_status_in_any_script_is_truncated_to_the_limit() {
         for text in ["محمد بن زايد ", "漢字", "😀", "a \"b\" {c}"] {
             let mut details = ErrorDetails::with_error_info("INVALID_REQUEST", "weft", []);
             for number in 0..100 {
@@ -332,7 +331,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             long.add_header(&mut headers).unwrap();
             shorten(&mut headers);
-            // As RFC 9113 counts a list of headers.
+            // The size of a header list in RFC 9113.
             let size: usize = headers
                 .iter()
                 .map(|(name, value)| name.as_str().len() + value.len() + 32)

@@ -1,4 +1,5 @@
-//! What a connection begins with: HTTP/2's preface (RFC 9113, section 3.4), or something else by mistake.
+//! Detects the protocol of a connection by its first bytes: the HTTP/2 preface (RFC 9113, section 3.4), or another
+//! protocol.
 
 use std::{
     io,
@@ -12,70 +13,71 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
-/// What a client that speaks HTTP/1 may still send while it is answered.
-const READ_TO_ANSWER: usize = 16 * 1024;
+/// Bytes of an HTTP/1 request that are read and discarded after the response.
+const MAX_DISCARDED_BYTES: usize = 16 * 1024;
 
-/// The first bytes of a connection.
+/// The protocol that the peer uses.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Opening {
-    /// The whole preface, which is to be read again.
+pub(crate) enum Protocol {
+    /// The HTTP/2 preface; it must be read again.
     Http2,
     /// A request of HTTP/1.
     Http1,
     /// A TLS handshake.
     Tls,
     Other,
-    /// The peer has gone without a word.
+    /// The peer has closed the connection without sending anything.
     Closed,
 }
 
-impl Opening {
-    /// What the peer speaks.
+impl Protocol {
+    /// The protocol's name, for messages.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Opening::Http2 => "HTTP/2",
-            Opening::Http1 => "HTTP/1",
-            Opening::Tls => "TLS",
-            Opening::Other => "something that is not HTTP/2",
-            Opening::Closed => "nothing",
+            Protocol::Http2 => "HTTP/2",
+            Protocol::Http1 => "HTTP/1",
+            Protocol::Tls => "TLS",
+            Protocol::Other => "something that is not HTTP/2",
+            Protocol::Closed => "nothing",
         }
     }
 }
 
-/// Reads until it is clear what the peer speaks; takes as long as the peer does.
-pub(crate) async fn read<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<Opening> {
+/// Reads until the protocol is known. Has no timeout of its own.
+pub(crate) async fn detect<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<Protocol> {
     let mut bytes = [0; PREFACE.len()];
     let mut length = 0;
     loop {
         match io.read(&mut bytes[length..]).await? {
-            0 if length == 0 => return Ok(Opening::Closed),
-            0 => return Ok(Opening::Other),
+            0 if length == 0 => return Ok(Protocol::Closed),
+            0 => return Ok(Protocol::Other),
             read => length += read,
         }
-        if let Some(opening) = recognized(&bytes[..length]) {
-            return Ok(opening);
+        if let Some(protocol) = classify(&bytes[..length]) {
+            return Ok(protocol);
         }
     }
 }
 
 /// `None` when more bytes are needed.
-fn recognized(bytes: &[u8]) -> Option<Opening> {
+fn classify(bytes: &[u8]) -> Option<Protocol> {
     if PREFACE.starts_with(bytes) {
-        return (bytes.len() == PREFACE.len()).then_some(Opening::Http2);
+        return (bytes.len() == PREFACE.len()).then_some(Protocol::Http2);
     }
     if bytes[0] == TLS_HANDSHAKE {
-        return Some(Opening::Tls);
+        return Some(Protocol::Tls);
     }
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     match bytes.get(method) {
-        Some(b' ') if method > 0 => Some(Opening::Http1),
+        Some(b' ') if method > 0 => Some(Protocol::Http1),
         None if method < PREFACE.len() => None,
-        _ => Some(Opening::Other),
+        _ => Some(Protocol::Other),
     }
 }
 
-/// Whether the first byte, which stays to be read, begins a TLS handshake; `None` when the peer has gone.
-pub(crate) async fn begins_tls(tcp: &tokio::net::TcpStream) -> io::Result<Option<bool>> {
+/// Whether the first byte, which is not consumed, starts a TLS handshake; `None` when the peer has closed the
+/// connection.
+pub(crate) async fn is_tls(tcp: &tokio::net::TcpStream) -> io::Result<Option<bool>> {
     let mut first = [0];
     Ok(match tcp.peek(&mut first).await? {
         0 => None,
@@ -83,8 +85,8 @@ pub(crate) async fn begins_tls(tcp: &tokio::net::TcpStream) -> io::Result<Option
     })
 }
 
-/// Tells a client that speaks HTTP/1 what it should speak.
-pub(crate) async fn answer_http1<IO>(io: &mut IO, text: &str) -> io::Result<()>
+/// Responds to an HTTP/1 client with the protocol to use.
+pub(crate) async fn respond_http1<IO>(io: &mut IO, text: &str) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -95,29 +97,29 @@ where
     );
     io.write_all(answer.as_bytes()).await?;
     io.shutdown().await?;
-    // Closed with bytes unread, TCP would take the answer back.
-    let mut rest = io.take(READ_TO_ANSWER as u64);
+    // Closing with unread bytes would make TCP discard the response.
+    let mut rest = io.take(MAX_DISCARDED_BYTES as u64);
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     Ok(())
 }
 
-/// A connection whose preface is read once more.
+/// A connection whose HTTP/2 preface is read again.
 #[derive(Debug)]
-pub(crate) struct Reopened<IO> {
+pub(crate) struct PrefixedIo<IO> {
     preface: Bytes,
     io: IO,
 }
 
-impl<IO> Reopened<IO> {
-    pub(crate) fn new(io: IO) -> Reopened<IO> {
-        Reopened {
+impl<IO> PrefixedIo<IO> {
+    pub(crate) fn new(io: IO) -> PrefixedIo<IO> {
+        PrefixedIo {
             preface: Bytes::from_static(PREFACE),
             io,
         }
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Reopened<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for PrefixedIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -133,7 +135,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Reopened<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Reopened<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for PrefixedIo<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, from)
     }
@@ -165,20 +167,20 @@ mod tests {
 
     #[test]
     fn a_protocol_is_recognized_by_its_first_bytes() {
-        let cases: [(&[u8], Option<Opening>); 8] = [
-            (PREFACE, Some(Opening::Http2)),
+        let cases: [(&[u8], Option<Protocol>); 8] = [
+            (PREFACE, Some(Protocol::Http2)),
             (&PREFACE[..20], None),
             (b"P", None),
-            (b"POST /order.v1.OrderServ", Some(Opening::Http1)),
-            (b"GET / HTTP/1.1\r\n", Some(Opening::Http1)),
-            (b"\x16\x03\x01", Some(Opening::Tls)),
-            (b"hello", Some(Opening::Other)),
-            (b"AAAAAAAAAAAAAAAAAAAAAAAA", Some(Opening::Other)),
+            (b"POST /order.v1.OrderServ", Some(Protocol::Http1)),
+            (b"GET / HTTP/1.1\r\n", Some(Protocol::Http1)),
+            (b"\x16\x03\x01", Some(Protocol::Tls)),
+            (b"hello", Some(Protocol::Other)),
+            (b"AAAAAAAAAAAAAAAAAAAAAAAA", Some(Protocol::Other)),
         ];
-        for (bytes, opening) in cases {
+        for (bytes, protocol) in cases {
             assert_eq!(
-                recognized(bytes),
-                opening,
+                classify(bytes),
+                protocol,
                 "{:?}",
                 bytes.escape_ascii().to_string()
             );
@@ -186,30 +188,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_preface_that_comes_in_bits_is_waited_for_without_looking_again_and_again() {
+    async fn a_preface_in_single_bytes_is_awaited_without_busy_polling() {
         let (mut peer, io) = tokio::io::duplex(64);
-        let mut io = Reads { io, polls: 0 };
+        let mut io = CountingIo { io, polls: 0 };
         let sent = async {
             for byte in PREFACE {
                 peer.write_all(&[*byte]).await.unwrap();
                 tokio::task::yield_now().await;
             }
         };
-        let (opening, ()) = tokio::join!(read(&mut io), sent);
-        assert_eq!(opening.unwrap(), Opening::Http2);
+        let (protocol, ()) = tokio::join!(detect(&mut io), sent);
+        assert_eq!(protocol.unwrap(), Protocol::Http2);
         assert!(io.polls <= 2 * PREFACE.len(), "{} looks", io.polls);
         let mut again = vec![0; PREFACE.len()];
-        Reopened::new(io).read_exact(&mut again).await.unwrap();
+        PrefixedIo::new(io).read_exact(&mut again).await.unwrap();
         assert_eq!(again, PREFACE);
     }
 
-    /// Counts the looks.
-    struct Reads<IO> {
+    /// Counts reads.
+    struct CountingIo<IO> {
         io: IO,
         polls: usize,
     }
 
-    impl<IO: AsyncRead + Unpin> AsyncRead for Reads<IO> {
+    impl<IO: AsyncRead + Unpin> AsyncRead for CountingIo<IO> {
         fn poll_read(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,

@@ -1,5 +1,6 @@
-//! A handler that has effects ends its work even when nobody waits for it any more: a dropped connection leaves nothing
-//! half done. One without effects is stopped with its caller: at the deadline, or when the connection is gone.
+//! Decides whether a handler is cancelled with its caller. A handler with side effects runs to its end, so that a
+//! dropped connection leaves nothing half done. One without side effects is cancelled at the deadline, or when the
+//! connection is closed.
 
 use futures_util::future::BoxFuture;
 use mesh::policy::Idempotency;
@@ -23,11 +24,11 @@ impl Layer {
 
 impl CallLayer for Layer {
     fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
-        // What a handler begins and does not wait for, the drain waits for.
+        // The drain also waits for work that a handler starts and does not await.
         call.request.extensions_mut().insert(self.tasks.clone());
         let policy = call.policy();
         let reads = policy.is_some_and(|policy| policy.idempotency == Idempotency::NoSideEffects);
-        // Task-locals do not cross a spawn: the scope begins inside.
+        // Task-locals are not inherited by spawned tasks, so the scope starts inside.
         let context = call.context.clone();
         let running = self.tasks.run(async move { context.scope(next.run(call)).await });
         Box::pin(async move {

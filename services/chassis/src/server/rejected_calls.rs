@@ -1,4 +1,5 @@
-//! Calls that the process refuses to protect itself and others: counted, and told on the call's span.
+//! Records calls that the process rejects to protect itself and others: a counter, and an event on the call's
+//! span.
 
 use std::time::Duration;
 
@@ -8,20 +9,20 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::call::Method;
 
-pub(super) struct Refusals(Counter<u64>);
+pub(super) struct RejectedCalls(Counter<u64>);
 
-impl Refusals {
-    pub(super) fn new() -> Refusals {
+impl RejectedCalls {
+    pub(super) fn new() -> RejectedCalls {
         let meter = opentelemetry::global::meter("weft");
         let counter = meter
             .u64_counter("mesh.server.refused")
             .with_unit("{call}")
             .with_description("Calls refused before anything was started");
-        Refusals(counter.build())
+        RejectedCalls(counter.build())
     }
 
-    /// Tells of a call of `method` that was refused for `reason`, and that may come back after `wait`.
-    pub(super) fn tell(&self, method: Option<&Method>, reason: &'static str, wait: Duration) {
+    /// Records that a call of `method` was rejected for `reason`, with the retry delay `wait`.
+    pub(super) fn record(&self, method: Option<&Method>, reason: &'static str, wait: Duration) {
         let method = method.map_or("_OTHER", |method| method.name.as_str());
         let reason = KeyValue::new("mesh.refusal.reason", reason);
         self.0.add(
@@ -51,15 +52,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_counted_with_its_reason() {
+    fn a_rejection_is_counted_with_its_reason() {
         let exporter = InMemoryMetricExporter::default();
         let provider = SdkMeterProvider::builder()
             .with_periodic_exporter(exporter.clone())
             .build();
         opentelemetry::global::set_meter_provider(provider.clone());
-        let refusals = Refusals::new();
-        refusals.tell(None, "OVERLOADED", Duration::from_millis(100));
-        refusals.tell(None, "RATE_LIMITED", Duration::from_millis(100));
+        let rejected = RejectedCalls::new();
+        rejected.record(None, "OVERLOADED", Duration::from_millis(100));
+        rejected.record(None, "RATE_LIMITED", Duration::from_millis(100));
         provider.force_flush().unwrap();
         let exported = exporter.get_finished_metrics().unwrap();
         let mut metrics = exported
@@ -83,17 +84,17 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_on_the_calls_span_with_its_reason_and_wait() {
+    fn a_rejection_is_an_event_on_the_calls_span_with_its_reason_and_delay() {
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder()
             .with_simple_exporter(exporter.clone())
             .build();
-        // Made outside, because metrics without a provider are told on the span as well.
-        let refusals = Refusals::new();
+        // Created outside the span, because an instrument without a provider logs an event.
+        let rejected = RejectedCalls::new();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let call = tracing::info_span!("a refused call");
-            call.in_scope(|| refusals.tell(None, "OVERLOADED", Duration::from_millis(100)));
+            call.in_scope(|| rejected.record(None, "OVERLOADED", Duration::from_millis(100)));
         });
         let spans = exporter.get_finished_spans().unwrap();
         let event = &spans[0].events[0];

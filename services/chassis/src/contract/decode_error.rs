@@ -1,19 +1,19 @@
-//! Where a message that cannot be decoded is broken.
+//! Describes why a message cannot be decoded.
 
 use bytes::Buf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost_reflect::{Kind, MessageDescriptor};
 use tonic::Status;
 
-use super::well_formed;
+use super::well_known_types;
 use crate::status;
 
-/// prost decodes no deeper.
+/// prost's own limit on nesting.
 const MAX_DEPTH: usize = 100;
 
-/// INVALID_ARGUMENT for bytes that are no `message`. A text that is not UTF-8 is named by its field.
-pub(crate) fn undecodable(message: &MessageDescriptor, bytes: &[u8], error: &prost::DecodeError) -> Status {
-    match ill_formed_text(message, bytes, MAX_DEPTH) {
+/// INVALID_ARGUMENT for bytes that cannot be decoded as `message`. If a string is not UTF-8, its field is named.
+pub(crate) fn decode_error(message: &MessageDescriptor, bytes: &[u8], error: &prost::DecodeError) -> Status {
+    match find_invalid_utf8(message, bytes, MAX_DEPTH) {
         Some(path) => status::invalid_field(&path, "must be a text in UTF-8"),
         None => status::invalid_field(
             "",
@@ -22,9 +22,9 @@ pub(crate) fn undecodable(message: &MessageDescriptor, bytes: &[u8], error: &pro
     }
 }
 
-/// The path of the first text that is not UTF-8; `None` also when the bytes break off before one.
-fn ill_formed_text(message: &MessageDescriptor, mut bytes: &[u8], depth: usize) -> Option<String> {
-    let mut index_of = std::collections::HashMap::new();
+/// The path of the first string that is not UTF-8; `None` also when the bytes end before it.
+fn find_invalid_utf8(message: &MessageDescriptor, mut bytes: &[u8], depth: usize) -> Option<String> {
+    let mut next_index = std::collections::HashMap::new();
     while bytes.has_remaining() && depth > 0 {
         let (tag, wire_type) = decode_key(&mut bytes).ok()?;
         let field = message.get_field(tag);
@@ -36,7 +36,7 @@ fn ill_formed_text(message: &MessageDescriptor, mut bytes: &[u8], depth: usize) 
         let (value, rest) = bytes.split_at_checked(length)?;
         bytes = rest;
         let place = if field.is_list() {
-            let index = index_of.entry(tag).or_insert(0_usize);
+            let index = next_index.entry(tag).or_insert(0_usize);
             *index += 1;
             format!("{}[{}]", field.name(), *index - 1)
         } else {
@@ -45,9 +45,9 @@ fn ill_formed_text(message: &MessageDescriptor, mut bytes: &[u8], depth: usize) 
         match field.kind() {
             Kind::String if std::str::from_utf8(value).is_err() => return Some(place),
             Kind::Message(inner) => {
-                if let Some(path) = ill_formed_text(&inner, value, depth - 1) {
-                    // An entry of a map is named by the map, and an amount is one value.
-                    let is_named_whole = field.is_map() || well_formed::is_one_value(&inner);
+                if let Some(path) = find_invalid_utf8(&inner, value, depth - 1) {
+                    // An entry of a map is reported by the map's name, and a well-known type as one value.
+                    let is_named_whole = field.is_map() || well_known_types::is_one_value(&inner);
                     return Some(if is_named_whole {
                         place
                     } else {

@@ -1,4 +1,4 @@
-//! The types of google.protobuf and google.type that have a form of their own.
+//! Validates the types of google.protobuf and google.type that have rules of their own.
 
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _, Value};
 use time::{Date, Month};
@@ -10,10 +10,10 @@ const LAST_SECOND: i64 = 253_402_300_799;
 /// About 10,000 years.
 const LONGEST_DURATION: i64 = 315_576_000_000;
 const NANOS: i32 = 1_000_000_000;
-/// More than any number of 64 bits needs.
+/// Longer than any 64-bit number.
 const MAX_DECIMAL: usize = 50;
 
-/// The types that are checked here. A message of one of them is one value: the field that holds it is named, not its
+/// Whether the type is checked here. Such a message is one value: violations name the field that holds it, not its
 /// parts.
 pub(super) fn is_one_value(message: &MessageDescriptor) -> bool {
     matches!(
@@ -61,7 +61,7 @@ fn money(message: &DynamicMessage) -> Option<&'static str> {
     fraction(number(message, "units"), nanos(message))
 }
 
-/// `nanos` is less than a whole, and has the sign of the whole.
+/// `nanos` is less than one whole, and has the same sign.
 fn fraction(whole: i64, nanos: i32) -> Option<&'static str> {
     if nanos <= -NANOS || nanos >= NANOS {
         return Some("must have nanos from -999,999,999 to 999,999,999");
@@ -86,7 +86,7 @@ fn decimal(value: &str) -> Option<&'static str> {
     (value.len() > MAX_DECIMAL || !is_number).then_some("must be a decimal number of at most 50 characters")
 }
 
-/// A day, or a year, a year with a month, or a month with a day: what is 0 is not given.
+/// A date, a year, a year with a month, or a month with a day; 0 means that a part is missing.
 fn date(message: &DynamicMessage) -> Option<&'static str> {
     let [year, month, day] = ["year", "month", "day"].map(|part| number(message, part));
     if !(0..=9999).contains(&year) {
@@ -95,7 +95,7 @@ fn date(message: &DynamicMessage) -> Option<&'static str> {
     if !(0..=12).contains(&month) {
         return Some("must have a month from 0 to 12");
     }
-    // The 29th of February is a day of some year.
+    // Without a year, the 29th of February is valid.
     let year = i32::try_from(if year == 0 { 2000 } else { year }).unwrap_or_default();
     let month = u8::try_from(month)
         .ok()

@@ -1,40 +1,40 @@
-//! The keys of several requests to one method, in one statement.
+//! SQL for the keys and responses of several requests, in one statement each.
 
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Claim, Error, Key};
+use super::{Error, Key, KeyState};
 use crate::Facility;
 
-/// One of several requests.
+/// The key of a new request.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// Whose it is.
+pub struct NewKey<'a> {
+    /// The request's facility.
     pub facility: &'a Facility,
-    /// What makes the request the same.
+    /// The request's key.
     pub key: &'a Key,
-    /// What it makes or changes.
+    /// The resource that the request creates or changes.
     pub resource_id: Uuid,
-    /// Its answer, encoded, where the transaction that claims the key completes the request.
-    pub answer: Option<&'a [u8]>,
+    /// The encoded response, if this transaction also completes the request.
+    pub response: Option<&'a [u8]>,
 }
 
-/// Claims the keys of requests in the transaction that does their work, and stores the answers of those that have one.
-/// True for each whose key it claimed; of the others, also of a second one with the same key in `requests`, [`find`] says
-/// more. Another transaction that claims one of the keys waits for this one.
+/// Inserts the keys of requests in the transaction that does their work, and stores the responses of those that
+/// have one. True for each key that was inserted. For the others, including a second request with the same key in
+/// `requests`, call [`find`]. A concurrent transaction with one of the keys waits for this one.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn claim_all(conn: &mut PgConnection, requests: &[Request<'_>]) -> Result<Vec<bool>, sqlx::Error> {
-    let column = |value: fn(&Request<'_>) -> Uuid| requests.iter().map(value).collect::<Vec<_>>();
+pub async fn acquire_all(conn: &mut PgConnection, requests: &[NewKey<'_>]) -> Result<Vec<bool>, sqlx::Error> {
+    let column = |value: fn(&NewKey<'_>) -> Uuid| requests.iter().map(value).collect::<Vec<_>>();
     let facilities: Vec<_> = requests.iter().map(|request| request.facility.as_str()).collect();
     let methods: Vec<_> = requests.iter().map(|request| request.key.method()).collect();
     let hashes: Vec<_> = requests.iter().map(|request| request.key.hash()).collect();
-    let answers: Vec<_> = requests.iter().map(|request| request.answer).collect();
+    let responses: Vec<_> = requests.iter().map(|request| request.response).collect();
     let resources = column(|request| request.resource_id);
-    // In one order, so that two transactions with keys in common wait for each other one way only.
+    // Sorted, so that two transactions with keys in common cannot deadlock.
     let claimed = sqlx::query_scalar!(
         "insert into chassis.idempotency (facility, method, request_id, request_hash, resource_id, answer, answered_at)
          select facility, method, request_id, request_hash, resource_id, answer,
@@ -49,7 +49,7 @@ pub async fn claim_all(conn: &mut PgConnection, requests: &[Request<'_>]) -> Res
         &column(|request| request.key.request_id()),
         &hashes as &[&[u8]],
         &resources,
-        &answers as &[Option<&[u8]>],
+        &responses as &[Option<&[u8]>],
     )
     .fetch_all(conn)
     .await?;
@@ -59,15 +59,15 @@ pub async fn claim_all(conn: &mut PgConnection, requests: &[Request<'_>]) -> Res
         .collect())
 }
 
-/// What is known of requests, in their order: the answer of each that was made before, that it is being carried out, or
-/// that its key was used for another request. `None` for a key that nobody has claimed.
+/// The states of requests' keys, in the same order: completed, in progress, or an error if the key was used for
+/// another request. `None` for an unknown key.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn find(
     conn: &mut PgConnection,
     requests: &[(&Facility, &Key)],
-) -> Result<Vec<Option<Result<Claim, Error>>>, sqlx::Error> {
+) -> Result<Vec<Option<Result<KeyState, Error>>>, sqlx::Error> {
     let facilities: Vec<_> = requests.iter().map(|(facility, _)| facility.as_str()).collect();
     let methods: Vec<_> = requests.iter().map(|(_, key)| key.method()).collect();
     let ids: Vec<_> = requests.iter().map(|(_, key)| key.request_id()).collect();
@@ -89,8 +89,8 @@ pub async fn find(
         let row = known.get(&(facility.as_str(), key.method(), key.request_id()))?;
         Some(match &row.answer {
             _ if row.request_hash != key.hash() => Err(Error::KeyReused),
-            Some(answer) => Ok(Claim::Answered(answer.clone())),
-            None => Ok(Claim::Running {
+            Some(answer) => Ok(KeyState::Completed(answer.clone())),
+            None => Ok(KeyState::InProgress {
                 resource_id: row.resource_id,
             }),
         })
@@ -98,19 +98,22 @@ pub async fn find(
     Ok(requests.iter().map(state).collect())
 }
 
-/// Stores the answers of requests in the transaction that completes them, and gives back the stored ones in the same
-/// order: the first writer wins. Call [`announce`](super::announce) for each once that has committed.
+/// Stores the responses of requests in the transaction that completes them, and returns the stored ones in the
+/// same order: the first writer wins. Call [`notify_waiters`](super::notify_waiters) for each after the commit.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn answer_all(
+pub async fn store_responses(
     conn: &mut PgConnection,
-    answers: &[(&Facility, &Key, Vec<u8>)],
+    responses: &[(&Facility, &Key, Vec<u8>)],
 ) -> Result<Vec<Vec<u8>>, sqlx::Error> {
-    let facilities: Vec<_> = answers.iter().map(|(facility, ..)| facility.as_str()).collect();
-    let methods: Vec<_> = answers.iter().map(|(_, key, _)| key.method()).collect();
-    let ids: Vec<_> = answers.iter().map(|(_, key, _)| key.request_id()).collect();
-    let own: Vec<_> = answers.iter().map(|(.., answer)| answer.as_slice()).collect();
+    let facilities: Vec<_> = responses.iter().map(|(facility, ..)| facility.as_str()).collect();
+    let methods: Vec<_> = responses.iter().map(|(_, key, _)| key.method()).collect();
+    let ids: Vec<_> = responses.iter().map(|(_, key, _)| key.request_id()).collect();
+    let encoded: Vec<_> = responses
+        .iter()
+        .map(|(.., response)| response.as_slice())
+        .collect();
     let rows = sqlx::query!(
         r#"update chassis.idempotency i
          set answer = coalesce(i.answer, new.answer), answered_at = coalesce(i.answered_at, now())
@@ -120,7 +123,7 @@ pub async fn answer_all(
         &facilities as &[&str],
         &methods as &[&str],
         &ids,
-        &own as &[&[u8]],
+        &encoded as &[&[u8]],
     )
     .fetch_all(conn)
     .await?;
@@ -128,10 +131,10 @@ pub async fn answer_all(
         .into_iter()
         .map(|row| ((row.facility, row.method, row.request_id), row.answer))
         .collect();
-    let first = |(facility, key, own): &(&Facility, &Key, Vec<u8>)| {
-        let of = (facility.to_string(), key.method().to_owned(), key.request_id());
-        // A key that was pruned in between has this answer.
-        stored.remove(&of).unwrap_or_else(|| own.clone())
+    let first = |(facility, key, encoded): &(&Facility, &Key, Vec<u8>)| {
+        let id = (facility.to_string(), key.method().to_owned(), key.request_id());
+        // The row was pruned meanwhile.
+        stored.remove(&id).unwrap_or_else(|| encoded.clone())
     };
-    Ok(answers.iter().map(first).collect())
+    Ok(responses.iter().map(first).collect())
 }

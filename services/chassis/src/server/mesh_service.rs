@@ -1,4 +1,4 @@
-//! `ops.v1.MeshService`: how the calls that this process makes fare.
+//! `ops.v1.MeshService`: serves call statistics of this process.
 
 use proto::ops::v1::{
     GetMeshSnapshotRequest, GetMeshSnapshotResponse, MeshBreakerState, MeshEdge, MeshEndpoint, MeshMethod,
@@ -8,11 +8,11 @@ use tonic::{Request, Response, Status};
 
 use crate::Process;
 
-/// Answers from the process's own channels.
-pub(super) struct Edges(pub(super) Process);
+/// Serves snapshots of the process's channels.
+pub(super) struct Service(pub(super) Process);
 
 #[tonic::async_trait]
-impl MeshService for Edges {
+impl MeshService for Service {
     async fn get_mesh_snapshot(
         &self,
         request: Request<GetMeshSnapshotRequest>,
@@ -101,12 +101,12 @@ mod tests {
     use super::*;
     use crate::{Upstream, server::tests::fixture::process};
 
-    async fn ask(edges: &Edges, service: &str, with_methods: bool) -> GetMeshSnapshotResponse {
+    async fn snapshot(server: &Service, service: &str, with_methods: bool) -> GetMeshSnapshotResponse {
         let request = GetMeshSnapshotRequest {
             service: service.to_owned(),
             with_methods,
         };
-        edges
+        server
             .get_mesh_snapshot(Request::new(request))
             .await
             .unwrap()
@@ -119,14 +119,14 @@ mod tests {
         for (service, port) in [("payment", 1), ("claims", 2)] {
             process.channel(service, &Upstream::local(port)).unwrap();
         }
-        let edges = Edges(process);
-        let all = ask(&edges, "", false).await;
+        let server = Service(process);
+        let all = snapshot(&server, "", false).await;
         assert_eq!(all.caller, "order");
         let names: Vec<_> = all.edges.iter().map(|edge| edge.service.as_str()).collect();
         assert_eq!(names, ["claims", "payment"]);
         assert!(all.edges.iter().all(|edge| edge.methods.is_empty()));
         assert_eq!(all.edges[0].traffic.unwrap().effective_success, None);
-        let one = ask(&edges, "payment", true).await;
+        let one = snapshot(&server, "payment", true).await;
         assert_eq!(one.edges.len(), 1);
         assert!(
             one.edges[0]

@@ -1,4 +1,4 @@
-//! The two ports, bound before anything is promised.
+//! Binds the gRPC port and the probe port.
 
 use std::{
     net::SocketAddr,
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use super::Settings;
 use crate::process::ProcessSettings;
 
-pub(super) struct Ports {
+pub(super) struct Listeners {
     pub(super) grpc: TcpListener,
     pub(super) probe: TcpListener,
 }
@@ -23,8 +23,8 @@ struct Addresses {
     probe: SocketAddr,
 }
 
-/// Binds both, logs the addresses, and writes them where they are looked for.
-pub(super) async fn bind(settings: &Settings, process: &ProcessSettings) -> anyhow::Result<Ports> {
+/// Binds both ports, logs the addresses, and writes them to `address_file`.
+pub(super) async fn bind(settings: &Settings, process: &ProcessSettings) -> anyhow::Result<Listeners> {
     let grpc = listen("grpc.listen", settings.listen).await?;
     let probe = listen("probe.listen", process.probe.listen).await?;
     let addresses = Addresses {
@@ -32,11 +32,11 @@ pub(super) async fn bind(settings: &Settings, process: &ProcessSettings) -> anyh
         probe: probe.local_addr()?,
     };
     if let Some(path) = &process.address_file {
-        write(path, &addresses)
+        write_addresses(path, &addresses)
             .with_context(|| format!("address_file {} cannot be written", path.display()))?;
     }
     tracing::info!(grpc.address = %addresses.grpc, probe.address = %addresses.probe, "listening");
-    Ok(Ports { grpc, probe })
+    Ok(Listeners { grpc, probe })
 }
 
 async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -45,11 +45,13 @@ async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListene
         .with_context(|| format!("{setting}: cannot listen on {address}"))
 }
 
-/// Readers see the whole file or none.
-fn write(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
-    let mut beside: PathBuf = path.to_owned();
-    beside.as_mut_os_string().push(format!(".{}", std::process::id()));
-    std::fs::write(&beside, serde_json::to_vec(addresses)?)?;
-    std::fs::rename(&beside, path)?;
+/// Replaces the file atomically.
+fn write_addresses(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+    let mut temporary: PathBuf = path.to_owned();
+    temporary
+        .as_mut_os_string()
+        .push(format!(".{}", std::process::id()));
+    std::fs::write(&temporary, serde_json::to_vec(addresses)?)?;
+    std::fs::rename(&temporary, path)?;
     Ok(())
 }
