@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use events::{Operator, DeadLetters, HandlerError, Settings, Maintenance};
+use events::{DeadLetters, HandlerError, Maintenance, Operator, Settings};
 use proto::ops::v1::{self as ops, dead_letter_service_server::DeadLetterService as _};
 use tests::{Nats, eventually};
 use tonic::Request;

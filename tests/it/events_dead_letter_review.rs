@@ -1,6 +1,6 @@
 //! Dry runs of replays, edits of dead letters, and recurring failures.
 
-use events::{Operator, Delivery, EventOperations, Handler, HandlerError};
+use events::{Delivery, EventOperations, Handler, HandlerError, Operator};
 use proto::{
     ops::v1::{
         self as ops, dead_letter_service_server::DeadLetterService as _,

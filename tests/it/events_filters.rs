@@ -1,7 +1,9 @@
 //! A consumer whose filter gains a subject receives the earlier events of the subject once, and no other event
 //! twice.
 
-use events::{Operator, Consumer, Delivery, Event, EventOperations, Handler, HandlerError, Meta, Maintenance};
+use events::{
+    Consumer, Delivery, Event, EventOperations, Handler, HandlerError, Maintenance, Meta, Operator,
+};
 use proto::{
     google::r#type::Money,
     ops::v1::{self as ops, event_service_server::EventService as _},

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use events::{Operator, EventOperations};
+use events::{EventOperations, Operator};
 use proto::ops::v1::{self as ops, event_service_server::EventService as _};
 use tests::{
     Nats,

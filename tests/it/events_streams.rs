@@ -1,7 +1,7 @@
 //! Streams as operators see and change them, events that consumers missed, and the daily partitions of the log.
 
 use async_nats::jetstream;
-use events::{Bus, Operator, EventOperations, Maintenance};
+use events::{Bus, EventOperations, Maintenance, Operator};
 use proto::ops::v1::{self as ops, event_service_server::EventService as _};
 use tests::eventually;
 use tokio_util::sync::CancellationToken;

@@ -63,7 +63,11 @@ fn names_are_told_apart_by_their_words() {
 fn look_into(folder: &Path, refused: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() && !["target", "third_party", "node_modules"].iter().any(|name| path.ends_with(name)) {
+        if path.is_dir()
+            && !["target", "third_party", "node_modules"]
+                .iter()
+                .any(|name| path.ends_with(name))
+        {
             look_into(&path, refused);
         }
         if path.extension().is_none_or(|extension| extension != "rs") {
@@ -84,9 +88,9 @@ fn look_into(folder: &Path, refused: &mut Vec<String>) {
 
 /// The name that a line of Rust declares.
 fn declared(line: &str) -> Option<&str> {
-    let mut words = line.split_whitespace().skip_while(|word| {
-        word.starts_with("pub") || ["async", "unsafe", "default"].contains(word)
-    });
+    let mut words = line
+        .split_whitespace()
+        .skip_while(|word| word.starts_with("pub") || ["async", "unsafe", "default"].contains(word));
     let mut keyword = words.next()?;
     let mut name = words.next()?;
     if keyword == "const" && DECLARED_BY.contains(&name) {

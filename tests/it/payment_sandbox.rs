@@ -4,7 +4,7 @@ use chassis::Tasks;
 use money::{Currency, Money};
 use payment::{
     config,
-    processor::{Authorize, Capture, Outcome, Processor as _, Refund, Dispatch, CallStatus, Void},
+    processor::{Authorize, CallStatus, Capture, Dispatch, Outcome, Processor as _, Refund, Void},
     sandbox::Sandbox,
 };
 use tests::Service;
@@ -55,7 +55,8 @@ async fn concurrent_repetitions_of_a_call_take_effect_once_and_answer_alike() {
         amount: aed(300),
     };
 
-    let answers = futures_util::future::join_all((0..16).map(|_| sandbox.authorize(&authorize, &dispatch))).await;
+    let answers =
+        futures_util::future::join_all((0..16).map(|_| sandbox.authorize(&authorize, &dispatch))).await;
     same(answers);
     let answers = futures_util::future::join_all((0..16).map(|_| sandbox.capture(&capture, &dispatch))).await;
     same(answers);
@@ -107,7 +108,11 @@ async fn an_authorization_voided_before_it_arrives_is_refused_when_it_does() {
         let refused = Outcome::Refused {
             reason: "AUTHORIZATION_VOIDED".to_owned(),
         };
-        assert_eq!(sandbox.authorize(&late, &dispatch).await.unwrap(), refused, "{token}");
+        assert_eq!(
+            sandbox.authorize(&late, &dispatch).await.unwrap(),
+            refused,
+            "{token}"
+        );
         assert_eq!(
             sandbox.query(late.key).await.unwrap(),
             CallStatus::Completed(refused),

@@ -72,7 +72,7 @@ impl Upstream {
             "contradicts tuning.tls",
         );
         violations.within("tuning", |violations| {
-            for (setting, fault) in self.tuning.faults() {
+            for (setting, fault) in self.tuning.errors() {
                 violations.add(setting, fault);
             }
         });

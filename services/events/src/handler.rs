@@ -94,7 +94,7 @@ impl HandlerError {
 /// Maps by the meaning of the error: see [`Fault`].
 impl From<sqlx::Error> for HandlerError {
     fn from(error: sqlx::Error) -> Self {
-        match Fault::of(&error) {
+        match Fault::classify(&error) {
             Fault::Outage | Fault::Contention | Fault::Timeout | Fault::StalePlan => {
                 Self::Unavailable(storable(&error.to_string()), error)
             }

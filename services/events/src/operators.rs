@@ -93,6 +93,6 @@ impl DeadLetters {
 
     /// The gRPC service for the server.
     pub fn into_service(self) -> DeadLetterServiceServer<Self> {
-        DeadLetterServiceServer::new(self).max_decoding_message_size(chassis::server::CHECKED_BEFORE)
+        DeadLetterServiceServer::new(self).max_decoding_message_size(chassis::server::NO_DECODING_LIMIT)
     }
 }

@@ -41,12 +41,12 @@ impl AcceptedOrder {
         }
     }
 
-    fn request(&self) -> idempotency::Request<'_> {
-        idempotency::Request {
+    fn request(&self) -> idempotency::NewKey<'_> {
+        idempotency::NewKey {
             facility: &self.order.facility,
             key: &self.key,
             resource_id: self.order.id,
-            answer: None,
+            response: None,
         }
     }
 }
@@ -80,7 +80,10 @@ impl Command for AcceptOrders {
         if !written.is_empty() {
             let new: Vec<_> = accepted.iter().filter(|accepted| is_written(accepted)).collect();
             let requests: Vec<_> = new.iter().map(|accepted| accepted.request()).collect();
-            if idempotency::claim_all(&mut tx, &requests).await?.contains(&false) {
+            if idempotency::acquire_all(&mut tx, &requests)
+                .await?
+                .contains(&false)
+            {
                 return Err(Error::AlreadyCreated);
             }
             audit::record_effects(&mut tx, new.iter().map(|accepted| &accepted.origin)).await?;

@@ -1,6 +1,6 @@
 //! CancelOrder: cancels an order before it is fulfilled.
 
-use chassis::idempotency::{self, Claim};
+use chassis::idempotency::{self, KeyState};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -26,8 +26,8 @@ use crate::{
 /// be stopped.
 pub async fn execute(app: &App, request: &Request, id: Uuid, reason: &str) -> Result<Response, Error> {
     let mut tx = app.database.begin(&request.facility).await?;
-    let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;
-    if let Claim::Answered(bytes) = claimed {
+    let claimed = idempotency::acquire(&mut tx, &request.facility, &request.key, id).await?;
+    if let KeyState::Completed(bytes) = claimed {
         return Ok(Response::replayed(bytes));
     }
     let order = store::orders::lock(&mut tx, id).await?;
@@ -37,7 +37,7 @@ pub async fn execute(app: &App, request: &Request, id: Uuid, reason: &str) -> Re
         key: request.key.clone(),
         lines,
     };
-    if let Claim::Running { .. } = claimed {
+    if let KeyState::InProgress { .. } = claimed {
         tx.rollback().await?;
         return pending
             .finish_repeated(app, request, Completion::OrderAtRest { order_id: id })

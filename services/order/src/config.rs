@@ -78,7 +78,7 @@ impl Default for Settings {
             address_file: None,
             grpc: chassis::server::Settings::on_port(7101),
             probe: chassis::health::Settings::on_port(7201),
-            database: chassis::postgres::Settings::of("order"),
+            database: chassis::postgres::Settings::for_service("order"),
             auth: chassis::auth::Settings::default(),
             idempotency: chassis::idempotency::Settings::default(),
             audit: chassis::audit::Settings::default(),

@@ -75,7 +75,7 @@ impl Error {
         match self {
             Error::Database(error)
             | Error::Events(events::Error::Database(error))
-            | Error::Key(idempotency::Error::Database(error)) => Fault::of(error).is_passing(),
+            | Error::Key(idempotency::Error::Database(error)) => Fault::classify(error).is_transient(),
             Error::Busy
             | Error::AlreadyCreated
             | Error::AlreadyResolved
@@ -102,20 +102,20 @@ impl Error {
         match self {
             Error::Database(error)
             | Error::Events(events::Error::Database(error))
-            | Error::Key(idempotency::Error::Database(error)) => Fault::of(error) == Fault::Outage,
+            | Error::Key(idempotency::Error::Database(error)) => Fault::classify(error) == Fault::Outage,
             _ => false,
         }
     }
 }
 
-impl From<batch::Refused<Error>> for Error {
-    fn from(refused: batch::Refused<Error>) -> Error {
-        let is_transient = refused.is_passing();
+impl From<batch::SubmitError<Error>> for Error {
+    fn from(refused: batch::SubmitError<Error>) -> Error {
+        let is_transient = refused.is_transient();
         let not_carried_out = |status| Error::NotExecuted {
             status: Box::new(status),
             is_transient,
         };
-        refused.into_failure().unwrap_or_else(not_carried_out)
+        refused.into_error().unwrap_or_else(not_carried_out)
     }
 }
 

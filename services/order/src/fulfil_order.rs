@@ -1,6 +1,6 @@
 //! FulfilOrder: captures the share of a confirmed order and submits its claim.
 
-use chassis::idempotency::{self, Claim};
+use chassis::idempotency::{self, KeyState};
 use uuid::Uuid;
 
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
 /// FAILED_PRECONDITION unless it is CONFIRMED; ABORTED while another saga changes it.
 pub async fn execute(app: &App, request: &Request, id: Uuid) -> Result<Response, Error> {
     let mut tx = app.database.begin(&request.facility).await?;
-    let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;
-    if let Claim::Answered(bytes) = claimed {
+    let claimed = idempotency::acquire(&mut tx, &request.facility, &request.key, id).await?;
+    if let KeyState::Completed(bytes) = claimed {
         return Ok(Response::replayed(bytes));
     }
     let order = store::orders::lock(&mut tx, id).await?;
@@ -32,7 +32,7 @@ pub async fn execute(app: &App, request: &Request, id: Uuid) -> Result<Response,
         key: request.key.clone(),
         lines,
     };
-    if let Claim::Running { .. } = claimed {
+    if let KeyState::InProgress { .. } = claimed {
         tx.rollback().await?;
         return pending
             .finish_repeated(app, request, Completion::OrderAtRest { order_id: id })

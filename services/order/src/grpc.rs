@@ -43,7 +43,7 @@ impl OrderService for Grpc {
         &self,
         request: Request<PlaceOrderRequest>,
     ) -> Result<Response<PlaceOrderResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         if request.get_ref().validate_only {
             let context = context(&request);
             let input =
@@ -66,7 +66,7 @@ impl OrderService for Grpc {
             async move { service.place_order(one).await }
         };
         let request_id = |one: &PlaceOrderRequest| one.request_id.clone();
-        let outcomes = bulk::carry_out_all(request.map(|call| call.requests), request_id, handle).await;
+        let outcomes = bulk::execute_all(request.map(|call| call.requests), request_id, handle).await;
         let results = bulk::results(outcomes, |outcome, replayed| PlaceOrdersResult {
             result: Some(outcome.map_or_else(PlaceOrderResult::Error, PlaceOrderResult::Response)),
             replayed,
@@ -78,7 +78,7 @@ impl OrderService for Grpc {
         &self,
         request: Request<GetOrderRequest>,
     ) -> Result<Response<GetOrderResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let GetOrderRequest { id, reference } = request.into_inner();
         let name = match reference.as_str() {
             "" => read_orders::Identifier::Id(uuid("id", &id)?),
@@ -92,7 +92,7 @@ impl OrderService for Grpc {
         &self,
         request: Request<ListOrdersRequest>,
     ) -> Result<Response<ListOrdersResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let request = request.into_inner();
         let filter = decode::order_filter(&request);
         let described = format!(
@@ -123,7 +123,7 @@ impl OrderService for Grpc {
         &self,
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let id = uuid("id", &request.get_ref().id)?;
         let watch = Watch::new(&self.app, identity.facility, id);
         let updates = watch
@@ -136,7 +136,7 @@ impl OrderService for Grpc {
         &self,
         request: Request<FulfilOrderRequest>,
     ) -> Result<Response<FulfilOrderResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let app_request = to_app_request("FulfilOrder", &identity, &request, &request.get_ref().request_id)?;
         let id = uuid("id", &request.get_ref().id)?;
         encode_response(&fulfil_order::execute(&self.app, &app_request, id).await?)
@@ -146,7 +146,7 @@ impl OrderService for Grpc {
         &self,
         request: Request<CancelOrderRequest>,
     ) -> Result<Response<CancelOrderResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let app_request = to_app_request("CancelOrder", &identity, &request, &request.get_ref().request_id)?;
         let id = uuid("id", &request.get_ref().id)?;
         encode_response(&cancel_order::execute(&self.app, &app_request, id, &request.get_ref().reason).await?)
@@ -156,7 +156,7 @@ impl OrderService for Grpc {
         &self,
         request: Request<RefundOrderRequest>,
     ) -> Result<Response<RefundOrderResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let app_request = to_app_request("RefundOrder", &identity, &request, &request.get_ref().request_id)?;
         let id = uuid("id", &request.get_ref().id)?;
         let name = read_orders::Identifier::Id(id);
@@ -169,7 +169,7 @@ impl OrderService for Grpc {
         &self,
         request: Request<ResolveOrderBalanceRequest>,
     ) -> Result<Response<ResolveOrderBalanceResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let app_request = to_app_request(
             "ResolveOrderBalance",
             &identity,
@@ -187,7 +187,7 @@ fn to_app_request<M: Message>(
     request: &Request<M>,
     request_id: &str,
 ) -> Result<request::Request, Status> {
-    let key = Key::of(
+    let key = Key::new(
         &format!("order.v1.OrderService/{method}"),
         request_id,
         request.get_ref(),

@@ -1,11 +1,10 @@
 //! PlaceOrder: accepts an order and drives it to a final state if the caller's time allows.
 
-
 use std::sync::Arc;
 
 use chassis::{
     Violations, audit,
-    idempotency::{self, Claim},
+    idempotency::{self, KeyState},
 };
 use prost::Message;
 use proto::{claims::v1::ClaimDetails, order::v1 as wire};
@@ -101,10 +100,10 @@ async fn respond_to_repeated(
     let mut tx = app.database.begin(facility).await?;
     let found = idempotency::find(&mut tx, &[(facility, key)]).await?.remove(0);
     let created = match found.transpose()? {
-        Some(Claim::Answered(bytes)) => return Ok(Response::replayed(bytes)),
-        Some(Claim::Running { resource_id }) => Some((resource_id, key.hash().to_vec())),
+        Some(KeyState::Completed(bytes)) => return Ok(Response::replayed(bytes)),
+        Some(KeyState::InProgress { resource_id }) => Some((resource_id, key.hash().to_vec())),
         // The stored response was deleted, but the order still exists: the response is the order as it is now.
-        Some(Claim::New) | None => store::orders::find_by_request(&mut tx, facility, key).await?,
+        Some(KeyState::New) | None => store::orders::find_by_request(&mut tx, facility, key).await?,
     };
     tx.commit().await?;
     match created {

@@ -1,6 +1,6 @@
 //! GetOrder and ListOrders. A list takes a fixed number of queries for each batch of orders.
 
-use chassis::{Facility, page::Filling};
+use chassis::{Facility, page::Builder};
 use proto::order::v1 as wire;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -60,7 +60,7 @@ pub async fn list(
     let more = orders.len() > size as usize;
     orders.truncate(size as usize);
     let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
-    let mut filling = Filling::new(&orders);
+    let mut filling = Builder::new(&orders);
     while let Some(orders) = filling.next_keys() {
         filling.add(encode_orders(&mut tx, orders).await?);
     }

@@ -1,6 +1,6 @@
 //! RefundOrder: refunds some lines, an amount, or everything that is left of a fulfilled order.
 
-use chassis::idempotency::{self, Claim};
+use chassis::idempotency::{self, KeyState};
 use uuid::Uuid;
 
 use crate::{
@@ -68,8 +68,8 @@ async fn respond_to_repeated(
 async fn execute_new(app: &App, request: &Request, input: Input) -> Result<Response, Error> {
     let (order_id, refund_id) = (input.order_id, Uuid::now_v7());
     let mut tx = app.database.begin(&request.facility).await?;
-    let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, refund_id).await?;
-    if let Claim::Answered(bytes) = claimed {
+    let claimed = idempotency::acquire(&mut tx, &request.facility, &request.key, refund_id).await?;
+    if let KeyState::Completed(bytes) = claimed {
         return Ok(Response::replayed(bytes));
     }
     let order = store::orders::lock(&mut tx, order_id).await?;
@@ -79,7 +79,7 @@ async fn execute_new(app: &App, request: &Request, input: Input) -> Result<Respo
         key: request.key.clone(),
         lines,
     };
-    if let Claim::Running { resource_id } = claimed {
+    if let KeyState::InProgress { resource_id } = claimed {
         tx.rollback().await?;
         let completion = Completion::RefundFinished {
             order_id,

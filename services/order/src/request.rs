@@ -46,7 +46,7 @@ mod tests {
     async fn a_request_is_answered_before_its_callers_deadline() {
         for (timeout_ms, answered_after_ms) in [(15_000, 14_750), (1_000, 800), (0, 0)] {
             let context = Context::new().with_timeout(Duration::from_millis(timeout_ms));
-            let key = Key::of(
+            let key = Key::new(
                 "order.v1.OrderService/GetOrder",
                 &uuid::Uuid::nil().to_string(),
                 &(),

@@ -1,6 +1,6 @@
 //! ResolveOrderBalance: bills an open amount to the patient or writes it off.
 
-use chassis::idempotency::{self, Claim};
+use chassis::idempotency::{self, KeyState};
 use money::Money;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -48,7 +48,9 @@ pub async fn execute(app: &App, request: &Request, input: Input) -> Result<Respo
 async fn execute_new(app: &App, request: &Request, input: &Input) -> Result<Response, Error> {
     let id = input.order_id;
     let mut tx = app.database.begin(&request.facility).await?;
-    if let Claim::Answered(bytes) = idempotency::claim(&mut tx, &request.facility, &request.key, id).await? {
+    if let KeyState::Completed(bytes) =
+        idempotency::acquire(&mut tx, &request.facility, &request.key, id).await?
+    {
         return Ok(Response::replayed(bytes));
     }
     let mut order = lock(&mut tx, id).await?;
@@ -57,8 +59,8 @@ async fn execute_new(app: &App, request: &Request, input: &Input) -> Result<Resp
         tx.commit().await?;
         release_balance(app, request, &order).await?;
         tx = app.database.begin(&request.facility).await?;
-        let claimed = idempotency::claim(&mut tx, &request.facility, &request.key, id).await?;
-        if let Claim::Answered(bytes) = claimed {
+        let claimed = idempotency::acquire(&mut tx, &request.facility, &request.key, id).await?;
+        if let KeyState::Completed(bytes) = claimed {
             return Ok(Response::replayed(bytes));
         }
         order = lock(&mut tx, id).await?;

@@ -49,7 +49,7 @@ impl PendingResponse {
     /// earlier one.
     pub async fn store(&self, conn: &mut PgConnection, order: &Order) -> Result<Vec<u8>, Error> {
         let response = self.encode_current(conn, order).await?;
-        let stored = idempotency::answer_all(conn, &[(&order.facility, &self.key, response)]).await?;
+        let stored = idempotency::store_responses(conn, &[(&order.facility, &self.key, response)]).await?;
         Ok(stored.into_iter().next().unwrap_or_default())
     }
 
@@ -127,7 +127,7 @@ impl PendingResponse {
             if completion.is_reached(&mut tx, &order).await? {
                 let bytes = self.store(&mut tx, &order).await?;
                 tx.commit().await?;
-                idempotency::announce(&app.database, &request.facility, &self.key);
+                idempotency::notify_waiters(&app.database, &request.facility, &self.key);
                 return Ok(Some(bytes));
             }
             tx.commit().await?;

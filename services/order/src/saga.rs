@@ -36,7 +36,6 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 pub use worker::Worker;
 
-
 /// The state of a saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {

@@ -8,7 +8,7 @@ use chassis::{
     batch::{Batcher, Limits},
     postgres::{Database, Migrations},
     retention,
-    server::CHECKED_BEFORE,
+    server::NO_DECODING_LIMIT,
     server::Server,
 };
 use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
@@ -19,11 +19,11 @@ use proto::{
 use tonic::{Extensions, Status};
 
 use crate::{
+    accept_orders::AcceptOrders,
     app::App,
     config::Settings,
     grpc::Grpc,
     order_notifier::OrderNotifier,
-    accept_orders::AcceptOrders,
     saga::{self, Engine, Participants, Parts, ServiceCredentials, Worker},
     subscriptions::{ClaimEvents, PaymentEvents},
 };
@@ -74,8 +74,8 @@ impl Service for Orders {
             process: process.clone(),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
-            .service(OrderServiceServer::new(grpc.clone()).max_decoding_message_size(CHECKED_BEFORE))
-            .service(SagaServiceServer::new(grpc).max_decoding_message_size(CHECKED_BEFORE))
+            .service(OrderServiceServer::new(grpc.clone()).max_decoding_message_size(NO_DECODING_LIMIT))
+            .service(SagaServiceServer::new(grpc).max_decoding_message_size(NO_DECODING_LIMIT))
             .service(dead_letters.into_service())
             .service(event_operations.into_service())
             .serve()
@@ -163,7 +163,7 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
 }
 
 fn operator(extensions: &Extensions) -> Result<Operator, Status> {
-    let identity = Identity::within(extensions)?;
+    let identity = Identity::from_request(extensions)?;
     Ok(Operator {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),

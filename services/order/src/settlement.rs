@@ -9,7 +9,7 @@ mod reversal;
 pub use policy::{DenialPolicy, Disposition};
 pub use resolution::Resolution;
 
-use crate::order::{Account, Activity, Adjustment, Change, Hold, Order, Remittance, State, WrongState};
+use crate::order::{Adjustment, Change, Hold, Order, Remittance, State, WrongState};
 use evaluate::{Decision, decide};
 
 impl Order {

@@ -85,7 +85,7 @@ impl Watch {
                 () = self.subscription.changed(), if !failed => {}
                 () = sleep(self.app.orders.watch_poll()), if failed => {}
                 () = sleep_until(self.until) => {
-                    let _ = sender.send(Err(status::out_of_time())).await;
+                    let _ = sender.send(Err(status::deadline_exceeded())).await;
                     return;
                 }
             }

@@ -9,7 +9,7 @@ use std::{
 use chassis::{
     audit,
     batch::{self, Batcher, Limits},
-    idempotency::{self, Claim},
+    idempotency::{self, KeyState},
     postgres::Database,
 };
 use events::Outbox;
@@ -87,7 +87,7 @@ impl batch::Command for BeginOperations {
         self.outbox.wake();
         for (one, outcome) in pending.iter().zip(&outcomes) {
             if let Ok(BeginResult::Done(_)) = outcome {
-                idempotency::announce(&self.database, &one.request.facility, &one.request.key);
+                idempotency::notify_waiters(&self.database, &one.request.facility, &one.request.key);
             }
         }
         Ok(outcomes)
@@ -251,8 +251,10 @@ impl<'a> Batch<'a> {
                     }
                 }
                 (_, Some(Err(error))) => Err(error.into()),
-                (_, Some(Ok(Claim::Answered(bytes)))) => decode_stored(&bytes),
-                (_, Some(Ok(Claim::Running { resource_id }))) => Ok(BeginResult::Duplicate(resource_id)),
+                (_, Some(Ok(KeyState::Completed(bytes)))) => decode_stored(&bytes),
+                (_, Some(Ok(KeyState::InProgress { resource_id }))) => {
+                    Ok(BeginResult::Duplicate(resource_id))
+                }
                 // The stored response has expired, but the operation is still there.
                 (Decision::Duplicate(earlier), _) => duplicate_of(&earlier, &self.pending[at].request),
                 (Decision::Rejected(error), _) => Err(error),
@@ -296,14 +298,14 @@ impl<'a> Batch<'a> {
             .collect();
         let requests: Vec<_> = accepted
             .iter()
-            .map(|at| idempotency::Request {
+            .map(|at| idempotency::NewKey {
                 facility: &self.pending[*at].request.facility,
                 key: &self.pending[*at].request.key,
                 resource_id: self.pending[*at].operation_id,
-                answer: encoded.get(at).map(Vec::as_slice),
+                response: encoded.get(at).map(Vec::as_slice),
             })
             .collect();
-        let fresh = idempotency::claim_all(conn, &requests).await?;
+        let fresh = idempotency::acquire_all(conn, &requests).await?;
         let claimed: HashSet<usize> = accepted
             .into_iter()
             .zip(fresh)
@@ -324,7 +326,7 @@ impl<'a> Batch<'a> {
         &self,
         conn: &mut PgConnection,
         claimed: &HashSet<usize>,
-    ) -> Result<Vec<Option<Result<Claim, idempotency::Error>>>, Error> {
+    ) -> Result<Vec<Option<Result<KeyState, idempotency::Error>>>, Error> {
         let others: Vec<usize> = (0..self.pending.len())
             .filter(|at| !claimed.contains(at) && !matches!(self.decisions[*at], Decision::Retry))
             .collect();

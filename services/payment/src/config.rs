@@ -176,7 +176,7 @@ impl Default for Settings {
             address_file: None,
             grpc: chassis::server::Settings::on_port(7102),
             probe: chassis::health::Settings::on_port(7202),
-            database: chassis::postgres::Settings::of("payment"),
+            database: chassis::postgres::Settings::for_service("payment"),
             auth: chassis::auth::Settings::default(),
             idempotency: chassis::idempotency::Settings::default(),
             audit: chassis::audit::Settings::default(),

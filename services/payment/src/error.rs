@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::{batch::Refused, idempotency, postgres::Fault, status};
+use chassis::{batch::SubmitError, idempotency, postgres::Fault, status};
 use money::Currency;
 use tonic::Status;
 use uuid::Uuid;
@@ -84,7 +84,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::NotExecuted { is_transient, .. } => *is_transient,
-            error => error.fault().is_some_and(Fault::is_passing),
+            error => error.fault().is_some_and(Fault::is_transient),
         }
     }
 
@@ -92,16 +92,16 @@ impl Error {
         match self {
             Error::Database(error)
             | Error::Event(events::Error::Database(error))
-            | Error::Idempotency(idempotency::Error::Database(error)) => Some(Fault::of(error)),
+            | Error::Idempotency(idempotency::Error::Database(error)) => Some(Fault::classify(error)),
             _ => None,
         }
     }
 }
 
-impl From<Refused<Error>> for Error {
-    fn from(refused: Refused<Error>) -> Self {
-        let is_transient = refused.is_passing();
-        refused.into_failure().unwrap_or_else(|status| Self::NotExecuted {
+impl From<SubmitError<Error>> for Error {
+    fn from(refused: SubmitError<Error>) -> Self {
+        let is_transient = refused.is_transient();
+        refused.into_error().unwrap_or_else(|status| Self::NotExecuted {
             status: Box::new(status),
             is_transient,
         })
@@ -125,7 +125,7 @@ impl From<Error> for Status {
             Error::ProcessorUnreachable => status::unavailable("PROCESSOR_UNREACHABLE", text),
             Error::SumTooLarge(_) => status::failed_precondition("SUM_TOO_LARGE", text),
             Error::NotExecuted { status, .. } => *status,
-            Error::DeadlineExceeded => status::out_of_time(),
+            Error::DeadlineExceeded => status::deadline_exceeded(),
             Error::InProgress => idempotency::in_progress(),
             Error::Idempotency(error) => error.into(),
             Error::Database(error) if is_ledger_constraint(&error) => status::internal(&error),

@@ -165,7 +165,7 @@ async fn resume(app: &App, request: &Request, root_id: Uuid) -> Result<Progress,
     let progress = check_progress(app, &mut tx, request, root_id).await?;
     tx.commit().await?;
     if let Progress::Done(_) = progress {
-        idempotency::announce(&app.database, &request.facility, &request.key);
+        idempotency::notify_waiters(&app.database, &request.facility, &request.key);
     }
     Ok(progress)
 }
@@ -222,7 +222,7 @@ async fn wait(app: &App, request: &Request, leased: Duration) -> Result<Option<R
         return Err(Error::InProgress);
     }
     let until = Instant::now() + request.time_left(MAX_WAIT);
-    let found = idempotency::wait(
+    let found = idempotency::wait_for_response(
         &app.database,
         &request.facility,
         &request.key,
@@ -285,7 +285,7 @@ async fn read_result(
     };
     tx.commit().await?;
     if let Some(request) = request {
-        idempotency::announce(&app.database, &request.facility, &request.key);
+        idempotency::notify_waiters(&app.database, &request.facility, &request.key);
     }
     Ok(payment)
 }
@@ -325,7 +325,7 @@ async fn store_response(
     payment: &Payment,
 ) -> Result<wire::Payment, Error> {
     let encoded = encode_payment(conn, payment).await?.encode_to_vec();
-    let stored = idempotency::answer_all(conn, &[(&request.facility, &request.key, encoded)]).await?;
+    let stored = idempotency::store_responses(conn, &[(&request.facility, &request.key, encoded)]).await?;
     let bytes = stored.into_iter().next().unwrap_or_default();
     Ok(wire::Payment::decode(bytes.as_slice())?)
 }

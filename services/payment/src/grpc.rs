@@ -69,7 +69,7 @@ impl PaymentService for Grpc {
             let service = service.clone();
             async move { service.authorize_payment(one).await }
         };
-        let outcomes = bulk::carry_out(request.map(|call| call.requests), handle).await;
+        let outcomes = bulk::execute(request.map(|call| call.requests), handle).await;
         let results = bulk::results(outcomes, |outcome, replayed| AuthorizePaymentsResult {
             result: Some(outcome.map_or_else(AuthorizeResult::Error, AuthorizeResult::Response)),
             replayed,
@@ -151,7 +151,7 @@ impl PaymentService for Grpc {
         &self,
         request: Request<GetPaymentRequest>,
     ) -> Result<Response<GetPaymentResponse>, Status> {
-        let facility = Identity::of(&request)?.facility;
+        let facility = Identity::from_request(&request)?.facility;
         let message = request.into_inner();
         let payment = if message.id.is_empty() {
             PaymentRef::OrderPurpose(
@@ -171,7 +171,7 @@ impl PaymentService for Grpc {
         &self,
         request: Request<ListPaymentsRequest>,
     ) -> Result<Response<ListPaymentsResponse>, Status> {
-        let facility = Identity::of(&request)?.facility;
+        let facility = Identity::from_request(&request)?.facility;
         let message = request.into_inner();
         let filter = Filter {
             order_id: decode::optional_id("order_id", &message.order_id)?,

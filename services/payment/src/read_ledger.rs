@@ -47,7 +47,7 @@ pub async fn list_entries(
     let more = found.len() > size;
     found.truncate(size);
     let mut page: Vec<_> = found.iter().map(encode::entry).collect();
-    let more = page::cut(&mut page) || more;
+    let more = page::truncate(&mut page) || more;
     let last = found.get(page.len().saturating_sub(1));
     let next = last.map(|last| last.id).filter(|_| more);
     Ok((page, next))

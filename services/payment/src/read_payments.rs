@@ -71,7 +71,7 @@ pub async fn list_payments(
             ..encode::payment(found, &refunds)
         })
         .collect();
-    let more = page::cut(&mut page) || more;
+    let more = page::truncate(&mut page) || more;
     let last = found.get(page.len().saturating_sub(1));
     let next = last.map(|last: &Payment| last.id).filter(|_| more);
     Ok((page, next))

@@ -117,7 +117,7 @@ impl batch::Command for RecordOutcomes {
         self.outbox.wake();
         for call in calls {
             if let Some(key) = &call.key {
-                idempotency::announce(&self.database, &call.facility, key);
+                idempotency::notify_waiters(&self.database, &call.facility, key);
             }
         }
         Ok(outcomes)
@@ -359,7 +359,7 @@ async fn build_results(
     }
     let (positions, responses): (Vec<usize>, Vec<_>) = stored.into_iter().unzip();
     if !responses.is_empty() {
-        let stored = idempotency::answer_all(conn, &responses).await?;
+        let stored = idempotency::store_responses(conn, &responses).await?;
         for (position, bytes) in positions.into_iter().zip(stored) {
             results[position].1 = Ok(RecordResult::Done(wire::Payment::decode(bytes.as_slice())?));
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chassis::{
     Identity, PageTokens, Process, Service,
     postgres::{Database, Migrations},
-    server::{CHECKED_BEFORE, Server},
+    server::{NO_DECODING_LIMIT, Server},
 };
 use events::{Bus, Consumer, DeadLetters, EventOperations, Host, Operator, Task};
 use mesh::policy::Role;
@@ -84,8 +84,8 @@ impl Service for Payment {
             pages: PageTokens::new(&page_key),
         };
         Server::new(&process, &settings.grpc, &settings.auth)
-            .service(PaymentServiceServer::new(grpc.clone()).max_decoding_message_size(CHECKED_BEFORE))
-            .service(LedgerServiceServer::new(grpc).max_decoding_message_size(CHECKED_BEFORE))
+            .service(PaymentServiceServer::new(grpc.clone()).max_decoding_message_size(NO_DECODING_LIMIT))
+            .service(LedgerServiceServer::new(grpc).max_decoding_message_size(NO_DECODING_LIMIT))
             .service(dead_letters.into_service())
             .service(event_operations.into_service())
             .serve()
@@ -144,7 +144,7 @@ fn spawn_workers(app: &App, process: &Process, fold_interval: Duration) {
 }
 
 fn operator(extensions: &Extensions) -> Result<Operator, Status> {
-    let identity = Identity::within(extensions)?;
+    let identity = Identity::from_request(extensions)?;
     Ok(Operator {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),

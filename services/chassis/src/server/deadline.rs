@@ -44,7 +44,7 @@ impl Layer {
 
 impl CallLayer for Layer {
     fn handle(&self, mut call: Call, next: Next) -> BoxFuture<'_, Response> {
-        let Ok(context) = Context::arriving(call.request.headers()) else {
+        let Ok(context) = Context::from_headers(call.request.headers()) else {
             let refusal = status::invalid_field("grpc-timeout", "must be one to eight digits and a unit");
             return Box::pin(async { refuse(refusal) });
         };

@@ -120,7 +120,7 @@ impl Worker {
         match result {
             Ok(outcome) => outcome,
             // Outside of the handler, the database can refuse only the message itself.
-            Err(error) if matches!(Fault::of(&error), Fault::Refused) => {
+            Err(error) if matches!(Fault::classify(&error), Fault::Refused) => {
                 self.dead_letter_unstorable(message, epoch, &error).await
             }
             Err(error) => {
@@ -145,7 +145,7 @@ impl Worker {
             Ok(outcome) => return outcome,
             Err(write_error) => write_error,
         };
-        if !matches!(Fault::of(&write_error), Fault::Refused) {
+        if !matches!(Fault::classify(&write_error), Fault::Refused) {
             return self.wait_outcome(message, &write_error);
         }
         tracing::error!(
@@ -159,7 +159,7 @@ impl Worker {
 
     fn wait_outcome(&self, message: &Message, error: &sqlx::Error) -> Outcome {
         let waits = message.waits + 1;
-        if !Fault::of(error).is_passing() && waits >= BOOKKEEPING_TRIES {
+        if !Fault::classify(error).is_transient() && waits >= BOOKKEEPING_TRIES {
             tracing::error!(consumer = self.name, event.id = %message.envelope.event_id, error = %error,
                 "the outcome of an event cannot be recorded; it is redelivered later");
             return Outcome::Retry(Duration::from_millis(self.settings().max_backoff_ms));
@@ -243,7 +243,7 @@ impl Worker {
                 // The event waits as it does while the database is unavailable.
                 Err(HandlerError::Unavailable(_, error)) => {
                     drop(tx);
-                    let timed_out = matches!(Fault::of(&error), Fault::Timeout);
+                    let timed_out = matches!(Fault::classify(&error), Fault::Timeout);
                     return self.on_timeout(message, error, timed_out).await;
                 }
                 Err(error) => Effect::Failed(error),

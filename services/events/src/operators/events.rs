@@ -52,7 +52,7 @@ impl EventOperations {
 
     /// The gRPC service for the server.
     pub fn into_service(self) -> EventServiceServer<Self> {
-        EventServiceServer::new(self).max_decoding_message_size(chassis::server::CHECKED_BEFORE)
+        EventServiceServer::new(self).max_decoding_message_size(chassis::server::NO_DECODING_LIMIT)
     }
 
     fn open<M>(&self, request: Request<M>) -> Result<(Operator, M), Status> {

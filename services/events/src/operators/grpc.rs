@@ -44,7 +44,7 @@ impl DeadLetterService for DeadLetters {
         let more = found.len() as i64 > size;
         found.truncate(usize::try_from(size).unwrap_or_default());
         let mut dead_letters: Vec<ops::DeadLetter> = found.into_iter().map(Into::into).collect();
-        let more = chassis::page::cut(&mut dead_letters) || more;
+        let more = chassis::page::truncate(&mut dead_letters) || more;
         let next = dead_letters
             .last()
             .filter(|_| more)
@@ -82,7 +82,7 @@ impl DeadLetterService for DeadLetters {
             .map(|group| format!("{} {}", group.count, group.fingerprint))
             .collect();
         let mut groups: Vec<ops::DeadLetterGroup> = found.into_iter().map(Into::into).collect();
-        let more = chassis::page::cut(&mut groups) || more;
+        let more = chassis::page::truncate(&mut groups) || more;
         let cursor = cursors.get(groups.len().saturating_sub(1)).filter(|_| more);
         Ok(Response::new(ops::ListDeadLetterGroupsResponse {
             groups,

@@ -10,9 +10,9 @@ use proto::{
 use time::OffsetDateTime;
 
 use crate::{
+    order::Hold,
     order::{Failure, Line, Order, Remark, State},
     refund::{Refund, RefundState},
-    order::Hold,
 };
 
 /// Encodes an order with its lines and refunds.

@@ -23,7 +23,7 @@ use crate::{
 #[tonic::async_trait]
 impl SagaService for Grpc {
     async fn get_saga(&self, request: Request<GetSagaRequest>) -> Result<Response<GetSagaResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let id = uuid("id", &request.get_ref().id)?;
         let view = show::get(&self.app, &identity.facility, id).await?;
         Ok(Response::new(GetSagaResponse {
@@ -35,7 +35,7 @@ impl SagaService for Grpc {
         &self,
         request: Request<ListSagasRequest>,
     ) -> Result<Response<ListSagasResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let request = request.into_inner();
         let filter = Filter {
             state: State::from_name(
@@ -61,7 +61,7 @@ impl SagaService for Grpc {
         let ids: Vec<Uuid> = sagas.iter().map(|saga| saga.id).collect();
         let bare = |saga| SagaView { saga, history: None };
         let mut sagas: Vec<_> = sagas.into_iter().map(|found| saga(&bare(found))).collect();
-        let more = page::cut(&mut sagas) || more;
+        let more = page::truncate(&mut sagas) || more;
         let last = ids.get(sagas.len().saturating_sub(1)).filter(|_| more);
         let next_page_token = last
             .map(|last| self.app.page_tokens.encode(&list, last))
@@ -77,10 +77,10 @@ impl SagaService for Grpc {
         &self,
         request: Request<RetrySagaRequest>,
     ) -> Result<Response<RetrySagaResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let message = request.get_ref();
         let id = uuid("id", &message.id)?;
-        let key = Key::of("ops.v1.SagaService/RetrySaga", &message.request_id, message)?;
+        let key = Key::new("ops.v1.SagaService/RetrySaga", &message.request_id, message)?;
         let app_request = request::Request::new(identity.facility, context(&request), key);
         let encode = |view: &SagaView| RetrySagaResponse {
             saga: Some(saga(view)),
@@ -92,7 +92,7 @@ impl SagaService for Grpc {
         &self,
         request: Request<SkipSagaStepRequest>,
     ) -> Result<Response<SkipSagaStepResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let message = request.get_ref();
         let input = intervene::Input {
             saga_id: uuid("id", &message.id)?,
@@ -100,7 +100,7 @@ impl SagaService for Grpc {
             by: operator_note(&identity, &message.reason),
             step: message.step.clone(),
         };
-        let key = Key::of("ops.v1.SagaService/SkipSagaStep", &message.request_id, message)?;
+        let key = Key::new("ops.v1.SagaService/SkipSagaStep", &message.request_id, message)?;
         let app_request = request::Request::new(identity.facility, context(&request), key);
         let encode = |view: &SagaView| SkipSagaStepResponse {
             saga: Some(saga(view)),
@@ -112,7 +112,7 @@ impl SagaService for Grpc {
         &self,
         request: Request<ForceCompleteSagaRequest>,
     ) -> Result<Response<ForceCompleteSagaResponse>, Status> {
-        let identity = Identity::of(&request)?;
+        let identity = Identity::from_request(&request)?;
         let message = request.get_ref();
         let input = intervene::Input {
             saga_id: uuid("id", &message.id)?,
@@ -120,7 +120,7 @@ impl SagaService for Grpc {
             by: operator_note(&identity, &message.reason),
             step: message.step.clone(),
         };
-        let key = Key::of(
+        let key = Key::new(
             "ops.v1.SagaService/ForceCompleteSaga",
             &message.request_id,
             message,

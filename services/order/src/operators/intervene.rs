@@ -1,6 +1,6 @@
 //! SkipSagaStep and ForceCompleteSaga: an operator skips a step of a stuck saga, or ends the saga where it is.
 
-use chassis::idempotency::{self, Claim};
+use chassis::idempotency::{self, KeyState};
 use prost::Message;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -42,7 +42,9 @@ pub async fn execute<M: Message>(
     let (before, payments) = load_saga(app, request, input.saga_id).await?;
     let id = input.saga_id;
     let mut tx = app.database.begin(&request.facility).await?;
-    if let Claim::Answered(bytes) = idempotency::claim(&mut tx, &request.facility, &request.key, id).await? {
+    if let KeyState::Completed(bytes) =
+        idempotency::acquire(&mut tx, &request.facility, &request.key, id).await?
+    {
         return Ok(Response::replayed(bytes));
     }
     let (current, earlier) = lock(&mut tx, &before).await?;
@@ -58,7 +60,7 @@ pub async fn execute<M: Message>(
     saga_actions::insert(&mut tx, &current.saga, input.intervention.into(), &input.by).await?;
     app.engine.write_saga(&mut tx, &current, &mut next).await?;
     let message = encode(&SagaView::load(&mut tx, next.saga).await?);
-    let bytes = idempotency::answer(&mut tx, &request.facility, &request.key, &message).await?;
+    let bytes = idempotency::store_response(&mut tx, &request.facility, &request.key, &message).await?;
     tx.commit().await?;
     app.engine.wake();
     app.outbox.wake();

@@ -1,6 +1,6 @@
 //! RetrySaga: wakes a saga that is stuck or waiting.
 
-use chassis::idempotency::{self, Claim};
+use chassis::idempotency::{self, KeyState};
 use prost::Message;
 use uuid::Uuid;
 
@@ -28,7 +28,9 @@ pub async fn execute<M: Message>(
     encode: impl Fn(&SagaView) -> M,
 ) -> Result<Response, Error> {
     let mut tx = app.database.begin(&request.facility).await?;
-    if let Claim::Answered(bytes) = idempotency::claim(&mut tx, &request.facility, &request.key, id).await? {
+    if let KeyState::Completed(bytes) =
+        idempotency::acquire(&mut tx, &request.facility, &request.key, id).await?
+    {
         return Ok(Response::replayed(bytes));
     }
     let mut saga = store::sagas::lock(&mut tx, id)
@@ -51,7 +53,7 @@ pub async fn execute<M: Message>(
         store::sagas::wake(&mut tx, id).await?;
     }
     let message = encode(&SagaView::load(&mut tx, saga).await?);
-    let bytes = idempotency::answer(&mut tx, &request.facility, &request.key, &message).await?;
+    let bytes = idempotency::store_response(&mut tx, &request.facility, &request.key, &message).await?;
     tx.commit().await?;
     app.engine.wake();
     Ok(Response::new(bytes))

@@ -88,7 +88,7 @@ impl Activity {
 
 impl Remittance {
     /// The new amounts, with the earlier decisions about each activity.
-    pub(super) fn merged_into(self, earlier: &[Activity]) -> Vec<Activity> {
+    pub(crate) fn merged_into(self, earlier: &[Activity]) -> Vec<Activity> {
         let Remittance {
             activities, answered, ..
         } = self;

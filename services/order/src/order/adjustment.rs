@@ -23,7 +23,7 @@ pub struct Adjustment {
 
 impl Adjustment {
     /// Whether the event of entering `state` carries all amounts.
-    pub(super) fn fits_event_of(&self, state: State) -> bool {
+    pub(crate) fn fits_event_of(&self, state: State) -> bool {
         let carried = match state {
             State::BalanceDue => Adjustment {
                 transferred: self.transferred,

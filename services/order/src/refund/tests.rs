@@ -3,7 +3,10 @@ use crate::order::{
     Line,
     tests::{changes, fulfilled, insured},
 };
-use crate::{order::{Activity, Remittance}, settlement::DenialPolicy};
+use crate::{
+    order::{Activity, Remittance},
+    settlement::DenialPolicy,
+};
 
 fn line(number: i32, quantity: &str, amount: i64) -> Line {
     let (code, description) = ("C".to_owned(), String::new());

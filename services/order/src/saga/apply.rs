@@ -7,9 +7,9 @@ use time::{Duration, OffsetDateTime};
 
 use super::{Effect, Kind, Saga, State, Step, transition::Transition};
 use crate::{
+    order::Hold,
     order::{Failure, Order, State as OrderState, WrongState},
     refund::{Refund, RefundState},
-    order::Hold,
     settlement::DenialPolicy,
 };
 

@@ -164,6 +164,6 @@ async fn store_responses(
     if responses.is_empty() {
         Ok(Vec::new())
     } else {
-        Ok(idempotency::answer_all(conn, &responses).await?)
+        Ok(idempotency::store_responses(conn, &responses).await?)
     }
 }

@@ -363,7 +363,7 @@ impl Engine {
             self.wake();
         }
         if let Some(pending) = pending {
-            idempotency::announce(&parts.database, &next.order.facility, &pending.key);
+            idempotency::notify_waiters(&parts.database, &next.order.facility, &pending.key);
         }
         parts.outbox.wake();
         parts.order_notifier.notify(next.order.id);

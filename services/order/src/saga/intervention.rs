@@ -5,9 +5,9 @@ use money::Money;
 
 use super::{Action, Kind, OperatorNote, Saga, SagaContext, Step, apply::Rules};
 use crate::{
+    order::Hold,
     order::{OpenIssue, WrongState},
     refund::{Refund, RefundState},
-    order::Hold,
 };
 
 /// What an operator does to a stuck saga.

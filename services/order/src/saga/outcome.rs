@@ -200,7 +200,10 @@ mod tests {
             Code::DataLoss,
             Code::OutOfRange,
         ] {
-            assert!(is_transient(&Origin::mark_callee(Status::new(code, ""))), "{code:?}");
+            assert!(
+                is_transient(&Origin::mark_callee(Status::new(code, ""))),
+                "{code:?}"
+            );
         }
     }
 }

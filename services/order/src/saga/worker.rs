@@ -2,7 +2,7 @@
 //! leased for each participant separately and in turn for each facility, so that no saga waits for another
 //! participant or behind another facility's backlog.
 
-use chassis::{Facility, running::Running};
+use chassis::{Facility, facility_tasks::FacilityTasks};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -18,8 +18,8 @@ use crate::{
 pub struct Worker {
     engine: Engine,
     slots: Slots,
-    claims_sagas: Running,
-    payment_sagas: Running,
+    claims_sagas: FacilityTasks,
+    payment_sagas: FacilityTasks,
 }
 
 impl Worker {
@@ -29,8 +29,8 @@ impl Worker {
         Worker {
             engine,
             slots,
-            claims_sagas: Running::default(),
-            payment_sagas: Running::default(),
+            claims_sagas: FacilityTasks::default(),
+            payment_sagas: FacilityTasks::default(),
         }
     }
 
@@ -47,15 +47,15 @@ impl Worker {
                 }
             }
             tokio::select! {
-                Some(()) = self.claims_sagas.ended() => {}
-                Some(()) = self.payment_sagas.ended() => {}
+                Some(()) = self.claims_sagas.join_next() => {}
+                Some(()) = self.payment_sagas.join_next() => {}
                 () = self.engine.wait_for_wakeup() => {}
                 () = tokio::time::sleep(poll) => {}
                 () = shutdown.cancelled() => {}
             }
         }
-        self.claims_sagas.all_ended().await;
-        self.payment_sagas.all_ended().await;
+        self.claims_sagas.join_all().await;
+        self.payment_sagas.join_all().await;
         Ok(())
     }
 
@@ -74,7 +74,7 @@ impl Worker {
     }
 
     /// The sagas that were begun at a participant, where facilities take turns.
-    fn running_at(&mut self, participant: Participant) -> &mut Running {
+    fn running_at(&mut self, participant: Participant) -> &mut FacilityTasks {
         match participant {
             Participant::Claims => &mut self.claims_sagas,
             Participant::Payment => &mut self.payment_sagas,

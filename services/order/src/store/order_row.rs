@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::corrupt;
 use crate::{
-    order::{Order, Price, State},
     order::{Account, Hold},
+    order::{Order, Price, State},
 };
 
 /// All columns of an order.

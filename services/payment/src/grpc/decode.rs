@@ -23,8 +23,8 @@ pub(super) fn request<M: Message>(
 ) -> Result<request::Request, Status> {
     let method = format!("payment.v1.PaymentService/{method}");
     Ok(request::Request {
-        facility: Identity::of(request)?.facility,
-        key: Key::of(&method, request_id, request.get_ref())?,
+        facility: Identity::from_request(request)?.facility,
+        key: Key::new(&method, request_id, request.get_ref())?,
         deadline: request.extensions().get::<Context>().and_then(Context::deadline),
     })
 }

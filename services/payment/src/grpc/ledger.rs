@@ -22,7 +22,7 @@ impl LedgerService for Grpc {
         &self,
         request: Request<GetTrialBalanceRequest>,
     ) -> Result<Response<GetTrialBalanceResponse>, Status> {
-        let facility = Identity::of(&request)?.facility;
+        let facility = Identity::from_request(&request)?.facility;
         let message = request.into_inner();
         let order_id = decode::optional_id("order_id", &message.order_id)?;
         let currency = Some(message.currency_code.as_str()).filter(|code| !code.is_empty());
@@ -34,7 +34,7 @@ impl LedgerService for Grpc {
         &self,
         request: Request<ListLedgerEntriesRequest>,
     ) -> Result<Response<ListLedgerEntriesResponse>, Status> {
-        let facility = Identity::of(&request)?.facility;
+        let facility = Identity::from_request(&request)?.facility;
         let message = request.into_inner();
         let filter = Filter {
             order_id: decode::optional_id("order_id", &message.order_id)?,

@@ -54,7 +54,7 @@ impl Command for InsertAuthorizations {
     }
 
     fn is_outage(&self, error: &sqlx::Error) -> bool {
-        Fault::of(error) == Fault::Outage
+        Fault::classify(error) == Fault::Outage
     }
 
     /// Inserts authorizations, or finds those with the same keys.

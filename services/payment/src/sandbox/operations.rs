@@ -60,7 +60,7 @@ impl Command for ExecuteOperations {
     }
 
     fn is_outage(&self, error: &sqlx::Error) -> bool {
-        Fault::of(error) == Fault::Outage
+        Fault::classify(error) == Fault::Outage
     }
 
     async fn execute(&self, requests: &[Arc<OperationRequest>]) -> Result<Vec<Self::Outcome>, sqlx::Error> {

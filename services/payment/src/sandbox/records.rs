@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chassis::{
     Tasks,
-    batch::{Batcher, Limits, Refused},
+    batch::{Batcher, Limits, SubmitError},
 };
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -121,10 +121,10 @@ impl Authorization {
     }
 }
 
-impl From<Refused<sqlx::Error>> for CallError {
-    fn from(refused: Refused<sqlx::Error>) -> Self {
+impl From<SubmitError<sqlx::Error>> for CallError {
+    fn from(refused: SubmitError<sqlx::Error>) -> Self {
         match refused {
-            Refused::Failed(error) => error.into(),
+            SubmitError::Failed(error) => error.into(),
             refused => Self::Unreachable(Box::new(refused)),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chassis::{Facility, running::Running};
+use chassis::{Facility, facility_tasks::FacilityTasks};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -13,22 +13,22 @@ use crate::{app::App, call_processor::Mode, error::Error, execute, store::operat
 /// `resume_concurrency` slots, and free slots go to the facilities in turn.
 pub async fn run(app: App, shutdown: CancellationToken) {
     let pause = Duration::from_millis(app.processor_settings.poll_ms);
-    let mut running = Running::default();
+    let mut running = FacilityTasks::default();
     while !shutdown.is_cancelled() {
         if let Err(error) = resume_due(&app, &mut running).await {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(error.message = error, "due operations cannot be leased");
         }
         tokio::select! {
-            Some(()) = running.ended() => {}
+            Some(()) = running.join_next() => {}
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => {}
         }
     }
-    running.all_ended().await;
+    running.join_all().await;
 }
 
-async fn resume_due(app: &App, running: &mut Running) -> Result<(), Error> {
+async fn resume_due(app: &App, running: &mut FacilityTasks) -> Result<(), Error> {
     let free = usize::from(app.processor_settings.resume_concurrency).saturating_sub(running.count());
     let Ok(free @ 1..) = i32::try_from(free) else {
         return Ok(());

@@ -102,7 +102,7 @@ impl<M: Method> Calls<M> {
         let response = async {
             match self.0.submit(call, deadline).await {
                 Ok(receiver) => receiver.await.unwrap_or_else(|_| Err(abandoned())),
-                Err(refused) => Err(match refused.into_failure() {
+                Err(refused) => Err(match refused.into_error() {
                     Ok(never) => match never {},
                     Err(status) => status,
                 }),
