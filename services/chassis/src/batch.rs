@@ -163,12 +163,12 @@ impl<C: Command> Batcher<C> {
         item: C::Item,
         deadline: Option<Instant>,
     ) -> Result<C::Outcome, SubmitError<C::Error>> {
-        let (answer, outcome) = oneshot::channel();
+        let (reply, outcome) = oneshot::channel();
         let entry = Entry {
             aggregate: self.0.command.aggregate(&item),
             item: Arc::new(item),
             deadline,
-            answer,
+            reply,
         };
         if !self.lock().push(entry) {
             return Err(SubmitError::Full);
@@ -197,7 +197,7 @@ impl<C: Command> Batcher<C> {
         if let NextStep::Batch(batch) = next {
             let aggregates: Vec<_> = batch.iter().map(|entry| entry.aggregate).collect();
             self.execute_batch(batch).await;
-            self.lock().finished(&aggregates);
+            self.lock().batch_finished(&aggregates);
         }
         self.start_batches();
     }
@@ -213,14 +213,14 @@ impl<C: Command> Batcher<C> {
             let failure = match done {
                 Ok(Ok(outcomes)) if outcomes.len() == piece.len() => {
                     for (entry, outcome) in piece.into_iter().zip(outcomes) {
-                        entry.answer(Ok(outcome));
+                        entry.send_outcome(Ok(outcome));
                     }
                     continue;
                 }
                 Ok(Err(error)) if self.0.command.is_outage(&error) => {
                     let mut failure = SubmitError::Failed(error);
                     for entry in piece {
-                        entry.answer(Err(mem::replace(&mut failure, SubmitError::Outage)));
+                        entry.send_outcome(Err(mem::replace(&mut failure, SubmitError::Outage)));
                     }
                     continue;
                 }
@@ -237,7 +237,7 @@ impl<C: Command> Batcher<C> {
                 let second = piece.split_off(piece.len() / 2);
                 pending.extend([second, piece]);
             } else if let Some(entry) = piece.pop() {
-                entry.answer(Err(failure));
+                entry.send_outcome(Err(failure));
             }
         }
     }

@@ -102,8 +102,8 @@ mod tests {
             panic!("it counts no longer");
         });
         assert_eq!(tasks.count(), 3);
-        let counter = vec!["al-noor".to_owned(), "elsewhere".to_owned()];
-        assert_eq!(tasks.by_facility(), (counter, vec![2, 1]));
+        let facilities = vec!["al-noor".to_owned(), "elsewhere".to_owned()];
+        assert_eq!(tasks.by_facility(), (facilities, vec![2, 1]));
         end.send(()).unwrap();
         assert!(tasks.join_next().await.is_some());
         assert_eq!(tasks.count(), 2);

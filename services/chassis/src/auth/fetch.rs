@@ -35,7 +35,7 @@ pub(crate) enum Error {
     Authorities { path: PathBuf, reason: String },
     #[error("the connection failed")]
     Connect(#[from] std::io::Error),
-    #[error("the HTTP exchange failed")]
+    #[error("the HTTP request failed")]
     Http(#[from] hyper::Error),
     #[error("the response was {0}: redirects are not followed, name the final URL")]
     Redirect(StatusCode),

@@ -25,13 +25,13 @@ pub(super) struct Entry<C: Command> {
     pub(super) aggregate: Uuid,
     pub(super) item: Arc<C::Item>,
     pub(super) deadline: Option<Instant>,
-    pub(super) answer: oneshot::Sender<Result<C::Outcome, SubmitError<C::Error>>>,
+    pub(super) reply: oneshot::Sender<Result<C::Outcome, SubmitError<C::Error>>>,
 }
 
 impl<C: Command> Entry<C> {
     /// Sends the outcome to the caller, if it still waits.
-    pub(super) fn answer(self, outcome: Result<C::Outcome, SubmitError<C::Error>>) {
-        let _ = self.answer.send(outcome);
+    pub(super) fn send_outcome(self, outcome: Result<C::Outcome, SubmitError<C::Error>>) {
+        let _ = self.reply.send(outcome);
     }
 }
 
@@ -147,7 +147,7 @@ impl<C: Command> Queue<C> {
     }
 
     /// Records that a batch has ended.
-    pub(super) fn finished(&mut self, aggregates: &[Uuid]) {
+    pub(super) fn batch_finished(&mut self, aggregates: &[Uuid]) {
         self.batches_running -= 1;
         self.recent_demand = aggregates.len() + self.waiting.len();
         for aggregate in aggregates {
@@ -164,8 +164,8 @@ impl<C: Command> Queue<C> {
                 return;
             };
             if is_expired(&entry) {
-                entry.answer(Err(SubmitError::Expired));
-            } else if !entry.answer.is_closed() {
+                entry.send_outcome(Err(SubmitError::Expired));
+            } else if !entry.reply.is_closed() {
                 self.waiting.push_back(entry);
             }
         }

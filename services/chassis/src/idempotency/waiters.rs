@@ -19,15 +19,15 @@ use super::Key;
 use crate::{Facility, postgres::Database};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+const MAX_PAUSE: Duration = Duration::from_millis(200);
 
 /// The responses that calls of this process wait for now.
 #[derive(Debug, Default)]
-pub(crate) struct Waiters(Mutex<HashMap<Arc<RequestId>, Weak<Pending>>>);
+pub(crate) struct Waiters(Mutex<HashMap<Arc<RequestKey>, Weak<Pending>>>);
 
 /// Identifies the request.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct RequestId {
+struct RequestKey {
     facility: Facility,
     method: String,
     request_id: uuid::Uuid,
@@ -36,9 +36,9 @@ struct RequestId {
 /// One awaited response.
 #[derive(Debug)]
 struct Pending {
-    id: Arc<RequestId>,
+    key: Arc<RequestKey>,
     /// Notified when this process has stored the response.
-    notified: Notify,
+    response_stored: Notify,
     /// Locked by the call that polls.
     poll: sync::Mutex<Poll>,
 }
@@ -52,11 +52,11 @@ struct Poll {
 
 /// Wakes the calls of this process in [`wait_for_response`]; other processes find the response by polling.
 pub fn notify_waiters(database: &Database, facility: &Facility, key: &Key) {
-    let id = RequestId::new(facility, key);
+    let id = RequestKey::new(facility, key);
     let all = database.waiters().lock();
     if let Some(pending) = all.get(&id).and_then(Weak::upgrade) {
         // The notification is kept if no call is listening at this moment.
-        pending.notified.notify_one();
+        pending.response_stored.notify_one();
     }
 }
 
@@ -73,7 +73,7 @@ pub async fn wait_for_response(
     pause: Duration,
     deadline: Instant,
 ) -> Result<Option<Vec<u8>>, sqlx::Error> {
-    let waiter = Waiter::new(database.waiters(), RequestId::new(facility, key));
+    let waiter = Waiter::new(database.waiters(), RequestKey::new(facility, key));
     let pending = &waiter.pending;
     let Ok(mut poll) = timeout_at(deadline, pending.poll.lock()).await else {
         return Ok(None);
@@ -85,7 +85,7 @@ pub async fn wait_for_response(
         }
         let woken = async {
             tokio::select! {
-                () = pending.notified.notified() => {}
+                () = pending.response_stored.notified() => {}
                 () = sleep_until(poll.next) => {}
             }
         };
@@ -94,7 +94,7 @@ pub async fn wait_for_response(
         }
         // Also after an error, so that the waiting calls do not all query at once.
         poll.next = Instant::now() + poll.pause;
-        poll.pause = (poll.pause * 2).min(LONGEST_PAUSE);
+        poll.pause = (poll.pause * 2).min(MAX_PAUSE);
         poll.found = find_response(database, facility, key).await?;
     }
 }
@@ -117,9 +117,9 @@ async fn find_response(
     Ok(found.flatten())
 }
 
-impl RequestId {
-    fn new(facility: &Facility, key: &Key) -> RequestId {
-        RequestId {
+impl RequestKey {
+    fn new(facility: &Facility, key: &Key) -> RequestKey {
+        RequestKey {
             facility: facility.clone(),
             method: key.method.clone(),
             request_id: key.request_id,
@@ -128,7 +128,7 @@ impl RequestId {
 }
 
 impl Waiters {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<RequestId>, Weak<Pending>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<RequestKey>, Weak<Pending>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -140,7 +140,7 @@ struct Waiter<'a> {
 }
 
 impl Waiter<'_> {
-    fn new(waiters: &Waiters, id: RequestId) -> Waiter<'_> {
+    fn new(waiters: &Waiters, id: RequestKey) -> Waiter<'_> {
         let mut all = waiters.lock();
         let known = all.get(&id).and_then(Weak::upgrade);
         let pending = known.unwrap_or_else(|| {
@@ -151,8 +151,8 @@ impl Waiter<'_> {
                 next: Instant::now(),
             };
             let pending = Arc::new(Pending {
-                id: id.clone(),
-                notified: Notify::new(),
+                key: id.clone(),
+                response_stored: Notify::new(),
                 poll: sync::Mutex::new(poll),
             });
             all.insert(id, Arc::downgrade(&pending));
@@ -168,7 +168,7 @@ impl Drop for Waiter<'_> {
         let mut all = self.waiters.lock();
         // References are cloned only under this lock.
         if Arc::strong_count(&self.pending) == 1 {
-            all.remove(&self.pending.id);
+            all.remove(&self.pending.key);
         }
     }
 }

@@ -277,17 +277,17 @@ impl Connection {
         let reason = tokio::select! {
             // An error means that the peer has disconnected or timed out. Lost calls are recorded as such.
             _ = connection.as_mut() => return,
-            () = self.cut_or_evicted() => return,
+            () = self.closed_or_evicted() => return,
             () = draining.cancelled() => CloseReason::Drain,
             () = sleep(age) => CloseReason::Age,
-            () = idle.elapsed(max_idle) => CloseReason::Idle,
+            () = idle.wait_idle_for(max_idle) => CloseReason::Idle,
         };
         connection.as_mut().graceful_shutdown();
         // Does not wait for a peer that does not respond, once its calls are finished.
         let stopped = async {
             draining.cancelled().await;
             sleep(settings.stream_grace()).await;
-            idle.elapsed(FLUSH_TIME).await;
+            idle.wait_idle_for(FLUSH_TIME).await;
         };
         let idled = async {
             match reason {
@@ -295,7 +295,7 @@ impl Connection {
                 CloseReason::Age | CloseReason::Drain => std::future::pending().await,
             }
             // A call may have started at the last moment.
-            idle.elapsed(FLUSH_TIME).await;
+            idle.wait_idle_for(FLUSH_TIME).await;
         };
         let aged = async {
             match reason {
@@ -317,7 +317,7 @@ impl Connection {
     }
 
     /// Completes when the server ends all connections, or this one is evicted.
-    async fn cut_or_evicted(&self) {
+    async fn closed_or_evicted(&self) {
         tokio::select! {
             () = self.shared.ended.cancelled() => {}
             () = self.info.evicted.cancelled() => {}

@@ -40,7 +40,7 @@ impl IdleTimer {
     }
 
     /// Waits until no call has been open for `limit`.
-    pub(super) async fn elapsed(&self, limit: Duration) {
+    pub(super) async fn wait_idle_for(&self, limit: Duration) {
         loop {
             let idle = if self.is_idle() {
                 self.idle_since().elapsed()
@@ -81,7 +81,7 @@ mod tests {
             sleep(Duration::from_secs(12)).await;
             drop(second);
         };
-        tokio::join!(timer.elapsed(limit), ends);
+        tokio::join!(timer.wait_idle_for(limit), ends);
         assert_eq!(began.elapsed().as_secs(), 15 + 12 + 10);
     }
 }

@@ -32,7 +32,7 @@ use crate::{Facility, Identity, Violations, status};
 /// From this many entries on, facilities without recent calls are removed; they start again with a full burst. The
 /// next sweep follows after the number of entries has doubled, so that the cost of a call does not depend on their
 /// number.
-const MAX_IDLE_ENTRIES: usize = 10_000;
+const SWEEP_THRESHOLD: usize = 10_000;
 /// Most requests counted for one call; no method accepts more.
 const MAX_REQUESTS: u32 = 64;
 
@@ -98,7 +98,7 @@ pub(super) struct Layer {
 }
 
 struct ArrivalTimes {
-    until: HashMap<(Facility, i32), Instant>,
+    by_key: HashMap<(Facility, i32), Instant>,
     /// The number of entries at which the next sweep starts.
     sweep_at: usize,
     #[cfg(test)]
@@ -108,23 +108,23 @@ struct ArrivalTimes {
 impl ArrivalTimes {
     /// The theoretical arrival time of a facility and class.
     fn entry(&mut self, key: (Facility, i32), now: Instant) -> &mut Instant {
-        if self.until.len() >= self.sweep_at && !self.until.contains_key(&key) {
+        if self.by_key.len() >= self.sweep_at && !self.by_key.contains_key(&key) {
             #[cfg(test)]
             {
-                self.swept += self.until.len();
+                self.swept += self.by_key.len();
             }
-            self.until.retain(|_, until| *until > now);
-            self.sweep_at = (self.until.len() * 2).max(MAX_IDLE_ENTRIES);
+            self.by_key.retain(|_, until| *until > now);
+            self.sweep_at = (self.by_key.len() * 2).max(SWEEP_THRESHOLD);
         }
-        self.until.entry(key).or_insert(now)
+        self.by_key.entry(key).or_insert(now)
     }
 }
 
 impl Default for ArrivalTimes {
     fn default() -> ArrivalTimes {
         ArrivalTimes {
-            until: HashMap::new(),
-            sweep_at: MAX_IDLE_ENTRIES,
+            by_key: HashMap::new(),
+            sweep_at: SWEEP_THRESHOLD,
             #[cfg(test)]
             swept: 0,
         }
@@ -261,7 +261,7 @@ mod tests {
             ..RateLimits::default()
         });
         // All entries are still in use when the last one is added.
-        let calls = 3 * MAX_IDLE_ENTRIES;
+        let calls = 3 * SWEEP_THRESHOLD;
         for n in 0..calls {
             layer
                 .acquire(&facility(&format!("F{n}")), RateLimitClass::Read, 1)
@@ -273,13 +273,13 @@ mod tests {
             "{swept} entries were looked at for {calls} calls"
         );
         tokio::time::advance(Duration::from_secs(2)).await;
-        for n in 0..2 * MAX_IDLE_ENTRIES {
+        for n in 0..2 * SWEEP_THRESHOLD {
             layer
                 .acquire(&facility(&format!("G{n}")), RateLimitClass::Read, 1)
                 .unwrap();
         }
-        let remembered = layer.arrival_times.lock().unwrap().until.len();
-        assert!(remembered <= 2 * MAX_IDLE_ENTRIES, "{remembered} are remembered");
+        let remembered = layer.arrival_times.lock().unwrap().by_key.len();
+        assert!(remembered <= 2 * SWEEP_THRESHOLD, "{remembered} are remembered");
     }
 
     #[tokio::test(start_paused = true)]

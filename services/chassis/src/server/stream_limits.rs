@@ -58,44 +58,44 @@ impl Layer {
     }
 
     /// The limits that apply to the call. Empty for an authenticated unary call.
-    fn bounds(&self, call: &Call) -> Vec<(Scope, usize)> {
+    fn limits(&self, call: &Call) -> Vec<(Scope, usize)> {
         let extensions = call.request.extensions();
         if call.is_anonymous() {
-            let mut bounds = vec![(Scope::Anonymous, self.max_anonymous)];
+            let mut limits = vec![(Scope::Anonymous, self.max_anonymous)];
             if let Some(connection) = extensions.get::<Arc<ConnectionInfo>>() {
                 let for_address = (self.max_anonymous / ANONYMOUS_SHARE).max(1);
-                bounds.push((Scope::Address(connection.address), for_address));
-                bounds.push((Scope::Connection(connection.id), MAX_ANONYMOUS_PER_CONNECTION));
+                limits.push((Scope::Address(connection.address), for_address));
+                limits.push((Scope::Connection(connection.id), MAX_ANONYMOUS_PER_CONNECTION));
             }
-            return bounds;
+            return limits;
         }
         let shape = call.shape();
         if !(shape.client_streams || shape.server_streams) {
             return Vec::new();
         }
-        let mut bounds = vec![(Scope::Process, self.max_streams)];
+        let mut limits = vec![(Scope::Process, self.max_streams)];
         if let Some(method) = &call.method
             && let Some(max) = method.policy.max_streams
         {
-            bounds.push((Scope::Method(method.name.clone()), max as usize));
+            limits.push((Scope::Method(method.name.clone()), max as usize));
         }
         if let Some(identity) = extensions.get::<Identity>() {
             let facility = Scope::Facility(identity.facility.clone());
-            bounds.push((facility, self.max_streams_per_facility));
+            limits.push((facility, self.max_streams_per_facility));
         }
-        bounds
+        limits
     }
 }
 
 impl CallLayer for Layer {
     fn handle(&self, call: Call, next: Next) -> BoxFuture<'_, Response> {
-        let permit = match OpenStreams::acquire(&self.open, self.bounds(&call)) {
+        let permit = match OpenStreams::acquire(&self.open, self.limits(&call)) {
             Ok(permit) => permit,
-            Err(full) => {
+            Err(scope) => {
                 let wait = Duration::from_millis(rand::rng().random_range(500..1_500));
                 self.rejected
                     .record(call.method.as_deref(), "TOO_MANY_STREAMS", wait);
-                return Box::pin(async move { refuse(too_many(&full, wait)) });
+                return Box::pin(async move { refuse(too_many(&scope, wait)) });
             }
         };
         Box::pin(async move {
@@ -108,8 +108,8 @@ impl CallLayer for Layer {
     }
 }
 
-fn too_many(full: &Scope, wait: Duration) -> Status {
-    let owner = match full {
+fn too_many(scope: &Scope, wait: Duration) -> Status {
+    let owner = match scope {
         Scope::Process => "the process",
         Scope::Method(_) => "the method",
         Scope::Facility(_) => "the facility",
@@ -131,24 +131,24 @@ struct OpenStreams(Mutex<HashMap<Scope, usize>>);
 impl OpenStreams {
     /// # Errors
     /// The first scope that is at its limit.
-    fn acquire(open: &Arc<OpenStreams>, bounds: Vec<(Scope, usize)>) -> Result<Option<Permit>, Scope> {
-        if bounds.is_empty() {
+    fn acquire(open: &Arc<OpenStreams>, limits: Vec<(Scope, usize)>) -> Result<Option<Permit>, Scope> {
+        if limits.is_empty() {
             return Ok(None);
         }
         let mut counts = open.lock();
-        for (scope, max) in &bounds {
+        for (scope, max) in &limits {
             if counts.get(scope).is_some_and(|count| count >= max) {
                 return Err(scope.clone());
             }
         }
-        let taken: Vec<Scope> = bounds.into_iter().map(|(scope, _)| scope).collect();
-        for scope in &taken {
+        let scopes: Vec<Scope> = limits.into_iter().map(|(scope, _)| scope).collect();
+        for scope in &scopes {
             *counts.entry(scope.clone()).or_default() += 1;
         }
         drop(counts);
         Ok(Some(Permit {
             open: open.clone(),
-            taken,
+            scopes,
         }))
     }
 
@@ -160,13 +160,13 @@ impl OpenStreams {
 /// Released when dropped.
 struct Permit {
     open: Arc<OpenStreams>,
-    taken: Vec<Scope>,
+    scopes: Vec<Scope>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.open.lock();
-        for scope in &self.taken {
+        for scope in &self.scopes {
             if let Some(count) = counts.get_mut(scope) {
                 *count -= 1;
                 if *count == 0 {

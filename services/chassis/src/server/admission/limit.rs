@@ -72,8 +72,8 @@ struct Window {
     samples: u32,
     /// Sum of the calls' latencies, each divided by its baseline.
     slowdown: f64,
-    /// Sum of the baselines of the completed calls, in seconds; divided by the window's duration when it closes.
-    throughput: f64,
+    /// Sum of the baselines of the completed calls, in seconds.
+    completed_s: f64,
     peak_in_flight: usize,
     rejected: bool,
 }
@@ -100,7 +100,7 @@ impl Window {
             began: Instant::now(),
             samples: 0,
             slowdown: 0.0,
-            throughput: 0.0,
+            completed_s: 0.0,
             peak_in_flight: 0,
             rejected: false,
         }
@@ -174,7 +174,7 @@ impl Estimate {
         window.samples += 1;
         window.slowdown += took / baseline;
         if outcome == Outcome::Completed {
-            window.throughput += baseline;
+            window.completed_s += baseline;
         }
         window.peak_in_flight = window.peak_in_flight.max(in_flight);
     }
@@ -184,7 +184,7 @@ impl Estimate {
         let window = std::mem::replace(&mut self.window, Window::new());
         let peak_in_flight = window.peak_in_flight as f64;
         let slowdown = window.slowdown / f64::from(window.samples);
-        let throughput = window.throughput / window.began.elapsed().as_secs_f64();
+        let throughput = window.completed_s / window.began.elapsed().as_secs_f64();
         let mut is_low_load = peak_in_flight < min * LOW_UTILIZATION;
         if slowdown > MAX_SLOWDOWN {
             // The calls in flight may be far below a limit that was never reached.

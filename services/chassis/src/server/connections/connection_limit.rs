@@ -216,16 +216,14 @@ mod tests {
     #[test]
     fn an_address_is_limited_and_an_ipv6_network_counts_as_one_address() {
         let limit = ConnectionLimit::new(100, 2);
-        let candidate = [
+        let permits = [
             limit.try_admit(address(1)).unwrap(),
             limit.try_admit(address(1)).unwrap(),
         ];
-        candidate
-            .iter()
-            .for_each(|permit| permit.connection.mark_called());
+        permits.iter().for_each(|permit| permit.connection.mark_called());
         assert_eq!(limit.try_admit(address(1)).unwrap_err(), Rejected::PerAddress);
         assert!(limit.try_admit(address(2)).is_ok());
-        drop(candidate);
+        drop(permits);
         let silent = [
             limit.try_admit(address(1)).unwrap(),
             limit.try_admit(address(1)).unwrap(),
@@ -240,13 +238,13 @@ mod tests {
     #[tokio::test]
     async fn without_a_free_permit_a_connection_waits() {
         let limit = ConnectionLimit::new(1, 1);
-        let candidate = limit.admit(address(1)).await.unwrap();
-        candidate.connection.mark_called();
-        candidate.connection.mark_authenticated();
+        let permit = limit.admit(address(1)).await.unwrap();
+        permit.connection.mark_called();
+        permit.connection.mark_authenticated();
         let waiting = limit.admit(address(2));
         tokio::pin!(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending());
-        drop(candidate);
+        drop(permit);
         assert!(waiting.await.is_some());
         let open = limit.lock();
         assert!(open.by_id.is_empty() && open.addresses.is_empty());
