@@ -32,7 +32,7 @@ impl Confirmation {
             Ok(())
         } else {
             eprintln!("nothing was done");
-            Err(Failure::Told)
+            Err(Failure::AlreadyReported)
         }
     }
 }

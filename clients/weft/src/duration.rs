@@ -30,7 +30,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
 }
 
 /// The text that [`parse`] reads: `500ms`, `5s`.
-pub(crate) fn exact(duration: Duration) -> String {
+pub(crate) fn format_exact(duration: Duration) -> String {
     match duration.subsec_millis() {
         0 => format!("{}s", duration.as_secs()),
         _ => format!("{}ms", duration.as_millis()),
@@ -38,7 +38,7 @@ pub(crate) fn exact(duration: Duration) -> String {
 }
 
 /// The shortest such text: `1.2 s` for people, not for parsing.
-pub(crate) fn show(duration: Duration) -> String {
+pub(crate) fn format_rounded(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 1.0 {
         format!("{} ms", duration.as_millis())

@@ -4,19 +4,19 @@
 //! import goes on where it was. The modules are in reading order: what both kinds of file share, then
 //! eClaimLink submissions, then online-retail invoices.
 
-mod caller;
-mod orders;
+mod order_batcher;
+mod place_order;
 mod pool;
 mod progress;
 mod report;
-mod settle;
+mod retrying_client;
 
 mod claim;
 mod submission;
 
 mod cancellation;
+mod csv;
 mod invoice;
-mod lines;
 mod retail;
 mod sale;
 
@@ -28,17 +28,17 @@ use std::{
 };
 
 use anyhow::Context as _;
-pub(crate) use caller::{Caller, NoAnswer};
 use clap::Args;
 use proto::order::v1::PlaceOrderRequest;
 pub(crate) use report::Report;
+pub(crate) use retrying_client::{CallError, RetryingClient};
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
     clients::Clients,
     duration,
     failure::Failure,
+    globals::{Format, Globals},
     output,
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     /// With everything but the file as it is by default.
-    pub(crate) fn of(file: PathBuf) -> Arguments {
+    pub(crate) fn new(file: PathBuf) -> Arguments {
         Arguments {
             file,
             payment_method: "tok_visa".to_owned(),
@@ -92,15 +92,15 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
     if report.is_clean() {
         Ok(())
     } else {
-        Err(Failure::Told)
+        Err(Failure::AlreadyReported)
     }
 }
 
 /// Imports the file and accounts for every line of it.
 pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
     // A --timeout that is refused is refused before the first call.
-    clients.fits::<PlaceOrderRequest>()?;
-    match kind(&arguments.file)? {
+    clients.check_timeout::<PlaceOrderRequest>()?;
+    match detect_kind(&arguments.file)? {
         Kind::Submission => claim::import(clients, arguments).await,
         Kind::Retail => retail::import(clients, arguments).await,
     }
@@ -120,26 +120,26 @@ pub(crate) fn request_id(facility: &str, kind: &str, subject: &[&str]) -> Uuid {
 }
 
 /// The response metadata that marks a repeated answer.
-const REPLAYED: &str = "idempotency-replayed";
+const REPLAYED_HEADER: &str = "idempotency-replayed";
 
 /// Whether the service recognised the request id, and this is the answer of that time.
-pub(crate) fn was_given_before<T>(response: &tonic::Response<T>) -> bool {
+pub(crate) fn is_replayed<T>(response: &tonic::Response<T>) -> bool {
     response
         .metadata()
-        .get(REPLAYED)
+        .get(REPLAYED_HEADER)
         .is_some_and(|value| value == "true")
 }
 
 /// What is said of a file that fails, or changes, while it is imported.
-fn cut_short(path: &Path) -> String {
+fn truncated_message(path: &Path) -> String {
     format!(
         "{} cannot be read to its end: what stands before is imported; next: the same command goes on from there",
         path.display()
     )
 }
 
-fn kind(path: &Path) -> Result<Kind, Failure> {
-    let start = beginning(path)?;
+fn detect_kind(path: &Path) -> Result<Kind, Failure> {
+    let start = read_start(path)?;
     Ok(match eclaimlink::is_xml(&start) {
         true => Kind::Submission,
         false => Kind::Retail,
@@ -150,7 +150,7 @@ fn kind(path: &Path) -> Result<Kind, Failure> {
 ///
 /// # Errors
 /// When it cannot be read, or holds nothing: that is what a script passes whose download has failed.
-pub(crate) fn beginning(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read_start(path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable = || format!("cannot read {}", path.display());
     let mut reader = BufReader::new(fs::File::open(path).with_context(unreadable)?);
     let start = reader.fill_buf().with_context(unreadable)?;

@@ -11,7 +11,7 @@ use base64::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::home::write_private;
+use crate::workspace::write_private;
 
 /// A signing key and the name that verifiers find it by.
 pub(crate) struct Key {

@@ -55,7 +55,7 @@ pub(crate) fn print_fields(fields: &[(&str, String)]) {
 }
 
 /// What a list says when it has no rows: no more than what was asked for.
-pub(crate) fn none_of(rows: &str, filtered: bool) -> String {
+pub(crate) fn no_rows(rows: &str, filtered: bool) -> String {
     format!("no {rows}{}", if filtered { " match" } else { "" })
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn money(amount: Option<&proto::google::r#type::Money>) -> String {
 }
 
 /// An enum value without its prefix: `FULFILLED`.
-pub(crate) fn state(name: &str) -> String {
+pub(crate) fn short_name(name: &str) -> String {
     const PREFIXES: &[&str] = &[
         "MESH_BREAKER_STATE_",
         "ORDER_REFUND_STATE_",
@@ -111,24 +111,22 @@ pub(crate) fn state(name: &str) -> String {
 }
 
 /// A moment, in UTC to the second; empty for one that is absent.
-pub(crate) fn moment(timestamp: Option<&prost_types::Timestamp>) -> String {
+pub(crate) fn timestamp(time: Option<&prost_types::Timestamp>) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
-    timestamp
-        .and_then(|timestamp| OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok())
-        .and_then(|moment| moment.format(FORMAT).ok())
+    time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.seconds).ok())
+        .and_then(|time| time.format(FORMAT).ok())
         .unwrap_or_default()
 }
 
 /// A moment that a file of eClaimLink gave, by the clock of Dubai as the file has it: the day of a settlement is the payer's.
 /// Empty for one that is absent.
-pub(crate) fn dubai_moment(timestamp: Option<&prost_types::Timestamp>) -> String {
+pub(crate) fn dubai_timestamp(time: Option<&prost_types::Timestamp>) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] = format_description!(
         "[year]-[month]-[day] [hour]:[minute]:[second][offset_hour sign:mandatory]:[offset_minute]"
     );
-    timestamp
-        .and_then(|timestamp| OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok())
-        .and_then(|moment| moment.to_offset(time::macros::offset!(+4)).format(FORMAT).ok())
+    time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.seconds).ok())
+        .and_then(|time| time.to_offset(time::macros::offset!(+4)).format(FORMAT).ok())
         .unwrap_or_default()
 }
 
@@ -165,13 +163,13 @@ mod tests {
     #[test]
     fn states_lose_their_prefix_and_absent_moments_are_empty() {
         assert_eq!(
-            state(OrderState::AwaitingPayment.as_str_name()),
+            short_name(OrderState::AwaitingPayment.as_str_name()),
             "AWAITING_PAYMENT"
         );
-        assert_eq!(state(OrderState::Unspecified.as_str_name()), "");
-        assert_eq!(moment(None), "");
+        assert_eq!(short_name(OrderState::Unspecified.as_str_name()), "");
+        assert_eq!(timestamp(None), "");
         assert_eq!(
-            moment(Some(&prost_types::Timestamp { seconds: 0, nanos: 0 })),
+            timestamp(Some(&prost_types::Timestamp { seconds: 0, nanos: 0 })),
             "1970-01-01 00:00:00Z"
         );
     }
@@ -183,7 +181,7 @@ mod tests {
             seconds: 1_743_451_200,
             nanos: 0,
         };
-        assert_eq!(dubai_moment(Some(&settled)), "2025-04-01 00:00:00+04:00");
-        assert_eq!(dubai_moment(None), "");
+        assert_eq!(dubai_timestamp(Some(&settled)), "2025-04-01 00:00:00+04:00");
+        assert_eq!(dubai_timestamp(None), "");
     }
 }

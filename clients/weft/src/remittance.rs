@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
-    cli::{Format, Globals},
     clients::Clients,
     duration,
     failure::{During as _, Failure},
-    import::{self, Caller, NoAnswer, request_id, was_given_before},
+    globals::{Format, Globals},
+    import::{self, CallError, RetryingClient, is_replayed, request_id},
     output::{self, Table, money},
 };
 
@@ -79,7 +79,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     if report.violations.is_empty() {
         Ok(())
     } else {
-        Err(Failure::Told)
+        Err(Failure::AlreadyReported)
     }
 }
 
@@ -90,8 +90,8 @@ pub(crate) async fn import(
     path: &Path,
     retry_for: Duration,
 ) -> Result<RemittanceReport, Failure> {
-    clients.fits::<ImportRemittanceRequest>()?;
-    import::beginning(path)?;
+    clients.check_timeout::<ImportRemittanceRequest>()?;
+    import::read_start(path)?;
     let digest = digest(path)
         .await
         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -102,12 +102,12 @@ pub(crate) async fn import(
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default(),
     };
-    let caller = Caller {
+    let client = RetryingClient {
         clients: clients.clone(),
         retry_for,
         halt: CancellationToken::new(),
     };
-    let answer = caller
+    let answer = client
         .call(header, move |request| async move {
             let (metadata, extensions, header) = request.into_parts();
             let (parts, stream) = mpsc::channel(4);
@@ -121,9 +121,9 @@ pub(crate) async fn import(
         })
         .await;
     let answer = answer
-        .map_err(|(NoAnswer::Refused(status) | NoAnswer::Undecided(status))| status)
+        .map_err(|(CallError::Refused(status) | CallError::Undecided(status))| status)
         .during("claims.v1.ClaimService/ImportRemittance")?;
-    let replayed = was_given_before(&answer);
+    let replayed = is_replayed(&answer);
     let mut report = answer.into_inner().report.unwrap_or_default();
     // The first answer, given again, says nothing of being one.
     report.duplicate |= replayed;

@@ -19,7 +19,7 @@ struct Inner {
 
 impl RequestId {
     /// The id that was given on the command line; the first one counts.
-    pub(crate) fn give(&self, id: Uuid) {
+    pub(crate) fn set(&self, id: Uuid) {
         self.0.id.get_or_init(|| id);
     }
 
@@ -29,7 +29,7 @@ impl RequestId {
     }
 
     /// A request is about to be sent. One that holds the id may take effect from now on.
-    pub(crate) fn sending(&self, message: &[u8]) {
+    pub(crate) fn track(&self, message: &[u8]) {
         let Some(id) = self.0.id.get() else { return };
         let id = id.to_string();
         // It is in no message by chance.
@@ -51,12 +51,12 @@ mod tests {
     #[test]
     fn an_id_is_told_once_a_request_with_it_was_sent() {
         let request_id = RequestId::default();
-        request_id.sending(b"a look-up beforehand");
+        request_id.track(b"a look-up beforehand");
         assert_eq!(request_id.sent(), None);
         let id = request_id.get();
-        request_id.sending(b"another look-up");
+        request_id.track(b"another look-up");
         assert_eq!(request_id.sent(), None);
-        request_id.sending(format!("before {id} after").as_bytes());
+        request_id.track(format!("before {id} after").as_bytes());
         assert_eq!(request_id.sent(), Some(id));
     }
 
@@ -64,7 +64,7 @@ mod tests {
     fn the_id_of_the_command_line_is_the_one_that_is_sent() {
         let request_id = RequestId::default();
         let given = Uuid::from_u128(7);
-        request_id.give(given);
+        request_id.set(given);
         assert_eq!(request_id.get(), given.to_string());
     }
 }

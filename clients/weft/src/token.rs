@@ -13,11 +13,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
 use crate::{
-    cli::{Format, Globals},
     duration,
     failure::Failure,
-    home::Home,
+    globals::{Format, Globals},
     keys::Key,
+    workspace::Workspace,
 };
 
 /// Who issues local tokens, and whom they are for: `weft up` configures the services to match.
@@ -30,10 +30,10 @@ pub(crate) struct Arguments {
     #[arg(long = "role", value_enum, default_values_t = [Role::Admin])]
     roles: Vec<Role>,
     /// Who the bearer is
-    #[arg(long, default_value = "weft", value_parser = person)]
+    #[arg(long, default_value = "weft", value_parser = parse_subject)]
     subject: String,
     /// How long the token is good for, such as 15m or 8h
-    #[arg(long, default_value = "1h", value_parser = whole_seconds)]
+    #[arg(long, default_value = "1h", value_parser = parse_ttl)]
     ttl: Duration,
 }
 
@@ -69,7 +69,7 @@ struct Claims<'a> {
 }
 
 /// Reads a subject, by the rule of the services for those who are no service.
-fn person(text: &str) -> Result<String, String> {
+fn parse_subject(text: &str) -> Result<String, String> {
     if text.starts_with("service:") {
         return Err("the subjects of services are theirs alone".to_owned());
     }
@@ -80,7 +80,7 @@ fn person(text: &str) -> Result<String, String> {
 }
 
 /// A token's times are whole seconds.
-fn whole_seconds(text: &str) -> Result<Duration, String> {
+fn parse_ttl(text: &str) -> Result<Duration, String> {
     let duration = duration::parse(text)?;
     match duration.subsec_nanos() {
         0 => Ok(duration),
@@ -102,7 +102,7 @@ pub(crate) struct Minter {
 }
 
 /// How long the tokens of the command line's own calls are good for.
-const OWN_TTL: Duration = Duration::from_secs(3600);
+const CALL_TOKEN_TTL: Duration = Duration::from_secs(3600);
 
 /// Prints a token; alone on its line, so that `$(weft token)` works.
 pub(crate) fn run(globals: &Globals, arguments: &Arguments) -> Result<(), Failure> {
@@ -117,7 +117,7 @@ pub(crate) fn run(globals: &Globals, arguments: &Arguments) -> Result<(), Failur
 
 impl Bearer {
     /// The token of `--token`, or one from the local key.
-    pub(crate) fn of(globals: &Globals) -> Result<Bearer, Failure> {
+    pub(crate) fn from_globals(globals: &Globals) -> Result<Bearer, Failure> {
         if let Some(token) = &globals.token {
             return Ok(Bearer::Given(Arc::from(token.trim())));
         }
@@ -151,14 +151,14 @@ impl Minter {
     fn token(&self) -> Result<Arc<str>, Failure> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((token, minted)) = &*current
-            && minted.elapsed() < OWN_TTL / 2
+            && minted.elapsed() < CALL_TOKEN_TTL / 2
         {
             return Ok(token.clone());
         }
         let arguments = Arguments {
             roles: vec![Role::Admin],
             subject: user(),
-            ttl: OWN_TTL,
+            ttl: CALL_TOKEN_TTL,
         };
         let token: Arc<str> = mint(&self.key, &self.facility, &arguments)?.into();
         *current = Some((token.clone(), Instant::now()));
@@ -189,8 +189,8 @@ fn mint(key: &Key, facility: &str, arguments: &Arguments) -> Result<String, Fail
 }
 
 fn local_key(globals: &Globals) -> Result<PathBuf, Failure> {
-    let home = Home::find(globals);
-    let path = home.signing_key();
+    let workspace = Workspace::find(globals);
+    let path = workspace.signing_key();
     // One that cannot be read is told of by whoever reads it.
     if path.try_exists().unwrap_or(true) {
         return Ok(path);

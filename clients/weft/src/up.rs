@@ -15,8 +15,8 @@ mod postgres;
 mod readiness;
 mod service;
 
+mod control;
 mod lock;
-mod remote;
 mod system;
 
 use std::time::Duration;
@@ -25,13 +25,13 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    cli::{Format, Globals},
     duration,
     failure::Failure,
-    home::Home,
+    globals::{Format, Globals},
+    workspace::Workspace,
 };
+pub(crate) use control::{down, status};
 pub(crate) use lock::{Lock, clear};
-pub(crate) use remote::{down, status};
 pub(crate) use system::{Options, System};
 
 #[derive(Debug, Args)]
@@ -72,14 +72,14 @@ fn certificate_ttl(text: &str) -> Result<Duration, String> {
 
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), Failure> {
-    let home = Home::find(globals);
+    let workspace = Workspace::find(globals);
     if arguments.detach {
-        return remote::detach(globals, &home, &arguments).await;
+        return control::detach(globals, &workspace, &arguments).await;
     }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let options = Options {
-        home,
+        workspace,
         free_ports: arguments.free_ports,
         certificate_ttl: arguments.certificate_ttl(),
         quiet: globals.output == Format::Json,
@@ -89,7 +89,7 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
         _ = interrupt.recv() => return Err(Failure::Other(anyhow::anyhow!("interrupted; what had started is being stopped"))),
         _ = terminate.recv() => return Err(Failure::Other(anyhow::anyhow!("terminated; what had started is being stopped"))),
     };
-    started.announce(globals)?;
+    started.print_summary(globals)?;
     tokio::select! {
         _ = interrupt.recv() => eprintln!("\nstopping"),
         _ = terminate.recv() => eprintln!("stopping"),

@@ -44,7 +44,7 @@ fn reason_violations_and_the_next_command_are_told() {
         method: "ops.v1.SagaService/GetSaga",
         status,
     };
-    assert_eq!(call.next(None).as_deref(), Some("weft saga list"));
+    assert_eq!(call.next_command(None).as_deref(), Some("weft saga list"));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_call_without_a_known_outcome_is_repeated_under_its_request_id() {
             method: "order.v1.OrderService/PlaceOrder",
             status,
         };
-        let next = call.next(Some("01a2")).unwrap_or_default();
+        let next = call.next_command(Some("01a2")).unwrap_or_default();
         assert!(
             next.starts_with("the same command again with --request-id 01a2"),
             "{code:?}: {next}"

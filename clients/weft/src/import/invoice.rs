@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 use money::{Currency, Money};
 use time::{PrimitiveDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-use super::lines::{Line, Lines};
+use super::csv::{Line, Lines};
 
 /// Consecutive lines of the file with one invoice number.
 #[derive(Debug, PartialEq)]
@@ -71,10 +71,10 @@ const DATES: [&[BorrowedFormatItem<'_>]; 2] = [
 ];
 
 /// The contract's limit for one order; the rest of a longer invoice is refused, so that memory stays bounded.
-const MOST_ITEMS: usize = 1000;
+const MAX_ITEMS: usize = 1000;
 
 /// More of one item than this is a mistake.
-const MOST_QUANTITY: u64 = 1_000_000_000_000;
+const MAX_QUANTITY: u64 = 1_000_000_000_000;
 
 /// The data set is a British shop's.
 pub(crate) const CURRENCY: Currency = Currency::GBP;
@@ -133,13 +133,13 @@ impl<R: BufRead> Iterator for Invoices<R> {
         }
         let mut invoice: Option<Invoice> = None;
         if let Some(line) = self.pending.take() {
-            invoice.insert(Invoice::begin(&line)).add(&line);
+            invoice.insert(Invoice::new(&line)).add(&line);
         }
         while let Some(line) = self.next_line() {
             match &mut invoice {
-                None => invoice.insert(Invoice::begin(&line)).add(&line),
+                None => invoice.insert(Invoice::new(&line)).add(&line),
                 // A line without a number is taken for one of the invoice before it.
-                Some(current) if current.number == number(&line) || is_nameless(&line) => {
+                Some(current) if current.number == number(&line) || has_no_invoice_number(&line) => {
                     current.add(&line);
                 }
                 Some(_) => {
@@ -154,7 +154,7 @@ impl<R: BufRead> Iterator for Invoices<R> {
 }
 
 impl Invoice {
-    pub(crate) fn cancels(&self) -> bool {
+    pub(crate) fn is_cancellation(&self) -> bool {
         self.number.starts_with('C')
     }
 
@@ -180,7 +180,7 @@ impl Invoice {
         self.faults.iter().filter(|fault| fault.total.is_none()).count()
     }
 
-    fn begin(line: &Line) -> Invoice {
+    fn new(line: &Line) -> Invoice {
         Invoice {
             number: number(line).to_owned(),
             customer: customer(line).to_owned(),
@@ -196,10 +196,10 @@ impl Invoice {
                 // A line may be worth something even where it cannot be taken. With other columns than it should have it
                 // tells nothing.
                 let is_whole = line.is_whole && line.fields.len() == COLUMNS.len();
-                let worth = worth(line).ok().filter(|_| is_whole);
+                let amounts = parse_amounts(line).ok().filter(|_| is_whole);
                 self.faults.push(Fault {
                     line: line.number,
-                    total: worth.map(|(_, _, total)| total),
+                    total: amounts.map(|(_, _, total)| total),
                     reason,
                 });
             }
@@ -235,10 +235,10 @@ impl Invoice {
         {
             return Err(format!("INVOICE_DATE: `{date}` is not a date and a time"));
         }
-        if self.items.len() >= MOST_ITEMS {
-            return Err(format!("TOO_MANY_LINES: an order has at most {MOST_ITEMS}"));
+        if self.items.len() >= MAX_ITEMS {
+            return Err(format!("TOO_MANY_LINES: an order has at most {MAX_ITEMS}"));
         }
-        let (quantity, price, total) = worth(line)?;
+        let (quantity, price, total) = parse_amounts(line)?;
         if price.is_negative() {
             return Err("NEGATIVE_PRICE: a price must not be below zero".to_owned());
         }
@@ -259,7 +259,7 @@ fn number(line: &Line) -> &str {
 }
 
 /// A line that is no record and does not tell its invoice either.
-fn is_nameless(line: &Line) -> bool {
+fn has_no_invoice_number(line: &Line) -> bool {
     let digits = number(line).trim_start_matches('C');
     line.fault.is_some() && (digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
@@ -274,13 +274,13 @@ fn field(line: &Line, index: usize) -> &str {
     line.fields.get(index).map_or("", |field| field.trim())
 }
 
-fn worth(line: &Line) -> Result<(i64, Money, Money), String> {
+fn parse_amounts(line: &Line) -> Result<(i64, Money, Money), String> {
     let quantity = field(line, 3);
     let quantity: i64 = quantity
         .parse()
         .ok()
-        .filter(|quantity: &i64| quantity.unsigned_abs() <= MOST_QUANTITY)
-        .ok_or_else(|| format!("QUANTITY: `{quantity}` is no whole number of at most {MOST_QUANTITY}"))?;
+        .filter(|quantity: &i64| quantity.unsigned_abs() <= MAX_QUANTITY)
+        .ok_or_else(|| format!("QUANTITY: `{quantity}` is no whole number of at most {MAX_QUANTITY}"))?;
     let price = field(line, 5);
     let price = Money::parse(price, CURRENCY).map_err(|error| format!("PRICE: {error}"))?;
     let minor = price

@@ -17,19 +17,19 @@ const QUEUE: usize = 8;
 
 /// Why nothing more was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum StopReason {
     AtTheEnd,
     Interrupted,
     Halted,
 }
 
-impl Stop {
+impl StopReason {
     /// In words; `None` at the end of the file.
-    pub(crate) fn reason(self) -> Option<String> {
+    pub(crate) fn message(self) -> Option<String> {
         match self {
-            Stop::AtTheEnd => None,
-            Stop::Interrupted => Some("interrupted".to_owned()),
-            Stop::Halted => Some(
+            StopReason::AtTheEnd => None,
+            StopReason::Interrupted => Some("interrupted".to_owned()),
+            StopReason::Halted => Some(
                 "a service cannot be reached, does not take the token, or is not the one that was meant"
                     .to_owned(),
             ),
@@ -55,7 +55,7 @@ pub(crate) async fn run<W: Worker>(
     concurrency: u16,
     mut jobs: mpsc::Receiver<W::Job>,
     halt: &CancellationToken,
-) -> std::io::Result<Stop> {
+) -> std::io::Result<StopReason> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tasks = JoinSet::new();
     let queues: Vec<_> = (0..concurrency.max(1))
@@ -80,13 +80,13 @@ pub(crate) async fn run<W: Worker>(
     };
     let stop = tokio::select! {
         biased;
-        () = halt.cancelled() => Stop::Halted,
+        () = halt.cancelled() => StopReason::Halted,
         _ = interrupt.recv() => {
             halt.cancel();
             eprintln!("finishing what is under way; Ctrl-C again to stop at once");
-            Stop::Interrupted
+            StopReason::Interrupted
         }
-        () = dispatched() => Stop::AtTheEnd,
+        () = dispatched() => StopReason::AtTheEnd,
     };
     // The reader's next send fails, which ends it.
     drop(jobs);
@@ -94,8 +94,8 @@ pub(crate) async fn run<W: Worker>(
     let finished = async { while tasks.join_next().await.is_some() {} };
     let stop = tokio::select! {
         // The last jobs may have found that a service does not come back.
-        () = finished => if halt.is_cancelled() && stop == Stop::AtTheEnd { Stop::Halted } else { stop },
-        _ = interrupt.recv() => Stop::Interrupted,
+        () = finished => if halt.is_cancelled() && stop == StopReason::AtTheEnd { StopReason::Halted } else { stop },
+        _ = interrupt.recv() => StopReason::Interrupted,
     };
     tasks.shutdown().await;
     Ok(stop)
@@ -156,7 +156,7 @@ mod tests {
         });
         let stop = run(&log, 4, jobs, &CancellationToken::new()).await.unwrap();
         feeding.await.unwrap();
-        assert_eq!(stop, Stop::AtTheEnd);
+        assert_eq!(stop, StopReason::AtTheEnd);
         let log = log.0.lock().unwrap();
         assert_eq!(log.len(), 100);
         for customer in 0..7 {
@@ -173,6 +173,6 @@ mod tests {
         let halt = CancellationToken::new();
         halt.cancel();
         let stop = run(&Arc::new(Log::default()), 2, jobs, &halt).await.unwrap();
-        assert_eq!(stop, Stop::Halted);
+        assert_eq!(stop, StopReason::Halted);
     }
 }

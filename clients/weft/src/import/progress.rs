@@ -16,7 +16,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn of(path: &Path) -> Progress {
+    pub(crate) fn new(path: &Path) -> Progress {
         let bytes = std::fs::metadata(path)
             .map(|metadata| metadata.len())
             .unwrap_or(0);

@@ -138,17 +138,17 @@ impl Report {
     /// Whether the import came to its end, could read every line, knows what became of everything, and balances.
     pub(crate) fn is_clean(&self) -> bool {
         let is_whole = self.stopped.is_none() && self.unreadable_lines == 0;
-        is_whole && self.of(Outcome::Undecided).lines == 0 && self.balances()
+        is_whole && self.tally(Outcome::Undecided).lines == 0 && self.balances()
     }
 
     /// How many orders and resubmissions were taken down now.
     pub(crate) fn new_entries(&self) -> u64 {
-        self.of(Outcome::New).entries
+        self.tally(Outcome::New).entries
     }
 
     pub(crate) fn to_json(&self) -> Value {
-        let tally = |tally: &Tally| json!({"entries": tally.entries, "lines": tally.lines, "money": self.show(tally.minor)});
-        let read = json!({"documents": self.read.entries, "lines": self.read.lines, "money": self.show(self.read.minor),
+        let tally = |tally: &Tally| json!({"entries": tally.entries, "lines": tally.lines, "money": self.format_money(tally.minor)});
+        let read = json!({"documents": self.read.entries, "lines": self.read.lines, "money": self.format_money(self.read.minor),
             "unreadableLines": self.unreadable_lines,
             "linesWithoutAmount": self.lines_without_amount});
         let remarks: Vec<Value> = self.remarks.iter().map(|remark| remark.to_json()).collect();
@@ -157,13 +157,13 @@ impl Report {
             "kind": self.kind,
             "currency": self.currency.code(),
             "read": read,
-            "new": tally(&self.of(Outcome::New)),
-            "unchanged": tally(&self.of(Outcome::Unchanged)),
-            "refunded": tally(&self.of(Outcome::Refunded)),
-            "refundedBefore": tally(&self.of(Outcome::RefundUnchanged)),
-            "refused": tally(&self.of(Outcome::Refused)),
-            "unmatched": tally(&self.of(Outcome::Unmatched)),
-            "undecided": tally(&self.of(Outcome::Undecided)),
+            "new": tally(&self.tally(Outcome::New)),
+            "unchanged": tally(&self.tally(Outcome::Unchanged)),
+            "refunded": tally(&self.tally(Outcome::Refunded)),
+            "refundedBefore": tally(&self.tally(Outcome::RefundUnchanged)),
+            "refused": tally(&self.tally(Outcome::Refused)),
+            "unmatched": tally(&self.tally(Outcome::Unmatched)),
+            "undecided": tally(&self.tally(Outcome::Undecided)),
             "equation": self.equation().to_json(self),
             "balanced": self.balances(),
             "test": self.test,
@@ -174,12 +174,12 @@ impl Report {
         })
     }
 
-    fn of(&self, outcome: Outcome) -> Tally {
+    fn tally(&self, outcome: Outcome) -> Tally {
         self.tallies[outcome as usize]
     }
 
     fn equation(&self) -> Equation {
-        let sum = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| self.of(*outcome).minor).sum();
+        let sum = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| self.tally(*outcome).minor).sum();
         Equation {
             total: self.read.minor,
             accepted: sum(&[Outcome::New, Outcome::Unchanged]),
@@ -189,7 +189,7 @@ impl Report {
         }
     }
 
-    fn show(&self, minor: i128) -> String {
+    fn format_money(&self, minor: i128) -> String {
         match i64::try_from(minor) {
             Ok(minor) => Money::new(minor, self.currency).to_string(),
             Err(_) => format!("{minor} minor units"),
@@ -208,11 +208,11 @@ struct Equation {
 impl Equation {
     fn to_json(&self, report: &Report) -> Value {
         json!({
-            "fileTotal": report.show(self.total),
-            "accepted": report.show(self.accepted),
-            "refunded": report.show(self.refunded),
-            "refused": report.show(self.refused),
-            "undecided": report.show(self.undecided),
+            "fileTotal": report.format_money(self.total),
+            "accepted": report.format_money(self.accepted),
+            "refunded": report.format_money(self.refunded),
+            "refused": report.format_money(self.refused),
+            "undecided": report.format_money(self.undecided),
         })
     }
 }
@@ -265,13 +265,13 @@ impl fmt::Display for Report {
             "{} ({}), in {}",
             self.file,
             self.kind,
-            duration::show(self.took)
+            duration::format_rounded(self.took)
         )?;
         let mut table = Table::new(["", ">ENTRIES", ">LINES", ">MONEY"], "");
         for (outcome, name) in Outcome::ALL {
-            let tally = self.of(outcome);
+            let tally = self.tally(outcome);
             if tally.entries > 0 {
-                let money = self.show(tally.minor);
+                let money = self.format_money(tally.minor);
                 table.row([
                     name.to_owned(),
                     tally.entries.to_string(),
@@ -283,24 +283,24 @@ impl fmt::Display for Report {
         let read = [
             self.read.entries.to_string(),
             self.read.lines.to_string(),
-            self.show(self.read.minor),
+            self.format_money(self.read.minor),
         ];
         let [documents, lines, money] = read;
         table.row(["in the file".to_owned(), documents, lines, money]);
         write!(f, "{table}")?;
         let equation = self.equation();
         let sign = if self.balances() { "=" } else { "IS NOT" };
-        let undecided = match self.of(Outcome::Undecided).entries {
+        let undecided = match self.tally(Outcome::Undecided).entries {
             0 => String::new(),
-            _ => format!(" + undecided {}", self.show(equation.undecided)),
+            _ => format!(" + undecided {}", self.format_money(equation.undecided)),
         };
         writeln!(
             f,
             "file total {} {sign} accepted {} - refunded {} + refused {}{undecided}  {}",
-            self.show(equation.total),
-            self.show(equation.accepted),
-            self.show(equation.refunded),
-            self.show(equation.refused),
+            self.format_money(equation.total),
+            self.format_money(equation.accepted),
+            self.format_money(equation.refunded),
+            self.format_money(equation.refused),
             self.currency,
         )?;
         if self.lines_without_amount > 0 {

@@ -16,7 +16,7 @@ use proto::claims::v1::{ClaimDetails, Resubmission};
 pub(crate) const CURRENCY: Currency = Currency::AED;
 
 /// At most so many claims in one file.
-const MOST_CLAIMS: u64 = 500;
+const MAX_CLAIMS: u64 = 500;
 
 /// What a sound file says about itself.
 #[derive(Debug, PartialEq)]
@@ -36,14 +36,14 @@ pub(crate) struct Claim {
     pub(crate) id: String,
     /// Gross, if it can be read.
     pub(crate) gross: Option<Money>,
-    pub(crate) reading: Result<Reading, Vec<Fault>>,
+    pub(crate) parsed: Result<ParsedClaim, Vec<Fault>>,
     /// What was not read of it.
     pub(crate) remarks: Vec<Fault>,
 }
 
 /// What a readable claim asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Reading {
+pub(crate) struct ParsedClaim {
     pub(crate) details: ClaimDetails,
     /// Set when the claim is filed again.
     pub(crate) resubmission: Option<Resubmission>,
@@ -54,7 +54,7 @@ pub(crate) struct Reading {
 /// # Errors
 /// Inside: every violated rule. Outside: the file cannot be opened.
 pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Fault>>> {
-    let scanned = eclaimlink::scan(open(path)?, Kind::Submission, MOST_CLAIMS);
+    let scanned = eclaimlink::scan(open(path)?, Kind::Submission, MAX_CLAIMS);
     Ok(match scanned {
         Ok(scanned) => Ok(Header {
             test: scanned.header.disposition == Disposition::Test,
@@ -69,7 +69,7 @@ pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Fault>>> {
 pub(crate) fn claims(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<(u64, Claim)>>> {
     let failed = |faults: Vec<Fault>| {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        anyhow!("{}: {}", super::cut_short(path), faults.join("; "))
+        anyhow!("{}: {}", super::truncated_message(path), faults.join("; "))
     };
     let mut file = File::open(open(path)?, Kind::Submission).map_err(|refused| failed(refused.faults))?;
     let mut seen = HashSet::new();
@@ -83,7 +83,7 @@ pub(crate) fn claims(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow:
             Ok(read) => read?,
             Err(fault) => {
                 ended = true;
-                return Some(Err(anyhow!("{}: {fault}", super::cut_short(&path))));
+                return Some(Err(anyhow!("{}: {fault}", super::truncated_message(&path))));
             }
         };
         let claim = claim(read, &file.header().receiver_id, &mut seen);
@@ -95,14 +95,14 @@ fn claim(read: eclaimlink::Claim, receiver_id: &str, seen: &mut HashSet<(String,
     let text = |name: &str| Fields::new(&read.element, "Claim").optional_lines(name, usize::MAX);
     let shown = |text: &str| -> String { text.chars().take(100).collect() };
     let (id, provider) = (text("ID"), text("ProviderID"));
-    let mut reading = details::read(&read, receiver_id);
+    let mut parsed = details::read(&read, receiver_id);
     let gross = details::gross(&read.element);
     // The set is bounded: the scan has counted the claims.
     if !seen.insert((provider.clone(), id.clone())) {
         let text = format!("{} of {} is in the file already", shown(&id), shown(&provider));
         let duplicate = Fault::new("DUPLICATE_CLAIM_ID", "Claim.ID", text);
-        match &mut reading {
-            Ok(_) => reading = Err(vec![duplicate]),
+        match &mut parsed {
+            Ok(_) => parsed = Err(vec![duplicate]),
             Err(faults) => faults.push(duplicate),
         }
     }
@@ -110,7 +110,7 @@ fn claim(read: eclaimlink::Claim, receiver_id: &str, seen: &mut HashSet<(String,
         ordinal: u64::from(read.ordinal.unsigned_abs()) + 1,
         id: shown(&id),
         gross,
-        reading,
+        parsed,
         remarks: read.remarks,
     }
 }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     clients::{Service, TRUST_DOMAIN},
-    home::{Home, write_private},
+    workspace::{Workspace, write_private},
 };
 
 /// The name that `weft` itself calls by.
@@ -29,13 +29,13 @@ pub(crate) const CLIENT: &str = "weft";
 /// Copies of the authority's certificate may be kept for so long.
 const AUTHORITY_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Certificates count a little earlier than they are made: clocks of two containers are never quite the same.
-const EARLIER: Duration = Duration::from_secs(60);
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// The clock on the wall is looked at so often: a machine that has slept must not wake to expired certificates.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Issues certificates, and issues them anew before they expire.
 pub(crate) struct Authority {
-    home: Home,
+    workspace: Workspace,
     key: KeyPair,
     holders: Vec<Holder>,
     ttl: Duration,
@@ -49,14 +49,14 @@ struct Holder {
 
 impl Authority {
     /// Makes all keys, and the first certificates.
-    pub(crate) fn create(home: &Home, ttl: Duration) -> anyhow::Result<Authority> {
-        let folder = home.certificates();
+    pub(crate) fn create(workspace: &Workspace, ttl: Duration) -> anyhow::Result<Authority> {
+        let folder = workspace.certificate_folder();
         fs::create_dir_all(&folder)?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         let names = Service::ALL.map(Service::name).into_iter().chain([CLIENT]);
-        let holders = names.map(|name| Holder::create(home, name));
+        let holders = names.map(|name| Holder::create(workspace, name));
         let authority = Authority {
-            home: home.clone(),
+            workspace: workspace.clone(),
             key: KeyPair::generate()?,
             holders: holders.collect::<Result<_, _>>()?,
             ttl,
@@ -66,11 +66,11 @@ impl Authority {
     }
 
     /// Renews the certificates at half of their time, until what it returns is dropped.
-    pub(crate) fn keep_fresh(self) -> AbortOnDropHandle<()> {
+    pub(crate) fn renew_periodically(self) -> AbortOnDropHandle<()> {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let mut due = OffsetDateTime::now_utc() + self.ttl / 2;
             loop {
-                tokio::time::sleep(LOOK_EVERY.min(self.ttl / 10)).await;
+                tokio::time::sleep(CHECK_INTERVAL.min(self.ttl / 10)).await;
                 if OffsetDateTime::now_utc() < due {
                     continue;
                 }
@@ -88,20 +88,23 @@ impl Authority {
         own.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         own.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = own.self_signed(&self.key)?;
-        write_private(&self.home.authority(), certificate.pem().as_bytes())?;
+        write_private(&self.workspace.ca_certificate(), certificate.pem().as_bytes())?;
         let issuer = Issuer::from_params(&own, &self.key);
         for holder in &self.holders {
             let certificate = holder.params(self.ttl)?.signed_by(&holder.key, &issuer)?;
-            write_private(&self.home.certificate(holder.name), certificate.pem().as_bytes())?;
+            write_private(
+                &self.workspace.certificate(holder.name),
+                certificate.pem().as_bytes(),
+            )?;
         }
         Ok(())
     }
 }
 
 impl Holder {
-    fn create(home: &Home, name: &'static str) -> anyhow::Result<Holder> {
+    fn create(workspace: &Workspace, name: &'static str) -> anyhow::Result<Holder> {
         let key = KeyPair::generate()?;
-        write_private(&home.certificate_key(name), key.serialize_pem().as_bytes())?;
+        write_private(&workspace.certificate_key(name), key.serialize_pem().as_bytes())?;
         Ok(Holder { name, key })
     }
 
@@ -130,7 +133,7 @@ fn params(name: &str, ttl: Duration) -> CertificateParams {
     // By default it would be made of the key, and two certificates of one key need two of them (RFC 5280, 4.1.2.2).
     params.serial_number = Some(SerialNumber::from_slice(Uuid::new_v4().as_bytes()));
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - EARLIER;
+    params.not_before = now - CLOCK_SKEW;
     params.not_after = now + ttl;
     params
 }

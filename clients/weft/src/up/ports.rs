@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, io, net::TcpListener, path::PathBuf};
 
-use crate::home::{Home, write_private};
+use crate::workspace::{Workspace, write_private};
 
 /// By what listens there.
 #[derive(Debug, Default)]
@@ -13,8 +13,8 @@ pub(crate) struct Ports {
 
 impl Ports {
     /// What was chosen the last time. Without it, or when it cannot be read, all are chosen anew.
-    pub(crate) fn open(home: &Home) -> Ports {
-        let file = home.config("ports.json");
+    pub(crate) fn open(workspace: &Workspace) -> Ports {
+        let file = workspace.config("ports.json");
         let text = fs::read_to_string(&file).unwrap_or_default();
         let chosen = serde_json::from_str(&text).unwrap_or_default();
         Ports { file, chosen }

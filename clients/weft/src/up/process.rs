@@ -37,12 +37,12 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     watchdog: Child,
     /// Closing it stops the child.
-    leash: Option<ChildStdin>,
+    stop_pipe: Option<ChildStdin>,
 }
 
 /// `$1` is the signal that stops, `$2` the grace in tenths of a second, the rest the program. Says the child's pid.
 const WATCHDOG: &str = r#"
-signal=$1; patience=$2; shift 2
+signal=$1; grace=$2; shift 2
 exec 3<&0
 "$@" </dev/null >&2 3<&- &
 child=$!
@@ -52,8 +52,8 @@ exec >&2
   read -r _ <&3
   kill "-$signal" "$child" 2>/dev/null
   while kill -0 "$child" 2>/dev/null; do
-    patience=$((patience - 1))
-    [ "$patience" -gt 0 ] || kill -KILL "$child" 2>/dev/null
+    grace=$((grace - 1))
+    [ "$grace" -gt 0 ] || kill -KILL "$child" 2>/dev/null
     sleep 0.1
   done
 ) &
@@ -69,7 +69,7 @@ impl Process {
     pub(crate) async fn start(program: &Program) -> anyhow::Result<Process> {
         let log = OpenOptions::new().create(true).append(true).open(&program.log);
         let log = log.with_context(|| format!("cannot write the log {}", program.log.display()))?;
-        let patience = program.grace.as_millis() / 100;
+        let grace = program.grace.as_millis() / 100;
         let mut command = Command::new("sh");
         command
             .args([
@@ -77,7 +77,7 @@ impl Process {
                 WATCHDOG,
                 "weft-watchdog",
                 program.stop_signal,
-                &patience.to_string(),
+                &grace.to_string(),
             ])
             .arg(&program.path)
             .args(&program.arguments)
@@ -93,26 +93,31 @@ impl Process {
         let mut watchdog = command
             .spawn()
             .with_context(|| format!("cannot start {}", program.name))?;
-        let leash = watchdog.stdin.take();
-        let mut said = BufReader::new(watchdog.stdout.take().context("the watchdog has no output")?);
+        let stop_pipe = watchdog.stdin.take();
+        let mut output = BufReader::new(watchdog.stdout.take().context("the watchdog has no output")?);
         let mut pid = String::new();
-        said.read_line(&mut pid)
+        output
+            .read_line(&mut pid)
             .await
             .context("the watchdog cannot be read")?;
         let pid = pid
             .trim()
             .parse()
             .with_context(|| format!("{} did not start", program.name))?;
-        Ok(Process { pid, watchdog, leash })
+        Ok(Process {
+            pid,
+            watchdog,
+            stop_pipe,
+        })
     }
 
     /// Asks it to stop. The watchdog kills it when the grace is over.
     pub(crate) fn ask_to_stop(&mut self) {
-        self.leash = None;
+        self.stop_pipe = None;
     }
 
-    /// Waits for its end; answers what it ended with, in words.
-    pub(crate) async fn ended(&mut self) -> String {
+    /// Waits for its end; returns how it ended, in words.
+    pub(crate) async fn wait(&mut self) -> String {
         match self.watchdog.wait().await {
             // A shell reports a signal as 128 and its number.
             Ok(status) => match status.code() {
@@ -153,7 +158,7 @@ mod tests {
             .unwrap();
         assert!(alive(process.pid));
         process.ask_to_stop();
-        assert_eq!(process.ended().await, "signal 15");
+        assert_eq!(process.wait().await, "signal 15");
         assert!(!alive(process.pid));
     }
 
@@ -166,7 +171,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         process.ask_to_stop();
-        assert_eq!(process.ended().await, "signal 9");
+        assert_eq!(process.wait().await, "signal 9");
     }
 
     #[tokio::test]
@@ -174,6 +179,6 @@ mod tests {
         let mut process = Process::start(&program("exit 3", Duration::from_secs(5)))
             .await
             .unwrap();
-        assert_eq!(process.ended().await, "exit code 3");
+        assert_eq!(process.wait().await, "exit code 3");
     }
 }

@@ -12,8 +12,8 @@ use tonic_health::pb::{
 use super::supervisor::Supervised;
 
 /// How long anything may take to start; a database that recovers from a crash takes longest.
-const PATIENCE: Duration = Duration::from_secs(60);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Waits until `ready` says so.
 ///
@@ -25,15 +25,15 @@ pub(crate) async fn wait(
     log: &Path,
     mut ready: impl AsyncFnMut() -> bool,
 ) -> anyhow::Result<()> {
-    let looking = async {
+    let polling = async {
         while !ready().await {
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {
-        () = looking => Ok(()),
+        () = polling => Ok(()),
         end = process.ended() => bail!("{name} ended before it was ready ({end}); its log ends with\n{}", tail(log)),
-        () = tokio::time::sleep(PATIENCE) => bail!("{name} is not ready after a minute; its log ends with\n{}", tail(log)),
+        () = tokio::time::sleep(START_TIMEOUT) => bail!("{name} is not ready after a minute; its log ends with\n{}", tail(log)),
     }
 }
 

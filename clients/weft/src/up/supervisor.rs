@@ -11,16 +11,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::{Process, Program};
 
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// A process that ran so long has not failed at its start.
-const HEALTHY: Duration = Duration::from_secs(30);
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 /// Looks after one child process. Dropping it stops the child; [`stop`](Supervised::stop) also waits.
 pub(crate) struct Supervised {
     stop: CancellationToken,
     /// Set once the program has been ready: what ends before is not started again, because it would only end again.
-    trusted: CancellationToken,
+    restart_enabled: CancellationToken,
     ends: watch::Receiver<Option<String>>,
     task: JoinHandle<()>,
 }
@@ -29,29 +29,29 @@ impl Supervised {
     /// Starts the program. Its pid is written to `pid_file` whenever it changes.
     pub(crate) async fn start(program: Program, pid_file: PathBuf) -> anyhow::Result<Supervised> {
         let process = Process::start(&program).await?;
-        note(&pid_file, process.pid);
+        write_pid(&pid_file, process.pid);
         let stop = CancellationToken::new();
-        let trusted = CancellationToken::new();
+        let restart_enabled = CancellationToken::new();
         let (ended, ends) = watch::channel(None);
-        let keeper = Keeper {
+        let restart_loop = RestartLoop {
             program,
             pid_file,
             stop: stop.clone(),
-            trusted: trusted.clone(),
+            restart_enabled: restart_enabled.clone(),
             ended,
         };
-        let task = tokio::spawn(keeper.look_after(process));
+        let task = tokio::spawn(restart_loop.run(process));
         Ok(Supervised {
             stop,
-            trusted,
+            restart_enabled,
             ends,
             task,
         })
     }
 
     /// The program has been ready: it is started again from now on when it ends.
-    pub(crate) fn trust(&self) {
-        self.trusted.cancel();
+    pub(crate) fn enable_restarts(&self) {
+        self.restart_enabled.cancel();
     }
 
     /// Waits until the program ends by itself, for whatever waits for it to be ready.
@@ -77,24 +77,24 @@ impl Drop for Supervised {
 }
 
 /// The task that waits for the program's end.
-struct Keeper {
+struct RestartLoop {
     program: Program,
     pid_file: PathBuf,
     stop: CancellationToken,
-    trusted: CancellationToken,
+    restart_enabled: CancellationToken,
     ended: watch::Sender<Option<String>>,
 }
 
-impl Keeper {
-    async fn look_after(self, mut process: Process) {
-        let mut wait = FIRST_WAIT;
+impl RestartLoop {
+    async fn run(self, mut process: Process) {
+        let mut backoff = INITIAL_BACKOFF;
         loop {
             let started = Instant::now();
             let end = tokio::select! {
-                end = process.ended() => end,
+                end = process.wait() => end,
                 () = self.stop.cancelled() => {
                     process.ask_to_stop();
-                    process.ended().await;
+                    process.wait().await;
                     let _ = fs::remove_file(&self.pid_file);
                     return;
                 }
@@ -103,34 +103,34 @@ impl Keeper {
             // Until it runs again there is no process to name.
             let _ = fs::remove_file(&self.pid_file);
             self.ended.send_replace(Some(end.clone()));
-            if !self.trusted.is_cancelled() {
+            if !self.restart_enabled.is_cancelled() {
                 return;
             }
-            if started.elapsed() > HEALTHY {
-                wait = FIRST_WAIT;
+            if started.elapsed() > HEALTHY_AFTER {
+                backoff = INITIAL_BACKOFF;
             }
             let log = self.program.log.display();
             eprintln!(
                 "{name} ended ({end}); starting it again in {} ms, its log is {log}",
-                wait.as_millis()
+                backoff.as_millis()
             );
-            let Some(again) = self.start_again(&mut wait).await else {
+            let Some(restarted) = self.restart(&mut backoff).await else {
                 return;
             };
-            process = again;
-            note(&self.pid_file, process.pid);
+            process = restarted;
+            write_pid(&self.pid_file, process.pid);
             eprintln!("{name} runs again, as process {}", process.pid);
         }
     }
 
     /// `None` when it is to stop instead.
-    async fn start_again(&self, wait: &mut Duration) -> Option<Process> {
+    async fn restart(&self, backoff: &mut Duration) -> Option<Process> {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(*wait) => {}
+                () = tokio::time::sleep(*backoff) => {}
                 () = self.stop.cancelled() => return None,
             }
-            *wait = (*wait * 2).min(LONGEST_WAIT);
+            *backoff = (*backoff * 2).min(MAX_BACKOFF);
             match Process::start(&self.program).await {
                 Ok(process) => return Some(process),
                 Err(error) => eprintln!("{error:#}"),
@@ -140,7 +140,7 @@ impl Keeper {
 }
 
 /// For people and for the next `weft up`; nothing depends on it while this process lives.
-fn note(pid_file: &PathBuf, pid: u32) {
+fn write_pid(pid_file: &PathBuf, pid: u32) {
     let _ = fs::write(pid_file, pid.to_string());
 }
 
@@ -172,9 +172,9 @@ mod tests {
             user: None,
         };
         let supervised = Supervised::start(program, pid_file.clone()).await.unwrap();
-        supervised.trust();
-        let noted = fs::read_to_string(&pid_file).unwrap();
-        assert!(noted.parse::<u32>().is_ok(), "{noted}");
+        supervised.enable_restarts();
+        let written = fs::read_to_string(&pid_file).unwrap();
+        assert!(written.parse::<u32>().is_ok(), "{written}");
         fs::write(&go, "").unwrap();
         assert_eq!(supervised.ended().await, "exit code 3");
         assert!(!pid_file.exists(), "the process that ended is still named");

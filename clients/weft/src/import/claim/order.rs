@@ -7,23 +7,23 @@ use proto::{
 };
 
 use crate::import::{
-    orders::Orders,
+    order_batcher::OrderBatcher,
+    place_order::{self, ImportResult},
     request_id,
-    settle::{self, Settled},
     submission::CURRENCY,
 };
 
 /// The longest reference that the contract takes.
-const LONGEST_REFERENCE: usize = 100;
+const MAX_REFERENCE_BYTES: usize = 100;
 
 pub(crate) async fn place(
-    orders: &Orders,
+    orders: &OrderBatcher,
     details: &ClaimDetails,
     payment_method: &str,
     test: bool,
-) -> Settled {
-    let facility = orders.caller.clients.facility();
-    settle::place(orders, request(facility, details, payment_method, test)).await
+) -> ImportResult {
+    let facility = orders.client.clients.facility();
+    place_order::place_and_wait(orders, request(facility, details, payment_method, test)).await
 }
 
 fn request(facility: &str, details: &ClaimDetails, payment_method: &str, test: bool) -> PlaceOrderRequest {
@@ -32,7 +32,7 @@ fn request(facility: &str, details: &ClaimDetails, payment_method: &str, test: b
     let reference = format!("{}/{}", details.provider_id, details.claim_id);
     PlaceOrderRequest {
         request_id: request_id(facility, kind, &[&details.provider_id, &details.claim_id]).to_string(),
-        reference: if reference.len() > LONGEST_REFERENCE {
+        reference: if reference.len() > MAX_REFERENCE_BYTES {
             String::new()
         } else {
             reference

@@ -25,7 +25,7 @@ fn consecutive_lines_of_one_number_are_one_invoice() {
         (3, 2, "LANTERN, METAL")
     );
     assert_eq!(lantern.total.to_string(), "20.34");
-    assert!(invoices[1].cancels() && !invoices[0].cancels());
+    assert!(invoices[1].is_cancellation() && !invoices[0].is_cancellation());
     assert_eq!(invoices[1].total().unwrap().to_string(), "-27.50");
 }
 

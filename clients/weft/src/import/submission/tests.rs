@@ -45,9 +45,9 @@ fn the_first_example_is_read_whole() {
     let claims = read(&path);
     assert_eq!(claims.len(), 1);
     assert_eq!(claims[0].gross.unwrap().to_string(), "500.00");
-    let reading = claims[0].reading.as_ref().unwrap();
-    let details = &reading.details;
-    assert!(reading.resubmission.is_none());
+    let parsed = claims[0].parsed.as_ref().unwrap();
+    let details = &parsed.details;
+    assert!(parsed.resubmission.is_none());
     assert_eq!(
         (details.claim_id.as_str(), details.package_name.as_str()),
         ("CLM-0001", "TEST-PACKAGE")
@@ -77,7 +77,7 @@ fn the_first_example_is_read_whole() {
 #[test]
 fn the_third_example_files_the_claim_again_with_its_attachment() {
     let claims = read(&example("03_resubmission.xml"));
-    let again = claims[0].reading.as_ref().unwrap().resubmission.clone().unwrap();
+    let again = claims[0].parsed.as_ref().unwrap().resubmission.clone().unwrap();
     assert_eq!(again.r#type(), ResubmissionType::Correction);
     assert_eq!(
         (again.comment.as_str(), again.attachment.as_slice()),
@@ -146,9 +146,9 @@ fn one_bad_claim_does_not_stop_the_others_and_names_every_field() {
         .replace("Principal", "Main");
     let text = good.replace("</Claim.Submission>", &format!("{bad}{claim}</Claim.Submission>"));
     let claims = read(&write(&text));
-    assert!(claims[0].reading.is_ok());
+    assert!(claims[0].parsed.is_ok());
     let places: Vec<_> = claims[1]
-        .reading
+        .parsed
         .as_ref()
         .unwrap_err()
         .iter()
@@ -158,7 +158,7 @@ fn one_bad_claim_does_not_stop_the_others_and_names_every_field() {
     assert!(claims[1].gross.is_none());
     // The first claim once more: not unique in the file.
     assert_eq!(
-        claims[2].reading.as_ref().unwrap_err()[0].rule,
+        claims[2].parsed.as_ref().unwrap_err()[0].rule,
         "DUPLICATE_CLAIM_ID"
     );
 }
@@ -170,7 +170,7 @@ fn a_resubmission_without_a_comment_is_read() {
     assert!(text.contains(comment));
     for empty in ["<Comment/>", ""] {
         let claims = read(&write(&text.replace(comment, empty)));
-        let again = claims[0].reading.as_ref().unwrap().resubmission.clone().unwrap();
+        let again = claims[0].parsed.as_ref().unwrap().resubmission.clone().unwrap();
         assert_eq!(again.comment, "");
     }
 }
@@ -187,9 +187,9 @@ fn a_claim_beyond_the_bound_is_refused_by_name_alone() {
     let path = write(&text.replace("<RecordCount>1<", "<RecordCount>2<"));
     assert!(scan(&path).unwrap().is_ok());
     let claims = read(&path);
-    assert!(claims[0].reading.is_ok());
+    assert!(claims[0].parsed.is_ok());
     let refused: Vec<_> = claims[1]
-        .reading
+        .parsed
         .as_ref()
         .unwrap_err()
         .iter()
@@ -205,7 +205,7 @@ fn a_claim_beyond_the_bound_is_refused_by_name_alone() {
 fn entities_and_character_data_are_text() {
     let path = changed("TEST-PACKAGE", "A &amp; B <![CDATA[<C>]]> &#x44;");
     assert_eq!(
-        read(&path)[0].reading.as_ref().unwrap().details.package_name,
+        read(&path)[0].parsed.as_ref().unwrap().details.package_name,
         "A & B <C> D"
     );
 }
@@ -225,6 +225,6 @@ fn a_file_that_ends_early_after_it_was_checked_is_an_error_and_no_shorter_file()
 #[test]
 fn an_id_is_shown_without_control_characters_and_cut() {
     let claims = read(&changed("<ID>CLM-0001</ID>", "<ID>C\u{1b}[31m</ID>"));
-    assert!(claims[0].reading.is_err());
+    assert!(claims[0].parsed.is_err());
     assert_eq!(claims[0].id, "C\u{fffd}[31m");
 }

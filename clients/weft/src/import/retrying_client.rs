@@ -13,7 +13,7 @@ use crate::{
 
 /// The services, and how long a call to them is repeated. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Caller {
+pub(crate) struct RetryingClient {
     pub(crate) clients: Clients,
     pub(crate) retry_for: Duration,
     /// Cancelled when nothing new should be begun: Ctrl-C, or a service that does not come back.
@@ -22,51 +22,51 @@ pub(crate) struct Caller {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(crate) enum NoAnswer {
+pub(crate) enum CallError {
     /// The service said no.
     Refused(Status),
     /// Nobody knows what became of it: to be imported again.
     Undecided(Status),
 }
 
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
-impl Caller {
+impl RetryingClient {
     /// Makes a call, and again while its service cannot be reached or is busy with the same request. A failure that
     /// every other call would share halts the import.
     pub(crate) async fn call<M, T, F>(
         &self,
         message: M,
         send: impl Fn(tonic::Request<M>) -> F,
-    ) -> Result<Response<T>, NoAnswer>
+    ) -> Result<Response<T>, CallError>
     where
         M: Clone + prost::Name,
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let (message, send) = (&message, &send);
         let attempt = || async move {
-            let request = self.clients.side_request(message.clone());
-            send(request.map_err(|failure| unsent(&failure))?).await
+            let request = self.clients.untracked_request(message.clone());
+            send(request.map_err(|failure| not_sent(&failure))?).await
         };
-        self.insist::<M, _, _>(attempt).await
+        self.retry::<M, _, _>(attempt).await
     }
 
-    /// Makes attempts at a call with an `M`, as [`Caller::call`] does.
-    pub(super) async fn insist<M, T, F>(&self, attempt: impl Fn() -> F) -> Result<Response<T>, NoAnswer>
+    /// Makes attempts at a call with an `M`, as [`RetryingClient::call`] does.
+    pub(super) async fn retry<M, T, F>(&self, attempt: impl Fn() -> F) -> Result<Response<T>, CallError>
     where
         M: prost::Name,
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let began = Instant::now();
-        let mut wait = FIRST_WAIT;
+        let mut backoff = INITIAL_BACKOFF;
         loop {
             let status = match attempt().await {
                 Ok(response) => return Ok(response),
                 Err(status) => status,
             };
             if failure::reason(&status).as_deref() == Some("MESSAGE_TOO_LARGE") {
-                return Err(NoAnswer::Refused(status));
+                return Err(CallError::Refused(status));
             }
             match status.code() {
                 Code::Unavailable
@@ -77,42 +77,42 @@ impl Caller {
                     if began.elapsed() >= self.retry_for {
                         return Err(self.give_up(status));
                     }
-                    tokio::time::sleep(wait.min(self.retry_for.saturating_sub(began.elapsed()))).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
+                    tokio::time::sleep(backoff.min(self.retry_for.saturating_sub(began.elapsed()))).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
                 Code::Unauthenticated | Code::PermissionDenied => return Err(self.give_up(status)),
                 Code::Unimplemented => {
-                    let method = clients::method_of(&M::full_name()).unwrap_or_default();
-                    return Err(self.give_up(self.clients.explained(&method, status).await));
+                    let method = clients::method_by_request(&M::full_name()).unwrap_or_default();
+                    return Err(self.give_up(self.clients.explain(&method, status).await));
                 }
-                _ => return Err(verdict(status)),
+                _ => return Err(classify(status)),
             }
         }
     }
 
-    fn give_up(&self, status: Status) -> NoAnswer {
+    fn give_up(&self, status: Status) -> CallError {
         self.halt.cancel();
-        NoAnswer::Undecided(status)
+        CallError::Undecided(status)
     }
 }
 
 /// What a status means that no repetition changes. Only the service can refuse: an answer that could not be read here
 /// may be that of a service that has done what was asked.
-fn verdict(status: Status) -> NoAnswer {
+fn classify(status: Status) -> CallError {
     let is_fault = matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss);
     match is_fault || Origin::of(&status) == Origin::Client {
-        true => NoAnswer::Undecided(status),
-        false => NoAnswer::Refused(status),
+        true => CallError::Undecided(status),
+        false => CallError::Refused(status),
     }
 }
 
 /// Why a call was not made. No repetition changes it.
-pub(super) fn unsent(failure: &Failure) -> Status {
+pub(super) fn not_sent(failure: &Failure) -> Status {
     let text = match failure {
         Failure::Usage(message) => message.clone(),
         Failure::Other(error) => format!("{error:#}"),
         Failure::Call(call) => call.status.message().to_owned(),
-        Failure::Told => String::new(),
+        Failure::AlreadyReported => String::new(),
     };
     Status::unauthenticated(text)
 }
@@ -124,10 +124,10 @@ mod tests {
     #[test]
     fn only_the_service_refuses_and_an_answer_that_cannot_be_read_is_undecided() {
         let unreadable = Status::out_of_range("the answer is too large to decode");
-        assert!(matches!(verdict(unreadable.clone()), NoAnswer::Undecided(_)));
-        let refused = verdict(Origin::answered(unreadable));
-        assert!(matches!(refused, NoAnswer::Refused(_)));
-        let broken = verdict(Origin::answered(Status::internal("")));
-        assert!(matches!(broken, NoAnswer::Undecided(_)));
+        assert!(matches!(classify(unreadable.clone()), CallError::Undecided(_)));
+        let refused = classify(Origin::answered(unreadable));
+        assert!(matches!(refused, CallError::Refused(_)));
+        let broken = classify(Origin::answered(Status::internal("")));
+        assert!(matches!(broken, CallError::Undecided(_)));
     }
 }

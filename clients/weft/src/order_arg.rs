@@ -13,20 +13,20 @@ use crate::{
 
 /// An order's id or reference, as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OrderName(String);
+pub(crate) struct OrderArg(String);
 
-impl FromStr for OrderName {
+impl FromStr for OrderArg {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<OrderName, String> {
+    fn from_str(text: &str) -> Result<OrderArg, String> {
         match text.trim().is_empty() {
             true => Err("it must be the order's id or reference".to_owned()),
-            false => Ok(OrderName(text.to_owned())),
+            false => Ok(OrderArg(text.to_owned())),
         }
     }
 }
 
-impl OrderName {
+impl OrderArg {
     /// The order. What looks like an id is tried as one, then as a reference: references may look like ids.
     pub(crate) async fn find(&self, clients: &Clients) -> Result<Order, Failure> {
         if Uuid::parse_str(&self.0).is_ok() {
@@ -52,14 +52,17 @@ impl OrderName {
             true => request.id = self.0.clone(),
             false => request.reference = self.0.clone(),
         }
-        let answer = clients.order().get_order(clients.side_request(request)?).await;
+        let answer = clients
+            .order()
+            .get_order(clients.untracked_request(request)?)
+            .await;
         let answer = answer.during("order.v1.OrderService/GetOrder")?.into_inner();
         Ok(answer.order.unwrap_or_default())
     }
 
     /// The order's id, for calls of other services. An id that the order service does not know, or cannot be asked
     /// about, is taken as it is: the other services may know it.
-    pub(crate) async fn id(&self, clients: &Clients) -> Result<String, Failure> {
+    pub(crate) async fn resolve_id(&self, clients: &Clients) -> Result<String, Failure> {
         match self.find(clients).await {
             Ok(order) => Ok(order.id),
             Err(Failure::Call(_)) if Uuid::parse_str(&self.0).is_ok() => Ok(self.0.clone()),
@@ -68,9 +71,12 @@ impl OrderName {
     }
 
     /// The same for an option that may be left out.
-    pub(crate) async fn id_of(name: Option<OrderName>, clients: &Clients) -> Result<Option<String>, Failure> {
-        match name {
-            Some(name) => Ok(Some(name.id(clients).await?)),
+    pub(crate) async fn resolve_optional(
+        argument: Option<OrderArg>,
+        clients: &Clients,
+    ) -> Result<Option<String>, Failure> {
+        match argument {
+            Some(argument) => Ok(Some(argument.resolve_id(clients).await?)),
             None => Ok(None),
         }
     }

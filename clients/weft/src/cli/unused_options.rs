@@ -5,7 +5,7 @@ use clap::{ArgMatches, parser::ValueSource};
 use super::{Cli, Command};
 
 /// How services are called, by the names that clap knows the options by.
-const OF_CALLS: [(&str, &str); 10] = [
+const CALL_OPTIONS: [(&str, &str); 10] = [
     ("token", "--token"),
     ("order_url", "--order-url"),
     ("payment_url", "--payment-url"),
@@ -20,8 +20,8 @@ const OF_CALLS: [(&str, &str); 10] = [
 
 /// What is wrong with an option that the command line gives, if this command does not heed it. What the environment sets is
 /// meant for other commands, too.
-pub(super) fn told(cli: &Cli, matches: &ArgMatches) -> Option<String> {
-    if cli.globals.request_id.is_some() && !cli.command.takes_a_request_id() {
+pub(super) fn find(cli: &Cli, matches: &ArgMatches) -> Option<String> {
+    if cli.globals.request_id.is_some() && !cli.command.takes_request_id() {
         let message = "--request-id names a request that changes something, and this command sends none";
         return Some(message.to_owned());
     }
@@ -34,7 +34,7 @@ pub(super) fn told(cli: &Cli, matches: &ArgMatches) -> Option<String> {
         _ => return None,
     };
     let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let mut options = OF_CALLS.to_vec();
+    let mut options = CALL_OPTIONS.to_vec();
     if matches!(cli.command, Command::Down | Command::Status | Command::Demo(_)) {
         options.push(("facility", "--facility"));
     }

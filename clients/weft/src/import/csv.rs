@@ -23,7 +23,7 @@ pub(crate) struct Lines<R> {
 }
 
 /// A longer line is a mistake; no more of it is kept.
-const LONGEST: u64 = 64 * 1024;
+const MAX_LINE_BYTES: u64 = 64 * 1024;
 
 impl<R: BufRead> Lines<R> {
     pub(crate) fn new(reader: R) -> Lines<R> {
@@ -47,7 +47,7 @@ impl<R: BufRead> Lines<R> {
                 return Ok(None);
             }
             self.number += 1;
-            let is_ended = |bytes: &[u8]| bytes.len() < LONGEST as usize || bytes.ends_with(b"\n");
+            let is_ended = |bytes: &[u8]| bytes.len() < MAX_LINE_BYTES as usize || bytes.ends_with(b"\n");
             let is_too_long = !is_ended(&bytes);
             let mut rest = Vec::new();
             while is_too_long && self.read_some(&mut rest)? && !is_ended(&rest) {
@@ -60,7 +60,9 @@ impl<R: BufRead> Lines<R> {
             }
             let mut line = read(self.number, text);
             if is_too_long {
-                line.fault = Some(format!("UNREADABLE: the line is longer than {LONGEST} bytes"));
+                line.fault = Some(format!(
+                    "UNREADABLE: the line is longer than {MAX_LINE_BYTES} bytes"
+                ));
                 line.is_whole = false;
             }
             return Ok(Some(line));
@@ -68,7 +70,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     fn read_some(&mut self, into: &mut Vec<u8>) -> io::Result<bool> {
-        let read = (&mut self.reader).take(LONGEST).read_until(b'\n', into)?;
+        let read = (&mut self.reader).take(MAX_LINE_BYTES).read_until(b'\n', into)?;
         self.position += read as u64;
         Ok(read > 0)
     }
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_too_long_costs_no_other_and_its_rest_is_no_line() {
-        let long = "x".repeat(3 * LONGEST as usize + 7);
+        let long = "x".repeat(3 * MAX_LINE_BYTES as usize + 7);
         let text = format!("a\n{long}\n\r\nb\r\n{long}");
         let mut lines = Lines::new(text.as_bytes());
         let mut read = Vec::new();

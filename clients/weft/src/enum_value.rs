@@ -8,7 +8,7 @@ use clap::{
 };
 
 /// No enum of the contract has a higher number.
-const MOST: i32 = 64;
+const MAX_NUMBER: i32 = 64;
 
 /// Reads a value of an enum by its name without the prefix, in any case: `FULFILLED`, `awaiting-payment`. The whole name,
 /// as JSON has it, is read too. A name that is none is refused with those that are, and with the nearest one.
@@ -21,7 +21,7 @@ pub(crate) struct EnumValue<E> {
 impl<E: TryFrom<i32> + Clone> EnumValue<E> {
     /// `name_of` is the enum's own `as_str_name`.
     pub(crate) fn new(name_of: fn(&E) -> &'static str) -> EnumValue<E> {
-        let all = (0..MOST).filter_map(|number| E::try_from(number).ok());
+        let all = (0..MAX_NUMBER).filter_map(|number| E::try_from(number).ok());
         let mut all = all.map(|value| (name_of(&value), value));
         let unspecified = all.next().map(|(name, _)| name).unwrap_or_default();
         let prefix = unspecified.strip_suffix("UNSPECIFIED").unwrap_or_default();

@@ -8,15 +8,15 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::{
-    caller::{Caller, NoAnswer},
-    orders::Orders,
+    is_replayed,
+    order_batcher::OrderBatcher,
     report::Outcome,
-    was_given_before,
+    retrying_client::{CallError, RetryingClient},
 };
-use crate::failure::{in_a_line, reason};
+use crate::failure::{one_line, reason};
 
 /// What became of an order.
-pub(crate) struct Settled {
+pub(crate) struct ImportResult {
     pub(crate) outcome: Outcome,
     /// The price as the service has it; `None` when it has none.
     pub(crate) gross: Option<Money>,
@@ -25,69 +25,71 @@ pub(crate) struct Settled {
 }
 
 /// How often an order that came to nothing is placed anew.
-const MOST_ATTEMPTS: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 
 /// Places an order and waits until it is fulfilled or given up. One that exists already is compared. An order
 /// that came to nothing is placed anew where that may end better: the processor had not answered, nobody had paid in time,
 /// or the request is another one now, with another card. Its name follows from the order before it, so that a repeated import goes the
 /// same way.
-pub(crate) async fn place(orders: &Orders, mut request: PlaceOrderRequest) -> Settled {
-    for _ in 1..MOST_ATTEMPTS {
+pub(crate) async fn place_and_wait(orders: &OrderBatcher, mut request: PlaceOrderRequest) -> ImportResult {
+    for _ in 1..MAX_ATTEMPTS {
         let attempt = attempt(orders, &request).await;
-        let Some(order_id) = attempt.worth_another else {
-            return attempt.settled;
+        let Some(order_id) = attempt.failed_order_id else {
+            return attempt.result;
         };
-        let name = Uuid::parse_str(&request.request_id).unwrap_or_default();
-        request.request_id = Uuid::new_v5(&name, order_id.as_bytes()).to_string();
+        let previous = Uuid::parse_str(&request.request_id).unwrap_or_default();
+        request.request_id = Uuid::new_v5(&previous, order_id.as_bytes()).to_string();
     }
-    attempt(orders, &request).await.settled
+    attempt(orders, &request).await.result
 }
 
 struct Attempt {
-    settled: Settled,
+    result: ImportResult,
     /// The order that came to nothing, if another one may end better.
-    worth_another: Option<String>,
+    failed_order_id: Option<String>,
 }
 
-async fn attempt(orders: &Orders, request: &PlaceOrderRequest) -> Attempt {
-    let caller = &orders.caller;
+async fn attempt(orders: &OrderBatcher, request: &PlaceOrderRequest) -> Attempt {
+    let client = &orders.client;
     let answer = orders.place(request).await;
     let mut changed = false;
     let found = match answer {
         Ok(response) => {
-            let outcome = match was_given_before(&response) {
+            let outcome = match is_replayed(&response) {
                 true => Outcome::Unchanged,
                 false => Outcome::New,
             };
             Ok((response.into_inner().order.unwrap_or_default(), outcome))
         }
-        Err(NoAnswer::Refused(status)) if exists(&status) => {
+        Err(CallError::Refused(status)) if is_already_placed(&status) => {
             changed = reason(&status).as_deref() == Some("IDEMPOTENCY_KEY_REUSED");
-            existing(caller, request)
+            find_existing(client, request)
                 .await
                 .map(|order| (order, Outcome::Unchanged))
         }
-        Err(no_answer) => Err(Settled::not(&no_answer)),
+        Err(error) => Err(ImportResult::from_error(&error)),
     };
-    let ended = match found {
+    let final_order = match found {
         Ok((order, outcome)) if request.validate_only => {
-            return Attempt::last(Settled::accepted(&order, outcome));
+            return Attempt::conclusive(ImportResult::accepted(&order, outcome));
         }
-        Ok((order, outcome)) => finished(caller, order).await.map(|order| (order, outcome)),
-        Err(settled) => Err(settled),
+        Ok((order, outcome)) => wait_until_final(client, order)
+            .await
+            .map(|order| (order, outcome)),
+        Err(result) => Err(result),
     };
-    match ended {
+    match final_order {
         Ok((order, outcome)) => Attempt {
-            worth_another: may_end_better(&order, request, changed).then(|| order.id.clone()),
-            settled: Settled::of(&order, outcome),
+            failed_order_id: is_worth_retrying(&order, request, changed).then(|| order.id.clone()),
+            result: ImportResult::from_order(&order, outcome),
         },
-        Err(settled) => Attempt::last(settled),
+        Err(result) => Attempt::conclusive(result),
     }
 }
 
 /// Whether an order that came to nothing may come to something when it is placed anew: the processor had not answered,
 /// the request is another one now, or nobody had paid in time and now somebody does.
-fn may_end_better(order: &Order, request: &PlaceOrderRequest, changed: bool) -> bool {
+fn is_worth_retrying(order: &Order, request: &PlaceOrderRequest, changed: bool) -> bool {
     let reason = order.failure.as_ref().map(|failure| failure.reason.as_str());
     let timed_out = matches!(reason, Some("PROCESSOR_TIMEOUT" | "PROCESSOR_UNREACHABLE"));
     match order.state() {
@@ -98,25 +100,25 @@ fn may_end_better(order: &Order, request: &PlaceOrderRequest, changed: bool) -> 
 }
 
 impl Attempt {
-    fn last(settled: Settled) -> Attempt {
+    fn conclusive(result: ImportResult) -> Attempt {
         Attempt {
-            settled,
-            worth_another: None,
+            result,
+            failed_order_id: None,
         }
     }
 }
 
 /// Reads the order again until nothing more happens to it by itself.
-async fn finished(caller: &Caller, mut order: Order) -> Result<Order, Settled> {
+async fn wait_until_final(client: &RetryingClient, mut order: Order) -> Result<Order, ImportResult> {
     let mut wait = Duration::from_millis(20);
     let mut changed = Instant::now();
     while matches!(
         order.state(),
         OrderState::Pending | OrderState::Confirmed | OrderState::Cancelling
     ) {
-        if changed.elapsed() > caller.retry_for {
+        if changed.elapsed() > client.retry_for {
             let state = order.state().as_str_name();
-            return Err(Settled {
+            return Err(ImportResult {
                 outcome: Outcome::Undecided,
                 gross: None,
                 reason: format!("STILL_GOING_ON: {state}; weft saga show {}", order.saga_id),
@@ -125,7 +127,7 @@ async fn finished(caller: &Caller, mut order: Order) -> Result<Order, Settled> {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(1));
         let again = read(
-            caller,
+            client,
             GetOrderRequest {
                 id: order.id.clone(),
                 reference: String::new(),
@@ -141,9 +143,9 @@ async fn finished(caller: &Caller, mut order: Order) -> Result<Order, Settled> {
 }
 
 /// The order that stands in the way of this one, if it is the same.
-async fn existing(caller: &Caller, request: &PlaceOrderRequest) -> Result<Order, Settled> {
+async fn find_existing(client: &RetryingClient, request: &PlaceOrderRequest) -> Result<Order, ImportResult> {
     let order = read(
-        caller,
+        client,
         GetOrderRequest {
             id: String::new(),
             reference: request.reference.clone(),
@@ -152,7 +154,7 @@ async fn existing(caller: &Caller, request: &PlaceOrderRequest) -> Result<Order,
     .await?;
     match difference(request, &order) {
         None => Ok(order),
-        Some(difference) => Err(Settled {
+        Some(difference) => Err(ImportResult {
             outcome: Outcome::Refused,
             gross: None,
             reason: format!("DIFFERS: order {} exists already with {difference}", order.id),
@@ -160,16 +162,16 @@ async fn existing(caller: &Caller, request: &PlaceOrderRequest) -> Result<Order,
     }
 }
 
-async fn read(caller: &Caller, request: GetOrderRequest) -> Result<Order, Settled> {
-    let answer = caller
+async fn read(client: &RetryingClient, request: GetOrderRequest) -> Result<Order, ImportResult> {
+    let answer = client
         .call(request, |message| {
-            let mut client = caller.clients.order();
-            async move { client.get_order(message).await }
+            let mut stub = client.clients.order();
+            async move { stub.get_order(message).await }
         })
         .await;
     match answer {
         Ok(response) => Ok(response.into_inner().order.unwrap_or_default()),
-        Err(no_answer) => Err(Settled::not(&no_answer)),
+        Err(error) => Err(ImportResult::from_error(&error)),
     }
 }
 
@@ -182,8 +184,8 @@ fn difference(request: &PlaceOrderRequest, order: &Order) -> Option<String> {
         return Some(format!("{} lines", order.lines.len()));
     }
     let mut pairs = request.lines.iter().zip(&order.lines);
-    let differs = pairs.find(|(asked, has)| {
-        (asked.code.as_str(), &asked.quantity, &asked.amount)
+    let differs = pairs.find(|(requested, has)| {
+        (requested.code.as_str(), &requested.quantity, &requested.amount)
             != (has.code.as_str(), &has.quantity, &has.amount)
     });
     if let Some((_, has)) = differs {
@@ -193,40 +195,40 @@ fn difference(request: &PlaceOrderRequest, order: &Order) -> Option<String> {
     share.then(|| "another patient share".to_owned())
 }
 
-fn exists(status: &tonic::Status) -> bool {
+fn is_already_placed(status: &tonic::Status) -> bool {
     status.code() == Code::AlreadyExists || reason(status).as_deref() == Some("IDEMPOTENCY_KEY_REUSED")
 }
 
-impl Settled {
-    fn of(order: &Order, outcome: Outcome) -> Settled {
+impl ImportResult {
+    fn from_order(order: &Order, outcome: Outcome) -> ImportResult {
         match order.state() {
-            OrderState::Rejected | OrderState::Expired | OrderState::Cancelled => Settled {
+            OrderState::Rejected | OrderState::Expired | OrderState::Cancelled => ImportResult {
                 outcome: Outcome::Refused,
                 gross: None,
                 reason: failure(order),
             },
-            _ => Settled::accepted(order, outcome),
+            _ => ImportResult::accepted(order, outcome),
         }
     }
 
-    fn accepted(order: &Order, outcome: Outcome) -> Settled {
+    fn accepted(order: &Order, outcome: Outcome) -> ImportResult {
         let gross = order.gross.as_ref().and_then(|gross| Money::try_from(gross).ok());
-        Settled {
+        ImportResult {
             outcome,
             gross,
             reason: String::new(),
         }
     }
 
-    pub(crate) fn not(no_answer: &NoAnswer) -> Settled {
-        let (outcome, status) = match no_answer {
-            NoAnswer::Refused(status) => (Outcome::Refused, status),
-            NoAnswer::Undecided(status) => (Outcome::Undecided, status),
+    pub(crate) fn from_error(error: &CallError) -> ImportResult {
+        let (outcome, status) = match error {
+            CallError::Refused(status) => (Outcome::Refused, status),
+            CallError::Undecided(status) => (Outcome::Undecided, status),
         };
-        Settled {
+        ImportResult {
             outcome,
             gross: None,
-            reason: in_a_line(status),
+            reason: one_line(status),
         }
     }
 }
@@ -246,7 +248,7 @@ fn failure(order: &Order) -> String {
 mod tests {
     use super::*;
 
-    fn ended(state: OrderState, reason: &str) -> Order {
+    fn order_in_state(state: OrderState, reason: &str) -> Order {
         let failure = proto::order::v1::OrderFailure {
             reason: reason.to_owned(),
             ..Default::default()
@@ -260,15 +262,19 @@ mod tests {
 
     #[test]
     fn an_order_that_nobody_paid_is_placed_anew_once_there_is_a_card() {
-        let expired = ended(OrderState::Expired, "PAYMENT_WINDOW_PASSED");
+        let expired = order_in_state(OrderState::Expired, "PAYMENT_WINDOW_PASSED");
         let card = PlaceOrderRequest {
             payment_method: "tok_visa".to_owned(),
             ..PlaceOrderRequest::default()
         };
-        assert!(may_end_better(&expired, &card, false));
-        assert!(!may_end_better(&expired, &PlaceOrderRequest::default(), true));
-        let declined = ended(OrderState::Rejected, "CARD_DECLINED");
-        assert!(!may_end_better(&declined, &card, false) && may_end_better(&declined, &card, true));
-        assert!(!may_end_better(&ended(OrderState::Cancelled, ""), &card, true));
+        assert!(is_worth_retrying(&expired, &card, false));
+        assert!(!is_worth_retrying(&expired, &PlaceOrderRequest::default(), true));
+        let declined = order_in_state(OrderState::Rejected, "CARD_DECLINED");
+        assert!(!is_worth_retrying(&declined, &card, false) && is_worth_retrying(&declined, &card, true));
+        assert!(!is_worth_retrying(
+            &order_in_state(OrderState::Cancelled, ""),
+            &card,
+            true
+        ));
     }
 }

@@ -17,64 +17,64 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Response, Status, metadata::MetadataValue};
 
 use super::{
-    REPLAYED,
-    caller::{Caller, NoAnswer, unsent},
+    REPLAYED_HEADER,
+    retrying_client::{CallError, RetryingClient, not_sent},
 };
 use crate::{clients::Clients, failure::reason};
 
 /// The requests of one call, at most: as many as the contract takes, and far fewer bytes than a service does.
-const MOST: usize = 64;
-const BYTES: usize = 1 << 20;
+const MAX_BATCH: usize = 64;
+const MAX_BATCH_BYTES: usize = 1 << 20;
 /// How long a call waits for further requests. The workers that one call has kept waiting come at the same time.
-const GATHER: Duration = Duration::from_millis(5);
+const BATCH_WINDOW: Duration = Duration::from_millis(5);
 
 type Answer = Result<Response<PlaceOrderResponse>, Status>;
 
 /// Places the orders of an import. Dropped, it ends the calls that are under way.
-pub(crate) struct Orders {
-    pub(crate) caller: Caller,
-    queue: mpsc::Sender<Waiting>,
+pub(crate) struct OrderBatcher {
+    pub(crate) client: RetryingClient,
+    queue: mpsc::Sender<QueuedOrder>,
     _calls: AbortOnDropHandle<()>,
 }
 
 /// An order that is to be placed.
-struct Waiting {
+struct QueuedOrder {
     request: PlaceOrderRequest,
-    answer: oneshot::Sender<Answer>,
+    reply: oneshot::Sender<Answer>,
 }
 
-impl Orders {
-    pub(crate) fn new(caller: Caller) -> Orders {
-        let (queue, waiting) = mpsc::channel(MOST);
-        let calls = tokio::spawn(gather(caller.clients.clone(), waiting));
-        Orders {
-            caller,
+impl OrderBatcher {
+    pub(crate) fn new(client: RetryingClient) -> OrderBatcher {
+        let (queue, queued) = mpsc::channel(MAX_BATCH);
+        let calls = tokio::spawn(run_batches(client.clients.clone(), queued));
+        OrderBatcher {
+            client,
             queue,
             _calls: AbortOnDropHandle::new(calls),
         }
     }
 
-    /// Places an order, as [`Caller::call`] makes a call: what is tried again goes with whatever others come then.
+    /// Places an order, as [`RetryingClient::call`] makes a call: what is tried again goes with whatever others come then.
     pub(crate) async fn place(
         &self,
         request: &PlaceOrderRequest,
-    ) -> Result<Response<PlaceOrderResponse>, NoAnswer> {
+    ) -> Result<Response<PlaceOrderResponse>, CallError> {
         let place = || self.send(request.clone());
-        self.caller.insist::<PlaceOrderRequest, _, _>(place).await
+        self.client.retry::<PlaceOrderRequest, _, _>(place).await
     }
 
     async fn send(&self, request: PlaceOrderRequest) -> Answer {
-        let (answer, answered) = oneshot::channel();
+        let (reply, replied) = oneshot::channel();
         // The receivers go only with the task that calls, which ends by a panic alone.
         let ended = || Status::internal("the calls have ended");
-        let sent = self.queue.send(Waiting { request, answer }).await;
+        let sent = self.queue.send(QueuedOrder { request, reply }).await;
         sent.map_err(|_| ended())?;
-        answered.await.unwrap_or_else(|_| Err(ended()))
+        replied.await.unwrap_or_else(|_| Err(ended()))
     }
 }
 
 /// Makes the calls, beside each other: as many as workers wait for, at most.
-async fn gather(clients: Clients, mut queue: mpsc::Receiver<Waiting>) {
+async fn run_batches(clients: Clients, mut queue: mpsc::Receiver<QueuedOrder>) {
     let mut calls = JoinSet::new();
     let mut next = None;
     loop {
@@ -85,57 +85,57 @@ async fn gather(clients: Clients, mut queue: mpsc::Receiver<Waiting>) {
                 None => return,
             },
         };
-        let until = Instant::now() + GATHER;
+        let until = Instant::now() + BATCH_WINDOW;
         let mut bytes = first.request.encoded_len();
         let mut batch = vec![first];
-        while batch.len() < MOST
-            && let Ok(Some(waiting)) = timeout_at(until, queue.recv()).await
+        while batch.len() < MAX_BATCH
+            && let Ok(Some(order)) = timeout_at(until, queue.recv()).await
         {
-            bytes += waiting.request.encoded_len();
-            if bytes > BYTES {
-                next = Some(waiting);
+            bytes += order.request.encoded_len();
+            if bytes > MAX_BATCH_BYTES {
+                next = Some(order);
                 break;
             }
-            batch.push(waiting);
+            batch.push(order);
         }
         let clients = clients.clone();
-        calls.spawn(async move { place(&clients, batch).await });
+        calls.spawn(async move { place_batch(&clients, batch).await });
         while calls.try_join_next().is_some() {}
     }
 }
 
-async fn place(clients: &Clients, batch: Vec<Waiting>) {
+async fn place_batch(clients: &Clients, batch: Vec<QueuedOrder>) {
     if batch.len() == 1 {
-        return one_by_one(clients, batch).await;
+        return place_individually(clients, batch).await;
     }
-    let requests = batch.iter().map(|waiting| waiting.request.clone()).collect();
-    match together(clients, requests).await {
+    let requests = batch.iter().map(|order| order.request.clone()).collect();
+    match call_place_orders(clients, requests).await {
         Ok(results) if results.len() == batch.len() => {
-            for (waiting, result) in batch.into_iter().zip(results) {
+            for (order, result) in batch.into_iter().zip(results) {
                 // Nobody waits for it after a second Ctrl-C.
-                let _ = waiting.answer.send(answer(result));
+                let _ = order.reply.send(to_response(result));
             }
         }
-        Ok(_) => refuse_all(
+        Ok(_) => fail_all(
             batch,
             &Status::internal("the answer does not have a result for each order"),
         ),
-        Err(status) if is_refused_whole(&status) => one_by_one(clients, batch).await,
-        Err(status) => refuse_all(batch, &status),
+        Err(status) if is_batch_rejected(&status) => place_individually(clients, batch).await,
+        Err(status) => fail_all(batch, &status),
     }
 }
 
-async fn together(
+async fn call_place_orders(
     clients: &Clients,
     requests: Vec<PlaceOrderRequest>,
 ) -> Result<Vec<PlaceOrdersResult>, Status> {
-    let request = clients.side_request(PlaceOrdersRequest { requests });
-    let request = request.map_err(|failure| unsent(&failure))?;
+    let request = clients.untracked_request(PlaceOrdersRequest { requests });
+    let request = request.map_err(|failure| not_sent(&failure))?;
     Ok(clients.order().place_orders(request).await?.into_inner().results)
 }
 
 /// A service of the version before does not have the method, and one may be set to take or to send less at once.
-fn is_refused_whole(status: &Status) -> bool {
+fn is_batch_rejected(status: &Status) -> bool {
     let size = matches!(
         reason(status).as_deref(),
         Some("MESSAGE_TOO_LARGE" | "ANSWER_TOO_LARGE")
@@ -143,31 +143,31 @@ fn is_refused_whole(status: &Status) -> bool {
     size || status.code() == Code::Unimplemented
 }
 
-async fn one_by_one(clients: &Clients, batch: Vec<Waiting>) {
-    let calls = batch.into_iter().map(|waiting| async move {
-        let answer = match clients.side_request(waiting.request) {
+async fn place_individually(clients: &Clients, batch: Vec<QueuedOrder>) {
+    let calls = batch.into_iter().map(|order| async move {
+        let answer = match clients.untracked_request(order.request) {
             Ok(request) => clients.order().place_order(request).await,
-            Err(failure) => Err(unsent(&failure)),
+            Err(failure) => Err(not_sent(&failure)),
         };
-        let _ = waiting.answer.send(answer);
+        let _ = order.reply.send(answer);
     });
     futures_util::future::join_all(calls).await;
 }
 
-fn refuse_all(batch: Vec<Waiting>, status: &Status) {
-    for waiting in batch {
-        let _ = waiting.answer.send(Err(status.clone()));
+fn fail_all(batch: Vec<QueuedOrder>, status: &Status) {
+    for order in batch {
+        let _ = order.reply.send(Err(status.clone()));
     }
 }
 
 /// The result as PlaceOrder would have answered it.
-fn answer(result: PlaceOrdersResult) -> Answer {
+fn to_response(result: PlaceOrdersResult) -> Answer {
     match result.result {
         Some(Placed::Response(placed)) => {
             let mut response = Response::new(placed);
             if result.replayed {
                 let marks = response.metadata_mut();
-                marks.insert(REPLAYED, MetadataValue::from_static("true"));
+                marks.insert(REPLAYED_HEADER, MetadataValue::from_static("true"));
             }
             Ok(response)
         }
@@ -188,7 +188,7 @@ mod tests {
     use proto::google::rpc;
 
     use super::*;
-    use crate::import::was_given_before;
+    use crate::import::is_replayed;
 
     fn placed(replayed: bool) -> PlaceOrdersResult {
         PlaceOrdersResult {
@@ -199,8 +199,8 @@ mod tests {
 
     #[test]
     fn a_result_is_the_answer_that_the_order_alone_would_have() {
-        assert!(was_given_before(&answer(placed(true)).unwrap()));
-        assert!(!was_given_before(&answer(placed(false)).unwrap()));
+        assert!(is_replayed(&to_response(placed(true)).unwrap()));
+        assert!(!is_replayed(&to_response(placed(false)).unwrap()));
         let refused = PlaceOrdersResult {
             result: Some(Placed::Error(rpc::Status {
                 code: Code::AlreadyExists.into(),
@@ -209,20 +209,20 @@ mod tests {
             })),
             replayed: false,
         };
-        let status = answer(refused).unwrap_err();
+        let status = to_response(refused).unwrap_err();
         assert_eq!(
             (status.code(), status.message()),
             (Code::AlreadyExists, "it is there")
         );
         assert_eq!(Origin::of(&status), Origin::Callee);
-        let missing = answer(PlaceOrdersResult::default()).unwrap_err();
+        let missing = to_response(PlaceOrdersResult::default()).unwrap_err();
         assert_eq!(Origin::of(&missing), Origin::Client);
     }
 
     #[test]
     fn a_call_that_the_service_cannot_take_is_made_for_each_order() {
-        assert!(is_refused_whole(&Status::unimplemented("")));
-        assert!(!is_refused_whole(&Status::unavailable("")));
-        assert!(!is_refused_whole(&Status::resource_exhausted("")));
+        assert!(is_batch_rejected(&Status::unimplemented("")));
+        assert!(!is_batch_rejected(&Status::unavailable("")));
+        assert!(!is_batch_rejected(&Status::resource_exhausted("")));
     }
 }

@@ -9,7 +9,7 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::{Cli, no_effect};
+use super::{Cli, unused_options};
 
 /// Reads a command line.
 ///
@@ -18,15 +18,15 @@ use super::{Cli, no_effect};
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Error> {
     let mut command = Cli::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
-    refuse_empty(&command, &matches)?;
+    reject_empty(&command, &matches)?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-    match no_effect::told(&cli, &matches) {
+    match unused_options::find(&cli, &matches) {
         Some(message) => Err(command.error(ErrorKind::ArgumentConflict, message)),
         None => Ok(cli),
     }
 }
 
-fn refuse_empty(command: &clap::Command, matches: &ArgMatches) -> Result<(), Error> {
+fn reject_empty(command: &clap::Command, matches: &ArgMatches) -> Result<(), Error> {
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
         // Flags are found under names that hold no values.
@@ -48,7 +48,7 @@ fn refuse_empty(command: &clap::Command, matches: &ArgMatches) -> Result<(), Err
     }
     match matches.subcommand() {
         Some((name, inner)) => match command.find_subcommand(name) {
-            Some(subcommand) => refuse_empty(subcommand, inner),
+            Some(subcommand) => reject_empty(subcommand, inner),
             None => Ok(()),
         },
         None => Ok(()),
@@ -104,7 +104,7 @@ mod tests {
     fn no_option_takes_nothing_for_a_value() {
         let mut weft = Cli::command();
         weft.build();
-        let mut looked_at = 0;
+        let mut checked = 0;
         let mut commands = vec![(Vec::new(), &weft)];
         while let Some((path, command)) = commands.pop() {
             for inner in command
@@ -123,9 +123,9 @@ mod tests {
                 line.push(format!("--{option}="));
                 let line: Vec<&str> = line.iter().map(String::as_str).collect();
                 refused(&line);
-                looked_at += 1;
+                checked += 1;
             }
         }
-        assert!(looked_at > 100, "{looked_at}");
+        assert!(checked > 100, "{checked}");
     }
 }

@@ -10,11 +10,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Globals;
+use crate::globals::Globals;
 
 /// The folder. It may not exist yet.
 #[derive(Clone, Debug)]
-pub(crate) struct Home(PathBuf);
+pub(crate) struct Workspace(PathBuf);
 
 /// What `weft up` writes down for the other commands (`weft.json`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,26 +54,26 @@ pub(crate) struct Addresses {
     pub(crate) probe_url: String,
 }
 
-impl Home {
-    pub(crate) fn new(path: impl Into<PathBuf>) -> Home {
-        Home(path.into())
+impl Workspace {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Workspace {
+        Workspace(path.into())
     }
 
     /// The folder that is named, or `.weft` here or in the nearest folder above; `.weft` here if there is none.
-    pub(crate) fn find(globals: &Globals) -> Home {
+    pub(crate) fn find(globals: &Globals) -> Workspace {
         if let Some(dir) = &globals.dir {
-            return Home(dir.clone());
+            return Workspace(dir.clone());
         }
         let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
         let existing = here
             .ancestors()
             .map(|folder| folder.join(".weft"))
             .find(|folder| folder.is_dir());
-        Home(existing.unwrap_or_else(|| here.join(".weft")))
+        Workspace(existing.unwrap_or_else(|| here.join(".weft")))
     }
 
     /// Creates the folder, for its owner and for traversal only, and makes the path absolute.
-    pub(crate) fn create(&self) -> io::Result<Home> {
+    pub(crate) fn create(&self) -> io::Result<Workspace> {
         fs::create_dir_all(&self.0)?;
         // PostgreSQL may run as another user: it must be able to pass through, and to see nothing.
         fs::set_permissions(&self.0, fs::Permissions::from_mode(0o711))?;
@@ -81,7 +81,7 @@ impl Home {
             fs::create_dir_all(self.0.join(folder))?;
             fs::set_permissions(self.0.join(folder), fs::Permissions::from_mode(0o700))?;
         }
-        fs::canonicalize(&self.0).map(Home)
+        fs::canonicalize(&self.0).map(Workspace)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -97,20 +97,20 @@ impl Home {
     }
 
     /// Where the certificates of mutual TLS are.
-    pub(crate) fn certificates(&self) -> PathBuf {
+    pub(crate) fn certificate_folder(&self) -> PathBuf {
         self.0.join("tls")
     }
 
-    pub(crate) fn authority(&self) -> PathBuf {
-        self.certificates().join("ca.pem")
+    pub(crate) fn ca_certificate(&self) -> PathBuf {
+        self.certificate_folder().join("ca.pem")
     }
 
     pub(crate) fn certificate(&self, name: &str) -> PathBuf {
-        self.certificates().join(format!("{name}.pem"))
+        self.certificate_folder().join(format!("{name}.pem"))
     }
 
     pub(crate) fn certificate_key(&self, name: &str) -> PathBuf {
-        self.certificates().join(format!("{name}.key"))
+        self.certificate_folder().join(format!("{name}.key"))
     }
 
     pub(crate) fn log(&self, name: &str) -> PathBuf {
@@ -126,12 +126,12 @@ impl Home {
     }
 
     /// What runs here, or ran here last.
-    pub(crate) fn description(&self) -> Option<Description> {
+    pub(crate) fn read_description(&self) -> Option<Description> {
         let text = fs::read_to_string(self.0.join("weft.json")).ok()?;
         serde_json::from_str(&text).ok()
     }
 
-    pub(crate) fn describe(&self, description: &Description) -> io::Result<()> {
+    pub(crate) fn write_description(&self, description: &Description) -> io::Result<()> {
         let text = serde_json::to_string_pretty(description)?;
         write_private(&self.0.join("weft.json"), text.as_bytes())
     }
