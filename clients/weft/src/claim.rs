@@ -1,4 +1,4 @@
-//! `weft claim …`
+//! `weft claim …`: lists, shows, resubmits and withdraws claims.
 
 mod show;
 

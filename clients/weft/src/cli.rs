@@ -70,7 +70,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it sends a request that `--request-id` can name. The requests of an import are named after its file.
+    /// Whether the command sends a request with the id of `--request-id`. The request ids of an import are derived
+    /// from its file.
     pub(crate) fn takes_request_id(&self) -> bool {
         use order::Command as Order;
         match self {
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_named_by_its_reference_everywhere() {
+    fn every_command_accepts_an_order_by_its_reference() {
         use clap::Parser as _;
         for arguments in [
             "order get R-1",
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_tells_every_way_to_say_what_a_command_is_about() {
+    fn usage_shows_every_form_of_a_command() {
         use clap::Parser as _;
         let id = "018f2d5e-0000-7000-8000-000000000001";
         let (by_id, by_order) = (
@@ -160,10 +161,10 @@ mod tests {
             (&format!("dlq replay {id} --rate 5"), [one, many]),
             ("dlq replay --help", [one, many]),
         ] {
-            let told = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
-            let told = told.expect_err(arguments).to_string();
+            let refused = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
+            let message = refused.expect_err(arguments).to_string();
             for usage in usages {
-                assert!(told.contains(usage), "{arguments}: {told}");
+                assert!(message.contains(usage), "{arguments}: {message}");
             }
         }
         for arguments in [
@@ -214,7 +215,7 @@ mod tests {
         }
     }
 
-    /// clap knows how to read a UUID by itself, but tells people of characters and groups.
+    /// clap can parse a UUID by itself, but its errors speak of characters and groups.
     #[test]
     fn every_argument_that_is_a_uuid_says_so_when_it_is_not_one() {
         use clap::Parser as _;

@@ -1,4 +1,4 @@
-//! The services as the commands call them: through the mesh, with a token, and with a certificate where they ask for one.
+//! gRPC clients of the services, through the mesh, with a token and, under mutual TLS, a certificate.
 
 mod tls;
 mod wrong_server;
@@ -38,7 +38,7 @@ pub(crate) enum Service {
     Claims,
 }
 
-/// One channel per service. Cheap to clone.
+/// One channel per service, shared by all calls of a command. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Clients(Arc<Inner>);
 
@@ -55,15 +55,16 @@ struct Inner {
     stopped: Option<Stopped>,
 }
 
-/// The local system does not run, and whoever listens on its ports is somebody else.
+/// The local system does not run. Another process may listen on its ports, so calls to them are refused.
 struct Stopped {
     folder: String,
-    /// Services whose addresses were named all the same.
+    /// Services with an explicit address, which can be called all the same.
     named: Vec<Service>,
 }
 
 impl Stopped {
-    /// Without a folder, calls go to the default ports: the services may have been started by hand.
+    /// `None` if the system runs, or if there is no folder: then calls go to the default ports, because the
+    /// services may have been started by hand.
     fn detect(globals: &Globals, workspace: &Workspace, addresses: &[Address]) -> Option<Stopped> {
         let is_expected = globals.dir.is_some() || workspace.path().is_dir();
         let named = addresses.iter().filter(|address| address.is_given);
@@ -73,7 +74,7 @@ impl Stopped {
         })
     }
 
-    /// Whether this message would go to a service that does not run here.
+    /// Whether this request message goes to a service of the stopped system.
     fn blocks(&self, message: &str) -> bool {
         match message.split('.').next() {
             Some("ops") => self.named.is_empty(),
@@ -82,13 +83,13 @@ impl Stopped {
     }
 }
 
-/// The larger answers, a page of a thousand orders for one, do not fit tonic's default of 4 MiB.
+/// Large responses, such as a page of 1000 orders, exceed tonic's default of 4 MiB.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
 impl Service {
     pub(crate) const ALL: [Service; 3] = [Service::Order, Service::Payment, Service::Claims];
 
-    /// The service's name, which is also its binary's.
+    /// The name of the service and of its binary.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Service::Order => "order",
@@ -97,12 +98,12 @@ impl Service {
         }
     }
 
-    /// What its certificate names it.
+    /// The SPIFFE id in its certificate.
     pub(crate) fn spiffe_id(self, trust_domain: &str) -> String {
         format!("spiffe://{trust_domain}/{}", self.name())
     }
 
-    /// Where it listens when nothing else is said: gRPC and probes.
+    /// The default ports, for gRPC and for probes.
     pub(crate) fn default_ports(self) -> (u16, u16) {
         match self {
             Service::Order => (7101, 7201),
@@ -112,7 +113,8 @@ impl Service {
     }
 }
 
-/// `order.v1.OrderService/GetOrder`, of its request's name `order.v1.GetOrderRequest`.
+/// Finds a method by the name of its request message: `order.v1.OrderService/GetOrder` for
+/// `order.v1.GetOrderRequest`.
 pub(crate) fn method_by_request(request: &str) -> Option<String> {
     let pool = output::pool().ok()?;
     let mut methods = pool
@@ -126,14 +128,14 @@ pub(crate) fn method_by_request(request: &str) -> Option<String> {
     ))
 }
 
-/// The method that takes this request, and how long the contract gives it.
+/// The method that takes this request, and its timeout in the contract.
 fn contract_limit<M: prost::Name>() -> Option<(String, Duration)> {
     let method = method_by_request(&M::full_name())?;
     let limit = contract_timeout(&method)?;
     Some((method, limit))
 }
 
-/// How long the contract gives a call, by the method's name: `order.v1.OrderService/GetOrder`.
+/// The timeout of a method in the contract. `method` is `order.v1.OrderService/GetOrder`, for example.
 pub(crate) fn contract_timeout(method: &str) -> Option<Duration> {
     static POLICIES: OnceLock<Option<Policies>> = OnceLock::new();
     let policies = POLICIES.get_or_init(|| policies().ok()).as_ref()?;
@@ -141,7 +143,7 @@ pub(crate) fn contract_timeout(method: &str) -> Option<Duration> {
 }
 
 impl Clients {
-    /// Finds the services (options, environment, what `weft up` wrote down, default ports) and a token.
+    /// Connects to the services, found by option, environment, `weft.json` or default port, with a token.
     pub(crate) fn open(globals: &Globals) -> Result<Clients, Failure> {
         let policies = policies()?;
         let bearer = Bearer::from_globals(globals)?;
@@ -193,18 +195,18 @@ impl Clients {
         })))
     }
 
-    /// The request that a command is about, with the token and the time it may take.
+    /// The command's main request, with token and timeout. Records that the request id is sent.
     ///
     /// # Errors
-    /// When `--timeout` is more than the contract gives the call: both sides would end it earlier all the same.
+    /// When `--timeout` exceeds the contract's timeout, at which both sides would end the call anyway.
     pub(crate) fn request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
         self.check_timeout::<M>()?;
         self.0.request_id.track(&message.encode_to_vec());
         self.untracked_request(message)
     }
 
-    /// The request of a call beside the one that the command is about, such as a look-up beforehand. It takes the smaller
-    /// of `--timeout` and what the contract gives it.
+    /// A request that does not carry the command's request id, such as a look-up. Its timeout is the smaller of
+    /// `--timeout` and the contract's.
     ///
     /// # Errors
     /// When the local system is stopped and no other address was given.
@@ -226,7 +228,10 @@ impl Clients {
         Ok(context.request(message))
     }
 
-    /// Whether `--timeout` is within what the contract gives the call, for those who call it later.
+    /// Checks `--timeout` against the contract before the first call, where the call with `M` comes later.
+    ///
+    /// # Errors
+    /// When `--timeout` exceeds the contract's timeout.
     pub(crate) fn check_timeout<M: prost::Name>(&self) -> Result<(), Failure> {
         match (self.0.timeout, contract_limit::<M>()) {
             (Some(timeout), Some((method, limit))) if timeout > limit => Err(Failure::Usage(format!(
@@ -238,17 +243,17 @@ impl Clients {
         }
     }
 
-    /// The name of the command's request: the same for all requests that it sends.
+    /// The command's request id, the same for all requests that it sends.
     pub(crate) fn request_id(&self) -> String {
         self.0.request_id.get()
     }
 
-    /// Whether the command line names the request, as it does when it is a repetition.
+    /// Whether `--request-id` was given, as it is for a repetition.
     pub(crate) fn is_request_id_given(&self) -> bool {
         self.0.is_request_id_given
     }
 
-    /// What request ids that are derived from a file's content are unique within.
+    /// The facility of the token; request ids derived from a file's content are unique within it.
     pub(crate) fn facility(&self) -> &str {
         &self.0.facility
     }
@@ -273,17 +278,17 @@ impl Clients {
         ClaimServiceClient::new(self.0.claims.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    /// Every service serves the dead letters of its own consumers.
+    /// Dead letters; every service serves those of its own consumers.
     pub(crate) fn dead_letters(&self, service: Service) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel(service)).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    /// Every service looks after its own events.
+    /// Operations on events; every service serves those of its own.
     pub(crate) fn events(&self, service: Service) -> EventServiceClient<Channel> {
         EventServiceClient::new(self.channel(service))
     }
 
-    /// Every service tells how the calls that it makes fare.
+    /// Call statistics; every service serves those of its own calls.
     pub(crate) fn mesh(&self, service: Service) -> MeshServiceClient<Channel> {
         MeshServiceClient::new(self.channel(service))
     }
@@ -298,7 +303,7 @@ impl Clients {
     }
 }
 
-/// How the contract says methods are called.
+/// The call policies of all methods in the contract.
 pub(crate) fn policies() -> Result<Policies, Failure> {
     Policies::from_descriptors(proto::DESCRIPTORS).map_err(|error| Failure::Other(error.into()))
 }

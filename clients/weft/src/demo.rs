@@ -1,4 +1,4 @@
-//! `weft demo`: one claim's story, from the order to the payer's last word, on a system of its own.
+//! `weft demo`: one claim from the order to the last remittance, on a separate local system.
 
 mod files;
 mod show;
@@ -96,7 +96,7 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
     outcome
 }
 
-/// The five files, one after the other, and the trial balance.
+/// Imports the five files one after the other, and prints the trial balance.
 async fn run_steps(globals: &Globals, files: &Path) -> Result<(), Failure> {
     let clients = Clients::open(globals)?;
     for step in &step::STEPS {

@@ -1,4 +1,4 @@
-//! `weft dlq …`: dead letters of all services, since every service keeps those of its own consumers.
+//! `weft dlq …`: dead letters of all services. Every service stores those of its own consumers.
 
 mod edit;
 mod groups;
@@ -85,7 +85,7 @@ pub(crate) struct ListArguments {
 }
 
 impl ListArguments {
-    /// What is said when none is listed: no more than what was asked for.
+    /// The text for a list without rows.
     fn no_rows(&self) -> &'static str {
         let filtered = self.service.is_some() || self.consumer.is_some() || self.fingerprint.is_some();
         match (filtered, self.state) {
@@ -138,8 +138,8 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
 }
 
-/// How many dead letters of all services are open, for those who look at stuck sagas; more than a page of a service
-/// counts as a page.
+/// Counts the open dead letters of all services, at most one page of each; `None` if a service cannot list them.
+/// `weft saga list` prints it.
 pub(crate) async fn count_open(clients: &Clients) -> Option<usize> {
     let mut open = 0;
     for service in Service::ALL {
@@ -166,7 +166,7 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
                 found.extend(listed.rows.into_iter().map(|dead_letter| (service, dead_letter)));
             }
             Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => {}
-            // What the other services hold is worth showing while one is down.
+            // The other services' dead letters are shown while one service is down.
             Err(Failure::Call(call)) if call.status.code() == Code::Unavailable => {
                 unavailable.push((service, call));
             }
@@ -195,7 +195,7 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
             if let Some((_, dead_letter)) = found.first() {
                 eprintln!("next: weft dlq show {}", dead_letter.id);
             }
-            // An order that waits for an event may be found there.
+            // A saga may be stuck because its event is a dead letter.
             if let Some(stuck @ 1..) = saga::count_stuck(clients).await {
                 eprintln!("beside them: {stuck} stuck sagas, weft saga list --stuck");
             }
@@ -235,7 +235,7 @@ async fn list_one(
     .await
 }
 
-/// Asks one service after the other, since an id does not tell whose it is.
+/// Asks one service after the other, because an id does not show which service has the dead letter.
 async fn find(clients: &Clients, id: Uuid) -> Result<(Service, GetDeadLetterResponse), Failure> {
     let mut last: Option<Box<CallFailure>> = None;
     for service in Service::ALL {
@@ -249,7 +249,7 @@ async fn find(clients: &Clients, id: Uuid) -> Result<(Service, GetDeadLetterResp
         match answer.during(GET_METHOD) {
             Ok(answer) => return Ok((service, answer.into_inner())),
             Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => {}
-            // Not here; a service that cannot be asked outweighs one that does not have it.
+            // An unavailable service may have it, so its error is reported before a NOT_FOUND.
             Err(Failure::Call(call)) if call.status.code() == Code::NotFound => last = last.or(Some(call)),
             Err(Failure::Call(call)) if call.status.code() == Code::Unavailable => last = Some(call),
             Err(failure) => return Err(failure),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Reads a whole number and its unit; a number alone is seconds.
+/// Reads a whole number with its unit; a number alone is in seconds.
 ///
 /// # Errors
-/// When there is no number, an unknown unit, or nothing is left of the duration.
+/// When there is no number or an unknown unit, or the duration is zero or too long.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let split = text
         .find(|character: char| !character.is_ascii_digit())
@@ -29,7 +29,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The text that [`parse`] reads: `500ms`, `5s`.
+/// A text that [`parse`] reads: `500ms`, `5s`.
 pub(crate) fn format_exact(duration: Duration) -> String {
     match duration.subsec_millis() {
         0 => format!("{}s", duration.as_secs()),
@@ -37,7 +37,7 @@ pub(crate) fn format_exact(duration: Duration) -> String {
     }
 }
 
-/// The shortest such text: `1.2 s` for people, not for parsing.
+/// A rounded text for people, such as `1.2 s`; [`parse`] does not read it.
 pub(crate) fn format_rounded(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 1.0 {

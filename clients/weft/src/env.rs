@@ -1,4 +1,4 @@
-//! What a shell needs to call the local system with other tools: addresses, a token, and the files of mutual TLS.
+//! `weft env`: shell variables for other tools that call the local system.
 
 use crate::{
     failure::Failure,
@@ -44,7 +44,7 @@ pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `127.0.0.1:7101` of `http://127.0.0.1:7101`.
+/// `127.0.0.1:7101` for `http://127.0.0.1:7101`.
 pub(crate) fn host_and_port(url: &str) -> String {
     url.rsplit('/').next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! `weft events …`: what the services publish, and who consumes it.
+//! `weft events …`: consumers, event logs, streams and held messages of the services.
 
 mod held;
 mod pause;
@@ -310,7 +310,7 @@ async fn apply(
             .apply_streams(clients.request(request)?)
             .await;
         let answer = answer.during("ops.v1.EventService/ApplyStreams")?.into_inner();
-        // All services want the same of the streams.
+        // All services declare the same streams, so they report the same differences.
         for difference in answer.differences {
             if !found.contains(&difference) {
                 found.push(difference);
@@ -367,7 +367,7 @@ async fn consumers(clients: &Clients, service: Service) -> Result<ListConsumersR
     Ok(answer.during("ops.v1.EventService/ListConsumers")?.into_inner())
 }
 
-/// Whether a service has a consumer of this name, for those who look for what it left.
+/// Fails if no service has a consumer of this name.
 pub(crate) async fn check_consumer(clients: &Clients, consumer: &str) -> Result<(), Failure> {
     find_service(clients, consumer).await.map(drop)
 }

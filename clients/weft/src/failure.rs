@@ -1,4 +1,4 @@
-//! What can go wrong, how it is reported, and the exit code it ends with.
+//! Failures of a command: their kinds, how they are reported, and their exit codes.
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -12,20 +12,20 @@ use crate::{
     globals::Format,
 };
 
-/// Why a command did not do what it was asked to.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The command line asks for something that makes no sense. Exit code 2.
+    /// The command line is wrong. Exit code 2.
     Usage(String),
-    /// A service refused, or could not be reached. Exit code 1.
+    /// A call failed: the service refused it, or could not be reached. Exit code 1.
     Call(Box<CallFailure>),
     /// Anything else. Exit code 1.
     Other(anyhow::Error),
-    /// The output has shown it already. Exit code 1.
+    /// The command has printed the failure itself. Exit code 1.
     AlreadyReported,
 }
 
-/// A call that a service answered with an error.
+/// A call that ended with an error status.
 #[derive(Debug)]
 pub(crate) struct CallFailure {
     /// `order.v1.OrderService/PlaceOrder`
@@ -33,7 +33,7 @@ pub(crate) struct CallFailure {
     pub(crate) status: Status,
 }
 
-/// Says which call a status belongs to.
+/// Adds the called method to a status.
 pub(crate) trait During<T> {
     fn during(self, method: &'static str) -> Result<T, Failure>;
 }
@@ -44,11 +44,11 @@ impl<T> During<T> for Result<T, Status> {
     }
 }
 
-/// Tells what is wrong with the command line, or what was asked about it: in JSON where the output is to be JSON.
+/// Prints clap's result: an error in the command line, in JSON if `--output json` was given, or help and version.
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || !wants_json(std::env::args().skip(1)) {
         let code = u8::try_from(error.exit_code()).unwrap_or(1);
-        // Help and the version are the output here.
+        // Help and version go to standard output.
         return match error.print().and_then(|()| std::io::stdout().flush()) {
             Err(failed) if !error.use_stderr() => ExitCode::from(report_write_error(&failed.to_string())),
             _ => ExitCode::from(code),
@@ -67,8 +67,8 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     Failure::Usage(message.to_owned()).report(Format::Json, None)
 }
 
-/// Reports on standard error that the output cannot be written, and returns the exit code. A closed pipe is no error:
-/// `weft order list | head` ends its reader early.
+/// Reports on standard error that the output cannot be written, and returns the exit code. A closed pipe is no
+/// error: `weft order list | head` ends its reader early.
 pub(crate) fn report_write_error(error: &str) -> u8 {
     if error.starts_with("Broken pipe") {
         return 0;
@@ -78,7 +78,7 @@ pub(crate) fn report_write_error(error: &str) -> u8 {
     1
 }
 
-/// Whether `-o json` is among arguments that could not be read, or in the environment.
+/// Whether `-o json` is among arguments that could not be parsed, or in the environment.
 fn wants_json(arguments: impl Iterator<Item = String>) -> bool {
     let arguments: Vec<String> = arguments.take_while(|argument| argument != "--").collect();
     let option = arguments.iter().enumerate().find_map(|(index, argument)| {
@@ -112,7 +112,8 @@ impl From<serde_json::Error> for Failure {
 }
 
 impl Failure {
-    /// Tells it on standard error, and says how the process ends. `request_id`: of a request that was sent.
+    /// Prints the failure on standard error and returns the exit code. `request_id` is that of a request that was
+    /// sent.
     pub(crate) fn report(&self, format: Format, request_id: Option<&str>) -> ExitCode {
         match (self, format) {
             (Failure::AlreadyReported, _) => {}
@@ -178,7 +179,7 @@ impl CallFailure {
         })
     }
 
-    /// The same request gets the same answer, however often it is sent.
+    /// Whether a retry of the same request always fails the same way.
     fn is_final(&self) -> bool {
         let is_negative = |value: &tonic::metadata::MetadataValue<_>| value.as_bytes().starts_with(b"-");
         let pushback = self.status.metadata().get("grpc-retry-pushback-ms");
@@ -192,7 +193,7 @@ impl CallFailure {
         info.retry_delay.filter(|_| !self.is_final())
     }
 
-    /// A longer `--timeout` is refused where the contract gives the call no more time.
+    /// `again`, with the longest `--timeout` that the contract allows for the method.
     fn suggest_timeout(&self, again: &str) -> String {
         match clients::contract_timeout(self.method) {
             Some(most) => format!(
@@ -203,10 +204,10 @@ impl CallFailure {
         }
     }
 
-    /// What one would type next.
+    /// The next command to type.
     fn next_command(&self, request_id: Option<&str>) -> Option<String> {
         let (list, look) = commands(self.method);
-        // A request may have taken effect that was not answered: under another id it would take effect once more.
+        // An unanswered request may have taken effect; under another id it would take effect a second time.
         let again = match request_id {
             Some(id) => format!("the same command again with --request-id {id}"),
             None => "the same command again".to_owned(),
@@ -240,7 +241,7 @@ impl CallFailure {
     }
 }
 
-/// UPPER_SNAKE, as the service named it.
+/// The error's reason from `google.rpc.ErrorInfo`, in UPPER_SNAKE.
 pub(crate) fn reason(status: &Status) -> Option<String> {
     status
         .get_details_error_info()
@@ -248,7 +249,7 @@ pub(crate) fn reason(status: &Status) -> Option<String> {
         .filter(|reason| !reason.is_empty())
 }
 
-/// Every violated field and what is wrong with it.
+/// Every violated field with its description.
 pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
     let bad_request = status.get_details_bad_request();
     let fields = bad_request
@@ -259,7 +260,7 @@ pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The message, without the violations that some services repeat in it.
+/// The message without the violations, which some services repeat in it.
 fn summary(status: &Status) -> &str {
     let message = status.message();
     let repeated = violations(status)
@@ -278,7 +279,7 @@ pub(crate) fn one_line(status: &Status) -> String {
     text
 }
 
-/// The code as gRPC writes it.
+/// The code's name in gRPC.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -301,7 +302,7 @@ pub(crate) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// The commands that list what a method is about, and that show one of it.
+/// Two commands for the subject of a method: one lists all, the other shows one.
 fn commands(method: &str) -> (&'static str, &'static str) {
     let (service, name) = method.split_once('/').unwrap_or((method, ""));
     match service {

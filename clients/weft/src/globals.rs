@@ -1,5 +1,5 @@
-//! Options that every command has, the output format, and parsers of arguments that several commands take. Imports no
-//! command's module.
+//! Options that every command has, the output format, and parsers of arguments that several commands take. Imports
+//! no command's module.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -39,7 +39,7 @@ pub(crate) struct Globals {
     /// one answer
     #[arg(long, global = true, value_name = "UUID", value_parser = parse_uuid)]
     pub(crate) request_id: Option<Uuid>,
-    /// The request's name as it is sent.
+    /// The id that requests carry: that of `--request-id`, or a new one.
     #[arg(skip)]
     pub(crate) command_request_id: RequestId,
     /// Where the local system lives; by default `.weft` in this folder or the nearest one above that has it
@@ -76,23 +76,24 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Reads a currency's code, in small letters, too.
+/// Parses a currency code, in upper or lower case.
 pub(crate) fn parse_currency(text: &str) -> Result<String, String> {
     let code = text.to_uppercase();
     let currency: money::Currency = code.parse().map_err(|error: money::Error| error.to_string())?;
     Ok(currency.code().to_owned())
 }
 
-/// Reads a facility's identifier, by the rule of the services: another one would be in no token that they take.
+/// Parses a facility's identifier, by the rule of the services, which refuse a token with any other.
 fn parse_facility(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    match (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
-        true => Ok(text.to_owned()),
-        false => Err("a facility must be 1 to 64 of A-Z a-z 0-9 . _ -".to_owned()),
+    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("a facility must be 1 to 64 of A-Z a-z 0-9 . _ -".to_owned())
     }
 }
 
-/// Reads an argument that must be a UUID.
+/// Parses an argument that must be a UUID.
 pub(crate) fn parse_uuid(text: &str) -> Result<Uuid, String> {
     Uuid::parse_str(text)
         .map_err(|_| "it must be a UUID, such as 018f2d5e-0000-7000-8000-000000000001".to_owned())

@@ -1,4 +1,4 @@
-//! `weft ledger …`
+//! `weft ledger …`: the trial balance and the entries of the ledger.
 
 use clap::Subcommand;
 use proto::payment::v1::{
@@ -95,10 +95,10 @@ pub(crate) async fn trial_balance(
         .into_inner())
 }
 
-/// What is said of a ledger that holds nothing at all.
+/// The text for a ledger without any entries.
 pub(crate) const EMPTY: &str = "the ledger is empty";
 
-/// `empty` is said instead of a table without rows.
+/// The trial balance as a table; `empty` replaces a table without rows.
 pub(crate) fn show_balance(balance: &GetTrialBalanceResponse, empty: &'static str) -> String {
     let mut table = Table::new(["ACCOUNT", ">DEBIT", ">CREDIT", ">BALANCE"], empty);
     for account in &balance.accounts {

@@ -1,7 +1,7 @@
 //! `weft`: the command line. Runs a local system, calls the services and imports files.
 //!
-//! The modules are in reading order: the command line, the local files and keys, calls to the services and their output,
-//! then one module for each command. No module but this one imports `cli`.
+//! The modules are in reading order: the command line, the local files and keys, calls to the services and their
+//! output, then one module for each command. No module but this one imports `cli`.
 
 mod cli;
 mod duration;
@@ -78,8 +78,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends the process when its output cannot be written: `println!` and `eprintln!` would panic. A closed pipe, as of
-/// `weft order list | head`, is a success; a full disk is a failure.
+/// Ends the process when its output cannot be written: `println!` and `eprintln!` would panic. A closed pipe, as
+/// of `weft order list | head`, is a success; a full disk is a failure.
 fn exit_on_write_error() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

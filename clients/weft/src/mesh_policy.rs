@@ -1,4 +1,4 @@
-//! `weft mesh policy`: how methods are called, by the contract or as a running service does it.
+//! `weft mesh policy`: the call policy of methods, as the contract declares it or as a running service applies it.
 
 use clap::Subcommand;
 use mesh::{
@@ -50,7 +50,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
 }
 
-/// A name that no method's has a part of is a slip.
+/// Refuses a filter that matches no method: it is mistyped.
 fn check_method(wanted: &str) -> Result<(), Failure> {
     let policies = clients::policies()?;
     let wanted = wanted.trim_start_matches('/');
@@ -65,12 +65,12 @@ fn check_method(wanted: &str) -> Result<(), Failure> {
     )))
 }
 
-/// What a running service goes by when it calls another.
+/// Prints the policies that a running service applies when it calls others.
 async fn print_effective(globals: &Globals, service: Service, wanted: &str) -> Result<(), Failure> {
     let clients = Clients::open(globals)?;
     let mut answer = mesh_top::snapshot(&clients, service, true).await?;
     for edge in &mut answer.edges {
-        // A channel knows the whole contract; only the other end's part of it is called.
+        // A channel has the policies of the whole contract, but calls only the methods of its target service.
         let package = format!("{}.", edge.service);
         edge.methods.retain(|method| {
             method.name.starts_with(&package)
@@ -106,7 +106,7 @@ async fn print_effective(globals: &Globals, service: Service, wanted: &str) -> R
     Ok(())
 }
 
-/// What the contract says.
+/// Prints the policies that the contract declares.
 fn print_declared(globals: &Globals, wanted: &str) -> Result<(), Failure> {
     let policies = clients::policies()?;
     let mut methods: Vec<(&str, &MethodPolicy)> = policies

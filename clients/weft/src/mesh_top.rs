@@ -1,4 +1,4 @@
-//! `weft mesh top`: how the calls between the services fare, now.
+//! `weft mesh top`: current statistics of the calls between the services.
 
 use std::{fmt::Write as _, io::IsTerminal as _, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 const METHOD: &str = "ops.v1.MeshService/GetMeshSnapshot";
-/// Clears the screen and begins at its top.
+/// The terminal sequence that clears the screen and moves the cursor to its top.
 const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
 /// Options of `weft mesh top`.
@@ -45,7 +45,7 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments) -> Result<(), 
     }
 }
 
-/// The edges of one service's process.
+/// Fetches the call statistics of one service's process.
 pub(crate) async fn snapshot(
     clients: &Clients,
     service: Service,
@@ -67,7 +67,7 @@ async fn print_json(clients: &Clients) -> Result<(), Failure> {
     output::print_json(&json!({ "services": Value::Array(services) }))
 }
 
-/// The whole screen, and whether any service could be asked.
+/// The whole screen, and an error if no service answered.
 async fn draw(clients: &Clients) -> Result<(String, Result<(), Failure>), Failure> {
     let mut edges = edge_table();
     let mut endpoints = endpoint_table();
@@ -83,7 +83,7 @@ async fn draw(clients: &Clients) -> Result<(String, Result<(), Failure>), Failur
             }
             Err(Failure::Call(call)) => {
                 let line = failure::one_line(&call.status);
-                // Writing to a text cannot fail.
+                // Writing to a `String` cannot fail.
                 let _ = writeln!(unreachable, "{} does not answer: {line}", service.name());
                 if reached.is_err() {
                     reached = Err(Some(Failure::Call(call)));
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_edge_shows_its_success_before_and_after_retries_and_an_ejection_its_reason_and_time() {
+    fn an_edge_shows_success_before_and_after_retries_and_an_ejection_its_reason_and_time() {
         let edge = MeshEdge {
             service: "payment".to_owned(),
             traffic: Some(MeshTraffic {

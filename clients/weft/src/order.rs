@@ -1,4 +1,4 @@
-//! `weft order …`
+//! `weft order …`: places, lists, shows and changes orders.
 
 mod line;
 mod place;
@@ -170,7 +170,8 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
 }
 
-/// What a command is meant to reach. The service answers OK to a declined card; for a script that is a failure.
+/// The order's state that makes a command a success. The service answers OK to a declined card; the exit code is
+/// then 1.
 #[derive(Clone, Copy)]
 enum Goal {
     None,
@@ -274,7 +275,7 @@ async fn watch(clients: &Clients, format: Format, order: OrderArg) -> Result<(),
         .into_inner();
     while let Some(answer) = stream.message().await.during(METHOD)? {
         match format {
-            // One document a line, so that a reader sees each change at once.
+            // One document per line, so that a reader sees each change at once.
             Format::Json => println!("{}", output::json(&answer)?),
             Format::Table => println!("{}", show::change(&answer.order.unwrap_or_default())),
         }

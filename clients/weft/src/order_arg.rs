@@ -1,4 +1,4 @@
-//! How an order is named on the command line: by its id, or by the caller's own number of it.
+//! An order in the arguments of a command: its id, or the caller's reference.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use crate::{
     failure::{During as _, Failure},
 };
 
-/// An order's id or reference, as it was typed.
+/// An order's id or reference, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OrderArg(String);
 
@@ -19,20 +19,21 @@ impl FromStr for OrderArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<OrderArg, String> {
-        match text.trim().is_empty() {
-            true => Err("it must be the order's id or reference".to_owned()),
-            false => Ok(OrderArg(text.to_owned())),
+        if text.trim().is_empty() {
+            Err("it must be the order's id or reference".to_owned())
+        } else {
+            Ok(OrderArg(text.to_owned()))
         }
     }
 }
 
 impl OrderArg {
-    /// The order. What looks like an id is tried as one, then as a reference: references may look like ids.
+    /// Fetches the order. A UUID is looked up as an id, then as a reference, because a reference may be a UUID.
     pub(crate) async fn find(&self, clients: &Clients) -> Result<Order, Failure> {
         if Uuid::parse_str(&self.0).is_ok() {
             match self.request(clients, true).await {
                 Err(Failure::Call(call)) if call.status.code() == Code::NotFound => {
-                    // Unknown either way: what is told is about the id, which was probably meant.
+                    // Neither is found: report the look-up by id, which was probably meant.
                     return match self.request(clients, false).await {
                         Err(Failure::Call(again)) if again.status.code() == Code::NotFound => {
                             Err(Failure::Call(call))
@@ -48,9 +49,10 @@ impl OrderArg {
 
     async fn request(&self, clients: &Clients, by_id: bool) -> Result<Order, Failure> {
         let mut request = GetOrderRequest::default();
-        match by_id {
-            true => request.id = self.0.clone(),
-            false => request.reference = self.0.clone(),
+        if by_id {
+            request.id = self.0.clone();
+        } else {
+            request.reference = self.0.clone();
         }
         let answer = clients
             .order()
@@ -60,8 +62,8 @@ impl OrderArg {
         Ok(answer.order.unwrap_or_default())
     }
 
-    /// The order's id, for calls of other services. An id that the order service does not know, or cannot be asked
-    /// about, is taken as it is: the other services may know it.
+    /// The order's id, for calls to other services. A UUID is used as it is if the order service does not know it
+    /// or cannot be reached, because the other services may know it.
     pub(crate) async fn resolve_id(&self, clients: &Clients) -> Result<String, Failure> {
         match self.find(clients).await {
             Ok(order) => Ok(order.id),
@@ -70,7 +72,7 @@ impl OrderArg {
         }
     }
 
-    /// The same for an option that may be left out.
+    /// Like [`OrderArg::resolve_id`], for an optional argument.
     pub(crate) async fn resolve_optional(
         argument: Option<OrderArg>,
         clients: &Clients,

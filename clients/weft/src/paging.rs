@@ -1,10 +1,10 @@
-//! Lists over as many pages as are asked for.
+//! Lists that span several pages.
 
 use clap::Args;
 
 use crate::failure::Failure;
 
-/// The largest page that services answer.
+/// The largest page size that services accept.
 const MAX_PAGE_SIZE: u32 = 1000;
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -15,8 +15,8 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// Shortens what was put together from several lists, and says on standard error that there is more: beyond these rows, or
-    /// (`more`) beyond what was read.
+    /// Truncates rows that were merged from several lists. Prints on standard error if rows were cut, or if more
+    /// exist that were not read (`more`).
     pub(crate) fn truncate<T>(self, rows: &mut Vec<T>, more: bool) {
         let max = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let more = more || rows.len() > max;
@@ -27,20 +27,20 @@ impl Limit {
     }
 }
 
-/// The rows, and what names the page after them; empty when there is none.
+/// The rows, and the token of the next page; empty if there is none.
 pub(crate) struct Listing<T> {
     pub(crate) rows: Vec<T>,
     pub(crate) next_page_token: String,
 }
 
-/// Asks for page after page until `limit` rows are there or no more exist. `fetch` gets the page's size and token.
+/// Reads pages until there are `limit` rows or no more exist. `fetch` gets the page's size and token.
 pub(crate) async fn collect<T>(
     limit: Limit,
     mut fetch: impl AsyncFnMut(i32, String) -> Result<(Vec<T>, String), Failure>,
 ) -> Result<Listing<T>, Failure> {
     let mut rows: Vec<T> = Vec::new();
     let mut next_page_token = String::new();
-    // The page's size belongs to the request that a token continues: it stays the same throughout.
+    // A page token is valid only for a request with the same page size.
     let page_size = limit.limit.min(MAX_PAGE_SIZE);
     loop {
         let (page, next) = fetch(i32::try_from(page_size).unwrap_or(1), next_page_token).await?;
@@ -58,7 +58,7 @@ pub(crate) async fn collect<T>(
 }
 
 impl<T> Listing<T> {
-    /// Says on standard error that the table is not all there is.
+    /// Prints on standard error that there are more rows, if there are.
     pub(crate) fn mention_more(&self) {
         if !self.next_page_token.is_empty() {
             mention_more(self.rows.len());

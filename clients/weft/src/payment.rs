@@ -1,4 +1,4 @@
-//! `weft payment …`
+//! `weft payment …`: lists, shows and makes payments.
 
 use clap::{ArgGroup, Subcommand};
 use proto::payment::v1::{
@@ -17,7 +17,7 @@ use crate::{
     paging::{self, Limit},
 };
 
-/// clap would leave out that one of the two is enough.
+/// Written by hand, because clap's own usage does not show that one of the two is enough.
 const GET_USAGE: &str = "\
 weft payment get [OPTIONS] <PAYMENT>
        weft payment get [OPTIONS] --order <ORDER> [--purpose <PURPOSE>]";
@@ -216,13 +216,13 @@ fn print(format: Format, payment: Option<Payment>) -> Result<(), Failure> {
     ];
     output::print_fields(&fields);
     for refund in &payment.refunds {
-        let stands = short_name(
+        let state = short_name(
             RefundState::try_from(refund.state)
                 .unwrap_or_default()
                 .as_str_name(),
         );
         println!(
-            "refund {} {} {stands} {}",
+            "refund {} {} {state} {}",
             refund.id,
             money(refund.amount.as_ref()),
             refund.reason

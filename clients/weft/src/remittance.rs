@@ -1,5 +1,5 @@
-//! `weft remittance import FILE`: hands a Remittance.Advice file to the claims service; and what became of lines that
-//! were not booked.
+//! `weft remittance …`: sends a Remittance.Advice file to the claims service, and resolves lines that were not
+//! booked.
 
 mod parked;
 
@@ -75,7 +75,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         }
         Format::Table => print!("{}", show(&report)),
     }
-    // A line that waits for its claim is in order; what is refused, held or cut is for somebody to look at.
+    // Lines that wait for their claim are no failure; refused, held and cut lines need attention.
     if report.violations.is_empty() {
         Ok(())
     } else {
@@ -83,8 +83,8 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
 }
 
-/// Streams the file, and again while the claims service cannot be reached: its request id follows from its content, so
-/// that a repetition is recognised and goes on where the import was.
+/// Streams the file, and retries for `retry_for` while the claims service cannot be reached. The request id is
+/// derived from the content, so that the service recognises a repetition and continues the import.
 pub(crate) async fn import(
     clients: &Clients,
     path: &Path,
@@ -125,12 +125,12 @@ pub(crate) async fn import(
         .during("claims.v1.ClaimService/ImportRemittance")?;
     let replayed = is_replayed(&answer);
     let mut report = answer.into_inner().report.unwrap_or_default();
-    // The first answer, given again, says nothing of being one.
+    // A replayed answer is the first one, which does not have the mark.
     report.duplicate |= replayed;
     Ok(report)
 }
 
-/// Sends the header, and the file in pieces.
+/// Sends the header, then the file in chunks.
 async fn read(
     path: &Path,
     header: ImportRemittanceHeader,
@@ -143,7 +143,7 @@ async fn read(
     }
     loop {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        // An answer before the end of the file, a refusal, closes the channel.
+        // The channel closes when the service refuses the file before its end.
         let read = (&mut file)
             .take(CHUNK_BYTES as u64)
             .read_to_end(&mut chunk)

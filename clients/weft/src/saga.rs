@@ -1,4 +1,4 @@
-//! `weft saga …`
+//! `weft saga …`: lists, shows and retries sagas.
 
 mod intervene;
 
@@ -96,7 +96,7 @@ async fn get(clients: &Clients, saga: Uuid) -> Result<Saga, Failure> {
     Ok(answer.saga.unwrap_or_default())
 }
 
-/// How many sagas are stuck, for those who look at dead letters; more than a page counts as a page.
+/// Counts the stuck sagas, at most one page of them; `None` if they cannot be listed. `weft dlq list` prints it.
 pub(crate) async fn count_stuck(clients: &Clients) -> Option<usize> {
     let request = ListSagasRequest {
         state: SagaState::Stuck.into(),
@@ -167,7 +167,7 @@ async fn list(
         if let Some(first) = listed.rows.first() {
             eprintln!("next: weft saga show {}", first.id);
         }
-        // A saga may wait for an event that lies among the dead letters.
+        // A stuck saga may wait for an event that is a dead letter.
         if let Some(open @ 1..) = dlq::count_open(clients).await {
             eprintln!("beside them: {open} open dead letters, weft dlq list");
         }

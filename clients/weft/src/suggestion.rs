@@ -1,9 +1,9 @@
-//! What somebody probably meant who typed a name that does not exist.
+//! Suggests a known name for a mistyped one.
 
-/// How alike two names must be; what clap takes for its own hints.
+/// The lowest Jaro similarity that is suggested; clap uses the same for its own hints.
 const MIN_SIMILARITY: f64 = 0.7;
 
-/// `, did you mean `x`?` with the known name that is most like the typed one; empty when none is.
+/// `, did you mean `x`?` with the most similar known name; empty if none is similar enough.
 pub(crate) fn did_you_mean<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> String {
     let scored = known.map(|name| (strsim::jaro(typed, name), name));
     let nearest = scored
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_name_is_hinted_at_and_none_when_none_is_near() {
+    fn the_most_similar_name_is_suggested_and_none_when_none_is_similar() {
         let known = ["payment-ledger", "order-settlement", "claims-payments"];
         assert_eq!(
             did_you_mean("paymnt-ledger", known.into_iter()),

@@ -1,4 +1,4 @@
-//! Claims in words.
+//! Formats claims.
 
 use proto::{
     claims::v1::{Claim, FinancialStatus, ResubmissionType},
@@ -7,7 +7,7 @@ use proto::{
 
 use crate::output::{self, Table, dubai_timestamp, money, short_name};
 
-/// One claim, its activities and its remittance lines.
+/// Prints a claim, its activities, its remittance lines and its resubmissions.
 pub(crate) fn claim(claim: &Claim) {
     let details = claim.details.clone().unwrap_or_default();
     output::print_fields(&[
@@ -74,7 +74,7 @@ pub(crate) fn claim(claim: &Claim) {
     }
 }
 
-/// What is worth a row only when there is some of it.
+/// An amount that is shown only if it is not zero.
 fn unless_zero(amount: Option<&Money>) -> String {
     money(amount.filter(|amount| (amount.units, amount.nanos) != (0, 0)))
 }
@@ -95,7 +95,7 @@ pub(crate) fn row(claim: &Claim) -> [String; 9] {
     ]
 }
 
-/// The facility's number, as `weft claim get` takes it.
+/// The facility's number of the claim as PROVIDER/CLAIM, which `weft claim get` accepts.
 fn number(claim: &Claim) -> String {
     let details = claim.details.as_ref();
     details

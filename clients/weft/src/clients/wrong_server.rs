@@ -1,4 +1,4 @@
-//! A call that came to a server which does not serve it: what that server is, as far as it says so.
+//! Explains a call that reached a server which does not serve the method: finds out which server it is.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::{
     globals::Globals,
 };
 
-/// How long the server may take to say what it is.
+/// The timeout of one health check, which identifies the server.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Service {
-    /// The one that serves a method, `order.v1.OrderService/GetOrder`; none where every service does.
+    /// The service that serves a method such as `order.v1.OrderService/GetOrder`; `None` if every service does.
     pub(crate) fn by_method(method: &str) -> Option<Service> {
         let service = method.split('/').next().unwrap_or_default();
         if service == "ops.v1.SagaService" {
@@ -28,7 +28,7 @@ impl Service {
             .find(|known| package == Some(known.name()))
     }
 
-    /// What only it serves.
+    /// The gRPC service that only it serves.
     fn grpc_service(self) -> &'static str {
         match self {
             Service::Order => "order.v1.OrderService",
@@ -38,13 +38,14 @@ impl Service {
     }
 }
 
-/// Whether a server has answered that it does not know the service that was called. Servers of other makers give no reason.
+/// Whether the server does not have the gRPC service that was called. Other gRPC servers, such as grpc-go, give no
+/// reason.
 pub(crate) fn is_unknown_service(status: &Status) -> bool {
     let is_unknown = reason(status).is_none_or(|reason| reason == "UNKNOWN_SERVICE");
     status.code() == Code::Unimplemented && is_unknown
 }
 
-/// Tells in a failure which server has answered, where it is not the one that was meant.
+/// Adds to a failure which server has answered, if it is not the intended one.
 pub(crate) async fn explain(globals: &Globals, failure: Failure) -> Failure {
     match failure {
         Failure::Call(call) if is_unknown_service(&call.status) => {
@@ -60,7 +61,7 @@ pub(crate) async fn explain(globals: &Globals, failure: Failure) -> Failure {
 }
 
 impl Clients {
-    /// The same status with another message, where the server that has answered is not the one that was meant.
+    /// Replaces the message of a status, if the server that has answered is not the intended one.
     pub(crate) async fn explain(&self, method: &str, status: Status) -> Status {
         let Some(meant) = Service::by_method(method).filter(|_| is_unknown_service(&status)) else {
             return status;
@@ -69,7 +70,7 @@ impl Clients {
         let url = address.map_or("", |address| address.url.as_str());
         let service = method.split('/').next().unwrap_or_default();
         let hint = match self.service_at(meant).await {
-            // The probe port knows of the service, and answers health alone.
+            // A probe port reports the service's health but does not serve the service.
             Some(known) if known == meant => {
                 format!("is it the probe port of the {} service?", meant.name())
             }
@@ -81,7 +82,7 @@ impl Clients {
         Status::with_details_and_metadata(status.code(), message, details, status.metadata().clone())
     }
 
-    /// Which service the health service at the address of `meant` knows.
+    /// The service that the health check at the address of `meant` knows.
     async fn service_at(&self, meant: Service) -> Option<Service> {
         let mut health = HealthClient::new(self.channel(meant));
         for known in Service::ALL {
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_server_that_does_not_know_the_service_is_another_one() {
+    fn only_unimplemented_without_the_service_means_another_server() {
         assert!(is_unknown_service(&Status::unimplemented("")));
         assert!(!is_unknown_service(&Status::unavailable("")));
         let mut details = ErrorDetails::new();

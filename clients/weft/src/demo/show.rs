@@ -1,4 +1,4 @@
-//! What the services say, in a few lines.
+//! Formats a snapshot of the services.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use proto::payment::v1::LedgerAccount;
 use super::step::{Snapshot, amount, balance};
 use crate::output::short_name;
 
-/// Order, payment, claim and ledger, a line each.
+/// One line each for order, payment, claim and ledger.
 pub(super) fn snapshot(snapshot: &Snapshot) -> String {
     let Snapshot {
         order,
@@ -16,8 +16,8 @@ pub(super) fn snapshot(snapshot: &Snapshot) -> String {
         ledger,
     } = snapshot;
     let mut text = String::new();
-    let mut line = |name: &str, stands: String, rest: String| {
-        let _ = writeln!(text, "  {name:<8} {stands:<34} {rest}");
+    let mut line = |name: &str, summary: String, rest: String| {
+        let _ = writeln!(text, "  {name:<8} {summary:<34} {rest}");
     };
     let hold = short_name(order.settlement_hold().as_str_name());
     let waiting = if hold.is_empty() {

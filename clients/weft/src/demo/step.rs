@@ -1,4 +1,5 @@
-//! One file of the story: what it does, what is then expected, and waiting until all services agree on it.
+//! One step of the demonstration: a file, the state expected after it, and waiting until all services have reached
+//! it.
 
 use std::{
     path::Path,
@@ -23,13 +24,13 @@ use crate::{
     import, ledger, remittance,
 };
 
-/// A step of the story, with what must be true after it. Amounts are in fils.
+/// A file to import, and the expected state after it. Amounts are in fils.
 pub(super) struct Step {
     file: &'static str,
     kind: Kind,
-    /// What the file says, for people.
+    /// What the file does, for people.
     text: &'static str,
-    /// What the payer has paid in all, takebacks deducted.
+    /// The payer's total payment, less takebacks.
     pub(super) paid: i64,
     order: OrderState,
     hold: SettlementHold,
@@ -89,7 +90,7 @@ pub(super) const STEPS: [Step; 5] = [
     },
 ];
 
-/// What the services say at one moment.
+/// The state of all services.
 pub(super) struct Snapshot {
     pub(super) order: Order,
     pub(super) payment: Payment,
@@ -97,12 +98,12 @@ pub(super) struct Snapshot {
     pub(super) ledger: GetTrialBalanceResponse,
 }
 
-/// Events settle in milliseconds; a machine that is busy with something else may take longer.
+/// How long the services may take to reach the expected state: usually milliseconds, longer on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const CURRENCY: Currency = Currency::AED;
 
 impl Step {
-    /// Imports the file and waits until order, payment, claim and ledger say what is expected.
+    /// Imports the file and waits until order, payment, claim and ledger are as expected.
     pub(super) async fn run(&self, clients: &Clients, files: &Path) -> Result<(), Failure> {
         println!("\n{}\n  {}", self.file, self.text);
         let path = files.join(self.file);
@@ -145,7 +146,7 @@ impl Step {
         )))
     }
 
-    /// What is not as expected, or not yet.
+    /// The differences from the expected state.
     fn mismatches(&self, snapshot: &Snapshot) -> Vec<String> {
         let mut mismatches = Vec::new();
         let mut expect = |what: &str, is: String, expected: String| {
@@ -273,7 +274,7 @@ impl Snapshot {
     }
 }
 
-/// What the payer still owes by the order's own account: net less paid, transferred and written off.
+/// What the payer still owes according to the order: net less paid, transferred and written off.
 fn owed(order: &Order) -> i64 {
     minor(order.payer_net.as_ref())
         - minor(order.payer_paid.as_ref())

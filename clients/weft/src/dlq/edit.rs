@@ -1,4 +1,4 @@
-//! Other bodies for dead letters.
+//! `weft dlq edit|approve`: replaces the body of a dead letter and replays it.
 
 use std::{io::Read as _, path::PathBuf, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     globals::{self, Format},
 };
 
-/// How long a replay that follows is waited for.
+/// How long to wait for the outcome of the replay.
 const REPLAY_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -72,7 +72,7 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
     replay::wait_for_outcome(clients, format, service, id, REPLAY_WAIT).await
 }
 
-/// Approves the edit that waits at a dead letter.
+/// Approves the proposed edit of a dead letter, and waits for the replay.
 pub(crate) async fn approve(
     clients: &Clients,
     format: Format,

@@ -1,4 +1,4 @@
-//! Kinds of failures: one row for all dead letters that share a fingerprint.
+//! `weft dlq groups`: one row for all dead letters that share a fingerprint.
 
 use proto::ops::v1::{DeadLetterGroup, ListDeadLetterGroupsRequest};
 use serde_json::{Value, json};
@@ -17,11 +17,11 @@ use crate::{
 pub(crate) struct Groups {
     /// Largest first.
     pub(crate) rows: Vec<DeadLetterGroup>,
-    /// More dead letters are open than are counted.
+    /// Not all open dead letters were counted.
     partial: bool,
 }
 
-/// The groups of one service. None where it has no dead letters to offer.
+/// Fetches the groups of one service; empty if it does not implement dead letters.
 pub(crate) async fn fetch(clients: &Clients, service: Service, limit: Limit) -> Result<Groups, Failure> {
     let mut partial = false;
     let listed = paging::collect(limit, async |page_size, page_token| {
@@ -111,7 +111,7 @@ pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Res
     Ok(())
 }
 
-/// `0.2.0 (resolved in 0.1.0)`; empty for a kind that was never resolved.
+/// `0.2.0 (resolved in 0.1.0)`; empty if the group was never resolved.
 pub(crate) fn regression(resolved_in: &str, back_in: &str) -> String {
     if resolved_in.is_empty() {
         String::new()

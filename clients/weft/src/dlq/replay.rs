@@ -1,4 +1,4 @@
-//! Second chances: one dead letter, a whole group, all of them, or only a rehearsal.
+//! `weft dlq replay`: replays one dead letter, a group or all, or shows what a replay would change.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use crate::{
 /// How often a replay's outcome is queried.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// clap would name the options that exclude each other beside one another.
+/// Written by hand, because clap's own usage shows options side by side that exclude each other.
 const USAGE: &str = "\
 weft dlq replay [OPTIONS] <DEAD_LETTER> [--dry-run | --wait <WAIT>]
        weft dlq replay [OPTIONS] <--group <FINGERPRINT>|--all> [--canary] [--rate <RATE>] [--wait <WAIT>]";
@@ -82,7 +82,10 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
     }
 }
 
-/// Waits for what becomes of a replay that is on its way.
+/// Waits for the outcome of a replay, at most `wait`, and prints the dead letter.
+///
+/// # Errors
+/// When it failed again, or the outcome is not known in time.
 pub(crate) async fn wait_for_outcome(
     clients: &Clients,
     format: Format,
@@ -120,7 +123,7 @@ pub(crate) async fn wait_for_outcome(
     }
 }
 
-/// Tells what a replay would change; a body other than the dead letter's own can be tried.
+/// Prints what a replay would change. `body_json` replaces the dead letter's own body unless it is empty.
 pub(crate) async fn dry_run(
     clients: &Clients,
     format: Format,
@@ -210,13 +213,13 @@ async fn replay_group(
     )
 }
 
-/// One run in each service that has something to replay.
+/// Starts one run in each service that has open dead letters, and waits for all.
 async fn replay_all(clients: &Clients, format: Format, arguments: &Arguments) -> Result<(), Failure> {
     let mut started = Vec::new();
     for service in Service::ALL {
         match start(clients, service, "", arguments).await {
             Ok(run) => started.push((service, run)),
-            // None is open there, or it keeps none.
+            // No dead letter is open there, or it does not implement dead letters.
             Err(Failure::Call(call))
                 if matches!(call.status.code(), Code::FailedPrecondition | Code::Unimplemented) => {}
             Err(failure) => return Err(failure),
@@ -265,7 +268,7 @@ fn table(runs: &[(Service, ReplayRun)]) -> Table {
     table
 }
 
-/// `fingerprint` is empty for all kinds.
+/// Starts a replay run. An empty `fingerprint` means all groups.
 async fn start(
     clients: &Clients,
     service: Service,
@@ -291,7 +294,7 @@ async fn start(
     Ok(answer.into_inner().run.unwrap_or_default())
 }
 
-/// Looks again until the run has ended or the time is up.
+/// Polls until the run has ended or the time is up.
 async fn wait_for_run(
     clients: &Clients,
     service: Service,
@@ -313,7 +316,7 @@ async fn wait_for_run(
     Ok(run)
 }
 
-/// `next`: how to look at what failed again.
+/// Fails if a run stopped or a dead letter failed again. `next` is the command that shows those.
 fn check_runs(runs: &[(Service, ReplayRun)], next: &str) -> Result<(), Failure> {
     if runs
         .iter()

@@ -1,4 +1,4 @@
-//! Dead letters in words.
+//! Formats dead letters.
 
 use proto::ops::v1::{DeadLetter, DeadLetterState, GetDeadLetterResponse};
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::{
     output::{self, Table, short_name, timestamp},
 };
 
-/// One row for each; `empty` is said when there is none.
+/// One row for each dead letter; `empty` replaces a table without rows.
 pub(crate) fn table(dead_letters: &[(Service, DeadLetter)], empty: &'static str) -> Table {
     let heading = [
         "ID",
@@ -56,7 +56,7 @@ fn facility(dead_letter: &DeadLetter) -> String {
     }
 }
 
-/// One, with its body, causes and history.
+/// Prints one dead letter with its body, causes and history.
 pub(crate) fn print(format: Format, service: Service, answer: &GetDeadLetterResponse) -> Result<(), Failure> {
     if format == Format::Json {
         let mut value = output::json(answer)?;

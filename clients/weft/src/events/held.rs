@@ -1,4 +1,4 @@
-//! Messages that the broker refuses: shown, tried again, given up.
+//! `weft events held|retry|discard`: messages that the broker refuses.
 
 use clap::Args;
 use proto::ops::v1::{
@@ -93,7 +93,7 @@ pub(super) async fn list(clients: &Clients, format: Format, filter: ServiceFilte
     Ok(())
 }
 
-/// `1000+` when more wait than are counted.
+/// The number of messages that wait behind this one; `1000+` if not all were counted.
 fn waiting_count(message: &HeldMessage) -> String {
     let more = if message.waiting_partial { "+" } else { "" };
     format!("{}{more}", message.waiting_count)
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_that_is_cut_says_so() {
+    fn a_partial_count_is_marked() {
         let message = |waiting_count, waiting_partial| HeldMessage {
             waiting_count,
             waiting_partial,

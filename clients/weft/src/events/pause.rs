@@ -1,4 +1,4 @@
-//! Consumers that are held and go on.
+//! `weft events pause|resume`: pauses and resumes a consumer.
 
 use proto::ops::v1::{PauseConsumerRequest, ResumeConsumerRequest};
 use serde_json::json;
@@ -51,7 +51,7 @@ pub(super) async fn resume(clients: &Clients, format: Format, consumer: String) 
     Ok(())
 }
 
-/// What has become of a consumer, for programs; people are told on standard error.
+/// Prints the consumer's new state in JSON; the table format has only the text on standard error.
 fn print(format: Format, service: Service, consumer: &str, paused: bool) -> Result<(), Failure> {
     match format {
         Format::Json => {

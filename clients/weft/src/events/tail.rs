@@ -1,4 +1,4 @@
-//! Events as they are published, of one service or all.
+//! `weft events tail`: prints the events of one service or all as they are published.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
                         left -= 1;
                     }
                 }
-                // One call follows for as long as the contract lets it; then another does.
+                // A call ends at the contract's timeout; the next one continues.
                 Err(status) if status.code() == Code::DeadlineExceeded => break,
                 Err(status) => return Err(status).during(METHOD),
             }
@@ -78,7 +78,7 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
     Ok(())
 }
 
-/// An event of a type that the contract does not have never comes.
+/// Refuses an event type that is not in the contract.
 fn check_event_type(type_name: &str) -> Result<(), Failure> {
     let pool = output::pool()?;
     if pool.get_message_by_name(type_name).is_some() {
@@ -96,7 +96,7 @@ fn check_event_type(type_name: &str) -> Result<(), Failure> {
 
 fn print(format: Format, event: &TailEventsResponse) -> Result<(), Failure> {
     if format == Format::Json {
-        // One document a line, as what follows a stream expects it.
+        // One document per line, for programs that read a stream.
         println!("{}", output::json(event)?);
         return Ok(());
     }

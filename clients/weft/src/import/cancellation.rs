@@ -1,7 +1,7 @@
-//! One cancelling invoice: each of its lines is matched to an earlier order of the same customer and given back.
+//! One cancelling invoice: matches each of its lines to an earlier order of the same customer and refunds it.
 //!
-//! "Earlier" is decided by the invoices' numbers, which the shop counted up, and not by when an order was
-//! imported: so a file matches the same orders whenever it is imported again.
+//! "Earlier" means a lower invoice number, not an earlier import, so that a repeated import matches the same
+//! orders.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::{
     retrying_client::{CallError, RetryingClient},
 };
 
-/// Gives back what the invoice's lines cancel, one line after the other; answers an entry for each.
+/// Refunds the invoice's lines one after the other; returns an entry for each.
 pub(crate) async fn refund(client: &RetryingClient, invoice: &Invoice) -> Vec<Entry> {
     let mut entries = Vec::new();
     for item in &invoice.items {
@@ -114,7 +114,7 @@ async fn refund_line(client: &RetryingClient, invoice: &Invoice, item: &Item) ->
     }
 }
 
-/// The customer's orders that hold the item, newest first.
+/// Lists the customer's orders that contain the item, newest first.
 async fn list_orders(
     client: &RetryingClient,
     customer: &str,
@@ -153,8 +153,8 @@ fn find_refund<'a>(orders: &'a [Order], reference: &str) -> Option<(&'a Order, &
         .find(|(_, refund)| refund.reference == reference)
 }
 
-/// The line to give back to: of an earlier order with enough left, sold at the same price if there is one, and of
-/// those the latest.
+/// The order line to refund: of the earlier orders with enough left, one sold at the same price if there is one,
+/// and of those the latest.
 fn best_match<'a>(orders: &'a [Order], invoice: &Invoice, item: &Item) -> Option<(&'a Order, &'a OrderLine)> {
     let before: u64 = invoice.number.trim_start_matches('C').parse().ok()?;
     let mut best: Option<((bool, u64), &Order, &OrderLine)> = None;
@@ -184,7 +184,7 @@ fn best_match<'a>(orders: &'a [Order], invoice: &Invoice, item: &Item) -> Option
     best.map(|(_, order, line)| (order, line))
 }
 
-/// What can still be given back of a line.
+/// The quantity and amount of an order line that can still be refunded.
 struct Refundable {
     quantity: Decimal,
     minor: i64,
@@ -223,7 +223,7 @@ impl Refundable {
     }
 }
 
-/// Waits until the refund is through.
+/// Polls until the refund has completed or failed.
 async fn wait_for_refund(
     client: &RetryingClient,
     order: &Order,

@@ -1,5 +1,5 @@
-//! A whole Claim.Submission: each claim becomes an insured order that is captured at once, or, with a Resubmission
-//! block, files the claim again that is already there.
+//! Imports a Claim.Submission: each claim becomes an insured order that is captured at once; one with a
+//! Resubmission block resubmits the existing claim.
 
 mod order;
 mod resubmission;
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{clients::Clients, failure::Failure};
 
-/// Claims that wait between the reader and the workers.
+/// The capacity of the channel between the reader and the workers, in claims.
 const READ_AHEAD: usize = 8;
 
 pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
@@ -69,7 +69,7 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
     Ok(report)
 }
 
-/// What the workers share.
+/// The import's state, shared by the workers.
 struct ClaimImport {
     orders: OrderBatcher,
     payment_method: String,
@@ -164,7 +164,7 @@ fn join_faults(violations: &[Fault]) -> String {
         .join("; ")
 }
 
-/// A file that breaks a rule of files is refused whole, before anything of it is sent.
+/// The error for a file that violates a rule of the whole file: nothing of it is sent.
 fn refused(arguments: &Arguments, violations: &[Fault]) -> Failure {
     let list: String = violations
         .iter()

@@ -1,4 +1,4 @@
-//! Online-retail CSV: invoices, one line of the file for each item. Read as a stream, one invoice at a time.
+//! Reads online-retail CSV as a stream, one invoice at a time. Each line of the file is one item.
 
 use std::io::{self, BufRead};
 
@@ -7,12 +7,12 @@ use time::{PrimitiveDateTime, format_description::BorrowedFormatItem, macros::fo
 
 use super::csv::{Line, Lines};
 
-/// Consecutive lines of the file with one invoice number.
+/// Consecutive lines of the file with the same invoice number.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Invoice {
-    /// With its leading C, if it cancels.
+    /// With a leading C for a cancellation.
     pub(crate) number: String,
-    /// Empty for a walk-in.
+    /// Empty for a walk-in customer.
     pub(crate) customer: String,
     pub(crate) items: Vec<Item>,
     pub(crate) faults: Vec<Fault>,
@@ -21,7 +21,7 @@ pub(crate) struct Invoice {
 /// One readable line.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Item {
-    /// The line in the file, the heading being line 1.
+    /// The line in the file; the heading is line 1.
     pub(crate) line: u64,
     /// The line in the invoice, from 1.
     pub(crate) ordinal: usize,
@@ -33,22 +33,22 @@ pub(crate) struct Item {
     pub(crate) total: Money,
 }
 
-/// One line that cannot be taken, whatever a service says.
+/// One line that cannot be imported.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Fault {
     pub(crate) line: u64,
-    /// What the line says it is worth, if that can be read.
+    /// The line's total, if it can be parsed.
     pub(crate) total: Option<Money>,
-    /// UPPER_SNAKE, and in words.
+    /// A code in UPPER_SNAKE with a description.
     pub(crate) reason: String,
 }
 
-/// Reads invoices. A line that cannot be read becomes a fault of its invoice and stops nothing.
+/// Reads invoices. A line that cannot be parsed becomes a fault of its invoice; reading continues.
 pub(crate) struct Invoices<R> {
     lines: Lines<R>,
     /// The first line of the next invoice.
     pending: Option<Line>,
-    /// Why the file could not be read on.
+    /// The error at which reading stopped.
     failure: Option<io::Error>,
 }
 
@@ -64,19 +64,19 @@ const COLUMNS: [&str; 8] = [
     "Country",
 ];
 
-/// As this data set writes dates, and as the original does.
+/// The date formats of this data set and of the original one.
 const DATES: [&[BorrowedFormatItem<'_>]; 2] = [
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"),
     format_description!("[month padding:none]/[day padding:none]/[year] [hour padding:none]:[minute]"),
 ];
 
-/// The contract's limit for one order; the rest of a longer invoice is refused, so that memory stays bounded.
+/// The contract's limit for one order. Further items of an invoice are refused, which bounds the memory.
 const MAX_ITEMS: usize = 1000;
 
-/// More of one item than this is a mistake.
+/// The largest quantity of one item; a larger one is a fault.
 const MAX_QUANTITY: u64 = 1_000_000_000_000;
 
-/// The data set is a British shop's.
+/// The data set is from a British shop.
 pub(crate) const CURRENCY: Currency = Currency::GBP;
 
 impl<R: BufRead> Invoices<R> {
@@ -106,12 +106,12 @@ impl<R: BufRead> Invoices<R> {
         })
     }
 
-    /// How many bytes of the file were read.
+    /// The number of bytes read.
     pub(crate) fn position(&self) -> u64 {
         self.lines.position()
     }
 
-    /// Why the file could not be read to its end; the invoice that was being read is not handed on then.
+    /// The error at which reading stopped. The incomplete invoice at that point is not returned.
     pub(crate) fn into_failure(self) -> Option<io::Error> {
         self.failure
     }
@@ -138,7 +138,7 @@ impl<R: BufRead> Iterator for Invoices<R> {
         while let Some(line) = self.next_line() {
             match &mut invoice {
                 None => invoice.insert(Invoice::new(&line)).add(&line),
-                // A line without a number is taken for one of the invoice before it.
+                // A line without a number counts as one of the invoice before it.
                 Some(current) if current.number == number(&line) || has_no_invoice_number(&line) => {
                     current.add(&line);
                 }
@@ -148,7 +148,7 @@ impl<R: BufRead> Iterator for Invoices<R> {
                 }
             }
         }
-        // A part of an invoice is none.
+        // An incomplete invoice is not returned.
         invoice.filter(|_| self.failure.is_none())
     }
 }
@@ -158,7 +158,7 @@ impl Invoice {
         self.number.starts_with('C')
     }
 
-    /// What the file says it is worth, faults included as far as they can be read.
+    /// The invoice's total in the file, including the faults whose total is known.
     pub(crate) fn total(&self) -> Result<Money, money::Error> {
         let items = self.items.iter().map(|item| item.total);
         let faults = self.faults.iter().filter_map(|fault| fault.total);
@@ -169,13 +169,13 @@ impl Invoice {
         self.items.len() + self.faults.len()
     }
 
-    /// How many of its lines are no records.
+    /// The number of lines that cannot be parsed as records.
     pub(crate) fn unreadable_lines(&self) -> usize {
         let is_unreadable = |fault: &&Fault| fault.reason.starts_with("UNREADABLE");
         self.faults.iter().filter(is_unreadable).count()
     }
 
-    /// How many of its lines are worth nobody knows what.
+    /// The number of lines whose total is unknown.
     pub(crate) fn lines_without_total(&self) -> usize {
         self.faults.iter().filter(|fault| fault.total.is_none()).count()
     }
@@ -193,8 +193,7 @@ impl Invoice {
         match self.read(line) {
             Ok(item) => self.items.push(item),
             Err(reason) => {
-                // A line may be worth something even where it cannot be taken. With other columns than it should have it
-                // tells nothing.
+                // The total of a faulty line counts, unless the line has the wrong number of columns.
                 let is_whole = line.is_whole && line.fields.len() == COLUMNS.len();
                 let amounts = parse_amounts(line).ok().filter(|_| is_whole);
                 self.faults.push(Fault {
@@ -258,13 +257,13 @@ fn number(line: &Line) -> &str {
     field(line, 0)
 }
 
-/// A line that is no record and does not tell its invoice either.
+/// Whether a line is not a record and has no valid invoice number either.
 fn has_no_invoice_number(line: &Line) -> bool {
     let digits = number(line).trim_start_matches('C');
     line.fault.is_some() && (digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The data set writes customers as decimals: `17850.0`.
+/// The customer's number, which the data set writes as a decimal: `17850.0`.
 fn customer(line: &Line) -> &str {
     let text = field(line, 6);
     text.strip_suffix(".0").unwrap_or(text)

@@ -1,4 +1,4 @@
-//! Orders that are placed at the same time go to the service together.
+//! Batches orders that are placed at the same time into one call.
 
 use std::time::Duration;
 
@@ -22,22 +22,23 @@ use super::{
 };
 use crate::{clients::Clients, failure::reason};
 
-/// The requests of one call, at most: as many as the contract takes, and far fewer bytes than a service does.
+/// The most requests of one call, which is the contract's limit, and the most bytes, far below a service's limit.
 const MAX_BATCH: usize = 64;
 const MAX_BATCH_BYTES: usize = 1 << 20;
-/// How long a call waits for further requests. The workers that one call has kept waiting come at the same time.
+/// How long a call waits for further requests. Workers that waited for the same call send their next ones
+/// together.
 const BATCH_WINDOW: Duration = Duration::from_millis(5);
 
 type Answer = Result<Response<PlaceOrderResponse>, Status>;
 
-/// Places the orders of an import. Dropped, it ends the calls that are under way.
+/// Places the orders of an import in batches. Dropping it cancels the calls in progress.
 pub(crate) struct OrderBatcher {
     pub(crate) client: RetryingClient,
     queue: mpsc::Sender<QueuedOrder>,
     _calls: AbortOnDropHandle<()>,
 }
 
-/// An order that is to be placed.
+/// An order that waits for its call.
 struct QueuedOrder {
     request: PlaceOrderRequest,
     reply: oneshot::Sender<Answer>,
@@ -54,7 +55,7 @@ impl OrderBatcher {
         }
     }
 
-    /// Places an order, as [`RetryingClient::call`] makes a call: what is tried again goes with whatever others come then.
+    /// Places an order, with the retries of [`RetryingClient::call`]. A retry joins a new batch.
     pub(crate) async fn place(
         &self,
         request: &PlaceOrderRequest,
@@ -65,7 +66,7 @@ impl OrderBatcher {
 
     async fn send(&self, request: PlaceOrderRequest) -> Answer {
         let (reply, replied) = oneshot::channel();
-        // The receivers go only with the task that calls, which ends by a panic alone.
+        // The receivers are dropped only if the task that makes the calls panics.
         let ended = || Status::internal("the calls have ended");
         let sent = self.queue.send(QueuedOrder { request, reply }).await;
         sent.map_err(|_| ended())?;
@@ -73,7 +74,7 @@ impl OrderBatcher {
     }
 }
 
-/// Makes the calls, beside each other: as many as workers wait for, at most.
+/// Collects batches and makes their calls concurrently, at most one for each waiting worker.
 async fn run_batches(clients: Clients, mut queue: mpsc::Receiver<QueuedOrder>) {
     let mut calls = JoinSet::new();
     let mut next = None;
@@ -112,7 +113,7 @@ async fn place_batch(clients: &Clients, batch: Vec<QueuedOrder>) {
     match call_place_orders(clients, requests).await {
         Ok(results) if results.len() == batch.len() => {
             for (order, result) in batch.into_iter().zip(results) {
-                // Nobody waits for it after a second Ctrl-C.
+                // The receiver is gone after a second Ctrl-C.
                 let _ = order.reply.send(to_response(result));
             }
         }
@@ -134,7 +135,8 @@ async fn call_place_orders(
     Ok(clients.order().place_orders(request).await?.into_inner().results)
 }
 
-/// A service of the version before does not have the method, and one may be set to take or to send less at once.
+/// Whether the orders have to be placed one by one: an older service does not have the method, and a service's
+/// message limits may be lower.
 fn is_batch_rejected(status: &Status) -> bool {
     let size = matches!(
         reason(status).as_deref(),
@@ -160,7 +162,7 @@ fn fail_all(batch: Vec<QueuedOrder>, status: &Status) {
     }
 }
 
-/// The result as PlaceOrder would have answered it.
+/// Converts a result to the response of PlaceOrder.
 fn to_response(result: PlaceOrdersResult) -> Answer {
     match result.result {
         Some(Placed::Response(placed)) => {
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_the_answer_that_the_order_alone_would_have() {
+    fn a_result_is_the_response_of_a_call_for_that_order_alone() {
         assert!(is_replayed(&to_response(placed(true)).unwrap()));
         assert!(!is_replayed(&to_response(placed(false)).unwrap()));
         let refused = PlaceOrdersResult {
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_the_service_cannot_take_is_made_for_each_order() {
+    fn a_rejected_batch_is_placed_order_by_order() {
         assert!(is_batch_rejected(&Status::unimplemented("")));
         assert!(!is_batch_rejected(&Status::unavailable("")));
         assert!(!is_batch_rejected(&Status::resource_exhausted("")));

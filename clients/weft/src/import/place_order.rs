@@ -1,4 +1,4 @@
-//! From the first answer about an order to its outcome.
+//! Places an order of an import and waits until its outcome is final.
 
 use std::time::{Duration, Instant};
 
@@ -15,22 +15,22 @@ use super::{
 };
 use crate::failure::{one_line, reason};
 
-/// What became of an order.
+/// The result for one order or claim of the file.
 pub(crate) struct ImportResult {
     pub(crate) outcome: Outcome,
-    /// The price as the service has it; `None` when it has none.
+    /// The gross amount that the service stored; `None` if it stored none.
     pub(crate) gross: Option<Money>,
-    /// Empty when it was taken.
+    /// Empty if it was accepted.
     pub(crate) reason: String,
 }
 
-/// How often an order that came to nothing is placed anew.
+/// The most orders that are placed for one request, when the earlier ones fail.
 const MAX_ATTEMPTS: usize = 5;
 
-/// Places an order and waits until it is fulfilled or given up. One that exists already is compared. An order
-/// that came to nothing is placed anew where that may end better: the processor had not answered, nobody had paid in time,
-/// or the request is another one now, with another card. Its name follows from the order before it, so that a repeated import goes the
-/// same way.
+/// Places an order and waits until it is fulfilled or has failed. An order that exists already is compared with
+/// the request. A failed order is placed again if that may succeed: the processor had timed out, the payment
+/// window had passed, or the request has changed. The new request id is derived from the failed order's id, so
+/// that a repeated import takes the same path.
 pub(crate) async fn place_and_wait(orders: &OrderBatcher, mut request: PlaceOrderRequest) -> ImportResult {
     for _ in 1..MAX_ATTEMPTS {
         let attempt = attempt(orders, &request).await;
@@ -45,7 +45,7 @@ pub(crate) async fn place_and_wait(orders: &OrderBatcher, mut request: PlaceOrde
 
 struct Attempt {
     result: ImportResult,
-    /// The order that came to nothing, if another one may end better.
+    /// The id of the failed order, if placing it again may succeed.
     failed_order_id: Option<String>,
 }
 
@@ -55,9 +55,10 @@ async fn attempt(orders: &OrderBatcher, request: &PlaceOrderRequest) -> Attempt 
     let mut changed = false;
     let found = match answer {
         Ok(response) => {
-            let outcome = match is_replayed(&response) {
-                true => Outcome::Unchanged,
-                false => Outcome::New,
+            let outcome = if is_replayed(&response) {
+                Outcome::Unchanged
+            } else {
+                Outcome::New
             };
             Ok((response.into_inner().order.unwrap_or_default(), outcome))
         }
@@ -87,8 +88,8 @@ async fn attempt(orders: &OrderBatcher, request: &PlaceOrderRequest) -> Attempt 
     }
 }
 
-/// Whether an order that came to nothing may come to something when it is placed anew: the processor had not answered,
-/// the request is another one now, or nobody had paid in time and now somebody does.
+/// Whether a failed order may succeed when it is placed again: the processor had timed out, the request has
+/// changed, or the payment window had passed and the request has a payment method now.
 fn is_worth_retrying(order: &Order, request: &PlaceOrderRequest, changed: bool) -> bool {
     let reason = order.failure.as_ref().map(|failure| failure.reason.as_str());
     let timed_out = matches!(reason, Some("PROCESSOR_TIMEOUT" | "PROCESSOR_UNREACHABLE"));
@@ -108,7 +109,7 @@ impl Attempt {
     }
 }
 
-/// Reads the order again until nothing more happens to it by itself.
+/// Polls the order until it reaches a state that it does not leave by itself.
 async fn wait_until_final(client: &RetryingClient, mut order: Order) -> Result<Order, ImportResult> {
     let mut wait = Duration::from_millis(20);
     let mut changed = Instant::now();
@@ -142,7 +143,10 @@ async fn wait_until_final(client: &RetryingClient, mut order: Order) -> Result<O
     Ok(order)
 }
 
-/// The order that stands in the way of this one, if it is the same.
+/// Fetches the existing order with the same reference.
+///
+/// # Errors
+/// When it differs from the request, or cannot be read.
 async fn find_existing(client: &RetryingClient, request: &PlaceOrderRequest) -> Result<Order, ImportResult> {
     let order = read(
         client,
@@ -175,7 +179,7 @@ async fn read(client: &RetryingClient, request: GetOrderRequest) -> Result<Order
     }
 }
 
-/// What the file says otherwise than the order that exists.
+/// The first difference of the existing order from the request.
 fn difference(request: &PlaceOrderRequest, order: &Order) -> Option<String> {
     if request.patient_id != order.patient_id {
         return Some(format!("patient `{}`", order.patient_id));
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_nobody_paid_is_placed_anew_once_there_is_a_card() {
+    fn an_expired_order_is_placed_again_once_there_is_a_card() {
         let expired = order_in_state(OrderState::Expired, "PAYMENT_WINDOW_PASSED");
         let card = PlaceOrderRequest {
             payment_method: "tok_visa".to_owned(),

@@ -1,4 +1,5 @@
-//! A whole online-retail file: read as a stream, placed in parallel, one customer's invoices in the file's order.
+//! Imports an online-retail file: read as a stream, placed in parallel, one customer's invoices in the file's
+//! order.
 
 use std::{
     fs,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{clients::Clients, failure::Failure};
 
-/// Invoices that wait between the reader and the workers.
+/// The capacity of the channel between the reader and the workers, in invoices.
 const READ_AHEAD: usize = 8;
 
 pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
@@ -49,7 +50,7 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
     let (path, stop_reading) = (arguments.file.clone(), halt.clone());
     let reading = tokio::task::spawn_blocking(move || read(&path, &sender, &stop_reading));
     let stop = pool::run(&worker, arguments.concurrency, invoices, &halt).await?;
-    // A heading that is wrong, or a file that cannot be opened, leaves nothing to report.
+    // Without a report if the heading is wrong or the file cannot be opened.
     reading.await.map_err(|_| anyhow!("the reader failed"))??;
     let worker = Arc::into_inner(worker).ok_or_else(|| anyhow!("a worker failed"))?;
     let mut report = worker.report.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +66,7 @@ struct RetailImport {
     report: Mutex<Report>,
 }
 
-/// An invoice, and how many bytes of the file end with it.
+/// The position in the file, in bytes, at which an invoice ends, and the invoice.
 type PositionedInvoice = (u64, Invoice);
 
 impl pool::Worker for RetailImport {
@@ -117,7 +118,7 @@ impl RetailImport {
     }
 }
 
-/// Reads in a thread of its own: the file system has no asynchronous reads.
+/// Reads the file in a blocking thread: the file system has no asynchronous reads.
 fn read(
     path: &Path,
     sender: &mpsc::Sender<PositionedInvoice>,
@@ -137,7 +138,7 @@ fn read(
     }
 }
 
-/// What was read and queued when the import stopped.
+/// The entry for an invoice that was queued when the import stopped.
 fn not_begun(invoice: &Invoice) -> Vec<Entry> {
     let Some(first) = invoice.items.first() else {
         return Vec::new();

@@ -1,4 +1,5 @@
-//! Calls that outlive a service's restart: every request of an import can be repeated, because its id is stable.
+//! Calls that are retried across a service's restart. Every request of an import can be repeated, because its id
+//! is stable.
 
 use std::time::{Duration, Instant};
 
@@ -11,21 +12,21 @@ use crate::{
     failure::{self, Failure},
 };
 
-/// The services, and how long a call to them is repeated. Cheap to clone.
+/// The services' clients, and how long a call is retried. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct RetryingClient {
     pub(crate) clients: Clients,
     pub(crate) retry_for: Duration,
-    /// Cancelled when nothing new should be begun: Ctrl-C, or a service that does not come back.
+    /// Cancelled when no more work is to begin: on Ctrl-C, or when a service stays unavailable.
     pub(crate) halt: CancellationToken,
 }
 
-/// Why there is no answer.
+/// Why a call failed.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// The service said no.
+    /// The service refused the request.
     Refused(Status),
-    /// Nobody knows what became of it: to be imported again.
+    /// The outcome is unknown; the entry has to be imported again.
     Undecided(Status),
 }
 
@@ -33,8 +34,8 @@ const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 impl RetryingClient {
-    /// Makes a call, and again while its service cannot be reached or is busy with the same request. A failure that
-    /// every other call would share halts the import.
+    /// Makes a call, and retries it for `retry_for` while the service is unavailable or is processing the same
+    /// request. A failure that affects every other call too halts the import.
     pub(crate) async fn call<M, T, F>(
         &self,
         message: M,
@@ -52,7 +53,7 @@ impl RetryingClient {
         self.retry::<M, _, _>(attempt).await
     }
 
-    /// Makes attempts at a call with an `M`, as [`RetryingClient::call`] does.
+    /// Retries `attempt`, a call with an `M`, as [`RetryingClient::call`] does.
     pub(super) async fn retry<M, T, F>(&self, attempt: impl Fn() -> F) -> Result<Response<T>, CallError>
     where
         M: prost::Name,
@@ -96,17 +97,18 @@ impl RetryingClient {
     }
 }
 
-/// What a status means that no repetition changes. Only the service can refuse: an answer that could not be read here
-/// may be that of a service that has done what was asked.
+/// Classifies a status that a retry does not change. Only the service can refuse: a response that cannot be
+/// decoded here may be that of a request that took effect.
 fn classify(status: Status) -> CallError {
     let is_fault = matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss);
-    match is_fault || Origin::of(&status) == Origin::Client {
-        true => CallError::Undecided(status),
-        false => CallError::Refused(status),
+    if is_fault || Origin::of(&status) == Origin::Client {
+        CallError::Undecided(status)
+    } else {
+        CallError::Refused(status)
     }
 }
 
-/// Why a call was not made. No repetition changes it.
+/// The status of a call that was not made. A retry does not change it.
 pub(super) fn not_sent(failure: &Failure) -> Status {
     let text = match failure {
         Failure::Usage(message) => message.clone(),
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_service_refuses_and_an_answer_that_cannot_be_read_is_undecided() {
+    fn only_the_service_refuses_and_a_response_that_cannot_be_decoded_is_undecided() {
         let unreadable = Status::out_of_range("the answer is too large to decode");
         assert!(matches!(classify(unreadable.clone()), CallError::Undecided(_)));
         let refused = classify(Origin::answered(unreadable));

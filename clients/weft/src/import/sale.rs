@@ -1,4 +1,4 @@
-//! One invoice of a sale: a self-pay order, captured at once.
+//! One invoice of a sale: places a self-pay order that is captured at once.
 
 use money::{Decimal, Money};
 use proto::order::v1::{CaptureMode, PlaceOrderLine, PlaceOrderRequest};
@@ -11,9 +11,9 @@ use super::{
     request_id,
 };
 
-/// Places the invoice's order; answers an entry for the order and one for each line that is refused. An invoice is taken
-/// whole or not at all: without the lines that cannot be taken the order would be another, and the corrected file would
-/// find it in its place.
+/// Places the invoice's order; returns an entry for the order and one for each refused line. An invoice is
+/// imported as a whole or not at all: an order without the faulty lines would prevent the import of the corrected
+/// invoice.
 pub(crate) async fn place(orders: &OrderBatcher, invoice: &Invoice, payment_method: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut refuse = |item: &Item, reason: &str| {
@@ -49,12 +49,12 @@ pub(crate) async fn place(orders: &OrderBatcher, invoice: &Invoice, payment_meth
         return entries;
     }
     let result = place_order::place_and_wait(orders, request(orders, invoice, &taken, payment_method)).await;
-    let asked = Money::sum(CURRENCY, taken.iter().map(|item| item.total)).unwrap_or(Money::zero(CURRENCY));
+    let total = Money::sum(CURRENCY, taken.iter().map(|item| item.total)).unwrap_or(Money::zero(CURRENCY));
     entries.push(Entry {
         document: invoice.number.clone(),
         line: taken[0].line,
         lines: taken.len() as u64,
-        amount: result.gross.unwrap_or(asked),
+        amount: result.gross.unwrap_or(total),
         outcome: result.outcome,
         reason: result.reason,
     });

@@ -1,7 +1,7 @@
-//! eClaimLink's Claim.Submission: read as a stream, one claim at a time.
+//! Reads an eClaimLink Claim.Submission as a stream, one claim at a time.
 //!
-//! A file is read twice. [`scan`] checks the rules of the file as a whole, so that a file that breaks one leaves
-//! nothing behind; [`claims`] reads the claims. A claim that cannot be read stops none of the others.
+//! A file is read twice. [`scan`] checks the rules of the whole file, so that a file that violates one is not
+//! imported in part; [`claims`] reads the claims. A claim that cannot be parsed does not affect the others.
 
 mod details;
 
@@ -12,47 +12,47 @@ use eclaimlink::{Disposition, Fault, Fields, File, Kind};
 use money::{Currency, Money};
 use proto::claims::v1::{ClaimDetails, Resubmission};
 
-/// eClaimLink is in dirhams throughout.
+/// All amounts of eClaimLink are in dirhams.
 pub(crate) const CURRENCY: Currency = Currency::AED;
 
-/// At most so many claims in one file.
+/// The most claims in one file.
 const MAX_CLAIMS: u64 = 500;
 
-/// What a sound file says about itself.
+/// The header of a valid file.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Header {
-    /// The file is to be checked and not stored.
+    /// The file is a test: it is checked and not stored.
     pub(crate) test: bool,
-    /// What was not read beside its claims.
+    /// Content outside the claims that was ignored.
     pub(crate) remarks: Vec<Fault>,
 }
 
 /// One claim of the file.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// Its place in the file, from 1.
+    /// Its position in the file, from 1.
     pub(crate) ordinal: u64,
-    /// Claim.ID as it stands there; may be empty.
+    /// Claim.ID as in the file; may be empty.
     pub(crate) id: String,
-    /// Gross, if it can be read.
+    /// Gross, if it can be parsed.
     pub(crate) gross: Option<Money>,
     pub(crate) parsed: Result<ParsedClaim, Vec<Fault>>,
-    /// What was not read of it.
+    /// Content of the claim that was ignored.
     pub(crate) remarks: Vec<Fault>,
 }
 
-/// What a readable claim asks for.
+/// The content of a valid claim.
 #[derive(Clone, Debug)]
 pub(crate) struct ParsedClaim {
     pub(crate) details: ClaimDetails,
-    /// Set when the claim is filed again.
+    /// Set if the claim is a resubmission.
     pub(crate) resubmission: Option<Resubmission>,
 }
 
-/// Checks the file's own rules.
+/// Checks the rules of the whole file.
 ///
 /// # Errors
-/// Inside: every violated rule. Outside: the file cannot be opened.
+/// The inner result has every violated rule. The outer one fails if the file cannot be opened.
 pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Fault>>> {
     let scanned = eclaimlink::scan(open(path)?, Kind::Submission, MAX_CLAIMS);
     Ok(match scanned {
@@ -64,8 +64,8 @@ pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Fault>>> {
     })
 }
 
-/// Reads the claims, one after the other, each with the number of bytes read so far. The scan has been through the whole
-/// file: an error says that the file has changed since, or cannot be read any more, and is the last item.
+/// Reads the claims one after the other, each with the number of bytes read so far. Since [`scan`] has read the
+/// whole file, an error means that it has changed or become unreadable; the error is the last item.
 pub(crate) fn claims(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<(u64, Claim)>>> {
     let failed = |faults: Vec<Fault>| {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();

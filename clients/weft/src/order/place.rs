@@ -1,4 +1,4 @@
-//! `weft order place`: from options, or from a whole request in JSON.
+//! `weft order place`: places an order from options, or from a whole request in JSON.
 
 use std::{fs, io, io::Read as _, path::Path};
 
@@ -63,7 +63,7 @@ enum Capture {
 
 pub(crate) async fn run(clients: &Clients, arguments: Arguments) -> Result<Option<Order>, Failure> {
     let mut request = arguments.into_request()?;
-    // The command line names the request, whatever the file says.
+    // `--request-id` overrides the id in the file.
     if clients.is_request_id_given() || request.request_id.is_empty() {
         request.request_id = clients.request_id();
     }

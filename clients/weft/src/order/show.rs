@@ -1,4 +1,4 @@
-//! Orders in words.
+//! Formats orders.
 
 use std::fmt::Write as _;
 
@@ -82,7 +82,7 @@ pub(crate) fn row(order: &Order) -> [String; 9] {
     ]
 }
 
-/// One change that a watch saw.
+/// One change of a watched order, on one line.
 pub(crate) fn change(order: &Order) -> String {
     let mut text = format!(
         "{}  version {:<3} {:<16} share {}",

@@ -1,4 +1,4 @@
-//! `weft remittance parked|book|discard`: the remittance lines that are not booked.
+//! `weft remittance parked|book|discard`: lists and resolves remittance lines that are not booked.
 
 use clap::{Args, ValueEnum};
 use proto::claims::v1::{
@@ -117,7 +117,7 @@ fn row(parked: &ParkedLine) -> [String; 9] {
     ]
 }
 
-/// Ends a line's waiting; answers the claim on which it was booked.
+/// Books or discards a parked line, and prints the claim on which it was booked.
 pub(crate) async fn resolve(
     clients: &Clients,
     format: Format,

@@ -1,4 +1,4 @@
-//! `weft saga skip` and `weft saga force-complete`: what is left when a retry cannot help.
+//! `weft saga skip` and `weft saga force-complete`: interventions in a saga that a retry cannot complete.
 
 use clap::Args;
 use proto::ops::v1::{ForceCompleteSagaRequest, Saga, SagaState, SkipSagaStepRequest};
@@ -26,8 +26,8 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Nobody is asked about the step of a saga that is at none. A repeated request is left to the service, which
-    /// answers what it answered then.
+    /// Refuses a saga without a current step before the confirmation. A repeated request is sent anyway, because
+    /// the service returns its first answer again.
     fn check_step(&self, saga: &Saga, is_repeated: bool) -> Result<(), Failure> {
         if !saga.current_step.is_empty() || is_repeated {
             return Ok(());
@@ -96,7 +96,7 @@ fn is_compensating(saga: &Saga) -> bool {
     saga.steps.last().is_some_and(|step| step.compensation)
 }
 
-/// What has come of it, and what to type next.
+/// Prints the saga after the intervention and the next command.
 fn print_outcome(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
     let after = saga.clone().unwrap_or_default();
     print(format, saga)?;

@@ -1,7 +1,8 @@
-//! Mutual TLS on this machine: an authority that lives as long as `weft up`, and the certificates that it gives out.
+//! Mutual TLS on this machine: a certificate authority that lives as long as `weft up`, and the certificates it
+//! issues.
 //!
-//! The authority's key is never written down. The keys of the others stay the same while it runs, so that a file that
-//! was renewed always goes with the one beside it.
+//! The authority's key is never written to disk. The other keys stay the same while it runs, so that a renewed
+//! certificate always matches the key file beside it.
 
 use std::{
     fs,
@@ -24,16 +25,17 @@ use crate::{
     workspace::{Workspace, write_private},
 };
 
-/// The name that `weft` itself calls by.
+/// The name in the certificate of the command line itself.
 pub(crate) const CLIENT: &str = "weft";
-/// Copies of the authority's certificate may be kept for so long.
+/// The lifetime of the authority's certificate.
 const AUTHORITY_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Certificates count a little earlier than they are made: clocks of two containers are never quite the same.
+/// Certificates are valid from this long before their issue, to tolerate clock skew between containers.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
-/// The clock on the wall is looked at so often: a machine that has slept must not wake to expired certificates.
+/// The longest interval between checks of the wall clock: after a suspend, expired certificates are renewed within
+/// it.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Issues certificates, and issues them anew before they expire.
+/// Issues certificates, and renews them before they expire.
 pub(crate) struct Authority {
     workspace: Workspace,
     key: KeyPair,
@@ -41,14 +43,14 @@ pub(crate) struct Authority {
     ttl: Duration,
 }
 
-/// A process with a name of its own.
+/// A process with its own certificate.
 struct Holder {
     name: &'static str,
     key: KeyPair,
 }
 
 impl Authority {
-    /// Makes all keys, and the first certificates.
+    /// Generates all keys and issues the first certificates.
     pub(crate) fn create(workspace: &Workspace, ttl: Duration) -> anyhow::Result<Authority> {
         let folder = workspace.certificate_folder();
         fs::create_dir_all(&folder)?;
@@ -65,7 +67,7 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Renews the certificates at half of their time, until what it returns is dropped.
+    /// Renews the certificates at half of their lifetime, until the returned handle is dropped.
     pub(crate) fn renew_periodically(self) -> AbortOnDropHandle<()> {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let mut due = OffsetDateTime::now_utc() + self.ttl / 2;
@@ -82,7 +84,7 @@ impl Authority {
         }))
     }
 
-    /// Everybody's certificate, by the same keys as before.
+    /// Issues all certificates for the existing keys.
     fn issue(&self) -> anyhow::Result<()> {
         let mut own = params("Weft on this machine", AUTHORITY_TTL);
         own.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -108,7 +110,7 @@ impl Holder {
         Ok(Holder { name, key })
     }
 
-    /// Weft's own clients look at the URI alone; grpcurl and the like look for the host that they have connected to.
+    /// Weft's own clients verify only the URI; grpcurl and similar clients verify the host that they connect to.
     fn params(&self, ttl: Duration) -> anyhow::Result<CertificateParams> {
         let mut params = params(self.name, ttl);
         params.subject_alt_names = vec![
@@ -130,7 +132,8 @@ impl Holder {
 fn params(name: &str, ttl: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
-    // By default it would be made of the key, and two certificates of one key need two of them (RFC 5280, 4.1.2.2).
+    // The default serial number is derived from the key, but two certificates need different ones (RFC 5280,
+    // 4.1.2.2).
     params.serial_number = Some(SerialNumber::from_slice(Uuid::new_v4().as_bytes()));
     let now = OffsetDateTime::now_utc();
     params.not_before = now - CLOCK_SKEW;

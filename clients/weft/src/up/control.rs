@@ -1,4 +1,4 @@
-//! `weft up --detach`, `weft down` and `weft status`: from outside the process that runs everything.
+//! `weft up --detach`, `weft down` and `weft status`, which control the system from another process.
 
 use std::{
     env, fs,
@@ -23,7 +23,7 @@ use crate::{
     workspace::Workspace,
 };
 
-/// How long a start or a stop may take altogether.
+/// How long a whole start or stop may take.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Starts `weft up` in the background and waits until all is ready.
@@ -51,7 +51,7 @@ pub(crate) async fn detach(
     if let Some(ttl) = arguments.certificate_ttl() {
         command.args(["--tls", "--certificate-ttl", &format!("{}ms", ttl.as_millis())]);
     }
-    // A group of its own: Ctrl-C in this terminal is not meant for it.
+    // Its own process group, so that Ctrl-C in this terminal does not stop it.
     command
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
@@ -79,7 +79,7 @@ pub(crate) async fn detach(
     print_status(globals.output, &workspace).await
 }
 
-/// Stops what runs in the folder, and waits for it.
+/// Stops the system in the folder, and waits until it has stopped.
 pub(crate) async fn down(globals: &Globals) -> Result<(), Failure> {
     let workspace = Workspace::find(globals);
     let Some(description) = workspace.read_description().filter(|_| Lock::is_held(&workspace)) else {
@@ -104,7 +104,7 @@ pub(crate) async fn down(globals: &Globals) -> Result<(), Failure> {
     print_stopped(globals.output, &workspace, "stopped; the data stays in", true)
 }
 
-/// `was_running`: something was there to stop.
+/// `was_running`: whether there was a system to stop.
 fn print_stopped(
     format: Format,
     workspace: &Workspace,
@@ -121,7 +121,7 @@ fn print_stopped(
     }
 }
 
-/// Shows what runs in the folder; fails when it is not all ready.
+/// Shows the processes of the system in the folder; fails if one is not ready.
 pub(crate) async fn status(globals: &Globals) -> Result<(), Failure> {
     print_status(globals.output, &Workspace::find(globals)).await
 }

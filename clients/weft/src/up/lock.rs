@@ -1,4 +1,4 @@
-//! One `weft up` per folder, and what a killed one has left behind.
+//! The lock that allows one `weft up` per folder, and the clean-up after a killed one.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -12,15 +12,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::workspace::Workspace;
 
-/// Held as long as this process looks after the folder; the system lets go of it when the process ends, however.
+/// Held while this process runs the system in the folder. The operating system releases it when the process ends.
 pub(crate) struct Lock(#[expect(dead_code, reason = "holding the file holds the lock")] File);
 
-/// How long a killed predecessor's children may take to go.
+/// How long the children of a killed predecessor may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Lock {
     /// # Errors
-    /// When another `weft up` runs there: names it.
+    /// When another `weft up` runs there; the error names its process.
     pub(crate) fn acquire(workspace: &Workspace) -> anyhow::Result<Lock> {
         match try_lock(workspace)? {
             Some(file) => Ok(Lock(file)),
@@ -38,7 +38,7 @@ impl Lock {
         }
     }
 
-    /// Whether no `weft up` looks after the folder, as far as this user can tell. Leaves nothing behind.
+    /// Whether no `weft up` runs in the folder, as far as this user can see. Creates no file.
     pub(crate) fn is_free(workspace: &Workspace) -> bool {
         match File::open(workspace.path().join("lock")) {
             Ok(file) => file.try_lock_shared().is_ok(),
@@ -46,16 +46,16 @@ impl Lock {
         }
     }
 
-    /// Whether some `weft up` looks after the folder.
+    /// Whether a `weft up` runs in the folder.
     pub(crate) fn is_held(workspace: &Workspace) -> bool {
         matches!(try_lock(workspace), Ok(None))
     }
 }
 
-/// Removes the folder with all that is in it.
+/// Removes the folder with all its content.
 ///
 /// # Errors
-/// When a `weft up` looks after it.
+/// When a `weft up` runs in it.
 pub(crate) async fn clear(workspace: &Workspace) -> anyhow::Result<()> {
     if !workspace.path().exists() {
         return Ok(());
@@ -86,8 +86,8 @@ fn try_lock(workspace: &Workspace) -> anyhow::Result<Option<File>> {
     }
 }
 
-/// Waits until the children of a killed predecessor have gone, and kills those that do not go: their watchdogs may
-/// have been killed too. Call with the lock held.
+/// Waits until the children of a killed predecessor have stopped, and kills those that do not stop in time: their
+/// watchdogs may have been killed too. Requires the lock.
 pub(crate) async fn clear_leftovers(workspace: &Workspace) -> anyhow::Result<()> {
     let began = Instant::now();
     let files = fs::read_dir(workspace.path().join("run")).context("cannot read the folder of pids")?;
@@ -110,15 +110,15 @@ pub(crate) async fn clear_leftovers(workspace: &Workspace) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Sends a signal; false when there is no such process, or it is not ours.
+/// Sends a signal; false if there is no such process, or it belongs to another user.
 pub(crate) fn send_signal(pid: u32, signal: Signal) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
-/// Whether the process exists and names this folder on its command line: a pid may belong to somebody else by now.
+/// Whether the process exists and has this folder on its command line: the pid may have been reused.
 fn is_child_of(workspace: &Workspace, pid: u32) -> bool {
-    // Linux tells without `ps`, which slim systems do not have.
+    // On Linux /proc has it; slim systems do not have `ps`.
     if let Ok(arguments) = fs::read(format!("/proc/{pid}/cmdline")) {
         return contains(&arguments, workspace.path());
     }

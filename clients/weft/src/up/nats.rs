@@ -1,4 +1,4 @@
-//! NATS with JetStream, every write on disk before it is acknowledged.
+//! NATS with JetStream, which syncs every write to disk before it acknowledges.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::workspace::{Workspace, write_private};
 /// A running server.
 pub(crate) struct Nats {
     pub(crate) port: u16,
-    /// Where services ask it how durable it is.
+    /// The HTTP port at which services check `sync_interval`.
     pub(crate) monitor_port: u16,
     pub(crate) process: Supervised,
 }
@@ -23,7 +23,7 @@ impl Nats {
     ) -> anyhow::Result<Nats> {
         let config = workspace.config("nats.conf");
         let store = workspace.path().join("nats");
-        // Without `always` an acknowledged event would be lost with the machine's power.
+        // Without `always` a power failure would lose acknowledged events.
         let text = format!(
             "server_name: weft-local\n\
              listen: \"127.0.0.1:{port}\"\n\
@@ -54,7 +54,7 @@ impl Nats {
     }
 }
 
-/// A server that takes clients says INFO first.
+/// Whether the server accepts clients: it greets them with INFO.
 async fn is_serving(port: u16) -> bool {
     let Ok(mut connection) = TcpStream::connect(("127.0.0.1", port)).await else {
         return false;

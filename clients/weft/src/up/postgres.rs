@@ -1,4 +1,4 @@
-//! PostgreSQL with one database and two roles for each service.
+//! The PostgreSQL server, with one database and two roles for each service.
 
 use std::{
     collections::BTreeMap,
@@ -28,25 +28,26 @@ use crate::{
 /// A running server.
 pub(crate) struct Postgres {
     pub(crate) port: u16,
-    /// The folder of its socket, where there is one: statements cost less than over TCP.
+    /// The folder of its socket, if there is one: statements are cheaper than over TCP.
     socket: Option<String>,
     passwords: Passwords,
     psql: PathBuf,
     pub(crate) process: Supervised,
 }
 
-/// By role. Made once, kept in a file that only the owner can read.
+/// Passwords by role. Generated once, stored in a file that only the owner can read.
 #[derive(Debug, Serialize, Deserialize)]
 struct Passwords(BTreeMap<String, String>);
 
-/// The longest folder that a socket's name fits behind, in bytes: a whole path has 103.
+/// The longest folder of a socket, in bytes: the whole path may have 103.
 const MAX_FOLDER_BYTES: usize = 85;
 
-/// The role that owns the server; the services never get it.
+/// The superuser's role, which the services do not use.
 const SUPERUSER: &str = "weft";
 
 impl Postgres {
-    /// Makes the data folder if there is none, starts the server, and waits until it answers.
+    /// Creates the data folder if there is none, starts the server, waits until it answers, and creates roles and
+    /// databases.
     pub(crate) async fn start(
         workspace: &Workspace,
         programs: &Programs,
@@ -72,7 +73,7 @@ impl Postgres {
                 socket.as_deref().unwrap_or_default()
             ),
             "max_connections=200".to_owned(),
-            // Room for the hot rows, and checkpoints that do not come in the middle of every import.
+            // Memory for the hot rows, and checkpoints rare enough not to slow an import down.
             "shared_buffers=256MB".to_owned(),
             "max_wal_size=2GB".to_owned(),
             "checkpoint_timeout=15min".to_owned(),
@@ -115,7 +116,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Where a service connects as one of its two roles, `owner` or `app`.
+    /// The URL at which a service connects as one of its two roles, `owner` or `app`.
     pub(crate) fn url(&self, service: Service, role: &str) -> anyhow::Result<String> {
         let name = service.name();
         let user = format!("{name}_{role}");
@@ -189,7 +190,7 @@ impl Passwords {
             .with_context(|| format!("there is no password for {role}"))
     }
 
-    /// Creates what is missing and leaves the rest as it is. Names and passwords come from here and need no quoting.
+    /// Creates missing roles and databases. Names and passwords are generated here and need no quoting.
     fn setup_sql(&self) -> String {
         let mut sql = "set client_min_messages to warning;\n".to_owned();
         for (role, password) in self.0.iter().filter(|(role, _)| *role != SUPERUSER) {
@@ -210,8 +211,8 @@ impl Passwords {
     }
 }
 
-/// The data folder, which belongs to the server alone, if it can hold its socket as well. What a list of folders or a URL would
-/// read in another way cannot.
+/// The data folder, which only the server can enter, if its socket can be there too: the path must be short enough
+/// and without characters that have a meaning in a list of folders or a URL.
 fn socket_folder(data: &Path) -> Option<String> {
     let folder = data.to_str()?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
@@ -219,8 +220,8 @@ fn socket_folder(data: &Path) -> Option<String> {
         .then(|| folder.to_owned())
 }
 
-/// Makes the data folder beside its place and moves it there whole, so that a killed `initdb` leaves nothing that
-/// looks like one.
+/// Creates the data folder under a draft name and renames it at the end, so that a killed `initdb` leaves no
+/// incomplete data folder.
 fn initialize(
     workspace: &Workspace,
     programs: &Programs,
@@ -260,7 +261,7 @@ fn initialize(
     Ok(())
 }
 
-/// Whom PostgreSQL runs as: it refuses root. `None` is this process's own user.
+/// The user that PostgreSQL runs as, because it refuses root. `None` is this process's own user.
 fn find_unprivileged_user(workspace: &Workspace) -> anyhow::Result<Option<User>> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id")
@@ -300,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_lies_only_where_its_name_fits_and_means_itself() {
+    fn a_socket_is_used_only_where_its_path_is_short_and_plain() {
         let is_usable = |folder: &str| socket_folder(Path::new(folder)).is_some();
         assert!(is_usable("/var/tmp/weft-1/.weft/postgres"));
         assert!(!is_usable("weft/postgres"));

@@ -1,7 +1,7 @@
 //! One child process that does not outlive this one.
 //!
-//! Between this process and the child stands a shell that reads a pipe from here. It ends the child when the
-//! pipe closes, which also happens when this process is killed and can do nothing any more.
+//! A shell between this process and the child reads a pipe from here. It stops the child when the pipe closes,
+//! which also happens when this process is killed.
 
 use std::{fs::OpenOptions, path::PathBuf, process::Stdio, time::Duration};
 
@@ -11,36 +11,36 @@ use tokio::{
     process::{Child, ChildStdin, Command},
 };
 
-/// What is started, and how it is stopped.
+/// A program to start, and how to stop it.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) path: PathBuf,
     pub(crate) arguments: Vec<String>,
     pub(crate) log: PathBuf,
-    /// What asks it to stop; PostgreSQL waits for its clients on TERM, and not on INT.
+    /// The signal that stops it: PostgreSQL waits for its clients on TERM, but not on INT.
     pub(crate) stop_signal: &'static str,
-    /// How long it may take to stop before it is killed.
+    /// How long it may take to stop until it is killed.
     pub(crate) grace: Duration,
     pub(crate) user: Option<User>,
 }
 
-/// Whom a program runs as.
+/// The user that a program runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
 
-/// A running child. Dropping it asks it to stop.
+/// A running child. Dropping this asks the child to stop.
 pub(crate) struct Process {
     pub(crate) pid: u32,
     watchdog: Child,
-    /// Closing it stops the child.
+    /// Closing this pipe stops the child.
     stop_pipe: Option<ChildStdin>,
 }
 
-/// `$1` is the signal that stops, `$2` the grace in tenths of a second, the rest the program. Says the child's pid.
+/// `$1` is the stop signal, `$2` the grace in tenths of a second, the rest the program. Prints the child's pid.
 const WATCHDOG: &str = r#"
 signal=$1; grace=$2; shift 2
 exec 3<&0
@@ -84,10 +84,10 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
-            // Ctrl-C goes to the foreground's process group: the children are stopped by us, in order.
+            // Ctrl-C goes to the foreground's process group, but the children are to be stopped in order.
             .process_group(0);
         if let Some(user) = program.user {
-            // Where that user may not go, it could not start.
+            // The user may have no access to the current folder.
             command.uid(user.uid).gid(user.gid).current_dir("/");
         }
         let mut watchdog = command
@@ -111,12 +111,12 @@ impl Process {
         })
     }
 
-    /// Asks it to stop. The watchdog kills it when the grace is over.
+    /// Asks the child to stop. The watchdog kills it after the grace.
     pub(crate) fn ask_to_stop(&mut self) {
         self.stop_pipe = None;
     }
 
-    /// Waits for its end; returns how it ended, in words.
+    /// Waits until the child has ended; returns a text such as `exit code 1`.
     pub(crate) async fn wait(&mut self) -> String {
         match self.watchdog.wait().await {
             // A shell reports a signal as 128 and its number.
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_stops_when_its_leash_is_let_go() {
+    async fn a_child_stops_when_its_pipe_is_closed() {
         let mut process = Process::start(&program("exec sleep 60", Duration::from_secs(5)))
             .await
             .unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_that_does_not_listen_is_killed_after_its_grace() {
+    async fn a_child_that_ignores_the_signal_is_killed_after_its_grace() {
         let script = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
         let deaf = program(script, Duration::from_millis(300));
         let mut process = Process::start(&deaf).await.unwrap();

@@ -1,4 +1,4 @@
-//! One of our own services: its settings, its migrations, its process.
+//! One Weft service: its settings, migrations and process.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
     workspace::{Addresses, Workspace, write_private},
 };
 
-/// Where a service will listen.
+/// The ports of a service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ListenPorts {
     pub(crate) service: Service,
     pub(crate) grpc: u16,
     pub(crate) probe: u16,
-    /// Whether the first of them takes calls under mutual TLS alone.
+    /// Whether the gRPC port accepts only mutual TLS.
     pub(crate) tls: bool,
 }
 
@@ -51,7 +51,7 @@ impl ListenPorts {
     }
 }
 
-/// The key that a service signs its own tokens with.
+/// The file of the key with which a service signs its own tokens.
 pub(crate) fn key_file(workspace: &Workspace, service: Service) -> PathBuf {
     workspace
         .path()
@@ -59,7 +59,7 @@ pub(crate) fn key_file(workspace: &Workspace, service: Service) -> PathBuf {
         .join(format!("{}.pem", service.name()))
 }
 
-/// Makes the key of every service; these are their public halves.
+/// Creates the key of every service; returns the public keys.
 pub(crate) fn keys(workspace: &Workspace) -> anyhow::Result<Vec<serde_json::Value>> {
     let key = |service: &Service| {
         let key = Key::open_or_create(&key_file(workspace, *service))?;
@@ -68,7 +68,7 @@ pub(crate) fn keys(workspace: &Workspace) -> anyhow::Result<Vec<serde_json::Valu
     Service::ALL.iter().map(key).collect()
 }
 
-/// Writes the service's settings, as a file that also `order serve --config FILE` understands.
+/// Writes the service's settings, as a file for `order serve --config FILE`.
 pub(crate) fn configure(
     workspace: &Workspace,
     at: ListenPorts,
@@ -111,7 +111,7 @@ pub(crate) fn configure(
     Ok(path)
 }
 
-/// The sections of a service that serves and calls under mutual TLS.
+/// The settings' sections for mutual TLS, as a server and as a client.
 struct TlsSections {
     ca: String,
     files: String,
@@ -145,12 +145,12 @@ impl TlsSections {
     }
 }
 
-/// As a string of TOML.
+/// Quotes a string for TOML.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Brings the service's database to the schema of its program.
+/// Migrates the service's database to the schema of its program.
 pub(crate) async fn migrate(programs: &Programs, service: Service, config: &PathBuf) -> anyhow::Result<()> {
     let mut command = tokio::process::Command::new(programs.service(service));
     command

@@ -1,4 +1,4 @@
-//! A child process that is started again when it dies.
+//! A child process that is restarted when it ends.
 
 use std::{
     fs,
@@ -13,20 +13,21 @@ use super::process::{Process, Program};
 
 const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// A process that ran so long has not failed at its start.
+/// A process that ran this long resets the backoff.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
-/// Looks after one child process. Dropping it stops the child; [`stop`](Supervised::stop) also waits.
+/// Supervises one child process. Dropping this stops the child; [`stop`](Supervised::stop) also waits.
 pub(crate) struct Supervised {
     stop: CancellationToken,
-    /// Set once the program has been ready: what ends before is not started again, because it would only end again.
+    /// Cancelled once the program has been ready. A program that ends before is not restarted: it would only end
+    /// again.
     restart_enabled: CancellationToken,
     ends: watch::Receiver<Option<String>>,
     task: JoinHandle<()>,
 }
 
 impl Supervised {
-    /// Starts the program. Its pid is written to `pid_file` whenever it changes.
+    /// Starts the program. `pid_file` always has the current pid; it is absent while no process runs.
     pub(crate) async fn start(program: Program, pid_file: PathBuf) -> anyhow::Result<Supervised> {
         let process = Process::start(&program).await?;
         write_pid(&pid_file, process.pid);
@@ -49,21 +50,21 @@ impl Supervised {
         })
     }
 
-    /// The program has been ready: it is started again from now on when it ends.
+    /// Restarts the program from now on when it ends.
     pub(crate) fn enable_restarts(&self) {
         self.restart_enabled.cancel();
     }
 
-    /// Waits until the program ends by itself, for whatever waits for it to be ready.
+    /// Waits until the program has ended by itself; returns how it ended.
     pub(crate) async fn ended(&self) -> String {
         let mut ends = self.ends.clone();
         match ends.wait_for(Option::is_some).await {
             Ok(end) => end.clone().unwrap_or_default(),
-            Err(_) => "nobody looks after it any more".to_owned(),
+            Err(_) => "its supervisor has ended".to_owned(),
         }
     }
 
-    /// Asks the program to stop and waits for it, no longer than its grace and a little.
+    /// Asks the program to stop and waits until it has, slightly longer than its grace at most.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         let _ = (&mut self.task).await;
@@ -76,7 +77,7 @@ impl Drop for Supervised {
     }
 }
 
-/// The task that waits for the program's end.
+/// The task that waits for the program's end and restarts it.
 struct RestartLoop {
     program: Program,
     pid_file: PathBuf,
@@ -100,7 +101,7 @@ impl RestartLoop {
                 }
             };
             let name = self.program.name;
-            // Until it runs again there is no process to name.
+            // There is no process until the restart.
             let _ = fs::remove_file(&self.pid_file);
             self.ended.send_replace(Some(end.clone()));
             if !self.restart_enabled.is_cancelled() {
@@ -123,7 +124,7 @@ impl RestartLoop {
         }
     }
 
-    /// `None` when it is to stop instead.
+    /// `None` if it is stopped meanwhile.
     async fn restart(&self, backoff: &mut Duration) -> Option<Process> {
         loop {
             tokio::select! {
@@ -139,7 +140,7 @@ impl RestartLoop {
     }
 }
 
-/// For people and for the next `weft up`; nothing depends on it while this process lives.
+/// Writes the pid for `weft status` and for the clean-up by the next `weft up`. Errors are ignored.
 fn write_pid(pid_file: &PathBuf, pid: u32) {
     let _ = fs::write(pid_file, pid.to_string());
 }
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_pid_is_noted_while_a_program_that_ended_waits_for_its_next_start() {
+    async fn no_pid_is_written_while_an_ended_program_waits_for_its_restart() {
         let folder = std::env::temp_dir().join(format!("weft-supervisor-{}", uuid::Uuid::new_v4()));
         let logs = folder.join("log");
         fs::create_dir_all(&logs).unwrap();
@@ -158,7 +159,7 @@ mod tests {
         let program = Program {
             name: "once",
             path: "sh".into(),
-            // Without its log it cannot be started again, however often that is tried.
+            // Every restart fails, because the folder of its log is removed.
             arguments: vec![
                 "-c".into(),
                 "while [ ! -e \"$1\" ]; do sleep 0.02; done; rm -r \"$2\"; exit 3".into(),
@@ -177,7 +178,7 @@ mod tests {
         assert!(written.parse::<u32>().is_ok(), "{written}");
         fs::write(&go, "").unwrap();
         assert_eq!(supervised.ended().await, "exit code 3");
-        assert!(!pid_file.exists(), "the process that ended is still named");
+        assert!(!pid_file.exists(), "the pid file still names the ended process");
         supervised.stop().await;
         fs::remove_dir_all(folder).unwrap();
     }

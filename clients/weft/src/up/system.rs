@@ -1,4 +1,4 @@
-//! All of it: started in order, described, stopped in the reverse order.
+//! The whole local system: started in order, stopped in the reverse order.
 
 use std::{
     collections::BTreeMap,
@@ -33,32 +33,32 @@ use crate::{
     workspace::{Description, Tls, Workspace},
 };
 
-/// What to start.
+/// How to start the system.
 pub(crate) struct Options {
     pub(crate) workspace: Workspace,
-    /// Take any free ports for the services.
+    /// Use any free ports for the services.
     pub(crate) free_ports: bool,
-    /// How long certificates are good for; `None`: no mutual TLS.
+    /// The lifetime of certificates; `None` without mutual TLS.
     pub(crate) certificate_ttl: Option<Duration>,
-    /// Say nothing on the way.
+    /// Print no progress.
     pub(crate) quiet: bool,
 }
 
-/// Everything, running.
+/// The running system.
 pub(crate) struct System {
     workspace: Workspace,
     postgres: Postgres,
     nats: Nats,
     services: Vec<(ListenPorts, Supervised)>,
-    /// Under mutual TLS: keeps the certificates fresh.
+    /// The task that renews the certificates; `None` without mutual TLS.
     renewal: Option<AbortOnDropHandle<()>>,
     _lock: Lock,
 }
 
 impl System {
     /// # Errors
-    /// When another `weft up` looks after the folder, a program is missing, or something does not become ready. What
-    /// had started is stopped by its watchdogs.
+    /// When another `weft up` runs in the folder, a program is missing, or a process does not become ready.
+    /// Watchdogs stop the processes that had started.
     pub(crate) async fn start(options: Options) -> anyhow::Result<System> {
         let began = Instant::now();
         let progress = |text: String| {
@@ -119,7 +119,7 @@ impl System {
         Ok(system)
     }
 
-    /// From now on whatever ends is started again.
+    /// Restarts every process from now on when it ends.
     fn enable_restarts(&self) {
         let services = self.services.iter().map(|(_, process)| process);
         services
@@ -131,7 +131,8 @@ impl System {
         &self.workspace
     }
 
-    /// Stops what calls before what is called, and the servers last. Bounded by each one's grace.
+    /// Stops callers before the services they call, and the servers last. Each stop is bounded by the process's
+    /// grace.
     pub(crate) async fn stop(self) {
         let (callers, called): (Vec<_>, Vec<_>) = self
             .services
@@ -145,7 +146,7 @@ impl System {
         let _ = fs::remove_file(self.workspace.path().join("weft.json"));
     }
 
-    /// Says where everything is, and a call to try.
+    /// Prints all addresses, and a call to try.
     pub(crate) fn print_summary(&self, globals: &Globals) -> Result<(), Failure> {
         let description = self.description();
         let own = Globals {
@@ -230,7 +231,7 @@ impl System {
     }
 }
 
-/// Where everything will listen.
+/// The ports of all servers and services.
 struct SystemPorts {
     postgres: u16,
     nats: [u16; 2],
@@ -253,7 +254,7 @@ impl SystemPorts {
     }
 }
 
-/// `grpcurl`, or where the set-up has put it.
+/// `grpcurl`, or its path in `.tools/bin` if it is not in PATH.
 fn grpcurl() -> String {
     let on_path = env::var_os("PATH")
         .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join("grpcurl").exists()));

@@ -1,4 +1,4 @@
-//! A claim with a Resubmission block: the claim that is already there is filed again.
+//! A claim with a Resubmission block: resubmits the existing claim.
 
 use std::collections::BTreeSet;
 
@@ -71,12 +71,12 @@ pub(crate) async fn resubmit(
     }
 }
 
-/// Whether this very resubmission is on the claim: also the answer once the service has forgotten the request id.
+/// Whether the claim has this resubmission already. This works even after the service has pruned the request id.
 fn is_already_filed(claim: &Claim, details: &ClaimDetails, reason: &Resubmission) -> bool {
     let Some((last, earlier)) = claim.resubmissions.split_last() else {
         return false;
     };
-    // Of earlier cycles the details are gone; of the last one they must be the same.
+    // The claim has only the details of the last cycle, which must be equal.
     earlier.contains(reason)
         || last == reason
             && claim
@@ -85,7 +85,7 @@ fn is_already_filed(claim: &Claim, details: &ClaimDetails, reason: &Resubmission
                 .is_some_and(|filed| is_same_claim(filed, details))
 }
 
-/// A claim that was filed before receivers were kept has none.
+/// Compares the details; claims filed before the receiver was stored have none.
 fn is_same_claim(filed: &ClaimDetails, details: &ClaimDetails) -> bool {
     filed == details
         || filed.receiver_id.is_empty()
@@ -109,7 +109,7 @@ fn missing_activities(claim: &Claim, details: &ClaimDetails) -> Option<String> {
     (!missing.is_empty()).then(|| missing.join(", "))
 }
 
-/// A claim may be filed again several times: what is said each time tells the cycles apart.
+/// The request id of a resubmission. It includes the content, because a claim may be resubmitted several times.
 fn resubmission_request_id(facility: &str, details: &ClaimDetails, reason: &Resubmission) -> String {
     let content = Sha256::new()
         .chain_update(details.encode_to_vec())

@@ -1,4 +1,4 @@
-//! From eClaimLink's elements to the contract's messages, every violated field by its path.
+//! Maps eClaimLink's elements to the contract's messages, and reports every violated field by its path.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use eclaimlink::{Element, Fault, Fields};
@@ -10,21 +10,21 @@ use proto::claims::v1::{
 
 use super::{CURRENCY, ParsedClaim};
 
-/// Bounds of texts that the contract bounds itself: it names the field then.
+/// No bound here: the claims service checks the length and names the field.
 const UNBOUNDED: usize = usize::MAX;
 
-/// Reads a claim. What makes sense of it as a claim, the rules of eClaimLink, is the claims service's business.
+/// Parses a claim. The claims service checks the rules of eClaimLink.
 pub(super) fn read(read: &eclaimlink::Claim, receiver_id: &str) -> Result<ParsedClaim, Vec<Fault>> {
     let mut faults = read.faults.clone();
     let parsed = claim(&read.element, receiver_id, &mut faults);
     if faults.is_empty() {
         return Ok(parsed);
     }
-    // Of a claim beyond a bound only the beginning was read: that its fields are missing is no news.
+    // Of a claim above a limit only the beginning was read, so its missing fields are not reported.
     Err(if read.whole { faults } else { read.faults.clone() })
 }
 
-/// Gross, if it can be read.
+/// Gross, if it can be parsed.
 pub(super) fn gross(element: &Element) -> Option<Money> {
     let mut fields = Fields::new(element, "Claim");
     let gross = fields.optional_number("Gross")?;
@@ -53,7 +53,7 @@ fn claim(element: &Element, receiver_id: &str, faults: &mut Vec<Fault>) -> Parse
         receiver_id: receiver_id.to_owned(),
     };
     let resubmission = read_one(element, "Claim", "Resubmission", faults, resubmission);
-    // The claim's own fields stand before those of what is inside it.
+    // Faults of the claim's own fields come before those of nested elements.
     let mut own = fields.into_faults();
     own.append(faults);
     *faults = own;

@@ -75,7 +75,7 @@ fn the_first_example_is_read_whole() {
 }
 
 #[test]
-fn the_third_example_files_the_claim_again_with_its_attachment() {
+fn the_third_example_is_a_resubmission_with_its_attachment() {
     let claims = read(&example("03_resubmission.xml"));
     let again = claims[0].parsed.as_ref().unwrap().resubmission.clone().unwrap();
     assert_eq!(again.r#type(), ResubmissionType::Correction);
@@ -156,7 +156,7 @@ fn one_bad_claim_does_not_stop_the_others_and_names_every_field() {
         .collect();
     assert_eq!(places, ["Claim.Gross", "Claim.Diagnosis[0].Type"]);
     assert!(claims[1].gross.is_none());
-    // The first claim once more: not unique in the file.
+    // A repetition of the first claim.
     assert_eq!(
         claims[2].parsed.as_ref().unwrap_err()[0].rule,
         "DUPLICATE_CLAIM_ID"
@@ -176,7 +176,7 @@ fn a_resubmission_without_a_comment_is_read() {
 }
 
 #[test]
-fn a_claim_beyond_the_bound_is_refused_by_name_alone() {
+fn a_claim_above_the_size_limit_is_refused_with_one_fault() {
     let good = fs::read_to_string(example("01_submission.xml")).unwrap();
     let start = good.find("  <Claim>").unwrap();
     let claim = good[start..]
@@ -211,15 +211,15 @@ fn entities_and_character_data_are_text() {
 }
 
 #[test]
-fn a_file_that_ends_early_after_it_was_checked_is_an_error_and_no_shorter_file() {
+fn a_file_that_ends_early_after_the_scan_is_an_error() {
     let text = fs::read_to_string(example("01_submission.xml")).unwrap();
     let (whole, _) = text.split_once("</Claim.Submission>").unwrap();
     let path = write(whole);
     let read: Vec<_> = claims(&path).unwrap().take(5).collect();
     assert_eq!(read.len(), 2);
     assert!(read[0].is_ok());
-    let told = read[1].as_ref().unwrap_err().to_string();
-    assert!(told.contains("cannot be read to its end"), "{told}");
+    let message = read[1].as_ref().unwrap_err().to_string();
+    assert!(message.contains("cannot be read to its end"), "{message}");
 }
 
 #[test]
