@@ -1,4 +1,4 @@
-//! `weft claim …`
+//! `weft claim …`: lists, shows, resubmits and withdraws claims.
 
 mod show;
 
@@ -13,10 +13,11 @@ use proto::claims::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format, Globals},
     clients::Clients,
+    enum_value::EnumValue,
     failure::{During as _, Failure},
-    order_name::OrderName,
+    globals::{Format, Globals},
+    order_arg::OrderArg,
     output::{self, Table},
     paging::{self, Limit},
 };
@@ -36,7 +37,7 @@ pub(crate) enum Command {
     Withdraw {
         /// The order's id or reference
         #[arg(long)]
-        order: OrderName,
+        order: OrderArg,
         /// Why
         #[arg(long)]
         reason: Option<String>,
@@ -47,9 +48,9 @@ pub(crate) enum Command {
 pub(crate) struct ListArguments {
     /// Only the claims of this order
     #[arg(long)]
-    order: Option<OrderName>,
+    order: Option<OrderArg>,
     /// Only claims in this state
-    #[arg(long, value_parser = cli::EnumValue::new(ClaimState::as_str_name))]
+    #[arg(long, value_parser = EnumValue::new(ClaimState::as_str_name))]
     state: Option<ClaimState>,
     /// Only claims against this payer
     #[arg(long)]
@@ -89,14 +90,14 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     let claim = match command {
         Command::List(arguments) => return list(&clients, globals.output, arguments).await,
         Command::Get { claim } => {
-            clients.fits::<GetClaimRequest>()?;
+            clients.check_timeout::<GetClaimRequest>()?;
             get(&clients, &claim).await?
         }
         Command::Resubmit(arguments) => resubmit(&clients, arguments).await?,
         Command::Withdraw { order, reason } => {
             let request = WithdrawClaimRequest {
                 request_id: clients.request_id(),
-                order_id: order.id(&clients).await?,
+                order_id: order.resolve_id(&clients).await?,
                 reason: reason.unwrap_or_default(),
             };
             let answer = clients.claims().withdraw_claim(clients.request(request)?).await;
@@ -119,7 +120,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 async fn get(clients: &Clients, name: &str) -> Result<Option<Claim>, Failure> {
     let answer = clients
         .claims()
-        .get_claim(clients.side_request(named(name)?)?)
+        .get_claim(clients.untracked_request(get_request(name)?)?)
         .await;
     Ok(answer
         .during("claims.v1.ClaimService/GetClaim")?
@@ -129,7 +130,7 @@ async fn get(clients: &Clients, name: &str) -> Result<Option<Claim>, Failure> {
 
 async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Result<(), Failure> {
     let filtered = arguments.order.is_some() || arguments.state.is_some() || arguments.payer.is_some();
-    let order_id = OrderName::id_of(arguments.order, clients)
+    let order_id = OrderArg::resolve_optional(arguments.order, clients)
         .await?
         .unwrap_or_default();
     let listed = paging::collect(arguments.limit, async |page_size, page_token| {
@@ -163,12 +164,12 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
         ">NET PAID",
         ">OPEN",
     ];
-    let mut table = Table::new(heading, output::none_of("claims", filtered));
+    let mut table = Table::new(heading, output::no_rows("claims", filtered));
     for claim in &listed.rows {
         table.row(show::row(claim));
     }
     print!("{table}");
-    listed.mention_rest();
+    listed.mention_more();
     Ok(())
 }
 
@@ -209,7 +210,7 @@ async fn resubmit(clients: &Clients, arguments: ResubmitArguments) -> Result<Opt
         .claim)
 }
 
-fn named(name: &str) -> Result<GetClaimRequest, Failure> {
+fn get_request(name: &str) -> Result<GetClaimRequest, Failure> {
     if Uuid::parse_str(name).is_ok() {
         return Ok(GetClaimRequest {
             id: name.to_owned(),

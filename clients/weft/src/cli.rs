@@ -1,19 +1,14 @@
-//! The command line's shape: commands and the options that every one of them has.
+//! The command line: all commands with the options of every command. Only `main` imports this module.
 
-mod empty;
-mod enum_value;
-mod no_effect;
+mod parse;
+mod unused_options;
 
-use std::{path::PathBuf, time::Duration};
-
-use clap::{Args, Parser, Subcommand, ValueEnum};
-pub(crate) use empty::parse;
-pub(crate) use enum_value::EnumValue;
-use uuid::Uuid;
+use clap::{Parser, Subcommand};
+pub(crate) use parse::parse;
 
 use crate::{
-    claim, clients::Identity, demo, dlq, duration, events, ledger, mesh_policy, order, payment, remittance,
-    request_id::RequestId, saga, token, up,
+    claim, demo, dlq, events, globals::Globals, ledger, mesh_policy, order, payment, remittance, saga, token,
+    up,
 };
 
 /// Orders, payments and claims from the command line; `weft up` runs all of it on this machine.
@@ -74,70 +69,10 @@ pub(crate) enum Command {
     Mesh(mesh_policy::Command),
 }
 
-/// Options of every command.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Options of every command")]
-pub(crate) struct Globals {
-    /// How to print
-    #[arg(long, short, global = true, env = "WEFT_OUTPUT", value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
-    /// The facility that a locally minted token is for
-    #[arg(long, global = true, env = "WEFT_FACILITY", default_value = "local", value_parser = facility)]
-    pub(crate) facility: String,
-    /// A token to call with, instead of one minted from the local key
-    #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true)]
-    pub(crate) token: Option<String>,
-    /// The order service, such as http://127.0.0.1:7101; by default what `weft up` wrote down
-    #[arg(long, global = true, env = "WEFT_ORDER_URL", value_name = "URL")]
-    pub(crate) order_url: Option<String>,
-    /// The payment service
-    #[arg(long, global = true, env = "WEFT_PAYMENT_URL", value_name = "URL")]
-    pub(crate) payment_url: Option<String>,
-    /// The claims service
-    #[arg(long, global = true, env = "WEFT_CLAIMS_URL", value_name = "URL")]
-    pub(crate) claims_url: Option<String>,
-    #[command(flatten)]
-    pub(crate) identity: Identity,
-    /// How long one call may take, such as 500ms or 10s, at most and by default what the contract says
-    #[arg(long, global = true, env = "WEFT_TIMEOUT", value_name = "DURATION", value_parser = duration::parse)]
-    pub(crate) timeout: Option<Duration>,
-    /// Names the request of a command that changes something, a UUID: repeated with the same one, it has one effect and
-    /// one answer
-    #[arg(long, global = true, value_name = "UUID", value_parser = uuid)]
-    pub(crate) request_id: Option<Uuid>,
-    /// The request's name as it is sent.
-    #[arg(skip)]
-    pub(crate) request_name: RequestId,
-    /// Where the local system lives; by default `.weft` in this folder or the nearest one above that has it
-    #[arg(long, global = true, env = "WEFT_DIR", value_name = "FOLDER")]
-    pub(crate) dir: Option<PathBuf>,
-}
-
-/// Reads a currency's code, in small letters, too.
-pub(crate) fn currency(text: &str) -> Result<String, String> {
-    let code = text.to_uppercase();
-    let currency: money::Currency = code.parse().map_err(|error: money::Error| error.to_string())?;
-    Ok(currency.code().to_owned())
-}
-
-/// Reads a facility's identifier, by the rule of the services: another one would be in no token that they take.
-fn facility(text: &str) -> Result<String, String> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    match (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
-        true => Ok(text.to_owned()),
-        false => Err("a facility must be 1 to 64 of A-Z a-z 0-9 . _ -".to_owned()),
-    }
-}
-
-/// Reads an argument that must be a UUID.
-pub(crate) fn uuid(text: &str) -> Result<Uuid, String> {
-    Uuid::parse_str(text)
-        .map_err(|_| "it must be a UUID, such as 018f2d5e-0000-7000-8000-000000000001".to_owned())
-}
-
 impl Command {
-    /// Whether it sends a request that `--request-id` can name. The requests of an import are named after its file.
-    pub(crate) fn takes_a_request_id(&self) -> bool {
+    /// Whether the command sends a request with the id of `--request-id`. The request ids of an import are derived
+    /// from its file.
+    pub(crate) fn takes_request_id(&self) -> bool {
         use order::Command as Order;
         match self {
             Command::Order(order) => matches!(
@@ -167,19 +102,10 @@ impl Command {
                     | dlq::Command::Approve { .. }
                     | dlq::Command::Discard { .. }
             ),
-            Command::Events(events) => events.takes_a_request_id(),
+            Command::Events(events) => events.takes_request_id(),
             _ => false,
         }
     }
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// For people
-    Table,
-    /// Protobuf's JSON, for programs
-    Json,
 }
 
 #[cfg(test)]
@@ -192,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_named_by_its_reference_everywhere() {
+    fn every_command_accepts_an_order_by_its_reference() {
         use clap::Parser as _;
         for arguments in [
             "order get R-1",
@@ -211,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_tells_every_way_to_say_what_a_command_is_about() {
+    fn usage_shows_every_form_of_a_command() {
         use clap::Parser as _;
         let id = "018f2d5e-0000-7000-8000-000000000001";
         let (by_id, by_order) = (
@@ -235,10 +161,10 @@ mod tests {
             (&format!("dlq replay {id} --rate 5"), [one, many]),
             ("dlq replay --help", [one, many]),
         ] {
-            let told = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
-            let told = told.expect_err(arguments).to_string();
+            let refused = super::Cli::try_parse_from(["weft"].into_iter().chain(arguments.split(' ')));
+            let message = refused.expect_err(arguments).to_string();
             for usage in usages {
-                assert!(told.contains(usage), "{arguments}: {told}");
+                assert!(message.contains(usage), "{arguments}: {message}");
             }
         }
         for arguments in [
@@ -289,7 +215,7 @@ mod tests {
         }
     }
 
-    /// clap knows how to read a UUID by itself, but tells people of characters and groups.
+    /// clap can parse a UUID by itself, but its errors speak of characters and groups.
     #[test]
     fn every_argument_that_is_a_uuid_says_so_when_it_is_not_one() {
         use clap::Parser as _;

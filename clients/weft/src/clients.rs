@@ -1,7 +1,7 @@
-//! The services as the commands call them: through the mesh, with a token, and with a certificate where they ask for one.
+//! gRPC clients of the services, through the mesh, with a token and, under mutual TLS, a certificate.
 
-mod identity;
-mod wrong_address;
+mod tls;
+mod wrong_server;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -20,12 +20,12 @@ use proto::{
 };
 
 use crate::{
-    cli::Globals, duration, failure::Failure, home::Home, output, request_id::RequestId, token::Bearer,
-    up::Lock,
+    duration, failure::Failure, globals::Globals, output, request_id::RequestId, token::Bearer, up::Lock,
+    workspace::Workspace,
 };
-use identity::Address;
-pub(crate) use identity::{Identity, TRUST_DOMAIN};
-pub(crate) use wrong_address::{explained, is_unserved};
+use tls::Address;
+pub(crate) use tls::TRUST_DOMAIN;
+pub(crate) use wrong_server::{explain, is_unknown_service};
 
 /// A service process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -38,7 +38,7 @@ pub(crate) enum Service {
     Claims,
 }
 
-/// One channel per service. Cheap to clone.
+/// One channel per service, shared by all calls of a command. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Clients(Arc<Inner>);
 
@@ -51,30 +51,31 @@ struct Inner {
     facility: String,
     timeout: Option<Duration>,
     request_id: RequestId,
-    is_named: bool,
+    is_request_id_given: bool,
     stopped: Option<Stopped>,
 }
 
-/// The local system does not run, and whoever listens on its ports is somebody else.
+/// The local system does not run. Another process may listen on its ports, so calls to them are refused.
 struct Stopped {
     folder: String,
-    /// Services whose addresses were named all the same.
+    /// Services with an explicit address, which can be called all the same.
     named: Vec<Service>,
 }
 
 impl Stopped {
-    /// Without a folder, calls go to the default ports: the services may have been started by hand.
-    fn of(globals: &Globals, home: &Home, addresses: &[Address]) -> Option<Stopped> {
-        let is_ours = globals.dir.is_some() || home.path().is_dir();
-        let named = addresses.iter().filter(|address| address.given);
-        (is_ours && Lock::is_free(home)).then(|| Stopped {
-            folder: home.path().display().to_string(),
+    /// `None` if the system runs, or if there is no folder: then calls go to the default ports, because the
+    /// services may have been started by hand.
+    fn detect(globals: &Globals, workspace: &Workspace, addresses: &[Address]) -> Option<Stopped> {
+        let is_expected = globals.dir.is_some() || workspace.path().is_dir();
+        let named = addresses.iter().filter(|address| address.is_given);
+        (is_expected && Lock::is_free(workspace)).then(|| Stopped {
+            folder: workspace.path().display().to_string(),
             named: named.map(|address| address.service).collect(),
         })
     }
 
-    /// Whether this message would go to a service that does not run here.
-    fn refuses(&self, message: &str) -> bool {
+    /// Whether this request message goes to a service of the stopped system.
+    fn blocks(&self, message: &str) -> bool {
         match message.split('.').next() {
             Some("ops") => self.named.is_empty(),
             package => !self.named.iter().any(|named| package == Some(named.name())),
@@ -82,13 +83,13 @@ impl Stopped {
     }
 }
 
-/// The larger answers, a page of a thousand orders for one, do not fit tonic's default of 4 MiB.
-const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// Large responses, such as a page of 1000 orders, exceed tonic's default of 4 MiB.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
 impl Service {
     pub(crate) const ALL: [Service; 3] = [Service::Order, Service::Payment, Service::Claims];
 
-    /// The service's name, which is also its binary's.
+    /// The name of the service and of its binary.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Service::Order => "order",
@@ -97,12 +98,12 @@ impl Service {
         }
     }
 
-    /// What its certificate names it.
+    /// The SPIFFE id in its certificate.
     pub(crate) fn spiffe_id(self, trust_domain: &str) -> String {
         format!("spiffe://{trust_domain}/{}", self.name())
     }
 
-    /// Where it listens when nothing else is said: gRPC and probes.
+    /// The default ports, for gRPC and for probes.
     pub(crate) fn default_ports(self) -> (u16, u16) {
         match self {
             Service::Order => (7101, 7201),
@@ -112,8 +113,9 @@ impl Service {
     }
 }
 
-/// `order.v1.OrderService/GetOrder`, of its request's name `order.v1.GetOrderRequest`.
-pub(crate) fn method_of(request: &str) -> Option<String> {
+/// Finds a method by the name of its request message: `order.v1.OrderService/GetOrder` for
+/// `order.v1.GetOrderRequest`.
+pub(crate) fn method_by_request(request: &str) -> Option<String> {
     let pool = output::pool().ok()?;
     let mut methods = pool
         .services()
@@ -126,14 +128,14 @@ pub(crate) fn method_of(request: &str) -> Option<String> {
     ))
 }
 
-/// The method that takes this request, and how long the contract gives it.
+/// The method that takes this request, and its timeout in the contract.
 fn contract_limit<M: prost::Name>() -> Option<(String, Duration)> {
-    let method = method_of(&M::full_name())?;
-    let most = contract_timeout(&method)?;
-    Some((method, most))
+    let method = method_by_request(&M::full_name())?;
+    let limit = contract_timeout(&method)?;
+    Some((method, limit))
 }
 
-/// How long the contract gives a call, by the method's name: `order.v1.OrderService/GetOrder`.
+/// The timeout of a method in the contract. `method` is `order.v1.OrderService/GetOrder`, for example.
 pub(crate) fn contract_timeout(method: &str) -> Option<Duration> {
     static POLICIES: OnceLock<Option<Policies>> = OnceLock::new();
     let policies = POLICIES.get_or_init(|| policies().ok()).as_ref()?;
@@ -141,14 +143,14 @@ pub(crate) fn contract_timeout(method: &str) -> Option<Duration> {
 }
 
 impl Clients {
-    /// Finds the services (options, environment, what `weft up` wrote down, default ports) and a token.
+    /// Connects to the services, found by option, environment, `weft.json` or default port, with a token.
     pub(crate) fn open(globals: &Globals) -> Result<Clients, Failure> {
         let policies = policies()?;
-        let bearer = Bearer::of(globals)?;
-        let home = Home::find(globals);
-        let description = home.description();
+        let bearer = Bearer::from_globals(globals)?;
+        let workspace = Workspace::find(globals);
+        let description = workspace.read_description();
         if let Some(id) = globals.request_id {
-            globals.request_name.give(id);
+            globals.command_request_id.set(id);
         }
         let address = |service: Service, given: &Option<String>| {
             let written = description
@@ -160,7 +162,7 @@ impl Clients {
             Address {
                 service,
                 url: url.unwrap_or_else(|| format!("http://127.0.0.1:{}", service.default_ports().0)),
-                given: given.is_some(),
+                is_given: given.is_some(),
             }
         };
         let addresses = [
@@ -168,12 +170,12 @@ impl Clients {
             address(Service::Payment, &globals.payment_url),
             address(Service::Claims, &globals.claims_url),
         ];
-        globals.identity.has_effect(&addresses)?;
-        let bearer_tokens = globals.identity.bearer(&addresses)?;
+        tls::check_addresses(&globals.tls, &addresses)?;
+        let bearer_tokens = tls::bearer_tokens(&globals.tls, &addresses)?;
         let channel = |Address { service, url, .. }: &Address| {
             let mut options = ChannelOptions::new(format!("static:{url}"), service.name(), "weft-cli");
             let local = description.as_ref().and_then(|all| all.tls.as_ref());
-            options.tuning.tls = globals.identity.towards(*service, url, local)?;
+            options.tuning.tls = tls::channel_tls(&globals.tls, *service, url, local)?;
             options.tuning.bearer = bearer_tokens;
             Channel::connect(options, &policies)
                 .map_err(|error| Failure::Usage(format!("{}: {error}", service.name())))
@@ -186,75 +188,78 @@ impl Clients {
             facility: bearer.facility().unwrap_or_else(|| globals.facility.clone()),
             bearer,
             timeout: globals.timeout,
-            request_id: globals.request_name.clone(),
-            is_named: globals.request_id.is_some(),
-            stopped: Stopped::of(globals, &home, &addresses),
+            request_id: globals.command_request_id.clone(),
+            is_request_id_given: globals.request_id.is_some(),
+            stopped: Stopped::detect(globals, &workspace, &addresses),
             addresses,
         })))
     }
 
-    /// The request that a command is about, with the token and the time it may take.
+    /// The command's main request, with token and timeout. Records that the request id is sent.
     ///
     /// # Errors
-    /// When `--timeout` is more than the contract gives the call: both sides would end it earlier all the same.
+    /// When `--timeout` exceeds the contract's timeout, at which both sides would end the call anyway.
     pub(crate) fn request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
-        self.fits::<M>()?;
-        self.0.request_id.sending(&message.encode_to_vec());
-        self.side_request(message)
+        self.check_timeout::<M>()?;
+        self.0.request_id.track(&message.encode_to_vec());
+        self.untracked_request(message)
     }
 
-    /// The request of a call beside the one that the command is about, such as a look-up beforehand. It takes the smaller
-    /// of `--timeout` and what the contract gives it.
+    /// A request that does not carry the command's request id, such as a look-up. Its timeout is the smaller of
+    /// `--timeout` and the contract's.
     ///
     /// # Errors
     /// When the local system is stopped and no other address was given.
-    pub(crate) fn side_request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
+    pub(crate) fn untracked_request<M: prost::Name>(&self, message: M) -> Result<tonic::Request<M>, Failure> {
         if let Some(stopped) = self
             .0
             .stopped
             .as_ref()
-            .filter(|stopped| stopped.refuses(&M::full_name()))
+            .filter(|stopped| stopped.blocks(&M::full_name()))
         {
             let text = format!("nothing runs in {}: `weft up` starts it", stopped.folder);
             return Err(Failure::Other(anyhow::anyhow!(text)));
         }
         let mut context = Context::new().with_bearer(self.0.bearer.token()?);
         if let Some(timeout) = self.0.timeout {
-            let most = contract_limit::<M>().map_or(timeout, |(_, most)| most);
-            context = context.with_timeout(timeout.min(most));
+            let limit = contract_limit::<M>().map_or(timeout, |(_, limit)| limit);
+            context = context.with_timeout(timeout.min(limit));
         }
         Ok(context.request(message))
     }
 
-    /// Whether `--timeout` is within what the contract gives the call, for those who call it later.
-    pub(crate) fn fits<M: prost::Name>(&self) -> Result<(), Failure> {
+    /// Checks `--timeout` against the contract before the first call, where the call with `M` comes later.
+    ///
+    /// # Errors
+    /// When `--timeout` exceeds the contract's timeout.
+    pub(crate) fn check_timeout<M: prost::Name>(&self) -> Result<(), Failure> {
         match (self.0.timeout, contract_limit::<M>()) {
-            (Some(timeout), Some((method, most))) if timeout > most => Err(Failure::Usage(format!(
+            (Some(timeout), Some((method, limit))) if timeout > limit => Err(Failure::Usage(format!(
                 "--timeout {} (or WEFT_TIMEOUT) is longer than the {} that the contract gives {method}",
-                duration::exact(timeout),
-                duration::exact(most),
+                duration::format_exact(timeout),
+                duration::format_exact(limit),
             ))),
             _ => Ok(()),
         }
     }
 
-    /// The name of the command's request: the same for all requests that it sends.
+    /// The command's request id, the same for all requests that it sends.
     pub(crate) fn request_id(&self) -> String {
         self.0.request_id.get()
     }
 
-    /// Whether the command line names the request, as it does when it is a repetition.
-    pub(crate) fn is_named(&self) -> bool {
-        self.0.is_named
+    /// Whether `--request-id` was given, as it is for a repetition.
+    pub(crate) fn is_request_id_given(&self) -> bool {
+        self.0.is_request_id_given
     }
 
-    /// What request ids that are derived from a file's content are unique within.
+    /// The facility of the token; request ids derived from a file's content are unique within it.
     pub(crate) fn facility(&self) -> &str {
         &self.0.facility
     }
 
     pub(crate) fn order(&self) -> OrderServiceClient<Channel> {
-        OrderServiceClient::new(self.0.order.clone()).max_decoding_message_size(LARGEST_ANSWER)
+        OrderServiceClient::new(self.0.order.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
     pub(crate) fn saga(&self) -> SagaServiceClient<Channel> {
@@ -262,28 +267,28 @@ impl Clients {
     }
 
     pub(crate) fn payment(&self) -> PaymentServiceClient<Channel> {
-        PaymentServiceClient::new(self.0.payment.clone()).max_decoding_message_size(LARGEST_ANSWER)
+        PaymentServiceClient::new(self.0.payment.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
     pub(crate) fn ledger(&self) -> LedgerServiceClient<Channel> {
-        LedgerServiceClient::new(self.0.payment.clone()).max_decoding_message_size(LARGEST_ANSWER)
+        LedgerServiceClient::new(self.0.payment.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
     pub(crate) fn claims(&self) -> ClaimServiceClient<Channel> {
-        ClaimServiceClient::new(self.0.claims.clone()).max_decoding_message_size(LARGEST_ANSWER)
+        ClaimServiceClient::new(self.0.claims.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    /// Every service serves the dead letters of its own consumers.
+    /// Dead letters; every service serves those of its own consumers.
     pub(crate) fn dead_letters(&self, service: Service) -> DeadLetterServiceClient<Channel> {
-        DeadLetterServiceClient::new(self.channel(service)).max_decoding_message_size(LARGEST_ANSWER)
+        DeadLetterServiceClient::new(self.channel(service)).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    /// Every service looks after its own events.
+    /// Operations on events; every service serves those of its own.
     pub(crate) fn events(&self, service: Service) -> EventServiceClient<Channel> {
         EventServiceClient::new(self.channel(service))
     }
 
-    /// Every service tells how the calls that it makes fare.
+    /// Call statistics; every service serves those of its own calls.
     pub(crate) fn mesh(&self, service: Service) -> MeshServiceClient<Channel> {
         MeshServiceClient::new(self.channel(service))
     }
@@ -298,7 +303,7 @@ impl Clients {
     }
 }
 
-/// How the contract says methods are called.
+/// The call policies of all methods in the contract.
 pub(crate) fn policies() -> Result<Policies, Failure> {
     Policies::from_descriptors(proto::DESCRIPTORS).map_err(|error| Failure::Other(error.into()))
 }

@@ -1,4 +1,4 @@
-//! The question before what cannot be undone.
+//! The confirmation of actions that cannot be undone.
 
 use std::io::{IsTerminal as _, Write as _, stdin};
 
@@ -14,7 +14,10 @@ pub(crate) struct Confirmation {
 }
 
 impl Confirmation {
-    /// Returns once a person at a terminal, or `--yes`, has agreed.
+    /// Returns once a person at the terminal has agreed, or at once with `--yes`.
+    ///
+    /// # Errors
+    /// When the answer is no, or standard input is no terminal.
     pub(crate) fn ask(self, question: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
@@ -32,7 +35,7 @@ impl Confirmation {
             Ok(())
         } else {
             eprintln!("nothing was done");
-            Err(Failure::Told)
+            Err(Failure::AlreadyReported)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `weft demo`: one claim's story, from the order to the payer's last word, on a system of its own.
+//! `weft demo`: one claim from the order to the last remittance, on a separate local system.
 
 mod files;
 mod show;
@@ -16,13 +16,13 @@ use proto::payment::v1::GetTrialBalanceRequest;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    cli::{Format, Globals},
-    clients::{Clients, Identity},
+    clients::Clients,
     duration,
     failure::Failure,
-    home::Home,
+    globals::{Format, Globals, TlsOptions},
     ledger,
     up::{self, Options, System},
+    workspace::Workspace,
 };
 
 #[derive(Debug, Args)]
@@ -44,12 +44,12 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
             "weft demo tells a story in words, and has no JSON: leave --output (or WEFT_OUTPUT) out";
         return Err(Failure::Usage(message.to_owned()));
     }
-    let home = Home::new(Home::find(globals).path().join("demo"));
-    up::clear(&home).await?;
+    let workspace = Workspace::new(Workspace::find(globals).path().join("demo"));
+    up::clear(&workspace).await?;
     println!("A system of its own for this demonstration:");
     let began = Instant::now();
     let options = Options {
-        home,
+        workspace,
         free_ports: true,
         certificate_ttl: arguments.tls.then_some(up::CERTIFICATE_TTL),
         quiet: false,
@@ -62,44 +62,44 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
     let files = match arguments.files {
         Some(files) => files,
         None => {
-            let files = system.home().path().join("examples");
+            let files = system.workspace().path().join("examples");
             files::unpack(&files).with_context(|| format!("cannot write {}", files.display()))?;
             files
         }
     };
     let own = Globals {
-        dir: Some(system.home().path().to_owned()),
+        dir: Some(system.workspace().path().to_owned()),
         facility: "TEST-FAC-1".to_owned(),
         token: None,
         order_url: None,
         payment_url: None,
         claims_url: None,
-        identity: Identity::default(),
+        tls: TlsOptions::default(),
         ..globals.clone()
     };
-    let told = tokio::select! {
-        told = tell(&own, &files) => told,
+    let outcome = tokio::select! {
+        outcome = run_steps(&own, &files) => outcome,
         _ = interrupt.recv() => Err(Failure::Other(anyhow!("interrupted"))),
     };
-    let folder = system.home().path().to_owned();
-    if told.is_ok() {
+    let folder = system.workspace().path().to_owned();
+    if outcome.is_ok() {
         println!(
             "\nAll figures are as expected, after {}.",
-            duration::show(began.elapsed())
+            duration::format_rounded(began.elapsed())
         );
-        go_on(&folder, arguments.keep);
+        print_next_steps(&folder, arguments.keep);
     }
-    if told.is_ok() && arguments.keep {
+    if outcome.is_ok() && arguments.keep {
         interrupt.recv().await;
     }
     system.stop().await;
-    told
+    outcome
 }
 
-/// The five files, one after the other, and the trial balance.
-async fn tell(globals: &Globals, files: &Path) -> Result<(), Failure> {
+/// Imports the five files one after the other, and prints the trial balance.
+async fn run_steps(globals: &Globals, files: &Path) -> Result<(), Failure> {
     let clients = Clients::open(globals)?;
-    for step in &step::STORY {
+    for step in &step::STEPS {
         step.run(&clients, files).await?;
     }
     let balance = ledger::trial_balance(&clients, GetTrialBalanceRequest::default()).await?;
@@ -114,7 +114,7 @@ async fn tell(globals: &Globals, files: &Path) -> Result<(), Failure> {
     }
 }
 
-fn go_on(folder: &Path, keep: bool) {
+fn print_next_steps(folder: &Path, keep: bool) {
     let folder = folder.display();
     let weft = env::args().next().unwrap_or_else(|| "weft".to_owned());
     if keep {

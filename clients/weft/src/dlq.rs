@@ -1,4 +1,4 @@
-//! `weft dlq …`: dead letters of all services, since every service keeps those of its own consumers.
+//! `weft dlq …`: dead letters of all services. Every service stores those of its own consumers.
 
 mod edit;
 mod groups;
@@ -15,11 +15,12 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format, Globals},
     clients::{Clients, Service},
     confirm::Confirmation,
+    enum_value::EnumValue,
     events,
     failure::{CallFailure, During as _, Failure},
+    globals::{self, Format, Globals},
     output,
     paging::{self, Limit},
     saga,
@@ -32,7 +33,7 @@ pub(crate) enum Command {
     /// Show a dead letter whole, with its decoded body
     Show {
         /// The dead letter's id
-        #[arg(value_parser = cli::uuid)]
+        #[arg(value_parser = globals::parse_uuid)]
         dead_letter: Uuid,
     },
     /// Count the open dead letters by kind of failure, largest first
@@ -47,7 +48,7 @@ pub(crate) enum Command {
     /// Approve the edit of a dead letter that somebody else proposed
     Approve {
         /// The dead letter's id
-        #[arg(value_parser = cli::uuid)]
+        #[arg(value_parser = globals::parse_uuid)]
         dead_letter: Uuid,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -55,7 +56,7 @@ pub(crate) enum Command {
     /// Give a dead letter up for good; what waits behind it goes on without it
     Discard {
         /// The dead letter's id
-        #[arg(value_parser = cli::uuid)]
+        #[arg(value_parser = globals::parse_uuid)]
         dead_letter: Uuid,
         /// Why it may be given up, 3 to 500 characters; kept in the audit trail
         #[arg(long)]
@@ -71,7 +72,7 @@ pub(crate) struct ListArguments {
     #[arg(long, value_enum)]
     service: Option<Service>,
     /// Only those in this state; by default open and replaying ones
-    #[arg(long, value_parser = cli::EnumValue::new(DeadLetterState::as_str_name))]
+    #[arg(long, value_parser = EnumValue::new(DeadLetterState::as_str_name))]
     state: Option<DeadLetterState>,
     /// Only those of this consumer
     #[arg(long)]
@@ -84,8 +85,8 @@ pub(crate) struct ListArguments {
 }
 
 impl ListArguments {
-    /// What is said when none is listed: no more than what was asked for.
-    fn empty(&self) -> &'static str {
+    /// The text for a list without rows.
+    fn no_rows(&self) -> &'static str {
         let filtered = self.service.is_some() || self.consumer.is_some() || self.fingerprint.is_some();
         match (filtered, self.state) {
             (false, None) => "no dead letters are open",
@@ -95,16 +96,16 @@ impl ListArguments {
     }
 }
 
-const GET: &str = "ops.v1.DeadLetterService/GetDeadLetter";
+const GET_METHOD: &str = "ops.v1.DeadLetterService/GetDeadLetter";
 
 pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
     let clients = Clients::open(globals)?;
     match command {
         Command::List(arguments) => list(&clients, globals.output, arguments).await,
         Command::Show { dead_letter } => {
-            clients.fits::<GetDeadLetterRequest>()?;
+            clients.check_timeout::<GetDeadLetterRequest>()?;
             let (service, answer) = find(&clients, dead_letter).await?;
-            show::whole(globals.output, service, &answer)
+            show::print(globals.output, service, &answer)
         }
         Command::Groups { limit } => groups::list(&clients, globals.output, limit).await,
         Command::Replay(arguments) => replay::run(&clients, globals.output, arguments).await,
@@ -118,7 +119,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             reason,
             confirmation,
         } => {
-            clients.fits::<DiscardDeadLetterRequest>()?;
+            clients.check_timeout::<DiscardDeadLetterRequest>()?;
             let (service, _) = find(&clients, dead_letter).await?;
             confirmation.ask("A discarded dead letter never takes effect, and cannot come back.")?;
             let request = DiscardDeadLetterRequest {
@@ -132,17 +133,19 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
                 .await;
             answer.during("ops.v1.DeadLetterService/DiscardDeadLetter")?;
             let (service, answer) = find(&clients, dead_letter).await?;
-            show::whole(globals.output, service, &answer)
+            show::print(globals.output, service, &answer)
         }
     }
 }
 
-/// How many dead letters of all services are open, for those who look at stuck sagas; more than a page of a service
-/// counts as a page.
-pub(crate) async fn open(clients: &Clients) -> Option<usize> {
+/// Counts the open dead letters of all services, at most one page of each; `None` if a service cannot list them.
+/// `weft saga list` prints it.
+pub(crate) async fn count_open(clients: &Clients) -> Option<usize> {
     let mut open = 0;
     for service in Service::ALL {
-        let request = clients.side_request(ListDeadLettersRequest::default()).ok()?;
+        let request = clients
+            .untracked_request(ListDeadLettersRequest::default())
+            .ok()?;
         let answer = clients.dead_letters(service).list_dead_letters(request).await;
         open += answer.ok()?.into_inner().dead_letters.len();
     }
@@ -154,49 +157,51 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
         .service
         .map_or(Service::ALL.to_vec(), |service| vec![service]);
     let mut found: Vec<(Service, DeadLetter)> = Vec::new();
-    let mut unanswered = Vec::new();
+    let mut unavailable = Vec::new();
     let mut more = false;
     for service in services {
         match list_one(clients, service, &arguments).await {
             Ok(listed) => {
                 more |= !listed.next_page_token.is_empty();
-                found.extend(listed.rows.into_iter().map(|letter| (service, letter)));
+                found.extend(listed.rows.into_iter().map(|dead_letter| (service, dead_letter)));
             }
             Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => {}
-            // What the other services hold is worth showing while one is down.
+            // The other services' dead letters are shown while one service is down.
             Err(Failure::Call(call)) if call.status.code() == Code::Unavailable => {
-                unanswered.push((service, call));
+                unavailable.push((service, call));
             }
             Err(failure) => return Err(failure),
         }
     }
-    found.sort_by_key(|(_, letter)| std::cmp::Reverse(letter.create_time.map(|at| (at.seconds, at.nanos))));
-    arguments.limit.cut(&mut found, more);
-    if let (Some(consumer), true, true) = (&arguments.consumer, found.is_empty(), unanswered.is_empty()) {
-        events::is_known(clients, consumer).await?;
+    found.sort_by_key(|(_, dead_letter)| {
+        std::cmp::Reverse(dead_letter.create_time.map(|at| (at.seconds, at.nanos)))
+    });
+    arguments.limit.truncate(&mut found, more);
+    if let (Some(consumer), true, true) = (&arguments.consumer, found.is_empty(), unavailable.is_empty()) {
+        events::check_consumer(clients, consumer).await?;
     }
     match format {
         Format::Json => {
             let rows: Result<Vec<Value>, Failure> = found
                 .iter()
-                .map(|(service, letter)| {
-                    Ok(json!({"service": service.name(), "deadLetter": output::json(letter)?}))
+                .map(|(service, dead_letter)| {
+                    Ok(json!({"service": service.name(), "deadLetter": output::json(dead_letter)?}))
                 })
                 .collect();
             output::print_json(&json!({"deadLetters": rows?}))?;
         }
         Format::Table => {
-            print!("{}", show::table(&found, arguments.empty()));
-            if let Some((_, letter)) = found.first() {
-                eprintln!("next: weft dlq show {}", letter.id);
+            print!("{}", show::table(&found, arguments.no_rows()));
+            if let Some((_, dead_letter)) = found.first() {
+                eprintln!("next: weft dlq show {}", dead_letter.id);
             }
-            // An order that waits for an event may be found there.
-            if let Some(stuck @ 1..) = saga::stuck(clients).await {
+            // A saga may be stuck because its event is a dead letter.
+            if let Some(stuck @ 1..) = saga::count_stuck(clients).await {
                 eprintln!("beside them: {stuck} stuck sagas, weft saga list --stuck");
             }
         }
     }
-    match unanswered.pop() {
+    match unavailable.pop() {
         None => Ok(()),
         Some((service, call)) => {
             eprintln!("the dead letters of {} are missing here:", service.name());
@@ -209,7 +214,7 @@ async fn list_one(
     clients: &Clients,
     service: Service,
     arguments: &ListArguments,
-) -> Result<paging::Listed<DeadLetter>, Failure> {
+) -> Result<paging::Listing<DeadLetter>, Failure> {
     paging::collect(arguments.limit, async |page_size, page_token| {
         let request = ListDeadLettersRequest {
             page_size,
@@ -230,7 +235,7 @@ async fn list_one(
     .await
 }
 
-/// Asks one service after the other, since an id does not tell whose it is.
+/// Asks one service after the other, because an id does not show which service has the dead letter.
 async fn find(clients: &Clients, id: Uuid) -> Result<(Service, GetDeadLetterResponse), Failure> {
     let mut last: Option<Box<CallFailure>> = None;
     for service in Service::ALL {
@@ -239,12 +244,12 @@ async fn find(clients: &Clients, id: Uuid) -> Result<(Service, GetDeadLetterResp
         };
         let answer = clients
             .dead_letters(service)
-            .get_dead_letter(clients.side_request(request)?)
+            .get_dead_letter(clients.untracked_request(request)?)
             .await;
-        match answer.during(GET) {
+        match answer.during(GET_METHOD) {
             Ok(answer) => return Ok((service, answer.into_inner())),
             Err(Failure::Call(call)) if call.status.code() == Code::Unimplemented => {}
-            // Not here; a service that cannot be asked outweighs one that does not have it.
+            // An unavailable service may have it, so its error is reported before a NOT_FOUND.
             Err(Failure::Call(call)) if call.status.code() == Code::NotFound => last = last.or(Some(call)),
             Err(Failure::Call(call)) if call.status.code() == Code::Unavailable => last = Some(call),
             Err(failure) => return Err(failure),

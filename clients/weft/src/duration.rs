@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Reads a whole number and its unit; a number alone is seconds.
+/// Reads a whole number with its unit; a number alone is in seconds.
 ///
 /// # Errors
-/// When there is no number, an unknown unit, or nothing is left of the duration.
+/// When there is no number or an unknown unit, or the duration is zero or too long.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let split = text
         .find(|character: char| !character.is_ascii_digit())
@@ -29,16 +29,16 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The text that [`parse`] reads: `500ms`, `5s`.
-pub(crate) fn exact(duration: Duration) -> String {
+/// A text that [`parse`] reads: `500ms`, `5s`.
+pub(crate) fn format_exact(duration: Duration) -> String {
     match duration.subsec_millis() {
         0 => format!("{}s", duration.as_secs()),
         _ => format!("{}ms", duration.as_millis()),
     }
 }
 
-/// The shortest such text: `1.2 s` for people, not for parsing.
-pub(crate) fn show(duration: Duration) -> String {
+/// A rounded text for people, such as `1.2 s`; [`parse`] does not read it.
+pub(crate) fn format_rounded(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 1.0 {
         format!("{} ms", duration.as_millis())

@@ -1,32 +1,35 @@
-//! What a shell needs to call the local system with other tools: addresses, a token, and the files of mutual TLS.
+//! `weft env`: shell variables for other tools that call the local system.
 
 use crate::{
-    cli::{Format, Globals},
     failure::Failure,
-    home::Home,
+    globals::{Format, Globals},
     token::Bearer,
+    workspace::Workspace,
 };
 
 /// Prints shell variables for `eval "$(weft env)"`: `ORDER`, `ORDER_PROBE` and so on, as `host:port`, `NATS` and
 /// `POSTGRESQL` as URLs, and `TOKEN`; under mutual TLS also `CA`, `CERT` and `KEY`, the paths of PEM files.
 pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
-    let home = Home::find(globals);
-    let description = home.description().ok_or_else(|| {
+    let workspace = Workspace::find(globals);
+    let description = workspace.read_description().ok_or_else(|| {
         Failure::Usage(format!(
             "nothing was started in {} yet: run `weft up` first",
-            home.path().display()
+            workspace.path().display()
         ))
     })?;
     let mut variables = Vec::new();
     for (service, addresses) in &description.services {
         let name = service.to_uppercase();
-        variables.push((format!("{name}_PROBE"), authority(&addresses.probe_url)));
-        variables.push((name, authority(&addresses.url)));
+        variables.push((format!("{name}_PROBE"), host_and_port(&addresses.probe_url)));
+        variables.push((name, host_and_port(&addresses.url)));
     }
     for (server, url) in &description.servers {
         variables.push((server.to_uppercase(), url.clone()));
     }
-    variables.push(("TOKEN".to_owned(), Bearer::of(globals)?.token()?.to_string()));
+    variables.push((
+        "TOKEN".to_owned(),
+        Bearer::from_globals(globals)?.token()?.to_string(),
+    ));
     if let Some(tls) = &description.tls {
         for (name, path) in [("CA", &tls.ca), ("CERT", &tls.cert), ("KEY", &tls.key)] {
             variables.push((name.to_owned(), path.display().to_string()));
@@ -41,7 +44,7 @@ pub(crate) fn run(globals: &Globals) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `127.0.0.1:7101` of `http://127.0.0.1:7101`.
-pub(crate) fn authority(url: &str) -> String {
+/// `127.0.0.1:7101` for `http://127.0.0.1:7101`.
+pub(crate) fn host_and_port(url: &str) -> String {
     url.rsplit('/').next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! `weft events …`: what the services publish, and who consumes it.
+//! `weft events …`: consumers, event logs, streams and held messages of the services.
 
 mod held;
 mod pause;
@@ -14,30 +14,30 @@ use proto::ops::v1::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Format, Globals},
     clients::{Clients, Service},
     confirm::Confirmation,
     duration,
     failure::{During as _, Failure},
-    nearest,
+    globals::{Format, Globals},
     output::{self, Table},
+    suggestion,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show how far each consumer is behind
-    Lag(Whose),
+    Lag(ServiceFilter),
     /// Compare the event logs with the stream; exit code 1 when the stream lacks something
     Audit {
         #[command(flatten)]
-        whose: Whose,
+        filter: ServiceFilter,
         #[command(flatten)]
         window: Window,
     },
     /// Publish again what the stream lacks
     Rebuild {
         #[command(flatten)]
-        whose: Whose,
+        filter: ServiceFilter,
         #[command(flatten)]
         window: Window,
         #[command(flatten)]
@@ -46,13 +46,13 @@ pub(crate) enum Command {
     /// Print the facility's events as they are published, until Ctrl-C
     Tail(tail::Arguments),
     /// List messages of the facility that the broker refuses, and that wait for that reason
-    Held(Whose),
+    Held(ServiceFilter),
     /// Have held messages tried again at once
-    Retry(Whose),
+    Retry(ServiceFilter),
     /// Give a held message up: it is never published
     Discard {
         #[command(flatten)]
-        which: held::Which,
+        message: held::MessageArg,
         /// Why it may be given up, 3 to 500 characters; kept in the audit trail
         #[arg(long)]
         reason: String,
@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// Bring the broker's streams and consumers to what the services want of them, as every start does
     Apply {
         #[command(flatten)]
-        whose: Whose,
+        filter: ServiceFilter,
         /// Only tell what would change; exit code 1 when something would
         #[arg(long)]
         dry_run: bool,
@@ -83,7 +83,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct Whose {
+pub(crate) struct ServiceFilter {
     /// Only this service; by default all
     #[arg(long, value_enum)]
     service: Option<Service>,
@@ -96,7 +96,7 @@ pub(crate) struct Window {
     since: Duration,
 }
 
-impl Whose {
+impl ServiceFilter {
     fn services(self) -> Vec<Service> {
         self.service
             .map_or(Service::ALL.to_vec(), |service| vec![service])
@@ -104,7 +104,7 @@ impl Whose {
 }
 
 impl Command {
-    pub(crate) fn takes_a_request_id(&self) -> bool {
+    pub(crate) fn takes_request_id(&self) -> bool {
         matches!(
             self,
             Command::Rebuild { .. }
@@ -121,32 +121,32 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     let clients = Clients::open(globals)?;
     let format = globals.output;
     match command {
-        Command::Lag(whose) => lag(&clients, format, whose).await,
-        Command::Audit { whose, window } => audit(&clients, format, whose, window).await,
+        Command::Lag(filter) => lag(&clients, format, filter).await,
+        Command::Audit { filter, window } => audit(&clients, format, filter, window).await,
         Command::Rebuild {
-            whose,
+            filter,
             window,
             confirmation,
-        } => rebuild(&clients, format, whose, window, confirmation).await,
+        } => rebuild(&clients, format, filter, window, confirmation).await,
         Command::Tail(arguments) => tail::run(&clients, format, arguments).await,
-        Command::Held(whose) => held::list(&clients, format, whose).await,
-        Command::Retry(whose) => held::retry(&clients, format, whose).await,
+        Command::Held(filter) => held::list(&clients, format, filter).await,
+        Command::Retry(filter) => held::retry(&clients, format, filter).await,
         Command::Discard {
-            which,
+            message,
             reason,
             confirmation,
-        } => held::discard(&clients, format, which, reason, confirmation).await,
-        Command::Apply { whose, dry_run } => apply(&clients, format, whose, dry_run).await,
-        Command::Pause { consumer, reason } => pause::hold(&clients, format, consumer, reason).await,
+        } => held::discard(&clients, format, message, reason, confirmation).await,
+        Command::Apply { filter, dry_run } => apply(&clients, format, filter, dry_run).await,
+        Command::Pause { consumer, reason } => pause::pause(&clients, format, consumer, reason).await,
         Command::Resume { consumer } => pause::resume(&clients, format, consumer).await,
     }
 }
 
-async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
-    clients.fits::<ListConsumersRequest>()?;
+async fn lag(clients: &Clients, format: Format, filter: ServiceFilter) -> Result<(), Failure> {
+    clients.check_timeout::<ListConsumersRequest>()?;
     let mut found = Vec::new();
     let mut held = Vec::new();
-    for service in whose.services() {
+    for service in filter.services() {
         let answer = consumers(clients, service).await?;
         held.push((service, answer.held_message_count));
         found.extend(answer.consumers.into_iter().map(|consumer| (service, consumer)));
@@ -198,8 +198,8 @@ async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Fail
         println!(
             "{} missed events that were published from {} to {}: they left the stream first",
             consumer.name,
-            output::moment(consumer.gap_start_time.as_ref()),
-            output::moment(consumer.gap_end_time.as_ref()),
+            output::timestamp(consumer.gap_start_time.as_ref()),
+            output::timestamp(consumer.gap_end_time.as_ref()),
         );
     }
     for (service, count) in held.iter().filter(|(_, count)| *count > 0) {
@@ -217,9 +217,14 @@ async fn lag(clients: &Clients, format: Format, whose: Whose) -> Result<(), Fail
     Ok(())
 }
 
-async fn audit(clients: &Clients, format: Format, whose: Whose, window: Window) -> Result<(), Failure> {
-    clients.fits::<AuditEventsRequest>()?;
-    let found = compare(clients, whose, window).await?;
+async fn audit(
+    clients: &Clients,
+    format: Format,
+    filter: ServiceFilter,
+    window: Window,
+) -> Result<(), Failure> {
+    clients.check_timeout::<AuditEventsRequest>()?;
+    let found = audit_services(clients, filter, window).await?;
     if format == Format::Json {
         let rows: Result<Vec<Value>, Failure> = found
             .iter()
@@ -242,18 +247,18 @@ async fn audit(clients: &Clients, format: Format, whose: Whose, window: Window) 
         return Ok(());
     }
     eprintln!("the stream lacks events; next: weft events rebuild");
-    Err(Failure::Told)
+    Err(Failure::AlreadyReported)
 }
 
 async fn rebuild(
     clients: &Clients,
     format: Format,
-    whose: Whose,
+    filter: ServiceFilter,
     window: Window,
     confirmation: Confirmation,
 ) -> Result<(), Failure> {
-    clients.fits::<RepublishEventsRequest>()?;
-    let missing: u64 = compare(clients, whose, window)
+    clients.check_timeout::<RepublishEventsRequest>()?;
+    let missing: u64 = audit_services(clients, filter, window)
         .await?
         .iter()
         .map(|(_, audit)| audit.missing_count)
@@ -262,9 +267,9 @@ async fn rebuild(
         confirmation.ask(&format!("{missing} events will be published again."))?;
     }
     let mut rows = Vec::new();
-    for service in whose.services() {
+    for service in filter.services() {
         let request = RepublishEventsRequest {
-            window: Some(wire(window.since)),
+            window: Some(to_proto_duration(window.since)),
             request_id: clients.request_id(),
         };
         let answer = clients
@@ -288,9 +293,14 @@ async fn rebuild(
     Ok(())
 }
 
-async fn apply(clients: &Clients, format: Format, whose: Whose, dry_run: bool) -> Result<(), Failure> {
+async fn apply(
+    clients: &Clients,
+    format: Format,
+    filter: ServiceFilter,
+    dry_run: bool,
+) -> Result<(), Failure> {
     let mut found: Vec<StreamDifference> = Vec::new();
-    for service in whose.services() {
+    for service in filter.services() {
         let request = ApplyStreamsRequest {
             request_id: clients.request_id(),
             validate_only: dry_run,
@@ -300,7 +310,7 @@ async fn apply(clients: &Clients, format: Format, whose: Whose, dry_run: bool) -
             .apply_streams(clients.request(request)?)
             .await;
         let answer = answer.during("ops.v1.EventService/ApplyStreams")?.into_inner();
-        // All services want the same of the streams.
+        // All services declare the same streams, so they report the same differences.
         for difference in answer.differences {
             if !found.contains(&difference) {
                 found.push(difference);
@@ -326,22 +336,22 @@ async fn apply(clients: &Clients, format: Format, whose: Whose, dry_run: bool) -
         return Ok(());
     }
     eprintln!("next: weft events apply");
-    Err(Failure::Told)
+    Err(Failure::AlreadyReported)
 }
 
-async fn compare(
+async fn audit_services(
     clients: &Clients,
-    whose: Whose,
+    filter: ServiceFilter,
     window: Window,
 ) -> Result<Vec<(Service, AuditEventsResponse)>, Failure> {
     let mut found = Vec::new();
-    for service in whose.services() {
+    for service in filter.services() {
         let request = AuditEventsRequest {
-            window: Some(wire(window.since)),
+            window: Some(to_proto_duration(window.since)),
         };
         let answer = clients
             .events(service)
-            .audit_events(clients.side_request(request)?)
+            .audit_events(clients.untracked_request(request)?)
             .await;
         found.push((
             service,
@@ -352,17 +362,17 @@ async fn compare(
 }
 
 async fn consumers(clients: &Clients, service: Service) -> Result<ListConsumersResponse, Failure> {
-    let request = clients.side_request(ListConsumersRequest {})?;
+    let request = clients.untracked_request(ListConsumersRequest {})?;
     let answer = clients.events(service).list_consumers(request).await;
     Ok(answer.during("ops.v1.EventService/ListConsumers")?.into_inner())
 }
 
-/// Whether a service has a consumer of this name, for those who look for what it left.
-pub(crate) async fn is_known(clients: &Clients, consumer: &str) -> Result<(), Failure> {
-    service_of(clients, consumer).await.map(drop)
+/// Fails if no service has a consumer of this name.
+pub(crate) async fn check_consumer(clients: &Clients, consumer: &str) -> Result<(), Failure> {
+    find_service(clients, consumer).await.map(drop)
 }
 
-async fn service_of(clients: &Clients, consumer: &str) -> Result<Service, Failure> {
+async fn find_service(clients: &Clients, consumer: &str) -> Result<Service, Failure> {
     let mut names = Vec::new();
     for service in Service::ALL {
         let found = consumers(clients, service).await?.consumers;
@@ -371,13 +381,13 @@ async fn service_of(clients: &Clients, consumer: &str) -> Result<Service, Failur
         }
         names.extend(found.into_iter().map(|found| found.name));
     }
-    let nearest = nearest::hint(consumer, names.iter().map(String::as_str));
+    let suggestion = suggestion::did_you_mean(consumer, names.iter().map(String::as_str));
     Err(Failure::Other(anyhow::anyhow!(
-        "there is no consumer `{consumer}`{nearest}: weft events lag lists them"
+        "there is no consumer `{consumer}`{suggestion}: weft events lag lists them"
     )))
 }
 
-fn wire(duration: Duration) -> prost_types::Duration {
+fn to_proto_duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: duration.subsec_nanos().cast_signed(),

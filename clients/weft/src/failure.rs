@@ -1,4 +1,4 @@
-//! What can go wrong, how it is told, and the exit code it ends with.
+//! Failures of a command: their kinds, how they are reported, and their exit codes.
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -7,25 +7,25 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    cli::Format,
     clients::{self, Service},
     duration,
+    globals::Format,
 };
 
-/// Why a command did not do what it was asked to.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The command line asks for something that makes no sense. Exit code 2.
+    /// The command line is wrong. Exit code 2.
     Usage(String),
-    /// A service refused, or could not be reached. Exit code 1.
+    /// A call failed: the service refused it, or could not be reached. Exit code 1.
     Call(Box<CallFailure>),
     /// Anything else. Exit code 1.
     Other(anyhow::Error),
-    /// The output has told it already. Exit code 1.
-    Told,
+    /// The command has printed the failure itself. Exit code 1.
+    AlreadyReported,
 }
 
-/// A call that a service answered with an error.
+/// A call that ended with an error status.
 #[derive(Debug)]
 pub(crate) struct CallFailure {
     /// `order.v1.OrderService/PlaceOrder`
@@ -33,7 +33,7 @@ pub(crate) struct CallFailure {
     pub(crate) status: Status,
 }
 
-/// Says which call a status belongs to.
+/// Adds the called method to a status.
 pub(crate) trait During<T> {
     fn during(self, method: &'static str) -> Result<T, Failure>;
 }
@@ -44,13 +44,13 @@ impl<T> During<T> for Result<T, Status> {
     }
 }
 
-/// Tells what is wrong with the command line, or what was asked about it: in JSON where the output is to be JSON.
-pub(crate) fn misused(error: &clap::Error) -> ExitCode {
+/// Prints clap's result: an error in the command line, in JSON if `--output json` was given, or help and version.
+pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || !wants_json(std::env::args().skip(1)) {
         let code = u8::try_from(error.exit_code()).unwrap_or(1);
-        // Help and the version are the output here.
+        // Help and version go to standard output.
         return match error.print().and_then(|()| std::io::stdout().flush()) {
-            Err(failed) if !error.use_stderr() => ExitCode::from(crate::unwritable(&failed.to_string())),
+            Err(failed) if !error.use_stderr() => ExitCode::from(report_write_error(&failed.to_string())),
             _ => ExitCode::from(code),
         };
     }
@@ -62,12 +62,23 @@ pub(crate) fn misused(error: &clap::Error) -> ExitCode {
     let end = ["\n\nUsage:", "\n\nFor more information"]
         .iter()
         .filter_map(|part| text.find(part));
-    let told = &text[..end.min().unwrap_or(text.len())];
-    let told = told.strip_prefix("error: ").unwrap_or(told).trim();
-    Failure::Usage(told.to_owned()).report(Format::Json, None)
+    let message = &text[..end.min().unwrap_or(text.len())];
+    let message = message.strip_prefix("error: ").unwrap_or(message).trim();
+    Failure::Usage(message.to_owned()).report(Format::Json, None)
 }
 
-/// Whether `-o json` is among arguments that could not be read, or in the environment.
+/// Reports on standard error that the output cannot be written, and returns the exit code. A closed pipe is no
+/// error: `weft order list | head` ends its reader early.
+pub(crate) fn report_write_error(error: &str) -> u8 {
+    if error.starts_with("Broken pipe") {
+        return 0;
+    }
+    // Standard error may itself be closed or full.
+    let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {error}");
+    1
+}
+
+/// Whether `-o json` is among arguments that could not be parsed, or in the environment.
 fn wants_json(arguments: impl Iterator<Item = String>) -> bool {
     let arguments: Vec<String> = arguments.take_while(|argument| argument != "--").collect();
     let option = arguments.iter().enumerate().find_map(|(index, argument)| {
@@ -101,10 +112,11 @@ impl From<serde_json::Error> for Failure {
 }
 
 impl Failure {
-    /// Tells it on standard error, and says how the process ends. `request_id`: of a request that was sent.
+    /// Prints the failure on standard error and returns the exit code. `request_id` is that of a request that was
+    /// sent.
     pub(crate) fn report(&self, format: Format, request_id: Option<&str>) -> ExitCode {
         match (self, format) {
-            (Failure::Told, _) => {}
+            (Failure::AlreadyReported, _) => {}
             (failure, Format::Json) => eprintln!("{}", json!({"error": failure.to_json(request_id)})),
             (Failure::Usage(message), Format::Table) => eprintln!("error: {message}"),
             (Failure::Other(error), Format::Table) => eprintln!("error: {error:#}"),
@@ -117,7 +129,7 @@ impl Failure {
         match self {
             Failure::Usage(message) => json!({"kind": "usage", "message": message}),
             Failure::Other(error) => json!({"kind": "failed", "message": format!("{error:#}")}),
-            Failure::Told => json!({"kind": "failed"}),
+            Failure::AlreadyReported => json!({"kind": "failed"}),
             Failure::Call(call) => call.to_json(request_id),
         }
     }
@@ -138,9 +150,12 @@ impl CallFailure {
             text.push_str(&format!("\n  - {field}: {description}"));
         }
         if let Some(wait) = self.retry_delay() {
-            text.push_str(&format!("\n  worth another try in {}", duration::show(wait)));
+            text.push_str(&format!(
+                "\n  worth another try in {}",
+                duration::format_rounded(wait)
+            ));
         }
-        if let Some(next) = self.next(request_id) {
+        if let Some(next) = self.next_command(request_id) {
             text.push_str(&format!("\nnext: {next}"));
         }
         text
@@ -160,16 +175,16 @@ impl CallFailure {
             "violations": violations,
             "retryDelayMs": self.retry_delay().map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
             "requestId": request_id,
-            "next": self.next(request_id),
+            "next": self.next_command(request_id),
         })
     }
 
-    /// The same request gets the same answer, however often it is sent.
+    /// Whether a retry of the same request always fails the same way.
     fn is_final(&self) -> bool {
-        let never_again = |value: &tonic::metadata::MetadataValue<_>| value.as_bytes().starts_with(b"-");
+        let is_negative = |value: &tonic::metadata::MetadataValue<_>| value.as_bytes().starts_with(b"-");
         let pushback = self.status.metadata().get("grpc-retry-pushback-ms");
         let reason = reason(&self.status);
-        pushback.is_some_and(never_again)
+        pushback.is_some_and(is_negative)
             || matches!(reason.as_deref(), Some("MESSAGE_TOO_LARGE" | "ANSWER_TOO_LARGE"))
     }
 
@@ -178,21 +193,21 @@ impl CallFailure {
         info.retry_delay.filter(|_| !self.is_final())
     }
 
-    /// A longer `--timeout` is refused where the contract gives the call no more time.
-    fn more_time(&self, again: &str) -> String {
+    /// `again`, with the longest `--timeout` that the contract allows for the method.
+    fn suggest_timeout(&self, again: &str) -> String {
         match clients::contract_timeout(self.method) {
             Some(most) => format!(
                 "{again}; --timeout can be up to {}, which is what the contract gives this call",
-                duration::exact(most)
+                duration::format_exact(most)
             ),
             None => again.to_owned(),
         }
     }
 
-    /// What one would type next.
-    fn next(&self, request_id: Option<&str>) -> Option<String> {
+    /// The next command to type.
+    fn next_command(&self, request_id: Option<&str>) -> Option<String> {
         let (list, look) = commands(self.method);
-        // A request may have taken effect that was not answered: under another id it would take effect once more.
+        // An unanswered request may have taken effect; under another id it would take effect a second time.
         let again = match request_id {
             Some(id) => format!("the same command again with --request-id {id}"),
             None => "the same command again".to_owned(),
@@ -204,8 +219,8 @@ impl CallFailure {
             }
             Code::Unavailable => "weft status   (or `weft up`, if nothing runs)".to_owned(),
             Code::Unauthenticated => "weft token   (mints one; --token or WEFT_TOKEN passes one)".to_owned(),
-            Code::Unimplemented if clients::is_unserved(&self.status) => {
-                let name = Service::of(self.method)?.name();
+            Code::Unimplemented if clients::is_unknown_service(&self.status) => {
+                let name = Service::by_method(self.method)?.name();
                 let variable = name.to_uppercase();
                 format!(
                     "the same command with the address of the {name} service: --{name}-url or WEFT_{variable}_URL"
@@ -216,7 +231,7 @@ impl CallFailure {
             }
             Code::NotFound => format!("weft {list}"),
             Code::AlreadyExists | Code::FailedPrecondition => format!("weft {look}   (tells how it stands)"),
-            Code::DeadlineExceeded => self.more_time(&again),
+            Code::DeadlineExceeded => self.suggest_timeout(&again),
             Code::Aborted | Code::ResourceExhausted => again,
             Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss if request_id.is_some() => {
                 again
@@ -226,7 +241,7 @@ impl CallFailure {
     }
 }
 
-/// UPPER_SNAKE, as the service named it.
+/// The error's reason from `google.rpc.ErrorInfo`, in UPPER_SNAKE.
 pub(crate) fn reason(status: &Status) -> Option<String> {
     status
         .get_details_error_info()
@@ -234,7 +249,7 @@ pub(crate) fn reason(status: &Status) -> Option<String> {
         .filter(|reason| !reason.is_empty())
 }
 
-/// Every violated field and what is wrong with it.
+/// Every violated field with its description.
 pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
     let bad_request = status.get_details_bad_request();
     let fields = bad_request
@@ -245,7 +260,7 @@ pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The message, without the violations that some services repeat in it.
+/// The message without the violations, which some services repeat in it.
 fn summary(status: &Status) -> &str {
     let message = status.message();
     let repeated = violations(status)
@@ -255,7 +270,7 @@ fn summary(status: &Status) -> &str {
 }
 
 /// A status in one line: reason or code, message, violations.
-pub(crate) fn in_a_line(status: &Status) -> String {
+pub(crate) fn one_line(status: &Status) -> String {
     let mut text = reason(status).unwrap_or_else(|| code_name(status.code()).to_owned());
     text.push_str(&format!(": {}", summary(status)));
     for (field, description) in violations(status) {
@@ -264,7 +279,7 @@ pub(crate) fn in_a_line(status: &Status) -> String {
     text
 }
 
-/// The code as gRPC writes it.
+/// The code's name in gRPC.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -287,7 +302,7 @@ pub(crate) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// The commands that list what a method is about, and that show one of it.
+/// Two commands for the subject of a method: one lists all, the other shows one.
 fn commands(method: &str) -> (&'static str, &'static str) {
     let (service, name) = method.split_once('/').unwrap_or((method, ""));
     match service {

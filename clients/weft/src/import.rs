@@ -1,22 +1,22 @@
-//! `weft order import FILE`: many orders from one file, restartable.
+//! `weft order import FILE`: places many orders from one file. An import can be restarted.
 //!
-//! Every request id follows from the file's content, so that a file imported again changes nothing and a killed
-//! import goes on where it was. The modules are in reading order: what both kinds of file share, then
-//! eClaimLink submissions, then online-retail invoices.
+//! Every request id is derived from the file's content, so that a second import of a file changes nothing and a
+//! killed import continues where it stopped. The modules are in reading order: the parts that both kinds of file
+//! share, then eClaimLink submissions, then online-retail invoices.
 
-mod caller;
-mod orders;
+mod order_batcher;
+mod place_order;
 mod pool;
 mod progress;
 mod report;
-mod settle;
+mod retrying_client;
 
 mod claim;
 mod submission;
 
 mod cancellation;
+mod csv;
 mod invoice;
-mod lines;
 mod retail;
 mod sale;
 
@@ -28,17 +28,17 @@ use std::{
 };
 
 use anyhow::Context as _;
-pub(crate) use caller::{Caller, NoAnswer};
 use clap::Args;
 use proto::order::v1::PlaceOrderRequest;
 pub(crate) use report::Report;
+pub(crate) use retrying_client::{CallError, RetryingClient};
 use uuid::Uuid;
 
 use crate::{
-    cli::{Format, Globals},
     clients::Clients,
     duration,
     failure::Failure,
+    globals::{Format, Globals},
     output,
 };
 
@@ -58,8 +58,8 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// With everything but the file as it is by default.
-    pub(crate) fn of(file: PathBuf) -> Arguments {
+    /// The defaults of all other options.
+    pub(crate) fn new(file: PathBuf) -> Arguments {
         Arguments {
             file,
             payment_method: "tok_visa".to_owned(),
@@ -69,13 +69,13 @@ impl Arguments {
     }
 }
 
-/// How many orders are under way at once by default: those of a full call, or of several smaller ones.
+/// The default number of concurrent orders: those of one full call.
 const CONCURRENCY: u16 = 64;
 
-/// How long a service that cannot be reached is tried again by default.
+/// How long an unavailable service is retried by default.
 pub(crate) const RETRY_FOR: Duration = Duration::from_secs(120);
 
-/// What a file is, by its first byte.
+/// The kind of a file, detected by its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Submission,
@@ -92,25 +92,25 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
     if report.is_clean() {
         Ok(())
     } else {
-        Err(Failure::Told)
+        Err(Failure::AlreadyReported)
     }
 }
 
-/// Imports the file and accounts for every line of it.
+/// Imports the file; the report accounts for every line of it.
 pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
-    // A --timeout that is refused is refused before the first call.
-    clients.fits::<PlaceOrderRequest>()?;
-    match kind(&arguments.file)? {
+    // A --timeout that is too long is refused before the first call.
+    clients.check_timeout::<PlaceOrderRequest>()?;
+    match detect_kind(&arguments.file)? {
         Kind::Submission => claim::import(clients, arguments).await,
         Kind::Retail => retail::import(clients, arguments).await,
     }
 }
 
-/// A request id that is the same whenever the same thing is asked for: a UUID version 5 of the facility, the kind
-/// of request and what identifies its subject.
+/// A request id that is the same for every repetition of a request: a UUID version 5 of the facility, the kind of
+/// request and what identifies its subject.
 pub(crate) fn request_id(facility: &str, kind: &str, subject: &[&str]) -> Uuid {
     const NAMESPACE: Uuid = Uuid::from_u128(0x6f1b_29c4_8a57_4e0d_9c33_5d10_77a2_be64);
-    // The separator cannot occur in a part, so that no two subjects run into each other.
+    // The separator cannot occur in a part, so that different subjects have different names.
     let mut name = format!("{facility}\u{1f}{kind}");
     for part in subject {
         name.push('\u{1f}');
@@ -119,38 +119,39 @@ pub(crate) fn request_id(facility: &str, kind: &str, subject: &[&str]) -> Uuid {
     Uuid::new_v5(&NAMESPACE, name.as_bytes())
 }
 
-/// The response metadata that marks a repeated answer.
-const REPLAYED: &str = "idempotency-replayed";
+/// The response metadata that marks a replayed answer.
+const REPLAYED_HEADER: &str = "idempotency-replayed";
 
-/// Whether the service recognised the request id, and this is the answer of that time.
-pub(crate) fn was_given_before<T>(response: &tonic::Response<T>) -> bool {
+/// Whether the service recognised the request id and replayed its first answer.
+pub(crate) fn is_replayed<T>(response: &tonic::Response<T>) -> bool {
     response
         .metadata()
-        .get(REPLAYED)
+        .get(REPLAYED_HEADER)
         .is_some_and(|value| value == "true")
 }
 
-/// What is said of a file that fails, or changes, while it is imported.
-fn cut_short(path: &Path) -> String {
+/// The error for a file that fails, or changes, while it is imported.
+fn truncated_message(path: &Path) -> String {
     format!(
         "{} cannot be read to its end: what stands before is imported; next: the same command goes on from there",
         path.display()
     )
 }
 
-fn kind(path: &Path) -> Result<Kind, Failure> {
-    let start = beginning(path)?;
-    Ok(match eclaimlink::is_xml(&start) {
-        true => Kind::Submission,
-        false => Kind::Retail,
+fn detect_kind(path: &Path) -> Result<Kind, Failure> {
+    let start = read_start(path)?;
+    Ok(if eclaimlink::is_xml(&start) {
+        Kind::Submission
+    } else {
+        Kind::Retail
     })
 }
 
-/// How a file begins.
+/// Reads the beginning of a file.
 ///
 /// # Errors
-/// When it cannot be read, or holds nothing: that is what a script passes whose download has failed.
-pub(crate) fn beginning(path: &Path) -> Result<Vec<u8>, Failure> {
+/// When it cannot be read, or is empty, as after a failed download.
+pub(crate) fn read_start(path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable = || format!("cannot read {}", path.display());
     let mut reader = BufReader::new(fs::File::open(path).with_context(unreadable)?);
     let start = reader.fill_buf().with_context(unreadable)?;
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn request_ids_are_stable_and_differ_by_facility_kind_and_subject() {
         let id = request_id("al-noor", "order", &["536365"]);
-        // Written down: a release that derived other ids would import everything twice.
+        // A fixed value: a release that derived other ids would import everything twice.
         assert_eq!(id.to_string(), "af7d3964-c197-5a8b-854c-61b3ee54f579");
         assert_eq!(id, request_id("al-noor", "order", &["536365"]));
         let others = [

@@ -1,4 +1,4 @@
-//! Ed25519 keys for tokens: made once, kept as PKCS#8 in PEM, published as a JWKS (RFC 7517, RFC 8037).
+//! Ed25519 keys for tokens: generated once, stored as PKCS#8 in PEM, published as a JWKS (RFC 7517, RFC 8037).
 
 use std::{fs, path::Path};
 
@@ -11,11 +11,11 @@ use base64::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::home::write_private;
+use crate::workspace::write_private;
 
-/// A signing key and the name that verifiers find it by.
+/// A signing key and its key id.
 pub(crate) struct Key {
-    /// The thumbprint of the public key (RFC 7638), so that equal keys have equal names everywhere.
+    /// The thumbprint of the public key (RFC 7638), so that equal keys have equal ids everywhere.
     pub(crate) id: String,
     /// PKCS#8 in PEM.
     pub(crate) pem: String,
@@ -23,7 +23,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// Reads the key at `path`; makes one there (0600) if there is none.
+    /// Reads the key at `path`; creates it (mode 0600) if there is none.
     pub(crate) fn open_or_create(path: &Path) -> anyhow::Result<Key> {
         if !path.exists() {
             write_private(path, generate()?.as_bytes())
@@ -51,7 +51,7 @@ impl Key {
         })
     }
 
-    /// The public half: of the key of `service`, or of one that signs for people.
+    /// The public key as a JWK: that of `service`, or of a key that signs people's tokens.
     pub(crate) fn to_jwk(&self, service: Option<&str>) -> Value {
         let mut jwk = json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.id, "x": self.public});
         if let Some(service) = service {
@@ -61,7 +61,7 @@ impl Key {
     }
 }
 
-/// Publishes the public halves.
+/// Writes the public keys as a JWKS.
 pub(crate) fn write_jwks(path: &Path, keys: &[Value]) -> anyhow::Result<()> {
     let set = json!({ "keys": keys });
     write_private(path, serde_json::to_string_pretty(&set)?.as_bytes())
@@ -70,7 +70,7 @@ pub(crate) fn write_jwks(path: &Path, keys: &[Value]) -> anyhow::Result<()> {
 
 fn generate() -> anyhow::Result<String> {
     let pair = Ed25519KeyPair::generate().map_err(|_| anyhow!("no random numbers to make a key of"))?;
-    // Version 1 holds the private key alone, which is what every reader of PKCS#8 understands.
+    // Version 1 holds only the private key, and every reader of PKCS#8 understands it.
     let document = pair
         .to_pkcs8v1()
         .map_err(|_| anyhow!("the key cannot be written as PKCS#8"))?;
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_made_once_and_readable_by_its_owner_alone() {
+    fn a_key_is_created_once_and_readable_by_its_owner_only() {
         let folder = std::env::temp_dir().join(format!("weft-keys-{}", uuid::Uuid::new_v4()));
         fs::create_dir(&folder).unwrap();
         let path = folder.join("user.pem");

@@ -1,4 +1,4 @@
-//! `weft ledger …`
+//! `weft ledger …`: the trial balance and the entries of the ledger.
 
 use clap::Subcommand;
 use proto::payment::v1::{
@@ -7,11 +7,12 @@ use proto::payment::v1::{
 };
 
 use crate::{
-    cli::{self, Format, Globals},
     clients::Clients,
+    enum_value::EnumValue,
     failure::{During as _, Failure},
-    order_name::OrderName,
-    output::{self, Table, moment, money, state},
+    globals::{self, Format, Globals},
+    order_arg::OrderArg,
+    output::{self, Table, money, short_name, timestamp},
     paging::{self, Limit},
 };
 
@@ -21,18 +22,18 @@ pub(crate) enum Command {
     Balance {
         /// Only the entries of this order, by its id or reference
         #[arg(long)]
-        order: Option<OrderName>,
+        order: Option<OrderArg>,
         /// Only this currency, ISO 4217
-        #[arg(long, value_parser = cli::currency)]
+        #[arg(long, value_parser = globals::parse_currency)]
         currency: Option<String>,
     },
     /// List entries, newest first
     Entries {
         /// Only the entries of this order, by its id or reference
         #[arg(long)]
-        order: Option<OrderName>,
+        order: Option<OrderArg>,
         /// Only this account
-        #[arg(long, value_parser = cli::EnumValue::new(LedgerAccount::as_str_name))]
+        #[arg(long, value_parser = EnumValue::new(LedgerAccount::as_str_name))]
         account: Option<LedgerAccount>,
         #[command(flatten)]
         limit: Limit,
@@ -43,7 +44,9 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     let clients = Clients::open(globals)?;
     match command {
         Command::Balance { order, currency } => {
-            let order_id = OrderName::id_of(order, &clients).await?.unwrap_or_default();
+            let order_id = OrderArg::resolve_optional(order, &clients)
+                .await?
+                .unwrap_or_default();
             let empty = match (order_id.is_empty(), currency.is_none()) {
                 (true, true) => EMPTY,
                 (true, false) => "the ledger has no entries in this currency",
@@ -73,7 +76,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             account,
             limit,
         } => {
-            let order = OrderName::id_of(order, &clients).await?;
+            let order = OrderArg::resolve_optional(order, &clients).await?;
             entries(&clients, globals.output, order, account, limit).await
         }
     }
@@ -92,15 +95,15 @@ pub(crate) async fn trial_balance(
         .into_inner())
 }
 
-/// What is said of a ledger that holds nothing at all.
+/// The text for a ledger without any entries.
 pub(crate) const EMPTY: &str = "the ledger is empty";
 
-/// `empty` is said instead of a table without rows.
+/// The trial balance as a table; `empty` replaces a table without rows.
 pub(crate) fn show_balance(balance: &GetTrialBalanceResponse, empty: &'static str) -> String {
     let mut table = Table::new(["ACCOUNT", ">DEBIT", ">CREDIT", ">BALANCE"], empty);
     for account in &balance.accounts {
         table.row([
-            state(
+            short_name(
                 LedgerAccount::try_from(account.account)
                     .unwrap_or_default()
                     .as_str_name(),
@@ -149,17 +152,17 @@ async fn entries(
     }
     let mut table = Table::new(
         ["BOOKED", "CAUSE", "ACCOUNT", ">AMOUNT", "ORDER", "TRANSACTION"],
-        output::none_of("entries", order.is_some() || account.is_some()),
+        output::no_rows("entries", order.is_some() || account.is_some()),
     );
     for entry in &listed.rows {
         table.row([
-            moment(entry.create_time.as_ref()),
-            state(
+            timestamp(entry.create_time.as_ref()),
+            short_name(
                 LedgerCause::try_from(entry.cause)
                     .unwrap_or_default()
                     .as_str_name(),
             ),
-            state(
+            short_name(
                 LedgerAccount::try_from(entry.account)
                     .unwrap_or_default()
                     .as_str_name(),
@@ -170,6 +173,6 @@ async fn entries(
         ]);
     }
     print!("{table}");
-    listed.mention_rest();
+    listed.mention_more();
     Ok(())
 }

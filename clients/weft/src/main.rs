@@ -1,24 +1,26 @@
 //! `weft`: the command line. Runs a local system, calls the services and imports files.
 //!
-//! The modules are in reading order: what a command line says, how a service is called, what is printed, then
-//! one module a command.
+//! The modules are in reading order: the command line, the local files and keys, calls to the services and their
+//! output, then one module for each command. No module but this one imports `cli`.
 
 mod cli;
 mod duration;
-mod home;
+mod enum_value;
+mod globals;
 
 mod env;
 mod keys;
 mod token;
+mod workspace;
 
 mod clients;
 mod confirm;
 mod failure;
-mod nearest;
-mod order_name;
+mod order_arg;
 mod output;
 mod paging;
 mod request_id;
+mod suggestion;
 
 mod claim;
 mod dlq;
@@ -47,13 +49,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Two providers may be compiled in, and rustls then refuses to choose. A second installation changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    end_when_nothing_can_be_written();
+    exit_on_write_error();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => return failure::misused(&error),
+        Err(error) => return failure::report_usage(&error),
     };
     let output = cli.globals.output;
-    let request_id = cli.globals.request_name.clone();
+    let request_id = cli.globals.command_request_id.clone();
     let globals = cli.globals.clone();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -61,7 +63,7 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match run(cli).await {
-            Err(failure) => Err(clients::explained(&globals, failure).await),
+            Err(failure) => Err(clients::explain(&globals, failure).await),
             done => done,
         }
     });
@@ -70,34 +72,24 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => match std::io::stdout().flush() {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => ExitCode::from(unwritable(&error.to_string())),
+            Err(error) => ExitCode::from(failure::report_write_error(&error.to_string())),
         },
         Err(failure) => failure.report(output, request_id.sent().as_deref()),
     }
 }
 
-/// `println!` and `eprintln!` panic when they cannot write. `weft order list | head` has a reader who has gone, which is no
-/// fault to report; a disk that is full is one.
-fn end_when_nothing_can_be_written() {
+/// Ends the process when its output cannot be written: `println!` and `eprintln!` would panic. A closed pipe, as
+/// of `weft order list | head`, is a success; a full disk is a failure.
+fn exit_on_write_error() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload().downcast_ref::<String>();
         if let Some(error) = message.and_then(|message| message.strip_prefix("failed printing to std")) {
             let error = error.trim_start_matches("out: ").trim_start_matches("err: ");
-            std::process::exit(i32::from(unwritable(error)));
+            std::process::exit(i32::from(failure::report_write_error(error)));
         }
         report(panic);
     }));
-}
-
-/// Tells why nothing can be written, where that is to be told, and answers the exit code.
-fn unwritable(error: &str) -> u8 {
-    if error.starts_with("Broken pipe") {
-        return 0;
-    }
-    // Standard error may be what cannot be written.
-    let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {error}");
-    1
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {

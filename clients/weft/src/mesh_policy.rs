@@ -1,4 +1,4 @@
-//! `weft mesh policy`: how methods are called, by the contract or as a running service does it.
+//! `weft mesh policy`: the call policy of methods, as the contract declares it or as a running service applies it.
 
 use clap::Subcommand;
 use mesh::{
@@ -8,12 +8,13 @@ use mesh::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Format, Globals},
     clients::{self, Clients, Service},
     duration,
     failure::{Failure, code_name},
-    mesh_top, nearest,
+    globals::{Format, Globals},
+    mesh_top,
     output::{self, Table},
+    suggestion,
 };
 
 #[derive(Debug, Subcommand)]
@@ -35,20 +36,22 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         method: Some(method), ..
     } = &command
     {
-        exists(&method.to_lowercase())?;
+        check_method(&method.to_lowercase())?;
     }
     match command {
         Command::Top(arguments) => mesh_top::run(globals, &arguments).await,
-        Command::Policy { method, of: None } => declared(globals, &method.unwrap_or_default().to_lowercase()),
+        Command::Policy { method, of: None } => {
+            print_declared(globals, &method.unwrap_or_default().to_lowercase())
+        }
         Command::Policy {
             method,
             of: Some(service),
-        } => in_force(globals, service, &method.unwrap_or_default().to_lowercase()).await,
+        } => print_effective(globals, service, &method.unwrap_or_default().to_lowercase()).await,
     }
 }
 
-/// A name that no method's has a part of is a slip.
-fn exists(wanted: &str) -> Result<(), Failure> {
+/// Refuses a filter that matches no method: it is mistyped.
+fn check_method(wanted: &str) -> Result<(), Failure> {
     let policies = clients::policies()?;
     let wanted = wanted.trim_start_matches('/');
     let paths = || policies.iter().map(|(path, _)| path.trim_start_matches('/'));
@@ -56,18 +59,18 @@ fn exists(wanted: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let last = wanted.rsplit('/').next().unwrap_or(wanted);
-    let nearest = nearest::hint(last, paths().flat_map(|path| path.split('/')));
+    let suggestion = suggestion::did_you_mean(last, paths().flat_map(|path| path.split('/')));
     Err(Failure::Usage(format!(
-        "no method's name has `{wanted}` in it{nearest}"
+        "no method's name has `{wanted}` in it{suggestion}"
     )))
 }
 
-/// What a running service goes by when it calls another.
-async fn in_force(globals: &Globals, service: Service, wanted: &str) -> Result<(), Failure> {
+/// Prints the policies that a running service applies when it calls others.
+async fn print_effective(globals: &Globals, service: Service, wanted: &str) -> Result<(), Failure> {
     let clients = Clients::open(globals)?;
     let mut answer = mesh_top::snapshot(&clients, service, true).await?;
     for edge in &mut answer.edges {
-        // A channel knows the whole contract; only the other end's part of it is called.
+        // A channel has the policies of the whole contract, but calls only the methods of its target service.
         let package = format!("{}.", edge.service);
         edge.methods.retain(|method| {
             method.name.starts_with(&package)
@@ -89,7 +92,7 @@ async fn in_force(globals: &Globals, service: Service, wanted: &str) -> Result<(
     for method in answer.edges.into_iter().flat_map(|edge| edge.methods) {
         table.row([
             method.name,
-            duration::show(std::time::Duration::from_millis(method.timeout_ms)),
+            duration::format_rounded(std::time::Duration::from_millis(method.timeout_ms)),
             method.timeout_source,
             method.max_attempts.to_string(),
             method.retry_source,
@@ -103,8 +106,8 @@ async fn in_force(globals: &Globals, service: Service, wanted: &str) -> Result<(
     Ok(())
 }
 
-/// What the contract says.
-fn declared(globals: &Globals, wanted: &str) -> Result<(), Failure> {
+/// Prints the policies that the contract declares.
+fn print_declared(globals: &Globals, wanted: &str) -> Result<(), Failure> {
     let policies = clients::policies()?;
     let mut methods: Vec<(&str, &MethodPolicy)> = policies
         .iter()
@@ -129,9 +132,9 @@ fn declared(globals: &Globals, wanted: &str) -> Result<(), Failure> {
     for (path, policy) in methods {
         table.row([
             path.to_owned(),
-            duration::show(policy.timeout),
+            duration::format_rounded(policy.timeout),
             attempts(policy),
-            repeated(policy.idempotency).to_owned(),
+            idempotency_name(policy.idempotency).to_owned(),
             policy
                 .roles
                 .iter()
@@ -157,7 +160,7 @@ fn attempts(policy: &MethodPolicy) -> String {
     }
 }
 
-fn repeated(idempotency: Idempotency) -> &'static str {
+fn idempotency_name(idempotency: Idempotency) -> &'static str {
     match idempotency {
         Idempotency::Unknown => "not safely",
         Idempotency::NoSideEffects => "reads only",
@@ -187,6 +190,6 @@ fn to_json(path: &str, policy: &MethodPolicy) -> Value {
         "rateLimitClass": policy.rate_limit_class.as_str_name(),
         "audited": policy.audited,
         "anonymous": policy.anonymous,
-        "idempotency": repeated(policy.idempotency),
+        "idempotency": idempotency_name(policy.idempotency),
     })
 }

@@ -1,4 +1,4 @@
-//! `weft mesh top`: how the calls between the services fare, now.
+//! `weft mesh top`: current statistics of the calls between the services.
 
 use std::{fmt::Write as _, io::IsTerminal as _, time::Duration};
 
@@ -6,16 +6,16 @@ use proto::ops::v1::{GetMeshSnapshotRequest, GetMeshSnapshotResponse, MeshBreake
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Format, Globals},
     clients::{Clients, Service},
     duration,
     failure::{self, During as _, Failure},
+    globals::{Format, Globals},
     output::{self, Table},
 };
 
 const METHOD: &str = "ops.v1.MeshService/GetMeshSnapshot";
-/// Clears the screen and begins at its top.
-const CLEAR: &str = "\x1b[2J\x1b[H";
+/// The terminal sequence that clears the screen and moves the cursor to its top.
+const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
 /// Options of `weft mesh top`.
 #[derive(Clone, Debug, clap::Args)]
@@ -40,12 +40,12 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments) -> Result<(), 
             print!("{screen}");
             return reached;
         }
-        print!("{CLEAR}{screen}");
+        print!("{CLEAR_SCREEN}{screen}");
         tokio::time::sleep(arguments.interval).await;
     }
 }
 
-/// The edges of one service's process.
+/// Fetches the call statistics of one service's process.
 pub(crate) async fn snapshot(
     clients: &Clients,
     service: Service,
@@ -67,24 +67,24 @@ async fn print_json(clients: &Clients) -> Result<(), Failure> {
     output::print_json(&json!({ "services": Value::Array(services) }))
 }
 
-/// The whole screen, and whether any service could be asked.
+/// The whole screen, and an error if no service answered.
 async fn draw(clients: &Clients) -> Result<(String, Result<(), Failure>), Failure> {
     let mut edges = edge_table();
     let mut endpoints = endpoint_table();
-    let mut silent = String::new();
+    let mut unreachable = String::new();
     let mut reached = Err(None);
     for service in Service::ALL {
         match snapshot(clients, service, false).await {
             Ok(answer) => {
                 reached = Ok(());
                 for edge in &answer.edges {
-                    add(&mut edges, &mut endpoints, &answer.caller, edge);
+                    add_rows(&mut edges, &mut endpoints, &answer.caller, edge);
                 }
             }
             Err(Failure::Call(call)) => {
-                let line = failure::in_a_line(&call.status);
-                // Writing to a text cannot fail.
-                let _ = writeln!(silent, "{} does not answer: {line}", service.name());
+                let line = failure::one_line(&call.status);
+                // Writing to a `String` cannot fail.
+                let _ = writeln!(unreachable, "{} does not answer: {line}", service.name());
                 if reached.is_err() {
                     reached = Err(Some(Failure::Call(call)));
                 }
@@ -96,7 +96,7 @@ async fn draw(clients: &Clients) -> Result<(String, Result<(), Failure>), Failur
         Err(Some(failure)) => Err(failure),
         _ => Ok(()),
     };
-    Ok((format!("{edges}\n{endpoints}{silent}"), outcome))
+    Ok((format!("{edges}\n{endpoints}{unreachable}"), outcome))
 }
 
 fn edge_table() -> Table {
@@ -134,7 +134,7 @@ fn endpoint_table() -> Table {
     )
 }
 
-fn add(edges: &mut Table, endpoints: &mut Table, caller: &str, edge: &MeshEdge) {
+fn add_rows(edges: &mut Table, endpoints: &mut Table, caller: &str, edge: &MeshEdge) {
     let name = format!("{caller} > {}", edge.service);
     let traffic = edge.traffic.unwrap_or_default();
     let in_flight: u32 = edge.endpoints.iter().map(|endpoint| endpoint.in_flight).sum();
@@ -153,7 +153,7 @@ fn add(edges: &mut Table, endpoints: &mut Table, caller: &str, edge: &MeshEdge) 
     ]);
     for endpoint in &edge.endpoints {
         let breaker = if endpoint.connected {
-            output::state(endpoint.breaker().as_str_name())
+            output::short_name(endpoint.breaker().as_str_name())
         } else {
             "DISCONNECTED".to_owned()
         };
@@ -166,7 +166,7 @@ fn add(edges: &mut Table, endpoints: &mut Table, caller: &str, edge: &MeshEdge) 
             endpoint.in_flight.to_string(),
             breaker,
             if ejected {
-                duration::show(Duration::from_millis(endpoint.ejected_for_ms))
+                duration::format_rounded(Duration::from_millis(endpoint.ejected_for_ms))
             } else {
                 String::new()
             },
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_edge_shows_its_success_before_and_after_retries_and_an_ejection_its_reason_and_time() {
+    fn an_edge_shows_success_before_and_after_retries_and_an_ejection_its_reason_and_time() {
         let edge = MeshEdge {
             service: "payment".to_owned(),
             traffic: Some(MeshTraffic {
@@ -215,7 +215,7 @@ mod tests {
             ..MeshEdge::default()
         };
         let (mut edges, mut endpoints) = (edge_table(), endpoint_table());
-        add(&mut edges, &mut endpoints, "order", &edge);
+        add_rows(&mut edges, &mut endpoints, "order", &edge);
         let (edges, endpoints) = (edges.to_string(), endpoints.to_string());
         for cell in ["order > payment", "12.0", "90.0%", "100.0%", "12.3 ms"] {
             assert!(edges.contains(cell), "{cell} is not in\n{edges}");

@@ -1,4 +1,4 @@
-//! `weft order …`
+//! `weft order …`: places, lists, shows and changes orders.
 
 mod line;
 mod place;
@@ -12,11 +12,12 @@ use proto::order::v1::{
 };
 
 use crate::{
-    cli::{self, Format, Globals},
     clients::Clients,
+    enum_value::EnumValue,
     failure::{During as _, Failure},
+    globals::{Format, Globals},
     import,
-    order_name::OrderName,
+    order_arg::OrderArg,
     output::{self, Table},
     paging::{self, Limit},
 };
@@ -28,24 +29,24 @@ pub(crate) enum Command {
     /// Show an order
     Get {
         /// The order's id, or the caller's own number of it
-        order: OrderName,
+        order: OrderArg,
     },
     /// List orders, newest first
     List(ListArguments),
     /// Follow an order until nothing more changes by itself
     Watch {
         /// The order's id or reference
-        order: OrderName,
+        order: OrderArg,
     },
     /// Capture the share and file the claim of a confirmed order
     Fulfil {
         /// The order's id or reference
-        order: OrderName,
+        order: OrderArg,
     },
     /// Give an order up before it is fulfilled
     Cancel {
         /// The order's id or reference
-        order: OrderName,
+        order: OrderArg,
         /// Why
         #[arg(long)]
         reason: Option<String>,
@@ -61,7 +62,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
     /// Only orders in this state
-    #[arg(long, value_parser = cli::EnumValue::new(OrderState::as_str_name))]
+    #[arg(long, value_parser = EnumValue::new(OrderState::as_str_name))]
     state: Option<OrderState>,
     /// Only orders of this patient
     #[arg(long)]
@@ -76,7 +77,7 @@ pub(crate) struct ListArguments {
 #[derive(Debug, Args)]
 pub(crate) struct RefundArguments {
     /// The order's id or reference
-    order: OrderName,
+    order: OrderArg,
     /// A line that is returned: its number, how many and, unless in proportion, how much; may be given several times
     #[arg(
         long = "line",
@@ -98,7 +99,7 @@ pub(crate) struct RefundArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ResolveArguments {
     /// The order's id or reference
-    order: OrderName,
+    order: OrderArg,
     /// What becomes of what is open
     #[arg(value_enum)]
     resolution: Resolution,
@@ -124,19 +125,19 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
     let clients = Clients::open(globals)?;
     let format = globals.output;
-    let hoped_for = Hope::of(&command);
+    let goal = Goal::from_command(&command);
     let order = match command {
         Command::List(arguments) => return list(&clients, format, arguments).await,
         Command::Watch { order } => return watch(&clients, format, order).await,
         Command::Place(arguments) => place::run(&clients, *arguments).await?,
         Command::Get { order } => {
-            clients.fits::<GetOrderRequest>()?;
+            clients.check_timeout::<GetOrderRequest>()?;
             Some(order.find(&clients).await?)
         }
         Command::Fulfil { order } => {
             let request = FulfilOrderRequest {
                 request_id: clients.request_id(),
-                id: order.id(&clients).await?,
+                id: order.resolve_id(&clients).await?,
             };
             let answer = clients.order().fulfil_order(clients.request(request)?).await;
             answer
@@ -147,7 +148,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Cancel { order, reason } => {
             let request = CancelOrderRequest {
                 request_id: clients.request_id(),
-                id: order.id(&clients).await?,
+                id: order.resolve_id(&clients).await?,
                 reason: reason.unwrap_or_default(),
             };
             let answer = clients.order().cancel_order(clients.request(request)?).await;
@@ -160,29 +161,34 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Resolve(arguments) => resolve(&clients, arguments).await?,
         Command::Import(_) => None,
     };
-    let come_true = order.as_ref().is_none_or(|order| hoped_for.came_true(order));
+    let is_reached = order.as_ref().is_none_or(|order| goal.is_reached(order));
     print(format, order)?;
-    if come_true { Ok(()) } else { Err(Failure::Told) }
+    if is_reached {
+        Ok(())
+    } else {
+        Err(Failure::AlreadyReported)
+    }
 }
 
-/// What a command is meant to reach. The service answers OK to a declined card; for a script that is a failure.
+/// The order's state that makes a command a success. The service answers OK to a declined card; the exit code is
+/// then 1.
 #[derive(Clone, Copy)]
-enum Hope {
-    Nothing,
-    GoesOn,
-    GivesBack,
+enum Goal {
+    None,
+    Proceed,
+    Refund,
 }
 
-impl Hope {
-    fn of(command: &Command) -> Hope {
+impl Goal {
+    fn from_command(command: &Command) -> Goal {
         match command {
-            Command::Place(_) | Command::Fulfil { .. } => Hope::GoesOn,
-            Command::Refund(_) => Hope::GivesBack,
-            _ => Hope::Nothing,
+            Command::Place(_) | Command::Fulfil { .. } => Goal::Proceed,
+            Command::Refund(_) => Goal::Refund,
+            _ => Goal::None,
         }
     }
 
-    fn came_true(self, order: &Order) -> bool {
+    fn is_reached(self, order: &Order) -> bool {
         let ended = [
             OrderState::Rejected,
             OrderState::Expired,
@@ -190,9 +196,9 @@ impl Hope {
             OrderState::Cancelled,
         ];
         match self {
-            Hope::Nothing => true,
-            Hope::GoesOn => !ended.contains(&order.state()),
-            Hope::GivesBack => order
+            Goal::None => true,
+            Goal::Proceed => !ended.contains(&order.state()),
+            Goal::Refund => order
                 .refunds
                 .last()
                 .is_none_or(|last| last.state() != OrderRefundState::Failed),
@@ -243,7 +249,7 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
             ">REFUNDED",
             "CREATED",
         ],
-        output::none_of(
+        output::no_rows(
             "orders",
             arguments.state.is_some() || arguments.patient.is_some() || arguments.code.is_some(),
         ),
@@ -252,14 +258,14 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
         table.row(show::row(order));
     }
     print!("{table}");
-    listed.mention_rest();
+    listed.mention_more();
     Ok(())
 }
 
-async fn watch(clients: &Clients, format: Format, order: OrderName) -> Result<(), Failure> {
+async fn watch(clients: &Clients, format: Format, order: OrderArg) -> Result<(), Failure> {
     const METHOD: &str = "order.v1.OrderService/WatchOrder";
     let request = WatchOrderRequest {
-        id: order.id(clients).await?,
+        id: order.resolve_id(clients).await?,
     };
     let mut stream = clients
         .order()
@@ -269,7 +275,7 @@ async fn watch(clients: &Clients, format: Format, order: OrderName) -> Result<()
         .into_inner();
     while let Some(answer) = stream.message().await.during(METHOD)? {
         match format {
-            // One document a line, so that a reader sees each change at once.
+            // One document per line, so that a reader sees each change at once.
             Format::Json => println!("{}", output::json(&answer)?),
             Format::Table => println!("{}", show::change(&answer.order.unwrap_or_default())),
         }
@@ -313,7 +319,7 @@ async fn resolve(clients: &Clients, arguments: ResolveArguments) -> Result<Optio
         Resolution::WriteOff => BalanceResolution::WriteOff,
     };
     let (id, amount) = match arguments.amount {
-        None => (arguments.order.id(clients).await?, None),
+        None => (arguments.order.resolve_id(clients).await?, None),
         Some(text) => {
             let order = arguments.order.find(clients).await?;
             let currency = order.gross.map(|gross| gross.currency_code).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is printed: tables for people, Protobuf's JSON for programs.
+//! Output: tables for people, Protobuf's JSON for programs.
 
 mod table;
 
@@ -13,7 +13,7 @@ use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::forma
 
 use crate::failure::Failure;
 
-/// A message in Protobuf's JSON, with every field, so that its shape does not depend on its values.
+/// Encodes a message as Protobuf's JSON, with every field, so that its shape does not depend on its values.
 pub(crate) fn json<M: Message + Name>(message: &M) -> Result<Value, Failure> {
     let name = M::full_name();
     let descriptor = pool()?
@@ -25,7 +25,7 @@ pub(crate) fn json<M: Message + Name>(message: &M) -> Result<Value, Failure> {
     Ok(dynamic.serialize_with_options(serde_json::value::Serializer, &options)?)
 }
 
-/// Reads a message from Protobuf's JSON. Unknown fields are refused, so that no typing error is lost.
+/// Reads a message from Protobuf's JSON. Unknown fields are refused, so that typing errors are found.
 pub(crate) fn from_json<M: Message + Name + Default>(text: &str) -> Result<M, String> {
     let name = M::full_name();
     let pool = pool().map_err(|_| "the contract cannot be read".to_owned())?;
@@ -47,15 +47,15 @@ pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints names and values, one pair a line; empty values are left out.
+/// Prints one name and value per line; skips empty values.
 pub(crate) fn print_fields(fields: &[(&str, String)]) {
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
         println!("{name:<16} {value}");
     }
 }
 
-/// What a list says when it has no rows: no more than what was asked for.
-pub(crate) fn none_of(rows: &str, filtered: bool) -> String {
+/// The text for a list without rows: `no orders`, or `no orders match` when it was filtered.
+pub(crate) fn no_rows(rows: &str, filtered: bool) -> String {
     format!("no {rows}{}", if filtered { " match" } else { "" })
 }
 
@@ -64,9 +64,9 @@ pub(crate) fn money(amount: Option<&proto::google::r#type::Money>) -> String {
     let Some(wire) = amount else { return String::new() };
     match money::Money::try_from(wire) {
         Ok(amount) => format!("{amount} {}", wire.currency_code),
-        // An amount without a currency is how the wire writes "nothing yet".
+        // The services send a zero amount without a currency for "nothing yet".
         Err(_) if wire.units == 0 && wire.nanos == 0 => String::new(),
-        // A sum of the ledger may be more than one amount can be.
+        // A sum of the ledger may exceed the range of `money::Money`.
         Err(_) => {
             let sign = if wire.units < 0 || wire.nanos < 0 { "-" } else { "" };
             let (units, nanos) = (wire.units.unsigned_abs(), wire.nanos.unsigned_abs());
@@ -75,8 +75,8 @@ pub(crate) fn money(amount: Option<&proto::google::r#type::Money>) -> String {
     }
 }
 
-/// An enum value without its prefix: `FULFILLED`.
-pub(crate) fn state(name: &str) -> String {
+/// An enum value without its prefix: `FULFILLED`; empty for `UNSPECIFIED`.
+pub(crate) fn short_name(name: &str) -> String {
     const PREFIXES: &[&str] = &[
         "MESH_BREAKER_STATE_",
         "ORDER_REFUND_STATE_",
@@ -110,25 +110,23 @@ pub(crate) fn state(name: &str) -> String {
     }
 }
 
-/// A moment, in UTC to the second; empty for one that is absent.
-pub(crate) fn moment(timestamp: Option<&prost_types::Timestamp>) -> String {
+/// A time in UTC, to the second; empty if it is absent.
+pub(crate) fn timestamp(time: Option<&prost_types::Timestamp>) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
-    timestamp
-        .and_then(|timestamp| OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok())
-        .and_then(|moment| moment.format(FORMAT).ok())
+    time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.seconds).ok())
+        .and_then(|time| time.format(FORMAT).ok())
         .unwrap_or_default()
 }
 
-/// A moment that a file of eClaimLink gave, by the clock of Dubai as the file has it: the day of a settlement is the payer's.
-/// Empty for one that is absent.
-pub(crate) fn dubai_moment(timestamp: Option<&prost_types::Timestamp>) -> String {
+/// A time from an eClaimLink file, in Dubai's time zone as in the file, because the payer's day counts for a
+/// settlement. Empty if it is absent.
+pub(crate) fn dubai_timestamp(time: Option<&prost_types::Timestamp>) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] = format_description!(
         "[year]-[month]-[day] [hour]:[minute]:[second][offset_hour sign:mandatory]:[offset_minute]"
     );
-    timestamp
-        .and_then(|timestamp| OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok())
-        .and_then(|moment| moment.to_offset(time::macros::offset!(+4)).format(FORMAT).ok())
+    time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.seconds).ok())
+        .and_then(|time| time.to_offset(time::macros::offset!(+4)).format(FORMAT).ok())
         .unwrap_or_default()
 }
 
@@ -165,25 +163,25 @@ mod tests {
     #[test]
     fn states_lose_their_prefix_and_absent_moments_are_empty() {
         assert_eq!(
-            state(OrderState::AwaitingPayment.as_str_name()),
+            short_name(OrderState::AwaitingPayment.as_str_name()),
             "AWAITING_PAYMENT"
         );
-        assert_eq!(state(OrderState::Unspecified.as_str_name()), "");
-        assert_eq!(moment(None), "");
+        assert_eq!(short_name(OrderState::Unspecified.as_str_name()), "");
+        assert_eq!(timestamp(None), "");
         assert_eq!(
-            moment(Some(&prost_types::Timestamp { seconds: 0, nanos: 0 })),
+            timestamp(Some(&prost_types::Timestamp { seconds: 0, nanos: 0 })),
             "1970-01-01 00:00:00Z"
         );
     }
 
     #[test]
     fn a_settlement_is_shown_on_its_day_in_dubai() {
-        // 1 April 2025, midnight in Dubai: in UTC it is still March.
+        // 1 April 2025, midnight in Dubai; in UTC it is still 31 March.
         let settled = prost_types::Timestamp {
             seconds: 1_743_451_200,
             nanos: 0,
         };
-        assert_eq!(dubai_moment(Some(&settled)), "2025-04-01 00:00:00+04:00");
-        assert_eq!(dubai_moment(None), "");
+        assert_eq!(dubai_timestamp(Some(&settled)), "2025-04-01 00:00:00+04:00");
+        assert_eq!(dubai_timestamp(None), "");
     }
 }

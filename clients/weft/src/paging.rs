@@ -1,11 +1,11 @@
-//! Lists over as many pages as are asked for.
+//! Lists that span several pages.
 
 use clap::Args;
 
 use crate::failure::Failure;
 
-/// The largest page that services answer.
-const LARGEST_PAGE: u32 = 1000;
+/// The largest page size that services accept.
+const MAX_PAGE_SIZE: u32 = 1000;
 
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Limit {
@@ -15,33 +15,33 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// Shortens what was put together from several lists, and says on standard error that there is more: beyond these rows, or
-    /// (`more`) beyond what was read.
-    pub(crate) fn cut<T>(self, rows: &mut Vec<T>, more: bool) {
-        let most = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let more = more || rows.len() > most;
-        rows.truncate(most);
+    /// Truncates rows that were merged from several lists. Prints on standard error if rows were cut, or if more
+    /// exist that were not read (`more`).
+    pub(crate) fn truncate<T>(self, rows: &mut Vec<T>, more: bool) {
+        let max = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let more = more || rows.len() > max;
+        rows.truncate(max);
         if more {
-            mention_rest(rows.len());
+            mention_more(rows.len());
         }
     }
 }
 
-/// The rows, and what names the page after them; empty when there is none.
-pub(crate) struct Listed<T> {
+/// The rows, and the token of the next page; empty if there is none.
+pub(crate) struct Listing<T> {
     pub(crate) rows: Vec<T>,
     pub(crate) next_page_token: String,
 }
 
-/// Asks for page after page until `limit` rows are there or no more exist. `fetch` gets the page's size and token.
+/// Reads pages until there are `limit` rows or no more exist. `fetch` gets the page's size and token.
 pub(crate) async fn collect<T>(
     limit: Limit,
     mut fetch: impl AsyncFnMut(i32, String) -> Result<(Vec<T>, String), Failure>,
-) -> Result<Listed<T>, Failure> {
+) -> Result<Listing<T>, Failure> {
     let mut rows: Vec<T> = Vec::new();
     let mut next_page_token = String::new();
-    // The page's size belongs to the request that a token continues: it stays the same throughout.
-    let page_size = limit.limit.min(LARGEST_PAGE);
+    // A page token is valid only for a request with the same page size.
+    let page_size = limit.limit.min(MAX_PAGE_SIZE);
     loop {
         let (page, next) = fetch(i32::try_from(page_size).unwrap_or(1), next_page_token).await?;
         rows.extend(page);
@@ -49,7 +49,7 @@ pub(crate) async fn collect<T>(
         let wanted = usize::try_from(limit.limit).unwrap_or(usize::MAX);
         if next_page_token.is_empty() || rows.len() >= wanted {
             rows.truncate(wanted);
-            return Ok(Listed {
+            return Ok(Listing {
                 rows,
                 next_page_token,
             });
@@ -57,16 +57,16 @@ pub(crate) async fn collect<T>(
     }
 }
 
-impl<T> Listed<T> {
-    /// Says on standard error that the table is not all there is.
-    pub(crate) fn mention_rest(&self) {
+impl<T> Listing<T> {
+    /// Prints on standard error that there are more rows, if there are.
+    pub(crate) fn mention_more(&self) {
         if !self.next_page_token.is_empty() {
-            mention_rest(self.rows.len());
+            mention_more(self.rows.len());
         }
     }
 }
 
-fn mention_rest(shown: usize) {
+fn mention_more(shown: usize) {
     eprintln!("there are more than these {shown}: --limit shows more");
 }
 

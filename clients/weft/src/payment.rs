@@ -1,4 +1,4 @@
-//! `weft payment …`
+//! `weft payment …`: lists, shows and makes payments.
 
 use clap::{ArgGroup, Subcommand};
 use proto::payment::v1::{
@@ -8,15 +8,16 @@ use proto::payment::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format, Globals},
     clients::Clients,
+    enum_value::EnumValue,
     failure::{During as _, Failure},
-    order_name::OrderName,
-    output::{self, Table, moment, money, state},
+    globals::{self, Format, Globals},
+    order_arg::OrderArg,
+    output::{self, Table, money, short_name, timestamp},
     paging::{self, Limit},
 };
 
-/// clap would leave out that one of the two is enough.
+/// Written by hand, because clap's own usage does not show that one of the two is enough.
 const GET_USAGE: &str = "\
 weft payment get [OPTIONS] <PAYMENT>
        weft payment get [OPTIONS] --order <ORDER> [--purpose <PURPOSE>]";
@@ -27,11 +28,11 @@ pub(crate) enum Command {
     #[command(override_usage = GET_USAGE, group = ArgGroup::new("named").args(["payment", "order"]).required(true))]
     Get {
         /// The payment's id
-        #[arg(value_parser = cli::uuid)]
+        #[arg(value_parser = globals::parse_uuid)]
         payment: Option<Uuid>,
         /// The order (id or reference) whose payment to show, instead of the payment's id
         #[arg(long)]
-        order: Option<OrderName>,
+        order: Option<OrderArg>,
         /// Which of the order's payments; only beside --order
         #[arg(long, value_enum, default_value_t = Purpose::Share, conflicts_with = "payment")]
         purpose: Purpose,
@@ -40,9 +41,9 @@ pub(crate) enum Command {
     List {
         /// Only the payments of this order
         #[arg(long)]
-        order: Option<OrderName>,
+        order: Option<OrderArg>,
         /// Only payments in this state
-        #[arg(long, value_parser = cli::EnumValue::new(PaymentState::as_str_name))]
+        #[arg(long, value_parser = EnumValue::new(PaymentState::as_str_name))]
         state: Option<PaymentState>,
         #[command(flatten)]
         limit: Limit,
@@ -50,7 +51,7 @@ pub(crate) enum Command {
     /// Pay the share of an order that waits for it, or the balance of one that is due
     Pay {
         /// The order's id or reference
-        order: OrderName,
+        order: OrderArg,
         /// The payment method's token, such as tok_visa
         #[arg(long)]
         payment_method: String,
@@ -86,7 +87,9 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
                 Purpose::Share => PaymentPurpose::Share,
                 Purpose::Balance => PaymentPurpose::Balance,
             };
-            let order_id = OrderName::id_of(order, &clients).await?.unwrap_or_default();
+            let order_id = OrderArg::resolve_optional(order, &clients)
+                .await?
+                .unwrap_or_default();
             let request = GetPaymentRequest {
                 order_id,
                 purpose: purpose.into(),
@@ -95,7 +98,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             get(&clients, globals.output, request).await
         }
         Command::List { order, state, limit } => {
-            let order = OrderName::id_of(order, &clients).await?;
+            let order = OrderArg::resolve_optional(order, &clients).await?;
             list(&clients, globals.output, order, state, limit).await
         }
         Command::Pay {
@@ -104,7 +107,7 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         } => {
             let request = PayOrderRequest {
                 request_id: clients.request_id(),
-                order_id: order.id(&clients).await?,
+                order_id: order.resolve_id(&clients).await?,
                 payment_method,
             };
             let answer = clients.payment().pay_order(clients.request(request)?).await;
@@ -168,22 +171,22 @@ async fn list(
     ];
     let mut table = Table::new(
         heading,
-        output::none_of("payments", order.is_some() || wanted.is_some()),
+        output::no_rows("payments", order.is_some() || wanted.is_some()),
     );
     for payment in &listed.rows {
         table.row([
             payment.id.clone(),
             payment.order_id.clone(),
-            state(payment.purpose().as_str_name()),
-            state(payment.state().as_str_name()),
+            short_name(payment.purpose().as_str_name()),
+            short_name(payment.state().as_str_name()),
             money(payment.amount.as_ref()),
             money(payment.captured.as_ref()),
             money(payment.refunded.as_ref()),
-            moment(payment.create_time.as_ref()),
+            timestamp(payment.create_time.as_ref()),
         ]);
     }
     print!("{table}");
-    listed.mention_rest();
+    listed.mention_more();
     Ok(())
 }
 
@@ -195,8 +198,8 @@ fn print(format: Format, payment: Option<Payment>) -> Result<(), Failure> {
     let fields = [
         ("payment", payment.id.clone()),
         ("order", payment.order_id.clone()),
-        ("for", state(payment.purpose().as_str_name())),
-        ("state", state(payment.state().as_str_name())),
+        ("for", short_name(payment.purpose().as_str_name())),
+        ("state", short_name(payment.state().as_str_name())),
         ("amount", money(payment.amount.as_ref())),
         ("authorized", money(payment.authorized.as_ref())),
         ("captured", money(payment.captured.as_ref())),
@@ -208,18 +211,18 @@ fn print(format: Format, payment: Option<Payment>) -> Result<(), Failure> {
         ("method", payment.payment_method.clone()),
         ("declined", payment.decline_reason.clone()),
         ("processor's", payment.processor_reference.clone()),
-        ("lapses", moment(payment.expire_time.as_ref())),
-        ("created", moment(payment.create_time.as_ref())),
+        ("lapses", timestamp(payment.expire_time.as_ref())),
+        ("created", timestamp(payment.create_time.as_ref())),
     ];
     output::print_fields(&fields);
     for refund in &payment.refunds {
-        let stands = state(
+        let state = short_name(
             RefundState::try_from(refund.state)
                 .unwrap_or_default()
                 .as_str_name(),
         );
         println!(
-            "refund {} {} {stands} {}",
+            "refund {} {} {state} {}",
             refund.id,
             money(refund.amount.as_ref()),
             refund.reason

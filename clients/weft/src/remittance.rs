@@ -1,5 +1,5 @@
-//! `weft remittance import FILE`: hands a Remittance.Advice file to the claims service; and what became of lines that
-//! were not booked.
+//! `weft remittance …`: sends a Remittance.Advice file to the claims service, and resolves lines that were not
+//! booked.
 
 mod parked;
 
@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
-    cli::{Format, Globals},
     clients::Clients,
     duration,
     failure::{During as _, Failure},
-    import::{self, Caller, NoAnswer, request_id, was_given_before},
+    globals::{Format, Globals},
+    import::{self, CallError, RetryingClient, is_replayed, request_id},
     output::{self, Table, money},
 };
 
@@ -75,23 +75,23 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         }
         Format::Table => print!("{}", show(&report)),
     }
-    // A line that waits for its claim is in order; what is refused, held or cut is for somebody to look at.
+    // Lines that wait for their claim are no failure; refused, held and cut lines need attention.
     if report.violations.is_empty() {
         Ok(())
     } else {
-        Err(Failure::Told)
+        Err(Failure::AlreadyReported)
     }
 }
 
-/// Streams the file, and again while the claims service cannot be reached: its request id follows from its content, so
-/// that a repetition is recognised and goes on where the import was.
+/// Streams the file, and retries for `retry_for` while the claims service cannot be reached. The request id is
+/// derived from the content, so that the service recognises a repetition and continues the import.
 pub(crate) async fn import(
     clients: &Clients,
     path: &Path,
     retry_for: Duration,
 ) -> Result<RemittanceReport, Failure> {
-    clients.fits::<ImportRemittanceRequest>()?;
-    import::beginning(path)?;
+    clients.check_timeout::<ImportRemittanceRequest>()?;
+    import::read_start(path)?;
     let digest = digest(path)
         .await
         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -102,12 +102,12 @@ pub(crate) async fn import(
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default(),
     };
-    let caller = Caller {
+    let client = RetryingClient {
         clients: clients.clone(),
         retry_for,
         halt: CancellationToken::new(),
     };
-    let answer = caller
+    let answer = client
         .call(header, move |request| async move {
             let (metadata, extensions, header) = request.into_parts();
             let (parts, stream) = mpsc::channel(4);
@@ -121,16 +121,16 @@ pub(crate) async fn import(
         })
         .await;
     let answer = answer
-        .map_err(|(NoAnswer::Refused(status) | NoAnswer::Undecided(status))| status)
+        .map_err(|(CallError::Refused(status) | CallError::Undecided(status))| status)
         .during("claims.v1.ClaimService/ImportRemittance")?;
-    let replayed = was_given_before(&answer);
+    let replayed = is_replayed(&answer);
     let mut report = answer.into_inner().report.unwrap_or_default();
-    // The first answer, given again, says nothing of being one.
+    // A replayed answer is the first one, which does not have the mark.
     report.duplicate |= replayed;
     Ok(report)
 }
 
-/// Sends the header, and the file in pieces.
+/// Sends the header, then the file in chunks.
 async fn read(
     path: &Path,
     header: ImportRemittanceHeader,
@@ -143,7 +143,7 @@ async fn read(
     }
     loop {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        // An answer before the end of the file, a refusal, closes the channel.
+        // The channel closes when the service refuses the file before its end.
         let read = (&mut file)
             .take(CHUNK_BYTES as u64)
             .read_to_end(&mut chunk)

@@ -1,6 +1,6 @@
-//! `weft saga …`
+//! `weft saga …`: lists, shows and retries sagas.
 
-mod help;
+mod intervene;
 
 use clap::Subcommand;
 use proto::ops::v1::{
@@ -10,12 +10,13 @@ use proto::ops::v1::{
 use uuid::Uuid;
 
 use crate::{
-    cli::{self, Format, Globals},
     clients::Clients,
     dlq,
+    enum_value::EnumValue,
     failure::{During as _, Failure},
-    order_name::OrderName,
-    output::{self, Table, moment, state},
+    globals::{self, Format, Globals},
+    order_arg::OrderArg,
+    output::{self, Table, short_name, timestamp},
     paging::{self, Limit},
 };
 
@@ -24,33 +25,33 @@ pub(crate) enum Command {
     /// List sagas, newest first
     List {
         /// Only sagas in this state
-        #[arg(long, value_parser = cli::EnumValue::new(SagaState::as_str_name))]
+        #[arg(long, value_parser = EnumValue::new(SagaState::as_str_name))]
         state: Option<SagaState>,
         /// Only sagas that need a person: the same as `--state STUCK`
         #[arg(long, conflicts_with = "state")]
         stuck: bool,
         /// Only sagas of this order
         #[arg(long)]
-        order: Option<OrderName>,
+        order: Option<OrderArg>,
         #[command(flatten)]
         limit: Limit,
     },
     /// Show a saga with all of its steps
     Show {
         /// The saga's id
-        #[arg(value_parser = cli::uuid)]
+        #[arg(value_parser = globals::parse_uuid)]
         saga: Uuid,
     },
     /// Wake a saga that is stuck or waiting, with its attempts counted from zero
     Retry {
         /// The saga's id
-        #[arg(value_parser = cli::uuid)]
+        #[arg(value_parser = globals::parse_uuid)]
         saga: Uuid,
     },
     /// Leave out the step that a stuck saga is at, and go on with the next one
-    Skip(help::Arguments),
+    Skip(intervene::Arguments),
     /// End a stuck saga: what was left of it was done by hand
-    ForceComplete(help::Arguments),
+    ForceComplete(intervene::Arguments),
 }
 
 pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
@@ -63,15 +64,17 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             limit,
         } => {
             let state = if stuck { Some(SagaState::Stuck) } else { state };
-            let order = OrderName::id_of(order, &clients).await?;
+            let order = OrderArg::resolve_optional(order, &clients).await?;
             list(&clients, globals.output, state, order, limit).await
         }
         Command::Show { saga } => {
-            clients.fits::<GetSagaRequest>()?;
+            clients.check_timeout::<GetSagaRequest>()?;
             print(globals.output, Some(get(&clients, saga).await?))
         }
-        Command::Skip(arguments) => help::skip(&clients, globals.output, arguments).await,
-        Command::ForceComplete(arguments) => help::force_complete(&clients, globals.output, arguments).await,
+        Command::Skip(arguments) => intervene::skip(&clients, globals.output, arguments).await,
+        Command::ForceComplete(arguments) => {
+            intervene::force_complete(&clients, globals.output, arguments).await
+        }
         Command::Retry { saga } => {
             let request = RetrySagaRequest {
                 request_id: clients.request_id(),
@@ -88,20 +91,20 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 
 async fn get(clients: &Clients, saga: Uuid) -> Result<Saga, Failure> {
     let request = GetSagaRequest { id: saga.to_string() };
-    let answer = clients.saga().get_saga(clients.side_request(request)?).await;
+    let answer = clients.saga().get_saga(clients.untracked_request(request)?).await;
     let answer = answer.during("ops.v1.SagaService/GetSaga")?.into_inner();
     Ok(answer.saga.unwrap_or_default())
 }
 
-/// How many sagas are stuck, for those who look at dead letters; more than a page counts as a page.
-pub(crate) async fn stuck(clients: &Clients) -> Option<usize> {
+/// Counts the stuck sagas, at most one page of them; `None` if they cannot be listed. `weft dlq list` prints it.
+pub(crate) async fn count_stuck(clients: &Clients) -> Option<usize> {
     let request = ListSagasRequest {
         state: SagaState::Stuck.into(),
         ..ListSagasRequest::default()
     };
     let answer = clients
         .saga()
-        .list_sagas(clients.side_request(request).ok()?)
+        .list_sagas(clients.untracked_request(request).ok()?)
         .await;
     answer.ok().map(|answer| answer.into_inner().sagas.len())
 }
@@ -144,28 +147,28 @@ async fn list(
     ];
     let mut table = Table::new(
         heading,
-        output::none_of("sagas", order.is_some() || wanted.is_some()),
+        output::no_rows("sagas", order.is_some() || wanted.is_some()),
     );
     for saga in &listed.rows {
         table.row([
             saga.id.clone(),
             saga.kind.clone(),
-            state(saga.state().as_str_name()),
+            short_name(saga.state().as_str_name()),
             saga.current_step.clone(),
             saga.attempts.to_string(),
             saga.order_id.clone(),
-            moment(saga.create_time.as_ref()),
+            timestamp(saga.create_time.as_ref()),
             saga.reason.clone(),
         ]);
     }
     print!("{table}");
-    listed.mention_rest();
+    listed.mention_more();
     if wanted == Some(SagaState::Stuck) {
         if let Some(first) = listed.rows.first() {
             eprintln!("next: weft saga show {}", first.id);
         }
-        // A saga may wait for an event that lies among the dead letters.
-        if let Some(open @ 1..) = dlq::open(clients).await {
+        // A stuck saga may wait for an event that is a dead letter.
+        if let Some(open @ 1..) = dlq::count_open(clients).await {
             eprintln!("beside them: {open} open dead letters, weft dlq list");
         }
     }
@@ -185,17 +188,20 @@ fn print(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
         ("saga", saga.id.clone()),
         ("kind", saga.kind.clone()),
         ("order", saga.order_id.clone()),
-        ("state", state(saga.state().as_str_name())),
+        ("state", short_name(saga.state().as_str_name())),
         ("at", saga.current_step.clone()),
         ("attempts", saga.attempts.to_string()),
         ("reason", saga.reason.clone()),
-        ("tried next", moment(saga.wake_time.as_ref().filter(|_| goes_on))),
+        (
+            "tried next",
+            timestamp(saga.wake_time.as_ref().filter(|_| goes_on)),
+        ),
         (
             "stuck after",
-            moment(saga.deadline_time.as_ref().filter(|_| goes_on)),
+            timestamp(saga.deadline_time.as_ref().filter(|_| goes_on)),
         ),
-        ("began", moment(saga.create_time.as_ref())),
-        ("changed", moment(saga.update_time.as_ref())),
+        ("began", timestamp(saga.create_time.as_ref())),
+        ("changed", timestamp(saga.update_time.as_ref())),
     ]);
     let mut steps = Table::new(
         ["STEP", "", "STATE", ">ATTEMPTS", "BEGUN", "RESULT"],
@@ -210,13 +216,13 @@ fn print(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
         steps.row([
             step.name.clone(),
             mark.to_owned(),
-            state(
+            short_name(
                 SagaStepState::try_from(step.state)
                     .unwrap_or_default()
                     .as_str_name(),
             ),
             step.attempts.to_string(),
-            moment(step.create_time.as_ref()),
+            timestamp(step.create_time.as_ref()),
             step.result.clone(),
         ]);
     }
@@ -224,9 +230,9 @@ fn print(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
     for action in &saga.actions {
         println!(
             "{} {} {} at {}{}",
-            moment(action.create_time.as_ref()),
+            timestamp(action.create_time.as_ref()),
             action.actor,
-            state(action.kind().as_str_name())
+            short_name(action.kind().as_str_name())
                 .to_lowercase()
                 .replace('_', "-"),
             action.step,

@@ -13,14 +13,14 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
 use crate::{
-    cli::{Format, Globals},
     duration,
     failure::Failure,
-    home::Home,
+    globals::{Format, Globals},
     keys::Key,
+    workspace::Workspace,
 };
 
-/// Who issues local tokens, and whom they are for: `weft up` configures the services to match.
+/// Issuer and audience of local tokens; `weft up` configures the services with the same.
 pub(crate) const ISSUER: &str = "weft-local";
 pub(crate) const AUDIENCE: &str = "weft";
 
@@ -30,10 +30,10 @@ pub(crate) struct Arguments {
     #[arg(long = "role", value_enum, default_values_t = [Role::Admin])]
     roles: Vec<Role>,
     /// Who the bearer is
-    #[arg(long, default_value = "weft", value_parser = person)]
+    #[arg(long, default_value = "weft", value_parser = parse_subject)]
     subject: String,
     /// How long the token is good for, such as 15m or 8h
-    #[arg(long, default_value = "1h", value_parser = whole_seconds)]
+    #[arg(long, default_value = "1h", value_parser = parse_ttl)]
     ttl: Duration,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum Role {
     Admin,
 }
 
-/// What a token says.
+/// The claims of a token (RFC 7519).
 #[derive(Debug, Serialize)]
 struct Claims<'a> {
     iss: &'a str,
@@ -68,19 +68,20 @@ struct Claims<'a> {
     exp: u64,
 }
 
-/// Reads a subject, by the rule of the services for those who are no service.
-fn person(text: &str) -> Result<String, String> {
+/// Parses a subject, by the services' rule for people.
+fn parse_subject(text: &str) -> Result<String, String> {
     if text.starts_with("service:") {
         return Err("the subjects of services are theirs alone".to_owned());
     }
-    match text.chars().count() <= 256 && !text.chars().any(char::is_control) {
-        true => Ok(text.to_owned()),
-        false => Err("must be one line of 1 to 256 characters".to_owned()),
+    if text.chars().count() <= 256 && !text.chars().any(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be one line of 1 to 256 characters".to_owned())
     }
 }
 
-/// A token's times are whole seconds.
-fn whole_seconds(text: &str) -> Result<Duration, String> {
+/// Parses a lifetime, which must be in whole seconds, as a token's times are.
+fn parse_ttl(text: &str) -> Result<Duration, String> {
     let duration = duration::parse(text)?;
     match duration.subsec_nanos() {
         0 => Ok(duration),
@@ -88,7 +89,8 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The token that calls carry: the one that was given, or one minted from the local key and renewed in time.
+/// The source of the token that calls carry: a given token, or tokens minted from the local key and renewed in
+/// time.
 pub(crate) enum Bearer {
     Given(Arc<str>),
     Minted(Minter),
@@ -101,10 +103,10 @@ pub(crate) struct Minter {
     current: Mutex<Option<(Arc<str>, Instant)>>,
 }
 
-/// How long the tokens of the command line's own calls are good for.
-const OWN_TTL: Duration = Duration::from_secs(3600);
+/// The lifetime of tokens that are minted for the command line's own calls.
+const CALL_TOKEN_TTL: Duration = Duration::from_secs(3600);
 
-/// Prints a token; alone on its line, so that `$(weft token)` works.
+/// Prints a token alone on its line, so that `$(weft token)` works.
 pub(crate) fn run(globals: &Globals, arguments: &Arguments) -> Result<(), Failure> {
     let key = Key::open(&local_key(globals)?)?;
     let token = mint(&key, &globals.facility, arguments)?;
@@ -116,8 +118,8 @@ pub(crate) fn run(globals: &Globals, arguments: &Arguments) -> Result<(), Failur
 }
 
 impl Bearer {
-    /// The token of `--token`, or one from the local key.
-    pub(crate) fn of(globals: &Globals) -> Result<Bearer, Failure> {
+    /// Uses the token of `--token`, or mints tokens with the local key.
+    pub(crate) fn from_globals(globals: &Globals) -> Result<Bearer, Failure> {
         if let Some(token) = &globals.token {
             return Ok(Bearer::Given(Arc::from(token.trim())));
         }
@@ -151,14 +153,14 @@ impl Minter {
     fn token(&self) -> Result<Arc<str>, Failure> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((token, minted)) = &*current
-            && minted.elapsed() < OWN_TTL / 2
+            && minted.elapsed() < CALL_TOKEN_TTL / 2
         {
             return Ok(token.clone());
         }
         let arguments = Arguments {
             roles: vec![Role::Admin],
             subject: user(),
-            ttl: OWN_TTL,
+            ttl: CALL_TOKEN_TTL,
         };
         let token: Arc<str> = mint(&self.key, &self.facility, &arguments)?.into();
         *current = Some((token.clone(), Instant::now()));
@@ -178,7 +180,7 @@ fn mint(key: &Key, facility: &str, arguments: &Arguments) -> Result<String, Fail
         facility,
         roles: &arguments.roles,
         iat: now,
-        // Clocks of two machines are never quite the same.
+        // Tolerates clock skew between machines.
         nbf: now.saturating_sub(5),
         exp: now.saturating_add(arguments.ttl.as_secs()),
     };
@@ -189,9 +191,9 @@ fn mint(key: &Key, facility: &str, arguments: &Arguments) -> Result<String, Fail
 }
 
 fn local_key(globals: &Globals) -> Result<PathBuf, Failure> {
-    let home = Home::find(globals);
-    let path = home.signing_key();
-    // One that cannot be read is told of by whoever reads it.
+    let workspace = Workspace::find(globals);
+    let path = workspace.signing_key();
+    // An unreadable key is reported when it is read.
     if path.try_exists().unwrap_or(true) {
         return Ok(path);
     }
@@ -201,7 +203,7 @@ fn local_key(globals: &Globals) -> Result<PathBuf, Failure> {
     )))
 }
 
-/// The person at the keyboard, for audit trails.
+/// The name of the operating system's user, for audit trails.
 fn user() -> String {
     std::env::var("USER")
         .ok()
@@ -217,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_minted_token_verifies_against_the_published_key_and_says_what_was_asked() {
+    fn a_minted_token_verifies_against_the_published_key_and_has_the_requested_claims() {
         let folder = std::env::temp_dir().join(format!("weft-token-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&folder).unwrap();
         let key = Key::open_or_create(&folder.join("user.pem")).unwrap();

@@ -1,7 +1,7 @@
 //! `weft up`: PostgreSQL, NATS and the services as child processes on this machine.
 //!
-//! The modules are in reading order: where programs are, which ports they get and who they are, how one child process is run
-//! and watched, then the servers, the services, and all of it together.
+//! The modules are in reading order: the location of programs, ports and certificates; one child process and its
+//! supervision; the servers and the services; the lock, the control commands and the whole system.
 
 mod certificates;
 mod ports;
@@ -15,8 +15,8 @@ mod postgres;
 mod readiness;
 mod service;
 
+mod control;
 mod lock;
-mod remote;
 mod system;
 
 use std::time::Duration;
@@ -25,13 +25,13 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    cli::{Format, Globals},
     duration,
     failure::Failure,
-    home::Home,
+    globals::{Format, Globals},
+    workspace::Workspace,
 };
+pub(crate) use control::{down, status};
 pub(crate) use lock::{Lock, clear};
-pub(crate) use remote::{down, status};
 pub(crate) use system::{Options, System};
 
 #[derive(Debug, Args)]
@@ -51,13 +51,13 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// `None` when calls are plaintext.
+    /// The certificates' lifetime; `None` without mutual TLS.
     fn certificate_ttl(&self) -> Option<Duration> {
         self.tls.then(|| self.certificate_ttl.unwrap_or(CERTIFICATE_TTL))
     }
 }
 
-/// How long a certificate is good for when nothing else is said.
+/// The default lifetime of a certificate.
 pub(crate) const CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
 
 fn certificate_ttl(text: &str) -> Result<Duration, String> {
@@ -72,14 +72,14 @@ fn certificate_ttl(text: &str) -> Result<Duration, String> {
 
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), Failure> {
-    let home = Home::find(globals);
+    let workspace = Workspace::find(globals);
     if arguments.detach {
-        return remote::detach(globals, &home, &arguments).await;
+        return control::detach(globals, &workspace, &arguments).await;
     }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let options = Options {
-        home,
+        workspace,
         free_ports: arguments.free_ports,
         certificate_ttl: arguments.certificate_ttl(),
         quiet: globals.output == Format::Json,
@@ -89,7 +89,7 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
         _ = interrupt.recv() => return Err(Failure::Other(anyhow::anyhow!("interrupted; what had started is being stopped"))),
         _ = terminate.recv() => return Err(Failure::Other(anyhow::anyhow!("terminated; what had started is being stopped"))),
     };
-    started.announce(globals)?;
+    started.print_summary(globals)?;
     tokio::select! {
         _ = interrupt.recv() => eprintln!("\nstopping"),
         _ = terminate.recv() => eprintln!("stopping"),
@@ -97,7 +97,7 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
     let stopped = started.stop();
     tokio::select! {
         () = stopped => Ok(()),
-        // The watchdogs end what is left as soon as this process has gone.
+        // The watchdogs stop the remaining children once this process has ended.
         _ = interrupt.recv() => Err(Failure::Other(anyhow::anyhow!("stopped without waiting"))),
         () = tokio::time::sleep(Duration::from_secs(60)) => Err(Failure::Other(anyhow::anyhow!("not all stopped within a minute"))),
     }

@@ -1,13 +1,13 @@
-//! Claims in words.
+//! Formats claims.
 
 use proto::{
     claims::v1::{Claim, FinancialStatus, ResubmissionType},
     google::r#type::Money,
 };
 
-use crate::output::{self, Table, dubai_moment, money, state};
+use crate::output::{self, Table, dubai_timestamp, money, short_name};
 
-/// One claim, its activities and its remittance lines.
+/// Prints a claim, its activities, its remittance lines and its resubmissions.
 pub(crate) fn claim(claim: &Claim) {
     let details = claim.details.clone().unwrap_or_default();
     output::print_fields(&[
@@ -16,10 +16,10 @@ pub(crate) fn claim(claim: &Claim) {
         ("order", claim.order_id.clone()),
         ("payer", details.payer_id.clone()),
         ("payer's number", claim.id_payer.clone()),
-        ("state", state(claim.state().as_str_name())),
+        ("state", short_name(claim.state().as_str_name())),
         ("cycle", claim.cycle.to_string()),
         ("rejected", claim.rejection.clone()),
-        ("payer has", state(claim.financial_status().as_str_name())),
+        ("payer has", short_name(claim.financial_status().as_str_name())),
         ("gross", money(details.gross.as_ref())),
         ("patient share", money(details.patient_share.as_ref())),
         ("net", money(details.net.as_ref())),
@@ -41,7 +41,7 @@ pub(crate) fn claim(claim: &Claim) {
         let status = FinancialStatus::try_from(activity.financial_status).unwrap_or_default();
         activities.row([
             activity.activity_id.clone(),
-            state(status.as_str_name()),
+            short_name(status.as_str_name()),
             money(activity.net.as_ref()),
             money(activity.paid.as_ref()),
             money(activity.taken_back.as_ref()),
@@ -59,22 +59,22 @@ pub(crate) fn claim(claim: &Claim) {
             money(line.payment.as_ref()),
             line.denial_code.clone(),
             line.payment_reference.clone(),
-            dubai_moment(line.settlement_time.as_ref()),
+            dubai_timestamp(line.settlement_time.as_ref()),
             line.file_name.clone(),
         ]);
     }
     print!("\n{lines}");
-    for again in &claim.resubmissions {
-        let kind = state(
-            ResubmissionType::try_from(again.r#type)
+    for resubmission in &claim.resubmissions {
+        let kind = short_name(
+            ResubmissionType::try_from(resubmission.r#type)
                 .unwrap_or_default()
                 .as_str_name(),
         );
-        println!("filed again as {kind}: {}", again.comment);
+        println!("filed again as {kind}: {}", resubmission.comment);
     }
 }
 
-/// What is worth a row only when there is some of it.
+/// An amount that is shown only if it is not zero.
 fn unless_zero(amount: Option<&Money>) -> String {
     money(amount.filter(|amount| (amount.units, amount.nanos) != (0, 0)))
 }
@@ -86,16 +86,16 @@ pub(crate) fn row(claim: &Claim) -> [String; 9] {
         claim.id.clone(),
         number(claim),
         details.payer_id,
-        state(claim.state().as_str_name()),
+        short_name(claim.state().as_str_name()),
         claim.cycle.to_string(),
-        state(claim.financial_status().as_str_name()),
+        short_name(claim.financial_status().as_str_name()),
         money(details.net.as_ref()),
         money(claim.net_paid.as_ref()),
         money(claim.outstanding.as_ref()),
     ]
 }
 
-/// The facility's number, as `weft claim get` takes it.
+/// The facility's number of the claim as PROVIDER/CLAIM, which `weft claim get` accepts.
 fn number(claim: &Claim) -> String {
     let details = claim.details.as_ref();
     details

@@ -1,4 +1,4 @@
-//! The five files of the story, carried along: the demonstration works wherever the programs are.
+//! The five files of the demonstration, embedded in the program so that it works in any folder.
 
 use std::{fs, io, path::Path};
 
@@ -19,7 +19,7 @@ const FILES: [(&str, &str); 5] = [
     example!("05_remittance_takeback.xml"),
 ];
 
-/// Writes them into a folder, which is made.
+/// Creates the folder and writes the files into it.
 pub(super) fn unpack(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     FILES

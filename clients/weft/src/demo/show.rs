@@ -1,25 +1,25 @@
-//! What the services say, in a few lines.
+//! Formats a snapshot of the services.
 
 use std::fmt::Write as _;
 
 use proto::payment::v1::LedgerAccount;
 
-use super::step::{Picture, amount, balance};
-use crate::output::state;
+use super::step::{Snapshot, amount, balance};
+use crate::output::short_name;
 
-/// Order, payment, claim and ledger, a line each.
-pub(super) fn picture(picture: &Picture) -> String {
-    let Picture {
+/// One line each for order, payment, claim and ledger.
+pub(super) fn snapshot(snapshot: &Snapshot) -> String {
+    let Snapshot {
         order,
         payment,
         claim,
         ledger,
-    } = picture;
+    } = snapshot;
     let mut text = String::new();
-    let mut line = |name: &str, stands: String, rest: String| {
-        let _ = writeln!(text, "  {name:<8} {stands:<34} {rest}");
+    let mut line = |name: &str, summary: String, rest: String| {
+        let _ = writeln!(text, "  {name:<8} {summary:<34} {rest}");
     };
-    let hold = state(order.settlement_hold().as_str_name());
+    let hold = short_name(order.settlement_hold().as_str_name());
     let waiting = if hold.is_empty() {
         String::new()
     } else {
@@ -27,7 +27,7 @@ pub(super) fn picture(picture: &Picture) -> String {
     };
     line(
         "order",
-        format!("{}{waiting}", state(order.state().as_str_name())),
+        format!("{}{waiting}", short_name(order.state().as_str_name())),
         format!(
             "gross {} = share {} + payer {}; paid by payer {}, written off {}",
             amount(order.gross.as_ref()),
@@ -39,7 +39,7 @@ pub(super) fn picture(picture: &Picture) -> String {
     );
     line(
         "payment",
-        state(payment.state().as_str_name()),
+        short_name(payment.state().as_str_name()),
         format!(
             "captured {}, refunded {}",
             amount(payment.captured.as_ref()),
@@ -50,8 +50,8 @@ pub(super) fn picture(picture: &Picture) -> String {
         "claim",
         format!(
             "{}, {}",
-            state(claim.state().as_str_name()),
-            state(claim.financial_status().as_str_name())
+            short_name(claim.state().as_str_name()),
+            short_name(claim.financial_status().as_str_name())
         ),
         format!(
             "cycle {}; paid {} - taken back {} = {}",
@@ -61,7 +61,7 @@ pub(super) fn picture(picture: &Picture) -> String {
             amount(claim.net_paid.as_ref()),
         ),
     );
-    let of = |account| balance(ledger, account);
+    let balance_of = |account| balance(ledger, account);
     line(
         "ledger",
         if ledger.balanced {
@@ -71,12 +71,12 @@ pub(super) fn picture(picture: &Picture) -> String {
         },
         format!(
             "cash {}, payer cash {}, payer owes {}, patient owes {}, bad debt {}, revenue {}",
-            of(LedgerAccount::Cash),
-            of(LedgerAccount::PayerCash),
-            of(LedgerAccount::PayerReceivable),
-            of(LedgerAccount::PatientReceivable),
-            of(LedgerAccount::BadDebt),
-            of(LedgerAccount::Revenue),
+            balance_of(LedgerAccount::Cash),
+            balance_of(LedgerAccount::PayerCash),
+            balance_of(LedgerAccount::PayerReceivable),
+            balance_of(LedgerAccount::PatientReceivable),
+            balance_of(LedgerAccount::BadDebt),
+            balance_of(LedgerAccount::Revenue),
         ),
     );
     text

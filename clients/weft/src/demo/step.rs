@@ -1,4 +1,5 @@
-//! One file of the story: what it does, what is then expected, and waiting until all services agree on it.
+//! One step of the demonstration: a file, the state expected after it, and waiting until all services have reached
+//! it.
 
 use std::{
     path::Path,
@@ -23,13 +24,13 @@ use crate::{
     import, ledger, remittance,
 };
 
-/// A step of the story, with what must be true after it. Amounts are in fils.
+/// A file to import, and the expected state after it. Amounts are in fils.
 pub(super) struct Step {
     file: &'static str,
     kind: Kind,
-    /// What the file says, for people.
-    tale: &'static str,
-    /// What the payer has paid in all, takebacks deducted.
+    /// What the file does, for people.
+    text: &'static str,
+    /// The payer's total payment, less takebacks.
     pub(super) paid: i64,
     order: OrderState,
     hold: SettlementHold,
@@ -41,11 +42,11 @@ enum Kind {
     Remittance,
 }
 
-pub(super) const STORY: [Step; 5] = [
+pub(super) const STEPS: [Step; 5] = [
     Step {
         file: "01_submission.xml",
         kind: Kind::Submission,
-        tale: "A patient is treated for 500.00: the card pays the share of 100.00, the claim asks the payer for 400.00.",
+        text: "A patient is treated for 500.00: the card pays the share of 100.00, the claim asks the payer for 400.00.",
         paid: 0,
         order: OrderState::Fulfilled,
         hold: SettlementHold::Unspecified,
@@ -54,7 +55,7 @@ pub(super) const STORY: [Step; 5] = [
     Step {
         file: "02_remittance_partial.xml",
         kind: Kind::Remittance,
-        tale: "The payer pays 240.00; A2 lacks an approval (AUTH-001), A3 is cut (PRCE-001). The order waits for a resubmission.",
+        text: "The payer pays 240.00; A2 lacks an approval (AUTH-001), A3 is cut (PRCE-001). The order waits for a resubmission.",
         paid: 24_000,
         order: OrderState::Fulfilled,
         hold: SettlementHold::Resubmission,
@@ -63,7 +64,7 @@ pub(super) const STORY: [Step; 5] = [
     Step {
         file: "03_resubmission.xml",
         kind: Kind::Submission,
-        tale: "The claim is filed again with the approval attached: its second cycle.",
+        text: "The claim is filed again with the approval attached: its second cycle.",
         paid: 24_000,
         order: OrderState::Fulfilled,
         hold: SettlementHold::Unspecified,
@@ -72,7 +73,7 @@ pub(super) const STORY: [Step; 5] = [
     Step {
         file: "04_remittance_after_resub.xml",
         kind: Kind::Remittance,
-        tale: "The payer pays A2, another 100.00, and stays by its price for A3: those 60.00 are written off, all is settled.",
+        text: "The payer pays A2, another 100.00, and stays by its price for A3: those 60.00 are written off, all is settled.",
         paid: 34_000,
         order: OrderState::Settled,
         hold: SettlementHold::Unspecified,
@@ -81,7 +82,7 @@ pub(super) const STORY: [Step; 5] = [
     Step {
         file: "05_remittance_takeback.xml",
         kind: Kind::Remittance,
-        tale: "The payer takes the 150.00 for A1 back (PRCE-003): they are written off too.",
+        text: "The payer takes the 150.00 for A1 back (PRCE-003): they are written off too.",
         paid: 19_000,
         order: OrderState::Settled,
         hold: SettlementHold::Unspecified,
@@ -89,26 +90,26 @@ pub(super) const STORY: [Step; 5] = [
     },
 ];
 
-/// What the services say at one moment.
-pub(super) struct Picture {
+/// The state of all services.
+pub(super) struct Snapshot {
     pub(super) order: Order,
     pub(super) payment: Payment,
     pub(super) claim: Claim,
     pub(super) ledger: GetTrialBalanceResponse,
 }
 
-/// Events settle in milliseconds; a machine that is busy with something else may take longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the services may take to reach the expected state: usually milliseconds, longer on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const CURRENCY: Currency = Currency::AED;
 
 impl Step {
-    /// Imports the file and waits until order, payment, claim and ledger say what is expected.
+    /// Imports the file and waits until order, payment, claim and ledger are as expected.
     pub(super) async fn run(&self, clients: &Clients, files: &Path) -> Result<(), Failure> {
-        println!("\n{}\n  {}", self.file, self.tale);
+        println!("\n{}\n  {}", self.file, self.text);
         let path = files.join(self.file);
         match self.kind {
             Kind::Submission => {
-                let arguments = import::Arguments::of(path);
+                let arguments = import::Arguments::new(path);
                 let report = import::import(clients, &arguments).await?;
                 if !report.is_clean() || report.new_entries() != 1 {
                     return Err(Failure::Other(anyhow!("the claim was not taken:\n{report}")));
@@ -126,39 +127,39 @@ impl Step {
             }
         }
         let began = Instant::now();
-        let (picture, faults) = loop {
-            let picture = Picture::take(clients).await?;
-            let faults = self.faults(&picture);
-            if faults.is_empty() || began.elapsed() > PATIENCE {
-                break (picture, faults);
+        let (snapshot, mismatches) = loop {
+            let snapshot = Snapshot::fetch(clients).await?;
+            let mismatches = self.mismatches(&snapshot);
+            if mismatches.is_empty() || began.elapsed() > TIMEOUT {
+                break (snapshot, mismatches);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        print!("{}", show::picture(&picture));
-        if faults.is_empty() {
+        print!("{}", show::snapshot(&snapshot));
+        if mismatches.is_empty() {
             return Ok(());
         }
         Err(Failure::Other(anyhow!(
             "after {} it is not as expected:\n  {}",
             self.file,
-            faults.join("\n  ")
+            mismatches.join("\n  ")
         )))
     }
 
-    /// What is not as expected, or not yet.
-    fn faults(&self, picture: &Picture) -> Vec<String> {
-        let mut faults = Vec::new();
+    /// The differences from the expected state.
+    fn mismatches(&self, snapshot: &Snapshot) -> Vec<String> {
+        let mut mismatches = Vec::new();
         let mut expect = |what: &str, is: String, expected: String| {
             if is != expected {
-                faults.push(format!("{what} is {is}, expected {expected}"));
+                mismatches.push(format!("{what} is {is}, expected {expected}"));
             }
         };
-        let Picture {
+        let Snapshot {
             order,
             payment,
             claim,
             ledger,
-        } = picture;
+        } = snapshot;
         let paid = fils(self.paid);
         expect(
             "the claim's net paid",
@@ -221,12 +222,12 @@ impl Step {
             self.cycle.to_string(),
         );
         expect("balanced", ledger.balanced.to_string(), true.to_string());
-        faults
+        mismatches
     }
 }
 
-impl Picture {
-    async fn take(clients: &Clients) -> Result<Picture, Failure> {
+impl Snapshot {
+    async fn fetch(clients: &Clients) -> Result<Snapshot, Failure> {
         let request = GetClaimRequest {
             id: String::new(),
             provider_id: "TEST-FAC-1".to_owned(),
@@ -264,7 +265,7 @@ impl Picture {
             currency_code: String::new(),
         };
         let ledger = ledger::trial_balance(clients, request).await?;
-        Ok(Picture {
+        Ok(Snapshot {
             order,
             payment,
             claim,
@@ -273,7 +274,7 @@ impl Picture {
     }
 }
 
-/// What the payer still owes by the order's own account: net less paid, transferred and written off.
+/// What the payer still owes according to the order: net less paid, transferred and written off.
 fn owed(order: &Order) -> i64 {
     minor(order.payer_net.as_ref())
         - minor(order.payer_paid.as_ref())

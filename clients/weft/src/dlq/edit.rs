@@ -1,4 +1,4 @@
-//! Other bodies for dead letters.
+//! `weft dlq edit|approve`: replaces the body of a dead letter and replays it.
 
 use std::{io::Read as _, path::PathBuf, time::Duration};
 
@@ -11,19 +11,19 @@ use uuid::Uuid;
 
 use super::{find, replay, show};
 use crate::{
-    cli::{self, Format},
     clients::{Clients, Service},
     confirm::Confirmation,
     failure::{During as _, Failure},
+    globals::{self, Format},
 };
 
-/// How long a replay that follows is waited for.
-const WAIT: Duration = Duration::from_secs(10);
+/// How long to wait for the outcome of the replay.
+const REPLAY_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The dead letter's id
-    #[arg(value_parser = cli::uuid)]
+    #[arg(value_parser = globals::parse_uuid)]
     dead_letter: Uuid,
     /// The new body in Protobuf's JSON, as `weft dlq show` prints it; `-` reads standard input
     #[arg(long, value_name = "FILE")]
@@ -42,9 +42,9 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
     let id = arguments.dead_letter;
     let body_json = read(&arguments.body)?;
     if arguments.dry_run {
-        return replay::rehearse(clients, format, id, body_json).await;
+        return replay::dry_run(clients, format, id, body_json).await;
     }
-    clients.fits::<EditDeadLetterRequest>()?;
+    clients.check_timeout::<EditDeadLetterRequest>()?;
     let (service, _) = find(clients, id).await?;
     arguments
         .confirmation
@@ -64,24 +64,24 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
         .into_inner();
     let edit = answer.edit.unwrap_or_default();
     if edit.state() == DeadLetterEditState::Proposed {
-        let (service, whole): (Service, GetDeadLetterResponse) = find(clients, id).await?;
-        show::whole(format, service, &whole)?;
+        let (service, found): (Service, GetDeadLetterResponse) = find(clients, id).await?;
+        show::print(format, service, &found)?;
         eprintln!("it waits for a second person; next, by somebody else: weft dlq approve {id}");
         return Ok(());
     }
-    replay::outcome(clients, format, service, id, WAIT).await
+    replay::wait_for_outcome(clients, format, service, id, REPLAY_WAIT).await
 }
 
-/// Approves the edit that waits at a dead letter.
+/// Approves the proposed edit of a dead letter, and waits for the replay.
 pub(crate) async fn approve(
     clients: &Clients,
     format: Format,
     id: Uuid,
     confirmation: Confirmation,
 ) -> Result<(), Failure> {
-    clients.fits::<ApproveDeadLetterEditRequest>()?;
-    let (service, whole) = find(clients, id).await?;
-    let edit = whole
+    clients.check_timeout::<ApproveDeadLetterEditRequest>()?;
+    let (service, found) = find(clients, id).await?;
+    let edit = found
         .edit
         .filter(|edit| edit.state() == DeadLetterEditState::Proposed)
         .with_context(|| format!("no edit of {id} waits for approval"))?;
@@ -98,7 +98,7 @@ pub(crate) async fn approve(
         .approve_dead_letter_edit(clients.request(request)?)
         .await;
     answer.during("ops.v1.DeadLetterService/ApproveDeadLetterEdit")?;
-    replay::outcome(clients, format, service, id, WAIT).await
+    replay::wait_for_outcome(clients, format, service, id, REPLAY_WAIT).await
 }
 
 fn read(file: &PathBuf) -> Result<String, Failure> {

@@ -1,14 +1,14 @@
-//! Kinds of failures: one row for all dead letters that share a fingerprint.
+//! `weft dlq groups`: one row for all dead letters that share a fingerprint.
 
 use proto::ops::v1::{DeadLetterGroup, ListDeadLetterGroupsRequest};
 use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::{
-    cli::Format,
     clients::{Clients, Service},
     failure::{During as _, Failure},
-    output::{self, Table, moment, state},
+    globals::Format,
+    output::{self, Table, short_name, timestamp},
     paging::{self, Limit},
 };
 
@@ -17,12 +17,12 @@ use crate::{
 pub(crate) struct Groups {
     /// Largest first.
     pub(crate) rows: Vec<DeadLetterGroup>,
-    /// More dead letters are open than are counted.
+    /// Not all open dead letters were counted.
     partial: bool,
 }
 
-/// The groups of one service. None where it has no dead letters to offer.
-pub(crate) async fn of(clients: &Clients, service: Service, limit: Limit) -> Result<Groups, Failure> {
+/// Fetches the groups of one service; empty if it does not implement dead letters.
+pub(crate) async fn fetch(clients: &Clients, service: Service, limit: Limit) -> Result<Groups, Failure> {
     let mut partial = false;
     let listed = paging::collect(limit, async |page_size, page_token| {
         let request = ListDeadLetterGroupsRequest {
@@ -31,7 +31,7 @@ pub(crate) async fn of(clients: &Clients, service: Service, limit: Limit) -> Res
         };
         let answer = clients
             .dead_letters(service)
-            .list_dead_letter_groups(clients.side_request(request)?)
+            .list_dead_letter_groups(clients.untracked_request(request)?)
             .await;
         let page = answer
             .during("ops.v1.DeadLetterService/ListDeadLetterGroups")?
@@ -50,15 +50,15 @@ pub(crate) async fn of(clients: &Clients, service: Service, limit: Limit) -> Res
 }
 
 pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Result<(), Failure> {
-    clients.fits::<ListDeadLetterGroupsRequest>()?;
+    clients.check_timeout::<ListDeadLetterGroupsRequest>()?;
     let (mut found, mut partial) = (Vec::new(), Vec::new());
     for service in Service::ALL {
-        let groups = of(clients, service, limit).await?;
+        let groups = fetch(clients, service, limit).await?;
         partial.extend(groups.partial.then_some(service.name()));
         found.extend(groups.rows.into_iter().map(|group| (service, group)));
     }
     found.sort_by_key(|(_, group)| std::cmp::Reverse(group.count));
-    limit.cut(&mut found, false);
+    limit.truncate(&mut found, false);
     if format == Format::Json {
         let rows: Result<Vec<Value>, Failure> = found
             .iter()
@@ -87,12 +87,12 @@ pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Res
             group.event_type.clone(),
             format!(
                 "{} {}",
-                state(group.error_class().as_str_name()),
+                short_name(group.error_class().as_str_name()),
                 group.error_code
             ),
             group.count.to_string(),
             group.parked_count.to_string(),
-            moment(group.oldest_time.as_ref()),
+            timestamp(group.oldest_time.as_ref()),
             regression(&group.resolved_before_version, &group.handler_version),
             group.sample_message.clone(),
         ]);
@@ -111,7 +111,7 @@ pub(crate) async fn list(clients: &Clients, format: Format, limit: Limit) -> Res
     Ok(())
 }
 
-/// `0.2.0 (resolved in 0.1.0)`; empty for a kind that was never resolved.
+/// `0.2.0 (resolved in 0.1.0)`; empty if the group was never resolved.
 pub(crate) fn regression(resolved_in: &str, back_in: &str) -> String {
     if resolved_in.is_empty() {
         String::new()

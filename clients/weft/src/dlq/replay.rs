@@ -1,4 +1,4 @@
-//! Second chances: one dead letter, a whole group, all of them, or only a rehearsal.
+//! `weft dlq replay`: replays one dead letter, a group or all, or shows what a replay would change.
 
 use std::time::{Duration, Instant};
 
@@ -12,20 +12,20 @@ use serde_json::{Value, json};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::{GET, find, groups, show};
+use super::{GET_METHOD, find, groups, show};
 use crate::{
-    cli::{self, Format},
     clients::{Clients, Service},
     duration,
     failure::{During as _, Failure},
-    output::{self, Table, state},
+    globals::{self, Format},
+    output::{self, Table, short_name},
     paging::Limit,
 };
 
-/// How often a replay's outcome is asked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a replay's outcome is queried.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// clap would name the options that exclude each other beside one another.
+/// Written by hand, because clap's own usage shows options side by side that exclude each other.
 const USAGE: &str = "\
 weft dlq replay [OPTIONS] <DEAD_LETTER> [--dry-run | --wait <WAIT>]
        weft dlq replay [OPTIONS] <--group <FINGERPRINT>|--all> [--canary] [--rate <RATE>] [--wait <WAIT>]";
@@ -39,7 +39,7 @@ again, or one dead letter's outcome is not known in time; 2 wrong usage. With --
     .args(["dead_letter", "group", "all"]).required(true))]
 pub(crate) struct Arguments {
     /// The dead letter's id
-    #[arg(value_parser = cli::uuid)]
+    #[arg(value_parser = globals::parse_uuid)]
     dead_letter: Option<Uuid>,
     /// All open dead letters with this fingerprint, as `weft dlq groups` lists it; the oldest 10,000 at once
     #[arg(long, value_name = "FINGERPRINT", group = "many")]
@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
     match (arguments.dead_letter, &arguments.group) {
-        (Some(id), _) if arguments.dry_run => rehearse(clients, format, id, String::new()).await,
+        (Some(id), _) if arguments.dry_run => dry_run(clients, format, id, String::new()).await,
         (Some(id), _) => {
             let (service, _) = find(clients, id).await?;
             let request = ReplayDeadLetterRequest {
@@ -75,41 +75,44 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
                 .replay_dead_letter(clients.request(request)?)
                 .await;
             answer.during("ops.v1.DeadLetterService/ReplayDeadLetter")?;
-            outcome(clients, format, service, id, arguments.wait).await
+            wait_for_outcome(clients, format, service, id, arguments.wait).await
         }
-        (None, Some(fingerprint)) => group(clients, format, fingerprint, &arguments).await,
-        (None, None) => all(clients, format, &arguments).await,
+        (None, Some(fingerprint)) => replay_group(clients, format, fingerprint, &arguments).await,
+        (None, None) => replay_all(clients, format, &arguments).await,
     }
 }
 
-/// Waits for what becomes of a replay that is on its way.
-pub(crate) async fn outcome(
+/// Waits for the outcome of a replay, at most `wait`, and prints the dead letter.
+///
+/// # Errors
+/// When it failed again, or the outcome is not known in time.
+pub(crate) async fn wait_for_outcome(
     clients: &Clients,
     format: Format,
     service: Service,
     id: Uuid,
     wait: Duration,
 ) -> Result<(), Failure> {
-    let asked = Instant::now();
+    let started_at = Instant::now();
     loop {
         let request = GetDeadLetterRequest {
             dead_letter_id: id.to_string(),
         };
         let answer = clients
             .dead_letters(service)
-            .get_dead_letter(clients.side_request(request)?)
+            .get_dead_letter(clients.untracked_request(request)?)
             .await;
-        let answer = answer.during(GET)?.into_inner();
+        let answer = answer.during(GET_METHOD)?.into_inner();
         let state = answer
             .dead_letter
             .as_ref()
             .map(DeadLetter::state)
             .unwrap_or_default();
-        if state == DeadLetterState::Replaying && asked.elapsed() < wait {
-            tokio::time::sleep(LOOK_AGAIN).await;
+        if state == DeadLetterState::Replaying && started_at.elapsed() < wait {
+            tokio::time::sleep(POLL_INTERVAL).await;
             continue;
         }
-        show::whole(format, service, &answer)?;
+        show::print(format, service, &answer)?;
         return match state {
             DeadLetterState::Resolved => Ok(()),
             DeadLetterState::Replaying => Err(Failure::Other(anyhow::anyhow!(
@@ -120,8 +123,8 @@ pub(crate) async fn outcome(
     }
 }
 
-/// Tells what a replay would change; a body other than the dead letter's own can be tried.
-pub(crate) async fn rehearse(
+/// Prints what a replay would change. `body_json` replaces the dead letter's own body unless it is empty.
+pub(crate) async fn dry_run(
     clients: &Clients,
     format: Format,
     id: Uuid,
@@ -141,20 +144,20 @@ pub(crate) async fn rehearse(
         .into_inner();
     match format {
         Format::Json => output::print_json(&output::json(&answer)?)?,
-        Format::Table => rehearsed(id, &answer),
+        Format::Table => print_dry_run(id, &answer),
     }
     if answer.would_resolve {
         Ok(())
     } else {
-        Err(Failure::Told)
+        Err(Failure::AlreadyReported)
     }
 }
 
-fn rehearsed(id: Uuid, answer: &RehearseReplayResponse) {
+fn print_dry_run(id: Uuid, answer: &RehearseReplayResponse) {
     if !answer.would_resolve {
         println!(
             "it would fail again: {} {}: {}",
-            state(answer.error_class().as_str_name()),
+            short_name(answer.error_class().as_str_name()),
             answer.error_code,
             answer.error_message
         );
@@ -162,19 +165,19 @@ fn rehearsed(id: Uuid, answer: &RehearseReplayResponse) {
         return;
     }
     println!("it would take effect; nothing has been changed\n");
-    let mut tables = Table::new(
+    let mut table = Table::new(
         ["TABLE", ">ADDED", ">CHANGED", ">REMOVED"],
         "no rows would change",
     );
     for change in &answer.tables {
-        tables.row([
+        table.row([
             change.table.clone(),
             change.inserted_count.to_string(),
             change.updated_count.to_string(),
             change.deleted_count.to_string(),
         ]);
     }
-    print!("{tables}");
+    print!("{table}");
     for event in &answer.events {
         println!(
             "publishes  {} of {} version {}",
@@ -184,39 +187,39 @@ fn rehearsed(id: Uuid, answer: &RehearseReplayResponse) {
     eprintln!("next: weft dlq replay {id}");
 }
 
-async fn group(
+async fn replay_group(
     clients: &Clients,
     format: Format,
     fingerprint: &str,
     arguments: &Arguments,
 ) -> Result<(), Failure> {
-    let service = service_of(clients, fingerprint).await?;
+    let service = find_service(clients, fingerprint).await?;
     let run = start(clients, service, fingerprint, arguments).await?;
-    let run = follow(clients, service, run, Instant::now() + arguments.wait).await?;
+    let run = wait_for_run(clients, service, run, Instant::now() + arguments.wait).await?;
     match format {
         Format::Json => output::print_json(&output::json(&run)?)?,
         Format::Table => output::print_fields(&[
             ("run", run.id.clone()),
-            ("state", state(run.state().as_str_name())),
+            ("state", short_name(run.state().as_str_name())),
             ("dead letters", run.total_count.to_string()),
             ("sent", run.sent_count.to_string()),
             ("resolved", run.resolved_count.to_string()),
             ("failed again", run.failed_count.to_string()),
         ]),
     }
-    verdict(
+    check_runs(
         &[(service, run)],
         &format!("weft dlq list --fingerprint {fingerprint}"),
     )
 }
 
-/// One run in each service that has something to replay.
-async fn all(clients: &Clients, format: Format, arguments: &Arguments) -> Result<(), Failure> {
+/// Starts one run in each service that has open dead letters, and waits for all.
+async fn replay_all(clients: &Clients, format: Format, arguments: &Arguments) -> Result<(), Failure> {
     let mut started = Vec::new();
     for service in Service::ALL {
         match start(clients, service, "", arguments).await {
             Ok(run) => started.push((service, run)),
-            // None is open there, or it keeps none.
+            // No dead letter is open there, or it does not implement dead letters.
             Err(Failure::Call(call))
                 if matches!(call.status.code(), Code::FailedPrecondition | Code::Unimplemented) => {}
             Err(failure) => return Err(failure),
@@ -225,7 +228,7 @@ async fn all(clients: &Clients, format: Format, arguments: &Arguments) -> Result
     let until = Instant::now() + arguments.wait;
     let mut runs = Vec::new();
     for (service, run) in started {
-        runs.push((service, follow(clients, service, run, until).await?));
+        runs.push((service, wait_for_run(clients, service, run, until).await?));
     }
     match format {
         Format::Json => {
@@ -237,7 +240,7 @@ async fn all(clients: &Clients, format: Format, arguments: &Arguments) -> Result
         }
         Format::Table => print!("{}", table(&runs)),
     }
-    verdict(&runs, "weft dlq groups")
+    check_runs(&runs, "weft dlq groups")
 }
 
 fn table(runs: &[(Service, ReplayRun)]) -> Table {
@@ -255,7 +258,7 @@ fn table(runs: &[(Service, ReplayRun)]) -> Table {
         table.row([
             service.name().to_owned(),
             run.id.clone(),
-            state(run.state().as_str_name()),
+            short_name(run.state().as_str_name()),
             run.total_count.to_string(),
             run.sent_count.to_string(),
             run.resolved_count.to_string(),
@@ -265,7 +268,7 @@ fn table(runs: &[(Service, ReplayRun)]) -> Table {
     table
 }
 
-/// `fingerprint` is empty for all kinds.
+/// Starts a replay run. An empty `fingerprint` means all groups.
 async fn start(
     clients: &Clients,
     service: Service,
@@ -291,21 +294,21 @@ async fn start(
     Ok(answer.into_inner().run.unwrap_or_default())
 }
 
-/// Looks again until the run has ended or the time is up.
-async fn follow(
+/// Polls until the run has ended or the time is up.
+async fn wait_for_run(
     clients: &Clients,
     service: Service,
     mut run: ReplayRun,
     until: Instant,
 ) -> Result<ReplayRun, Failure> {
     while run.state() == ReplayRunState::Running && Instant::now() < until {
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let request = GetReplayRunRequest {
             replay_run_id: run.id.clone(),
         };
         let answer = clients
             .dead_letters(service)
-            .get_replay_run(clients.side_request(request)?)
+            .get_replay_run(clients.untracked_request(request)?)
             .await;
         let answer = answer.during("ops.v1.DeadLetterService/GetReplayRun")?;
         run = answer.into_inner().run.unwrap_or_default();
@@ -313,14 +316,14 @@ async fn follow(
     Ok(run)
 }
 
-/// `next`: how to look at what failed again.
-fn verdict(runs: &[(Service, ReplayRun)], next: &str) -> Result<(), Failure> {
+/// Fails if a run stopped or a dead letter failed again. `next` is the command that shows those.
+fn check_runs(runs: &[(Service, ReplayRun)], next: &str) -> Result<(), Failure> {
     if runs
         .iter()
         .any(|(_, run)| run.state() == ReplayRunState::Stopped || run.failed_count > 0)
     {
         eprintln!("next: {next}");
-        return Err(Failure::Told);
+        return Err(Failure::AlreadyReported);
     }
     if runs.iter().any(|(_, run)| run.state() == ReplayRunState::Running) {
         eprintln!("it goes on in the background; next: weft dlq groups");
@@ -328,9 +331,9 @@ fn verdict(runs: &[(Service, ReplayRun)], next: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn service_of(clients: &Clients, fingerprint: &str) -> Result<Service, Failure> {
+async fn find_service(clients: &Clients, fingerprint: &str) -> Result<Service, Failure> {
     for service in Service::ALL {
-        let groups = groups::of(clients, service, Limit { limit: 1_000 }).await?;
+        let groups = groups::fetch(clients, service, Limit { limit: 1_000 }).await?;
         if groups.rows.iter().any(|group| group.fingerprint == fingerprint) {
             return Ok(service);
         }

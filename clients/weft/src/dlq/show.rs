@@ -1,17 +1,17 @@
-//! Dead letters in words.
+//! Formats dead letters.
 
 use proto::ops::v1::{DeadLetter, DeadLetterState, GetDeadLetterResponse};
 use serde_json::json;
 
 use crate::{
-    cli::Format,
     clients::Service,
     failure::Failure,
-    output::{self, Table, moment, state},
+    globals::Format,
+    output::{self, Table, short_name, timestamp},
 };
 
-/// One row for each; `empty` is said when there is none.
-pub(crate) fn table(letters: &[(Service, DeadLetter)], empty: &'static str) -> Table {
+/// One row for each dead letter; `empty` replaces a table without rows.
+pub(crate) fn table(dead_letters: &[(Service, DeadLetter)], empty: &'static str) -> Table {
     let heading = [
         "ID",
         "SERVICE",
@@ -26,88 +26,91 @@ pub(crate) fn table(letters: &[(Service, DeadLetter)], empty: &'static str) -> T
         "MESSAGE",
     ];
     let mut table = Table::new(heading, empty);
-    for (service, letter) in letters {
+    for (service, dead_letter) in dead_letters {
         table.row([
-            letter.id.clone(),
+            dead_letter.id.clone(),
             service.name().to_owned(),
-            facility(letter),
-            letter.consumer.clone(),
-            letter.event_type.clone(),
-            state(letter.state().as_str_name()),
+            facility(dead_letter),
+            dead_letter.consumer.clone(),
+            dead_letter.event_type.clone(),
+            short_name(dead_letter.state().as_str_name()),
             format!(
                 "{} {}",
-                state(letter.error_class().as_str_name()),
-                letter.error_code
+                short_name(dead_letter.error_class().as_str_name()),
+                dead_letter.error_code
             ),
-            letter.attempts.to_string(),
-            letter.parked_count.to_string(),
-            moment(letter.create_time.as_ref()),
-            letter.error_message.clone(),
+            dead_letter.attempts.to_string(),
+            dead_letter.parked_count.to_string(),
+            timestamp(dead_letter.create_time.as_ref()),
+            dead_letter.error_message.clone(),
         ]);
     }
     table
 }
 
-fn facility(letter: &DeadLetter) -> String {
-    if letter.facility.is_empty() {
+fn facility(dead_letter: &DeadLetter) -> String {
+    if dead_letter.facility.is_empty() {
         "(nobody's)".to_owned()
     } else {
-        letter.facility.clone()
+        dead_letter.facility.clone()
     }
 }
 
-/// One, with its body, causes and history.
-pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResponse) -> Result<(), Failure> {
+/// Prints one dead letter with its body, causes and history.
+pub(crate) fn print(format: Format, service: Service, answer: &GetDeadLetterResponse) -> Result<(), Failure> {
     if format == Format::Json {
         let mut value = output::json(answer)?;
         value["service"] = json!(service.name());
         return output::print_json(&value);
     }
-    let letter = answer.dead_letter.clone().unwrap_or_default();
-    let letter_state = letter.state();
+    let dead_letter = answer.dead_letter.clone().unwrap_or_default();
+    let dead_letter_state = dead_letter.state();
     output::print_fields(&[
-        ("dead letter", letter.id.clone()),
+        ("dead letter", dead_letter.id.clone()),
         ("service", service.name().to_owned()),
-        ("facility", facility(&letter)),
-        ("consumer", letter.consumer.clone()),
-        ("state", state(letter.state().as_str_name())),
-        ("event", format!("{} {}", letter.event_type, letter.event_id)),
+        ("facility", facility(&dead_letter)),
+        ("consumer", dead_letter.consumer.clone()),
+        ("state", short_name(dead_letter.state().as_str_name())),
+        (
+            "event",
+            format!("{} {}", dead_letter.event_type, dead_letter.event_id),
+        ),
         (
             "aggregate",
             format!(
                 "{} {} version {}",
-                letter.aggregate, letter.aggregate_id, letter.aggregate_version
+                dead_letter.aggregate, dead_letter.aggregate_id, dead_letter.aggregate_version
             ),
         ),
         (
             "subject",
             format!(
                 "{} ({} #{})",
-                letter.subject, letter.stream, letter.stream_sequence
+                dead_letter.subject, dead_letter.stream, dead_letter.stream_sequence
             ),
         ),
         (
             "why",
             format!(
                 "{} {}",
-                state(letter.error_class().as_str_name()),
-                letter.error_code
+                short_name(dead_letter.error_class().as_str_name()),
+                dead_letter.error_code
             ),
         ),
-        ("message", letter.error_message.clone()),
-        ("attempts", letter.attempts.to_string()),
-        ("first failed", moment(letter.first_failure_time.as_ref())),
-        ("last failed", moment(letter.last_failure_time.as_ref())),
-        ("replayed", letter.replay_count.to_string()),
-        ("waiting behind", letter.parked_count.to_string()),
-        ("settled", moment(letter.resolve_time.as_ref())),
-        ("discarded", letter.discard_reason.clone()),
+        ("message", dead_letter.error_message.clone()),
+        ("attempts", dead_letter.attempts.to_string()),
+        ("first failed", timestamp(dead_letter.first_failure_time.as_ref())),
+        ("last failed", timestamp(dead_letter.last_failure_time.as_ref())),
+        ("replayed", dead_letter.replay_count.to_string()),
+        ("waiting behind", dead_letter.parked_count.to_string()),
+        ("settled", timestamp(dead_letter.resolve_time.as_ref())),
+        ("discarded", dead_letter.discard_reason.clone()),
         (
             "back since",
-            super::groups::regression(&letter.resolved_before_version, &letter.handler_version),
+            super::groups::regression(&dead_letter.resolved_before_version, &dead_letter.handler_version),
         ),
-        ("saga", letter.saga_id.clone()),
-        ("trace", letter.trace_id.clone()),
+        ("saga", dead_letter.saga_id.clone()),
+        ("trace", dead_letter.trace_id.clone()),
         ("undecodable", answer.decode_error.clone()),
     ]);
     for header in &answer.headers {
@@ -118,7 +121,7 @@ pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResp
             "caused by        {} {} at {}",
             cause.event_type,
             cause.event_id,
-            moment(cause.occur_time.as_ref())
+            timestamp(cause.occur_time.as_ref())
         );
     }
     for parked in &answer.parked {
@@ -128,7 +131,7 @@ pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResp
         );
     }
     for action in &answer.actions {
-        let when = moment(action.action_time.as_ref());
+        let when = timestamp(action.action_time.as_ref());
         println!(
             "operator         {when} {} by {} {}",
             action.action, action.actor, action.detail
@@ -137,7 +140,7 @@ pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResp
     if let Some(edit) = &answer.edit {
         println!(
             "edit             {} by {}: {}",
-            state(edit.state().as_str_name()),
+            short_name(edit.state().as_str_name()),
             edit.proposed_by,
             edit.reason
         );
@@ -147,8 +150,8 @@ pub(crate) fn whole(format: Format, service: Service, answer: &GetDeadLetterResp
     if !body.is_null() {
         println!("\n{}", serde_json::to_string_pretty(&body)?);
     }
-    if letter_state == DeadLetterState::Open {
-        eprintln!("next: weft dlq replay {} --dry-run", letter.id);
+    if dead_letter_state == DeadLetterState::Open {
+        eprintln!("next: weft dlq replay {} --dry-run", dead_letter.id);
     }
     Ok(())
 }

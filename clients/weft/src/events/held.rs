@@ -1,4 +1,4 @@
-//! Messages that the broker refuses: shown, tried again, given up.
+//! `weft events held|retry|discard`: messages that the broker refuses.
 
 use clap::Args;
 use proto::ops::v1::{
@@ -7,18 +7,18 @@ use proto::ops::v1::{
 };
 use serde_json::{Value, json};
 
-use super::Whose;
+use super::ServiceFilter;
 use crate::{
-    cli::Format,
     clients::{Clients, Service},
     confirm::Confirmation,
     failure::{During as _, Failure},
-    output::{self, Table, moment},
+    globals::Format,
+    output::{self, Table, timestamp},
 };
 
 /// Which held message, as `weft events held` lists it.
 #[derive(Debug, Args)]
-pub(crate) struct Which {
+pub(crate) struct MessageArg {
     /// Its position
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     position: i64,
@@ -27,9 +27,9 @@ pub(crate) struct Which {
     service: Service,
 }
 
-pub(super) async fn list(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
+pub(super) async fn list(clients: &Clients, format: Format, filter: ServiceFilter) -> Result<(), Failure> {
     let mut found: Vec<(Service, HeldMessage)> = Vec::new();
-    for service in whose.services() {
+    for service in filter.services() {
         let mut after_position = 0;
         loop {
             let request = clients.request(ListHeldMessagesRequest { after_position })?;
@@ -78,8 +78,8 @@ pub(super) async fn list(clients: &Clients, format: Format, whose: Whose) -> Res
             message.code.clone(),
             message.size_bytes.to_string(),
             message.attempts.to_string(),
-            waiting(message),
-            moment(message.hold_time.as_ref()),
+            waiting_count(message),
+            timestamp(message.hold_time.as_ref()),
             message.reason.clone(),
         ]);
     }
@@ -93,15 +93,15 @@ pub(super) async fn list(clients: &Clients, format: Format, whose: Whose) -> Res
     Ok(())
 }
 
-/// `1000+` when more wait than are counted.
-fn waiting(message: &HeldMessage) -> String {
+/// The number of messages that wait behind this one; `1000+` if not all were counted.
+fn waiting_count(message: &HeldMessage) -> String {
     let more = if message.waiting_partial { "+" } else { "" };
     format!("{}{more}", message.waiting_count)
 }
 
-pub(super) async fn retry(clients: &Clients, format: Format, whose: Whose) -> Result<(), Failure> {
+pub(super) async fn retry(clients: &Clients, format: Format, filter: ServiceFilter) -> Result<(), Failure> {
     let mut retried = Vec::new();
-    for service in whose.services() {
+    for service in filter.services() {
         let request = RetryHeldMessagesRequest {
             position: 0,
             request_id: clients.request_id(),
@@ -132,22 +132,22 @@ pub(super) async fn retry(clients: &Clients, format: Format, whose: Whose) -> Re
 pub(super) async fn discard(
     clients: &Clients,
     format: Format,
-    which: Which,
+    message: MessageArg,
     reason: String,
     confirmation: Confirmation,
 ) -> Result<(), Failure> {
     confirmation.ask("A discarded message is never published, and cannot come back.")?;
     let request = DiscardHeldMessageRequest {
-        position: which.position,
+        position: message.position,
         reason,
         request_id: clients.request_id(),
     };
     let answer = clients
-        .events(which.service)
+        .events(message.service)
         .discard_held_message(clients.request(request)?)
         .await;
     answer.during("ops.v1.EventService/DiscardHeldMessage")?;
-    let (service, position) = (which.service.name(), which.position);
+    let (service, position) = (message.service.name(), message.position);
     if format == Format::Json {
         let discarded = json!({"service": service, "discardedPosition": position.to_string()});
         return output::print_json(&discarded);
@@ -162,13 +162,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_that_is_cut_says_so() {
+    fn a_partial_count_is_marked() {
         let message = |waiting_count, waiting_partial| HeldMessage {
             waiting_count,
             waiting_partial,
             ..HeldMessage::default()
         };
-        assert_eq!(waiting(&message(7, false)), "7");
-        assert_eq!(waiting(&message(1_000, true)), "1000+");
+        assert_eq!(waiting_count(&message(7, false)), "7");
+        assert_eq!(waiting_count(&message(1_000, true)), "1000+");
     }
 }

@@ -1,24 +1,24 @@
-//! Consumers that are held and go on.
+//! `weft events pause|resume`: pauses and resumes a consumer.
 
 use proto::ops::v1::{PauseConsumerRequest, ResumeConsumerRequest};
 use serde_json::json;
 
-use super::service_of;
+use super::find_service;
 use crate::{
-    cli::Format,
     clients::{Clients, Service},
     failure::{During as _, Failure},
+    globals::Format,
     output,
 };
 
-pub(super) async fn hold(
+pub(super) async fn pause(
     clients: &Clients,
     format: Format,
     consumer: String,
     reason: String,
 ) -> Result<(), Failure> {
-    clients.fits::<PauseConsumerRequest>()?;
-    let service = service_of(clients, &consumer).await?;
+    clients.check_timeout::<PauseConsumerRequest>()?;
+    let service = find_service(clients, &consumer).await?;
     let request = PauseConsumerRequest {
         consumer: consumer.clone(),
         request_id: clients.request_id(),
@@ -35,8 +35,8 @@ pub(super) async fn hold(
 }
 
 pub(super) async fn resume(clients: &Clients, format: Format, consumer: String) -> Result<(), Failure> {
-    clients.fits::<ResumeConsumerRequest>()?;
-    let service = service_of(clients, &consumer).await?;
+    clients.check_timeout::<ResumeConsumerRequest>()?;
+    let service = find_service(clients, &consumer).await?;
     let request = ResumeConsumerRequest {
         consumer: consumer.clone(),
         request_id: clients.request_id(),
@@ -51,7 +51,7 @@ pub(super) async fn resume(clients: &Clients, format: Format, consumer: String) 
     Ok(())
 }
 
-/// What has become of a consumer, for programs; people are told on standard error.
+/// Prints the consumer's new state in JSON; the table format has only the text on standard error.
 fn print(format: Format, service: Service, consumer: &str, paused: bool) -> Result<(), Failure> {
     match format {
         Format::Json => {

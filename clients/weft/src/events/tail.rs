@@ -1,4 +1,4 @@
-//! Events as they are published, of one service or all.
+//! `weft events tail`: prints the events of one service or all as they are published.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use futures_util::{StreamExt as _, stream::select_all};
 use proto::ops::v1::{TailEventsRequest, TailEventsResponse};
 use tonic::Code;
 
-use super::{Whose, wire};
+use super::{ServiceFilter, to_proto_duration};
 use crate::{
-    cli::Format,
     clients::Clients,
     duration,
     failure::{During as _, Failure},
-    nearest,
-    output::{self, moment},
+    globals::Format,
+    output::{self, timestamp},
+    suggestion,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    whose: Whose,
+    filter: ServiceFilter,
     /// Begin this far back; by default with the next event
     #[arg(long, value_parser = duration::parse)]
     since: Option<Duration>,
@@ -33,24 +33,24 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
-    const TAIL: &str = "ops.v1.EventService/TailEvents";
+    const METHOD: &str = "ops.v1.EventService/TailEvents";
     if let Some(name) = &arguments.type_name {
-        exists(name)?;
+        check_event_type(name)?;
     }
     let mut left = arguments.count.unwrap_or(u32::MAX);
     let mut since = arguments.since;
     while left > 0 {
         let mut tails = Vec::new();
-        for service in arguments.whose.services() {
+        for service in arguments.filter.services() {
             let request = TailEventsRequest {
-                since: since.map(wire),
+                since: since.map(to_proto_duration),
                 subject: String::new(),
             };
             let answer = clients
                 .events(service)
                 .tail_events(clients.request(request)?)
                 .await;
-            tails.push(answer.during(TAIL)?.into_inner());
+            tails.push(answer.during(METHOD)?.into_inner());
         }
         let mut events = select_all(tails);
         while left > 0 {
@@ -68,9 +68,9 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
                         left -= 1;
                     }
                 }
-                // One call follows for as long as the contract lets it; then another does.
+                // A call ends at the contract's timeout; the next one continues.
                 Err(status) if status.code() == Code::DeadlineExceeded => break,
-                Err(status) => return Err(status).during(TAIL),
+                Err(status) => return Err(status).during(METHOD),
             }
         }
         since = None;
@@ -78,8 +78,8 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
     Ok(())
 }
 
-/// An event of a type that the contract does not have never comes.
-fn exists(type_name: &str) -> Result<(), Failure> {
+/// Refuses an event type that is not in the contract.
+fn check_event_type(type_name: &str) -> Result<(), Failure> {
     let pool = output::pool()?;
     if pool.get_message_by_name(type_name).is_some() {
         return Ok(());
@@ -88,21 +88,21 @@ fn exists(type_name: &str) -> Result<(), Failure> {
         .all_messages()
         .map(|message| message.full_name().to_owned())
         .collect();
-    let nearest = nearest::hint(type_name, names.iter().map(String::as_str));
+    let suggestion = suggestion::did_you_mean(type_name, names.iter().map(String::as_str));
     Err(Failure::Usage(format!(
-        "the contract has no event type `{type_name}`{nearest}"
+        "the contract has no event type `{type_name}`{suggestion}"
     )))
 }
 
 fn print(format: Format, event: &TailEventsResponse) -> Result<(), Failure> {
     if format == Format::Json {
-        // One document a line, as what follows a stream expects it.
+        // One document per line, for programs that read a stream.
         println!("{}", output::json(event)?);
         return Ok(());
     }
     println!(
         "{} {} {} {} version {} {}",
-        moment(event.publish_time.as_ref()),
+        timestamp(event.publish_time.as_ref()),
         event.facility,
         event.event_type,
         event.aggregate_id,

@@ -20,7 +20,7 @@ fn json_is_wanted_in_every_spelling_of_the_option() {
 }
 
 #[test]
-fn reason_violations_and_the_next_command_are_told() {
+fn reason_violations_and_the_next_command_are_printed() {
     let mut details = ErrorDetails::with_bad_request_violation("lines[0].quantity", "must be above zero");
     details.set_error_info("INVALID_REQUEST", "weft", std::collections::HashMap::new());
     let message = "the request is invalid: lines[0].quantity: must be above zero";
@@ -44,7 +44,7 @@ fn reason_violations_and_the_next_command_are_told() {
         method: "ops.v1.SagaService/GetSaga",
         status,
     };
-    assert_eq!(call.next(None).as_deref(), Some("weft saga list"));
+    assert_eq!(call.next_command(None).as_deref(), Some("weft saga list"));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_call_without_a_known_outcome_is_repeated_under_its_request_id() {
             method: "order.v1.OrderService/PlaceOrder",
             status,
         };
-        let next = call.next(Some("01a2")).unwrap_or_default();
+        let next = call.next_command(Some("01a2")).unwrap_or_default();
         assert!(
             next.starts_with("the same command again with --request-id 01a2"),
             "{code:?}: {next}"
@@ -74,7 +74,7 @@ fn a_call_without_a_known_outcome_is_repeated_under_its_request_id() {
 }
 
 #[test]
-fn what_can_never_succeed_is_not_to_be_tried_again() {
+fn a_final_failure_suggests_no_retry() {
     let mut details = ErrorDetails::with_retry_info(Some(std::time::Duration::ZERO));
     details.set_error_info("MESSAGE_TOO_LARGE", "weft", std::collections::HashMap::new());
     let status = Status::with_error_details(Code::ResourceExhausted, "too large", details);
@@ -90,8 +90,8 @@ fn what_can_never_succeed_is_not_to_be_tried_again() {
 fn the_next_command_is_one_that_exists() {
     use clap::Parser as _;
     let policies = clients::policies().unwrap();
-    let ours = |path: &&str| !path.starts_with("/grpc.");
-    for path in policies.iter().map(|(path, _)| path).filter(ours) {
+    let is_weft = |path: &&str| !path.starts_with("/grpc.");
+    for path in policies.iter().map(|(path, _)| path).filter(is_weft) {
         let (list, look) = commands(path.trim_start_matches('/'));
         let id = "018f2d5e-0000-7000-8000-000000000001";
         for next in [list.to_owned(), look.replace("ID", id)] {

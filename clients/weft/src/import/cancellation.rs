@@ -1,7 +1,7 @@
-//! One cancelling invoice: each of its lines is matched to an earlier order of the same customer and given back.
+//! One cancelling invoice: matches each of its lines to an earlier order of the same customer and refunds it.
 //!
-//! "Earlier" is decided by the invoices' numbers, which the shop counted up, and not by when an order was
-//! imported: so a file matches the same orders whenever it is imported again.
+//! "Earlier" means a lower invoice number, not an earlier import, so that a repeated import matches the same
+//! orders.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,18 @@ use proto::order::v1::{
 };
 
 use super::{
-    caller::{Caller, NoAnswer},
     invoice::{Invoice, Item},
+    place_order::ImportResult,
     report::{Entry, Outcome},
     request_id,
-    settle::Settled,
+    retrying_client::{CallError, RetryingClient},
 };
 
-/// Gives back what the invoice's lines cancel, one line after the other; answers an entry for each.
-pub(crate) async fn give_back(caller: &Caller, invoice: &Invoice) -> Vec<Entry> {
+/// Refunds the invoice's lines one after the other; returns an entry for each.
+pub(crate) async fn refund(client: &RetryingClient, invoice: &Invoice) -> Vec<Entry> {
     let mut entries = Vec::new();
     for item in &invoice.items {
-        let (outcome, amount, reason) = match line(caller, invoice, item).await {
+        let (outcome, amount, reason) = match refund_line(client, invoice, item).await {
             Ok((outcome, given_back)) => (
                 outcome,
                 given_back.checked_neg().unwrap_or(item.total),
@@ -43,9 +43,9 @@ pub(crate) async fn give_back(caller: &Caller, invoice: &Invoice) -> Vec<Entry> 
     entries
 }
 
-type Decided = Result<(Outcome, Money), (Outcome, String)>;
+type LineResult = Result<(Outcome, Money), (Outcome, String)>;
 
-async fn line(caller: &Caller, invoice: &Invoice, item: &Item) -> Decided {
+async fn refund_line(client: &RetryingClient, invoice: &Invoice, item: &Item) -> LineResult {
     if item.quantity >= 0 {
         return Err((
             Outcome::Refused,
@@ -65,10 +65,10 @@ async fn line(caller: &Caller, invoice: &Invoice, item: &Item) -> Decided {
         ));
     }
     let reference = format!("{}/{}", invoice.number, item.ordinal);
-    let orders = orders(caller, &invoice.customer, &item.code).await?;
-    if let Some((order, refund)) = refund_of(&orders, &reference) {
-        let refund = confirmed(caller, order, refund.clone()).await?;
-        return Ok((Outcome::RefundUnchanged, amount_of(&refund)));
+    let orders = list_orders(client, &invoice.customer, &item.code).await?;
+    if let Some((order, refund)) = find_refund(&orders, &reference) {
+        let refund = wait_for_refund(client, order, refund.clone()).await?;
+        return Ok((Outcome::RefundUnchanged, refund_amount(&refund)));
     }
     let Some((order, sold)) = best_match(&orders, invoice, item) else {
         let reason = format!(
@@ -80,7 +80,7 @@ async fn line(caller: &Caller, invoice: &Invoice, item: &Item) -> Decided {
         return Err((Outcome::Unmatched, reason));
     };
     let refund = RefundOrderRequest {
-        request_id: request_id(caller.clients.facility(), "refund", &[&reference]).to_string(),
+        request_id: request_id(client.clients.facility(), "refund", &[&reference]).to_string(),
         id: order.id.clone(),
         lines: vec![RefundLine {
             number: sold.number,
@@ -91,21 +91,21 @@ async fn line(caller: &Caller, invoice: &Invoice, item: &Item) -> Decided {
         reason: format!("cancelled by invoice {}", invoice.number),
         reference: reference.clone(),
     };
-    let answer = caller
+    let answer = client
         .call(refund, |message| {
-            let mut client = caller.clients.order();
-            async move { client.refund_order(message).await }
+            let mut stub = client.clients.order();
+            async move { stub.refund_order(message).await }
         })
         .await;
     let order = answer
-        .map_err(|no_answer| decided(&no_answer))?
+        .map_err(|error| call_failure(&error))?
         .into_inner()
         .order
         .unwrap_or_default();
-    match refund_of(std::slice::from_ref(&order), &reference) {
+    match find_refund(std::slice::from_ref(&order), &reference) {
         Some((order, refund)) => {
-            let refund = confirmed(caller, order, refund.clone()).await?;
-            Ok((Outcome::Refunded, amount_of(&refund)))
+            let refund = wait_for_refund(client, order, refund.clone()).await?;
+            Ok((Outcome::Refunded, refund_amount(&refund)))
         }
         None => Err((
             Outcome::Undecided,
@@ -114,8 +114,12 @@ async fn line(caller: &Caller, invoice: &Invoice, item: &Item) -> Decided {
     }
 }
 
-/// The customer's orders that hold the item, newest first.
-async fn orders(caller: &Caller, customer: &str, code: &str) -> Result<Vec<Order>, (Outcome, String)> {
+/// Lists the customer's orders that contain the item, newest first.
+async fn list_orders(
+    client: &RetryingClient,
+    customer: &str,
+    code: &str,
+) -> Result<Vec<Order>, (Outcome, String)> {
     let mut orders = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -126,13 +130,13 @@ async fn orders(caller: &Caller, customer: &str, code: &str) -> Result<Vec<Order
             line_code: code.to_owned(),
             ..ListOrdersRequest::default()
         };
-        let answer = caller
+        let answer = client
             .call(request, |message| {
-                let mut client = caller.clients.order();
-                async move { client.list_orders(message).await }
+                let mut stub = client.clients.order();
+                async move { stub.list_orders(message).await }
             })
             .await;
-        let page = answer.map_err(|no_answer| decided(&no_answer))?.into_inner();
+        let page = answer.map_err(|error| call_failure(&error))?.into_inner();
         orders.extend(page.orders);
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -141,7 +145,7 @@ async fn orders(caller: &Caller, customer: &str, code: &str) -> Result<Vec<Order
     }
 }
 
-fn refund_of<'a>(orders: &'a [Order], reference: &str) -> Option<(&'a Order, &'a OrderRefund)> {
+fn find_refund<'a>(orders: &'a [Order], reference: &str) -> Option<(&'a Order, &'a OrderRefund)> {
     let refunds = |order: &'a Order| order.refunds.iter().map(move |refund| (order, refund));
     orders
         .iter()
@@ -149,8 +153,8 @@ fn refund_of<'a>(orders: &'a [Order], reference: &str) -> Option<(&'a Order, &'a
         .find(|(_, refund)| refund.reference == reference)
 }
 
-/// The line to give back to: of an earlier order with enough left, sold at the same price if there is one, and of
-/// those the latest.
+/// The order line to refund: of the earlier orders with enough left, one sold at the same price if there is one,
+/// and of those the latest.
 fn best_match<'a>(orders: &'a [Order], invoice: &Invoice, item: &Item) -> Option<(&'a Order, &'a OrderLine)> {
     let before: u64 = invoice.number.trim_start_matches('C').parse().ok()?;
     let mut best: Option<((bool, u64), &Order, &OrderLine)> = None;
@@ -168,9 +172,11 @@ fn best_match<'a>(orders: &'a [Order], invoice: &Invoice, item: &Item) -> Option
             continue;
         };
         for line in order.lines.iter().filter(|line| line.code == item.code) {
-            let Some(left) = Left::of(line) else { continue };
-            let rank = (left.sold_at(item.price), number);
-            if left.covers(item) && best.as_ref().is_none_or(|(best, ..)| rank > *best) {
+            let Some(refundable) = Refundable::from_line(line) else {
+                continue;
+            };
+            let rank = (refundable.sold_at(item.price), number);
+            if refundable.covers(item) && best.as_ref().is_none_or(|(best, ..)| rank > *best) {
                 best = Some((rank, order, line));
             }
         }
@@ -178,16 +184,16 @@ fn best_match<'a>(orders: &'a [Order], invoice: &Invoice, item: &Item) -> Option
     best.map(|(_, order, line)| (order, line))
 }
 
-/// What can still be given back of a line.
-struct Left {
+/// The quantity and amount of an order line that can still be refunded.
+struct Refundable {
     quantity: Decimal,
     minor: i64,
     sold: Decimal,
     sold_minor: i64,
 }
 
-impl Left {
-    fn of(line: &OrderLine) -> Option<Left> {
+impl Refundable {
+    fn from_line(line: &OrderLine) -> Option<Refundable> {
         let quantity = |quantity: &Option<_>| quantity.as_ref().and_then(|wire| Decimal::try_from(wire).ok());
         let minor = |amount: &Option<_>| {
             amount
@@ -197,7 +203,7 @@ impl Left {
         };
         let (sold, sold_minor) = (quantity(&line.quantity)?, minor(&line.amount)?);
         let returned = quantity(&line.refunded_quantity).unwrap_or(Decimal::ZERO);
-        Some(Left {
+        Some(Refundable {
             quantity: sold.checked_sub(returned)?,
             minor: sold_minor - minor(&line.refunded_amount).unwrap_or(0),
             sold,
@@ -217,9 +223,9 @@ impl Left {
     }
 }
 
-/// Waits until the refund is through.
-async fn confirmed(
-    caller: &Caller,
+/// Polls until the refund has completed or failed.
+async fn wait_for_refund(
+    client: &RetryingClient,
     order: &Order,
     mut refund: OrderRefund,
 ) -> Result<OrderRefund, (Outcome, String)> {
@@ -231,7 +237,7 @@ async fn confirmed(
                 let reason = format!("REFUND_FAILED: weft saga list --order {}", order.id);
                 return Err((Outcome::Refused, reason));
             }
-            _ if began.elapsed() > caller.retry_for => {
+            _ if began.elapsed() > client.retry_for => {
                 let reason = format!("STILL_GOING_ON: weft saga list --order {}", order.id);
                 return Err((Outcome::Undecided, reason));
             }
@@ -242,24 +248,24 @@ async fn confirmed(
             id: order.id.clone(),
             reference: String::new(),
         };
-        let answer = caller
+        let answer = client
             .call(request, |message| {
-                let mut client = caller.clients.order();
-                async move { client.get_order(message).await }
+                let mut stub = client.clients.order();
+                async move { stub.get_order(message).await }
             })
             .await;
         let now = answer
-            .map_err(|no_answer| decided(&no_answer))?
+            .map_err(|error| call_failure(&error))?
             .into_inner()
             .order
             .unwrap_or_default();
-        if let Some((_, current)) = refund_of(std::slice::from_ref(&now), &refund.reference) {
+        if let Some((_, current)) = find_refund(std::slice::from_ref(&now), &refund.reference) {
             refund = current.clone();
         }
     }
 }
 
-fn amount_of(refund: &OrderRefund) -> Money {
+fn refund_amount(refund: &OrderRefund) -> Money {
     let amount = refund
         .amount
         .as_ref()
@@ -267,9 +273,9 @@ fn amount_of(refund: &OrderRefund) -> Money {
     amount.unwrap_or(Money::zero(super::invoice::CURRENCY))
 }
 
-fn decided(no_answer: &NoAnswer) -> (Outcome, String) {
-    let settled = Settled::not(no_answer);
-    (settled.outcome, settled.reason)
+fn call_failure(error: &CallError) -> (Outcome, String) {
+    let result = ImportResult::from_error(error);
+    (result.outcome, result.reason)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! A whole Claim.Submission: each claim becomes an insured order that is captured at once, or, with a Resubmission
-//! block, files the claim again that is already there.
+//! Imports a Claim.Submission: each claim becomes an insured order that is captured at once; one with a
+//! Resubmission block resubmits the existing claim.
 
 mod order;
 mod resubmission;
@@ -18,17 +18,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Arguments, Report,
-    caller::Caller,
-    orders::Orders,
+    order_batcher::OrderBatcher,
+    place_order::ImportResult,
     pool,
     progress::Progress,
     report::{Entry, Outcome},
-    settle::Settled,
+    retrying_client::RetryingClient,
     submission::{self, CURRENCY, Claim},
 };
 use crate::{clients::Clients, failure::Failure};
 
-/// Claims that wait between the reader and the workers.
+/// The capacity of the channel between the reader and the workers, in claims.
 const READ_AHEAD: usize = 8;
 
 pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
@@ -46,39 +46,39 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
     );
     report.test = header.test;
     report.remarks_on_file = header.remarks.iter().map(ToString::to_string).collect();
-    let desk = Arc::new(Desk {
-        orders: Orders::new(Caller {
+    let worker = Arc::new(ClaimImport {
+        orders: OrderBatcher::new(RetryingClient {
             clients: clients.clone(),
             retry_for: arguments.retry_for,
             halt: halt.clone(),
         }),
         payment_method: arguments.payment_method.clone(),
         test: header.test,
-        progress: Progress::of(&arguments.file),
+        progress: Progress::new(&arguments.file),
         report: Mutex::new(report),
     });
     let (sender, claims) = mpsc::channel(READ_AHEAD);
     let (path, stop_reading) = (arguments.file.clone(), halt.clone());
     let reading = tokio::task::spawn_blocking(move || read(&path, &sender, &stop_reading));
-    let stop = pool::run(&desk, arguments.concurrency, claims, &halt).await?;
+    let stop = pool::run(&worker, arguments.concurrency, claims, &halt).await?;
     reading.await.map_err(|_| anyhow!("the reader failed"))??;
-    let desk = Arc::into_inner(desk).ok_or_else(|| anyhow!("a worker failed"))?;
-    let mut report = desk.report.into_inner().unwrap_or_else(PoisonError::into_inner);
-    report.stopped = stop.reason();
+    let worker = Arc::into_inner(worker).ok_or_else(|| anyhow!("a worker failed"))?;
+    let mut report = worker.report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.stopped = stop.message();
     report.finish(began.elapsed());
     Ok(report)
 }
 
-/// What the workers share.
-struct Desk {
-    orders: Orders,
+/// The import's state, shared by the workers.
+struct ClaimImport {
+    orders: OrderBatcher,
     payment_method: String,
     test: bool,
     progress: Progress,
     report: Mutex<Report>,
 }
 
-impl pool::Worker for Desk {
+impl pool::Worker for ClaimImport {
     type Job = (u64, Claim);
 
     fn key<'a>(&self, (_, claim): &'a (u64, Claim)) -> Option<&'a str> {
@@ -94,10 +94,10 @@ impl pool::Worker for Desk {
     }
 
     async fn work(&self, (_, claim): (u64, Claim)) {
-        let mut settled = self.decide(&claim).await;
+        let mut result = self.import_claim(&claim).await;
         if !claim.remarks.is_empty() {
-            let remarks = listed(&claim.remarks);
-            settled.reason = match settled.reason.as_str() {
+            let remarks = join_faults(&claim.remarks);
+            result.reason = match result.reason.as_str() {
                 "" => remarks,
                 reason => format!("{reason}; {remarks}"),
             };
@@ -106,31 +106,31 @@ impl pool::Worker for Desk {
             document: claim.id,
             line: claim.ordinal,
             lines: 1,
-            amount: settled.gross.or(claim.gross).unwrap_or(Money::zero(CURRENCY)),
-            outcome: settled.outcome,
-            reason: settled.reason,
+            amount: result.gross.or(claim.gross).unwrap_or(Money::zero(CURRENCY)),
+            outcome: result.outcome,
+            reason: result.reason,
         });
     }
 }
 
-impl Desk {
-    async fn decide(&self, claim: &Claim) -> Settled {
-        if self.orders.caller.halt.is_cancelled() {
-            return settled(
+impl ClaimImport {
+    async fn import_claim(&self, claim: &Claim) -> ImportResult {
+        if self.orders.client.halt.is_cancelled() {
+            return import_result(
                 Outcome::Undecided,
                 None,
                 "NOT_BEGUN: the import stopped before".to_owned(),
             );
         }
-        let reading = match &claim.reading {
-            Ok(reading) => reading,
-            Err(violations) => return settled(Outcome::Refused, None, listed(violations)),
+        let parsed = match &claim.parsed {
+            Ok(parsed) => parsed,
+            Err(violations) => return import_result(Outcome::Refused, None, join_faults(violations)),
         };
-        match &reading.resubmission {
+        match &parsed.resubmission {
             Some(reason) => {
-                resubmission::file(&self.orders.caller, &reading.details, reason, self.test).await
+                resubmission::resubmit(&self.orders.client, &parsed.details, reason, self.test).await
             }
-            None => order::place(&self.orders, &reading.details, &self.payment_method, self.test).await,
+            None => order::place(&self.orders, &parsed.details, &self.payment_method, self.test).await,
         }
     }
 
@@ -148,15 +148,15 @@ fn read(path: &Path, sender: &mpsc::Sender<(u64, Claim)>, halt: &CancellationTok
     Ok(())
 }
 
-fn settled(outcome: Outcome, gross: Option<Money>, reason: String) -> Settled {
-    Settled {
+fn import_result(outcome: Outcome, gross: Option<Money>, reason: String) -> ImportResult {
+    ImportResult {
         outcome,
         gross,
         reason,
     }
 }
 
-fn listed(violations: &[Fault]) -> String {
+fn join_faults(violations: &[Fault]) -> String {
     violations
         .iter()
         .map(ToString::to_string)
@@ -164,7 +164,7 @@ fn listed(violations: &[Fault]) -> String {
         .join("; ")
 }
 
-/// A file that breaks a rule of files is refused whole, before anything of it is sent.
+/// The error for a file that violates a rule of the whole file: nothing of it is sent.
 fn refused(arguments: &Arguments, violations: &[Fault]) -> Failure {
     let list: String = violations
         .iter()

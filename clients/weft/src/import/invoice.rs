@@ -1,18 +1,18 @@
-//! Online-retail CSV: invoices, one line of the file for each item. Read as a stream, one invoice at a time.
+//! Reads online-retail CSV as a stream, one invoice at a time. Each line of the file is one item.
 
 use std::io::{self, BufRead};
 
 use money::{Currency, Money};
 use time::{PrimitiveDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-use super::lines::{Line, Lines};
+use super::csv::{Line, Lines};
 
-/// Consecutive lines of the file with one invoice number.
+/// Consecutive lines of the file with the same invoice number.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Invoice {
-    /// With its leading C, if it cancels.
+    /// With a leading C for a cancellation.
     pub(crate) number: String,
-    /// Empty for a walk-in.
+    /// Empty for a walk-in customer.
     pub(crate) customer: String,
     pub(crate) items: Vec<Item>,
     pub(crate) faults: Vec<Fault>,
@@ -21,7 +21,7 @@ pub(crate) struct Invoice {
 /// One readable line.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Item {
-    /// The line in the file, the heading being line 1.
+    /// The line in the file; the heading is line 1.
     pub(crate) line: u64,
     /// The line in the invoice, from 1.
     pub(crate) ordinal: usize,
@@ -33,22 +33,22 @@ pub(crate) struct Item {
     pub(crate) total: Money,
 }
 
-/// One line that cannot be taken, whatever a service says.
+/// One line that cannot be imported.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Fault {
     pub(crate) line: u64,
-    /// What the line says it is worth, if that can be read.
+    /// The line's total, if it can be parsed.
     pub(crate) total: Option<Money>,
-    /// UPPER_SNAKE, and in words.
+    /// A code in UPPER_SNAKE with a description.
     pub(crate) reason: String,
 }
 
-/// Reads invoices. A line that cannot be read becomes a fault of its invoice and stops nothing.
+/// Reads invoices. A line that cannot be parsed becomes a fault of its invoice; reading continues.
 pub(crate) struct Invoices<R> {
     lines: Lines<R>,
     /// The first line of the next invoice.
     pending: Option<Line>,
-    /// Why the file could not be read on.
+    /// The error at which reading stopped.
     failure: Option<io::Error>,
 }
 
@@ -64,19 +64,19 @@ const COLUMNS: [&str; 8] = [
     "Country",
 ];
 
-/// As this data set writes dates, and as the original does.
+/// The date formats of this data set and of the original one.
 const DATES: [&[BorrowedFormatItem<'_>]; 2] = [
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"),
     format_description!("[month padding:none]/[day padding:none]/[year] [hour padding:none]:[minute]"),
 ];
 
-/// The contract's limit for one order; the rest of a longer invoice is refused, so that memory stays bounded.
-const MOST_ITEMS: usize = 1000;
+/// The contract's limit for one order. Further items of an invoice are refused, which bounds the memory.
+const MAX_ITEMS: usize = 1000;
 
-/// More of one item than this is a mistake.
-const MOST_QUANTITY: u64 = 1_000_000_000_000;
+/// The largest quantity of one item; a larger one is a fault.
+const MAX_QUANTITY: u64 = 1_000_000_000_000;
 
-/// The data set is a British shop's.
+/// The data set is from a British shop.
 pub(crate) const CURRENCY: Currency = Currency::GBP;
 
 impl<R: BufRead> Invoices<R> {
@@ -106,12 +106,12 @@ impl<R: BufRead> Invoices<R> {
         })
     }
 
-    /// How many bytes of the file were read.
+    /// The number of bytes read.
     pub(crate) fn position(&self) -> u64 {
         self.lines.position()
     }
 
-    /// Why the file could not be read to its end; the invoice that was being read is not handed on then.
+    /// The error at which reading stopped. The incomplete invoice at that point is not returned.
     pub(crate) fn into_failure(self) -> Option<io::Error> {
         self.failure
     }
@@ -133,13 +133,13 @@ impl<R: BufRead> Iterator for Invoices<R> {
         }
         let mut invoice: Option<Invoice> = None;
         if let Some(line) = self.pending.take() {
-            invoice.insert(Invoice::begin(&line)).add(&line);
+            invoice.insert(Invoice::new(&line)).add(&line);
         }
         while let Some(line) = self.next_line() {
             match &mut invoice {
-                None => invoice.insert(Invoice::begin(&line)).add(&line),
-                // A line without a number is taken for one of the invoice before it.
-                Some(current) if current.number == number(&line) || is_nameless(&line) => {
+                None => invoice.insert(Invoice::new(&line)).add(&line),
+                // A line without a number counts as one of the invoice before it.
+                Some(current) if current.number == number(&line) || has_no_invoice_number(&line) => {
                     current.add(&line);
                 }
                 Some(_) => {
@@ -148,17 +148,17 @@ impl<R: BufRead> Iterator for Invoices<R> {
                 }
             }
         }
-        // A part of an invoice is none.
+        // An incomplete invoice is not returned.
         invoice.filter(|_| self.failure.is_none())
     }
 }
 
 impl Invoice {
-    pub(crate) fn cancels(&self) -> bool {
+    pub(crate) fn is_cancellation(&self) -> bool {
         self.number.starts_with('C')
     }
 
-    /// What the file says it is worth, faults included as far as they can be read.
+    /// The invoice's total in the file, including the faults whose total is known.
     pub(crate) fn total(&self) -> Result<Money, money::Error> {
         let items = self.items.iter().map(|item| item.total);
         let faults = self.faults.iter().filter_map(|fault| fault.total);
@@ -169,18 +169,18 @@ impl Invoice {
         self.items.len() + self.faults.len()
     }
 
-    /// How many of its lines are no records.
+    /// The number of lines that cannot be parsed as records.
     pub(crate) fn unreadable_lines(&self) -> usize {
         let is_unreadable = |fault: &&Fault| fault.reason.starts_with("UNREADABLE");
         self.faults.iter().filter(is_unreadable).count()
     }
 
-    /// How many of its lines are worth nobody knows what.
+    /// The number of lines whose total is unknown.
     pub(crate) fn lines_without_total(&self) -> usize {
         self.faults.iter().filter(|fault| fault.total.is_none()).count()
     }
 
-    fn begin(line: &Line) -> Invoice {
+    fn new(line: &Line) -> Invoice {
         Invoice {
             number: number(line).to_owned(),
             customer: customer(line).to_owned(),
@@ -193,13 +193,12 @@ impl Invoice {
         match self.read(line) {
             Ok(item) => self.items.push(item),
             Err(reason) => {
-                // A line may be worth something even where it cannot be taken. With other columns than it should have it
-                // tells nothing.
+                // The total of a faulty line counts, unless the line has the wrong number of columns.
                 let is_whole = line.is_whole && line.fields.len() == COLUMNS.len();
-                let worth = worth(line).ok().filter(|_| is_whole);
+                let amounts = parse_amounts(line).ok().filter(|_| is_whole);
                 self.faults.push(Fault {
                     line: line.number,
-                    total: worth.map(|(_, _, total)| total),
+                    total: amounts.map(|(_, _, total)| total),
                     reason,
                 });
             }
@@ -235,10 +234,10 @@ impl Invoice {
         {
             return Err(format!("INVOICE_DATE: `{date}` is not a date and a time"));
         }
-        if self.items.len() >= MOST_ITEMS {
-            return Err(format!("TOO_MANY_LINES: an order has at most {MOST_ITEMS}"));
+        if self.items.len() >= MAX_ITEMS {
+            return Err(format!("TOO_MANY_LINES: an order has at most {MAX_ITEMS}"));
         }
-        let (quantity, price, total) = worth(line)?;
+        let (quantity, price, total) = parse_amounts(line)?;
         if price.is_negative() {
             return Err("NEGATIVE_PRICE: a price must not be below zero".to_owned());
         }
@@ -258,13 +257,13 @@ fn number(line: &Line) -> &str {
     field(line, 0)
 }
 
-/// A line that is no record and does not tell its invoice either.
-fn is_nameless(line: &Line) -> bool {
+/// Whether a line is not a record and has no valid invoice number either.
+fn has_no_invoice_number(line: &Line) -> bool {
     let digits = number(line).trim_start_matches('C');
     line.fault.is_some() && (digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The data set writes customers as decimals: `17850.0`.
+/// The customer's number, which the data set writes as a decimal: `17850.0`.
 fn customer(line: &Line) -> &str {
     let text = field(line, 6);
     text.strip_suffix(".0").unwrap_or(text)
@@ -274,13 +273,13 @@ fn field(line: &Line, index: usize) -> &str {
     line.fields.get(index).map_or("", |field| field.trim())
 }
 
-fn worth(line: &Line) -> Result<(i64, Money, Money), String> {
+fn parse_amounts(line: &Line) -> Result<(i64, Money, Money), String> {
     let quantity = field(line, 3);
     let quantity: i64 = quantity
         .parse()
         .ok()
-        .filter(|quantity: &i64| quantity.unsigned_abs() <= MOST_QUANTITY)
-        .ok_or_else(|| format!("QUANTITY: `{quantity}` is no whole number of at most {MOST_QUANTITY}"))?;
+        .filter(|quantity: &i64| quantity.unsigned_abs() <= MAX_QUANTITY)
+        .ok_or_else(|| format!("QUANTITY: `{quantity}` is no whole number of at most {MAX_QUANTITY}"))?;
     let price = field(line, 5);
     let price = Money::parse(price, CURRENCY).map_err(|error| format!("PRICE: {error}"))?;
     let minor = price

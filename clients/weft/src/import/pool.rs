@@ -1,4 +1,4 @@
-//! Work in parallel, and yet in the file's order where it matters: jobs with the same key go to the same worker.
+//! Parallel work that keeps the file's order where it matters: jobs with the same key go to the same worker.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -12,24 +12,24 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Jobs that wait for one worker.
+/// The capacity of a worker's queue.
 const QUEUE: usize = 8;
 
-/// Why nothing more was begun.
+/// Why no more jobs were started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum StopReason {
     AtTheEnd,
     Interrupted,
     Halted,
 }
 
-impl Stop {
-    /// In words; `None` at the end of the file.
-    pub(crate) fn reason(self) -> Option<String> {
+impl StopReason {
+    /// The text for the report; `None` at the end of the file.
+    pub(crate) fn message(self) -> Option<String> {
         match self {
-            Stop::AtTheEnd => None,
-            Stop::Interrupted => Some("interrupted".to_owned()),
-            Stop::Halted => Some(
+            StopReason::AtTheEnd => None,
+            StopReason::Interrupted => Some("interrupted".to_owned()),
+            StopReason::Halted => Some(
                 "a service cannot be reached, does not take the token, or is not the one that was meant"
                     .to_owned(),
             ),
@@ -37,25 +37,25 @@ impl Stop {
     }
 }
 
-/// What is done to each job. `accept` is called in the jobs' order, `work` in parallel.
+/// Processes jobs. `accept` is called in the jobs' order, `work` in parallel.
 pub(crate) trait Worker: Send + Sync + 'static {
     type Job: Send + 'static;
 
-    /// Jobs with one key are worked on in their order; those without one in any.
+    /// Jobs with the same key are processed in their order, jobs without a key in any order.
     fn key<'a>(&self, job: &'a Self::Job) -> Option<&'a str>;
-    /// The job is taken and will be worked on.
+    /// Called once for a job before it is queued for `work`.
     fn accept(&self, job: &Self::Job);
     fn work(&self, job: Self::Job) -> impl Future<Output = ()> + Send;
 }
 
-/// Works on all jobs with at most `concurrency` at once, until there are no more, `halt` is cancelled, or Ctrl-C. What
-/// was accepted is finished; a second Ctrl-C drops it.
+/// Processes jobs, at most `concurrency` at once, until there are no more, `halt` is cancelled, or Ctrl-C.
+/// Accepted jobs are finished; a second Ctrl-C drops them.
 pub(crate) async fn run<W: Worker>(
     worker: &Arc<W>,
     concurrency: u16,
     mut jobs: mpsc::Receiver<W::Job>,
     halt: &CancellationToken,
-) -> std::io::Result<Stop> {
+) -> std::io::Result<StopReason> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tasks = JoinSet::new();
     let queues: Vec<_> = (0..concurrency.max(1))
@@ -71,7 +71,7 @@ pub(crate) async fn run<W: Worker>(
                 },
                 shard,
             );
-            // A queue closes only when its worker panics, and then its jobs are missing from the balance.
+            // A queue closes only if its worker panics; then its jobs are missing and the report does not balance.
             if let Ok(place) = queues[shard % queues.len()].reserve().await {
                 worker.accept(&job);
                 place.send(job);
@@ -80,22 +80,22 @@ pub(crate) async fn run<W: Worker>(
     };
     let stop = tokio::select! {
         biased;
-        () = halt.cancelled() => Stop::Halted,
+        () = halt.cancelled() => StopReason::Halted,
         _ = interrupt.recv() => {
             halt.cancel();
             eprintln!("finishing what is under way; Ctrl-C again to stop at once");
-            Stop::Interrupted
+            StopReason::Interrupted
         }
-        () = dispatched() => Stop::AtTheEnd,
+        () = dispatched() => StopReason::AtTheEnd,
     };
-    // The reader's next send fails, which ends it.
+    // The reader stops because its next send fails.
     drop(jobs);
     drop(queues);
     let finished = async { while tasks.join_next().await.is_some() {} };
     let stop = tokio::select! {
-        // The last jobs may have found that a service does not come back.
-        () = finished => if halt.is_cancelled() && stop == Stop::AtTheEnd { Stop::Halted } else { stop },
-        _ = interrupt.recv() => Stop::Interrupted,
+        // The last jobs may have halted the import.
+        () = finished => if halt.is_cancelled() && stop == StopReason::AtTheEnd { StopReason::Halted } else { stop },
+        _ = interrupt.recv() => StopReason::Interrupted,
     };
     tasks.shutdown().await;
     Ok(stop)
@@ -156,7 +156,7 @@ mod tests {
         });
         let stop = run(&log, 4, jobs, &CancellationToken::new()).await.unwrap();
         feeding.await.unwrap();
-        assert_eq!(stop, Stop::AtTheEnd);
+        assert_eq!(stop, StopReason::AtTheEnd);
         let log = log.0.lock().unwrap();
         assert_eq!(log.len(), 100);
         for customer in 0..7 {
@@ -168,11 +168,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_begun_after_a_halt() {
+    async fn no_job_is_started_after_a_halt() {
         let (_sender, jobs) = mpsc::channel(1);
         let halt = CancellationToken::new();
         halt.cancel();
         let stop = run(&Arc::new(Log::default()), 2, jobs, &halt).await.unwrap();
-        assert_eq!(stop, Stop::Halted);
+        assert_eq!(stop, StopReason::Halted);
     }
 }

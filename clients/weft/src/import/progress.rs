@@ -1,4 +1,4 @@
-//! How far an import is, on a terminal.
+//! The progress bar of an import.
 
 use std::{
     io::IsTerminal as _,
@@ -9,20 +9,21 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar over the file's bytes on standard error; nothing when that is no terminal.
+/// A bar over the file's bytes on standard error; hidden if that is no terminal.
 pub(crate) struct Progress {
     bar: ProgressBar,
     count: AtomicU64,
 }
 
 impl Progress {
-    pub(crate) fn of(path: &Path) -> Progress {
+    pub(crate) fn new(path: &Path) -> Progress {
         let bytes = std::fs::metadata(path)
             .map(|metadata| metadata.len())
             .unwrap_or(0);
-        let bar = match std::io::stderr().is_terminal() {
-            true => ProgressBar::new(bytes),
-            false => ProgressBar::hidden(),
+        let bar = if std::io::stderr().is_terminal() {
+            ProgressBar::new(bytes)
+        } else {
+            ProgressBar::hidden()
         };
         let template = "{bar:32} {percent:>3} %  {msg}  {elapsed} (about {eta} left)";
         bar.set_style(
@@ -35,7 +36,7 @@ impl Progress {
         }
     }
 
-    /// One more is read, which ends at this byte of the file.
+    /// Counts one more document, which ends at byte `position` of the file.
     pub(crate) fn advance(&self, position: u64, noun: &str) {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         self.bar.set_position(position);

@@ -1,4 +1,4 @@
-//! What became of a file: every line of it, and every penny.
+//! The report of an import: the outcome of every line and of every amount.
 
 use std::{fmt, time::Duration};
 
@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{duration, output::Table};
 
-/// Accounts for a file. What was read is summed while it is read; what became of it is summed from the services'
-/// answers. The two meet in the balance equation.
+/// Accounts for a file. Two sums are kept, one over what was read and one over the outcomes; the balance equation
+/// compares them.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) file: String,
@@ -17,35 +17,35 @@ pub(crate) struct Report {
     read: Tally,
     tallies: [Tally; Outcome::COUNT],
     remarks: Vec<Remark>,
-    /// Lines that are no records: what they ask for is not known.
+    /// Lines that cannot be parsed as records.
     pub(crate) unreadable_lines: u64,
-    /// Lines whose amount cannot be read, those among them: no sum holds them.
+    /// Lines whose amount cannot be parsed, including unreadable ones. No sum contains them.
     pub(crate) lines_without_amount: u64,
-    /// What is odd about the file beside its documents.
+    /// Remarks about the file outside its documents.
     pub(crate) remarks_on_file: Vec<String>,
-    /// Nothing of the file was stored because it says so itself.
+    /// The file is marked as a test, so nothing of it was stored.
     pub(crate) test: bool,
     /// Why the import stopped before the end of the file.
     pub(crate) stopped: Option<String>,
     pub(crate) took: Duration,
 }
 
-/// What became of a part of the file.
+/// The outcome of a part of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Taken down now.
+    /// Accepted now.
     New,
-    /// Was there already, and equal.
+    /// Existed already, with the same content.
     Unchanged,
-    /// Given back now.
+    /// Refunded now.
     Refunded,
-    /// Was given back already.
+    /// Refunded by an earlier import.
     RefundUnchanged,
-    /// Not taken.
+    /// Not accepted.
     Refused,
-    /// A cancellation that no order matches.
+    /// A cancellation without a matching order.
     Unmatched,
-    /// No service said what became of it: to be imported again.
+    /// The outcome is unknown; it has to be imported again.
     Undecided,
 }
 
@@ -74,19 +74,20 @@ pub(crate) struct Entry {
     /// Signed as in the file: a cancellation is negative.
     pub(crate) amount: Money,
     pub(crate) outcome: Outcome,
-    /// UPPER_SNAKE and in words; empty when all is well.
+    /// A code in UPPER_SNAKE with a description; empty if there is nothing to report.
     pub(crate) reason: String,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
-    /// Orders, and single lines of cancellations and refusals; in what was read, invoices or claims.
+    /// For outcomes: orders, and single lines of cancellations and refusals. For what was read: invoices or
+    /// claims.
     entries: u64,
     lines: u64,
     minor: i128,
 }
 
-/// An entry that somebody should know about.
+/// An entry with a reason, which the report lists.
 #[derive(Debug)]
 struct Remark {
     entry: Entry,
@@ -110,7 +111,7 @@ impl Report {
         }
     }
 
-    /// A document that the reader handed on: its lines and the sum that the file gives them.
+    /// Adds a document that was read: its lines and their sum in the file.
     pub(crate) fn count(&mut self, lines: u64, total: Money) {
         self.read.add(lines, total);
     }
@@ -122,33 +123,33 @@ impl Report {
         }
     }
 
-    /// Puts what was said about single lines into the file's order.
+    /// Sorts the remarks by line and sets the duration.
     pub(crate) fn finish(&mut self, took: Duration) {
         self.took = took;
         self.remarks.sort_by_key(|remark| remark.entry.line);
     }
 
-    /// Whether file total = accepted - refunded + refused + undecided, to the penny, and every line has an outcome.
+    /// Whether file total = accepted - refunded + refused + undecided exactly, and every line has an outcome.
     pub(crate) fn balances(&self) -> bool {
         let minor: i128 = self.tallies.iter().map(|tally| tally.minor).sum();
         let lines: u64 = self.tallies.iter().map(|tally| tally.lines).sum();
         minor == self.read.minor && lines == self.read.lines
     }
 
-    /// Whether the import came to its end, could read every line, knows what became of everything, and balances.
+    /// Whether the import reached the end of the file, parsed every line, knows every outcome, and balances.
     pub(crate) fn is_clean(&self) -> bool {
         let is_whole = self.stopped.is_none() && self.unreadable_lines == 0;
-        is_whole && self.of(Outcome::Undecided).lines == 0 && self.balances()
+        is_whole && self.tally(Outcome::Undecided).lines == 0 && self.balances()
     }
 
-    /// How many orders and resubmissions were taken down now.
+    /// The number of orders and resubmissions accepted now.
     pub(crate) fn new_entries(&self) -> u64 {
-        self.of(Outcome::New).entries
+        self.tally(Outcome::New).entries
     }
 
     pub(crate) fn to_json(&self) -> Value {
-        let tally = |tally: &Tally| json!({"entries": tally.entries, "lines": tally.lines, "money": self.show(tally.minor)});
-        let read = json!({"documents": self.read.entries, "lines": self.read.lines, "money": self.show(self.read.minor),
+        let tally = |tally: &Tally| json!({"entries": tally.entries, "lines": tally.lines, "money": self.format_money(tally.minor)});
+        let read = json!({"documents": self.read.entries, "lines": self.read.lines, "money": self.format_money(self.read.minor),
             "unreadableLines": self.unreadable_lines,
             "linesWithoutAmount": self.lines_without_amount});
         let remarks: Vec<Value> = self.remarks.iter().map(|remark| remark.to_json()).collect();
@@ -157,13 +158,13 @@ impl Report {
             "kind": self.kind,
             "currency": self.currency.code(),
             "read": read,
-            "new": tally(&self.of(Outcome::New)),
-            "unchanged": tally(&self.of(Outcome::Unchanged)),
-            "refunded": tally(&self.of(Outcome::Refunded)),
-            "refundedBefore": tally(&self.of(Outcome::RefundUnchanged)),
-            "refused": tally(&self.of(Outcome::Refused)),
-            "unmatched": tally(&self.of(Outcome::Unmatched)),
-            "undecided": tally(&self.of(Outcome::Undecided)),
+            "new": tally(&self.tally(Outcome::New)),
+            "unchanged": tally(&self.tally(Outcome::Unchanged)),
+            "refunded": tally(&self.tally(Outcome::Refunded)),
+            "refundedBefore": tally(&self.tally(Outcome::RefundUnchanged)),
+            "refused": tally(&self.tally(Outcome::Refused)),
+            "unmatched": tally(&self.tally(Outcome::Unmatched)),
+            "undecided": tally(&self.tally(Outcome::Undecided)),
             "equation": self.equation().to_json(self),
             "balanced": self.balances(),
             "test": self.test,
@@ -174,12 +175,12 @@ impl Report {
         })
     }
 
-    fn of(&self, outcome: Outcome) -> Tally {
+    fn tally(&self, outcome: Outcome) -> Tally {
         self.tallies[outcome as usize]
     }
 
     fn equation(&self) -> Equation {
-        let sum = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| self.of(*outcome).minor).sum();
+        let sum = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| self.tally(*outcome).minor).sum();
         Equation {
             total: self.read.minor,
             accepted: sum(&[Outcome::New, Outcome::Unchanged]),
@@ -189,7 +190,7 @@ impl Report {
         }
     }
 
-    fn show(&self, minor: i128) -> String {
+    fn format_money(&self, minor: i128) -> String {
         match i64::try_from(minor) {
             Ok(minor) => Money::new(minor, self.currency).to_string(),
             Err(_) => format!("{minor} minor units"),
@@ -208,11 +209,11 @@ struct Equation {
 impl Equation {
     fn to_json(&self, report: &Report) -> Value {
         json!({
-            "fileTotal": report.show(self.total),
-            "accepted": report.show(self.accepted),
-            "refunded": report.show(self.refunded),
-            "refused": report.show(self.refused),
-            "undecided": report.show(self.undecided),
+            "fileTotal": report.format_money(self.total),
+            "accepted": report.format_money(self.accepted),
+            "refunded": report.format_money(self.refunded),
+            "refused": report.format_money(self.refused),
+            "undecided": report.format_money(self.undecided),
         })
     }
 }
@@ -265,13 +266,13 @@ impl fmt::Display for Report {
             "{} ({}), in {}",
             self.file,
             self.kind,
-            duration::show(self.took)
+            duration::format_rounded(self.took)
         )?;
         let mut table = Table::new(["", ">ENTRIES", ">LINES", ">MONEY"], "");
         for (outcome, name) in Outcome::ALL {
-            let tally = self.of(outcome);
+            let tally = self.tally(outcome);
             if tally.entries > 0 {
-                let money = self.show(tally.minor);
+                let money = self.format_money(tally.minor);
                 table.row([
                     name.to_owned(),
                     tally.entries.to_string(),
@@ -283,24 +284,24 @@ impl fmt::Display for Report {
         let read = [
             self.read.entries.to_string(),
             self.read.lines.to_string(),
-            self.show(self.read.minor),
+            self.format_money(self.read.minor),
         ];
         let [documents, lines, money] = read;
         table.row(["in the file".to_owned(), documents, lines, money]);
         write!(f, "{table}")?;
         let equation = self.equation();
         let sign = if self.balances() { "=" } else { "IS NOT" };
-        let undecided = match self.of(Outcome::Undecided).entries {
+        let undecided = match self.tally(Outcome::Undecided).entries {
             0 => String::new(),
-            _ => format!(" + undecided {}", self.show(equation.undecided)),
+            _ => format!(" + undecided {}", self.format_money(equation.undecided)),
         };
         writeln!(
             f,
             "file total {} {sign} accepted {} - refunded {} + refused {}{undecided}  {}",
-            self.show(equation.total),
-            self.show(equation.accepted),
-            self.show(equation.refunded),
-            self.show(equation.refused),
+            self.format_money(equation.total),
+            self.format_money(equation.accepted),
+            self.format_money(equation.refunded),
+            self.format_money(equation.refused),
             self.currency,
         )?;
         if self.lines_without_amount > 0 {

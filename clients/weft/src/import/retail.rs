@@ -1,4 +1,5 @@
-//! A whole online-retail file: read as a stream, placed in parallel, one customer's invoices in the file's order.
+//! Imports an online-retail file: read as a stream, placed in parallel, one customer's invoices in the file's
+//! order.
 
 use std::{
     fs,
@@ -14,32 +15,31 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arguments, Report,
-    caller::Caller,
-    cancellation,
+    Arguments, Report, cancellation,
     invoice::{CURRENCY, Invoice, Invoices},
-    orders::Orders,
+    order_batcher::OrderBatcher,
     pool,
     progress::Progress,
     report::{Entry, Outcome},
+    retrying_client::RetryingClient,
     sale,
 };
 use crate::{clients::Clients, failure::Failure};
 
-/// Invoices that wait between the reader and the workers.
+/// The capacity of the channel between the reader and the workers, in invoices.
 const READ_AHEAD: usize = 8;
 
 pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<Report, Failure> {
     let began = Instant::now();
     let halt = CancellationToken::new();
-    let retail = Arc::new(Retail {
-        orders: Orders::new(Caller {
+    let worker = Arc::new(RetailImport {
+        orders: OrderBatcher::new(RetryingClient {
             clients: clients.clone(),
             retry_for: arguments.retry_for,
             halt: halt.clone(),
         }),
         payment_method: arguments.payment_method.clone(),
-        progress: Progress::of(&arguments.file),
+        progress: Progress::new(&arguments.file),
         report: Mutex::new(Report::new(
             arguments.file.display().to_string(),
             "online-retail",
@@ -49,34 +49,34 @@ pub(crate) async fn import(clients: &Clients, arguments: &Arguments) -> Result<R
     let (sender, invoices) = mpsc::channel(READ_AHEAD);
     let (path, stop_reading) = (arguments.file.clone(), halt.clone());
     let reading = tokio::task::spawn_blocking(move || read(&path, &sender, &stop_reading));
-    let stop = pool::run(&retail, arguments.concurrency, invoices, &halt).await?;
-    // A heading that is wrong, or a file that cannot be opened, leaves nothing to report.
+    let stop = pool::run(&worker, arguments.concurrency, invoices, &halt).await?;
+    // Without a report if the heading is wrong or the file cannot be opened.
     reading.await.map_err(|_| anyhow!("the reader failed"))??;
-    let retail = Arc::into_inner(retail).ok_or_else(|| anyhow!("a worker failed"))?;
-    let mut report = retail.report.into_inner().unwrap_or_else(PoisonError::into_inner);
-    report.stopped = stop.reason();
+    let worker = Arc::into_inner(worker).ok_or_else(|| anyhow!("a worker failed"))?;
+    let mut report = worker.report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.stopped = stop.message();
     report.finish(began.elapsed());
     Ok(report)
 }
 
-struct Retail {
-    orders: Orders,
+struct RetailImport {
+    orders: OrderBatcher,
     payment_method: String,
     progress: Progress,
     report: Mutex<Report>,
 }
 
-/// An invoice, and how many bytes of the file end with it.
-type Read = (u64, Invoice);
+/// The position in the file, in bytes, at which an invoice ends, and the invoice.
+type PositionedInvoice = (u64, Invoice);
 
-impl pool::Worker for Retail {
-    type Job = Read;
+impl pool::Worker for RetailImport {
+    type Job = PositionedInvoice;
 
-    fn key<'a>(&self, (_, invoice): &'a Read) -> Option<&'a str> {
+    fn key<'a>(&self, (_, invoice): &'a PositionedInvoice) -> Option<&'a str> {
         (!invoice.customer.is_empty()).then_some(invoice.customer.as_str())
     }
 
-    fn accept(&self, (position, invoice): &Read) {
+    fn accept(&self, (position, invoice): &PositionedInvoice) {
         let total = invoice.total().unwrap_or(Money::zero(CURRENCY));
         let mut report = self.report();
         report.count(invoice.lines() as u64, total);
@@ -86,19 +86,19 @@ impl pool::Worker for Retail {
         self.progress.advance(*position, "invoices");
     }
 
-    async fn work(&self, (_, invoice): Read) {
-        let entries = self.decide(&invoice).await;
+    async fn work(&self, (_, invoice): PositionedInvoice) {
+        let entries = self.import_invoice(&invoice).await;
         let mut report = self.report();
         entries.into_iter().for_each(|entry| report.record(entry));
     }
 }
 
-impl Retail {
-    async fn decide(&self, invoice: &Invoice) -> Vec<Entry> {
-        let mut entries = if self.orders.caller.halt.is_cancelled() {
+impl RetailImport {
+    async fn import_invoice(&self, invoice: &Invoice) -> Vec<Entry> {
+        let mut entries = if self.orders.client.halt.is_cancelled() {
             not_begun(invoice)
-        } else if invoice.cancels() {
-            cancellation::give_back(&self.orders.caller, invoice).await
+        } else if invoice.is_cancellation() {
+            cancellation::refund(&self.orders.client, invoice).await
         } else {
             sale::place(&self.orders, invoice, &self.payment_method).await
         };
@@ -118,8 +118,12 @@ impl Retail {
     }
 }
 
-/// Reads in a thread of its own: the file system has no asynchronous reads.
-fn read(path: &Path, sender: &mpsc::Sender<Read>, halt: &CancellationToken) -> anyhow::Result<()> {
+/// Reads the file in a blocking thread: the file system has no asynchronous reads.
+fn read(
+    path: &Path,
+    sender: &mpsc::Sender<PositionedInvoice>,
+    halt: &CancellationToken,
+) -> anyhow::Result<()> {
     let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut invoices =
         Invoices::new(BufReader::new(file)).map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
@@ -130,11 +134,11 @@ fn read(path: &Path, sender: &mpsc::Sender<Read>, halt: &CancellationToken) -> a
     }
     match invoices.into_failure() {
         None => Ok(()),
-        Some(error) => Err(error).with_context(|| super::cut_short(path)),
+        Some(error) => Err(error).with_context(|| super::truncated_message(path)),
     }
 }
 
-/// What was read and queued when the import stopped.
+/// The entry for an invoice that was queued when the import stopped.
 fn not_begun(invoice: &Invoice) -> Vec<Entry> {
     let Some(first) = invoice.items.first() else {
         return Vec::new();

@@ -1,19 +1,20 @@
-//! One invoice of a sale: a self-pay order, captured at once.
+//! One invoice of a sale: places a self-pay order that is captured at once.
 
 use money::{Decimal, Money};
 use proto::order::v1::{CaptureMode, PlaceOrderLine, PlaceOrderRequest};
 
 use super::{
     invoice::{CURRENCY, Invoice, Item},
-    orders::Orders,
+    order_batcher::OrderBatcher,
+    place_order,
     report::{Entry, Outcome},
-    request_id, settle,
+    request_id,
 };
 
-/// Places the invoice's order; answers an entry for the order and one for each line that is refused. An invoice is taken
-/// whole or not at all: without the lines that cannot be taken the order would be another, and the corrected file would
-/// find it in its place.
-pub(crate) async fn place(orders: &Orders, invoice: &Invoice, payment_method: &str) -> Vec<Entry> {
+/// Places the invoice's order; returns an entry for the order and one for each refused line. An invoice is
+/// imported as a whole or not at all: an order without the faulty lines would prevent the import of the corrected
+/// invoice.
+pub(crate) async fn place(orders: &OrderBatcher, invoice: &Invoice, payment_method: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut refuse = |item: &Item, reason: &str| {
         entries.push(Entry {
@@ -47,20 +48,25 @@ pub(crate) async fn place(orders: &Orders, invoice: &Invoice, payment_method: &s
         }
         return entries;
     }
-    let settled = settle::place(orders, request(orders, invoice, &taken, payment_method)).await;
-    let asked = Money::sum(CURRENCY, taken.iter().map(|item| item.total)).unwrap_or(Money::zero(CURRENCY));
+    let result = place_order::place_and_wait(orders, request(orders, invoice, &taken, payment_method)).await;
+    let total = Money::sum(CURRENCY, taken.iter().map(|item| item.total)).unwrap_or(Money::zero(CURRENCY));
     entries.push(Entry {
         document: invoice.number.clone(),
         line: taken[0].line,
         lines: taken.len() as u64,
-        amount: settled.gross.unwrap_or(asked),
-        outcome: settled.outcome,
-        reason: settled.reason,
+        amount: result.gross.unwrap_or(total),
+        outcome: result.outcome,
+        reason: result.reason,
     });
     entries
 }
 
-fn request(orders: &Orders, invoice: &Invoice, items: &[&Item], payment_method: &str) -> PlaceOrderRequest {
+fn request(
+    orders: &OrderBatcher,
+    invoice: &Invoice,
+    items: &[&Item],
+    payment_method: &str,
+) -> PlaceOrderRequest {
     let line = |item: &&Item| PlaceOrderLine {
         code: item.code.clone(),
         description: item.description.clone(),
@@ -68,7 +74,7 @@ fn request(orders: &Orders, invoice: &Invoice, items: &[&Item], payment_method: 
         amount: Some(item.total.into()),
     };
     PlaceOrderRequest {
-        request_id: request_id(orders.caller.clients.facility(), "order", &[&invoice.number]).to_string(),
+        request_id: request_id(orders.client.clients.facility(), "order", &[&invoice.number]).to_string(),
         reference: invoice.number.clone(),
         patient_id: invoice.customer.clone(),
         lines: items.iter().map(line).collect(),

@@ -1,7 +1,7 @@
-//! eClaimLink's Claim.Submission: read as a stream, one claim at a time.
+//! Reads an eClaimLink Claim.Submission as a stream, one claim at a time.
 //!
-//! A file is read twice. [`scan`] checks the rules of the file as a whole, so that a file that breaks one leaves
-//! nothing behind; [`claims`] reads the claims. A claim that cannot be read stops none of the others.
+//! A file is read twice. [`scan`] checks the rules of the whole file, so that a file that violates one is not
+//! imported in part; [`claims`] reads the claims. A claim that cannot be parsed does not affect the others.
 
 mod details;
 
@@ -12,49 +12,49 @@ use eclaimlink::{Disposition, Fault, Fields, File, Kind};
 use money::{Currency, Money};
 use proto::claims::v1::{ClaimDetails, Resubmission};
 
-/// eClaimLink is in dirhams throughout.
+/// All amounts of eClaimLink are in dirhams.
 pub(crate) const CURRENCY: Currency = Currency::AED;
 
-/// At most so many claims in one file.
-const MOST_CLAIMS: u64 = 500;
+/// The most claims in one file.
+const MAX_CLAIMS: u64 = 500;
 
-/// What a sound file says about itself.
+/// The header of a valid file.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Header {
-    /// The file is to be checked and not stored.
+    /// The file is a test: it is checked and not stored.
     pub(crate) test: bool,
-    /// What was not read beside its claims.
+    /// Content outside the claims that was ignored.
     pub(crate) remarks: Vec<Fault>,
 }
 
 /// One claim of the file.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// Its place in the file, from 1.
+    /// Its position in the file, from 1.
     pub(crate) ordinal: u64,
-    /// Claim.ID as it stands there; may be empty.
+    /// Claim.ID as in the file; may be empty.
     pub(crate) id: String,
-    /// Gross, if it can be read.
+    /// Gross, if it can be parsed.
     pub(crate) gross: Option<Money>,
-    pub(crate) reading: Result<Reading, Vec<Fault>>,
-    /// What was not read of it.
+    pub(crate) parsed: Result<ParsedClaim, Vec<Fault>>,
+    /// Content of the claim that was ignored.
     pub(crate) remarks: Vec<Fault>,
 }
 
-/// What a readable claim asks for.
+/// The content of a valid claim.
 #[derive(Clone, Debug)]
-pub(crate) struct Reading {
+pub(crate) struct ParsedClaim {
     pub(crate) details: ClaimDetails,
-    /// Set when the claim is filed again.
+    /// Set if the claim is a resubmission.
     pub(crate) resubmission: Option<Resubmission>,
 }
 
-/// Checks the file's own rules.
+/// Checks the rules of the whole file.
 ///
 /// # Errors
-/// Inside: every violated rule. Outside: the file cannot be opened.
+/// The inner result has every violated rule. The outer one fails if the file cannot be opened.
 pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Fault>>> {
-    let scanned = eclaimlink::scan(open(path)?, Kind::Submission, MOST_CLAIMS);
+    let scanned = eclaimlink::scan(open(path)?, Kind::Submission, MAX_CLAIMS);
     Ok(match scanned {
         Ok(scanned) => Ok(Header {
             test: scanned.header.disposition == Disposition::Test,
@@ -64,12 +64,12 @@ pub(crate) fn scan(path: &Path) -> anyhow::Result<Result<Header, Vec<Fault>>> {
     })
 }
 
-/// Reads the claims, one after the other, each with the number of bytes read so far. The scan has been through the whole
-/// file: an error says that the file has changed since, or cannot be read any more, and is the last item.
+/// Reads the claims one after the other, each with the number of bytes read so far. Since [`scan`] has read the
+/// whole file, an error means that it has changed or become unreadable; the error is the last item.
 pub(crate) fn claims(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<(u64, Claim)>>> {
     let failed = |faults: Vec<Fault>| {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        anyhow!("{}: {}", super::cut_short(path), faults.join("; "))
+        anyhow!("{}: {}", super::truncated_message(path), faults.join("; "))
     };
     let mut file = File::open(open(path)?, Kind::Submission).map_err(|refused| failed(refused.faults))?;
     let mut seen = HashSet::new();
@@ -83,7 +83,7 @@ pub(crate) fn claims(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow:
             Ok(read) => read?,
             Err(fault) => {
                 ended = true;
-                return Some(Err(anyhow!("{}: {fault}", super::cut_short(&path))));
+                return Some(Err(anyhow!("{}: {fault}", super::truncated_message(&path))));
             }
         };
         let claim = claim(read, &file.header().receiver_id, &mut seen);
@@ -95,14 +95,14 @@ fn claim(read: eclaimlink::Claim, receiver_id: &str, seen: &mut HashSet<(String,
     let text = |name: &str| Fields::new(&read.element, "Claim").optional_lines(name, usize::MAX);
     let shown = |text: &str| -> String { text.chars().take(100).collect() };
     let (id, provider) = (text("ID"), text("ProviderID"));
-    let mut reading = details::read(&read, receiver_id);
+    let mut parsed = details::read(&read, receiver_id);
     let gross = details::gross(&read.element);
     // The set is bounded: the scan has counted the claims.
     if !seen.insert((provider.clone(), id.clone())) {
         let text = format!("{} of {} is in the file already", shown(&id), shown(&provider));
         let duplicate = Fault::new("DUPLICATE_CLAIM_ID", "Claim.ID", text);
-        match &mut reading {
-            Ok(_) => reading = Err(vec![duplicate]),
+        match &mut parsed {
+            Ok(_) => parsed = Err(vec![duplicate]),
             Err(faults) => faults.push(duplicate),
         }
     }
@@ -110,7 +110,7 @@ fn claim(read: eclaimlink::Claim, receiver_id: &str, seen: &mut HashSet<(String,
         ordinal: u64::from(read.ordinal.unsigned_abs()) + 1,
         id: shown(&id),
         gross,
-        reading,
+        parsed,
         remarks: read.remarks,
     }
 }

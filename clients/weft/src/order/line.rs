@@ -1,9 +1,9 @@
-//! Order lines and amounts as people type them.
+//! Parses order lines, refund lines and amounts from the command line.
 
 use money::{Currency, Decimal, Money};
 use proto::order::v1::{PlaceOrderLine, RefundLine};
 
-/// `CODE:QUANTITY:AMOUNT[:DESCRIPTION]`, the amount for the whole line.
+/// Parses `CODE:QUANTITY:AMOUNT[:DESCRIPTION]`; the amount is that of the whole line.
 pub(crate) fn parse_order(text: &str, currency: &str) -> Result<PlaceOrderLine, String> {
     let mut parts = text.splitn(4, ':');
     let (Some(code), Some(quantity), Some(amount)) = (parts.next(), parts.next(), parts.next()) else {
@@ -19,7 +19,7 @@ pub(crate) fn parse_order(text: &str, currency: &str) -> Result<PlaceOrderLine, 
     })
 }
 
-/// `NUMBER:QUANTITY[:AMOUNT]`.
+/// Parses `NUMBER:QUANTITY[:AMOUNT]`.
 pub(crate) fn parse_refund(text: &str, currency: &str) -> Result<RefundLine, String> {
     let mut parts = text.splitn(3, ':');
     let number = parts.next().and_then(|number| number.parse().ok());
@@ -36,7 +36,7 @@ pub(crate) fn parse_refund(text: &str, currency: &str) -> Result<RefundLine, Str
     })
 }
 
-/// `12.50 GBP`, or `12.50` in the currency that goes without saying.
+/// Parses `12.50 GBP`, or `12.50` in the default `currency`.
 pub(crate) fn parse_money(text: &str, currency: &str) -> Result<proto::google::r#type::Money, String> {
     let (amount, code) = text.trim().split_once(' ').unwrap_or((text.trim(), currency));
     let currency: Currency = code.parse().map_err(|error: money::Error| error.to_string())?;

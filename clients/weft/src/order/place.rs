@@ -1,4 +1,4 @@
-//! `weft order place`: from options, or from a whole request in JSON.
+//! `weft order place`: places an order from options, or from a whole request in JSON.
 
 use std::{fs, io, io::Read as _, path::Path};
 
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     )]
     lines: Vec<String>,
     /// The currency of all amounts, ISO 4217
-    #[arg(long, default_value = "AED", value_parser = crate::cli::currency)]
+    #[arg(long, default_value = "AED", value_parser = crate::globals::parse_currency)]
     currency: String,
     /// The patient's number at the facility
     #[arg(long)]
@@ -63,8 +63,8 @@ enum Capture {
 
 pub(crate) async fn run(clients: &Clients, arguments: Arguments) -> Result<Option<Order>, Failure> {
     let mut request = arguments.into_request()?;
-    // The command line names the request, whatever the file says.
-    if clients.is_named() || request.request_id.is_empty() {
+    // `--request-id` overrides the id in the file.
+    if clients.is_request_id_given() || request.request_id.is_empty() {
         request.request_id = clients.request_id();
     }
     let only_checked = request.validate_only;

@@ -1,10 +1,10 @@
-//! Orders in words.
+//! Formats orders.
 
 use std::fmt::Write as _;
 
 use proto::order::v1::{Order, OrderRefundState};
 
-use crate::output::{Table, moment, money, state};
+use crate::output::{Table, money, short_name, timestamp};
 
 /// One order on several lines.
 pub(crate) fn order(order: &Order) -> String {
@@ -17,7 +17,7 @@ pub(crate) fn order(order: &Order) -> String {
     field("order", order.id.clone());
     field("reference", order.reference.clone());
     field("patient", order.patient_id.clone());
-    field("state", state(order.state().as_str_name()));
+    field("state", short_name(order.state().as_str_name()));
     field("gross", money(order.gross.as_ref()));
     field("patient share", money(order.patient_share.as_ref()));
     field("payer net", money(order.payer_net.as_ref()));
@@ -31,12 +31,12 @@ pub(crate) fn order(order: &Order) -> String {
     field("transferred", money(order.transferred.as_ref()));
     field("written off", money(order.written_off.as_ref()));
     field("refunded", money(order.refunded.as_ref()));
-    field("on hold for", state(order.settlement_hold().as_str_name()));
+    field("on hold for", short_name(order.settlement_hold().as_str_name()));
     field("payment", order.payment_id.clone());
     field("claim", order.claim_id.clone());
     field("saga", order.saga_id.clone());
-    field("expires", moment(order.expire_time.as_ref()));
-    field("created", moment(order.create_time.as_ref()));
+    field("expires", timestamp(order.expire_time.as_ref()));
+    field("created", timestamp(order.create_time.as_ref()));
     if let Some(failure) = &order.failure {
         field("failed", format!("{}: {}", failure.reason, failure.message));
         for violation in &failure.violations {
@@ -51,7 +51,7 @@ pub(crate) fn order(order: &Order) -> String {
     }
     let _ = write!(text, "\n{}", lines(order));
     for refund in &order.refunds {
-        let state = state(
+        let state = short_name(
             OrderRefundState::try_from(refund.state)
                 .unwrap_or_default()
                 .as_str_name(),
@@ -73,22 +73,22 @@ pub(crate) fn row(order: &Order) -> [String; 9] {
         order.id.clone(),
         order.reference.clone(),
         order.patient_id.clone(),
-        state(order.state().as_str_name()),
+        short_name(order.state().as_str_name()),
         money(order.gross.as_ref()),
         money(order.patient_share.as_ref()),
         money(order.payer_net.as_ref()),
         money(order.refunded.as_ref()),
-        moment(order.create_time.as_ref()),
+        timestamp(order.create_time.as_ref()),
     ]
 }
 
-/// One change that a watch saw.
+/// One change of a watched order, on one line.
 pub(crate) fn change(order: &Order) -> String {
     let mut text = format!(
         "{}  version {:<3} {:<16} share {}",
-        moment(order.update_time.as_ref()),
+        timestamp(order.update_time.as_ref()),
         order.version,
-        state(order.state().as_str_name()),
+        short_name(order.state().as_str_name()),
         money(order.patient_share.as_ref()),
     );
     if order

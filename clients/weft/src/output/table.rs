@@ -1,8 +1,8 @@
-//! Aligned columns.
+//! Tables with aligned columns.
 
 use std::{borrow::Cow, fmt};
 
-/// Rows below a heading, columns as wide as their widest cell. Columns of amounts are aligned to the right.
+/// Rows below a heading. A column is as wide as its widest cell; columns of amounts are aligned to the right.
 pub(crate) struct Table {
     heading: Vec<&'static str>,
     right: Vec<bool>,
@@ -14,8 +14,7 @@ pub(crate) struct Table {
 const GAP: &str = "  ";
 
 impl Table {
-    /// A heading that begins with `>` makes its column align to the right. `empty` is said instead of a table
-    /// without rows.
+    /// A heading that begins with `>` aligns its column to the right. `empty` replaces a table without rows.
     pub(crate) fn new<const N: usize>(
         heading: [&'static str; N],
         empty: impl Into<Cow<'static, str>>,
@@ -31,7 +30,7 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        // A cell is one line: what comes from a service must not break the table.
+        // Line breaks in a service's text must not break the table.
         self.rows.push(
             cells
                 .into_iter()
@@ -60,9 +59,10 @@ impl Table {
         for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
             let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
             let gap = if column == 0 { "" } else { GAP };
-            match self.right[column] {
-                true => line.extend([gap, &padding, cell]),
-                false => line.extend([gap, cell, &padding]),
+            if self.right[column] {
+                line.extend([gap, &padding, cell]);
+            } else {
+                line.extend([gap, cell, &padding]);
             }
         }
         writeln!(f, "{}", line.trim_end())

@@ -1,4 +1,4 @@
-//! `weft remittance parked|book|discard`: the remittance lines that are not booked.
+//! `weft remittance parked|book|discard`: lists and resolves remittance lines that are not booked.
 
 use clap::{Args, ValueEnum};
 use proto::claims::v1::{
@@ -7,9 +7,9 @@ use proto::claims::v1::{
 };
 
 use crate::{
-    cli::Format,
     clients::Clients,
     failure::{During as _, Failure},
+    globals::Format,
     output::{self, Table, money},
     paging::{self, Limit},
 };
@@ -89,10 +89,10 @@ pub(crate) async fn list(clients: &Clients, format: Format, arguments: ListArgum
         "SENDER",
         "FILE",
     ];
-    let mut table = Table::new(heading, output::none_of("parked lines", filtered));
+    let mut table = Table::new(heading, output::no_rows("parked lines", filtered));
     listed.rows.iter().for_each(|line| table.row(row(line)));
     print!("{table}");
-    listed.mention_rest();
+    listed.mention_more();
     Ok(())
 }
 
@@ -117,7 +117,7 @@ fn row(parked: &ParkedLine) -> [String; 9] {
     ]
 }
 
-/// Ends a line's waiting; answers the claim on which it was booked.
+/// Books or discards a parked line, and prints the claim on which it was booked.
 pub(crate) async fn resolve(
     clients: &Clients,
     format: Format,

@@ -1,7 +1,8 @@
-//! Mutual TLS on this machine: an authority that lives as long as `weft up`, and the certificates that it gives out.
+//! Mutual TLS on this machine: a certificate authority that lives as long as `weft up`, and the certificates it
+//! issues.
 //!
-//! The authority's key is never written down. The keys of the others stay the same while it runs, so that a file that
-//! was renewed always goes with the one beside it.
+//! The authority's key is never written to disk. The other keys stay the same while it runs, so that a renewed
+//! certificate always matches the key file beside it.
 
 use std::{
     fs,
@@ -21,42 +22,43 @@ use uuid::Uuid;
 
 use crate::{
     clients::{Service, TRUST_DOMAIN},
-    home::{Home, write_private},
+    workspace::{Workspace, write_private},
 };
 
-/// The name that `weft` itself calls by.
+/// The name in the certificate of the command line itself.
 pub(crate) const CLIENT: &str = "weft";
-/// Copies of the authority's certificate may be kept for so long.
+/// The lifetime of the authority's certificate.
 const AUTHORITY_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Certificates count a little earlier than they are made: clocks of two containers are never quite the same.
-const EARLIER: Duration = Duration::from_secs(60);
-/// The clock on the wall is looked at so often: a machine that has slept must not wake to expired certificates.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Certificates are valid from this long before their issue, to tolerate clock skew between containers.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// The longest interval between checks of the wall clock: after a suspend, expired certificates are renewed within
+/// it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Issues certificates, and issues them anew before they expire.
+/// Issues certificates, and renews them before they expire.
 pub(crate) struct Authority {
-    home: Home,
+    workspace: Workspace,
     key: KeyPair,
     holders: Vec<Holder>,
     ttl: Duration,
 }
 
-/// A process with a name of its own.
+/// A process with its own certificate.
 struct Holder {
     name: &'static str,
     key: KeyPair,
 }
 
 impl Authority {
-    /// Makes all keys, and the first certificates.
-    pub(crate) fn create(home: &Home, ttl: Duration) -> anyhow::Result<Authority> {
-        let folder = home.certificates();
+    /// Generates all keys and issues the first certificates.
+    pub(crate) fn create(workspace: &Workspace, ttl: Duration) -> anyhow::Result<Authority> {
+        let folder = workspace.certificate_folder();
         fs::create_dir_all(&folder)?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         let names = Service::ALL.map(Service::name).into_iter().chain([CLIENT]);
-        let holders = names.map(|name| Holder::create(home, name));
+        let holders = names.map(|name| Holder::create(workspace, name));
         let authority = Authority {
-            home: home.clone(),
+            workspace: workspace.clone(),
             key: KeyPair::generate()?,
             holders: holders.collect::<Result<_, _>>()?,
             ttl,
@@ -65,12 +67,12 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Renews the certificates at half of their time, until what it returns is dropped.
-    pub(crate) fn keep_fresh(self) -> AbortOnDropHandle<()> {
+    /// Renews the certificates at half of their lifetime, until the returned handle is dropped.
+    pub(crate) fn renew_periodically(self) -> AbortOnDropHandle<()> {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let mut due = OffsetDateTime::now_utc() + self.ttl / 2;
             loop {
-                tokio::time::sleep(LOOK_EVERY.min(self.ttl / 10)).await;
+                tokio::time::sleep(CHECK_INTERVAL.min(self.ttl / 10)).await;
                 if OffsetDateTime::now_utc() < due {
                     continue;
                 }
@@ -82,30 +84,33 @@ impl Authority {
         }))
     }
 
-    /// Everybody's certificate, by the same keys as before.
+    /// Issues all certificates for the existing keys.
     fn issue(&self) -> anyhow::Result<()> {
         let mut own = params("Weft on this machine", AUTHORITY_TTL);
         own.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         own.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = own.self_signed(&self.key)?;
-        write_private(&self.home.authority(), certificate.pem().as_bytes())?;
+        write_private(&self.workspace.ca_certificate(), certificate.pem().as_bytes())?;
         let issuer = Issuer::from_params(&own, &self.key);
         for holder in &self.holders {
             let certificate = holder.params(self.ttl)?.signed_by(&holder.key, &issuer)?;
-            write_private(&self.home.certificate(holder.name), certificate.pem().as_bytes())?;
+            write_private(
+                &self.workspace.certificate(holder.name),
+                certificate.pem().as_bytes(),
+            )?;
         }
         Ok(())
     }
 }
 
 impl Holder {
-    fn create(home: &Home, name: &'static str) -> anyhow::Result<Holder> {
+    fn create(workspace: &Workspace, name: &'static str) -> anyhow::Result<Holder> {
         let key = KeyPair::generate()?;
-        write_private(&home.certificate_key(name), key.serialize_pem().as_bytes())?;
+        write_private(&workspace.certificate_key(name), key.serialize_pem().as_bytes())?;
         Ok(Holder { name, key })
     }
 
-    /// Weft's own clients look at the URI alone; grpcurl and the like look for the host that they have connected to.
+    /// Weft's own clients verify only the URI; grpcurl and similar clients verify the host that they connect to.
     fn params(&self, ttl: Duration) -> anyhow::Result<CertificateParams> {
         let mut params = params(self.name, ttl);
         params.subject_alt_names = vec![
@@ -127,10 +132,11 @@ impl Holder {
 fn params(name: &str, ttl: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
-    // By default it would be made of the key, and two certificates of one key need two of them (RFC 5280, 4.1.2.2).
+    // The default serial number is derived from the key, but two certificates need different ones (RFC 5280,
+    // 4.1.2.2).
     params.serial_number = Some(SerialNumber::from_slice(Uuid::new_v4().as_bytes()));
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - EARLIER;
+    params.not_before = now - CLOCK_SKEW;
     params.not_after = now + ttl;
     params
 }

@@ -1,4 +1,4 @@
-//! One `weft up` per folder, and what a killed one has left behind.
+//! The lock that allows one `weft up` per folder, and the clean-up after a killed one.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -10,65 +10,67 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::home::Home;
+use crate::workspace::Workspace;
 
-/// Held as long as this process looks after the folder; the system lets go of it when the process ends, however.
+/// Held while this process runs the system in the folder. The operating system releases it when the process ends.
 pub(crate) struct Lock(#[expect(dead_code, reason = "holding the file holds the lock")] File);
 
-/// How long a killed predecessor's children may take to go.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the children of a killed predecessor may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Lock {
     /// # Errors
-    /// When another `weft up` runs there: names it.
-    pub(crate) fn take(home: &Home) -> anyhow::Result<Lock> {
-        match try_lock(home)? {
+    /// When another `weft up` runs there; the error names its process.
+    pub(crate) fn acquire(workspace: &Workspace) -> anyhow::Result<Lock> {
+        match try_lock(workspace)? {
             Some(file) => Ok(Lock(file)),
             None => {
-                let pid = home.description().map_or_else(String::new, |description| {
-                    format!(" (process {})", description.pid)
-                });
+                let pid = workspace
+                    .read_description()
+                    .map_or_else(String::new, |description| {
+                        format!(" (process {})", description.pid)
+                    });
                 bail!(
                     "weft already runs in {}{pid}: `weft status` shows it, `weft down` stops it",
-                    home.path().display()
+                    workspace.path().display()
                 )
             }
         }
     }
 
-    /// Whether no `weft up` looks after the folder, as far as this user can tell. Leaves nothing behind.
-    pub(crate) fn is_free(home: &Home) -> bool {
-        match File::open(home.path().join("lock")) {
+    /// Whether no `weft up` runs in the folder, as far as this user can see. Creates no file.
+    pub(crate) fn is_free(workspace: &Workspace) -> bool {
+        match File::open(workspace.path().join("lock")) {
             Ok(file) => file.try_lock_shared().is_ok(),
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
         }
     }
 
-    /// Whether some `weft up` looks after the folder.
-    pub(crate) fn is_taken(home: &Home) -> bool {
-        matches!(try_lock(home), Ok(None))
+    /// Whether a `weft up` runs in the folder.
+    pub(crate) fn is_held(workspace: &Workspace) -> bool {
+        matches!(try_lock(workspace), Ok(None))
     }
 }
 
-/// Removes the folder with all that is in it.
+/// Removes the folder with all its content.
 ///
 /// # Errors
-/// When a `weft up` looks after it.
-pub(crate) async fn clear(home: &Home) -> anyhow::Result<()> {
-    if !home.path().exists() {
+/// When a `weft up` runs in it.
+pub(crate) async fn clear(workspace: &Workspace) -> anyhow::Result<()> {
+    if !workspace.path().exists() {
         return Ok(());
     }
-    let home = home.create()?;
-    let lock = Lock::take(&home)?;
-    clear_leftovers(&home).await?;
-    fs::remove_dir_all(home.path())
-        .with_context(|| format!("{} cannot be removed", home.path().display()))?;
+    let workspace = workspace.create()?;
+    let lock = Lock::acquire(&workspace)?;
+    clear_leftovers(&workspace).await?;
+    fs::remove_dir_all(workspace.path())
+        .with_context(|| format!("{} cannot be removed", workspace.path().display()))?;
     drop(lock);
     Ok(())
 }
 
-fn try_lock(home: &Home) -> anyhow::Result<Option<File>> {
-    let path = home.path().join("lock");
+fn try_lock(workspace: &Workspace) -> anyhow::Result<Option<File>> {
+    let path = workspace.path().join("lock");
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -84,23 +86,23 @@ fn try_lock(home: &Home) -> anyhow::Result<Option<File>> {
     }
 }
 
-/// Waits until the children of a killed predecessor have gone, and kills those that do not go: their watchdogs may
-/// have been killed too. Call with the lock held.
-pub(crate) async fn clear_leftovers(home: &Home) -> anyhow::Result<()> {
+/// Waits until the children of a killed predecessor have stopped, and kills those that do not stop in time: their
+/// watchdogs may have been killed too. Requires the lock.
+pub(crate) async fn clear_leftovers(workspace: &Workspace) -> anyhow::Result<()> {
     let began = Instant::now();
-    let files = fs::read_dir(home.path().join("run")).context("cannot read the folder of pids")?;
+    let files = fs::read_dir(workspace.path().join("run")).context("cannot read the folder of pids")?;
     for path in files.flatten().map(|entry| entry.path()) {
         let pid = fs::read_to_string(&path)
             .ok()
             .and_then(|text| text.trim().parse::<u32>().ok());
-        if let Some(pid) = pid.filter(|pid| is_ours(home, *pid)) {
+        if let Some(pid) = pid.filter(|pid| is_child_of(workspace, *pid)) {
             eprintln!("process {pid} of an earlier run is still there, waiting for it to stop");
-            while is_ours(home, pid) && began.elapsed() < PATIENCE {
+            while is_child_of(workspace, pid) && began.elapsed() < STOP_TIMEOUT {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            if is_ours(home, pid) {
+            if is_child_of(workspace, pid) {
                 eprintln!("process {pid} does not stop, killing it");
-                send(pid, Signal::KILL);
+                send_signal(pid, Signal::KILL);
             }
         }
         let _ = fs::remove_file(&path);
@@ -108,22 +110,22 @@ pub(crate) async fn clear_leftovers(home: &Home) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends a signal; false when there is no such process, or it is not ours.
-pub(crate) fn send(pid: u32, signal: Signal) -> bool {
+/// Sends a signal; false if there is no such process, or it belongs to another user.
+pub(crate) fn send_signal(pid: u32, signal: Signal) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
-/// Whether the process exists and names this folder on its command line: a pid may belong to somebody else by now.
-fn is_ours(home: &Home, pid: u32) -> bool {
-    // Linux tells without `ps`, which slim systems do not have.
+/// Whether the process exists and has this folder on its command line: the pid may have been reused.
+fn is_child_of(workspace: &Workspace, pid: u32) -> bool {
+    // On Linux /proc has it; slim systems do not have `ps`.
     if let Ok(arguments) = fs::read(format!("/proc/{pid}/cmdline")) {
-        return contains(&arguments, home.path());
+        return contains(&arguments, workspace.path());
     }
     let output = Command::new("ps")
         .args(["-o", "args=", "-p", &pid.to_string()])
         .output();
-    output.is_ok_and(|output| contains(&output.stdout, home.path()))
+    output.is_ok_and(|output| contains(&output.stdout, workspace.path()))
 }
 
 fn contains(arguments: &[u8], folder: &Path) -> bool {

@@ -1,29 +1,29 @@
-//! NATS with JetStream, every write on disk before it is acknowledged.
+//! NATS with JetStream, which syncs every write to disk before it acknowledges.
 
 use std::time::Duration;
 
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use super::{process::Program, programs::Programs, readiness, supervisor::Supervised};
-use crate::home::{Home, write_private};
+use crate::workspace::{Workspace, write_private};
 
 /// A running server.
 pub(crate) struct Nats {
     pub(crate) port: u16,
-    /// Where services ask it how durable it is.
+    /// The HTTP port at which services check `sync_interval`.
     pub(crate) monitor_port: u16,
     pub(crate) process: Supervised,
 }
 
 impl Nats {
     pub(crate) async fn start(
-        home: &Home,
+        workspace: &Workspace,
         programs: &Programs,
         [port, monitor_port]: [u16; 2],
     ) -> anyhow::Result<Nats> {
-        let config = home.config("nats.conf");
-        let store = home.path().join("nats");
-        // Without `always` an acknowledged event would be lost with the machine's power.
+        let config = workspace.config("nats.conf");
+        let store = workspace.path().join("nats");
+        // Without `always` a power failure would lose acknowledged events.
         let text = format!(
             "server_name: weft-local\n\
              listen: \"127.0.0.1:{port}\"\n\
@@ -36,13 +36,16 @@ impl Nats {
             name: "nats",
             path: programs.nats.clone(),
             arguments: vec!["-c".to_owned(), config.display().to_string()],
-            log: home.log("nats"),
+            log: workspace.log("nats"),
             stop_signal: "TERM",
             grace: Duration::from_secs(10),
             user: None,
         };
-        let process = Supervised::start(program, home.pid_file("nats")).await?;
-        readiness::wait("NATS", &process, &home.log("nats"), async || greets(port).await).await?;
+        let process = Supervised::start(program, workspace.pid_file("nats")).await?;
+        readiness::wait("NATS", &process, &workspace.log("nats"), async || {
+            is_serving(port).await
+        })
+        .await?;
         Ok(Nats {
             port,
             monitor_port,
@@ -51,8 +54,8 @@ impl Nats {
     }
 }
 
-/// A server that takes clients says INFO first.
-async fn greets(port: u16) -> bool {
+/// Whether the server accepts clients: it greets them with INFO.
+async fn is_serving(port: u16) -> bool {
     let Ok(mut connection) = TcpStream::connect(("127.0.0.1", port)).await else {
         return false;
     };

@@ -1,10 +1,10 @@
-//! Ports on the loopback interface, chosen once for each folder: after a restart everything is where it was.
+//! Ports on the loopback interface, chosen once for each folder, so that a restart uses the same ones.
 
 use std::{collections::BTreeMap, fs, io, net::TcpListener, path::PathBuf};
 
-use crate::home::{Home, write_private};
+use crate::workspace::{Workspace, write_private};
 
-/// By what listens there.
+/// The chosen ports, by the name of the listener.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     file: PathBuf,
@@ -12,16 +12,16 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// What was chosen the last time. Without it, or when it cannot be read, all are chosen anew.
-    pub(crate) fn open(home: &Home) -> Ports {
-        let file = home.config("ports.json");
+    /// Reads the ports of the last run. If the file is missing or unreadable, all are chosen anew.
+    pub(crate) fn open(workspace: &Workspace) -> Ports {
+        let file = workspace.config("ports.json");
         let text = fs::read_to_string(&file).unwrap_or_default();
         let chosen = serde_json::from_str(&text).unwrap_or_default();
         Ports { file, chosen }
     }
 
-    /// The usual port, or the last one, or any: the first at which nothing listens. Another process may take it before
-    /// its owner does; then the owner does not start, and says why in its log.
+    /// Chooses the first free port of: the usual one, the last one, any. Another process may take it before its
+    /// owner listens; the owner then fails to start, with the reason in its log.
     pub(crate) fn choose(&mut self, name: &str, usual: Option<u16>) -> io::Result<u16> {
         let last = self.chosen.remove(name);
         let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
@@ -33,7 +33,7 @@ impl Ports {
         Ok(port)
     }
 
-    /// Not one that is meant for somebody else who has not started yet.
+    /// Any free port that is not yet chosen for another listener.
     fn any(&self) -> io::Result<u16> {
         loop {
             let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();

@@ -1,4 +1,4 @@
-//! PostgreSQL with one database and two roles for each service.
+//! The PostgreSQL server, with one database and two roles for each service.
 
 use std::{
     collections::BTreeMap,
@@ -22,42 +22,47 @@ use super::{
 };
 use crate::{
     clients::Service,
-    home::{Home, write_private},
+    workspace::{Workspace, write_private},
 };
 
 /// A running server.
 pub(crate) struct Postgres {
     pub(crate) port: u16,
-    /// The folder of its socket, where there is one: statements cost less than over TCP.
+    /// The folder of its socket, if there is one: statements are cheaper than over TCP.
     socket: Option<String>,
     passwords: Passwords,
     psql: PathBuf,
     pub(crate) process: Supervised,
 }
 
-/// By role. Made once, kept in a file that only the owner can read.
+/// Passwords by role. Generated once, stored in a file that only the owner can read.
 #[derive(Debug, Serialize, Deserialize)]
 struct Passwords(BTreeMap<String, String>);
 
-/// The longest folder that a socket's name fits behind, in bytes: a whole path has 103.
-const LONGEST_FOLDER: usize = 85;
+/// The longest folder of a socket, in bytes: the whole path may have 103.
+const MAX_FOLDER_BYTES: usize = 85;
 
-/// The role that owns the server; the services never get it.
+/// The superuser's role, which the services do not use.
 const SUPERUSER: &str = "weft";
 
 impl Postgres {
-    /// Makes the data folder if there is none, starts the server, and waits until it answers.
-    pub(crate) async fn start(home: &Home, programs: &Programs, port: u16) -> anyhow::Result<Postgres> {
-        let user = unprivileged(home)?;
-        let data = home.path().join("postgres");
-        let passwords = Passwords::open_or_create(&home.config("postgres.json"))?;
+    /// Creates the data folder if there is none, starts the server, waits until it answers, and creates roles and
+    /// databases.
+    pub(crate) async fn start(
+        workspace: &Workspace,
+        programs: &Programs,
+        port: u16,
+    ) -> anyhow::Result<Postgres> {
+        let user = find_unprivileged_user(workspace)?;
+        let data = workspace.path().join("postgres");
+        let passwords = Passwords::open_or_create(&workspace.config("postgres.json"))?;
         if !data.exists() {
-            let (home, programs, password) = (
-                home.clone(),
+            let (workspace, programs, password) = (
+                workspace.clone(),
                 programs.clone(),
-                passwords.of(SUPERUSER)?.to_owned(),
+                passwords.get(SUPERUSER)?.to_owned(),
             );
-            tokio::task::spawn_blocking(move || initialize(&home, &programs, user, &password)).await??;
+            tokio::task::spawn_blocking(move || initialize(&workspace, &programs, user, &password)).await??;
         }
         let socket = socket_folder(&data);
         let settings = [
@@ -68,7 +73,7 @@ impl Postgres {
                 socket.as_deref().unwrap_or_default()
             ),
             "max_connections=200".to_owned(),
-            // Room for the hot rows, and checkpoints that do not come in the middle of every import.
+            // Memory for the hot rows, and checkpoints rare enough not to slow an import down.
             "shared_buffers=256MB".to_owned(),
             "max_wal_size=2GB".to_owned(),
             "checkpoint_timeout=15min".to_owned(),
@@ -84,12 +89,12 @@ impl Postgres {
             name: "postgresql",
             path: programs.postgres.clone(),
             arguments,
-            log: home.log("postgresql"),
+            log: workspace.log("postgresql"),
             stop_signal: "INT",
             grace: Duration::from_secs(15),
             user,
         };
-        let process = Supervised::start(program, home.pid_file("postgresql")).await?;
+        let process = Supervised::start(program, workspace.pid_file("postgresql")).await?;
         let postgres = Postgres {
             port,
             socket,
@@ -100,22 +105,22 @@ impl Postgres {
         readiness::wait(
             "PostgreSQL",
             &postgres.process,
-            &home.log("postgresql"),
+            &workspace.log("postgresql"),
             async || postgres.sql("select 1").await.is_ok(),
         )
         .await?;
         postgres
-            .sql(&postgres.passwords.setup())
+            .sql(&postgres.passwords.setup_sql())
             .await
             .context("roles and databases cannot be created")?;
         Ok(postgres)
     }
 
-    /// Where a service connects as one of its two roles, `owner` or `app`.
+    /// The URL at which a service connects as one of its two roles, `owner` or `app`.
     pub(crate) fn url(&self, service: Service, role: &str) -> anyhow::Result<String> {
         let name = service.name();
         let user = format!("{name}_{role}");
-        let (password, port) = (self.passwords.of(&user)?, self.port);
+        let (password, port) = (self.passwords.get(&user)?, self.port);
         let socket = self.socket.as_ref().map(|folder| format!("?host={folder}"));
         let socket = socket.unwrap_or_default();
         Ok(format!(
@@ -134,7 +139,7 @@ impl Postgres {
                 "--dbname=postgres",
             ])
             .args([format!("--port={}", self.port), format!("--username={SUPERUSER}")])
-            .env("PGPASSWORD", self.passwords.of(SUPERUSER)?)
+            .env("PGPASSWORD", self.passwords.get(SUPERUSER)?)
             .env("PGCONNECT_TIMEOUT", "5")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -178,15 +183,15 @@ impl Passwords {
         Ok(passwords)
     }
 
-    fn of(&self, role: &str) -> anyhow::Result<&str> {
+    fn get(&self, role: &str) -> anyhow::Result<&str> {
         self.0
             .get(role)
             .map(String::as_str)
             .with_context(|| format!("there is no password for {role}"))
     }
 
-    /// Creates what is missing and leaves the rest as it is. Names and passwords come from here and need no quoting.
-    fn setup(&self) -> String {
+    /// Creates missing roles and databases. Names and passwords are generated here and need no quoting.
+    fn setup_sql(&self) -> String {
         let mut sql = "set client_min_messages to warning;\n".to_owned();
         for (role, password) in self.0.iter().filter(|(role, _)| *role != SUPERUSER) {
             sql.push_str(&format!(
@@ -206,19 +211,24 @@ impl Passwords {
     }
 }
 
-/// The data folder, which belongs to the server alone, if it can hold its socket as well. What a list of folders or a URL would
-/// read in another way cannot.
+/// The data folder, which only the server can enter, if its socket can be there too: the path must be short enough
+/// and without characters that have a meaning in a list of folders or a URL.
 fn socket_folder(data: &Path) -> Option<String> {
     let folder = data.to_str()?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    (data.is_absolute() && folder.len() <= LONGEST_FOLDER && folder.bytes().all(plain))
+    (data.is_absolute() && folder.len() <= MAX_FOLDER_BYTES && folder.bytes().all(plain))
         .then(|| folder.to_owned())
 }
 
-/// Makes the data folder beside its place and moves it there whole, so that a killed `initdb` leaves nothing that
-/// looks like one.
-fn initialize(home: &Home, programs: &Programs, user: Option<User>, password: &str) -> anyhow::Result<()> {
-    let draft = home.path().join("postgres.new");
+/// Creates the data folder under a draft name and renames it at the end, so that a killed `initdb` leaves no
+/// incomplete data folder.
+fn initialize(
+    workspace: &Workspace,
+    programs: &Programs,
+    user: Option<User>,
+    password: &str,
+) -> anyhow::Result<()> {
+    let draft = workspace.path().join("postgres.new");
     let _ = fs::remove_dir_all(&draft);
     fs::create_dir(&draft)?;
     let password_file = draft.join("password");
@@ -246,13 +256,13 @@ fn initialize(home: &Home, programs: &Programs, user: Option<User>, password: &s
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    fs::rename(draft.join("data"), home.path().join("postgres"))?;
+    fs::rename(draft.join("data"), workspace.path().join("postgres"))?;
     fs::remove_dir_all(&draft)?;
     Ok(())
 }
 
-/// Whom PostgreSQL runs as: it refuses root. `None` is this process's own user.
-fn unprivileged(home: &Home) -> anyhow::Result<Option<User>> {
+/// The user that PostgreSQL runs as, because it refuses root. `None` is this process's own user.
+fn find_unprivileged_user(workspace: &Workspace) -> anyhow::Result<Option<User>> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id")
             .args(arguments)
@@ -270,17 +280,17 @@ fn unprivileged(home: &Home) -> anyhow::Result<Option<User>> {
         .find_map(|name| Some((name, id(&["-u", name])?, id(&["-g", name])?)));
     let (name, uid, gid) =
         found.context("PostgreSQL refuses root, and there is neither a user postgres nor nobody")?;
-    let enters = Command::new("test")
+    let can_enter = Command::new("test")
         .arg("-x")
-        .arg(home.path())
+        .arg(workspace.path())
         .uid(uid)
         .gid(gid)
         .current_dir("/")
         .status();
-    if !enters.is_ok_and(|status| status.success()) {
+    if !can_enter.is_ok_and(|status| status.success()) {
         bail!(
             "PostgreSQL refuses root and runs as {name}, who cannot enter {}: choose another folder, such as --dir /var/tmp/weft",
-            home.path().display()
+            workspace.path().display()
         );
     }
     Ok(Some(User { uid, gid }))
@@ -291,12 +301,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_lies_only_where_its_name_fits_and_means_itself() {
-        let lies = |folder: &str| socket_folder(Path::new(folder)).is_some();
-        assert!(lies("/var/tmp/weft-1/.weft/postgres"));
-        assert!(!lies("weft/postgres"));
-        assert!(!lies("/home/a b/postgres") && !lies("/srv/a,b") && !lies("/srv/50%"));
-        let deep = format!("/srv/{}", "d".repeat(LONGEST_FOLDER - 5));
-        assert!(lies(&deep) && !lies(&format!("{deep}d")));
+    fn a_socket_is_used_only_where_its_path_is_short_and_plain() {
+        let is_usable = |folder: &str| socket_folder(Path::new(folder)).is_some();
+        assert!(is_usable("/var/tmp/weft-1/.weft/postgres"));
+        assert!(!is_usable("weft/postgres"));
+        assert!(!is_usable("/home/a b/postgres") && !is_usable("/srv/a,b") && !is_usable("/srv/50%"));
+        let deep = format!("/srv/{}", "d".repeat(MAX_FOLDER_BYTES - 5));
+        assert!(is_usable(&deep) && !is_usable(&format!("{deep}d")));
     }
 }

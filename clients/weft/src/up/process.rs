@@ -1,7 +1,7 @@
 //! One child process that does not outlive this one.
 //!
-//! Between this process and the child stands a shell that reads a pipe from here. It ends the child when the
-//! pipe closes, which also happens when this process is killed and can do nothing any more.
+//! A shell between this process and the child reads a pipe from here. It stops the child when the pipe closes,
+//! which also happens when this process is killed.
 
 use std::{fs::OpenOptions, path::PathBuf, process::Stdio, time::Duration};
 
@@ -11,38 +11,38 @@ use tokio::{
     process::{Child, ChildStdin, Command},
 };
 
-/// What is started, and how it is stopped.
+/// A program to start, and how to stop it.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) path: PathBuf,
     pub(crate) arguments: Vec<String>,
     pub(crate) log: PathBuf,
-    /// What asks it to stop; PostgreSQL waits for its clients on TERM, and not on INT.
+    /// The signal that stops it: PostgreSQL waits for its clients on TERM, but not on INT.
     pub(crate) stop_signal: &'static str,
-    /// How long it may take to stop before it is killed.
+    /// How long it may take to stop until it is killed.
     pub(crate) grace: Duration,
     pub(crate) user: Option<User>,
 }
 
-/// Whom a program runs as.
+/// The user that a program runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
 
-/// A running child. Dropping it asks it to stop.
+/// A running child. Dropping this asks the child to stop.
 pub(crate) struct Process {
     pub(crate) pid: u32,
     watchdog: Child,
-    /// Closing it stops the child.
-    leash: Option<ChildStdin>,
+    /// Closing this pipe stops the child.
+    stop_pipe: Option<ChildStdin>,
 }
 
-/// `$1` is the signal that stops, `$2` the grace in tenths of a second, the rest the program. Says the child's pid.
+/// `$1` is the stop signal, `$2` the grace in tenths of a second, the rest the program. Prints the child's pid.
 const WATCHDOG: &str = r#"
-signal=$1; patience=$2; shift 2
+signal=$1; grace=$2; shift 2
 exec 3<&0
 "$@" </dev/null >&2 3<&- &
 child=$!
@@ -52,8 +52,8 @@ exec >&2
   read -r _ <&3
   kill "-$signal" "$child" 2>/dev/null
   while kill -0 "$child" 2>/dev/null; do
-    patience=$((patience - 1))
-    [ "$patience" -gt 0 ] || kill -KILL "$child" 2>/dev/null
+    grace=$((grace - 1))
+    [ "$grace" -gt 0 ] || kill -KILL "$child" 2>/dev/null
     sleep 0.1
   done
 ) &
@@ -69,7 +69,7 @@ impl Process {
     pub(crate) async fn start(program: &Program) -> anyhow::Result<Process> {
         let log = OpenOptions::new().create(true).append(true).open(&program.log);
         let log = log.with_context(|| format!("cannot write the log {}", program.log.display()))?;
-        let patience = program.grace.as_millis() / 100;
+        let grace = program.grace.as_millis() / 100;
         let mut command = Command::new("sh");
         command
             .args([
@@ -77,42 +77,47 @@ impl Process {
                 WATCHDOG,
                 "weft-watchdog",
                 program.stop_signal,
-                &patience.to_string(),
+                &grace.to_string(),
             ])
             .arg(&program.path)
             .args(&program.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
-            // Ctrl-C goes to the foreground's process group: the children are stopped by us, in order.
+            // Ctrl-C goes to the foreground's process group, but the children are to be stopped in order.
             .process_group(0);
         if let Some(user) = program.user {
-            // Where that user may not go, it could not start.
+            // The user may have no access to the current folder.
             command.uid(user.uid).gid(user.gid).current_dir("/");
         }
         let mut watchdog = command
             .spawn()
             .with_context(|| format!("cannot start {}", program.name))?;
-        let leash = watchdog.stdin.take();
-        let mut said = BufReader::new(watchdog.stdout.take().context("the watchdog has no output")?);
+        let stop_pipe = watchdog.stdin.take();
+        let mut output = BufReader::new(watchdog.stdout.take().context("the watchdog has no output")?);
         let mut pid = String::new();
-        said.read_line(&mut pid)
+        output
+            .read_line(&mut pid)
             .await
             .context("the watchdog cannot be read")?;
         let pid = pid
             .trim()
             .parse()
             .with_context(|| format!("{} did not start", program.name))?;
-        Ok(Process { pid, watchdog, leash })
+        Ok(Process {
+            pid,
+            watchdog,
+            stop_pipe,
+        })
     }
 
-    /// Asks it to stop. The watchdog kills it when the grace is over.
+    /// Asks the child to stop. The watchdog kills it after the grace.
     pub(crate) fn ask_to_stop(&mut self) {
-        self.leash = None;
+        self.stop_pipe = None;
     }
 
-    /// Waits for its end; answers what it ended with, in words.
-    pub(crate) async fn ended(&mut self) -> String {
+    /// Waits until the child has ended; returns a text such as `exit code 1`.
+    pub(crate) async fn wait(&mut self) -> String {
         match self.watchdog.wait().await {
             // A shell reports a signal as 128 and its number.
             Ok(status) => match status.code() {
@@ -147,18 +152,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_stops_when_its_leash_is_let_go() {
+    async fn a_child_stops_when_its_pipe_is_closed() {
         let mut process = Process::start(&program("exec sleep 60", Duration::from_secs(5)))
             .await
             .unwrap();
         assert!(alive(process.pid));
         process.ask_to_stop();
-        assert_eq!(process.ended().await, "signal 15");
+        assert_eq!(process.wait().await, "signal 15");
         assert!(!alive(process.pid));
     }
 
     #[tokio::test]
-    async fn a_child_that_does_not_listen_is_killed_after_its_grace() {
+    async fn a_child_that_ignores_the_signal_is_killed_after_its_grace() {
         let script = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
         let deaf = program(script, Duration::from_millis(300));
         let mut process = Process::start(&deaf).await.unwrap();
@@ -166,7 +171,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         process.ask_to_stop();
-        assert_eq!(process.ended().await, "signal 9");
+        assert_eq!(process.wait().await, "signal 9");
     }
 
     #[tokio::test]
@@ -174,6 +179,6 @@ mod tests {
         let mut process = Process::start(&program("exit 3", Duration::from_secs(5)))
             .await
             .unwrap();
-        assert_eq!(process.ended().await, "exit code 3");
+        assert_eq!(process.wait().await, "exit code 3");
     }
 }

@@ -1,4 +1,4 @@
-//! Where the programs are that `weft up` starts.
+//! Finds the programs that `weft up` starts.
 
 use std::{
     env, fs,
@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 
 use crate::clients::Service;
 
-/// Everything that is started.
+/// The paths of all programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) initdb: PathBuf,
@@ -22,7 +22,7 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// # Errors
-    /// When one is missing: says which, and how to get it.
+    /// When a program is missing; the error says which, and how to get it.
     pub(crate) fn find() -> anyhow::Result<Programs> {
         let own = env::current_exe().context("this program cannot tell where it is")?;
         let services = own.parent().map(Path::to_owned).unwrap_or_default();
@@ -35,7 +35,7 @@ impl Programs {
                 );
             }
         }
-        // All three of one installation: a client of another version may not know the server's ways.
+        // All three from one installation: a client of another version may be incompatible.
         let folder = postgres_folders()
             .into_iter()
             .find(|folder| {
@@ -64,8 +64,8 @@ impl Programs {
     }
 }
 
-/// Where PostgreSQL may be: PATH, Debian's folders and Homebrew's, newest version first. A folder that holds links
-/// stands for the one that they lead to, since PostgreSQL finds its libraries from there.
+/// Folders that may have PostgreSQL: PATH, Debian's and Homebrew's, newest version first. Links are resolved,
+/// because PostgreSQL finds its libraries relative to the real folder.
 fn postgres_folders() -> Vec<PathBuf> {
     let mut versions: Vec<PathBuf> = ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"]
         .iter()
@@ -85,7 +85,7 @@ fn postgres_folders() -> Vec<PathBuf> {
         .collect()
 }
 
-/// `15` of `/usr/lib/postgresql/15` and of `/opt/homebrew/opt/postgresql@15`; 0 of anything else.
+/// `15` for `/usr/lib/postgresql/15` and `/opt/homebrew/opt/postgresql@15`; 0 for any other path.
 fn version(path: &Path) -> u32 {
     let name = path
         .file_name()
@@ -104,7 +104,7 @@ fn path_folders() -> impl Iterator<Item = PathBuf> {
         .into_iter()
 }
 
-/// `.tools/bin`, where the set-up installs, in this folder or above it, or above this program.
+/// `.tools/bin`, where `make setup` installs, in this folder or above it, or above this program.
 fn tool_folders(own: &Path) -> Vec<PathBuf> {
     let here = env::current_dir().unwrap_or_default();
     here.ancestors()

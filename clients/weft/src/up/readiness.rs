@@ -1,4 +1,4 @@
-//! Waiting until a child process serves.
+//! Waits until a child process is ready.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -11,33 +11,33 @@ use tonic_health::pb::{
 
 use super::supervisor::Supervised;
 
-/// How long anything may take to start; a database that recovers from a crash takes longest.
-const PATIENCE: Duration = Duration::from_secs(60);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+/// How long a process may take to start; a database that recovers from a crash takes longest.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Waits until `ready` says so.
+/// Waits until `ready` returns true.
 ///
 /// # Errors
-/// When the process ends first, or after a minute: with the end of its log.
+/// When the process ends first, or after a minute; the error has the end of its log.
 pub(crate) async fn wait(
     name: &str,
     process: &Supervised,
     log: &Path,
     mut ready: impl AsyncFnMut() -> bool,
 ) -> anyhow::Result<()> {
-    let looking = async {
+    let polling = async {
         while !ready().await {
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {
-        () = looking => Ok(()),
+        () = polling => Ok(()),
         end = process.ended() => bail!("{name} ended before it was ready ({end}); its log ends with\n{}", tail(log)),
-        () = tokio::time::sleep(PATIENCE) => bail!("{name} is not ready after a minute; its log ends with\n{}", tail(log)),
+        () = tokio::time::sleep(START_TIMEOUT) => bail!("{name} is not ready after a minute; its log ends with\n{}", tail(log)),
     }
 }
 
-/// What a service says on its probe port about `readiness`.
+/// Checks a service's `readiness` on its probe port.
 pub(crate) struct Probe {
     port: u16,
     client: Option<HealthClient<Channel>>,
@@ -48,10 +48,11 @@ impl Probe {
         Probe { port, client: None }
     }
 
-    /// Whether it serves calls now; what it says instead, if it does not.
+    /// # Errors
+    /// When the service is not ready: its status, or why it cannot be checked.
     pub(crate) async fn check(&mut self) -> Result<(), String> {
         if self.client.is_none() {
-            // A channel that has failed to connect waits before it tries again; this is about the first moment.
+            // A channel that failed to connect would wait before it retries, so the port is tested first.
             let open = TcpStream::connect(("127.0.0.1", self.port)).await;
             open.map_err(|error| format!("port {}: {error}", self.port))?;
             let target = format!("static:http://127.0.0.1:{}", self.port);

@@ -1,4 +1,4 @@
-//! One of our own services: its settings, its migrations, its process.
+//! One Weft service: its settings, migrations and process.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,40 +10,40 @@ use super::{
 };
 use crate::{
     clients::{Service, TRUST_DOMAIN},
-    home::{Addresses, Home, write_private},
     keys::Key,
     token::{AUDIENCE, ISSUER},
+    workspace::{Addresses, Workspace, write_private},
 };
 
-/// Where a service will listen.
+/// The ports of a service.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Listening {
+pub(crate) struct ListenPorts {
     pub(crate) service: Service,
     pub(crate) grpc: u16,
     pub(crate) probe: u16,
-    /// Whether the first of them takes calls under mutual TLS alone.
-    pub(crate) secured: bool,
+    /// Whether the gRPC port accepts only mutual TLS.
+    pub(crate) tls: bool,
 }
 
-impl Listening {
+impl ListenPorts {
     pub(crate) fn choose(
         service: Service,
         ports: &mut Ports,
         options: &Options,
-    ) -> std::io::Result<Listening> {
+    ) -> std::io::Result<ListenPorts> {
         let (grpc, probe) = service.default_ports();
         let usual = |port| (!options.free_ports).then_some(port);
         let name = service.name();
-        Ok(Listening {
+        Ok(ListenPorts {
             service,
             grpc: ports.choose(name, usual(grpc))?,
             probe: ports.choose(&format!("{name} probe"), usual(probe))?,
-            secured: options.certificate_ttl.is_some(),
+            tls: options.certificate_ttl.is_some(),
         })
     }
 
     pub(crate) fn addresses(&self) -> Addresses {
-        let scheme = if self.secured { "https" } else { "http" };
+        let scheme = if self.tls { "https" } else { "http" };
         Addresses {
             url: format!("{scheme}://127.0.0.1:{}", self.grpc),
             probe_url: format!("http://127.0.0.1:{}", self.probe),
@@ -51,25 +51,28 @@ impl Listening {
     }
 }
 
-/// The key that a service signs its own tokens with.
-pub(crate) fn key_file(home: &Home, service: Service) -> PathBuf {
-    home.path().join("keys").join(format!("{}.pem", service.name()))
+/// The file of the key with which a service signs its own tokens.
+pub(crate) fn key_file(workspace: &Workspace, service: Service) -> PathBuf {
+    workspace
+        .path()
+        .join("keys")
+        .join(format!("{}.pem", service.name()))
 }
 
-/// Makes the key of every service; these are their public halves.
-pub(crate) fn keys(home: &Home) -> anyhow::Result<Vec<serde_json::Value>> {
+/// Creates the key of every service; returns the public keys.
+pub(crate) fn keys(workspace: &Workspace) -> anyhow::Result<Vec<serde_json::Value>> {
     let key = |service: &Service| {
-        let key = Key::open_or_create(&key_file(home, *service))?;
+        let key = Key::open_or_create(&key_file(workspace, *service))?;
         Ok(key.to_jwk(Some(service.name())))
     };
     Service::ALL.iter().map(key).collect()
 }
 
-/// Writes the service's settings, as a file that also `order serve --config FILE` understands.
+/// Writes the service's settings, as a file for `order serve --config FILE`.
 pub(crate) fn configure(
-    home: &Home,
-    at: Listening,
-    all: &[Listening],
+    workspace: &Workspace,
+    at: ListenPorts,
+    all: &[ListenPorts],
     postgres: &Postgres,
     nats: &Nats,
 ) -> anyhow::Result<PathBuf> {
@@ -85,55 +88,55 @@ pub(crate) fn configure(
         quoted(&postgres.url(service, "owner")?),
         quoted(ISSUER),
         quoted(AUDIENCE),
-        quoted(&home.jwks().to_string_lossy()),
-        quoted(&key_file(home, service).to_string_lossy()),
+        quoted(&workspace.jwks().to_string_lossy()),
+        quoted(&key_file(workspace, service).to_string_lossy()),
         nats.port,
         nats.monitor_port,
     );
-    let tls = Secured::of(home, service);
-    if at.secured {
-        text.push_str(&tls.server());
+    let sections = TlsSections::new(workspace, service);
+    if at.tls {
+        text.push_str(&sections.server());
     }
     if service == Service::Order {
         for other in all.iter().filter(|other| other.service != Service::Order) {
             let (name, url) = (other.service.name(), other.addresses().url);
             text.push_str(&format!("\n[{name}]\ntarget = \"static:{url}\"\n"));
-            if at.secured {
-                text.push_str(&tls.client(other.service));
+            if at.tls {
+                text.push_str(&sections.client(other.service));
             }
         }
     }
-    let path = home.config(&format!("{}.toml", service.name()));
+    let path = workspace.config(&format!("{}.toml", service.name()));
     write_private(&path, text.as_bytes())?;
     Ok(path)
 }
 
-/// The sections of a service that serves and calls under mutual TLS.
-struct Secured {
+/// The settings' sections for mutual TLS, as a server and as a client.
+struct TlsSections {
     ca: String,
     files: String,
 }
 
-impl Secured {
-    fn of(home: &Home, service: Service) -> Secured {
+impl TlsSections {
+    fn new(workspace: &Workspace, service: Service) -> TlsSections {
         let path = |path: PathBuf| quoted(&path.to_string_lossy());
-        Secured {
-            ca: path(home.authority()),
+        TlsSections {
+            ca: path(workspace.ca_certificate()),
             files: format!(
                 "cert_file = {}\nkey_file = {}\n",
-                path(home.certificate(service.name())),
-                path(home.certificate_key(service.name()))
+                path(workspace.certificate(service.name())),
+                path(workspace.certificate_key(service.name()))
             ),
         }
     }
 
     fn server(&self) -> String {
-        let Secured { ca, files } = self;
+        let TlsSections { ca, files } = self;
         format!("\n[grpc.tls]\n{files}client_ca_file = {ca}\ntrust_domain = \"{TRUST_DOMAIN}\"\n")
     }
 
     fn client(&self, server: Service) -> String {
-        let Secured { ca, files } = self;
+        let TlsSections { ca, files } = self;
         let id = quoted(&server.spiffe_id(TRUST_DOMAIN));
         format!(
             "\n[{}.tls]\n{files}ca_file = {ca}\nserver_ids = [{id}]\n",
@@ -142,12 +145,12 @@ impl Secured {
     }
 }
 
-/// As a string of TOML.
+/// Quotes a string for TOML.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Brings the service's database to the schema of its program.
+/// Migrates the service's database to the schema of its program.
 pub(crate) async fn migrate(programs: &Programs, service: Service, config: &PathBuf) -> anyhow::Result<()> {
     let mut command = tokio::process::Command::new(programs.service(service));
     command
@@ -160,17 +163,17 @@ pub(crate) async fn migrate(programs: &Programs, service: Service, config: &Path
         .await
         .with_context(|| format!("{} migrate cannot be started", service.name()))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{} migrate failed: {}", service.name(), said.trim());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{} migrate failed: {}", service.name(), stderr.trim());
     }
     Ok(())
 }
 
 /// Starts the service and waits until it is ready.
 pub(crate) async fn start(
-    home: &Home,
+    workspace: &Workspace,
     programs: &Programs,
-    at: Listening,
+    at: ListenPorts,
     config: &std::path::Path,
 ) -> anyhow::Result<Supervised> {
     let name = at.service.name();
@@ -182,14 +185,14 @@ pub(crate) async fn start(
             "--config".to_owned(),
             config.display().to_string(),
         ],
-        log: home.log(name),
+        log: workspace.log(name),
         stop_signal: "TERM",
         grace: Duration::from_secs(30),
         user: None,
     };
-    let process = Supervised::start(program, home.pid_file(name)).await?;
+    let process = Supervised::start(program, workspace.pid_file(name)).await?;
     let mut probe = readiness::Probe::new(at.probe);
-    readiness::wait(name, &process, &home.log(name), async || {
+    readiness::wait(name, &process, &workspace.log(name), async || {
         probe.check().await.is_ok()
     })
     .await?;

@@ -1,4 +1,4 @@
-//! A child process that is started again when it dies.
+//! A child process that is restarted when it ends.
 
 use std::{
     fs,
@@ -11,59 +11,60 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::{Process, Program};
 
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// A process that ran so long has not failed at its start.
-const HEALTHY: Duration = Duration::from_secs(30);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// A process that ran this long resets the backoff.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
-/// Looks after one child process. Dropping it stops the child; [`stop`](Supervised::stop) also waits.
+/// Supervises one child process. Dropping this stops the child; [`stop`](Supervised::stop) also waits.
 pub(crate) struct Supervised {
     stop: CancellationToken,
-    /// Set once the program has been ready: what ends before is not started again, because it would only end again.
-    trusted: CancellationToken,
+    /// Cancelled once the program has been ready. A program that ends before is not restarted: it would only end
+    /// again.
+    restart_enabled: CancellationToken,
     ends: watch::Receiver<Option<String>>,
     task: JoinHandle<()>,
 }
 
 impl Supervised {
-    /// Starts the program. Its pid is written to `pid_file` whenever it changes.
+    /// Starts the program. `pid_file` always has the current pid; it is absent while no process runs.
     pub(crate) async fn start(program: Program, pid_file: PathBuf) -> anyhow::Result<Supervised> {
         let process = Process::start(&program).await?;
-        note(&pid_file, process.pid);
+        write_pid(&pid_file, process.pid);
         let stop = CancellationToken::new();
-        let trusted = CancellationToken::new();
+        let restart_enabled = CancellationToken::new();
         let (ended, ends) = watch::channel(None);
-        let keeper = Keeper {
+        let restart_loop = RestartLoop {
             program,
             pid_file,
             stop: stop.clone(),
-            trusted: trusted.clone(),
+            restart_enabled: restart_enabled.clone(),
             ended,
         };
-        let task = tokio::spawn(keeper.look_after(process));
+        let task = tokio::spawn(restart_loop.run(process));
         Ok(Supervised {
             stop,
-            trusted,
+            restart_enabled,
             ends,
             task,
         })
     }
 
-    /// The program has been ready: it is started again from now on when it ends.
-    pub(crate) fn trust(&self) {
-        self.trusted.cancel();
+    /// Restarts the program from now on when it ends.
+    pub(crate) fn enable_restarts(&self) {
+        self.restart_enabled.cancel();
     }
 
-    /// Waits until the program ends by itself, for whatever waits for it to be ready.
+    /// Waits until the program has ended by itself; returns how it ended.
     pub(crate) async fn ended(&self) -> String {
         let mut ends = self.ends.clone();
         match ends.wait_for(Option::is_some).await {
             Ok(end) => end.clone().unwrap_or_default(),
-            Err(_) => "nobody looks after it any more".to_owned(),
+            Err(_) => "its supervisor has ended".to_owned(),
         }
     }
 
-    /// Asks the program to stop and waits for it, no longer than its grace and a little.
+    /// Asks the program to stop and waits until it has, slightly longer than its grace at most.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         let _ = (&mut self.task).await;
@@ -76,61 +77,61 @@ impl Drop for Supervised {
     }
 }
 
-/// The task that waits for the program's end.
-struct Keeper {
+/// The task that waits for the program's end and restarts it.
+struct RestartLoop {
     program: Program,
     pid_file: PathBuf,
     stop: CancellationToken,
-    trusted: CancellationToken,
+    restart_enabled: CancellationToken,
     ended: watch::Sender<Option<String>>,
 }
 
-impl Keeper {
-    async fn look_after(self, mut process: Process) {
-        let mut wait = FIRST_WAIT;
+impl RestartLoop {
+    async fn run(self, mut process: Process) {
+        let mut backoff = INITIAL_BACKOFF;
         loop {
             let started = Instant::now();
             let end = tokio::select! {
-                end = process.ended() => end,
+                end = process.wait() => end,
                 () = self.stop.cancelled() => {
                     process.ask_to_stop();
-                    process.ended().await;
+                    process.wait().await;
                     let _ = fs::remove_file(&self.pid_file);
                     return;
                 }
             };
             let name = self.program.name;
-            // Until it runs again there is no process to name.
+            // There is no process until the restart.
             let _ = fs::remove_file(&self.pid_file);
             self.ended.send_replace(Some(end.clone()));
-            if !self.trusted.is_cancelled() {
+            if !self.restart_enabled.is_cancelled() {
                 return;
             }
-            if started.elapsed() > HEALTHY {
-                wait = FIRST_WAIT;
+            if started.elapsed() > HEALTHY_AFTER {
+                backoff = INITIAL_BACKOFF;
             }
             let log = self.program.log.display();
             eprintln!(
                 "{name} ended ({end}); starting it again in {} ms, its log is {log}",
-                wait.as_millis()
+                backoff.as_millis()
             );
-            let Some(again) = self.start_again(&mut wait).await else {
+            let Some(restarted) = self.restart(&mut backoff).await else {
                 return;
             };
-            process = again;
-            note(&self.pid_file, process.pid);
+            process = restarted;
+            write_pid(&self.pid_file, process.pid);
             eprintln!("{name} runs again, as process {}", process.pid);
         }
     }
 
-    /// `None` when it is to stop instead.
-    async fn start_again(&self, wait: &mut Duration) -> Option<Process> {
+    /// `None` if it is stopped meanwhile.
+    async fn restart(&self, backoff: &mut Duration) -> Option<Process> {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(*wait) => {}
+                () = tokio::time::sleep(*backoff) => {}
                 () = self.stop.cancelled() => return None,
             }
-            *wait = (*wait * 2).min(LONGEST_WAIT);
+            *backoff = (*backoff * 2).min(MAX_BACKOFF);
             match Process::start(&self.program).await {
                 Ok(process) => return Some(process),
                 Err(error) => eprintln!("{error:#}"),
@@ -139,8 +140,8 @@ impl Keeper {
     }
 }
 
-/// For people and for the next `weft up`; nothing depends on it while this process lives.
-fn note(pid_file: &PathBuf, pid: u32) {
+/// Writes the pid for `weft status` and for the clean-up by the next `weft up`. Errors are ignored.
+fn write_pid(pid_file: &PathBuf, pid: u32) {
     let _ = fs::write(pid_file, pid.to_string());
 }
 
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_pid_is_noted_while_a_program_that_ended_waits_for_its_next_start() {
+    async fn no_pid_is_written_while_an_ended_program_waits_for_its_restart() {
         let folder = std::env::temp_dir().join(format!("weft-supervisor-{}", uuid::Uuid::new_v4()));
         let logs = folder.join("log");
         fs::create_dir_all(&logs).unwrap();
@@ -158,7 +159,7 @@ mod tests {
         let program = Program {
             name: "once",
             path: "sh".into(),
-            // Without its log it cannot be started again, however often that is tried.
+            // Every restart fails, because the folder of its log is removed.
             arguments: vec![
                 "-c".into(),
                 "while [ ! -e \"$1\" ]; do sleep 0.02; done; rm -r \"$2\"; exit 3".into(),
@@ -172,12 +173,12 @@ mod tests {
             user: None,
         };
         let supervised = Supervised::start(program, pid_file.clone()).await.unwrap();
-        supervised.trust();
-        let noted = fs::read_to_string(&pid_file).unwrap();
-        assert!(noted.parse::<u32>().is_ok(), "{noted}");
+        supervised.enable_restarts();
+        let written = fs::read_to_string(&pid_file).unwrap();
+        assert!(written.parse::<u32>().is_ok(), "{written}");
         fs::write(&go, "").unwrap();
         assert_eq!(supervised.ended().await, "exit code 3");
-        assert!(!pid_file.exists(), "the process that ended is still named");
+        assert!(!pid_file.exists(), "the pid file still names the ended process");
         supervised.stop().await;
         fs::remove_dir_all(folder).unwrap();
     }

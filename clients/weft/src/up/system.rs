@@ -1,4 +1,4 @@
-//! All of it: started in order, described, stopped in the reverse order.
+//! The whole local system: started in order, stopped in the reverse order.
 
 use std::{
     collections::BTreeMap,
@@ -18,118 +18,121 @@ use super::{
     ports::Ports,
     postgres::Postgres,
     programs::Programs,
-    service::{self, Listening},
+    service::{self, ListenPorts},
     supervisor::Supervised,
 };
 use crate::{
-    cli::{Format, Globals},
     clients::Service,
     duration,
-    env::authority,
+    env::host_and_port,
     failure::Failure,
-    home::{Description, Home, Tls},
+    globals::{Format, Globals},
     keys::{self, Key},
     output::{self, Table},
     token::Bearer,
+    workspace::{Description, Tls, Workspace},
 };
 
-/// What to start.
+/// How to start the system.
 pub(crate) struct Options {
-    pub(crate) home: Home,
-    /// Take any free ports for the services.
+    pub(crate) workspace: Workspace,
+    /// Use any free ports for the services.
     pub(crate) free_ports: bool,
-    /// How long certificates are good for; `None`: no mutual TLS.
+    /// The lifetime of certificates; `None` without mutual TLS.
     pub(crate) certificate_ttl: Option<Duration>,
-    /// Say nothing on the way.
+    /// Print no progress.
     pub(crate) quiet: bool,
 }
 
-/// Everything, running.
+/// The running system.
 pub(crate) struct System {
-    home: Home,
+    workspace: Workspace,
     postgres: Postgres,
     nats: Nats,
-    services: Vec<(Listening, Supervised)>,
-    /// Under mutual TLS: keeps the certificates fresh.
+    services: Vec<(ListenPorts, Supervised)>,
+    /// The task that renews the certificates; `None` without mutual TLS.
     renewal: Option<AbortOnDropHandle<()>>,
     _lock: Lock,
 }
 
 impl System {
     /// # Errors
-    /// When another `weft up` looks after the folder, a program is missing, or something does not become ready. What
-    /// had started is stopped by its watchdogs.
+    /// When another `weft up` runs in the folder, a program is missing, or a process does not become ready.
+    /// Watchdogs stop the processes that had started.
     pub(crate) async fn start(options: Options) -> anyhow::Result<System> {
         let began = Instant::now();
-        let say = |text: String| {
+        let progress = |text: String| {
             if !options.quiet {
-                eprintln!("{:>8}  {text}", duration::show(began.elapsed()));
+                eprintln!("{:>8}  {text}", duration::format_rounded(began.elapsed()));
             }
         };
         let programs = Programs::find()?;
-        let home = options
-            .home
+        let workspace = options
+            .workspace
             .create()
-            .with_context(|| format!("{} cannot be created", options.home.path().display()))?;
-        let lock = Lock::take(&home)?;
-        lock::clear_leftovers(&home).await?;
-        let _ = fs::remove_file(home.path().join("weft.json"));
-        let mut all_keys = vec![Key::open_or_create(&home.signing_key())?.to_jwk(None)];
-        all_keys.extend(service::keys(&home)?);
-        keys::write_jwks(&home.jwks(), &all_keys)?;
-        let authority = options.certificate_ttl.map(|ttl| Authority::create(&home, ttl));
-        let renewal = authority.transpose()?.map(Authority::keep_fresh);
-        let places = Places::choose(&home, &options)?;
-        say(format!("starting in {}", home.path().display()));
+            .with_context(|| format!("{} cannot be created", options.workspace.path().display()))?;
+        let lock = Lock::acquire(&workspace)?;
+        lock::clear_leftovers(&workspace).await?;
+        let _ = fs::remove_file(workspace.path().join("weft.json"));
+        let mut all_keys = vec![Key::open_or_create(&workspace.signing_key())?.to_jwk(None)];
+        all_keys.extend(service::keys(&workspace)?);
+        keys::write_jwks(&workspace.jwks(), &all_keys)?;
+        let authority = options
+            .certificate_ttl
+            .map(|ttl| Authority::create(&workspace, ttl));
+        let renewal = authority.transpose()?.map(Authority::renew_periodically);
+        let ports = SystemPorts::choose(&workspace, &options)?;
+        progress(format!("starting in {}", workspace.path().display()));
 
         let (postgres, nats) = tokio::try_join!(
             async {
-                let postgres = Postgres::start(&home, &programs, places.postgres).await?;
-                say(format!("PostgreSQL is ready on port {}", postgres.port));
+                let postgres = Postgres::start(&workspace, &programs, ports.postgres).await?;
+                progress(format!("PostgreSQL is ready on port {}", postgres.port));
                 anyhow::Ok(postgres)
             },
             async {
-                let nats = Nats::start(&home, &programs, places.nats).await?;
-                say(format!("NATS is ready on port {}", nats.port));
+                let nats = Nats::start(&workspace, &programs, ports.nats).await?;
+                progress(format!("NATS is ready on port {}", nats.port));
                 anyhow::Ok(nats)
             },
         )?;
 
-        let starting = places.services.iter().map(async |at| {
-            let config = service::configure(&home, *at, &places.services, &postgres, &nats)?;
+        let starting = ports.services.iter().map(async |at| {
+            let config = service::configure(&workspace, *at, &ports.services, &postgres, &nats)?;
             service::migrate(&programs, at.service, &config).await?;
-            say(format!("{} has migrated its database", at.service.name()));
-            let process = service::start(&home, &programs, *at, &config).await?;
-            say(format!("{} is ready on port {}", at.service.name(), at.grpc));
+            progress(format!("{} has migrated its database", at.service.name()));
+            let process = service::start(&workspace, &programs, *at, &config).await?;
+            progress(format!("{} is ready on port {}", at.service.name(), at.grpc));
             anyhow::Ok((*at, process))
         });
         let services = futures_util::future::try_join_all(starting).await?;
         let system = System {
-            home,
+            workspace,
             postgres,
             nats,
             services,
             renewal,
             _lock: lock,
         };
-        system.trust();
-        system.home.describe(&system.description())?;
+        system.enable_restarts();
+        system.workspace.write_description(&system.description())?;
         Ok(system)
     }
 
-    /// From now on whatever ends is started again.
-    fn trust(&self) {
+    /// Restarts every process from now on when it ends.
+    fn enable_restarts(&self) {
         let services = self.services.iter().map(|(_, process)| process);
         services
             .chain([&self.nats.process, &self.postgres.process])
-            .for_each(Supervised::trust);
+            .for_each(Supervised::enable_restarts);
     }
 
-    pub(crate) fn home(&self) -> &Home {
-        &self.home
+    pub(crate) fn workspace(&self) -> &Workspace {
+        &self.workspace
     }
 
-    /// Stops what calls before what is called, and the servers last. Bounded by each one's grace.
+    /// Stops callers before the services they call, and the servers last. Each stop is bounded by the process's
+    /// grace.
     pub(crate) async fn stop(self) {
         let (callers, called): (Vec<_>, Vec<_>) = self
             .services
@@ -140,17 +143,17 @@ impl System {
         }
         self.nats.process.stop().await;
         self.postgres.process.stop().await;
-        let _ = fs::remove_file(self.home.path().join("weft.json"));
+        let _ = fs::remove_file(self.workspace.path().join("weft.json"));
     }
 
-    /// Says where everything is, and a call to try.
-    pub(crate) fn announce(&self, globals: &Globals) -> Result<(), Failure> {
+    /// Prints all addresses, and a call to try.
+    pub(crate) fn print_summary(&self, globals: &Globals) -> Result<(), Failure> {
         let description = self.description();
         let own = Globals {
-            dir: Some(self.home.path().to_owned()),
+            dir: Some(self.workspace.path().to_owned()),
             ..globals.clone()
         };
-        let token = Bearer::of(&own)?.token()?;
+        let token = Bearer::from_globals(&own)?.token()?;
         let order = description
             .services
             .get(Service::Order.name())
@@ -165,14 +168,14 @@ impl System {
         let try_this = format!(
             "{} {security} -H 'authorization: Bearer {token}' -d '{{\"pageSize\": 5}}' {} order.v1.OrderService/ListOrders",
             grpcurl(),
-            authority(order.unwrap_or_default()),
+            host_and_port(order.unwrap_or_default()),
         );
         if globals.output == Format::Json {
             return output::print_json(&json!({"ready": true, "system": description, "try": try_this}));
         }
         let mut table = Table::new(["", "GRPC", "PROBES", "LOG"], "");
         for (name, addresses) in &description.services {
-            let log = self.home.log(name).display().to_string();
+            let log = self.workspace.log(name).display().to_string();
             table.row([
                 name.clone(),
                 addresses.url.clone(),
@@ -185,7 +188,7 @@ impl System {
                 name.clone(),
                 url.clone(),
                 String::new(),
-                self.home.log(name).display().to_string(),
+                self.workspace.log(name).display().to_string(),
             ]);
         }
         println!("\n{table}\nThe facility is `{}`. Try:\n", globals.facility);
@@ -194,7 +197,7 @@ impl System {
         );
         println!(
             "  weft ledger balance\n\n{try_this}\n\nCtrl-C stops it all; the data stays in {}.",
-            self.home.path().display()
+            self.workspace.path().display()
         );
         Ok(())
     }
@@ -213,45 +216,45 @@ impl System {
             ),
         ]);
         let tls = self.renewal.as_ref().map(|_| Tls {
-            ca: self.home.authority(),
-            cert: self.home.certificate(certificates::CLIENT),
-            key: self.home.certificate_key(certificates::CLIENT),
+            ca: self.workspace.ca_certificate(),
+            cert: self.workspace.certificate(certificates::CLIENT),
+            key: self.workspace.certificate_key(certificates::CLIENT),
         });
         Description {
             tls,
             pid: std::process::id(),
             services,
             servers,
-            signing_key: self.home.signing_key(),
-            jwks: self.home.jwks(),
+            signing_key: self.workspace.signing_key(),
+            jwks: self.workspace.jwks(),
         }
     }
 }
 
-/// Where everything will listen.
-struct Places {
+/// The ports of all servers and services.
+struct SystemPorts {
     postgres: u16,
     nats: [u16; 2],
-    services: Vec<Listening>,
+    services: Vec<ListenPorts>,
 }
 
-impl Places {
-    fn choose(home: &Home, options: &Options) -> std::io::Result<Places> {
-        let mut ports = Ports::open(home);
+impl SystemPorts {
+    fn choose(workspace: &Workspace, options: &Options) -> std::io::Result<SystemPorts> {
+        let mut chosen = Ports::open(workspace);
         let services = Service::ALL
             .iter()
-            .map(|service| Listening::choose(*service, &mut ports, options));
-        let places = Places {
+            .map(|service| ListenPorts::choose(*service, &mut chosen, options));
+        let ports = SystemPorts {
             services: services.collect::<Result<_, _>>()?,
-            postgres: ports.choose("postgresql", None)?,
-            nats: [ports.choose("nats", None)?, ports.choose("nats monitor", None)?],
+            postgres: chosen.choose("postgresql", None)?,
+            nats: [chosen.choose("nats", None)?, chosen.choose("nats monitor", None)?],
         };
-        ports.save()?;
-        Ok(places)
+        chosen.save()?;
+        Ok(ports)
     }
 }
 
-/// `grpcurl`, or where the set-up has put it.
+/// `grpcurl`, or its path in `.tools/bin` if it is not in PATH.
 fn grpcurl() -> String {
     let on_path = env::var_os("PATH")
         .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join("grpcurl").exists()));

@@ -57,14 +57,14 @@ fn the_latest_earlier_order_with_enough_left_is_chosen() {
 }
 
 #[test]
-fn the_price_it_was_sold_at_goes_before_the_date() {
+fn the_price_it_was_sold_at_takes_precedence_over_the_date() {
     let orders = [sold("536380", 12, 2400, 0, 0), sold("536300", 12, 1980, 0, 0)];
     assert_eq!(matched(&orders, &cancelled(6, 165)).as_deref(), Some("536300"));
     assert_eq!(matched(&orders, &cancelled(6, 200)).as_deref(), Some("536380"));
 }
 
 #[test]
-fn more_money_than_is_left_of_the_line_is_never_given_back() {
+fn no_more_than_the_remaining_amount_of_a_line_is_refunded() {
     let orders = [sold("536300", 12, 1980, 0, 0)];
     assert_eq!(matched(&orders, &cancelled(12, 166)), None);
 }

@@ -1,4 +1,4 @@
-//! A claim that is new: an insured order, whose lines are the claim's activities.
+//! A new claim: places an insured order, with the claim's activities as lines.
 
 use money::Money;
 use proto::{
@@ -7,32 +7,32 @@ use proto::{
 };
 
 use crate::import::{
-    orders::Orders,
+    order_batcher::OrderBatcher,
+    place_order::{self, ImportResult},
     request_id,
-    settle::{self, Settled},
     submission::CURRENCY,
 };
 
-/// The longest reference that the contract takes.
-const LONGEST_REFERENCE: usize = 100;
+/// The contract's limit for a reference.
+const MAX_REFERENCE_BYTES: usize = 100;
 
 pub(crate) async fn place(
-    orders: &Orders,
+    orders: &OrderBatcher,
     details: &ClaimDetails,
     payment_method: &str,
     test: bool,
-) -> Settled {
-    let facility = orders.caller.clients.facility();
-    settle::place(orders, request(facility, details, payment_method, test)).await
+) -> ImportResult {
+    let facility = orders.client.clients.facility();
+    place_order::place_and_wait(orders, request(facility, details, payment_method, test)).await
 }
 
 fn request(facility: &str, details: &ClaimDetails, payment_method: &str, test: bool) -> PlaceOrderRequest {
-    // A check must not use up the request id of the real thing.
+    // A test must not use the request id of the real import.
     let kind = if test { "claim check" } else { "claim" };
     let reference = format!("{}/{}", details.provider_id, details.claim_id);
     PlaceOrderRequest {
         request_id: request_id(facility, kind, &[&details.provider_id, &details.claim_id]).to_string(),
-        reference: if reference.len() > LONGEST_REFERENCE {
+        reference: if reference.len() > MAX_REFERENCE_BYTES {
             String::new()
         } else {
             reference
@@ -51,8 +51,8 @@ fn request(facility: &str, details: &ClaimDetails, payment_method: &str, test: b
     }
 }
 
-/// One line for each activity. eClaimLink prices activities net only: the gross is spread over them in proportion,
-/// and no fils is lost.
+/// One line for each activity. eClaimLink has only net prices for activities, so the gross is allocated to them in
+/// proportion, without losing a fils.
 fn lines(details: &ClaimDetails) -> Vec<PlaceOrderLine> {
     let read = |wire: &Option<_>| wire.as_ref().and_then(|wire| Money::try_from(wire).ok());
     let weight = |net: Money| u64::try_from(net.minor()).unwrap_or(0);
@@ -78,7 +78,7 @@ fn lines(details: &ClaimDetails) -> Vec<PlaceOrderLine> {
         .collect()
 }
 
-/// eClaimLink's Activity.Type.
+/// The code system of an eClaimLink Activity.Type.
 fn code_system(kind: i32) -> &'static str {
     match kind {
         3 => "CPT",
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gross_is_spread_in_proportion_to_net_and_sums_to_itself() {
+    fn the_gross_is_allocated_in_proportion_to_net_without_loss() {
         assert_eq!(
             amounts(50_000, &[15_000, 10_000, 15_000]),
             ["187.50", "125.00", "187.50"]
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_and_the_real_thing_have_different_request_ids() {
+    fn a_test_and_the_real_import_have_different_request_ids() {
         let real = request("f", &claim(100, &[100]), "tok_visa", false);
         let check = request("f", &claim(100, &[100]), "tok_visa", true);
         assert_eq!(real.reference, "FAC-1/CLM-1");

@@ -1,4 +1,4 @@
-//! A claim with a Resubmission block: the claim that is already there is filed again.
+//! A claim with a Resubmission block: resubmits the existing claim.
 
 use std::collections::BTreeSet;
 
@@ -7,80 +7,86 @@ use prost::Message as _;
 use proto::claims::v1::{Claim, ClaimDetails, GetClaimRequest, Resubmission, ResubmitClaimRequest};
 use sha2::{Digest as _, Sha256};
 
-use crate::import::{caller::Caller, report::Outcome, request_id, settle::Settled};
+use crate::import::{
+    place_order::ImportResult, report::Outcome, request_id, retrying_client::RetryingClient,
+};
 
-pub(crate) async fn file(
-    caller: &Caller,
+pub(crate) async fn resubmit(
+    client: &RetryingClient,
     details: &ClaimDetails,
     reason: &Resubmission,
     test: bool,
-) -> Settled {
+) -> ImportResult {
     let request = GetClaimRequest {
         id: String::new(),
         provider_id: details.provider_id.clone(),
         claim_id: details.claim_id.clone(),
     };
-    let answer = caller
+    let answer = client
         .call(request, |message| {
-            let mut client = caller.clients.claims();
-            async move { client.get_claim(message).await }
+            let mut stub = client.clients.claims();
+            async move { stub.get_claim(message).await }
         })
         .await;
     let claim = match answer {
         Ok(response) => response.into_inner().claim.unwrap_or_default(),
-        Err(no_answer) => return Settled::not(&no_answer),
+        Err(error) => return ImportResult::from_error(&error),
     };
     let gross = details
         .gross
         .as_ref()
         .and_then(|gross| Money::try_from(gross).ok());
-    let settled = |outcome, reason| Settled {
+    let result = |outcome, reason| ImportResult {
         outcome,
         gross,
         reason,
     };
-    if filed_already(&claim, details, reason) {
-        return settled(Outcome::Unchanged, String::new());
+    if is_already_filed(&claim, details, reason) {
+        return result(Outcome::Unchanged, String::new());
     }
     if test {
         return match missing_activities(&claim, details) {
-            None => settled(Outcome::New, String::new()),
-            Some(missing) => settled(
+            None => result(Outcome::New, String::new()),
+            Some(missing) => result(
                 Outcome::Refused,
                 format!("RESUBMISSION_ACTIVITIES: {missing} must be kept"),
             ),
         };
     }
     let request = ResubmitClaimRequest {
-        request_id: request_of(caller.clients.facility(), details, reason),
+        request_id: resubmission_request_id(client.clients.facility(), details, reason),
         id: String::new(),
         resubmission: Some(reason.clone()),
         details: Some(details.clone()),
     };
-    match caller
+    match client
         .call(request, |message| {
-            let mut client = caller.clients.claims();
-            async move { client.resubmit_claim(message).await }
+            let mut stub = client.clients.claims();
+            async move { stub.resubmit_claim(message).await }
         })
         .await
     {
-        Ok(_) => settled(Outcome::New, String::new()),
-        Err(no_answer) => Settled::not(&no_answer),
+        Ok(_) => result(Outcome::New, String::new()),
+        Err(error) => ImportResult::from_error(&error),
     }
 }
 
-/// Whether this very resubmission is on the claim: also the answer once the service has forgotten the request id.
-fn filed_already(claim: &Claim, details: &ClaimDetails, reason: &Resubmission) -> bool {
+/// Whether the claim has this resubmission already. This works even after the service has pruned the request id.
+fn is_already_filed(claim: &Claim, details: &ClaimDetails, reason: &Resubmission) -> bool {
     let Some((last, earlier)) = claim.resubmissions.split_last() else {
         return false;
     };
-    // Of earlier cycles the details are gone; of the last one they must be the same.
+    // The claim has only the details of the last cycle, which must be equal.
     earlier.contains(reason)
-        || last == reason && claim.details.as_ref().is_some_and(|filed| same(filed, details))
+        || last == reason
+            && claim
+                .details
+                .as_ref()
+                .is_some_and(|filed| is_same_claim(filed, details))
 }
 
-/// A claim that was filed before receivers were kept has none.
-fn same(filed: &ClaimDetails, details: &ClaimDetails) -> bool {
+/// Compares the details; claims filed before the receiver was stored have none.
+fn is_same_claim(filed: &ClaimDetails, details: &ClaimDetails) -> bool {
     filed == details
         || filed.receiver_id.is_empty()
             && *filed
@@ -103,8 +109,8 @@ fn missing_activities(claim: &Claim, details: &ClaimDetails) -> Option<String> {
     (!missing.is_empty()).then(|| missing.join(", "))
 }
 
-/// A claim may be filed again several times: what is said each time tells the cycles apart.
-fn request_of(facility: &str, details: &ClaimDetails, reason: &Resubmission) -> String {
+/// The request id of a resubmission. It includes the content, because a claim may be resubmitted several times.
+fn resubmission_request_id(facility: &str, details: &ClaimDetails, reason: &Resubmission) -> String {
     let content = Sha256::new()
         .chain_update(details.encode_to_vec())
         .chain_update(reason.encode_to_vec());
@@ -145,29 +151,33 @@ mod tests {
             resubmissions: vec![reason("first"), reason("second")],
             ..Claim::default()
         };
-        assert!(filed_already(
+        assert!(is_already_filed(
             &claim,
             &details("as it was then"),
             &reason("first")
         ));
-        assert!(filed_already(&claim, &details("m"), &reason("second")));
-        assert!(!filed_already(&claim, &details("corrected"), &reason("second")));
-        assert!(!filed_already(&claim, &details("m"), &reason("third")));
+        assert!(is_already_filed(&claim, &details("m"), &reason("second")));
+        assert!(!is_already_filed(
+            &claim,
+            &details("corrected"),
+            &reason("second")
+        ));
+        assert!(!is_already_filed(&claim, &details("m"), &reason("third")));
     }
 
     #[test]
     fn each_cycle_has_a_request_id_of_its_own() {
         assert_eq!(
-            request_of("f", &details("m"), &reason("a")),
-            request_of("f", &details("m"), &reason("a"))
+            resubmission_request_id("f", &details("m"), &reason("a")),
+            resubmission_request_id("f", &details("m"), &reason("a"))
         );
         assert_ne!(
-            request_of("f", &details("m"), &reason("a")),
-            request_of("f", &details("m"), &reason("b"))
+            resubmission_request_id("f", &details("m"), &reason("a")),
+            resubmission_request_id("f", &details("m"), &reason("b"))
         );
         assert_ne!(
-            request_of("f", &details("m"), &reason("a")),
-            request_of("f", &details("n"), &reason("a"))
+            resubmission_request_id("f", &details("m"), &reason("a")),
+            resubmission_request_id("f", &details("n"), &reason("a"))
         );
     }
 }

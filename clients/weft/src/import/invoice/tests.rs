@@ -8,7 +8,7 @@ fn read(lines: &str) -> Vec<Invoice> {
 }
 
 #[test]
-fn consecutive_lines_of_one_number_are_one_invoice() {
+fn consecutive_lines_with_one_number_are_one_invoice() {
     let invoices = read(
         "536365,85123A,WHITE HEART,6,2010-12-01 08:26:00,2.55,17850.0,United Kingdom\n\
          536365,71053,\"LANTERN, METAL\",6,2010-12-01 08:26:00,3.39,17850.0,United Kingdom\n\
@@ -25,12 +25,12 @@ fn consecutive_lines_of_one_number_are_one_invoice() {
         (3, 2, "LANTERN, METAL")
     );
     assert_eq!(lantern.total.to_string(), "20.34");
-    assert!(invoices[1].cancels() && !invoices[0].cancels());
+    assert!(invoices[1].is_cancellation() && !invoices[0].is_cancellation());
     assert_eq!(invoices[1].total().unwrap().to_string(), "-27.50");
 }
 
 #[test]
-fn a_line_that_cannot_be_read_is_a_fault_with_its_worth_and_stops_nothing() {
+fn a_line_that_cannot_be_parsed_is_a_fault_with_its_total_and_reading_continues() {
     let invoices = read(
         "536365,85123A,HEART,six,2010-12-01 08:26:00,2.55,17850.0,United Kingdom\n\
          536365,71053,LANTERN,6,2010-12-01 08:26:00,3.395,17850.0,United Kingdom\n\
@@ -97,7 +97,7 @@ fn lines_are_counted_alike_with_either_line_ending() {
 }
 
 #[test]
-fn a_date_that_is_none_is_named() {
+fn an_invalid_date_is_reported() {
     let text = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n\
                 1,A,a,1,99/99/2010 08:26,1.00,7.0,UK\n";
     let invoice = Invoices::new(text.as_bytes()).unwrap().next().unwrap();
@@ -107,7 +107,7 @@ fn a_date_that_is_none_is_named() {
     );
 }
 
-/// A file whose disk fails after this text.
+/// A reader that fails after this text.
 struct Failing<'a>(&'a [u8]);
 
 impl std::io::Read for Failing<'_> {
@@ -120,7 +120,7 @@ impl std::io::Read for Failing<'_> {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_on_ends_the_reading_and_hands_on_no_part_of_an_invoice() {
+fn a_read_error_ends_the_reading_and_no_incomplete_invoice_is_returned() {
     let line =
         |number: &str| format!("{number},71053,LANTERN,2,2010-12-01 08:26:00,1.50,17850.0,United Kingdom\n");
     let text = format!("{HEADING}{}{}{}", line("536365"), line("536366"), line("536366"));
@@ -137,7 +137,7 @@ fn a_file_that_cannot_be_read_on_ends_the_reading_and_hands_on_no_part_of_an_inv
 }
 
 #[test]
-fn a_quantity_beyond_all_measure_is_a_fault() {
+fn a_quantity_above_the_limit_is_a_fault() {
     for quantity in ["-9223372036854775808", "9223372036854775807"] {
         let line =
             format!("C536365,71053,LANTERN,{quantity},2010-12-01 08:26:00,0.01,17850.0,United Kingdom\n");
@@ -147,7 +147,7 @@ fn a_quantity_beyond_all_measure_is_a_fault() {
 }
 
 #[test]
-fn a_quotation_mark_that_is_not_closed_costs_its_own_line_and_swallows_no_other() {
+fn an_unclosed_quotation_mark_affects_only_its_own_line() {
     let invoices = read(
         "920011,A,\"x,1,12/1/2010 8:26,1.00,1,UK\n\
          920012,A,x,1,12/1/2010 8:26,7.00,1,UK\n\
@@ -183,7 +183,7 @@ fn a_quotation_mark_that_is_not_closed_costs_its_own_line_and_swallows_no_other(
 }
 
 #[test]
-fn a_line_with_a_column_too_many_is_worth_nothing_that_can_be_told() {
+fn a_line_with_a_column_too_many_has_no_total() {
     let invoices = read("1,A,METAL,5,1,2010-12-01 08:26:00,1.50,7.0,UK\n");
     assert_eq!((invoices[0].lines(), invoices[0].lines_without_total()), (1, 1));
 }

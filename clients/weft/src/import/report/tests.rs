@@ -53,7 +53,7 @@ fn file_total_is_accepted_less_refunded_plus_refused() {
 }
 
 #[test]
-fn a_penny_or_a_line_that_is_unaccounted_for_is_seen() {
+fn a_missing_penny_or_line_is_detected() {
     let mut penny = report();
     penny.record(entry(Outcome::New, 0, 1));
     assert!(!penny.balances());
@@ -63,7 +63,7 @@ fn a_penny_or_a_line_that_is_unaccounted_for_is_seen() {
 }
 
 #[test]
-fn what_is_undecided_balances_and_is_not_clean() {
+fn undecided_entries_balance_and_are_not_clean() {
     let mut report = report();
     report.count(1, pounds(5));
     report.record(entry(Outcome::Undecided, 1, 5));
@@ -77,7 +77,7 @@ fn what_is_undecided_balances_and_is_not_clean() {
 }
 
 #[test]
-fn a_line_whose_amount_cannot_be_read_is_named_beside_the_total_that_lacks_it() {
+fn lines_without_a_readable_amount_are_reported_beside_the_total() {
     let mut report = report();
     report.lines_without_amount = 2;
     assert!(report.is_clean());

@@ -1,4 +1,4 @@
-//! From eClaimLink's elements to the contract's messages, every violated field by its path.
+//! Maps eClaimLink's elements to the contract's messages, and reports every violated field by its path.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use eclaimlink::{Element, Fault, Fields};
@@ -8,56 +8,56 @@ use proto::claims::v1::{
     Activity, ClaimDetails, Diagnosis, DiagnosisType, Encounter, Observation, Resubmission, ResubmissionType,
 };
 
-use super::{CURRENCY, Reading};
+use super::{CURRENCY, ParsedClaim};
 
-/// Bounds of texts that the contract bounds itself: it names the field then.
-const ANY: usize = usize::MAX;
+/// No bound here: the claims service checks the length and names the field.
+const UNBOUNDED: usize = usize::MAX;
 
-/// Reads a claim. What makes sense of it as a claim, the rules of eClaimLink, is the claims service's business.
-pub(super) fn read(read: &eclaimlink::Claim, receiver_id: &str) -> Result<Reading, Vec<Fault>> {
+/// Parses a claim. The claims service checks the rules of eClaimLink.
+pub(super) fn read(read: &eclaimlink::Claim, receiver_id: &str) -> Result<ParsedClaim, Vec<Fault>> {
     let mut faults = read.faults.clone();
-    let reading = claim(&read.element, receiver_id, &mut faults);
+    let parsed = claim(&read.element, receiver_id, &mut faults);
     if faults.is_empty() {
-        return Ok(reading);
+        return Ok(parsed);
     }
-    // Of a claim beyond a bound only the beginning was read: that its fields are missing is no news.
+    // Of a claim above a limit only the beginning was read, so its missing fields are not reported.
     Err(if read.whole { faults } else { read.faults.clone() })
 }
 
-/// Gross, if it can be read.
+/// Gross, if it can be parsed.
 pub(super) fn gross(element: &Element) -> Option<Money> {
     let mut fields = Fields::new(element, "Claim");
     let gross = fields.optional_number("Gross")?;
     Money::parse(&gross, CURRENCY).ok()
 }
 
-fn claim(element: &Element, receiver_id: &str, faults: &mut Vec<Fault>) -> Reading {
+fn claim(element: &Element, receiver_id: &str, faults: &mut Vec<Fault>) -> ParsedClaim {
     let mut fields = Fields::new(element, "Claim");
     let details = ClaimDetails {
-        claim_id: fields.text("ID", ANY),
-        id_payer: fields.optional_text("IDPayer", ANY),
-        member_id: fields.optional_text("MemberID", ANY),
-        payer_id: fields.text("PayerID", ANY),
+        claim_id: fields.text("ID", UNBOUNDED),
+        id_payer: fields.optional_text("IDPayer", UNBOUNDED),
+        member_id: fields.optional_text("MemberID", UNBOUNDED),
+        payer_id: fields.text("PayerID", UNBOUNDED),
         provider_id: fields.licence("ProviderID"),
-        emirates_id_number: fields.text("EmiratesIDNumber", ANY),
+        emirates_id_number: fields.text("EmiratesIDNumber", UNBOUNDED),
         gross: money(&mut fields, "Gross"),
         patient_share: money(&mut fields, "PatientShare"),
         net: money(&mut fields, "Net"),
-        encounter: one(element, "Claim", "Encounter", faults, encounter),
-        diagnoses: every(element, "Claim", "Diagnosis", faults, diagnosis),
+        encounter: read_one(element, "Claim", "Encounter", faults, encounter),
+        diagnoses: read_all(element, "Claim", "Diagnosis", faults, diagnosis),
         activities: activities(element, faults),
-        package_name: one(element, "Claim", "Contract", faults, |fields| {
-            fields.optional_text("PackageName", ANY)
+        package_name: read_one(element, "Claim", "Contract", faults, |fields| {
+            fields.optional_text("PackageName", UNBOUNDED)
         })
         .unwrap_or_default(),
         receiver_id: receiver_id.to_owned(),
     };
-    let resubmission = one(element, "Claim", "Resubmission", faults, resubmission);
-    // The claim's own fields stand before those of what is inside it.
+    let resubmission = read_one(element, "Claim", "Resubmission", faults, resubmission);
+    // Faults of the claim's own fields come before those of nested elements.
     let mut own = fields.into_faults();
     own.append(faults);
     *faults = own;
-    Reading {
+    ParsedClaim {
         details,
         resubmission,
     }
@@ -65,20 +65,20 @@ fn claim(element: &Element, receiver_id: &str, faults: &mut Vec<Fault>) -> Readi
 
 fn encounter(fields: &mut Fields<'_>) -> Encounter {
     Encounter {
-        facility_id: fields.text("FacilityID", ANY),
+        facility_id: fields.text("FacilityID", UNBOUNDED),
         r#type: code(fields, "Type"),
-        patient_id: fields.text("PatientID", ANY),
+        patient_id: fields.text("PatientID", UNBOUNDED),
         start_time: fields.date("Start").map(timestamp),
         end_time: fields.optional_date("End").map(timestamp),
         start_type: optional_code(fields, "StartType"),
         end_type: optional_code(fields, "EndType"),
-        transfer_source: fields.optional_text("TransferSource", ANY),
-        transfer_destination: fields.optional_text("TransferDestination", ANY),
+        transfer_source: fields.optional_text("TransferSource", UNBOUNDED),
+        transfer_destination: fields.optional_text("TransferDestination", UNBOUNDED),
     }
 }
 
 fn diagnosis(fields: &mut Fields<'_>) -> Diagnosis {
-    let kind = match fields.text("Type", ANY).as_str() {
+    let kind = match fields.text("Type", UNBOUNDED).as_str() {
         "Principal" => DiagnosisType::Principal,
         "Secondary" => DiagnosisType::Secondary,
         "Admitting" => DiagnosisType::Admitting,
@@ -90,7 +90,7 @@ fn diagnosis(fields: &mut Fields<'_>) -> Diagnosis {
     };
     Diagnosis {
         r#type: kind.into(),
-        code: fields.text("Code", ANY),
+        code: fields.text("Code", UNBOUNDED),
     }
 }
 
@@ -101,11 +101,11 @@ fn activities(claim: &Element, faults: &mut Vec<Fault>) -> Vec<Activity> {
         let mut fields = Fields::new(element, path.clone());
         let mut activity = activity(&mut fields);
         faults.extend(fields.into_faults());
-        activity.observations = every(element, &path, "Observation", faults, |fields| Observation {
-            r#type: fields.text("Type", ANY),
-            code: fields.text("Code", ANY),
-            value: fields.optional_lines("Value", ANY),
-            value_type: fields.optional_text("ValueType", ANY),
+        activity.observations = read_all(element, &path, "Observation", faults, |fields| Observation {
+            r#type: fields.text("Type", UNBOUNDED),
+            code: fields.text("Code", UNBOUNDED),
+            value: fields.optional_lines("Value", UNBOUNDED),
+            value_type: fields.optional_text("ValueType", UNBOUNDED),
         });
         activities.push(activity);
     }
@@ -114,20 +114,20 @@ fn activities(claim: &Element, faults: &mut Vec<Fault>) -> Vec<Activity> {
 
 fn activity(fields: &mut Fields<'_>) -> Activity {
     Activity {
-        id: fields.text("ID", ANY),
+        id: fields.text("ID", UNBOUNDED),
         start_time: fields.date("Start").map(timestamp),
         r#type: code(fields, "Type"),
-        code: fields.text("Code", ANY),
+        code: fields.text("Code", UNBOUNDED),
         quantity: quantity(fields),
         net: money(fields, "Net"),
-        clinician: fields.text("Clinician", ANY),
-        prior_authorization_id: fields.optional_text("PriorAuthorizationID", ANY),
+        clinician: fields.text("Clinician", UNBOUNDED),
+        prior_authorization_id: fields.optional_text("PriorAuthorizationID", UNBOUNDED),
         observations: Vec::new(),
     }
 }
 
 fn resubmission(fields: &mut Fields<'_>) -> Resubmission {
-    let kind = match fields.text("Type", ANY).as_str() {
+    let kind = match fields.text("Type", UNBOUNDED).as_str() {
         "correction" => ResubmissionType::Correction,
         "internal complaint" => ResubmissionType::InternalComplaint,
         "legacy" => ResubmissionType::Legacy,
@@ -142,7 +142,7 @@ fn resubmission(fields: &mut Fields<'_>) -> Resubmission {
         }
     };
     let attachment: String = fields
-        .optional_lines("Attachment", ANY)
+        .optional_lines("Attachment", UNBOUNDED)
         .split_ascii_whitespace()
         .collect();
     let attachment = STANDARD.decode(attachment).unwrap_or_else(|_| {
@@ -151,7 +151,7 @@ fn resubmission(fields: &mut Fields<'_>) -> Resubmission {
     });
     Resubmission {
         r#type: kind.into(),
-        comment: fields.optional_lines("Comment", ANY),
+        comment: fields.optional_lines("Comment", UNBOUNDED),
         attachment,
     }
 }
@@ -180,15 +180,15 @@ fn quantity(fields: &mut Fields<'_>) -> Option<proto::google::r#type::Decimal> {
 
 fn code(fields: &mut Fields<'_>, name: &str) -> i32 {
     let code = fields.whole_number(name);
-    small(fields, name, code)
+    to_i32(fields, name, code)
 }
 
 fn optional_code(fields: &mut Fields<'_>, name: &str) -> i32 {
     let code = fields.optional_whole_number(name);
-    small(fields, name, code)
+    to_i32(fields, name, code)
 }
 
-fn small(fields: &mut Fields<'_>, name: &str, code: Option<i64>) -> i32 {
+fn to_i32(fields: &mut Fields<'_>, name: &str, code: Option<i64>) -> i32 {
     let Some(code) = code else {
         return 0;
     };
@@ -205,7 +205,7 @@ fn timestamp(at: time::OffsetDateTime) -> Timestamp {
     }
 }
 
-fn one<T>(
+fn read_one<T>(
     element: &Element,
     path: &str,
     name: &str,
@@ -218,7 +218,7 @@ fn one<T>(
     Some(value)
 }
 
-fn every<T>(
+fn read_all<T>(
     element: &Element,
     path: &str,
     name: &str,

@@ -45,9 +45,9 @@ fn the_first_example_is_read_whole() {
     let claims = read(&path);
     assert_eq!(claims.len(), 1);
     assert_eq!(claims[0].gross.unwrap().to_string(), "500.00");
-    let reading = claims[0].reading.as_ref().unwrap();
-    let details = &reading.details;
-    assert!(reading.resubmission.is_none());
+    let parsed = claims[0].parsed.as_ref().unwrap();
+    let details = &parsed.details;
+    assert!(parsed.resubmission.is_none());
     assert_eq!(
         (details.claim_id.as_str(), details.package_name.as_str()),
         ("CLM-0001", "TEST-PACKAGE")
@@ -75,9 +75,9 @@ fn the_first_example_is_read_whole() {
 }
 
 #[test]
-fn the_third_example_files_the_claim_again_with_its_attachment() {
+fn the_third_example_is_a_resubmission_with_its_attachment() {
     let claims = read(&example("03_resubmission.xml"));
-    let again = claims[0].reading.as_ref().unwrap().resubmission.clone().unwrap();
+    let again = claims[0].parsed.as_ref().unwrap().resubmission.clone().unwrap();
     assert_eq!(again.r#type(), ResubmissionType::Correction);
     assert_eq!(
         (again.comment.as_str(), again.attachment.as_slice()),
@@ -146,9 +146,9 @@ fn one_bad_claim_does_not_stop_the_others_and_names_every_field() {
         .replace("Principal", "Main");
     let text = good.replace("</Claim.Submission>", &format!("{bad}{claim}</Claim.Submission>"));
     let claims = read(&write(&text));
-    assert!(claims[0].reading.is_ok());
+    assert!(claims[0].parsed.is_ok());
     let places: Vec<_> = claims[1]
-        .reading
+        .parsed
         .as_ref()
         .unwrap_err()
         .iter()
@@ -156,9 +156,9 @@ fn one_bad_claim_does_not_stop_the_others_and_names_every_field() {
         .collect();
     assert_eq!(places, ["Claim.Gross", "Claim.Diagnosis[0].Type"]);
     assert!(claims[1].gross.is_none());
-    // The first claim once more: not unique in the file.
+    // A repetition of the first claim.
     assert_eq!(
-        claims[2].reading.as_ref().unwrap_err()[0].rule,
+        claims[2].parsed.as_ref().unwrap_err()[0].rule,
         "DUPLICATE_CLAIM_ID"
     );
 }
@@ -170,13 +170,13 @@ fn a_resubmission_without_a_comment_is_read() {
     assert!(text.contains(comment));
     for empty in ["<Comment/>", ""] {
         let claims = read(&write(&text.replace(comment, empty)));
-        let again = claims[0].reading.as_ref().unwrap().resubmission.clone().unwrap();
+        let again = claims[0].parsed.as_ref().unwrap().resubmission.clone().unwrap();
         assert_eq!(again.comment, "");
     }
 }
 
 #[test]
-fn a_claim_beyond_the_bound_is_refused_by_name_alone() {
+fn a_claim_above_the_size_limit_is_refused_with_one_fault() {
     let good = fs::read_to_string(example("01_submission.xml")).unwrap();
     let start = good.find("  <Claim>").unwrap();
     let claim = good[start..]
@@ -187,9 +187,9 @@ fn a_claim_beyond_the_bound_is_refused_by_name_alone() {
     let path = write(&text.replace("<RecordCount>1<", "<RecordCount>2<"));
     assert!(scan(&path).unwrap().is_ok());
     let claims = read(&path);
-    assert!(claims[0].reading.is_ok());
+    assert!(claims[0].parsed.is_ok());
     let refused: Vec<_> = claims[1]
-        .reading
+        .parsed
         .as_ref()
         .unwrap_err()
         .iter()
@@ -205,26 +205,26 @@ fn a_claim_beyond_the_bound_is_refused_by_name_alone() {
 fn entities_and_character_data_are_text() {
     let path = changed("TEST-PACKAGE", "A &amp; B <![CDATA[<C>]]> &#x44;");
     assert_eq!(
-        read(&path)[0].reading.as_ref().unwrap().details.package_name,
+        read(&path)[0].parsed.as_ref().unwrap().details.package_name,
         "A & B <C> D"
     );
 }
 
 #[test]
-fn a_file_that_ends_early_after_it_was_checked_is_an_error_and_no_shorter_file() {
+fn a_file_that_ends_early_after_the_scan_is_an_error() {
     let text = fs::read_to_string(example("01_submission.xml")).unwrap();
     let (whole, _) = text.split_once("</Claim.Submission>").unwrap();
     let path = write(whole);
     let read: Vec<_> = claims(&path).unwrap().take(5).collect();
     assert_eq!(read.len(), 2);
     assert!(read[0].is_ok());
-    let told = read[1].as_ref().unwrap_err().to_string();
-    assert!(told.contains("cannot be read to its end"), "{told}");
+    let message = read[1].as_ref().unwrap_err().to_string();
+    assert!(message.contains("cannot be read to its end"), "{message}");
 }
 
 #[test]
 fn an_id_is_shown_without_control_characters_and_cut() {
     let claims = read(&changed("<ID>CLM-0001</ID>", "<ID>C\u{1b}[31m</ID>"));
-    assert!(claims[0].reading.is_err());
+    assert!(claims[0].parsed.is_err());
     assert_eq!(claims[0].id, "C\u{fffd}[31m");
 }

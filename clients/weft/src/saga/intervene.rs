@@ -1,4 +1,4 @@
-//! `weft saga skip` and `weft saga force-complete`: what is left when a retry cannot help.
+//! `weft saga skip` and `weft saga force-complete`: interventions in a saga that a retry cannot complete.
 
 use clap::Args;
 use proto::ops::v1::{ForceCompleteSagaRequest, Saga, SagaState, SkipSagaStepRequest};
@@ -6,17 +6,17 @@ use uuid::Uuid;
 
 use super::{get, print};
 use crate::{
-    cli::{self, Format},
     clients::Clients,
     confirm::Confirmation,
     failure::{During as _, Failure},
-    output::state,
+    globals::{self, Format},
+    output::short_name,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The saga's id
-    #[arg(value_parser = cli::uuid)]
+    #[arg(value_parser = globals::parse_uuid)]
     saga: Uuid,
     /// Why, 3 to 500 characters; kept with the saga and in the order's remarks
     #[arg(long)]
@@ -26,28 +26,32 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Nobody is asked about the step of a saga that is at none. A repeated request is left to the service, which
-    /// answers what it answered then.
-    fn goes_on(&self, saga: &Saga, is_named: bool) -> Result<(), Failure> {
-        if !saga.current_step.is_empty() || is_named {
+    /// Refuses a saga without a current step before the confirmation. A repeated request is sent anyway, because
+    /// the service returns its first answer again.
+    fn check_step(&self, saga: &Saga, is_repeated: bool) -> Result<(), Failure> {
+        if !saga.current_step.is_empty() || is_repeated {
             return Ok(());
         }
         Err(Failure::Other(anyhow::anyhow!(
             "saga {} is {}: there is no step that could be left out or done by hand",
             saga.id,
-            state(saga.state().as_str_name()),
+            short_name(saga.state().as_str_name()),
         )))
     }
 }
 
 pub(super) async fn skip(clients: &Clients, format: Format, arguments: Arguments) -> Result<(), Failure> {
-    clients.fits::<SkipSagaStepRequest>()?;
+    clients.check_timeout::<SkipSagaStepRequest>()?;
     let seen = get(clients, arguments.saga).await?;
-    arguments.goes_on(&seen, clients.is_named())?;
+    arguments.check_step(&seen, clients.is_request_id_given())?;
     arguments.confirmation.ask(&format!(
         "{} will not be {}, and its order says so from then on. This cannot be undone.",
         seen.current_step,
-        if undoes(&seen) { "undone" } else { "carried out" },
+        if is_compensating(&seen) {
+            "undone"
+        } else {
+            "carried out"
+        },
     ))?;
     let request = SkipSagaStepRequest {
         request_id: clients.request_id(),
@@ -57,7 +61,7 @@ pub(super) async fn skip(clients: &Clients, format: Format, arguments: Arguments
     };
     let answer = clients.saga().skip_saga_step(clients.request(request)?).await;
     let answer = answer.during("ops.v1.SagaService/SkipSagaStep")?.into_inner();
-    helped(format, answer.saga)
+    print_outcome(format, answer.saga)
 }
 
 pub(super) async fn force_complete(
@@ -65,9 +69,9 @@ pub(super) async fn force_complete(
     format: Format,
     arguments: Arguments,
 ) -> Result<(), Failure> {
-    clients.fits::<ForceCompleteSagaRequest>()?;
+    clients.check_timeout::<ForceCompleteSagaRequest>()?;
     let seen = get(clients, arguments.saga).await?;
-    arguments.goes_on(&seen, clients.is_named())?;
+    arguments.check_step(&seen, clients.is_request_id_given())?;
     arguments.confirmation.ask(&format!(
         "You state that {} and all that follows was done by hand; the saga ends. This cannot be undone.",
         seen.current_step,
@@ -85,15 +89,15 @@ pub(super) async fn force_complete(
     let answer = answer
         .during("ops.v1.SagaService/ForceCompleteSaga")?
         .into_inner();
-    helped(format, answer.saga)
+    print_outcome(format, answer.saga)
 }
 
-fn undoes(saga: &Saga) -> bool {
+fn is_compensating(saga: &Saga) -> bool {
     saga.steps.last().is_some_and(|step| step.compensation)
 }
 
-/// What has come of it, and what to type next.
-fn helped(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
+/// Prints the saga after the intervention and the next command.
+fn print_outcome(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
     let after = saga.clone().unwrap_or_default();
     print(format, saga)?;
     match after.state() {

@@ -1,29 +1,29 @@
-//! The lines of a CSV file, one record each: a quotation mark that is not closed costs its own line and no other.
+//! Reads a CSV file with one record per line, so that an unclosed quotation mark affects only its own line.
 
 use std::io::{self, BufRead, Read as _};
 
 /// One line of the file.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Line {
-    /// From 1, the heading being the first.
+    /// From 1; the heading is line 1.
     pub(crate) number: u64,
-    /// As far as they can be told apart.
+    /// The fields that could be split.
     pub(crate) fields: Vec<String>,
     /// Why the line is no record.
     pub(crate) fault: Option<String>,
-    /// All fields are there, whatever else is wrong.
+    /// All fields could be split, even if the line has another fault.
     pub(crate) is_whole: bool,
 }
 
-/// Reads lines that hold something; empty ones are passed over.
+/// Reads lines, and skips empty ones.
 pub(crate) struct Lines<R> {
     reader: R,
     number: u64,
     position: u64,
 }
 
-/// A longer line is a mistake; no more of it is kept.
-const LONGEST: u64 = 64 * 1024;
+/// The longest line. A longer one is a fault, and only its beginning is kept.
+const MAX_LINE_BYTES: u64 = 64 * 1024;
 
 impl<R: BufRead> Lines<R> {
     pub(crate) fn new(reader: R) -> Lines<R> {
@@ -34,7 +34,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// How many bytes of the file were read.
+    /// The number of bytes read.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
@@ -47,7 +47,7 @@ impl<R: BufRead> Lines<R> {
                 return Ok(None);
             }
             self.number += 1;
-            let is_ended = |bytes: &[u8]| bytes.len() < LONGEST as usize || bytes.ends_with(b"\n");
+            let is_ended = |bytes: &[u8]| bytes.len() < MAX_LINE_BYTES as usize || bytes.ends_with(b"\n");
             let is_too_long = !is_ended(&bytes);
             let mut rest = Vec::new();
             while is_too_long && self.read_some(&mut rest)? && !is_ended(&rest) {
@@ -60,7 +60,9 @@ impl<R: BufRead> Lines<R> {
             }
             let mut line = read(self.number, text);
             if is_too_long {
-                line.fault = Some(format!("UNREADABLE: the line is longer than {LONGEST} bytes"));
+                line.fault = Some(format!(
+                    "UNREADABLE: the line is longer than {MAX_LINE_BYTES} bytes"
+                ));
                 line.is_whole = false;
             }
             return Ok(Some(line));
@@ -68,7 +70,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     fn read_some(&mut self, into: &mut Vec<u8>) -> io::Result<bool> {
-        let read = (&mut self.reader).take(LONGEST).read_until(b'\n', into)?;
+        let read = (&mut self.reader).take(MAX_LINE_BYTES).read_until(b'\n', into)?;
         self.position += read as u64;
         Ok(read > 0)
     }
@@ -90,8 +92,8 @@ fn read(number: u64, bytes: &[u8]) -> Line {
     }
 }
 
-/// The fields of a line, and why there are no more of them. A field that begins with a quotation mark ends with one; two
-/// within it stand for one.
+/// Splits a line into fields; returns the fault at which it stopped, if any. A field that begins with a quotation
+/// mark ends with one; two within it mean one.
 fn split(text: &str) -> (Vec<String>, Option<String>) {
     let mut fields = Vec::new();
     let mut rest = text;
@@ -106,7 +108,7 @@ fn split(text: &str) -> (Vec<String>, Option<String>) {
                 Err(why) => {
                     let column = fields.len() + 1;
                     if fields.is_empty() {
-                        // The line is still about this, as far as anybody can tell.
+                        // The first field is probably still the invoice's number.
                         fields.extend(quoted.split([',', '"']).next().map(str::to_owned));
                     }
                     return (fields, Some(format!("UNREADABLE: column {column} {why}")));
@@ -121,7 +123,7 @@ fn split(text: &str) -> (Vec<String>, Option<String>) {
     }
 }
 
-/// What is quoted, without its quotation marks, and what comes after: nothing, or a comma.
+/// The quoted text without its quotation marks, and the rest, which is empty or begins with a comma.
 fn unquoted(quoted: &str) -> Result<(String, &str), &'static str> {
     let mut field = String::new();
     let mut rest = quoted;
@@ -137,9 +139,10 @@ fn unquoted(quoted: &str) -> Result<(String, &str), &'static str> {
             }
             None => {
                 let after = after.trim_start_matches([' ', '\t']);
-                return match after.is_empty() || after.starts_with(',') {
-                    true => Ok((field, after)),
-                    false => Err("goes on after its closing quotation mark"),
+                return if after.is_empty() || after.starts_with(',') {
+                    Ok((field, after))
+                } else {
+                    Err("goes on after its closing quotation mark")
                 };
             }
         }
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_told_apart_by_commas_outside_quotation_marks() {
+    fn fields_are_split_at_commas_outside_quotation_marks() {
         assert_eq!(
             fields(r#"1,"a, ""b""" ,12" RULER,"#),
             ["1", "a, \"b\"", "12\" RULER", ""]
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn quotation_marks_that_are_not_closed_or_go_on_are_named_by_their_column() {
+    fn a_fault_in_quotation_marks_names_the_column() {
         let open = split(r#"920011,A,"x,1,12/1/2010 8:26,1.00,1,UK"#);
         assert_eq!(open.0, ["920011", "A"]);
         assert!(open.1.unwrap().contains("column 3 begins with a quotation mark"));
@@ -174,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_costs_no_other_and_its_rest_is_no_line() {
-        let long = "x".repeat(3 * LONGEST as usize + 7);
+    fn a_line_that_is_too_long_affects_no_other_line() {
+        let long = "x".repeat(3 * MAX_LINE_BYTES as usize + 7);
         let text = format!("a\n{long}\n\r\nb\r\n{long}");
         let mut lines = Lines::new(text.as_bytes());
         let mut read = Vec::new();

@@ -1,4 +1,4 @@
-//! The folder that the local system lives in (`.weft`), and what it says about itself there.
+//! The local system's folder (`.weft`) with its keys, certificates, settings, logs and description.
 
 use std::{
     collections::BTreeMap,
@@ -10,78 +10,79 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Globals;
+use crate::globals::Globals;
 
 /// The folder. It may not exist yet.
 #[derive(Clone, Debug)]
-pub(crate) struct Home(PathBuf);
+pub(crate) struct Workspace(PathBuf);
 
-/// What `weft up` writes down for the other commands (`weft.json`).
+/// The running local system, written by `weft up` for the other commands (`weft.json`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Description {
-    /// The process that looks after the others.
+    /// The `weft up` process, which supervises the others.
     pub(crate) pid: u32,
-    /// What calls have to be secured with; without it they are plaintext.
+    /// The files of mutual TLS; without them calls are plaintext.
     #[serde(default)]
     pub(crate) tls: Option<Tls>,
     /// Addresses of each service, by name.
     pub(crate) services: BTreeMap<String, Addresses>,
     /// `postgres://…` without a password, and `nats://…`.
     pub(crate) servers: BTreeMap<String, String>,
-    /// What tokens are signed with.
+    /// The key that signs tokens.
     pub(crate) signing_key: PathBuf,
-    /// What services check tokens against.
+    /// The public keys that services verify tokens with.
     pub(crate) jwks: PathBuf,
 }
 
-/// What a client needs for mutual TLS.
+/// The files that a client needs for mutual TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tls {
-    /// PEM: whom servers must be vouched for by.
+    /// PEM: the authority that must have signed servers' certificates.
     pub(crate) ca: PathBuf,
     /// PEM: the client's own certificate.
     pub(crate) cert: PathBuf,
-    /// PEM: its key.
+    /// PEM: the certificate's key.
     pub(crate) key: PathBuf,
 }
 
-/// Where a service listens.
+/// The addresses of a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Addresses {
-    /// `http://127.0.0.1:7101`, or with `https`
+    /// gRPC: `http://127.0.0.1:7101`, or with `https`.
     pub(crate) url: String,
-    /// `http://127.0.0.1:7201`
+    /// Probes: `http://127.0.0.1:7201`.
     pub(crate) probe_url: String,
 }
 
-impl Home {
-    pub(crate) fn new(path: impl Into<PathBuf>) -> Home {
-        Home(path.into())
+impl Workspace {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Workspace {
+        Workspace(path.into())
     }
 
-    /// The folder that is named, or `.weft` here or in the nearest folder above; `.weft` here if there is none.
-    pub(crate) fn find(globals: &Globals) -> Home {
+    /// The folder of `--dir`; else `.weft` in the current folder or the nearest one above that has it; else
+    /// `.weft` here.
+    pub(crate) fn find(globals: &Globals) -> Workspace {
         if let Some(dir) = &globals.dir {
-            return Home(dir.clone());
+            return Workspace(dir.clone());
         }
         let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
         let existing = here
             .ancestors()
             .map(|folder| folder.join(".weft"))
             .find(|folder| folder.is_dir());
-        Home(existing.unwrap_or_else(|| here.join(".weft")))
+        Workspace(existing.unwrap_or_else(|| here.join(".weft")))
     }
 
-    /// Creates the folder, for its owner and for traversal only, and makes the path absolute.
-    pub(crate) fn create(&self) -> io::Result<Home> {
+    /// Creates the folder and makes the path absolute. Other users may traverse the folder, but not list it.
+    pub(crate) fn create(&self) -> io::Result<Workspace> {
         fs::create_dir_all(&self.0)?;
-        // PostgreSQL may run as another user: it must be able to pass through, and to see nothing.
+        // PostgreSQL may run as another user, which must be able to traverse the folder.
         fs::set_permissions(&self.0, fs::Permissions::from_mode(0o711))?;
         for folder in ["keys", "config", "log", "run"] {
             fs::create_dir_all(self.0.join(folder))?;
             fs::set_permissions(self.0.join(folder), fs::Permissions::from_mode(0o700))?;
         }
-        fs::canonicalize(&self.0).map(Home)
+        fs::canonicalize(&self.0).map(Workspace)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -96,21 +97,21 @@ impl Home {
         self.0.join("keys/jwks.json")
     }
 
-    /// Where the certificates of mutual TLS are.
-    pub(crate) fn certificates(&self) -> PathBuf {
+    /// The folder of the certificates of mutual TLS.
+    pub(crate) fn certificate_folder(&self) -> PathBuf {
         self.0.join("tls")
     }
 
-    pub(crate) fn authority(&self) -> PathBuf {
-        self.certificates().join("ca.pem")
+    pub(crate) fn ca_certificate(&self) -> PathBuf {
+        self.certificate_folder().join("ca.pem")
     }
 
     pub(crate) fn certificate(&self, name: &str) -> PathBuf {
-        self.certificates().join(format!("{name}.pem"))
+        self.certificate_folder().join(format!("{name}.pem"))
     }
 
     pub(crate) fn certificate_key(&self, name: &str) -> PathBuf {
-        self.certificates().join(format!("{name}.key"))
+        self.certificate_folder().join(format!("{name}.key"))
     }
 
     pub(crate) fn log(&self, name: &str) -> PathBuf {
@@ -125,19 +126,19 @@ impl Home {
         self.0.join("config").join(file)
     }
 
-    /// What runs here, or ran here last.
-    pub(crate) fn description(&self) -> Option<Description> {
+    /// Reads what runs here, or ran here last.
+    pub(crate) fn read_description(&self) -> Option<Description> {
         let text = fs::read_to_string(self.0.join("weft.json")).ok()?;
         serde_json::from_str(&text).ok()
     }
 
-    pub(crate) fn describe(&self, description: &Description) -> io::Result<()> {
+    pub(crate) fn write_description(&self, description: &Description) -> io::Result<()> {
         let text = serde_json::to_string_pretty(description)?;
         write_private(&self.0.join("weft.json"), text.as_bytes())
     }
 }
 
-/// Writes a file that only its owner can read, whole or not at all.
+/// Writes a file atomically, readable by its owner only.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file = fs::OpenOptions::new()

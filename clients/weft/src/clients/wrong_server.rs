@@ -1,4 +1,4 @@
-//! A call that came to a server which does not serve it: what that server is, as far as it says so.
+//! Explains a call that reached a server which does not serve the method: finds out which server it is.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{Clients, Service};
 use crate::{
-    cli::Globals,
     failure::{CallFailure, Failure, reason},
+    globals::Globals,
 };
 
-/// How long the server may take to say what it is.
-const LONGEST: Duration = Duration::from_secs(2);
+/// The timeout of one health check, which identifies the server.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Service {
-    /// The one that serves a method, `order.v1.OrderService/GetOrder`; none where every service does.
-    pub(crate) fn of(method: &str) -> Option<Service> {
+    /// The service that serves a method such as `order.v1.OrderService/GetOrder`; `None` if every service does.
+    pub(crate) fn by_method(method: &str) -> Option<Service> {
         let service = method.split('/').next().unwrap_or_default();
         if service == "ops.v1.SagaService" {
             return Some(Service::Order);
@@ -28,8 +28,8 @@ impl Service {
             .find(|known| package == Some(known.name()))
     }
 
-    /// What only it serves.
-    fn mark(self) -> &'static str {
+    /// The gRPC service that only it serves.
+    fn grpc_service(self) -> &'static str {
         match self {
             Service::Order => "order.v1.OrderService",
             Service::Payment => "payment.v1.PaymentService",
@@ -38,19 +38,20 @@ impl Service {
     }
 }
 
-/// Whether a server has answered that it does not know the service that was called. Servers of other makers give no reason.
-pub(crate) fn is_unserved(status: &Status) -> bool {
-    let known = reason(status).is_none_or(|reason| reason == "UNKNOWN_SERVICE");
-    status.code() == Code::Unimplemented && known
+/// Whether the server does not have the gRPC service that was called. Other gRPC servers, such as grpc-go, give no
+/// reason.
+pub(crate) fn is_unknown_service(status: &Status) -> bool {
+    let is_unknown = reason(status).is_none_or(|reason| reason == "UNKNOWN_SERVICE");
+    status.code() == Code::Unimplemented && is_unknown
 }
 
-/// Tells in a failure which server has answered, where it is not the one that was meant.
-pub(crate) async fn explained(globals: &Globals, failure: Failure) -> Failure {
+/// Adds to a failure which server has answered, if it is not the intended one.
+pub(crate) async fn explain(globals: &Globals, failure: Failure) -> Failure {
     match failure {
-        Failure::Call(call) if is_unserved(&call.status) => {
+        Failure::Call(call) if is_unknown_service(&call.status) => {
             let CallFailure { method, status } = *call;
             let status = match Clients::open(globals) {
-                Ok(clients) => clients.explained(method, status).await,
+                Ok(clients) => clients.explain(method, status).await,
                 Err(_) => status,
             };
             Failure::Call(Box::new(CallFailure { method, status }))
@@ -60,35 +61,35 @@ pub(crate) async fn explained(globals: &Globals, failure: Failure) -> Failure {
 }
 
 impl Clients {
-    /// The same status with another message, where the server that has answered is not the one that was meant.
-    pub(crate) async fn explained(&self, method: &str, status: Status) -> Status {
-        let Some(meant) = Service::of(method).filter(|_| is_unserved(&status)) else {
+    /// Replaces the message of a status, if the server that has answered is not the intended one.
+    pub(crate) async fn explain(&self, method: &str, status: Status) -> Status {
+        let Some(meant) = Service::by_method(method).filter(|_| is_unknown_service(&status)) else {
             return status;
         };
         let address = self.0.addresses.iter().find(|address| address.service == meant);
         let url = address.map_or("", |address| address.url.as_str());
         let service = method.split('/').next().unwrap_or_default();
-        let told = match self.known_there(meant).await {
-            // The probe port knows of the service, and answers health alone.
+        let hint = match self.service_at(meant).await {
+            // A probe port reports the service's health but does not serve the service.
             Some(known) if known == meant => {
                 format!("is it the probe port of the {} service?", meant.name())
             }
             Some(other) => format!("it is the {} service", other.name()),
             None => "is this the address of another service?".to_owned(),
         };
-        let message = format!("the server at {url} does not serve {service}: {told}");
+        let message = format!("the server at {url} does not serve {service}: {hint}");
         let details = status.details().to_vec().into();
         Status::with_details_and_metadata(status.code(), message, details, status.metadata().clone())
     }
 
-    /// Which service the health service at the address of `meant` knows.
-    async fn known_there(&self, meant: Service) -> Option<Service> {
+    /// The service that the health check at the address of `meant` knows.
+    async fn service_at(&self, meant: Service) -> Option<Service> {
         let mut health = HealthClient::new(self.channel(meant));
         for known in Service::ALL {
             let request = HealthCheckRequest {
-                service: known.mark().to_owned(),
+                service: known.grpc_service().to_owned(),
             };
-            let request = Context::new().with_timeout(LONGEST).request(request);
+            let request = Context::new().with_timeout(HEALTH_TIMEOUT).request(request);
             if health.check(request).await.is_ok() {
                 return Some(known);
             }
@@ -115,21 +116,21 @@ mod tests {
                 "ops.v1.MeshService",
             ];
             let is_everywhere = everywhere.iter().any(|of| method.starts_with(of));
-            assert_eq!(Service::of(method).is_none(), is_everywhere, "{method}");
+            assert_eq!(Service::by_method(method).is_none(), is_everywhere, "{method}");
         }
         assert_eq!(
-            Service::of("payment.v1.LedgerService/GetTrialBalance"),
+            Service::by_method("payment.v1.LedgerService/GetTrialBalance"),
             Some(Service::Payment)
         );
     }
 
     #[test]
-    fn only_a_server_that_does_not_know_the_service_is_another_one() {
-        assert!(is_unserved(&Status::unimplemented("")));
-        assert!(!is_unserved(&Status::unavailable("")));
+    fn only_unimplemented_without_the_service_means_another_server() {
+        assert!(is_unknown_service(&Status::unimplemented("")));
+        assert!(!is_unknown_service(&Status::unavailable("")));
         let mut details = ErrorDetails::new();
         details.set_error_info("UNKNOWN_METHOD", "weft", std::collections::HashMap::new());
         let older = Status::with_error_details(Code::Unimplemented, "no such method", details);
-        assert!(!is_unserved(&older));
+        assert!(!is_unknown_service(&older));
     }
 }

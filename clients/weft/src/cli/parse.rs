@@ -1,5 +1,5 @@
-//! Options, variables and arguments that are set to nothing. That is what a script passes when the command that should
-//! have filled them failed; no command has a use for it.
+//! Parses the command line, and refuses empty options, variables and arguments: a script passes an empty value
+//! when the command that should have produced it failed.
 
 use std::ffi::OsString;
 
@@ -9,27 +9,27 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::{Cli, no_effect};
+use super::{Cli, unused_options};
 
-/// Reads a command line.
+/// Parses a command line.
 ///
 /// # Errors
-/// When it is wrong, or a value that it or the environment gives is empty.
+/// When it is wrong, a value in it or in the environment is empty, or an option has no effect.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Error> {
     let mut command = Cli::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
-    refuse_empty(&command, &matches)?;
+    reject_empty(&command, &matches)?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-    match no_effect::told(&cli, &matches) {
+    match unused_options::find(&cli, &matches) {
         Some(message) => Err(command.error(ErrorKind::ArgumentConflict, message)),
         None => Ok(cli),
     }
 }
 
-fn refuse_empty(command: &clap::Command, matches: &ArgMatches) -> Result<(), Error> {
+fn reject_empty(command: &clap::Command, matches: &ArgMatches) -> Result<(), Error> {
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
-        // Flags are found under names that hold no values.
+        // Flags have ids without values.
         let is_known = matches.try_contains_id(id).unwrap_or(false);
         let is_given = is_known && matches.value_source(id) != Some(ValueSource::DefaultValue);
         if !is_given || !argument.get_action().takes_values() {
@@ -48,7 +48,7 @@ fn refuse_empty(command: &clap::Command, matches: &ArgMatches) -> Result<(), Err
     }
     match matches.subcommand() {
         Some((name, inner)) => match command.find_subcommand(name) {
-            Some(subcommand) => refuse_empty(subcommand, inner),
+            Some(subcommand) => reject_empty(subcommand, inner),
             None => Ok(()),
         },
         None => Ok(()),
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_to_nothing_is_refused_wherever_it_stands() {
+    fn an_empty_value_is_refused_at_every_position() {
         for (arguments, option) in [
             ("order place --line A:1:1 --patient=", "--patient"),
             ("order place --line A:1:1 --reference=", "--reference"),
@@ -87,8 +87,8 @@ mod tests {
             ("order list --timeout=", "--timeout"),
         ] {
             let arguments: Vec<&str> = arguments.split(' ').collect();
-            let told = refused(&arguments);
-            assert!(told.contains(option), "{arguments:?}: {told}");
+            let message = refused(&arguments);
+            assert!(message.contains(option), "{arguments:?}: {message}");
         }
         for arguments in [
             ["order", "get", ""],
@@ -99,12 +99,12 @@ mod tests {
         }
     }
 
-    /// Every option of every command, whatever it is called.
+    /// Checks every option of every command.
     #[test]
-    fn no_option_takes_nothing_for_a_value() {
+    fn no_option_accepts_an_empty_value() {
         let mut weft = Cli::command();
         weft.build();
-        let mut looked_at = 0;
+        let mut checked = 0;
         let mut commands = vec![(Vec::new(), &weft)];
         while let Some((path, command)) = commands.pop() {
             for inner in command
@@ -123,9 +123,9 @@ mod tests {
                 line.push(format!("--{option}="));
                 let line: Vec<&str> = line.iter().map(String::as_str).collect();
                 refused(&line);
-                looked_at += 1;
+                checked += 1;
             }
         }
-        assert!(looked_at > 100, "{looked_at}");
+        assert!(checked > 100, "{checked}");
     }
 }

@@ -1,11 +1,11 @@
-//! Options of every command where they would have no effect: whoever gives one expects something of it.
+//! Refuses options of every command where they would have no effect.
 
 use clap::{ArgMatches, parser::ValueSource};
 
 use super::{Cli, Command};
 
-/// How services are called, by the names that clap knows the options by.
-const OF_CALLS: [(&str, &str); 10] = [
+/// Options that affect calls to services: clap's id and the option.
+const CALL_OPTIONS: [(&str, &str); 10] = [
     ("token", "--token"),
     ("order_url", "--order-url"),
     ("payment_url", "--payment-url"),
@@ -18,10 +18,10 @@ const OF_CALLS: [(&str, &str); 10] = [
     ("timeout", "--timeout"),
 ];
 
-/// What is wrong with an option that the command line gives, if this command does not heed it. What the environment sets is
-/// meant for other commands, too.
-pub(super) fn told(cli: &Cli, matches: &ArgMatches) -> Option<String> {
-    if cli.globals.request_id.is_some() && !cli.command.takes_a_request_id() {
+/// The error message for an option on the command line that this command does not use. Environment variables are
+/// accepted, because they may be meant for other commands.
+pub(super) fn find(cli: &Cli, matches: &ArgMatches) -> Option<String> {
+    if cli.globals.request_id.is_some() && !cli.command.takes_request_id() {
         let message = "--request-id names a request that changes something, and this command sends none";
         return Some(message.to_owned());
     }
@@ -34,7 +34,7 @@ pub(super) fn told(cli: &Cli, matches: &ArgMatches) -> Option<String> {
         _ => return None,
     };
     let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let mut options = OF_CALLS.to_vec();
+    let mut options = CALL_OPTIONS.to_vec();
     if matches!(cli.command, Command::Down | Command::Status | Command::Demo(_)) {
         options.push(("facility", "--facility"));
     }
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_id_is_refused_where_nothing_is_changed() {
+    fn a_request_id_is_refused_by_a_command_that_changes_nothing() {
         let id = "018f2d5e-0000-7000-8000-000000000001";
         assert!(read(&format!("weft order list --request-id {id}")).is_err());
         for changing in [
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_of_the_local_system_refuse_what_they_do_not_heed() {
+    fn commands_of_the_local_system_refuse_options_that_they_do_not_use() {
         for (line, option) in [
             ("weft demo --facility F1", "--facility"),
             ("weft --order-url http://127.0.0.1:1 demo", "--order-url"),
@@ -75,10 +75,10 @@ mod tests {
             ("weft down --allow-plaintext", "--allow-plaintext"),
             ("weft token --payment-url http://127.0.0.1:1", "--payment-url"),
         ] {
-            let told = read(line).unwrap_err();
+            let message = read(line).unwrap_err();
             assert!(
-                told.contains(&format!("has no use for {option}")),
-                "{line}: {told}"
+                message.contains(&format!("has no use for {option}")),
+                "{line}: {message}"
             );
         }
         read("weft token --facility F1").unwrap();

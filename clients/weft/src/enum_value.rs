@@ -1,4 +1,4 @@
-//! Values of the contract's enums as options take them.
+//! Parses values of the contract's enums in options.
 
 use std::ffi::{OsStr, OsString};
 
@@ -7,11 +7,12 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 
-/// No enum of the contract has a higher number.
-const MOST: i32 = 64;
+/// Above the highest number of the contract's enums.
+const MAX_NUMBER: i32 = 64;
 
-/// Reads a value of an enum by its name without the prefix, in any case: `FULFILLED`, `awaiting-payment`. The whole name,
-/// as JSON has it, is read too. A name that is none is refused with those that are, and with the nearest one.
+/// Parses an enum value by its name without the prefix, in any case: `FULFILLED`, `awaiting-payment`. The full
+/// name, as in JSON, is accepted too. For an unknown name, the error lists the known ones and suggests the most
+/// similar.
 #[derive(Clone)]
 pub(crate) struct EnumValue<E> {
     prefix: &'static str,
@@ -21,7 +22,7 @@ pub(crate) struct EnumValue<E> {
 impl<E: TryFrom<i32> + Clone> EnumValue<E> {
     /// `name_of` is the enum's own `as_str_name`.
     pub(crate) fn new(name_of: fn(&E) -> &'static str) -> EnumValue<E> {
-        let all = (0..MOST).filter_map(|number| E::try_from(number).ok());
+        let all = (0..MAX_NUMBER).filter_map(|number| E::try_from(number).ok());
         let mut all = all.map(|value| (name_of(&value), value));
         let unspecified = all.next().map(|(name, _)| name).unwrap_or_default();
         let prefix = unspecified.strip_suffix("UNSPECIFIED").unwrap_or_default();
@@ -45,7 +46,7 @@ impl<E: TryFrom<i32> + Clone + Send + Sync + 'static> TypedValueParser for EnumV
         let name = text.strip_prefix(self.prefix).unwrap_or(&text);
         match self.values.iter().find(|(known, _)| *known == name) {
             Some((_, value)) => Ok(value.clone()),
-            // Fails, in the words that clap has for it.
+            // Always fails, with clap's own error text.
             None => PossibleValuesParser::new(self.names())
                 .parse_ref(command, argument, &OsString::from(name))
                 .and_then(|_| Err(Error::new(clap::error::ErrorKind::InvalidValue))),
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_none_is_refused_with_those_that_are_and_the_nearest() {
+    fn an_unknown_name_is_refused_with_the_known_ones_and_the_most_similar() {
         for (arguments, nearest, another) in [
             ("order list --state FULFILED", "FULFILLED", "SETTLED"),
             ("payment list --state captred", "CAPTURED", "VOIDED"),

@@ -1,4 +1,4 @@
-//! `weft up --detach`, `weft down` and `weft status`: from outside the process that runs everything.
+//! `weft up --detach`, `weft down` and `weft status`, which control the system from another process.
 
 use std::{
     env, fs,
@@ -17,29 +17,33 @@ use super::{
     readiness::{self, Probe},
 };
 use crate::{
-    cli::{Format, Globals},
     failure::Failure,
-    home::Home,
+    globals::{Format, Globals},
     output::{self, Table},
+    workspace::Workspace,
 };
 
-/// How long a start or a stop may take altogether.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a whole start or stop may take.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Starts `weft up` in the background and waits until all is ready.
-pub(crate) async fn detach(globals: &Globals, home: &Home, arguments: &Arguments) -> Result<(), Failure> {
-    let home = home
+pub(crate) async fn detach(
+    globals: &Globals,
+    workspace: &Workspace,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
+    let workspace = workspace
         .create()
-        .with_context(|| format!("{} cannot be created", home.path().display()))?;
-    drop(Lock::take(&home)?);
-    let _ = fs::remove_file(home.path().join("weft.json"));
-    let log = home.log("weft");
+        .with_context(|| format!("{} cannot be created", workspace.path().display()))?;
+    drop(Lock::acquire(&workspace)?);
+    let _ = fs::remove_file(workspace.path().join("weft.json"));
+    let log = workspace.log("weft");
     let file = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(env::current_exe().context("this program cannot tell where it is")?);
     command
         .arg("up")
         .arg("--dir")
-        .arg(home.path())
+        .arg(workspace.path())
         .args(["--facility", &globals.facility]);
     if arguments.free_ports {
         command.arg("--free-ports");
@@ -47,7 +51,7 @@ pub(crate) async fn detach(globals: &Globals, home: &Home, arguments: &Arguments
     if let Some(ttl) = arguments.certificate_ttl() {
         command.args(["--tls", "--certificate-ttl", &format!("{}ms", ttl.as_millis())]);
     }
-    // A group of its own: Ctrl-C in this terminal is not meant for it.
+    // Its own process group, so that Ctrl-C in this terminal does not stop it.
     command
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
@@ -57,14 +61,14 @@ pub(crate) async fn detach(globals: &Globals, home: &Home, arguments: &Arguments
         .spawn()
         .context("weft cannot be started in the background")?;
     let began = Instant::now();
-    while home.description().is_none() {
+    while workspace.read_description().is_none() {
         if child.try_wait()?.is_some() {
             return Err(Failure::Other(anyhow!(
                 "it did not start:\n{}",
                 readiness::tail(&log)
             )));
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > TIMEOUT {
             return Err(Failure::Other(anyhow!(
                 "it is not ready yet; see {}",
                 log.display()
@@ -72,24 +76,24 @@ pub(crate) async fn detach(globals: &Globals, home: &Home, arguments: &Arguments
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    status_of(globals.output, &home).await
+    print_status(globals.output, &workspace).await
 }
 
-/// Stops what runs in the folder, and waits for it.
+/// Stops the system in the folder, and waits until it has stopped.
 pub(crate) async fn down(globals: &Globals) -> Result<(), Failure> {
-    let home = Home::find(globals);
-    let Some(description) = home.description().filter(|_| Lock::is_taken(&home)) else {
-        return stopped(globals.output, &home, "nothing runs in", false);
+    let workspace = Workspace::find(globals);
+    let Some(description) = workspace.read_description().filter(|_| Lock::is_held(&workspace)) else {
+        return print_stopped(globals.output, &workspace, "nothing runs in", false);
     };
-    if !lock::send(description.pid, Signal::TERM) {
+    if !lock::send_signal(description.pid, Signal::TERM) {
         return Err(Failure::Other(anyhow!(
             "process {} cannot be told to stop",
             description.pid
         )));
     }
     let began = Instant::now();
-    while Lock::is_taken(&home) {
-        if began.elapsed() > PATIENCE {
+    while Lock::is_held(&workspace) {
+        if began.elapsed() > TIMEOUT {
             return Err(Failure::Other(anyhow!(
                 "process {} has not stopped after two minutes",
                 description.pid
@@ -97,12 +101,17 @@ pub(crate) async fn down(globals: &Globals) -> Result<(), Failure> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    stopped(globals.output, &home, "stopped; the data stays in", true)
+    print_stopped(globals.output, &workspace, "stopped; the data stays in", true)
 }
 
-/// `was_running`: something was there to stop.
-fn stopped(format: Format, home: &Home, text: &str, was_running: bool) -> Result<(), Failure> {
-    let folder = home.path().display().to_string();
+/// `was_running`: whether there was a system to stop.
+fn print_stopped(
+    format: Format,
+    workspace: &Workspace,
+    text: &str,
+    was_running: bool,
+) -> Result<(), Failure> {
+    let folder = workspace.path().display().to_string();
     match format {
         Format::Json => output::print_json(&json!({"folder": folder, "stopped": was_running})),
         Format::Table => {
@@ -112,22 +121,25 @@ fn stopped(format: Format, home: &Home, text: &str, was_running: bool) -> Result
     }
 }
 
-/// Shows what runs in the folder; fails when it is not all ready.
+/// Shows the processes of the system in the folder; fails if one is not ready.
 pub(crate) async fn status(globals: &Globals) -> Result<(), Failure> {
-    status_of(globals.output, &Home::find(globals)).await
+    print_status(globals.output, &Workspace::find(globals)).await
 }
 
-async fn status_of(format: Format, home: &Home) -> Result<(), Failure> {
-    let Some(description) = home.description().filter(|_| Lock::is_taken(home)) else {
-        let text = format!("nothing runs in {}: `weft up` starts it", home.path().display());
+async fn print_status(format: Format, workspace: &Workspace) -> Result<(), Failure> {
+    let Some(description) = workspace.read_description().filter(|_| Lock::is_held(workspace)) else {
+        let text = format!(
+            "nothing runs in {}: `weft up` starts it",
+            workspace.path().display()
+        );
         return Err(Failure::Other(anyhow!(text)));
     };
     let mut table = Table::new(["", "STATE", ">PID", "ADDRESS", "PROBES", "LOG"], "");
     let mut rows: Vec<Value> = Vec::new();
     let mut all_ready = true;
     let mut row = |name: &str, state: &str, address: &str, probe: &str| {
-        let pid = fs::read_to_string(home.pid_file(name)).unwrap_or_default();
-        let log = home.log(name).display().to_string();
+        let pid = fs::read_to_string(workspace.pid_file(name)).unwrap_or_default();
+        let log = workspace.log(name).display().to_string();
         rows.push(json!({"name": name, "state": state, "pid": pid.parse::<u32>().ok(), "address": address, "probe": probe, "log": log}));
         table.row([
             name.to_owned(),
@@ -166,5 +178,9 @@ async fn status_of(format: Format, home: &Home) -> Result<(), Failure> {
         }
         Format::Table => print!("{table}"),
     }
-    if all_ready { Ok(()) } else { Err(Failure::Told) }
+    if all_ready {
+        Ok(())
+    } else {
+        Err(Failure::AlreadyReported)
+    }
 }
