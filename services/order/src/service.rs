@@ -163,7 +163,7 @@ fn host(process: &Process) -> Host<impl Fn(&'static str, Task), impl Fn(bool) + 
 }
 
 fn operator(extensions: &Extensions) -> Result<Operator, Status> {
-    let identity = Identity::from_request(extensions)?;
+    let identity = Identity::from_extensions(extensions)?;
     Ok(Operator {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),

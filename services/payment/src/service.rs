@@ -144,7 +144,7 @@ fn spawn_workers(app: &App, process: &Process, fold_interval: Duration) {
 }
 
 fn operator(extensions: &Extensions) -> Result<Operator, Status> {
-    let identity = Identity::from_request(extensions)?;
+    let identity = Identity::from_extensions(extensions)?;
     Ok(Operator {
         facility: identity.facility.to_string(),
         subject: identity.subject.clone(),

@@ -175,7 +175,7 @@ fn to_response(result: PlaceOrdersResult) -> Answer {
         }
         Some(Placed::Error(error)) => {
             let (code, details) = (Code::from(error.code), error.encode_to_vec());
-            Err(Origin::answered(Status::with_details(
+            Err(Origin::mark_callee(Status::with_details(
                 code,
                 error.message,
                 details.into(),
@@ -216,9 +216,9 @@ mod tests {
             (status.code(), status.message()),
             (Code::AlreadyExists, "it is there")
         );
-        assert_eq!(Origin::of(&status), Origin::Callee);
+        assert_eq!(Origin::from_status(&status), Origin::Callee);
         let missing = to_response(PlaceOrdersResult::default()).unwrap_err();
-        assert_eq!(Origin::of(&missing), Origin::Client);
+        assert_eq!(Origin::from_status(&missing), Origin::Client);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl RetryingClient {
 /// decoded here may be that of a request that took effect.
 fn classify(status: Status) -> CallError {
     let is_fault = matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss);
-    if is_fault || Origin::of(&status) == Origin::Client {
+    if is_fault || Origin::from_status(&status) == Origin::Client {
         CallError::Undecided(status)
     } else {
         CallError::Refused(status)
@@ -127,9 +127,9 @@ mod tests {
     fn only_the_service_refuses_and_a_response_that_cannot_be_decoded_is_undecided() {
         let unreadable = Status::out_of_range("the answer is too large to decode");
         assert!(matches!(classify(unreadable.clone()), CallError::Undecided(_)));
-        let refused = classify(Origin::answered(unreadable));
+        let refused = classify(Origin::mark_callee(unreadable));
         assert!(matches!(refused, CallError::Refused(_)));
-        let broken = classify(Origin::answered(Status::internal("")));
+        let broken = classify(Origin::mark_callee(Status::internal("")));
         assert!(matches!(broken, CallError::Undecided(_)));
     }
 }

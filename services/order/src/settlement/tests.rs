@@ -1,5 +1,8 @@
 use super::*;
-use crate::order::tests::{changes, fulfilled, insured};
+use crate::order::{
+    Activity,
+    tests::{changes, fulfilled, insured},
+};
 
 pub(super) fn activity(id: &str, net: i64, paid: i64, taken_back: i64, denial_code: &str) -> Activity {
     Activity {
