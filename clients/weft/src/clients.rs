@@ -52,23 +52,23 @@ struct Inner {
     timeout: Option<Duration>,
     request_id: RequestId,
     is_request_id_given: bool,
-    stopped: Option<Stopped>,
+    stopped: Option<StoppedSystem>,
 }
 
 /// The local system does not run. Another process may listen on its ports, so calls to them are refused.
-struct Stopped {
+struct StoppedSystem {
     folder: String,
     /// Services with an explicit address, which can be called all the same.
     named: Vec<Service>,
 }
 
-impl Stopped {
+impl StoppedSystem {
     /// `None` if the system runs, or if there is no folder: then calls go to the default ports, because the
     /// services may have been started by hand.
-    fn detect(globals: &Globals, workspace: &Workspace, addresses: &[Address]) -> Option<Stopped> {
+    fn detect(globals: &Globals, workspace: &Workspace, addresses: &[Address]) -> Option<StoppedSystem> {
         let is_expected = globals.dir.is_some() || workspace.path().is_dir();
         let named = addresses.iter().filter(|address| address.is_given);
-        (is_expected && Lock::is_free(workspace)).then(|| Stopped {
+        (is_expected && Lock::is_free(workspace)).then(|| StoppedSystem {
             folder: workspace.path().display().to_string(),
             named: named.map(|address| address.service).collect(),
         })
@@ -190,7 +190,7 @@ impl Clients {
             timeout: globals.timeout,
             request_id: globals.command_request_id.clone(),
             is_request_id_given: globals.request_id.is_some(),
-            stopped: Stopped::detect(globals, &workspace, &addresses),
+            stopped: StoppedSystem::detect(globals, &workspace, &addresses),
             addresses,
         })))
     }

@@ -24,7 +24,7 @@ impl Confirmation {
         }
         if !stdin().is_terminal() {
             return Err(Failure::Usage(format!(
-                "{question} Nobody is there to answer: --yes says so beforehand"
+                "{question} Standard input is no terminal: confirm with --yes"
             )));
         }
         eprint!("{question} [y/N] ");

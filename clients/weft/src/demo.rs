@@ -40,8 +40,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), Failure> {
     if globals.output == Format::Json {
-        let message =
-            "weft demo tells a story in words, and has no JSON: leave --output (or WEFT_OUTPUT) out";
+        let message = "weft demo has no JSON output: leave --output (or WEFT_OUTPUT) out";
         return Err(Failure::Usage(message.to_owned()));
     }
     let workspace = Workspace::new(Workspace::find(globals).path().join("demo"));
@@ -67,7 +66,7 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
             files
         }
     };
-    let own = Globals {
+    let demo_globals = Globals {
         dir: Some(system.workspace().path().to_owned()),
         facility: "TEST-FAC-1".to_owned(),
         token: None,
@@ -78,7 +77,7 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
         ..globals.clone()
     };
     let outcome = tokio::select! {
-        outcome = run_steps(&own, &files) => outcome,
+        outcome = run_steps(&demo_globals, &files) => outcome,
         _ = interrupt.recv() => Err(Failure::Other(anyhow!("interrupted"))),
     };
     let folder = system.workspace().path().to_owned();

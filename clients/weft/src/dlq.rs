@@ -204,7 +204,7 @@ async fn list(clients: &Clients, format: Format, arguments: ListArguments) -> Re
     match unavailable.pop() {
         None => Ok(()),
         Some((service, call)) => {
-            eprintln!("the dead letters of {} are missing here:", service.name());
+            eprintln!("the dead letters of {} cannot be listed:", service.name());
             Err(Failure::Call(call))
         }
     }

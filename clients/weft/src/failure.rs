@@ -150,10 +150,7 @@ impl CallFailure {
             text.push_str(&format!("\n  - {field}: {description}"));
         }
         if let Some(wait) = self.retry_delay() {
-            text.push_str(&format!(
-                "\n  worth another try in {}",
-                duration::format_rounded(wait)
-            ));
+            text.push_str(&format!("\n  retry in {}", duration::format_rounded(wait)));
         }
         if let Some(next) = self.next_command(request_id) {
             text.push_str(&format!("\nnext: {next}"));
@@ -193,14 +190,14 @@ impl CallFailure {
         info.retry_delay.filter(|_| !self.is_final())
     }
 
-    /// `again`, with the longest `--timeout` that the contract allows for the method.
-    fn suggest_timeout(&self, again: &str) -> String {
+    /// `retry`, with the longest `--timeout` that the contract allows for the method.
+    fn suggest_timeout(&self, retry: &str) -> String {
         match clients::contract_timeout(self.method) {
             Some(most) => format!(
-                "{again}; --timeout can be up to {}, which is what the contract gives this call",
+                "{retry}; --timeout can be up to {}, which is what the contract gives this call",
                 duration::format_exact(most)
             ),
-            None => again.to_owned(),
+            None => retry.to_owned(),
         }
     }
 
@@ -208,14 +205,14 @@ impl CallFailure {
     fn next_command(&self, request_id: Option<&str>) -> Option<String> {
         let (list, look) = commands(self.method);
         // An unanswered request may have taken effect; under another id it would take effect a second time.
-        let again = match request_id {
+        let retry = match request_id {
             Some(id) => format!("the same command again with --request-id {id}"),
             None => "the same command again".to_owned(),
         };
         Some(match self.status.code() {
             _ if self.is_final() => return None,
             Code::Unavailable if request_id.is_some() => {
-                format!("{again}; `weft status` tells what runs")
+                format!("{retry}; `weft status` shows what runs")
             }
             Code::Unavailable => "weft status   (or `weft up`, if nothing runs)".to_owned(),
             Code::Unauthenticated => "weft token   (mints one; --token or WEFT_TOKEN passes one)".to_owned(),
@@ -227,14 +224,16 @@ impl CallFailure {
                 )
             }
             Code::PermissionDenied => {
-                format!("weft mesh policy {}   (tells the roles that may)", self.method)
+                format!("weft mesh policy {}   (shows the allowed roles)", self.method)
             }
             Code::NotFound => format!("weft {list}"),
-            Code::AlreadyExists | Code::FailedPrecondition => format!("weft {look}   (tells how it stands)"),
-            Code::DeadlineExceeded => self.suggest_timeout(&again),
-            Code::Aborted | Code::ResourceExhausted => again,
+            Code::AlreadyExists | Code::FailedPrecondition => {
+                format!("weft {look}   (shows the current state)")
+            }
+            Code::DeadlineExceeded => self.suggest_timeout(&retry),
+            Code::Aborted | Code::ResourceExhausted => retry,
             Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss if request_id.is_some() => {
-                again
+                retry
             }
             _ => return None,
         })

@@ -69,7 +69,7 @@ pub(crate) fn write_jwks(path: &Path, keys: &[Value]) -> anyhow::Result<()> {
 }
 
 fn generate() -> anyhow::Result<String> {
-    let pair = Ed25519KeyPair::generate().map_err(|_| anyhow!("no random numbers to make a key of"))?;
+    let pair = Ed25519KeyPair::generate().map_err(|_| anyhow!("a key cannot be generated"))?;
     // Version 1 holds only the private key, and every reader of PKCS#8 understands it.
     let document = pair
         .to_pkcs8v1()

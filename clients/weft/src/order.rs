@@ -161,9 +161,9 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Resolve(arguments) => resolve(&clients, arguments).await?,
         Command::Import(_) => None,
     };
-    let is_reached = order.as_ref().is_none_or(|order| goal.is_reached(order));
+    let reached = order.as_ref().is_none_or(|order| goal.reached(order));
     print(format, order)?;
-    if is_reached {
+    if reached {
         Ok(())
     } else {
         Err(Failure::AlreadyReported)
@@ -174,8 +174,11 @@ pub(crate) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 /// then 1.
 #[derive(Clone, Copy)]
 enum Goal {
+    /// Any state.
     None,
+    /// The order has not failed and is not cancelled.
     Proceed,
+    /// The last refund has not failed.
     Refund,
 }
 
@@ -188,7 +191,7 @@ impl Goal {
         }
     }
 
-    fn is_reached(self, order: &Order) -> bool {
+    fn reached(self, order: &Order) -> bool {
         let ended = [
             OrderState::Rejected,
             OrderState::Expired,

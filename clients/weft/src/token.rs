@@ -71,7 +71,7 @@ struct Claims<'a> {
 /// Parses a subject, by the services' rule for people.
 fn parse_subject(text: &str) -> Result<String, String> {
     if text.starts_with("service:") {
-        return Err("the subjects of services are theirs alone".to_owned());
+        return Err("subjects that begin with service: are reserved for services".to_owned());
     }
     if text.chars().count() <= 256 && !text.chars().any(char::is_control) {
         Ok(text.to_owned())

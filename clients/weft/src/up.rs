@@ -86,8 +86,8 @@ pub(crate) async fn run(globals: &Globals, arguments: Arguments) -> Result<(), F
     };
     let started = tokio::select! {
         started = System::start(options) => started?,
-        _ = interrupt.recv() => return Err(Failure::Other(anyhow::anyhow!("interrupted; what had started is being stopped"))),
-        _ = terminate.recv() => return Err(Failure::Other(anyhow::anyhow!("terminated; what had started is being stopped"))),
+        _ = interrupt.recv() => return Err(Failure::Other(anyhow::anyhow!("interrupted; the started processes are being stopped"))),
+        _ = terminate.recv() => return Err(Failure::Other(anyhow::anyhow!("terminated; the started processes are being stopped"))),
     };
     started.print_summary(globals)?;
     tokio::select! {

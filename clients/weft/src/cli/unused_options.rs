@@ -28,9 +28,9 @@ pub(super) fn find(cli: &Cli, matches: &ArgMatches) -> Option<String> {
     let (command, why) = match cli.command {
         Command::Up(_) => ("weft up", "it runs the services"),
         Command::Down => ("weft down", "it stops the local system"),
-        Command::Status => ("weft status", "it looks at the local system alone"),
+        Command::Status => ("weft status", "it shows only the local system"),
         Command::Demo(_) => ("weft demo", "it has a system and a facility of its own"),
-        Command::Token(_) => ("weft token", "it mints a token and calls nobody"),
+        Command::Token(_) => ("weft token", "it mints a token and calls no service"),
         _ => return None,
     };
     let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);

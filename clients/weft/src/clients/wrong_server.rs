@@ -63,16 +63,20 @@ pub(crate) async fn explain(globals: &Globals, failure: Failure) -> Failure {
 impl Clients {
     /// Replaces the message of a status, if the server that has answered is not the intended one.
     pub(crate) async fn explain(&self, method: &str, status: Status) -> Status {
-        let Some(meant) = Service::by_method(method).filter(|_| is_unknown_service(&status)) else {
+        let Some(intended) = Service::by_method(method).filter(|_| is_unknown_service(&status)) else {
             return status;
         };
-        let address = self.0.addresses.iter().find(|address| address.service == meant);
+        let address = self
+            .0
+            .addresses
+            .iter()
+            .find(|address| address.service == intended);
         let url = address.map_or("", |address| address.url.as_str());
         let service = method.split('/').next().unwrap_or_default();
-        let hint = match self.service_at(meant).await {
+        let hint = match self.service_at(intended).await {
             // A probe port reports the service's health but does not serve the service.
-            Some(known) if known == meant => {
-                format!("is it the probe port of the {} service?", meant.name())
+            Some(known) if known == intended => {
+                format!("is it the probe port of the {} service?", intended.name())
             }
             Some(other) => format!("it is the {} service", other.name()),
             None => "is this the address of another service?".to_owned(),
@@ -82,9 +86,9 @@ impl Clients {
         Status::with_details_and_metadata(status.code(), message, details, status.metadata().clone())
     }
 
-    /// The service that the health check at the address of `meant` knows.
-    async fn service_at(&self, meant: Service) -> Option<Service> {
-        let mut health = HealthClient::new(self.channel(meant));
+    /// The service that the health check at the address of `intended` knows.
+    async fn service_at(&self, intended: Service) -> Option<Service> {
+        let mut health = HealthClient::new(self.channel(intended));
         for known in Service::ALL {
             let request = HealthCheckRequest {
                 service: known.grpc_service().to_owned(),

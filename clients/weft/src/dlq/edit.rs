@@ -48,7 +48,7 @@ pub(crate) async fn run(clients: &Clients, format: Format, arguments: Arguments)
     let (service, _) = find(clients, id).await?;
     arguments
         .confirmation
-        .ask("The consumer will handle another body than the one that came.")?;
+        .ask("The consumer will handle the new body instead of the original one.")?;
     let request = EditDeadLetterRequest {
         dead_letter_id: id.to_string(),
         request_id: clients.request_id(),
@@ -88,7 +88,7 @@ pub(crate) async fn approve(
     eprintln!("{} proposes, because {}:", edit.proposed_by, edit.reason);
     eprintln!("  it came as {}", edit.original_body_json);
     eprintln!("  it becomes {}", edit.body_json);
-    confirmation.ask("The consumer will handle it like that.")?;
+    confirmation.ask("The consumer will handle the new body.")?;
     let request = ApproveDeadLetterEditRequest {
         edit_id: edit.id,
         request_id: clients.request_id(),

@@ -61,7 +61,7 @@ async fn refund_line(client: &RetryingClient, invoice: &Invoice, item: &Item) ->
     if invoice.customer.is_empty() {
         return Err((
             Outcome::Unmatched,
-            "NO_CUSTOMER: a walk-in's orders cannot be told apart".to_owned(),
+            "NO_CUSTOMER: the orders of walk-in customers cannot be distinguished".to_owned(),
         ));
     }
     let reference = format!("{}/{}", invoice.number, item.ordinal);

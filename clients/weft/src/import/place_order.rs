@@ -127,7 +127,7 @@ async fn wait_until_final(client: &RetryingClient, mut order: Order) -> Result<O
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(1));
-        let again = read(
+        let current = read(
             client,
             GetOrderRequest {
                 id: order.id.clone(),
@@ -135,10 +135,10 @@ async fn wait_until_final(client: &RetryingClient, mut order: Order) -> Result<O
             },
         )
         .await?;
-        if again.version != order.version {
+        if current.version != order.version {
             (changed, wait) = (Instant::now(), Duration::from_millis(20));
         }
-        order = again;
+        order = current;
     }
     Ok(order)
 }
@@ -188,12 +188,12 @@ fn difference(request: &PlaceOrderRequest, order: &Order) -> Option<String> {
         return Some(format!("{} lines", order.lines.len()));
     }
     let mut pairs = request.lines.iter().zip(&order.lines);
-    let differs = pairs.find(|(requested, has)| {
+    let differs = pairs.find(|(requested, existing)| {
         (requested.code.as_str(), &requested.quantity, &requested.amount)
-            != (has.code.as_str(), &has.quantity, &has.amount)
+            != (existing.code.as_str(), &existing.quantity, &existing.amount)
     });
-    if let Some((_, has)) = differs {
-        return Some(format!("another line {} ({})", has.number, has.code));
+    if let Some((_, existing)) = differs {
+        return Some(format!("another line {} ({})", existing.number, existing.code));
     }
     let share = request.patient_share.is_some() && request.patient_share != order.patient_share;
     share.then(|| "another patient share".to_owned())

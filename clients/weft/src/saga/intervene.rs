@@ -103,7 +103,7 @@ fn print_outcome(format: Format, saga: Option<Saga>) -> Result<(), Failure> {
     match after.state() {
         SagaState::Completed | SagaState::Compensated => {
             eprintln!(
-                "next: weft order get {}   (its remarks tell what is left to do)",
+                "next: weft order get {}   (its remarks show what is left to do)",
                 after.order_id
             );
         }

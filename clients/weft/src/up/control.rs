@@ -39,7 +39,7 @@ pub(crate) async fn detach(
     let _ = fs::remove_file(workspace.path().join("weft.json"));
     let log = workspace.log("weft");
     let file = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = Command::new(env::current_exe().context("this program cannot tell where it is")?);
+    let mut command = Command::new(env::current_exe().context("the path of this program is unknown")?);
     command
         .arg("up")
         .arg("--dir")
@@ -87,7 +87,7 @@ pub(crate) async fn down(globals: &Globals) -> Result<(), Failure> {
     };
     if !lock::send_signal(description.pid, Signal::TERM) {
         return Err(Failure::Other(anyhow!(
-            "process {} cannot be told to stop",
+            "process {} cannot be signalled to stop",
             description.pid
         )));
     }

@@ -95,12 +95,12 @@ pub(crate) async fn clear_leftovers(workspace: &Workspace) -> anyhow::Result<()>
         let pid = fs::read_to_string(&path)
             .ok()
             .and_then(|text| text.trim().parse::<u32>().ok());
-        if let Some(pid) = pid.filter(|pid| is_child_of(workspace, *pid)) {
+        if let Some(pid) = pid.filter(|pid| belongs_to(workspace, *pid)) {
             eprintln!("process {pid} of an earlier run is still there, waiting for it to stop");
-            while is_child_of(workspace, pid) && began.elapsed() < STOP_TIMEOUT {
+            while belongs_to(workspace, pid) && began.elapsed() < STOP_TIMEOUT {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            if is_child_of(workspace, pid) {
+            if belongs_to(workspace, pid) {
                 eprintln!("process {pid} does not stop, killing it");
                 send_signal(pid, Signal::KILL);
             }
@@ -117,7 +117,7 @@ pub(crate) fn send_signal(pid: u32, signal: Signal) -> bool {
 }
 
 /// Whether the process exists and has this folder on its command line: the pid may have been reused.
-fn is_child_of(workspace: &Workspace, pid: u32) -> bool {
+fn belongs_to(workspace: &Workspace, pid: u32) -> bool {
     // On Linux /proc has it; slim systems do not have `ps`.
     if let Ok(arguments) = fs::read(format!("/proc/{pid}/cmdline")) {
         return contains(&arguments, workspace.path());

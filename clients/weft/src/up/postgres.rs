@@ -150,7 +150,7 @@ impl Postgres {
             stdin
                 .write_all(text.as_bytes())
                 .await
-                .context("psql does not read")?;
+                .context("psql does not read its input")?;
         }
         let output = child.wait_with_output().await?;
         if !output.status.success() {

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_by_itself_is_told_with_its_code() {
+    async fn an_exit_is_reported_with_its_code() {
         let mut process = Process::start(&program("exit 3", Duration::from_secs(5)))
             .await
             .unwrap();

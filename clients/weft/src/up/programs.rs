@@ -24,7 +24,7 @@ impl Programs {
     /// # Errors
     /// When a program is missing; the error says which, and how to get it.
     pub(crate) fn find() -> anyhow::Result<Programs> {
-        let own = env::current_exe().context("this program cannot tell where it is")?;
+        let own = env::current_exe().context("the path of this program is unknown")?;
         let services = own.parent().map(Path::to_owned).unwrap_or_default();
         for service in Service::ALL {
             if !is_program(&services.join(service.name())) {

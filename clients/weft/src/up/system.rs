@@ -149,11 +149,11 @@ impl System {
     /// Prints all addresses, and a call to try.
     pub(crate) fn print_summary(&self, globals: &Globals) -> Result<(), Failure> {
         let description = self.description();
-        let own = Globals {
+        let local_globals = Globals {
             dir: Some(self.workspace.path().to_owned()),
             ..globals.clone()
         };
-        let token = Bearer::from_globals(&own)?.token()?;
+        let token = Bearer::from_globals(&local_globals)?.token()?;
         let order = description
             .services
             .get(Service::Order.name())
