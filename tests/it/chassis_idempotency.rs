@@ -26,7 +26,7 @@ fn request(reference: &str) -> PlaceOrderRequest {
 
 fn key(reference: &str) -> Key {
     let request = request(reference);
-    Key::of(METHOD, &request.request_id, &request).unwrap()
+    Key::new(METHOD, &request.request_id, &request).unwrap()
 }
 
 fn facility(name: &str) -> Facility {
@@ -44,14 +44,14 @@ fn soon() -> Instant {
 async fn once(fixture: &Fixture, reference: &str) -> Result<(Vec<u8>, bool), Error> {
     let (facility, key, id) = (facility("F1"), key(reference), Uuid::new_v4());
     let mut tx = fixture.database.begin(&facility).await?;
-    match idempotency::claim(&mut tx, &facility, &key, id).await? {
-        Claim::Answered(answer) => Ok((answer, false)),
-        Claim::Running { .. } => {
+    match idempotency::acquire(&mut tx, &facility, &key, id).await? {
+        KeyState::Completed(answer) => Ok((answer, false)),
+        KeyState::InProgress { .. } => {
             tx.rollback().await?;
-            let answer = idempotency::wait(&fixture.database, &facility, &key, AGES, soon()).await?;
+            let answer = idempotency::wait_for_response(&fixture.database, &facility, &key, AGES, soon()).await?;
             Ok((answer.expect("the first one answers in time"), false))
         }
-        Claim::New => {
+        KeyState::New => {
             tx.commit().await?;
             tokio::task::yield_now().await;
             let mut tx = fixture.database.begin(&facility).await?;
@@ -60,9 +60,9 @@ async fn once(fixture: &Fixture, reference: &str) -> Result<(Vec<u8>, bool), Err
                 ..proto::order::v1::Order::default()
             };
             let response = PlaceOrderResponse { order: Some(order) };
-            let answer = idempotency::answer(&mut tx, &facility, &key, &response).await?;
+            let answer = idempotency::store_response(&mut tx, &facility, &key, &response).await?;
             tx.commit().await?;
-            idempotency::announce(&fixture.database, &facility, &key);
+            idempotency::notify_waiters(&fixture.database, &facility, &key);
             Ok((answer, true))
         }
     }
@@ -99,20 +99,20 @@ async fn a_key_belongs_to_one_facility_and_one_method() {
     once(&fixture, "A").await.unwrap();
     let other = facility("F2");
     let mut tx = fixture.database.begin(&other).await.unwrap();
-    let claim = idempotency::claim(&mut tx, &other, &key("B"), Uuid::new_v4())
+    let claim = idempotency::acquire(&mut tx, &other, &key("B"), Uuid::new_v4())
         .await
         .unwrap();
-    assert_eq!(claim, Claim::New);
+    assert_eq!(claim, KeyState::New);
     tx.commit().await.unwrap();
 
     let ours = facility("F1");
     let mut tx = fixture.database.begin(&ours).await.unwrap();
     let get = GetOrderRequest::default();
-    let elsewhere = Key::of("order.v1.OrderService/CancelOrder", &request("").request_id, &get).unwrap();
-    let claim = idempotency::claim(&mut tx, &ours, &elsewhere, Uuid::new_v4())
+    let elsewhere = Key::new("order.v1.OrderService/CancelOrder", &request("").request_id, &get).unwrap();
+    let claim = idempotency::acquire(&mut tx, &ours, &elsewhere, Uuid::new_v4())
         .await
         .unwrap();
-    assert_eq!(claim, Claim::New);
+    assert_eq!(claim, KeyState::New);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,22 +123,22 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
 
     let mut tx = fixture.database.begin(&facility).await.unwrap();
     assert_eq!(
-        idempotency::claim(&mut tx, &facility, &key, first).await.unwrap(),
-        Claim::New
+        idempotency::acquire(&mut tx, &facility, &key, first).await.unwrap(),
+        KeyState::New
     );
     tx.rollback().await.unwrap();
 
     let mut tx = fixture.database.begin(&facility).await.unwrap();
     assert_eq!(
-        idempotency::claim(&mut tx, &facility, &key, second)
+        idempotency::acquire(&mut tx, &facility, &key, second)
             .await
             .unwrap(),
-        Claim::New
+        KeyState::New
     );
     // A request that arrives now waits for this transaction before it gets its answer.
     let late = async {
         let mut tx = fixture.database.begin(&facility).await.unwrap();
-        idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4())
+        idempotency::acquire(&mut tx, &facility, &key, Uuid::new_v4())
             .await
             .unwrap()
     };
@@ -147,9 +147,9 @@ async fn a_claim_that_rolls_back_leaves_the_key_free_and_one_that_commits_keeps_
         tx.commit().await.unwrap();
     };
     let (claim, ()) = tokio::join!(late, commit);
-    assert_eq!(claim, Claim::Running { resource_id: second });
+    assert_eq!(claim, KeyState::InProgress { resource_id: second });
 
-    let none = idempotency::wait(&fixture.database, &facility, &key, AGES, Instant::now())
+    let none = idempotency::wait_for_response(&fixture.database, &facility, &key, AGES, Instant::now())
         .await
         .unwrap();
     assert_eq!(none, None, "waiting ends with the deadline");
@@ -168,7 +168,7 @@ async fn waiters_for_one_key_share_their_database_reads() {
     let fixture = Fixture::new().await;
     let (facility, key) = (facility("F1"), key("A"));
     let mut tx = fixture.database.begin(&facility).await.unwrap();
-    idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4())
+    idempotency::acquire(&mut tx, &facility, &key, Uuid::new_v4())
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -191,7 +191,7 @@ async fn waiters_for_one_key_share_their_database_reads() {
             } else {
                 began + Duration::from_secs(120)
             };
-            idempotency::wait(database, owned.0, owned.1, AGES, deadline)
+            idempotency::wait_for_response(database, owned.0, owned.1, AGES, deadline)
         })
         .collect();
     let answered = async {
@@ -223,7 +223,7 @@ async fn only_one_waiter_at_a_time_checks_whether_the_first_request_still_runs()
     let fixture = Fixture::new().await;
     let (facility, key) = (facility("F1"), key("A"));
     let mut tx = fixture.database.begin(&facility).await.unwrap();
-    idempotency::claim(&mut tx, &facility, &key, Uuid::new_v4())
+    idempotency::acquire(&mut tx, &facility, &key, Uuid::new_v4())
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -233,7 +233,7 @@ async fn only_one_waiter_at_a_time_checks_whether_the_first_request_still_runs()
     let waiting = (0..100).map(|_| async {
         loop {
             let end = began + Duration::from_secs(2);
-            let found = idempotency::wait(&fixture.database, &facility, &key, pause, end).await;
+            let found = idempotency::wait_for_response(&fixture.database, &facility, &key, pause, end).await;
             assert_eq!(found.unwrap(), None);
             if Instant::now() >= end {
                 return;

@@ -68,7 +68,7 @@ async fn every_class_of_sqlstate_has_one_meaning_for_callers_and_consumers() {
     for (codes, fault, (code, reason)) in table {
         for sqlstate in *codes {
             let error = raised(&pool, sqlstate).await;
-            assert_eq!(Fault::of(&error), *fault, "{sqlstate}");
+            assert_eq!(Fault::classify(&error), *fault, "{sqlstate}");
             let status = status::database(&error);
             let actual = status
                 .get_error_details()
@@ -80,10 +80,10 @@ async fn every_class_of_sqlstate_has_one_meaning_for_callers_and_consumers() {
                 "{sqlstate}"
             );
             let may_come_again = status.get_error_details().retry_info().is_some();
-            assert_eq!(may_come_again, fault.is_passing(), "{sqlstate}: {status:?}");
+            assert_eq!(may_come_again, fault.is_transient(), "{sqlstate}: {status:?}");
             assert!(!status.message().contains("as a test"), "{status:?}");
             let waits = matches!(HandlerError::from(error), HandlerError::Unavailable(..));
-            assert_eq!(waits, fault.is_passing(), "{sqlstate}");
+            assert_eq!(waits, fault.is_transient(), "{sqlstate}");
         }
     }
 }

@@ -246,7 +246,7 @@ async fn a_transaction_for_two_facilities_reaches_no_row_of_one_through_the_othe
     let mut tx = pool.begin().await.unwrap();
     work_for(&mut tx, &format!("{OTHER},al-noor-2")).await;
     assert!(store::orders::get(&mut tx, id).await.unwrap().is_none());
-    let key = Key::of("order.v1.OrderService/PlaceOrder", &fresh(), &()).unwrap();
+    let key = Key::new("order.v1.OrderService/PlaceOrder", &fresh(), &()).unwrap();
     let mut order = order;
     order.id = Uuid::now_v7();
     let new = store::orders::NewRow {

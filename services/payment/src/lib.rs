@@ -26,6 +26,7 @@ pub mod begin_operations;
 pub mod call_processor;
 pub mod command;
 pub mod execute;
+pub mod operation_result;
 pub mod record_outcomes;
 pub mod release_lease;
 

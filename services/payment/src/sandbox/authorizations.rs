@@ -7,8 +7,8 @@ use money::Currency;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Card, records::Authorization};
-use crate::processor::{Authorize, Dispatch};
+use super::Card;
+use crate::processor::{Authorize, Dispatch, Outcome};
 
 /// Inserts a batch of authorizations.
 pub(super) struct InsertAuthorizations {
@@ -22,6 +22,16 @@ pub(super) struct AuthorizationRequest {
     /// The time until the network answers.
     delay: Duration,
     dispatch: Dispatch,
+}
+
+/// A recorded authorization.
+#[derive(Clone, Debug)]
+pub(super) struct Authorization {
+    reference: String,
+    outcome: String,
+    reason: String,
+    /// The time until the network answers.
+    pub(super) ready_in: Duration,
 }
 
 impl AuthorizationRequest {
@@ -103,5 +113,38 @@ impl Command for InsertAuthorizations {
             .collect();
         let outcome = |one: &Arc<AuthorizationRequest>| found.remove(&one.call.key.to_string());
         Ok(requests.iter().map(outcome).collect())
+    }
+}
+
+impl Authorization {
+    pub(super) fn new(reference: String, outcome: String, reason: String, ready_in: Duration) -> Self {
+        Self {
+            reference,
+            outcome,
+            reason,
+            ready_in,
+        }
+    }
+
+    /// The outcome; `None` if the call was lost.
+    pub(super) fn outcome(self) -> Option<Outcome> {
+        to_outcome(self.reference, &self.outcome, self.reason)
+    }
+
+    /// Whether it was voided before it arrived.
+    pub(super) fn is_closed(&self) -> bool {
+        self.outcome == "CLOSED"
+    }
+}
+
+/// The outcome as the network answers it; `None` if the call was lost.
+pub(super) fn to_outcome(reference: String, outcome: &str, reason: String) -> Option<Outcome> {
+    match outcome {
+        "APPROVED" => Some(Outcome::Approved { reference }),
+        "REFUSED" => Some(Outcome::Refused { reason }),
+        "CLOSED" => Some(Outcome::Refused {
+            reason: "AUTHORIZATION_VOIDED".to_owned(),
+        }),
+        _ => None,
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Card,
-    authorizations::{AuthorizationRequest, InsertAuthorizations},
+    authorizations::{Authorization, AuthorizationRequest, InsertAuthorizations, to_outcome},
     operations::{CardOperation, ExecuteOperations, OperationRequest},
 };
 use crate::processor::{Authorize, CallError, CallStatus, Dispatch, Outcome};
@@ -22,16 +22,6 @@ pub(super) struct Records {
     pool: PgPool,
     authorizations: Batcher<InsertAuthorizations>,
     operations: Batcher<ExecuteOperations>,
-}
-
-/// A recorded authorization.
-#[derive(Clone, Debug)]
-pub(super) struct Authorization {
-    reference: String,
-    outcome: String,
-    reason: String,
-    /// The time until the network answers.
-    pub(super) ready_in: Duration,
 }
 
 impl Records {
@@ -100,43 +90,11 @@ impl Records {
     }
 }
 
-impl Authorization {
-    pub(super) fn new(reference: String, outcome: String, reason: String, ready_in: Duration) -> Self {
-        Self {
-            reference,
-            outcome,
-            reason,
-            ready_in,
-        }
-    }
-
-    /// The outcome; `None` if the call was lost.
-    pub(super) fn outcome(self) -> Option<Outcome> {
-        to_outcome(self.reference, &self.outcome, self.reason)
-    }
-
-    /// Whether it was voided before it arrived.
-    pub(super) fn is_closed(&self) -> bool {
-        self.outcome == "CLOSED"
-    }
-}
-
 impl From<SubmitError<sqlx::Error>> for CallError {
     fn from(refused: SubmitError<sqlx::Error>) -> Self {
         match refused {
             SubmitError::Failed(error) => error.into(),
             refused => Self::Unreachable(Box::new(refused)),
         }
-    }
-}
-
-fn to_outcome(reference: String, outcome: &str, reason: String) -> Option<Outcome> {
-    match outcome {
-        "APPROVED" => Some(Outcome::Approved { reference }),
-        "REFUSED" => Some(Outcome::Refused { reason }),
-        "CLOSED" => Some(Outcome::Refused {
-            reason: "AUTHORIZATION_VOIDED".to_owned(),
-        }),
-        _ => None,
     }
 }

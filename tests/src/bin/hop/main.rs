@@ -46,7 +46,7 @@ impl Default for Settings {
         Settings {
             grpc: chassis::server::Settings::default(),
             probe: chassis::health::Settings::default(),
-            database: chassis::postgres::Settings::of("hop"),
+            database: chassis::postgres::Settings::for_service("hop"),
             auth: chassis::auth::Settings::default(),
             idempotency: chassis::idempotency::Settings::default(),
             audit: chassis::audit::Settings::default(),
