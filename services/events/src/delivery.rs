@@ -1,7 +1,7 @@
 use prost::{Message, Name};
 use uuid::Uuid;
 
-use crate::{envelope::Envelope, handler::HandlerError};
+use crate::{HandlerError, envelope::Envelope};
 
 /// An event as it is passed to a handler.
 #[derive(Clone, Debug)]

@@ -9,7 +9,10 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Error, operators::runs};
+use crate::{
+    Bus, Error,
+    operators::{progress, runs},
+};
 
 mod advisories;
 mod gauges;
@@ -71,7 +74,7 @@ impl Maintenance {
                 run_every(MINUTE, "dead letter retention", || self.prune_dead_letters()),
                 run_every(10 * MINUTE, "operators' records", || self.prune_actions(&cursor)),
                 run_every(10 * MINUTE, "failure retention", || self.prune_failures()),
-                run_every(runs::TICK, "replays", || self.advance_replays(&replay_cursor)),
+                run_every(progress::TICK, "replays", || self.advance_replays(&replay_cursor)),
                 run_every(Duration::from_secs(5), "gauges", || gauges
                     .observe(&self.bus, &self.pool)),
                 run_every(Duration::from_secs(5), "advisories", || advisories::process(

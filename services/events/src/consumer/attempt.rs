@@ -45,14 +45,6 @@ pub(super) enum Outcome {
     RetryAlone,
 }
 
-/// Why a handler runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    Delivery,
-    /// A replay of a dead letter, or of an event parked behind one.
-    Replay,
-}
-
 /// The result of a handler's transaction.
 pub(super) enum Effect {
     Committed,

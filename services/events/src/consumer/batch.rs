@@ -10,7 +10,7 @@ use tracing::{Instrument as _, Span};
 
 use super::{
     Worker,
-    attempt::{Outcome, Purpose},
+    attempt::{Outcome},
     message::Message,
     store::{self, Mark},
 };

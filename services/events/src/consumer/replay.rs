@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     Worker,
-    attempt::{Effect, Outcome, Purpose, Start, poison_error},
+    attempt::{Effect, Outcome, Start, poison_error},
     dead_letter::ParkedBehind,
     message::Message,
     store,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 pub(super) use crate::store::{begin, begin_with_timeout};
 
-use super::{Worker, attempt::Purpose, message::Message};
+use super::{Worker, message::Message};
 use crate::{
     HandlerError,
     envelope::{Envelope, Headers},
@@ -24,6 +24,14 @@ pub(super) enum Mark {
     Blocked,
     /// This process no longer owns the consumer. With every other mark it does, until the end of the transaction.
     Fenced,
+}
+
+/// Why a handler runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Delivery,
+    /// A replay of a dead letter, or of an event parked behind one.
+    Replay,
 }
 
 #[derive(Default)]

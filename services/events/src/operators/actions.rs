@@ -8,8 +8,7 @@ use sqlx::{PgConnection, PgPool};
 use tonic::{Response, Status};
 use uuid::Uuid;
 
-use super::{Operator, dead_letters, error::Error, runs};
-use crate::replay_notice;
+use super::{Operator, dead_letters, error::Error, replays, runs};
 
 /// A mutating request, with what identifies it in the audit trail and when it is repeated.
 pub(super) struct Action<'a> {
@@ -150,7 +149,7 @@ pub(super) async fn replay(
             wanted: "replayed",
         });
     }
-    send_replay(tx, service, id).await?;
+    replays::send(tx, service, id).await?;
     let dead_letter_row = dead_letters::find(tx, id).await?;
     let response = ops::ReplayDeadLetterResponse {
         dead_letter: dead_letter_row.map(Into::into),
@@ -198,18 +197,6 @@ pub(super) async fn replay_group(
         ..AuditDetail::default()
     };
     Ok((ops::ReplayDeadLetterGroupResponse { run: Some(run) }, detail))
-}
-
-/// The message id differs between replays, since the broker drops an id that it has stored within two minutes.
-pub(super) async fn send_replay(tx: &mut PgConnection, service: &str, id: Uuid) -> Result<(), sqlx::Error> {
-    let count = sqlx::query_scalar!(
-        "update events.dead_letter set state = 'replaying', replay_count = replay_count + 1 where id = $1
-         returning replay_count",
-        id,
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    replay_notice::send(tx, service, id, format!("replay:{id}:{count}")).await
 }
 
 pub(super) fn uuid(text: &str, field: &'static str) -> Result<Uuid, Error> {

@@ -10,6 +10,7 @@ use super::{
     actions::{self, AuditDetail},
     dead_letters,
     error::Error,
+    replays,
 };
 use crate::contract;
 
@@ -157,5 +158,5 @@ async fn apply(
     )
     .execute(&mut *tx)
     .await?;
-    actions::send_replay(tx, service, dead_letter).await
+    replays::send(tx, service, dead_letter).await
 }

@@ -1,9 +1,12 @@
 //! The progress of a group replay: what was sent, and the outcomes known so far.
 
+use std::time::Duration;
+
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::runs::TICK;
+/// How often runs are advanced.
+pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// The most dead letters of a run whose outcomes are checked at a time.
 const MAX_CHECKED: i32 = 500;

@@ -10,9 +10,10 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{
-    Operator, actions, dead_letters,
+    Operator, dead_letters,
     error::Error,
     progress::{self, Progress},
+    replays,
 };
 use crate::{
     Bus,
@@ -22,8 +23,6 @@ use crate::{
 /// Replays a second when the request sets no rate.
 const DEFAULT_RATE: u32 = 10;
 
-/// How often runs are advanced.
-pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// The most dead letters in one run.
 const MAX_ITEMS: i64 = 10_000;
@@ -255,7 +254,7 @@ async fn send(
     for item in items {
         // Another operator may have replayed or discarded it meanwhile.
         if item.state == "open" {
-            actions::send_replay(tx, service, item.dead_letter_id).await?;
+            replays::send(tx, service, item.dead_letter_id).await?;
         }
     }
     Ok(())
